@@ -1,0 +1,1 @@
+"""Private RabbitMQ and VictoriaMetrics for the demo, the tests and the Procfile."""

@@ -1,0 +1,1 @@
+"""F2: AMQP. Topology entities, envelopes, the confirmed publisher, dead letters."""

@@ -1,0 +1,235 @@
+"""F1: environment and config/*.yaml become one frozen :class:`Settings`.
+
+Environment variables carry the prefix ``MESH_``; ``.env`` is honoured, and for
+every secret ``MESH_X_FILE`` names a file that holds it (Docker and Kubernetes
+secrets). Everything that is not a secret and not a place lives in config/.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from meshtasks.domain.archiving import ArchivePolicy
+from meshtasks.domain.errors import ConfigError
+from meshtasks.domain.retry import RetryPolicy
+from meshtasks.domain.rules import RuleBook
+from meshtasks.domain.topology import Topology
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+#: Secrets that may also be given as a file, ``MESH_<NAME>_FILE``.
+_SECRETS = (
+    "broker_url",
+    "influx_token",
+    "minio_access_key",
+    "minio_secret_key",
+    "flower_password",
+    "api_tokens",
+)
+
+
+class Environment(BaseSettings):
+    """Places and secrets, from ``MESH_*`` variables.
+
+    Attributes:
+        broker_url: AMQP URL of RabbitMQ, virtual host included.
+        config_dir: directory of the YAML files.
+        state_dir: directory of this host's own state (rule and archive journals).
+        archive_url: ``s3://bucket`` or ``file:///directory``.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="MESH_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    broker_url: SecretStr = SecretStr("amqp://guest:guest@127.0.0.1:5672//")
+    config_dir: Path = Path("config")
+    state_dir: Path = Path(".mesh/state")
+    influx_url: str = "http://127.0.0.1:8428"
+    influx_token: SecretStr = SecretStr("")
+    influx_org: str = "home"
+    influx_bucket: str = "mesh"
+    archive_url: str = "file://.mesh/archive"
+    minio_endpoint: str = "127.0.0.1:9000"
+    minio_access_key: SecretStr = SecretStr("")
+    minio_secret_key: SecretStr = SecretStr("")
+    minio_secure: bool = False
+    triton_url: str = "127.0.0.1:8000"
+    n8n_url: str = "http://127.0.0.1:5678"
+    flower_user: str = "mesh"
+    flower_password: SecretStr = SecretStr("")
+    api_tokens: SecretStr = SecretStr("")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secret_files(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in _SECRETS:
+            variable = f"MESH_{name.upper()}_FILE"
+            if path := os.environ.get(variable):
+                try:
+                    values[name] = Path(path).read_text(encoding="utf-8").strip()
+                except (OSError, UnicodeDecodeError) as error:
+                    expected = f"a readable UTF-8 file, but: {error}"
+                    raise ConfigError("environment", variable, expected) from error
+        return values
+
+
+class BatchLimits(BaseModel):
+    """A batch is handed on as soon as one of these is reached.
+
+    Attributes:
+        count: messages.
+        bytes: sum of the message bodies.
+        age_ms: milliseconds since the batch's first message arrived.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: Annotated[int, Field(ge=1, le=20_000)] = 500
+    bytes: Annotated[int, Field(ge=1)] = 1 << 20
+    age_ms: Annotated[int, Field(ge=1, le=600_000)] = 200
+
+
+class QueueSettings(BaseModel):
+    """How one queue is consumed.
+
+    Attributes:
+        max_message_bytes: a larger body is dead-lettered unread.
+        time_limit_seconds: a batch that runs longer is killed and retried.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch: BatchLimits = BatchLimits()
+    retry: RetryPolicy = RetryPolicy()
+    max_message_bytes: Annotated[int, Field(ge=1)] = 1 << 20
+    time_limit_seconds: Annotated[float, Field(gt=0)] = 300.0
+
+
+class QueuesConfig(BaseModel):
+    """config/queues.yaml: ``defaults`` and what each queue changes of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    defaults: QueueSettings = QueueSettings()
+    queues: dict[str, QueueSettings] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_defaults(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("queues"), dict):
+            return data
+        base = data.get("defaults") or {}
+        merged = {
+            name: _merged(base, changes or {})
+            for name, changes in data["queues"].items()
+        }
+        return {**data, "queues": merged}
+
+    def for_queue(self, name: str) -> QueueSettings:
+        """Settings of one queue; the defaults where it has none of its own."""
+        return self.queues.get(name, self.defaults)
+
+
+class Settings:
+    """Everything the mesh knows at start. Built once, by :func:`load_settings`;
+    each YAML file is read and validated on first use and then kept."""
+
+    def __init__(self, env: Environment) -> None:
+        self.env = env
+
+    @cached_property
+    def topology(self) -> Topology:
+        """config/topology.yaml."""
+        return load_yaml(self.env.config_dir / "topology.yaml", Topology)
+
+    @cached_property
+    def queues(self) -> QueuesConfig:
+        """config/queues.yaml."""
+        path = self.env.config_dir / "queues.yaml"
+        queues = load_yaml(path, QueuesConfig)
+        for name in queues.queues:
+            if name not in self.topology.queue_names:
+                expected = "a queue that topology.yaml declares"
+                raise ConfigError(str(path), f"queues.{name}", expected)
+        return queues
+
+    @cached_property
+    def rules(self) -> RuleBook:
+        """config/rules.yaml."""
+        return load_yaml(self.env.config_dir / "rules.yaml", RuleBook)
+
+    @cached_property
+    def archive(self) -> ArchivePolicy:
+        """config/archive.yaml."""
+        return load_yaml(self.env.config_dir / "archive.yaml", ArchivePolicy)
+
+    def validate(self) -> None:
+        """Read every file now, so that a bad one stops the start.
+
+        Raises:
+            ConfigError: naming the file, the key and what was expected.
+        """
+        _ = (self.topology, self.queues, self.rules, self.archive)
+
+
+def load_settings() -> Settings:
+    """Settings from the environment, ``.env`` and the config directory.
+
+    Raises:
+        ConfigError: naming the variable and what was expected.
+    """
+    try:
+        return Settings(Environment())
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]).upper()
+        raise ConfigError("environment", f"MESH_{name}", first["msg"]) from error
+
+
+def load_yaml(path: Path, model: type[_Model]) -> _Model:
+    """Read one configuration file into its model.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or does not fit the model;
+            the first fault is named with its key and what was expected.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        hint = "the file to exist; is MESH_CONFIG_DIR right?"
+        raise ConfigError(str(path), "-", hint) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(str(path), "-", f"readable YAML, but: {error}") from error
+    try:
+        return model.model_validate(data or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "-"
+        raise ConfigError(str(path), key, first["msg"]) from error
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``changes`` laid over ``base``, one level deep."""
+    result = dict(base)
+    for key, value in changes.items():
+        below = result.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            result[key] = {**below, **value}
+        else:
+            result[key] = value
+    return result

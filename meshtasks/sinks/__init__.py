@@ -1,0 +1,81 @@
+"""F3: where results go. A sink takes our data, speaks its vendor's protocol and
+raises our errors: :class:`~meshtasks.domain.errors.SinkUnavailable` when trying
+again may help, :class:`~meshtasks.domain.errors.SinkRejected` when not."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from meshtasks.messaging.publisher import Publisher
+    from meshtasks.settings import Settings
+    from meshtasks.sinks.journal import ArchiveJournal
+    from meshtasks.sinks.objects import ObjectStore
+    from meshtasks.sinks.rulestate import RuleStateStore
+    from meshtasks.sinks.timeseries import TimeSeries
+
+
+class Sink(Protocol):
+    """What the worker needs of every sink."""
+
+    def probe(self) -> None:
+        """Ask the service for a sign of life, within a few seconds.
+
+        Raises:
+            SinkUnavailable: it gave none.
+        """
+
+    def close(self) -> None:
+        """Release connections; the sink is not used afterwards."""
+
+
+class Sinks:
+    """The sinks of one process, each connected on first use.
+
+    Built after the fork (connections must not be shared between processes) and
+    used by one thread at a time.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def timeseries(self) -> TimeSeries:
+        """The time-series store."""
+        from meshtasks.sinks.timeseries import TimeSeries  # noqa: PLC0415
+
+        return TimeSeries.from_environment(self.settings.env)
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        """The object store that holds the archive."""
+        from meshtasks.sinks.objects import open_store  # noqa: PLC0415
+
+        return open_store(self.settings.env)
+
+    @cached_property
+    def journal(self) -> ArchiveJournal:
+        """Which records this host has archived."""
+        from meshtasks.sinks.journal import ArchiveJournal  # noqa: PLC0415
+
+        return ArchiveJournal(self.settings.env.state_dir / "archive.sqlite")
+
+    @cached_property
+    def rule_state(self) -> RuleStateStore:
+        """What the anomaly rules remember of each series."""
+        from meshtasks.sinks.rulestate import RuleStateStore  # noqa: PLC0415
+
+        return RuleStateStore(self.settings.env.state_dir / "rules.sqlite")
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """Publishes to the mesh's own exchanges, confirmed."""
+        from meshtasks.messaging.publisher import Publisher  # noqa: PLC0415
+
+        return Publisher(self.settings.env.broker_url.get_secret_value())
+
+    def named(self, name: str) -> Sink:
+        """The sink of that name, as given to ``@handles(sinks=…)``."""
+        sink: Sink = getattr(self, name)
+        return sink

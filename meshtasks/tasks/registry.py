@@ -1,0 +1,77 @@
+"""Which function handles which queue, and what it needs to do so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from meshtasks.domain.envelope import Envelope
+from meshtasks.domain.outcome import Outcome
+
+if TYPE_CHECKING:
+    from meshtasks.sinks import Sinks
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[R]):
+    """The valid records of one batch of messages, in order of arrival.
+
+    Attributes:
+        queue: the queue they were consumed from.
+        records: the records; an array message gives several.
+        envelopes: for each record, the message it came in (same length).
+    """
+
+    queue: str
+    records: list[R]
+    envelopes: list[Envelope]
+
+
+Handle = Callable[[Batch[Any], "Sinks"], list[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A handler and what the worker must know of it.
+
+    Attributes:
+        queue: the queue it handles; also the name of its Celery task.
+        handle: gives one outcome per record of the batch, in order.
+        record: type that each JSON object is validated into (a pydantic model
+            or anything else ``TypeAdapter`` takes).
+        sinks: names of the sinks it writes to; when the circuit of one of them
+            opens, the queue is not consumed.
+        bare_value: a body that is a bare JSON number stands for
+            ``{"value": number}``.
+    """
+
+    queue: str
+    handle: Handle
+    record: Any
+    sinks: tuple[str, ...]
+    bare_value: bool
+
+
+HANDLERS: dict[str, Handler] = {}
+
+
+def handles(
+    queue: str, *, record: Any, sinks: tuple[str, ...], bare_value: bool = False
+) -> Callable[[Handle], Handle]:
+    """Register the decorated function as the handler of ``queue``.
+
+    Raises:
+        ValueError: the queue has a handler already.
+    """
+
+    def register(handle: Handle) -> Handle:
+        if queue in HANDLERS:
+            message = f"queue {queue} already has a handler"
+            raise ValueError(message)
+        HANDLERS[queue] = Handler(queue, handle, record, sinks, bare_value)
+        return handle
+
+    return register

@@ -1,0 +1,1 @@
+"""Publishers of the mesh: ``python -m producers NAME``."""
