@@ -68,6 +68,10 @@ class PublishUnconfirmed(Transient):
     """The broker did not confirm a published message."""
 
 
+class PublishRefused(PublishUnconfirmed):
+    """The broker answers, but closed the channel over a published message."""
+
+
 class SinkUnavailable(Transient):
     """A sink could not be reached or is overloaded: refused, timeout, 429, 5xx.
 
@@ -90,4 +94,19 @@ class SinkRejected(MeshError):
 
 
 class Unroutable(MeshError):
-    """No queue is bound for the exchange and routing key of a published message."""
+    """No queue is bound for the exchange and routing key of a published message.
+
+    Args:
+        routes: the (exchange, routing key) pairs without a queue.
+    """
+
+    def __init__(self, routes: frozenset[tuple[str, str]]) -> None:
+        self.routes = routes
+        named = ", ".join(
+            f"exchange {exchange!r} with routing key {routing_key!r}"
+            for exchange, routing_key in sorted(routes)
+        )
+        super().__init__(f"no queue is bound for {named}")
+
+    def __reduce__(self) -> tuple[type[Unroutable], tuple[frozenset[tuple[str, str]]]]:
+        return type(self), (self.routes,)

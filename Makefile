@@ -1,0 +1,49 @@
+# Every target installs what it needs; `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench lock clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## Make .venv with the project and its commands, from the lock file
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	PYTHON=$(PYTHON) bash .ci/make-venv $(VENV)
+	touch $@
+
+demo: setup ## Run the mesh on embedded services with simulated sensors (ARGS="--for 30")
+	$(BIN)/python -m meshtasks.embedded.packages demo
+	$(BIN)/meshtasks demo $(ARGS)
+
+test: setup ## Run every test against real servers (ARGS="-k name")
+	$(BIN)/python -m meshtasks.embedded.packages test
+	$(BIN)/pytest $(ARGS)
+
+lint: setup ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Format and fix what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## Compare with peers on this machine (ARGS="--messages 60000")
+	$(BIN)/python -m meshtasks.embedded.packages demo
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lock: setup ## Rebuild requirements.lock with the newest versions that resolve together
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes \
+	  --no-emit-index-url --no-header --python-version 3.11 --upgrade -o requirements.lock
+
+clean: ## Remove what the targets made here (not your data in .mesh)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

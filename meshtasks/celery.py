@@ -1,0 +1,49 @@
+"""F6: the composition root. Settings, topology and handlers become the one Celery
+application that ``celery -A meshtasks`` finds."""
+
+from __future__ import annotations
+
+import sys
+
+from celery import Celery
+
+from meshtasks.domain.errors import ConfigError
+from meshtasks.messaging.entities import task_queues
+from meshtasks.settings import Settings, load_settings
+from meshtasks.tasks import archive, climate  # noqa: F401 - registers the handlers
+from meshtasks.tasks.registry import HANDLERS
+from meshtasks.worker.mesh import attach
+
+
+def create_app(settings: Settings) -> Celery:
+    """The application for these settings.
+
+    Raises:
+        ConfigError: a configuration file is bad.
+    """
+    settings.validate()
+    app = Celery("meshtasks", broker=settings.env.broker_url.get_secret_value())
+    app.conf.update(
+        accept_content=["json"],
+        broker_connection_retry_on_startup=True,
+        broker_heartbeat=30,
+        event_queue_expires=60,
+        task_acks_late=True,
+        task_create_missing_queues=False,
+        task_default_queue="commands",
+        task_queues=task_queues(settings.topology),
+        task_serializer="json",
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_consumer="meshtasks.worker.consumer:MeshConsumer",
+        worker_send_task_events=True,
+        worker_hijack_root_logger=True,
+    )
+    attach(app, settings, HANDLERS)
+    return app
+
+
+try:
+    app = create_app(load_settings())
+except ConfigError as error:
+    sys.stderr.write(f"meshtasks: {error}\n")
+    sys.exit(ConfigError.exit_code)

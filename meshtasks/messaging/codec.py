@@ -1,0 +1,100 @@
+"""AMQP deliveries: what the worker keeps of one, and what travels to the pool.
+
+A message published again by the mesh (retry, replay) keeps its first exchange
+and routing key in headers; everything here reads those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from meshtasks.domain.envelope import Envelope
+from meshtasks.messaging import headers
+
+#: (body, exchange, routing key, message id, timestamp, received at, headers);
+#: a plain tuple, because it is pickled for every message of every batch.
+Wire = tuple[bytes, str, str, str | None, float | None, float, dict[str, object] | None]
+
+
+class Delivery(NamedTuple):
+    """One AMQP delivery as the consuming process holds it until it is settled.
+
+    Attributes:
+        tag: delivery tag on its channel.
+        body: the body, undecoded.
+        exchange: the exchange of first publication.
+        routing_key: the routing key of first publication.
+        properties: AMQP properties, ``application_headers`` included.
+        redelivered: the broker delivered it before, to somebody.
+        received_at: epoch seconds.
+    """
+
+    tag: int
+    body: bytes
+    exchange: str
+    routing_key: str
+    properties: dict[str, Any]
+    redelivered: bool
+    received_at: float
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """AMQP headers; empty when there are none."""
+        return self.properties.get("application_headers") or {}
+
+    @property
+    def attempt(self) -> int:
+        """Retries that count against this message."""
+        value = self.headers.get(headers.ATTEMPT)
+        return value if isinstance(value, int) and value > 0 else 0
+
+    def to_wire(self) -> Wire:
+        """The part the pool process needs."""
+        properties = self.properties
+        return (
+            self.body,
+            self.exchange,
+            self.routing_key,
+            properties.get("message_id"),
+            properties.get("timestamp"),
+            self.received_at,
+            properties.get("application_headers") or None,
+        )
+
+
+def delivery_of(message: Any, received_at: float) -> Delivery:
+    """A delivery from py-amqp's message."""
+    info = message.delivery_info
+    properties = message.properties
+    body = message.body
+    if not isinstance(body, bytes):  # an empty body is ""
+        body = bytes(body, "utf-8") if isinstance(body, str) else bytes(body)
+    exchange, routing_key = info["exchange"], info["routing_key"]
+    if table := properties.get("application_headers"):
+        exchange = str(table.get(headers.EXCHANGE, exchange))
+        routing_key = str(table.get(headers.ROUTING_KEY, routing_key))
+    return Delivery(
+        info["delivery_tag"],
+        body,
+        exchange,
+        routing_key,
+        properties,
+        info["redelivered"],
+        received_at,
+    )
+
+
+def envelope_of(wire: Wire, queue: str) -> Envelope:
+    """The envelope that handlers see."""
+    body, exchange, routing_key, message_id, timestamp, received_at, table = wire
+    return Envelope(
+        body,
+        exchange,
+        routing_key,
+        queue,
+        message_id,
+        timestamp,
+        received_at,
+        table or {},
+    )

@@ -1,0 +1,45 @@
+"""Names of the AMQP headers the mesh writes, in one place."""
+
+from __future__ import annotations
+
+#: Exchange and routing key of first publication.
+EXCHANGE = "x-mesh-exchange"
+ROUTING_KEY = "x-mesh-routing-key"
+#: Queue the message failed in.
+QUEUE = "x-mesh-queue"
+#: Retries that count against the message (those during an outage do not).
+ATTEMPT = "x-mesh-attempt"
+#: Epoch seconds of the first failure; gives the age that ``max_age`` bounds.
+FIRST_FAILED_AT = "x-mesh-first-failed-at"
+#: Set on a message that must be processed alone: it may have killed its process.
+ISOLATE = "x-mesh-isolate"
+#: Why a message is dead: a sentence, and the class of the fault.
+REASON = "x-mesh-reason"
+ERROR_TYPE = "x-mesh-error-type"
+ERROR_MESSAGE = "x-mesh-error-message"
+TRACEBACK = "x-mesh-traceback"
+#: How often it was retried, by which task, when and where it died.
+RETRIES = "x-mesh-retries"
+TASK = "x-mesh-task"
+TASK_ID = "x-mesh-task-id"
+FAILED_AT = "x-mesh-failed-at"
+WORKER = "x-mesh-worker"
+#: Place of the record in the array message it came in.
+RECORD_INDEX = "x-mesh-record-index"
+
+#: Headers that RabbitMQ keeps itself. They are not copied to a message
+#: published again: a stale ``x-death`` makes brokers before 4.0.1 take a later
+#: expiry for a dead-letter cycle and drop the message.
+BROKER_MANAGED = frozenset(
+    {
+        "x-death",
+        "x-first-death-exchange",
+        "x-first-death-queue",
+        "x-first-death-reason",
+        "x-last-death-exchange",
+        "x-last-death-queue",
+        "x-last-death-reason",
+        "x-delivery-count",
+        "x-acquired-count",
+    }
+)

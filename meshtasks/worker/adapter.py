@@ -1,0 +1,99 @@
+"""From an AMQP message on a domain queue to a delivery for that queue's task.
+
+Celery drops a message without Celery headers, runs whatever a ``task`` header
+names, and acknowledges a body it cannot decode. Here the queue alone decides the
+task, and the body stays bytes. Nothing in this module raises: an exception in
+the consumer's callback would end the worker, and the next one after it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from meshtasks.domain.outcome import Dead
+from meshtasks.messaging.codec import Delivery, delivery_of
+
+#: Headers of Celery's task protocol 2; dropped once its arguments are unpacked.
+_CELERY_HEADERS = frozenset(
+    {
+        "argsrepr",
+        "compression",
+        "eta",
+        "expires",
+        "group",
+        "group_index",
+        "id",
+        "ignore_result",
+        "kwargsrepr",
+        "lang",
+        "origin",
+        "parent_id",
+        "replaced_task_nesting",
+        "retries",
+        "root_id",
+        "shadow",
+        "stamped_headers",
+        "stamps",
+        "task",
+        "timelimit",
+    }
+)
+
+
+class Adapted(NamedTuple):
+    """A delivery, and why it is dead already if it is."""
+
+    delivery: Delivery
+    dead: Dead | None
+
+
+def adapt(message: Any, queue: str, max_bytes: int, now: float) -> Adapted:
+    """Take a message in.
+
+    Args:
+        message: py-amqp's message.
+        queue: the queue it was consumed from, which is the name of its task.
+        max_bytes: a larger body is dead, unread.
+        now: epoch seconds.
+    """
+    delivery = delivery_of(message, now)
+    if len(delivery.body) > max_bytes:
+        reason = (
+            f"the body has {len(delivery.body)} bytes; at most {max_bytes} are "
+            "taken (max_message_bytes in queues.yaml)"
+        )
+        return Adapted(delivery, Dead(reason, "UndecodableMessage"))
+    task = delivery.headers.get("task")
+    if task is None:
+        return Adapted(delivery, None)
+    if task != queue:
+        reason = (
+            f"a Celery message for task {task!r} on queue {queue}: only task "
+            f"{queue!r} may be called here, commands have a queue of their own"
+        )
+        return Adapted(delivery, Dead(reason[:500], "SchemaMismatch"))
+    return _unpacked(delivery)
+
+
+def _unpacked(delivery: Delivery) -> Adapted:
+    """The records of ``send_task(queue, args=[records])`` as a plain message."""
+    try:
+        args, kwargs, _embed = json.loads(delivery.body)
+        records = args[0] if args else kwargs["records"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        reason = (
+            "a Celery call whose body is not [[records], {}, {}] in JSON; call the "
+            "task with one argument, a record or a list of records"
+        )
+        return Adapted(delivery, Dead(reason, "UndecodableMessage"))
+    table = delivery.headers
+    properties = {
+        **delivery.properties,
+        "message_id": delivery.properties.get("message_id") or table.get("id"),
+        "application_headers": {
+            name: value for name, value in table.items() if name not in _CELERY_HEADERS
+        },
+    }
+    body = json.dumps(records, ensure_ascii=False).encode()
+    return Adapted(delivery._replace(body=body, properties=properties), None)

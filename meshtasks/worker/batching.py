@@ -1,0 +1,75 @@
+"""Gather deliveries of one queue into batches bounded by count, bytes and age."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from meshtasks.messaging import headers
+from meshtasks.messaging.codec import Delivery
+from meshtasks.settings import BatchLimits
+
+#: Deliveries after which the broker's count makes a message suspect.
+_SUSPECT_DELIVERIES = 2
+
+
+class Tier(NamedTuple):
+    """How carefully a message is batched: 0 with everything, then in batches
+    ten times smaller for every failed attempt, at last alone.
+
+    A message that fails its batch again and again is thus separated from its
+    neighbours before its retries are used up.
+    """
+
+    level: int
+    alone: bool
+
+
+def tier_of(delivery: Delivery) -> Tier:
+    """The tier of a delivery."""
+    table = delivery.headers
+    if not table:
+        return Tier(0, alone=False)
+    deliveries = table.get("x-delivery-count")
+    suspect = isinstance(deliveries, int) and deliveries >= _SUSPECT_DELIVERIES
+    if suspect or table.get(headers.ISOLATE):
+        return Tier(9, alone=True)
+    return Tier(delivery.attempt, alone=False)
+
+
+class Buffer:
+    """The open batch of one queue and tier.
+
+    Attributes:
+        due: its oldest message has reached the age limit.
+    """
+
+    __slots__ = ("_bytes", "_count_limit", "_deliveries", "_limits", "due", "opened_at")
+
+    def __init__(self, limits: BatchLimits, tier: Tier) -> None:
+        self._limits = limits
+        self._count_limit = 1 if tier.alone else max(1, limits.count // 10**tier.level)
+        self._deliveries: list[Delivery] = []
+        self._bytes = 0
+        self.due = False
+        self.opened_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._deliveries)
+
+    def add(self, delivery: Delivery) -> bool:
+        """Add one; true when the batch is full and must be taken."""
+        if not self._deliveries:
+            self.opened_at = delivery.received_at
+        self._deliveries.append(delivery)
+        self._bytes += len(delivery.body)
+        return (
+            len(self._deliveries) >= self._count_limit
+            or self._bytes >= self._limits.bytes
+        )
+
+    def take(self) -> list[Delivery]:
+        """The batch; the buffer starts anew."""
+        deliveries, self._deliveries = self._deliveries, []
+        self._bytes = 0
+        self.due = False
+        return deliveries

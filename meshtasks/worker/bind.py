@@ -1,0 +1,183 @@
+"""What runs in the pool: decode a batch, call its handler, fold the outcomes.
+
+The consuming process only moves bytes; everything that looks into a message
+happens here, so that it costs the pool and not the consumer.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from meshtasks.domain.errors import InvalidMessage
+from meshtasks.domain.outcome import Dead, Done, Outcome, Retry, outcome_of
+from meshtasks.messaging.codec import Wire, envelope_of
+from meshtasks.settings import Settings
+from meshtasks.sinks import Sinks
+from meshtasks.tasks.registry import Batch, Handler
+from meshtasks.worker.decode import Decoder, json_array_slices
+
+
+class Failure(NamedTuple):
+    """A message, or some records of it, that did not end in ``Done``.
+
+    Attributes:
+        index: place of the message in the batch.
+        outcome: why, and what to do.
+        body: JSON of the failed records when not the whole message failed.
+        record_index: place of the record when it is a single one of an array.
+    """
+
+    index: int
+    outcome: Retry | Dead
+    body: bytes | None = None
+    record_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class BatchResult:
+    """What became of a batch; only failures are listed.
+
+    Attributes:
+        messages: messages in the batch.
+        records: valid records in them.
+        failures: in order of the messages; empty when all are done.
+    """
+
+    messages: int
+    records: int
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def dead(self) -> int:
+        """Failures that go to the dead-letter queue."""
+        return sum(isinstance(failure.outcome, Dead) for failure in self.failures)
+
+    def __repr__(self) -> str:
+        """The line that Flower shows as the task's result."""
+        retry = len(self.failures) - self.dead
+        done = self.messages - len({failure.index for failure in self.failures})
+        line = f"{self.messages} messages: done={done} dead={self.dead} retry={retry}"
+        return line if self.records <= self.messages else f"{line}, {self.records} records"
+
+
+class _Place(NamedTuple):
+    """Which message of the batch a record came in, and where in its array."""
+
+    message: int
+    record: int | None
+
+
+class BatchRunner:
+    """Runs the batches of one queue with its handler.
+
+    Args:
+        handler: the queue's handler.
+        settings: the sinks are opened from these, once per thread.
+    """
+
+    def __init__(self, handler: Handler, settings: Settings) -> None:
+        self._handler = handler
+        self._settings = settings
+        self._decoder = Decoder(handler)
+
+    def __call__(self, wires: list[Wire]) -> BatchResult:
+        """Decode, handle, fold."""
+        queue = self._handler.queue
+        batch: Batch[Any] = Batch(queue, [], [])
+        places: list[_Place] = []
+        failures: list[Failure] = []
+        for index, wire in enumerate(wires):
+            body = wire[0]
+            try:
+                if body[:1] == b"{":
+                    batch.records.append(self._decoder.decode_object(body))
+                    batch.envelopes.append(envelope_of(wire, queue))
+                    places.append(_Place(index, None))
+                    continue
+                members, bad = self._decoder.decode(body)
+            except InvalidMessage as error:
+                dead = Dead(str(error), type(error).__name__)
+                failures.append(Failure(index, dead))
+                continue
+            envelope = envelope_of(wire, queue)
+            for member in members:
+                batch.records.append(member.record)
+                batch.envelopes.append(envelope)
+                places.append(_Place(index, member.index))
+            if bad:
+                slices = json_array_slices(body)
+                failures += [
+                    Failure(index, fault.dead, slices[fault.index], fault.index)
+                    for fault in bad
+                ]
+        outcomes = self._handle(batch)
+        if outcomes.count(_DONE) < len(outcomes):
+            failures += _fold(outcomes, places, wires)
+        failures.sort(key=lambda failure: failure.index)
+        return BatchResult(len(wires), len(batch.records), tuple(failures))
+
+    def _handle(self, batch: Batch[Any]) -> list[Outcome]:
+        """One outcome per record, whatever the handler does."""
+        count = len(batch.records)
+        if not count:
+            return []
+        try:
+            outcomes = self._handler.handle(batch, thread_sinks(self._settings))
+        except Exception as error:  # noqa: BLE001 - any fault of a handler is an outcome
+            return [outcome_of(error)] * count
+        if len(outcomes) == count:
+            return outcomes
+        reason = (
+            f"the handler of {batch.queue} gave {len(outcomes)} outcomes for "
+            f"{count} records: a bug in that handler"
+        )
+        return [Retry(reason, "HandlerFault")] * count
+
+
+_DONE = Done()
+
+
+def _fold(
+    outcomes: list[Outcome], places: list[_Place], wires: list[Wire]
+) -> list[Failure]:
+    """Outcomes per record become failures per message."""
+    failures: list[Failure] = []
+    to_retry: dict[int, list[tuple[int, Retry]]] = {}
+    for place, outcome in zip(places, outcomes, strict=True):
+        message, record = place
+        if record is None:
+            if not isinstance(outcome, Done):
+                failures.append(Failure(message, outcome))
+            continue
+        match outcome:
+            case Dead():
+                body = json_array_slices(wires[message][0])[record]
+                failures.append(Failure(message, outcome, body, record))
+            case Retry():
+                to_retry.setdefault(message, []).append((record, outcome))
+            case Done():
+                pass
+    for message, retries in to_retry.items():
+        slices = json_array_slices(wires[message][0])
+        outcome = retries[0][1]
+        if len(retries) == len(slices):
+            failures.append(Failure(message, outcome))
+        else:
+            body = b"[" + b",".join(slices[record] for record, _ in retries) + b"]"
+            failures.append(Failure(message, outcome, body))
+    return failures
+
+
+_local = threading.local()
+
+
+def thread_sinks(settings: Settings) -> Sinks:
+    """The sinks of this thread of this process; a forked child opens its own."""
+    if getattr(_local, "pid", None) != os.getpid():
+        _local.pid = os.getpid()
+        _local.sinks = Sinks(settings)
+    sinks: Sinks = _local.sinks
+    return sinks

@@ -1,0 +1,108 @@
+"""Carries failed messages to their retry or dead-letter queue.
+
+A thread of its own with its own connection: waiting for the broker's confirms
+must not hold up consumption, and a broker that blocks publishers (memory or disk
+alarm) must not block the connection that acknowledges.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+from celery.utils.log import get_logger
+
+from meshtasks.domain.errors import PublishRefused, PublishUnconfirmed, Unroutable
+from meshtasks.messaging.publisher import Outgoing, Publisher
+
+logger = get_logger(__name__)
+
+T = TypeVar("T")
+
+_LONGEST_PAUSE_SECONDS = 5.0
+
+
+class Parcel(NamedTuple, Generic[T]):
+    """Messages to publish, and what they stand for.
+
+    Attributes:
+        messages: what to publish.
+        token: given back when they are delivered or refused.
+    """
+
+    messages: list[Outgoing]
+    token: T
+
+
+class Courier(Generic[T]):
+    """Publishes parcels in order, each until it is confirmed.
+
+    Args:
+        publisher: used by the courier's thread alone.
+        on_delivered: called in the courier's thread once a parcel is confirmed.
+        on_refused: called in the courier's thread for a parcel that cannot be
+            delivered although the broker answers.
+        is_wanted: false when a parcel's messages were given back to the broker,
+            so that it need not be published any more.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        on_delivered: Callable[[T], None],
+        on_refused: Callable[[T], None],
+        is_wanted: Callable[[T], bool],
+    ) -> None:
+        self._publisher = publisher
+        self._on_delivered = on_delivered
+        self._on_refused = on_refused
+        self._is_wanted = is_wanted
+        self._parcels: queue.SimpleQueue[Parcel[T] | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="mesh-courier", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def send(self, parcel: Parcel[T]) -> None:
+        """Queue a parcel; returns at once."""
+        self._parcels.put(parcel)
+
+    def stop(self, within_seconds: float) -> None:
+        """Stop after the parcel at hand. Parcels left over are not lost: their
+        messages are unacknowledged and the broker delivers them again."""
+        self._stopping.set()
+        self._parcels.put(None)
+        self._thread.join(within_seconds)
+
+    def _run(self) -> None:
+        while (parcel := self._parcels.get()) is not None:
+            self._deliver(parcel)
+        self._publisher.close()
+
+    def _deliver(self, parcel: Parcel[T]) -> None:
+        pause_seconds = 0.2
+        while self._is_wanted(parcel.token):
+            try:
+                self._publisher.publish(parcel.messages)
+            except (Unroutable, PublishRefused) as error:
+                logger.critical(
+                    "Left to the broker's own dead-lettering, since publishing is "
+                    "refused (is the topology whole? meshtasks topology check): %s",
+                    error,
+                )
+                self._on_refused(parcel.token)
+                return
+            except PublishUnconfirmed as error:
+                logger.warning("Failed messages not yet moved, retrying: %s", error)
+            else:
+                self._on_delivered(parcel.token)
+                return
+            if self._stopping.wait(pause_seconds):
+                return
+            pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)

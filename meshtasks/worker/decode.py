@@ -1,0 +1,134 @@
+"""Bytes to validated records, one bad record never failing its neighbours."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from meshtasks.domain.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
+from meshtasks.domain.outcome import Dead
+from meshtasks.domain.records import explain
+from meshtasks.tasks.registry import Handler
+
+#: How a bare JSON number may begin, the forbidden NaN and Infinity included.
+_NUMBER_STARTS = frozenset(b"-0123456789NI")
+
+
+class Member(NamedTuple):
+    """One record of a message.
+
+    Attributes:
+        index: its place in an array message; None when it is the whole message.
+        record: the validated record.
+    """
+
+    index: int | None
+    record: Any
+
+
+class BadMember(NamedTuple):
+    """One record of an array message that is not valid."""
+
+    index: int
+    dead: Dead
+
+
+class Decoder:
+    """Validates message bodies for one handler."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._one: TypeAdapter[Any] = TypeAdapter(handler.record)
+        self._many: TypeAdapter[list[Any]] = TypeAdapter(list[handler.record])  # type: ignore[name-defined]
+        self._bare_value = handler.bare_value
+
+    def decode_object(self, body: bytes) -> Any:
+        """The record in a body that is one JSON object.
+
+        Raises:
+            InvalidMessage: it is not JSON or not such a record.
+        """
+        try:
+            return self._one.validate_json(body)
+        except ValidationError as error:
+            raise _as_invalid(body, error) from error
+
+    def decode(self, body: bytes) -> tuple[list[Member], list[BadMember]]:
+        """The records of any body: object, array, or bare number if the handler
+        takes one.
+
+        Raises:
+            InvalidMessage: the body as a whole is bad.
+        """
+        stripped = body.strip()
+        if not stripped:
+            message = "the body is empty; expected a JSON object or array"
+            raise UndecodableMessage(message)
+        if stripped[:1] == b"[":
+            return self._decode_array(body)
+        if self._bare_value and stripped[0] in _NUMBER_STARTS:
+            stripped = b'{"value":' + stripped + b"}"
+        return [Member(None, self.decode_object(stripped))], []
+
+    def _decode_array(self, body: bytes) -> tuple[list[Member], list[BadMember]]:
+        try:
+            records = self._many.validate_json(body)
+        except ValidationError as error:
+            if _is_syntax(error):
+                raise _as_invalid(body, error) from error
+            return self._decode_one_by_one(body)
+        if not records:
+            message = "the array is empty; expected at least one record"
+            raise SchemaMismatch(message)
+        return [Member(index, record) for index, record in enumerate(records)], []
+
+    def _decode_one_by_one(self, body: bytes) -> tuple[list[Member], list[BadMember]]:
+        good: list[Member] = []
+        bad: list[BadMember] = []
+        for index, member in enumerate(json_array_slices(body)):
+            try:
+                good.append(Member(index, self.decode_object(member)))
+            except InvalidMessage as error:
+                bad.append(BadMember(index, Dead(str(error), type(error).__name__)))
+        return good, bad
+
+
+def json_array_slices(body: bytes) -> list[bytes]:
+    """The members of a valid JSON array, each exactly as it was written."""
+    text = body.decode("utf-8")
+    decoder = json.JSONDecoder()
+    slices: list[bytes] = []
+    position = _skip_space(text, text.index("[") + 1)
+    while text[position] != "]":
+        _, end = decoder.raw_decode(text, position)
+        slices.append(text[position:end].encode("utf-8"))
+        position = _skip_space(text, end)
+        if text[position] == ",":
+            position = _skip_space(text, position + 1)
+    return slices
+
+
+def _skip_space(text: str, position: int) -> int:
+    while text[position] in " \t\r\n":
+        position += 1
+    return position
+
+
+def _is_syntax(error: ValidationError) -> bool:
+    return error.errors(include_url=False)[0]["type"] == "json_invalid"
+
+
+def _as_invalid(body: bytes, error: ValidationError) -> InvalidMessage:
+    if not _is_syntax(error):
+        return SchemaMismatch(explain(error))
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        message = (
+            f"the body is not UTF-8: byte 0x{body[fault.start]:02x} at position "
+            f"{fault.start}"
+        )
+        return UndecodableMessage(message)
+    detail = str(error.errors(include_url=False)[0]["ctx"]["error"])
+    return UndecodableMessage(f"the body is not JSON: {detail}")

@@ -1,0 +1,61 @@
+"""What the worker needs to know of the mesh, attached to the Celery application."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery
+
+from meshtasks.settings import Settings
+from meshtasks.tasks.registry import Handler
+from meshtasks.worker.bind import BatchResult, BatchRunner
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """The mesh of one application.
+
+    Attributes:
+        settings: everything from the environment and config/.
+        handlers: by queue.
+        runners: by queue, what its Celery task runs in the pool.
+    """
+
+    settings: Settings
+    handlers: Mapping[str, Handler]
+    runners: Mapping[str, BatchRunner]
+
+
+def attach(app: Celery, settings: Settings, handlers: Mapping[str, Handler]) -> None:
+    """Register one Celery task per handler, named as its queue, and remember the
+    mesh on the application."""
+    runners = {queue: BatchRunner(each, settings) for queue, each in handlers.items()}
+    for queue, runner in runners.items():
+        _register(app, queue, runner, settings)
+    app.mesh = Mesh(settings, handlers, runners)
+
+
+def mesh_of(app: Any) -> Mesh:
+    """The mesh that :func:`attach` put on the application."""
+    mesh: Mesh = app.mesh
+    return mesh
+
+
+def _register(app: Celery, queue: str, runner: BatchRunner, settings: Settings) -> None:
+    def run(wires: list[Any]) -> BatchResult:
+        return runner(wires)
+
+    retry = settings.queues.for_queue(queue).retry
+    run.__doc__ = f"One batch of messages of queue {queue}."
+    app.task(
+        run,
+        name=queue,
+        acks_late=True,  # Celery must not acknowledge: the settlement does
+        ignore_result=True,
+        max_retries=retry.max_retries,
+        retry_backoff=retry.retry_backoff,
+        retry_backoff_max=retry.retry_backoff_max,
+        retry_jitter=retry.retry_jitter,
+    )

@@ -1,0 +1,94 @@
+"""Message bodies become records."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshtasks.domain.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
+from meshtasks.domain.records import SensorReading
+from meshtasks.tasks.registry import Handler
+from meshtasks.worker.decode import Decoder, Member, json_array_slices
+
+
+@pytest.fixture
+def decoder() -> Decoder:
+    handler = Handler("q", lambda _batch, _sinks: [], SensorReading, (), True)
+    return Decoder(handler)
+
+
+def test_an_object_is_one_record(decoder: Decoder) -> None:
+    members, bad = decoder.decode(b' {"value": 21.5}')
+
+    assert members == [Member(None, {"value": 21.5})]
+    assert bad == []
+
+
+def test_an_array_is_one_record_per_member(decoder: Decoder) -> None:
+    members, bad = decoder.decode(b'[{"value": 1}, {"value": 2}]')
+
+    assert members == [Member(0, {"value": 1.0}), Member(1, {"value": 2.0})]
+    assert bad == []
+
+
+def test_a_bare_number_is_a_value(decoder: Decoder) -> None:
+    assert decoder.decode(b"-21.5\n")[0] == [Member(None, {"value": -21.5})]
+
+
+def test_only_the_bad_members_of_an_array_are_dead(decoder: Decoder) -> None:
+    members, bad = decoder.decode(b'[{"value": 1}, {"value": "x"}, 7, {"value": 4}]')
+
+    assert [member.index for member in members] == [0, 3]
+    assert [fault.index for fault in bad] == [1, 2]
+    assert bad[0].dead.error_type == "SchemaMismatch"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "reason"),
+    [
+        (b"", UndecodableMessage, "empty"),
+        (b"  \n", UndecodableMessage, "empty"),
+        (b"not json", UndecodableMessage, "not JSON"),
+        (b'{"value": 1', UndecodableMessage, "not JSON"),
+        (b'{"value": "\xff"}', UndecodableMessage, "not UTF-8: byte 0xff at position 11"),
+        (b"[" * 5000, UndecodableMessage, "not JSON"),
+        (b"[]", SchemaMismatch, "the array is empty"),
+        (b"null", SchemaMismatch, "object"),
+        (b"{}", SchemaMismatch, "value"),
+        (b'{"value": NaN}', SchemaMismatch, "finite"),
+        (b"NaN", SchemaMismatch, "finite"),
+        (b'{"value": "21.5"}', SchemaMismatch, "number"),
+    ],
+)
+def test_a_bad_body_is_refused_with_its_reason(
+    decoder: Decoder, body: bytes, kind: type[InvalidMessage], reason: str
+) -> None:
+    with pytest.raises(kind, match=reason):
+        decoder.decode(body)
+
+
+def test_the_members_of_an_array_are_cut_out_as_they_were_written() -> None:
+    assert json_array_slices(b' [ {"a" :1} ,"x,]" , [2, 3],4 ]') == [
+        b'{"a" :1}',
+        b'"x,]"',
+        b"[2, 3]",
+        b"4",
+    ]
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(st.lists(_json), st.sampled_from([None, 1]))
+def test_cutting_an_array_keeps_every_member(members: list[Any], indent: int | None) -> None:
+    body = json.dumps(members, indent=indent).encode()
+
+    assert [json.loads(cut) for cut in json_array_slices(body)] == members
