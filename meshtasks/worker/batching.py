@@ -40,14 +40,16 @@ class Buffer:
     """The open batch of one queue and tier.
 
     Attributes:
+        count_limit: messages that make it full.
         due: its oldest message has reached the age limit.
+        opened_at: when its first message was received, epoch seconds.
     """
 
-    __slots__ = ("_bytes", "_count_limit", "_deliveries", "_limits", "due", "opened_at")
+    __slots__ = ("_bytes", "_deliveries", "_limits", "count_limit", "due", "opened_at")
 
     def __init__(self, limits: BatchLimits, tier: Tier) -> None:
         self._limits = limits
-        self._count_limit = 1 if tier.alone else max(1, limits.count // 10**tier.level)
+        self.count_limit = 1 if tier.alone else max(1, limits.count // 10**tier.level)
         self._deliveries: list[Delivery] = []
         self._bytes = 0
         self.due = False
@@ -63,7 +65,7 @@ class Buffer:
         self._deliveries.append(delivery)
         self._bytes += len(delivery.body)
         return (
-            len(self._deliveries) >= self._count_limit
+            len(self._deliveries) >= self.count_limit
             or self._bytes >= self._limits.bytes
         )
 

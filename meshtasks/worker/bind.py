@@ -11,6 +11,8 @@ import threading
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from typing_extensions import override
+
 from meshtasks.domain.errors import InvalidMessage
 from meshtasks.domain.outcome import Dead, Done, Outcome, Retry, outcome_of
 from meshtasks.messaging.codec import Wire, envelope_of
@@ -24,13 +26,13 @@ class Failure(NamedTuple):
     """A message, or some records of it, that did not end in ``Done``.
 
     Attributes:
-        index: place of the message in the batch.
+        position: of the message in the batch.
         outcome: why, and what to do.
         body: JSON of the failed records when not the whole message failed.
         record_index: place of the record when it is a single one of an array.
     """
 
-    index: int
+    position: int
     outcome: Retry | Dead
     body: bytes | None = None
     record_index: int | None = None
@@ -55,12 +57,15 @@ class BatchResult:
         """Failures that go to the dead-letter queue."""
         return sum(isinstance(failure.outcome, Dead) for failure in self.failures)
 
+    @override
     def __repr__(self) -> str:
         """The line that Flower shows as the task's result."""
         retry = len(self.failures) - self.dead
-        done = self.messages - len({failure.index for failure in self.failures})
+        done = self.messages - len({failure.position for failure in self.failures})
         line = f"{self.messages} messages: done={done} dead={self.dead} retry={retry}"
-        return line if self.records <= self.messages else f"{line}, {self.records} records"
+        return (
+            line if self.records <= self.messages else f"{line}, {self.records} records"
+        )
 
 
 class _Place(NamedTuple):
@@ -89,34 +94,34 @@ class BatchRunner:
         batch: Batch[Any] = Batch(queue, [], [])
         places: list[_Place] = []
         failures: list[Failure] = []
-        for index, wire in enumerate(wires):
+        for position, wire in enumerate(wires):
             body = wire[0]
             try:
                 if body[:1] == b"{":
                     batch.records.append(self._decoder.decode_object(body))
                     batch.envelopes.append(envelope_of(wire, queue))
-                    places.append(_Place(index, None))
+                    places.append(_Place(position, None))
                     continue
                 members, bad = self._decoder.decode(body)
             except InvalidMessage as error:
                 dead = Dead(str(error), type(error).__name__)
-                failures.append(Failure(index, dead))
+                failures.append(Failure(position, dead))
                 continue
             envelope = envelope_of(wire, queue)
             for member in members:
                 batch.records.append(member.record)
                 batch.envelopes.append(envelope)
-                places.append(_Place(index, member.index))
+                places.append(_Place(position, member.place))
             if bad:
                 slices = json_array_slices(body)
                 failures += [
-                    Failure(index, fault.dead, slices[fault.index], fault.index)
+                    Failure(position, fault.dead, slices[fault.place], fault.place)
                     for fault in bad
                 ]
         outcomes = self._handle(batch)
         if outcomes.count(_DONE) < len(outcomes):
             failures += _fold(outcomes, places, wires)
-        failures.sort(key=lambda failure: failure.index)
+        failures.sort(key=lambda failure: failure.position)
         return BatchResult(len(wires), len(batch.records), tuple(failures))
 
     def _handle(self, batch: Batch[Any]) -> list[Outcome]:

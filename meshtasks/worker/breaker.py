@@ -44,13 +44,13 @@ class Breaker:
 
     def allows(self, sinks: Iterable[str]) -> bool:
         """Whether all these sinks may be written to."""
-        return not any(
-            sink in self._circuits and self._circuits[sink].is_open for sink in sinks
-        )
+        return self.open_circuits().isdisjoint(sinks)
 
-    def open_circuits(self) -> dict[str, bool]:
-        """For each sink that ever failed, whether its circuit is open."""
-        return {sink: circuit.is_open for sink, circuit in self._circuits.items()}
+    def open_circuits(self) -> frozenset[str]:
+        """The sinks that are down."""
+        return frozenset(
+            sink for sink, circuit in self._circuits.items() if circuit.is_open
+        )
 
     def note(self, result: BatchResult) -> None:
         """Open the circuits of the sinks that a batch found unavailable."""

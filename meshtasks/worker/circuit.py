@@ -56,6 +56,8 @@ class Circuit:
     def next_probe_seconds(self, asked_seconds: float | None = None) -> float:
         """The wait before the next probe: doubling up to 30 s with a fifth of
         jitter, and never less than the sink asked for."""
-        wait = min(_FIRST_PROBE_SECONDS * 2**self._failed_probes, _LONGEST_PROBE_SECONDS)
-        wait *= self._uniform(0.8, 1.2)
-        return max(wait, asked_seconds or 0.0)
+        wait = float(
+            min(_FIRST_PROBE_SECONDS * 2**self._failed_probes, _LONGEST_PROBE_SECONDS)
+        )
+        jittered = wait * self._uniform(0.8, 1.2)
+        return max(jittered, asked_seconds or 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery.exceptions import WorkerShutdown
 from celery.worker.consumer import Consumer
 from typing_extensions import override
 
@@ -30,6 +31,16 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
             ),
             Intake,
         )
+
+    @override
+    def start(self) -> None:
+        """Consume until told to stop. A warm shutdown finishes what is held here:
+        once Celery's own shutdown begins, the pool takes no more work."""
+        try:
+            super().start()
+        except WorkerShutdown:
+            self.intake.drain()
+            raise
 
     @override
     def add_task_queue(self, queue: str, *args: Any, **kwargs: Any) -> None:

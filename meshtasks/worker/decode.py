@@ -20,18 +20,18 @@ class Member(NamedTuple):
     """One record of a message.
 
     Attributes:
-        index: its place in an array message; None when it is the whole message.
+        place: its place in an array message; None when it is the whole message.
         record: the validated record.
     """
 
-    index: int | None
+    place: int | None
     record: Any
 
 
 class BadMember(NamedTuple):
     """One record of an array message that is not valid."""
 
-    index: int
+    place: int
     dead: Dead
 
 

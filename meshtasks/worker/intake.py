@@ -19,8 +19,6 @@ from celery import bootsteps
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.consumer import Tasks
-from kombu.asynchronous import Hub
-from typing_extensions import override
 
 from meshtasks.messaging.codec import Delivery
 from meshtasks.messaging.entities import declare
@@ -38,7 +36,10 @@ from meshtasks.worker.watch import ProgressWatch
 
 logger = get_logger(__name__)
 
-_CONNECTION_ERRORS = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors)
+_CONNECTION_ERRORS = (
+    *amqp.Connection.connection_errors,
+    *amqp.Connection.channel_errors,
+)
 #: A warm shutdown waits this long for the batches it holds.
 _DRAIN_SECONDS = 60.0
 _TICK_SECONDS = 1.0
@@ -100,25 +101,41 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
                 consumer.task_consumer.cancel_by_queue(queue)
                 self._lanes[queue] = self._new_lane(queue)
 
-    def register_with_event_loop(self, consumer: Any, hub: Hub) -> None:
+    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """Start consuming: the event loop is about to run."""
         hub.call_repeatedly(_TICK_SECONDS, self._tick)
         for lane in self._lanes.values():
             self._open(lane)
 
     def stop(self, consumer: Any) -> None:
-        """Before a reconnect: forget everything, the broker delivers it again.
-        At a warm shutdown: finish what is held first."""
-        stopping = consumer.blueprint.state != bootsteps.RUN
-        if stopping and not state.should_terminate:
-            self._drain()
+        """Forget everything, before a reconnect or at the end: whatever is not
+        acknowledged the broker delivers again."""
         for lane in self._lanes.values():
             lane.alive = False
         self._ready.clear()
         self._running.clear()
-        if stopping:
+        if consumer.blueprint.state != bootsteps.RUN:
             self._breaker.stop()
             self._courier.stop(within_seconds=5.0)
+
+    def drain(self) -> None:
+        """Stop consuming; run the event loop until all that is held is settled."""
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        try:
+            for lane in self._lanes.values():
+                lane.cancel()
+                self._flush(lane)
+            while (
+                self._running
+                or self._ready
+                or any(lane.unsettled for lane in self._lanes.values())
+            ):
+                if state.should_terminate or time.monotonic() > deadline:
+                    logger.warning("Stopping with batches unfinished; they come again")
+                    break
+                self._hub.run_once()
+        except _CONNECTION_ERRORS as error:
+            logger.warning("Connection lost while shutting down: %s", error)
 
     # --- remote control ---------------------------------------------------
 
@@ -193,7 +210,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
     # --- batches to the pool ----------------------------------------------
 
     @property
-    def _hub(self) -> Hub:
+    def _hub(self) -> Any:
         return self._consumer.hub
 
     @property
@@ -282,7 +299,9 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             self._ready.extendleft((lane, [one]) for one in reversed(deliveries))
         else:
             logger.error("A message of %s was lost: %s", lane.queue, reason)
-            self._settle(lane, lane.settler.lost(deliveries[0], reason, request.id, now))
+            self._settle(
+                lane, lane.settler.lost(deliveries[0], reason, request.id, now)
+            )
         self._pump()
 
     def _settle(self, lane: Lane, settlement: Settlement) -> None:
@@ -323,7 +342,9 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
                         others.append((owner, deliveries))
                 self._ready = others
                 self._settle(lane, lane.settler.set_aside(held, now))
-                logger.warning("Paused %s; %d messages set aside", lane.queue, len(held))
+                logger.warning(
+                    "Paused %s; %d messages set aside", lane.queue, len(held)
+                )
 
     def _resume(self) -> None:
         for lane in self._lanes.values():
@@ -350,22 +371,3 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
     def _flush(self, lane: Lane) -> None:
         self._ready.extend((lane, deliveries) for deliveries in lane.take_all())
         self._pump()
-
-    def _drain(self) -> None:
-        """Stop consuming; run the event loop until all that is held is settled."""
-        deadline = time.monotonic() + _DRAIN_SECONDS
-        try:
-            for lane in self._lanes.values():
-                lane.cancel()
-                self._flush(lane)
-            while (
-                self._running
-                or self._ready
-                or any(lane.unsettled for lane in self._lanes.values())
-            ):
-                if time.monotonic() > deadline:
-                    logger.warning("Shut down with batches unfinished; they come again")
-                    break
-                self._hub.run_once()
-        except _CONNECTION_ERRORS as error:
-            logger.warning("Connection lost while shutting down: %s", error)

@@ -178,7 +178,7 @@ def run_batch(
 
 def _only_retries(result: BatchResult) -> Retry | None:
     """The first failure, if every message of the batch goes back to wait."""
-    failed = {failure.index for failure in result.failures}
+    failed = {failure.position for failure in result.failures}
     if result.failures and len(failed) == result.messages and not result.dead:
         outcome = result.failures[0].outcome
         return outcome if isinstance(outcome, Retry) else None

@@ -5,7 +5,7 @@ Decisions only: nothing here touches the network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from celery.utils.time import get_exponential_backoff_interval
@@ -59,28 +59,28 @@ class Settler:
         deliveries: list[Delivery],
         result: BatchResult,
         *,
-        open_circuits: Mapping[str, bool],
+        open_circuits: Collection[str],
         task_id: str,
         now: float,
     ) -> Settlement:
         """Settle a batch that the pool answered.
 
         Args:
-            open_circuits: for each sink, whether its circuit was open already;
-                a retry caused by such a sink does not count against a message.
+            open_circuits: sinks whose circuit was open already; a retry caused
+                by one of them does not count against a message.
         """
         if not result.failures:
             return Settlement(done=[delivery.tag for delivery in deliveries])
         settlement = Settlement()
-        failed = {failure.index for failure in result.failures}
-        for index, delivery in enumerate(deliveries):
-            tags = settlement.moved if index in failed else settlement.done
+        failed = {failure.position for failure in result.failures}
+        for position, delivery in enumerate(deliveries):
+            tags = settlement.moved if position in failed else settlement.done
             tags.append(delivery.tag)
         for failure in result.failures:
-            delivery = deliveries[failure.index]
+            delivery = deliveries[failure.position]
             counts = not (
                 isinstance(failure.outcome, Retry)
-                and open_circuits.get(failure.outcome.sink or "", False)
+                and failure.outcome.sink in open_circuits
             )
             settlement.outgoing.append(
                 self._failed(delivery, failure, counts=counts, task_id=task_id, now=now)
@@ -93,7 +93,9 @@ class Settler:
         letter = dead_message(failing, dead, task_id="", worker=self.worker, now=now)
         return Settlement(moved=[delivery.tag], outgoing=[letter])
 
-    def lost(self, delivery: Delivery, reason: str, task_id: str, now: float) -> Settlement:
+    def lost(
+        self, delivery: Delivery, reason: str, task_id: str, now: float
+    ) -> Settlement:
         """Settle a message whose pool process was lost while it ran alone."""
         failure = Failure(0, Retry(reason, "WorkerLost"))
         letter = self._failed(

@@ -42,8 +42,8 @@ def test_a_bare_number_is_a_value(decoder: Decoder) -> None:
 def test_only_the_bad_members_of_an_array_are_dead(decoder: Decoder) -> None:
     members, bad = decoder.decode(b'[{"value": 1}, {"value": "x"}, 7, {"value": 4}]')
 
-    assert [member.index for member in members] == [0, 3]
-    assert [fault.index for fault in bad] == [1, 2]
+    assert [member.place for member in members] == [0, 3]
+    assert [fault.place for fault in bad] == [1, 2]
     assert bad[0].dead.error_type == "SchemaMismatch"
 
 
@@ -54,7 +54,11 @@ def test_only_the_bad_members_of_an_array_are_dead(decoder: Decoder) -> None:
         (b"  \n", UndecodableMessage, "empty"),
         (b"not json", UndecodableMessage, "not JSON"),
         (b'{"value": 1', UndecodableMessage, "not JSON"),
-        (b'{"value": "\xff"}', UndecodableMessage, "not UTF-8: byte 0xff at position 11"),
+        (
+            b'{"value": "\xff"}',
+            UndecodableMessage,
+            "not UTF-8: byte 0xff at position 11",
+        ),
         (b"[" * 5000, UndecodableMessage, "not JSON"),
         (b"[]", SchemaMismatch, "the array is empty"),
         (b"null", SchemaMismatch, "object"),
@@ -88,7 +92,9 @@ _json = st.recursive(
 
 
 @given(st.lists(_json), st.sampled_from([None, 1]))
-def test_cutting_an_array_keeps_every_member(members: list[Any], indent: int | None) -> None:
+def test_cutting_an_array_keeps_every_member(
+    members: list[Any], indent: int | None
+) -> None:
     body = json.dumps(members, indent=indent).encode()
 
     assert [json.loads(cut) for cut in json_array_slices(body)] == members

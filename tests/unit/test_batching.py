@@ -1,0 +1,62 @@
+"""Batches are bounded by count and bytes; failing messages travel apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshtasks.messaging import headers
+from meshtasks.messaging.codec import Delivery
+from meshtasks.settings import BatchLimits
+from meshtasks.worker.batching import Buffer, Tier, tier_of
+
+PLAIN = Tier(0, alone=False)
+
+
+def delivery(body: bytes = b"{}", at: float = 0.0, **table: Any) -> Delivery:
+    return Delivery(1, body, "sensors", "k", {"application_headers": table}, False, at)
+
+
+def test_a_batch_is_full_at_its_count() -> None:
+    buffer = Buffer(BatchLimits(count=2), PLAIN)
+
+    assert [buffer.add(delivery()), buffer.add(delivery())] == [False, True]
+
+
+def test_a_batch_is_full_at_its_bytes() -> None:
+    buffer = Buffer(BatchLimits(count=100, bytes=10), PLAIN)
+
+    assert [buffer.add(delivery(b"12345")) for _ in range(2)] == [False, True]
+
+
+def test_a_taken_batch_leaves_an_empty_buffer() -> None:
+    buffer = Buffer(BatchLimits(count=2, bytes=3), PLAIN)
+    first = delivery(b"ab")
+    buffer.add(first)
+
+    assert buffer.take() == [first]
+    assert len(buffer) == 0
+    assert buffer.add(delivery(b"cd")) is False
+
+
+def test_a_batch_is_as_old_as_its_first_message() -> None:
+    buffer = Buffer(BatchLimits(), PLAIN)
+    buffer.add(delivery(at=5.0))
+    buffer.add(delivery(at=6.0))
+
+    assert buffer.opened_at == 5.0
+
+
+def test_every_failed_attempt_makes_the_batch_ten_times_smaller() -> None:
+    assert tier_of(delivery(**{headers.ATTEMPT: 2})) == Tier(2, alone=False)
+    assert Buffer(BatchLimits(count=500), Tier(2, alone=False)).count_limit == 5
+    assert Buffer(BatchLimits(count=500), Tier(5, alone=False)).count_limit == 1
+
+
+def test_a_message_that_may_have_killed_a_process_runs_alone() -> None:
+    assert tier_of(delivery(**{headers.ISOLATE: 1})).alone
+    assert tier_of(delivery(**{"x-delivery-count": 2})).alone
+    assert Buffer(BatchLimits(), Tier(9, alone=True)).count_limit == 1
+
+
+def test_a_first_redelivery_is_batched_like_any_message() -> None:
+    assert tier_of(delivery(**{"x-delivery-count": 1})) == PLAIN

@@ -1,0 +1,169 @@
+"""What is acknowledged and published after a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshtasks.domain.outcome import Dead, Retry
+from meshtasks.domain.retry import RetryPolicy
+from meshtasks.messaging import headers
+from meshtasks.messaging.codec import Delivery
+from meshtasks.messaging.publisher import Outgoing
+from meshtasks.worker.bind import BatchResult, Failure
+from meshtasks.worker.settlement import Settlement, Settler
+
+NOW = 1_800_000_000.0
+POLICY = RetryPolicy(max_retries=2, retry_backoff=5, retry_jitter=False)
+
+
+@pytest.fixture
+def settler() -> Settler:
+    return Settler("sensors.temperature", POLICY, (1, 5, 30), "worker@host")
+
+
+def delivery(tag: int, body: bytes = b"{}", **table: Any) -> Delivery:
+    properties = {"application_headers": table, "message_id": f"m{tag}"}
+    key = "sensors.temperature.kitchen"
+    return Delivery(tag, body, "sensors", key, properties, False, NOW)
+
+
+def settle(
+    settler: Settler, deliveries: list[Delivery], *failures: Failure, down: str = ""
+) -> Settlement:
+    result = BatchResult(len(deliveries), len(deliveries), failures)
+    return settler.settle(
+        deliveries, result, open_circuits={down}, task_id="t", now=NOW
+    )
+
+
+def only(settlement: Settlement) -> Outgoing:
+    assert len(settlement.outgoing) == 1
+    return settlement.outgoing[0]
+
+
+def table_of(message: Outgoing) -> dict[str, object]:
+    assert message.headers is not None
+    return message.headers
+
+
+def test_done_messages_are_acknowledged(settler: Settler) -> None:
+    settlement = settle(settler, [delivery(1), delivery(2)])
+
+    assert settlement == Settlement(done=[1, 2])
+
+
+def test_a_dead_message_is_published_whole_before_it_is_acknowledged(
+    settler: Settler,
+) -> None:
+    bad = delivery(2, b"not json")
+
+    settlement = settle(
+        settler, [delivery(1), bad], Failure(1, Dead("not JSON", "UndecodableMessage"))
+    )
+
+    letter = only(settlement)
+    assert (settlement.done, settlement.moved) == ([1], [2])
+    assert (letter.exchange, letter.routing_key) == ("dead.letter", "#")
+    assert letter.body == b"not json"
+    assert letter.properties is not None
+    assert letter.properties["message_id"] == "m2"
+    table = table_of(letter)
+    assert table[headers.EXCHANGE] == "sensors"
+    assert table[headers.ROUTING_KEY] == "sensors.temperature.kitchen"
+    assert table[headers.QUEUE] == "sensors.temperature"
+    assert table[headers.REASON] == "not JSON"
+    assert table[headers.ERROR_TYPE] == "UndecodableMessage"
+    assert table[headers.WORKER] == "worker@host"
+
+
+def test_a_dead_record_of_an_array_is_published_alone(settler: Settler) -> None:
+    array = delivery(1, b'[{"value":1},{"value":"x"}]')
+
+    letter = only(settle(settler, [array], Failure(0, Dead("x"), b'{"value":"x"}', 1)))
+
+    assert letter.body == b'{"value":"x"}'
+    assert table_of(letter)[headers.RECORD_INDEX] == 1
+
+
+def test_a_retry_waits_and_comes_back_to_the_failing_queue(settler: Settler) -> None:
+    message = only(settle(settler, [delivery(1)], Failure(0, Retry("refused"))))
+
+    assert (message.exchange, message.routing_key) == ("retry.5", "sensors.temperature")
+    assert table_of(message)[headers.ATTEMPT] == 1
+    assert table_of(message)[headers.FIRST_FAILED_AT] == NOW
+
+
+def test_the_backoff_doubles_with_every_attempt(settler: Settler) -> None:
+    again = delivery(1, **{headers.ATTEMPT: 1, headers.FIRST_FAILED_AT: NOW - 5})
+
+    message = only(settle(settler, [again], Failure(0, Retry("refused"))))
+
+    assert message.exchange == "retry.5"  # 10 s, in the longest level not above it
+    assert table_of(message)[headers.ATTEMPT] == 2
+    assert table_of(message)[headers.FIRST_FAILED_AT] == NOW - 5
+
+
+def test_a_longer_wait_that_was_asked_for_is_kept(settler: Settler) -> None:
+    busy = Retry("429", retry_after_seconds=45)
+
+    assert only(settle(settler, [delivery(1)], Failure(0, busy))).exchange == "retry.30"
+
+
+def test_a_message_is_dead_once_its_retries_are_used_up(settler: Settler) -> None:
+    tired = delivery(1, **{headers.ATTEMPT: 2})
+
+    letter = only(settle(settler, [tired], Failure(0, Retry("refused"))))
+
+    assert letter.exchange == "dead.letter"
+    assert table_of(letter)[headers.RETRIES] == 2
+    assert table_of(letter)[headers.REASON] == (
+        "still failing after 2 retries; last: refused"
+    )
+
+
+def test_attempts_while_the_sink_is_down_do_not_count(settler: Settler) -> None:
+    tired = delivery(1, **{headers.ATTEMPT: 2})
+    outage = Failure(0, Retry("refused", sink="timeseries"))
+
+    message = only(settle(settler, [tired], outage, down="timeseries"))
+
+    assert message.exchange.startswith("retry.")
+    assert table_of(message)[headers.ATTEMPT] == 2
+
+
+def test_a_message_older_than_its_maximum_age_is_dead_even_then(
+    settler: Settler,
+) -> None:
+    old = delivery(1, **{headers.FIRST_FAILED_AT: NOW - POLICY.max_age_seconds - 1})
+    outage = Failure(0, Retry("refused", sink="timeseries"))
+
+    letter = only(settle(settler, [old], outage, down="timeseries"))
+
+    assert letter.exchange == "dead.letter"
+    assert "max_age" in str(table_of(letter)[headers.REASON])
+
+
+def test_the_death_history_of_the_broker_is_not_carried_over(settler: Settler) -> None:
+    replayed = delivery(1, **{"x-death": [{"count": 1}], "x-tenant": "attic"})
+
+    table = table_of(only(settle(settler, [replayed], Failure(0, Retry("refused")))))
+
+    assert "x-death" not in table
+    assert table["x-tenant"] == "attic"
+
+
+def test_a_message_lost_alone_is_retried_alone(settler: Settler) -> None:
+    settlement = settler.lost(delivery(1), "signal 9 (SIGKILL)", "t", NOW)
+
+    assert table_of(only(settlement))[headers.ISOLATE] == 1
+    assert settlement.moved == [1]
+
+
+def test_held_messages_are_set_aside_without_counting(settler: Settler) -> None:
+    settlement = settler.set_aside([delivery(1), delivery(2)], NOW)
+
+    assert settlement.moved == [1, 2]
+    assert [message.exchange for message in settlement.outgoing] == ["retry.1"] * 2
+    assert table_of(settlement.outgoing[0])[headers.ATTEMPT] == 0
