@@ -4,6 +4,7 @@ application that ``celery -A meshtasks`` finds."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from celery import Celery
 
@@ -11,12 +12,12 @@ from meshtasks.domain.errors import ConfigError
 from meshtasks.messaging.entities import task_queues
 from meshtasks.settings import Settings, load_settings
 from meshtasks.tasks import archive, climate  # noqa: F401 - registers the handlers
-from meshtasks.tasks.registry import HANDLERS
+from meshtasks.tasks.registry import HANDLERS, Handler
 from meshtasks.worker.mesh import attach
 
 
-def create_app(settings: Settings) -> Celery:
-    """The application for these settings.
+def create_app(settings: Settings, handlers: Mapping[str, Handler]) -> Celery:
+    """The application for these settings, consuming the queues of these handlers.
 
     Raises:
         ConfigError: a configuration file is bad.
@@ -30,7 +31,7 @@ def create_app(settings: Settings) -> Celery:
         event_queue_expires=60,
         task_acks_late=True,
         task_create_missing_queues=False,
-        task_default_queue="commands",
+        task_default_queue=settings.topology.commands_queue,
         task_queues=task_queues(settings.topology),
         task_serializer="json",
         worker_cancel_long_running_tasks_on_connection_loss=False,
@@ -38,12 +39,12 @@ def create_app(settings: Settings) -> Celery:
         worker_send_task_events=True,
         worker_hijack_root_logger=True,
     )
-    attach(app, settings, HANDLERS)
+    attach(app, settings, handlers)
     return app
 
 
 try:
-    app = create_app(load_settings())
+    app = create_app(load_settings(), HANDLERS)
 except ConfigError as error:
     sys.stderr.write(f"meshtasks: {error}\n")
     sys.exit(ConfigError.exit_code)

@@ -28,6 +28,7 @@ from meshtasks.domain.errors import ConfigError
 from meshtasks.domain.retry import RetryPolicy
 from meshtasks.domain.rules import RuleBook
 from meshtasks.domain.topology import Topology
+from meshtasks.domain.units import KindsConfig
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -174,6 +175,11 @@ class Settings:
         return load_yaml(self.env.config_dir / "rules.yaml", RuleBook)
 
     @cached_property
+    def kinds(self) -> KindsConfig:
+        """config/kinds.yaml."""
+        return load_yaml(self.env.config_dir / "kinds.yaml", KindsConfig)
+
+    @cached_property
     def archive(self) -> ArchivePolicy:
         """config/archive.yaml."""
         return load_yaml(self.env.config_dir / "archive.yaml", ArchivePolicy)
@@ -184,7 +190,7 @@ class Settings:
         Raises:
             ConfigError: naming the file, the key and what was expected.
         """
-        _ = (self.topology, self.queues, self.rules, self.archive)
+        _ = (self.topology, self.queues, self.rules, self.kinds, self.archive)
 
 
 def load_settings() -> Settings:

@@ -39,23 +39,36 @@ class Envelope(NamedTuple):
         return ".".join(self.routing_key.split(".")[2:])
 
 
-def record_id(envelope: Envelope, body: bytes, index: int = 0) -> str:
+def record_id(envelope: Envelope, record_json: bytes, index: int, time: float) -> str:
     """A deterministic id for one record of a message.
 
     Args:
         envelope: the message the record came in.
-        body: the record's own JSON (the whole body, unless it came in an array).
-        index: its place in an array message.
+        record_json: the record's own JSON.
+        index: its place in an array message, else 0; tells identical records of
+            one message apart.
+        time: epoch seconds; when the record was made.
 
     Returns:
-        ``<message_id>`` or ``<message_id>/<index>`` when the publisher gave an
-        id, else 32 hex digits of BLAKE2b over routing key, index and body. A
-        redelivery of the same message gives the same id.
+        ``<message id>/<digest>``, or ``<time>/<digest>`` for a message without an
+        id: 12 hex digits of milliseconds. Either way the ids of one publisher sort
+        by time if its message ids do. The digest is 16 hex digits of BLAKE2b over
+        routing key, index and record. A redelivery of the same message gives the
+        same id.
+
+    Record and time are part of it for the sake of records that are *not* the same.
+    A device that says ``21.5`` every minute and gives no ids sends the same bytes
+    each time. A publisher may give every message the same id. The failed records
+    of an array message are retried without their neighbours, so they change places.
+    By message id, place and routing key alone, each of these would lose records.
     """
-    if envelope.message_id:
-        return f"{envelope.message_id}/{index}" if index else envelope.message_id
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(envelope.routing_key.encode())
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(envelope.routing_key.encode("utf-8", "surrogatepass"))
     digest.update(b"\0%d\0" % index)
-    digest.update(body)
-    return digest.hexdigest()
+    digest.update(record_json)
+    if envelope.message_id:
+        # AMQP text may hold lone surrogates, which no JSON or SQL text may
+        origin = envelope.message_id.encode("utf-8", "replace").decode()
+    else:
+        origin = f"{round(time * 1000):012x}"
+    return f"{origin}/{digest.hexdigest()}"

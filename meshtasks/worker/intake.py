@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 import amqp
 from celery import bootsteps
+from celery.exceptions import WorkerShutdown
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.consumer import Tasks
 
+from meshtasks.domain.errors import ConfigError
 from meshtasks.messaging.codec import Delivery
 from meshtasks.messaging.entities import declare
 from meshtasks.messaging.publisher import Publisher
@@ -91,15 +93,19 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
 
     def start(self, consumer: Any) -> None:
         """Declare the topology; take the domain queues over from Celery."""
-        declare(consumer.connection, self._mesh.settings.topology)
+        topology = self._mesh.settings.topology
+        try:
+            declare(consumer.connection, topology)
+            selected = self._selected_queues(consumer.app.amqp.queues)
+        except ConfigError as error:
+            logger.critical("%s", error)
+            raise WorkerShutdown(ConfigError.exit_code) from error
         if not self._courier_started:
             self._courier.start()
             self._courier_started = True
-        self._lanes.clear()
-        for queue in list(consumer.app.amqp.queues.consume_from):
-            if queue in self._mesh.runners:
-                consumer.task_consumer.cancel_by_queue(queue)
-                self._lanes[queue] = self._new_lane(queue)
+        for queue in topology.domain_queues:
+            consumer.task_consumer.cancel_by_queue(queue)
+        self._lanes = {queue: self._new_lane(queue) for queue in selected}
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """Start consuming: the event loop is about to run."""
@@ -136,6 +142,24 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
                 self._hub.run_once()
         except _CONNECTION_ERRORS as error:
             logger.warning("Connection lost while shutting down: %s", error)
+
+    def _selected_queues(self, queues: Any) -> list[str]:
+        """The domain queues to consume: those of ``-Q``, or all with a handler.
+
+        Raises:
+            ConfigError: a queue of ``-Q`` has no handler.
+        """
+        selected = [
+            queue
+            for queue in queues.consume_from
+            if queue in self._mesh.settings.topology.domain_queues
+        ]
+        handled = [queue for queue in selected if queue in self._mesh.handlers]
+        if len(handled) < len(selected) and len(queues.consume_from) < len(queues):
+            missing = ", ".join(sorted(set(selected) - set(handled)))
+            expected = f"a queue with a handler, but {missing} has none"
+            raise ConfigError("celery worker", "-Q", expected)
+        return handled
 
     # --- remote control ---------------------------------------------------
 

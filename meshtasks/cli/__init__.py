@@ -1,0 +1,38 @@
+"""F6: the console script. Each command group is a module that is added here."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from meshtasks.cli import publish, topology
+from meshtasks.domain.errors import ConfigError, Transient
+
+_EX_UNAVAILABLE = 69  # sysexits.h: a service is not there
+
+app = typer.Typer(
+    name="meshtasks",
+    help="The data mesh a homelab runs its house on.",
+    epilog="Exit codes everywhere: 2 wrong usage, 69 a service cannot be reached, "
+    "78 the configuration cannot be used.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(topology.app, name="topology")
+app.command("publish")(publish.publish)
+
+
+def main() -> None:
+    """Run a command; what went wrong is one plain message and an exit code."""
+    try:
+        app()
+    except ConfigError as error:
+        _fail(error, ConfigError.exit_code)
+    except Transient as error:
+        _fail(error, _EX_UNAVAILABLE)
+
+
+def _fail(error: Exception, exit_code: int) -> None:
+    sys.stderr.write(f"meshtasks: {error}\n")
+    sys.exit(exit_code)

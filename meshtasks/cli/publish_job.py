@@ -1,0 +1,176 @@
+"""Sending the messages of one ``meshtasks publish``, and saying how it went."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Never
+
+import typer
+from amqp.exceptions import IrrecoverableChannelError
+
+from meshtasks.domain.backoff import Backoff
+from meshtasks.domain.errors import (
+    ConfigError,
+    PublishUnconfirmed,
+    Transient,
+    Unroutable,
+)
+from meshtasks.domain.routing import queues_reached
+from meshtasks.domain.topology import Topology
+from meshtasks.messaging.connecting import connected
+from meshtasks.messaging.message_id import new_message_id
+from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.settings import Settings
+
+_EXIT_UNROUTABLE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where to, and what the configuration knows of that."""
+
+    exchange: str
+    routing_key: str
+    headers: Mapping[str, object]
+    settings: Settings
+
+    def message(self, body: bytes) -> Outgoing:
+        return Outgoing(
+            self.exchange,
+            self.routing_key,
+            body,
+            message_id=new_message_id(),
+            timestamp=time.time(),
+            headers=dict(self.headers) or None,
+        )
+
+    def warning(self) -> str | None:
+        """What is to be said of a message that no binding matches."""
+        topology = self._topology()
+        if topology is None:
+            return None
+        dead_letter_queue = topology.dead_letter_queue
+        reached = queues_reached(topology, self.exchange, self.routing_key)
+        meant = any(
+            binding.exchange == self.exchange and binding.queue == dead_letter_queue
+            for binding in topology.bindings
+        )
+        if meant or reached != {dead_letter_queue}:
+            return None
+        return (
+            f"no binding of exchange {self.exchange!r} matches "
+            f"{self.routing_key!r}; it goes to {dead_letter_queue}.\n{self.hint()}"
+        )
+
+    def hint(self) -> str:
+        """The bindings of the exchange, as configured."""
+        topology = self._topology()
+        if topology is None:
+            return "Is the routing key right?"
+        names = [each.name for each in topology.all_exchanges]
+        if self.exchange not in names:
+            return f"The mesh has these exchanges: {', '.join(names)}."
+        lines = [
+            f"  {binding.routing_key} -> {binding.queue or binding.to_exchange}"
+            for binding in topology.all_bindings
+            if binding.exchange == self.exchange
+        ]
+        return "\n".join(
+            [
+                f"Bindings of {self.exchange!r} in topology.yaml:",
+                *(lines or ["  (none)"]),
+                "`meshtasks topology apply` puts them in place.",
+            ]
+        )
+
+    def _topology(self) -> Topology | None:
+        """None where the command runs without the mesh's configuration, which it
+        needs for advice alone."""
+        try:
+            return self.settings.topology
+        except ConfigError:
+            return None
+
+
+class Job:
+    """The batches of one command, and how many messages were confirmed."""
+
+    def __init__(self, route: Route, patience_seconds: float) -> None:
+        self.confirmed = 0
+        #: Where to go on with the lines of standard input.
+        self.next_line: int | None = None
+        self._route = route
+        self._patience_seconds = patience_seconds
+        self._backoff = Backoff()
+        url = route.settings.env.broker_url.get_secret_value()
+        self._publisher = Publisher(url)
+        try:
+            with connected(url):
+                pass  # who cannot connect is told why before any input is read
+        except Transient as error:
+            fail(
+                f"{error}. Nothing was published. Is it running, and is "
+                "MESH_BROKER_URL right?",
+                os.EX_UNAVAILABLE,
+            )
+        if warning := route.warning():
+            typer.echo(f"warning: {warning}", err=True)
+
+    @property
+    def done(self) -> str:
+        """What was achieved, as a sentence."""
+        noun = "message" if self.confirmed == 1 else "messages"
+        return f"{self.confirmed} {noun} confirmed"
+
+    @property
+    def rest(self) -> str:
+        """What was achieved, and how to go on."""
+        if self.next_line is None:
+            return f"{self.done}."
+        return (
+            f"{self.done}: all before line {self.next_line}. Go on with it: "
+            f"tail -n +{self.next_line} FILE | meshtasks publish …"
+        )
+
+    def send(self, bodies: Sequence[bytes]) -> None:
+        """Publish messages and wait for their confirms.
+
+        Raises:
+            typer.Exit: they are not stored; the reason was printed.
+        """
+        messages = [self._route.message(body) for body in bodies]
+        deadline = time.monotonic() + self._patience_seconds
+        attempt = 0
+        while True:
+            try:
+                self._publisher.publish(messages)
+            except Unroutable as error:
+                hint = self._route.hint()
+                fail(f"{error}.\n{hint}\n{self.rest}", _EXIT_UNROUTABLE)
+            except PublishUnconfirmed as error:
+                if isinstance(error.__cause__, IrrecoverableChannelError):
+                    hint = self._route.hint()
+                    fail(f"{error}.\n{hint}\n{self.rest}", _EXIT_UNROUTABLE)
+                if time.monotonic() >= deadline:
+                    fail(
+                        f"{error}. {self.rest} What was sent last may have been "
+                        "stored too.",
+                        os.EX_UNAVAILABLE,
+                    )
+                typer.echo(f"meshtasks: {error}; trying again", err=True)
+                time.sleep(self._backoff.delay_seconds(attempt))
+                attempt += 1
+            else:
+                self.confirmed += len(messages)
+                return
+
+    def close(self) -> None:
+        self._publisher.close()
+
+
+def fail(message: str, exit_code: int) -> Never:
+    typer.echo(f"meshtasks: {message}", err=True)
+    raise typer.Exit(exit_code)

@@ -1,0 +1,130 @@
+"""``meshtasks topology``: declare, compare, draw and export the topology."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from meshtasks.cli.topology_drawing import mermaid, tree
+from meshtasks.messaging.connecting import connected, unopened
+from meshtasks.messaging.drift import compare
+from meshtasks.messaging.entities import declare
+from meshtasks.messaging.management import definitions, read
+from meshtasks.settings import load_settings
+
+app = typer.Typer(
+    help="Exchanges, queues and bindings: config/topology.yaml and the broker.",
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def apply() -> None:
+    """Declare on the broker what is missing. Nothing is changed or deleted.
+
+    Running it again does no harm; every worker does the same when it starts.
+
+    Exit codes: 0 all is there; 69 the broker cannot be reached; 78 something
+    there has other arguments, or the configuration cannot be used.
+    """
+    settings = load_settings()
+    topology = settings.topology
+    with connected(settings.env.broker_url.get_secret_value()) as connection:
+        declare(connection, topology)
+        vhost = connection.virtual_host
+    typer.echo(
+        f"virtual host {vhost}: {len(topology.all_exchanges)} exchanges, "
+        f"{len(topology.all_queues)} queues and {len(topology.all_bindings)} "
+        "bindings are in place"
+    )
+
+
+@app.command()
+def check(
+    management_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Where RabbitMQ's management pages are, if not on port 15672 of the "
+            "host in MESH_BROKER_URL.",
+            metavar="URL",
+        ),
+    ] = None,
+) -> None:
+    """Compare the broker with the configuration and name every difference.
+
+    It reads the management API (plugin rabbitmq_management) with the account of
+    MESH_BROKER_URL and changes nothing. What others added beside the mesh is
+    noted, not counted.
+
+    Exit codes: 0 no difference; 1 differences; 69 the API cannot be reached;
+    78 it refuses the account, or the configuration cannot be used.
+    """
+    settings = load_settings()
+    topology = settings.topology
+    live = read(settings.env.broker_url.get_secret_value(), management_url)
+    drift = compare(topology, live)
+    for line in drift.differences:
+        typer.echo(line)
+    for line in drift.notes:
+        typer.echo(f"note: {line}")
+    if not drift.differences:
+        typer.echo("no difference")
+        return
+    typer.echo(
+        f"differences: {len(drift.differences)}. `meshtasks topology apply` creates "
+        "what is missing; a queue or exchange with other arguments has to be emptied "
+        "and deleted first, an extra binding to be removed by hand.",
+        err=True,
+    )
+    raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    *,
+    as_mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="Write a Mermaid flowchart instead.")
+    ] = False,
+) -> None:
+    """Print the configured topology as a tree. No broker is needed.
+
+    Exit codes: 0; 78 the configuration cannot be used.
+    """
+    topology = load_settings().topology
+    if as_mermaid:
+        typer.echo(mermaid(topology))
+    else:
+        # Rich would cut lines at 80 columns where there is no terminal.
+        width = None if sys.stdout.isatty() else 200
+        Console(width=width, highlight=False).print(tree(topology))
+
+
+@app.command()
+def export(
+    output: Annotated[
+        typer.FileTextWrite, typer.Option("--output", "-o", help="File to write.")
+    ] = "-",  # type: ignore[assignment]  # typer opens what the text names
+    vhost: Annotated[
+        str | None,
+        typer.Option(
+            help="Virtual host of the definitions; that of MESH_BROKER_URL by default."
+        ),
+    ] = None,
+) -> None:
+    """Write the topology as a RabbitMQ definitions file.
+
+    Import it with `rabbitmqctl import_definitions FILE` or on the management
+    pages. It holds no users: a new broker that finds it as `load_definitions`
+    has no account at all, not even guest, unless you add one to the file.
+
+    Exit codes: 0; 78 the configuration cannot be used.
+    """
+    settings = load_settings()
+    if vhost is None:
+        vhost = unopened(settings.env.broker_url.get_secret_value()).virtual_host
+    json.dump(definitions(settings.topology, vhost), output, indent=2)
+    output.write("\n")

@@ -1,0 +1,64 @@
+"""The alert record: what is wrong, or no longer wrong, with what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+Severity = Literal["info", "warning", "critical"]
+
+
+def fingerprint_of(source: str, labels: Mapping[str, str]) -> str:
+    """Identity of an alert: 16 hex digits of BLAKE2b over source and labels.
+
+    As in Alertmanager, the text does not count: firing, repeated and resolved
+    are the same alert.
+    """
+    identity = json.dumps([source, sorted(labels.items())], separators=(",", ":"))
+    return hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
+
+
+def _default_fingerprint(fields: dict[str, Any]) -> str:
+    return fingerprint_of(fields["source"], fields["labels"])
+
+
+class Alert(BaseModel):
+    """One alert; other fields are kept as attributes.
+
+    Attributes:
+        title: one line for people.
+        message: what happened, for people.
+        severity: how urgent it is.
+        source: who says so; dotted words.
+        labels: what it is about; routing and grouping go by them.
+        starts_at: when it began.
+        resolved: true when it is over.
+        fingerprint: its identity; from source and labels when not given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    title: Annotated[str, Field(min_length=1)]
+    message: str
+    severity: Severity
+    source: Annotated[str, Field(min_length=1)]
+    labels: dict[str, str] = {}
+    starts_at: AwareDatetime | None = None
+    resolved: bool = False
+    fingerprint: str = Field(default_factory=_default_fingerprint)
+
+    @property
+    def event_id(self) -> str:
+        """Id of this piece of news: the same when it is published again."""
+        start = self.starts_at.isoformat() if self.starts_at else ""
+        news = "resolved" if self.resolved else "firing"
+        return f"{self.fingerprint}/{start}/{news}"
+
+    @property
+    def routing_key(self) -> str:
+        """``alerts.<severity>.<source>``."""
+        return f"alerts.{self.severity}.{self.source}"

@@ -1,0 +1,234 @@
+"""When an alert begins and ends: pure functions over samples in order of time.
+
+Every rule comes down to a band of normal values. A series is outside the band
+for some time (pending), then its alert fires, and it is resolved once a value is
+inside by the hysteresis. The threshold rule's band is fixed; the deviation rule's
+band follows what the series did before.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import reduce
+from itertools import groupby
+from operator import mul
+from typing import NamedTuple, TypedDict
+
+#: A window is kept as this many parts, so that its size in the state does not
+#: depend on how often a sensor reports. The newest part is not yet compared
+#: with: a reading is never part of what it is measured against, and which
+#: readings came in one batch makes no difference.
+WINDOW_PARTS = 12
+
+
+#: Epoch seconds, value. A bare tuple: one is made for every reading.
+Sample = tuple[float, float]
+
+
+class Band(NamedTuple):
+    """Normal values, both ends included."""
+
+    low: float
+    high: float
+
+
+UNBOUNDED = Band(-math.inf, math.inf)
+
+
+class Part(NamedTuple):
+    """Statistics of one part of a window.
+
+    Attributes:
+        number: which part since the epoch.
+        size: values in it.
+        mean: their mean.
+        m2: sum of their squared differences from the mean.
+    """
+
+    number: int
+    size: int
+    mean: float
+    m2: float
+
+
+class RuleState(TypedDict, total=False):
+    """What one rule remembers of one series; plain JSON.
+
+    Attributes:
+        since: when the values left the band; missing while they are inside.
+        firing: an alert was given and is not resolved.
+        parts: statistics of the window (deviation rule), oldest first.
+    """
+
+    since: float
+    firing: bool
+    parts: list[Part]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An alert begins or ends.
+
+    Attributes:
+        sample: the one that decided it.
+        since: when the values left the band, epoch seconds.
+        band: what was normal then.
+        firing: false when the alert ends.
+    """
+
+    sample: Sample
+    since: float
+    band: Band
+    firing: bool
+
+
+class Run:
+    """Samples in order of time, with what several rules ask of them."""
+
+    __slots__ = ("highest", "lowest", "samples", "values")
+
+    def __init__(self, samples: list[Sample]) -> None:
+        self.samples = samples
+        self.values = [sample[1] for sample in samples]
+        self.lowest = min(self.values)
+        self.highest = max(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How much it takes to fire and to resolve.
+
+    Attributes:
+        hysteresis: how far inside the band a value ends the alert.
+        for_seconds: how long values are outside before the alert fires.
+    """
+
+    hysteresis: float = 0.0
+    for_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """What is normal for a series by its own past.
+
+    Attributes:
+        window_seconds: the past that counts.
+        minimum_samples: with fewer in the window, everything is normal.
+        z_score: standard deviations around the mean that are normal.
+        minimum_deviation: distance from the mean that is normal in any case.
+    """
+
+    window_seconds: float
+    minimum_samples: int
+    z_score: float
+    minimum_deviation: float
+
+
+def watch_band(
+    state: RuleState, run: Run, band: Band, patience: Patience
+) -> tuple[RuleState, list[Event]]:
+    """Follow a run of samples against one band.
+
+    Args:
+        state: as the previous run left it.
+        run: samples later than all before.
+        band: what is normal during the run.
+        patience: what it takes to fire and to resolve.
+
+    Returns:
+        The new state (the old one is not changed), and what begins or ends.
+    """
+    since, firing = state.get("since"), state.get("firing", False)
+    if since is None and band.low <= run.lowest and run.highest <= band.high:
+        return state, []  # nearly every run of every batch
+    low, high = band.low + patience.hysteresis, band.high - patience.hysteresis
+    events: list[Event] = []
+    for sample in run.samples:
+        time, value = sample
+        if firing and since is not None:
+            if low <= value <= high:
+                events.append(Event(sample, since, band, firing=False))
+                since, firing = None, False
+        elif band.low <= value <= band.high:
+            since = None
+        else:
+            # min: the clock of the sensor may have been set back meanwhile.
+            since = time if since is None else min(since, time)
+            if time - since >= patience.for_seconds:
+                events.append(Event(sample, since, band, firing=True))
+                firing = True
+    return _with_phase(state, since, firing=firing), events
+
+
+def watch_past(
+    state: RuleState, run: Run, usual: Usual, patience: Patience
+) -> tuple[RuleState, list[Event]]:
+    """Follow a run of samples against the series' own past.
+
+    Takes and returns what :func:`watch_band` does.
+    """
+    part_seconds = usual.window_seconds / WINDOW_PARTS
+    parts = [Part(*part) for part in state.get("parts", ())]
+    events: list[Event] = []
+    for number, part_run in _by_part(run, part_seconds):
+        oldest = number - WINDOW_PARTS
+        # A part ahead of this one is of a clock that was set back.
+        parts = [part for part in parts if oldest <= part.number <= number]
+        current = parts.pop() if parts and parts[-1].number == number else None
+        state, found = watch_band(state, part_run, _band(parts, usual), patience)
+        events += found
+        fresh = _part(number, part_run.values)
+        parts.append(_merged(current, fresh) if current else fresh)
+    return {**state, "parts": parts}, events
+
+
+def _with_phase(state: RuleState, since: float | None, *, firing: bool) -> RuleState:
+    result: RuleState = {}
+    if since is not None:
+        result["since"] = since
+    if firing:
+        result["firing"] = True
+    if "parts" in state:
+        result["parts"] = state["parts"]
+    return result
+
+
+def _by_part(run: Run, part_seconds: float) -> list[tuple[int, Run]]:
+    def number(sample: Sample) -> int:
+        return int(sample[0] // part_seconds)
+
+    first = number(run.samples[0])
+    if number(run.samples[-1]) == first:
+        return [(first, run)]
+    return [(part, Run(list(group))) for part, group in groupby(run.samples, number)]
+
+
+def _band(parts: list[Part], usual: Usual) -> Band:
+    if not parts:
+        return UNBOUNDED
+    whole = reduce(_merged, parts)
+    if whole.size < usual.minimum_samples:
+        return UNBOUNDED
+    standard_deviation = math.sqrt(whole.m2 / whole.size)
+    distance = max(usual.z_score * standard_deviation, usual.minimum_deviation)
+    return Band(whole.mean - distance, whole.mean + distance)
+
+
+def _part(number: int, values: list[float]) -> Part:
+    size = len(values)
+    mean = sum(values) / size
+    differences = [value - mean for value in values]
+    return Part(number, size, mean, sum(map(mul, differences, differences)))
+
+
+def _merged(one: Part, other: Part) -> Part:
+    """Both parts as one, numbered as the other (Chan, Golub, LeVeque 1979)."""
+    size = one.size + other.size
+    difference = other.mean - one.mean
+    return Part(
+        other.number,
+        size,
+        one.mean + difference * other.size / size,
+        one.m2 + other.m2 + difference * difference * one.size * other.size / size,
+    )

@@ -1,0 +1,89 @@
+"""Following a series with its rules: pure, and harmless to repeat.
+
+Late and repeated readings (not later than the last one seen) change nothing, so
+a redelivered message is harmless. The price: with several pool processes the
+batches of one sensor may be evaluated out of order, and the readings of the
+earlier one are then not looked at. Rules follow states, not single readings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from operator import itemgetter
+from typing import NamedTuple, TypedDict
+
+from meshtasks.domain.alerts import Alert
+from meshtasks.domain.detection import RuleState, Run, Sample
+from meshtasks.domain.rules import Rule, Series
+
+#: A reading further ahead of the clock than this does not make the ones behind
+#: it late: a clock that was once wrong must not blind the rules until it is
+#: caught up with.
+CLOCK_TOLERANCE_SECONDS = 300.0
+
+_TIME = itemgetter(0)
+
+
+class SeriesState(TypedDict):
+    """What all rules remember of one series; plain JSON.
+
+    Attributes:
+        seen: time of the last reading evaluated, epoch seconds.
+        rules: rule name → its state; idle rules have none.
+    """
+
+    seen: float
+    rules: dict[str, RuleState]
+
+
+class Watched(NamedTuple):
+    """New samples of one series, and the rules that watch it."""
+
+    series: Series
+    rules: tuple[Rule, ...]
+    samples: list[Sample]
+
+
+def evaluate(
+    rules: Iterable[Rule],
+    series: Series,
+    state: SeriesState | None,
+    samples: list[Sample],
+    now: float,
+) -> tuple[SeriesState, list[Alert]]:
+    """Follow one series with all its rules.
+
+    Args:
+        rules: the rules that watch the series.
+        series: the series.
+        state: what the last call returned for it; None for the first.
+        samples: its new samples, at least one, in any order.
+        now: epoch seconds; only told apart from a clock that was wrong.
+
+    Returns:
+        The new state (the old one is not changed), and the alerts that begin or
+        end, in order of time for each rule.
+    """
+    ordered = sorted(samples, key=_TIME)
+    horizon = now + CLOCK_TOLERANCE_SECONDS
+    seen = -math.inf if state is None else state["seen"]
+    if seen > horizon >= ordered[0][0]:
+        seen = -math.inf
+    fresh = []
+    for sample in ordered:
+        if sample[0] > seen:
+            fresh.append(sample)
+            seen = sample[0]
+    if not fresh:
+        return state or {"seen": seen, "rules": {}}, []
+    run = Run(fresh)
+    known = {} if state is None else state["rules"]
+    states: dict[str, RuleState] = {}
+    alerts: list[Alert] = []
+    for rule in rules:
+        after, events = rule.evaluate(known.get(rule.name, {}), run)
+        if after:
+            states[rule.name] = after
+        alerts += [rule.alert(series, event) for event in events]
+    return {"seen": seen, "rules": states}, alerts

@@ -1,0 +1,58 @@
+"""JSON as text: its parts exactly as they were written."""
+
+from __future__ import annotations
+
+import json
+
+#: Numbers are passed over as text: turning them into numbers takes longer, and
+#: fails for one of more than 4,300 digits.
+_SCANNER = json.JSONDecoder(parse_int=str, parse_float=str)
+
+_SPACE = " \t\r\n"
+
+
+def array_members(body: bytes) -> list[bytes]:
+    """The members of a JSON array, each exactly as it was written.
+
+    Args:
+        body: a JSON array in UTF-8, known to be valid.
+    """
+    text = body.decode("utf-8")
+    members: list[bytes] = []
+    place = _past_space(text, text.index("[") + 1)
+    while text[place : place + 1] != "]":
+        _, end = _SCANNER.raw_decode(text, place)
+        members.append(text[place:end].encode("utf-8"))
+        place = _past_space(text, end)
+        if text[place : place + 1] == ",":
+            place = _past_space(text, place + 1)
+    return members
+
+
+def on_one_line(json_text: bytes) -> bytes:
+    """The same JSON without line breaks.
+
+    A raw line break in valid JSON is always white space between tokens (in a
+    string it must be escaped), so a space says the same.
+    """
+    if b"\n" in json_text or b"\r" in json_text:
+        return json_text.replace(b"\n", b" ").replace(b"\r", b" ")
+    return json_text
+
+
+def first_not_json_number(json_text: bytes) -> str | None:
+    """``NaN``, ``Infinity`` or ``-Infinity`` if one stands in the text as a value.
+
+    They are not JSON (RFC 8259, section 6), but common parsers let them pass.
+    """
+    if b"NaN" not in json_text and b"Infinity" not in json_text:
+        return None
+    found: list[str] = []
+    json.loads(json_text, parse_int=str, parse_float=str, parse_constant=found.append)
+    return found[0] if found else None
+
+
+def _past_space(text: str, place: int) -> int:
+    while text[place : place + 1] and text[place] in _SPACE:
+        place += 1
+    return place

@@ -1,0 +1,83 @@
+"""The records that come in as JSON, and what is said of those that do not fit.
+
+A record is a ``TypedDict``: pydantic validates an array of a hundred readings in
+0.8 µs each, against 1.0 to 1.3 µs into a ``BaseModel``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Required
+
+from pydantic import ConfigDict, Field, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from meshtasks.domain.text import described
+
+#: A JSON number: no text, no true or false, no NaN or Infinity.
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+@with_config(ConfigDict(extra="allow"))
+class SensorReading(TypedDict, total=False):
+    """One reading of one sensor; other fields are kept as attributes.
+
+    Attributes:
+        value: the number, in ``unit``.
+        sensor_id: which sensor; missing or null: the tail of the routing key.
+        unit: unit of ``value``; missing or null: the kind's default.
+        timestamp: when it was read (see :mod:`meshtasks.domain.timestamps`);
+            missing or null: the message's own timestamp, else its receipt.
+        location: where the sensor is.
+    """
+
+    value: Required[Number]
+    sensor_id: str | None
+    unit: str | None
+    timestamp: Any
+    location: str | None
+
+
+_EXPECTED = {
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "dict_type": "a JSON object",
+    "model_type": "a JSON object",
+    "model_attributes_type": "a JSON object",
+    "list_type": "an array",
+    "none_required": "null",
+}
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as a sentence for people, its first fault first.
+
+    Example:
+        ``value: expected a number, got the text "21,5"``
+    """
+    faults = error.errors(include_url=False)
+    fault = faults[0]
+    context = fault.get("ctx", {})
+    match fault["type"]:
+        case "json_invalid":
+            text = f"the body is not valid JSON: {context['error']}"
+        case "missing":
+            text = "this field is missing"
+        case "extra_forbidden":
+            text = "there is no such field"
+        case kind if kind in _EXPECTED:
+            text = f"expected {_EXPECTED[kind]}, got {described(fault['input'])}"
+        case _:
+            message = fault["msg"]
+            said = message[:1].lower() + message[1:]
+            text = f"{said}, got {described(fault['input'])}"
+    if place := ".".join(str(part) for part in fault["loc"]):
+        text = f"{place}: {text}"
+    more = len(faults) - 1
+    return f"{text} (and {more} more)" if more else text

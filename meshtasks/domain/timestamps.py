@@ -1,0 +1,98 @@
+"""A record's timestamp: RFC 3339 text or a number of seconds or milliseconds
+since the epoch, into epoch seconds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TypeGuard
+
+from meshtasks.domain.errors import InvalidMessage
+from meshtasks.domain.text import clip, described
+
+#: Clocks of devices differ; a reading further ahead than this is a clock that is
+#: wrong, and would hide every true reading behind it.
+AHEAD_LIMIT_SECONDS = 86_400.0
+#: A clock that was never set counts from 1970; no device of a mesh is older.
+EARLIEST_SECONDS = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
+#: As seconds this is the year 2603, as milliseconds August 1970: larger numbers
+#: are milliseconds.
+_MILLISECONDS_FROM = 2e10
+_FAR = 1e18
+
+
+class InvalidTimestamp(InvalidMessage):
+    """The timestamp is not a moment the mesh can place."""
+
+
+def epoch_seconds(stamp: object, now: float) -> float:
+    """The moment a timestamp stands for.
+
+    Args:
+        stamp: RFC 3339 text with a zone (``2026-11-23T13:12:00+01:00``), or epoch
+            seconds or milliseconds.
+        now: epoch seconds; when the message was received.
+
+    Returns:
+        Epoch seconds.
+
+    Raises:
+        InvalidTimestamp: it is neither, has no zone, is before 2000 or more than
+            a day ahead of ``now``.
+    """
+    if isinstance(stamp, str):
+        try:
+            moment = datetime.fromisoformat(stamp)
+        except ValueError:
+            moment = _lower_case(stamp)
+        if moment.tzinfo is None:
+            raise InvalidTimestamp(_zoneless(stamp))
+        seconds = moment.timestamp()
+    elif _is_number(stamp):
+        seconds = stamp / 1000 if abs(stamp) > _MILLISECONDS_FROM else float(stamp)
+    else:
+        message = (
+            "timestamp: expected RFC 3339 text or epoch seconds, got "
+            f"{described(stamp)}"
+        )
+        raise InvalidTimestamp(message)
+    if EARLIEST_SECONDS <= seconds <= now + AHEAD_LIMIT_SECONDS:
+        return seconds
+    raise InvalidTimestamp(_implausible(stamp, seconds, now))
+
+
+def _is_number(stamp: object) -> TypeGuard[float]:
+    """A JSON number that can be calculated with: not one of 400 digits."""
+    return (
+        isinstance(stamp, int | float)
+        and not isinstance(stamp, bool)
+        and -_FAR < stamp < _FAR
+    )
+
+
+def _zoneless(text: str) -> str:
+    return (
+        f"timestamp {text} has no time zone; end it with Z for UTC or with an "
+        "offset such as +01:00"
+    )
+
+
+def _lower_case(text: str) -> datetime:
+    """RFC 3339 allows ``t`` and ``z``, which ``fromisoformat`` does not read."""
+    try:
+        return datetime.fromisoformat(text.upper())
+    except ValueError as error:
+        message = (
+            f'timestamp "{clip(text)}" is not an RFC 3339 time such as '
+            f"2026-11-23T13:12:00Z ({error})"
+        )
+        raise InvalidTimestamp(message) from error
+
+
+def _implausible(stamp: object, seconds: float, now: float) -> str:
+    if seconds < EARLIEST_SECONDS:
+        return f"timestamp {stamp} is before the year 2000; was the device's clock set?"
+    days = (seconds - now) / 86_400
+    return (
+        f"timestamp {stamp} is {days:.1f} days after it was received; is the "
+        "device's clock or time zone right?"
+    )

@@ -1,0 +1,245 @@
+"""Install the servers that the demo and the tests run, where they are missing.
+
+``python -m meshtasks.embedded.packages demo|test`` says nothing and takes no
+time when all is there. Otherwise root (or someone with passwordless sudo) gets
+the missing packages installed, without a service of theirs being started now or
+at boot; anyone else is told the command for an administrator, and the exit code
+is 69. Standard library only: it runs before anything else does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+EX_OK = 0
+EX_USAGE = 64
+EX_UNAVAILABLE = 69
+
+ROOT = Path(__file__).absolute().parents[2]
+SWIFT_REQUIREMENTS = ROOT / "tests" / "support" / "requirements-swift.txt"
+SWIFT_VENV = ROOT / ".mesh" / "venvs" / "swift"
+
+POLICY = Path("/usr/sbin/policy-rc.d")
+#: The answer that forbids a package to start its service: exit code 101 is
+#: "action forbidden by policy" to Debian's invoke-rc.d.
+_POLICY_TEXT = "#!/bin/sh\n# meshtasks, while it installs packages\nexit 101\n"
+
+_UNIT_DIRECTORIES = (Path("/lib/systemd/system"), Path("/usr/lib/systemd/system"))
+
+
+class InstallFailed(Exception):
+    """A package or environment could not be installed; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A server program and where it comes from.
+
+    Attributes:
+        package: Debian's and Ubuntu's package.
+        path: the program, absolute or to be looked up on the PATH.
+        units: systemd units that its installation enables.
+    """
+
+    package: str
+    path: str
+    units: tuple[str, ...]
+
+    def is_installed(self) -> bool:
+        """Whether the program is there."""
+        return shutil.which(self.path) is not None
+
+
+_RABBITMQ = Program(
+    "rabbitmq-server",
+    "/usr/lib/rabbitmq/bin/rabbitmq-server",
+    ("rabbitmq-server.service", "epmd.service", "epmd.socket"),
+)
+_VICTORIA_METRICS = Program(
+    "victoria-metrics", "victoria-metrics", ("victoria-metrics.service",)
+)
+_INFLUXDB = Program("influxdb", "influxd", ("influxdb.service",))
+
+PROGRAMS = {
+    "demo": (_RABBITMQ, _VICTORIA_METRICS),
+    "test": (_RABBITMQ, _VICTORIA_METRICS, _INFLUXDB),
+}
+
+
+def missing(purpose: str) -> list[Program]:
+    """The programs for ``demo`` or ``test`` that this machine lacks."""
+    return [program for program in PROGRAMS[purpose] if not program.is_installed()]
+
+
+def administrator_command(programs: Sequence[Program]) -> str:
+    """The command with which an administrator installs these programs."""
+    packages = " ".join(program.package for program in programs)
+    install = f"apt-get install -y --no-install-recommends {packages}"
+    return f"sudo sh -c 'apt-get update && {install}'"
+
+
+def ensure_programs(purpose: str) -> None:
+    """Install what is missing for ``demo`` or ``test``, given the right to.
+
+    Raises:
+        InstallFailed: it could not be installed; the text says what to do.
+    """
+    programs = missing(purpose)
+    if not programs:
+        return
+    names = ", ".join(program.package for program in programs)
+    if shutil.which("apt-get") is None:
+        message = (
+            f"this machine lacks {names}, and apt-get to install them with. Install "
+            "them in its own way, or use Debian 12, Ubuntu 22.04 or newer"
+        )
+        raise InstallFailed(message)
+    if os.geteuid() == 0:
+        install(programs)
+    elif _may_sudo():
+        # -I: no module in this directory may stand in for one of Python's own.
+        again = ["sudo", "-n", sys.executable, "-I", __file__, purpose, "--as-root"]
+        done = subprocess.run(again, check=False)  # noqa: S603 - our own command
+        if done.returncode != EX_OK:
+            message = f"{names} could not be installed"
+            raise InstallFailed(message)
+    else:
+        message = (
+            f"this machine lacks {names}. Ask an administrator to run:\n"
+            f"{administrator_command(programs)}"
+        )
+        raise InstallFailed(message)
+
+
+def install(programs: Sequence[Program], policy: Path = POLICY) -> None:
+    """Install programs with apt-get, as root; start none of their services.
+
+    Args:
+        programs: what to install.
+        policy: see :func:`services_held_back`.
+
+    Raises:
+        InstallFailed: apt-get failed; the text carries the end of its output.
+    """
+    packages = [program.package for program in programs]
+    _say(f"installing {', '.join(packages)} (a minute or two)")
+    units = [unit for program in programs for unit in program.units]
+    units = [unit for unit in units if not _has_unit(unit)]
+    apt_get = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300"]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    with services_held_back(policy):
+        _run([*apt_get, "update"], environment)
+        _run([*apt_get, "install", "--no-install-recommends", *packages], environment)
+        new_units = [unit for unit in units if _has_unit(unit)]
+        if new_units and shutil.which("systemctl"):
+            _run(["systemctl", "disable", "--quiet", *new_units], environment)
+    _say("installed; the packages' own services stay switched off")
+
+
+@contextmanager
+def services_held_back(policy: Path) -> Iterator[None]:
+    """No package starts a service on installation, as long as this lasts.
+
+    Args:
+        policy: the program that Debian's invoke-rc.d asks for permission. One
+            that the machine has already is left alone.
+    """
+    # Ours may have been left behind by a run that was killed.
+    if policy.exists() and policy.read_text(errors="replace") != _POLICY_TEXT:
+        yield
+        return
+    try:
+        policy.write_text(_POLICY_TEXT)
+        policy.chmod(0o755)
+        yield
+    finally:
+        policy.unlink(missing_ok=True)
+
+
+def ensure_swift(venv: Path = SWIFT_VENV) -> None:
+    """Make the virtual environment of the tests' object store, if need be.
+
+    Raises:
+        InstallFailed: venv or pip failed; the text carries the end of its output.
+    """
+    # What the environment depends on: the requirements and the interpreter.
+    requirements = hashlib.sha256(SWIFT_REQUIREMENTS.read_bytes()).hexdigest()
+    wanted = f"{requirements} {sys.base_prefix} {sys.version_info[:2]}\n"
+    ready = venv / ".ready"
+    if ready.exists() and ready.read_text() == wanted:
+        return
+    _say("installing OpenStack Swift, the object store of the tests")
+    environment = dict(os.environ)
+    _run([sys.executable, "-m", "venv", "--clear", str(venv)], environment)
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    options = ["--disable-pip-version-check", "--require-hashes"]
+    _run([*pip, *options, "-r", str(SWIFT_REQUIREMENTS)], environment)
+    ready.write_text(wanted)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make sure that everything for ``demo`` or ``test`` is there.
+
+    Returns:
+        The process's exit code, of sysexits.h.
+    """
+    match arguments:
+        case [("demo" | "test") as purpose, *rest] if rest in ([], ["--as-root"]):
+            pass
+        case _:
+            _say("usage: python -m meshtasks.embedded.packages demo|test")
+            return EX_USAGE
+    try:
+        ensure_programs(purpose)
+        # An ordinary user's environment is not made by root.
+        if purpose == "test" and not rest:
+            ensure_swift()
+    except InstallFailed as error:
+        _say(str(error))
+        return EX_UNAVAILABLE
+    return EX_OK
+
+
+def _may_sudo() -> bool:
+    if shutil.which("sudo") is None:
+        return False
+    question = ["sudo", "-n", "true"]
+    answer = subprocess.run(question, capture_output=True, check=False)  # noqa: S603 - our own command
+    return answer.returncode == 0
+
+
+def _run(command: Sequence[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(  # noqa: S603 - our own command
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode != 0:
+        end = "\n".join(done.stdout.splitlines()[-20:])
+        message = f"{' '.join(command)}: exit code {done.returncode}\n{end}"
+        raise InstallFailed(message)
+
+
+def _has_unit(name: str) -> bool:
+    return any((directory / name).exists() for directory in _UNIT_DIRECTORIES)
+
+
+def _say(text: str) -> None:
+    print(f"meshtasks: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

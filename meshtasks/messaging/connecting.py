@@ -1,0 +1,62 @@
+"""Connect to the broker, or say plainly why that did not work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import kombu
+from amqp.exceptions import AccessRefused, NotAllowed
+
+from meshtasks.domain.errors import ConfigError, Transient
+
+_VARIABLE = "MESH_BROKER_URL"
+_CONNECT_TIMEOUT_SECONDS = 5.0
+
+
+@contextmanager
+def connected(url: str) -> Iterator[kombu.Connection]:
+    """An open connection, for AMQP operations only; closed at the end.
+
+    Raises:
+        ConfigError: the URL is no AMQP URL, or the broker refuses the account or
+            the virtual host.
+        Transient: the broker cannot be reached, or the connection was lost.
+    """
+    with unopened(url) as connection:
+        broker = f"RabbitMQ at {connection.hostname}:{connection.port}"
+        try:
+            _open(connection, broker)
+            yield connection
+        except connection.connection_errors as error:
+            message = f"{broker} cannot be reached: {error}"
+            raise Transient(message) from error
+
+
+def unopened(url: str) -> kombu.Connection:
+    """A connection that opens on first use; its attributes are the URL's parts.
+
+    Raises:
+        ConfigError: the URL is no AMQP URL.
+    """
+    expected = "should be an AMQP URL, amqp://user:password@host:5672/vhost"
+    try:
+        scheme, port = urlsplit(url).scheme, urlsplit(url).port
+    except ValueError as error:
+        raise ConfigError("environment", _VARIABLE, f"{expected}; {error}") from error
+    if scheme not in {"amqp", "amqps"}:
+        raise ConfigError("environment", _VARIABLE, expected)
+    port = port or (5671 if scheme == "amqps" else 5672)
+    return kombu.Connection(url, port=port, connect_timeout=_CONNECT_TIMEOUT_SECONDS)
+
+
+def _open(connection: kombu.Connection, broker: str) -> None:
+    try:
+        connection.connect()
+    except AccessRefused as error:
+        expected = f"{broker} refuses the user {connection.userid!r} or the password"
+        raise ConfigError("environment", _VARIABLE, expected) from error
+    except NotAllowed as error:
+        expected = f"{broker} refuses the virtual host: {error.reply_text}"
+        raise ConfigError("environment", _VARIABLE, expected) from error

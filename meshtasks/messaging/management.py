@@ -1,0 +1,205 @@
+"""The broker through its management plugin: what it has, and what to import.
+
+AMQP itself can neither list entities nor tell their arguments.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
+
+from meshtasks.domain.errors import ConfigError, Transient
+from meshtasks.domain.topology import Binding, Topology
+from meshtasks.messaging.connecting import unopened
+
+_TIMEOUT_SECONDS = 10.0
+
+_Entity = TypeVar("_Entity", bound=BaseModel)
+
+#: RabbitMQ writes an empty table as ``[]`` in places, and an absent one as null.
+Table = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
+
+
+class LiveExchange(BaseModel):
+    """An exchange as the broker has it."""
+
+    name: str
+    type: str
+    durable: bool
+    auto_delete: bool
+    internal: bool = False
+    arguments: Table
+
+
+class LiveQueue(BaseModel):
+    """A queue as the broker has it.
+
+    Attributes:
+        effective_policy_definition: what policies add to its arguments.
+    """
+
+    name: str
+    durable: bool
+    auto_delete: bool
+    arguments: Table
+    effective_policy_definition: Table = {}
+
+
+class _LiveBinding(BaseModel):
+    source: str
+    destination: str
+    destination_type: str
+    routing_key: str
+
+    def as_binding(self) -> Binding:
+        to = "queue" if self.destination_type == "queue" else "to_exchange"
+        return Binding.model_validate(
+            {
+                "exchange": self.source,
+                to: self.destination,
+                "routing_key": self.routing_key,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Everything a virtual host has.
+
+    Attributes:
+        bindings: without those of the default exchange, which every queue has.
+    """
+
+    exchanges: list[LiveExchange]
+    queues: list[LiveQueue]
+    bindings: list[Binding]
+
+
+def read(broker_url: str, management_url: str | None = None) -> Live:
+    """Ask the broker what the virtual host of ``broker_url`` has.
+
+    Args:
+        broker_url: AMQP URL; its account is used.
+        management_url: URL of the management pages; by default port 15672 of
+            the broker's host (15671 with TLS when it is an ``amqps`` URL).
+
+    Raises:
+        ConfigError: the account, the virtual host or the URL is refused.
+        Transient: nothing answers there.
+    """
+    broker = unopened(broker_url)
+    base = (management_url or _default_url(broker_url)).rstrip("/")
+    if urlsplit(base).scheme not in {"http", "https"}:
+        raise _not_usable(base, "should be an http:// or https:// URL")
+    account = f"{broker.userid}:{broker.password}".encode()
+    vhost = quote(broker.virtual_host, safe="")
+
+    def get(kind: str, model: type[_Entity]) -> list[_Entity]:
+        answer = _get(base, f"/api/{kind}/{vhost}", account)
+        try:
+            return TypeAdapter(list[model]).validate_json(answer)  # type: ignore[valid-type]
+        except ValidationError as error:
+            reason = "does not answer as RabbitMQ's management API does"
+            raise _not_usable(base, reason) from error
+
+    bindings = get("bindings", _LiveBinding)
+    return Live(
+        exchanges=get("exchanges", LiveExchange),
+        queues=get("queues", LiveQueue),
+        bindings=[each.as_binding() for each in bindings if each.source],
+    )
+
+
+def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
+    """The topology in RabbitMQ's definitions format, for one virtual host.
+
+    It holds no users and no permissions.
+    """
+    return {
+        "vhosts": [{"name": vhost}],
+        "exchanges": [
+            {
+                "name": exchange.name,
+                "vhost": vhost,
+                "type": exchange.type,
+                "durable": True,
+                "auto_delete": False,
+                "internal": False,
+                "arguments": exchange.arguments,
+            }
+            for exchange in topology.all_exchanges
+        ],
+        "queues": [
+            {
+                "name": queue.name,
+                "vhost": vhost,
+                "durable": True,
+                "auto_delete": False,
+                "arguments": queue.arguments,
+            }
+            for queue in topology.all_queues
+        ],
+        "bindings": [
+            {
+                "source": binding.exchange,
+                "vhost": vhost,
+                "destination": binding.destination,
+                "destination_type": binding.destination_type,
+                "routing_key": binding.routing_key,
+                "arguments": {},
+            }
+            for binding in topology.all_bindings
+        ],
+    }
+
+
+def _default_url(broker_url: str) -> str:
+    parts = urlsplit(broker_url)
+    host = parts.hostname or "127.0.0.1"
+    host = f"[{host}]" if ":" in host else host
+    tls = parts.scheme == "amqps"
+    return f"https://{host}:15671" if tls else f"http://{host}:15672"
+
+
+def _get(base: str, path: str, account: bytes) -> bytes:
+    credentials = base64.b64encode(account).decode()
+    request = Request(  # noqa: S310 - the scheme was checked
+        base + path, headers={"Authorization": f"Basic {credentials}"}
+    )
+    # A proxy from the environment is for the internet, not for the house.
+    opener = build_opener(ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=_TIMEOUT_SECONDS) as answer:
+            return bytes(answer.read())
+    except HTTPError as error:
+        raise _not_usable(base, _meaning(error.code)) from error
+    except OSError as error:
+        why = error.reason if isinstance(error, URLError) else error
+        message = (
+            f"the management API at {base} cannot be reached: {why}. Is the plugin "
+            "rabbitmq_management enabled? --management-url names another place"
+        )
+        raise Transient(message) from error
+
+
+def _meaning(status: int) -> str:
+    match status:
+        case 401:
+            return (
+                "refuses the account of MESH_BROKER_URL; it needs the tag "
+                "'management' (rabbitmqctl set_user_tags USER management)"
+            )
+        case 404:
+            return "has no such virtual host, or is no management API of RabbitMQ's"
+        case _:
+            return f"answers with status {status}"
+
+
+def _not_usable(base: str, reason: str) -> ConfigError:
+    return ConfigError("management API", base, reason)

@@ -1,0 +1,43 @@
+"""The object store that holds the archive: a directory or an S3 bucket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshtasks.domain.errors import ConfigError
+from meshtasks.sinks.objects.store import ObjectInfo, ObjectStore
+
+if TYPE_CHECKING:
+    from meshtasks.settings import Environment
+
+__all__ = ["ObjectInfo", "ObjectStore", "open_store"]
+
+
+def open_store(env: Environment) -> ObjectStore:
+    """The store that ``MESH_ARCHIVE_URL`` names; nothing is contacted yet.
+
+    ``s3://bucket`` is a bucket of the service at ``MESH_MINIO_ENDPOINT``;
+    ``file:///directory`` a directory, which is made when it is needed
+    (``file://directory`` is taken relative to the working directory).
+
+    Raises:
+        ConfigError: naming the variable and what was expected.
+    """
+    scheme, _, place = env.archive_url.partition("://")
+    if scheme == "file" and place:
+        from meshtasks.sinks.objects.file import FileStore  # noqa: PLC0415
+
+        return FileStore(place)
+    if scheme == "s3" and place:
+        # minio and urllib3 are not loaded for a directory
+        from meshtasks.sinks.objects.s3 import S3Store  # noqa: PLC0415
+
+        return S3Store(
+            place,
+            endpoint=env.minio_endpoint,
+            access_key=env.minio_access_key.get_secret_value(),
+            secret_key=env.minio_secret_key.get_secret_value(),
+            secure=env.minio_secure,
+        )
+    expected = f"s3://bucket or file:///directory, not {env.archive_url!r}"
+    raise ConfigError("environment", "MESH_ARCHIVE_URL", expected)

@@ -1,0 +1,142 @@
+"""Objects as files below a directory."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from typing_extensions import override
+
+from meshtasks.domain.errors import SinkUnavailable
+from meshtasks.sinks.objects.store import (
+    SINK,
+    ObjectInfo,
+    ObjectStore,
+    check_name,
+    no_such_object,
+)
+
+
+class FileStore(ObjectStore):
+    """Objects below ``root``, each written aside and then renamed into place.
+
+    A process killed in the midst of writing leaves a file whose name begins with a
+    dot; it is never listed and may be deleted.
+
+    Args:
+        root: the directory; made when the first object is stored.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = Path(root)
+
+    @override
+    def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
+        check_name(name)
+        target = self._root / name
+        with self._faults():
+            _make_directory(target.parent)
+            _write_durably(target, data)
+
+    @override
+    def stat(self, name: str) -> ObjectInfo | None:
+        check_name(name)
+        path = self._root / name
+        with self._faults():
+            return ObjectInfo(name, path.stat().st_size) if path.is_file() else None
+
+    @override
+    def get(self, name: str) -> bytes:
+        check_name(name)
+        with self._faults():
+            try:
+                return (self._root / name).read_bytes()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+                raise no_such_object(name) from error
+
+    @override
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        directory = prefix.rpartition("/")[0]
+        if directory:
+            check_name(directory)
+        with self._faults():
+            yield from self._below(directory, prefix)
+
+    @override
+    def probe(self) -> None:
+        with self._faults():
+            _make_directory(self._root)
+            probe = self._root / f".probe-{secrets.token_hex(8)}"
+            try:  # a disk that is full or read-only shows only in writing
+                _write_durably(probe, b"probe")
+            finally:
+                probe.unlink(missing_ok=True)
+
+    @override
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _below(self, directory: str, prefix: str) -> Iterator[ObjectInfo]:
+        """Objects in one directory and those below it, in order of their names.
+
+        A directory is sorted with the slash that follows its name, as object
+        stores sort: ``a-b`` comes before ``a/b``.
+        """
+        try:
+            with os.scandir(self._root / directory) as listing:
+                found = [(each.name + "/" * each.is_dir(), each) for each in listing]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for word, entry in sorted(found, key=lambda pair: pair[0]):
+            name = f"{directory}/{word}" if directory else word
+            if word.startswith(".") or not name.startswith(prefix):
+                continue
+            if word.endswith("/"):
+                yield from self._below(name[:-1], prefix)
+            else:
+                yield ObjectInfo(name, entry.stat().st_size)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Every fault of the file system may pass: the disk is full, not mounted,
+        read-only. What could be wrong with a name is refused beforehand."""
+        try:
+            yield
+        except OSError as error:
+            where, what = error.filename or self._root, error.strerror or error
+            message = f"archive directory: {where}: {what} (is MESH_ARCHIVE_URL right?)"
+            raise SinkUnavailable(SINK, message) from error
+
+
+def _write_durably(target: Path, data: bytes) -> None:
+    """All of the file or none of it, whenever the process or the machine stops."""
+    aside = target.with_name(f".{secrets.token_hex(16)}")
+    try:
+        with aside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)  # it is still there only after a fault
+    _sync_directory(target.parent)
+
+
+def _make_directory(path: Path) -> None:
+    """Make it and its parents; each is durable in the directory above it."""
+    if path.is_dir():
+        return
+    _make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

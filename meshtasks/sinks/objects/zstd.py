@@ -1,0 +1,16 @@
+"""Compression of archive objects."""
+
+from __future__ import annotations
+
+import zstandard
+
+
+def compress(content: bytes, level: int) -> bytes:
+    """One zstd frame with content size and checksum, so that readers notice damage.
+
+    Args:
+        content: what to compress.
+        level: 1 (fastest) to 19 (smallest).
+    """
+    compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
+    return compressor.compress(content)

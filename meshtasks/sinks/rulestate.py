@@ -1,0 +1,166 @@
+"""What the anomaly rules remember, shared by all pool processes of a host.
+
+One SQLite file in WAL mode, one write transaction per batch: states are loaded,
+evaluated and stored under the write lock, so batches of one series follow one
+another. While no worker runs the file may be deleted: rules then start afresh,
+and an alert that is still due is given once more.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from pydantic_core import from_json, to_json  # five times faster than json
+
+from meshtasks.domain.errors import SinkUnavailable, Transient
+from meshtasks.domain.evaluation import SeriesState
+
+#: Shape of the states; a file of another shape is emptied.
+_SHAPE = 1
+#: A series that was silent for longer is forgotten.
+KEEP_SECONDS = 30 * 86_400.0
+#: Publishers choose the sensor ids; of more series than this the latest are kept.
+KEEP_SERIES = 100_000
+PRUNE_EVERY_SECONDS = 3_600.0
+
+_BUSY_TIMEOUT_SECONDS = 5.0
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+_CREATE = """
+CREATE TABLE series (
+    key TEXT PRIMARY KEY, state TEXT NOT NULL, updated_at REAL NOT NULL
+) WITHOUT ROWID
+"""
+_LOAD = """
+SELECT key, state FROM series WHERE key IN (SELECT value FROM json_each(?))
+"""
+_STORE = "INSERT OR REPLACE INTO series (key, state, updated_at) VALUES (?, ?, ?)"
+_FORGET_SILENT = "DELETE FROM series WHERE updated_at < ?"
+_FORGET_SURPLUS = """
+DELETE FROM series
+WHERE key IN (SELECT key FROM series ORDER BY updated_at DESC LIMIT -1 OFFSET ?)
+"""
+
+
+class RuleStateStore:
+    """The states of all series.
+
+    Opens its file on first use. Not to be carried over a fork, nor used by two
+    threads at once.
+
+    Args:
+        path: the SQLite file; its directory is created when missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._next_prune = 0.0
+
+    @contextmanager
+    def transaction(
+        self, keys: Iterable[str], now: float
+    ) -> Iterator[dict[str, SeriesState]]:
+        """Hold the states of some series; what is assigned is stored at the end.
+
+        If the block raises, nothing is stored. Whatever must happen before the
+        states count (publishing alerts) belongs inside the block: a crash then
+        repeats it, and never loses it.
+
+        Args:
+            keys: of the series to load; the new ones have no state yet.
+            now: epoch seconds.
+
+        Raises:
+            Transient: another process held the file for too long.
+            SinkUnavailable: the file cannot be read or written.
+        """
+        with self._translated():
+            connection = self._open()
+            connection.execute("BEGIN IMMEDIATE")
+        try:
+            with self._translated():
+                rows = connection.execute(_LOAD, (json.dumps(list(keys)),))
+                loaded = {key: from_json(state) for key, state in rows}
+            states = dict(loaded)
+            yield states
+            changed = [
+                (key, to_json(state).decode(), now)
+                for key, state in states.items()
+                if state is not loaded.get(key)
+            ]
+            with self._translated():
+                connection.executemany(_STORE, changed)
+                if now >= self._next_prune:
+                    self._next_prune = now + PRUNE_EVERY_SECONDS
+                    connection.execute(_FORGET_SILENT, (now - KEEP_SECONDS,))
+                    connection.execute(_FORGET_SURPLUS, (KEEP_SERIES,))
+                connection.execute("COMMIT")
+        except BaseException:
+            if self._connection is connection:  # closed otherwise, which rolls back
+                connection.rollback()
+            raise
+
+    def probe(self) -> None:
+        """See whether the file can be written, on a connection of its own.
+
+        Raises:
+            Transient: it is busy.
+            SinkUnavailable: it cannot.
+        """
+        with self._translated(), closing(self._connect()) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(
+            self._path,
+            timeout=_BUSY_TIMEOUT_SECONDS,
+            isolation_level=None,  # transactions are begun here, not by the driver
+            check_same_thread=False,  # one thread at a time, but not always the same
+        )
+        try:
+            # Without fsync a power cut may take back the last batches; then an
+            # alert may be given again. It cannot damage the file.
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("BEGIN IMMEDIATE")
+            (shape,) = connection.execute("PRAGMA user_version").fetchone()
+            if shape != _SHAPE:
+                connection.execute("DROP TABLE IF EXISTS series")
+                connection.execute(_CREATE)
+                connection.execute(f"PRAGMA user_version = {_SHAPE}")
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """SQLite's faults as ours."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            message = f"rule state {self._path}: {error}"
+            if code in _BUSY:
+                raise Transient(message) from error
+            self.close()  # opened anew next time: the file may have been replaced
+            raise SinkUnavailable("rule_state", message) from error

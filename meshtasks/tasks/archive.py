@@ -1,0 +1,132 @@
+"""Archives records: each batch becomes one compressed object per domain and hour.
+
+Both queues get every message of the exchange ``archive``; each handler stores the
+records of its class (config/archive.yaml) and acknowledges the others, so every
+record is stored once and in the right place.
+
+The batch is the rotation: few large objects compress better and are read faster
+than many small ones, and nobody waits for the archive, so a batch may gather for
+half a minute (config/queues.yaml).
+
+A rerun is harmless: the journal knows the records that are stored already. Only a
+foreign record without message id and timestamp cannot be recognised and is stored
+again, rather than one of two that say the same being lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from meshtasks.domain.archive_objects import (
+    ArchiveObject,
+    BadEntry,
+    Entry,
+    entries_of,
+    objects_of,
+)
+from meshtasks.domain.archiving import ArchiveClass
+from meshtasks.domain.errors import SinkRejected, SinkUnavailable
+from meshtasks.domain.outcome import DONE, Outcome, outcome_of
+from meshtasks.sinks import Sinks
+from meshtasks.sinks.journal import ArchiveJournal
+from meshtasks.sinks.objects import ObjectStore
+from meshtasks.sinks.objects.zstd import compress
+from meshtasks.tasks.registry import Batch, handles
+
+_SINKS = ("objects", "journal")
+
+
+@handles("archive.events", record=Any, sinks=_SINKS)
+def archive_events(batch: Batch[Any], sinks: Sinks) -> list[Outcome]:
+    """Store the records of the class ``events``."""
+    return _archive("events", batch, sinks)
+
+
+@handles("archive.metrics", record=Any, sinks=_SINKS)
+def archive_metrics(batch: Batch[Any], sinks: Sinks) -> list[Outcome]:
+    """Store the records of the class ``metrics``."""
+    return _archive("metrics", batch, sinks)
+
+
+def _archive(
+    archive_class: ArchiveClass, batch: Batch[Any], sinks: Sinks
+) -> list[Outcome]:
+    class_of = sinks.settings.archive.class_of
+    entries: dict[str, Entry] = {}
+    outcomes: list[Outcome] = [DONE] * len(batch.records)
+    places: dict[str, list[int]] = {}
+    for place, entry in enumerate(entries_of(batch.records, batch.envelopes)):
+        if class_of(entry.domain) != archive_class:
+            continue
+        if isinstance(entry, BadEntry):
+            outcomes[place] = entry.dead
+            continue
+        entries[entry.id] = entry
+        places.setdefault(entry.id, []).append(place)
+    for name, outcome in _store(archive_class, entries, sinks).items():
+        for place in places[name]:
+            outcomes[place] = outcome
+    return outcomes
+
+
+def _store(
+    archive_class: ArchiveClass, entries: dict[str, Entry], sinks: Sinks
+) -> dict[str, Outcome]:
+    """Store what is not stored yet; return the outcomes that are not Done, by id."""
+    if not entries:
+        return {}
+    journal, store = sinks.journal, sinks.objects
+    try:
+        with journal.hold():
+            _settle(journal, store)
+            known = journal.stored(list(entries))
+            new = (entry for name, entry in entries.items() if name not in known)
+            objects = objects_of(archive_class, new)
+            return _put(objects, sinks)
+    except SinkUnavailable as error:
+        return dict.fromkeys(entries, outcome_of(error))
+
+
+def _settle(journal: ArchiveJournal, store: ObjectStore) -> None:
+    """Find out what became of objects whose result nobody noted."""
+    pending = journal.pending()
+    if pending:
+        there = {name for name in pending if store.stat(name)}
+        journal.finish(there)
+        journal.forget(set(pending) - there)
+
+
+def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:
+    """Put the objects; return the outcomes that are not Done, by record id."""
+    journal, store = sinks.journal, sinks.objects
+    level = sinks.settings.archive.compression_level
+    failures: dict[str, Outcome] = {}
+    journal.intend({each.name: each.ids for each in objects})
+    for place, each in enumerate(objects):
+        data = compress(each.content, level)
+        metadata = {**each.metadata, "sha256": hashlib.sha256(data).hexdigest()}
+        try:
+            store.put(each.name, data, metadata)
+        except SinkRejected as error:
+            journal.forget([each.name])
+            failures.update(dict.fromkeys(each.ids, outcome_of(error)))
+        except SinkUnavailable as error:  # it may be there: it stays pending
+            failures.update(dict.fromkeys(each.ids, outcome_of(error)))
+            if _is_down(store):
+                rest = objects[place + 1 :]
+                journal.forget([untried.name for untried in rest])
+                ids = (name for untried in rest for name in untried.ids)
+                return failures | dict.fromkeys(ids, outcome_of(error))
+        else:
+            journal.finish([each.name])
+    return failures
+
+
+def _is_down(store: ObjectStore) -> bool:
+    """Whether the other objects would only wait for the same fault."""
+    try:
+        store.probe()
+    except SinkUnavailable:
+        return True
+    return False

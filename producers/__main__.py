@@ -1,0 +1,54 @@
+"""``python -m producers NAME``: one command per source."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from types import FrameType
+
+import typer
+
+from meshtasks.domain.errors import ConfigError
+from producers.simulator.command import simulator
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Publish to the mesh from one source, until it ends or SIGTERM or Ctrl-C. "
+    "The broker is MESH_BROKER_URL.",
+)
+
+
+# With a callback typer keeps a program of one command from becoming that command.
+app.callback()(lambda: None)
+app.command("simulator")(simulator)
+
+
+def main() -> None:
+    """Run one producer; SIGTERM and SIGINT end it in order."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    stop = threading.Event()
+
+    def end(signal_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        # A second one ends it at once.
+        signal.signal(signal_number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    try:
+        app(obj=stop)
+    except ConfigError as error:
+        typer.echo(f"configuration: {error}", err=True)
+        sys.exit(ConfigError.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What was really published, so that a demo or test can balance its books."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+
+from producers.buffer import Pending
+from producers.simulator.badmessages import LABEL_HEADER, BadKind
+
+
+class Ledger:
+    """Counts the messages that the broker has confirmed, and what is in them.
+
+    Written by the producer's thread, read by others.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._messages = 0
+        self._bad_messages: Counter[str] = Counter()
+        self._good_records: Counter[str] = Counter()
+        self._bad_records = 0
+
+    def confirm(self, batch: Sequence[Pending]) -> None:
+        """Enter messages that the broker has stored."""
+        with self._lock:
+            for message, records in batch:
+                self._messages += 1
+                label = (message.headers or {}).get(LABEL_HEADER)
+                if label is not None:
+                    kind = BadKind(str(label))
+                    self._bad_messages[kind] += 1
+                    self._bad_records += kind.bad_records
+                    records = kind.good_records  # noqa: PLW2901
+                domain_kind = ".".join(message.routing_key.split(".")[:2])
+                self._good_records[domain_kind] += records
+
+    def summary(self) -> dict[str, object]:
+        """The books so far.
+
+        Returns:
+            ``messages``; ``records`` = ``good_records`` (to be stored) +
+            ``bad_records`` (to be dead-lettered); ``bad_messages`` by what is
+            wrong with them; ``good_records_by_kind`` by the first two words of
+            the routing key.
+        """
+        with self._lock:
+            good = self._good_records.total()
+            return {
+                "messages": self._messages,
+                "records": good + self._bad_records,
+                "good_records": good,
+                "bad_records": self._bad_records,
+                "bad_messages": dict(sorted(self._bad_messages.items())),
+                "good_records_by_kind": dict(sorted(self._good_records.items())),
+            }

@@ -1,0 +1,245 @@
+"""A real worker on a real broker, with handlers that do as they are told."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kombu import Connection
+
+from meshtasks.messaging import headers
+from meshtasks.messaging.entities import declare
+from meshtasks.settings import Environment, Settings
+from tests.support import scripted
+from tests.support.amqp import publish_raw, queue_depth, take
+from tests.support.waiting import wait_until
+from tests.support.worker import ROOT, Worker, running
+
+MOTION = "sensors.motion"
+
+
+@pytest.fixture
+def env(mesh_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """A mesh that retries twice, after a second each, and gives up on a batch
+    after five."""
+    config = tmp_path / "config"
+    config.mkdir()
+    for file in (ROOT / "config").glob("*.yaml"):
+        (config / file.name).write_bytes(file.read_bytes())
+    retry = {"max_retries": 2, "retry_backoff": 1, "retry_backoff_max": 1}
+    defaults = {"batch": {"count": 50}, "retry": retry, "time_limit_seconds": 5}
+    (config / "queues.yaml").write_text(yaml.safe_dump({"defaults": defaults}))
+    env = {**mesh_env, "MESH_CONFIG_DIR": str(config)}
+    topology = Settings(Environment(config_dir=config)).topology
+    with Connection(env["MESH_BROKER_URL"]) as connection:
+        declare(connection, topology)
+    return env
+
+
+def worker(
+    env: dict[str, str], tmp_path: Path, *queues: str, pool: str = "prefork", c: int = 1
+) -> Worker:
+    return Worker(
+        tmp_path,
+        env,
+        *(queues or (MOTION,)),
+        arguments=("-P", pool, "-c", str(c)),
+        app="tests.support.scripted",
+    )
+
+
+def publish(
+    env: dict[str, str], *records: Any, key: str = "sensors.motion.hall"
+) -> None:
+    bodies = [json.dumps(record).encode() for record in records]
+    publish_raw(env["MESH_BROKER_URL"], key.partition(".")[0], key, *bodies)
+
+
+def effects(env: dict[str, str]) -> Counter[str]:
+    state = Path(env["MESH_STATE_DIR"])
+    return Counter(each["id"] for each in scripted.read(state, "effects"))
+
+
+def wait_for_effects(env: dict[str, str], ids: set[str], within: float = 30) -> None:
+    wait_until(lambda: ids <= effects(env).keys(), within, f"{len(ids)} effects")
+
+
+def dead_letters(env: dict[str, str], count: int) -> list[Any]:
+    return take(env["MESH_BROKER_URL"], "dead.letter.queue", count, within_seconds=30)
+
+
+@pytest.mark.parametrize(
+    ("pool", "c"), [("prefork", 1), ("prefork", 3), ("threads", 2), ("solo", 1)]
+)
+def test_plain_json_is_consumed_by_every_pool(
+    env: dict[str, str], tmp_path: Path, pool: str, c: int
+) -> None:
+    ids = {f"r{number}" for number in range(120)}
+    publish(env, *({"id": each} for each in sorted(ids)))
+    publish(env, {"id": "dead", "do": "dead"}, [{"id": "a"}, {"id": "b"}])
+
+    with running(worker(env, tmp_path, pool=pool, c=c)):
+        wait_for_effects(env, ids | {"a", "b"})
+        (letter,) = dead_letters(env, 1)
+
+    assert json.loads(letter.body)["id"] == "dead"
+    assert set(effects(env).values()) == {1}
+    assert queue_depth(env["MESH_BROKER_URL"], MOTION) == 0
+
+
+def test_a_celery_call_of_the_queues_task_is_consumed_too(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    body = json.dumps([[[{"id": "called"}]], {}, {}]).encode()
+    publish_raw(
+        env["MESH_BROKER_URL"],
+        "",
+        MOTION,
+        body,
+        headers={"task": MOTION, "id": "t1", "lang": "py"},
+    )
+
+    with running(worker(env, tmp_path)):
+        wait_for_effects(env, {"called"})
+
+
+@pytest.mark.parametrize("task", ["celery.chord_unlock", "home.events.automations"])
+def test_a_message_that_names_another_task_does_not_run_it(
+    env: dict[str, str], tmp_path: Path, task: str
+) -> None:
+    publish_raw(
+        env["MESH_BROKER_URL"],
+        "sensors",
+        "sensors.motion.hall",
+        b'[[{"id": "spoof"}], {}, {}]',
+        headers={"task": task, "id": "t1", "lang": "py"},
+    )
+
+    with running(worker(env, tmp_path, MOTION, "home.events.automations")):
+        (letter,) = dead_letters(env, 1)
+
+    assert task in letter.headers[headers.REASON]
+    assert letter.body == b'[[{"id": "spoof"}], {}, {}]'
+    assert not effects(env)
+
+
+def test_a_retry_comes_back_to_the_failing_queue_alone(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    url = env["MESH_BROKER_URL"]
+    publish(
+        env, {"id": "n", "do": "retry", "times": 1}, key="alerts.notifications.door"
+    )
+    assert len(take(url, "alerts.critical", 1)) == 1  # the fanout's other copy
+
+    with running(worker(env, tmp_path, "alerts.notifications")):
+        wait_for_effects(env, {"n"})
+
+    assert queue_depth(url, "alerts.critical") == 0
+    attempts = scripted.read(Path(env["MESH_STATE_DIR"]), "attempts")
+    assert [each["id"] for each in attempts] == ["n", "n"]
+
+
+@pytest.mark.parametrize("fault", ["retry", "raise"])
+def test_a_message_that_keeps_failing_is_dead_after_its_retries(
+    env: dict[str, str], tmp_path: Path, fault: str
+) -> None:
+    publish(env, {"id": "x", "do": fault})
+
+    with running(worker(env, tmp_path)):
+        (letter,) = dead_letters(env, 1)
+
+    assert letter.headers[headers.RETRIES] == 2
+    assert "after 2 retries" in letter.headers[headers.REASON]
+    assert letter.headers[headers.ROUTING_KEY] == "sensors.motion.hall"
+    assert letter.headers[headers.EXCHANGE] == "sensors"
+    assert ("RuntimeError" in letter.headers[headers.TRACEBACK]) == (fault == "raise")
+
+
+def test_a_handler_that_raises_fails_no_neighbour_for_good(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    good = {f"g{number}" for number in range(10)}
+    publish(env, *({"id": each} for each in good), {"id": "bad", "do": "raise"})
+
+    with running(worker(env, tmp_path)):
+        (letter,) = dead_letters(env, 1)
+        wait_for_effects(env, good)
+
+    assert json.loads(letter.body)["id"] == "bad"
+
+
+def test_a_poison_message_is_dead_and_its_neighbours_are_done(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    good = {f"g{number}" for number in range(10)}
+    publish(env, *({"id": each} for each in good), {"id": "poison", "do": "kill"})
+
+    with running(worker(env, tmp_path)):
+        wait_for_effects(env, good)
+        (letter,) = dead_letters(env, 1)
+
+    assert json.loads(letter.body)["id"] == "poison"
+    assert letter.headers[headers.ERROR_TYPE] == "WorkerLost"
+    assert "SIGKILL" in letter.headers[headers.REASON]
+
+
+def test_a_message_that_hangs_is_cut_off_and_its_neighbours_are_done(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    publish(env, {"id": "slow", "do": "hang", "times": 2}, {"id": "next"})
+
+    with running(worker(env, tmp_path)):
+        wait_for_effects(env, {"next", "slow"}, within=40)
+
+
+def test_a_busy_queue_does_not_hold_up_another(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    publish(env, {"id": "long", "do": "wait", "seconds": 4})
+
+    with running(worker(env, tmp_path, MOTION, "home.events.automations", c=2)):
+        wait_until(
+            lambda: scripted.read(Path(env["MESH_STATE_DIR"]), "attempts"), 10, "start"
+        )
+        publish_raw(
+            env["MESH_BROKER_URL"],
+            "home.events",
+            "home.automation.lamp.trigger",
+            b'{"id": "quick"}',
+        )
+        wait_for_effects(env, {"quick"})
+        assert "long" not in effects(env)
+
+
+def test_a_warm_shutdown_finishes_what_the_worker_holds(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    running_worker = worker(env, tmp_path)
+    running_worker.start()
+    publish(env, {"id": "held", "do": "wait", "seconds": 2})
+    state = Path(env["MESH_STATE_DIR"])
+    wait_until(lambda: scripted.read(state, "attempts"), 10, "the batch to start")
+    publish(env, {"id": "buffered"})
+
+    assert running_worker.stop() == 0
+
+    assert effects(env)["held"] == 1
+    left = queue_depth(env["MESH_BROKER_URL"], MOTION)
+    assert left + effects(env)["buffered"] == 1
+
+
+def test_a_queue_without_a_handler_is_refused_by_name(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    refused = worker(env, tmp_path, "sensors.humidity")
+
+    refused.process.start()
+    wait_until(lambda: not refused.process.running, 30, "the worker to stop")
+
+    assert "sensors.humidity" in refused.log()
+    assert refused.stop() == 78

@@ -1,0 +1,168 @@
+"""Real servers for the tests: slow ones once a session, a fresh space per test.
+
+===================  =======================================================
+``amqp_url``         a virtual host of the session's RabbitMQ, the test's own
+``victoria``         a VictoriaMetrics of the test's own, to stop and kill
+``mesh_env``         ``MESH_*`` variables that point at those two, a state
+                     directory and a ``file://`` archive of the test's own
+``new_rabbitmq``     makes nodes of the test's own, to stop, kill and restart
+``mqtt_rabbitmq``    the session's node with the MQTT plugin
+``every_amqp_url``   like ``amqp_url``, and once more on RabbitMQ 4
+``swift``            the session's object store
+``s3``               that store as a client sees it, and once more MinIO
+``influx``           a bucket in the InfluxDB 1.6 engine, and once more in 2
+``receiver``         an HTTP service that records and answers as told
+===================  =======================================================
+
+"Once more" needs a Docker engine; without one there is no such variant.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, RabbitMQ
+from meshtasks.embedded.victoriametrics import VictoriaMetrics
+from tests.support import containers
+from tests.support.influx import Influx, InfluxTarget
+from tests.support.receiver import Receiver
+from tests.support.s3 import S3Target
+from tests.support.swift import Swift
+
+ROOT = Path(__file__).parents[1]
+
+_CONTAINER = ["container"] if containers.docker_answers() else []
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """The session's node; a test takes a virtual host of it (``amqp_url``)."""
+    node = RabbitMQ(tmp_path_factory.mktemp("rabbitmq"))
+    node.start()
+    yield node
+    node.kill()  # an orderly stop takes six seconds, to save what nobody wants
+
+
+@pytest.fixture(scope="session")
+def mqtt_rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A node that speaks MQTT too, which takes it three seconds more to boot."""
+    directory = tmp_path_factory.mktemp("mqtt-rabbitmq")
+    node = RabbitMQ(directory, plugins=(MANAGEMENT, MQTT))
+    node.start()
+    yield node
+    node.kill()
+
+
+@pytest.fixture
+def new_rabbitmq(tmp_path: Path) -> Iterator[Callable[..., RabbitMQ]]:
+    """Makes a started node of the test's own, with the plugins it is given."""
+    with ExitStack() as nodes:
+
+        def make(*plugins: str) -> RabbitMQ:
+            directory = tmp_path / f"rabbitmq-{next(_numbers)}"
+            node = RabbitMQ(directory, plugins=plugins)
+            nodes.callback(node.kill)
+            node.start()
+            return node
+
+        yield make
+
+
+@pytest.fixture
+def vhost(rabbitmq: RabbitMQ) -> Iterator[str]:
+    """Name of a virtual host of the test's own."""
+    name = f"test-{next(_numbers)}"
+    rabbitmq.create_vhost(name)
+    yield name
+    rabbitmq.delete_vhost(name)
+
+
+@pytest.fixture
+def amqp_url(rabbitmq: RabbitMQ, vhost: str) -> str:
+    """AMQP URL of the test's virtual host."""
+    return rabbitmq.amqp_url(vhost)
+
+
+@pytest.fixture(params=["embedded", *_CONTAINER])
+def every_amqp_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """AMQP URL of an empty broker, of every version there is to test with."""
+    if request.param == "container":
+        with containers.rabbitmq_container() as url:
+            yield url
+    else:
+        yield request.getfixturevalue("amqp_url")
+
+
+@pytest.fixture
+def victoria(tmp_path: Path) -> Iterator[VictoriaMetrics]:
+    """A VictoriaMetrics of the test's own; it starts in a twentieth of a second."""
+    server = VictoriaMetrics(tmp_path / "victoria")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def mesh_env(
+    amqp_url: str, victoria: VictoriaMetrics, tmp_path: Path
+) -> dict[str, str]:
+    """``MESH_*`` variables for a mesh of the test's own."""
+    return {
+        "MESH_BROKER_URL": amqp_url,
+        "MESH_CONFIG_DIR": str(ROOT / "config"),
+        "MESH_STATE_DIR": str(tmp_path / "state"),
+        "MESH_INFLUX_URL": victoria.url,
+        "MESH_INFLUX_TOKEN": "unchecked",
+        "MESH_ARCHIVE_URL": f"file://{tmp_path / 'archive'}",
+    }
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
+    """The session's object store; a test makes buckets of its own in it."""
+    store = Swift(tmp_path_factory.mktemp("swift"))
+    store.start()
+    yield store
+    store.kill()
+
+
+@pytest.fixture(scope="session", params=["swift", *_CONTAINER])
+def s3(request: pytest.FixtureRequest) -> Iterator[S3Target]:
+    """Every S3 service there is to test with; a test makes buckets of its own."""
+    if request.param == "container":
+        with containers.minio_container() as target:
+            yield target
+    else:
+        yield request.getfixturevalue("swift").target
+
+
+@pytest.fixture(scope="session")
+def influx_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
+    """The session's InfluxDB 1.6; a test takes a bucket of it (``influx``)."""
+    with Influx(tmp_path_factory.mktemp("influx")) as engine:
+        yield engine
+
+
+@pytest.fixture(params=["engine-1.6", *_CONTAINER])
+def influx(request: pytest.FixtureRequest) -> Iterator[InfluxTarget]:
+    """An empty bucket in every InfluxDB there is to test with."""
+    if request.param == "container":
+        with containers.influxdb_container() as target:
+            yield target
+    else:
+        engine = request.getfixturevalue("influx_engine")
+        yield engine.create_bucket(f"test-{next(_numbers)}")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """An HTTP service that records requests and answers as the test tells it."""
+    with Receiver() as service:
+        yield service

@@ -1,0 +1,98 @@
+"""The private VictoriaMetrics."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from meshtasks.embedded import loopback
+from meshtasks.embedded.process import ProcessFailed
+from meshtasks.embedded.victoriametrics import VictoriaMetrics
+from tests.support.processes import processes_of
+from tests.support.victoria import Series, export
+from tests.support.waiting import wait_until
+
+READING_AT_MS = 1_700_000_000_000
+READING = b"temperature,sensor_id=attic celsius=3.5 %d000000" % READING_AT_MS
+STORED = [
+    Series("temperature_celsius", {"sensor_id": "attic"}, {READING_AT_MS: 3.5}),
+]
+
+
+def write(server: VictoriaMetrics, *lines: bytes) -> None:
+    path = "/api/v2/write?org=home&bucket=mesh"
+    loopback.request("POST", server.port, path, body=b"\n".join(lines))
+
+
+def test_a_point_is_a_series_named_for_measurement_and_field(
+    victoria: VictoriaMetrics,
+) -> None:
+    write(victoria, READING)
+
+    assert export(victoria) == STORED
+
+
+def test_it_counts_the_field_values_it_takes(victoria: VictoriaMetrics) -> None:
+    assert victoria.rows_inserted() == 0
+
+    write(victoria, READING, b"metrics,host=nas load=0.5,disk=7i")
+
+    wait_until(lambda: victoria.rows_inserted() == 3, 10.0, "three values counted")
+
+
+def test_points_survive_a_restart_on_the_same_port(victoria: VictoriaMetrics) -> None:
+    write(victoria, READING)
+
+    victoria.restart()
+
+    assert export(victoria) == STORED
+
+
+def test_it_comes_back_after_a_crash(victoria: VictoriaMetrics) -> None:
+    victoria.kill()
+    victoria.start()
+    write(victoria, READING)
+
+    assert export(victoria) == STORED
+
+
+def test_a_point_of_years_ago_is_kept(victoria: VictoriaMetrics) -> None:
+    write(victoria, b"temperature celsius=1 1000000000000000000")
+
+    (series,) = export(victoria)
+    assert series.samples == {1_000_000_000_000: 1.0}
+
+
+def test_it_listens_on_loopback_alone(victoria: VictoriaMetrics) -> None:
+    """127.0.0.2 reaches those who listen on every address, not on 127.0.0.1."""
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.2", victoria.port)) != 0
+
+
+@pytest.mark.parametrize("end", [VictoriaMetrics.stop, VictoriaMetrics.kill])
+def test_nothing_is_left_running(
+    victoria: VictoriaMetrics, end: Callable[[VictoriaMetrics], None]
+) -> None:
+    end(victoria)
+
+    assert processes_of(victoria.directory) == []
+
+
+def test_one_that_cannot_start_says_why(tmp_path: Path) -> None:
+    server = VictoriaMetrics(tmp_path)
+    with (
+        closing(socket.create_server((loopback.HOST, server.port))),
+        pytest.raises(ProcessFailed, match=r"(?s)ended while.*address already in use"),
+    ):
+        server.start()
+
+
+def test_a_second_one_on_the_same_directory_is_refused(
+    victoria: VictoriaMetrics,
+) -> None:
+    with pytest.raises(ProcessFailed, match="running already"):
+        VictoriaMetrics(victoria.directory).start()

@@ -1,0 +1,204 @@
+"""A bucket as object store: what a bad network, wrong keys and servers do to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from meshtasks.domain.errors import SinkRejected, SinkUnavailable
+from meshtasks.embedded import loopback
+from meshtasks.settings import Environment
+from meshtasks.sinks.objects import ObjectStore, open_store
+from tests.support.archive import bucket_environment, client
+from tests.support.receiver import Answer, Receiver
+from tests.support.s3 import S3Target
+from tests.support.swift import Swift
+
+NAME = "events/home/one"
+
+OpenStore = Callable[..., ObjectStore]
+
+
+@pytest.fixture
+def environment(s3: S3Target, tmp_path: Path) -> Environment:
+    """An empty bucket and the keys to it."""
+    return bucket_environment(s3, tmp_path)
+
+
+@pytest.fixture
+def opened(environment: Environment) -> Iterator[OpenStore]:
+    """Opens the bucket's store, with changes to its settings."""
+    with ExitStack() as stores:
+
+        def open_with(**changes: object) -> ObjectStore:
+            changed = Environment(**environment.model_dump() | changes)
+            store = open_store(changed)
+            stores.callback(store.close)
+            return store
+
+        yield open_with
+
+
+@pytest.fixture
+def at_receiver(receiver: Receiver, tmp_path: Path) -> Iterator[ObjectStore]:
+    """A store whose server answers as the test tells it."""
+    store = open_store(
+        Environment(
+            archive_url="s3://archive",
+            minio_endpoint=f"{loopback.HOST}:{receiver.port}",
+            minio_access_key="mesh",
+            minio_secret_key="secret",
+        )
+    )
+    yield store
+    store.close()
+
+
+def test_an_object_carries_its_metadata_and_type(
+    opened: OpenStore, environment: Environment, s3: S3Target
+) -> None:
+    opened().put(NAME, b"zstd", {"count": "2", "first": "2026-11-23T12:00:00.000Z"})
+
+    bucket = environment.archive_url.removeprefix("s3://")
+    found = client(s3).stat_object(bucket, NAME)
+
+    assert found.content_type == "application/zstd"
+    assert found.metadata is not None
+    assert found.metadata["x-amz-meta-count"] == "2"
+    assert found.metadata["x-amz-meta-first"] == "2026-11-23T12:00:00.000Z"
+
+
+def test_an_object_too_large_for_one_request_is_sent_in_parts(
+    opened: OpenStore,
+) -> None:
+    data = os.urandom(65 << 20)
+    store = opened()
+
+    store.put(NAME, data, {"count": "1"})
+
+    assert store.get(NAME) == data
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"minio_secret_key": "a wrong one"}, "MESH_MINIO_SECRET_KEY"),
+        ({"minio_access_key": "nobody:knows"}, "MESH_MINIO_ACCESS_KEY"),
+        ({"archive_url": "s3://mistyped"}, "create the bucket, or correct"),
+    ],
+)
+def test_a_wrong_setting_holds_the_queue_up_and_says_what_to_do(
+    opened: OpenStore, wrong: dict[str, str], named: str
+) -> None:
+    store = opened(**wrong)
+
+    for call in (
+        lambda: store.put(NAME, b"1", {}),
+        lambda: store.stat(NAME),
+        lambda: store.get(NAME),
+        lambda: list(store.list("")),
+        store.probe,
+    ):
+        with pytest.raises(SinkUnavailable, match=named) as it:
+            call()
+        assert it.value.sink == "objects"
+        assert "a wrong one" not in str(it.value)
+
+
+def test_a_server_that_stops_is_an_outage_until_it_is_back(tmp_path: Path) -> None:
+    with (
+        Swift(tmp_path / "swift") as server,
+        closing(open_store(bucket_environment(server.target, tmp_path))) as store,
+    ):
+        store.put(NAME, b"before", {})
+
+        server.kill()
+        with pytest.raises(SinkUnavailable, match="refused"):
+            store.probe()
+        with pytest.raises(SinkUnavailable, match="refused"):
+            store.put(NAME, b"lost", {})
+
+        server.start()
+        store.probe()
+        assert store.get(NAME) == b"before"
+        store.put(NAME, b"after", {})
+        assert store.get(NAME) == b"after"
+
+
+def test_a_connection_that_went_stale_is_replaced_unnoticed(
+    at_receiver: ObjectStore, receiver: Receiver
+) -> None:
+    receiver.always = Answer(200, b"", {"ETag": '"0"'})
+    receiver.script(_location())
+    at_receiver.put(NAME, b"1", {})
+
+    receiver.stop()
+    receiver.start()
+
+    at_receiver.put(NAME, b"2", {})
+    assert receiver.requests[-1].body == b"2"
+
+
+def test_an_overloaded_server_is_given_the_time_it_asks_for(
+    at_receiver: ObjectStore, receiver: Receiver
+) -> None:
+    receiver.script(_location())
+    receiver.always = _error(503, "SlowDown", {"Retry-After": "7"})
+
+    with pytest.raises(SinkUnavailable, match="SlowDown") as it:
+        at_receiver.put(NAME, b"1", {})
+
+    assert it.value.retry_after_seconds == 7
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(502, b"<html>bad gateway</html>", {"Content-Type": "text/html"}),
+        Answer(200, b"\xff", {"Content-Type": "text/html"}),
+        Answer(500, b"not the XML it claims", {"Content-Type": "application/xml"}),
+        Answer(404, b"", {}),
+    ],
+)
+def test_a_server_that_is_not_s3_is_named(
+    at_receiver: ObjectStore, receiver: Receiver, answer: Answer
+) -> None:
+    receiver.always = answer
+    with pytest.raises(SinkUnavailable, match="MESH_MINIO_ENDPOINT"):
+        at_receiver.put(NAME, b"1", {})
+
+
+def test_an_object_that_the_server_will_never_take_is_rejected(
+    at_receiver: ObjectStore, receiver: Receiver
+) -> None:
+    receiver.script(_location())
+    receiver.always = _error(400, "EntityTooLarge")
+
+    with pytest.raises(SinkRejected, match="EntityTooLarge"):
+        at_receiver.put(NAME, b"1", {})
+
+
+def test_a_refusal_that_is_not_about_the_object_holds_the_queue_up(
+    at_receiver: ObjectStore, receiver: Receiver
+) -> None:
+    receiver.script(_location())
+    receiver.always = _error(400, "KMSNotConfigured")
+
+    with pytest.raises(SinkUnavailable, match="KMSNotConfigured"):
+        at_receiver.put(NAME, b"1", {})
+
+
+def _location() -> Answer:
+    """The answer to the client's first question, which region the bucket is in."""
+    body = b'<LocationConstraint xmlns="http://s3.amazonaws.com/doc/2006-03-01/"/>'
+    return Answer(200, body, {"Content-Type": "application/xml"})
+
+
+def _error(status: int, code: str, headers: dict[str, str] | None = None) -> Answer:
+    body = f"<Error><Code>{code}</Code><Message>as told</Message></Error>".encode()
+    fields = {"Content-Type": "application/xml", **(headers or {})}
+    return Answer(status, body, fields)

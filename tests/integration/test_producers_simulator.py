@@ -1,0 +1,231 @@
+"""``python -m producers simulator`` as a process, against a real broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshtasks.domain.topology import Topology
+from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.messaging.connecting import connected
+from meshtasks.messaging.entities import declare
+from meshtasks.settings import load_yaml
+from producers.simulator.badmessages import LABEL_HEADER, BadKind
+from tests.support.amqp import Delivery, drain, queue_depth
+from tests.support.proxy import Proxy
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+QUEUES = ("sensors.temperature", "sensors.humidity")
+
+
+@pytest.fixture
+def mesh_url(amqp_url: str) -> str:
+    """A virtual host with the topology of the mesh."""
+    with connected(amqp_url) as connection:
+        declare(connection, load_yaml(ROOT / "config/topology.yaml", Topology))
+    return amqp_url
+
+
+@pytest.fixture
+def proxy(rabbitmq: RabbitMQ) -> Iterator[Proxy]:
+    with Proxy(rabbitmq.ports.amqp) as proxy:
+        yield proxy
+
+
+def started(url: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "producers", "simulator", *arguments],
+        env={**os.environ, "MESH_BROKER_URL": url},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def summary_of(process: subprocess.Popen[str], exit_code: int = 0) -> dict[str, Any]:
+    """Wait for the end; the one line that the process prints."""
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == exit_code, errors
+    (line,) = output.splitlines()
+    summary: dict[str, Any] = json.loads(line)
+    return summary
+
+
+def simulate(url: str, *arguments: str, exit_code: int = 0) -> dict[str, Any]:
+    return summary_of(started(url, *arguments), exit_code)
+
+
+def arrived(url: str) -> list[Delivery]:
+    return [delivery for queue in QUEUES for delivery in drain(url, queue)]
+
+
+def records_in(delivery: Delivery) -> int:
+    payload = json.loads(delivery.body)
+    return len(payload) if isinstance(payload, list) else 1
+
+
+def test_the_summary_balances_with_what_is_in_the_queues(mesh_url: str) -> None:
+    summary = simulate(mesh_url, "--count=800", "--rate=4000", "--bad-share=0.05")
+
+    deliveries = arrived(mesh_url)
+    good = [each for each in deliveries if LABEL_HEADER not in each.headers]
+    labels = Counter(
+        each.headers[LABEL_HEADER] for each in deliveries if each not in good
+    )
+    assert summary["messages"] == len(deliveries) == 800
+    assert summary["bad_messages"] == labels
+    assert set(labels) == set(BadKind)
+    assert summary["bad_records"] == 40 + labels[BadKind.ARRAY_WITH_BAD_MEMBERS]
+    stored_from_bad = 2 * labels[BadKind.ARRAY_WITH_BAD_MEMBERS]
+    assert summary["good_records"] == stored_from_bad + sum(map(records_in, good))
+    assert summary["records"] == summary["good_records"] + summary["bad_records"]
+    assert sum(summary["good_records_by_kind"].values()) == summary["good_records"]
+    assert summary["unconfirmed_records"] == summary["dropped_records"] == 0
+
+
+def test_the_same_seed_and_start_publish_the_same_bodies(mesh_url: str) -> None:
+    options = ("--count=300", "--rate=3000", "--start=2026-01-15T06:00:00Z", "--seed=7")
+    runs = []
+    for _ in range(2):
+        simulate(mesh_url, *options)
+        runs.append([(each.routing_key, each.body) for each in arrived(mesh_url)])
+
+    assert runs[0] == runs[1]
+    assert any(b'"2026-01-15T06:00:00.' in body for _, body in runs[0])
+
+
+def test_sigterm_ends_it_in_order_with_a_summary(mesh_url: str) -> None:
+    process = started(mesh_url, "--rate=500")
+    wait_until(
+        lambda: queue_depth(mesh_url, "sensors.temperature") > 100, 30.0, "readings"
+    )
+    process.send_signal(signal.SIGTERM)
+
+    summary = summary_of(process)
+
+    assert summary["messages"] == len(arrived(mesh_url))
+    assert summary["finished"] is True
+
+
+def test_it_ends_by_itself_after_so_many_seconds(mesh_url: str) -> None:
+    summary = simulate(mesh_url, "--for=1", "--rate=100")
+
+    assert 0 < summary["messages"] <= 100
+
+
+def test_a_fast_house_has_lived_through_its_day_when_it_ends(mesh_url: str) -> None:
+    simulate(mesh_url, "--count=480", "--rate=2000", "--speed=360000", "--bad-share=0")
+
+    stamps = [each.properties["timestamp"] for each in arrived(mesh_url)]
+    assert max(stamps) - min(stamps) == pytest.approx(86_400, rel=0.01)
+
+
+def test_readings_packed_into_arrays_are_counted_one_by_one(mesh_url: str) -> None:
+    summary = simulate(
+        mesh_url, "--count=2000", "--rate=10000", "--array=100", "--bad-share=0"
+    )
+
+    deliveries = arrived(mesh_url)
+    assert summary["good_records"] == sum(map(records_in, deliveries)) == 2_000
+    assert summary["messages"] == len(deliveries) < 100
+
+
+def test_the_stats_file_follows_the_run(mesh_url: str, tmp_path: Path) -> None:
+    path = tmp_path / "stats.json"
+    process = started(mesh_url, "--rate=200", f"--stats-file={path}")
+
+    def stats() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found
+
+    wait_until(lambda: stats().get("messages", 0) > 100, 30.0, "a growing number")
+    assert stats()["finished"] is False
+    process.terminate()
+    summary = summary_of(process)
+    assert stats() == summary | {"elapsed_seconds": stats()["elapsed_seconds"]}
+
+
+def test_a_stats_file_that_cannot_be_written_is_said_at_once(
+    mesh_url: str, tmp_path: Path
+) -> None:
+    process = started(mesh_url, f"--stats-file={tmp_path}/missing/stats.json")
+    _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == os.EX_CANTCREAT
+    assert "cannot write --stats-file" in errors
+
+
+def test_without_a_broker_it_gives_up_with_69(proxy: Proxy, amqp_url: str) -> None:
+    proxy.close_door()
+    process = started(proxy.url(amqp_url), "--connect-timeout=0.5")
+    _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == os.EX_UNAVAILABLE
+    assert "no connection to RabbitMQ within 0.5 s" in errors
+
+
+def test_without_confirms_at_the_end_it_exits_with_75_and_counts_them(
+    mesh_url: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    path = tmp_path / "stats.json"
+    process = started(
+        proxy.url(mesh_url), "--drain-timeout=0.5", f"--stats-file={path}"
+    )
+    wait_until(
+        lambda: queue_depth(mesh_url, "sensors.temperature") > 20, 30.0, "readings"
+    )
+    proxy.close_door()
+    wait_until(
+        lambda: json.loads(path.read_text())["unconfirmed_records"] > 200,
+        30.0,
+        "readings to pile up",
+    )
+    process.terminate()
+    summary = summary_of(process, exit_code=os.EX_TEMPFAIL)
+
+    assert summary["unconfirmed_records"] > 200
+    assert summary["messages"] <= len(arrived(mesh_url))
+
+
+def test_messages_that_no_queue_is_bound_for_are_counted_and_give_1(
+    mesh_url: str,
+) -> None:
+    with connected(mesh_url) as connection:
+        channel = connection.channel()
+        for exchange in ("sensors", "unrouted"):
+            channel.exchange_delete(exchange)
+        channel.exchange_declare("sensors", "topic", durable=True, auto_delete=False)
+    summary = simulate(mesh_url, "--count=50", "--bad-share=0", exit_code=1)
+
+    assert summary["messages"] == 0
+    assert summary["unroutable_records"] >= 50
+
+
+def test_a_broker_url_that_is_none_is_a_fault_of_the_configuration() -> None:
+    process = started("http://127.0.0.1:1/")
+    _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == os.EX_CONFIG
+    assert "MESH_BROKER_URL" in errors
+
+
+@pytest.mark.parametrize(
+    "argument", ["--overheat=dungeon", "--start=yesterday", "--start=2026-01-15T06:00"]
+)
+def test_an_option_that_makes_no_sense_is_refused(argument: str) -> None:
+    process = started("amqp://127.0.0.1:1/", argument)
+    _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 2
+    assert argument.partition("=")[0] in errors

@@ -1,0 +1,82 @@
+"""Real Celery workers as child processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from meshtasks.embedded.process import Process
+
+ROOT = Path(__file__).parents[2]
+CELERY = Path(sys.executable).with_name("celery")
+
+
+class Worker:
+    """``celery -A … worker -Q …``, ready to consume.
+
+    Args:
+        directory: for its log.
+        env: ``MESH_*`` variables.
+        queues: what it consumes.
+        arguments: further arguments of ``celery worker``.
+        app: the application it runs.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        env: Mapping[str, str],
+        *queues: str,
+        arguments: tuple[str, ...] = ("-c", "1"),
+        app: str = "meshtasks",
+    ) -> None:
+        self.process = Process(
+            "worker",
+            [
+                CELERY,
+                *("-A", app, "worker", "-Q", ",".join(queues), "-l", "INFO"),
+                *("--without-gossip", "--without-mingle", *arguments),
+            ],
+            log_path=directory / "worker.log",
+            env={**os.environ, **env, "PYTHONPATH": str(ROOT)},
+            cwd=directory,
+        )
+
+    def start(self) -> None:
+        """Start it and wait until it consumes."""
+        self.process.start()
+        self.process.wait_ready(lambda: " ready." in self.log(), within_seconds=30)
+
+    def stop(self) -> int | None:
+        """Warm shutdown; gives the exit code."""
+        return self.process.stop(within_seconds=30)
+
+    def kill(self) -> None:
+        """SIGKILL the worker and its pool."""
+        self.process.kill()
+
+    def log(self) -> str:
+        """What it has logged since it was started."""
+        return self.process.output()
+
+    def pool_pids(self) -> list[int]:
+        """Process ids of its prefork pool."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text(encoding="ascii").split()]
+
+
+@contextmanager
+def running(worker: Worker) -> Iterator[Worker]:
+    """The worker while it runs; its log is shown if the test fails."""
+    worker.start()
+    try:
+        yield worker
+    except BaseException:
+        sys.stderr.write(worker.log())
+        worker.kill()
+        raise
+    else:
+        worker.stop()

@@ -1,0 +1,172 @@
+"""Readings become points: defaults, conversion, and the reasons of dead ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshtasks.domain.envelope import Envelope
+from meshtasks.domain.readings import Transformed, transform
+from meshtasks.domain.rules import RuleBook
+from meshtasks.domain.units import HUMIDITY, TEMPERATURE, Quantity
+
+NOW = 1_795_440_000.0
+NO_RULES = RuleBook()
+
+
+def envelope(
+    routing_key: str = "sensors.temperature.kitchen", timestamp: float | None = None
+) -> Envelope:
+    queue = ".".join(routing_key.split(".")[:2])
+    return Envelope(b"", "sensors", routing_key, queue, None, timestamp, NOW, {})
+
+
+def transformed(
+    *readings: Any,
+    origin: Envelope | None = None,
+    quantity: Quantity = TEMPERATURE,
+    default_unit: str = "°C",
+    rules: RuleBook = NO_RULES,
+) -> Transformed:
+    envelopes = [origin or envelope()] * len(readings)
+    return transform(readings, envelopes, quantity, default_unit, rules)
+
+
+def reason(reading: dict[str, Any], **options: Any) -> str:
+    return transformed(reading, **options).dead[0].reason
+
+
+def test_a_reading_becomes_a_point_in_the_canonical_unit() -> None:
+    reading = {
+        "sensor_id": "s1",
+        "value": 98.6,
+        "unit": "°F",
+        "timestamp": "2026-11-23T13:12:00Z",
+        "location": "bath",
+    }
+
+    assert transformed(reading).lines == [
+        b"temperature,location=bath,sensor_id=s1 celsius=37.0 1795439520000"
+    ]
+
+
+def test_a_humidity_becomes_percent() -> None:
+    origin = envelope("sensors.humidity.bath")
+    reading = {"value": 0.455, "unit": "1", "timestamp": NOW}
+
+    assert transformed(reading, origin=origin, quantity=HUMIDITY).lines == [
+        b"humidity,sensor_id=bath percent=45.5 1795440000000"
+    ]
+
+
+def test_the_sensor_is_named_by_the_routing_key_if_not_by_the_reading() -> None:
+    origin = envelope("sensors.temperature.cellar.north")
+
+    (point,) = transformed({"value": 1.0, "timestamp": NOW}, origin=origin).lines
+
+    assert point.startswith(b"temperature,sensor_id=cellar.north ")
+
+
+def test_the_unit_is_the_default_if_there_is_none() -> None:
+    (point,) = transformed({"value": 212.0, "timestamp": NOW}, default_unit="°F").lines
+
+    assert b"celsius=100.0 " in point
+
+
+def test_the_time_is_the_messages_if_there_is_none() -> None:
+    origin = envelope(timestamp=NOW - 60)
+
+    assert transformed({"value": 1.0}, origin=origin).times == [NOW - 60]
+
+
+def test_the_time_is_that_of_receipt_if_the_message_has_none_either() -> None:
+    assert transformed({"value": 1.0}).times == [NOW]
+
+
+def test_null_is_as_good_as_missing() -> None:
+    reading = {
+        "value": 1.0,
+        "sensor_id": None,
+        "unit": None,
+        "timestamp": None,
+        "location": None,
+    }
+
+    assert transformed(reading).lines == transformed({"value": 1.0}).lines
+
+
+def test_a_bad_reading_does_not_touch_its_neighbours() -> None:
+    good, bad = {"value": 1.0}, {"value": 1.0, "unit": "furlong"}
+
+    result = transformed(good, bad, good)
+
+    assert result.indices == [0, 2]
+    assert len(result.lines) == 2
+    assert list(result.dead) == [1]
+
+
+@pytest.mark.parametrize(
+    ("reading", "error_type", "text"),
+    [
+        (
+            {"value": -300.0},
+            "SchemaMismatch",
+            "value: -300 °C cannot be: absolute zero is -273.15 °C",
+        ),
+        (
+            {"value": -500.0, "unit": "F"},
+            "SchemaMismatch",
+            "value: -295.556 °C (given in F) cannot be: absolute zero is -273.15 °C",
+        ),
+        ({"value": 1.0, "unit": "%"}, "UnknownUnit", 'unit "%" is not a temperature'),
+        ({"value": 1.0, "sensor_id": ""}, "SchemaMismatch", "sensor_id: is empty"),
+        ({"value": 1.0, "location": "a\\b"}, "SchemaMismatch", "location: must not"),
+        (
+            {"value": 1.0, "timestamp": "2019-01-01T00:00:00"},
+            "InvalidTimestamp",
+            "timestamp 2019-01-01T00:00:00 has no time zone",
+        ),
+    ],
+)
+def test_a_dead_reading_says_why(
+    reading: dict[str, Any], error_type: str, text: str
+) -> None:
+    dead = transformed(reading).dead[0]
+
+    assert dead.error_type == error_type
+    assert dead.reason.startswith(text)
+
+
+@pytest.mark.parametrize("value", [-0.1, 100.1])
+def test_a_relative_humidity_outside_0_to_100_is_refused(value: float) -> None:
+    text = reason({"value": value}, quantity=HUMIDITY, default_unit="%")
+
+    assert text.endswith("cannot be: relative humidity is between 0 and 100 %")
+
+
+def test_a_reading_without_a_sensor_is_refused() -> None:
+    text = reason({"value": 1.0}, origin=envelope("sensors.temperature"))
+
+    assert text == (
+        "sensor_id: is missing, and there is none in the routing key "
+        "sensors.temperature either"
+    )
+
+
+def test_samples_are_grouped_by_series() -> None:
+    one, other = {"value": 1.0, "sensor_id": "a"}, {"value": 2.0, "sensor_id": "b"}
+
+    watched = transformed(one, other, one).watched
+
+    assert [each.series.sensor_id for each in watched] == ["a", "b"]
+    assert [len(each.samples) for each in watched] == [2, 1]
+
+
+def test_a_sensor_at_two_locations_is_two_series() -> None:
+    at_home = {"value": 1.0, "location": "home"}
+    away = {"value": 1.0, "location": "away"}
+
+    keys = {each.series.key for each in transformed(at_home, away).watched}
+
+    assert len(keys) == 2

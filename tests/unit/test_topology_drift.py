@@ -1,0 +1,151 @@
+"""What `topology check` calls a difference, what it only notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from meshtasks.domain.topology import Binding, Topology
+from meshtasks.messaging.drift import compare
+from meshtasks.messaging.management import Live, LiveExchange, LiveQueue
+from tests.support.topologies import small_document
+
+TOPOLOGY = Topology.model_validate(small_document())
+
+
+@pytest.fixture
+def live() -> Live:
+    """A broker with exactly the small topology."""
+    kept = {"durable": True, "auto_delete": False}
+    return Live(
+        [
+            LiveExchange(name=e.name, type=e.type, arguments=e.arguments, **kept)
+            for e in TOPOLOGY.all_exchanges
+        ],
+        [
+            LiveQueue(name=q.name, arguments=q.arguments, **kept)
+            for q in TOPOLOGY.all_queues
+        ],
+        list(TOPOLOGY.all_bindings),
+    )
+
+
+def test_a_broker_that_has_exactly_the_topology_does_not_differ(live: Live) -> None:
+    drift = compare(TOPOLOGY, live)
+
+    assert drift.differences == ()
+    assert drift.notes == ()
+
+
+def test_everything_missing_is_named(live: Live) -> None:
+    empty = Live([], [], [])
+
+    differences = compare(TOPOLOGY, empty).differences
+
+    assert len(differences) == len(live.exchanges + live.queues + live.bindings)
+    assert "exchange sensors: missing" in differences
+    assert "queue retry.5: missing" in differences
+    assert (
+        "binding sensors → queue sensors.temperature ('sensors.temperature.#'): missing"
+        in differences
+    )
+
+
+def _retype(live: Live) -> None:
+    live.exchanges[0].type = "direct"
+
+
+def _drop_alternate(live: Live) -> None:
+    live.exchanges[0].arguments = {}
+
+
+def _lower_limit(live: Live) -> None:
+    live.queues[0].arguments |= {"x-delivery-limit": 3}
+
+
+def _add_length_limit(live: Live) -> None:
+    live.queues[0].arguments |= {"x-max-length": 10}
+
+
+def _make_transient(live: Live) -> None:
+    live.queues[0].durable = False
+
+
+def _bind_in_addition(live: Live) -> None:
+    live.bindings.append(
+        Binding(exchange="sensors", queue="commands", routing_key="sensors.#")
+    )
+
+
+def _bind_from_elsewhere(live: Live) -> None:
+    live.bindings.append(
+        Binding(exchange="theirs", to_exchange="sensors", routing_key="#")
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (_retype, "exchange sensors: type is 'direct', should be 'topic'"),
+        (
+            _drop_alternate,
+            "exchange sensors: alternate-exchange is absent, should be 'unrouted'",
+        ),
+        (
+            _lower_limit,
+            "queue sensors.temperature: x-delivery-limit is 3, should be 20",
+        ),
+        (
+            _add_length_limit,
+            "queue sensors.temperature: x-max-length is 10, should be absent",
+        ),
+        (
+            _make_transient,
+            "queue sensors.temperature: does not outlive the broker, should be durable",
+        ),
+        (
+            _bind_in_addition,
+            "binding sensors → queue commands ('sensors.#'): not in topology.yaml",
+        ),
+        (
+            _bind_from_elsewhere,
+            "binding theirs → exchange sensors ('#'): not in topology.yaml",
+        ),
+    ],
+)
+def test_a_difference_is_named(
+    live: Live, change: Callable[[Live], None], line: str
+) -> None:
+    change(live)
+
+    assert compare(TOPOLOGY, live).differences == (line,)
+
+
+def test_a_queue_of_somebody_elses_on_our_exchange_is_only_noted(live: Live) -> None:
+    live.bindings.append(Binding(exchange="sensors", queue="n8n", routing_key="#"))
+
+    drift = compare(TOPOLOGY, live)
+
+    assert drift.differences == ()
+    assert drift.notes == (
+        "binding sensors → queue n8n ('#'): somebody else takes a copy",
+    )
+
+
+def test_what_others_do_among_themselves_is_not_mentioned(live: Live) -> None:
+    live.bindings.append(Binding(exchange="theirs", queue="theirs", routing_key="#"))
+
+    drift = compare(TOPOLOGY, live)
+
+    assert drift.differences == ()
+    assert drift.notes == ()
+
+
+def test_a_policy_on_one_of_our_queues_is_noted(live: Live) -> None:
+    live.queues[0].effective_policy_definition = {"max-length": 10}
+
+    drift = compare(TOPOLOGY, live)
+
+    assert drift.differences == ()
+    assert drift.notes == ("queue sensors.temperature: a policy adds max-length=10",)
