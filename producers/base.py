@@ -271,7 +271,6 @@ class Producer:
         try:
             self._publisher.publish(messages)
         except Unroutable as error:
-            logger.error("not stored: %s", error)
             return error.routes
         except Transient as error:
             self._last_error = str(error)
@@ -314,12 +313,15 @@ class Producer:
                 return False  # they were reported as not confirmed
             self._buffer.settle()
             stored = sum(records for _, records in confirmed)
+            lost = sum(records for _, records in batch) - stored
             counts = self._counts
             counts.messages += len(confirmed)
             counts.confirmed += stored
-            counts.unroutable += sum(records for _, records in batch) - stored
+            counts.unroutable += lost
             counts.resent += len(batch) if resent else 0
             self._changed.notify_all()
+        if lost:
+            logger.error("%d records are not stored: %s", lost, Unroutable(unroutable))
         if self._on_confirmed and confirmed:
             self._on_confirmed(confirmed)
         return True

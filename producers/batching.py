@@ -18,7 +18,7 @@ class Batching:
             1 packs nothing.
     """
 
-    count: int = 500
+    count: int = 1_000
     size_bytes: int = 1024 * 1024
     age_seconds: float = 0.1
     array_size: int = 1

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from typing_extensions import override
+
 from meshtasks.messaging.publisher import Outgoing
 
 
@@ -59,7 +61,7 @@ class Buffer(Protocol):
         """Whether a message with a body of this size would drop no other."""
 
 
-class MemoryBuffer:
+class MemoryBuffer(Buffer):
     """Keeps messages in memory; they are lost with the process.
 
     Args:
@@ -77,6 +79,7 @@ class MemoryBuffer:
         self._waiting_bytes = 0
         self._in_flight: list[Pending] = []
 
+    @override
     def append(self, pending: Pending) -> Sequence[Pending]:
         size = len(pending.message.body)
         dropped = []
@@ -86,6 +89,7 @@ class MemoryBuffer:
         self._waiting_bytes += size
         return dropped
 
+    @override
     def take(self, count: int, size_bytes: int) -> Sequence[Pending]:
         if not self._in_flight:
             taken_bytes = 0
@@ -99,20 +103,25 @@ class MemoryBuffer:
                 self._in_flight.append(pending)
         return tuple(self._in_flight)
 
+    @override
     def settle(self) -> None:
         self._in_flight.clear()
 
+    @override
     def unsettled(self) -> Sequence[Pending]:
         return (*self._in_flight, *self._waiting)
 
     @property
+    @override
     def waiting(self) -> int:
         return len(self._waiting)
 
     @property
+    @override
     def waiting_bytes(self) -> int:
         return self._waiting_bytes
 
+    @override
     def has_room(self, size_bytes: int) -> bool:
         return not self._waiting or (
             len(self._waiting) < self._max_messages

@@ -19,7 +19,7 @@ _EXIT_INTERRUPTED = 130
 _MAX_ROUTING_KEY_BYTES = 255
 
 
-def publish(
+def publish(  # noqa: PLR0913 (one parameter per option)
     exchange: Annotated[str, typer.Argument(help="Exchange, e.g. sensors.")],
     routing_key: Annotated[
         str, typer.Argument(help="Routing key, e.g. sensors.temperature.kitchen.")
@@ -80,12 +80,12 @@ def publish(
     job = Job(route, patience)
     try:
         if raw:
-            body = sys.stdin.buffer.read() if from_stdin else document.encode()
+            body = sys.stdin.buffer.read() if from_stdin else os.fsencode(document)
             job.send([body])
         elif from_stdin:
             _publish_lines(job, sys.stdin.buffer, array)
         else:
-            body = document.encode()
+            body = os.fsencode(document)  # the very bytes of the command line
             if fault := _json_fault(body):
                 fail(f"not JSON: {fault}. Nothing was published.", os.EX_DATAERR)
             job.send([body])
@@ -103,35 +103,34 @@ def _publish_lines(job: Job, source: BinaryIO, array: int) -> None:
         typer.Exit: a line is not JSON, or :meth:`Job.send` failed.
     """
     number = 0
-    waiting: list[bytes] = []
+    waiting: list[tuple[int, bytes]] = []  # line number and document
     job.next_line = 1
     with ReadingProgress(source) as progress:
         for lines in lines_as_they_come(source):
             for line in lines:
                 number += 1
-                text = line.strip()
-                if not text:
+                document = line.strip()
+                if not document:
                     continue
-                if fault := _json_fault(text):
+                if fault := _json_fault(document):
                     fail(
                         f"line {number} is not JSON: {fault}. {job.rest}",
                         os.EX_DATAERR,
                     )
-                waiting.append(text)
-            whole = len(waiting) - len(waiting) % array
-            if whole:
+                waiting.append((number, document))
+            if whole := len(waiting) - len(waiting) % array:
                 job.send(_packed(waiting[:whole], array))
                 del waiting[:whole]
-            if not waiting:
-                job.next_line = number + 1
+            job.next_line = waiting[0][0] if waiting else number + 1
             progress.update(sum(map(len, lines)) + len(lines), job.done)
         if waiting:
             job.send(_packed(waiting, array))
 
 
-def _packed(documents: Sequence[bytes], array: int) -> list[bytes]:
+def _packed(waiting: Sequence[tuple[int, bytes]], array: int) -> list[bytes]:
+    documents = [document for _, document in waiting]
     if array == 1:
-        return list(documents)
+        return documents
     return [
         b"[" + b",".join(documents[start : start + array]) + b"]"
         for start in range(0, len(documents), array)

@@ -48,6 +48,7 @@ class ReadingProgress:
         self._shown = False
 
     def update(self, read_bytes: int, done: str) -> None:
+        """Move on by so many bytes; ``done`` says what is published."""
         self._bar.update(self._task, advance=read_bytes, done=done)
         if not self._shown and time.monotonic() - self._began > _PROGRESS_AFTER_SECONDS:
             self._shown = True

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Never
 
 import typer
-from amqp.exceptions import IrrecoverableChannelError
+from amqp.exceptions import IrrecoverableChannelError, NotFound
 
 from meshtasks.domain.backoff import Backoff
 from meshtasks.domain.errors import (
@@ -38,6 +38,7 @@ class Route:
     settings: Settings
 
     def message(self, body: bytes) -> Outgoing:
+        """A message with this body, by this route."""
         return Outgoing(
             self.exchange,
             self.routing_key,
@@ -148,12 +149,14 @@ class Job:
             try:
                 self._publisher.publish(messages)
             except Unroutable as error:
-                hint = self._route.hint()
-                fail(f"{error}.\n{hint}\n{self.rest}", _EXIT_UNROUTABLE)
+                fail(f"{error}.\n{self._route.hint()}\n{self.rest}", _EXIT_UNROUTABLE)
             except PublishUnconfirmed as error:
-                if isinstance(error.__cause__, IrrecoverableChannelError):
+                cause = error.__cause__
+                if isinstance(cause, NotFound):
                     hint = self._route.hint()
                     fail(f"{error}.\n{hint}\n{self.rest}", _EXIT_UNROUTABLE)
+                if isinstance(cause, IrrecoverableChannelError):
+                    fail(f"refused: {error}. {self.rest}", _EXIT_UNROUTABLE)
                 if time.monotonic() >= deadline:
                     fail(
                         f"{error}. {self.rest} What was sent last may have been "
@@ -168,9 +171,15 @@ class Job:
                 return
 
     def close(self) -> None:
+        """Close the connection."""
         self._publisher.close()
 
 
 def fail(message: str, exit_code: int) -> Never:
+    """Say why, and end the command.
+
+    Raises:
+        typer.Exit: always.
+    """
     typer.echo(f"meshtasks: {message}", err=True)
     raise typer.Exit(exit_code)

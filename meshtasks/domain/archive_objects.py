@@ -100,14 +100,14 @@ def entries_of(
         body = envelope.body.strip()
         texts = array_members(body) if body.startswith(b"[") else [body]
         to_entry = _read_line if LINES_HEADER in envelope.headers else _wrap
-        seen: Counter[bytes] = Counter()
+        twins: Counter[bytes] = Counter()
         for (record, _), text in zip(together, texts, strict=True):
             try:
-                yield to_entry(envelope, record, text, seen[text])
+                yield to_entry(envelope, record, text, twins[text])
             except InvalidMessage as error:
                 dead = Dead(str(error), type(error).__name__)
                 yield BadEntry(domain_of(envelope.routing_key), dead)
-            seen[text] += 1
+            twins[text] += 1
 
 
 def domain_of(routing_key: str) -> str:
@@ -149,7 +149,7 @@ def _object(prefix: str, hour: int, entries: list[Entry]) -> ArchiveObject:
     )
 
 
-def _read_line(envelope: Envelope, record: Any, text: bytes, _copy: int) -> Entry:
+def _read_line(envelope: Envelope, record: Any, text: bytes, _twin: int) -> Entry:
     """A line that the mesh itself wrote; its form is checked all the same, since
     anyone may set a header."""
     match record:
@@ -165,19 +165,15 @@ def _read_line(envelope: Envelope, record: Any, text: bytes, _copy: int) -> Entr
             raise SchemaMismatch(message)
 
 
-def _wrap(envelope: Envelope, record: Any, text: bytes, copy: int) -> Entry:
-    """Any other JSON: kept whatever it says, with a line around it.
-
-    Not its place in the array tells it from identical records but their count: if
-    some are retried without their neighbours, that stays the same.
-    """
+def _wrap(envelope: Envelope, record: Any, text: bytes, twin: int) -> Entry:
+    """Any other JSON: kept whatever it says, with a line around it."""
     _refuse_not_json(text)
     time = round(_time_of(envelope, record), 3)  # lines carry milliseconds
     return Entry(
-        record_id(envelope, text, copy, time),
+        record_id(envelope, text, twin, time),
         domain_of(envelope.routing_key),
         time,
-        archive_line(envelope, text, copy, time),
+        archive_line(envelope, text, twin, time),
     )
 
 

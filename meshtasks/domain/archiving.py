@@ -69,7 +69,7 @@ class ArchivePolicy(BaseModel):
         return self._one_in(routing_key) > 0
 
     def line(
-        self, envelope: Envelope, record_json: bytes, index: int, time: float
+        self, envelope: Envelope, record_json: bytes, twin: int, time: float
     ) -> bytes | None:
         """The record's archive line, or None if it is not selected.
 
@@ -79,7 +79,7 @@ class ArchivePolicy(BaseModel):
         one_in = self._one_in(envelope.routing_key)
         if not one_in:
             return None
-        name = record_id(envelope, record_json, index, time)
+        name = record_id(envelope, record_json, twin, time)
         if one_in > 1 and crc32(name.encode()) % one_in:
             return None
         return _line(name, envelope, record_json, time)
@@ -96,14 +96,14 @@ class ArchivePolicy(BaseModel):
 
 
 def archive_line(
-    envelope: Envelope, record_json: bytes, index: int, time: float
+    envelope: Envelope, record_json: bytes, twin: int, time: float
 ) -> bytes:
     """One line of the archive: a JSON object without a line break.
 
     Args:
         envelope: the message the record came in.
         record_json: the record; valid JSON in UTF-8, embedded as it is.
-        index: its place in an array message, else 0.
+        twin: how many records just like it come before it in the message.
         time: epoch seconds; when the record was made.
 
     Returns:
@@ -111,7 +111,7 @@ def archive_line(
         :func:`~meshtasks.domain.envelope.record_id`), ``exchange``,
         ``routing_key``, ``time`` (RFC 3339 in UTC with milliseconds), ``record``.
     """
-    name = record_id(envelope, record_json, index, time)
+    name = record_id(envelope, record_json, twin, time)
     return _line(name, envelope, record_json, time)
 
 

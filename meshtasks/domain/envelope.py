@@ -39,32 +39,31 @@ class Envelope(NamedTuple):
         return ".".join(self.routing_key.split(".")[2:])
 
 
-def record_id(envelope: Envelope, record_json: bytes, index: int, time: float) -> str:
+def record_id(envelope: Envelope, record_json: bytes, twin: int, time: float) -> str:
     """A deterministic id for one record of a message.
 
     Args:
         envelope: the message the record came in.
         record_json: the record's own JSON.
-        index: its place in an array message, else 0; tells identical records of
-            one message apart.
+        twin: how many records just like it come before it in the message.
         time: epoch seconds; when the record was made.
 
     Returns:
         ``<message id>/<digest>``, or ``<time>/<digest>`` for a message without an
         id: 12 hex digits of milliseconds. Either way the ids of one publisher sort
         by time if its message ids do. The digest is 16 hex digits of BLAKE2b over
-        routing key, index and record. A redelivery of the same message gives the
+        routing key, twin number and record. A redelivery of the same message gives the
         same id.
 
     Record and time are part of it for the sake of records that are *not* the same.
     A device that says ``21.5`` every minute and gives no ids sends the same bytes
     each time. A publisher may give every message the same id. The failed records
     of an array message are retried without their neighbours, so they change places.
-    By message id, place and routing key alone, each of these would lose records.
+    By routing key, message id and place alone, each of these would lose records.
     """
     digest = hashlib.blake2b(digest_size=8)
     digest.update(envelope.routing_key.encode("utf-8", "surrogatepass"))
-    digest.update(b"\0%d\0" % index)
+    digest.update(b"\0%d\0" % twin)
     digest.update(record_json)
     if envelope.message_id:
         # AMQP text may hold lone surrogates, which no JSON or SQL text may

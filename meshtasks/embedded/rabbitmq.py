@@ -21,7 +21,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from meshtasks.embedded import loopback
-from meshtasks.embedded.process import Process
+from meshtasks.embedded.process import Process, ProcessFailed
 
 #: The server itself. The command on the PATH is a wrapper that insists on the
 #: system's rabbitmq user and drops the environment.
@@ -148,6 +148,11 @@ class RabbitMQ:
         Raises:
             ProcessFailed: it did not start; the text carries the end of its log.
         """
+        if "'" in str(self.directory):  # its disk monitor would wait for ever
+            message = (
+                f"RabbitMQ cannot run in a path with an apostrophe: {self.directory}"
+            )
+            raise ProcessFailed(message)
         self._epmd.start()  # first: it fails if another node uses the directory
         try:
             self._write_files()

@@ -27,7 +27,7 @@ KEEP_SECONDS = 30 * 86_400.0
 KEEP_SERIES = 100_000
 PRUNE_EVERY_SECONDS = 3_600.0
 
-_BUSY_TIMEOUT_SECONDS = 5.0
+BUSY_TIMEOUT_SECONDS = 5.0
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 _CREATE = """
@@ -131,7 +131,7 @@ class RuleStateStore:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(
             self._path,
-            timeout=_BUSY_TIMEOUT_SECONDS,
+            timeout=BUSY_TIMEOUT_SECONDS,
             isolation_level=None,  # transactions are begun here, not by the driver
             check_same_thread=False,  # one thread at a time, but not always the same
         )

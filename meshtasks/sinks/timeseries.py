@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -53,12 +53,16 @@ _HINTS = {
 
 
 class _LinesRefusedError(Exception):
-    """The store will not take these lines, now or later."""
+    """The store will not take these lines, now or later.
 
-    def __init__(self, reason: str) -> None:
+    Args:
+        reason: what it said.
+        dropped: how many of them it did not take, if it said so.
+    """
+
+    def __init__(self, reason: str, dropped: int | None) -> None:
         super().__init__(reason)
-        found = _DROPPED.search(reason)
-        self.dropped = int(found[1]) if found else None
+        self.dropped = dropped
 
 
 class TimeSeries:
@@ -176,13 +180,14 @@ class TimeSeries:
     def _meaning(self, error: ApiException) -> SinkUnavailable | _LinesRefusedError:
         status = error.status
         said = _said(error.body or error.reason or "")
+        answer = f"answered {status}: {clip(said, _REASON_LIMIT_CHARS)}"
         if status in _OF_DATA and not _WRONG_PLACE.search(said):
-            return _LinesRefusedError(
-                f"the time-series store answered {status}: {said}"
-            )
-        hint = _HINTS.get(404 if status == 400 else status)  # noqa: PLR2004 (HTTP)
-        said = f"answered {status}: {said}" + (f" ({hint})" if hint else "")
-        return self._unavailable(said, _retry_after_seconds(error.headers or {}))
+            found = _DROPPED.search(said)
+            dropped = int(found[1]) if found else None
+            return _LinesRefusedError(f"the time-series store {answer}", dropped)
+        if hint := _HINTS.get(status):
+            answer = f"{answer}; {hint}"
+        return self._unavailable(answer, _retry_after_seconds(error.headers or {}))
 
     def _unavailable(
         self, what: str, retry_after_seconds: float | None = None
@@ -199,7 +204,7 @@ def _said(body: str) -> str:
         answer = None
     if isinstance(answer, dict):
         body = str(answer.get("message") or answer.get("error") or body)
-    return clip(" ".join(body.split()), _REASON_LIMIT_CHARS)
+    return " ".join(body.split())
 
 
 def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:
@@ -211,4 +216,4 @@ def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:
         moment = parsedate_to_datetime(value)
     except ValueError:
         return None
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    return max(0.0, moment.timestamp() - time.time())

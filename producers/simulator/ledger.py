@@ -28,14 +28,15 @@ class Ledger:
         with self._lock:
             for message, records in batch:
                 self._messages += 1
+                good = records
                 label = (message.headers or {}).get(LABEL_HEADER)
                 if label is not None:
                     kind = BadKind(str(label))
                     self._bad_messages[kind] += 1
                     self._bad_records += kind.bad_records
-                    records = kind.good_records  # noqa: PLW2901
+                    good = kind.good_records
                 domain_kind = ".".join(message.routing_key.split(".")[:2])
-                self._good_records[domain_kind] += records
+                self._good_records[domain_kind] += good
 
     def summary(self) -> dict[str, object]:
         """The books so far.

@@ -77,4 +77,4 @@ def write_atomically(path: Path, data: object) -> None:
     """
     draft = path.with_name(f"{path.name}.part")
     draft.write_text(json.dumps(data) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    draft.replace(path)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from typing import NamedTuple, Protocol
 
+from typing_extensions import override
+
 from producers.simulator.faults import FaultySensor
 
 EXCHANGE = "sensors"
@@ -183,7 +185,7 @@ class Probe:
         return min(self._element.highest, max(self._element.lowest, shown))
 
 
-class Sensor:
+class Sensor(Source):
     """Sends one reading per message."""
 
     def __init__(
@@ -199,8 +201,8 @@ class Sensor:
         self._resolution_ms = 1 if form.timestamp else 1000
         self._last: int | None = None
 
+    @override
     def emit(self, now_ms: int) -> Emission | None:
-        """See :class:`Source`."""
         moment = now_ms // self._resolution_ms
         if moment == self._last:
             return None
@@ -211,7 +213,7 @@ class Sensor:
         return Emission(EXCHANGE, self._routing_key, now_ms / 1000, [record])
 
 
-class Logger:
+class Logger(Source):
     """Reads several probes at once and sends them as one array message."""
 
     def __init__(
@@ -223,8 +225,8 @@ class Logger:
         self._format = form
         self._last_ms: int | None = None
 
+    @override
     def emit(self, now_ms: int) -> Emission | None:
-        """See :class:`Source`."""
         if now_ms == self._last_ms:
             return None
         self._last_ms = now_ms

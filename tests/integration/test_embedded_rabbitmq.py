@@ -153,6 +153,11 @@ def test_a_node_that_cannot_start_says_why_and_leaves_nothing_running(
     assert processes_of(tmp_path) == []
 
 
+def test_a_path_that_rabbitmq_would_hang_in_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ProcessFailed, match="apostrophe"):
+        RabbitMQ(tmp_path / "Anna's house").start()
+
+
 def test_a_second_node_on_the_same_directory_is_refused(plain_node: RabbitMQ) -> None:
     with pytest.raises(ProcessFailed, match="running already"):
         RabbitMQ(plain_node.directory).start()

@@ -332,23 +332,20 @@ def test_a_message_that_would_block_all_others_is_refused_at_once(
     assert producer.counts().accepted == 0
 
 
-class TestPublisher:
-    """What producers rely on in the publisher below them."""
+@pytest.mark.parametrize("cut_after_bytes", [60_000, 150_000, 300_000])
+def test_a_publisher_cut_in_the_middle_of_a_batch_loses_nothing(
+    url: str, rabbitmq: RabbitMQ, cut_after_bytes: int
+) -> None:
+    batch = [
+        Outgoing(EXCHANGE, KEY, b"%d" % number, message_id=f"id-{number}")
+        for number in range(3_000)
+    ]
+    with Proxy(rabbitmq.ports.amqp, cut_after_bytes) as proxy:
+        publisher = Publisher(proxy.url(url))
+        publisher.publish([])  # connects, so that the loss is of a used one
 
-    @pytest.mark.parametrize("cut_after_bytes", [60_000, 150_000, 300_000])
-    def test_a_connection_lost_in_the_middle_of_a_batch_loses_nothing(
-        self, url: str, rabbitmq: RabbitMQ, cut_after_bytes: int
-    ) -> None:
-        batch = [
-            Outgoing(EXCHANGE, KEY, b"%d" % number, message_id=f"id-{number}")
-            for number in range(3_000)
-        ]
-        with Proxy(rabbitmq.ports.amqp, cut_after_bytes) as proxy:
-            publisher = Publisher(proxy.url(url))
-            publisher.publish([])  # connects, so that the loss is of a used one
+        publisher.publish(batch)
+        publisher.close()
 
-            publisher.publish(batch)
-            publisher.close()
-
-            assert proxy.cuts >= 1
-        assert set(numbers(drain(url, QUEUE))) == set(range(3_000))
+        assert proxy.cuts >= 1
+    assert set(numbers(drain(url, QUEUE))) == set(range(3_000))

@@ -38,7 +38,9 @@ def connect() -> Iterator[Open]:
 
 
 def line(second: int, value: object = 21.5, measurement: str = "temperature") -> bytes:
-    return f"{measurement},sensor_id=s1 celsius={value} {T0_MS + second * 1000}".encode()
+    return (
+        f"{measurement},sensor_id=s1 celsius={value} {T0_MS + second * 1000}".encode()
+    )
 
 
 def lines(count: int) -> list[bytes]:
@@ -187,8 +189,8 @@ def test_a_line_that_is_too_large_alone_is_refused(
     rejected = connect(receiver.url).write(lines(2))
 
     assert rejected == {
-        0: "the time-series store said 413: Request Entity Too Large",
-        1: "the time-series store said 413: Request Entity Too Large",
+        0: "the time-series store answered 413: Request Entity Too Large",
+        1: "the time-series store answered 413: Request Entity Too Large",
     }
 
 
@@ -201,7 +203,9 @@ def test_a_batch_of_which_every_line_was_dropped_is_not_halved(
 
     rejected = connect(receiver.url).write(lines(4))
 
-    assert rejected == dict.fromkeys(range(4), f"the time-series store said 422: {said}")
+    assert rejected == dict.fromkeys(
+        range(4), f"the time-series store answered 422: {said}"
+    )
     assert len(receiver.requests) == 1
 
 

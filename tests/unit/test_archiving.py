@@ -81,8 +81,8 @@ def test_a_record_retried_without_its_neighbours_is_not_taken_for_the_first() ->
     assert first_of_all != third_retried_alone
 
 
-def test_identical_records_of_one_message_differ_by_their_place() -> None:
-    ids = {record_id(envelope(), READING, place, NOON) for place in range(3)}
+def test_identical_records_of_one_message_are_told_apart() -> None:
+    ids = {record_id(envelope(), READING, twin, NOON) for twin in range(3)}
     assert len(ids) == 3
 
 
@@ -139,7 +139,7 @@ def test_text_that_has_no_utf8_bytes_is_replaced() -> None:
 
 
 def test_a_message_of_lines_is_one_to_publish() -> None:
-    lines = [archive_line(envelope(), READING, place, NOON) for place in range(2)]
+    lines = [archive_line(envelope(), READING, twin, NOON) for twin in range(2)]
 
     outgoing = Outgoing(*archive_message(lines, "sensors.temperature"))
 

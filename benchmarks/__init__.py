@@ -1,0 +1,4 @@
+"""Measures the worker against its ceiling and its peers on this machine.
+
+``python -m benchmarks --help``; docs/benchmarks.md says what the figures mean.
+"""

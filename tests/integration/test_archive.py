@@ -1,0 +1,360 @@
+"""The archive holds every record once, whatever happens on the way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from typing_extensions import override
+
+from meshtasks.domain.archiving import archive_line, archive_message
+from meshtasks.domain.envelope import Envelope
+from meshtasks.domain.errors import SinkUnavailable
+from meshtasks.domain.outcome import DONE, Dead, Outcome, Retry
+from meshtasks.embedded import loopback
+from meshtasks.settings import Environment, Settings
+from meshtasks.sinks import Sinks
+from meshtasks.sinks.objects.file import FileStore
+from meshtasks.tasks.archive import archive_events, archive_metrics
+from tests.support.archive import (
+    NOON,
+    batch_of,
+    bucket_environment,
+    directory_environment,
+    lines_in,
+    message,
+)
+from tests.support.archive_crash import Point, archive_in_process, reached
+from tests.support.receiver import Answer, Receiver
+from tests.support.s3 import S3Target
+from tests.support.waiting import wait_until
+
+OpenSinks = Callable[[Environment], Sinks]
+
+
+@pytest.fixture
+def open_sinks() -> Iterator[OpenSinks]:
+    """Opens sinks, as each process does for itself."""
+    with ExitStack() as opened:
+
+        def open_them(environment: Environment) -> Sinks:
+            sinks = Sinks(Settings(environment))
+            opened.callback(sinks.objects.close)
+            opened.callback(sinks.journal.close)
+            return sinks
+
+        yield open_them
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    """A mesh whose archive is a directory."""
+    return directory_environment(tmp_path)
+
+
+@pytest.fixture
+def sinks(open_sinks: OpenSinks, environment: Environment) -> Sinks:
+    """The sinks of this process."""
+    return open_sinks(environment)
+
+
+def numbered(*numbers: int) -> list[Envelope]:
+    """Messages that say their number, one a second."""
+    return [
+        message(b'{"n":%d}' % n, name=f"m-{n}", received_at=NOON + n) for n in numbers
+    ]
+
+
+def archive(sinks: Sinks, *messages: Envelope) -> list[Outcome]:
+    """What ``archive.events`` makes of a batch."""
+    return archive_events(batch_of(*messages), sinks)
+
+
+def archived_numbers(sinks: Sinks) -> list[int]:
+    """The numbers in the archive, ascending."""
+    return sorted(line["record"]["n"] for line in lines_in(sinks.objects))
+
+
+def sensor_lines(*values: float) -> Envelope:
+    """What a handler publishes of some readings."""
+    readings = [
+        message(
+            b'{"value":%.1f}' % value,
+            exchange="sensors",
+            routing_key="sensors.temperature.cellar",
+            name=f"s-{value}",
+        )
+        for value in values
+    ]
+    lines = [archive_line(each, each.body, 0, NOON) for each in readings]
+    parts = archive_message(lines, "sensors.temperature")
+    return message(parts.body, parts.routing_key, headers=parts.headers)
+
+
+# What goes where
+
+
+def test_a_batch_becomes_one_object_of_lines(sinks: Sinks) -> None:
+    assert archive(sinks, *numbered(1, 2, 3)) == [DONE] * 3
+
+    (found,) = sinks.objects.list("")
+    assert re.fullmatch(
+        "events/home/date=2026-11-23/hour=12/"
+        "20261123T120001Z-20261123T120003Z-[0-9a-f]{16}.jsonl.zst",
+        found.name,
+    )
+    assert [line["record"] for line in lines_in(sinks.objects)] == [
+        {"n": 1},
+        {"n": 2},
+        {"n": 3},
+    ]
+
+
+def test_each_handler_stores_its_class_and_acknowledges_the_other(
+    sinks: Sinks,
+) -> None:
+    batch = batch_of(message(b'{"open":true}', "home.door"), sensor_lines(21.5, 22))
+
+    assert archive_events(batch, sinks) == [DONE] * 3
+    assert archive_metrics(batch, sinks) == [DONE] * 3
+
+    events = lines_in(sinks.objects, "events/")
+    metrics = lines_in(sinks.objects, "metrics/")
+    assert [line["record"] for line in events] == [{"open": True}]
+    assert [line["record"] for line in metrics] == [{"value": 21.5}, {"value": 22.0}]
+    assert {line["exchange"] for line in metrics} == {"sensors"}
+
+
+def test_a_batch_without_records_of_the_class_touches_nothing(
+    sinks: Sinks, environment: Environment
+) -> None:
+    archive(sinks, sensor_lines(21.5))
+    assert not environment.state_dir.exists()
+
+
+def test_a_bad_record_is_dead_in_its_own_queue_only_and_alone(sinks: Sinks) -> None:
+    good, bad = numbered(1)[0], message(b'{"n":NaN}', name="bad")
+    batch = batch_of(good, bad)
+
+    in_events = archive_events(batch, sinks)
+    in_metrics = archive_metrics(batch, sinks)
+
+    assert in_events[0] == DONE
+    assert isinstance(in_events[1], Dead)
+    assert in_metrics == [DONE, DONE]
+    assert archived_numbers(sinks) == [1]
+
+
+# Once and only once
+
+
+def test_a_batch_delivered_again_is_not_stored_again(sinks: Sinks) -> None:
+    archive(sinks, *numbered(1, 2, 3))
+    assert archive(sinks, *numbered(1, 2, 3)) == [DONE] * 3
+    assert archived_numbers(sinks) == [1, 2, 3]
+
+
+def test_messages_delivered_again_in_other_batches_are_not_stored_again(
+    sinks: Sinks,
+) -> None:
+    archive(sinks, *numbered(1, 2, 3, 4))
+    archive(sinks, *numbered(4, 5))
+    archive(sinks, *numbered(3, 2, 6, 1))
+    assert archived_numbers(sinks) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_message_twice_in_one_batch_is_stored_once(sinks: Sinks) -> None:
+    assert archive(sinks, *numbered(1, 2, 1)) == [DONE] * 3
+    assert archived_numbers(sinks) == [1, 2]
+
+
+def test_lines_that_a_handler_published_twice_are_stored_once(sinks: Sinks) -> None:
+    archive_metrics(batch_of(sensor_lines(20, 21)), sinks)
+    archive_metrics(batch_of(sensor_lines(21), sensor_lines(22)), sinks)
+
+    values = [line["record"]["value"] for line in lines_in(sinks.objects)]
+    assert sorted(values) == [20, 21, 22]
+
+
+def test_a_device_that_repeats_itself_is_taken_at_its_word(sinks: Sinks) -> None:
+    repeated = [message(b'{"n":7}', received_at=NOON + 60 * n) for n in range(5)]
+    archive(sinks, *repeated[:3])
+    archive(sinks, *repeated[3:])
+    assert archived_numbers(sinks) == [7] * 5
+
+
+def test_hosts_that_store_the_same_batch_store_the_same_object(
+    open_sinks: OpenSinks, tmp_path: Path
+) -> None:
+    for host in ("one", "two"):
+        here = open_sinks(directory_environment(tmp_path, state_dir=tmp_path / host))
+        archive(here, *numbered(1, 2, 3))
+    assert archived_numbers(here) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("point", ["before the put", "after the put"])
+def test_a_process_killed_around_the_put_has_stored_all_once_in_the_end(
+    environment: Environment, sinks: Sinks, point: Point
+) -> None:
+    process = archive_in_process(environment, *numbered(1, 2, 3), killed=point)
+    process.join()
+    assert process.exitcode == -9
+
+    # redelivered with other neighbours, and not all at once
+    assert archive(sinks, *numbered(0, 1)) == [DONE] * 2
+    assert archive(sinks, *numbered(2, 3, 4)) == [DONE] * 3
+
+    assert archived_numbers(sinks) == [0, 1, 2, 3, 4]
+
+
+def test_a_process_killed_between_two_objects_has_stored_all_once_in_the_end(
+    environment: Environment, sinks: Sinks
+) -> None:
+    two_hours = [*numbered(1, 2), *numbered(3601, 3602)]
+    process = archive_in_process(environment, *two_hours, killed="after the put")
+    process.join()
+    assert len(list(sinks.objects.list(""))) == 1
+
+    archive(sinks, *two_hours)
+
+    assert archived_numbers(sinks) == [1, 2, 3601, 3602]
+
+
+def test_two_processes_given_the_same_messages_store_them_once(
+    environment: Environment, sinks: Sinks, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    processes = [
+        archive_in_process(environment, *numbered(*numbers), wait_for=go)
+        for numbers in ((1, 2, 3), (2, 3, 4), (3, 4, 5))
+    ]
+    wait_until(reached(go).exists, 30, "a process in the midst of its batch")
+    go.touch()
+    for process in processes:
+        process.join()
+
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert archived_numbers(sinks) == [1, 2, 3, 4, 5]
+
+
+class LosesAnswers(FileStore):
+    """Stores objects, but its answers get lost."""
+
+    @override
+    def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
+        super().put(name, data, metadata)
+        sink = "objects"
+        raise SinkUnavailable(sink, "the answer was lost")
+
+
+def test_an_object_stored_without_an_answer_is_not_stored_again(
+    sinks: Sinks, tmp_path: Path
+) -> None:
+    sinks.objects = LosesAnswers(tmp_path / "archive")
+    (lost, _) = archive(sinks, *numbered(1, 2))
+    assert isinstance(lost, Retry)
+
+    sinks.objects = FileStore(tmp_path / "archive")
+    assert archive(sinks, *numbered(2, 3)) == [DONE] * 2
+
+    assert archived_numbers(sinks) == [1, 2, 3]
+
+
+# Faults
+
+
+def test_when_one_object_fails_only_its_records_are_retried(
+    sinks: Sinks, tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "archive" / "events" / "garden"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("a file where the domain's directory must be")
+    garden = message(b'{"n":2}', "garden.gate", name="g")
+    one, three = numbered(1, 3)
+
+    first, second, third = archive(sinks, one, garden, three)
+
+    assert (first, third) == (DONE, DONE)
+    assert isinstance(second, Retry)
+    assert second.sink == "objects"
+    assert "garden" in second.reason
+
+    in_the_way.unlink()
+    assert archive(sinks, garden) == [DONE]
+    assert archived_numbers(sinks) == [1, 2, 3]
+
+
+def test_while_the_store_is_down_its_records_wait_and_others_are_acknowledged(
+    sinks: Sinks, tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "archive"
+    in_the_way.write_text("no directory")
+    batch = batch_of(*numbered(1, 3601), sensor_lines(21.5))
+
+    *own, other = archive_events(batch, sinks)
+
+    assert [outcome.sink for outcome in own if isinstance(outcome, Retry)] == [
+        "objects",
+        "objects",
+    ]
+    assert other == DONE
+
+    in_the_way.unlink()
+    assert archive_events(batch, sinks) == [DONE] * 3
+    assert archived_numbers(sinks) == [1, 3601]
+
+
+def test_without_its_journal_nothing_is_stored(
+    sinks: Sinks, environment: Environment
+) -> None:
+    environment.state_dir.write_text("no directory")
+
+    (outcome,) = archive(sinks, *numbered(1))
+
+    assert isinstance(outcome, Retry)
+    assert outcome.sink == "journal"
+    assert archived_numbers(sinks) == []
+
+
+def test_records_of_an_object_that_the_store_refuses_are_dead(
+    open_sinks: OpenSinks, receiver: Receiver, tmp_path: Path
+) -> None:
+    xml = {"Content-Type": "application/xml"}
+    receiver.script(Answer(200, b"<LocationConstraint/>", xml))
+    receiver.always = Answer(400, b"<Error><Code>EntityTooLarge</Code></Error>", xml)
+    sinks = open_sinks(
+        directory_environment(
+            tmp_path,
+            archive_url="s3://archive",
+            minio_endpoint=f"{loopback.HOST}:{receiver.port}",
+            minio_access_key="mesh",
+            minio_secret_key="secret",
+        )
+    )
+
+    outcomes = archive(sinks, *numbered(1, 2))
+
+    assert [type(outcome) for outcome in outcomes] == [Dead, Dead]
+    assert sinks.journal.pending() == []
+
+
+# In a bucket
+
+
+@pytest.mark.parametrize("point", ["before the put", "after the put"])
+def test_a_bucket_too_holds_every_record_once_after_a_crash(
+    open_sinks: OpenSinks, s3: S3Target, tmp_path: Path, point: Point
+) -> None:
+    environment = bucket_environment(s3, tmp_path)
+    process = archive_in_process(environment, *numbered(1, 2), killed=point)
+    process.join()
+    assert process.exitcode == -9
+    sinks = open_sinks(environment)
+
+    assert archive(sinks, *numbered(0, 1)) == [DONE] * 2
+    assert archive(sinks, *numbered(2, 3)) == [DONE] * 2
+
+    assert archived_numbers(sinks) == [0, 1, 2, 3]

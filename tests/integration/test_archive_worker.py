@@ -1,0 +1,158 @@
+"""Real workers archive what is published to ``archive``, all of it and once."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from kombu import Connection
+from pydantic import SecretStr
+
+from meshtasks.domain.archiving import archive_line, archive_message
+from meshtasks.messaging.entities import declare
+from meshtasks.messaging.message_id import new_message_id
+from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.settings import Environment, Settings
+from meshtasks.sinks.objects import ObjectStore, open_store
+from tests.support.amqp import queue_depth
+from tests.support.archive import (
+    NOON,
+    ROOT,
+    bucket_environment,
+    directory_environment,
+    lines_in,
+    message,
+)
+from tests.support.swift import Swift
+from tests.support.waiting import wait_until
+from tests.support.worker import Worker, running
+
+QUEUES = ("archive.events", "archive.metrics")
+
+
+@pytest.fixture
+def impatient_config(tmp_path: Path) -> Path:
+    """The configuration, but archive batches wait for 0.2 s, not for 30."""
+    directory = tmp_path / "config"
+    shutil.copytree(ROOT / "config", directory)
+    queues = directory / "queues.yaml"
+    text = queues.read_text()
+    assert "30_000" in text
+    queues.write_text(text.replace("30_000", "200"))
+    return directory
+
+
+@pytest.fixture
+def environment(amqp_url: str, impatient_config: Path, tmp_path: Path) -> Environment:
+    """A mesh with its topology, whose archive is a directory."""
+    environment = directory_environment(
+        tmp_path, broker_url=amqp_url, config_dir=impatient_config
+    )
+    with Connection(amqp_url) as connection:
+        declare(connection, Settings(environment).topology)
+    return environment
+
+
+@pytest.fixture
+def store(environment: Environment) -> Iterator[ObjectStore]:
+    """The archive's directory."""
+    with closing(open_store(environment)) as it:
+        yield it
+
+
+def variables(environment: Environment) -> dict[str, str]:
+    """The environment as the worker gets it."""
+    return {
+        f"MESH_{name.upper()}": (
+            value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        )
+        for name, value in environment
+    }
+
+
+def event(number: int) -> Outgoing:
+    """Plain JSON from anybody."""
+    return Outgoing(
+        "archive", "garden.gate", b'{"n":%d}' % number, message_id=new_message_id()
+    )
+
+
+def readings(*numbers: int) -> Outgoing:
+    """What a handler publishes of some readings."""
+    lines = []
+    for number in numbers:
+        key = "sensors.temperature.cellar"
+        reading = message(
+            b'{"n":%d}' % number, key, exchange="sensors", name=f"s{number}"
+        )
+        lines.append(archive_line(reading, reading.body, 0, NOON))
+    return Outgoing(*archive_message(lines, "sensors.temperature"))
+
+
+def publish(environment: Environment, messages: list[Outgoing]) -> None:
+    """Publish, confirmed."""
+    with closing(Publisher(environment.broker_url.get_secret_value())) as publisher:
+        publisher.publish(messages)
+
+
+def archived(store: ObjectStore) -> Counter[int]:
+    """How often each number stands in the archive."""
+    return Counter(line["record"]["n"] for line in lines_in(store))
+
+
+def once_each(*numbers: int) -> Counter[int]:
+    """Each number once."""
+    return Counter(numbers)
+
+
+def test_workers_killed_again_and_again_archive_every_record_once(
+    environment: Environment, store: ObjectStore, tmp_path: Path
+) -> None:
+    publish(environment, [event(number) for number in range(3_000)])
+    publish(
+        environment,
+        [readings(*range(n, n + 100)) for n in range(10_000, 20_000, 100)],
+    )
+    for seen in (1, 2_000, 6_000):
+        with running(Worker(tmp_path, variables(environment), *QUEUES)) as worker:
+            wait_until(
+                lambda seen=seen: archived(store).total() >= seen, 60, f"{seen} records"
+            )
+            worker.kill()
+    with running(Worker(tmp_path, variables(environment), *QUEUES)) as worker:
+        wait_until(lambda: len(archived(store)) >= 13_000, 60, "every record")
+        worker.stop()
+
+    assert archived(store) == once_each(*range(3_000), *range(10_000, 20_000))
+
+
+def test_an_outage_of_the_bucket_delays_records_and_loses_none(
+    environment: Environment, tmp_path: Path
+) -> None:
+    with Swift(tmp_path / "swift") as server:
+        in_bucket = bucket_environment(
+            server.target,
+            tmp_path,
+            broker_url=environment.broker_url,
+            config_dir=environment.config_dir,
+        )
+        worker = Worker(tmp_path, variables(in_bucket), *QUEUES)
+        with closing(open_store(in_bucket)) as store, running(worker):
+            publish(in_bucket, [event(number) for number in range(100)])
+            wait_until(lambda: len(archived(store)) == 100, 30, "records before")
+
+            server.kill()
+            publish(in_bucket, [event(number) for number in range(100, 200)])
+            wait_until(lambda: "objects is down" in worker.log(), 30, "the outage")
+            publish(in_bucket, [event(number) for number in range(200, 300)])
+
+            server.start()
+            wait_until(lambda: len(archived(store)) == 300, 90, "records after")
+
+            assert archived(store) == once_each(*range(300))
+    url = environment.broker_url.get_secret_value()
+    assert queue_depth(url, "dead.letter.queue") == 0
