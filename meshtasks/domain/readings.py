@@ -1,7 +1,8 @@
 """Readings of one kind become points in canonical units: pure, and the hot path.
 
-Every reading of the mesh passes through :func:`transform`; its loop is written
-for speed and measured (2 µs a reading).
+Every reading passes through the loop of :func:`transform`: 2.1 µs each, of which
+0.7 are for writing the line and 0.6 for reading the timestamp. Inlining those two
+calls would save a tenth of it.
 """
 
 from __future__ import annotations

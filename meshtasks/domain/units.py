@@ -3,9 +3,8 @@ canonical unit.
 
 The spellings are those of UCUM (https://ucum.org/ucum, case-sensitive codes
 ``Cel [degF] K %``), of Home Assistant's unit constants (``°C °F K %``) and those
-that devices are seen to publish. pint knows the factors; it is asked once per
-unit and process, because one conversion through pint costs more than the whole
-rest of a reading.
+that devices are seen to publish. pint knows the factors; it is asked once, since
+a conversion through pint takes five times as long as all the rest of a reading.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 from meshtasks.domain.errors import UnknownUnit
 from meshtasks.domain.text import clip
@@ -147,14 +146,7 @@ def _affine(quantity: Quantity, unit: str) -> Affine:
     name = quantity.spellings.get(spelling)
     if name is None:
         raise UnknownUnit(_unknown(quantity, unit))
-    if name == quantity.canonical_pint:
-        return IDENTITY
-    quantity_of = _registry().Quantity
-    at_zero, at_one = (
-        quantity_of(Fraction(number), name).to(quantity.canonical_pint).magnitude
-        for number in (0, 1)
-    )
-    return Affine(float(at_one - at_zero), float(at_zero))
+    return _factors(quantity)[name]
 
 
 def _unknown(quantity: Quantity, unit: str) -> str:
@@ -169,12 +161,24 @@ def _unknown(quantity: Quantity, unit: str) -> str:
 
 
 @cache
-def _registry() -> UnitRegistry[Fraction]:
-    """Exact factors (5/9, not 0.5555…). Built on first need: pint takes half a
-    second to import, and a house that only knows °C and % never needs it."""
-    from pint import UnitRegistry  # noqa: PLC0415
+def _factors(quantity: Quantity) -> dict[str, Affine]:
+    """The way to the canonical unit from each unit, by pint's name of it."""
+    quantity_of = _registry().Quantity
+    factors = {}
+    for name in set(quantity.spellings.values()):
+        at_zero, at_one = (
+            quantity_of(Fraction(number), name).to(quantity.canonical_pint).magnitude
+            for number in (0, 1)
+        )
+        factors[name] = Affine(float(at_one - at_zero), float(at_zero))
+    return factors | {quantity.canonical_pint: IDENTITY}
 
-    return UnitRegistry(non_int_type=Fraction)
+
+@cache
+def _registry() -> UnitRegistry[Fraction]:
+    from pint import UnitRegistry  # noqa: PLC0415 - takes a second to import
+
+    return UnitRegistry(non_int_type=Fraction)  # 5/9, not 0.5555555555555571
 
 
 def _known_units(units: dict[str, str]) -> dict[str, str]:
@@ -192,6 +196,10 @@ def _known_units(units: dict[str, str]) -> dict[str, str]:
 class KindsConfig(BaseModel):
     """config/kinds.yaml.
 
+    The worker reads it before its pool processes are forked, and that is when
+    pint is asked for all factors: it takes a second and 30 MB, which each pool
+    process would otherwise spend again, in the middle of a batch.
+
     Attributes:
         default_units: sensor kind → unit of readings that name none.
     """
@@ -199,6 +207,12 @@ class KindsConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     default_units: Annotated[dict[str, str], AfterValidator(_known_units)] = {}
+
+    @model_validator(mode="after")
+    def _derive_factors(self) -> Self:
+        for quantity in QUANTITIES.values():
+            _factors(quantity)
+        return self
 
     def default_unit(self, quantity: Quantity) -> str:
         """Unit of a reading that names none; canonical unless configured."""

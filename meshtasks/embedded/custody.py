@@ -56,7 +56,7 @@ def in_custody(work: Callable[[], int]) -> int:
     worker = os.fork()
     if worker:
         return _keep(worker)
-    for number in _ENDING:
+    for number in _not_ignored():
         signal.signal(number, _interrupt)
     # A session of its own: a signal to the whole group of the first, as `timeout`
     # and terminals send it, must not take both.
@@ -65,6 +65,12 @@ def in_custody(work: Callable[[], int]) -> int:
     if os.getppid() != keeper:  # it died before the kernel knew of our interest
         return 128 + signal.SIGTERM
     return work()
+
+
+def _not_ignored() -> list[signal.Signals]:
+    """Those that end this program. `nohup` ignores some, and so do shells for what
+    they start in the background."""
+    return [each for each in _ENDING if signal.getsignal(each) != signal.SIG_IGN]
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -85,14 +91,18 @@ def _keep(worker: int) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker, number)
 
-    for number in _ENDING:
+    for number in _not_ignored():
         signal.signal(number, pass_on)
     # Ctrl-Z would suspend this process alone, and the other would go on drawing.
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)
-    while True:
-        pid, status = os.wait()
-        if pid == worker:
+    # Left unreaped until no signal is passed on any more, so its id stays its own.
+    while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)) is not None:
+        if ended.si_pid == worker:
             break
+        os.waitpid(ended.si_pid, 0)
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    _, status = os.waitpid(worker, 0)
     _end_orphans()
     code = os.waitstatus_to_exitcode(status)
     return 128 - code if code < 0 else code

@@ -238,7 +238,8 @@ def _has_unit(name: str) -> bool:
 
 
 def _say(text: str) -> None:
-    print(f"meshtasks: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"meshtasks: {text}\n")
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

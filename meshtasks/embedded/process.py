@@ -123,7 +123,8 @@ class Process:
         else:
             return
         self.kill()
-        raise ProcessFailed(f"{message}; the end of {self.log_path}:\n{self.tail()}")
+        message += f"; the end of {self.log_path}:\n{self.tail()}"
+        raise ProcessFailed(message)
 
     def stop(self, within_seconds: float = 20.0) -> int | None:
         """Ask it to end (SIGTERM), insist (SIGKILL) after ``within_seconds``.

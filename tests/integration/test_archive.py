@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typing_extensions import override
 
 from meshtasks.domain.archiving import archive_line, archive_message
@@ -238,6 +241,50 @@ def test_two_processes_given_the_same_messages_store_them_once(
 
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert archived_numbers(sinks) == [1, 2, 3, 4, 5]
+
+
+class Killed(BaseException):
+    """Ends a batch as SIGKILL would, without ending the test."""
+
+
+class Mortal(FileStore):
+    """Is killed around a put, at a point that can be set."""
+
+    point: Point | None = None
+
+    @override
+    def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
+        if self.point == "before the put":
+            raise Killed
+        super().put(name, data, metadata)
+        if self.point == "after the put":
+            raise Killed
+
+
+_deliveries = st.tuples(
+    st.lists(st.sampled_from([1, 2, 3, 3601, 3602, 7201]), min_size=1, max_size=5),
+    st.sampled_from([None, "before the put", "after the put"]),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(_deliveries, min_size=1, max_size=6))
+def test_whatever_is_delivered_how_often_and_killed_when_is_stored_once(
+    deliveries: list[tuple[list[int], Point | None]],
+) -> None:
+    with TemporaryDirectory() as directory:
+        sinks = Sinks(Settings(directory_environment(Path(directory))))
+        sinks.objects = store = Mortal(Path(directory) / "archive")
+
+        for numbers, store.point in deliveries:
+            with suppress(Killed):
+                archive(sinks, *numbered(*numbers))
+        store.point = None
+        everything = sorted({number for numbers, _ in deliveries for number in numbers})
+        archive(sinks, *numbered(*everything))
+
+        assert archived_numbers(sinks) == everything
+        sinks.journal.close()
 
 
 class LosesAnswers(FileStore):

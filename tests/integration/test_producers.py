@@ -42,12 +42,6 @@ def url(amqp_url: str) -> str:
     return amqp_url
 
 
-@pytest.fixture
-def proxy(rabbitmq: RabbitMQ) -> Iterator[Proxy]:
-    with Proxy(rabbitmq.ports.amqp) as proxy:
-        yield proxy
-
-
 @contextmanager
 def running(
     url: str,

@@ -8,17 +8,12 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meshtasks.domain.topology import Topology
-from meshtasks.embedded.rabbitmq import RabbitMQ
 from meshtasks.messaging.connecting import connected
-from meshtasks.messaging.entities import declare
-from meshtasks.settings import load_yaml
 from producers.simulator.badmessages import LABEL_HEADER, BadKind
 from tests.support.amqp import Delivery, drain, queue_depth
 from tests.support.proxy import Proxy
@@ -26,20 +21,6 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 QUEUES = ("sensors.temperature", "sensors.humidity")
-
-
-@pytest.fixture
-def mesh_url(amqp_url: str) -> str:
-    """A virtual host with the topology of the mesh."""
-    with connected(amqp_url) as connection:
-        declare(connection, load_yaml(ROOT / "config/topology.yaml", Topology))
-    return amqp_url
-
-
-@pytest.fixture
-def proxy(rabbitmq: RabbitMQ) -> Iterator[Proxy]:
-    with Proxy(rabbitmq.ports.amqp) as proxy:
-        yield proxy
 
 
 def started(url: str, *arguments: str) -> subprocess.Popen[str]:

@@ -6,16 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from meshtasks.domain.topology import Topology
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.messaging.connecting import connected
-from meshtasks.messaging.entities import declare
-from meshtasks.settings import load_yaml
 from tests.support.amqp import drain, open_channel, queue_depth, take
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
@@ -24,20 +18,6 @@ ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("meshtasks")
 TEMPERATURES = "sensors.temperature"
 KITCHEN = ("sensors", "sensors.temperature.kitchen")
-
-
-@pytest.fixture
-def mesh_url(amqp_url: str) -> str:
-    """A virtual host with the topology of the mesh."""
-    with connected(amqp_url) as connection:
-        declare(connection, load_yaml(ROOT / "config/topology.yaml", Topology))
-    return amqp_url
-
-
-@pytest.fixture
-def proxy(rabbitmq: RabbitMQ) -> Iterator[Proxy]:
-    with Proxy(rabbitmq.ports.amqp) as proxy:
-        yield proxy
 
 
 def started(url: str, *arguments: str) -> subprocess.Popen[bytes]:

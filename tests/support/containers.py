@@ -14,7 +14,7 @@ from testcontainers.core.wait_strategies import HttpWaitStrategy, LogMessageWait
 from tests.support.influx import InfluxTarget
 from tests.support.s3 import S3Target
 
-_SECRET = "mesh-container-secret"  # noqa: S105 - of a container of the test's own
+_SECRET = "mesh-container-secret"
 
 
 def docker_answers() -> bool:

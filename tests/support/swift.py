@@ -22,7 +22,7 @@ _LAUNCHER = (
 _STORAGE = ("account", "container", "object")
 #: Swift writes the access key as account and user.
 _ACCESS_KEY = "mesh:store"
-_SECRET_KEY = "mesh-store-secret"  # noqa: S105 - of a store on loopback
+_SECRET_KEY = "mesh-store-secret"
 
 _SWIFT_CONF = """\
 [swift-hash]
@@ -165,7 +165,7 @@ class Swift:
             )
             (here / f"{kind}-server.conf").write_text(text, encoding="utf-8")
         ports = [str(self._ports[kind]) for kind in _STORAGE]
-        subprocess.run([*_LAUNCHER, "rings", str(here), *ports], check=True)  # noqa: S603 - our own command
+        subprocess.run([*_LAUNCHER, "rings", str(here), *ports], check=True)
         (here / "swift.conf").write_text(_SWIFT_CONF, encoding="utf-8")
 
 

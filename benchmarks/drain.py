@@ -1,0 +1,179 @@
+"""One run: messages wait in a queue, one contender drains it.
+
+The clock runs from the first moment at which messages are seen to be settled to
+the moment at which all are. So starting up costs nobody anything, and neither
+does what a contender does once, with its first messages.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+from benchmarks.contenders import Contender
+from benchmarks.environments import ROOT
+from benchmarks.load import readings
+from benchmarks.memory import peak_rss_bytes
+from benchmarks.services import Services, Space
+from meshtasks.embedded.process import Process
+from meshtasks.messaging.publisher import Outgoing, Publisher
+
+Say = Callable[[str], None]
+
+_PUBLISH_MESSAGES = 5_000
+_SAY_EVERY_MESSAGES = 100_000
+
+#: Looking costs the broker 10 ms, so it is looked at rarely until the end nears.
+_LONGEST_WAIT_SECONDS = 0.2
+_SHORTEST_WAIT_SECONDS = 0.02
+_STARTING_WAIT_SECONDS = 0.05
+_STALLED_SECONDS = 60.0
+_MEMORY_WAIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run gave.
+
+    Attributes:
+        contender: its name.
+        messages: messages that waited.
+        readings: readings in them.
+        readings_per_second: while the clock ran; 0.0 if it could not be told.
+        peak_rss_bytes: of the consuming process and those it started.
+        faults: why the ledger does not balance; empty when it does.
+    """
+
+    contender: str
+    messages: int
+    readings: int
+    readings_per_second: float
+    peak_rss_bytes: int
+    faults: tuple[str, ...]
+
+
+def run(services: Services, contender: Contender, messages: int, say: Say) -> Run:
+    """Publish, start the contender, watch until all is settled, check the ledger.
+
+    Args:
+        services: the broker.
+        contender: who drains.
+        messages: how many wait when it starts.
+        say: told of progress.
+
+    Raises:
+        InstallFailedError: the contender's environment could not be made.
+    """
+    command = contender.prepared(say)
+    count = messages * contender.array_readings
+    with services.space() as space:
+        preload(space, contender.encode(readings(count)), say)
+        process = Process(
+            contender.name,
+            command,
+            log_path=space.directory / "contender.log",
+            env=space.environment(plain=contender.plain),
+            cwd=ROOT,
+        )
+        watch = _Watch(services, process, messages)
+        process.start()
+        try:
+            watch.until_settled()
+        finally:
+            process.stop(within_seconds=30.0)
+        faults = [*watch.faults, *_faults(space, contender, count)]
+        if faults:
+            say(f"{contender.name}: the end of its log:\n{process.tail()}")
+    rate = watch.messages_per_second * contender.array_readings
+    return Run(
+        contender.name, messages, count, rate, watch.peak_rss_bytes, tuple(faults)
+    )
+
+
+def preload(space: Space, messages: Iterable[Outgoing], say: Say) -> None:
+    """Publish messages, confirmed."""
+    rest = iter(messages)
+    publisher = Publisher(space.amqp_url)
+    published = 0
+    while some := list(islice(rest, _PUBLISH_MESSAGES)):
+        publisher.publish(some)
+        published += len(some)
+        if published % _SAY_EVERY_MESSAGES == 0:
+            say(f"{published:,} messages published")
+    publisher.close()
+
+
+class _Watch:
+    """Follows a run by the broker's count of acknowledged messages.
+
+    Attributes:
+        messages_per_second: while the clock ran.
+        peak_rss_bytes: of the process and those it started.
+        faults: what went wrong meanwhile.
+    """
+
+    def __init__(self, services: Services, process: Process, messages: int) -> None:
+        self._services = services
+        self._process = process
+        self._messages = messages
+        self._acknowledged_before = services.acknowledged()
+        self._memory_due_at = 0.0
+        self.messages_per_second = 0.0
+        self.peak_rss_bytes = 0
+        self.faults: list[str] = []
+
+    def until_settled(self) -> None:
+        """Return when all messages are settled, or nothing happens any more."""
+        settled = 0
+        first: tuple[int, float] | None = None
+        changed_at = time.monotonic()
+        while settled < self._messages:
+            time.sleep(self._wait_seconds(settled))
+            before, settled = settled, self._settled()
+            now = time.monotonic()
+            if settled > before:
+                changed_at = now
+                if first is None:
+                    first = settled, now
+                elif now > first[1]:
+                    self.messages_per_second = (settled - first[0]) / (now - first[1])
+            if now - changed_at > _STALLED_SECONDS or not self._process.running:
+                self.faults.append(f"stopped at {settled:,} of {self._messages:,}")
+                break
+            self._sample_memory(now)
+        self._sample_memory(time.monotonic(), at_once=True)
+        if not self.messages_per_second and not self.faults:
+            self.faults.append("over before it could be measured")
+
+    def _settled(self) -> int:
+        return self._services.acknowledged() - self._acknowledged_before
+
+    def _wait_seconds(self, settled: int) -> float:
+        """Half of what is left, so that the end is seen soon after it comes."""
+        if not settled:
+            return _STARTING_WAIT_SECONDS
+        if not self.messages_per_second:
+            return _SHORTEST_WAIT_SECONDS
+        left_seconds = (self._messages - settled) / self.messages_per_second
+        return min(max(left_seconds / 2, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)
+
+    def _sample_memory(self, now: float, *, at_once: bool = False) -> None:
+        if at_once or now >= self._memory_due_at:
+            self._memory_due_at = now + _MEMORY_WAIT_SECONDS
+            peak = peak_rss_bytes(self._process.pid)
+            self.peak_rss_bytes = max(self.peak_rss_bytes, peak)
+
+
+def _faults(space: Space, contender: Contender, count: int) -> list[str]:
+    """Why the ledger does not balance, once the contender has gone."""
+    faults = []
+    # What it held unacknowledged is back in the queue now.
+    if left := space.ready(contender.queue):
+        faults.append(f"{left:,} messages left in the queue")
+    if failed := space.failed():
+        faults.append(f"{failed:,} messages dead or to be tried again")
+    if contender.stores and (points := space.points()) != count:
+        faults.append(f"{points:,} points stored of {count:,} readings")
+    return faults

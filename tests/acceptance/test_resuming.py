@@ -1,0 +1,98 @@
+"""A worker resumes consuming after every trouble with its broker."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from kombu import Connection
+
+from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.messaging.entities import declare
+from meshtasks.settings import Environment, Settings
+from tests.support import scripted
+from tests.support.amqp import open_channel, publish_raw
+from tests.support.waiting import wait_until
+from tests.support.worker import Worker, running
+
+QUEUE = "sensors.motion"
+APP = "tests.support.scripted"
+
+
+def prepare(env: dict[str, str]) -> dict[str, str]:
+    topology = Settings(Environment(config_dir=Path(env["MESH_CONFIG_DIR"]))).topology
+    with Connection(env["MESH_BROKER_URL"]) as connection:
+        declare(connection, topology)
+    return env
+
+
+@pytest.fixture
+def env(mesh_env: dict[str, str]) -> dict[str, str]:
+    return prepare(mesh_env)
+
+
+def publish(env: dict[str, str], *records: dict[str, object]) -> None:
+    bodies = [json.dumps(record).encode() for record in records]
+    publish_raw(env["MESH_BROKER_URL"], "sensors", "sensors.motion.hall", *bodies)
+
+
+def wait_for_effect(env: dict[str, str], name: str) -> None:
+    def done() -> bool:
+        effects = scripted.read(Path(env["MESH_STATE_DIR"]), "effects")
+        return Counter(each["id"] for each in effects)[name] > 0
+
+    wait_until(done, 40, f"the effect of {name}")
+
+
+def test_after_its_connections_were_closed(
+    env: dict[str, str], rabbitmq: RabbitMQ, vhost: str, tmp_path: Path
+) -> None:
+    with running(Worker(tmp_path, env, QUEUE, app=APP)) as worker:
+        wait_until(lambda: connections(rabbitmq, vhost), 20, "connections")
+        for name in connections(rabbitmq, vhost):
+            rabbitmq.api("DELETE", f"/connections/{quote(name, safe='')}")
+        wait_until(lambda: "Connection to broker lost" in worker.log(), 20, "the loss")
+        publish(env, {"id": "after"})
+
+        wait_for_effect(env, "after")
+
+
+def connections(rabbitmq: RabbitMQ, vhost: str) -> list[str]:
+    return [
+        each["name"]
+        for each in rabbitmq.api("GET", "/connections")
+        if each.get("vhost") == vhost
+    ]
+
+
+def test_after_its_queue_was_deleted(env: dict[str, str], tmp_path: Path) -> None:
+    with running(Worker(tmp_path, env, QUEUE, app=APP)) as worker:
+        with open_channel(env["MESH_BROKER_URL"]) as channel:
+            channel.queue_delete(QUEUE)
+        wait_until(lambda: worker.log().count("Connected to") > 1, 20, "a reconnect")
+        publish(env, {"id": "after"})
+
+        wait_for_effect(env, "after")
+
+
+def test_after_the_broker_closed_its_channel_over_a_slow_batch(
+    mesh_env: dict[str, str], tmp_path: Path, new_rabbitmq: Callable[..., RabbitMQ]
+) -> None:
+    node = new_rabbitmq()
+    node.stop()
+    conf = node.directory / "conf.d" / "impatient.conf"
+    conf.write_text("consumer_timeout = 2000\nchannel_tick_interval = 1000\n")
+    node.start()
+    env = prepare({**mesh_env, "MESH_BROKER_URL": node.amqp_url()})
+
+    with running(Worker(tmp_path, env, QUEUE, app=APP)) as worker:
+        publish(env, {"id": "slow", "do": "wait", "seconds": 5, "times": 1})
+        wait_until(lambda: "closed the channel" in worker.log(), 20, "the closing")
+        publish(env, {"id": "after"})
+
+        wait_for_effect(env, "slow")
+        wait_for_effect(env, "after")
