@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlencode
 
 import kombu
@@ -149,7 +150,7 @@ class Services:
         page = loopback.request("GET", self.broker.ports.prometheus, "/metrics")
         return sum(map(int, _ACKNOWLEDGED.findall(page)))
 
-    def __enter__(self) -> Services:
+    def __enter__(self) -> Self:
         self.broker.start()
         return self
 

@@ -11,6 +11,7 @@ from celery import Celery
 from meshtasks.domain.errors import ConfigError
 from meshtasks.messaging.entities import task_queues
 from meshtasks.settings import Settings, load_settings
+from meshtasks.sinks.objects import open_store
 from meshtasks.tasks import archive, climate  # noqa: F401 - registers the handlers
 from meshtasks.tasks.registry import HANDLERS, Handler
 from meshtasks.worker.mesh import attach
@@ -20,9 +21,10 @@ def create_app(settings: Settings, handlers: Mapping[str, Handler]) -> Celery:
     """The application for these settings, consuming the queues of these handlers.
 
     Raises:
-        ConfigError: a configuration file is bad.
+        ConfigError: a configuration file or the archive URL is bad.
     """
     settings.validate()
+    open_store(settings.env).close()  # refuses an archive URL that cannot be one
     app = Celery("meshtasks", broker=settings.env.broker_url.get_secret_value())
     app.conf.update(
         accept_content=["json"],

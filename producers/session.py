@@ -67,14 +67,15 @@ def run_session(
         The exit code of the process, one of ``EXIT_…``.
     """
     producer.start()
-    deadline = time.monotonic() + patience.connect_seconds
+    began = time.monotonic()
     while not producer.wait_connected(_POLL_SECONDS):
-        if stop.is_set() or time.monotonic() >= deadline:
+        waited_seconds = time.monotonic() - began
+        if stop.is_set() or waited_seconds >= patience.connect_seconds:
             producer.stop(0.0)
             logger.error(
-                "no connection to RabbitMQ within %g s (%s). Is it running, and is "
+                "no connection to RabbitMQ within %.1f s (%s). Is it running, and is "
                 "MESH_BROKER_URL right?",
-                patience.connect_seconds,
+                waited_seconds,
                 producer.last_error or "no answer",
             )
             return EXIT_UNREACHABLE

@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import aiohttp  # type: ignore[import-not-found]  # its own venv
+import aiohttp
 from faststream import (  # type: ignore[import-not-found]  # its own venv
     AckPolicy,
     Context,

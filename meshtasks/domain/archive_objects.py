@@ -168,11 +168,11 @@ def _read_line(envelope: Envelope, record: Any, text: bytes, _twin: int) -> Entr
 def _wrap(envelope: Envelope, record: Any, text: bytes, twin: int) -> Entry:
     """Any other JSON: kept whatever it says, with a line around it."""
     _refuse_not_json(text)
-    time = round(_time_of(envelope, record), 3)  # lines carry milliseconds
+    time = _time_of(envelope, record)
     return Entry(
         record_id(envelope, text, twin, time),
         domain_of(envelope.routing_key),
-        time,
+        round(time, 3),  # as the line has it, so that both fall into the same hour
         archive_line(envelope, text, twin, time),
     )
 

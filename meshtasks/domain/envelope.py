@@ -49,11 +49,14 @@ def record_id(envelope: Envelope, record_json: bytes, twin: int, time: float) ->
         time: epoch seconds; when the record was made.
 
     Returns:
-        ``<message id>/<digest>``, or ``<time>/<digest>`` for a message without an
-        id: 12 hex digits of milliseconds. Either way the ids of one publisher sort
+        ``<message id>/<digest>``, or for a message without an id ``<time>/<digest>``,
+        the time as 14 hex digits of microseconds; so the ids of one publisher sort
         by time if its message ids do. The digest is 16 hex digits of BLAKE2b over
-        routing key, twin number and record. A redelivery of the same message gives the
-        same id.
+        routing key, twin number and record.
+
+    A redelivery of the same message gives the same id, unless the message has no id
+    and ``time`` is its receipt because it has no time of its own either: nothing tells
+    it from a new message then.
 
     Record and time are part of it for the sake of records that are *not* the same.
     A device that says ``21.5`` every minute and gives no ids sends the same bytes
@@ -69,5 +72,5 @@ def record_id(envelope: Envelope, record_json: bytes, twin: int, time: float) ->
         # AMQP text may hold lone surrogates, which no JSON or SQL text may
         origin = envelope.message_id.encode("utf-8", "replace").decode()
     else:
-        origin = f"{round(time * 1000):012x}"
+        origin = f"{round(time * 1_000_000):014x}"
     return f"{origin}/{digest.hexdigest()}"

@@ -20,7 +20,8 @@ from meshtasks.domain.units import Quantity
 TAG_LIMIT_CHARS = 255
 
 _ESCAPES = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ "})
-_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\\]")
+#: Surrogates come from routing keys that are not UTF-8.
+_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 
 
 @lru_cache(maxsize=16_384)
@@ -36,8 +37,8 @@ def line_start(quantity: Quantity, sensor_id: str, location: str) -> str:
         location: where it is; blank for none.
 
     Raises:
-        SchemaMismatch: a tag is empty, too long, or holds a backslash or a
-            control character.
+        SchemaMismatch: a tag is empty, too long, or holds a backslash, a
+            control character or what is not Unicode.
     """
     tags = f"sensor_id={_tag('sensor_id', sensor_id)}"
     if location.strip():
@@ -64,7 +65,7 @@ def _tag(name: str, value: str) -> str:
         message = f"{name}: has {len(value)} characters; {TAG_LIMIT_CHARS} are allowed"
         raise SchemaMismatch(message)
     if found := _UNWRITABLE.search(value):
-        what = "a backslash" if found[0] == "\\" else f"the control code {found[0]!r}"
+        what = "a backslash" if found[0] == "\\" else ascii(found[0])
         message = f"{name}: must not contain {what}"
         raise SchemaMismatch(message)
     return value.translate(_ESCAPES)

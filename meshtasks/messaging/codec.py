@@ -27,7 +27,7 @@ class Delivery(NamedTuple):
         routing_key: the routing key of first publication.
         properties: AMQP properties, ``application_headers`` included.
         redelivered: the broker delivered it before, to somebody.
-        received_at: epoch seconds.
+        received_at: epoch seconds; of the first receipt, kept over retries.
     """
 
     tag: int
@@ -74,6 +74,9 @@ def delivery_of(message: Any, received_at: float) -> Delivery:
     if table := properties.get("application_headers"):
         exchange = str(table.get(headers.EXCHANGE, exchange))
         routing_key = str(table.get(headers.ROUTING_KEY, routing_key))
+        first_received_at = table.get(headers.RECEIVED_AT)
+        if isinstance(first_received_at, float):
+            received_at = first_received_at
     return Delivery(
         info["delivery_tag"],
         body,

@@ -92,6 +92,7 @@ def _again(
     origin = {
         headers.EXCHANGE: delivery.exchange,
         headers.ROUTING_KEY: delivery.routing_key,
+        headers.RECEIVED_AT: delivery.received_at,
     }
     properties: dict[str, Any] = {
         name: value

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
@@ -68,6 +68,38 @@ class _LiveBinding(BaseModel):
         )
 
 
+class _Rate(BaseModel):
+    rate: float = 0.0
+
+
+class _MessageStats(BaseModel):
+    publish_details: _Rate = _Rate()
+    ack_details: _Rate = _Rate()
+
+
+class QueueActivity(BaseModel):
+    """What goes on in a queue; as old as the broker's statistics, five seconds by
+    default. What the broker has not counted yet is zero.
+
+    Attributes:
+        messages_unacknowledged: messages that consumers hold.
+    """
+
+    name: str
+    messages_unacknowledged: int = 0
+    message_stats: _MessageStats = _MessageStats()
+
+    @property
+    def in_per_second(self) -> float:
+        """Messages that came in."""
+        return self.message_stats.publish_details.rate
+
+    @property
+    def out_per_second(self) -> float:
+        """Messages that were acknowledged."""
+        return self.message_stats.ack_details.rate
+
+
 @dataclass(frozen=True, slots=True)
 class Live:
     """Everything a virtual host has.
@@ -93,27 +125,31 @@ def read(broker_url: str, management_url: str | None = None) -> Live:
         ConfigError: the account, the virtual host or the URL is refused.
         Transient: nothing answers there.
     """
-    broker = unopened(broker_url)
-    base = (management_url or _default_url(broker_url)).rstrip("/")
-    if urlsplit(base).scheme not in {"http", "https"}:
-        raise _not_usable(base, "should be an http:// or https:// URL")
-    account = f"{broker.userid}:{broker.password}".encode()
-    vhost = quote(broker.virtual_host, safe="")
-
-    def get(kind: str, model: type[_Entity]) -> list[_Entity]:
-        answer = _get(base, f"/api/{kind}/{vhost}", account)
-        try:
-            return TypeAdapter(list[model]).validate_json(answer)  # type: ignore[valid-type]
-        except ValidationError as error:
-            reason = "does not answer as RabbitMQ's management API does"
-            raise _not_usable(base, reason) from error
-
-    bindings = get("bindings", _LiveBinding)
+    get = _reader(broker_url, management_url)
+    bindings = get("bindings", "", _LiveBinding)
     return Live(
-        exchanges=get("exchanges", LiveExchange),
-        queues=get("queues", LiveQueue),
+        exchanges=get("exchanges", "", LiveExchange),
+        queues=get("queues", "", LiveQueue),
         bindings=[each.as_binding() for each in bindings if each.source],
     )
+
+
+def activity(
+    broker_url: str, management_url: str | None = None
+) -> dict[str, QueueActivity]:
+    """What goes on in the queues of the virtual host of ``broker_url``, by name.
+
+    Takes and raises what :func:`read` does.
+    """
+    get = _reader(broker_url, management_url)
+    columns = (
+        "name",
+        "messages_unacknowledged",
+        "message_stats.publish_details.rate",
+        "message_stats.ack_details.rate",
+    )
+    queues = get("queues", f"?columns={','.join(columns)}", QueueActivity)
+    return {queue.name: queue for queue in queues}
 
 
 def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
@@ -157,6 +193,37 @@ def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
             for binding in topology.all_bindings
         ],
     }
+
+
+class _Reader(Protocol):
+    """Lists entities of one kind of a virtual host."""
+
+    def __call__(self, kind: str, query: str, model: type[_Entity]) -> list[_Entity]:
+        """All of them."""
+
+
+def _reader(broker_url: str, management_url: str | None) -> _Reader:
+    """A reader with the account and virtual host of ``broker_url``.
+
+    Raises:
+        ConfigError: one of the URLs is none.
+    """
+    broker = unopened(broker_url)
+    base = (management_url or _default_url(broker_url)).rstrip("/")
+    if urlsplit(base).scheme not in {"http", "https"}:
+        raise _not_usable(base, "should be an http:// or https:// URL")
+    account = f"{broker.userid}:{broker.password}".encode()
+    vhost = quote(broker.virtual_host, safe="")
+
+    def get(kind: str, query: str, model: type[_Entity]) -> list[_Entity]:
+        answer = _get(base, f"/api/{kind}/{vhost}{query}", account)
+        try:
+            return TypeAdapter(list[model]).validate_json(answer)  # type: ignore[valid-type]
+        except ValidationError as error:
+            reason = "does not answer as RabbitMQ's management API does"
+            raise _not_usable(base, reason) from error
+
+    return get
 
 
 def _default_url(broker_url: str) -> str:

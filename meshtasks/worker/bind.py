@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 from typing_extensions import override
 
 from meshtasks.domain.errors import InvalidMessage
+from meshtasks.domain.json_text import array_members
 from meshtasks.domain.outcome import Dead, Done, Outcome, Retry, outcome_of
 from meshtasks.messaging.codec import Wire, envelope_of
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.registry import Batch, Handler
-from meshtasks.worker.decode import Decoder, json_array_slices
+from meshtasks.worker.decode import Decoder
 
 
 class Failure(NamedTuple):
@@ -113,7 +114,7 @@ class BatchRunner:
                 batch.envelopes.append(envelope)
                 places.append(_Place(position, member.place))
             if bad:
-                slices = json_array_slices(body)
+                slices = array_members(body)
                 failures += [
                     Failure(position, fault.dead, slices[fault.place], fault.place)
                     for fault in bad
@@ -159,14 +160,14 @@ def _fold(
             continue
         match outcome:
             case Dead():
-                body = json_array_slices(wires[message][0])[record]
+                body = array_members(wires[message][0])[record]
                 failures.append(Failure(message, outcome, body, record))
             case Retry():
                 to_retry.setdefault(message, []).append((record, outcome))
             case Done():
                 pass
     for message, retries in to_retry.items():
-        slices = json_array_slices(wires[message][0])
+        slices = array_members(wires[message][0])
         outcome = retries[0][1]
         if len(retries) == len(slices):
             failures.append(Failure(message, outcome))

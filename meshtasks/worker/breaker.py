@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from contextlib import closing
 
 from celery.utils.log import get_logger
 
@@ -79,17 +79,15 @@ class Breaker:
     def _probe_until_up(self, circuit: Circuit, asked_seconds: float | None) -> None:
         wait = circuit.next_probe_seconds(asked_seconds)
         while not self._stopping.wait(wait):
-            sink: Any = Sinks(self._settings).named(circuit.sink)
             try:
-                sink.probe()
+                with closing(Sinks(self._settings).named(circuit.sink)) as sink:
+                    sink.probe()
             except SinkUnavailable as error:
                 circuit.probe_failed(str(error))
                 wait = circuit.next_probe_seconds(error.retry_after_seconds)
             else:
                 self._soon(self._close, circuit)
                 return
-            finally:
-                sink.close()
 
     def _close(self, circuit: Circuit) -> None:
         circuit.close()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from meshtasks.domain.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
+from meshtasks.domain.json_text import array_members, first_not_json_number
 from meshtasks.domain.outcome import Dead
 from meshtasks.domain.records import explain
 from meshtasks.tasks.registry import Handler
@@ -50,9 +50,13 @@ class Decoder:
             InvalidMessage: it is not JSON or not such a record.
         """
         try:
-            return self._one.validate_json(body)
+            record = self._one.validate_json(body)
         except ValidationError as error:
             raise _as_invalid(body, error) from error
+        if (found := first_not_json_number(body)) is not None:
+            message = f"the body is not JSON: {found} is not a number there"
+            raise UndecodableMessage(message)
+        return record
 
     def decode(self, body: bytes) -> tuple[list[Member], list[BadMember]]:
         """The records of any body: object, array, or bare number if the handler
@@ -78,6 +82,8 @@ class Decoder:
             if _is_syntax(error):
                 raise _as_invalid(body, error) from error
             return self._decode_one_by_one(body)
+        if first_not_json_number(body) is not None:
+            return self._decode_one_by_one(body)
         if not records:
             message = "the array is empty; expected at least one record"
             raise SchemaMismatch(message)
@@ -86,33 +92,12 @@ class Decoder:
     def _decode_one_by_one(self, body: bytes) -> tuple[list[Member], list[BadMember]]:
         good: list[Member] = []
         bad: list[BadMember] = []
-        for index, member in enumerate(json_array_slices(body)):
+        for index, member in enumerate(array_members(body)):
             try:
                 good.append(Member(index, self.decode_object(member)))
             except InvalidMessage as error:
                 bad.append(BadMember(index, Dead(str(error), type(error).__name__)))
         return good, bad
-
-
-def json_array_slices(body: bytes) -> list[bytes]:
-    """The members of a valid JSON array, each exactly as it was written."""
-    text = body.decode("utf-8")
-    decoder = json.JSONDecoder()
-    slices: list[bytes] = []
-    position = _skip_space(text, text.index("[") + 1)
-    while text[position] != "]":
-        _, end = decoder.raw_decode(text, position)
-        slices.append(text[position:end].encode("utf-8"))
-        position = _skip_space(text, end)
-        if text[position] == ",":
-            position = _skip_space(text, position + 1)
-    return slices
-
-
-def _skip_space(text: str, position: int) -> int:
-    while text[position] in " \t\r\n":
-        position += 1
-    return position
 
 
 def _is_syntax(error: ValidationError) -> bool:

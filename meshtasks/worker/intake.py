@@ -202,7 +202,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         )
 
     def _open(self, lane: Lane) -> None:
-        lane.open(self._consumer.connection, self._on_reopened)
+        lane.open(self._consumer.connection, self._on_lost)
         if self._breaker.allows(lane.handler.sinks):
             lane.consume()
 
@@ -224,11 +224,8 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             dead = lane.settler.dead(adapted.delivery, adapted.dead, time.time())
             self._settle(lane, dead)
 
-    def _on_reopened(self, lane: Lane) -> None:
-        """The broker closed a channel (a delivery unacknowledged for longer than
-        its timeout, say); py-amqp opens it again but nobody consumes."""
+    def _on_lost(self, lane: Lane, reason: str) -> None:
         if lane.alive:
-            reason = f"the broker closed the channel of {lane.queue}"
             self._soon(self._reconnect, reason)
 
     # --- batches to the pool ----------------------------------------------
@@ -385,7 +382,11 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             if now - running.started_at > limit:
                 self._reconnect(f"no answer to batch {request.id} from the pool")
         for lane in self._lanes.values():
-            if reason := self._watch.stalled(lane, now):
+            try:
+                reason = self._watch.stalled(lane, now)
+            except amqp.ChannelError as error:
+                reason = f"cannot ask for the length of {lane.queue}: {error}"
+            if reason:
                 self._reconnect(reason)
 
     def _reconnect(self, reason: str) -> None:

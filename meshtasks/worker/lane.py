@@ -71,6 +71,7 @@ class Lane:
         )
         self._watermark = AckWatermark(max_waiting=max(1, prefetch // 2))
         self._channel: Any = None
+        self._on_lost: Callable[[Lane, str], None] = lambda _lane, _reason: None
         self._consumer_tag: str | None = None
 
     @property
@@ -78,25 +79,29 @@ class Lane:
         """Whether the broker sends messages."""
         return self._consumer_tag is not None
 
-    def open(self, connection: Any, on_reopened: Callable[[Lane], None]) -> None:
+    def open(self, connection: Any, on_lost: Callable[[Lane, str], None]) -> None:
         """Open the channel.
 
         Args:
             connection: kombu connection.
-            on_reopened: called when the broker closed the channel and py-amqp
-                opened it again, without its consumer.
+            on_lost: called with the reason when the broker took our consumer
+                away: it closed the channel (py-amqp opens it again, but without
+                the consumer), or the queue was deleted.
         """
+        self._on_lost = on_lost
         channel = connection.channel()
         channel.auto_decode = False
         channel.basic_qos(0, self._prefetch, a_global=False)
-        channel.on_open = lambda _channel: on_reopened(self)
+        channel.on_open = lambda _channel: on_lost(
+            self, f"the broker closed the channel of {self.queue}"
+        )
         self._channel = channel
 
     def consume(self) -> None:
         """Ask the broker for messages."""
         if not self.is_consuming:
             self._consumer_tag = self._channel.basic_consume(
-                self.queue, callback=self._on_message
+                self.queue, callback=self._on_message, on_cancel=self._on_cancelled
             )
 
     def cancel(self) -> None:
@@ -139,6 +144,9 @@ class Lane:
             self.unsettled -= 1
             self._channel.basic_reject(tag, requeue=False)
             self._watermark.skip(tag)
+
+    def _on_cancelled(self, _consumer_tag: str) -> None:
+        self._on_lost(self, f"the broker cancelled the consumer of {self.queue}")
 
     def _on_message(self, message: Any) -> None:
         adapted = adapt(

@@ -21,7 +21,7 @@ class Ledger:
         self._messages = 0
         self._bad_messages: Counter[str] = Counter()
         self._good_records: Counter[str] = Counter()
-        self._bad_records = 0
+        self._bad_records: Counter[str] = Counter()
 
     def confirm(self, batch: Sequence[Pending]) -> None:
         """Enter messages that the broker has stored."""
@@ -29,13 +29,13 @@ class Ledger:
             for message, records in batch:
                 self._messages += 1
                 good = records
+                domain_kind = ".".join(message.routing_key.split(".")[:2])
                 label = (message.headers or {}).get(LABEL_HEADER)
                 if label is not None:
                     kind = BadKind(str(label))
                     self._bad_messages[kind] += 1
-                    self._bad_records += kind.bad_records
+                    self._bad_records[domain_kind] += kind.bad_records
                     good = kind.good_records
-                domain_kind = ".".join(message.routing_key.split(".")[:2])
                 self._good_records[domain_kind] += good
 
     def summary(self) -> dict[str, object]:
@@ -44,16 +44,17 @@ class Ledger:
         Returns:
             ``messages``; ``records`` = ``good_records`` (to be stored) +
             ``bad_records`` (to be dead-lettered); ``bad_messages`` by what is
-            wrong with them; ``good_records_by_kind`` by the first two words of
-            the routing key.
+            wrong with them; ``good_records_by_kind`` and ``bad_records_by_kind``
+            by the first two words of the routing key.
         """
         with self._lock:
-            good = self._good_records.total()
+            good, bad = self._good_records.total(), self._bad_records.total()
             return {
                 "messages": self._messages,
-                "records": good + self._bad_records,
+                "records": good + bad,
                 "good_records": good,
-                "bad_records": self._bad_records,
+                "bad_records": bad,
                 "bad_messages": dict(sorted(self._bad_messages.items())),
                 "good_records_by_kind": dict(sorted(self._good_records.items())),
+                "bad_records_by_kind": dict(sorted(self._bad_records.items())),
             }

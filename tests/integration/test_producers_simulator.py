@@ -153,7 +153,7 @@ def test_without_a_broker_it_gives_up_with_69(proxy: Proxy, amqp_url: str) -> No
     _, errors = process.communicate(timeout=30)
 
     assert process.returncode == os.EX_UNAVAILABLE
-    assert "no connection to RabbitMQ within 0.5 s" in errors
+    assert "no connection to RabbitMQ within" in errors
 
 
 def test_without_confirms_at_the_end_it_exits_with_75_and_counts_them(

@@ -57,9 +57,12 @@ def test_an_id_begins_with_the_message_id() -> None:
     assert record_id(envelope(), READING, 0, NOON).startswith("m-1/")
 
 
-def test_equal_readings_without_a_message_id_differ_by_their_time() -> None:
+@pytest.mark.parametrize("seconds", [60, 0.000_040])
+def test_equal_readings_without_a_message_id_differ_by_their_time(
+    seconds: float,
+) -> None:
     bare = envelope(message_id=None)
-    ids = {record_id(bare, b"21.5", 0, NOON + minute * 60) for minute in range(10)}
+    ids = {record_id(bare, b"21.5", 0, NOON + n * seconds) for n in range(10)}
     assert len(ids) == 10
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from meshtasks.domain.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
 from meshtasks.domain.records import SensorReading
 from meshtasks.tasks.registry import Handler
-from meshtasks.worker.decode import Decoder, Member, json_array_slices
+from meshtasks.worker.decode import Decoder, Member
 
 
 @pytest.fixture
@@ -47,6 +42,13 @@ def test_only_the_bad_members_of_an_array_are_dead(decoder: Decoder) -> None:
     assert bad[0].dead.error_type == "SchemaMismatch"
 
 
+def test_a_member_with_a_value_that_is_not_json_is_dead_alone(decoder: Decoder) -> None:
+    members, bad = decoder.decode(b'[{"value": 1}, {"value": 2, "trend": -Infinity}]')
+
+    assert [member.place for member in members] == [0]
+    assert [fault.place for fault in bad] == [1]
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "reason"),
     [
@@ -65,6 +67,7 @@ def test_only_the_bad_members_of_an_array_are_dead(decoder: Decoder) -> None:
         (b"{}", SchemaMismatch, "value"),
         (b'{"value": NaN}', SchemaMismatch, "finite"),
         (b"NaN", SchemaMismatch, "finite"),
+        (b'{"value": 1, "trend": NaN}', UndecodableMessage, "NaN is not a number"),
         (b'{"value": "21.5"}', SchemaMismatch, "number"),
     ],
 )
@@ -73,28 +76,3 @@ def test_a_bad_body_is_refused_with_its_reason(
 ) -> None:
     with pytest.raises(kind, match=reason):
         decoder.decode(body)
-
-
-def test_the_members_of_an_array_are_cut_out_as_they_were_written() -> None:
-    assert json_array_slices(b' [ {"a" :1} ,"x,]" , [2, 3],4 ]') == [
-        b'{"a" :1}',
-        b'"x,]"',
-        b"[2, 3]",
-        b"4",
-    ]
-
-
-_json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=8,
-)
-
-
-@given(st.lists(_json), st.sampled_from([None, 1]))
-def test_cutting_an_array_keeps_every_member(
-    members: list[Any], indent: int | None
-) -> None:
-    body = json.dumps(members, indent=indent).encode()
-
-    assert [json.loads(cut) for cut in json_array_slices(body)] == members

@@ -54,7 +54,8 @@ def test_a_blank_location_is_left_out(location: str) -> None:
         ("", "sensor_id: is empty"),
         ("  ", "sensor_id: is empty"),
         ("x" * 256, "sensor_id: has 256 characters; 255 are allowed"),
-        ("a\nb", r"sensor_id: must not contain the control code '\n'"),
+        ("a\nb", r"sensor_id: must not contain '\n'"),
+        ("a\udcffb", r"sensor_id: must not contain '\udcff'"),
         ("a\\b", "sensor_id: must not contain a backslash"),
     ],
 )

@@ -93,6 +93,7 @@ def test_a_retry_waits_and_comes_back_to_the_failing_queue(settler: Settler) -> 
     assert (message.exchange, message.routing_key) == ("retry.5", "sensors.temperature")
     assert table_of(message)[headers.ATTEMPT] == 1
     assert table_of(message)[headers.FIRST_FAILED_AT] == NOW
+    assert table_of(message)[headers.RECEIVED_AT] == NOW
 
 
 def test_the_backoff_doubles_with_every_attempt(settler: Settler) -> None:

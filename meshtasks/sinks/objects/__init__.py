@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshtasks.domain.errors import ConfigError
+from meshtasks.sinks.objects.file import FileStore
 from meshtasks.sinks.objects.store import ObjectInfo, ObjectStore
 
 if TYPE_CHECKING:
@@ -25,12 +26,9 @@ def open_store(env: Environment) -> ObjectStore:
     """
     scheme, _, place = env.archive_url.partition("://")
     if scheme == "file" and place:
-        from meshtasks.sinks.objects.file import FileStore  # noqa: PLC0415
-
         return FileStore(place)
     if scheme == "s3" and place:
-        # minio and urllib3 are not loaded for a directory
-        from meshtasks.sinks.objects.s3 import S3Store  # noqa: PLC0415
+        from meshtasks.sinks.objects.s3 import S3Store  # noqa: PLC0415 - loads minio
 
         return S3Store(
             place,

@@ -1,0 +1,60 @@
+"""``meshtasks demo``: the whole mesh on this machine, with simulated sensors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meshtasks.cli.demo_session import Options, run
+from meshtasks.embedded.custody import in_custody
+from meshtasks.embedded.packages import administrator_command, missing
+
+_DEFAULT_RATE = 200.0
+
+
+def demo(
+    *,
+    for_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--for",
+            min=1.0,
+            metavar="SECONDS",
+            help="Let the sensors speak for so long, then check that nothing was lost.",
+        ),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(min=1.0, metavar="N", help="Simulated messages per second.")
+    ] = _DEFAULT_RATE,
+    state: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where everything is kept.")
+    ] = Path(".mesh/demo"),
+) -> None:
+    """Run the mesh on private services with simulated sensors, and watch it.
+
+    It starts RabbitMQ, VictoriaMetrics, workers, Flower and a house of sensors,
+    some of which send nonsense. All listen on this machine only; a mesh of yours
+    is not touched. Ctrl-C stops what it started, a second Ctrl-C at once. The
+    data are kept.
+
+    With --for it ends by itself with a summary: every record published is stored
+    or a dead letter.
+
+    Exit codes: 0 stopped, or the summary balances; 1 it does not, or something
+    ended by itself; 69 something could not be started; 130 interrupted before
+    there was a summary.
+    """
+    if programs := missing("demo"):
+        names = ", ".join(program.package for program in programs)
+        command = administrator_command(programs)
+        typer.echo(
+            f"meshtasks: this machine lacks {names}. On Debian and Ubuntu an "
+            f"administrator installs them with\n{command}",
+            err=True,
+        )
+        raise typer.Exit(os.EX_UNAVAILABLE)
+    options = Options(state, rate, for_seconds)
+    raise typer.Exit(in_custody(lambda: run(options)))

@@ -1,0 +1,181 @@
+"""Keeps count of the dead letters, alerts and worker events that pass by.
+
+Pure but for its lock: messages come in as plain data from one thread, and another
+asks what was seen.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from meshtasks.cli.view.snapshot import (
+    BatchEvent,
+    DeadLetter,
+    Seen,
+    SeenAlert,
+    WorkerState,
+)
+from meshtasks.domain.alerts import Alert
+from meshtasks.messaging import headers
+
+#: How many of the last dead letters and alerts are kept.
+_LAST = 20
+#: So many ids are remembered, to know what comes twice.
+_IDS = 100_000
+
+#: What tells dead letters apart: message id, place in its array, digest of the body
+#: (some publishers give every message the same id).
+Identity = tuple[str, int | None, bytes]
+
+
+class Sightings:
+    """What was seen so far; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._dead_ids = _Recent()
+        self._dead_by_kind: Counter[str] = Counter()
+        self._dead_by_type: Counter[str] = Counter()
+        self._reasons: dict[str, str] = {}
+        self._repeated = 0
+        self._last_dead: deque[DeadLetter] = deque(maxlen=_LAST)
+        self._alert_ids = _Recent()
+        self._alerts: Counter[bool] = Counter()
+        self._last_alerts: deque[SeenAlert] = deque(maxlen=_LAST)
+        self._queues: OrderedDict[str, str] = OrderedDict()
+        self._workers: dict[str, WorkerState] = {}
+        self._interruptions = 0
+
+    def dead_letter(self, letter: DeadLetter, identity: Identity | None) -> None:
+        """Note a dead letter; it has no identity if its publisher gave no id."""
+        with self._lock:
+            if identity is not None and not self._dead_ids.add(identity):
+                self._repeated += 1
+                return
+            self._dead_by_kind[letter.domain_kind] += 1
+            self._dead_by_type[letter.error_type] += 1
+            self._reasons[letter.error_type] = letter.reason
+            self._last_dead.append(letter)
+
+    def alert(self, body: bytes, now: float) -> None:
+        """Note an alert; a message that is none is left to the alert manager."""
+        try:
+            alert = Alert.model_validate_json(body)
+        except ValidationError:
+            return
+        with self._lock:
+            if not self._alert_ids.add(alert.event_id):
+                return
+            self._alerts[alert.resolved] += 1
+            self._last_alerts.append(
+                SeenAlert(
+                    now, alert.severity, alert.title, alert.message, alert.resolved
+                )
+            )
+
+    def event(self, body: bytes, now: float) -> None:
+        """Note a Celery event, or an array of them."""
+        said = json.loads(body)
+        with self._lock:
+            for event in said if isinstance(said, list) else [said]:
+                self._note(event, now)
+
+    def interruption(self) -> None:
+        """Note that something may have passed unseen."""
+        with self._lock:
+            self._interruptions += 1
+
+    def seen(self) -> Seen:
+        """All of it."""
+        with self._lock:
+            return Seen(
+                dead_letters=self._dead_by_type.total(),
+                repeated_dead_letters=self._repeated,
+                dead_by_kind=dict(self._dead_by_kind),
+                dead_by_type=dict(self._dead_by_type),
+                reasons=dict(self._reasons),
+                last_dead_letters=tuple(self._last_dead),
+                alerts=self._alerts[False],
+                resolved_alerts=self._alerts[True],
+                last_alerts=tuple(self._last_alerts),
+                workers=tuple(self._workers[name] for name in sorted(self._workers)),
+                interruptions=self._interruptions,
+            )
+
+    def _note(self, event: Mapping[str, Any], now: float) -> None:
+        kind, name = str(event.get("type")), str(event.get("hostname"))
+        if kind == "task-received":
+            self._queues[str(event.get("uuid"))] = str(event.get("name"))
+            if len(self._queues) > _IDS:
+                self._queues.popitem(last=False)
+        if not kind.startswith(("worker-", "task-")) or kind == "task-sent":
+            return
+        worker = self._workers.get(name) or WorkerState(name, now)
+        batch = self._batch(kind, event) or worker.last_batch
+        online = kind != "worker-offline"
+        self._workers[name] = replace(
+            worker, heard_at=now, online=online, last_batch=batch
+        )
+
+    def _batch(self, kind: str, event: Mapping[str, Any]) -> BatchEvent | None:
+        if kind not in {"task-succeeded", "task-retried", "task-failed"}:
+            return None
+        failed = kind != "task-succeeded"
+        runtime = event.get("runtime")
+        return BatchEvent(
+            finished_at=float(event.get("timestamp") or 0.0),
+            queue=self._queues.pop(str(event.get("uuid")), "?"),
+            result=str(event.get("exception" if failed else "result")),
+            runtime_seconds=None if runtime is None else float(runtime),
+            failed=failed,
+        )
+
+
+def dead_letter_of(
+    table: Mapping[str, Any], routing_key: str, now: float
+) -> DeadLetter:
+    """A dead letter by its headers: the mesh's own, or those of the broker's own
+    dead-lettering; without either, it was published where no binding matches.
+
+    Args:
+        table: AMQP headers.
+        routing_key: as it was delivered.
+        now: epoch seconds.
+    """
+    if headers.REASON in table:
+        return DeadLetter(
+            now,
+            str(table.get(headers.ROUTING_KEY, routing_key)),
+            str(table.get(headers.ERROR_TYPE, "?")),
+            str(table[headers.REASON]),
+        )
+    match table.get("x-death"):
+        case [{"queue": queue, "reason": reason, "routing-keys": [key, *_]}, *_]:
+            text = f"the broker took it from {queue}: {reason}"
+            return DeadLetter(now, str(key), str(reason), text)
+        case _:
+            text = "no binding matches its routing key"
+            return DeadLetter(now, routing_key, "Unroutable", text)
+
+
+class _Recent:
+    """The last so many of the things that were added."""
+
+    def __init__(self) -> None:
+        self._things: OrderedDict[object, None] = OrderedDict()
+
+    def add(self, thing: object) -> bool:
+        """Add it; false if it was there already."""
+        if thing in self._things:
+            return False
+        self._things[thing] = None
+        if len(self._things) > _IDS:
+            self._things.popitem(last=False)
+        return True

@@ -1,0 +1,161 @@
+"""What is to be seen of a running mesh at one moment; plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """One queue.
+
+    Attributes:
+        ready: messages waiting.
+        consumers: who consumes it.
+        unacked: messages that consumers hold; up to five seconds old. None where
+            the management API does not answer, as the rates.
+        in_per_second: messages that came in.
+        out_per_second: messages that were acknowledged.
+    """
+
+    name: str
+    ready: int
+    consumers: int
+    unacked: int | None = None
+    in_per_second: float | None = None
+    out_per_second: float | None = None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is in it and nothing passes through."""
+        return not (self.ready or self.unacked or self.in_per_second)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A dead letter that was seen on its way to the dead-letter queue.
+
+    Attributes:
+        seen_at: epoch seconds.
+        routing_key: of first publication.
+        error_type: class of the fault.
+        reason: the fault as a sentence.
+    """
+
+    seen_at: float
+    routing_key: str
+    error_type: str
+    reason: str
+
+    @property
+    def domain_kind(self) -> str:
+        """The first two words of the routing key."""
+        return ".".join(self.routing_key.split(".")[:2])
+
+
+@dataclass(frozen=True, slots=True)
+class SeenAlert:
+    """An alert that was seen on its way to the alert queues."""
+
+    seen_at: float
+    severity: str
+    title: str
+    message: str
+    resolved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEvent:
+    """The last batch that a worker finished.
+
+    Attributes:
+        finished_at: epoch seconds, by the worker's clock.
+        result: the line that Flower shows, or the fault.
+        failed: it was lost or has to be retried.
+    """
+
+    finished_at: float
+    queue: str
+    result: str
+    runtime_seconds: float | None = None
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """A worker, by its events.
+
+    Attributes:
+        heard_at: when its last event came, epoch seconds; it sends one every two
+            seconds at least.
+        online: it has not said good-bye.
+    """
+
+    name: str
+    heard_at: float
+    online: bool = True
+    last_batch: BatchEvent | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveState:
+    """What the archive holds."""
+
+    objects: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What passed by since somebody looks.
+
+    Attributes:
+        dead_letters: how many, each counted once.
+        repeated_dead_letters: copies of some of them.
+        dead_by_kind: how many, by the first two words of the routing key.
+        dead_by_type: how many, by the class of the fault.
+        reasons: the last reason given, by the class of the fault.
+        last_dead_letters: newest last.
+        alerts: how many began.
+        resolved_alerts: how many ended.
+        last_alerts: newest last.
+        workers: in order of their names.
+        interruptions: times the connection was lost; what passed meanwhile was
+            not seen.
+    """
+
+    dead_letters: int = 0
+    repeated_dead_letters: int = 0
+    dead_by_kind: Mapping[str, int] = field(default_factory=dict)
+    dead_by_type: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    last_dead_letters: tuple[DeadLetter, ...] = ()
+    alerts: int = 0
+    resolved_alerts: int = 0
+    last_alerts: tuple[SeenAlert, ...] = ()
+    workers: tuple[WorkerState, ...] = ()
+    interruptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The mesh at one moment; what could not be found out is None or empty.
+
+    Attributes:
+        taken_at: epoch seconds.
+        queues: those of topology.yaml, in its order.
+        retry: messages waiting, by the retry queue's seconds.
+        dead_letter_queue: name of the one among ``queues`` where dead letters end.
+        points: field values that the time-series store has taken.
+        faults: what does not answer, for people.
+    """
+
+    taken_at: float
+    queues: tuple[QueueState, ...] = ()
+    retry: Mapping[int, int] = field(default_factory=dict)
+    dead_letter_queue: str = ""
+    points: int | None = None
+    archive: ArchiveState | None = None
+    seen: Seen = Seen()
+    faults: tuple[str, ...] = ()

@@ -1,0 +1,72 @@
+"""One queue's channel on a real broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import amqp
+import pytest
+from kombu import Connection
+
+from meshtasks.domain.retry import RetryPolicy
+from meshtasks.messaging.entities import declare
+from meshtasks.settings import Environment, QueueSettings, Settings
+from meshtasks.tasks.registry import Handler
+from meshtasks.worker.lane import Lane
+from meshtasks.worker.settlement import Settler
+from tests.support.amqp import open_channel
+
+QUEUE = "sensors.motion"
+
+
+@pytest.fixture
+def connection(mesh_env: dict[str, str]) -> Iterator[Connection]:
+    topology = Settings(
+        Environment(config_dir=Path(mesh_env["MESH_CONFIG_DIR"]))
+    ).topology
+    with Connection(mesh_env["MESH_BROKER_URL"]) as connection:
+        declare(connection, topology)
+        yield connection
+
+
+@pytest.fixture
+def lane() -> Lane:
+    return Lane(
+        Handler(QUEUE, lambda _batch, _sinks: [], object, (), False),
+        QueueSettings(),
+        Settler(QUEUE, RetryPolicy(), (1,), "worker@host"),
+        10,
+        on_full=lambda _lane, _deliveries: None,
+        on_open=lambda _lane, _buffer: None,
+        on_dead=lambda _lane, _adapted: None,
+    )
+
+
+def test_a_channel_that_the_broker_closed_is_reported(
+    connection: Connection, lane: Lane, amqp_url: str
+) -> None:
+    lost: list[str] = []
+    lane.open(connection, lambda _lane, reason: lost.append(reason))
+    with open_channel(amqp_url) as channel:
+        channel.queue_delete(QUEUE)
+
+    with pytest.raises(amqp.NotFound):
+        lane.waiting_in_queue()
+
+    assert lost == [f"the broker closed the channel of {QUEUE}"]
+
+
+def test_a_consumer_that_the_broker_cancelled_is_reported(
+    connection: Connection, lane: Lane, amqp_url: str
+) -> None:
+    lost: list[str] = []
+    lane.open(connection, lambda _lane, reason: lost.append(reason))
+    lane.consume()
+    with open_channel(amqp_url) as channel:
+        channel.queue_delete(QUEUE)
+
+    while not lost:
+        connection.drain_events(timeout=10)
+
+    assert lost == [f"the broker cancelled the consumer of {QUEUE}"]
