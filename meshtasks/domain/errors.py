@@ -7,6 +7,8 @@ The class decides the fate of a message (see :mod:`meshtasks.domain.outcome`):
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 
 class MeshError(Exception):
     """Something in the mesh went wrong."""
@@ -30,6 +32,7 @@ class ConfigError(MeshError):
         self.source, self.key, self.expected = source, key, expected
         super().__init__(f"{source}: {key}: {expected}")
 
+    @override
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str, str]]:
         return type(self), (self.source, self.key, self.expected)
 
@@ -108,5 +111,6 @@ class Unroutable(MeshError):
         )
         super().__init__(f"no queue is bound for {named}")
 
+    @override
     def __reduce__(self) -> tuple[type[Unroutable], tuple[frozenset[tuple[str, str]]]]:
         return type(self), (self.routes,)

@@ -184,11 +184,11 @@ class Publisher:
     def _connection_errors(self) -> tuple[type[Exception], ...]:
         return (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors)
 
-    def _on_ack(self, delivery_tag: int, multiple: bool) -> None:
+    def _on_ack(self, delivery_tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's
         for tag in self._settled(delivery_tag, multiple=multiple):
             del self._unconfirmed[tag]
 
-    def _on_nack(self, delivery_tag: int, multiple: bool) -> None:
+    def _on_nack(self, delivery_tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's
         for tag in self._settled(delivery_tag, multiple=multiple):
             self._refused.append(self._unconfirmed.pop(tag))
 

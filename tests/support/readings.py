@@ -46,7 +46,7 @@ def bad_bodies() -> Iterator[tuple[str, bytes]]:
         yield "not JSON", b'{"value": %d' % number
         yield "not UTF-8", b'{"sensor_id": "\xff%d", "value": 1}' % number
         yield "empty", b" " * (number % 7)
-        yield "the text \"warm\"", json.dumps([good, bad]).encode()
+        yield 'the text "warm"', json.dumps([good, bad]).encode()
         yield "missing", json.dumps(valueless).encode()
         yield "number", record(number, value="21,5")
         yield "finite", record(number, value=float("nan"))

@@ -25,7 +25,7 @@ _json = st.recursive(
 def test_members_joined_again_are_the_array(
     members: list[object],
     indent: int | None,
-    ascii_only: bool,  # noqa: FBT001 - hypothesis passes it
+    ascii_only: bool,
 ) -> None:
     text = json.dumps(members, indent=indent, ensure_ascii=ascii_only)
     body = text.encode("utf-8", "surrogatepass")
