@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from meshtasks.cli import publish, topology
+from meshtasks.cli import demo, publish, topology
 from meshtasks.domain.errors import ConfigError, Transient
 
 _EX_UNAVAILABLE = 69  # sysexits.h: a service is not there
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(topology.app, name="topology")
+app.command("demo")(demo.demo)
 app.command("publish")(publish.publish)
 
 

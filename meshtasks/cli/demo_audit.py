@@ -5,21 +5,73 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from urllib.parse import urlencode
 
 import zstandard
 
-from meshtasks.cli.demo_books import Archived
+from meshtasks.cli.demo_books import Archived, Books, Stored, published_so_far
+from meshtasks.cli.view.collect import Collector
 from meshtasks.embedded import loopback
+from meshtasks.embedded.stack import Stack
 from meshtasks.sinks.objects import ObjectStore
 
+#: The domain whose kinds the simulated house speaks of.
+_DOMAIN = "sensors"
 #: Readings are of the present, but for clocks that are ahead; see
 #: meshtasks.domain.timestamps.
 _AHEAD_SECONDS = 86_400
 #: So much of the store is read at a time.
 _WINDOW_SECONDS = 600
+
+
+class Audit:
+    """Notes how things stand before a run, and finds out what the run has added.
+
+    Args:
+        collector: watches already.
+        dead_letter_queue: where dead letters end.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        collector: Collector,
+        store: ObjectStore,
+        dead_letter_queue: str,
+    ) -> None:
+        self._stack = stack
+        self._collector = collector
+        self._store = store
+        self._dead_letter_queue = dead_letter_queue
+        self._since_seconds = int(time.time())
+        self._objects = frozenset(each.name for each in store.list(""))
+        self._rows = stack.victoria_metrics.rows_inserted()
+        self._dead = collector.depths()[dead_letter_queue].ready
+
+    def books(self, waiting: Mapping[str, int]) -> Books:
+        """The books of the run; ask when no worker runs any more.
+
+        Args:
+            waiting: messages left, by queue.
+
+        Raises:
+            OSError, MeshError: one of the stores does not answer.
+        """
+        server = self._stack.victoria_metrics
+        points = stored_points(server.port, self._since_seconds)
+        return Books(
+            published_so_far(self._stack.stats_file),
+            Stored(
+                {f"{_DOMAIN}.{name}": count for name, count in points.items()},
+                server.rows_inserted() - self._rows,
+            ),
+            self._collector.seen(),
+            archived_records(self._store, self._objects, self._since_seconds),
+            self._collector.depths()[self._dead_letter_queue].ready - self._dead,
+            waiting,
+        )
 
 
 def stored_points(port: int, since_seconds: int) -> Counter[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pydantic import BaseModel
 
@@ -28,6 +29,18 @@ class Published(BaseModel):
     dropped_records: int = 0
     unroutable_records: int = 0
     resent_messages: int = 0
+
+
+def published_so_far(stats_file: Path) -> Published:
+    """What the simulator has noted in its file; nothing while there is no file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        return Published.model_validate_json(stats_file.read_bytes())
+    except FileNotFoundError:
+        return Published()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,37 +2,269 @@
 
 from __future__ import annotations
 
-import json
+import importlib
 import os
+import pkgutil
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-import typer
 from rich.console import Console
-from rich.live import Live
 
-from meshtasks.cli.demo_books import Books, Published, books_of, print_books
+import meshtasks.tasks
+from meshtasks.cli.demo_audit import Audit
+from meshtasks.cli.demo_screen import Screen, shown_path
+from meshtasks.cli.demo_shutdown import Shutdown
 from meshtasks.cli.demo_steps import Steps
+from meshtasks.cli.demo_summary import print_summary
 from meshtasks.cli.view.collect import Collector
-from meshtasks.cli.view.render import draw, line
-from meshtasks.cli.view.snapshot import Snapshot
-from meshtasks.domain.errors import Transient
+from meshtasks.domain.errors import MeshError, Transient
+from meshtasks.domain.topology import Topology
 from meshtasks.embedded.process import Process, ProcessFailed
 from meshtasks.embedded.stack import Stack
 from meshtasks.messaging.connecting import connected
 from meshtasks.messaging.entities import declare
 from meshtasks.settings import Environment, Settings, load_settings
+from meshtasks.sinks.objects import open_store
+from meshtasks.tasks.registry import HANDLERS
 
+_EXIT_OK = 0
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130
 
-_REDRAW_SECONDS = 0.5
-#: Where there is no terminal, a line now and then.
-_LINE_SECONDS = 5.0
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.1
 _START_SECONDS = 60.0
+#: How long queues must stay empty to count as such: longer than a batch takes.
+_STABLE_SECONDS = 1.0
+#: The longest wait for the queues to become empty, after a run and at Ctrl-C.
+_DRAIN_SECONDS = 60.0
+_MOMENT_SECONDS = 3.0
+#: It waits ten seconds for the confirms of what it has published.
+_SIMULATOR_STOP_SECONDS = 15.0
+#: A warm shutdown finishes the batches that are held.
+_WORKER_STOP_SECONDS = 40.0
+
+_HOT_ROOM = "greenhouse"
+_BAD_SHARE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user wants.
+
+    Attributes:
+        state_dir: where everything is kept.
+        rate_per_second: simulated messages.
+        for_seconds: length of the run; None for no end.
+    """
+
+    state_dir: Path
+    rate_per_second: float
+    for_seconds: float | None
+
+
+def run(options: Options) -> int:
+    """Run the demo; its exit code.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+    console = Console(highlight=False)
+    settings = load_settings()
+    settings.validate()
+    try:
+        stack = Stack(options.state_dir, settings.env.config_dir)
+    except (OSError, ProcessFailed) as error:
+        console.print(f"meshtasks: {error}. --state names another directory.")
+        return os.EX_CANTCREAT
+    # From here on this process belongs to the demo's mesh alone.
+    os.environ.clear()
+    os.environ.update(stack.environment)
+    return Session(stack, options, console).run()
+
+
+class Session:
+    """The run of a stack."""
+
+    def __init__(self, stack: Stack, options: Options, console: Console) -> None:
+        self._stack = stack
+        self._options = options
+        self._console = console
+        self._steps = Steps(console)
+        self._shutdown = Shutdown(self._steps)
+        self._settings = Settings(Environment(_env_file=None))
+        self._collector = Collector(
+            self._settings,
+            management_url=stack.rabbitmq.management_url,
+            points=stack.victoria_metrics.rows_inserted,
+        )
+        self._url = self._settings.env.broker_url.get_secret_value()
+        self._store = open_store(self._settings.env)
+        self._servers = [stack.rabbitmq.process, stack.victoria_metrics.process]
+        self._interrupted = False
+        handled = handled_queues(self._settings.topology)
+        archive = [queue for queue in handled if queue.startswith("archive.")]
+        others = [queue for queue in handled if queue not in archive]
+        # In the order of their start; stopped the other way round, so that the
+        # archive takes what the other one still sends it.
+        self._queues = {"archive": archive, "ingest": others}
+        self._workers = {
+            name: stack.worker(name, queues) for name, queues in self._queues.items()
+        }
+        self._simulator = stack.simulator(*_simulator_options(options))
+
+    def run(self) -> int:
+        """Boot, watch, stop; the exit code."""
+        where = shown_path(self._stack.directory)
+        self._say(f"[bold]meshtasks demo[/]  everything is kept in {where}\n")
+        code, at_once = _EXIT_INTERRUPTED, False
+        try:
+            self._boot()
+            with self._collector:
+                code = self._present()
+        except KeyboardInterrupt:
+            at_once = self._interrupted  # before
+            self._say("\n[bold]interrupted[/]")
+        except MeshError as error:
+            self._say("")
+            self._console.print(f"meshtasks: {error}", markup=False, soft_wrap=True)
+            self._say(f"If it happens again, rm -r {where} begins anew.")
+            code = os.EX_UNAVAILABLE
+        finally:
+            self._shutdown.run(at_once=at_once)
+        self._say(f"\nThe data stay in {where}, logs in {where}/log.")
+        self._say(f"To remove them: rm -r {where}")
+        return code
+
+    def _boot(self) -> None:
+        """Start everything but the sensors."""
+        stack, step = self._stack, self._steps.step
+        with step("RabbitMQ, the message broker"):
+            rabbitmq = stack.rabbitmq
+            self._shutdown.add("RabbitMQ", rabbitmq, rabbitmq.process)
+            rabbitmq.start()
+        with step("VictoriaMetrics, the time-series store"):
+            store = stack.victoria_metrics
+            self._shutdown.add("VictoriaMetrics", store, store.process)
+            store.start()
+        with step("exchanges, queues and bindings"), connected(self._url) as connection:
+            declare(connection, self._settings.topology)
+        with step("Celery workers"):
+            self._shutdown.add("Flower", stack.flower, stack.flower)
+            for name, worker in self._workers.items():
+                self._shutdown.add(f"the {name} worker", worker, worker)
+                worker.start()
+            for name, worker in self._workers.items():
+                worker.wait_ready(partial(self._is_consumed, name), _START_SECONDS)
+        if left := sum(self._waiting().values()):
+            with step(f"finishing {left:,} messages of an earlier run"):
+                self._wait_empty(_DRAIN_SECONDS)
+
+    def _present(self) -> int:
+        """Let the sensors speak, and show what comes of it; the exit code."""
+        if not self._collector.wait_watching(_START_SECONDS):
+            faults = self._collector.snapshot().faults
+            raise Transient(faults[0] if faults else None)
+        stack, end = self._stack, self._settings.topology.dead_letter_queue
+        audit = Audit(stack, self._collector, self._store, end)
+        with self._steps.step("a house of sensors, and Flower"):
+            # Flower asks once what the workers are; now they can answer.
+            stack.flower.start()
+            self._shutdown.add("the sensors", self._simulator, self._simulator)
+            self._simulator.start()
+            stack.flower.wait_ready(stack.flower_answers, _START_SECONDS)
+        self._say("")
+        seconds = self._options.for_seconds
+        screen = Screen(self._console, stack, self._collector, seconds)
+        screen.print_hints()
+        try:
+            screen.show_while(self._goes_on)
+        except KeyboardInterrupt:
+            if seconds is not None:
+                raise
+            self._interrupted = True
+            self._say("")
+        if seconds is not None:
+            return self._check(audit)
+        with self._steps.step("the queues run empty"):
+            self._simulator.stop(_SIMULATOR_STOP_SECONDS)
+            self._wait_empty(_MOMENT_SECONDS)
+        return _EXIT_OK
+
+    def _goes_on(self) -> bool:
+        """Whether the sensors speak.
+
+        Raises:
+            ProcessFailed: something ended by itself.
+        """
+        flower, workers = self._stack.flower, self._workers.values()
+        endless = [self._simulator] if self._options.for_seconds is None else []
+        for process in (*self._servers, flower, *workers, *endless):
+            if not process.running:
+                message = (
+                    f"{process.name} ended by itself; the end of {process.log_path}:\n"
+                    f"{process.tail()}"
+                )
+                raise ProcessFailed(message)
+        return self._simulator.running
+
+    def _check(self, audit: Audit) -> int:
+        """Let everything come to rest, and draw up the books; the exit code."""
+        self._simulator.stop()  # it has ended; this reaps it
+        with self._steps.step("the queues run empty"):
+            self._wait_empty(_DRAIN_SECONDS, but=self._queues["archive"])
+        with self._steps.step("the workers finish what they hold"):
+            self._workers["ingest"].stop(_WORKER_STOP_SECONDS)
+            self._wait_empty(_DRAIN_SECONDS)
+            self._workers["archive"].stop(_WORKER_STOP_SECONDS)
+        books = audit.books(self._waiting())
+        print_summary(books, self._console)
+        return _EXIT_FAILED if books.faults() else _EXIT_OK
+
+    def _is_consumed(self, worker: str) -> bool:
+        depths = self._collector.depths()
+        return all(depths[queue].consumers for queue in self._queues[worker])
+
+    def _waiting(self, but: Sequence[str] = ()) -> dict[str, int]:
+        """Messages in the queues that workers empty, and on their way back there."""
+        names = [queue for queues in self._queues.values() for queue in queues]
+        names += [queue.name for queue in self._settings.topology.retry_queues]
+        depths = self._collector.depths()
+        return {
+            name: depths[name].ready
+            for name in names
+            if name not in but and depths[name].ready
+        }
+
+    def _wait_empty(self, within_seconds: float, but: Sequence[str] = ()) -> None:
+        """Wait until nothing waits for a while; what still does then is left."""
+        now = time.monotonic()
+        deadline, last_seen = now + within_seconds, now
+        while now < deadline and now - last_seen < _STABLE_SECONDS:
+            time.sleep(_POLL_SECONDS)
+            now = time.monotonic()
+            if self._waiting(but):
+                last_seen = now
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+
+def handled_queues(topology: Topology) -> list[str]:
+    """The queues that have a handler, in the topology's order."""
+    for module in pkgutil.iter_modules(meshtasks.tasks.__path__, "meshtasks.tasks."):
+        importlib.import_module(module.name)
+    return [queue for queue in topology.domain_queues if queue in HANDLERS]
+
+
+def _simulator_options(options: Options) -> list[str]:
+    chosen = [
+        f"--rate={options.rate_per_second:g}",
+        f"--bad-share={_BAD_SHARE:g}",
+        f"--overheat={_HOT_ROOM}",
+    ]
+    if options.for_seconds is not None:
+        chosen.append(f"--for={options.for_seconds:g}")
+    return chosen

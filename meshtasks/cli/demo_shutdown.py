@@ -8,39 +8,54 @@ from meshtasks.cli.demo_steps import Steps
 from meshtasks.embedded.process import Process
 
 
-class _Server(Protocol):
-    def stop(self) -> object: ...
+class Server(Protocol):
+    """What can be stopped: in its own way, or at once."""
 
-    def kill(self) -> None: ...
+    def stop(self) -> object:
+        """End it in order."""
+
+    def kill(self) -> None:
+        """End it at once."""
 
 
 class _Part(NamedTuple):
     name: str
-    server: _Server
+    server: Server
     process: Process
 
 
 class Shutdown:
-    """What is to be stopped.
-
-    An interrupt (Ctrl-C) while stopping means: at once.
-    """
+    """Stops parts, the last one first. An interrupt meanwhile means: at once."""
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
         self._parts: list[_Part] = []
-        self._at_once = False
 
-    def add(self, name: str, server: _Server, process: Process | None = None) -> None:
-        """Add something before it is started.
+    def add(self, name: str, server: Server, process: Process) -> None:
+        """Add a part before it is started.
 
         Args:
             name: what people know it by.
-            process: tells whether it runs; ``server`` itself by default.
+            server: what to stop.
+            process: its process; a part that runs no more is not spoken of.
         """
-        if process is None:
-            if not isinstance(server, Process):
-                message = f"{name}: which process?"
-                raise TypeError(message)
-            process = server
         self._parts.append(_Part(name, server, process))
+
+    def run(self, *, at_once: bool = False) -> None:
+        """Stop them all."""
+        while self._parts:
+            part = self._parts.pop()
+            try:
+                if not at_once:
+                    self._stop(part)
+            except KeyboardInterrupt:
+                at_once = True
+            finally:
+                part.server.kill()  # nothing is left to kill if it was stopped
+
+    def _stop(self, part: _Part) -> None:
+        if not part.process.running:
+            part.server.stop()
+            return
+        with self._steps.step(f"stopping {part.name}"):
+            part.server.stop()

@@ -55,11 +55,8 @@ def _details(books: Books) -> Iterator[tuple[str, str]]:
     for name, count in sorted(seen.dead_by_type.items(), key=lambda item: -item[1]):
         yield label, f"{count:>5,} {name}, e.g. {clip(seen.reasons[name], 70)}"
         label = ""
-    yield (
-        "archive",
-        f"{archived.records:,} records in {archived.objects:,} objects, "
-        f"{size(archived.size_bytes)}",
-    )
+    kept = f"{archived.objects:,} objects, {size(archived.size_bytes)}"
+    yield "archive", f"{archived.records:,} records in {kept}"
     titles = ", ".join(dict.fromkeys(alert.title for alert in seen.last_alerts))
     yield "alerts", f"{seen.alerts:,}" + (f": {titles}" if titles else "")
     repeats = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+from meshtasks.domain.errors import SchemaMismatch
+
 
 class Envelope(NamedTuple):
     """One message's body with its origin.
@@ -37,6 +39,21 @@ class Envelope(NamedTuple):
         """Words after ``domain.kind``: ``living_room`` of
         ``sensors.temperature.living_room``; empty when there are none."""
         return ".".join(self.routing_key.split(".")[2:])
+
+
+def sensor_of_key(envelope: Envelope) -> str:
+    """The sensor that a record is of which names none: the routing key's tail.
+
+    Raises:
+        SchemaMismatch: the key has no tail.
+    """
+    if sensor_id := envelope.key_tail:
+        return sensor_id
+    message = (
+        "sensor_id: is missing, and there is none in the routing key "
+        f"{envelope.routing_key} either"
+    )
+    raise SchemaMismatch(message)
 
 
 def record_id(envelope: Envelope, record_json: bytes, twin: int, time: float) -> str:

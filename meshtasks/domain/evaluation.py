@@ -15,7 +15,8 @@ from typing import NamedTuple, TypedDict
 
 from meshtasks.domain.alerts import Alert
 from meshtasks.domain.detection import RuleState, Run, Sample
-from meshtasks.domain.rules import Rule, Series
+from meshtasks.domain.rules import Rule
+from meshtasks.domain.series import Series
 
 #: A reading further ahead of the clock than this does not make the ones behind
 #: it late: a clock that was once wrong must not blind the rules until it is

@@ -1,27 +1,37 @@
-"""Readings as points in InfluxDB line protocol.
+"""Readings and metrics as points in InfluxDB line protocol.
 
 Escaping follows InfluxData's line protocol reference
-(https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/): in tag
-values comma, equals sign and space are escaped with a backslash. A backslash of
-the value's own cannot be written so that every store reads it back: InfluxDB
-refuses one at the end, VictoriaMetrics takes it for an escape and drops the line
-without a word. Values that contain one are therefore refused here.
+(https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/): comma,
+equals sign and space are escaped with a backslash in tags and names of fields,
+comma and space in measurements. A backslash of the text's own cannot be written
+there so that every store reads it back: InfluxDB refuses one at the end,
+VictoriaMetrics takes it for an escape and drops the line without a word. Texts
+that contain one are therefore refused here.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 
 from meshtasks.domain.errors import SchemaMismatch
+from meshtasks.domain.text import clip, described
 from meshtasks.domain.units import Quantity
 
-#: Longest ``sensor_id`` and ``location``: what an AMQP routing key can carry.
+#: Longest name and longest value of a tag: what an AMQP routing key can carry.
 TAG_LIMIT_CHARS = 255
 
+#: Integers of InfluxDB have 64 bits and a sign.
+_INTEGER_LIMIT = 2**63
+
 _ESCAPES = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ "})
+_MEASUREMENT_ESCAPES = str.maketrans({",": r"\,", " ": r"\ "})
+_TEXT_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\""})
 #: Surrogates come from routing keys that are not UTF-8.
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
+_UNWRITABLE_IN_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @lru_cache(maxsize=16_384)
@@ -57,15 +67,118 @@ def line(start: str, value: float, time_seconds: float) -> bytes:
     return f"{start}{value!r} {int(time_seconds * 1000 + 0.5)}".encode()
 
 
-def _tag(name: str, value: str) -> str:
-    if not value.strip():
-        message = f"{name}: is empty"
+@lru_cache(maxsize=16_384)
+def metric_start(name: str, tags: tuple[tuple[str, str], ...]) -> str:
+    """A metric's line up to its fields: ``disk,host=nas ``; cached.
+
+    Args:
+        name: the measurement.
+        tags: name and value, sorted by name; blank values are left out.
+
+    Raises:
+        SchemaMismatch: a name or a value cannot be written.
+    """
+    if name.startswith("#"):
+        message = 'name: must not begin with "#", which makes a line a comment'
         raise SchemaMismatch(message)
-    if len(value) > TAG_LIMIT_CHARS:
-        message = f"{name}: has {len(value)} characters; {TAG_LIMIT_CHARS} are allowed"
+    start = _name("name", name).translate(_MEASUREMENT_ESCAPES)
+    for tag, value in tags:
+        if value.strip():
+            start += f",{_key('tags', tag)}={_tag(f'tags.{tag}', value)}"
+    return f"{start} "
+
+
+def fields_text(fields: Mapping[str, object]) -> str:
+    """The fields of one point: ``free=7i,ok=true,used_percent=91.5``.
+
+    Whole numbers become integers, others floats, ``true`` and ``false`` booleans
+    and texts strings: a store that has types keeps those of a field's first
+    value and refuses others.
+
+    Args:
+        fields: name → value; None is no value.
+
+    Raises:
+        SchemaMismatch: there is no value, or one that cannot be written.
+    """
+    text = ",".join(
+        f"{_key('fields', name)}={_field_value(name, value)}"
+        for name, value in fields.items()
+        if value is not None
+    )
+    if not text:
+        message = "fields: expected at least one value"
         raise SchemaMismatch(message)
-    if found := _UNWRITABLE.search(value):
+    return text
+
+
+def point(start: str, fields: str, time_seconds: float) -> bytes:
+    """One point of a metric.
+
+    Args:
+        start: see :func:`metric_start`.
+        fields: see :func:`fields_text`.
+        time_seconds: epoch seconds; the point has milliseconds.
+    """
+    return f"{start}{fields} {int(time_seconds * 1000 + 0.5)}".encode()
+
+
+def _field_value(name: str, value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() if -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
+            return f"{value}i"
+        case int():
+            wrong = "a whole number of more than 64 bits"
+        case float() if math.isfinite(value):
+            return repr(value)
+        case float():
+            wrong = described(value)
+        case str():
+            if found := _UNWRITABLE_IN_TEXT.search(value):
+                wrong = f"text with {found[0]!a}"
+            else:
+                return f'"{value.translate(_TEXT_ESCAPES)}"'
+        case dict() | list():
+            wrong = f"{described(value)}; give each value inside a field of its own"
+        case _:
+            wrong = described(value)
+    message = f"{name}: expected a number, true, false or text, got {wrong}"
+    raise SchemaMismatch(message)
+
+
+@lru_cache(maxsize=16_384)
+def _key(place: str, name: str) -> str:
+    """The name of a tag or field, escaped; cached."""
+    if name == "time":
+        message = f'{place}: "time" is the name of the timestamp'
+        raise SchemaMismatch(message)
+    return _name(place, name).translate(_ESCAPES)
+
+
+def _name(place: str, name: str) -> str:
+    """A name that may be written. One that begins with an underscore is for the
+    stores' own use (``_field`` in InfluxDB, ``__name__`` in VictoriaMetrics)."""
+    if name.startswith("_"):
+        message = f'{place}: "{clip(name)}" must not begin with an underscore'
+        raise SchemaMismatch(message)
+    return _checked(place, name)
+
+
+def _tag(place: str, value: str) -> str:
+    return _checked(place, value).translate(_ESCAPES)
+
+
+def _checked(place: str, text: str) -> str:
+    if not text.strip():
+        message = f"{place}: is empty"
+        raise SchemaMismatch(message)
+    if len(text) > TAG_LIMIT_CHARS:
+        message = f"{place}: has {len(text)} characters; {TAG_LIMIT_CHARS} are allowed"
+        raise SchemaMismatch(message)
+    if found := _UNWRITABLE.search(text):
         what = "a backslash" if found[0] == "\\" else ascii(found[0])
-        message = f"{name}: must not contain {what}"
+        message = f"{place}: must not contain {what}"
         raise SchemaMismatch(message)
-    return value.translate(_ESCAPES)
+    return text

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from meshtasks.domain.envelope import Envelope
+from meshtasks.domain.envelope import Envelope, sensor_of_key
 from meshtasks.domain.errors import InvalidMessage, SchemaMismatch
 from meshtasks.domain.evaluation import Watched
 from meshtasks.domain.outcome import Dead
 from meshtasks.domain.points import line, line_start
 from meshtasks.domain.records import SensorReading
-from meshtasks.domain.rules import RuleBook, Series
-from meshtasks.domain.timestamps import epoch_seconds
+from meshtasks.domain.rules import RuleBook
+from meshtasks.domain.series import Series
+from meshtasks.domain.timestamps import moment_of
 from meshtasks.domain.units import DECIMALS, IDENTITY, Affine, Quantity
 
 
@@ -75,13 +76,10 @@ def transform(
                 value = round(value * affine[0] + affine[1], DECIMALS)
             if not lowest <= value <= highest:
                 raise SchemaMismatch(quantity.impossible(value, unit))
-            stamp = reading.get("timestamp")
-            if stamp is None:
-                stamp = envelope.timestamp or envelope.received_at
-            time = epoch_seconds(stamp, envelope.received_at)
+            time = moment_of(reading.get("timestamp"), envelope)
             sensor_id = reading.get("sensor_id")
             if sensor_id is None:
-                sensor_id = _sensor_of_key(envelope)
+                sensor_id = sensor_of_key(envelope)
             location = reading.get("location") or ""
             start = line_start(quantity, sensor_id, location)
         except InvalidMessage as error:
@@ -102,13 +100,3 @@ def transform(
             watched.append(series)
         series.samples.append((time, value))
     return result
-
-
-def _sensor_of_key(envelope: Envelope) -> str:
-    if sensor_id := envelope.key_tail:
-        return sensor_id
-    message = (
-        "sensor_id: is missing, and there is none in the routing key "
-        f"{envelope.routing_key} either"
-    )
-    raise SchemaMismatch(message)

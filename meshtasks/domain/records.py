@@ -37,6 +37,88 @@ class SensorReading(TypedDict, total=False):
     location: str | None
 
 
+@with_config(ConfigDict(extra="allow"))
+class Metric(TypedDict, total=False):
+    """One metric at one moment: a single value, or many named ones.
+
+    Attributes:
+        name: what is measured, as ``disk``; the measurement of its point.
+        value: the number, true, false or text. It and each of ``fields`` are
+            checked by :mod:`meshtasks.domain.points`, which writes them.
+        fields: name → value; null is no value. A metric has these or ``value``.
+        tags: name → value, as ``host`` and ``mount``; null and blank are no value.
+        timestamp: when it was measured; as of a sensor reading.
+    """
+
+    name: Required[str]
+    value: Any
+    fields: dict[str, Any] | None
+    tags: dict[str, Any] | None
+    timestamp: Any
+
+
+@with_config(ConfigDict(extra="allow"))
+class Motion(TypedDict, total=False):
+    """A motion sensor began or ceased to see somebody.
+
+    Attributes:
+        motion: true while it does.
+        sensor_id: which sensor; missing or null: the tail of the routing key.
+        timestamp: when; as of a sensor reading.
+        location: where the sensor is.
+    """
+
+    motion: Required[Annotated[bool, Field(strict=True)]]
+    sensor_id: str | None
+    timestamp: Any
+    location: str | None
+
+
+@with_config(ConfigDict(extra="allow"))
+class EntityState(TypedDict, total=False):
+    """A state object of Home Assistant; its attributes, context and other fields
+    are kept.
+
+    Attributes:
+        state: always text: ``"on"``, ``"21.5"``, ``"unavailable"``.
+        last_updated: RFC 3339; when state or attributes last changed.
+    """
+
+    state: Required[str]
+    last_updated: Any
+
+
+@with_config(ConfigDict(extra="allow"))
+class StateChange(TypedDict, total=False):
+    """The data of Home Assistant's ``state_changed`` event
+    (https://www.home-assistant.io/docs/configuration/events/).
+
+    Attributes:
+        entity_id: ``light.kitchen``.
+        old_state: what it was; null for an entity that is new.
+        new_state: what it is; null for an entity that was removed.
+    """
+
+    entity_id: Required[Annotated[str, Field(min_length=1)]]
+    old_state: EntityState | None
+    new_state: EntityState | None
+
+
+@with_config(ConfigDict(extra="allow"))
+class AutomationTrigger(TypedDict, total=False):
+    """An automation was triggered.
+
+    Attributes:
+        automation: which one; ``automation.lamp_on``.
+        trigger: what triggered it: a sentence, or an object.
+        timestamp: when; as of a sensor reading.
+    """
+
+    automation: Required[Annotated[str, Field(min_length=1)]]
+    trigger: Any
+    timestamp: Any
+
+
 _EXPECTED = {
     "float_type": "a number",
     "float_parsing": "a number",

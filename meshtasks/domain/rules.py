@@ -1,22 +1,21 @@
 """Anomaly rules: the model of config/rules.yaml, and what its alerts say.
 
-A rule watches every series whose routing key (and sensor id) it matches; a
-series is one sensor at one location, as in the time-series store.
+A rule watches every series whose routing key it matches, narrowed by sensor id, or
+by name, field and tags of a metric. A series is what it is in the time-series
+store: one sensor at one location, or one field of a metric with its tags.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
-from string import Formatter
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -38,51 +37,7 @@ from meshtasks.domain.detection import (
     watch_past,
 )
 from meshtasks.domain.patterns import topic_matches
-
-
-class Series(NamedTuple):
-    """What a rule watches.
-
-    Attributes:
-        key: its name in the state; measurement and tags.
-        kind: sensor kind.
-        unit: canonical unit of its values.
-        sensor_id: the sensor.
-        location: where it is; empty when not known.
-    """
-
-    key: str
-    kind: str
-    unit: str
-    sensor_id: str
-    location: str
-
-
-_SAMPLE_TEXT = {
-    "rule": "name",
-    "kind": "temperature",
-    "sensor_id": "sensor",
-    "location": "room",
-    "place": "room",
-    "value": 21.5,
-    "unit": "°C",
-    "limit": 20.0,
-    "low": 10.0,
-    "high": 20.0,
-    "minutes": 5.0,
-}
-
-
-def _template(text: str) -> str:
-    for _, name, _, _ in Formatter().parse(text):
-        if name is not None and name not in _SAMPLE_TEXT:
-            message = f"{{{name}}} is not known; expected {', '.join(_SAMPLE_TEXT)}"
-            raise ValueError(message)
-    text.format_map(_SAMPLE_TEXT)  # a bad format, such as {sensor_id:.1f}
-    return text
-
-
-Template = Annotated[str, Field(min_length=1), AfterValidator(_template)]
+from meshtasks.domain.series import Series, Tags, Template
 
 
 class _Rule(BaseModel, ABC):
@@ -90,16 +45,22 @@ class _Rule(BaseModel, ABC):
 
     Attributes:
         name: identity of the rule; its alerts have the source ``rules.<name>``.
-        routing_key: topic pattern of the readings it watches.
+        routing_key: topic pattern of the readings or metrics it watches.
         sensors: patterns (``*``, ``?``) of sensor ids; any one must match. For
             gateways that publish many sensors with one routing key.
+        metric: pattern of the names of metrics; a rule without it watches sensor
+            readings, a rule with it metrics only.
+        field: which field of the metric; that of a metric with a single value is
+            ``value``.
+        tags: tag → pattern; all must match, and a tag that a metric lacks is empty.
         hysteresis: how far inside the limits a value must be to resolve the
             alert, canonical unit.
         for_seconds: how long values are outside before the alert fires.
         severity: of its alerts.
         title: template of the alert's title.
         message: template of its text while it fires.
-        resolved_message: template of its text when it is over.
+        resolved_message: template of its text when it is over; there is one for
+            readings and one for metrics when it is not given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -107,12 +68,26 @@ class _Rule(BaseModel, ABC):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
     routing_key: Annotated[str, Field(min_length=1)]
     sensors: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    metric: Annotated[str, Field(min_length=1)] | None = None
+    field: Annotated[str, Field(min_length=1)] = "value"
+    tags: dict[str, str] = {}
     hysteresis: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     for_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     severity: Severity
     title: Template
     message: Template
-    resolved_message: Template = "{place} is back at {value:.1f} {unit}."
+    resolved_message: Template | None = None
+
+    @model_validator(mode="after")
+    def _watches_readings_or_metrics(self) -> Self:
+        of_metrics = self.model_fields_set & {"field", "tags"}
+        if of_metrics and self.metric is None:
+            message = f"{min(of_metrics)} is for rules that name a metric"
+            raise ValueError(message)
+        if "sensors" in self.model_fields_set and self.metric is not None:
+            message = "expected metric or sensors, not both"
+            raise ValueError(message)
+        return self
 
     @cached_property
     def patience(self) -> Patience:
@@ -121,8 +96,24 @@ class _Rule(BaseModel, ABC):
 
     def matches(self, routing_key: str, sensor_id: str) -> bool:
         """Whether the rule watches this sensor."""
-        return topic_matches(self.routing_key, routing_key) and any(
-            fnmatchcase(sensor_id, pattern) for pattern in self.sensors
+        return (
+            self.metric is None
+            and topic_matches(self.routing_key, routing_key)
+            and any(fnmatchcase(sensor_id, pattern) for pattern in self.sensors)
+        )
+
+    def matches_metric(
+        self, routing_key: str, name: str, tags: Mapping[str, str]
+    ) -> bool:
+        """Whether the rule watches a field of this metric."""
+        return (
+            self.metric is not None
+            and topic_matches(self.routing_key, routing_key)
+            and fnmatchcase(name, self.metric)
+            and all(
+                fnmatchcase(tags.get(tag, ""), pattern)
+                for tag, pattern in self.tags.items()
+            )
         )
 
     @abstractmethod
@@ -143,7 +134,9 @@ class _Rule(BaseModel, ABC):
             "kind": series.kind,
             "sensor_id": series.sensor_id,
             "location": series.location,
-            "place": series.location or series.sensor_id,
+            "place": series.place,
+            "field": series.field,
+            "tags": Tags(series.tags),
             "value": value,
             "unit": series.unit,
             "limit": high if value > (low + high) / 2 else low,
@@ -151,23 +144,24 @@ class _Rule(BaseModel, ABC):
             "high": high,
             "minutes": (time - event.since) / 60,
         }
-        labels = {
-            "rule": self.name,
-            "kind": series.kind,
-            "sensor_id": series.sensor_id,
-        }
-        if series.location:
-            labels["location"] = series.location
-        message = self.message if event.firing else self.resolved_message
+        message = self.message if event.firing else self._resolved_message
         return Alert(
             title=self.title.format_map(fields),
             message=message.format_map(fields),
             severity=self.severity,
             source=f"rules.{self.name}",
-            labels=labels,
+            labels=series.labels | {"rule": self.name},
             starts_at=datetime.fromtimestamp(event.since, UTC),
             resolved=not event.firing,
         )
+
+    @property
+    def _resolved_message(self) -> str:
+        if self.resolved_message is not None:
+            return self.resolved_message
+        if self.metric is None:
+            return "{place} is back at {value:.1f} {unit}."
+        return "{place}: {kind} {field} is back at {value:g}."
 
 
 class ThresholdRule(_Rule):
@@ -255,6 +249,7 @@ class RuleBook(BaseModel):
     rules: tuple[Annotated[Rule, Field(discriminator="type")], ...] = ()
 
     _find: Callable[[str, str], tuple[Rule, ...]] = PrivateAttr()
+    _find_for_metric: Callable[..., Mapping[str, tuple[Rule, ...]]] = PrivateAttr()
 
     @model_validator(mode="after")
     def _has_unique_names(self) -> Self:
@@ -267,6 +262,7 @@ class RuleBook(BaseModel):
     @override
     def model_post_init(self, context: object, /) -> None:
         self._find = lru_cache(maxsize=16_384)(self._matching)
+        self._find_for_metric = lru_cache(maxsize=16_384)(self._matching_metric)
 
     def matching(self, routing_key: str, sensor_id: str) -> tuple[Rule, ...]:
         """The rules that watch a sensor; cached."""
@@ -276,3 +272,18 @@ class RuleBook(BaseModel):
         return tuple(
             rule for rule in self.rules if rule.matches(routing_key, sensor_id)
         )
+
+    def matching_metric(
+        self, routing_key: str, name: str, tags: tuple[tuple[str, str], ...]
+    ) -> Mapping[str, tuple[Rule, ...]]:
+        """The rules that watch a metric, by field; cached."""
+        return self._find_for_metric(routing_key, name, tags)
+
+    def _matching_metric(
+        self, routing_key: str, name: str, tags: tuple[tuple[str, str], ...]
+    ) -> Mapping[str, tuple[Rule, ...]]:
+        by_field: dict[str, tuple[Rule, ...]] = {}
+        for rule in self.rules:
+            if rule.matches_metric(routing_key, name, dict(tags)):
+                by_field[rule.field] = (*by_field.get(rule.field, ()), rule)
+        return by_field

@@ -6,6 +6,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TypeGuard
 
+from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import InvalidMessage
 from meshtasks.domain.text import clip, described
 
@@ -22,6 +23,22 @@ _FAR = 1e18
 
 class InvalidTimestamp(InvalidMessage):
     """The timestamp is not a moment the mesh can place."""
+
+
+def moment_of(stamp: object, envelope: Envelope) -> float:
+    """When a record was made, epoch seconds.
+
+    Args:
+        stamp: the record's timestamp (see :func:`epoch_seconds`); None for the
+            publisher's AMQP timestamp, or else the moment of receipt.
+        envelope: the message the record came in.
+
+    Raises:
+        InvalidTimestamp: see :func:`epoch_seconds`.
+    """
+    if stamp is None:
+        stamp = envelope.timestamp or envelope.received_at
+    return epoch_seconds(stamp, envelope.received_at)
 
 
 def epoch_seconds(stamp: object, now: float) -> float:

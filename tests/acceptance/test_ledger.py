@@ -11,15 +11,13 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from kombu import Connection
 
 from meshtasks.embedded.rabbitmq import RabbitMQ
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
 from meshtasks.messaging import headers
-from meshtasks.messaging.entities import declare
 from meshtasks.messaging.publisher import Outgoing, Publisher
-from meshtasks.settings import Environment, Settings
 from tests.support.amqp import drain, queue_depth, take
+from tests.support.meshes import declared
 from tests.support.readings import bad_bodies, message
 from tests.support.victoria import count_samples
 from tests.support.waiting import wait_until
@@ -30,14 +28,7 @@ QUEUE = "sensors.temperature"
 
 @pytest.fixture
 def env(mesh_env: dict[str, str]) -> dict[str, str]:
-    prepare(mesh_env)
-    return mesh_env
-
-
-def prepare(env: dict[str, str]) -> None:
-    topology = Settings(Environment(config_dir=Path(env["MESH_CONFIG_DIR"]))).topology
-    with Connection(env["MESH_BROKER_URL"]) as connection:
-        declare(connection, topology)
+    return declared(mesh_env)
 
 
 def publish(env: dict[str, str], messages: list[Outgoing]) -> None:
@@ -128,8 +119,7 @@ def test_a_worker_consumes_again_after_every_restart_of_the_broker(
     new_rabbitmq: Callable[..., RabbitMQ],
 ) -> None:
     node = new_rabbitmq()
-    env = {**mesh_env, "MESH_BROKER_URL": node.amqp_url()}
-    prepare(env)
+    env = declared({**mesh_env, "MESH_BROKER_URL": node.amqp_url()})
     wait_until(lambda: node.has_registered(QUEUE), 30, "the queue to be durable")
 
     with running(Worker(tmp_path, env, QUEUE, arguments=("-c", "2"))):

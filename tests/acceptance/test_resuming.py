@@ -9,13 +9,11 @@ from urllib.parse import quote
 
 import amqp
 import pytest
-from kombu import Connection
 
 from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.messaging.entities import declare
-from meshtasks.settings import Environment, Settings
 from tests.support import scripted
 from tests.support.amqp import open_channel, publish_raw
+from tests.support.meshes import declared
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
 
@@ -23,16 +21,9 @@ QUEUE = "sensors.motion"
 APP = "tests.support.scripted"
 
 
-def prepare(env: dict[str, str]) -> dict[str, str]:
-    topology = Settings(Environment(config_dir=Path(env["MESH_CONFIG_DIR"]))).topology
-    with Connection(env["MESH_BROKER_URL"]) as connection:
-        declare(connection, topology)
-    return env
-
-
 @pytest.fixture
 def env(mesh_env: dict[str, str]) -> dict[str, str]:
-    return prepare(mesh_env)
+    return declared(mesh_env)
 
 
 def publish(env: dict[str, str], *records: dict[str, object]) -> None:

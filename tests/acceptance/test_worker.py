@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from kombu import Connection
 
 from meshtasks.messaging import headers
-from meshtasks.messaging.entities import declare
-from meshtasks.settings import Environment, Settings
 from tests.support import scripted
 from tests.support.amqp import publish_raw, queue_depth, take
+from tests.support.meshes import declared, reconfigured
 from tests.support.waiting import wait_until
-from tests.support.worker import ROOT, Worker, running
+from tests.support.worker import Worker, running
 
 MOTION = "sensors.motion"
 
@@ -26,18 +23,10 @@ MOTION = "sensors.motion"
 def env(mesh_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
     """A mesh that retries twice, after a second each, and gives up on a batch
     after five."""
-    config = tmp_path / "config"
-    config.mkdir()
-    for file in (ROOT / "config").glob("*.yaml"):
-        (config / file.name).write_bytes(file.read_bytes())
     retry = {"max_retries": 2, "retry_backoff": 1, "retry_backoff_max": 1}
     defaults = {"batch": {"count": 50}, "retry": retry, "time_limit_seconds": 5}
-    (config / "queues.yaml").write_text(yaml.safe_dump({"defaults": defaults}))
-    env = {**mesh_env, "MESH_CONFIG_DIR": str(config)}
-    topology = Settings(Environment(config_dir=config)).topology
-    with Connection(env["MESH_BROKER_URL"]) as connection:
-        declare(connection, topology)
-    return env
+    queues = {"defaults": defaults}
+    return declared(reconfigured(mesh_env, tmp_path / "config", queues=queues))
 
 
 def worker(

@@ -19,7 +19,8 @@ from meshtasks.domain.evaluation import (
     SeriesState,
     evaluate,
 )
-from meshtasks.domain.rules import DeviationRule, Rule, RuleBook, Series, ThresholdRule
+from meshtasks.domain.rules import DeviationRule, Rule, RuleBook, ThresholdRule
+from meshtasks.domain.series import Series
 from meshtasks.settings import load_yaml
 
 CONFIG = Path(__file__).parents[2] / "config"

@@ -5,18 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from typing import Self
+from typing import NamedTuple, Self
 
 import kombu
 from amqp.exceptions import NotFound
 
-from meshtasks.cli.view.snapshot import ArchiveState, QueueState, Snapshot
+from meshtasks.cli.view.snapshot import ArchiveState, QueueState, Seen, Snapshot
 from meshtasks.cli.view.taps import Taps
 from meshtasks.domain.errors import ConfigError, SinkUnavailable, Transient
 from meshtasks.messaging.connecting import connected
 from meshtasks.messaging.management import QueueActivity, activity
 from meshtasks.settings import Settings
 from meshtasks.sinks.objects import open_store
+
+
+class Depth(NamedTuple):
+    """How many messages wait in a queue, and how many consumers it has."""
+
+    ready: int
+    consumers: int
 
 
 class Collector:
@@ -65,10 +72,14 @@ class Collector:
         """Wait until all that passes is seen; whether it is."""
         return self._taps.wait_open(within_seconds)
 
+    def seen(self) -> Seen:
+        """What has passed since the start."""
+        return self._taps.seen()
+
     def snapshot(self) -> Snapshot:
         """The mesh now; takes about 50 ms."""
         faults: list[str] = []
-        depths: dict[str, tuple[int, int]] = {}
+        depths: dict[str, Depth] = {}
         active: dict[str, QueueActivity] = {}
         points: int | None = None
         archive: ArchiveState | None = None
@@ -91,23 +102,23 @@ class Collector:
         return Snapshot(
             taken_at=time.time(),
             queues=tuple(
-                _queue(queue.name, *depths[queue.name], active)
+                _queue(queue.name, depths[queue.name], active)
                 for queue in self._topology.queues
                 if queue.name in depths
             ),
             retry={
-                queue.seconds: depths[queue.name][0]
+                queue.seconds: depths[queue.name].ready
                 for queue in self._topology.retry_queues
                 if queue.name in depths
             },
             dead_letter_queue=self._topology.dead_letter_queue,
             points=points,
             archive=archive,
-            seen=self._taps.seen(),
+            seen=self.seen(),
             faults=tuple(faults),
         )
 
-    def depths(self) -> dict[str, tuple[int, int]]:
+    def depths(self) -> dict[str, Depth]:
         """Ready messages and consumers of each queue there is, retry queues included.
 
         Exact and of this moment, unlike the management API's numbers.
@@ -125,9 +136,7 @@ class Collector:
             self._connection, self._broker = connection, broker.pop_all()
         return depths
 
-    def _counted(
-        self, connection: kombu.Connection
-    ) -> Iterator[tuple[str, tuple[int, int]]]:
+    def _counted(self, connection: kombu.Connection) -> Iterator[tuple[str, Depth]]:
         channel = connection.channel()
         for queue in self._topology.all_queues:
             try:
@@ -135,20 +144,17 @@ class Collector:
             except NotFound:  # which closes the channel
                 channel = connection.channel()
             else:
-                yield queue.name, (answer.message_count, answer.consumer_count)
+                yield queue.name, Depth(answer.message_count, answer.consumer_count)
         channel.close()
 
 
-def _queue(
-    name: str, ready: int, consumers: int, active: Mapping[str, QueueActivity]
-) -> QueueState:
+def _queue(name: str, depth: Depth, active: Mapping[str, QueueActivity]) -> QueueState:
     now = active.get(name)
     if now is None:
-        return QueueState(name, ready, consumers)
+        return QueueState(name, *depth)
     return QueueState(
         name,
-        ready,
-        consumers,
+        *depth,
         now.messages_unacknowledged,
         now.in_per_second,
         now.out_per_second,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -22,6 +23,7 @@ _LABEL = "bold"
 _FAINT = "bright_black"
 #: Lines that are always there: the queues' heads, retries, totals, the gaps.
 _FIXED_LINES = 8
+_THOUSAND = 1000
 #: A worker that says nothing for so long is in trouble: it sends an event every two
 #: seconds.
 _SILENT_SECONDS = 10.0
@@ -93,13 +95,11 @@ def waiting(snapshot: Snapshot) -> int:
 
 def size(size_bytes: float) -> str:
     """``1.2 MB``: powers of a thousand."""
-    for unit in ("bytes", "kB", "MB"):
-        if size_bytes < 1000:  # noqa: PLR2004 - the base of the units
-            break
-        size_bytes /= 1000
-    else:
-        unit = "GB"
-    return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
+    if size_bytes < _THOUSAND:
+        return f"{size_bytes:.0f} bytes"
+    units = ("kB", "MB", "GB", "TB")
+    power = min(int(math.log(size_bytes, _THOUSAND)), len(units))
+    return f"{size_bytes / _THOUSAND**power:.1f} {units[power - 1]}"
 
 
 def _worth_showing(queues: Sequence[QueueState], room: int) -> list[QueueState]:
@@ -144,7 +144,9 @@ def _elsewhere(snapshot: Snapshot, shown: Sequence[QueueState]) -> Text:
     waits = "   ".join(
         f"{_wait(seconds)}: {ready:,}" for seconds, ready in snapshot.retry.items()
     )
-    text = Text(f"retry after   {waits}", "yellow" if any(snapshot.retry.values()) else _FAINT)
+    text = Text(
+        f"retry after   {waits}", "yellow" if any(snapshot.retry.values()) else _FAINT
+    )
     if hidden := len(snapshot.queues) - len(shown):
         text.append(f"   ({hidden} more queues are quiet)", _FAINT)
     return text

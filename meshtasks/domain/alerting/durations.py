@@ -1,0 +1,44 @@
+"""Spans of time as people write them: ``30s``, ``5m``, ``1h30m``, ``7d``."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+_TERM = re.compile(r"(\d{1,9})([smhdw])")
+
+
+def seconds_of(text: object) -> float:
+    """Seconds of a span such as ``1h30m``.
+
+    A bare number is refused: nobody can tell whether it means seconds or minutes.
+
+    Raises:
+        ValueError: it is not such a span.
+    """
+    terms = _TERM.findall(text) if isinstance(text, str) else []
+    if not terms or "".join(number + unit for number, unit in terms) != text:
+        message = f"expected a time such as 30s, 5m, 1h30m or 7d, got {text!r}"
+        raise ValueError(message)
+    return sum(int(number) * _UNITS[unit] for number, unit in terms)
+
+
+def span_text(seconds: float) -> str:
+    """A span in its two largest units: ``45 s``, ``25 min``, ``3 h 5 min``, ``2 d``."""
+    if seconds < _UNITS["m"]:
+        return f"{max(seconds, 0):.0f} s"
+    minutes = round(seconds / 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        parts = [(days, "d"), (hours, "h")]
+    else:
+        parts = [(hours, "h"), (minutes, "min")]
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
+
+
+#: Seconds, written as a span.
+Duration = Annotated[float, BeforeValidator(seconds_of), Field(ge=0)]
