@@ -39,7 +39,7 @@ def create_app(settings: Settings, handlers: Mapping[str, Handler]) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_consumer="meshtasks.worker.consumer:MeshConsumer",
         worker_send_task_events=True,
-        worker_hijack_root_logger=True,
+        worker_max_memory_per_child=512_000,  # KiB; a belt against leaks in clients
     )
     attach(app, settings, handlers)
     return app

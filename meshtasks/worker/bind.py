@@ -168,7 +168,7 @@ def _fold(
                 pass
     for message, retries in to_retry.items():
         slices = array_members(wires[message][0])
-        outcome = retries[0][1]
+        outcome = next((each for _, each in retries if each.tried), retries[0][1])
         if len(retries) == len(slices):
             failures.append(Failure(message, outcome))
         else:

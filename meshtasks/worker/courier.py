@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
 from celery.utils.log import get_logger
 
-from meshtasks.domain.errors import PublishRefused, PublishUnconfirmed, Unroutable
+from meshtasks.domain.errors import (
+    MeshError,
+    PublishRefused,
+    PublishUnconfirmed,
+    Unroutable,
+)
 from meshtasks.messaging.publisher import Outgoing, Publisher
 
 logger = get_logger(__name__)
@@ -66,8 +71,9 @@ class Courier(Generic[T]):
         )
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread, if it does not run yet."""
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def send(self, parcel: Parcel[T]) -> None:
         """Queue a parcel; returns at once."""
@@ -82,27 +88,47 @@ class Courier(Generic[T]):
 
     def _run(self) -> None:
         while (parcel := self._parcels.get()) is not None:
-            self._deliver(parcel)
+            self._deliver([parcel, *self._more()])
         self._publisher.close()
 
-    def _deliver(self, parcel: Parcel[T]) -> None:
+    def _more(self) -> Iterator[Parcel[T]]:
+        """Parcels that wait already, to be published together: a flood of dead
+        letters then costs one round trip for many, not one for each."""
+        while not self._parcels.empty():
+            parcel = self._parcels.get()
+            if parcel is None:
+                self._parcels.put(None)
+                return
+            yield parcel
+
+    def _deliver(self, parcels: list[Parcel[T]]) -> None:
         pause_seconds = 0.2
-        while self._is_wanted(parcel.token):
+        while wanted := [each for each in parcels if self._is_wanted(each.token)]:
             try:
-                self._publisher.publish(parcel.messages)
-            except (Unroutable, PublishRefused) as error:
-                logger.critical(
-                    "Left to the broker's own dead-lettering, since publishing is "
-                    "refused (is the topology whole? meshtasks topology check): %s",
-                    error,
+                self._publisher.publish(
+                    [message for parcel in wanted for message in parcel.messages]
                 )
-                self._on_refused(parcel.token)
+            except (Unroutable, PublishRefused) as error:
+                self._on_refusal(wanted, error)
                 return
             except PublishUnconfirmed as error:
                 logger.warning("Failed messages not yet moved, retrying: %s", error)
             else:
-                self._on_delivered(parcel.token)
+                for parcel in wanted:
+                    self._on_delivered(parcel.token)
                 return
             if self._stopping.wait(pause_seconds):
                 return
             pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _on_refusal(self, parcels: list[Parcel[T]], error: MeshError) -> None:
+        if len(parcels) > 1:  # find the one at fault
+            for parcel in parcels:
+                self._deliver([parcel])
+            return
+        logger.critical(
+            "Left to the broker's own dead-lettering, since publishing is refused "
+            "(is the topology whole? meshtasks topology check): %s",
+            error,
+        )
+        self._on_refused(parcels[0].token)

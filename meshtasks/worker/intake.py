@@ -2,7 +2,7 @@
 
 The consuming process does as little as possible per message: py-amqp's callback
 adds the bytes to an open batch. A batch goes to the pool when it is full, or when
-it is due and the pool has room (so that batches grow while the pool is busy).
+it is due and the pool has room.
 
 Every trouble with the broker takes one way out: raise a connection error into
 Celery's event loop, which closes everything and starts this step again.
@@ -11,7 +11,6 @@ Celery's event loop, which closes everything and starts this step again.
 from __future__ import annotations
 
 import time
-from collections import deque
 from typing import Any, NamedTuple
 
 import amqp
@@ -27,12 +26,11 @@ from meshtasks.messaging.entities import declare
 from meshtasks.messaging.publisher import Publisher
 from meshtasks.worker.adapter import Adapted
 from meshtasks.worker.batching import Buffer
-from meshtasks.worker.bind import BatchResult
 from meshtasks.worker.breaker import Breaker
 from meshtasks.worker.courier import Courier, Parcel
+from meshtasks.worker.dispatch import Dispatcher, FinishedBatch, PendingBatch
 from meshtasks.worker.lane import Lane
 from meshtasks.worker.mesh import Mesh, mesh_of
-from meshtasks.worker.request import BatchRequest
 from meshtasks.worker.settlement import Settlement, Settler
 from meshtasks.worker.watch import ProgressWatch
 
@@ -54,14 +52,6 @@ class _Moved(NamedTuple):
     tags: list[int]
 
 
-class _Running(NamedTuple):
-    """A batch in the pool."""
-
-    lane: Lane
-    deliveries: list[Delivery]
-    started_at: float
-
-
 class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no types
     """Consumes the selected domain queues in batches."""
 
@@ -73,21 +63,17 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         self._consumer = consumer
         self._mesh: Mesh = mesh_of(consumer.app)
         self._lanes: dict[str, Lane] = {}
-        self._ready: deque[tuple[Lane, list[Delivery]]] = deque()
-        self._running: dict[BatchRequest, _Running] = {}
-        self._pumping = False
+        self._retired: list[Lane] = []
+        self._dispatcher = Dispatcher(consumer, self._lanes.values, self._on_finished)
         self._watch = ProgressWatch()
-        self._breaker = Breaker(
-            self._mesh.settings, self._pause, self._resume, self._soon
-        )
-        url = self._mesh.settings.env.broker_url.get_secret_value()
+        settings = self._mesh.settings
+        self._breaker = Breaker(settings, self._pause, self._resume, self._soon)
         self._courier: Courier[_Moved] = Courier(
-            Publisher(url),
-            on_delivered=lambda moved: self._soon(self._on_moved, moved),
-            on_refused=lambda moved: self._soon(self._on_refused, moved),
+            Publisher(settings.env.broker_url.get_secret_value()),
+            on_delivered=lambda moved: self._soon(self._acknowledge, *moved),
+            on_refused=lambda moved: self._soon(self._reject, *moved),
             is_wanted=lambda moved: moved.lane.alive,
         )
-        self._courier_started = False
 
     # --- bootstep ---------------------------------------------------------
 
@@ -100,14 +86,12 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         except ConfigError as error:
             logger.critical("%s", error)
             raise WorkerShutdown(ConfigError.exit_code) from error
-        if not self._courier_started:
-            self._courier.start()
-            self._courier_started = True
         for queue in topology.domain_queues:
             consumer.task_consumer.cancel_by_queue(queue)
-        self._lanes = {queue: self._new_lane(queue) for queue in selected}
+        self._lanes.update({queue: self._new_lane(queue) for queue in selected})
+        self._courier.start()
 
-    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
+    def register_with_event_loop(self, _consumer: Any, hub: Any) -> None:
         """Start consuming: the event loop is about to run."""
         hub.call_repeatedly(_TICK_SECONDS, self._tick)
         for lane in self._lanes.values():
@@ -116,10 +100,11 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
     def stop(self, consumer: Any) -> None:
         """Forget everything, before a reconnect or at the end: whatever is not
         acknowledged the broker delivers again."""
-        for lane in self._lanes.values():
+        for lane in (*self._lanes.values(), *self._retired):
             lane.alive = False
-        self._ready.clear()
-        self._running.clear()
+        self._lanes.clear()
+        self._retired.clear()
+        self._dispatcher.forget()
         if consumer.blueprint.state != bootsteps.RUN:
             self._breaker.stop()
             self._courier.stop(within_seconds=5.0)
@@ -128,18 +113,15 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         """Stop consuming; run the event loop until all that is held is settled."""
         deadline = time.monotonic() + _DRAIN_SECONDS
         try:
-            for lane in self._lanes.values():
-                lane.cancel()
-                self._flush(lane)
-            while (
-                self._running
-                or self._ready
-                or any(lane.unsettled for lane in self._lanes.values())
+            for queue in list(self._lanes):
+                self.remove(queue)
+            while not self._dispatcher.idle or any(
+                lane.unsettled for lane in self._retired
             ):
                 if state.should_terminate or time.monotonic() > deadline:
                     logger.warning("Stopping with batches unfinished; they come again")
                     break
-                self._hub.run_once()
+                self._consumer.hub.run_once()
         except _CONNECTION_ERRORS as error:
             logger.warning("Connection lost while shutting down: %s", error)
 
@@ -165,7 +147,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
 
     def handles(self, queue: str) -> bool:
         """Whether a queue is consumed here rather than by Celery."""
-        return queue in self._mesh.runners
+        return queue in self._mesh.handlers
 
     def add(self, queue: str) -> None:
         """Consume one more queue (``celery control add_consumer``)."""
@@ -175,27 +157,23 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
 
     def remove(self, queue: str) -> None:
         """Stop consuming a queue; what is held of it is finished."""
-        lane = self._lanes.get(queue)
+        lane = self._lanes.pop(queue, None)
         if lane is not None:
+            self._retired.append(lane)
             lane.cancel()
-            self._flush(lane)
-            del self._lanes[queue]
+            for deliveries in lane.take_all():
+                self._dispatcher.add(PendingBatch(lane, deliveries))
 
     # --- messages in ------------------------------------------------------
 
     def _new_lane(self, queue: str) -> Lane:
         settings = self._mesh.settings.queues.for_queue(queue)
-        settler = Settler(
-            queue,
-            settings.retry,
-            self._mesh.settings.topology.retry_levels,
-            self._consumer.hostname,
-        )
+        levels = self._mesh.settings.topology.retry_levels
         return Lane(
             self._mesh.handlers[queue],
             settings,
-            settler,
-            prefetch=settings.batch.count * (self._pool_size + 1),
+            Settler(queue, settings.retry, levels, self._consumer.hostname),
+            prefetch=settings.batch.count * (self._dispatcher.pool_size + 1),
             on_full=self._on_full,
             on_open=self._on_open,
             on_dead=self._on_dead,
@@ -207,17 +185,18 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             lane.consume()
 
     def _on_full(self, lane: Lane, deliveries: list[Delivery]) -> None:
-        self._ready.append((lane, deliveries))
-        self._pump()
+        self._dispatcher.add(PendingBatch(lane, deliveries))
 
     def _on_open(self, lane: Lane, buffer: Buffer) -> None:
         age_seconds = lane.settings.batch.age_ms / 1000
-        self._hub.call_later(age_seconds, self._on_age, lane, buffer, buffer.opened_at)
+        self._consumer.hub.call_later(
+            age_seconds, self._on_age, lane, buffer, buffer.opened_at
+        )
 
     def _on_age(self, lane: Lane, buffer: Buffer, opened_at: float) -> None:
         if lane.alive and len(buffer) and buffer.opened_at == opened_at:
             buffer.due = True
-            self._pump()
+            self._dispatcher.pump()
 
     def _on_dead(self, lane: Lane, adapted: Adapted) -> None:
         if adapted.dead is not None:
@@ -228,84 +207,17 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         if lane.alive:
             self._soon(self._reconnect, reason)
 
-    # --- batches to the pool ----------------------------------------------
+    # --- messages settled -------------------------------------------------
 
-    @property
-    def _hub(self) -> Any:
-        return self._consumer.hub
-
-    @property
-    def _pool_size(self) -> int:
-        return int(self._consumer.pool.num_processes)
-
-    def _soon(self, callback: Any, *args: Any) -> None:
-        """Run a callback in the event loop; may be called by any thread."""
-        self._hub.call_soon(callback, *args)
-
-    def _pump(self) -> None:
-        """Give batches to the pool while it has room."""
-        if self._pumping:  # the solo pool runs a batch inside its dispatch
-            return
-        self._pumping = True
-        try:
-            while len(self._running) < self._pool_size:
-                batch = self._next_batch()
-                if batch is None:
-                    break
-                self._dispatch(*batch)
-        finally:
-            self._pumping = False
-
-    def _next_batch(self) -> tuple[Lane, list[Delivery]] | None:
-        if self._ready:
-            return self._ready.popleft()
-        waiting = [
-            (since, lane.queue)
-            for lane in self._lanes.values()
-            if (since := lane.due_since()) is not None
-        ]
-        if not waiting:
-            return None
-        lane = self._lanes[min(waiting)[1]]
-        return lane, lane.take_due()
-
-    def _dispatch(self, lane: Lane, deliveries: list[Delivery]) -> None:
-        request = BatchRequest(
-            self._consumer.app,
-            lane.queue,
-            [delivery.to_wire() for delivery in deliveries],
-            sum(len(delivery.body) for delivery in deliveries),
-            self._consumer,
-            lane.settings.time_limit_seconds,
-            self._on_result,
-        )
-        self._running[request] = _Running(lane, deliveries, time.monotonic())
-        request.announce()
-        state.task_reserved(request)
-        self._consumer.on_task_request(request)
-
-    # --- results ----------------------------------------------------------
-
-    def _on_result(
-        self, request: BatchRequest, result: BatchResult | None, reason: str
-    ) -> None:
-        """A pool process answered or died; called in any thread."""
-        self._soon(self._finish, request, result, reason)
-
-    def _finish(
-        self, request: BatchRequest, result: BatchResult | None, reason: str
-    ) -> None:
-        running = self._running.pop(request, None)
-        if running is None:
-            return  # of a connection that is gone: its messages come again
-        lane, deliveries, _ = running
+    def _on_finished(self, batch: FinishedBatch) -> None:
+        lane, deliveries, task_id, result, reason = batch
         now = time.time()
         if result is not None:
             settlement = lane.settler.settle(
                 deliveries,
                 result,
                 open_circuits=self._breaker.open_circuits(),
-                task_id=request.id,
+                task_id=task_id,
                 now=now,
             )
             self._settle(lane, settlement)
@@ -317,13 +229,10 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
                 lane.queue,
                 reason,
             )
-            self._ready.extendleft((lane, [one]) for one in reversed(deliveries))
+            self._dispatcher.add_one_by_one(PendingBatch(lane, deliveries))
         else:
             logger.error("A message of %s was lost: %s", lane.queue, reason)
-            self._settle(
-                lane, lane.settler.lost(deliveries[0], reason, request.id, now)
-            )
-        self._pump()
+            self._settle(lane, lane.settler.lost(deliveries[0], reason, task_id, now))
 
     def _settle(self, lane: Lane, settlement: Settlement) -> None:
         if settlement.done:
@@ -331,13 +240,6 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         if settlement.moved:
             moved = _Moved(lane, settlement.moved)
             self._courier.send(Parcel(settlement.outgoing, moved))
-
-    def _on_moved(self, moved: _Moved) -> None:
-        self._acknowledge(moved.lane, moved.tags)
-
-    def _on_refused(self, moved: _Moved) -> None:
-        if moved.lane.alive:
-            moved.lane.reject(moved.tags)
 
     def _acknowledge(self, lane: Lane, tags: list[int]) -> None:
         if not lane.alive:
@@ -347,22 +249,19 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         except _CONNECTION_ERRORS as error:
             self._reconnect(f"cannot acknowledge: {error}")
 
+    def _reject(self, lane: Lane, tags: list[int]) -> None:
+        if lane.alive:
+            lane.reject(tags)
+
     # --- sinks that are down ----------------------------------------------
 
     def _pause(self, sink: str) -> None:
-        now = time.time()
         for lane in self._lanes.values():
             if sink in lane.handler.sinks and lane.is_consuming:
                 lane.cancel()
                 held = [one for batch in lane.take_all() for one in batch]
-                others: deque[tuple[Lane, list[Delivery]]] = deque()
-                for owner, deliveries in self._ready:
-                    if owner is lane:
-                        held += deliveries
-                    else:
-                        others.append((owner, deliveries))
-                self._ready = others
-                self._settle(lane, lane.settler.set_aside(held, now))
+                held += self._dispatcher.take_back(lane)
+                self._settle(lane, lane.settler.set_aside(held, time.time()))
                 logger.warning(
                     "Paused %s; %d messages set aside", lane.queue, len(held)
                 )
@@ -377,10 +276,8 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
 
     def _tick(self) -> None:
         now = time.monotonic()
-        for request, running in self._running.items():
-            limit = running.lane.settings.time_limit_seconds + _DRAIN_SECONDS
-            if now - running.started_at > limit:
-                self._reconnect(f"no answer to batch {request.id} from the pool")
+        for task_id in self._dispatcher.overdue(now):
+            self._reconnect(f"the pool does not answer batch {task_id}")
         for lane in self._lanes.values():
             try:
                 reason = self._watch.stalled(lane, now)
@@ -393,6 +290,6 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         logger.error("Reconnecting to the broker: %s", reason)
         raise amqp.RecoverableConnectionError(reason)
 
-    def _flush(self, lane: Lane) -> None:
-        self._ready.extend((lane, deliveries) for deliveries in lane.take_all())
-        self._pump()
+    def _soon(self, callback: Any, *args: Any) -> None:
+        """Run a callback in the event loop; may be called by any thread."""
+        self._consumer.hub.call_soon(callback, *args)

@@ -13,7 +13,7 @@ from typing import Any
 from weakref import ref
 
 from billiard.einfo import ExceptionInfo
-from celery import Celery, current_app
+from celery import current_app
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 from typing_extensions import override
@@ -30,11 +30,9 @@ class BatchRequest(Request):  # type: ignore[misc]  # celery ships no types
     """One batch of messages of one queue, to be run in the pool.
 
     Args:
-        app: the Celery application.
+        consumer: the worker's consumer.
         queue: the queue, whose name is the task's.
         wires: the messages.
-        size_bytes: sum of their bodies.
-        consumer: the worker's consumer, for host name and event dispatcher.
         time_limit_seconds: a batch that runs longer is killed.
         on_result: called once with this request, the result (None when the batch
             was lost) and the reason of a loss; in the pool's thread if the pool
@@ -43,11 +41,9 @@ class BatchRequest(Request):  # type: ignore[misc]  # celery ships no types
 
     def __init__(
         self,
-        app: Celery,
+        consumer: Any,
         queue: str,
         wires: list[Wire],
-        size_bytes: int,
-        consumer: Any,
         time_limit_seconds: float,
         on_result: OnResult,
     ) -> None:
@@ -56,6 +52,7 @@ class BatchRequest(Request):  # type: ignore[misc]  # celery ships no types
         self._time_limit_seconds = time_limit_seconds
         self._finished = False
         task_id = str(uuid.uuid4())
+        size_bytes = sum(len(wire[0]) for wire in wires)
         headers = {
             "id": task_id,
             "root_id": task_id,
@@ -70,10 +67,10 @@ class BatchRequest(Request):  # type: ignore[misc]  # celery ships no types
         )
         super().__init__(
             message,
-            app=app,
+            app=consumer.app,
             hostname=consumer.hostname,
             eventer=consumer.event_dispatcher,
-            task=app.tasks[queue],
+            task=consumer.app.tasks[queue],
             body=((), {}, {}),
             headers=headers,
             decoded=True,

@@ -67,7 +67,8 @@ class Settler:
 
         Args:
             open_circuits: sinks whose circuit was open already; a retry caused
-                by one of them does not count against a message.
+                by one of them does not count against a message, nor does one that
+                was not tried.
         """
         if not result.failures:
             return Settlement(done=[delivery.tag for delivery in deliveries])
@@ -80,7 +81,9 @@ class Settler:
             delivery = deliveries[failure.position]
             counts = not (
                 isinstance(failure.outcome, Retry)
-                and failure.outcome.sink in open_circuits
+                and (
+                    failure.outcome.sink in open_circuits or not failure.outcome.tried
+                )
             )
             settlement.outgoing.append(
                 self._failed(delivery, failure, counts=counts, task_id=task_id, now=now)
@@ -138,13 +141,17 @@ class Settler:
                 self.policy,
                 attempt=delivery.attempt,
                 age_seconds=now - first_failed_at(delivery, now),
-                backoff_seconds=self._backoff_seconds(delivery.attempt, outcome),
+                backoff_seconds=self._backoff_seconds(delivery.attempt),
                 counts=counts,
             )
             if not isinstance(decision, GiveUp):
                 return retry_message(
                     failing,
-                    level_seconds=retry_level(self.levels, decision.delay_seconds),
+                    level_seconds=retry_level(
+                        self.levels,
+                        decision.delay_seconds,
+                        outcome.retry_after_seconds or 0.0,
+                    ),
                     attempt=decision.attempt,
                     now=now,
                     isolate=isolate,
@@ -155,12 +162,13 @@ class Settler:
             failing, outcome, task_id=task_id, worker=self.worker, now=now
         )
 
-    def _backoff_seconds(self, attempt: int, outcome: Retry) -> float:
-        """Celery's own backoff, or what the other side asked for if longer."""
-        backoff = get_exponential_backoff_interval(
-            factor=self.policy.retry_backoff,
-            retries=attempt,
-            maximum=self.policy.retry_backoff_max,
-            full_jitter=self.policy.retry_jitter,
+    def _backoff_seconds(self, attempt: int) -> float:
+        """Celery's own backoff."""
+        return float(
+            get_exponential_backoff_interval(
+                factor=self.policy.retry_backoff,
+                retries=attempt,
+                maximum=self.policy.retry_backoff_max,
+                full_jitter=self.policy.retry_jitter,
+            )
         )
-        return max(float(backoff), outcome.retry_after_seconds or 0.0)

@@ -1,0 +1,168 @@
+"""Hands batches to the pool, as many at a time as it has processes.
+
+Batches wait here rather than in the pool's pipes: a batch that has not started
+can still be set aside when its sink goes down, and an open batch may go on
+growing while every process is busy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
+
+from celery.worker import state
+
+from meshtasks.messaging.codec import Delivery
+from meshtasks.worker.bind import BatchResult
+from meshtasks.worker.lane import Lane
+from meshtasks.worker.request import BatchRequest
+
+#: Beyond its queue's time limit, how long a batch may go unanswered.
+_GRACE_SECONDS = 60.0
+
+
+class PendingBatch(NamedTuple):
+    """A batch that waits for the pool."""
+
+    lane: Lane
+    deliveries: list[Delivery]
+
+
+class FinishedBatch(NamedTuple):
+    """A batch that the pool is done with.
+
+    Attributes:
+        result: None when the pool process was lost, or the task failed as a whole.
+        reason: of the loss.
+    """
+
+    lane: Lane
+    deliveries: list[Delivery]
+    task_id: str
+    result: BatchResult | None
+    reason: str
+
+
+class _Running(NamedTuple):
+    batch: PendingBatch
+    started_at: float
+
+
+class Dispatcher:
+    """The batches of one worker on their way through the pool.
+
+    Args:
+        consumer: the worker's consumer.
+        lanes: the lanes to take due batches from.
+        on_finished: called in the event loop for every batch.
+    """
+
+    def __init__(
+        self,
+        consumer: Any,
+        lanes: Callable[[], Collection[Lane]],
+        on_finished: Callable[[FinishedBatch], None],
+    ) -> None:
+        self._consumer = consumer
+        self._lanes = lanes
+        self._on_finished = on_finished
+        self._waiting: deque[PendingBatch] = deque()
+        self._running: dict[BatchRequest, _Running] = {}
+        self._pumping = False
+
+    @property
+    def pool_size(self) -> int:
+        """Processes or threads of the pool."""
+        return int(self._consumer.pool.num_processes)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no batch waits or runs."""
+        return not self._running and not self._waiting
+
+    def add(self, batch: PendingBatch) -> None:
+        """Give a batch to the pool as soon as it has room."""
+        self._waiting.append(batch)
+        self.pump()
+
+    def add_one_by_one(self, batch: PendingBatch) -> None:
+        """Run the messages of a batch alone, before everything else."""
+        self._waiting.extendleft(
+            PendingBatch(batch.lane, [one]) for one in reversed(batch.deliveries)
+        )
+        self.pump()
+
+    def take_back(self, lane: Lane) -> list[Delivery]:
+        """The messages of a lane that have not been given to the pool."""
+        mine = [batch for batch in self._waiting if batch.lane is lane]
+        self._waiting = deque(each for each in self._waiting if each.lane is not lane)
+        return [delivery for batch in mine for delivery in batch.deliveries]
+
+    def forget(self) -> None:
+        """Drop everything; results of what runs are ignored."""
+        self._waiting.clear()
+        self._running.clear()
+
+    def overdue(self, now: float) -> Iterator[str]:
+        """Ids of batches that the pool should have answered long ago.
+
+        Args:
+            now: monotonic seconds.
+        """
+        for request, (batch, started_at) in self._running.items():
+            limit_seconds = batch.lane.settings.time_limit_seconds + _GRACE_SECONDS
+            if now - started_at > limit_seconds:
+                yield request.id
+
+    def pump(self) -> None:
+        """Give batches to the pool while it has room."""
+        if self._pumping:  # the solo pool runs a batch inside its dispatch
+            return
+        self._pumping = True
+        try:
+            while len(self._running) < self.pool_size:
+                batch = self._next()
+                if batch is None:
+                    break
+                self._dispatch(batch)
+        finally:
+            self._pumping = False
+
+    def _next(self) -> PendingBatch | None:
+        if self._waiting:
+            return self._waiting.popleft()
+        due = [lane for lane in self._lanes() if lane.due_since() is not None]
+        if not due:
+            return None
+        lane = min(due, key=lambda lane: lane.due_since() or 0.0)
+        return PendingBatch(lane, lane.take_due())
+
+    def _dispatch(self, batch: PendingBatch) -> None:
+        lane, deliveries = batch
+        request = BatchRequest(
+            self._consumer,
+            lane.queue,
+            [delivery.to_wire() for delivery in deliveries],
+            lane.settings.time_limit_seconds,
+            self._on_result,
+        )
+        self._running[request] = _Running(batch, time.monotonic())
+        request.announce()
+        state.task_reserved(request)
+        self._consumer.on_task_request(request)
+
+    def _on_result(
+        self, request: BatchRequest, result: BatchResult | None, reason: str
+    ) -> None:
+        """The pool answered; called in any thread."""
+        self._consumer.hub.call_soon(self._finish, request, result, reason)
+
+    def _finish(
+        self, request: BatchRequest, result: BatchResult | None, reason: str
+    ) -> None:
+        running = self._running.pop(request, None)
+        if running is not None:  # else forgotten: its messages come again
+            self._on_finished(FinishedBatch(*running.batch, request.id, result, reason))
+            self.pump()
