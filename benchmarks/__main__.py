@@ -19,6 +19,7 @@ from benchmarks.environments import InstallFailedError
 from benchmarks.report import Findings
 from benchmarks.services import Services
 from meshtasks.domain.errors import MeshError
+from meshtasks.embedded.custody import in_custody
 
 _BACKLOG_FACTOR = 10
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.json is not None:
         text = json.dumps(report.as_json(findings), indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")
-    return 0 if findings.balances else 1
+    return 1 if findings.faults else 0
 
 
 def _measure(services: Services, options: argparse.Namespace, say: Say) -> Findings:
@@ -61,10 +62,14 @@ def _measure(services: Services, options: argparse.Namespace, say: Say) -> Findi
         findings.latency.extend(latency.measure(services, say))
         return findings
     if not options.backlog:
-        chosen = [each for each in CONTENDERS if each.name in options.only]
+        chosen = [
+            each
+            for each in CONTENDERS
+            if options.only is None or each.name in options.only
+        ]
         rounds = _rounds(services, chosen, options.messages, options.rounds, say)
         findings.throughput.extend(rounds)
-    if options.backlog or len(options.only) == len(CONTENDERS):
+    if options.backlog or options.only is None:
         for messages in (options.messages, options.messages * _BACKLOG_FACTOR):
             findings.backlog.append(_run(services, MESHTASKS, messages, say))
     return findings
@@ -115,14 +120,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--messages",
-        type=_at_least(1_000),
+        type=_multiple_of(1_000),
         default=60_000,
         metavar="N",
-        help="messages waiting (default: 60000)",
+        help="messages waiting, a multiple of 1000 (default: 60000)",
     )
     parser.add_argument(
         "--rounds",
-        type=_at_least(1),
+        type=_multiple_of(1),
         default=3,
         metavar="N",
         help="rounds to take the median of (default: 3)",
@@ -131,7 +136,6 @@ def _parser() -> argparse.ArgumentParser:
         "--only",
         nargs="+",
         choices=names,
-        default=names,
         metavar="NAME",
         help=f"measure the throughput of some only: {', '.join(names)}",
     )
@@ -146,11 +150,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def _multiple_of(unit: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         value = int(text)
-        if value < least:
-            message = f"{value} is less than {least}"
+        if value < unit or value % unit:
+            message = f"{value} is not a multiple of {unit}"
             raise argparse.ArgumentTypeError(message)
         return value
 
@@ -158,4 +162,4 @@ def _at_least(least: int) -> Callable[[str], int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(in_custody(lambda: main(sys.argv[1:])))

@@ -66,13 +66,13 @@ _WORKER = f"{{bin}}/python -m celery -A meshtasks worker -c 1 -Q {SENSOR_QUEUE}"
 
 BARE = Contender(
     "bare",
-    "bare py-amqp consumer, acknowledges only",
+    "bare consumer, acks only",
     f"{{bin}}/python -m benchmarks.peers.bare {SENSOR_QUEUE}",
     stores=False,
 )
 CELERY = Contender(
     "celery",
-    "Celery, one task per message",
+    "Celery, a task per message",
     "{bin}/python -m celery -A benchmarks.peers.celery_single worker -c 1",
     peer="celery",
     queue=load.CELERY_QUEUE,
@@ -80,7 +80,7 @@ CELERY = Contender(
 )
 CELERY_BATCHES = Contender(
     "celery-batches",
-    "celery-batches, 500 messages per task",
+    "celery-batches, 500 per task",
     "{bin}/python -m celery -A benchmarks.peers.celery_batched worker -c 1",
     peer="celery-batches",
     queue=load.CELERY_QUEUE,
@@ -88,13 +88,13 @@ CELERY_BATCHES = Contender(
 )
 FASTSTREAM = Contender(
     "faststream",
-    "FastStream, 100 calls at a time",
+    "FastStream, one per message",
     "{bin}/python -m faststream run benchmarks.peers.faststream_single:app",
     peer="faststream",
 )
 MESHTASKS = Contender("meshtasks", "meshtasks", _WORKER)
 MESHTASKS_PLAIN = Contender(
-    "meshtasks-plain", "meshtasks, no rules, no archive", _WORKER, plain=True
+    "meshtasks-plain", "  no rules, no archive", _WORKER, plain=True
 )
 ARRAYS = Contender(
     "arrays",
@@ -105,7 +105,7 @@ ARRAYS = Contender(
 )
 ARRAYS_PLAIN = Contender(
     "arrays-plain",
-    "meshtasks, arrays of 100, no rules, no archive",
+    "  no rules, no archive",
     _WORKER,
     encode=load.arrays,
     array_readings=load.ARRAY_READINGS,

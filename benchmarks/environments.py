@@ -41,7 +41,7 @@ def ensure_peer(peer: str, say: Callable[[str], None]) -> Path:
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(  # noqa: S603 - our own command
+    done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -43,7 +43,7 @@ def readings(count: int) -> Iterator[Reading]:
     A daily curve with noise, a third of the sensors each in °C, °F and K. Only
     the timestamps differ from run to run.
     """
-    noise = random.Random(count)  # noqa: S311 - repeatable, not secret
+    noise = random.Random(count)  # repeatable
     start_ms = int(time.time() * 1000) - count * _STEP_MS
     for index in range(count):
         sensor = index % SENSORS

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -45,12 +46,12 @@ class Findings:
     latency: list[Latency] = field(default_factory=list)
 
     @property
-    def balances(self) -> bool:
-        """Whether nothing was lost, doubled or dead anywhere."""
+    def faults(self) -> list[str]:
+        """What was lost or dead, and where; empty when every ledger balances."""
         runs = (*self.throughput, *self.backlog)
-        faults = [fault for run in runs for fault in run.faults]
-        faults += [fault for each in self.latency for fault in each.faults]
-        return not faults
+        found = [(run.contender, fault) for run in runs for fault in run.faults]
+        found += [(each.what, fault) for each in self.latency for fault in each.faults]
+        return [f"{where}: {fault}" for where, fault in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +119,13 @@ def show(console: Console, findings: Findings) -> None:
         console.print(_backlog_table(findings.backlog))
     if findings.latency:
         console.print(_latency_table(findings.latency))
+    for fault in findings.faults:
+        text = f"[red]the ledger does not balance:[/] {fault}"
+        console.print(text, soft_wrap=True)
     for target in targets(findings):
         verdict = "[green]met[/]" if target.met else "[red]not met[/]"
-        console.print(f"target: {target.text}: {target.value:.3g}, {verdict}")
+        text = f"target: {target.text}: {target.value:.3g}, {verdict}"
+        console.print(text, soft_wrap=True)
 
 
 def as_json(findings: Findings) -> dict[str, Any]:
@@ -142,51 +147,61 @@ def _rows(runs: Sequence[Run]) -> list[_Row]:
 
 
 def _throughput_table(rows: Sequence[_Row]) -> Table:
-    table = Table(title="Throughput of one worker process, median of the rounds")
-    table.add_column("contender")
-    headings = ("waiting", "readings/s", "from - to", "x bare", "x Celery", "peak RSS")
+    table = _table("Throughput of one worker process, median of the rounds")
+    table.add_column("contender", no_wrap=True)
+    headings = ("readings/s", "spread", "x bare", "x Celery", "peak RSS")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("ledger")
     medians = {row.contender.name: median(row.rates) for row in rows}
+    bare = medians.get(contenders.BARE.name)
+    celery = medians.get(contenders.CELERY.name)
     for row in rows:
+        if row.faults:
+            table.add_row(row.contender.title, "[red]invalid[/]")
+            continue
         rate = medians[row.contender.name]
+        spread = (max(row.rates) - min(row.rates)) / 2 / rate
         table.add_row(
             row.contender.title,
-            f"{row.runs[0].messages:,}",
             f"{rate:,.0f}",
-            f"{min(row.rates):,.0f} - {max(row.rates):,.0f}",
-            _ratio(rate, medians.get(contenders.BARE.name)),
-            _ratio(rate, medians.get(contenders.CELERY.name)),
+            f"±{spread:.0%}",
+            _ratio(rate, bare),
+            _ratio(rate, celery),
             _megabytes(max(run.peak_rss_bytes for run in row.runs)),
-            _ledger(row.faults),
         )
     return table
 
 
 def _backlog_table(runs: Sequence[Run]) -> Table:
-    table = Table(title="Memory of the worker, its pool process included")
-    for heading in ("waiting", "peak RSS"):
+    table = _table("Memory of the worker, its pool process included")
+    for heading in ("messages waiting", "peak RSS", "readings/s"):
         table.add_column(heading, justify="right")
-    table.add_column("ledger")
     for run in runs:
-        memory = _megabytes(run.peak_rss_bytes)
-        table.add_row(f"{run.messages:,}", memory, _ledger(run.faults))
+        rate = "[red]invalid[/]" if run.faults else f"{run.readings_per_second:,.0f}"
+        table.add_row(f"{run.messages:,}", _megabytes(run.peak_rss_bytes), rate)
     return table
 
 
 def _latency_table(latencies: Sequence[Latency]) -> Table:
-    table = Table(title="Latency of the worker")
+    table = _table("Latency of the worker at 500 messages a second")
     table.add_column("from")
-    for heading in ("messages", "p50 ms", "p99 ms", "max ms"):
-        table.add_column(heading, justify="right")
-    table.add_column("ledger")
+    for heading in ("p50 ms", "p99 ms", "max ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for each in latencies:
         numbers = (each.p50_ms, each.p99_ms, each.max_ms)
-        cells = (f"{number:.0f}" for number in numbers)
-        count = f"{each.messages:,}"
-        table.add_row(each.what, count, *cells, _ledger(each.faults))
+        table.add_row(each.what, *(f"{number:.0f}" for number in numbers))
     return table
+
+
+def _table(title: str) -> Table:
+    """A table that fits into 80 columns."""
+    return Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
 
 
 def _machine() -> dict[str, Any]:
@@ -213,7 +228,3 @@ def _ratio(rate: float, other: float | None) -> str:
 
 def _megabytes(size_bytes: int) -> str:
     return f"{size_bytes / _MEGABYTE:.0f} MB"
-
-
-def _ledger(faults: Sequence[str]) -> str:
-    return f"[red]invalid: {'; '.join(faults)}[/]" if faults else "balances"

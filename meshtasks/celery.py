@@ -12,7 +12,15 @@ from meshtasks.domain.errors import ConfigError
 from meshtasks.messaging.entities import task_queues
 from meshtasks.settings import Settings, load_settings
 from meshtasks.sinks.objects import open_store
-from meshtasks.tasks import archive, climate  # noqa: F401 - registers the handlers
+from meshtasks.tasks import (  # noqa: F401 - they register their handlers
+    alerts,
+    archive,
+    climate,
+    home,
+    inference,
+    metrics,
+    motion,
+)
 from meshtasks.tasks.registry import HANDLERS, Handler
 from meshtasks.worker.mesh import attach
 

@@ -8,6 +8,7 @@ secrets). Everything that is not a secret and not a place lives in config/.
 from __future__ import annotations
 
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -23,12 +24,16 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from meshtasks.domain.alerting.policy import AlertPolicy
 from meshtasks.domain.archiving import ArchivePolicy
 from meshtasks.domain.errors import ConfigError
+from meshtasks.domain.inference.pipeline import ModelBook
 from meshtasks.domain.retry import RetryPolicy
 from meshtasks.domain.rules import RuleBook
 from meshtasks.domain.topology import Topology
 from meshtasks.domain.units import KindsConfig
+from meshtasks.domain.workflows import WorkflowBook, is_base_url
+from meshtasks.templates import BadTemplate, Renderer
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -43,6 +48,10 @@ _SECRETS = (
 )
 
 
+#: Printable ASCII: whatever else a header may hold, somebody reads it differently.
+_FIT_FOR_A_HEADER = re.compile(r"[!-~]([ -~]*[!-~])?")
+
+
 class Environment(BaseSettings):
     """Places and secrets, from ``MESH_*`` variables.
 
@@ -51,10 +60,18 @@ class Environment(BaseSettings):
         config_dir: directory of the YAML files.
         state_dir: directory of this host's own state (rule and archive journals).
         archive_url: ``s3://bucket`` or ``file:///directory``.
+        receivers: Apprise URLs of the receivers of alerts.yaml, by name:
+            ``MESH_RECEIVERS__PHONE`` or ``MESH_RECEIVERS__PHONE_FILE``.
+        secrets: values of the headers of workflows.yaml, by name:
+            ``MESH_SECRETS__N8N`` or ``MESH_SECRETS__N8N_FILE``.
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="MESH_", env_file=".env", extra="ignore", frozen=True
+        env_prefix="MESH_",
+        env_file=".env",
+        env_nested_delimiter="__",
+        extra="ignore",
+        frozen=True,
     )
 
     broker_url: SecretStr = SecretStr("amqp://guest:guest@127.0.0.1:5672//")
@@ -74,6 +91,8 @@ class Environment(BaseSettings):
     flower_user: str = "mesh"
     flower_password: SecretStr = SecretStr("")
     api_tokens: SecretStr = SecretStr("")
+    receivers: dict[str, SecretStr] = {}
+    secrets: dict[str, SecretStr] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -81,12 +100,28 @@ class Environment(BaseSettings):
         for name in _SECRETS:
             variable = f"MESH_{name.upper()}_FILE"
             if path := os.environ.get(variable):
-                try:
-                    values[name] = Path(path).read_text(encoding="utf-8").strip()
-                except (OSError, UnicodeDecodeError) as error:
-                    expected = f"a readable UTF-8 file, but: {error}"
-                    raise ConfigError("environment", variable, expected) from error
+                values[name] = _secret_in(path, variable)
+        for field in ("receivers", "secrets"):
+            if isinstance(named := values.get(field), dict):
+                values[field] = {
+                    name.removesuffix("_file"): (
+                        _secret_in(value, f"MESH_{field.upper()}__{name.upper()}")
+                        if name.endswith("_file")
+                        else value
+                    )
+                    for name, value in named.items()
+                    if value
+                }
         return values
+
+
+def _secret_in(path: str, variable: str) -> str:
+    """The secret in the file that a variable names."""
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        expected = f"a readable UTF-8 file, but: {error}"
+        raise ConfigError("environment", variable, expected) from error
 
 
 class BatchLimits(BaseModel):
@@ -184,6 +219,54 @@ class Settings:
         """config/archive.yaml."""
         return load_yaml(self.env.config_dir / "archive.yaml", ArchivePolicy)
 
+    @cached_property
+    def alerts(self) -> AlertPolicy:
+        """config/alerts.yaml."""
+        path = self.env.config_dir / "alerts.yaml"
+        policy = load_yaml(path, AlertPolicy)
+        for name in self.env.receivers:
+            if name not in policy.receivers:
+                expected = f"a receiver that {path} declares under receivers"
+                variable = f"MESH_RECEIVERS__{name.upper()}"
+                raise ConfigError("environment", variable, expected)
+        return policy
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """Makes the texts of notifications, by the templates of alerts.yaml."""
+        try:
+            return Renderer(self.alerts.templates)
+        except BadTemplate as error:
+            path = str(self.env.config_dir / "alerts.yaml")
+            raise ConfigError(path, f"templates.{error.name}", error.reason) from error
+
+    @cached_property
+    def workflows(self) -> WorkflowBook:
+        """config/workflows.yaml; what its webhooks need of the environment is there."""
+        path = self.env.config_dir / "workflows.yaml"
+        book = load_yaml(path, WorkflowBook)
+        for place, workflow in enumerate(book.workflows):
+            if workflow.webhook.is_path and not is_base_url(self.env.n8n_url):
+                expected = "a URL such as http://127.0.0.1:5678"
+                raise ConfigError("environment", "MESH_N8N_URL", expected)
+            if auth := workflow.webhook.auth:
+                secret = self.env.secrets.get(auth.secret, SecretStr(""))
+                if not _FIT_FOR_A_HEADER.fullmatch(secret.get_secret_value()):
+                    variable = f"MESH_SECRETS__{auth.secret.upper()}"
+                    key = f"workflows.{place}.webhook.auth.secret"
+                    expected = f"{variable} or {variable}_FILE to hold a header's value"
+                    raise ConfigError(str(path), key, expected)
+        return book
+
+    @cached_property
+    def models(self) -> ModelBook:
+        """config/models.yaml; Triton's place in the environment can be one."""
+        url = self.env.triton_url
+        if not is_base_url(url if "://" in url else f"http://{url}"):
+            expected = "host and port, such as 127.0.0.1:8000"
+            raise ConfigError("environment", "MESH_TRITON_URL", expected)
+        return load_yaml(self.env.config_dir / "models.yaml", ModelBook)
+
     def validate(self) -> None:
         """Read every file now, so that a bad one stops the start.
 
@@ -191,6 +274,8 @@ class Settings:
             ConfigError: naming the file, the key and what was expected.
         """
         _ = (self.topology, self.queues, self.rules, self.kinds, self.archive)
+        _ = (self.workflows, self.models)
+        _ = (self.alerts, self.renderer)
 
 
 def load_settings() -> Settings:
@@ -215,7 +300,8 @@ def load_yaml(path: Path, model: type[_Model]) -> _Model:
             the first fault is named with its key and what was expected.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data = yaml.load(text, Loader=_Yaml)  # noqa: S506 - a SafeLoader
     except FileNotFoundError as error:
         hint = "the file to exist; is MESH_CONFIG_DIR right?"
         raise ConfigError(str(path), "-", hint) from error
@@ -227,6 +313,21 @@ def load_yaml(path: Path, model: type[_Model]) -> _Model:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "-"
         raise ConfigError(str(path), key, first["msg"]) from error
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML, of whose words only ``true`` and ``false`` are booleans, as in YAML 1.2:
+    ``on`` and ``off`` are states of Home Assistant."""
+
+
+_BOOLEAN = "tag:yaml.org,2002:bool"
+_Yaml.yaml_implicit_resolvers = {
+    first: [resolver for resolver in resolvers if resolver[0] != _BOOLEAN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(
+    _BOOLEAN, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

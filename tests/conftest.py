@@ -11,7 +11,10 @@
 ``swift``            the session's object store
 ``s3``               that store as a client sees it, and once more MinIO
 ``influx``           a bucket in the InfluxDB 1.6 engine, and once more in 2
+``triton``           the session's Triton, with all models; leave them loaded
+``new_triton``       a Triton of the test's own, to stop and kill
 ``receiver``         an HTTP service that records and answers as told
+``ntfy``             the session's push server; a test takes a topic of its own
 ===================  =======================================================
 
 "Once more" needs a Docker engine; without one there is no such variant.
@@ -27,12 +30,15 @@ from pathlib import Path
 import pytest
 
 from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, RabbitMQ
+from meshtasks.embedded.triton import Triton
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
 from tests.support import containers
 from tests.support.influx import Influx, InfluxTarget
+from tests.support.ntfy import Ntfy
 from tests.support.receiver import Receiver
 from tests.support.s3 import S3Target
 from tests.support.swift import Swift
+from tests.support.triton import REPOSITORIES
 
 ROOT = Path(__file__).parents[1]
 
@@ -159,6 +165,39 @@ def influx(request: pytest.FixtureRequest) -> Iterator[InfluxTarget]:
     else:
         engine = request.getfixturevalue("influx_engine")
         yield engine.create_bucket(f"test-{next(_numbers)}")
+
+
+@pytest.fixture(scope="session")
+def ntfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ntfy]:
+    """The session's push server."""
+    with Ntfy(tmp_path_factory.mktemp("ntfy")) as server:
+        yield server
+
+
+@pytest.fixture
+def topic() -> str:
+    """A topic of the push server, the test's own."""
+    return f"test-{next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
+    """The session's server of models."""
+    server = Triton(tmp_path_factory.mktemp("triton"), REPOSITORIES)
+    server.start()
+    yield server
+    server.kill()  # an orderly stop takes three seconds
+
+
+@pytest.fixture
+def new_triton(tmp_path: Path) -> Iterator[Triton]:
+    """A server of models of the test's own; it starts in a quarter of a second."""
+    repository = tmp_path / "models"
+    repository.mkdir()
+    server = Triton(tmp_path / "triton", [*REPOSITORIES, repository])
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture

@@ -12,41 +12,30 @@ from typing import Any
 from kombu import Connection
 
 PREFETCH = 1_000
+#: One frame acknowledges so many messages; an incomplete run at the end is not.
 ACK_EVERY = 100
-#: Acknowledge an incomplete run when nothing came for so long.
-IDLE_SECONDS = 0.05
 
 
-class BareConsumer:
-    """Consumes a queue and acknowledges every hundred messages with one frame."""
+def consume(connection: Any, queue: str) -> None:
+    """Consume a queue until the process is ended.
 
-    def __init__(self, connection: Connection, queue: str) -> None:
-        self._connection = connection
-        self._channel = connection.channel()
-        self._channel.auto_decode = False
-        self._channel.basic_qos(0, PREFETCH, a_global=False)
-        self._channel.basic_consume(queue, callback=self._on_message)
-        self._last_tag = self._acknowledged_tag = 0
+    Args:
+        connection: py-amqp's.
+        queue: the queue.
+    """
+    channel = connection.channel()
+    channel.auto_decode = False
 
-    def run(self) -> None:
-        """Consume until the process is ended."""
-        while True:
-            try:
-                self._connection.drain_events(timeout=IDLE_SECONDS)
-            except TimeoutError:
-                self._acknowledge()
+    def on_message(message: Any) -> None:
+        if message.delivery_tag % ACK_EVERY == 0:
+            channel.basic_ack(message.delivery_tag, multiple=True)
 
-    def _on_message(self, message: Any) -> None:
-        self._last_tag = message.delivery_tag
-        if self._last_tag - self._acknowledged_tag >= ACK_EVERY:
-            self._acknowledge()
-
-    def _acknowledge(self) -> None:
-        if self._last_tag > self._acknowledged_tag:
-            self._channel.basic_ack(self._last_tag, multiple=True)
-            self._acknowledged_tag = self._last_tag
+    channel.basic_qos(0, PREFETCH, a_global=False)
+    channel.basic_consume(queue, callback=on_message)
+    while True:
+        connection.drain_events()
 
 
 if __name__ == "__main__":
     with Connection(os.environ["BENCH_BROKER_URL"]) as broker:
-        BareConsumer(broker, sys.argv[1]).run()
+        consume(broker.connect(), sys.argv[1])

@@ -6,6 +6,7 @@ way to throughput. ``faststream run benchmarks.peers.faststream_single:app``
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,7 +29,10 @@ from benchmarks.peers.reading import WRITE_PATH, Reading, to_line
 PREFETCH = 100
 
 broker = RabbitBroker(
-    os.environ["BENCH_BROKER_URL"], default_channel=Channel(prefetch_count=PREFETCH)
+    os.environ["BENCH_BROKER_URL"],
+    default_channel=Channel(prefetch_count=PREFETCH),
+    # Its two lines per message would go out at INFO; the others write none.
+    log_level=logging.DEBUG,
 )
 
 

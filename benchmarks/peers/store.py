@@ -27,5 +27,5 @@ def write(lines: str) -> None:
         StoreRefusedError: it has not.
     """
     response = _pool().request("POST", WRITE_PATH, body=lines)
-    if response.status // 100 != 2:  # noqa: PLR2004 - HTTP's class of successes
+    if response.status // 100 != 2:
         raise StoreRefusedError(response.status)

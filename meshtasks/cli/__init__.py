@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from meshtasks.cli import demo, publish, topology
+from meshtasks.cli import alerts, analytics, demo, publish, query, report, topology
 from meshtasks.domain.errors import ConfigError, Transient
 
 _EX_UNAVAILABLE = 69  # sysexits.h: a service is not there
@@ -19,9 +19,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(topology.app, name="topology")
 app.command("demo")(demo.demo)
 app.command("publish")(publish.publish)
+app.add_typer(analytics.app, name="analytics")
+app.command("query", epilog=query.EPILOG)(query.query)
+app.command("report")(report.report)
 
 
 def main() -> None:

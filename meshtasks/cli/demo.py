@@ -43,9 +43,9 @@ def demo(
     With --for it ends by itself with a summary: every record published is stored
     or a dead letter.
 
-    Exit codes: 0 stopped, or the summary balances; 1 it does not, or something
-    ended by itself; 69 something could not be started; 130 interrupted before
-    there was a summary.
+    Exit codes: 0 stopped, or the summary balances; 1 it does not; 69 something
+    could not be started, or ended by itself; 130 interrupted before there was a
+    summary.
     """
     if programs := missing("demo"):
         names = ", ".join(program.package for program in programs)

@@ -15,7 +15,7 @@ from meshtasks.cli.demo_books import Archived, Books, Stored, published_so_far
 from meshtasks.cli.view.collect import Collector
 from meshtasks.embedded import loopback
 from meshtasks.embedded.stack import Stack
-from meshtasks.sinks.objects import ObjectStore
+from meshtasks.sinks.objects import ObjectStore, archived_objects
 
 #: The domain whose kinds the simulated house speaks of.
 _DOMAIN = "sensors"
@@ -46,8 +46,7 @@ class Audit:
         self._store = store
         self._dead_letter_queue = dead_letter_queue
         self._since_seconds = int(time.time())
-        self._objects = frozenset(each.name for each in store.list(""))
-        self._rows = stack.victoria_metrics.rows_inserted()
+        self._objects = frozenset(each.name for each in archived_objects(store))
         self._dead = collector.depths()[dead_letter_queue].ready
 
     def books(self, waiting: Mapping[str, int]) -> Books:
@@ -59,14 +58,10 @@ class Audit:
         Raises:
             OSError, MeshError: one of the stores does not answer.
         """
-        server = self._stack.victoria_metrics
-        points = stored_points(server.port, self._since_seconds)
+        port = self._stack.victoria_metrics.port
         return Books(
             published_so_far(self._stack.stats_file),
-            Stored(
-                {f"{_DOMAIN}.{name}": count for name, count in points.items()},
-                server.rows_inserted() - self._rows,
-            ),
+            stored_points(port, self._since_seconds),
             self._collector.seen(),
             archived_records(self._store, self._objects, self._since_seconds),
             self._collector.depths()[self._dead_letter_queue].ready - self._dead,
@@ -74,27 +69,31 @@ class Audit:
         )
 
 
-def stored_points(port: int, since_seconds: int) -> Counter[str]:
-    """Distinct points in VictoriaMetrics, by measurement.
+def stored_points(port: int, since_seconds: int) -> Stored:
+    """The points in VictoriaMetrics, as far as they are not older.
 
     Args:
         port: of its HTTP API on this machine.
-        since_seconds: epoch seconds; older points do not count.
+        since_seconds: epoch seconds.
 
     Raises:
         OSError, HTTPFailed: it does not answer.
     """
     loopback.request("GET", port, "/internal/force_flush")
-    counts: Counter[str] = Counter()
+    points: Counter[str] = Counter()
+    repeated = 0
     for start, end in _windows(since_seconds):
         match = {"match[]": '{__name__!=""}', "start": start, "end": end - 0.001}
         path = f"/api/v1/export?{urlencode(match)}"
         lines = loopback.request("GET", port, path, timeout_seconds=60.0).splitlines()
         for series in map(json.loads, lines):
             measurement = series["metric"]["__name__"].rpartition("_")[0]
-            # The store keeps every copy of a point that was written again.
-            counts[measurement] += len(set(series["timestamps"]))
-    return counts
+            times = series["timestamps"]
+            # Of a point that was written again the store keeps every copy.
+            distinct = len(set(times))
+            points[f"{_DOMAIN}.{measurement}"] += distinct
+            repeated += len(times) - distinct
+    return Stored(points, repeated)
 
 
 def archived_records(
@@ -105,7 +104,7 @@ def archived_records(
     Raises:
         SinkUnavailable: the store cannot be read.
     """
-    objects = [each for each in store.list("") if each.name not in known]
+    objects = [each for each in archived_objects(store) if each.name not in known]
     ids: Counter[str] = Counter()
     for each in objects:
         content = zstandard.ZstdDecompressor().decompress(store.get(each.name))

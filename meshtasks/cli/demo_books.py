@@ -49,12 +49,11 @@ class Stored:
 
     Attributes:
         by_kind: distinct points, by domain and kind.
-        written: points it was sent; more than the distinct ones when some came
-            twice.
+        repeated: copies of some of them.
     """
 
     by_kind: Mapping[str, int]
-    written: int
+    repeated: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
 
 from rich.console import Console
 from rich.live import Live
@@ -22,7 +21,7 @@ from meshtasks.embedded.stack import Stack
 _REDRAW_SECONDS = 0.5
 #: Without a terminal there is a line now and then.
 _LINE_SECONDS = 5.0
-#: A metric that is there from the first second on.
+#: A query that has an answer from the first second on.
 _QUERY = "temperature_celsius"
 
 
@@ -100,7 +99,9 @@ class Screen:
             time.sleep(_REDRAW_SECONDS)
 
     def _published(self) -> str:
-        return f"published {published_so_far(self._stack.stats_file).messages:,}"
+        return (
+            f"published {published_so_far(self._stack.stats_file).messages:,} messages"
+        )
 
     def _title(self, seconds: float) -> str:
         if self._for_seconds is None:
@@ -112,14 +113,15 @@ class Screen:
         broker = stack.rabbitmq
         flower = f"{stack.flower_user} / {stack.flower_password}"
         rabbitmq = f"{broker.user} / {broker.password}"
-        query = f"/vmui/#/?g0.expr={quote(_QUERY)}&g0.range_input=5m"
+        # Debian builds VictoriaMetrics without its web pages.
+        query = f"{stack.victoria_metrics.url}/api/v1/query?query={_QUERY}"
         return [
             ("Flower", f"{stack.flower_url}   {flower}"),
             (
                 "RabbitMQ",
                 f"{broker.management_url}   {rabbitmq}",
             ),
-            ("readings", f"{stack.victoria_metrics.url}{query}"),
+            ("readings", query),
         ]
 
 

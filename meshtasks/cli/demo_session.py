@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from celery.app.utils import find_app
 from rich.console import Console
 
-import meshtasks.tasks
 from meshtasks.cli.demo_audit import Audit
 from meshtasks.cli.demo_screen import Screen, shown_path
-from meshtasks.cli.demo_shutdown import Shutdown
+from meshtasks.cli.demo_shutdown import Shutdown, Together
 from meshtasks.cli.demo_steps import Steps
 from meshtasks.cli.demo_summary import print_summary
 from meshtasks.cli.view.collect import Collector
@@ -28,7 +27,7 @@ from meshtasks.messaging.connecting import connected
 from meshtasks.messaging.entities import declare
 from meshtasks.settings import Environment, Settings, load_settings
 from meshtasks.sinks.objects import open_store
-from meshtasks.tasks.registry import HANDLERS
+from meshtasks.worker.mesh import mesh_of
 
 _EXIT_OK = 0
 _EXIT_FAILED = 1
@@ -36,8 +35,10 @@ _EXIT_INTERRUPTED = 130
 
 _POLL_SECONDS = 0.1
 _START_SECONDS = 60.0
-#: How long queues must stay empty to count as such: longer than a batch takes.
-_STABLE_SECONDS = 1.0
+#: How long queues must stay empty to count as such: longer than a batch takes, and
+#: than many that were fetched at once.
+_EMPTY_SECONDS = 1.0
+_SURELY_SECONDS = 3.0
 #: The longest wait for the queues to become empty, after a run and at Ctrl-C.
 _DRAIN_SECONDS = 60.0
 _MOMENT_SECONDS = 3.0
@@ -45,6 +46,9 @@ _MOMENT_SECONDS = 3.0
 _SIMULATOR_STOP_SECONDS = 15.0
 #: A warm shutdown finishes the batches that are held.
 _WORKER_STOP_SECONDS = 40.0
+
+#: A worker that ends more often has a reason to.
+_MAX_RESTARTS = 3
 
 _HOT_ROOM = "greenhouse"
 _BAD_SHARE = 0.01
@@ -77,7 +81,8 @@ def run(options: Options) -> int:
     try:
         stack = Stack(options.state_dir, settings.env.config_dir)
     except (OSError, ProcessFailed) as error:
-        console.print(f"meshtasks: {error}. --state names another directory.")
+        advice = "--state names another directory"
+        console.print(f"meshtasks: {error}. {advice}.", markup=False, soft_wrap=True)
         return os.EX_CANTCREAT
     # From here on this process belongs to the demo's mesh alone.
     os.environ.clear()
@@ -104,12 +109,11 @@ class Session:
         self._store = open_store(self._settings.env)
         self._servers = [stack.rabbitmq.process, stack.victoria_metrics.process]
         self._interrupted = False
+        self._restarts: Counter[str] = Counter()
         handled = handled_queues(self._settings.topology)
         archive = [queue for queue in handled if queue.startswith("archive.")]
         others = [queue for queue in handled if queue not in archive]
-        # In the order of their start; stopped the other way round, so that the
-        # archive takes what the other one still sends it.
-        self._queues = {"archive": archive, "ingest": others}
+        self._queues = {"ingest": others, "archive": archive}
         self._workers = {
             name: stack.worker(name, queues) for name, queues in self._queues.items()
         }
@@ -118,18 +122,17 @@ class Session:
     def run(self) -> int:
         """Boot, watch, stop; the exit code."""
         where = shown_path(self._stack.directory)
-        self._say(f"[bold]meshtasks demo[/]  everything is kept in {where}\n")
+        self._say(f"meshtasks demo: everything is kept in {where}\n")
         code, at_once = _EXIT_INTERRUPTED, False
         try:
             self._boot()
             with self._collector:
                 code = self._present()
         except KeyboardInterrupt:
-            at_once = self._interrupted  # before
-            self._say("\n[bold]interrupted[/]")
-        except MeshError as error:
-            self._say("")
-            self._console.print(f"meshtasks: {error}", markup=False, soft_wrap=True)
+            at_once = self._interrupted  # for the second time
+            self._say("\ninterrupted")
+        except (MeshError, OSError) as error:
+            self._say(f"\nmeshtasks: {error}")
             self._say(f"If it happens again, rm -r {where} begins anew.")
             code = os.EX_UNAVAILABLE
         finally:
@@ -151,16 +154,19 @@ class Session:
             store.start()
         with step("exchanges, queues and bindings"), connected(self._url) as connection:
             declare(connection, self._settings.topology)
+        left = sum(self._waiting().values())
         with step("Celery workers"):
             self._shutdown.add("Flower", stack.flower, stack.flower)
-            for name, worker in self._workers.items():
-                self._shutdown.add(f"the {name} worker", worker, worker)
+            workers = list(self._workers.values())
+            together = Together(workers, _WORKER_STOP_SECONDS)
+            self._shutdown.add("the workers", together, *workers)
+            for worker in workers:
                 worker.start()
             for name, worker in self._workers.items():
                 worker.wait_ready(partial(self._is_consumed, name), _START_SECONDS)
-        if left := sum(self._waiting().values()):
-            with step(f"finishing {left:,} messages of an earlier run"):
-                self._wait_empty(_DRAIN_SECONDS)
+        if left:
+            with step(f"{left:,} messages of an earlier run"):
+                self._wait_empty(_DRAIN_SECONDS, for_seconds=_SURELY_SECONDS)
 
     def _present(self) -> int:
         """Let the sensors speak, and show what comes of it; the exit code."""
@@ -199,16 +205,26 @@ class Session:
         Raises:
             ProcessFailed: something ended by itself.
         """
-        flower, workers = self._stack.flower, self._workers.values()
         endless = [self._simulator] if self._options.for_seconds is None else []
-        for process in (*self._servers, flower, *workers, *endless):
+        for process in (*self._servers, self._stack.flower, *endless):
             if not process.running:
-                message = (
-                    f"{process.name} ended by itself; the end of {process.log_path}:\n"
-                    f"{process.tail()}"
-                )
-                raise ProcessFailed(message)
+                raise _ended_by_itself(process)
+        for worker in self._workers.values():
+            if not worker.running:
+                self._restart(worker)
         return self._simulator.running
+
+    def _restart(self, worker: Process) -> None:
+        """Start a worker again that was killed: nothing is lost by that.
+
+        Raises:
+            ProcessFailed: it does not help.
+        """
+        self._restarts[worker.name] += 1
+        if self._restarts[worker.name] > _MAX_RESTARTS:
+            raise _ended_by_itself(worker)
+        worker.kill()  # its pool, which may have outlived it
+        worker.start()
 
     def _check(self, audit: Audit) -> int:
         """Let everything come to rest, and draw up the books; the exit code."""
@@ -238,25 +254,38 @@ class Session:
             if name not in but and depths[name].ready
         }
 
-    def _wait_empty(self, within_seconds: float, but: Sequence[str] = ()) -> None:
-        """Wait until nothing waits for a while; what still does then is left."""
+    def _wait_empty(
+        self,
+        within_seconds: float,
+        *,
+        for_seconds: float = _EMPTY_SECONDS,
+        but: Sequence[str] = (),
+    ) -> None:
+        """Wait until nothing has waited for a while; what still does then is left."""
         now = time.monotonic()
         deadline, last_seen = now + within_seconds, now
-        while now < deadline and now - last_seen < _STABLE_SECONDS:
+        while now < deadline and now - last_seen < for_seconds:
             time.sleep(_POLL_SECONDS)
             now = time.monotonic()
             if self._waiting(but):
                 last_seen = now
 
     def _say(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True)
+        self._console.print(text, markup=False, soft_wrap=True)
+
+
+def _ended_by_itself(process: Process) -> ProcessFailed:
+    log = f"the end of {process.log_path}:\n{process.tail()}"
+    return ProcessFailed(f"{process.name} ended by itself; {log}")
 
 
 def handled_queues(topology: Topology) -> list[str]:
-    """The queues that have a handler, in the topology's order."""
-    for module in pkgutil.iter_modules(meshtasks.tasks.__path__, "meshtasks.tasks."):
-        importlib.import_module(module.name)
-    return [queue for queue in topology.domain_queues if queue in HANDLERS]
+    """The queues that workers here can consume, in the topology's order.
+
+    Found as `celery --app=meshtasks` finds them, in the present environment.
+    """
+    handlers = mesh_of(find_app("meshtasks")).handlers
+    return [queue for queue in topology.domain_queues if queue in handlers]
 
 
 def _simulator_options(options: Options) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from meshtasks.cli.demo_steps import Steps
@@ -21,7 +23,35 @@ class Server(Protocol):
 class _Part(NamedTuple):
     name: str
     server: Server
-    process: Process
+    processes: tuple[Process, ...]
+
+
+class Together:
+    """Processes that stop at the same time, because each takes its time.
+
+    Args:
+        within_seconds: how long each may take before it is killed.
+    """
+
+    def __init__(self, processes: Sequence[Process], within_seconds: float) -> None:
+        self._processes = processes
+        self._within_seconds = within_seconds
+
+    def stop(self) -> None:
+        """End them in order."""
+        threads = [
+            threading.Thread(target=each.stop, args=(self._within_seconds,))
+            for each in self._processes
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def kill(self) -> None:
+        """End them at once."""
+        for process in self._processes:
+            process.kill()
 
 
 class Shutdown:
@@ -31,18 +61,18 @@ class Shutdown:
         self._steps = steps
         self._parts: list[_Part] = []
 
-    def add(self, name: str, server: Server, process: Process) -> None:
-        """Add a part before it is started.
+    def add(self, name: str, server: Server, *processes: Process) -> None:
+        """Add something before it is started.
 
         Args:
             name: what people know it by.
             server: what to stop.
-            process: its process; a part that runs no more is not spoken of.
+            processes: it is not spoken of when none of them runs.
         """
-        self._parts.append(_Part(name, server, process))
+        self._parts.append(_Part(name, server, processes))
 
     def run(self, *, at_once: bool = False) -> None:
-        """Stop them all."""
+        """Stop everything."""
         while self._parts:
             part = self._parts.pop()
             try:
@@ -54,8 +84,8 @@ class Shutdown:
                 part.server.kill()  # nothing is left to kill if it was stopped
 
     def _stop(self, part: _Part) -> None:
-        if not part.process.running:
-            part.server.stop()
+        if not any(process.running for process in part.processes):
+            part.server.stop()  # what it may have left behind
             return
         with self._steps.step(f"stopping {part.name}"):
             part.server.stop()

@@ -55,13 +55,14 @@ def _details(books: Books) -> Iterator[tuple[str, str]]:
     for name, count in sorted(seen.dead_by_type.items(), key=lambda item: -item[1]):
         yield label, f"{count:>5,} {name}, e.g. {clip(seen.reasons[name], 70)}"
         label = ""
-    kept = f"{archived.objects:,} objects, {size(archived.size_bytes)}"
+    noun = "object" if archived.objects == 1 else "objects"
+    kept = f"{archived.objects:,} {noun}, {size(archived.size_bytes)}"
     yield "archive", f"{archived.records:,} records in {kept}"
     titles = ", ".join(dict.fromkeys(alert.title for alert in seen.last_alerts))
     yield "alerts", f"{seen.alerts:,}" + (f": {titles}" if titles else "")
     repeats = {
         "messages published twice": published.resent_messages,
-        "points written twice": books.stored.written - books.total().stored,
+        "points written twice": books.stored.repeated,
         "dead letters twice": seen.repeated_dead_letters,
         "records archived twice": archived.repeated,
     }

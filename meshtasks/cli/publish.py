@@ -10,8 +10,9 @@ from typing import Annotated, BinaryIO
 import typer
 from pydantic_core import from_json
 
+from meshtasks.cli.failure import fail
 from meshtasks.cli.publish_input import ReadingProgress, lines_as_they_come
-from meshtasks.cli.publish_job import Job, Route, fail
+from meshtasks.cli.publish_job import Job, Route
 from meshtasks.settings import load_settings
 
 _EXIT_INTERRUPTED = 130
@@ -19,7 +20,7 @@ _EXIT_INTERRUPTED = 130
 _MAX_ROUTING_KEY_BYTES = 255
 
 
-def publish(  # noqa: PLR0913 (one parameter per option)
+def publish(
     exchange: Annotated[str, typer.Argument(help="Exchange, e.g. sensors.")],
     routing_key: Annotated[
         str, typer.Argument(help="Routing key, e.g. sensors.temperature.kitchen.")

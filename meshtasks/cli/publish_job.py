@@ -6,11 +6,11 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Never
 
 import typer
 from amqp.exceptions import IrrecoverableChannelError, NotFound
 
+from meshtasks.cli.failure import fail
 from meshtasks.domain.backoff import Backoff
 from meshtasks.domain.errors import (
     ConfigError,
@@ -173,13 +173,3 @@ class Job:
     def close(self) -> None:
         """Close the connection."""
         self._publisher.close()
-
-
-def fail(message: str, exit_code: int) -> Never:
-    """Say why, and end the command.
-
-    Raises:
-        typer.Exit: always.
-    """
-    typer.echo(f"meshtasks: {message}", err=True)
-    raise typer.Exit(exit_code)

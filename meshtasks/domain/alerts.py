@@ -49,7 +49,9 @@ class Alert(BaseModel):
     labels: dict[str, str] = {}
     starts_at: AwareDatetime | None = None
     resolved: bool = False
-    fingerprint: str = Field(default_factory=_default_fingerprint)
+    fingerprint: Annotated[str, Field(min_length=1)] = Field(
+        default_factory=_default_fingerprint
+    )
 
     @property
     def event_id(self) -> str:

@@ -99,6 +99,8 @@ def entries_of(
         envelope = together[0][1]
         body = envelope.body.strip()
         texts = array_members(body) if body.startswith(b"[") else [body]
+        if len(texts) > len(together):  # the worker refused those with NaN
+            texts = [text for text in texts if first_not_json_number(text) is None]
         to_entry = _read_line if LINES_HEADER in envelope.headers else _wrap
         twins: Counter[bytes] = Counter()
         for (record, _), text in zip(together, texts, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import NamedTuple
 
 from meshtasks.domain.errors import SchemaMismatch
@@ -81,8 +82,7 @@ def record_id(envelope: Envelope, record_json: bytes, twin: int, time: float) ->
     of an array message are retried without their neighbours, so they change places.
     By routing key, message id and place alone, each of these would lose records.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update(envelope.routing_key.encode("utf-8", "surrogatepass"))
+    digest = _digest_of_key(envelope.routing_key).copy()
     digest.update(b"\0%d\0" % twin)
     digest.update(record_json)
     if envelope.message_id:
@@ -91,3 +91,9 @@ def record_id(envelope: Envelope, record_json: bytes, twin: int, time: float) ->
     else:
         origin = f"{round(time * 1_000_000):014x}"
     return f"{origin}/{digest.hexdigest()}"
+
+
+@lru_cache(maxsize=16_384)
+def _digest_of_key(routing_key: str) -> hashlib.blake2b:
+    key = routing_key.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(key, digest_size=8)

@@ -37,6 +37,8 @@ class Retry:
         sink: the sink at fault, when it is a sink (its circuit opens).
         retry_after_seconds: the wait the other side asked for.
         traceback: tail of the traceback, for faults nobody foresaw.
+        tried: false when another record met the fault and this one was spared it;
+            that does not count against it.
     """
 
     reason: str
@@ -44,6 +46,7 @@ class Retry:
     sink: str | None = None
     retry_after_seconds: float | None = None
     traceback: str = ""
+    tried: bool = True
 
 
 @dataclass(frozen=True, slots=True)

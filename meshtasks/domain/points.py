@@ -88,7 +88,7 @@ def metric_start(name: str, tags: tuple[tuple[str, str], ...]) -> str:
     return f"{start} "
 
 
-def fields_text(fields: Mapping[str, object]) -> str:
+def fields_text(fields: Mapping[str, object], place: str = "fields.") -> str:
     """The fields of one point: ``free=7i,ok=true,used_percent=91.5``.
 
     Whole numbers become integers, others floats, ``true`` and ``false`` booleans
@@ -97,12 +97,13 @@ def fields_text(fields: Mapping[str, object]) -> str:
 
     Args:
         fields: name → value; None is no value.
+        place: of the fields in their record, for errors.
 
     Raises:
         SchemaMismatch: there is no value, or one that cannot be written.
     """
     text = ",".join(
-        f"{_key('fields', name)}={_field_value(name, value)}"
+        f"{_key('fields', name)}={_field_value(place, name, value)}"
         for name, value in fields.items()
         if value is not None
     )
@@ -123,7 +124,7 @@ def point(start: str, fields: str, time_seconds: float) -> bytes:
     return f"{start}{fields} {int(time_seconds * 1000 + 0.5)}".encode()
 
 
-def _field_value(name: str, value: object) -> str:
+def _field_value(place: str, name: str, value: object) -> str:
     match value:
         case bool():
             return "true" if value else "false"
@@ -144,7 +145,7 @@ def _field_value(name: str, value: object) -> str:
             wrong = f"{described(value)}; give each value inside a field of its own"
         case _:
             wrong = described(value)
-    message = f"{name}: expected a number, true, false or text, got {wrong}"
+    message = f"{place}{name}: expected a number, true, false or text, got {wrong}"
     raise SchemaMismatch(message)
 
 

@@ -23,7 +23,7 @@ from meshtasks.domain.units import DECIMALS, IDENTITY, Affine, Quantity
 
 
 class Transformed(NamedTuple):
-    """A batch of readings in canonical units.
+    """A batch of readings or metrics as points.
 
     Attributes:
         indices: of the good records in the batch.

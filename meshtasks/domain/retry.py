@@ -58,8 +58,8 @@ def decide(
         attempt: retries that already count against the message.
         age_seconds: time since its first failure.
         backoff_seconds: the delay for the next attempt.
-        counts: false when the fault is a sink whose circuit is open; such an
-            attempt is not held against the message.
+        counts: false when the fault is a sink whose circuit is open, or one that
+            other messages met; it is not held against this one.
     """
     if age_seconds > policy.max_age_seconds:
         return GiveUp(f"older than max_age ({policy.max_age_seconds:g} s)")
@@ -70,8 +70,18 @@ def decide(
     return TryAgain(attempt + 1, backoff_seconds)
 
 
-def retry_level(levels: tuple[int, ...], delay_seconds: float) -> int:
-    """The retry queue to use: the longest level not above the delay, else the
-    shortest. ``levels`` are the seconds of the retry queues, ascending."""
-    fitting = [level for level in levels if level <= delay_seconds]
-    return fitting[-1] if fitting else levels[0]
+def retry_level(
+    levels: tuple[int, ...], delay_seconds: float, asked_seconds: float = 0.0
+) -> int:
+    """The retry queue to use.
+
+    Args:
+        levels: seconds of the retry queues, ascending.
+        delay_seconds: our own backoff; the longest level not above it will do,
+            else the shortest.
+        asked_seconds: the wait that the other side asked for; the shortest level
+            not below it is needed, else the longest.
+    """
+    ours = max((each for each in levels if each <= delay_seconds), default=levels[0])
+    theirs = min((each for each in levels if each >= asked_seconds), default=levels[-1])
+    return max(ours, theirs)

@@ -7,7 +7,6 @@ from string import Formatter
 from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field
-from typing_extensions import override
 
 
 class Series(NamedTuple):
@@ -53,7 +52,6 @@ class Series(NamedTuple):
 class Tags(dict[str, str]):
     """Tags for templates; one that a metric lacks is empty."""
 
-    @override
     def __missing__(self, name: str) -> str:
         return ""
 

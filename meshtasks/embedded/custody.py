@@ -1,14 +1,14 @@
 """Run something that starts processes, and leave none of them behind.
 
-The program becomes two processes. The one that the user sees waits, passes on
-the signals it gets, and in the end kills whatever is left of what the other
-started. The other does the work, in a session of its own. If the first is killed
-(SIGKILL too), the kernel sends the second SIGTERM, and it ends in order; if the
-second is killed, the first ends its orphans. So nothing is left unless both are
-killed at once.
+The program becomes two processes. A new one does the work, in a session of its own.
+The one that the shell knows becomes its keeper (this file, run as a program): it
+passes on the signals it gets, and in the end kills whatever is left of what the
+other one has started. If the keeper is killed (SIGKILL too), the kernel sends the
+worker SIGTERM, and it ends in order; if the worker is killed, the keeper inherits its
+orphans and ends them. So nothing is left unless both are killed at the same moment.
 
-Linux only: it uses the two ``prctl`` calls that make this exact (a process tree is
-followed, no names or command lines are compared).
+Linux only, and exact: it follows the tree of processes and compares no names.
+Standard library only, since the keeper is nothing but this file.
 """
 
 from __future__ import annotations
@@ -28,43 +28,83 @@ from types import FrameType
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
-#: Ask for an end; passed on to the one that works.
+#: Ask for an end.
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
-#: How long orphans may take to end by themselves before they are killed.
-_ORPHANS_SECONDS = 20.0
 _POLL_SECONDS = 0.05
 
+_SHOW_CURSOR = "\x1b[?25h"
 
-def in_custody(work: Callable[[], int]) -> int:
-    """Run ``work`` in a process of its own and outlive it.
+
+def in_custody(work: Callable[[], int], *, grace_seconds: float = 20.0) -> int:
+    """Run ``work`` in a process of its own, which this call returns in.
 
     Call it while the program has one thread, and end the program with the exit
-    code it returns: it returns in both processes.
+    code it returns; the keeper ends with the same one.
 
     Args:
         work: what to do; SIGINT, SIGTERM, SIGHUP and SIGQUIT each raise
-            KeyboardInterrupt in it, once for every signal.
+            KeyboardInterrupt in it, every time.
+        grace_seconds: what it leaves behind is asked to end (SIGTERM), and killed
+            if it takes longer than this.
 
     Returns:
-        What ``work`` returned; 128 + the signal's number if a signal ended it.
+        What ``work`` returned.
     """
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # kept over exec
     sys.stdout.flush()
     sys.stderr.flush()
     keeper = os.getpid()
-    worker = os.fork()
-    if worker:
-        return _keep(worker)
+    if worker := os.fork():
+        # A name of its own: who ends a program by its name must not hit both.
+        arguments = [str(worker), str(grace_seconds)]
+        program = [sys.executable, "-I", "-S", __file__, *arguments]
+        os.execv(sys.executable, program)  # noqa: S606 - our own file
     for number in _not_ignored():
         signal.signal(number, _interrupt)
-    # A session of its own: a signal to the whole group of the first, as `timeout`
-    # and terminals send it, must not take both.
+    # A session of its own: a signal to the whole process group, as `timeout` and
+    # terminals send it, must not take both either.
     os.setsid()
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != keeper:  # it died before the kernel knew of our interest
         return 128 + signal.SIGTERM
     return work()
+
+
+def keep(worker: int, grace_seconds: float) -> int:
+    """Wait for the worker, a child of this process, and end what it has left.
+
+    Args:
+        worker: process id.
+        grace_seconds: see :func:`in_custody`.
+
+    Returns:
+        Its exit code; 128 + the signal's number if a signal ended it.
+    """
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        os.kill(worker, number)
+
+    for number in _not_ignored():
+        signal.signal(number, pass_on)
+    # Ctrl-Z would suspend this process alone, and the other would go on drawing.
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+    # Left unreaped until no signal is passed on any more, so its id stays its own.
+    while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)) is not None:
+        if ended.si_pid == worker:
+            break
+        os.waitpid(ended.si_pid, 0)
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    _, status = os.waitpid(worker, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        if sys.stdout.isatty():
+            sys.stdout.write(f"{_SHOW_CURSOR}\n")
+        name = signal.Signals(-code).name
+        sys.stderr.write(f"meshtasks: killed by {name}; ending what was started\n")
+    _end_orphans(grace_seconds)
+    return 128 - code if code < 0 else code
 
 
 def _not_ignored() -> list[signal.Signals]:
@@ -84,34 +124,10 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _keep(worker: int) -> int:
-    """Wait for the worker and end what it left; return its exit code."""
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(worker, number)
-
-    for number in _not_ignored():
-        signal.signal(number, pass_on)
-    # Ctrl-Z would suspend this process alone, and the other would go on drawing.
-    signal.signal(signal.SIGTSTP, signal.SIG_IGN)
-    # Left unreaped until no signal is passed on any more, so its id stays its own.
-    while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)) is not None:
-        if ended.si_pid == worker:
-            break
-        os.waitpid(ended.si_pid, 0)
-    for number in _ENDING:
-        signal.signal(number, signal.SIG_IGN)
-    _, status = os.waitpid(worker, 0)
-    _end_orphans()
-    code = os.waitstatus_to_exitcode(status)
-    return 128 - code if code < 0 else code
-
-
-def _end_orphans() -> None:
+def _end_orphans(grace_seconds: float) -> None:
     """End all descendants: as the nearest subreaper, this process inherits them."""
     asked: set[int] = set()
-    deadline = time.monotonic() + _ORPHANS_SECONDS
+    deadline = time.monotonic() + grace_seconds
     while _reap():
         tree = _children_by_parent()
         if time.monotonic() > deadline:
@@ -157,3 +173,7 @@ def _children_by_parent() -> dict[int, list[int]]:
                 after_name = (entry / "stat").read_text().rpartition(")")[2]
                 tree[int(after_name.split()[1])].append(int(entry.name))
     return tree
+
+
+if __name__ == "__main__":
+    sys.exit(keep(int(sys.argv[1]), float(sys.argv[2])))

@@ -42,7 +42,7 @@ def free_port(preferred: int | None = None) -> int:
     return port
 
 
-def request(  # noqa: PLR0913 - the parts of an HTTP request
+def request(
     method: str,
     port: int,
     path: str,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,13 @@ EX_UNAVAILABLE = 69
 ROOT = Path(__file__).absolute().parents[2]
 SWIFT_REQUIREMENTS = ROOT / "tests" / "support" / "requirements-swift.txt"
 SWIFT_VENV = ROOT / ".mesh" / "venvs" / "swift"
+TRITON_REQUIREMENTS = Path(__file__).with_name("requirements-triton.txt")
+TRITON_VENV = ROOT / ".mesh" / "venvs" / "triton"
+
+#: The push server of the tests, unpacked from a newer Debian: its binary needs
+#: nothing that Debian 12 lacks. Debian 13's does not replace notifications yet.
+NTFY_SUITE = "forky"
+NTFY_DIRECTORY = ROOT / ".mesh" / "debian" / "ntfy"
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 #: The answer that forbids a package to start its service: exit code 101 is
@@ -170,19 +178,96 @@ def ensure_swift(venv: Path = SWIFT_VENV) -> None:
     Raises:
         InstallFailed: venv or pip failed; the text carries the end of its output.
     """
+    what = "OpenStack Swift, the object store of the tests"
+    _ensure_venv(venv, SWIFT_REQUIREMENTS, what)
+
+
+def ensure_triton(venv: Path = TRITON_VENV) -> None:
+    """Make the virtual environment of Triton Inference Server, if need be.
+
+    Raises:
+        InstallFailed: venv or pip failed; the text carries the end of its output.
+    """
+    what = "Triton Inference Server (55 MB)"
+    # Its other dependencies are for an interface that is not used here.
+    _ensure_venv(venv, TRITON_REQUIREMENTS, what, "--no-deps")
+
+
+def _ensure_venv(venv: Path, requirements: Path, what: str, *options: str) -> None:
+    """Make a virtual environment, unless it is there and still what is wanted."""
     # What the environment depends on: the requirements and the interpreter.
-    requirements = hashlib.sha256(SWIFT_REQUIREMENTS.read_bytes()).hexdigest()
-    wanted = f"{requirements} {sys.base_prefix} {sys.version_info[:2]}\n"
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    wanted = f"{digest} {sys.base_prefix} {sys.version_info[:2]}\n"
     ready = venv / ".ready"
     if ready.exists() and ready.read_text() == wanted:
         return
-    _say("installing OpenStack Swift, the object store of the tests")
+    _say(f"installing {what}")
     environment = dict(os.environ)
     _run([sys.executable, "-m", "venv", "--clear", str(venv)], environment)
     pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-    options = ["--disable-pip-version-check", "--require-hashes"]
-    _run([*pip, *options, "-r", str(SWIFT_REQUIREMENTS)], environment)
+    pip += ["--disable-pip-version-check", "--require-hashes", *options]
+    _run([*pip, "-r", str(requirements)], environment)
     ready.write_text(wanted)
+
+
+def ensure_ntfy(directory: Path = NTFY_DIRECTORY) -> None:
+    """Unpack ntfy's server beside the system, if need be; needs no root.
+
+    Raises:
+        InstallFailed: this is no Debian, or apt-get failed; the text says why.
+    """
+    ready = directory / ".ready"
+    wanted = f"ntfy {NTFY_SUITE}\n"
+    if ready.exists() and ready.read_text() == wanted:
+        return
+    _say("unpacking ntfy, the push server of the tests")
+    shutil.rmtree(directory, ignore_errors=True)
+    apt = directory / "apt"
+    for part in ("lists/partial", "cache/archives/partial", "sources", "preferences"):
+        (apt / part).mkdir(parents=True)
+    (apt / "status").touch()
+    (apt / "sources" / "debian.sources").write_text(
+        f"Types: deb\nURIs: {_debian_mirror()}\nSuites: {NTFY_SUITE}\n"
+        "Components: main\n"
+        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+    )
+    (apt / "apt.conf").write_text(
+        f'Dir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "{apt}/sources";\n'
+        f'Dir::Etc::preferences "/dev/null";\n'
+        f'Dir::Etc::preferencesparts "{apt}/preferences";\n'
+        f'Dir::State::lists "{apt}/lists";\nDir::State::status "{apt}/status";\n'
+        f'Dir::Cache "{apt}/cache";\nAPT::Sandbox::User "";\n'
+    )
+    environment = {**os.environ, "APT_CONFIG": str(apt / "apt.conf"), "LC_ALL": "C"}
+    _run(["apt-get", "-q", "update"], environment)
+    _run(["apt-get", "-q", "download", "ntfy"], environment, directory)
+    (package,) = directory.glob("ntfy_*.deb")
+    _run(["dpkg-deb", "-x", str(package), str(directory / "root")], environment)
+    shutil.rmtree(apt)
+    package.unlink()
+    ready.write_text(wanted)
+
+
+def _debian_mirror() -> str:
+    """The mirror that this machine takes its own packages from."""
+    try:
+        debian = platform.freedesktop_os_release()["ID"] == "debian"
+        question = ["apt-get", "indextargets", "--format", "$(REPO_URI)"]
+        answer = subprocess.run(  # noqa: S603 - our own command
+            question,
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        message = f"ntfy, the push server of the tests, needs Debian: {error}"
+        raise InstallFailed(message) from error
+    mirrors = [each.rstrip("/") for each in answer.stdout.splitlines()]
+    own = [each for each in mirrors if not each.endswith("-security")]
+    if not debian or not own:
+        message = "ntfy, the push server of the tests, needs a mirror of Debian"
+        raise InstallFailed(message)
+    return own[0]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -202,6 +287,8 @@ def main(arguments: Sequence[str]) -> int:
         # An ordinary user's environment is not made by root.
         if purpose == "test" and not rest:
             ensure_swift()
+            ensure_triton()
+            ensure_ntfy()
     except InstallFailed as error:
         _say(str(error))
         return EX_UNAVAILABLE
@@ -216,9 +303,12 @@ def _may_sudo() -> bool:
     return answer.returncode == 0
 
 
-def _run(command: Sequence[str], environment: dict[str, str]) -> None:
+def _run(
+    command: Sequence[str], environment: dict[str, str], directory: Path | None = None
+) -> None:
     done = subprocess.run(  # noqa: S603 - our own command
         command,
+        cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

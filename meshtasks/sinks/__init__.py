@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from meshtasks.messaging.publisher import Publisher
     from meshtasks.settings import Settings
+    from meshtasks.sinks.alertstore import AlertStore
+    from meshtasks.sinks.analytics.twins import Analytics
     from meshtasks.sinks.journal import ArchiveJournal
+    from meshtasks.sinks.notifier import Notifier
     from meshtasks.sinks.objects import ObjectStore
     from meshtasks.sinks.rulestate import RuleStateStore
     from meshtasks.sinks.timeseries import TimeSeries
+    from meshtasks.sinks.triton import Triton
+    from meshtasks.sinks.webhook import Webhooks
+    from meshtasks.sinks.webhooklog import WebhookLog
 
 
 class Sink(Protocol):
@@ -62,6 +68,13 @@ class Sinks:
         return ArchiveJournal(self.settings.env.state_dir / "archive.sqlite")
 
     @cached_property
+    def analytics(self) -> Analytics:
+        """Adds what is archived to the analytics dataset."""
+        from meshtasks.sinks.analytics.twins import Analytics  # noqa: PLC0415
+
+        return Analytics(self.objects, self.settings.kinds)
+
+    @cached_property
     def rule_state(self) -> RuleStateStore:
         """What the anomaly rules remember of each series."""
         from meshtasks.sinks.rulestate import RuleStateStore  # noqa: PLC0415
@@ -69,11 +82,54 @@ class Sinks:
         return RuleStateStore(self.settings.env.state_dir / "rules.sqlite")
 
     @cached_property
+    def alert_state(self) -> AlertStore:
+        """How alerts stand and who was told."""
+        from meshtasks.sinks.alertstore import AlertStore  # noqa: PLC0415
+
+        return AlertStore(self.settings.env.state_dir / "alerts.sqlite")
+
+    @cached_property
+    def notifier(self) -> Notifier:
+        """Sends notifications to phones and elsewhere."""
+        from meshtasks.sinks.notifier import Notifier  # noqa: PLC0415
+
+        return Notifier(self.settings.env.receivers)
+
+    @cached_property
+    def webhook(self) -> Webhooks:
+        """Webhooks; the name is that of n8n's circuit."""
+        from meshtasks.sinks.webhook import Webhooks  # noqa: PLC0415
+
+        return Webhooks.from_settings(self.settings)
+
+    @cached_property
+    def webhook_log(self) -> WebhookLog:
+        """Which webhooks have taken a record that is not done yet."""
+        from meshtasks.sinks.webhooklog import WebhookLog  # noqa: PLC0415
+
+        return WebhookLog(self.settings.env.state_dir / "webhooks.sqlite")
+
+    @cached_property
+    def triton(self) -> Triton:
+        """The server of the models."""
+        from meshtasks.sinks.triton import Triton  # noqa: PLC0415 - loads gevent
+
+        return Triton.from_settings(self.settings)
+
+    @cached_property
     def publisher(self) -> Publisher:
         """Publishes to the mesh's own exchanges, confirmed."""
         from meshtasks.messaging.publisher import Publisher  # noqa: PLC0415
 
         return Publisher(self.settings.env.broker_url.get_secret_value())
+
+    def close(self) -> None:
+        """Close the sinks that were opened."""
+        opened = {**vars(self)}
+        del opened["settings"]
+        for name, sink in opened.items():
+            delattr(self, name)
+            sink.close()
 
     def named(self, name: str) -> Sink:
         """The sink of that name, as given to ``@handles(sinks=…)``."""

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
+from collections.abc import Sequence
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -29,6 +27,7 @@ from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 from meshtasks.domain.errors import ConfigError, SinkUnavailable
 from meshtasks.domain.text import clip
 from meshtasks.settings import Environment
+from meshtasks.sinks.http import retry_after_seconds
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 #: A store that needs longer for one batch is overloaded.
@@ -187,7 +186,8 @@ class TimeSeries:
             return _LinesRefusedError(f"the time-series store {answer}", dropped)
         if hint := _HINTS.get(status):
             answer = f"{answer}; {hint}"
-        return self._unavailable(answer, _retry_after_seconds(error.headers or {}))
+        wait = error.headers.get("Retry-After") if error.headers else None
+        return self._unavailable(answer, retry_after_seconds(wait))
 
     def _unavailable(
         self, what: str, retry_after_seconds: float | None = None
@@ -205,15 +205,3 @@ def _said(body: str) -> str:
     if isinstance(answer, dict):
         body = str(answer.get("message") or answer.get("error") or body)
     return " ".join(body.split())
-
-
-def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """``Retry-After``: seconds or a date (RFC 9110, section 10.2.3)."""
-    value = headers.get("Retry-After", "").strip()
-    if value.isdecimal():
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, moment.timestamp() - time.time())

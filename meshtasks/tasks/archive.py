@@ -8,6 +8,9 @@ The batch is the rotation: few large objects compress better and are read faster
 than many small ones, and nobody waits for the archive, so a batch may gather for
 half a minute (config/queues.yaml).
 
+The rows of each object are added to the analytics dataset before the journal notes
+it as stored, so the dataset has every record that the archive has.
+
 A rerun is harmless: the journal knows the records that are stored already. Only a
 foreign record without message id and timestamp cannot be recognised and is stored
 again, rather than one of two that say the same being lost.
@@ -29,9 +32,8 @@ from meshtasks.domain.archiving import ArchiveClass
 from meshtasks.domain.errors import SinkRejected, SinkUnavailable
 from meshtasks.domain.outcome import DONE, Outcome, outcome_of
 from meshtasks.sinks import Sinks
-from meshtasks.sinks.journal import ArchiveJournal
 from meshtasks.sinks.objects import ObjectStore
-from meshtasks.sinks.objects.zstd import compress
+from meshtasks.sinks.objects.zstd import compress, decompress
 from meshtasks.tasks.registry import Batch, handles
 
 _SINKS = ("objects", "journal")
@@ -76,10 +78,10 @@ def _store(
     """Store what is not stored yet; return the outcomes that are not Done, by id."""
     if not entries:
         return {}
-    journal, store = sinks.journal, sinks.objects
+    journal = sinks.journal
     try:
         with journal.hold():
-            _settle(journal, store)
+            _settle(sinks)
             known = journal.stored(list(entries))
             new = (entry for name, entry in entries.items() if name not in known)
             objects = objects_of(archive_class, new)
@@ -88,11 +90,14 @@ def _store(
         return dict.fromkeys(entries, outcome_of(error))
 
 
-def _settle(journal: ArchiveJournal, store: ObjectStore) -> None:
+def _settle(sinks: Sinks) -> None:
     """Find out what became of objects whose result nobody noted."""
+    journal, store = sinks.journal, sinks.objects
     pending = journal.pending()
     if pending:
         there = {name for name in pending if store.stat(name)}
+        for name in there:
+            sinks.analytics.add(name, decompress(store.get(name)))
         journal.finish(there)
         journal.forget(set(pending) - there)
 
@@ -108,6 +113,7 @@ def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:
         metadata = {**each.metadata, "sha256": hashlib.sha256(data).hexdigest()}
         try:
             store.put(each.name, data, metadata)
+            sinks.analytics.add(each.name, each.content)
         except SinkRejected as error:
             journal.forget([each.name])
             failures.update(dict.fromkeys(each.ids, outcome_of(error)))

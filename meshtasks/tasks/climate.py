@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from pydantic import TypeAdapter
 
-from meshtasks.domain.errors import MeshError, SinkRejected
-from meshtasks.domain.outcome import DONE, Dead, Outcome, outcome_of
+from meshtasks.domain.outcome import Outcome
 from meshtasks.domain.readings import transform
 from meshtasks.domain.records import SensorReading
 from meshtasks.domain.units import HUMIDITY, TEMPERATURE, Quantity
 from meshtasks.sinks import Sinks
-from meshtasks.tasks.effects import give_alerts, send_to_archive
+from meshtasks.tasks.effects import store_points
 from meshtasks.tasks.registry import Batch, handles
 
 _to_json = TypeAdapter(SensorReading).serializer.to_json
@@ -55,21 +54,4 @@ def _store(
     readings = transform(
         batch.records, batch.envelopes, quantity, default_unit, settings.rules
     )
-    outcomes: list[Outcome] = [DONE] * len(batch.records)
-    for index, bad in readings.dead.items():
-        outcomes[index] = bad
-    try:
-        for place, reason in sinks.timeseries.write(readings.lines).items():
-            outcomes[readings.indices[place]] = Dead(reason, SinkRejected.__name__)
-        now = batch.envelopes[-1].received_at
-        give_alerts(readings.watched, now, sinks)
-        stored = [
-            each
-            for each in zip(readings.indices, readings.times, strict=True)
-            if outcomes[each[0]] is DONE
-        ]
-        send_to_archive(batch, stored, _to_json, sinks)
-    except MeshError as error:
-        undecided = outcome_of(error)
-        return [undecided if each is DONE else each for each in outcomes]
-    return outcomes
+    return store_points(batch, readings, _to_json, sinks)

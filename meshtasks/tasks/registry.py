@@ -10,6 +10,7 @@ from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.outcome import Outcome
 
 if TYPE_CHECKING:
+    from meshtasks.settings import Settings
     from meshtasks.sinks import Sinks
 
 R = TypeVar("R")
@@ -34,6 +35,23 @@ Handle = Callable[[Batch[Any], "Sinks"], list[Outcome]]
 
 
 @dataclass(frozen=True, slots=True)
+class Timer:
+    """Work that is due by the clock, not by a message.
+
+    The worker runs it once a second, and after every batch of its handlers, in a
+    thread of the consuming process; so it must not take much when nothing is due.
+
+    Attributes:
+        run: does what is due. A worker may be killed meanwhile, and those of one
+            host run it side by side: what it does must stand both.
+        check: refuses settings that :meth:`run` could not work with.
+    """
+
+    run: Callable[[Sinks], None]
+    check: Callable[[Settings], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Handler:
     """A handler and what the worker must know of it.
 
@@ -46,6 +64,7 @@ class Handler:
             opens, the queue is not consumed.
         bare_value: a body that is a bare JSON number stands for
             ``{"value": number}``.
+        timer: what else there is to do while its queue is consumed.
     """
 
     queue: str
@@ -53,13 +72,19 @@ class Handler:
     record: Any
     sinks: tuple[str, ...]
     bare_value: bool
+    timer: Timer | None = None
 
 
 HANDLERS: dict[str, Handler] = {}
 
 
 def handles(
-    queue: str, *, record: Any, sinks: tuple[str, ...], bare_value: bool = False
+    queue: str,
+    *,
+    record: Any,
+    sinks: tuple[str, ...],
+    bare_value: bool = False,
+    timer: Timer | None = None,
 ) -> Callable[[Handle], Handle]:
     """Register the decorated function as the handler of ``queue``.
 
@@ -71,7 +96,7 @@ def handles(
         if queue in HANDLERS:
             message = f"queue {queue} already has a handler"
             raise ValueError(message)
-        HANDLERS[queue] = Handler(queue, handle, record, sinks, bare_value)
+        HANDLERS[queue] = Handler(queue, handle, record, sinks, bare_value, timer)
         return handle
 
     return register

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from typing_extensions import override
@@ -19,7 +21,7 @@ from meshtasks.domain.outcome import Dead, Done, Outcome, Retry, outcome_of
 from meshtasks.messaging.codec import Wire, envelope_of
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
-from meshtasks.tasks.registry import Batch, Handler
+from meshtasks.tasks.registry import Batch, Handler, Timer
 from meshtasks.worker.decode import Decoder
 
 
@@ -69,11 +71,9 @@ class BatchResult:
         )
 
 
-class _Place(NamedTuple):
-    """Which message of the batch a record came in, and where in its array."""
-
-    message: int
-    record: int | None
+#: Message of the batch that a record came in, and its place in that message's
+#: array; a plain tuple, because there is one per record.
+_Place = tuple[int, int | None]
 
 
 class BatchRunner:
@@ -101,23 +101,22 @@ class BatchRunner:
                 if body[:1] == b"{":
                     batch.records.append(self._decoder.decode_object(body))
                     batch.envelopes.append(envelope_of(wire, queue))
-                    places.append(_Place(position, None))
+                    places.append((position, None))
                     continue
-                members, bad = self._decoder.decode(body)
+                decoded = self._decoder.decode(body)
             except InvalidMessage as error:
                 dead = Dead(str(error), type(error).__name__)
                 failures.append(Failure(position, dead))
                 continue
             envelope = envelope_of(wire, queue)
-            for member in members:
-                batch.records.append(member.record)
-                batch.envelopes.append(envelope)
-                places.append(_Place(position, member.place))
-            if bad:
-                slices = array_members(body)
+            batch.records.extend(decoded.records)
+            batch.envelopes.extend(repeat(envelope, len(decoded.records)))
+            places.extend(zip(repeat(position), decoded.places, strict=False))
+            if decoded.bad:
+                members = array_members(body)
                 failures += [
-                    Failure(position, fault.dead, slices[fault.place], fault.place)
-                    for fault in bad
+                    Failure(position, fault.dead, members[fault.place], fault.place)
+                    for fault in decoded.bad
                 ]
         outcomes = self._handle(batch)
         if outcomes.count(_DONE) < len(outcomes):
@@ -187,3 +186,13 @@ def thread_sinks(settings: Settings) -> Sinks:
         _local.sinks = Sinks(settings)
     sinks: Sinks = _local.sinks
     return sinks
+
+
+def run_timer(timer: Timer, settings: Settings) -> Retry | Dead | None:
+    """Run a timer with sinks of its own; return what went wrong, if anything did."""
+    try:
+        with closing(Sinks(settings)) as sinks:
+            timer.run(sinks)
+    except Exception as error:  # noqa: BLE001 - a timer must go on, whatever happens
+        return outcome_of(error)
+    return None

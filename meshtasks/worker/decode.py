@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,23 +17,26 @@ from meshtasks.tasks.registry import Handler
 _NUMBER_STARTS = frozenset(b"-0123456789NI")
 
 
-class Member(NamedTuple):
-    """One record of a message.
-
-    Attributes:
-        place: its place in an array message; None when it is the whole message.
-        record: the validated record.
-    """
-
-    place: int | None
-    record: Any
-
-
 class BadMember(NamedTuple):
     """One record of an array message that is not valid."""
 
     place: int
     dead: Dead
+
+
+class Decoded(NamedTuple):
+    """The records of one message.
+
+    Attributes:
+        records: the valid ones.
+        places: of each, its place in an array message; None when it is the whole
+            message.
+        bad: the members that are not valid.
+    """
+
+    records: list[Any]
+    places: Sequence[int | None]
+    bad: Sequence[BadMember] = ()
 
 
 class Decoder:
@@ -58,7 +62,7 @@ class Decoder:
             raise UndecodableMessage(message)
         return record
 
-    def decode(self, body: bytes) -> tuple[list[Member], list[BadMember]]:
+    def decode(self, body: bytes) -> Decoded:
         """The records of any body: object, array, or bare number if the handler
         takes one.
 
@@ -73,9 +77,9 @@ class Decoder:
             return self._decode_array(body)
         if self._bare_value and stripped[0] in _NUMBER_STARTS:
             stripped = b'{"value":' + stripped + b"}"
-        return [Member(None, self.decode_object(stripped))], []
+        return Decoded([self.decode_object(stripped)], [None])
 
-    def _decode_array(self, body: bytes) -> tuple[list[Member], list[BadMember]]:
+    def _decode_array(self, body: bytes) -> Decoded:
         try:
             records = self._many.validate_json(body)
         except ValidationError as error:
@@ -87,17 +91,20 @@ class Decoder:
         if not records:
             message = "the array is empty; expected at least one record"
             raise SchemaMismatch(message)
-        return [Member(index, record) for index, record in enumerate(records)], []
+        return Decoded(records, range(len(records)))
 
-    def _decode_one_by_one(self, body: bytes) -> tuple[list[Member], list[BadMember]]:
-        good: list[Member] = []
+    def _decode_one_by_one(self, body: bytes) -> Decoded:
+        records: list[Any] = []
+        places: list[int | None] = []
         bad: list[BadMember] = []
-        for index, member in enumerate(array_members(body)):
+        for place, member in enumerate(array_members(body)):
             try:
-                good.append(Member(index, self.decode_object(member)))
+                records.append(self.decode_object(member))
             except InvalidMessage as error:
-                bad.append(BadMember(index, Dead(str(error), type(error).__name__)))
-        return good, bad
+                bad.append(BadMember(place, Dead(str(error), type(error).__name__)))
+            else:
+                places.append(place)
+        return Decoded(records, places, bad)
 
 
 def _is_syntax(error: ValidationError) -> bool:

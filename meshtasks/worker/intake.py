@@ -32,6 +32,7 @@ from meshtasks.worker.dispatch import Dispatcher, FinishedBatch, PendingBatch
 from meshtasks.worker.lane import Lane
 from meshtasks.worker.mesh import Mesh, mesh_of
 from meshtasks.worker.settlement import Settlement, Settler
+from meshtasks.worker.timers import Timers
 from meshtasks.worker.watch import ProgressWatch
 
 logger = get_logger(__name__)
@@ -43,6 +44,8 @@ _CONNECTION_ERRORS = (
 #: A warm shutdown waits this long for the batches it holds.
 _DRAIN_SECONDS = 60.0
 _TICK_SECONDS = 1.0
+#: A timer's run may be waiting for a slow service.
+_TIMERS_STOP_SECONDS = 15.0
 
 
 class _Moved(NamedTuple):
@@ -67,6 +70,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         self._dispatcher = Dispatcher(consumer, self._lanes.values, self._on_finished)
         self._watch = ProgressWatch()
         settings = self._mesh.settings
+        self._timers = Timers(settings)
         self._breaker = Breaker(settings, self._pause, self._resume, self._soon)
         self._courier: Courier[_Moved] = Courier(
             Publisher(settings.env.broker_url.get_secret_value()),
@@ -83,6 +87,8 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         try:
             declare(consumer.connection, topology)
             selected = self._selected_queues(consumer.app.amqp.queues)
+            for queue in selected:
+                self._timers.add(self._mesh.handlers[queue].timer)
         except ConfigError as error:
             logger.critical("%s", error)
             raise WorkerShutdown(ConfigError.exit_code) from error
@@ -108,6 +114,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         if consumer.blueprint.state != bootsteps.RUN:
             self._breaker.stop()
             self._courier.stop(within_seconds=5.0)
+            self._timers.stop(within_seconds=_TIMERS_STOP_SECONDS)
 
     def drain(self) -> None:
         """Stop consuming; run the event loop until all that is held is settled."""
@@ -154,6 +161,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         if queue not in self._lanes:
             lane = self._lanes[queue] = self._new_lane(queue)
             self._open(lane)
+            self._timers.add(lane.handler.timer)
 
     def remove(self, queue: str) -> None:
         """Stop consuming a queue; what is held of it is finished."""
@@ -222,6 +230,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             )
             self._settle(lane, settlement)
             self._breaker.note(result)
+            self._timers.wake(lane.handler.timer)
         elif len(deliveries) > 1:
             logger.error(
                 "Batch of %d messages of %s was lost (%s); running them one by one",

@@ -81,9 +81,7 @@ class Settler:
             delivery = deliveries[failure.position]
             counts = not (
                 isinstance(failure.outcome, Retry)
-                and (
-                    failure.outcome.sink in open_circuits or not failure.outcome.tried
-                )
+                and (failure.outcome.sink in open_circuits or not failure.outcome.tried)
             )
             settlement.outgoing.append(
                 self._failed(delivery, failure, counts=counts, task_id=task_id, now=now)

@@ -20,6 +20,7 @@ from meshtasks.domain.outcome import DONE, Dead, Outcome, Retry
 from meshtasks.embedded import loopback
 from meshtasks.settings import Environment, Settings
 from meshtasks.sinks import Sinks
+from meshtasks.sinks.objects import archived_objects
 from meshtasks.sinks.objects.file import FileStore
 from meshtasks.tasks.archive import archive_events, archive_metrics
 from tests.support.archive import (
@@ -103,7 +104,7 @@ def sensor_lines(*values: float) -> Envelope:
 def test_a_batch_becomes_one_object_of_lines(sinks: Sinks) -> None:
     assert archive(sinks, *numbered(1, 2, 3)) == [DONE] * 3
 
-    (found,) = sinks.objects.list("")
+    (found,) = archived_objects(sinks.objects)
     assert re.fullmatch(
         "events/home/date=2026-11-23/hour=12/"
         "20261123T120001Z-20261123T120003Z-[0-9a-f]{16}.jsonl.zst",
@@ -219,7 +220,7 @@ def test_a_process_killed_between_two_objects_has_stored_all_once_in_the_end(
     two_hours = [*numbered(1, 2), *numbered(3601, 3602)]
     process = archive_in_process(environment, *two_hours, killed="after the put")
     process.join()
-    assert len(list(sinks.objects.list(""))) == 1
+    assert len(list(archived_objects(sinks.objects))) == 1
 
     archive(sinks, *two_hours)
 

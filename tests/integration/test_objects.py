@@ -58,6 +58,25 @@ class ObjectStoreContract:
         assert store.get(NAME) == b"second"
         assert names(store) == [NAME]
 
+    def test_a_deleted_object_is_gone_and_its_neighbours_are_not(
+        self, store: ObjectStore
+    ) -> None:
+        store.put(NAME, b"gone", METADATA)
+        store.put("events/home/other", b"other", METADATA)
+
+        store.delete(NAME)
+
+        assert store.stat(NAME) is None
+        assert names(store) == ["events/home/other"]
+
+    @pytest.mark.parametrize("missing", [NAME, f"{NAME}/below"])
+    def test_deleting_what_is_not_there_does_nothing(
+        self, store: ObjectStore, missing: str
+    ) -> None:
+        store.put("events/home/other", b"other", METADATA)
+        store.delete(missing)
+        assert names(store) == ["events/home/other"]
+
     def test_objects_are_listed_by_prefix_in_order_of_their_names(
         self, store: ObjectStore
     ) -> None:

@@ -61,10 +61,11 @@ def at_receiver(receiver: Receiver, tmp_path: Path) -> Iterator[ObjectStore]:
 def test_an_object_carries_its_metadata_and_type(
     opened: OpenStore, environment: Environment, s3: S3Target
 ) -> None:
-    opened().put(NAME, b"zstd", {"count": "2", "first": "2026-11-23T12:00:00.000Z"})
+    metadata = {"count": "2", "first": "2026-11-23T12:00:00.000Z"}
+    opened().put(f"{NAME}.jsonl.zst", b"zstd", metadata)
 
     bucket = environment.archive_url.removeprefix("s3://")
-    found = client(s3).stat_object(bucket, NAME)
+    found = client(s3).stat_object(bucket, f"{NAME}.jsonl.zst")
 
     assert found.content_type == "application/zstd"
     assert found.metadata is not None

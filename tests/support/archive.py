@@ -12,7 +12,7 @@ from minio import Minio
 
 from meshtasks.domain.envelope import Envelope
 from meshtasks.settings import Environment
-from meshtasks.sinks.objects import ObjectStore
+from meshtasks.sinks.objects import ObjectStore, archived_objects
 from meshtasks.tasks.registry import Batch
 from tests.support.s3 import S3Target
 
@@ -54,7 +54,8 @@ def lines_in(store: ObjectStore, prefix: str = "") -> list[dict[str, Any]]:
     """Every archived line below a prefix, by object and then as it stands there."""
     return [
         json.loads(line)
-        for found in store.list(prefix)
+        for found in archived_objects(store)
+        if found.name.startswith(prefix)
         for line in zstandard.decompress(store.get(found.name)).splitlines()
     ]
 

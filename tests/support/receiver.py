@@ -36,13 +36,17 @@ class Receiver(HTTPServer):
 
     Attributes:
         always: the answer when no scripted one is left.
+        by_path: answers to all requests for a path, whatever is scripted.
         requests: every request received, oldest first.
+        accepted: those of them that were answered with a 2xx.
     """
 
     def __init__(self, always: Answer | None = None) -> None:
         super().__init__(_RecordingHandler)
         self.always = always or Answer()
+        self.by_path: dict[str, Answer] = {}
         self.requests: list[Request] = []
+        self.accepted: list[Request] = []
         self._script: deque[Answer] = deque()
         self._stopping = threading.Event()
 
@@ -64,10 +68,12 @@ class Receiver(HTTPServer):
         """Record a request; the answer to it, once its delay is over."""
         self.requests.append(request)
         try:
-            answer = self._script.popleft()
+            answer = self.by_path.get(request.path) or self._script.popleft()
         except IndexError:
             answer = self.always
         self._stopping.wait(answer.delay_seconds)
+        if answer.status // 100 == 2:
+            self.accepted.append(request)
         return answer
 
 

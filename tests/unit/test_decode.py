@@ -7,7 +7,7 @@ import pytest
 from meshtasks.domain.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
 from meshtasks.domain.records import SensorReading
 from meshtasks.tasks.registry import Handler
-from meshtasks.worker.decode import Decoder, Member
+from meshtasks.worker.decode import Decoded, Decoder
 
 
 @pytest.fixture
@@ -17,36 +17,32 @@ def decoder() -> Decoder:
 
 
 def test_an_object_is_one_record(decoder: Decoder) -> None:
-    members, bad = decoder.decode(b' {"value": 21.5}')
-
-    assert members == [Member(None, {"value": 21.5})]
-    assert bad == []
+    assert decoder.decode(b' {"value": 21.5}') == Decoded([{"value": 21.5}], [None])
 
 
 def test_an_array_is_one_record_per_member(decoder: Decoder) -> None:
-    members, bad = decoder.decode(b'[{"value": 1}, {"value": 2}]')
+    decoded = decoder.decode(b'[{"value": 1}, {"value": 2}]')
 
-    assert members == [Member(0, {"value": 1.0}), Member(1, {"value": 2.0})]
-    assert bad == []
+    assert decoded == Decoded([{"value": 1.0}, {"value": 2.0}], range(2))
 
 
 def test_a_bare_number_is_a_value(decoder: Decoder) -> None:
-    assert decoder.decode(b"-21.5\n")[0] == [Member(None, {"value": -21.5})]
+    assert decoder.decode(b"-21.5\n").records == [{"value": -21.5}]
 
 
 def test_only_the_bad_members_of_an_array_are_dead(decoder: Decoder) -> None:
-    members, bad = decoder.decode(b'[{"value": 1}, {"value": "x"}, 7, {"value": 4}]')
+    decoded = decoder.decode(b'[{"value": 1}, {"value": "x"}, 7, {"value": 4}]')
 
-    assert [member.place for member in members] == [0, 3]
-    assert [fault.place for fault in bad] == [1, 2]
-    assert bad[0].dead.error_type == "SchemaMismatch"
+    assert decoded.places == [0, 3]
+    assert [fault.place for fault in decoded.bad] == [1, 2]
+    assert decoded.bad[0].dead.error_type == "SchemaMismatch"
 
 
 def test_a_member_with_a_value_that_is_not_json_is_dead_alone(decoder: Decoder) -> None:
-    members, bad = decoder.decode(b'[{"value": 1}, {"value": 2, "trend": -Infinity}]')
+    decoded = decoder.decode(b'[{"value": 1}, {"value": 2, "trend": -Infinity}]')
 
-    assert [member.place for member in members] == [0]
-    assert [fault.place for fault in bad] == [1]
+    assert decoded.places == [0]
+    assert [fault.place for fault in decoded.bad] == [1]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from meshtasks.domain.errors import ConfigError, SinkUnavailable, Transient
 from meshtasks.messaging.connecting import connected
 from meshtasks.messaging.management import QueueActivity, activity
 from meshtasks.settings import Settings
-from meshtasks.sinks.objects import open_store
+from meshtasks.sinks.objects import archived_objects, open_store
 
 
 class Depth(NamedTuple):
@@ -93,7 +93,7 @@ class Collector:
         except OSError as error:
             faults.append(f"the time-series store does not answer: {error}")
         try:
-            sizes = [each.size_bytes for each in self._store.list("")]
+            sizes = [each.size_bytes for each in archived_objects(self._store)]
             archive = ArchiveState(len(sizes), sum(sizes))
         except SinkUnavailable as error:
             faults.append(str(error))

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from rich.console import Group, RenderableType
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from meshtasks.cli.view.snapshot import (
-    DeadLetter,
     QueueState,
+    Seen,
     SeenAlert,
     Snapshot,
     WorkerState,
 )
 
 _SEVERITY_STYLES = {"info": "cyan", "warning": "yellow", "critical": "bold red"}
-_LABEL = "bold"
+_LABEL_COLUMNS = 14
 _FAINT = "bright_black"
-#: Lines that are always there: the queues' heads, retries, totals, the gaps.
+#: Lines that are always there: title, heads, retries, totals, kinds of faults, gaps.
 _FIXED_LINES = 8
 _THOUSAND = 1000
 #: A worker that says nothing for so long is in trouble: it sends an event every two
@@ -39,7 +39,7 @@ def draw(
     footer: Sequence[tuple[str, str]] = (),
     width: int,
     height: int,
-) -> RenderableType:
+) -> Group:
     """The whole view.
 
     Args:
@@ -56,30 +56,31 @@ def draw(
     shown = _worth_showing(snapshot.queues, height - taken - 2 * _FEWEST)
     room = height - taken - len(shown)
     news = max(_FEWEST, min(_MOST, room // 2))
-    lines: list[RenderableType] = [
-        Text(title, "bold"),
-        *faults,
-        _queues(shown),
+    above = [Text(title, "bold"), *faults]
+    below = [
         _elsewhere(snapshot, shown),
         Text(),
         _totals(snapshot, published),
         Text(),
-        _list("dead letters", map(_dead_letter, seen.last_dead_letters[-news:])),
-        _list("alerts", map(_alert, seen.last_alerts[-news:])),
-        _list("workers", workers),
+        *_labelled("dead letters", _dead_letters(seen, news)),
+        *_labelled("alerts", map(_alert, seen.last_alerts[-news:])),
+        *_labelled("workers", workers),
         Text(),
-        *(_list(label, [Text(text)]) for label, text in footer),
+        *(row for label, text in footer for row in _labelled(label, [Text(text)])),
     ]
-    for line in lines:
-        if isinstance(line, Text):
-            line.no_wrap, line.overflow = True, "ellipsis"
-            line.truncate(width, overflow="ellipsis")
-    return Group(*lines)
+    for text in (*above, *below):
+        text.no_wrap = True
+        text.truncate(width, overflow="ellipsis")
+    return Group(*above, _queues(shown), *below)
 
 
 def line(snapshot: Snapshot, published: str = "") -> str:
     """The totals in one line, for a log."""
-    parts = [_totals(snapshot, published).plain, f"{waiting(snapshot):,} waiting"]
+    parts = [
+        _totals(snapshot, published).plain,
+        f"dead letters {_dead_totals(snapshot.seen)}",
+        f"waiting {waiting(snapshot):,}",
+    ]
     return " · ".join([*parts, *snapshot.faults])
 
 
@@ -148,7 +149,7 @@ def _elsewhere(snapshot: Snapshot, shown: Sequence[QueueState]) -> Text:
         f"retry after   {waits}", "yellow" if any(snapshot.retry.values()) else _FAINT
     )
     if hidden := len(snapshot.queues) - len(shown):
-        text.append(f"   ({hidden} more queues are quiet)", _FAINT)
+        text.append(f"   ({hidden} more not shown)", _FAINT)
     return text
 
 
@@ -157,40 +158,40 @@ def _wait(seconds: int) -> str:
 
 
 def _totals(snapshot: Snapshot, published: str) -> Text:
-    seen = snapshot.seen
     parts = [published] if published else []
     if snapshot.points is not None:
         parts.append(f"stored {snapshot.points:,} points")
-    parts.append(f"dead letters {seen.dead_letters:,}")
-    if seen.dead_by_type:
-        kinds = sorted(seen.dead_by_type.items(), key=lambda item: -item[1])
-        parts[-1] += f" ({', '.join(f'{name} {count:,}' for name, count in kinds)})"
-    if snapshot.archive is not None:
-        archive = snapshot.archive
-        parts.append(f"archive {archive.objects:,} objects, {size(archive.size_bytes)}")
-    parts.append(f"alerts {seen.alerts:,}")
+    if (archive := snapshot.archive) is not None:
+        noun = "object" if archive.objects == 1 else "objects"
+        parts.append(f"archive {archive.objects:,} {noun}, {size(archive.size_bytes)}")
+    parts.append(f"alerts {snapshot.seen.alerts:,}")
     return Text(" · ".join(parts))
 
 
-def _list(label: str, items: Iterable[Text]) -> Table:
+def _labelled(label: str, items: Iterable[Text]) -> Iterator[Text]:
     """Lines with a label before the first."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(min_width=12, no_wrap=True, style=_LABEL)
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    for text in items:
-        table.add_row(label, text)
-        label = ""
-    if not table.row_count:
-        table.add_row(label, Text("none yet", _FAINT))
-    return table
+    head = f"{label:<{_LABEL_COLUMNS}}"
+    rows = list(items) or [Text("none yet", _FAINT)]
+    for number, text in enumerate(rows):
+        yield Text.assemble((head if number == 0 else " " * len(head), "bold"), text)
 
 
-def _dead_letter(letter: DeadLetter) -> Text:
-    return Text.assemble(
-        (_clock(letter.seen_at), _FAINT),
-        f" {letter.routing_key} ",
-        (f"{letter.error_type}: {letter.reason}", "yellow"),
-    )
+def _dead_letters(seen: Seen, most: int) -> Iterator[Text]:
+    """How many of each kind of fault, and the last ones."""
+    if seen.dead_by_type:
+        yield Text(_dead_totals(seen), "yellow")
+    for letter in seen.last_dead_letters[-most:]:
+        yield Text.assemble(
+            (_clock(letter.seen_at), _FAINT), f" {letter.routing_key}  {letter.reason}"
+        )
+
+
+def _dead_totals(seen: Seen) -> str:
+    if not seen.dead_letters:
+        return "0"
+    kinds = sorted(seen.dead_by_type.items(), key=lambda item: -item[1])
+    counts = (f"{name} {count:,}" for name, count in kinds)
+    return f"{seen.dead_letters:,}: {' · '.join(counts)}"
 
 
 def _alert(alert: SeenAlert) -> Text:
@@ -213,9 +214,10 @@ def _worker(worker: WorkerState, now: float) -> Text:
     if batch is None:
         return text.append("no batch yet", _FAINT)
     ago = max(0.0, now - batch.finished_at)
-    text.append(f"{batch.queue}, {batch.result}", "yellow" if batch.failed else "")
+    text.append(f"{ago:.0f} s ago  ", _FAINT)
+    text.append(f"{batch.queue}  {batch.result}", "yellow" if batch.failed else "")
     took = f" in {batch.runtime_seconds * 1000:.0f} ms" if batch.runtime_seconds else ""
-    return text.append(f"{took}, {ago:.0f} s ago", _FAINT)
+    return text.append(took, _FAINT)
 
 
 def _clock(moment: float) -> str:

@@ -33,10 +33,7 @@ def span_text(seconds: float) -> str:
     minutes = round(seconds / 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    if days:
-        parts = [(days, "d"), (hours, "h")]
-    else:
-        parts = [(hours, "h"), (minutes, "min")]
+    parts = [(days, "d"), (hours, "h")] if days else [(hours, "h"), (minutes, "min")]
     return " ".join(f"{number} {unit}" for number, unit in parts if number)
 
 

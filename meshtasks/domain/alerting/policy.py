@@ -221,13 +221,11 @@ class AlertPolicy(BaseModel):
     @cached_property
     def digest(self) -> str:
         """Changes when alerts may belong to other groups than before."""
-        said = json.dumps(
-            [
-                (route.name, [str(each) for each in route.match], route.group_by)
-                + (route.also_next,)
-                for route in self.routes
-            ]
-        )
+        shape = [
+            [route.name, list(map(str, route.match)), route.group_by, route.also_next]
+            for route in self.routes
+        ]
+        said = json.dumps(shape)
         return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
     def groups_of(self, fingerprint: str, labels: Mapping[str, str]) -> list[GroupKey]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, get_args
 
+from meshtasks.domain.archiving import ArchiveClass
 from meshtasks.domain.errors import ConfigError
 from meshtasks.sinks.objects.file import FileStore
 from meshtasks.sinks.objects.store import ObjectInfo, ObjectStore
@@ -11,7 +13,7 @@ from meshtasks.sinks.objects.store import ObjectInfo, ObjectStore
 if TYPE_CHECKING:
     from meshtasks.settings import Environment
 
-__all__ = ["ObjectInfo", "ObjectStore", "open_store"]
+__all__ = ["ObjectInfo", "ObjectStore", "archived_objects", "open_store"]
 
 
 def open_store(env: Environment) -> ObjectStore:
@@ -39,3 +41,13 @@ def open_store(env: Environment) -> ObjectStore:
         )
     expected = f"s3://bucket or file:///directory, not {env.archive_url!r}"
     raise ConfigError("environment", "MESH_ARCHIVE_URL", expected)
+
+
+def archived_objects(store: ObjectStore) -> Iterator[ObjectInfo]:
+    """The objects of the archive; the store holds others too, made from them.
+
+    Raises:
+        SinkUnavailable: the store cannot be read.
+    """
+    for archive_class in get_args(ArchiveClass):
+        yield from store.list(f"{archive_class}/")

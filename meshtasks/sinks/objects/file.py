@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from typing_extensions import override
@@ -33,29 +33,43 @@ class FileStore(ObjectStore):
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
 
+    def path(self, name: str) -> Path:
+        """The file of that object, for those who read files themselves.
+
+        Raises:
+            SinkRejected: the name cannot be an object's.
+        """
+        check_name(name)
+        return self._root / name
+
     @override
     def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
-        check_name(name)
-        target = self._root / name
+        target = self.path(name)
         with self._faults():
             _make_directory(target.parent)
             _write_durably(target, data)
 
     @override
     def stat(self, name: str) -> ObjectInfo | None:
-        check_name(name)
-        path = self._root / name
+        path = self.path(name)
         with self._faults():
             return ObjectInfo(name, path.stat().st_size) if path.is_file() else None
 
     @override
     def get(self, name: str) -> bytes:
-        check_name(name)
+        path = self.path(name)
         with self._faults():
             try:
-                return (self._root / name).read_bytes()
+                return path.read_bytes()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
                 raise no_such_object(name) from error
+
+    @override
+    def delete(self, name: str) -> None:
+        path = self.path(name)
+        with self._faults(), suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+            _sync_directory(path.parent)
 
     @override
     def list(self, prefix: str) -> Iterator[ObjectInfo]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from xml.etree.ElementTree import ParseError
 
 import urllib3
@@ -14,6 +15,7 @@ from minio.helpers import check_bucket_name
 from typing_extensions import override
 
 from meshtasks.domain.errors import ConfigError, SinkRejected, SinkUnavailable
+from meshtasks.sinks.http import retry_after_seconds
 from meshtasks.sinks.objects.store import (
     SINK,
     ObjectInfo,
@@ -46,6 +48,10 @@ _OBJECT_FAULTS = frozenset(
         "XMinioParentIsObject",
     }
 )
+_CONTENT_TYPES = {
+    ".zst": "application/zstd",
+    ".parquet": "application/vnd.apache.parquet",
+}
 _CHECK_KEYS = (
     "check MESH_MINIO_ACCESS_KEY and MESH_MINIO_SECRET_KEY, and that this key may "
     "read, write and list in the bucket"
@@ -120,7 +126,7 @@ class S3Store(ObjectStore):
                 name,
                 io.BytesIO(data),
                 len(data),
-                content_type="application/zstd",
+                content_type=_content_type(name),
                 metadata=dict(metadata),
                 part_size=_PART_BYTES,
             )
@@ -154,6 +160,12 @@ class S3Store(ObjectStore):
                 response.release_conn()
 
     @override
+    def delete(self, name: str) -> None:
+        check_name(name)
+        with self._faults(name):
+            self._client.remove_object(self._bucket, name)
+
+    @override
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         with self._faults(prefix):
             for found in self._client.list_objects(
@@ -181,7 +193,7 @@ class S3Store(ObjectStore):
             if code in _OBJECT_FAULTS:
                 message = f"object {name!r}: refused by S3: {code}: {error.message}"
                 raise SinkRejected(message) from error
-            wait = _retry_after_seconds(error.response.headers.get("Retry-After"))
+            wait = retry_after_seconds(error.response.headers.get("Retry-After"))
             advice = _WHAT_TO_DO.get(code) or error.message or "no further text"
             raise self._unavailable(code, advice, wait) from error
         except (InvalidResponseError, ParseError, UnicodeDecodeError) as error:
@@ -198,6 +210,6 @@ class S3Store(ObjectStore):
         return SinkUnavailable(SINK, message, retry_after_seconds)
 
 
-def _retry_after_seconds(value: str | None) -> float | None:
-    """The header's seconds; its other form, a date, is not worth reading here."""
-    return float(value) if value and value.isascii() and value.isdigit() else None
+def _content_type(name: str) -> str:
+    suffix = PurePosixPath(name).suffix
+    return _CONTENT_TYPES.get(suffix, "application/octet-stream")

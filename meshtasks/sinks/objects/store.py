@@ -62,6 +62,9 @@ class ObjectStore(Protocol):
             SinkRejected: there is no object of that name.
         """
 
+    def delete(self, name: str) -> None:
+        """Remove the object of that name; there need not be one."""
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose names begin so, in order of their names."""
 

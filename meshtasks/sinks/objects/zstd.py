@@ -14,3 +14,12 @@ def compress(content: bytes, level: int) -> bytes:
     """
     compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
     return compressor.compress(content)
+
+
+def decompress(data: bytes) -> bytes:
+    """What :func:`compress` was given.
+
+    Raises:
+        zstandard.ZstdError: the data are damaged.
+    """
+    return zstandard.ZstdDecompressor().decompress(data)

@@ -1,0 +1,145 @@
+"""Alerts, silences and events as lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import tzinfo
+from typing import Any, NamedTuple
+
+from meshtasks.domain.alerting.decision import Told
+from meshtasks.domain.alerting.durations import span_text
+from meshtasks.domain.alerting.events import Event
+from meshtasks.domain.alerting.muting import Muting, Silence
+from meshtasks.domain.alerting.policy import AlertPolicy
+from meshtasks.domain.alerting.quiet import local_time
+from meshtasks.domain.alerting.standing import Standing, rank
+from meshtasks.domain.text import clip
+from meshtasks.sinks.alerttables import AlertTables
+
+_TITLE_CHARS = 60
+_DETAIL_CHARS = 160
+
+
+class Shown(NamedTuple):
+    """An alert, and what its state is called.
+
+    Attributes:
+        alert: the alert.
+        state: why it is told, or not.
+        told: what its receivers know.
+    """
+
+    alert: Standing
+    state: str
+    told: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data; times are epoch seconds."""
+        alert = self.alert
+        return {
+            "fingerprint": alert.fingerprint,
+            "state": self.state,
+            "told": self.told,
+            "severity": alert.severity,
+            "title": alert.title,
+            "message": alert.message,
+            "source": alert.source,
+            "labels": alert.own_labels,
+            "starts_at": alert.starts_at,
+            "ends_at": alert.ends_at,
+            "acknowledged_by": alert.acknowledged_by,
+        }
+
+
+def now_standing(
+    tables: AlertTables, policy: AlertPolicy, now: float, *, every: bool
+) -> list[Shown]:
+    """The alerts that go on, or every one; the gravest and latest first."""
+    firing = tables.firing()
+    muting = Muting(policy, tables.silences(), firing, now)
+    shown = [
+        Shown(
+            alert,
+            _state(alert, policy, muting, now),
+            _told(tables.memberships(alert.fingerprint)),
+        )
+        for alert in (tables.alerts() if every else firing)
+    ]
+    return sorted(
+        shown,
+        key=lambda each: (
+            not each.alert.firing,
+            -rank(each.alert.severity),
+            -each.alert.starts_at,
+        ),
+    )
+
+
+def table(shown: Sequence[Shown], zone: tzinfo | None, now: float) -> Iterator[str]:
+    """A table of alerts, with a head."""
+    if not shown:
+        yield "no alerts"
+        return
+    rows = [("ID", "STATE", "SEVERITY", "SINCE", "FOR", "TOLD", "TITLE")]
+    for alert, state, told in shown:
+        ends_at = now if alert.ends_at is None else alert.ends_at
+        rows.append(
+            (
+                alert.fingerprint,
+                state,
+                alert.severity,
+                _moment(alert.starts_at, zone),
+                span_text(ends_at - alert.starts_at),
+                told,
+                clip(" ".join(alert.title.split()), _TITLE_CHARS),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        yield "  ".join(cell.ljust(width) for cell, width in cells).rstrip()
+
+
+def silence_lines(
+    silences: Sequence[Silence], zone: tzinfo | None, now: float
+) -> Iterator[str]:
+    """The silences, one a line."""
+    for each in silences:
+        left = span_text(each.ends_at - now)
+        why = f" ({each.comment})" if each.comment else ""
+        yield (
+            f"silence {each.id}: {' '.join(each.matchers)} until "
+            f"{_moment(each.ends_at, zone)} ({left} left), by {each.created_by}{why}"
+        )
+
+
+def history_lines(events: Sequence[Event], zone: tzinfo | None) -> Iterator[str]:
+    """Events, one a line."""
+    for event in events:
+        moment = local_time(event.at, zone).strftime("%Y-%m-%d %H:%M:%S")
+        who = f" [{event.who}]" if event.who else ""
+        detail = clip(" ".join(event.detail.split()), _DETAIL_CHARS)
+        said = f": {detail}" if detail else ""
+        yield f"{moment}  {event.kind:<13}{who} {event.title}{said}"
+
+
+def _state(alert: Standing, policy: AlertPolicy, muting: Muting, now: float) -> str:
+    if not alert.firing:
+        return "resolved"
+    if (mute := muting.of(alert)) is not None:
+        return mute.reason
+    if alert.phase(policy.flapping, now) == "flapping":
+        return "flapping"
+    return "acknowledged" if alert.acknowledged_by else "firing"
+
+
+def _told(memberships: dict[str, Told]) -> str:
+    known = memberships.values()
+    if any(told.owed for told in known):
+        return "owed"
+    phases = sorted({told.phase for told in known if told.phase})
+    return ",".join(phases) or "-"
+
+
+def _moment(at: float, zone: tzinfo | None) -> str:
+    return local_time(at, zone).strftime("%d %b %H:%M")

@@ -1,0 +1,230 @@
+"""``meshtasks alerts``: what the alert manager of this host knows, and telling it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
+from typing import Annotated, Never
+
+import typer
+
+from meshtasks.cli.alert_view import history_lines, now_standing, silence_lines, table
+from meshtasks.cli.failure import fail
+from meshtasks.domain.alerting.durations import seconds_of
+from meshtasks.domain.alerting.events import Event, EventKind
+from meshtasks.domain.alerting.matchers import parse_matcher
+from meshtasks.domain.alerting.muting import Silence
+from meshtasks.domain.alerting.notice import Notification
+from meshtasks.domain.errors import SinkRejected
+from meshtasks.settings import load_settings
+from meshtasks.sinks import Sinks
+from meshtasks.sinks.alerttables import AlertTables
+
+app = typer.Typer(
+    help="The alerts of this host (MESH_STATE_DIR): look, silence, acknowledge.",
+    no_args_is_help=True,
+)
+
+_AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+@app.command("list")
+def show(
+    *,
+    every: Annotated[
+        bool, typer.Option("--all", help="Those too that are over, for a week.")
+    ] = False,
+    as_json: _AsJson = False,
+) -> None:
+    """Show the alerts that go on, and the silences.
+
+    STATE says whether an alert is told at present: firing, acknowledged (no more
+    reminders), flapping, silenced, inhibited, quiet hours, or resolved. TOLD says
+    what the receivers know: "owed" if they should know more.
+
+    Exit codes: 0; 69 the state cannot be read; 78 the configuration cannot be used.
+    """
+    now = time.time()
+    with closing(Sinks(load_settings())) as sinks:
+        policy = sinks.settings.alerts
+        with sinks.alert_state.transaction() as tables:
+            alerts = now_standing(tables, policy, now, every=every)
+            silences = [each for each in tables.silences() if each.ends_at > now]
+    if as_json:
+        for each in alerts:
+            typer.echo(json.dumps(each.as_json(), ensure_ascii=False))
+        return
+    for line in table(alerts, policy.zone, now):
+        typer.echo(line)
+    for line in silence_lines(silences, policy.zone, now):
+        typer.echo(line)
+
+
+@app.command()
+def silence(
+    matchers: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MATCHER...",
+            help="Conditions that must all hold: location=attic, severity!=critical, "
+            "source=~rules.*",
+        ),
+    ],
+    *,
+    lasts: Annotated[
+        str, typer.Option("--for", metavar="TIME", help="Such as 2h, 1h30m or 7d.")
+    ],
+    comment: Annotated[str, typer.Option(help="Why.")] = "",
+) -> None:
+    """Hear nothing of the alerts that match, for a while; prints the silence's id.
+
+    Alerts that still go on afterwards are told then.
+
+    Exit codes: 0; 2 no matcher or no time; 69 the state cannot be written.
+    """
+    now = time.time()
+    try:
+        texts = tuple(str(parse_matcher(text)) for text in matchers)
+        ends_at = now + seconds_of(lasts)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    made = Silence(secrets.token_hex(4), texts, now, ends_at, _user(), comment)
+    with _tables() as tables:
+        tables.put_silence(made)
+        _note(tables, "silenced", " ".join(texts), comment)
+    typer.echo(made.id)
+
+
+@app.command()
+def expire(
+    silence_ids: Annotated[list[str], typer.Argument(metavar="ID...")],
+) -> None:
+    """End silences now; what they held back and still goes on is told.
+
+    Exit codes: 0; 1 there is no such silence; 69 the state cannot be written.
+    """
+    now = time.time()
+    with _tables() as tables:
+        lasting = {each.id: each for each in tables.silences() if each.ends_at > now}
+        for name in silence_ids:
+            if name not in lasting:
+                _refuse(f"no silence {name} lasts (meshtasks alerts list)")
+            ended = replace(lasting[name], ends_at=now)
+            tables.put_silence(ended)
+            _note(tables, "silence ended", " ".join(ended.matchers))
+
+
+@app.command()
+def ack(
+    fingerprints: Annotated[
+        list[str],
+        typer.Argument(metavar="ID...", help="Of alerts; their beginning will do."),
+    ],
+) -> None:
+    """Stop the reminders of alerts; that they are over is told all the same.
+
+    An alert that fires again later is told, and reminds, as if it were new.
+
+    Exit codes: 0; 1 no such alert goes on; 69 the state cannot be written.
+    """
+    with _tables() as tables:
+        firing = tables.firing()
+        for beginning in fingerprints:
+            found = [each for each in firing if each.fingerprint.startswith(beginning)]
+            if len(found) != 1:
+                _refuse(
+                    f"{len(found) or 'no'} alerts that go on have an id that begins "
+                    f"with {beginning} (meshtasks alerts list)"
+                )
+            (alert,) = found
+            tables.put_alert(replace(alert, acknowledged_by=_user()))
+            _note(tables, "acknowledged", alert.title)
+            typer.echo(f"{alert.fingerprint} {alert.title}")
+
+
+@app.command()
+def history(
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="How many events.")] = 50,
+    as_json: _AsJson = False,
+) -> None:
+    """Show what happened lately, the latest last: alerts that began and ended,
+    notifications that were sent, and those that were not, with the reason.
+
+    Exit codes: 0; 69 the state cannot be read; 78 the configuration cannot be used.
+    """
+    with closing(Sinks(load_settings())) as sinks:
+        zone = sinks.settings.alerts.zone
+        with sinks.alert_state.transaction() as tables:
+            events = tables.history(limit)[::-1]
+    if as_json:
+        for event in events:
+            typer.echo(json.dumps(asdict(event), ensure_ascii=False))
+    else:
+        for line in history_lines(events, zone):
+            typer.echo(line)
+
+
+@app.command()
+def test(
+    receiver: Annotated[str, typer.Argument(help="A receiver of alerts.yaml.")],
+) -> None:
+    """Send a notification to one receiver, to see whether it arrives.
+
+    Exit codes: 0 the service took it; 1 it refused it, or the receiver has no URL;
+    69 it cannot be reached; 78 the configuration cannot be used.
+    """
+    with closing(Sinks(load_settings())) as sinks:
+        if receiver not in sinks.settings.alerts.receivers:
+            _refuse(f"alerts.yaml declares no receiver {receiver}")
+        if receiver not in sinks.settings.env.receivers:
+            _refuse(f"MESH_RECEIVERS__{receiver.upper()} is not set")
+        try:
+            sinks.notifier.send(receiver, _SAMPLE)
+        except SinkRejected as error:
+            _refuse(str(error))
+    typer.echo(f"receiver {receiver} took it")
+
+
+_SAMPLE = Notification(
+    title="Test of the alert manager",
+    body="If you can read this, notifications arrive.",
+    priority=3,
+    tags=("test_tube",),
+    tag="mesh-test",
+    severity="info",
+    resolved=False,
+)
+
+
+@contextmanager
+def _tables() -> Iterator[AlertTables]:
+    """The tables, for one change; all of it is done or none."""
+    with (
+        closing(Sinks(load_settings())) as sinks,
+        sinks.alert_state.transaction() as tables,
+    ):
+        yield tables
+
+
+def _note(tables: AlertTables, kind: EventKind, title: str, detail: str = "") -> None:
+    """Put it into the history, and have the worker decide anew."""
+    now = time.time()
+    tables.note(Event(now, kind, title, _user(), detail))
+    tables.wake_all(now)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"
+
+
+def _refuse(message: str) -> Never:
+    fail(message, exit_code=1)

@@ -1,0 +1,108 @@
+"""``meshtasks analytics``: look after the Parquet dataset."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import closing
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from meshtasks.domain.analytics import TABLES
+from meshtasks.domain.dataset import Split
+from meshtasks.settings import load_settings
+from meshtasks.sinks.analytics import require_extra
+from meshtasks.sinks.analytics.dataset import Dataset, missing_objects
+from meshtasks.sinks.objects import open_store
+
+app = typer.Typer(
+    help="The Parquet files beside the archive, which `meshtasks query` reads.",
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def compact(
+    day: Annotated[
+        datetime | None,
+        typer.Option(
+            "--date",
+            formats=["%Y-%m-%d"],
+            help="Only the files of this UTC date.",
+        ),
+    ] = None,
+) -> None:
+    """Make one file a day of the many small ones, and add what is missing.
+
+    Workers write a file for each archived batch; with one a day queries are
+    many times as fast. What the archive has and the dataset lacks is added:
+    from before there was a dataset, or from workers without the extra
+    "analytics".
+
+    Run it every day or every hour, by a timer. Neither interrupting it nor a
+    query or a worker meanwhile does any harm.
+
+    Exit codes: 0; 69 the archive cannot be reached, or another process
+    compacts; 78 the configuration cannot be used, or the extra is not
+    installed.
+    """
+    require_extra()
+    from meshtasks.sinks.analytics.compaction import open_compaction  # noqa: PLC0415
+
+    settings = load_settings()
+    with closing(open_store(settings.env)) as store:
+        compaction = open_compaction(settings, store, report=typer.echo)
+        done = compaction.run(day.date() if day else None)
+    typer.echo(
+        f"{done.before} files became {done.after}, {done.deleted} deleted, "
+        f"{done.added} archive objects added"
+    )
+    if done.kept:
+        typer.echo(
+            f"{done.kept} replaced files are left for now: a query is reading. "
+            "The next run deletes them."
+        )
+
+
+@app.command()
+def info() -> None:
+    """Tell what there is of each table, and whether compaction is due.
+
+    Exit codes: 0; 69 the archive cannot be reached; 78 the configuration
+    cannot be used.
+    """
+    with closing(open_store(load_settings().env)) as store:
+        dataset = Dataset(store)
+        partitions = dataset.partitions(with_sources=True)
+        missing = sum(1 for _ in missing_objects(store, partitions))
+    tables: dict[str, list[Split]] = defaultdict(list)
+    dates: dict[str, list[str]] = defaultdict(list)
+    for partition, split in partitions.items():
+        tables[partition.table].append(split)
+        dates[partition.table].append(partition.date.isoformat())
+    grid = Table("table", "days", "first", "last", header_style="bold")
+    for name in ("files", "size", "replaced"):
+        grid.add_column(name, justify="right")
+    for table in TABLES:
+        live = [file for split in tables[table] for file in split.live]
+        replaced = sum(len(split.replaced) for split in tables[table])
+        grid.add_row(
+            table,
+            str(len(set(dates[table]))),
+            min(dates[table], default="-"),
+            max(dates[table], default="-"),
+            f"{len(live):,}",
+            decimal(sum(file.size_bytes for file in live)),
+            f"{replaced:,}",
+        )
+    Console(highlight=False).print(grid)
+    due = sum(len(split.live) > 1 for each in tables.values() for split in each)
+    if due or missing:
+        typer.echo(
+            f"{due} partitions are in pieces, {missing} archive objects are not in "
+            "the dataset: run meshtasks analytics compact"
+        )

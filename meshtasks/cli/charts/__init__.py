@@ -1,0 +1,1 @@
+"""Charts: of a query's result, and for the report."""

@@ -1,0 +1,17 @@
+"""How a command ends that failed."""
+
+from __future__ import annotations
+
+from typing import Never
+
+import typer
+
+
+def fail(message: str, exit_code: int) -> Never:
+    """Say why, and end the command.
+
+    Raises:
+        typer.Exit: always.
+    """
+    typer.echo(f"meshtasks: {message}", err=True)
+    raise typer.Exit(exit_code)

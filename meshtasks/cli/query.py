@@ -1,0 +1,143 @@
+"""``meshtasks query``: ask the analytics dataset and the archive in SQL."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from meshtasks.cli.failure import fail
+from meshtasks.settings import load_settings
+from meshtasks.sinks.analytics import require_extra
+from meshtasks.sinks.objects import open_store
+
+if TYPE_CHECKING:
+    from meshtasks.cli.query_result import Result
+
+_EXIT_INTERRUPTED = 130
+_PLOTS = (".png", ".html", ".svg")
+
+EPILOG = """
+Examples:
+
+meshtasks query "SELECT location, avg(value), max(time) FROM readings
+  WHERE kind = 'temperature' GROUP BY location"
+
+meshtasks query --days 1 --plot day.html "SELECT location, avg(value),
+  time_bucket(INTERVAL '10 minutes', time) AS t FROM readings
+  WHERE kind = 'humidity' GROUP BY ALL"
+
+meshtasks query --csv "SELECT time, tags['host'] AS host, value
+  FROM metrics WHERE name = 'cpu' AND field = 'used_percent'" > cpu.csv
+
+meshtasks query --json "SELECT time, record->>'$.title' AS title
+  FROM events WHERE domain = 'alerts' ORDER BY time DESC LIMIT 10"
+"""
+
+
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="The query.")],
+    *,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON array of objects.")
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw a chart into FILE (.png, .html or .svg). The x axis is the "
+            "column of times, else the first; columns of numbers are the lines, "
+            "and a column of texts names them.",
+        ),
+    ] = None,
+    days: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Only the last N days (UTC); with an archive in S3 only their files "
+            "are fetched.",
+        ),
+    ] = None,
+) -> None:
+    """Ask what the mesh has kept, in DuckDB's SQL.
+
+    Views: readings (in canonical units), metrics (a row for each field),
+    events (all else, with its JSON) and archive (every record as published).
+    They have what config/archive.yaml selects, up to the last archived batch;
+    "DESCRIBE readings" tells their columns. Times are those of this machine's
+    time zone, or of TZ; the column date is the UTC date.
+
+    Exit codes: 0; 65 the query cannot be run; 69 the archive cannot be
+    reached; 73 the chart cannot be written; 78 the configuration cannot be
+    used, or the extra "analytics" is not installed.
+    """
+    if as_csv + as_json + (plot is not None) > 1:
+        message = "choose one of them"
+        raise typer.BadParameter(message, param_hint="--csv, --json, --plot")
+    if plot is not None and plot.suffix.lower() not in _PLOTS:
+        message = f"{plot} should end in {', '.join(_PLOTS)}"
+        raise typer.BadParameter(message, param_hint="--plot")
+    require_extra()
+    _run(sql, _since(days), as_csv=as_csv, as_json=as_json, plot=plot)
+
+
+def _run(
+    sql: str, since: date | None, *, as_csv: bool, as_json: bool, plot: Path | None
+) -> None:
+    # loaded here: nothing else of the console script needs DuckDB
+    from meshtasks.cli import query_result as result  # noqa: PLC0415
+    from meshtasks.sinks.analytics.database import QueryFailed, opened  # noqa: PLC0415
+
+    env = load_settings().env
+    with closing(open_store(env)) as store:
+        try:
+            with opened(env, store, sql, since) as database:
+                with result.translated():
+                    found = result.Result(database.sql(sql))
+                if as_csv:
+                    result.write_csv(found, sys.stdout)
+                elif as_json:
+                    result.write_json(found, sys.stdout)
+                elif plot is not None:
+                    _plot(found, plot, sql)
+                else:
+                    result.print_table(found, result.table_console(sys.stdout))
+        except QueryFailed as error:
+            fail(str(error), os.EX_DATAERR)
+        except KeyboardInterrupt:
+            fail("interrupted", _EXIT_INTERRUPTED)
+
+
+def _plot(found: Result, path: Path, sql: str) -> None:
+    from meshtasks.cli.charts.files import write_chart  # noqa: PLC0415
+    from meshtasks.cli.charts.of_rows import (  # noqa: PLC0415
+        ROWS_LIMIT,
+        NotDrawable,
+        chart_of,
+    )
+
+    rows = islice(found.rows(), ROWS_LIMIT + 1)
+    try:
+        chart = chart_of(found.names, rows)
+    except NotDrawable as error:
+        fail(f"--plot: {error}", os.EX_DATAERR)
+    try:
+        write_chart(chart, path, note=sql)
+    except OSError as error:
+        fail(f"--plot: {path}: {error.strerror}", os.EX_CANTCREAT)
+    typer.echo(f"wrote {path}")
+
+
+def _since(days: int | None) -> date | None:
+    """The first of the last so many UTC dates."""
+    if days is None:
+        return None
+    return datetime.now(UTC).date() - timedelta(days=days - 1)

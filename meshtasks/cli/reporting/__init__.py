@@ -1,0 +1,1 @@
+"""The report: what it tells, and the page it is told on."""

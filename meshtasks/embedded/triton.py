@@ -1,0 +1,142 @@
+"""A private Triton Inference Server, for models of its Python backend.
+
+The server comes from NVIDIA's wheel and lives in a virtual environment of its own
+(:func:`meshtasks.embedded.packages.ensure_triton`), since its models need numpy 1.
+It is ready in half a second. It asks for Linux on x86-64 with glibc 2.35 and for a
+Python that was built as a shared library.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+from meshtasks.embedded import loopback
+from meshtasks.embedded.packages import TRITON_VENV
+from meshtasks.embedded.process import Process
+
+_PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+_PACKAGES = TRITON_VENV / "lib" / _PYTHON / "site-packages"
+_SERVER = _PACKAGES / "pytriton" / "tritonserver"
+
+
+class Triton:
+    """A Triton server on loopback, with HTTP and nothing else.
+
+    Models may be loaded and unloaded while it runs; at the start it loads all.
+
+    Args:
+        directory: for its log.
+        repositories: directories of models; none may be in two of them.
+        port: TCP port; a free one when not given.
+    """
+
+    def __init__(
+        self, directory: Path, repositories: Sequence[Path], *, port: int | None = None
+    ) -> None:
+        self.directory = directory.absolute()
+        self.port = loopback.free_port() if port is None else port
+        self._backends = self.directory / "backends"
+        self._shared_memory = f"mesh_triton_{self.port}_"
+        self.process = Process(
+            "tritonserver",
+            [
+                _SERVER / "bin" / "tritonserver",
+                *(f"--model-repository={each.absolute()}" for each in repositories),
+                f"--backend-directory={self._backends}",
+                "--model-control-mode=explicit",
+                "--load-model=*",
+                "--disable-auto-complete-config",
+                f"--http-address={loopback.HOST}",
+                f"--http-port={self.port}",
+                "--allow-grpc=false",
+                "--allow-metrics=false",
+                f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+                # Ending its models takes it three seconds. A client that keeps its
+                # connection open makes it wait for as long as it may.
+                "--exit-timeout-secs=5",
+            ],
+            log_path=self.directory / "triton.log",
+            env={
+                **os.environ,
+                # Its models run in the Python that is first on the path, with
+                # the library of that very Python: Debian's may be of another
+                # patch level, and then they fail in strange ways.
+                "PATH": f"{TRITON_VENV / 'bin'}{os.pathsep}{os.environ['PATH']}",
+                "PYTHONPATH": str(_PACKAGES),
+                "LD_LIBRARY_PATH": os.pathsep.join(_libraries()),
+            },
+        )
+
+    @property
+    def url(self) -> str:
+        """For ``MESH_TRITON_URL``."""
+        return f"{loopback.HOST}:{self.port}"
+
+    def start(self, within_seconds: float = 60.0) -> None:
+        """Start it and wait until it has loaded its models.
+
+        Raises:
+            ProcessFailed: it did not; the text carries the end of its log.
+        """
+        self._link_backend()
+        self.process.start()
+        self.process.wait_ready(self._is_ready, within_seconds)
+
+    def stop(self) -> None:
+        """End it in order, which takes seconds."""
+        self.process.stop()
+        self._free_shared_memory()
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL)."""
+        self.process.kill()
+        self._free_shared_memory()
+
+    def _link_backend(self) -> None:
+        """Put the Python backend together, which the wheel brings in two places."""
+        backend = self._backends / "python"
+        backend.mkdir(parents=True, exist_ok=True)
+        version = _PYTHON.removeprefix("python")
+        for source in (
+            *(_SERVER / "backends" / "python").glob("*triton_python*"),
+            *(_SERVER / "python_backend_stubs" / version).iterdir(),
+        ):
+            link = backend / source.name
+            if not link.is_symlink():
+                link.symlink_to(source)
+
+    def _free_shared_memory(self) -> None:
+        """Remove what it left: a megabyte for each model, unless it ended in order."""
+        shared = Path("/dev/shm")  # noqa: S108 - where Linux has shared memory
+        for region in shared.glob(f"{self._shared_memory}*"):
+            region.unlink(missing_ok=True)
+
+    def _is_ready(self) -> bool:
+        # Without the second look, another server on this port would be taken
+        # for ours.
+        try:
+            loopback.request("GET", self.port, "/v2/health/ready", timeout_seconds=1.0)
+        except (OSError, loopback.HTTPFailed):
+            return False
+        return self.process.running
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _libraries() -> Iterator[str]:
+    """Where the server finds the shared libraries of Python and of its own."""
+    # Builds that are moved after they were made name a place that is not there.
+    yield f"{sys.base_prefix}/lib"
+    if directory := sysconfig.get_config_var("LIBDIR"):
+        yield str(directory)
+    yield str(_PACKAGES / "nvidia_pytriton.libs")

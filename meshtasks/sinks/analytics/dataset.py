@@ -1,0 +1,97 @@
+"""Which objects of the store make up the dataset right now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
+
+from meshtasks.domain.analytics import TABLES, Table
+from meshtasks.domain.dataset import (
+    ANALYTICS_PREFIX,
+    DataFile,
+    Partition,
+    Split,
+    archive_name,
+    by_partition,
+    data_file,
+    read_sources,
+    split,
+)
+from meshtasks.sinks.analytics.local import fetched
+from meshtasks.sinks.objects import ObjectStore, archived_objects
+
+
+class Dataset:
+    """The Parquet files of a store.
+
+    Args:
+        store: holds the dataset.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._sources: dict[str, frozenset[str]] = {}  # they never change
+
+    def partitions(
+        self,
+        tables: Iterable[Table] = TABLES,
+        since: date | None = None,
+        *,
+        with_sources: bool = False,
+    ) -> dict[Partition, Split]:
+        """The files of each partition, as they are now.
+
+        Args:
+            tables: only of these.
+            since: only of this UTC date and later ones.
+            with_sources: give the sources of every partition; without it, they
+                are read, and given, only where there is more than one file.
+
+        Raises:
+            SinkUnavailable: the store cannot be read.
+            ObjectGone: another host deletes files at this moment.
+        """
+        found = (
+            file
+            for table in tables
+            for each in self._store.list(f"{ANALYTICS_PREFIX}{table}/")
+            if (file := data_file(*each))
+            and (since is None or file.partition.date >= since)
+        )
+        return {
+            partition: (
+                split(files, self._sources_of)
+                if with_sources or len(files) > 1
+                else Split(tuple(files), (), frozenset())
+            )
+            for partition, files in by_partition(found).items()
+        }
+
+    def _sources_of(self, file: DataFile) -> frozenset[str]:
+        name = file.sources_name
+        if name not in self._sources:
+            self._sources[name] = read_sources(fetched(self._store, name))
+        return self._sources[name]
+
+
+def missing_objects(
+    store: ObjectStore, partitions: Mapping[Partition, Split]
+) -> Iterator[str]:
+    """Names of the archive objects without rows in the dataset.
+
+    Args:
+        store: holds the archive.
+        partitions: of the dataset, with sources.
+
+    Raises:
+        SinkUnavailable: the store cannot be read.
+    """
+    known: dict[tuple[str, date], frozenset[str]] = {}
+    for partition, files in partitions.items():
+        day = (partition.domain, partition.date)
+        known[day] = known.get(day, frozenset()) | files.sources
+    for each in archived_objects(store):
+        if found := archive_name(each.name):
+            there = known.get((found.domain, found.date), frozenset())
+            if found.digest not in there:
+                yield each.name

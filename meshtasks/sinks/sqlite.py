@@ -1,0 +1,123 @@
+"""State of this host in one SQLite file, shared by all its processes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from meshtasks.domain.errors import SinkUnavailable, Transient
+
+BUSY_TIMEOUT_SECONDS = 5.0
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+
+class SqliteFile:
+    """A file in WAL mode, opened on first use.
+
+    What a transaction wrote is durable once it has ended, power cuts included. Not
+    to be carried over a fork, nor used by two threads at once, nor on a network file
+    system (the write-ahead log needs shared memory).
+
+    Args:
+        sink: name of the sink whose state it is, for errors.
+        path: the file; its directory is made if missing.
+        schema: statements that make its tables.
+        shape: number of that schema, at least 1; a file of another one is refused.
+    """
+
+    def __init__(self, sink: str, path: Path, schema: str, shape: int) -> None:
+        self._sink = sink
+        self._path = path
+        self._schema = schema
+        self._shape = shape
+        self._connection: sqlite3.Connection | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Hold the write lock; if the block raises, nothing is written.
+
+        Raises:
+            Transient: another process held the file for too long.
+            SinkUnavailable: the file cannot be read or written.
+        """
+        with self._translated():
+            if self._connection is None:
+                self._connection = self._connect()
+            connection = self._connection
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.rollback()
+                raise
+
+    def probe(self) -> None:
+        """See whether the file can be written, on a connection of its own.
+
+        Raises:
+            Transient: it is busy.
+            SinkUnavailable: it cannot.
+        """
+        with self._translated(), closing(self._connect()) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(
+            self._path,
+            timeout=BUSY_TIMEOUT_SECONDS,
+            isolation_level=None,  # transactions are begun here, not by the driver
+            check_same_thread=False,  # one thread at a time, but not always the same
+        )
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            self._make_tables(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _make_tables(self, connection: sqlite3.Connection) -> None:
+        if self._shape_of(connection) == 0:
+            connection.execute("BEGIN IMMEDIATE")
+            if self._shape_of(connection) == 0:  # no other process was faster
+                for statement in self._schema.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {self._shape:d}")
+            connection.execute("COMMIT")
+        if self._shape_of(connection) != self._shape:
+            message = (
+                f"{self._path} is of another version of meshtasks; move it away to "
+                "start afresh"
+            )
+            raise SinkUnavailable(self._sink, message)
+
+    @staticmethod
+    def _shape_of(connection: sqlite3.Connection) -> int:
+        (shape,) = connection.execute("PRAGMA user_version").fetchone()
+        return int(shape)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """SQLite's faults as ours."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            message = f"{self._path}: {error}"
+            if code in _BUSY:
+                raise Transient(message) from error
+            self.close()  # opened anew next time: the file may have been replaced
+            raise SinkUnavailable(self._sink, message) from error

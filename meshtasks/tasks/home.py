@@ -1,0 +1,40 @@
+"""home.events.state_changes and home.events.automations: what happens in the house
+starts workflows.
+
+They come in batches so that workflows may take a whole batch in one request, and
+for the archive; the batches are small and do not wait long (config/queues.yaml),
+because somebody stands in the dark. Without a workflow for it an event is archived
+if it is selected, and done.
+"""
+
+from __future__ import annotations
+
+from pydantic import TypeAdapter
+
+from meshtasks.domain.events import (
+    read_automation_trigger,
+    read_events,
+    read_state_change,
+)
+from meshtasks.domain.outcome import Outcome
+from meshtasks.domain.records import AutomationTrigger, StateChange
+from meshtasks.sinks import Sinks
+from meshtasks.tasks.registry import Batch, handles
+from meshtasks.tasks.workflows import SINKS, run_workflows
+
+_change_to_json = TypeAdapter(StateChange).serializer.to_json
+_trigger_to_json = TypeAdapter(AutomationTrigger).serializer.to_json
+
+
+@handles("home.events.state_changes", record=StateChange, sinks=SINKS)
+def pass_on_state_changes(batch: Batch[StateChange], sinks: Sinks) -> list[Outcome]:
+    """Start the workflows that wait for an entity to change."""
+    events = read_events(batch.records, batch.envelopes, read_state_change)
+    return run_workflows(batch, events, _change_to_json, sinks)
+
+
+@handles("home.events.automations", record=AutomationTrigger, sinks=SINKS)
+def pass_on_automations(batch: Batch[AutomationTrigger], sinks: Sinks) -> list[Outcome]:
+    """Start the workflows that wait for an automation."""
+    events = read_events(batch.records, batch.envelopes, read_automation_trigger)
+    return run_workflows(batch, events, _trigger_to_json, sinks)

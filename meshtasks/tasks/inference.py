@@ -1,0 +1,85 @@
+"""ai.inference.requests and ai.inference.results: models are asked, and what they
+answer becomes points and alerts.
+
+Requests come in batches because models are fastest in batches: those to one model
+are stacked (see :mod:`meshtasks.domain.inference.stacking`). Whoever asked gets an
+answer, published to the exchange ``ai`` as ``ai.result.<model>``: the model's outputs,
+or why there are none. Only while nobody can tell (the server is down, the model is
+not loaded) do requests wait in the broker.
+
+A rerun is harmless: models have no memory, and the same request gives a result of
+the same message id. Results are treated as metrics are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from meshtasks.domain.envelope import Envelope
+from meshtasks.domain.errors import InvalidMessage, SinkUnavailable, Transient
+from meshtasks.domain.inference.pipeline import transform
+from meshtasks.domain.inference.requests import Request, origin_of, request_of
+from meshtasks.domain.inference.results import InferenceResult
+from meshtasks.domain.outcome import Outcome
+from meshtasks.messaging import headers
+from meshtasks.sinks import Sinks
+from meshtasks.tasks.answers import Answers
+from meshtasks.tasks.asking import ask_model, spared
+from meshtasks.tasks.effects import store_points
+from meshtasks.tasks.registry import Batch, handles
+
+_to_json = TypeAdapter(InferenceResult).serializer.to_json
+
+
+@handles("ai.inference.requests", record=dict[str, Any], sinks=("triton", "rule_state"))
+def ask_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
+    """Ask models, and publish what they answer."""
+    outcomes: dict[int, Outcome] = {}
+    limit_seconds = sinks.settings.queues.for_queue(batch.queue).time_limit_seconds
+    ends_at = time.monotonic() + limit_seconds / 2
+    fault: Transient | None = None
+    for requests in _by_model(batch, Answers(sinks, outcomes)):
+        if isinstance(fault, SinkUnavailable):
+            outcomes |= dict.fromkeys(requests, spared(fault))
+        else:
+            fault = ask_model(requests, sinks, outcomes, ends_at)
+    return [outcomes[place] for place in range(len(batch.records))]
+
+
+@handles(
+    "ai.inference.results", record=InferenceResult, sinks=("timeseries", "rule_state")
+)
+def evaluate_results(batch: Batch[InferenceResult], sinks: Sinks) -> list[Outcome]:
+    """Store scores and latencies, and look at them with the rules of models.yaml."""
+    points = transform(batch.records, batch.envelopes, sinks.settings.models)
+    return store_points(batch, points, _to_json, sinks)
+
+
+def _by_model(
+    batch: Batch[dict[str, Any]], answers: Answers
+) -> Iterable[dict[int, Request]]:
+    """The requests to each version of each model, by place in the batch; what is no
+    request is refused."""
+    models: dict[tuple[str, str], dict[int, Request]] = {}
+    records = zip(batch.records, batch.envelopes, strict=True)
+    for place, (record, envelope) in enumerate(records):
+        try:
+            request = request_of(record, envelope)
+        except InvalidMessage as error:
+            answers.refuse(place, origin_of(record, envelope), error)
+        else:
+            model = request.origin.model, request.version
+            # One that met a fault in a stack may have been what brought it about.
+            request = request._replace(alone=_was_tried(envelope))
+            models.setdefault(model, {})[place] = request
+    answers.publish()
+    return models.values()
+
+
+def _was_tried(envelope: Envelope) -> bool:
+    attempt = envelope.headers.get(headers.ATTEMPT)
+    return isinstance(attempt, int) and attempt > 0

@@ -1,0 +1,41 @@
+"""metrics.system and metrics.application: metrics become points and alerts.
+
+One point per metric, one request to the time-series store per batch, which is why
+they come in batches: the request costs as much as a hundred metrics. Then the
+rules that name a field look at it, and the selected metrics go on to the archive.
+
+A rerun is harmless: a point is known by its series and time, rules pass over what
+they have seen, and the archive knows every record by its id.
+"""
+
+from __future__ import annotations
+
+from pydantic import TypeAdapter
+
+from meshtasks.domain.metrics import transform
+from meshtasks.domain.outcome import Outcome
+from meshtasks.domain.records import Metric
+from meshtasks.sinks import Sinks
+from meshtasks.tasks.effects import store_points
+from meshtasks.tasks.registry import Batch, handles
+
+_SINKS = ("timeseries", "rule_state")
+
+_to_json = TypeAdapter(Metric).serializer.to_json
+
+
+@handles("metrics.system", record=Metric, sinks=_SINKS)
+def store_system_metrics(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
+    """Store what hosts and devices measure of themselves."""
+    return _store(batch, sinks)
+
+
+@handles("metrics.application", record=Metric, sinks=_SINKS)
+def store_application_metrics(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
+    """Store what services measure of themselves."""
+    return _store(batch, sinks)
+
+
+def _store(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
+    metrics = transform(batch.records, batch.envelopes, sinks.settings.rules)
+    return store_points(batch, metrics, _to_json, sinks)

@@ -1,0 +1,26 @@
+"""sensors.motion: somebody moves, and workflows start.
+
+Batches are small and do not wait long (config/queues.yaml), because somebody stands
+in the dark. No point is written: the lights would have to wait for the time-series
+store whenever that is down.
+"""
+
+from __future__ import annotations
+
+from pydantic import TypeAdapter
+
+from meshtasks.domain.events import read_events, read_motion
+from meshtasks.domain.outcome import Outcome
+from meshtasks.domain.records import Motion
+from meshtasks.sinks import Sinks
+from meshtasks.tasks.registry import Batch, handles
+from meshtasks.tasks.workflows import SINKS, run_workflows
+
+_to_json = TypeAdapter(Motion).serializer.to_json
+
+
+@handles("sensors.motion", record=Motion, sinks=SINKS)
+def pass_on_motions(batch: Batch[Motion], sinks: Sinks) -> list[Outcome]:
+    """Start the workflows that wait for motion."""
+    events = read_events(batch.records, batch.envelopes, read_motion)
+    return run_workflows(batch, events, _to_json, sinks)

@@ -1,0 +1,84 @@
+"""Runs what handlers have to do by the clock.
+
+A thread of the consuming process: the pool may be busy for minutes, and a reminder
+must not wait for it. It goes on while the broker is away.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from celery.utils.log import get_logger
+
+from meshtasks.settings import Settings
+from meshtasks.tasks.registry import Timer
+from meshtasks.worker.bind import run_timer
+
+logger = get_logger(__name__)
+
+_EVERY_SECONDS = 1.0
+
+
+class Timers:
+    """The timers of the handlers whose queues are consumed.
+
+    Args:
+        settings: sinks are opened from these for every run, and closed again: a
+            connection must not be carried over the fork of a pool process.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._timers: tuple[Timer, ...] = ()
+        self._faults: dict[Timer, str] = {}
+        self._woken = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="mesh-timers", daemon=True
+        )
+
+    def add(self, timer: Timer | None) -> None:
+        """Run this timer from now on, at once for the first time.
+
+        Raises:
+            ConfigError: the settings do not suit it.
+        """
+        if timer is None or timer in self._timers:
+            return
+        timer.check(self._settings)
+        self._timers = (*self._timers, timer)
+        self._woken.set()
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def wake(self, timer: Timer | None) -> None:
+        """Run the timers now: a batch of this one's handler is done."""
+        if timer is not None:
+            self._woken.set()
+
+    def stop(self, within_seconds: float) -> None:
+        """Stop after the run at hand, if it ends in time."""
+        self._stopping.set()
+        self._woken.set()
+        if self._thread.is_alive():
+            self._thread.join(within_seconds)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._woken.wait(_EVERY_SECONDS)
+            self._woken.clear()
+            for timer in self._timers:
+                self._run_one(timer)
+
+    def _run_one(self, timer: Timer) -> None:
+        fault = run_timer(timer, self._settings)
+        said = "" if fault is None else f"{fault.error_type}: {fault.reason}"
+        if said == self._faults.get(timer, ""):
+            return
+        self._faults[timer] = said
+        if fault is None:
+            logger.warning("Timers run again")
+        else:
+            logger.error("A timer failed and is run again: %s", said)
+            if fault.traceback:
+                logger.error("%s", fault.traceback)

@@ -1,0 +1,235 @@
+"""The handlers of metrics, with real stores and broker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from meshtasks.domain.envelope import Envelope
+from meshtasks.domain.outcome import DONE, Dead, Retry
+from meshtasks.embedded.victoriametrics import VictoriaMetrics
+from meshtasks.sinks import Sinks
+from tests.support.amqp import drain
+from tests.support.handling import NOW, handle, message, opened, settings_of
+from tests.support.influx import InfluxTarget
+from tests.support.meshes import declared
+from tests.support.victoria import count_samples, export
+
+NOW_MS = int(NOW * 1000)
+DISK = "metrics.system.nas"
+
+Open = Callable[..., Sinks]
+
+
+@pytest.fixture
+def open_sinks(mesh_env: dict[str, str]) -> Iterator[Open]:
+    """Opens the sinks of a mesh, with changes to its environment."""
+    declared(mesh_env)
+    with ExitStack() as stack:
+
+        def open_sinks(**environment: Any) -> Sinks:
+            return stack.enter_context(opened(settings_of(mesh_env, **environment)))
+
+        yield open_sinks
+
+
+@pytest.fixture
+def sinks(open_sinks: Open) -> Sinks:
+    return open_sinks()
+
+
+@pytest.fixture
+def influx_sinks(open_sinks: Open, influx: InfluxTarget) -> Sinks:
+    """Sinks whose time-series store is InfluxDB's engine."""
+    return open_sinks(
+        influx_url=influx.url,
+        influx_token=influx.token,
+        influx_org=influx.org,
+        influx_bucket=influx.bucket,
+    )
+
+
+def metric(
+    fields: Any, name: str = "disk", second: float = 0, **more: Any
+) -> dict[str, Any]:
+    return {"name": name, "fields": fields, "timestamp": NOW + second, **more}
+
+
+def system(content: Any) -> Envelope:
+    return message("metrics.system", DISK, content)
+
+
+# --- points
+
+
+def test_each_field_of_a_metric_is_a_series_with_its_tags(
+    sinks: Sinks, victoria: VictoriaMetrics
+) -> None:
+    disk = metric({"free": 7, "used_percent": 91.5}, tags={"host": "nas", "path": "/"})
+
+    assert handle(sinks, system(disk)) == [DONE]
+
+    free, used = export(victoria)
+    assert (free.name, used.name) == ("disk_free", "disk_used_percent")
+    assert free.labels == used.labels == {"host": "nas", "path": "/"}
+    assert used.samples == {NOW_MS: 91.5}
+
+
+def test_metrics_of_applications_are_stored_too(
+    sinks: Sinks, victoria: VictoriaMetrics
+) -> None:
+    requests = {"name": "http_requests", "value": 17, "timestamp": NOW}
+    key = "metrics.application.gateway"
+
+    assert handle(sinks, message("metrics.application", key, requests)) == [DONE]
+
+    assert [each.name for each in export(victoria)] == ["http_requests_value"]
+
+
+def test_influxdb_keeps_one_point_and_every_type(
+    influx_sinks: Sinks, influx: InfluxTarget
+) -> None:
+    fields = {"load": 0.5, "cores": 4, "ok": True, "health": 'a "b" \\ c, d=e \\'}
+
+    handle(influx_sinks, system(metric(fields, "host", tags={"name": "n a,s=1"})))
+
+    (row,) = influx.select("SELECT * FROM host")
+    kinds = influx.select("SHOW FIELD KEYS FROM host")
+    assert {name: row[name] for name in fields} == fields
+    assert row["name"] == "n a,s=1"
+    assert {each["fieldKey"]: each["fieldType"] for each in kinds} == {
+        "load": "float",
+        "cores": "integer",
+        "ok": "boolean",
+        "health": "string",
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ['say "hi"', "C:\\", "a=b,c d", "\\\\", '\\"', "Küche"]
+)
+def test_no_text_takes_its_neighbours_with_it(
+    sinks: Sinks, victoria: VictoriaMetrics, text: str
+) -> None:
+    odd = metric({"note": text, "n": 1}, "odd", tags={"k": 'a="b",c'})
+    good = [metric({"n": 1}, second=second) for second in (1, 2)]
+
+    handle(sinks, system(good[0]), system(odd), system(good[1]))
+
+    assert count_samples(victoria, "disk_n") == 2
+    assert count_samples(victoria, "odd_n") == 1
+
+
+def test_bad_metrics_are_dead_and_their_neighbours_are_stored(
+    sinks: Sinks, victoria: VictoriaMetrics
+) -> None:
+    good, nested = metric({"n": 1}), metric({"n": {"1m": 1}})
+
+    outcomes = handle(
+        sinks,
+        system(good),
+        system(nested),
+        system([nested, metric({"n": 2}, second=1)]),
+    )
+
+    assert [type(each).__name__ for each in outcomes] == [
+        "Done",
+        "Dead",
+        "Dead",
+        "Done",
+    ]
+    assert count_samples(victoria) == 2
+
+
+def test_a_field_of_another_type_than_before_is_dead_alone(
+    influx_sinks: Sinks, influx: InfluxTarget
+) -> None:
+    handle(influx_sinks, system(metric({"n": 1})))
+
+    dead, done = handle(
+        influx_sinks,
+        system(metric({"n": "one"}, second=1)),
+        system(metric({"n": 2}, second=2)),
+    )
+
+    assert isinstance(dead, Dead)
+    assert "field type conflict" in dead.reason
+    assert done is DONE
+    assert len(influx.select("SELECT * FROM disk")) == 2
+
+
+def test_a_rerun_changes_nothing(
+    sinks: Sinks, victoria: VictoriaMetrics, amqp_url: str
+) -> None:
+    batch = [
+        system(metric({"used_percent": 99.0}, second=second)) for second in (0, 400)
+    ]
+
+    handle(sinks, *batch)
+    first = drain(amqp_url, "alerts.notifications")
+    handle(sinks, *batch)
+
+    assert count_samples(victoria) == 2
+    assert len(first) == 1
+    assert drain(amqp_url, "alerts.notifications") == []
+
+
+def test_while_the_store_is_down_good_metrics_wait_and_bad_ones_are_dead(
+    sinks: Sinks, victoria: VictoriaMetrics
+) -> None:
+    victoria.kill()
+
+    good, bad = handle(sinks, system(metric({"n": 1})), system(metric({})))
+
+    assert isinstance(good, Retry)
+    assert good.sink == "timeseries"
+    assert isinstance(bad, Dead)
+
+
+# --- alerts and archive
+
+
+def test_a_disk_that_stays_full_is_an_alert_and_ends_as_one(
+    sinks: Sinks, amqp_url: str
+) -> None:
+    tags = {"host": "nas", "path": "/data"}
+    course = [(0, 95.5), (300, 95.5), (600, 50.0)]
+
+    handle(
+        sinks,
+        *(
+            system(metric({"used_percent": percent}, second=second, tags=tags))
+            for second, percent in course
+        ),
+    )
+
+    firing, resolved = (
+        json.loads(each.body) for each in drain(amqp_url, "alerts.notifications")
+    )
+    assert firing["title"] == "nas: /data is nearly full"
+    assert firing["message"] == "/data of nas is 96 % full."
+    assert firing["labels"] == {
+        "rule": "disk-full",
+        "kind": "disk",
+        "field": "used_percent",
+        **tags,
+    }
+    assert resolved["resolved"]
+    assert resolved["fingerprint"] == firing["fingerprint"]
+
+
+def test_selected_metrics_go_to_the_archive_as_they_came(
+    sinks: Sinks, amqp_url: str
+) -> None:
+    disk = metric({"n": 1}, source="telegraf")
+
+    handle(sinks, system(disk), system(metric({})))
+
+    (archived,) = drain(amqp_url, "archive.metrics")
+    (line,) = json.loads(archived.body)
+    assert archived.routing_key == "metrics.system"
+    assert line["record"] == disk

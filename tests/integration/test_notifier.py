@@ -1,0 +1,252 @@
+"""Notifications on their way to phones: the real ntfy, Home Assistant's HTTP API."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from meshtasks.domain.alerting.notice import Notification
+from meshtasks.domain.errors import ConfigError, SinkRejected, SinkUnavailable
+from meshtasks.sinks.notifier import Notifier
+from tests.support.ntfy import Ntfy
+from tests.support.receiver import Answer, Receiver
+
+DAMP = Notification(
+    title="Dachboden ist feucht",
+    body="85 % humidity.\nSince 13:20 💧",
+    priority=4,
+    tags=("warning", "attic"),
+    tag="mesh-0123456789abcdef",
+    severity="warning",
+    resolved=False,
+)
+DRY = replace(DAMP, title="Resolved: Dachboden ist feucht", resolved=True, priority=2)
+SECRET = "tk_0123456789secret"
+
+
+def notifier(url: str) -> Notifier:
+    return Notifier({"phone": SecretStr(url)})
+
+
+class TestNtfy:
+    def test_a_notification_arrives_whole(self, ntfy: Ntfy, topic: str) -> None:
+        notifier(ntfy.receiver_url(topic)).send("phone", DAMP)
+
+        (message,) = ntfy.sent(topic)
+        assert message["title"] == DAMP.title
+        assert message["message"] == DAMP.body
+        assert message["priority"] == 4
+        assert message["tags"] == ["warning", "attic"]
+
+    def test_a_later_notification_replaces_the_earlier_one(
+        self, ntfy: Ntfy, topic: str
+    ) -> None:
+        phone = notifier(ntfy.receiver_url(topic))
+        phone.send("phone", DAMP)
+        phone.send("phone", replace(DAMP, tag="mesh-another", title="hall is damp"))
+        phone.send("phone", DRY)
+
+        shown = [message["title"] for message in ntfy.shown(topic)]
+        assert shown == [DRY.title, "hall is damp"]
+
+    def test_every_topic_of_the_url_gets_it(self, ntfy: Ntfy, topic: str) -> None:
+        notifier(f"{ntfy.receiver_url(topic)}/{topic}-2").send("phone", DAMP)
+
+        assert len(ntfy.sent(topic)) == len(ntfy.sent(f"{topic}-2")) == 1
+
+    def test_the_token_of_the_url_goes_along(self, receiver: Receiver) -> None:
+        phone = notifier(f"ntfy://{SECRET}@127.0.0.1:{receiver.port}/alerts")
+        phone.send("phone", DAMP)
+
+        (request,) = receiver.requests
+        assert request.headers["authorization"] == f"Bearer {SECRET}"
+
+    def test_a_topic_that_the_server_refuses_is_rejected_with_its_reason(
+        self, ntfy: Ntfy
+    ) -> None:
+        with pytest.raises(SinkRejected, match=r"receiver phone: HTTP 400 .*topic"):
+            notifier(ntfy.receiver_url("v1")).send("phone", DAMP)
+
+
+class TestHomeAssistant:
+    @pytest.fixture
+    def url(self, receiver: Receiver) -> Callable[[str], str]:
+        def url(target: str) -> str:
+            token = f"{'a' * 20}.{'b' * 20}.{'c' * 20}"
+            return f"hassio://127.0.0.1:{receiver.port}/{token}/{target}"
+
+        return url
+
+    def sent(self, receiver: Receiver) -> dict[str, Any]:
+        (request,) = receiver.requests
+        content: dict[str, Any] = json.loads(request.body)
+        return content
+
+    def test_the_app_is_notified_through_its_service(
+        self, receiver: Receiver, url: Callable[[str], str]
+    ) -> None:
+        notifier(url("notify.mobile_app_pixel")).send("phone", DAMP)
+
+        (request,) = receiver.requests
+        assert (request.method, request.path) == (
+            "POST",
+            "/api/services/notify/mobile_app_pixel",
+        )
+        assert request.headers["authorization"].startswith("Bearer aaaa")
+        assert json.loads(request.body) == {
+            "title": DAMP.title,
+            "message": DAMP.body,
+            "data": {
+                "tag": DAMP.tag,
+                "ttl": 0,
+                "priority": "high",
+                "push": {"interruption-level": "time-sensitive"},
+            },
+        }
+
+    def test_a_critical_one_makes_itself_heard(
+        self, receiver: Receiver, url: Callable[[str], str]
+    ) -> None:
+        critical = replace(DAMP, priority=5, severity="critical")
+        notifier(url("mobile_app_pixel")).send("phone", critical)
+
+        data = self.sent(receiver)["data"]
+        assert data["channel"] == "alarm_stream"
+        assert data["push"]["interruption-level"] == "critical"
+
+    def test_a_later_one_has_the_same_tag_and_replaces_it(
+        self, receiver: Receiver, url: Callable[[str], str]
+    ) -> None:
+        phone = notifier(url("mobile_app_pixel"))
+        phone.send("phone", DAMP)
+        phone.send("phone", DRY)
+
+        tags = {json.loads(each.body)["data"]["tag"] for each in receiver.requests}
+        assert tags == {DAMP.tag}
+
+    def test_without_a_service_it_shows_in_home_assistant_itself(
+        self, receiver: Receiver, url: Callable[[str], str]
+    ) -> None:
+        notifier(url("")).send("phone", DAMP)
+
+        assert receiver.requests[0].path == (
+            "/api/services/persistent_notification/create"
+        )
+        assert self.sent(receiver)["notification_id"] == DAMP.tag
+
+
+class TestOtherServices:
+    @pytest.mark.parametrize(
+        ("notification", "kind"),
+        [
+            (DAMP, "warning"),
+            (DRY, "success"),
+            (replace(DAMP, severity="critical"), "failure"),
+        ],
+    )
+    def test_whatever_apprise_knows_gets_title_text_and_kind(
+        self, receiver: Receiver, notification: Notification, kind: str
+    ) -> None:
+        notifier(f"json://127.0.0.1:{receiver.port}/hook").send("phone", notification)
+
+        (request,) = receiver.requests
+        content = json.loads(request.body)
+        assert request.path == "/hook"
+        assert content["title"] == notification.title
+        assert content["message"] == notification.body
+        assert content["type"] == kind
+
+    def test_a_service_that_fails_is_unavailable(self, receiver: Receiver) -> None:
+        receiver.always = Answer(500)
+
+        with pytest.raises(
+            SinkUnavailable, match=r"receiver phone: .* did not take it"
+        ):
+            notifier(f"json://127.0.0.1:{receiver.port}/hook").send("phone", DAMP)
+
+
+class TestFailures:
+    @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+    def test_what_may_pass_makes_the_sink_unavailable(
+        self, receiver: Receiver, status: int
+    ) -> None:
+        receiver.always = Answer(status, headers={"Retry-After": "42"})
+
+        with pytest.raises(SinkUnavailable, match=f"phone: HTTP {status}") as caught:
+            notifier(f"ntfy://127.0.0.1:{receiver.port}/alerts").send("phone", DAMP)
+        assert caught.value.sink == "notifier"
+        assert caught.value.retry_after_seconds == 42
+
+    @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 413])
+    def test_what_does_not_is_rejected(self, receiver: Receiver, status: int) -> None:
+        body = b'{"code": 40101, "error": "unauthorized", "message": "x"}'
+        receiver.always = Answer(status, body, {"Location": f"{receiver.url}/else"})
+
+        with pytest.raises(SinkRejected, match=f"phone: HTTP {status} unauthorized"):
+            notifier(f"ntfy://127.0.0.1:{receiver.port}/alerts").send("phone", DAMP)
+        assert len(receiver.requests) == 1
+
+    def test_nobody_there(self, receiver: Receiver) -> None:
+        receiver.stop()
+
+        with pytest.raises(SinkUnavailable, match="phone: ConnectionError"):
+            notifier(f"ntfy://127.0.0.1:{receiver.port}/alerts").send("phone", DAMP)
+
+    def test_a_slow_service_is_given_up(
+        self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("meshtasks.sinks.notifier._READ_TIMEOUT_SECONDS", 0.05)
+        receiver.always = Answer(delay_seconds=30)
+
+        with pytest.raises(SinkUnavailable, match="phone: ReadTimeout"):
+            notifier(f"ntfy://127.0.0.1:{receiver.port}/alerts").send("phone", DAMP)
+
+
+class TestSecrets:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "ntfy://{secret}@127.0.0.1:{port}/{secret}",
+            "hassio://127.0.0.1:{port}/{secret}.{secret}.{secret}/mobile_app_x",
+            "json://user:{secret}@127.0.0.1:{port}/{secret}",
+        ],
+    )
+    @pytest.mark.parametrize("status", [200, 403, 503, None])
+    def test_urls_appear_in_no_log_and_no_error(
+        self,
+        receiver: Receiver,
+        url: str,
+        status: int | None,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        phone = notifier(url.format(secret=SECRET, port=receiver.port))
+        if status is None:
+            receiver.stop()
+        else:
+            receiver.always = Answer(status)
+        said = ""
+        try:
+            phone.send("phone", DAMP)
+        except (SinkUnavailable, SinkRejected) as error:
+            said = f"{error} {error!r} {error.__cause__} {error.__suppress_context__}"
+            assert "receiver phone" in said
+
+        assert (said == "") is (status == 200)
+        assert SECRET not in said + caplog.text
+
+    @pytest.mark.parametrize("url", [f"nonsense {SECRET}", f"ntfy//{SECRET}", ""])
+    def test_a_bad_url_is_refused_by_the_name_of_its_variable(
+        self, url: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+
+        with pytest.raises(ConfigError, match="MESH_RECEIVERS__PHONE") as caught:
+            notifier(url)
+        assert SECRET not in f"{caught.value}{caplog.text}"

@@ -1,0 +1,348 @@
+"""The Triton sink: what a model takes, what it answers, and what a fault means."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshtasks.domain.errors import SinkRejected, SinkUnavailable
+from meshtasks.domain.inference.specs import (
+    InputSpec,
+    ModelCrashed,
+    ModelNotReady,
+    NoSuchModel,
+    fitting,
+)
+from meshtasks.domain.inference.stacking import Inference
+from meshtasks.domain.inference.tensors import json_tensor
+from meshtasks.embedded import loopback
+from meshtasks.embedded.triton import Triton as Server
+from meshtasks.sinks.triton import Triton
+from tests.support.receiver import Answer, Receiver
+from tests.support.triton import (
+    BE_BUSY,
+    BE_SLOW,
+    DIE,
+    DOUBLE,
+    RAISE,
+    REFUSE,
+    load,
+    rows,
+    unload,
+    write_slow_model,
+)
+from tests.support.waiting import wait_until
+
+Connect = Callable[..., Triton]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Opens sinks, and closes them after the test."""
+    with ExitStack() as opened:
+
+        def connect(url: str, **options: float) -> Triton:
+            sink = Triton(url, **options)
+            opened.callback(sink.close)
+            return sink
+
+        yield connect
+
+
+def ask(sink: Triton, model: str, *inputs: Any) -> Inference:
+    spec = sink.model(model, "")
+    return sink.infer(spec, fitting(inputs, spec).inputs)
+
+
+# --- what a model takes
+
+
+def test_a_model_says_what_it_takes(connect: Connect, triton: Server) -> None:
+    spec = connect(triton.url).model("temperature-anomaly", "")
+
+    assert spec.inputs == {"window": InputSpec("window", "FP32", (-1, 24), False)}
+    assert spec.max_batch_size == 64
+
+
+def test_inputs_may_be_optional_and_models_may_take_no_batches(
+    connect: Connect, triton: Server
+) -> None:
+    spec = connect(triton.url).model("echo", "1")
+
+    assert spec.inputs["BYTES"] == InputSpec("BYTES", "BYTES", (-1, -1), True)
+    assert spec.max_batch_size == 0
+
+
+def test_what_a_model_takes_is_asked_again_only_after_a_while(
+    connect: Connect, triton: Server
+) -> None:
+    sink = connect(triton.url)
+    first = sink.model("echo", "")
+
+    assert sink.model("echo", "") is first
+    assert sink.model("echo", "", max_age_seconds=0.0) is not first
+
+
+def test_a_model_that_does_not_exist_is_named_with_those_that_do(
+    connect: Connect, triton: Server
+) -> None:
+    expected = "no model ecko; there are: echo, obedient, temperature-anomaly"
+
+    with pytest.raises(NoSuchModel, match=expected):
+        connect(triton.url).model("ecko", "")
+
+
+def test_a_version_that_does_not_exist_is_named_with_those_that_do(
+    connect: Connect, triton: Server
+) -> None:
+    with pytest.raises(NoSuchModel, match="echo has no version 7; it has 1"):
+        connect(triton.url).model("echo", "7")
+
+
+# --- what it answers
+
+
+def test_a_model_answers(connect: Connect, triton: Server) -> None:
+    answer = ask(connect(triton.url), "obedient", rows((1.5, DOUBLE), (-2, DOUBLE)))
+
+    (output,) = answer.outputs
+    assert output == ("y", "FP32", (2, 1), [3.0, -4.0])
+    assert answer.version == "1"
+    assert answer.latency_ms > 0
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "data"),
+    [
+        ("BOOL", [2], [True, False]),
+        ("UINT8", [2], [0, 255]),
+        ("UINT16", [1], [65_535]),
+        ("UINT32", [1], [2**32 - 1]),
+        ("UINT64", [2], [0, 2**64 - 1]),
+        ("INT8", [2], [-128, 127]),
+        ("INT16", [1], [-32_768]),
+        ("INT32", [1], [-(2**31)]),
+        ("INT64", [2], [-(2**63), 2**63 - 1]),
+        ("FP16", [2], [0.5, -65_504.0]),
+        ("FP32", [2], [0.25, 3.4028234663852886e38]),
+        ("FP64", [2], [0.1, -1.7976931348623157e308]),
+        ("BYTES", [2, 2], ["Küche", "", "a\u0000b", "🌡"]),
+        ("BYTES", [0, 3], []),
+    ],
+)
+def test_values_of_every_datatype_come_through(
+    connect: Connect, triton: Server, datatype: str, shape: list[int], data: list[Any]
+) -> None:
+    given = {"name": datatype, "shape": shape, "datatype": datatype, "data": data}
+
+    (output,) = ask(connect(triton.url), "echo", given).outputs
+
+    assert json_tensor(output) == {**given, "name": f"{datatype}_out"}
+
+
+# --- faults of a request
+
+
+@pytest.mark.parametrize(
+    ("order", "reason"),
+    [
+        (REFUSE, "obedient refused: told to refuse"),
+        (RAISE, "obedient failed: .*RuntimeError: told to"),
+    ],
+)
+def test_a_request_that_a_model_cannot_answer_is_rejected(
+    connect: Connect, triton: Server, order: int, reason: str
+) -> None:
+    with pytest.raises(SinkRejected, match=reason):
+        ask(connect(triton.url), "obedient", rows((1, order)))
+
+
+def test_a_request_that_is_too_large_for_a_proxy_is_rejected(
+    connect: Connect, triton: Server, receiver: Receiver
+) -> None:
+    receiver.always = Answer(413, b"<h1>Request Entity Too Large</h1>")
+    spec = connect(triton.url).model("obedient", "")
+
+    with pytest.raises(SinkRejected):
+        connect(receiver.url).infer(spec, fitting([rows((1, 0))], spec).inputs)
+
+
+# --- faults of a model
+
+
+def test_a_model_that_was_unloaded_is_not_ready_until_it_is_loaded(
+    connect: Connect, new_triton: Server
+) -> None:
+    sink = connect(new_triton.url)
+    ask(sink, "obedient", rows((1, DOUBLE)))
+    unload(new_triton, "obedient")
+
+    with pytest.raises(ModelNotReady, match="obedient is UN") as caught:
+        ask(sink, "obedient", rows((1, DOUBLE)))
+    with pytest.raises(ModelNotReady):
+        sink.model("obedient", "")
+    assert caught.value.retry_after_seconds == 30
+    sink.probe()  # the server itself is well
+
+    load(new_triton, "obedient")
+    assert ask(sink, "obedient", rows((1, DOUBLE))).outputs
+
+
+def test_a_model_that_is_being_loaded_is_not_ready(
+    connect: Connect, new_triton: Server, tmp_path: Path
+) -> None:
+    write_slow_model(tmp_path / "models", "slow", seconds=2.0)
+    sink = connect(new_triton.url)
+    loading = threading.Thread(target=load, args=(new_triton, "slow"))
+    loading.start()
+
+    def is_loading() -> bool:
+        with pytest.raises(ModelNotReady) as caught:
+            sink.model("slow", "")
+        return "LOADING" in str(caught.value)
+
+    wait_until(is_loading, 10, "the model to be LOADING")
+    loading.join()
+    assert sink.model("slow", "").max_batch_size == 8
+
+
+def test_a_model_that_could_not_be_loaded_is_not_ready_and_says_why(
+    connect: Connect, new_triton: Server, tmp_path: Path
+) -> None:
+    write_slow_model(tmp_path / "models", "broken", seconds=0)
+    (tmp_path / "models" / "broken" / "1" / "model.py").write_text("raise OSError(5)")
+    with pytest.raises(loopback.HTTPFailed):
+        load(new_triton, "broken")
+
+    with pytest.raises(ModelNotReady, match=r"broken is .*OSError: 5.*UNAVAILABLE"):
+        connect(new_triton.url).model("broken", "")
+
+
+def test_a_model_whose_process_died_has_crashed_until_it_is_loaded_again(
+    connect: Connect, new_triton: Server
+) -> None:
+    sink = connect(new_triton.url)
+
+    for order in (DIE, DOUBLE):
+        with pytest.raises(ModelCrashed, match="not healthy") as caught:
+            ask(sink, "obedient", rows((1, order)))
+    assert caught.value.retry_after_seconds == 30
+    assert ask(sink, "echo", {**rows(), "name": "FP32", "shape": [0]}).outputs
+
+    unload(new_triton, "obedient")
+    load(new_triton, "obedient")
+    assert ask(sink, "obedient", rows((1, DOUBLE))).outputs
+
+
+# --- faults of the server
+
+
+def test_a_server_that_is_down_is_unavailable_until_it_is_back(
+    connect: Connect, new_triton: Server
+) -> None:
+    sink = connect(new_triton.url)
+    sink.probe()
+    ask(sink, "obedient", rows((1, DOUBLE)))
+    new_triton.kill()
+
+    with pytest.raises(SinkUnavailable, match="cannot be reached") as caught:
+        ask(sink, "obedient", rows((1, DOUBLE)))
+    with pytest.raises(SinkUnavailable):
+        sink.probe()
+    assert caught.value.sink == "triton"
+
+    new_triton.start()
+    sink.probe()
+    assert ask(sink, "obedient", rows((1, DOUBLE))).outputs
+
+
+def test_a_model_that_does_not_answer_in_time_is_unavailable(
+    connect: Connect, triton: Server
+) -> None:
+    sink = connect(triton.url, answer_timeout_seconds=0.3)
+
+    with pytest.raises(SinkUnavailable, match=r"within 0\.3 s when asked for obedient"):
+        ask(sink, "obedient", rows((1, BE_SLOW)))
+
+
+def test_a_late_answer_is_not_taken_for_the_next_one(
+    connect: Connect, triton: Server
+) -> None:
+    sink = connect(triton.url, answer_timeout_seconds=0.3)
+    with pytest.raises(SinkUnavailable):
+        ask(sink, "obedient", rows((1, BE_SLOW)))
+
+    (output,) = ask(
+        sink, "echo", {**rows((7, 7)), "name": "FP32", "shape": [2]}
+    ).outputs
+
+    assert output.data == [7.0, 7.0]
+
+
+def test_a_model_with_a_full_queue_is_unavailable(
+    connect: Connect, triton: Server
+) -> None:
+    with pytest.raises(SinkUnavailable, match="answered 503: told to be busy"):
+        ask(connect(triton.url), "obedient", rows((1, BE_BUSY)))
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"<h1>It works</h1>"),
+        (200, b"{}"),
+        (302, b""),
+        (401, b"{}"),
+        (404, b"<h1>Not Found</h1>"),
+        (404, b""),
+        (429, b'{"error": "slow down"}'),
+        (500, b"<h1>Internal Server Error</h1>"),
+        (502, b"\xff not UTF-8 \xff"),
+        (503, b""),
+        (504, b'{"message": "no error"}'),
+    ],
+)
+def test_an_answer_that_is_not_tritons_is_no_fault_of_the_request(
+    connect: Connect, receiver: Receiver, status: int, body: bytes
+) -> None:
+    receiver.script(Answer(200))  # the model is ready
+    receiver.always = Answer(status, body)
+
+    with pytest.raises(SinkUnavailable):
+        connect(receiver.url).model("obedient", "")
+
+
+def test_a_connection_that_is_cut_is_made_anew(
+    connect: Connect, receiver: Receiver
+) -> None:
+    sink = connect(receiver.url)
+    receiver.stop()
+    with pytest.raises(SinkUnavailable, match="cannot be reached"):
+        sink.model("obedient", "")
+    receiver.start()
+    receiver.always = Answer(503)
+
+    with pytest.raises(SinkUnavailable, match="503"):
+        sink.model("obedient", "")
+
+
+@pytest.mark.parametrize("status", [302, 404, 500])
+def test_a_server_that_is_not_well_is_unavailable_to_the_probe(
+    connect: Connect, receiver: Receiver, status: int
+) -> None:
+    receiver.always = Answer(status)
+
+    with pytest.raises(SinkUnavailable, match=f"answered {status}"):
+        connect(receiver.url).probe()
+
+
+def test_a_port_that_nobody_listens_on_is_unavailable(connect: Connect) -> None:
+    sink = connect(f"http://127.0.0.1:{loopback.free_port()}")
+
+    with pytest.raises(SinkUnavailable, match="cannot be reached"):
+        sink.model("obedient", "")

@@ -1,0 +1,145 @@
+"""Alerts, policies and batches for tests of the alert manager."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import SecretStr, TypeAdapter
+
+from meshtasks.domain.alerting.policy import AlertPolicy
+from meshtasks.domain.alerts import Alert
+from meshtasks.domain.envelope import Envelope
+from meshtasks.settings import Environment, Settings
+from meshtasks.sinks import Sinks
+from meshtasks.sinks.alerttables import AlertTables
+from meshtasks.tasks.alertbook import News, take_in
+from meshtasks.tasks.alerts import notify_due
+from meshtasks.tasks.registry import Batch
+
+NOW = 1_795_440_000.0  # 23 November 2026, 13:20:00 UTC
+
+#: alerts.yaml: one route for everything.
+CONFIG: dict[str, Any] = {
+    "receivers": ["phone", "mail"],
+    "time_zone": "UTC",
+    "defaults": {
+        "receivers": ["phone"],
+        "group_wait": "30s",
+        "group_interval": "5m",
+        "repeat_interval": "4h",
+    },
+    "routes": [{"name": "all"}],
+}
+
+_MANY = TypeAdapter(list[Alert])
+
+
+def alert_fields(**changes: Any) -> dict[str, Any]:
+    """An alert as it is published: the attic is damp, a warning."""
+    fields = {
+        "title": "attic is damp",
+        "message": "attic has 85 % humidity.",
+        "severity": "warning",
+        "source": "rules.damp",
+        "labels": {"location": "attic"},
+    }
+    return fields | changes
+
+
+def alert(**changes: Any) -> Alert:
+    """An alert record."""
+    return Alert.model_validate(alert_fields(**changes))
+
+
+def policy(*routes: Mapping[str, Any], **changes: Any) -> AlertPolicy:
+    """A policy: one route for everything, unless others are given."""
+    fields: dict[str, Any] = {
+        "receivers": ["phone", "mail"],
+        "routes": list(routes) or [{"name": "all", "receivers": ["phone"]}],
+        "time_zone": "UTC",
+    }
+    return AlertPolicy.model_validate(fields | changes)
+
+
+def batch_of(
+    *contents: Any,
+    queue: str = "alerts.notifications",
+    timestamp: float | None = None,
+    message_ids: bool = True,
+) -> Batch[Alert]:
+    """A batch as the worker makes it; a list is an array message."""
+    batch: Batch[Alert] = Batch(queue, [], [])
+    for content in contents:
+        body = json.dumps(content).encode()
+        name = f"m{hash(body)}" if message_ids else None
+        envelope = Envelope(body, "alerts", "alerts.x", queue, name, timestamp, NOW, {})
+        records = content if isinstance(content, list) else [content]
+        batch.records.extend(_MANY.validate_python(records))
+        batch.envelopes.extend([envelope] * len(records))
+    return batch
+
+
+class Manager:
+    """An alert manager whose clock stands still until it is moved.
+
+    Args:
+        directory: for its state and its configuration; another one on the same
+            directory goes on where the first was.
+        receivers: URLs by name.
+        config: alerts.yaml; one route for everything to ``phone`` if not given.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        receivers: Mapping[str, str],
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        path = directory / "config" / "alerts.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump({**CONFIG, **(config or {})}))
+        env = Environment(
+            config_dir=path.parent,
+            state_dir=directory / "state",
+            receivers={name: SecretStr(url) for name, url in receivers.items()},
+        )
+        self.sinks = Sinks(Settings(env))
+        self.now = NOW
+        self._numbers = itertools.count()
+
+    def hear(self, **changes: Any) -> None:
+        """Take an alert in now, and look what is due, as the worker does then."""
+        news = News(f"r{self.now}-{next(self._numbers)}", alert(**changes), self.now)
+        take_in(self.sinks.alert_state, self.sinks.settings.alerts, [news], self.now)
+        self.notify()
+
+    def notify(self) -> None:
+        """Send what is due now."""
+        notify_due(self.sinks, lambda: self.now)
+
+    def at(self, *seconds: float) -> None:
+        """Move the clock to so many seconds after the start, step by step."""
+        for second in seconds:
+            self.now = NOW + second
+            self.notify()
+
+    @contextmanager
+    def tables(self) -> Iterator[AlertTables]:
+        """A look into its state."""
+        with self.sinks.alert_state.transaction() as tables:
+            yield tables
+
+    def events(self) -> list[tuple[str, str]]:
+        """Kind and receiver (or fingerprint) of what happened, oldest first."""
+        with self.tables() as tables:
+            return [(each.kind, each.who) for each in tables.history(1_000)[::-1]]
+
+    def close(self) -> None:
+        """End it; a new one may go on."""
+        self.sinks.close()

@@ -1,0 +1,69 @@
+"""What tests do to a real Triton, and ask of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from meshtasks.embedded import loopback
+from meshtasks.embedded.triton import Triton
+
+ROOT = Path(__file__).parents[2]
+#: The models that ship, and those that tests need (``obedient``, ``echo``).
+REPOSITORIES = (ROOT / "config" / "triton", Path(__file__).with_name("models"))
+
+#: What ``obedient`` does, by the second number of a row (see its model.py).
+DOUBLE, RAISE, REFUSE, BE_BUSY, BE_SLOW, GIVE_NAN, SKIP_A_ROW, DIE = range(8)
+
+_SLOW_MODEL = """\
+import time
+
+class TritonPythonModel:
+    def initialize(self, args):
+        time.sleep({seconds})
+
+    def execute(self, requests):
+        return []
+"""
+
+
+def load(server: Triton, model: str) -> None:
+    """Load a model; returns once it is loaded."""
+    _post(server, f"/v2/repository/models/{model}/load")
+
+
+def unload(server: Triton, model: str) -> None:
+    """Unload a model."""
+    _post(server, f"/v2/repository/models/{model}/unload")
+
+
+def rows_and_executions(server: Triton, model: str) -> tuple[int, int]:
+    """How many rows a model has computed, and in how many executions."""
+    answer = loopback.request("GET", server.port, f"/v2/models/{model}/stats")
+    (statistics,) = json.loads(answer)["model_stats"]
+    return statistics["inference_count"], statistics["execution_count"]
+
+
+def write_slow_model(repository: Path, name: str, seconds: float) -> None:
+    """Make a model that takes a while to load."""
+    (repository / name / "1").mkdir(parents=True)
+    code = _SLOW_MODEL.format(seconds=seconds)
+    (repository / name / "1" / "model.py").write_text(code, encoding="utf-8")
+    config = REPOSITORIES[1] / "obedient" / "config.pbtxt"
+    text = config.read_text(encoding="utf-8").replace("obedient", name)
+    (repository / name / "config.pbtxt").write_text(text, encoding="utf-8")
+
+
+def rows(*rows: tuple[float, int], name: str = "x") -> dict[str, Any]:
+    """An input of ``obedient``: rows of a number and what to do."""
+    return {
+        "name": name,
+        "shape": [len(rows), 2],
+        "datatype": "FP32",
+        "data": [number for row in rows for number in row],
+    }
+
+
+def _post(server: Triton, path: str) -> None:
+    loopback.request("POST", server.port, path, body=b"{}", timeout_seconds=30.0)

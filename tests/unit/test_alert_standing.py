@@ -1,0 +1,194 @@
+"""How an alert stands after news of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from meshtasks.domain.alerting.policy import Flapping
+from meshtasks.domain.alerting.standing import Standing, given_up, hear
+from tests.support.alerting import NOW, alert
+
+FLAPPING = Flapping.model_validate({"changes": 4, "within": "10m"})
+
+
+def clock(second: float) -> datetime:
+    return datetime.fromtimestamp(NOW + second, UTC)
+
+
+def heard(
+    *news: dict[str, Any], every_seconds: float = 60.0, known: Standing | None = None
+) -> Standing | None:
+    """The standing after news, one every minute; None when the last was old."""
+    standing = known
+    for number, fields in enumerate(news):
+        after = NOW + number * every_seconds
+        said_at = NOW + fields.pop("said", number * every_seconds)
+        heard = hear(standing, alert(**fields), said_at, after)
+        if heard is None and number == len(news) - 1:
+            return None
+        standing = heard or standing
+    return standing
+
+
+def certain(*news: dict[str, Any], every_seconds: float = 60.0) -> Standing:
+    standing = heard(*news, every_seconds=every_seconds)
+    assert standing is not None
+    return standing
+
+
+def test_a_new_alert_fires() -> None:
+    standing = certain({})
+
+    assert standing.firing
+    assert standing.starts_at == NOW
+    assert standing.labels == {
+        "location": "attic",
+        "severity": "warning",
+        "source": "rules.damp",
+    }
+
+
+def test_it_began_when_it_says_so() -> None:
+    assert certain({"starts_at": clock(-300)}).starts_at == NOW - 300
+
+
+def test_news_of_an_alert_that_goes_on_change_its_text_only() -> None:
+    standing = certain({}, {"message": "attic has 90 % humidity."})
+
+    assert standing.message == "attic has 90 % humidity."
+    assert (standing.firing, standing.starts_at) == (True, NOW)
+    assert standing.changes == (NOW,)
+
+
+def test_it_ends_with_what_the_resolving_news_say() -> None:
+    standing = certain({}, {"resolved": True, "message": "attic is back at 60 %."})
+
+    assert not standing.firing
+    assert standing.ends_at == NOW + 60
+    assert standing.message == "attic is back at 60 %."
+
+
+def test_its_severity_does_not_change_by_its_end() -> None:
+    standing = certain({"severity": "critical"}, {"severity": "info", "resolved": True})
+
+    assert standing.severity == "critical"
+
+
+def test_it_fires_again_after_its_end() -> None:
+    standing = certain({}, {"resolved": True}, {})
+
+    assert standing.firing
+    assert standing.ends_at is None
+    assert standing.starts_at == NOW + 120
+
+
+def test_a_beginning_that_comes_after_its_own_end_is_old() -> None:
+    episode = {"starts_at": clock(-300)}
+
+    assert heard({**episode, "resolved": True}, episode) is None
+    assert heard(episode, {**episode, "resolved": True}, episode) is None
+
+
+def test_an_end_overtakes_the_beginning_of_a_later_episode_too() -> None:
+    first, second = {"starts_at": clock(-300)}, {"starts_at": clock(0)}
+    ended = {"resolved": True}
+
+    assert heard(first, {**first, **ended}, {**second, **ended}, second) is None
+
+
+def test_the_end_of_an_earlier_episode_does_not_end_the_latest() -> None:
+    first, second = {"starts_at": clock(-300)}, {"starts_at": clock(0)}
+
+    assert heard(first, second, {**first, "resolved": True}) is None
+
+
+def test_an_end_without_a_start_ends_whatever_goes_on() -> None:
+    assert not certain({"starts_at": clock(0)}, {"resolved": True}).firing
+
+
+def test_a_later_beginning_with_an_earlier_start_is_believed() -> None:
+    """A clock may have been set back; a false alarm is better than none."""
+    later, earlier = {"starts_at": clock(0)}, {"starts_at": clock(-300)}
+
+    assert certain(later, {**later, "resolved": True}, earlier).firing
+
+
+def test_severity_rises_at_once() -> None:
+    assert certain({}, {"severity": "critical", "said": 0.5}).severity == "critical"
+
+
+def test_severity_falls_with_later_news() -> None:
+    assert certain({"severity": "critical"}, {"severity": "info"}).severity == "info"
+
+
+def test_severity_does_not_fall_by_news_that_may_have_been_overtaken() -> None:
+    """The critical news came through one queue, the others through another."""
+    standing = certain(
+        {"severity": "critical", "message": "60 °C", "said": 2},
+        {"severity": "warning", "message": "40 °C", "said": 1},
+    )
+
+    assert (standing.severity, standing.message) == ("critical", "60 °C")
+
+
+def test_an_acknowledgement_is_for_one_episode() -> None:
+    standing = certain({})
+    acknowledged = Standing(
+        **{name: getattr(standing, name) for name in standing.__slots__}
+        | {"acknowledged_by": "ann"}
+    )
+
+    goes_on = heard({}, known=acknowledged)
+    again = heard({"resolved": True}, {}, known=acknowledged)
+
+    assert goes_on is not None
+    assert goes_on.acknowledged_by == "ann"
+    assert again is not None
+    assert again.acknowledged_by is None
+
+
+def test_long_texts_are_cut() -> None:
+    standing = certain({"title": "t" * 10_000, "message": "m" * 1_000_000})
+
+    assert len(standing.title) + len(standing.message) < 5_000
+
+
+def test_an_alert_nobody_speaks_of_is_given_up() -> None:
+    standing = given_up(certain({}), 604_800, NOW + 604_800)
+
+    assert not standing.firing
+    assert standing.message == "No news of it for 7 d; taken as over."
+
+
+class TestFlapping:
+    on_and_off: tuple[dict[str, Any], ...] = (
+        {},
+        {"resolved": True},
+        {},
+        {"resolved": True},
+    )
+
+    def test_an_alert_that_came_and_went_too_often_flaps(self) -> None:
+        thrice = certain(*(dict(each) for each in self.on_and_off[:3]))
+        four_times = certain(*(dict(each) for each in self.on_and_off))
+
+        assert thrice.phase(FLAPPING, NOW + 120) == "firing"
+        assert four_times.phase(FLAPPING, NOW + 180) == "flapping"
+
+    def test_it_settles_when_its_changes_are_long_past(self) -> None:
+        standing = certain(*(dict(each) for each in self.on_and_off))
+
+        assert standing.settles_at(FLAPPING, NOW + 180) == NOW + 600
+        assert standing.phase(FLAPPING, NOW + 600) == "resolved"
+        assert standing.settles_at(FLAPPING, NOW + 600) is None
+
+    def test_slow_changes_are_no_flapping(self) -> None:
+        slow = certain(*(dict(each) for each in self.on_and_off), every_seconds=400.0)
+
+        assert slow.phase(FLAPPING, NOW + 1_200) == "resolved"
+
+    def test_only_so_many_changes_are_remembered(self) -> None:
+        news = [{"resolved": bool(number % 2)} for number in range(500)]
+
+        assert len(certain(*news).changes) == 50

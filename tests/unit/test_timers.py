@@ -1,0 +1,98 @@
+"""What handlers have to do by the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from meshtasks.domain.errors import ConfigError, SinkUnavailable
+from meshtasks.settings import Environment, Settings
+from meshtasks.sinks import Sinks
+from meshtasks.tasks.registry import Timer
+from meshtasks.worker import timers as module
+from meshtasks.worker.timers import Timers
+from tests.support.waiting import wait_until
+
+
+def nothing(_: object) -> None:
+    """Takes any settings."""
+
+
+@pytest.fixture
+def timers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Timers]:
+    monkeypatch.setattr(module, "_EVERY_SECONDS", 0.01)
+    timers = Timers(Settings(Environment()))
+    yield timers
+    timers.stop(within_seconds=10)
+
+
+def test_a_timer_runs_again_and_again(timers: Timers) -> None:
+    runs: list[Sinks] = []
+    timers.add(Timer(runs.append, nothing))
+
+    wait_until(lambda: len(runs) > 3, 10, "four runs")
+    assert len({id(sinks) for sinks in runs[:4]}) > 1  # sinks of its own each time
+
+
+def test_handlers_that_share_a_timer_have_it_run_once(timers: Timers) -> None:
+    timer = Timer(nothing, nothing)
+    timers.add(timer)
+    timers.add(timer)
+    timers.add(None)
+
+    assert timers._timers == (timer,)  # noqa: SLF001 - the runs alone do not show it
+
+
+def test_it_runs_at_once_when_a_batch_is_done(
+    timers: Timers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_EVERY_SECONDS", 3_600.0)
+    runs: list[Sinks] = []
+    timer = Timer(runs.append, nothing)
+    timers.add(timer)
+    wait_until(lambda: len(runs) == 1, 10, "the first run")
+
+    timers.wake(timer)
+    wait_until(lambda: len(runs) == 2, 10, "the second run")
+
+
+def fault(error: Exception) -> Callable[[object], None]:
+    def fail(_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "error", [SinkUnavailable("alert_state", "disk full"), RuntimeError("disk full")]
+)
+def test_a_failing_run_is_reported_once_and_ends_nothing(
+    timers: Timers, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = [True]
+    runs: list[object] = []
+
+    def run(sinks: Sinks) -> None:
+        runs.append(sinks)
+        if failing[0]:
+            fault(error)(sinks)
+
+    timers.add(Timer(run, nothing))
+    wait_until(lambda: len(runs) > 3, 10, "four failing runs")
+    failing[0] = False
+    wait_until(lambda: "run again" in caplog.messages[-1], 10, "a run that succeeds")
+
+    said = [each for each in caplog.messages if each.startswith("A timer failed")]
+    assert said == [
+        f"A timer failed and is run again: {type(error).__name__}: disk full"
+    ]
+
+
+def test_settings_that_do_not_suit_are_refused_before_it_runs(timers: Timers) -> None:
+    runs: list[Sinks] = []
+    unsuited = Timer(runs.append, fault(ConfigError("environment", "MESH_X", "a URL")))
+
+    with pytest.raises(ConfigError):
+        timers.add(unsuited)
+    assert runs == []
