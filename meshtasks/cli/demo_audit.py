@@ -105,18 +105,21 @@ def archived_records(
         SinkUnavailable: the store cannot be read.
     """
     objects = [each for each in archived_objects(store) if each.name not in known]
-    ids: Counter[str] = Counter()
+    ids: set[str] = set()
+    domains: Counter[str] = Counter()
+    repeated = 0
     for each in objects:
         content = zstandard.ZstdDecompressor().decompress(store.get(each.name))
         for line in map(json.loads, content.splitlines()):
-            if datetime.fromisoformat(line["time"]).timestamp() >= since_seconds:
-                ids[line["id"]] += 1
-    return Archived(
-        objects=len(objects),
-        size_bytes=sum(each.size_bytes for each in objects),
-        records=len(ids),
-        repeated=ids.total() - len(ids),
-    )
+            if datetime.fromisoformat(line["time"]).timestamp() < since_seconds:
+                continue
+            if line["id"] in ids:
+                repeated += 1
+                continue
+            ids.add(line["id"])
+            domains[line["routing_key"].partition(".")[0]] += 1
+    size_bytes = sum(each.size_bytes for each in objects)
+    return Archived(len(objects), size_bytes, domains, repeated)
 
 
 def _windows(since_seconds: int) -> Iterator[tuple[int, int]]:

@@ -61,13 +61,13 @@ class Archived:
     """What the archive has of the run.
 
     Attributes:
-        records: distinct ones.
+        by_domain: distinct records, by the first word of their routing key.
         repeated: copies of some of them.
     """
 
     objects: int
     size_bytes: int
-    records: int
+    by_domain: Mapping[str, int]
     repeated: int
 
 

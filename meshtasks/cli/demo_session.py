@@ -233,7 +233,7 @@ class Session:
             self._wait_empty(_DRAIN_SECONDS, but=self._queues["archive"])
         with self._steps.step("the workers finish what they hold"):
             self._workers["ingest"].stop(_WORKER_STOP_SECONDS)
-            self._wait_empty(_DRAIN_SECONDS)
+            self._wait_empty(_DRAIN_SECONDS, for_seconds=_POLL_SECONDS)
             self._workers["archive"].stop(_WORKER_STOP_SECONDS)
         books = audit.books(self._waiting())
         print_summary(books, self._console)

@@ -11,6 +11,9 @@ from meshtasks.cli.demo_books import Books, Row
 from meshtasks.cli.view.render import size
 from meshtasks.domain.text import clip
 
+#: So that a line of the summary fits a terminal.
+_REASON_CHARS = 50
+
 
 def print_summary(books: Books, console: Console) -> None:
     """The table, what came of the records besides, and whether it balances."""
@@ -53,11 +56,17 @@ def _details(books: Books) -> Iterator[tuple[str, str]]:
     yield "messages", f"{published.messages:,} published and confirmed"
     label = "dead letters"
     for name, count in sorted(seen.dead_by_type.items(), key=lambda item: -item[1]):
-        yield label, f"{count:>5,} {name}, e.g. {clip(seen.reasons[name], 70)}"
+        yield (
+            label,
+            f"{count:>5,} {name}, e.g. {clip(seen.reasons[name], _REASON_CHARS)}",
+        )
         label = ""
     noun = "object" if archived.objects == 1 else "objects"
     kept = f"{archived.objects:,} {noun}, {size(archived.size_bytes)}"
-    yield "archive", f"{archived.records:,} records in {kept}"
+    domains = ", ".join(
+        f"{count:,} {name}" for name, count in archived.by_domain.items()
+    )
+    yield "archive", f"{domains or 'no'} records in {kept}"
     titles = ", ".join(dict.fromkeys(alert.title for alert in seen.last_alerts))
     yield "alerts", f"{seen.alerts:,}" + (f": {titles}" if titles else "")
     repeats = {

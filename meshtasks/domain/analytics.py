@@ -161,6 +161,8 @@ def _reading(line: _Line, kinds: KindsConfig) -> Reading:
     """
     _, kind, tail = line.words
     reading = line.record if isinstance(line.record, dict) else {"value": line.record}
+    if isinstance(reading.get("value"), bool):
+        raise SchemaMismatch
     value, unit = _number(reading.get("value")), _text(reading, "unit")
     if quantity := QUANTITIES.get(kind):
         unit = unit or kinds.default_unit(quantity)
@@ -202,7 +204,7 @@ def _fields(line: _Line) -> list[MetricField]:
             line.time_ms,
             metric["name"],
             field,
-            None if isinstance(value, str) else float(value),
+            None if isinstance(value, str) else _number(value),
             value if isinstance(value, str) else None,
             tags,
             line.routing_key,
@@ -239,7 +241,8 @@ def _text(record: Mapping[str, Any], member: str) -> str | None:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A finite number; true is 1 and false is 0."""
+    if not isinstance(value, int | float):
         raise SchemaMismatch
     if not abs(value) <= sys.float_info.max:  # infinite, or not a number
         raise SchemaMismatch

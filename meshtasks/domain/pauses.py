@@ -59,7 +59,7 @@ class Pauses:
         """
         before = self._pauses.get(name)
         times = before.times if before else 0
-        ours = max(_SHORTEST_SECONDS, lasted_seconds) * 2**times
+        ours = max(_SHORTEST_SECONDS, lasted_seconds) * 2.0**times
         seconds = max(min(ours, LONGEST_SECONDS), asked_seconds or 0.0)
         self._pauses[name] = Pause(now + seconds, min(times + 1, _DOUBLINGS), reason)
         return seconds

@@ -23,8 +23,7 @@ from meshtasks.domain.units import Quantity
 #: Longest name and longest value of a tag: what an AMQP routing key can carry.
 TAG_LIMIT_CHARS = 255
 
-#: Integers of InfluxDB have 64 bits and a sign.
-_INTEGER_LIMIT = 2**63
+_LARGEST_NUMBER = 10**308
 
 _ESCAPES = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ "})
 _MEASUREMENT_ESCAPES = str.maketrans({",": r"\,", " ": r"\ "})
@@ -89,11 +88,11 @@ def metric_start(name: str, tags: tuple[tuple[str, str], ...]) -> str:
 
 
 def fields_text(fields: Mapping[str, object], place: str = "fields.") -> str:
-    """The fields of one point: ``free=7i,ok=true,used_percent=91.5``.
+    """The fields of one point: ``free=7.0,ok=true,used_percent=91.5``.
 
-    Whole numbers become integers, others floats, ``true`` and ``false`` booleans
-    and texts strings: a store that has types keeps those of a field's first
-    value and refuses others.
+    All numbers become floats, ``true`` and ``false`` booleans and texts strings. A
+    store that has types keeps that of a field's first value and refuses others,
+    and many a publisher writes 21.0 as ``21``.
 
     Args:
         fields: name → value; None is no value.
@@ -128,10 +127,10 @@ def _field_value(place: str, name: str, value: object) -> str:
     match value:
         case bool():
             return "true" if value else "false"
-        case int() if -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
-            return f"{value}i"
+        case int() if abs(value) < _LARGEST_NUMBER:
+            return f"{float(value)!r}"
         case int():
-            wrong = "a whole number of more than 64 bits"
+            wrong = "a number with more than 308 digits"
         case float() if math.isfinite(value):
             return repr(value)
         case float():

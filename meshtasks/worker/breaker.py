@@ -8,7 +8,7 @@ from contextlib import closing
 
 from celery.utils.log import get_logger
 
-from meshtasks.domain.errors import SinkUnavailable
+from meshtasks.domain.errors import Transient
 from meshtasks.domain.outcome import Retry
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
@@ -82,9 +82,14 @@ class Breaker:
             try:
                 with closing(Sinks(self._settings).named(circuit.sink)) as sink:
                     sink.probe()
-            except SinkUnavailable as error:
+            except Transient as error:
                 circuit.probe_failed(str(error))
                 wait = circuit.next_probe_seconds(error.retry_after_seconds)
+            except Exception as error:
+                # leave the sink's queues resting for good
+                logger.exception("Probing %s failed", circuit.sink)
+                circuit.probe_failed(str(error))
+                wait = circuit.next_probe_seconds()
             else:
                 self._soon(self._close, circuit)
                 return

@@ -196,7 +196,7 @@ def test_requests_to_a_crashed_model_are_an_alert_and_not_retried_for_ever(
 def test_a_worker_killed_and_started_again_leaves_no_request_unanswered(
     env: dict[str, str], tmp_path: Path
 ) -> None:
-    asked = requests(2_000)
+    asked = requests(1_000)
     url = env["MESH_BROKER_URL"]
     killed = Worker(tmp_path, env, REQUESTS)
     killed.start()

@@ -15,7 +15,8 @@ from meshtasks.domain.outcome import DONE, Retry
 from meshtasks.messaging.entities import declare
 from meshtasks.settings import load_settings
 from meshtasks.sinks import Sinks
-from meshtasks.tasks.alerts import NOTIFYING, receive_critical, receive_others
+from meshtasks.tasks.alerts import receive_critical, receive_others
+from meshtasks.tasks.notifying import NOTIFYING
 from tests.support.alerting import alert_fields, batch_of
 from tests.support.amqp import drain
 

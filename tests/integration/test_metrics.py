@@ -103,7 +103,7 @@ def test_influxdb_keeps_one_point_and_every_type(
     assert row["name"] == "n a,s=1"
     assert {each["fieldKey"]: each["fieldType"] for each in kinds} == {
         "load": "float",
-        "cores": "integer",
+        "cores": "float",
         "ok": "boolean",
         "health": "string",
     }

@@ -19,7 +19,7 @@ from meshtasks.settings import Environment, Settings
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.alerttables import AlertTables
 from meshtasks.tasks.alertbook import News, take_in
-from meshtasks.tasks.alerts import notify_due
+from meshtasks.tasks.notifying import notify_due
 from meshtasks.tasks.registry import Batch
 
 NOW = 1_795_440_000.0  # 23 November 2026, 13:20:00 UTC

@@ -17,7 +17,7 @@ BALANCED = Books(
     ),
     Stored({KIND: 98}, repeated=0),
     Seen(dead_letters=2, dead_by_kind={KIND: 2}),
-    Archived(objects=1, size_bytes=1_000, records=98, repeated=0),
+    Archived(objects=1, size_bytes=1_000, by_domain={}, repeated=0),
     dead_in_queue=2,
 )
 

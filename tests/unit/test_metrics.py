@@ -48,7 +48,7 @@ def test_a_metric_with_many_fields_is_one_point() -> None:
     (line,) = transformed(metric).lines
     assert line == (
         b"disk,host=nas,path=/data "
-        b'used_percent=91.5,free=7i,ok=true,health="GOOD" 1795439520123'
+        b'used_percent=91.5,free=7.0,ok=true,health="GOOD" 1795439520123'
     )
 
 
@@ -59,15 +59,15 @@ def test_a_single_value_is_the_field_value() -> None:
 def test_a_metric_without_a_timestamp_was_measured_when_it_was_received() -> None:
     (line,) = transformed({"name": "m", "value": 1}).lines
 
-    assert line == b"m value=1i 1795440000000"
+    assert line == b"m value=1.0 1795440000000"
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
     [
         (21.0, "21.0"),
-        (21, "21i"),
-        (-(2**63), "-9223372036854775808i"),
+        (21, "21.0"),
+        (2**63, "9.223372036854776e+18"),
         (1e22, "1e+22"),
         (False, "false"),
         ("", '""'),
@@ -83,7 +83,7 @@ def test_a_value_is_typed_as_influxdb_has_it(value: object, text: str) -> None:
 def test_null_is_no_value() -> None:
     fields = {"a": None, "b": 1}
 
-    assert written(value=None, fields=fields, tags={"x": None}) == "m b=1i"
+    assert written(value=None, fields=fields, tags={"x": None}) == "m b=1.0"
 
 
 def test_names_and_tags_are_escaped() -> None:
@@ -91,17 +91,17 @@ def test_names_and_tags_are_escaped() -> None:
         name="my disk,a=b", fields={"used %, a=b": 1}, tags={"ho st": "a,b = c"}
     )
 
-    assert line == r"my\ disk\,a=b,ho\ st=a\,b\ \=\ c used\ %\,\ a\=b=1i"
+    assert line == r"my\ disk\,a=b,ho\ st=a\,b\ \=\ c used\ %\,\ a\=b=1.0"
 
 
 def test_a_number_as_a_tag_is_written_as_text() -> None:
     line = written(value=1, tags={"core": 3, "ok": True, "load": 0.5})
 
-    assert line == "m,core=3,load=0.5,ok=true value=1i"
+    assert line == "m,core=3,load=0.5,ok=true value=1.0"
 
 
 def test_blank_tags_are_left_out() -> None:
-    assert written(value=1, tags={"host": " ", "path": ""}) == "m value=1i"
+    assert written(value=1, tags={"host": " ", "path": ""}) == "m value=1.0"
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_blank_tags_are_left_out() -> None:
             f"fields.b: {EXPECTED}, got -Infinity",
         ),
         (
-            {"value": 2**63},
-            f"value: {EXPECTED}, got a whole number of more than 64 bits",
+            {"value": 10**400},
+            f"value: {EXPECTED}, got a number with more than 308 digits",
         ),
         (
             {"fields": {"load": {"1m": 0.5}}},

@@ -45,11 +45,11 @@ def judged(message: SimulatedMessage) -> tuple[list[Point], int]:
     _, kind, room = message.routing_key.split(".")
     quantity = QUANTITIES[kind]
     try:
-        good, bad = DECODERS[f"sensors.{kind}"].decode(message.body)
+        decoded = DECODERS[f"sensors.{kind}"].decode(message.body)
     except InvalidMessage:
         return [], 1
-    points, dead = [], len(bad)
-    for reading in (member.record for member in good):
+    points, dead = [], len(decoded.bad)
+    for reading in decoded.records:
         stamp = reading.get("timestamp") or int(message.timestamp)
         unit = reading.get("unit", quantity.canonical_unit)
         try:

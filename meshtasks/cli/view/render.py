@@ -28,7 +28,7 @@ _THOUSAND = 1000
 #: seconds.
 _SILENT_SECONDS = 10.0
 #: At least so many dead letters and alerts are shown, and at most.
-_FEWEST, _MOST = 2, 6
+_FEWEST, _MOST = 3, 6
 
 
 def draw(

@@ -1,0 +1,133 @@
+"""Tells people: sends every notification that is due, by the clock.
+
+A rerun is harmless: what was told is noted, and workers of one host take turns.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from meshtasks.domain.alerting.events import Event, EventKind
+from meshtasks.domain.alerting.notice import Notification, notice_of
+from meshtasks.domain.alerting.policy import Route
+from meshtasks.domain.backoff import Backoff
+from meshtasks.domain.errors import SinkRejected, SinkUnavailable
+from meshtasks.settings import Settings
+from meshtasks.sinks import Sinks
+from meshtasks.tasks.alertbook import Job, claim, settle
+from meshtasks.tasks.registry import Timer
+
+logger = logging.getLogger(__name__)
+
+#: Between attempts to tell a group whose receivers all failed.
+_RETRIES = Backoff(first_seconds=5.0, longest_seconds=300.0)
+
+
+def notify_due(sinks: Sinks, clock: Callable[[], float] = time.time) -> None:
+    """Send every notification that is due.
+
+    Args:
+        sinks: the process's sinks.
+        clock: gives epoch seconds.
+
+    Raises:
+        Transient: the store of alerts is busy.
+        SinkUnavailable: it is out of order.
+    """
+    policy, store = sinks.settings.alerts, sinks.alert_state
+    while (job := claim(store, policy, clock())) is not None:
+        notification = _notification(job, sinks.settings, clock())
+        route = policy.by_name[job.group.route]
+        sending = _Sending(notification, route, sinks, clock)
+        retry_at = sending.send(job.group.failures)
+        settle(store, job, sending.events, clock(), retry_at=retry_at)
+
+
+def _check_receivers(settings: Settings) -> None:
+    """Refuse URLs that no notification can be sent to.
+
+    Raises:
+        ConfigError: one of them is none.
+    """
+    if settings.env.receivers:
+        _ = Sinks(settings).notifier
+
+
+def _notification(job: Job, settings: Settings, now: float) -> Notification:
+    policy = settings.alerts
+    notice = notice_of(
+        job.group, job.alerts, policy.flapping, policy.zone, now, repeats=job.repeats
+    )
+    return settings.renderer.render(notice, job.group.tag)
+
+
+class _Sending:
+    """One notification on its way through the receivers of its route.
+
+    Attributes:
+        events: what happened.
+    """
+
+    def __init__(
+        self,
+        notification: Notification,
+        route: Route,
+        sinks: Sinks,
+        clock: Callable[[], float],
+    ) -> None:
+        self._notification = notification
+        self._route = route
+        self._sinks = sinks
+        self._clock = clock
+        self.events: list[Event] = []
+
+    def send(self, failures: int) -> float | None:
+        """Try the receivers in order, until one takes it.
+
+        Args:
+            failures: attempts at this group that failed in a row before.
+
+        Returns:
+            When to try again, epoch seconds; None when that is settled.
+        """
+        known = self._sinks.settings.env.receivers
+        receivers = [name for name in self._route.receivers if name in known]
+        if not receivers:
+            self._note_no_receiver()
+            return None
+        waits = []
+        for name in receivers:
+            try:
+                self._sinks.notifier.send(name, self._notification)
+            except (SinkUnavailable, SinkRejected) as error:
+                self._note("not sent", name, str(error))
+                logger.warning("Notification not sent: %s", error)
+                waits.append(getattr(error, "retry_after_seconds", None) or 0.0)
+            else:
+                self._note("sent", name, self._notification.body)
+                return None
+        wait = max(_RETRIES.delay_seconds(failures), min(waits))
+        logger.error(
+            'No receiver of route %s took "%s"; trying again in %.0f s',
+            self._route.name,
+            self._notification.title,
+            wait,
+        )
+        return self._clock() + wait
+
+    def _note_no_receiver(self) -> None:
+        variables = " or ".join(
+            f"MESH_RECEIVERS__{name.upper()}" for name in self._route.receivers
+        )
+        detail = f"no receiver of route {self._route.name} has a URL: set {variables}"
+        self._note("no receiver", "", detail)
+        logger.warning('"%s" is told to nobody: %s', self._notification.title, detail)
+
+    def _note(self, kind: EventKind, who: str, detail: str) -> None:
+        event = Event(self._clock(), kind, self._notification.title, who, detail)
+        self.events.append(event)
+
+
+NOTIFYING = Timer(run=notify_due, check=_check_receivers)
