@@ -24,7 +24,7 @@ demo: setup ## Run the mesh on embedded services with simulated sensors (ARGS="-
 
 test: setup ## Run every test against real servers (ARGS="-k name")
 	$(BIN)/python -m meshtasks.embedded.packages test
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

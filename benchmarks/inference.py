@@ -34,6 +34,8 @@ REQUESTS, RESULTS = "ai.inference.requests", "ai.inference.results"
 ROWS = 64
 WINDOW = 24
 
+_WORKER = (sys.executable, "-m", "celery", "-A", "meshtasks", "worker", "-c", "1", "-Q")
+
 _MESSAGES = 20_000
 _BARE_REQUESTS = 3_000
 _STALLED_SECONDS = 60.0
@@ -82,8 +84,7 @@ def _mesh_rate(services: Services, triton: Triton, model: str, what: str) -> Rat
         env = space.environment(plain=True)
         worker = Process(
             "worker",
-            [sys.executable, "-m", "celery", "-A", "meshtasks", "worker", "-c", "1"]
-            + ["-Q", REQUESTS, "--without-gossip", "--without-mingle"],
+            [*_WORKER, REQUESTS],
             log_path=space.directory / "worker.log",
             env={**env, "MESH_TRITON_URL": triton.url},
             cwd=ROOT,

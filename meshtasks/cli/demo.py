@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from meshtasks.cli.demo_session import Options, run
 from meshtasks.embedded.custody import in_custody
 from meshtasks.embedded.packages import administrator_command, missing
 
@@ -56,5 +55,8 @@ def demo(
             err=True,
         )
         raise typer.Exit(os.EX_UNAVAILABLE)
+    # No other command needs what this loads, a sixth of a second's worth.
+    from meshtasks.cli.demo_session import Options, run  # noqa: PLC0415
+
     options = Options(state, rate, for_seconds)
     raise typer.Exit(in_custody(lambda: run(options)))

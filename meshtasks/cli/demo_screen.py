@@ -57,14 +57,14 @@ class Screen:
             f"-u {broker.user} -P {broker.password} "
             "-t sensors/temperature/balcony -m 21.5"
         )
-        self._console.print("Publish a reading of your own, in another terminal:")
+        self._console.print("\nPublish a reading of your own, in another terminal:")
         for command in (by_amqp, by_mqtt):
             self._console.print(f"  {command}", markup=False, soft_wrap=True)
         self._console.print()
 
     def show_while(self, goes_on: Callable[[], bool]) -> None:
         """Show it as long as ``goes_on`` says so."""
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._redraw_while(goes_on)
         else:
             self._print_lines_while(goes_on)
@@ -99,9 +99,8 @@ class Screen:
             time.sleep(_REDRAW_SECONDS)
 
     def _published(self) -> str:
-        return (
-            f"published {published_so_far(self._stack.stats_file).messages:,} messages"
-        )
+        books = published_so_far(self._stack.stats_file)
+        return f"published {books.messages:,} messages"
 
     def _title(self, seconds: float) -> str:
         if self._for_seconds is None:
@@ -112,15 +111,12 @@ class Screen:
         stack = self._stack
         broker = stack.rabbitmq
         flower = f"{stack.flower_user} / {stack.flower_password}"
-        rabbitmq = f"{broker.user} / {broker.password}"
+        account = f"{broker.user} / {broker.password}"
         # Debian builds VictoriaMetrics without its web pages.
         query = f"{stack.victoria_metrics.url}/api/v1/query?query={_QUERY}"
         return [
             ("Flower", f"{stack.flower_url}   {flower}"),
-            (
-                "RabbitMQ",
-                f"{broker.management_url}   {rabbitmq}",
-            ),
+            ("RabbitMQ", f"{broker.management_url}   {account}"),
             ("readings", query),
         ]
 

@@ -14,6 +14,7 @@ from celery.app.utils import find_app
 from rich.console import Console
 
 from meshtasks.cli.demo_audit import Audit
+from meshtasks.cli.demo_books import published_so_far
 from meshtasks.cli.demo_screen import Screen, shown_path
 from meshtasks.cli.demo_shutdown import Shutdown, Together
 from meshtasks.cli.demo_steps import Steps
@@ -75,19 +76,17 @@ def run(options: Options) -> int:
     Raises:
         ConfigError: the configuration cannot be used.
     """
-    console = Console(highlight=False)
     settings = load_settings()
     settings.validate()
     try:
         stack = Stack(options.state_dir, settings.env.config_dir)
     except (OSError, ProcessFailed) as error:
-        advice = "--state names another directory"
-        console.print(f"meshtasks: {error}. {advice}.", markup=False, soft_wrap=True)
+        _complain(f"{error}. --state names another directory.")
         return os.EX_CANTCREAT
     # From here on this process belongs to the demo's mesh alone.
     os.environ.clear()
     os.environ.update(stack.environment)
-    return Session(stack, options, console).run()
+    return Session(stack, options, Console(highlight=False)).run()
 
 
 class Session:
@@ -132,8 +131,7 @@ class Session:
             at_once = self._interrupted  # for the second time
             self._say("\ninterrupted")
         except (MeshError, OSError) as error:
-            self._say(f"\nmeshtasks: {error}")
-            self._say(f"If it happens again, rm -r {where} begins anew.")
+            _complain(f"{error}\nIf it happens again, rm -r {where} begins anew.")
             code = os.EX_UNAVAILABLE
         finally:
             self._shutdown.run(at_once=at_once)
@@ -175,14 +173,13 @@ class Session:
             raise Transient(faults[0] if faults else None)
         stack, end = self._stack, self._settings.topology.dead_letter_queue
         audit = Audit(stack, self._collector, self._store, end)
+        seconds = self._options.for_seconds
         with self._steps.step("a house of sensors, and Flower"):
             # Flower asks once what the workers are; now they can answer.
             stack.flower.start()
             self._shutdown.add("the sensors", self._simulator, self._simulator)
             self._simulator.start()
             stack.flower.wait_ready(stack.flower_answers, _START_SECONDS)
-        self._say("")
-        seconds = self._options.for_seconds
         screen = Screen(self._console, stack, self._collector, seconds)
         screen.print_hints()
         try:
@@ -223,12 +220,15 @@ class Session:
         self._restarts[worker.name] += 1
         if self._restarts[worker.name] > _MAX_RESTARTS:
             raise _ended_by_itself(worker)
+        self._say(f"{worker.name} has ended by itself; starting it again")
         worker.kill()  # its pool, which may have outlived it
         worker.start()
 
     def _check(self, audit: Audit) -> int:
         """Let everything come to rest, and draw up the books; the exit code."""
         self._simulator.stop()  # it has ended; this reaps it
+        if not published_so_far(self._stack.stats_file).messages:
+            raise _ended_by_itself(self._simulator)
         with self._steps.step("the queues run empty"):
             self._wait_empty(_DRAIN_SECONDS, but=self._queues["archive"])
         with self._steps.step("the workers finish what they hold"):
@@ -272,6 +272,12 @@ class Session:
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True, highlight=False).print(
+        f"\nmeshtasks: {text}", markup=False, soft_wrap=True
+    )
 
 
 def _ended_by_itself(process: Process) -> ProcessFailed:

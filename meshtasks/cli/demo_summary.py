@@ -36,8 +36,8 @@ def print_summary(books: Books, console: Console) -> None:
 
 def _table(books: Books) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bright_black")
-    table.add_column("records", min_width=22)
-    for head in ("published", "good", "bad", "stored", "dead-lettered", "difference"):
+    table.add_column("records")
+    for head in ("published", "good", "bad", "stored", "dead", "difference"):
         table.add_column(head, justify="right")
     for row in books.rows():
         _add(table, row)
@@ -56,17 +56,13 @@ def _details(books: Books) -> Iterator[tuple[str, str]]:
     yield "messages", f"{published.messages:,} published and confirmed"
     label = "dead letters"
     for name, count in sorted(seen.dead_by_type.items(), key=lambda item: -item[1]):
-        yield (
-            label,
-            f"{count:>5,} {name}, e.g. {clip(seen.reasons[name], _REASON_CHARS)}",
-        )
+        example = clip(seen.reasons[name], _REASON_CHARS)
+        yield label, f"{count:>5,} {name}, e.g. {example}"
         label = ""
     noun = "object" if archived.objects == 1 else "objects"
     kept = f"{archived.objects:,} {noun}, {size(archived.size_bytes)}"
-    domains = ", ".join(
-        f"{count:,} {name}" for name, count in archived.by_domain.items()
-    )
-    yield "archive", f"{domains or 'no'} records in {kept}"
+    domains = [f"{count:,} {domain}" for domain, count in archived.by_domain.items()]
+    yield "archive", f"{', '.join(domains) or 'no'} records in {kept}"
     titles = ", ".join(dict.fromkeys(alert.title for alert in seen.last_alerts))
     yield "alerts", f"{seen.alerts:,}" + (f": {titles}" if titles else "")
     repeats = {

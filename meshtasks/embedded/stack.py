@@ -143,6 +143,9 @@ class Stack:
             link = self.log_dir / process.log_path.name
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(process.log_path, self.log_dir))
+        for log in self.log_dir.glob("*.log"):
+            if log.exists():
+                os.truncate(log, 0)  # those of the last run; they would only grow
         self.stats_file.unlink(missing_ok=True)
         self.env_file.unlink(missing_ok=True)
         self.env_file.touch(mode=0o600)

@@ -73,6 +73,7 @@ class _Rate(BaseModel):
 
 
 class _MessageStats(BaseModel):
+    publish: int = 0
     publish_details: _Rate = _Rate()
     ack_details: _Rate = _Rate()
 
@@ -88,6 +89,11 @@ class QueueActivity(BaseModel):
     name: str
     messages_unacknowledged: int = 0
     message_stats: _MessageStats = _MessageStats()
+
+    @property
+    def messages_in(self) -> int:
+        """Messages that came in since the broker was started."""
+        return self.message_stats.publish
 
     @property
     def in_per_second(self) -> float:
@@ -145,6 +151,7 @@ def activity(
     columns = (
         "name",
         "messages_unacknowledged",
+        "message_stats.publish",
         "message_stats.publish_details.rate",
         "message_stats.ack_details.rate",
     )

@@ -159,9 +159,10 @@ class Triton:
     def _asking(self, model: str, version: str) -> Iterator[InferenceServerClient]:
         """A client, whose faults become ours."""
         try:
-            yield self._open()
-        except InferenceServerException as error:
-            raise self._meaning(error, model, version) from error
+            try:
+                yield self._open()
+            except InferenceServerException as error:
+                raise self._meaning(error, model, version) from error
         except TimeoutError as error:
             self.close()
             limit = f"{self._answer_timeout_seconds:g} s"

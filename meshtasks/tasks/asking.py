@@ -111,7 +111,7 @@ def _sorted_out(
     misfits: dict[int, InvalidMessage] = {}
     for place, request in requests.items():
         try:
-            fits[place] = fitting(request.inputs, spec)._replace(alone=request.alone)
+            fits[place] = fitting(request.inputs, spec, alone=request.alone)
         except InvalidMessage as error:
             misfits[place] = error
     return fits, misfits

@@ -72,9 +72,10 @@ def _by_model(
         except InvalidMessage as error:
             answers.refuse(place, origin_of(record, envelope), error)
         else:
-            model = request.origin.model, request.version
             # One that met a fault in a stack may have been what brought it about.
-            request = request._replace(alone=_was_tried(envelope))
+            if _was_tried(envelope):
+                request = request._replace(alone=True)
+            model = request.origin.model, request.version
             models.setdefault(model, {})[place] = request
     answers.publish()
     return models.values()

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tritonclient.http import InferenceServerClient
 
-from meshtasks.domain.errors import SinkRejected, SinkUnavailable
+from meshtasks import sinks
+from meshtasks.domain.errors import SinkRejected, SinkUnavailable, Transient
 from meshtasks.domain.inference.specs import (
     InputSpec,
     ModelCrashed,
@@ -23,6 +25,7 @@ from meshtasks.domain.inference.tensors import json_tensor
 from meshtasks.embedded import loopback
 from meshtasks.embedded.triton import Triton as Server
 from meshtasks.sinks.triton import Triton
+from tests.support.proxy import Proxy
 from tests.support.receiver import Answer, Receiver
 from tests.support.triton import (
     BE_BUSY,
@@ -317,18 +320,69 @@ def test_an_answer_that_is_not_tritons_is_no_fault_of_the_request(
         connect(receiver.url).model("obedient", "")
 
 
-def test_a_connection_that_is_cut_is_made_anew(
-    connect: Connect, receiver: Receiver
+def test_a_connection_that_was_cut_while_nobody_used_it_is_not_missed(
+    connect: Connect, triton: Server
 ) -> None:
-    sink = connect(receiver.url)
-    receiver.stop()
-    with pytest.raises(SinkUnavailable, match="cannot be reached"):
-        sink.model("obedient", "")
-    receiver.start()
-    receiver.always = Answer(503)
+    with Proxy(triton.port) as proxy:
+        sink = connect(f"127.0.0.1:{proxy.port}")
+        ask(sink, "obedient", rows((1, DOUBLE)))
+        proxy.cut()
 
-    with pytest.raises(SinkUnavailable, match="503"):
-        sink.model("obedient", "")
+        assert ask(sink, "obedient", rows((1, DOUBLE))).outputs
+
+
+def test_after_a_connection_was_cut_in_the_middle_there_is_a_new_one(
+    connect: Connect, triton: Server
+) -> None:
+    with Proxy(triton.port, cut_after_bytes=20_000) as proxy:
+        sink = connect(f"http://127.0.0.1:{proxy.port}/")
+        numbers = {**rows(*[(0, 0)] * 5_000), "name": "FP32", "shape": [10_000]}
+        with pytest.raises(SinkUnavailable, match="cannot be reached"):
+            ask(sink, "echo", numbers)
+
+        assert ask(sink, "echo", numbers).outputs
+
+
+class CountingClient(InferenceServerClient):  # type: ignore[misc]  # it has no types
+    """Counts how many were made."""
+
+    made = 0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        CountingClient.made += 1
+        super().__init__(*arguments, **options)
+
+
+@pytest.mark.parametrize(("idle_seconds", "clients"), [(60.0, 1), (0.0, 3)])
+def test_a_connection_that_was_idle_for_long_is_not_used_again(
+    connect: Connect,
+    triton: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    idle_seconds: float,
+    clients: int,
+) -> None:
+    monkeypatch.setattr(sinks.triton, "InferenceServerClient", CountingClient)
+    monkeypatch.setattr(sinks.triton, "_IDLE_SECONDS", idle_seconds)
+    monkeypatch.setattr(CountingClient, "made", 0)
+    sink = connect(triton.url)
+
+    spec = sink.model("obedient", "")
+    for _ in range(2):
+        sink.infer(spec, fitting([rows((1, DOUBLE))], spec).inputs)
+
+    assert CountingClient.made == clients
+
+
+@pytest.mark.parametrize("status", [403, 503])
+def test_a_model_that_is_missing_for_unknown_reasons_may_come_back(
+    connect: Connect, triton: Server, receiver: Receiver, status: int
+) -> None:
+    spec = connect(triton.url).model("obedient", "")
+    unknown = b'{"error": "Request for unknown model: x is not found"}'
+    receiver.script(Answer(404, unknown), Answer(status, b'{"error": "no index"}'))
+
+    with pytest.raises(Transient):
+        connect(receiver.url).infer(spec, fitting([rows((1, 0))], spec).inputs)
 
 
 @pytest.mark.parametrize("status", [302, 404, 500])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
+from meshtasks.domain.inference.tensors import JsonTensor
 from meshtasks.embedded import loopback
 from meshtasks.embedded.triton import Triton
 
@@ -55,7 +55,7 @@ def write_slow_model(repository: Path, name: str, seconds: float) -> None:
     (repository / name / "config.pbtxt").write_text(text, encoding="utf-8")
 
 
-def rows(*rows: tuple[float, int], name: str = "x") -> dict[str, Any]:
+def rows(*rows: tuple[float, int], name: str = "x") -> JsonTensor:
     """An input of ``obedient``: rows of a number and what to do."""
     return {
         "name": name,

@@ -157,8 +157,12 @@ def test_a_compacted_file_stands_for_its_sources() -> None:
     assert found.sources == sources | {digest(3)}
 
 
-def test_of_two_hosts_that_compact_at_once_one_counts() -> None:
-    fewer, more = frozenset({digest(1)}), frozenset({digest(1), digest(2)})
+@pytest.mark.parametrize("number", range(3, 9))  # so that their names sort either way
+def test_of_two_hosts_that_compact_at_once_the_one_that_saw_more_counts(
+    number: int,
+) -> None:
+    fewer = frozenset({digest(1), digest(number)})
+    more = fewer | {digest(2)}
     names = [compacted_name(PARTITION, [twin(1)], each) for each in (fewer, more)]
     one, two = (file for name in names if (file := data_file(name, 1)))
     sources = {one: fewer, two: more}

@@ -163,9 +163,9 @@ def test_every_sort_of_dead_letter_says_why(
 
 # --- what is drawn --------------------------------------------------------------
 
-BUSY = QueueState("sensors.temperature", 1_234, 1, 40, 150.4, 149.6)
-IDLE = QueueState("metrics.system", 0, 1, 0, 0.0, 0.0)
-UNUSED = QueueState("home.events.automations", 0, 0, 0, 0.0, 0.0)
+BUSY = QueueState("sensors.temperature", 1_234, 1, 40, 9_999, 150.4, 149.6)
+IDLE = QueueState("metrics.system", 0, 1, 0, 0, 0.0, 0.0)
+UNUSED = QueueState("home.events.automations", 0, 0, 0, 0, 0.0, 0.0)
 SNAPSHOT = Snapshot(
     taken_at=NOW,
     queues=(BUSY, IDLE, UNUSED),
@@ -249,7 +249,7 @@ def test_a_full_picture_fits_the_terminal(width: int, height: int) -> None:
     assert lines[-1].startswith("Flower")
 
 
-def test_busy_queues_come_before_idle_ones_when_there_is_no_room() -> None:
+def test_used_queues_come_before_idle_ones_when_there_is_no_room() -> None:
     many = replace(
         SNAPSHOT, queues=(*(replace(IDLE, name=f"i{n}") for n in range(20)), BUSY)
     )

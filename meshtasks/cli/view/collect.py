@@ -156,6 +156,7 @@ def _queue(name: str, depth: Depth, active: Mapping[str, QueueActivity]) -> Queu
         name,
         *depth,
         now.messages_unacknowledged,
+        now.messages_in,
         now.in_per_second,
         now.out_per_second,
     )

@@ -47,7 +47,7 @@ def draw(
         published: what producers say that they published, to stand with the totals.
         footer: label and text of the last lines.
         width: of the terminal, columns.
-        height: of the terminal, lines; quiet queues and old news make room.
+        height: of the terminal, lines; unused queues and old news make room.
     """
     seen = snapshot.seen
     workers = [_worker(each, snapshot.taken_at) for each in seen.workers]
@@ -104,9 +104,10 @@ def size(size_bytes: float) -> str:
 
 
 def _worth_showing(queues: Sequence[QueueState], room: int) -> list[QueueState]:
-    """Busy queues first, then those that somebody consumes; in the given order."""
-    rank = sorted(queues, key=lambda queue: (queue.is_quiet, not queue.consumers))
-    wanted = [queue for queue in rank if queue.consumers or not queue.is_quiet]
+    """Those that messages have passed first, then those that somebody consumes; in
+    the given order."""
+    rank = sorted(queues, key=lambda queue: (queue.is_unused, not queue.consumers))
+    wanted = [queue for queue in rank if queue.consumers or not queue.is_unused]
     names = {queue.name for queue in wanted[: max(1, room)]}
     return [queue for queue in queues if queue.name in names]
 

@@ -23,13 +23,14 @@ class QueueState:
     ready: int
     consumers: int
     unacked: int | None = None
+    messages_in: int | None = None
     in_per_second: float | None = None
     out_per_second: float | None = None
 
     @property
-    def is_quiet(self) -> bool:
-        """Nothing is in it and nothing passes through."""
-        return not (self.ready or self.unacked or self.in_per_second)
+    def is_unused(self) -> bool:
+        """Nothing is in it, and nothing has passed through."""
+        return not (self.ready or self.unacked or self.messages_in)
 
 
 @dataclass(frozen=True, slots=True)

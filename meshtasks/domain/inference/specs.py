@@ -76,8 +76,15 @@ class Fitting(NamedTuple):
     alone: bool = False
 
 
-def fitting(given: Sequence[JsonTensor], spec: ModelSpec) -> Fitting:
+def fitting(
+    given: Sequence[JsonTensor], spec: ModelSpec, *, alone: bool = False
+) -> Fitting:
     """The inputs of a request to this model.
+
+    Args:
+        given: as they came.
+        spec: what the model takes.
+        alone: they are not to be stacked with others.
 
     Raises:
         SchemaMismatch: a name, datatype, shape or value is not what the model
@@ -92,7 +99,7 @@ def fitting(given: Sequence[JsonTensor], spec: ModelSpec) -> Fitting:
             message = f"{spec.name} takes the input {expected}; it is missing"
             raise SchemaMismatch(message)
     rows = _rows(tensors, spec) if spec.max_batch_size else 1
-    return Fitting(tuple(tensors[name] for name in sorted(tensors)), rows)
+    return Fitting(tuple(tensors[name] for name in sorted(tensors)), rows, alone)
 
 
 def _input(given: JsonTensor, spec: ModelSpec) -> Tensor:

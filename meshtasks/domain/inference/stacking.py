@@ -157,8 +157,10 @@ def split(whole: Inference, rows: Sequence[int]) -> list[Inference]:
             )
             raise UnsplittableError(message)
     return [
-        whole._replace(
-            outputs=tuple(_rows(output, end - count, end) for output in whole.outputs)
+        Inference(
+            whole.version,
+            tuple(_rows(output, end - count, end) for output in whole.outputs),
+            whole.latency_ms,
         )
         for count, end in zip(rows, ends, strict=True)
     ]
@@ -171,7 +173,6 @@ def _form(request: Fitting) -> tuple[object, ...]:
 
 def _rows(tensor: Tensor, start: int, end: int) -> Tensor:
     size = math.prod(tensor.shape[1:])
-    return tensor._replace(
-        shape=(end - start, *tensor.shape[1:]),
-        data=tensor.data[start * size : end * size],
-    )
+    shape = (end - start, *tensor.shape[1:])
+    data = tensor.data[start * size : end * size]
+    return Tensor(tensor.name, tensor.datatype, shape, data)

@@ -1,0 +1,55 @@
+"""The console script, run in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+from pydantic import SecretStr
+
+from meshtasks.cli import main
+from meshtasks.settings import Environment
+
+
+class Result(NamedTuple):
+    """What a command left behind."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Result]
+
+
+def command(
+    environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    """Runs ``meshtasks …`` in the mesh of that environment."""
+    for name, value in variables(environment).items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["meshtasks", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+def variables(environment: Environment) -> dict[str, str]:
+    """The environment as a process gets it."""
+    return {
+        f"MESH_{name.upper()}": (
+            value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        )
+        for name, value in environment
+        if not isinstance(value, dict)
+    }
