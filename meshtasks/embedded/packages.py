@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,11 +50,11 @@ class InstallFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A server program and where it comes from.
+    """A server program, or what one needs, and where it comes from.
 
     Attributes:
         package: Debian's and Ubuntu's package.
-        path: the program, absolute or to be looked up on the PATH.
+        path: the file, or the name of a program to be looked up on the PATH.
         units: systemd units that its installation enables.
     """
 
@@ -62,8 +63,26 @@ class Program:
     units: tuple[str, ...]
 
     def is_installed(self) -> bool:
-        """Whether the program is there."""
+        """Whether it is there."""
+        if "/" in self.path:
+            return Path(self.path).is_file()
         return shutil.which(self.path) is not None
+
+
+def python_libraries() -> list[Path]:
+    """Directories in which this Python's shared library may be."""
+    # Builds that were moved after they were made name a place that is not there.
+    own = Path(sys.base_prefix) / "lib"
+    return [own, Path(sysconfig.get_config_var("LIBDIR") or own)]
+
+
+def _python_library() -> Program:
+    """The shared library of this Python, in which Triton runs its models; Debian's
+    own Python does without."""
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
+    files = [directory / f"{name}.so.1.0" for directory in python_libraries()]
+    found = next((file for file in files if file.is_file()), files[-1])
+    return Program(name, str(found), ())
 
 
 _RABBITMQ = Program(
@@ -78,7 +97,7 @@ _INFLUXDB = Program("influxdb", "influxd", ("influxdb.service",))
 
 PROGRAMS = {
     "demo": (_RABBITMQ, _VICTORIA_METRICS),
-    "test": (_RABBITMQ, _VICTORIA_METRICS, _INFLUXDB),
+    "test": (_RABBITMQ, _VICTORIA_METRICS, _INFLUXDB, _python_library()),
 }
 
 

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from meshtasks.embedded import loopback
-from meshtasks.embedded.packages import TRITON_VENV
+from meshtasks.embedded.packages import TRITON_VENV, python_libraries
 from meshtasks.embedded.process import Process
 
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _PACKAGES = TRITON_VENV / "lib" / _PYTHON / "site-packages"
 _SERVER = _PACKAGES / "pytriton" / "tritonserver"
+_LIBRARIES = (*python_libraries(), _PACKAGES / "nvidia_pytriton.libs")
 
 
 class Triton:
@@ -68,7 +68,7 @@ class Triton:
                 # patch level, and then they fail in strange ways.
                 "PATH": f"{TRITON_VENV / 'bin'}{os.pathsep}{os.environ['PATH']}",
                 "PYTHONPATH": str(_PACKAGES),
-                "LD_LIBRARY_PATH": os.pathsep.join(_libraries()),
+                "LD_LIBRARY_PATH": os.pathsep.join(map(str, _LIBRARIES)),
             },
         )
 
@@ -131,12 +131,3 @@ class Triton:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def _libraries() -> Iterator[str]:
-    """Where the server finds the shared libraries of Python and of its own."""
-    # Builds that are moved after they were made name a place that is not there.
-    yield f"{sys.base_prefix}/lib"
-    if directory := sysconfig.get_config_var("LIBDIR"):
-        yield str(directory)
-    yield str(_PACKAGES / "nvidia_pytriton.libs")

@@ -252,6 +252,7 @@ def _get(base: str, path: str, account: bytes) -> bytes:
         with opener.open(request, timeout=_TIMEOUT_SECONDS) as answer:
             return bytes(answer.read())
     except HTTPError as error:
+        error.close()  # it is the response, too
         raise _not_usable(base, _meaning(error.code)) from error
     except OSError as error:
         why = error.reason if isinstance(error, URLError) else error

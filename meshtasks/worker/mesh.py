@@ -52,6 +52,7 @@ def _register(app: Celery, queue: str, runner: BatchRunner, settings: Settings) 
     app.task(
         run,
         name=queue,
+        shared=False,  # of this application alone: another has its own handlers
         acks_late=True,  # Celery must not acknowledge: the settlement does
         ignore_result=True,
         max_retries=retry.max_retries,

@@ -68,6 +68,15 @@ def test_only_what_is_missing_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert packages.missing("demo") == [GHOST]
 
 
+def test_what_is_no_program_need_only_be_there(tmp_path: Path) -> None:
+    library = tmp_path / "libghost.so.1.0"
+    program = Program("libghost", str(library), ())
+
+    assert not program.is_installed()
+    library.touch(mode=0o644)
+    assert program.is_installed()
+
+
 @pytest.mark.parametrize("arguments", [[], ["everything"], ["demo", "test"]])
 def test_another_purpose_is_refused(
     arguments: list[str], capfd: pytest.CaptureFixture[str]

@@ -23,6 +23,12 @@ class Tick(NamedTuple):
     label: str
 
 
+#: Numbers that differ by less of themselves are the same, and less than the second
+#: is zero; computing with them would lose all digits.
+_SAME, _TINY = 1e-9, 1e-200
+#: Steps outside these are written with an exponent.
+_SMALLEST_STEP, _LARGEST_STEP = 1e-6, 1e12
+
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 #: Distances between marks on a time axis, seconds, and how each mark is written.
@@ -44,8 +50,9 @@ def number_ticks(low: float, high: float, most: int = 5) -> list[Tick]:
         high: largest value.
         most: about how many.
     """
-    if high <= low:
-        pad = abs(low) * 0.1 or 1.0
+    size = max(abs(low), abs(high))
+    if high - low <= size * _SAME or size < _TINY:
+        pad = size * 0.1 if size >= _TINY else 1.0
         low, high = low - pad, high + pad
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
@@ -53,8 +60,9 @@ def number_ticks(low: float, high: float, most: int = 5) -> list[Tick]:
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     decimals += round(step * 10**decimals, 6) % 1 != 0  # 2.5 and the like
+    how = f",.{decimals}f" if _SMALLEST_STEP <= step < _LARGEST_STEP else ".4g"
     return [
-        Tick(place * step, f"{place * step:,.{decimals}f}".replace("-", MINUS))
+        Tick(place * step, f"{place * step:{how}}".replace("-", MINUS))
         for place in range(first, last + 1)
     ]
 

@@ -1,0 +1,288 @@
+"""`meshtasks report`: the page, as people see it in a browser."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshtasks.cli.reporting.dead_letters import dead_letters_in
+from meshtasks.messaging.deadletter import DEAD_LETTER_EXCHANGE, DEAD_LETTER_ROUTING_KEY
+from meshtasks.settings import Environment, Settings
+from meshtasks.sinks import Sinks
+from tests.support.amqp import drain, publish_raw, queue_depth
+from tests.support.analytics import archive
+from tests.support.archive import directory_environment
+from tests.support.chromium import WORST_CONTRAST, complaints, look
+from tests.support.command import Command, command
+
+HOUR_SECONDS = 3600
+QUEUE = "dead.letter.queue"
+
+NASTY = "<script>document.title = 'owned'</script>"
+
+#: What the tests ask of the page, in one look.
+FINDINGS = f"""{WORST_CONTRAST}
+const all = (query, get) => [...document.querySelectorAll(query)].map(get);
+return {{
+  title: document.title,
+  headings: all('h1, h2', e => e.textContent),
+  rooms: all('.rooms h3', e => e.textContent),
+  charts: all('svg', e => e.getAttribute('aria-label')),
+  flat: all('svg', e => e.getBoundingClientRect()).filter(r => r.height < 50).length,
+  lines: all('svg .line', e => e.getTotalLength()),
+  alerts: all('.timeline tbody tr', e => [...e.cells].map(c => c.innerText.trim())),
+  spells: all('.track span', e => [e.getBoundingClientRect().width, e.title]),
+  text: document.body.innerText,
+  spill: document.documentElement.scrollWidth - innerWidth,
+  background: getComputedStyle(document.body).backgroundColor,
+  contrast: worst,
+}};"""
+
+
+@pytest.fixture
+def environment(mesh_url: str, tmp_path: Path) -> Environment:
+    """A mesh whose archive is a directory."""
+    return directory_environment(tmp_path, broker_url=mesh_url)
+
+
+@pytest.fixture
+def sinks(environment: Environment) -> Iterator[Sinks]:
+    """The sinks of this process."""
+    it = Sinks(Settings(environment))
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def meshtasks(
+    environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    """Runs the console script."""
+    return command(environment, monkeypatch, capsys)
+
+
+def bury(url: str, reason: str, routing_key: str, times: int = 1) -> None:
+    """Put messages on the dead-letter queue, as a worker would."""
+    publish_raw(
+        url,
+        DEAD_LETTER_EXCHANGE,
+        DEAD_LETTER_ROUTING_KEY,
+        *[b"{}"] * times,
+        headers={
+            "x-mesh-reason": reason,
+            "x-mesh-error-type": "SchemaMismatch",
+            "x-mesh-routing-key": routing_key,
+        },
+    )
+
+
+def alert(title: str, severity: str, starts_at: float, **changes: Any) -> Any:
+    """An alert as the mesh publishes it."""
+    stamp = datetime.fromtimestamp(starts_at, UTC).isoformat()
+    return {
+        "title": title,
+        "message": f"{title}, says the rule",
+        "severity": severity,
+        "source": "rules.test",
+        "labels": {"about": title},
+        "starts_at": stamp,
+        **changes,
+    }
+
+
+def furnish(sinks: Sinks, now: float) -> None:
+    """Two days of a house."""
+    start = now - 48 * HOUR_SECONDS
+    for room, warmth in (("living_room", 68), (NASTY, 50)):
+        readings = [
+            {"value": warmth + n % 9, "unit": "°F", "location": room, "sensor_id": "s"}
+            for n in range(96)
+        ]
+        damp = [{"value": 40 + n % 7, "location": room} for n in range(96)]
+        where = {"start": start, "seconds_apart": 1800.0, "name": room}
+        archive(sinks, "sensors.temperature.s", *readings, **where)
+        archive(sinks, "sensors.humidity.s", *damp, **where)
+    hot = start + 10 * HOUR_SECONDS
+    told = [
+        alert("Attic is hot", "warning", hot),
+        alert("Attic is hot", "warning", hot, resolved=True),
+    ]
+    archive(sinks, "alerts.warning.x", *told, start=hot, seconds_apart=7200, name="a")
+    cold = alert(f"Freezer {NASTY}", "critical", now - HOUR_SECONDS)
+    archive(sinks, "alerts.critical.x", cold, start=now - HOUR_SECONDS, name="b")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
+def test_the_page_tells_of_the_house_in_light_and_dark_and_on_a_phone(
+    sinks: Sinks,
+    environment: Environment,
+    meshtasks: Command,
+    tmp_path: Path,
+    width: int,
+    dark: bool,
+) -> None:
+    furnish(sinks, time.time())
+    url = environment.broker_url.get_secret_value()
+    bury(url, 'value: 120 "%" cannot be', "sensors.humidity.bath", 2)
+    bury(url, 'value: 133 "%" cannot be', "sensors.humidity.attic")
+    bury(url, f"the body is not JSON: {NASTY}", "sensors.humidity.attic")
+    page = tmp_path / "house.html"
+
+    result = meshtasks("report", "--out", page, "--days", 2)
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = look(page, FINDINGS, width=width, dark=dark)
+    assert found["headings"] == [
+        "Mesh report",
+        "Rooms",
+        "Alerts",
+        "Dead letters by reason",
+        "Archive",
+    ]
+    assert found["rooms"] == [NASTY, "living room"]
+    assert found["title"].startswith("Mesh report")
+    assert found["charts"][2].startswith("Temperature, living room. from 20")
+    assert len(found["charts"]) == 5
+    assert found["flat"] == 0
+    assert all(length > 100 for length in found["lines"])
+    first, second = found["alerts"]
+    assert first[:2] == [
+        "▲ critical",
+        f"Freezer {NASTY}\nFreezer {NASTY}, says the rule",
+    ]
+    assert first[4].startswith("since")
+    assert second[0] == "◆ warning"
+    assert second[4].startswith("over since")
+    assert [wide >= 4 for wide, _ in found["spells"]] == [True, True]
+    assert 'value: 133 "%" cannot be' in found["text"]
+    assert f"the body is not JSON: {NASTY}" in found["text"]
+    assert "384" in found["text"]  # readings
+    assert found["spill"] <= 0, "the page is wider than the window"
+    assert (found["background"] == "rgb(252, 252, 251)") is not dark
+    assert found["contrast"][0] >= 4.5, found["contrast"]
+    # looked at, and left there
+    assert queue_depth(url, QUEUE) == 4
+
+
+def test_the_page_asks_nothing_of_the_network_and_has_no_faults(
+    sinks: Sinks, meshtasks: Command, tmp_path: Path
+) -> None:
+    furnish(sinks, time.time())
+    page = tmp_path / "house.html"
+    meshtasks("report", "--out", page)
+
+    assert complaints(page) == []
+    html = page.read_text()
+    assert "<script" not in html
+    assert not [word for word in ("http://", "https://", "url(") if word in html]
+
+
+def test_an_empty_house_has_a_page_too(meshtasks: Command, tmp_path: Path) -> None:
+    page = tmp_path / "house.html"
+
+    assert meshtasks("report", "--out", page).exit_code == 0
+
+    html = page.read_text()
+    assert "There are no readings of this period" in html
+    assert "No alert in this period" in html
+    assert "The dead-letter queue is empty" in html
+    assert "The archive is empty" in html
+
+
+def test_without_a_broker_the_page_says_so_and_tells_the_rest(
+    sinks: Sinks,
+    meshtasks: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    furnish(sinks, time.time())
+    monkeypatch.setenv("MESH_BROKER_URL", "amqp://user:secret@127.0.0.1:1//")
+    page = tmp_path / "house.html"
+
+    assert meshtasks("report", "--out", page).exit_code == 0
+
+    html = page.read_text()
+    assert "RabbitMQ at 127.0.0.1:1 cannot be reached" in html
+    assert "secret" not in html
+    assert "living room" in html
+
+
+def test_a_page_that_cannot_be_written_is_named(
+    meshtasks: Command, tmp_path: Path
+) -> None:
+    page = tmp_path / "nowhere" / "house.html"
+    result = meshtasks("report", "--out", page)
+    assert result.exit_code == 73
+    assert str(page) in result.stderr
+
+
+def test_a_silent_sensor_is_said_to_be(
+    sinks: Sinks, meshtasks: Command, tmp_path: Path
+) -> None:
+    readings = [{"value": 20, "location": room} for room in ("attic", "attic")]
+    start = time.time() - 20 * HOUR_SECONDS
+    archive(sinks, "sensors.temperature.s", *readings, start=start)
+    page = tmp_path / "house.html"
+
+    meshtasks("report", "--out", page, "--days", 1)
+
+    assert '<strong class="warning">silent</strong> since' in page.read_text()
+
+
+# Dead letters
+
+
+def test_dead_letters_that_died_of_the_same_are_counted_together(
+    mesh_url: str,
+) -> None:
+    bury(mesh_url, 'unit "furlong" is not known', "sensors.temperature.a", 2)
+    bury(mesh_url, "timestamp 2019-02-30T25:00:00Z is no time", "sensors.temperature.b")
+    bury(mesh_url, 'unit "ell" is not known', "sensors.temperature.c")
+
+    found = dead_letters_in(mesh_url, QUEUE)
+
+    assert (found.total, found.looked_at) == (4, 4)
+    assert [(each.count, each.example) for each in found.reasons] == [
+        (3, 'unit "ell" is not known'),
+        (1, "timestamp 2019-02-30T25:00:00Z is no time"),
+    ]
+    assert found.reasons[0].routing_keys == (
+        "sensors.temperature.a",
+        "sensors.temperature.c",
+    )
+
+
+def test_looking_at_them_leaves_them_in_their_order(mesh_url: str) -> None:
+    for number in range(30):
+        publish_raw(
+            mesh_url,
+            DEAD_LETTER_EXCHANGE,
+            DEAD_LETTER_ROUTING_KEY,
+            json.dumps(number).encode(),
+        )
+
+    for _ in range(25):  # more often than the delivery limit of other queues
+        assert dead_letters_in(mesh_url, QUEUE).total == 30
+
+    assert [int(each.body) for each in drain(mesh_url, QUEUE)] == list(range(30))
+
+
+def test_a_message_that_no_binding_matched_is_a_dead_letter_too(mesh_url: str) -> None:
+    publish_raw(mesh_url, "sensors", "sensors.nobody.asked", b"{}")
+    (reason,) = dead_letters_in(mesh_url, QUEUE).reasons
+    assert (reason.error_type, reason.routing_keys) == (
+        "Unroutable",
+        ("sensors.nobody.asked",),
+    )
+
+
+def test_a_queue_that_is_not_there_is_empty(amqp_url: str) -> None:
+    assert dead_letters_in(amqp_url, QUEUE).total == 0
