@@ -33,7 +33,7 @@ def create_app(settings: Settings, handlers: Mapping[str, Handler]) -> Celery:
     """
     settings.validate()
     open_store(settings.env).close()  # refuses an archive URL that cannot be one
-    app = Celery("meshtasks", broker=settings.env.broker_url.get_secret_value())
+    app = Celery("meshtasks", broker=settings.env.amqp_url)
     app.conf.update(
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
@@ -53,8 +53,15 @@ def create_app(settings: Settings, handlers: Mapping[str, Handler]) -> Celery:
     return app
 
 
-try:
-    app = create_app(load_settings(), HANDLERS)
-except ConfigError as error:
-    sys.stderr.write(f"meshtasks: {error}\n")
-    sys.exit(ConfigError.exit_code)
+def __getattr__(name: str) -> Celery:
+    """``app``, built when ``celery -A meshtasks`` asks for it: importing this module
+    needs no settings."""
+    if name != "app":
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    try:
+        app = globals()["app"] = create_app(load_settings(), HANDLERS)
+    except ConfigError as error:
+        sys.stderr.write(f"meshtasks: {error}\n")
+        sys.exit(ConfigError.exit_code)
+    return app

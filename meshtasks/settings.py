@@ -74,7 +74,7 @@ class Environment(BaseSettings):
         frozen=True,
     )
 
-    broker_url: SecretStr = SecretStr("amqp://guest:guest@127.0.0.1:5672//")
+    broker_url: SecretStr = SecretStr("")
     config_dir: Path = Path("config")
     state_dir: Path = Path(".mesh/state")
     influx_url: str = "http://127.0.0.1:8428"
@@ -93,6 +93,18 @@ class Environment(BaseSettings):
     api_tokens: SecretStr = SecretStr("")
     receivers: dict[str, SecretStr] = {}
     secrets: dict[str, SecretStr] = {}
+
+    @property
+    def amqp_url(self) -> str:
+        """``broker_url`` as text; there is no default account to fall back to.
+
+        Raises:
+            ConfigError: it is not given.
+        """
+        if url := self.broker_url.get_secret_value():
+            return url
+        expected = "expected the broker's URL, amqp://user:password@host:5672/vhost"
+        raise ConfigError("environment", "MESH_BROKER_URL", expected)
 
     @model_validator(mode="before")
     @classmethod

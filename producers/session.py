@@ -46,7 +46,7 @@ def broker_url() -> str:
     Raises:
         ConfigError: there is something else in ``MESH_BROKER_URL``.
     """
-    url = load_settings().env.broker_url.get_secret_value()
+    url = load_settings().env.amqp_url
     unopened(url).release()
     return url
 

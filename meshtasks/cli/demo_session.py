@@ -104,7 +104,7 @@ class Session:
             management_url=stack.rabbitmq.management_url,
             points=stack.victoria_metrics.rows_inserted,
         )
-        self._url = self._settings.env.broker_url.get_secret_value()
+        self._url = self._settings.env.amqp_url
         self._store = open_store(self._settings.env)
         self._servers = [stack.rabbitmq.process, stack.victoria_metrics.process]
         self._interrupted = False

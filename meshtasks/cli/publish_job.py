@@ -106,7 +106,7 @@ class Job:
         self._route = route
         self._patience_seconds = patience_seconds
         self._backoff = Backoff()
-        url = route.settings.env.broker_url.get_secret_value()
+        url = route.settings.env.amqp_url
         self._publisher = Publisher(url)
         try:
             with connected(url):

@@ -60,7 +60,7 @@ def report(
             gather.alerts_of(database, period),
             gather.archive_of(store, period),
             dead_letters_in(
-                settings.env.broker_url.get_secret_value(),
+                settings.env.amqp_url,
                 settings.topology.dead_letter_queue,
             ),
         )

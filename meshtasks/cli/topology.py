@@ -33,7 +33,7 @@ def apply() -> None:
     """
     settings = load_settings()
     topology = settings.topology
-    with connected(settings.env.broker_url.get_secret_value()) as connection:
+    with connected(settings.env.amqp_url) as connection:
         declare(connection, topology)
         vhost = connection.virtual_host
     typer.echo(
@@ -65,7 +65,7 @@ def check(
     """
     settings = load_settings()
     topology = settings.topology
-    live = read(settings.env.broker_url.get_secret_value(), management_url)
+    live = read(settings.env.amqp_url, management_url)
     drift = compare(topology, live)
     for line in drift.differences:
         typer.echo(line)
@@ -125,6 +125,6 @@ def export(
     """
     settings = load_settings()
     if vhost is None:
-        vhost = unopened(settings.env.broker_url.get_secret_value()).virtual_host
+        vhost = unopened(settings.env.amqp_url).virtual_host
     json.dump(definitions(settings.topology, vhost), output, indent=2)
     output.write("\n")

@@ -16,7 +16,7 @@ from typing import Self
 
 from meshtasks.embedded import loopback
 from meshtasks.embedded.packages import TRITON_VENV, python_libraries
-from meshtasks.embedded.process import Process
+from meshtasks.embedded.process import Process, ProcessFailed
 
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _PACKAGES = TRITON_VENV / "lib" / _PYTHON / "site-packages"
@@ -81,8 +81,15 @@ class Triton:
         """Start it and wait until it has loaded its models.
 
         Raises:
-            ProcessFailed: it did not; the text carries the end of its log.
+            ProcessFailed: it is not installed, or did not start; then the text
+                carries the end of its log.
         """
+        if not _SERVER.is_dir():
+            message = (
+                "tritonserver is not installed; "
+                f"{sys.executable} -m meshtasks.embedded.packages test does that"
+            )
+            raise ProcessFailed(message)
         self._link_backend()
         self.process.start()
         self.process.wait_ready(self._is_ready, within_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any, NamedTuple
 
+from amqp import spec
 from amqp.exceptions import NotFound
 
 from meshtasks.messaging.connecting import connected
@@ -25,9 +26,10 @@ class Peeked(NamedTuple):
 def peek(url: str, queue: str, limit: int) -> Peeked:
     """Read the first messages of a queue without taking them.
 
-    They are delivered, not acknowledged, and so return to their places when the
-    channel is closed, marked as redelivered. A queue with a delivery limit counts
-    that: the dead-letter queue has none.
+    They are delivered and then given back together, which brings each to its place
+    again. (Given back one by one, or by closing the channel, they come in any order.)
+    Afterwards they are marked as redelivered, and a queue with a delivery limit has
+    counted it: the dead-letter queue has none.
 
     Args:
         url: AMQP URL.
@@ -45,10 +47,15 @@ def peek(url: str, queue: str, limit: int) -> Peeked:
             total = channel.queue_declare(queue, passive=True).message_count
         except NotFound:
             return Peeked(0, [])
+        tag = 0
         while len(seen) < min(limit, total):
             message = channel.basic_get(queue)
             if message is None:  # somebody else has taken some
                 break
+            tag = message.delivery_tag
             table = message.properties.get("application_headers") or {}
             seen.append((message.delivery_info["routing_key"], dict(table)))
+        if seen:
+            # py-amqp has no basic_nack: delivery tag, all up to it, back to the queue
+            channel.send_method(spec.Basic.Nack, "Lbb", (tag, True, True))
     return Peeked(total, seen)

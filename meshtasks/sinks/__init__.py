@@ -121,7 +121,7 @@ class Sinks:
         """Publishes to the mesh's own exchanges, confirmed."""
         from meshtasks.messaging.publisher import Publisher  # noqa: PLC0415
 
-        return Publisher(self.settings.env.broker_url.get_secret_value())
+        return Publisher(self.settings.env.amqp_url)
 
     def close(self) -> None:
         """Close the sinks that were opened."""

@@ -73,7 +73,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         self._timers = Timers(settings)
         self._breaker = Breaker(settings, self._pause, self._resume, self._soon)
         self._courier: Courier[_Moved] = Courier(
-            Publisher(settings.env.broker_url.get_secret_value()),
+            Publisher(settings.env.amqp_url),
             on_delivered=lambda moved: self._soon(self._acknowledge, *moved),
             on_refused=lambda moved: self._soon(self._reject, *moved),
             is_wanted=lambda moved: moved.lane.alive,

@@ -62,7 +62,7 @@ class World:
         the same to those who see it counts once."""
         env = self.sinks.settings.env
         for queue in PUBLISHED:
-            for message in drain(env.broker_url.get_secret_value(), queue):
+            for message in drain(env.amqp_url, queue):
                 self._published |= {(queue, name) for name in _names(message)}
         points = {
             ("point", series.name, *sorted(series.labels.items()), time, value)

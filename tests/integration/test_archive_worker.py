@@ -96,7 +96,7 @@ def readings(*numbers: int) -> Outgoing:
 
 def publish(environment: Environment, messages: list[Outgoing]) -> None:
     """Publish, confirmed."""
-    with closing(Publisher(environment.broker_url.get_secret_value())) as publisher:
+    with closing(Publisher(environment.amqp_url)) as publisher:
         publisher.publish(messages)
 
 
@@ -153,5 +153,5 @@ def test_an_outage_of_the_bucket_delays_records_and_loses_none(
             wait_until(partial(has, store, 300), 90, "records after")
 
             assert archived(store) == Counter(range(300))
-    url = environment.broker_url.get_secret_value()
+    url = environment.amqp_url
     assert queue_depth(url, "dead.letter.queue") == 0

@@ -49,7 +49,7 @@ class Collector:
     ) -> None:
         self._settings = settings
         self._topology = settings.topology
-        self._url = settings.env.broker_url.get_secret_value()
+        self._url = settings.env.amqp_url
         self._management_url = management_url
         self._points = points
         self._store = open_store(settings.env)
