@@ -1,7 +1,7 @@
 """A private VictoriaMetrics: the embedded time-series store.
 
-One binary, ready in a twentieth of a second, with a web page at ``/vmui``. It
-takes InfluxDB 2's ``/api/v2/write`` as it is and ignores token, organisation
+One binary, ready in a twentieth of a second (Debian's builds come without its web
+pages). It takes InfluxDB 2's ``/api/v2/write`` as it is and ignores token, organisation
 and bucket. The field ``celsius`` of the measurement ``temperature`` becomes the
 series ``temperature_celsius``.
 """
@@ -50,7 +50,7 @@ class VictoriaMetrics:
 
     @property
     def url(self) -> str:
-        """Base URL, for ``MESH_INFLUX_URL``; its pages are at ``/vmui``."""
+        """Base URL, for ``MESH_INFLUX_URL``."""
         return f"http://{loopback.HOST}:{self.port}"
 
     def start(self, within_seconds: float = 30.0) -> None:
