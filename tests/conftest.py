@@ -23,6 +23,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,6 +40,11 @@ from tests.support.receiver import Receiver
 from tests.support.s3 import S3Target
 from tests.support.swift import Swift
 from tests.support.triton import REPOSITORIES
+
+# A test run that was put in the background ignores these signals, and so would
+# every program that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).parents[1]
 
