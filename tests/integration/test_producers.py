@@ -35,6 +35,18 @@ def declare(url: str) -> None:
         channel.queue_bind(QUEUE, EXCHANGE, "sensors.#")
 
 
+def declare_routable_at_once(url: str) -> None:
+    """The exchange last, and nothing is bound to it: its alternate has the queue."""
+    with open_channel(url) as channel:
+        channel.queue_declare(QUEUE, durable=True, auto_delete=False)
+        channel.exchange_declare("others", "fanout", durable=True, auto_delete=False)
+        channel.queue_bind(QUEUE, "others")
+        arguments = {"alternate-exchange": "others"}
+        channel.exchange_declare(
+            EXCHANGE, "topic", durable=True, auto_delete=False, arguments=arguments
+        )
+
+
 @pytest.fixture
 def url(amqp_url: str) -> str:
     """A virtual host with an exchange and a queue for every reading."""
@@ -247,7 +259,7 @@ def test_messages_wait_for_an_exchange_that_is_not_declared_yet(
     with running(amqp_url) as producer:
         producer.submit(EXCHANGE, KEY, 1)
         wait_until(lambda: EXCHANGE in producer.last_error, 10.0, "a refusal")
-        declare(amqp_url)
+        declare_routable_at_once(amqp_url)
 
         assert producer.stop(10.0) == ()
     assert numbers(drain(amqp_url, QUEUE)) == [1]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from meshtasks.cli.charts.chart import Chart, Series
 from meshtasks.cli.charts.style import BACKGROUND, FAINT_INK, GRID, INK, LIGHT
+from meshtasks.cli.charts.ticks import time_ticks
 
 _INCHES = (9.6, 4.8)
 _DOTS_PER_INCH = 200
@@ -55,10 +56,7 @@ def write_png(chart: Chart, path: Path) -> None:
         else:
             _draw_lines(chart, axes)
         if chart.axis == "time":
-            locator = AutoDateLocator(tz=chart.zone, maxticks=9)  # type: ignore[no-untyped-call]
-            axes.xaxis.set_major_locator(locator)
-            concise = ConciseDateFormatter(locator, tz=chart.zone)  # type: ignore[no-untyped-call]
-            axes.xaxis.set_major_formatter(concise)
+            _mark_times(chart, axes)
         if len(chart.series) > 1:
             axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         figure.savefig(path, format="png")
@@ -79,6 +77,13 @@ def _draw_lines(chart: Chart, axes: Any) -> None:
             markersize=3,
             markevery=lone or None,
         )
+
+
+def _mark_times(chart: Chart, axes: Any) -> None:
+    positions = chart.positions
+    ticks = time_ticks(min(positions), max(positions), chart.zone)
+    places = [datetime.fromtimestamp(tick.position, chart.zone) for tick in ticks]
+    axes.set_xticks(places, [tick.label for tick in ticks])
 
 
 def _draw_bars(chart: Chart, axes: Any) -> None:

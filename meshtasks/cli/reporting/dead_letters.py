@@ -12,8 +12,8 @@ from meshtasks.cli.view.snapshot import DeadLetter
 from meshtasks.domain.errors import ConfigError, Transient
 from meshtasks.messaging.peek import peek
 
-#: Looked at: the oldest so many. It takes about a second.
-_LIMIT = 5_000
+#: Looked at: so many at most. It takes a few seconds.
+_LIMIT = 10_000
 
 #: What differs between reasons that say the same.
 _DETAILS = re.compile(r'"[^"]*"|\d[\d.,:TZ+-]*|[-+]\d+')
@@ -30,11 +30,11 @@ def dead_letters_in(url: str, queue: str) -> DeadLetters:
         queue: name of the dead-letter queue.
     """
     try:
-        total, messages = peek(url, queue, _LIMIT)
+        total, seen = peek(url, queue, _LIMIT)
     except (Transient, ConfigError) as error:
         return DeadLetters(fault=str(error))
     now = time.time()
-    letters = [dead_letter_of(table, key, now) for key, table in messages]
+    letters = [dead_letter_of(each.headers, each.routing_key, now) for each in seen]
     return DeadLetters(total, len(letters), _by_reason(letters))
 
 

@@ -140,7 +140,7 @@ class DeadLetters:
 
     Attributes:
         total: messages in it.
-        looked_at: so many of them, the oldest.
+        looked_at: so many of them.
         reasons: most frequent first.
         fault: why nothing is known of it; blank if all is well.
     """

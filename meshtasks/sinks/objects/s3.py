@@ -31,6 +31,8 @@ _TIMEOUT = urllib3.Timeout(connect=3.0, read=20.0)
 _RETRY = urllib3.Retry(
     connect=1, read=1, redirect=0, status=0, other=0, respect_retry_after_header=False
 )
+#: Kept open at most: a reader fetches several objects at once.
+_CONNECTIONS = 8
 #: One request up to here, so that it is stored whole or not at all. A larger object
 #: goes in parts, and a crash may leave some of them to the bucket's lifecycle rules.
 _PART_BYTES = 64 << 20
@@ -99,7 +101,9 @@ class S3Store(ObjectStore):
             raise ConfigError("environment", variable, expected)
         self._bucket = bucket
         self._endpoint = endpoint
-        self._http = urllib3.PoolManager(timeout=_TIMEOUT, retries=_RETRY)
+        self._http = urllib3.PoolManager(
+            maxsize=_CONNECTIONS, timeout=_TIMEOUT, retries=_RETRY
+        )
         try:
             check_bucket_name(bucket, strict=True)
         except ValueError as error:
