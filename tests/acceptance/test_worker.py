@@ -208,14 +208,13 @@ def test_a_busy_queue_does_not_hold_up_another(
 def test_a_warm_shutdown_finishes_what_the_worker_holds(
     env: dict[str, str], tmp_path: Path
 ) -> None:
-    running_worker = worker(env, tmp_path)
-    running_worker.start()
-    publish(env, {"id": "held", "do": "wait", "seconds": 2})
     state = Path(env["MESH_STATE_DIR"])
-    wait_until(lambda: scripted.read(state, "attempts"), 10, "the batch to start")
-    publish(env, {"id": "buffered"})
+    with running(worker(env, tmp_path)) as stopping:
+        publish(env, {"id": "held", "do": "wait", "seconds": 2})
+        wait_until(lambda: scripted.read(state, "attempts"), 10, "the batch to start")
+        publish(env, {"id": "buffered"})
 
-    assert running_worker.stop() == 0
+        assert stopping.stop() == 0
 
     assert effects(env)["held"] == 1
     left = queue_depth(env["MESH_BROKER_URL"], MOTION)
@@ -228,7 +227,10 @@ def test_a_queue_without_a_handler_is_refused_by_name(
     refused = worker(env, tmp_path, "sensors.humidity")
 
     refused.process.start()
-    wait_until(lambda: not refused.process.running, 30, "the worker to stop")
+    try:
+        wait_until(lambda: not refused.process.running, 30, "the worker to stop")
+    finally:
+        exit_code = refused.stop()
 
     assert "sensors.humidity" in refused.log()
-    assert refused.stop() == 78
+    assert exit_code == 78
