@@ -72,7 +72,7 @@ BARE = Contender(
 )
 CELERY = Contender(
     "celery",
-    "Celery, a task per message",
+    "Celery, a task each",
     "{bin}/python -m celery -A benchmarks.peers.celery_single worker -c 1",
     peer="celery",
     queue=load.CELERY_QUEUE,
@@ -80,7 +80,7 @@ CELERY = Contender(
 )
 CELERY_BATCHES = Contender(
     "celery-batches",
-    "celery-batches, 500 per task",
+    "celery-batches, 500 a task",
     "{bin}/python -m celery -A benchmarks.peers.celery_batched worker -c 1",
     peer="celery-batches",
     queue=load.CELERY_QUEUE,
@@ -88,7 +88,7 @@ CELERY_BATCHES = Contender(
 )
 FASTSTREAM = Contender(
     "faststream",
-    "FastStream, one per message",
+    "FastStream, a call each",
     "{bin}/python -m faststream run benchmarks.peers.faststream_single:app",
     peer="faststream",
 )

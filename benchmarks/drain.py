@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from benchmarks.contenders import Contender
 from benchmarks.environments import ROOT
 from benchmarks.load import readings
-from benchmarks.memory import peak_rss_bytes
 from benchmarks.services import Services, Space
+from benchmarks.usage import Usage, usage
 from meshtasks.embedded.process import Process
 from meshtasks.messaging.publisher import Outgoing, Publisher
 
@@ -30,7 +31,6 @@ _LONGEST_WAIT_SECONDS = 0.2
 _SHORTEST_WAIT_SECONDS = 0.02
 _STARTING_WAIT_SECONDS = 0.05
 _STALLED_SECONDS = 60.0
-_MEMORY_WAIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,9 @@ class Run:
         messages: messages that waited.
         readings: readings in them.
         readings_per_second: while the clock ran; 0.0 if it could not be told.
-        peak_rss_bytes: of the consuming process and those it started.
+        cpu_us_per_reading: processor time of the consuming process and those it
+            started, while the clock ran; steadier than the rate on a busy machine.
+        peak_rss_bytes: of the same processes.
         faults: why the ledger does not balance; empty when it does.
     """
 
@@ -50,6 +52,7 @@ class Run:
     messages: int
     readings: int
     readings_per_second: float
+    cpu_us_per_reading: float
     peak_rss_bytes: int
     faults: tuple[str, ...]
 
@@ -86,9 +89,14 @@ def run(services: Services, contender: Contender, messages: int, say: Say) -> Ru
         faults = [*watch.faults, *_faults(space, contender, count)]
         if faults:
             say(f"{contender.name}: the end of its log:\n{process.tail()}")
-    rate = watch.messages_per_second * contender.array_readings
     return Run(
-        contender.name, messages, count, rate, watch.peak_rss_bytes, tuple(faults)
+        contender.name,
+        messages,
+        count,
+        watch.messages_per_second * contender.array_readings,
+        watch.cpu_us_per_message / contender.array_readings,
+        watch.peak_rss_bytes,
+        tuple(faults),
     )
 
 
@@ -105,11 +113,20 @@ def preload(space: Space, messages: Iterable[Outgoing], say: Say) -> None:
     publisher.close()
 
 
+class _Look(NamedTuple):
+    """The state of a run at one moment."""
+
+    time: float
+    settled: int
+    used: Usage
+
+
 class _Watch:
     """Follows a run by the broker's count of acknowledged messages.
 
     Attributes:
         messages_per_second: while the clock ran.
+        cpu_us_per_message: the same.
         peak_rss_bytes: of the process and those it started.
         faults: what went wrong meanwhile.
     """
@@ -119,36 +136,44 @@ class _Watch:
         self._process = process
         self._messages = messages
         self._acknowledged_before = services.acknowledged()
-        self._memory_due_at = 0.0
         self.messages_per_second = 0.0
+        self.cpu_us_per_message = 0.0
         self.peak_rss_bytes = 0
         self.faults: list[str] = []
 
     def until_settled(self) -> None:
         """Return when all messages are settled, or nothing happens any more."""
-        settled = 0
-        first: tuple[int, float] | None = None
-        changed_at = time.monotonic()
-        while settled < self._messages:
-            time.sleep(self._wait_seconds(settled))
-            before, settled = settled, self._settled()
-            now = time.monotonic()
-            if settled > before:
-                changed_at = now
+        first: _Look | None = None
+        last = self._look()
+        changed_at = last.time
+        while last.settled < self._messages:
+            time.sleep(self._wait_seconds(last.settled))
+            look = self._look()
+            if look.settled > last.settled:
+                changed_at = look.time
                 if first is None:
-                    first = settled, now
-                elif now > first[1]:
-                    self.messages_per_second = (settled - first[0]) / (now - first[1])
-            if now - changed_at > _STALLED_SECONDS or not self._process.running:
-                self.faults.append(f"stopped at {settled:,} of {self._messages:,}")
+                    first = look
+                else:
+                    self._note(first, look)
+            last = look
+            if last.time - changed_at > _STALLED_SECONDS or not self._process.running:
+                self.faults.append(f"stopped at {last.settled:,} of {self._messages:,}")
                 break
-            self._sample_memory(now)
-        self._sample_memory(time.monotonic(), at_once=True)
         if not self.messages_per_second and not self.faults:
             self.faults.append("over before it could be measured")
 
-    def _settled(self) -> int:
-        return self._services.acknowledged() - self._acknowledged_before
+    def _look(self) -> _Look:
+        settled = self._services.acknowledged() - self._acknowledged_before
+        now = time.monotonic()
+        used = usage(self._process.pid)
+        self.peak_rss_bytes = max(self.peak_rss_bytes, used.peak_rss_bytes)
+        return _Look(now, settled, used)
+
+    def _note(self, first: _Look, look: _Look) -> None:
+        messages = look.settled - first.settled
+        cpu_seconds = look.used.cpu_seconds - first.used.cpu_seconds
+        self.messages_per_second = messages / (look.time - first.time)
+        self.cpu_us_per_message = cpu_seconds / messages * 1e6
 
     def _wait_seconds(self, settled: int) -> float:
         """Half of what is left, so that the end is seen soon after it comes."""
@@ -158,12 +183,6 @@ class _Watch:
             return _SHORTEST_WAIT_SECONDS
         left_seconds = (self._messages - settled) / self.messages_per_second
         return min(max(left_seconds / 2, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)
-
-    def _sample_memory(self, now: float, *, at_once: bool = False) -> None:
-        if at_once or now >= self._memory_due_at:
-            self._memory_due_at = now + _MEMORY_WAIT_SECONDS
-            peak = peak_rss_bytes(self._process.pid)
-            self.peak_rss_bytes = max(self.peak_rss_bytes, peak)
 
 
 def _faults(space: Space, contender: Contender, count: int) -> list[str]:

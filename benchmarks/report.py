@@ -147,9 +147,9 @@ def _rows(runs: Sequence[Run]) -> list[_Row]:
 
 
 def _throughput_table(rows: Sequence[_Row]) -> Table:
-    table = _table("Throughput of one worker process, median of the rounds")
+    table = _table("Readings a second by one worker process, median of the rounds")
     table.add_column("contender", no_wrap=True)
-    headings = ("readings/s", "spread", "x bare", "x Celery", "peak RSS")
+    headings = ("rate", "spread", "x bare", "x Celery", "CPU µs", "peak RSS")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     medians = {row.contender.name: median(row.rates) for row in rows}
@@ -167,6 +167,7 @@ def _throughput_table(rows: Sequence[_Row]) -> Table:
             f"±{spread:.0%}",
             _ratio(rate, bare),
             _ratio(rate, celery),
+            f"{median(run.cpu_us_per_reading for run in row.runs):.0f}",
             _megabytes(max(run.peak_rss_bytes for run in row.runs)),
         )
     return table

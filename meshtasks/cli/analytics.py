@@ -103,6 +103,6 @@ def info() -> None:
     due = sum(len(split.live) > 1 for each in tables.values() for split in each)
     if due or missing:
         typer.echo(
-            f"{due} partitions are in pieces, {missing} archive objects are not in "
-            "the dataset: run meshtasks analytics compact"
+            f"partitions in pieces: {due}; archive objects not in the dataset: "
+            f"{missing}. Run meshtasks analytics compact"
         )

@@ -94,10 +94,18 @@ _VICTORIA_METRICS = Program(
     "victoria-metrics", "victoria-metrics", ("victoria-metrics.service",)
 )
 _INFLUXDB = Program("influxdb", "influxd", ("influxdb.service",))
+#: Looks at the pages of the report.
+_CHROMIUM = Program("chromium", "chromium", ())
 
 PROGRAMS = {
     "demo": (_RABBITMQ, _VICTORIA_METRICS),
-    "test": (_RABBITMQ, _VICTORIA_METRICS, _INFLUXDB, _python_library()),
+    "test": (
+        _RABBITMQ,
+        _VICTORIA_METRICS,
+        _INFLUXDB,
+        _CHROMIUM,
+        _python_library(),
+    ),
 }
 
 

@@ -487,9 +487,9 @@ def test_info_tells_when_compaction_is_due(sinks: Sinks, meshtasks: Command) -> 
     after = meshtasks("analytics", "info").stdout
 
     assert "readings │ 1    │ 2026-11-23 │ 2026-11-23 │     2 │" in before
-    assert "1 partitions are in pieces, 1 archive objects are not in" in before
+    assert "in pieces: 1; archive objects not in the dataset: 1." in before
     assert "readings │ 1    │ 2026-11-23 │ 2026-11-23 │     1 │" in after
-    assert "run meshtasks analytics compact" not in after
+    assert "Run meshtasks analytics compact" not in after
 
 
 def test_info_of_an_empty_archive_is_empty(meshtasks: Command) -> None:

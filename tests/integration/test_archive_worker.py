@@ -20,6 +20,7 @@ from meshtasks.messaging.publisher import Outgoing, Publisher
 from meshtasks.settings import Environment, Settings
 from meshtasks.sinks.objects import ObjectStore, open_store
 from tests.support.amqp import queue_depth
+from tests.support.analytics import ids_in
 from tests.support.archive import (
     NOON,
     ROOT,
@@ -127,6 +128,8 @@ def test_workers_killed_again_and_again_archive_every_record_once(
         worker.stop()
 
     assert archived(store) == Counter([*range(1_000), *range(10_000, 15_000)])
+    # and the analytics dataset has the same
+    assert ids_in(store) == Counter(line["id"] for line in lines_in(store))
 
 
 def test_an_outage_of_the_bucket_delays_records_and_loses_none(
@@ -153,5 +156,6 @@ def test_an_outage_of_the_bucket_delays_records_and_loses_none(
             wait_until(partial(has, store, 300), 90, "records after")
 
             assert archived(store) == Counter(range(300))
+            assert len(ids_in(store)) == 300
     url = environment.amqp_url
     assert queue_depth(url, "dead.letter.queue") == 0

@@ -87,6 +87,12 @@ def test_a_column_of_texts_tells_series_apart() -> None:
     }
 
 
+def test_series_keep_their_colours_however_the_rows_are_ordered() -> None:
+    one = chart_of(["room", "t", "v"], [("b", NOON, 1), ("a", NOON, 2)])
+    other = chart_of(["room", "t", "v"], [("a", NOON, 2), ("b", NOON, 1)])
+    assert one == other
+
+
 @pytest.mark.parametrize(
     ("names", "rows", "why"),
     [

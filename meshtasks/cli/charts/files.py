@@ -15,7 +15,7 @@ _PAGE_STYLE = """
 body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; background: var(--card);
   color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.2rem; }
-pre { padding: .8rem; overflow-x: auto; background: var(--wash); }
+pre { padding: .8rem; white-space: pre-wrap; background: var(--wash); }
 """
 
 

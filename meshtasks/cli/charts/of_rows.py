@@ -59,11 +59,14 @@ def chart_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Chart:
     if axis == "category" and len(places) > _BARS_LIMIT:
         message = f"{len(places)} bars; a chart can show {_BARS_LIMIT}"
         raise NotDrawable(message)
+    # groups come in any order, and colours should stay with their names
+    ordered = sorted(series.items()) if labels else list(series.items())
     drawn = tuple(
         Series(name, tuple(values.get(x) for x in places), slot=slot)
-        for slot, (name, values) in enumerate(series.items(), 1)
+        for slot, (name, values) in enumerate(ordered, 1)
     )
-    title = f"{', '.join(names[column] for column in numbers)} by {names[across]}"
+    what = ", ".join(names[column] for column in numbers)
+    title = f"{what} by {names[across]}".replace('"', "")
     return Chart(title, axis, tuple(places), drawn)
 
 
