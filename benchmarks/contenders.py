@@ -51,7 +51,7 @@ class Contender:
         """
         own = Path(sys.executable).parent
         directory = own if self.peer is None else ensure_peer(self.peer, say)
-        return self.command.format(bin=directory).split()
+        return [part.format(bin=directory) for part in self.command.split()]
 
     @property
     def messages_scale(self) -> float:

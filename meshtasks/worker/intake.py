@@ -31,6 +31,7 @@ from meshtasks.worker.courier import Courier, Parcel
 from meshtasks.worker.dispatch import Dispatcher, FinishedBatch, PendingBatch
 from meshtasks.worker.lane import Lane
 from meshtasks.worker.mesh import Mesh, mesh_of
+from meshtasks.worker.reading import BurstReader
 from meshtasks.worker.settlement import Settlement, Settler
 from meshtasks.worker.timers import Timers
 from meshtasks.worker.watch import ProgressWatch
@@ -99,6 +100,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
 
     def register_with_event_loop(self, _consumer: Any, hub: Any) -> None:
         """Start consuming: the event loop is about to run."""
+        self._reader = BurstReader(self._consumer.connection.connection, hub)
         hub.call_repeatedly(_TICK_SECONDS, self._tick)
         for lane in self._lanes.values():
             self._open(lane)
@@ -181,7 +183,9 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             self._mesh.handlers[queue],
             settings,
             Settler(queue, settings.retry, levels, self._consumer.hostname),
-            prefetch=settings.batch.count * (self._dispatcher.pool_size + 1),
+            # in the pool, one being gathered, and two on their way: the broker
+            # must not wait for the acknowledgement of one batch to send the next
+            prefetch=settings.batch.count * (self._dispatcher.pool_size + 3),
             on_full=self._on_full,
             on_open=self._on_open,
             on_dead=self._on_dead,
@@ -294,6 +298,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
                 reason = f"cannot ask for the length of {lane.queue}: {error}"
             if reason:
                 self._reconnect(reason)
+        self._reader.read()  # what a synchronous call has read ahead
 
     def _reconnect(self, reason: str) -> None:
         logger.error("Reconnecting to the broker: %s", reason)

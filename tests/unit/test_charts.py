@@ -14,8 +14,13 @@ from hypothesis import strategies as st
 
 from meshtasks.cli.charts.chart import Chart, Series
 from meshtasks.cli.charts.of_rows import ROWS_LIMIT, NotDrawable, chart_of
-from meshtasks.cli.charts.svg import number_text, svg
-from meshtasks.cli.charts.ticks import category_ticks, number_ticks, time_ticks
+from meshtasks.cli.charts.svg import svg
+from meshtasks.cli.charts.ticks import (
+    category_ticks,
+    number_text,
+    number_ticks,
+    time_ticks,
+)
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")

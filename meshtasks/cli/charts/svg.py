@@ -11,9 +11,9 @@ from itertools import pairwise
 
 from meshtasks.cli.charts.chart import Chart, Series
 from meshtasks.cli.charts.ticks import (
-    MINUS,
     Tick,
     category_ticks,
+    number_text,
     number_ticks,
     time_ticks,
 )
@@ -25,6 +25,8 @@ _RIGHT = 14.0
 #: Below so many pixels from one place to the next nobody can aim at one.
 _AIM_PIXELS = 2.0
 _WIDEST_BAR = 48.0
+#: A chart of less than this tells seconds.
+_SHORT_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +74,6 @@ def svg(chart: Chart, width: int, height: int) -> str:
         "</svg>",
     ]
     return "".join(parts)
-
-
-def number_text(value: float, unit: str = "") -> str:
-    """A value for people: ``21.4 °C``."""
-    size = abs(value)
-    decimals = 0 if size >= 1000 or value == int(value) else 1 if size >= 1 else 3  # noqa: PLR2004
-    text = f"{value:,.{decimals}f}".replace("-", MINUS)
-    return f"{text} {unit}" if unit else text
 
 
 def _frame(
@@ -243,7 +237,9 @@ def _said(
 def _place_text(chart: Chart, place: int) -> str:
     match chart.x[place]:
         case datetime() as moment:
-            return moment.strftime("%a %-d %b %H:%M")
+            low, high = chart.x_range or (chart.positions[0], chart.positions[-1])
+            seconds = ":%S" if high - low < _SHORT_SECONDS else ""
+            return moment.strftime(f"%a %-d %b %H:%M{seconds}")
         case str() as name:
             return name
         case number:

@@ -1,4 +1,4 @@
-"""Where an axis has its marks, and what they say."""
+"""Where an axis has its marks, and what they and other values say."""
 
 from __future__ import annotations
 
@@ -96,6 +96,14 @@ def category_ticks(names: Sequence[str], most: int = 12) -> list[Tick]:
         for place, name in enumerate(names)
         if place % every == 0
     ]
+
+
+def number_text(value: float, unit: str = "") -> str:
+    """A value for people: ``21.4 °C``."""
+    size = abs(value)
+    decimals = 0 if size >= 1000 or value == int(value) else 1 if size >= 1 else 3  # noqa: PLR2004
+    text = f"{value:,.{decimals}f}".replace("-", MINUS)
+    return f"{text} {unit}" if unit else text
 
 
 def _within(

@@ -35,19 +35,33 @@ VIEWS = "readings, events"
 
 #: Spans that a point of a curve may stand for, seconds; the smallest that gives at
 #: most so many points.
-_SPANS = (60, 300, 600, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400)
+_SPANS = (1, 5, 15, 60, 300, 600, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400)
 _POINTS = 170
 #: A sensor that is silent for so many times its usual pause leaves a gap.
 _GAP_FACTOR = 3.0
+
+#: Shortest period that a report is about.
+_SHORTEST = timedelta(minutes=2)
 
 _FIRST_KINDS = ("temperature", "humidity")
 
 
 def period_of(database: DuckDBPyConnection, days: int, now: datetime) -> Period:
-    """The last so many days up to now, in the database's time zone."""
+    """The last so many days up to now, in the database's time zone; of a mesh that
+    is younger, its life."""
     (row,) = database.sql("SELECT current_setting('TimeZone')").fetchall()
     end = now.astimezone(ZoneInfo(row[0]))
-    return Period((end - timedelta(days=days)), end)
+    asked = Period(end - timedelta(days=days), end)
+    (first,) = _ask(
+        database,
+        "SELECT epoch(min(time)) FROM (SELECT time FROM readings UNION ALL "
+        "SELECT time FROM events) WHERE time BETWEEN $1 AND $2",
+        asked,
+    )
+    if first[0] is None:
+        return asked
+    born = datetime.fromtimestamp(first[0], end.tzinfo)
+    return Period(min(max(asked.start, born), end - _SHORTEST), end)
 
 
 def readings_in(database: DuckDBPyConnection, period: Period) -> int:

@@ -11,8 +11,8 @@ from rich.filesize import decimal
 
 from meshtasks.cli.charts.chart import Chart, Series
 from meshtasks.cli.charts.style import STYLE
-from meshtasks.cli.charts.svg import number_text, svg
-from meshtasks.cli.charts.ticks import Tick, time_ticks
+from meshtasks.cli.charts.svg import svg
+from meshtasks.cli.charts.ticks import Tick, number_text, time_ticks
 from meshtasks.cli.reporting.facts import Curve, Facts, Period
 
 _WIDTH = 560
