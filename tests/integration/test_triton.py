@@ -199,7 +199,7 @@ def test_a_model_that_was_unloaded_is_not_ready_until_it_is_loaded(
 def test_a_model_that_is_being_loaded_is_not_ready(
     connect: Connect, new_triton: Server, tmp_path: Path
 ) -> None:
-    write_slow_model(tmp_path / "models", "slow", seconds=2.0)
+    write_slow_model(tmp_path / "models", "slow", seconds=8.0)
     sink = connect(new_triton.url)
     loading = threading.Thread(target=load, args=(new_triton, "slow"))
     loading.start()
