@@ -21,22 +21,19 @@ class Mesh:
     Attributes:
         settings: everything from the environment and config/.
         handlers: by queue.
-        runners: by queue, what its Celery task runs in the pool.
     """
 
     settings: Settings
     handlers: Mapping[str, Handler]
-    runners: Mapping[str, BatchRunner]
 
 
 def attach(app: Celery, settings: Settings, handlers: Mapping[str, Handler]) -> None:
     """Register one Celery task per handler, named as its queue, and remember the
     mesh on the application."""
-    runners = {queue: BatchRunner(each, settings) for queue, each in handlers.items()}
-    for queue, runner in runners.items():
-        _register(app, queue, runner, settings)
+    for queue, handler in handlers.items():
+        _register(app, queue, BatchRunner(handler, settings), settings)
     signals.worker_process_init.connect(_spare_collections)
-    app.mesh = Mesh(settings, handlers, runners)
+    app.mesh = Mesh(settings, handlers)
 
 
 def mesh_of(app: Any) -> Mesh:
