@@ -37,7 +37,7 @@ from tests.support.triton import (
     load,
     rows,
     unload,
-    write_slow_model,
+    write_gated_model,
 )
 from tests.support.waiting import wait_until
 
@@ -199,7 +199,8 @@ def test_a_model_that_was_unloaded_is_not_ready_until_it_is_loaded(
 def test_a_model_that_is_being_loaded_is_not_ready(
     connect: Connect, new_triton: Server, tmp_path: Path
 ) -> None:
-    write_slow_model(tmp_path / "models", "slow", seconds=8.0)
+    gate = tmp_path / "gate"
+    write_gated_model(tmp_path / "models", "slow", gate)
     sink = connect(new_triton.url)
     loading = threading.Thread(target=load, args=(new_triton, "slow"))
     loading.start()
@@ -209,15 +210,18 @@ def test_a_model_that_is_being_loaded_is_not_ready(
             sink.model("slow", "")
         return "LOADING" in str(caught.value)
 
-    wait_until(is_loading, 10, "the model to be LOADING")
-    loading.join()
+    try:
+        wait_until(is_loading, 30, "the model to be LOADING")
+    finally:
+        gate.touch()
+        loading.join()
     assert sink.model("slow", "").max_batch_size == 8
 
 
 def test_a_model_that_could_not_be_loaded_is_not_ready_and_says_why(
     connect: Connect, new_triton: Server, tmp_path: Path
 ) -> None:
-    write_slow_model(tmp_path / "models", "broken", seconds=0)
+    write_gated_model(tmp_path / "models", "broken", tmp_path)
     (tmp_path / "models" / "broken" / "1" / "model.py").write_text("raise OSError(5)")
     with pytest.raises(loopback.HTTPFailed):
         load(new_triton, "broken")

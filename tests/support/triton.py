@@ -16,12 +16,14 @@ REPOSITORIES = (ROOT / "config" / "triton", Path(__file__).with_name("models"))
 #: What ``obedient`` does, by the second number of a row (see its model.py).
 DOUBLE, RAISE, REFUSE, BE_BUSY, BE_SLOW, GIVE_NAN, SKIP_A_ROW, DIE = range(8)
 
-_SLOW_MODEL = """\
+_GATED_MODEL = """\
+import pathlib
 import time
 
 class TritonPythonModel:
     def initialize(self, args):
-        time.sleep({seconds})
+        while not pathlib.Path({gate!r}).exists():
+            time.sleep(0.02)
 
     def execute(self, requests):
         return []
@@ -45,10 +47,10 @@ def rows_and_executions(server: Triton, model: str) -> tuple[int, int]:
     return statistics["inference_count"], statistics["execution_count"]
 
 
-def write_slow_model(repository: Path, name: str, seconds: float) -> None:
-    """Make a model that takes a while to load."""
+def write_gated_model(repository: Path, name: str, gate: Path) -> None:
+    """Make a model that is being loaded until the file ``gate`` exists."""
     (repository / name / "1").mkdir(parents=True)
-    code = _SLOW_MODEL.format(seconds=seconds)
+    code = _GATED_MODEL.format(gate=str(gate))
     (repository / name / "1" / "model.py").write_text(code, encoding="utf-8")
     config = REPOSITORIES[1] / "obedient" / "config.pbtxt"
     text = config.read_text(encoding="utf-8").replace("obedient", name)
