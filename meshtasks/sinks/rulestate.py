@@ -12,7 +12,6 @@ that is still due is given once more.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,9 @@ from pydantic_core import from_json, to_json  # 3 to 7 times as fast as json
 
 from meshtasks.domain.errors import SinkUnavailable, Transient
 from meshtasks.domain.evaluation import SeriesState
+from meshtasks.sinks.sqlite import SqliteFile
 
-#: Shape of the states; a file of another shape is emptied.
+#: Shape of the states; a file of another shape is begun afresh.
 _SHAPE = 1
 #: A series that was silent for longer is forgotten.
 KEEP_SECONDS = 30 * 86_400.0
@@ -30,10 +30,7 @@ KEEP_SECONDS = 30 * 86_400.0
 KEEP_SERIES = 100_000
 PRUNE_EVERY_SECONDS = 3_600.0
 
-BUSY_TIMEOUT_SECONDS = 5.0
-_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-
-_CREATE = """
+_SCHEMA = """
 CREATE TABLE series (
     key TEXT PRIMARY KEY, state TEXT NOT NULL, updated_at REAL NOT NULL
 ) WITHOUT ROWID
@@ -60,8 +57,9 @@ class RuleStateStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._connection: sqlite3.Connection | None = None
+        # A power cut may take back the last batches; then an alert may be given
+        # again.
+        self._file = SqliteFile("rule_state", path, _SCHEMA, _SHAPE, disposable=True)
         self._next_prune = 0.0
 
     @contextmanager
@@ -82,13 +80,9 @@ class RuleStateStore:
             Transient: another process held the file for too long.
             SinkUnavailable: the file cannot be read or written.
         """
-        with self._translated():
-            connection = self._open()
-            connection.execute("BEGIN IMMEDIATE")
-        try:
-            with self._translated():
-                rows = connection.execute(_LOAD, (json.dumps(list(keys)),))
-                loaded = {key: from_json(state) for key, state in rows}
+        with self._file.transaction() as connection:
+            rows = connection.execute(_LOAD, (json.dumps(list(keys)),))
+            loaded = {key: from_json(state) for key, state in rows}
             states = dict(loaded)
             yield states
             changed = [
@@ -96,17 +90,11 @@ class RuleStateStore:
                 for key, state in states.items()
                 if state is not loaded.get(key)
             ]
-            with self._translated():
-                connection.executemany(_STORE, changed)
-                if now >= self._next_prune:
-                    self._next_prune = now + PRUNE_EVERY_SECONDS
-                    connection.execute(_FORGET_SILENT, (now - KEEP_SECONDS,))
-                    connection.execute(_FORGET_SURPLUS, (KEEP_SERIES,))
-                connection.execute("COMMIT")
-        except BaseException:
-            if self._connection is connection:  # closed otherwise, which rolls back
-                connection.rollback()
-            raise
+            connection.executemany(_STORE, changed)
+            if now >= self._next_prune:
+                self._next_prune = now + PRUNE_EVERY_SECONDS
+                connection.execute(_FORGET_SILENT, (now - KEEP_SECONDS,))
+                connection.execute(_FORGET_SURPLUS, (KEEP_SERIES,))
 
     def probe(self) -> None:
         """See whether the file can be written, on a connection of its own.
@@ -115,8 +103,7 @@ class RuleStateStore:
             SinkUnavailable: it cannot.
         """
         try:
-            with self._translated():
-                self._connect().close()
+            self._file.probe()
         except SinkUnavailable:
             raise
         except Transient:
@@ -124,49 +111,4 @@ class RuleStateStore:
 
     def close(self) -> None:
         """Close the file."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = self._connect()
-        return self._connection
-
-    def _connect(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(
-            self._path,
-            timeout=BUSY_TIMEOUT_SECONDS,
-            isolation_level=None,  # transactions are begun here, not by the driver
-            check_same_thread=False,  # one thread at a time, but not always the same
-        )
-        try:
-            # Without fsync a power cut may take back the last batches; then an
-            # alert may be given again. It cannot damage the file.
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("BEGIN IMMEDIATE")
-            (shape,) = connection.execute("PRAGMA user_version").fetchone()
-            if shape != _SHAPE:
-                connection.execute("DROP TABLE IF EXISTS series")
-                connection.execute(_CREATE)
-                connection.execute(f"PRAGMA user_version = {_SHAPE}")
-            connection.execute("COMMIT")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """SQLite's faults as ours."""
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            message = f"rule state {self._path}: {error}"
-            if code in _BUSY:
-                raise Transient(message) from error
-            self.close()  # opened anew next time: the file may have been replaced
-            raise SinkUnavailable("rule_state", message) from error
+        self._file.close()

@@ -13,7 +13,7 @@ import pytest
 
 from meshtasks.domain.errors import SinkUnavailable, Transient
 from meshtasks.domain.evaluation import SeriesState
-from meshtasks.sinks import rulestate
+from meshtasks.sinks import rulestate, sqlite
 from meshtasks.sinks.rulestate import (
     KEEP_SECONDS,
     PRUNE_EVERY_SECONDS,
@@ -100,7 +100,7 @@ def test_processes_take_turns_and_no_update_is_lost(
 def test_a_file_that_another_process_holds_is_a_passing_fault(
     store: RuleStateStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rulestate, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.05)
     put(store, "a")
 
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
