@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import http.client
 import random
@@ -33,13 +34,34 @@ def is_free(port: int) -> bool:
 
 
 def free_port(preferred: int | None = None) -> int:
-    """A TCP port that nobody listens on: ``preferred`` if it is one."""
+    """A TCP port that nobody listens on: ``preferred`` if it is one.
+
+    Any other stays reserved while this process lives: nobody else gets it from here
+    in the seconds that a server takes to listen on it.
+    """
     if preferred is not None and is_free(preferred):
         return preferred
     draw = random.SystemRandom()
-    while not is_free(port := draw.choice(_PORTS)):
+    while not (reserved := _reserve(port := draw.choice(_PORTS))):
         pass
+    atexit.register(reserved.close)
     return port
+
+
+def _reserve(port: int) -> socket.socket | None:
+    """A socket that is bound to the port, unless one is already.
+
+    SO_REUSEADDR, set afterwards, lets servers (which set it, too) bind to the port
+    all the same, since this socket does not listen.
+    """
+    reserved = socket.socket()
+    try:
+        reserved.bind((HOST, port))
+    except OSError:
+        reserved.close()
+        return None
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return reserved
 
 
 def request(
