@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test test-peers lint format bench lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## Make .venv with the project and its commands, from the lock file
 
@@ -25,6 +25,11 @@ demo: setup ## Run the mesh on embedded services with simulated sensors (ARGS="-
 test: setup ## Run every test against real servers (ARGS="-k name")
 	$(BIN)/python -m meshtasks.embedded.packages test
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+# They are not in testpaths (pyproject.toml), and install themselves on first use.
+test-peers: setup ## Run the tests against Home Assistant, n8n (gigabytes; ARGS="-k name")
+	$(BIN)/python -m meshtasks.embedded.packages demo
+	$(BIN)/pytest tests/peers --timeout 1800 $(ARGS)
 
 lint: setup ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -206,7 +206,7 @@ def ensure_swift(venv: Path = SWIFT_VENV) -> None:
         InstallFailed: venv or pip failed; the text carries the end of its output.
     """
     what = "OpenStack Swift, the object store of the tests"
-    _ensure_venv(venv, SWIFT_REQUIREMENTS, what)
+    ensure_venv(venv, SWIFT_REQUIREMENTS, what)
 
 
 def ensure_triton(venv: Path = TRITON_VENV) -> None:
@@ -217,12 +217,22 @@ def ensure_triton(venv: Path = TRITON_VENV) -> None:
     """
     what = "Triton Inference Server (55 MB)"
     # Its other dependencies are for an interface that is not used here.
-    _ensure_venv(venv, TRITON_REQUIREMENTS, what, "--no-deps")
+    ensure_venv(venv, TRITON_REQUIREMENTS, what, "--no-deps")
 
 
-def _ensure_venv(venv: Path, requirements: Path, what: str, *options: str) -> None:
-    """Make a virtual environment, unless it is there and still what is wanted."""
-    # What the environment depends on: the requirements and the interpreter.
+def ensure_venv(venv: Path, requirements: Path, what: str, *options: str) -> None:
+    """Make a virtual environment, unless it is there and still what is wanted.
+
+    Args:
+        venv: its directory; replaced when the requirements or the interpreter that
+            it was made for are others now.
+        requirements: of pip, with hashes.
+        what: is installed, for people who wait for it.
+        options: further ones of ``pip install``.
+
+    Raises:
+        InstallFailed: venv or pip failed; the text carries the end of its output.
+    """
     digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
     wanted = f"{digest} {sys.base_prefix} {sys.version_info[:2]}\n"
     ready = venv / ".ready"
