@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -51,6 +52,30 @@ _SECRETS = (
 #: Printable ASCII: whatever else a header may hold, somebody reads it differently.
 _FIT_FOR_A_HEADER = re.compile(r"[!-~]([ -~]*[!-~])?")
 
+_PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+_HIGHEST_PORT = 65_535
+
+
+def _ports(text: str) -> range:
+    """The ports of ``9151`` or ``9151-9159``; none of an empty text.
+
+    Raises:
+        ValueError: these are no ports.
+    """
+    if not text:
+        return range(0)
+    found = _PORTS.fullmatch(text)
+    first, last = map(int, (found[1], found[2] or found[1])) if found else (1, 0)
+    if not first <= last <= _HIGHEST_PORT:
+        message = f"expected a port or a range such as 9151-9159, not {text!r}"
+        raise ValueError(message)
+    return range(first, last + 1)
+
+
+def _ports_text(text: str) -> str:
+    _ports(text)
+    return text
+
 
 class Environment(BaseSettings):
     """Places and secrets, from ``MESH_*`` variables.
@@ -64,6 +89,9 @@ class Environment(BaseSettings):
             ``MESH_RECEIVERS__PHONE`` or ``MESH_RECEIVERS__PHONE_FILE``.
         secrets: values of the headers of workflows.yaml, by name:
             ``MESH_SECRETS__N8N`` or ``MESH_SECRETS__N8N_FILE``.
+        metrics_host: address at which a worker shows its metrics.
+        metrics_port: the port, or a range of which each worker takes the first
+            free one: ``9151-9159``. 0 is any free port; empty, no metrics are shown.
     """
 
     model_config = SettingsConfigDict(
@@ -93,6 +121,13 @@ class Environment(BaseSettings):
     api_tokens: SecretStr = SecretStr("")
     receivers: dict[str, SecretStr] = {}
     secrets: dict[str, SecretStr] = {}
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Annotated[str, AfterValidator(_ports_text)] = ""
+
+    @property
+    def metrics_ports(self) -> range:
+        """``metrics_port`` as ports to try in order."""
+        return _ports(self.metrics_port)
 
     @property
     def amqp_url(self) -> str:

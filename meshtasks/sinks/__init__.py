@@ -119,9 +119,9 @@ class Sinks:
     @cached_property
     def publisher(self) -> Publisher:
         """Publishes to the mesh's own exchanges, confirmed."""
-        from meshtasks.messaging.publisher import Publisher  # noqa: PLC0415
+        from meshtasks.sinks.timed_publisher import TimedPublisher  # noqa: PLC0415
 
-        return Publisher(self.settings.env.amqp_url)
+        return TimedPublisher(self.settings.env.amqp_url)
 
     def close(self) -> None:
         """Close the sinks that were opened."""

@@ -28,6 +28,7 @@ from meshtasks.domain.alerts import Severity
 from meshtasks.domain.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.domain.text import clip
 from meshtasks.sinks.http import retry_after_seconds
+from meshtasks.sinks.timing import timed
 
 #: The sink's name in errors.
 SINK = "notifier"
@@ -74,6 +75,7 @@ class Notifier:
         _keep_urls_out_of_logs()
         self._receivers = {name: _receiver(name, url) for name, url in urls.items()}
 
+    @timed(SINK)
     def send(self, name: str, notification: Notification) -> None:
         """Send a notification; returns once the service has taken it.
 

@@ -28,6 +28,7 @@ from meshtasks.domain.errors import ConfigError, SinkUnavailable
 from meshtasks.domain.text import clip
 from meshtasks.settings import Environment
 from meshtasks.sinks.http import retry_after_seconds
+from meshtasks.sinks.timing import timed
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 #: A store that needs longer for one batch is overloaded.
@@ -104,6 +105,7 @@ class TimeSeries:
         token = env.influx_token.get_secret_value()
         return cls(env.influx_url, token, env.influx_org, env.influx_bucket)
 
+    @timed("timeseries")
     def write(self, lines: Sequence[bytes]) -> dict[int, str]:
         """Store points, all in one request unless some are refused.
 

@@ -34,6 +34,7 @@ from meshtasks.domain.inference.stacking import Inference
 from meshtasks.domain.inference.tensors import DATATYPES, Tensor
 from meshtasks.domain.text import clip
 from meshtasks.settings import Settings
+from meshtasks.sinks.timing import timed
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 #: For how long it is believed what a model takes.
@@ -106,6 +107,7 @@ class Triton:
         self._models[name, version] = spec
         return spec
 
+    @timed("triton")
     def infer(self, spec: ModelSpec, inputs: Sequence[Tensor]) -> Inference:
         """Ask a model.
 

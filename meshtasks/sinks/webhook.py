@@ -37,6 +37,7 @@ from meshtasks.domain.text import clip
 from meshtasks.domain.workflows import Webhook, Workflow
 from meshtasks.settings import Settings
 from meshtasks.sinks.http import retry_after_seconds
+from meshtasks.sinks.timing import timed
 
 SINK = "webhook"
 
@@ -160,6 +161,7 @@ class Webhooks:
             raise WebhookBusy(str(error), seconds) from error
         self._pauses.end(name)
 
+    @timed(SINK)
     def _call(
         self, workflow: Workflow, body: bytes, headers: Mapping[str, str]
     ) -> None:

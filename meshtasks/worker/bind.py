@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import repeat
@@ -21,6 +22,7 @@ from meshtasks.domain.outcome import Dead, Done, Outcome, Retry, outcome_of
 from meshtasks.messaging.codec import Wire, envelope_of
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
+from meshtasks.sinks.timing import SinkCall, listening
 from meshtasks.tasks.registry import Batch, Handler, Timer
 from meshtasks.worker.decode import Decoder
 
@@ -49,11 +51,15 @@ class BatchResult:
         messages: messages in the batch.
         records: valid records in them.
         failures: in order of the messages; empty when all are done.
+        seconds: it took in the pool, decoding and sinks included.
+        sink_calls: what its handler asked of sinks.
     """
 
     messages: int
     records: int
     failures: tuple[Failure, ...] = ()
+    seconds: float = 0.0
+    sink_calls: tuple[SinkCall, ...] = ()
 
     @property
     def dead(self) -> int:
@@ -90,7 +96,15 @@ class BatchRunner:
         self._decoder = Decoder(handler)
 
     def __call__(self, wires: list[Wire]) -> BatchResult:
-        """Decode, handle, fold."""
+        """Decode, handle, fold; take the time of it."""
+        began = time.perf_counter()
+        with listening() as calls:
+            records, failures = self._run(wires)
+        seconds = time.perf_counter() - began
+        return BatchResult(len(wires), records, tuple(failures), seconds, tuple(calls))
+
+    def _run(self, wires: list[Wire]) -> tuple[int, list[Failure]]:
+        """The number of valid records, and what failed in order of the messages."""
         queue = self._handler.queue
         batch: Batch[Any] = Batch(queue, [], [])
         places: list[_Place] = []
@@ -122,7 +136,7 @@ class BatchRunner:
         if outcomes.count(_DONE) < len(outcomes):
             failures += _fold(outcomes, places, wires)
         failures.sort(key=lambda failure: failure.position)
-        return BatchResult(len(wires), len(batch.records), tuple(failures))
+        return len(batch.records), failures
 
     def _handle(self, batch: Batch[Any]) -> list[Outcome]:
         """One outcome per record, whatever the handler does."""

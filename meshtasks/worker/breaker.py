@@ -47,9 +47,9 @@ class Breaker:
         return self.open_circuits().isdisjoint(sinks)
 
     def open_circuits(self) -> frozenset[str]:
-        """The sinks that are down."""
+        """The sinks that are down; may be asked by any thread."""
         return frozenset(
-            sink for sink, circuit in self._circuits.items() if circuit.is_open
+            sink for sink, circuit in self._circuits.copy().items() if circuit.is_open
         )
 
     def note(self, result: BatchResult) -> None:

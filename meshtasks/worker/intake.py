@@ -29,8 +29,10 @@ from meshtasks.worker.batching import Buffer
 from meshtasks.worker.breaker import Breaker
 from meshtasks.worker.courier import Courier, Parcel
 from meshtasks.worker.dispatch import Dispatcher, FinishedBatch, PendingBatch
+from meshtasks.worker.exposition import Exposition
 from meshtasks.worker.lane import Lane
 from meshtasks.worker.mesh import Mesh, mesh_of
+from meshtasks.worker.metrics import WorkerMetrics
 from meshtasks.worker.reading import BurstReader
 from meshtasks.worker.settlement import Settlement, Settler
 from meshtasks.worker.timers import Timers
@@ -50,10 +52,10 @@ _TIMERS_STOP_SECONDS = 15.0
 
 
 class _Moved(NamedTuple):
-    """Tags to settle once the courier has published what stands for them."""
+    """Messages to settle once the courier has published what stands for them."""
 
     lane: Lane
-    tags: list[int]
+    settlement: Settlement
 
 
 class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no types
@@ -71,11 +73,13 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         self._dispatcher = Dispatcher(consumer, self._lanes.values, self._on_finished)
         self._watch = ProgressWatch()
         settings = self._mesh.settings
-        self._timers = Timers(settings)
         self._breaker = Breaker(settings, self._pause, self._resume, self._soon)
+        self._metrics = WorkerMetrics(consumer.hostname, self._breaker.open_circuits)
+        self._exposition = Exposition(self._metrics.registry, settings.env)
+        self._timers = Timers(settings, self._metrics.called)
         self._courier: Courier[_Moved] = Courier(
             Publisher(settings.env.amqp_url),
-            on_delivered=lambda moved: self._soon(self._acknowledge, *moved),
+            on_delivered=lambda moved: self._soon(self._on_moved, *moved),
             on_refused=lambda moved: self._soon(self._reject, *moved),
             is_wanted=lambda moved: moved.lane.alive,
         )
@@ -97,6 +101,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             consumer.task_consumer.cancel_by_queue(queue)
         self._lanes.update({queue: self._new_lane(queue) for queue in selected})
         self._courier.start()
+        self._exposition.start()
 
     def register_with_event_loop(self, _consumer: Any, hub: Any) -> None:
         """Start consuming: the event loop is about to run."""
@@ -116,6 +121,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         if consumer.blueprint.state != bootsteps.RUN:
             self._breaker.stop()
             self._courier.stop(within_seconds=5.0)
+            self._exposition.stop()
             self._timers.stop(within_seconds=_TIMERS_STOP_SECONDS)
 
     def drain(self) -> None:
@@ -179,7 +185,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
     def _new_lane(self, queue: str) -> Lane:
         settings = self._mesh.settings.queues.for_queue(queue)
         levels = self._mesh.settings.topology.retry_levels
-        return Lane(
+        lane = Lane(
             self._mesh.handlers[queue],
             settings,
             Settler(queue, settings.retry, levels, self._consumer.hostname),
@@ -190,6 +196,8 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             on_open=self._on_open,
             on_dead=self._on_dead,
         )
+        self._metrics.follow(lane)
+        return lane
 
     def _open(self, lane: Lane) -> None:
         lane.open(self._consumer.connection, self._on_lost)
@@ -232,10 +240,13 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
                 task_id=task_id,
                 now=now,
             )
+            self._metrics.finished(lane.queue, result, settlement, now)
             self._settle(lane, settlement)
             self._breaker.note(result)
             self._timers.wake(lane.handler.timer)
-        elif len(deliveries) > 1:
+            return
+        self._metrics.lost(lane.queue)
+        if len(deliveries) > 1:
             logger.error(
                 "Batch of %d messages of %s was lost (%s); running them one by one",
                 len(deliveries),
@@ -251,7 +262,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         if settlement.done:
             self._acknowledge(lane, settlement.done)
         if settlement.moved:
-            moved = _Moved(lane, settlement.moved)
+            moved = _Moved(lane, settlement)
             self._courier.send(Parcel(settlement.outgoing, moved))
 
     def _acknowledge(self, lane: Lane, tags: list[int]) -> None:
@@ -262,9 +273,14 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         except _CONNECTION_ERRORS as error:
             self._reconnect(f"cannot acknowledge: {error}")
 
-    def _reject(self, lane: Lane, tags: list[int]) -> None:
+    def _on_moved(self, lane: Lane, settlement: Settlement) -> None:
+        self._metrics.moved(lane.queue, settlement)
+        self._acknowledge(lane, settlement.moved)
+
+    def _reject(self, lane: Lane, settlement: Settlement) -> None:
         if lane.alive:
-            lane.reject(tags)
+            lane.reject(settlement.moved)
+            self._metrics.rejected(lane.queue, len(settlement.moved))
 
     # --- sinks that are down ----------------------------------------------
 

@@ -5,11 +5,13 @@ Decisions only: nothing here touches the network.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from celery.utils.time import get_exponential_backoff_interval
 
+from meshtasks.domain.errors import SinkUnavailable
 from meshtasks.domain.outcome import Dead, Retry
 from meshtasks.domain.retry import GiveUp, RetryPolicy, decide, retry_level
 from meshtasks.messaging.codec import Delivery
@@ -31,11 +33,25 @@ class Settlement:
         done: tags to acknowledge now.
         moved: tags to acknowledge once ``outgoing`` is confirmed.
         outgoing: retries and dead letters.
+        retried: how many of ``outgoing`` are retries, by class name of the fault.
+        dead: the same of dead letters.
     """
 
     done: list[int] = field(default_factory=list)
     moved: list[int] = field(default_factory=list)
     outgoing: list[Outgoing] = field(default_factory=list)
+    retried: Counter[str] = field(default_factory=Counter)
+    dead: Counter[str] = field(default_factory=Counter)
+
+    def retry(self, message: Outgoing, error_type: str) -> None:
+        """Send a message to a retry queue."""
+        self.outgoing.append(message)
+        self.retried[error_type] += 1
+
+    def bury(self, letter: Outgoing, error_type: str) -> None:
+        """Send a message to the dead-letter queue."""
+        self.outgoing.append(letter)
+        self.dead[error_type] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +99,8 @@ class Settler:
                 isinstance(failure.outcome, Retry)
                 and (failure.outcome.sink in open_circuits or not failure.outcome.tried)
             )
-            settlement.outgoing.append(
-                self._failed(delivery, failure, counts=counts, task_id=task_id, now=now)
+            self._fail(
+                settlement, delivery, failure, counts=counts, task_id=task_id, now=now
             )
         return settlement
 
@@ -92,17 +108,26 @@ class Settler:
         """Settle a message that is dead before it reached a batch."""
         failing = Failing(delivery, self.queue, delivery.body)
         letter = dead_message(failing, dead, task_id="", worker=self.worker, now=now)
-        return Settlement(moved=[delivery.tag], outgoing=[letter])
+        settlement = Settlement(moved=[delivery.tag])
+        settlement.bury(letter, dead.error_type)
+        return settlement
 
     def lost(
         self, delivery: Delivery, reason: str, task_id: str, now: float
     ) -> Settlement:
         """Settle a message whose pool process was lost while it ran alone."""
         failure = Failure(0, Retry(reason, "WorkerLost"))
-        letter = self._failed(
-            delivery, failure, counts=True, task_id=task_id, now=now, isolate=True
+        settlement = Settlement(moved=[delivery.tag])
+        self._fail(
+            settlement,
+            delivery,
+            failure,
+            counts=True,
+            task_id=task_id,
+            now=now,
+            isolate=True,
         )
-        return Settlement(moved=[delivery.tag], outgoing=[letter])
+        return settlement
 
     def set_aside(self, deliveries: list[Delivery], now: float) -> Settlement:
         """Settle messages held while a sink they need is down: they wait in the
@@ -110,19 +135,19 @@ class Settler:
         settlement = Settlement(moved=[delivery.tag for delivery in deliveries])
         for delivery in deliveries:
             failing = Failing(delivery, self.queue, delivery.body)
-            settlement.outgoing.append(
-                retry_message(
-                    failing,
-                    level_seconds=self.levels[0],
-                    attempt=delivery.attempt,
-                    now=now,
-                    isolate=False,
-                )
+            message = retry_message(
+                failing,
+                level_seconds=self.levels[0],
+                attempt=delivery.attempt,
+                now=now,
+                isolate=False,
             )
+            settlement.retry(message, SinkUnavailable.__name__)
         return settlement
 
-    def _failed(
+    def _fail(
         self,
+        settlement: Settlement,
         delivery: Delivery,
         failure: Failure,
         *,
@@ -130,7 +155,8 @@ class Settler:
         task_id: str,
         now: float,
         isolate: bool = False,
-    ) -> Outgoing:
+    ) -> None:
+        """Add a failure to its batch's settlement."""
         body = delivery.body if failure.body is None else failure.body
         failing = Failing(delivery, self.queue, body, failure.record_index)
         outcome = failure.outcome
@@ -143,7 +169,7 @@ class Settler:
                 counts=counts,
             )
             if not isinstance(decision, GiveUp):
-                return retry_message(
+                message = retry_message(
                     failing,
                     level_seconds=retry_level(
                         self.levels,
@@ -154,11 +180,14 @@ class Settler:
                     now=now,
                     isolate=isolate,
                 )
+                settlement.retry(message, outcome.error_type)
+                return
             reason = f"{decision.because}; last: {outcome.reason}"
             outcome = Dead(reason, outcome.error_type, outcome.traceback)
-        return dead_message(
+        letter = dead_message(
             failing, outcome, task_id=task_id, worker=self.worker, now=now
         )
+        settlement.bury(letter, outcome.error_type)
 
     def _backoff_seconds(self, attempt: int) -> float:
         """Celery's own backoff."""

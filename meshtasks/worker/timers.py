@@ -7,10 +7,12 @@ must not wait for it. It goes on while the broker is away.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from celery.utils.log import get_logger
 
 from meshtasks.settings import Settings
+from meshtasks.sinks.timing import SinkCall, listening
 from meshtasks.tasks.registry import Timer
 from meshtasks.worker.bind import run_timer
 
@@ -25,10 +27,14 @@ class Timers:
     Args:
         settings: sinks are opened from these for every run, and closed again: a
             connection must not be carried over the fork of a pool process.
+        on_calls: called in the timers' thread with what a run asked of sinks.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, on_calls: Callable[[list[SinkCall]], None]
+    ) -> None:
         self._settings = settings
+        self._on_calls = on_calls
         self._timers: tuple[Timer, ...] = ()
         self._faults: dict[Timer, str] = {}
         self._woken = threading.Event()
@@ -71,7 +77,9 @@ class Timers:
                 self._run_one(timer)
 
     def _run_one(self, timer: Timer) -> None:
-        fault = run_timer(timer, self._settings)
+        with listening() as calls:
+            fault = run_timer(timer, self._settings)
+        self._on_calls(calls)
         said = "" if fault is None else f"{fault.error_type}: {fault.reason}"
         if said == self._faults.get(timer, ""):
             return

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from meshtasks.messaging import headers
 from tests.support import scripted
@@ -234,3 +237,50 @@ def test_a_queue_without_a_handler_is_refused_by_name(
 
     assert "sensors.humidity" in refused.log()
     assert exit_code == 78
+
+
+def test_a_worker_tells_prometheus_what_became_of_its_messages(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    all_in_one = {
+        "batch": {"count": 4, "age_ms": 60_000},
+        "retry": {"retry_backoff": 1},
+    }
+    env = reconfigured(env, tmp_path / "one", queues={"defaults": all_in_one})
+    publish(
+        env,
+        *({"id": do, "do": do, "times": 1} for do in ("kill", "done", "dead", "retry")),
+    )
+
+    with running(worker({**env, "MESH_METRICS_PORT": "0"}, tmp_path)) as consumer:
+        wait_until(lambda: " http://127.0.0.1:" in consumer.log(), 30, "the page")
+        found = re.search(r"Metrics at (\S+)", consumer.log())
+        assert found
+
+        def counts() -> dict[str, float]:
+            with urllib.request.urlopen(found[1]) as answer:
+                text = str(answer.read(), "utf-8")
+            return {
+                family: sum(
+                    sample.value
+                    for metric in text_string_to_metric_families(text)
+                    for sample in metric.samples
+                    if sample.name == f"meshtasks_{family}"
+                )
+                for family in WANTED
+            }
+
+        wait_until(lambda: counts() == WANTED, 60, f"{WANTED}")
+
+
+#: The batch is lost with its process, and all is done alone; one waits for a second.
+WANTED = {
+    "messages_received_total": 5,
+    "messages_done_total": 3,
+    "messages_dead_total": 1,
+    "messages_retried_total": 1,
+    "batches_lost_total": 1,
+    "messages_unsettled": 0,
+    "queue_consuming": 1,
+    "worker_info": 1,
+}

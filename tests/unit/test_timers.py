@@ -22,7 +22,7 @@ def nothing(_: object) -> None:
 @pytest.fixture
 def timers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Timers]:
     monkeypatch.setattr(module, "_EVERY_SECONDS", 0.01)
-    timers = Timers(Settings(Environment()))
+    timers = Timers(Settings(Environment()), on_calls=nothing)
     yield timers
     timers.stop(within_seconds=10)
 

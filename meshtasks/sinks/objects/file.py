@@ -18,6 +18,7 @@ from meshtasks.sinks.objects.store import (
     check_name,
     no_such_object,
 )
+from meshtasks.sinks.timing import timed
 
 
 class FileStore(ObjectStore):
@@ -43,6 +44,7 @@ class FileStore(ObjectStore):
         return self._root / name
 
     @override
+    @timed(SINK)
     def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
         target = self.path(name)
         with self._faults():

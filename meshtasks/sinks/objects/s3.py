@@ -23,6 +23,7 @@ from meshtasks.sinks.objects.store import (
     check_name,
     no_such_object,
 )
+from meshtasks.sinks.timing import timed
 
 #: minio-py would wait five minutes for either, and try six times.
 _TIMEOUT = urllib3.Timeout(connect=3.0, read=20.0)
@@ -122,6 +123,7 @@ class S3Store(ObjectStore):
             raise ConfigError("environment", "MESH_MINIO_ENDPOINT", expected) from error
 
     @override
+    @timed(SINK)
     def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
         check_name(name)
         with self._faults(name):

@@ -1,0 +1,224 @@
+"""What a worker tells Prometheus: docs/monitoring.md explains each metric.
+
+Everything is counted once per batch, in the consuming process, where outcomes are
+settled; what changes with every message is read when somebody asks for it. So there
+is one place to ask however many pool processes there are, and nothing to pay per
+message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from importlib.metadata import version
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from typing_extensions import override
+
+from meshtasks.sinks.timing import SinkCall
+from meshtasks.worker.bind import BatchResult
+from meshtasks.worker.lane import Lane
+from meshtasks.worker.settlement import Settlement
+
+_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
+_SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+
+# A second series per counter and histogram, of when it was made: nobody asks for it.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class WorkerMetrics:
+    """The metrics of one worker.
+
+    Args:
+        worker: its name.
+        open_circuits: the sinks that are down; called by the thread that answers
+            Prometheus.
+
+    Attributes:
+        registry: what is served.
+    """
+
+    def __init__(
+        self, worker: str, open_circuits: Callable[[], Collection[str]]
+    ) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._state = _State(open_circuits)
+        registry.register(self._state)
+        Gauge(
+            "meshtasks_worker_info",
+            "The worker behind this page; always 1.",
+            ("worker", "version"),
+            registry=registry,
+        ).labels(worker, version("meshtasks")).set(1)
+        self._done = Counter(
+            "meshtasks_messages_done_total",
+            "Messages acknowledged because all they ask for is durable.",
+            ("queue",),
+            registry=registry,
+        )
+        self._dead = Counter(
+            "meshtasks_messages_dead_total",
+            "Dead letters confirmed by the broker, by class of the fault.",
+            ("queue", "error_type"),
+            registry=registry,
+        )
+        self._retried = Counter(
+            "meshtasks_messages_retried_total",
+            "Messages moved to a retry queue, confirmed, by class of the fault.",
+            ("queue", "error_type"),
+            registry=registry,
+        )
+        self._refused = Counter(
+            "meshtasks_messages_rejected_total",
+            "Messages left to the broker's own dead-lettering.",
+            ("queue",),
+            registry=registry,
+        )
+        self._records = Counter(
+            "meshtasks_records_total",
+            "Valid records given to the queue's handler.",
+            ("queue",),
+            registry=registry,
+        )
+        self._lost = Counter(
+            "meshtasks_batches_lost_total",
+            "Batches whose pool process died or ran out of time.",
+            ("queue",),
+            registry=registry,
+        )
+        self._batch_messages = Histogram(
+            "meshtasks_batch_messages",
+            "Messages per batch.",
+            ("queue",),
+            buckets=_SIZES,
+            registry=registry,
+        )
+        self._handler_seconds = Histogram(
+            "meshtasks_handler_seconds",
+            "Seconds a batch took in the pool: decoding, handler, its sinks.",
+            ("queue",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._sink_seconds = Histogram(
+            "meshtasks_sink_call_seconds",
+            "Seconds until a sink answered or failed.",
+            ("sink", "result"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._last_success = Gauge(
+            "meshtasks_last_success_timestamp_seconds",
+            "When a batch was last settled with a message done; Unix time.",
+            ("queue",),
+            registry=registry,
+        )
+
+    def follow(self, lane: Lane) -> None:
+        """Show a queue's metrics from now on, counters at zero: one that appears
+        with its first count has no rate."""
+        self._state.follow(lane)
+        for metric in (
+            *(self._done, self._refused, self._records, self._lost),
+            *(self._batch_messages, self._handler_seconds),
+        ):
+            metric.labels(lane.queue)
+
+    def finished(
+        self, queue: str, result: BatchResult, settlement: Settlement, now: float
+    ) -> None:
+        """Count a batch that the pool answered.
+
+        Args:
+            now: epoch seconds.
+        """
+        self._batch_messages.labels(queue).observe(result.messages)
+        self._handler_seconds.labels(queue).observe(result.seconds)
+        self._records.labels(queue).inc(result.records)
+        if settlement.done:
+            self._done.labels(queue).inc(len(settlement.done))
+            self._last_success.labels(queue).set(now)
+        self.called(result.sink_calls)
+
+    def called(self, calls: Iterable[SinkCall]) -> None:
+        """Count calls of sinks."""
+        for call in calls:
+            result = "failed" if call.failed else "ok"
+            self._sink_seconds.labels(call.sink, result).observe(call.seconds)
+
+    def lost(self, queue: str) -> None:
+        """Count a batch that the pool did not answer."""
+        self._lost.labels(queue).inc()
+
+    def moved(self, queue: str, settlement: Settlement) -> None:
+        """Count the retries and dead letters that the broker has confirmed."""
+        for error_type, count in settlement.retried.items():
+            self._retried.labels(queue, error_type).inc(count)
+        for error_type, count in settlement.dead.items():
+            self._dead.labels(queue, error_type).inc(count)
+
+    def rejected(self, queue: str, count: int) -> None:
+        """Count messages that the broker dead-letters by itself."""
+        self._refused.labels(queue).inc(count)
+
+
+class _State(Collector):
+    """What is read when somebody asks, rather than counted."""
+
+    def __init__(self, open_circuits: Callable[[], Collection[str]]) -> None:
+        self._open_circuits = open_circuits
+        self._lanes: dict[str, Lane] = {}
+        self._received_before: dict[str, int] = {}
+
+    def follow(self, lane: Lane) -> None:
+        """Look at this lane, and no more at the one that it replaces."""
+        if (old := self._lanes.get(lane.queue)) is not None:
+            before = self._received_before.get(lane.queue, 0)
+            self._received_before[lane.queue] = before + old.received
+        self._lanes[lane.queue] = lane
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        received = CounterMetricFamily(
+            "meshtasks_messages_received",
+            "Messages delivered by the broker, redeliveries included.",
+            labels=("queue",),
+        )
+        unsettled = GaugeMetricFamily(
+            "meshtasks_messages_unsettled",
+            "Messages held: neither acknowledged nor moved yet.",
+            labels=("queue",),
+        )
+        consuming = GaugeMetricFamily(
+            "meshtasks_queue_consuming",
+            "1 while messages are asked for, 0 while a sink is down.",
+            labels=("queue",),
+        )
+        circuits = GaugeMetricFamily(
+            "meshtasks_circuit_open",
+            "1 while the sink is down and its queues rest, else 0.",
+            labels=("sink",),
+        )
+        lanes = self._lanes.copy()
+        for queue, lane in lanes.items():
+            before = self._received_before.get(queue, 0)
+            received.add_metric((queue,), before + lane.received)
+            unsettled.add_metric((queue,), lane.unsettled)
+            consuming.add_metric((queue,), int(lane.is_consuming))
+        down = self._open_circuits()
+        for sink in sorted({s for lane in lanes.values() for s in lane.handler.sinks}):
+            circuits.add_metric((sink,), int(sink in down))
+        yield from (received, unsettled, consuming, circuits)

@@ -1,0 +1,80 @@
+"""The HTTP page of a worker's metrics."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from socket import create_server
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from meshtasks.settings import Environment
+from meshtasks.worker import exposition
+from meshtasks.worker.exposition import Exposition
+from tests.support.waiting import wait_until
+
+
+def page_at(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        return str(answer.read(), "utf-8")
+
+
+@pytest.fixture
+def exposed(
+    caplog: pytest.LogCaptureFixture,
+) -> Iterator[Callable[[str, str], int]]:
+    """Exposes a metric of that name at one of these ports; gives the port."""
+    caplog.set_level("INFO", logger=exposition.__name__)
+    with ExitStack() as stack:
+
+        def expose(name: str, ports: str) -> int:
+            registry = CollectorRegistry()
+            Gauge(name, "A metric.", registry=registry)
+            served = Exposition(registry, Environment(metrics_port=ports))
+            caplog.clear()
+            served.start()
+            stack.callback(served.stop)
+            wait_until(lambda: "Metrics at" in caplog.text, 30, "a page")
+            found = re.search(r"Metrics at http://127.0.0.1:(\d+)/", caplog.text)
+            assert found
+            return int(found[1])
+
+        yield expose
+
+
+def test_metrics_are_served_in_prometheus_text(
+    exposed: Callable[[str, str], int],
+) -> None:
+    assert "\nclimate 0.0\n" in page_at(exposed("climate", "0"))
+
+
+def test_workers_of_one_host_share_a_range_of_ports(
+    exposed: Callable[[str, str], int],
+) -> None:
+    first = exposed("climate", "0")
+    second = exposed("archive", f"{first}-{first + 20}")
+
+    assert second > first
+    assert "archive" in page_at(second)
+    assert "climate" in page_at(first)
+
+
+def test_a_port_that_is_taken_is_taken_over_once_it_is_free(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exposition, "_AGAIN_SECONDS", 0.01)
+    caplog.set_level("INFO", logger=exposition.__name__)
+    with create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        served = Exposition(CollectorRegistry(), Environment(metrics_port=str(port)))
+        served.start()
+        wait_until(lambda: "MESH_METRICS_PORT" in caplog.text, 30, "the complaint")
+    wait_until(lambda: "Metrics at" in caplog.text, 30, "the page")
+    served.stop()
+
+    assert caplog.text.count("No metrics yet") == 1
+    with create_server(("127.0.0.1", port)):
+        pass  # stopped, it leaves the port to others
