@@ -12,6 +12,7 @@ import typer
 
 from meshtasks.domain.errors import ConfigError
 from producers.simulator.command import simulator
+from producers.system.command import system
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +26,7 @@ app = typer.Typer(
 # With a callback typer keeps a program of one command from becoming that command.
 app.callback()(lambda: None)
 app.command("simulator")(simulator)
+app.command("system")(system)
 
 
 def main() -> None:

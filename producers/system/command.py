@@ -1,0 +1,26 @@
+"""``python -m producers system``."""
+
+from __future__ import annotations
+
+import typer
+
+from meshtasks.settings import load_settings
+from producers.collecting import DryRun, run_collector
+from producers.configuration import producer_config
+from producers.system.collector import SystemCollector
+from producers.system.config import SystemConfig
+
+
+def system(context: typer.Context, *, dry_run: DryRun = False) -> None:
+    """Publish metrics of this machine: processors, memory, disks, network, …
+
+    What is measured, and how often, is in config/producers/system.yaml. The metrics
+    go to the exchange "metrics", under metrics.system.<host>.<group>.
+
+    Exit codes: 0 all confirmed, 1 no queue for some, 69 broker not reached, 75
+    some not confirmed, 78 bad configuration.
+    """
+    config = producer_config(load_settings(), "system", SystemConfig)
+    run_collector(
+        context, SystemCollector(config), config.interval_seconds, dry_run=dry_run
+    )
