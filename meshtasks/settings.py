@@ -83,7 +83,10 @@ class Environment(BaseSettings):
     Attributes:
         broker_url: AMQP URL of RabbitMQ, virtual host included.
         config_dir: directory of the YAML files.
-        state_dir: directory of this host's own state (rule and archive journals).
+        state_dir: directory of this host's own state (rule and archive journals,
+            producers' spools).
+        spool_messages: most messages that wait in the spool of one producer.
+        spool_bytes: most bytes of them.
         archive_url: ``s3://bucket`` or ``file:///directory``.
         receivers: Apprise URLs of the receivers of alerts.yaml, by name:
             ``MESH_RECEIVERS__PHONE`` or ``MESH_RECEIVERS__PHONE_FILE``.
@@ -105,6 +108,8 @@ class Environment(BaseSettings):
     broker_url: SecretStr = SecretStr("")
     config_dir: Path = Path("config")
     state_dir: Path = Path(".mesh/state")
+    spool_messages: Annotated[int, Field(ge=1)] = 1_000_000
+    spool_bytes: Annotated[int, Field(ge=1)] = 512 * 1024 * 1024
     influx_url: str = "http://127.0.0.1:8428"
     influx_token: SecretStr = SecretStr("")
     influx_org: str = "home"

@@ -1,4 +1,8 @@
-"""``python -m producers NAME``: one command per source."""
+"""``python -m producers NAME``: one command per source.
+
+A source is a module or a package of that name, so that ``python -m producers.NAME``
+works as well: at its end, or in its ``__main__.py``, stands ``main("NAME")``.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Publish to the mesh from one source, until it ends or SIGTERM or Ctrl-C. "
-    "The broker is MESH_BROKER_URL.",
+    "The broker is MESH_BROKER_URL. What it does not take waits in MESH_STATE_DIR.",
 )
 
 
@@ -29,8 +33,12 @@ app.command("simulator")(simulator)
 app.command("system")(system)
 
 
-def main() -> None:
-    """Run one producer; SIGTERM and SIGINT end it in order."""
+def main(*name: str) -> None:
+    """Run one producer; SIGTERM and SIGINT end it in order.
+
+    Args:
+        name: of the producer; by default the command line begins with it.
+    """
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -46,7 +54,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     try:
-        app(obj=stop)
+        app([*name, *sys.argv[1:]], prog_name="python -m producers", obj=stop)
     except ConfigError as error:
         typer.echo(f"configuration: {error}", err=True)
         sys.exit(ConfigError.exit_code)

@@ -3,6 +3,17 @@
 A source hands records to a :class:`Producer` and goes on; one thread publishes
 them. A message gets its id and timestamp once, so that however often it is sent
 again, receivers can tell that it is the same one.
+
+A source's command is three lines. What the broker does not take waits on disk, in
+``MESH_STATE_DIR/spool/<name>.sqlite3``, and is published first when it is back, by
+the same process or by the next one::
+
+    stop = context.ensure_object(threading.Event)
+    producer = spooling_producer("weather", Batching(array_size=10))
+    raise typer.Exit(run_session(producer, feed, stop))
+
+where ``feed`` calls :meth:`Producer.submit` until the source ends or ``stop`` is
+set, whether the broker is there or not (:mod:`producers.session`).
 """
 
 from __future__ import annotations
@@ -40,14 +51,19 @@ class Producer:
 
     While the broker is away, messages wait in the buffer and the connection is
     tried again with backoff. Nothing is dropped before the buffer is full; then
-    the oldest waiting messages are, counted and logged.
+    the oldest waiting messages are, counted and logged. Nothing overtakes what
+    waits.
 
-    Submitting is thread-safe and never waits for the broker.
+    Submitting is thread-safe and never waits for the broker. With a
+    :class:`~producers.spool.Spool` it waits for the disk while the broker is away:
+    what was submitted then outlives the process. Records in an array that is not
+    full count as submitted once they are as old as the batching says.
 
     Args:
         publisher: used by the producer's thread alone from :meth:`start` on,
             and closed by it.
-        buffer: what is not confirmed yet; in memory by default.
+        buffer: what is not confirmed yet; in memory by default. Closed by
+            :meth:`stop`.
         on_confirmed: called in the producer's thread with messages that the
             broker has stored.
     """
@@ -66,11 +82,13 @@ class Producer:
         self._batching = batching or Batching()
         self._backoff = backoff or Backoff()
         self._on_confirmed = on_confirmed
-        self._counts = Counts()
+        self._counts = Counts(restored=self._buffer.restored_records)
         self._arrays = ArrayPacker(self._batching)
-        self._due_at: float | None = None
+        #: When the first record that is in no batch yet has waited long enough.
+        self._due_at = time.monotonic() if self._buffer.waiting else None
+        self._arrays_due_at = 0.0
         self._drop_logged_at = -_DROP_LOG_INTERVAL_SECONDS
-        self._connected = self._stopping = self._abandoned = False
+        self._connected = self._stopping = self._abandoned = self._closed = False
         self._last_error = ""
         #: Guards everything above but the publisher.
         self._changed = threading.Condition()
@@ -131,9 +149,12 @@ class Producer:
             timestamp = time.time()
         with self._changed:
             self._counts.accepted += 1
+            if not self._arrays:
+                self._arrays_due_at = time.monotonic() + self._batching.age_seconds
             route = exchange, routing_key
             for complete in self._arrays.add(route, body, timestamp):
                 self._append(complete)
+            self._close_overdue_arrays()
             self._wake()
 
     def submit_message(self, message: Outgoing, *, records: int = 1) -> None:
@@ -160,11 +181,12 @@ class Producer:
             self._wake()
 
     def stop(self, within_seconds: float) -> Sequence[Pending]:
-        """Publish what is left, then close the connection.
+        """Publish what is left, then close the connection and the buffer.
 
         Returns:
-            The messages that were not confirmed in time, oldest first. Those in
-            flight may have been stored all the same.
+            The messages that are lost: not confirmed in time, and not kept for the
+            next start, oldest first. Those in flight may have been stored all the
+            same.
         """
         with self._changed:
             self._stopping = True
@@ -173,23 +195,26 @@ class Producer:
         with self._changed:
             self._abandoned = True
             self._changed.notify_all()
+            if self._closed:
+                return ()
+            self._closed = True
             self._close_arrays()
-            unsent = self._buffer.unsettled()
-        if unsent:
+            lost = self._buffer.close()
+        if lost:
             routes = Counter(
-                f"{message.exchange}:{message.routing_key}" for message, _ in unsent
+                f"{message.exchange}:{message.routing_key}" for message, _ in lost
             )
             logger.error(
                 "%d messages were not confirmed within %g s (%s); last error: %s",
-                len(unsent),
+                len(lost),
                 within_seconds,
                 ", ".join(f"{count} to {route}" for route, count in routes.items()),
                 self._last_error or "none",
             )
-        return unsent
+        return lost
 
     def _append(self, pending: Pending) -> None:
-        """Keep a message; called with the lock held, as are the next three."""
+        """Keep a message; called with the lock held, as are the next four."""
         if not (dropped := self._buffer.append(pending)):
             return
         self._counts.dropped += sum(records for _, records in dropped)
@@ -204,6 +229,11 @@ class Producer:
     def _close_arrays(self) -> None:
         for pending in self._arrays.close_all():
             self._append(pending)
+
+    def _close_overdue_arrays(self) -> None:
+        """While the broker is away nobody else does it."""
+        if self._arrays and time.monotonic() >= self._arrays_due_at:
+            self._close_arrays()
 
     def _wake(self) -> None:
         """Let the thread know of a record, if it has to act on it."""
@@ -259,7 +289,7 @@ class Producer:
         messages = [pending.message for pending in batch]
         failed_attempts = 0
         while (unroutable := self._attempt(messages)) is None:
-            if not self._pause(failed_attempts):
+            if not self._keep() or not self._pause(failed_attempts):
                 return False
             failed_attempts += 1
         if failed_attempts:
@@ -284,6 +314,13 @@ class Producer:
             return None
         return frozenset()
 
+    def _keep(self) -> bool:
+        """Let the buffer bring all to safety; false when it is too late."""
+        with self._changed:
+            if not self._abandoned:
+                self._buffer.keep()
+            return not self._abandoned
+
     def _pause(self, attempt: int) -> bool:
         """Wait before the next attempt; false when there is to be none."""
         delay = self._backoff.delay_seconds(attempt)
@@ -291,9 +328,14 @@ class Producer:
             if self._stopping:
                 delay = min(delay, _STOPPING_DELAY_SECONDS)
             running = not self._stopping
-            self._changed.wait_for(
-                lambda: self._abandoned or (running and self._stopping), delay
-            )
+            ends_at = time.monotonic() + delay
+            while (
+                (remaining := ends_at - time.monotonic()) > 0
+                and not self._abandoned
+                and not (running and self._stopping)
+            ):
+                self._close_overdue_arrays()
+                self._changed.wait(min(remaining, self._batching.age_seconds))
             return not self._abandoned
 
     def _settle(

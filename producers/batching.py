@@ -28,10 +28,9 @@ class Batching:
 class Counts:
     """What became of the records, so far.
 
-    ``accepted = confirmed + dropped + unroutable + the unsettled ones``.
-
     Attributes:
         accepted: records submitted.
+        restored: records that an earlier run had left unconfirmed.
         confirmed: records that the broker has stored.
         dropped: records that a full buffer dropped.
         unroutable: records that no queue was bound for.
@@ -41,8 +40,15 @@ class Counts:
     """
 
     accepted: int = 0
+    restored: int = 0
     confirmed: int = 0
     dropped: int = 0
     unroutable: int = 0
     messages: int = 0
     resent: int = 0
+
+    @property
+    def unsettled(self) -> int:
+        """Records of which none of that can be said yet."""
+        settled = self.confirmed + self.dropped + self.unroutable
+        return self.accepted + self.restored - settled

@@ -46,8 +46,19 @@ class Buffer(Protocol):
     def settle(self) -> None:
         """Forget the batch in flight: its fate is known."""
 
-    def unsettled(self) -> Sequence[Pending]:
-        """Everything kept: in flight and waiting, oldest first."""
+    def keep(self) -> None:
+        """The broker does not answer: see to it that what is kept outlives us."""
+
+    def close(self) -> Sequence[Pending]:
+        """Nothing more will come.
+
+        Returns:
+            What is lost with the process, in flight and waiting, oldest first.
+        """
+
+    @property
+    def restored_records(self) -> int:
+        """Records that an earlier run had left here."""
 
     @property
     def waiting(self) -> int:
@@ -108,8 +119,17 @@ class MemoryBuffer(Buffer):
         self._in_flight.clear()
 
     @override
-    def unsettled(self) -> Sequence[Pending]:
+    def keep(self) -> None:
+        """Do nothing; they are lost with the process."""
+
+    @override
+    def close(self) -> Sequence[Pending]:
         return (*self._in_flight, *self._waiting)
+
+    @property
+    @override
+    def restored_records(self) -> int:
+        return 0
 
     @property
     @override

@@ -7,11 +7,16 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from meshtasks.messaging.connecting import unopened
+from meshtasks.domain.errors import Transient
+from meshtasks.messaging.connecting import connected
+from meshtasks.messaging.publisher import Publisher
 from meshtasks.settings import load_settings
 from producers.base import Producer
+from producers.batching import Batching
+from producers.spool import Spool, SpoolLimits
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +26,7 @@ EXIT_OK = 0
 EXIT_UNROUTABLE = 1
 #: The broker could not be reached to begin with.
 EXIT_UNREACHABLE = os.EX_UNAVAILABLE
-#: Some messages were dropped or not confirmed.
+#: Some messages were dropped, or are not confirmed (they may wait in the spool).
 EXIT_UNCONFIRMED = os.EX_TEMPFAIL
 
 _POLL_SECONDS = 0.2
@@ -32,30 +37,50 @@ class Patience:
     """How long a producer process waits for the broker.
 
     Attributes:
-        connect_seconds: for the first connection.
+        connect_seconds: for the first connection, before anything is fed; None to
+            feed at once, which is right for a producer with a spool.
         drain_seconds: at the end, for the confirms of what is left.
     """
 
-    connect_seconds: float = 30.0
+    connect_seconds: float | None = None
     drain_seconds: float = 10.0
 
 
 def broker_url() -> str:
-    """The AMQP URL of the environment.
+    """The AMQP URL of the environment; a broker that is away is no fault of it.
 
     Raises:
-        ConfigError: there is something else in ``MESH_BROKER_URL``.
+        ConfigError: ``MESH_BROKER_URL`` holds something else, or names an account
+            or virtual host that the broker refuses.
     """
     url = load_settings().env.amqp_url
-    unopened(url).release()
+    with suppress(Transient), connected(url):
+        pass
     return url
+
+
+def spooling_producer(name: str, batching: Batching | None = None) -> Producer:
+    """The producer of a source that cannot wait, by its environment.
+
+    Args:
+        name: of the source, and so of its spool.
+
+    Raises:
+        ConfigError: as :func:`broker_url`; or another process of the same name is
+            running, or there is no place for a spool.
+    """
+    url = broker_url()
+    env = load_settings().env
+    path = env.state_dir / "spool" / f"{name}.sqlite3"
+    spool = Spool(path, SpoolLimits(env.spool_messages, env.spool_bytes))
+    return Producer(Publisher(url), buffer=spool, batching=batching)
 
 
 def run_session(
     producer: Producer,
     feed: Callable[[], None],
     stop: threading.Event,
-    patience: Patience,
+    patience: Patience | None = None,
 ) -> int:
     """Let a source feed a producer until it ends or is told to stop.
 
@@ -66,11 +91,29 @@ def run_session(
     Returns:
         The exit code of the process, one of ``EXIT_…``.
     """
+    patience = patience or Patience()
     producer.start()
+    if not _connects(producer, stop, patience.connect_seconds):
+        return EXIT_UNREACHABLE
+    try:
+        feed()
+    finally:
+        producer.stop(patience.drain_seconds)
+    counts = producer.counts()
+    if counts.unsettled or counts.dropped:
+        return EXIT_UNCONFIRMED
+    return EXIT_UNROUTABLE if counts.unroutable else EXIT_OK
+
+
+def _connects(
+    producer: Producer, stop: threading.Event, within_seconds: float | None
+) -> bool:
+    if within_seconds is None:
+        return True
     began = time.monotonic()
     while not producer.wait_connected(_POLL_SECONDS):
         waited_seconds = time.monotonic() - began
-        if stop.is_set() or waited_seconds >= patience.connect_seconds:
+        if stop.is_set() or waited_seconds >= within_seconds:
             producer.stop(0.0)
             logger.error(
                 "no connection to RabbitMQ within %.1f s (%s). Is it running, and is "
@@ -78,12 +121,5 @@ def run_session(
                 waited_seconds,
                 producer.last_error or "no answer",
             )
-            return EXIT_UNREACHABLE
-    try:
-        feed()
-    finally:
-        unsent = producer.stop(patience.drain_seconds)
-    counts = producer.counts()
-    if unsent or counts.dropped:
-        return EXIT_UNCONFIRMED
-    return EXIT_UNROUTABLE if counts.unroutable else EXIT_OK
+            return False
+    return True

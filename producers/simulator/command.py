@@ -104,7 +104,8 @@ def simulator(  # noqa: PLR0913 (one parameter per option)
     Twelve rooms with thermometers and hygrometers of differing makes: °C, °F, K
     and %, with and without unit, id and timestamp, single and in arrays. Now and
     then a sensor fails, and a message is bad in one of ten ways (named in its
-    header x-simulated-fault).
+    header x-simulated-fault). Its readings are worth nothing tomorrow: while the
+    broker is away its house waits, and nothing is kept on disk.
 
     At the end one line of JSON on standard output says what the broker has
     confirmed: good_records are to be stored, bad_records to be dead-lettered.

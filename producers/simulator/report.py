@@ -35,10 +35,9 @@ class Report:
     def summary(self, *, finished: bool) -> dict[str, object]:
         """The ledger's books, what the broker did not take, and the faults."""
         counts = self._producer.counts()
-        settled = counts.confirmed + counts.dropped + counts.unroutable
         return {
             **self._ledger.summary(),
-            "unconfirmed_records": counts.accepted - settled,
+            "unconfirmed_records": counts.unsettled,
             "dropped_records": counts.dropped,
             "unroutable_records": counts.unroutable,
             "resent_messages": counts.resent,

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,8 @@ from meshtasks.embedded.rabbitmq import RabbitMQ
 from meshtasks.messaging.publisher import Outgoing, Publisher
 from producers.base import MAX_BODY_BYTES, Producer
 from producers.batching import Batching
-from producers.buffer import MemoryBuffer, Pending
+from producers.buffer import Buffer, MemoryBuffer, Pending
+from producers.spool import Spool, SpoolLimits
 from tests.support.amqp import Delivery, drain, open_channel, queue_depth, take
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
@@ -58,7 +60,7 @@ def url(amqp_url: str) -> str:
 def running(
     url: str,
     *,
-    buffer: MemoryBuffer | None = None,
+    buffer: Buffer | None = None,
     batching: Batching | None = None,
     on_confirmed: Callable[..., None] | None = None,
 ) -> Iterator[Producer]:
@@ -218,6 +220,46 @@ def test_a_full_buffer_drops_the_oldest_and_counts_them(url: str, proxy: Proxy) 
     counts = producer.counts()
     assert (counts.accepted, counts.dropped, counts.confirmed) == (250, 150, 100)
     assert numbers(drain(url, QUEUE)) == list(range(150, 250))
+
+
+def test_what_one_run_leaves_on_disk_the_next_publishes_first(
+    url: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    path, limits = tmp_path / "spool", SpoolLimits(1_000_000, 1_000_000_000)
+    with running(proxy.url(url), buffer=Spool(path, limits)) as earlier:
+        for number in range(500):
+            earlier.submit(EXCHANGE, KEY, number)
+        wait_until(lambda: earlier.counts().confirmed == 500, 30.0, "confirms")
+        proxy.close_door()
+        for number in range(500, 2_000):
+            earlier.submit(EXCHANGE, KEY, number)
+
+        assert earlier.stop(0.0) == ()
+    assert earlier.counts().unsettled == 1_500
+
+    with running(proxy.url(url), buffer=Spool(path, limits)) as later:
+        for number in range(2_000, 3_000):
+            later.submit(EXCHANGE, KEY, number)
+        proxy.open_door()
+
+        assert later.stop(30.0) == ()
+    assert later.counts().restored == 1_500
+    assert later.counts().unsettled == 0
+    # The earlier one's last attempt may have come through.
+    first_arrivals = list(dict.fromkeys(numbers(drain(url, QUEUE))))
+    assert first_arrivals == list(range(3_000))
+
+
+def test_an_array_that_is_not_full_is_safe_when_it_is_old_enough(
+    url: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    proxy.close_door()
+    spool = Spool(tmp_path / "spool", SpoolLimits(100, 1_000_000))
+    batching = Batching(array_size=100)
+    with running(proxy.url(url), buffer=spool, batching=batching) as producer:
+        producer.submit(EXCHANGE, KEY, 1)
+
+        wait_until(lambda: spool.waiting == 1, 30.0, "the array")
 
 
 def test_stopping_without_a_broker_ends_in_time_and_says_what_was_not_sent(

@@ -147,6 +147,18 @@ def test_a_stats_file_that_cannot_be_written_is_said_at_once(
     assert "cannot write --stats-file" in errors
 
 
+def test_a_source_is_a_module_that_can_be_run(mesh_url: str) -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "producers.simulator", "--count=3", "--rate=1000"],
+        env={**os.environ, "MESH_BROKER_URL": mesh_url},
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+
+    assert json.loads(process.stdout)["messages"] == 3
+
+
 def test_without_a_broker_it_gives_up_with_69(proxy: Proxy, amqp_url: str) -> None:
     proxy.close_door()
     process = started(proxy.url(amqp_url), "--connect-timeout=0.5")
