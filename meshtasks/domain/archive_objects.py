@@ -15,26 +15,26 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import groupby
-from typing import Any, NamedTuple
+from itertools import count, groupby
+from typing import Annotated, Any, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from meshtasks.domain.archiving import (
-    LINES_HEADER,
+    EXCERPTS_HEADER,
     ArchiveClass,
     archive_line,
     rfc3339,
 )
 from meshtasks.domain.envelope import Envelope, record_id
-from meshtasks.domain.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
-from meshtasks.domain.json_text import (
-    array_members,
-    first_not_json_number,
-    on_one_line,
-)
+from meshtasks.domain.errors import SchemaMismatch
+from meshtasks.domain.json_text import first_not_json_number, members_of
 from meshtasks.domain.outcome import Dead
+from meshtasks.domain.records import explain
 from meshtasks.domain.timestamps import InvalidTimestamp, epoch_seconds
 
 SECONDS_PER_HOUR = 3600
@@ -42,6 +42,9 @@ SECONDS_PER_HOUR = 3600
 #: Longest domain in an object's name; a routing key may have 255 bytes.
 _DOMAIN_LIMIT_CHARS = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+
+#: Epoch seconds that `datetime` can write: the years 1970 to 9999.
+_Time = Annotated[float, Field(ge=0, lt=253_402_300_799)]
 
 
 class Entry(NamedTuple):
@@ -61,7 +64,7 @@ class Entry(NamedTuple):
 
 
 class BadEntry(NamedTuple):
-    """A record that cannot be archived, and the domain of its message."""
+    """What cannot be archived, and the domain of its message."""
 
     domain: str
     dead: Dead
@@ -85,31 +88,28 @@ class ArchiveObject(NamedTuple):
 
 def entries_of(
     records: Iterable[Any], envelopes: Iterable[Envelope]
-) -> Iterator[Entry | BadEntry]:
-    """One entry per record of a batch, in order.
+) -> Iterator[tuple[int, Entry | BadEntry]]:
+    """The records of a batch, each with the place of what it came from.
 
     Args:
         records: the parsed JSON values; all of those of each message.
         envelopes: for each record the message it came in; the records of an array
             message stand together and share one envelope object.
     """
-    pairs = zip(records, envelopes, strict=True)
-    for _, group in groupby(pairs, key=lambda pair: id(pair[1])):
+    triples = zip(count(), records, envelopes, strict=False)
+    for _, group in groupby(triples, key=lambda triple: id(triple[2])):
         together = list(group)
-        envelope = together[0][1]
-        body = envelope.body.strip()
-        texts = array_members(body) if body.startswith(b"[") else [body]
-        if len(texts) > len(together):  # the worker refused those with NaN
-            texts = [text for text in texts if first_not_json_number(text) is None]
-        to_entry = _read_line if LINES_HEADER in envelope.headers else _wrap
-        twins: Counter[bytes] = Counter()
-        for (record, _), text in zip(together, texts, strict=True):
-            try:
-                yield to_entry(envelope, record, text, twins[text])
-            except InvalidMessage as error:
-                dead = Dead(str(error), type(error).__name__)
-                yield BadEntry(domain_of(envelope.routing_key), dead)
-            twins[text] += 1
+        envelope = together[0][2]
+        if EXCERPTS_HEADER in envelope.headers:
+            for place, record, _ in together:
+                for each in _read_excerpt(record, envelope):
+                    yield place, each
+        else:
+            values = [record for _, record, _ in together]
+            for (place, _, _), each in zip(
+                together, _read_foreign(values, envelope), strict=True
+            ):
+                yield place, each
 
 
 def domain_of(routing_key: str) -> str:
@@ -151,32 +151,80 @@ def _object(prefix: str, hour: int, entries: list[Entry]) -> ArchiveObject:
     )
 
 
-def _read_line(envelope: Envelope, record: Any, text: bytes, _twin: int) -> Entry:
-    """A line that the mesh itself wrote; its form is checked all the same, since
+class _Excerpt(BaseModel):
+    """See :func:`~meshtasks.domain.archiving.excerpt`. Its form is checked, since
     anyone may set a header."""
-    match record:
-        case {"id": str(name), "routing_key": str(key), "time": str(time), "record": _}:
-            _refuse_not_json(text)
-            seconds = epoch_seconds(time, envelope.received_at)
-            return Entry(name, domain_of(key), seconds, on_one_line(text))
-        case _:
-            message = (
-                f"the message has the header {LINES_HEADER}, but this is not an "
-                "archive line: expected id, routing_key and time as text, and record"
-            )
-            raise SchemaMismatch(message)
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    exchange: str
+    routing_key: str
+    message_id: str | None
+    times: Annotated[list[_Time], Field(min_length=1)]
+    places: list[Annotated[int, Field(ge=0)]] | None = None
+    body: str
+
+    @model_validator(mode="after")
+    def _matches(self) -> Self:
+        if self.places is not None and len(self.places) != len(self.times):
+            message = "there must be as many places as times"
+            raise ValueError(message)
+        return self
 
 
-def _wrap(envelope: Envelope, record: Any, text: bytes, twin: int) -> Entry:
-    """Any other JSON: kept whatever it says, with a line around it."""
-    _refuse_not_json(text)
-    time = _time_of(envelope, record)
-    return Entry(
-        record_id(envelope, text, twin, time),
-        domain_of(envelope.routing_key),
-        round(time, 3),  # as the line has it, so that both fall into the same hour
-        archive_line(envelope, text, twin, time),
+def _read_excerpt(record: Any, carrier: Envelope) -> Iterator[Entry | BadEntry]:
+    """The records of an excerpt, or what is wrong with it."""
+    try:
+        found = _Excerpt.model_validate(record)
+        body = found.body.encode()
+        from_json(body)  # or it may be anything
+        members = members_of(body)
+        places = range(len(found.times)) if found.places is None else found.places
+        texts = [members[place] for place in places]
+    except ValidationError as error:
+        yield _bad(carrier, f"the header {EXCERPTS_HEADER} is set: {explain(error)}")
+        return
+    except (ValueError, IndexError) as error:
+        yield _bad(carrier, f"the body of an excerpt is not what it claims: {error}")
+        return
+    source = carrier._replace(
+        exchange=found.exchange,
+        routing_key=found.routing_key,
+        message_id=found.message_id,
     )
+    yield from _entries(source, texts, found.times)
+
+
+def _read_foreign(
+    values: Sequence[Any], envelope: Envelope
+) -> Iterator[Entry | BadEntry]:
+    """Any other JSON is kept whatever it says; one entry per value."""
+    texts = members_of(envelope.body)
+    if len(texts) > len(values):  # the worker refused those with NaN
+        texts = [text for text in texts if first_not_json_number(text) is None]
+    times = [_time_of(envelope, value) for value in values]
+    return _entries(envelope, texts, times)
+
+
+def _entries(
+    source: Envelope, texts: Sequence[bytes], times: Sequence[float]
+) -> Iterator[Entry | BadEntry]:
+    domain = domain_of(source.routing_key)
+    twins: Counter[bytes] = Counter()
+    for text, time in zip(texts, times, strict=True):
+        if number := first_not_json_number(text):
+            yield _bad(source, f"the body is not JSON: {number} is no number there")
+            continue
+        name = record_id(source, text, twins[text], time)
+        twins[text] += 1
+        line = archive_line(name, source, text, time)
+        # rounded as in the line, so that both fall into the same hour
+        yield Entry(name, domain, round(time, 3), line)
+
+
+def _bad(envelope: Envelope, reason: str) -> BadEntry:
+    dead = Dead(reason, SchemaMismatch.__name__)
+    return BadEntry(domain_of(envelope.routing_key), dead)
 
 
 def _time_of(envelope: Envelope, record: Any) -> float:
@@ -188,12 +236,6 @@ def _time_of(envelope: Envelope, record: Any) -> float:
             with suppress(InvalidTimestamp):
                 return epoch_seconds(stamp, envelope.received_at)
     return envelope.received_at
-
-
-def _refuse_not_json(text: bytes) -> None:
-    if name := first_not_json_number(text):
-        message = f"the body is not JSON: {name} is not a number in JSON"
-        raise UndecodableMessage(message)
 
 
 def _safe(domain: str) -> str:

@@ -1,9 +1,13 @@
 """What is archived, and how a record travels to the archive.
 
-A handler publishes the records it selects to the exchange ``archive``, many in
-one message, each as the line of JSON that will stand in the archive. This runs for
-every record of the mesh, so lines are put together from bytes: the record's JSON
-is embedded as it is, never parsed or encoded again.
+A handler publishes the records it selects to the exchange ``archive``, many
+messages' in one: an *excerpt* of each message says where it came from, which of its
+records are selected, and when they were made. The archive's handlers take excerpts
+apart and make each record a line of JSON. So for those who store readings a record
+costs what its time costs to write, and the archive has time for the rest.
+
+An excerpt carries the message's body as text inside JSON: whatever a body may do to
+a parser, it does to its own excerpt alone.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from meshtasks.domain.envelope import Envelope, record_id
+from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.json_text import on_one_line
 from meshtasks.domain.patterns import topic_matches
 
@@ -25,10 +29,10 @@ from meshtasks.domain.patterns import topic_matches
 ArchiveClass = Literal["events", "metrics"]
 
 ARCHIVE_EXCHANGE = "archive"
-#: Header of a message that consists of archive lines. Anyone may publish any JSON
-#: to the exchange; what comes without the header is wrapped into a line first.
-LINES_HEADER = "x-mesh-archive"
-#: Well below the size at which a queue refuses a message (1 MiB by default).
+#: Header of a message that consists of excerpts. Anyone may publish any JSON to the
+#: exchange; what comes without the header is archived as it is.
+EXCERPTS_HEADER = "x-mesh-archive"
+#: Excerpts are gathered up to this size; a larger one travels alone.
 MESSAGE_LIMIT_BYTES = 512 * 1024
 
 Domain = Annotated[str, StringConstraints(pattern=r"^[^.\s]+$")]
@@ -64,25 +68,26 @@ class ArchivePolicy(BaseModel):
     metrics: frozenset[Domain] = frozenset()
     compression_level: Annotated[int, Field(ge=1, le=19)] = 9
 
-    def selects(self, routing_key: str) -> bool:
-        """Whether records with this routing key are archived, all or some."""
-        return self._one_in(routing_key) > 0
+    def chosen(self, routing_key: str, times: Sequence[float]) -> Sequence[int]:
+        """Which records of one message are archived, by their place among them.
 
-    def line(
-        self, envelope: Envelope, record_json: bytes, twin: int, time: float
-    ) -> bytes | None:
-        """The record's archive line, or None if it is not selected.
+        Of sampled records the same are chosen each time the message is processed.
 
-        Of sampled records the same are kept each time the message is processed.
-        Takes what :func:`archive_line` takes.
+        Args:
+            routing_key: of the message.
+            times: of its records, epoch seconds.
         """
-        one_in = self._one_in(envelope.routing_key)
-        if not one_in:
-            return None
-        name = record_id(envelope, record_json, twin, time)
-        if one_in > 1 and crc32(name.encode()) % one_in:
-            return None
-        return _line(name, envelope, record_json, time)
+        one_in = self._one_in(routing_key)
+        if one_in == 0:
+            return ()
+        if one_in == 1:
+            return range(len(times))
+        key = routing_key.encode("utf-8", "replace")
+        return [
+            place
+            for place, time in enumerate(times)
+            if crc32(b"%d %b" % (round(time * 1000), key)) % one_in == 0
+        ]
 
     def class_of(self, domain: str) -> ArchiveClass:
         """Which half of the archive a domain's records belong to."""
@@ -96,23 +101,53 @@ class ArchivePolicy(BaseModel):
 
 
 def archive_line(
-    envelope: Envelope, record_json: bytes, twin: int, time: float
+    name: str, envelope: Envelope, record_json: bytes, time: float
 ) -> bytes:
     """One line of the archive: a JSON object without a line break.
 
     Args:
+        name: the record's id (see :func:`~meshtasks.domain.envelope.record_id`).
         envelope: the message the record came in.
         record_json: the record; valid JSON in UTF-8, embedded as it is.
-        twin: how many records just like it come before it in the message.
         time: epoch seconds; when the record was made.
 
     Returns:
-        The object, its members in this order: ``id`` (see
-        :func:`~meshtasks.domain.envelope.record_id`), ``exchange``,
+        The object, its members in this order: ``id``, ``exchange``,
         ``routing_key``, ``time`` (RFC 3339 in UTC with milliseconds), ``record``.
     """
-    name = record_id(envelope, record_json, twin, time)
-    return _line(name, envelope, record_json, time)
+    return b'{"id":%b,%b,"time":"%b","record":%b}' % (
+        encode_basestring(name).encode(),
+        _origin(envelope.exchange, envelope.routing_key),
+        rfc3339(time).encode(),
+        on_one_line(record_json),
+    )
+
+
+def excerpt(
+    envelope: Envelope, times: Sequence[float], places: Sequence[int | None]
+) -> bytes:
+    """What the archive needs of one message.
+
+    Args:
+        envelope: the message.
+        times: when each of its selected records was made, epoch seconds.
+        places: of each in the message's array, ascending; (None,) if the message is
+            no array.
+
+    Returns:
+        A JSON object: ``exchange``, ``routing_key``, ``message_id`` (or null),
+        ``times``, ``places`` unless they are the first ones, and ``body``: the
+        message's body as text.
+    """
+    message_id = envelope.message_id
+    are_first = places[-1] in (None, len(places) - 1)
+    return b'{%b,"message_id":%b,"times":%b%b,"body":%b}' % (
+        _origin(envelope.exchange, envelope.routing_key),
+        b"null" if message_id is None else _text(message_id),
+        repr(list(times)).encode(),
+        b"" if are_first else b',"places":%b' % repr(list(places)).encode(),
+        encode_basestring(envelope.body.decode()).encode(),
+    )
 
 
 class ArchiveMessage(NamedTuple):
@@ -127,35 +162,32 @@ class ArchiveMessage(NamedTuple):
     headers: dict[str, object]
 
 
-def archive_message(lines: Sequence[bytes], domain_kind: str) -> ArchiveMessage:
-    """The message that brings these lines to the archive.
+def archive_messages(
+    excerpts: Sequence[bytes], domain_kind: str
+) -> Iterator[ArchiveMessage]:
+    """The messages that bring these excerpts to the archive.
 
-    It needs no id: every line carries its own.
+    They need no ids: those of the records are made of what is in them.
 
     Args:
-        lines: from :func:`archive_line`; at least one.
-        domain_kind: ``sensors.temperature``, say; the message's routing key.
-    """
-    body = b"[" + b",\n".join(lines) + b"]"
-    headers: dict[str, object] = {LINES_HEADER: 1}
-    return ArchiveMessage(ARCHIVE_EXCHANGE, domain_kind, body, None, None, headers)
-
-
-def archive_messages(
-    lines: Sequence[bytes], domain_kind: str
-) -> Iterator[ArchiveMessage]:
-    """As :func:`archive_message`, in messages that no queue finds too large.
-
-    A line that is longer than :data:`MESSAGE_LIMIT_BYTES` gets a message of its own.
+        excerpts: see :func:`excerpt`. One that is longer than
+            :data:`MESSAGE_LIMIT_BYTES` gets a message of its own.
+        domain_kind: ``sensors.temperature``, say; the messages' routing key.
     """
     start = size_bytes = 0
-    for place, line in enumerate(lines):
-        if place > start and size_bytes + len(line) > MESSAGE_LIMIT_BYTES:
-            yield archive_message(lines[start:place], domain_kind)
+    for place, each in enumerate(excerpts):
+        if place > start and size_bytes + len(each) > MESSAGE_LIMIT_BYTES:
+            yield _message(excerpts[start:place], domain_kind)
             start, size_bytes = place, 0
-        size_bytes += len(line)
-    if start < len(lines):
-        yield archive_message(lines[start:], domain_kind)
+        size_bytes += len(each)
+    if start < len(excerpts):
+        yield _message(excerpts[start:], domain_kind)
+
+
+def _message(excerpts: Sequence[bytes], domain_kind: str) -> ArchiveMessage:
+    body = b"[" + b",\n".join(excerpts) + b"]"
+    headers: dict[str, object] = {EXCERPTS_HEADER: 1}
+    return ArchiveMessage(ARCHIVE_EXCHANGE, domain_kind, body, None, None, headers)
 
 
 def rfc3339(time: float) -> str:
@@ -164,24 +196,15 @@ def rfc3339(time: float) -> str:
     return f"{_rfc3339_second(second)}.{milliseconds:03d}Z"
 
 
-def _line(name: str, envelope: Envelope, record_json: bytes, time: float) -> bytes:
-    return b'{"id":%b,%b,"time":"%b","record":%b}' % (
-        encode_basestring(name).encode(),
-        _origin(envelope.exchange, envelope.routing_key),
-        rfc3339(time).encode(),
-        on_one_line(record_json),
-    )
-
-
 @lru_cache(maxsize=16_384)
 def _origin(exchange: str, routing_key: str) -> bytes:
     """The members that all records of a device share."""
-    text = (
-        f'"exchange":{encode_basestring(exchange)},'
-        f'"routing_key":{encode_basestring(routing_key)}'
-    )
-    # AMQP text may hold lone surrogates, which UTF-8 has no bytes for
-    return text.encode("utf-8", "replace")
+    return b'"exchange":%b,"routing_key":%b' % (_text(exchange), _text(routing_key))
+
+
+def _text(text: str) -> bytes:
+    """As JSON. AMQP text may hold lone surrogates, which UTF-8 has no bytes for."""
+    return encode_basestring(text).encode("utf-8", "replace")
 
 
 @lru_cache(maxsize=4_096)

@@ -11,6 +11,17 @@ _SCANNER = json.JSONDecoder(parse_int=str, parse_float=str)
 _SPACE = " \t\r\n"
 
 
+def members_of(body: bytes) -> list[bytes]:
+    """The records in a message's body, each exactly as it was written: the members
+    of an array, or else the body without the white space around it.
+
+    Args:
+        body: JSON in UTF-8, known to be valid.
+    """
+    stripped = body.strip()
+    return array_members(stripped) if stripped[:1] == b"[" else [stripped]
+
+
 def array_members(body: bytes) -> list[bytes]:
     """The members of a JSON array, each exactly as it was written.
 

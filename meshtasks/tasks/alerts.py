@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 
 from meshtasks.domain.alerts import Alert, Severity
-from meshtasks.domain.envelope import record_id
 from meshtasks.domain.errors import MeshError
 from meshtasks.domain.outcome import DONE, Outcome, outcome_of
 from meshtasks.sinks import Sinks
@@ -55,7 +54,7 @@ def _receive(
     try:
         take_in(sinks.alert_state, sinks.settings.alerts, news.values(), time.time())
         stored = [(place, each.said_at) for place, each in news.items()]
-        send_to_archive(batch, stored, _to_json, sinks)
+        send_to_archive(batch, stored, sinks)
     except MeshError as error:
         outcomes = [
             outcome_of(error) if place in news else outcome
@@ -70,13 +69,9 @@ def _news(batch: Batch[Alert]) -> Iterator[tuple[int, News]]:
         each.received_at if each.timestamp is None else each.timestamp
         for each in batch.envelopes
     ]
-    for each in written(batch, enumerate(times), _to_json, lambda _key: True):
-        name = record_id(each.envelope, each.json, each.twin, each.time)
+    for each in written(batch, enumerate(times), lambda _key: True):
+        name = each.id
         if each.envelope.timestamp is not None:
             # There are publishers who give every message the same id.
             name = f"{name}@{each.time:.0f}"
         yield each.place, News(name, batch.records[each.place], each.time)
-
-
-def _to_json(alert: Alert) -> bytes:
-    return alert.model_dump_json().encode()

@@ -30,7 +30,7 @@ from meshtasks.domain.archive_objects import (
 )
 from meshtasks.domain.archiving import ArchiveClass
 from meshtasks.domain.errors import SinkRejected, SinkUnavailable
-from meshtasks.domain.outcome import DONE, Outcome, outcome_of
+from meshtasks.domain.outcome import DONE, Outcome, Retry, outcome_of
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.objects import ObjectStore
 from meshtasks.sinks.objects.zstd import compress, decompress
@@ -58,7 +58,7 @@ def _archive(
     entries: dict[str, Entry] = {}
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     places: dict[str, list[int]] = {}
-    for place, entry in enumerate(entries_of(batch.records, batch.envelopes)):
+    for place, entry in entries_of(batch.records, batch.envelopes):
         if class_of(entry.domain) != archive_class:
             continue
         if isinstance(entry, BadEntry):
@@ -68,7 +68,8 @@ def _archive(
         places.setdefault(entry.id, []).append(place)
     for name, outcome in _store(archive_class, entries, sinks).items():
         for place in places[name]:
-            outcomes[place] = outcome
+            if not isinstance(outcomes[place], Retry):  # of another of its records
+                outcomes[place] = outcome
     return outcomes
 
 

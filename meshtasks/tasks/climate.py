@@ -11,8 +11,6 @@ they have seen, and the archive knows every record by its id.
 
 from __future__ import annotations
 
-from pydantic import TypeAdapter
-
 from meshtasks.domain.outcome import Outcome
 from meshtasks.domain.readings import transform
 from meshtasks.domain.records import SensorReading
@@ -20,8 +18,6 @@ from meshtasks.domain.units import HUMIDITY, TEMPERATURE, Quantity
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.effects import store_points
 from meshtasks.tasks.registry import Batch, handles
-
-_to_json = TypeAdapter(SensorReading).serializer.to_json
 
 
 @handles(
@@ -54,4 +50,4 @@ def _store(
     readings = transform(
         batch.records, batch.envelopes, quantity, default_unit, settings.rules
     )
-    return store_points(batch, readings, _to_json, sinks)
+    return store_points(batch, readings, sinks)

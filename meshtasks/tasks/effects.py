@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-from meshtasks.domain.archiving import archive_messages
-from meshtasks.domain.envelope import Envelope
+from meshtasks.domain.archiving import ArchivePolicy, archive_messages, excerpt
+from meshtasks.domain.envelope import Envelope, record_id
 from meshtasks.domain.errors import MeshError, SinkRejected
 from meshtasks.domain.evaluation import Watched, evaluate
+from meshtasks.domain.json_text import members_of
 from meshtasks.domain.outcome import DONE, Dead, Outcome, outcome_of
 from meshtasks.domain.readings import Transformed
 from meshtasks.messaging.publisher import Outgoing
@@ -20,31 +22,27 @@ R = TypeVar("R")
 ALERTS_EXCHANGE = "alerts"
 
 
-def store_points(
-    batch: Batch[R], points: Transformed, to_json: Callable[[R], bytes], sinks: Sinks
-) -> list[Outcome]:
+def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Outcome]:
     """Store the points of a batch, look at them with the rules, and archive the
     selected records: what one record ends in does not touch the others.
 
     Args:
         batch: the batch.
         points: what has become of it.
-        to_json: see :func:`send_to_archive`.
         sinks: the process's sinks.
     """
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     for index, bad in points.dead.items():
         outcomes[index] = bad
     try:
+        # a record may have several points
+        stored = dict(zip(points.indices, points.times, strict=True))
         for place, reason in sinks.timeseries.write(points.lines).items():
-            outcomes[points.indices[place]] = Dead(reason, SinkRejected.__name__)
+            index = points.indices[place]
+            outcomes[index] = Dead(reason, SinkRejected.__name__)
+            stored.pop(index, None)
         give_alerts(points.watched, batch.envelopes[-1].received_at, sinks)
-        stored = {  # a record may have several points
-            index: time
-            for index, time in zip(points.indices, points.times, strict=True)
-            if outcomes[index] is DONE
-        }
-        send_to_archive(batch, stored.items(), to_json, sinks)
+        send_to_archive(batch, stored.items(), sinks)
     except MeshError as error:
         undecided = outcome_of(error)
         return [undecided if each is DONE else each for each in outcomes]
@@ -86,78 +84,85 @@ def give_alerts(watched: Iterable[Watched], now: float, sinks: Sinks) -> None:
 
 
 def send_to_archive(
-    batch: Batch[R],
-    stored: Iterable[tuple[int, float]],
-    to_json: Callable[[R], bytes],
-    sinks: Sinks,
+    batch: Batch[R], stored: Iterable[tuple[int, float]], sinks: Sinks
 ) -> None:
-    """Publish the records that the archive policy selects.
+    """Publish excerpts of the messages whose records the archive policy selects.
 
     Args:
         batch: the batch.
         stored: index in the batch and time (epoch seconds) of the records that
-            may be archived.
-        to_json: encodes a record. A message that is one record is archived as it
-            was written; members of an array are encoded again, which is faster
-            than looking for where they were.
+            may be archived, in order.
         sinks: the process's sinks.
     """
-    policy = sinks.settings.archive
-    lines = [
-        line
-        for each in written(batch, stored, to_json, policy.selects)
-        if (line := policy.line(each.envelope, each.json, each.twin, each.time))
-    ]
-    if lines:
-        messages = archive_messages(lines, batch.queue)
+    excerpts = list(_excerpts(batch, list(stored), sinks.settings.archive))
+    if excerpts:
+        messages = archive_messages(excerpts, batch.queue)
         sinks.publisher.publish([Outgoing(*message) for message in messages])
 
 
+def _excerpts(
+    batch: Batch[R], stored: Sequence[tuple[int, float]], policy: ArchivePolicy
+) -> Iterator[bytes]:
+    envelopes, places = batch.envelopes, batch.places
+    start = 0
+    while start < len(stored):
+        envelope = envelopes[stored[start][0]]
+        end = start + 1
+        while end < len(stored) and envelopes[stored[end][0]] is envelope:
+            end += 1
+        indices, times = zip(*stored[start:end], strict=True)
+        if chosen := policy.chosen(envelope.routing_key, times):
+            yield excerpt(
+                envelope,
+                [times[one] for one in chosen],
+                [places[indices[one]] for one in chosen],
+            )
+        start = end
+
+
 class Written(NamedTuple):
-    """One record of a batch, as it is identified and archived.
+    """One record of a batch, as it is identified.
 
     Attributes:
         place: in the batch.
         envelope: the message it came in.
-        json: the record.
-        twin: how many records just like it come before it in the message.
+        id: see :func:`~meshtasks.domain.envelope.record_id`.
         time: epoch seconds; when it was made.
     """
 
     place: int
     envelope: Envelope
-    json: bytes
-    twin: int
+    id: str
     time: float
 
 
 def written(
     batch: Batch[R],
     made: Iterable[tuple[int, float]],
-    to_json: Callable[[R], bytes],
     is_wanted: Callable[[str], bool],
 ) -> Iterator[Written]:
-    """The wanted records of a batch.
+    """The wanted records of a batch, with the ids that they have in the archive.
 
     Args:
         batch: the batch.
         made: index in the batch and time (epoch seconds) of records, in order.
-        to_json: see :func:`send_to_archive`.
         is_wanted: tells by routing key.
     """
     envelope: Envelope | None = None
-    wanted = in_array = False
-    twins: dict[bytes, int] = {}
+    wanted = False
+    members: list[bytes] = []
+    twins: Counter[bytes] = Counter()
     for index, time in made:
         if batch.envelopes[index] is not envelope:
             envelope = batch.envelopes[index]
             wanted = is_wanted(envelope.routing_key)
-            in_array = envelope.body.lstrip()[:1] == b"["
-            twins = {}
+            members = members_of(envelope.body) if wanted else []
+            twins = Counter()
         if not wanted:
             continue
-        record = to_json(batch.records[index]) if in_array else envelope.body
+        record = members[batch.places[index] or 0]
         # Twins are told apart by number, not by their place in the array: failed
         # members are retried without the others, and change places.
-        twin = twins[record] = twins.get(record, -1) + 1
-        yield Written(index, envelope, record, twin, time)
+        name = record_id(envelope, record, twins[record], time)
+        twins[record] += 1
+        yield Written(index, envelope, name, time)

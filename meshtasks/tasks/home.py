@@ -9,8 +9,6 @@ if it is selected, and done.
 
 from __future__ import annotations
 
-from pydantic import TypeAdapter
-
 from meshtasks.domain.events import (
     read_automation_trigger,
     read_events,
@@ -22,19 +20,16 @@ from meshtasks.sinks import Sinks
 from meshtasks.tasks.registry import Batch, handles
 from meshtasks.tasks.workflows import SINKS, run_workflows
 
-_change_to_json = TypeAdapter(StateChange).serializer.to_json
-_trigger_to_json = TypeAdapter(AutomationTrigger).serializer.to_json
-
 
 @handles("home.events.state_changes", record=StateChange, sinks=SINKS)
 def pass_on_state_changes(batch: Batch[StateChange], sinks: Sinks) -> list[Outcome]:
     """Start the workflows that wait for an entity to change."""
     events = read_events(batch.records, batch.envelopes, read_state_change)
-    return run_workflows(batch, events, _change_to_json, sinks)
+    return run_workflows(batch, events, sinks)
 
 
 @handles("home.events.automations", record=AutomationTrigger, sinks=SINKS)
 def pass_on_automations(batch: Batch[AutomationTrigger], sinks: Sinks) -> list[Outcome]:
     """Start the workflows that wait for an automation."""
     events = read_events(batch.records, batch.envelopes, read_automation_trigger)
-    return run_workflows(batch, events, _trigger_to_json, sinks)
+    return run_workflows(batch, events, sinks)

@@ -17,8 +17,6 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import InvalidMessage, SinkUnavailable, Transient
 from meshtasks.domain.inference.pipeline import transform
@@ -31,8 +29,6 @@ from meshtasks.tasks.answers import Answers
 from meshtasks.tasks.asking import ask_model, spared
 from meshtasks.tasks.effects import store_points
 from meshtasks.tasks.registry import Batch, handles
-
-_to_json = TypeAdapter(InferenceResult).serializer.to_json
 
 
 @handles("ai.inference.requests", record=dict[str, Any], sinks=("triton", "rule_state"))
@@ -56,7 +52,7 @@ def ask_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
 def evaluate_results(batch: Batch[InferenceResult], sinks: Sinks) -> list[Outcome]:
     """Store scores and latencies, and look at them with the rules of models.yaml."""
     points = transform(batch.records, batch.envelopes, sinks.settings.models)
-    return store_points(batch, points, _to_json, sinks)
+    return store_points(batch, points, sinks)
 
 
 def _by_model(

@@ -10,8 +10,6 @@ they have seen, and the archive knows every record by its id.
 
 from __future__ import annotations
 
-from pydantic import TypeAdapter
-
 from meshtasks.domain.metrics import transform
 from meshtasks.domain.outcome import Outcome
 from meshtasks.domain.records import Metric
@@ -20,8 +18,6 @@ from meshtasks.tasks.effects import store_points
 from meshtasks.tasks.registry import Batch, handles
 
 _SINKS = ("timeseries", "rule_state")
-
-_to_json = TypeAdapter(Metric).serializer.to_json
 
 
 @handles("metrics.system", record=Metric, sinks=_SINKS)
@@ -38,4 +34,4 @@ def store_application_metrics(batch: Batch[Metric], sinks: Sinks) -> list[Outcom
 
 def _store(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
     metrics = transform(batch.records, batch.envelopes, sinks.settings.rules)
-    return store_points(batch, metrics, _to_json, sinks)
+    return store_points(batch, metrics, sinks)

@@ -7,8 +7,6 @@ store whenever that is down.
 
 from __future__ import annotations
 
-from pydantic import TypeAdapter
-
 from meshtasks.domain.events import read_events, read_motion
 from meshtasks.domain.outcome import Outcome
 from meshtasks.domain.records import Motion
@@ -16,11 +14,9 @@ from meshtasks.sinks import Sinks
 from meshtasks.tasks.registry import Batch, handles
 from meshtasks.tasks.workflows import SINKS, run_workflows
 
-_to_json = TypeAdapter(Motion).serializer.to_json
-
 
 @handles("sensors.motion", record=Motion, sinks=SINKS)
 def pass_on_motions(batch: Batch[Motion], sinks: Sinks) -> list[Outcome]:
     """Start the workflows that wait for motion."""
     events = read_events(batch.records, batch.envelopes, read_motion)
-    return run_workflows(batch, events, _to_json, sinks)
+    return run_workflows(batch, events, sinks)

@@ -24,11 +24,14 @@ class Batch(Generic[R]):
         queue: the queue they were consumed from.
         records: the records; an array message gives several.
         envelopes: for each record, the message it came in (same length).
+        places: for each record, its place in that message's array (same length);
+            None if the message is no array.
     """
 
     queue: str
     records: list[R]
     envelopes: list[Envelope]
+    places: list[int | None]
 
 
 Handle = Callable[[Batch[Any], "Sinks"], list[Outcome]]

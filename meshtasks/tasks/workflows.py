@@ -13,11 +13,10 @@ their records.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TypeVar
 
 from meshtasks.domain.calls import Request, Run, requests_of
-from meshtasks.domain.envelope import record_id
 from meshtasks.domain.errors import MeshError, SinkUnavailable, Transient
 from meshtasks.domain.events import Events
 from meshtasks.domain.outcome import DONE, Outcome, Retry, outcome_of
@@ -37,21 +36,18 @@ SINKS = ("webhook", "webhook_log")
 BATCH_SECONDS = 30.0
 
 
-def run_workflows(
-    batch: Batch[R], events: Events, to_json: Callable[[R], bytes], sinks: Sinks
-) -> list[Outcome]:
+def run_workflows(batch: Batch[R], events: Events, sinks: Sinks) -> list[Outcome]:
     """Call the workflows that the records start; archive the records that are done.
 
     Args:
         batch: the batch.
         events: what is in it.
-        to_json: see :func:`~meshtasks.tasks.effects.send_to_archive`.
         sinks: the process's sinks.
     """
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     for place, dead in events.dead.items():
         outcomes[place] = dead
-    runs = list(_runs(batch, events, to_json, sinks))
+    runs = list(_runs(batch, events, sinks))
     try:
         _spare_taken(runs, sinks)
         if requests := requests_of(runs):
@@ -65,7 +61,7 @@ def run_workflows(
             for event in events.good
             if outcomes[event.place] is DONE
         ]
-        send_to_archive(batch, done, to_json, sinks)
+        send_to_archive(batch, done, sinks)
     except MeshError as error:
         undecided = outcome_of(error)
         outcomes = [undecided if each is DONE else each for each in outcomes]
@@ -121,17 +117,14 @@ def _retry(error: Transient, *, tried: bool = True) -> Retry:
     return Retry(str(error), kind, sink, error.retry_after_seconds, tried=tried)
 
 
-def _runs(
-    batch: Batch[R], events: Events, to_json: Callable[[R], bytes], sinks: Sinks
-) -> Iterator[Run]:
+def _runs(batch: Batch[R], events: Events, sinks: Sinks) -> Iterator[Run]:
     book = sinks.settings.workflows
     by_place = {event.place: event for event in events.good}
     made = [(event.place, event.time) for event in events.good]
-    for each in written(batch, made, to_json, book.listens_to):
+    for each in written(batch, made, book.listens_to):
         event = by_place[each.place]
         if workflows := book.started_by(each.envelope.routing_key, event.record):
-            name = record_id(each.envelope, each.json, each.twin, each.time)
-            yield Run(name, each.envelope, event, workflows)
+            yield Run(each.id, each.envelope, event, workflows)
 
 
 def _spare_taken(runs: list[Run], sinks: Sinks) -> None:

@@ -77,11 +77,6 @@ class BatchResult:
         )
 
 
-#: Message of the batch that a record came in, and its place in that message's
-#: array; a plain tuple, because there is one per record.
-_Place = tuple[int, int | None]
-
-
 class BatchRunner:
     """Runs the batches of one queue with its handler.
 
@@ -106,8 +101,8 @@ class BatchRunner:
     def _run(self, wires: list[Wire]) -> tuple[int, list[Failure]]:
         """The number of valid records, and what failed in order of the messages."""
         queue = self._handler.queue
-        batch: Batch[Any] = Batch(queue, [], [])
-        places: list[_Place] = []
+        batch: Batch[Any] = Batch(queue, [], [], [])
+        positions: list[int] = []  # of the records' messages
         failures: list[Failure] = []
         for position, wire in enumerate(wires):
             body = wire[0]
@@ -115,7 +110,8 @@ class BatchRunner:
                 if body[:1] == b"{":
                     batch.records.append(self._decoder.decode_object(body))
                     batch.envelopes.append(envelope_of(wire, queue))
-                    places.append((position, None))
+                    batch.places.append(None)
+                    positions.append(position)
                     continue
                 decoded = self._decoder.decode(body)
             except InvalidMessage as error:
@@ -125,7 +121,8 @@ class BatchRunner:
             envelope = envelope_of(wire, queue)
             batch.records.extend(decoded.records)
             batch.envelopes.extend(repeat(envelope, len(decoded.records)))
-            places.extend(zip(repeat(position), decoded.places, strict=False))
+            batch.places.extend(decoded.places)
+            positions.extend(repeat(position, len(decoded.records)))
             if decoded.bad:
                 members = array_members(body)
                 failures += [
@@ -134,7 +131,7 @@ class BatchRunner:
                 ]
         outcomes = self._handle(batch)
         if outcomes.count(_DONE) < len(outcomes):
-            failures += _fold(outcomes, places, wires)
+            failures += _fold(outcomes, positions, batch.places, wires)
         failures.sort(key=lambda failure: failure.position)
         return len(batch.records), failures
 
@@ -160,13 +157,15 @@ _DONE = Done()
 
 
 def _fold(
-    outcomes: list[Outcome], places: list[_Place], wires: list[Wire]
+    outcomes: list[Outcome],
+    positions: list[int],
+    places: list[int | None],
+    wires: list[Wire],
 ) -> list[Failure]:
     """Outcomes per record become failures per message."""
     failures: list[Failure] = []
     to_retry: dict[int, list[tuple[int, Retry]]] = {}
-    for place, outcome in zip(places, outcomes, strict=True):
-        message, record = place
+    for outcome, message, record in zip(outcomes, positions, places, strict=True):
         if record is None:
             if not isinstance(outcome, Done):
                 failures.append(Failure(message, outcome))

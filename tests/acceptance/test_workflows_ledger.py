@@ -14,6 +14,7 @@ import pytest
 from meshtasks.messaging import headers
 from meshtasks.messaging.publisher import Outgoing, Publisher
 from tests.support.amqp import drain, queue_depth, take
+from tests.support.archive import lines_sent
 from tests.support.meshes import declared, reconfigured
 from tests.support.receiver import Answer, Receiver
 from tests.support.waiting import wait_until
@@ -109,7 +110,7 @@ def archived(env: dict[str, str]) -> set[str]:
         line["id"].partition("/")[0]
         for queue in ("archive.events", "archive.metrics")
         for each in drain(env["MESH_BROKER_URL"], queue)
-        for line in json.loads(each.body)
+        for line in lines_sent(each.body)
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -18,7 +17,7 @@ from meshtasks.embedded.triton import Triton
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
 from meshtasks.sinks import Sinks
 from tests.support.amqp import Delivery, drain
-from tests.support.archive import lines_in
+from tests.support.archive import lines_in, lines_sent
 from tests.support.handling import opened, settings_of
 from tests.support.meshes import declared, reconfigured
 from tests.support.receiver import Receiver
@@ -90,7 +89,7 @@ class World:
 def _names(message: Delivery) -> list[str]:
     """The ids of a message's archive lines, or its own."""
     name = message.properties.get("message_id")
-    return [str(name)] if name else [each["id"] for each in json.loads(message.body)]
+    return [str(name)] if name else [each["id"] for each in lines_sent(message.body)]
 
 
 def _counts(file: Path) -> list[tuple[str, int]]:

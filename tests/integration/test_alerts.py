@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from meshtasks.tasks.alerts import receive_critical, receive_others
 from meshtasks.tasks.notifying import NOTIFYING
 from tests.support.alerting import alert_fields, batch_of
 from tests.support.amqp import drain
+from tests.support.archive import lines_sent
 
 CRITICAL = alert_fields(severity="critical", source="rules.fire")
 WARNING = alert_fields()
@@ -115,7 +115,7 @@ def test_alerts_are_archived_by_the_queue_that_acts_on_them(
     lines = [
         line["record"]
         for message in drain(amqp_url, "archive.events")
-        for line in json.loads(message.body)
+        for line in lines_sent(message.body)
     ]
     assert lines == [CRITICAL, WARNING]
 

@@ -28,7 +28,7 @@ from meshtasks.sinks.analytics.lock import DatasetLock
 from meshtasks.sinks.objects import archived_objects
 from meshtasks.sinks.objects.file import FileStore
 from meshtasks.tasks.archive import archive_events, archive_metrics
-from tests.support.analytics import archive, ids_in, lines, parquet_names, rows_in
+from tests.support.analytics import archive, excerpts, ids_in, parquet_names, rows_in
 from tests.support.archive import NOON, bucket_environment, directory_environment
 from tests.support.archive import lines_in as archived_lines
 from tests.support.command import Command, command
@@ -161,7 +161,7 @@ def test_a_process_killed_around_any_write_has_added_all_once_in_the_end(
     sinks.objects = mortal = Mortal(tmp_path / "archive")
     mortal.writes_left, mortal.after = writes, after
     with suppress(Killed):
-        archive_metrics(lines(KEY, *mixed), sinks)
+        archive_metrics(excerpts(KEY, *mixed), sinks)
     mortal.writes_left = float("inf")
 
     # redelivered, then with other neighbours
@@ -186,7 +186,7 @@ class LosesAnswers(FileStore):
 def test_while_the_store_is_away_records_wait_and_are_added_later(
     sinks: Sinks, tmp_path: Path
 ) -> None:
-    batch = lines("home.door", {"n": 1}, {"n": 2})
+    batch = excerpts("home.door", {"n": 1}, {"n": 2})
     sinks.objects = LosesAnswers(tmp_path / "archive")
     outcomes = archive_events(batch, sinks)
     assert [type(outcome) for outcome in outcomes] == [Retry, Retry]
@@ -382,7 +382,7 @@ def test_whatever_is_archived_and_killed_when_is_in_the_dataset_once(
             mortal.writes_left, mortal.after = writes, after
             with suppress(Killed):
                 if step == "archive":
-                    batch = lines(KEY, *temperatures(1, 2), name=f"m{number // 2}")
+                    batch = excerpts(KEY, *temperatures(1, 2), name=f"m{number // 2}")
                     archive_metrics(batch, sinks)
                 else:
                     compact(sinks)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from meshtasks.domain.archiving import archive_line, archive_message
+from meshtasks.domain.archiving import archive_messages, excerpt
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import SinkUnavailable
 from meshtasks.domain.outcome import DONE, Dead, Outcome, Retry
@@ -82,7 +82,7 @@ def archived_numbers(sinks: Sinks) -> list[int]:
     return sorted(line["record"]["n"] for line in lines_in(sinks.objects))
 
 
-def sensor_lines(*values: float) -> Envelope:
+def sensor_excerpts(*values: float) -> Envelope:
     """What a handler publishes of some readings."""
     readings = [
         message(
@@ -93,8 +93,8 @@ def sensor_lines(*values: float) -> Envelope:
         )
         for value in values
     ]
-    lines = [archive_line(each, each.body, 0, NOON) for each in readings]
-    parts = archive_message(lines, "sensors.temperature")
+    excerpts = [excerpt(each, [NOON], [None]) for each in readings]
+    (parts,) = archive_messages(excerpts, "sensors.temperature")
     return message(parts.body, parts.routing_key, headers=parts.headers)
 
 
@@ -120,7 +120,7 @@ def test_a_batch_becomes_one_object_of_lines(sinks: Sinks) -> None:
 def test_each_handler_stores_its_class_and_acknowledges_the_other(
     sinks: Sinks,
 ) -> None:
-    batch = batch_of(message(b'{"open":true}', "home.door"), sensor_lines(21.5, 22))
+    batch = batch_of(message(b'{"open":true}', "home.door"), sensor_excerpts(21.5, 22))
 
     assert archive_events(batch, sinks) == [DONE] * 3
     assert archive_metrics(batch, sinks) == [DONE] * 3
@@ -135,7 +135,7 @@ def test_each_handler_stores_its_class_and_acknowledges_the_other(
 def test_a_batch_without_records_of_the_class_touches_nothing(
     sinks: Sinks, environment: Environment
 ) -> None:
-    archive(sinks, sensor_lines(21.5))
+    archive(sinks, sensor_excerpts(21.5))
     assert not environment.state_dir.exists()
 
 
@@ -176,8 +176,8 @@ def test_a_message_twice_in_one_batch_is_stored_once(sinks: Sinks) -> None:
 
 
 def test_lines_that_a_handler_published_twice_are_stored_once(sinks: Sinks) -> None:
-    archive_metrics(batch_of(sensor_lines(20, 21)), sinks)
-    archive_metrics(batch_of(sensor_lines(21), sensor_lines(22)), sinks)
+    archive_metrics(batch_of(sensor_excerpts(20, 21)), sinks)
+    archive_metrics(batch_of(sensor_excerpts(21), sensor_excerpts(22)), sinks)
 
     values = [line["record"]["value"] for line in lines_in(sinks.objects)]
     assert sorted(values) == [20, 21, 22]
@@ -340,7 +340,7 @@ def test_while_the_store_is_down_its_records_wait_and_others_are_acknowledged(
 ) -> None:
     in_the_way = tmp_path / "archive"
     in_the_way.write_text("no directory")
-    batch = batch_of(*numbered(1, 3601), sensor_lines(21.5))
+    batch = batch_of(*numbered(1, 3601), sensor_excerpts(21.5))
 
     *own, other = archive_events(batch, sinks)
 

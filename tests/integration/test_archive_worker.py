@@ -13,7 +13,7 @@ import pytest
 from kombu import Connection
 from pydantic import SecretStr
 
-from meshtasks.domain.archiving import archive_line, archive_message
+from meshtasks.domain.archiving import archive_messages, excerpt
 from meshtasks.messaging.entities import declare
 from meshtasks.messaging.message_id import new_message_id
 from meshtasks.messaging.publisher import Outgoing, Publisher
@@ -85,14 +85,15 @@ def event(number: int) -> Outgoing:
 
 def readings(*numbers: int) -> Outgoing:
     """What a handler publishes of some readings."""
-    lines = []
+    excerpts = []
     for number in numbers:
         key = "sensors.temperature.cellar"
         reading = message(
             b'{"n":%d}' % number, key, exchange="sensors", name=f"s{number}"
         )
-        lines.append(archive_line(reading, reading.body, 0, NOON))
-    return Outgoing(*archive_message(lines, "sensors.temperature"))
+        excerpts.append(excerpt(reading, [NOON], [None]))
+    (message_of_all,) = archive_messages(excerpts, "sensors.temperature")
+    return Outgoing(*message_of_all)
 
 
 def publish(environment: Environment, messages: list[Outgoing]) -> None:

@@ -23,7 +23,9 @@ from meshtasks.settings import load_settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.climate import store_humidities, store_temperatures
 from meshtasks.tasks.registry import Batch
+from tests.support import batches
 from tests.support.amqp import Delivery, drain
+from tests.support.archive import lines_sent
 from tests.support.influx import InfluxTarget
 from tests.support.victoria import count_samples, export
 
@@ -65,19 +67,14 @@ def batch_of(
 ) -> Batch[Any]:
     """A batch as the worker makes it; a list is an array message."""
     queue = ".".join(routing_key.split(".")[:2])
-    batch: Batch[Any] = Batch(queue, [], [])
+    batch: Batch[Any] = Batch(queue, [], [], [])
     for number, content in enumerate(bodies):
         body = json.dumps(content).encode()
         envelope = Envelope(
             body, "sensors", routing_key, queue, f"m{number}", None, NOW, {}
         )
-        records = (
-            READINGS.validate_json(body)
-            if isinstance(content, list)
-            else [READING.validate_json(body)]
-        )
-        batch.records.extend(records)
-        batch.envelopes.extend([envelope] * len(records))
+        adapter = READINGS if isinstance(content, list) else READING
+        batches.add(batch, envelope, adapter.validate_json(body))
     return batch
 
 
@@ -221,7 +218,7 @@ def test_selected_readings_go_to_the_archive_and_bad_ones_do_not(
     store_temperatures(batch_of(single, BAD, [reading(1), reading(1), BAD]), sinks)
 
     (message,) = drain(amqp_url, "archive.metrics")
-    lines = json.loads(message.body)
+    lines = lines_sent(message.body)
     assert message.routing_key == "sensors.temperature"
     assert [line["record"] for line in lines] == [single, reading(1), reading(1)]
     assert len({line["id"] for line in lines}) == 3

@@ -16,6 +16,7 @@ from meshtasks.settings import load_settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.inference import evaluate_results
 from tests.support.amqp import drain
+from tests.support.archive import lines_sent
 from tests.support.inference import NOW, RESULTS, batch_of
 from tests.support.meshes import declared, reconfigured
 from tests.support.victoria import count_samples, export
@@ -180,7 +181,7 @@ def test_the_rows_of_a_batch_are_series_of_their_own(
 
     assert count_samples(victoria, "inference_score") == 3
     (archived,) = drain(amqp_url, "archive.events")
-    assert len(json.loads(archived.body)) == 1
+    assert len(lines_sent(archived.body)) == 1
 
 
 def test_a_score_above_its_threshold_is_an_alert_until_it_is_below(
@@ -218,7 +219,7 @@ def test_results_are_archived(evaluate: Evaluate, amqp_url: str) -> None:
     evaluate(good, bad)
 
     (message,) = drain(amqp_url, "archive.events")
-    (line,) = json.loads(message.body)
+    (line,) = lines_sent(message.body)
     assert line["record"] == good
     assert line["routing_key"] == "ai.result.anomaly"
 

@@ -14,6 +14,7 @@ from meshtasks.domain.outcome import DONE, Dead, Retry
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
 from meshtasks.sinks import Sinks
 from tests.support.amqp import drain
+from tests.support.archive import lines_sent
 from tests.support.handling import NOW, handle, message, opened, settings_of
 from tests.support.influx import InfluxTarget
 from tests.support.meshes import declared
@@ -230,6 +231,6 @@ def test_selected_metrics_go_to_the_archive_as_they_came(
     handle(sinks, system(disk), system(metric({})))
 
     (archived,) = drain(amqp_url, "archive.metrics")
-    (line,) = json.loads(archived.body)
+    (line,) = lines_sent(archived.body)
     assert archived.routing_key == "metrics.system"
     assert line["record"] == disk

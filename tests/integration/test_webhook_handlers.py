@@ -20,6 +20,7 @@ from meshtasks.messaging import headers
 from meshtasks.sinks import Sinks
 from meshtasks.tasks import workflows as running_workflows
 from tests.support.amqp import drain
+from tests.support.archive import lines_sent
 from tests.support.handling import NOW, handle, message, opened, settings_of
 from tests.support.meshes import declared, reconfigured
 from tests.support.receiver import Answer, Receiver
@@ -82,7 +83,7 @@ def archived(amqp_url: str, queue: str = "archive.metrics") -> list[Any]:
     return [
         line["record"]
         for each in drain(amqp_url, queue)
-        for line in json.loads(each.body)
+        for line in lines_sent(each.body)
     ]
 
 

@@ -21,6 +21,7 @@ from meshtasks.sinks.alerttables import AlertTables
 from meshtasks.tasks.alertbook import News, take_in
 from meshtasks.tasks.notifying import notify_due
 from meshtasks.tasks.registry import Batch
+from tests.support import batches
 
 NOW = 1_795_440_000.0  # 23 November 2026, 13:20:00 UTC
 
@@ -38,6 +39,7 @@ CONFIG: dict[str, Any] = {
 }
 
 _MANY = TypeAdapter(list[Alert])
+_ONE = TypeAdapter(Alert)
 
 
 def alert_fields(**changes: Any) -> dict[str, Any]:
@@ -74,14 +76,13 @@ def batch_of(
     message_ids: bool = True,
 ) -> Batch[Alert]:
     """A batch as the worker makes it; a list is an array message."""
-    batch: Batch[Alert] = Batch(queue, [], [])
+    batch: Batch[Alert] = Batch(queue, [], [], [])
     for content in contents:
         body = json.dumps(content).encode()
         name = f"m{hash(body)}" if message_ids else None
         envelope = Envelope(body, "alerts", "alerts.x", queue, name, timestamp, NOW, {})
-        records = content if isinstance(content, list) else [content]
-        batch.records.extend(_MANY.validate_python(records))
-        batch.envelopes.extend([envelope] * len(records))
+        adapter = _MANY if isinstance(content, list) else _ONE
+        batches.add(batch, envelope, adapter.validate_python(content))
     return batch
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from meshtasks.domain.analytics import TABLES, Table
-from meshtasks.domain.archiving import archive_line, archive_message
+from meshtasks.domain.archiving import archive_messages, excerpt
 from meshtasks.domain.outcome import DONE
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.analytics.dataset import Dataset
@@ -20,30 +20,30 @@ from meshtasks.tasks.registry import Batch
 from tests.support.archive import NOON, batch_of, message
 
 
-def lines(
+def excerpts(
     routing_key: str,
     *records: Any,
     start: float = NOON,
     seconds_apart: float = 1.0,
     name: str = "m",
 ) -> Batch[Any]:
-    """A batch of one message, with the lines that a handler publishes of records."""
+    """A batch of one message: what a handler publishes of records."""
     exchange = routing_key.partition(".")[0]
     made = []
     for number, record in enumerate(records):
         time = start + number * seconds_apart
         body = json.dumps(record, ensure_ascii=False).encode()
         original = message(body, routing_key, f"{name}-{number}", exchange=exchange)
-        made.append(archive_line(original, body, 0, time))
-    parts = archive_message(made, ".".join(routing_key.split(".")[:2]))
+        made.append(excerpt(original, [time], [None]))
+    (parts,) = archive_messages(made, ".".join(routing_key.split(".")[:2]))
     return batch_of(message(parts.body, parts.routing_key, headers=parts.headers))
 
 
 def archive(sinks: Sinks, routing_key: str, *records: Any, **options: Any) -> None:
-    """Archive records; see :func:`lines`. Each call makes an object for each hour."""
+    """Archive records; see :func:`excerpts`. Each call makes an object per hour."""
     metrics = routing_key.partition(".")[0] in sinks.settings.archive.metrics
     handler = archive_metrics if metrics else archive_events
-    outcomes = handler(lines(routing_key, *records, **options), sinks)
+    outcomes = handler(excerpts(routing_key, *records, **options), sinks)
     assert outcomes == [DONE] * len(records)
 
 

@@ -10,10 +10,13 @@ from typing import Any
 import zstandard
 from minio import Minio
 
+from meshtasks.domain.archive_objects import Entry, entries_of
+from meshtasks.domain.archiving import EXCERPTS_HEADER
 from meshtasks.domain.envelope import Envelope
 from meshtasks.settings import Environment
 from meshtasks.sinks.objects import ObjectStore, archived_objects
 from meshtasks.tasks.registry import Batch
+from tests.support import batches
 from tests.support.s3 import S3Target
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +63,14 @@ def lines_in(store: ObjectStore, prefix: str = "") -> list[dict[str, Any]]:
     ]
 
 
+def lines_sent(body: bytes) -> list[dict[str, Any]]:
+    """The lines that the archive makes of a message of excerpts."""
+    excerpts = json.loads(body)
+    carrier = message(body, headers={EXCERPTS_HEADER: 1})
+    entries = entries_of(excerpts, [carrier] * len(excerpts))
+    return [json.loads(entry.line) for _, entry in entries if isinstance(entry, Entry)]
+
+
 def message(
     body: bytes, routing_key: str = "home.door", name: str | None = None, **changes: Any
 ) -> Envelope:
@@ -79,10 +90,7 @@ def message(
 
 def batch_of(*messages: Envelope) -> Batch[Any]:
     """The batch that the worker makes of these messages."""
-    batch: Batch[Any] = Batch("archive.events", [], [])
+    batch: Batch[Any] = Batch("archive.events", [], [], [])
     for each in messages:
-        value = json.loads(each.body)
-        members = value if isinstance(value, list) else [value]
-        batch.records.extend(members)
-        batch.envelopes.extend([each] * len(members))
+        batches.add(batch, each, json.loads(each.body))
     return batch

@@ -18,6 +18,7 @@ from meshtasks.settings import Environment, Settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.registry import HANDLERS, Batch
 from meshtasks.worker.decode import Decoder
+from tests.support import batches
 
 NOW = 1_795_440_000.0  # 2026-11-23T13:20:00Z
 
@@ -67,7 +68,7 @@ def handle(sinks: Sinks, *messages: Envelope) -> list[Outcome]:
     """
     handler = HANDLERS[messages[0].queue]
     decoder = Decoder(handler)
-    batch: Batch[Any] = Batch(handler.queue, [], [])
+    batch: Batch[Any] = Batch(handler.queue, [], [], [])
     outcomes: list[Outcome | None] = []
     for each in messages:
         try:
@@ -78,7 +79,6 @@ def handle(sinks: Sinks, *messages: Envelope) -> list[Outcome]:
         dead = {member.place: member.dead for member in decoded.bad}
         count = len(decoded.records) + len(decoded.bad)
         outcomes.extend(dead.get(place) for place in range(count))
-        batch.records.extend(decoded.records)
-        batch.envelopes.extend([each] * len(decoded.records))
+        batches.add_members(batch, each, decoded.records, decoded.places)
     decided = iter(handler.handle(batch, sinks) if batch.records else [])
     return [next(decided) if each is None else each for each in outcomes]

@@ -7,6 +7,7 @@ from typing import Any
 
 from meshtasks.domain.envelope import Envelope
 from meshtasks.tasks.registry import Batch
+from tests.support import batches
 from tests.support.triton import DOUBLE, rows
 
 NOW = 1_795_440_000.0  # 2026-11-23T13:20:00Z
@@ -41,10 +42,8 @@ def batch_of(
     *bodies: Any, routing_key: str = "ai.model.obedient", queue: str = REQUESTS
 ) -> Batch[Any]:
     """A batch as the worker makes it; a list is an array message."""
-    batch: Batch[Any] = Batch(queue, [], [])
+    batch: Batch[Any] = Batch(queue, [], [], [])
     for number, body in enumerate(bodies):
         message = envelope(body, routing_key, message_id=f"m{number}", queue=queue)
-        records = body if isinstance(body, list) else [body]
-        batch.records.extend(records)
-        batch.envelopes.extend([message] * len(records))
+        batches.add(batch, message, body)
     return batch

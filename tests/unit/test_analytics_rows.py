@@ -20,7 +20,7 @@ from meshtasks.domain.analytics import (
     rows_of,
 )
 from meshtasks.domain.archiving import archive_line
-from meshtasks.domain.envelope import Envelope
+from meshtasks.domain.envelope import Envelope, record_id
 from meshtasks.domain.units import KindsConfig
 from meshtasks.sinks.analytics.parquet import SCHEMAS, parquet_of
 
@@ -35,7 +35,7 @@ def line(routing_key: str, record: Any, name: str = "m", time: float = NOON) -> 
     body = record if isinstance(record, bytes) else json.dumps(record).encode()
     exchange = routing_key.partition(".")[0]
     envelope = Envelope(body, exchange, routing_key, "q", name, None, time, {})
-    return archive_line(envelope, body, 0, time)
+    return archive_line(record_id(envelope, body, 0, time), envelope, body, time)
 
 
 def rows(*lines: bytes) -> Rows:

@@ -16,7 +16,7 @@ from meshtasks.domain.archive_objects import (
     entries_of,
     objects_of,
 )
-from meshtasks.domain.archiving import archive_line, archive_message
+from meshtasks.domain.archiving import archive_messages, excerpt
 from meshtasks.domain.envelope import Envelope
 
 NOON = 1_795_435_200.0  # 2026-11-23T12:00:00Z
@@ -37,9 +37,9 @@ def foreign(body: bytes, **changes: Any) -> Envelope:
     return Envelope(**fields | changes)
 
 
-def mesh(*lines: bytes) -> Envelope:
-    """A message of the mesh's own archive lines."""
-    message = archive_message(lines, "sensors.temperature")
+def mesh(*excerpts: bytes) -> Envelope:
+    """A message of the mesh's own excerpts."""
+    (message,) = archive_messages(excerpts, "sensors.temperature")
     return foreign(
         message.body,
         routing_key=message.routing_key,
@@ -48,12 +48,15 @@ def mesh(*lines: bytes) -> Envelope:
     )
 
 
-def line(value: float, time: float = NOON, **changes: Any) -> bytes:
-    """The archive line of one reading."""
-    reading = foreign(
-        b"", exchange="sensors", routing_key="sensors.temperature.cellar", **changes
-    )
-    return archive_line(reading, b'{"value": %.1f}' % value, 0, time)
+def source(body: bytes, **changes: Any) -> Envelope:
+    """A message of readings, as its handler got it."""
+    fields = {"exchange": "sensors", "routing_key": "sensors.temperature.cellar"}
+    return foreign(body, **fields | changes)
+
+
+def of_one(value: float, time: float = NOON) -> bytes:
+    """The excerpt of a message that is one reading."""
+    return excerpt(source(b'{"value": %.1f}' % value), [time], [None])
 
 
 def read(*envelopes: Envelope) -> list[Entry | BadEntry]:
@@ -65,7 +68,7 @@ def read(*envelopes: Envelope) -> list[Entry | BadEntry]:
         members = value if isinstance(value, list) else [value]
         records += members
         owners += [envelope] * len(members)
-    return list(entries_of(records, owners))
+    return [each for _, each in entries_of(records, owners)]
 
 
 def entry(name: str = "m-1", domain: str = "home", time: float = NOON) -> Entry:
@@ -79,49 +82,89 @@ def good(found: Entry | BadEntry) -> Entry:
     return found
 
 
-# Lines of the mesh
+# Excerpts
 
 
-def test_a_line_of_the_mesh_is_kept_as_it_came() -> None:
-    lines = [line(21.5), line(22.0, NOON + 1.5)]
+def test_a_record_becomes_the_line_of_the_message_it_came_in() -> None:
+    found = good(*read(mesh(of_one(21.5, NOON + 1.5))))
 
-    found = [good(each) for each in read(mesh(*lines))]
+    assert (found.domain, found.time) == ("sensors", NOON + 1.5)
+    assert json.loads(found.line) == {
+        "id": found.id,
+        "exchange": "sensors",
+        "routing_key": "sensors.temperature.cellar",
+        "time": "2026-11-23T12:00:01.500Z",
+        "record": {"value": 21.5},
+    }
+    assert found.id.startswith("g-1/")
 
-    assert [each.line for each in found] == lines
-    assert [each.domain for each in found] == ["sensors", "sensors"]
-    assert [each.time for each in found] == [NOON, NOON + 1.5]
-    assert [each.id for each in found] == [json.loads(each)["id"] for each in lines]
+
+def test_a_record_is_embedded_in_its_line_as_it_was_written() -> None:
+    pretty = b'\n{"value":\r\n  21.50, "unit": "\\u00b0C"}'
+
+    found = good(*read(mesh(excerpt(source(pretty), [NOON], [None]))))
+
+    assert found.line.endswith(b'"record":{"value":    21.50, "unit": "\\u00b0C"}}')
 
 
-def test_a_line_taken_apart_and_written_anew_is_still_one_line() -> None:
-    pretty = json.dumps([json.loads(line(21.5))], indent=2).encode()
+def test_each_member_of_an_array_has_a_line_and_an_id_of_its_own() -> None:
+    array = source(b'[{"value": 1}, {"value": 1}, {"value": 2}]')
 
-    (found,) = read(mesh(line(21.5))._replace(body=pretty))
+    found = [good(each) for each in read(mesh(excerpt(array, [NOON] * 3, [0, 1, 2])))]
 
-    assert b"\n" not in good(found).line
-    assert json.loads(good(found).line) == json.loads(line(21.5))
+    records = [json.loads(each.line)["record"]["value"] for each in found]
+    assert records == [1, 1, 2]
+    assert len({each.id for each in found}) == 3
+
+
+def test_a_member_has_the_same_id_whoever_else_is_selected() -> None:
+    array = source(b'[{"value": 1}, NaN, {"value": 2}]')
+    whole = read(mesh(excerpt(array, [NOON] * 2, [0, 2])))
+
+    alone = read(mesh(excerpt(array, [NOON], [2])))
+
+    assert [good(each).id for each in alone] == [good(whole[1]).id]
+
+
+def test_entries_say_which_excerpt_they_are_of() -> None:
+    array = source(b'[{"value": 1}, {"value": 2}]')
+    message = mesh(of_one(1), excerpt(array, [NOON] * 2, [0, 1]), of_one(2))
+    records = json.loads(message.body)
+
+    found = list(entries_of(records, [message] * 3))
+
+    assert [place for place, _ in found] == [0, 1, 1, 2]
 
 
 @pytest.mark.parametrize(
-    "false_line",
+    "changes",
     [
-        b"21.5",
-        b"{}",
-        b'{"id":7,"routing_key":"a","time":"2026-11-23T12:00:00Z","record":1}',
-        b'{"id":"m","routing_key":"a","time":"2026-11-23T12:00:00Z"}',
-        b'{"id":"m","routing_key":"a","time":"noon","record":1}',
-        b'{"id":"m","routing_key":"a","time":"0001-01-01T00:00:00+14:00","record":1}',
-        b'{"id":"m","routing_key":"a","time":"2026-11-23T12:00:00Z","record":NaN}',
+        {"message_id": 7},
+        {"times": []},
+        {"times": [-1]},
+        {"times": [1e18]},
+        {"times": [NOON, NOON]},
+        {"places": [1], "body": "[1]"},
+        {"places": [0, 1], "body": "[1,2]"},
+        {"body": "[1"},
+        {"body": "[1 2]"},
+        {"body": "{"},
+        {"body": ""},
+        {"body": "NaN"},
+        {"colour": "red"},
     ],
 )
-def test_a_message_that_only_claims_to_hold_lines_is_dead(false_line: bytes) -> None:
-    before, false, after = read(mesh(line(1), false_line, line(2)))
+def test_what_only_claims_to_be_an_excerpt_is_dead_alone(
+    changes: dict[str, Any],
+) -> None:
+    false = json.dumps(json.loads(of_one(21.5)) | changes).encode()
+
+    before, bad, after = read(mesh(of_one(1), false, of_one(2)))
 
     assert isinstance(before, Entry)
     assert isinstance(after, Entry)
-    assert isinstance(false, BadEntry)
-    assert false.domain == "sensors"
-    assert false.dead.reason
+    assert isinstance(bad, BadEntry)
+    assert bad.dead.reason
 
 
 # Foreign JSON

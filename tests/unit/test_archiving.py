@@ -14,8 +14,8 @@ from meshtasks.domain.archiving import (
     MESSAGE_LIMIT_BYTES,
     ArchivePolicy,
     archive_line,
-    archive_message,
     archive_messages,
+    excerpt,
 )
 from meshtasks.domain.envelope import Envelope, record_id
 from meshtasks.messaging.publisher import Outgoing
@@ -93,10 +93,10 @@ def test_identical_records_of_one_message_are_told_apart() -> None:
 
 
 def test_a_line_says_what_came_from_where_and_when() -> None:
-    line = archive_line(envelope(), READING, 0, NOON + 0.1239)
+    line = archive_line("m-1/d", envelope(), READING, NOON + 0.1239)
 
     assert json.loads(line) == {
-        "id": record_id(envelope(), READING, 0, NOON),
+        "id": "m-1/d",
         "exchange": "sensors",
         "routing_key": "sensors.temperature.living_room",
         "time": "2026-11-23T12:00:00.124Z",
@@ -105,13 +105,13 @@ def test_a_line_says_what_came_from_where_and_when() -> None:
 
 
 def test_a_record_is_embedded_byte_for_byte() -> None:
-    assert archive_line(envelope(), READING, 0, NOON).endswith(
+    assert archive_line("m", envelope(), READING, NOON).endswith(
         b'"record":%b}' % READING
     )
 
 
 def test_line_breaks_between_a_records_tokens_become_spaces() -> None:
-    line = archive_line(envelope(), b'{\n "a": "x\\ny"\r\n}', 0, NOON)
+    line = archive_line("m", envelope(), b'{\n "a": "x\\ny"\r\n}', NOON)
     assert line.endswith(b'"record":{  "a": "x\\ny"  }}')
 
 
@@ -121,7 +121,7 @@ def test_whatever_a_publisher_calls_things_the_line_is_json(
 ) -> None:
     odd = envelope(message_id=name, routing_key=key, exchange=exchange)
 
-    line = archive_line(odd, READING, 0, NOON)
+    line = archive_line(record_id(odd, READING, 0, NOON), odd, READING, NOON)
 
     found = json.loads(line)
     assert b"\n" not in line
@@ -132,41 +132,83 @@ def test_whatever_a_publisher_calls_things_the_line_is_json(
 def test_text_that_has_no_utf8_bytes_is_replaced() -> None:
     odd = envelope(message_id="\ud800", routing_key="a.\udfff", exchange="\ud800")
 
-    found = json.loads(archive_line(odd, READING, 0, NOON))
+    name = record_id(odd, READING, 0, NOON)
+
+    found = json.loads(archive_line(name, odd, READING, NOON))
 
     assert (found["exchange"], found["routing_key"]) == ("?", "a.?")
     assert found["id"].startswith("?/")
 
 
-# Messages
+# Excerpts
 
 
-def test_a_message_of_lines_is_one_to_publish() -> None:
-    lines = [archive_line(envelope(), READING, twin, NOON) for twin in range(2)]
+def test_an_excerpt_says_what_the_archive_needs_of_a_message() -> None:
+    found = json.loads(excerpt(envelope(body=READING), [NOON + 0.25], [None]))
 
-    outgoing = Outgoing(*archive_message(lines, "sensors.temperature"))
+    assert found == {
+        "exchange": "sensors",
+        "routing_key": "sensors.temperature.living_room",
+        "message_id": "m-1",
+        "times": [NOON + 0.25],
+        "body": READING.decode(),
+    }
 
+
+def test_a_message_without_an_id_has_none_in_its_excerpt() -> None:
+    found = json.loads(excerpt(envelope(message_id=None), [NOON], [None]))
+    assert found["message_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("places", "said"), [([0, 1], None), ([1], [1]), ([0, 2], [0, 2])]
+)
+def test_places_are_said_unless_they_are_the_first_ones(
+    places: list[int], said: list[int] | None
+) -> None:
+    found = json.loads(excerpt(envelope(), [NOON] * len(places), places))
+    assert found.get("places") == said
+
+
+@given(name=st.text(), key=st.text(), body=st.text())
+def test_whatever_a_message_holds_its_excerpt_is_json(
+    name: str, key: str, body: str
+) -> None:
+    odd = envelope(message_id=name, routing_key=key, body=body.encode())
+
+    found = json.loads(excerpt(odd, [NOON], [None]))
+
+    assert (found["message_id"], found["routing_key"]) == (name, key)
+    assert found["body"] == body
+
+
+def test_a_message_of_excerpts_is_one_to_publish() -> None:
+    excerpts = [excerpt(envelope(message_id=str(n)), [NOON], [None]) for n in range(2)]
+
+    (message,) = archive_messages(excerpts, "sensors.temperature")
+
+    outgoing = Outgoing(*message)
     assert (outgoing.exchange, outgoing.routing_key) == (
         "archive",
         "sensors.temperature",
     )
-    assert json.loads(outgoing.body) == [json.loads(line) for line in lines]
+    assert json.loads(outgoing.body) == [json.loads(each) for each in excerpts]
     assert outgoing.headers == {"x-mesh-archive": 1}
 
 
-def test_many_lines_are_split_below_the_size_that_queues_refuse() -> None:
-    lines = [b'{"line":%d,"%b":0}' % (n, b"x" * 1000) for n in range(2000)]
+def test_many_excerpts_are_split_below_the_size_that_queues_refuse() -> None:
+    excerpts = [b'{"n":%d,"%b":0}' % (n, b"x" * 1000) for n in range(2000)]
 
-    messages = list(archive_messages(lines, "sensors.temperature"))
+    messages = list(archive_messages(excerpts, "sensors.temperature"))
 
     sizes = [len(message.body) for message in messages]
     assert len(sizes) > 1
     assert max(sizes) < 1.1 * MESSAGE_LIMIT_BYTES
-    kept = [line for message in messages for line in json.loads(message.body)]
-    assert kept == [json.loads(line) for line in lines]
+    kept = [each for message in messages for each in json.loads(message.body)]
+    assert kept == [json.loads(each) for each in excerpts]
 
 
-def test_a_line_above_the_limit_travels_alone() -> None:
+def test_an_excerpt_above_the_limit_travels_alone() -> None:
     long = b'"%b"' % (b"x" * MESSAGE_LIMIT_BYTES)
 
     messages = archive_messages([b"1", long, b"2"], "sensors.temperature")
@@ -175,53 +217,43 @@ def test_a_line_above_the_limit_travels_alone() -> None:
     assert bodies == [b"[1]", b"[" + long + b"]", b"[2]"]
 
 
-def test_no_lines_make_no_message() -> None:
+def test_no_excerpts_make_no_message() -> None:
     assert list(archive_messages([], "sensors.temperature")) == []
 
 
 # Selection
 
 
-def test_records_are_selected_by_their_routing_key() -> None:
-    chosen = policy({"pattern": "sensors.*.living_room"}, {"pattern": "home.#"})
+def test_records_are_chosen_by_their_routing_key() -> None:
+    selection = policy({"pattern": "sensors.*.living_room"}, {"pattern": "home.#"})
 
-    assert chosen.selects("sensors.temperature.living_room")
-    assert chosen.selects("home.light.kitchen.state_changed")
-    assert not chosen.selects("sensors.temperature.cellar")
-
-
-def test_a_record_that_is_not_selected_has_no_line() -> None:
-    assert policy({"pattern": "home.#"}).line(envelope(), READING, 0, NOON) is None
-
-
-def test_a_selected_record_has_the_line_it_would_have_anyway() -> None:
-    line = policy({"pattern": "sensors.#"}).line(envelope(), READING, 0, NOON)
-    assert line == archive_line(envelope(), READING, 0, NOON)
+    assert [*selection.chosen("sensors.temperature.living_room", [NOON] * 2)] == [0, 1]
+    assert [*selection.chosen("home.light.kitchen.state_changed", [NOON])] == [0]
+    assert not selection.chosen("sensors.temperature.cellar", [NOON])
 
 
 def test_of_sampled_records_about_one_in_n_is_kept_and_always_the_same() -> None:
     sampled = policy({"pattern": "sensors.#", "sample": 10})
+    times = [NOON + second for second in range(10_000)]
 
-    def kept() -> list[int]:
-        return [
-            number
-            for number in range(10_000)
-            if sampled.line(envelope(message_id=f"m-{number}"), READING, 0, NOON)
-        ]
+    kept = sampled.chosen("sensors.temperature.cellar", times)
 
-    assert 850 < len(kept()) < 1150
-    assert kept() == kept()
+    assert 850 < len(kept) < 1150
+    assert kept == [
+        place
+        for place, time in enumerate(times)
+        if sampled.chosen("sensors.temperature.cellar", [time])
+    ]
 
 
 def test_the_first_pattern_that_matches_counts() -> None:
-    chosen = policy(
+    selection = policy(
         {"pattern": "sensors.temperature.living_room"},
         {"pattern": "sensors.#", "sample": 1_000_000_000},
     )
 
-    assert chosen.line(envelope(), READING, 0, NOON) is not None
-    cellar = envelope(routing_key="sensors.temperature.cellar")
-    assert chosen.line(cellar, READING, 0, NOON) is None
+    assert selection.chosen("sensors.temperature.living_room", [NOON])
+    assert not selection.chosen("sensors.temperature.cellar", [NOON])
 
 
 def test_an_unknown_domain_is_an_event() -> None:
