@@ -246,7 +246,8 @@ class Topology(_Model):
 
     @cached_property
     def domain_queues(self) -> tuple[str, ...]:
-        """Names of the queues that carry plain JSON: not dead letters or commands."""
+        """Names of the queues that carry what was published to the mesh: not dead
+        letters or commands."""
         others = {self.dead_letter_queue, self.commands_queue}
         return tuple(q.name for q in self.queues if q.name not in others)
 

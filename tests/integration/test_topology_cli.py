@@ -68,7 +68,7 @@ def test_nothing_differs_after_apply(topology: Command, check: Command) -> None:
     checked = check()
 
     assert applied.exit_code == 0
-    assert "20 queues" in applied.stdout
+    assert "21 queues" in applied.stdout
     assert checked == Result(0, "no difference\n", "")
 
 
@@ -83,7 +83,7 @@ def test_check_on_an_empty_virtual_host_names_everything(check: Command) -> None
     result = check()
 
     assert result.exit_code == 1
-    assert len(result.stdout.splitlines()) == 14 + 20 + 23
+    assert len(result.stdout.splitlines()) == 14 + 21 + 33
     assert "queue sensors.temperature: missing" in result.stdout
     assert "meshtasks topology apply" in result.stderr
 

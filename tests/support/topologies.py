@@ -91,6 +91,8 @@ ROUTES: list[tuple[str, str, set[str]]] = [
     ("amq.topic", "sensors.temperature.attic", {"sensors.temperature"}),
     ("amq.topic", "sensors.pressure.attic", {"dead.letter.queue"}),
     ("amq.topic", "home.light.kitchen.trigger", {"home.events.automations"}),
+    ("amq.topic", "zigbee2mqtt.kitchen", {"devices"}),
+    ("amq.topic", "shellyplusht-08b6.status.temperature:0", {"devices"}),
     ("amq.topic", "printer.status", set()),
     ("retry.600", "sensors.temperature", {"retry.600"}),
 ]

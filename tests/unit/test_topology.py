@@ -72,12 +72,24 @@ class TestWhatShips:
             ("commands", "commands", "commands"),
             ("amq.topic", "sensors", "sensors.#"),
             ("amq.topic", "home.events", "home.#"),
+            ("amq.topic", "devices", "homeassistant.#"),
+            ("amq.topic", "devices", "zigbee2mqtt.#"),
+            ("amq.topic", "devices", "tele.#"),
+            ("amq.topic", "devices", "stat.#"),
+            ("amq.topic", "devices", "shellies.#"),
+            ("amq.topic", "devices", "*.events.rpc"),
+            ("amq.topic", "devices", "*.status.*"),
+            ("amq.topic", "devices", "*.online"),
+            ("amq.topic", "devices", "*.sensor.*.state"),
+            ("amq.topic", "devices", "*.binary_sensor.*.state"),
         }
 
-    def test_thirteen_queues_carry_the_domains_plain_json(self) -> None:
+    def test_thirteen_queues_carry_the_domains_plain_json_and_one_the_devices(
+        self,
+    ) -> None:
         topology = shipped_topology()
 
-        assert len(topology.domain_queues) == 13
+        assert len(topology.domain_queues) == 13 + 1
         assert topology.queue_names - set(topology.domain_queues) == {
             "dead.letter.queue",
             "commands",

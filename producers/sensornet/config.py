@@ -1,0 +1,235 @@
+"""config/producers/sensornet.yaml, and what it must agree on with topology.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from meshtasks.domain.errors import ConfigError, UnknownUnit
+from meshtasks.domain.patterns import topic_matches
+from meshtasks.domain.routing import queues_reached
+from meshtasks.domain.topology import Topology
+from meshtasks.settings import Settings, load_yaml
+from producers.sensornet.kinds import KINDS
+from producers.sensornet.naming import name
+
+#: Where the broker's MQTT plugin publishes.
+MQTT_EXCHANGE = "amq.topic"
+
+Format = Literal[
+    "zigbee2mqtt",
+    "tasmota",
+    "shelly_gen1",
+    "shelly_gen2",
+    "esphome",
+    "announced",
+    "number",
+    "discovery",
+]
+Destination = Literal["sensors", "metrics", "ignore"]
+
+
+def _filter(text: str) -> str:
+    levels = text.split("/")
+    for place, level in enumerate(levels):
+        if level == "#" and place < len(levels) - 1:
+            message = "# should be the last level"
+            raise ValueError(message)
+        if level not in ("#", "+") and ({"#", "+"} & set(level)):
+            message = "# and + should be levels of their own"
+            raise ValueError(message)
+    if not text:
+        message = "should not be empty"
+        raise ValueError(message)
+    return text
+
+
+def _kind(text: str) -> str:
+    if text not in KINDS:
+        message = f'"{text}" is not a kind; expected one of {", ".join(KINDS)}'
+        raise ValueError(message)
+    return text
+
+
+def _zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        message = f'"{text}" is not a time zone such as Europe/Berlin'
+        raise ValueError(message) from error
+    return text
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Model):
+    """Topics, and the format of what is published there.
+
+    Attributes:
+        topic: an MQTT topic filter: ``+`` is one level, a final ``#`` all others.
+        format: how its messages are read.
+        kind: with ``number``, what it is a number of.
+        unit: with ``number``, its unit; the kind's own by default.
+    """
+
+    topic: Annotated[str, AfterValidator(_filter)]
+    format: Format
+    kind: Annotated[str, AfterValidator(_kind)] | None = None
+    unit: str | None = None
+
+    @model_validator(mode="after")
+    def _number_has_a_kind(self) -> Self:
+        if (self.format == "number") != (self.kind is not None):
+            message = "a kind belongs to the format number, and to no other"
+            raise ValueError(message)
+        if self.unit is not None:
+            if self.kind is None:
+                message = "a unit belongs to the format number, and to no other"
+                raise ValueError(message)
+            try:
+                KINDS[self.kind].converted(0.0, self.unit)
+            except UnknownUnit as error:
+                raise ValueError(str(error)) from error
+        return self
+
+    @cached_property
+    def pattern(self) -> str:
+        """The same filter for routing keys, as the MQTT plugin translates topics."""
+        return self.topic.replace("/", ".").replace("+", "*")
+
+    @cached_property
+    def fixed_levels(self) -> int:
+        """Levels before the first that is ``+`` or ``#``."""
+        levels = self.topic.split("/")
+        return next(
+            (place for place, level in enumerate(levels) if level in ("+", "#")), 0
+        )
+
+    def levels_of(self, routing_key: str) -> list[str]:
+        """The levels of a topic that tell its devices apart."""
+        levels = routing_key.split(".")
+        if self.format != "number":
+            return levels[self.fixed_levels :]
+        found: list[str] = []
+        for place, level in enumerate(self.topic.split("/")):
+            if level == "+":
+                found.append(levels[place])
+            elif level == "#":
+                found += levels[place:]
+        return found or levels
+
+
+class Device(_Model):
+    """What a device does not say of itself, or says wrong.
+
+    Attributes:
+        name: instead of the one in its topic, or that it announces.
+        location: where it is.
+        units: kind → unit of the values that it names none for.
+    """
+
+    name: str | None = None
+    location: str | None = None
+    units: dict[Annotated[str, AfterValidator(_kind)], str] = {}
+
+    @model_validator(mode="after")
+    def _units_fit(self) -> Self:
+        for kind, unit in self.units.items():
+            try:
+                KINDS[kind].converted(0.0, unit)
+            except UnknownUnit as error:
+                raise ValueError(str(error)) from error
+        return self
+
+
+class SensorNet(_Model):
+    """config/producers/sensornet.yaml.
+
+    Attributes:
+        queue: queue of topology.yaml that holds what devices publish.
+        sources: the first whose topic matches is taken.
+        kinds: kind → what becomes of its readings; those not named are ignored.
+        motion_repeat_seconds: a motion sensor that says the same again within this
+            time is not passed on again.
+        timezone: of devices that give local times; None not to use those.
+        devices: device, as in its topic → what is set right.
+    """
+
+    queue: str = "devices"
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    kinds: dict[Annotated[str, AfterValidator(_kind)], Destination]
+    motion_repeat_seconds: Annotated[float, Field(ge=0)] = 60.0
+    timezone: Annotated[str, AfterValidator(_zone)] | None = None
+    devices: dict[str, Device] = {}
+
+    @cached_property
+    def zone(self) -> ZoneInfo | None:
+        """The time zone of local times."""
+        return ZoneInfo(self.timezone) if self.timezone else None
+
+    @cached_property
+    def devices_by_name(self) -> Mapping[str, Device]:
+        """The devices by their name in routing keys."""
+        return {name(device): rest for device, rest in self.devices.items()}
+
+    def source_of(self, routing_key: str) -> Source | None:
+        """The source of what was published with a routing key."""
+        return next(
+            (each for each in self.sources if topic_matches(each.pattern, routing_key)),
+            None,
+        )
+
+
+def load(settings: Settings) -> SensorNet:
+    """The configuration, checked against the topology.
+
+    Raises:
+        ConfigError: naming the file, the key and what was expected.
+    """
+    path = settings.env.config_dir / "producers" / "sensornet.yaml"
+    config = load_yaml(path, SensorNet)
+    for key, expected in _disagreements(config, settings.topology):
+        raise ConfigError(str(path), key, expected)
+    return config
+
+
+def _disagreements(config: SensorNet, topology: Topology) -> Iterator[tuple[str, str]]:
+    """Key, and what was expected there."""
+    if config.queue not in topology.queue_names:
+        yield "queue", f"a queue of topology.yaml, which has no {config.queue}"
+        return
+    for place, source in enumerate(config.sources):
+        for sample in _samples(source.pattern):
+            if config.queue not in queues_reached(topology, MQTT_EXCHANGE, sample):
+                expected = (
+                    f"topology.yaml to bind {MQTT_EXCHANGE} to {config.queue} with "
+                    f'"{source.pattern}", or nothing of it would arrive'
+                )
+                yield f"sources.{place}.topic", expected
+                return
+    for kind, destination in config.kinds.items():
+        if destination == "sensors":
+            key = f"sensors.{kind}.any"
+            reached = queues_reached(topology, "sensors", key)
+            if not reached - {topology.dead_letter_queue}:
+                expected = f"metrics or ignore: no queue of topology.yaml takes {key}"
+                yield f"kinds.{kind}", expected
+
+
+def _samples(pattern: str) -> Iterator[str]:
+    """Routing keys that only bindings as wide as the pattern all match."""
+    for words in (("",), ("x",), ("x", "y", "z")):
+        some = pattern.replace("*", "\0").replace("#", ".".join(words))
+        yield some.rstrip(".")

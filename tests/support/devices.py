@@ -1,0 +1,73 @@
+"""Messages that devices really sent (tests/data/devices), and what comes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from producers.sensornet.announcements import Announcements
+from producers.sensornet.config import SensorNet
+from producers.sensornet.normaliser import Normalised, Normaliser, Published
+
+DIRECTORY = Path(__file__).parents[1] / "data" / "devices"
+SHIPPED = Path(__file__).parents[2] / "config" / "producers" / "sensornet.yaml"
+#: 2026-11-23 12:00 UTC.
+NOW = 1_795_435_200.0
+
+
+class Example(NamedTuple):
+    """A message as it was published."""
+
+    topic: str
+    body: bytes
+
+
+def example(vendor: str, name: str) -> Example:
+    """One of tests/data/devices."""
+    text = (DIRECTORY / f"{vendor}.yaml").read_text(encoding="utf-8")
+    entry = yaml.safe_load(text)[name]
+    return Example(entry["topic"], entry["body"].encode())
+
+
+def shipped(**changes: Any) -> SensorNet:
+    """config/producers/sensornet.yaml, with some keys of it replaced."""
+    document = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+    return SensorNet.model_validate(document | changes)
+
+
+class Devices:
+    """A normaliser that devices publish to, with the shipped configuration."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.announcements = Announcements({})
+        self._normaliser = Normaliser(shipped(**changes), self.announcements)
+
+    def publish(
+        self, topic: str, body: bytes | str, received_at: float = NOW
+    ) -> Normalised:
+        """What becomes of one message."""
+        if isinstance(body, str):
+            body = body.encode()
+        key = topic.replace("/", ".")
+        return self._normaliser.normalise(Published(key, body, received_at))
+
+
+def records(normalised: Normalised) -> dict[str, dict[str, Any]]:
+    """The bodies of its messages, by routing key."""
+    return {each.routing_key: json.loads(each.body) for each in normalised.messages}
+
+
+def values(normalised: Normalised) -> dict[str, Any]:
+    """What its messages say, by routing key: value and unit, state, or fields."""
+    return {key: _said(record) for key, record in records(normalised).items()}
+
+
+def _said(record: dict[str, Any]) -> Any:
+    if "fields" in record:
+        return record["fields"]
+    if "value" in record:
+        return record["value"], record["unit"]
+    return record["motion"]

@@ -1,0 +1,386 @@
+"""What each vendor's messages become."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.devices import NOW, Devices, example, records, values
+
+
+class TestZigbee2MQTT:
+    def test_every_attribute_is_a_reading(self) -> None:
+        topic, body = example("zigbee2mqtt", "climate")
+
+        assert values(Devices().publish(topic, body)) == {
+            "sensors.temperature.friendly_name": (27.34, "°C"),
+            "sensors.humidity.friendly_name": (44.72, "%"),
+        }
+
+    def test_the_rest_of_a_device_is_one_metric(self) -> None:
+        topic, body = example("zigbee2mqtt", "hue_motion")
+        normalised = Devices().publish(topic, body)
+
+        assert values(normalised) == {
+            "sensors.motion.hue_motion_bad": True,
+            "sensors.temperature.hue_motion_bad": (21.51, "°C"),
+            "metrics.system.hue_motion_bad.device": {
+                "battery_percent": 100,
+                "illuminance_lux": 0,
+            },
+        }
+        assert normalised.skipped == {"kind link_quality": 1}
+
+    def test_lux_is_preferred_to_what_the_sensor_measured_raw(self) -> None:
+        metric = values(Devices().publish(*example("zigbee2mqtt", "raw_and_lux")))[
+            "metrics.system.bedroom.motion.device"
+        ]
+
+        assert metric == {"battery_percent": 100, "illuminance_lux": 49}
+
+    def test_a_slash_in_a_friendly_name_is_a_level_of_the_name(self) -> None:
+        found = records(Devices().publish(*example("zigbee2mqtt", "raw_and_lux")))
+
+        assert (
+            found["sensors.temperature.bedroom.motion"]["sensor_id"] == "bedroom.motion"
+        )
+
+    def test_a_battery_may_be_text_and_a_name_may_have_blanks(self) -> None:
+        assert values(Devices().publish(*example("zigbee2mqtt", "text_battery"))) == {
+            "sensors.motion.hallway_motion_sensor": False,
+            "metrics.system.hallway_motion_sensor.device": {
+                "battery_percent": 100,
+                "illuminance_lux": 0,
+            },
+        }
+
+    def test_nulls_and_nested_objects_are_passed_over(self) -> None:
+        normalised = Devices().publish(*example("zigbee2mqtt", "aqara_p1"))
+
+        assert normalised.dead is None
+        assert "sensors.temperature.0x04cf8cdf3c8a82e0" in values(normalised)
+
+    def test_the_millivolts_of_a_battery_are_told_from_the_volts_of_the_mains(
+        self,
+    ) -> None:
+        devices = Devices()
+        battery = devices.publish("zigbee2mqtt/door", '{"voltage": 3045}')
+        mains = devices.publish("zigbee2mqtt/plug", '{"voltage": 231}')
+
+        assert values(battery)["metrics.system.door.device"] == {"voltage_volts": 3.045}
+        assert values(mains)["metrics.system.plug.device"] == {"voltage_volts": 231}
+
+    def test_contact_is_the_opposite_of_open(self) -> None:
+        _, body = example("zigbee2mqtt", "contact")
+
+        assert values(Devices().publish("zigbee2mqtt/window", body)) == {
+            "metrics.system.window.device": {"open": False}
+        }
+
+    def test_endpoints_are_parts_of_the_device(self) -> None:
+        found = values(Devices().publish("zigbee2mqtt/strip", '{"temperature_2": 21}'))
+
+        assert found == {"sensors.temperature.strip.2": (21, "°C")}
+
+    def test_an_attribute_may_have_a_topic_of_its_own(self) -> None:
+        devices = Devices()
+
+        assert values(devices.publish("zigbee2mqtt/hall/temperature", "21.5")) == {
+            "sensors.temperature.hall": (21.5, "°C")
+        }
+        assert devices.publish("zigbee2mqtt/hall/state", "ON").skipped == {
+            "no reading": 1
+        }
+
+    @pytest.mark.parametrize(
+        ("topic", "body", "reason"),
+        [
+            ("bridge/state", '{"state": "online"}', "bridge"),
+            ("bridge/logging", '{"level": "info", "message": "…"}', "bridge"),
+            ("hall/availability", '{"state": "offline"}', "availability"),
+            ("hall/set", '{"state": "ON"}', "command"),
+            ("hall/set/state", "ON", "command"),
+            ("hall", '{"action": "single"}', "no reading"),
+            ("hall", "", "cleared"),
+        ],
+    )
+    def test_other_topics_are_passed_over_and_counted(
+        self, topic: str, body: str, reason: str
+    ) -> None:
+        normalised = Devices().publish(f"zigbee2mqtt/{topic}", body)
+
+        assert normalised.skipped == {reason: 1}
+        assert not normalised.messages
+        assert normalised.dead is None
+
+    @pytest.mark.parametrize(
+        "stamp",
+        ['"2026-11-23T11:59:00Z"', '"2026-11-23T12:59:00+01:00"', "1795435140000"],
+    )
+    def test_last_seen_is_the_time_of_the_readings(self, stamp: str) -> None:
+        body = f'{{"temperature": 21, "last_seen": {stamp}}}'
+        (record,) = records(Devices().publish("zigbee2mqtt/hall", body)).values()
+
+        assert record["timestamp"] == NOW - 60
+
+
+class TestTasmota:
+    def test_each_sensor_is_a_part_of_the_device(self) -> None:
+        assert values(Devices().publish(*example("tasmota", "am2301"))) == {
+            "sensors.temperature.tasmota.am2301": (24.6, "C"),
+            "sensors.humidity.tasmota.am2301": (58.2, "%"),
+        }
+
+    def test_probes_are_known_by_their_ids_not_by_their_numbers(self) -> None:
+        assert values(Devices().publish(*example("tasmota", "probes"))) == {
+            "sensors.temperature.boiler.04173329beff": (17.2, "C"),
+            "sensors.temperature.boiler.041752d93bff": (24.3, "C"),
+        }
+
+    def test_fahrenheit_stays_so_for_readings_and_is_converted_in_metrics(self) -> None:
+        assert values(Devices().publish(*example("tasmota", "fahrenheit"))) == {
+            "sensors.temperature.snifferbuddy.scd30": (71.8, "F"),
+            "sensors.humidity.snifferbuddy.scd30": (61.6, "%"),
+            "metrics.system.snifferbuddy.scd30.device": {
+                "co2_ppm": 814,
+                "dew_point_celsius": pytest.approx(14.388889),
+            },
+        }
+
+    def test_pressure_is_converted_from_the_unit_that_the_message_names(self) -> None:
+        metric = values(
+            Devices().publish(*example("tasmota", "millimetres_of_mercury"))
+        )["metrics.system.tasmota_bme280.bme280.device"]
+
+        assert metric == {"pressure_hpa": pytest.approx(1013.2 * 1.33322368)}
+
+    def test_sensors_that_do_not_answer_give_no_readings(self) -> None:
+        _, body = example("tasmota", "no_sensor_answers")
+        normalised = Devices().publish("tele/tasmota_49C88D/SENSOR", body)
+
+        assert not normalised.messages
+        assert normalised.dead is None
+        assert normalised.skipped == {"unavailable": 6}
+
+    def test_the_processors_temperature_is_none_of_a_room(self) -> None:
+        body = '{"ESP32": {"Temperature": 53.3}, "TempUnit": "C"}'
+
+        assert values(Devices().publish("tele/plug/SENSOR", body)) == {
+            "metrics.system.plug.esp32.device": {"chip_celsius": 53.3}
+        }
+
+    def test_phases_of_a_meter_are_parts(self) -> None:
+        body = '{"ENERGY": {"Total": 3.5, "Power": [12, 30]}}'
+
+        assert values(Devices().publish("tele/plug/SENSOR", body)) == {
+            "metrics.system.plug.energy.device": {"energy_kwh": 3.5},
+            "metrics.system.plug.energy.1.device": {"power_watts": 12},
+            "metrics.system.plug.energy.2.device": {"power_watts": 30},
+        }
+
+    def test_the_answer_to_status_10_holds_the_same(self) -> None:
+        body = '{"StatusSNS": {"AM2301": {"Temperature": 24.6}, "TempUnit": "C"}}'
+
+        assert values(Devices().publish("stat/shed/STATUS10", body)) == {
+            "sensors.temperature.shed.am2301": (24.6, "C")
+        }
+
+    @pytest.mark.parametrize(
+        ("topic", "body", "reason"),
+        [
+            ("tele/shed/LWT", "Offline", "availability"),
+            ("tele/shed/STATE", '{"Wifi": {"RSSI": 74}}', "state or result"),
+            ("stat/shed/RESULT", '{"POWER": "ON"}', "state or result"),
+        ],
+    )
+    def test_other_topics_are_passed_over_and_counted(
+        self, topic: str, body: str, reason: str
+    ) -> None:
+        assert Devices().publish(topic, body).skipped == {reason: 1}
+
+    def test_a_local_time_is_not_used_without_a_zone(self) -> None:
+        body = '{"Time": "2026-11-23T12:30:00", "AM2301": {"Temperature": 21}}'
+        (record,) = records(Devices().publish("tele/shed/SENSOR", body)).values()
+
+        assert record["timestamp"] == NOW
+
+    def test_with_a_zone_the_local_time_is_the_time_of_the_readings(self) -> None:
+        body = '{"Time": "2026-11-23T12:30:00", "AM2301": {"Temperature": 21}}'
+        devices = Devices(timezone="Europe/Berlin")
+        (record,) = records(devices.publish("tele/shed/SENSOR", body)).values()
+
+        assert record["timestamp"] == NOW - 1_800
+
+
+class TestShelly:
+    def test_a_notification_holds_several_components(self) -> None:
+        normalised = Devices().publish(*example("shelly", "plus_ht"))
+
+        assert values(normalised) == {
+            "sensors.temperature.shellyplusht-b8d61a8b17cc": (19.8, "°C"),
+            "sensors.humidity.shellyplusht-b8d61a8b17cc": (42.2, "%"),
+            "metrics.system.shellyplusht-b8d61a8b17cc.device": {
+                "battery_percent": 0,
+                "voltage_volts": 0.43,
+            },
+        }
+        assert {r["timestamp"] for r in records(normalised).values()} == {1680962879.62}
+
+    def test_a_component_may_have_a_topic_of_its_own(self) -> None:
+        found = values(
+            Devices().publish(
+                "hall/status/temperature:101", '{"id": 101, "tC": 4.5, "tF": 40.1}'
+            )
+        )
+
+        assert found == {"sensors.temperature.hall.101": (4.5, "°C")}
+
+    def test_a_relays_own_temperature_is_none_of_a_room(self) -> None:
+        body = (
+            '{"id":0,"output":true,"apower":8.9,"aenergy":{"total":1500},'
+            '"temperature":{"tC":45.1}}'
+        )
+
+        assert values(Devices().publish("boiler/status/switch:0", body)) == {
+            "metrics.system.boiler.device": {
+                "power_watts": 8.9,
+                "energy_kwh": 1.5,
+                "chip_celsius": 45.1,
+            }
+        }
+
+    def test_a_probe_that_cannot_be_read_has_no_value(self) -> None:
+        body = '{"id": 100, "tC": null, "tF": null, "errors": ["read"]}'
+
+        assert Devices().publish("hall/status/temperature:100", body).skipped == {
+            "unavailable": 1
+        }
+
+    @pytest.mark.parametrize(
+        ("topic", "body", "reason"),
+        [
+            ("hall/online", "false", "availability"),
+            ("hall/events/rpc", '{"method": "NotifyEvent", "params": {}}', "event"),
+            ("hall/status/mqtt", '{"connected": true}', "no reading"),
+            ("shellies/announce", '{"id": "shelly1-x"}', "announcement"),
+            ("shellies/shelly1-x/online", "true", "availability"),
+            ("shellies/shelly1-x/relay/0/command", "on", "command"),
+            ("shellies/shelly1-x/relay/0", "on", "no reading"),
+            ("shellies/shelly1-x/temperature_f", "80.1", "no reading"),
+        ],
+    )
+    def test_other_topics_are_passed_over_and_counted(
+        self, topic: str, body: str, reason: str
+    ) -> None:
+        assert Devices().publish(topic, body).skipped == {reason: 1}
+
+    def test_the_first_generation_has_a_topic_for_each_value(self) -> None:
+        devices = Devices()
+        topic = "shellies/shellyht-3CBD1F/sensor"
+        found = values(devices.publish(f"{topic}/temperature", "21.5"))
+        found |= values(devices.publish(f"{topic}/humidity", "48.0"))
+        found |= values(devices.publish(f"{topic}/battery", "87"))
+
+        assert found == {
+            "sensors.temperature.shellyht-3cbd1f": (21.5, "°C"),
+            "sensors.humidity.shellyht-3cbd1f": (48, "%"),
+            "metrics.system.shellyht-3cbd1f.device": {"battery_percent": 87},
+        }
+
+    def test_the_unit_that_the_first_generation_does_not_say_can_be_configured(
+        self,
+    ) -> None:
+        devices = Devices(
+            devices={
+                "shellyht-3CBD1F": {
+                    "name": "bathroom",
+                    "location": "first floor",
+                    "units": {"temperature": "°F"},
+                }
+            }
+        )
+        found = devices.publish("shellies/shellyht-3CBD1F/sensor/temperature", "70.7")
+
+        assert records(found) == {
+            "sensors.temperature.bathroom": {
+                "sensor_id": "bathroom",
+                "value": 70.7,
+                "unit": "°F",
+                "timestamp": NOW,
+                "location": "first floor",
+            }
+        }
+
+    def test_999_degrees_are_a_probe_that_is_not_there(self) -> None:
+        topic = "shellies/shelly1-x/ext_temperature/0"
+
+        assert Devices().publish(topic, "999").skipped == {"unavailable": 1}
+
+    def test_the_status_of_a_motion_sensor_has_the_time_of_the_motion(self) -> None:
+        normalised = Devices().publish(*example("shelly", "motion_gen1"))
+        name = "shellymotionsensor-60a423beb736"
+
+        assert values(normalised) == {
+            f"sensors.motion.{name}": True,
+            f"metrics.system.{name}.device": {
+                "vibration": False,
+                "illuminance_lux": 70,
+                "battery_percent": 67,
+            },
+        }
+        assert records(normalised)[f"sensors.motion.{name}"]["timestamp"] == 1757604717
+
+    def test_watt_minutes_become_kilowatt_hours(self) -> None:
+        found = Devices().publish("shellies/shelly1pm-x/relay/0/energy", "60000")
+
+        assert values(found) == {"metrics.system.shelly1pm-x.device": {"energy_kwh": 1}}
+
+
+class TestESPHome:
+    def test_discovery_gives_kind_unit_and_name(self) -> None:
+        devices = Devices()
+        announced = devices.publish(*example("esphome", "garage_temperature"))
+        found = devices.publish("garagedoor1/sensor/garage_temperature/state", "12.5")
+
+        assert announced.skipped == {"discovery": 1}
+        assert values(found) == {
+            "sensors.temperature.garagedoor1.garage_temperature": (12.5, "°C")
+        }
+
+    def test_without_discovery_the_name_gives_the_kind(self) -> None:
+        found = Devices().publish("node/sensor/bath_humidity/state", "61")
+
+        assert values(found) == {"sensors.humidity.node.bath_humidity": (61, "%")}
+
+    def test_a_sensor_of_no_known_kind_is_counted(self) -> None:
+        found = Devices().publish("node/sensor/uptime/state", "465")
+
+        assert found.skipped == {"kind unknown": 1}
+
+    def test_nan_is_no_value(self) -> None:
+        found = Devices().publish("node/sensor/bath_temperature/state", "nan")
+
+        assert found.skipped == {"unavailable": 1}
+
+    def test_binary_sensors_are_on_and_off(self) -> None:
+        devices = Devices()
+        devices.publish(
+            "homeassistant/binary_sensor/node/pir/config",
+            '{"stat_t": "node/binary_sensor/pir/state", "dev_cla": "occupancy"}',
+        )
+
+        assert values(devices.publish("node/binary_sensor/pir/state", "ON")) == {
+            "sensors.motion.node.pir": True
+        }
+
+
+class TestNumbers:
+    def test_a_source_says_what_its_numbers_are(self) -> None:
+        source = {
+            "topic": "greenhouse/+/temp",
+            "format": "number",
+            "kind": "temperature",
+            "unit": "°F",
+        }
+        found = Devices(sources=[source]).publish("greenhouse/north/temp", "71.5")
+
+        assert values(found) == {"sensors.temperature.north": (71.5, "°F")}
