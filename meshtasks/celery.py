@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from celery import Celery
 
@@ -21,12 +22,20 @@ from meshtasks.tasks import (  # noqa: F401 - they register their handlers
     metrics,
     motion,
 )
+from meshtasks.tasks.commanding import Command
+from meshtasks.tasks.commands import COMMANDS
 from meshtasks.tasks.registry import HANDLERS, Handler
+from meshtasks.worker.commands import register_commands
 from meshtasks.worker.mesh import attach
 
 
-def create_app(settings: Settings, handlers: Mapping[str, Handler]) -> Celery:
-    """The application for these settings, consuming the queues of these handlers.
+def create_app(
+    settings: Settings,
+    handlers: Mapping[str, Handler],
+    commands: Mapping[str, Command[Any]] = COMMANDS,
+) -> Celery:
+    """The application for these settings, consuming the queues of these handlers and
+    running these commands.
 
     Raises:
         ConfigError: a configuration file or the archive URL is bad.
@@ -38,18 +47,22 @@ def create_app(settings: Settings, handlers: Mapping[str, Handler]) -> Celery:
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
         broker_heartbeat=30,
+        result_backend="meshtasks.worker.answers:AnswersBackend",
         event_queue_expires=60,
         task_acks_late=True,
         task_create_missing_queues=False,
         task_default_queue=settings.topology.commands_queue,
         task_queues=task_queues(settings.topology),
+        # By queue alone: beside a routing key, the queue a caller names is ignored.
+        task_routes={queue: {"queue": queue} for queue in handlers},
         task_serializer="json",
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_consumer="meshtasks.worker.consumer:MeshConsumer",
         worker_send_task_events=True,
         worker_max_memory_per_child=512_000,  # KiB; a belt against leaks in clients
     )
-    attach(app, settings, handlers)
+    attach(app, settings, handlers, commands.keys())
+    register_commands(app, settings, commands)
     return app
 
 

@@ -16,7 +16,6 @@ import typer
 from meshtasks.cli.alert_view import history_lines, now_standing, silence_lines, table
 from meshtasks.cli.failure import fail
 from meshtasks.domain.alerting.durations import seconds_of
-from meshtasks.domain.alerting.events import Event, EventKind
 from meshtasks.domain.alerting.matchers import parse_matcher
 from meshtasks.domain.alerting.muting import Silence
 from meshtasks.domain.alerting.notice import Notification
@@ -24,6 +23,7 @@ from meshtasks.domain.errors import SinkRejected
 from meshtasks.settings import load_settings
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.alerttables import AlertTables
+from meshtasks.tasks.silencing import begin, note
 
 app = typer.Typer(
     help="The alerts of this host (MESH_STATE_DIR): look, silence, acknowledge.",
@@ -95,8 +95,7 @@ def silence(
         raise typer.BadParameter(str(error)) from error
     made = Silence(secrets.token_hex(4), texts, now, ends_at, _user(), comment)
     with _tables() as tables:
-        tables.put_silence(made)
-        _note(tables, "silenced", " ".join(texts), comment)
+        begin(tables, made)
     typer.echo(made.id)
 
 
@@ -116,7 +115,7 @@ def expire(
                 _refuse(f"no silence {name} lasts (meshtasks alerts list)")
             ended = replace(lasting[name], ends_at=now)
             tables.put_silence(ended)
-            _note(tables, "silence ended", " ".join(ended.matchers))
+            note(tables, "silence ended", " ".join(ended.matchers), _user())
 
 
 @app.command()
@@ -143,7 +142,7 @@ def ack(
                 )
             (alert,) = found
             tables.put_alert(replace(alert, acknowledged_by=_user()))
-            _note(tables, "acknowledged", alert.title)
+            note(tables, "acknowledged", alert.title, _user())
             typer.echo(f"{alert.fingerprint} {alert.title}")
 
 
@@ -210,13 +209,6 @@ def _tables() -> Iterator[AlertTables]:
         sinks.alert_state.transaction() as tables,
     ):
         yield tables
-
-
-def _note(tables: AlertTables, kind: EventKind, title: str, detail: str = "") -> None:
-    """Put it into the history, and have the worker decide anew."""
-    now = time.time()
-    tables.note(Event(now, kind, title, _user(), detail))
-    tables.wake_all(now)
 
 
 def _user() -> str:

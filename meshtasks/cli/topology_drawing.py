@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.markup import escape
 from rich.tree import Tree
 
 from meshtasks.domain.routing import PREDECLARED_EXCHANGES
-from meshtasks.domain.topology import Binding, ExchangeDefaults, QueueDefaults, Topology
+from meshtasks.domain.topology import (
+    Binding,
+    ExchangeDefaults,
+    Queue,
+    QueueDefaults,
+    RetryQueue,
+    Topology,
+)
 
 #: Colours of the domains, as in the architecture's legend.
 _DOMAIN_COLOURS = {
@@ -42,6 +49,8 @@ def tree(topology: Topology) -> Tree:
         own = _settings(queue)
         unusual = "" if own == _settings(usual.queue) else f" [dim]{own}[/]"
         queues.add(_coloured(queue.name) + unusual)
+    answers = topology.answers_queue
+    queues.add(f"{_coloured(answers.name)} [dim]what became of commands[/]")
     retries = root.add(
         "retry queues [dim]back to the queue that failed, after a wait[/]"
     )
@@ -56,13 +65,13 @@ def mermaid(topology: Topology) -> str:
     for name, what in _exchanges(topology):
         lines.append(f'  {_id("x", name)}{{{{"{name}<br/>{what}"}}}}:::{_domain(name)}')
     for title, queues in (
-        ("queues", topology.queues),
-        ("retries", topology.retry_queues),
+        ("queues", [*_names(topology.queues), topology.answers_queue.name]),
+        ("retries", _names(topology.retry_queues)),
     ):
         lines.append(f"  subgraph {title}")
-        for queue in queues:
-            node = f'{_id("q", queue.name)}["{queue.name}"]'
-            lines.append(f"    {node}:::{_domain(queue.name)}")
+        for name in queues:
+            node = f'{_id("q", name)}["{name}"]'
+            lines.append(f"    {node}:::{_domain(name)}")
         lines.append("  end")
     for binding in topology.bindings:
         ends = (
@@ -74,6 +83,10 @@ def mermaid(topology: Topology) -> str:
     for domain, colour in {**_DOMAIN_COLOURS, _SYSTEM: _SYSTEM_COLOUR}.items():
         lines.append(f"  classDef {domain} fill:{colour},color:#000")
     return "\n".join(lines)
+
+
+def _names(queues: Iterable[Queue | RetryQueue]) -> list[str]:
+    return [queue.name for queue in queues]
 
 
 def _other_ways(topology: Topology) -> Iterator[str]:

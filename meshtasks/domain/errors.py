@@ -96,6 +96,10 @@ class SinkRejected(MeshError):
     """A sink refused this data for good (a 4xx): sending it again cannot help."""
 
 
+class NoAnswer(MeshError):
+    """Nobody answered in time."""
+
+
 class Unroutable(MeshError):
     """No queue is bound for the exchange and routing key of a published message.
 

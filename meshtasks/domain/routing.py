@@ -56,6 +56,20 @@ def queues_reached(
     return frozenset(queues)
 
 
+def handled_queues(
+    topology: Topology, exchange: str, routing_key: str
+) -> frozenset[str]:
+    """Names of the domain queues that get a message published so.
+
+    None for what ends among the dead letters, for commands, for retries, and for the
+    exchanges that are not of the mesh.
+    """
+    if exchange not in {each.name for each in topology.exchanges}:
+        return frozenset()
+    reached = queues_reached(topology, exchange, routing_key)
+    return reached.intersection(topology.domain_queues)
+
+
 def _matches(exchange_type: str, binding: Binding, routing_key: str) -> bool:
     match exchange_type:
         case "fanout":

@@ -1,8 +1,9 @@
 """The exchanges, queues and bindings of the mesh, and the rules they must obey.
 
 The model of config/topology.yaml. Besides what the file names, every retry
-level adds an exchange, a queue and a binding; :attr:`Topology.all_exchanges`
-and its siblings hold the whole of what a broker is to have.
+level adds an exchange, a queue and a binding, and the commands queue one for the
+answers; :attr:`Topology.all_exchanges` and its siblings hold the whole of what a
+broker is to have.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from meshtasks.domain.topology_faults import faults_of, refuse
 #: Stands for "no limit". RabbitMQ 4 reads a missing limit as 20, and its own
 #: spelling of "no limit", -1, makes 3.10 drop a message at its first redelivery.
 UNLIMITED_DELIVERIES = 1_000_000_000
+
+#: How long the outcome of a command waits to be fetched.
+ANSWER_TTL_SECONDS = 7 * 86_400
 
 _SHORT_STRING_LIMIT_BYTES = 255  # AMQP 0-9-1, section 4.2.5.3
 _MAX_RETRY_LEVEL_SECONDS = 86_400
@@ -147,6 +151,30 @@ class RetryQueue(NamedTuple):
         }
 
 
+class AnswersQueue(NamedTuple):
+    """Where the outcomes of commands wait for whoever sent them.
+
+    A caller names it in ``reply_to``, and nothing else is answered to. What nobody
+    fetches for a week is gone: an outcome is worth less than the disk it fills.
+    """
+
+    commands_queue: str
+
+    @property
+    def name(self) -> str:
+        """Name of the queue, of which the default exchange is the way in."""
+        return f"{self.commands_queue}.answers"
+
+    @property
+    def arguments(self) -> dict[str, str | int]:
+        """The arguments it is declared with."""
+        return {
+            "x-queue-type": "quorum",
+            "x-message-ttl": ANSWER_TTL_SECONDS * 1000,
+            "x-delivery-limit": UNLIMITED_DELIVERIES,
+        }
+
+
 class Binding(_Model):
     """Messages of ``exchange`` that match ``routing_key`` go on to one place.
 
@@ -257,6 +285,16 @@ class Topology(_Model):
         return tuple(map(RetryQueue, self.retry_levels))
 
     @cached_property
+    def answers_queue(self) -> AnswersQueue:
+        """Where the outcomes of commands go."""
+        return AnswersQueue(self.commands_queue)
+
+    @cached_property
+    def commands_way(self) -> Binding:
+        """The one binding that leads to the commands queue."""
+        return next(b for b in self.bindings if b.queue == self.commands_queue)
+
+    @cached_property
     def all_exchanges(self) -> tuple[Exchange, ...]:
         """Every exchange of the mesh, those of the retry queues included."""
         # No alternate: a retry that cannot wait must fail, not die.
@@ -264,9 +302,9 @@ class Topology(_Model):
         return (*self.exchanges, *retry)
 
     @cached_property
-    def all_queues(self) -> tuple[Queue | RetryQueue, ...]:
-        """Every queue of the mesh, the retry queues included."""
-        return (*self.queues, *self.retry_queues)
+    def all_queues(self) -> tuple[Queue | RetryQueue | AnswersQueue, ...]:
+        """Every queue of the mesh, retries and the answers to commands included."""
+        return (*self.queues, self.answers_queue, *self.retry_queues)
 
     @cached_property
     def all_bindings(self) -> tuple[Binding, ...]:

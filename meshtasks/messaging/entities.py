@@ -15,7 +15,14 @@ import kombu
 from amqp.exceptions import AccessRefused, ChannelError, PreconditionFailed
 
 from meshtasks.domain.errors import ConfigError
-from meshtasks.domain.topology import Binding, Exchange, Queue, RetryQueue, Topology
+from meshtasks.domain.topology import (
+    AnswersQueue,
+    Binding,
+    Exchange,
+    Queue,
+    RetryQueue,
+    Topology,
+)
 
 
 def declare(connection: kombu.Connection, topology: Topology) -> None:
@@ -49,7 +56,7 @@ def task_queues(topology: Topology) -> list[kombu.Queue]:
         _queue(by_name[name], exchange=direct, routing_key=name, no_declare=True)
         for name in topology.domain_queues
     ]
-    way = next(b for b in topology.bindings if b.queue == topology.commands_queue)
+    way = topology.commands_way
     exchange = next(each for each in topology.exchanges if each.name == way.exchange)
     commands = _queue(
         by_name[topology.commands_queue],
@@ -88,7 +95,7 @@ def _exchange(exchange: Exchange) -> kombu.Exchange:
     )
 
 
-def _queue(queue: Queue | RetryQueue, **options: Any) -> kombu.Queue:
+def _queue(queue: Queue | RetryQueue | AnswersQueue, **options: Any) -> kombu.Queue:
     return kombu.Queue(
         queue.name, durable=True, queue_arguments=queue.arguments, **options
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,19 +21,26 @@ class Mesh:
     Attributes:
         settings: everything from the environment and config/.
         handlers: by queue.
+        commands: names of the commands.
     """
 
     settings: Settings
     handlers: Mapping[str, Handler]
+    commands: Collection[str]
 
 
-def attach(app: Celery, settings: Settings, handlers: Mapping[str, Handler]) -> None:
+def attach(
+    app: Celery,
+    settings: Settings,
+    handlers: Mapping[str, Handler],
+    commands: Collection[str],
+) -> None:
     """Register one Celery task per handler, named as its queue, and remember the
     mesh on the application."""
     for queue, handler in handlers.items():
         _register(app, queue, BatchRunner(handler, settings), settings)
     signals.worker_process_init.connect(_spare_collections)
-    app.mesh = Mesh(settings, handlers)
+    app.mesh = Mesh(settings, handlers, commands)
 
 
 def mesh_of(app: Any) -> Mesh:

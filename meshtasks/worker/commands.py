@@ -1,0 +1,130 @@
+"""Commands as Celery tasks, taken from the commands queue one by one.
+
+Celery trusts what it consumes: a message without an id or with a body of the wrong
+shape raises in its event loop, which ends the worker, and then the next one. So a
+message is looked at before Celery does, and one that is no call of a command is
+rejected, that is, dead-lettered by the broker.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+from celery import Celery
+
+from meshtasks.domain.errors import SchemaMismatch, Transient
+from meshtasks.domain.text import clip
+from meshtasks.settings import Settings
+from meshtasks.tasks.commanding import Command
+from meshtasks.worker.bind import thread_sinks
+
+
+def register_commands(
+    app: Celery, settings: Settings, commands: Mapping[str, Command[Any]]
+) -> None:
+    """Register a Celery task per command, named as the command."""
+    for command in commands.values():
+        _register(app, settings, command)
+
+
+def _register(app: Celery, settings: Settings, command: Command[Any]) -> None:
+    def run(task: Any, *positional: Any, **arguments: Any) -> dict[str, Any]:
+        if positional:
+            message = f"{command.name} takes its arguments by name, in kwargs"
+            raise SchemaMismatch(message)
+        return command.call(arguments, thread_sinks(settings), task.request.id)
+
+    limits = settings.queues.for_queue(settings.topology.commands_queue)
+    run.__doc__ = command.run.__doc__
+    app.task(
+        run,
+        name=command.name,
+        bind=True,
+        shared=False,
+        typing=False,  # a wrong argument is the task's failure, with its reason
+        acks_late=True,
+        reject_on_worker_lost=True,  # it comes again, as often as the queue allows
+        ignore_result=False,
+        track_started=True,
+        autoretry_for=(Transient,),
+        max_retries=limits.retry.max_retries,
+        retry_backoff=limits.retry.retry_backoff,
+        retry_backoff_max=limits.retry.retry_backoff_max,
+        retry_jitter=limits.retry.retry_jitter,
+        time_limit=limits.time_limit_seconds,
+    )
+
+
+_TEXTS = (
+    *("eta", "expires", "root_id", "parent_id"),
+    *("argsrepr", "kwargsrepr", "shadow", "origin"),
+)
+_NOT_TAKEN = ("group", "stamps", "stamped_headers")
+
+
+def fault_of(
+    headers: object, properties: Mapping[str, Any], body: object, names: Collection[str]
+) -> str | None:
+    """Why a message is no call of a command; None if it is one.
+
+    The form is that of Celery's message protocol 2
+    (https://docs.celeryq.dev/en/stable/internals/protocol.html), in JSON.
+
+    Args:
+        headers: its AMQP headers.
+        properties: its AMQP properties.
+        body: as it came.
+        names: of the commands.
+    """
+    if not isinstance(headers, Mapping):
+        return "it has no headers"
+    faults = chain(
+        _header_faults(headers, names),
+        _content_faults(properties.get("content_type"), body),
+    )
+    return next(faults, None)
+
+
+def _header_faults(headers: Mapping[str, Any], names: Collection[str]) -> Iterator[str]:
+    task, call_id = headers.get("task"), headers.get("id")
+    if not isinstance(task, str) or task not in names:
+        yield f"{clip(str(task))!r} is no command"
+    if not isinstance(call_id, str) or not call_id:
+        yield "it has no id"
+    for name in _TEXTS:
+        if not isinstance(headers.get(name), str | None):
+            yield f"its header {name} is no text"
+    if not isinstance(headers.get("retries"), int | None):
+        yield "its header retries is no number"
+    match headers.get("timelimit"):
+        case None | [int() | float() | None, int() | float() | None]:
+            pass
+        case _:
+            yield "its header timelimit is not two numbers"
+    for name in _NOT_TAKEN:
+        if headers.get(name):
+            yield f"it has a header {name}, which commands do not take"
+
+
+def _content_faults(content_type: object, body: object) -> Iterator[str]:
+    if content_type != "application/json":
+        yield f"its content type is {content_type!r}, not application/json"
+    if isinstance(body, bytes | bytearray | memoryview):
+        body = bytes(body)
+    elif not isinstance(body, str):
+        yield "it has no body"
+        return
+    try:
+        parts = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        yield f"its body is not JSON: {error}"
+        return
+    match parts:
+        case [list(), dict(), dict() as others]:
+            if called := [name for name, signature in others.items() if signature]:
+                yield f"it calls other tasks ({', '.join(called)})"
+        case _:
+            yield "its body is not [args, kwargs, embed]"
