@@ -75,6 +75,7 @@ def __getattr__(name: str) -> Celery:
     try:
         app = globals()["app"] = create_app(load_settings(), HANDLERS)
     except ConfigError as error:
-        sys.stderr.write(f"meshtasks: {error}\n")
+        faults = (error, *error.more)
+        sys.stderr.writelines(f"meshtasks: {fault}\n" for fault in faults)
         sys.exit(ConfigError.exit_code)
     return app

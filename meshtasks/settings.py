@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from meshtasks.configfile import fault_in, load_yaml, refuse, together
 from meshtasks.domain.alerting.policy import AlertPolicy
 from meshtasks.domain.archiving import ArchivePolicy
 from meshtasks.domain.errors import ConfigError
@@ -36,7 +37,15 @@ from meshtasks.domain.units import KindsConfig
 from meshtasks.domain.workflows import WorkflowBook, is_base_url
 from meshtasks.templates import BadTemplate, Renderer
 
-_Model = TypeVar("_Model", bound=BaseModel)
+__all__ = (
+    "BatchLimits",
+    "Environment",
+    "QueueSettings",
+    "QueuesConfig",
+    "Settings",
+    "load_settings",
+    "load_yaml",
+)
 
 #: Secrets that may also be given as a file, ``MESH_<NAME>_FILE``.
 _SECRETS = (
@@ -250,10 +259,12 @@ class Settings:
         """config/queues.yaml."""
         path = self.env.config_dir / "queues.yaml"
         queues = load_yaml(path, QueuesConfig)
-        for name in queues.queues:
-            if name not in self.topology.queue_names:
-                expected = "a queue that topology.yaml declares"
-                raise ConfigError(str(path), f"queues.{name}", expected)
+        expected = "a queue that topology.yaml declares"
+        refuse(
+            fault_in(path, f"queues.{name}", expected)
+            for name in queues.queues
+            if name not in self.topology.queue_names
+        )
         return queues
 
     @cached_property
@@ -276,11 +287,12 @@ class Settings:
         """config/alerts.yaml."""
         path = self.env.config_dir / "alerts.yaml"
         policy = load_yaml(path, AlertPolicy)
-        for name in self.env.receivers:
-            if name not in policy.receivers:
-                expected = f"a receiver that {path} declares under receivers"
-                variable = f"MESH_RECEIVERS__{name.upper()}"
-                raise ConfigError("environment", variable, expected)
+        expected = f"a receiver that {path} declares under receivers"
+        refuse(
+            ConfigError("environment", f"MESH_RECEIVERS__{name.upper()}", expected)
+            for name in self.env.receivers
+            if name not in policy.receivers
+        )
         return policy
 
     @cached_property
@@ -289,26 +301,31 @@ class Settings:
         try:
             return Renderer(self.alerts.templates)
         except BadTemplate as error:
-            path = str(self.env.config_dir / "alerts.yaml")
-            raise ConfigError(path, f"templates.{error.name}", error.reason) from error
+            path = self.env.config_dir / "alerts.yaml"
+            key = f"templates.{error.name}"
+            raise fault_in(path, key, error.reason) from error
 
     @cached_property
     def workflows(self) -> WorkflowBook:
         """config/workflows.yaml; what its webhooks need of the environment is there."""
         path = self.env.config_dir / "workflows.yaml"
         book = load_yaml(path, WorkflowBook)
+        refuse(self._missing_for(book, path))
+        return book
+
+    def _missing_for(self, book: WorkflowBook, path: Path) -> Iterator[ConfigError]:
+        calls_n8n = any(workflow.webhook.is_path for workflow in book.workflows)
+        if calls_n8n and not is_base_url(self.env.n8n_url):
+            expected = "a URL such as http://127.0.0.1:5678"
+            yield ConfigError("environment", "MESH_N8N_URL", expected)
         for place, workflow in enumerate(book.workflows):
-            if workflow.webhook.is_path and not is_base_url(self.env.n8n_url):
-                expected = "a URL such as http://127.0.0.1:5678"
-                raise ConfigError("environment", "MESH_N8N_URL", expected)
             if auth := workflow.webhook.auth:
                 secret = self.env.secrets.get(auth.secret, SecretStr(""))
                 if not _FIT_FOR_A_HEADER.fullmatch(secret.get_secret_value()):
                     variable = f"MESH_SECRETS__{auth.secret.upper()}"
                     key = f"workflows.{place}.webhook.auth.secret"
                     expected = f"{variable} or {variable}_FILE to hold a header's value"
-                    raise ConfigError(str(path), key, expected)
-        return book
+                    yield fault_in(path, key, expected)
 
     @cached_property
     def models(self) -> ModelBook:
@@ -319,15 +336,32 @@ class Settings:
             raise ConfigError("environment", "MESH_TRITON_URL", expected)
         return load_yaml(self.env.config_dir / "models.yaml", ModelBook)
 
+    def faults(self) -> list[ConfigError]:
+        """Everything that is wrong with the files, and with what they need of the
+        environment; reads them all."""
+        found: dict[str, ConfigError] = {}
+        for part in _PARTS:
+            try:
+                getattr(self, part)
+            except ConfigError as error:
+                # a file that others are checked against is complained of by each
+                found |= {str(each): each for each in (error, *error.more)}
+        return list(found.values())
+
     def validate(self) -> None:
         """Read every file now, so that a bad one stops the start.
 
         Raises:
-            ConfigError: naming the file, the key and what was expected.
+            ConfigError: naming the file, the line, the key and what was expected.
         """
-        _ = (self.topology, self.queues, self.rules, self.kinds, self.archive)
-        _ = (self.workflows, self.models)
-        _ = (self.alerts, self.renderer)
+        refuse(self.faults())
+
+
+#: What :meth:`Settings.faults` reads.
+_PARTS = (
+    *("topology", "queues", "rules", "kinds", "archive"),
+    *("workflows", "models", "alerts", "renderer"),
+)
 
 
 def load_settings() -> Settings:
@@ -339,47 +373,14 @@ def load_settings() -> Settings:
     try:
         return Settings(Environment())
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]).upper()
-        raise ConfigError("environment", f"MESH_{name}", first["msg"]) from error
-
-
-def load_yaml(path: Path, model: type[_Model]) -> _Model:
-    """Read one configuration file into its model.
-
-    Raises:
-        ConfigError: the file is missing, not YAML, or does not fit the model;
-            the first fault is named with its key and what was expected.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = yaml.load(text, Loader=_Yaml)  # noqa: S506 - a SafeLoader
-    except FileNotFoundError as error:
-        hint = "the file to exist; is MESH_CONFIG_DIR right?"
-        raise ConfigError(str(path), "-", hint) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(str(path), "-", f"readable YAML, but: {error}") from error
-    try:
-        return model.model_validate(data or {})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "-"
-        raise ConfigError(str(path), key, first["msg"]) from error
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML, of whose words only ``true`` and ``false`` are booleans, as in YAML 1.2:
-    ``on`` and ``off`` are states of Home Assistant."""
-
-
-_BOOLEAN = "tag:yaml.org,2002:bool"
-_Yaml.yaml_implicit_resolvers = {
-    first: [resolver for resolver in resolvers if resolver[0] != _BOOLEAN]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Yaml.add_implicit_resolver(
-    _BOOLEAN, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
+        raise together(
+            ConfigError(
+                "environment",
+                f"MESH_{'__'.join(map(str, each['loc'])).upper()}",
+                each["msg"].removeprefix("Value error, "),
+            )
+            for each in error.errors(include_input=False)
+        ) from error
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 import typer
 
@@ -33,11 +34,11 @@ def main() -> None:
     try:
         app()
     except ConfigError as error:
-        _fail(error, ConfigError.exit_code)
+        _fail((error, *error.more), ConfigError.exit_code)
     except Transient as error:
-        _fail(error, _EX_UNAVAILABLE)
+        _fail((error,), _EX_UNAVAILABLE)
 
 
-def _fail(error: Exception, exit_code: int) -> None:
-    sys.stderr.write(f"meshtasks: {error}\n")
+def _fail(errors: Iterable[Exception], exit_code: int) -> None:
+    sys.stderr.writelines(f"meshtasks: {error}\n" for error in errors)
     sys.exit(exit_code)

@@ -7,6 +7,8 @@ The class decides the fate of a message (see :mod:`meshtasks.domain.outcome`):
 
 from __future__ import annotations
 
+from typing import Any
+
 from typing_extensions import override
 
 
@@ -24,17 +26,28 @@ class ConfigError(MeshError):
         source: the file or environment variable at fault.
         key: dotted path of the value inside ``source``.
         expected: what would have been right, and what was found instead.
+        line: of the file, counted from 1; None where there is none.
+        more: further faults that were found with this one.
     """
 
     exit_code = 78  # EX_CONFIG of sysexits.h
 
-    def __init__(self, source: str, key: str, expected: str) -> None:
+    def __init__(
+        self,
+        source: str,
+        key: str,
+        expected: str,
+        line: int | None = None,
+        more: tuple[ConfigError, ...] = (),
+    ) -> None:
         self.source, self.key, self.expected = source, key, expected
-        super().__init__(f"{source}: {key}: {expected}")
+        self.line, self.more = line, more
+        place = source if line is None else f"{source}:{line}"
+        super().__init__(f"{place}: {key}: {expected}")
 
     @override
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str, str]]:
-        return type(self), (self.source, self.key, self.expected)
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[Any, ...]]:
+        return type(self), (self.source, self.key, self.expected, self.line, self.more)
 
 
 class InvalidMessage(MeshError):

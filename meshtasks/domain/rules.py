@@ -36,6 +36,7 @@ from meshtasks.domain.detection import (
     watch_band,
     watch_past,
 )
+from meshtasks.domain.faults import refuse_all, twice
 from meshtasks.domain.patterns import topic_matches
 from meshtasks.domain.series import Series, Tags, Template
 
@@ -253,10 +254,8 @@ class RuleBook(BaseModel):
 
     @model_validator(mode="after")
     def _has_unique_names(self) -> Self:
-        names = [rule.name for rule in self.rules]
-        if twice := {name for name in names if names.count(name) > 1}:
-            message = f"rule names must be unique; twice: {', '.join(sorted(twice))}"
-            raise ValueError(message)
+        names = (rule.name for rule in self.rules)
+        refuse_all(type(self).__name__, twice(names, "rule", "rules"))
         return self
 
     @override

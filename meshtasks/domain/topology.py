@@ -17,11 +17,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
 
-from meshtasks.domain.topology_faults import faults_of, refuse
+from meshtasks.domain.faults import refuse, refuse_all
+from meshtasks.domain.topology_faults import faults_of
 
 #: Stands for "no limit". RabbitMQ 4 reads a missing limit as 20, and its own
 #: spelling of "no limit", -1, makes 3.10 drop a message at its first redelivery.
@@ -258,8 +258,7 @@ class Topology(_Model):
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:
-        if faults := faults_of(self):
-            raise ValidationError.from_exception_data(type(self).__name__, faults)
+        refuse_all(type(self).__name__, faults_of(self))
         return self
 
     @cached_property

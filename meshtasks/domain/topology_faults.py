@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING
 
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
+from meshtasks.domain.faults import fault
 from meshtasks.domain.routing import PREDECLARED_EXCHANGES, queues_reached
 
 if TYPE_CHECKING:
@@ -23,34 +24,16 @@ def faults_of(topology: Topology) -> list[InitErrorDetails]:
     )
 
 
-def refuse(reason: str) -> Never:
-    """Refuse the value at hand, from within one of pydantic's validators.
-
-    Raises:
-        PydanticCustomError: with ``reason`` as its whole message.
-    """
-    raise _error(reason)
-
-
-def _error(reason: str) -> PydanticCustomError:
-    # As context, since a reason may hold the braces of pydantic's templates.
-    return PydanticCustomError("topology", "{reason}", {"reason": reason})
-
-
-def _fault(reason: str, *loc: str | int) -> InitErrorDetails:
-    return InitErrorDetails(type=_error(reason), loc=loc, input=None)
-
-
 def _name_faults(topology: Topology) -> Iterator[InitErrorDetails]:
     yield from _repeated_names("exchanges", topology.exchanges, topology)
     yield from _repeated_names("queues", topology.queues, topology)
     for place, binding in enumerate(topology.bindings):
         if (first := topology.bindings.index(binding)) < place:
-            yield _fault(f"the same binding as bindings.{first}", "bindings", place)
+            yield fault(f"the same binding as bindings.{first}", "bindings", place)
     levels = topology.retry_levels
     for place, (before, level) in enumerate(pairwise(levels), 1):
         if level <= before:
-            yield _fault("levels should ascend, none twice", "retry_levels", place)
+            yield fault("levels should ascend, none twice", "retry_levels", place)
 
 
 def _repeated_names(
@@ -60,10 +43,10 @@ def _repeated_names(
     seen: set[str] = set()
     for place, entity in enumerate(entities):
         if entity.name in seen:
-            yield _fault(f"{entity.name} is declared twice", key, place, "name")
+            yield fault(f"{entity.name} is declared twice", key, place, "name")
         if entity.name in generated:
             reason = f"{entity.name} is declared by retry_levels already"
-            yield _fault(reason, key, place, "name")
+            yield fault(reason, key, place, "name")
         seen.add(entity.name)
 
 
@@ -72,7 +55,7 @@ def _reference_faults(topology: Topology) -> Iterator[InitErrorDetails]:
 
     def undeclared(name: str | None, *loc: str | int) -> Iterator[InitErrorDetails]:
         if name is not None and name not in types:
-            yield _fault(f"no exchange {name!r} is declared", *loc)
+            yield fault(f"no exchange {name!r} is declared", *loc)
 
     for place, exchange in enumerate(topology.exchanges):
         yield from undeclared(exchange.alternate, "exchanges", place, "alternate")
@@ -85,13 +68,13 @@ def _reference_faults(topology: Topology) -> Iterator[InitErrorDetails]:
         yield from undeclared(binding.to_exchange, "bindings", place, "to_exchange")
         if binding.queue is not None and binding.queue not in topology.queue_names:
             reason = f"no queue {binding.queue!r} is declared"
-            yield _fault(reason, "bindings", place, "queue")
+            yield fault(reason, "bindings", place, "queue")
         if not binding.routing_key and types.get(binding.exchange) != "fanout":
             reason = "only a binding of a fanout exchange may have no routing key"
-            yield _fault(reason, "bindings", place, "routing_key")
+            yield fault(reason, "bindings", place, "routing_key")
     if topology.commands_queue not in topology.queue_names:
         reason = f"no queue {topology.commands_queue!r} is declared"
-        yield _fault(reason, "commands_queue")
+        yield fault(reason, "commands_queue")
 
 
 def _dead_letter_faults(topology: Topology) -> Iterator[InitErrorDetails]:
@@ -99,7 +82,7 @@ def _dead_letter_faults(topology: Topology) -> Iterator[InitErrorDetails]:
     ends = {q.name for q in topology.queues if q.dead_letter_exchange is None}
     if not ends:
         reason = "one queue, where dead letters end, needs dead_letter_exchange: null"
-        yield _fault(reason, "queues")
+        yield fault(reason, "queues")
     used: set[str] = set()
     for place, queue in enumerate(topology.queues):
         exchange, key = queue.dead_letter_exchange, queue.dead_letter_routing_key
@@ -109,17 +92,17 @@ def _dead_letter_faults(topology: Topology) -> Iterator[InitErrorDetails]:
         reached = ends & queues_reached(topology, exchange, key or "")
         used |= reached
         if key is None and not _takes_any_key(topology, exchange):
-            yield _fault(f"is needed: {exchange} is no fanout exchange", *loc)
+            yield fault(f"is needed: {exchange} is no fanout exchange", *loc)
         elif ends and not reached:
             names = " or ".join(sorted(ends))
-            yield _fault(f"{exchange} has no binding from {key!r} to {names}", *loc)
+            yield fault(f"{exchange} has no binding from {key!r} to {names}", *loc)
     for place, queue in enumerate(topology.queues):
         if queue.name in ends - used:
             reason = "is needed: dead letters of other queues do not end here"
-            yield _fault(reason, "queues", place, "dead_letter_exchange")
+            yield fault(reason, "queues", place, "dead_letter_exchange")
         elif queue.name in ends and len(ends & used) > 1:
             reason = "is needed: dead letters should end in one queue only"
-            yield _fault(reason, "queues", place, "dead_letter_exchange")
+            yield fault(reason, "queues", place, "dead_letter_exchange")
 
 
 def _alternate_faults(topology: Topology) -> Iterator[InitErrorDetails]:
@@ -130,7 +113,7 @@ def _alternate_faults(topology: Topology) -> Iterator[InitErrorDetails]:
                 f"{alternate} should be a fanout exchange with a queue: an "
                 "unroutable message keeps its own routing key"
             )
-            yield _fault(reason, "exchanges", place, "alternate")
+            yield fault(reason, "exchanges", place, "alternate")
 
 
 def _command_faults(topology: Topology) -> Iterator[InitErrorDetails]:
@@ -140,9 +123,9 @@ def _command_faults(topology: Topology) -> Iterator[InitErrorDetails]:
     sources = [each.exchange for each in topology.bindings if each.queue == name]
     if [types.get(source) for source in sources] != ["direct"]:
         reason = f"{name} should have one binding, from a direct exchange"
-        yield _fault(reason, "commands_queue")
+        yield fault(reason, "commands_queue")
     if name == topology.dead_letter_queue:
-        yield _fault("dead letters and commands need a queue each", "commands_queue")
+        yield fault("dead letters and commands need a queue each", "commands_queue")
 
 
 def _takes_any_key(topology: Topology, name: str) -> bool:

@@ -24,6 +24,7 @@ from pydantic import (
 )
 from typing_extensions import override
 
+from meshtasks.domain.faults import refuse_all, twice
 from meshtasks.domain.outcome import DONE, Dead, Done, Outcome, Retry
 from meshtasks.domain.patterns import topic_matches
 
@@ -213,12 +214,8 @@ class WorkflowBook(BaseModel):
 
     @model_validator(mode="after")
     def _has_unique_names(self) -> Self:
-        names = [workflow.name for workflow in self.workflows]
-        if twice := {name for name in names if names.count(name) > 1}:
-            message = (
-                f"workflow names must be unique; twice: {', '.join(sorted(twice))}"
-            )
-            raise ValueError(message)
+        names = (workflow.name for workflow in self.workflows)
+        refuse_all(type(self).__name__, twice(names, "workflow", "workflows"))
         return self
 
     @override

@@ -243,8 +243,9 @@ def test_a_contradictory_file_is_refused_with_file_key_and_reason(
 
     result = topology("apply")
 
+    line = mistyped[: mistyped.index("sensors.moton")].count("\n") + 1
     assert result.exit_code == 78
     assert result.stderr == (
-        f"meshtasks: {tmp_path}/topology.yaml: bindings.4.queue: "
+        f"meshtasks: {tmp_path}/topology.yaml:{line}: bindings.4.queue: "
         "no queue 'sensors.moton' is declared\n"
     )

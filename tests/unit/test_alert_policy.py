@@ -102,15 +102,22 @@ class TestInhibition:
         assert not every.inhibits({"a": "1"}, {"a": "1"})
 
 
+PAGER = ("routes", 0, "receivers")
+
+
 @pytest.mark.parametrize(
     ("changes", "place", "words"),
     [
         ({"routes": []}, ("routes",), "at least 1"),
         ({"routes": [route("a", match=["severity"])]}, ("routes", 0, "match", 0), "="),
-        ({"routes": [route("a", match=["x=y"])]}, (), "last route must match every"),
-        ({"routes": [route("a", **{"continue": True})]}, (), "last route must match"),
-        ({"routes": [route("a"), route("a")]}, (), "must be unique; twice: a"),
-        ({"routes": [route("a", receivers=["pager"])]}, (), "pager must be declared"),
+        ({"routes": [route("a", match=["x=y"])]}, ("routes", 0), "must match every"),
+        ({"routes": [route("a", **{"continue": True})]}, ("routes", 0), "must match"),
+        ({"routes": [route("a"), route("a")]}, ("routes", 1, "name"), "twice: a"),
+        (
+            {"routes": [route("a", receivers=["pager"])]},
+            PAGER,
+            "pager must be declared",
+        ),
         ({"routes": [route("a", receivers=[])]}, ("routes", 0, "receivers"), "least 1"),
         ({"routes": [route("a", group_wait=30)]}, ("routes", 0, "group_wait"), "30s"),
         (
@@ -119,7 +126,7 @@ class TestInhibition:
             "at least group_interval",
         ),
         ({"routes": [route("a", wait="1s")]}, ("routes", 0, "wait"), "not permitted"),
-        ({"receivers": ["phone", "a_file"]}, (), "must not end in _file"),
+        ({"receivers": ["phone", "a_file"]}, ("receivers", 1), "must not end in _file"),
         ({"receivers": ["Phone"]}, ("receivers", 0), "pattern"),
         ({"time_zone": "Europe/Bonn"}, ("time_zone",), "such as Europe/Berlin"),
         ({"resolve_timeout": "1s"}, ("resolve_timeout",), "greater than or equal"),

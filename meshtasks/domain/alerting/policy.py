@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -16,10 +16,12 @@ from pydantic import (
     Field,
     model_validator,
 )
+from pydantic_core import InitErrorDetails
 
 from meshtasks.domain.alerting.durations import Duration
 from meshtasks.domain.alerting.matchers import MatcherField, all_match
 from meshtasks.domain.alerting.quiet import QuietHours
+from meshtasks.domain.faults import fault, refuse_all, twice
 
 #: In ``group_by``: every alert is a group of its own.
 EACH = "..."
@@ -184,29 +186,29 @@ class AlertPolicy(BaseModel):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        names = [route.name for route in self.routes]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            message = f"route names must be unique; twice: {', '.join(twice)}"
-            raise ValueError(message)
-        for name in self.receivers:
+        refuse_all(type(self).__name__, self._faults())
+        return self
+
+    def _faults(self) -> Iterator[InitErrorDetails]:
+        yield from twice((route.name for route in self.routes), "route", "routes")
+        for place, name in enumerate(self.receivers):
             if name.endswith("_file"):
-                message = f"receiver {name}: a name must not end in _file"
-                raise ValueError(message)
-        for route in self.routes:
+                reason = f"receiver {name}: a name must not end in _file"
+                yield fault(reason, "receivers", place)
+        for place, route in enumerate(self.routes):
             if missing := sorted(set(route.receivers) - set(self.receivers)):
-                message = (
+                reason = (
                     f"route {route.name}: {', '.join(missing)} must be declared under "
                     "receivers"
                 )
-                raise ValueError(message)
+                yield fault(reason, "routes", place, "receivers")
         last = self.routes[-1]
         if last.match or last.also_next:
-            message = (
+            reason = (
                 f"route {last.name}: the last route must match every alert, without "
                 "match and continue, so that none is left out"
             )
-            raise ValueError(message)
-        return self
+            yield fault(reason, "routes", len(self.routes) - 1)
 
     @cached_property
     def zone(self) -> ZoneInfo | None:

@@ -20,9 +20,11 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import InitErrorDetails
 
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import InvalidMessage, SchemaMismatch
+from meshtasks.domain.faults import fault, refuse_all
 from meshtasks.domain.inference.requests import ModelName
 from meshtasks.domain.inference.results import InferenceResult
 from meshtasks.domain.inference.tensors import JsonTensor
@@ -196,8 +198,17 @@ class ModelBook(BaseModel):
 
     @model_validator(mode="after")
     def _has_unique_alerts(self) -> Self:
-        _ = self.rules  # refuses two rules of the same name
+        refuse_all(type(self).__name__, self._repeated_alerts())
         return self
+
+    def _repeated_alerts(self) -> Iterator[InitErrorDetails]:
+        seen: set[str] = set()
+        for model, steps in self.models.items():
+            for place, rule in enumerate(steps.alerts):
+                if rule.name in seen:
+                    reason = f"rule names must be unique; twice: {rule.name}"
+                    yield fault(reason, "models", model, "alerts", place, "name")
+                seen.add(rule.name)
 
 
 def transform(

@@ -1,0 +1,107 @@
+"""What is said of a YAML file that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+from typing import Annotated
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
+from meshtasks.configfile import fault_in, load_yaml
+from meshtasks.domain.errors import ConfigError
+from meshtasks.settings import QueuesConfig
+
+
+class Item(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    size: Annotated[int, Field(gt=0)] = 1
+
+
+class Box(BaseModel):
+    items: Annotated[tuple[Item, ...], Field(min_length=1)] = ()
+    by_queue: dict[str, Item] = {}
+
+
+def faults(
+    tmp_path: Path, text: str, model: type[BaseModel] = Box
+) -> list[tuple[int | None, str]]:
+    """Line and key of each fault."""
+    path = tmp_path / "box.yaml"
+    path.write_text(dedent(text), encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_yaml(path, model)
+    error = caught.value
+    return [(each.line, each.key) for each in (error, *error.more)]
+
+
+def test_every_fault_has_its_line(tmp_path: Path) -> None:
+    text = """\
+        items:
+          - name: one
+            size: 0
+          - {name: two, size: x}
+          - size: 3
+            colour: red
+    """
+
+    assert faults(tmp_path, text) == [
+        (3, "items.0.size"),
+        (4, "items.1.size"),
+        (5, "items.2.name"),  # where it should stand
+        (6, "items.2.colour"),
+    ]
+
+
+def test_a_name_may_hold_dots(tmp_path: Path) -> None:
+    text = """\
+        by_queue:
+          sensors: {name: a}
+          sensors.motion:
+            name: b
+            size: 0
+    """
+
+    assert faults(tmp_path, text) == [(5, "by_queue.sensors.motion.size")]
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    text = """\
+        by_queue:
+          a: {name: a}
+          a: {name: b}
+    """
+
+    assert faults(tmp_path, text) == [(3, "by_queue.a")]
+
+
+def test_a_default_is_complained_of_once(tmp_path: Path) -> None:
+    text = """\
+        defaults:
+          batch: {count: 0}
+        queues:
+          sensors.motion: {}
+          sensors.humidity: {}
+    """
+
+    assert faults(tmp_path, text, QueuesConfig) == [(2, "defaults.batch.count")]
+
+
+def test_what_is_not_yaml_is_refused_with_the_line(tmp_path: Path) -> None:
+    assert faults(tmp_path, "items:\n  - [1\nby_queue: {}\n") == [(3, "-")]
+
+
+def test_an_anchor_within_itself_ends(tmp_path: Path) -> None:
+    assert faults(tmp_path, "items: &a [*a]\n")[0][1].startswith("items.0")
+
+
+def test_the_text_of_an_error_begins_with_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "box.yaml"
+    path.write_text("items: []\nby_queue:\n  a.b:\n    name: x\n", encoding="utf-8")
+
+    error = fault_in(path, "by_queue.a.b.name", "a nicer name")
+
+    assert str(error) == f"{path}:4: by_queue.a.b.name: a nicer name"
