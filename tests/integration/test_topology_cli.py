@@ -11,11 +11,15 @@ from typing import NamedTuple
 import pytest
 
 from meshtasks.cli import main
+from meshtasks.configfile import load_yaml
+from meshtasks.domain.topology import Topology
 from meshtasks.embedded.rabbitmq import RabbitMQ
 from tests.support.amqp import open_channel
 from tests.support.httpserver import Handler, HTTPServer
 from tests.support.topologies import SHIPPED
 from tests.support.waiting import wait_until
+
+TOPOLOGY = load_yaml(SHIPPED, Topology)
 
 
 class Result(NamedTuple):
@@ -68,7 +72,7 @@ def test_nothing_differs_after_apply(topology: Command, check: Command) -> None:
     checked = check()
 
     assert applied.exit_code == 0
-    assert "21 queues" in applied.stdout
+    assert f"{len(TOPOLOGY.all_queues)} queues" in applied.stdout
     assert checked == Result(0, "no difference\n", "")
 
 
@@ -83,7 +87,8 @@ def test_check_on_an_empty_virtual_host_names_everything(check: Command) -> None
     result = check()
 
     assert result.exit_code == 1
-    assert len(result.stdout.splitlines()) == 14 + 21 + 33
+    everything = TOPOLOGY.all_exchanges, TOPOLOGY.all_queues, TOPOLOGY.all_bindings
+    assert len(result.stdout.splitlines()) == sum(map(len, everything))
     assert "queue sensors.temperature: missing" in result.stdout
     assert "meshtasks topology apply" in result.stderr
 
