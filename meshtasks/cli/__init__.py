@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import typer
 
-from meshtasks.cli import alerts, analytics, demo, publish, query, report, topology
+from meshtasks.cli import alerts, analytics, demo, dlq, publish, query, report, topology
 from meshtasks.domain.errors import ConfigError, Transient
 
 _EX_UNAVAILABLE = 69  # sysexits.h: a service is not there
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(topology.app, name="topology")
 app.command("demo")(demo.demo)
+app.add_typer(dlq.app, name="dlq")
 app.command("publish")(publish.publish)
 app.add_typer(analytics.app, name="analytics")
 app.command("query", epilog=query.EPILOG)(query.query)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import kombu
-from amqp.exceptions import AccessRefused, NotAllowed
+from amqp.exceptions import AccessRefused, NotAllowed, NotFound
 
 from meshtasks.domain.errors import ConfigError, Transient
 
@@ -32,6 +32,23 @@ def connected(url: str) -> Iterator[kombu.Connection]:
         except connection.connection_errors as error:
             message = f"{broker} cannot be reached: {error}"
             raise Transient(message) from error
+
+
+def missing_queues(url: str, names: Iterable[str]) -> list[str]:
+    """Those of these queues that the broker does not have.
+
+    Raises:
+        ConfigError: see :func:`connected`.
+        Transient: likewise.
+    """
+    missing = []
+    with connected(url) as connection:
+        for name in names:
+            try:  # on a channel of its own, which a missing queue closes
+                connection.channel().queue_declare(name, passive=True)
+            except NotFound:
+                missing.append(name)
+    return missing
 
 
 def unopened(url: str) -> kombu.Connection:

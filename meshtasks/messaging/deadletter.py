@@ -84,16 +84,31 @@ def _again(
     failing: Failing, exchange: str, routing_key: str, extra: dict[str, object]
 ) -> Outgoing:
     delivery = failing.delivery
-    kept = {
-        name: value
-        for name, value in delivery.headers.items()
-        if name not in headers.BROKER_MANAGED
-    }
     origin = {
         headers.EXCHANGE: delivery.exchange,
         headers.ROUTING_KEY: delivery.routing_key,
         headers.RECEIVED_AT: delivery.received_at,
     }
+    return Outgoing(
+        exchange,
+        routing_key,
+        failing.body,
+        headers={**kept_headers(delivery), **origin, **extra},
+        properties=kept_properties(delivery),
+    )
+
+
+def kept_headers(delivery: Delivery) -> dict[str, Any]:
+    """The headers that a message published again keeps."""
+    return {
+        name: value
+        for name, value in delivery.headers.items()
+        if name not in headers.BROKER_MANAGED
+    }
+
+
+def kept_properties(delivery: Delivery) -> dict[str, Any]:
+    """The AMQP properties, headers apart, that a message published again keeps."""
     properties: dict[str, Any] = {
         name: value
         for name, value in delivery.properties.items()
@@ -104,10 +119,4 @@ def _again(
     properties["delivery_mode"] = 2
     # the original may have none (MQTT), and none must be invented for it
     properties.setdefault("content_type", None)
-    return Outgoing(
-        exchange,
-        routing_key,
-        failing.body,
-        headers={**kept, **origin, **extra},
-        properties=properties,
-    )
+    return properties

@@ -29,6 +29,29 @@ WORKER = "x-mesh-worker"
 #: Place of the record in the array message it came in.
 RECORD_INDEX = "x-mesh-record-index"
 
+#: How often a dead letter was replayed, when the last replay that took it began, and
+#: what it had died of each time (tables, the latest last).
+REPLAYS = "x-mesh-replays"
+REPLAYED_AT = "x-mesh-replayed-at"
+HISTORY = "x-mesh-history"
+
+#: What a failure adds. A message that is given back to its queue begins anew.
+OF_A_FAILURE = frozenset(
+    {
+        ATTEMPT,
+        FIRST_FAILED_AT,
+        REASON,
+        ERROR_TYPE,
+        ERROR_MESSAGE,
+        TRACEBACK,
+        RETRIES,
+        TASK,
+        TASK_ID,
+        FAILED_AT,
+        WORKER,
+    }
+)
+
 #: Headers that RabbitMQ keeps itself. They are not copied to a message
 #: published again: a stale ``x-death`` makes brokers before 4.0.1 take a later
 #: expiry for a dead-letter cycle and drop the message.

@@ -249,7 +249,7 @@ def test_dead_letters_that_died_of_the_same_are_counted_together(
 
     found = dead_letters_in(mesh_url, QUEUE)
 
-    assert (found.total, found.looked_at) == (4, 4)
+    assert found.total == 4
     assert [(each.count, each.example) for each in found.reasons] == [
         (3, 'unit "ell" is not known'),
         (1, "timestamp 2019-02-30T25:00:00Z is no time"),

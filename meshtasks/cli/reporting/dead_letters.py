@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections import defaultdict
+from dataclasses import dataclass, field
 
 from meshtasks.cli.reporting.facts import DeadLetters, DeadReason
-from meshtasks.cli.view.sightings import dead_letter_of
-from meshtasks.cli.view.snapshot import DeadLetter
+from meshtasks.domain.deadletters import DeadLetter, general_reason
 from meshtasks.domain.errors import ConfigError, Transient
-from meshtasks.messaging.peek import peek
-
-#: Looked at: so many at most. It takes a few seconds.
-_LIMIT = 10_000
-
-#: What differs between reasons that say the same.
-_DETAILS = re.compile(r'"[^"]*"|\d[\d.,:TZ+-]*|[-+]\d+')
+from meshtasks.messaging.browse import sweep
+from meshtasks.messaging.letters import letter_of
 
 
 def dead_letters_in(url: str, queue: str) -> DeadLetters:
@@ -29,26 +22,29 @@ def dead_letters_in(url: str, queue: str) -> DeadLetters:
         url: AMQP URL.
         queue: name of the dead-letter queue.
     """
+    groups: dict[tuple[str, str], _Group] = defaultdict(_Group)
     try:
-        total, seen = peek(url, queue, _LIMIT)
+        with sweep(url, queue) as held:
+            for delivery in held:
+                letter = letter_of(delivery)
+                groups[letter.kind, general_reason(letter.reason)].add(letter)
     except (Transient, ConfigError) as error:
         return DeadLetters(fault=str(error))
-    now = time.time()
-    letters = [dead_letter_of(each.headers, each.routing_key, now) for each in seen]
-    return DeadLetters(total, len(letters), _by_reason(letters))
-
-
-def _by_reason(letters: list[DeadLetter]) -> tuple[DeadReason, ...]:
-    groups: dict[tuple[str, str], list[DeadLetter]] = defaultdict(list)
-    for letter in letters:
-        groups[letter.error_type, _DETAILS.sub("…", letter.reason)].append(letter)
     reasons = [
-        DeadReason(
-            len(group),
-            error_type,
-            group[-1].reason,
-            tuple(sorted({letter.routing_key for letter in group})),
-        )
-        for (error_type, _), group in groups.items()
+        DeadReason(group.count, kind, group.reason, tuple(sorted(group.routing_keys)))
+        for (kind, _), group in groups.items()
     ]
-    return tuple(sorted(reasons, key=lambda each: (-each.count, each.example)))
+    reasons.sort(key=lambda each: (-each.count, each.example))
+    return DeadLetters(held.seen, tuple(reasons))
+
+
+@dataclass(slots=True)
+class _Group:
+    count: int = 0
+    reason: str = ""
+    routing_keys: set[str] = field(default_factory=set)
+
+    def add(self, letter: DeadLetter) -> None:
+        self.count += 1
+        self.reason = letter.reason
+        self.routing_keys.add(letter.routing_key)

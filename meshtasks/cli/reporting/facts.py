@@ -140,13 +140,11 @@ class DeadLetters:
 
     Attributes:
         total: messages in it.
-        looked_at: so many of them.
         reasons: most frequent first.
         fault: why nothing is known of it; blank if all is well.
     """
 
     total: int = 0
-    looked_at: int = 0
     reasons: tuple[DeadReason, ...] = ()
     fault: str = ""
 

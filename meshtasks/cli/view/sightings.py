@@ -23,7 +23,7 @@ from meshtasks.cli.view.snapshot import (
     WorkerState,
 )
 from meshtasks.domain.alerts import Alert
-from meshtasks.messaging import headers
+from meshtasks.messaging.letters import death_of
 
 #: How many of the last dead letters and alerts are kept.
 _LAST = 20
@@ -149,20 +149,8 @@ def dead_letter_of(
         routing_key: as it was delivered.
         now: epoch seconds.
     """
-    if headers.REASON in table:
-        return DeadLetter(
-            now,
-            str(table.get(headers.ROUTING_KEY, routing_key)),
-            str(table.get(headers.ERROR_TYPE, "?")),
-            str(table[headers.REASON]),
-        )
-    match table.get("x-death"):
-        case [{"queue": queue, "reason": reason, "routing-keys": [key, *_]}, *_]:
-            text = f"the broker took it from {queue}: {reason}"
-            return DeadLetter(now, str(key), str(reason), text)
-        case _:
-            text = "no binding matches its routing key"
-            return DeadLetter(now, routing_key, "Unroutable", text)
+    death = death_of(table, "", routing_key, None)
+    return DeadLetter(now, death.routing_key, death.kind, death.reason)
 
 
 class _Recent:

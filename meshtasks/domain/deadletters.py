@@ -1,0 +1,168 @@
+"""Dead letters: what is known of one, which of them are meant, and how many died
+of the same. Pure; nothing here holds a body, so a hundred thousand fit anywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from meshtasks.domain.routing import queues_reached
+from meshtasks.domain.topology import Topology
+
+#: Hex digits of an id: 48 bits, so that of 100,000 dead letters no two share one but
+#: once in 50,000 such queues.
+ID_DIGITS = 12
+#: Kind of a message that was published where no binding matches.
+UNROUTABLE = "Unroutable"
+
+#: What differs between reasons that say the same.
+_DETAILS = re.compile(r'"[^"]*"|\d[\d.,:TZ+-]*|[-+]\d+')
+
+
+class DeadLetter(NamedTuple):
+    """A dead letter, less its body.
+
+    Attributes:
+        id: the same whenever it is looked at; messages that say the same in every
+            respect share one.
+        kind: class of the fault, or the broker's word for it (``delivery_limit``).
+        reason: the fault as a sentence.
+        queue: where it failed; None if it never was in a queue.
+        exchange: of first publication.
+        routing_key: of first publication.
+        failed_at: epoch seconds, None if nobody noted it.
+        replays: how often it was replayed before.
+        replayed_at: when the last replay that took it began, as its command wrote
+            it; empty if none did.
+    """
+
+    id: str
+    kind: str
+    reason: str
+    queue: str | None
+    exchange: str
+    routing_key: str
+    failed_at: float | None
+    replays: int = 0
+    replayed_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which dead letters are meant: those that meet every condition that is set.
+
+    Attributes:
+        ids: these, by the beginnings of their ids.
+        reason: their kind is this, or their reason has this in it (in any case).
+        queue: they failed in it; a shell pattern such as ``sensors.*`` will do.
+        failed_before: epoch seconds.
+        failed_after: epoch seconds.
+    """
+
+    ids: Collection[str] = ()
+    reason: str = ""
+    queue: str = ""
+    failed_before: float | None = None
+    failed_after: float | None = None
+
+    def takes(self, letter: DeadLetter) -> bool:
+        """Whether this one is meant. One whose time nobody noted is of no age."""
+        return (
+            self._names(letter.id)
+            and self._reads(letter)
+            and (not self.queue or fnmatchcase(letter.queue or "", self.queue))
+            and self._is_of_age(letter.failed_at)
+        )
+
+    def _names(self, letter_id: str) -> bool:
+        if not self.ids:
+            return True
+        return letter_id in self.ids or letter_id.startswith(tuple(self.ids))
+
+    def _reads(self, letter: DeadLetter) -> bool:
+        text = self.reason.casefold()
+        return letter.kind.casefold() == text or text in letter.reason.casefold()
+
+    def _is_of_age(self, failed_at: float | None) -> bool:
+        if self.failed_before is None and self.failed_after is None:
+            return True
+        return (
+            failed_at is not None
+            and (self.failed_before is None or failed_at < self.failed_before)
+            and (self.failed_after is None or failed_at >= self.failed_after)
+        )
+
+
+@dataclass(slots=True)
+class Group:
+    """Dead letters of one queue that died of the same.
+
+    Attributes:
+        count: how many.
+        replayed: how many of them had been replayed before.
+        example: one of them; the last that was looked at.
+        first_failed_at: epoch seconds, None if nobody noted it of any.
+        last_failed_at: likewise.
+    """
+
+    count: int
+    replayed: int
+    example: DeadLetter
+    first_failed_at: float | None
+    last_failed_at: float | None
+
+
+class Groups:
+    """Dead letters, counted by reason and queue."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str | None, str, str], Group] = {}
+
+    def add(self, letter: DeadLetter) -> None:
+        """Count one."""
+        key = letter.queue, letter.kind, general_reason(letter.reason)
+        time = letter.failed_at
+        replayed = int(letter.replays > 0)
+        group = self._groups.get(key)
+        if group is None:
+            self._groups[key] = Group(1, replayed, letter, time, time)
+            return
+        group.count += 1
+        group.replayed += replayed
+        group.example = letter
+        if time is not None:
+            group.first_failed_at = min(group.first_failed_at or time, time)
+            group.last_failed_at = max(group.last_failed_at or time, time)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def largest_first(self) -> list[Group]:
+        """All of them."""
+        return sorted(
+            self._groups.values(),
+            key=lambda group: (-group.count, group.example.queue or "", group.example),
+        )
+
+
+def general_reason(reason: str) -> str:
+    """A reason without what differs between reasons that say the same: quoted text,
+    numbers and times."""
+    return _DETAILS.sub("…", reason)
+
+
+def obstacle_of(letter: DeadLetter, topology: Topology) -> str | None:
+    """What keeps a dead letter from being given back; None if nothing does that the
+    configuration knows of."""
+    if letter.queue is not None:
+        return None
+    exchange = letter.exchange
+    if exchange not in {each.name for each in topology.all_exchanges}:
+        return f"nothing tells where it came from (exchange {exchange!r})"
+    reached = queues_reached(topology, exchange, letter.routing_key)
+    if reached <= {topology.dead_letter_queue}:
+        return f"no binding of {exchange} matches its routing key in topology.yaml"
+    return None

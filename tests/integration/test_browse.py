@@ -1,0 +1,125 @@
+"""Looking at a queue changes nothing that matters."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from meshtasks.domain.errors import ConfigError
+from meshtasks.messaging.browse import QueueBusy, sweep
+from tests.support.amqp import drain, publish_raw, queue_depth
+from tests.support.letters import QUEUE, bury, letter
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+#: Looks at half of the queue's messages, says so, and is killed.
+_LOOKER = """
+import sys, threading
+from meshtasks.messaging.browse import sweep
+with sweep(sys.argv[1], sys.argv[2], prefetch=40) as held:
+    for delivery in held:
+        if held.seen == held.total // 2:
+            print("half", flush=True)
+            threading.Event().wait()
+"""
+
+
+def fill(url: str, count: int) -> None:
+    bury(url, map(letter, range(count)))
+
+
+def seen(url: str, **options: int) -> list[int]:
+    with sweep(url, QUEUE, **options) as held:  # type: ignore[arg-type]
+        return [int(each.properties["message_id"]) for each in held]
+
+
+def ids_left(url: str) -> list[int]:
+    return [int(each.properties["message_id"]) for each in drain(url, QUEUE)]
+
+
+def test_all_messages_are_seen_in_their_order(mesh_url: str) -> None:
+    fill(mesh_url, 200)
+    assert seen(mesh_url, prefetch=40) == list(range(200))
+
+
+def test_they_keep_their_order_however_often_they_are_looked_at(mesh_url: str) -> None:
+    fill(mesh_url, 200)
+    for _ in range(22):  # other queues allow 20 deliveries
+        seen(mesh_url, prefetch=40)
+    assert ids_left(mesh_url) == list(range(200))
+
+
+def test_they_keep_their_order_if_not_all_are_looked_at(mesh_url: str) -> None:
+    fill(mesh_url, 200)
+    for count in (7, 150, 60):
+        stopping = threading.Event()
+        with sweep(mesh_url, QUEUE, stopping=stopping, prefetch=40) as held:
+            for _ in held:
+                if held.seen == count:
+                    stopping.set()
+        assert seen(mesh_url) == list(range(200))
+    assert ids_left(mesh_url) == list(range(200))
+
+
+def test_they_keep_their_order_if_the_looker_is_killed(mesh_url: str) -> None:
+    fill(mesh_url, 200)
+    looker = subprocess.Popen(
+        [sys.executable, "-c", _LOOKER, mesh_url, QUEUE],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert looker.stdout
+    assert looker.stdout.readline() == b"half\n"
+    looker.send_signal(signal.SIGKILL)
+    looker.communicate()
+
+    wait_until(lambda: queue_depth(mesh_url, QUEUE) == 200, 30, "all to be back")
+    assert ids_left(mesh_url) == list(range(200))
+
+
+def test_what_is_removed_is_gone_and_the_rest_is_in_order(mesh_url: str) -> None:
+    fill(mesh_url, 1_000)
+    with sweep(mesh_url, QUEUE) as held:
+        for each in held:
+            if int(each.properties["message_id"]) % 10:
+                held.remove([each.tag])
+    assert ids_left(mesh_url) == list(range(0, 1_000, 10))
+
+
+def test_messages_that_come_meanwhile_are_left_for_the_next_look(
+    mesh_url: str,
+) -> None:
+    fill(mesh_url, 3)
+    with sweep(mesh_url, QUEUE) as held:
+        bury(mesh_url, [letter(3)])
+        assert [int(each.properties["message_id"]) for each in held] == [0, 1, 2]
+    assert ids_left(mesh_url) == [0, 1, 2, 3]
+
+
+def test_nobody_else_can_look_meanwhile(mesh_url: str) -> None:
+    with sweep(mesh_url, QUEUE), pytest.raises(QueueBusy, match="somebody else"):
+        seen(mesh_url)
+    assert seen(mesh_url) == []
+
+
+def test_any_bytes_may_be_in_a_message(mesh_url: str) -> None:
+    publish_raw(mesh_url, "dead.letter", "#", b"\xff\x00")
+    with sweep(mesh_url, QUEUE) as held:
+        assert [each.body for each in held] == [b"\xff\x00"]
+
+
+def test_a_queue_that_is_not_there_is_named(amqp_url: str) -> None:
+    with pytest.raises(ConfigError, match=r"nobody.*topology apply"):
+        seen_in(amqp_url, "nobody")
+
+
+def seen_in(url: str, queue: str) -> int:
+    with sweep(url, queue) as held:
+        return held.seen

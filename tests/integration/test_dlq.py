@@ -1,0 +1,239 @@
+"""``meshtasks dlq`` on a real dead-letter queue."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from meshtasks.messaging import headers
+from tests.support.amqp import Delivery, drain, open_channel, publish_raw, queue_depth
+from tests.support.archive import directory_environment
+from tests.support.command import Command, command
+from tests.support.letters import NOON, QUEUE, bury, letter
+from tests.support.waiting import wait_until
+
+TEMPERATURE, HUMIDITY = "sensors.temperature", "sensors.humidity"
+
+
+@pytest.fixture
+def meshtasks(
+    mesh_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    environment = directory_environment(tmp_path, broker_url=mesh_url)
+    return command(environment, monkeypatch, capsys)
+
+
+def listed(meshtasks: Command, *options: str) -> list[dict[str, object]]:
+    result = meshtasks("dlq", "list", "--json", *options)
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def id_of(meshtasks: Command, reason: str) -> str:
+    """The id of the one letter that died of this."""
+    (found,) = listed(meshtasks, "--each", "--reason", reason)
+    return str(found["id"])
+
+
+def numbers(deliveries: list[Delivery]) -> list[int]:
+    return [int(each.properties["message_id"]) for each in deliveries]
+
+
+class TestList:
+    def test_letters_are_counted_by_reason_and_queue(
+        self, mesh_url: str, meshtasks: Command
+    ) -> None:
+        bury(mesh_url, [letter(n, failed_at=NOON + n) for n in range(5)])
+        bury(mesh_url, [letter(9, 'unit "ell" is not known', kind="UnknownUnit")])
+
+        first, second = listed(meshtasks)
+
+        assert (first["count"], first["kind"]) == (5, "SchemaMismatch")
+        assert (first["queue"], first["example"]) == (TEMPERATURE, first["example"])
+        assert first["first_failed_at"] == NOON
+        assert first["last_failed_at"] == NOON + 4
+        assert second["kind"] == "UnknownUnit"
+
+    def test_what_the_broker_took_and_what_was_unroutable_is_told_too(
+        self, mesh_url: str, meshtasks: Command
+    ) -> None:
+        publish_raw(mesh_url, "sensors", "sensors.nobody.asked", b"{}")
+        publish_raw(mesh_url, "sensors", "sensors.humidity.bath", b"{}")
+        reject_first(mesh_url, HUMIDITY)
+
+        found = {(each["kind"], each["queue"]) for each in listed(meshtasks)}
+
+        assert found == {("Unroutable", None), ("rejected", HUMIDITY)}
+
+    def test_people_get_an_overview_with_an_example(
+        self, mesh_url: str, meshtasks: Command
+    ) -> None:
+        bury(mesh_url, [letter(1), letter(2)])
+        shown = meshtasks("dlq", "list").stdout
+        assert "2 dead letters in 1 groups" in shown
+        assert "SchemaMismatch" in shown
+        assert "sensors.temperature.attic" in shown
+
+    def test_an_empty_queue_is_good_news(self, meshtasks: Command) -> None:
+        result = meshtasks("dlq", "list")
+        assert (result.exit_code, result.stdout) == (0, "no dead letters\n")
+
+
+class TestShow:
+    def test_everything_is_told_of_a_letter(
+        self, mesh_url: str, meshtasks: Command
+    ) -> None:
+        bury(mesh_url, [letter(1, traceback="Traceback\n  ZeroDivisionError")])
+        name = id_of(meshtasks, "expected")
+
+        shown = meshtasks("dlq", "show", name[:6]).stdout
+
+        assert name in shown
+        assert "value: expected a number" in shown
+        assert "  ZeroDivisionError" in shown
+        assert '    "sensor_id": "attic"' in shown  # laid out
+        assert "celery@rack" in shown
+
+    def test_bytes_that_are_no_text_are_spelled(
+        self, mesh_url: str, meshtasks: Command
+    ) -> None:
+        bury(mesh_url, [letter(1, body=b'{"value": "\xff"}')])
+        name = id_of(meshtasks, "expected")
+        assert "\\xff" in meshtasks("dlq", "show", name).stdout
+
+    def test_a_letter_that_is_not_there(self, meshtasks: Command) -> None:
+        result = meshtasks("dlq", "show", "abcdef")
+        assert result.exit_code == 1
+        assert "meshtasks dlq list --each" in result.stderr
+
+    def test_what_is_no_id_is_wrong_usage(self, meshtasks: Command) -> None:
+        assert meshtasks("dlq", "show", "xyz").exit_code == 2
+
+
+class TestReplay:
+    def test_the_selected_go_back_to_their_queue_alone(
+        self, mesh_url: str, meshtasks: Command
+    ) -> None:
+        bury(mesh_url, [letter(1), letter(2, "other"), letter(3, queue=HUMIDITY)])
+
+        result = meshtasks("dlq", "replay", "--reason", "expected a number")
+
+        assert result.exit_code == 0
+        assert "2 of 3 letters given back" in result.stdout
+        (temperature,) = drain(mesh_url, TEMPERATURE)
+        (humidity,) = drain(mesh_url, HUMIDITY)
+        assert temperature.headers[headers.REPLAYS] == 1
+        assert temperature.headers[headers.ROUTING_KEY] == "sensors.temperature.attic"
+        assert numbers([temperature, humidity]) == [1, 3]
+        assert numbers(drain(mesh_url, QUEUE)) == [2]
+
+    def test_a_dry_run_only_tells(self, mesh_url: str, meshtasks: Command) -> None:
+        bury(mesh_url, [letter(1), letter(2, queue="deleted.meanwhile")])
+
+        result = meshtasks("dlq", "replay", "--all", "--dry-run")
+
+        assert "1 of 2 letters would go back" in result.stdout
+        assert "no queue deleted.meanwhile" in result.stdout
+        assert numbers(drain(mesh_url, QUEUE)) == [1, 2]
+
+    def test_letters_of_a_queue_that_was_deleted_stay(
+        self, mesh_url: str, meshtasks: Command
+    ) -> None:
+        bury(mesh_url, [letter(1), letter(2, queue="deleted.meanwhile"), letter(3)])
+
+        result = meshtasks("dlq", "replay", "--all")
+
+        assert result.exit_code == 1
+        assert "no queue deleted.meanwhile" in result.stdout
+        assert numbers(drain(mesh_url, TEMPERATURE)) == [1, 3]
+        assert numbers(drain(mesh_url, QUEUE)) == [2]
+
+    def test_what_the_broker_took_goes_back_too(
+        self, mesh_url: str, meshtasks: Command
+    ) -> None:
+        publish_raw(mesh_url, "sensors", "sensors.humidity.bath", b"61")
+        reject_first(mesh_url, HUMIDITY)
+
+        assert meshtasks("dlq", "replay", "--all").exit_code == 0
+
+        (back,) = drain(mesh_url, HUMIDITY)
+        assert back.body == b"61"
+        assert back.headers[headers.ROUTING_KEY] == "sensors.humidity.bath"
+
+    def test_what_was_unroutable_goes_back_once_it_is_not(
+        self, mesh_url: str, meshtasks: Command
+    ) -> None:
+        publish_raw(mesh_url, "sensors", "sensors.nobody.asked", b"1")
+        with open_channel(mesh_url) as channel:  # a binding that has come since
+            channel.queue_unbind(TEMPERATURE, "sensors", "sensors.temperature.#")
+            publish_raw(mesh_url, "sensors", "sensors.temperature.attic", b"2")
+            channel.queue_bind(TEMPERATURE, "sensors", "sensors.temperature.#")
+
+        result = meshtasks("dlq", "replay", "--all")
+
+        assert result.exit_code == 1
+        assert "no binding of sensors matches" in result.stdout
+        (back,) = drain(mesh_url, TEMPERATURE)
+        assert (back.exchange, back.routing_key) == (
+            "sensors",
+            "sensors.temperature.attic",
+        )
+        assert [each.body for each in drain(mesh_url, QUEUE)] == [b"1"]
+
+    def test_a_body_may_be_edited_first(
+        self,
+        mesh_url: str,
+        meshtasks: Command,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        bury(mesh_url, [letter(1), letter(2, "other")])
+        editor = tmp_path / "editor"
+        editor.write_text('#!/bin/sh\nsed -i \'s/"n.a"/21.5/\' "$1"\n')
+        editor.chmod(editor.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("EDITOR", str(editor))
+        name = id_of(meshtasks, "expected")
+
+        result = meshtasks("dlq", "replay", name, "--edit")
+
+        assert "given back" in result.stdout
+        (back,) = drain(mesh_url, TEMPERATURE)
+        assert json.loads(back.body)["value"] == 21.5
+        assert back.headers[headers.HISTORY][0]["edited"] is True
+        assert numbers(drain(mesh_url, QUEUE)) == [2]
+
+    def test_it_wants_to_know_which(self, meshtasks: Command) -> None:
+        result = meshtasks("dlq", "replay")
+        assert result.exit_code == 2
+        assert "--all" in result.stderr
+
+
+class TestDrop:
+    def test_the_selected_are_deleted(self, mesh_url: str, meshtasks: Command) -> None:
+        bury(mesh_url, [letter(1), letter(2, "other"), letter(3)])
+        result = meshtasks("dlq", "drop", "--reason", "expected", "--yes")
+        assert result.stdout == "2 deleted\n"
+        assert numbers(drain(mesh_url, QUEUE)) == [2]
+
+    def test_nothing_is_deleted_without_a_yes(
+        self, mesh_url: str, meshtasks: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bury(mesh_url, [letter(1)])
+        monkeypatch.setattr("sys.stdin", io.StringIO())
+        assert meshtasks("dlq", "drop", "--all").exit_code == 1
+        assert queue_depth(mesh_url, QUEUE) == 1
+
+
+def reject_first(url: str, queue: str) -> None:
+    """Have the broker dead-letter the first message of a queue."""
+    before = queue_depth(url, QUEUE)
+    with open_channel(url) as channel:
+        message = channel.basic_get(queue, no_ack=False)
+        channel.basic_reject(message.delivery_tag, requeue=False)
+        wait_until(lambda: queue_depth(url, QUEUE) > before, 30, "a dead letter")

@@ -1,0 +1,258 @@
+"""What is known of a dead letter, which are meant, and how they are counted."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from meshtasks.domain.deadletters import (
+    DeadLetter,
+    Groups,
+    Selection,
+    obstacle_of,
+)
+from meshtasks.messaging import headers
+from meshtasks.messaging.codec import Delivery
+from meshtasks.messaging.letters import given_back, history_of, letter_of
+from meshtasks.messaging.publisher import Outgoing
+from tests.support.letters import NOON, letter
+from tests.support.topologies import shipped_topology
+
+LETTER = DeadLetter(
+    id="0123456789ab",
+    kind="SchemaMismatch",
+    reason='value: expected a number, got the text "n/a"',
+    queue="sensors.temperature",
+    exchange="sensors",
+    routing_key="sensors.temperature.attic",
+    failed_at=NOON,
+)
+
+
+def delivered(outgoing: Outgoing, **changes: Any) -> Delivery:
+    """A message as it is read from the dead-letter queue."""
+    table = outgoing.headers or {}
+    fields: dict[str, Any] = {
+        "tag": 1,
+        "body": outgoing.body,
+        "exchange": table.get(headers.EXCHANGE, outgoing.exchange),
+        "routing_key": table.get(headers.ROUTING_KEY, outgoing.routing_key),
+        "properties": {
+            **(outgoing.properties or {}),
+            "application_headers": table,
+        },
+        "redelivered": False,
+        "received_at": NOON,
+    }
+    return Delivery(**fields | changes)
+
+
+def by_the_broker(**last: Any) -> Delivery:
+    """A message that the broker took from its queue itself."""
+    death = {
+        "queue": "sensors.humidity",
+        "reason": "delivery_limit",
+        "count": 1,
+        "exchange": "sensors",
+        "routing-keys": ["sensors.humidity.attic"],
+        "time": datetime(2026, 11, 23, 12),  # noqa: DTZ001 - AMQP's has no zone
+    }
+    table = {"x-death": [death | last], "x-delivery-count": 21}
+    properties = {"application_headers": table}
+    return Delivery(1, b"{}", "dead.letter", "#", properties, False, NOON)
+
+
+class TestReading:
+    def test_of_the_mesh(self) -> None:
+        read = letter_of(delivered(letter(1, "no such unit", kind="UnknownUnit")))
+
+        assert read._replace(id="") == DeadLetter(
+            "",
+            "UnknownUnit",
+            "no such unit",
+            "sensors.temperature",
+            "sensors",
+            "sensors.temperature.attic",
+            NOON,
+        )
+
+    def test_of_the_broker(self) -> None:
+        read = letter_of(by_the_broker())
+
+        assert read.kind == "delivery_limit"
+        assert (read.queue, read.exchange) == ("sensors.humidity", "sensors")
+        assert read.routing_key == "sensors.humidity.attic"
+        assert read.failed_at == NOON
+
+    def test_what_was_unroutable(self) -> None:
+        read = letter_of(Delivery(1, b"{}", "sensors", "sensors.x.y", {}, False, NOON))
+
+        assert (read.kind, read.queue) == ("Unroutable", None)
+        assert (read.exchange, read.routing_key) == ("sensors", "sensors.x.y")
+
+    def test_the_id_does_not_change_with_every_look(self) -> None:
+        once, again = by_the_broker(), by_the_broker()
+        again.properties["application_headers"]["x-delivery-count"] = 99
+        assert letter_of(once).id == letter_of(again).id
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            letter(2),
+            letter(1, "another reason"),
+            letter(1, body=b"{}"),
+            letter(1, failed_at=NOON + 1),
+            letter(1, queue="sensors.humidity"),
+        ],
+        ids=["message id", "reason", "body", "time", "queue"],
+    )
+    def test_letters_that_differ_have_different_ids(self, other: Outgoing) -> None:
+        assert letter_of(delivered(letter(1))).id != letter_of(delivered(other)).id
+
+
+class TestSelecting:
+    @pytest.mark.parametrize(
+        "selection",
+        [
+            Selection(),
+            Selection(ids={"0123"}),
+            Selection(ids={"ffff", "0123456789ab"}),
+            Selection(reason="schemamismatch"),
+            Selection(reason="expected a NUMBER"),
+            Selection(queue="sensors.temperature"),
+            Selection(queue="sensors.*"),
+            Selection(failed_before=NOON + 1),
+            Selection(failed_after=NOON),
+        ],
+        ids=str,
+    )
+    def test_taken(self, selection: Selection) -> None:
+        assert selection.takes(LETTER)
+
+    @pytest.mark.parametrize(
+        "selection",
+        [
+            Selection(ids={"123"}),
+            Selection(reason="UnknownUnit"),
+            Selection(queue="sensors"),
+            Selection(failed_before=NOON),
+            Selection(failed_after=NOON + 1),
+            Selection(ids={"0123"}, queue="sensors.humidity"),
+        ],
+        ids=str,
+    )
+    def test_not_taken(self, selection: Selection) -> None:
+        assert not selection.takes(LETTER)
+
+    def test_a_letter_whose_time_nobody_noted_is_of_no_age(self) -> None:
+        timeless = LETTER._replace(failed_at=None)
+        assert not Selection(failed_before=NOON).takes(timeless)
+        assert not Selection(failed_after=NOON).takes(timeless)
+        assert Selection().takes(timeless)
+
+
+def test_letters_are_counted_by_queue_and_what_they_died_of() -> None:
+    groups = Groups()
+    for minute, text in enumerate(["n/a", "--", "21,5"]):
+        groups.add(
+            LETTER._replace(
+                reason=f'value: expected a number, got the text "{text}"',
+                failed_at=NOON + 60 * minute,
+                replays=minute,
+            )
+        )
+    groups.add(LETTER._replace(queue="sensors.humidity"))
+
+    first, second = groups.largest_first()
+
+    assert (first.count, second.count) == (3, 1)
+    assert first.first_failed_at == NOON
+    assert first.last_failed_at == NOON + 120
+    assert first.replayed == 2
+    assert "21,5" in first.example.reason
+    assert second.example.queue == "sensors.humidity"
+
+
+class TestGivingBack:
+    def test_it_goes_to_its_queue_alone(self) -> None:
+        read = delivered(letter(1))
+        sent = given_back(read, letter_of(read), replayed_at="now")
+
+        assert (sent.exchange, sent.routing_key) == ("", "sensors.temperature")
+        assert sent.body == read.body
+        assert sent.properties
+        assert sent.properties["message_id"] == "1"
+
+    def test_it_knows_where_it_came_from_and_nothing_of_its_failure(self) -> None:
+        read = delivered(letter(1, traceback="Traceback …"))
+        sent = given_back(read, letter_of(read), replayed_at="now")
+
+        assert sent.headers
+        assert sent.headers[headers.EXCHANGE] == "sensors"
+        assert sent.headers[headers.ROUTING_KEY] == "sensors.temperature.attic"
+        assert sent.headers[headers.RECEIVED_AT] == NOON - 1
+        assert not headers.OF_A_FAILURE & set(sent.headers)
+
+    def test_it_remembers_what_it_died_of_each_time(self) -> None:
+        message = letter(1, "first")
+        for run, reason in enumerate(["second", "third"]):
+            read = delivered(message)
+            sent = given_back(read, letter_of(read), replayed_at=f"run {run}")
+            message = letter(1, reason)
+            assert sent.headers
+            assert message.headers
+            message = message._replace(headers=sent.headers | message.headers)
+        last = delivered(message)
+
+        assert letter_of(last).replays == 2
+        assert letter_of(last).replayed_at == "run 1"
+        told = [(each["reason"], each["replayed_at"]) for each in history_of(last)]
+        assert told == [("first", "run 0"), ("second", "run 1")]
+
+    def test_it_remembers_the_last_ten_times(self) -> None:
+        message = letter(1, "reason 0")
+        for run in range(1, 15):
+            read = delivered(message)
+            sent = given_back(read, letter_of(read), replayed_at=f"run {run}")
+            message = letter(1, f"reason {run}")
+            assert sent.headers
+            assert message.headers
+            message = message._replace(headers=sent.headers | message.headers)
+        told = [each["reason"] for each in history_of(delivered(message))]
+        assert told == [f"reason {run}" for run in range(4, 14)]
+
+    def test_what_the_broker_took_goes_back_without_the_brokers_headers(self) -> None:
+        read = by_the_broker()
+        sent = given_back(read, letter_of(read), replayed_at="now")
+
+        assert (sent.exchange, sent.routing_key) == ("", "sensors.humidity")
+        assert sent.headers
+        assert sent.headers[headers.EXCHANGE] == "sensors"
+        assert sent.headers[headers.RECEIVED_AT] == NOON
+        assert not headers.BROKER_MANAGED & set(sent.headers)
+
+    def test_what_was_unroutable_goes_to_its_exchange(self) -> None:
+        read = Delivery(1, b"{}", "sensors", "sensors.x.y", {}, False, NOON)
+        sent = given_back(read, letter_of(read), replayed_at="now")
+        assert (sent.exchange, sent.routing_key) == ("sensors", "sensors.x.y")
+
+
+class TestObstacles:
+    topology = shipped_topology()
+
+    @pytest.mark.parametrize("queue", ["sensors.temperature", "deleted.meanwhile"])
+    def test_the_broker_knows_its_queues_best(self, queue: str) -> None:
+        assert obstacle_of(LETTER._replace(queue=queue), self.topology) is None
+
+    def test_a_binding_that_was_added_removes_the_obstacle(self) -> None:
+        bound = LETTER._replace(queue=None)
+        unbound = bound._replace(routing_key="sensors.nobody.asked")
+        assert obstacle_of(bound, self.topology) is None
+        assert "no binding" in (obstacle_of(unbound, self.topology) or "")
+
+    @pytest.mark.parametrize("exchange", ["", "dead.letter", "of.somebody.else"])
+    def test_what_was_put_there_by_hand_came_from_nowhere(self, exchange: str) -> None:
+        foreign = LETTER._replace(queue=None, exchange=exchange, routing_key="#")
+        assert obstacle_of(foreign, self.topology)
