@@ -80,7 +80,7 @@ CELERY = Contender(
 )
 CELERY_BATCHES = Contender(
     "celery-batches",
-    "celery-batches, 500 a task",
+    "celery-batches, 2,000 a task",
     "{bin}/python -m celery -A benchmarks.peers.celery_batched worker -c 1",
     peer="celery-batches",
     queue=load.CELERY_QUEUE,

@@ -196,7 +196,7 @@ class BatchLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    count: Annotated[int, Field(ge=1, le=20_000)] = 500
+    count: Annotated[int, Field(ge=1, le=20_000)] = 2000
     bytes: Annotated[int, Field(ge=1)] = 1 << 20
     age_ms: Annotated[int, Field(ge=1, le=600_000)] = 200
 

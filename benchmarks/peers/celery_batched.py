@@ -1,4 +1,4 @@
-"""celery-batches: one task run per 500 messages.
+"""celery-batches: one task run per 2,000 messages.
 
 ``celery -A benchmarks.peers.celery_batched worker -c 1``
 """
@@ -15,7 +15,7 @@ from kombu import Queue
 from benchmarks.peers import store
 from benchmarks.peers.reading import Reading, to_line
 
-FLUSH_EVERY = 500
+FLUSH_EVERY = 2_000
 
 app = Celery("celery_batched", broker=os.environ["BENCH_BROKER_URL"])
 app.conf.update(

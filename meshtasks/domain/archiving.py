@@ -20,6 +20,7 @@ from typing import Annotated, Literal, NamedTuple
 from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import to_json  # 3 times as fast as json
 
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.json_text import on_one_line
@@ -124,7 +125,7 @@ def archive_line(
 
 
 def excerpt(
-    envelope: Envelope, times: Sequence[float], places: Sequence[int | None]
+    envelope: Envelope, times: list[float], places: list[int] | list[int | None]
 ) -> bytes:
     """What the archive needs of one message.
 
@@ -139,15 +140,21 @@ def excerpt(
         ``times``, ``places`` unless they are the first ones, and ``body``: the
         message's body as text.
     """
-    message_id = envelope.message_id
-    are_first = places[-1] in (None, len(places) - 1)
-    return b'{%b,"message_id":%b,"times":%b%b,"body":%b}' % (
-        _origin(envelope.exchange, envelope.routing_key),
-        b"null" if message_id is None else _text(message_id),
-        repr(list(times)).encode(),
-        b"" if are_first else b',"places":%b' % repr(list(places)).encode(),
-        encode_basestring(envelope.body.decode()).encode(),
-    )
+    said: dict[str, object] = {
+        "exchange": _unicode(envelope.exchange),
+        "routing_key": _unicode(envelope.routing_key),
+        "message_id": envelope.message_id and _unicode(envelope.message_id),
+        "times": times,
+        "body": envelope.body,
+    }
+    if places[-1] not in (None, len(places) - 1):
+        said["places"] = places
+    return to_json(said)
+
+
+def _unicode(text: str) -> str:
+    """AMQP text may hold lone surrogates, which no JSON may."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 class ArchiveMessage(NamedTuple):
@@ -199,12 +206,11 @@ def rfc3339(time: float) -> str:
 @lru_cache(maxsize=16_384)
 def _origin(exchange: str, routing_key: str) -> bytes:
     """The members that all records of a device share."""
-    return b'"exchange":%b,"routing_key":%b' % (_text(exchange), _text(routing_key))
-
-
-def _text(text: str) -> bytes:
-    """As JSON. AMQP text may hold lone surrogates, which UTF-8 has no bytes for."""
-    return encode_basestring(text).encode("utf-8", "replace")
+    text = (
+        f'"exchange":{encode_basestring(_unicode(exchange))},'
+        f'"routing_key":{encode_basestring(_unicode(routing_key))}'
+    )
+    return text.encode()
 
 
 @lru_cache(maxsize=4_096)

@@ -110,13 +110,14 @@ def _excerpts(
         end = start + 1
         while end < len(stored) and envelopes[stored[end][0]] is envelope:
             end += 1
-        indices, times = zip(*stored[start:end], strict=True)
-        if chosen := policy.chosen(envelope.routing_key, times):
-            yield excerpt(
-                envelope,
-                [times[one] for one in chosen],
-                [places[indices[one]] for one in chosen],
-            )
+        some = stored[start:end]
+        times = [time for _, time in some]
+        chosen = policy.chosen(envelope.routing_key, times)
+        if len(chosen) < len(some):
+            some = [some[one] for one in chosen]
+            times = [times[one] for one in chosen]
+        if some:
+            yield excerpt(envelope, times, [places[index] for index, _ in some])
         start = end
 
 
