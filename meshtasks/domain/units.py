@@ -3,8 +3,9 @@ canonical unit.
 
 The spellings are those of UCUM (https://ucum.org/ucum, case-sensitive codes
 ``Cel [degF] K %``), of Home Assistant's unit constants (``°C °F K %``) and those
-that devices are seen to publish. pint knows the factors; it is asked once, since
-a conversion through pint takes five times as long as all the rest of a reading.
+that devices are seen to publish. The five factors are written down, and a test asks
+pint about them: to load pint takes as long as all the rest of a worker's start, and
+30 MB.
 """
 
 from __future__ import annotations
@@ -13,17 +14,13 @@ import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
+from functools import lru_cache
+from typing import Annotated, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from meshtasks.domain.errors import UnknownUnit
 from meshtasks.domain.text import clip
-
-if TYPE_CHECKING:
-    from pint import UnitRegistry
 
 #: Decimals kept of a converted value. It hides what binary fractions add
 #: (98.6 °F is 37 °C, not 37.00000000000001) and is finer than any sensor.
@@ -52,24 +49,22 @@ class Quantity:
         kind: second word of its routing keys, and the measurement of its points.
         title: its name in a sentence.
         canonical_unit: unit that values are stored in.
-        canonical_pint: pint's name of that unit.
         field: field of its points, named for the canonical unit.
         lowest: smallest possible value, canonical unit.
         highest: largest possible value, canonical unit.
         why: why no other value can be.
-        spellings: lower-case spelling of a unit → pint's name of it.
+        spellings: lower-case spelling of a unit → the way to the canonical one.
         shown: the spellings that an error message lists.
     """
 
     kind: str
     title: str
     canonical_unit: str
-    canonical_pint: str
     field: str
     lowest: float
     highest: float
     why: str
-    spellings: Mapping[str, str]
+    spellings: Mapping[str, Affine]
     shown: str
 
     def affine(self, unit: str) -> Affine:
@@ -91,12 +86,12 @@ class Quantity:
         return f"value: {value:g} {self.canonical_unit}{given} cannot be: {self.why}"
 
 
-def _spelled(**spellings: str) -> dict[str, str]:
-    """``unit="a|b"`` → ``{"a": unit, "b": unit}``."""
+def _spelled(units: Mapping[str, Affine]) -> dict[str, Affine]:
+    """``{"a|b": way}`` → ``{"a": way, "b": way}``."""
     return {
-        spelling: unit
-        for unit, alternatives in spellings.items()
-        for spelling in alternatives.split("|")
+        spelling: way
+        for spellings, way in units.items()
+        for spelling in spellings.split("|")
     }
 
 
@@ -104,17 +99,18 @@ TEMPERATURE = Quantity(
     kind="temperature",
     title="a temperature",
     canonical_unit="°C",
-    canonical_pint="degree_Celsius",
     field="celsius",
     lowest=-273.15,
     highest=math.inf,
     why="absolute zero is -273.15 °C",
     spellings=_spelled(
-        degree_Celsius="°c|c|cel|celsius|degc|deg c|degree_celsius|degrees celsius",
-        degree_Fahrenheit=(
-            "°f|f|[degf]|fahrenheit|degf|deg f|degree_fahrenheit|degrees fahrenheit"
-        ),
-        kelvin="k|°k|kelvin|degk",
+        {
+            "°c|c|cel|celsius|degc|deg c|degree_celsius|degrees celsius": IDENTITY,
+            "°f|f|[degf]|fahrenheit|degf|deg f|degree_fahrenheit|degrees fahrenheit": (
+                Affine(5 / 9, -160 / 9)
+            ),
+            "k|°k|kelvin|degk": Affine(1.0, -273.15),
+        }
     ),
     shown="°C, °F, K (also C, F, degC, degF, Cel, [degF], celsius, fahrenheit, kelvin)",
 )
@@ -123,14 +119,15 @@ HUMIDITY = Quantity(
     kind="humidity",
     title="a relative humidity",
     canonical_unit="%",
-    canonical_pint="percent",
     field="percent",
     lowest=0.0,
     highest=100.0,
     why="relative humidity is between 0 and 100 %",
     spellings=_spelled(
-        percent="%|%rh|% rh|rh%|%{rh}|[%rh]|percent|pct",
-        dimensionless="1|{fraction}|{ratio}|fraction|ratio",
+        {
+            "%|%rh|% rh|rh%|%{rh}|[%rh]|percent|pct": IDENTITY,
+            "1|{fraction}|{ratio}|fraction|ratio": Affine(100.0, 0.0),
+        }
     ),
     shown="%, %RH, percent, or fraction (0 to 1)",
 )
@@ -143,10 +140,10 @@ QUANTITIES: Mapping[str, Quantity] = {
 @lru_cache(maxsize=1024)
 def _affine(quantity: Quantity, unit: str) -> Affine:
     spelling = unicodedata.normalize("NFKC", unit.strip().replace("º", "°")).casefold()
-    name = quantity.spellings.get(spelling)
-    if name is None:
+    way = quantity.spellings.get(spelling)
+    if way is None:
         raise UnknownUnit(_unknown(quantity, unit))
-    return _factors(quantity)[name]
+    return way
 
 
 def _unknown(quantity: Quantity, unit: str) -> str:
@@ -158,27 +155,6 @@ def _unknown(quantity: Quantity, unit: str) -> str:
             "publish %"
         )
     return f'unit "{shown}" is not {quantity.title} unit; expected {quantity.shown}'
-
-
-@cache
-def _factors(quantity: Quantity) -> dict[str, Affine]:
-    """The way to the canonical unit from each unit, by pint's name of it."""
-    quantity_of = _registry().Quantity
-    factors = {}
-    for name in set(quantity.spellings.values()):
-        at_zero, at_one = (
-            quantity_of(Fraction(number), name).to(quantity.canonical_pint).magnitude
-            for number in (0, 1)
-        )
-        factors[name] = Affine(float(at_one - at_zero), float(at_zero))
-    return factors | {quantity.canonical_pint: IDENTITY}
-
-
-@cache
-def _registry() -> UnitRegistry[Fraction]:
-    from pint import UnitRegistry  # noqa: PLC0415 - takes a second to import
-
-    return UnitRegistry(non_int_type=Fraction)  # 5/9, not 0.5555555555555571
 
 
 def _known_units(units: dict[str, str]) -> dict[str, str]:
@@ -196,10 +172,6 @@ def _known_units(units: dict[str, str]) -> dict[str, str]:
 class KindsConfig(BaseModel):
     """config/kinds.yaml.
 
-    The worker reads it before its pool processes are forked, and that is when
-    pint is asked for all factors: it takes a second and 30 MB, which each pool
-    process would otherwise spend again, in the middle of a batch.
-
     Attributes:
         default_units: sensor kind → unit of readings that name none.
     """
@@ -207,12 +179,6 @@ class KindsConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     default_units: Annotated[dict[str, str], AfterValidator(_known_units)] = {}
-
-    @model_validator(mode="after")
-    def _derive_factors(self) -> Self:
-        for quantity in QUANTITIES.values():
-            _factors(quantity)
-        return self
 
     def default_unit(self, quantity: Quantity) -> str:
         """Unit of a reading that names none; canonical unless configured."""

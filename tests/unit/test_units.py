@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pint
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +51,22 @@ def test_fahrenheit_is_converted(spelling: str) -> None:
 @pytest.mark.parametrize("spelling", ["K", "kelvin", "Kelvin", "\N{KELVIN SIGN}"])
 def test_kelvin_is_converted(spelling: str) -> None:
     assert converted(TEMPERATURE, 300.0, spelling) == 26.85
+
+
+@pytest.mark.parametrize(
+    ("quantity", "unit", "pint_unit", "canonical"),
+    [
+        (TEMPERATURE, "°F", "degree_Fahrenheit", "degree_Celsius"),
+        (TEMPERATURE, "K", "kelvin", "degree_Celsius"),
+        (HUMIDITY, "fraction", "dimensionless", "percent"),
+    ],
+)
+@pytest.mark.parametrize("value", [0, 1, 293.15])
+def test_the_factors_are_those_of_pint(
+    quantity: Quantity, unit: str, pint_unit: str, canonical: str, value: float
+) -> None:
+    expected = pint.Quantity(value, pint_unit).to(canonical).magnitude
+    assert converted(quantity, value, unit) == round(expected, DECIMALS)
 
 
 @pytest.mark.parametrize(
