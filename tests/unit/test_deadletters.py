@@ -126,7 +126,6 @@ class TestSelecting:
             Selection(failed_before=NOON + 1),
             Selection(failed_after=NOON),
         ],
-        ids=str,
     )
     def test_taken(self, selection: Selection) -> None:
         assert selection.takes(LETTER)
@@ -141,7 +140,6 @@ class TestSelecting:
             Selection(failed_after=NOON + 1),
             Selection(ids={"0123"}, queue="sensors.humidity"),
         ],
-        ids=str,
     )
     def test_not_taken(self, selection: Selection) -> None:
         assert not selection.takes(LETTER)
