@@ -1,18 +1,17 @@
 """The one way into the mesh: persistent, mandatory, confirmed.
 
-A batch is written to the socket without waiting, then its confirms are
-collected, so a batch costs about one round trip instead of one per message
-(kombu's ``confirm_publish`` waits after every message).
+Messages are written to the socket many at a time, and confirms collected as they
+come, so a batch costs about one round trip instead of one per message (kombu's
+``confirm_publish`` waits after every message).
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 import amqp
 from kombu import Connection
@@ -22,34 +21,17 @@ from meshtasks.domain.errors import (
     PublishUnconfirmed,
     Unroutable,
 )
+from meshtasks.messaging.bursts import read_ahead, read_burst
+from meshtasks.messaging.frames import Outgoing, publish_frames
 
-#: Messages in flight before confirms are read, so that neither side's socket
-#: buffer fills up with frames the other does not read.
-_WINDOW = 1_000
+__all__ = ["Outgoing", "Publisher"]
+
+#: Most messages in flight, so that neither side's socket buffer fills up with frames
+#: that the other does not read.
+_WINDOW = 2_000
+#: About as much is written at once.
+_WRITE_BYTES = 32 * 1024
 _CONNECT_TIMEOUT_SECONDS = 5.0
-
-
-class Outgoing(NamedTuple):
-    """A message to publish.
-
-    Attributes:
-        exchange: name of the exchange; ``""`` is the default exchange.
-        routing_key: at most 255 bytes.
-        body: the JSON, encoded.
-        message_id: the publisher's id; a resend keeps it.
-        timestamp: epoch seconds; AMQP keeps whole seconds.
-        headers: AMQP headers.
-        properties: other AMQP properties (``content_type``, ``correlation_id``,
-            …) to set or override.
-    """
-
-    exchange: str
-    routing_key: str
-    body: bytes
-    message_id: str | None = None
-    timestamp: float | None = None
-    headers: dict[str, object] | None = None
-    properties: dict[str, Any] | None = None
 
 
 class Publisher:
@@ -59,8 +41,8 @@ class Publisher:
 
     Args:
         url: AMQP URL.
-        confirm_timeout_seconds: longest wait for the confirms of a batch; a
-            broker under a memory or disk alarm stops reading and runs into it.
+        confirm_timeout_seconds: longest time without a confirm; a broker under a
+            memory or disk alarm stops reading and runs into it.
     """
 
     def __init__(self, url: str, confirm_timeout_seconds: float = 30.0) -> None:
@@ -68,7 +50,8 @@ class Publisher:
         self._confirm_timeout_seconds = confirm_timeout_seconds
         self._connection: Connection | None = None
         self._channel: Any = None
-        self._published = 0
+        #: Delivery tags of the last message written, and of the last to be written.
+        self._published = self._last = 0
         self._unconfirmed: dict[int, Outgoing] = {}
         self._refused: list[Outgoing] = []
         self._returned: list[tuple[str, str]] = []
@@ -110,6 +93,9 @@ class Publisher:
 
     def close(self) -> None:
         """Close the connection; the publisher may be used again."""
+        if self._connection is not None:
+            with contextlib.suppress(*self._connection_errors):
+                self._connection.close()
         self._drop_connection()
 
     def _send(self, messages: Sequence[Outgoing]) -> None:
@@ -117,33 +103,53 @@ class Publisher:
         # Numbered before the first is written: whatever is not confirmed when
         # the connection fails, written or not, is in here.
         self._unconfirmed = dict(enumerate(messages, start=self._published + 1))
-        for start in range(0, len(messages), _WINDOW):
-            for message in messages[start : start + _WINDOW]:
-                self._published += 1
-                channel.basic_publish(
-                    _amqp_message(message),
-                    exchange=message.exchange,
-                    routing_key=message.routing_key,
-                    mandatory=True,
-                )
-            self._await_confirms()
+        self._last = self._published + len(messages)
+        connection = channel.connection
+        written: list[bytes] = []
+        written_bytes = 0
+        for message in messages:
+            frames = publish_frames(message, channel.channel_id, connection.frame_max)
+            written.append(frames)
+            written_bytes += len(frames)
+            if written_bytes >= _WRITE_BYTES:
+                self._write(connection, written)
+                self._await_confirms(_WINDOW)
+                written_bytes = 0
+        self._write(connection, written)
+        self._await_confirms(0)
 
-    def _await_confirms(self) -> None:
-        """Wait until everything published so far is confirmed or refused."""
+    def _write(self, connection: Any, frames: list[bytes]) -> None:
+        """Write messages, and empty the list."""
+        self._published += len(frames)
+        connection.transport.write(b"".join(frames))
+        frames.clear()
+
+    def _await_confirms(self, most: int) -> None:
+        """Collect confirms until at most so many messages are in flight."""
+        connection = self._channel.connection
         deadline = time.monotonic() + self._confirm_timeout_seconds
-        while next(iter(self._unconfirmed), math.inf) <= self._published:
+        while read_burst(connection, _WINDOW):
+            pass
+        while (unconfirmed := self._in_flight) > most:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
-                missing = len(self._unconfirmed)
                 self._drop_connection()
                 message = (
-                    f"the broker did not confirm {missing} messages within "
+                    f"the broker did not confirm {unconfirmed} messages within "
                     f"{self._confirm_timeout_seconds:g} s; is it short of memory "
                     "or disk?"
                 )
                 raise PublishUnconfirmed(message)
             with contextlib.suppress(TimeoutError):
-                self._channel.connection.drain_events(timeout=remaining)
+                connection.drain_events(timeout=remaining)
+                read_burst(connection, _WINDOW)
+            if self._in_flight < unconfirmed:
+                deadline = time.monotonic() + self._confirm_timeout_seconds
+
+    @property
+    def _in_flight(self) -> int:
+        """Messages written and neither confirmed nor refused."""
+        return len(self._unconfirmed) - (self._last - self._published)
 
     def _raise_faults(self) -> None:
         if refused := self._refused:
@@ -158,10 +164,18 @@ class Publisher:
 
     def _open_channel(self) -> Any:
         if self._connection is None:
-            self._connection = Connection(
-                self._url, connect_timeout=_CONNECT_TIMEOUT_SECONDS
+            connection = Connection(
+                self._url,
+                connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+                transport_options={"write_timeout": self._confirm_timeout_seconds},
             )
-            channel = self._connection.channel()
+            # By itself kombu would wait two seconds and try again.
+            connection.ensure_connection(
+                max_retries=0, reraise_as_library_errors=False
+            )
+            self._connection = connection
+            channel = connection.channel()
+            read_ahead(channel.connection.transport)
             channel.confirm_select()
             channel.events["basic_ack"].add(self._on_ack)
             channel.events["basic_nack"].add(self._on_nack)
@@ -170,14 +184,16 @@ class Publisher:
         return self._channel
 
     def _drop_connection(self) -> list[Outgoing]:
-        """Forget the connection; return what it had not confirmed."""
+        """Forget the connection; return what it had not confirmed.
+
+        Without a farewell: a broker under an alarm would not answer it.
+        """
         connection, self._connection, self._channel = self._connection, None, None
         remaining = list(self._unconfirmed.values())
         self._unconfirmed.clear()
-        self._published = 0
+        self._published = self._last = 0
         if connection is not None:
-            with contextlib.suppress(*self._connection_errors):
-                connection.close()
+            connection.collect()
         return remaining
 
     @property
@@ -201,21 +217,6 @@ class Publisher:
         self, _error: Exception, exchange: str, routing_key: str, _message: object
     ) -> None:
         self._returned.append((exchange, routing_key))
-
-
-def _amqp_message(message: Outgoing) -> amqp.Message:
-    properties: dict[str, Any] = {
-        "content_type": "application/json",
-        "delivery_mode": 2,
-        **(message.properties or {}),
-    }
-    if message.message_id is not None:
-        properties["message_id"] = message.message_id
-    if message.timestamp is not None:
-        properties["timestamp"] = int(message.timestamp)
-    if message.headers:
-        properties["application_headers"] = message.headers
-    return amqp.Message(message.body, **properties)
 
 
 def _text(error: BaseException) -> str:

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from meshtasks.domain.backoff import Backoff
+from meshtasks.domain.errors import PublishUnconfirmed
 from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.messaging import publisher as publisher_module
 from meshtasks.messaging.publisher import Outgoing, Publisher
 from producers.base import MAX_BODY_BYTES, Producer
 from producers.batching import Batching
@@ -397,3 +399,17 @@ def test_a_publisher_cut_in_the_middle_of_a_batch_loses_nothing(
 
         assert proxy.cuts >= 1
     assert set(numbers(drain(url, QUEUE))) == set(range(3_000))
+
+
+def test_a_broker_that_takes_nothing_any_more_is_given_up_in_time(
+    url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "_CONNECT_TIMEOUT_SECONDS", 0.5)
+    publisher = Publisher(proxy.url(url), confirm_timeout_seconds=0.5)
+    publisher.publish([])
+    proxy.freeze()
+
+    # More than fits into the buffers of the sockets in between.
+    large = Outgoing(EXCHANGE, KEY, b"x" * (8 * 1024 * 1024))
+    with pytest.raises(PublishUnconfirmed):
+        publisher.publish([large] * 4)

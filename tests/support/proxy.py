@@ -29,6 +29,7 @@ class Proxy:
         self._clients: set[socket.socket] = set()
         self._sent_bytes = 0
         self._open = True
+        self._frozen = False
         self._lock = threading.Lock()
         self._wake_up, self._waker = socket.socketpair()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -56,6 +57,13 @@ class Proxy:
         """Take new connections again."""
         with self._lock:
             self._open = True
+
+    def freeze(self) -> None:
+        """Forward nothing any more, over connections that stay open."""
+        with self._lock:
+            self._frozen = True
+            for each in self._peers:
+                self._selector.unregister(each)
 
     def __enter__(self) -> Self:
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -92,7 +100,8 @@ class Proxy:
         self._clients.add(client)
         for one, other in ((client, server), (server, client)):
             self._peers[one] = other
-            self._selector.register(one, selectors.EVENT_READ)
+            if not self._frozen:
+                self._selector.register(one, selectors.EVENT_READ)
 
     def _forward(self, source: socket.socket) -> None:
         try:
@@ -114,7 +123,8 @@ class Proxy:
         other = self._peers.pop(one)
         del self._peers[other]
         for each in (one, other):
-            self._selector.unregister(each)
+            if not self._frozen:
+                self._selector.unregister(each)
             each.close()
             self._clients.discard(each)
         self.cuts += 1
