@@ -11,10 +11,9 @@ from typing import Annotated, Any, NamedTuple, Protocol
 
 import typer
 
-from meshtasks.messaging.publisher import Publisher
 from producers.base import Producer
 from producers.batching import Batching
-from producers.session import Patience, broker_url, run_session
+from producers.session import run_session, spooling_producer
 from producers.ticks import ticks
 
 EXCHANGE = "metrics"
@@ -100,11 +99,10 @@ def run_collector(
             for measured in collector.collect():
                 typer.echo(json.dumps(measured._asdict(), ensure_ascii=False))
         return
-    producer = Producer(
-        Publisher(broker_url()), batching=Batching(array_size=_ARRAY_SIZE)
-    )
+    name = context.info_name or ""
+    producer = spooling_producer(name, Batching(array_size=_ARRAY_SIZE))
     feed = _feed(collector, producer, rounds)
-    raise typer.Exit(run_session(producer, feed, stop, Patience()))
+    raise typer.Exit(run_session(producer, feed, stop))
 
 
 def _feed(

@@ -31,7 +31,7 @@ def read_burst(connection: Any, frames: int) -> bool:
         amqp.AMQPError: what the frames say, or the connection is gone.
     """
     transport = connection.transport
-    found = []
+    found: list[Any] = []
     try:
         # TLS says in a way of its own that there is nothing, which is translated.
         with suppress(TimeoutError, BlockingIOError), transport.having_timeout(0):

@@ -170,9 +170,7 @@ class Publisher:
                 transport_options={"write_timeout": self._confirm_timeout_seconds},
             )
             # By itself kombu would wait two seconds and try again.
-            connection.ensure_connection(
-                max_retries=0, reraise_as_library_errors=False
-            )
+            connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
             self._connection = connection
             channel = connection.channel()
             read_ahead(channel.connection.transport)

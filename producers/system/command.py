@@ -17,8 +17,8 @@ def system(context: typer.Context, *, dry_run: DryRun = False) -> None:
     What is measured, and how often, is in config/producers/system.yaml. The metrics
     go to the exchange "metrics", under metrics.system.<host>.<group>.
 
-    Exit codes: 0 all confirmed, 1 no queue for some, 69 broker not reached, 75
-    some not confirmed, 78 bad configuration.
+    Exit codes: 0 all confirmed, 1 no queue for some, 75 some not confirmed (they
+    wait on disk for the next start), 78 bad configuration.
     """
     config = producer_config(load_settings(), "system", SystemConfig)
     run_collector(

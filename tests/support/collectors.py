@@ -26,7 +26,10 @@ def write_config(directory: Path, name: str, config: Any) -> dict[str, str]:
     (directory / "producers").mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config)
     (directory / "producers" / f"{name}.yaml").write_text(text, encoding="utf-8")
-    return {"MESH_CONFIG_DIR": str(directory)}
+    return {
+        "MESH_CONFIG_DIR": str(directory),
+        "MESH_STATE_DIR": str(directory / "state"),
+    }
 
 
 @contextmanager
