@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# More than a small machine has cores: half of a test's time is waiting.
+TEST_PROCESSES ?= 4
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,7 +26,7 @@ demo: setup ## Run the mesh on embedded services with simulated sensors (ARGS="-
 
 test: setup ## Run every test against real servers (ARGS="-k name")
 	$(BIN)/python -m meshtasks.embedded.packages test
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 # They are not in testpaths (pyproject.toml), and install themselves on first use.
 test-peers: setup ## Run the tests against Home Assistant, n8n (gigabytes; ARGS="-k name")

@@ -98,9 +98,9 @@ def accepts(port: int, host: str = "127.0.0.1") -> bool:
 
 def test_an_mqtt_device_publishes_to_amq_topic(mqtt_rabbitmq: RabbitMQ) -> None:
     url = mqtt_rabbitmq.amqp_url()
-    declare_quorum_queue(url, "devices")
+    declare_quorum_queue(url, "observer")
     with open_channel(url) as channel:
-        channel.queue_bind("devices", "amq.topic", "sensors.#")
+        channel.queue_bind("observer", "amq.topic", "sensors.#")
 
     mqtt.single(
         "sensors/temperature/living_room",
@@ -111,7 +111,7 @@ def test_an_mqtt_device_publishes_to_amq_topic(mqtt_rabbitmq: RabbitMQ) -> None:
         auth={"username": mqtt_rabbitmq.user, "password": mqtt_rabbitmq.password},
     )
 
-    (delivery,) = take(url, "devices", 1)
+    (delivery,) = take(url, "observer", 1)
     assert delivery.routing_key == "sensors.temperature.living_room"
     assert delivery.body == b"21.5"
 

@@ -49,4 +49,4 @@ def test_a_bad_file_stops_the_start_with_78(tmp_path: Path) -> None:
         _, errors = producer.communicate(timeout=60)
 
     assert producer.returncode == os.EX_CONFIG
-    assert f"{tmp_path}/producers/system.yaml: interval_seconds: " in errors
+    assert f"{tmp_path}/producers/system.yaml:1: interval_seconds: " in errors
