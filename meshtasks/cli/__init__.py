@@ -7,7 +7,17 @@ from collections.abc import Iterable
 
 import typer
 
-from meshtasks.cli import alerts, analytics, demo, dlq, publish, query, report, topology
+from meshtasks.cli import (
+    alerts,
+    analytics,
+    archive,
+    demo,
+    dlq,
+    publish,
+    query,
+    report,
+    topology,
+)
 from meshtasks.domain.errors import ConfigError, Transient
 
 _EX_UNAVAILABLE = 69  # sysexits.h: a service is not there
@@ -22,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(topology.app, name="topology")
+app.add_typer(archive.app, name="archive")
 app.command("demo")(demo.demo)
 app.add_typer(dlq.app, name="dlq")
 app.command("publish")(publish.publish)

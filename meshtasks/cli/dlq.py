@@ -22,6 +22,7 @@ from meshtasks.cli.dlq_choice import (
     selection_of,
 )
 from meshtasks.cli.dlq_edit import edited_bodies
+from meshtasks.cli.dlq_files import export, import_
 from meshtasks.cli.dlq_replay import dry_run, replay_selected
 from meshtasks.cli.dlq_view import (
     group_as_json,
@@ -41,6 +42,8 @@ app = typer.Typer(
     help="Dead letters: messages that could not be processed, with the reason.",
     no_args_is_help=True,
 )
+app.command("export")(export)
+app.command("import")(import_)
 
 _AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 

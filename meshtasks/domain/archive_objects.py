@@ -89,7 +89,8 @@ class ArchiveObject(NamedTuple):
 def entries_of(
     records: Iterable[Any], envelopes: Iterable[Envelope]
 ) -> Iterator[tuple[int, Entry | BadEntry]]:
-    """The records of a batch, each with the place of what it came from.
+    """The records of a batch, each with the place of what it came from; those that
+    come from the archive are left out.
 
     Args:
         records: the parsed JSON values; all of those of each message.
@@ -100,6 +101,8 @@ def entries_of(
     for _, group in groupby(triples, key=lambda triple: id(triple[2])):
         together = list(group)
         envelope = together[0][2]
+        if envelope.is_archived:
+            continue
         if EXCERPTS_HEADER in envelope.headers:
             for place, record, _ in together:
                 for each in _read_excerpt(record, envelope):

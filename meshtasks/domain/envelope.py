@@ -8,6 +8,12 @@ from typing import NamedTuple
 
 from meshtasks.domain.errors import SchemaMismatch
 
+#: Header of a record that comes from the archive once more: its id there. It is not
+#: archived again.
+ARCHIVED_HEADER = "x-mesh-archived"
+#: Header of a message that nobody is to be told of: no alerts, no webhooks.
+QUIET_HEADER = "x-mesh-quiet"
+
 
 class Envelope(NamedTuple):
     """One message's body with its origin.
@@ -34,6 +40,16 @@ class Envelope(NamedTuple):
     timestamp: float | None
     received_at: float
     headers: dict[str, object]
+
+    @property
+    def is_archived(self) -> bool:
+        """It was replayed from the archive."""
+        return ARCHIVED_HEADER in self.headers
+
+    @property
+    def is_quiet(self) -> bool:
+        """Its records are stored, and nobody is told: no alerts, no webhooks."""
+        return QUIET_HEADER in self.headers
 
     @property
     def key_tail(self) -> str:
@@ -72,6 +88,8 @@ def record_id(envelope: Envelope, record_json: bytes, twin: int, time: float) ->
         by time if its message ids do. The digest is 16 hex digits of BLAKE2b over
         routing key, twin number and record.
 
+    A record that was replayed from the archive has the id that it has there.
+
     A redelivery of the same message gives the same id, unless the message has no id
     and ``time`` is its receipt because it has no time of its own either: nothing tells
     it from a new message then.
@@ -82,6 +100,8 @@ def record_id(envelope: Envelope, record_json: bytes, twin: int, time: float) ->
     of an array message are retried without their neighbours, so they change places.
     By routing key, message id and place alone, each of these would lose records.
     """
+    if archived := envelope.headers.get(ARCHIVED_HEADER):
+        return str(archived)
     digest = _digest_of_key(envelope.routing_key).copy()
     digest.update(b"\0%d\0" % twin)
     digest.update(record_json)

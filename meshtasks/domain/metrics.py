@@ -51,6 +51,8 @@ def transform(
         result.indices.append(index)
         result.times.append(time)
         result.lines.append(point(start, text, time))
+        if envelope.is_quiet:
+            continue
         routing_key = envelope.routing_key
         by_field = watched.get((routing_key, start))
         if by_field is None:

@@ -66,6 +66,7 @@ def transform(
         if envelope is not origin:  # the members of an array share theirs
             origin = envelope
             by_start = by_key.setdefault(envelope.routing_key, {})
+            is_quiet = envelope.is_quiet
         try:
             value = reading["value"]
             unit = reading.get("unit") or default_unit
@@ -88,6 +89,8 @@ def transform(
         indices.append(index)
         times.append(time)
         lines.append(line(start, value, time))
+        if is_quiet:
+            continue
         series = by_start.get(start)
         if series is None:
             series = by_start[start] = Watched(

@@ -64,7 +64,8 @@ def death_of(
             return _taken(last, table)
         case _:
             text = "no binding matches its routing key"
-            return Death(UNROUTABLE, text, None, first_exchange, first_key, timestamp)
+            time = None if timestamp is None else float(timestamp)
+            return Death(UNROUTABLE, text, None, first_exchange, first_key, time)
 
 
 def _taken(last: Mapping[str, Any], table: Mapping[str, Any]) -> Death:

@@ -47,7 +47,9 @@ def _receive(
 ) -> list[Outcome]:
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     news = {
-        place: each for place, each in _news(batch) if concerns(each.alert.severity)
+        place: each
+        for place, each in _news(batch)
+        if concerns(each.alert.severity) and not batch.envelopes[place].is_quiet
     }
     if not news:
         return outcomes

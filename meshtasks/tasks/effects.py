@@ -110,7 +110,7 @@ def _excerpts(
         end = start + 1
         while end < len(stored) and envelopes[stored[end][0]] is envelope:
             end += 1
-        some = stored[start:end]
+        some = [] if envelope.is_archived else stored[start:end]
         times = [time for _, time in some]
         chosen = policy.chosen(envelope.routing_key, times)
         if len(chosen) < len(some):

@@ -122,6 +122,8 @@ def _runs(batch: Batch[R], events: Events, sinks: Sinks) -> Iterator[Run]:
     by_place = {event.place: event for event in events.good}
     made = [(event.place, event.time) for event in events.good]
     for each in written(batch, made, book.listens_to):
+        if each.envelope.is_quiet:
+            continue
         event = by_place[each.place]
         if workflows := book.started_by(each.envelope.routing_key, event.record):
             yield Run(each.id, each.envelope, event, workflows)

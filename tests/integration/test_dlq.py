@@ -230,6 +230,54 @@ class TestDrop:
         assert queue_depth(mesh_url, QUEUE) == 1
 
 
+class TestFiles:
+    def test_letters_come_back_as_they_were(
+        self, mesh_url: str, meshtasks: Command, tmp_path: Path
+    ) -> None:
+        publish_raw(mesh_url, "sensors", "sensors.humidity.bath", b"61")
+        reject_first(mesh_url, HUMIDITY)
+        publish_raw(mesh_url, "sensors", "sensors.no", b"{}", timestamp=1_795_435_200)
+        bury(mesh_url, [letter(1), letter(1), letter(2, body=b"\xff\x00")])
+        before = listed(meshtasks, "--each")
+
+        exported = meshtasks("dlq", "export", tmp_path / "letters", "--all")
+        meshtasks("dlq", "drop", "--all", "--yes")
+        imported = meshtasks("dlq", "import", tmp_path / "letters")
+
+        assert "5 dead letters written" in exported.stderr
+        assert "5 dead letters put back" in imported.stdout
+        assert listed(meshtasks, "--each") == before
+        bodies = [each.body for each in drain(mesh_url, QUEUE)]
+        assert bodies[:2] == [b"61", b"{}"]
+        assert bodies[4] == b"\xff\x00"
+
+    def test_what_is_there_already_is_left_out(
+        self, mesh_url: str, meshtasks: Command, tmp_path: Path
+    ) -> None:
+        bury(mesh_url, [letter(1), letter(1), letter(2)])
+        meshtasks("dlq", "export", tmp_path / "letters", "--all")
+        drain(mesh_url, QUEUE)
+        bury(mesh_url, [letter(1)])
+
+        imported = meshtasks("dlq", "import", tmp_path / "letters")
+
+        assert "2 dead letters put back, 1 were there already" in imported.stdout
+        assert sorted(numbers(drain(mesh_url, QUEUE))) == [1, 1, 2]
+
+    def test_a_line_that_is_none_is_named(
+        self, mesh_url: str, meshtasks: Command, tmp_path: Path
+    ) -> None:
+        bury(mesh_url, [letter(1)])
+        meshtasks("dlq", "export", tmp_path / "letters", "--all")
+        with (tmp_path / "letters").open("a") as file:
+            file.write('{"headers": {}, "body": "{}"}\n')
+
+        imported = meshtasks("dlq", "import", tmp_path / "letters")
+
+        assert imported.exit_code == 65
+        assert "line 2: headers: x-mesh-reason is missing" in imported.stderr
+
+
 def reject_first(url: str, queue: str) -> None:
     """Have the broker dead-letter the first message of a queue."""
     before = queue_depth(url, QUEUE)

@@ -58,6 +58,12 @@ class FileStore(ObjectStore):
             return ObjectInfo(name, path.stat().st_size) if path.is_file() else None
 
     @override
+    def metadata(self, name: str) -> Mapping[str, str]:
+        if self.stat(name) is None:
+            raise no_such_object(name)
+        return {}
+
+    @override
     def get(self, name: str) -> bytes:
         path = self.path(name)
         with self._faults():

@@ -51,6 +51,7 @@ _OBJECT_FAULTS = frozenset(
         "XMinioParentIsObject",
     }
 )
+_USER_METADATA = "x-amz-meta-"
 _CONTENT_TYPES = {
     ".zst": "application/zstd",
     ".parquet": "application/vnd.apache.parquet",
@@ -148,6 +149,22 @@ class S3Store(ObjectStore):
                     return None
                 raise
             return ObjectInfo(name, found.size or 0)
+
+    @override
+    def metadata(self, name: str) -> Mapping[str, str]:
+        check_name(name)
+        with self._faults(name):
+            try:
+                found = self._client.stat_object(self._bucket, name)
+            except S3Error as error:
+                if error.code == "NoSuchKey":
+                    raise no_such_object(name) from error
+                raise
+        return {
+            key.lower().removeprefix(_USER_METADATA): str(value)
+            for key, value in (found.metadata or {}).items()
+            if key.lower().startswith(_USER_METADATA)
+        }
 
     @override
     def get(self, name: str) -> bytes:

@@ -55,6 +55,14 @@ class ObjectStore(Protocol):
     def stat(self, name: str) -> ObjectInfo | None:
         """The object of that name, or None."""
 
+    def metadata(self, name: str) -> Mapping[str, str]:
+        """What :meth:`put` was given for the object, where the store keeps it; else
+        nothing.
+
+        Raises:
+            SinkRejected: there is no object of that name.
+        """
+
     def get(self, name: str) -> bytes:
         """The object's content.
 

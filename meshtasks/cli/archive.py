@@ -1,0 +1,216 @@
+"""``meshtasks archive``: what is archived, whether it is sound, and replaying it."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import defaultdict
+from contextlib import closing
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from meshtasks.cli.archive_replay import Replay, Replayed
+from meshtasks.cli.counting import counting
+from meshtasks.cli.failure import fail
+from meshtasks.cli.interrupt import EXIT_INTERRUPTED, stopping_on_signals
+from meshtasks.cli.moments import moment_of
+from meshtasks.domain.archived import ArchivedRecord
+from meshtasks.domain.errors import SchemaMismatch, SinkRejected, Transient, Unroutable
+from meshtasks.messaging.archive_replay import way_back
+from meshtasks.messaging.connecting import missing_queues
+from meshtasks.settings import Settings, load_settings
+from meshtasks.sinks.objects import open_store
+from meshtasks.sinks.objects.reading import Found, Period, check, objects_in
+
+_EXIT_DAMAGED = 1
+_EXIT_KEPT = 1
+
+app = typer.Typer(
+    help="The archive (MESH_ARCHIVE_URL): look, verify, replay.", no_args_is_help=True
+)
+
+_Start = Annotated[
+    str,
+    typer.Option(
+        "--from", metavar="TIME", help="2026-11-20, 2026-11-20T13:00, or 7d ago."
+    ),
+]
+_End = Annotated[
+    str, typer.Option("--to", metavar="TIME", help="As --from; not included.")
+]
+_Domains = Annotated[
+    list[str] | None,
+    typer.Option("--domain", metavar="NAME", help="sensors, say; may be repeated."),
+]
+
+
+@app.command("list")
+def list_(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> None:
+    """Show what is archived: objects and bytes, by domain and UTC date.
+
+    Exit codes: 0; 69 the archive cannot be read.
+    """
+    totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    foreign = 0
+    with closing(open_store(load_settings().env)) as store:
+        for found in objects_in(store, _period(start, end), domain or ()):
+            if found.said is None:
+                foreign += 1
+                continue
+            total = totals[found.said.domain, found.said.date]
+            total[0] += 1
+            total[1] += found.info.size_bytes
+    if not totals:
+        typer.echo("nothing is archived")
+    for (name, date), (count, size_bytes) in sorted(totals.items()):
+        typer.echo(
+            f"{name:<12} {date} {count:>8,} objects {size_bytes / 1e6:>10.2f} MB"
+        )
+    if totals:
+        count, size_bytes = map(sum, zip(*totals.values(), strict=True))
+        typer.echo(f"{'all':<23} {count:>8,} objects {size_bytes / 1e6:>10.2f} MB")
+    if foreign:
+        typer.echo(f"and {foreign:,} objects that are not the mesh's")
+
+
+@app.command()
+def verify(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> None:
+    """Read the archive, and see whether every object is what it was when it was stored.
+
+    An object's name is made of the ids and times of its records; where the store keeps
+    metadata (S3 does), sha256 and count are compared as well.
+
+    Exit codes: 0; 1 an object is damaged, which is named; 69 the archive cannot be
+    read.
+    """
+    records = damaged = size_bytes = 0
+    with (
+        closing(open_store(load_settings().env)) as store,
+        counting("verifying") as bar,
+    ):
+        objects = objects_in(store, _period(start, end), domain or ())
+        for number, found in enumerate(objects, start=1):
+            checked = check(store, found.info.name)
+            records += checked.records
+            size_bytes += found.info.size_bytes
+            if checked.fault:
+                damaged += 1
+                typer.echo(f"{found.info.name}: {checked.fault}")
+            bar.update(number, len(objects))
+    typer.echo(
+        f"{len(objects):,} objects, {records:,} records, {size_bytes / 1e6:.2f} MB: "
+        + (f"{damaged:,} DAMAGED" if damaged else "all sound")
+    )
+    if damaged:
+        raise typer.Exit(_EXIT_DAMAGED)
+
+
+@app.command()
+def replay(
+    *,
+    start: _Start,
+    end: _End = "",
+    domain: _Domains = None,
+    to_queue: Annotated[
+        str,
+        typer.Option(metavar="QUEUE", help="To this queue alone, whoever reads it."),
+    ] = "",
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="N", help="Records a second, at most."),
+    ] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Count, and send nothing.")
+    ] = False,
+    with_effects: Annotated[
+        bool,
+        typer.Option(
+            "--with-effects", help="Have alerts given and webhooks called once more."
+        ),
+    ] = False,
+) -> None:
+    """Send archived records through the mesh once more, each by itself.
+
+    They go to the exchange they came from, marked as replayed: points are stored (the
+    same points, if they are there still), and nothing is archived again. Nobody is
+    told again, either: no alerts, no webhooks, unless --with-effects says so.
+
+    Exit codes: 0; 1 some had nowhere to go, or an object is damaged; 69 the archive or
+    the broker cannot be reached; 130 interrupted.
+
+    Example: meshtasks archive replay --from 2026-11-20 --to 2026-11-21 --domain sensors
+    """
+    settings = load_settings()
+    period = _period(start, end)
+    if to_queue and missing_queues(settings.env.amqp_url, [to_queue]):
+        fail(f"the broker has no queue {to_queue}", _EXIT_KEPT)
+    result = Replayed()
+    with closing(open_store(settings.env)) as store, stopping_on_signals() as stopping:
+        objects = objects_in(store, period, domain or ())
+        run = Replay(
+            url=settings.env.amqp_url,
+            store=store,
+            period=period,
+            route=_Router(settings, to_queue).route,
+            rate=rate,
+            quiet=not with_effects,
+            dry=dry,
+            stopping=stopping,
+        )
+        _run(run, [each for each in objects if each.said], result)
+    for name, count in result.sent.most_common():
+        typer.echo(f"{count:>9,} {'would go' if dry else 'sent'} to {name}")
+    for reason, count in result.kept.most_common():
+        typer.echo(f"{count:>9,} not sent: {reason}")
+    if not (result.sent or result.kept):
+        typer.echo("nothing is archived of that time")
+    if stopping.is_set():
+        fail(f"interrupted; {_how_to_go_on(result)}", EXIT_INTERRUPTED)
+    if result.kept:
+        raise typer.Exit(_EXIT_KEPT)
+
+
+def _run(run: Replay, objects: list[Found], result: Replayed) -> None:
+    try:
+        run.run(objects, result)
+    except (SinkRejected, SchemaMismatch, Unroutable) as error:
+        fail(f"{error}; {_how_to_go_on(result)}", _EXIT_DAMAGED)
+    except Transient as error:
+        fail(f"{error}; {_how_to_go_on(result)}", os.EX_UNAVAILABLE)
+
+
+class _Router:
+    """Where records go."""
+
+    def __init__(self, settings: Settings, to_queue: str) -> None:
+        self._to_queue = to_queue
+        self._exchange_of = way_back(settings.topology)
+
+    def route(self, record: ArchivedRecord) -> tuple[str, str] | str:
+        """Exchange and routing key, or why there is no way."""
+        if self._to_queue:
+            return "", self._to_queue
+        exchange = self._exchange_of(record.exchange, record.routing_key)
+        if exchange is None:
+            key = ".".join(record.routing_key.split(".")[:2])
+            return f"no queue of topology.yaml gets {key} from {record.exchange!r}"
+        return exchange, record.routing_key
+
+
+def _how_to_go_on(result: Replayed) -> str:
+    sent = f"{result.sent.total():,} records were sent"
+    if result.hour is None:
+        return sent
+    hour = f"{datetime.fromtimestamp(result.hour).astimezone():%Y-%m-%dT%H:%M%z}"
+    return f"{sent}, all of those before {hour}: go on with --from {hour}"
+
+
+def _period(start: str, end: str) -> Period:
+    now = time.time()
+    return Period(
+        moment_of(start, now, "--from") if start else -math.inf,
+        moment_of(end, now, "--to") if end else math.inf,
+    )

@@ -1,0 +1,112 @@
+"""Replaying a part of the archive, hour by hour."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from threading import Event
+
+from meshtasks.cli.counting import counting
+from meshtasks.domain.archived import ArchivedRecord, records_in
+from meshtasks.messaging.archive_replay import replayed
+from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.sinks.objects import ObjectStore
+from meshtasks.sinks.objects.reading import Found, Period, content_of
+
+_BATCH = 500
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What became of the records.
+
+    Attributes:
+        sent: confirmed, by where to.
+        kept: not sent, by the reason.
+        hour: epoch seconds; all records of the hours before it are sent.
+    """
+
+    sent: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    hour: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What to replay, and how.
+
+    Attributes:
+        route: gives exchange and routing key for a record, or why there is no way.
+        rate: records a second, at most.
+        quiet: see :func:`~meshtasks.messaging.archive_replay.replayed`.
+        dry: count, and send nothing.
+        stopping: ends it when it is set.
+    """
+
+    url: str
+    store: ObjectStore
+    period: Period
+    route: Callable[[ArchivedRecord], tuple[str, str] | str]
+    rate: float | None
+    quiet: bool
+    dry: bool
+    stopping: Event
+
+    def run(self, objects: list[Found], result: Replayed) -> None:
+        """Send the records of these objects.
+
+        Args:
+            objects: in the order of their hours.
+            result: is told how far it is.
+
+        Raises:
+            SinkRejected: an object is damaged.
+            SinkUnavailable: the store cannot be read.
+            SchemaMismatch: an object is not the archive's.
+            Transient: the broker went away.
+            Unroutable: a queue was deleted meanwhile.
+        """
+        size = _BATCH if self.rate is None else max(1, min(_BATCH, int(self.rate / 4)))
+        with closing(Publisher(self.url)) as publisher, counting("replaying") as bar:
+            for number, found in enumerate(objects):
+                if self.stopping.is_set() or found.said is None:
+                    return
+                result.hour = found.said.hour
+                for batch in self._batches(found.info.name, size, result):
+                    self._send(publisher, batch, result)
+                    if self.stopping.is_set():
+                        return
+                bar.update(number + 1, len(objects), f"{result.sent.total():,} records")
+
+    def _batches(
+        self, name: str, size: int, result: Replayed
+    ) -> Iterator[list[tuple[str, Outgoing]]]:
+        batch: list[tuple[str, Outgoing]] = []
+        for record in records_in(content_of(self.store, name)):
+            if not self.period.start <= record.time < self.period.end:
+                continue
+            way = self.route(record)
+            if isinstance(way, str):
+                result.kept[way] += 1
+                continue
+            message = replayed(record, *way, quiet=self.quiet)
+            batch.append((way[0] or way[1], message))
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _send(
+        self, publisher: Publisher, batch: list[tuple[str, Outgoing]], result: Replayed
+    ) -> None:
+        began = time.monotonic()
+        if not self.dry:
+            publisher.publish([message for _, message in batch])
+        result.sent.update(name for name, _ in batch)
+        if self.rate is not None and not self.dry:
+            rest = len(batch) / self.rate - (time.monotonic() - began)
+            self.stopping.wait(max(0.0, rest))

@@ -1,0 +1,155 @@
+"""``meshtasks dlq export`` and ``import``: dead letters as lines of JSON."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from meshtasks.cli.dlq_choice import (
+    DeadLetterQueue,
+    Every,
+    Ids,
+    NewerThan,
+    OlderThan,
+    Queue,
+    Reason,
+    find,
+    opened,
+    selection_of,
+)
+from meshtasks.cli.failure import fail
+from meshtasks.domain.deadletters import DeadLetter
+from meshtasks.domain.errors import SchemaMismatch
+from meshtasks.messaging.codec import Delivery
+from meshtasks.messaging.letterfile import from_line, id_of, to_line
+from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.settings import load_settings
+
+#: Published together.
+_BATCH = 500
+
+_File = Annotated[
+    Path,
+    typer.Argument(help="The file; - for standard input or output.", dir_okay=False),
+]
+
+
+def export(
+    file: _File,
+    ids: Ids = None,
+    *,
+    reason: Reason = "",
+    queue: Queue = "",
+    older_than: OlderThan = "",
+    newer_than: NewerThan = "",
+    every: Every = False,
+) -> None:
+    """Write dead letters to a file, one JSON object a line; they stay where they are.
+
+    Exit codes: 0; 1 there is no such letter; 69 the broker cannot be reached; 73 the
+    file cannot be written.
+
+    Example: meshtasks dlq export letters.jsonl --queue sensors.temperature
+    """
+    selection = selection_of(
+        ids=ids or (),
+        reason=reason,
+        queue=queue,
+        older_than=older_than,
+        newer_than=newer_than,
+        every=every,
+    )
+    count = 0
+    with opened(load_settings()) as letters, _writing(file) as target:
+
+        def write(delivery: Delivery, letter: DeadLetter) -> None:
+            nonlocal count
+            if selection.takes(letter):
+                target.write(to_line(delivery, letter) + b"\n")
+                count += 1
+
+        if ids:
+            find(letters, ids)
+        letters.look("writing", write)
+    typer.echo(f"{count:,} dead letters written", err=True)
+
+
+def import_(file: _File) -> None:
+    """Put exported dead letters back among the dead.
+
+    Those that are there already are left out, so an interrupted import may simply be
+    run again.
+
+    Exit codes: 0; 65 a line is not one that export has written, and nothing after it
+    was put back; 66 the file cannot be read; 69 the broker cannot be reached.
+    """
+    there: Counter[int] = Counter()  # a third of what the text of the ids would take
+
+    def note(_delivery: Delivery, letter: DeadLetter) -> None:
+        there[int(letter.id, 16)] += 1
+
+    with opened(load_settings()) as letters, _reading(file) as source:
+        letters.look("looking", note)
+        put, known = _put_back(letters, source, there)
+    typer.echo(f"{put:,} dead letters put back, {known:,} were there already")
+
+
+def _put_back(
+    letters: DeadLetterQueue, source: BinaryIO, there: Counter[int]
+) -> tuple[int, int]:
+    """Publish what is not there; how many letters that was, and how many were."""
+    put = known = 0
+    batch: list[Outgoing] = []
+    with closing(Publisher(letters.url)) as publisher:
+        for number, line in enumerate(source, start=1):
+            letters.exit_if_stopped(f"{put:,} letters were put back")
+            if not line.strip():
+                continue
+            try:
+                message = from_line(line)
+            except SchemaMismatch as error:
+                publisher.publish(batch)
+                fail(f"line {number}: {error}", os.EX_DATAERR)
+            name = int(id_of(message), 16)
+            if there[name]:
+                there[name] -= 1
+                known += 1
+                continue
+            batch.append(message)
+            if len(batch) == _BATCH:
+                publisher.publish(batch)
+                put += len(batch)
+                batch = []
+        publisher.publish(batch)
+    return put + len(batch), known
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[BinaryIO]:
+    if str(file) == "-":
+        yield sys.stdout.buffer
+        return
+    try:
+        with file.open("wb") as target:
+            yield target
+    except OSError as error:
+        fail(f"{file} cannot be written: {error}", os.EX_CANTCREAT)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[BinaryIO]:
+    if str(file) == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        with file.open("rb") as source:
+            yield source
+    except OSError as error:
+        fail(f"{file} cannot be read: {error}", os.EX_NOINPUT)

@@ -1,0 +1,83 @@
+"""Archived records, on their way through the mesh once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from meshtasks.domain.archived import ArchivedRecord
+from meshtasks.domain.archiving import ARCHIVE_EXCHANGE
+from meshtasks.domain.envelope import ARCHIVED_HEADER, QUIET_HEADER
+from meshtasks.domain.routing import PREDECLARED_EXCHANGES, queues_reached
+from meshtasks.domain.topology import Topology
+from meshtasks.messaging import headers
+from meshtasks.messaging.publisher import Outgoing
+
+
+def replayed(
+    record: ArchivedRecord, exchange: str, routing_key: str, *, quiet: bool
+) -> Outgoing:
+    """The message that brings a record to where it once was.
+
+    It says when the record was made, which is the time of one that does not say so
+    itself, and what its id in the archive is.
+
+    Args:
+        record: the record.
+        exchange: to publish to.
+        routing_key: to publish with.
+        quiet: no alerts and no webhooks.
+    """
+    table: dict[str, object] = {
+        ARCHIVED_HEADER: record.id,
+        headers.EXCHANGE: record.exchange,
+        headers.ROUTING_KEY: record.routing_key,
+        headers.RECEIVED_AT: record.time,
+    }
+    if quiet:
+        table[QUIET_HEADER] = 1
+    return Outgoing(
+        exchange,
+        routing_key,
+        record.record,
+        message_id=record.id,
+        # AMQP's has whole seconds: what has them probably had one, and the alert
+        # manager tells alerts apart by it.
+        timestamp=record.time if record.time.is_integer() else None,
+        headers=table,
+    )
+
+
+def way_back(topology: Topology) -> Callable[[str, str], str | None]:
+    """A function that gives the exchange that a record of this exchange and routing
+    key is to be published to; None if no queue of the mesh would get it.
+
+    What devices published to one of the broker's own exchanges goes to the exchange
+    behind it: other devices listen there.
+    """
+    known: dict[tuple[str, str], str | None] = {}
+
+    def find(exchange: str, routing_key: str) -> str | None:
+        key = exchange, routing_key
+        if key not in known:
+            known[key] = _exchange_of(topology, exchange, routing_key)
+        return known[key]
+
+    return find
+
+
+def _exchange_of(topology: Topology, exchange: str, routing_key: str) -> str | None:
+    declared = {each.name for each in topology.exchanges} - {ARCHIVE_EXCHANGE}
+    if exchange in PREDECLARED_EXCHANGES:
+        candidates = [
+            binding.to_exchange
+            for binding in topology.all_bindings
+            if binding.exchange == exchange and binding.to_exchange
+        ]
+    else:
+        candidates = [exchange]
+    for each in candidates:
+        if each in declared and queues_reached(topology, each, routing_key) - {
+            topology.dead_letter_queue
+        }:
+            return each
+    return None
