@@ -118,6 +118,7 @@ class Screen:
             ("Flower", f"{stack.flower_url}   {flower}"),
             ("RabbitMQ", f"{broker.management_url}   {account}"),
             ("readings", query),
+            ("phone, n8n", f"{stack.receiver.url}   stands in for both"),
         ]
 
 

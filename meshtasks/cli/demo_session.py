@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,9 @@ from rich.console import Console
 
 from meshtasks.cli.demo_audit import Audit
 from meshtasks.cli.demo_books import published_so_far
+from meshtasks.cli.demo_flows import Flow
 from meshtasks.cli.demo_screen import Screen, shown_path
-from meshtasks.cli.demo_shutdown import Shutdown, Together
+from meshtasks.cli.demo_shutdown import AtOnce, Shutdown, Together
 from meshtasks.cli.demo_steps import Steps
 from meshtasks.cli.demo_summary import print_summary
 from meshtasks.cli.view.collect import Collector
@@ -40,6 +41,8 @@ _START_SECONDS = 60.0
 #: than many that were fetched at once.
 _EMPTY_SECONDS = 1.0
 _SURELY_SECONDS = 3.0
+#: The broker takes its statistics every second: what is over for longer is over.
+_REST_SECONDS = 2.0
 #: The longest wait for the queues to become empty, after a run and at Ctrl-C.
 _DRAIN_SECONDS = 60.0
 _MOMENT_SECONDS = 3.0
@@ -107,16 +110,19 @@ class Session:
         self._url = self._settings.env.amqp_url
         self._store = open_store(self._settings.env)
         self._servers = [stack.rabbitmq.process, stack.victoria_metrics.process]
+        self._no_triton = stack.triton_hindrance
         self._interrupted = False
         self._restarts: Counter[str] = Counter()
         handled = handled_queues(self._settings.topology)
         archive = [queue for queue in handled if queue.startswith("archive.")]
         others = [queue for queue in handled if queue not in archive]
-        self._queues = {"ingest": others, "archive": archive}
+        # One for what people wait for, and one for what takes its time.
+        self._queues = {"house": others, "archive": archive}
         self._workers = {
             name: stack.worker(name, queues) for name, queues in self._queues.items()
         }
-        self._simulator = stack.simulator(*_simulator_options(options))
+        asks = self._no_triton is None
+        self._simulator = stack.simulator(*_simulator_options(options, asks=asks))
 
     def run(self) -> int:
         """Boot, watch, stop; the exit code."""
@@ -150,6 +156,10 @@ class Session:
             store = stack.victoria_metrics
             self._shutdown.add("VictoriaMetrics", store, store.process)
             store.start()
+        with step("what stands in for n8n and for the phone"):
+            self._shutdown.add("what stands in for n8n", stack.receiver)
+            stack.receiver.start()
+        self._boot_triton()
         with step("exchanges, queues and bindings"), connected(self._url) as connection:
             declare(connection, self._settings.topology)
         left = sum(self._waiting().values())
@@ -158,21 +168,45 @@ class Session:
             workers = list(self._workers.values())
             together = Together(workers, _WORKER_STOP_SECONDS)
             self._shutdown.add("the workers", together, *workers)
-            for worker in workers:
-                worker.start()
-            for name, worker in self._workers.items():
-                worker.wait_ready(partial(self._is_consumed, name), _START_SECONDS)
+            self._start_workers()
         if left:
             with step(f"{left:,} messages of an earlier run"):
                 self._wait_empty(_DRAIN_SECONDS, for_seconds=_SURELY_SECONDS)
+                if self._options.for_seconds is not None:
+                    # The books begin when nobody holds anything of the past.
+                    together.stop()
+                    self._start_workers()
+                    time.sleep(_REST_SECONDS)
+
+    def _boot_triton(self) -> None:
+        """Start Triton, if it runs on this machine."""
+        if self._no_triton is None:
+            triton = self._stack.triton
+            with self._steps.step("Triton, the server of models"):
+                self._shutdown.add("Triton", AtOnce(triton), triton.process)
+                triton.start()
+            self._servers.append(triton.process)
+        else:
+            self._say(f" - no Triton, so no model is asked: {self._no_triton}")
+
+    def _start_workers(self) -> None:
+        for worker in self._workers.values():
+            worker.start()
+        for name, worker in self._workers.items():
+            worker.wait_ready(partial(self._is_consumed, name), _START_SECONDS)
 
     def _present(self) -> int:
         """Let the sensors speak, and show what comes of it; the exit code."""
         if not self._collector.wait_watching(_START_SECONDS):
             faults = self._collector.snapshot().faults
             raise Transient(faults[0] if faults else None)
-        stack, end = self._stack, self._settings.topology.dead_letter_queue
-        audit = Audit(stack, self._collector, self._store, end)
+        stack = self._stack
+        queues = [
+            name
+            for name in self._settings.topology.domain_queues
+            if name in self._consumed
+        ]
+        audit = Audit(stack, self._collector, self._store, self._settings, queues)
         seconds = self._options.for_seconds
         with self._steps.step("a house of sensors, and Flower"):
             # Flower asks once what the workers are; now they can answer.
@@ -229,15 +263,40 @@ class Session:
         self._simulator.stop()  # it has ended; this reaps it
         if not published_so_far(self._stack.stats_file).messages:
             raise _ended_by_itself(self._simulator)
+        archive = self._queues["archive"]
         with self._steps.step("the queues run empty"):
-            self._wait_empty(_DRAIN_SECONDS, but=self._queues["archive"])
+            self._wait_over(audit, self._queues["house"], _REST_SECONDS)
         with self._steps.step("the workers finish what they hold"):
-            self._workers["ingest"].stop(_WORKER_STOP_SECONDS)
-            self._wait_empty(_DRAIN_SECONDS, for_seconds=_POLL_SECONDS)
-            self._workers["archive"].stop(_WORKER_STOP_SECONDS)
-        books = audit.books(self._waiting())
-        print_summary(books, self._console)
+            workers = list(self._workers.values())
+            Together(workers, _WORKER_STOP_SECONDS).stop()
+            self._wait_over(audit, [*self._queues["house"], *archive], 0.0)
+        books = audit.books(self._waiting(but=self._consumed))
+        end = self._settings.topology.dead_letter_queue
+        print_summary(books, self._console, end, self._no_triton)
         return _EXIT_FAILED if books.faults() else _EXIT_OK
+
+    def _wait_over(
+        self, audit: Audit, queues: Sequence[str], for_seconds: float
+    ) -> None:
+        """Wait until all that was published is in these queues, and out of them, and
+        has been so for a while; what still is not after a minute is left."""
+        now = time.monotonic()
+        deadline, last_open = now + _DRAIN_SECONDS, now
+        published = published_so_far(self._stack.stats_file).messages_by_kind
+        while True:
+            flows = [flow for flow in audit.flows() if flow.queue in queues]
+            now = time.monotonic()
+            if not all(_is_over(flow, published) for flow in flows):
+                last_open = now
+            elif now - last_open >= for_seconds:
+                return
+            if now > deadline:
+                return
+            time.sleep(_POLL_SECONDS)
+
+    @property
+    def _consumed(self) -> list[str]:
+        return [queue for queues in self._queues.values() for queue in queues]
 
     def _is_consumed(self, worker: str) -> bool:
         depths = self._collector.depths()
@@ -245,7 +304,7 @@ class Session:
 
     def _waiting(self, but: Sequence[str] = ()) -> dict[str, int]:
         """Messages in the queues that workers empty, and on their way back there."""
-        names = [queue for queues in self._queues.values() for queue in queues]
+        names = self._consumed
         names += [queue.name for queue in self._settings.topology.retry_queues]
         depths = self._collector.depths()
         return {
@@ -294,8 +353,13 @@ def handled_queues(topology: Topology) -> list[str]:
     return [queue for queue in topology.domain_queues if queue in handlers]
 
 
-def _simulator_options(options: Options) -> list[str]:
+def _is_over(flow: Flow, published: Mapping[str, int]) -> bool:
+    return flow.is_over and flow.came_in >= published.get(flow.queue, 0)
+
+
+def _simulator_options(options: Options, *, asks: bool) -> list[str]:
     chosen = [
+        "--ask" if asks else "--no-ask",
         f"--rate={options.rate_per_second:g}",
         f"--bad-share={_BAD_SHARE:g}",
         f"--overheat={_HOT_ROOM}",

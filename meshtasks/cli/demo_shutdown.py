@@ -54,6 +54,21 @@ class Together:
             process.kill()
 
 
+class AtOnce:
+    """A server that has nothing to lose, and takes its time to end in order."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def stop(self) -> None:
+        """End it at once."""
+        self._server.kill()
+
+    def kill(self) -> None:
+        """The same."""
+        self._server.kill()
+
+
 class Shutdown:
     """Stops parts, the last one first. An interrupt meanwhile means: at once."""
 

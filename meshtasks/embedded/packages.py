@@ -1,10 +1,11 @@
 """Install the servers that the demo and the tests run, where they are missing.
 
-``python -m meshtasks.embedded.packages demo|test`` says nothing and takes no
+``python -m meshtasks.embedded.packages demo|test|triton`` says nothing and takes no
 time when all is there. Otherwise root (or someone with passwordless sudo) gets
 the missing packages installed, without a service of theirs being started now or
 at boot; anyone else is told the command for an administrator, and the exit code
-is 69. Standard library only: it runs before anything else does.
+is 69. The demo can do without Triton: if that cannot be installed, the exit code is
+0 all the same. Standard library only: it runs before anything else does.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ SWIFT_REQUIREMENTS = ROOT / "tests" / "support" / "requirements-swift.txt"
 SWIFT_VENV = ROOT / ".mesh" / "venvs" / "swift"
 TRITON_REQUIREMENTS = Path(__file__).with_name("requirements-triton.txt")
 TRITON_VENV = ROOT / ".mesh" / "venvs" / "triton"
+#: The wheel's own needs, and the newest Python that numpy 1 was built for.
+TRITON_GLIBC, TRITON_PYTHON = (2, 35), (3, 12)
 
 #: The push server of the tests, unpacked from a newer Debian: its binary needs
 #: nothing that Debian 12 lacks. Debian 13's does not replace notifications yet.
@@ -106,6 +109,7 @@ PROGRAMS = {
         _CHROMIUM,
         _python_library(),
     ),
+    "triton": (_python_library(),),
 }
 
 
@@ -207,6 +211,23 @@ def ensure_swift(venv: Path = SWIFT_VENV) -> None:
     """
     what = "OpenStack Swift, the object store of the tests"
     ensure_venv(venv, SWIFT_REQUIREMENTS, what)
+
+
+def triton_hindrance() -> str | None:
+    """Why Triton Inference Server does not run on a machine such as this; None if it
+    does."""
+    machine = f"{platform.system()} on {platform.machine()}"
+    library, version = platform.libc_ver()
+    glibc = tuple(int(part) for part in version.split(".")) if version else ()
+    if machine != "Linux on x86_64":
+        return f"it needs Linux on x86_64, and this is {machine}"
+    if library != "glibc" or glibc < TRITON_GLIBC:
+        needed = ".".join(map(str, TRITON_GLIBC))
+        return f"it needs glibc {needed}, and this is {library} {version}"
+    if sys.version_info[:2] > TRITON_PYTHON:
+        newest = ".".join(map(str, TRITON_PYTHON))
+        return f"its models need Python {newest} or older"
+    return None
 
 
 def ensure_triton(venv: Path = TRITON_VENV) -> None:
@@ -314,22 +335,50 @@ def main(arguments: Sequence[str]) -> int:
         The process's exit code, of sysexits.h.
     """
     match arguments:
-        case [("demo" | "test") as purpose, *rest] if rest in ([], ["--as-root"]):
+        case [("demo" | "test" | "triton") as purpose, *rest] if rest in (
+            [],
+            ["--as-root"],
+        ):
             pass
         case _:
-            _say("usage: python -m meshtasks.embedded.packages demo|test")
+            _say("usage: python -m meshtasks.embedded.packages demo|test|triton")
             return EX_USAGE
     try:
         ensure_programs(purpose)
         # An ordinary user's environment is not made by root.
-        if purpose == "test" and not rest:
-            ensure_swift()
-            ensure_triton()
-            ensure_ntfy()
+        if not rest:
+            _ensure_environments(purpose)
     except InstallFailed as error:
         _say(str(error))
         return EX_UNAVAILABLE
     return EX_OK
+
+
+def _ensure_environments(purpose: str) -> None:
+    """What is not a package of the system's.
+
+    Raises:
+        InstallFailed: something that cannot be done without is missing.
+    """
+    match purpose:
+        case "demo":
+            _ensure_triton_if_possible()
+        case "triton":
+            ensure_triton()
+        case _:
+            ensure_swift()
+            ensure_triton()
+            ensure_ntfy()
+
+
+def _ensure_triton_if_possible() -> None:
+    if triton_hindrance() is not None:
+        return  # the demo says so itself
+    try:
+        ensure_programs("triton")
+        ensure_triton()
+    except InstallFailed as error:
+        _say(f"{error}\nThe demo runs without Triton Inference Server")
 
 
 def _may_sudo() -> bool:

@@ -1,12 +1,14 @@
-"""A whole mesh on one machine: RabbitMQ, VictoriaMetrics, workers, Flower and a
-simulated house, all on loopback and in one directory.
+"""A whole mesh on one machine: RabbitMQ, VictoriaMetrics, Triton where it runs, what
+stands in for n8n and the phone, workers, Flower and a simulated house, all on loopback
+and in one directory.
 
 ::
 
     <directory>/
       env                exports MESH_…, for commands from another terminal
       log/               one file per process
-      rabbitmq/  victoria-metrics/  archive/  state/
+      config/            the mesh's configuration, with what the demo has of its own
+      rabbitmq/  victoria-metrics/  triton/  archive/  state/
       run/               working directory of the Python processes
 """
 
@@ -16,6 +18,7 @@ import fcntl
 import os
 import secrets
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +27,16 @@ from typing import IO
 from meshtasks.embedded import loopback
 from meshtasks.embedded.process import Process, ProcessFailed
 from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, Ports, RabbitMQ
+from meshtasks.embedded.receiver import Receiver
+from meshtasks.embedded.triton import Triton, hindrance
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
 
 #: The services' usual ports, taken where they are free.
 _AMQP, _MANAGEMENT, _MQTT, _VICTORIA_METRICS, _FLOWER = 5672, 15672, 1883, 8428, 5555
+_N8N, _TRITON = 5678, 8000
+
+#: What the demo has of its own in place of a user's.
+_CONFIG = Path(__file__).with_name("demo")
 
 #: Variables of the user's own mesh, which nothing here may touch.
 _FOREIGN_PREFIXES = ("MESH_", "CELERY_", "FLOWER_")
@@ -76,15 +85,26 @@ class Stack:
         self.flower_user = _FLOWER_USER
         self.flower_password = secrets.token_hex(8)
         self._flower_port = loopback.free_port(_FLOWER)
+        #: Stands in for n8n and for the phone; a thread of this process.
+        self.receiver = Receiver(port=loopback.free_port(_N8N))
+        self.config_dir = self.directory / "config"
+        models = config_dir.absolute() / "triton"
+        #: Why there is no Triton; None if there is.
+        self.triton_hindrance = hindrance()
+        if not self.triton_hindrance and not models.is_dir():
+            self.triton_hindrance = f"there are no models in {models}"
+        self.triton = Triton(
+            self.directory / "triton", [models], port=loopback.free_port(_TRITON)
+        )
         #: What a process of this mesh finds in its environment.
-        self.environment = self._environment(config_dir.absolute())
+        self.environment = self._environment()
         self.flower = self._celery(
             "flower",
             "flower",
             f"--address={loopback.HOST}",
             f"--port={self._flower_port}",
         )
-        self._prepare()
+        self._prepare(config_dir)
 
     @property
     def flower_url(self) -> str:
@@ -133,13 +153,21 @@ class Stack:
             cwd=self.run_dir,
         )
 
-    def _prepare(self) -> None:
-        """Make the directories and the file of variables."""
+    def _prepare(self, config_dir: Path) -> None:
+        """Make the directories and the files of the configuration."""
         conf_d = self.rabbitmq.directory / "conf.d"
         for directory in (self.run_dir, self.log_dir, conf_d):
             directory.mkdir(parents=True, exist_ok=True)
         (conf_d / "statistics.conf").write_text(_EVERY_SECOND, encoding="ascii")
-        for process in (self.rabbitmq.process, self.victoria_metrics.process):
+        shutil.rmtree(self.config_dir, ignore_errors=True)
+        without_models = shutil.ignore_patterns("triton")
+        shutil.copytree(config_dir, self.config_dir, ignore=without_models)
+        shutil.copytree(_CONFIG, self.config_dir, dirs_exist_ok=True)
+        for process in (
+            self.rabbitmq.process,
+            self.victoria_metrics.process,
+            self.triton.process,
+        ):
             link = self.log_dir / process.log_path.name
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(process.log_path, self.log_dir))
@@ -156,7 +184,7 @@ class Stack:
         )
         self.env_file.write_text("".join(lines), encoding="utf-8")
 
-    def _environment(self, config_dir: Path) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         broker = self.rabbitmq
         flower_login = f"{self.flower_user}:{self.flower_password}"
         broker_login = f"{broker.user}:{broker.password}"
@@ -168,11 +196,17 @@ class Stack:
         }
         return {
             **inherited,
+            # Everything here is on this machine: no proxy knows the way.
+            "NO_PROXY": loopback.HOST,
+            "no_proxy": loopback.HOST,
             "MESH_BROKER_URL": broker.amqp_url(),
-            "MESH_CONFIG_DIR": str(config_dir),
+            "MESH_CONFIG_DIR": str(self.config_dir),
             "MESH_STATE_DIR": str(self.directory / "state"),
             "MESH_INFLUX_URL": self.victoria_metrics.url,
             "MESH_ARCHIVE_URL": f"file://{self.directory / 'archive'}",
+            "MESH_TRITON_URL": self.triton.url,
+            "MESH_N8N_URL": self.receiver.url,
+            "MESH_RECEIVERS__PHONE": self.receiver.phone_url,
             "MESH_FLOWER_USER": self.flower_user,
             "MESH_FLOWER_PASSWORD": self.flower_password,
             # Not on its command line, which every user of the machine can read.

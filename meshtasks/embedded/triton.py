@@ -15,13 +15,28 @@ from pathlib import Path
 from typing import Self
 
 from meshtasks.embedded import loopback
-from meshtasks.embedded.packages import TRITON_VENV, python_libraries
+from meshtasks.embedded.packages import (
+    TRITON_VENV,
+    missing,
+    python_libraries,
+    triton_hindrance,
+)
 from meshtasks.embedded.process import Process, ProcessFailed
 
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _PACKAGES = TRITON_VENV / "lib" / _PYTHON / "site-packages"
 _SERVER = _PACKAGES / "pytriton" / "tritonserver"
+_INSTALL = f"{sys.executable} -m meshtasks.embedded.packages triton"
 _LIBRARIES = (*python_libraries(), _PACKAGES / "nvidia_pytriton.libs")
+
+
+def hindrance() -> str | None:
+    """Why there can be no server on this machine now; None if there can."""
+    if reason := triton_hindrance():
+        return reason
+    if not _SERVER.is_dir() or missing("triton"):
+        return f"it is not installed; {_INSTALL} does that"
+    return None
 
 
 class Triton:
@@ -85,10 +100,7 @@ class Triton:
                 carries the end of its log.
         """
         if not _SERVER.is_dir():
-            message = (
-                "tritonserver is not installed; "
-                f"{sys.executable} -m meshtasks.embedded.packages test does that"
-            )
+            message = f"tritonserver is not installed; {_INSTALL} does that"
             raise ProcessFailed(message)
         self._link_backend()
         self.process.start()

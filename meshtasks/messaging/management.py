@@ -74,6 +74,7 @@ class _Rate(BaseModel):
 
 class _MessageStats(BaseModel):
     publish: int = 0
+    ack: int = 0
     publish_details: _Rate = _Rate()
     ack_details: _Rate = _Rate()
 
@@ -94,6 +95,11 @@ class QueueActivity(BaseModel):
     def messages_in(self) -> int:
         """Messages that came in since the broker was started."""
         return self.message_stats.publish
+
+    @property
+    def messages_out(self) -> int:
+        """Messages that were acknowledged since the broker was started."""
+        return self.message_stats.ack
 
     @property
     def in_per_second(self) -> float:
@@ -152,6 +158,7 @@ def activity(
         "name",
         "messages_unacknowledged",
         "message_stats.publish",
+        "message_stats.ack",
         "message_stats.publish_details.rate",
         "message_stats.ack_details.rate",
     )

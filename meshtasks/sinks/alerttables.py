@@ -53,6 +53,11 @@ class AlertTables:
         insert = "INSERT OR IGNORE INTO seen (id, at) VALUES (?, ?)"
         return self._db.execute(insert, (record_id, now)).rowcount == 0
 
+    def seen_since(self, at: float) -> list[str]:
+        """Ids of the records that came in since then."""
+        query = "SELECT id FROM seen WHERE at >= ?"
+        return [name for (name,) in self._db.execute(query, (at,))]
+
     def alert(self, fingerprint: str) -> Standing | None:
         """One alert; None if it is not known."""
         query = "SELECT state FROM alerts WHERE fingerprint = ?"

@@ -16,7 +16,7 @@ from producers.base import Producer
 from producers.batching import Batching
 from producers.session import Patience, broker_url, run_session
 from producers.simulator.feed import Feed, Pace
-from producers.simulator.house import ROOMS, House, HouseOptions
+from producers.simulator.house import DOMAINS, ROOMS, Domain, House, HouseOptions
 from producers.simulator.ledger import Ledger
 from producers.simulator.report import Report
 
@@ -55,6 +55,20 @@ def simulator(  # noqa: PLR0913 (one parameter per option)
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed and start: same messages.")] = 1,
+    domain: Annotated[
+        list[Domain] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Speak of this domain only; may be given several times: "
+            + ", ".join(Domain),
+        ),
+    ] = None,
+    ask: Annotated[
+        bool,
+        typer.Option(
+            help="Ask the sample model of config/triton, too; somebody has to serve it."
+        ),
+    ] = True,
     bad_share: Annotated[
         float,
         typer.Option(
@@ -99,13 +113,15 @@ def simulator(  # noqa: PLR0913 (one parameter per option)
         ),
     ] = 10.0,
 ) -> None:
-    """Publish readings of a simulated house.
+    """Publish what a simulated house has to say.
 
     Twelve rooms with thermometers and hygrometers of differing makes: °C, °F, K
-    and %, with and without unit, id and timestamp, single and in arrays. Now and
-    then a sensor fails, and a message is bad in one of ten ways (named in its
-    header x-simulated-fault). Its readings are worth nothing tomorrow: while the
-    broker is away its house waits, and nothing is kept on disk.
+    and %, with and without unit, id and timestamp, single and in arrays. Motion,
+    Home Assistant's state changes and automations, metrics of hosts and services,
+    requests to the sample model and results of a camera's own, alerts that begin
+    and end. Now and then a sensor fails, and a message is bad in one of ten ways
+    (named in its header x-simulated-fault). What it says is worth nothing tomorrow:
+    while the broker is away its house waits, and nothing is kept on disk.
 
     At the end one line of JSON on standard output says what the broker has
     confirmed: good_records are to be stored, bad_records to be dead-lettered.
@@ -129,6 +145,8 @@ def simulator(  # noqa: PLR0913 (one parameter per option)
             fault_interval_seconds=fault_interval,
             overheating_room=overheat,
             to_be_packed=array > 1,
+            domains=frozenset(domain or DOMAINS),
+            asks_models=ask,
         )
     )
     ledger = Ledger()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import partial
 from itertools import count, cycle
 from typing import NamedTuple
 
 from producers.arrays import encode
+from producers.simulator import homeassistant, inference, metrics
 from producers.simulator.badmessages import BadKind, Deck, bad_body
 from producers.simulator.climate import Climate, Episode, Overheating, Room, Weather
 from producers.simulator.faults import FaultySensor
+from producers.simulator.motion import MotionSensor
 from producers.simulator.sensors import (
     CAPACITIVE_HYGROMETER,
-    EXCHANGE,
     HUMIDITY_FORMATS,
     TEMPERATURE_FORMATS,
     THERMISTOR,
@@ -24,8 +26,10 @@ from producers.simulator.sensors import (
     Logger,
     Probe,
     Sensor,
-    Source,
 )
+from producers.simulator.sources import Source
+from producers.simulator.specimens import SPECIMENS
+from producers.simulator.troubles import Troubles
 
 ROOMS = (
     Room("living_room", 21.5, episode=Episode(20.0, 1.5, 0.8, 0.8)),
@@ -43,6 +47,21 @@ ROOMS = (
 )
 
 _LOGGER_PROBES = 8
+_MOTION_ROOMS = ("hallway", "living_room", "kitchen", "garage", "cellar")
+_ASKED_ROOMS = ("living_room", "greenhouse")
+
+
+class Domain(StrEnum):
+    """What parts of a house can speak of: the first word of their routing keys."""
+
+    SENSORS = "sensors"
+    HOME = "home"
+    METRICS = "metrics"
+    AI = "ai"
+    ALERTS = "alerts"
+
+
+DOMAINS = frozenset(Domain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +80,8 @@ class HouseOptions:
             start and every five minutes.
         to_be_packed: only sensors that send single records with an id and a
             timestamp, so that the producer can pack many into one message.
+        domains: what it speaks of.
+        asks_models: whether it asks the sample model of config/triton, too.
     """
 
     seed: int
@@ -70,6 +91,8 @@ class HouseOptions:
     fault_interval_seconds: float = 0.0
     overheating_room: str | None = None
     to_be_packed: bool = False
+    domains: frozenset[Domain] = DOMAINS
+    asks_models: bool = True
 
 
 class SimulatedMessage(NamedTuple):
@@ -118,7 +141,13 @@ class House:
         self._sources = build_sources(options, rng, self.faults)
         rng.shuffle(self._sources)
         self._rng = rng
-        self._deck = Deck(rng)
+        self._specimens = {
+            name: specimen
+            for name, specimen in SPECIMENS.items()
+            if name.partition(".")[0] in options.domains
+            and (options.asks_models or name != "ai.inference.requests")
+        }
+        self._deck = Deck(self._specimens, rng)
 
     def messages(self) -> Iterator[SimulatedMessage]:
         """The messages in the order of the house's clock. Call it once."""
@@ -145,31 +174,51 @@ class House:
         return int((number + 1) * share) > int(number * share)
 
     def _bad_message(self, now_ms: int) -> SimulatedMessage:
-        kind = self._deck.deal()
+        kind, domain_kind = self._deck.deal()
         room = self._rng.choice(ROOMS).name
-        quantity = self._rng.choice(("temperature", "humidity"))
+        specimen = self._specimens[domain_kind](room, self._rng)
         return SimulatedMessage(
-            EXCHANGE,
-            f"sensors.{quantity}.{room}",
+            specimen.exchange,
+            specimen.routing_key,
             now_ms / 1000,
             bad=kind,
-            bad_body=bad_body(kind, f"{room}-{quantity}-broken", now_ms, self._rng),
+            bad_body=bad_body(kind, specimen, now_ms, self._rng),
         )
 
 
 def build_sources(
     options: HouseOptions, rng: random.Random, faults: Counter[str]
 ) -> list[Source]:
-    """Every sensor of the house.
-
-    A room has two thermometers and a hygrometer of differing makes; of makes
-    that give no id it has at most one of a kind, since its room is its id. A
-    logger with eight probes hangs in the cellar, if arrays are allowed.
-    """
+    """Everything in the house that speaks."""
     overheating = options.overheating_room and Overheating(
         options.overheating_room, options.start_ms / 1000 + 1.0
     )
     climate = Climate(Weather(rng), overheating or None)
+    builders: dict[Domain, Callable[[], Sequence[Source]]] = {
+        Domain.SENSORS: lambda: [
+            *_climate_sources(options, climate, rng, faults),
+            *_motion_sources(options),
+        ],
+        Domain.HOME: lambda: _home_sources(rng),
+        Domain.METRICS: lambda: _metric_sources(options, rng),
+        Domain.AI: lambda: _ai_sources(options, climate, rng),
+        Domain.ALERTS: lambda: [Troubles([room.name for room in ROOMS])],
+    }
+    return [
+        source
+        for domain, build in builders.items()
+        if domain in options.domains
+        for source in build()
+    ]
+
+
+def _climate_sources(
+    options: HouseOptions, climate: Climate, rng: random.Random, faults: Counter[str]
+) -> list[Source]:
+    """A room has two thermometers and a hygrometer of differing makes; of makes
+    that give no id it has at most one of a kind, since its room is its id. A
+    logger with eight probes hangs in the cellar, if arrays are allowed.
+    """
 
     def probe(kind: str, room: Room) -> Probe:
         own = random.Random(rng.getrandbits(64))
@@ -205,3 +254,52 @@ def build_sources(
     }
     sources.append(Logger("temperature", cellar.name, probes, best))
     return sources
+
+
+def _motion_sources(options: HouseOptions) -> list[Source]:
+    """Every other one leaves all but the motion out, if that is allowed."""
+    return [
+        MotionSensor(room, complete=options.to_be_packed or number % 2 == 0)
+        for number, room in enumerate(_MOTION_ROOMS)
+    ]
+
+
+def _home_sources(rng: random.Random) -> list[Source]:
+    return [
+        *(homeassistant.Entity(thing, rng) for thing in homeassistant.THINGS),
+        *(
+            homeassistant.Automation(name, trigger)
+            for name, trigger in homeassistant.AUTOMATIONS.items()
+        ),
+    ]
+
+
+def _metric_sources(options: HouseOptions, rng: random.Random) -> list[Source]:
+    gauges = [
+        metrics.Gauge(key(owner), name, measure, {tag: owner}, rng)
+        for tag, owners, key, gauge in (
+            ("host", metrics.HOSTS, metrics.host_key, metrics.HOST_METRICS),
+            (
+                "service",
+                metrics.SERVICES,
+                metrics.service_key,
+                metrics.SERVICE_METRICS,
+            ),
+        )
+        for owner in owners
+        for name, measure in gauge.items()
+    ]
+    if options.to_be_packed:
+        return [*gauges]
+    return [*gauges, *(metrics.Processor(host, rng) for host in metrics.HOSTS)]
+
+
+def _ai_sources(
+    options: HouseOptions, climate: Climate, rng: random.Random
+) -> list[Source]:
+    askers = [
+        inference.Asker(room.name, partial(climate.celsius, room), rng)
+        for room in ROOMS
+        if room.name in _ASKED_ROOMS and options.asks_models
+    ]
+    return [*askers, inference.Camera(rng)]

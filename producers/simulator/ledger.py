@@ -18,7 +18,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._messages = 0
+        self._messages: Counter[str] = Counter()
         self._bad_messages: Counter[str] = Counter()
         self._good_records: Counter[str] = Counter()
         self._bad_records: Counter[str] = Counter()
@@ -27,9 +27,9 @@ class Ledger:
         """Enter messages that the broker has stored."""
         with self._lock:
             for message, records in batch:
-                self._messages += 1
                 good = records
-                domain_kind = ".".join(message.routing_key.split(".")[:2])
+                domain_kind = domain_kind_of(message.routing_key)
+                self._messages[domain_kind] += 1
                 label = (message.headers or {}).get(LABEL_HEADER)
                 if label is not None:
                     kind = BadKind(str(label))
@@ -44,17 +44,40 @@ class Ledger:
         Returns:
             ``messages``; ``records`` = ``good_records`` (to be stored) +
             ``bad_records`` (to be dead-lettered); ``bad_messages`` by what is
-            wrong with them; ``good_records_by_kind`` and ``bad_records_by_kind``
-            by the first two words of the routing key.
+            wrong with them; ``messages_by_kind``, ``good_records_by_kind`` and
+            ``bad_records_by_kind`` by :func:`domain_kind_of`.
         """
         with self._lock:
             good, bad = self._good_records.total(), self._bad_records.total()
             return {
-                "messages": self._messages,
+                "messages": self._messages.total(),
                 "records": good + bad,
                 "good_records": good,
                 "bad_records": bad,
                 "bad_messages": dict(sorted(self._bad_messages.items())),
+                "messages_by_kind": dict(sorted(self._messages.items())),
                 "good_records_by_kind": dict(sorted(self._good_records.items())),
                 "bad_records_by_kind": dict(sorted(self._bad_records.items())),
             }
+
+
+#: What tells the kinds of domains apart whose routing keys do not begin with them:
+#: the first word, a word at some place, and the kind.
+_TOLD_BY = (
+    ("home", -1, "state_changed", "home.events.state_changes"),
+    ("home", -1, "trigger", "home.events.automations"),
+    ("ai", 1, "model", "ai.inference.requests"),
+    ("ai", 1, "result", "ai.inference.results"),
+)
+
+
+def domain_kind_of(routing_key: str) -> str:
+    """What a message is counted as: the name of the queue it goes to, and for alerts,
+    which go to two, ``alerts``."""
+    words = routing_key.split(".")
+    if words[0] == "alerts":
+        return "alerts"
+    for domain, place, word, kind in _TOLD_BY:
+        if words[0] == domain and words[place] == word:
+            return kind
+    return ".".join(words[:2])

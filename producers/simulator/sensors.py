@@ -3,47 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, timezone
-from typing import NamedTuple, Protocol
 
 from typing_extensions import override
 
 from producers.simulator.faults import FaultySensor
+from producers.simulator.sources import Emission, Source, local_time, utc_time
 
 EXCHANGE = "sensors"
-
-
-class Emission(NamedTuple):
-    """What a source says at one moment.
-
-    Attributes:
-        exchange: where to.
-        routing_key: as what.
-        timestamp: epoch seconds; of the message, and so of records without one.
-        records: the JSON records. Several are one array message.
-    """
-
-    exchange: str
-    routing_key: str
-    timestamp: float
-    records: Sequence[object]
-
-
-class Source(Protocol):
-    """Something in the house that speaks now and then.
-
-    A new kind of source (motion, metrics, …) is a class with this method and a
-    place in :func:`~producers.simulator.house.build_sources`.
-    """
-
-    def emit(self, now_ms: int) -> Emission | None:
-        """What it says at this moment, epoch milliseconds; None for nothing.
-
-        Asked again at a later moment only. No two of its records are of the same
-        moment, so each stays a point of its own in a store.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +57,6 @@ class Format:
         return {**record, **self.attributes}
 
 
-def _utc(ms: int) -> str:
-    moment = datetime.fromtimestamp(ms // 1000, UTC) + timedelta(milliseconds=ms % 1000)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _local(ms: int) -> str:
-    moment = datetime.fromtimestamp(ms // 1000, timezone(timedelta(hours=1)))
-    moment += timedelta(milliseconds=ms % 1000)
-    return moment.isoformat(timespec="milliseconds")
-
-
 def _fahrenheit(celsius: float) -> float:
     return celsius * 9.0 / 5.0 + 32.0
 
@@ -110,16 +67,16 @@ def _kelvin(celsius: float) -> float:
 
 #: The first is what our own documents recommend.
 TEMPERATURE_FORMATS = (
-    Format("°C", decimals=2, timestamp=_utc, attributes={"battery": 87}),
+    Format("°C", decimals=2, timestamp=utc_time, attributes={"battery": 87}),
     Format("°F", _fahrenheit, timestamp=lambda ms: ms),
-    Format("C", timestamp=_local),
+    Format("C", timestamp=local_time),
     Format("K", _kelvin, decimals=2, timestamp=lambda ms: ms / 1000),
-    Format(None, timestamp=_utc),
+    Format(None, timestamp=utc_time),
     Format("F", _fahrenheit, named=False),
     Format(None, named=False, bare=True),
 )
 HUMIDITY_FORMATS = (
-    Format("%", timestamp=_utc, attributes={"battery": 87}),
+    Format("%", timestamp=utc_time, attributes={"battery": 87}),
     Format(None, timestamp=lambda ms: ms / 1000),
     Format("%RH", decimals=0, timestamp=lambda ms: ms),
     Format("%", named=False),
@@ -191,22 +148,17 @@ class Sensor(Source):
     def __init__(
         self, kind: str, room: str, sensor_id: str, probe: Probe, form: Format
     ) -> None:
+        # Without a timestamp of its own a reading is of the second that AMQP's
+        # timestamp keeps: two in one second would be one point.
+        super().__init__(interval_ms=1 if form.timestamp else 1000)
         self._routing_key = f"sensors.{kind}.{room}"
         self._room = room
         self._sensor_id = sensor_id
         self._probe = probe
         self._format = form
-        # Without a timestamp of its own a reading is of the second that AMQP's
-        # timestamp keeps: two in one second would be one point.
-        self._resolution_ms = 1 if form.timestamp else 1000
-        self._last: int | None = None
 
     @override
-    def emit(self, now_ms: int) -> Emission | None:
-        moment = now_ms // self._resolution_ms
-        if moment == self._last:
-            return None
-        self._last = moment
+    def _say(self, now_ms: int) -> Emission | None:
         if (value := self._probe.read(now_ms / 1000)) is None:
             return None
         record = self._format.record(self._sensor_id, self._room, value, now_ms)
@@ -219,17 +171,14 @@ class Logger(Source):
     def __init__(
         self, kind: str, room: str, probes: Mapping[str, Probe], form: Format
     ) -> None:
+        super().__init__()
         self._routing_key = f"sensors.{kind}.{room}"
         self._room = room
         self._probes = probes
         self._format = form
-        self._last_ms: int | None = None
 
     @override
-    def emit(self, now_ms: int) -> Emission | None:
-        if now_ms == self._last_ms:
-            return None
-        self._last_ms = now_ms
+    def _say(self, now_ms: int) -> Emission | None:
         records = [
             self._format.record(sensor_id, self._room, value, now_ms)
             for sensor_id, probe in self._probes.items()

@@ -12,6 +12,14 @@ from tests.support.processes import processes_of
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
+QUEUES = {
+    *("home.events.state_changes", "home.events.automations"),
+    *("sensors.temperature", "sensors.humidity", "sensors.motion"),
+    *("metrics.system", "metrics.application"),
+    *("ai.inference.requests", "ai.inference.results"),
+    *("alerts.critical", "alerts.notifications"),
+    *("archive.events", "archive.metrics", "dead.letter.queue"),
+}
 MESHTASKS = Path(sys.executable).with_name("meshtasks")
 
 
@@ -26,24 +34,45 @@ def demo(state: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
+def number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def queues_in(output: str) -> dict[str, tuple[int, int, int]]:
+    """Messages in, done and dead of each queue of the summary."""
+    rows = re.findall(
+        r"^([a-z._]+) +([\d,]+) +([\d,]+) +([\d,]+)  ", output, re.MULTILINE
+    )
+    return {
+        queue: (number(came), number(done), number(dead))
+        for queue, came, done, dead in rows
+        if queue in QUEUES
+    }
+
+
 def test_a_short_run_balances_and_leaves_nothing_running(tmp_path: Path) -> None:
     state = tmp_path / "demo"
-    with demo(state, "--for=5", "--rate=100") as run:
+    with demo(state, "--for=5", "--rate=200") as run:
         output, _ = run.communicate(timeout=110)
 
     assert run.returncode == 0, output
-    assert re.search(r"^messages +500 published and confirmed$", output, re.MULTILINE)
+    assert re.search(r"^messages +1,000 published and confirmed$", output, re.MULTILINE)
     found = re.search(
         r"It balances: ([\d,]+) records published = ([\d,]+) stored \+ (\d+) dead-",
         output,
     )
     assert found, output
-    published, stored, dead = (int(text.replace(",", "")) for text in found.groups())
+    published, stored, dead = map(number, found.groups())
     assert published == stored + dead
-    assert stored > 500  # some messages are arrays
-    assert dead >= 5  # one message in a hundred is bad
+    assert stored > 1_000  # some messages are arrays
+    queues = queues_in(output)
+    assert set(queues) == QUEUES
+    for queue, (came_in, done, died) in queues.items():
+        assert came_in == done + died > 0, queue
+        # Of ten bad messages each kind of record has one.
+        assert died >= 1 or queue.startswith("archive."), queue
     assert processes_of(tmp_path) == []
-    assert (state / "log" / "worker-ingest.log").exists()
+    assert (state / "log" / "worker-house.log").exists()
 
 
 def test_ctrl_c_stops_what_was_started(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def die(url: str, *bodies: bytes) -> None:
         headers.REASON: "no sense",
         headers.ERROR_TYPE: "SchemaMismatch",
         headers.ROUTING_KEY: KEY,
+        headers.QUEUE: QUEUE,
     }
     publish_raw(url, "dead.letter", "#", *bodies, headers=reasons)
 
@@ -125,7 +126,7 @@ def test_dead_letters_are_seen_and_left_as_they_are(
         seen = wait_for(collector, lambda seen: seen.dead_letters == 3)
 
     assert seen.dead_by_type == {"SchemaMismatch": 2, "Unroutable": 1}
-    assert seen.dead_by_kind == {QUEUE: 2, "sensors.nonsense": 1}
+    assert seen.dead_by_queue == {QUEUE: 2, "": 1}
     letters = drain(mesh_url, "dead.letter.queue")
     assert [letter.body for letter in letters] == [b"1", b"2", b"3"]
     assert not any(letter.redelivered for letter in letters)
@@ -140,6 +141,19 @@ def test_alerts_are_seen_and_left_as_they_are(
         wait_for(collector, lambda seen: seen.alerts == 1)
 
     assert [each.body for each in drain(mesh_url, "alerts.critical")] == [ALERT]
+
+
+def test_retries_and_answers_of_models_are_seen(
+    collector: Collector, mesh_url: str
+) -> None:
+    with collector:
+        assert collector.wait_watching(20.0)
+        publish_raw(mesh_url, "retry.600", QUEUE, b"1")
+        publish_raw(mesh_url, "ai", "ai.result.m", b"{}", message_id="m/1/result")
+        seen = wait_for(collector, lambda seen: bool(seen.retried and seen.answers))
+
+    assert seen.retried == {QUEUE: 1}
+    assert seen.answers == 1
 
 
 def test_nothing_of_it_stays_on_the_broker(

@@ -15,12 +15,14 @@ import pytest
 
 from meshtasks.messaging.connecting import connected
 from producers.simulator.badmessages import LABEL_HEADER, BadKind
+from producers.simulator.specimens import SPECIMENS
 from tests.support.amqp import Delivery, drain, queue_depth
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-QUEUES = ("sensors.temperature", "sensors.humidity")
+#: All that it publishes to; the other queue of alerts has the same.
+QUEUES = (*(kind for kind in SPECIMENS if kind != "alerts"), "alerts.critical")
 
 
 def started(url: str, *arguments: str) -> subprocess.Popen[str]:
@@ -72,6 +74,8 @@ def test_the_summary_balances_with_what_is_in_the_queues(mesh_url: str) -> None:
     assert summary["good_records"] == stored_from_bad + sum(map(records_in, good))
     assert summary["records"] == summary["good_records"] + summary["bad_records"]
     assert sum(summary["good_records_by_kind"].values()) == summary["good_records"]
+    assert set(summary["good_records_by_kind"]) == set(SPECIMENS)
+    assert sum(summary["messages_by_kind"].values()) == 800
     assert summary["unconfirmed_records"] == summary["dropped_records"] == 0
 
 
@@ -199,7 +203,8 @@ def test_messages_that_no_queue_is_bound_for_are_counted_and_give_1(
         for exchange in ("sensors", "unrouted"):
             channel.exchange_delete(exchange)
         channel.exchange_declare("sensors", "topic", durable=True, auto_delete=False)
-    summary = simulate(mesh_url, "--count=50", "--bad-share=0", exit_code=1)
+    options = ("--count=50", "--bad-share=0", "--domain=sensors")
+    summary = simulate(mesh_url, *options, exit_code=1)
 
     assert summary["messages"] == 0
     assert summary["unroutable_records"] >= 50

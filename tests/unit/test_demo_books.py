@@ -4,42 +4,64 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from meshtasks.cli.demo_books import Archived, Books, Published, Row, Stored
+from meshtasks.cli.demo_books import (
+    AlertBook,
+    Archived,
+    Books,
+    Points,
+    Published,
+    Row,
+)
+from meshtasks.cli.demo_flows import Flow
 from meshtasks.cli.view.snapshot import Seen
 
 KIND = "sensors.temperature"
 BALANCED = Books(
-    Published(
+    published=Published(
         messages=90,
         records=100,
+        messages_by_kind={KIND: 90},
         good_records_by_kind={KIND: 98},
         bad_records_by_kind={KIND: 2},
     ),
-    Stored({KIND: 98}, repeated=0),
-    Seen(dead_letters=2, dead_by_kind={KIND: 2}),
-    Archived(objects=1, size_bytes=1_000, by_domain={}, repeated=0),
+    points=Points({KIND: 98}),
+    calls={},
+    notifications=0,
+    alert_book=AlertBook(),
+    archived=Archived({KIND: 98}),
+    seen=Seen(dead_letters=2, dead_by_queue={KIND: 2}),
+    flows=[Flow(KIND, came_in=90, acknowledged=90, dead=2)],
     dead_in_queue=2,
 )
 
 
 def test_they_balance_when_each_record_is_stored_or_a_dead_letter() -> None:
     assert BALANCED.faults() == []
+    assert BALANCED.rows() == [Row(KIND, 98, 2, 98, 2, archived=98)]
     assert BALANCED.total() == Row("all", 98, 2, 98, 2)
     assert BALANCED.total().difference == 0
 
 
 def test_a_point_that_is_missing_is_found() -> None:
-    books = replace(BALANCED, stored=Stored({KIND: 97}, repeated=0))
+    books = replace(BALANCED, points=Points({KIND: 97}))
 
     assert books.total().difference == 1
     (fault,) = books.faults()
-    assert fault.startswith("sensors.temperature: 98 good records and 97 points")
+    assert fault.startswith("sensors.temperature: 98 good records and 97 stored")
+
+
+def test_a_record_that_is_not_archived_is_found() -> None:
+    (fault,) = replace(BALANCED, archived=Archived({KIND: 97})).faults()
+
+    assert fault.endswith(", 97 archived")
 
 
 def test_a_good_record_in_the_place_of_a_bad_one_is_found() -> None:
-    seen = Seen(dead_letters=3, dead_by_kind={KIND: 3})
     books = replace(
-        BALANCED, stored=Stored({KIND: 97}, repeated=0), seen=seen, dead_in_queue=3
+        BALANCED,
+        points=Points({KIND: 97}),
+        seen=Seen(dead_letters=3, dead_by_queue={KIND: 3}),
+        dead_in_queue=3,
     )
 
     assert books.total().difference == 0
@@ -47,7 +69,7 @@ def test_a_good_record_in_the_place_of_a_bad_one_is_found() -> None:
 
 
 def test_more_than_was_published_has_an_explanation() -> None:
-    books = replace(BALANCED, stored=Stored({KIND: 99}, repeated=0))
+    books = replace(BALANCED, points=Points({KIND: 99}))
 
     assert books.faults()[0].endswith("did something else publish meanwhile?")
 
@@ -55,7 +77,7 @@ def test_more_than_was_published_has_an_explanation() -> None:
 def test_duplicates_alone_are_no_fault() -> None:
     books = replace(
         BALANCED,
-        stored=Stored({KIND: 98}, repeated=5),
+        points=Points({KIND: 98}, repeated=5),
         seen=replace(BALANCED.seen, repeated_dead_letters=1),
         dead_in_queue=3,
     )
@@ -72,9 +94,42 @@ def test_a_dead_letter_that_never_reached_its_queue_is_found() -> None:
 
 
 def test_messages_left_in_a_queue_are_found() -> None:
-    books = replace(BALANCED, waiting={"retry.5": 3})
+    books = replace(
+        BALANCED,
+        flows=[Flow(KIND, came_in=90, acknowledged=87, dead=2, left=3)],
+        waiting={"retry.5": 3},
+    )
 
-    assert books.faults() == ["3 messages are left in retry.5"]
+    assert books.faults() == [
+        f"{KIND}: 90 messages came in, 85 are done, 2 dead, 3 left",
+        "3 messages are left in retry.5",
+    ]
+
+
+def test_a_message_that_vanished_from_a_queue_is_found() -> None:
+    books = replace(BALANCED, flows=[Flow(KIND, came_in=90, acknowledged=89, dead=2)])
+
+    assert books.faults() == [
+        f"{KIND}: 90 messages came in, 87 are done, 2 dead, 0 left"
+    ]
+
+
+def test_a_message_that_never_came_into_its_queue_is_found() -> None:
+    books = replace(BALANCED, flows=[Flow(KIND, came_in=89, acknowledged=89, dead=2)])
+
+    assert books.faults() == [f"{KIND}: 90 messages were published, and 89 came in"]
+
+
+def test_a_retried_message_is_acknowledged_twice_and_done_once() -> None:
+    flow = Flow(KIND, came_in=10, acknowledged=13, retried=3, dead=1)
+
+    assert (flow.done, flow.difference) == (9, 0)
+
+
+def test_a_message_that_the_broker_took_is_dead_though_never_acknowledged() -> None:
+    flow = Flow(KIND, came_in=10, acknowledged=9, dead=2, dead_by_broker=1)
+
+    assert (flow.done, flow.difference) == (8, 0)
 
 
 def test_what_the_broker_did_not_take_is_found() -> None:
@@ -92,9 +147,96 @@ def test_an_empty_run_does_not_balance() -> None:
     books = replace(
         BALANCED,
         published=Published(),
-        stored=Stored({}, repeated=0),
+        points=Points({}),
+        archived=Archived(),
         seen=Seen(),
+        flows=[],
         dead_in_queue=0,
     )
 
     assert books.faults() == ["nothing was published"]
+
+
+# --- what is not only points ----------------------------------------------------
+
+
+def test_events_are_stored_where_their_webhook_took_them() -> None:
+    kind = "sensors.motion"
+    books = replace(
+        BALANCED,
+        published=Published(records=5, good_records_by_kind={kind: 5}),
+        points=Points({}),
+        calls={kind: 4},
+        archived=Archived({kind: 5}),
+        seen=Seen(),
+        flows=[],
+        dead_in_queue=0,
+    )
+
+    assert books.rows() == [Row(kind, 5, 0, 4, 0, archived=5)]
+    assert len(books.faults()) == 1
+
+
+def test_requests_are_answered_and_their_answers_are_results() -> None:
+    books = replace(
+        BALANCED,
+        published=Published(
+            records=9,
+            good_records_by_kind={
+                "ai.inference.requests": 5,
+                "ai.inference.results": 3,
+            },
+            bad_records_by_kind={"ai.inference.requests": 1},
+        ),
+        points=Points({"ai.inference.results": 9}),
+        archived=Archived({"ai.inference.results": 9}),
+        seen=Seen(
+            dead_letters=1,
+            dead_by_queue={"ai.inference.requests": 1},
+            answers=5,
+            refusals=1,
+        ),
+        flows=[],
+        dead_in_queue=1,
+    )
+
+    assert books.rows() == [
+        Row("ai.inference.requests", 5, 1, 5, 1, archived=None),
+        Row("ai.inference.results", 9, 0, 9, 0, archived=9),
+    ]
+    assert books.faults() == []
+
+
+def test_alerts_of_rules_are_expected_in_the_alert_book_too() -> None:
+    books = replace(
+        BALANCED,
+        published=Published(
+            records=6,
+            good_records_by_kind={"alerts": 4},
+            bad_records_by_kind={"alerts": 1},
+        ),
+        points=Points({}),
+        notifications=2,
+        alert_book=AlertBook(taken_in=6, sent=2),
+        archived=Archived({"alerts": 6}, critical=2),
+        seen=Seen(
+            dead_letters=2,
+            dead_by_queue={"alerts.critical": 1, "alerts.notifications": 1},
+            alerts_of_rules=2,
+            alerts_by_severity={"critical": 2, "info": 4},
+        ),
+        flows=[],
+    )
+
+    assert books.rows() == [Row("alerts", 6, 1, 6, 1, archived=6)]
+    assert books.faults() == []
+    lost = replace(books, notifications=1, alert_book=AlertBook(taken_in=5, sent=2))
+    assert [fault.partition(":")[0] for fault in lost.faults()] == [
+        "alerts",
+        "2 notifications were sent, and 1 arrived",
+    ]
+    half = replace(
+        books, seen=replace(books.seen, dead_by_queue={"alerts.notifications": 1})
+    )
+    (fault,) = half.faults()
+    assert fault.startswith("0 alerts died in alerts.critical, and 1 in alerts.not")

@@ -22,7 +22,10 @@ from meshtasks.cli.view.snapshot import (
 from meshtasks.domain.alerts import Alert
 
 NOW = 1_795_440_000.0
-LETTER = DeadLetter(NOW, "sensors.temperature.attic", "UnknownUnit", 'unit "lux"')
+QUEUE = "sensors.temperature"
+LETTER = DeadLetter(
+    NOW, "sensors.temperature.attic", "UnknownUnit", 'unit "lux"', QUEUE
+)
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def event(kind: str, **fields: Any) -> dict[str, Any]:
 # --- what passes by -------------------------------------------------------------
 
 
-def test_dead_letters_are_counted_by_kind_and_by_fault(sightings: Sightings) -> None:
+def test_dead_letters_are_counted_by_queue_and_by_fault(sightings: Sightings) -> None:
     sightings.dead_letter(LETTER, identity(1))
     sightings.dead_letter(replace(LETTER, reason='unit "mile"'), identity(2))
     sightings.dead_letter(replace(LETTER, error_type="SchemaMismatch"), identity(3))
@@ -60,7 +63,7 @@ def test_dead_letters_are_counted_by_kind_and_by_fault(sightings: Sightings) -> 
     seen = sightings.seen()
 
     assert seen.dead_letters == 3
-    assert seen.dead_by_kind == {"sensors.temperature": 3}
+    assert seen.dead_by_queue == {QUEUE: 3}
     assert seen.dead_by_type == {"UnknownUnit": 2, "SchemaMismatch": 1}
     assert seen.reasons["UnknownUnit"] == 'unit "mile"'
 
@@ -72,6 +75,39 @@ def test_a_dead_letter_that_comes_twice_is_counted_once(sightings: Sightings) ->
     seen = sightings.seen()
 
     assert (seen.dead_letters, seen.repeated_dead_letters) == (1, 1)
+
+
+def test_an_alert_that_dies_in_both_its_queues_is_two_dead_letters(
+    sightings: Sightings,
+) -> None:
+    for queue in ("alerts.critical", "alerts.notifications"):
+        sightings.dead_letter(replace(LETTER, queue=queue), identity(1))
+
+    seen = sightings.seen()
+
+    assert (seen.dead_letters, seen.repeated_dead_letters) == (2, 0)
+
+
+def test_an_array_of_which_two_records_died_is_one_dead_message(
+    sightings: Sightings,
+) -> None:
+    sightings.dead_letter(LETTER, ("m1", 0, b"first"))
+    sightings.dead_letter(LETTER, ("m1", 3, b"second"))
+
+    seen = sightings.seen()
+
+    assert (seen.dead_by_queue, seen.dead_messages) == ({QUEUE: 2}, {QUEUE: 1})
+
+
+def test_answers_of_models_are_told_from_refusals_and_counted_once(
+    sightings: Sightings,
+) -> None:
+    for message_id in ("m/1/result", "m/1/result", "m/2/error", "a camera's own"):
+        sightings.result(message_id)
+
+    seen = sightings.seen()
+
+    assert (seen.answers, seen.refusals) == (1, 1)
 
 
 def test_dead_letters_without_an_id_are_never_taken_for_the_same(
@@ -91,6 +127,8 @@ def test_alerts_that_begin_and_end_are_told_apart(sightings: Sightings) -> None:
     seen = sightings.seen()
 
     assert (seen.alerts, seen.resolved_alerts) == (1, 1)
+    assert seen.alerts_of_rules == 2
+    assert seen.alerts_by_severity == {"critical": 2}
     assert [each.resolved for each in seen.last_alerts] == [False, True]
 
 

@@ -51,6 +51,7 @@ def policy(tmp_path: Path) -> Path:
 
 def need(monkeypatch: pytest.MonkeyPatch, *programs: Program) -> None:
     monkeypatch.setitem(packages.PROGRAMS, "demo", programs)
+    monkeypatch.setattr(packages, "triton_hindrance", lambda: "not on this machine")
 
 
 def test_nothing_is_said_or_done_when_all_is_there(
@@ -75,6 +76,25 @@ def test_what_is_no_program_need_only_be_there(tmp_path: Path) -> None:
     assert not program.is_installed()
     library.touch(mode=0o644)
     assert program.is_installed()
+
+
+def test_the_demo_does_without_a_triton_that_cannot_be_installed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def offline(*_: object) -> None:
+        raise InstallFailed("pip: no route to host")
+
+    need(monkeypatch, PRESENT)
+    monkeypatch.setattr(packages, "triton_hindrance", lambda: None)
+    monkeypatch.setitem(packages.PROGRAMS, "triton", ())
+    monkeypatch.setattr(packages, "ensure_venv", offline)
+
+    assert packages.main(["demo"]) == EX_OK
+    assert capfd.readouterr().err.splitlines() == [
+        "meshtasks: pip: no route to host",
+        "The demo runs without Triton Inference Server",
+    ]
+    assert packages.main(["triton"]) == EX_UNAVAILABLE
 
 
 @pytest.mark.parametrize("arguments", [[], ["everything"], ["demo", "test"]])

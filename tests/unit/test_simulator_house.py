@@ -4,97 +4,158 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from meshtasks import celery as _handlers  # noqa: F401 (registers them)
+from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import InvalidMessage
-from meshtasks.domain.timestamps import epoch_seconds
-from meshtasks.domain.units import QUANTITIES
-from meshtasks.settings import QueueSettings
-from meshtasks.tasks import climate as _handlers  # noqa: F401 (registers them)
+from meshtasks.domain.events import (
+    read_automation_trigger,
+    read_events,
+    read_motion,
+    read_state_change,
+)
+from meshtasks.domain.inference.pipeline import ModelBook
+from meshtasks.domain.inference.pipeline import transform as transform_results
+from meshtasks.domain.inference.requests import request_of
+from meshtasks.domain.metrics import transform as transform_metrics
+from meshtasks.domain.readings import Transformed
+from meshtasks.domain.readings import transform as transform_readings
+from meshtasks.domain.rules import RuleBook
+from meshtasks.domain.units import HUMIDITY, TEMPERATURE, Quantity
+from meshtasks.settings import QueueSettings, load_yaml
 from meshtasks.tasks.registry import HANDLERS
 from meshtasks.worker.decode import Decoder
 from producers.simulator.badmessages import BadKind
-from producers.simulator.house import ROOMS, House, HouseOptions, SimulatedMessage
+from producers.simulator.house import (
+    ROOMS,
+    Domain,
+    House,
+    HouseOptions,
+    SimulatedMessage,
+)
+from producers.simulator.ledger import domain_kind_of
+from producers.simulator.specimens import SPECIMENS
 
 START_MS = 1_795_439_462_000
 GOOD_HOUSE = HouseOptions(seed=1, start_ms=START_MS, step_ms=5.0)
 BAD_HOUSE = HouseOptions(seed=1, start_ms=START_MS, step_ms=5.0, bad_share=0.05)
 DECODERS = {queue: Decoder(handler) for queue, handler in HANDLERS.items()}
 MAX_BYTES = QueueSettings().max_message_bytes
-
-
-class Point(NamedTuple):
-    """What tells one point of a store from another."""
-
-    kind: str
-    sensor_id: str
-    milliseconds: int
+RULES = RuleBook(rules=())
+MODELS = load_yaml(Path(__file__).parents[2] / "config" / "models.yaml", ModelBook)
 
 
 def messages(options: HouseOptions, count: int) -> list[SimulatedMessage]:
     return list(islice(House(options).messages(), count))
 
 
-def judged(message: SimulatedMessage) -> tuple[list[Point], int]:
-    """The points of a message, and how many of its records are dead."""
+def judged(message: SimulatedMessage) -> tuple[list[str], int]:
+    """What tells the stored records of a message from others, and how many are dead."""
     if len(message.body) > MAX_BYTES:
         return [], 1
-    _, kind, room = message.routing_key.split(".")
-    quantity = QUANTITIES[kind]
+    kind = domain_kind_of(message.routing_key)
+    queue = "alerts.critical" if kind == "alerts" else kind
     try:
-        decoded = DECODERS[f"sensors.{kind}"].decode(message.body)
+        decoded = DECODERS[queue].decode(message.body)
     except InvalidMessage:
         return [], 1
-    points, dead = [], len(decoded.bad)
-    for reading in decoded.records:
-        stamp = reading.get("timestamp") or int(message.timestamp)
-        unit = reading.get("unit", quantity.canonical_unit)
+    sent_at = float(int(message.timestamp))  # AMQP's timestamps are whole seconds
+    envelope = Envelope(
+        *(message.body, message.exchange, message.routing_key, queue),
+        *("id", sent_at, message.timestamp, {}),
+    )
+    envelopes = [envelope] * len(decoded.records)
+    stored, dead = _JUDGES[kind](decoded.records, envelopes)
+    return stored, dead + len(decoded.bad)
+
+
+def points(result: Transformed) -> tuple[list[str], int]:
+    """Series and time of each point; the values do not tell points apart."""
+    lines = [line.decode().split(" ") for line in result.lines]
+    return [f"{series} {time}" for series, _, time in lines], len(result.dead)
+
+
+def readings(quantity: Quantity, records: Any, envelopes: Any) -> tuple[list[str], int]:
+    unit = quantity.canonical_unit
+    return points(transform_readings(records, envelopes, quantity, unit, RULES))
+
+
+def events(read: Any, records: Any, envelopes: Any) -> tuple[list[str], int]:
+    found = read_events(records, envelopes, read)
+    return [str(event.record) for event in found.good], len(found.dead)
+
+
+def requests(records: Any, envelopes: Any) -> tuple[list[str], int]:
+    stored, dead = [], 0
+    for record, envelope in zip(records, envelopes, strict=True):
         try:
-            moment = epoch_seconds(stamp, now=message.timestamp)
-            way = quantity.affine(unit)
+            stored.append(request_of(record, envelope).origin.request_id)
         except InvalidMessage:
             dead += 1
-            continue
-        value = reading["value"] * way.scale + way.offset
-        assert quantity.lowest <= value <= quantity.highest
-        sensor_id = reading.get("sensor_id", room)
-        points.append(Point(kind, sensor_id, round(moment * 1000)))
-    return points, dead
+    return stored, dead
+
+
+_JUDGES: dict[str, Callable[[Any, Any], tuple[list[str], int]]] = {
+    "sensors.temperature": partial(readings, TEMPERATURE),
+    "sensors.humidity": partial(readings, HUMIDITY),
+    "sensors.motion": partial(events, read_motion),
+    "home.events.state_changes": partial(events, read_state_change),
+    "home.events.automations": partial(events, read_automation_trigger),
+    "metrics.system": lambda *batch: points(transform_metrics(*batch, RULES)),
+    "metrics.application": lambda *batch: points(transform_metrics(*batch, RULES)),
+    "ai.inference.requests": requests,
+    "ai.inference.results": lambda *batch: points(transform_results(*batch, MODELS)),
+    "alerts": lambda alerts, _: ([alert.event_id for alert in alerts], 0),
+}
+POINTS = {
+    "sensors.temperature",
+    "sensors.humidity",
+    "metrics.system",
+    "metrics.application",
+    "ai.inference.results",
+}
 
 
 def test_every_record_of_a_good_message_is_accepted() -> None:
     for message in messages(GOOD_HOUSE, 2_000):
-        points, dead = judged(message)
+        stored, dead = judged(message)
 
         assert dead == 0, message.body
-        assert len(points) == message.record_count
+        assert len(stored) == message.record_count
 
 
 @pytest.mark.parametrize("step_ms", [5.0, 0.05, 2_000.0])
 def test_every_record_is_a_point_of_its_own(step_ms: float) -> None:
     options = HouseOptions(seed=1, start_ms=START_MS, step_ms=step_ms, bad_share=0.05)
-    points = Counter[Point]()
+    seen = Counter[str]()
     for message in messages(options, 10_000):
-        points.update(judged(message)[0])
+        if domain_kind_of(message.routing_key) in POINTS:
+            seen.update(judged(message)[0])
 
-    assert [point for point, times in points.items() if times > 1] == []
+    assert [point for point, times in seen.items() if times > 1] == []
 
 
 def test_each_kind_of_bad_message_gives_the_dead_letters_it_is_counted_for() -> None:
-    seen = Counter[BadKind]()
-    for message in messages(BAD_HOUSE, 4_000):
+    seen = Counter[tuple[BadKind, str]]()
+    for message in messages(BAD_HOUSE, 12_000):
         if message.bad is None:
             continue
-        points, dead = judged(message)
+        stored, dead = judged(message)
 
         assert dead == message.bad.bad_records, (message.bad, message.body[:200])
-        assert len(points) == message.bad.good_records
-        assert message.record_count == dead + len(points)
-        seen[message.bad] += 1
-    assert set(seen) == set(BadKind)
+        assert len(stored) == message.bad.good_records
+        assert message.record_count == dead + len(stored)
+        seen[message.bad, domain_kind_of(message.routing_key)] += 1
+    assert {kind for kind, _ in seen} == set(BadKind)
+    assert {domain_kind for _, domain_kind in seen} == set(SPECIMENS)
 
 
 @pytest.mark.parametrize(
@@ -106,10 +167,12 @@ def test_the_share_of_bad_messages_is_exact(share: float, count: int) -> None:
     assert sum(each.bad is not None for each in messages(options, 2_000)) == count
 
 
-def test_the_first_ten_bad_messages_show_every_kind() -> None:
-    bad = [each.bad for each in messages(BAD_HOUSE, 200) if each.bad]
+def test_the_first_ten_bad_messages_show_every_kind_and_every_kind_of_record() -> None:
+    bad = [each for each in messages(BAD_HOUSE, 200) if each.bad]
 
-    assert Counter(bad) == Counter(BadKind)
+    assert Counter(each.bad for each in bad) == Counter(BadKind)
+    records = Counter(domain_kind_of(each.routing_key) for each in bad)
+    assert records == Counter(list(SPECIMENS))
 
 
 def test_oversized_messages_are_rare_after_the_first() -> None:
@@ -117,6 +180,47 @@ def test_oversized_messages_are_rare_after_the_first() -> None:
 
     assert bad.count(BadKind.OVERSIZED) == 2
     assert bad.count(BadKind.NAN) > 20
+
+
+def test_it_speaks_of_the_domains_it_is_told_to() -> None:
+    options = replace(BAD_HOUSE, domains=frozenset({Domain.HOME, Domain.ALERTS}))
+
+    keys = {each.routing_key for each in messages(options, 500)}
+
+    assert {key.partition(".")[0] for key in keys} == {"home", "alerts"}
+
+
+def test_a_house_may_ask_no_model() -> None:
+    options = replace(BAD_HOUSE, asks_models=False)
+
+    kinds = {domain_kind_of(each.routing_key) for each in messages(options, 2_000)}
+
+    assert kinds == set(SPECIMENS) - {"ai.inference.requests"}
+
+
+def test_the_rooms_that_ask_the_model_send_what_it_takes() -> None:
+    asked = [
+        json.loads(each.body)
+        for each in messages(GOOD_HOUSE, 500)
+        if each.exchange == "ai" and ".model." in each.routing_key
+    ]
+    for request in asked:
+        (window,) = request["inputs"]
+
+        assert (request["model"], window["name"]) == ("temperature-anomaly", "window")
+        assert window["shape"] == [1, len(window["data"])] == [1, 24]
+    assert asked
+
+
+def test_alerts_of_every_severity_begin_and_end() -> None:
+    slow = replace(GOOD_HOUSE, step_ms=100.0, domains=frozenset({Domain.ALERTS}))
+    alerts = [json.loads(each.body) for each in messages(slow, 60)]
+
+    begun = [each for each in alerts if not each["resolved"]]
+    ended = [each for each in alerts if each["resolved"]]
+    assert {each["severity"] for each in begun} == {"info", "warning", "critical"}
+    assert all({**each, "resolved": False} in begun for each in ended)
+    assert len(begun) - len(ended) in {3, 4}
 
 
 def test_the_same_options_give_the_same_messages() -> None:
@@ -134,7 +238,7 @@ def test_another_seed_gives_other_messages() -> None:
 def test_every_room_has_temperature_and_humidity() -> None:
     keys = {each.routing_key for each in messages(GOOD_HOUSE, 500)}
 
-    assert keys == {
+    assert keys >= {
         f"sensors.{kind}.{room.name}"
         for kind in ("temperature", "humidity")
         for room in ROOMS
@@ -171,7 +275,12 @@ def test_messages_to_be_packed_are_single_complete_records() -> None:
     for message in messages(options, 500):
         record = json.loads(message.body)
 
-        assert {"sensor_id", "value", "timestamp"} <= set(record)
+        assert isinstance(record, dict)
+        if domain_kind_of(message.routing_key) in {
+            "sensors.temperature",
+            "sensors.humidity",
+        }:
+            assert {"sensor_id", "value", "timestamp"} <= set(record)
 
 
 def test_an_overheating_room_is_over_60_degrees_five_seconds_after_the_start() -> None:

@@ -85,7 +85,7 @@ class Collector:
         archive: ArchiveState | None = None
         try:
             depths = self.depths()
-            active = activity(self._url, self._management_url)
+            active = self.activity()
         except (Transient, ConfigError) as error:
             faults.append(str(error))
         try:
@@ -117,6 +117,15 @@ class Collector:
             seen=self.seen(),
             faults=tuple(faults),
         )
+
+    def activity(self) -> dict[str, QueueActivity]:
+        """What has gone on in each queue, by the broker's own statistics.
+
+        Raises:
+            Transient: the management API cannot be reached.
+            ConfigError: it refuses the account or the virtual host.
+        """
+        return activity(self._url, self._management_url)
 
     def depths(self) -> dict[str, Depth]:
         """Ready messages and consumers of each queue there is, retry queues included.

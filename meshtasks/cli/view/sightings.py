@@ -1,4 +1,5 @@
-"""Keeps count of the dead letters, alerts and worker events that pass by.
+"""Keeps count of the dead letters, retries, answers, alerts and worker events that pass
+by.
 
 Pure but for its lock: messages come in as plain data from one thread, and another
 asks what was seen.
@@ -23,12 +24,16 @@ from meshtasks.cli.view.snapshot import (
     WorkerState,
 )
 from meshtasks.domain.alerts import Alert
+from meshtasks.messaging import headers
 from meshtasks.messaging.letters import death_of
 
 #: How many of the last dead letters and alerts are kept.
 _LAST = 20
 #: So many ids are remembered, to know what comes twice.
 _IDS = 100_000
+
+#: How the source of an alert begins that a rule has given.
+_OF_RULES = "rules."
 
 #: What tells dead letters apart: message id, place in its array, digest of the body
 #: (some publishers give every message the same id).
@@ -41,12 +46,20 @@ class Sightings:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._dead_ids = _Recent()
-        self._dead_by_kind: Counter[str] = Counter()
+        self._dead_messages = _Recent()
+        self._dead_by_queue: Counter[str] = Counter()
+        self._dead_messages_by_queue: Counter[str] = Counter()
+        self._dead_by_broker: Counter[str] = Counter()
         self._dead_by_type: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
         self._repeated = 0
         self._last_dead: deque[DeadLetter] = deque(maxlen=_LAST)
+        self._retried: Counter[str] = Counter()
+        self._answer_ids = _Recent()
+        self._answers: Counter[str] = Counter()
         self._alert_ids = _Recent()
+        self._severities: Counter[str] = Counter()
+        self._rule_alerts = 0
         self._alerts: Counter[bool] = Counter()
         self._last_alerts: deque[SeenAlert] = deque(maxlen=_LAST)
         self._queues: OrderedDict[str, str] = OrderedDict()
@@ -55,14 +68,30 @@ class Sightings:
 
     def dead_letter(self, letter: DeadLetter, identity: Identity | None) -> None:
         """Note a dead letter; it has no identity if its publisher gave no id."""
+        queue = letter.queue
         with self._lock:
-            if identity is not None and not self._dead_ids.add(identity):
+            if identity is not None and not self._dead_ids.add((queue, identity)):
                 self._repeated += 1
                 return
-            self._dead_by_kind[letter.domain_kind] += 1
+            if identity is None or self._dead_messages.add((queue, identity[0])):
+                self._dead_messages_by_queue[queue] += 1
+                self._dead_by_broker[queue] += letter.by_broker
+            self._dead_by_queue[queue] += 1
             self._dead_by_type[letter.error_type] += 1
             self._reasons[letter.error_type] = letter.reason
             self._last_dead.append(letter)
+
+    def retry(self, queue: str) -> None:
+        """Note a message that was put back for later."""
+        with self._lock:
+            self._retried[queue] += 1
+
+    def result(self, message_id: str) -> None:
+        """Note a result of a model; those that nobody asked for are left alone."""
+        kind = message_id.rpartition("/")[2]
+        with self._lock:
+            if kind in {"result", "error"} and self._answer_ids.add(message_id):
+                self._answers[kind] += 1
 
     def alert(self, body: bytes, now: float) -> None:
         """Note an alert; a message that is none is left to the alert manager."""
@@ -74,6 +103,8 @@ class Sightings:
             if not self._alert_ids.add(alert.event_id):
                 return
             self._alerts[alert.resolved] += 1
+            self._rule_alerts += alert.source.startswith(_OF_RULES)
+            self._severities[alert.severity] += 1
             self._last_alerts.append(
                 SeenAlert(
                     now, alert.severity, alert.title, alert.message, alert.resolved
@@ -98,10 +129,17 @@ class Sightings:
             return Seen(
                 dead_letters=self._dead_by_type.total(),
                 repeated_dead_letters=self._repeated,
-                dead_by_kind=dict(self._dead_by_kind),
+                dead_by_queue=dict(self._dead_by_queue),
+                dead_messages=dict(self._dead_messages_by_queue),
+                dead_by_broker=dict(self._dead_by_broker),
                 dead_by_type=dict(self._dead_by_type),
                 reasons=dict(self._reasons),
                 last_dead_letters=tuple(self._last_dead),
+                retried=dict(self._retried),
+                answers=self._answers["result"],
+                refusals=self._answers["error"],
+                alerts_by_severity=dict(self._severities),
+                alerts_of_rules=self._rule_alerts,
                 alerts=self._alerts[False],
                 resolved_alerts=self._alerts[True],
                 last_alerts=tuple(self._last_alerts),
@@ -150,7 +188,14 @@ def dead_letter_of(
         now: epoch seconds.
     """
     death = death_of(table, "", routing_key, None)
-    return DeadLetter(now, death.routing_key, death.kind, death.reason)
+    return DeadLetter(
+        now,
+        death.routing_key,
+        death.kind,
+        death.reason,
+        death.queue or "",
+        by_broker=death.queue is not None and headers.REASON not in table,
+    )
 
 
 class _Recent:

@@ -42,17 +42,16 @@ class DeadLetter:
         routing_key: of first publication.
         error_type: class of the fault.
         reason: the fault as a sentence.
+        queue: it died in; empty for a message that no binding matched.
+        by_broker: the broker took it from the queue, not a worker.
     """
 
     seen_at: float
     routing_key: str
     error_type: str
     reason: str
-
-    @property
-    def domain_kind(self) -> str:
-        """The first two words of the routing key."""
-        return ".".join(self.routing_key.split(".")[:2])
+    queue: str = ""
+    by_broker: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +113,17 @@ class Seen:
     Attributes:
         dead_letters: how many, each counted once.
         repeated_dead_letters: copies of some of them.
-        dead_by_kind: how many, by the first two words of the routing key.
+        dead_by_queue: how many, by the queue they died in.
+        dead_messages: whole messages and such of which a part died, by that queue.
+        dead_by_broker: those of them that no worker acknowledged.
         dead_by_type: how many, by the class of the fault.
         reasons: the last reason given, by the class of the fault.
         last_dead_letters: newest last.
+        retried: messages put back for later, by queue.
+        answers: of models to those who asked, each counted once.
+        refusals: to say that there is no answer, each counted once.
+        alerts_by_severity: how many began or ended.
+        alerts_of_rules: how many rules gave, begun or ended.
         alerts: how many began.
         resolved_alerts: how many ended.
         last_alerts: newest last.
@@ -128,10 +134,17 @@ class Seen:
 
     dead_letters: int = 0
     repeated_dead_letters: int = 0
-    dead_by_kind: Mapping[str, int] = field(default_factory=dict)
+    dead_by_queue: Mapping[str, int] = field(default_factory=dict)
+    dead_messages: Mapping[str, int] = field(default_factory=dict)
+    dead_by_broker: Mapping[str, int] = field(default_factory=dict)
     dead_by_type: Mapping[str, int] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     last_dead_letters: tuple[DeadLetter, ...] = ()
+    retried: Mapping[str, int] = field(default_factory=dict)
+    answers: int = 0
+    refusals: int = 0
+    alerts_by_severity: Mapping[str, int] = field(default_factory=dict)
+    alerts_of_rules: int = 0
     alerts: int = 0
     resolved_alerts: int = 0
     last_alerts: tuple[SeenAlert, ...] = ()

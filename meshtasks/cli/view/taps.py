@@ -1,9 +1,9 @@
 """Looks at what passes by, without taking any of it.
 
-Three queues of its own, exclusive to one connection, get copies: of dead letters
-(bound as the dead-letter queue is), of alerts, and of Celery's events. The
-dead-letter queue itself is left alone: looking at a message there would count as a
-delivery and change the order.
+Queues of its own, exclusive to one connection, get copies: of dead letters
+(bound as the dead-letter queue is), of retries, of models' results, of alerts, and of
+Celery's events. The dead-letter queue itself is left alone: looking at a message there
+would count as a delivery and change the order.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from meshtasks.messaging import headers
 from meshtasks.messaging.connecting import connected
 
 _ALERTS_EXCHANGE = "alerts"
+_RESULTS_QUEUE = "ai.inference.results"
 
 _POLL_SECONDS = 0.5
 _RECONNECT_SECONDS = 1.0
@@ -40,16 +41,14 @@ class Taps:
 
     Args:
         url: AMQP URL.
-        topology: names the exchanges that feed the dead-letter queue.
+        topology: names the exchanges that feed the queues.
     """
 
     def __init__(self, url: str, topology: Topology) -> None:
         self._url = url
-        self._dead_routes = [
-            (binding.exchange, binding.routing_key)
-            for binding in topology.all_bindings
-            if binding.queue == topology.dead_letter_queue
-        ]
+        self._dead_routes = _routes_to(topology.dead_letter_queue, topology)
+        self._result_routes = _routes_to(_RESULTS_QUEUE, topology)
+        self._retry_routes = [(queue.name, "") for queue in topology.retry_queues]
         self._sightings = Sightings()
         #: Why nothing is seen; empty while all is well.
         self.fault = ""
@@ -93,6 +92,8 @@ class Taps:
             events = get_exchange(connection)(channel)
             events.declare()
             self._tap(channel, self._dead_routes, self._on_dead_letter)
+            self._tap(channel, self._retry_routes, self._on_retry)
+            self._tap(channel, self._result_routes, self._on_result)
             self._tap(channel, [(_ALERTS_EXCHANGE, "")], self._on_alert)
             self._tap(channel, [(events.name, "#")], self._on_event)
             self._open.set()
@@ -123,11 +124,26 @@ class Taps:
         letter = dead_letter_of(table, routing_key, time.time())
         self._sightings.dead_letter(letter, identity)
 
+    def _on_retry(self, message: Any) -> None:
+        self._sightings.retry(message.delivery_info["routing_key"])
+
+    def _on_result(self, message: Any) -> None:
+        self._sightings.result(str(message.properties.get("message_id", "")))
+
     def _on_alert(self, message: Any) -> None:
         self._sightings.alert(_bytes(message), time.time())
 
     def _on_event(self, message: Any) -> None:
         self._sightings.event(_bytes(message), time.time())
+
+
+def _routes_to(queue: str, topology: Topology) -> list[tuple[str, str]]:
+    """Exchange and routing key of every binding of a queue."""
+    return [
+        (binding.exchange, binding.routing_key)
+        for binding in topology.all_bindings
+        if binding.queue == queue
+    ]
 
 
 def _bytes(message: Any) -> bytes:

@@ -1,0 +1,103 @@
+"""What has passed through the queues of a demo, by the broker's own count.
+
+The broker counts what it puts into a queue and what is acknowledged there. Messages
+that come back from a retry queue are not put in again by that count, but acknowledged
+again; so retries, which are seen on their way, are taken off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from meshtasks.cli.view.collect import Collector
+from meshtasks.cli.view.snapshot import Seen
+from meshtasks.messaging.management import QueueActivity
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What has passed through one queue; numbers of messages.
+
+    Attributes:
+        queue: its name.
+        came_in: put there, what was there at the beginning included.
+        acknowledged: by workers.
+        retried: of those acknowledged, put back for later.
+        dead: dead-lettered, whole or in part.
+        dead_by_broker: of those, never acknowledged.
+        left: still there.
+    """
+
+    queue: str
+    came_in: int
+    acknowledged: int = 0
+    retried: int = 0
+    dead: int = 0
+    dead_by_broker: int = 0
+    left: int = 0
+
+    @property
+    def done(self) -> int:
+        """Acknowledged because nothing was left to do."""
+        return self.acknowledged - self.retried - (self.dead - self.dead_by_broker)
+
+    @property
+    def difference(self) -> int:
+        """Messages that nobody knows of; negative: too many."""
+        return self.came_in - self.done - self.dead - self.left
+
+    @property
+    def is_over(self) -> bool:
+        """All that came in has left."""
+        return not self.left and not self.difference
+
+
+class Flows:
+    """Counts from now on.
+
+    Args:
+        collector: watches already, and has seen all that passed since the start of
+            the broker but ``seen_before``.
+        queues: which ones.
+    """
+
+    def __init__(self, collector: Collector, queues: Sequence[str]) -> None:
+        self._collector = collector
+        self._queues = queues
+        self._before = collector.activity()
+        self._seen_before = collector.seen()
+        self._held = {name: depth.ready for name, depth in collector.depths().items()}
+
+    def now(self) -> list[Flow]:
+        """Up to now; what has passed in the last second or two may be missing.
+
+        Raises:
+            Transient, ConfigError: the broker does not answer.
+        """
+        activity, seen = self._collector.activity(), self._collector.seen()
+        depths = self._collector.depths()
+        return [
+            self._flow(name, activity, seen, depths[name].ready)
+            for name in self._queues
+        ]
+
+    def _flow(
+        self, name: str, activity: Mapping[str, QueueActivity], seen: Seen, left: int
+    ) -> Flow:
+        nothing = QueueActivity(name=name)
+        now, before = activity.get(name, nothing), self._before.get(name, nothing)
+        was = self._seen_before
+        return Flow(
+            name,
+            now.messages_in - before.messages_in + self._held[name],
+            now.messages_out - before.messages_out,
+            _since(was.retried, seen.retried, name),
+            _since(was.dead_messages, seen.dead_messages, name),
+            _since(was.dead_by_broker, seen.dead_by_broker, name),
+            left,
+        )
+
+
+def _since(before: Mapping[str, int], now: Mapping[str, int], name: str) -> int:
+    return now.get(name, 0) - before.get(name, 0)
