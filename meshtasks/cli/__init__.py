@@ -16,6 +16,7 @@ from meshtasks.cli import (
     publish,
     query,
     report,
+    secrets,
     topology,
 )
 from meshtasks.domain.errors import ConfigError, Transient
@@ -39,6 +40,7 @@ app.command("publish")(publish.publish)
 app.add_typer(analytics.app, name="analytics")
 app.command("query", epilog=query.EPILOG)(query.query)
 app.command("report")(report.report)
+app.command("secrets")(secrets.secrets)
 
 
 def main() -> None:

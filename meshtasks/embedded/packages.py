@@ -34,10 +34,11 @@ TRITON_VENV = ROOT / ".mesh" / "venvs" / "triton"
 #: The wheel's own needs, and the newest Python that numpy 1 was built for.
 TRITON_GLIBC, TRITON_PYTHON = (2, 35), (3, 12)
 
-#: The push server of the tests, unpacked from a newer Debian: its binary needs
-#: nothing that Debian 12 lacks. Debian 13's does not replace notifications yet.
-NTFY_SUITE = "forky"
+#: Programs of the tests are unpacked from a newer Debian: their binaries need
+#: nothing that Debian 12 lacks. Debian 13's ntfy does not replace notifications yet.
+NEWER_SUITE = "forky"
 NTFY_DIRECTORY = ROOT / ".mesh" / "debian" / "ntfy"
+COMPOSE_DIRECTORY = ROOT / ".mesh" / "debian" / "docker-compose"
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 #: The answer that forbids a package to start its service: exit code 101 is
@@ -268,24 +269,28 @@ def ensure_venv(venv: Path, requirements: Path, what: str, *options: str) -> Non
     ready.write_text(wanted)
 
 
-def ensure_ntfy(directory: Path = NTFY_DIRECTORY) -> None:
-    """Unpack ntfy's server beside the system, if need be; needs no root.
+def ensure_unpacked(package: str, directory: Path) -> None:
+    """Unpack a package of a newer Debian beside the system, if need be; needs no root.
+
+    Args:
+        package: its name.
+        directory: it is unpacked to ``root`` in there.
 
     Raises:
         InstallFailed: this is no Debian, or apt-get failed; the text says why.
     """
     ready = directory / ".ready"
-    wanted = f"ntfy {NTFY_SUITE}\n"
+    wanted = f"{package} {NEWER_SUITE}\n"
     if ready.exists() and ready.read_text() == wanted:
         return
-    _say("unpacking ntfy, the push server of the tests")
+    _say(f"unpacking {package} for the tests")
     shutil.rmtree(directory, ignore_errors=True)
     apt = directory / "apt"
     for part in ("lists/partial", "cache/archives/partial", "sources", "preferences"):
         (apt / part).mkdir(parents=True)
     (apt / "status").touch()
     (apt / "sources" / "debian.sources").write_text(
-        f"Types: deb\nURIs: {_debian_mirror()}\nSuites: {NTFY_SUITE}\n"
+        f"Types: deb\nURIs: {_debian_mirror()}\nSuites: {NEWER_SUITE}\n"
         "Components: main\n"
         "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
     )
@@ -298,11 +303,11 @@ def ensure_ntfy(directory: Path = NTFY_DIRECTORY) -> None:
     )
     environment = {**os.environ, "APT_CONFIG": str(apt / "apt.conf"), "LC_ALL": "C"}
     _run(["apt-get", "-q", "update"], environment)
-    _run(["apt-get", "-q", "download", "ntfy"], environment, directory)
-    (package,) = directory.glob("ntfy_*.deb")
-    _run(["dpkg-deb", "-x", str(package), str(directory / "root")], environment)
+    _run(["apt-get", "-q", "download", package], environment, directory)
+    (archive,) = directory.glob(f"{package}_*.deb")
+    _run(["dpkg-deb", "-x", str(archive), str(directory / "root")], environment)
     shutil.rmtree(apt)
-    package.unlink()
+    archive.unlink()
     ready.write_text(wanted)
 
 
@@ -318,12 +323,12 @@ def _debian_mirror() -> str:
             text=True,
         )
     except (OSError, subprocess.CalledProcessError) as error:
-        message = f"ntfy, the push server of the tests, needs Debian: {error}"
+        message = f"the programs of the tests need Debian: {error}"
         raise InstallFailed(message) from error
     mirrors = [each.rstrip("/") for each in answer.stdout.splitlines()]
     own = [each for each in mirrors if not each.endswith("-security")]
     if not debian or not own:
-        message = "ntfy, the push server of the tests, needs a mirror of Debian"
+        message = "the programs of the tests need a mirror of Debian"
         raise InstallFailed(message)
     return own[0]
 
@@ -368,7 +373,8 @@ def _ensure_environments(purpose: str) -> None:
         case _:
             ensure_swift()
             ensure_triton()
-            ensure_ntfy()
+            ensure_unpacked("ntfy", NTFY_DIRECTORY)
+        ensure_unpacked("docker-compose", COMPOSE_DIRECTORY)
 
 
 def _ensure_triton_if_possible() -> None:

@@ -1,4 +1,4 @@
-"""Unpacking the push server of the tests, on a machine made of scripts."""
+"""Unpacking programs of a newer Debian, on a machine made of scripts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshtasks.embedded import packages
-from meshtasks.embedded.packages import InstallFailed, ensure_ntfy
+from meshtasks.embedded.packages import InstallFailed, ensure_unpacked
 
 APT_GET = """
 echo "$@" >> {log}
@@ -43,8 +43,8 @@ def test_it_is_unpacked_from_the_machines_own_mirror_and_once(
     log: Path, tmp_path: Path
 ) -> None:
     directory = tmp_path / "ntfy"
-    ensure_ntfy(directory)
-    ensure_ntfy(directory)
+    ensure_unpacked("ntfy", directory)
+    ensure_unpacked("ntfy", directory)
 
     assert log.read_text().splitlines() == [
         "indextargets --format $(REPO_URI)",
@@ -58,9 +58,9 @@ def test_it_is_unpacked_from_the_machines_own_mirror_and_once(
 def test_another_suite_is_unpacked_anew(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ensure_ntfy(tmp_path / "ntfy")
-    monkeypatch.setattr(packages, "NTFY_SUITE", "duke")
-    ensure_ntfy(tmp_path / "ntfy")
+    ensure_unpacked("ntfy", tmp_path / "ntfy")
+    monkeypatch.setattr(packages, "NEWER_SUITE", "duke")
+    ensure_unpacked("ntfy", tmp_path / "ntfy")
 
     assert log.read_text().count("download") == 2
 
@@ -72,7 +72,7 @@ def test_a_failure_says_why_and_is_no_success_the_next_time(tmp_path: Path) -> N
 
     for _ in range(2):
         with pytest.raises(InstallFailed, match=r"exit code 2\nbroken archive"):
-            ensure_ntfy(directory)
+            ensure_unpacked("ntfy", directory)
 
 
 @pytest.mark.usefixtures("log")
@@ -81,5 +81,5 @@ def test_another_system_is_told_that_it_needs_debian(
 ) -> None:
     monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"ID": "arch"})
 
-    with pytest.raises(InstallFailed, match="needs a mirror of Debian"):
-        ensure_ntfy(tmp_path / "ntfy")
+    with pytest.raises(InstallFailed, match="need a mirror of Debian"):
+        ensure_unpacked("ntfy", tmp_path / "ntfy")
