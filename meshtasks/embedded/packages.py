@@ -374,7 +374,7 @@ def _ensure_environments(purpose: str) -> None:
             ensure_swift()
             ensure_triton()
             ensure_unpacked("ntfy", NTFY_DIRECTORY)
-        ensure_unpacked("docker-compose", COMPOSE_DIRECTORY)
+            ensure_unpacked("docker-compose", COMPOSE_DIRECTORY)
 
 
 def _ensure_triton_if_possible() -> None:
