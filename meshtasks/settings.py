@@ -55,6 +55,7 @@ _SECRETS = (
     "minio_secret_key",
     "flower_password",
     "api_tokens",
+    "hass_token",
 )
 
 
@@ -130,6 +131,8 @@ class Environment(BaseSettings):
     minio_secure: bool = False
     triton_url: str = "127.0.0.1:8000"
     n8n_url: str = "http://127.0.0.1:5678"
+    hass_url: str = "http://homeassistant.local:8123"
+    hass_token: SecretStr = SecretStr("")
     flower_user: str = "mesh"
     flower_password: SecretStr = SecretStr("")
     api_tokens: SecretStr = SecretStr("")

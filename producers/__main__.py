@@ -15,6 +15,7 @@ from types import FrameType
 import typer
 
 from meshtasks.domain.errors import ConfigError
+from producers.homeassistant.command import homeassistant
 from producers.simulator.command import simulator
 from producers.system.command import system
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 
 # With a callback typer keeps a program of one command from becoming that command.
 app.callback()(lambda: None)
+app.command("homeassistant")(homeassistant)
 app.command("simulator")(simulator)
 app.command("system")(system)
 

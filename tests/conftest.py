@@ -2,6 +2,7 @@
 
 ===================  =======================================================
 ``amqp_url``         a virtual host of the session's RabbitMQ, the test's own
+``mesh_url``         the same, with the shipped topology declared in it
 ``victoria``         a VictoriaMetrics of the test's own, to stop and kill
 ``mesh_env``         ``MESH_*`` variables that point at those two, a state
                      directory and a ``file://`` archive of the test's own
@@ -33,12 +34,15 @@ import pytest
 from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, RabbitMQ
 from meshtasks.embedded.triton import Triton
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
+from meshtasks.messaging.connecting import connected
+from meshtasks.messaging.entities import declare
 from tests.support import containers
 from tests.support.influx import Influx, InfluxTarget
 from tests.support.ntfy import Ntfy
 from tests.support.receiver import Receiver
 from tests.support.s3 import S3Target
 from tests.support.swift import Swift
+from tests.support.topologies import shipped_topology
 from tests.support.triton import REPOSITORIES
 
 # A test run that was put in the background ignores these signals, and so would
@@ -100,6 +104,14 @@ def vhost(rabbitmq: RabbitMQ) -> Iterator[str]:
 def amqp_url(rabbitmq: RabbitMQ, vhost: str) -> str:
     """AMQP URL of the test's virtual host."""
     return rabbitmq.amqp_url(vhost)
+
+
+@pytest.fixture
+def mesh_url(amqp_url: str) -> str:
+    """AMQP URL of a virtual host with the topology of the mesh."""
+    with connected(amqp_url) as connection:
+        declare(connection, shipped_topology())
+    return amqp_url
 
 
 @pytest.fixture(params=["embedded", *_CONTAINER])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import typer
 
 from producers.base import Producer
+from producers.files import write_atomically
 from producers.simulator.house import House
 from producers.simulator.ledger import Ledger
 
@@ -66,14 +66,3 @@ class Report:
         except OSError as error:
             typer.echo(f"cannot write --stats-file: {error}", err=True)
             raise typer.Exit(os.EX_CANTCREAT) from error
-
-
-def write_atomically(path: Path, data: object) -> None:
-    """Replace a JSON file; a reader sees the old or the new one, never a part.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    draft = path.with_name(f"{path.name}.part")
-    draft.write_text(json.dumps(data) + "\n", encoding="utf-8")
-    draft.replace(path)

@@ -6,9 +6,10 @@ import contextlib
 import json
 import os
 import re
+from datetime import datetime
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from websockets.sync.client import connect
@@ -83,9 +84,30 @@ automation:
 """
 
 #: How Home Assistant's log shows an event that it fires.
-_FIRED = re.compile(r"Bus:Handling <Event (\w+)\[L\]: (.*)", re.DOTALL)
+_FIRED = re.compile(
+    r"(?P<logged_at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) DEBUG .*?"
+    r"Bus:Handling <Event (?P<kind>\w+)\[L\]: (?P<data>.*)>",
+    re.DOTALL,
+)
 _LOG_LINE = re.compile(r"^(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} )", re.MULTILINE)
 _ENTITY_ID = re.compile(r"\bentity_id=(\w+\.\w+)")
+_LAST_CHANGED = re.compile(r" @ ([^ @>]+)>$")
+
+
+class Fired(NamedTuple):
+    """An event that Home Assistant has fired, as its own log has it.
+
+    Attributes:
+        kind: its type.
+        entity_id: that it is about; empty for none.
+        last_changed: of the new state, if it is a change to one; epoch seconds.
+        logged_at: epoch seconds.
+    """
+
+    kind: str
+    entity_id: str
+    last_changed: float | None
+    logged_at: float
 
 
 def install() -> None:
@@ -103,14 +125,16 @@ class HomeAssistant:
 
     Args:
         directory: of its configuration, database and logs.
+
+    Attributes:
+        token: a long-lived access token of its owner, once it has been set up.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         self._port = loopback.free_port()
         self._boots = 0
         self._process: Process | None = None
-        #: A long-lived access token of its owner, once it has been set up.
         self.token = ""
 
     @property
@@ -124,26 +148,27 @@ class HomeAssistant:
         Raises:
             ProcessFailed: it did not come up.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
-        (self._directory / "configuration.yaml").write_text(
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "configuration.yaml").write_text(
             _CONFIGURATION.format(port=self._port), encoding="utf-8"
         )
         self._boots += 1
         program = VENV / "bin" / "hass"
-        command = [program, "--skip-pip", "--config", self._directory]
-        log_file = self._directory / f"boot-{self._boots}.log"
+        command = [program, "--skip-pip", "--config", self.directory]
+        log_file = self.directory / f"boot-{self._boots}.log"
         environment = {
             **os.environ,
             "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
             "PYTHONPATH": "",
-            "HOME": str(self._directory),
+            "TZ": "UTC",  # of its log
+            "HOME": str(self.directory),
         }
         self._process = Process(
             "Home Assistant",
             [*command, "--log-file", log_file],
-            log_path=self._directory / "output.log",
+            log_path=self.directory / "output.log",
             env=environment,
-            cwd=self._directory,
+            cwd=self.directory,
         )
         self._process.start()
         self._process.wait_ready(self._answers, _READY_SECONDS)
@@ -177,17 +202,15 @@ class HomeAssistant:
         text = None if body is None else json.dumps(body)
         return self._exchange(method, path, text, headers)
 
-    def fired(self) -> list[tuple[str, str]]:
-        """Every event that it has fired in all its boots, as its own log has them:
-        type and entity id (empty when it is about none), in order."""
-        events = []
-        for boot in range(1, self._boots + 1):
-            log = self._directory / f"boot-{boot}.log"
-            for line in _LOG_LINE.split(log.read_text(errors="replace")):
-                if match := _FIRED.search(line):
-                    entity = _ENTITY_ID.search(match[2])
-                    events.append((match[1], entity[1] if entity else ""))
-        return events
+    def fired(self) -> list[Fired]:
+        """Every event that it has fired in all its boots, in order."""
+        logs = (self.directory / f"boot-{n + 1}.log" for n in range(self._boots))
+        lines = (
+            line
+            for log in logs
+            for line in _LOG_LINE.split(log.read_text(errors="replace"))
+        )
+        return [_fired(match) for line in lines if (match := _FIRED.match(line))]
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError, AssertionError):
@@ -240,3 +263,14 @@ class HomeAssistant:
             connection.close()
         assert response.status // 100 == 2, f"{method} {path}: {answer!r}"
         return json.loads(answer) if answer else None
+
+
+def _fired(match: re.Match[str]) -> Fired:
+    entity = _ENTITY_ID.search(match["data"])
+    changed = _LAST_CHANGED.search(match["data"])
+    return Fired(
+        match["kind"],
+        entity[1] if entity else "",
+        datetime.fromisoformat(changed[1]).timestamp() if changed else None,
+        datetime.fromisoformat(f"{match['logged_at']}+00:00").timestamp(),
+    )

@@ -1,0 +1,1 @@
+"""``python -m producers homeassistant``: what happens in Home Assistant."""

@@ -1,0 +1,234 @@
+"""From Home Assistant into the mesh, over one connection after the other."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from meshtasks.domain.backoff import Backoff
+from meshtasks.domain.errors import ConfigError, SchemaMismatch, UndecodableMessage
+from meshtasks.domain.records import explain
+from producers.homeassistant.config import NAME, Loops
+from producers.homeassistant.connection import (
+    Connection,
+    Disconnected,
+    Liveness,
+    opened,
+)
+from producers.homeassistant.frames import EventFrame, Frame, ResultFrame, frame_of
+from producers.homeassistant.intake import Intake
+from producers.homeassistant.memory import Memory
+
+logger = logging.getLogger(__name__)
+
+_ANSWER_SECONDS = 30.0
+#: While there is no connection.
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where Home Assistant is, and how to get in and stay.
+
+    Attributes:
+        url: of its websocket.
+        token: a long-lived access token.
+        liveness: of a connection.
+        backoff: between two attempts to connect.
+    """
+
+    url: str
+    token: str
+    liveness: Liveness = field(default_factory=Liveness)
+    backoff: Backoff = field(
+        default_factory=lambda: Backoff(first_seconds=0.5, longest_seconds=10.0)
+    )
+
+
+class _User(TypedDict):
+    id: str
+    name: str | None
+
+
+_users: TypeAdapter[list[_User]] = TypeAdapter(list[_User])
+
+
+class Feed:
+    """Follows Home Assistant until told to stop, through its restarts.
+
+    Args:
+        access: the way in.
+        loops: the users that the mesh acts as.
+        intake: gets what Home Assistant tells.
+        memory: of the house.
+        each_moment: called at least about every fifth of a second meanwhile.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        loops: Loops,
+        intake: Intake,
+        memory: Memory,
+        stop: threading.Event,
+        each_moment: Callable[[], None],
+    ) -> None:
+        self._access = access
+        self._loops = loops
+        self._intake = intake
+        self._memory = memory
+        self._stop = stop
+        self._each_moment = each_moment
+        self._logged_reason = ""
+
+    def __call__(self) -> None:
+        """Run until told to stop.
+
+        Raises:
+            ConfigError: Home Assistant does not let the producer in, or not far
+                enough. Trying again would not help; it may get the machine banned.
+        """
+        reason = "the producer ended"
+        try:
+            self._follow_through_restarts()
+        except ConfigError as error:
+            reason = str(error)
+            raise
+        finally:
+            self._intake.lose(reason)
+
+    def _follow_through_restarts(self) -> None:
+        access = self._access
+        attempt = 0
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                with opened(access.url, access.token, access.liveness) as connection:
+                    self._follow(connection)
+            except Disconnected as error:
+                if self._stop.is_set():
+                    return
+                self._intake.lose(str(error))
+                self._log(str(error))
+                # One that ends as soon as it is there is a failed attempt, too.
+                if time.monotonic() - began > access.backoff.longest_seconds:
+                    attempt = 0
+                self._wait(access.backoff.delay_seconds(attempt))
+                attempt += 1
+
+    def _log(self, reason: str) -> None:
+        """Say why there is no connection, once for each reason and connection."""
+        if reason != self._logged_reason:
+            self._logged_reason = reason
+            logger.warning(
+                "no connection to Home Assistant at %s: %s; trying again",
+                self._access.url,
+                reason,
+            )
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
+            self._stop.wait(min(left, _POLL_SECONDS))
+            self._each_moment()
+
+    def _follow(self, connection: Connection) -> None:
+        """Subscribe, catch up, and hand on what comes."""
+        self._intake.tally.connections += 1
+        self._logged_reason = ""
+        # Frames may be arrays then; a Home Assistant that cannot says so, and fine.
+        connection.send("supported_features", features={"coalesce_messages": 1})
+        if self._loops.users:
+            self._intake.guard.know_users(self._user_ids(connection))
+        config = self._ask(connection, "get_config")
+        complete = isinstance(config, dict) and config.get("state") == "RUNNING"
+        # Subscribed first: what happens before the states are told comes before them.
+        awaited = {
+            connection.send("subscribe_events", event_type=kind): kind
+            for kind in ("state_changed", "automation_triggered")
+        }
+        states_id = connection.send("get_states")
+        awaited[states_id] = "get_states"
+        while not self._stop.is_set():
+            for frame in self._frames(connection):
+                if isinstance(frame, EventFrame):
+                    self._intake.take(frame.event)
+                elif isinstance(frame, ResultFrame) and frame.id in awaited:
+                    answer = _successful(frame, awaited.pop(frame.id))
+                    if frame.id == states_id:
+                        self._intake.catch_up(
+                            answer, connection.version, complete=complete
+                        )
+            if states_id not in awaited:
+                self._memory.heard_at = connection.heard_at
+            self._each_moment()
+
+    def _frames(self, connection: Connection) -> Iterator[Frame]:
+        """The good ones of the frames that come next."""
+        try:
+            contents = connection.receive()
+        except UndecodableMessage as error:
+            self._intake.reject(error)
+            return
+        for content in contents:
+            try:
+                frame = frame_of(content)
+            except SchemaMismatch as error:
+                self._intake.reject(error)
+            else:
+                yield frame
+
+    def _ask(self, connection: Connection, command: str) -> Any:
+        """The answer to a command, before there are subscriptions."""
+        command_id = connection.send(command)
+        until = time.monotonic() + _ANSWER_SECONDS
+        while time.monotonic() < until and not self._stop.is_set():
+            for frame in self._frames(connection):
+                if isinstance(frame, ResultFrame) and frame.id == command_id:
+                    return _successful(frame, command)
+            self._each_moment()
+        message = f"no answer to {command}"
+        raise Disconnected(message)
+
+    def _user_ids(self, connection: Connection) -> set[str]:
+        """The ids of the users that the mesh acts as."""
+        answer = self._ask(connection, "config/auth/list")
+        try:
+            users = _users.validate_python(answer)
+        except ValidationError as error:
+            message = f"the answer to config/auth/list: {explain(error)}"
+            raise Disconnected(message) from error
+        found = set()
+        for wanted in self._loops.users:
+            ids = {user["id"] for user in users if wanted in (user["id"], user["name"])}
+            if not ids:
+                expected = (
+                    f"expected users of Home Assistant; {wanted!r} is none of "
+                    + ", ".join(repr(user["name"]) for user in users)
+                )
+                source = f"producers/{NAME}.yaml"
+                raise ConfigError(source, "loops.users", expected)
+            found |= ids
+        return found
+
+
+def _successful(frame: ResultFrame, command: str) -> Any:
+    """The result of a command that succeeded."""
+    if frame.success:
+        return frame.result
+    code, text = (frame.error.code, frame.error.message) if frame.error else ("", "")
+    if code == "unauthorized":
+        expected = (
+            "expected the token of an administrator: Home Assistant lets nobody else "
+            f"have {command}"
+        )
+        raise ConfigError("environment", "MESH_HASS_TOKEN", expected)
+    message = f"Home Assistant refuses {command}: {text or code}"
+    raise Disconnected(message)

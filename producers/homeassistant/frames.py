@@ -1,0 +1,172 @@
+"""What Home Assistant sends over its websocket, once the connection is open
+(https://developers.home-assistant.io/docs/api/websocket)."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, Required
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+from typing_extensions import TypedDict
+
+from meshtasks.domain.errors import SchemaMismatch, UndecodableMessage
+from meshtasks.domain.records import StateChange, explain
+
+
+class Context(TypedDict, total=False):
+    """Why something happened.
+
+    Attributes:
+        id: shared by all events of one cause.
+        parent_id: the context that led to this one, as that of the state change
+            which triggered an automation.
+        user_id: the user who did it, if it was one.
+    """
+
+    id: Required[str]
+    parent_id: str | None
+    user_id: str | None
+
+
+@with_config(ConfigDict(extra="allow"))
+class AutomationData(TypedDict, total=False):
+    """The data of an ``automation_triggered`` event.
+
+    Attributes:
+        entity_id: of the automation.
+        name: its friendly name.
+        source: what triggered it, as a sentence.
+    """
+
+    entity_id: Required[str]
+    name: str | None
+    source: str | None
+
+
+class _Fired(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    time_fired: AwareDatetime
+    context: Context
+
+
+class StateChanged(_Fired):
+    """An entity has another state, or other attributes; or is new, or gone."""
+
+    event_type: Literal["state_changed"]
+    data: StateChange
+
+
+class AutomationTriggered(_Fired):
+    """An automation begins to act."""
+
+    event_type: Literal["automation_triggered"]
+    data: AutomationData
+
+
+class EventFrame(BaseModel):
+    """An event of a subscription."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: Literal["event"]
+    event: Annotated[
+        StateChanged | AutomationTriggered, Field(discriminator="event_type")
+    ]
+
+
+class Refusal(BaseModel):
+    """Why a command failed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    message: str = ""
+
+
+class ResultFrame(BaseModel):
+    """The answer to a command.
+
+    Attributes:
+        id: of the command.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    type: Literal["result"]
+    id: int
+    success: bool
+    result: Any = None
+    error: Refusal | None = None
+
+
+class PongFrame(BaseModel):
+    """The answer to a ping."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: Literal["pong"]
+
+
+Frame = EventFrame | ResultFrame | PongFrame
+
+_frame: TypeAdapter[Frame] = TypeAdapter(
+    Annotated[EventFrame | ResultFrame | PongFrame, Field(discriminator="type")]
+)
+
+
+@with_config(ConfigDict(extra="allow"))
+class CurrentState(TypedDict, total=False):
+    """A state object of the answer to ``get_states``; its context and other fields
+    are kept.
+
+    Attributes:
+        entity_id: whose state it is.
+        state: always text.
+        attributes: of any kind.
+        last_updated: RFC 3339; when state or attributes last changed.
+        context: of that change.
+    """
+
+    entity_id: Required[str]
+    state: Required[str]
+    attributes: Required[dict[str, Any]]
+    last_updated: Required[str]
+    context: Required[Context]
+
+
+def decoded(message: str | bytes) -> list[object]:
+    """The JSON of each frame in a message: one, or an array of them
+    (``coalesce_messages``).
+
+    Raises:
+        UndecodableMessage: it is not JSON text.
+    """
+    if isinstance(message, bytes):
+        raise UndecodableMessage("a binary message")
+    try:
+        content = json.loads(message)
+    except (ValueError, RecursionError) as error:
+        message = f"not JSON: {error}"
+        raise UndecodableMessage(message) from error
+    return content if isinstance(content, list) else [content]
+
+
+def frame_of(content: object) -> Frame:
+    """The frame that this JSON is.
+
+    Raises:
+        SchemaMismatch: it is none that the producer knows.
+    """
+    try:
+        return _frame.validate_python(content)
+    except ValidationError as error:
+        raise SchemaMismatch(explain(error)) from error

@@ -1,0 +1,179 @@
+"""What happened in Home Assistant as messages of the mesh; pure.
+
+The same happening gives a message of the same id, however it became known: by its
+event, after a gap, or to a second producer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from meshtasks.domain.errors import SchemaMismatch
+from meshtasks.domain.records import StateChange
+from meshtasks.domain.text import described
+from meshtasks.domain.timestamps import epoch_seconds
+from meshtasks.messaging.publisher import Outgoing
+from producers.arrays import encode
+from producers.homeassistant.gap import Gap
+
+HOME = "home.events"
+SENSORS = "sensors"
+
+_IDS = uuid.uuid5(uuid.NAMESPACE_URL, "https://www.home-assistant.io/")
+_MOTION = {"on": True, "off": False}
+#: Fields of an automation's event that the mesh has other names for.
+_RENAMED = frozenset({"entity_id", "source"})
+#: Home Assistant's own rule for ids, but for underscores at the wrong places.
+_ENTITY_ID = re.compile(r"([\da-z_]+)\.([\da-z_]+)")
+
+
+def state_change(change: StateChange, time: float, gap: Gap | None = None) -> Outgoing:
+    """An entity's change of state, as Home Assistant tells it.
+
+    Args:
+        change: the data of its event, or what a comparison came to.
+        time: epoch seconds; when it happened.
+        gap: in which it did, if nobody listened.
+
+    Raises:
+        SchemaMismatch: the entity id is none.
+        ValueError: JSON cannot say it.
+    """
+    domain, object_id = _words(change["entity_id"])
+    new = change.get("new_state")
+    moment = str(new.get("last_updated") if new else time)
+    return _message(
+        (HOME, f"home.{domain}.{object_id}.state_changed"),
+        {**change},
+        time,
+        moment,
+        gap,
+    )
+
+
+def automation_trigger(
+    automation: Mapping[str, Any], moment: str, time: float, gap: Gap | None = None
+) -> Outgoing:
+    """An automation began to act.
+
+    Args:
+        automation: ``entity_id``, and ``name`` and ``source`` if they are known.
+        moment: when, as Home Assistant writes it.
+        time: the same, epoch seconds.
+        gap: in which it did, if nobody listened.
+
+    Raises:
+        SchemaMismatch: the entity id is none.
+        ValueError: JSON cannot say it.
+    """
+    domain, object_id = _words(automation["entity_id"])
+    record = {
+        **{key: value for key, value in automation.items() if key not in _RENAMED},
+        "automation": automation["entity_id"],
+        "trigger": automation.get("source"),
+        "timestamp": moment,
+    }
+    return _message(
+        (HOME, f"home.{domain}.{object_id}.trigger"), record, time, moment, gap
+    )
+
+
+def missed_trigger(change: StateChange, gap: Gap) -> Outgoing | None:
+    """The trigger of an automation in a gap, which its state tells of, if there was
+    one: the last of them.
+
+    Raises:
+        InvalidMessage: the entity id is none, or the moment.
+    """
+    entity_id = change["entity_id"]
+    old, new = (_attributes(change.get(key)) for key in ("old_state", "new_state"))
+    triggered = new.get("last_triggered")
+    if (
+        not entity_id.startswith("automation.")
+        or not isinstance(triggered, str)
+        or triggered == old.get("last_triggered")
+    ):
+        return None
+    time = epoch_seconds(triggered, gap.until)
+    if time < gap.since:
+        return None
+    automation = {"entity_id": entity_id, "name": new.get("friendly_name")}
+    return automation_trigger(automation, triggered, time, gap)
+
+
+def reading(
+    change: StateChange, time: float, gap: Gap | None = None
+) -> Outgoing | None:
+    """The reading that a change of state is, if it is one: of a sensor of temperature
+    or humidity, or of a binary sensor of motion that began or ended.
+
+    Raises:
+        SchemaMismatch: the entity id is none.
+    """
+    new = change.get("new_state")
+    if new is None:
+        return None
+    domain, object_id = _words(change["entity_id"])
+    attributes = _attributes(new)
+    kind = attributes.get("device_class")
+    record: dict[str, Any]
+    if domain == "sensor" and kind in ("temperature", "humidity"):
+        value = _number(new["state"])
+        if value is None:
+            return None
+        record = {"value": value, "unit": attributes.get("unit_of_measurement")}
+    elif domain == "binary_sensor" and kind == "motion":
+        motion = _MOTION.get(new["state"])
+        old = change.get("old_state")
+        if motion is None or (old and old["state"] == new["state"]):
+            return None
+        record = {"motion": motion}
+    else:
+        return None
+    moment = str(new.get("last_updated"))
+    record = {
+        "sensor_id": change["entity_id"],
+        **record,
+        "timestamp": moment,
+        "name": attributes.get("friendly_name"),
+    }
+    return _message((SENSORS, f"sensors.{kind}.{object_id}"), record, time, moment, gap)
+
+
+def _message(
+    route: tuple[str, str],
+    record: dict[str, Any],
+    time: float,
+    moment: str,
+    gap: Gap | None,
+) -> Outgoing:
+    if gap:
+        record["gap"] = gap.as_json()
+    message_id = str(uuid.uuid5(_IDS, "\n".join((*route, moment))))
+    return Outgoing(*route, encode(record), message_id, time)
+
+
+def _attributes(state: Any) -> dict[str, Any]:
+    attributes = state.get("attributes") if state else None
+    return attributes if isinstance(attributes, dict) else {}
+
+
+def _words(entity_id: str) -> tuple[str, str]:
+    """Domain and object id, each one word of a routing key."""
+    if match := _ENTITY_ID.fullmatch(entity_id):
+        return match[1], match[2]
+    message = f"entity_id: expected domain.object_id, got {described(entity_id)}"
+    raise SchemaMismatch(message)
+
+
+def _number(state: str) -> float | None:
+    """A state as a number; ``unavailable`` and ``unknown`` are none."""
+    try:
+        number = float(state)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
