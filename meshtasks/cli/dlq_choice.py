@@ -77,6 +77,9 @@ class DeadLetterQueue(NamedTuple):
                 if held.seen % _STEP == 0:
                     bar.update(held.seen, held.total)
         self.exit_if_stopped()
+        if held.missing:
+            told = f"{held.missing:,} letters were not seen: somebody else has them"
+            typer.echo(told, err=True)
         return held.seen
 
     def exit_if_stopped(self, said: str = "nothing was changed") -> None:

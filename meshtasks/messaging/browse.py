@@ -20,7 +20,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
@@ -51,8 +51,10 @@ class Sweep:
     """The messages of a queue while they are held.
 
     Attributes:
-        total: messages that were ready when it began; later ones are not looked at.
+        total: messages that were ready when it began (two million at most); later
+            ones are not looked at.
         seen: how many were looked at.
+        missing: how many did not come, because somebody else has them.
     """
 
     def __init__(
@@ -63,17 +65,16 @@ class Sweep:
         prefetch: int,
         stopping: threading.Event,
     ) -> None:
-        self.seen = 0
+        self.seen = self.missing = 0
         self._connection = connection
         self._channel = channel
         self._queue = queue
         self._stopping = stopping
         self._has_removed = False
+        self._arrived: deque[Any] = deque()
         self._messages = self._deliveries()
-        self.total = _ready(channel, queue)
-        self._prefetch = min(
-            max(prefetch, -(-self.total // _CONSUMERS)), _LARGEST_PREFETCH
-        )
+        self.total = min(_ready(channel, queue), _CONSUMERS * _LARGEST_PREFETCH)
+        self._prefetch = max(prefetch, -(-self.total // _CONSUMERS))
 
     def __iter__(self) -> Iterator[Delivery]:
         """The messages in their order, once; fewer if told to stop, or if somebody
@@ -88,12 +89,27 @@ class Sweep:
                 return
 
     def _deliveries(self) -> Iterator[Delivery]:
-        delivered = 0
-        for number in range(_CONSUMERS):
-            count = min(self._prefetch, self.total - delivered)
-            if count <= 0 or (yield from self._consume(number, count)) < count:
+        """The messages, consumer by consumer.
+
+        A consumer whose messages are removed meanwhile is given more than its share;
+        what is left in :attr:`_arrived` when it ends comes first then.
+        """
+        now = time.time()
+        numbers = iter(range(_CONSUMERS))
+        left = self.total
+        while left:
+            share = min(self._prefetch, left)
+            tag = self._consume(next(numbers), share)
+            while share and self._wait_for_message():
+                share, left = share - 1, left - 1
+                yield delivery_of(self._arrived.popleft(), now)
+            self._channel.basic_cancel(tag)
+            while self._arrived and left:
+                left -= 1
+                yield delivery_of(self._arrived.popleft(), now)
+            if share:  # no more came
+                self.missing = left
                 return
-            delivered += count
 
     def remove(self, tags: Iterable[int]) -> None:
         """Take these messages out of the queue for good."""
@@ -116,26 +132,19 @@ class Sweep:
             tag = self._channel.basic_consume(self._queue, callback=lambda _: None)
             self._channel.basic_cancel(tag)
 
-    def _consume(self, number: int, count: int) -> Generator[Delivery, None, int]:
-        """Deliver so many messages to a consumer of their own; return how many."""
-        arrived: deque[Any] = deque()
-        now = time.time()
+    def _consume(self, number: int, share: int) -> str:
+        """Begin a consumer that is given so many messages; its tag."""
         tag = f"browse-{number:02d}"
-        self._channel.basic_qos(0, count, a_global=False)
+        self._channel.basic_qos(0, share, a_global=False)
         self._channel.basic_consume(
-            self._queue, consumer_tag=tag, callback=arrived.append
+            self._queue, consumer_tag=tag, callback=self._arrived.append
         )
-        delivered = 0
-        while delivered < count and self._wait_for(arrived):
-            delivered += 1
-            yield delivery_of(arrived.popleft(), now)
-        self._channel.basic_cancel(tag)
-        return delivered
+        return tag
 
-    def _wait_for(self, arrived: deque[Any]) -> bool:
-        """Wait for a message; false if none comes."""
+    def _wait_for_message(self) -> bool:
+        """Wait until one has arrived; false if none comes."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not arrived:
+        while not self._arrived:
             if time.monotonic() > deadline:
                 return False
             with suppress(TimeoutError):

@@ -118,6 +118,8 @@ class Replay:
                     if time.monotonic() > ends_at:
                         return False
             self._give_back(publisher, held, batch)
+        if held.missing:
+            self.result.kept["somebody else has them at the moment"] += held.missing
         return True
 
     def _selected(self, held: Sweep) -> Iterator[tuple[Delivery, DeadLetter]]:

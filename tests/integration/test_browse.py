@@ -13,7 +13,7 @@ import pytest
 
 from meshtasks.domain.errors import ConfigError
 from meshtasks.messaging.browse import QueueBusy, sweep
-from tests.support.amqp import drain, publish_raw, queue_depth
+from tests.support.amqp import drain, open_channel, publish_raw, queue_depth
 from tests.support.letters import QUEUE, bury, letter
 from tests.support.waiting import wait_until
 
@@ -86,11 +86,22 @@ def test_they_keep_their_order_if_the_looker_is_killed(mesh_url: str) -> None:
 
 def test_what_is_removed_is_gone_and_the_rest_is_in_order(mesh_url: str) -> None:
     fill(mesh_url, 1_000)
-    with sweep(mesh_url, QUEUE) as held:
+    with sweep(mesh_url, QUEUE, prefetch=40) as held:
         for each in held:
             if int(each.properties["message_id"]) % 10:
                 held.remove([each.tag])
     assert ids_left(mesh_url) == list(range(0, 1_000, 10))
+
+
+def test_messages_that_somebody_else_has_are_missing(
+    mesh_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshtasks.messaging.browse._PATIENCE_SECONDS", 0.5)
+    fill(mesh_url, 30)
+    with sweep(mesh_url, QUEUE, prefetch=10) as held, open_channel(mesh_url) as channel:
+        channel.basic_get(QUEUE)
+        assert len(list(held)) == 29
+        assert held.missing == 1
 
 
 def test_messages_that_come_meanwhile_are_left_for_the_next_look(
