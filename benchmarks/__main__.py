@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import latency, report
+from benchmarks import inference, latency, outage, publishing, report
 from benchmarks.contenders import CONTENDERS, MESHTASKS, Contender
 from benchmarks.drain import Run, Say, run
 from benchmarks.environments import InstallFailedError
@@ -20,8 +20,20 @@ from benchmarks.report import Findings
 from benchmarks.services import Services
 from meshtasks.domain.errors import MeshError
 from meshtasks.embedded.custody import in_custody
+from meshtasks.embedded.packages import InstallFailed
 
 _BACKLOG_FACTOR = 10
+
+PARTS = {
+    "throughput": "readings by one worker, next to its peers",
+    "metrics": "metrics by one worker",
+    "archive": "archived records by one worker, MB/s and compression",
+    "backlog": "the worker's memory with N and 10 x N messages waiting",
+    "publishing": "readings by one producer, with confirms",
+    "inference": "requests to a model that does nothing, stacked and not",
+    "latency": "from publish to queryable (2 minutes)",
+    "outage": "a broker away for a minute, and a producer killed (2 minutes)",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
         are met or not; otherwise 1.
     """
     options = _parser().parse_args(arguments)
+    if options.only and not options.parts:
+        options.parts = ["throughput", "metrics", "archive"]
     began_at = time.monotonic()
 
     def say(text: str) -> None:
@@ -43,8 +57,8 @@ def main(arguments: Sequence[str]) -> int:
             tempfile.TemporaryDirectory(prefix="meshtasks-bench-") as directory,
             Services(Path(directory)) as services,
         ):
-            findings = _measure(services, options, say)
-    except (InstallFailedError, MeshError) as error:
+            findings = _measure(services, Path(directory), options, say)
+    except (InstallFailedError, InstallFailed, MeshError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
@@ -56,22 +70,30 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if findings.faults else 0
 
 
-def _measure(services: Services, options: argparse.Namespace, say: Say) -> Findings:
+def _measure(
+    services: Services, directory: Path, options: argparse.Namespace, say: Say
+) -> Findings:
     findings = Findings()
-    if options.what == "latency":
+    parts = options.parts or PARTS
+    chosen = [
+        each
+        for each in CONTENDERS
+        if each.part in parts and (not options.only or each.name in options.only)
+    ]
+    messages, rounds = options.messages, options.rounds
+    if chosen:
+        findings.throughput.extend(_rounds(services, chosen, messages, rounds, say))
+    if "backlog" in parts:
+        for count in (messages, messages * _BACKLOG_FACTOR):
+            findings.backlog.append(_run(services, MESHTASKS, count, say))
+    if "publishing" in parts:
+        findings.rates.extend(publishing.measure(services, messages, rounds, say))
+    if "inference" in parts:
+        findings.rates.extend(inference.measure(services, directory, rounds, say))
+    if "latency" in parts:
         findings.latency.extend(latency.measure(services, say))
-        return findings
-    if not options.backlog:
-        chosen = [
-            each
-            for each in CONTENDERS
-            if options.only is None or each.name in options.only
-        ]
-        rounds = _rounds(services, chosen, options.messages, options.rounds, say)
-        findings.throughput.extend(rounds)
-    if options.backlog or options.only is None:
-        for messages in (options.messages, options.messages * _BACKLOG_FACTOR):
-            findings.backlog.append(_run(services, MESHTASKS, messages, say))
+    if "outage" in parts:
+        findings.outages.append(outage.measure(services, outage.Plan(), say))
     return findings
 
 
@@ -89,8 +111,7 @@ def _rounds(
     for number in range(1, rounds + 1):
         say(f"round {number} of {rounds}")
         for contender in chosen:
-            count = int(messages * contender.messages_scale)
-            yield _run(services, contender, count, say)
+            yield _run(services, contender, contender.share(messages), say)
 
 
 def _run(services: Services, contender: Contender, messages: int, say: Say) -> Run:
@@ -106,17 +127,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=(
-            "Compare the worker with its ceiling and its peers on this machine "
-            "(15 minutes or so), or measure its latency (2 minutes). "
-            "docs/benchmarks.md says how, and what the figures mean."
+            "Measure meshtasks on this machine, each part next to its ceiling: all "
+            "parts (25 minutes or so), or those that are named. docs/benchmarks.md "
+            "says how, and what the figures mean."
         ),
+        epilog="Parts: "
+        + "; ".join(f"{name}: {what}" for name, what in PARTS.items())
+        + ".",
     )
     parser.add_argument(
-        "what",
-        nargs="?",
-        choices=("throughput", "latency"),
-        default="throughput",
-        help="what to measure (default: throughput, and memory with a backlog)",
+        "parts",
+        nargs="*",
+        type=_part,
+        metavar="PART",
+        help=f"what to measure: {', '.join(PARTS)} (default: all)",
     )
     parser.add_argument(
         "--messages",
@@ -137,17 +161,20 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=names,
         metavar="NAME",
-        help=f"measure the throughput of some only: {', '.join(names)}",
-    )
-    parser.add_argument(
-        "--backlog",
-        action="store_true",
-        help="measure only the worker's memory, with N and 10 x N messages waiting",
+        help="of throughput, metrics and archive some rows only, and no other part: "
+        + ", ".join(names),
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write all figures to a file, too"
     )
     return parser
+
+
+def _part(text: str) -> str:
+    if text not in PARTS:
+        message = f"there is no part {text!r}; there are {', '.join(PARTS)}"
+        raise argparse.ArgumentTypeError(message)
+    return text
 
 
 def _multiple_of(unit: int) -> Callable[[str], int]:

@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import load
+from benchmarks import kept, load
 from benchmarks.environments import ensure_peer
+from benchmarks.kept import Kept
 from benchmarks.load import Reading
+from benchmarks.services import Space
 from meshtasks.messaging.publisher import Outgoing
 
 Encode = Callable[[Iterable[Reading]], Iterator[Outgoing]]
 
 SENSOR_QUEUE = "sensors.temperature"
+METRICS_QUEUE = "metrics.system"
+ARCHIVE_QUEUE = "archive.metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,12 @@ class Contender:
         queue: the queue it consumes.
         encode: makes its messages of readings.
         array_readings: readings in each message.
-        stores: it writes the readings to the store.
+        kept: what it has stored, and where; None for what stores nothing.
         plain: rules and archive are off.
+        part: the table that its row is in.
+        ceiling: name of the row that it is compared with.
+        multiple: its messages are a multiple of this, and four times as many at
+            least: a batch that does not fill up would wait for its age.
     """
 
     name: str
@@ -40,8 +48,11 @@ class Contender:
     queue: str = SENSOR_QUEUE
     encode: Encode = load.single
     array_readings: int = 1
-    stores: bool = True
+    kept: Callable[[Space], Kept] | None = kept.temperatures
     plain: bool = False
+    part: str = "throughput"
+    ceiling: str = "bare"
+    multiple: int = 1
 
     def prepared(self, say: Callable[[str], None]) -> list[str]:
         """Its command line; its environment is made if need be.
@@ -53,22 +64,25 @@ class Contender:
         directory = own if self.peer is None else ensure_peer(self.peer, say)
         return [part.format(bin=directory) for part in self.command.split()]
 
-    @property
-    def messages_scale(self) -> float:
-        """Messages it is given for every message that the others are given.
+    def share(self, messages: int) -> int:
+        """Messages it is given where the others are given so many.
 
         Arrays of a hundred: a tenth of the messages, ten times the readings.
         """
-        return 1.0 if self.array_readings == 1 else 0.1
+        if self.array_readings > 1:
+            messages //= 10
+        return max(4, -(-messages // self.multiple)) * self.multiple
 
 
-_WORKER = f"{{bin}}/python -m celery -A meshtasks worker -c 1 -Q {SENSOR_QUEUE}"
+_BARE = "{bin}/python -m benchmarks.peers.bare "
+_WORKER_OF = "{bin}/python -m celery -A meshtasks worker -c 1 -Q "
+_WORKER = _WORKER_OF + SENSOR_QUEUE
 
 BARE = Contender(
     "bare",
     "bare consumer, acks only",
-    f"{{bin}}/python -m benchmarks.peers.bare {SENSOR_QUEUE}",
-    stores=False,
+    _BARE + SENSOR_QUEUE,
+    kept=None,
 )
 CELERY = Contender(
     "celery",
@@ -112,6 +126,49 @@ ARRAYS_PLAIN = Contender(
     plain=True,
 )
 
+BARE_METRICS = Contender(
+    "bare-metrics",
+    "bare consumer, acks only",
+    _BARE + METRICS_QUEUE,
+    queue=METRICS_QUEUE,
+    encode=load.metrics,
+    kept=None,
+    part="metrics",
+    ceiling="bare-metrics",
+)
+METRICS = Contender(
+    "metrics",
+    "meshtasks, points, rules and archive",
+    _WORKER_OF + METRICS_QUEUE,
+    queue=METRICS_QUEUE,
+    encode=load.metrics,
+    kept=kept.metrics,
+    part="metrics",
+    ceiling="bare-metrics",
+)
+BARE_ARCHIVE = Contender(
+    "bare-archive",
+    "bare consumer, acks only",
+    _BARE + ARCHIVE_QUEUE,
+    queue=ARCHIVE_QUEUE,
+    encode=load.archived,
+    kept=None,
+    part="archive",
+    ceiling="bare-archive",
+    multiple=5_000,
+)
+ARCHIVE = Contender(
+    "archive",
+    "meshtasks, in a directory",
+    _WORKER_OF + ARCHIVE_QUEUE,
+    queue=ARCHIVE_QUEUE,
+    encode=load.archived,
+    kept=kept.archived,
+    part="archive",
+    ceiling="bare-archive",
+    multiple=5_000,
+)
+
 CONTENDERS = (
     BARE,
     CELERY,
@@ -121,4 +178,8 @@ CONTENDERS = (
     MESHTASKS_PLAIN,
     ARRAYS,
     ARRAYS_PLAIN,
+    BARE_METRICS,
+    METRICS,
+    BARE_ARCHIVE,
+    ARCHIVE,
 )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from benchmarks.contenders import Contender
 from benchmarks.environments import ROOT
+from benchmarks.kept import Kept
 from benchmarks.load import readings
 from benchmarks.services import Services, Space
 from benchmarks.usage import Usage, usage
@@ -45,6 +46,7 @@ class Run:
         cpu_us_per_reading: processor time of the consuming process and those it
             started, while the clock ran; steadier than the rate on a busy machine.
         peak_rss_bytes: of the same processes.
+        kept: what it has stored.
         faults: why the ledger does not balance; empty when it does.
     """
 
@@ -54,6 +56,7 @@ class Run:
     readings_per_second: float
     cpu_us_per_reading: float
     peak_rss_bytes: int
+    kept: Kept
     faults: tuple[str, ...]
 
 
@@ -86,7 +89,8 @@ def run(services: Services, contender: Contender, messages: int, say: Say) -> Ru
             watch.until_settled()
         finally:
             process.stop(within_seconds=30.0)
-        faults = [*watch.faults, *_faults(space, contender, count)]
+        kept = Kept(count) if contender.kept is None else contender.kept(space)
+        faults = [*watch.faults, *_faults(space, contender, kept, count)]
         if faults:
             say(f"{contender.name}: the end of its log:\n{process.tail()}")
     return Run(
@@ -96,6 +100,7 @@ def run(services: Services, contender: Contender, messages: int, say: Say) -> Ru
         watch.messages_per_second * contender.array_readings,
         watch.cpu_us_per_message / contender.array_readings,
         watch.peak_rss_bytes,
+        kept,
         tuple(faults),
     )
 
@@ -185,7 +190,7 @@ class _Watch:
         return min(max(left_seconds / 2, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)
 
 
-def _faults(space: Space, contender: Contender, count: int) -> list[str]:
+def _faults(space: Space, contender: Contender, kept: Kept, count: int) -> list[str]:
     """Why the ledger does not balance, once the contender has gone."""
     faults = []
     # What it held unacknowledged is back in the queue now.
@@ -193,6 +198,6 @@ def _faults(space: Space, contender: Contender, count: int) -> list[str]:
         faults.append(f"{left:,} messages left in the queue")
     if failed := space.failed():
         faults.append(f"{failed:,} messages dead or to be tried again")
-    if contender.stores and (points := space.points()) != count:
-        faults.append(f"{points:,} points stored of {count:,} readings")
+    if kept.records != count:
+        faults.append(f"{kept.records:,} stored of {count:,} readings")
     return faults

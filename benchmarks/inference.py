@@ -1,7 +1,6 @@
 """Requests to a model that does nothing: what the mesh costs, and what stacking gives.
 
-``python -m benchmarks.inference`` (a minute or so). Exit code 1 when a ledger does
-not balance. The ceilings are loops around tritonclient in one process, without a
+The ceilings are loops around tritonclient in one process, without a
 broker: one request after the other, and as many rows in each as the mesh stacks.
 """
 
@@ -9,22 +8,18 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from tritonclient.http import InferenceServerClient, InferInput
 
-from benchmarks.drain import preload
+from benchmarks.drain import Say, preload
 from benchmarks.environments import ROOT
+from benchmarks.rates import Rate
 from benchmarks.services import Services, Space
-from meshtasks.domain.errors import MeshError
-from meshtasks.embedded.packages import InstallFailed, ensure_triton
+from meshtasks.embedded.packages import ensure_triton
 from meshtasks.embedded.process import Process
 from meshtasks.embedded.triton import Triton
 from meshtasks.messaging.publisher import Outgoing
@@ -42,28 +37,34 @@ _STALLED_SECONDS = 60.0
 _LOOK_EVERY_SECONDS = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """What one measurement gave.
+PART = "inference"
 
-    Attributes:
-        what: what was measured.
-        rows_per_second: windows that the model was given.
-        faults: why the ledger does not balance; empty when it does.
+
+def measure(
+    services: Services, directory: Path, rounds: int, say: Say
+) -> Iterator[Rate]:
+    """The two ceilings and the mesh without and with stacking, then all again.
+
+    Raises:
+        InstallFailed: there is no Triton, and none could be installed.
     """
+    ensure_triton()
+    with Triton(directory / "triton", [MODELS]) as triton:
+        for number in range(1, rounds + 1):
+            say(f"inference, round {number} of {rounds}")
+            for rate in _round(services, triton):
+                say(f"  {rate.what}: {rate.per_second:,.0f} windows/s")
+                yield rate
 
-    what: str
-    rows_per_second: float
-    faults: tuple[str, ...] = ()
 
-
-def measure(services: Services, triton: Triton) -> Iterator[Rate]:
-    """The two ceilings, then the mesh without and with stacking."""
+def _round(services: Services, triton: Triton) -> Iterator[Rate]:
     bare = "bare tritonclient, {} in each request"
-    yield Rate(bare.format("1 window"), _bare_rate(triton, "nothing-single", 1))
-    yield Rate(bare.format(f"{ROWS} windows"), _bare_rate(triton, "nothing", ROWS))
-    yield _mesh_rate(services, triton, "nothing-single", "meshtasks, not stacked")
-    yield _mesh_rate(services, triton, "nothing", "meshtasks, stacked")
+    single, stacked = bare.format("1 window"), bare.format(f"{ROWS} windows")
+    yield Rate(PART, single, _bare_rate(triton, "nothing-single", 1))
+    what = "meshtasks, not stacked"
+    yield _mesh_rate(services, triton, "nothing-single", what, single)
+    yield Rate(PART, stacked, _bare_rate(triton, "nothing", ROWS))
+    yield _mesh_rate(services, triton, "nothing", "meshtasks, stacked", stacked)
 
 
 def _bare_rate(triton: Triton, model: str, rows: int) -> float:
@@ -78,7 +79,9 @@ def _bare_rate(triton: Triton, model: str, rows: int) -> float:
         return _BARE_REQUESTS * rows / (time.monotonic() - began_at)
 
 
-def _mesh_rate(services: Services, triton: Triton, model: str, what: str) -> Rate:
+def _mesh_rate(
+    services: Services, triton: Triton, model: str, what: str, ceiling: str
+) -> Rate:
     with services.space() as space:
         preload(space, _requests(model), lambda _: None)
         env = space.environment(plain=True)
@@ -95,7 +98,7 @@ def _mesh_rate(services: Services, triton: Triton, model: str, what: str) -> Rat
             rate = _rate_until_settled(services, before)
         finally:
             worker.stop()
-        return Rate(what, rate, tuple(_faults(space)))
+        return Rate(PART, what, rate, ceiling, faults=tuple(_faults(space)))
 
 
 def _requests(model: str) -> Iterator[Outgoing]:
@@ -130,32 +133,3 @@ def _faults(space: Space) -> Iterator[str]:
         yield f"{failed:,} requests dead or to be tried again"
     if (answered := space.ready(RESULTS)) != _MESSAGES:
         yield f"{answered:,} answers to {_MESSAGES:,} requests"
-
-
-def main() -> int:
-    """Measure and print; the process's exit code."""
-    table = Table(title="Inference with a model that does nothing")
-    table.add_column("what")
-    table.add_column("windows/s", justify="right")
-    table.add_column("ledger")
-    balances = True
-    try:
-        ensure_triton()
-        with (
-            tempfile.TemporaryDirectory(prefix="meshtasks-bench-") as directory,
-            Services(Path(directory)) as services,
-            Triton(Path(directory) / "triton", [MODELS]) as triton,
-        ):
-            for rate in measure(services, triton):
-                balances = balances and not rate.faults
-                ledger = "; ".join(rate.faults) or "balances"
-                table.add_row(rate.what, f"{rate.rows_per_second:,.0f}", ledger)
-    except (InstallFailed, MeshError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    Console().print(table)
-    return 0 if balances else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -89,6 +89,25 @@ def arrays(items: Iterable[Reading]) -> Iterator[Outgoing]:
         yield Outgoing("sensors", "sensors.temperature.gateway", body)
 
 
+def metrics(items: Iterable[Reading]) -> Iterator[Outgoing]:
+    """One plain-JSON metric per reading."""
+    for item in items:
+        record = {
+            "name": "room",
+            "fields": {"celsius": item["value"], "load": 0.5},
+            "tags": {"host": item["sensor_id"], "location": item["location"]},
+            "timestamp": item["timestamp"],
+        }
+        yield Outgoing(
+            "metrics", "metrics.system.lab.room", json.dumps(record).encode()
+        )
+
+
+def archived(items: Iterable[Reading]) -> Iterator[Outgoing]:
+    """One plain-JSON message per reading, for the archive alone."""
+    return (message._replace(exchange="archive") for message in single(items))
+
+
 def celery_calls(items: Iterable[Reading]) -> Iterator[Outgoing]:
     """One Celery message per reading, as ``store.delay(reading)`` sends it."""
     amqp = Celery(set_as_current=False).amqp

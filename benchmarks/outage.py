@@ -58,7 +58,7 @@ class Ledger:
         duplicates: arrived more than once, with the same message id.
         strays: arrived more than once, with differing message ids.
         in_order: each arrived first after all older ones.
-        points: in the time-series store; None where there is none.
+        points: in the time-series store; None where none was looked at.
     """
 
     submitted: int

@@ -19,6 +19,8 @@ from benchmarks import contenders
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.drain import Run
 from benchmarks.latency import Latency
+from benchmarks.outage import Ledger
+from benchmarks.rates import Rate
 
 _MEGABYTE = 1_000_000
 
@@ -30,20 +32,36 @@ _LEAST_RATIOS = (
 )
 _MOST_GROWTH = 1.1
 
+#: Titles of the tables of drained queues, by part.
+_PARTS = {
+    "throughput": "Readings a second by one worker process, median of the rounds",
+    "metrics": "Metrics a second by one worker process, median of the rounds",
+    "archive": "Archived records a second by one worker process, median of the rounds",
+}
+#: Titles of the other tables of rates.
+_RATES = {
+    "publishing": "Readings a second published by one process, median of the rounds",
+    "inference": "Windows a second through a model that does nothing",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Findings:
     """Everything that was measured.
 
     Attributes:
-        throughput: runs of all rounds.
+        throughput: runs of all rounds; of metrics and archive, too.
         backlog: the worker with few and with many messages waiting.
         latency: from publish to queryable.
+        rates: of publishing and inference, all rounds.
+        outages: what became of readings while the broker was away.
     """
 
     throughput: list[Run] = field(default_factory=list)
     backlog: list[Run] = field(default_factory=list)
     latency: list[Latency] = field(default_factory=list)
+    rates: list[Rate] = field(default_factory=list)
+    outages: list[Ledger] = field(default_factory=list)
 
     @property
     def faults(self) -> list[str]:
@@ -51,6 +69,8 @@ class Findings:
         runs = (*self.throughput, *self.backlog)
         found = [(run.contender, fault) for run in runs for fault in run.faults]
         found += [(each.what, fault) for each in self.latency for fault in each.faults]
+        found += [(each.what, fault) for each in self.rates for fault in each.faults]
+        found += [("outage", fault) for each in self.outages for fault in each.faults]
         return [f"{where}: {fault}" for where, fault in found]
 
 
@@ -97,6 +117,13 @@ def targets(findings: Findings) -> Iterator[Target]:
             ratio = rates[who.name] / rates[whom.name]
             text = f"{who.name} at least {least:g} x {whom.name}"
             yield Target(text, ratio, ratio >= least)
+    for rows in _by_part(findings.rates).values():
+        for rates in rows.values():
+            least, ceiling = rates[0].least, rates[0].ceiling
+            if least is not None and not any(each.faults for each in rates):
+                ratio = _median(rates) / _median(rows[ceiling])
+                text = f"{rates[0].what} at least {least:g} x {ceiling}"
+                yield Target(text, ratio, ratio >= least)
     if findings.backlog and not any(run.faults for run in findings.backlog):
         few, many = findings.backlog
         growth = many.peak_rss_bytes / few.peak_rss_bytes
@@ -113,12 +140,18 @@ def targets(findings: Findings) -> Iterator[Target]:
 
 def show(console: Console, findings: Findings) -> None:
     """Print the tables, then a line for each target."""
-    if findings.throughput:
-        console.print(_throughput_table(_rows(findings.throughput)))
+    rows = _rows(findings.throughput)
+    for part, title in _PARTS.items():
+        if of_part := [row for row in rows if row.contender.part == part]:
+            console.print(_throughput_table(title, of_part))
     if findings.backlog:
         console.print(_backlog_table(findings.backlog))
     if findings.latency:
         console.print(_latency_table(findings.latency))
+    for part, rates in _by_part(findings.rates).items():
+        console.print(_rates_table(part, rates))
+    for ledger in findings.outages:
+        console.print(_outage_table(ledger))
     for fault in findings.faults:
         text = f"[red]the ledger does not balance:[/] {fault}"
         console.print(text, soft_wrap=True)
@@ -146,31 +179,82 @@ def _rows(runs: Sequence[Run]) -> list[_Row]:
     return [row for row in rows if row.runs]
 
 
-def _throughput_table(rows: Sequence[_Row]) -> Table:
-    table = _table("Readings a second by one worker process, median of the rounds")
+def _throughput_table(title: str, rows: Sequence[_Row]) -> Table:
+    table = _table(title)
     table.add_column("contender", no_wrap=True)
-    headings = ("rate", "spread", "x bare", "x Celery", "CPU µs", "peak RSS")
+    medians = {row.contender.name: median(row.rates) for row in rows}
+    celery = medians.get(contenders.CELERY.name)
+    archive = any(run.kept.raw_bytes for row in rows for run in row.runs)
+    headings = ["rate", "spread", "x bare", "CPU µs", "peak RSS"]
+    headings += ["x Celery"] if celery else []
+    headings += ["MB/s", "zstd"] if archive else []
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    medians = {row.contender.name: median(row.rates) for row in rows}
-    bare = medians.get(contenders.BARE.name)
-    celery = medians.get(contenders.CELERY.name)
     for row in rows:
         if row.faults:
             table.add_row(row.contender.title, "[red]invalid[/]")
             continue
         rate = medians[row.contender.name]
         spread = (max(row.rates) - min(row.rates)) / 2 / rate
-        table.add_row(
-            row.contender.title,
+        cells = [
             f"{rate:,.0f}",
             f"±{spread:.0%}",
-            _ratio(rate, bare),
-            _ratio(rate, celery),
+            _ratio(rate, medians.get(row.contender.ceiling)),
             f"{median(run.cpu_us_per_reading for run in row.runs):.0f}",
             _megabytes(max(run.peak_rss_bytes for run in row.runs)),
-        )
+        ]
+        if celery:
+            cells.append(_ratio(rate, celery))
+        if archive and (kept := row.runs[-1].kept).raw_bytes:
+            cells.append(f"{rate * kept.raw_bytes / kept.records / _MEGABYTE:.1f}")
+            cells.append(f"{kept.raw_bytes / kept.stored_bytes:.1f} x")
+        table.add_row(row.contender.title, *cells)
     return table
+
+
+def _rates_table(part: str, rows: dict[str, list[Rate]]) -> Table:
+    table = _table(_RATES[part])
+    table.add_column("what")
+    for heading in ("rate", "spread", "x ceiling"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for what, rates in rows.items():
+        if any(each.faults for each in rates):
+            table.add_row(what, "[red]invalid[/]")
+            continue
+        found = [each.per_second for each in rates]
+        rate = median(found)
+        spread = (max(found) - min(found)) / 2 / rate
+        ceiling = rows.get(rates[0].ceiling)
+        ratio = _ratio(rate, _median(ceiling) if ceiling else None)
+        table.add_row(what, f"{rate:,.0f}", f"±{spread:.0%}", ratio)
+    return table
+
+
+def _outage_table(ledger: Ledger) -> Table:
+    table = _table("A broker that is away, and a producer that is killed meanwhile")
+    for heading in ("submitted", "stored", "lost", "duplicates", "points", "in order"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_row(
+        f"{ledger.submitted:,}",
+        f"{ledger.stored:,}",
+        f"{ledger.missing:,}",
+        f"{ledger.duplicates:,}",
+        f"{ledger.points:,}",
+        "yes" if ledger.in_order else "[red]no[/]",
+    )
+    return table
+
+
+def _by_part(rates: Sequence[Rate]) -> dict[str, dict[str, list[Rate]]]:
+    """All rounds of each row, by table."""
+    parts: dict[str, dict[str, list[Rate]]] = {}
+    for each in rates:
+        parts.setdefault(each.part, {}).setdefault(each.what, []).append(each)
+    return parts
+
+
+def _median(rates: Sequence[Rate]) -> float:
+    return median(each.per_second for each in rates)
 
 
 def _backlog_table(runs: Sequence[Run]) -> Table:

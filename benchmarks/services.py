@@ -68,10 +68,15 @@ class Space:
             "MESH_BROKER_URL": self.amqp_url,
             "MESH_CONFIG_DIR": str(self._plain_config() if plain else CONFIG),
             "MESH_STATE_DIR": str(self.directory / "state"),
-            "MESH_ARCHIVE_URL": f"file://{self.directory / 'archive'}",
+            "MESH_ARCHIVE_URL": f"file://{self.archive}",
             "MESH_INFLUX_URL": self.store.url,
             "MESH_INFLUX_TOKEN": "unchecked",
         }
+
+    @property
+    def archive(self) -> Path:
+        """The archive's directory."""
+        return self.directory / "archive"
 
     def ready(self, *queues: str) -> int:
         """Messages waiting in some queues, by the broker's count."""
@@ -85,10 +90,10 @@ class Space:
         retries = (queue.name for queue in self.topology.retry_queues)
         return self.ready(self.topology.dead_letter_queue, *retries)
 
-    def points(self) -> int:
-        """Distinct points in the store."""
+    def points(self, series: str = "temperature_celsius") -> int:
+        """Distinct points in the store, of the series of a name."""
         self.flush()
-        expression = 'sum(count_over_time({__name__="temperature_celsius"}[1d]))'
+        expression = f'sum(count_over_time({{__name__="{series}"}}[1d]))'
         path = f"/api/v1/query?{urlencode({'query': expression})}"
         answer = json.loads(loopback.request("GET", self.store.port, path))
         result = answer["data"]["result"]
