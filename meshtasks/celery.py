@@ -13,18 +13,10 @@ from meshtasks.domain.errors import ConfigError
 from meshtasks.messaging.entities import task_queues
 from meshtasks.settings import Settings, load_settings
 from meshtasks.sinks.objects import open_store
-from meshtasks.tasks import (  # noqa: F401 - they register their handlers
-    alerts,
-    archive,
-    climate,
-    home,
-    inference,
-    metrics,
-    motion,
-)
 from meshtasks.tasks.commanding import Command
 from meshtasks.tasks.commands import COMMANDS
-from meshtasks.tasks.registry import HANDLERS, Handler
+from meshtasks.tasks.handlers import HANDLERS
+from meshtasks.tasks.registry import Handler
 from meshtasks.worker.commands import register_commands
 from meshtasks.worker.mesh import attach
 

@@ -11,6 +11,7 @@ from meshtasks.cli import (
     alerts,
     analytics,
     archive,
+    config,
     demo,
     dlq,
     publish,
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(topology.app, name="topology")
 app.add_typer(archive.app, name="archive")
+app.add_typer(config.app, name="config")
 app.command("demo")(demo.demo)
 app.add_typer(dlq.app, name="dlq")
 app.command("publish")(publish.publish)

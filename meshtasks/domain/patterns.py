@@ -33,6 +33,24 @@ def topic_matches(pattern: str, routing_key: str) -> bool:
     return len(wanted) in reached
 
 
+@lru_cache(maxsize=4_096)
+def patterns_overlap(one: str, other: str) -> bool:
+    """Whether there is a routing key that both patterns match."""
+    return _overlap(tuple(_words(one)), tuple(_words(other)))
+
+
+@lru_cache(maxsize=16_384)
+def _overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    if not one or not other:
+        return set(one) | set(other) <= {"#"}
+    if one[0] == "#":
+        return _overlap(one[1:], other) or _overlap(one, other[1:])
+    if other[0] == "#":
+        return _overlap(other, one)
+    fits = one[0] == other[0] or "*" in (one[0], other[0])
+    return fits and _overlap(one[1:], other[1:])
+
+
 def _words(text: str) -> list[str]:
     return text.split(".") if text else []
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from meshtasks.domain.patterns import topic_matches
+from meshtasks.domain.patterns import patterns_overlap, topic_matches
 
 _keys = st.lists(st.sampled_from(["a", "b", ""]), max_size=6).map(".".join)
 _patterns = st.lists(st.sampled_from(["a", "b", "", "*", "#"]), max_size=6).map(
@@ -71,3 +71,25 @@ def test_a_binding_of_the_mesh_leaves_other_keys_alone(pattern: str, key: str) -
 def test_a_pattern_of_many_wildcards_is_no_burden() -> None:
     pattern = "#.a." * 60 + "#.z"
     assert not topic_matches(pattern, "a." * 120 + "b")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        ("a.b", "a.b", True),
+        ("a.b", "a.c", False),
+        ("a.*", "*.b", True),
+        ("a.#", "#.b", True),
+        ("a.#", "b.#", False),
+        ("#", "", True),
+        ("*", "", False),
+        ("a.*.c", "a.#", True),
+        ("a.*", "a.b.c", False),
+        ("a.#.z", "a.b.*", True),
+    ],
+)
+def test_two_patterns_overlap_if_one_key_matches_both(
+    one: str, other: str, *, overlap: bool
+) -> None:
+    assert patterns_overlap(one, other) is overlap
+    assert patterns_overlap(other, one) is overlap

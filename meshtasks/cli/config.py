@@ -1,0 +1,118 @@
+"""``meshtasks config``: is the configuration right, and what does it do?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from meshtasks.cli.failure import fail
+from meshtasks.domain.errors import ConfigError
+from meshtasks.settings import Settings, load_settings
+
+app = typer.Typer(help="The files of config/.", no_args_is_help=True)
+
+_EX_USAGE = 2
+
+
+@app.callback()
+def _group() -> None:
+    """A callback keeps the group from becoming its one command."""
+
+
+@app.command()
+def check(
+    *,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROUTING_KEY",
+            help="Tell what a message with this routing key would meet: queues, "
+            "handlers, sinks, rules, workflows, alerts, the archive.",
+        ),
+    ] = None,
+    exchange: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --explain: the exchange it is published to, if the routing "
+            "key does not tell.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look for mistakes in config/, config/producers and MESH_… variables.
+
+    All are named, with file and line. Nothing is connected to (`meshtasks doctor`
+    does that). An error stops the start; a warning is of something that can never
+    work as it is written; a note is good to know.
+
+    Exit codes: 0 no errors and no warnings; 1 warnings; 78 errors.
+    """
+    if explain is not None:
+        _explain(load_settings(), explain, exchange, as_json=as_json)
+    elif exchange is not None:
+        fail("--exchange needs --explain", _EX_USAGE)
+    else:
+        _check(as_json=as_json)
+
+
+def _check(*, as_json: bool) -> None:
+    from meshtasks.cli.config_findings import (  # noqa: PLC0415 - imports every sink
+        Finding,
+        findings,
+    )
+
+    try:
+        found = findings(load_settings())
+    except ConfigError as error:  # of the environment
+        faults = (error, *error.more)
+        found = [
+            Finding("error", each.source, each.line, each.key, each.expected)
+            for each in faults
+        ]
+    levels = [each.level for each in found]
+    if as_json:
+        typer.echo(json.dumps([each.as_json() for each in found], indent=2))
+    else:
+        for each in found:
+            typer.echo(f"{each.place}: {each.level}: {each.key}: {each.text}")
+        errors, warnings = levels.count("error"), levels.count("warning")
+        typer.echo(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}")
+    if "error" in levels:
+        sys.exit(ConfigError.exit_code)
+    if "warning" in levels:
+        sys.exit(1)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number or 'no'} {word}{'' if number == 1 else 's'}"
+
+
+def _explain(
+    settings: Settings, routing_key: str, exchange: str | None, *, as_json: bool
+) -> None:
+    from meshtasks.cli.config_explain import (  # noqa: PLC0415 - imports every handler
+        exchanges_for,
+        explain,
+        is_known,
+    )
+    from meshtasks.cli.config_explaining import lines  # noqa: PLC0415
+    from meshtasks.tasks.handlers import HANDLERS  # noqa: PLC0415
+
+    topology = settings.topology
+    if exchange is None:
+        candidates = exchanges_for(topology, routing_key)
+        if len(candidates) != 1:
+            hint = ", ".join(candidates or (each.name for each in topology.exchanges))
+            fail(f"which exchange? Give --exchange, one of {hint}", _EX_USAGE)
+        (exchange,) = candidates
+    elif not is_known(topology, exchange):
+        fail(f"topology.yaml declares no exchange {exchange}", _EX_USAGE)
+    found = explain(settings, HANDLERS, exchange, routing_key)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2))
+        return
+    typer.echo("\n".join(lines(found, settings.env.receivers)))
