@@ -25,7 +25,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import kombu
-from amqp.exceptions import NotFound, ResourceLocked
+from amqp.exceptions import AccessRefused, NotFound, ResourceLocked
 
 from meshtasks.domain.errors import ConfigError, Transient
 from meshtasks.messaging.codec import Delivery, delivery_of
@@ -199,10 +199,14 @@ def _lock(connection: kombu.Connection, queue: str) -> None:
     """Keep others out until the connection ends.
 
     Raises:
+        ConfigError: the account may not do that.
         QueueBusy: somebody else is in.
     """
     try:
         connection.channel().queue_declare(f"{queue}.browsed", exclusive=True)
+    except AccessRefused as error:
+        expected = f"the account may not look at {queue}: {error.reply_text}"
+        raise ConfigError("environment", "MESH_BROKER_URL", expected) from error
     except ResourceLocked as error:
         message = (
             f"somebody else is looking at {queue} (meshtasks dlq or report, in another "

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from meshtasks.domain.accounts import rights_of
+from meshtasks.embedded.rabbitmq import RabbitMQ
 from meshtasks.messaging import headers
 from tests.support.amqp import Delivery, drain, open_channel, publish_raw, queue_depth
 from tests.support.archive import directory_environment
 from tests.support.command import Command, command
 from tests.support.letters import NOON, QUEUE, bury, letter
+from tests.support.topologies import shipped_topology
 from tests.support.waiting import wait_until
 
 TEMPERATURE, HUMIDITY = "sensors.temperature", "sensors.humidity"
@@ -99,6 +102,11 @@ class TestShow:
         assert "  ZeroDivisionError" in shown
         assert '    "sensor_id": "attic"' in shown  # laid out
         assert "celery@rack" in shown
+
+    def test_the_body_may_be_had_alone(self, mesh_url: str, meshtasks: Command) -> None:
+        bury(mesh_url, [letter(1, body=b"[1]")])
+        name = id_of(meshtasks, "expected")
+        assert meshtasks("dlq", "show", name, "--raw").stdout == "[1]"
 
     def test_bytes_that_are_no_text_are_spelled(
         self, mesh_url: str, meshtasks: Command
@@ -228,6 +236,47 @@ class TestDrop:
         monkeypatch.setattr("sys.stdin", io.StringIO())
         assert meshtasks("dlq", "drop", "--all").exit_code == 1
         assert queue_depth(mesh_url, QUEUE) == 1
+
+
+def account(node: RabbitMQ, vhost: str, role: str) -> str:
+    """AMQP URL of an account with the rights of a role."""
+    name = f"{role}-{vhost}"
+    may = rights_of(shipped_topology())[role]
+    node.api("PUT", f"/users/{name}", {"password": "word", "tags": ""})
+    rights = {"configure": may.configure, "write": may.write, "read": may.read}
+    node.api("PUT", f"/permissions/{vhost}/{name}", rights)
+    return f"amqp://{name}:word@127.0.0.1:{node.ports.amqp}/{vhost}"
+
+
+class TestAccounts:
+    def test_an_operator_may_do_all_of_it(
+        self,
+        mesh_url: str,
+        rabbitmq: RabbitMQ,
+        vhost: str,
+        meshtasks: Command,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        bury(mesh_url, [letter(1), letter(2, "other")])
+        operator = account(rabbitmq, vhost, "operator")
+        monkeypatch.setenv("MESH_BROKER_URL", operator)
+        assert meshtasks("dlq", "replay", "--reason", "expected").exit_code == 0
+        assert meshtasks("dlq", "drop", "--all", "--yes").exit_code == 0
+        assert queue_depth(mesh_url, QUEUE) == 0
+
+    def test_who_may_not_is_told_so(
+        self,
+        mesh_url: str,
+        rabbitmq: RabbitMQ,
+        vhost: str,
+        meshtasks: Command,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        producer = account(rabbitmq, vhost, "producer")
+        monkeypatch.setenv("MESH_BROKER_URL", producer)
+        result = meshtasks("dlq", "list")
+        assert result.exit_code == 78
+        assert "the account may not look at dead.letter.queue" in result.stderr
 
 
 class TestFiles:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.envelope import Envelope
+from meshtasks.domain.envelope import QUIET_HEADER, Envelope
 from meshtasks.domain.errors import ConfigError
 from meshtasks.domain.outcome import DONE, Dead, Retry
 from meshtasks.embedded import loopback
@@ -99,6 +99,14 @@ def test_an_event_without_a_workflow_is_archived_and_done(
 
     assert receiver.requests == []
     assert archived(broker) == [json.loads(event.body)]
+
+
+def test_an_event_that_nobody_is_to_be_told_of_starts_nothing_and_is_done(
+    open_sinks: Open, receiver: Receiver
+) -> None:
+    quiet = motion()._replace(headers={QUIET_HEADER: 1})
+    assert handle(open_sinks(workflow("light")), quiet) == [DONE]
+    assert called(receiver) == []
 
 
 def test_a_motion_starts_its_workflow_with_the_sensor_named(

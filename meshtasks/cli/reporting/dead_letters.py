@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from meshtasks.cli.interrupt import stopping_on_signals
 from meshtasks.cli.reporting.facts import DeadLetters, DeadReason
 from meshtasks.domain.deadletters import DeadLetter, general_reason
 from meshtasks.domain.errors import ConfigError, Transient
@@ -24,10 +25,15 @@ def dead_letters_in(url: str, queue: str) -> DeadLetters:
     """
     groups: dict[tuple[str, str], _Group] = defaultdict(_Group)
     try:
-        with sweep(url, queue) as held:
+        with (
+            stopping_on_signals() as stopping,
+            sweep(url, queue, stopping=stopping) as held,
+        ):
             for delivery in held:
                 letter = letter_of(delivery)
                 groups[letter.kind, general_reason(letter.reason)].add(letter)
+        if stopping.is_set():
+            raise KeyboardInterrupt
     except (Transient, ConfigError) as error:
         return DeadLetters(fault=str(error))
     reasons = [
