@@ -16,6 +16,7 @@ import typer
 
 from meshtasks.domain.errors import ConfigError
 from producers.homeassistant.command import homeassistant
+from producers.sensornet.command import sensornet
 from producers.simulator.command import simulator
 from producers.system.command import system
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 # With a callback typer keeps a program of one command from becoming that command.
 app.callback()(lambda: None)
 app.command("homeassistant")(homeassistant)
+app.command("sensornet")(sensornet)
 app.command("simulator")(simulator)
 app.command("system")(system)
 

@@ -15,11 +15,13 @@ from pydantic import (
     model_validator,
 )
 
-from meshtasks.domain.errors import ConfigError, UnknownUnit
+from meshtasks.configfile import fault_in, refuse
+from meshtasks.domain.errors import UnknownUnit
 from meshtasks.domain.patterns import topic_matches
 from meshtasks.domain.routing import queues_reached
 from meshtasks.domain.topology import Topology
-from meshtasks.settings import Settings, load_yaml
+from meshtasks.settings import Settings
+from producers.configuration import producer_config, producer_file
 from producers.sensornet.kinds import KINDS
 from producers.sensornet.naming import name
 
@@ -198,10 +200,12 @@ def load(settings: Settings) -> SensorNet:
     Raises:
         ConfigError: naming the file, the key and what was expected.
     """
-    path = settings.env.config_dir / "producers" / "sensornet.yaml"
-    config = load_yaml(path, SensorNet)
-    for key, expected in _disagreements(config, settings.topology):
-        raise ConfigError(str(path), key, expected)
+    config = producer_config(settings, "sensornet", SensorNet)
+    path = producer_file(settings, "sensornet")
+    refuse(
+        fault_in(path, key, expected)
+        for key, expected in _disagreements(config, settings.topology)
+    )
     return config
 
 
@@ -211,19 +215,21 @@ def _disagreements(config: SensorNet, topology: Topology) -> Iterator[tuple[str,
         yield "queue", f"a queue of topology.yaml, which has no {config.queue}"
         return
     for place, source in enumerate(config.sources):
-        for sample in _samples(source.pattern):
-            if config.queue not in queues_reached(topology, MQTT_EXCHANGE, sample):
-                expected = (
-                    f"topology.yaml to bind {MQTT_EXCHANGE} to {config.queue} with "
-                    f'"{source.pattern}", or nothing of it would arrive'
-                )
-                yield f"sources.{place}.topic", expected
-                return
+        reached = [
+            queues_reached(topology, MQTT_EXCHANGE, sample)
+            for sample in _samples(source.pattern)
+        ]
+        if not all(config.queue in queues for queues in reached):
+            expected = (
+                f"topology.yaml to bind {MQTT_EXCHANGE} to {config.queue} with "
+                f'"{source.pattern}", or nothing of it would arrive'
+            )
+            yield f"sources.{place}.topic", expected
     for kind, destination in config.kinds.items():
         if destination == "sensors":
             key = f"sensors.{kind}.any"
-            reached = queues_reached(topology, "sensors", key)
-            if not reached - {topology.dead_letter_queue}:
+            queues = queues_reached(topology, "sensors", key)
+            if not queues - {topology.dead_letter_queue}:
                 expected = f"metrics or ignore: no queue of topology.yaml takes {key}"
                 yield f"kinds.{kind}", expected
 

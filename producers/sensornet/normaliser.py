@@ -120,6 +120,8 @@ class Normaliser:
             message = f"no source in sensornet.yaml has the topic of {key}"
             raise SchemaMismatch(message)
         levels = source.levels_of(key)
+        if not any(levels):
+            return Ignored("no device")
         if source.format == "discovery":
             found = discovery.parse(levels, published.body)
             if isinstance(found, Ignored):
@@ -147,7 +149,8 @@ class Normaliser:
         device = own.name or self._announcements.device_name(announced)
         location = own.location or next((a.area for a in announced if a.area), "")
         measured_at = moment(report.stamp, published.received_at, self._config.zone)
-        shared: dict[str, Any] = {"timestamp": measured_at or published.received_at}
+        timestamp = round(measured_at or published.received_at, 3)  # as points have it
+        shared: dict[str, Any] = {"timestamp": timestamp}
         if location:
             shared["location"] = location
         skipped = Counter({"unavailable": report.unavailable})

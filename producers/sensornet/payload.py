@@ -44,11 +44,15 @@ def json_of(body: bytes) -> Any:
     Raises:
         UndecodableMessage: it is not UTF-8 JSON.
     """
+    text = text_of(body)
     try:
-        return json.loads(text_of(body), parse_constant=lambda _name: None)
+        value = json.loads(text, parse_constant=lambda _name: None)
+        if "\\u" in text:  # half of a surrogate pair, which no UTF-8 can say
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         message = f"the body is not valid JSON: {error}"
         raise UndecodableMessage(message) from error
+    return value
 
 
 def object_of(body: bytes) -> dict[str, Any]:

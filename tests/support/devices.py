@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,15 +28,19 @@ class Example(NamedTuple):
 
 def example(vendor: str, name: str) -> Example:
     """One of tests/data/devices."""
-    text = (DIRECTORY / f"{vendor}.yaml").read_text(encoding="utf-8")
-    entry = yaml.safe_load(text)[name]
+    entry = _document(DIRECTORY / f"{vendor}.yaml")[name]
     return Example(entry["topic"], entry["body"].encode())
 
 
 def shipped(**changes: Any) -> SensorNet:
     """config/producers/sensornet.yaml, with some keys of it replaced."""
-    document = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
-    return SensorNet.model_validate(document | changes)
+    return SensorNet.model_validate(_document(SHIPPED) | changes)
+
+
+@cache
+def _document(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return document
 
 
 class Devices:

@@ -159,6 +159,7 @@ class TestDeadLetters:
             ("zigbee2mqtt/hall", b"21.5", "expected a JSON object, got the number"),
             ("zigbee2mqtt/hall", b"[" * 100_000, "not valid JSON"),
             ("zigbee2mqtt/hall", b" " * 2_000_000 + b"1", "2000001 bytes"),
+            ("tele/shed/SENSOR", rb'{"TempUnit": "\ud83d"}', "not valid JSON"),
             ("tele/shed/SENSOR", b"[1]", "expected a JSON object, got an array"),
             ("shellies/shellyht-x/sensor/humidity", b"wet", "expected a number"),
             ("shellies/shellyht-x/sensor/motion", b"perhaps", "true or false"),
@@ -430,6 +431,7 @@ class TestAgreementWithTheTopology:
         error = self.refused(tmp_path, sources=[source])
 
         assert error.key == "sources.0.topic"
+        assert error.line is not None
         assert 'bind amq.topic to devices with "rtl_433.#"' in error.expected
 
     def test_a_topic_that_is_wider_than_its_binding_is_refused(

@@ -1,0 +1,7 @@
+"""``python -m producers.sensornet``."""
+
+from __future__ import annotations
+
+from producers.__main__ import main
+
+main("sensornet")

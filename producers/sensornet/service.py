@@ -1,0 +1,202 @@
+"""From the devices' queue to the mesh's exchanges, and only then acknowledged.
+
+There is no spool and no buffer: what is not published yet is still in the queue, on
+the broker. While the mesh's messages cannot be published, the ones at hand are tried
+again and no more are taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from meshtasks.domain.backoff import Backoff
+from meshtasks.domain.errors import Transient, Unroutable
+from meshtasks.domain.outcome import Dead
+from meshtasks.messaging.codec import Delivery
+from meshtasks.messaging.connecting import connected
+from meshtasks.messaging.deadletter import Failing, dead_message
+from meshtasks.messaging.publisher import Outgoing, Publisher
+from producers.arrays import Route
+from producers.sensornet.inbox import Inbox
+from producers.sensornet.memory import Memory
+from producers.sensornet.normaliser import Normalised, Normaliser, Published
+from producers.sensornet.tally import Tally
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+_REPORT_SECONDS = 60.0
+
+
+class Service:
+    """Normalises what devices publish, until it is told to stop.
+
+    Args:
+        url: AMQP URL.
+        queue: the devices' queue.
+        normaliser: makes the mesh's messages.
+        memory: what it learns on the way.
+        stop: ends it; what is at hand is finished unless the broker is away.
+
+    Attributes:
+        tally: what became of the messages so far.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        queue: str,
+        normaliser: Normaliser,
+        memory: Memory,
+        stop: threading.Event,
+    ) -> None:
+        self._url = url
+        self._queue = queue
+        self._normaliser = normaliser
+        self._memory = memory
+        self._stop = stop
+        self._publisher = Publisher(url)
+        self._backoff = Backoff()
+        self._worker = f"sensornet@{platform.node()}"
+        self._reported = Tally().summary()
+        self._reported_at = time.monotonic()
+        self.tally = Tally()
+
+    def run(self) -> None:
+        """Consume; after a lost connection, again.
+
+        Raises:
+            ConfigError: the broker refuses the account, its virtual host or its
+                right to read the queue.
+        """
+        failed_attempts = 0
+        try:
+            while not self._stop.is_set():
+                try:
+                    with connected(self._url) as connection:
+                        inbox = Inbox(connection, self._queue)
+                        logger.info("consuming queue %s", self._queue)
+                        failed_attempts = 0
+                        self._serve(inbox)
+                except Transient as error:
+                    logger.warning("%s", error)
+                    self._stop.wait(self._backoff.delay_seconds(failed_attempts))
+                    failed_attempts += 1
+        finally:
+            self._publisher.close()
+
+    def _serve(self, inbox: Inbox) -> None:
+        while not self._stop.is_set():
+            deliveries = inbox.take(_POLL_SECONDS)
+            if deliveries:
+                if not self._settle(deliveries):
+                    return
+                inbox.acknowledge(deliveries[-1])
+            self._report()
+
+    def _settle(self, deliveries: Sequence[Delivery]) -> bool:
+        """Publish what becomes of the messages; false if it had to stop before."""
+        results = [
+            self._normaliser.normalise(_published(delivery)) for delivery in deliveries
+        ]
+        self._memory.save()
+        outgoing: list[Outgoing] = []
+        for delivery, result in zip(deliveries, results, strict=True):
+            outgoing += result.messages
+            if result.dead:
+                outgoing.append(self._dead_letter(delivery, result.dead))
+        unroutable = self._publish(outgoing)
+        if unroutable is None:
+            return False
+        if unroutable and not self._bury(deliveries, results, unroutable):
+            return False
+        for result in results:
+            self.tally.count(result)
+        return True
+
+    def _bury(
+        self,
+        deliveries: Sequence[Delivery],
+        results: list[Normalised],
+        unroutable: frozenset[Route],
+    ) -> bool:
+        """Dead-letter the messages for whose readings there is no queue, nor an
+        alternate exchange; false if it had to stop before.
+
+        Raises:
+            Transient: there is no queue for dead letters either.
+        """
+        dead = Dead(str(Unroutable(unroutable)), Unroutable.__name__)
+        letters = []
+        for place, result in enumerate(results):
+            if any((m.exchange, m.routing_key) in unroutable for m in result.messages):
+                results[place] = replace(result, dead=dead)
+                letters.append(self._dead_letter(deliveries[place], dead))
+        again = self._publish(letters)
+        if again:
+            message = f"{Unroutable(again)}; run `meshtasks topology apply`"
+            raise Transient(message)
+        return again is not None
+
+    def _publish(self, messages: Sequence[Outgoing]) -> frozenset[Route] | None:
+        """Publish until confirmed.
+
+        Returns:
+            The routes without a queue; None when it was told to stop meanwhile.
+        """
+        failed_attempts = 0
+        while messages:
+            try:
+                self._publisher.publish(messages)
+            except Unroutable as error:
+                return error.routes
+            except Transient as error:
+                logger.warning("the broker did not take a batch: %s", error)
+                delay = self._backoff.delay_seconds(failed_attempts)
+                if self._stop.wait(delay):
+                    return None
+                failed_attempts += 1
+            else:
+                break
+        return frozenset()
+
+    def _dead_letter(self, delivery: Delivery, dead: Dead) -> Outgoing:
+        return dead_message(
+            Failing(delivery, self._queue, delivery.body),
+            dead,
+            task_id="",
+            worker=self._worker,
+            now=time.time(),
+        )
+
+    def _report(self) -> None:
+        """Log the tally now and then, if it is another."""
+        now = time.monotonic()
+        if now - self._reported_at < _REPORT_SECONDS:
+            return
+        self._reported_at = now
+        summary = self.tally.summary()
+        if summary != self._reported:
+            self._reported = summary
+            logger.info("so far %s", summary)
+
+
+def _published(delivery: Delivery) -> Published:
+    return Published(delivery.routing_key, delivery.body, _received_at(delivery))
+
+
+def _received_at(delivery: Delivery) -> float:
+    """When the broker received it, if it was told to note that, else when we did.
+
+    Its interceptor ``set_header_timestamp`` adds milliseconds as a header:
+    https://www.rabbitmq.com/docs/message-interceptors.
+    """
+    milliseconds = delivery.headers.get("timestamp_in_ms")
+    if isinstance(milliseconds, int):
+        return milliseconds / 1000
+    return delivery.received_at

@@ -1,0 +1,301 @@
+"""``python -m producers sensornet``: real MQTT clients, a real broker, its queues."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion
+
+from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.messaging.connecting import connected
+from meshtasks.messaging.entities import declare
+from producers.sensornet.memory import Memory
+from producers.sensornet.normaliser import Normaliser
+from producers.sensornet.service import Service
+from tests.support.amqp import (
+    Delivery,
+    drain,
+    open_channel,
+    publish_raw,
+    queue_depth,
+    take,
+)
+from tests.support.devices import example, shipped
+from tests.support.proxy import Proxy
+from tests.support.topologies import shipped_topology
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+_PATIENCE_SECONDS = 60.0
+
+Start = Callable[[str], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts the normaliser on a broker; what it leaves running is killed."""
+    with ExitStack() as processes:
+
+        def begin(url: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "producers.sensornet"],
+                env={
+                    **os.environ,
+                    "MESH_BROKER_URL": url,
+                    "MESH_STATE_DIR": str(tmp_path / "state"),
+                },
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            processes.callback(process.communicate)
+            processes.callback(process.kill)
+            return process
+
+        yield begin
+
+
+def summary_of(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """End it in order; the line it prints."""
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=_PATIENCE_SECONDS)
+    assert process.returncode == 0, errors
+    summary: dict[str, Any] = json.loads(output)
+    return summary
+
+
+@contextmanager
+def house(node: RabbitMQ, name: str) -> Iterator[str]:
+    """URL of a virtual host of the test's own, with the mesh's topology."""
+    node.create_vhost(name)
+    url = node.amqp_url(name)
+    with connected(url) as connection:
+        declare(connection, shipped_topology())
+    yield url
+    node.delete_vhost(name)
+
+
+@contextmanager
+def device(node: RabbitMQ, vhost: str) -> Iterator[Client]:
+    """A connected MQTT client."""
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.username_pw_set(f"{vhost}:{node.user}", node.password)
+    client.max_inflight_messages_set(1_000)
+    client.connect("127.0.0.1", node.ports.mqtt)
+    client.loop_start()
+    yield client
+    client.disconnect()
+    client.loop_stop()
+
+
+def from_data(vendor: str, name: str, qos: int) -> dict[str, Any]:
+    topic, body = example(vendor, name)
+    return {"topic": topic, "payload": body, "qos": qos}
+
+
+def said(deliveries: list[Delivery]) -> dict[str, Any]:
+    """Routing key → the value of the reading."""
+    bodies = {each.routing_key: json.loads(each.body) for each in deliveries}
+    return {
+        key: body["value"] if isinstance(body, dict) else body
+        for key, body in bodies.items()
+    }
+
+
+def test_devices_of_every_vendor_reach_their_queues_and_the_books_balance(
+    mqtt_rabbitmq: RabbitMQ, start: Start
+) -> None:
+    with (
+        house(mqtt_rabbitmq, "vendors") as url,
+        device(mqtt_rabbitmq, "vendors") as mqtt,
+    ):
+        process = start(url)
+        for message in (
+            from_data("esphome", "garage_temperature", qos=1) | {"retain": True},
+            from_data("zigbee2mqtt", "climate", qos=0) | {"retain": True},
+            from_data("zigbee2mqtt", "hue_motion", qos=1),
+            from_data("tasmota", "probes", qos=0),
+            from_data("shelly", "plus_ht", qos=1),
+            {"topic": "tele/boiler/LWT", "payload": "Online", "retain": True},
+            {"topic": "shellies/shellyht-3C/sensor/humidity", "payload": "48.5"},
+            {"topic": "garagedoor1/sensor/garage_temperature/state", "payload": "12.5"},
+            {"topic": "zigbee2mqtt/Küche oben", "payload": '{"temperature": "21,5"}'},
+            {"topic": "zigbee2mqtt/hall", "payload": b"\xff\xfe", "qos": 1},
+            {"topic": "sensors/temperature/living_room", "payload": "20.5", "qos": 1},
+        ):
+            mqtt.publish(**message)
+
+        temperatures = said(
+            take(url, "sensors.temperature", 7, within_seconds=_PATIENCE_SECONDS)
+        )
+        humidities = said(take(url, "sensors.humidity", 3))
+        (motion,) = take(url, "sensors.motion", 1)
+        metrics = take(url, "metrics.system", 2)
+        letters = take(url, "dead.letter.queue", 2)
+        summary = summary_of(process)
+
+        assert temperatures == {
+            "sensors.temperature.friendly_name": 27.34,
+            "sensors.temperature.hue_motion_bad": 21.51,
+            "sensors.temperature.boiler.04173329beff": 17.2,
+            "sensors.temperature.boiler.041752d93bff": 24.3,
+            "sensors.temperature.shellyplusht-b8d61a8b17cc": 19.8,
+            "sensors.temperature.garagedoor1.garage_temperature": 12.5,
+            "sensors.temperature.living_room": 20.5,  # past the normaliser
+        }
+        assert humidities == {
+            "sensors.humidity.friendly_name": 44.72,
+            "sensors.humidity.shellyplusht-b8d61a8b17cc": 42.2,
+            "sensors.humidity.shellyht-3c": 48.5,
+        }
+        assert json.loads(motion.body)["motion"] is True
+        assert {each.routing_key for each in metrics} == {
+            "metrics.system.hue_motion_bad.device",
+            "metrics.system.shellyplusht-b8d61a8b17cc.device",
+        }
+        reasons = {each.body: each.headers["x-mesh-reason"] for each in letters}
+        assert {
+            (each.headers["x-mesh-routing-key"], each.headers["x-mesh-queue"])
+            for each in letters
+        } == {("zigbee2mqtt.Küche oben", "devices"), ("zigbee2mqtt.hall", "devices")}
+        assert "not UTF-8" in reasons[b"\xff\xfe"]
+        assert 'the text "21,5"' in reasons[b'{"temperature": "21,5"}']
+        assert summary["received"] == 10
+        assert summary["published"] == 6
+        assert summary["dead"] == len(letters)
+        assert summary["passed_over"] == 2  # the announcement, the availability
+        assert summary["messages"] == {"sensors": 10, "metrics": 2}
+        assert queue_depth(url, "devices") == 0
+
+
+def test_nothing_is_lost_when_it_is_killed(
+    mqtt_rabbitmq: RabbitMQ, start: Start
+) -> None:
+    count = 2_000
+    with house(mqtt_rabbitmq, "killed") as url, device(mqtt_rabbitmq, "killed") as mqtt:
+        for number in range(count):
+            mqtt.publish(
+                "zigbee2mqtt/hall", json.dumps({"temperature": number / 100}), qos=1
+            )
+        wait_until(
+            lambda: queue_depth(url, "devices") == count,
+            _PATIENCE_SECONDS,
+            "all that was published",
+        )
+        process = start(url)
+        wait_until(
+            lambda: queue_depth(url, "sensors.temperature") > 0,
+            _PATIENCE_SECONDS,
+            "the first readings",
+        )
+        process.kill()
+        process.wait(_PATIENCE_SECONDS)
+        found: set[float] = set()
+
+        def all_there() -> bool:
+            found.update(
+                json.loads(each.body)["value"]
+                for each in drain(url, "sensors.temperature")
+            )
+            return len(found) == count
+
+        start(url)
+
+        wait_until(all_there, _PATIENCE_SECONDS, f"{count} readings")
+        assert queue_depth(url, "dead.letter.queue") == 0
+
+
+@pytest.fixture
+def service(amqp_url: str, proxy: Proxy, tmp_path: Path) -> Iterator[Service]:
+    """The normaliser in a thread, behind the proxy; its virtual host is empty to
+    begin with."""
+    stop = threading.Event()
+    memory = Memory(tmp_path / "discovery.json")
+    normaliser = Normaliser(shipped(), memory.announcements)
+    service = Service(proxy.url(amqp_url), "devices", normaliser, memory, stop)
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    yield service
+    stop.set()
+    thread.join(_PATIENCE_SECONDS)
+    assert not thread.is_alive()
+
+
+def test_it_waits_for_its_queue_to_be_declared(
+    service: Service, amqp_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    wait_until(
+        lambda: "run `meshtasks topology apply`" in caplog.text,
+        _PATIENCE_SECONDS,
+        "a warning that says what to do",
+    )
+    with connected(amqp_url) as connection:
+        declare(connection, shipped_topology())
+    publish_raw(amqp_url, "amq.topic", "zigbee2mqtt.hall", b'{"temperature": 21}')
+
+    take(amqp_url, "sensors.temperature", 1, within_seconds=_PATIENCE_SECONDS)
+
+
+def test_it_goes_on_after_every_lost_connection(
+    service: Service, amqp_url: str, proxy: Proxy
+) -> None:
+    with connected(amqp_url) as connection:
+        declare(connection, shipped_topology())
+    found: set[float] = set()
+
+    def arrived(celsius: int) -> bool:
+        readings = drain(amqp_url, "sensors.temperature")
+        found.update(json.loads(each.body)["value"] for each in readings)
+        return celsius in found
+
+    for celsius in range(3):
+        body = b'{"temperature": %d}' % celsius
+        publish_raw(amqp_url, "amq.topic", "zigbee2mqtt.hall", body)
+        wait_until(partial(arrived, celsius), _PATIENCE_SECONDS, f"{celsius} °C")
+        proxy.cut()
+
+
+def test_a_reading_without_any_queue_is_a_dead_letter_of_its_message(
+    service: Service, amqp_url: str
+) -> None:
+    body = b'{"temperature": 21, "battery": 5}'
+    with connected(amqp_url) as connection:
+        declare(connection, shipped_topology())
+    with open_channel(amqp_url) as channel:
+        channel.queue_delete("metrics.system")
+        channel.exchange_delete("unrouted")
+    publish_raw(amqp_url, "amq.topic", "zigbee2mqtt.hall", body)
+
+    (letter,) = take(amqp_url, "dead.letter.queue", 1, within_seconds=_PATIENCE_SECONDS)
+    assert letter.body == body
+    assert "no queue is bound for exchange 'metrics'" in letter.headers["x-mesh-reason"]
+    take(amqp_url, "sensors.temperature", 1)
+
+
+def test_what_devices_announce_is_remembered(
+    service: Service, amqp_url: str, tmp_path: Path
+) -> None:
+    with connected(amqp_url) as connection:
+        declare(connection, shipped_topology())
+    topic, body = example("esphome", "garage_temperature")
+    publish_raw(amqp_url, "amq.topic", topic.replace("/", "."), body)
+    path = tmp_path / "discovery.json"
+    wait_until(path.exists, _PATIENCE_SECONDS, "the file")
+
+    (known,) = Memory(path).announcements.at(
+        "garagedoor1.sensor.garage_temperature.state"
+    )
+    assert known.device == "GarageDoor1"
