@@ -22,7 +22,7 @@ def demo(
             "--for",
             min=1.0,
             metavar="SECONDS",
-            help="Let the sensors speak for so long, then check that nothing was lost.",
+            help="Let the house speak for so long, then check that nothing was lost.",
         ),
     ] = None,
     rate: Annotated[
@@ -32,15 +32,16 @@ def demo(
         Path, typer.Option(metavar="DIR", help="Where everything is kept.")
     ] = Path(".mesh/demo"),
 ) -> None:
-    """Run the mesh on private services with simulated sensors, and watch it.
+    """Run the mesh on private services with a simulated house, and watch it.
 
-    It starts RabbitMQ, VictoriaMetrics, workers, Flower and a house of sensors,
-    some of which send nonsense. All listen on this machine only; a mesh of yours
+    It starts RabbitMQ, VictoriaMetrics, Triton where it runs, workers for all
+    queues, Flower, a stand-in for n8n and for the phone, and a house in which
+    some devices send nonsense. All listen on this machine only; a mesh of yours
     is not touched. Ctrl-C stops what it started, a second Ctrl-C at once. The
     data are kept.
 
     With --for it ends by itself with a summary: every record published is stored
-    or a dead letter.
+    or a dead letter, and every message of every queue is accounted for.
 
     Exit codes: 0 stopped, or the summary balances; 1 it does not; 69 something
     could not be started, or ended by itself; 130 interrupted before there was a

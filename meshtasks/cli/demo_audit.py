@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from urllib.parse import urlencode
@@ -22,7 +22,7 @@ from meshtasks.cli.demo_books import (
     Points,
     published_so_far,
 )
-from meshtasks.cli.demo_flows import Flow, Flows
+from meshtasks.cli.demo_flows import Flows
 from meshtasks.cli.view.collect import Collector
 from meshtasks.domain.inference.pipeline import MEASUREMENT as INFERENCE
 from meshtasks.domain.routing import queues_reached
@@ -59,7 +59,7 @@ class Audit:
         collector: Collector,
         store: ObjectStore,
         settings: Settings,
-        queues: list[str],
+        queues: Sequence[str],
     ) -> None:
         self._stack = stack
         self._collector = collector
@@ -69,11 +69,8 @@ class Audit:
         self._since_seconds = int(time.time())
         self._objects = frozenset(each.name for each in archived_objects(store))
         self._dead = collector.depths()[self._dead_letter_queue].ready
-        self._flows = Flows(collector, queues)
-
-    def flows(self) -> list[Flow]:
-        """See :meth:`~meshtasks.cli.demo_flows.Flows.now`."""
-        return self._flows.now()
+        #: What has passed through the queues since.
+        self.flows = Flows(collector, queues)
 
     def books(self, waiting: Mapping[str, int]) -> Books:
         """The books of the run; ask when no worker runs any more.
@@ -96,7 +93,7 @@ class Audit:
                 self._store, self._objects, since, self._settings.topology
             ),
             seen=self._collector.seen(),
-            flows=self.flows(),
+            flows=self.flows.now(),
             dead_in_queue=(
                 self._collector.depths()[self._dead_letter_queue].ready - self._dead
             ),

@@ -7,12 +7,17 @@ again; so retries, which are seen on their way, are taken off.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from meshtasks.cli.view.collect import Collector
 from meshtasks.cli.view.snapshot import Seen
 from meshtasks.messaging.management import QueueActivity
+
+#: The broker takes its statistics every second: what is over for longer is over.
+REST_SECONDS = 2.0
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +62,8 @@ class Flows:
     """Counts from now on.
 
     Args:
-        collector: watches already, and has seen all that passed since the start of
-            the broker but ``seen_before``.
-        queues: which ones.
+        collector: watches already.
+        queues: which ones; nothing is on its way through them.
     """
 
     def __init__(self, collector: Collector, queues: Sequence[str]) -> None:
@@ -81,6 +85,40 @@ class Flows:
             self._flow(name, activity, seen, depths[name].ready)
             for name in self._queues
         ]
+
+    def wait_over(
+        self,
+        queues: Sequence[str],
+        published: Mapping[str, int],
+        within_seconds: float,
+        *,
+        for_seconds: float = 0.0,
+    ) -> None:
+        """Wait until all that was published has come into these queues and left them,
+        and has been so for a while; what has not by then is left.
+
+        Args:
+            queues: some of them.
+            published: messages, by queue, as far as that is known.
+            within_seconds: longest wait.
+            for_seconds: how long it must have been so.
+
+        Raises:
+            Transient, ConfigError: the broker does not answer.
+        """
+        now = time.monotonic()
+        deadline, last_open = now + within_seconds, now
+        while now < deadline:
+            flows = [flow for flow in self.now() if flow.queue in queues]
+            now = time.monotonic()
+            if not all(
+                flow.is_over and flow.came_in >= published.get(flow.queue, 0)
+                for flow in flows
+            ):
+                last_open = now
+            elif now - last_open >= for_seconds:
+                return
+            time.sleep(_POLL_SECONDS)
 
     def _flow(
         self, name: str, activity: Mapping[str, QueueActivity], seen: Seen, left: int

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from celery.app.utils import find_app
 from rich.console import Console
 
 from meshtasks.cli.demo_audit import Audit
+from meshtasks.cli.demo_backlog import Backlog
 from meshtasks.cli.demo_books import published_so_far
-from meshtasks.cli.demo_flows import Flow
+from meshtasks.cli.demo_flows import REST_SECONDS
 from meshtasks.cli.demo_screen import Screen, shown_path
 from meshtasks.cli.demo_shutdown import AtOnce, Shutdown, Together
 from meshtasks.cli.demo_steps import Steps
@@ -35,14 +35,9 @@ _EXIT_OK = 0
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130
 
-_POLL_SECONDS = 0.1
 _START_SECONDS = 60.0
-#: How long queues must stay empty to count as such: longer than a batch takes, and
-#: than many that were fetched at once.
-_EMPTY_SECONDS = 1.0
+#: How long the queues must be empty before nothing of an earlier run can be left.
 _SURELY_SECONDS = 3.0
-#: The broker takes its statistics every second: what is over for longer is over.
-_REST_SECONDS = 2.0
 #: The longest wait for the queues to become empty, after a run and at Ctrl-C.
 _DRAIN_SECONDS = 60.0
 _MOMENT_SECONDS = 3.0
@@ -121,8 +116,9 @@ class Session:
         self._workers = {
             name: stack.worker(name, queues) for name, queues in self._queues.items()
         }
-        asks = self._no_triton is None
-        self._simulator = stack.simulator(*_simulator_options(options, asks=asks))
+        self._consumed = handled
+        retry = [queue.name for queue in self._settings.topology.retry_queues]
+        self._backlog = Backlog(self._collector, handled, retry)
 
     def run(self) -> int:
         """Boot, watch, stop; the exit code."""
@@ -162,7 +158,7 @@ class Session:
         self._boot_triton()
         with step("exchanges, queues and bindings"), connected(self._url) as connection:
             declare(connection, self._settings.topology)
-        left = sum(self._waiting().values())
+        left = sum(self._backlog.waiting().values())
         with step("Celery workers"):
             self._shutdown.add("Flower", stack.flower, stack.flower)
             workers = list(self._workers.values())
@@ -171,29 +167,40 @@ class Session:
             self._start_workers()
         if left:
             with step(f"{left:,} messages of an earlier run"):
-                self._wait_empty(_DRAIN_SECONDS, for_seconds=_SURELY_SECONDS)
+                self._backlog.wait_empty(_DRAIN_SECONDS, for_seconds=_SURELY_SECONDS)
                 if self._options.for_seconds is not None:
                     # The books begin when nobody holds anything of the past.
                     together.stop()
                     self._start_workers()
-                    time.sleep(_REST_SECONDS)
+                    time.sleep(REST_SECONDS)
 
     def _boot_triton(self) -> None:
-        """Start Triton, if it runs on this machine."""
+        """Start Triton, if it runs on this machine: the demo can do without."""
+        triton = self._stack.triton
         if self._no_triton is None:
-            triton = self._stack.triton
-            with self._steps.step("Triton, the server of models"):
-                self._shutdown.add("Triton", AtOnce(triton), triton.process)
-                triton.start()
-            self._servers.append(triton.process)
-        else:
-            self._say(f" - no Triton, so no model is asked: {self._no_triton}")
+            self._shutdown.add("Triton", AtOnce(triton), triton.process)
+            try:
+                with self._steps.step("Triton, the server of models"):
+                    triton.start()
+            except ProcessFailed as error:
+                self._no_triton = str(error).partition(";")[0]
+            else:
+                self._servers.append(triton.process)
+                return
+        self._say(f" - No Triton, so no model is asked: {self._no_triton}")
 
     def _start_workers(self) -> None:
         for worker in self._workers.values():
             worker.start()
         for name, worker in self._workers.items():
-            worker.wait_ready(partial(self._is_consumed, name), _START_SECONDS)
+            is_ready = partial(self._backlog.are_consumed, self._queues[name])
+            worker.wait_ready(is_ready, _START_SECONDS)
+
+    @cached_property
+    def _simulator(self) -> Process:
+        """The house; whether it asks a model is known once Triton runs."""
+        asks = self._no_triton is None
+        return self._stack.simulator(*_simulator_options(self._options, asks=asks))
 
     def _present(self) -> int:
         """Let the sensors speak, and show what comes of it; the exit code."""
@@ -201,18 +208,16 @@ class Session:
             faults = self._collector.snapshot().faults
             raise Transient(faults[0] if faults else None)
         stack = self._stack
-        queues = [
-            name
-            for name in self._settings.topology.domain_queues
-            if name in self._consumed
-        ]
-        audit = Audit(stack, self._collector, self._store, self._settings, queues)
+        audit = Audit(
+            stack, self._collector, self._store, self._settings, self._consumed
+        )
         seconds = self._options.for_seconds
         with self._steps.step("a house of sensors, and Flower"):
             # Flower asks once what the workers are; now they can answer.
             stack.flower.start()
-            self._shutdown.add("the sensors", self._simulator, self._simulator)
-            self._simulator.start()
+            simulator = self._simulator
+            self._shutdown.add("the sensors", simulator, simulator)
+            simulator.start()
             stack.flower.wait_ready(stack.flower_answers, _START_SECONDS)
         screen = Screen(self._console, stack, self._collector, seconds)
         screen.print_hints()
@@ -227,7 +232,7 @@ class Session:
             return self._check(audit)
         with self._steps.step("the queues run empty"):
             self._simulator.stop(_SIMULATOR_STOP_SECONDS)
-            self._wait_empty(_MOMENT_SECONDS)
+            self._backlog.wait_empty(_MOMENT_SECONDS)
         return _EXIT_OK
 
     def _goes_on(self) -> bool:
@@ -261,73 +266,24 @@ class Session:
     def _check(self, audit: Audit) -> int:
         """Let everything come to rest, and draw up the books; the exit code."""
         self._simulator.stop()  # it has ended; this reaps it
-        if not published_so_far(self._stack.stats_file).messages:
+        published = published_so_far(self._stack.stats_file)
+        if not published.messages:
             raise _ended_by_itself(self._simulator)
-        archive = self._queues["archive"]
         with self._steps.step("the queues run empty"):
-            self._wait_over(audit, self._queues["house"], _REST_SECONDS)
+            audit.flows.wait_over(
+                self._queues["house"],
+                published.messages_by_kind,
+                _DRAIN_SECONDS,
+                for_seconds=REST_SECONDS,
+            )
         with self._steps.step("the workers finish what they hold"):
             workers = list(self._workers.values())
             Together(workers, _WORKER_STOP_SECONDS).stop()
-            self._wait_over(audit, [*self._queues["house"], *archive], 0.0)
-        books = audit.books(self._waiting(but=self._consumed))
+            audit.flows.wait_over(self._consumed, {}, _DRAIN_SECONDS)
+        books = audit.books(self._backlog.to_be_retried())
         end = self._settings.topology.dead_letter_queue
         print_summary(books, self._console, end, self._no_triton)
         return _EXIT_FAILED if books.faults() else _EXIT_OK
-
-    def _wait_over(
-        self, audit: Audit, queues: Sequence[str], for_seconds: float
-    ) -> None:
-        """Wait until all that was published is in these queues, and out of them, and
-        has been so for a while; what still is not after a minute is left."""
-        now = time.monotonic()
-        deadline, last_open = now + _DRAIN_SECONDS, now
-        published = published_so_far(self._stack.stats_file).messages_by_kind
-        while True:
-            flows = [flow for flow in audit.flows() if flow.queue in queues]
-            now = time.monotonic()
-            if not all(_is_over(flow, published) for flow in flows):
-                last_open = now
-            elif now - last_open >= for_seconds:
-                return
-            if now > deadline:
-                return
-            time.sleep(_POLL_SECONDS)
-
-    @property
-    def _consumed(self) -> list[str]:
-        return [queue for queues in self._queues.values() for queue in queues]
-
-    def _is_consumed(self, worker: str) -> bool:
-        depths = self._collector.depths()
-        return all(depths[queue].consumers for queue in self._queues[worker])
-
-    def _waiting(self, but: Sequence[str] = ()) -> dict[str, int]:
-        """Messages in the queues that workers empty, and on their way back there."""
-        names = self._consumed
-        names += [queue.name for queue in self._settings.topology.retry_queues]
-        depths = self._collector.depths()
-        return {
-            name: depths[name].ready
-            for name in names
-            if name not in but and depths[name].ready
-        }
-
-    def _wait_empty(
-        self,
-        within_seconds: float,
-        *,
-        for_seconds: float = _EMPTY_SECONDS,
-        but: Sequence[str] = (),
-    ) -> None:
-        """Wait until nothing has waited for a while; what still does then is left."""
-        now = time.monotonic()
-        deadline, last_seen = now + within_seconds, now
-        while now < deadline and now - last_seen < for_seconds:
-            time.sleep(_POLL_SECONDS)
-            now = time.monotonic()
-            if self._waiting(but):
-                last_seen = now
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
@@ -351,10 +307,6 @@ def handled_queues(topology: Topology) -> list[str]:
     """
     handlers = mesh_of(find_app("meshtasks")).handlers
     return [queue for queue in topology.domain_queues if queue in handlers]
-
-
-def _is_over(flow: Flow, published: Mapping[str, int]) -> bool:
-    return flow.is_over and flow.came_in >= published.get(flow.queue, 0)
 
 
 def _simulator_options(options: Options, *, asks: bool) -> list[str]:

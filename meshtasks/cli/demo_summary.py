@@ -80,7 +80,7 @@ def _queues(books: Books, dead_letter_queue: str, no_triton: str | None) -> Tabl
         table.add_row(flow.queue, *cells, where, style="bold red" if wrong else "")
     letters = books.seen.dead_letters + books.seen.repeated_dead_letters
     kept = f"{books.dead_in_queue:,}"
-    where = "kept, with their reasons"
+    where = "kept: meshtasks dlq list"
     table.add_row(dead_letter_queue, f"{letters:,}", "0", kept, where)
     return table
 

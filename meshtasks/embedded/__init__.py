@@ -1,1 +1,1 @@
-"""Private RabbitMQ and VictoriaMetrics for the demo, the tests and the Procfile."""
+"""Private servers for the demo and the tests."""

@@ -35,6 +35,9 @@ from meshtasks.embedded.victoriametrics import VictoriaMetrics
 _AMQP, _MANAGEMENT, _MQTT, _VICTORIA_METRICS, _FLOWER = 5672, 15672, 1883, 8428, 5555
 _N8N, _TRITON = 5678, 8000
 
+#: The model that the simulated house asks.
+_MODEL = "temperature-anomaly"
+
 #: What the demo has of its own in place of a user's.
 _CONFIG = Path(__file__).with_name("demo")
 
@@ -91,8 +94,8 @@ class Stack:
         models = config_dir.absolute() / "triton"
         #: Why there is no Triton; None if there is.
         self.triton_hindrance = hindrance()
-        if not self.triton_hindrance and not models.is_dir():
-            self.triton_hindrance = f"there are no models in {models}"
+        if not self.triton_hindrance and not (models / _MODEL).is_dir():
+            self.triton_hindrance = f"{models} has no {_MODEL}"
         self.triton = Triton(
             self.directory / "triton", [models], port=loopback.free_port(_TRITON)
         )

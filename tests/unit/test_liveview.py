@@ -257,7 +257,7 @@ def test_retries_totals_and_dead_letters_are_there() -> None:
     text = "\n".join(drawn(SNAPSHOT))
 
     assert "1 s: 0   2 min: 7" in text
-    assert "published 9 messages · stored 56,789 points" in text
+    assert "published 9 messages · stored 56,789 values" in text
     assert "archive 3 objects, 45.7 kB · alerts 1" in text
     assert "2: UnknownUnit 2" in text
     assert 'sensors.temperature.attic  unit "lux"' in text
@@ -305,7 +305,7 @@ def test_a_silent_worker_is_in_trouble(sightings: Sightings) -> None:
 
 def test_a_log_line_says_it_all() -> None:
     assert line(SNAPSHOT, "published 9 messages") == (
-        "published 9 messages · stored 56,789 points · archive 3 objects, 45.7 kB · "
+        "published 9 messages · stored 56,789 values · archive 3 objects, 45.7 kB · "
         "alerts 1 · dead letters 2: UnknownUnit 2 · waiting 1,281"
     )
 

@@ -161,7 +161,7 @@ def _wait(seconds: int) -> str:
 def _totals(snapshot: Snapshot, published: str) -> Text:
     parts = [published] if published else []
     if snapshot.points is not None:
-        parts.append(f"stored {snapshot.points:,} points")
+        parts.append(f"stored {snapshot.points:,} values")
     if (archive := snapshot.archive) is not None:
         noun = "object" if archive.objects == 1 else "objects"
         parts.append(f"archive {archive.objects:,} {noun}, {size(archive.size_bytes)}")
