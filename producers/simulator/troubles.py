@@ -82,7 +82,7 @@ def alert_record(
     title = trouble.title.format(place)
     return {
         "title": title[:1].upper() + title[1:],
-        "message": trouble.message.format(place),
+        "message": "It is over." if resolved else trouble.message.format(place),
         "severity": trouble.severity,
         "source": trouble.source,
         "labels": {"location": room, "device": f"{trouble.source}-{room}"},
