@@ -245,6 +245,26 @@ class QueuesConfig(BaseModel):
         return self.queues.get(name, self.defaults)
 
 
+class GatewayConfig(BaseModel):
+    """config/gateway.yaml.
+
+    Attributes:
+        max_body_bytes: a larger body is refused.
+        requests_per_second: of one token, in the long run.
+        burst: of one token, at once after a rest.
+        keep_keys_hours: how long an ``Idempotency-Key`` is remembered.
+        keep_tasks_days: how long a task is, after the last news of it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
+    requests_per_second: Annotated[float, Field(gt=0)] = 50.0
+    burst: Annotated[int, Field(ge=1)] = 200
+    keep_keys_hours: Annotated[float, Field(gt=0)] = 24.0
+    keep_tasks_days: Annotated[float, Field(gt=0)] = 7.0
+
+
 class Settings:
     """Everything the mesh knows at start. Built once, by :func:`load_settings`;
     each YAML file is read and validated on first use and then kept."""
@@ -339,6 +359,11 @@ class Settings:
             raise ConfigError("environment", "MESH_TRITON_URL", expected)
         return load_yaml(self.env.config_dir / "models.yaml", ModelBook)
 
+    @cached_property
+    def gateway(self) -> GatewayConfig:
+        """config/gateway.yaml."""
+        return load_yaml(self.env.config_dir / "gateway.yaml", GatewayConfig)
+
     def faults(self) -> list[ConfigError]:
         """Everything that is wrong with the files, and with what they need of the
         environment; reads them all."""
@@ -363,7 +388,7 @@ class Settings:
 #: What :meth:`Settings.faults` reads.
 _PARTS = (
     *("topology", "queues", "rules", "kinds", "archive"),
-    *("workflows", "models", "alerts", "renderer"),
+    *("workflows", "models", "alerts", "renderer", "gateway"),
 )
 
 

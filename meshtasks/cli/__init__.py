@@ -14,6 +14,7 @@ from meshtasks.cli import (
     config,
     demo,
     dlq,
+    gateway,
     publish,
     query,
     report,
@@ -38,6 +39,7 @@ app.add_typer(archive.app, name="archive")
 app.add_typer(config.app, name="config")
 app.command("demo")(demo.demo)
 app.add_typer(dlq.app, name="dlq")
+app.command("gateway")(gateway.gateway)
 app.command("publish")(publish.publish)
 app.add_typer(analytics.app, name="analytics")
 app.command("query", epilog=query.EPILOG)(query.query)

@@ -19,6 +19,8 @@ _CELERY = (r"(.+\.)?celery\.pidbox", r"celeryev(\..+)?")
 _ANSWERS = r"amq\.gen-.+"
 #: What the MQTT plugin declares for a device that subscribes.
 _SUBSCRIPTIONS = r"mqtt-subscription-.+"
+#: What keeps two from looking through the dead letters at once.
+_BROWSED = r".+\.browsed"
 _DEFAULT_EXCHANGE = r"amq\.default"
 _DEVICES_EXCHANGE = r"amq\.topic"
 
@@ -65,9 +67,9 @@ def rights_of(topology: Topology) -> dict[str, Rights]:
     answers = rf"{commands}\.answers"
     return {
         "worker": Rights(
-            _any(*mesh, *_CELERY, _ANSWERS, answers),
+            _any(*mesh, *_CELERY, _ANSWERS, answers, _BROWSED),
             _any(*mesh, *_CELERY, _ANSWERS, _DEFAULT_EXCHANGE, answers),
-            _any(*mesh, *_CELERY, _ANSWERS, _DEVICES_EXCHANGE, answers),
+            _any(*mesh, *_CELERY, _ANSWERS, _DEVICES_EXCHANGE, answers, _BROWSED),
         ),
         "producer": Rights("", _any(*domains), ""),
         "devices": Rights(
@@ -88,9 +90,9 @@ def rights_of(topology: Topology) -> dict[str, Rights]:
             "monitoring",
         ),
         "operator": Rights(
-            _any(_ANSWERS, r".+\.browsed"),
+            _any(_ANSWERS, _BROWSED),
             _any(*mesh, _ANSWERS, _DEFAULT_EXCHANGE),
-            _any(*mesh, _ANSWERS, r".+\.browsed"),
+            _any(*mesh, _ANSWERS, _BROWSED),
             "monitoring",
         ),
     }

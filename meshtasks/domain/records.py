@@ -6,7 +6,8 @@ A record is a ``TypedDict``: pydantic validates an array of a hundred readings i
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Required
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, NamedTuple, Required
 
 from pydantic import ConfigDict, Field, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -137,29 +138,48 @@ _EXPECTED = {
 }
 
 
+class Fault(NamedTuple):
+    """One fault of a record.
+
+    Attributes:
+        place: path to the value at fault.
+        reason: what is wrong with it, without its place.
+    """
+
+    place: tuple[str | int, ...]
+    reason: str
+
+
+def faults(errors: Iterable[Mapping[str, Any]]) -> list[Fault]:
+    """Faults for people, from pydantic's ``errors()``."""
+    return [Fault(tuple(error["loc"]), _reason(error)) for error in errors]
+
+
 def explain(error: ValidationError) -> str:
     """A validation error as a sentence for people, its first fault first.
 
     Example:
         ``value: expected a number, got the text "21,5"``
     """
-    faults = error.errors(include_url=False)
-    fault = faults[0]
-    context = fault.get("ctx", {})
-    match fault["type"]:
-        case "json_invalid":
-            text = f"the body is not valid JSON: {context['error']}"
-        case "missing":
-            text = "this field is missing"
-        case "extra_forbidden":
-            text = "there is no such field"
-        case kind if kind in _EXPECTED:
-            text = f"expected {_EXPECTED[kind]}, got {described(fault['input'])}"
-        case _:
-            message = fault["msg"]
-            said = message[:1].lower() + message[1:]
-            text = f"{said}, got {described(fault['input'])}"
-    if place := ".".join(str(part) for part in fault["loc"]):
+    found = error.errors(include_url=False)
+    ((where, text),) = faults(found[:1])
+    if place := ".".join(map(str, where)):
         text = f"{place}: {text}"
-    more = len(faults) - 1
+    more = len(found) - 1
     return f"{text} (and {more} more)" if more else text
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    match error["type"]:
+        case "json_invalid":
+            return f"the body is not valid JSON: {error['ctx']['error']}"
+        case "missing":
+            return "this field is missing"
+        case "extra_forbidden":
+            return "there is no such field"
+        case kind if kind in _EXPECTED:
+            return f"expected {_EXPECTED[kind]}, got {described(error['input'])}"
+        case _:
+            message = error["msg"]
+            said = message[:1].lower() + message[1:]
+            return f"{said}, got {described(error['input'])}"

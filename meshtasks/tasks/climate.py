@@ -11,13 +11,37 @@ they have seen, and the archive knows every record by its id.
 
 from __future__ import annotations
 
-from meshtasks.domain.outcome import Outcome
-from meshtasks.domain.readings import transform
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from meshtasks.domain.envelope import Envelope
+from meshtasks.domain.outcome import Dead, Outcome
+from meshtasks.domain.readings import Transformed, transform
 from meshtasks.domain.records import SensorReading
 from meshtasks.domain.units import HUMIDITY, TEMPERATURE, Quantity
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.effects import store_points
 from meshtasks.tasks.registry import Batch, handles
+
+
+def _read(
+    quantity: Quantity,
+    records: Sequence[SensorReading],
+    envelopes: Sequence[Envelope],
+    settings: Settings,
+) -> Transformed:
+    default_unit = settings.kinds.default_unit(quantity)
+    return transform(records, envelopes, quantity, default_unit, settings.rules)
+
+
+def _refuses(
+    quantity: Quantity,
+    records: Sequence[SensorReading],
+    envelopes: Sequence[Envelope],
+    settings: Settings,
+) -> Mapping[int, Dead]:
+    return _read(quantity, records, envelopes, settings).dead
 
 
 @handles(
@@ -25,6 +49,7 @@ from meshtasks.tasks.registry import Batch, handles
     record=SensorReading,
     sinks=("timeseries", "rule_state"),
     bare_value=True,
+    refuses=partial(_refuses, TEMPERATURE),
 )
 def store_temperatures(batch: Batch[SensorReading], sinks: Sinks) -> list[Outcome]:
     """Store temperatures in °C."""
@@ -36,6 +61,7 @@ def store_temperatures(batch: Batch[SensorReading], sinks: Sinks) -> list[Outcom
     record=SensorReading,
     sinks=("timeseries", "rule_state"),
     bare_value=True,
+    refuses=partial(_refuses, HUMIDITY),
 )
 def store_humidities(batch: Batch[SensorReading], sinks: Sinks) -> list[Outcome]:
     """Store relative humidities in %."""
@@ -45,9 +71,5 @@ def store_humidities(batch: Batch[SensorReading], sinks: Sinks) -> list[Outcome]
 def _store(
     batch: Batch[SensorReading], quantity: Quantity, sinks: Sinks
 ) -> list[Outcome]:
-    settings = sinks.settings
-    default_unit = settings.kinds.default_unit(quantity)
-    readings = transform(
-        batch.records, batch.envelopes, quantity, default_unit, settings.rules
-    )
+    readings = _read(quantity, batch.records, batch.envelopes, sinks.settings)
     return store_points(batch, readings, sinks)

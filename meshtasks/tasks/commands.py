@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, JsonValue, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import from_json, to_json
 
 from meshtasks.domain.alerting.durations import Duration
 from meshtasks.domain.alerting.matchers import parse_matcher
 from meshtasks.domain.alerting.muting import Silence
+from meshtasks.domain.deadletters import Selection, obstacle_of
 from meshtasks.domain.errors import NoAnswer, SchemaMismatch, SinkRejected
 from meshtasks.domain.inference.requests import ModelName, RequestId, Version
 from meshtasks.domain.inference.results import AI_EXCHANGE
@@ -24,6 +31,7 @@ from meshtasks.domain.inference.tensors import JsonTensor
 from meshtasks.domain.routing import handled_queues
 from meshtasks.messaging.listening import listening
 from meshtasks.messaging.publisher import Outgoing
+from meshtasks.messaging.replay import Replay
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.commanding import Arguments, Command
 from meshtasks.tasks.silencing import begin
@@ -31,6 +39,13 @@ from meshtasks.tasks.silencing import begin
 #: Longest wait of ``infer``; it occupies a process of the worker meanwhile.
 LONGEST_WAIT_SECONDS = 120.0
 _SILENCE_ID_BYTES = 4
+
+#: Seconds, given as text.
+Span = Annotated[
+    Duration,
+    Field(gt=0),
+    WithJsonSchema({"type": "string", "examples": ["2h", "1h30m", "7d"]}),
+]
 
 
 class Publish(Arguments):
@@ -152,11 +167,7 @@ class SilenceAlerts(Arguments):
     matchers: Annotated[
         list[Annotated[str, AfterValidator(_matcher)]], Field(min_length=1)
     ]
-    lasts: Annotated[
-        Duration,
-        Field(gt=0),
-        WithJsonSchema({"type": "string", "examples": ["2h", "1h30m", "7d"]}),
-    ]
+    lasts: Span
     comment: str = ""
     created_by: str = "a command"
 
@@ -185,9 +196,79 @@ def silence_alerts(
     return {"silence_id": silence.id, "ends_at": silence.ends_at}
 
 
+class ReplayDeadLetters(Arguments):
+    """Give dead letters back; a selection as of ``meshtasks dlq replay``.
+
+    Attributes:
+        ids: these, by the beginnings of their ids.
+        reason: those that died of this.
+        queue: those that died in it.
+        older_than: those that died longer ago, such as ``2h``.
+        newer_than: those that died since then.
+        every: all of them, where nothing else is given.
+        rate: messages a second, at most.
+    """
+
+    ids: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{4,12}$")], ...] = ()
+    reason: str = ""
+    queue: str = ""
+    older_than: Span | None = None
+    newer_than: Span | None = None
+    every: bool = False
+    rate: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _selects_something(self) -> Self:
+        spans = self.older_than, self.newer_than
+        if not (self.ids or self.reason or self.queue or any(spans) or self.every):
+            message = (
+                "which? Expected ids, reason, queue, older_than, newer_than or "
+                "every: true"
+            )
+            raise ValueError(message)
+        return self
+
+
+def replay_dead_letters(
+    arguments: ReplayDeadLetters, sinks: Sinks, _call_id: str
+) -> dict[str, Any]:
+    """Give dead letters back to the queues they failed in, and to no others.
+
+    Raises:
+        Transient: the broker went away, or somebody else is looking at the queue.
+    """
+    env, topology = sinks.settings.env, sinks.settings.topology
+    now = time.time()
+    selection = Selection(
+        ids=arguments.ids,
+        reason=arguments.reason,
+        queue=arguments.queue,
+        failed_before=_ago(now, arguments.older_than),
+        failed_after=_ago(now, arguments.newer_than),
+    )
+    result = Replay(
+        env.amqp_url,
+        topology.dead_letter_queue,
+        selection,
+        obstacle=lambda letter: obstacle_of(letter, topology),
+        rate=arguments.rate,
+    ).run()
+    return {"given_back": dict(result.given_back), "kept": dict(result.kept)}
+
+
+def _ago(now: float, span_seconds: float | None) -> float | None:
+    return None if span_seconds is None else now - span_seconds
+
+
 _ALL: tuple[Command[Any], ...] = (
     Command("publish", Publish, publish, frozenset({"publish", "trigger"})),
     Command("infer", Infer, infer, frozenset({"trigger"})),
+    Command(
+        "replay_dead_letters",
+        ReplayDeadLetters,
+        replay_dead_letters,
+        frozenset({"operate"}),
+    ),
     Command("silence_alerts", SilenceAlerts, silence_alerts, frozenset({"operate"})),
 )
 

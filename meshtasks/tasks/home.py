@@ -9,26 +9,54 @@ if it is selected, and done.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.events import (
     read_automation_trigger,
     read_events,
     read_state_change,
 )
-from meshtasks.domain.outcome import Outcome
+from meshtasks.domain.outcome import Dead, Outcome
 from meshtasks.domain.records import AutomationTrigger, StateChange
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.registry import Batch, handles
 from meshtasks.tasks.workflows import SINKS, run_workflows
 
 
-@handles("home.events.state_changes", record=StateChange, sinks=SINKS)
+def _refuses_changes(
+    changes: Sequence[StateChange], envelopes: Sequence[Envelope], _settings: Settings
+) -> Mapping[int, Dead]:
+    return read_events(changes, envelopes, read_state_change).dead
+
+
+def _refuses_triggers(
+    triggers: Sequence[AutomationTrigger],
+    envelopes: Sequence[Envelope],
+    _settings: Settings,
+) -> Mapping[int, Dead]:
+    return read_events(triggers, envelopes, read_automation_trigger).dead
+
+
+@handles(
+    "home.events.state_changes",
+    record=StateChange,
+    sinks=SINKS,
+    refuses=_refuses_changes,
+)
 def pass_on_state_changes(batch: Batch[StateChange], sinks: Sinks) -> list[Outcome]:
     """Start the workflows that wait for an entity to change."""
     events = read_events(batch.records, batch.envelopes, read_state_change)
     return run_workflows(batch, events, sinks)
 
 
-@handles("home.events.automations", record=AutomationTrigger, sinks=SINKS)
+@handles(
+    "home.events.automations",
+    record=AutomationTrigger,
+    sinks=SINKS,
+    refuses=_refuses_triggers,
+)
 def pass_on_automations(batch: Batch[AutomationTrigger], sinks: Sinks) -> list[Outcome]:
     """Start the workflows that wait for an automation."""
     events = read_events(batch.records, batch.envelopes, read_automation_trigger)

@@ -14,7 +14,7 @@ the same message id. Results are treated as metrics are.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from meshtasks.domain.envelope import Envelope
@@ -22,8 +22,9 @@ from meshtasks.domain.errors import InvalidMessage, SinkUnavailable, Transient
 from meshtasks.domain.inference.pipeline import transform
 from meshtasks.domain.inference.requests import Request, origin_of, request_of
 from meshtasks.domain.inference.results import InferenceResult
-from meshtasks.domain.outcome import Outcome
+from meshtasks.domain.outcome import Dead, Outcome
 from meshtasks.messaging import headers
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.answers import Answers
 from meshtasks.tasks.asking import ask_model, spared
@@ -31,7 +32,34 @@ from meshtasks.tasks.effects import store_points
 from meshtasks.tasks.registry import Batch, handles
 
 
-@handles("ai.inference.requests", record=dict[str, Any], sinks=("triton", "rule_state"))
+def _refuses_requests(
+    records: Sequence[dict[str, Any]],
+    envelopes: Sequence[Envelope],
+    _settings: Settings,
+) -> Mapping[int, Dead]:
+    dead: dict[int, Dead] = {}
+    for place, (record, envelope) in enumerate(zip(records, envelopes, strict=True)):
+        try:
+            request_of(record, envelope)
+        except InvalidMessage as error:
+            dead[place] = Dead(str(error), type(error).__name__)
+    return dead
+
+
+def _refuses_results(
+    results: Sequence[InferenceResult],
+    envelopes: Sequence[Envelope],
+    settings: Settings,
+) -> Mapping[int, Dead]:
+    return transform(results, envelopes, settings.models).dead
+
+
+@handles(
+    "ai.inference.requests",
+    record=dict[str, Any],
+    sinks=("triton", "rule_state"),
+    refuses=_refuses_requests,
+)
 def ask_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
     """Ask models, and publish what they answer."""
     outcomes: dict[int, Outcome] = {}
@@ -47,7 +75,10 @@ def ask_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
 
 
 @handles(
-    "ai.inference.results", record=InferenceResult, sinks=("timeseries", "rule_state")
+    "ai.inference.results",
+    record=InferenceResult,
+    sinks=("timeseries", "rule_state"),
+    refuses=_refuses_results,
 )
 def evaluate_results(batch: Batch[InferenceResult], sinks: Sinks) -> list[Outcome]:
     """Store scores and latencies, and look at them with the rules of models.yaml."""

@@ -10,9 +10,13 @@ they have seen, and the archive knows every record by its id.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.metrics import transform
-from meshtasks.domain.outcome import Outcome
+from meshtasks.domain.outcome import Dead, Outcome
 from meshtasks.domain.records import Metric
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.effects import store_points
 from meshtasks.tasks.registry import Batch, handles
@@ -20,13 +24,19 @@ from meshtasks.tasks.registry import Batch, handles
 _SINKS = ("timeseries", "rule_state")
 
 
-@handles("metrics.system", record=Metric, sinks=_SINKS)
+def _refuses(
+    metrics: Sequence[Metric], envelopes: Sequence[Envelope], settings: Settings
+) -> Mapping[int, Dead]:
+    return transform(metrics, envelopes, settings.rules).dead
+
+
+@handles("metrics.system", record=Metric, sinks=_SINKS, refuses=_refuses)
 def store_system_metrics(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
     """Store what hosts and devices measure of themselves."""
     return _store(batch, sinks)
 
 
-@handles("metrics.application", record=Metric, sinks=_SINKS)
+@handles("metrics.application", record=Metric, sinks=_SINKS, refuses=_refuses)
 def store_application_metrics(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
     """Store what services measure of themselves."""
     return _store(batch, sinks)

@@ -7,15 +7,25 @@ store whenever that is down.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.events import read_events, read_motion
-from meshtasks.domain.outcome import Outcome
+from meshtasks.domain.outcome import Dead, Outcome
 from meshtasks.domain.records import Motion
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.registry import Batch, handles
 from meshtasks.tasks.workflows import SINKS, run_workflows
 
 
-@handles("sensors.motion", record=Motion, sinks=SINKS)
+def _refuses(
+    motions: Sequence[Motion], envelopes: Sequence[Envelope], _settings: Settings
+) -> Mapping[int, Dead]:
+    return read_events(motions, envelopes, read_motion).dead
+
+
+@handles("sensors.motion", record=Motion, sinks=SINKS, refuses=_refuses)
 def pass_on_motions(batch: Batch[Motion], sinks: Sinks) -> list[Outcome]:
     """Start the workflows that wait for motion."""
     events = read_events(batch.records, batch.envelopes, read_motion)

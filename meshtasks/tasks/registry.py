@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.outcome import Outcome
+from meshtasks.domain.outcome import Dead, Outcome
 
 if TYPE_CHECKING:
     from meshtasks.settings import Settings
@@ -35,6 +35,14 @@ class Batch(Generic[R]):
 
 
 Handle = Callable[[Batch[Any], "Sinks"], list[Outcome]]
+
+#: Valid records that a handler will find dead before it does anything, by place; given
+#: the records, the message each came in, and the settings.
+Refuses = Callable[[Sequence[Any], Sequence[Envelope], "Settings"], Mapping[int, Dead]]
+
+
+def _refuses_none(*_: object) -> Mapping[int, Dead]:
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,8 @@ class Handler:
         bare_value: a body that is a bare JSON number stands for
             ``{"value": number}``.
         timer: what else there is to do while its queue is consumed.
+        refuses: the part of :attr:`handle` that tells bad records, for those who
+            want to know beforehand.
     """
 
     queue: str
@@ -76,6 +86,7 @@ class Handler:
     sinks: tuple[str, ...]
     bare_value: bool
     timer: Timer | None = None
+    refuses: Refuses = _refuses_none
 
 
 HANDLERS: dict[str, Handler] = {}
@@ -88,6 +99,7 @@ def handles(
     sinks: tuple[str, ...],
     bare_value: bool = False,
     timer: Timer | None = None,
+    refuses: Refuses = _refuses_none,
 ) -> Callable[[Handle], Handle]:
     """Register the decorated function as the handler of ``queue``.
 
@@ -99,7 +111,9 @@ def handles(
         if queue in HANDLERS:
             message = f"queue {queue} already has a handler"
             raise ValueError(message)
-        HANDLERS[queue] = Handler(queue, handle, record, sinks, bare_value, timer)
+        HANDLERS[queue] = Handler(
+            queue, handle, record, sinks, bare_value, timer, refuses
+        )
         return handle
 
     return register

@@ -1,4 +1,5 @@
-"""Commands, on a real worker: called by message, by Flower, and by those who may not.
+"""Commands, on a real worker: called by message, by Flower, by the gateway, and by
+those who may not.
 
 One worker and one Flower serve the module; every test has calls of its own.
 """
@@ -24,6 +25,7 @@ from meshtasks.sinks.alertstore import AlertStore
 from tests.conftest import ROOT
 from tests.support.amqp import publish_raw, take
 from tests.support.flower import Flower
+from tests.support.gateway import Gateway
 from tests.support.meshes import declared
 from tests.support.topologies import shipped_topology
 from tests.support.waiting import wait_until
@@ -102,6 +104,16 @@ def flower(
     server.process.stop(within_seconds=30)
 
 
+@pytest.fixture(scope="module")
+def gateway(
+    env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    server = Gateway(tmp_path_factory.mktemp("gateway"), env)
+    server.start()
+    yield server
+    server.stop()
+
+
 class TestACallIsAnswered:
     def test_publish_puts_a_message_into_the_mesh(self, mesh: Mesh) -> None:
         call_id = mesh.call(
@@ -153,6 +165,34 @@ class TestACallIsAnswered:
         assert (silence.id, silence.ends_at) == (made["silence_id"], made["ends_at"])
         assert silence.matchers == ("location=attic",)
         assert silence.comment == "roofers"
+
+
+class TestReplay:
+    def test_dead_letters_go_back_to_the_queue_they_died_in(self, mesh: Mesh) -> None:
+        table = {
+            headers.QUEUE: "sensors.humidity",
+            headers.EXCHANGE: "sensors",
+            headers.ROUTING_KEY: "sensors.humidity.bath",
+            headers.ERROR_TYPE: "UnknownUnit",
+            headers.REASON: "unit: unknown",
+        }
+        publish_raw(mesh.url, "dead.letter", "#", b'{"value": 1}', headers=table)
+        other = {**table, headers.ERROR_TYPE: "SchemaMismatch"}
+        publish_raw(mesh.url, "dead.letter", "#", b'{"value": 2}', headers=other)
+
+        call_id = mesh.call("replay_dead_letters", reason="SchemaMismatch")
+
+        assert mesh.answer(call_id)["result"] == {
+            "given_back": {"sensors.humidity": 1},
+            "kept": {},
+        }
+        assert take(mesh.url, "sensors.humidity", 1)[0].body == b'{"value": 2}'
+        assert take(mesh.url, DEAD_LETTERS, 1)[0].body == b'{"value": 1}'
+
+    def test_which_ones_must_be_said(self, mesh: Mesh) -> None:
+        call_id = mesh.call("replay_dead_letters", rate=5)
+
+        assert "which? Expected ids" in mesh.answer(call_id)["error"]
 
 
 class TestInfer:
@@ -325,6 +365,45 @@ class TestFlower:
         take(mesh.url, DEAD_LETTERS, 1)
         assert batch["args"].startswith("(1 messages, ")
         assert batch["result"] == "1 messages: done=0 dead=1 retry=0"
+
+
+class TestGateway:
+    def test_a_task_is_started_and_its_outcome_asked_for(
+        self, mesh: Mesh, gateway: Gateway
+    ) -> None:
+        record = {"value": 61}
+        arguments = {
+            "exchange": "sensors",
+            "routing_key": "sensors.humidity.bath",
+            "record": record,
+        }
+
+        accepted = gateway.post("/v1/tasks/publish", arguments)
+        ended = outcome(gateway, accepted.headers["Location"], "n8n")
+
+        (delivery,) = take(mesh.url, "sensors.humidity", 1)
+        assert json.loads(delivery.body) == record
+        assert ended["state"] == "success"
+        assert ended["result"]["message_id"] == accepted.json()["id"]
+
+    def test_a_task_that_fails_says_why(self, mesh: Mesh, gateway: Gateway) -> None:
+        arguments = {"model": "echo", "inputs": INPUTS, "wait_seconds": 0.1}
+
+        accepted = gateway.post("/v1/tasks/infer", arguments)
+        ended = outcome(gateway, accepted.headers["Location"], "n8n")
+
+        take(mesh.url, REQUESTS, 1)
+        assert ended["state"] == "failure"
+        assert "model echo gave no result" in ended["error"]
+
+
+def outcome(gateway: Gateway, path: str, caller: str) -> dict[str, Any]:
+    def ended() -> bool:
+        return "Retry-After" not in gateway.get(path, caller=caller).headers
+
+    wait_until(ended, 60, "the task to end")
+    shown: dict[str, Any] = gateway.get(path, caller=caller).json()
+    return shown
 
 
 def wait_for(flower: Flower, task_id: str, state: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.outcome import DONE, Dead, Retry
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.registry import HANDLERS
+from meshtasks.worker.decode import Decoder
 from tests.contract.cases import CASES, Case
 from tests.contract.conftest import World
 from tests.support.handling import handle, message
@@ -42,6 +43,14 @@ def test_a_good_record_is_done_and_has_an_effect(case: Case, world: World) -> No
     assert handle(world.sinks, good(case)) == [DONE]
 
     wait_for_effect(case, world)
+
+
+@every_handler
+def test_a_good_record_is_not_refused_beforehand(case: Case, world: World) -> None:
+    handler, envelope = HANDLERS[case.queue], good(case)
+    records = Decoder(handler).decode(envelope.body).records
+
+    assert not handler.refuses(records, [envelope], world.sinks.settings)
 
 
 @every_handler

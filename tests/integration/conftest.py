@@ -1,10 +1,14 @@
-"""What tests of publishing need between them and the session's RabbitMQ.
+"""What tests of publishing need between them and the session's RabbitMQ, and the
+session's gateway.
 
-==========  ===========================================================
-``proxy``   a network between a test and the session's RabbitMQ, to cut
-``house``   a Home Assistant that says what a real one said
-``follow``  follows that house with a producer of its events
-==========  ===========================================================
+===================  ===========================================================
+``proxy``            a network between a test and the session's RabbitMQ, to cut
+``house``            a Home Assistant that says what a real one said
+``follow``           follows that house with a producer of its events
+``gateway``          the session's HTTP gateway; leave it as you found it
+``gateway_url``      AMQP URL of its broker
+``gateway_network``  the network between the two, to cut
+===================  ===========================================================
 """
 
 from __future__ import annotations
@@ -15,8 +19,11 @@ from pathlib import Path
 import pytest
 
 from meshtasks.embedded.rabbitmq import RabbitMQ
+from tests.conftest import ROOT
 from tests.support.following import Follow, following
+from tests.support.gateway import MAX_BODY_BYTES, SCOPES, Gateway, token_of
 from tests.support.homeassistant import ReplayedHomeAssistant
+from tests.support.meshes import declared, reconfigured
 from tests.support.proxy import Proxy
 
 
@@ -38,3 +45,48 @@ def house() -> Iterator[ReplayedHomeAssistant]:
 def follow(house: ReplayedHomeAssistant, mesh_url: str, tmp_path: Path) -> Follow:
     """Follows the house."""
     return following(house, mesh_url, tmp_path / "states.json")
+
+
+@pytest.fixture(scope="session")
+def gateway_network(rabbitmq: RabbitMQ) -> Iterator[Proxy]:
+    """The network between the session's gateway and its broker, to cut."""
+    with Proxy(rabbitmq.ports.amqp) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def gateway_url(rabbitmq: RabbitMQ) -> str:
+    """AMQP URL of the mesh, past the network."""
+    rabbitmq.create_vhost("gateway")
+    return rabbitmq.amqp_url("gateway")
+
+
+@pytest.fixture(scope="session")
+def gateway(
+    gateway_url: str, gateway_network: Proxy, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """The session's gateway; it is told no tokens in its log."""
+    directory = tmp_path_factory.mktemp("gateway")
+    config = {
+        "max_body_bytes": MAX_BODY_BYTES,
+        "requests_per_second": 1,
+        "burst": 120,
+    }
+    env = reconfigured(
+        {
+            "MESH_BROKER_URL": gateway_url,
+            "MESH_CONFIG_DIR": str(ROOT / "config"),
+            "MESH_STATE_DIR": str(directory / "state"),
+        },
+        directory / "config",
+        gateway=config,
+    )
+    declared(env)
+    server = Gateway(
+        directory, {**env, "MESH_BROKER_URL": gateway_network.url(gateway_url)}
+    )
+    server.start()
+    yield server
+    assert server.stop() == 0
+    log = server.process.output()
+    assert not [caller for caller in SCOPES if token_of(caller) in log]

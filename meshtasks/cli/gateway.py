@@ -1,0 +1,67 @@
+"""``meshtasks gateway``: serve the mesh over HTTP."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from typing import Annotated
+
+import typer
+
+from meshtasks.cli.failure import fail
+from meshtasks.settings import load_settings
+
+#: Requests that are being answered when it is told to stop may take so long.
+_STOP_SECONDS = 30
+
+
+def gateway(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 for any.")
+    ] = 8780,
+) -> None:
+    """Serve events, commands and their outcomes over HTTP, until told to stop.
+
+    Who may do what stands in MESH_API_TOKENS (or the file that MESH_API_TOKENS_FILE
+    names), limits in config/gateway.yaml; /docs shows the interface. Put a proxy with
+    TLS in front where the network is not to be trusted.
+
+    Exit codes: 0 told to stop; 69 the address is taken; 78 the configuration cannot
+    be used, or there is no token.
+    """
+    # Half a second that other commands need not spend.
+    import uvicorn  # noqa: PLC0415
+
+    from meshtasks.gateway.app import create_gateway  # noqa: PLC0415
+    from meshtasks.gateway.context import Context  # noqa: PLC0415
+    from meshtasks.tasks.commands import COMMANDS  # noqa: PLC0415
+    from meshtasks.tasks.handlers import HANDLERS  # noqa: PLC0415
+
+    context = Context.from_settings(load_settings(), HANDLERS, COMMANDS)
+    try:
+        listener = socket.create_server((host, port), backlog=2048)
+    except OSError as error:
+        fail(
+            f"cannot listen on {host}:{port}: {error.strerror}. Is another gateway "
+            "running? --port chooses another port.",
+            os.EX_UNAVAILABLE,
+        )
+    # Inherited by every connection; asyncio sets it only on sockets that name their
+    # protocol. Without it an answer waits 40 ms for the acknowledgement of its header.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    config = uvicorn.Config(
+        create_gateway(context),
+        timeout_graceful_shutdown=_STOP_SECONDS,
+        server_header=False,
+    )
+    # After an orderly stop uvicorn raises the signal again, for whoever was there
+    # before: nobody, since the stop is the end of the command.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,90 @@
+"""What the routes of one gateway share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
+
+from fastapi import Depends, Request
+
+from meshtasks.gateway.answers import Answers
+from meshtasks.gateway.limits import RateLimit
+from meshtasks.gateway.observing import Observations
+from meshtasks.gateway.outbox import Outbox
+from meshtasks.gateway.store import Store
+from meshtasks.gateway.tokens import Tokens
+from meshtasks.gateway.validation import Validator
+from meshtasks.messaging.connecting import unopened
+from meshtasks.settings import Settings
+from meshtasks.tasks.commanding import Command
+from meshtasks.tasks.registry import Handler
+
+_HOUR_SECONDS, _DAY_SECONDS = 3_600.0, 86_400.0
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parts of a gateway; two of them are threads."""
+
+    settings: Settings
+    commands: Mapping[str, Command[Any]]
+    tokens: Tokens
+    rate: RateLimit
+    validator: Validator
+    store: Store
+    outbox: Outbox
+    answers: Answers
+    observations: Observations
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings,
+        handlers: Mapping[str, Handler],
+        commands: Mapping[str, Command[Any]],
+    ) -> Self:
+        """The parts, none of them started.
+
+        Raises:
+            ConfigError: a setting is missing or wrong.
+        """
+        env, config = settings.env, settings.gateway
+        unopened(env.amqp_url)  # refuses what is no URL of a broker
+        store = Store(
+            env.state_dir / "gateway.sqlite",
+            config.keep_keys_hours * _HOUR_SECONDS,
+            config.keep_tasks_days * _DAY_SECONDS,
+        )
+        answers_queue = settings.topology.answers_queue.name
+        return cls(
+            settings,
+            commands,
+            Tokens(env.api_tokens.get_secret_value()),
+            RateLimit(config.requests_per_second, config.burst),
+            Validator(settings, handlers),
+            store,
+            Outbox(env.amqp_url),
+            Answers(env.amqp_url, answers_queue, store),
+            Observations(),
+        )
+
+    def start(self) -> None:
+        """Start the threads."""
+        self.outbox.start()
+        self.answers.start()
+
+    def stop(self) -> None:
+        """Finish what was accepted, and close everything."""
+        self.answers.stop()
+        self.outbox.stop()
+        self.store.close()
+
+
+def _of_request(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+#: The gateway's context, as a parameter of a route.
+InContext = Annotated[Context, Depends(_of_request)]

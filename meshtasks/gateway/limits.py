@@ -1,0 +1,81 @@
+"""How much a caller may send, and how often."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from meshtasks.gateway.problems import too_large
+
+
+class BodyLimit:
+    """Refuses bodies over a size, whether they say their size or not.
+
+    Args:
+        app: the application behind it.
+        limit_bytes: the largest body.
+    """
+
+    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+        self._app = app
+        self._limit_bytes = limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if int(declared) > self._limit_bytes:
+            await too_large(self._limit_bytes).response(scope, receive, send)
+            return
+        received_bytes = 0
+
+        async def receive_some() -> Message:
+            nonlocal received_bytes
+            message = await receive()
+            received_bytes += len(message.get("body", b""))
+            if received_bytes > self._limit_bytes:
+                raise too_large(self._limit_bytes)
+            return message
+
+        await self._app(scope, receive_some, send)
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    filled_at: float
+
+
+class RateLimit:
+    """A token bucket per client, in memory: a restart forgets, which harms nobody.
+
+    Args:
+        per_second: requests that a client may make in the long run.
+        burst: requests at once after a rest.
+    """
+
+    def __init__(self, per_second: float, burst: int) -> None:
+        self._per_second = per_second
+        self._burst = float(burst)
+        self._buckets: dict[str, _Bucket] = {}
+        self._lock = threading.Lock()
+
+    def wait_seconds(self, client: str, now: float) -> float:
+        """Count a request; 0 if it may go on, else how long the client should wait.
+
+        Args:
+            client: its name.
+            now: monotonic seconds.
+        """
+        with self._lock:
+            bucket = self._buckets.setdefault(client, _Bucket(self._burst, now))
+            grown = bucket.tokens + (now - bucket.filled_at) * self._per_second
+            bucket.tokens, bucket.filled_at = min(grown, self._burst), now
+            if bucket.tokens >= 1:
+                bucket.tokens -= 1
+                return 0.0
+            return (1 - bucket.tokens) / self._per_second

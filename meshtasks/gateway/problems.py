@@ -1,0 +1,190 @@
+"""Errors as RFC 9457 problem details, every one of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from meshtasks.domain.errors import (
+    PublishUnconfirmed,
+    SinkUnavailable,
+    Transient,
+    Unroutable,
+)
+from meshtasks.domain.records import Fault, faults
+
+#: When a caller may try again after a broker or a disk was not there.
+_RETRY_AFTER_SECONDS = 5
+
+
+class FieldError(NamedTuple):
+    """What is wrong with one place of a request.
+
+    Attributes:
+        pointer: JSON pointer into the body, as a URI fragment (RFC 6901).
+        detail: a sentence for people.
+    """
+
+    pointer: str
+    detail: str
+
+
+class Problem(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        status: of the answer.
+        detail: what went wrong this time, and what to do.
+        errors: field by field.
+        headers: of the answer.
+    """
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers
+
+    @property
+    def response(self) -> JSONResponse:
+        """The answer."""
+        content: dict[str, Any] = {
+            "type": "about:blank",
+            "title": self.status.phrase,
+            "status": self.status.value,
+            "detail": self.detail,
+        }
+        if self.errors:
+            content["errors"] = [each._asdict() for each in self.errors]
+        return JSONResponse(
+            content,
+            self.status.value,
+            self.headers,
+            media_type="application/problem+json",
+        )
+
+
+class _FieldErrorModel(BaseModel):
+    pointer: str
+    detail: str
+
+
+class _ProblemModel(BaseModel):
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[_FieldErrorModel] = []
+
+
+def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of the errors of a route."""
+    schema = _ProblemModel.model_json_schema(
+        ref_template="#/components/schemas/{model}"
+    )
+    del schema["$defs"]
+    schema["title"] = "Problem"
+    schema["properties"]["errors"]["items"] = _FieldErrorModel.model_json_schema()
+    content = {"application/problem+json": {"schema": schema}}
+    return {
+        status.value: {"description": status.phrase, "content": content}
+        for status in statuses
+    }
+
+
+def field_errors(found: Sequence[Fault], *above: str | int) -> list[FieldError]:
+    """Faults with their places, ``above`` being the place of the whole record."""
+    return [
+        FieldError(pointer((*above, *fault.place)), fault.reason) for fault in found
+    ]
+
+
+def pointer(place: Sequence[str | int]) -> str:
+    """``("a", 0)`` as ``#/a/0``."""
+    escaped = (str(each).replace("~", "~0").replace("/", "~1") for each in place)
+    return "".join(["#", *(f"/{each}" for each in escaped)])
+
+
+def too_many(wait_seconds: float) -> Problem:
+    """A client that is over its rate."""
+    return Problem(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        f"Too many requests with this token; wait {wait_seconds:.1f} s.",
+        headers={"Retry-After": str(math.ceil(wait_seconds))},
+    )
+
+
+def too_large(limit_bytes: int) -> Problem:
+    """A body over the limit. The rest of it is not read."""
+    return Problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"The body has more than {limit_bytes} bytes.",
+        headers={"Connection": "close"},
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of an application with a problem."""
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(HTTPException, _of_framework)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Unroutable, _unroutable)
+    app.add_exception_handler(Transient, _unavailable)
+    app.add_exception_handler(Exception, _bug)
+
+
+async def _problem(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Problem)  # noqa: S101 - for the type checker
+    return error.response
+
+
+async def _of_framework(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
+    status = HTTPStatus(error.status_code)
+    return Problem(status, f"{error.detail}.", headers=error.headers).response
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
+    found = [
+        FieldError(pointer(each.place[1:]), each.reason)
+        for each in faults(error.errors())
+    ]
+    detail = "The request does not fit; see errors."
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, found).response
+
+
+async def _unroutable(_request: Request, error: Exception) -> JSONResponse:
+    return Problem(HTTPStatus.NOT_FOUND, f"Not published: {error}.").response
+
+
+async def _unavailable(_request: Request, error: Exception) -> JSONResponse:
+    match error:
+        case PublishUnconfirmed():
+            detail = f"Not confirmed by the broker, so try again: {error}"
+        case SinkUnavailable():
+            detail = f"The gateway's own state cannot be used: {error}"
+        case _:
+            detail = str(error)
+    headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)}
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=headers).response
+
+
+async def _bug(_request: Request, _error: Exception) -> JSONResponse:
+    detail = "A fault of the gateway; its log says more."
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail).response

@@ -1,0 +1,179 @@
+"""``/v1/tasks``: start commands, and ask what became of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from pydantic_core import from_json, to_json
+
+from meshtasks.gateway.access import (
+    AUTHENTICATED,
+    Accepted,
+    Body,
+    Caller,
+    OnceOnly,
+    demand,
+)
+from meshtasks.gateway.context import Context, InContext
+from meshtasks.gateway.problems import Problem, documented
+from meshtasks.gateway.tokens import Client
+from meshtasks.messaging.calls import call_message
+from meshtasks.tasks.commanding import Command
+from meshtasks.tasks.commands import Publish, SilenceAlerts
+
+_POLL_SECONDS = 1
+_ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
+
+
+class Submitted(BaseModel):
+    """A task that waits for a worker.
+
+    Attributes:
+        id: to ask for it by.
+        name: of the command.
+        state: ``pending``.
+    """
+
+    id: str
+    name: str
+    state: str
+
+
+class TaskState(Submitted):
+    """What is known of a task.
+
+    Attributes:
+        state: ``pending`` until a worker has it, ``started``, ``retry`` while it
+            waits to be tried again, ``success``, ``failure`` or ``revoked``.
+        result: of a success.
+        error: why it failed, or is tried again.
+        submitted_at: epoch seconds.
+        updated_at: epoch seconds; of the last news.
+    """
+
+    result: Any = None
+    error: str | None = None
+    submitted_at: float
+    updated_at: float
+
+
+def routes(commands: Mapping[str, Command[Any]]) -> APIRouter:
+    """A route per command, so that OpenAPI shows the arguments of each."""
+    router = APIRouter(tags=["tasks"])
+    for command in commands.values():
+        router.add_api_route(
+            f"/v1/tasks/{command.name}",
+            _submitting(command),
+            methods=["POST"],
+            name=command.name,
+            summary=command.name,
+            description=_description(command),
+            status_code=HTTPStatus.ACCEPTED,
+            response_model=Submitted,
+            responses=documented(
+                HTTPStatus.UNAUTHORIZED,
+                HTTPStatus.FORBIDDEN,
+                HTTPStatus.NOT_FOUND,
+                HTTPStatus.CONFLICT,
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                HTTPStatus.TOO_MANY_REQUESTS,
+                HTTPStatus.SERVICE_UNAVAILABLE,
+            ),
+        )
+    router.add_api_route(
+        "/v1/tasks/{name}",
+        _refuse_unknown,
+        methods=["POST"],
+        dependencies=[AUTHENTICATED],
+        include_in_schema=False,
+    )
+    router.add_api_route(
+        "/v1/tasks/{task_id}",
+        show_task,
+        methods=["GET"],
+        response_model=TaskState,
+        responses=documented(
+            HTTPStatus.UNAUTHORIZED,
+            HTTPStatus.NOT_FOUND,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            HTTPStatus.TOO_MANY_REQUESTS,
+        ),
+    )
+    return router
+
+
+def _description(command: Command[Any]) -> str:
+    what = (command.run.__doc__ or "").partition("\n")[0]
+    scopes = ", ".join(f"`{scope}`" for scope in sorted(command.scopes))
+    return f"{what}\n\nNeeds the scopes: {scopes}."
+
+
+def _submitting(command: Command[Any]) -> Callable[..., JSONResponse]:
+    def submit(
+        arguments: Any, context: InContext, caller: Caller, body: Body, once: OnceOnly
+    ) -> JSONResponse:
+        demand(caller, *command.scopes)
+        given: dict[str, Any] = from_json(body)
+        if isinstance(arguments, Publish):
+            message = to_json(given["record"], inf_nan_mode="constants")
+            exchange, routing_key = arguments.exchange, arguments.routing_key
+            context.validator.check(exchange, routing_key, message, "record")
+        if isinstance(arguments, SilenceAlerts):
+            given["created_by"] = caller.name
+        return once.answer(partial(_call, context, caller, command, given))
+
+    # What FastAPI validates the body by, and documents.
+    submit.__annotations__["arguments"] = command.arguments
+    return submit
+
+
+def _call(
+    context: Context,
+    caller: Client,
+    command: Command[Any],
+    arguments: dict[str, Any],
+    task_id: str,
+) -> Accepted:
+    message = call_message(context.settings.topology, command.name, arguments, task_id)
+    context.store.submitted(task_id, command.name, caller.name, time.time())
+    context.outbox.publish(message)
+    context.observations.submitted.labels(command.name).inc()
+    content = {"id": task_id, "name": command.name, "state": "pending"}
+    return Accepted(content, f"/v1/tasks/{task_id}")
+
+
+def _refuse_unknown(name: str, context: InContext) -> JSONResponse:
+    known = ", ".join(sorted(context.commands))
+    detail = f"There is no task {name[:100]}, only {known}."
+    raise Problem(HTTPStatus.NOT_FOUND, detail)
+
+
+def show_task(task_id: str, context: InContext, caller: Caller) -> JSONResponse:
+    """Show what became of a task: of one's own, or with the scope `operate` of any.
+    `Retry-After` says when to ask again."""
+    task = context.store.task(task_id)
+    if task is None or not (task.client == caller.name or "operate" in caller.scopes):
+        days = context.settings.gateway.keep_tasks_days
+        detail = (
+            f"No task of yours has this id, or it ended more than {days:g} days ago."
+        )
+        raise Problem(HTTPStatus.NOT_FOUND, detail)
+    state = TaskState(
+        id=task.id,
+        name=task.name,
+        state=task.state.lower(),
+        result=task.result,
+        error=task.error,
+        submitted_at=task.submitted_at,
+        updated_at=task.updated_at,
+    )
+    headers = {} if task.state in _ENDED else {"Retry-After": str(_POLL_SECONDS)}
+    return JSONResponse(state.model_dump(), headers=headers)

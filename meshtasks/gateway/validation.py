@@ -1,0 +1,135 @@
+"""Refuses at the door what handlers would refuse, for the same reasons."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
+
+from pydantic import ValidationError
+
+from meshtasks.domain.envelope import Envelope
+from meshtasks.domain.errors import InvalidMessage
+from meshtasks.domain.json_text import array_members
+from meshtasks.domain.records import faults
+from meshtasks.domain.routing import handled_queues
+from meshtasks.gateway.problems import FieldError, Problem, field_errors, pointer
+from meshtasks.settings import Settings
+from meshtasks.tasks.registry import Handler
+from meshtasks.worker.decode import Decoder
+
+#: AMQP 0-9-1 carries a routing key as a short string.
+_MAX_ROUTING_KEY_BYTES = 255
+
+
+class Validator:
+    """Knows which records go where.
+
+    Args:
+        settings: for topology and queues.
+        handlers: by queue.
+    """
+
+    def __init__(self, settings: Settings, handlers: Mapping[str, Handler]) -> None:
+        self._settings = settings
+        self._handlers = handlers
+        self._decoders = {
+            queue: Decoder(handler) for queue, handler in handlers.items()
+        }
+
+    def check(
+        self, exchange: str, routing_key: str, body: bytes, *above: str
+    ) -> Sequence[str]:
+        """The queues that a message would reach, all of which can take it.
+
+        Args:
+            exchange: to publish to.
+            routing_key: to publish with.
+            body: the message.
+            above: place of the message in the request, if not the whole of it.
+
+        Raises:
+            Problem: no queue of a domain would get it; it is too large for one; or
+                a handler would refuse it.
+        """
+        if len(routing_key.encode()) > _MAX_ROUTING_KEY_BYTES:
+            detail = f"The routing key has more than {_MAX_ROUTING_KEY_BYTES} bytes."
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
+        queues = handled_queues(self._settings.topology, exchange, routing_key)
+        if not queues:
+            detail = self._unroutable(exchange, routing_key)
+            raise Problem(HTTPStatus.NOT_FOUND, detail)
+        for queue in queues:
+            limit = self._settings.queues.for_queue(queue).max_message_bytes
+            if len(body) > limit:
+                detail = f"Queue {queue} takes messages of {limit} bytes at most."
+                raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+        found = dict.fromkeys(
+            error
+            for queue in sorted(queues & self._handlers.keys())
+            for error in self._errors(
+                _envelope(exchange, routing_key, queue, body), above
+            )
+        )
+        if found:
+            detail = "The message would be a dead letter; see errors."
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, list(found))
+        return sorted(queues)
+
+    def _errors(self, envelope: Envelope, above: Sequence[str]) -> Iterator[FieldError]:
+        decoder = self._decoders[envelope.queue]
+        try:
+            decoded = decoder.decode(envelope.body)
+        except InvalidMessage as error:
+            yield from _field_errors(error, above)
+            return
+        members = array_members(envelope.body) if decoded.bad else []
+        for member, _ in decoded.bad:
+            try:
+                decoder.decode_object(members[member])
+            except InvalidMessage as error:
+                yield from _field_errors(error, (*above, member))
+        records = decoded.records
+        refused = self._handlers[envelope.queue].refuses(
+            records, [envelope] * len(records), self._settings
+        )
+        for index, dead in sorted(refused.items()):
+            place = decoded.places[index]
+            where = (*above, *(() if place is None else (place,)))
+            yield FieldError(pointer(where), dead.reason)
+
+    def _unroutable(self, exchange: str, routing_key: str) -> str:
+        topology = self._settings.topology
+        open_to_all = {
+            binding.exchange
+            for binding in topology.bindings
+            if binding.queue in topology.domain_queues
+        }
+        if exchange not in open_to_all:
+            names = ", ".join(sorted(open_to_all))
+            return f"There is no exchange {exchange} to publish to, only {names}."
+        keys = ", ".join(
+            binding.routing_key
+            for binding in topology.bindings
+            if binding.exchange == exchange
+        )
+        return (
+            f"No queue is bound to exchange {exchange} for {routing_key}; the bindings "
+            f"are {keys}."
+        )
+
+
+def _envelope(exchange: str, routing_key: str, queue: str, body: bytes) -> Envelope:
+    now = time.time()
+    return Envelope(body, exchange, routing_key, queue, None, now, now, {})
+
+
+def _field_errors(
+    error: InvalidMessage, above: Sequence[str | int]
+) -> list[FieldError]:
+    cause = error.__cause__
+    if isinstance(cause, ValidationError):
+        found = cause.errors(include_url=False)
+        if found[0]["type"] != "json_invalid":
+            return field_errors(faults(found), *above)
+    return [FieldError(pointer(above), str(error))]
