@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-peers lint format bench lock clean
+.PHONY: help setup demo test test-peers lint format bench secrets lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -47,10 +47,16 @@ bench: setup ## Compare with peers on this machine (ARGS="--messages 60000")
 	$(BIN)/python -m meshtasks.embedded.packages demo
 	$(BIN)/python -m benchmarks $(ARGS)
 
+secrets: setup ## Make the passwords of docker-compose.yml (.env) and the broker's accounts
+	$(BIN)/meshtasks secrets
+
 lock: setup ## Rebuild requirements.lock with the newest versions that resolve together
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes \
 	  --no-emit-index-url --no-header --python-version 3.11 --upgrade -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra analytics --extra kubernetes --universal \
+	  --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+	  -c requirements.lock -o requirements-runtime.lock
 
 clean: ## Remove what the targets made here (not your data in .mesh)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
