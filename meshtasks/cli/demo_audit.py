@@ -68,6 +68,7 @@ class Audit:
         self._dead_letter_queue = settings.topology.dead_letter_queue
         self._since_seconds = int(time.time())
         self._objects = frozenset(each.name for each in archived_objects(store))
+        self._received = stack.receiver.received()
         self._dead = collector.depths()[self._dead_letter_queue].ready
         #: What has passed through the queues since.
         self.flows = Flows(collector, queues)
@@ -81,13 +82,13 @@ class Audit:
         Raises:
             OSError, MeshError: one of the stores does not answer.
         """
-        received = self._stack.receiver.received()
+        received, before = self._stack.receiver.received(), self._received
         since = self._since_seconds
         return Books(
             published=published_so_far(self._stack.stats_file),
             points=stored_points(self._stack.victoria_metrics.port, since),
-            calls=received.records,
-            notifications=received.notifications,
+            calls=Counter(received.records) - Counter(before.records),
+            notifications=received.notifications - before.notifications,
             alert_book=alert_book(self._settings, since),
             archived=archived_records(
                 self._store, self._objects, since, self._settings.topology

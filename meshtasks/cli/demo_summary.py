@@ -64,10 +64,10 @@ def _queues(books: Books, dead_letter_queue: str, no_triton: str | None) -> Tabl
     table = Table(
         box=None, padding=(0, 2, 0, 0), header_style="bright_black", pad_edge=False
     )
-    table.add_column("queue", no_wrap=True)
-    for head in ("messages in", "done", "dead"):
+    table.add_column("queue (messages)", no_wrap=True)
+    for head in ("in", "done", "dead"):
         table.add_column(head, justify="right")
-    table.add_column("where the records went", overflow="fold")
+    table.add_column("where the records went")
     for flow in books.flows:
         where = _where(flow, books)
         if flow.queue == REQUESTS and no_triton:

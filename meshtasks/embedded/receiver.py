@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 import json
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -180,6 +181,12 @@ class Receiver:
 
 class _Server(ThreadingHTTPServer):
     receiver: Receiver
+
+    @override
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no error here; everything else is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
