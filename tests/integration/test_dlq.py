@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.domain.accounts import rights_of
 from meshtasks.embedded.rabbitmq import RabbitMQ
 from meshtasks.messaging import headers
+from tests.support.accounts import account
 from tests.support.amqp import Delivery, drain, open_channel, publish_raw, queue_depth
 from tests.support.archive import directory_environment
 from tests.support.command import Command, command
 from tests.support.letters import NOON, QUEUE, bury, letter
-from tests.support.topologies import shipped_topology
 from tests.support.waiting import wait_until
 
 TEMPERATURE, HUMIDITY = "sensors.temperature", "sensors.humidity"
@@ -236,16 +235,6 @@ class TestDrop:
         monkeypatch.setattr("sys.stdin", io.StringIO())
         assert meshtasks("dlq", "drop", "--all").exit_code == 1
         assert queue_depth(mesh_url, QUEUE) == 1
-
-
-def account(node: RabbitMQ, vhost: str, role: str) -> str:
-    """AMQP URL of an account with the rights of a role."""
-    name = f"{role}-{vhost}"
-    may = rights_of(shipped_topology())[role]
-    node.api("PUT", f"/users/{name}", {"password": "word", "tags": ""})
-    rights = {"configure": may.configure, "write": may.write, "read": may.read}
-    node.api("PUT", f"/permissions/{vhost}/{name}", rights)
-    return f"amqp://{name}:word@127.0.0.1:{node.ports.amqp}/{vhost}"
 
 
 class TestAccounts:

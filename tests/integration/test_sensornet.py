@@ -18,12 +18,14 @@ import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
+from meshtasks.domain.errors import ConfigError
 from meshtasks.embedded.rabbitmq import RabbitMQ
 from meshtasks.messaging.connecting import connected
 from meshtasks.messaging.entities import declare
 from producers.sensornet.memory import Memory
 from producers.sensornet.normaliser import Normaliser
 from producers.sensornet.service import Service
+from tests.support.accounts import PASSWORD, account
 from tests.support.amqp import (
     Delivery,
     drain,
@@ -90,9 +92,10 @@ def house(node: RabbitMQ, name: str) -> Iterator[str]:
 
 @contextmanager
 def device(node: RabbitMQ, vhost: str) -> Iterator[Client]:
-    """A connected MQTT client."""
+    """A connected MQTT client that may do what devices may."""
+    account(node, vhost, "devices")
     client = Client(CallbackAPIVersion.VERSION2)
-    client.username_pw_set(f"{vhost}:{node.user}", node.password)
+    client.username_pw_set(f"{vhost}:devices-{vhost}", PASSWORD)
     client.max_inflight_messages_set(1_000)
     client.connect("127.0.0.1", node.ports.mqtt)
     client.loop_start()
@@ -122,7 +125,7 @@ def test_devices_of_every_vendor_reach_their_queues_and_the_books_balance(
         house(mqtt_rabbitmq, "vendors") as url,
         device(mqtt_rabbitmq, "vendors") as mqtt,
     ):
-        process = start(url)
+        process = start(account(mqtt_rabbitmq, "vendors", "normaliser"))
         for message in (
             from_data("esphome", "garage_temperature", qos=1) | {"retain": True},
             from_data("zigbee2mqtt", "climate", qos=0) | {"retain": True},
@@ -283,6 +286,20 @@ def test_a_reading_without_any_queue_is_a_dead_letter_of_its_message(
     assert letter.body == body
     assert "no queue is bound for exchange 'metrics'" in letter.headers["x-mesh-reason"]
     take(amqp_url, "sensors.temperature", 1)
+
+
+def test_an_account_that_may_not_read_the_queue_ends_it(
+    rabbitmq: RabbitMQ, vhost: str, mesh_url: str, tmp_path: Path
+) -> None:
+    memory = Memory(tmp_path / "discovery.json")
+    normaliser = Normaliser(shipped(), memory.announcements)
+    url = account(rabbitmq, vhost, "producer")
+
+    with pytest.raises(ConfigError) as caught:
+        Service(url, "devices", normaliser, memory, threading.Event()).run()
+
+    assert caught.value.key == "queue devices"
+    assert "to be allowed to read it" in caught.value.expected
 
 
 def test_what_devices_announce_is_remembered(
