@@ -43,7 +43,7 @@ format: setup ## Format and fix what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## Compare with peers on this machine (ARGS="--messages 60000")
+bench: setup ## Measure, each part next to its ceiling and its peers (ARGS="--help")
 	$(BIN)/python -m meshtasks.embedded.packages demo
 	$(BIN)/python -m benchmarks $(ARGS)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,44 @@ def test_a_spool_that_was_emptied_gives_its_space_back(
     spool.close()
 
     assert path.stat().st_size < 100_000
+
+
+def test_while_the_disk_is_full_messages_wait_in_memory(
+    new_spool: MakeSpool, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = new_spool()
+    fill(spool, 1)
+    with disk_full():
+        fill(spool, *range(2, 1_000))
+
+        assert spool.waiting == 999
+        assert "wait in memory" in caplog.text
+    fill(spool, 1_000)
+
+    assert spool.close() == ()
+    assert numbers_in(new_spool()) == list(range(1, 1_001))
+
+
+@contextmanager
+def disk_full() -> Iterator[None]:
+    """No file of this process can grow beyond a few bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_memory_drops_its_oldest_while_the_disk_is_full(
+    new_spool: MakeSpool,
+) -> None:
+    spool = new_spool(SpoolLimits(1_000, 1_000_000, memory_messages=10))
+    fill(spool, 1)
+    with disk_full():
+        fill(spool, *range(2, 100))
+
+    assert numbers_in(spool) == [1, *range(90, 100)]
 
 
 def test_a_header_that_could_not_be_written_is_refused_at_once(
