@@ -128,7 +128,7 @@ ARRAYS_PLAIN = Contender(
 
 BARE_METRICS = Contender(
     "bare-metrics",
-    "bare consumer, acks only",
+    "bare consumer",
     _BARE + METRICS_QUEUE,
     queue=METRICS_QUEUE,
     encode=load.metrics,
@@ -138,7 +138,7 @@ BARE_METRICS = Contender(
 )
 METRICS = Contender(
     "metrics",
-    "meshtasks, points, rules and archive",
+    "meshtasks",
     _WORKER_OF + METRICS_QUEUE,
     queue=METRICS_QUEUE,
     encode=load.metrics,
@@ -148,7 +148,7 @@ METRICS = Contender(
 )
 BARE_ARCHIVE = Contender(
     "bare-archive",
-    "bare consumer, acks only",
+    "bare consumer",
     _BARE + ARCHIVE_QUEUE,
     queue=ARCHIVE_QUEUE,
     encode=load.archived,
@@ -159,7 +159,7 @@ BARE_ARCHIVE = Contender(
 )
 ARCHIVE = Contender(
     "archive",
-    "meshtasks, in a directory",
+    "meshtasks",
     _WORKER_OF + ARCHIVE_QUEUE,
     queue=ARCHIVE_QUEUE,
     encode=load.archived,

@@ -13,6 +13,8 @@ from producers.buffer import Pending
 #: Exchange and routing key.
 Route = tuple[str, str]
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
 
 def encode(record: object) -> bytes:
     """The record as compact JSON.
@@ -20,9 +22,7 @@ def encode(record: object) -> bytes:
     Raises:
         TypeError, ValueError: JSON cannot say it (NaN and Infinity included).
     """
-    return json.dumps(
-        record, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    ).encode()
+    return _ENCODER.encode(record).encode()
 
 
 @dataclass(slots=True)
