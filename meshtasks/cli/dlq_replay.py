@@ -78,5 +78,5 @@ def dry_run(
 
     letters.look("looking", look_at)
     for name in missing_queues(letters.url, queues):
-        result.kept[no_queue(name)] += result.given_back.pop(name)
+        result.kept[no_queue(("", name))] += result.given_back.pop(name)
     return result

@@ -89,6 +89,8 @@ class Replay:
         self._on_progress = on_progress
         self._batch = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 4)))
         self._next_at = 0.0
+        #: Routes that were found to lead nowhere; they are not tried again.
+        self._nowhere: set[tuple[str, str]] = set()
 
     def run(self) -> Replayed:
         """Do it.
@@ -107,7 +109,8 @@ class Replay:
         """Go through the queue, for as long as one may hold its messages; whether
         that was all of it."""
         ends_at = time.monotonic() + _SHIFT_SECONDS
-        self.result.looked_at, self.result.kept = 0, Counter()
+        self.result.looked_at = self.result.given_back.total()
+        self.result.kept = Counter()
         batch: list[tuple[Delivery, DeadLetter]] = []
         with sweep(self._url, self._queue, stopping=self._stopping) as held:
             for delivery, letter in self._selected(held):
@@ -130,6 +133,8 @@ class Replay:
                 continue
             if letter.replayed_at == self.began:
                 self.result.kept["failed again"] += 1
+            elif (route := route_back(letter)) in self._nowhere:
+                self.result.kept[no_queue(route)] += 1
             elif obstacle := self._obstacle(letter):
                 self.result.kept[obstacle] += 1
             else:
@@ -152,14 +157,13 @@ class Replay:
                 )
                 for delivery, letter in batch
             ]
-            nowhere: frozenset[tuple[str, str]] = frozenset()
             try:
                 publisher.publish(messages)
             except Unroutable as error:  # all others are confirmed
-                nowhere = error.routes
+                self._nowhere |= error.routes
             for delivery, letter in batch:
-                if (route := route_back(letter)) in nowhere:
-                    self.result.kept[no_queue(route[0] or route[1])] += 1
+                if (route := route_back(letter)) in self._nowhere:
+                    self.result.kept[no_queue(route)] += 1
                 else:
                     held.remove([delivery.tag])
                     self.result.given_back[route[0] or route[1]] += 1
@@ -174,6 +178,8 @@ class Replay:
         self._next_at = max(self._next_at, now) + count / self._rate
 
 
-def no_queue(name: str) -> str:
-    """Why a letter of a queue that was deleted is kept."""
+def no_queue(route: tuple[str, str]) -> str:
+    """Why a letter is kept whose way back (exchange, routing key) leads nowhere."""
+    exchange, key = route
+    name = f"for {key} of exchange {exchange}" if exchange else key
     return f"the broker has no queue {name} (meshtasks topology apply)"

@@ -156,15 +156,18 @@ class TestVerify:
     def test_in_a_bucket_the_metadata_must_agree(
         self,
         swift: Swift,
+        mesh_url: str,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        bucket = bucket_environment(swift.target, tmp_path)
+        bucket = bucket_environment(swift.target, tmp_path, broker_url=mesh_url)
         with closing(Sinks(Settings(bucket))) as sinks:
             archive(sinks, "sensors.temperature.attic", {"value": 20}, name="sound")
             meshtasks = command(bucket, monkeypatch, capsys)
             assert meshtasks("archive", "verify").exit_code == 0
+            assert meshtasks("archive", "replay", "--from", "2026-11-23").exit_code == 0
+            assert queue_depth(mesh_url, TEMPERATURE) == 1
 
             (name,) = objects(sinks)
             data = sinks.objects.get(name)

@@ -161,6 +161,20 @@ class TestReplay:
         assert numbers(drain(mesh_url, TEMPERATURE)) == [1, 3]
         assert numbers(drain(mesh_url, QUEUE)) == [2]
 
+    def test_a_long_one_holds_the_letters_for_a_while_only(
+        self, mesh_url: str, meshtasks: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("meshtasks.messaging.replay._SHIFT_SECONDS", 0.0)
+        deleted = [letter(n, queue="deleted.meanwhile") for n in range(100, 105)]
+        bury(mesh_url, [*deleted, *map(letter, range(20))])
+
+        result = meshtasks("dlq", "replay", "--all", "--rate", "20")  # four at a time
+
+        assert "20 of 25 letters given back" in result.stdout
+        assert "5  kept: the broker has no queue deleted.meanwhile" in result.stdout
+        assert numbers(drain(mesh_url, TEMPERATURE)) == list(range(20))
+        assert numbers(drain(mesh_url, QUEUE)) == list(range(100, 105))
+
     def test_what_the_broker_took_goes_back_too(
         self, mesh_url: str, meshtasks: Command
     ) -> None:
