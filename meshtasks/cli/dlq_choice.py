@@ -28,9 +28,7 @@ _ID = re.compile(rf"[0-9a-f]{{4,{ID_DIGITS}}}")
 
 Ids = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[ID]...", help="Ids of dead letters; their beginning will do."
-    ),
+    typer.Argument(metavar="ID", help="Ids of dead letters; beginnings will do."),
 ]
 Reason = Annotated[
     str,

@@ -25,6 +25,9 @@ _UNTOLD = headers.OF_A_FAILURE | {
     headers.HISTORY,
     headers.REPLAYS,
     headers.REPLAYED_AT,
+    # they count how often somebody looked
+    "x-delivery-count",
+    "x-acquired-count",
 }
 
 
@@ -33,7 +36,8 @@ def overview(groups: list[Group], total: int, limit: int) -> Iterator[str]:
     if not total:
         yield "no dead letters"
         return
-    yield f"{total:,} dead letters in {len(groups):,} groups"
+    letters = "dead letter" if total == 1 else "dead letters"
+    yield f"{total:,} {letters}, by reason and queue"
     for group in groups[:limit]:
         example = group.example
         yield ""

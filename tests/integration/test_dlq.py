@@ -78,7 +78,7 @@ class TestList:
     ) -> None:
         bury(mesh_url, [letter(1), letter(2)])
         shown = meshtasks("dlq", "list").stdout
-        assert "2 dead letters in 1 groups" in shown
+        assert "2 dead letters, by reason and queue" in shown
         assert "SchemaMismatch" in shown
         assert "sensors.temperature.attic" in shown
 
