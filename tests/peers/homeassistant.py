@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import sys
 from datetime import datetime
 from http.client import HTTPConnection
 from pathlib import Path
@@ -15,7 +16,7 @@ from urllib.parse import urlencode
 from websockets.sync.client import connect
 
 from meshtasks.embedded import loopback
-from meshtasks.embedded.packages import ensure_venv
+from meshtasks.embedded.packages import InstallFailed, ensure_venv
 from meshtasks.embedded.process import Process
 from tests.peers.places import PEERS
 
@@ -116,6 +117,9 @@ def install() -> None:
     Raises:
         InstallFailed: it could not be made; the text says why.
     """
+    if sys.version_info >= (3, 13):
+        message = "this Home Assistant needs Python 3.12 or 3.11: make setup PYTHON=…"
+        raise InstallFailed(message)
     ensure_venv(VENV, REQUIREMENTS, "Home Assistant (600 MB)", "--no-deps")
 
 
