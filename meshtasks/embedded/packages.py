@@ -98,6 +98,11 @@ _VICTORIA_METRICS = Program(
     "victoria-metrics", "victoria-metrics", ("victoria-metrics.service",)
 )
 _INFLUXDB = Program("influxdb", "influxd", ("influxdb.service",))
+_NODE_EXPORTER = Program(
+    "prometheus-node-exporter",
+    "prometheus-node-exporter",
+    ("prometheus-node-exporter.service",),
+)
 #: Looks at the pages of the report.
 _CHROMIUM = Program("chromium", "chromium", ())
 
@@ -107,6 +112,7 @@ PROGRAMS = {
         _RABBITMQ,
         _VICTORIA_METRICS,
         _INFLUXDB,
+        _NODE_EXPORTER,
         _CHROMIUM,
         _python_library(),
     ),
