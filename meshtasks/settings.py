@@ -34,7 +34,8 @@ from meshtasks.domain.retry import RetryPolicy
 from meshtasks.domain.rules import RuleBook
 from meshtasks.domain.topology import Topology
 from meshtasks.domain.units import KindsConfig
-from meshtasks.domain.workflows import WorkflowBook, is_base_url
+from meshtasks.domain.web import Auth, is_base_url
+from meshtasks.domain.workflows import WorkflowBook
 from meshtasks.templates import BadTemplate, Renderer
 
 __all__ = (
@@ -43,6 +44,7 @@ __all__ = (
     "QueueSettings",
     "QueuesConfig",
     "Settings",
+    "auth_headers",
     "load_settings",
     "load_yaml",
 )
@@ -343,20 +345,30 @@ class Settings:
             yield ConfigError("environment", "MESH_N8N_URL", expected)
         for place, workflow in enumerate(book.workflows):
             if auth := workflow.webhook.auth:
-                secret = self.env.secrets.get(auth.secret, SecretStr(""))
-                if not _FIT_FOR_A_HEADER.fullmatch(secret.get_secret_value()):
-                    variable = f"MESH_SECRETS__{auth.secret.upper()}"
-                    key = f"workflows.{place}.webhook.auth.secret"
-                    expected = f"{variable} or {variable}_FILE to hold a header's value"
-                    yield fault_in(path, key, expected)
+                key = f"workflows.{place}.webhook.auth"
+                try:
+                    auth_headers(auth, self.env, path, key)
+                except ConfigError as error:
+                    yield error
+
+    @property
+    def triton_base_url(self) -> str:
+        """``MESH_TRITON_URL`` with its scheme.
+
+        Raises:
+            ConfigError: it is not the place of a server.
+        """
+        url = self.env.triton_url
+        url = url if "://" in url else f"http://{url}"
+        if not is_base_url(url):
+            expected = "host and port, such as 127.0.0.1:8000"
+            raise ConfigError("environment", "MESH_TRITON_URL", expected)
+        return url
 
     @cached_property
     def models(self) -> ModelBook:
         """config/models.yaml; Triton's place in the environment can be one."""
-        url = self.env.triton_url
-        if not is_base_url(url if "://" in url else f"http://{url}"):
-            expected = "host and port, such as 127.0.0.1:8000"
-            raise ConfigError("environment", "MESH_TRITON_URL", expected)
+        _ = self.triton_base_url
         return load_yaml(self.env.config_dir / "models.yaml", ModelBook)
 
     @cached_property
@@ -409,6 +421,24 @@ def load_settings() -> Settings:
             )
             for each in error.errors(include_input=False)
         ) from error
+
+
+def auth_headers(auth: Auth, env: Environment, path: Path, key: str) -> dict[str, str]:
+    """The header that a configuration file asks for, with its secret.
+
+    Args:
+        path: the file, and ``key`` the place in it, for errors.
+
+    Raises:
+        ConfigError: the environment does not have the secret, or it cannot stand in
+            a header.
+    """
+    secret = env.secrets.get(auth.secret, SecretStr("")).get_secret_value()
+    if not _FIT_FOR_A_HEADER.fullmatch(secret):
+        variable = f"MESH_SECRETS__{auth.secret.upper()}"
+        expected = f"{variable} or {variable}_FILE to hold a header's value"
+        raise fault_in(path, f"{key}.secret", expected)
+    return {auth.header: secret}
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,11 @@ import typer
 
 from meshtasks.domain.errors import ConfigError
 from producers.homeassistant.command import homeassistant
+from producers.prometheus.command import prometheus
 from producers.sensornet.command import sensornet
 from producers.simulator.command import simulator
 from producers.system.command import system
+from producers.triton.command import triton
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +37,8 @@ app.command("homeassistant")(homeassistant)
 app.command("sensornet")(sensornet)
 app.command("simulator")(simulator)
 app.command("system")(system)
+app.command("prometheus")(prometheus)
+app.command("triton")(triton)
 
 
 def main(*name: str) -> None:

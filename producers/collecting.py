@@ -17,6 +17,8 @@ from producers.session import run_session, spooling_producer
 from producers.ticks import ticks
 
 EXCHANGE = "metrics"
+#: The metric that says how it went to read a service's metrics.
+SCRAPE = "scrape"
 #: What a rate may be made of: as many intervals. One tick may be late and one fail.
 LONGEST_GAP_INTERVALS = 3
 #: Metrics with the same routing key that are published as one message.

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, RabbitMQ
+from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
 from meshtasks.embedded.triton import Triton
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
 from meshtasks.messaging.connecting import connected
@@ -60,7 +60,8 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     """The session's node; a test takes a virtual host of it (``amqp_url``)."""
-    node = RabbitMQ(tmp_path_factory.mktemp("rabbitmq"))
+    directory = tmp_path_factory.mktemp("rabbitmq")
+    node = RabbitMQ(directory, plugins=(MANAGEMENT, PROMETHEUS))
     node.start()
     yield node
     node.kill()  # an orderly stop takes six seconds, to save what nobody wants

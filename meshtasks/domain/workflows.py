@@ -4,11 +4,9 @@ and what the calls for one record come to; pure."""
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +25,7 @@ from typing_extensions import override
 from meshtasks.domain.faults import refuse_all, twice
 from meshtasks.domain.outcome import DONE, Dead, Done, Outcome, Retry
 from meshtasks.domain.patterns import topic_matches
+from meshtasks.domain.web import Auth, http_url, is_url_text
 
 #: Half of what a batch may take by default, so that one call cannot use it up.
 LONGEST_TIMEOUT_SECONDS = 60.0
@@ -120,43 +119,12 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-class Auth(BaseModel):
-    """How a webhook knows us: a header with a secret.
-
-    Attributes:
-        header: name of the header.
-        secret: name of its value, ``Bearer`` and the like included: ``n8n`` is that
-            of ``MESH_SECRETS__N8N``.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
-    secret: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")]
-
-
 def _url(text: str) -> str:
-    if not re.fullmatch(r"[!-~]+", text) or "\\" in text or "#" in text:
-        message = "expected a URL without spaces, backslashes and #"
-        raise ValueError(message)
-    if text.startswith("/"):
+    if text.startswith("/") and is_url_text(text):
         return text
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
-        message = "expected a path such as /webhook/name, or an http or https URL"
-        raise ValueError(message)
-    if "@" in parts.netloc:
-        message = "expected no user and password in a URL; a secret belongs in auth"
-        raise ValueError(message)
-    return text
-
-
-def is_base_url(text: str) -> bool:
-    """Whether paths may be put behind this URL."""
-    try:
-        return not _url(text).startswith("/") and "?" not in text
-    except ValueError:
-        return False
+    return http_url(
+        text, expected="a path such as /webhook/name, or an http or https URL"
+    )
 
 
 class Webhook(BaseModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +16,11 @@ from producers.collecting import (
     metric,
     routing_word,
 )
+from producers.health import Health
 from producers.rates import WRAP_32_BIT, Counters
 from producers.system.config import Group, SystemConfig
 from producers.system.groups import GROUPS, Found, Look
 from producers.ticks import elapsed_seconds
-
-logger = logging.getLogger(__name__)
 
 
 class SystemCollector(Collector):
@@ -44,7 +42,7 @@ class SystemCollector(Collector):
         self._counters = Counters(
             LONGEST_GAP_INTERVALS * config.interval_seconds, wraps_at=WRAP_32_BIT
         )
-        self._failing: dict[Group, str] = {}
+        self._health = {group: Health(f"group {group}") for group in Group}
 
     @override
     def collect(self) -> Iterator[Measured]:
@@ -68,10 +66,7 @@ class SystemCollector(Collector):
             # RuntimeError (and its kind NotImplementedError): psutil does not know
             # this system's way to say it.
             reason = f"{type(error).__name__}: {error}"
-            if self._failing.get(group) != reason:
-                self._failing[group] = reason
-                logger.warning("%s cannot be measured: %s", group, reason)
+            self._health[group].failed(f"cannot be measured: {reason}")
             return []
-        if self._failing.pop(group, None):
-            logger.info("%s can be measured again", group)
+        self._health[group].recovered()
         return found

@@ -11,21 +11,42 @@ import yaml
 from meshtasks.domain.errors import ConfigError
 from meshtasks.settings import Environment, Settings
 from producers.configuration import Selection, producer_config
+from producers.prometheus.config import PrometheusConfig
 from producers.system.config import Group, SystemConfig
+from producers.triton.collector import TritonConfig
 
 SHIPPED = Path(__file__).parents[2] / "config"
 
 
-def test_what_ships_is_valid() -> None:
-    settings = Settings(Environment(config_dir=SHIPPED))
+@pytest.fixture
+def shipped() -> Settings:
+    return Settings(Environment(config_dir=SHIPPED))
 
-    config = producer_config(settings, "system", SystemConfig)
+
+def test_the_shipped_file_of_the_system_collector_is_valid(shipped: Settings) -> None:
+    config = producer_config(shipped, "system", SystemConfig)
 
     assert config.groups == set(Group)
     assert config.net.wants("eth0")
     assert not config.net.wants("veth12ab")
     assert config.diskio.wants("nvme0n1")
     assert not config.diskio.wants("nvme0n1p2")
+
+
+def test_the_shipped_files_of_services_are_valid(shipped: Settings) -> None:
+    prometheus = producer_config(shipped, "prometheus", PrometheusConfig)
+    triton = producer_config(shipped, "triton", TritonConfig)
+
+    assert [each.instance for each in prometheus.targets] == ["127.0.0.1:15692"]
+    assert not prometheus.metrics.wants("go_threads")
+    assert triton.url is None
+
+
+def targets(*targets: dict[str, Any]) -> dict[str, Any]:
+    return {"targets": [{"service": "shop", **target} for target in targets]}
+
+
+HERE = {"url": "http://127.0.0.1/metrics"}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +57,51 @@ def test_what_ships_is_valid() -> None:
         ("system", SystemConfig, {"groups": []}, "groups", "at least 1 item"),
         ("system", SystemConfig, {"host": "my.nas"}, "host", "match pattern"),
         ("system", SystemConfig, {"net": {"only": []}}, "net.only", "not permitted"),
+        ("prometheus", PrometheusConfig, {}, "-", "expected targets, or kubernetes"),
+        (
+            "prometheus",
+            PrometheusConfig,
+            targets({"url": "ftp://127.0.0.1"}),
+            "targets.0.url",
+            "expected an http or https URL",
+        ),
+        (
+            "prometheus",
+            PrometheusConfig,
+            targets({"url": "http://me:pass@127.0.0.1/"}),
+            "targets.0.url",
+            "a secret belongs in auth",
+        ),
+        ("prometheus", PrometheusConfig, targets({}), "targets.0.url", "required"),
+        (
+            "prometheus",
+            PrometheusConfig,
+            targets(HERE, HERE),
+            "-",
+            "shop 127.0.0.1 twice",
+        ),
+        (
+            "prometheus",
+            PrometheusConfig,
+            targets({**HERE, "ca_file": "/nowhere/ca.pem"}),
+            "targets.0.ca_file",
+            "not point to a file",
+        ),
+        (
+            "prometheus",
+            PrometheusConfig,
+            {**targets(HERE), "timeout_seconds": 60},
+            "-",
+            "at most interval_seconds",
+        ),
+        (
+            "prometheus",
+            PrometheusConfig,
+            {**targets(HERE), "quantiles": [99]},
+            "quantiles.0",
+            "less than 1",
+        ),
+        ("triton", TritonConfig, {"url": "127.0.0.1:8000"}, "url", "http or https"),
     ],
 )
 def test_a_bad_file_is_refused_with_file_key_and_expectation(

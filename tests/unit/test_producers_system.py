@@ -252,7 +252,7 @@ class TestOtherMachines:
 
         with caplog.at_level(logging.INFO):
             assert len(list(collects.collect())) == 2
-        assert "system can be measured again" in caplog.text
+        assert "group system: is well again" in caplog.text
 
     def test_a_device_mounted_twice_is_told_of_once(
         self, collector: Make, monkeypatch: pytest.MonkeyPatch

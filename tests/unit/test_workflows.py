@@ -10,11 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from meshtasks.domain.outcome import DONE, Dead, Retry
+from meshtasks.domain.web import is_base_url
 from meshtasks.domain.workflows import (
     Condition,
     Webhook,
     WorkflowBook,
-    is_base_url,
     verdict,
 )
 from meshtasks.settings import load_yaml

@@ -1,0 +1,31 @@
+"""What is wrong is logged when that changes, not in every round."""
+
+from __future__ import annotations
+
+import logging
+
+logger = logging.getLogger(__name__)
+
+
+class Health:
+    """Of something that is looked at again and again.
+
+    Args:
+        what: its name in the log.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._reason = ""
+
+    def failed(self, reason: str) -> None:
+        """It is not well; said unless it was so for the same reason."""
+        if reason != self._reason:
+            self._reason = reason
+            logger.warning("%s: %s", self._what, reason)
+
+    def recovered(self) -> None:
+        """It is well; said if it was not."""
+        if self._reason:
+            self._reason = ""
+            logger.info("%s: is well again", self._what)

@@ -1,0 +1,1 @@
+"""Metrics of services, as Prometheus reads them: ``python -m producers prometheus``."""

@@ -1,0 +1,92 @@
+"""All targets of a round, known and found, side by side."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from typing_extensions import override
+
+from meshtasks.domain.errors import MeshError
+from producers.collecting import Collector, Measured
+from producers.health import Health
+from producers.prometheus.config import PrometheusConfig, TargetConfig
+from producers.prometheus.target import Target
+from producers.ticks import elapsed_seconds
+
+logger = logging.getLogger(__name__)
+
+#: Most of a scrape is waiting.
+_THREADS = 32
+
+
+class DiscoveryFailed(MeshError):
+    """Targets could not be looked for; the text says why."""
+
+
+class Discovery(Protocol):
+    """Finds targets."""
+
+    def targets(self) -> Sequence[TargetConfig]:
+        """Those that there are now.
+
+        Raises:
+            DiscoveryFailed: there is no telling.
+        """
+
+
+class PrometheusCollector(Collector):
+    """Scrapes targets.
+
+    Args:
+        config: what all targets have in common.
+        targets: those that are known.
+        discovery: finds more, every so many seconds. While it fails, those that it
+            found last are scraped.
+    """
+
+    def __init__(
+        self,
+        config: PrometheusConfig,
+        targets: Sequence[Target],
+        discovery: tuple[Discovery, float] | None = None,
+        *,
+        elapsed: Callable[[], float] = elapsed_seconds,
+    ) -> None:
+        self._config = config
+        self._targets = targets
+        self._discovery = discovery
+        self._elapsed = elapsed
+        self._looked_at = -math.inf
+        self._health = Health("looking for targets")
+        self._found: dict[str, Target] = {}
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="scrape")
+
+    @override
+    def collect(self) -> Iterator[Measured]:
+        if self._discovery is not None:
+            discovery, refresh_seconds = self._discovery
+            if self._elapsed() >= self._looked_at + refresh_seconds:
+                self._looked_at = self._elapsed()
+                self._look(discovery)
+        targets = [*self._targets, *self._found.values()]
+        for metrics in self._threads.map(Target.scrape, targets):
+            yield from metrics
+
+    def _look(self, discovery: Discovery) -> None:
+        """Take up the targets that are new, and drop those that are gone."""
+        try:
+            there = {f"{each.service} {each.url}": each for each in discovery.targets()}
+        except DiscoveryFailed as error:
+            self._health.failed(str(error))
+            return
+        self._health.recovered()
+        for gone in self._found.keys() - there.keys():
+            self._found.pop(gone).close()
+            logger.info("target %s is gone", gone)
+        for name in there.keys() - self._found.keys():
+            self._found[name] = Target(there[name], self._config, {})
+            logger.info("target %s is new", name)

@@ -1,0 +1,149 @@
+"""Pods that ask to be scraped, as the Kubernetes API tells of them.
+
+They do it with the annotations that Prometheus's own example configuration for
+Kubernetes made common: ``prometheus.io/scrape: "true"``, and, where these are not the
+first port of the pod, ``/metrics`` and ``http``, ``prometheus.io/port``, ``…/path``
+and ``…/scheme``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import urllib3
+from kubernetes import client, config
+from pydantic import ValidationError
+from typing_extensions import override
+
+from meshtasks.domain.errors import ConfigError
+from meshtasks.domain.text import clip
+from producers.collecting import routing_word
+from producers.prometheus.collector import Discovery, DiscoveryFailed
+from producers.prometheus.config import KubernetesConfig, TargetConfig
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = "prometheus.io/"
+_SERVICE_LABELS = ("app.kubernetes.io/name", "app", "k8s-app")
+_SERVICE_LIMIT_CHARS = 64
+_PAGE_SIZE = 500
+_TIMEOUT_SECONDS = 10.0
+_REASON_LIMIT_CHARS = 200
+
+_HINTS = {
+    401: "the credentials are not valid",
+    403: "the service account may not list pods; give it a role that does",
+}
+
+
+class PodDiscovery(Discovery):
+    """Asks the API of one cluster.
+
+    Args:
+        wanted: which pods.
+        source: the configuration file, for errors.
+
+    Raises:
+        ConfigError: there is no cluster to ask.
+    """
+
+    def __init__(self, wanted: KubernetesConfig, source: str) -> None:
+        self._wanted = wanted
+        settings = client.Configuration()
+        # It would try again three times, and the round would wait for it.
+        settings.retries = False
+        inside = wanted.kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ
+        try:
+            if inside:
+                config.load_incluster_config(settings)
+            else:
+                file = wanted.kubeconfig and str(wanted.kubeconfig)
+                config.load_kube_config(file, client_configuration=settings)
+        except config.ConfigException as error:
+            expected = f"a pod's own credentials or a usable kubeconfig, but: {error}"
+            raise ConfigError(source, "kubernetes", expected) from error
+        self._pods = client.CoreV1Api(client.ApiClient(settings))
+        self._refused: set[str] = set()
+
+    @override
+    def targets(self) -> list[TargetConfig]:
+        try:
+            return [target for pod in self._list() for target in self._targets_of(pod)]
+        except client.ApiException as error:
+            hint = _HINTS.get(error.status, error.reason)
+            message = f"the Kubernetes API answered {error.status}: {hint}"
+            raise DiscoveryFailed(message) from error
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            message = clip(
+                f"the Kubernetes API cannot be asked: {error}", _REASON_LIMIT_CHARS
+            )
+            raise DiscoveryFailed(message) from error
+
+    def _list(self) -> Iterator[Any]:
+        """The pods that run."""
+        options: dict[str, Any] = {
+            "label_selector": self._wanted.label_selector,
+            "field_selector": "status.phase=Running",
+            "limit": _PAGE_SIZE,
+            "_request_timeout": _TIMEOUT_SECONDS,
+        }
+        for namespace in self._wanted.namespaces or (None,):
+            following = ""
+            while True:
+                if namespace is None:
+                    page = self._pods.list_pod_for_all_namespaces(
+                        _continue=following, **options
+                    )
+                else:
+                    page = self._pods.list_namespaced_pod(
+                        namespace, _continue=following, **options
+                    )
+                yield from page.items
+                following = page.metadata._continue  # noqa: SLF001 - the client's name for it
+                if not following:
+                    break
+
+    def _targets_of(self, pod: Any) -> Iterator[TargetConfig]:
+        """The pod's target, if it asks to be one."""
+        meta, asked = pod.metadata, pod.metadata.annotations or {}
+        if (
+            asked.get(f"{_PREFIX}scrape") != "true"
+            or meta.deletion_timestamp is not None
+            or not pod.status.pod_ip
+        ):
+            return
+        name = f"{meta.namespace}/{meta.name}"
+        port = asked.get(f"{_PREFIX}port") or _first_port(pod)
+        address = pod.status.pod_ip
+        host = f"[{address}]" if ":" in address else address
+        path = asked.get(f"{_PREFIX}path", "/metrics")
+        scheme = asked.get(f"{_PREFIX}scheme", "http")
+        try:
+            target = TargetConfig(
+                service=_service(meta),
+                url=f"{scheme}://{host}:{port}/{path.removeprefix('/')}",
+                tags={"namespace": meta.namespace, "pod": meta.name},
+            )
+        except ValidationError as error:
+            if name not in self._refused:
+                self._refused.add(name)
+                wrong = error.errors()[0]["msg"]
+                logger.warning("pod %s cannot be scraped: %s", name, wrong)
+            return
+        self._refused.discard(name)
+        yield target
+
+
+def _first_port(pod: Any) -> int | None:
+    ports = [port for each in pod.spec.containers for port in each.ports or ()]
+    return ports[0].container_port if ports else None
+
+
+def _service(meta: Any) -> str:
+    """What the pod belongs to, by its labels; itself, without any."""
+    labels: Mapping[str, str] = meta.labels or {}
+    named = (labels[label] for label in _SERVICE_LABELS if labels.get(label))
+    return routing_word(next(named, meta.name))[:_SERVICE_LIMIT_CHARS]

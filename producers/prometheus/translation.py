@@ -1,0 +1,314 @@
+"""Families of metrics as records of the mesh.
+
+A series becomes one metric with these fields; stored, most have the very names that
+Prometheus gives them:
+
+=========  ==================================================================
+counter    ``total`` and ``per_second``
+gauge      ``value``; so do untyped ones, infos and state sets
+summary    ``count``, ``sum``, ``count_per_second``, ``mean`` and a field for each
+           of its quantiles (``p50``, ``p99_9``)
+histogram  ``count``, ``sum``, ``count_per_second``, ``mean``, and quantiles of the
+           values that came since the page before; and for each bucket one metric
+           with the field ``bucket`` and the tag ``le``
+=========  ==================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import accumulate
+from typing import NamedTuple
+
+from prometheus_client import Metric as Family
+from prometheus_client.samples import Sample
+
+from meshtasks.domain.errors import InvalidMessage
+from meshtasks.domain.points import metric_start
+from meshtasks.domain.text import clip
+from meshtasks.domain.timestamps import epoch_seconds
+from producers.base import MAX_ROUTING_KEY_BYTES
+from producers.collecting import Measured, metric, routing_word
+from producers.prometheus.histogram import quantile
+from producers.rates import Counters
+
+_COUNT, _SUM = "count", "sum"
+#: Counter → the field with its rate.
+_RATES = {"total": "per_second", _COUNT: "count_per_second"}
+_REASON_LIMIT_CHARS = 200
+
+_Labels = tuple[tuple[str, str], ...]
+_Fields = dict[str, float | bool | None]
+
+
+class LeftOut(StrEnum):
+    """Why a sample is not published; also a field of the metric ``scrape``."""
+
+    DUPLICATE = "duplicates"
+    NOT_FINITE = "not_finite"
+    REFUSED = "refused"
+
+
+class Moment(NamedTuple):
+    """When a page was read.
+
+    Attributes:
+        at_seconds: by the clock of the rates.
+        wall_seconds: epoch seconds.
+    """
+
+    at_seconds: float
+    wall_seconds: float
+
+
+@dataclass(slots=True)
+class Translated:
+    """What a page came to.
+
+    Attributes:
+        metrics: to be published.
+        series: those of the page that are in them.
+        left_out: samples that are not, by reason.
+        example: what is wrong with the first that the mesh would refuse.
+    """
+
+    metrics: list[Measured] = field(default_factory=list)
+    series: set[tuple[str, _Labels]] = field(default_factory=set)
+    left_out: Counter[LeftOut] = field(default_factory=Counter)
+    example: str = ""
+
+    def refuse(self, example: str) -> None:
+        """Count something that the mesh would not take."""
+        self.left_out[LeftOut.REFUSED] += 1
+        self.example = self.example or clip(example, _REASON_LIMIT_CHARS)
+
+
+class _Key(NamedTuple):
+    """What the samples of one series have in common.
+
+    Attributes:
+        stamp: the time that the page gives for them, epoch seconds.
+        labels: without those that tell buckets and quantiles apart.
+    """
+
+    name: str
+    stamp: float | None
+    labels: _Labels
+
+
+@dataclass(slots=True)
+class _Series:
+    """The values of one series.
+
+    Attributes:
+        gauges: field → value.
+        counters: field → value.
+        buckets: upper bound → number of values up to it.
+    """
+
+    gauges: dict[str, float] = field(default_factory=dict)
+    counters: dict[str, float] = field(default_factory=dict)
+    buckets: dict[float, float] = field(default_factory=dict)
+
+
+class Translator:
+    """Makes records of one target's pages, one after the other.
+
+    Args:
+        service: first tag, and the third word of the routing keys.
+        tags: the target's own; a label of the same name becomes ``exported_…``.
+        counters: what was counted on the pages before.
+        quantiles: of histograms.
+        buckets: whether to publish them.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        tags: Mapping[str, str],
+        counters: Counters,
+        *,
+        quantiles: Sequence[float],
+        buckets: bool,
+    ) -> None:
+        self._service = service
+        self._tags = {"service": service, **tags}
+        self._counters = counters
+        self._quantiles = {_percentile(each): each for each in quantiles}
+        self._with_buckets = buckets
+
+    def translate(self, families: Iterable[Family], moment: Moment) -> Translated:
+        """Make records of a page.
+
+        Left out, and counted: a sample that is on the page twice (the first
+        counts), values that are not finite, and what the mesh would refuse.
+        """
+        result = Translated()
+        seen: set[object] = set()
+        for family in families:
+            for key, series in _grouped(family, seen, result).items():
+                try:
+                    written = list(self._written(key, series, moment))
+                except InvalidMessage as error:
+                    result.refuse(f"{clip(key.name)}: {error}")
+                    continue
+                if written:
+                    result.metrics += written
+                    result.series.add((key.name, key.labels))
+        return result
+
+    def record(
+        self,
+        name: str,
+        fields: Mapping[str, float | bool | None],
+        timestamp: float,
+        labels: _Labels = (),
+    ) -> Measured:
+        """One metric of the target.
+
+        Raises:
+            InvalidMessage: the mesh would refuse it.
+        """
+        tags = dict(self._tags)
+        for label, value in labels:
+            tags[f"exported_{label}" if label in self._tags else label] = value
+        metric_start(name, tuple(sorted(tags.items())))
+        routing_key = f"metrics.application.{self._service}.{routing_word(name)}"
+        if len(routing_key) > MAX_ROUTING_KEY_BYTES:
+            message = f"its routing key is longer than {MAX_ROUTING_KEY_BYTES} bytes"
+            raise InvalidMessage(message)
+        return Measured(routing_key, metric(name, fields, tags, timestamp))
+
+    def _written(
+        self, key: _Key, series: _Series, moment: Moment
+    ) -> Iterator[Measured]:
+        at_seconds, timestamp = moment
+        if key.stamp is not None:
+            at_seconds = key.stamp
+            timestamp = epoch_seconds(key.stamp, moment.wall_seconds)
+        fields: _Fields = {**series.counters, **series.gauges}
+        fields |= self._rates(key, series, at_seconds)
+        if fields:
+            yield self.record(key.name, fields, timestamp, key.labels)
+        if self._with_buckets:
+            for bound, count in series.buckets.items():
+                labels = (*key.labels, ("le", _le(bound)))
+                yield self.record(key.name, {"bucket": count}, timestamp, labels)
+
+    def _rates(self, key: _Key, series: _Series, at_seconds: float) -> _Fields:
+        """What the counters came to since the page before."""
+        # A service that begins to give times of its own has another clock.
+        source = key._replace(stamp=None if key.stamp is None else 0.0)
+        counted = {each: series.counters[each] for each in series.counters}
+        counted |= {_le(bound): count for bound, count in series.buckets.items()}
+        # By itself: with negative values it may fall without a restart.
+        total = counted.pop(_SUM, None)
+        increase = sums = None
+        if counted:
+            increase = self._counters.read(source, counted, at_seconds)
+        if total is not None:
+            sums = self._counters.read((source, _SUM), {_SUM: total}, at_seconds)
+        if increase is None:
+            return {}
+        rates: _Fields = {
+            rate: increase.per_second(counter)
+            for counter, rate in _RATES.items()
+            if counter in increase.by
+        }
+        if sums is not None and (count := increase.by.get(_COUNT)):
+            rates["mean"] = sums.by[_SUM] / count
+        # Pages that are written while values come in may be out of order.
+        bounds = sorted(series.buckets)
+        new = [increase.by.get(_le(bound), 0.0) for bound in bounds]
+        buckets = list(zip(bounds, accumulate(new, max), strict=True))
+        for name, q in self._quantiles.items():
+            if (value := quantile(q, buckets)) is not None:
+                rates[name] = value
+        return rates
+
+
+def _grouped(
+    family: Family, seen: set[object], result: Translated
+) -> dict[_Key, _Series]:
+    """The samples of a family by series."""
+    grouped: dict[_Key, _Series] = {}
+    for sample in family.samples:
+        stamp = None if sample.timestamp is None else float(sample.timestamp)
+        labels = tuple(sorted(sample.labels.items()))
+        same = sample.name, labels, stamp
+        if same in seen:
+            result.left_out[LeftOut.DUPLICATE] += 1
+            continue
+        seen.add(same)
+        if sample.value is None:
+            result.refuse(f"{sample.name}: is a native histogram")
+        elif not math.isfinite(sample.value):
+            result.left_out[LeftOut.NOT_FINITE] += 1
+        else:
+            try:
+                _place(family, sample, stamp, labels, grouped)
+            except ValueError:
+                result.refuse(f"{sample.name}: has the labels {dict(labels)}")
+    return grouped
+
+
+def _place(
+    family: Family,
+    sample: Sample,
+    stamp: float | None,
+    labels: _Labels,
+    grouped: dict[_Key, _Series],
+) -> None:
+    """Put a sample where it belongs.
+
+    Raises:
+        ValueError: a bucket without a bound, or a quantile that is none.
+    """
+    name, value = family.name, sample.value
+    match family.type, sample.name.removeprefix(name):
+        case (("counter" | "histogram" | "summary"), "_created"):
+            return
+        case (
+            ("counter" | "histogram" | "summary"),
+            ("_total" | "_count" | "_sum") as at,
+        ):
+            series = grouped.setdefault(_Key(name, stamp, labels), _Series())
+            series.counters[at.removeprefix("_")] = value
+        case "histogram", "_bucket":
+            bound, others = _without(labels, "le")
+            series = grouped.setdefault(_Key(name, stamp, others), _Series())
+            series.buckets[bound] = value
+        case "summary", "":
+            q, others = _without(labels, "quantile")
+            series = grouped.setdefault(_Key(name, stamp, others), _Series())
+            series.gauges[_percentile(q)] = value
+        case "gaugehistogram", ("_bucket" | "_gcount" | "_gsum") as at:
+            series = grouped.setdefault(_Key(name, stamp, labels), _Series())
+            series.gauges[at.removeprefix("_")] = value
+        case _:
+            series = grouped.setdefault(_Key(sample.name, stamp, labels), _Series())
+            series.gauges["value"] = value
+
+
+def _without(labels: _Labels, label: str) -> tuple[float, _Labels]:
+    """The number in a label, and the other labels.
+
+    Raises:
+        ValueError: there is none in it.
+    """
+    number = float(dict(labels).get(label, ""))
+    if math.isnan(number):
+        raise ValueError
+    return number, tuple(each for each in labels if each[0] != label)
+
+
+def _le(bound: float) -> str:
+    return "+Inf" if bound == math.inf else f"{bound:.15g}"
+
+
+def _percentile(q: float) -> str:
+    return f"p{100 * q:g}".replace(".", "_")

@@ -1,0 +1,232 @@
+"""Statistics of Triton Inference Server as metrics.
+
+Triton counts requests and nanoseconds per model since it was started (its statistics
+extension,
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md).
+They become rates, and means per request of the time since the round before. Results
+of inferences do not pass here: the task that asked publishes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, FilePath, ValidationError
+from typing_extensions import override
+
+from meshtasks.domain.web import Auth, HttpUrl
+from producers.collecting import (
+    LONGEST_GAP_INTERVALS,
+    SCRAPE,
+    Collector,
+    Measured,
+    metric,
+)
+from producers.configuration import (
+    Seconds,
+    Selection,
+    Word,
+)
+from producers.health import Health
+from producers.http import Client, Unanswered
+from producers.rates import Counters
+from producers.ticks import elapsed_seconds
+
+_MODEL = "triton_model"
+_PAGE_LIMIT_BYTES = 16 * 1024 * 1024
+_NS_PER_MS = 1e6
+
+
+class TritonConfig(BaseModel):
+    """config/producers/triton.yaml.
+
+    Attributes:
+        interval_seconds: time between two rounds.
+        timeout_seconds: longest wait for the statistics.
+        url: of the server; that of ``MESH_TRITON_URL`` when not given.
+        service: third word of the routing keys, and a tag.
+        models: those that are published.
+        auth: header with a secret.
+        ca_file: certificates (PEM) that the server's own is signed by.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    interval_seconds: Seconds = 15.0
+    timeout_seconds: Seconds = 5.0
+    url: HttpUrl | None = None
+    service: Word = "triton"
+    models: Selection = Selection()
+    auth: Auth | None = None
+    ca_file: FilePath | None = None
+
+
+class _Duration(BaseModel):
+    """How often something was done, and how long that took in all."""
+
+    count: int = 0
+    ns: int = 0
+
+
+class _InferenceStatistics(BaseModel):
+    """Requests by how they ended, and the steps of those that succeeded."""
+
+    success: _Duration
+    fail: _Duration
+    queue: _Duration
+    compute_input: _Duration
+    compute_infer: _Duration
+    compute_output: _Duration
+
+
+class _ModelStatistics(BaseModel):
+    """What a model did since it was loaded.
+
+    Attributes:
+        inference_count: rows computed.
+        execution_count: batches they were computed in.
+    """
+
+    name: str
+    version: str
+    inference_count: int
+    execution_count: int
+    inference_stats: _InferenceStatistics
+
+    def counters(self) -> dict[str, float]:
+        """The counters by name; those that end in ``_ns`` in nanoseconds."""
+        found: dict[str, float] = {
+            "inferences": self.inference_count,
+            "executions": self.execution_count,
+            "requests": self.inference_stats.success.count,
+            "failures": self.inference_stats.fail.count,
+        }
+        for step, field in _STEPS.items():
+            duration: _Duration = getattr(self.inference_stats, step)
+            found[f"{field}_count"] = duration.count
+            found[f"{field}_ns"] = duration.ns
+        return found
+
+
+class _Statistics(BaseModel):
+    model_stats: list[_ModelStatistics]
+
+
+#: Step of a request → the field with its mean duration.
+_STEPS = {
+    "success": "request",
+    "queue": "queue",
+    "compute_input": "compute_input",
+    "compute_infer": "compute_infer",
+    "compute_output": "compute_output",
+}
+_TOTALS = ("requests", "failures", "inferences", "executions")
+
+
+class TritonCollector(Collector):
+    """Reads one server's statistics.
+
+    Args:
+        config: whose.
+        url: of the server.
+        headers: with its secret, if it wants one.
+        elapsed: clock of the rates.
+    """
+
+    def __init__(
+        self,
+        config: TritonConfig,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        elapsed: Callable[[], float] = elapsed_seconds,
+    ) -> None:
+        self._config = config
+        self._url = f"{url.rstrip('/')}/v2/models/stats"
+        self._elapsed = elapsed
+        self._tags = {"service": config.service, "instance": urlsplit(url).netloc}
+        self._counters = Counters(LONGEST_GAP_INTERVALS * config.interval_seconds)
+        self._health = Health(f"{config.service} {url}")
+        self._client = Client(
+            config.timeout_seconds,
+            _PAGE_LIMIT_BYTES,
+            headers=headers,
+            ca_file=config.ca_file,
+        )
+
+    @override
+    def collect(self) -> Iterator[Measured]:
+        """The metrics of each model that is loaded, and last how it went to read
+        them."""
+        wall_seconds, began = time.time(), time.monotonic()
+        statistics = self._read()
+        at_seconds = self._elapsed()
+        models = [] if statistics is None else statistics.model_stats
+        for model in models:
+            if self._config.models.wants(model.name):
+                tags = {"model": model.name, "version": model.version}
+                fields = self._fields(model, at_seconds)
+                yield self._measured(_MODEL, fields, tags, wall_seconds)
+        if statistics is not None:
+            self._counters.forget_unread()
+        how = {
+            "up": statistics is not None,
+            "duration_seconds": round(time.monotonic() - began, 6),
+            "models": len(models),
+        }
+        yield self._measured(SCRAPE, how, {}, wall_seconds)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _read(self) -> _Statistics | None:
+        try:
+            page = self._client.get(self._url)
+            statistics = _Statistics.model_validate_json(page.body)
+        except Unanswered as error:
+            self._health.failed(str(error))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            self._health.failed(
+                f"does not answer as Triton does: {place} {first['msg']}"
+            )
+        else:
+            self._health.recovered()
+            return statistics
+        return None
+
+    def _fields(
+        self, model: _ModelStatistics, at_seconds: float
+    ) -> dict[str, float | bool | None]:
+        counters = model.counters()
+        fields: dict[str, float | bool | None] = {
+            name: counters[name] for name in _TOTALS
+        }
+        source = model.name, model.version
+        increase = self._counters.read(source, counters, at_seconds)
+        if increase is None:
+            return fields
+        by = increase.by
+        for name in _TOTALS:
+            fields[f"{name}_per_second"] = increase.per_second(name)
+        if by["executions"]:
+            fields["rows_per_execution"] = by["inferences"] / by["executions"]
+        for field in _STEPS.values():
+            if count := by[f"{field}_count"]:
+                fields[f"{field}_ms"] = by[f"{field}_ns"] / count / _NS_PER_MS
+        return fields
+
+    def _measured(
+        self,
+        name: str,
+        fields: Mapping[str, float | bool | None],
+        tags: Mapping[str, str],
+        timestamp: float,
+    ) -> Measured:
+        routing_key = f"metrics.application.{self._config.service}.{name}"
+        record = metric(name, fields, {**self._tags, **tags}, timestamp)
+        return Measured(routing_key, record)
