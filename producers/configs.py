@@ -9,14 +9,18 @@ from functools import partial
 from meshtasks.settings import Settings
 from producers.configuration import producer_config
 from producers.homeassistant.config import HomeAssistantConfig
+from producers.prometheus.config import PrometheusConfig
 from producers.sensornet import config as sensornet
 from producers.system.config import SystemConfig
+from producers.triton.config import TritonConfig
 
 #: Name of the file without ``.yaml`` → reads it, and raises ConfigError for its faults.
 CONFIGS: Mapping[str, Callable[[Settings], object]] = {
     "homeassistant": partial(
         producer_config, name="homeassistant", model=HomeAssistantConfig
     ),
+    "prometheus": partial(producer_config, name="prometheus", model=PrometheusConfig),
     "sensornet": sensornet.load,
     "system": partial(producer_config, name="system", model=SystemConfig),
+    "triton": partial(producer_config, name="triton", model=TritonConfig),
 }

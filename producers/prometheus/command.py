@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from meshtasks.domain.errors import ConfigError
+from meshtasks.configfile import fault_in
 from meshtasks.settings import Settings, auth_headers, load_settings
 from producers.collecting import DryRun, run_collector
 from producers.configuration import producer_config, producer_file
@@ -22,8 +22,8 @@ def prometheus(context: typer.Context, *, dry_run: DryRun = False) -> None:
     Kubernetes can be found by their annotations. The metrics go to the exchange
     "metrics", under metrics.application.<service>.<metric>.
 
-    Exit codes: 0 all confirmed, 1 no queue for some, 69 broker not reached, 75
-    some not confirmed, 78 bad configuration.
+    Exit codes: 0 all confirmed, 1 no queue for some, 75 some not confirmed (they
+    wait on disk for the next start), 78 bad configuration.
     """
     settings = load_settings()
     config = producer_config(settings, NAME, PrometheusConfig)
@@ -50,7 +50,7 @@ def _discovery(
 ) -> tuple[Discovery, float] | None:
     if wanted is None:
         return None
-    source = str(producer_file(settings, NAME))
+    path = producer_file(settings, NAME)
     try:
         # Here, since only those who ask for it need its libraries.
         from producers.prometheus.kubernetes import PodDiscovery  # noqa: PLC0415
@@ -59,5 +59,5 @@ def _discovery(
             "needs the client of Kubernetes: pip install 'meshtasks[kubernetes]' "
             f"({error})"
         )
-        raise ConfigError(source, "kubernetes", expected) from error
-    return PodDiscovery(wanted, source), wanted.refresh_seconds
+        raise fault_in(path, "kubernetes", expected) from error
+    return PodDiscovery(wanted, path), wanted.refresh_seconds

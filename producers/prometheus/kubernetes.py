@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import urllib3
@@ -18,7 +19,7 @@ from kubernetes import client, config
 from pydantic import ValidationError
 from typing_extensions import override
 
-from meshtasks.domain.errors import ConfigError
+from meshtasks.configfile import fault_in
 from meshtasks.domain.text import clip
 from producers.collecting import routing_word
 from producers.prometheus.collector import Discovery, DiscoveryFailed
@@ -44,13 +45,13 @@ class PodDiscovery(Discovery):
 
     Args:
         wanted: which pods.
-        source: the configuration file, for errors.
+        path: the configuration file, for errors.
 
     Raises:
         ConfigError: there is no cluster to ask.
     """
 
-    def __init__(self, wanted: KubernetesConfig, source: str) -> None:
+    def __init__(self, wanted: KubernetesConfig, path: Path) -> None:
         self._wanted = wanted
         settings = client.Configuration()
         # It would try again three times, and the round would wait for it.
@@ -64,7 +65,7 @@ class PodDiscovery(Discovery):
                 config.load_kube_config(file, client_configuration=settings)
         except config.ConfigException as error:
             expected = f"a pod's own credentials or a usable kubeconfig, but: {error}"
-            raise ConfigError(source, "kubernetes", expected) from error
+            raise fault_in(path, "kubernetes", expected) from error
         self._pods = client.CoreV1Api(client.ApiClient(settings))
         self._refused: set[str] = set()
 

@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, FilePath, ValidationError
+from pydantic import BaseModel, ValidationError
 from typing_extensions import override
 
-from meshtasks.domain.web import Auth, HttpUrl
 from producers.collecting import (
     LONGEST_GAP_INTERVALS,
     SCRAPE,
@@ -24,43 +23,15 @@ from producers.collecting import (
     Measured,
     metric,
 )
-from producers.configuration import (
-    Seconds,
-    Selection,
-    Word,
-)
 from producers.health import Health
 from producers.http import Client, Unanswered
 from producers.rates import Counters
 from producers.ticks import elapsed_seconds
+from producers.triton.config import TritonConfig
 
 _MODEL = "triton_model"
 _PAGE_LIMIT_BYTES = 16 * 1024 * 1024
 _NS_PER_MS = 1e6
-
-
-class TritonConfig(BaseModel):
-    """config/producers/triton.yaml.
-
-    Attributes:
-        interval_seconds: time between two rounds.
-        timeout_seconds: longest wait for the statistics.
-        url: of the server; that of ``MESH_TRITON_URL`` when not given.
-        service: third word of the routing keys, and a tag.
-        models: those that are published.
-        auth: header with a secret.
-        ca_file: certificates (PEM) that the server's own is signed by.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    interval_seconds: Seconds = 15.0
-    timeout_seconds: Seconds = 5.0
-    url: HttpUrl | None = None
-    service: Word = "triton"
-    models: Selection = Selection()
-    auth: Auth | None = None
-    ca_file: FilePath | None = None
 
 
 class _Duration(BaseModel):

@@ -7,7 +7,8 @@ import typer
 from meshtasks.settings import auth_headers, load_settings
 from producers.collecting import DryRun, run_collector
 from producers.configuration import producer_config, producer_file
-from producers.triton.collector import TritonCollector, TritonConfig
+from producers.triton.collector import TritonCollector
+from producers.triton.config import TritonConfig
 
 _NAME = "triton"
 
@@ -19,8 +20,8 @@ def triton(context: typer.Context, *, dry_run: DryRun = False) -> None:
     config/producers/triton.yaml. The metrics go to the exchange "metrics", under
     metrics.application.triton.<metric>.
 
-    Exit codes: 0 all confirmed, 1 no queue for some, 69 broker not reached, 75
-    some not confirmed, 78 bad configuration.
+    Exit codes: 0 all confirmed, 1 no queue for some, 75 some not confirmed (they
+    wait on disk for the next start), 78 bad configuration.
     """
     settings = load_settings()
     config = producer_config(settings, _NAME, TritonConfig)

@@ -16,6 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest
 
+from meshtasks.domain.errors import ConfigError
 from meshtasks.embedded import loopback
 from meshtasks.embedded.process import Process
 from meshtasks.embedded.rabbitmq import RabbitMQ
@@ -96,8 +97,8 @@ class TestRealExporters:
         self, mesh_url: str, tmp_path: Path, node_exporter: str, rabbitmq_page: str
     ) -> None:
         config = {
-            "interval_seconds": 0.5,
-            "timeout_seconds": 0.5,
+            "interval_seconds": 2.0,
+            "timeout_seconds": 2.0,
             "targets": [
                 {"service": "node", "url": node_exporter},
                 {"service": "rabbitmq", "url": rabbitmq_page},
@@ -263,8 +264,8 @@ class TestServicesThatFail:
 
 class TestSecrets:
     CONFIG: ClassVar[dict[str, Any]] = {
-        "interval_seconds": 0.1,
-        "timeout_seconds": 0.1,
+        "interval_seconds": 0.5,
+        "timeout_seconds": 0.5,
         "targets": [
             {
                 "service": "shop",
@@ -303,7 +304,7 @@ class TestKubernetes:
     def discovery(self, receiver: Receiver, tmp_path: Path) -> PodDiscovery:
         """Asks the receiver as if it were the API."""
         kubeconfig = write_kubeconfig(tmp_path, receiver.url)
-        return PodDiscovery(KubernetesConfig(kubeconfig=kubeconfig), "test")
+        return PodDiscovery(KubernetesConfig(kubeconfig=kubeconfig), tmp_path / "x")
 
     def test_pods_that_ask_for_it_are_targets(
         self, receiver: Receiver, discovery: PodDiscovery
@@ -387,7 +388,7 @@ class TestKubernetes:
             _, errors = producer.communicate(timeout=60)
 
         assert producer.returncode == os.EX_CONFIG
-        assert "prometheus.yaml: kubernetes: a pod's own credentials or" in errors
+        assert "kubernetes: a pod's own credentials or" in errors
 
     def test_without_its_client_the_start_names_the_extra(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -397,5 +398,5 @@ class TestKubernetes:
         monkeypatch.delitem(sys.modules, "producers.prometheus.kubernetes")
         monkeypatch.setitem(sys.modules, "kubernetes", None)
 
-        with pytest.raises(command.ConfigError, match=r"meshtasks\[kubernetes\]"):
+        with pytest.raises(ConfigError, match=r"meshtasks\[kubernetes\]"):
             command.prometheus(None, dry_run=True)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ QUEUE = "metrics.system"
 def test_metrics_of_this_machine_are_in_the_queue_with_their_rates(
     mesh_url: str, tmp_path: Path
 ) -> None:
-    config = {"interval_seconds": 0.2, "host": "lab", "groups": ["mem", "net"]}
+    config = {"interval_seconds": 1.0, "host": "lab", "groups": ["mem", "net"]}
     env = {"MESH_BROKER_URL": mesh_url, **write_config(tmp_path, "system", config)}
     with running("system", env) as producer:
         taken = metrics_until(mesh_url, QUEUE, with_rates, "rates")

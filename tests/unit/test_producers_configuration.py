@@ -13,7 +13,7 @@ from meshtasks.settings import Environment, Settings
 from producers.configuration import Selection, producer_config
 from producers.prometheus.config import PrometheusConfig
 from producers.system.config import Group, SystemConfig
-from producers.triton.collector import TritonConfig
+from producers.triton.config import TritonConfig
 
 SHIPPED = Path(__file__).parents[2] / "config"
 
