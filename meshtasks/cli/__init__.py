@@ -15,6 +15,7 @@ from meshtasks.cli import (
     demo,
     dlq,
     gateway,
+    doctor,
     publish,
     query,
     report,
@@ -40,6 +41,7 @@ app.add_typer(config.app, name="config")
 app.command("demo")(demo.demo)
 app.add_typer(dlq.app, name="dlq")
 app.command("gateway")(gateway.gateway)
+app.command("doctor")(doctor.doctor)
 app.command("publish")(publish.publish)
 app.add_typer(analytics.app, name="analytics")
 app.command("query", epilog=query.EPILOG)(query.query)

@@ -21,6 +21,7 @@ from meshtasks.messaging.connecting import unopened
 _TIMEOUT_SECONDS = 10.0
 
 _Entity = TypeVar("_Entity", bound=BaseModel)
+_Answer = TypeVar("_Answer")
 
 #: RabbitMQ writes an empty table as ``[]`` in places, and an absent one as null.
 Table = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
@@ -112,6 +113,24 @@ class QueueActivity(BaseModel):
         return self.message_stats.ack_details.rate
 
 
+class Node(BaseModel):
+    """A node of the broker's cluster.
+
+    Attributes:
+        mem_alarm: it takes no messages, because its memory is used up.
+        disk_free_alarm: likewise, because its disk is full.
+        disk_free: bytes.
+        disk_free_limit: bytes; at less the alarm goes off.
+    """
+
+    name: str
+    running: bool = True
+    mem_alarm: bool = False
+    disk_free_alarm: bool = False
+    disk_free: int = 0
+    disk_free_limit: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Live:
     """Everything a virtual host has.
@@ -164,6 +183,15 @@ def activity(
     )
     queues = get("queues", f"?columns={','.join(columns)}", QueueActivity)
     return {queue.name: queue for queue in queues}
+
+
+def nodes(broker_url: str, management_url: str | None = None) -> list[Node]:
+    """The nodes of the broker's cluster; needs the tag ``monitoring``.
+
+    Takes and raises what :func:`read` does.
+    """
+    base, account, _ = _access(broker_url, management_url)
+    return _parsed(base, "/api/nodes", account, list[Node])
 
 
 def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
@@ -222,25 +250,40 @@ def _reader(broker_url: str, management_url: str | None) -> _Reader:
     Raises:
         ConfigError: one of the URLs is none.
     """
-    broker = unopened(broker_url)
-    base = (management_url or _default_url(broker_url)).rstrip("/")
-    if urlsplit(base).scheme not in {"http", "https"}:
-        raise _not_usable(base, "should be an http:// or https:// URL")
-    account = f"{broker.userid}:{broker.password}".encode()
-    vhost = quote(broker.virtual_host, safe="")
+    base, account, vhost = _access(broker_url, management_url)
 
     def get(kind: str, query: str, model: type[_Entity]) -> list[_Entity]:
-        answer = _get(base, f"/api/{kind}/{vhost}{query}", account)
-        try:
-            return TypeAdapter(list[model]).validate_json(answer)  # type: ignore[valid-type]
-        except ValidationError as error:
-            reason = "does not answer as RabbitMQ's management API does"
-            raise _not_usable(base, reason) from error
+        path = f"/api/{kind}/{vhost}{query}"
+        return _parsed(base, path, account, list[model])  # type: ignore[valid-type]
 
     return get
 
 
-def _default_url(broker_url: str) -> str:
+def _access(broker_url: str, management_url: str | None) -> tuple[str, bytes, str]:
+    """Where the API is, who asks, and the virtual host as part of a path.
+
+    Raises:
+        ConfigError: one of the URLs is none.
+    """
+    broker = unopened(broker_url)
+    base = (management_url or default_url(broker_url)).rstrip("/")
+    if urlsplit(base).scheme not in {"http", "https"}:
+        raise _not_usable(base, "should be an http:// or https:// URL")
+    account = f"{broker.userid}:{broker.password}".encode()
+    return base, account, quote(broker.virtual_host, safe="")
+
+
+def _parsed(base: str, path: str, account: bytes, model: type[_Answer]) -> _Answer:
+    answer = _get(base, path, account)
+    try:
+        return TypeAdapter(model).validate_json(answer)
+    except ValidationError as error:
+        reason = "does not answer as RabbitMQ's management API does"
+        raise _not_usable(base, reason) from error
+
+
+def default_url(broker_url: str) -> str:
+    """Where the management pages of a broker are, unless somebody moved them."""
     parts = urlsplit(broker_url)
     host = parts.hostname or "127.0.0.1"
     host = f"[{host}]" if ":" in host else host

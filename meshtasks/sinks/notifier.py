@@ -91,6 +91,15 @@ class Notifier:
         """
         self._receivers[name].send(notification)
 
+    def base_urls(self) -> dict[str, str]:
+        """By receiver, where its service is; of ntfy and Home Assistant only, since
+        nobody knows what else Apprise would connect to."""
+        return {
+            name: receiver.base_url
+            for name, receiver in self._receivers.items()
+            if isinstance(receiver, _Ntfy | _HomeAssistant)
+        }
+
     def close(self) -> None:
         """Nothing: no connection is kept."""
 
@@ -113,6 +122,7 @@ class _Ntfy:
         self._topics: list[str] = plugin.topics
         base = plugin.cloud_notify_url if plugin.mode == "cloud" else _base_url(plugin)
         token = plugin.token if plugin.auth == "token" else None
+        self.base_url: str = base
         self._service = _Service(name, base, plugin, token)
 
     def send(self, notification: Notification) -> None:
@@ -139,6 +149,7 @@ class _HomeAssistant:
 
     def __init__(self, name: str, plugin: NotifyHomeAssistant) -> None:
         base = _base_url(plugin) + plugin.prefix.rstrip("/")
+        self.base_url = base
         self._service = _Service(name, base, plugin, plugin.accesstoken)
         self._targets: list[tuple[str | None, str | None, list[str]]] = plugin.targets
 

@@ -1,0 +1,288 @@
+"""The single checks of ``meshtasks doctor``: each says how something is, and if it is
+not well, what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from email.utils import parsedate_to_datetime
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+
+from meshtasks.cli.config_findings import findings
+from meshtasks.domain.errors import ConfigError, MeshError, Transient
+from meshtasks.messaging.connecting import connected
+from meshtasks.messaging.drift import compare
+from meshtasks.messaging.management import default_url, nodes, read
+from meshtasks.messaging.permissions import refused
+from meshtasks.settings import Settings
+from meshtasks.sinks import Sinks
+from meshtasks.tasks.handlers import HANDLERS
+
+#: RabbitMQ's own, since 3.8.15, unless a policy or an argument says otherwise.
+_CONSUMER_TIMEOUT_SECONDS = 1_800.0
+_GRACE_SECONDS = 60.0
+_OLDEST_RABBITMQ = (3, 10)
+_HTTP_SECONDS = 5.0
+_SKEW_SECONDS = 5.0
+_GIB = 1 << 30
+_LEAST_FREE_BYTES, _LITTLE_FREE_BYTES = _GIB // 4, 2 * _GIB
+
+State = Literal["ok", "warning", "failed", "skipped"]
+
+
+class Verdict(NamedTuple):
+    """How something is.
+
+    Attributes:
+        state: failed needs somebody; a warning may wait; skipped was not needed.
+        text: what was found.
+        remedy: what to do about it.
+    """
+
+    state: State
+    text: str
+    remedy: str = ""
+
+
+class Check(NamedTuple):
+    """One check; ``run`` raises our errors where it has nothing better to say."""
+
+    name: str
+    run: Callable[[], Verdict]
+
+
+def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
+    """All checks; they do not depend on each other."""
+    yield Check("configuration", partial(_configuration, settings))
+    yield Check("broker", partial(_broker, settings))
+    yield Check("permissions", partial(_permissions, settings))
+    yield Check("broker alarms", partial(_alarms, settings, management_url))
+    yield Check("topology", partial(_topology, settings, management_url))
+    yield Check("consumer timeout", partial(_timeout, settings, management_url))
+    yield Check("time series", partial(_probe, settings, "timeseries"))
+    yield Check("archive", partial(_archive, settings))
+    for name in ("rule_state", "alert_state", "journal", "webhook_log"):
+        yield Check(name.replace("_", " "), partial(_probe, settings, name))
+    yield Check("triton", partial(_triton, settings))
+    yield Check("webhooks", partial(_webhooks, settings))
+    yield Check("receivers", partial(_receivers, settings))
+    base = management_url or default_url(settings.env.broker_url.get_secret_value())
+    yield Check("clock and broker", partial(_clock, base))
+    yield Check("clock and time series", partial(_clock, settings.env.influx_url))
+    yield Check("disk of state", partial(_disk, settings.env.state_dir))
+    scheme, _, place = settings.env.archive_url.partition("://")
+    if scheme == "file":
+        yield Check("disk of archive", partial(_disk, Path(place)))
+
+
+def _configuration(settings: Settings) -> Verdict:
+    levels = [each.level for each in findings(settings)]
+    errors, warnings = levels.count("error"), levels.count("warning")
+    text = f"{errors} errors, {warnings} warnings"
+    remedy = "run: meshtasks config check"
+    if errors:
+        return Verdict("failed", text, remedy)
+    return Verdict("warning", text, remedy) if warnings else Verdict("ok", text)
+
+
+def _broker(settings: Settings) -> Verdict:
+    with connected(settings.env.amqp_url) as connection:
+        about = connection.connection.server_properties
+    version = str(about.get("version", ""))
+    text = f"{about.get('product', 'unknown')} {version}"
+    words = version.split(".")[:2]
+    if tuple(int(word) for word in words if word.isdigit()) < _OLDEST_RABBITMQ:
+        return Verdict("failed", text, "upgrade RabbitMQ to 3.10 or newer")
+    return Verdict("ok", text)
+
+
+def _permissions(settings: Settings) -> Verdict:
+    lines = refused(settings.env.amqp_url, settings.topology)
+    if lines:
+        more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
+        text = f"this account may not {lines[0]}{more}"
+        remedy = "a worker's account must: rabbitmqctl set_permissions USER .* .* .*"
+        return Verdict("warning", text, remedy)
+    return Verdict("ok", "declares and publishes on every exchange")
+
+
+def _alarms(settings: Settings, management_url: str | None) -> Verdict:
+    try:
+        found = nodes(settings.env.amqp_url, management_url)
+    except ConfigError as error:
+        remedy = "rabbitmqctl set_user_tags USER monitoring, to have it looked at"
+        return Verdict("warning", str(error), remedy)
+    for node in found:
+        if not node.running:
+            return Verdict("failed", f"{node.name} is not running", "start it")
+        if node.mem_alarm:
+            text = f"{node.name} is short of memory and takes no messages"
+            remedy = "let workers catch up, or raise vm_memory_high_watermark"
+            return Verdict("failed", text, remedy)
+        if node.disk_free_alarm:
+            text = f"{node.name} has {_size(node.disk_free)} of disk left"
+            text += " and takes no messages"
+            return Verdict("failed", text, "free disk space on the broker's host")
+    free = min((node.disk_free for node in found), default=0)
+    return Verdict("ok", f"none; {_size(free)} of disk free")
+
+
+def _topology(settings: Settings, management_url: str | None) -> Verdict:
+    live = read(settings.env.amqp_url, management_url)
+    drift = compare(settings.topology, live)
+    if drift.differences:
+        text = f"{len(drift.differences)} differences: {drift.differences[0]}, …"
+        remedy = "meshtasks topology check names all, meshtasks topology apply adds"
+        return Verdict("failed", text, remedy)
+    return Verdict("ok", "as in topology.yaml")
+
+
+def _timeout(settings: Settings, management_url: str | None) -> Verdict:
+    live = read(settings.env.amqp_url, management_url)
+    for queue in live.queues:
+        if queue.name not in settings.topology.domain_queues:
+            continue
+        given = queue.effective_policy_definition.get(
+            "consumer-timeout", queue.arguments.get("x-consumer-timeout")
+        )
+        seconds = _CONSUMER_TIMEOUT_SECONDS if given is None else given / 1_000
+        limits = settings.queues.for_queue(queue.name)
+        held = limits.time_limit_seconds + _GRACE_SECONDS + limits.batch.age_ms / 1_000
+        if held > seconds:
+            text = f"{queue.name}: batches may take {held:.0f} s, but the broker waits"
+            text += f" {seconds:.0f} s for their acknowledgement"
+            remedy = (
+                "lower time_limit_seconds in queues.yaml, or raise consumer_timeout"
+            )
+            return Verdict("failed", text, remedy)
+    return Verdict("ok", "longer than any batch may take, unless rabbitmq.conf says so")
+
+
+def _probe(settings: Settings, sink: str) -> Verdict:
+    with closing(Sinks(settings)) as sinks:
+        sinks.named(sink).probe()
+    return Verdict("ok", "answers")
+
+
+def _archive(settings: Settings) -> Verdict:
+    name = f"doctor/{uuid.uuid4()}"
+    with closing(Sinks(settings)) as sinks:
+        store = sinks.objects
+        store.put(name, b"meshtasks doctor", {})
+        found = store.get(name)
+        store.delete(name)
+    if found != b"meshtasks doctor":
+        text = "an object that was stored reads differently"
+        return Verdict("failed", text, "look into the object store")
+    return Verdict("ok", "an object was stored, read and deleted")
+
+
+def _triton(settings: Settings) -> Verdict:
+    try:
+        return _probe(settings, "triton")
+    except Transient as error:
+        users = [name for name, each in HANDLERS.items() if "triton" in each.sinks]
+        remedy = f"start it, or do not consume {', '.join(users)}; MESH_TRITON_URL"
+        return Verdict("warning", str(error), remedy)
+
+
+def _webhooks(settings: Settings) -> Verdict:
+    webhooks = [workflow.webhook for workflow in settings.workflows.workflows]
+    if not webhooks:
+        return Verdict("skipped", "workflows.yaml names none")
+    if any(webhook.is_path for webhook in webhooks):
+        _probe(settings, "webhook")
+    places = {_place(each.url) for each in webhooks if not each.is_path}
+    if away := [text for place in sorted(places) if (text := _away(*place))]:
+        remedy = "start them, or correct the URLs in workflows.yaml"
+        return Verdict("failed", "; ".join(away), remedy)
+    return Verdict("ok", f"{len(webhooks)} workflows, their hosts answer")
+
+
+def _receivers(settings: Settings) -> Verdict:
+    urls = settings.env.receivers
+    if not urls:
+        text = "no receiver of alerts.yaml has a URL: alerts are told to nobody"
+        return Verdict("warning", text, "set MESH_RECEIVERS__<NAME> to an Apprise URL")
+    with closing(Sinks(settings)) as sinks:
+        places = {name: _place(url) for name, url in sinks.notifier.base_urls().items()}
+    away = [
+        f"{name}: {text}" for name, place in places.items() if (text := _away(*place))
+    ]
+    if away:
+        remedy = "start the service, or correct MESH_RECEIVERS__<NAME>"
+        return Verdict("failed", "; ".join(away), remedy)
+    unknown = len(urls) - len(places)
+    rest = f", {unknown} cannot be asked without sending" if unknown else ""
+    return Verdict("ok", f"{len(places)} answer{rest}")
+
+
+def _clock(url: str) -> Verdict:
+    """Compare with the Date of an HTTP answer, which has whole seconds."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    before = time.time()
+    try:
+        with opener.open(url, timeout=_HTTP_SECONDS) as answer:
+            date = answer.headers.get("Date")
+    except HTTPError as error:
+        date = error.headers.get("Date")
+        error.close()
+    except OSError as error:
+        return Verdict("skipped", f"{urlsplit(url).netloc} does not answer: {error}")
+    if not date:
+        return Verdict("skipped", f"{urlsplit(url).netloc} does not tell its time")
+    now = (before + time.time()) / 2
+    skew_seconds = parsedate_to_datetime(date).timestamp() + 0.5 - now
+    if abs(skew_seconds) > _SKEW_SECONDS:
+        text = f"{urlsplit(url).netloc} differs by {skew_seconds:+.0f} s"
+        return Verdict(
+            "failed", text, "have both hosts use NTP (timedatectl set-ntp 1)"
+        )
+    return Verdict("ok", f"within {_SKEW_SECONDS:.0f} s")
+
+
+def _disk(directory: Path) -> Verdict:
+    there = directory.absolute()
+    while not there.exists():
+        there = there.parent
+    if not os.access(there, os.W_OK):
+        return Verdict(
+            "failed", f"{there} may not be written", f"chown it: {directory}"
+        )
+    free = shutil.disk_usage(there).free
+    text = f"{_size(free)} free at {directory}"
+    if free < _LEAST_FREE_BYTES:
+        return Verdict("failed", text, "free disk space")
+    return Verdict("warning" if free < _LITTLE_FREE_BYTES else "ok", text)
+
+
+def _place(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _away(host: str, port: int) -> str:
+    """Why nothing can be sent there; empty if a connection is taken."""
+    try:
+        with socket.create_connection((host, port), timeout=_HTTP_SECONDS):
+            return ""
+    except OSError as error:
+        return f"{host}:{port} cannot be reached: {error}"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / _GIB:.1f} GiB"
+
+
+#: What a check may raise: the service does not answer, or refuses.
+FAULTS = (MeshError, OSError)

@@ -1,0 +1,142 @@
+"""``meshtasks doctor`` on real servers."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from meshtasks.cli.doctor import examine
+from meshtasks.cli.doctor_checks import Check, Verdict
+from meshtasks.configfile import load_yaml
+from meshtasks.domain.errors import SinkUnavailable
+from meshtasks.domain.topology import Topology
+from meshtasks.embedded import loopback
+from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.messaging.permissions import refused
+from meshtasks.settings import load_settings
+from tests.support.amqp import queue_depth
+from tests.support.command import Command, command
+from tests.support.meshes import declared
+
+
+@pytest.fixture
+def doctor(
+    mesh_env: dict[str, str],
+    rabbitmq: RabbitMQ,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    """Runs ``meshtasks doctor`` on a mesh of the test's own."""
+    for name, value in mesh_env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MESH_TRITON_URL", f"127.0.0.1:{loopback.free_port()}")
+    run = command(load_settings().env, monkeypatch, capsys)
+    url = rabbitmq.management_url
+    return lambda *arguments: run(
+        "doctor", "--management-url", url, "--within", "60", *arguments
+    )
+
+
+def found(text: str) -> dict[str, dict[str, Any]]:
+    return {each["check"]: each for each in json.loads(text)}
+
+
+def test_a_mesh_that_is_well_has_nothing_failed(
+    doctor: Command, mesh_env: dict[str, str]
+) -> None:
+    declared(mesh_env)
+
+    result = doctor("--json")
+
+    checked = found(result.stdout)
+    failed = {name for name, each in checked.items() if each["state"] == "failed"}
+    assert (result.exit_code, failed) == (0, set())
+    assert checked["broker"]["text"].startswith("RabbitMQ 3.")
+    assert checked["permissions"]["state"] == "ok"
+    assert checked["topology"]["state"] == "ok"
+    assert checked["clock and broker"]["state"] == "ok"
+    assert checked["archive"]["text"] == "an object was stored, read and deleted"
+    assert checked["triton"]["state"] == "warning"  # whoever has none needs none
+    assert checked["receivers"]["state"] == "warning"
+    assert checked["webhooks"]["state"] == "skipped"
+
+
+def test_what_is_not_well_comes_with_a_remedy(
+    doctor: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = f"127.0.0.1:{loopback.free_port()}"
+    monkeypatch.setenv("MESH_INFLUX_URL", f"http://{nobody}")
+    monkeypatch.setenv("MESH_RECEIVERS__PHONE", f"ntfy://{nobody}/house")
+
+    result = doctor()
+
+    lines = result.stdout.splitlines()
+    failed = {line[9:].split("  ")[0] for line in lines if line.startswith("FAILED")}
+    assert result.exit_code == 1
+    assert failed == {"topology", "time series", "receivers"}
+    assert "meshtasks topology apply" in result.stdout
+    assert "correct MESH_RECEIVERS__<NAME>" in result.stdout
+
+
+def test_a_broker_that_is_away_fails_only_what_needs_it(
+    doctor: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = loopback.free_port()
+    monkeypatch.setenv("MESH_BROKER_URL", f"amqp://a:b@127.0.0.1:{port}//")
+
+    checked = found(doctor("--json").stdout)
+
+    assert checked["broker"]["state"] == "failed"
+    assert "cannot be reached" in checked["broker"]["text"]
+    assert checked["time series"]["state"] == "ok"
+
+
+def test_a_check_that_hangs_does_not_hold_up_the_others() -> None:
+    hanging = Check("hanging", _hang)
+    well = Check("well", lambda: Verdict("ok", "answers"))
+
+    verdicts = examine([hanging, well], within_seconds=1)
+
+    assert [verdict.state for verdict in verdicts.values()] == ["failed", "ok"]
+    assert verdicts["hanging"].text == "no answer within 1 s"
+
+
+def _hang() -> Verdict:
+    threading.Event().wait()
+    return Verdict("ok", "never")
+
+
+def test_a_fault_is_told_in_its_own_words() -> None:
+    def away() -> Verdict:
+        raise SinkUnavailable("timeseries", "connection refused")
+
+    verdicts = examine([Check("sink", away)], within_seconds=30)
+
+    assert verdicts["sink"].text == "connection refused"
+    assert verdicts["sink"].state == "failed"
+
+
+def test_what_an_account_may_not_do_is_found_without_doing_it(
+    mesh_env: dict[str, str], rabbitmq: RabbitMQ, vhost: str
+) -> None:
+    declared(mesh_env)
+    user = f"guarded-{vhost}"
+    rabbitmq.api("PUT", f"/users/{user}", {"password": "p", "tags": ""})
+    rights = {"configure": "", "write": "sensors", "read": ".*"}
+    rabbitmq.api("PUT", f"/permissions/{vhost}/{user}", rights)
+    topology = load_yaml(Path(mesh_env["MESH_CONFIG_DIR"]) / "topology.yaml", Topology)
+    url = urlsplit(mesh_env["MESH_BROKER_URL"])
+    guarded = url._replace(netloc=f"{user}:p@{url.hostname}:{url.port}").geturl()
+
+    lines = refused(guarded, topology)
+
+    rabbitmq.api("DELETE", f"/users/{user}")
+    assert "declare exchange sensors" in lines
+    assert "publish to exchange metrics" in lines
+    assert "publish to exchange sensors" not in lines
+    assert queue_depth(mesh_env["MESH_BROKER_URL"], topology.dead_letter_queue) == 0
