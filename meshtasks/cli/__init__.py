@@ -20,6 +20,7 @@ from meshtasks.cli import (
     query,
     report,
     secrets,
+    status,
     topology,
 )
 from meshtasks.domain.errors import ConfigError, Transient
@@ -42,6 +43,7 @@ app.command("demo")(demo.demo)
 app.add_typer(dlq.app, name="dlq")
 app.command("gateway")(gateway.gateway)
 app.command("doctor")(doctor.doctor)
+app.command("status")(status.status)
 app.command("publish")(publish.publish)
 app.add_typer(analytics.app, name="analytics")
 app.command("query", epilog=query.EPILOG)(query.query)

@@ -20,7 +20,7 @@ from producers.configs import CONFIGS
 _FILES = frozenset(
     {
         *("topology.yaml", "queues.yaml", "rules.yaml", "kinds.yaml", "archive.yaml"),
-        *("alerts.yaml", "workflows.yaml", "models.yaml"),
+        *("alerts.yaml", "workflows.yaml", "models.yaml", "gateway.yaml"),
     }
 )
 

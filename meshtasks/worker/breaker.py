@@ -52,6 +52,11 @@ class Breaker:
             sink for sink, circuit in self._circuits.copy().items() if circuit.is_open
         )
 
+    def reasons(self) -> dict[str, str]:
+        """What the sinks that are down said last."""
+        circuits = self._circuits.copy().items()
+        return {sink: circuit.reason for sink, circuit in circuits if circuit.is_open}
+
     def note(self, result: BatchResult) -> None:
         """Open the circuits of the sinks that a batch found unavailable."""
         for failure in result.failures:

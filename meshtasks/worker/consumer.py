@@ -10,6 +10,7 @@ from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 from typing_extensions import override
 
+from meshtasks.worker import inspection  # noqa: F401 - registers its answer
 from meshtasks.worker.commands import fault_of
 from meshtasks.worker.intake import Intake
 from meshtasks.worker.mesh import mesh_of

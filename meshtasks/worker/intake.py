@@ -160,6 +160,15 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
 
     # --- remote control ---------------------------------------------------
 
+    def state(self) -> dict[str, Any]:
+        """What is consumed, what rests, and which sinks are down, as JSON."""
+        lanes = self._lanes.values()
+        return {
+            "consuming": [lane.queue for lane in lanes if lane.is_consuming],
+            "resting": [lane.queue for lane in lanes if not lane.is_consuming],
+            "down": self._breaker.reasons(),
+        }
+
     def handles(self, queue: str) -> bool:
         """Whether a queue is consumed here rather than by Celery."""
         return queue in self._mesh.handlers

@@ -1,0 +1,202 @@
+"""``meshtasks status``: what a running mesh does, live or once."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from meshtasks.cli.status_workers import WorkerAnswer, ask_workers, circuit_lines
+from meshtasks.cli.view.collect import Collector
+from meshtasks.cli.view.render import draw
+from meshtasks.cli.view.snapshot import Snapshot
+from meshtasks.domain.deadletters import Groups
+from meshtasks.domain.errors import ConfigError, Transient
+from meshtasks.messaging.browse import QueueBusy, sweep
+from meshtasks.messaging.connecting import connected, unopened
+from meshtasks.messaging.letters import letter_of
+from meshtasks.settings import Settings, load_settings
+
+_REDRAW_SECONDS = 1.0
+_ASK_SECONDS = 5.0
+#: Dead letters that are looked at; `meshtasks dlq list` looks at all.
+_LETTERS = 10_000
+_GROUPS = 5
+_ONCE_WIDTH, _ONCE_HEIGHT = 160, 100
+
+
+def status(
+    *,
+    once: Annotated[
+        bool, typer.Option("--once", help="Show it once, and end with an exit code.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, once.")] = False,
+    management_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Where RabbitMQ's management pages are, if not on port 15672 of the "
+            "host in MESH_BROKER_URL.",
+            metavar="URL",
+        ),
+    ] = None,
+) -> None:
+    """Show what the mesh does: queues, retries, dead letters, circuits, alerts,
+    workers. Nothing is taken from any queue.
+
+    On a terminal it goes on until Ctrl-C; dead letters, alerts and workers are those
+    that were heard of meanwhile. With --once or --json (or without a terminal) the
+    dead letters that wait are counted by reason instead.
+
+    Exit codes with --once and --json: 0 all is well; 1 something wants attention: a
+    sink is down, messages wait where nobody consumes, or something does not answer;
+    69 the broker cannot be reached; 78 the configuration cannot be used.
+    """
+    settings = load_settings()
+    console = Console()
+    with connected(settings.env.amqp_url):
+        pass  # a broker that is away is an exit code, not a picture
+    with Collector(settings, management_url=management_url) as collector:
+        if once or as_json or not console.is_terminal:
+            _once(settings, collector, as_json=as_json)
+        else:
+            _live(settings, collector, console)
+
+
+def _once(settings: Settings, collector: Collector, *, as_json: bool) -> None:
+    url = settings.env.amqp_url
+    answers = ask_workers(url)
+    snapshot = collector.snapshot()
+    dead = _dead_letters(settings, snapshot)
+    wanting = attention(snapshot, answers)
+    if as_json:
+        document = {
+            **{key: value for key, value in asdict(snapshot).items() if key != "seen"},
+            "workers": [answer.as_json() for answer in answers],
+            "dead_letters": dead,
+            "attention": wanting,
+        }
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        footer = _footer(answers)
+        footer += [("dead", _group_line(group)) for group in dead]
+        footer += [("attention", line) for line in wanting]
+        picture = draw(
+            snapshot,
+            title=_title(settings),
+            footer=footer,
+            width=_ONCE_WIDTH,
+            height=_ONCE_HEIGHT,
+        )
+        Console(width=_ONCE_WIDTH, highlight=False).print(picture)
+    if wanting:
+        raise typer.Exit(1)
+
+
+def attention(snapshot: Snapshot, answers: list[WorkerAnswer]) -> list[str]:
+    """What somebody should look after; dead letters and retries wait for nobody."""
+    lines = [*snapshot.faults, *circuit_lines(answers)]
+    lines += [
+        f"{queue.ready:,} messages wait in {queue.name} and nobody consumes it"
+        for queue in snapshot.queues
+        if queue.ready
+        and not queue.consumers
+        and queue.name != snapshot.dead_letter_queue
+    ]
+    return lines
+
+
+def _live(settings: Settings, collector: Collector, console: Console) -> None:
+    asking = _Asking(settings.env.amqp_url)
+    with (
+        ExitStack() as stack,
+        Live(console=console, auto_refresh=False, vertical_overflow="crop") as live,
+    ):
+        asking.start()
+        stack.callback(asking.stop)
+        try:
+            while True:
+                width, height = console.size
+                picture = draw(
+                    collector.snapshot(),
+                    title=f"{_title(settings)}   Ctrl-C ends it",
+                    footer=_footer(asking.answers),
+                    width=width,
+                    height=height - 1,
+                )
+                live.update(picture, refresh=True)
+                time.sleep(_REDRAW_SECONDS)
+        except KeyboardInterrupt:
+            return
+
+
+class _Asking:
+    """Asks the workers every few seconds, in a thread of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.answers: list[WorkerAnswer] = []
+        self._url = url
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.answers = ask_workers(self._url)
+            except Transient:
+                self.answers = []  # the picture says that the broker is away
+            if self._stopping.wait(_ASK_SECONDS):
+                return
+
+
+def _dead_letters(settings: Settings, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The largest groups of those that wait."""
+    name = snapshot.dead_letter_queue
+    if not any(queue.name == name and queue.ready for queue in snapshot.queues):
+        return []
+    groups, stopping = Groups(), threading.Event()
+    try:
+        with sweep(settings.env.amqp_url, name, stopping=stopping) as held:
+            for delivery in held:
+                groups.add(letter_of(delivery))
+                if held.seen >= _LETTERS:
+                    stopping.set()
+    except (QueueBusy, ConfigError):
+        return []  # somebody is at them: they are not lost, only not counted
+    return [
+        {
+            "count": group.count,
+            "queue": group.example.queue,
+            "error_type": group.example.kind,
+            "reason": group.example.reason,
+        }
+        for group in groups.largest_first()[:_GROUPS]
+    ]
+
+
+def _group_line(group: dict[str, Any]) -> str:
+    where = group["queue"] or "no queue"
+    return f"{group['count']:,} in {where}: {group['error_type']}: {group['reason']}"
+
+
+def _footer(answers: list[WorkerAnswer]) -> list[tuple[str, str]]:
+    return [("circuits", line) for line in circuit_lines(answers)] or [
+        ("circuits", "all closed" if answers else "no worker answers")
+    ]
+
+
+def _title(settings: Settings) -> str:
+    broker = unopened(settings.env.amqp_url)
+    return f"meshtasks status   {broker.hostname}   {broker.virtual_host}"
