@@ -77,12 +77,12 @@ def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
     yield Check("webhooks", partial(_webhooks, settings))
     yield Check("receivers", partial(_receivers, settings))
     base = management_url or default_url(settings.env.broker_url.get_secret_value())
-    yield Check("clock and broker", partial(_clock, base))
-    yield Check("clock and time series", partial(_clock, settings.env.influx_url))
-    yield Check("disk of state", partial(_disk, settings.env.state_dir))
+    yield Check("clock and broker", partial(clock, base))
+    yield Check("clock and time series", partial(clock, settings.env.influx_url))
+    yield Check("disk of state", partial(disk, settings.env.state_dir))
     scheme, _, place = settings.env.archive_url.partition("://")
     if scheme == "file":
-        yield Check("disk of archive", partial(_disk, Path(place)))
+        yield Check("disk of archive", partial(disk, Path(place)))
 
 
 def _configuration(settings: Settings) -> Verdict:
@@ -227,7 +227,7 @@ def _receivers(settings: Settings) -> Verdict:
     return Verdict("ok", f"{len(places)} answer{rest}")
 
 
-def _clock(url: str) -> Verdict:
+def clock(url: str) -> Verdict:
     """Compare with the Date of an HTTP answer, which has whole seconds."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     before = time.time()
@@ -251,7 +251,8 @@ def _clock(url: str) -> Verdict:
     return Verdict("ok", f"within {_SKEW_SECONDS:.0f} s")
 
 
-def _disk(directory: Path) -> Verdict:
+def disk(directory: Path) -> Verdict:
+    """Whether a directory, perhaps not made yet, can be written and has room."""
     there = directory.absolute()
     while not there.exists():
         there = there.parent

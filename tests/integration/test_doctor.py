@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from typing_extensions import override
 
 from meshtasks.cli.doctor import examine
-from meshtasks.cli.doctor_checks import Check, Verdict
+from meshtasks.cli.doctor_checks import Check, Verdict, clock, disk
 from meshtasks.configfile import load_yaml
 from meshtasks.domain.errors import SinkUnavailable
 from meshtasks.domain.topology import Topology
@@ -21,6 +24,7 @@ from meshtasks.messaging.permissions import refused
 from meshtasks.settings import load_settings
 from tests.support.amqp import queue_depth
 from tests.support.command import Command, command
+from tests.support.httpserver import Handler, HTTPServer
 from tests.support.meshes import declared
 
 
@@ -140,3 +144,32 @@ def test_what_an_account_may_not_do_is_found_without_doing_it(
     assert "publish to exchange metrics" in lines
     assert "publish to exchange sensors" not in lines
     assert queue_depth(mesh_env["MESH_BROKER_URL"], topology.dead_letter_queue) == 0
+
+
+class Yesterday(Handler):
+    """A server whose clock is a day slow."""
+
+    @override
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return formatdate(time.time() - 86_400, usegmt=True)
+
+    def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
+        self.answer(404, b"", {})
+
+
+def test_a_clock_that_differs_is_a_fault_whatever_else_the_server_answers() -> None:
+    with HTTPServer(Yesterday) as server:
+        verdict = clock(server.url)
+
+    assert verdict.state == "failed"
+    assert "differs by -86" in verdict.text
+    assert "NTP" in verdict.remedy
+
+
+def test_a_directory_that_is_not_there_yet_is_judged_by_what_it_would_be_in(
+    tmp_path: Path,
+) -> None:
+    verdict = disk(tmp_path / "state" / "deep")
+
+    assert verdict.state in {"ok", "warning"}
+    assert not (tmp_path / "state").exists()

@@ -1,0 +1,50 @@
+"""What of a mesh's state wants attention."""
+
+from __future__ import annotations
+
+from meshtasks.cli.status import attention
+from meshtasks.cli.status_workers import WorkerAnswer, circuit_lines
+from meshtasks.cli.view.snapshot import QueueState, Snapshot
+
+RESTING = WorkerAnswer(
+    "climate@attic",
+    ("archive.events",),
+    ("sensors.humidity",),
+    {"timeseries": "refused"},
+)
+
+
+def snapshot(*queues: QueueState, faults: tuple[str, ...] = ()) -> Snapshot:
+    return Snapshot(
+        taken_at=0.0,
+        queues=queues,
+        retry={5: 12},
+        dead_letter_queue="dead.letter.queue",
+        faults=faults,
+    )
+
+
+def test_messages_that_wait_for_a_consumer_that_is_there_want_none() -> None:
+    assert attention(snapshot(QueueState("a", ready=500, consumers=1)), []) == []
+
+
+def test_messages_that_nobody_consumes_want_it() -> None:
+    (line,) = attention(snapshot(QueueState("a", ready=5, consumers=0)), [])
+
+    assert line == "5 messages wait in a and nobody consumes it"
+
+
+def test_dead_letters_and_retries_wait_for_nobody() -> None:
+    assert attention(snapshot(QueueState("dead.letter.queue", 9, 0)), []) == []
+
+
+def test_what_does_not_answer_wants_it() -> None:
+    assert attention(snapshot(faults=("no statistics",)), []) == ["no statistics"]
+
+
+def test_a_sink_that_is_down_is_told_with_worker_reason_and_queues() -> None:
+    (line,) = circuit_lines([RESTING])
+
+    assert line == (
+        "timeseries is down (climate@attic): refused; sensors.humidity rests"
+    )
