@@ -120,11 +120,11 @@ def test_a_worker_declares_consumes_and_dead_letters(url: Url, tmp_path: Path) -
         "MESH_ARCHIVE_URL": f"file://{tmp_path / 'archive'}",
     }
     worker = Worker(
-        tmp_path, env, "archive.events", "commands", arguments=("-P", "solo")
+        tmp_path, env, "sensors.motion", "commands", arguments=("-P", "solo")
     )
     worker.start()
     try:
-        publish_raw(url("operator"), "archive", "garden.gate", b"not JSON")
+        publish_raw(url("operator"), "sensors", "sensors.motion.hall", b"not JSON")
         wait_until(
             lambda: queue_depth(url("operator"), "dead.letter.queue") == 1,
             60,
