@@ -194,7 +194,9 @@ class TestServicesThatFail:
         reason: str,
     ) -> None:
         receiver.always = answer
-        scrape = scraping(f"{receiver.url}/metrics", timeout_seconds=0.3)
+        # Only the one that keeps us waiting is to be given up.
+        timeout_seconds = 0.3 if answer.delay_seconds else 30.0
+        scrape = scraping(f"{receiver.url}/metrics", timeout_seconds=timeout_seconds)
 
         found = scrape()
 
