@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-peers lint format bench secrets lock clean
+.PHONY: help setup demo test test-peers lint format docs bench secrets lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -43,6 +43,9 @@ format: setup ## Format and fix what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: setup ## Build the documentation into site/, and refuse broken links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: setup ## Measure, each part next to its ceiling and its peers (ARGS="--help")
 	$(BIN)/python -m meshtasks.embedded.packages demo
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -59,4 +62,4 @@ lock: setup ## Rebuild requirements.lock with the newest versions that resolve t
 	  -c requirements.lock -o requirements-runtime.lock
 
 clean: ## Remove what the targets made here (not your data in .mesh)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
