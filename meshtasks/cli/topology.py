@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from meshtasks.cli import asyncapi
 from meshtasks.cli.topology_drawing import mermaid, tree
 from meshtasks.messaging.connecting import connected, unopened
 from meshtasks.messaging.drift import compare
 from meshtasks.messaging.entities import declare
 from meshtasks.messaging.management import definitions, read
 from meshtasks.settings import load_settings
+from meshtasks.tasks.handlers import HANDLERS
 
 app = typer.Typer(
     help="Exchanges, queues and bindings: config/topology.yaml and the broker.",
@@ -114,6 +116,14 @@ def export(
             help="Virtual host of the definitions; that of MESH_BROKER_URL by default."
         ),
     ] = None,
+    *,
+    as_asyncapi: Annotated[
+        bool,
+        typer.Option(
+            "--asyncapi",
+            help="Write an AsyncAPI 3.0.0 document with the records' schemas instead.",
+        ),
+    ] = False,
 ) -> None:
     """Write the topology as a RabbitMQ definitions file.
 
@@ -121,10 +131,17 @@ def export(
     pages. It holds no users: a new broker that finds it as `load_definitions`
     has no account at all, not even guest, unless you add one to the file.
 
+    With --asyncapi it is for those who write publishers and consumers: routing keys,
+    bodies, headers. That needs no broker, not even its URL.
+
     Exit codes: 0; 78 the configuration cannot be used.
     """
     settings = load_settings()
-    if vhost is None:
-        vhost = unopened(settings.env.amqp_url).virtual_host
-    json.dump(definitions(settings.topology, vhost), output, indent=2)
+    if as_asyncapi:
+        exported = asyncapi.document(settings.topology, HANDLERS)
+    else:
+        if vhost is None:
+            vhost = unopened(settings.env.amqp_url).virtual_host
+        exported = definitions(settings.topology, vhost)
+    json.dump(exported, output, indent=2, ensure_ascii=False)
     output.write("\n")

@@ -13,8 +13,8 @@ from typing import Any
 import requests
 
 from meshtasks.embedded import loopback
-from meshtasks.embedded.packages import InstallFailed
 from meshtasks.embedded.process import Process
+from tests.peers.npm import npm
 from tests.peers.places import PEERS
 
 #: n8n 2 wants Node.js 24, which npm brings as well.
@@ -43,33 +43,15 @@ def install() -> None:
     wanted = f"{NODE} {VERSION}\n"
     if ready.exists() and ready.read_text(encoding="utf-8") == wanted:
         return
-    if shutil.which("npm") is None:
-        message = "npm is missing; it comes with Node.js (Debian: apt install npm)"
-        raise InstallFailed(message)
     shutil.rmtree(DIRECTORY, ignore_errors=True)
     for where in (DIRECTORY, DIRECTORY / "node"):
         where.mkdir(parents=True)
         (where / "package.json").write_text('{"private": true}\n', encoding="utf-8")
-    _npm(DIRECTORY / "node", "install", NODE)
-    _npm(DIRECTORY, "install", "--ignore-scripts", VERSION)
-    _npm(DIRECTORY, "rebuild", "sqlite3")
+    environment = _environment()
+    npm(DIRECTORY / "node", "install", NODE, environment=environment)
+    npm(DIRECTORY, "install", "--ignore-scripts", VERSION, environment=environment)
+    npm(DIRECTORY, "rebuild", "sqlite3", environment=environment)
     ready.write_text(wanted, encoding="utf-8")
-
-
-def _npm(where: Path, *arguments: str) -> None:
-    quiet = ("--no-audit", "--no-fund", "--loglevel=error")
-    done = subprocess.run(
-        ["npm", *arguments, *quiet],
-        cwd=where,
-        env=_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        message = f"npm {' '.join(arguments)} failed:\n{done.stdout[-_TAIL_CHARS:]}"
-        raise InstallFailed(message)
 
 
 def _environment() -> dict[str, str]:

@@ -1,0 +1,289 @@
+"""The mesh as an AsyncAPI document: where to publish what, and what comes of it.
+
+The format is that of https://www.asyncapi.com/docs/reference/specification/v3.0.0 and
+of its AMQP bindings, version 0.3.0. It describes the mesh: what it receives is for
+others to publish, what it sends for others to consume.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
+
+from meshtasks.cli.asyncapi_headers import DEAD_LETTER, PASSED_ON
+from meshtasks.domain.archiving import ARCHIVE_EXCHANGE
+from meshtasks.domain.inference.requests import InferenceRequest
+from meshtasks.domain.inference.results import AI_EXCHANGE
+from meshtasks.domain.patterns import topic_matches
+from meshtasks.domain.topology import Queue, RetryQueue, Topology
+from meshtasks.tasks.effects import ALERTS_EXCHANGE
+from meshtasks.tasks.registry import Handler
+
+_BINDING_VERSION = "0.3.0"
+_SCHEMAS = "#/components/schemas/"
+#: What the wildcards of a topic exchange become in an address, and what they mean.
+_WILDCARDS = {
+    "*": ("word", "One word, without dots."),
+    "#": ("words", "Any number of words with dots between them; may be none."),
+}
+#: It need not even be JSON: that may be why the message is dead.
+_ANYTHING = {"description": "The bytes as they were first published."}
+
+#: What the mesh publishes itself to exchanges that are open to others, too: a routing
+#: key of its own, and what it is.
+_OWN = {
+    ALERTS_EXCHANGE: ("alerts", "Alerts of the rules."),
+    AI_EXCHANGE: ("ai.result.model", "What models answered."),
+    ARCHIVE_EXCHANGE: ("archive", "Excerpts of messages, to be archived."),
+}
+#: Queues whose handlers validate more closely than the type of their records tells.
+_RECORDS = {"ai.inference.requests": InferenceRequest}
+
+
+class _Way(NamedTuple):
+    """A way in: messages of ``exchange`` that match ``routing_key``."""
+
+    exchange: str
+    routing_key: str
+    queues: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Its channel's name; letters, digits, dots and hyphens only."""
+        key = self.routing_key.replace("*", "word").replace("#", "words")
+        return f"{self.exchange}-{key}"
+
+
+def document(topology: Topology, handlers: Mapping[str, Handler]) -> dict[str, Any]:
+    """The AsyncAPI 3.0.0 document of a mesh, as JSON takes it.
+
+    Args:
+        topology: what the broker has.
+        handlers: by queue; the queues without one are left out, but for those that
+            the mesh itself writes to.
+    """
+    ways = list(_ways_in(topology, handlers))
+    types = {each.name: each.type for each in topology.exchanges}
+    dead = next(q for q in topology.queues if q.name == topology.dead_letter_queue)
+    schemas: dict[str, Any] = {
+        "PassedOn": _headers(PASSED_ON),
+        "DeadLetter": _headers(PASSED_ON | DEAD_LETTER),
+    }
+    messages = {
+        queue: _message(handlers[queue], schemas)
+        for queue in sorted({name for way in ways for name in way.queues})
+    }
+    messages["dead-letter"] = {
+        "summary": "A message that could not be processed: its bytes, and the reason.",
+        "headers": {"$ref": f"{_SCHEMAS}DeadLetter"},
+        "payload": _ANYTHING,
+    }
+    messages["retry"] = {
+        "summary": "A message that waits to return to the queue it failed in.",
+        "headers": {"$ref": f"{_SCHEMAS}PassedOn"},
+        "payload": _ANYTHING,
+    }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "meshtasks",
+            "version": version("meshtasks"),
+            "description": "What the mesh receives, others publish, persistent and "
+            "mandatory; what it sends, others may consume. A body is one record or an "
+            "array of records.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            "broker": {
+                "host": "{broker}",
+                "protocol": "amqp",
+                "protocolVersion": "0.9.1",
+                "description": "RabbitMQ 3.10 or newer.",
+                "variables": {
+                    "broker": {
+                        "default": "localhost:5672",
+                        "description": "Host and port of MESH_BROKER_URL.",
+                    }
+                },
+            }
+        },
+        "channels": {way.name: _way_channel(way, types[way.exchange]) for way in ways}
+        | {dead.name: _queue_channel(dead)}
+        | {each.name: _retry_channel(each) for each in topology.retry_queues},
+        "operations": {f"receive-{way.name}": _receive(way, handlers) for way in ways}
+        | {
+            f"send-{way.name}": _send(way.name, _OWN[way.exchange][1])
+            for way in ways
+            if way.exchange in _OWN
+            and topic_matches(way.routing_key, _OWN[way.exchange][0])
+        }
+        | {"send-dead-letter": _send(dead.name, "What could not be processed.")}
+        | {
+            f"send-{each.name}": _send(each.name, f"Comes back after {each.seconds} s.")
+            for each in topology.retry_queues
+        },
+        "components": {"messages": messages, "schemas": schemas},
+    }
+
+
+def _ways_in(topology: Topology, handlers: Mapping[str, Handler]) -> Iterator[_Way]:
+    """Each exchange and routing key that leads to a queue with a handler.
+
+    A fanout pays no attention to keys, so it has one way, whatever its bindings say.
+    """
+    fanouts = {each.name for each in topology.exchanges if each.type == "fanout"}
+    found = sorted(
+        (b.exchange, "#" if b.exchange in fanouts else b.routing_key, b.queue)
+        for b in topology.bindings
+        if b.queue in handlers and not b.exchange.startswith("amq.")
+    )
+    for (exchange, key), group in groupby(found, key=lambda each: each[:2]):
+        yield _Way(exchange, key, tuple(str(queue) for _, _, queue in group))
+
+
+def _way_channel(way: _Way, exchange_type: str) -> dict[str, Any]:
+    address, parameters = _address(way.routing_key)
+    channel: dict[str, Any] = {
+        "address": address,
+        "messages": {queue: _ref("components/messages", queue) for queue in way.queues},
+        "bindings": {
+            "amqp": {
+                "is": "routingKey",
+                "exchange": {
+                    "name": way.exchange,
+                    "type": exchange_type,
+                    "durable": True,
+                    "autoDelete": False,
+                },
+                "bindingVersion": _BINDING_VERSION,
+            }
+        },
+    }
+    return channel | ({"parameters": parameters} if parameters else {})
+
+
+def _address(routing_key: str) -> tuple[str, dict[str, dict[str, str]]]:
+    """``home.*.*.trigger`` as ``home.{word1}.{word2}.trigger``, and what they mean."""
+    words = routing_key.split(".")
+    times, met = Counter(words), Counter[str]()
+    address, parameters = [], {}
+    for word in words:
+        if word not in _WILDCARDS:
+            address.append(word)
+            continue
+        met[word] += 1
+        name, meaning = _WILDCARDS[word]
+        if times[word] > 1:
+            name += str(met[word])
+        parameters[name] = {"description": meaning}
+        address.append(f"{{{name}}}")
+    return ".".join(address), parameters
+
+
+def _queue_channel(queue: Queue) -> dict[str, Any]:
+    return {
+        "address": queue.name,
+        "messages": {"dead-letter": _ref("components/messages", "dead-letter")},
+        "bindings": {
+            "amqp": {
+                "is": "queue",
+                "queue": {
+                    "name": queue.name,
+                    "durable": True,
+                    "exclusive": False,
+                    "autoDelete": False,
+                },
+                "bindingVersion": _BINDING_VERSION,
+            }
+        },
+    }
+
+
+def _retry_channel(retry: RetryQueue) -> dict[str, Any]:
+    return {
+        "address": "{queue}",
+        "parameters": {"queue": {"description": "The queue to come back to."}},
+        "messages": {"retry": _ref("components/messages", "retry")},
+        "bindings": {
+            "amqp": {
+                "is": "routingKey",
+                "exchange": {
+                    "name": retry.name,
+                    "type": "fanout",
+                    "durable": True,
+                    "autoDelete": False,
+                },
+                "bindingVersion": _BINDING_VERSION,
+            }
+        },
+    }
+
+
+def _receive(way: _Way, handlers: Mapping[str, Handler]) -> dict[str, Any]:
+    lines = (f"`{queue}`: {_told(handlers[queue])}" for queue in way.queues)
+    return {
+        "action": "receive",
+        "channel": _ref("channels", way.name),
+        "summary": f"Publish to exchange {way.exchange}.",
+        "description": "\n\n".join(lines),
+        "bindings": {"amqp": {"ack": True, "bindingVersion": _BINDING_VERSION}},
+    }
+
+
+def _send(channel: str, summary: str) -> dict[str, Any]:
+    persistent = 2  # AMQP 0-9-1's delivery mode
+    return {
+        "action": "send",
+        "channel": _ref("channels", channel),
+        "summary": summary,
+        "bindings": {
+            "amqp": {
+                "deliveryMode": persistent,
+                "mandatory": True,
+                "bindingVersion": _BINDING_VERSION,
+            }
+        },
+    }
+
+
+def _message(handler: Handler, schemas: dict[str, Any]) -> dict[str, Any]:
+    """The message of a queue; the schema of its record is added to ``schemas``."""
+    record = _RECORDS.get(handler.queue, handler.record)
+    schema = TypeAdapter(record).json_schema(ref_template=_SCHEMAS + "{model}")
+    schemas |= schema.pop("$defs", {})
+    name = schema.get("title", handler.queue)
+    schemas[name] = schema
+    one = {"$ref": _SCHEMAS + name}
+    bodies: list[dict[str, Any]] = [one, {"type": "array", "items": one}]
+    if handler.bare_value:
+        bodies.append({"type": "number"})
+    return {
+        "summary": _told(handler),
+        "contentType": "application/json",
+        "headers": {"$ref": f"{_SCHEMAS}PassedOn"},
+        "payload": {"anyOf": bodies},
+    }
+
+
+def _headers(meanings: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            name: {"type": kind, "description": meaning}
+            for name, (kind, meaning) in meanings.items()
+        },
+    }
+
+
+def _told(handler: Handler) -> str:
+    return (handler.handle.__doc__ or handler.queue).partition("\n")[0]
+
+
+def _ref(place: str, name: str) -> dict[str, str]:
+    return {"$ref": f"#/{place}/{name}"}

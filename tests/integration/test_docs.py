@@ -1,0 +1,90 @@
+"""The documentation speaks of what there is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from typer.main import get_command
+
+from meshtasks.cli import app
+from meshtasks.cli.asyncapi_headers import DEAD_LETTER, PASSED_ON
+from meshtasks.settings import Environment
+from tests.support.topologies import shipped_topology
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+#: `meshtasks dlq list`, or a line of a shell that begins so.
+_COMMAND = re.compile(
+    r"(?:^ *|`)(?:[.\w/]*/)?meshtasks ((?:[a-z][a-z-]*(?: |`|$))+)", re.MULTILINE
+)
+_COMMANDS: click.Command = get_command(app)
+
+
+def text_of(page: str) -> str:
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+def unknown(words: list[str]) -> str | None:
+    """What a command's words name and the console script does not have."""
+    command = _COMMANDS
+    for word in words:
+        if not isinstance(command, click.Group):
+            return None
+        found = command.commands.get(word)
+        if found is None:
+            return word
+        command = found
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_speaks_of_commands_that_exist(page: Path) -> None:
+    commands = _COMMAND.findall(page.read_text(encoding="utf-8"))
+
+    assert [each for each in commands if unknown(each.strip("` ").split())] == []
+
+
+def test_every_header_is_explained() -> None:
+    page = text_of("headers.md")
+
+    assert [h for h in (*PASSED_ON, *DEAD_LETTER) if f"| `{h}` |" not in page] == []
+
+
+def test_every_exchange_and_queue_of_the_mesh_is_explained() -> None:
+    topology, page = shipped_topology(), text_of("topology.md")
+    names = [each.name for each in (*topology.exchanges, *topology.queues)]
+
+    assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_every_setting_is_explained() -> None:
+    page = text_of("settings.md")
+    explained = set(re.findall(r"`(MESH_[A-Z0-9_]+?)(?:__<NAME>)?`", page))
+
+    assert {f"MESH_{name.upper()}" for name in Environment.model_fields} <= explained
+
+
+def test_the_site_builds_and_no_link_is_broken(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    build = (sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet")
+
+    done = subprocess.run(
+        [*build, "--site-dir", str(site)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "meshtasks dlq replay" in (site / "cli" / "index.html").read_text("utf-8")
