@@ -7,7 +7,7 @@
 ``mesh_env``         ``MESH_*`` variables that point at those two, a state
                      directory and a ``file://`` archive of the test's own
 ``new_rabbitmq``     makes nodes of the test's own, to stop, kill and restart
-``mqtt_rabbitmq``    the session's node with the MQTT plugin
+``rabbitmq``         the session's node, which speaks MQTT, too
 ``every_amqp_url``   like ``amqp_url``, and once more on RabbitMQ 4
 ``swift``            the session's object store
 ``s3``               that store as a client sees it, and once more MinIO
@@ -61,20 +61,10 @@ _numbers = itertools.count(1)
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     """The session's node; a test takes a virtual host of it (``amqp_url``)."""
     directory = tmp_path_factory.mktemp("rabbitmq")
-    node = RabbitMQ(directory, plugins=(MANAGEMENT, PROMETHEUS))
+    node = RabbitMQ(directory, plugins=(MANAGEMENT, MQTT, PROMETHEUS))
     node.start()
     yield node
     node.kill()  # an orderly stop takes six seconds, to save what nobody wants
-
-
-@pytest.fixture(scope="session")
-def mqtt_rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    """A node that speaks MQTT too, which takes it three seconds more to boot."""
-    directory = tmp_path_factory.mktemp("mqtt-rabbitmq")
-    node = RabbitMQ(directory, plugins=(MANAGEMENT, MQTT))
-    node.start()
-    yield node
-    node.kill()
 
 
 @pytest.fixture

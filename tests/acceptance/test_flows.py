@@ -27,12 +27,12 @@ NOW_MS = 1_795_000_000_000
 
 @pytest.fixture
 def env(
-    mesh_env: dict[str, str], mqtt_rabbitmq: RabbitMQ, tmp_path: Path
+    mesh_env: dict[str, str], rabbitmq: RabbitMQ, tmp_path: Path
 ) -> Iterator[dict[str, str]]:
     """A mesh on a broker that speaks MQTT; its archive does not wait long."""
     queues = {"defaults": {"batch": {"count": 50}}}
     env = reconfigured(mesh_env, tmp_path / "config", queues=queues)
-    env["MESH_BROKER_URL"] = url = mqtt_rabbitmq.amqp_url()
+    env["MESH_BROKER_URL"] = url = rabbitmq.amqp_url()
     yield declared(env)
     for queue in shipped_topology().domain_queues:
         drain(url, queue)
@@ -48,7 +48,7 @@ def wait_for_series(victoria: VictoriaMetrics, **labels: str) -> Series:
 
 def test_a_bare_number_from_an_mqtt_device_is_stored_under_its_topic(
     env: dict[str, str],
-    mqtt_rabbitmq: RabbitMQ,
+    rabbitmq: RabbitMQ,
     victoria: VictoriaMetrics,
     tmp_path: Path,
 ) -> None:
@@ -58,8 +58,8 @@ def test_a_bare_number_from_an_mqtt_device_is_stored_under_its_topic(
             "21.5",
             qos=1,
             hostname="127.0.0.1",
-            port=mqtt_rabbitmq.ports.mqtt,
-            auth={"username": mqtt_rabbitmq.user, "password": mqtt_rabbitmq.password},
+            port=rabbitmq.ports.mqtt,
+            auth={"username": rabbitmq.user, "password": rabbitmq.password},
         )
         series = wait_for_series(victoria, sensor_id="living_room")
 

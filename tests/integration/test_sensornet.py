@@ -119,13 +119,13 @@ def said(deliveries: list[Delivery]) -> dict[str, Any]:
 
 
 def test_devices_of_every_vendor_reach_their_queues_and_the_books_balance(
-    mqtt_rabbitmq: RabbitMQ, start: Start
+    rabbitmq: RabbitMQ, start: Start
 ) -> None:
     with (
-        house(mqtt_rabbitmq, "vendors") as url,
-        device(mqtt_rabbitmq, "vendors") as mqtt,
+        house(rabbitmq, "vendors") as url,
+        device(rabbitmq, "vendors") as mqtt,
     ):
-        process = start(account(mqtt_rabbitmq, "vendors", "normaliser"))
+        process = start(account(rabbitmq, "vendors", "normaliser"))
         for message in (
             from_data("esphome", "garage_temperature", qos=1) | {"retain": True},
             from_data("zigbee2mqtt", "climate", qos=0) | {"retain": True},
@@ -184,11 +184,9 @@ def test_devices_of_every_vendor_reach_their_queues_and_the_books_balance(
         assert queue_depth(url, "devices") == 0
 
 
-def test_nothing_is_lost_when_it_is_killed(
-    mqtt_rabbitmq: RabbitMQ, start: Start
-) -> None:
+def test_nothing_is_lost_when_it_is_killed(rabbitmq: RabbitMQ, start: Start) -> None:
     count = 2_000
-    with house(mqtt_rabbitmq, "killed") as url, device(mqtt_rabbitmq, "killed") as mqtt:
+    with house(rabbitmq, "killed") as url, device(rabbitmq, "killed") as mqtt:
         for number in range(count):
             mqtt.publish(
                 "zigbee2mqtt/hall", json.dumps({"temperature": number / 100}), qos=1

@@ -120,10 +120,10 @@ def test_a_retry_comes_back_to_the_queue_it_names_alone_every_time(url: str) -> 
 
 
 def test_an_mqtt_device_reaches_the_queue_of_its_sensor(
-    mqtt_rabbitmq: RabbitMQ,
+    rabbitmq: RabbitMQ,
 ) -> None:
-    mqtt_rabbitmq.create_vhost("house")
-    url = mqtt_rabbitmq.amqp_url("house")
+    rabbitmq.create_vhost("house")
+    url = rabbitmq.amqp_url("house")
     with connected(url) as connection:
         declare(connection, shipped_topology())
 
@@ -132,10 +132,10 @@ def test_an_mqtt_device_reaches_the_queue_of_its_sensor(
         b"21.5",
         qos=1,
         hostname="127.0.0.1",
-        port=mqtt_rabbitmq.ports.mqtt,
+        port=rabbitmq.ports.mqtt,
         auth={
-            "username": f"house:{mqtt_rabbitmq.user}",  # the plugin's virtual host
-            "password": mqtt_rabbitmq.password,
+            "username": f"house:{rabbitmq.user}",  # the plugin's virtual host
+            "password": rabbitmq.password,
         },
     )
 
