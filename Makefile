@@ -29,7 +29,7 @@ demo: setup ## Run the mesh on embedded services with simulated sensors (ARGS="-
 
 test: setup ## Run every test against real servers (ARGS="-k name")
 	$(BIN)/python -m meshtasks.embedded.packages test
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # They are not in testpaths (pyproject.toml), and install themselves on first use.
 test-peers: setup ## Run the tests against Home Assistant, n8n (gigabytes; ARGS="-k name")
