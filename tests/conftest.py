@@ -30,6 +30,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
 from meshtasks.embedded.triton import Triton
@@ -44,6 +45,13 @@ from tests.support.s3 import S3Target
 from tests.support.swift import Swift
 from tests.support.topologies import shipped_topology
 from tests.support.triton import REPOSITORIES
+
+# The same examples every time: a change is not to be blamed for what a search happens
+# to find. `make test ARGS="--hypothesis-profile=searching"` looks further.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("searching", max_examples=1_000)
+settings.load_profile("repeatable")
+
 
 # A test run that was put in the background ignores these signals, and so would
 # every program that a test starts and interrupts.

@@ -56,7 +56,8 @@ _COMPONENTS: Mapping[str, tuple[_Field, ...]] = {
     "wifi": (_Field(("rssi",), "rssi"),),
 }
 
-_STATUS_METHODS = frozenset({"NotifyStatus", "NotifyFullStatus"})
+#: A tuple: what a frame says may be of any type, hashable or not.
+_STATUS_METHODS = ("NotifyStatus", "NotifyFullStatus")
 _ABSENT = object()
 
 
