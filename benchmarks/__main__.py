@@ -15,7 +15,6 @@ from rich.console import Console
 from benchmarks import inference, latency, outage, publishing, report
 from benchmarks.contenders import CONTENDERS, MESHTASKS, Contender
 from benchmarks.drain import Run, Say, run
-from benchmarks.environments import InstallFailedError
 from benchmarks.report import Findings
 from benchmarks.services import Services
 from meshtasks.domain.errors import MeshError
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
             Services(Path(directory)) as services,
         ):
             findings = _measure(services, Path(directory), options, say)
-    except (InstallFailedError, InstallFailed, MeshError) as error:
+    except (InstallFailed, MeshError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
@@ -107,7 +106,7 @@ def _rounds(
     """Every contender once, then every contender again: when the machine gets
     slower or faster meanwhile, it does so for all."""
     for contender in chosen:
-        contender.prepared(say)
+        contender.prepared()
     for number in range(1, rounds + 1):
         say(f"round {number} of {rounds}")
         for contender in chosen:

@@ -54,14 +54,14 @@ class Contender:
     ceiling: str = "bare"
     multiple: int = 1
 
-    def prepared(self, say: Callable[[str], None]) -> list[str]:
+    def prepared(self) -> list[str]:
         """Its command line; its environment is made if need be.
 
         Raises:
-            InstallFailedError: the environment could not be made.
+            InstallFailed: the environment could not be made.
         """
         own = Path(sys.executable).parent
-        directory = own if self.peer is None else ensure_peer(self.peer, say)
+        directory = own if self.peer is None else ensure_peer(self.peer)
         return [part.format(bin=directory) for part in self.command.split()]
 
     def share(self, messages: int) -> int:

@@ -70,9 +70,9 @@ def run(services: Services, contender: Contender, messages: int, say: Say) -> Ru
         say: told of progress.
 
     Raises:
-        InstallFailedError: the contender's environment could not be made.
+        InstallFailed: the contender's environment could not be made.
     """
-    command = contender.prepared(say)
+    command = contender.prepared()
     count = messages * contender.array_readings
     with services.space() as space:
         preload(space, contender.encode(readings(count)), say)

@@ -94,7 +94,7 @@ def _measure(
     with services.space() as space:
         process = Process(
             MESHTASKS.name,
-            MESHTASKS.prepared(say),
+            MESHTASKS.prepared(),
             log_path=space.directory / "worker.log",
             env=space.environment(),
             cwd=ROOT,

@@ -111,7 +111,7 @@ def measure(services: Services, plan: Plan, say: Say) -> Ledger:
             say,
         )
         found = arrivals(space.amqp_url, _LEDGER_QUEUE)
-        points = _stored(space, len({each.time_ms for each in found}), say)
+        points = _stored(space, len({each.time_ms for each in found}))
         return balance(noted, found, points)
 
 
@@ -213,11 +213,11 @@ def _numbers(notes: Path) -> list[int]:
     return [int(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
 
 
-def _stored(space: Space, readings: int, say: Say) -> int:
+def _stored(space: Space, readings: int) -> int:
     """Let a worker store what is in the queue; the points in the store then."""
     worker = Process(
         MESHTASKS.name,
-        MESHTASKS.prepared(say),
+        MESHTASKS.prepared(),
         log_path=space.directory / "worker.log",
         env=space.environment(),
         cwd=ROOT,

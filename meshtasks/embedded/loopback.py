@@ -64,6 +64,15 @@ def _reserve(port: int) -> socket.socket | None:
     return reserved
 
 
+def answers(port: int, path: str) -> bool:
+    """Whether a GET of ``path`` is answered with a 2xx status within a second."""
+    try:
+        request("GET", port, path, timeout_seconds=1.0)
+    except (OSError, HTTPFailed):
+        return False
+    return True
+
+
 def request(
     method: str,
     port: int,

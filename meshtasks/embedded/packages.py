@@ -248,15 +248,18 @@ def ensure_triton(venv: Path = TRITON_VENV) -> None:
     ensure_venv(venv, TRITON_REQUIREMENTS, what, "--no-deps")
 
 
-def ensure_venv(venv: Path, requirements: Path, what: str, *options: str) -> None:
+def ensure_venv(
+    venv: Path, requirements: Path, what: str, *options: str, hashed: bool = True
+) -> None:
     """Make a virtual environment, unless it is there and still what is wanted.
 
     Args:
         venv: its directory; replaced when the requirements or the interpreter that
             it was made for are others now.
-        requirements: of pip, with hashes.
+        requirements: of pip.
         what: is installed, for people who wait for it.
         options: further ones of ``pip install``.
+        hashed: the requirements have hashes, and nothing without one is installed.
 
     Raises:
         InstallFailed: venv or pip failed; the text carries the end of its output.
@@ -270,7 +273,9 @@ def ensure_venv(venv: Path, requirements: Path, what: str, *options: str) -> Non
     environment = dict(os.environ)
     _run([sys.executable, "-m", "venv", "--clear", str(venv)], environment)
     pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-    pip += ["--disable-pip-version-check", "--require-hashes", *options]
+    pip += ["--disable-pip-version-check", *options]
+    if hashed:
+        pip.append("--require-hashes")
     _run([*pip, "-r", str(requirements)], environment)
     ready.write_text(wanted)
 

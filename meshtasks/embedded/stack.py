@@ -135,13 +135,8 @@ class Stack:
 
     def flower_answers(self) -> bool:
         """Whether Flower can be visited."""
-        try:
-            loopback.request(
-                "GET", self._flower_port, "/healthcheck", timeout_seconds=1.0
-            )
-        except (OSError, loopback.HTTPFailed):
-            return False
-        return self.flower.running
+        is_there = loopback.answers(self._flower_port, "/healthcheck")
+        return is_there and self.flower.running
 
     def _celery(self, name: str, *arguments: str) -> Process:
         return self._python(name, "celery", "--app=meshtasks", *arguments)

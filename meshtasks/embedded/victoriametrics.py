@@ -94,11 +94,7 @@ class VictoriaMetrics:
     def _answers(self) -> bool:
         # Without the second look, another server on this port would be taken
         # for ours.
-        try:
-            loopback.request("GET", self.port, "/health", timeout_seconds=1.0)
-        except (OSError, loopback.HTTPFailed):
-            return False
-        return self.process.running
+        return loopback.answers(self.port, "/health") and self.process.running
 
     def __enter__(self) -> Self:
         self.start()

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from meshtasks.gateway.access import Accepted, Body, Caller, OnceOnly, demand
 from meshtasks.gateway.context import InContext
-from meshtasks.gateway.problems import documented
+from meshtasks.gateway.problems import OF_SUBMITTING, documented
 from meshtasks.messaging.publisher import Outgoing
 
 router = APIRouter(tags=["events"])
@@ -45,16 +45,7 @@ _RECORDS = {
     status_code=HTTPStatus.ACCEPTED,
     response_model=Published,
     openapi_extra=_RECORDS,
-    responses=documented(
-        HTTPStatus.UNAUTHORIZED,
-        HTTPStatus.FORBIDDEN,
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.CONFLICT,
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        HTTPStatus.TOO_MANY_REQUESTS,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-    ),
+    responses=documented(*OF_SUBMITTING),
 )
 def publish_event(
     exchange: str,

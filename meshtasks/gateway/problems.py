@@ -92,6 +92,19 @@ class _ProblemModel(BaseModel):
     errors: list[_FieldErrorModel] = []
 
 
+#: What may become of a request that publishes something.
+OF_SUBMITTING = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+
+
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     """What OpenAPI says of the errors of a route."""
     schema = _ProblemModel.model_json_schema(

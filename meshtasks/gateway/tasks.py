@@ -22,7 +22,7 @@ from meshtasks.gateway.access import (
     demand,
 )
 from meshtasks.gateway.context import Context, InContext
-from meshtasks.gateway.problems import Problem, documented
+from meshtasks.gateway.problems import OF_SUBMITTING, Problem, documented
 from meshtasks.gateway.tokens import Client
 from meshtasks.messaging.calls import call_message
 from meshtasks.tasks.commanding import Command
@@ -77,16 +77,7 @@ def routes(commands: Mapping[str, Command[Any]]) -> APIRouter:
             description=_description(command),
             status_code=HTTPStatus.ACCEPTED,
             response_model=Submitted,
-            responses=documented(
-                HTTPStatus.UNAUTHORIZED,
-                HTTPStatus.FORBIDDEN,
-                HTTPStatus.NOT_FOUND,
-                HTTPStatus.CONFLICT,
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-                HTTPStatus.TOO_MANY_REQUESTS,
-                HTTPStatus.SERVICE_UNAVAILABLE,
-            ),
+            responses=documented(*OF_SUBMITTING),
         )
     router.add_api_route(
         "/v1/tasks/{name}",

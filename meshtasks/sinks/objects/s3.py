@@ -153,13 +153,8 @@ class S3Store(ObjectStore):
     @override
     def metadata(self, name: str) -> Mapping[str, str]:
         check_name(name)
-        with self._faults(name):
-            try:
-                found = self._client.stat_object(self._bucket, name)
-            except S3Error as error:
-                if error.code == "NoSuchKey":
-                    raise no_such_object(name) from error
-                raise
+        with self._existing(name):
+            found = self._client.stat_object(self._bucket, name)
         return {
             key.lower().removeprefix(_USER_METADATA): str(value)
             for key, value in (found.metadata or {}).items()
@@ -169,13 +164,8 @@ class S3Store(ObjectStore):
     @override
     def get(self, name: str) -> bytes:
         check_name(name)
-        with self._faults(name):
-            try:
-                response = self._client.get_object(self._bucket, name)
-            except S3Error as error:
-                if error.code == "NoSuchKey":
-                    raise no_such_object(name) from error
-                raise
+        with self._existing(name):
+            response = self._client.get_object(self._bucket, name)
             try:
                 return response.read()
             finally:
@@ -206,6 +196,17 @@ class S3Store(ObjectStore):
     @override
     def close(self) -> None:
         self._http.clear()
+
+    @contextmanager
+    def _existing(self, name: str) -> Iterator[None]:
+        """As :meth:`_faults`, for an object that has to be there."""
+        with self._faults(name):
+            try:
+                yield
+            except S3Error as error:
+                if error.code == "NoSuchKey":
+                    raise no_such_object(name) from error
+                raise
 
     @contextmanager
     def _faults(self, name: str) -> Iterator[None]:
