@@ -1,8 +1,7 @@
 """Readings of one kind become points in canonical units: pure, and the hot path.
 
-Every reading passes through the loop of :func:`transform`: 2.1 µs each, of which
-0.7 are for writing the line and 0.6 for reading the timestamp. Inlining those two
-calls would save a tenth of it.
+Every reading passes through the loop of :func:`transform`. What does not change
+from one reading of a sensor to the next is looked up once for all of them.
 """
 
 from __future__ import annotations
@@ -10,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from meshtasks.domain.detection import Sample
 from meshtasks.domain.envelope import Envelope, sensor_of_key
 from meshtasks.domain.errors import InvalidMessage, SchemaMismatch
 from meshtasks.domain.evaluation import Watched
 from meshtasks.domain.outcome import Dead
-from meshtasks.domain.points import line, line_start
-from meshtasks.domain.records import SensorReading
+from meshtasks.domain.points import line_start, lines
+from meshtasks.domain.records import Reading
 from meshtasks.domain.rules import RuleBook
 from meshtasks.domain.series import Series
 from meshtasks.domain.timestamps import moment_of
@@ -35,13 +35,65 @@ class Transformed(NamedTuple):
 
     indices: list[int]
     times: list[float]
-    lines: list[bytes]
+    lines: list[str]
     watched: list[Watched]
     dead: dict[int, Dead]
 
 
+class _Source(NamedTuple):
+    """Readings that say the same of themselves: of one sensor, in one unit.
+
+    Attributes:
+        start: of their points' lines.
+        affine: the way to the canonical unit; None if they are in it.
+        samples: where the rules that watch them find them; None if none does.
+    """
+
+    start: str
+    affine: Affine | None
+    samples: list[Sample] | None
+
+
+class _Sources:
+    """The sources in a batch."""
+
+    def __init__(self, quantity: Quantity, default_unit: str, rules: RuleBook) -> None:
+        self._quantity = quantity
+        self._default_unit = default_unit
+        self._rules = rules
+        self._watched: dict[tuple[str, str], Watched] = {}
+
+    def watched(self) -> list[Watched]:
+        """The samples by routing key and series."""
+        return [each for each in self._watched.values() if each.samples]
+
+    def of(self, reading: Reading, envelope: Envelope) -> _Source:
+        """The source of a reading.
+
+        Raises:
+            InvalidMessage: it names none, or none that can be.
+        """
+        quantity = self._quantity
+        affine = quantity.affine(reading.unit or self._default_unit)
+        sensor_id = reading.sensor_id
+        if sensor_id is None:
+            sensor_id = sensor_of_key(envelope)
+        location = reading.location or ""
+        start = line_start(quantity, sensor_id, location)
+        samples = None
+        rules = self._rules.matching(envelope.routing_key, sensor_id)
+        if rules and not envelope.is_quiet:
+            series = Series(
+                start, quantity.kind, quantity.canonical_unit, sensor_id, location
+            )
+            place = envelope.routing_key, start
+            watched = self._watched.setdefault(place, Watched(series, rules, []))
+            samples = watched.samples
+        return _Source(start, None if affine is IDENTITY else affine, samples)
+
+
 def transform(
-    records: Sequence[SensorReading],
+    readings: Sequence[Reading],
     envelopes: Sequence[Envelope],
     quantity: Quantity,
     default_unit: str,
@@ -50,56 +102,46 @@ def transform(
     """Validate what needs the envelope, convert, and name the points; pure.
 
     Args:
-        records: the readings.
+        readings: the readings.
         envelopes: the message each came in.
         quantity: what they are readings of.
         default_unit: of those that name none.
         rules: to find those that watch a series.
     """
-    result = Transformed([], [], [], [], {})
-    indices, times, lines, watched, dead = result
+    indices: list[int] = []
+    times: list[float] = []
+    starts: list[str] = []
+    values: list[float] = []
+    dead: dict[int, Dead] = {}
     lowest, highest = quantity.lowest, quantity.highest
-    affines: dict[str, Affine] = {}
-    by_key: dict[str, dict[str, Watched]] = {}
+    sources = _Sources(quantity, default_unit, rules)
+    by_key: dict[tuple[str, bool], dict[object, _Source]] = {}
     origin: Envelope | None = None
-    for index, (reading, envelope) in enumerate(zip(records, envelopes, strict=True)):
+    for index, (reading, envelope) in enumerate(zip(readings, envelopes, strict=True)):
         if envelope is not origin:  # the members of an array share theirs
             origin = envelope
-            by_start = by_key.setdefault(envelope.routing_key, {})
-            is_quiet = envelope.is_quiet
+            known = by_key.setdefault((envelope.routing_key, envelope.is_quiet), {})
         try:
-            value = reading["value"]
-            unit = reading.get("unit") or default_unit
-            affine = affines.get(unit)
-            if affine is None:
-                affine = affines[unit] = quantity.affine(unit)
-            if affine is not IDENTITY:
+            said = reading.sensor_id, reading.unit, reading.location
+            source = known.get(said)
+            if source is None:
+                source = known[said] = sources.of(reading, envelope)
+            start, affine, samples = source
+            value = reading.value
+            if affine is not None:
                 value = round(value * affine[0] + affine[1], DECIMALS)
             if not lowest <= value <= highest:
+                unit = reading.unit or default_unit
                 raise SchemaMismatch(quantity.impossible(value, unit))
-            time = moment_of(reading.get("timestamp"), envelope)
-            sensor_id = reading.get("sensor_id")
-            if sensor_id is None:
-                sensor_id = sensor_of_key(envelope)
-            location = reading.get("location") or ""
-            start = line_start(quantity, sensor_id, location)
+            time = moment_of(reading.timestamp, envelope)
         except InvalidMessage as error:
             dead[index] = Dead(str(error), type(error).__name__)
             continue
         indices.append(index)
         times.append(time)
-        lines.append(line(start, value, time))
-        if is_quiet:
-            continue
-        series = by_start.get(start)
-        if series is None:
-            series = by_start[start] = Watched(
-                Series(
-                    start, quantity.kind, quantity.canonical_unit, sensor_id, location
-                ),
-                rules.matching(envelope.routing_key, sensor_id),
-                [],
-            )
-            watched.append(series)
-        series.samples.append((time, value))
-    return result
+        starts.append(start)
+        values.append(value)
+        if samples is not None:
+            samples.append((time, value))
+    points = lines(starts, values, times)
+    return Transformed(indices, times, points, sources.watched(), dead)

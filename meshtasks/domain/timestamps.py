@@ -6,6 +6,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TypeGuard
 
+import msgspec
+
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import InvalidMessage
 from meshtasks.domain.text import clip, described
@@ -45,8 +47,8 @@ def epoch_seconds(stamp: object, now: float) -> float:
     """The moment a timestamp stands for.
 
     Args:
-        stamp: RFC 3339 text with a zone (``2026-11-23T13:12:00+01:00``), or epoch
-            seconds or milliseconds.
+        stamp: RFC 3339 text with a zone (``2026-11-23T13:12:00+01:00``), the same
+            already read, or epoch seconds or milliseconds.
         now: epoch seconds; when the message was received.
 
     Returns:
@@ -57,13 +59,9 @@ def epoch_seconds(stamp: object, now: float) -> float:
             a day ahead of ``now``.
     """
     if isinstance(stamp, str):
-        try:
-            moment = datetime.fromisoformat(stamp)
-        except ValueError:
-            moment = _lower_case(stamp)
-        if moment.tzinfo is None:
-            raise InvalidTimestamp(_zoneless(stamp))
-        seconds = moment.timestamp()
+        stamp = _read(stamp)
+    if isinstance(stamp, datetime):
+        seconds = stamp.timestamp()
     elif _is_number(stamp):
         seconds = stamp / 1000 if abs(stamp) > _MILLISECONDS_FROM else float(stamp)
     else:
@@ -86,23 +84,26 @@ def _is_number(stamp: object) -> TypeGuard[float]:
     )
 
 
-def _zoneless(text: str) -> str:
-    return (
-        f"timestamp {text} has no time zone; end it with Z for UTC or with an "
-        "offset such as +01:00"
-    )
-
-
-def _lower_case(text: str) -> datetime:
-    """RFC 3339 allows ``t`` and ``z``, which ``fromisoformat`` does not read."""
+def _read(text: str) -> datetime:
+    """A time with a zone; RFC 3339 and other spellings of ISO 8601."""
     try:
-        return datetime.fromisoformat(text.upper())
-    except ValueError as error:
+        moment = msgspec.convert(text, datetime)  # as it reads those of readings
+    except msgspec.ValidationError:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError as error:
+            message = (
+                f'timestamp "{clip(text)}" is not an RFC 3339 time such as '
+                f"2026-11-23T13:12:00Z ({error})"
+            )
+            raise InvalidTimestamp(message) from error
+    if moment.tzinfo is None:
         message = (
-            f'timestamp "{clip(text)}" is not an RFC 3339 time such as '
-            f"2026-11-23T13:12:00Z ({error})"
+            f"timestamp {text} has no time zone; end it with Z for UTC or with an "
+            "offset such as +01:00"
         )
-        raise InvalidTimestamp(message) from error
+        raise InvalidTimestamp(message)
+    return moment
 
 
 def _implausible(stamp: object, seconds: float, now: float) -> str:

@@ -106,7 +106,7 @@ class TimeSeries:
         return cls(env.influx_url, token, env.influx_org, env.influx_bucket)
 
     @timed("timeseries")
-    def write(self, lines: Sequence[bytes]) -> dict[int, str]:
+    def write(self, lines: Sequence[str]) -> dict[int, str]:
         """Store points, all in one request unless some are refused.
 
         A refused request is halved until the lines at fault stand alone. Writing
@@ -127,7 +127,7 @@ class TimeSeries:
         while ahead:
             start, end = ahead.pop()
             try:
-                self._post(b"\n".join(lines[start:end]))
+                self._post("\n".join(lines[start:end]).encode())
             except _LinesRefusedError as refusal:
                 if refusal.dropped == end - start or end - start == 1:
                     rejected |= dict.fromkeys(range(start, end), str(refusal))

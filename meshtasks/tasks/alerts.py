@@ -55,7 +55,7 @@ def _receive(
         return outcomes
     try:
         take_in(sinks.alert_state, sinks.settings.alerts, news.values(), time.time())
-        stored = [(place, each.said_at) for place, each in news.items()]
+        stored = {place: each.said_at for place, each in news.items()}
         send_to_archive(batch, stored, sinks)
     except MeshError as error:
         outcomes = [

@@ -17,7 +17,7 @@ from functools import partial
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.outcome import Dead, Outcome
 from meshtasks.domain.readings import Transformed, transform
-from meshtasks.domain.records import SensorReading
+from meshtasks.domain.records import Reading, SensorReading
 from meshtasks.domain.units import HUMIDITY, TEMPERATURE, Quantity
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
@@ -27,7 +27,7 @@ from meshtasks.tasks.registry import Batch, handles
 
 def _read(
     quantity: Quantity,
-    records: Sequence[SensorReading],
+    records: Sequence[Reading],
     envelopes: Sequence[Envelope],
     settings: Settings,
 ) -> Transformed:
@@ -37,7 +37,7 @@ def _read(
 
 def _refuses(
     quantity: Quantity,
-    records: Sequence[SensorReading],
+    records: Sequence[Reading],
     envelopes: Sequence[Envelope],
     settings: Settings,
 ) -> Mapping[int, Dead]:
@@ -47,11 +47,12 @@ def _refuses(
 @handles(
     "sensors.temperature",
     record=SensorReading,
+    struct=Reading,
     sinks=("timeseries", "rule_state"),
     bare_value=True,
     refuses=partial(_refuses, TEMPERATURE),
 )
-def store_temperatures(batch: Batch[SensorReading], sinks: Sinks) -> list[Outcome]:
+def store_temperatures(batch: Batch[Reading], sinks: Sinks) -> list[Outcome]:
     """Store temperatures in °C."""
     return _store(batch, TEMPERATURE, sinks)
 
@@ -59,17 +60,16 @@ def store_temperatures(batch: Batch[SensorReading], sinks: Sinks) -> list[Outcom
 @handles(
     "sensors.humidity",
     record=SensorReading,
+    struct=Reading,
     sinks=("timeseries", "rule_state"),
     bare_value=True,
     refuses=partial(_refuses, HUMIDITY),
 )
-def store_humidities(batch: Batch[SensorReading], sinks: Sinks) -> list[Outcome]:
+def store_humidities(batch: Batch[Reading], sinks: Sinks) -> list[Outcome]:
     """Store relative humidities in %."""
     return _store(batch, HUMIDITY, sinks)
 
 
-def _store(
-    batch: Batch[SensorReading], quantity: Quantity, sinks: Sinks
-) -> list[Outcome]:
+def _store(batch: Batch[Reading], quantity: Quantity, sinks: Sinks) -> list[Outcome]:
     readings = _read(quantity, batch.records, batch.envelopes, sinks.settings)
     return store_points(batch, readings, sinks)

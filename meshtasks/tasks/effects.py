@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 from meshtasks.domain.archiving import ArchivePolicy, archive_messages, excerpt
@@ -42,7 +43,7 @@ def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Out
             outcomes[index] = Dead(reason, SinkRejected.__name__)
             stored.pop(index, None)
         give_alerts(points.watched, batch.envelopes[-1].received_at, sinks)
-        send_to_archive(batch, stored.items(), sinks)
+        send_to_archive(batch, stored, sinks)
     except MeshError as error:
         undecided = outcome_of(error)
         return [undecided if each is DONE else each for each in outcomes]
@@ -83,42 +84,40 @@ def give_alerts(watched: Iterable[Watched], now: float, sinks: Sinks) -> None:
             sinks.publisher.publish(messages)
 
 
-def send_to_archive(
-    batch: Batch[R], stored: Iterable[tuple[int, float]], sinks: Sinks
-) -> None:
+def send_to_archive(batch: Batch[R], stored: Mapping[int, float], sinks: Sinks) -> None:
     """Publish excerpts of the messages whose records the archive policy selects.
 
     Args:
         batch: the batch.
-        stored: index in the batch and time (epoch seconds) of the records that
-            may be archived, in order.
+        stored: index in the batch → time (epoch seconds) of the records that may
+            be archived, in order.
         sinks: the process's sinks.
     """
-    excerpts = list(_excerpts(batch, list(stored), sinks.settings.archive))
+    excerpts = list(_excerpts(batch, stored, sinks.settings.archive))
     if excerpts:
         messages = archive_messages(excerpts, batch.queue)
         sinks.publisher.publish([Outgoing(*message) for message in messages])
 
 
 def _excerpts(
-    batch: Batch[R], stored: Sequence[tuple[int, float]], policy: ArchivePolicy
+    batch: Batch[R], stored: Mapping[int, float], policy: ArchivePolicy
 ) -> Iterator[bytes]:
-    envelopes, places = batch.envelopes, batch.places
-    start = 0
-    while start < len(stored):
-        envelope = envelopes[stored[start][0]]
-        end = start + 1
-        while end < len(stored) and envelopes[stored[end][0]] is envelope:
-            end += 1
-        some = [] if envelope.is_archived else stored[start:end]
-        times = [time for _, time in some]
-        chosen = policy.chosen(envelope.routing_key, times)
-        if len(chosen) < len(some):
-            some = [some[one] for one in chosen]
-            times = [times[one] for one in chosen]
-        if some:
-            yield excerpt(envelope, times, [places[index] for index, _ in some])
-        start = end
+    indices, times = list(stored), list(stored.values())
+    origins = [batch.envelopes[index] for index in indices]
+    places = [batch.places[index] for index in indices]
+    end = 0
+    for _, run in groupby(origins, key=id):  # each message's records
+        start, end = end, end + len(list(run))
+        envelope = origins[start]
+        if envelope.is_archived:
+            continue
+        its_times, its_places = times[start:end], places[start:end]
+        chosen = policy.chosen(envelope.routing_key, its_times)
+        if len(chosen) < len(its_times):
+            its_times = [its_times[one] for one in chosen]
+            its_places = [its_places[one] for one in chosen]
+        if its_times:
+            yield excerpt(envelope, its_times, its_places)
 
 
 class Written(NamedTuple):

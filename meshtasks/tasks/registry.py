@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from msgspec import Struct
+
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.outcome import Dead, Outcome
 
@@ -78,6 +80,8 @@ class Handler:
         timer: what else there is to do while its queue is consumed.
         refuses: the part of :attr:`handle` that tells bad records, for those who
             want to know beforehand.
+        struct: what :attr:`handle` is given instead of ``record``: a faster reader of
+            the usual records, which must refuse whatever ``record`` would.
     """
 
     queue: str
@@ -87,6 +91,7 @@ class Handler:
     bare_value: bool
     timer: Timer | None = None
     refuses: Refuses = _refuses_none
+    struct: type[Struct] | None = None
 
 
 HANDLERS: dict[str, Handler] = {}
@@ -100,6 +105,7 @@ def handles(
     bare_value: bool = False,
     timer: Timer | None = None,
     refuses: Refuses = _refuses_none,
+    struct: type[Struct] | None = None,
 ) -> Callable[[Handle], Handle]:
     """Register the decorated function as the handler of ``queue``.
 
@@ -112,7 +118,7 @@ def handles(
             message = f"queue {queue} already has a handler"
             raise ValueError(message)
         HANDLERS[queue] = Handler(
-            queue, handle, record, sinks, bare_value, timer, refuses
+            queue, handle, record, sinks, bare_value, timer, refuses, struct
         )
         return handle
 

@@ -56,11 +56,11 @@ def run_workflows(batch: Batch[R], events: Events, sinks: Sinks) -> list[Outcome
                 caller.make(request)
         for run in runs:
             outcomes[run.event.place] = verdict(run.calls.values())
-        done = [
-            (event.place, event.time)
+        done = {
+            event.place: event.time
             for event in events.good
             if outcomes[event.place] is DONE
-        ]
+        }
         send_to_archive(batch, done, sinks)
     except MeshError as error:
         undecided = outcome_of(error)

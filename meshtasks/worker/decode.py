@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from meshtasks.domain.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
@@ -39,6 +40,33 @@ class Decoded(NamedTuple):
     bad: Sequence[BadMember] = ()
 
 
+class _StructReader:
+    """Reads the usual bodies of a handler; those it does not take, pydantic judges."""
+
+    def __init__(self, struct: type[msgspec.Struct]) -> None:
+        self._struct = struct
+        self._one = msgspec.json.Decoder(struct)
+        self._many = msgspec.json.Decoder(list[struct])  # type: ignore[valid-type]
+
+    def one(self, body: bytes) -> msgspec.Struct | None:
+        """The record in a usual body."""
+        try:
+            return self._one.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    def many(self, body: bytes) -> list[msgspec.Struct]:
+        """The records in a usual array; else none."""
+        try:
+            return self._many.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return []
+
+    def of_record(self, record: Mapping[str, Any]) -> msgspec.Struct:
+        """What pydantic has validated."""
+        return self._struct(*map(record.get, self._struct.__struct_fields__))
+
+
 class Decoder:
     """Validates message bodies for one handler."""
 
@@ -46,6 +74,7 @@ class Decoder:
         self._one: TypeAdapter[Any] = TypeAdapter(handler.record)
         self._many: TypeAdapter[list[Any]] = TypeAdapter(list[handler.record])  # type: ignore[name-defined]
         self._bare_value = handler.bare_value
+        self._structs = _StructReader(handler.struct) if handler.struct else None
 
     def decode_object(self, body: bytes) -> Any:
         """The record in a body that is one JSON object.
@@ -53,6 +82,8 @@ class Decoder:
         Raises:
             InvalidMessage: it is not JSON or not such a record.
         """
+        if self._structs and (struct := self._structs.one(body)) is not None:
+            return struct
         try:
             record = self._one.validate_json(body)
         except ValidationError as error:
@@ -60,7 +91,7 @@ class Decoder:
         if (found := first_not_json_number(body)) is not None:
             message = f"the body is not JSON: {found} is not a number there"
             raise UndecodableMessage(message)
-        return record
+        return self._as_handled(record)
 
     def decode(self, body: bytes) -> Decoded:
         """The records of any body: object, array, or bare number if the handler
@@ -80,6 +111,8 @@ class Decoder:
         return Decoded([self.decode_object(stripped)], [None])
 
     def _decode_array(self, body: bytes) -> Decoded:
+        if self._structs and (structs := self._structs.many(body)):
+            return Decoded(structs, range(len(structs)))
         try:
             records = self._many.validate_json(body)
         except ValidationError as error:
@@ -91,7 +124,10 @@ class Decoder:
         if not records:
             message = "the array is empty; expected at least one record"
             raise SchemaMismatch(message)
-        return Decoded(records, range(len(records)))
+        return Decoded(list(map(self._as_handled, records)), range(len(records)))
+
+    def _as_handled(self, record: Any) -> Any:
+        return self._structs.of_record(record) if self._structs else record
 
     def _decode_one_by_one(self, body: bytes) -> Decoded:
         records: list[Any] = []

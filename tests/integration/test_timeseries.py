@@ -37,13 +37,11 @@ def connect() -> Iterator[Open]:
         yield connect
 
 
-def line(second: int, value: object = 21.5, measurement: str = "temperature") -> bytes:
-    return (
-        f"{measurement},sensor_id=s1 celsius={value} {T0_MS + second * 1000}".encode()
-    )
+def line(second: int, value: object = 21.5, measurement: str = "temperature") -> str:
+    return f"{measurement},sensor_id=s1 celsius={value} {T0_MS + second * 1000}"
 
 
-def lines(count: int) -> list[bytes]:
+def lines(count: int) -> list[str]:
     return [line(second) for second in range(count)]
 
 
@@ -165,7 +163,7 @@ def test_one_batch_is_one_request(connect: Open, receiver: Receiver) -> None:
     (request,) = receiver.requests
     assert request.path == "/api/v2/write?org=home&bucket=mesh&precision=ms"
     assert request.headers["authorization"] == "Token secret-token"
-    assert request.body == b"\n".join(lines(500))
+    assert request.body == "\n".join(lines(500)).encode()
 
 
 def test_no_points_are_no_request(connect: Open, receiver: Receiver) -> None:

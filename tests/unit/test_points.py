@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from meshtasks.domain.errors import SchemaMismatch
-from meshtasks.domain.points import line, line_start
+from meshtasks.domain.points import line_start, lines
 from meshtasks.domain.units import HUMIDITY, TEMPERATURE
 
 
 def test_a_point_has_measurement_tags_field_and_milliseconds() -> None:
     start = line_start(TEMPERATURE, "s1", "kitchen")
 
-    assert line(start, 21.5, 1_795_439_520.123) == (
-        b"temperature,location=kitchen,sensor_id=s1 celsius=21.5 1795439520123"
-    )
+    assert lines([start], [21.5], [1_795_439_520.123]) == [
+        "temperature,location=kitchen,sensor_id=s1 celsius=21.5 1795439520123"
+    ]
 
 
 def test_the_field_is_named_for_the_canonical_unit() -> None:
@@ -23,14 +23,25 @@ def test_the_field_is_named_for_the_canonical_unit() -> None:
 
 def test_a_whole_number_is_written_as_a_float() -> None:
     """A field's type is fixed by its first value; 21 would make it an integer."""
-    assert line("m f=", 21.0, 1.0) == b"m f=21.0 1000"
+    assert lines(["m f="], [21.0], [1.0]) == ["m f=21.0 1000"]
+
+
+@pytest.mark.parametrize("value", [0.1, -273.15, 1e-7, 1e16, 5e-324, 1.7e308, 1 / 3])
+def test_a_value_is_written_so_that_the_same_is_read(value: float) -> None:
+    (line,) = lines(["m f="], [value], [1.0])
+
+    assert float(line.removeprefix("m f=").removesuffix(" 1000")) == value
+
+
+def test_no_points_make_no_lines() -> None:
+    assert lines([], [], []) == []
 
 
 @pytest.mark.parametrize("milliseconds", range(0, 1_000, 37))
 def test_a_millisecond_is_not_lost_to_binary_fractions(milliseconds: int) -> None:
     time = float(f"1795439561.{milliseconds:03d}")
 
-    assert line("m f=", 1.0, time) == b"m f=1.0 1795439561%03d" % milliseconds
+    assert lines(["m f="], [1.0], [time]) == [f"m f=1.0 1795439561{milliseconds:03d}"]
 
 
 def test_special_characters_of_tags_are_escaped() -> None:

@@ -8,11 +8,27 @@ import pytest
 
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.readings import Transformed, transform
+from meshtasks.domain.records import Reading
 from meshtasks.domain.rules import RuleBook
 from meshtasks.domain.units import HUMIDITY, TEMPERATURE, Quantity
 
 NOW = 1_795_440_000.0
 NO_RULES = RuleBook()
+WATCHED = RuleBook.model_validate(
+    {
+        "rules": [
+            {
+                "name": "hot",
+                "type": "threshold",
+                "routing_key": "sensors.#",
+                "above": 50,
+                "severity": "info",
+                "title": "{place} is hot",
+                "message": "{value}",
+            }
+        ]
+    }
+)
 
 
 def envelope(
@@ -30,7 +46,8 @@ def transformed(
     rules: RuleBook = NO_RULES,
 ) -> Transformed:
     envelopes = [origin or envelope()] * len(readings)
-    return transform(readings, envelopes, quantity, default_unit, rules)
+    structs = [Reading(**reading) for reading in readings]
+    return transform(structs, envelopes, quantity, default_unit, rules)
 
 
 def reason(reading: dict[str, Any], **options: Any) -> str:
@@ -47,7 +64,7 @@ def test_a_reading_becomes_a_point_in_the_canonical_unit() -> None:
     }
 
     assert transformed(reading).lines == [
-        b"temperature,location=bath,sensor_id=s1 celsius=37.0 1795439520000"
+        "temperature,location=bath,sensor_id=s1 celsius=37.0 1795439520000"
     ]
 
 
@@ -56,7 +73,7 @@ def test_a_humidity_becomes_percent() -> None:
     reading = {"value": 0.455, "unit": "1", "timestamp": NOW}
 
     assert transformed(reading, origin=origin, quantity=HUMIDITY).lines == [
-        b"humidity,sensor_id=bath percent=45.5 1795440000000"
+        "humidity,sensor_id=bath percent=45.5 1795440000000"
     ]
 
 
@@ -65,13 +82,13 @@ def test_the_sensor_is_named_by_the_routing_key_if_not_by_the_reading() -> None:
 
     (point,) = transformed({"value": 1.0, "timestamp": NOW}, origin=origin).lines
 
-    assert point.startswith(b"temperature,sensor_id=cellar.north ")
+    assert point.startswith("temperature,sensor_id=cellar.north ")
 
 
 def test_the_unit_is_the_default_if_there_is_none() -> None:
     (point,) = transformed({"value": 212.0, "timestamp": NOW}, default_unit="°F").lines
 
-    assert b"celsius=100.0 " in point
+    assert "celsius=100.0 " in point
 
 
 def test_the_time_is_the_messages_if_there_is_none() -> None:
@@ -157,7 +174,7 @@ def test_a_reading_without_a_sensor_is_refused() -> None:
 def test_samples_are_grouped_by_series() -> None:
     one, other = {"value": 1.0, "sensor_id": "a"}, {"value": 2.0, "sensor_id": "b"}
 
-    watched = transformed(one, other, one).watched
+    watched = transformed(one, other, one, rules=WATCHED).watched
 
     assert [each.series.sensor_id for each in watched] == ["a", "b"]
     assert [len(each.samples) for each in watched] == [2, 1]
@@ -167,6 +184,14 @@ def test_a_sensor_at_two_locations_is_two_series() -> None:
     at_home = {"value": 1.0, "location": "home"}
     away = {"value": 1.0, "location": "away"}
 
-    keys = {each.series.key for each in transformed(at_home, away).watched}
+    watched = transformed(at_home, away, rules=WATCHED).watched
 
-    assert len(keys) == 2
+    assert len({each.series.key for each in watched}) == 2
+
+
+def test_what_no_rule_watches_has_no_samples() -> None:
+    assert transformed({"value": 1.0}, rules=NO_RULES).watched == []
+
+
+def test_a_series_of_which_all_readings_are_dead_is_not_watched() -> None:
+    assert transformed({"value": -300.0}, rules=WATCHED).watched == []

@@ -79,7 +79,7 @@ def judged(message: SimulatedMessage) -> tuple[list[str], int]:
 
 def points(result: Transformed) -> tuple[list[str], int]:
     """Series and time of each point; the values do not tell points apart."""
-    lines = [line.decode().split(" ") for line in result.lines]
+    lines = [line.split(" ") for line in result.lines]
     return [f"{series} {time}" for series, _, time in lines], len(result.dead)
 
 
