@@ -9,20 +9,19 @@ from typing import Any
 
 import kombu
 import pytest
-from pydantic import TypeAdapter
 from typing_extensions import override
 
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import PublishUnconfirmed
 from meshtasks.domain.outcome import DONE, Dead, Retry
-from meshtasks.domain.records import SensorReading
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
 from meshtasks.messaging.entities import declare
 from meshtasks.messaging.publisher import Outgoing, Publisher
 from meshtasks.settings import load_settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.climate import store_humidities, store_temperatures
-from meshtasks.tasks.registry import Batch
+from meshtasks.tasks.registry import HANDLERS, Batch
+from meshtasks.worker.decode import Decoder
 from tests.support import batches
 from tests.support.amqp import Delivery, drain
 from tests.support.archive import lines_sent
@@ -30,9 +29,7 @@ from tests.support.influx import InfluxTarget
 from tests.support.victoria import count_samples, export
 
 NOW = 1_795_440_000.0
-
-READING = TypeAdapter(SensorReading)
-READINGS = TypeAdapter(list[SensorReading])
+DECODER = Decoder(HANDLERS["sensors.temperature"])
 
 OpenSinks = Callable[..., Sinks]
 
@@ -73,8 +70,8 @@ def batch_of(
         envelope = Envelope(
             body, "sensors", routing_key, queue, f"m{number}", None, NOW, {}
         )
-        adapter = READINGS if isinstance(content, list) else READING
-        batches.add(batch, envelope, adapter.validate_json(body))
+        records, places, _ = DECODER.decode(body)
+        batches.add_members(batch, envelope, records, places)
     return batch
 
 
@@ -154,7 +151,7 @@ def test_a_reading_that_the_store_refuses_is_dead_alone(
         MESH_INFLUX_ORG=influx.org,
         MESH_INFLUX_BUCKET=influx.bucket,
     )
-    sinks.timeseries.write([b"temperature,sensor_id=x celsius=1i %d" % (NOW * 1000)])
+    sinks.timeseries.write([f"temperature,sensor_id=x celsius=1i {NOW * 1000:.0f}"])
 
     (outcome,) = store_temperatures(batch_of(reading()), sinks)
 
