@@ -58,10 +58,10 @@ def epoch_seconds(stamp: object, now: float) -> float:
         InvalidTimestamp: it is neither, has no zone, is before 2000 or more than
             a day ahead of ``now``.
     """
-    if isinstance(stamp, str):
-        stamp = _read(stamp)
     if isinstance(stamp, datetime):
         seconds = stamp.timestamp()
+    elif isinstance(stamp, str):
+        seconds = _read(stamp).timestamp()
     elif _is_number(stamp):
         seconds = stamp / 1000 if abs(stamp) > _MILLISECONDS_FROM else float(stamp)
     else:

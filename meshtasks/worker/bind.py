@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from meshtasks.domain.errors import InvalidMessage
 from meshtasks.domain.json_text import array_members
-from meshtasks.domain.outcome import Dead, Done, Outcome, Retry, outcome_of
+from meshtasks.domain.outcome import DONE, Dead, Done, Outcome, Retry, outcome_of
 from meshtasks.messaging.codec import Wire, envelope_of
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
@@ -130,7 +130,7 @@ class BatchRunner:
                     for fault in decoded.bad
                 ]
         outcomes = self._handle(batch)
-        if outcomes.count(_DONE) < len(outcomes):
+        if outcomes.count(DONE) < len(outcomes):
             failures += _fold(outcomes, positions, batch.places, wires)
         failures.sort(key=lambda failure: failure.position)
         return len(batch.records), failures
@@ -151,9 +151,6 @@ class BatchRunner:
             f"{count} records: a bug in that handler"
         )
         return [Retry(reason, "HandlerFault")] * count
-
-
-_DONE = Done()
 
 
 def _fold(
