@@ -36,7 +36,7 @@ test-peers: setup ## Run the tests against Home Assistant, n8n (gigabytes; ARGS=
 	$(BIN)/python -m meshtasks.embedded.packages demo
 	$(BIN)/pytest tests/peers --timeout 1800 $(ARGS)
 
-lint: setup ## ruff, mypy --strict, import contracts
+lint: setup ## ruff, mypy --strict (of tests and benchmarks, too), import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -118,12 +118,12 @@ def targets(findings: Findings) -> Iterator[Target]:
             text = f"{who.name} at least {least:g} x {whom.name}"
             yield Target(text, ratio, ratio >= least)
     for rows in _by_part(findings.rates).values():
-        for rates in rows.values():
-            least, ceiling = rates[0].least, rates[0].ceiling
-            if least is not None and not any(each.faults for each in rates):
-                ratio = _median(rates) / _median(rows[ceiling])
-                text = f"{rates[0].what} at least {least:g} x {ceiling}"
-                yield Target(text, ratio, ratio >= least)
+        for what, rounds in rows.items():
+            wanted, ceiling = rounds[0].least, rounds[0].ceiling
+            if wanted is not None and not any(each.faults for each in rounds):
+                ratio = _median(rounds) / _median(rows[ceiling])
+                text = f"{what} at least {wanted:g} x {ceiling}"
+                yield Target(text, ratio, ratio >= wanted)
     if findings.backlog and not any(run.faults for run in findings.backlog):
         few, many = findings.backlog
         growth = many.peak_rss_bytes / few.peak_rss_bytes

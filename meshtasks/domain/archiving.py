@@ -125,7 +125,7 @@ def archive_line(
 
 
 def excerpt(
-    envelope: Envelope, times: list[float], places: list[int] | list[int | None]
+    envelope: Envelope, times: list[float], places: Sequence[int | None]
 ) -> bytes:
     """What the archive needs of one message.
 
@@ -148,7 +148,7 @@ def excerpt(
         "body": envelope.body,
     }
     if places[-1] not in (None, len(places) - 1):
-        said["places"] = places
+        said["places"] = list(places)  # to_json does not know every sequence
     return to_json(said)
 
 

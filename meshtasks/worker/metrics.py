@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib.metadata import version
+from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,8 +25,8 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from meshtasks.sinks.timing import SinkCall
+from meshtasks.tasks.registry import Handler
 from meshtasks.worker.bind import BatchResult
-from meshtasks.worker.lane import Lane
 from meshtasks.worker.settlement import Settlement
 
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
@@ -36,6 +37,19 @@ _SECONDS = (
 
 # A second series per counter and histogram, of when it was made: nobody asks for it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Followed(Protocol):
+    """As much of a :class:`~meshtasks.worker.lane.Lane` as is shown."""
+
+    queue: str
+    handler: Handler
+    received: int
+    unsettled: int
+
+    @property
+    def is_consuming(self) -> bool:
+        """Whether the broker sends messages."""
 
 
 class WorkerMetrics:
@@ -127,7 +141,7 @@ class WorkerMetrics:
             registry=registry,
         )
 
-    def follow(self, lane: Lane) -> None:
+    def follow(self, lane: Followed) -> None:
         """Show a queue's metrics from now on, counters at zero: one that appears
         with its first count has no rate."""
         self._state.follow(lane)
@@ -180,10 +194,10 @@ class _State(Collector):
 
     def __init__(self, open_circuits: Callable[[], Collection[str]]) -> None:
         self._open_circuits = open_circuits
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: dict[str, Followed] = {}
         self._received_before: dict[str, int] = {}
 
-    def follow(self, lane: Lane) -> None:
+    def follow(self, lane: Followed) -> None:
         """Look at this lane, and no more at the one that it replaces."""
         if (old := self._lanes.get(lane.queue)) is not None:
             before = self._received_before.get(lane.queue, 0)

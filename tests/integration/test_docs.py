@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from meshtasks.cli import app
@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 _COMMAND = re.compile(
     r"(?:^ *|`)(?:[.\w/]*/)?meshtasks ((?:[a-z][a-z-]*(?: |`|$))+)", re.MULTILINE
 )
-_COMMANDS: click.Command = get_command(app)
+_COMMANDS = get_command(app)
 
 
 def text_of(page: str) -> str:
@@ -36,13 +36,18 @@ def unknown(words: list[str]) -> str | None:
     """What a command's words name and the console script does not have."""
     command = _COMMANDS
     for word in words:
-        if not isinstance(command, click.Group):
+        if not isinstance(command, TyperGroup):
             return None
         found = command.commands.get(word)
         if found is None:
             return word
         command = found
     return None
+
+
+def test_a_command_that_does_not_exist_is_told() -> None:
+    assert unknown(["dlq", "list"]) is None
+    assert unknown(["nonsense"]) == unknown(["dlq", "nonsense"]) == "nonsense"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -60,7 +65,8 @@ def test_every_header_is_explained() -> None:
 
 def test_every_exchange_and_queue_of_the_mesh_is_explained() -> None:
     topology, page = shipped_topology(), text_of("topology.md")
-    names = [each.name for each in (*topology.exchanges, *topology.queues)]
+    names = [each.name for each in topology.exchanges]
+    names += [each.name for each in topology.queues]
 
     assert [name for name in names if f"`{name}`" not in page] == []
 

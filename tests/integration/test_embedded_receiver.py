@@ -27,7 +27,7 @@ def notification(title: str, tag: str) -> Notification:
         title=title,
         body="It is hot.",
         priority=5,
-        tags=["fire"],
+        tags=("fire",),
         tag=tag,
         severity="critical",
         resolved=False,

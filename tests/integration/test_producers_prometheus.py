@@ -152,7 +152,7 @@ class TestRealExporters:
 
         def show() -> None:
             kind = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-            page = generate_latest(registry)
+            page = generate_latest(registry)  # type: ignore[no-untyped-call]  # has no types
             receiver.always = Answer(body=page, headers={"Content-Type": kind})
 
         scrape = scraping(f"{receiver.url}/metrics", interval_seconds=3600)

@@ -158,7 +158,7 @@ class HomeAssistant:
         )
         self._boots += 1
         program = VENV / "bin" / "hass"
-        command = [program, "--skip-pip", "--config", self.directory]
+        command: list[str | Path] = [program, "--skip-pip", "--config", self.directory]
         log_file = self.directory / f"boot-{self._boots}.log"
         environment = {
             **os.environ,

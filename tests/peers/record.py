@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from websockets.sync.client import connect
 
@@ -20,7 +21,7 @@ from tests.peers.homeassistant import HomeAssistant
 
 DIRECTORY = Path(__file__).parents[1] / "data" / "homeassistant"
 
-_COMMANDS = (
+_COMMANDS: tuple[dict[str, Any], ...] = (
     {"type": "supported_features", "features": {"coalesce_messages": 1}},
     {"type": "config/auth/list"},
     {"type": "get_config"},
@@ -50,16 +51,16 @@ def record(house: HomeAssistant, path: Path) -> int:
     messages = []
     url = house.url.replace("http", "ws") + "/api/websocket"
     with connect(url, proxy=None, max_size=None) as socket:
-        messages.append(socket.recv())
+        messages.append(socket.recv(decode=True))
         socket.send(json.dumps({"type": "auth", "access_token": house.token}))
-        messages.append(socket.recv())
+        messages.append(socket.recv(decode=True))
         for number, command in enumerate(_COMMANDS, start=1):
             socket.send(json.dumps({"id": number, **command}))
-            messages.append(socket.recv())
+            messages.append(socket.recv(decode=True))
         live_a_while(house)
         try:
             while True:
-                messages.append(socket.recv(timeout=_SILENCE_SECONDS))
+                messages.append(socket.recv(timeout=_SILENCE_SECONDS, decode=True))
         except TimeoutError:
             pass
     text = "".join(f"{message}\n" for message in messages)

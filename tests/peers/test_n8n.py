@@ -34,7 +34,9 @@ from tests.support.worker import Worker, running
 
 DOORS = "n8n.doors"
 SECRET = "a secret that n8n and the mesh share"
-INPUTS = [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}]
+INPUTS: list[dict[str, Any]] = [
+    {"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}
+]
 
 
 class Peer(NamedTuple):

@@ -209,6 +209,8 @@ class ReplayedHomeAssistant:
                 result = self.config
             case "get_states":
                 result = list(self.states.values())
+            case _:  # a subscription, say: it succeeds and has no result
+                pass
         self._listeners.add(kind)
         return {**answer, "success": True, "result": result}
 

@@ -35,6 +35,8 @@ def references(value: Any) -> Iterator[str]:
         case list():
             for each in value:
                 yield from references(each)
+        case _:  # text or a number: refers to nothing
+            pass
 
 
 def found(reference: str) -> Any:

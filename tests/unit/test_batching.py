@@ -12,8 +12,11 @@ from meshtasks.worker.batching import Buffer, Tier, tier_of
 PLAIN = Tier(0, alone=False)
 
 
-def delivery(body: bytes = b"{}", at: float = 0.0, **table: Any) -> Delivery:
-    return Delivery(1, body, "sensors", "k", {"application_headers": table}, False, at)
+def delivery(
+    body: bytes = b"{}", at: float = 0.0, table: dict[str, Any] | None = None
+) -> Delivery:
+    properties = {"application_headers": table or {}}
+    return Delivery(1, body, "sensors", "k", properties, False, at)
 
 
 def test_a_batch_is_full_at_its_count() -> None:
@@ -47,16 +50,16 @@ def test_a_batch_is_as_old_as_its_first_message() -> None:
 
 
 def test_every_failed_attempt_makes_the_batch_ten_times_smaller() -> None:
-    assert tier_of(delivery(**{headers.ATTEMPT: 2})) == Tier(2, alone=False)
+    assert tier_of(delivery(table={headers.ATTEMPT: 2})) == Tier(2, alone=False)
     assert Buffer(BatchLimits(count=500), Tier(2, alone=False)).count_limit == 5
     assert Buffer(BatchLimits(count=500), Tier(5, alone=False)).count_limit == 1
 
 
 def test_a_message_that_may_have_killed_a_process_runs_alone() -> None:
-    assert tier_of(delivery(**{headers.ISOLATE: 1})).alone
-    assert tier_of(delivery(**{"x-delivery-count": 2})).alone
+    assert tier_of(delivery(table={headers.ISOLATE: 1})).alone
+    assert tier_of(delivery(table={"x-delivery-count": 2})).alone
     assert Buffer(BatchLimits(), Tier(9, alone=True)).count_limit == 1
 
 
 def test_a_first_redelivery_is_batched_like_any_message() -> None:
-    assert tier_of(delivery(**{"x-delivery-count": 1})) == PLAIN
+    assert tier_of(delivery(table={"x-delivery-count": 1})) == PLAIN

@@ -58,8 +58,10 @@ bodies = st.builds(
 def plain(record: Any) -> tuple[Any, ...]:
     """A reading of either reader, its timestamp as what it stands for."""
     if isinstance(record, dict):
-        record = Reading(*map(record.get, Reading.__struct_fields__))
+        fields: list[Any] = [record.get(name) for name in Reading.__struct_fields__]
+        record = Reading(*fields)
     stamp = record.timestamp
+    moment: float | type[InvalidMessage] | None
     try:
         moment = None if stamp is None else epoch_seconds(stamp, NOW)
     except InvalidMessage as error:

@@ -10,16 +10,17 @@ import pytest
 from tests.support.n8n import CONSUME, DIRECTORY, RECEIVE, workflow
 
 NAMES = sorted(path.stem for path in DIRECTORY.glob("*.json"))
-NODES = [
-    pytest.param(document, node, id=f"{name}: {node['name']}")
-    for name in NAMES
-    for document in [workflow(name)]
-    for node in document["nodes"]
-]
 
 
-def nodes_of(kind: str) -> list[Any]:
-    return [each for each in NODES if each.values[1]["type"].endswith(f".{kind}")]
+def nodes_of(kind: str | None = None) -> list[Any]:
+    """Parameters of a test: workflow and node, for each node or those of a kind."""
+    return [
+        pytest.param(document, node, id=f"{name}: {node['name']}")
+        for name in NAMES
+        for document in [workflow(name)]
+        for node in document["nodes"]
+        if kind is None or node["type"].endswith(f".{kind}")
+    ]
 
 
 def test_ids_are_unique_and_what_n8n_makes_of_them() -> None:
@@ -51,7 +52,7 @@ def test_connections_lead_from_node_to_node(name: str) -> None:
     assert document["connections"].keys() | targets == names
 
 
-@pytest.mark.parametrize(("document", "node"), NODES)
+@pytest.mark.parametrize(("document", "node"), nodes_of())
 def test_core_nodes_only(document: Any, node: Any) -> None:
     assert node["type"].startswith("n8n-nodes-base.")
 

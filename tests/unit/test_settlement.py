@@ -23,8 +23,10 @@ def settler() -> Settler:
     return Settler("sensors.temperature", POLICY, (1, 5, 30), "worker@host")
 
 
-def delivery(tag: int, body: bytes = b"{}", **table: Any) -> Delivery:
-    properties = {"application_headers": table, "message_id": f"m{tag}"}
+def delivery(
+    tag: int, body: bytes = b"{}", table: dict[str, Any] | None = None
+) -> Delivery:
+    properties = {"application_headers": table or {}, "message_id": f"m{tag}"}
     key = "sensors.temperature.kitchen"
     return Delivery(tag, body, "sensors", key, properties, False, NOW)
 
@@ -97,7 +99,7 @@ def test_a_retry_waits_and_comes_back_to_the_failing_queue(settler: Settler) -> 
 
 
 def test_the_backoff_doubles_with_every_attempt(settler: Settler) -> None:
-    again = delivery(1, **{headers.ATTEMPT: 1, headers.FIRST_FAILED_AT: NOW - 5})
+    again = delivery(1, table={headers.ATTEMPT: 1, headers.FIRST_FAILED_AT: NOW - 5})
 
     message = only(settle(settler, [again], Failure(0, Retry("refused"))))
 
@@ -120,7 +122,7 @@ def test_nobody_is_asked_again_before_the_wait_they_asked_for(
 
 
 def test_a_message_is_dead_once_its_retries_are_used_up(settler: Settler) -> None:
-    tired = delivery(1, **{headers.ATTEMPT: 2})
+    tired = delivery(1, table={headers.ATTEMPT: 2})
 
     letter = only(settle(settler, [tired], Failure(0, Retry("refused"))))
 
@@ -132,7 +134,7 @@ def test_a_message_is_dead_once_its_retries_are_used_up(settler: Settler) -> Non
 
 
 def test_a_fault_that_another_message_met_does_not_count(settler: Settler) -> None:
-    tired = delivery(1, **{headers.ATTEMPT: 2})
+    tired = delivery(1, table={headers.ATTEMPT: 2})
 
     message = only(settle(settler, [tired], Failure(0, Retry("429", tried=False))))
 
@@ -141,7 +143,7 @@ def test_a_fault_that_another_message_met_does_not_count(settler: Settler) -> No
 
 
 def test_attempts_while_the_sink_is_down_do_not_count(settler: Settler) -> None:
-    tired = delivery(1, **{headers.ATTEMPT: 2})
+    tired = delivery(1, table={headers.ATTEMPT: 2})
     outage = Failure(0, Retry("refused", sink="timeseries"))
 
     message = only(settle(settler, [tired], outage, down="timeseries"))
@@ -153,7 +155,7 @@ def test_attempts_while_the_sink_is_down_do_not_count(settler: Settler) -> None:
 def test_a_message_older_than_its_maximum_age_is_dead_even_then(
     settler: Settler,
 ) -> None:
-    old = delivery(1, **{headers.FIRST_FAILED_AT: NOW - POLICY.max_age_seconds - 1})
+    old = delivery(1, table={headers.FIRST_FAILED_AT: NOW - POLICY.max_age_seconds - 1})
     outage = Failure(0, Retry("refused", sink="timeseries"))
 
     letter = only(settle(settler, [old], outage, down="timeseries"))
@@ -163,7 +165,7 @@ def test_a_message_older_than_its_maximum_age_is_dead_even_then(
 
 
 def test_the_death_history_of_the_broker_is_not_carried_over(settler: Settler) -> None:
-    replayed = delivery(1, **{"x-death": [{"count": 1}], "x-tenant": "attic"})
+    replayed = delivery(1, table={"x-death": [{"count": 1}], "x-tenant": "attic"})
 
     table = table_of(only(settle(settler, [replayed], Failure(0, Retry("refused")))))
 

@@ -93,6 +93,14 @@ def events(read: Any, records: Any, envelopes: Any) -> tuple[list[str], int]:
     return [str(event.record) for event in found.good], len(found.dead)
 
 
+def metrics(records: Any, envelopes: Any) -> tuple[list[str], int]:
+    return points(transform_metrics(records, envelopes, RULES))
+
+
+def results(records: Any, envelopes: Any) -> tuple[list[str], int]:
+    return points(transform_results(records, envelopes, MODELS))
+
+
 def requests(records: Any, envelopes: Any) -> tuple[list[str], int]:
     stored, dead = [], 0
     for record, envelope in zip(records, envelopes, strict=True):
@@ -109,10 +117,10 @@ _JUDGES: dict[str, Callable[[Any, Any], tuple[list[str], int]]] = {
     "sensors.motion": partial(events, read_motion),
     "home.events.state_changes": partial(events, read_state_change),
     "home.events.automations": partial(events, read_automation_trigger),
-    "metrics.system": lambda *batch: points(transform_metrics(*batch, RULES)),
-    "metrics.application": lambda *batch: points(transform_metrics(*batch, RULES)),
+    "metrics.system": metrics,
+    "metrics.application": metrics,
     "ai.inference.requests": requests,
-    "ai.inference.results": lambda *batch: points(transform_results(*batch, MODELS)),
+    "ai.inference.results": results,
     "alerts": lambda alerts, _: ([alert.event_id for alert in alerts], 0),
 }
 POINTS = {

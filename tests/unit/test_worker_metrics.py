@@ -39,7 +39,7 @@ class Page:
 
     def __init__(self) -> None:
         self.down: set[str] = set()
-        self.lane: Any = Lane()
+        self.lane = Lane()
         self.metrics = WorkerMetrics("climate@attic", lambda: self.down)
         self.metrics.follow(self.lane)
 
@@ -119,8 +119,7 @@ def test_what_a_queue_holds_is_read_when_asked_for(page: Page) -> None:
 
 def test_a_new_connection_goes_on_counting(page: Page) -> None:
     page.lane.received = 70
-    again: Any = Lane(received=5)
-    page.metrics.follow(again)
+    page.metrics.follow(Lane(received=5))
 
     assert page.value("messages_received_total") == 75
 
