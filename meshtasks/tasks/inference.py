@@ -5,7 +5,8 @@ Requests come in batches because models are fastest in batches: those to one mod
 are stacked (see :mod:`meshtasks.domain.inference.stacking`). Whoever asked gets an
 answer, published to the exchange ``ai`` as ``ai.result.<model>``: the model's outputs,
 or why there are none. Only while nobody can tell (the server is down, the model is
-not loaded) do requests wait in the broker.
+not loaded) do requests wait in the broker; one that is given up after its retries is
+answered with the reason, too.
 
 A rerun is harmless: models have no memory, and the same request gives a result of
 the same message id. Results are treated as metrics are.
@@ -17,16 +18,19 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pydantic_core import from_json
+
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import InvalidMessage, SinkUnavailable, Transient
 from meshtasks.domain.inference.pipeline import transform
 from meshtasks.domain.inference.requests import Request, origin_of, request_of
-from meshtasks.domain.inference.results import InferenceResult
+from meshtasks.domain.inference.results import InferenceResult, error_message
 from meshtasks.domain.outcome import Dead, Outcome
 from meshtasks.messaging import headers
+from meshtasks.messaging.publisher import Outgoing
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
-from meshtasks.tasks.answers import Answers
+from meshtasks.tasks.answers import RESULTS_QUEUE, Answers
 from meshtasks.tasks.asking import ask_model, spared
 from meshtasks.tasks.effects import store_points
 from meshtasks.tasks.registry import Batch, handles
@@ -54,11 +58,30 @@ def _refuses_results(
     return transform(results, envelopes, settings.models).dead
 
 
+def _tell_askers(requests: Envelope, reason: str, settings: Settings) -> list[Outgoing]:
+    try:
+        content = from_json(requests.body)
+    except ValueError:
+        return []  # it took the pool process down before anybody could read it
+    limit_bytes = settings.queues.for_queue(RESULTS_QUEUE).max_message_bytes
+    origins = [
+        origin_of(record, requests)
+        for record in (content if isinstance(content, list) else [content])
+        if isinstance(record, dict)
+    ]
+    return [
+        Outgoing(*error_message(origin, reason, limit_bytes))
+        for origin in origins
+        if origin is not None
+    ]
+
+
 @handles(
     "ai.inference.requests",
     record=dict[str, Any],
     sinks=("triton", "rule_state"),
     refuses=_refuses_requests,
+    gives_up=_tell_askers,
 )
 def ask_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
     """Ask models, and publish what they answer."""

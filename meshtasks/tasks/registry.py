@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from msgspec import Struct
+from typing_extensions import TypedDict, Unpack
 
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.outcome import Dead, Outcome
+from meshtasks.messaging.publisher import Outgoing
 
 if TYPE_CHECKING:
     from meshtasks.settings import Settings
@@ -43,8 +45,17 @@ Handle = Callable[[Batch[Any], "Sinks"], list[Outcome]]
 Refuses = Callable[[Sequence[Any], Sequence[Envelope], "Settings"], Mapping[int, Dead]]
 
 
+#: What is published beside the dead letter when the worker gives a message up; given
+#: the message (its body is the JSON of the records that failed), why, and the settings.
+GivesUp = Callable[[Envelope, str, "Settings"], Sequence[Outgoing]]
+
+
 def _refuses_none(*_: object) -> Mapping[int, Dead]:
     return {}
+
+
+def _says_nothing(*_: object) -> Sequence[Outgoing]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,30 +93,36 @@ class Handler:
             want to know beforehand.
         struct: what :attr:`handle` is given instead of ``record``: a faster reader of
             the usual records, which must refuse whatever ``record`` would.
+        gives_up: whom else to tell of a message that is dead after its last retry. It
+            runs in the consuming process and must not raise, whatever the body is.
     """
 
     queue: str
     handle: Handle
     record: Any
     sinks: tuple[str, ...]
-    bare_value: bool
+    bare_value: bool = False
     timer: Timer | None = None
     refuses: Refuses = _refuses_none
     struct: type[Struct] | None = None
+    gives_up: GivesUp = _says_nothing
 
 
 HANDLERS: dict[str, Handler] = {}
 
 
+class Options(TypedDict, total=False):
+    """What :class:`Handler` has a default for."""
+
+    bare_value: bool
+    timer: Timer | None
+    refuses: Refuses
+    struct: type[Struct] | None
+    gives_up: GivesUp
+
+
 def handles(
-    queue: str,
-    *,
-    record: Any,
-    sinks: tuple[str, ...],
-    bare_value: bool = False,
-    timer: Timer | None = None,
-    refuses: Refuses = _refuses_none,
-    struct: type[Struct] | None = None,
+    queue: str, *, record: Any, sinks: tuple[str, ...], **options: Unpack[Options]
 ) -> Callable[[Handle], Handle]:
     """Register the decorated function as the handler of ``queue``.
 
@@ -117,9 +134,7 @@ def handles(
         if queue in HANDLERS:
             message = f"queue {queue} already has a handler"
             raise ValueError(message)
-        HANDLERS[queue] = Handler(
-            queue, handle, record, sinks, bare_value, timer, refuses, struct
-        )
+        HANDLERS[queue] = Handler(queue, handle, record, sinks, **options)
         return handle
 
     return register

@@ -192,12 +192,19 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
     # --- messages in ------------------------------------------------------
 
     def _new_lane(self, queue: str) -> Lane:
-        settings = self._mesh.settings.queues.for_queue(queue)
-        levels = self._mesh.settings.topology.retry_levels
+        mesh_settings = self._mesh.settings
+        handler = self._mesh.handlers[queue]
+        settings = mesh_settings.queues.for_queue(queue)
         lane = Lane(
-            self._mesh.handlers[queue],
+            handler,
             settings,
-            Settler(queue, settings.retry, levels, self._consumer.hostname),
+            Settler(
+                queue,
+                settings.retry,
+                mesh_settings.topology.retry_levels,
+                self._consumer.hostname,
+                lambda lost, why: handler.gives_up(lost, why, mesh_settings),
+            ),
             # in the pool, one being gathered, and two on their way: the broker
             # must not wait for the acknowledgement of one batch to send the next
             prefetch=settings.batch.count * (self._dispatcher.pool_size + 3),

@@ -6,15 +6,16 @@ Decisions only: nothing here touches the network.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from celery.utils.time import get_exponential_backoff_interval
 
+from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import SinkUnavailable
 from meshtasks.domain.outcome import Dead, Retry
 from meshtasks.domain.retry import GiveUp, RetryPolicy, decide, retry_level
-from meshtasks.messaging.codec import Delivery
+from meshtasks.messaging.codec import Delivery, envelope_of
 from meshtasks.messaging.deadletter import (
     Failing,
     dead_message,
@@ -63,12 +64,15 @@ class Settler:
         policy: its retry options.
         levels: seconds of the retry queues, ascending.
         worker: name of this worker, for the dead letter.
+        gives_up: what is published beside the dead letter of a message that is given
+            up (its body is the JSON of the records that failed), and why it is.
     """
 
     queue: str
     policy: RetryPolicy
     levels: tuple[int, ...]
     worker: str
+    gives_up: Callable[[Envelope, str], Sequence[Outgoing]] = lambda *_: ()
 
     def settle(
         self,
@@ -184,6 +188,9 @@ class Settler:
                 return
             reason = f"{decision.because}; last: {outcome.reason}"
             outcome = Dead(reason, outcome.error_type, outcome.traceback)
+            lost = delivery._replace(body=body)
+            envelope = envelope_of(lost.to_wire(), self.queue)
+            settlement.outgoing.extend(self.gives_up(envelope, reason))
         letter = dead_message(
             failing, outcome, task_id=task_id, worker=self.worker, now=now
         )

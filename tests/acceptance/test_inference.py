@@ -172,10 +172,11 @@ def test_a_request_that_is_always_too_much_is_dead_and_the_others_are_answered(
 
     with running(Worker(tmp_path, env, REQUESTS)):
         publish(env, *good[:20], too_much, *good[20:])
-        answered = answers(env, len(good))
+        answered = answers(env, len(good) + 1)
         (letter,) = take(env["MESH_BROKER_URL"], "dead.letter.queue", 1, 60)
 
-    assert len(right(answered)) == len(good)
+    assert right(answered) == {each["request_id"] for each in good}
+    assert answered["too-much"]["error"] == letter.headers[headers.REASON]
     assert letter.properties["message_id"] == "too-much"
     assert "still failing after 1 retries" in letter.headers[headers.REASON]
 
@@ -191,11 +192,13 @@ def test_requests_to_a_crashed_model_are_an_alert_and_not_retried_for_ever(
         take(env["MESH_BROKER_URL"], "alerts.critical", 1)
         publish(env, *requests(20), other)
         letters = take(env["MESH_BROKER_URL"], "dead.letter.queue", 21, 60)
-        answered = answers(env, 1)
+        answered = answers(env, 22)
 
     assert answered["other"]["outputs"][0]["data"] == [7]
     for letter in letters:
+        name = letter.properties["message_id"]
         assert "not healthy" in letter.headers[headers.REASON]
+        assert answered[name]["error"] == letter.headers[headers.REASON]
     assert drain(env["MESH_BROKER_URL"], "alerts.critical") == []
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.outcome import Dead, Retry
 from meshtasks.domain.retry import RetryPolicy
 from meshtasks.messaging import headers
@@ -131,6 +132,25 @@ def test_a_message_is_dead_once_its_retries_are_used_up(settler: Settler) -> Non
     assert table_of(letter)[headers.REASON] == (
         "still failing after 2 retries; last: refused"
     )
+
+
+def test_whoever_waits_for_a_message_is_told_when_it_is_given_up() -> None:
+    def tell(lost: Envelope, reason: str) -> list[Outgoing]:
+        return [Outgoing("ai", lost.routing_key, f"{lost.body!r} {reason}".encode())]
+
+    settler = Settler("ai.inference.requests", POLICY, (1,), "worker@host", tell)
+    first = delivery(1, b"[1,2,3]")
+    last = delivery(2, b"[4,5,6]", {headers.ATTEMPT: 2})
+    some = Retry("refused")
+
+    settlement = settle(
+        settler, [first, last], Failure(0, some), Failure(1, some, b"[5]")
+    )
+
+    retry, told, letter = settlement.outgoing
+    assert (retry.exchange, letter.exchange) == ("retry.1", "dead.letter")
+    assert told.routing_key == last.routing_key
+    assert told.body == b"b'[5]' still failing after 2 retries; last: refused"
 
 
 def test_a_fault_that_another_message_met_does_not_count(settler: Settler) -> None:

@@ -1,0 +1,49 @@
+"""Whoever asked a model is told when the worker gives the request up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshtasks.domain.envelope import Envelope
+from meshtasks.messaging.publisher import Outgoing
+from meshtasks.settings import Environment, Settings
+from meshtasks.tasks.inference import ask_models
+from meshtasks.tasks.registry import HANDLERS
+from tests.support.inference import REQUESTS, envelope, request
+
+SETTINGS = Settings(Environment(config_dir=Path(__file__).parents[2] / "config"))
+KEY = "ai.model.obedient"
+
+
+def told(lost: Envelope) -> list[Outgoing]:
+    assert HANDLERS[REQUESTS].handle is ask_models
+    return list(HANDLERS[REQUESTS].gives_up(lost, "the model is busy", SETTINGS))
+
+
+def test_the_answer_is_the_reason() -> None:
+    (answer,) = told(envelope(request("r1", sensor_id="attic"), KEY))
+
+    said = json.loads(answer.body)
+    assert (answer.exchange, answer.routing_key) == ("ai", "ai.result.obedient")
+    assert (said["request_id"], said["error"]) == ("r1", "the model is busy")
+    assert said["sensor_id"] == "attic"
+
+
+def test_each_request_of_an_array_is_answered() -> None:
+    answers = told(envelope([request("r1"), request("r2")], KEY))
+
+    assert [json.loads(each.body)["request_id"] for each in answers] == ["r1", "r2"]
+
+
+@pytest.mark.parametrize("body", ["text", 7, None, [[]], [{}]])
+def test_nobody_is_told_where_nobody_can_have_asked(body: Any) -> None:
+    assert told(envelope(body, "ai.model")) == []
+
+
+@pytest.mark.parametrize("body", [b"", b"not JSON", b"\xff", b"[" * 100_000])
+def test_what_cannot_be_read_is_left_to_its_dead_letter(body: bytes) -> None:
+    assert told(envelope(None, KEY)._replace(body=body)) == []
