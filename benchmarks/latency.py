@@ -20,10 +20,11 @@ from benchmarks.drain import Say
 from benchmarks.environments import ROOT
 from benchmarks.load import SENSORS, reading, single
 from benchmarks.services import CONFIG, Services, Space
+from meshtasks.configfile import load_yaml
+from meshtasks.domain.queues import QueuesConfig
 from meshtasks.embedded import loopback
 from meshtasks.embedded.process import Process
 from meshtasks.messaging.publisher import Publisher
-from meshtasks.settings import QueuesConfig, load_yaml
 
 MESSAGES_PER_SECOND = 500
 SECONDS = 30

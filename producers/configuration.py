@@ -8,7 +8,8 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshtasks.settings import Settings, load_yaml
+from meshtasks.configfile import load_yaml
+from meshtasks.settings import Settings
 
 _Model = TypeVar("_Model", bound=BaseModel)
 

@@ -25,9 +25,10 @@ from meshtasks.domain.errors import MeshError, Transient
 from meshtasks.domain.topology import Topology
 from meshtasks.embedded.process import Process, ProcessFailed
 from meshtasks.embedded.stack import Stack
+from meshtasks.environment import Environment
 from meshtasks.messaging.connecting import connected
 from meshtasks.messaging.entities import declare
-from meshtasks.settings import Environment, Settings, load_settings
+from meshtasks.settings import Settings, load_settings
 from meshtasks.sinks.objects import open_store
 from meshtasks.worker.mesh import mesh_of
 

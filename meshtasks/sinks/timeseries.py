@@ -26,7 +26,7 @@ from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 
 from meshtasks.domain.errors import ConfigError, SinkUnavailable
 from meshtasks.domain.text import clip
-from meshtasks.settings import Environment
+from meshtasks.environment import Environment
 from meshtasks.sinks.http import retry_after_seconds
 from meshtasks.sinks.timing import timed
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from meshtasks.domain.queues import BatchLimits
 from meshtasks.messaging import headers
 from meshtasks.messaging.codec import Delivery
-from meshtasks.settings import BatchLimits
 
 #: Deliveries after which the broker's count makes a message suspect.
 _SUSPECT_DELIVERIES = 2

@@ -13,8 +13,8 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
+from meshtasks.domain.queues import QueueSettings
 from meshtasks.messaging.codec import Delivery
-from meshtasks.settings import QueueSettings
 from meshtasks.tasks.registry import Handler
 from meshtasks.worker.acks import AckWatermark
 from meshtasks.worker.adapter import Adapted, adapt

@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 
 from meshtasks.configfile import fault_in
-from meshtasks.settings import Settings, auth_headers, load_settings
+from meshtasks.environment import auth_headers
+from meshtasks.settings import Settings, load_settings
 from producers.collecting import DryRun, run_collector
 from producers.configuration import producer_config, producer_file
 from producers.prometheus.collector import Discovery, PrometheusCollector

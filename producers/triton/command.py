@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from meshtasks.settings import auth_headers, load_settings
+from meshtasks.environment import auth_headers
+from meshtasks.settings import load_settings
 from producers.collecting import DryRun, run_collector
 from producers.configuration import producer_config, producer_file
 from producers.triton.collector import TritonCollector

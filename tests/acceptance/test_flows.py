@@ -12,7 +12,7 @@ from paho.mqtt import publish as mqtt
 
 from meshtasks.embedded.rabbitmq import RabbitMQ
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.settings import Environment
+from meshtasks.environment import Environment
 from meshtasks.sinks.objects import open_store
 from tests.support.amqp import drain, publish_raw, queue_depth, take
 from tests.support.archive import lines_in

@@ -13,8 +13,9 @@ from paho.mqtt import publish as mqtt
 from meshtasks.domain.accounts import rights_of
 from meshtasks.embedded import loopback
 from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, RabbitMQ
+from meshtasks.environment import Environment
 from meshtasks.messaging.accounts import definitions_with_accounts
-from meshtasks.settings import Environment, Settings
+from meshtasks.settings import Settings
 from tests.support.amqp import open_channel, publish_raw, queue_depth
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker

@@ -21,7 +21,8 @@ from typing_extensions import override
 
 from meshtasks.domain.errors import SinkUnavailable, Transient
 from meshtasks.domain.outcome import DONE, Retry
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.analytics.compaction import Compacted, open_compaction
 from meshtasks.sinks.analytics.lock import DatasetLock

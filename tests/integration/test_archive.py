@@ -18,7 +18,8 @@ from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import SinkUnavailable
 from meshtasks.domain.outcome import DONE, Dead, Outcome, Retry
 from meshtasks.embedded import loopback
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.objects import archived_objects
 from meshtasks.sinks.objects.file import FileStore

@@ -14,8 +14,9 @@ import zstandard
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.outcome import DONE
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
+from meshtasks.environment import Environment
 from meshtasks.messaging.codec import delivery_of
-from meshtasks.settings import Environment, Settings
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.objects import archived_objects
 from tests.support.amqp import drain, open_channel, queue_depth

@@ -14,10 +14,11 @@ from kombu import Connection
 from pydantic import SecretStr
 
 from meshtasks.domain.archiving import archive_messages, excerpt
+from meshtasks.environment import Environment
 from meshtasks.messaging.entities import declare
 from meshtasks.messaging.message_id import new_message_id
 from meshtasks.messaging.publisher import Outgoing, Publisher
-from meshtasks.settings import Environment, Settings
+from meshtasks.settings import Settings
 from meshtasks.sinks.objects import ObjectStore, open_store
 from tests.support.amqp import queue_depth
 from tests.support.analytics import ids_in

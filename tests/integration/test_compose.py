@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from meshtasks.embedded.packages import COMPOSE_DIRECTORY
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 from tests.support.worker import CELERY
 
 ROOT = Path(__file__).parents[2]

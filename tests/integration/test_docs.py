@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from meshtasks.cli import app
 from meshtasks.cli.asyncapi_headers import DEAD_LETTER, PASSED_ON
-from meshtasks.settings import Environment
+from meshtasks.environment import Environment
 from tests.support.topologies import shipped_topology
 
 ROOT = Path(__file__).parents[2]

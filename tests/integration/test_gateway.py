@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import requests
 
-from meshtasks.settings import Environment
+from meshtasks.environment import Environment
 from tests.conftest import ROOT
 from tests.support.amqp import Delivery, drain, publish_raw, take
 from tests.support.command import Command, command

@@ -9,9 +9,11 @@ import amqp
 import pytest
 from kombu import Connection
 
+from meshtasks.domain.queues import QueueSettings
 from meshtasks.domain.retry import RetryPolicy
+from meshtasks.environment import Environment
 from meshtasks.messaging.entities import declare
-from meshtasks.settings import Environment, QueueSettings, Settings
+from meshtasks.settings import Settings
 from meshtasks.tasks.registry import Handler
 from meshtasks.worker.lane import Lane
 from meshtasks.worker.settlement import Settler

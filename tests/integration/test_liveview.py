@@ -11,8 +11,9 @@ from pydantic import SecretStr
 from meshtasks.cli.view.collect import Collector
 from meshtasks.cli.view.snapshot import QueueState, Seen, Snapshot
 from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.environment import Environment
 from meshtasks.messaging import headers
-from meshtasks.settings import Environment, Settings
+from meshtasks.settings import Settings
 from tests.support.amqp import drain, publish_raw
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from meshtasks.domain.errors import ConfigError, SinkRejected
-from meshtasks.settings import Environment
+from meshtasks.environment import Environment
 from meshtasks.sinks.objects import ObjectInfo, ObjectStore, open_store
 from tests.support.archive import bucket_environment, directory_environment
 from tests.support.s3 import S3Target

@@ -11,7 +11,7 @@ import pytest
 
 from meshtasks.domain.errors import SinkRejected, SinkUnavailable
 from meshtasks.embedded import loopback
-from meshtasks.settings import Environment
+from meshtasks.environment import Environment
 from meshtasks.sinks.objects import ObjectStore, open_store
 from tests.support.archive import bucket_environment, client
 from tests.support.receiver import Answer, Receiver

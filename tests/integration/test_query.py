@@ -18,7 +18,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.analytics.compaction import open_compaction
 from meshtasks.sinks.analytics.database import opened

@@ -13,7 +13,7 @@ import pytest
 from meshtasks.domain.errors import ConfigError, SinkUnavailable
 from meshtasks.embedded import loopback
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.settings import Environment
+from meshtasks.environment import Environment
 from meshtasks.sinks.timeseries import TimeSeries
 from tests.support.influx import InfluxTarget
 from tests.support.receiver import Answer, Receiver

@@ -15,7 +15,8 @@ from pydantic import SecretStr, TypeAdapter
 from meshtasks.domain.alerting.policy import AlertPolicy
 from meshtasks.domain.alerts import Alert
 from meshtasks.domain.envelope import Envelope
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.alerttables import AlertTables
 from meshtasks.tasks.alertbook import News, take_in

@@ -13,7 +13,7 @@ from minio import Minio
 from meshtasks.domain.archive_objects import Entry, entries_of
 from meshtasks.domain.archiving import EXCERPTS_HEADER
 from meshtasks.domain.envelope import Envelope
-from meshtasks.settings import Environment
+from meshtasks.environment import Environment
 from meshtasks.sinks.objects import ObjectStore, archived_objects
 from meshtasks.tasks.registry import Batch
 from tests.support import batches

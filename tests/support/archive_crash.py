@@ -13,7 +13,8 @@ from typing import Literal
 
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.outcome import DONE
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.archive import archive_events
 from tests.support.archive import batch_of

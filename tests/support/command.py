@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from meshtasks.cli import main
-from meshtasks.settings import Environment
+from meshtasks.environment import Environment
 
 
 class Result(NamedTuple):

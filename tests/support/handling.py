@@ -14,7 +14,8 @@ import meshtasks.tasks
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import InvalidMessage
 from meshtasks.domain.outcome import Outcome, outcome_of
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.registry import HANDLERS, Batch
 from meshtasks.worker.decode import Decoder

@@ -10,7 +10,8 @@ import yaml
 from pydantic import SecretStr
 
 from meshtasks.domain.errors import ConfigError
-from meshtasks.settings import Environment, Settings, load_settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings, load_settings
 from tests.support.alerting import CONFIG
 
 SHIPPED = Path(__file__).parents[2] / "config"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshtasks.domain.queues import BatchLimits
 from meshtasks.messaging import headers
 from meshtasks.messaging.codec import Delivery
-from meshtasks.settings import BatchLimits
 from meshtasks.worker.batching import Buffer, Tier, tier_of
 
 PLAIN = Tier(0, alone=False)

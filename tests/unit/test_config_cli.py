@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshtasks.settings import Environment
+from meshtasks.environment import Environment
 from tests.support.command import Command, command
 
 SHIPPED = Path(__file__).parents[2] / "config"

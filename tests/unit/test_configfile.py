@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from meshtasks.configfile import fault_in, load_yaml
 from meshtasks.domain.errors import ConfigError
-from meshtasks.settings import QueuesConfig
+from meshtasks.domain.queues import QueuesConfig
 
 
 class Item(BaseModel):

@@ -10,7 +10,8 @@ from pydantic import SecretStr
 
 from meshtasks.domain.errors import ConfigError, SchemaMismatch
 from meshtasks.domain.records import StateChange
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 from producers.configuration import producer_config
 from producers.homeassistant.config import (
     NAME,

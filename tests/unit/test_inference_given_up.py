@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from meshtasks.domain.envelope import Envelope
+from meshtasks.environment import Environment
 from meshtasks.messaging.publisher import Outgoing
-from meshtasks.settings import Environment, Settings
+from meshtasks.settings import Settings
 from meshtasks.tasks.inference import ask_models
 from meshtasks.tasks.registry import HANDLERS
 from tests.support.inference import REQUESTS, envelope, request

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from meshtasks.domain.errors import ConfigError
 from meshtasks.domain.inference.pipeline import ModelBook, Score
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from meshtasks.domain.errors import ConfigError
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 from producers.configuration import Selection, producer_config
 from producers.prometheus.config import PrometheusConfig
 from producers.system.config import Group, SystemConfig

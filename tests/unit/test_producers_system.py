@@ -12,7 +12,8 @@ import pytest
 from meshtasks.domain.metrics import fields_of, tags_of
 from meshtasks.domain.points import fields_text, metric_start
 from meshtasks.domain.rules import RuleBook
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 from producers.collecting import Measured
 from producers.configuration import Selection
 from producers.system.collector import SystemCollector

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from meshtasks.configfile import load_yaml
 from meshtasks.domain.alerts import Alert
 from meshtasks.domain.detection import WINDOW_PARTS, Sample
 from meshtasks.domain.evaluation import (
@@ -21,7 +22,6 @@ from meshtasks.domain.evaluation import (
 )
 from meshtasks.domain.rules import DeviationRule, Rule, RuleBook, ThresholdRule
 from meshtasks.domain.series import Series
-from meshtasks.settings import load_yaml
 
 CONFIG = Path(__file__).parents[2] / "config"
 SERIES = Series("key", "temperature", "°C", "s1", "kitchen")

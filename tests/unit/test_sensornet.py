@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from meshtasks.domain.errors import ConfigError
 from meshtasks.domain.routing import queues_reached
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 from producers.sensornet.announcements import Announcements, Book
 from producers.sensornet.config import SensorNet, load
 from producers.sensornet.naming import name

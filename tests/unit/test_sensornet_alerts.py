@@ -11,7 +11,8 @@ from meshtasks.domain.alerts import Alert
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.evaluation import evaluate
 from meshtasks.domain.metrics import transform
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 from tests.support.devices import NOW, SHIPPED, Devices
 
 RULES = Settings(Environment(config_dir=SHIPPED.parents[1])).rules

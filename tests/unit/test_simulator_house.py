@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from meshtasks import celery as _handlers  # noqa: F401 (registers them)
+from meshtasks.configfile import load_yaml
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import InvalidMessage
 from meshtasks.domain.events import (
@@ -26,11 +27,11 @@ from meshtasks.domain.inference.pipeline import ModelBook
 from meshtasks.domain.inference.pipeline import transform as transform_results
 from meshtasks.domain.inference.requests import request_of
 from meshtasks.domain.metrics import transform as transform_metrics
+from meshtasks.domain.queues import QueueSettings
 from meshtasks.domain.readings import Transformed
 from meshtasks.domain.readings import transform as transform_readings
 from meshtasks.domain.rules import RuleBook
 from meshtasks.domain.units import HUMIDITY, TEMPERATURE, Quantity
-from meshtasks.settings import QueueSettings, load_yaml
 from meshtasks.tasks.registry import HANDLERS
 from meshtasks.worker.decode import Decoder
 from producers.simulator.badmessages import BadKind

@@ -8,7 +8,8 @@ import pytest
 
 from meshtasks.domain.errors import SinkUnavailable
 from meshtasks.domain.outcome import DONE, Outcome
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.timing import listening, timed
 from meshtasks.tasks.registry import Batch, Handler

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from meshtasks.domain.errors import ConfigError, SinkUnavailable
-from meshtasks.settings import Environment, Settings
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.registry import Timer
 from meshtasks.worker import timers as module

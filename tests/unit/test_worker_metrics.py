@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from meshtasks.settings import Environment
+from meshtasks.environment import Environment
 from meshtasks.sinks.timing import SinkCall
 from meshtasks.tasks.registry import Handler
 from meshtasks.worker.bind import BatchResult

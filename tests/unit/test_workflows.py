@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from meshtasks.configfile import load_yaml
 from meshtasks.domain.outcome import DONE, Dead, Retry
 from meshtasks.domain.web import is_base_url
 from meshtasks.domain.workflows import (
@@ -17,7 +18,6 @@ from meshtasks.domain.workflows import (
     WorkflowBook,
     verdict,
 )
-from meshtasks.settings import load_yaml
 
 SHIPPED = Path(__file__).parents[2] / "config" / "workflows.yaml"
 

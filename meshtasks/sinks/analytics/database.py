@@ -13,7 +13,7 @@ import duckdb
 from meshtasks.domain.analytics import TABLES
 from meshtasks.domain.dataset import archive_name
 from meshtasks.domain.errors import MeshError
-from meshtasks.settings import Environment
+from meshtasks.environment import Environment
 from meshtasks.sinks.analytics.dataset import Dataset
 from meshtasks.sinks.analytics.local import CACHE, LocalFiles, ObjectGone
 from meshtasks.sinks.analytics.lock import DatasetLock

@@ -11,7 +11,7 @@ from meshtasks.sinks.objects.file import FileStore
 from meshtasks.sinks.objects.store import ObjectInfo, ObjectStore
 
 if TYPE_CHECKING:
-    from meshtasks.settings import Environment
+    from meshtasks.environment import Environment
 
 __all__ = ["ObjectInfo", "ObjectStore", "archived_objects", "open_store"]
 
