@@ -17,6 +17,7 @@ from celery.worker import state
 from meshtasks.messaging.codec import Delivery
 from meshtasks.worker.bind import BatchResult
 from meshtasks.worker.lane import Lane
+from meshtasks.worker.loop import Loop
 from meshtasks.worker.request import BatchRequest
 
 #: Beyond its queue's time limit, how long a batch may go unanswered.
@@ -55,6 +56,7 @@ class Dispatcher:
 
     Args:
         consumer: the worker's consumer.
+        loop: its event loop.
         lanes: the lanes to take due batches from.
         on_finished: called in the event loop for every batch.
     """
@@ -62,10 +64,12 @@ class Dispatcher:
     def __init__(
         self,
         consumer: Any,
+        loop: Loop,
         lanes: Callable[[], Collection[Lane]],
         on_finished: Callable[[FinishedBatch], None],
     ) -> None:
         self._consumer = consumer
+        self._loop = loop
         self._lanes = lanes
         self._on_finished = on_finished
         self._waiting: deque[PendingBatch] = deque()
@@ -157,7 +161,7 @@ class Dispatcher:
         self, request: BatchRequest, result: BatchResult | None, reason: str
     ) -> None:
         """The pool answered; called in any thread."""
-        self._consumer.hub.call_soon(self._finish, request, result, reason)
+        self._loop.soon(self._finish, request, result, reason)
 
     def _finish(
         self, request: BatchRequest, result: BatchResult | None, reason: str

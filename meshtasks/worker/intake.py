@@ -31,6 +31,7 @@ from meshtasks.worker.courier import Courier, Parcel
 from meshtasks.worker.dispatch import Dispatcher, FinishedBatch, PendingBatch
 from meshtasks.worker.exposition import Exposition
 from meshtasks.worker.lane import Lane
+from meshtasks.worker.loop import Loop
 from meshtasks.worker.mesh import Mesh, mesh_of
 from meshtasks.worker.metrics import WorkerMetrics
 from meshtasks.worker.reading import BurstReader
@@ -70,17 +71,20 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         self._mesh: Mesh = mesh_of(consumer.app)
         self._lanes: dict[str, Lane] = {}
         self._retired: list[Lane] = []
-        self._dispatcher = Dispatcher(consumer, self._lanes.values, self._on_finished)
+        self._loop = Loop(consumer.hub)
+        self._dispatcher = Dispatcher(
+            consumer, self._loop, self._lanes.values, self._on_finished
+        )
         self._watch = ProgressWatch()
         settings = self._mesh.settings
-        self._breaker = Breaker(settings, self._pause, self._resume, self._soon)
+        self._breaker = Breaker(settings, self._pause, self._resume, self._loop.soon)
         self._metrics = WorkerMetrics(consumer.hostname, self._breaker.open_circuits)
         self._exposition = Exposition(self._metrics.registry, settings.env)
         self._timers = Timers(settings, self._metrics.called)
         self._courier: Courier[_Moved] = Courier(
             Publisher(settings.env.amqp_url),
-            on_delivered=lambda moved: self._soon(self._on_moved, *moved),
-            on_refused=lambda moved: self._soon(self._reject, *moved),
+            on_delivered=lambda moved: self._loop.soon(self._on_moved, *moved),
+            on_refused=lambda moved: self._loop.soon(self._reject, *moved),
             is_wanted=lambda moved: moved.lane.alive,
         )
 
@@ -105,7 +109,9 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
 
     def register_with_event_loop(self, _consumer: Any, hub: Any) -> None:
         """Start consuming: the event loop is about to run."""
-        self._reader = BurstReader(self._consumer.connection.connection, hub)
+        self._loop.attach()
+        connection = self._consumer.connection.connection
+        self._reader = BurstReader(connection, hub, self._loop)
         hub.call_repeatedly(_TICK_SECONDS, self._tick)
         for lane in self._lanes.values():
             self._open(lane)
@@ -123,6 +129,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             self._courier.stop(within_seconds=5.0)
             self._exposition.stop()
             self._timers.stop(within_seconds=_TIMERS_STOP_SECONDS)
+            self._loop.close()
 
     def drain(self) -> None:
         """Stop consuming; run the event loop until all that is held is settled."""
@@ -241,7 +248,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
 
     def _on_lost(self, lane: Lane, reason: str) -> None:
         if lane.alive:
-            self._soon(self._reconnect, reason)
+            self._loop.soon(self._reconnect, reason)
 
     # --- messages settled -------------------------------------------------
 
@@ -335,7 +342,3 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
     def _reconnect(self, reason: str) -> None:
         logger.error("Reconnecting to the broker: %s", reason)
         raise amqp.RecoverableConnectionError(reason)
-
-    def _soon(self, callback: Any, *args: Any) -> None:
-        """Run a callback in the event loop; may be called by any thread."""
-        self._consumer.hub.call_soon(callback, *args)

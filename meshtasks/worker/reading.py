@@ -13,6 +13,7 @@ from typing import Any
 import amqp
 
 from meshtasks.messaging.bursts import read_ahead, read_burst
+from meshtasks.worker.loop import Loop
 
 #: Frames per burst (a message has three): a bound, so that results of the pool and
 #: timers are not kept waiting for more than a few milliseconds.
@@ -24,16 +25,17 @@ class BurstReader:
 
     Args:
         connection: py-amqp's connection.
-        hub: the event loop, where kombu's reader is registered.
+        hub: where kombu's reader is registered.
+        loop: the same event loop.
     """
 
-    def __init__(self, connection: Any, hub: Any) -> None:
+    def __init__(self, connection: Any, hub: Any, loop: Loop) -> None:
         self._connection = connection
-        self._hub = hub
+        self._loop = loop
         read_ahead(connection.transport)
         hub.remove_reader(connection.sock)
         hub.add_reader(connection.sock, self.read)
-        hub.call_soon(self.read)
+        loop.soon(self.read)
 
     def read(self) -> None:
         """Dispatch the frames that are there, a burst at the most.
@@ -47,4 +49,4 @@ class BurstReader:
             raise amqp.RecoverableConnectionError(reason)
         if read_burst(connection, _BURST):
             # what was read ahead does not make the socket readable again
-            self._hub.call_soon(self.read)
+            self._loop.soon(self.read)
