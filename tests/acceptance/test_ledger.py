@@ -86,7 +86,7 @@ def test_a_pool_process_killed_again_and_again_loses_nothing(
 
     with running(Worker(tmp_path, env, QUEUE, arguments=("-c", "2"))) as worker:
         with publishing(env, good):
-            for stored in (2_000, 6_000, 10_000):
+            for stored in (2_000, 8_000):
                 wait_until_stored(victoria, stored, within=30)
                 os.kill(worker.pool_pids()[0], signal.SIGKILL)
         wait_until_stored(victoria, len(good), within=60)

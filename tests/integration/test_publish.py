@@ -55,14 +55,14 @@ def test_a_document_given_as_argument_is_published(mesh_url: str) -> None:
 
 
 def test_every_line_of_standard_input_is_a_message_of_its_own(mesh_url: str) -> None:
-    lines = [b'{"value": %d}' % number for number in range(5_000)]
+    lines = [b'{"value": %d}' % number for number in range(1_500)]
 
     output, _ = publish(mesh_url, *KITCHEN, stdin=b"\n".join(lines))
 
-    assert output == "5000 messages confirmed\n"
+    assert output == "1500 messages confirmed\n"
     deliveries = drain(mesh_url, TEMPERATURES)
     assert [each.body for each in deliveries] == lines
-    assert len({each.properties["message_id"] for each in deliveries}) == 5_000
+    assert len({each.properties["message_id"] for each in deliveries}) == 1_500
 
 
 def test_blank_lines_and_windows_line_ends_are_passed_over(mesh_url: str) -> None:
