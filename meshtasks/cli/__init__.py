@@ -23,6 +23,7 @@ from meshtasks.cli import (
     status,
     topology,
 )
+from meshtasks.cli.terminal import say, tolerate_encodings
 from meshtasks.domain.errors import ConfigError, Transient
 
 _EX_UNAVAILABLE = 69  # sysexits.h: a service is not there
@@ -53,6 +54,7 @@ app.command("secrets")(secrets.secrets)
 
 def main() -> None:
     """Run a command; what went wrong is one plain message and an exit code."""
+    tolerate_encodings()
     try:
         app()
     except ConfigError as error:
@@ -62,5 +64,6 @@ def main() -> None:
 
 
 def _fail(errors: Iterable[Exception], exit_code: int) -> None:
-    sys.stderr.writelines(f"meshtasks: {error}\n" for error in errors)
+    for error in errors:
+        say(f"meshtasks: {error}", err=True)
     sys.exit(exit_code)

@@ -15,6 +15,7 @@ import typer
 
 from meshtasks.cli.alert_view import history_lines, now_standing, silence_lines, table
 from meshtasks.cli.failure import fail
+from meshtasks.cli.terminal import say
 from meshtasks.domain.alerting.durations import seconds_of
 from meshtasks.domain.alerting.matchers import parse_matcher
 from meshtasks.domain.alerting.muting import Silence
@@ -57,12 +58,12 @@ def show(
             silences = [each for each in tables.silences() if each.ends_at > now]
     if as_json:
         for each in alerts:
-            typer.echo(json.dumps(each.as_json(), ensure_ascii=False))
+            say(json.dumps(each.as_json(), ensure_ascii=False))
         return
     for line in table(alerts, policy.zone, now):
-        typer.echo(line)
+        say(line)
     for line in silence_lines(silences, policy.zone, now):
-        typer.echo(line)
+        say(line)
 
 
 @app.command()
@@ -96,7 +97,7 @@ def silence(
     made = Silence(secrets.token_hex(4), texts, now, ends_at, _user(), comment)
     with _tables() as tables:
         begin(tables, made)
-    typer.echo(made.id)
+    say(made.id)
 
 
 @app.command()
@@ -143,7 +144,7 @@ def ack(
             (alert,) = found
             tables.put_alert(replace(alert, acknowledged_by=_user()))
             note(tables, "acknowledged", alert.title, _user())
-            typer.echo(f"{alert.fingerprint} {alert.title}")
+            say(f"{alert.fingerprint} {alert.title}")
 
 
 @app.command()
@@ -163,10 +164,10 @@ def history(
             events = tables.history(limit)[::-1]
     if as_json:
         for event in events:
-            typer.echo(json.dumps(asdict(event), ensure_ascii=False))
+            say(json.dumps(asdict(event), ensure_ascii=False))
     else:
         for line in history_lines(events, zone):
-            typer.echo(line)
+            say(line)
 
 
 @app.command()
@@ -187,7 +188,7 @@ def test(
             sinks.notifier.send(receiver, _SAMPLE)
         except SinkRejected as error:
             _refuse(str(error))
-    typer.echo(f"receiver {receiver} took it")
+    say(f"receiver {receiver} took it")
 
 
 _SAMPLE = Notification(

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from meshtasks.cli.failure import fail
+from meshtasks.cli.terminal import say
 from meshtasks.domain.errors import ConfigError
 from meshtasks.settings import Settings, load_settings
 
@@ -75,12 +76,12 @@ def _check(*, as_json: bool) -> None:
         ]
     levels = [each.level for each in found]
     if as_json:
-        typer.echo(json.dumps([each.as_json() for each in found], indent=2))
+        say(json.dumps([each.as_json() for each in found], indent=2))
     else:
         for each in found:
-            typer.echo(f"{each.place}: {each.level}: {each.key}: {each.text}")
+            say(f"{each.place}: {each.level}: {each.key}: {each.text}")
         errors, warnings = levels.count("error"), levels.count("warning")
-        typer.echo(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}")
+        say(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}")
     if "error" in levels:
         sys.exit(ConfigError.exit_code)
     if "warning" in levels:
@@ -113,6 +114,6 @@ def _explain(
         fail(f"topology.yaml declares no exchange {exchange}", _EX_USAGE)
     found = explain(settings, HANDLERS, exchange, routing_key)
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=2))
+        say(json.dumps(found.as_json(), indent=2))
         return
-    typer.echo("\n".join(lines(found, settings.env.receivers)))
+    say("\n".join(lines(found, settings.env.receivers)))

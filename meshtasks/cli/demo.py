@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from meshtasks.cli.terminal import say
 from meshtasks.embedded.custody import in_custody
 from meshtasks.embedded.packages import administrator_command, missing
 
@@ -50,7 +51,7 @@ def demo(
     if programs := missing("demo"):
         names = ", ".join(program.package for program in programs)
         command = administrator_command(programs)
-        typer.echo(
+        say(
             f"meshtasks: this machine lacks {names}. On Debian and Ubuntu an "
             f"administrator installs them with\n{command}",
             err=True,

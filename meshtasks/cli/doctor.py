@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from meshtasks.cli.terminal import say
+from meshtasks.domain.text import printable
 from meshtasks.settings import load_settings
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def doctor(
     _ = settings.env.amqp_url  # without it nothing can be looked at
     verdicts = examine(checks(settings, management_url), within)
     if as_json:
-        typer.echo(
+        say(
             json.dumps(
                 [
                     {"check": name, **verdict._asdict()}
@@ -106,6 +108,7 @@ def _print(verdicts: dict[str, Verdict]) -> None:
     for name, verdict in verdicts.items():
         mark, style = _MARKS[verdict.state]
         console.print(f"[{style}]{mark}[/]  {name:<{width}}  ", end="")
-        console.print(verdict.text, markup=False)
+        console.print(printable(verdict.text), markup=False)
         if verdict.remedy:
-            console.print(f"{'':<{width + 11}}→ {verdict.remedy}", markup=False)
+            remedy = printable(verdict.remedy)
+            console.print(f"{'':<{width + 11}}→ {remedy}", markup=False)

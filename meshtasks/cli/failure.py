@@ -6,6 +6,8 @@ from typing import Never
 
 import typer
 
+from meshtasks.cli.terminal import say
+
 
 def fail(message: str, exit_code: int) -> Never:
     """Say why, and end the command.
@@ -13,5 +15,5 @@ def fail(message: str, exit_code: int) -> Never:
     Raises:
         typer.Exit: always.
     """
-    typer.echo(f"meshtasks: {message}", err=True)
+    say(f"meshtasks: {message}", err=True)
     raise typer.Exit(exit_code)

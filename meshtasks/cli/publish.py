@@ -13,6 +13,7 @@ from pydantic_core import from_json
 from meshtasks.cli.failure import fail
 from meshtasks.cli.publish_input import ReadingProgress, lines_as_they_come
 from meshtasks.cli.publish_job import Job, Route
+from meshtasks.cli.terminal import say
 from meshtasks.settings import load_settings
 
 _EXIT_INTERRUPTED = 130
@@ -94,7 +95,7 @@ def publish(
         fail(f"interrupted; {job.done}", _EXIT_INTERRUPTED)
     finally:
         job.close()
-    typer.echo(job.done)
+    say(job.done)
 
 
 def _publish_lines(job: Job, source: BinaryIO, array: int) -> None:

@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import typer
 from amqp.exceptions import IrrecoverableChannelError, NotFound
 
 from meshtasks.cli.failure import fail
+from meshtasks.cli.terminal import say
 from meshtasks.domain.backoff import Backoff
 from meshtasks.domain.errors import (
     ConfigError,
@@ -118,7 +118,7 @@ class Job:
                 os.EX_UNAVAILABLE,
             )
         if warning := route.warning():
-            typer.echo(f"warning: {warning}", err=True)
+            say(f"warning: {warning}", err=True)
 
     @property
     def done(self) -> str:
@@ -163,7 +163,7 @@ class Job:
                         "stored too.",
                         os.EX_UNAVAILABLE,
                     )
-                typer.echo(f"meshtasks: {error}; trying again", err=True)
+                say(f"meshtasks: {error}; trying again", err=True)
                 time.sleep(self._backoff.delay_seconds(attempt))
                 attempt += 1
             else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from meshtasks.cli.failure import fail
+from meshtasks.cli.terminal import say
 from meshtasks.settings import load_settings
 from meshtasks.sinks.analytics import require_extra
 from meshtasks.sinks.objects import open_store
@@ -100,20 +103,41 @@ def _run(
     with closing(open_store(env)) as store:
         try:
             with opened(env, store, sql, since) as database:
-                with result.translated():
-                    found = result.Result(database.sql(sql))
-                if as_csv:
-                    result.write_csv(found, sys.stdout)
-                elif as_json:
-                    result.write_json(found, sys.stdout)
-                elif plot is not None:
-                    _plot(found, plot, sql)
-                else:
-                    result.print_table(found, result.table_console(sys.stdout))
+
+                def answer() -> None:
+                    with result.translated():
+                        found = result.Result(database.sql(sql))
+                    if as_csv:
+                        result.write_csv(found, sys.stdout)
+                    elif as_json:
+                        result.write_json(found, sys.stdout)
+                    elif plot is not None:
+                        _plot(found, plot, sql)
+                    else:
+                        result.print_table(found, result.table_console(sys.stdout))
+
+                _interruptible(answer, database.interrupt)
         except QueryFailed as error:
             fail(str(error), os.EX_DATAERR)
         except KeyboardInterrupt:
             fail("interrupted", _EXIT_INTERRUPTED)
+
+
+def _interruptible(work: Callable[[], None], interrupt: Callable[[], None]) -> None:
+    """Do the work in a thread, so that Ctrl-C is heard while DuckDB computes.
+
+    Raises:
+        KeyboardInterrupt: once the work has been interrupted.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            working.result()
+        except KeyboardInterrupt:
+            while not working.done():  # it may be between two computations
+                interrupt()
+                wait([working], timeout=0.1)
+            raise
 
 
 def _plot(found: Result, path: Path, sql: str) -> None:
@@ -133,7 +157,7 @@ def _plot(found: Result, path: Path, sql: str) -> None:
         write_chart(chart, path, note=sql)
     except OSError as error:
         fail(f"--plot: {path}: {error.strerror}", os.EX_CANTCREAT)
-    typer.echo(f"wrote {path}")
+    say(f"wrote {path}")
 
 
 def _since(days: int | None) -> date | None:

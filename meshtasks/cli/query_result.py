@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from meshtasks.domain.text import printable
 from meshtasks.sinks.analytics.database import QueryFailed
 
 if TYPE_CHECKING:
@@ -94,10 +95,12 @@ def print_table(result: Result, console: Console) -> None:
     for place, name in enumerate(result.names):
         numeric = all(_is_number(row[place]) or row[place] is None for row in rows)
         table.add_column(
-            Text(name), justify="right" if numeric and rows else "left", overflow="fold"
+            Text(printable(name)),
+            justify="right" if numeric and rows else "left",
+            overflow="fold",
         )
     for row in rows[:_SHOWN_ROWS]:
-        table.add_row(*(Text(_shown(value)) for value in row))
+        table.add_row(*(Text(printable(_shown(value))) for value in row))
     console.print(table)
     if len(rows) > _SHOWN_ROWS:
         console.print(
@@ -113,11 +116,14 @@ def table_console(out: TextIO) -> Console:
 
 
 def write_csv(result: Result, out: TextIO) -> None:
-    """Write CSV (RFC 4180): a header, then the rows; None is an empty field."""
+    """Write CSV (RFC 4180): a header, then the rows; None is an empty field.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe before it.
+    """
     writer = csv.writer(out)
-    writer.writerow(result.names)
+    writer.writerow([_no_formula(name) for name in result.names])
     for row in result.rows():
-        writer.writerow([None if value is None else _shown(value) for value in row])
+        writer.writerow([None if value is None else _cell(value) for value in row])
 
 
 def write_json(result: Result, out: TextIO) -> None:
@@ -127,7 +133,7 @@ def write_json(result: Result, out: TextIO) -> None:
     for row in result.json_rows():
         members = {name: _finite(value) for name, value in zip(names, row, strict=True)}
         line = json.dumps(members, ensure_ascii=False, default=_text_of)
-        out.write(f"{separator}\n{line}")
+        out.write(f"{separator}\n{printable(line)}")
         separator = ","
     out.write("[]\n" if separator == "[" else "\n]\n")
 
@@ -151,6 +157,24 @@ def _plain(value: Any, kind: pa.DataType) -> Any:
         case _:
             plain = str(value)
     return plain
+
+
+#: How texts begin that spreadsheets take for formulas.
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _cell(value: Any) -> str:
+    return _no_formula(value) if isinstance(value, str) else _shown(value)
+
+
+def _no_formula(text: str) -> str:
+    if not text.startswith(_FORMULAS):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 def _shown(value: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from meshtasks.cli.failure import fail
+from meshtasks.cli.terminal import say
 from meshtasks.settings import load_settings
 from meshtasks.sinks.analytics import require_extra
 from meshtasks.sinks.objects import open_store
@@ -68,4 +69,4 @@ def report(
         out.write_text(page(facts), encoding="utf-8")
     except OSError as error:
         fail(f"{out}: {error.strerror}", os.EX_CANTCREAT)
-    typer.echo(f"wrote {out}")
+    say(f"wrote {out}")

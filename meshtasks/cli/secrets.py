@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from dotenv import dotenv_values
 
+from meshtasks.cli.terminal import say
 from meshtasks.domain.accounts import rights_of
 from meshtasks.messaging.accounts import definitions_with_accounts
 from meshtasks.settings import load_settings
@@ -55,7 +56,7 @@ def secrets(
     definitions.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(definitions_with_accounts(topology, VHOST, passwords), indent=2)
     definitions.write_text(text + "\n", encoding="utf-8")
-    typer.echo(
+    say(
         f"{env_file}: {len(missing)} secrets made, {len(known)} kept\n"
         f"{definitions}: {len(passwords)} accounts\n"
         "next: docker compose up -d"

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from meshtasks.cli import asyncapi
+from meshtasks.cli.terminal import say
 from meshtasks.cli.topology_drawing import mermaid, tree
 from meshtasks.messaging.connecting import connected, unopened
 from meshtasks.messaging.drift import compare
@@ -38,7 +39,7 @@ def apply() -> None:
     with connected(settings.env.amqp_url) as connection:
         declare(connection, topology)
         vhost = connection.virtual_host
-    typer.echo(
+    say(
         f"virtual host {vhost}: {len(topology.all_exchanges)} exchanges, "
         f"{len(topology.all_queues)} queues and {len(topology.all_bindings)} "
         "bindings are in place"
@@ -70,13 +71,13 @@ def check(
     live = read(settings.env.amqp_url, management_url)
     drift = compare(topology, live)
     for line in drift.differences:
-        typer.echo(line)
+        say(line)
     for line in drift.notes:
-        typer.echo(f"note: {line}")
+        say(f"note: {line}")
     if not drift.differences:
-        typer.echo("no difference")
+        say("no difference")
         return
-    typer.echo(
+    say(
         f"differences: {len(drift.differences)}. `meshtasks topology apply` creates "
         "what is missing; a queue or exchange with other arguments has to be emptied "
         "and deleted first, an extra binding to be removed by hand.",
@@ -98,7 +99,7 @@ def show(
     """
     topology = load_settings().topology
     if as_mermaid:
-        typer.echo(mermaid(topology))
+        say(mermaid(topology))
     else:
         # Rich would cut lines at 80 columns where there is no terminal.
         width = None if sys.stdout.isatty() else 200

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+
+#: Control characters but tab and line feed (C0, DEL, C1), and what makes text run
+#: backwards or hides it: marks, embeddings and isolates of direction, characters of no
+#: width, and the separators that some terminals break lines at.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u2069\ufeff\ud800-\udfff]"
+)
 
 _LARGEST_QUOTED = 10**20  # str() refuses numbers of more than 4,300 digits
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
+def printable(text: str) -> str:
+    r"""``text`` as a terminal may be given it: characters that would steer it, or hide
+    what stands there, become ``\u001b`` and such, which is also JSON's spelling."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def clip(text: str, limit_chars: int = 60) -> str:

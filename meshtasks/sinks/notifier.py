@@ -183,6 +183,8 @@ class _Other:
         taken = self._apprise.notify(
             title=notification.title,
             body=notification.body,
+            # its text is no markup: a service that shows HTML is given it escaped
+            body_format=apprise.NotifyFormat.TEXT,
             notify_type=apprise.NotifyType.SUCCESS if notification.resolved else kind,
         )
         if not taken:  # Apprise says why in its log only, URLs included

@@ -162,6 +162,17 @@ class TestOtherServices:
         assert content["message"] == notification.body
         assert content["type"] == kind
 
+    def test_text_of_an_alert_is_no_markup_where_html_is_shown(
+        self, receiver: Receiver
+    ) -> None:
+        hostile = replace(DAMP, body='<img src="http://x/?seen"> <b>all is well</b>')
+        url = f"json://127.0.0.1:{receiver.port}/hook?format=html"
+        notifier(url).send("phone", hostile)
+        (request,) = receiver.requests
+        told = json.loads(request.body)["message"]
+        assert "<img" not in told
+        assert "&lt;b&gt;all" in told
+
     def test_a_service_that_fails_is_unavailable(self, receiver: Receiver) -> None:
         receiver.always = Answer(500)
 

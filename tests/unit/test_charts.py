@@ -92,6 +92,18 @@ def test_a_column_of_texts_tells_series_apart() -> None:
     }
 
 
+def test_beyond_the_limit_the_largest_series_and_the_mean_of_the_others_are_drawn() -> (
+    None
+):
+    rows = [(NOON, f"r{n:02}", n if n % 2 else -n) for n in range(12)]
+    series = chart_of(["t", "room", "v"], rows).series
+    assert [each.name for each in series] == [
+        *(f"r{n:02}" for n in range(5, 12)),
+        "mean of the others",
+    ]
+    assert series[-1].values == ((0 + 1 - 2 + 3 - 4) / 5,)
+
+
 def test_series_keep_their_colours_however_the_rows_are_ordered() -> None:
     one = chart_of(["room", "t", "v"], [("b", NOON, 1), ("a", NOON, 2)])
     other = chart_of(["room", "t", "v"], [("a", NOON, 2), ("b", NOON, 1)])
@@ -107,7 +119,6 @@ def test_series_keep_their_colours_however_the_rows_are_ordered() -> None:
         (["room", "v"], [("a", "b")], "no column of numbers beside room"),
         (["t", "a", "b", "v"], [(NOON, "x", "y", 1)], "the columns a, b hold no"),
         (["tags", "v"], [({}, 1)], "the column tags holds neither"),
-        (["t", "room", "v"], [(NOON, f"r{n}", n) for n in range(9)], "9 series"),
         (["room", "v"], [(f"r{n}", n) for n in range(61)], "61 bars"),
         (["x", "v"], [(n, n) for n in range(ROWS_LIMIT + 1)], "more than 50,000 rows"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from typing import Any
 
@@ -16,6 +16,12 @@ _BARS_LIMIT = 60
 _FEWER = "ask for fewer, say with GROUP BY and time_bucket(INTERVAL '1 hour', time)"
 
 
+#: The series that stands for those beyond the limit: their mean.
+_OTHERS = "mean of the others"
+
+_Values = dict[datetime | float | str, float | None]
+
+
 class NotDrawable(Exception):
     """No chart can be made of these rows; the text says why."""
 
@@ -25,7 +31,8 @@ def chart_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Chart:
 
     The first column of times is the x axis, else the first column: times and numbers
     make lines, texts make bars. Every other column of numbers is a series; a column
-    of texts, of which there may be one, tells series apart.
+    of texts, of which there may be one, tells series apart. Of more series than a chart
+    can show, the largest are drawn, and the mean of the others.
 
     Args:
         names: of the columns.
@@ -44,7 +51,7 @@ def chart_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Chart:
         raise NotDrawable("there are no rows to draw")
     axis, xs = _axis(names[across], [row[across] for row in table])
     numbers, labels = _roles(names, table, across)
-    series: dict[str, dict[datetime | float | str, float | None]] = {}
+    series: dict[str, _Values] = {}
     for x, row in zip(xs, table, strict=True):
         label = " ".join(str(row[column]) for column in labels)
         for column in numbers:
@@ -53,14 +60,16 @@ def chart_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Chart:
             value = row[column]
             series.setdefault(name, {})[x] = None if value is None else float(value)
     if len(series) > SERIES_LIMIT:
-        message = f"{len(series)} series; a chart can show {SERIES_LIMIT}"
-        raise NotDrawable(message)
+        series = _largest(series)
     places = list(dict.fromkeys(xs)) if axis == "category" else sorted(set(xs))
     if axis == "category" and len(places) > _BARS_LIMIT:
         message = f"{len(places)} bars; a chart can show {_BARS_LIMIT}"
         raise NotDrawable(message)
     # groups come in any order, and colours should stay with their names
-    ordered = sorted(series.items()) if labels else list(series.items())
+    named = sorted(series.keys() - {_OTHERS}) if labels else list(series)
+    ordered = [(name, series[name]) for name in named]
+    if _OTHERS in series and labels:
+        ordered.append((_OTHERS, series[_OTHERS]))
     drawn = tuple(
         Series(name, tuple(values.get(x) for x in places), slot=slot)
         for slot, (name, values) in enumerate(ordered, 1)
@@ -68,6 +77,26 @@ def chart_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Chart:
     what = ", ".join(names[column] for column in numbers)
     title = f"{what} by {names[across]}".replace('"', "")
     return Chart(title, axis, tuple(places), drawn)
+
+
+def _largest(series: Mapping[str, _Values]) -> dict[str, _Values]:
+    """The series of the greatest mean (without its sign), and the mean of all others
+    as one more."""
+    kept = sorted(series, key=lambda name: -_mean_size(series[name]))[
+        : SERIES_LIMIT - 1
+    ]
+    at: dict[datetime | float | str, list[float]] = {}
+    for name in series.keys() - set(kept):
+        for x, value in series[name].items():
+            if value is not None:
+                at.setdefault(x, []).append(value)
+    others: _Values = {x: sum(values) / len(values) for x, values in at.items()}
+    return {**{name: series[name] for name in kept}, _OTHERS: others}
+
+
+def _mean_size(values: _Values) -> float:
+    sizes = [abs(value) for value in values.values() if value is not None]
+    return sum(sizes) / len(sizes) if sizes else 0.0
 
 
 def _axis(name: str, column: list[Any]) -> tuple[Axis, list[datetime | float | str]]:

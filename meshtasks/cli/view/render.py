@@ -17,6 +17,7 @@ from meshtasks.cli.view.snapshot import (
     Snapshot,
     WorkerState,
 )
+from meshtasks.domain.text import printable
 
 _SEVERITY_STYLES = {"info": "cyan", "warning": "yellow", "critical": "bold red"}
 _LABEL_COLUMNS = 14
@@ -51,7 +52,7 @@ def draw(
     """
     seen = snapshot.seen
     workers = [_worker(each, snapshot.taken_at) for each in seen.workers]
-    faults = [Text(fault, "bold red") for fault in snapshot.faults]
+    faults = [Text(printable(fault), "bold red") for fault in snapshot.faults]
     taken = _FIXED_LINES + len(footer) + len(faults) + max(1, len(workers))
     shown = _worth_showing(snapshot.queues, height - taken - 2 * _FEWEST)
     room = height - taken - len(shown)
@@ -66,7 +67,11 @@ def draw(
         *_labelled("alerts", map(_alert, seen.last_alerts[-news:])),
         *_labelled("workers", workers),
         Text(),
-        *(row for label, text in footer for row in _labelled(label, [Text(text)])),
+        *(
+            row
+            for label, text in footer
+            for row in _labelled(label, [Text(printable(text))])
+        ),
     ]
     for text in (*above, *below):
         text.no_wrap = True
@@ -182,9 +187,8 @@ def _dead_letters(seen: Seen, most: int) -> Iterator[Text]:
     if seen.dead_by_type:
         yield Text(_dead_totals(seen), "yellow")
     for letter in seen.last_dead_letters[-most:]:
-        yield Text.assemble(
-            (_clock(letter.seen_at), _FAINT), f" {letter.routing_key}  {letter.reason}"
-        )
+        told = printable(f" {letter.routing_key}  {letter.reason}")
+        yield Text.assemble((_clock(letter.seen_at), _FAINT), told)
 
 
 def _dead_totals(seen: Seen) -> str:
@@ -192,7 +196,7 @@ def _dead_totals(seen: Seen) -> str:
         return "0"
     kinds = sorted(seen.dead_by_type.items(), key=lambda item: -item[1])
     counts = (f"{name} {count:,}" for name, count in kinds)
-    return f"{seen.dead_letters:,}: {' · '.join(counts)}"
+    return printable(f"{seen.dead_letters:,}: {' · '.join(counts)}")
 
 
 def _alert(alert: SeenAlert) -> Text:
@@ -200,12 +204,15 @@ def _alert(alert: SeenAlert) -> Text:
     if alert.resolved:
         news, style = "resolved", "green"
     return Text.assemble(
-        (_clock(alert.seen_at), _FAINT), " ", (news, style), f" {alert.message}"
+        (_clock(alert.seen_at), _FAINT),
+        " ",
+        (news, style),
+        f" {printable(alert.message)}",
     )
 
 
 def _worker(worker: WorkerState, now: float) -> Text:
-    text = Text(f"{worker.name}  ")
+    text = Text(f"{printable(worker.name)}  ")
     silent_seconds = now - worker.heard_at
     if not worker.online:
         return text.append("stopped", "red")
@@ -216,7 +223,9 @@ def _worker(worker: WorkerState, now: float) -> Text:
         return text.append("no batch yet", _FAINT)
     ago = max(0.0, now - batch.finished_at)
     text.append(f"{ago:.0f} s ago  ", _FAINT)
-    text.append(f"{batch.queue}  {batch.result}", "yellow" if batch.failed else "")
+    text.append(
+        printable(f"{batch.queue}  {batch.result}"), "yellow" if batch.failed else ""
+    )
     took = f" in {batch.runtime_seconds * 1000:.0f} ms" if batch.runtime_seconds else ""
     return text.append(took, _FAINT)
 

@@ -1,0 +1,96 @@
+"""What commands print steers no terminal, and no spreadsheet."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import threading
+
+import duckdb
+import pytest
+
+from meshtasks.cli.query import _interruptible
+from meshtasks.cli.query_result import Result, write_csv, write_json
+from meshtasks.cli.terminal import say
+from meshtasks.domain.text import printable
+
+#: Clears the screen, moves the cursor, sets a title, rings, runs text backwards.
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\u202e\x00\u2028"
+
+
+def test_what_steers_a_terminal_is_spelled(capsys: pytest.CaptureFixture[str]) -> None:
+    say(f"before {HOSTILE} after\tand\nbelow")
+    out = capsys.readouterr().out
+    assert out == (
+        "before \\u001b[2J\\u001b]0;owned\\u0007\\u009b31m\\u000d\\u202e\\u0000"
+        "\\u2028 after\tand\nbelow\n"
+    )
+
+
+def test_languages_and_pictures_are_left_alone() -> None:
+    text = "21.5 °C süd 居間 🌡 👨‍👩‍👧"
+    assert printable(text) == text
+
+
+def test_json_that_was_made_printable_means_the_same() -> None:
+    assert json.loads(printable(json.dumps(HOSTILE, ensure_ascii=False))) == HOSTILE
+
+
+def test_a_terminal_of_few_characters_ends_no_command() -> None:
+    code = (
+        "from meshtasks.cli.terminal import say, tolerate_encodings\n"
+        "tolerate_encodings(); say('→ 21 °C')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONIOENCODING": "iso-8859-1"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"\\u2192 21 \xb0C\n"
+
+
+def result(sql: str) -> Result:
+    return Result(duckdb.sql(sql))
+
+
+def test_csv_holds_no_formulas_and_leaves_numbers_alone() -> None:
+    out = io.StringIO()
+    write_csv(
+        result("""SELECT '=HYPERLINK("http://x")' AS a, '@x' b, '-5' c, -5 d"""), out
+    )
+    assert out.getvalue().splitlines()[1] == (
+        """"'=HYPERLINK(""http://x"")",'@x,-5,-5"""
+    )
+
+
+def test_json_of_a_query_has_no_bare_control_characters() -> None:
+    out = io.StringIO()
+    write_json(result("SELECT chr(155) || chr(27) AS a"), out)
+    assert json.loads(out.getvalue()) == [{"a": "\x9b\x1b"}]
+    assert printable(out.getvalue()) == out.getvalue()
+
+
+def test_ctrl_c_stops_a_query_that_computes() -> None:
+    database = duckdb.connect()
+    begun = threading.Event()
+
+    def compute() -> None:
+        begun.set()
+        database.sql(
+            "SELECT count(*) FROM range(10000000) a, range(10000000) b "
+            "WHERE a.range % 7 = b.range % 11"
+        ).fetchall()
+
+    def press() -> None:
+        begun.wait()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    pressing = threading.Thread(target=press)
+    pressing.start()
+    with pytest.raises(KeyboardInterrupt):
+        _interruptible(compute, database.interrupt)
+    pressing.join()
