@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from meshtasks.cli.archive_replay import Replay, Replayed
+from meshtasks.cli.archive_replay import Replay, Replayed, Way
 from meshtasks.cli.counting import counting
 from meshtasks.cli.failure import fail
 from meshtasks.cli.interrupt import EXIT_INTERRUPTED, stopping_on_signals
@@ -134,9 +134,9 @@ def replay(
 ) -> None:
     """Send archived records through the mesh once more, each by itself.
 
-    They go to the exchange they came from, marked as replayed: points are stored (the
-    same points, if they are there still), and nothing is archived again. Nobody is
-    told again, either: no alerts, no webhooks, unless --with-effects says so.
+    They go to the queues that they once reached, marked as replayed: points are stored
+    (the same points, if they are there still), and nothing is archived again. Nobody
+    is told again, either: no alerts, no webhooks, unless --with-effects says so.
 
     Exit codes: 0; 1 some had nowhere to go, or an object is damaged; 69 the archive or
     the broker cannot be reached; 130 interrupted.
@@ -187,17 +187,17 @@ class _Router:
 
     def __init__(self, settings: Settings, to_queue: str) -> None:
         self._to_queue = to_queue
-        self._exchange_of = way_back(settings.topology)
+        self._queues_of = way_back(settings.topology)
 
-    def route(self, record: ArchivedRecord) -> tuple[str, str] | str:
-        """Exchange and routing key, or why there is no way."""
+    def route(self, record: ArchivedRecord) -> Way | str:
+        """Where to, or why there is no way."""
         if self._to_queue:
-            return "", self._to_queue
-        exchange = self._exchange_of(record.exchange, record.routing_key)
-        if exchange is None:
+            return Way(self._to_queue, (self._to_queue,))
+        queues = self._queues_of(record.exchange, record.routing_key)
+        if not queues:
             key = ".".join(record.routing_key.split(".")[:2])
             return f"no queue of topology.yaml gets {key} from {record.exchange!r}"
-        return exchange, record.routing_key
+        return Way(record.exchange, queues)
 
 
 def _how_to_go_on(result: Replayed) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from threading import Event
+from typing import NamedTuple
 
 from meshtasks.cli.counting import counting
 from meshtasks.domain.archived import ArchivedRecord, records_in
@@ -17,6 +18,25 @@ from meshtasks.sinks.objects import ObjectStore
 from meshtasks.sinks.objects.reading import Found, Period, content_of
 
 _BATCH = 500
+
+
+class Way(NamedTuple):
+    """Where a record goes.
+
+    Attributes:
+        name: what people are told: the exchange it came from, or the one queue.
+        queues: the queues that get it.
+    """
+
+    name: str
+    queues: tuple[str, ...]
+
+
+class _Batch(NamedTuple):
+    """Records that are sent together: their messages, and how many by where to."""
+
+    messages: list[Outgoing]
+    sent: Counter[str]
 
 
 @dataclass(slots=True)
@@ -39,7 +59,7 @@ class Replay:
     """What to replay, and how.
 
     Attributes:
-        route: gives exchange and routing key for a record, or why there is no way.
+        route: gives the way of a record, or why there is none.
         rate: records a second, at most.
         quiet: see :func:`~meshtasks.messaging.archive_replay.replayed`.
         dry: count, and send nothing.
@@ -49,7 +69,7 @@ class Replay:
     url: str
     store: ObjectStore
     period: Period
-    route: Callable[[ArchivedRecord], tuple[str, str] | str]
+    route: Callable[[ArchivedRecord], Way | str]
     rate: float | None
     quiet: bool
     dry: bool
@@ -81,10 +101,8 @@ class Replay:
                         return
                 bar.update(number + 1, len(objects), f"{result.sent.total():,} records")
 
-    def _batches(
-        self, name: str, size: int, result: Replayed
-    ) -> Iterator[list[tuple[str, Outgoing]]]:
-        batch: list[tuple[str, Outgoing]] = []
+    def _batches(self, name: str, size: int, result: Replayed) -> Iterator[_Batch]:
+        batch = _Batch([], Counter())
         for record in records_in(content_of(self.store, name)):
             if not self.period.start <= record.time < self.period.end:
                 continue
@@ -92,21 +110,21 @@ class Replay:
             if isinstance(way, str):
                 result.kept[way] += 1
                 continue
-            message = replayed(record, *way, quiet=self.quiet)
-            batch.append((way[0] or way[1], message))
-            if len(batch) == size:
+            batch.sent[way.name] += 1
+            batch.messages.extend(
+                replayed(record, queue, quiet=self.quiet) for queue in way.queues
+            )
+            if len(batch.messages) >= size:
                 yield batch
-                batch = []
-        if batch:
+                batch = _Batch([], Counter())
+        if batch.messages:
             yield batch
 
-    def _send(
-        self, publisher: Publisher, batch: list[tuple[str, Outgoing]], result: Replayed
-    ) -> None:
+    def _send(self, publisher: Publisher, batch: _Batch, result: Replayed) -> None:
         began = time.monotonic()
         if not self.dry:
-            publisher.publish([message for _, message in batch])
-        result.sent.update(name for name, _ in batch)
+            publisher.publish(batch.messages)
+        result.sent.update(batch.sent)
         if self.rate is not None and not self.dry:
-            rest = len(batch) / self.rate - (time.monotonic() - began)
+            rest = batch.sent.total() / self.rate - (time.monotonic() - began)
             self.stopping.wait(max(0.0, rest))

@@ -148,7 +148,7 @@ def replay(  # noqa: PLR0913 - options
     A letter is removed once its message is confirmed there, so interrupting this
     loses none. One that fails again is a dead letter again, which knows how often it
     was replayed and what it had died of before. Messages that no binding matched go
-    to their exchange, if one matches now.
+    to the queues that one leads to now, if any.
 
     Exit codes: 0; 1 some were kept, or there is no such letter; 69 the broker cannot
     be reached; 130 interrupted.
@@ -202,7 +202,8 @@ def drop(
 ) -> None:
     """Delete dead letters for good; `meshtasks dlq export` keeps a copy.
 
-    Exactly those are deleted that were counted when it asked.
+    Exactly those are deleted that were counted when it asked. With --older-than or
+    --newer-than, letters whose time nobody noted are left.
 
     Exit codes: 0; 1 not confirmed, or there is no such letter; 69 the broker cannot
     be reached.
@@ -217,9 +218,15 @@ def drop(
     )
     groups = Groups()
     doomed: set[int] = set()
+    undated = 0
 
     def look_at(_delivery: Delivery, letter: DeadLetter) -> None:
-        if selection.takes(letter):
+        nonlocal undated
+        if not selection.takes(letter):
+            return
+        if letter.failed_at is None and (older_than or newer_than):
+            undated += 1
+        else:
             groups.add(letter)
             doomed.add(int(letter.id, 16))  # a third of what the text would take
 
@@ -228,6 +235,9 @@ def drop(
             find(letters, ids)
         letters.look("looking", look_at)
         total = sum(group.count for group in groups.largest_first())
+        if undated:
+            left = f"{undated:,} of unknown age are left; choose them by other options"
+            typer.echo(left, err=True)
         if not total:
             fail("no dead letter is like that", EXIT_NOT_FOUND)
         if not yes:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 
 from meshtasks.cli.counting import counting
 from meshtasks.cli.dlq_choice import DeadLetterQueue
 from meshtasks.cli.failure import fail
-from meshtasks.domain.deadletters import DeadLetter, Selection, obstacle_of
+from meshtasks.domain.deadletters import DeadLetter, Selection, way_back
 from meshtasks.domain.errors import Transient
 from meshtasks.domain.topology import Topology
 from meshtasks.messaging.browse import Sweep
 from meshtasks.messaging.codec import Delivery
 from meshtasks.messaging.connecting import missing_queues
-from meshtasks.messaging.letters import route_back
 from meshtasks.messaging.replay import Replay, Replayed, no_queue
 
 
@@ -40,7 +40,7 @@ def replay_selected(
             letters.url,
             letters.name,
             selection,
-            obstacle=lambda letter: obstacle_of(letter, topology),
+            lambda letter: way_back(letter, topology),
             rate=rate,
             edited=edited,
             stopping=letters.stopping,
@@ -62,21 +62,23 @@ def dry_run(
 ) -> Replayed:
     """What a replay would do now."""
     result = Replayed()
-    queues: set[str] = set()
+    ways: Counter[tuple[str, ...]] = Counter()
 
     def look_at(_delivery: Delivery, letter: DeadLetter) -> None:
         result.looked_at += 1
         if not selection.takes(letter):
             return
-        if obstacle := obstacle_of(letter, topology):
-            result.kept[obstacle] += 1
-            return
-        if letter.queue is not None:
-            queues.add(letter.queue)
-        exchange, key = route_back(letter)
-        result.given_back[exchange or key] += 1
+        way = way_back(letter, topology)
+        if isinstance(way, str):
+            result.kept[way] += 1
+        else:
+            ways[way] += 1
 
     letters.look("looking", look_at)
-    for name in missing_queues(letters.url, queues):
-        result.kept[no_queue(("", name))] += result.given_back.pop(name)
+    missing = set(missing_queues(letters.url, {queue for way in ways for queue in way}))
+    for way, count in ways.items():
+        if absent := missing.intersection(way):
+            result.kept[no_queue(min(absent))] += count
+        else:
+            result.given_back[", ".join(way)] += count
     return result

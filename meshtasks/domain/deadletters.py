@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from meshtasks.domain.routing import queues_reached
+from meshtasks.domain.routing import PREDECLARED_EXCHANGES, queues_reached
 from meshtasks.domain.topology import Topology
 
+#: Where a dead letter is published; also by the broker.
+DEAD_LETTER_EXCHANGE = "dead.letter"
 #: Hex digits of an id: 48 bits, so that of 100,000 dead letters no two share one but
 #: once in 50,000 such queues.
 ID_DIGITS = 12
@@ -69,7 +71,7 @@ class Selection:
     failed_after: float | None = None
 
     def takes(self, letter: DeadLetter) -> bool:
-        """Whether this one is meant. One whose time nobody noted is of no age."""
+        """Whether this one is meant. One whose time nobody noted may be of any age."""
         return (
             self._names(letter.id)
             and self._reads(letter)
@@ -87,11 +89,8 @@ class Selection:
         return letter.kind.casefold() == text or text in letter.reason.casefold()
 
     def _is_of_age(self, failed_at: float | None) -> bool:
-        if self.failed_before is None and self.failed_after is None:
-            return True
-        return (
-            failed_at is not None
-            and (self.failed_before is None or failed_at < self.failed_before)
+        return failed_at is None or (
+            (self.failed_before is None or failed_at < self.failed_before)
             and (self.failed_after is None or failed_at >= self.failed_after)
         )
 
@@ -154,15 +153,30 @@ def general_reason(reason: str) -> str:
     return _DETAILS.sub("…", reason)
 
 
-def obstacle_of(letter: DeadLetter, topology: Topology) -> str | None:
-    """What keeps a dead letter from being given back; None if nothing does that the
-    configuration knows of."""
+def way_back(letter: DeadLetter, topology: Topology) -> tuple[str, ...] | str:
+    """The queues that a dead letter is given back to, or why it cannot be.
+
+    Only queues that carry what is published to the mesh: a letter may say what it
+    likes of where it came from, and commands take orders.
+
+    Returns:
+        The queue it failed in; of one that never was in a queue, those that its
+        exchange and routing key lead to. Or a sentence.
+    """
+    ours = topology.domain_queues
     if letter.queue is not None:
-        return None
+        if letter.queue in ours:
+            return (letter.queue,)
+        if letter.queue in {queue.name for queue in topology.all_queues}:
+            return f"{letter.queue} is no queue that anything is given back to"
+        return f"topology.yaml has no queue {letter.queue}"
     exchange = letter.exchange
-    if exchange not in {each.name for each in topology.all_exchanges}:
+    known = {
+        each.name for each in topology.all_exchanges
+    } | PREDECLARED_EXCHANGES.keys()
+    if exchange not in known:
         return f"nothing tells where it came from (exchange {exchange!r})"
     reached = queues_reached(topology, exchange, letter.routing_key)
-    if reached <= {topology.dead_letter_queue}:
-        return f"no binding of {exchange} matches its routing key in topology.yaml"
-    return None
+    if queues := tuple(name for name in ours if name in reached):
+        return queues
+    return f"no binding of {exchange} matches its routing key in topology.yaml"

@@ -13,18 +13,17 @@ from meshtasks.messaging import headers
 from meshtasks.messaging.publisher import Outgoing
 
 
-def replayed(
-    record: ArchivedRecord, exchange: str, routing_key: str, *, quiet: bool
-) -> Outgoing:
-    """The message that brings a record to where it once was.
+def replayed(record: ArchivedRecord, queue: str, *, quiet: bool) -> Outgoing:
+    """The message that brings a record to a queue once more.
 
-    It says when the record was made, which is the time of one that does not say so
-    itself, and what its id in the archive is.
+    It says where the record was first published, when it was made, which is the time
+    of one that does not say so itself, and what its id in the archive is. It goes
+    through the default exchange: on another, anybody could say that
+    (:mod:`meshtasks.messaging.trust`).
 
     Args:
         record: the record.
-        exchange: to publish to.
-        routing_key: to publish with.
+        queue: to publish to.
         quiet: no alerts and no webhooks.
     """
     table: dict[str, object] = {
@@ -36,8 +35,8 @@ def replayed(
     if quiet:
         table[QUIET_HEADER] = 1
     return Outgoing(
-        exchange,
-        routing_key,
+        "",
+        queue,
         record.record,
         message_id=record.id,
         # AMQP's has whole seconds: what has them probably had one, and the alert
@@ -47,25 +46,25 @@ def replayed(
     )
 
 
-def way_back(topology: Topology) -> Callable[[str, str], str | None]:
-    """A function that gives the exchange that a record of this exchange and routing
-    key is to be published to; None if no queue of the mesh would get it.
+def way_back(topology: Topology) -> Callable[[str, str], tuple[str, ...]]:
+    """A function that gives the queues of the mesh that a record of this exchange and
+    routing key goes to; none if no binding leads to one.
 
-    What devices published to one of the broker's own exchanges goes to the exchange
-    behind it: other devices listen there.
+    What devices published to one of the broker's own exchanges goes where the exchange
+    behind it leads to: other devices listen there.
     """
-    known: dict[tuple[str, str], str | None] = {}
+    known: dict[tuple[str, str], tuple[str, ...]] = {}
 
-    def find(exchange: str, routing_key: str) -> str | None:
+    def find(exchange: str, routing_key: str) -> tuple[str, ...]:
         key = exchange, routing_key
         if key not in known:
-            known[key] = _exchange_of(topology, exchange, routing_key)
+            known[key] = _queues_of(topology, exchange, routing_key)
         return known[key]
 
     return find
 
 
-def _exchange_of(topology: Topology, exchange: str, routing_key: str) -> str | None:
+def _queues_of(topology: Topology, exchange: str, routing_key: str) -> tuple[str, ...]:
     declared = {each.name for each in topology.exchanges} - {ARCHIVE_EXCHANGE}
     if exchange in PREDECLARED_EXCHANGES:
         candidates = [
@@ -76,8 +75,8 @@ def _exchange_of(topology: Topology, exchange: str, routing_key: str) -> str | N
     else:
         candidates = [exchange]
     for each in candidates:
-        if each in declared and queues_reached(topology, each, routing_key) - {
-            topology.dead_letter_queue
-        }:
-            return each
-    return None
+        if each in declared:
+            reached = queues_reached(topology, each, routing_key)
+            if queues := tuple(n for n in topology.domain_queues if n in reached):
+                return queues
+    return ()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from meshtasks.domain.envelope import Envelope
 from meshtasks.messaging import headers
+from meshtasks.messaging.trust import believed, count_in, past_in, text_in
 
 #: (body, exchange, routing key, message id, timestamp, received at, headers);
 #: a plain tuple, because it is pickled for every message of every batch.
@@ -46,8 +47,7 @@ class Delivery(NamedTuple):
     @property
     def attempt(self) -> int:
         """Retries that count against this message."""
-        value = self.headers.get(headers.ATTEMPT)
-        return value if isinstance(value, int) and value > 0 else 0
+        return count_in(self.headers, headers.ATTEMPT)
 
     def to_wire(self) -> Wire:
         """The part the pool process needs."""
@@ -64,19 +64,20 @@ class Delivery(NamedTuple):
 
 
 def delivery_of(message: Any, received_at: float) -> Delivery:
-    """A delivery from py-amqp's message."""
+    """A delivery from py-amqp's message, less the headers that are not believed."""
     info = message.delivery_info
     properties = message.properties
     body = message.body
     if not isinstance(body, bytes):  # an empty body is ""
         body = bytes(body, "utf-8") if isinstance(body, str) else bytes(body)
     exchange, routing_key = info["exchange"], info["routing_key"]
-    if table := properties.get("application_headers"):
-        exchange = str(table.get(headers.EXCHANGE, exchange))
-        routing_key = str(table.get(headers.ROUTING_KEY, routing_key))
-        first_received_at = table.get(headers.RECEIVED_AT)
-        if isinstance(first_received_at, float):
-            received_at = first_received_at
+    if sent := properties.get("application_headers"):
+        table = believed(sent, exchange)
+        properties = {**properties, "application_headers": table}
+        first_exchange = text_in(table, headers.EXCHANGE)
+        exchange = exchange if first_exchange is None else first_exchange
+        routing_key = text_in(table, headers.ROUTING_KEY) or routing_key
+        received_at = past_in(table, headers.RECEIVED_AT, received_at) or received_at
     return Delivery(
         info["delivery_tag"],
         body,

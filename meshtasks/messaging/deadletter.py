@@ -8,12 +8,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from meshtasks.domain.deadletters import DEAD_LETTER_EXCHANGE
 from meshtasks.domain.outcome import REASON_LIMIT_CHARS, TRACEBACK_LIMIT_CHARS, Dead
 from meshtasks.messaging import headers
 from meshtasks.messaging.codec import Delivery
 from meshtasks.messaging.publisher import Outgoing
+from meshtasks.messaging.trust import past_in
 
-DEAD_LETTER_EXCHANGE = "dead.letter"
 #: ``dead.letter`` is a direct exchange: ``#`` is a literal key, not a wildcard.
 DEAD_LETTER_ROUTING_KEY = "#"
 
@@ -76,8 +77,7 @@ def dead_message(
 
 def first_failed_at(delivery: Delivery, now: float) -> float:
     """When the message first failed, epoch seconds; ``now`` if it had not."""
-    value = delivery.headers.get(headers.FIRST_FAILED_AT)
-    return float(value) if isinstance(value, int | float) else now
+    return past_in(delivery.headers, headers.FIRST_FAILED_AT, now) or now
 
 
 def _again(
@@ -103,7 +103,7 @@ def kept_headers(delivery: Delivery) -> dict[str, Any]:
     return {
         name: value
         for name, value in delivery.headers.items()
-        if name not in headers.BROKER_MANAGED
+        if name not in headers.BROKER_MANAGED and name not in headers.STEERING
     }
 
 

@@ -52,10 +52,8 @@ OF_A_FAILURE = frozenset(
     }
 )
 
-#: Headers that RabbitMQ keeps itself. They are not copied to a message
-#: published again: a stale ``x-death`` makes brokers before 4.0.1 take a later
-#: expiry for a dead-letter cycle and drop the message.
-BROKER_MANAGED = frozenset(
+#: How RabbitMQ tells that it took a message from a queue itself.
+DEATHS_OF_THE_BROKER = frozenset(
     {
         "x-death",
         "x-first-death-exchange",
@@ -64,7 +62,39 @@ BROKER_MANAGED = frozenset(
         "x-last-death-exchange",
         "x-last-death-queue",
         "x-last-death-reason",
-        "x-delivery-count",
-        "x-acquired-count",
+    }
+)
+
+#: Headers that RabbitMQ keeps itself. They are not copied to a message
+#: published again: a stale ``x-death`` makes brokers before 4.0.1 take a later
+#: expiry for a dead-letter cycle and drop the message.
+BROKER_MANAGED = DEATHS_OF_THE_BROKER | {"x-delivery-count", "x-acquired-count"}
+
+#: Headers that send a message to further queues (CC and BCC, of RabbitMQ), or make a
+#: call of it (Celery's task protocol 2). A sender's are not published again.
+STEERING = frozenset(
+    {
+        "BCC",
+        "CC",
+        "argsrepr",
+        "compression",
+        "eta",
+        "expires",
+        "group",
+        "group_index",
+        "id",
+        "ignore_result",
+        "kwargsrepr",
+        "lang",
+        "origin",
+        "parent_id",
+        "replaced_task_nesting",
+        "retries",
+        "root_id",
+        "shadow",
+        "stamped_headers",
+        "stamps",
+        "task",
+        "timelimit",
     }
 )

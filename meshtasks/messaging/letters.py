@@ -9,19 +9,23 @@ matches, and came by way of the alternate exchange.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from meshtasks.domain.deadletters import ID_DIGITS, UNROUTABLE, DeadLetter
+from meshtasks.domain.text import clip
 from meshtasks.messaging import headers
 from meshtasks.messaging.codec import Delivery
 from meshtasks.messaging.deadletter import kept_headers, kept_properties
 from meshtasks.messaging.publisher import Outgoing
+from meshtasks.messaging.trust import count_in, last_death, text_in
 
 #: Earlier failures that a message remembers, and how much of each.
 _HISTORY_LIMIT = 10
 _REASON_LIMIT_CHARS = 300
+#: Epoch seconds that every calendar and time zone can show; the year 9999.
+_END_OF_TIME = 253_370_764_800
 
 
 class Death(NamedTuple):
@@ -37,47 +41,52 @@ class Death(NamedTuple):
 
 
 def death_of(
-    table: Mapping[str, Any], exchange: str, routing_key: str, timestamp: float | None
+    table: Mapping[str, Any], exchange: str, routing_key: str, timestamp: object
 ) -> Death:
-    """Why a message is in the dead-letter queue.
+    """Why a message is in the dead-letter queue. Whatever stands in its headers, this
+    tells something.
 
     Args:
-        table: its AMQP headers.
+        table: its AMQP headers, those that are believed
+            (:func:`~meshtasks.messaging.trust.believed`). What the broker says in
+            them comes first.
         exchange: as it was delivered.
         routing_key: as it was delivered.
         timestamp: its publisher's, epoch seconds.
     """
-    first_exchange = str(table.get(headers.EXCHANGE, exchange))
-    first_key = str(table.get(headers.ROUTING_KEY, routing_key))
+    if last := last_death(table):
+        return _taken(last, table)
+    first_exchange = text_in(table, headers.EXCHANGE)
+    first_key = text_in(table, headers.ROUTING_KEY)
+    exchange = exchange if first_exchange is None else first_exchange
+    routing_key = routing_key if first_key is None else first_key
     if headers.REASON in table:
-        queue = table.get(headers.QUEUE)
         return Death(
-            str(table.get(headers.ERROR_TYPE, "?")),
-            str(table[headers.REASON]),
-            None if queue is None else str(queue),
-            first_exchange,
-            first_key,
+            text_in(table, headers.ERROR_TYPE) or "?",
+            _text(table[headers.REASON]),
+            text_in(table, headers.QUEUE),
+            exchange,
+            routing_key,
             _epoch(table.get(headers.FAILED_AT)),
         )
-    match table.get("x-death"):
-        case [dict() as last, *_]:
-            return _taken(last, table)
-        case _:
-            text = "no binding matches its routing key"
-            time = None if timestamp is None else float(timestamp)
-            return Death(UNROUTABLE, text, None, first_exchange, first_key, time)
+    text = "no binding matches its routing key"
+    time = _epoch(timestamp)
+    return Death(UNROUTABLE, text, None, exchange, routing_key, time)
 
 
 def _taken(last: Mapping[str, Any], table: Mapping[str, Any]) -> Death:
     """The death of a message that the broker took from its queue."""
-    queue, reason = str(last.get("queue", "?")), str(last.get("reason", "?"))
-    key = next(iter(last.get("routing-keys") or ()), "")
+    queue, reason = _text(last.get("queue", "?")), _text(last.get("reason", "?"))
+    keys = last.get("routing-keys")
+    key = _text(keys[0]) if isinstance(keys, list) and keys else ""
+    first_exchange = text_in(table, headers.EXCHANGE)
+    first_key = text_in(table, headers.ROUTING_KEY)
     return Death(
         reason,
         f"the broker took it from {queue}: {reason}",
         queue,
-        str(table.get(headers.EXCHANGE, last.get("exchange", ""))),
-        str(table.get(headers.ROUTING_KEY, key)),
+        _text(last.get("exchange", "")) if first_exchange is None else first_exchange,
+        key if first_key is None else first_key,
         _epoch(last.get("time")),
     )
 
@@ -91,7 +100,6 @@ def letter_of(delivery: Delivery) -> DeadLetter:
         delivery.routing_key,
         delivery.properties.get("timestamp"),
     )
-    replays = table.get(headers.REPLAYS)
     identity = (
         *death,
         delivery.properties.get("message_id"),
@@ -103,31 +111,41 @@ def letter_of(delivery: Delivery) -> DeadLetter:
     return DeadLetter(
         digest.hexdigest(),
         *death,
-        replays if isinstance(replays, int) else 0,
-        str(table.get(headers.REPLAYED_AT, "")),
+        count_in(table, headers.REPLAYS),
+        text_in(table, headers.REPLAYED_AT) or "",
     )
 
 
 def given_back(
     delivery: Delivery,
     letter: DeadLetter,
+    queues: Iterable[str],
     *,
     replayed_at: str,
     body: bytes | None = None,
-) -> Outgoing:
-    """The message that takes a dead letter to its queue once more, and nowhere else;
-    one that never was in a queue goes to its exchange.
+) -> list[Outgoing]:
+    """The messages that take a dead letter to its queues once more, and nowhere else.
 
-    It is as it was first published, plus what the mesh noted of its origin, how often
-    it was replayed, and what it died of each time.
+    They are as it was first published, plus what the mesh noted of its origin, how
+    often it was replayed, and what it died of each time.
 
     Args:
         delivery: the message.
         letter: what is known of it.
+        queues: where to (:func:`~meshtasks.domain.deadletters.way_back`).
         replayed_at: when this replay began, RFC 3339.
         body: to send instead of the message's own.
     """
-    extra: dict[str, object] = {
+    table = {
+        name: value
+        for name, value in kept_headers(delivery).items()
+        if name not in headers.OF_A_FAILURE
+    }
+    if letter.failed_at is not None:  # else a reading without time is of today
+        table.setdefault(headers.RECEIVED_AT, letter.failed_at)
+    table |= {
+        headers.EXCHANGE: letter.exchange,
+        headers.ROUTING_KEY: letter.routing_key,
         headers.REPLAYS: letter.replays + 1,
         headers.REPLAYED_AT: replayed_at,
         headers.HISTORY: [
@@ -135,33 +153,12 @@ def given_back(
             _chapter(letter, replayed_at, body),
         ],
     }
-    kept = {
-        name: value
-        for name, value in kept_headers(delivery).items()
-        if name not in headers.OF_A_FAILURE
-    }
-    if letter.queue is not None:
-        extra |= {
-            headers.EXCHANGE: letter.exchange,
-            headers.ROUTING_KEY: letter.routing_key,
-        }
-        if letter.failed_at is not None:  # else a reading without time is of today
-            kept.setdefault(headers.RECEIVED_AT, letter.failed_at)
-    exchange, key = route_back(letter)
-    return Outgoing(
-        exchange,
-        key,
-        delivery.body if body is None else body,
-        headers=kept | extra,
-        properties=kept_properties(delivery),
-    )
-
-
-def route_back(letter: DeadLetter) -> tuple[str, str]:
-    """Exchange and routing key that lead a dead letter back."""
-    if letter.queue is None:
-        return letter.exchange, letter.routing_key
-    return "", letter.queue
+    body = delivery.body if body is None else body
+    properties = kept_properties(delivery)
+    return [
+        Outgoing("", queue, body, headers=table, properties=properties)
+        for queue in queues
+    ]
 
 
 def history_of(delivery: Delivery) -> list[Mapping[str, Any]]:
@@ -190,12 +187,22 @@ def _rfc3339(seconds: float) -> str:
 
 
 def _epoch(value: object) -> float | None:
-    """Epoch seconds of a moment in a header: RFC 3339 text, or AMQP's timestamp."""
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    except ValueError:
+    """Epoch seconds of a moment in a header: RFC 3339 text, or AMQP's timestamp; None
+    if it is none, or none of this age."""
+    moment = value
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if isinstance(moment, datetime):
+        # AMQP's has no zone: it counts seconds since the epoch.
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not isinstance(moment, int | float) or isinstance(moment, bool):
         return None
-    if not isinstance(moment, datetime):
-        return None
-    # AMQP's has no zone: it counts seconds since the epoch.
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return float(moment) if 0 < moment < _END_OF_TIME else None
+
+
+def _text(value: object) -> str:
+    """What stands where a text is expected."""
+    return value if isinstance(value, str) else clip(repr(value), _REASON_LIMIT_CHARS)

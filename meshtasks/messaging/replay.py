@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from meshtasks.domain.deadletters import DeadLetter, Selection
 from meshtasks.domain.errors import Unroutable
 from meshtasks.messaging.browse import Sweep, sweep
 from meshtasks.messaging.codec import Delivery
-from meshtasks.messaging.letters import given_back, letter_of, route_back
+from meshtasks.messaging.letters import given_back, letter_of
 from meshtasks.messaging.publisher import Publisher
 
 #: Published together, at most; more would save little.
@@ -29,8 +30,16 @@ _BATCH = 200
 #: the broker's consumer timeout.
 _SHIFT_SECONDS = 300.0
 
-#: Why a letter cannot be given back, or None.
-Obstacle = Callable[[DeadLetter], str | None]
+#: The queues that a letter is given back to, or why it cannot be.
+WayBack = Callable[[DeadLetter], tuple[str, ...] | str]
+
+
+class _Returning(NamedTuple):
+    """A letter, and the queues it is given back to."""
+
+    delivery: Delivery
+    letter: DeadLetter
+    queues: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -39,8 +48,7 @@ class Replayed:
 
     Attributes:
         looked_at: letters that were looked at.
-        given_back: confirmed in their queues, by the name of the queue (or of the
-            exchange, for those that never were in one).
+        given_back: confirmed in their queues, by the names of those.
         kept: left where they are, by the reason.
     """
 
@@ -57,20 +65,20 @@ class Replay:
         queue: the dead-letter queue.
         selection: which letters. Those that this replay has given back already, and
             that have failed again meanwhile, are left.
-        obstacle: tells what keeps a letter from being given back.
+        way_back: tells where a letter goes.
         rate: messages a second, at most; None for no limit.
         edited: by id, bodies to send instead of the letters' own.
         stopping: ends it, in good order, when it is set.
         on_progress: told after every batch.
     """
 
-    def __init__(  # noqa: PLR0913 - all but the first three are optional
+    def __init__(  # noqa: PLR0913 - all but the first four are optional
         self,
         url: str,
         queue: str,
         selection: Selection,
+        way_back: WayBack,
         *,
-        obstacle: Obstacle = lambda _: None,
         rate: float | None = None,
         edited: Mapping[str, bytes] | None = None,
         stopping: threading.Event | None = None,
@@ -82,15 +90,15 @@ class Replay:
         self._url = url
         self._queue = queue
         self._selection = selection
-        self._obstacle = obstacle
+        self._way_back = way_back
         self._rate = rate
         self._edited = edited or {}
         self._stopping = stopping or threading.Event()
         self._on_progress = on_progress
         self._batch = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 4)))
         self._next_at = 0.0
-        #: Routes that were found to lead nowhere; they are not tried again.
-        self._nowhere: set[tuple[str, str]] = set()
+        #: Queues that were found to be missing; they are not tried again.
+        self._missing: set[str] = set()
 
     def run(self) -> Replayed:
         """Do it.
@@ -111,10 +119,10 @@ class Replay:
         ends_at = time.monotonic() + _SHIFT_SECONDS
         self.result.looked_at = self.result.given_back.total()
         self.result.kept = Counter()
-        batch: list[tuple[Delivery, DeadLetter]] = []
+        batch: list[_Returning] = []
         with sweep(self._url, self._queue, stopping=self._stopping) as held:
-            for delivery, letter in self._selected(held):
-                batch.append((delivery, letter))
+            for each in self._selected(held):
+                batch.append(each)
                 if len(batch) == self._batch:
                     self._give_back(publisher, held, batch)
                     batch = []
@@ -125,48 +133,48 @@ class Replay:
             self.result.kept["somebody else has them at the moment"] += held.missing
         return True
 
-    def _selected(self, held: Sweep) -> Iterator[tuple[Delivery, DeadLetter]]:
+    def _selected(self, held: Sweep) -> Iterator[_Returning]:
         for delivery in held:
             self.result.looked_at += 1
             letter = letter_of(delivery)
             if not self._selection.takes(letter):
                 continue
+            way = self._way_back(letter)
             if letter.replayed_at == self.began:
                 self.result.kept["failed again"] += 1
-            elif (route := route_back(letter)) in self._nowhere:
-                self.result.kept[no_queue(route)] += 1
-            elif obstacle := self._obstacle(letter):
-                self.result.kept[obstacle] += 1
+            elif isinstance(way, str):
+                self.result.kept[way] += 1
+            elif missing := self._missing.intersection(way):
+                self.result.kept[no_queue(min(missing))] += 1
             else:
-                yield delivery, letter
+                yield _Returning(delivery, letter, way)
 
     def _give_back(
-        self,
-        publisher: Publisher,
-        held: Sweep,
-        batch: list[tuple[Delivery, DeadLetter]],
+        self, publisher: Publisher, held: Sweep, batch: list[_Returning]
     ) -> None:
         self._hold_the_rate(len(batch))
         if batch and not self._stopping.is_set():
             messages = [
-                given_back(
+                message
+                for delivery, letter, queues in batch
+                for message in given_back(
                     delivery,
                     letter,
+                    queues,
                     replayed_at=self.began,
                     body=self._edited.get(letter.id),
                 )
-                for delivery, letter in batch
             ]
             try:
                 publisher.publish(messages)
             except Unroutable as error:  # all others are confirmed
-                self._nowhere |= error.routes
-            for delivery, letter in batch:
-                if (route := route_back(letter)) in self._nowhere:
-                    self.result.kept[no_queue(route)] += 1
+                self._missing |= {queue for _, queue in error.routes}
+            for delivery, _, queues in batch:
+                if missing := self._missing.intersection(queues):
+                    self.result.kept[no_queue(min(missing))] += 1
                 else:
                     held.remove([delivery.tag])
-                    self.result.given_back[route[0] or route[1]] += 1
+                    self.result.given_back[", ".join(queues)] += 1
         self._on_progress(self.result, held)
 
     def _hold_the_rate(self, count: int) -> None:
@@ -178,8 +186,6 @@ class Replay:
         self._next_at = max(self._next_at, now) + count / self._rate
 
 
-def no_queue(route: tuple[str, str]) -> str:
-    """Why a letter is kept whose way back (exchange, routing key) leads nowhere."""
-    exchange, key = route
-    name = f"for {key} of exchange {exchange}" if exchange else key
+def no_queue(name: str) -> str:
+    """Why a letter is kept whose queue is missing."""
     return f"the broker has no queue {name} (meshtasks topology apply)"

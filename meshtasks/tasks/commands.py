@@ -23,7 +23,7 @@ from pydantic_core import from_json, to_json
 from meshtasks.domain.alerting.durations import Duration
 from meshtasks.domain.alerting.matchers import parse_matcher
 from meshtasks.domain.alerting.muting import Silence
-from meshtasks.domain.deadletters import Selection, obstacle_of
+from meshtasks.domain.deadletters import Selection, way_back
 from meshtasks.domain.errors import NoAnswer, SchemaMismatch, SinkRejected
 from meshtasks.domain.inference.requests import ModelName, RequestId, Version
 from meshtasks.domain.inference.results import AI_EXCHANGE
@@ -250,7 +250,7 @@ def replay_dead_letters(
         env.amqp_url,
         topology.dead_letter_queue,
         selection,
-        obstacle=lambda letter: obstacle_of(letter, topology),
+        lambda letter: way_back(letter, topology),
         rate=arguments.rate,
     ).run()
     return {"given_back": dict(result.given_back), "kept": dict(result.kept)}

@@ -12,33 +12,8 @@ import json
 from typing import Any, NamedTuple
 
 from meshtasks.domain.outcome import Dead
+from meshtasks.messaging import headers
 from meshtasks.messaging.codec import Delivery, delivery_of
-
-#: Headers of Celery's task protocol 2; dropped once its arguments are unpacked.
-_CELERY_HEADERS = frozenset(
-    {
-        "argsrepr",
-        "compression",
-        "eta",
-        "expires",
-        "group",
-        "group_index",
-        "id",
-        "ignore_result",
-        "kwargsrepr",
-        "lang",
-        "origin",
-        "parent_id",
-        "replaced_task_nesting",
-        "retries",
-        "root_id",
-        "shadow",
-        "stamped_headers",
-        "stamps",
-        "task",
-        "timelimit",
-    }
-)
 
 
 class Adapted(NamedTuple):
@@ -92,7 +67,7 @@ def _unpacked(delivery: Delivery) -> Adapted:
         **delivery.properties,
         "message_id": delivery.properties.get("message_id") or table.get("id"),
         "application_headers": {
-            name: value for name, value in table.items() if name not in _CELERY_HEADERS
+            name: value for name, value in table.items() if name not in headers.STEERING
         },
     }
     body = json.dumps(records, ensure_ascii=False).encode()

@@ -7,9 +7,14 @@ from typing import NamedTuple
 from meshtasks.domain.queues import BatchLimits
 from meshtasks.messaging import headers
 from meshtasks.messaging.codec import Delivery
+from meshtasks.messaging.trust import count_in
 
 #: Deliveries after which the broker's count makes a message suspect.
 _SUSPECT_DELIVERIES = 2
+
+
+#: No batch has so many messages that this many failed attempts do not make it one.
+_LARGEST_LEVEL = 9
 
 
 class Tier(NamedTuple):
@@ -29,11 +34,11 @@ def tier_of(delivery: Delivery) -> Tier:
     table = delivery.headers
     if not table:
         return Tier(0, alone=False)
-    deliveries = table.get("x-delivery-count")
-    suspect = isinstance(deliveries, int) and deliveries >= _SUSPECT_DELIVERIES
-    if suspect or table.get(headers.ISOLATE):
-        return Tier(9, alone=True)
-    return Tier(delivery.attempt, alone=False)
+    # of a message that was not delivered before, it is the sender's
+    deliveries = count_in(table, "x-delivery-count") if delivery.redelivered else 0
+    if deliveries >= _SUSPECT_DELIVERIES or table.get(headers.ISOLATE):
+        return Tier(_LARGEST_LEVEL, alone=True)
+    return Tier(min(delivery.attempt, _LARGEST_LEVEL), alone=False)
 
 
 class Buffer:

@@ -25,6 +25,9 @@ from meshtasks.messaging.deadletter import (
 from meshtasks.messaging.publisher import Outgoing
 from meshtasks.worker.bind import BatchResult, Failure
 
+#: The longest wait is reached long before.
+_LARGEST_EXPONENT = 30
+
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
@@ -201,7 +204,7 @@ class Settler:
         return float(
             get_exponential_backoff_interval(
                 factor=self.policy.retry_backoff,
-                retries=attempt,
+                retries=min(attempt, _LARGEST_EXPONENT),
                 maximum=self.policy.retry_backoff_max,
                 full_jitter=self.policy.retry_jitter,
             )

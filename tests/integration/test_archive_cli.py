@@ -180,7 +180,7 @@ class TestVerify:
 
 
 class TestReplay:
-    def test_records_of_a_period_go_back_to_their_exchange(
+    def test_records_of_a_period_go_back_to_their_queue(
         self, three_hours: Sinks, mesh_url: str, meshtasks: Command
     ) -> None:
         period = ("--from", "2026-11-23T13:00", "--to", "2026-11-23T14:00:01")
@@ -192,7 +192,8 @@ class TestReplay:
         )
         back = drain(mesh_url, TEMPERATURE)
         assert [json.loads(each.body)["value"] for each in back] == [21, 21.5, 22]
-        assert {each.routing_key for each in back} == {"sensors.temperature.attic"}
+        keys = {each.headers["x-mesh-routing-key"] for each in back}
+        assert keys == {"sensors.temperature.attic"}
         archived = {line["id"]: line for line in lines_in(three_hours.objects)}
         for each in back:
             line = archived[each.headers["x-mesh-archived"]]

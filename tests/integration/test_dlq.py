@@ -165,13 +165,15 @@ class TestReplay:
         self, mesh_url: str, meshtasks: Command, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("meshtasks.messaging.replay._SHIFT_SECONDS", 0.0)
-        deleted = [letter(n, queue="deleted.meanwhile") for n in range(100, 105)]
+        with open_channel(mesh_url) as channel:
+            channel.queue_delete("sensors.motion")
+        deleted = [letter(n, queue="sensors.motion") for n in range(100, 105)]
         bury(mesh_url, [*deleted, *map(letter, range(20))])
 
         result = meshtasks("dlq", "replay", "--all", "--rate", "20")  # four at a time
 
         assert "20 of 25 letters given back" in result.stdout
-        assert "5  kept: the broker has no queue deleted.meanwhile" in result.stdout
+        assert "5  kept: the broker has no queue sensors.motion" in result.stdout
         assert numbers(drain(mesh_url, TEMPERATURE)) == list(range(20))
         assert numbers(drain(mesh_url, QUEUE)) == list(range(100, 105))
 
@@ -201,10 +203,9 @@ class TestReplay:
         assert result.exit_code == 1
         assert "no binding of sensors matches" in result.stdout
         (back,) = drain(mesh_url, TEMPERATURE)
-        assert (back.exchange, back.routing_key) == (
-            "sensors",
-            "sensors.temperature.attic",
-        )
+        assert back.body == b"2"
+        assert back.headers[headers.EXCHANGE] == "sensors"
+        assert back.headers[headers.ROUTING_KEY] == "sensors.temperature.attic"
         assert [each.body for each in drain(mesh_url, QUEUE)] == [b"1"]
 
     def test_a_body_may_be_edited_first(
@@ -233,6 +234,41 @@ class TestReplay:
         result = meshtasks("dlq", "replay")
         assert result.exit_code == 2
         assert "--all" in result.stderr
+
+
+class TestForgery:
+    """What a sender writes into headers that are the mesh's or the broker's."""
+
+    def test_no_letter_takes_a_call_to_the_commands_queue(
+        self, mesh_url: str, meshtasks: Command
+    ) -> None:
+        body = b'[[], {"matchers": ["severity=~.*"], "hours": 720}, {}]'
+        forged = {
+            headers.REASON: "none",
+            headers.ERROR_TYPE: "None",
+            headers.QUEUE: "commands",
+            headers.EXCHANGE: "commands",
+            headers.ROUTING_KEY: "commands",
+            "x-death": [{"queue": "commands", "reason": "rejected", "exchange": ""}],
+            "task": "meshtasks.silence_alerts",
+            "id": "forged",
+            "lang": "py",
+        }
+        steering = {"CC": ["commands"], **forged}
+        # unroutable, taken by the broker, and by somebody who may publish there
+        publish_raw(mesh_url, "sensors", "sensors.nobody", body, headers=forged)
+        publish_raw(mesh_url, "sensors", "sensors.humidity.x", body, headers=steering)
+        reject_first(mesh_url, HUMIDITY)
+        publish_raw(mesh_url, "dead.letter", "#", body, headers=steering)
+
+        told = {(each["kind"], each["queue"]) for each in listed(meshtasks, "--each")}
+        result = meshtasks("dlq", "replay", "--all")
+
+        assert told >= {("Unroutable", None), ("rejected", HUMIDITY)}
+        assert "1 of 3 letters given back" in result.stdout
+        assert queue_depth(mesh_url, "commands") == 0
+        (back,) = drain(mesh_url, HUMIDITY)
+        assert not {"CC", "task", "id", "lang", headers.REASON} & set(back.headers)
 
 
 class TestDrop:

@@ -15,11 +15,13 @@ from meshtasks.worker.adapter import Adapted, adapt
 QUEUE = "sensors.temperature"
 
 
-def adapted(body: Any, max_bytes: int = 1000, **properties: Any) -> Adapted:
+def adapted(
+    body: Any, max_bytes: int = 1000, *, exchange: str = "sensors", **properties: Any
+) -> Adapted:
     info = {
         "delivery_tag": 7,
-        "exchange": "sensors",
-        "routing_key": "sensors.temperature.attic",
+        "exchange": exchange,
+        "routing_key": "sensors.temperature.attic" if exchange else QUEUE,
         "redelivered": False,
     }
     message = SimpleNamespace(body=body, properties=properties, delivery_info=info)
@@ -40,7 +42,7 @@ def test_plain_json_is_taken_as_it_is() -> None:
 def test_a_message_published_again_keeps_its_first_exchange_and_key() -> None:
     table = {headers.EXCHANGE: "amq.topic", headers.ROUTING_KEY: "sensors.x.y"}
 
-    delivery, _ = adapted(b"1", application_headers=table)
+    delivery, _ = adapted(b"1", exchange="", application_headers=table)
 
     assert (delivery.exchange, delivery.routing_key) == ("amq.topic", "sensors.x.y")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from meshtasks.domain.queues import BatchLimits
 from meshtasks.messaging import headers
 from meshtasks.messaging.codec import Delivery
@@ -13,10 +15,14 @@ PLAIN = Tier(0, alone=False)
 
 
 def delivery(
-    body: bytes = b"{}", at: float = 0.0, table: dict[str, Any] | None = None
+    body: bytes = b"{}",
+    at: float = 0.0,
+    table: dict[str, Any] | None = None,
+    *,
+    redelivered: bool = False,
 ) -> Delivery:
     properties = {"application_headers": table or {}}
-    return Delivery(1, body, "sensors", "k", properties, False, at)
+    return Delivery(1, body, "sensors", "k", properties, redelivered, at)
 
 
 def test_a_batch_is_full_at_its_count() -> None:
@@ -57,9 +63,20 @@ def test_every_failed_attempt_makes_the_batch_ten_times_smaller() -> None:
 
 def test_a_message_that_may_have_killed_a_process_runs_alone() -> None:
     assert tier_of(delivery(table={headers.ISOLATE: 1})).alone
-    assert tier_of(delivery(table={"x-delivery-count": 2})).alone
+    assert tier_of(delivery(table={"x-delivery-count": 2}, redelivered=True)).alone
     assert Buffer(BatchLimits(), Tier(9, alone=True)).count_limit == 1
 
 
 def test_a_first_redelivery_is_batched_like_any_message() -> None:
-    assert tier_of(delivery(table={"x-delivery-count": 1})) == PLAIN
+    again = delivery(table={"x-delivery-count": 1}, redelivered=True)
+    assert tier_of(again) == PLAIN
+
+
+def test_a_delivery_count_of_the_senders_own_counts_for_nothing() -> None:
+    assert tier_of(delivery(table={"x-delivery-count": 2})) == PLAIN
+
+
+@pytest.mark.parametrize("attempt", [10**9, 2**63 - 1, -5, True, 1e300, "9", None])
+def test_whatever_the_attempt_a_batch_has_a_size(attempt: object) -> None:
+    tier = tier_of(delivery(table={headers.ATTEMPT: attempt}))
+    assert Buffer(BatchLimits(), tier).count_limit >= 1

@@ -11,7 +11,7 @@ from meshtasks.domain.deadletters import (
     DeadLetter,
     Groups,
     Selection,
-    obstacle_of,
+    way_back,
 )
 from meshtasks.messaging import headers
 from meshtasks.messaging.codec import Delivery
@@ -62,6 +62,13 @@ def by_the_broker(**last: Any) -> Delivery:
     table = {"x-death": [death | last], "x-delivery-count": 21}
     properties = {"application_headers": table}
     return Delivery(1, b"{}", "dead.letter", "#", properties, False, NOON)
+
+
+def sent_back(read: Delivery, replayed_at: str = "now") -> Outgoing:
+    letter = letter_of(read)
+    queues = [letter.queue or "sensors.temperature"]
+    (sent,) = given_back(read, letter, queues, replayed_at=replayed_at)
+    return sent
 
 
 class TestReading:
@@ -144,11 +151,10 @@ class TestSelecting:
     def test_not_taken(self, selection: Selection) -> None:
         assert not selection.takes(LETTER)
 
-    def test_a_letter_whose_time_nobody_noted_is_of_no_age(self) -> None:
+    def test_a_letter_whose_time_nobody_noted_is_not_hidden(self) -> None:
         timeless = LETTER._replace(failed_at=None)
-        assert not Selection(failed_before=NOON).takes(timeless)
-        assert not Selection(failed_after=NOON).takes(timeless)
-        assert Selection().takes(timeless)
+        assert Selection(failed_before=NOON).takes(timeless)
+        assert Selection(failed_after=NOON).takes(timeless)
 
 
 def test_letters_are_counted_by_queue_and_what_they_died_of() -> None:
@@ -176,7 +182,7 @@ def test_letters_are_counted_by_queue_and_what_they_died_of() -> None:
 class TestGivingBack:
     def test_it_goes_to_its_queue_alone(self) -> None:
         read = delivered(letter(1))
-        sent = given_back(read, letter_of(read), replayed_at="now")
+        sent = sent_back(read)
 
         assert (sent.exchange, sent.routing_key) == ("", "sensors.temperature")
         assert sent.body == read.body
@@ -185,7 +191,7 @@ class TestGivingBack:
 
     def test_it_knows_where_it_came_from_and_nothing_of_its_failure(self) -> None:
         read = delivered(letter(1, traceback="Traceback …"))
-        sent = given_back(read, letter_of(read), replayed_at="now")
+        sent = sent_back(read)
 
         assert sent.headers
         assert sent.headers[headers.EXCHANGE] == "sensors"
@@ -197,7 +203,7 @@ class TestGivingBack:
         message = letter(1, "first")
         for run, reason in enumerate(["second", "third"]):
             read = delivered(message)
-            sent = given_back(read, letter_of(read), replayed_at=f"run {run}")
+            sent = sent_back(read, f"run {run}")
             message = letter(1, reason)
             assert sent.headers
             assert message.headers
@@ -213,7 +219,7 @@ class TestGivingBack:
         message = letter(1, "reason 0")
         for run in range(1, 15):
             read = delivered(message)
-            sent = given_back(read, letter_of(read), replayed_at=f"run {run}")
+            sent = sent_back(read, f"run {run}")
             message = letter(1, f"reason {run}")
             assert sent.headers
             assert message.headers
@@ -223,7 +229,7 @@ class TestGivingBack:
 
     def test_what_the_broker_took_goes_back_without_the_brokers_headers(self) -> None:
         read = by_the_broker()
-        sent = given_back(read, letter_of(read), replayed_at="now")
+        sent = sent_back(read)
 
         assert (sent.exchange, sent.routing_key) == ("", "sensors.humidity")
         assert sent.headers
@@ -231,26 +237,50 @@ class TestGivingBack:
         assert sent.headers[headers.RECEIVED_AT] == NOON
         assert not headers.BROKER_MANAGED & set(sent.headers)
 
-    def test_what_was_unroutable_goes_to_its_exchange(self) -> None:
-        read = Delivery(1, b"{}", "sensors", "sensors.x.y", {}, False, NOON)
-        sent = given_back(read, letter_of(read), replayed_at="now")
-        assert (sent.exchange, sent.routing_key) == ("sensors", "sensors.x.y")
+    def test_what_was_unroutable_goes_to_the_queues_that_its_exchange_leads_to(
+        self,
+    ) -> None:
+        key = "alerts.cellar"
+        read = Delivery(1, b"{}", "alerts", key, {}, False, NOON)
+        queues = way_back(letter_of(read), shipped_topology())
+        sent = given_back(read, letter_of(read), queues, replayed_at="now")
+
+        assert [(each.exchange, each.routing_key) for each in sent] == [
+            ("", "alerts.critical"),
+            ("", "alerts.notifications"),
+        ]
+        assert sent[0].headers
+        assert sent[0].headers[headers.EXCHANGE] == "alerts"
+        assert sent[0].headers[headers.ROUTING_KEY] == key
 
 
-class TestObstacles:
+class TestWaysBack:
     topology = shipped_topology()
 
-    @pytest.mark.parametrize("queue", ["sensors.temperature", "deleted.meanwhile"])
-    def test_the_broker_knows_its_queues_best(self, queue: str) -> None:
-        assert obstacle_of(LETTER._replace(queue=queue), self.topology) is None
+    def test_to_the_queue_it_failed_in(self) -> None:
+        assert way_back(LETTER, self.topology) == ("sensors.temperature",)
 
-    def test_a_binding_that_was_added_removes_the_obstacle(self) -> None:
+    @pytest.mark.parametrize(
+        "queue",
+        [
+            "commands",
+            "commands.answers",
+            "dead.letter.queue",
+            "retry.5",
+            "deleted.meanwhile",
+            "",
+        ],
+    )
+    def test_to_no_queue_but_those_of_the_domains(self, queue: str) -> None:
+        assert isinstance(way_back(LETTER._replace(queue=queue), self.topology), str)
+
+    def test_a_binding_that_was_added_opens_one(self) -> None:
         bound = LETTER._replace(queue=None)
         unbound = bound._replace(routing_key="sensors.nobody.asked")
-        assert obstacle_of(bound, self.topology) is None
-        assert "no binding" in (obstacle_of(unbound, self.topology) or "")
+        assert way_back(bound, self.topology) == ("sensors.temperature",)
+        assert "no binding" in way_back(unbound, self.topology)
 
     @pytest.mark.parametrize("exchange", ["", "dead.letter", "of.somebody.else"])
     def test_what_was_put_there_by_hand_came_from_nowhere(self, exchange: str) -> None:
         foreign = LETTER._replace(queue=None, exchange=exchange, routing_key="#")
-        assert obstacle_of(foreign, self.topology)
+        assert isinstance(way_back(foreign, self.topology), str)

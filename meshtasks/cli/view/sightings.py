@@ -24,8 +24,8 @@ from meshtasks.cli.view.snapshot import (
     WorkerState,
 )
 from meshtasks.domain.alerts import Alert
-from meshtasks.messaging import headers
 from meshtasks.messaging.letters import death_of
+from meshtasks.messaging.trust import last_death
 
 #: How many of the last dead letters and alerts are kept.
 _LAST = 20
@@ -194,7 +194,7 @@ def dead_letter_of(
         death.kind,
         death.reason,
         death.queue or "",
-        by_broker=death.queue is not None and headers.REASON not in table,
+        by_broker=last_death(table) is not None,
     )
 
 

@@ -25,6 +25,7 @@ from meshtasks.domain.errors import ConfigError, Transient
 from meshtasks.domain.topology import Topology
 from meshtasks.messaging import headers
 from meshtasks.messaging.connecting import connected
+from meshtasks.messaging.trust import believed
 
 _ALERTS_EXCHANGE = "alerts"
 _RESULTS_QUEUE = "ai.inference.results"
@@ -115,7 +116,10 @@ class Taps:
 
     def _on_dead_letter(self, message: Any) -> None:
         properties = message.properties
-        table = properties.get("application_headers") or {}
+        table = believed(
+            properties.get("application_headers") or {},
+            message.delivery_info["exchange"],
+        )
         identity: Identity | None = None
         if message_id := properties.get("message_id"):
             digest = hashlib.blake2b(_bytes(message), digest_size=8).digest()
