@@ -15,13 +15,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from meshtasks.domain.deadletters import DeadLetter
+from meshtasks.domain.deadletters import DEAD_LETTER_EXCHANGE, DeadLetter
 from meshtasks.domain.errors import SchemaMismatch
 from meshtasks.domain.records import explain
 from meshtasks.messaging import headers
 from meshtasks.messaging.codec import Delivery
 from meshtasks.messaging.deadletter import (
-    DEAD_LETTER_EXCHANGE,
     DEAD_LETTER_ROUTING_KEY,
     kept_headers,
     kept_properties,

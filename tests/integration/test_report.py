@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from meshtasks.cli.reporting.dead_letters import dead_letters_in
+from meshtasks.domain.deadletters import DEAD_LETTER_EXCHANGE
 from meshtasks.environment import Environment
-from meshtasks.messaging.deadletter import DEAD_LETTER_EXCHANGE, DEAD_LETTER_ROUTING_KEY
+from meshtasks.messaging.deadletter import DEAD_LETTER_ROUTING_KEY
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from tests.support.amqp import publish_raw, queue_depth
