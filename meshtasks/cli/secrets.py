@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets as random
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +12,17 @@ from typing import Annotated
 import typer
 from dotenv import dotenv_values
 
+from meshtasks.cli.failure import fail
 from meshtasks.cli.terminal import say
-from meshtasks.domain.accounts import rights_of
+from meshtasks.domain.accounts import DEVICE_PREFIX, rights_of
 from meshtasks.messaging.accounts import definitions_with_accounts
 from meshtasks.settings import load_settings
 
 VHOST = "mesh"
+
+_EX_USAGE = 2
+#: It becomes part of the account's name and of a variable's.
+_DEVICE_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
 _HEAD = """\
 # Made by `make secrets`, which adds what is missing and changes nothing that is here.
@@ -33,13 +39,22 @@ def secrets(
         Path,
         typer.Option(help="Definitions that the broker loads: accounts and topology."),
     ] = Path(".mesh/compose/rabbitmq.json"),
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Make an account device_NAME for one MQTT device or site, beside "
+            "the account `devices` that all may share; repeat it for more. It is kept "
+            "as long as its password is in the file.",
+        ),
+    ] = None,
 ) -> None:
     """Make the passwords that docker-compose.yml needs, and the broker's accounts.
 
     Passwords that the file has are kept, so that running it again is harmless; do so
     after changing config/topology.yaml. To change a password, remove its line.
 
-    Exit codes: 0; 78 the configuration cannot be used.
+    Exit codes: 0; 2 a name of a device is none; 78 the configuration cannot be used.
     """
     topology = load_settings().topology
     known = {
@@ -47,14 +62,19 @@ def secrets(
         for name, value in dotenv_values(env_file).items()
         if value is not None
     }
-    wanted = _wanted(sorted(rights_of(topology)), known)
+    devices = sorted({*(device or ()), *_devices_in(known)})
+    for name in devices:
+        if not _DEVICE_NAME.fullmatch(name):
+            expected = "small letters, digits and single underscores, such as attic_1"
+            fail(f"--device {name!r}: expected {expected}", _EX_USAGE)
+    rights = rights_of(topology, devices)
+    wanted = _wanted(sorted(rights), known)
     missing = {name: value for name, value in wanted.items() if name not in known}
     _write_private(env_file, missing)
-    passwords = {
-        role: (wanted | known)[_variable(role)] for role in rights_of(topology)
-    }
+    passwords = {role: (wanted | known)[_variable(role)] for role in rights}
     definitions.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(definitions_with_accounts(topology, VHOST, passwords), indent=2)
+    accounts = definitions_with_accounts(topology, VHOST, passwords, devices)
+    text = json.dumps(accounts, indent=2)
     definitions.write_text(text + "\n", encoding="utf-8")
     say(
         f"{env_file}: {len(missing)} secrets made, {len(known)} kept\n"
@@ -85,6 +105,14 @@ def _wanted(roles: list[str], known: dict[str, str]) -> dict[str, str]:
         **made,
         **{name: _new() for name in names},
     }
+
+
+def _devices_in(known: dict[str, str]) -> list[str]:
+    """Names of the devices whose passwords were made before."""
+    prefix = _variable(DEVICE_PREFIX)
+    return [
+        name.removeprefix(prefix).lower() for name in known if name.startswith(prefix)
+    ]
 
 
 def _variable(role: str) -> str:

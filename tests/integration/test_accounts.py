@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import amqp
+import paho.mqtt.client as paho
 import pytest
 from amqp.exceptions import AccessRefused
+from celery import Celery
+from dotenv import dotenv_values
 from paho.mqtt import publish as mqtt
+from pydantic import SecretStr
 
 from meshtasks.domain.accounts import rights_of
 from meshtasks.embedded import loopback
 from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, RabbitMQ
 from meshtasks.environment import Environment
 from meshtasks.messaging.accounts import definitions_with_accounts
+from meshtasks.messaging.entities import task_queues
 from meshtasks.settings import Settings
+from tests.support import rawmqtt
 from tests.support.amqp import open_channel, publish_raw, queue_depth
+from tests.support.command import command
 from tests.support.waiting import wait_until
-from tests.support.worker import Worker
+from tests.support.worker import Worker, running
 
 ROOT = Path(__file__).parents[2]
 TOPOLOGY = Settings(Environment(config_dir=ROOT / "config")).topology
-ROLES = sorted(rights_of(TOPOLOGY))
+DEVICES = ("attic",)
+ROLES = sorted(rights_of(TOPOLOGY, DEVICES))
 VHOST = "mesh"
 READING = b'{"value": 21.5, "sensor_id": "attic"}'
 
@@ -36,7 +47,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     node = RabbitMQ(
         tmp_path_factory.mktemp("accounts"),
         plugins=(MANAGEMENT, MQTT),
-        definitions=definitions_with_accounts(TOPOLOGY, VHOST, passwords),
+        definitions=definitions_with_accounts(TOPOLOGY, VHOST, passwords, DEVICES),
     )
     node.start()
     yield node
@@ -79,9 +90,15 @@ def test_only_workers_declare_what_the_mesh_consists_of(url: Url, role: str) -> 
     )
 
 
-@pytest.mark.parametrize("role", ["producer", "devices", "gateway", "normaliser"])
-def test_who_publishes_reads_no_queue_of_the_mesh(url: Url, role: str) -> None:
-    assert refused(url(role), lambda channel: channel.basic_get("sensors.temperature"))
+@pytest.mark.parametrize(
+    "role", ["producer", "devices", "device_attic", "gateway", "normaliser", "monitor"]
+)
+def test_who_does_not_work_on_queues_neither_reads_nor_empties_them(
+    url: Url, role: str
+) -> None:
+    for queue in ("sensors.temperature", "dead.letter.queue", "retry.5"):
+        assert refused(url(role), lambda channel: channel.basic_get(queue))  # noqa: B023 - called at once
+        assert refused(url(role), lambda channel: channel.queue_purge(queue))  # noqa: B023 - likewise
 
 
 def test_a_producer_publishes_to_domains_and_nowhere_else(url: Url) -> None:
@@ -113,7 +130,77 @@ def test_a_device_publishes_by_mqtt_and_its_reading_is_in_the_mesh(
     )
 
 
-def test_a_worker_declares_consumes_and_dead_letters(url: Url, tmp_path: Path) -> None:
+READABLE = [b"plain", "küche/🌡".encode(), "日本/~ $".encode(), b"x" * 240]
+UNREADABLE = [
+    *(b"bad\xff\xffname", "küche".encode("latin-1"), b"\xc0\xaf", b"\xed\xa0\x80"),
+    *(b"\xf4\x90\x80\x80", b"cut\xf0\x9f\x8c", b"bell\x07", b"line\n", b"\xc2\x85"),
+    *(b"x" * 242, b"x" * 65_000, "ü".encode() * 121),
+]
+
+
+@pytest.mark.parametrize("account", ["devices", "device_attic"])
+def test_a_device_publishes_on_topics_that_everybody_can_read_and_on_no_others(
+    broker: RabbitMQ, account: str
+) -> None:
+    mqtt_port = (loopback.HOST, broker.ports.mqtt)
+    login = (f"{VHOST}:{account}", f"secret of {account}")
+    with open_channel(broker.amqp_url(VHOST)) as channel:
+        seen = channel.queue_declare("", exclusive=True).queue
+        channel.queue_bind(seen, "amq.topic", "probe.#")
+
+        taken = [
+            topic
+            for topic in READABLE + UNREADABLE
+            if rawmqtt.publish(mqtt_port, login, b"probe/" + topic, b"1")
+        ]
+        for topic in UNREADABLE:
+            rawmqtt.leave_a_will(mqtt_port, login, b"probe/" + topic, b"1")
+        rawmqtt.leave_a_will(mqtt_port, login, b"probe/will", b"1")
+        wait_until(
+            lambda: (
+                channel.queue_declare(seen, passive=True).message_count
+                >= len(READABLE) + 1
+            ),
+            30,
+            "the readable topics",
+        )
+        count = channel.queue_declare(seen, passive=True).message_count
+
+    assert taken == READABLE
+    assert count == len(READABLE) + 1
+
+
+def test_a_device_has_a_bound_number_of_connections(broker: RabbitMQ) -> None:
+    limits = {each["user"]: each["value"] for each in broker.api("GET", "/user-limits")}
+
+    assert limits["device_attic"] == {"max-connections": 50, "max-channels": 200}
+
+
+def test_what_waits_for_a_device_that_is_away_has_a_bound(broker: RabbitMQ) -> None:
+    client = paho.Client(
+        paho.CallbackAPIVersion.VERSION2, client_id="away", clean_session=False
+    )
+    client.username_pw_set(f"{VHOST}:devices", "secret of devices")
+    subscribed = threading.Event()
+    client.on_connect = lambda *_: client.subscribe("sensors/#", qos=1)
+    client.on_subscribe = lambda *_: subscribed.set()
+    client.connect(loopback.HOST, broker.ports.mqtt)
+    client.loop_start()
+    assert subscribed.wait(30)
+    client.disconnect()
+    client.loop_stop()
+
+    def bounds() -> set[str]:
+        queue = broker.api("GET", f"/queues/{VHOST}/mqtt-subscription-awayqos1")
+        return set(queue.get("effective_policy_definition", ()))
+
+    wanted = {"max-length", "max-length-bytes", "expires"}
+    wait_until(lambda: wanted <= bounds(), 30, "the bounds")
+
+
+@pytest.fixture
+def worker(url: Url, tmp_path: Path) -> Iterator[Worker]:
+    """A worker with the worker's account, as compose runs it."""
     env = {
         "MESH_BROKER_URL": url("worker"),
         "MESH_CONFIG_DIR": str(ROOT / "config"),
@@ -123,14 +210,75 @@ def test_a_worker_declares_consumes_and_dead_letters(url: Url, tmp_path: Path) -
     worker = Worker(
         tmp_path, env, "sensors.motion", "commands", arguments=("-P", "solo")
     )
-    worker.start()
-    try:
-        publish_raw(url("operator"), "sensors", "sensors.motion.hall", b"not JSON")
-        wait_until(
-            lambda: queue_depth(url("operator"), "dead.letter.queue") == 1,
-            60,
-            "the dead letter",
-        )
-    finally:
-        worker.stop()
+    with running(worker):
+        yield worker
+
+
+def test_who_works_watches_and_looks_after_the_mesh_may_do_that(
+    broker: RabbitMQ,
+    url: Url,
+    worker: Worker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # a worker declares, consumes and dead-letters
+    publish_raw(url("producer"), "sensors", "sensors.motion.hall", b"not JSON")
+    wait_until(
+        lambda: queue_depth(url("operator"), "dead.letter.queue") == 1,
+        60,
+        "the dead letter",
+    )
+
+    # the monitor hears events, asks workers and calls commands, as Flower does
+    with monitor(url("monitor")) as app, app.connection_for_read() as connection:
+        heard: list[str] = []
+        on_any = {"*": lambda event: heard.append(event["type"])}
+        receiver = app.events.Receiver(connection, handlers=on_any)
+        list(receiver.itercapture(limit=1, timeout=60))
+        pongs = app.control.ping(timeout=5, limit=1)
+        app.send_task("silence_alerts", queue="commands", ignore_result=True)
+    assert heard
+    assert pongs
+    wait_until(lambda: "silence_alerts" in worker.log(), 30, "the command")
+
+    # the operator sees the whole status, the dead letters and the topology
+    operator = Environment(
+        config_dir=ROOT / "config", broker_url=SecretStr(url("operator"))
+    )
+    run = command(operator, monkeypatch, capsys)
+    address = ("--management-url", broker.management_url)
+    status = run("status", "--json", *address)
+    said = json.loads(status.stdout)
+    assert [each["name"].split("@")[0] for each in said["workers"]] == ["celery"]
+    assert [each["count"] for each in said["dead_letters"]] == [1]
+    assert said["attention"] == []
+    assert run("topology", "check", *address).exit_code == 0
+    assert "1 " in run("dlq", "list").stdout
     assert "ACCESS_REFUSED" not in worker.log()
+
+
+def test_a_device_gets_an_account_of_its_own_and_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = command(Environment(config_dir=ROOT / "config"), monkeypatch, capsys)
+    file, definitions = tmp_path / "passwords", tmp_path / "definitions.json"
+    secrets = ("secrets", "--env-file", file, "--definitions", definitions)
+
+    assert run(*secrets, "--device", "attic_1").exit_code == 0
+    before = dotenv_values(file)
+    assert run(*secrets).exit_code == 0
+    assert run(*secrets, "--device", "no/name").exit_code == 2
+
+    users = [each["name"] for each in json.loads(definitions.read_text())["users"]]
+    assert "device_attic_1" in users
+    assert dotenv_values(file) == before
+    assert before["MESH_BROKER_PASSWORD_DEVICE_ATTIC_1"]
+
+
+@contextmanager
+def monitor(url: str) -> Iterator[Celery]:
+    """A Celery application as Flower has it."""
+    app = Celery("monitor", broker=url, set_as_current=False)
+    app.conf.update(task_queues=task_queues(TOPOLOGY), task_default_queue="commands")
+    yield app
+    app.close()

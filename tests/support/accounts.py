@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from meshtasks.domain.accounts import rights_of
 from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.messaging.accounts import permissions, topic_permissions
 from tests.support.topologies import shipped_topology
 
 PASSWORD = "word"
@@ -14,7 +15,8 @@ def account(node: RabbitMQ, vhost: str, role: str) -> str:
     called ``<role>-<vhost>``."""
     name = f"{role}-{vhost}"
     may = rights_of(shipped_topology())[role]
-    node.api("PUT", f"/users/{name}", {"password": PASSWORD, "tags": ""})
-    rights = {"configure": may.configure, "write": may.write, "read": may.read}
-    node.api("PUT", f"/permissions/{vhost}/{name}", rights)
+    node.api("PUT", f"/users/{name}", {"password": PASSWORD, "tags": may.tags})
+    node.api("PUT", f"/permissions/{vhost}/{name}", permissions(may))
+    if may.topics:
+        node.api("PUT", f"/topic-permissions/{vhost}/{name}", topic_permissions(may))
     return f"amqp://{name}:{PASSWORD}@127.0.0.1:{node.ports.amqp}/{vhost}"
