@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from typing import Annotated
 
 import typer
 
@@ -23,14 +24,13 @@ from meshtasks.cli import (
     status,
     topology,
 )
-from meshtasks.cli.terminal import say, tolerate_encodings
+from meshtasks.cli.terminal import run, say, show_version
 from meshtasks.domain.errors import ConfigError, Transient
 
 _EX_UNAVAILABLE = 69  # sysexits.h: a service is not there
 
 app = typer.Typer(
     name="meshtasks",
-    help="The data mesh a homelab runs its house on.",
     epilog="Exit codes everywhere: 2 wrong usage, 69 a service cannot be reached, "
     "78 the configuration cannot be used.",
     no_args_is_help=True,
@@ -52,11 +52,26 @@ app.command("report")(report.report)
 app.command("secrets")(secrets.secrets)
 
 
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=show_version,
+            is_eager=True,
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """The data mesh a homelab runs its house on."""
+
+
 def main() -> None:
     """Run a command; what went wrong is one plain message and an exit code."""
-    tolerate_encodings()
     try:
-        app()
+        run(app)
     except ConfigError as error:
         _fail((error, *error.more), ConfigError.exit_code)
     except Transient as error:

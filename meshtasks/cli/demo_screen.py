@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
 from meshtasks.cli.demo_books import published_so_far
@@ -82,8 +82,7 @@ class Screen:
                     title=self._title(time.monotonic() - began),
                     published=self._published(),
                     footer=footer,
-                    width=width,
-                    height=height - 1,
+                    terminal=ConsoleDimensions(width, height - 1),
                 )
                 live.update(picture, refresh=True)
                 time.sleep(_REDRAW_SECONDS)

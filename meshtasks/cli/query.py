@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -129,15 +130,25 @@ def _interruptible(work: Callable[[], None], interrupt: Callable[[], None]) -> N
     Raises:
         KeyboardInterrupt: once the work has been interrupted.
     """
-    with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(work)
+    result: Future[None] = Future()
+
+    def run() -> None:
         try:
-            working.result()
-        except KeyboardInterrupt:
-            while not working.done():  # it may be between two computations
-                interrupt()
-                wait([working], timeout=0.1)
-            raise
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised in the main thread
+            result.set_exception(error)
+        else:
+            result.set_result(None)
+
+    working = Thread(target=run, daemon=True)
+    try:
+        working.start()
+        result.result()
+    except KeyboardInterrupt:
+        while working.is_alive():  # it may be between two computations
+            interrupt()
+            working.join(0.1)
+        raise
 
 
 def _plot(found: Result, path: Path, sql: str) -> None:

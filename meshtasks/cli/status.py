@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import threading
 import time
-from contextlib import ExitStack
+from collections import Counter
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
 from meshtasks.cli.status_workers import WorkerAnswer, ask_workers, circuit_lines
+from meshtasks.cli.terminal import say
 from meshtasks.cli.view.collect import Collector
 from meshtasks.cli.view.render import draw
 from meshtasks.cli.view.snapshot import Snapshot
@@ -23,13 +25,14 @@ from meshtasks.messaging.browse import QueueBusy, sweep
 from meshtasks.messaging.connecting import connected, unopened
 from meshtasks.messaging.letters import letter_of
 from meshtasks.settings import Settings, load_settings
+from meshtasks.sinks import Sinks
 
 _REDRAW_SECONDS = 1.0
 _ASK_SECONDS = 5.0
 #: Dead letters that are looked at; `meshtasks dlq list` looks at all.
 _LETTERS = 10_000
 _GROUPS = 5
-_ONCE_WIDTH, _ONCE_HEIGHT = 160, 100
+_ONCE_SIZE = ConsoleDimensions(160, 100)
 
 
 def status(
@@ -82,19 +85,20 @@ def _once(settings: Settings, collector: Collector, *, as_json: bool) -> None:
             "dead_letters": dead,
             "attention": wanting,
         }
-        typer.echo(json.dumps(document, indent=2))
+        say(json.dumps(document, indent=2))
     else:
-        footer = _footer(answers)
-        footer += [("dead", _group_line(group)) for group in dead]
-        footer += [("attention", line) for line in wanting]
+        footer = [("dead letters", line) for line in _dead_lines(snapshot, dead)]
+        footer += [("alerts", line) for line in _alert_lines(settings)]
+        footer += [("workers", line) for line in _worker_lines(answers)]
         picture = draw(
             snapshot,
             title=_title(settings),
+            verdict=wanting,
+            watched=False,
             footer=footer,
-            width=_ONCE_WIDTH,
-            height=_ONCE_HEIGHT,
+            terminal=_ONCE_SIZE,
         )
-        Console(width=_ONCE_WIDTH, highlight=False).print(picture)
+        Console(width=_ONCE_SIZE.width, highlight=False).print(picture)
     if wanting:
         raise typer.Exit(1)
 
@@ -102,12 +106,11 @@ def _once(settings: Settings, collector: Collector, *, as_json: bool) -> None:
 def attention(snapshot: Snapshot, answers: list[WorkerAnswer]) -> list[str]:
     """What somebody should look after; dead letters and retries wait for nobody."""
     lines = [*snapshot.faults, *circuit_lines(answers)]
+    rests = {queue for answer in answers for queue in answer.resting}
     lines += [
         f"{queue.ready:,} messages wait in {queue.name} and nobody consumes it"
         for queue in snapshot.queues
-        if queue.ready
-        and not queue.consumers
-        and queue.name != snapshot.dead_letter_queue
+        if snapshot.is_waiting(queue) and queue.name not in rests
     ]
     return lines
 
@@ -123,12 +126,12 @@ def _live(settings: Settings, collector: Collector, console: Console) -> None:
         try:
             while True:
                 width, height = console.size
+                snapshot = collector.snapshot()
                 picture = draw(
-                    collector.snapshot(),
+                    snapshot,
                     title=f"{_title(settings)}   Ctrl-C ends it",
-                    footer=_footer(asking.answers),
-                    width=width,
-                    height=height - 1,
+                    verdict=attention(snapshot, asking.answers),
+                    terminal=ConsoleDimensions(width, height - 1),
                 )
                 live.update(picture, refresh=True)
                 time.sleep(_REDRAW_SECONDS)
@@ -186,15 +189,40 @@ def _dead_letters(settings: Settings, snapshot: Snapshot) -> list[dict[str, Any]
     ]
 
 
-def _group_line(group: dict[str, Any]) -> str:
-    where = group["queue"] or "no queue"
-    return f"{group['count']:,} in {where}: {group['error_type']}: {group['reason']}"
-
-
-def _footer(answers: list[WorkerAnswer]) -> list[tuple[str, str]]:
-    return [("circuits", line) for line in circuit_lines(answers)] or [
-        ("circuits", "all closed" if answers else "no worker answers")
+def _dead_lines(snapshot: Snapshot, groups: list[dict[str, Any]]) -> list[str]:
+    """How many wait, and the largest groups of them."""
+    waiting = sum(
+        queue.ready
+        for queue in snapshot.queues
+        if queue.name == snapshot.dead_letter_queue
+    )
+    return [f"{waiting:,} wait (meshtasks dlq list)"] * bool(waiting) + [
+        f"{group['count']:,} in {group['queue'] or 'no queue'}: "
+        f"{group['error_type']}: {group['reason']}"
+        for group in groups
     ]
+
+
+def _alert_lines(settings: Settings) -> list[str]:
+    """The alerts that go on by this host's state; no line where it has none."""
+    with closing(Sinks(settings)) as sinks:
+        if not sinks.alert_state.path.exists():
+            return []
+        try:
+            with sinks.alert_state.transaction() as tables:
+                firing = tables.firing()
+        except Transient as error:
+            return [f"not known: {error}"]
+    counts = Counter(alert.severity for alert in firing)
+    by_severity = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    return [f"{by_severity} (meshtasks alerts list)" if firing else "none goes on"]
+
+
+def _worker_lines(answers: list[WorkerAnswer]) -> list[str]:
+    return [
+        f"{answer.name}  consumes {', '.join(answer.consuming) or 'nothing'}"
+        for answer in answers
+    ] or ["no worker answers"]
 
 
 def _title(settings: Settings) -> str:

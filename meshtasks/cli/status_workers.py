@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from celery import Celery
@@ -54,13 +54,19 @@ def ask_workers(url: str) -> list[WorkerAnswer]:
 
 
 def circuit_lines(answers: Iterable[WorkerAnswer]) -> list[str]:
-    """Each sink that is down, for people."""
-    return [
-        f"{sink} is down ({answer.name}): {reason}; "
-        f"{', '.join(answer.resting) or 'no queue'} rests"
-        for answer in answers
-        for sink, reason in sorted(answer.down.items())
-    ]
+    """Each sink that is down, once, with the workers that found it so."""
+    finders: dict[str, list[WorkerAnswer]] = {}
+    for answer in answers:
+        for sink in answer.down:
+            finders.setdefault(sink, []).append(answer)
+    return [_circuit_line(sink, finders[sink]) for sink in sorted(finders)]
+
+
+def _circuit_line(sink: str, answers: Sequence[WorkerAnswer]) -> str:
+    names = ", ".join(answer.name for answer in answers)
+    queues = sorted({queue for answer in answers for queue in answer.resting})
+    rest = f"{', '.join(queues) or 'no queue'} {'rest' if len(queues) > 1 else 'rests'}"
+    return f"{sink} is down ({names}): {answers[0].down[sink]}; {rest}"
 
 
 def _answers(replies: Iterable[Mapping[str, Any]]) -> Iterable[WorkerAnswer]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from importlib.metadata import version
+from typing import Any
 
 import typer
 
@@ -14,8 +17,39 @@ def say(text: str, *, err: bool = False) -> None:
     typer.echo(printable(text), err=err)
 
 
-def tolerate_encodings() -> None:
-    """Let characters that standard output's encoding lacks be spelled, as they are on
-    standard error; in a Latin-1 terminal “…” would end a command."""
-    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
+def run(app: typer.Typer) -> None:
+    """Run a console script, on terminals of any width and encoding."""
+    # A character that standard output lacks would end the command (Latin-1 has no
+    # arrow); it is spelled, as standard error does.
+    if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
+    # py-amqp warns of each message that was on its way when a channel was closed.
+    logging.getLogger("amqp").setLevel(logging.ERROR)
+    command = typer.main.get_command(app)
+    _reflow(command)
+    command()
+
+
+def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
+    """Print the version, and end.
+
+    Raises:
+        typer.Exit: if it is wanted.
+    """
+    if wanted:
+        say(f"meshtasks {version('meshtasks')}")
+        raise typer.Exit
+
+
+def _reflow(command: Any) -> None:
+    """Let help be as wide as the terminal: typer keeps the line breaks of a docstring
+    and adds its own, and calls a flag's type ``<bool>``."""
+    for name in ("help", "epilog"):
+        paragraphs = (getattr(command, name) or "").strip().split("\n\n")
+        joined = "\n\n".join(" ".join(each.split()) for each in paragraphs)
+        setattr(command, name, joined or None)
+    for parameter in command.get_params(typer.Context(command)):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    for each in getattr(command, "commands", {}).values():
+        _reflow(each)

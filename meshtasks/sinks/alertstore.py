@@ -54,6 +54,7 @@ class AlertStore:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = SqliteFile(SINK, path, _SCHEMA, _SHAPE)
 
     @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from meshtasks.cli.view.render import draw, line, size
 from meshtasks.cli.view.sightings import Sightings, dead_letter_of
@@ -227,8 +227,7 @@ def drawn(snapshot: Snapshot, width: int = 100, height: int = 30) -> list[str]:
         title="title",
         published="published 9 messages",
         footer=[("Flower", "http://flower")],
-        width=width,
-        height=height,
+        terminal=ConsoleDimensions(width, height),
     )
     with console.capture() as capture:
         console.print(picture)
@@ -301,6 +300,43 @@ def test_a_silent_worker_is_in_trouble(sightings: Sightings) -> None:
     text = "\n".join(drawn(replace(SNAPSHOT, seen=sightings.seen())))
 
     assert "ingest@demo  silent for 60 s" in text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b"nonsense",
+        b"[1, null, {}]",
+        b"\xff",
+        b"[" * 10_000,
+        b'{"type": "task-succeeded", "timestamp": "noon", "runtime": [], "uuid": {}}',
+        b'{"type": "task-failed", "timestamp": 1e999, "hostname": 5}',
+    ],
+)
+def test_what_is_no_event_is_passed_over(sightings: Sightings, body: bytes) -> None:
+    sightings.event(body, NOW)
+    drawn(replace(SNAPSHOT, seen=sightings.seen()))
+
+
+def test_a_small_terminal_shows_the_verdict_and_queues_that_nobody_consumes() -> None:
+    paused = QueueState("sensors.humidity", 120, 0, 0, 0, 0.0, 0.0)
+    busy = tuple(replace(BUSY, name=f"sensors.kind-{n}") for n in range(14))
+    picture = draw(
+        replace(SNAPSHOT, queues=(*busy, paused)),
+        title="title",
+        verdict=["timeseries is down: refused; sensors.humidity rests"],
+        terminal=ConsoleDimensions(80, 16),
+    )
+    console = Console(file=io.StringIO(), width=80)
+    with console.capture() as capture:
+        console.print(picture)
+    lines = capture.get().splitlines()
+    assert lines[1:3] == [
+        "1 thing wants attention",
+        "  timeseries is down: refused; sensors.humidity rests",
+    ]
+    assert row(lines, "sensors.humidity")
 
 
 def test_a_log_line_says_it_all() -> None:

@@ -48,3 +48,20 @@ def test_a_sink_that_is_down_is_told_with_worker_reason_and_queues() -> None:
     assert line == (
         "timeseries is down (climate@attic): refused; sensors.humidity rests"
     )
+
+
+def test_a_sink_that_several_workers_found_down_is_told_once() -> None:
+    other = RESTING._replace(name="metrics@attic", resting=("metrics.system",))
+
+    (line,) = circuit_lines([RESTING, other])
+
+    assert line == (
+        "timeseries is down (climate@attic, metrics@attic): refused; "
+        "metrics.system, sensors.humidity rest"
+    )
+
+
+def test_a_queue_that_rests_because_of_a_sink_is_not_told_twice() -> None:
+    waiting = snapshot(QueueState("sensors.humidity", ready=5, consumers=0))
+
+    assert len(attention(waiting, [RESTING])) == 1

@@ -7,11 +7,13 @@ import json
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 
 import duckdb
 import pytest
 
+from meshtasks.cli import main
 from meshtasks.cli.query import _interruptible
 from meshtasks.cli.query_result import Result, write_csv, write_json
 from meshtasks.cli.terminal import say
@@ -41,8 +43,11 @@ def test_json_that_was_made_printable_means_the_same() -> None:
 
 def test_a_terminal_of_few_characters_ends_no_command() -> None:
     code = (
-        "from meshtasks.cli.terminal import say, tolerate_encodings\n"
-        "tolerate_encodings(); say('→ 21 °C')"
+        "import typer\n"
+        "from meshtasks.cli.terminal import run, say\n"
+        "app = typer.Typer()\n"
+        "app.command()(lambda: say('→ 21 °C'))\n"
+        "run(app)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -51,6 +56,30 @@ def test_a_terminal_of_few_characters_ends_no_command() -> None:
         check=True,
     )
     assert done.stdout == b"\\u2192 21 \xb0C\n"
+
+
+def test_help_is_as_wide_as_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setattr(sys, "argv", ["meshtasks", "query", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    page = capsys.readouterr().out
+    prose = [line.strip() for line in page[: page.index("─")].splitlines()]
+    for paragraph in "\n".join(prose).split("\n\n"):
+        assert len(textwrap.wrap(paragraph, 48)) == len(paragraph.strip().splitlines())
+    assert "<bool>" not in page
+
+
+def test_the_version_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["meshtasks", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("meshtasks 0.")
 
 
 def result(sql: str) -> Result:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from rich.console import Group
+from rich.console import ConsoleDimensions, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -36,37 +36,44 @@ def draw(
     snapshot: Snapshot,
     *,
     title: str,
+    verdict: Sequence[str] | None = None,
+    watched: bool = True,
     published: str = "",
     footer: Sequence[tuple[str, str]] = (),
-    width: int,
-    height: int,
+    terminal: ConsoleDimensions,
 ) -> Group:
     """The whole view.
 
     Args:
         title: its first line.
+        verdict: what wants attention, to stand right below the title; all is well
+            when there is nothing, and nothing is said when it is None.
+        watched: dead letters, alerts and workers were seen as they passed by.
         published: what producers say that they published, to stand with the totals.
         footer: label and text of the last lines.
-        width: of the terminal, columns.
-        height: of the terminal, lines; unused queues and old news make room.
+        terminal: its columns and lines; unused queues and old news make room.
     """
+    width, height = terminal
     seen = snapshot.seen
     workers = [_worker(each, snapshot.taken_at) for each in seen.workers]
-    faults = [Text(printable(fault), "bold red") for fault in snapshot.faults]
+    faults = list(_verdict(snapshot.faults, verdict))
     taken = _FIXED_LINES + len(footer) + len(faults) + max(1, len(workers))
-    shown = _worth_showing(snapshot.queues, height - taken - 2 * _FEWEST)
+    shown = _worth_showing(snapshot, height - taken - 2 * _FEWEST)
     room = height - taken - len(shown)
     news = max(_FEWEST, min(_MOST, room // 2))
     above = [Text(title, "bold"), *faults]
-    below = [
-        _elsewhere(snapshot, shown),
-        Text(),
-        _totals(snapshot, published),
-        Text(),
+    passed_by = [
         *_labelled("dead letters", _dead_letters(seen, news)),
         *_labelled("alerts", map(_alert, seen.last_alerts[-news:])),
         *_labelled("workers", workers),
         Text(),
+    ]
+    below = [
+        _elsewhere(snapshot, shown),
+        Text(),
+        _totals(snapshot, published, watched=watched),
+        Text(),
+        *(passed_by if watched else ()),
         *(
             row
             for label, text in footer
@@ -108,10 +115,29 @@ def size(size_bytes: float) -> str:
     return f"{size_bytes / _THOUSAND**power:.1f} {units[power - 1]}"
 
 
-def _worth_showing(queues: Sequence[QueueState], room: int) -> list[QueueState]:
-    """Those that messages have passed first, then those that somebody consumes; in
-    the given order."""
-    rank = sorted(queues, key=lambda queue: (queue.is_unused, not queue.consumers))
+def _verdict(faults: Sequence[str], verdict: Sequence[str] | None) -> Iterator[Text]:
+    if verdict is None:
+        yield from (Text(printable(fault), "bold red") for fault in faults)
+    elif not verdict:
+        yield Text("All is well", "bold green")
+    else:
+        number = f"{len(verdict)} things want" if len(verdict) > 1 else "1 thing wants"
+        yield Text(f"{number} attention", "bold red")
+        yield from (Text(f"  {printable(each)}", "red") for each in verdict)
+
+
+def _worth_showing(snapshot: Snapshot, room: int) -> list[QueueState]:
+    """Those whose messages nobody takes first, then those that messages have passed,
+    then those that somebody consumes; in the given order."""
+    queues = snapshot.queues
+    rank = sorted(
+        queues,
+        key=lambda queue: (
+            not snapshot.is_waiting(queue),
+            queue.is_unused,
+            not queue.consumers,
+        ),
+    )
     wanted = [queue for queue in rank if queue.consumers or not queue.is_unused]
     names = {queue.name for queue in wanted[: max(1, room)]}
     return [queue for queue in queues if queue.name in names]
@@ -163,14 +189,15 @@ def _wait(seconds: int) -> str:
     return f"{seconds} s" if seconds % 60 else f"{seconds // 60} min"
 
 
-def _totals(snapshot: Snapshot, published: str) -> Text:
+def _totals(snapshot: Snapshot, published: str, *, watched: bool = True) -> Text:
     parts = [published] if published else []
     if snapshot.points is not None:
         parts.append(f"stored {snapshot.points:,} values")
     if (archive := snapshot.archive) is not None:
         noun = "object" if archive.objects == 1 else "objects"
         parts.append(f"archive {archive.objects:,} {noun}, {size(archive.size_bytes)}")
-    parts.append(f"alerts {snapshot.seen.alerts:,}")
+    if watched:
+        parts.append(f"alerts {snapshot.seen.alerts:,}")
     return Text(" · ".join(parts))
 
 

@@ -7,7 +7,6 @@ asks what was seen.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from meshtasks.cli.view.snapshot import (
     BatchEvent,
@@ -31,6 +31,9 @@ from meshtasks.messaging.trust import last_death
 _LAST = 20
 #: So many ids are remembered, to know what comes twice.
 _IDS = 100_000
+
+#: No moment or duration in seconds is larger.
+_LARGEST_NUMBER = 1e12
 
 #: How the source of an alert begins that a rule has given.
 _OF_RULES = "rules."
@@ -112,11 +115,15 @@ class Sightings:
             )
 
     def event(self, body: bytes, now: float) -> None:
-        """Note a Celery event, or an array of them."""
-        said = json.loads(body)
+        """Note a Celery event, or an array of them; what is none is passed over."""
+        try:
+            said = from_json(body)
+        except ValueError:
+            return
         with self._lock:
             for event in said if isinstance(said, list) else [said]:
-                self._note(event, now)
+                if isinstance(event, dict):
+                    self._note(event, now)
 
     def interruption(self) -> None:
         """Note that something may have passed unseen."""
@@ -166,14 +173,19 @@ class Sightings:
         if kind not in {"task-succeeded", "task-retried", "task-failed"}:
             return None
         failed = kind != "task-succeeded"
-        runtime = event.get("runtime")
         return BatchEvent(
-            finished_at=float(event.get("timestamp") or 0.0),
+            finished_at=_number(event.get("timestamp")) or 0.0,
             queue=self._queues.pop(str(event.get("uuid")), "?"),
             result=str(event.get("exception" if failed else "result")),
-            runtime_seconds=None if runtime is None else float(runtime),
+            runtime_seconds=_number(event.get("runtime")),
             failed=failed,
         )
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, int | float) and abs(value) < _LARGEST_NUMBER:
+        return float(value)
+    return None
 
 
 def dead_letter_of(

@@ -173,3 +173,9 @@ class Snapshot:
     archive: ArchiveState | None = None
     seen: Seen = Seen()
     faults: tuple[str, ...] = ()
+
+    def is_waiting(self, queue: QueueState) -> bool:
+        """Whether messages wait in it that nobody takes, and somebody should."""
+        return bool(queue.ready and not queue.consumers) and (
+            queue.name != self.dead_letter_queue
+        )
