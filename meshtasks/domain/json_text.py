@@ -8,6 +8,7 @@ import json
 #: fails for one of more than 4,300 digits.
 _SCANNER = json.JSONDecoder(parse_int=str, parse_float=str)
 
+_SEVERAL = 2
 _SPACE = " \t\r\n"
 
 
@@ -38,6 +39,32 @@ def array_members(body: bytes) -> list[bytes]:
         if text[place : place + 1] == ",":
             place = _past_space(text, place + 1)
     return members
+
+
+def objects_one_a_line(body: bytes) -> list[bytes]:
+    """The lines of a body that is several JSON objects, one a line (JSON lines,
+    NDJSON), without blank ones; none if it is something else.
+
+    It is JSON lines when its first line is an object by itself, or when each line
+    begins one; so single lines may be damaged, and an object that is written over
+    several lines is not taken for lines.
+
+    Args:
+        body: that begins with ``{``; anything else.
+    """
+    lines = [line for each in body.split(b"\n") if (line := each.strip())]
+    if len(lines) < _SEVERAL:
+        return []
+    if all(line[:1] == b"{" for line in lines) or _is_object(lines[0]):
+        return lines
+    return []
+
+
+def _is_object(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text, parse_int=str, parse_float=str), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def object_member(text: bytes, name: str) -> bytes:

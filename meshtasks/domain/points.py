@@ -1,12 +1,17 @@
-"""Readings and metrics as points in InfluxDB line protocol.
+r"""Readings and metrics as points in InfluxDB line protocol.
 
 Escaping follows InfluxData's line protocol reference
 (https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/): comma,
 equals sign and space are escaped with a backslash in tags and names of fields,
-comma and space in measurements. A backslash of the text's own cannot be written
-there so that every store reads it back: InfluxDB refuses one at the end,
-VictoriaMetrics takes it for an escape and drops the line without a word. Texts
-that contain one are therefore refused here.
+comma and space in measurements. Line breaks and tabs cannot stand there; they are
+written ``\n``, ``\r`` and ``\t``, as Telegraf and influxdb-client do. A backslash of
+the text's own is read back by every store where an ordinary character follows
+(``C:\data``, ``DOMAIN\user``). Elsewhere it is not: before a backslash or a character
+that is escaped, and at the end, InfluxDB and VictoriaMetrics read different texts, or
+drop the line without a word. There it is written as a slash.
+
+Texts of fields keep what they are, but for line breaks, which are written ``\n``, too:
+VictoriaMetrics ends the line at each, and would lose the whole point.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from functools import lru_cache
 import msgspec
 
 from meshtasks.domain.errors import SchemaMismatch
-from meshtasks.domain.text import clip, described
+from meshtasks.domain.text import clip, described, is_no_value
 from meshtasks.domain.units import Quantity
 
 #: Longest name and longest value of a tag: what an AMQP routing key can carry.
@@ -27,12 +32,15 @@ TAG_LIMIT_CHARS = 255
 
 _LARGEST_NUMBER = 10**308
 
-_ESCAPES = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ "})
-_MEASUREMENT_ESCAPES = str.maketrans({",": r"\,", " ": r"\ "})
-_TEXT_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\""})
+_CONTROLS = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_ESCAPES = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ ", **_CONTROLS})
+_MEASUREMENT_ESCAPES = str.maketrans({",": r"\,", " ": r"\ ", **_CONTROLS})
+_TEXT_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\\n"})
 #: Surrogates come from routing keys that are not UTF-8.
-_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
-_UNWRITABLE_IN_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+_UNWRITABLE_IN_TEXT = re.compile(r"[\ud800-\udfff]")
+#: A backslash that not every store takes for itself.
+_AMBIGUOUS = re.compile(r"\\(?=[\\,= \t\r\n]|\Z)")
 
 
 @lru_cache(maxsize=16_384)
@@ -48,8 +56,8 @@ def line_start(quantity: Quantity, sensor_id: str, location: str) -> str:
         location: where it is; blank for none.
 
     Raises:
-        SchemaMismatch: a tag is empty, too long, or holds a backslash, a
-            control character or what is not Unicode.
+        SchemaMismatch: a tag is empty, too long, or holds a control character or
+            what is not Unicode.
     """
     tags = f"sensor_id={_tag('sensor_id', sensor_id)}"
     if location.strip():
@@ -91,7 +99,7 @@ def metric_start(name: str, tags: tuple[tuple[str, str], ...]) -> str:
     if name.startswith("#"):
         message = 'name: must not begin with "#", which makes a line a comment'
         raise SchemaMismatch(message)
-    start = _name("name", name).translate(_MEASUREMENT_ESCAPES)
+    start = _without_ambiguity(_name("name", name)).translate(_MEASUREMENT_ESCAPES)
     for tag, value in tags:
         if value.strip():
             start += f",{_key('tags', tag)}={_tag(f'tags.{tag}', value)}"
@@ -103,7 +111,9 @@ def fields_text(fields: Mapping[str, object], place: str = "fields.") -> str:
 
     All numbers become floats, ``true`` and ``false`` booleans and texts strings. A
     store that has types keeps that of a field's first value and refuses others,
-    and many a publisher writes 21.0 as ``21``.
+    and many a publisher writes 21.0 as ``21``. For the same reason a text that says
+    that there is no value, such as ``unavailable``, is none: stored as a text, it
+    would keep the numbers of that field out.
 
     Args:
         fields: name → value; None is no value.
@@ -115,12 +125,19 @@ def fields_text(fields: Mapping[str, object], place: str = "fields.") -> str:
     text = ",".join(
         f"{_key('fields', name)}={_field_value(place, name, value)}"
         for name, value in fields.items()
-        if value is not None
+        if value is not None and not (isinstance(value, str) and is_no_value(value))
     )
     if not text:
-        message = "fields: expected at least one value"
-        raise SchemaMismatch(message)
+        raise SchemaMismatch(_no_value(place, fields))
     return text
+
+
+def _no_value(place: str, fields: Mapping[str, object]) -> str:
+    for name, value in fields.items():
+        if value is not None:
+            said = described(value)
+            return f"{place}{name}: {said} is no value, and there is no other"
+    return "fields: expected at least one value"
 
 
 def point(start: str, fields: str, time_seconds: float) -> str:
@@ -165,7 +182,7 @@ def _key(place: str, name: str) -> str:
     if name == "time":
         message = f'{place}: "time" is the name of the timestamp'
         raise SchemaMismatch(message)
-    return _name(place, name).translate(_ESCAPES)
+    return _without_ambiguity(_name(place, name)).translate(_ESCAPES)
 
 
 def _name(place: str, name: str) -> str:
@@ -178,7 +195,11 @@ def _name(place: str, name: str) -> str:
 
 
 def _tag(place: str, value: str) -> str:
-    return _checked(place, value).translate(_ESCAPES)
+    return _without_ambiguity(_checked(place, value)).translate(_ESCAPES)
+
+
+def _without_ambiguity(text: str) -> str:
+    return _AMBIGUOUS.sub("/", text) if "\\" in text else text
 
 
 def _checked(place: str, text: str) -> str:
@@ -189,7 +210,6 @@ def _checked(place: str, text: str) -> str:
         message = f"{place}: has {len(text)} characters; {TAG_LIMIT_CHARS} are allowed"
         raise SchemaMismatch(message)
     if found := _UNWRITABLE.search(text):
-        what = "a backslash" if found[0] == "\\" else ascii(found[0])
-        message = f"{place}: must not contain {what}"
+        message = f"{place}: must not contain {found[0]!a}"
         raise SchemaMismatch(message)
     return text

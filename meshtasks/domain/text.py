@@ -14,6 +14,7 @@ _UNPRINTABLE = re.compile(
 )
 
 _LARGEST_QUOTED = 10**20  # str() refuses numbers of more than 4,300 digits
+_NO_VALUES = frozenset({"", "none", "null", "nan", "unknown", "unavailable"})
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
@@ -26,6 +27,11 @@ def printable(text: str) -> str:
 def clip(text: str, limit_chars: int = 60) -> str:
     """``text``, or its beginning and an ellipsis when it is longer."""
     return text if len(text) <= limit_chars else f"{text[:limit_chars]}…"
+
+
+def is_no_value(text: str) -> bool:
+    """Whether a text stands where a value would, and says that there is none."""
+    return text.strip().lower() in _NO_VALUES
 
 
 def described(value: object) -> str:

@@ -1,5 +1,5 @@
-"""A record's timestamp: RFC 3339 text or a number of seconds or milliseconds
-since the epoch, into epoch seconds."""
+"""A record's timestamp: RFC 3339 text or a number of seconds, milliseconds,
+microseconds or nanoseconds since the epoch, into epoch seconds."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ AHEAD_LIMIT_SECONDS = 86_400.0
 #: A clock that was never set counts from 1970; no device of a mesh is older.
 EARLIEST_SECONDS = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 #: As seconds this is the year 2603, as milliseconds August 1970: larger numbers
-#: are milliseconds.
-_MILLISECONDS_FROM = 2e10
-_FAR = 1e18
+#: are milliseconds. Whole numbers above a thousand times as much are microseconds,
+#: and so on: a moment from 2000 to 2603 is the same in each of the units.
+_LARGEST_SECONDS = 20_000_000_000
+_FAR = 1e20
 
 
 class InvalidTimestamp(InvalidMessage):
@@ -48,7 +49,8 @@ def epoch_seconds(stamp: object, now: float) -> float:
 
     Args:
         stamp: RFC 3339 text with a zone (``2026-11-23T13:12:00+01:00``), the same
-            already read, or epoch seconds or milliseconds.
+            already read, or a number since the epoch: of seconds or, told by how
+            large it is, of milliseconds or (whole numbers) micro- or nanoseconds.
         now: epoch seconds; when the message was received.
 
     Returns:
@@ -63,7 +65,7 @@ def epoch_seconds(stamp: object, now: float) -> float:
     elif isinstance(stamp, str):
         seconds = _read(stamp).timestamp()
     elif _is_number(stamp):
-        seconds = stamp / 1000 if abs(stamp) > _MILLISECONDS_FROM else float(stamp)
+        seconds = float(stamp) if abs(stamp) <= _LARGEST_SECONDS else _scaled(stamp)
     else:
         message = (
             "timestamp: expected RFC 3339 text or epoch seconds, got "
@@ -73,6 +75,19 @@ def epoch_seconds(stamp: object, now: float) -> float:
     if EARLIEST_SECONDS <= seconds <= now + AHEAD_LIMIT_SECONDS:
         return seconds
     raise InvalidTimestamp(_implausible(stamp, seconds, now))
+
+
+def _scaled(stamp: float) -> float:
+    """The seconds in a number that is too large to be some.
+
+    One division, since each would round: a float of seconds is exact to less than a
+    microsecond.
+    """
+    per_second = 1_000
+    if isinstance(stamp, int):
+        while abs(stamp) > _LARGEST_SECONDS * per_second < _FAR:
+            per_second *= 1_000
+    return stamp / per_second
 
 
 def _is_number(stamp: object) -> TypeGuard[float]:

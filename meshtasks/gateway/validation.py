@@ -10,13 +10,12 @@ from pydantic import ValidationError
 
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import InvalidMessage
-from meshtasks.domain.json_text import array_members
 from meshtasks.domain.records import faults
 from meshtasks.domain.routing import handled_queues
 from meshtasks.gateway.problems import FieldError, Problem, field_errors, pointer
 from meshtasks.settings import Settings
 from meshtasks.tasks.registry import Handler
-from meshtasks.worker.decode import Decoder
+from meshtasks.worker.decode import Decoder, Several
 
 #: AMQP 0-9-1 carries a routing key as a short string.
 _MAX_ROUTING_KEY_BYTES = 255
@@ -83,8 +82,12 @@ class Validator:
         except InvalidMessage as error:
             yield from _field_errors(error, above)
             return
-        members = array_members(envelope.body) if decoded.bad else []
-        for member, _ in decoded.bad:
+        several = decoded.several or Several(envelope.body)
+        members = several.members() if decoded.bad else ()
+        for member, fault in decoded.bad:
+            if several.lines and not members[member].startswith(b"{"):
+                yield FieldError(pointer((*above, member)), fault.reason)
+                continue
             try:
                 decoder.decode_object(members[member])
             except InvalidMessage as error:

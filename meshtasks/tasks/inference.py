@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydantic_core import from_json
@@ -25,6 +26,7 @@ from meshtasks.domain.errors import InvalidMessage, SinkUnavailable, Transient
 from meshtasks.domain.inference.pipeline import transform
 from meshtasks.domain.inference.requests import Request, origin_of, request_of
 from meshtasks.domain.inference.results import InferenceResult, error_message
+from meshtasks.domain.json_text import objects_one_a_line
 from meshtasks.domain.outcome import Dead, Outcome
 from meshtasks.messaging import headers
 from meshtasks.messaging.publisher import Outgoing
@@ -59,14 +61,10 @@ def _refuses_results(
 
 
 def _tell_askers(requests: Envelope, reason: str, settings: Settings) -> list[Outgoing]:
-    try:
-        content = from_json(requests.body)
-    except ValueError:
-        return []  # it took the pool process down before anybody could read it
     limit_bytes = settings.queues.for_queue(RESULTS_QUEUE).max_message_bytes
     origins = [
         origin_of(record, requests)
-        for record in (content if isinstance(content, list) else [content])
+        for record in _values(requests.body)
         if isinstance(record, dict)
     ]
     return [
@@ -74,6 +72,19 @@ def _tell_askers(requests: Envelope, reason: str, settings: Settings) -> list[Ou
         for origin in origins
         if origin is not None
     ]
+
+
+def _values(body: bytes) -> list[Any]:
+    """What the members of a body are, as far as they can be read: it may have taken
+    the pool process down before anybody did."""
+    try:
+        content = from_json(body)
+    except ValueError:
+        content = []
+        for line in objects_one_a_line(body):
+            with suppress(ValueError):
+                content.append(from_json(line))
+    return content if isinstance(content, list) else [content]
 
 
 @handles(

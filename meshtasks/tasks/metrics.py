@@ -30,13 +30,15 @@ def _refuses(
     return transform(metrics, envelopes, settings.rules).dead
 
 
-@handles("metrics.system", record=Metric, sinks=_SINKS, refuses=_refuses)
+@handles("metrics.system", record=Metric, sinks=_SINKS, refuses=_refuses, telegraf=True)
 def store_system_metrics(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
     """Store what hosts and devices measure of themselves."""
     return _store(batch, sinks)
 
 
-@handles("metrics.application", record=Metric, sinks=_SINKS, refuses=_refuses)
+@handles(
+    "metrics.application", record=Metric, sinks=_SINKS, refuses=_refuses, telegraf=True
+)
 def store_application_metrics(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
     """Store what services measure of themselves."""
     return _store(batch, sinks)

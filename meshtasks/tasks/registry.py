@@ -88,6 +88,8 @@ class Handler:
             opens, the queue is not consumed.
         bare_value: a body that is a bare JSON number stands for
             ``{"value": number}``.
+        telegraf: a body may also be what Telegraf makes of metrics: an object whose
+            member ``metrics`` is an array of them, or line protocol.
         timer: what else there is to do while its queue is consumed.
         refuses: the part of :attr:`handle` that tells bad records, for those who
             want to know beforehand.
@@ -102,6 +104,7 @@ class Handler:
     record: Any
     sinks: tuple[str, ...]
     bare_value: bool = False
+    telegraf: bool = False
     timer: Timer | None = None
     refuses: Refuses = _refuses_none
     struct: type[Struct] | None = None
@@ -115,6 +118,7 @@ class Options(TypedDict, total=False):
     """What :class:`Handler` has a default for."""
 
     bare_value: bool
+    telegraf: bool
     timer: Timer | None
     refuses: Refuses
     struct: type[Struct] | None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import repeat
@@ -24,7 +25,7 @@ from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.timing import SinkCall, listening
 from meshtasks.tasks.registry import Batch, Handler, Timer
-from meshtasks.worker.decode import Decoder
+from meshtasks.worker.decode import Decoder, Several
 
 
 class Failure(NamedTuple):
@@ -77,6 +78,9 @@ class BatchResult:
         )
 
 
+_ARRAY = Several(b"")
+
+
 class BatchRunner:
     """Runs the batches of one queue with its handler.
 
@@ -104,34 +108,44 @@ class BatchRunner:
         batch: Batch[Any] = Batch(queue, [], [], [])
         positions: list[int] = []  # of the records' messages
         failures: list[Failure] = []
+        several: dict[int, Several] = {}  # by position
         for position, wire in enumerate(wires):
             body = wire[0]
             try:
                 if body[:1] == b"{":
-                    batch.records.append(self._decoder.decode_object(body))
-                    batch.envelopes.append(envelope_of(wire, queue))
-                    batch.places.append(None)
-                    positions.append(position)
-                    continue
-                decoded = self._decoder.decode(body)
+                    try:
+                        record = self._decoder.decode_object(body)
+                    except InvalidMessage as error:
+                        decoded = self._decoder.decode_several(body, error)
+                    else:
+                        batch.records.append(record)
+                        batch.envelopes.append(envelope_of(wire, queue))
+                        batch.places.append(None)
+                        positions.append(position)
+                        continue
+                else:
+                    decoded = self._decoder.decode(body)
             except InvalidMessage as error:
                 dead = Dead(str(error), type(error).__name__)
                 failures.append(Failure(position, dead))
                 continue
             envelope = envelope_of(wire, queue)
+            if decoded.several is not None:
+                several[position] = decoded.several
+                envelope = envelope._replace(body=decoded.several.array)
             batch.records.extend(decoded.records)
             batch.envelopes.extend(repeat(envelope, len(decoded.records)))
             batch.places.extend(decoded.places)
             positions.extend(repeat(position, len(decoded.records)))
             if decoded.bad:
-                members = array_members(body)
+                members = _members(position, wires, several)
                 failures += [
                     Failure(position, fault.dead, members[fault.place], fault.place)
                     for fault in decoded.bad
                 ]
         outcomes = self._handle(batch)
         if outcomes.count(DONE) < len(outcomes):
-            failures += _fold(outcomes, positions, batch.places, wires)
+            failures += _fold(outcomes, positions, batch.places, wires, several)
         failures.sort(key=lambda failure: failure.position)
         return len(batch.records), failures
 
@@ -153,11 +167,21 @@ class BatchRunner:
         return [Retry(reason, "HandlerFault")] * count
 
 
+def _members(
+    message: int, wires: list[Wire], several: Mapping[int, Several]
+) -> Sequence[bytes]:
+    """The members of a message, each exactly as it came."""
+    if form := several.get(message):
+        return form.members()
+    return array_members(wires[message][0])
+
+
 def _fold(
     outcomes: list[Outcome],
     positions: list[int],
     places: list[int | None],
     wires: list[Wire],
+    several: Mapping[int, Several],
 ) -> list[Failure]:
     """Outcomes per record become failures per message."""
     failures: list[Failure] = []
@@ -169,19 +193,21 @@ def _fold(
             continue
         match outcome:
             case Dead():
-                body = array_members(wires[message][0])[record]
+                body = _members(message, wires, several)[record]
                 failures.append(Failure(message, outcome, body, record))
             case Retry():
                 to_retry.setdefault(message, []).append((record, outcome))
             case Done():
                 pass
     for message, retries in to_retry.items():
-        slices = array_members(wires[message][0])
+        slices = _members(message, wires, several)
         outcome = next((each for _, each in retries if each.tried), retries[0][1])
         if len(retries) == len(slices):
             failures.append(Failure(message, outcome))
         else:
-            body = b"[" + b",".join(slices[record] for record, _ in retries) + b"]"
+            failed = [slices[record] for record, _ in retries]
+            form = several.get(message, _ARRAY)
+            body = form.message_of(failed)
             failures.append(Failure(message, outcome, body))
     return failures
 

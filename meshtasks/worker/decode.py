@@ -9,7 +9,13 @@ import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from meshtasks.domain.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
-from meshtasks.domain.json_text import array_members, first_not_json_number
+from meshtasks.domain.json_text import (
+    array_members,
+    first_not_json_number,
+    object_member,
+    objects_one_a_line,
+)
+from meshtasks.domain.lineprotocol import read_lines
 from meshtasks.domain.outcome import Dead
 from meshtasks.domain.records import explain
 from meshtasks.tasks.registry import Handler
@@ -25,6 +31,29 @@ class BadMember(NamedTuple):
     dead: Dead
 
 
+class Several(NamedTuple):
+    """The members of a message that is neither one object nor an array.
+
+    Attributes:
+        array: the same records as a JSON array, so that nobody behind needs to know
+            of another form. Members that are not valid may be null in it.
+        lines: each member as it was written, when they came one a line.
+    """
+
+    array: bytes
+    lines: Sequence[bytes] = ()
+
+    def members(self) -> Sequence[bytes]:
+        """Each member exactly as it was written."""
+        return self.lines or array_members(self.array)
+
+    def message_of(self, members: Sequence[bytes]) -> bytes:
+        """Some of the members as a message that is read as this one was."""
+        if self.lines:
+            return b"\n".join(members)
+        return b"[" + b",".join(members) + b"]"
+
+
 class Decoded(NamedTuple):
     """The records of one message.
 
@@ -33,11 +62,13 @@ class Decoded(NamedTuple):
         places: of each, its place in an array message; None when it is the whole
             message.
         bad: the members that are not valid.
+        several: how else they came when the message is neither object nor array.
     """
 
     records: list[Any]
     places: Sequence[int | None]
     bad: Sequence[BadMember] = ()
+    several: Several | None = None
 
 
 class _StructReader:
@@ -74,6 +105,7 @@ class Decoder:
         self._one: TypeAdapter[Any] = TypeAdapter(handler.record)
         self._many: TypeAdapter[list[Any]] = TypeAdapter(list[handler.record])  # type: ignore[name-defined]
         self._bare_value = handler.bare_value
+        self._telegraf = handler.telegraf
         self._structs = _StructReader(handler.struct) if handler.struct else None
 
     def decode_object(self, body: bytes) -> Any:
@@ -94,8 +126,8 @@ class Decoder:
         return self._as_handled(record)
 
     def decode(self, body: bytes) -> Decoded:
-        """The records of any body: object, array, or bare number if the handler
-        takes one.
+        """The records of any body: object, array, several objects one a line, bare
+        number if the handler takes one, and what Telegraf writes if it takes that.
 
         Raises:
             InvalidMessage: the body as a whole is bad.
@@ -108,7 +140,31 @@ class Decoder:
             return self._decode_array(body)
         if self._bare_value and stripped[0] in _NUMBER_STARTS:
             stripped = b'{"value":' + stripped + b"}"
-        return Decoded([self.decode_object(stripped)], [None])
+        if self._telegraf and stripped[:1] != b"{":
+            return self._decode_line_protocol(stripped)
+        try:
+            return Decoded([self.decode_object(stripped)], [None])
+        except InvalidMessage as error:
+            return self.decode_several(stripped, error)
+
+    def decode_several(self, body: bytes, error: InvalidMessage) -> Decoded:
+        """The records of a body that begins as an object, and is no record.
+
+        Args:
+            body: it.
+            error: why it is no record.
+
+        Raises:
+            InvalidMessage: it is not several either; the error is the one given.
+        """
+        if isinstance(error, SchemaMismatch):  # so it is JSON
+            if self._telegraf and (array := _array_in(body, "metrics")):
+                return self._decode_array(array)._replace(several=Several(array))
+        elif lines := objects_one_a_line(body):
+            decoded = self._decode_one_by_one(lines)
+            several = Several(_as_array(lines, decoded.bad), lines)
+            return decoded._replace(several=several)
+        raise error
 
     def _decode_array(self, body: bytes) -> Decoded:
         if self._structs and (structs := self._structs.many(body)):
@@ -118,9 +174,9 @@ class Decoder:
         except ValidationError as error:
             if _is_syntax(error):
                 raise _as_invalid(body, error) from error
-            return self._decode_one_by_one(body)
+            return self._decode_one_by_one(array_members(body))
         if first_not_json_number(body) is not None:
-            return self._decode_one_by_one(body)
+            return self._decode_one_by_one(array_members(body))
         if not records:
             message = "the array is empty; expected at least one record"
             raise SchemaMismatch(message)
@@ -129,11 +185,11 @@ class Decoder:
     def _as_handled(self, record: Any) -> Any:
         return self._structs.of_record(record) if self._structs else record
 
-    def _decode_one_by_one(self, body: bytes) -> Decoded:
+    def _decode_one_by_one(self, members: Sequence[bytes]) -> Decoded:
         records: list[Any] = []
         places: list[int | None] = []
         bad: list[BadMember] = []
-        for place, member in enumerate(array_members(body)):
+        for place, member in enumerate(members):
             try:
                 records.append(self.decode_object(member))
             except InvalidMessage as error:
@@ -141,6 +197,41 @@ class Decoder:
             else:
                 places.append(place)
         return Decoded(records, places, bad)
+
+    @staticmethod
+    def _decode_line_protocol(body: bytes) -> Decoded:
+        lines = read_lines(body)
+        metrics = [(place, each.metric) for place, each in enumerate(lines)]
+        good = [(place, metric) for place, metric in metrics if metric is not None]
+        if not good:
+            raise UndecodableMessage(lines[0].fault)
+        bad = [
+            BadMember(place, Dead(each.fault, UndecodableMessage.__name__))
+            for place, each in enumerate(lines)
+            if each.metric is None
+        ]
+        return Decoded(
+            [metric for _, metric in good],
+            [place for place, _ in good],
+            bad,
+            Several(
+                msgspec.json.encode([each.metric for each in lines]),
+                [each.source for each in lines],
+            ),
+        )
+
+
+def _array_in(body: bytes, name: str) -> bytes:
+    """The array that a member of an object is; empty if it is none."""
+    member = object_member(body, name) if body[:1] == b"{" else b""
+    return member if member[:1] == b"[" else b""
+
+
+def _as_array(members: Sequence[bytes], bad: Sequence[BadMember]) -> bytes:
+    """A JSON array of members, null for each that is not valid."""
+    places = {each.place for each in bad}
+    texts = (b"null" if n in places else each for n, each in enumerate(members))
+    return b"[" + b",".join(texts) + b"]"
 
 
 def _is_syntax(error: ValidationError) -> bool:

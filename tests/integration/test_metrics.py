@@ -111,7 +111,8 @@ def test_influxdb_keeps_one_point_and_every_type(
 
 
 @pytest.mark.parametrize(
-    "text", ['say "hi"', "C:\\", "a=b,c d", "\\\\", '\\"', "Küche"]
+    "text",
+    ['say "hi"', "C:\\", "a=b,c d", "\\\\", '\\"', "Küche", "a\nb=1", "\0\t\r\x1b"],
 )
 def test_no_text_takes_its_neighbours_with_it(
     sinks: Sinks, victoria: VictoriaMetrics, text: str
@@ -123,6 +124,60 @@ def test_no_text_takes_its_neighbours_with_it(
 
     assert count_samples(victoria, "disk_n") == 2
     assert count_samples(victoria, "odd_n") == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        (
+            b'{"fields":{"free":0,"total":5},"name":"swap","tags":{"host":"vm"},'
+            b'"timestamp":1795439940}\n'
+            b'{"fields":{"uptime_format":" 0:49"},"name":"system","tags":{"host":"vm"},'
+            b'"timestamp":1795439940}\n'
+        ),
+        (
+            b'{"metrics":[{"fields":{"free":0,"total":5},"name":"swap",'
+            b'"tags":{"host":"vm"},"timestamp":1795439940000000000},'
+            b'{"fields":{"uptime_format":" 0:49"},"name":"system","tags":{"host":"vm"},'
+            b'"timestamp":1795439940000000}]}'
+        ),
+        (
+            b"swap,host=vm free=0i,total=5i 1795439940000000000\n"
+            b'system,host=vm uptime_format=" 0:49" 1795439940000\n'
+        ),
+    ],
+    ids=["json", "json batch", "influx"],
+)
+def test_what_telegraf_writes_is_stored_and_archived_in_each_of_its_formats(
+    sinks: Sinks, victoria: VictoriaMetrics, amqp_url: str, body: bytes
+) -> None:
+    assert handle(sinks, system(body)) == [DONE, DONE]
+
+    assert {(each.name, *each.samples.items()) for each in export(victoria)} == {
+        ("swap_free", (1_795_439_940_000, 0)),
+        ("swap_total", (1_795_439_940_000, 5)),
+        ("system_uptime_format", (1_795_439_940_000, 0)),  # it has numbers only
+    }
+    (archived,) = drain(amqp_url, "archive.metrics")
+    assert [line["record"]["name"] for line in lines_sent(archived.body)] == [
+        "swap",
+        "system",
+    ]
+
+
+def test_names_that_line_protocol_cannot_write_plainly_are_stored(
+    sinks: Sinks, victoria: VictoriaMetrics
+) -> None:
+    odd = ["C:\\Windows\\a.exe", "C:\\", "one\ntwo", "\\\\nas\\a b\\"]
+    metrics = [
+        metric({"n": 1, "text": "two\nlines"}, tags={"path": path}) for path in odd
+    ]
+
+    assert handle(sinks, system(metrics)) == [DONE] * 4
+
+    assert sorted(
+        each.labels["path"] for each in export(victoria) if each.name == "disk_n"
+    ) == ["/\\nas\\a b/", "C:/", "C:\\Windows\\a.exe", r"one\ntwo"]
 
 
 def test_bad_metrics_are_dead_and_their_neighbours_are_stored(

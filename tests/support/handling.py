@@ -78,6 +78,8 @@ def handle(sinks: Sinks, *messages: Envelope) -> list[Outcome]:
             outcomes.append(outcome_of(error))
             continue
         dead = {member.place: member.dead for member in decoded.bad}
+        if decoded.several is not None:
+            each = each._replace(body=decoded.several.array)  # noqa: PLW2901
         count = len(decoded.records) + len(decoded.bad)
         outcomes.extend(dead.get(place) for place in range(count))
         batches.add_members(batch, each, decoded.records, decoded.places)

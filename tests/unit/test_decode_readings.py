@@ -71,10 +71,11 @@ def plain(record: Any) -> tuple[Any, ...]:
 
 def outcome(decoder: Decoder, body: bytes) -> Any:
     try:
-        records, places, bad = decoder.decode(body)
+        decoded = decoder.decode(body)
     except InvalidMessage as error:
         return type(error), str(error)
-    return [plain(record) for record in records], list(places), list(bad)
+    records = [plain(record) for record in decoded.records]
+    return records, list(decoded.places), list(decoded.bad), decoded.several
 
 
 @given(bodies)
