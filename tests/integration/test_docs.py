@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from typer.main import get_command
 
 from meshtasks.cli import app
 from meshtasks.cli.asyncapi_headers import DEAD_LETTER, PASSED_ON
+from meshtasks.domain.routing import handled_queues
 from meshtasks.environment import Environment
 from tests.support.topologies import shipped_topology
 
@@ -76,6 +78,30 @@ def test_every_setting_is_explained() -> None:
     explained = set(re.findall(r"`(MESH_[A-Z0-9_]+?)(?:__<NAME>)?`", page))
 
     assert {f"MESH_{name.upper()}" for name in Environment.model_fields} <= explained
+
+
+def test_the_configuration_of_telegraf_reaches_queues_that_take_its_metrics() -> None:
+    (snippet,) = re.findall(r"```toml\n(.*?)```", text_of("telegraf.md"), re.DOTALL)
+    config = tomllib.loads(snippet)
+    (output,) = config["outputs"]["amqp"]
+    topology = shipped_topology()
+    keys = {output["routing_key"]}
+    keys |= {
+        each["tags"][output["routing_tag"]]
+        for inputs in config["inputs"].values()
+        for each in inputs
+        if "tags" in each
+    }
+
+    reached = {key: handled_queues(topology, output["exchange"], key) for key in keys}
+
+    assert output["exchange_passive"]
+    assert output["delivery_mode"] == "persistent"
+    assert output["data_format"] == "influx"
+    assert reached == {
+        "metrics.system.telegraf": {"metrics.system"},
+        "metrics.application.docker": {"metrics.application"},
+    }
 
 
 def test_the_site_builds_and_no_link_is_broken(tmp_path: Path) -> None:
