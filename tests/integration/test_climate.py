@@ -70,7 +70,7 @@ def batch_of(
         envelope = Envelope(
             body, "sensors", routing_key, queue, f"m{number}", None, NOW, {}
         )
-        records, places, _ = DECODER.decode(body)
+        records, places, *_ = DECODER.decode(body)
         batches.add_members(batch, envelope, records, places)
     return batch
 

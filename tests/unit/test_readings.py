@@ -138,7 +138,7 @@ def test_a_bad_reading_does_not_touch_its_neighbours() -> None:
         ),
         ({"value": 1.0, "unit": "%"}, "UnknownUnit", 'unit "%" is not a temperature'),
         ({"value": 1.0, "sensor_id": ""}, "SchemaMismatch", "sensor_id: is empty"),
-        ({"value": 1.0, "location": "a\\b"}, "SchemaMismatch", "location: must not"),
+        ({"value": 1.0, "location": "a\x00b"}, "SchemaMismatch", "location: must not"),
         (
             {"value": 1.0, "timestamp": "2019-01-01T00:00:00"},
             "InvalidTimestamp",
