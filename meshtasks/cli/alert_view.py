@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import tzinfo
 from typing import Any, NamedTuple
 
@@ -18,6 +18,8 @@ from meshtasks.sinks.alerttables import AlertTables
 
 _TITLE_CHARS = 60
 _DETAIL_CHARS = 160
+#: Alerts or labels that are named where there may be hundreds.
+_EXAMPLES = 10
 
 
 class Shown(NamedTuple):
@@ -98,6 +100,56 @@ def table(shown: Sequence[Shown], zone: tzinfo | None, now: float) -> Iterator[s
     for row in rows:
         cells = zip(row, widths, strict=True)
         yield "  ".join(cell.ljust(width) for cell, width in cells).rstrip()
+
+
+def routes_told(tables: AlertTables, fingerprint: str) -> dict[str, Told]:
+    """What the receivers of each route know of an alert."""
+    memberships = tables.memberships(fingerprint)
+    groups = {name: tables.group(name) for name in memberships}
+    return {group.route: memberships[name] for name, group in groups.items() if group}
+
+
+def page(
+    shown: Shown, routes: Mapping[str, Told], zone: tzinfo | None, now: float
+) -> Iterator[str]:
+    """All of one alert."""
+    alert = shown.alert
+    ends_at = now if alert.ends_at is None else alert.ends_at
+    yield f"{'id':<12} {alert.fingerprint}"
+    yield f"{'title':<12} {alert.title}"
+    yield f"{'message':<12} {alert.message}"
+    yield f"{'state':<12} {shown.state}"
+    yield f"{'severity':<12} {alert.severity}"
+    yield f"{'source':<12} {alert.source}"
+    yield f"{'since':<12} {_moment(alert.starts_at, zone)}"
+    yield f"{'for':<12} {span_text(ends_at - alert.starts_at)}"
+    if alert.acknowledged_by:
+        yield f"{'acknowledged':<12} by {alert.acknowledged_by}"
+    for name, value in sorted(alert.own_labels.items()):
+        yield f"{'label':<12} {name}={value}"
+    for route, told in sorted(routes.items()):
+        said = f"{told.phase} at {_moment(told.at, zone)}" if told.phase else "nothing"
+        yield f"{'told':<12} by route {route}: {said}{' (owed)' * told.owed}"
+
+
+def silenced_lines(
+    silence: Silence, firing: Sequence[Standing], now: float
+) -> Iterator[str]:
+    """What a silence mutes now; if nothing, by which labels alerts can be matched."""
+    muted = [each for each in firing if silence.covers(each.labels, now)]
+    if muted:
+        noun = "alert that goes" if len(muted) == 1 else "alerts that go"
+        yield f"silences {len(muted)} {noun} on:"
+        yield from (f"  {clip(each.title, _TITLE_CHARS)}" for each in muted[:_EXAMPLES])
+        if len(muted) > _EXAMPLES:
+            yield f"  and {len(muted) - _EXAMPLES} more"
+        return
+    yield "no alert that goes on matches; it holds for those to come"
+    labels = sorted({item for each in firing for item in each.labels.items()})
+    if labels:
+        named = ", ".join(f"{name}={value}" for name, value in labels[:_EXAMPLES])
+        more = f" and {len(labels) - _EXAMPLES} more" * (len(labels) > _EXAMPLES)
+        yield f"alerts that go on have the labels {named}{more}"
 
 
 def silence_lines(

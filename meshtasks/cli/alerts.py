@@ -6,14 +6,22 @@ import getpass
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from typing import Annotated, Never
 
 import typer
 
-from meshtasks.cli.alert_view import history_lines, now_standing, silence_lines, table
+from meshtasks.cli.alert_view import (
+    history_lines,
+    now_standing,
+    page,
+    routes_told,
+    silence_lines,
+    silenced_lines,
+    table,
+)
 from meshtasks.cli.failure import fail
 from meshtasks.cli.terminal import say
 from meshtasks.domain.alerting.durations import seconds_of
@@ -82,7 +90,8 @@ def silence(
     ],
     comment: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:
-    """Hear nothing of the alerts that match, for a while; prints the silence's id.
+    """Hear nothing of the alerts that match, for a while; prints the silence's id,
+    and on standard error what it silences now.
 
     Alerts that still go on afterwards are told then.
 
@@ -97,12 +106,42 @@ def silence(
     made = Silence(secrets.token_hex(4), texts, now, ends_at, _user(), comment)
     with _tables() as tables:
         begin(tables, made)
+        firing = tables.firing()
+    for line in silenced_lines(made, firing, now):
+        say(line, err=True)
     say(made.id)
+
+
+@app.command("show")
+def show_one(
+    fingerprints: Annotated[
+        list[str],
+        typer.Argument(metavar="ID...", help="Of alerts; their beginning will do."),
+    ],
+) -> None:
+    """Show all of an alert: what it says, its labels, who was told.
+
+    Exit codes: 0; 1 there is no such alert; 69 the state cannot be read.
+    """
+    now = time.time()
+    with closing(Sinks(load_settings())) as sinks:
+        policy = sinks.settings.alerts
+        with sinks.alert_state.transaction() as tables:
+            alerts = now_standing(tables, policy, now, every=True)
+            known = {each.alert.fingerprint: each for each in alerts}
+            pages = [
+                list(page(known[name], routes_told(tables, name), policy.zone, now))
+                for name in (_the_one(known, each, "alerts") for each in fingerprints)
+            ]
+    say("\n\n".join("\n".join(each) for each in pages))
 
 
 @app.command()
 def expire(
-    silence_ids: Annotated[list[str], typer.Argument(metavar="ID...")],
+    silence_ids: Annotated[
+        list[str],
+        typer.Argument(metavar="ID...", help="Of silences; their beginning will do."),
+    ],
 ) -> None:
     """End silences now; what they held back and still goes on is told.
 
@@ -111,9 +150,7 @@ def expire(
     now = time.time()
     with _tables() as tables:
         lasting = {each.id: each for each in tables.silences() if each.ends_at > now}
-        for name in silence_ids:
-            if name not in lasting:
-                _refuse(f"no silence {name} lasts (meshtasks alerts list)")
+        for name in [_the_one(lasting, each, "silences") for each in silence_ids]:
             ended = replace(lasting[name], ends_at=now)
             tables.put_silence(ended)
             note(tables, "silence ended", " ".join(ended.matchers), _user())
@@ -133,15 +170,9 @@ def ack(
     Exit codes: 0; 1 no such alert goes on; 69 the state cannot be written.
     """
     with _tables() as tables:
-        firing = tables.firing()
+        firing = {each.fingerprint: each for each in tables.firing()}
         for beginning in fingerprints:
-            found = [each for each in firing if each.fingerprint.startswith(beginning)]
-            if len(found) != 1:
-                _refuse(
-                    f"{len(found) or 'no'} alerts that go on have an id that begins "
-                    f"with {beginning} (meshtasks alerts list)"
-                )
-            (alert,) = found
+            alert = firing[_the_one(firing, beginning, "alerts that go on")]
             tables.put_alert(replace(alert, acknowledged_by=_user()))
             note(tables, "acknowledged", alert.title, _user())
             say(f"{alert.fingerprint} {alert.title}")
@@ -217,6 +248,21 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         return "unknown"
+
+
+def _the_one(known: Iterable[str], beginning: str, what: str) -> str:
+    """The one id that begins so.
+
+    Raises:
+        typer.Exit: there are none or several.
+    """
+    found = [each for each in known if each.startswith(beginning)]
+    if len(found) != 1:
+        _refuse(
+            f"{len(found) or 'no'} {what} have an id that begins with {beginning} "
+            "(meshtasks alerts list)"
+        )
+    return found[0]
 
 
 def _refuse(message: str) -> Never:

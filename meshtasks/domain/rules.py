@@ -147,7 +147,8 @@ class _Rule(BaseModel, ABC):
         }
         message = self.message if event.firing else self._resolved_message
         return Alert(
-            title=self.title.format_map(fields),
+            # a tag that is missing is empty: ": unusual course" names nothing
+            title=self.title.format_map(fields).lstrip(" :,-") or self.name,
             message=message.format_map(fields),
             severity=self.severity,
             source=f"rules.{self.name}",

@@ -101,6 +101,39 @@ def test_a_silence_is_made_shown_and_ended(manager: Manager, alerts: Command) ->
     assert alerts("expire", silence_id).exit_code == 1
 
 
+def test_a_silence_tells_what_it_silences_now(
+    manager: Manager, alerts: Command
+) -> None:
+    manager.hear()
+
+    made = alerts("silence", "location=attic", "--for", "2h")
+    assert made.stderr == "silences 1 alert that goes on:\n  attic is damp\n"
+    assert alerts("expire", made.stdout.strip()[:4]).exit_code == 0
+
+
+def test_a_silence_of_nothing_says_so_and_names_the_labels_there_are(
+    manager: Manager, alerts: Command
+) -> None:
+    manager.hear()
+
+    made = alerts("silence", "location=cellar", "--for", "2h")
+
+    assert "no alert that goes on matches; it holds for those to come" in made.stderr
+    assert "location=attic" in made.stderr
+
+
+def test_all_of_an_alert_is_shown_by_the_beginning_of_its_id(
+    manager: Manager, alerts: Command
+) -> None:
+    manager.hear(fingerprint="abcdef")
+
+    shown = alerts("show", "abc").stdout.splitlines()
+
+    assert shown[:2] == ["id           abcdef", "title        attic is damp"]
+    assert "label        location=attic" in shown
+    assert alerts("show", "x").exit_code == 1
+
+
 def test_an_alert_is_acknowledged_by_the_beginning_of_its_id(
     manager: Manager, alerts: Command
 ) -> None:

@@ -71,6 +71,14 @@ def test_a_value_beyond_the_threshold_fires_once() -> None:
     assert news(alerts) == ["firing"]
 
 
+def test_a_title_never_begins_with_what_a_missing_tag_left_behind() -> None:
+    odd = threshold(above=30, title="{tags[sensor_id]}: too hot")
+
+    (alert,) = follow(odd, [(0, 31.0)])[1]
+
+    assert alert.title == "too hot"
+
+
 def test_a_value_on_the_threshold_is_normal() -> None:
     _, alerts = follow(threshold(above=30), [(0, 30.0)])
 
