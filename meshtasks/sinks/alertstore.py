@@ -62,8 +62,8 @@ class AlertStore:
         """Hold the tables; if the block raises, nothing is written.
 
         Raises:
-            Transient: another process held the file for too long.
-            SinkUnavailable: the file cannot be read or written.
+            SinkUnavailable: the file cannot be read or written, or another process
+                held it for too long.
         """
         with self._file.transaction() as connection:
             yield AlertTables(connection)
@@ -72,7 +72,6 @@ class AlertStore:
         """See whether the file can be written.
 
         Raises:
-            Transient: it is busy.
             SinkUnavailable: it cannot.
         """
         self._file.probe()

@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import IO
 
 from meshtasks.domain.errors import SinkUnavailable
+from meshtasks.sinks.timing import timing
 
 #: The sink's name in handlers, circuits and errors.
 SINK = "journal"
@@ -209,7 +210,7 @@ class ArchiveJournal:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._faults(), self._db as db:
+        with timing(SINK), self._faults(), self._db as db:
             db.execute("BEGIN IMMEDIATE")
             yield db
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from pydantic_core import from_json, to_json  # 3 to 7 times as fast as json
 
-from meshtasks.domain.errors import SinkUnavailable, Transient
 from meshtasks.domain.evaluation import SeriesState
 from meshtasks.sinks.sqlite import SqliteFile
 
@@ -77,7 +76,6 @@ class RuleStateStore:
             now: epoch seconds.
 
         Raises:
-            Transient: another process held the file for too long.
             SinkUnavailable: the file cannot be read or written.
         """
         with self._file.transaction() as connection:
@@ -102,12 +100,7 @@ class RuleStateStore:
         Raises:
             SinkUnavailable: it cannot.
         """
-        try:
-            self._file.probe()
-        except SinkUnavailable:
-            raise
-        except Transient:
-            return  # busy: others are writing to it
+        self._file.probe()
 
     def close(self) -> None:
         """Close the file."""

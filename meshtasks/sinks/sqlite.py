@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from meshtasks.domain.errors import SinkUnavailable, Transient
+from meshtasks.domain.errors import SinkUnavailable
+from meshtasks.sinks.timing import timing
 
 BUSY_TIMEOUT_SECONDS = 5.0
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -52,10 +53,10 @@ class SqliteFile:
         """Hold the write lock; if the block raises, nothing is written.
 
         Raises:
-            Transient: another process held the file for too long.
-            SinkUnavailable: the file cannot be read or written.
+            SinkUnavailable: the file cannot be read or written, or another process
+                held it for too long.
         """
-        with self._translated():
+        with timing(self._sink), self._translated():
             if self._connection is None:
                 self._connection = self._connect()
             connection = self._connection
@@ -68,15 +69,20 @@ class SqliteFile:
                 raise
 
     def probe(self) -> None:
-        """See whether the file can be written, on a connection of its own.
+        """See whether the file can be written, on a connection of its own. One that
+        others are writing to can.
 
         Raises:
-            Transient: it is busy.
             SinkUnavailable: it cannot.
         """
         with self._translated(), closing(self._connect()) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in _BUSY:
+                    raise
+            else:
+                connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close the file."""
@@ -139,10 +145,6 @@ class SqliteFile:
         try:
             yield
         except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code in _BUSY:
-                busy = f"{self._path}: {error}"
-                raise Transient(busy) from error
             self.close()  # opened anew next time: the file may have been replaced
             raise self._unavailable(error) from error
 

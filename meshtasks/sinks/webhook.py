@@ -37,7 +37,7 @@ from meshtasks.domain.text import clip
 from meshtasks.domain.workflows import Webhook, Workflow
 from meshtasks.settings import Settings
 from meshtasks.sinks.http import retry_after_seconds
-from meshtasks.sinks.timing import timed
+from meshtasks.sinks.timing import timing
 
 SINK = "webhook"
 
@@ -161,11 +161,17 @@ class Webhooks:
             raise WebhookBusy(str(error), seconds) from error
         self._pauses.end(name)
 
-    @timed(SINK)
     def _call(
         self, workflow: Workflow, body: bytes, headers: Mapping[str, str]
     ) -> None:
         """One request that is made; raises what :meth:`call` raises."""
+        with timing(SINK) as call:
+            call.concerns_sink = self.is_at_n8n(workflow.webhook)
+            self._call_one(workflow, body, headers)
+
+    def _call_one(
+        self, workflow: Workflow, body: bytes, headers: Mapping[str, str]
+    ) -> None:
         webhook = workflow.webhook
         url = self._n8n_url + webhook.url if webhook.is_path else webhook.url
         at = f'workflow "{workflow.name}" at {urlsplit(url).netloc}'

@@ -15,7 +15,6 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from meshtasks.domain.errors import SinkUnavailable, Transient
 from meshtasks.sinks.sqlite import SqliteFile
 
 SINK = "webhook_log"
@@ -52,7 +51,6 @@ class WebhookLog:
         """The pairs of record id and workflow that are noted for these records.
 
         Raises:
-            Transient: another process held the file for too long.
             SinkUnavailable: the file cannot be read.
         """
         with self._file.transaction() as connection:
@@ -66,7 +64,6 @@ class WebhookLog:
             now: epoch seconds.
 
         Raises:
-            Transient: another process held the file for too long.
             SinkUnavailable: the file cannot be written.
         """
         rows = [
@@ -84,12 +81,7 @@ class WebhookLog:
         Raises:
             SinkUnavailable: it cannot.
         """
-        try:
-            self._file.probe()
-        except SinkUnavailable:
-            raise
-        except Transient:
-            return  # busy: others are writing to it
+        self._file.probe()
 
     def close(self) -> None:
         """Close the file."""

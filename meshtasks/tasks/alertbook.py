@@ -76,7 +76,7 @@ def take_in(
     """Note how alerts stand after news of them. Repeated news change nothing.
 
     Raises:
-        Transient: the store is busy.
+        SinkUnavailable: the store is busy.
         SinkUnavailable: the store is out of order.
     """
     with store.transaction() as tables:
@@ -97,7 +97,7 @@ def claim(store: AlertStore, policy: AlertPolicy, now: float) -> Job | None:
     It is this process's to send, and to be settled afterwards.
 
     Raises:
-        Transient: the store is busy.
+        SinkUnavailable: the store is busy.
         SinkUnavailable: the store is out of order.
     """
     with store.transaction() as tables:
@@ -127,7 +127,7 @@ def settle(
         retry_at: when to try it again if no receiver took it, epoch seconds.
 
     Raises:
-        Transient: the store is busy.
+        SinkUnavailable: the store is busy.
         SinkUnavailable: the store is out of order.
     """
     with store.transaction() as tables:

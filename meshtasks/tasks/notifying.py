@@ -33,8 +33,7 @@ def notify_due(sinks: Sinks, clock: Callable[[], float] = time.time) -> None:
         clock: gives epoch seconds.
 
     Raises:
-        Transient: the store of alerts is busy.
-        SinkUnavailable: it is out of order.
+        SinkUnavailable: the store of alerts is busy or out of order.
     """
     policy, store = sinks.settings.alerts, sinks.alert_state
     while (job := claim(store, policy, clock())) is not None:

@@ -27,6 +27,9 @@ from meshtasks.sinks.timing import SinkCall, listening
 from meshtasks.tasks.registry import Batch, Handler, Timer
 from meshtasks.worker.decode import Decoder, Several
 
+#: How the result of a batch begins that only found a sink in trouble.
+WAITING_FOR = "waiting for"
+
 
 class Failure(NamedTuple):
     """A message, or some records of it, that did not end in ``Done``.
@@ -67,9 +70,20 @@ class BatchResult:
         """Failures that go to the dead-letter queue."""
         return sum(isinstance(failure.outcome, Dead) for failure in self.failures)
 
+    @property
+    def waits_for(self) -> str:
+        """The sink in trouble that all of it has to wait for; empty if none is."""
+        outcomes = [failure.outcome for failure in self.failures]
+        sinks = {each.sink for each in outcomes if isinstance(each, Retry)}
+        if len(outcomes) == self.messages and not self.dead and len(sinks) == 1:
+            return sinks.pop() or ""
+        return ""
+
     @override
     def __repr__(self) -> str:
         """The line that Flower shows as the task's result."""
+        if sink := self.waits_for:
+            return f"{WAITING_FOR} {sink}: {self.messages} messages"
         retry = len(self.failures) - self.dead
         done = self.messages - len({failure.position for failure in self.failures})
         line = f"{self.messages} messages: done={done} dead={self.dead} retry={retry}"

@@ -1,105 +1,199 @@
-"""The circuits of all sinks, and the probes that close them again."""
+"""The circuits of all sinks of one worker, and the tries that close them again."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
-from contextlib import closing
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 
 from celery.utils.log import get_logger
 
-from meshtasks.domain.errors import Transient
+from meshtasks.domain.circuit import Circuit, State, Verdict
 from meshtasks.domain.outcome import Retry
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
 from meshtasks.worker.bind import BatchResult
-from meshtasks.worker.circuit import Circuit
 
 logger = get_logger(__name__)
 
+#: The event loop may wake a moment too early by our clock.
+_MARGIN_SECONDS = 0.01
+#: How often it is said that a sink is still down.
+_REMIND_SECONDS = 60.0
+
 
 class Breaker:
-    """Opens and closes circuits.
+    """Opens circuits when batches find their sinks in trouble, and lets one batch at a
+    time try those whose wait is over. Lives in the event loop; what only reads may be
+    asked by any thread.
 
     Args:
-        settings: probes open the sink from these, and close it again.
-        on_open: called in the event loop with the sink that went down.
-        on_close: called in the event loop when one came back.
-        soon: schedules a callback in the event loop, from any thread.
+        on_change: called when queues may have to pause, try or resume.
+        later: runs a callback in the event loop after so many seconds.
+        clock: monotonic seconds, as the batches' starts are given in.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        on_open: Callable[[str], None],
-        on_close: Callable[[], None],
-        soon: Callable[..., None],
+        on_change: Callable[[], None],
+        later: Callable[[float, Callable[[], None]], object],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
-        self._on_open = on_open
-        self._on_close = on_close
-        self._soon = soon
-        self._circuits: dict[str, Circuit] = {}
-        self._stopping = threading.Event()
+        self._on_change = on_change
+        self._later = later
+        self._clock = clock
+        self._circuits: defaultdict[str, Circuit] = defaultdict(Circuit)
+        self._trials: dict[str, float] = {}  # sink → when its batch began
+        self._noted: set[str] = set()  # sinks whose calls are known
+        self._reminded_at: dict[str, float] = {}
 
-    def allows(self, sinks: Iterable[str]) -> bool:
-        """Whether all these sinks may be written to."""
-        return self.open_circuits().isdisjoint(sinks)
+    # --- what may be done ---------------------------------------------------
 
-    def open_circuits(self) -> frozenset[str]:
-        """The sinks that are down; may be asked by any thread."""
-        return frozenset(
-            sink for sink, circuit in self._circuits.copy().items() if circuit.is_open
+    def state(self, sinks: Iterable[str]) -> State:
+        """Whether a queue that needs all these sinks may be consumed."""
+        now = self._clock()
+        return max(
+            (self._circuits[sink].state(now) for sink in sinks), default=State.CLOSED
         )
+
+    def admits(self, sinks: Iterable[str]) -> bool:
+        """Whether a batch that needs these sinks may start: always while they are
+        well, one at a time while one of them is tried."""
+        state = self.state(sinks)
+        return state is State.CLOSED or (
+            state is State.HALF_OPEN and self._trials.keys().isdisjoint(sinks)
+        )
+
+    def shrinkage(self, sinks: Iterable[str]) -> int:
+        """How much smaller than usual a batch that tries these sinks is: ten times
+        for each try that failed in a row. A message that brings a sink down by
+        itself is thus not tried together with its neighbours for ever.
+        """
+        now = self._clock()
+        trying = (self._circuits[sink] for sink in sinks)
+        tries = (each.failed_tries for each in trying if each.state(now))
+        return int(10 ** min(max(tries, default=0), 9))
+
+    # --- what happens -------------------------------------------------------
+
+    def began(self, sinks: Iterable[str], at: float) -> None:
+        """A batch that needs these sinks has started."""
+        now = self._clock()
+        for sink in sinks:
+            if self._circuits[sink].state(now) is State.HALF_OPEN:
+                self._trials[sink] = at
+
+    def verdicts(
+        self, sinks: Iterable[str], result: BatchResult, began_at: float
+    ) -> dict[str, Verdict]:
+        """What it means for messages that one of these sinks was in trouble, by sink;
+        to be asked before :meth:`ended`."""
+        now = self._clock()
+        troubles = _troubles(result)
+        return {
+            sink: self._circuits[sink].verdict(began_at, now)
+            for sink in sinks
+            if sink in troubles
+        }
+
+    def ended(
+        self, sinks: Iterable[str], result: BatchResult | None, began_at: float
+    ) -> None:
+        """A batch that needs these sinks has ended.
+
+        Args:
+            result: None if nobody knows what became of it.
+            began_at: when it started.
+        """
+        for sink in sinks:
+            if self._trials.get(sink, began_at + 1) <= began_at:
+                del self._trials[sink]
+        if result is not None:
+            troubles = _troubles(result)
+            self._noted.update(call.sink for call in result.sink_calls)
+            for sink in sinks:
+                if sink in troubles:
+                    self._failed(sink, troubles[sink], result, began_at)
+                elif self._answered(sink, result):
+                    self._succeeded(sink, began_at)
+
+    def restart(self) -> None:
+        """The event loop starts anew: forget the batches that were under way, and
+        ask again to be woken."""
+        self._trials.clear()
+        now = self._clock()
+        for circuit in self._circuits.values():
+            if circuit.state(now) is not State.CLOSED:
+                self._wake_after(circuit.wait_seconds(now))
+
+    # --- what is shown ------------------------------------------------------
+
+    def states(self) -> Mapping[str, State]:
+        """The state of every sink that was ever in trouble."""
+        now = self._clock()
+        return {
+            sink: circuit.state(now) for sink, circuit in self._circuits.copy().items()
+        }
+
+    def trips(self) -> Mapping[str, int]:
+        """How often each circuit has opened."""
+        return {sink: each.trips for sink, each in self._circuits.copy().items()}
 
     def reasons(self) -> dict[str, str]:
         """What the sinks that are down said last."""
-        circuits = self._circuits.copy().items()
-        return {sink: circuit.reason for sink, circuit in circuits if circuit.is_open}
+        circuits = self._circuits.copy()
+        return {
+            sink: circuits[sink].reason
+            for sink, state in self.states().items()
+            if state is not State.CLOSED
+        }
 
-    def note(self, result: BatchResult) -> None:
-        """Open the circuits of the sinks that a batch found unavailable."""
-        for failure in result.failures:
-            outcome = failure.outcome
-            if isinstance(outcome, Retry) and outcome.sink is not None:
-                self._trip(outcome.sink, outcome)
+    # ------------------------------------------------------------------------
 
-    def stop(self) -> None:
-        """Stop probing."""
-        self._stopping.set()
+    def _answered(self, sink: str, result: BatchResult) -> bool:
+        """Whether the sink did its work for this batch, which may not have needed it.
+        Of a sink that does not note its calls it is believed."""
+        if sink in self._noted:
+            return any(call.answered for call in result.sink_calls if call.sink == sink)
+        return not result.failures
 
-    def _trip(self, sink: str, outcome: Retry) -> None:
-        circuit = self._circuits.setdefault(sink, Circuit(sink))
-        if not circuit.trip(outcome.reason):
-            return
-        logger.error("Sink %s is down, its queues rest: %s", sink, outcome.reason)
-        self._on_open(sink)
-        threading.Thread(
-            target=self._probe_until_up,
-            args=(circuit, outcome.retry_after_seconds),
-            name=f"mesh-probe-{sink}",
-            daemon=True,
-        ).start()
+    def _failed(
+        self, sink: str, trouble: Retry, result: BatchResult, began_at: float
+    ) -> None:
+        circuit, now = self._circuits[sink], self._clock()
+        calls = (call.seconds for call in result.sink_calls if call.sink == sink)
+        opened = circuit.failed(
+            trouble.reason,
+            began_at,
+            now,
+            asked_seconds=trouble.retry_after_seconds,
+            lasted_seconds=max(calls, default=0.0),
+        )
+        if opened:
+            self._reminded_at[sink] = now
+            logger.error("Sink %s is down, its queues rest: %s", sink, trouble.reason)
+        elif now - self._reminded_at[sink] >= _REMIND_SECONDS:
+            self._reminded_at[sink] = now
+            away = circuit.away_seconds(now)
+            logger.error("Sink %s is down for %.0f s: %s", sink, away, trouble.reason)
+        self._wake_after(circuit.wait_seconds(now))
+        self._on_change()
 
-    def _probe_until_up(self, circuit: Circuit, asked_seconds: float | None) -> None:
-        wait = circuit.next_probe_seconds(asked_seconds)
-        while not self._stopping.wait(wait):
-            try:
-                with closing(Sinks(self._settings).named(circuit.sink)) as sink:
-                    sink.probe()
-            except Transient as error:
-                circuit.probe_failed(str(error))
-                wait = circuit.next_probe_seconds(error.retry_after_seconds)
-            except Exception as error:
-                # leave the sink's queues resting for good
-                logger.exception("Probing %s failed", circuit.sink)
-                circuit.probe_failed(str(error))
-                wait = circuit.next_probe_seconds()
-            else:
-                self._soon(self._close, circuit)
-                return
+    def _succeeded(self, sink: str, began_at: float) -> None:
+        circuit, now = self._circuits[sink], self._clock()
+        away = circuit.away_seconds(now)
+        if circuit.succeeded(began_at, now):
+            logger.warning("Sink %s is back after %.0f s", sink, away)
+            self._on_change()
 
-    def _close(self, circuit: Circuit) -> None:
-        circuit.close()
-        logger.warning("Sink %s is back", circuit.sink)
-        self._on_close()
+    def _wake_after(self, seconds: float) -> None:
+        self._later(seconds + _MARGIN_SECONDS, self._on_change)
+
+
+def _troubles(result: BatchResult) -> dict[str, Retry]:
+    """The sinks that a batch found in trouble, and what the first of its messages
+    says of each."""
+    troubles: dict[str, Retry] = {}
+    for failure in result.failures:
+        outcome = failure.outcome
+        if isinstance(outcome, Retry) and outcome.sink is not None:
+            troubles.setdefault(outcome.sink, outcome)
+    return troubles

@@ -35,6 +35,7 @@ class FinishedBatch(NamedTuple):
     """A batch that the pool is done with.
 
     Attributes:
+        started_at: monotonic seconds.
         result: None when the pool process was lost, or the task failed as a whole.
         reason: of the loss.
     """
@@ -42,6 +43,7 @@ class FinishedBatch(NamedTuple):
     lane: Lane
     deliveries: list[Delivery]
     task_id: str
+    started_at: float
     result: BatchResult | None
     reason: str
 
@@ -58,6 +60,8 @@ class Dispatcher:
         consumer: the worker's consumer.
         loop: its event loop.
         lanes: the lanes to take due batches from.
+        admits: whether a batch of this lane may start now; else it waits.
+        on_started: called with the lane of a batch that starts, and when.
         on_finished: called in the event loop for every batch.
     """
 
@@ -66,11 +70,15 @@ class Dispatcher:
         consumer: Any,
         loop: Loop,
         lanes: Callable[[], Collection[Lane]],
+        admits: Callable[[Lane], bool],
+        on_started: Callable[[Lane, float], None],
         on_finished: Callable[[FinishedBatch], None],
     ) -> None:
         self._consumer = consumer
         self._loop = loop
         self._lanes = lanes
+        self._admits = admits
+        self._on_started = on_started
         self._on_finished = on_finished
         self._waiting: deque[PendingBatch] = deque()
         self._running: dict[BatchRequest, _Running] = {}
@@ -135,9 +143,15 @@ class Dispatcher:
             self._pumping = False
 
     def _next(self) -> PendingBatch | None:
-        if self._waiting:
-            return self._waiting.popleft()
-        due = [lane for lane in self._lanes() if lane.due_since() is not None]
+        for place, batch in enumerate(self._waiting):
+            if self._admits(batch.lane):
+                del self._waiting[place]
+                return batch
+        due = [
+            lane
+            for lane in self._lanes()
+            if lane.due_since() is not None and self._admits(lane)
+        ]
         if not due:
             return None
         lane = min(due, key=lambda lane: lane.due_since() or 0.0)
@@ -152,7 +166,9 @@ class Dispatcher:
             lane.settings.time_limit_seconds,
             self._on_result,
         )
-        self._running[request] = _Running(batch, time.monotonic())
+        started_at = time.monotonic()
+        self._running[request] = _Running(batch, started_at)
+        self._on_started(lane, started_at)
         request.announce()
         state.task_reserved(request)
         self._consumer.on_task_request(request)
@@ -168,5 +184,8 @@ class Dispatcher:
     ) -> None:
         running = self._running.pop(request, None)
         if running is not None:  # else forgotten: its messages come again
-            self._on_finished(FinishedBatch(*running.batch, request.id, result, reason))
+            batch, started_at = running
+            self._on_finished(
+                FinishedBatch(*batch, request.id, started_at, result, reason)
+            )
             self.pump()

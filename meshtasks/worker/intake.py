@@ -20,6 +20,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.consumer import Tasks
 
+from meshtasks.domain.circuit import State
 from meshtasks.domain.errors import ConfigError
 from meshtasks.messaging.codec import Delivery
 from meshtasks.messaging.entities import declare
@@ -48,6 +49,8 @@ _CONNECTION_ERRORS = (
 #: A warm shutdown waits this long for the batches it holds.
 _DRAIN_SECONDS = 60.0
 _TICK_SECONDS = 1.0
+#: A batch that tries a sink gathers no longer than this.
+_TRIAL_AGE_SECONDS = 0.1
 #: A timer's run may be waiting for a slow service.
 _TIMERS_STOP_SECONDS = 15.0
 
@@ -72,13 +75,18 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         self._lanes: dict[str, Lane] = {}
         self._retired: list[Lane] = []
         self._loop = Loop(consumer.hub)
+        self._breaker = Breaker(self._steer, consumer.hub.call_later)
         self._dispatcher = Dispatcher(
-            consumer, self._loop, self._lanes.values, self._on_finished
+            consumer,
+            self._loop,
+            self._lanes.values,
+            admits=lambda lane: self._breaker.admits(lane.handler.sinks),
+            on_started=lambda lane, at: self._breaker.began(lane.handler.sinks, at),
+            on_finished=self._on_finished,
         )
         self._watch = ProgressWatch()
         settings = self._mesh.settings
-        self._breaker = Breaker(settings, self._pause, self._resume, self._loop.soon)
-        self._metrics = WorkerMetrics(consumer.hostname, self._breaker.open_circuits)
+        self._metrics = WorkerMetrics(consumer.hostname, self._breaker)
         self._exposition = Exposition(self._metrics.registry, settings.env)
         self._timers = Timers(settings, self._metrics.called)
         self._courier: Courier[_Moved] = Courier(
@@ -113,6 +121,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         connection = self._consumer.connection.connection
         self._reader = BurstReader(connection, hub, self._loop)
         hub.call_repeatedly(_TICK_SECONDS, self._tick)
+        self._breaker.restart()
         for lane in self._lanes.values():
             self._open(lane)
 
@@ -125,7 +134,6 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         self._retired.clear()
         self._dispatcher.forget()
         if consumer.blueprint.state != bootsteps.RUN:
-            self._breaker.stop()
             self._courier.stop(within_seconds=5.0)
             self._exposition.stop()
             self._timers.stop(within_seconds=_TIMERS_STOP_SECONDS)
@@ -168,12 +176,15 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
     # --- remote control ---------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """What is consumed, what rests, and which sinks are down, as JSON."""
-        lanes = self._lanes.values()
+        """What is consumed, what rests, which sinks are down, and which of these are
+        being tried, as JSON."""
+        resting = {lane.queue: _rests(lane) for lane in self._lanes.values()}
+        states = self._breaker.states().items()
         return {
-            "consuming": [lane.queue for lane in lanes if lane.is_consuming],
-            "resting": [lane.queue for lane in lanes if not lane.is_consuming],
+            "consuming": [queue for queue, rests in resting.items() if not rests],
+            "resting": [queue for queue, rests in resting.items() if rests],
             "down": self._breaker.reasons(),
+            "half_open": [sink for sink, state in states if state is State.HALF_OPEN],
         }
 
     def handles(self, queue: str) -> bool:
@@ -192,9 +203,12 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         lane = self._lanes.pop(queue, None)
         if lane is not None:
             self._retired.append(lane)
-            lane.cancel()
-            for deliveries in lane.take_all():
-                self._dispatcher.add(PendingBatch(lane, deliveries))
+            if self._breaker.state(lane.handler.sinks) is State.CLOSED:
+                lane.cancel()
+                for deliveries in lane.take_all():
+                    self._dispatcher.add(PendingBatch(lane, deliveries))
+            else:
+                self._rest(lane)
 
     # --- messages in ------------------------------------------------------
 
@@ -224,14 +238,15 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
 
     def _open(self, lane: Lane) -> None:
         lane.open(self._consumer.connection, self._on_lost)
-        if self._breaker.allows(lane.handler.sinks):
-            lane.consume()
+        self._steer_one(lane)
 
     def _on_full(self, lane: Lane, deliveries: list[Delivery]) -> None:
         self._dispatcher.add(PendingBatch(lane, deliveries))
 
     def _on_open(self, lane: Lane, buffer: Buffer) -> None:
         age_seconds = lane.settings.batch.age_ms / 1000
+        if lane.is_trying:  # everything waits for this batch
+            age_seconds = min(age_seconds, _TRIAL_AGE_SECONDS)
         self._consumer.hub.call_later(
             age_seconds, self._on_age, lane, buffer, buffer.opened_at
         )
@@ -253,19 +268,20 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
     # --- messages settled -------------------------------------------------
 
     def _on_finished(self, batch: FinishedBatch) -> None:
-        lane, deliveries, task_id, result, reason = batch
+        lane, deliveries, task_id, started_at, result, reason = batch
+        sinks = lane.handler.sinks
         now = time.time()
         if result is not None:
             settlement = lane.settler.settle(
                 deliveries,
                 result,
-                open_circuits=self._breaker.open_circuits(),
+                verdicts=self._breaker.verdicts(sinks, result, started_at),
                 task_id=task_id,
                 now=now,
             )
             self._metrics.finished(lane.queue, result, settlement, now)
             self._settle(lane, settlement)
-            self._breaker.note(result)
+            self._breaker.ended(sinks, result, started_at)
             self._timers.wake(lane.handler.timer)
             return
         self._metrics.lost(lane.queue)
@@ -279,7 +295,12 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             self._dispatcher.add_one_by_one(PendingBatch(lane, deliveries))
         else:
             logger.error("A message of %s was lost: %s", lane.queue, reason)
-            self._settle(lane, lane.settler.lost(deliveries[0], reason, task_id, now))
+            counts = self._breaker.state(sinks) is State.CLOSED
+            self._settle(
+                lane,
+                lane.settler.lost(deliveries[0], reason, task_id, now, counts=counts),
+            )
+        self._breaker.ended(sinks, None, started_at)
 
     def _settle(self, lane: Lane, settlement: Settlement) -> None:
         if settlement.done:
@@ -307,22 +328,39 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
 
     # --- sinks that are down ----------------------------------------------
 
-    def _pause(self, sink: str) -> None:
+    def _steer(self) -> None:
+        """Consume, try or pause each queue, as its sinks are."""
+        for lane in tuple(self._retired):
+            if self._breaker.state(lane.handler.sinks) is State.OPEN:
+                self._rest(lane)
         for lane in self._lanes.values():
-            if sink in lane.handler.sinks and lane.is_consuming:
-                lane.cancel()
-                held = [one for batch in lane.take_all() for one in batch]
-                held += self._dispatcher.take_back(lane)
-                self._settle(lane, lane.settler.set_aside(held, time.time()))
-                logger.warning(
-                    "Paused %s; %d messages set aside", lane.queue, len(held)
-                )
+            self._steer_one(lane)
+        self._dispatcher.pump()
 
-    def _resume(self) -> None:
-        for lane in self._lanes.values():
-            if not lane.is_consuming and self._breaker.allows(lane.handler.sinks):
+    def _steer_one(self, lane: Lane) -> None:
+        sinks, rested = lane.handler.sinks, _rests(lane)
+        match self._breaker.state(sinks):
+            case State.CLOSED:
                 lane.consume()
-                logger.warning("Resumed %s", lane.queue)
+                if rested and lane.received:
+                    logger.warning("Resumed %s", lane.queue)
+            case State.HALF_OPEN:
+                count = lane.settings.batch.count // self._breaker.shrinkage(sinks)
+                lane.consume(at_most=max(1, count))
+            case State.OPEN:
+                held = self._rest(lane)
+                if not rested:
+                    logger.warning("Paused %s; %d messages set aside", lane.queue, held)
+
+    def _rest(self, lane: Lane) -> int:
+        """Ask for no more messages; move those that are held and have not started
+        back into the broker. Gives their number."""
+        lane.cancel()
+        held = [one for batch in lane.take_all() for one in batch]
+        held += self._dispatcher.take_back(lane)
+        if held:
+            self._settle(lane, lane.settler.set_aside(held, time.time()))
+        return len(held)
 
     # --- trouble ----------------------------------------------------------
 
@@ -342,3 +380,8 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
     def _reconnect(self, reason: str) -> None:
         logger.error("Reconnecting to the broker: %s", reason)
         raise amqp.RecoverableConnectionError(reason)
+
+
+def _rests(lane: Lane) -> bool:
+    """Whether a queue waits for a sink; one that tries it does."""
+    return lane.is_trying or not lane.is_consuming

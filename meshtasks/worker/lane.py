@@ -73,11 +73,17 @@ class Lane:
         self._channel: Any = None
         self._on_lost: Callable[[Lane, str], None] = lambda _lane, _reason: None
         self._consumer_tag: str | None = None
+        self._window = 0
 
     @property
     def is_consuming(self) -> bool:
         """Whether the broker sends messages."""
         return self._consumer_tag is not None
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether it sends only as many as are needed to try a sink."""
+        return self.is_consuming and self._window < self._prefetch
 
     def open(self, connection: Any, on_lost: Callable[[Lane, str], None]) -> None:
         """Open the channel.
@@ -91,18 +97,27 @@ class Lane:
         self._on_lost = on_lost
         channel = connection.channel()
         channel.auto_decode = False
-        channel.basic_qos(0, self._prefetch, a_global=False)
         channel.on_open = lambda _channel: on_lost(
             self, f"the broker closed the channel of {self.queue}"
         )
         self._channel = channel
 
-    def consume(self) -> None:
-        """Ask the broker for messages."""
-        if not self.is_consuming:
-            self._consumer_tag = self._channel.basic_consume(
-                self.queue, callback=self._on_message, on_cancel=self._on_cancelled
-            )
+    def consume(self, at_most: int | None = None) -> None:
+        """Ask the broker for messages.
+
+        Args:
+            at_most: for no more than so many unacknowledged ones; None for the usual
+                number.
+        """
+        window = self._prefetch if at_most is None else at_most
+        if self.is_consuming and window == self._window:
+            return
+        self.cancel()  # the window is a consumer's for as long as it lives
+        self._window = window
+        self._channel.basic_qos(0, window, a_global=False)
+        self._consumer_tag = self._channel.basic_consume(
+            self.queue, callback=self._on_message, on_cancel=self._on_cancelled
+        )
 
     def cancel(self) -> None:
         """Ask for no more messages; those held stay held."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from celery import Celery, signals
 
 from meshtasks.settings import Settings
 from meshtasks.tasks.registry import Handler
-from meshtasks.worker.bind import BatchResult, BatchRunner
+from meshtasks.worker.bind import WAITING_FOR, BatchResult, BatchRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ def attach(
     for queue, handler in handlers.items():
         _register(app, queue, BatchRunner(handler, settings), settings)
     signals.worker_process_init.connect(_spare_collections)
+    logging.getLogger("celery.app.trace").addFilter(_is_news)
     app.mesh = Mesh(settings, handlers, commands)
 
 
@@ -66,6 +68,13 @@ def _register(app: Celery, queue: str, runner: BatchRunner, settings: Settings) 
         retry_backoff_max=retry.retry_backoff_max,
         retry_jitter=retry.retry_jitter,
     )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not so that a batch found a sink in trouble: the consuming process says that
+    once, and not for every try."""
+    said = record.args.get("return_value") if isinstance(record.args, dict) else None
+    return not str(said).startswith(WAITING_FOR)
 
 
 #: A batch makes tens of thousands of objects, nearly none of them in cycles; at

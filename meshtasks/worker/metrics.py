@@ -8,7 +8,7 @@ message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from meshtasks.domain.circuit import State
 from meshtasks.sinks.timing import SinkCall
 from meshtasks.tasks.registry import Handler
 from meshtasks.worker.bind import BatchResult
@@ -51,25 +52,36 @@ class Followed(Protocol):
     def is_consuming(self) -> bool:
         """Whether the broker sends messages."""
 
+    @property
+    def is_trying(self) -> bool:
+        """Whether it sends only as many as are needed to try a sink."""
+
+
+class Circuits(Protocol):
+    """As much of a :class:`~meshtasks.worker.breaker.Breaker` as is shown."""
+
+    def states(self) -> Mapping[str, State]:
+        """The state of every sink that was ever in trouble."""
+
+    def trips(self) -> Mapping[str, int]:
+        """How often each circuit has opened."""
+
 
 class WorkerMetrics:
     """The metrics of one worker.
 
     Args:
         worker: its name.
-        open_circuits: the sinks that are down; called by the thread that answers
-            Prometheus.
+        circuits: of the sinks; asked by the thread that answers Prometheus.
 
     Attributes:
         registry: what is served.
     """
 
-    def __init__(
-        self, worker: str, open_circuits: Callable[[], Collection[str]]
-    ) -> None:
+    def __init__(self, worker: str, circuits: Circuits) -> None:
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._state = _State(open_circuits)
+        self._state = _State(circuits)
         registry.register(self._state)
         Gauge(
             "meshtasks_worker_info",
@@ -192,8 +204,8 @@ class WorkerMetrics:
 class _State(Collector):
     """What is read when somebody asks, rather than counted."""
 
-    def __init__(self, open_circuits: Callable[[], Collection[str]]) -> None:
-        self._open_circuits = open_circuits
+    def __init__(self, circuits: Circuits) -> None:
+        self._circuits = circuits
         self._lanes: dict[str, Followed] = {}
         self._received_before: dict[str, int] = {}
 
@@ -223,7 +235,17 @@ class _State(Collector):
         )
         circuits = GaugeMetricFamily(
             "meshtasks_circuit_open",
-            "1 while the sink is down and its queues rest, else 0.",
+            "1 while the sink is down and its queues rest, half-open included, else 0.",
+            labels=("sink",),
+        )
+        half_open = GaugeMetricFamily(
+            "meshtasks_circuit_half_open",
+            "1 while one batch at a time tries a sink that was down, else 0.",
+            labels=("sink",),
+        )
+        trips = CounterMetricFamily(
+            "meshtasks_circuit_trips",
+            "How often a sink was found down.",
             labels=("sink",),
         )
         lanes = self._lanes.copy()
@@ -231,8 +253,12 @@ class _State(Collector):
             before = self._received_before.get(queue, 0)
             received.add_metric((queue,), before + lane.received)
             unsettled.add_metric((queue,), lane.unsettled)
-            consuming.add_metric((queue,), int(lane.is_consuming))
-        down = self._open_circuits()
+            consumes = lane.is_consuming and not lane.is_trying
+            consuming.add_metric((queue,), int(consumes))
+        states, tripped = self._circuits.states(), self._circuits.trips()
         for sink in sorted({s for lane in lanes.values() for s in lane.handler.sinks}):
-            circuits.add_metric((sink,), int(sink in down))
-        yield from (received, unsettled, consuming, circuits)
+            state = states.get(sink, State.CLOSED)
+            circuits.add_metric((sink,), int(state is not State.CLOSED))
+            half_open.add_metric((sink,), int(state is State.HALF_OPEN))
+            trips.add_metric((sink,), tripped.get(sink, 0))
+        yield from (received, unsettled, consuming, circuits, half_open, trips)

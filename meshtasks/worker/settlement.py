@@ -6,11 +6,12 @@ Decisions only: nothing here touches the network.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from celery.utils.time import get_exponential_backoff_interval
 
+from meshtasks.domain.circuit import Verdict
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import SinkUnavailable
 from meshtasks.domain.outcome import Dead, Retry
@@ -82,16 +83,15 @@ class Settler:
         deliveries: list[Delivery],
         result: BatchResult,
         *,
-        open_circuits: Collection[str],
+        verdicts: Mapping[str, Verdict],
         task_id: str,
         now: float,
     ) -> Settlement:
         """Settle a batch that the pool answered.
 
         Args:
-            open_circuits: sinks whose circuit was open already; a retry caused
-                by one of them does not count against a message, nor does one that
-                was not tried.
+            verdicts: by sink, whether a retry caused by it counts against a
+                message. One that was not tried never does.
         """
         if not result.failures:
             return Settlement(done=[delivery.tag for delivery in deliveries])
@@ -102,13 +102,8 @@ class Settler:
             tags.append(delivery.tag)
         for failure in result.failures:
             delivery = deliveries[failure.position]
-            counts = not (
-                isinstance(failure.outcome, Retry)
-                and (failure.outcome.sink in open_circuits or not failure.outcome.tried)
-            )
-            self._fail(
-                settlement, delivery, failure, counts=counts, task_id=task_id, now=now
-            )
+            verdict = _verdict(failure.outcome, verdicts)
+            self._fail(settlement, delivery, failure, verdict, task_id=task_id, now=now)
         return settlement
 
     def dead(self, delivery: Delivery, dead: Dead, now: float) -> Settlement:
@@ -120,7 +115,13 @@ class Settler:
         return settlement
 
     def lost(
-        self, delivery: Delivery, reason: str, task_id: str, now: float
+        self,
+        delivery: Delivery,
+        reason: str,
+        task_id: str,
+        now: float,
+        *,
+        counts: bool = True,
     ) -> Settlement:
         """Settle a message whose pool process was lost while it ran alone."""
         failure = Failure(0, Retry(reason, "WorkerLost"))
@@ -129,7 +130,7 @@ class Settler:
             settlement,
             delivery,
             failure,
-            counts=True,
+            Verdict(counts),
             task_id=task_id,
             now=now,
             isolate=True,
@@ -157,8 +158,8 @@ class Settler:
         settlement: Settlement,
         delivery: Delivery,
         failure: Failure,
+        verdict: Verdict,
         *,
-        counts: bool,
         task_id: str,
         now: float,
         isolate: bool = False,
@@ -173,7 +174,7 @@ class Settler:
                 attempt=delivery.attempt,
                 age_seconds=now - first_failed_at(delivery, now),
                 backoff_seconds=self._backoff_seconds(delivery.attempt),
-                counts=counts,
+                counts=verdict.counts,
             )
             if not isinstance(decision, GiveUp):
                 message = retry_message(
@@ -181,7 +182,7 @@ class Settler:
                     level_seconds=retry_level(
                         self.levels,
                         decision.delay_seconds,
-                        outcome.retry_after_seconds or 0.0,
+                        verdict.wait_seconds,
                     ),
                     attempt=decision.attempt,
                     now=now,
@@ -209,3 +210,17 @@ class Settler:
                 full_jitter=self.policy.retry_jitter,
             )
         )
+
+
+def _verdict(outcome: Retry | Dead, verdicts: Mapping[str, Verdict]) -> Verdict:
+    """Whether a failure counts, and how long its message must wait at least.
+
+    The wait that a sink asked for is its circuit's: the message need only wait in its
+    queue, which rests.
+    """
+    if not isinstance(outcome, Retry):
+        return Verdict(counts=True)
+    verdict = verdicts.get(outcome.sink or "")
+    if verdict is None:
+        verdict = Verdict(counts=True, wait_seconds=outcome.retry_after_seconds or 0.0)
+    return verdict if outcome.tried else verdict._replace(counts=False)

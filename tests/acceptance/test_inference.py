@@ -41,7 +41,7 @@ def env(
     answer_timeout_seconds: float,
 ) -> dict[str, str]:
     """A mesh that gives up soon, and somebody who asks it."""
-    topology = {**shipped_document(), "retry_levels": [1]}
+    topology = {**shipped_document(), "retry_levels": [1, 5]}
     retry = {"max_retries": 1, "retry_backoff": 1}
     queues = {"queues": {REQUESTS: {"batch": {"count": 50}, "retry": retry}}}
     models = {
@@ -170,10 +170,17 @@ def test_a_request_that_is_always_too_much_is_dead_and_the_others_are_answered(
     good = requests(120)
     too_much = {**request("too-much", 1, order), "model": "obedient"}
 
+    def is_dead() -> int:
+        """Ask on meanwhile: only other requests show whose fault it is."""
+        good.extend(requests(1, first=len(good)))
+        publish(env, good[-1])
+        return queue_depth(env["MESH_BROKER_URL"], "dead.letter.queue")
+
     with running(Worker(tmp_path, env, REQUESTS)):
         publish(env, *good[:20], too_much, *good[20:])
+        wait_until(is_dead, 60, "the dead letter")
+        (letter,) = take(env["MESH_BROKER_URL"], "dead.letter.queue", 1)
         answered = answers(env, len(good) + 1)
-        (letter,) = take(env["MESH_BROKER_URL"], "dead.letter.queue", 1, 60)
 
     assert right(answered) == {each["request_id"] for each in good}
     assert answered["too-much"]["error"] == letter.headers[headers.REASON]

@@ -15,6 +15,7 @@ import yaml
 
 from meshtasks.embedded import loopback
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
+from meshtasks.worker.breaker import Breaker
 from meshtasks.worker.metrics import WorkerMetrics
 from tests.support.influx import Influx, InfluxTarget
 from tests.support.victoria import force_flush
@@ -171,9 +172,8 @@ def test_a_dashboard_is_found_by_its_file_name() -> None:
 
 
 def test_the_mesh_has_every_metric_that_is_asked_for() -> None:
-    known = {
-        family.name for family in WorkerMetrics("w", lambda: ()).registry.collect()
-    }
+    breaker = Breaker(lambda: None, lambda _seconds, _change: None)
+    known = {family.name for family in WorkerMetrics("w", breaker).registry.collect()}
     asked = {
         name
         for question in questions("prometheus")

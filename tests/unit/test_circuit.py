@@ -1,40 +1,182 @@
-"""The circuit of a sink."""
+"""The circuit of a service."""
 
 from __future__ import annotations
 
-from meshtasks.worker.circuit import Circuit
+import pytest
+
+from meshtasks.domain.circuit import Circuit, State, Verdict
 
 
-def middle(low: float, high: float) -> float:
-    return (low + high) / 2
+def longest(_low: float, high: float) -> float:
+    return high
 
 
-def test_the_first_failure_opens_it() -> None:
-    circuit = Circuit("timeseries")
-
-    assert circuit.trip("refused")
-    assert circuit.is_open
-    assert not circuit.trip("refused again")
+@pytest.fixture
+def circuit() -> Circuit:
+    return Circuit(longest)
 
 
-def test_an_answered_probe_closes_it() -> None:
-    circuit = Circuit("timeseries")
-    circuit.trip("refused")
+def waits_until_closed(circuit: Circuit, now: float, after_failures: int) -> float:
+    """Fail so many tries in a row, each as soon as it may be made, then succeed.
 
-    circuit.close()
+    Returns:
+        When the circuit closed.
+    """
+    for _ in range(after_failures):
+        circuit.failed("refused", now, now)
+        now += circuit.wait_seconds(now)
+    assert circuit.succeeded(now, now)
+    return now
 
-    assert not circuit.is_open
+
+def test_the_first_failure_opens_it(circuit: Circuit) -> None:
+    assert circuit.failed("refused", 0.0, 0.0)
+
+    assert circuit.state(0.0) is State.OPEN
+    assert circuit.reason == "refused"
 
 
-def test_probes_back_off_to_thirty_seconds() -> None:
-    circuit = Circuit("timeseries", middle)
-    waits = []
+def test_it_is_half_open_when_its_wait_is_over(circuit: Circuit) -> None:
+    circuit.failed("refused", 0.0, 0.0)
+
+    assert circuit.state(0.99) is State.OPEN
+    assert circuit.state(1.0) is State.HALF_OPEN
+
+
+def test_a_try_that_succeeds_closes_it_and_one_that_fails_does_not(
+    circuit: Circuit,
+) -> None:
+    circuit.failed("refused", 0.0, 0.0)
+
+    assert not circuit.failed("again", 1.0, 1.0)
+    assert circuit.state(1.0) is State.OPEN
+    assert circuit.succeeded(2.0, 2.0)
+    assert circuit.state(2.0) is State.CLOSED
+    assert circuit.trips == 1
+
+
+def test_what_began_before_it_opened_says_nothing(circuit: Circuit) -> None:
+    circuit.failed("refused", 0.0, 5.0)
+
+    assert not circuit.succeeded(4.0, 6.5)
+    assert circuit.state(6.5) is State.HALF_OPEN
+
+    circuit.succeeded(6.5, 7.0)
+    assert not circuit.failed("hung since before", 4.0, 8.0)
+    assert circuit.state(8.0) is State.CLOSED
+
+
+def test_whoever_was_away_for_a_minute_is_tried_every_two_seconds(
+    circuit: Circuit,
+) -> None:
+    now, tries = 0.0, 0
+    while now < 60:
+        circuit.failed("refused", now, now)
+        now, tries = now + circuit.wait_seconds(now), tries + 1
+    assert circuit.wait_seconds(now) == 0
+    assert tries < 60
+
+    circuit.failed("refused", now, now)
+    assert circuit.wait_seconds(now) == pytest.approx(2, abs=0.1)
+
+
+def test_whoever_was_away_for_hours_is_tried_every_thirty_seconds(
+    circuit: Circuit,
+) -> None:
+    circuit.failed("refused", 0.0, 0.0)
+    circuit.failed("refused", 7200.0, 7200.0)
+
+    assert circuit.wait_seconds(7200.0) == 30
+
+
+def test_waits_double_when_it_had_closed_for_a_moment_only(circuit: Circuit) -> None:
+    now, waits = 0.0, []
     for _ in range(7):
-        waits.append(circuit.next_probe_seconds())
-        circuit.probe_failed("refused")
+        circuit.failed("refused", now, now)
+        waits.append(circuit.wait_seconds(now))
+        now += waits[-1]
+        circuit.succeeded(now, now)
 
     assert waits == [1, 2, 4, 8, 16, 30, 30]
 
 
-def test_a_probe_waits_as_long_as_the_sink_asked() -> None:
-    assert Circuit("timeseries", middle).next_probe_seconds(90.0) == 90.0
+def test_that_is_forgotten_after_a_while_of_success(circuit: Circuit) -> None:
+    now = 0.0
+    for _ in range(4):
+        now = waits_until_closed(circuit, now, after_failures=1)
+
+    circuit.failed("refused", now + 21, now + 21)
+
+    assert circuit.wait_seconds(now + 21) == 1
+
+
+def test_a_service_that_takes_every_third_request_is_found_down_a_few_times_a_minute(
+    circuit: Circuit,
+) -> None:
+    now, requests = 0.0, 0
+    while now < 60:
+        requests += 1
+        if requests % 3:
+            counts = circuit.verdict(now, now).counts
+            assert not counts
+            circuit.failed("refused", now, now)
+        else:
+            circuit.succeeded(now, now)
+        now += circuit.wait_seconds(now)
+
+    assert circuit.trips <= 6
+
+
+def test_a_wait_is_as_long_as_the_service_kept_us_waiting(circuit: Circuit) -> None:
+    circuit.failed("no answer", 0.0, 10.0, lasted_seconds=10.0)
+    assert circuit.wait_seconds(10.0) == 10
+
+    circuit.failed("no answer", 20.0, 30.0, lasted_seconds=10.0)
+    assert circuit.wait_seconds(30.0) == 20
+
+
+@pytest.mark.parametrize(("asked", "waits"), [(90.0, 90.0), (86_400.0, 300.0)])
+def test_nobody_is_tried_before_they_asked_for_it_within_five_minutes(
+    circuit: Circuit, asked: float, waits: float
+) -> None:
+    circuit.failed("429", 0.0, 0.0, asked_seconds=asked)
+
+    assert circuit.wait_seconds(0.0) == waits
+
+
+# --- what counts
+
+
+def test_a_failure_counts_once_the_service_has_done_other_work(
+    circuit: Circuit,
+) -> None:
+    for number in range(5):
+        assert not circuit.verdict(0.0, 0.0).counts
+        circuit.succeeded(number, number)
+
+    assert circuit.verdict(5.0, 5.0).counts
+
+
+def test_a_failure_counts_once_the_service_has_been_well_for_a_while(
+    circuit: Circuit,
+) -> None:
+    circuit.succeeded(0.0, 0.0)
+
+    assert not circuit.verdict(10.0, 10.0).counts
+    assert circuit.verdict(21.0, 21.0).counts
+
+
+def test_no_failure_counts_while_it_is_open_or_half_open(circuit: Circuit) -> None:
+    circuit.succeeded(0.0, 0.0)
+    circuit.failed("refused", 30.0, 30.0)
+
+    assert circuit.verdict(29.0, 30.0) == Verdict(counts=False)  # was under way
+    assert circuit.verdict(31.0, 31.0) == Verdict(counts=False)  # half-open
+
+
+def test_what_fails_when_it_has_just_closed_waits_until_others_had_their_turn(
+    circuit: Circuit,
+) -> None:
+    now = waits_until_closed(circuit, 0.0, after_failures=1)
+
+    assert circuit.verdict(now, now) == Verdict(counts=False, wait_seconds=20.0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from meshtasks.domain.circuit import Verdict
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.outcome import Dead, Retry
 from meshtasks.domain.retry import RetryPolicy
@@ -36,9 +37,8 @@ def settle(
     settler: Settler, deliveries: list[Delivery], *failures: Failure, down: str = ""
 ) -> Settlement:
     result = BatchResult(len(deliveries), len(deliveries), failures)
-    return settler.settle(
-        deliveries, result, open_circuits={down}, task_id="t", now=NOW
-    )
+    verdicts = {down: Verdict(counts=False)} if down else {}
+    return settler.settle(deliveries, result, verdicts=verdicts, task_id="t", now=NOW)
 
 
 def only(settlement: Settlement) -> Outgoing:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from meshtasks.domain.circuit import State
 from meshtasks.environment import Environment
 from meshtasks.sinks.timing import SinkCall
 from meshtasks.tasks.registry import Handler
@@ -31,16 +33,27 @@ class Lane:
     received: int = 0
     unsettled: int = 0
     is_consuming: bool = True
+    is_trying: bool = False
     handler: Handler = HANDLER
+
+
+class Circuits(dict[str, State]):
+    """As much of a breaker as is looked at; the states of the sinks."""
+
+    def states(self) -> Mapping[str, State]:
+        return self
+
+    def trips(self) -> Mapping[str, int]:
+        return dict.fromkeys(self, 3)
 
 
 class Page:
     """The metrics of a worker that consumes one queue."""
 
     def __init__(self) -> None:
-        self.down: set[str] = set()
+        self.circuits = Circuits()
         self.lane = Lane()
-        self.metrics = WorkerMetrics("climate@attic", lambda: self.down)
+        self.metrics = WorkerMetrics("climate@attic", self.circuits)
         self.metrics.follow(self.lane)
 
     def value(self, name: str, **labels: str) -> float | None:
@@ -126,7 +139,7 @@ def test_a_new_connection_goes_on_counting(page: Page) -> None:
 
 def test_an_open_circuit_and_the_queue_that_rests_are_seen(page: Page) -> None:
     assert page.value("circuit_open", sink="timeseries") == 0
-    page.down.add("timeseries")
+    page.circuits["timeseries"] = State.OPEN
     page.lane.is_consuming = False
 
     assert page.value("circuit_open", sink="timeseries") == 1

@@ -1,0 +1,185 @@
+"""A circuit per service: open while the service is in trouble, so that it is left
+alone and its work waits.
+
+The states and what moves them::
+
+    closed    --a try finds the service in trouble--> open
+    open      --the wait is over--------------------> half-open
+    half-open --a try succeeds----------------------> closed
+    half-open --a try fails-------------------------> open
+
+A try is a piece of the service's own work, never something lighter: what passes for
+a sign of life (an empty write, a HEAD request) often succeeds while the work fails.
+
+Pure: the caller makes the tries and passes the time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from enum import IntEnum
+from typing import NamedTuple
+
+#: A circuit that has been closed for so long is as good as one that never opened: the
+#: next trouble is new trouble.
+STEADY_SECONDS = 20.0
+#: After so many successes without a failure, work that fails may itself be the cause.
+ENOUGH_SUCCESSES = 5
+#: Nobody is left alone for longer, whatever they ask for.
+LONGEST_ASKED_SECONDS = 300.0
+
+_SHORTEST_WAIT_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 30.0
+#: The wait grows with the time the service has been away: whoever was away for a
+#: minute is tried every two seconds, whoever was for an hour every 30.
+_SHARE_OF_ABSENCE = 1 / 30
+#: How often in a row the time that failed tries took makes the wait longer.
+_MOST_REPEATS = 3
+
+
+class State(IntEnum):
+    """Whether work may go to the service; the greater, the less."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
+
+
+class Verdict(NamedTuple):
+    """What a failed try means for the work that was tried.
+
+    Attributes:
+        counts: it is held against the work. Not so while the service is known to be
+            in trouble, nor until it has done other work for a while: one that takes
+            every third request must not use up anybody's attempts.
+        wait_seconds: how long the work should wait at least. Work that failed
+            shortly after the circuit had closed waits until that other work will
+            have been done, or not: then it shows whose fault it is.
+    """
+
+    counts: bool
+    wait_seconds: float = 0.0
+
+
+class Circuit:
+    """The circuit of one service. All times are seconds that only go forward.
+
+    Attributes:
+        reason: what the last failure said; empty while closed.
+        trips: how often it has opened from closed, in all.
+        failed_tries: in a row since it opened, not counting the one that opened it.
+    """
+
+    def __init__(
+        self, uniform: Callable[[float, float], float] = random.uniform
+    ) -> None:
+        self.reason = ""
+        self.trips = 0
+        self.failed_tries = 0
+        self._uniform = uniform
+        self._retry_at: float | None = None  # None while closed
+        self._opened_at = float("-inf")  # when it last opened, again or anew
+        self._away_since = 0.0
+        self._good_since: float | None = None
+        self._successes = 0  # since the last failure
+        self._trips_in_a_row = 0
+
+    def state(self, now: float) -> State:
+        """Whether work may go to the service."""
+        if self._retry_at is None:
+            return State.CLOSED
+        return State.HALF_OPEN if now >= self._retry_at else State.OPEN
+
+    def wait_seconds(self, now: float) -> float:
+        """Until it is half-open; 0 if it is, or closed."""
+        return 0.0 if self._retry_at is None else max(0.0, self._retry_at - now)
+
+    def away_seconds(self, now: float) -> float:
+        """How long the service has been in trouble; only while not closed."""
+        return now - self._away_since
+
+    def verdict(self, began_at: float, now: float) -> Verdict:
+        """What a failed try means for the work; ask before :meth:`failed`.
+
+        Args:
+            began_at: when the try began.
+            now: when it failed.
+        """
+        if self._is_late(began_at) or self.state(now) is not State.CLOSED:
+            return Verdict(counts=False)
+        if self._is_steady(now) or self._successes >= ENOUGH_SUCCESSES:
+            return Verdict(counts=True)
+        flaps = self._trips_in_a_row > 0
+        return Verdict(counts=False, wait_seconds=STEADY_SECONDS if flaps else 0.0)
+
+    def failed(
+        self,
+        reason: str,
+        began_at: float,
+        now: float,
+        *,
+        asked_seconds: float | None = None,
+        lasted_seconds: float = 0.0,
+    ) -> bool:
+        """A try found the service in trouble; true when that opened the circuit.
+
+        Args:
+            reason: what was said.
+            began_at: when the try began. One that began before the circuit opened
+                says nothing new.
+            now: when it failed.
+            asked_seconds: the wait that the service asked for, if it did.
+            lasted_seconds: how long the service kept us waiting.
+        """
+        if self._is_late(began_at):
+            return False
+        opens = self._retry_at is None
+        if opens:
+            self.trips += 1
+            self.failed_tries = 0
+            if self._is_steady(now) or not self._trips_in_a_row:
+                self._trips_in_a_row = 0
+                self._away_since = now
+            self._trips_in_a_row += 1
+        else:
+            self.failed_tries += 1
+        self.reason = reason
+        self._good_since = None
+        self._successes = 0
+        self._opened_at = now
+        self._retry_at = now + self._wait(now, asked_seconds, lasted_seconds)
+        return opens
+
+    def succeeded(self, began_at: float, now: float) -> bool:
+        """The service did its work; true when that closed the circuit."""
+        if self._is_late(began_at):
+            return False
+        closes = self._retry_at is not None
+        self._retry_at = None
+        self.reason = ""
+        self._successes += 1
+        if self._good_since is None:
+            self._good_since = now
+        return closes
+
+    def _is_late(self, began_at: float) -> bool:
+        return began_at < self._opened_at
+
+    def _is_steady(self, now: float) -> bool:
+        return self._good_since is not None and now - self._good_since > STEADY_SECONDS
+
+    def _wait(
+        self, now: float, asked_seconds: float | None, lasted_seconds: float
+    ) -> float:
+        """Longer the longer the service is away, and doubled whenever the circuit
+        had closed for a moment only; at least as long as the try kept us, then twice
+        and three times that; and never less than the service asked for.
+
+        A fifth of it is left to chance, so that not all who wait come at once.
+        """
+        doubled = _SHORTEST_WAIT_SECONDS * 2.0 ** min(self._trips_in_a_row - 1, 10)
+        grown = max(doubled, (now - self._away_since) * _SHARE_OF_ABSENCE)
+        kept = lasted_seconds * min(self.failed_tries + 1, _MOST_REPEATS)
+        ours = max(min(grown, _LONGEST_WAIT_SECONDS), kept) * self._uniform(0.8, 1.0)
+        return max(ours, min(asked_seconds or 0.0, LONGEST_ASKED_SECONDS))
