@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from meshtasks.domain.alerting.durations import SPAN, seconds_of
 from meshtasks.domain.errors import ConfigError
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -27,7 +29,7 @@ def load_yaml(path: Path, model: type[_Model]) -> _Model:
     try:
         return model.model_validate(document.content())
     except ValidationError as error:
-        raise together(document.faults(error)) from error
+        raise together(document.faults(error, _names(model))) from error
 
 
 def fault_in(path: Path, key: str, expected: str) -> ConfigError:
@@ -84,14 +86,16 @@ def _parsed(path: Path) -> _Document:
     try:
         document = _Document(source, path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        hint = "the file to exist; is MESH_CONFIG_DIR right?"
+        hint = "there is no such file; is MESH_CONFIG_DIR right?"
         raise ConfigError(source, "-", hint) from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
-        hint = f"readable YAML, but: {error.problem or error.context}"
+        hint = f"expected readable YAML, but: {error.problem or error.context}"
         raise ConfigError(source, "-", hint, line) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(source, "-", f"readable YAML, but: {error}") from error
+        raise ConfigError(
+            source, "-", f"expected readable YAML, but: {error}"
+        ) from error
     if repeated := list(document.repeated_keys()):
         raise together(repeated)
     return document
@@ -110,17 +114,24 @@ class _Document:
         if self._root is None:
             return {}
         try:
-            return self._loader.construct_document(self._root) or {}
+            content = self._loader.construct_document(self._root)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else None
-            hint = f"readable YAML, but: {error.problem or error.context}"
+            hint = f"expected readable YAML, but: {error.problem or error.context}"
             raise ConfigError(self._source, "-", hint, line) from error
+        return _in_seconds(content) or {}
 
-    def faults(self, error: ValidationError) -> list[ConfigError]:
+    def faults(
+        self, error: ValidationError, names: Collection[str]
+    ) -> list[ConfigError]:
         """The faults that a model found, in order of the file.
 
         What stands under ``defaults`` is laid under other values, and its faults
         are found there too; those are left out.
+
+        Args:
+            error: what the model said.
+            names: the keys that the model knows anywhere.
         """
         given: list[ConfigError] = []
         laid_under: list[ConfigError] = []
@@ -128,11 +139,12 @@ class _Document:
         for each in errors:
             if each["type"] == "too_short" and _has_below(errors, each["loc"]):
                 continue  # of a list pydantic counts only the items without faults
-            key = ".".join(map(str, each["loc"])) or "-"
-            expected = each["msg"].removeprefix("Value error, ")
-            line, found = self.line_of(key)
+            line, found, key = self._place_of(".".join(map(str, each["loc"])))
+            if not found and each["loc"]:
+                key = ".".join(filter(None, (key, str(each["loc"][-1]))))
             faults = given if found or each["type"] == "missing" else laid_under
-            faults.append(ConfigError(self._source, key, expected, line))
+            expected = _expected(each, names)
+            faults.append(ConfigError(self._source, key or "-", expected, line))
         known = {fault.expected for fault in given}
         given += [fault for fault in laid_under if fault.expected not in known]
         return sorted(given, key=lambda fault: fault.line or 0)
@@ -144,18 +156,25 @@ class _Document:
         Names may hold dots themselves. A word that is no name there is passed over:
         pydantic puts the kind of a rule, say, between its number and its key.
         """
+        line, found, _ = self._place_of(key)
+        return line, found
+
+    def _place_of(self, key: str) -> tuple[int | None, bool, str]:
+        """As :meth:`line_of`, and the key without the words that are passed over."""
         if self._root is None:
-            return None, False
+            return None, False, key
         line, node, rest = self._root.start_mark.line + 1, self._root, key
-        found = False
+        found, words = False, []
         while rest:
             step = _step(node, rest)
             found = step is not None
             if step is None:
                 rest = rest.partition(".")[2]
             else:
+                before = rest
                 line, node, rest = step
-        return line, found
+                words.append(before[: len(before) - len(rest)].rstrip("."))
+        return line, found, ".".join(words)
 
     def repeated_keys(self) -> Iterator[ConfigError]:
         """A fault for every key that is given twice: YAML would take the last."""
@@ -176,10 +195,56 @@ class _Document:
                     key = f"{path}{name.value}"
                     if key in seen:
                         line = name.start_mark.line + 1
-                        expected = "to be given once; YAML would take the last"
+                        expected = "is given twice; YAML would take the last"
                         yield ConfigError(self._source, key, expected, line)
                     seen.add(key)
                     nodes.append((f"{key}.", value))
+
+
+def _names(model: type[BaseModel]) -> frozenset[str]:
+    """The keys of a model and of all that it is made of."""
+    schema = model.model_json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
+    return frozenset(name for part in parts for name in part.get("properties", ()))
+
+
+def _expected(error: ErrorDetails, names: Collection[str]) -> str:
+    """What a model said, for people."""
+    if error["type"] == "missing":
+        return "is required"
+    if error["type"] != "extra_forbidden":
+        return error["msg"].removeprefix("Value error, ")
+    alike = get_close_matches(str(error["loc"][-1]), names, 1)
+    return "there is no such key" + (f"; did you mean {alike[0]}?" if alike else "")
+
+
+def _in_seconds(content: Any) -> Any:
+    """The content, with spans such as ``30m`` as seconds under keys that say so."""
+    parts, met = [content], set()  # an anchor may be used within itself
+    while parts:
+        part = parts.pop()
+        if not isinstance(part, list | dict) or id(part) in met:
+            continue
+        met.add(id(part))
+        parts += part if isinstance(part, list) else part.values()
+        if isinstance(part, dict):
+            part.update(
+                {
+                    key: seconds_of(value)
+                    for key, value in part.items()
+                    if _is_span(key, value)
+                }
+            )
+    return content
+
+
+def _is_span(key: object, value: object) -> bool:
+    return (
+        isinstance(key, str)
+        and key.endswith("_seconds")
+        and isinstance(value, str)
+        and SPAN.fullmatch(value) is not None
+    )
 
 
 def _step(node: yaml.Node, key: str) -> tuple[int, yaml.Node, str] | None:

@@ -114,7 +114,7 @@ class SpoolFile:
                 set_aside(path, error)
                 return cls(path)
         except SpoolFault as error:
-            expected = f"a directory to keep unsent messages in, but {error}"
+            expected = f"expected a directory to keep unsent messages in, but {error}"
             raise ConfigError("environment", "MESH_STATE_DIR", expected) from error
 
     def append(self, messages: Sequence[Pending], taken: int) -> None:

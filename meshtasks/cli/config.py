@@ -81,7 +81,10 @@ def _check(*, as_json: bool) -> None:
         for each in found:
             say(f"{each.place}: {each.level}: {each.key}: {each.text}")
         errors, warnings = levels.count("error"), levels.count("warning")
-        say(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}")
+        counts = [_count(errors, "error"), _count(warnings, "warning")]
+        if notes := levels.count("note"):
+            counts.append(_count(notes, "note"))
+        say(", ".join(counts))
     if "error" in levels:
         sys.exit(ConfigError.exit_code)
     if "warning" in levels:

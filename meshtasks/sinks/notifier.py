@@ -259,7 +259,7 @@ def _receiver(name: str, url: SecretStr) -> Receiver:
     match plugin:
         case None:
             variable = f"MESH_RECEIVERS__{name.upper()}"
-            expected = "an Apprise URL such as ntfys://ntfy.example.org/topic"
+            expected = "expected an Apprise URL such as ntfys://ntfy.example.org/topic"
             raise ConfigError("environment", variable, expected)
         case NotifyNtfy():
             return _Ntfy(name, plugin)

@@ -44,7 +44,7 @@ class Inbox:
             raise Transient(message) from error
         except AccessRefused as error:
             source = f"RabbitMQ virtual host {connection.virtual_host}"
-            expected = f"this account to be allowed to read it ({error.reply_text})"
+            expected = f"this account is not allowed to read it ({error.reply_text})"
             raise ConfigError(source, f"queue {queue}", expected) from error
 
     def take(self, within_seconds: float) -> list[Delivery]:

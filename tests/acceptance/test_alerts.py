@@ -216,5 +216,5 @@ def test_a_worker_does_not_start_with_a_receiver_it_cannot_use(
     wait_until(lambda: not worker.process.running, 30, "the worker to give up")
 
     assert worker.stop() == 78
-    assert "MESH_RECEIVERS__PHONE: an Apprise URL" in worker.log()
+    assert "MESH_RECEIVERS__PHONE: expected an Apprise URL" in worker.log()
     assert "hidden" not in worker.log()

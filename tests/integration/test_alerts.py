@@ -143,7 +143,9 @@ def test_a_bad_receiver_is_refused_at_start(
     settings = load_settings()
 
     if broken:
-        with pytest.raises(ConfigError, match="MESH_RECEIVERS__PHONE: an Apprise URL"):
+        with pytest.raises(
+            ConfigError, match="MESH_RECEIVERS__PHONE: expected an Apprise URL"
+        ):
             NOTIFYING.check(settings)
     else:
         NOTIFYING.check(settings)

@@ -297,7 +297,7 @@ def test_an_account_that_may_not_read_the_queue_ends_it(
         Service(url, "devices", normaliser, memory, threading.Event()).run()
 
     assert caught.value.key == "queue devices"
-    assert "to be allowed to read it" in caught.value.expected
+    assert "not allowed to read it" in caught.value.expected
 
 
 def test_what_devices_announce_is_remembered(

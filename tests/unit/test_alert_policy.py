@@ -119,7 +119,7 @@ PAGER = ("routes", 0, "receivers")
             "pager must be declared",
         ),
         ({"routes": [route("a", receivers=[])]}, ("routes", 0, "receivers"), "least 1"),
-        ({"routes": [route("a", group_wait=30)]}, ("routes", 0, "group_wait"), "30s"),
+        ({"routes": [route("a", group_wait="30")]}, ("routes", 0, "group_wait"), "30s"),
         (
             {"routes": [route("a", group_interval="5m", repeat_interval="1m")]},
             ("routes", 0),

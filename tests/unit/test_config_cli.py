@@ -62,7 +62,7 @@ def test_what_ships_has_neither_errors_nor_warnings(check: Command) -> None:
     result = check()
 
     assert result.exit_code == 0
-    assert result.stdout.endswith("no errors, no warnings\n")
+    assert result.stdout.endswith("no errors, no warnings, 3 notes\n")
 
 
 def test_all_errors_of_all_files_are_named_with_their_lines(
@@ -75,9 +75,7 @@ def test_all_errors_of_all_files_are_named_with_their_lines(
     result = check()
 
     assert result.exit_code == 78
-    assert f"{config}/rules.yaml:{above}: error: rules.0.threshold.above" in (
-        result.stdout
-    )
+    assert f"{config}/rules.yaml:{above}: error: rules.0.above" in (result.stdout)
     assert f"{config}/topology.yaml:{kind}: error: exchanges.0.type" in result.stdout
     assert f"queues.yaml:{queue}: error" not in result.stdout  # needs the topology
     assert result.stdout.endswith("2 errors, no warnings\n")

@@ -68,6 +68,29 @@ def test_a_name_may_hold_dots(tmp_path: Path) -> None:
     assert faults(tmp_path, text) == [(5, "by_queue.sensors.motion.size")]
 
 
+def test_a_misspelt_key_is_told_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    path = tmp_path / "box.yaml"
+    path.write_text("items: [{name: a, sise: 2}]")
+
+    with pytest.raises(ConfigError, match=r"no such key; did you mean size\?"):
+        load_yaml(path, Box)
+
+
+class Waiting(BaseModel):
+    wait_seconds: float
+    text: str = ""
+
+
+@pytest.mark.parametrize(("written", "seconds"), [("900", 900), ("30m", 1800)])
+def test_seconds_may_be_written_as_a_span(
+    tmp_path: Path, written: str, seconds: float
+) -> None:
+    path = tmp_path / "waiting.yaml"
+    path.write_text(f"wait_seconds: {written}\ntext: 30m")
+
+    assert load_yaml(path, Waiting) == Waiting(wait_seconds=seconds, text="30m")
+
+
 def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     text = """\
         by_queue:

@@ -57,7 +57,7 @@ HERE = {"url": "http://127.0.0.1/metrics"}
         ("system", SystemConfig, {"groups": ["gpu"]}, "groups.0", "'cpu', 'mem'"),
         ("system", SystemConfig, {"groups": []}, "groups", "at least 1 item"),
         ("system", SystemConfig, {"host": "my.nas"}, "host", "match pattern"),
-        ("system", SystemConfig, {"net": {"only": []}}, "net.only", "not permitted"),
+        ("system", SystemConfig, {"net": {"only": []}}, "net.only", "no such key"),
         ("prometheus", PrometheusConfig, {}, "-", "expected targets, or kubernetes"),
         (
             "prometheus",

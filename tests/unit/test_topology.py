@@ -376,7 +376,7 @@ class TestRefusals:
             pytest.param(
                 _set("queues", 0, "max_lenght", to=1),
                 "queues.0.max_lenght",
-                "Extra inputs are not permitted",
+                "there is no such key",
                 id="unknown setting",
             ),
             pytest.param(

@@ -9,16 +9,21 @@ from pydantic import BeforeValidator, Field
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _TERM = re.compile(r"(\d{1,9})([smhdw])")
+#: The whole of a span.
+SPAN = re.compile(rf"(?:{_TERM.pattern})+")
 
 
 def seconds_of(text: object) -> float:
-    """Seconds of a span such as ``1h30m``.
+    """Seconds of a span such as ``1h30m``; a number is of seconds already.
 
-    A bare number is refused: nobody can tell whether it means seconds or minutes.
+    A number as text is refused: on a command line nobody can tell whether it means
+    seconds or minutes.
 
     Raises:
         ValueError: it is not such a span.
     """
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        return float(text)
     terms = _TERM.findall(text) if isinstance(text, str) else []
     if not terms or "".join(number + unit for number, unit in terms) != text:
         message = f"expected a time such as 30s, 5m, 1h30m or 7d, got {text!r}"

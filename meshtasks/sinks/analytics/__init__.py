@@ -21,5 +21,5 @@ def require_extra() -> None:
     """
     for module in _MODULES:
         if find_spec(module) is None:
-            expected = "to be installed: pip install 'meshtasks[analytics]'"
+            expected = "is not installed: pip install 'meshtasks[analytics]'"
             raise ConfigError("the Python environment", module, expected)
