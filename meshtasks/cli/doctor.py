@@ -99,7 +99,13 @@ def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     done = dict(verdicts)
-    return {check.name: done.get(check.name, late) for check in wanted}
+    found = {check.name: done.get(check.name, late) for check in wanted}
+    for check in wanted:  # one cause is told once
+        first = found.get(check.needs)
+        if first and first.state == found[check.name].state == "failed":
+            text = f"cannot be looked at: {check.needs} has failed"
+            found[check.name] = Verdict("failed", text, "")
+    return found
 
 
 def _print(verdicts: dict[str, Verdict]) -> None:

@@ -55,20 +55,29 @@ class Verdict(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One check; ``run`` raises our errors where it has nothing better to say."""
+    """One check.
+
+    Attributes:
+        run: raises our errors where it has nothing better to say.
+        needs: a check that this one cannot do without.
+    """
 
     name: str
     run: Callable[[], Verdict]
+    needs: str = ""
 
 
 def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
     """All checks; they do not depend on each other."""
     yield Check("configuration", partial(_configuration, settings))
     yield Check("broker", partial(_broker, settings))
-    yield Check("permissions", partial(_permissions, settings))
-    yield Check("broker alarms", partial(_alarms, settings, management_url))
-    yield Check("topology", partial(_topology, settings, management_url))
-    yield Check("consumer timeout", partial(_timeout, settings, management_url))
+    yield Check("permissions", partial(_permissions, settings), "broker")
+    for name, look in (
+        ("broker alarms", _alarms),
+        ("topology", _topology),
+        ("consumer timeout", _timeout),
+    ):
+        yield Check(name, partial(look, settings, management_url), "broker")
     yield Check("time series", partial(_probe, settings, "timeseries"))
     yield Check("archive", partial(_archive, settings))
     for name in ("rule_state", "alert_state", "journal", "webhook_log"):

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from meshtasks.cli.failure import fail
 from meshtasks.cli.publish_input import ReadingProgress, lines_as_they_come
-from meshtasks.cli.publish_job import Job, Route
+from meshtasks.cli.publish_job import EXIT_UNROUTABLE, Job, Route
 from meshtasks.cli.terminal import say
 from meshtasks.settings import load_settings
 
@@ -65,8 +65,8 @@ def publish(
     with a bad line is sent. What is sent again after a lost connection keeps its
     message id.
 
-    Exit codes: 0 all confirmed; 1 no queue for them; 65 not JSON; 69 the broker
-    cannot be reached.
+    Exit codes: 0 all confirmed; 1 no binding leads them to a queue, so they are dead
+    letters, or refused; 65 not JSON; 69 the broker cannot be reached.
 
     Example: meshtasks publish sensors sensors.temperature.kitchen '{"value": 21.5}'
     """
@@ -96,6 +96,8 @@ def publish(
     finally:
         job.close()
     say(job.done)
+    if job.unbound:
+        raise typer.Exit(EXIT_UNROUTABLE)
 
 
 def _publish_lines(job: Job, source: BinaryIO, array: int) -> None:

@@ -25,7 +25,7 @@ from meshtasks.messaging.message_id import new_message_id
 from meshtasks.messaging.publisher import Outgoing, Publisher
 from meshtasks.settings import Settings
 
-_EXIT_UNROUTABLE = 1
+EXIT_UNROUTABLE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,11 @@ class Route:
             headers=dict(self.headers) or None,
         )
 
-    def warning(self) -> str | None:
-        """What is to be said of a message that no binding matches."""
+    def unbound(self) -> str | None:
+        """That no binding matches such a message, and what to do; None if one does.
+
+        Its exchange then hands it to the dead letters, and the broker confirms it.
+        """
         topology = self._topology()
         if topology is None:
             return None
@@ -63,7 +66,10 @@ class Route:
             return None
         return (
             f"no binding of exchange {self.exchange!r} matches "
-            f"{self.routing_key!r}; it goes to {dead_letter_queue}.\n{self.hint()}"
+            f"{self.routing_key!r}; it goes to {dead_letter_queue}.\n"
+            f"{self._bindings()}\n"
+            "Publish with a key that one of them matches, or add a binding there and "
+            "run `meshtasks topology apply`."
         )
 
     def hint(self) -> str:
@@ -74,18 +80,17 @@ class Route:
         names = [each.name for each in topology.all_exchanges]
         if self.exchange not in names:
             return f"The mesh has these exchanges: {', '.join(names)}."
+        return f"{self._bindings()}\n`meshtasks topology apply` puts them in place."
+
+    def _bindings(self) -> str:
+        topology = self.settings.topology
         lines = [
             f"  {binding.routing_key} -> {binding.queue or binding.to_exchange}"
             for binding in topology.all_bindings
             if binding.exchange == self.exchange
         ]
-        return "\n".join(
-            [
-                f"Bindings of {self.exchange!r} in topology.yaml:",
-                *(lines or ["  (none)"]),
-                "`meshtasks topology apply` puts them in place.",
-            ]
-        )
+        head = f"Bindings of {self.exchange!r} in topology.yaml:"
+        return "\n".join([head, *(lines or ["  (none)"])])
 
     def _topology(self) -> Topology | None:
         """None where the command runs without the mesh's configuration, which it
@@ -117,8 +122,9 @@ class Job:
                 "MESH_BROKER_URL right?",
                 os.EX_UNAVAILABLE,
             )
-        if warning := route.warning():
-            say(f"warning: {warning}", err=True)
+        self.unbound = route.unbound()
+        if self.unbound:
+            say(f"warning: {self.unbound}", err=True)
 
     @property
     def done(self) -> str:
@@ -149,14 +155,14 @@ class Job:
             try:
                 self._publisher.publish(messages)
             except Unroutable as error:
-                fail(f"{error}.\n{self._route.hint()}\n{self.rest}", _EXIT_UNROUTABLE)
+                fail(f"{error}.\n{self._route.hint()}\n{self.rest}", EXIT_UNROUTABLE)
             except PublishUnconfirmed as error:
                 cause = error.__cause__
                 if isinstance(cause, NotFound):
                     hint = self._route.hint()
-                    fail(f"{error}.\n{hint}\n{self.rest}", _EXIT_UNROUTABLE)
+                    fail(f"{error}.\n{hint}\n{self.rest}", EXIT_UNROUTABLE)
                 if isinstance(cause, IrrecoverableChannelError):
-                    fail(f"refused: {error}. {self.rest}", _EXIT_UNROUTABLE)
+                    fail(f"refused: {error}. {self.rest}", EXIT_UNROUTABLE)
                 if time.monotonic() >= deadline:
                     fail(
                         f"{error}. {self.rest} What was sent last may have been "

@@ -115,6 +115,24 @@ def _hang() -> Verdict:
     return Verdict("ok", "never")
 
 
+def test_one_cause_is_told_once() -> None:
+    def refused() -> Verdict:
+        message = "the broker refuses the password"
+        raise SinkUnavailable("broker", message)
+
+    checks = [
+        Check("topology", refused, "broker"),
+        Check("broker", refused),
+        Check("disk", lambda: Verdict("ok", "enough"), "broker"),
+    ]
+
+    verdicts = examine(checks, within_seconds=60)
+
+    assert "password" in verdicts["broker"].text
+    assert verdicts["topology"].text == "cannot be looked at: broker has failed"
+    assert verdicts["disk"].state == "ok"
+
+
 def test_a_fault_is_told_in_its_own_words() -> None:
     def away() -> Verdict:
         raise SinkUnavailable("timeseries", "connection refused")
