@@ -3,13 +3,13 @@ application that ``celery -A meshtasks`` finds."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery
 
 from meshtasks.domain.errors import ConfigError
+from meshtasks.messaging.connecting import unopened
 from meshtasks.messaging.entities import task_queues
 from meshtasks.settings import Settings, load_settings
 from meshtasks.sinks.objects import open_store
@@ -17,8 +17,10 @@ from meshtasks.tasks.commanding import Command
 from meshtasks.tasks.commands import COMMANDS
 from meshtasks.tasks.handlers import HANDLERS
 from meshtasks.tasks.registry import Handler
+from meshtasks.worker import inspection  # noqa: F401 - registers its answers
 from meshtasks.worker.commands import register_commands
 from meshtasks.worker.mesh import attach
+from meshtasks.worker.program import MeshWorker, end
 
 
 def create_app(
@@ -33,10 +35,12 @@ def create_app(
         ConfigError: a configuration file or the archive URL is bad.
     """
     settings.validate()
+    unopened(settings.env.amqp_url)  # refuses a URL that is no AMQP URL
     open_store(settings.env).close()  # refuses an archive URL that cannot be one
     app = Celery("meshtasks", broker=settings.env.amqp_url)
     app.conf.update(
         accept_content=["json"],
+        broker_connection_max_retries=None,  # the broker may be away for days
         broker_connection_retry_on_startup=True,
         broker_heartbeat=30,
         result_backend="meshtasks.worker.answers:AnswersBackend",
@@ -53,6 +57,7 @@ def create_app(
         worker_send_task_events=True,
         worker_max_memory_per_child=512_000,  # KiB; a belt against leaks in clients
     )
+    app.Worker = app.subclass_with_self(MeshWorker)
     attach(app, settings, handlers, commands.keys())
     register_commands(app, settings, commands)
     return app
@@ -67,7 +72,5 @@ def __getattr__(name: str) -> Celery:
     try:
         app = globals()["app"] = create_app(load_settings(), HANDLERS)
     except ConfigError as error:
-        faults = (error, *error.more)
-        sys.stderr.writelines(f"meshtasks: {fault}\n" for fault in faults)
-        sys.exit(ConfigError.exit_code)
+        end(error)
     return app

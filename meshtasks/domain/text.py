@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 #: Control characters but tab and line feed (C0, DEL, C1), and what makes text run
 #: backwards or hides it: marks, embeddings and isolates of direction, characters of no
@@ -32,6 +34,12 @@ def clip(text: str, limit_chars: int = 60) -> str:
 def is_no_value(text: str) -> bool:
     """Whether a text stands where a value would, and says that there is none."""
     return text.strip().lower() in _NO_VALUES
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean x?`` if one of the known names is close, else nothing."""
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def described(value: object) -> str:

@@ -123,9 +123,6 @@ class Stack:
             f"--queues={','.join(queues)}",
             "--concurrency=1",
             "--loglevel=INFO",
-            # What they have to tell each other at their start takes a second.
-            "--without-mingle",
-            "--without-gossip",
         )
 
     def simulator(self, *options: str) -> Process:

@@ -25,9 +25,9 @@ def connected(url: str) -> Iterator[kombu.Connection]:
         Transient: the broker cannot be reached, or the connection was lost.
     """
     with unopened(url) as connection:
-        broker = f"RabbitMQ at {connection.hostname}:{connection.port}"
+        broker = _name(connection)
         try:
-            _open(connection, broker)
+            _open(connection)
             yield connection
         except connection.connection_errors as error:
             message = f"{broker} cannot be reached: {error}"
@@ -62,18 +62,30 @@ def unopened(url: str) -> kombu.Connection:
         scheme, port = urlsplit(url).scheme, urlsplit(url).port
     except ValueError as error:
         raise ConfigError("environment", _VARIABLE, f"{expected}; {error}") from error
-    if scheme not in {"amqp", "amqps"}:
+    if scheme not in {"amqp", "amqps"} or not url[len(scheme) :].startswith("://"):
         raise ConfigError("environment", _VARIABLE, expected)
     port = port or (5671 if scheme == "amqps" else 5672)
     return kombu.Connection(url, port=port, connect_timeout=_CONNECT_TIMEOUT_SECONDS)
 
 
-def _open(connection: kombu.Connection, broker: str) -> None:
+def refusal(
+    connection: kombu.Connection, error: AccessRefused | NotAllowed
+) -> ConfigError:
+    """What the broker's refusal to open a connection means."""
+    broker = _name(connection)
+    if isinstance(error, AccessRefused):
+        expected = f"{broker} refuses the user {connection.userid!r} or the password"
+    else:
+        expected = f"{broker} refuses the virtual host: {error.reply_text}"
+    return ConfigError("environment", _VARIABLE, expected)
+
+
+def _open(connection: kombu.Connection) -> None:
     try:
         connection.connect()
-    except AccessRefused as error:
-        expected = f"{broker} refuses the user {connection.userid!r} or the password"
-        raise ConfigError("environment", _VARIABLE, expected) from error
-    except NotAllowed as error:
-        expected = f"{broker} refuses the virtual host: {error.reply_text}"
-        raise ConfigError("environment", _VARIABLE, expected) from error
+    except (AccessRefused, NotAllowed) as error:
+        raise refusal(connection, error) from error
+
+
+def _name(connection: kombu.Connection) -> str:
+    return f"RabbitMQ at {connection.hostname}:{connection.port}"

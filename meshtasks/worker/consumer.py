@@ -2,42 +2,62 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Never
 
+import amqp
+from amqp.exceptions import AccessRefused, NotAllowed
 from celery.exceptions import WorkerShutdown
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
 from typing_extensions import override
 
-from meshtasks.worker import inspection  # noqa: F401 - registers its answer
+from meshtasks.domain.errors import ConfigError
+from meshtasks.messaging.connecting import refusal
 from meshtasks.worker.commands import fault_of
 from meshtasks.worker.intake import Intake
 from meshtasks.worker.mesh import mesh_of
+from meshtasks.worker.remotecontrol import RemoteControl
 
 logger = get_logger(__name__)
 
+#: Steps of Celery's that are left out or have one of ours in their place. Delayed
+#: delivery would declare 28 exchanges and queues for quorum queues and bind every
+#: domain queue to them. Gossip and mingle trust what any account with the right to
+#: publish events says: one `{}` ended every worker that heard it.
+_NOT_CELERYS = ("DelayedDelivery", "Gossip", "Mingle", "Control")
+#: Between two attempts to connect, at most.
+_CONNECT_EVERY_SECONDS = 30.0
+#: While the broker stays away, an attempt that fails is logged twice as late each time,
+#: and at last one in so many: an hour of them.
+_LOG_EVERY = 120
+
 
 class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
-    """Consumes domain queues in batches, and commands as Celery does.
-
-    Celery's delayed-delivery step is left out: for quorum queues it would declare
-    28 exchanges and queues of its own and bind every domain queue to them.
-    """
+    """Consumes domain queues in batches, and commands as Celery does."""
 
     intake: Intake
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
-        """Celery's steps, less delayed delivery, plus the intake."""
+        """Celery's steps, less some, plus the intake."""
 
         default_steps = (
             *(
                 step
                 for step in Consumer.Blueprint.default_steps
-                if not step.endswith(":DelayedDelivery")
+                if not step.endswith(_NOT_CELERYS)
             ),
+            RemoteControl,
             Intake,
         )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        options = kwargs.get("worker_options") or {}
+        # Mingle comes with the step that consumes commands, which requires it.
+        kwargs["worker_options"] = {**options, "without_mingle": True}
+        super().__init__(*args, **kwargs)
 
     @override
     def start(self) -> None:
@@ -48,6 +68,43 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         except WorkerShutdown:
             self.intake.drain()
             raise
+        except amqp.ChannelError as error:
+            self._give_up(f"the broker refuses what a worker needs: {error}", error)
+
+    @override
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, and try again for as long as the broker is away.
+
+        A broker that refuses the account or the virtual host at the start will go on
+        refusing. Later it may be one that is being set up anew.
+
+        Raises:
+            WorkerShutdown: it is refused at the start, or the worker is told to stop.
+        """
+        away = _Away(conn.as_uri())
+        while True:
+            try:
+                conn.ensure_connection(
+                    away.failed,
+                    max_retries=None,
+                    interval_max=_CONNECT_EVERY_SECONDS,
+                    callback=maybe_shutdown,
+                )
+            except (AccessRefused, NotAllowed) as error:
+                refused = refusal(conn, error)
+                if self.first_connection_attempt:
+                    self._give_up(str(refused), error)
+                away.failed(refused, _CONNECT_EVERY_SECONDS)
+                conn.close()
+                _wait(_CONNECT_EVERY_SECONDS)
+                continue
+            away.over()
+            self.first_connection_attempt = False
+            return conn
+
+    def _give_up(self, why: str, error: Exception) -> Never:
+        logger.critical("meshtasks: %s", why)
+        raise WorkerShutdown(ConfigError.exit_code) from error
 
     @override
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
@@ -69,8 +126,11 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
 
     @override
     def add_task_queue(self, queue: str, *args: Any, **kwargs: Any) -> None:
-        """Start consuming a queue, on remote control's request."""
+        """Start consuming a queue, on remote control's request; now and after every
+        reconnect."""
         if self.intake.handles(queue):
+            queues = self.app.amqp.queues
+            queues.select_add(queues[queue])
             self.intake.add(queue)
         else:
             super().add_task_queue(queue, *args, **kwargs)
@@ -81,3 +141,50 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         if self.intake.handles(queue):
             self.intake.remove(queue)
         super().cancel_task_queue(queue)
+
+
+class _Away:
+    """Says that the broker is away, again and again, but ever less often.
+
+    Args:
+        broker: its URL, without a password.
+    """
+
+    def __init__(self, broker: str) -> None:
+        self._broker = broker
+        self._attempts = 0
+        self._since = time.monotonic()
+
+    def failed(self, error: Exception, again_in_seconds: float) -> None:
+        """Note an attempt that failed."""
+        self._attempts += 1
+        power_of_two = self._attempts & (self._attempts - 1) == 0
+        if (power_of_two and self._attempts < _LOG_EVERY) or not (
+            self._attempts % _LOG_EVERY
+        ):
+            logger.error(
+                "Cannot connect to %s: %s. Trying again in %d s, and for as long as it "
+                "takes (attempt %d)",
+                self._broker,
+                error,
+                again_in_seconds,
+                self._attempts,
+            )
+
+    def over(self) -> None:
+        """Note that it is back."""
+        if self._attempts:
+            away_seconds = time.monotonic() - self._since
+            logger.warning("Connected again after %.0f s", away_seconds)
+
+
+def _wait(seconds: float) -> None:
+    """Wait, unless the worker is told to stop.
+
+    Raises:
+        WorkerShutdown: it is.
+    """
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        maybe_shutdown()
+        time.sleep(0.5)

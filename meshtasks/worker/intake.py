@@ -156,22 +156,14 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             logger.warning("Connection lost while shutting down: %s", error)
 
     def _selected_queues(self, queues: Any) -> list[str]:
-        """The domain queues to consume: those of ``-Q``, or all with a handler.
-
-        Raises:
-            ConfigError: a queue of ``-Q`` has no handler.
-        """
-        selected = [
+        """The domain queues to consume: those of ``-Q``, less and plus what remote
+        control asked for since."""
+        domain_queues = self._mesh.settings.topology.domain_queues
+        return [
             queue
             for queue in queues.consume_from
-            if queue in self._mesh.settings.topology.domain_queues
+            if queue in domain_queues and queue in self._mesh.handlers
         ]
-        handled = [queue for queue in selected if queue in self._mesh.handlers]
-        if len(handled) < len(selected) and len(queues.consume_from) < len(queues):
-            missing = ", ".join(sorted(set(selected) - set(handled)))
-            expected = f"a queue with a handler, but {missing} has none"
-            raise ConfigError("celery worker", "-Q", expected)
-        return handled
 
     # --- remote control ---------------------------------------------------
 
@@ -197,6 +189,10 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             lane = self._lanes[queue] = self._new_lane(queue)
             self._open(lane)
             self._timers.add(lane.handler.timer)
+
+    def pump(self) -> None:
+        """Give batches to a pool that has grown."""
+        self._dispatcher.pump()
 
     def remove(self, queue: str) -> None:
         """Stop consuming a queue; what is held of it is finished."""

@@ -224,21 +224,6 @@ def test_a_warm_shutdown_finishes_what_the_worker_holds(
     assert left + effects(env)["buffered"] == 1
 
 
-def test_a_queue_without_a_handler_is_refused_by_name(
-    env: dict[str, str], tmp_path: Path
-) -> None:
-    refused = worker(env, tmp_path, "sensors.humidity")
-
-    refused.process.start()
-    try:
-        wait_until(lambda: not refused.process.running, 30, "the worker to stop")
-    finally:
-        exit_code = refused.stop()
-
-    assert "sensors.humidity" in refused.log()
-    assert exit_code == 78
-
-
 def test_a_worker_tells_prometheus_what_became_of_its_messages(
     env: dict[str, str], tmp_path: Path
 ) -> None:

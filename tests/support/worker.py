@@ -38,7 +38,7 @@ class Worker:
             [
                 CELERY,
                 *("-A", app, "worker", "-Q", ",".join(queues), "-l", "INFO"),
-                *("--without-gossip", "--without-mingle", *arguments),
+                *arguments,
             ],
             log_path=directory / "worker.log",
             env={**os.environ, **env, "PYTHONPATH": str(ROOT)},

@@ -1,0 +1,74 @@
+"""``celery worker`` as a program: options that would not do what they say are refused.
+
+Celery's own options are made for tasks that run one by one from queues that may come
+and go. Here queues, time limits and the size of batches are configuration, and some of
+the options would do nothing, or delete messages.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Never
+
+from celery import concurrency
+from celery.apps.worker import Worker
+from typing_extensions import override
+
+from meshtasks.domain.errors import ConfigError
+from meshtasks.worker.mesh import mesh_of
+from meshtasks.worker.selection import selected
+
+_POOLS = ("prefork", "solo", "threads")
+_TIME_LIMIT = "does nothing: set time_limit_seconds in queues.yaml"
+#: What is refused when it is given, by Celery's name of the option.
+_REFUSED = {
+    "autoscale": ("--autoscale", "is not supported: set the pool's size with -c"),
+    "beat": ("-B", "does nothing: the mesh has no scheduled tasks"),
+    "purge": ("--purge", "would delete what waits in the queues, and is refused"),
+    "soft_time_limit": ("--soft-time-limit", _TIME_LIMIT),
+    "time_limit": ("--time-limit", _TIME_LIMIT),
+}
+
+
+class MeshWorker(Worker):  # type: ignore[misc]  # celery ships no types
+    """Celery's worker that says in one sentence why it does not start."""
+
+    @override
+    def prepare_args(self, **kwargs: Any) -> dict[str, Any]:
+        """The options, once they are known to be meant and to work."""
+        try:
+            self._check(kwargs)
+            queues = selected(
+                mesh_of(self.app), kwargs.get("queues"), kwargs.get("exclude_queues")
+            )
+        except ConfigError as error:
+            end(error)
+        return {**kwargs, "queues": queues, "exclude_queues": None}
+
+    @override
+    def setup_includes(self, includes: Any) -> None:
+        """Import the modules of ``-I``."""
+        try:
+            super().setup_includes(includes)
+        except ImportError as error:
+            end(ConfigError("celery worker", "-I", f"cannot be imported: {error}"))
+
+    def _check(self, options: dict[str, Any]) -> None:
+        for name, (option, why) in _REFUSED.items():
+            if options.get(name):
+                raise ConfigError("celery worker", option, why)
+        pools = [concurrency.get_implementation(name) for name in _POOLS]
+        if self.pool_cls not in (*_POOLS, *pools):
+            expected = f"expected {' or '.join(_POOLS)}; other pools consume nothing"
+            raise ConfigError("celery worker", "-P", expected)
+
+
+def end(error: ConfigError) -> Never:
+    """Say what is wrong with the configuration, a line a fault, and end.
+
+    Raises:
+        SystemExit: always.
+    """
+    faults = (error, *error.more)
+    sys.stderr.writelines(f"meshtasks: {fault}\n" for fault in faults)
+    sys.exit(ConfigError.exit_code)
