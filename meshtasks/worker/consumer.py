@@ -39,6 +39,7 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
     """Consumes domain queues in batches, and commands as Celery does."""
 
     intake: Intake
+    first_connection_attempt: bool
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
         """Celery's steps, less some, plus the intake."""
