@@ -31,6 +31,15 @@ def clip(text: str, limit_chars: int = 60) -> str:
     return text if len(text) <= limit_chars else f"{text[:limit_chars]}…"
 
 
+def ends(text: str, limit_chars: int) -> str:
+    """``text``, or its beginning and its end when it is longer: what went wrong often
+    stands behind whatever it went wrong with."""
+    if len(text) <= limit_chars:
+        return text
+    tail = limit_chars // 3
+    return f"{text[: limit_chars - tail]} … {text[-tail:]}"
+
+
 def is_no_value(text: str) -> bool:
     """Whether a text stands where a value would, and says that there is none."""
     return text.strip().lower() in _NO_VALUES

@@ -45,6 +45,16 @@ def lines(count: int) -> list[str]:
     return [line(second) for second in range(count)]
 
 
+def refused(dropped: int) -> Answer:
+    said = (
+        "failure writing points to database: partial write: field type conflict: input "
+        'field "celsius" on measurement "missing route" is type string, already exists '
+        f"as type float dropped={dropped}"
+    )
+    content = {"code": "unprocessable entity", "message": said}
+    return Answer(422, json.dumps(content).encode())
+
+
 # --- VictoriaMetrics
 
 
@@ -135,6 +145,20 @@ def test_lines_of_the_wrong_type_are_named_and_their_neighbours_are_stored(
     assert len(influx.select("SELECT * FROM temperature")) == 48
 
 
+def test_half_of_a_batch_that_does_not_fit_is_found_in_one_more_request(
+    connect: Open, influx: InfluxTarget
+) -> None:
+    sink = connect(influx.url, influx.bucket)
+    sink.write([line(0, 1.5)])
+    batch = [line(n, '"open"' if n % 2 else 1.5) for n in range(2_000)]
+
+    rejected = sink.write(batch)
+
+    assert list(rejected) == list(range(1, 2_000, 2))
+    assert "here float until 2026-11-30" in rejected[1]
+    assert len(influx.select("SELECT * FROM temperature")) == 1_000
+
+
 def test_a_bucket_that_does_not_exist_is_a_fault_of_the_configuration(
     connect: Open, influx: InfluxTarget
 ) -> None:
@@ -190,6 +214,52 @@ def test_a_line_that_is_too_large_alone_is_refused(
         0: "the time-series store answered 413: Request Entity Too Large",
         1: "the time-series store answered 413: Request Entity Too Large",
     }
+
+
+def test_lines_that_an_answer_names_cost_one_more_request(
+    connect: Open, receiver: Receiver
+) -> None:
+    receiver.script(refused(dropped=500), Answer(204))
+    batch = [
+        line(n, '"open"' if n % 2 else 1.5, r"missing\ route") for n in range(1_000)
+    ]
+
+    rejected = connect(receiver.url).write(batch)
+
+    assert list(rejected) == list(range(1, 1_000, 2))
+    assert [each.body.count(b"\n") + 1 for each in receiver.requests] == [1_000, 500]
+
+
+def test_a_number_that_does_not_fit_what_is_named_is_halved(
+    connect: Open, receiver: Receiver
+) -> None:
+    receiver.script(refused(dropped=2), refused(dropped=1), Answer(204), Answer(204))
+    batch = [line(n, '"open"' if n == 0 else 1.5, r"missing\ route") for n in range(4)]
+
+    assert list(connect(receiver.url).write(batch)) == [0]
+    assert len(receiver.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Answer(200, b"<html>Log in</html>"), "a page for people"),
+        (Answer(200), "MESH_INFLUX_URL the store itself"),
+        (Answer(202, b"{}"), "answered 202"),
+        (Answer(302, headers={"Location": "/login"}), "answered 302"),
+        (Answer(400, b'{"message":"Please provide either orgID or org"}'), "ORG"),
+        (Answer(400, b"Client sent an HTTP request to an HTTPS server."), "HTTPS"),
+    ],
+)
+def test_what_is_not_the_stores_word_about_points_is_neither_success_nor_refusal(
+    connect: Open, receiver: Receiver, answer: Answer, words: str
+) -> None:
+    receiver.always = answer
+
+    with pytest.raises(SinkUnavailable, match=words):
+        connect(receiver.url).write(lines(3))
+
+    assert len(receiver.requests) == 1
 
 
 def test_a_batch_of_which_every_line_was_dropped_is_not_halved(

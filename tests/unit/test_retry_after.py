@@ -7,7 +7,8 @@ from email.utils import formatdate
 
 import pytest
 
-from meshtasks.sinks.http import LONGEST_WAIT_SECONDS, retry_after_seconds
+from meshtasks.domain.circuit import LONGEST_ASKED_SECONDS
+from meshtasks.sinks.http import retry_after_seconds
 
 
 @pytest.mark.parametrize(
@@ -20,8 +21,8 @@ from meshtasks.sinks.http import LONGEST_WAIT_SECONDS, retry_after_seconds
         ("soon", None),
         ("-5", None),
         ("1.5", None),
-        ("9" * 400, LONGEST_WAIT_SECONDS),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_WAIT_SECONDS),
+        ("9" * 400, LONGEST_ASKED_SECONDS),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_ASKED_SECONDS),
         ("Mon, 23 Nov 2020 13:00:00 GMT", 0.0),
     ],
 )
