@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
 import typer
 
-from producers.base import Producer
+from meshtasks.domain.errors import MeshError
+from meshtasks.domain.text import clip, printable
 from producers.batching import Batching
+from producers.health import Health
 from producers.session import run_session, spooling_producer
 from producers.ticks import ticks
 
@@ -26,6 +30,11 @@ _ARRAY_SIZE = 100
 #: With two of them there are rates.
 _DRY_ROUNDS = 2
 
+_T = TypeVar("_T")
+
+_REASON_LIMIT_CHARS = 200
+_LARGEST = 1e308
+_NUMBERS = re.compile(r"\d+")
 _NOT_OF_A_WORD = re.compile(r"[^A-Za-z0-9_-]+")
 
 DryRun = Annotated[
@@ -54,7 +63,70 @@ class Collector(Protocol):
     """Looks at its object, and says what it found."""
 
     def collect(self) -> Iterable[Measured]:
-        """One round. What cannot be read is left out and logged."""
+        """One round. What cannot be read is left out and logged, see :class:`Guard`."""
+
+
+class Unforeseen(MeshError):
+    """A foreign library, or code that met foreign data, raised what nobody expects of
+    it; the text says what."""
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Make an error of the mesh of whatever is raised inside.
+
+    Pages, answers and files come from anybody, and what parses them raises what it
+    likes: psutil a ValueError, prometheus_client an AttributeError. One of these must
+    not end a collector, and all that it looks at with it.
+
+    Raises:
+        MeshError: what was raised, if it is one.
+        Unforeseen: what was raised, if it is not.
+    """
+    try:
+        yield
+    except MeshError:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".rstrip(": ")
+        message = clip(printable(text), _REASON_LIMIT_CHARS)
+        raise Unforeseen(message) from error
+
+
+class Guard:
+    """Keeps what goes wrong with one thing from the others.
+
+    Things (a group, a mount, a model, a target) are looked at again and again. That
+    one fails is said once, and again when it fails in another way.
+    """
+
+    def __init__(self) -> None:
+        self._failing: dict[str, Health] = {}
+
+    def attempt(self, what: str, look: Callable[[], _T]) -> _T | None:
+        """What a look at something finds; None if it fails, whatever it raises.
+
+        Args:
+            what: its name in the log.
+            look: looks.
+        """
+        try:
+            with contained():
+                found = look()
+        except Unforeseen as error:
+            # Such texts quote what they could not read, counters for example.
+            kind = _NUMBERS.sub("0", str(error))
+            self._health(what).failed(f"cannot be read: {error}", kind=kind)
+            return None
+        except MeshError as error:
+            self._health(what).failed(clip(printable(str(error)), _REASON_LIMIT_CHARS))
+            return None
+        if health := self._failing.pop(what, None):
+            health.recovered()
+        return found
+
+    def _health(self, what: str) -> Health:
+        return self._failing.setdefault(what, Health(printable(what)))
 
 
 def metric(
@@ -63,17 +135,28 @@ def metric(
     tags: Mapping[str, str],
     timestamp: float,
 ) -> dict[str, Any]:
-    """A metric's record; fields without a value are left out.
+    """A metric's record; fields without a value, or with one that is not finite, are
+    left out.
 
     Args:
+        tags: names of mounts and programs among them, which need not be Unicode.
         timestamp: epoch seconds; a point has milliseconds.
     """
     return {
         "name": name,
-        "fields": {key: value for key, value in fields.items() if value is not None},
-        "tags": dict(tags),
+        "fields": {
+            key: value
+            for key, value in fields.items()
+            # NaN compares with nothing
+            if isinstance(value, int | float) and -_LARGEST <= value <= _LARGEST
+        },
+        "tags": {tag: _unicode(value) for tag, value in tags.items()},
         "timestamp": round(timestamp, 3),
     }
+
+
+def _unicode(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def routing_word(text: str) -> str:
@@ -97,27 +180,36 @@ def run_collector(
     stop = context.ensure_object(threading.Event)
     rounds = ticks(interval_seconds, stop)
     if dry_run:
-        for _ in islice(rounds, _DRY_ROUNDS):
-            for measured in collector.collect():
-                typer.echo(json.dumps(measured._asdict(), ensure_ascii=False))
+        collect_each(collector, islice(rounds, _DRY_ROUNDS), _print)
         return
     name = context.info_name or ""
     producer = spooling_producer(name, Batching(array_size=_ARRAY_SIZE))
-    feed = _feed(collector, producer, rounds)
+
+    def publish(measured: Measured) -> None:
+        timestamp = measured.record["timestamp"]
+        producer.submit(EXCHANGE, *measured, timestamp=timestamp)
+
+    feed = partial(collect_each, collector, rounds, publish)
     raise typer.Exit(run_session(producer, feed, stop))
 
 
-def _feed(
-    collector: Collector, producer: Producer, rounds: Iterable[None]
-) -> Callable[[], None]:
-    def feed() -> None:
-        for _ in rounds:
-            for measured in collector.collect():
-                producer.submit(
-                    EXCHANGE,
-                    measured.routing_key,
-                    measured.record,
-                    timestamp=measured.record["timestamp"],
-                )
+def collect_each(
+    collector: Collector, rounds: Iterable[None], take: Callable[[Measured], None]
+) -> None:
+    """Collect in each round, and hand on what is found.
 
-    return feed
+    Neither a round nor a metric that fails ends the others.
+    """
+    guard = Guard()
+
+    def collect() -> None:
+        for measured in collector.collect():
+            what = f"{measured.routing_key} {measured.record['tags']}"
+            guard.attempt(what, partial(take, measured))
+
+    for _ in rounds:
+        guard.attempt("a round", collect)
+
+
+def _print(measured: Measured) -> None:
+    typer.echo(json.dumps(measured._asdict(), ensure_ascii=False))

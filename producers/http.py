@@ -96,6 +96,10 @@ class Client:
         except HTTPError as error:
             message = clip(f"cannot be read: {error}", _REASON_LIMIT_CHARS)
             raise Unanswered(message) from error
+        except ValueError:
+            # Not quoted and not chained: it may quote the header with the secret.
+            message = "cannot be asked: its URL or a header of the request is not valid"
+            raise Unanswered(message) from None
         return Page(response.headers.get("Content-Type", ""), body)
 
     def close(self) -> None:

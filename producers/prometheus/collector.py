@@ -6,13 +6,13 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 from typing_extensions import override
 
 from meshtasks.domain.errors import MeshError
-from producers.collecting import Collector, Measured
-from producers.health import Health
+from producers.collecting import Collector, Guard, Measured
 from producers.prometheus.config import PrometheusConfig, TargetConfig
 from producers.prometheus.target import Target
 from producers.ticks import elapsed_seconds
@@ -61,7 +61,7 @@ class PrometheusCollector(Collector):
         self._discovery = discovery
         self._elapsed = elapsed
         self._looked_at = -math.inf
-        self._health = Health("looking for targets")
+        self._guard = Guard()
         self._found: dict[str, Target] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="scrape")
 
@@ -73,20 +73,23 @@ class PrometheusCollector(Collector):
                 self._looked_at = self._elapsed()
                 self._look(discovery)
         targets = [*self._targets, *self._found.values()]
-        for metrics in self._threads.map(Target.scrape, targets):
+        for metrics in self._threads.map(self._scrape, targets):
             yield from metrics
+
+    def _scrape(self, target: Target) -> Sequence[Measured]:
+        return self._guard.attempt(target.name, target.scrape) or ()
 
     def _look(self, discovery: Discovery) -> None:
         """Take up the targets that are new, and drop those that are gone."""
-        try:
-            there = {f"{each.service} {each.url}": each for each in discovery.targets()}
-        except DiscoveryFailed as error:
-            self._health.failed(str(error))
+        found = self._guard.attempt("looking for targets", discovery.targets)
+        if found is None:
             return
-        self._health.recovered()
+        there = {f"{each.service} {each.url}": each for each in found}
         for gone in self._found.keys() - there.keys():
             self._found.pop(gone).close()
             logger.info("target %s is gone", gone)
         for name in there.keys() - self._found.keys():
-            self._found[name] = Target(there[name], self._config, {})
-            logger.info("target %s is new", name)
+            make = partial(Target, there[name], self._config, {})
+            if target := self._guard.attempt(f"target {name}", make):
+                self._found[name] = target
+                logger.info("target %s is new", name)

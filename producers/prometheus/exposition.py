@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from meshtasks.domain.errors import MeshError
 from meshtasks.domain.text import clip
+from producers.collecting import Unforeseen, contained
 from producers.http import Page
 
 #: The older format first: most services that say they speak OpenMetrics do, and a
@@ -22,9 +23,6 @@ ACCEPT = (
 )
 
 _OPENMETRICS = "application/openmetrics-text"
-_REASON_LIMIT_CHARS = 200
-#: What prometheus_client's parsers raise over a page that is none.
-_PARSE_ERRORS = (ValueError, KeyError, IndexError, TypeError, AttributeError)
 
 
 class Unreadable(MeshError):
@@ -55,9 +53,10 @@ def families(page: Page, series_limit: int) -> list[Family]:
         else text_string_to_metric_families
     )
     try:
-        return list(parse(page.body.decode()))
-    except _PARSE_ERRORS as error:
-        said = clip(f"{type(error).__name__} {error}".strip(), _REASON_LIMIT_CHARS)
+        with contained():  # prometheus_client's parsers raise whatever they meet
+            return list(parse(page.body.decode()))
+    except Unforeseen as error:
         kind = "OpenMetrics" if strict else "Prometheus's text format"
-        message = f"shows what is not {kind} ({page.content_type or 'no type'}): {said}"
+        shown = clip(page.content_type or "no type")
+        message = f"shows what is not {kind} ({shown}): {error}"
         raise Unreadable(message) from error

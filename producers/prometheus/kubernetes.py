@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from meshtasks.configfile import fault_in
 from meshtasks.domain.text import clip
-from producers.collecting import routing_word
+from producers.collecting import Guard, routing_word
 from producers.prometheus.collector import Discovery, DiscoveryFailed
 from producers.prometheus.config import KubernetesConfig, TargetConfig
 
@@ -68,11 +68,12 @@ class PodDiscovery(Discovery):
             raise fault_in(path, "kubernetes", expected) from error
         self._pods = client.CoreV1Api(client.ApiClient(settings))
         self._refused: set[str] = set()
+        self._guard = Guard()
 
     @override
     def targets(self) -> list[TargetConfig]:
         try:
-            return [target for pod in self._list() for target in self._targets_of(pod)]
+            return [target for pod in self._list() for target in self._each_of(pod)]
         except client.ApiException as error:
             hint = _HINTS.get(error.status, error.reason)
             message = f"the Kubernetes API answered {error.status}: {hint}"
@@ -106,6 +107,12 @@ class PodDiscovery(Discovery):
                 following = page.metadata._continue  # noqa: SLF001 - the client's name for it
                 if not following:
                     break
+
+    def _each_of(self, pod: Any) -> list[TargetConfig]:
+        name = getattr(pod.metadata, "name", None)
+        return (
+            self._guard.attempt(f"pod {name}", lambda: [*self._targets_of(pod)]) or []
+        )
 
     def _targets_of(self, pod: Any) -> Iterator[TargetConfig]:
         """The pod's target, if it asks to be one."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from producers.collecting import LONGEST_GAP_INTERVALS, SCRAPE, Measured
+from producers.collecting import LONGEST_GAP_INTERVALS, SCRAPE, Guard, Measured
 from producers.configuration import Selection
 from producers.health import Health
-from producers.http import Client, Unanswered
+from producers.http import Client
 from producers.prometheus.config import PrometheusConfig, TargetConfig
-from producers.prometheus.exposition import ACCEPT, Unreadable, families
+from producers.prometheus.exposition import ACCEPT, families
 from producers.prometheus.translation import LeftOut, Moment, Translated, Translator
 from producers.rates import Counters
 from producers.ticks import elapsed_seconds
@@ -21,6 +21,9 @@ _PAGE_LIMIT_BYTES = 64 * 1024 * 1024
 
 class Target:
     """A page of metrics; for one thread at a time.
+
+    Attributes:
+        name: in the log.
 
     Args:
         target: where it is, and whose.
@@ -56,8 +59,8 @@ class Target:
             ca_file=target.ca_file,
         )
         self._last: Translated | None = None
-        name = f"{target.service} {target.url}"
-        self._health, self._completeness = Health(name), Health(name)
+        self.name = f"{target.service} {target.url}"
+        self._guard, self._completeness = Guard(), Health(self.name)
 
     def scrape(self) -> list[Measured]:
         """Read the page; its metrics, and last the one that says how that went.
@@ -66,24 +69,12 @@ class Target:
         the series that vanished with it are counted.
         """
         wall_seconds, began = time.time(), time.monotonic()
-        translated, wrong = Translated(), ""
-        try:
-            page = self._client.get(self._url)
-            moment = Moment(self._elapsed(), wall_seconds)
-            found = [
-                each
-                for each in families(page, self._series_limit)
-                if self._selection.wants(each.name)
-            ]
-            translated = self._translator.translate(found, moment)
-        except (Unanswered, Unreadable) as error:
-            wrong = str(error)
-            self._health.failed(wrong)
-        else:
-            self._health.recovered()
+        read = self._guard.attempt(self.name, lambda: self._read(wall_seconds))
+        translated = Translated() if read is None else read
+        if read is not None:
             self._counters.forget_unread()
-            if translated.example:
-                self._completeness.failed(f"left out: {translated.example}")
+            if read.example:
+                self._completeness.failed(f"left out: {read.example}")
             else:
                 self._completeness.recovered()
         vanished = (
@@ -91,7 +82,7 @@ class Target:
         )
         self._last = translated
         how = {
-            "up": not wrong,
+            "up": read is not None,
             "duration_seconds": round(time.monotonic() - began, 6),
             "series": len(translated.series),
             "vanished_series": vanished,
@@ -103,3 +94,13 @@ class Target:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+    def _read(self, wall_seconds: float) -> Translated:
+        page = self._client.get(self._url)
+        moment = Moment(self._elapsed(), wall_seconds)
+        found = [
+            each
+            for each in families(page, self._series_limit)
+            if self._selection.wants(each.name)
+        ]
+        return self._translator.translate(found, moment)

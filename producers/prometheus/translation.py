@@ -32,7 +32,7 @@ from meshtasks.domain.points import metric_start
 from meshtasks.domain.text import clip
 from meshtasks.domain.timestamps import epoch_seconds
 from producers.base import MAX_ROUTING_KEY_BYTES
-from producers.collecting import Measured, metric, routing_word
+from producers.collecting import Measured, Unforeseen, contained, metric, routing_word
 from producers.prometheus.histogram import quantile
 from producers.rates import Counters
 
@@ -149,16 +149,27 @@ class Translator:
         """
         result = Translated()
         seen: set[object] = set()
+        points: set[tuple[str, float, str]] = set()
         for family in families:
-            for key, series in _grouped(family, seen, result).items():
+            try:
+                with contained():
+                    grouped = _grouped(family, seen, result)
+            except Unforeseen as error:
+                result.refuse(f"{clip(str(family.name))}: {error}")
+                continue
+            for key, series in grouped.items():
                 try:
-                    written = list(self._written(key, series, moment))
-                except InvalidMessage as error:
+                    with contained():
+                        written = list(self._written(key, series, moment))
+                except (InvalidMessage, Unforeseen) as error:
                     result.refuse(f"{clip(key.name)}: {error}")
                     continue
-                if written:
-                    result.metrics += written
+                new = [each for each in written if _is_new(each, points)]
+                result.left_out[LeftOut.DUPLICATE] += len(written) - len(new)
+                if new:
+                    result.metrics += new
                     result.series.add((key.name, key.labels))
+        result.left_out = +result.left_out
         return result
 
     def record(
@@ -174,8 +185,12 @@ class Translator:
             InvalidMessage: the mesh would refuse it.
         """
         tags = dict(self._tags)
+        known = {label for label, _ in labels}
         for label, value in labels:
-            tags[f"exported_{label}" if label in self._tags else label] = value
+            tag = label
+            while tag in self._tags or (tag != label and tag in known):
+                tag = f"exported_{tag}"
+            tags[tag] = value
         metric_start(name, tuple(sorted(tags.items())))
         routing_key = f"metrics.application.{self._service}.{routing_word(name)}"
         if len(routing_key) > MAX_ROUTING_KEY_BYTES:
@@ -231,6 +246,18 @@ class Translator:
         return rates
 
 
+def _is_new(measured: Measured, points: set[tuple[str, float, str]]) -> bool:
+    """Whether no other series of the page is the same point to the store, which knows
+    less labels than Prometheus does: blank ones are none to it."""
+    record = measured.record
+    start = metric_start(record["name"], tuple(sorted(record["tags"].items())))
+    own = {(start, record["timestamp"], field) for field in record["fields"]}
+    if not points.isdisjoint(own):
+        return False
+    points |= own
+    return True
+
+
 def _grouped(
     family: Family, seen: set[object], result: Translated
 ) -> dict[_Key, _Series]:
@@ -238,7 +265,8 @@ def _grouped(
     grouped: dict[_Key, _Series] = {}
     for sample in family.samples:
         stamp = None if sample.timestamp is None else float(sample.timestamp)
-        labels = tuple(sorted(sample.labels.items()))
+        # A native histogram in OpenMetrics may have None for labels.
+        labels = tuple(sorted((sample.labels or {}).items()))
         same = sample.name, labels, stamp
         if same in seen:
             result.left_out[LeftOut.DUPLICATE] += 1

@@ -6,17 +6,16 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 
-import psutil
 from typing_extensions import override
 
 from producers.collecting import (
     LONGEST_GAP_INTERVALS,
     Collector,
+    Guard,
     Measured,
     metric,
     routing_word,
 )
-from producers.health import Health
 from producers.rates import WRAP_32_BIT, Counters
 from producers.system.config import Group, SystemConfig
 from producers.system.groups import GROUPS, Found, Look
@@ -42,11 +41,11 @@ class SystemCollector(Collector):
         self._counters = Counters(
             LONGEST_GAP_INTERVALS * config.interval_seconds, wraps_at=WRAP_32_BIT
         )
-        self._health = {group: Health(f"group {group}") for group in Group}
+        self._guard = Guard()
 
     @override
     def collect(self) -> Iterator[Measured]:
-        look = Look(self._config, self._counters, self._elapsed())
+        look = Look(self._config, self._counters, self._elapsed(), self._guard)
         timestamp = time.time()
         for group in Group:
             if group not in self._config.groups:
@@ -60,13 +59,7 @@ class SystemCollector(Collector):
         self._counters.forget_unread()
 
     def _measure(self, group: Group, look: Look) -> list[Found]:
-        try:
-            found = list(GROUPS[group](look))
-        except (OSError, psutil.Error, RuntimeError) as error:
-            # RuntimeError (and its kind NotImplementedError): psutil does not know
-            # this system's way to say it.
-            reason = f"{type(error).__name__}: {error}"
-            self._health[group].failed(f"cannot be measured: {reason}")
-            return []
-        self._health[group].recovered()
+        found: list[Found] = []
+        # What was found before something failed is kept.
+        self._guard.attempt(f"group {group}", lambda: found.extend(GROUPS[group](look)))
         return found

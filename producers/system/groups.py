@@ -6,10 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import psutil
 
+from producers.collecting import Guard
 from producers.configuration import Selection
 from producers.rates import Counters
 from producers.system.config import Group, SystemConfig
@@ -43,6 +46,21 @@ _NETWORK_RATES = {
 }
 
 
+#: Images that are read-only by nature, and file systems that lie over others or in
+#: memory.
+_NO_DISKS = frozenset(
+    {
+        *("iso9660", "cdfs", "squashfs", "erofs", "cramfs", "romfs"),
+        *("overlay", "overlayfs", "aufs", "unionfs", "fuse-overlayfs"),
+        *("tmpfs", "devtmpfs", "ramfs", "nsfs", "autofs"),
+    }
+)
+#: ``fuse.snapfuse``, ``fuse.squashfuse_ll``, ``fuse.fuse-overlayfs``, …
+_NO_DISK_PREFIXES = ("fuse.snap", "fuse.squash", "fuse.fuse-overlay", "fuse.archive")
+#: Of the words of a line in mountinfo.
+_MOUNT_POINT = 4
+
+
 class Found(NamedTuple):
     """One metric's fields, and the tags that tell it from others of its group."""
 
@@ -58,11 +76,13 @@ class Look:
         config: what to look at.
         counters: what was counted before.
         at_seconds: the round's moment, see :func:`producers.ticks.elapsed_seconds`.
+        guard: for the things of a group that may fail one by one.
     """
 
     config: SystemConfig
     counters: Counters
     at_seconds: float
+    guard: Guard
 
     def rates(
         self, group: Group, name: str, values: Mapping[str, float]
@@ -126,13 +146,23 @@ def swap(look: Look) -> Iterator[Found]:
 def disk(look: Look) -> Iterator[Found]:
     """File systems on devices. One that is mounted in several places is told of
     once, at the shortest path; those of the network are not, since asking for one
-    that is away would hang."""
+    that is away would hang. Nor are those that cannot be written: images are always
+    full, and that is no news."""
     seen = set()
     for part in sorted(psutil.disk_partitions(), key=lambda each: each.mountpoint):
-        if part.device in seen or not look.config.disk.wants(part.mountpoint):
+        path = part.mountpoint
+        if (
+            part.device in seen
+            or not look.config.disk.wants(path)
+            or _never_fills(part)
+        ):
+            continue
+        usage = look.guard.attempt(
+            f"file system {path}", partial(psutil.disk_usage, path)
+        )
+        if usage is None:
             continue
         seen.add(part.device)
-        usage = psutil.disk_usage(part.mountpoint)
         yield Found(
             {
                 "total_bytes": usage.total,
@@ -140,8 +170,39 @@ def disk(look: Look) -> Iterator[Found]:
                 "free_bytes": usage.free,
                 "used_percent": usage.percent,
             },
-            {"path": part.mountpoint, "device": part.device, "fstype": part.fstype},
+            {"path": path, "device": part.device, "fstype": part.fstype},
         )
+
+
+def _never_fills(part: Any) -> bool:
+    """Whether a file system is as full as it will ever be, or is no disk at all."""
+    kind = part.fstype.lower()
+    if kind in _NO_DISKS or kind.startswith(_NO_DISK_PREFIXES):
+        return True
+    read_only = "ro" in part.opts.split(",")
+    return read_only and not _is_writable_elsewhere(part.mountpoint)
+
+
+def _is_writable_elsewhere(path: str) -> bool:
+    """Whether a file system is written all the same where it is mounted read-only:
+    systemd and containers mount disks so for single services.
+
+    Linux tells of a mount's own options and, behind the dash, of those of its file
+    system (proc_pid_mountinfo(5)).
+    """
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    except OSError:
+        return False
+    writable = False  # the last mount at a place is the one that is seen
+    for line in mounts.splitlines():
+        mount, _, file_system = line.partition(" - ")
+        words = mount.split(" ")
+        if len(words) > _MOUNT_POINT and words[_MOUNT_POINT] == path.replace(
+            " ", "\\040"
+        ):
+            writable = "rw" in file_system.rpartition(" ")[2].split(",")
+    return writable
 
 
 def disk_io(look: Look) -> Iterator[Found]:

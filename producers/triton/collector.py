@@ -11,20 +11,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 from typing_extensions import override
 
+from meshtasks.domain.errors import SchemaMismatch
+from meshtasks.domain.records import explain
+from meshtasks.domain.text import clip
 from producers.collecting import (
     LONGEST_GAP_INTERVALS,
     SCRAPE,
     Collector,
+    Guard,
     Measured,
     metric,
 )
-from producers.health import Health
-from producers.http import Client, Unanswered
+from producers.http import Client
 from producers.rates import Counters
 from producers.ticks import elapsed_seconds
 from producers.triton.config import TritonConfig
@@ -82,7 +87,14 @@ class _ModelStatistics(BaseModel):
 
 
 class _Statistics(BaseModel):
-    model_stats: list[_ModelStatistics]
+    """The answer. Its members are judged one by one: a model that the server cannot
+    tell of must not hide the others."""
+
+    model_stats: list[Any]
+
+
+def _name_of(model: object) -> object:
+    return model.get("name") if isinstance(model, dict) else None
 
 
 #: Step of a request → the field with its mean duration.
@@ -119,7 +131,8 @@ class TritonCollector(Collector):
         self._elapsed = elapsed
         self._tags = {"service": config.service, "instance": urlsplit(url).netloc}
         self._counters = Counters(LONGEST_GAP_INTERVALS * config.interval_seconds)
-        self._health = Health(f"{config.service} {url}")
+        self._name = f"{config.service} {url}"
+        self._guard = Guard()
         self._client = Client(
             config.timeout_seconds,
             _PAGE_LIMIT_BYTES,
@@ -132,18 +145,23 @@ class TritonCollector(Collector):
         """The metrics of each model that is loaded, and last how it went to read
         them."""
         wall_seconds, began = time.time(), time.monotonic()
-        statistics = self._read()
+        statistics = self._guard.attempt(self._name, self._read)
         at_seconds = self._elapsed()
         models = [] if statistics is None else statistics.model_stats
-        for model in models:
-            if self._config.models.wants(model.name):
-                tags = {"model": model.name, "version": model.version}
-                fields = self._fields(model, at_seconds)
-                yield self._measured(_MODEL, fields, tags, wall_seconds)
+        wanted = [each for each in models if self._wants(each)]
+        told = 0
+        for model in wanted:
+            measured = self._guard.attempt(
+                f"{self._name}, model {clip(str(_name_of(model)))}",
+                partial(self._measure, model, at_seconds, wall_seconds),
+            )
+            if measured is not None:
+                told += 1
+                yield measured
         if statistics is not None:
             self._counters.forget_unread()
         how = {
-            "up": statistics is not None,
+            "up": statistics is not None and (told > 0 or not wanted),
             "duration_seconds": round(time.monotonic() - began, 6),
             "models": len(models),
         }
@@ -153,22 +171,34 @@ class TritonCollector(Collector):
         """Close the connection."""
         self._client.close()
 
-    def _read(self) -> _Statistics | None:
+    def _wants(self, model: object) -> bool:
+        name = _name_of(model)
+        return not isinstance(name, str) or self._config.models.wants(name)
+
+    def _read(self) -> _Statistics:
+        page = self._client.get(self._url)
         try:
-            page = self._client.get(self._url)
-            statistics = _Statistics.model_validate_json(page.body)
-        except Unanswered as error:
-            self._health.failed(str(error))
+            return _Statistics.model_validate_json(page.body)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            self._health.failed(
-                f"does not answer as Triton does: {place} {first['msg']}"
-            )
-        else:
-            self._health.recovered()
-            return statistics
-        return None
+            message = f"does not answer as Triton does: {explain(error)}"
+            raise SchemaMismatch(message) from error
+
+    def _measure(
+        self, content: object, at_seconds: float, wall_seconds: float
+    ) -> Measured:
+        """The metrics of one model.
+
+        Raises:
+            SchemaMismatch: its statistics are none.
+        """
+        try:
+            model = _ModelStatistics.model_validate(content)
+        except ValidationError as error:
+            message = f"has no statistics: {explain(error)}"
+            raise SchemaMismatch(message) from error
+        tags = {"model": model.name, "version": model.version}
+        fields = self._fields(model, at_seconds)
+        return self._measured(_MODEL, fields, tags, wall_seconds)
 
     def _fields(
         self, model: _ModelStatistics, at_seconds: float

@@ -359,6 +359,58 @@ class TestKubernetes:
 
         assert caplog.text.count("pod shop/odd cannot be scraped") == 1
 
+    def test_paths_with_questions_named_ports_and_several_containers(
+        self,
+        receiver: Receiver,
+        discovery: PodDiscovery,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Pods as in ghostunnel#236, prometheus#3530 and prometheus#3756."""
+        two = pod("two", scrape="true")
+        second = {"name": "side", "image": "x", "ports": [{"containerPort": 9}]}
+        two["spec"]["containers"].append(second)
+        receiver.always = pod_list(
+            pod("vault", scrape="true", path="/v1/sys/metrics?format=prometheus"),
+            pod("portless", scrape="true", container_port=None),
+            pod("named", scrape="true", port="http-metrics"),
+            pod("six", scrape="true", ip="fd00::7", port="9100"),
+            two,
+        )
+
+        found = {each.service: each.url for each in discovery.targets()}
+
+        assert found == {
+            "vault": "http://10.1.2.3:8080/v1/sys/metrics?format=prometheus",
+            "six": "http://[fd00::7]:9100/metrics",
+            "two": "http://10.1.2.3:8080/metrics",
+        }
+        assert "pod shop/portless cannot be scraped" in caplog.text
+        assert "pod shop/named cannot be scraped" in caplog.text
+
+    def test_a_pod_that_lacks_a_part_hides_no_other(
+        self, receiver: Receiver, discovery: PodDiscovery
+    ) -> None:
+        parts = ("metadata", "spec", "status")
+        odd = [pod(f"odd-{part}", scrape="true") | {part: None} for part in parts]
+        receiver.always = pod_list(*odd, pod("web", scrape="true"))
+
+        assert "web" in [each.service for each in discovery.targets()]
+
+    def test_an_answer_that_is_no_list_leaves_the_targets_as_they_were(
+        self, receiver: Receiver, discovery: PodDiscovery
+    ) -> None:
+        web = pod("web", scrape="true", ip="127.0.0.1", port=str(receiver.port))
+        receiver.by_path["/metrics"] = Answer(body=PAGE)
+        json_type = {"Content-Type": "application/json"}
+        bodies = [b"{}", b"[]", b"null", b'{"items": 5}', b"<html>", b'{"metadata": 1}']
+        receiver.script(pod_list(web), *(Answer(200, b, json_type) for b in bodies))
+        config = PrometheusConfig(kubernetes=KubernetesConfig())
+        collector = PrometheusCollector(config, (), (discovery, 0.0))
+
+        rounds = [len(list(collector.collect())) for _ in range(1 + len(bodies))]
+
+        assert rounds == [3] * len(rounds)
+
     def test_targets_come_and_go_and_stay_while_the_api_is_away(
         self,
         receiver: Receiver,

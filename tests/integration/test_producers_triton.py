@@ -152,7 +152,10 @@ def test_a_model_that_is_loaded_again_begins_anew(
         (Answer(403, b'{"error": "restricted"}'), "answered 403: it wants another"),
         (Answer(404), "answered 404"),
         (Answer(body=b"<html>"), "does not answer as Triton does"),
-        (Answer(body=b'{"model_stats": [{"name": "x"}]}'), "model_stats.0.version"),
+        (
+            Answer(body=b'{"model_stats": [{"name": "x"}]}'),
+            "model x: has no statistics: version",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

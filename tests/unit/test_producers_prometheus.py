@@ -163,6 +163,48 @@ class TestTypes:
         assert fields["count_per_second"] == 1.0
         assert "mean" not in fields
 
+    @pytest.mark.parametrize(
+        ("page", "content_type", "expected"),
+        [
+            # Names of UTF-8 (client_python#1013); label values that are empty are none.
+            ('{"my.metric",a=""} 1\n', TEXT, [("my.metric", {"value": 1})]),
+            (
+                "queue 5\r\nother 6",
+                TEXT,
+                [("queue", {"value": 5}), ("other", {"value": 6})],
+            ),
+            (
+                (
+                    "# TYPE a counter\na 1\n# TYPE b gauge\nb 2\n"
+                    '# TYPE a counter\na{x="y"} 3\n'
+                ),
+                TEXT,
+                [("a", {"total": 1}), ("b", {"value": 2}), ("a", {"total": 3})],
+            ),
+            (
+                "# TYPE a gauge\na 1 1795449990.25\n# EOF\n",
+                "application/openmetrics-text; version=0.0.1",
+                [("a", {"value": 1})],
+            ),
+            (
+                (
+                    "# TYPE h histogram\n"
+                    'h_bucket{le="+Inf"} 4 # {trace_id="x"} 0.5 1795449990\n'
+                    "h_count 4\nh_sum 2\n# EOF"
+                ),
+                OPENMETRICS,
+                [("h", {"count": 4, "sum": 2})],
+            ),
+        ],
+    )
+    def test_what_exporters_show_is_taken(
+        self, read: Reader, page: str, content_type: str, expected: list[Any]
+    ) -> None:
+        translated = read(page, content_type)
+
+        assert found(translated) == expected
+        assert not translated.left_out
+
     def test_a_page_in_openmetrics_says_the_same(self, read: Reader) -> None:
         page = (
             "# TYPE orders counter\n"
@@ -197,6 +239,75 @@ class TestPlaces:
 
         assert measured.record["tags"]["service"] == "shop"
         assert measured.record["tags"]["exported_service"] == "other"
+
+    @pytest.mark.parametrize(
+        ("page", "tags"),
+        [
+            (
+                (
+                    'q{instance="a",exported_instance="b"} 1\n'
+                    'q{instance="b",exported_instance="b"} 2\n'
+                    'q{exported_instance="b"} 3\n'
+                ),
+                [
+                    {"exported_exported_instance": "a", "exported_instance": "b"},
+                    {"exported_exported_instance": "b", "exported_instance": "b"},
+                    {"exported_instance": "b"},
+                ],
+            ),
+            (
+                'q{service="a",exported_service="b",exported_exported_service="c"} 1\n',
+                [
+                    {
+                        "exported_exported_exported_service": "a",
+                        "exported_service": "b",
+                        "exported_exported_service": "c",
+                    }
+                ],
+            ),
+        ],
+    )
+    def test_labels_that_give_way_to_a_tag_merge_no_two_series(
+        self, read: Reader, page: str, tags: list[dict[str, str]]
+    ) -> None:
+        own = {"service": "shop", "instance": "host:1"}
+
+        found = [each.record["tags"] for each in read(page).metrics]
+
+        assert found == [own | each for each in tags]
+
+    def test_series_that_are_one_to_the_store_are_a_duplicate_and_not_overwritten(
+        self, read: Reader
+    ) -> None:
+        translated = read('q{a=" "} 1\nq 2\nq{a=""} 3\nq{a="x"} 4\n')
+
+        assert found(translated) == [("q", {"value": 1}), ("q", {"value": 4})]
+        assert translated.left_out == {LeftOut.DUPLICATE: 2}
+
+    def test_labels_of_windows_and_of_several_lines_are_stored(
+        self, read: Reader
+    ) -> None:
+        """As windows_exporter shows services (its issue #919)."""
+        page = (
+            'windows_service_state{path="C:\\\\Windows\\\\a.exe"} 1\n'
+            'x_info{msg="one\\ntwo",user="DOMAIN\\\\me"} 1\n'
+        )
+
+        translated = read(page)
+
+        assert not translated.left_out
+        assert [
+            metric_start(
+                each.record["name"], tuple(sorted(each.record["tags"].items()))
+            )
+            for each in translated.metrics
+        ] == [
+            (
+                r"windows_service_state,instance=host:1,path=C:\Windows\a.exe,"
+                "service=shop "
+            ),
+            "x_info,instance=host:1,msg=one\\ntwo,service=shop,user=DOMAIN\\me ",
+        ]
 
     def test_a_time_on_the_page_is_kept_and_is_the_clock_of_rates(
         self, read: Reader
@@ -236,7 +347,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("page", "reason"),
         [
-            ('disk{path="C:\\\\data"} 1\n', "backslash"),
+            ('disk{path="\x07"} 1\n', "x07"),
             (f'disk{{path="{"x" * 256}"}} 1\n', "256 characters"),
             ("_disk 1\n", "underscore"),
             ("disk 1 1000\n", "before the year 2000"),

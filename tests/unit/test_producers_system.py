@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from meshtasks.domain.metrics import fields_of, tags_of
 from meshtasks.domain.points import fields_text, metric_start
 from meshtasks.domain.rules import RuleBook
 from meshtasks.environment import Environment
 from meshtasks.settings import Settings
+from producers.arrays import encode
 from producers.collecting import Measured
 from producers.configuration import Selection
 from producers.system.collector import SystemCollector
@@ -255,6 +260,92 @@ class TestOtherMachines:
             assert len(list(collects.collect())) == 2
         assert "group system: is well again" in caplog.text
 
+    @pytest.mark.parametrize(
+        ("group", "name", "error"),
+        [
+            # lxcfs shows disks with more columns than psutil knows
+            # (giampaolo/psutil#2148).
+            (
+                Group.DISK_IO,
+                "disk_io_counters",
+                ValueError("not sure how to interpret line '8 0 sda 0 0 0 2 0 42 7'"),
+            ),
+            # A chip whose file holds no number (giampaolo/psutil#1323).
+            (Group.TEMPERATURES, "sensors_temperatures", ValueError("invalid literal")),
+            (Group.SWAP, "swap_memory", KeyError(b"SwapTotal:")),
+            (Group.NETWORK, "net_io_counters", AttributeError("\x1b[31m")),
+            (Group.PROCESSES, "process_iter", IndexError("")),
+            (
+                Group.DISK,
+                "disk_partitions",
+                UnicodeDecodeError("utf-8", b"x", 0, 1, ""),
+            ),
+        ],
+    )
+    def test_whatever_a_group_raises_the_others_go_on(
+        self,
+        collector: Make,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        group: Group,
+        name: str,
+        error: Exception,
+    ) -> None:
+        def raising(*_args: object, **_options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(psutil, name, raising, raising=False)
+        collects = collector(group, Group.MEMORY)
+
+        for _ in range(3):
+            (measured,) = collects.collect()
+            assert measured.record["name"] == "mem"
+
+        (said,) = caplog.messages
+        assert said.startswith(f"group {group}: cannot be read: {type(error).__name__}")
+        assert "\x1b" not in said
+
+    def test_a_reason_that_quotes_counters_is_not_said_in_each_round(
+        self,
+        collector: Make,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        counts = itertools.count(7)
+
+        def raising(**_options: object) -> None:
+            message = f"not sure how to interpret line '8 0 sda {next(counts)}'"
+            raise ValueError(message)
+
+        monkeypatch.setattr(psutil, "disk_io_counters", raising)
+        collects = collector(Group.DISK_IO)
+        for _ in range(5):
+            assert list(collects.collect()) == []
+
+        assert len(caplog.messages) == 1
+
+    def test_thermometers_say_what_the_chip_says_and_nothing_where_it_does_not(
+        self, collector: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Limits and readings of real chips (giampaolo/psutil#1902)."""
+        none: Any = None
+        chips = {
+            "iwlwifi_1": [Sensor("", none, None, None)],
+            "nan": [Sensor("", float("nan"), None, None)],
+            "nct6775": [Sensor("AUXTIN", -128.0, 80.0, None)],
+            "nvme": [Sensor("Composite", 40.9, 65261.85, float("inf"))],
+        }
+        monkeypatch.setattr(
+            psutil, "sensors_temperatures", lambda: chips, raising=False
+        )
+
+        found = [fields(each) for each in collector(Group.TEMPERATURES).collect()]
+
+        assert found == [
+            {"celsius": -128.0, "high_celsius": 80.0},
+            {"celsius": 40.9, "high_celsius": 65261.85},
+        ]
+
     def test_a_device_mounted_twice_is_told_of_once(
         self, collector: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -265,3 +356,119 @@ class TestOtherMachines:
         (measured,) = collector(Group.DISK).collect()
 
         assert measured.record["tags"]["path"] == root.mountpoint
+
+
+class Part(NamedTuple):
+    """A mount, as psutil has it."""
+
+    mountpoint: str
+    fstype: str
+    opts: str = "rw,relatime"
+
+    @property
+    def device(self) -> str:
+        return f"/dev/of{self.mountpoint}"
+
+
+class Usage(NamedTuple):
+    total: int = 100
+    used: int = 100
+    free: int = 0
+    percent: float = 100.0
+
+
+class TestFileSystems:
+    @pytest.fixture
+    def paths(
+        self, collector: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[..., list[str]]:
+        """The mounts that are measured, of those that there are."""
+
+        def paths(*parts: Part, usage: Callable[[str], Usage]) -> list[str]:
+            monkeypatch.setattr(psutil, "disk_partitions", lambda: list(parts))
+            monkeypatch.setattr(psutil, "disk_usage", usage)
+            found = collector(Group.DISK).collect()
+            return [each.record["tags"]["path"] for each in found]
+
+        return paths
+
+    @pytest.mark.parametrize(
+        "image",
+        [
+            Part("/media/cdrom0", "iso9660", "ro,nosuid"),
+            Part("/media/dvd", "udf", "ro"),
+            # Outside /snap, too (cloudalchemy/ansible-node-exporter#202).
+            Part("/var/lib/snapd/snap/core/1", "squashfs", "ro,nodev"),
+            Part("/snap/core/2", "fuse.snapfuse", "rw,nodev"),
+            Part("/", "overlay"),
+            Part("/run/image", "erofs"),
+            Part("/tmp", "tmpfs"),
+            Part("/run/netns/a", "nsfs"),
+            Part("/tank/.zfs/snapshot/monday", "zfs", "ro,noatime"),
+            Part("/mnt/usb stick", "exfat", "nosuid,ro"),
+        ],
+        ids=lambda part: part.fstype,
+    )
+    def test_what_cannot_be_written_is_no_full_disk(
+        self, paths: Callable[..., list[str]], image: Part
+    ) -> None:
+        root = Part("/data", "ext4")
+
+        assert paths(image, root, usage=lambda _: Usage()) == ["/data"]
+
+    def test_a_disk_that_is_read_only_for_this_service_alone_is_measured(
+        self, paths: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As systemd's ProtectSystem mounts it."""
+        mounts = (
+            "36 35 98:0 / /usr ro,nosuid shared:1 - ext4 /dev/sda1 rw,errors=x\n"
+            "37 35 98:1 / /rescue ro,nosuid - ext4 /dev/sda2 ro\n"
+            "38 35 98:2 / /my\\040disk ro - btrfs /dev/sdb rw,ssd\n"
+            "torn\n"
+        )
+        monkeypatch.setattr(Path, "read_text", lambda *_a, **_o: mounts)
+        parts = [Part(path, "ext4", "ro") for path in ("/usr", "/rescue", "/my disk")]
+
+        assert paths(*parts, usage=lambda _: Usage()) == ["/my disk", "/usr"]
+
+    def test_a_mount_that_cannot_be_read_hides_no_other(
+        self, paths: Callable[..., list[str]], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def usage(path: str) -> Usage:
+            if path == "/b":
+                raise PermissionError(13, "Permission denied", path)
+            return Usage()
+
+        parts = [Part("/a", "ext4"), Part("/b", "ext4"), Part("/c", "ext4")]
+
+        assert paths(*parts, usage=usage) == ["/a", "/c"]
+        assert "file system /b: cannot be read: PermissionError" in caplog.text
+
+    def test_a_mount_whose_name_is_not_unicode_can_be_published(
+        self, paths: Callable[..., list[str]]
+    ) -> None:
+        (path,) = paths(Part("/m\udcff", "ext4"), usage=lambda _: Usage())
+
+        assert encode(path) == b'"/m?"'
+
+    @settings(
+        suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    )
+    @given(st.text(), st.text(), st.text(), st.floats() | st.none() | st.text())
+    def test_whatever_is_mounted_the_others_are_measured(
+        self,
+        paths: Callable[..., list[str]],
+        path: str,
+        fstype: str,
+        opts: str,
+        percent: Any,
+    ) -> None:
+        odd = Part(f"/a{path}", fstype, opts)
+
+        found = paths(
+            odd,
+            Part("/b", "ext4"),
+            usage=lambda at: Usage(percent=percent) if at.startswith("/a") else Usage(),
+        )
+
+        assert "/b" in found
