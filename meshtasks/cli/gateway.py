@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from meshtasks.cli.failure import fail
+from meshtasks.cli.terminal import say
 from meshtasks.settings import load_settings
 
 #: Requests that are being answered when it is told to stop may take so long.
@@ -39,6 +40,7 @@ def gateway(
 
     from meshtasks.gateway.app import create_gateway  # noqa: PLC0415
     from meshtasks.gateway.context import Context  # noqa: PLC0415
+    from meshtasks.gateway.serving import PromptProtocol  # noqa: PLC0415
     from meshtasks.tasks.commands import COMMANDS  # noqa: PLC0415
     from meshtasks.tasks.handlers import HANDLERS  # noqa: PLC0415
 
@@ -59,9 +61,12 @@ def gateway(
         create_gateway(context),
         timeout_graceful_shutdown=_STOP_SECONDS,
         server_header=False,
+        http=PromptProtocol,
     )
     # After an orderly stop uvicorn raises the signal again, for whoever was there
     # before: nobody, since the stop is the end of the command.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
+    address = "{}:{}".format(*listener.getsockname())
+    say(f"Serving http://{address}/v1 (described at http://{address}/docs)", err=True)
     uvicorn.Server(config).run(sockets=[listener])

@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, Response
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from meshtasks.gateway import events, problems, tasks
@@ -49,12 +50,13 @@ def create_gateway(context: Context) -> FastAPI:
         yield
         context.stop()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs loads nothing from elsewhere
         title="meshtasks gateway",
         description=_DESCRIPTION,
         version=version("meshtasks"),
         lifespan=running,
         redoc_url=None,
+        strict_content_type=False,  # a body without a type is JSON all the same
     )
     app.state.context = context
     app.include_router(events.router)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from meshtasks.gateway.problems import too_large
+from meshtasks.gateway.problems import too_large, too_slow
+
+#: A body must have arrived so long after its head.
+_BODY_SECONDS = 60.0
 
 
 class BodyLimit:
-    """Refuses bodies over a size, whether they say their size or not.
+    """Refuses bodies over a size, whether they say their size or not, and those that
+    take too long.
 
     Args:
         app: the application behind it.
@@ -31,11 +36,19 @@ class BodyLimit:
         if int(declared) > self._limit_bytes:
             await too_large(self._limit_bytes).response(scope, receive, send)
             return
-        received_bytes = 0
+        received_bytes, is_whole = 0, False
+        deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
 
         async def receive_some() -> Message:
-            nonlocal received_bytes
-            message = await receive()
+            nonlocal received_bytes, is_whole
+            if is_whole:  # what follows is that the client hangs up
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise too_slow(_BODY_SECONDS) from None
+            is_whole = not message.get("more_body", False)
             received_bytes += len(message.get("body", b""))
             if received_bytes > self._limit_bytes:
                 raise too_large(self._limit_bytes)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
+import amqp
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -14,15 +15,19 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from meshtasks.domain.errors import (
+    PublishRefused,
     PublishUnconfirmed,
     SinkUnavailable,
     Transient,
     Unroutable,
 )
 from meshtasks.domain.records import Fault, faults
+from meshtasks.domain.text import printable
 
 #: When a caller may try again after a broker or a disk was not there.
 _RETRY_AFTER_SECONDS = 5
+#: Nobody reads more, and a short request must not make a long answer.
+_MOST_ERRORS = 100
 
 
 class FieldError(NamedTuple):
@@ -43,7 +48,7 @@ class Problem(Exception):
     Args:
         status: of the answer.
         detail: what went wrong this time, and what to do.
-        errors: field by field.
+        errors: field by field; the first hundred are told.
         headers: of the answer.
     """
 
@@ -67,10 +72,13 @@ class Problem(Exception):
             "type": "about:blank",
             "title": self.status.phrase,
             "status": self.status.value,
-            "detail": self.detail,
+            "detail": printable(self.detail),
         }
         if self.errors:
-            content["errors"] = [each._asdict() for each in self.errors]
+            content["errors"] = [
+                {name: printable(text) for name, text in each._asdict().items()}
+                for each in self.errors[:_MOST_ERRORS]
+            ]
         return JSONResponse(
             content,
             self.status.value,
@@ -151,6 +159,15 @@ def too_large(limit_bytes: int) -> Problem:
     )
 
 
+def too_slow(limit_seconds: float) -> Problem:
+    """A body that did not arrive in time."""
+    return Problem(
+        HTTPStatus.REQUEST_TIMEOUT,
+        f"The body did not arrive within {limit_seconds:g} s.",
+        headers={"Connection": "close"},
+    )
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of an application with a problem."""
     app.add_exception_handler(Problem, _problem)
@@ -188,6 +205,13 @@ async def _unroutable(_request: Request, error: Exception) -> JSONResponse:
 
 async def _unavailable(_request: Request, error: Exception) -> JSONResponse:
     match error:
+        case PublishRefused():
+            status = (
+                HTTPStatus.FORBIDDEN
+                if isinstance(error.__cause__, amqp.AccessRefused)
+                else HTTPStatus.UNPROCESSABLE_ENTITY
+            )
+            return Problem(status, f"The broker refuses it: {error}").response
         case PublishUnconfirmed():
             detail = f"Not confirmed by the broker, so try again: {error}"
         case SinkUnavailable():

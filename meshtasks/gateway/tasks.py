@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
@@ -22,7 +23,7 @@ from meshtasks.gateway.access import (
     demand,
 )
 from meshtasks.gateway.context import Context, InContext
-from meshtasks.gateway.problems import OF_SUBMITTING, Problem, documented
+from meshtasks.gateway.problems import OF_SUBMITTING, FieldError, Problem, documented
 from meshtasks.gateway.tokens import Client
 from meshtasks.messaging.calls import call_message
 from meshtasks.tasks.commanding import Command
@@ -112,7 +113,12 @@ def _submitting(command: Command[Any]) -> Callable[..., JSONResponse]:
         arguments: Any, context: InContext, caller: Caller, body: Body, once: OnceOnly
     ) -> JSONResponse:
         demand(caller, *command.scopes)
-        given: dict[str, Any] = from_json(body)
+        try:
+            given: dict[str, Any] = from_json(body.removeprefix(BOM_UTF8))
+        except ValueError as error:  # what FastAPI's reader lets pass: UTF-16, \ud800
+            detail = "The body is not JSON in UTF-8; see errors."
+            fault = FieldError("#", str(error))
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, [fault]) from error
         if isinstance(arguments, Publish):
             message = to_json(given["record"], inf_nan_mode="constants")
             exchange, routing_key = arguments.exchange, arguments.routing_key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
+from itertools import islice
 
 from pydantic import ValidationError
 
@@ -19,6 +20,8 @@ from meshtasks.worker.decode import Decoder, Several
 
 #: AMQP 0-9-1 carries a routing key as a short string.
 _MAX_ROUTING_KEY_BYTES = 255
+#: No more are looked for in one queue: an array of 1 MiB may hold half a million.
+_MOST_ERRORS = 100
 
 
 class Validator:
@@ -66,12 +69,15 @@ class Validator:
         found = dict.fromkeys(
             error
             for queue in sorted(queues & self._handlers.keys())
-            for error in self._errors(
-                _envelope(exchange, routing_key, queue, body), above
+            for error in islice(
+                self._errors(_envelope(exchange, routing_key, queue, body), above),
+                _MOST_ERRORS,
             )
         )
         if found:
-            detail = "The message would be a dead letter; see errors."
+            detail = (
+                "The message would be a dead letter; see errors (the first hundred)."
+            )
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, list(found))
         return sorted(queues)
 

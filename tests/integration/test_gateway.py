@@ -7,6 +7,7 @@ published by the tests (tests/acceptance/test_commands.py has a real worker).
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -376,6 +377,14 @@ class TestTasks:
 
         assert pointers(answer) == at
 
+    def test_a_body_without_a_type_is_json_all_the_same(self, gateway: Gateway) -> None:
+        body = b'{"model": "m", "inputs": []}'
+
+        answer = gateway.post("/v1/tasks/infer", body, headers={"Content-Type": None})
+
+        assert "got a bytes" not in answer.text
+        assert all(each != "#" for each in pointers(answer))
+
     def test_an_unknown_task_is_not_found(self, gateway: Gateway) -> None:
         answer = gateway.post("/v1/tasks/celery.starmap", {})
 
@@ -414,6 +423,45 @@ class TestOperation:
         assert {"/v1/tasks/infer", "/v1/tasks/{task_id}"} <= paths.keys()
         refusals = paths["/v1/tasks/infer"]["post"]["responses"]["422"]["content"]
         assert list(refusals) == ["application/problem+json"]
+
+    def test_its_pages_load_nothing_from_elsewhere(self, gateway: Gateway) -> None:
+        page = gateway.get("/docs", caller=None).text
+
+        loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+        assert len(loaded) >= 3
+        for path in loaded:
+            assert path.startswith("/")
+            assert gateway.get(path, caller=None).status_code == HTTPStatus.OK
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            '{"value": 1}'.encode("utf-16"),
+            b'{"value": "\\ud800", "\\udfff": 1}',
+            b'{"value": ' + b"[" * 50_000,
+            b"\xff\xfe",
+            b"",
+            b'{"value": 1' + b"0" * 5_000 + b"}",
+            b'{"value": NaN}',
+        ],
+        ids=lambda body: repr(body[:12]),
+    )
+    @pytest.mark.parametrize("path", [ATTIC, "/v1/tasks/publish", "/v1/tasks/infer"])
+    def test_no_body_is_a_fault_of_the_gateway(
+        self, gateway: Gateway, path: str, body: bytes
+    ) -> None:
+        headers = {"Content-Type": "application/json"}
+
+        problem = gateway.post(path, body, headers=headers)
+
+        assert 400 <= problem.status_code < 500
+        assert problem.json()["detail"]
+
+    def test_a_short_request_has_no_long_answer(self, gateway: Gateway) -> None:
+        answer = gateway.post(ATTIC, b"[" + b'"x",' * 10_000 + b"0]")
+
+        assert answer.status_code == HTTPStatus.UNPROCESSABLE_ENTITY
+        assert len(answer.content) < 50_000
 
     @pytest.mark.parametrize(
         ("method", "path", "status"),
