@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from meshtasks.domain.backoff import Backoff
-from meshtasks.domain.errors import Transient, Unroutable
+from meshtasks.domain.errors import PublishRefused, Transient, Unroutable
 from meshtasks.messaging.message_id import new_message_id
 from meshtasks.messaging.publisher import Outgoing, Publisher
 from producers.arrays import ArrayPacker, Route, encode
@@ -287,21 +287,34 @@ class Producer:
     def _publish(self, batch: Sequence[Pending]) -> bool:
         """Publish until confirmed; false when the producer was abandoned."""
         messages = [pending.message for pending in batch]
+        misfits: list[Outgoing] = []
         failed_attempts = 0
-        while (unroutable := self._attempt(messages)) is None:
+        while (unroutable := self._attempt(messages, misfits)) is None:
             if not self._keep() or not self._pause(failed_attempts):
                 return False
             failed_attempts += 1
         if failed_attempts:
             logger.info("the broker is back after %d attempts", failed_attempts)
-        return self._settle(batch, unroutable, resent=failed_attempts > 0)
+        return self._settle(batch, unroutable, misfits, resent=failed_attempts > 0)
 
-    def _attempt(self, messages: Sequence[Outgoing]) -> frozenset[Route] | None:
-        """Publish once: the routes without a queue, or None when it failed."""
+    def _attempt(
+        self, messages: list[Outgoing], misfits: list[Outgoing]
+    ) -> frozenset[Route] | None:
+        """Publish once: the routes without a queue, or None when it failed.
+
+        Messages that cannot be published at all become misfits.
+        """
         try:
             self._publisher.publish(messages)
         except Unroutable as error:
             return error.routes
+        except PublishRefused as error:
+            self._last_error = str(error)
+            logger.error("the broker did not take a part of a batch: %s", error)  # noqa: TRY400 - foreseen
+            found = set(map(id, error.misfits))
+            misfits += [each for each in messages if id(each) in found]
+            messages[:] = [each for each in messages if id(each) not in found]
+            return error.routes if len(found) == len(error.refused) else None
         except Transient as error:
             self._last_error = str(error)
             logger.warning("the broker did not take a batch: %s", error)
@@ -342,12 +355,15 @@ class Producer:
         self,
         batch: Sequence[Pending],
         unroutable: frozenset[Route],
+        misfits: Sequence[Outgoing],
         *,
         resent: bool,
     ) -> bool:
+        refused = set(map(id, misfits))
+        taken = [each for each in batch if id(each.message) not in refused]
         confirmed = [
             pending
-            for pending in batch
+            for pending in taken
             if (pending.message.exchange, pending.message.routing_key) not in unroutable
         ]
         with self._changed:
@@ -355,11 +371,13 @@ class Producer:
                 return False  # they were reported as not confirmed
             self._buffer.settle()
             stored = sum(records for _, records in confirmed)
-            lost = sum(records for _, records in batch) - stored
+            lost = sum(records for _, records in taken) - stored
+            refused_records = sum(records for _, records in batch) - stored - lost
             counts = self._counts
             counts.messages += len(confirmed)
             counts.confirmed += stored
             counts.unroutable += lost
+            counts.dropped += refused_records
             counts.resent += len(batch) if resent else 0
             self._changed.notify_all()
         if lost:

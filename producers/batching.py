@@ -32,7 +32,7 @@ class Counts:
         accepted: records submitted.
         restored: records that an earlier run had left unconfirmed.
         confirmed: records that the broker has stored.
-        dropped: records that a full buffer dropped.
+        dropped: records that a full buffer dropped, or that cannot be published.
         unroutable: records that no queue was bound for.
         messages: messages confirmed.
         resent: messages that were published again, not knowing whether the

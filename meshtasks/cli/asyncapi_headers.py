@@ -21,6 +21,7 @@ PASSED_ON = {
     ARCHIVED_HEADER: ("string", "Id in the archive, which it was replayed from."),
     EXCERPTS_HEADER: ("integer", "1: excerpts, which the mesh made for the archive."),
     QUIET_HEADER: ("integer", "1: no alerts, no webhooks."),
+    headers.OMITTED: ("string", "What a sender's headers lost, to fit into a frame."),
 }
 
 #: On a dead letter besides.

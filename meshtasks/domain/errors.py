@@ -85,7 +85,26 @@ class PublishUnconfirmed(Transient):
 
 
 class PublishRefused(PublishUnconfirmed):
-    """The broker answers, but closed the channel over a published message."""
+    """Some messages cannot be published, although the broker answers.
+
+    Args:
+        refused: the messages, the very objects. All others of the call are confirmed.
+        misfits: those of them that never will be taken, being what they are; the rest
+            lack an exchange, or the right to publish to it.
+        routes: of the confirmed, (exchange, routing key) pairs without a queue.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        refused: tuple[object, ...] = (),
+        misfits: tuple[object, ...] = (),
+        routes: frozenset[tuple[str, str]] = frozenset(),
+    ) -> None:
+        super().__init__(message)
+        self.refused = refused
+        self.misfits = misfits
+        self.routes = routes
 
 
 class SinkUnavailable(Transient):

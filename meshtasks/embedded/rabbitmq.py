@@ -106,7 +106,7 @@ class RabbitMQ:
         self.plugins = tuple(plugins)
         self.ports = Ports.free() if ports is None else ports
         self._definitions = definitions or {}
-        environment = self._environment()
+        environment = self.environment
         self._epmd = Process(
             "epmd",
             ["epmd"],
@@ -239,8 +239,9 @@ class RabbitMQ:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _environment(self) -> dict[str, str]:
-        """Every place that the server scripts would look up in the system."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """Every place that its scripts, rabbitmqctl too, would look up elsewhere."""
         here = self.directory
         return {
             "PATH": os.environ.get("PATH", os.defpath),

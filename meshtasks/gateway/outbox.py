@@ -7,6 +7,7 @@ not answer costs all of them one wait, not one each.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from meshtasks.domain.errors import (
     Unroutable,
 )
 from meshtasks.messaging.publisher import Outgoing, Publisher
+
+logger = logging.getLogger(__name__)
 
 _MAX_WAITING = 1_000
 _MAX_BATCH = 200
@@ -87,25 +90,29 @@ class Outbox:
         self._publisher.close()
 
     def _publish(self, batch: Sequence[_Handed]) -> None:
-        fault: MeshError | None = None
+        fault: Exception | None = None
+        refused: frozenset[int] = frozenset()
         unroutable: frozenset[tuple[str, str]] = frozenset()
         try:
             self._publisher.publish([each.message for each in batch])
         except Unroutable as error:
             unroutable = error.routes
-        except PublishRefused as error:
-            if len(batch) > 1:  # one of them: find out which
-                for each in batch:
-                    self._publish([each])
-                return
+        except PublishRefused as error:  # all others are confirmed
+            refused, unroutable = frozenset(map(id, error.refused)), error.routes
             fault = error
         except MeshError as error:
-            fault = error
+            refused, fault = frozenset(id(each.message) for each in batch), error
+        except Exception as error:
+            # Nobody foresaw it; the thread has to go on for those who come after.
+            logger.exception("Publishing failed")
+            self._publisher.close()
+            refused = frozenset(id(each.message) for each in batch)
+            fault = PublishUnconfirmed(f"publishing failed: {type(error).__name__}")
         for message, confirmed in batch:
             route = message.exchange, message.routing_key
             if route in unroutable:
                 confirmed.set_exception(Unroutable(frozenset({route})))
-            elif fault is not None:
+            elif fault is not None and id(message) in refused:
                 confirmed.set_exception(fault)
             else:
                 confirmed.set_result(None)

@@ -71,9 +71,13 @@ def publish_frames(message: Outgoing, channel_id: int, frame_max: int) -> bytes:
     Raises:
         amqp.FrameSyntaxError: a header has a type that AMQP does not know.
         struct.error: a name or property is longer than 255 bytes.
+        ValueError: properties and headers do not fit into one frame, as they have to.
     """
     body = message.body
     properties = _properties(message)
+    if (size := _HEADER.size + len(properties) + len(_END)) > frame_max:
+        reason = f"the content header has {size} bytes; a frame, {frame_max}"
+        raise ValueError(reason)
     method = _method_frame(message.exchange, message.routing_key, channel_id)
     header = _HEADER.pack(
         _TYPE_HEADER,
@@ -108,6 +112,15 @@ def _encoded(**values: Any) -> bytes:
             kinds += kind
             given.append(value)
     return bytes(_FLAGS.pack(flags) + dumps(kinds, given))
+
+
+def content_header_bytes(message: Outgoing) -> int:
+    """Size of the frame that properties and headers need.
+
+    Raises:
+        amqp.FrameSyntaxError, struct.error: see :func:`publish_frames`.
+    """
+    return int(_HEADER.size) + len(_properties(message)) + len(_END)
 
 
 _DEFAULTS = {"content_type": "application/json", "delivery_mode": 2}

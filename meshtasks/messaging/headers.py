@@ -29,6 +29,9 @@ WORKER = "x-mesh-worker"
 #: Place of the record in the array message it came in.
 RECORD_INDEX = "x-mesh-record-index"
 
+#: What of a message's headers had to be left out when it was published again.
+OMITTED = "x-mesh-omitted-headers"
+
 #: How often a dead letter was replayed, when the last replay that took it began, and
 #: what it had died of each time (tables, the latest last).
 REPLAYS = "x-mesh-replays"

@@ -33,6 +33,8 @@ _CONNECT_EVERY_SECONDS = 30.0
 #: While the broker stays away, an attempt that fails is logged twice as late each time,
 #: and at last one in so many: an hour of them.
 _LOG_EVERY = 120
+#: Each answer of the broker to a goodbye is waited for so long.
+_FAREWELL_SECONDS = 1.0
 
 
 class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
@@ -106,6 +108,15 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
     def _give_up(self, why: str, error: Exception) -> Never:
         logger.critical("meshtasks: %s", why)
         raise WorkerShutdown(ConfigError.exit_code) from error
+
+    @override
+    def shutdown(self) -> None:
+        """Say goodbye to the broker, which one under an alarm does not answer."""
+        events = self.event_dispatcher.connection if self.event_dispatcher else None
+        for connection in (self.connection, events):
+            if connection is not None and connection.connected:
+                connection.connection.sock.settimeout(_FAREWELL_SECONDS)
+        super().shutdown()
 
     @override
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:

@@ -14,12 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from celery.utils.log import get_logger
 
-from meshtasks.domain.errors import (
-    MeshError,
-    PublishRefused,
-    PublishUnconfirmed,
-    Unroutable,
-)
+from meshtasks.domain.errors import PublishRefused, PublishUnconfirmed, Unroutable
 from meshtasks.messaging.publisher import Outgoing, Publisher
 
 logger = get_logger(__name__)
@@ -66,6 +61,7 @@ class Courier(Generic[T]):
         self._is_wanted = is_wanted
         self._parcels: queue.SimpleQueue[Parcel[T] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._is_held_up = False
         self._thread = threading.Thread(
             target=self._run, name="mesh-courier", daemon=True
         )
@@ -86,6 +82,11 @@ class Courier(Generic[T]):
         self._parcels.put(None)
         self._thread.join(within_seconds)
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether what is sent cannot be delivered at the moment."""
+        return self._is_held_up or self._publisher.is_blocked
+
     def _run(self) -> None:
         while (parcel := self._parcels.get()) is not None:
             self._deliver([parcel, *self._more()])
@@ -105,30 +106,59 @@ class Courier(Generic[T]):
         pause_seconds = 0.2
         while wanted := [each for each in parcels if self._is_wanted(each.token)]:
             try:
-                self._publisher.publish(
-                    [message for parcel in wanted for message in parcel.messages]
-                )
-            except (Unroutable, PublishRefused) as error:
-                self._on_refusal(wanted, error)
-                return
+                self._publish(wanted)
             except PublishUnconfirmed as error:
                 logger.warning("Failed messages not yet moved, retrying: %s", error)
-            else:
+            except Exception:
+                # Nobody foresaw it; the parcels behind must be moved all the same.
+                logger.exception("Failed messages not yet moved, retrying one by one")
+                self._publisher.close()
+                if len(wanted) == 1:
+                    self._refuse(wanted[0], "an error that nobody foresaw, see above")
+                    return
                 for parcel in wanted:
-                    self._on_delivered(parcel.token)
+                    self._deliver([parcel])
                 return
+            else:
+                self._is_held_up = False
+                return
+            self._is_held_up = True
             if self._stopping.wait(pause_seconds):
                 return
             pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
 
-    def _on_refusal(self, parcels: list[Parcel[T]], error: MeshError) -> None:
-        if len(parcels) > 1:  # find the one at fault
-            for parcel in parcels:
-                self._deliver([parcel])
-            return
+    def _publish(self, parcels: list[Parcel[T]]) -> None:
+        """Publish parcels; those that cannot be published are left to the broker.
+
+        Raises:
+            PublishUnconfirmed: the broker is away, or does not take them now.
+        """
+        refused: frozenset[int] = frozenset()
+        routes: frozenset[tuple[str, str]] = frozenset()
+        reason = ""
+        try:
+            self._publisher.publish(
+                [message for parcel in parcels for message in parcel.messages]
+            )
+        except PublishRefused as error:
+            refused, routes = frozenset(map(id, error.refused)), error.routes
+            reason = str(error)
+        except Unroutable as error:
+            routes, reason = error.routes, str(error)
+        for parcel in parcels:
+            if any(
+                id(message) in refused
+                or (message.exchange, message.routing_key) in routes
+                for message in parcel.messages
+            ):
+                self._refuse(parcel, reason)
+            else:
+                self._on_delivered(parcel.token)
+
+    def _refuse(self, parcel: Parcel[T], reason: str) -> None:
         logger.critical(
             "Left to the broker's own dead-lettering, since publishing is refused "
             "(is the topology whole? meshtasks topology check): %s",
-            error,
+            reason,
         )
-        self._on_refused(parcels[0].token)
+        self._on_refused(parcel.token)

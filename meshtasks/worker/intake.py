@@ -140,7 +140,10 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             self._loop.close()
 
     def drain(self) -> None:
-        """Stop consuming; run the event loop until all that is held is settled."""
+        """Stop consuming; run the event loop until all that is held is settled.
+
+        What waits for a broker that takes nothing at the moment comes again.
+        """
         deadline = time.monotonic() + _DRAIN_SECONDS
         try:
             for queue in list(self._lanes):
@@ -148,7 +151,8 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             while not self._dispatcher.idle or any(
                 lane.unsettled for lane in self._retired
             ):
-                if state.should_terminate or time.monotonic() > deadline:
+                held_up = self._dispatcher.idle and self._courier.is_held_up
+                if held_up or state.should_terminate or time.monotonic() > deadline:
                     logger.warning("Stopping with batches unfinished; they come again")
                     break
                 self._consumer.hub.run_once()

@@ -193,6 +193,27 @@ def test_the_death_history_of_the_broker_is_not_carried_over(settler: Settler) -
     assert table["x-tenant"] == "attic"
 
 
+@pytest.mark.parametrize("outcome", [Dead("bad"), Retry("busy")])
+def test_what_would_drop_a_message_while_it_waits_is_not_published_again(
+    settler: Settler, outcome: Dead | Retry
+) -> None:
+    """An expiration would; so would the user id of somebody else."""
+    sent = delivery(1)
+    sent.properties.update(expiration="60000", user_id="devices", app_id="esp")
+
+    message = only(settle(settler, [sent], Failure(0, outcome)))
+
+    assert message.properties
+    assert not {"expiration", "user_id"} & message.properties.keys()
+    assert message.properties["app_id"] == "esp"
+
+
+@pytest.mark.parametrize("attempt", [10**9, 2**63 - 1, True, -1, "x"])
+def test_whatever_the_attempt_it_is_decided(settler: Settler, attempt: object) -> None:
+    sent = delivery(1, table={headers.ATTEMPT: attempt})
+    assert only(settle(settler, [sent], Failure(0, Retry("busy"))))
+
+
 def test_a_message_lost_alone_is_retried_alone(settler: Settler) -> None:
     settlement = settler.lost(delivery(1), "signal 9 (SIGKILL)", "t", NOW)
 
