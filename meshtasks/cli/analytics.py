@@ -12,12 +12,15 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from meshtasks.cli.failure import fail
 from meshtasks.domain.analytics import TABLES
 from meshtasks.domain.dataset import Split
 from meshtasks.settings import load_settings
 from meshtasks.sinks.analytics import require_extra
 from meshtasks.sinks.analytics.dataset import Dataset, missing_objects
 from meshtasks.sinks.objects import open_store
+
+_EXIT_DAMAGED = 1
 
 app = typer.Typer(
     help="The Parquet files beside the archive, which `meshtasks query` reads.",
@@ -46,9 +49,13 @@ def compact(
     Run it every day or every hour, by a timer. Neither interrupting it nor a
     query or a worker meanwhile does any harm.
 
-    Exit codes: 0; 69 the archive cannot be reached, or another process
-    compacts; 78 the configuration cannot be used, or the extra is not
-    installed.
+    A file that cannot be read is named and put aside, below damaged/, and its
+    rows are made again from the archive. Files that are one already are looked
+    at only with --date.
+
+    Exit codes: 0; 1 something is damaged, which is named; 69 the archive cannot
+    be reached, or another process compacts; 78 the configuration cannot be
+    used, or the extra is not installed.
     """
     require_extra()
     from meshtasks.sinks.analytics.compaction import open_compaction  # noqa: PLC0415
@@ -66,6 +73,8 @@ def compact(
             f"{done.kept} replaced files are left for now: a query is reading. "
             "The next run deletes them."
         )
+    if done.damaged:
+        fail(f"{done.damaged} files or objects are damaged", _EXIT_DAMAGED)
 
 
 @app.command()

@@ -6,8 +6,10 @@ import math
 import os
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -18,7 +20,7 @@ from meshtasks.cli.failure import fail
 from meshtasks.cli.interrupt import EXIT_INTERRUPTED, stopping_on_signals
 from meshtasks.cli.moments import moment_of
 from meshtasks.domain.archived import ArchivedRecord
-from meshtasks.domain.errors import SchemaMismatch, SinkRejected, Transient, Unroutable
+from meshtasks.domain.errors import Transient, Unroutable
 from meshtasks.messaging.archive_replay import way_back
 from meshtasks.messaging.connecting import missing_queues
 from meshtasks.settings import Settings, load_settings
@@ -26,6 +28,8 @@ from meshtasks.sinks.objects import open_store
 from meshtasks.sinks.objects.reading import Found, Period, check, objects_in
 
 _EXIT_DAMAGED = 1
+#: Small objects cost a round trip each, and several can be under way.
+_READS_AT_ONCE = 8
 _EXIT_KEPT = 1
 
 app = typer.Typer(
@@ -89,11 +93,13 @@ def verify(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> No
     records = damaged = size_bytes = 0
     with (
         closing(open_store(load_settings().env)) as store,
+        ThreadPoolExecutor(_READS_AT_ONCE) as reading,
         counting("verifying") as bar,
     ):
         objects = objects_in(store, _period(start, end), domain or ())
-        for number, found in enumerate(objects, start=1):
-            checked = check(store, found.info.name)
+        names = [found.info.name for found in objects]
+        looks = reading.map(partial(check, store), names)
+        for number, (found, checked) in enumerate(zip(objects, looks, strict=True), 1):
             records += checked.records
             size_bytes += found.info.size_bytes
             if checked.fault:
@@ -165,18 +171,20 @@ def replay(
         typer.echo(f"{count:>9,} {'would go' if dry else 'sent'} to {name}")
     for reason, count in result.kept.most_common():
         typer.echo(f"{count:>9,} not sent: {reason}")
-    if not (result.sent or result.kept):
+    for fault in result.damaged.values():
+        typer.echo(f"not sent: {fault}", err=True)
+    if not (result.sent or result.kept or result.damaged):
         typer.echo("nothing is archived of that time")
     if stopping.is_set():
         fail(f"interrupted; {_how_to_go_on(result)}", EXIT_INTERRUPTED)
-    if result.kept:
+    if result.kept or result.damaged:
         raise typer.Exit(_EXIT_KEPT)
 
 
 def _run(run: Replay, objects: list[Found], result: Replayed) -> None:
     try:
         run.run(objects, result)
-    except (SinkRejected, SchemaMismatch, Unroutable) as error:
+    except Unroutable as error:
         fail(f"{error}; {_how_to_go_on(result)}", _EXIT_DAMAGED)
     except Transient as error:
         fail(f"{error}; {_how_to_go_on(result)}", os.EX_UNAVAILABLE)

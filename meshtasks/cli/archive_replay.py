@@ -11,13 +11,15 @@ from threading import Event
 from typing import NamedTuple
 
 from meshtasks.cli.counting import counting
-from meshtasks.domain.archived import ArchivedRecord, records_in
+from meshtasks.domain.archived import ArchivedRecord, read_line
+from meshtasks.domain.errors import SchemaMismatch, SinkRejected
 from meshtasks.messaging.archive_replay import replayed
 from meshtasks.messaging.publisher import Outgoing, Publisher
 from meshtasks.sinks.objects import ObjectStore
 from meshtasks.sinks.objects.reading import Found, Period, content_of
 
 _BATCH = 500
+_DAMAGED_LINE = "a line is damaged; meshtasks archive verify names its object"
 
 
 class Way(NamedTuple):
@@ -46,11 +48,13 @@ class Replayed:
     Attributes:
         sent: confirmed, by where to.
         kept: not sent, by the reason.
+        damaged: what is wrong with objects, none of whose records was sent, by name.
         hour: epoch seconds; all records of the hours before it are sent.
     """
 
     sent: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
+    damaged: dict[str, str] = field(default_factory=dict)
     hour: float | None = None
 
 
@@ -83,9 +87,7 @@ class Replay:
             result: is told how far it is.
 
         Raises:
-            SinkRejected: an object is damaged.
             SinkUnavailable: the store cannot be read.
-            SchemaMismatch: an object is not the archive's.
             Transient: the broker went away.
             Unroutable: a queue was deleted meanwhile.
         """
@@ -103,7 +105,17 @@ class Replay:
 
     def _batches(self, name: str, size: int, result: Replayed) -> Iterator[_Batch]:
         batch = _Batch([], Counter())
-        for record in records_in(content_of(self.store, name)):
+        try:
+            lines = content_of(self.store, name).splitlines()
+        except SinkRejected as error:
+            result.damaged[name] = str(error)
+            return
+        for line in lines:
+            try:
+                record = read_line(line)
+            except SchemaMismatch:
+                result.kept[_DAMAGED_LINE] += 1
+                continue
             if not self.period.start <= record.time < self.period.end:
                 continue
             way = self.route(record)

@@ -80,7 +80,8 @@ def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
         yield Check(name, partial(look, settings, management_url), "broker")
     yield Check("time series", partial(_probe, settings, "timeseries"))
     yield Check("archive", partial(_archive, settings))
-    for name in ("rule_state", "alert_state", "journal", "webhook_log"):
+    yield Check("journal", partial(_journal, settings))
+    for name in ("rule_state", "alert_state", "webhook_log"):
         yield Check(name.replace("_", " "), partial(_probe, settings, name))
     yield Check("triton", partial(_triton, settings))
     yield Check("webhooks", partial(_webhooks, settings))
@@ -194,6 +195,17 @@ def _archive(settings: Settings) -> Verdict:
         text = "an object that was stored reads differently"
         return Verdict("failed", text, "look into the object store")
     return Verdict("ok", "an object was stored, read and deleted")
+
+
+def _journal(settings: Settings) -> Verdict:
+    with closing(Sinks(settings)) as sinks:
+        sinks.journal.probe()
+        damaged = [name for name in sinks.journal.damaged() if sinks.objects.stat(name)]
+    if damaged:
+        text = f"{len(damaged)} damaged objects in the archive: {damaged[0]}, …"
+        remedy = "meshtasks archive verify; their records were stored in other objects"
+        return Verdict("warning", text, remedy)
+    return Verdict("ok", "answers")
 
 
 def _triton(settings: Settings) -> Verdict:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Thread
@@ -75,6 +76,7 @@ def query(
 
     Views: readings (in canonical units), metrics (a row for each field),
     events (all else, with its JSON) and archive (every record as published).
+    Nothing else can be read, and nothing written, by a query.
     They have what config/archive.yaml selects, up to the last archived batch;
     "DESCRIBE readings" tells their columns. Times are those of this machine's
     time zone, or of TZ; the column date is the UTC date.
@@ -98,26 +100,40 @@ def _run(
 ) -> None:
     # loaded here: nothing else of the console script needs DuckDB
     from meshtasks.cli import query_result as result  # noqa: PLC0415
-    from meshtasks.sinks.analytics.database import QueryFailed, opened  # noqa: PLC0415
+    from meshtasks.sinks.analytics.database import (  # noqa: PLC0415
+        QueryFailed,
+        check_reads,
+        opened,
+        passing_over_damaged,
+    )
 
     env = load_settings().env
     with closing(open_store(env)) as store:
-        try:
-            with opened(env, store, sql, since) as database:
+
+        def run(left_out: frozenset[str]) -> None:
+            with opened(env, store, sql, since, left_out) as database:
 
                 def answer() -> None:
                     with result.translated():
                         found = result.Result(database.sql(sql))
-                    if as_csv:
-                        result.write_csv(found, sys.stdout)
-                    elif as_json:
-                        result.write_json(found, sys.stdout)
+                    if as_csv or as_json:
+                        write = result.write_csv if as_csv else result.write_json
+                        try:
+                            write(found, sys.stdout)
+                        except QueryFailed as error:
+                            if found.begun:  # it cannot be begun anew
+                                fail(str(error), os.EX_DATAERR)
+                            raise
                     elif plot is not None:
                         _plot(found, plot, sql)
                     else:
                         result.print_table(found, result.table_console(sys.stdout))
 
                 _interruptible(answer, database.interrupt)
+
+        try:
+            check_reads(sql)
+            passing_over_damaged(run, partial(say, err=True))
         except QueryFailed as error:
             fail(str(error), os.EX_DATAERR)
         except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, time
 from decimal import Decimal
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TextIO
 
 import duckdb
@@ -39,12 +39,16 @@ class Result:
 
     Args:
         relation: what the query has given; None for a statement without a result.
+
+    Attributes:
+        begun: whether a row has been taken.
     """
 
     def __init__(self, relation: DuckDBPyRelation | None) -> None:
         self._relation = relation
         self.names: list[str] = relation.columns if relation is not None else []
         kinds = [str(kind) for kind in relation.types] if relation is not None else []
+        self.begun = False
         self._json = [kind == "JSON" for kind in kinds]
 
     def rows(self) -> Iterator[list[Any]]:
@@ -62,6 +66,7 @@ class Result:
                     [_plain(value, column.type) for value in column.to_pylist()]
                     for column in batch.columns
                 ]
+                self.begun = True
                 yield from map(list, zip(*columns, strict=True))
 
     def json_rows(self) -> Iterator[list[Any]]:
@@ -121,8 +126,10 @@ def write_csv(result: Result, out: TextIO) -> None:
     A text that a spreadsheet would run as a formula gets an apostrophe before it.
     """
     writer = csv.writer(out)
+    rows = result.rows()
+    first = list(islice(rows, 1))  # if it fails at once, nothing is written
     writer.writerow([_no_formula(name) for name in result.names])
-    for row in result.rows():
+    for row in chain(first, rows):
         writer.writerow([None if value is None else _cell(value) for value in row])
 
 

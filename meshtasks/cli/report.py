@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -44,27 +45,32 @@ def report(
     from meshtasks.cli.reporting.dead_letters import dead_letters_in  # noqa: PLC0415
     from meshtasks.cli.reporting.facts import Facts  # noqa: PLC0415
     from meshtasks.cli.reporting.page import page  # noqa: PLC0415
-    from meshtasks.sinks.analytics.database import opened  # noqa: PLC0415
+    from meshtasks.sinks.analytics.database import (  # noqa: PLC0415
+        opened,
+        passing_over_damaged,
+    )
 
     settings = load_settings()
     now = datetime.now(UTC)
     since = (now - timedelta(days=days)).date()
-    with (
-        closing(open_store(settings.env)) as store,
-        opened(settings.env, store, gather.VIEWS, since) as database,
-    ):
-        period = gather.period_of(database, days, now)
-        facts = Facts(
-            period,
-            gather.readings_in(database, period),
-            gather.rooms_of(database, period),
-            gather.alerts_of(database, period),
-            gather.archive_of(store, period),
-            dead_letters_in(
-                settings.env.amqp_url,
-                settings.topology.dead_letter_queue,
-            ),
-        )
+    with closing(open_store(settings.env)) as store:
+
+        def look(left_out: frozenset[str]) -> Facts:
+            with opened(settings.env, store, gather.VIEWS, since, left_out) as database:
+                period = gather.period_of(database, days, now)
+                return Facts(
+                    period,
+                    gather.readings_in(database, period),
+                    gather.rooms_of(database, period),
+                    gather.alerts_of(database, period),
+                    gather.archive_of(store, period),
+                    dead_letters_in(
+                        settings.env.amqp_url,
+                        settings.topology.dead_letter_queue,
+                    ),
+                )
+
+        facts = passing_over_damaged(look, partial(say, err=True))
     try:
         out.write_text(page(facts), encoding="utf-8")
     except OSError as error:

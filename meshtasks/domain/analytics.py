@@ -7,7 +7,6 @@ is neither, or cannot be read as what it claims to be, is an event, with its JSO
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args
@@ -15,12 +14,11 @@ from typing import Any, Literal, NamedTuple, get_args
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from meshtasks.domain.archived import ArchivedRecord, read_line
 from meshtasks.domain.errors import InvalidMessage, SchemaMismatch
-from meshtasks.domain.json_text import object_member
 from meshtasks.domain.metrics import fields_of, tags_of
 from meshtasks.domain.points import fields_text
 from meshtasks.domain.records import Metric, explain
-from meshtasks.domain.timestamps import epoch_seconds
 from meshtasks.domain.units import DECIMALS, IDENTITY, QUANTITIES, KindsConfig
 
 Table = Literal["readings", "metrics", "events"]
@@ -100,21 +98,33 @@ class Event(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The rows of some records, by table; the attributes are named as tables are."""
+    """The rows of some records, by table; the attributes are named as tables are.
+
+    Attributes:
+        faults: what is wrong with lines that have no rows, because they are not lines
+            of the archive: an object was damaged after it was written.
+    """
 
     readings: list[Reading]
     metrics: list[MetricField]
     events: list[Event]
+    faults: list[str]
 
 
 class _Line(NamedTuple):
-    """An archive line, parsed; ``text`` is the line itself."""
+    """An archive line, parsed.
+
+    Attributes:
+        record: the parsed JSON; None if it is nested deeper, or has a longer number,
+            than the parser takes.
+        text: the record's JSON.
+    """
 
     id: str
     routing_key: str
     time_ms: int
     record: Any
-    text: bytes
+    text: str
 
     @property
     def words(self) -> tuple[str, str, str]:
@@ -124,14 +134,19 @@ class _Line(NamedTuple):
 
 
 def rows_of(content: bytes, kinds: KindsConfig) -> Rows:
-    """The rows of an archive object.
+    """The rows of an archive object. There is no line that this raises for.
 
     Args:
         content: its lines, see :func:`~meshtasks.domain.archiving.archive_line`.
         kinds: for the unit of readings that name none.
     """
-    rows = Rows([], [], [])
-    for line in map(_parsed, content.splitlines()):
+    rows = Rows([], [], [], [])
+    for number, text in enumerate(content.splitlines(), start=1):
+        try:
+            line = _parsed(read_line(text))
+        except SchemaMismatch as error:
+            rows.faults.append(f"line {number}: {error}")
+            continue
         domain = line.routing_key.partition(".")[0]
         try:
             match domain:
@@ -146,11 +161,13 @@ def rows_of(content: bytes, kinds: KindsConfig) -> Rows:
     return rows
 
 
-def _parsed(text: bytes) -> _Line:
-    line = from_json(text)
-    seconds = epoch_seconds(line["time"], math.inf)
-    time_ms = round(seconds * 1000)
-    return _Line(line["id"], line["routing_key"], time_ms, line["record"], text)
+def _parsed(line: ArchivedRecord) -> _Line:
+    try:
+        record = from_json(line.record)
+    except ValueError:
+        record = None
+    time_ms = round(line.time * 1000)
+    return _Line(line.id, line.routing_key, time_ms, record, line.record.decode())
 
 
 def _reading(line: _Line, kinds: KindsConfig) -> Reading:
@@ -219,7 +236,7 @@ def _event(line: _Line) -> Event:
     return Event(
         line.time_ms,
         next(_entities(line), None),
-        object_member(line.text, "record").decode(),
+        line.text,
         line.routing_key,
         line.id,
     )

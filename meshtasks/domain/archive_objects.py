@@ -43,8 +43,9 @@ SECONDS_PER_HOUR = 3600
 _DOMAIN_LIMIT_CHARS = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
-#: Epoch seconds that `datetime` can write: the years 1970 to 9999.
-_Time = Annotated[float, Field(ge=0, lt=253_402_300_799)]
+#: Epoch seconds that `datetime` can write are those of the years 1970 to 9999.
+_TIMES_END = 253_402_300_799
+_Time = Annotated[float, Field(ge=0, lt=_TIMES_END)]
 
 
 class Entry(NamedTuple):
@@ -187,7 +188,7 @@ def _read_excerpt(record: Any, carrier: Envelope) -> Iterator[Entry | BadEntry]:
     except ValidationError as error:
         yield _bad(carrier, f"the header {EXCERPTS_HEADER} is set: {explain(error)}")
         return
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, RecursionError) as error:
         yield _bad(carrier, f"the body of an excerpt is not what it claims: {error}")
         return
     source = carrier._replace(
@@ -232,13 +233,15 @@ def _bad(envelope: Envelope, reason: str) -> BadEntry:
 
 def _time_of(envelope: Envelope, record: Any) -> float:
     """The record's timestamp, else the message's, else its receipt. One that makes
-    no sense is passed over: the record is kept, and its timestamp in it."""
+    no sense is passed over: the record is kept, and its timestamp in it. Receipt may
+    be what a header says, so it may be any number."""
     own = record.get("timestamp") if isinstance(record, dict) else None
     for stamp in (own, envelope.timestamp):
         if stamp is not None:
             with suppress(InvalidTimestamp):
-                return epoch_seconds(stamp, envelope.received_at)
-    return envelope.received_at
+                return min(epoch_seconds(stamp, envelope.received_at), _TIMES_END - 1.0)
+    received_at = envelope.received_at
+    return min(received_at, _TIMES_END - 1.0) if received_at >= 0 else 0.0
 
 
 def _safe(domain: str) -> str:

@@ -180,8 +180,12 @@ def compacted_name(
 ) -> str:
     """Name of the file that is to replace these, with these sources."""
     generation = 1 + max(file.generation for file in files)
-    digest = hashlib.blake2b(sources_text(sources), digest_size=8).hexdigest()
+    digest = _digest_of(sources_text(sources))
     return f"{partition.prefix}compacted-{generation:06d}-{digest}.parquet"
+
+
+def _digest_of(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 def abandoned_sources(names: Iterable[str]) -> list[str]:
@@ -212,6 +216,11 @@ def sources_name(name: str) -> str:
 def sources_text(sources: Collection[str]) -> bytes:
     """Sources as they are stored: one digest a line, sorted."""
     return "".join(f"{digest}\n" for digest in sorted(sources)).encode()
+
+
+def sources_fit(file: DataFile, text: bytes) -> bool:
+    """Whether this is what was stored beside a compacted file, whose name tells."""
+    return _digest_of(text) == file.digest
 
 
 def read_sources(text: bytes) -> frozenset[str]:

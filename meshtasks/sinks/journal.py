@@ -8,10 +8,13 @@ the intent to do so::
 
     (unknown) --intend--> pending --finish--> stored
                              \----forget---> (unknown)
+                             \---set aside--> (unknown), and the object is damaged
 
 Every step is durable before the next begins. A pending object found by the next
 holder of the journal means that the one before was killed or lost touch with the
-store, and a look into the store tells whether the object is there.
+store, and a look into the store tells whether the object is there, and sound. One
+that is there and damaged is noted as such and else forgotten: its messages were never
+acknowledged, so they come again, and their records are stored in another object.
 
 One process of the host at a time holds the journal, from looking up ids to having
 noted the objects as stored; so two processes given the same message cannot both
@@ -63,6 +66,7 @@ PRAGMA synchronous = FULL;
 -- Some builds overwrite what is dropped; these ids are no secret.
 PRAGMA secure_delete = OFF;
 CREATE TABLE IF NOT EXISTS pending (name TEXT PRIMARY KEY, ids TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS damaged (name TEXT PRIMARY KEY, fault TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS previous (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS current (id TEXT PRIMARY KEY) WITHOUT ROWID;
 -- Of the table "current"; always one row.
@@ -152,12 +156,26 @@ class ArchiveJournal:
                 count = db.execute(copy, (name,)).rowcount
                 db.execute("UPDATE generation SET ids = ids + ?", (count,))
             _forget(db, names)
+            rows = [(name,) for name in names]
+            db.executemany("DELETE FROM damaged WHERE name = ?", rows)
             self._turn_over(db)
 
     def forget(self, names: Iterable[str]) -> None:
         """Note that these pending objects are not stored and will not be."""
         with self._transaction() as db:
             _forget(db, names)
+
+    def set_aside(self, name: str, fault: str) -> None:
+        """Note that this pending object is in the store and damaged."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO damaged VALUES (?, ?)", (name, fault))
+            _forget(db, [name])
+
+    def damaged(self) -> dict[str, str]:
+        """What is wrong with the objects that were set aside, by name, until an
+        object of that name is stored."""
+        with self._faults():
+            return dict(self._db.execute("SELECT name, fault FROM damaged"))
 
     def probe(self) -> None:
         """Write to the file.

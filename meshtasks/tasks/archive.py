@@ -19,6 +19,7 @@ again, rather than one of two that say the same being lost.
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import Any
 
 from meshtasks.domain.archive_objects import (
@@ -28,13 +29,17 @@ from meshtasks.domain.archive_objects import (
     entries_of,
     objects_of,
 )
+from meshtasks.domain.archived import fault_of
 from meshtasks.domain.archiving import ArchiveClass
 from meshtasks.domain.errors import SinkRejected, SinkUnavailable
 from meshtasks.domain.outcome import DONE, Outcome, Retry, outcome_of
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.objects import ObjectStore
-from meshtasks.sinks.objects.zstd import compress, decompress
+from meshtasks.sinks.objects.reading import content_of
+from meshtasks.sinks.objects.zstd import compress
 from meshtasks.tasks.registry import Batch, handles
+
+logger = logging.getLogger(__name__)
 
 _SINKS = ("objects", "journal")
 
@@ -92,15 +97,30 @@ def _store(
 
 
 def _settle(sinks: Sinks) -> None:
-    """Find out what became of objects whose result nobody noted."""
+    """Find out what became of objects whose result nobody noted. None of them holds
+    up what comes after it."""
     journal, store = sinks.journal, sinks.objects
-    pending = journal.pending()
-    if pending:
-        there = {name for name in pending if store.stat(name)}
-        for name in there:
-            sinks.analytics.add(name, decompress(store.get(name)))
-        journal.finish(there)
-        journal.forget(set(pending) - there)
+    for name in journal.pending():
+        if store.stat(name) is None:
+            journal.forget([name])
+            continue
+        try:
+            content = content_of(store, name)
+        except SinkRejected as error:
+            content, fault = b"", str(error)
+        else:
+            fault = fault_of(name, content) or ""
+        if fault:
+            logger.warning(
+                "the archive object %s is damaged and left as it is; its records "
+                "come again and are stored in another one: %s",
+                name,
+                fault,
+            )
+            journal.set_aside(name, fault)
+        else:
+            sinks.analytics.add(name, content)
+            journal.finish([name])
 
 
 def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:

@@ -6,6 +6,7 @@ happens here, so that it costs the pool and not the consumer.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -29,6 +30,8 @@ from meshtasks.worker.decode import Decoder, Several
 
 #: How the result of a batch begins that only found a sink in trouble.
 WAITING_FOR = "waiting for"
+
+logger = logging.getLogger(__name__)
 
 
 class Failure(NamedTuple):
@@ -171,13 +174,14 @@ class BatchRunner:
         try:
             outcomes = self._handler.handle(batch, thread_sinks(self._settings))
         except Exception as error:  # noqa: BLE001 - any fault of a handler is an outcome
-            return [outcome_of(error)] * count
+            return [_fate(error, f"the handler of {batch.queue}")] * count
         if len(outcomes) == count:
             return outcomes
         reason = (
             f"the handler of {batch.queue} gave {len(outcomes)} outcomes for "
             f"{count} records: a bug in that handler"
         )
+        logger.error("%s", reason)
         return [Retry(reason, "HandlerFault")] * count
 
 
@@ -188,6 +192,14 @@ def _members(
     if form := several.get(message):
         return form.members()
     return array_members(wires[message][0])
+
+
+def _fate(error: Exception, who: str) -> Retry | Dead:
+    """What an exception stands for; one that nobody foresaw is in the log."""
+    outcome = outcome_of(error)
+    if outcome.traceback:
+        logger.error("%s failed: %s", who, outcome.reason, exc_info=error)
+    return outcome
 
 
 def _fold(
@@ -244,5 +256,5 @@ def run_timer(timer: Timer, settings: Settings) -> Retry | Dead | None:
         with closing(Sinks(settings)) as sinks:
             timer.run(sinks)
     except Exception as error:  # noqa: BLE001 - a timer must go on, whatever happens
-        return outcome_of(error)
+        return _fate(error, "a timer")
     return None

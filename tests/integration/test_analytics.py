@@ -514,3 +514,105 @@ def test_an_archive_that_is_away_is_named(
     result = command(nowhere, monkeypatch, capsys)("analytics", "compact")
     assert result.exit_code == 69
     assert "S3 at 127.0.0.1:1" in result.stderr
+
+
+# Damaged files
+
+_DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "partial": lambda data: data[: len(data) // 2],
+    "its pages": lambda data: data[:4] + b"\xff" * 60 + data[64:],
+    "its footer": lambda data: data[:-40] + b"\xff" * 30 + data[-10:],
+}
+
+
+def damage(store: FileStore, name: str, how: str) -> None:
+    """Damage an object."""
+    store.put(name, _DAMAGES[how](store.get(name)), {})
+
+
+@pytest.mark.parametrize("how", _DAMAGES)
+def test_a_damaged_file_is_put_aside_and_made_again_from_the_archive(
+    sinks: Sinks, meshtasks: Command, how: str
+) -> None:
+    for name in "abc":
+        archive(sinks, KEY, *temperatures(1, 2), name=name)
+    archive(sinks, "home.door", {"n": 1}, name="d")
+    archive(sinks, "home.door", {"n": 2}, name="e")
+    damaged = parquet_names(sinks.objects)[-1]
+    damage(sinks.objects, damaged, how)  # type: ignore[arg-type]  # it is a directory
+
+    first = meshtasks("analytics", "compact")
+    second = meshtasks("analytics", "compact")
+
+    assert (first.exit_code, second.exit_code) == (1, 0)
+    assert damaged in first.stdout
+    assert sinks.objects.stat(f"damaged/{damaged}") is not None
+    assert ids_in(sinks.objects) == archived_ids(sinks)
+    assert len(parquet_names(sinks.objects)) == 2
+
+
+@pytest.mark.parametrize("how", _DAMAGES)
+def test_a_query_leaves_out_a_damaged_file_and_says_so(
+    sinks: Sinks, meshtasks: Command, how: str
+) -> None:
+    for name in "ab":
+        archive(sinks, KEY, *temperatures(1, 2), name=name)
+    for damaged in parquet_names(sinks.objects):
+        sound = sinks.objects.get(damaged)
+        damage(sinks.objects, damaged, how)  # type: ignore[arg-type]
+        sql = "SELECT max(time) > '2000-01-01' AND sum(value) > -99 FROM readings"
+        result = meshtasks("query", "--csv", sql)
+        assert result.exit_code == 0
+        assert result.stdout.splitlines()[1:] == ["true"]
+        assert damaged in result.stderr
+        sinks.objects.put(damaged, sound, {})
+
+
+def test_a_damaged_file_that_is_alone_is_put_aside_if_its_date_is_named(
+    sinks: Sinks,
+) -> None:
+    archive(sinks, KEY, *temperatures(1, 2))
+    damage(sinks.objects, parquet_names(sinks.objects)[0], "partial")  # type: ignore[arg-type]
+
+    assert compact(sinks, date(2026, 11, 23)).damaged == 1
+    assert ids_in(sinks.objects) == archived_ids(sinks)
+
+
+def test_a_compacted_file_whose_sources_are_lost_is_compacted_anew(
+    sinks: Sinks,
+) -> None:
+    for how in ("lost", "cut off"):
+        for name in "ab":
+            archive(sinks, KEY, *temperatures(1, 2), name=f"{name}-{how}")
+        compact(sinks)
+        (sources,) = [
+            each.name
+            for each in sinks.objects.list("analytics/")
+            if each.name.endswith(".sources")
+        ]
+        if how == "lost":
+            sinks.objects.delete(sources)
+        else:
+            sinks.objects.put(sources, sinks.objects.get(sources)[:9], {})
+
+        compact(sinks)
+
+        assert ids_in(sinks.objects) == archived_ids(sinks)
+
+
+def test_a_damaged_archive_object_is_told_and_others_are_added(
+    sinks: Sinks, meshtasks: Command
+) -> None:
+    for name in "ab":
+        archive(sinks, KEY, *temperatures(1, 2), name=name)
+    for name in parquet_names(sinks.objects):
+        sinks.objects.delete(name)
+    damaged, _ = [each.name for each in archived_objects(sinks.objects)]
+    sinks.objects.put(damaged, b"cut off", {})
+
+    result = meshtasks("analytics", "compact")
+
+    assert result.exit_code == 1
+    assert damaged in result.stdout
+    assert len(ids_in(sinks.objects)) == 2

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
@@ -388,6 +391,92 @@ def test_records_of_an_object_that_the_store_refuses_are_dead(
 
     assert [type(outcome) for outcome in outcomes] == [Dead, Dead]
     assert sinks.journal.pending() == []
+
+
+# Nothing in the store stops the archive
+
+
+def left_pending(sinks: Sinks, damaged: bytes | None) -> str:
+    """The name of an object with the records 1 and 2 whose fate nobody noted."""
+    archive(sinks, *numbered(1, 2))
+    (found,) = archived_objects(sinks.objects)
+    (path,) = Path(sinks.settings.env.state_dir).glob("archive.sqlite")
+    with closing(sqlite3.connect(path)) as journal, journal:
+        (ids,) = zip(*journal.execute("SELECT id FROM current"), strict=True)
+        journal.execute("DELETE FROM current")
+        row = (found.name, json.dumps(ids))
+        journal.execute("INSERT INTO pending VALUES (?, ?)", row)
+    if damaged is not None:
+        sinks.objects.put(found.name, damaged, {})
+    return found.name
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"not zstd",
+        zstandard.compress(b"not JSON\n"),
+        zstandard.compress(b'{"id":"x"}\n'),
+        b"\x28\xb5\x2f\xfd\xe0\xff\xff\xff\xff\xff\xff\xff\x0f\x01\x00\x00",
+    ],
+    ids=["empty", "no frame", "no lines", "other lines", "a frame of any size"],
+)
+def test_a_damaged_object_of_unknown_fate_stops_nothing_and_is_told_once(
+    sinks: Sinks, damaged: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = left_pending(sinks, damaged)
+
+    outcomes = [*archive(sinks, *numbered(3)), *archive(sinks, *numbered(1, 2, 4))]
+
+    assert outcomes == [DONE] * 4
+    (warning,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert name in warning.getMessage()
+    assert list(sinks.journal.damaged()) == [name]
+    assert sinks.objects.get(name) == damaged  # whoever knows more may look at it
+    sinks.objects.delete(name)
+    assert archived_numbers(sinks) == [1, 2, 3, 4]
+
+
+def test_an_object_that_is_stored_again_is_damaged_no_more(sinks: Sinks) -> None:
+    left_pending(sinks, b"cut off")
+    archive(sinks, *numbered(1, 2))
+    assert sinks.journal.damaged() == {}
+    assert archived_numbers(sinks) == [1, 2]
+
+
+@pytest.mark.parametrize("record", [b"[" * 199 + b"]" * 199, b'{"n":1e999}'])
+def test_a_record_without_a_sensible_row_stops_nothing(
+    sinks: Sinks, record: bytes
+) -> None:
+    batch = batch_of(message(b"{}", name="odd"))
+    batch.envelopes[0] = batch.envelopes[0]._replace(body=record)
+    assert archive_events(batch, sinks) == [DONE]
+    assert archive(sinks, *numbered(1)) == [DONE]
+    assert sinks.journal.pending() == []
+
+
+@pytest.mark.parametrize("received_at", [-1e17, 1e17, float("inf"), float("nan")])
+def test_a_record_of_an_impossible_time_is_archived(
+    sinks: Sinks, received_at: float
+) -> None:
+    assert archive(sinks, message(b'{"n":1}', received_at=received_at)) == [DONE]
+    assert archived_numbers(sinks) == [1]
+
+
+def test_rows_that_cannot_be_made_are_logged_and_made_later(
+    sinks: Sinks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> bytes:
+        message = "nobody foresaw this"
+        raise ZeroDivisionError(message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("meshtasks.sinks.analytics.parquet.parquet_of", broken)
+        assert archive(sinks, *numbered(1)) == [DONE]
+    (error,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert error.exc_info is not None
+    assert archived_numbers(sinks) == [1]
 
 
 # In a bucket

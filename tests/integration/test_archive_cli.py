@@ -241,15 +241,21 @@ class TestReplay:
         assert result.exit_code == 1
         assert "no queue of topology.yaml gets sensors.smell" in result.stdout
 
-    def test_what_is_damaged_ends_it_and_it_is_said_where_to_go_on(
-        self, three_hours: Sinks, meshtasks: Command
+    def test_a_damaged_object_is_named_and_the_others_go(
+        self, three_hours: Sinks, mesh_url: str, meshtasks: Command
     ) -> None:
-        name = next(each for each in objects(three_hours) if "hour=13" in each)
-        three_hours.objects.put(name, b"damaged", {})
-        result = meshtasks("archive", "replay", "--from", "2026-11-23T00:00")
+        store = three_hours.objects
+        cut, changed, _ = (name for name in objects(three_hours) if "sensors" in name)
+        store.put(cut, store.get(cut)[:-5], {})
+        first, *_ = zstandard.decompress(store.get(changed)).splitlines()
+        store.put(changed, zstandard.compress(first + b"\n{\n"), {})
+
+        result = meshtasks("archive", "replay", "--from", "2026-11-23")
+
         assert result.exit_code == 1
-        assert name in result.stderr
-        assert "--from 2026-11-23T13:00" in result.stderr
+        assert cut in result.stderr
+        assert "1 not sent: a line is damaged" in result.stdout
+        assert queue_depth(mesh_url, TEMPERATURE) == 3
 
 
 class TestReplayedRecords:

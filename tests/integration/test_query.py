@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import duckdb
 import pytest
 
 from meshtasks.environment import Environment
@@ -506,3 +507,72 @@ def test_what_compaction_replaced_is_not_kept_either(
     assert counts == [(2,), (2,)]
     kept = environment.state_dir.rglob("*.parquet")
     assert len(list(kept)) == 1
+
+
+# What cannot
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM read_text('{file}')",
+        "SELECT * FROM '{file}'",
+        "SELECT * FROM read_csv('{file}')",
+        "SELECT * FROM glob('/etc/*')",
+        "SELECT 1 FROM readings, read_blob('{file}')",
+        "COPY (SELECT 1) TO '{file}'",
+        "COPY (SELECT * FROM readings) TO '{out}'",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO '{out}'",
+        "ATTACH '{out}'",
+        "EXPORT DATABASE '{out}'",
+        "SET enable_external_access = true",
+        "INSTALL httpfs",
+        "SELECT 1; COPY (SELECT 1) TO '{out}'",
+        "PRAGMA enable_external_access",
+    ],
+)
+def test_a_query_reads_and_writes_no_other_file(
+    sinks: Sinks, query: Command, tmp_path: Path, sql: str
+) -> None:
+    furnish(sinks)
+    file, out = tmp_path / "other.parquet", tmp_path / "out"
+    file.write_text("not for you")
+
+    result = query(sql.format(file=file, out=out))
+
+    assert result.exit_code == os.EX_DATAERR
+    assert "not for you" not in result.stdout + result.stderr
+    assert file.read_text() == "not for you"
+    assert not out.exists()
+
+
+def test_the_files_of_a_view_cannot_be_written_either(
+    sinks: Sinks, environment: Environment
+) -> None:
+    furnish(sinks)
+    (name, *_) = parquet_names(sinks.objects)
+    path = sinks.objects.path(name)  # type: ignore[attr-defined]  # of a directory
+    before = path.read_bytes()
+    with (
+        opened(environment, sinks.objects, "readings events metrics") as database,
+        pytest.raises(duckdb.Error),
+    ):
+        database.sql(f"COPY (SELECT 1) TO '{str(path).replace(chr(39), chr(39) * 2)}'")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DESCRIBE readings",
+        "SUMMARIZE readings",
+        "EXPLAIN SELECT 1 FROM readings",
+        "FROM readings",
+        "PIVOT (SELECT location, value FROM readings) ON location USING avg(value)",
+    ],
+)
+def test_every_kind_of_question_can_be_asked(
+    sinks: Sinks, query: Command, sql: str
+) -> None:
+    furnish(sinks)
+    assert query(sql).exit_code == 0

@@ -60,7 +60,7 @@ def test_a_reading_is_a_row_of_the_table_readings() -> None:
 
     found = rows(line("sensors.temperature.attic", record, "m1", NOON + 0.123))
 
-    ((row,), [], []) = found
+    ((row,), [], [], []) = found
     assert row._replace(record_id="") == Reading(
         time_ms=NOON_MS + 123,
         kind="temperature",
@@ -274,3 +274,79 @@ def test_columns_are_typed() -> None:
 def test_every_member_of_a_row_has_its_column(table: Any, row: Any) -> None:
     names = ["time_ms" if name == "time" else name for name in SCHEMAS[table].names]
     assert names == list(row._fields)
+
+
+# Whatever the archive holds
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=8,
+)
+_records = st.one_of(
+    _json,
+    st.fixed_dictionaries(
+        {}, optional={"value": _json, "unit": _json, "name": _json, "tags": _json}
+    ),
+)
+_keys = st.sampled_from(["sensors.temperature.x", "metrics.system", "alerts.critical"])
+_times = st.sampled_from([0.0, 1.0, NOON, 253_402_300_798.0])
+
+
+@settings(max_examples=200, deadline=None)
+@given(_keys, _records, _times)
+def test_every_record_has_a_row(key: str, record: Any, time: float) -> None:
+    body = json.dumps(record).encode()
+    if b"NaN" in body or b"Infinity" in body or b"\\ud" in body:
+        return  # the door refuses these
+    found = rows(line(key, body, time=time))
+    assert found.faults == []
+    assert found.readings or found.events or found.metrics
+    for table in TABLES:
+        if of_table := getattr(found, table):
+            parquet_of(table, of_table)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [b"[" * 300 + b"]" * 300, b'{"value": %s}' % (b"1" * 5000), b'{"value": 1e999}'],
+    ids=["nested", "a long number", "a large number"],
+)
+def test_what_the_parser_does_not_take_is_an_event(record: bytes) -> None:
+    assert event(record, "sensors.temperature.x").record == record.decode()
+
+
+def test_an_alert_of_1970_is_an_event_of_1970() -> None:
+    found = rows(line("alerts.critical.x", {"title": "hot"}, time=0.0))
+    assert [row.time_ms for row in found.events] == [0]
+
+
+_sound = line("home.door", {"n": 1})
+_damage = st.one_of(
+    st.binary(),
+    st.builds(lambda cut: _sound[:cut], st.integers(0, len(_sound) - 1)),
+    st.builds(
+        lambda at, byte: _sound[:at] + bytes([byte]) + _sound[at + 1 :],
+        st.integers(0, len(_sound) - 1),
+        st.integers(0, 255),
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_damage)
+def test_a_damaged_line_takes_no_other_along(damaged: bytes) -> None:
+    found = rows(_sound, damaged, _sound)
+    assert [row.record for row in found.events].count('{"n": 1}') >= 2
+    for table in TABLES:
+        if of_table := getattr(found, table):
+            parquet_of(table, of_table)
+
+
+def test_a_line_without_rows_is_told() -> None:
+    found = rows(_sound, b'{"id": "x"}', b"[" * 50_000)
+    assert len(found.events) == 1
+    missing, deep = found.faults
+    assert missing.startswith("line 2: routing_key")
+    assert deep.startswith("line 3: ")

@@ -7,7 +7,7 @@ spends its time on opening them. With one file a day it runs 40 times as fast
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import date
 from itertools import chain
@@ -29,16 +29,19 @@ from meshtasks.domain.dataset import (
     sources_name,
     sources_text,
 )
+from meshtasks.domain.errors import SinkRejected, Transient
 from meshtasks.settings import Settings
 from meshtasks.sinks.analytics.dataset import Dataset, missing_objects
 from meshtasks.sinks.analytics.local import CACHE, LocalFiles
 from meshtasks.sinks.analytics.lock import DatasetLock
-from meshtasks.sinks.analytics.parquet import COMPRESSION, SCHEMAS
+from meshtasks.sinks.analytics.parquet import COMPRESSION, SCHEMAS, fault_of_file
 from meshtasks.sinks.analytics.sql import quoted_files
 from meshtasks.sinks.analytics.twins import Analytics
 from meshtasks.sinks.objects import ObjectStore
-from meshtasks.sinks.objects.zstd import decompress
+from meshtasks.sinks.objects.reading import content_of
 
+#: Prefix of the names of files that turned out to be damaged.
+_ASIDE = "damaged/"
 #: What is larger is sorted in pieces, on disk.
 _MEMORY_LIMIT = "1GB"
 _ROWS_PER_GROUP = 122_880
@@ -61,6 +64,7 @@ class Compacted:
         after: files they became.
         deleted: files of rows that are in others.
         kept: such files that somebody reads at the moment.
+        damaged: files and archive objects that cannot be read.
     """
 
     added: int = 0
@@ -68,6 +72,7 @@ class Compacted:
     after: int = 0
     deleted: int = 0
     kept: int = 0
+    damaged: int = 0
 
 
 def open_compaction(
@@ -108,12 +113,17 @@ class Compaction:
         self._files = files
         self._lock = lock
         self._report = report
+        self._unread: set[str] = set()  # archive objects without rows
 
     def run(self, only: date | None = None) -> Compacted:
         """Add what is missing, rewrite what is in pieces, delete what is left over.
 
         It may be killed at any moment: nothing is lost or counted twice, and the
         next run goes on where this one ended.
+
+        A file that cannot be read is put aside, and its rows are made again from the
+        archive. Files that need not be rewritten are looked at only if their date is
+        named.
 
         Args:
             only: a UTC date; all of them by default.
@@ -125,12 +135,18 @@ class Compaction:
         """
         done = Compacted()
         with self._lock.compacting():
-            done.added = self._add_missing(only)
+            self._add_missing(only, done)
+            aside: list[DataFile] = []
             for partition, split in self._partitions(only).items():
                 if len(split.live) > 1:
-                    self._rewrite(partition, split)
-                    done.before += len(split.live)
-                    done.after += 1
+                    aside += self._rewrite(partition, split, done)
+                elif only:
+                    aside += self._damaged(split.live)
+            for file in aside:
+                self._set_aside(file)
+            done.damaged += len(aside)
+            if aside:
+                self._add_missing(only, done)
             self._clean_up(only, done)
         return done
 
@@ -142,34 +158,77 @@ class Compaction:
             if only in (None, partition.date)
         }
 
-    def _add_missing(self, only: date | None) -> int:
-        """Add archive objects that have no rows in the dataset; how many."""
+    def _add_missing(self, only: date | None, done: Compacted) -> None:
+        """Add archive objects that have no rows in the dataset."""
         # what others are about to add too gets the same name and content
         missing = [
             name
             for name in missing_objects(self._store, self._partitions(only))
-            if (found := archive_name(name)) and only in (None, found.date)
+            if (found := archive_name(name))
+            and only in (None, found.date)
+            and name not in self._unread
         ]
         if missing:
             self._report(f"adding {len(missing)} archive objects")
         for name in missing:
-            self._analytics.add(name, decompress(self._store.get(name)))
-        return len(missing)
+            try:
+                fault = self._analytics.add(name, content_of(self._store, name))
+            except SinkRejected as error:
+                fault = str(error)
+            if fault:
+                self._report(f"{name}: {fault}")
+                self._unread.add(name)
+                done.damaged += 1
+            else:
+                done.added += 1
 
-    def _rewrite(self, partition: Partition, split: Split) -> None:
-        """Write one file that stands for all files of the partition."""
+    def _rewrite(
+        self, partition: Partition, split: Split, done: Compacted
+    ) -> list[DataFile]:
+        """Write one file that stands for all files of the partition.
+
+        Returns:
+            Those that cannot be read; nothing is written then.
+        """
         self._report(f"{partition.prefix}: {len(split.live)} files become one")
         name = compacted_name(
             partition, chain(split.live, split.replaced), split.sources
         )
-        data = self._merged(partition, split.live)
+        paths = self._files.paths([file.name for file in split.live])
+        try:
+            data = self._merged(partition, paths)
+        except (duckdb.Error, pa.ArrowException) as error:
+            if damaged := self._damaged(split.live):
+                return damaged
+            message = f"{partition.prefix}: {error}"
+            raise Transient(message) from error
         self._store.put(sources_name(name), sources_text(split.sources), {})
         self._store.put(name, data, {})
+        done.before += len(split.live)
+        done.after += 1
+        return []
 
-    def _merged(self, partition: Partition, files: Iterable[DataFile]) -> bytes:
+    def _damaged(self, files: Collection[DataFile]) -> list[DataFile]:
+        """Those of the files that cannot be read; each is reported."""
+        damaged = []
+        paths = self._files.paths([file.name for file in files])
+        for file, path in zip(files, paths, strict=True):
+            if fault := fault_of_file(Path(path)):
+                self._report(f"{file.name} is damaged: {fault}")
+                damaged.append(file)
+        return damaged
+
+    def _set_aside(self, file: DataFile) -> None:
+        """Move a damaged file to where no reader of the dataset looks."""
+        aside = f"{_ASIDE}{file.name}"
+        self._store.put(aside, self._store.get(file.name), {})
+        self._store.delete(file.name)
+        self._files.forget(file.name)
+        self._report(f"it is {aside} from now on")
+
+    def _merged(self, partition: Partition, paths: Iterable[str]) -> bytes:
         """Their rows in order of time, as Parquet; one for each that is twice."""
         schema = SCHEMAS[partition.table]
-        paths = self._files.paths([file.name for file in files])
         names = ", ".join(schema.names)
         identity = _IDENTITY[partition.table]
         query = (

@@ -3,29 +3,61 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import duckdb
 
 from meshtasks.domain.analytics import TABLES
 from meshtasks.domain.dataset import archive_name
-from meshtasks.domain.errors import MeshError
+from meshtasks.domain.errors import MeshError, SinkRejected
 from meshtasks.environment import Environment
 from meshtasks.sinks.analytics.dataset import Dataset
 from meshtasks.sinks.analytics.local import CACHE, LocalFiles, ObjectGone
 from meshtasks.sinks.analytics.lock import DatasetLock
-from meshtasks.sinks.analytics.sql import quoted_files
+from meshtasks.sinks.analytics.parquet import fault_of_file
+from meshtasks.sinks.analytics.sql import file_patterns, quoted, quoted_files
 from meshtasks.sinks.objects import ObjectStore, archived_objects
+from meshtasks.sinks.objects.zstd import decompress
 
+_T = TypeVar("_T")
+
+#: MULTI is what DuckDB makes of a PIVOT.
+_QUESTIONS = frozenset(
+    {
+        duckdb.StatementType.SELECT,
+        duckdb.StatementType.EXPLAIN,
+        duckdb.StatementType.MULTI,
+    }
+)
 #: Looks at the store again so often when a file goes while it is fetched.
 _LOOKS = 5
 
 
 class QueryFailed(MeshError):
     """DuckDB refuses the query; the text is DuckDB's own."""
+
+
+class DamagedFiles(QueryFailed):
+    """Files of the dataset cannot be read.
+
+    Args:
+        faults: why, by path.
+    """
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        self.paths = frozenset(faults)
+        (path, fault), *more = sorted(faults.items())
+        rest = f" (and {len(more)} more)" if more else ""
+        super().__init__(
+            f"{path} is damaged: {fault}{rest}; `meshtasks archive verify` and "
+            "`meshtasks analytics compact --date DATE` look at such files"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +129,7 @@ VIEWS = (
         (
             _TIME,
             ("entity", "VARCHAR", "entity"),
-            ("record", "JSON", "record::JSON"),
+            ("record", "JSON", "TRY_CAST(record AS JSON)"),
             *_LAST,
         ),
         _PARQUET,
@@ -114,6 +146,7 @@ VIEWS = (
             ("date", "DATE", "date"),
         ),
         "read_json({}, format = 'newline_delimited', compression = 'zstd', "
+        "ignore_errors = true, "
         "columns = {{'id': 'VARCHAR', 'exchange': 'VARCHAR', "
         "'routing_key': 'VARCHAR', 'time': 'TIMESTAMPTZ', 'record': 'JSON'}}, "
         "maximum_object_size = 67108864, "
@@ -122,9 +155,31 @@ VIEWS = (
 )
 
 
+def passing_over_damaged(
+    run: Callable[[frozenset[str]], _T], report: Callable[[str], None]
+) -> _T:
+    """Ask again without the files that turn out to be damaged.
+
+    Args:
+        run: given the paths to leave out of :func:`opened`.
+        report: told what is left out.
+    """
+    left_out: frozenset[str] = frozenset()
+    while True:
+        try:
+            return run(left_out)
+        except DamagedFiles as error:
+            report(f"left out: {error}")
+            left_out |= error.paths
+
+
 @contextmanager
 def opened(
-    env: Environment, store: ObjectStore, sql: str, since: date | None = None
+    env: Environment,
+    store: ObjectStore,
+    sql: str,
+    since: date | None = None,
+    left_out: frozenset[str] = frozenset(),
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in memory with the :data:`VIEWS`, for one query.
 
@@ -133,14 +188,19 @@ def opened(
     fetched for nothing. Times are shown, and days begin, in the time zone of the
     machine (or ``TZ``).
 
+    Nothing but the views' own files can be read, and nothing written, whatever the
+    query says.
+
     Args:
         env: of the mesh; fetched files are kept in its state directory.
         store: holds archive and dataset.
         sql: what will be asked.
         since: leave out what is before this UTC date.
+        left_out: paths of files to leave out.
 
     Raises:
         SinkUnavailable: the store cannot be read.
+        DamagedFiles: the query failed because of them.
     """
     lock = DatasetLock(env.state_dir)
     local = LocalFiles(store, env.state_dir / CACHE)
@@ -150,14 +210,68 @@ def opened(
             local.forget_deleted()
     with (
         lock.reading(),
-        # nothing is to be downloaded unless the query says so
-        duckdb.connect(config={"autoinstall_known_extensions": False}) as database,
+        TemporaryDirectory(prefix="meshtasks-") as scratch,
+        duckdb.connect(config={"temp_directory": scratch}) as database,
     ):
-        for view in VIEWS:
-            named = re.search(rf"\b{view.name}\b", sql, re.IGNORECASE)
-            files = source.files(view, since) if named else []
-            database.execute(f"CREATE VIEW {view.name} AS {view.select(files)}")
-        yield database
+        files = {
+            view: [each for each in source.files(view, since) if each not in left_out]
+            for view in VIEWS
+            if re.search(rf"\b{view.name}\b", sql, re.IGNORECASE)
+        }
+        try:
+            for view in VIEWS:
+                select = view.select(files.get(view, []))
+                database.execute(f"CREATE VIEW {view.name} AS {select}")
+            _lock_up(database, [each for some in files.values() for each in some])
+            yield database
+        except (duckdb.Error, QueryFailed) as error:
+            faults = {
+                path: fault
+                for some in files.values()
+                for path in some
+                if (fault := _fault_in(Path(path)))
+            }
+            if faults:
+                raise DamagedFiles(faults) from error
+            raise
+
+
+def _lock_up(database: duckdb.DuckDBPyConnection, paths: Iterable[str]) -> None:
+    """Let the database read these files, and touch nothing else, from now on."""
+    allowed = {text for path in paths for text in (path, *file_patterns([path]))}
+    database.execute(f"SET allowed_paths = [{', '.join(map(quoted, allowed))}]")
+    database.execute("SET enable_external_access = false")
+    database.execute("SET lock_configuration = true")
+
+
+def check_reads(sql: str) -> None:
+    """Refuse what is no question.
+
+    Raises:
+        QueryFailed: it is not SQL, or would change something.
+    """
+    try:
+        statements = duckdb.extract_statements(sql)
+    except duckdb.Error as error:
+        raise QueryFailed(str(error)) from error
+    for statement in statements:
+        if statement.type not in _QUESTIONS:
+            message = (
+                f"{statement.type.name}: expected a query that reads, such as SELECT; "
+                "to write its result into a file, use --csv or --json and >"
+            )
+            raise QueryFailed(message)
+
+
+def _fault_in(path: Path) -> str | None:
+    """Why a file cannot be read; None if it can."""
+    if path.suffix == ".parquet":
+        return fault_of_file(path)
+    try:
+        decompress(path.read_bytes())
+    except (SinkRejected, OSError) as error:
+        return str(error)
+    return None
 
 
 class _Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 
@@ -15,10 +16,13 @@ from meshtasks.domain.dataset import (
     by_partition,
     data_file,
     read_sources,
+    sources_fit,
     split,
 )
-from meshtasks.sinks.analytics.local import fetched
+from meshtasks.sinks.analytics.local import ObjectGone, fetched
 from meshtasks.sinks.objects import ObjectStore, archived_objects
+
+logger = logging.getLogger(__name__)
 
 
 class Dataset:
@@ -70,8 +74,30 @@ class Dataset:
     def _sources_of(self, file: DataFile) -> frozenset[str]:
         name = file.sources_name
         if name not in self._sources:
-            self._sources[name] = read_sources(fetched(self._store, name))
+            self._sources[name] = self._read_sources(file)
         return self._sources[name]
+
+    def _read_sources(self, file: DataFile) -> frozenset[str]:
+        """Its sources; if nobody can tell them any more, one that no other file has.
+
+        The file is read then beside those that it replaced, if these are still
+        there, until compaction has made one file of them all.
+        """
+        try:
+            text = fetched(self._store, file.sources_name)
+        except ObjectGone:
+            if self._store.stat(file.name) is None:
+                raise
+            text = b""
+        if sources_fit(file, text):
+            return read_sources(text)
+        logger.warning(
+            "%s is missing or damaged: rows of %s may be counted twice until "
+            "`meshtasks analytics compact` has run",
+            file.sources_name,
+            file.name,
+        )
+        return frozenset({file.digest})
 
 
 def missing_objects(

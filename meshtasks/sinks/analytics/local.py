@@ -68,6 +68,10 @@ class LocalFiles:
         with ThreadPoolExecutor(_FETCHES_AT_ONCE) as fetches:
             return list(fetches.map(self._fetched, names))
 
+    def forget(self, name: str) -> None:
+        """Delete what is kept of an object."""
+        (self._cache / name).unlink(missing_ok=True)
+
     def forget_deleted(self) -> None:
         """Delete the kept files of the dataset whose objects are gone.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -54,6 +55,17 @@ SCHEMAS: dict[Table, pa.Schema] = {
         ]
     ),
 }
+
+
+def fault_of_file(path: Path) -> str | None:
+    """Why a Parquet file cannot be read; None if all of it can."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for _ in file.iter_batches():
+                pass
+    except (OSError, ValueError, pa.ArrowException) as error:
+        return str(error)
+    return None
 
 
 def parquet_of(table: Table, rows: Sequence[tuple[Any, ...]]) -> bytes:

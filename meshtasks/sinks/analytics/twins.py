@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 
 from meshtasks.domain.analytics import TABLES, rows_of
-from meshtasks.domain.dataset import archive_name
+from meshtasks.domain.dataset import ArchiveName, archive_name
+from meshtasks.domain.errors import SinkRejected, SinkUnavailable
 from meshtasks.domain.units import KindsConfig
 from meshtasks.sinks.objects import ObjectStore
+
+logger = logging.getLogger(__name__)
 
 
 class Analytics:
@@ -26,20 +30,45 @@ class Analytics:
         self._kinds = kinds
         self._writes = find_spec("pyarrow") is not None
 
-    def add(self, name: str, content: bytes) -> None:
+    def add(self, name: str, content: bytes) -> str | None:
         """Write the rows of an archive object; once more does no harm.
+
+        What is wrong with rows is logged. It is no reason to hold up the archive,
+        from which they can be made at any time.
 
         Args:
             name: of the archive object.
             content: its lines.
 
+        Returns:
+            Why some rows, or all, are not written; None if all are.
+
         Raises:
             SinkUnavailable: the store is away; some rows may be written.
-            SinkRejected: the store refuses a file.
         """
         archived = archive_name(name)
         if not self._writes or archived is None:
-            return
+            return None
+        try:
+            faults = self._write(archived, content)
+        except SinkUnavailable:
+            raise
+        except SinkRejected as error:
+            fault = str(error)
+        except Exception as error:
+            fault = f"{type(error).__name__}: {error}"
+            logger.exception("no rows could be made of the archive object %s", name)
+            return fault
+        else:
+            if not faults:
+                return None
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            fault = f"{faults[0]}{more}"
+        logger.warning("not all of %s is in the analytics dataset: %s", name, fault)
+        return fault
+
+    def _write(self, archived: ArchiveName, content: bytes) -> list[str]:
+        """Write its rows; what is wrong with lines that have none."""
         from meshtasks.sinks.analytics.parquet import parquet_of  # noqa: PLC0415
 
         rows = rows_of(content, self._kinds)
@@ -47,6 +76,7 @@ class Analytics:
             if of_table := getattr(rows, table):
                 data = parquet_of(table, of_table)
                 self._store.put(archived.twin(table), data, {})
+        return rows.faults
 
     def probe(self) -> None:
         """Ask the store for a sign of life.

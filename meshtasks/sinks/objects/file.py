@@ -15,6 +15,7 @@ from meshtasks.sinks.objects.store import (
     SINK,
     ObjectInfo,
     ObjectStore,
+    StoredObject,
     check_name,
     no_such_object,
 )
@@ -58,17 +59,11 @@ class FileStore(ObjectStore):
             return ObjectInfo(name, path.stat().st_size) if path.is_file() else None
 
     @override
-    def metadata(self, name: str) -> Mapping[str, str]:
-        if self.stat(name) is None:
-            raise no_such_object(name)
-        return {}
-
-    @override
-    def get(self, name: str) -> bytes:
+    def read(self, name: str) -> StoredObject:
         path = self.path(name)
         with self._faults():
             try:
-                return path.read_bytes()
+                return StoredObject(path.read_bytes(), {})
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
                 raise no_such_object(name) from error
 

@@ -6,11 +6,10 @@ import hashlib
 from collections.abc import Collection
 from typing import NamedTuple
 
-import zstandard
-
 from meshtasks.domain.archived import ObjectName, fault_of, parse_name, records_in
 from meshtasks.domain.errors import SchemaMismatch, SinkRejected
 from meshtasks.sinks.objects import ObjectInfo, ObjectStore, archived_objects
+from meshtasks.sinks.objects.store import DamagedObject
 from meshtasks.sinks.objects.zstd import decompress
 
 
@@ -70,12 +69,12 @@ def check(store: ObjectStore, name: str) -> Checked:
         SinkUnavailable: the store cannot be read.
     """
     try:
-        data, metadata = store.get(name), store.metadata(name)
+        data, metadata = store.read(name)
         content = decompress(data)
         records = sum(1 for _ in records_in(content))
     except SinkRejected as error:
         return Checked(0, str(error))
-    except (zstandard.ZstdError, SchemaMismatch) as error:
+    except SchemaMismatch as error:
         return Checked(0, f"its content is damaged: {error}")
     said = metadata.get("sha256")
     if said is not None and said != hashlib.sha256(data).hexdigest():
@@ -98,11 +97,12 @@ def content_of(store: ObjectStore, name: str) -> bytes:
     """The content of an object, not compressed.
 
     Raises:
-        SinkRejected: it is damaged, or not there.
+        DamagedObject: it is not what was stored.
+        SinkRejected: it is not there.
         SinkUnavailable: the store cannot be read.
     """
     try:
         return decompress(store.get(name))
-    except zstandard.ZstdError as error:
-        message = f"object {name} is damaged: {error}"
-        raise SinkRejected(message) from error
+    except DamagedObject as error:
+        message = f"object {name}: {error}"
+        raise DamagedObject(message) from error

@@ -20,6 +20,7 @@ from meshtasks.sinks.objects.store import (
     SINK,
     ObjectInfo,
     ObjectStore,
+    StoredObject,
     check_name,
     no_such_object,
 )
@@ -151,26 +152,26 @@ class S3Store(ObjectStore):
             return ObjectInfo(name, found.size or 0)
 
     @override
-    def metadata(self, name: str) -> Mapping[str, str]:
+    def read(self, name: str) -> StoredObject:
         check_name(name)
-        with self._existing(name):
-            found = self._client.stat_object(self._bucket, name)
-        return {
-            key.lower().removeprefix(_USER_METADATA): str(value)
-            for key, value in (found.metadata or {}).items()
-            if key.lower().startswith(_USER_METADATA)
-        }
-
-    @override
-    def get(self, name: str) -> bytes:
-        check_name(name)
-        with self._existing(name):
-            response = self._client.get_object(self._bucket, name)
+        with self._faults(name):
             try:
-                return response.read()
+                response = self._client.get_object(self._bucket, name)
+            except S3Error as error:
+                if error.code == "NoSuchKey":
+                    raise no_such_object(name) from error
+                raise
+            try:
+                data = response.read()
             finally:
                 response.close()
                 response.release_conn()
+        metadata = {
+            key.lower().removeprefix(_USER_METADATA): value
+            for key, value in response.headers.items()
+            if key.lower().startswith(_USER_METADATA)
+        }
+        return StoredObject(data, metadata)
 
     @override
     def delete(self, name: str) -> None:
@@ -196,17 +197,6 @@ class S3Store(ObjectStore):
     @override
     def close(self) -> None:
         self._http.clear()
-
-    @contextmanager
-    def _existing(self, name: str) -> Iterator[None]:
-        """As :meth:`_faults`, for an object that has to be there."""
-        with self._faults(name):
-            try:
-                yield
-            except S3Error as error:
-                if error.code == "NoSuchKey":
-                    raise no_such_object(name) from error
-                raise
 
     @contextmanager
     def _faults(self, name: str) -> Iterator[None]:

@@ -26,6 +26,23 @@ class ObjectInfo(NamedTuple):
     size_bytes: int
 
 
+class StoredObject(NamedTuple):
+    """An object as it was read.
+
+    Attributes:
+        data: its content.
+        metadata: what :meth:`ObjectStore.put` was given, where the store keeps it;
+            else nothing.
+    """
+
+    data: bytes
+    metadata: Mapping[str, str]
+
+
+class DamagedObject(SinkRejected):
+    """The object is not what was stored."""
+
+
 class ObjectStore(Protocol):
     """Named, immutable byte strings.
 
@@ -55,9 +72,8 @@ class ObjectStore(Protocol):
     def stat(self, name: str) -> ObjectInfo | None:
         """The object of that name, or None."""
 
-    def metadata(self, name: str) -> Mapping[str, str]:
-        """What :meth:`put` was given for the object, where the store keeps it; else
-        nothing.
+    def read(self, name: str) -> StoredObject:
+        """The object's content and metadata.
 
         Raises:
             SinkRejected: there is no object of that name.
@@ -69,6 +85,7 @@ class ObjectStore(Protocol):
         Raises:
             SinkRejected: there is no object of that name.
         """
+        return self.read(name).data
 
     def delete(self, name: str) -> None:
         """Remove the object of that name; there need not be one."""
@@ -110,5 +127,5 @@ def check_name(name: str) -> None:
 
 
 def no_such_object(name: str) -> SinkRejected:
-    """The error of :meth:`ObjectStore.get` for a name without an object."""
+    """The error of :meth:`ObjectStore.read` for a name without an object."""
     return SinkRejected(f"there is no object {name!r}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zstandard
 
+from meshtasks.sinks.objects.store import DamagedObject
+
 
 def compress(content: bytes, level: int) -> bytes:
     """One zstd frame with content size and checksum, so that readers notice damage.
@@ -20,6 +22,11 @@ def decompress(data: bytes) -> bytes:
     """What :func:`compress` was given.
 
     Raises:
-        zstandard.ZstdError: the data are damaged.
+        DamagedObject: they are not that any more.
     """
-    return zstandard.ZstdDecompressor().decompress(data)
+    try:
+        return zstandard.ZstdDecompressor().decompress(data)
+    except (zstandard.ZstdError, MemoryError) as error:
+        # a damaged header may claim any size
+        message = f"its content is damaged: {error or 'its size cannot be'}"
+        raise DamagedObject(message) from error
