@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import count, groupby
@@ -88,32 +88,35 @@ class ArchiveObject(NamedTuple):
 
 
 def entries_of(
-    records: Iterable[Any], envelopes: Iterable[Envelope]
+    records: Iterable[Any],
+    envelopes: Iterable[Envelope],
+    places: Iterable[int | None],
 ) -> Iterator[tuple[int, Entry | BadEntry]]:
     """The records of a batch, each with the place of what it came from; those that
     come from the archive are left out.
 
     Args:
-        records: the parsed JSON values; all of those of each message.
+        records: the parsed JSON values; all valid ones of each message.
         envelopes: for each record the message it came in; the records of an array
             message stand together and share one envelope object.
+        places: for each record its place in that array; None if there is no array.
     """
-    triples = zip(count(), records, envelopes, strict=False)
-    for _, group in groupby(triples, key=lambda triple: id(triple[2])):
+    found = zip(count(), records, envelopes, places, strict=False)
+    for _, group in groupby(found, key=lambda each: id(each[2])):
         together = list(group)
         envelope = together[0][2]
         if envelope.is_archived:
             continue
         if EXCERPTS_HEADER in envelope.headers:
-            for place, record, _ in together:
+            for number, record, _, _ in together:
                 for each in _read_excerpt(record, envelope):
-                    yield place, each
+                    yield number, each
         else:
-            values = [record for _, record, _ in together]
-            for (place, _, _), each in zip(
+            values = {place or 0: record for _, record, _, place in together}
+            for (number, _, _, _), each in zip(
                 together, _read_foreign(values, envelope), strict=True
             ):
-                yield place, each
+                yield number, each
 
 
 def domain_of(routing_key: str) -> str:
@@ -200,13 +203,17 @@ def _read_excerpt(record: Any, carrier: Envelope) -> Iterator[Entry | BadEntry]:
 
 
 def _read_foreign(
-    values: Sequence[Any], envelope: Envelope
+    values: Mapping[int, Any], envelope: Envelope
 ) -> Iterator[Entry | BadEntry]:
-    """Any other JSON is kept whatever it says; one entry per value."""
-    texts = members_of(envelope.body)
-    if len(texts) > len(values):  # the worker refused those with NaN
-        texts = [text for text in texts if first_not_json_number(text) is None]
-    times = [_time_of(envelope, value) for value in values]
+    """Any other JSON is kept whatever it says; one entry per value.
+
+    Args:
+        values: by their places in the message; the worker may have refused others.
+        envelope: the message.
+    """
+    members = members_of(envelope.body)
+    texts = [members[place] for place in values]
+    times = [_time_of(envelope, value) for value in values.values()]
     return _entries(envelope, texts, times)
 
 

@@ -63,7 +63,7 @@ def _archive(
     entries: dict[str, Entry] = {}
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     places: dict[str, list[int]] = {}
-    for place, entry in entries_of(batch.records, batch.envelopes):
+    for place, entry in entries_of(batch.records, batch.envelopes, batch.places):
         if class_of(entry.domain) != archive_class:
             continue
         if isinstance(entry, BadEntry):

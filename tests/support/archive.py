@@ -67,7 +67,8 @@ def lines_sent(body: bytes) -> list[dict[str, Any]]:
     """The lines that the archive makes of a message of excerpts."""
     excerpts = json.loads(body)
     carrier = message(body, headers={EXCERPTS_HEADER: 1})
-    entries = entries_of(excerpts, [carrier] * len(excerpts))
+    count = len(excerpts)
+    entries = entries_of(excerpts, [carrier] * count, range(count))
     return [json.loads(entry.line) for _, entry in entries if isinstance(entry, Entry)]
 
 

@@ -63,12 +63,14 @@ def read(*envelopes: Envelope) -> list[Entry | BadEntry]:
     """The entries of a batch of these messages, as the worker decodes them."""
     records: list[Any] = []
     owners: list[Envelope] = []
+    places: list[int | None] = []
     for envelope in envelopes:
         value = json.loads(envelope.body)
         members = value if isinstance(value, list) else [value]
         records += members
         owners += [envelope] * len(members)
-    return [each for _, each in entries_of(records, owners)]
+        places += range(len(members)) if isinstance(value, list) else [None]
+    return [each for _, each in entries_of(records, owners, places)]
 
 
 def entry(name: str = "m-1", domain: str = "home", time: float = NOON) -> Entry:
@@ -131,7 +133,7 @@ def test_entries_say_which_excerpt_they_are_of() -> None:
     message = mesh(of_one(1), excerpt(array, [NOON] * 2, [0, 1]), of_one(2))
     records = json.loads(message.body)
 
-    found = list(entries_of(records, [message] * 3))
+    found = list(entries_of(records, [message] * 3, range(3)))
 
     assert [place for place, _ in found] == [0, 1, 1, 2]
 
@@ -223,6 +225,15 @@ def test_json_that_is_not_quite_json_is_dead() -> None:
     assert isinstance(found, BadEntry)
     assert found.domain == "garden"
     assert "NaN" in found.dead.reason
+
+
+def test_of_an_array_the_members_are_kept_that_the_worker_did_not_refuse() -> None:
+    message = foreign(b'[{"n": 1}, null, {"n": 3}]')
+    found = list(entries_of([{"n": 1}, {"n": 3}], [message] * 2, [0, 2]))
+    assert [json.loads(good(each).line)["record"] for _, each in found] == [
+        {"n": 1},
+        {"n": 3},
+    ]
 
 
 # Objects
