@@ -3,9 +3,12 @@ canonical unit.
 
 The spellings are those of UCUM (https://ucum.org/ucum, case-sensitive codes
 ``Cel [degF] K %``), of Home Assistant's unit constants (``°C °F K %``) and those
-that devices are seen to publish. The five factors are written down, and a test asks
+that devices are seen to publish. The factors are written down, and a test asks
 pint about them: to load pint takes as long as all the rest of a worker's start, and
 30 MB.
+
+A :class:`Quantity` is a kind of sensor with a queue and a measurement of its own; a
+:class:`Scale` holds the units of a metric's field.
 """
 
 from __future__ import annotations
@@ -135,6 +138,133 @@ HUMIDITY = Quantity(
 QUANTITIES: Mapping[str, Quantity] = {
     quantity.kind: quantity for quantity in (TEMPERATURE, HUMIDITY)
 }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scale:
+    """The units of one thing, each a multiple of the others.
+
+    Attributes:
+        title: what is measured, in a sentence.
+        factors: unit → factor to the unit that values are stored in. These are
+            spelled as in Home Assistant, in Unicode's compatible form (``m3``).
+    """
+
+    title: str
+    factors: Mapping[str, float]
+
+    def factor(self, unit: str) -> float:
+        """What a value in ``unit`` is multiplied with.
+
+        ``kwh`` and ``HPA`` are understood, since no other unit is spelled so but
+        for its case; ``mw`` is not: it may be a milliwatt or a megawatt.
+
+        Raises:
+            UnknownUnit: it is not a unit of this.
+        """
+        return _factor(self, unit)
+
+
+@lru_cache(maxsize=1024)
+def _factor(scale: Scale, unit: str) -> float:
+    spelling = unicodedata.normalize("NFKC", unit).replace(" ", "").replace("^", "")
+    found = scale.factors.get(spelling)
+    if found is not None:
+        return found
+    folded = {
+        factor
+        for known, factor in scale.factors.items()
+        if known.casefold() == spelling.casefold()
+    }
+    if len(folded) != 1:
+        expected = ", ".join(scale.factors)
+        message = (
+            f'unit "{clip(unit)}" is not one of {scale.title}; expected {expected}'
+        )
+        raise UnknownUnit(message)
+    return folded.pop()
+
+
+_JOULES_PER_KWH = 3.6e6
+_JOULES_PER_CALORIE = 4.184
+#: The international table's; 1 BTU/h is a 3600th of it in watts.
+_JOULES_PER_BTU = 1055.056
+#: 1 mmHg is 101325/760 Pa, 1 inHg is 25.4 mmHg (conventional millimetre of mercury).
+_HPA_PER_MMHG = 1013.25 / 760
+_HPA_PER_PSI = 68.947572931683
+_HPA_PER_INCH_OF_WATER = 2.4908891
+_CUBIC_FEET_PER_M3 = 35.3146667214886
+
+PERCENT = Scale("percent", {"%": 1.0, "percent": 1.0, "pct": 1.0})
+VOLTAGE = Scale(
+    "voltage", {"V": 1.0, "mV": 1e-3, "μV": 1e-6, "uV": 1e-6, "kV": 1e3, "MV": 1e6}
+)
+CURRENT = Scale("current", {"A": 1.0, "mA": 1e-3, "μA": 1e-6, "uA": 1e-6})
+POWER = Scale(
+    "power",
+    {
+        "W": 1.0,
+        "mW": 1e-3,
+        "kW": 1e3,
+        "MW": 1e6,
+        "GW": 1e9,
+        "TW": 1e12,
+        "BTU/h": _JOULES_PER_BTU / 3600,
+    },
+)
+ENERGY = Scale(
+    "energy",
+    {
+        "kWh": 1.0,
+        "mWh": 1e-6,
+        "Wh": 1e-3,
+        "MWh": 1e3,
+        "GWh": 1e6,
+        "TWh": 1e9,
+        "Wmin": 1 / 60_000,
+        "Ws": 1 / _JOULES_PER_KWH,
+        **{
+            f"{prefix}{unit}": factor * joules / _JOULES_PER_KWH
+            for unit, joules in (("J", 1.0), ("cal", _JOULES_PER_CALORIE))
+            for prefix, factor in (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9))
+        },
+    },
+)
+PRESSURE = Scale(
+    "pressure",
+    {
+        "hPa": 1.0,
+        "mPa": 1e-5,
+        "Pa": 0.01,
+        "kPa": 10.0,
+        "MPa": 1e4,
+        "mbar": 1.0,
+        "cbar": 10.0,
+        "bar": 1e3,
+        "psi": _HPA_PER_PSI,
+        "mmHg": _HPA_PER_MMHG,
+        "inHg": 25.4 * _HPA_PER_MMHG,
+        "inH2O": _HPA_PER_INCH_OF_WATER,
+    },
+)
+ILLUMINANCE = Scale("illuminance", {"lx": 1.0, "lux": 1.0, "klx": 1e3})
+PARTS_PER_MILLION = Scale("parts per million", {"ppm": 1.0, "ppb": 1e-3})
+PARTS_PER_BILLION = Scale("parts per billion", {"ppb": 1.0, "ppm": 1e3})
+MASS_CONCENTRATION = Scale(
+    "mass concentration",
+    {
+        "μg/m3": 1.0,
+        "ug/m3": 1.0,
+        "mcg/m3": 1.0,
+        "mg/m3": 1e3,
+        "g/m3": 1e6,
+        "μg/ft3": _CUBIC_FEET_PER_M3,
+        "ug/ft3": _CUBIC_FEET_PER_M3,
+    },
+)
+SIGNAL = Scale("signal strength", {"dBm": 1.0, "dB": 1.0})
+#: Zigbee's link quality indicator, 0 to 255, has no unit.
+LINK_QUALITY = Scale("link quality", {"lqi": 1.0})
 
 
 @lru_cache(maxsize=1024)

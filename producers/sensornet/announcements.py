@@ -7,10 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import RootModel
 
+from meshtasks.domain.patterns import topic_matches
 from producers.sensornet.discovery import Announced
 
 #: Config topic → the entities it announced.
 Book = RootModel[dict[str, tuple[Announced, ...]]]
+
+#: More config topics are not kept: a house has hundreds.
+MAX_TOPICS = 20_000
 
 
 class Announcements:
@@ -24,48 +28,106 @@ class Announcements:
     """
 
     def __init__(self, known: Mapping[str, tuple[Announced, ...]]) -> None:
-        self._by_config = dict(known)
+        self._by_config: dict[str, tuple[Announced, ...]] = {}
+        #: Pattern of routing keys → config topics with entities there.
+        self._by_pattern: defaultdict[str, list[str]] = defaultdict(list)
+        self._wildcards: set[str] = set()
+        self._by_device: defaultdict[str, list[str]] = defaultdict(list)
+        #: Name of a device → whether it is one device's own; forgotten at each change.
+        self._own_names: dict[str, bool] = {}
         self.changed = False
-        self._index()
+        for config_key, entities in known.items():
+            self._add(config_key, entities)
 
     @property
     def book(self) -> Book:
         """What is to be kept for the next run."""
         return Book(self._by_config)
 
-    def put(self, config_key: str, entities: tuple[Announced, ...]) -> None:
-        """Take what a config topic announces; nothing withdraws what it had."""
+    def put(self, config_key: str, entities: tuple[Announced, ...]) -> bool:
+        """Take what a config topic announces; nothing withdraws what it had.
+
+        Returns:
+            Whether there was room for it.
+        """
         before = self._by_config.get(config_key, ())
         if before == entities:
-            return
+            return True
+        if not before and len(self._by_config) >= MAX_TOPICS:
+            return False
+        if before:
+            self._remove(config_key)
         if entities:
-            self._by_config[config_key] = entities
-        else:
-            del self._by_config[config_key]
+            self._add(config_key, entities)
         self.changed = True
-        self._index()
+        return True
 
     def at(self, routing_key: str) -> Sequence[Announced]:
         """The entities whose state is published with this routing key."""
-        return self._by_key.get(routing_key, ())
+        patterns = [
+            routing_key,
+            *(each for each in self._wildcards if topic_matches(each, routing_key)),
+        ]
+        return [
+            entity
+            for pattern in patterns
+            for config_key in dict.fromkeys(self._by_pattern.get(pattern, ()))
+            for entity in self._by_config[config_key]
+            if _pattern(entity) == pattern
+        ]
 
     def device_name(self, entities: Iterable[Announced]) -> str:
-        """Name of the device of these entities; empty when it has none of its own.
+        """Name of the device of these entities; empty when it has none of its own, or
+        they are of several devices.
 
         A name that several devices share is nobody's own: their readings would
         become one series.
         """
-        for entity in entities:
-            if entity.device and len(self._ids_by_name[entity.device]) == 1:
-                return entity.device
-        return ""
+        names = {entity.device for entity in entities}
+        if len(names) != 1:
+            return ""
+        (name,) = names
+        if name not in self._own_names:
+            self._own_names[name] = bool(name) and self._is_of_one_device(name)
+        return name if self._own_names[name] else ""
 
-    def _index(self) -> None:
-        by_key: dict[str, list[Announced]] = defaultdict(list)
-        ids: dict[str, set[str]] = defaultdict(set)
-        for config_key, entities in self._by_config.items():
-            for entity in entities:
-                # the broker's own translation of a topic
-                by_key[entity.state_topic.replace("/", ".")].append(entity)
-                ids[entity.device].add(entity.device_id or config_key)
-        self._by_key, self._ids_by_name = by_key, ids
+    def _is_of_one_device(self, name: str) -> bool:
+        """Whether all that go by a name are tied together by their identifiers."""
+        apart: list[set[str]] = []
+        for config_key in dict.fromkeys(self._by_device[name]):
+            for entity in self._by_config[config_key]:
+                if entity.device == name:
+                    ids = set(entity.device_ids or [config_key])
+                    apart, touching = (
+                        [each for each in apart if not each & ids],
+                        [each for each in apart if each & ids],
+                    )
+                    apart.append(ids.union(*touching))
+        return len(apart) <= 1
+
+    def _add(self, config_key: str, entities: tuple[Announced, ...]) -> None:
+        self._by_config[config_key] = entities
+        for entity in entities:
+            pattern = _pattern(entity)
+            self._by_pattern[pattern].append(config_key)
+            if {"*", "#"} & set(pattern.split(".")):
+                self._wildcards.add(pattern)
+            self._by_device[entity.device].append(config_key)
+        self._own_names.clear()
+
+    def _remove(self, config_key: str) -> None:
+        for entity in self._by_config.pop(config_key):
+            pattern = _pattern(entity)
+            self._by_pattern[pattern].remove(config_key)
+            if not self._by_pattern[pattern]:
+                del self._by_pattern[pattern]
+                self._wildcards.discard(pattern)
+            self._by_device[entity.device].remove(config_key)
+            if not self._by_device[entity.device]:
+                del self._by_device[entity.device]
+        self._own_names.clear()
+
+
+def _pattern(entity: Announced) -> str:
+    """Its topic filter for routing keys, as the broker translates it."""
+    return entity.state_topic.replace("/", ".").replace("+", "*")

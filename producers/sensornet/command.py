@@ -40,7 +40,9 @@ def sensornet(
     Zigbee2MQTT, Tasmota, Shelly, ESPHome and others; which topics are whose, and
     what becomes of each kind of reading, is in config/producers/sensornet.yaml.
     What cannot be read goes to the dead letters with the reason. At the end a
-    summary is printed: received = published + dead + passed over.
+    summary is printed: received = published + dead + passed over. Every minute the same
+    is published as metrics (sensornet, sensornet_passed_over), with the name of every
+    value that is passed over.
 
     Exit codes: 0 ended in order, 78 bad configuration or a broker that refuses the
     account. A broker that is away is waited for.
@@ -78,9 +80,13 @@ def _explain(config: SensorNet, topology: Topology, lines: Iterable[str]) -> Non
 
 
 def _explained(normalised: Normalised) -> Iterable[str]:
+    names: dict[str, list[str]] = {}
     for message in normalised.messages:
         yield f"{message.exchange}: {message.routing_key} {message.body.decode()}"
-    for reason, count in normalised.skipped.items():
-        yield f"passed over: {reason}" + (f" ({count})" if count > 1 else "")
+    for (reason, name), count in (normalised.counted + normalised.remarks).items():
+        names.setdefault(reason, []).append(f"{name} ({count})" if count > 1 else name)
+    for reason, found in names.items():
+        said = ", ".join(each for each in found if each)
+        yield f"passed over: {reason}" + (f": {said}" if said else "")
     if normalised.dead is not None:
         yield f"dead letter: {normalised.dead.reason}"

@@ -27,6 +27,8 @@ from producers.sensornet.naming import name
 
 #: Where the broker's MQTT plugin publishes.
 MQTT_EXCHANGE = "amq.topic"
+#: Where what happened goes.
+EVENTS_EXCHANGE = "home.events"
 
 Format = Literal[
     "zigbee2mqtt",
@@ -38,7 +40,7 @@ Format = Literal[
     "number",
     "discovery",
 ]
-Destination = Literal["sensors", "metrics", "ignore"]
+Destination = Literal["sensors", "metrics", "events", "ignore"]
 
 
 def _filter(text: str) -> str:
@@ -176,6 +178,16 @@ class SensorNet(_Model):
     timezone: Annotated[str, AfterValidator(_zone)] | None = None
     devices: dict[str, Device] = {}
 
+    @model_validator(mode="after")
+    def _events_are_events(self) -> Self:
+        for kind, destination in self.kinds.items():
+            is_event = KINDS[kind].form == "event"
+            if destination != "ignore" and (destination == "events") is not is_event:
+                expected = "events" if is_event else "sensors, metrics"
+                message = f"{kind} should go to {expected} or ignore"
+                raise ValueError(message)
+        return self
+
     @cached_property
     def zone(self) -> ZoneInfo | None:
         """The time zone of local times."""
@@ -226,12 +238,17 @@ def _disagreements(config: SensorNet, topology: Topology) -> Iterator[tuple[str,
             )
             yield f"sources.{place}.topic", expected
     for kind, destination in config.kinds.items():
-        if destination == "sensors":
-            key = f"sensors.{kind}.any"
-            queues = queues_reached(topology, "sensors", key)
-            if not queues - {topology.dead_letter_queue}:
-                expected = f"metrics or ignore: no queue of topology.yaml takes {key}"
-                yield f"kinds.{kind}", expected
+        match destination:
+            case "sensors":
+                exchange, key, others = "sensors", f"sensors.{kind}.any", "metrics or "
+            case "events":
+                exchange, key, others = EVENTS_EXCHANGE, "home.device.any.trigger", ""
+            case _:
+                continue
+        queues = queues_reached(topology, exchange, key)
+        if not queues - {topology.dead_letter_queue}:
+            expected = f"{others}ignore: no queue of topology.yaml takes {key}"
+            yield f"kinds.{kind}", expected
 
 
 def _samples(pattern: str) -> Iterator[str]:

@@ -7,20 +7,20 @@ abbreviated. https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from producers.sensornet.payload import object_of
-from producers.sensornet.report import Ignored
-from producers.sensornet.words import BINARY_CLASSES, SENSOR_CLASSES
+from meshtasks.domain.errors import SchemaMismatch, UnknownUnit
+from producers.sensornet import template
+from producers.sensornet.kinds import KINDS, Kind
+from producers.sensornet.meaning import Ignored
+from producers.sensornet.payload import object_of, state_of
+from producers.sensornet.template import Template
+from producers.sensornet.words import BINARY_CLASSES, SENSOR_CLASSES, State
 
-_CLASSES: Mapping[str, Mapping[str, str]] = {
-    "sensor": SENSOR_CLASSES,
-    "binary_sensor": BINARY_CLASSES,
-}
+_COMPONENTS = ("sensor", "binary_sensor")
 
 #: Abbreviation → key, of the keys that are read.
 _LONG: Mapping[str, str] = {
@@ -28,33 +28,35 @@ _LONG: Mapping[str, str] = {
     "dev_cla": "device_class",
     "unit_of_meas": "unit_of_measurement",
     "val_tpl": "value_template",
+    "ent_cat": "entity_category",
+    "pl_on": "payload_on",
+    "pl_off": "payload_off",
     "dev": "device",
     "cmps": "components",
     "p": "platform",
     "ids": "identifiers",
+    "cns": "connections",
     "sa": "suggested_area",
 }
 
-#: A template that takes one value out, and at most rounds it. Others compute; they
-#: are not run.
-_TEMPLATE = re.compile(
-    r"\{\{-?\s*value(?P<json>_json)?(?P<path>(?:\.\w+|\[\s*(?:'[^']*'|\"[^\"]*\"|\d+)\s*\])*)"
-    r"\s*(?:\|\s*(?:float|int|round|is_defined)\s*(?:\([\d\s,]*\))?\s*)*-?\}\}"
-)
-_STEP = re.compile(r"\.(\w+)|\[\s*(?:'([^']*)'|\"([^\"]*)\"|(\d+))\s*\]")
+#: A longer text is none of a device's words.
+_LONGEST_TEXT = 1_000
 
 
 class Announced(BaseModel):
     """One entity, as far as readings are concerned.
 
     Attributes:
-        state_topic: where its state is published.
-        kind: kind of its readings.
-        unit: their unit, if it says.
-        path: where the value stands in a JSON body; empty for the whole body, None
-            when only a computation would give it.
+        state_topic: where its state is published: an MQTT topic filter.
+        component: what it is of.
+        device_class: what it measures; empty when it does not say.
+        unit: unit of its values, if it says.
+        value_template: what its value is made of; empty for the whole message.
+        payload_on: of a binary sensor, the value that is on (:func:`word_of`).
+        payload_off: the value that is off.
+        is_diagnostic: whether it is about the device rather than the house.
         entity: its own name among those of the device.
-        device_id: identifies the device.
+        device_ids: what identifies the device.
         device: the device's name, if it says.
         area: where the device is, if it says.
     """
@@ -62,13 +64,112 @@ class Announced(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     state_topic: str
-    kind: str
+    component: Literal["sensor", "binary_sensor"]
+    device_class: str = ""
     unit: str | None = None
-    path: tuple[str, ...] | None = ()
+    value_template: str = ""
+    payload_on: str | None = None
+    payload_off: str | None = None
+    is_diagnostic: bool = False
     entity: str
-    device_id: str = ""
+    device_ids: tuple[str, ...] = ()
     device: str = ""
     area: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, data: Any) -> Any:
+        """An entity as it was kept until 2026: with its kind and its value's path."""
+        if not isinstance(data, dict) or "component" in data or "kind" not in data:
+            return data
+        classes = {"sensor": SENSOR_CLASSES, "binary_sensor": _BINARY_KINDS}
+        found = {
+            kind: (component, device_class)
+            for component, kinds in classes.items()
+            for device_class, kind in kinds.items()
+        }
+        component, device_class = found.get(data["kind"], (None, None))
+        path = data.get("path")
+        steps = "unknown()" if path is None else "".join(f"[{step!r}]" for step in path)
+        return {
+            **data,
+            "component": component,
+            "device_class": device_class,
+            "value_template": f"{{{{ value_json{steps} }}}}" if steps else "",
+            "device_ids": [each for each in [data.get("device_id")] if each],
+        }
+
+    @property
+    def template(self) -> Template:
+        """Its value template, understood or not."""
+        return template.parse(self.value_template)
+
+    @property
+    def state(self) -> State | None:
+        """What it being on means; None if that is nothing known, or it is a number."""
+        if self.component != "binary_sensor":
+            return None
+        return BINARY_CLASSES.get(self.device_class)
+
+    @property
+    def kind(self) -> Kind | None:
+        """What its class says; None when it has none, or none that is known."""
+        if self.component == "binary_sensor":
+            return KINDS[self.state.kind] if self.state else None
+        name = SENSOR_CLASSES.get(self.device_class)
+        if name == "temperature" and self.is_diagnostic:
+            name = "chip_temperature"
+        return KINDS[name] if name else None
+
+    def fits(self, kind: Kind) -> bool:
+        """Whether its values may be of a kind, by its component and its unit."""
+        is_state = self.component == "binary_sensor"
+        if (kind.form == "state") is not is_state:
+            return kind.form == "event" and not is_state and self.unit is None
+        if self.unit is None:
+            return True
+        try:
+            kind.converted(0.0, self.unit)
+        except UnknownUnit:
+            return False
+        return True
+
+    def is_on(self, value: object) -> bool:
+        """Whether a value of a binary sensor is on.
+
+        Values other than the announced ones are understood as far as they are clear:
+        where ``false`` alone is announced for on, ``true`` is off.
+
+        Raises:
+            SchemaMismatch: it is neither on nor off.
+        """
+        word = word_of(value)
+        on, off = self.payload_on, self.payload_off
+        if word == (on or "on"):
+            return True
+        if word == (off or "off"):
+            return False
+        if on is not None and off is not None:
+            message = f'expected "{on}" or "{off}" as announced, got "{word}"'
+            raise SchemaMismatch(message)
+        if on is not None:
+            return state_of(value) is state_of(on)
+        return state_of(value) is not state_of(off or "off")
+
+
+_BINARY_KINDS = {name: state.kind for name, state in BINARY_CLASSES.items()}
+
+
+def word_of(value: object) -> str:
+    """A value as payloads of binary sensors are compared, whatever its JSON type:
+    ``false`` is ``False``, and ``1`` is ``"1.0"``."""
+    if isinstance(value, bool):
+        return str(value).casefold()
+    text = str(value).strip().casefold()
+    try:
+        return f"{float(text):g}"
+    except ValueError:
+        return text
 
 
 def parse(levels: Sequence[str], body: bytes) -> tuple[Announced, ...] | Ignored:
@@ -84,7 +185,7 @@ def parse(levels: Sequence[str], body: bytes) -> tuple[Announced, ...] | Ignored
     if levels[-1] != "config":
         return Ignored("discovery status")
     component = levels[0]
-    if component != "device" and component not in _CLASSES:
+    if component != "device" and component not in _COMPONENTS:
         return Ignored("discovery of no sensor")
     if not body.strip():
         return ()
@@ -103,52 +204,48 @@ def parse(levels: Sequence[str], body: bytes) -> tuple[Announced, ...] | Ignored
     return tuple(found)
 
 
-def value_at(document: object, path: Sequence[str]) -> object:
-    """The value at a path of a JSON document; None when there is none."""
-    for step in path:
-        if isinstance(document, dict):
-            document = document.get(step)
-        elif isinstance(document, list) and step.isdecimal():
-            document = document[int(step)] if int(step) < len(document) else None
-        else:
-            return None
-    return document
-
-
 def _entity(
     component: str, entity: str, config: Mapping[str, Any], device: Mapping[str, Any]
 ) -> Iterator[Announced]:
-    kind = _CLASSES.get(component, {}).get(_text(config.get("device_class")))
     topic = _text(config.get("state_topic"))
-    if kind is None or not topic:
+    if component not in _COMPONENTS or not topic:
         return
     base = _text(config.get("~"))
     if topic.startswith("~"):
         topic = base + topic[1:]
     elif topic.endswith("~"):
         topic = topic[:-1] + base
-    ids = device.get("identifiers")
     yield Announced(
         state_topic=topic,
-        kind=kind,
+        component="sensor" if component == "sensor" else "binary_sensor",
+        device_class=_text(config.get("device_class")),
         unit=_text(config.get("unit_of_measurement")) or None,
-        path=_path(_text(config.get("value_template"))),
+        value_template=_text(config.get("value_template")),
+        payload_on=_payload(config.get("payload_on")),
+        payload_off=_payload(config.get("payload_off")),
+        is_diagnostic=bool(_text(config.get("entity_category"))),
         entity=entity,
-        device_id=_text(ids[0] if isinstance(ids, list) and ids else ids),
+        device_ids=tuple(_ids(device)),
         device=_text(device.get("name")),
         area=_text(device.get("suggested_area")),
     )
 
 
-def _path(template: str) -> tuple[str, ...] | None:
-    if not template:
-        return ()
-    found = _TEMPLATE.fullmatch(template.strip())
-    if found is None or (found["path"] and not found["json"]):
-        return None
-    return tuple(
-        next(group for group in step if group) if any(step) else ""
-        for step in _STEP.findall(found["path"])
+def _ids(device: Mapping[str, Any]) -> Iterator[str]:
+    """Everything that identifies a device: its identifiers and its addresses."""
+    identifiers = device.get("identifiers")
+    for each in identifiers if isinstance(identifiers, list) else [identifiers]:
+        if isinstance(each, str | int):
+            yield str(each)[:_LONGEST_TEXT]
+    connections = device.get("connections")
+    for each in connections if isinstance(connections, list) else []:
+        if isinstance(each, list) and all(isinstance(part, str) for part in each):
+            yield " ".join(each)[:_LONGEST_TEXT].casefold()
+
+
+def _payload(value: object) -> str | None:
+    return (
+        word_of(value)[:_LONGEST_TEXT] if isinstance(value, str | int | float) else None
     )
 
 
@@ -158,4 +255,4 @@ def _long(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    return value.strip() if isinstance(value, str) else ""
+    return value.strip()[: _LONGEST_TEXT + 1] if isinstance(value, str) else ""

@@ -7,11 +7,36 @@ the ``sensors`` exchange keep the device's unit, since the handlers there conver
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
+from typing import Literal
 
-from meshtasks.domain.errors import UnknownUnit
-from meshtasks.domain.text import clip
-from meshtasks.domain.units import DECIMALS, HUMIDITY, TEMPERATURE, Quantity
+from meshtasks.domain.units import (
+    CURRENT,
+    DECIMALS,
+    ENERGY,
+    HUMIDITY,
+    ILLUMINANCE,
+    LINK_QUALITY,
+    MASS_CONCENTRATION,
+    PARTS_PER_BILLION,
+    PARTS_PER_MILLION,
+    PERCENT,
+    POWER,
+    PRESSURE,
+    SIGNAL,
+    TEMPERATURE,
+    VOLTAGE,
+    Quantity,
+    Scale,
+)
+
+#: What DS18x20 (-127) and Shelly's add-on (999) measure without a probe, and what
+#: Zigbee's 16 bits say for "invalid", in °C and in the device's own unit. 85 °C, which
+#: a DS18x20 shows before its first measurement, may as well be a boiler's.
+_NO_TEMPERATURE = frozenset({-127.0, 999.0, -327.68})
+#: Zigbee's 0xFFFF, in hundredths of a percent.
+_NO_HUMIDITY = frozenset({-1.0, 655.35})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,17 +48,23 @@ class Kind:
             sensornet.yaml.
         field: field of its metric, named for the unit.
         unit: unit of a reading that names none; empty for a state.
-        factors: spelling of a unit → factor to the unit of ``field``.
-        quantity: knows the units instead, where the mesh has them already.
-        is_state: true or false rather than a number.
+        scale: knows the units.
+        form: what its values are.
+        lowest: smallest value there can be, in the unit of ``field``.
+        highest: the largest.
+        no_value: numbers by which devices say that they have no value.
+        words: of a state, texts that say by themselves whether it is true.
     """
 
     name: str
     field: str
     unit: str = ""
-    factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    quantity: Quantity | None = None
-    is_state: bool = False
+    scale: Scale | Quantity | None = None
+    form: Literal["number", "state", "event"] = "number"
+    lowest: float = -math.inf
+    highest: float = math.inf
+    no_value: frozenset[float] = frozenset()
+    words: Mapping[str, bool] = dataclasses.field(default_factory=dict)
 
     def converted(self, value: float, unit: str) -> float:
         """A value in the unit of :attr:`field`.
@@ -41,69 +72,91 @@ class Kind:
         Raises:
             UnknownUnit: the unit is not one of this kind.
         """
-        if self.quantity is not None:
-            scale, offset = self.quantity.affine(unit)
-            return round(value * scale + offset, DECIMALS)
-        factor = self.factors.get(unit.strip())
-        if factor is None:
-            expected = ", ".join(self.factors)
-            message = (
-                f'unit "{clip(unit)}" is not one of {self.name}; expected {expected}'
-            )
-            raise UnknownUnit(message)
-        return round(value * factor, DECIMALS)
+        match self.scale:
+            case Quantity() as quantity:
+                factor, offset = quantity.affine(unit)
+            case Scale() as scale:
+                factor, offset = scale.factor(unit), 0.0
+            case None:
+                return value
+        return round(value * factor + offset, DECIMALS)
 
 
-def _state(name: str) -> Kind:
-    return Kind(name, name, is_state=True)
+def _state(name: str, words: Mapping[str, bool] | None = None) -> Kind:
+    return Kind(name, name, form="state", words=words or {})
 
 
-#: 1 mmHg is 101325/760 Pa, 1 inHg is 25.4 mmHg (conventional millimetre of mercury).
-_HPA_PER_MMHG = 1013.25 / 760
+def _temperature(name: str, field: str) -> Kind:
+    lowest = TEMPERATURE.lowest
+    sentinels = _NO_TEMPERATURE
+    return Kind(name, field, "°C", TEMPERATURE, lowest=lowest, no_value=sentinels)
+
+
+def _amount(
+    name: str, field: str, unit: str, scale: Scale, highest: float = math.inf
+) -> Kind:
+    """Of something that cannot be less than nothing: -1 is for "not known"."""
+    minus_one = frozenset({-1.0})
+    return Kind(
+        name, field, unit, scale, lowest=0.0, highest=highest, no_value=minus_one
+    )
+
+
+def _share(name: str) -> Kind:
+    return _amount(name, f"{name}_percent", "%", PERCENT, highest=100.0)
+
+
+def _mass(name: str) -> Kind:
+    return _amount(name, f"{name}_ug_per_m3", "µg/m³", MASS_CONCENTRATION)
+
+
+def _parts(name: str) -> Kind:
+    return _amount(name, f"{name}_ppm", "ppm", PARTS_PER_MILLION)
+
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("temperature", "temperature_celsius", "°C", quantity=TEMPERATURE),
-        Kind("humidity", "humidity_percent", "%", quantity=HUMIDITY),
+        _temperature("temperature", "temperature_celsius"),
+        Kind("humidity", "humidity_percent", "%", HUMIDITY, no_value=_NO_HUMIDITY),
         _state("motion"),
-        # A chip's temperature and a dew point are no temperatures of a room.
-        Kind("chip_temperature", "chip_celsius", "°C", quantity=TEMPERATURE),
-        Kind("dew_point", "dew_point_celsius", "°C", quantity=TEMPERATURE),
-        Kind("battery", "battery_percent", "%", {"%": 1.0}),
-        Kind("voltage", "voltage_volts", "V", {"V": 1.0, "mV": 1e-3}),
-        Kind("current", "current_amperes", "A", {"A": 1.0, "mA": 1e-3}),
-        Kind("power", "power_watts", "W", {"W": 1.0, "kW": 1e3}),
-        Kind(
-            "energy",
-            "energy_kwh",
-            "kWh",
-            {"kWh": 1.0, "Wh": 1e-3, "Wmin": 1 / 60_000, "MWh": 1e3},
+        # Temperatures of no room: a chip's, a dew point, what a thermostat aims at.
+        _temperature("chip_temperature", "chip_celsius"),
+        _temperature("dew_point", "dew_point_celsius"),
+        _temperature("target_temperature", "target_celsius"),
+        _share("battery"),
+        _state("battery_low"),
+        _amount("voltage", "voltage_volts", "V", VOLTAGE),
+        # Power and current may flow back.
+        Kind("current", "current_amperes", "A", CURRENT),
+        Kind("power", "power_watts", "W", POWER),
+        Kind("energy", "energy_kwh", "kWh", ENERGY),
+        _amount("illuminance", "illuminance_lux", "lx", ILLUMINANCE),
+        _amount("pressure", "pressure_hpa", "hPa", PRESSURE),
+        _parts("co2"),
+        _parts("eco2"),
+        _parts("co"),
+        _amount("tvoc", "tvoc_ppb", "ppb", PARTS_PER_BILLION),
+        _mass("voc"),
+        _mass("pm1"),
+        _mass("pm25"),
+        _mass("pm10"),
+        _share("soil_moisture"),
+        _share("valve"),
+        _share("position"),
+        Kind("rssi", "rssi_dbm", "dBm", SIGNAL),
+        _amount("link_quality", "link_quality", "lqi", LINK_QUALITY),
+        _state("open", {"open": True, "opened": True, "close": False, "closed": False}),
+        _state(
+            "locked", {"locked": True, "unlocked": False, "not_fully_locked": False}
         ),
-        Kind("illuminance", "illuminance_lux", "lx", {"lx": 1.0, "lux": 1.0}),
-        Kind(
-            "pressure",
-            "pressure_hpa",
-            "hPa",
-            {
-                "hPa": 1.0,
-                "mbar": 1.0,
-                "kPa": 10.0,
-                "Pa": 0.01,
-                "mmHg": _HPA_PER_MMHG,
-                "inHg": 25.4 * _HPA_PER_MMHG,
-            },
-        ),
-        Kind("co2", "co2_ppm", "ppm", {"ppm": 1.0}),
-        Kind("pm25", "pm25_ug_per_m3", "µg/m³", {"µg/m³": 1.0, "μg/m³": 1.0}),
-        Kind("pm10", "pm10_ug_per_m3", "µg/m³", {"µg/m³": 1.0, "μg/m³": 1.0}),
-        Kind("soil_moisture", "soil_moisture_percent", "%", {"%": 1.0}),
-        Kind("rssi", "rssi_dbm", "dBm", {"dBm": 1.0, "dB": 1.0}),
-        # Zigbee's link quality indicator, 0 to 255, has no unit.
-        Kind("link_quality", "link_quality", "lqi", {"lqi": 1.0}),
-        _state("open"),
         _state("water_leak"),
         _state("smoke"),
+        _state("carbon_monoxide"),
+        _state("gas"),
+        _state("tamper"),
         _state("vibration"),
+        # What a button was: ``single``, ``hold``.
+        Kind("action", "action", form="event"),
     )
 }

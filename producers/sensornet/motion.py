@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+_MOST_SENSORS = 10_000
+
 
 class _Said(NamedTuple):
     state: bool
@@ -35,5 +37,7 @@ class Motions:
         last = self._last.get(sensor_id)
         if last and last.state is state and 0 <= at - last.at < self._repeat_seconds:
             return True
+        if len(self._last) >= _MOST_SENSORS:  # of names that somebody makes up
+            self._last.clear()
         self._last[sensor_id] = _Said(state, at)
         return False

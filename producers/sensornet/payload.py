@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from meshtasks.domain.errors import SchemaMismatch, UndecodableMessage
@@ -11,19 +14,34 @@ from meshtasks.domain.text import clip, described
 
 #: A larger message is not read; no sensor's is a hundredth of it.
 MAX_BODY_BYTES = 1 << 20
+#: A message with more values is not read; the largest of a device has some hundred.
+MAX_VALUES = 5_000
 
 #: What devices and bridges write for "there is no reading", in lower case.
 UNAVAILABLE = frozenset(
-    {"", "-", "nan", "none", "null", "n/a", "unknown", "unavailable", "undefined"}
+    {
+        *("", "-", "--", "nan", "-nan", "none", "null", "n/a", "unknown"),
+        *("unavailable", "undefined", "inf", "+inf", "-inf", "infinity", "-infinity"),
+    }
 )
 
-_TRUE = frozenset({"on", "true", "1", "yes", "detected", "open"})
-_FALSE = frozenset({"off", "false", "0", "no", "clear", "close", "closed"})
+_TRUE = frozenset({"on", "true", "1", "1.0", "yes", "detected", "wet", "alarm"})
+_FALSE = frozenset({"off", "false", "0", "0.0", "no", "clear", "dry", "normal"})
 _LARGEST = 1e15  # of anything in a house; also keeps huge integers from float()
+
+#: Texts of a JSON document, and what C libraries print for numbers that are none.
+_TEXT_OR_NAN = re.compile(
+    r'"(?:[^"\\]|\\.)*+"|(?<![\w.])[-+]?(?:nan|inf(?:inity)?|1\.#[a-z]+)\b',
+    re.IGNORECASE,
+)
+
+#: Where a value stands in a document; empty for the whole.
+Path = tuple[str, ...]
 
 
 def text_of(body: bytes) -> str:
-    """The body as text, without white space around it.
+    """The body as text, without white space, a byte order mark or a C string's final
+    zero around it.
 
     Raises:
         UndecodableMessage: it is too large, or not UTF-8.
@@ -32,27 +50,68 @@ def text_of(body: bytes) -> str:
         message = f"the body has {len(body)} bytes; at most {MAX_BODY_BYTES} are read"
         raise UndecodableMessage(message)
     try:
-        return body.decode("utf-8").strip()
+        return body.decode("utf-8").strip("\ufeff\0 \t\r\n")
     except UnicodeDecodeError as error:
         message = f"the body is not UTF-8: {error.reason} at byte {error.start}"
         raise UndecodableMessage(message) from error
 
 
 def json_of(body: bytes) -> Any:
-    """The body as JSON. ``NaN``, which is no JSON but is sent, becomes None.
+    """The body as JSON. ``NaN``, ``nan``, ``inf`` and the like, which are no JSON but
+    are sent, become None; a name that an object has twice is numbered.
 
     Raises:
         UndecodableMessage: it is not UTF-8 JSON.
     """
     text = text_of(body)
     try:
-        value = json.loads(text, parse_constant=lambda _name: None)
+        try:
+            value = _loads(text)
+        except ValueError:
+            value = _loads(_TEXT_OR_NAN.sub(_text_or_null, text))
         if "\\u" in text:  # half of a surrogate pair, which no UTF-8 can say
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         message = f"the body is not valid JSON: {error}"
         raise UndecodableMessage(message) from error
     return value
+
+
+def _loads(text: str) -> Any:
+    return json.loads(
+        text, parse_constant=lambda _name: None, object_pairs_hook=_object
+    )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    found = {}
+    for name, value in pairs:
+        place, number = name, 1
+        while place in found:
+            number += 1
+            place = f"{name} ({number})"
+        found[place] = value
+    return found
+
+
+def _text_or_null(found: re.Match[str]) -> str:
+    return found[0] if found[0].startswith('"') else "null"
+
+
+def document_of(body: bytes) -> Any:
+    """The body as a JSON object or array where it is one, else as the text it is.
+
+    Raises:
+        UndecodableMessage: it is too large, or not UTF-8.
+    """
+    text = text_of(body)
+    if text.startswith(("{", "[")):
+        with suppress(UndecodableMessage):
+            return json_of(body)
+    return text
 
 
 def object_of(body: bytes) -> dict[str, Any]:
@@ -67,6 +126,44 @@ def object_of(body: bytes) -> dict[str, Any]:
         message = f"expected a JSON object, got {described(value)}"
         raise SchemaMismatch(message)
     return value
+
+
+def values_of(document: object) -> Iterator[tuple[Path, object]]:
+    """Every value of a document that is no object and no array, with its place, in
+    order.
+
+    Raises:
+        SchemaMismatch: there are too many.
+    """
+    waiting: list[tuple[Path, object]] = [((), document)]
+    count = 0
+    while waiting:
+        path, value = waiting.pop()
+        inner: list[tuple[str, Any]]
+        if isinstance(value, dict):
+            inner = [*value.items()]
+        elif isinstance(value, list):
+            inner = [(str(index), each) for index, each in enumerate(value)]
+        else:
+            yield path, value
+            continue
+        count += len(inner)
+        if count > MAX_VALUES:
+            message = f"the body has too many values; at most {MAX_VALUES} are read"
+            raise SchemaMismatch(message)
+        waiting += [((*path, step), each) for step, each in reversed(inner)]
+
+
+def value_at(document: object, path: Path) -> object:
+    """The value at a path of a document; None when there is none."""
+    for step in path:
+        if isinstance(document, dict):
+            document = document.get(step)
+        elif isinstance(document, list) and step.isdecimal() and step.isascii():
+            document = document[int(step)] if int(step) < len(document) else None
+        else:
+            return None
+    return document
 
 
 def is_unavailable(raw: object) -> bool:
@@ -99,16 +196,27 @@ def number_of(raw: object) -> float:
     return float(value)
 
 
-def state_of(raw: object) -> bool:
+def state_of(
+    raw: object, words: Mapping[str, bool] | None = None, *, inverted: bool = False
+) -> bool:
     """True or false, which devices write in many ways.
+
+    Args:
+        raw: as it was sent.
+        words: texts that say by themselves whether it is so.
+        inverted: whether anything else says the opposite.
 
     Raises:
         SchemaMismatch: it is neither.
     """
-    word = str(raw).strip().casefold() if isinstance(raw, str | bool | int) else ""
+    word = ""
+    if isinstance(raw, str | bool | float) or raw in (0, 1):
+        word = str(raw).strip().casefold()
+    if words and word in words:
+        return words[word]
     if word in _TRUE:
-        return True
+        return not inverted
     if word in _FALSE:
-        return False
+        return inverted
     message = f"expected true or false, got {described(raw)}"
     raise SchemaMismatch(message)

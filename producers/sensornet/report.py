@@ -1,23 +1,49 @@
-"""What one message of a device says."""
+"""What one message of a device says: every value in it is accounted for, once.
+
+What the device announced of a value comes first, and then what its format knows. A
+value is a reading, or it cannot be read, or it describes the others (a time, a unit,
+an address), or it is counted, by reason and name.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from meshtasks.domain.errors import InvalidMessage, SchemaMismatch
+from meshtasks.domain.text import clip
+from producers.sensornet.discovery import Announced
 from producers.sensornet.kinds import KINDS, Kind
-from producers.sensornet.payload import is_unavailable, number_of, state_of
+from producers.sensornet.meaning import (
+    COMPUTED,
+    UNAVAILABLE,
+    UNKNOWN,
+    Judgement,
+    Meaning,
+    Passed,
+    Payload,
+)
+from producers.sensornet.payload import (
+    Path,
+    is_unavailable,
+    number_of,
+    state_of,
+    values_of,
+)
 
+_CLASS = "announced class not stored"
+_PAYLOAD = "neither payload_on nor payload_off"
+UNIT = "unit unknown"
 
-class Ignored(NamedTuple):
-    """A message that holds no reading, by its nature.
+_LONGEST_NAME_CHARS = 80
+_LONGEST_EVENT_CHARS = 200
+#: A class for any text of a list, which says nothing of its kind.
+_ANY_CLASS = frozenset({"", "enum"})
 
-    Attributes:
-        reason: in a word or two, the same for all of its sort: it is counted.
-    """
-
-    reason: str
+#: What is counted: reason and name.
+Counts = Counter[tuple[str, str]]
 
 
 class Reading(NamedTuple):
@@ -25,72 +51,207 @@ class Reading(NamedTuple):
 
     Attributes:
         kind: what it is a value of.
-        value: a number in ``unit``, or a state.
-        unit: as the device says it; None when it does not.
+        value: a number, a state, or what happened.
+        name: of the value in its message.
+        unit: as the message says it; None when it does not.
+        usual: its unit if nobody says one that is nearer.
         part: which of the device's sensors; empty when it has one of the kind.
+        stamp: when this value alone was measured; None: when all of them were.
+        entity: what the device announced of it.
     """
 
     kind: Kind
-    value: float | bool
+    value: float | bool | str
+    name: str
     unit: str | None = None
+    usual: str | None = None
     part: str = ""
-
-
-class LocalTime(NamedTuple):
-    """A clock's reading without a zone: ``2019-01-01T00:00:00``."""
-
-    text: str
+    stamp: object = None
+    entity: Announced | None = None
 
 
 @dataclass(slots=True)
 class Report:
-    """The readings of one message; filled by :meth:`add`.
+    """The values of one message.
 
     Attributes:
-        device: which device, in the levels of its topic: ``kitchen/floor_lamp``.
-        stamp: when it measured, in its own words: RFC 3339 text, epoch seconds or
-            milliseconds, or a :class:`LocalTime`; None when it does not say.
+        payload: the message.
         readings: the good ones.
-        unavailable: how many values it says it does not have.
-        faults: the values that cannot be read, each with its place.
+        counted: those that are no readings, or have no value.
+        faults: those that cannot be read, each with its place.
+        described: how many describe others.
     """
 
-    device: str
-    stamp: object = None
+    payload: Payload
     readings: list[Reading] = field(default_factory=list)
-    unavailable: int = 0
+    counted: Counts = field(default_factory=Counter)
     faults: list[InvalidMessage] = field(default_factory=list)
+    described: int = 0
 
-    def add(
-        self,
-        kind: str,
-        raw: object,
-        place: str,
-        *,
-        unit: str | None = None,
-        part: str = "",
-        inverted: bool = False,
-    ) -> None:
-        """Take one value in.
-
-        Args:
-            kind: its name.
-            raw: as it was sent.
-            place: where it stands in the message, for an error's text.
-            unit: as the device says it.
-            part: see :class:`Reading`.
-            inverted: of a state, when the device says the opposite of the kind.
-        """
-        if is_unavailable(raw):
-            self.unavailable += 1
-            return
-        known = KINDS[kind]
-        try:
-            if known.is_state:
-                value: float | bool = state_of(raw) is not inverted
-            else:
-                value = number_of(raw)
-        except SchemaMismatch as error:
-            self.faults.append(SchemaMismatch(f"{place}: {error}"))
+    def take(self, path: Path, raw: object, announced: _Announcement | None) -> None:
+        """Account for one value."""
+        payload = self.payload
+        name = clip(".".join(path) or payload.name, _LONGEST_NAME_CHARS)
+        said = payload.judge(path, raw)
+        if announced is None:
+            self._take_judged(name, raw, said, None)
+        elif announced.entity.kind is None and said is None:
+            self.described += 1
+        elif not announced.is_understood:
+            computed = said if isinstance(said, Meaning) else Passed(COMPUTED)
+            self._take_judged(name, raw, computed, None)
         else:
-            self.readings.append(Reading(known, value, unit, part))
+            self._take_announced(name, raw, said, announced.entity)
+
+    def _take_announced(
+        self, name: str, raw: object, said: Judgement, entity: Announced
+    ) -> None:
+        kind = entity.kind
+        if kind is None and entity.device_class not in _ANY_CLASS:
+            self.counted[_CLASS, f"{name} ({clip(entity.device_class, 30)})"] += 1
+        elif kind is None or not entity.fits(kind):
+            # Nothing known is announced, or what cannot be: kWh of a power.
+            if isinstance(said, Meaning) and entity.fits(KINDS[said.kind]):
+                self._take_judged(name, raw, said, entity)
+            elif kind is None:
+                self.counted[_reason(said), name] += 1
+            else:
+                self.counted[UNIT, f"{name} ({clip(entity.unit or '', 30)})"] += 1
+        else:
+            self._take_known(name, raw, said, entity, kind)
+
+    def _take_known(
+        self, name: str, raw: object, said: Judgement, entity: Announced, kind: Kind
+    ) -> None:
+        """A value whose kind is announced; a vendor may know a narrower one."""
+        template = entity.template
+        meaning = _announced_meaning(entity, kind, said)
+        try:
+            value = template.compute(raw) if template.compute else raw
+            if entity.state is not None and not is_unavailable(value):
+                value = entity.is_on(value) is not entity.state.inverted
+        except SchemaMismatch as error:
+            if is_unavailable(raw):
+                self.counted[UNAVAILABLE, name] += 1
+            elif entity.state is not None:
+                self.counted[_PAYLOAD, name] += 1
+            else:
+                self.faults.append(SchemaMismatch(f"{name}: {error}"))
+        else:
+            self._take_judged(name, value, meaning, entity)
+
+    def _take_judged(
+        self, name: str, raw: object, said: Judgement, entity: Announced | None
+    ) -> None:
+        if said is None:
+            self.described += 1
+        elif isinstance(said, Passed):
+            self.counted[said.reason, name] += 1
+        elif is_unavailable(raw):
+            self.counted[UNAVAILABLE, name] += 1
+        else:
+            usual = entity.unit if entity and entity.unit else said.usual
+            try:
+                value = _value(KINDS[said.kind], raw, said)
+            except SchemaMismatch as error:
+                self.faults.append(SchemaMismatch(f"{name}: {error}"))
+            else:
+                if isinstance(value, Passed):
+                    self.counted[value.reason, name] += 1
+                else:
+                    self.readings.append(
+                        Reading(
+                            *(KINDS[said.kind], value, name, said.unit, usual),
+                            *(said.part, said.stamp, entity),
+                        )
+                    )
+
+
+class _Announcement(NamedTuple):
+    """What is announced of the value at a path."""
+
+    entity: Announced
+    is_understood: bool
+
+
+def read(payload: Payload, announced: Iterable[tuple[Path, Announced]]) -> Report:
+    """Account for every value of a message.
+
+    Args:
+        payload: the message.
+        announced: entities, and the path of what each is announced of.
+
+    Raises:
+        SchemaMismatch: it has too many values.
+    """
+    report = Report(payload)
+    by_path = _by_path(announced)
+    for path, raw in values_of(payload.document):
+        report.take(path, raw, by_path.get(path))
+    return report
+
+
+def _by_path(announced: Iterable[tuple[Path, Announced]]) -> dict[Path, _Announcement]:
+    """The best of what is announced of each value: understood, and of a known kind."""
+    found: dict[Path, _Announcement] = {}
+    for prefix, entity in announced:
+        template = entity.template
+        new = _Announcement(entity, template.compute is not None)
+        for steps in template.paths:
+            path = (*prefix, *steps)
+            old = found.get(path)
+            if old is None or _worth(new) > _worth(old):
+                found[path] = new
+    return found
+
+
+def _worth(announcement: _Announcement) -> tuple[bool, bool]:
+    return announcement.is_understood, announcement.entity.kind is not None
+
+
+def _announced_meaning(entity: Announced, kind: Kind, said: Judgement) -> Meaning:
+    """What a value is of which the kind is announced, and a vendor may know more."""
+    meaning = Meaning(kind.name, usual=entity.unit, part=entity.entity)
+    if said is not None:
+        has_part = said.part or isinstance(said, Meaning)
+        part = said.part if has_part else entity.entity
+        meaning = meaning._replace(part=part, stamp=said.stamp)
+    if not entity.template.is_plain:
+        return meaning._replace(unit=entity.unit)  # it is the one of what is computed
+    if isinstance(said, Meaning) and _is_of_its_scale(said, kind):
+        meaning = meaning._replace(unit=said.unit, usual=entity.unit or said.usual)
+        if not said.is_guess and not entity.is_diagnostic:
+            meaning = meaning._replace(kind=said.kind)
+    return meaning
+
+
+def _is_of_its_scale(said: Meaning, kind: Kind) -> bool:
+    return kind.scale is not None and KINDS[said.kind].scale is kind.scale
+
+
+def _reason(said: Judgement) -> str:
+    return said.reason if isinstance(said, Passed) else UNKNOWN
+
+
+def _value(kind: Kind, raw: object, said: Meaning) -> float | bool | str | Passed:
+    """A value of a kind.
+
+    Raises:
+        SchemaMismatch: it is none.
+    """
+    if kind.form == "number":
+        return number_of(raw)
+    if kind.form == "event":
+        if isinstance(raw, str | int) and not isinstance(raw, bool):
+            return clip(str(raw), _LONGEST_EVENT_CHARS)
+        return Passed()
+    try:
+        return state_of(raw, kind.words, inverted=said.inverted)
+    except SchemaMismatch:
+        try:
+            number = number_of(raw)
+        except SchemaMismatch:
+            pass
+        else:  # a number of something that is no state, or "not known"
+            return Passed(UNAVAILABLE if number == -1 else UNKNOWN)
+        raise

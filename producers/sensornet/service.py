@@ -11,7 +11,7 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from meshtasks.domain.backoff import Backoff
@@ -20,8 +20,9 @@ from meshtasks.domain.outcome import Dead
 from meshtasks.messaging.codec import Delivery
 from meshtasks.messaging.connecting import connected
 from meshtasks.messaging.deadletter import Failing, dead_message
+from meshtasks.messaging.message_id import new_message_id
 from meshtasks.messaging.publisher import Outgoing, Publisher
-from producers.arrays import Route
+from producers.arrays import Route, encode
 from producers.sensornet.inbox import Inbox
 from producers.sensornet.memory import Memory
 from producers.sensornet.normaliser import Normalised, Normaliser, Published
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 _REPORT_SECONDS = 60.0
+#: Routing key of its own metrics.
+_METRICS = "metrics.application.sensornet"
 
 
 class Service:
@@ -97,7 +100,8 @@ class Service:
                 if not self._settle(deliveries):
                     return
                 inbox.acknowledge(deliveries[-1])
-            self._report()
+            if not self._report():
+                return
 
     def _settle(self, deliveries: Sequence[Delivery]) -> bool:
         """Publish what becomes of the messages; false if it had to stop before."""
@@ -116,7 +120,8 @@ class Service:
         if unroutable and not self._bury(deliveries, results, unroutable):
             return False
         for result in results:
-            self.tally.count(result)
+            for reason, name in self.tally.count(result):
+                logger.info("values of %s are passed over: %s", name, reason)
         return True
 
     def _bury(
@@ -174,16 +179,28 @@ class Service:
             now=time.time(),
         )
 
-    def _report(self) -> None:
-        """Log the tally now and then, if it is another."""
+    def _report(self) -> bool:
+        """Log and publish the tally now and then, if it is another; false if it had to
+        stop before that was confirmed."""
         now = time.monotonic()
         if now - self._reported_at < _REPORT_SECONDS:
-            return
+            return True
         self._reported_at = now
         summary = self.tally.summary()
-        if summary != self._reported:
-            self._reported = summary
-            logger.info("so far %s", summary)
+        if summary == self._reported:
+            return True
+        self._reported = summary
+        logger.info("so far %s", summary)
+        unroutable = self._publish([*self._metrics()])
+        if unroutable:
+            logger.warning("%s", Unroutable(unroutable))
+        return unroutable is not None
+
+    def _metrics(self) -> Iterator[Outgoing]:
+        now = time.time()
+        for record in self.tally.metrics(platform.node(), now):
+            key = f"{_METRICS}.{record['name']}"
+            yield Outgoing("metrics", key, encode(record), new_message_id(), now)
 
 
 def _published(delivery: Delivery) -> Published:

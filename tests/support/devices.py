@@ -75,4 +75,6 @@ def _said(record: dict[str, Any]) -> Any:
         return record["fields"]
     if "value" in record:
         return record["value"], record["unit"]
+    if "trigger" in record:
+        return record["trigger"]
     return record["motion"]

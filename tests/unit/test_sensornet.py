@@ -179,7 +179,7 @@ class TestDeadLetters:
         assert not normalised.messages
 
     def test_the_good_values_of_a_message_with_a_bad_one_are_published(self) -> None:
-        body = '{"temperature": "warm", "humidity": 44, "occupancy": [1]}'
+        body = '{"temperature": "warm", "humidity": 44, "occupancy": "perhaps"}'
         normalised = Devices().publish("zigbee2mqtt/hall", body)
 
         assert values(normalised) == {"sensors.humidity.hall": (44, "%")}
@@ -188,12 +188,17 @@ class TestDeadLetters:
             'temperature: expected a number, got the text "warm" (and 1 more)'
         )
 
-    def test_a_unit_that_a_metric_cannot_be_converted_from_is_dead(self) -> None:
-        body = '{"BME280": {"Pressure": 30.1}, "PressureUnit": "furlong"}'
+    @pytest.mark.parametrize(
+        ("sensor", "kind"), [("Pressure", "PressureUnit"), ("Temperature", "TempUnit")]
+    )
+    def test_a_unit_that_nobody_knows_is_counted_and_no_dead_letter_a_message(
+        self, sensor: str, kind: str
+    ) -> None:
+        body = f'{{"BME280": {{"{sensor}": 30.1}}, "{kind}": "furlong"}}'
         normalised = Devices().publish("tele/shed/SENSOR", body)
 
-        assert normalised.dead is not None
-        assert 'unit "furlong" is not one of pressure' in normalised.dead.reason
+        assert normalised.dead is None
+        assert normalised.counted == {("unit unknown", f"BME280.{sensor} (furlong)"): 1}
 
     @pytest.mark.parametrize(
         "word", ["null", '"unavailable"', '"unknown"', '""', "NaN", '"nan"']
@@ -305,9 +310,12 @@ class TestDiscovery:
     def test_computations_are_not_run(self) -> None:
         devices = Devices(sources=ANNOUNCED)
         devices.publish(*example("esphome", "computed"))
-        found = devices.publish("ems-esp/boiler_data", '{"outdoortemp": 4}')
+        found = devices.publish("weather/now", '{"t": 4, "v": 2}')
 
-        assert found.skipped == {"computed by a template": 1}
+        assert found.counted == {
+            ("computed by a template", "t"): 1,
+            ("computed by a template", "v"): 1,
+        }
 
     def test_an_empty_message_withdraws_the_announcement(self) -> None:
         devices = Devices(sources=ANNOUNCED)
@@ -363,9 +371,12 @@ class TestConfiguration:
             key = {
                 "sensors": f"sensors.{kind}.hall",
                 "metrics": "metrics.system.hall.device",
+                "events": "home.device.hall.trigger",
             }.get(destination)
             if key is not None:
-                (queue,) = queues_reached(topology, destination, key)
+                exchange = key.partition(".")[0]
+                exchange = "home.events" if exchange == "home" else exchange
+                (queue,) = queues_reached(topology, exchange, key)
                 assert queue != "dead.letter.queue"
 
     @pytest.mark.parametrize(
@@ -380,7 +391,9 @@ class TestConfiguration:
                 "a unit belongs to",
             ),
             ({"kinds": {"heat": "metrics"}}, '"heat" is not a kind'),
-            ({"kinds": {"power": "nowhere"}}, "'sensors', 'metrics' or 'ignore'"),
+            ({"kinds": {"power": "events"}}, "should go to sensors, metrics or ignore"),
+            ({"kinds": {"action": "metrics"}}, "should go to events or ignore"),
+            ({"kinds": {"power": "nowhere"}}, "'sensors', 'metrics', 'events'"),
             ({"timezone": "Berlin"}, "is not a time zone"),
             ({"devices": {"x": {"units": {"temperature": "furlong"}}}}, "furlong"),
             ({"motion_repeat_seconds": -1}, "greater than or equal to 0"),

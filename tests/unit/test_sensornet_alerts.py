@@ -39,6 +39,8 @@ def alerts_of(payload: dict[str, Any]) -> list[Alert]:
     [
         ({"water_leak": True}, "Water: cellar"),
         ({"smoke": True}, "Smoke: cellar"),
+        ({"carbon_monoxide": True}, "Carbon monoxide: cellar"),
+        ({"gas": True}, "Gas: cellar"),
         ({"battery": 4}, "cellar needs a battery"),
     ],
 )
@@ -49,7 +51,7 @@ def test_a_device_in_trouble_is_an_alert(payload: dict[str, Any], title: str) ->
 
 
 @pytest.mark.parametrize(
-    "payload", [{"water_leak": False, "smoke": False}, {"battery": 90}]
+    "payload", [{"water_leak": False, "gas": False}, {"battery": 90}]
 )
 def test_a_device_that_is_well_is_none(payload: dict[str, Any]) -> None:
     assert alerts_of(payload) == []

@@ -87,8 +87,8 @@ class TestZigbee2MQTT:
         assert values(devices.publish("zigbee2mqtt/hall/temperature", "21.5")) == {
             "sensors.temperature.hall": (21.5, "°C")
         }
-        assert devices.publish("zigbee2mqtt/hall/state", "ON").skipped == {
-            "no reading": 1
+        assert devices.publish("zigbee2mqtt/hall/state", "ON").counted == {
+            ("kind unknown", "state"): 1
         }
 
     @pytest.mark.parametrize(
@@ -99,7 +99,6 @@ class TestZigbee2MQTT:
             ("hall/availability", '{"state": "offline"}', "availability"),
             ("hall/set", '{"state": "ON"}', "command"),
             ("hall/set/state", "ON", "command"),
-            ("hall", '{"action": "single"}', "no reading"),
             ("hall", "", "cleared"),
         ],
     )
@@ -142,6 +141,7 @@ class TestTasmota:
             "sensors.humidity.snifferbuddy.scd30": (61.6, "%"),
             "metrics.system.snifferbuddy.scd30.device": {
                 "co2_ppm": 814,
+                "eco2_ppm": 787,
                 "dew_point_celsius": pytest.approx(14.388889),
             },
         }
@@ -159,7 +159,7 @@ class TestTasmota:
 
         assert not normalised.messages
         assert normalised.dead is None
-        assert normalised.skipped == {"unavailable": 6}
+        assert normalised.skipped == {"unavailable": 6, "kind unknown": 3}
 
     def test_the_processors_temperature_is_none_of_a_room(self) -> None:
         body = '{"ESP32": {"Temperature": 53.3}, "TempUnit": "C"}'
@@ -213,7 +213,8 @@ class TestTasmota:
 
 class TestShelly:
     def test_a_notification_holds_several_components(self) -> None:
-        normalised = Devices().publish(*example("shelly", "plus_ht"))
+        measured = 1680962879.62
+        normalised = Devices().publish(*example("shelly", "plus_ht"), measured + 1)
 
         assert values(normalised) == {
             "sensors.temperature.shellyplusht-b8d61a8b17cc": (19.8, "°C"),
@@ -223,7 +224,7 @@ class TestShelly:
                 "voltage_volts": 0.43,
             },
         }
-        assert {r["timestamp"] for r in records(normalised).values()} == {1680962879.62}
+        assert {r["timestamp"] for r in records(normalised).values()} == {measured}
 
     def test_a_component_may_have_a_topic_of_its_own(self) -> None:
         found = values(
@@ -251,8 +252,10 @@ class TestShelly:
     def test_a_probe_that_cannot_be_read_has_no_value(self) -> None:
         body = '{"id": 100, "tC": null, "tF": null, "errors": ["read"]}'
 
-        assert Devices().publish("hall/status/temperature:100", body).skipped == {
-            "unavailable": 1
+        assert Devices().publish("hall/status/temperature:100", body).counted == {
+            ("unavailable", "tC"): 1,
+            ("said in another unit, too", "tF"): 1,
+            ("kind unknown", "errors.0"): 1,
         }
 
     @pytest.mark.parametrize(
@@ -260,12 +263,18 @@ class TestShelly:
         [
             ("hall/online", "false", "availability"),
             ("hall/events/rpc", '{"method": "NotifyEvent", "params": {}}', "event"),
-            ("hall/status/mqtt", '{"connected": true}', "no reading"),
+            ("hall/status/mqtt", '{"connected": true}', "kind unknown"),
             ("shellies/announce", '{"id": "shelly1-x"}', "announcement"),
             ("shellies/shelly1-x/online", "true", "availability"),
             ("shellies/shelly1-x/relay/0/command", "on", "command"),
-            ("shellies/shelly1-x/relay/0", "on", "no reading"),
-            ("shellies/shelly1-x/temperature_f", "80.1", "no reading"),
+            ("shellies/shelly1-x/relay/0", "on", "kind unknown"),
+            (
+                *("shellies/shelly1-x/temperature_f", "80.1"),
+                "said in another unit, too",
+            ),
+            ("printer/status/state", "idle", "no Shelly"),
+            ("printer/status/job", '{"progress": 12}', "no Shelly"),
+            ("printer/status/wifi", "connected", "no Shelly"),
         ],
     )
     def test_other_topics_are_passed_over_and_counted(
@@ -315,8 +324,9 @@ class TestShelly:
 
         assert Devices().publish(topic, "999").skipped == {"unavailable": 1}
 
-    def test_the_status_of_a_motion_sensor_has_the_time_of_the_motion(self) -> None:
-        normalised = Devices().publish(*example("shelly", "motion_gen1"))
+    def test_the_time_of_the_last_motion_is_that_of_the_motion_alone(self) -> None:
+        moved = 1757604717
+        normalised = Devices().publish(*example("shelly", "motion_gen1"), moved + 600)
         name = "shellymotionsensor-60a423beb736"
 
         assert values(normalised) == {
@@ -327,7 +337,11 @@ class TestShelly:
                 "battery_percent": 67,
             },
         }
-        assert records(normalised)[f"sensors.motion.{name}"]["timestamp"] == 1757604717
+        times = {key: each["timestamp"] for key, each in records(normalised).items()}
+        assert times == {
+            f"sensors.motion.{name}": moved,
+            f"metrics.system.{name}.device": moved + 600,
+        }
 
     def test_watt_minutes_become_kilowatt_hours(self) -> None:
         found = Devices().publish("shellies/shelly1pm-x/relay/0/energy", "60000")

@@ -10,12 +10,23 @@ from pydantic import ValidationError
 
 from meshtasks.domain.errors import UnknownUnit
 from meshtasks.domain.units import (
+    CURRENT,
     DECIMALS,
+    ENERGY,
     HUMIDITY,
     IDENTITY,
+    ILLUMINANCE,
+    MASS_CONCENTRATION,
+    PARTS_PER_BILLION,
+    PARTS_PER_MILLION,
+    PERCENT,
+    POWER,
+    PRESSURE,
     TEMPERATURE,
+    VOLTAGE,
     KindsConfig,
     Quantity,
+    Scale,
 )
 
 
@@ -67,6 +78,62 @@ def test_the_factors_are_those_of_pint(
 ) -> None:
     expected = pint.Quantity(value, pint_unit).to(canonical).magnitude
     assert converted(quantity, value, unit) == round(expected, DECIMALS)
+
+
+@pytest.mark.parametrize(
+    ("scale", "canonical"),
+    [
+        (VOLTAGE, "V"),
+        (CURRENT, "A"),
+        (POWER, "W"),
+        (ENERGY, "kWh"),
+        (PRESSURE, "hPa"),
+        (ILLUMINANCE, "lx"),
+        (MASS_CONCENTRATION, "ug/m**3"),
+    ],
+)
+def test_the_factors_of_every_unit_are_those_of_pint(
+    scale: Scale, canonical: str
+) -> None:
+    spelled = {"Wmin": "W*min", "Ws": "W*s", "mcg/m3": "ug/m**3", "klx": "klx"}
+    for unit, factor in scale.factors.items():
+        of_pint = spelled.get(unit, unit.replace("m3", "m**3").replace("ft3", "ft**3"))
+        expected = pint.Quantity(1, of_pint).to(canonical).magnitude
+
+        assert factor == pytest.approx(expected, rel=1e-6), unit
+
+
+@pytest.mark.parametrize(
+    ("scale", "spelling", "factor"),
+    [
+        (PRESSURE, "HPA", 1.0),
+        (ENERGY, "kwh", 1.0),
+        (POWER, "mW", 1e-3),
+        (POWER, "MW", 1e6),
+        (VOLTAGE, "µV", 1e-6),  # as on keyboards, and as in Greek
+        (VOLTAGE, "μV", 1e-6),
+        (MASS_CONCENTRATION, "µg/m³", 1.0),
+        (MASS_CONCENTRATION, "μg/m^3", 1.0),
+        (PRESSURE, "inH₂O", 2.4908891),
+        (ILLUMINANCE, "Lux", 1.0),
+        (PARTS_PER_MILLION, "ppb", 1e-3),
+        (PARTS_PER_BILLION, "ppm", 1e3),
+    ],
+)
+def test_units_are_understood_as_they_are_written(
+    scale: Scale, spelling: str, factor: float
+) -> None:
+    assert scale.factor(spelling) == factor
+
+
+@pytest.mark.parametrize(
+    ("scale", "spelling"), [(POWER, "mw"), (POWER, "VA"), (ENERGY, "W"), (PERCENT, "")]
+)
+def test_a_unit_that_may_be_two_or_is_another_is_refused(
+    scale: Scale, spelling: str
+) -> None:
+    with pytest.raises(UnknownUnit, match="is not one of"):
+        scale.factor(spelling)
 
 
 @pytest.mark.parametrize(

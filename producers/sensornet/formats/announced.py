@@ -1,38 +1,42 @@
 """Any device that announces itself: its discovery messages say what its topics hold.
 
-For devices without a module here. Values that need a computation are not read.
+For devices without a module here.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
-from producers.sensornet.discovery import Announced, value_at
-from producers.sensornet.payload import json_of, text_of
-from producers.sensornet.report import Ignored, Report
+from producers.sensornet.discovery import Announced
+from producers.sensornet.meaning import (
+    COMPUTED,
+    Ignored,
+    Judgement,
+    Passed,
+    Payload,
+)
+from producers.sensornet.payload import Path, document_of, json_of
+
+_NOT_ANNOUNCED = "not announced"
 
 
 def parse(
     levels: Sequence[str], body: bytes, announced: Sequence[Announced]
-) -> Report | Ignored:
-    """The readings of a topic that was announced.
+) -> Payload | Ignored:
+    """The values of a topic that was announced.
 
     Raises:
         InvalidMessage: a value is announced inside JSON, and the body is none.
     """
-    readable = [entity for entity in announced if entity.path is not None]
-    if not readable:
-        return Ignored("computed by a template" if announced else "not announced")
-    report = Report("/".join(levels))
-    for entity in readable:
-        raw = _value(body, entity)
-        report.add(entity.kind, raw, entity.entity, part=entity.entity)
-    return report
+    if not announced:
+        return Ignored(_NOT_ANNOUNCED)
+    templates = [entity.template for entity in announced]
+    # What is computed in a way that is not understood may be made of anything.
+    others = COMPUTED if any(not each.paths for each in templates) else _NOT_ANNOUNCED
 
+    def judge(_path: Path, _raw: object) -> Judgement:
+        return Passed(others)
 
-def _value(body: bytes, entity: Announced) -> object:
-    if not entity.path:
-        return text_of(body)
-    value = value_at(json_of(body), entity.path)
-    return json.dumps(value) if isinstance(value, dict | list) else value
+    inside = any(path for each in templates for path in each.paths)
+    document = json_of(body) if inside else document_of(body)
+    return Payload("/".join(levels), document, judge, name=levels[-1] or "the body")

@@ -8,19 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from producers.sensornet.discovery import Announced
-from producers.sensornet.payload import text_of
-from producers.sensornet.report import Ignored, Report
+from producers.sensornet.meaning import Ignored, Judgement, Meaning, Passed, Payload
+from producers.sensornet.payload import Path, document_of
 from producers.sensornet.words import kind_in_name
 
 
-def parse(
-    levels: Sequence[str], body: bytes, announced: Sequence[Announced]
-) -> Report | Ignored:
-    """The reading of a sensor's state.
-
-    Args:
-        announced: what discovery says of this topic.
+def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
+    """The value of a sensor's state.
 
     Raises:
         InvalidMessage: the body is not UTF-8.
@@ -28,13 +22,15 @@ def parse(
     match list(levels):
         case [*_, "status"]:
             return Ignored("availability")
-        case [*device, "sensor" | "binary_sensor", sensor, "state"]:
+        case [*device, "sensor" | "binary_sensor" as component, sensor, "state"]:
             pass
         case _:
             return Ignored("no reading")
-    kind = next((each.kind for each in announced), None) or kind_in_name(sensor)
-    if kind is None:
-        return Ignored("kind unknown")
-    report = Report("/".join(device))
-    report.add(kind, text_of(body), sensor, part=sensor)
-    return report
+    kind = kind_in_name(sensor, is_binary=component == "binary_sensor")
+
+    def judge(path: Path, _raw: object) -> Judgement:
+        if kind is None or path:
+            return Passed(part=sensor)
+        return Meaning(kind, part=sensor, is_guess=True)
+
+    return Payload("/".join(device), document_of(body), judge, name=sensor)

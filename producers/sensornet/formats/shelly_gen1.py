@@ -2,73 +2,93 @@
 
 Topics: https://shelly-api-docs.shelly.cloud/gen1/. ``sensor/temperature`` is in the
 unit that the device is set to, and nothing in the message says which: sensornet.yaml
-can.
+can. Motion sensors and radiator valves send their status as JSON, too, and buttons
+what they were.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any
 
 from meshtasks.domain.text import clip
-from producers.sensornet.payload import object_of, text_of
-from producers.sensornet.report import Ignored, Report
+from producers.sensornet.meaning import (
+    REPEATED,
+    UNAVAILABLE,
+    Ignored,
+    Judgement,
+    Meaning,
+    Passed,
+    Payload,
+)
+from producers.sensornet.payload import Path, document_of, object_of, value_at
 
-
-class _Value(NamedTuple):
-    kind: str
-    unit: str | None = None
-
-
-#: Topic behind the id, a number for ``+`` → what its body is.
-_VALUES: Mapping[str, _Value] = {
-    "sensor/temperature": _Value("temperature"),
-    "sensor/humidity": _Value("humidity"),
-    "sensor/battery": _Value("battery"),
-    "sensor/lux": _Value("illuminance"),
-    "sensor/motion": _Value("motion"),
-    "sensor/flood": _Value("water_leak"),
-    "sensor/smoke": _Value("smoke"),
-    "sensor/state": _Value("open"),
-    "sensor/vibration": _Value("vibration"),
-    "ext_temperature/+": _Value("temperature", "°C"),
-    "ext_humidity/+": _Value("humidity"),
-    "temperature": _Value("chip_temperature", "°C"),
-    "voltage": _Value("voltage"),
-    "relay/power": _Value("power"),
-    "relay/energy": _Value("energy", "Wmin"),
-    "relay/+/power": _Value("power"),
-    "relay/+/energy": _Value("energy", "Wmin"),
-    "light/+/power": _Value("power"),
-    "light/+/energy": _Value("energy", "Wmin"),
-    "roller/+/power": _Value("power"),
-    "roller/+/energy": _Value("energy", "Wmin"),
-    "emeter/+/power": _Value("power"),
-    "emeter/+/voltage": _Value("voltage"),
-    "emeter/+/current": _Value("current"),
-    "emeter/+/total": _Value("energy", "Wh"),
+#: Topic behind the id, ``+`` for a number → what its body is.
+_TOPICS: Mapping[str, Meaning] = {
+    "sensor/temperature": Meaning("temperature"),
+    "sensor/humidity": Meaning("humidity"),
+    "sensor/battery": Meaning("battery"),
+    "sensor/lux": Meaning("illuminance"),
+    "sensor/motion": Meaning("motion"),
+    "sensor/flood": Meaning("water_leak"),
+    "sensor/smoke": Meaning("smoke"),
+    "sensor/gas": Meaning("gas"),
+    "sensor/state": Meaning("open"),
+    "sensor/vibration": Meaning("vibration"),
+    "ext_temperature/+": Meaning("temperature", unit="°C"),
+    "ext_humidity/+": Meaning("humidity"),
+    "temperature": Meaning("chip_temperature", unit="°C"),
+    "voltage": Meaning("voltage"),
+    "adc/+": Meaning("voltage"),
+    "relay/power": Meaning("power"),
+    "relay/energy": Meaning("energy", unit="Wmin"),
+    "emeter/+/power": Meaning("power"),
+    "emeter/+/voltage": Meaning("voltage"),
+    "emeter/+/current": Meaning("current"),
+    "emeter/+/total": Meaning("energy", unit="Wh"),
+    "roller/+/pos": Meaning("position"),
+    **{f"{each}/+/power": Meaning("power") for each in ("relay", "light", "roller")},
+    **{
+        f"{each}/+/energy": Meaning("energy", unit="Wmin")
+        for each in ("relay", "light", "roller")
+    },
 }
-
-#: Fields of the status that motion sensors send.
-_STATUS: Mapping[str, str] = {
-    "motion": "motion",
-    "vibration": "vibration",
-    "lux": "illuminance",
-    "bat": "battery",
+#: Place in a status → what it is.
+_STATUS: Mapping[Path, Meaning] = {
+    ("motion",): Meaning("motion"),
+    ("vibration",): Meaning("vibration"),
+    ("lux",): Meaning("illuminance"),
+    ("bat",): Meaning("battery"),
+    ("bat", "value"): Meaning("battery"),
+    ("bat", "voltage"): Meaning("voltage"),
+    ("tmp", "value"): Meaning("temperature"),
+    ("hum", "value"): Meaning("humidity"),
+    ("lux", "value"): Meaning("illuminance"),
+    ("target_t", "value"): Meaning("target_temperature"),
+    ("pos",): Meaning("valve"),
 }
-
+#: The same temperature in Fahrenheit, where the one in Celsius stands beside it.
+_IN_FAHRENHEIT = frozenset({"temperature_f", "ext_temperature_f/+"})
+#: What describes the value beside it.
+_DESCRIBING = frozenset({"units", "is_valid"})
+#: Words of the gas detector for how much there is.
+_GAS: Mapping[str, bool] = {"none": False, "mild": True, "heavy": True}
 #: Last levels of topics that carry no readings.
-_OTHER_TOPICS = {"online": "availability", "command": "command", "set": "command"}
+_OTHER_TOPICS = {
+    "online": "availability",
+    "command": "command",
+    "set": "command",
+    "info": "announcement",
+    "announce": "announcement",
+    "settings": "announcement",
+}
 
-#: What a probe that is not there measures.
-_NO_PROBE = 999.0
 
-
-def parse(levels: Sequence[str], body: bytes) -> Report | Ignored:
-    """The reading of a topic, or several of a motion sensor's status.
+def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
+    """The value of a topic, or all of a status.
 
     Raises:
-        InvalidMessage: the status is no JSON object, or a value no UTF-8.
+        InvalidMessage: a status is no JSON object, or a value no UTF-8.
     """
     if len(levels) < 2:  # noqa: PLR2004 - shellies/announce, shellies/command
         return Ignored("announcement")
@@ -76,40 +96,56 @@ def parse(levels: Sequence[str], body: bytes) -> Report | Ignored:
     if path[-1] in _OTHER_TOPICS:
         return Ignored(_OTHER_TOPICS[path[-1]])
     if list(path) == ["status"]:
-        return _status(device, body)
-    numbers = [level for level in path if level.isdecimal()]
+        return _status(device, object_of(body))
+    if path[0] == "input_event":
+        return _input(device, path, object_of(body))
+    name = clip("/".join(path))
+    document = document_of(body)
     topic = "/".join("+" if level.isdecimal() else level for level in path)
-    value = _VALUES.get(topic)
-    if value is None:
-        return Ignored("no reading")
-    text = text_of(body)
-    report = Report(device)
-    part = _part(path[0], numbers)
-    raw = None if _is_no_probe(value, text) else text
-    report.add(value.kind, raw, clip("/".join(path)), unit=value.unit, part=part)
-    return report
+    known = _TOPICS.get(topic)
+    if topic == "sensor/gas" and isinstance(document, str):
+        document = _GAS.get(document, document)
+    part = _part(path)
+
+    def judge(path: Path, _raw: object) -> Judgement:
+        if topic in _IN_FAHRENHEIT:
+            return Passed(REPEATED)
+        return known._replace(part=part) if known and not path else Passed()
+
+    return Payload(device, document, judge, name=name)
 
 
-def _status(device: str, body: bytes) -> Report:
-    status = object_of(body)
-    report = Report(device, stamp=status.get("timestamp"))
-    for field, kind in _STATUS.items():
-        if field in status:
-            report.add(kind, status[field], field)
-    return report
+def _status(device: str, status: dict[str, Any]) -> Payload:
+    def judge(path: Path, _raw: object) -> Judgement:
+        if path == ("timestamp",) or (len(path) > 1 and path[-1] in _DESCRIBING):
+            return None
+        if value_at(status, (*path[:-1], "is_valid")) is False:
+            return Passed(UNAVAILABLE)
+        known = _STATUS.get(path)
+        if known is None:
+            return Passed()
+        if known.kind == "motion":  # the time is that of the last motion
+            return known._replace(stamp=status.get("timestamp"))
+        unit = value_at(status, (*path[:-1], "units")) if len(path) > 1 else None
+        return known._replace(unit=unit) if isinstance(unit, str) else known
+
+    return Payload(device, status, judge)
 
 
-def _part(first: str, numbers: Sequence[str]) -> str:
+def _input(device: str, path: Sequence[str], event: dict[str, Any]) -> Payload:
+    """``{"event": "S", "event_cnt": 3}``: a short push, the third since the start."""
+
+    def judge(place: Path, _raw: object) -> Judgement:
+        return Meaning("action", part=_part(path)) if place == ("event",) else Passed()
+
+    return Payload(device, event, judge)
+
+
+def _part(path: Sequence[str]) -> str:
     """``ext_0`` for a probe, ``1`` for the second channel, nothing for the first."""
-    if not numbers:
-        return ""
-    if first.startswith("ext_"):
-        return f"ext_{numbers[0]}"
-    return "" if numbers[0] == "0" else numbers[0]
-
-
-def _is_no_probe(value: _Value, text: str) -> bool:
-    try:
-        return value.kind == "temperature" and float(clip(text)) == _NO_PROBE
-    except ValueError:
-        return False
+    number = next((level for level in path if level.isdecimal()), "")
+    if number and path[0] in ("ext_temperature", "ext_humidity"):
+        return f"ext_{number}"
+    if number and path[0] == "adc":
+        return f"adc_{number}"
+    return "" if number == "0" else number

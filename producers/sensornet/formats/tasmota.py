@@ -1,7 +1,9 @@
 """Tasmota: ``tele/<topic>/SENSOR`` with one object per sensor.
 
-Format: https://tasmota.github.io/docs/MQTT/ and the page of each sensor. The answer
-to the command ``Status 10`` (``stat/<topic>/STATUS10``) holds the same object.
+Format: https://tasmota.github.io/docs/MQTT/ and the page of each sensor; of bridges for
+Zigbee https://tasmota.github.io/docs/Zigbee/. The answer to the command ``Status 10``
+(``stat/<topic>/STATUS10``) holds the same object, and ``stat/<topic>/RESULT`` what a
+button was.
 """
 
 from __future__ import annotations
@@ -10,90 +12,153 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from producers.sensornet.payload import object_of
-from producers.sensornet.report import Ignored, LocalTime, Report
+from producers.sensornet.meaning import (
+    DeviceTime,
+    Ignored,
+    Judgement,
+    Meaning,
+    Passed,
+    Payload,
+)
+from producers.sensornet.payload import Path, object_of, value_at
 
-_KINDS: Mapping[str, str] = {
-    "Temperature": "temperature",
-    "Humidity": "humidity",
-    "DewPoint": "dew_point",
-    "Pressure": "pressure",
-    "Illuminance": "illuminance",
-    "CarbonDioxide": "co2",
-    "PM2.5": "pm25",
-    "PM10": "pm10",
-    "Moisture": "soil_moisture",
-    "Power": "power",
-    "Voltage": "voltage",
-    "Current": "current",
-    "Total": "energy",
+#: Name of a value → what it is, in the object of any sensor.
+_VALUES: Mapping[str, Meaning] = {
+    "Temperature": Meaning("temperature"),
+    "Humidity": Meaning("humidity"),
+    "DewPoint": Meaning("dew_point"),
+    "Pressure": Meaning("pressure"),
+    "Illuminance": Meaning("illuminance"),
+    "CarbonDioxide": Meaning("co2"),
+    "CO2": Meaning("co2"),
+    "eCO2": Meaning("eco2"),
+    "TVOC": Meaning("tvoc"),
+    "CarbonMonoxide": Meaning("co"),
+    "PM1": Meaning("pm1"),
+    "PM2.5": Meaning("pm25"),
+    "PM10": Meaning("pm10"),
+    "Moisture": Meaning("soil_moisture"),
+    "Power": Meaning("power"),
+    "Voltage": Meaning("voltage"),
+    "Current": Meaning("current"),
+    "Total": Meaning("energy"),
+    "Energy": Meaning("energy"),
+    "Battery": Meaning("battery"),
+    "RSSI": Meaning("rssi"),
+    # Of the MLX90614, which looks at something from afar.
+    "OBJTMP": Meaning("temperature", part="object"),
+    "AMBTMP": Meaning("temperature", part="ambient"),
 }
-_IN_TEMPERATURE_UNIT = frozenset({"temperature", "dew_point", "chip_temperature"})
+#: The same of devices behind a Zigbee bridge, where some names are others: Power is
+#: whether a lamp is on, and Illuminance a logarithm.
+_ZIGBEE_VALUES: Mapping[str, Meaning] = {
+    "Temperature": Meaning("temperature", unit="°C"),
+    "Humidity": Meaning("humidity"),
+    "Pressure": Meaning("pressure", unit="hPa"),
+    "BatteryPercentage": Meaning("battery"),
+    "BatteryVoltage": Meaning("voltage"),
+    "LinkQuality": Meaning("link_quality"),
+    "Occupancy": Meaning("motion"),
+    "Contact": Meaning("open"),
+    "Water": Meaning("water_leak"),
+    "Fire": Meaning("smoke"),
+    "CO": Meaning("carbon_monoxide"),
+    "LocalTemperature": Meaning("temperature", unit="°C", part="local"),
+    "OccupiedHeatingSetpoint": Meaning("target_temperature", unit="°C"),
+    "PIHeatingDemand": Meaning("valve"),
+    "ActivePower": Meaning("power"),
+    "RMSVoltage": Meaning("voltage", part="rms"),
+    "RMSCurrent": Meaning("current"),
+}
 _NUMBERED = re.compile(r"(?P<value>[A-Za-z]+?)(?P<part>\d{1,2})")
-#: The processor's own temperature.
-_CHIP = "ESP32"
+#: The processor's own temperature, and that of the chip which feeds it.
+_CHIP = re.compile(r"ESP32|AXP\d+")
+#: Objects around those of the sensors.
+_WRAPPERS = frozenset({"StatusSNS", "ZbReceived", "ZbInfo", "DS18x20"})
+#: What names a sensor better than its place: numbers of probes (DS18B20-2) shift when
+#: one is added or fails, and so does the short address of a Zigbee device.
+_IDENTITIES = ("Id", "Address", "Name")
+#: Values that describe others.
+_DESCRIBING = frozenset({"TempUnit", "PressureUnit", *_IDENTITIES, "Device"})
+#: By which unit of the message a kind is measured.
+_UNITS: Mapping[str, str] = {
+    "temperature": "TempUnit",
+    "dew_point": "TempUnit",
+    "chip_temperature": "TempUnit",
+    "pressure": "PressureUnit",
+}
 
 
-def parse(levels: Sequence[str], body: bytes) -> Report | Ignored:
-    """The readings of a telemetry message.
+def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
+    """The values of a telemetry message, or what a button was.
 
     Raises:
-        InvalidMessage: the body of a SENSOR topic is no JSON object.
+        InvalidMessage: the body of such a topic is no JSON object.
     """
     match levels[-1]:
         case "SENSOR":
-            values = object_of(body)
+            values = document = object_of(body)
         case "STATUS8" | "STATUS10":
-            inner = object_of(body).get("StatusSNS")
+            document = object_of(body)
+            inner = document.get("StatusSNS")
             values = inner if isinstance(inner, dict) else {}
+        case "RESULT" if b'"Action"' in body:
+            values = document = object_of(body)
         case "LWT":
             return Ignored("availability")
         case _:
             return Ignored("state or result")
     # %topic%/%prefix%/ is as common as %prefix%/%topic%/.
     device = [level for level in levels[:-1] if level not in ("tele", "stat")]
-    stamp = values.get("Time")
-    report = Report(
-        "/".join(device), stamp=LocalTime(stamp) if isinstance(stamp, str) else None
-    )
-    for sensor, group in values.items():
-        if isinstance(group, dict):
-            _add_group(report, sensor, group, values)
-    return report
+    time = values.get("Time")
+
+    def judge(path: Path, raw: object) -> Judgement:
+        return _judge(document, values, path, raw)
+
+    stamp = DeviceTime(time) if isinstance(time, str) else None
+    return Payload("/".join(device), document, judge, stamp)
 
 
-def _add_group(
-    report: Report, sensor: str, group: dict[str, Any], values: dict[str, Any]
-) -> None:
-    # Numbers of probes (DS18B20-2) shift when one is added or fails; ids do not.
-    probe = group.get("Id")
-    part = probe if isinstance(probe, str) and probe else sensor
-    for name, raw in group.items():
-        value, number = name, ""
-        if name not in _KINDS and (numbered := _NUMBERED.fullmatch(name)):
-            value, number = numbered["value"], numbered["part"]
-        kind = _KINDS.get(value)
-        if kind is None:
-            continue
-        if sensor == _CHIP and kind == "temperature":
-            kind = "chip_temperature"
-        place = f"{sensor}.{name}"
-        unit = _unit(kind, values)
-        if isinstance(raw, list):  # a meter of several phases or channels
-            for index, each in enumerate(raw, 1):
-                channel = f"{part}/{index}"
-                report.add(kind, each, f"{place}.{index}", unit=unit, part=channel)
-        else:
-            sub = f"{part}/{number}" if number else part
-            report.add(kind, raw, place, unit=unit, part=sub)
-
-
-def _unit(kind: str, values: Mapping[str, Any]) -> str | None:
-    """The unit that the message names for a kind, once for all its sensors."""
-    if kind in _IN_TEMPERATURE_UNIT:
-        named = values.get("TempUnit")
-    elif kind == "pressure":
-        named = values.get("PressureUnit")
-    else:
+def _judge(
+    document: dict[str, Any], values: dict[str, Any], path: Path, raw: object
+) -> Judgement:
+    *parents, name = path
+    if name in _DESCRIBING and isinstance(raw, str):
         return None
-    return named if isinstance(named, str) and named else None
+    if name == "Time":
+        return None
+    index = ""
+    if name.isdecimal() and parents:  # a meter of several phases or channels
+        index, name = str(int(name) + 1), parents.pop()
+    if name == "Action" and parents:
+        return Meaning("action", part=parents[-1])
+    table = _ZIGBEE_VALUES if "ZbReceived" in parents else _VALUES
+    known, number = table.get(name), ""
+    if known is None and (numbered := _NUMBERED.fullmatch(name)):
+        known, number = table.get(numbered["value"]), numbered["part"]
+    if known is None:
+        return Passed()
+    kind = known.kind
+    if kind == "temperature" and any(_CHIP.fullmatch(each) for each in parents):
+        kind = "chip_temperature"
+    unit = values.get(_UNITS.get(kind, ""))
+    parts = [*_parts(document, parents), known.part, number, index]
+    return known._replace(
+        kind=kind,
+        part="/".join(each for each in parts if each),
+        unit=known.unit or (unit if isinstance(unit, str) and unit else None),
+    )
+
+
+def _parts(document: dict[str, Any], parents: Sequence[str]) -> list[str]:
+    """The names of the objects that hold a value, of each its own if it has one."""
+    parts: list[str] = []
+    for depth, name in enumerate(parents, 1):
+        if name in _WRAPPERS:
+            continue
+        held = value_at(document, tuple(parents[:depth]))
+        own = [held.get(key) for key in _IDENTITIES] if isinstance(held, dict) else []
+        parts.append(
+            next((each for each in own if isinstance(each, str) and each), name)
+        )
+    return parts

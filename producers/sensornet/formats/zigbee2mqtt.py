@@ -8,53 +8,107 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from meshtasks.domain.errors import SchemaMismatch
-from producers.sensornet.payload import number_of, object_of, text_of
-from producers.sensornet.report import Ignored, Report
+from producers.sensornet.meaning import (
+    REPEATED,
+    SETTING,
+    Ignored,
+    Judgement,
+    Meaning,
+    Passed,
+    Payload,
+)
+from producers.sensornet.payload import Path, document_of, number_of, object_of, text_of
 
-#: Attribute → kind. ``contact`` is apart: it is true while closed.
-_KINDS: Mapping[str, str] = {
-    "temperature": "temperature",
-    "local_temperature": "temperature",
-    "humidity": "humidity",
-    "occupancy": "motion",
-    "presence": "motion",
-    "motion": "motion",
-    "battery": "battery",
-    "voltage": "voltage",
-    "current": "current",
-    "power": "power",
-    "energy": "energy",
-    "illuminance": "illuminance",
-    "illuminance_lux": "illuminance",
-    "pressure": "pressure",
-    "co2": "co2",
-    "pm25": "pm25",
-    "pm10": "pm10",
-    "soil_moisture": "soil_moisture",
-    "device_temperature": "chip_temperature",
-    "linkquality": "link_quality",
-    "water_leak": "water_leak",
-    "smoke": "smoke",
-    "vibration": "vibration",
-    "contact": "open",
+#: Attribute → what it is. Of those that a device may have side by side only one, the
+#: usual one, goes by the device's name alone.
+_ATTRIBUTES: Mapping[str, Meaning] = {
+    "temperature": Meaning("temperature"),
+    "humidity": Meaning("humidity"),
+    "occupancy": Meaning("motion"),
+    "battery": Meaning("battery"),
+    "battery_low": Meaning("battery_low"),
+    "voltage": Meaning("voltage"),
+    "current": Meaning("current"),
+    "power": Meaning("power"),
+    "energy": Meaning("energy"),
+    "illuminance": Meaning("illuminance"),
+    "illuminance_lux": Meaning("illuminance"),
+    "pressure": Meaning("pressure"),
+    "co2": Meaning("co2"),
+    "eco2": Meaning("eco2"),
+    "co": Meaning("co"),
+    "voc": Meaning("tvoc"),
+    "pm1": Meaning("pm1"),
+    "pm25": Meaning("pm25"),
+    "pm10": Meaning("pm10"),
+    "soil_moisture": Meaning("soil_moisture"),
+    "device_temperature": Meaning("chip_temperature"),
+    "linkquality": Meaning("link_quality"),
+    "water_leak": Meaning("water_leak"),
+    "smoke": Meaning("smoke"),
+    "carbon_monoxide": Meaning("carbon_monoxide"),
+    "gas": Meaning("gas"),
+    "tamper": Meaning("tamper"),
+    "vibration": Meaning("vibration"),
+    "contact": Meaning("open", inverted=True),  # it is true while closed
+    "lock_state": Meaning("locked"),
+    "current_heating_setpoint": Meaning("target_temperature"),
+    "pi_heating_demand": Meaning("valve"),
+    "position": Meaning("position"),
+    "action": Meaning("action"),
+    **{
+        attribute: Meaning(kind, part=attribute)
+        for kind, attributes in {
+            "temperature": (
+                *("local_temperature", "external_temperature", "floor_temperature"),
+                *("outdoor_temperature", "indoor_temperature", "room_temperature"),
+                *("water_temperature", "soil_temperature", "probe_temperature"),
+                *("temperature_probe", "external_measured_room_sensor"),
+            ),
+            "chip_temperature": ("cpu_temperature", "chip_temperature"),
+            "dew_point": ("dew_point",),
+            "humidity": ("local_humidity", "external_humidity"),
+            "motion": ("presence", "motion", "moving"),
+            "target_temperature": (
+                *("occupied_heating_setpoint", "unoccupied_heating_setpoint"),
+                *("occupied_cooling_setpoint", "unoccupied_cooling_setpoint"),
+                "current_cooling_setpoint",
+            ),
+            "battery": ("battery_percentage",),
+            "voltage": ("battery_voltage",),
+            "energy": ("produced_energy", "consumed_energy"),
+            "tvoc": ("tvoc", "voc_parts"),
+            "valve": ("valve_position", "valve_opening_degree"),
+            "action": ("click",),
+        }.items()
+        for attribute in attributes
+    },
 }
 
 #: Last levels of topics that carry no readings.
 _OTHER_TOPICS = {"availability": "availability", "set": "command", "get": "command"}
 
-#: Devices with several endpoints number their attributes: ``power_2``, ``power_l1``.
-_NUMBERED = re.compile(r"(?P<attribute>[a-z0-9_]+?)_(?P<part>l?\d{1,2})")
+#: Devices with several endpoints or phases end their attributes with the name of one:
+#: ``power_2``, ``power_l1``, ``voltage_phase_b``, ``temperature_left``.
+_OF_A_PART = re.compile(
+    r"(?P<attribute>[a-z0-9_]+?)_(?P<part>l?\d{1,2}|ep\d|(?:phase_)?[abc]"
+    r"|left|right|center|top|bottom|upper|lower)"
+)
+#: Objects that hold what a device is told rather than what it measures.
+_SETTINGS = re.compile(
+    r"threshold|limit|calibrat|setting|config|schedule|program|preset|alarm|option"
+    r"|holiday|week|target"
+)
 
 #: Batteries are given in mV, mains in V, and neither says so: there are no batteries
 #: of less than a volt, and no mains above a kilovolt.
 _MILLIVOLTS_FROM = 1000
 
 
-def parse(levels: Sequence[str], body: bytes) -> Report | Ignored:
-    """The readings of a device's message.
+def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
+    """The values of a device's message.
 
     Raises:
         InvalidMessage: the body of a device's topic is no JSON object.
@@ -66,42 +120,51 @@ def parse(levels: Sequence[str], body: bytes) -> Report | Ignored:
             if reason := _OTHER_TOPICS.get(level):
                 return Ignored(reason)
         if not text_of(body).startswith("{"):
-            return _attribute(levels, text_of(body))
+            return _attribute(levels, body)
     state = object_of(body)
-    report = Report("/".join(levels), stamp=state.get("last_seen"))
-    for attribute, raw in state.items():
-        if attribute == "illuminance" and "illuminance_lux" in state:
-            continue  # the raw value of the sensor, by firmware before 2025
-        _add(report, attribute, raw)
-    return report
+    has_lux = "illuminance_lux" in state
+
+    def judge_of_state(path: Path, raw: object) -> Judgement:
+        if path == ("illuminance",) and has_lux:
+            return Passed(REPEATED)  # the sensor's raw value, by firmware before 2025
+        return _judge(path, raw)
+
+    return Payload("/".join(levels), state, judge_of_state, state.get("last_seen"))
 
 
-def _attribute(levels: Sequence[str], text: str) -> Report | Ignored:
+def _attribute(levels: Sequence[str], body: bytes) -> Payload:
     """With ``output: attribute`` each attribute has a topic of its own."""
-    report = Report("/".join(levels[:-1]))
-    if not _add(report, levels[-1], text):
-        return Ignored("no reading")
-    return report
+    *device, attribute = levels
+
+    def judge(path: Path, raw: object) -> Judgement:
+        return Passed() if path else _known(attribute, (), raw)
+
+    return Payload("/".join(device), document_of(body), judge, name=attribute)
 
 
-def _add(report: Report, attribute: str, raw: Any) -> bool:
-    """Take an attribute in; whether it is one of those that are known."""
-    part = ""
-    if attribute not in _KINDS:
-        numbered = _NUMBERED.fullmatch(attribute)
-        if not numbered:
-            return False
-        attribute, part = numbered["attribute"], numbered["part"]
-    kind = _KINDS.get(attribute)
-    if kind is None:
-        return False
-    unit = _voltage_unit(raw) if kind == "voltage" else None
-    inverted = attribute == "contact"
-    report.add(kind, raw, attribute, unit=unit, part=part, inverted=inverted)
-    return True
+def _judge(path: Path, raw: object) -> Judgement:
+    *parents, attribute = path
+    if path == ("last_seen",):
+        return None
+    if any(_SETTINGS.search(parent) for parent in parents):
+        return Passed(SETTING)
+    return _known(attribute, parents, raw)
 
 
-def _voltage_unit(raw: Any) -> str | None:
+def _known(attribute: str, parents: Sequence[str], raw: object) -> Judgement:
+    """What an attribute by this name is, inside of objects by theirs."""
+    known, part = _ATTRIBUTES.get(attribute), ""
+    if known is None and (found := _OF_A_PART.fullmatch(attribute)):
+        known, part = _ATTRIBUTES.get(found["attribute"]), found["part"]
+    if known is None:
+        return Passed()
+    if known.kind == "voltage":
+        known = known._replace(usual=_voltage_unit(raw))
+    parts = (*parents, known.part, part)
+    return known._replace(part="/".join(each for each in parts if each))
+
+
+def _voltage_unit(raw: object) -> str | None:
     try:
         return "mV" if number_of(raw) >= _MILLIVOLTS_FROM else "V"
     except SchemaMismatch:
