@@ -19,6 +19,9 @@ from typing_extensions import TypedDict
 
 from meshtasks.domain.errors import SchemaMismatch, UndecodableMessage
 from meshtasks.domain.records import StateChange, explain
+from producers.homeassistant.plain import plain
+
+_DIGITS = 400
 
 
 class Context(TypedDict, total=False):
@@ -153,11 +156,16 @@ def decoded(message: str | bytes) -> list[object]:
     if isinstance(message, bytes):
         raise UndecodableMessage("a binary message")
     try:
-        content = json.loads(message)
+        content = plain(json.loads(message, parse_int=_integer))
     except (ValueError, RecursionError) as error:
         message = f"not JSON: {error}"
         raise UndecodableMessage(message) from error
     return content if isinstance(content, list) else [content]
+
+
+def _integer(digits: str) -> float:
+    """A whole number; one that Python would not count as an infinite one."""
+    return int(digits) if len(digits) < _DIGITS else float(digits)
 
 
 def frame_of(content: object) -> Frame:

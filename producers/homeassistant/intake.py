@@ -9,12 +9,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from meshtasks.domain.errors import InvalidMessage
+from meshtasks.domain.errors import InvalidMessage, MeshError
 from meshtasks.domain.records import StateChange, explain
 from meshtasks.domain.text import described
 from meshtasks.domain.timestamps import epoch_seconds
 from meshtasks.messaging.publisher import Outgoing
 from producers.base import Producer
+from producers.collecting import contained
 from producers.homeassistant import messages
 from producers.homeassistant.config import HomeAssistantConfig
 from producers.homeassistant.frames import (
@@ -57,12 +58,22 @@ class Intake:
         self._producer = producer
         self._memory = memory
         self._presence = Presence()
+        self._no_readings: set[str] = set()
         self._fault_logged_at = -_FAULT_LOG_INTERVAL_SECONDS
 
     def take(self, event: StateChanged | AutomationTriggered) -> None:
         """Publish an event, unless it is excluded, or the mesh caused it."""
+        self.tally.events += 1
+        try:
+            with contained():
+                self._take(event)
+        except MeshError as error:
+            self.tally.invalid_events += 1
+            what = described(event.data["entity_id"])
+            self._note_fault(f"an event of {what}: {error}")
+
+    def _take(self, event: StateChanged | AutomationTriggered) -> None:
         tally = self.tally
-        tally.events += 1
         entity_id = event.data["entity_id"]
         automation = None
         if isinstance(event, StateChanged):
@@ -75,15 +86,10 @@ class Intake:
         if not self._config.entities.wants(entity_id):
             tally.excluded += 1
             return
-        try:
-            published = self._submit(self._messages_of(event))
-        except (InvalidMessage, ValueError) as error:
-            tally.invalid_events += 1
-            self._note_fault(f"an event of {described(entity_id)}: {error}")
-        else:
-            tally.state_changes += automation is None
-            tally.triggers += automation is not None
-            tally.readings += published - 1
+        published = self._submit(self._messages_of(event))
+        tally.state_changes += automation is None
+        tally.triggers += automation is not None
+        tally.readings += published - 1
 
     def catch_up(self, answer: object, version: str, *, complete: bool) -> None:
         """Publish what came of the time in which nobody listened, marked so, and
@@ -144,11 +150,28 @@ class Intake:
         self, change: StateChange, moment: float, gap: Gap | None
     ) -> list[Outgoing]:
         outgoing = [messages.state_change(change, moment, gap)]
-        if self._config.readings.wants(change["entity_id"]) and (
-            reading := messages.reading(change, moment, gap)
-        ):
-            outgoing.append(reading)
+        entity_id = change["entity_id"]
+        if self._config.readings.wants(entity_id):
+            if reading := messages.reading(change, moment, gap):
+                outgoing.append(reading)
+            elif change.get("new_state") and not messages.kind_of_reading(change):
+                self._say_no_reading(entity_id)
         return outgoing
+
+    def _say_no_reading(self, entity_id: str) -> None:
+        """Say once of an entity that no readings will come of it, aloud if it is asked
+        for by its very name."""
+        if entity_id in self._no_readings:
+            return
+        self._no_readings.add(entity_id)
+        is_named = entity_id in self._config.readings.include
+        logger.log(
+            logging.WARNING if is_named else logging.INFO,
+            "%s gives no readings, though readings.include names it: it is no sensor "
+            "of temperature or humidity, nor a binary sensor of motion, occupancy, "
+            "presence or moving, by its device_class or its unit",
+            entity_id,
+        )
 
     def _catch_up_with(self, change: StateChange, gap: Gap) -> int:
         """Publish what changed in a gap; how many messages that took."""
@@ -157,20 +180,21 @@ class Intake:
         own = new is not None and self.guard.caused(new["context"])
         if own or not self._config.entities.wants(entity_id):
             return 0
+        submitted = 0
         try:
-            moment = gap.until
-            if new is not None:
-                moment = epoch_seconds(new["last_updated"], gap.until)
-            outgoing = self._messages_of_change(change, moment, gap)
-            if not self._config.loops.starts(entity_id) and (
-                missed := messages.missed_trigger(change, gap)
-            ):
-                outgoing.append(missed)
-            return self._submit(outgoing)
-        except (InvalidMessage, ValueError) as error:
+            with contained():
+                moment = gap.until
+                if new is not None:
+                    moment = epoch_seconds(new["last_updated"], gap.until)
+                submitted += self._submit(self._messages_of_change(change, moment, gap))
+                if not self._config.loops.starts(entity_id) and (
+                    missed := messages.missed_trigger(change, gap)
+                ):
+                    submitted += self._submit([missed])
+        except MeshError as error:
             self.tally.invalid_states += 1
             self._note_fault(f"the state of {described(entity_id)}: {error}")
-            return 0
+        return submitted
 
     def _present_states(self, answer: object) -> tuple[list[CurrentState], int]:
         """The states of an answer, and how many of its parts are none."""

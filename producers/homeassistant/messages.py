@@ -19,12 +19,19 @@ from meshtasks.domain.timestamps import epoch_seconds
 from meshtasks.messaging.publisher import Outgoing
 from producers.arrays import encode
 from producers.homeassistant.gap import Gap
+from producers.homeassistant.plain import plain
 
 HOME = "home.events"
 SENSORS = "sensors"
 
 _IDS = uuid.uuid5(uuid.NAMESPACE_URL, "https://www.home-assistant.io/")
 _MOTION = {"on": True, "off": False}
+_CLIMATE = frozenset({"temperature", "humidity"})
+#: Device classes of binary sensors that are on while somebody is there; Zigbee2MQTT
+#: calls its motion sensors "occupancy", radar sensors "presence" or "moving".
+_SOMEBODY = frozenset({"motion", "occupancy", "presence", "moving"})
+#: Not K, in which lamps give their colour.
+_DEGREES = frozenset({"°C", "°F"})
 #: Fields of an automation's event that the mesh has other names for.
 _RENAMED = frozenset({"entity_id", "source"})
 #: Home Assistant's own rule for ids, but for underscores at the wrong places.
@@ -41,7 +48,6 @@ def state_change(change: StateChange, time: float, gap: Gap | None = None) -> Ou
 
     Raises:
         SchemaMismatch: the entity id is none.
-        ValueError: JSON cannot say it.
     """
     domain, object_id = _words(change["entity_id"])
     new = change.get("new_state")
@@ -68,7 +74,6 @@ def automation_trigger(
 
     Raises:
         SchemaMismatch: the entity id is none.
-        ValueError: JSON cannot say it.
     """
     domain, object_id = _words(automation["entity_id"])
     record = {
@@ -105,6 +110,28 @@ def missed_trigger(change: StateChange, gap: Gap) -> Outgoing | None:
     return automation_trigger(automation, triggered, time, gap)
 
 
+def kind_of_reading(change: StateChange) -> str | None:
+    """Which readings an entity gives: ``temperature`` or ``humidity`` if it is such a
+    sensor, ``motion`` if it is a binary sensor of somebody's being there; else None.
+
+    A sensor without a device class is one of temperature if it gives degrees.
+
+    Raises:
+        SchemaMismatch: the entity id is none.
+    """
+    domain, _ = _words(change["entity_id"])
+    attributes = _attributes(change.get("new_state"))
+    device_class = _text_of(attributes, "device_class")
+    if domain == "binary_sensor":
+        return "motion" if device_class in _SOMEBODY else None
+    if domain != "sensor":
+        return None
+    if attributes.get("device_class") is None:
+        unit = _text_of(attributes, "unit_of_measurement")
+        return "temperature" if unit in _DEGREES else None
+    return device_class if device_class in _CLIMATE else None
+
+
 def reading(
     change: StateChange, time: float, gap: Gap | None = None
 ) -> Outgoing | None:
@@ -115,31 +142,28 @@ def reading(
         SchemaMismatch: the entity id is none.
     """
     new = change.get("new_state")
-    if new is None:
+    if new is None or (kind := kind_of_reading(change)) is None:
         return None
-    domain, object_id = _words(change["entity_id"])
+    _, object_id = _words(change["entity_id"])
     attributes = _attributes(new)
-    kind = attributes.get("device_class")
     record: dict[str, Any]
-    if domain == "sensor" and kind in ("temperature", "humidity"):
-        value = _number(new["state"])
-        if value is None:
-            return None
-        record = {"value": value, "unit": attributes.get("unit_of_measurement")}
-    elif domain == "binary_sensor" and kind == "motion":
+    if kind == "motion":
         motion = _MOTION.get(new["state"])
         old = change.get("old_state")
         if motion is None or (old and old["state"] == new["state"]):
             return None
         record = {"motion": motion}
     else:
-        return None
+        value = _number(new["state"])
+        if value is None:
+            return None
+        record = {"value": value, "unit": _text_of(attributes, "unit_of_measurement")}
     moment = str(new.get("last_updated"))
     record = {
         "sensor_id": change["entity_id"],
         **record,
         "timestamp": moment,
-        "name": attributes.get("friendly_name"),
+        "name": _text_of(attributes, "friendly_name"),
     }
     return _message((SENSORS, f"sensors.{kind}.{object_id}"), record, time, moment, gap)
 
@@ -154,7 +178,21 @@ def _message(
     if gap:
         record["gap"] = gap.as_json()
     message_id = str(uuid.uuid5(_IDS, "\n".join((*route, moment))))
-    return Outgoing(*route, encode(record), message_id, time)
+    return Outgoing(*route, _encoded(record), message_id, time)
+
+
+def _encoded(record: dict[str, Any]) -> bytes:
+    """The record as JSON, whatever integrations put into it."""
+    try:
+        return encode(record)
+    except (TypeError, ValueError, RecursionError):
+        return encode(plain(record))
+
+
+def _text_of(attributes: Mapping[str, Any], name: str) -> str | None:
+    """An attribute that is to be a text; None if it is missing, or something else."""
+    value = attributes.get(name)
+    return value if isinstance(value, str) else None
 
 
 def _attributes(state: Any) -> dict[str, Any]:
