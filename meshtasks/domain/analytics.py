@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from meshtasks.domain.archived import ArchivedRecord, read_line
 from meshtasks.domain.errors import InvalidMessage, SchemaMismatch
 from meshtasks.domain.metrics import fields_of, tags_of
-from meshtasks.domain.points import fields_text
+from meshtasks.domain.points import fields_text, is_value
 from meshtasks.domain.records import Metric, explain
 from meshtasks.domain.units import DECIMALS, IDENTITY, QUANTITIES, KindsConfig
 
@@ -228,7 +228,7 @@ def _fields(line: _Line) -> list[MetricField]:
             line.id,
         )
         for field, value in fields.items()
-        if value is not None
+        if is_value(value)
     ]
 
 

@@ -125,11 +125,16 @@ def fields_text(fields: Mapping[str, object], place: str = "fields.") -> str:
     text = ",".join(
         f"{_key('fields', name)}={_field_value(place, name, value)}"
         for name, value in fields.items()
-        if value is not None and not (isinstance(value, str) and is_no_value(value))
+        if is_value(value)
     )
     if not text:
         raise SchemaMismatch(_no_value(place, fields))
     return text
+
+
+def is_value(value: object) -> bool:
+    """Whether a field's value is one: neither null nor a text that says so."""
+    return value is not None and not (isinstance(value, str) and is_no_value(value))
 
 
 def _no_value(place: str, fields: Mapping[str, object]) -> str:

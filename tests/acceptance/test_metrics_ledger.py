@@ -44,6 +44,34 @@ def metric(number: int, **changes: Any) -> Outgoing:
     return Outgoing("metrics", f"metrics.{kind}.h", body, message_id=f"m{number}")
 
 
+#: Messages of Telegraf by their format: a good metric, a bad one, and a good one.
+AGENTS = {
+    "influx": (
+        b"kernel,host=vm boot_time=1795826698i 1795000000000000000",
+        b"kernel,host=vm boot_time=soon 1795000000000000000",
+        b'system,host=vm uptime_format=" 0:49" 1795000000000000000',
+    ),
+    "json": (
+        b'{"fields":{"free":0},"name":"swap","tags":{"host":"a"},"timestamp":1795000000}',
+        b'{"fields":{"free":',
+        b'{"fields":{"free":1},"name":"swap","tags":{"host":"b"},"timestamp":1795000000}',
+    ),
+    "json batch": (
+        b'{"fields":{"load1":2.58},"name":"load","timestamp":1795000000000000}',
+        b'{"fields":{"load1":{}},"name":"load","timestamp":1795000000000000}',
+        b'{"fields":{"load1":2.6},"name":"load","timestamp":1795000001000000000}',
+    ),
+}
+
+
+def agent(form: str, *members: bytes) -> Outgoing:
+    """A message as Telegraf makes it."""
+    body = b"".join(each + b"\n" for each in members)
+    if form == "json batch":
+        body = b'{"metrics":[' + b",".join(members) + b"]}"
+    return Outgoing("metrics", "metrics.system.telegraf", body, message_id=form)
+
+
 def publish(env: dict[str, str], messages: list[Outgoing]) -> None:
     with closing(Publisher(env["MESH_BROKER_URL"])) as publisher:
         publisher.publish(messages)
@@ -71,16 +99,31 @@ def test_good_metrics_are_stored_and_bad_ones_are_dead_with_a_reason(
         for number, (words, changes) in enumerate(faults * 20, 2_000)
     }
 
+    agents = {form: agent(form, *lines) for form, lines in AGENTS.items()}
+
     with running(Worker(tmp_path, env, *QUEUES)):
         publish(
-            env, [*good[:1_000], *(each for _, each in bad.values()), *good[1_000:]]
+            env,
+            [
+                *good[:1_000],
+                *(each for _, each in bad.values()),
+                *agents.values(),
+                *good[1_000:],
+            ],
         )
-        wait_until(lambda: count_samples(victoria) >= 4_000, 30, "2,000 points")
-        letters = take(env["MESH_BROKER_URL"], "dead.letter.queue", len(bad))
+        points = 2 * len(good) + 2 * len(agents)
+        wait_until(lambda: count_samples(victoria) >= points, 30, "all points")
+        letters = take(
+            env["MESH_BROKER_URL"], "dead.letter.queue", len(bad) + len(agents)
+        )
 
-    assert count_samples(victoria) == 2 * len(good)
-    assert len(letters) == len(bad)
+    assert count_samples(victoria) == points
+    assert len(letters) == len(bad) + len(agents)
     for letter in letters:
+        if lines := AGENTS.get(letter.properties["message_id"]):
+            assert letter.body == lines[1]
+            assert letter.headers[headers.RECORD_INDEX] == 1
+            continue
         words, original = bad[letter.properties["message_id"]]
         assert words in letter.headers[headers.REASON]
         assert letter.body == original.body

@@ -125,6 +125,14 @@ def test_a_metric_has_a_row_for_each_field() -> None:
     assert (found.readings, found.events) == ([], [])
 
 
+def test_a_text_that_says_that_there_is_no_value_is_no_row() -> None:
+    record = {"name": "room", "fields": {"celsius": "unavailable", "lux": 7}}
+
+    found = rows(line("metrics.system.nas", record))
+
+    assert [row.field for row in found.metrics] == ["lux"]
+
+
 def test_a_metric_of_a_single_value_has_the_field_value() -> None:
     (row,) = rows(line("metrics.system.nas", {"name": "load", "value": 0.5})).metrics
     assert row[1:6] == ("load", "value", 0.5, None, ())
