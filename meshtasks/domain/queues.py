@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from meshtasks.domain.retry import RetryPolicy
 
+#: Records of one message, unless queues.yaml says else.
+DEFAULT_MAX_RECORDS = 20_000
+
 
 class BatchLimits(BaseModel):
     """A batch is handed on as soon as one of these is reached.
@@ -30,6 +33,9 @@ class QueueSettings(BaseModel):
 
     Attributes:
         max_message_bytes: a larger body is dead-lettered unread.
+        max_records: a message of more records is a dead letter.
+        max_dead_records: records of one message that become dead letters of their
+            own; if more of them fail, they become one.
         time_limit_seconds: a batch that runs longer is killed and retried.
     """
 
@@ -38,6 +44,8 @@ class QueueSettings(BaseModel):
     batch: BatchLimits = BatchLimits()
     retry: RetryPolicy = RetryPolicy()
     max_message_bytes: Annotated[int, Field(ge=1)] = 1 << 20
+    max_records: Annotated[int, Field(ge=1)] = DEFAULT_MAX_RECORDS
+    max_dead_records: Annotated[int, Field(ge=0)] = 100
     time_limit_seconds: Annotated[float, Field(gt=0)] = 300.0
 
 

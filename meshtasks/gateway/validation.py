@@ -36,7 +36,8 @@ class Validator:
         self._settings = settings
         self._handlers = handlers
         self._decoders = {
-            queue: Decoder(handler) for queue, handler in handlers.items()
+            queue: Decoder(handler, settings.queues.for_queue(queue).max_records)
+            for queue, handler in handlers.items()
         }
 
     def check(

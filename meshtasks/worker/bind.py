@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import repeat
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from typing_extensions import override
 
 from meshtasks.domain.errors import InvalidMessage
-from meshtasks.domain.json_text import array_members
 from meshtasks.domain.outcome import DONE, Dead, Done, Outcome, Retry, outcome_of
+from meshtasks.domain.text import clip
 from meshtasks.messaging.codec import Wire, envelope_of
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
@@ -95,7 +95,11 @@ class BatchResult:
         )
 
 
-_ARRAY = Several(b"")
+#: What failed of a message: the places of the records in it, and why.
+_Failed = list[tuple[int, Retry | Dead]]
+#: Of many dead records of one message, so many are quoted, each so far.
+_QUOTED = 3
+_QUOTED_CHARS = 200
 
 
 class BatchRunner:
@@ -109,7 +113,9 @@ class BatchRunner:
     def __init__(self, handler: Handler, settings: Settings) -> None:
         self._handler = handler
         self._settings = settings
-        self._decoder = Decoder(handler)
+        limits = settings.queues.for_queue(handler.queue)
+        self._decoder = Decoder(handler, limits.max_records)
+        self._max_dead_records = limits.max_dead_records
 
     def __call__(self, wires: list[Wire]) -> BatchResult:
         """Decode, handle, fold; take the time of it."""
@@ -126,6 +132,7 @@ class BatchRunner:
         positions: list[int] = []  # of the records' messages
         failures: list[Failure] = []
         several: dict[int, Several] = {}  # by position
+        bad: dict[int, _Failed] = {}  # likewise
         for position, wire in enumerate(wires):
             body = wire[0]
             try:
@@ -155,14 +162,15 @@ class BatchRunner:
             batch.places.extend(decoded.places)
             positions.extend(repeat(position, len(decoded.records)))
             if decoded.bad:
-                members = _members(position, wires, several)
-                failures += [
-                    Failure(position, fault.dead, members[fault.place], fault.place)
-                    for fault in decoded.bad
-                ]
+                bad[position] = [(place, dead) for place, dead in decoded.bad]
         outcomes = self._handle(batch)
-        if outcomes.count(DONE) < len(outcomes):
-            failures += _fold(outcomes, positions, batch.places, wires, several)
+        if bad or outcomes.count(DONE) < len(outcomes):
+            records = zip(outcomes, positions, batch.places, strict=True)
+            whole, parts = _by_message(records, bad)
+            failures += whole
+            for position, failed in parts.items():
+                form = several.get(position) or Several(wires[position][0])
+                failures += _fold(position, failed, form, self._max_dead_records)
         failures.sort(key=lambda failure: failure.position)
         return len(batch.records), failures
 
@@ -185,15 +193,6 @@ class BatchRunner:
         return [Retry(reason, "HandlerFault")] * count
 
 
-def _members(
-    message: int, wires: list[Wire], several: Mapping[int, Several]
-) -> Sequence[bytes]:
-    """The members of a message, each exactly as it came."""
-    if form := several.get(message):
-        return form.members()
-    return array_members(wires[message][0])
-
-
 def _fate(error: Exception, who: str) -> Retry | Dead:
     """What an exception stands for; one that nobody foresaw is in the log."""
     outcome = outcome_of(error)
@@ -202,40 +201,69 @@ def _fate(error: Exception, who: str) -> Retry | Dead:
     return outcome
 
 
-def _fold(
-    outcomes: list[Outcome],
-    positions: list[int],
-    places: list[int | None],
-    wires: list[Wire],
-    several: Mapping[int, Several],
-) -> list[Failure]:
-    """Outcomes per record become failures per message."""
-    failures: list[Failure] = []
-    to_retry: dict[int, list[tuple[int, Retry]]] = {}
-    for outcome, message, record in zip(outcomes, positions, places, strict=True):
-        if record is None:
-            if not isinstance(outcome, Done):
-                failures.append(Failure(message, outcome))
+def _by_message(
+    records: Iterable[tuple[Outcome, int, int | None]], bad: Mapping[int, _Failed]
+) -> tuple[list[Failure], dict[int, _Failed]]:
+    """The messages that failed as a whole, and what failed of the others.
+
+    Args:
+        records: outcome of each, position of its message, place in that.
+        bad: what failed already, by the position of the message.
+    """
+    whole: list[Failure] = []
+    parts = dict(bad)
+    for outcome, message, record in records:
+        if isinstance(outcome, Done):
             continue
-        match outcome:
-            case Dead():
-                body = _members(message, wires, several)[record]
-                failures.append(Failure(message, outcome, body, record))
-            case Retry():
-                to_retry.setdefault(message, []).append((record, outcome))
-            case Done():
-                pass
-    for message, retries in to_retry.items():
-        slices = _members(message, wires, several)
-        outcome = next((each for _, each in retries if each.tried), retries[0][1])
-        if len(retries) == len(slices):
-            failures.append(Failure(message, outcome))
+        if record is None:
+            whole.append(Failure(message, outcome))
         else:
-            failed = [slices[record] for record, _ in retries]
-            form = several.get(message, _ARRAY)
-            body = form.message_of(failed)
-            failures.append(Failure(message, outcome, body))
+            parts.setdefault(message, []).append((record, outcome))
+    return whole, parts
+
+
+def _fold(
+    message: int, failed: _Failed, form: Several, max_dead_records: int
+) -> list[Failure]:
+    """What failed of one message becomes a dead letter for each record, or one for all
+    if they are many, and one retry."""
+    members = form.members()
+    dead = [(place, each) for place, each in failed if isinstance(each, Dead)]
+    retries = [(place, each) for place, each in failed if isinstance(each, Retry)]
+    if len(dead) > max_dead_records:
+        failures = [_part(message, dead, _all_of(dead, len(members)), members, form)]
+    else:
+        failures = [
+            Failure(message, each, members[place], place) for place, each in dead
+        ]
+    if retries:
+        outcome = next((each for _, each in retries if each.tried), retries[0][1])
+        failures.append(_part(message, retries, outcome, members, form))
     return failures
+
+
+def _part(
+    message: int,
+    failed: Sequence[tuple[int, object]],
+    outcome: Retry | Dead,
+    members: Sequence[bytes],
+    form: Several,
+) -> Failure:
+    """The failure of some records of a message together."""
+    if len(failed) == len(members):
+        return Failure(message, outcome)
+    body = form.message_of([members[place] for place, _ in failed])
+    return Failure(message, outcome, body)
+
+
+def _all_of(dead: Sequence[tuple[int, Dead]], total: int) -> Dead:
+    """Many deaths of one message as one."""
+    told = "; ".join(
+        f"[{place}] {clip(each.reason, _QUOTED_CHARS)}"
+        for place, each in dead[:_QUOTED]
+    )
+    reason = f"{len(dead):,} of {total:,} records, the first of them: {told}"
+    return Dead(reason, dead[0][1].error_type, dead[0][1].traceback)
 
 
 _local = threading.local()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,9 +18,12 @@ from meshtasks.domain.json_text import (
 )
 from meshtasks.domain.lineprotocol import read_lines
 from meshtasks.domain.outcome import Dead
+from meshtasks.domain.queues import DEFAULT_MAX_RECORDS
 from meshtasks.domain.records import explain
 from meshtasks.tasks.registry import Handler
 
+#: Takes an array apart without looking into its members.
+_MEMBERS = msgspec.json.Decoder(list[msgspec.Raw])
 #: How a bare JSON number may begin, the forbidden NaN and Infinity included.
 _NUMBER_STARTS = frozenset(b"-0123456789NI")
 
@@ -99,9 +103,19 @@ class _StructReader:
 
 
 class Decoder:
-    """Validates message bodies for one handler."""
+    """Validates message bodies for one handler.
 
-    def __init__(self, handler: Handler) -> None:
+    Args:
+        handler: knows what its records are.
+        max_records: a message of more is invalid. They are counted before any is
+            looked at: a megabyte may hold half a million, and each that is bad costs
+            a kilobyte of reasons.
+    """
+
+    def __init__(
+        self, handler: Handler, max_records: int = DEFAULT_MAX_RECORDS
+    ) -> None:
+        self._max_records = max_records
         self._one: TypeAdapter[Any] = TypeAdapter(handler.record)
         self._many: TypeAdapter[list[Any]] = TypeAdapter(list[handler.record])  # type: ignore[name-defined]
         self._bare_value = handler.bare_value
@@ -161,12 +175,24 @@ class Decoder:
             if self._telegraf and (array := _array_in(body, "metrics")):
                 return self._decode_array(array)._replace(several=Several(array))
         elif lines := objects_one_a_line(body):
+            self._limit(len(lines))
             decoded = self._decode_one_by_one(lines)
             several = Several(_as_array(lines, decoded.bad), lines)
             return decoded._replace(several=several)
         raise error
 
+    def _limit(self, count: int) -> None:
+        if count > self._max_records:
+            message = (
+                f"{count:,} records in one message; at most {self._max_records:,} are "
+                "taken (max_records in queues.yaml)"
+            )
+            raise SchemaMismatch(message)
+
     def _decode_array(self, body: bytes) -> Decoded:
+        if body.count(b",") >= self._max_records:  # there may be so many
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                self._limit(len(_MEMBERS.decode(body)))
         if self._structs and (structs := self._structs.many(body)):
             return Decoded(structs, range(len(structs)))
         try:
@@ -198,8 +224,8 @@ class Decoder:
                 places.append(place)
         return Decoded(records, places, bad)
 
-    @staticmethod
-    def _decode_line_protocol(body: bytes) -> Decoded:
+    def _decode_line_protocol(self, body: bytes) -> Decoded:
+        self._limit(body.count(b"\n") + 1)
         lines = read_lines(body)
         metrics = [(place, each.metric) for place, each in enumerate(lines)]
         good = [(place, metric) for place, metric in metrics if metric is not None]

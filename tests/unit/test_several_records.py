@@ -189,3 +189,53 @@ def test_members_are_told_apart_by_their_envelopes_array() -> None:
 
     assert places == [0, 2]
     assert envelopes[0].body == b"[" + KERNEL + b",null," + SWAP + b"]"
+
+
+BAD = b'{"name": 5, "fields": {"value": 1}}'
+
+
+def test_a_few_bad_records_are_a_dead_letter_each() -> None:
+    failures = Seen()(b"[" + b",".join([KERNEL, BAD, BAD]) + b"]").failures
+    assert [each.record_index for each in failures] == [1, 2]
+
+
+@pytest.mark.parametrize("form", ["array", "lines"])
+def test_many_bad_records_of_one_message_are_one_dead_letter(form: str) -> None:
+    members = [BAD, KERNEL, *[BAD] * 200, SWAP]
+    seen = Seen()
+
+    (failure,) = seen(together(members, form)).failures
+
+    assert len(seen.records) == 2
+    assert failure.record_index is None
+    assert failure.body == together([BAD] * 201, form)
+    assert failure.outcome.reason.startswith("201 of 203 records")
+    assert "[0] name: " in failure.outcome.reason
+    assert "[2] name: " in failure.outcome.reason
+
+
+def test_many_records_that_a_handler_finds_dead_are_one_dead_letter() -> None:
+    seen = Seen(lambda record: Dead("too hot") if record["name"] == "kernel" else DONE)
+    (failure,) = seen(together([SWAP, *[KERNEL] * 150], "array")).failures
+    assert failure.outcome.reason.startswith("150 of 151 records")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b",".join([b"0"] * 524_000) + b"]",
+        b"[" + b",".join([b"[]"] * 300_000) + b"]",
+        b"{}\n" * 300_000,
+        b'{"metrics":[' + b",".join([b"0"] * 524_000) + b"]}",
+        b"m v=1\n" * 170_000,
+    ],
+    ids=["numbers", "arrays", "lines", "batch object", "line protocol"],
+)
+def test_more_records_than_are_taken_are_one_dead_letter(body: bytes) -> None:
+    (failure,) = Seen()(body).failures
+    assert failure.body is None
+    assert "at most 20,000 are taken" in failure.outcome.reason
+
+
+def together(members: list[bytes], form: str) -> bytes:
+    return b"\n".join(members) if form == "lines" else b"[" + b",".join(members) + b"]"
