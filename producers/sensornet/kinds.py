@@ -39,6 +39,12 @@ _NO_TEMPERATURE = frozenset({-127.0, 999.0, -327.68})
 _NO_HUMIDITY = frozenset({-1.0, 655.35})
 
 
+_LOCKED: Mapping[str, bool] = {
+    **dict.fromkeys(("locked", "lock"), True),
+    **dict.fromkeys(("unlocked", "unlock", "not_fully_locked"), False),
+}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Kind:
     """What one kind of reading is.
@@ -147,9 +153,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("rssi", "rssi_dbm", "dBm", SIGNAL),
         _amount("link_quality", "link_quality", "lqi", LINK_QUALITY),
         _state("open", {"open": True, "opened": True, "close": False, "closed": False}),
-        _state(
-            "locked", {"locked": True, "unlocked": False, "not_fully_locked": False}
-        ),
+        _state("locked", _LOCKED),
         _state("water_leak"),
         _state("smoke"),
         _state("carbon_monoxide"),

@@ -56,14 +56,25 @@ def text_of(body: bytes) -> str:
         raise UndecodableMessage(message) from error
 
 
+def is_object(body: bytes) -> bool:
+    """Whether the body begins as a JSON object does."""
+    return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+
+
 def json_of(body: bytes) -> Any:
     """The body as JSON. ``NaN``, ``nan``, ``inf`` and the like, which are no JSON but
-    are sent, become None; a name that an object has twice is numbered.
+    are sent, become None; a name that an object has twice is numbered. A text in it
+    that is not UTF-8 spoils only itself.
 
     Raises:
-        UndecodableMessage: it is not UTF-8 JSON.
+        UndecodableMessage: it is no JSON, or not UTF-8 and no object.
     """
-    text = text_of(body)
+    try:
+        text = text_of(body)
+    except UndecodableMessage:
+        if len(body) > MAX_BODY_BYTES or not is_object(body):
+            raise
+        text = text_of(body.decode("utf-8", "replace").encode())
     try:
         try:
             value = _loads(text)
@@ -107,8 +118,11 @@ def document_of(body: bytes) -> Any:
     Raises:
         UndecodableMessage: it is too large, or not UTF-8.
     """
+    if is_object(body):
+        with suppress(UndecodableMessage):
+            return json_of(body)
     text = text_of(body)
-    if text.startswith(("{", "[")):
+    if text.startswith("["):
         with suppress(UndecodableMessage):
             return json_of(body)
     return text
@@ -180,7 +194,7 @@ def number_of(raw: object) -> float:
         SchemaMismatch: it is none, or not a finite one.
     """
     value = raw
-    if isinstance(raw, str):
+    if isinstance(raw, str) and "_" not in raw:  # which Python allows
         try:
             value = float(clip(raw, 100))
         except ValueError:

@@ -114,7 +114,7 @@ class Report:
             if isinstance(said, Meaning) and entity.fits(KINDS[said.kind]):
                 self._take_judged(name, raw, said, entity)
             elif kind is None:
-                self.counted[_reason(said), name] += 1
+                self.counted[UNKNOWN, name] += 1
             else:
                 self.counted[UNIT, f"{name} ({clip(entity.unit or '', 30)})"] += 1
         else:
@@ -227,10 +227,6 @@ def _announced_meaning(entity: Announced, kind: Kind, said: Judgement) -> Meanin
 
 def _is_of_its_scale(said: Meaning, kind: Kind) -> bool:
     return kind.scale is not None and KINDS[said.kind].scale is kind.scale
-
-
-def _reason(said: Judgement) -> str:
-    return said.reason if isinstance(said, Passed) else UNKNOWN
 
 
 def _value(kind: Kind, raw: object, said: Meaning) -> float | bool | str | Passed:

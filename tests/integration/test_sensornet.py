@@ -286,6 +286,26 @@ def test_a_reading_without_any_queue_is_a_dead_letter_of_its_message(
     take(amqp_url, "sensors.temperature", 1)
 
 
+def test_what_is_passed_over_is_a_metric_by_reason_and_name(
+    service: Service, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producers.sensornet.service._REPORT_SECONDS", 0.0)
+    with connected(amqp_url) as connection:
+        declare(connection, shipped_topology())
+    body = b'{"temperature": 21, "humidity": null, "linkquality": 90}'
+    publish_raw(amqp_url, "amq.topic", "zigbee2mqtt.hall", body)
+
+    found = take(amqp_url, "metrics.application", 3, within_seconds=_PATIENCE_SECONDS)
+    metrics = [json.loads(each.body) for each in found]
+    (books,) = (each["fields"] for each in metrics if each["name"] == "sensornet")
+    assert books == {"received": 1, "published": 1, "dead": 0, "passed_over": 0}
+    assert {
+        (each["tags"]["reason"], each["tags"]["value"]): each["fields"]["count"]
+        for each in metrics
+        if each["name"] == "sensornet_passed_over"
+    } == {("unavailable", "humidity"): 1, ("kind link_quality", "linkquality"): 1}
+
+
 def test_an_account_that_may_not_read_the_queue_ends_it(
     rabbitmq: RabbitMQ, vhost: str, mesh_url: str, tmp_path: Path
 ) -> None:

@@ -28,17 +28,18 @@ class Example(NamedTuple):
 
 def example(vendor: str, name: str) -> Example:
     """One of tests/data/devices."""
-    entry = _document(DIRECTORY / f"{vendor}.yaml")[name]
+    entry = document_at(DIRECTORY / f"{vendor}.yaml")[name]
     return Example(entry["topic"], entry["body"].encode())
 
 
 def shipped(**changes: Any) -> SensorNet:
     """config/producers/sensornet.yaml, with some keys of it replaced."""
-    return SensorNet.model_validate(_document(SHIPPED) | changes)
+    return SensorNet.model_validate(document_at(SHIPPED) | changes)
 
 
 @cache
-def _document(path: Path) -> dict[str, Any]:
+def document_at(path: Path) -> dict[str, Any]:
+    """A YAML file of the tests or of the product."""
     document: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return document
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,17 @@ class TestMessages:
         (record,) = records(Devices().publish("zigbee2mqtt/hall", body)).values()
 
         assert record["timestamp"] == NOW
+
+    @pytest.mark.parametrize("days", [-31, 1, 400])
+    def test_a_clock_that_is_far_off_is_counted_and_not_believed(
+        self, days: int
+    ) -> None:
+        body = json.dumps({"temperature": 21, "last_seen": NOW + days * 86_400})
+        found = Devices().publish("zigbee2mqtt/hall", body)
+        (record,) = records(found).values()
+
+        assert record["timestamp"] == NOW
+        assert found.remarks == {("clock not believed", "time of the device"): 1}
 
     @pytest.mark.parametrize(
         ("received", "measured"),
@@ -209,6 +221,47 @@ class TestDeadLetters:
         assert normalised.skipped == {"unavailable": 1}
         assert normalised.dead is None
 
+    def test_a_broken_number_costs_none_of_its_neighbours(self) -> None:
+        body = (
+            '{"humidity": nan, "voltage": -inf, "power": Infinity, "co2": 1.#INF, '
+            '"state": "nan, inf", "temperature": 21, "temperature": 22}'
+        )
+        normalised = Devices().publish("zigbee2mqtt/hall", body)
+
+        assert values(normalised) == {"sensors.temperature.hall": (21, "°C")}
+        assert normalised.skipped == {"unavailable": 4, "kind unknown": 2}
+        assert normalised.counted["kind unknown", "temperature (2)"] == 1
+
+    @pytest.mark.parametrize(
+        ("body", "name"),
+        [
+            ('{"illuminance": -1}', "illuminance"),
+            ('{"battery": -1}', "battery"),
+            ('{"vibration": -1}', "vibration"),
+            ('{"temperature": -327.68}', "temperature"),
+            ('{"humidity": 655.35}', "humidity"),
+        ],
+    )
+    def test_numbers_that_stand_for_no_value_are_no_values(
+        self, body: str, name: str
+    ) -> None:
+        normalised = Devices().publish("zigbee2mqtt/hall", body)
+
+        assert normalised.counted == {("unavailable", name): 1}
+
+    @pytest.mark.parametrize("body", ['{"battery": 255}', '{"pressure": -20}'])
+    def test_a_metric_that_cannot_be_is_counted(self, body: str) -> None:
+        assert Devices().publish("zigbee2mqtt/hall", body).skipped == {
+            "value that cannot be": 1
+        }
+
+    def test_more_values_than_any_device_has_are_a_dead_letter(self) -> None:
+        body = f'{{"list": [{"0," * 5_000}0]}}'
+        normalised = Devices().publish("zigbee2mqtt/hall", body)
+
+        assert normalised.dead is not None
+        assert "too many values" in normalised.dead.reason
+
     @pytest.mark.parametrize("number", ["1e999", "true", "1" * 400, '"1e999"'])
     def test_numbers_that_are_none_are_dead(self, number: str) -> None:
         body = f'{{"temperature": {number}}}'
@@ -234,6 +287,27 @@ class TestNames:
         self, levels: list[str], expected: str
     ) -> None:
         assert name(*levels) == expected
+
+    @pytest.mark.parametrize(
+        ("topic", "sensor"),
+        [
+            ("Living room", "living_room"),
+            ("a*b", "a_b"),
+            ("comma, eq=1", "comma_eq_1"),
+            ("/double", "double"),
+            ("trail/", "trail"),
+            ("back\\slash", "back_slash"),
+            ("bad\udcff\udcffname", "bad_name"),
+            ("tab\tand\0nul", "tab_and_nul"),
+        ],
+    )
+    def test_odd_topics_give_tidy_sensors(self, topic: str, sensor: str) -> None:
+        (message,) = (
+            Devices().publish(f"zigbee2mqtt/{topic}", '{"humidity": 40}').messages
+        )
+
+        assert message.routing_key == f"sensors.humidity.{sensor}"
+        assert json.loads(message.body)["sensor_id"] == sensor
 
     def test_names_without_a_letter_stay_apart(self) -> None:
         assert name("🌡") != name("💧")

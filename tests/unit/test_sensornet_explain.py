@@ -18,6 +18,10 @@ from tests.support.devices import SHIPPED
         ),
         ('zigbee2mqtt/Bad oben\t{"temperature": 21}', "sensors.temperature.bad_oben"),
         ("tele/shed/LWT Online", "passed over: availability"),
+        (
+            'zigbee2mqtt/hall {"humidity": null, "state": "ON", "lamp": {"hue": 3}}',
+            "passed over: kind unknown: state, lamp.hue",
+        ),
         ('zigbee2mqtt/hall {"temperature": "warm"}', "dead letter: temperature: "),
         ("sensors/temperature/hall 21.5", "as it is to queue sensors.temperature"),
         ("printer/status idle", "nowhere: topology.yaml has no binding"),

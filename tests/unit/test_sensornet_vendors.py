@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.support.devices import NOW, Devices, example, records, values
@@ -89,6 +91,43 @@ class TestZigbee2MQTT:
         }
         assert devices.publish("zigbee2mqtt/hall/state", "ON").counted == {
             ("kind unknown", "state"): 1
+        }
+
+    def test_two_temperatures_of_a_device_have_names_of_their_own(self) -> None:
+        devices = Devices()
+        names = {
+            key
+            for body in ('{"temperature": 21}', '{"local_temperature": 22}')
+            for key in values(devices.publish("zigbee2mqtt/trv", body))
+        }
+
+        assert names == {
+            "sensors.temperature.trv",
+            "sensors.temperature.trv.local_temperature",
+        }
+
+    def test_a_radiator_valve_says_what_it_is_set_to_and_how_far_it_is_open(
+        self,
+    ) -> None:
+        body = (
+            '{"current_heating_setpoint": 21.5, "pi_heating_demand": 45, '
+            '"child_lock": "UNLOCK", "schedule": {"monday": {"temperature": 19}}}'
+        )
+        normalised = Devices().publish("zigbee2mqtt/trv", body)
+
+        assert values(normalised) == {
+            "metrics.system.trv.device": {"target_celsius": 21.5, "valve_percent": 45}
+        }
+        assert normalised.counted == {
+            ("kind unknown", "child_lock"): 1,
+            ("setting", "schedule.monday.temperature"): 1,
+        }
+
+    def test_a_name_that_is_not_utf8_does_not_cost_the_temperature(self) -> None:
+        body = b'{"friendly_name": "K\xfcche", "temperature": 20}'
+
+        assert values(Devices().publish("zigbee2mqtt/x", body)) == {
+            "sensors.temperature.x": (20, "°C")
         }
 
     @pytest.mark.parametrize(
@@ -398,3 +437,80 @@ class TestNumbers:
         found = Devices(sources=[source]).publish("greenhouse/north/temp", "71.5")
 
         assert values(found) == {"sensors.temperature.north": (71.5, "°F")}
+
+    @pytest.mark.parametrize(
+        ("payload", "celsius"),
+        [
+            *(("+21.5", 21.5), ("021.5", 21.5), (" 21.50\n", 21.5), (".5", 0.5)),
+            *(("21.", 21), ("-0.5", -0.5), ("1e1", 10), ("21.5\0", 21.5)),
+        ],
+    )
+    def test_numbers_are_read_however_sketches_write_them(
+        self, payload: str, celsius: float
+    ) -> None:
+        assert self.values_of(payload) == [(celsius, "°C")]
+
+    @pytest.mark.parametrize(
+        "payload", ["21,5", "21.5 °C", "true", '"21.5"', "2_1", "0x15", "1e999"]
+    )
+    def test_what_is_no_number_is_a_dead_letter(self, payload: str) -> None:
+        assert Devices(sources=[_GREENHOUSE]).publish("greenhouse/x", payload).dead
+
+    @pytest.mark.parametrize(
+        ("payload", "reason"),
+        [
+            *(("nan", "unavailable"), ("-inf", "unavailable"), ("null", "unavailable")),
+            *(("-127.00", "unavailable"), ("999", "unavailable"), ("", "cleared")),
+        ],
+    )
+    def test_what_stands_for_no_number_is_counted(
+        self, payload: str, reason: str
+    ) -> None:
+        found = Devices(sources=[_GREENHOUSE]).publish("greenhouse/x", payload)
+
+        assert found.skipped == {reason: 1}
+        assert found.dead is None
+
+    def test_85_degrees_may_be_a_boiler(self) -> None:
+        assert self.values_of("85.0") == [(85, "°C")]
+
+    def values_of(self, payload: str) -> list[object]:
+        found = Devices(sources=[_GREENHOUSE]).publish("greenhouse/x", payload)
+        return [*values(found).values()]
+
+
+_GREENHOUSE = {"topic": "greenhouse/+", "format": "number", "kind": "temperature"}
+
+
+@pytest.mark.parametrize(
+    ("topic", "body", "key", "happened"),
+    [
+        (
+            *("zigbee2mqtt/hall/dimmer", '{"action": "hold"}'),
+            *("home.device.hall_dimmer.trigger", "hold"),
+        ),
+        (
+            *("stat/hall/RESULT", '{"Button1": {"Action": "DOUBLE"}}'),
+            *("home.device.hall_button1.trigger", "DOUBLE"),
+        ),
+        (
+            *("shellies/x/input_event/1", '{"event": "S", "event_cnt": 3}'),
+            *("home.device.x_1.trigger", "S"),
+        ),
+        (
+            "x/events/rpc",
+            (
+                '{"method": "NotifyEvent", "params": {"events": '
+                '[{"component": "input:0", "event": "single_push"}]}}'
+            ),
+            *("home.device.x_input_0.trigger", "single_push"),
+        ),
+    ],
+)
+def test_a_button_is_an_event(topic: str, body: str, key: str, happened: str) -> None:
+    (message,) = Devices().publish(topic, body).messages
+    record = json.loads(message.body)
+
+    assert (message.exchange, message.routing_key) == ("home.events", key)
+    assert record["trigger"] == happened
+    assert record["automation"] == f"device.{record['sensor_id']}"

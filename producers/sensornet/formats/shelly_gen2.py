@@ -23,7 +23,7 @@ from producers.sensornet.meaning import (
     Passed,
     Payload,
 )
-from producers.sensornet.payload import Path, object_of, text_of, value_at
+from producers.sensornet.payload import Path, is_object, object_of, value_at
 
 _METER: Mapping[Path, Meaning] = {
     ("apower",): Meaning("power"),
@@ -132,7 +132,7 @@ def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
 def _component(device: str, component: str, body: bytes) -> Payload | Ignored:
     known = component in _SINGLE or _COMPONENT.fullmatch(component)
     is_shelly = device.casefold().startswith("shelly")
-    if not known or not (is_shelly or text_of(body).startswith("{")):
+    if not known or not (is_shelly or is_object(body)):
         return Ignored("no Shelly")
     status = object_of(body)
     return Payload(device, status, partial(_judge, component, status))

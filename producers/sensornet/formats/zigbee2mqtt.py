@@ -19,7 +19,13 @@ from producers.sensornet.meaning import (
     Passed,
     Payload,
 )
-from producers.sensornet.payload import Path, document_of, number_of, object_of, text_of
+from producers.sensornet.payload import (
+    Path,
+    document_of,
+    is_object,
+    number_of,
+    object_of,
+)
 
 #: Attribute → what it is. Of those that a device may have side by side only one, the
 #: usual one, goes by the device's name alone.
@@ -119,7 +125,7 @@ def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
         for level in levels[-2:]:
             if reason := _OTHER_TOPICS.get(level):
                 return Ignored(reason)
-        if not text_of(body).startswith("{"):
+        if not is_object(body):
             return _attribute(levels, body)
     state = object_of(body)
     has_lux = "illuminance_lux" in state
@@ -154,6 +160,8 @@ def _judge(path: Path, raw: object) -> Judgement:
 def _known(attribute: str, parents: Sequence[str], raw: object) -> Judgement:
     """What an attribute by this name is, inside of objects by theirs."""
     known, part = _ATTRIBUTES.get(attribute), ""
+    if attribute == "state" and raw in ("LOCK", "UNLOCK"):
+        known = Meaning("locked", part=attribute)
     if known is None and (found := _OF_A_PART.fullmatch(attribute)):
         known, part = _ATTRIBUTES.get(found["attribute"]), found["part"]
     if known is None:
