@@ -21,8 +21,6 @@ from meshtasks.embedded.stack import Stack
 _REDRAW_SECONDS = 0.5
 #: Without a terminal there is a line now and then.
 _LINE_SECONDS = 5.0
-#: A query that has an answer from the first second on.
-_QUERY = "temperature_celsius"
 
 
 class Screen:
@@ -52,13 +50,17 @@ class Screen:
             f". {shown_path(stack.env_file)}; {_program('meshtasks')} publish "
             "sensors sensors.temperature.balcony '{\"value\": 21.5}'"
         )
+        by_http = (
+            f"curl {stack.gateway_url}/v1/events/sensors/sensors.temperature.balcony "
+            f"-H 'Authorization: Bearer {stack.gateway_token}' -d '{{\"value\": 21.5}}'"
+        )
         by_mqtt = (
             f"mosquitto_pub -h {loopback.HOST} -p {broker.ports.mqtt} "
             f"-u {broker.user} -P {broker.password} "
             "-t sensors/temperature/balcony -m 21.5"
         )
         self._console.print("\nPublish a reading of your own, in another terminal:")
-        for command in (by_amqp, by_mqtt):
+        for command in (by_amqp, by_mqtt, by_http):
             self._console.print(f"  {command}", markup=False, soft_wrap=True)
         self._console.print()
 
@@ -112,11 +114,12 @@ class Screen:
         flower = f"{stack.flower_user} / {stack.flower_password}"
         account = f"{broker.user} / {broker.password}"
         # Debian builds VictoriaMetrics without its web pages.
-        query = f"{stack.victoria_metrics.url}/api/v1/query?query={_QUERY}"
+        page = f". {shown_path(stack.env_file)}; {_program('meshtasks')} report"
         return [
+            ("readings", f"{page}   draws the rooms"),
             ("Flower", f"{stack.flower_url}   {flower}"),
             ("RabbitMQ", f"{broker.management_url}   {account}"),
-            ("readings", query),
+            ("gateway", f"{stack.gateway_url}/docs   {stack.gateway_token}"),
             ("phone, n8n", f"{stack.receiver.url}   stands in for both"),
         ]
 

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Protocol
 
 from celery.app.utils import find_app
 from rich.console import Console
@@ -88,6 +89,16 @@ def run(options: Options) -> int:
     return Session(stack, options, Console(highlight=False)).run()
 
 
+class _Server(Protocol):
+    """What the demo has started, and can start again."""
+
+    def start(self) -> None:
+        """Start it."""
+
+    def kill(self) -> None:
+        """End all of it at once."""
+
+
 class Session:
     """The run of a stack."""
 
@@ -105,15 +116,20 @@ class Session:
         )
         self._url = self._settings.env.amqp_url
         self._store = open_store(self._settings.env)
-        self._servers = [stack.rabbitmq.process, stack.victoria_metrics.process]
+        self._servers: list[tuple[Process, _Server]] = [
+            (stack.rabbitmq.process, stack.rabbitmq),
+            (stack.victoria_metrics.process, stack.victoria_metrics),
+        ]
         self._no_triton = stack.triton_hindrance
         self._interrupted = False
         self._restarts: Counter[str] = Counter()
         handled = handled_queues(self._settings.topology)
         archive = [queue for queue in handled if queue.startswith("archive.")]
         others = [queue for queue in handled if queue not in archive]
-        # One for what people wait for, and one for what takes its time.
-        self._queues = {"house": others, "archive": archive}
+        # One for what people wait for, one for what takes its time, and one for what
+        # is asked of the gateway, which must keep nobody waiting.
+        commands = [self._settings.topology.commands_queue]
+        self._queues = {"house": others, "archive": archive, "commands": commands}
         self._workers = {
             name: stack.worker(name, queues) for name, queues in self._queues.items()
         }
@@ -186,7 +202,7 @@ class Session:
             except ProcessFailed as error:
                 self._no_triton = str(error).partition(";")[0]
             else:
-                self._servers.append(triton.process)
+                self._servers.append((triton.process, triton))
                 return
         self._say(f" - No Triton, so no model is asked: {self._no_triton}")
 
@@ -213,13 +229,17 @@ class Session:
             stack, self._collector, self._store, self._settings, self._consumed
         )
         seconds = self._options.for_seconds
-        with self._steps.step("a house of sensors, and Flower"):
+        with self._steps.step("a house of sensors, Flower and the gateway"):
             # Flower asks once what the workers are; now they can answer.
             stack.flower.start()
+            self._shutdown.add("the gateway", stack.gateway, stack.gateway)
+            stack.gateway.start()
             simulator = self._simulator
             self._shutdown.add("the sensors", simulator, simulator)
             simulator.start()
             stack.flower.wait_ready(stack.flower_answers, _START_SECONDS)
+            stack.gateway.wait_ready(stack.gateway_answers, _START_SECONDS)
+            self._servers += [(each, each) for each in (stack.flower, stack.gateway)]
         screen = Screen(self._console, stack, self._collector, seconds)
         screen.print_hints()
         try:
@@ -237,32 +257,38 @@ class Session:
         return _EXIT_OK
 
     def _goes_on(self) -> bool:
-        """Whether the sensors speak.
+        """Whether the sensors speak. What was killed is started again, for nothing is
+        lost by that; but while books are kept no server is, since what passes
+        meanwhile would not be in them.
 
         Raises:
-            ProcessFailed: something ended by itself.
+            ProcessFailed: something ended by itself that is not started again.
         """
-        endless = [self._simulator] if self._options.for_seconds is None else []
-        for process in (*self._servers, self._stack.flower, *endless):
+        simulator = self._simulator
+        parts: list[tuple[Process, _Server]] = [
+            (worker, worker) for worker in self._workers.values()
+        ]
+        if self._options.for_seconds is None:
+            parts = [*self._servers, *parts, (simulator, simulator)]
+        elif ended := [each for each, _ in self._servers if not each.running]:
+            raise _ended_by_itself(ended[0])
+        for process, server in parts:
             if not process.running:
-                raise _ended_by_itself(process)
-        for worker in self._workers.values():
-            if not worker.running:
-                self._restart(worker)
-        return self._simulator.running
+                self._restart(process, server)
+        return simulator.running
 
-    def _restart(self, worker: Process) -> None:
-        """Start a worker again that was killed: nothing is lost by that.
+    def _restart(self, process: Process, server: _Server) -> None:
+        """Start something again that was killed.
 
         Raises:
             ProcessFailed: it does not help.
         """
-        self._restarts[worker.name] += 1
-        if self._restarts[worker.name] > _MAX_RESTARTS:
-            raise _ended_by_itself(worker)
-        self._say(f"{worker.name} has ended by itself; starting it again")
-        worker.kill()  # its pool, which may have outlived it
-        worker.start()
+        self._restarts[process.name] += 1
+        if self._restarts[process.name] > _MAX_RESTARTS:
+            raise _ended_by_itself(process)
+        self._say(f"{process.name} has ended by itself; starting it again")
+        server.kill()  # what it started, which may have outlived it
+        server.start()
 
     def _check(self, audit: Audit) -> int:
         """Let everything come to rest, and draw up the books; the exit code."""

@@ -33,7 +33,7 @@ from meshtasks.embedded.victoriametrics import VictoriaMetrics
 
 #: The services' usual ports, taken where they are free.
 _AMQP, _MANAGEMENT, _MQTT, _VICTORIA_METRICS, _FLOWER = 5672, 15672, 1883, 8428, 5555
-_N8N, _TRITON = 5678, 8000
+_N8N, _TRITON, _GATEWAY = 5678, 8000, 8780
 
 #: The model that the simulated house asks.
 _MODEL = "temperature-anomaly"
@@ -45,6 +45,8 @@ _CONFIG = Path(__file__).with_name("demo")
 _FOREIGN_PREFIXES = ("MESH_", "CELERY_", "FLOWER_")
 
 _FLOWER_USER = "mesh"
+#: Whom the gateway's token is of, and what it allows.
+_GATEWAY_CLIENT = "demo:publish+trigger+operate"
 
 #: RabbitMQ takes its statistics every five seconds; a live view wants more.
 _EVERY_SECOND = """\
@@ -88,6 +90,8 @@ class Stack:
         self.flower_user = _FLOWER_USER
         self.flower_password = secrets.token_hex(8)
         self._flower_port = loopback.free_port(_FLOWER)
+        self.gateway_token = secrets.token_hex(16)
+        self._gateway_port = loopback.free_port(_GATEWAY)
         #: Stands in for n8n and for the phone; a thread of this process.
         self.receiver = Receiver(port=loopback.free_port(_N8N))
         self.config_dir = self.directory / "config"
@@ -107,7 +111,28 @@ class Stack:
             f"--address={loopback.HOST}",
             f"--port={self._flower_port}",
         )
+        self.gateway = Process(
+            "gateway",
+            [
+                str(Path(sys.executable).with_name("meshtasks")),
+                "gateway",
+                f"--port={self._gateway_port}",
+            ],
+            log_path=self.log_dir / "gateway.log",
+            env=self.environment,
+            cwd=self.run_dir,
+        )
         self._prepare(config_dir)
+
+    @property
+    def gateway_url(self) -> str:
+        """The HTTP gateway; it asks for :attr:`gateway_token`."""
+        return f"http://{loopback.HOST}:{self._gateway_port}"
+
+    def gateway_answers(self) -> bool:
+        """Whether the gateway takes requests."""
+        is_there = loopback.answers(self._gateway_port, "/healthz")
+        return is_there and self.gateway.running
 
     @property
     def flower_url(self) -> str:
@@ -202,6 +227,7 @@ class Stack:
             "MESH_TRITON_URL": self.triton.url,
             "MESH_N8N_URL": self.receiver.url,
             "MESH_RECEIVERS__PHONE": self.receiver.phone_url,
+            "MESH_API_TOKENS": f"{_GATEWAY_CLIENT}:{self.gateway_token}",
             "MESH_FLOWER_USER": self.flower_user,
             "MESH_FLOWER_PASSWORD": self.flower_password,
             # Not on its command line, which every user of the machine can read.

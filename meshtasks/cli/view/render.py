@@ -234,7 +234,7 @@ def _alert(alert: SeenAlert) -> Text:
         (_clock(alert.seen_at), _FAINT),
         " ",
         (news, style),
-        f" {printable(alert.message)}",
+        f" {printable(alert.title if alert.resolved else alert.message)}",
     )
 
 
