@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from meshtasks.domain.backoff import Backoff
 from meshtasks.domain.errors import ConfigError, SchemaMismatch, UndecodableMessage
 from meshtasks.domain.records import explain
+from producers.collecting import Unforeseen, contained
 from producers.homeassistant.config import NAME, Loops
 from producers.homeassistant.connection import (
     Connection,
@@ -110,9 +111,12 @@ class Feed:
         while not self._stop.is_set():
             began = time.monotonic()
             try:
-                with opened(access.url, access.token, access.liveness) as connection:
+                with (
+                    contained(),
+                    opened(access.url, access.token, access.liveness) as connection,
+                ):
                     self._follow(connection)
-            except Disconnected as error:
+            except (Disconnected, Unforeseen) as error:
                 if self._stop.is_set():
                     return
                 self._intake.lose(str(error))

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from typing_extensions import override
 
-from meshtasks.domain.errors import MeshError
 from producers.collecting import Collector, Guard, Measured
 from producers.prometheus.config import PrometheusConfig, TargetConfig
 from producers.prometheus.target import Target
@@ -23,19 +22,12 @@ logger = logging.getLogger(__name__)
 _THREADS = 32
 
 
-class DiscoveryFailed(MeshError):
-    """Targets could not be looked for; the text says why."""
-
-
 class Discovery(Protocol):
     """Finds targets."""
 
     def targets(self) -> Sequence[TargetConfig]:
-        """Those that there are now.
-
-        Raises:
-            DiscoveryFailed: there is no telling.
-        """
+        """Those that there are now; as far as there is no telling, those that were
+        there last."""
 
 
 class PrometheusCollector(Collector):
@@ -44,8 +36,7 @@ class PrometheusCollector(Collector):
     Args:
         config: what all targets have in common.
         targets: those that are known.
-        discovery: finds more, every so many seconds. While it fails, those that it
-            found last are scraped.
+        discovery: finds more, every so many seconds.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from pydantic import ValidationError
 from typing_extensions import override
 
 from meshtasks.configfile import fault_in
-from meshtasks.domain.text import clip
+from meshtasks.domain.errors import MeshError
 from producers.collecting import Guard, routing_word
-from producers.prometheus.collector import Discovery, DiscoveryFailed
+from producers.prometheus.collector import Discovery
 from producers.prometheus.config import KubernetesConfig, TargetConfig
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ _SERVICE_LABELS = ("app.kubernetes.io/name", "app", "k8s-app")
 _SERVICE_LIMIT_CHARS = 64
 _PAGE_SIZE = 500
 _TIMEOUT_SECONDS = 10.0
-_REASON_LIMIT_CHARS = 200
+#: Stands for all namespaces.
+_ALL = ""
 
 _HINTS = {
     401: "the credentials are not valid",
@@ -40,8 +42,13 @@ _HINTS = {
 }
 
 
+class DiscoveryFailed(MeshError):
+    """Pods could not be looked for; the text says why."""
+
+
 class PodDiscovery(Discovery):
-    """Asks the API of one cluster.
+    """Asks the API of one cluster. A namespace that cannot be looked at is logged, and
+    its targets stay those that were found last.
 
     Args:
         wanted: which pods.
@@ -69,22 +76,35 @@ class PodDiscovery(Discovery):
         self._pods = client.CoreV1Api(client.ApiClient(settings))
         self._refused: set[str] = set()
         self._guard = Guard()
+        self._found: dict[str, list[TargetConfig]] = {}
 
     @override
     def targets(self) -> list[TargetConfig]:
+        for namespace in self._wanted.namespaces or (_ALL,):
+            what = f"pods of {namespace}" if namespace else "pods"
+            found = self._guard.attempt(what, partial(self._targets_in, namespace))
+            if found is not None:
+                self._found[namespace] = found
+        return [target for found in self._found.values() for target in found]
+
+    def _targets_in(self, namespace: str) -> list[TargetConfig]:
+        """Those that there are now in a namespace, or in all.
+
+        Raises:
+            DiscoveryFailed: there is no telling.
+        """
         try:
-            return [target for pod in self._list() for target in self._each_of(pod)]
+            pods = list(self._list(namespace))
         except client.ApiException as error:
             hint = _HINTS.get(error.status, error.reason)
             message = f"the Kubernetes API answered {error.status}: {hint}"
             raise DiscoveryFailed(message) from error
         except (urllib3.exceptions.HTTPError, ValueError) as error:
-            message = clip(
-                f"the Kubernetes API cannot be asked: {error}", _REASON_LIMIT_CHARS
-            )
+            message = f"the Kubernetes API cannot be asked: {error}"
             raise DiscoveryFailed(message) from error
+        return [target for pod in pods for target in self._each_of(pod)]
 
-    def _list(self) -> Iterator[Any]:
+    def _list(self, namespace: str) -> Iterator[Any]:
         """The pods that run."""
         options: dict[str, Any] = {
             "label_selector": self._wanted.label_selector,
@@ -92,21 +112,20 @@ class PodDiscovery(Discovery):
             "limit": _PAGE_SIZE,
             "_request_timeout": _TIMEOUT_SECONDS,
         }
-        for namespace in self._wanted.namespaces or (None,):
-            following = ""
-            while True:
-                if namespace is None:
-                    page = self._pods.list_pod_for_all_namespaces(
-                        _continue=following, **options
-                    )
-                else:
-                    page = self._pods.list_namespaced_pod(
-                        namespace, _continue=following, **options
-                    )
-                yield from page.items
-                following = page.metadata._continue  # noqa: SLF001 - the client's name for it
-                if not following:
-                    break
+        following = ""
+        while True:
+            if namespace == _ALL:
+                page = self._pods.list_pod_for_all_namespaces(
+                    _continue=following, **options
+                )
+            else:
+                page = self._pods.list_namespaced_pod(
+                    namespace, _continue=following, **options
+                )
+            yield from page.items
+            following = page.metadata._continue  # noqa: SLF001 - the client's name for it
+            if not following:
+                break
 
     def _each_of(self, pod: Any) -> list[TargetConfig]:
         name = getattr(pod.metadata, "name", None)

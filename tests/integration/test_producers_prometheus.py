@@ -411,6 +411,29 @@ class TestKubernetes:
 
         assert rounds == [3] * len(rounds)
 
+    def test_a_namespace_that_may_not_be_looked_at_hides_no_other(
+        self, receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        wanted = KubernetesConfig(
+            kubeconfig=write_kubeconfig(tmp_path, receiver.url),
+            namespaces=("shop", "secret", "infra"),
+        )
+        discovery = PodDiscovery(wanted, tmp_path / "x")
+        web, dns = pod("web", scrape="true"), pod("dns", scrape="true")
+        receiver.script(
+            pod_list(web),
+            refusal(403, "Forbidden"),
+            pod_list(dns),
+            refusal(500, "Internal"),
+            refusal(403, "Forbidden"),
+            pod_list(),
+        )
+
+        found = [[each.service for each in discovery.targets()] for _ in range(2)]
+
+        assert found == [["web", "dns"], ["web"]]
+        assert caplog.text.count("pods of secret: the Kubernetes API answered 403") == 1
+
     def test_targets_come_and_go_and_stay_while_the_api_is_away(
         self,
         receiver: Receiver,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from meshtasks.domain.backoff import Backoff
 from meshtasks.domain.errors import InvalidMessage
 from meshtasks.messaging.publisher import Outgoing
-from producers.homeassistant.config import HomeAssistantConfig
+from producers.homeassistant import feed
+from producers.homeassistant.config import HomeAssistantConfig, Loops
 from producers.homeassistant.frames import EventFrame, StateChanged, decoded, frame_of
 from producers.homeassistant.intake import Intake
 from producers.homeassistant.memory import Memory
@@ -159,6 +164,32 @@ def test_an_odd_attribute_of_a_reading_loses_no_event(
         assert reading["value"] == 21.5
         assert isinstance(reading["unit"], str | None)
         assert isinstance(reading["name"], str | None)
+
+
+def test_what_nobody_foresaw_is_a_connection_that_ended_and_another_is_made(
+    intake: Intake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stop, attempts = threading.Event(), []
+
+    @contextmanager
+    def opening(*_: object) -> Iterator[None]:
+        attempts.append(1)
+        if len(attempts) == 3:
+            stop.set()
+        raise KeyError("context")
+        yield
+
+    monkeypatch.setattr(feed, "opened", opening)
+    access = feed.Access("ws://x", "token", backoff=Backoff(0.01, 0.01))
+    memory = Memory(tmp_path / "states.json")
+
+    feed.Feed(access, Loops(), intake, memory, stop, lambda: None)()
+
+    assert len(attempts) == 3
+    assert len([each for each in caplog.messages if "KeyError" in each]) == 1
 
 
 # --- which states are readings
