@@ -188,7 +188,7 @@ def load_settings() -> Settings:
         ConfigError: naming the variable and what was expected.
     """
     try:
-        return Settings(Environment())
+        env = Environment()
     except ValidationError as error:
         raise together(
             ConfigError(
@@ -198,3 +198,5 @@ def load_settings() -> Settings:
             )
             for each in error.errors(include_input=False)
         ) from error
+    refuse(env.place_faults())
+    return Settings(env)

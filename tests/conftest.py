@@ -32,6 +32,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from meshtasks.domain import masking
 from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
 from meshtasks.embedded.triton import Triton
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
@@ -63,6 +64,13 @@ ROOT = Path(__file__).parents[1]
 _CONTAINER = ["container"] if containers.docker_answers() else []
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_is_known() -> Iterator[None]:
+    """What one test calls a secret is a word to the next."""
+    yield
+    masking.forget()
 
 
 @pytest.fixture(scope="session")

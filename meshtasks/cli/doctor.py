@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from meshtasks.cli.terminal import say
+from meshtasks.domain.masking import masked
 from meshtasks.domain.text import printable
 from meshtasks.settings import load_settings
 
@@ -83,9 +84,10 @@ def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict
 
     def run(check: Check) -> None:
         try:
-            verdicts[check.name] = check.run()
+            state, text, remedy = check.run()
         except FAULTS as error:
-            verdicts[check.name] = Verdict("failed", str(error), _REMEDY)
+            state, text, remedy = "failed", str(error), _REMEDY
+        verdicts[check.name] = Verdict(state, masked(text), masked(remedy))
 
     wanted = list(checks)
     threads = [

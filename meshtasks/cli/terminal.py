@@ -9,12 +9,13 @@ from typing import Any
 
 import typer
 
+from meshtasks.domain.masking import masked
 from meshtasks.domain.text import printable
 
 
 def say(text: str, *, err: bool = False) -> None:
     """Print a line, or several, on standard output or standard error."""
-    typer.echo(printable(text), err=err)
+    typer.echo(masked(printable(text)), err=err)
 
 
 def run(app: typer.Typer) -> None:

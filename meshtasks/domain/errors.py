@@ -11,12 +11,14 @@ from typing import Any
 
 from typing_extensions import override
 
+from meshtasks.domain.masking import masked
+
 
 class MeshError(Exception):
     """Something in the mesh went wrong."""
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (self.__doc__ or "").partition("\n")[0])
+        super().__init__(masked(message or (self.__doc__ or "").partition("\n")[0]))
 
 
 class ConfigError(MeshError):

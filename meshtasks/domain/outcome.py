@@ -15,6 +15,7 @@ from meshtasks.domain.errors import (
     SinkUnavailable,
     Transient,
 )
+from meshtasks.domain.masking import masked
 
 #: Longest traceback kept in a dead letter; its end says most.
 TRACEBACK_LIMIT_CHARS = 4_000
@@ -70,7 +71,7 @@ def outcome_of(error: BaseException) -> Retry | Dead:
     bounded), and its traceback is kept.
     """
     kind = type(error).__name__
-    reason = (str(error) or kind)[:REASON_LIMIT_CHARS]
+    reason = (masked(str(error)) or kind)[:REASON_LIMIT_CHARS]
     match error:
         case InvalidMessage() | SinkRejected():
             return Dead(reason, kind)
@@ -84,5 +85,5 @@ def outcome_of(error: BaseException) -> Retry | Dead:
         case Transient():
             return Retry(reason, kind, retry_after_seconds=error.retry_after_seconds)
         case _:
-            text = "".join(traceback.format_exception(error))
+            text = masked("".join(traceback.format_exception(error)))
             return Retry(reason, kind, traceback=text[-TRACEBACK_LIMIT_CHARS:])

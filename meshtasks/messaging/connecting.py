@@ -60,8 +60,10 @@ def unopened(url: str) -> kombu.Connection:
     expected = "should be an AMQP URL, amqp://user:password@host:5672/vhost"
     try:
         scheme, port = urlsplit(url).scheme, urlsplit(url).port
-    except ValueError as error:
-        raise ConfigError("environment", _VARIABLE, f"{expected}; {error}") from error
+    except ValueError:
+        # whose text quotes what it takes for the port: the rest of a password, maybe
+        expected += "; are special characters in it percent-encoded?"
+        raise ConfigError("environment", _VARIABLE, expected) from None
     if scheme not in {"amqp", "amqps"} or not url[len(scheme) :].startswith("://"):
         raise ConfigError("environment", _VARIABLE, expected)
     port = port or (5671 if scheme == "amqps" else 5672)
