@@ -53,6 +53,7 @@ def create_app(
         task_routes={queue: {"queue": queue} for queue in handlers},
         task_serializer="json",
         worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_prefetch_multiplier=1,  # what is taken early waits behind another
         worker_consumer="meshtasks.worker.consumer:MeshConsumer",
         worker_send_task_events=True,
         worker_max_memory_per_child=512_000,  # KiB; a belt against leaks in clients

@@ -125,11 +125,16 @@ class Session:
         self._restarts: Counter[str] = Counter()
         handled = handled_queues(self._settings.topology)
         archive = [queue for queue in handled if queue.startswith("archive.")]
-        others = [queue for queue in handled if queue not in archive]
-        # One for what people wait for, one for what takes its time, and one for what
-        # is asked of the gateway, which must keep nobody waiting.
-        commands = [self._settings.topology.commands_queue]
-        self._queues = {"house": others, "archive": archive, "commands": commands}
+        alerts = [queue for queue in handled if queue.startswith("alerts.")]
+        house = [queue for queue in handled if queue not in (*archive, *alerts)]
+        # An alarm waits neither for a model nor for an archive that takes its time, nor
+        # for what is asked of the gateway.
+        self._queues = {
+            "house": house,
+            "alerts": alerts,
+            "archive": archive,
+            "commands": [self._settings.topology.commands_queue],
+        }
         self._workers = {
             name: stack.worker(name, queues) for name, queues in self._queues.items()
         }
@@ -298,7 +303,7 @@ class Session:
             raise _ended_by_itself(self._simulator)
         with self._steps.step("the queues run empty"):
             audit.flows.wait_over(
-                self._queues["house"],
+                [*self._queues["house"], *self._queues["alerts"]],
                 published.messages_by_kind,
                 _DRAIN_SECONDS,
                 for_seconds=REST_SECONDS,

@@ -35,6 +35,24 @@ async def _authenticated(context: InContext, credentials: _Credentials) -> Clien
     return client
 
 
+def count_alerts(context: Context, caller: Client, alerts: int) -> None:
+    """Have each alert of a message count as a request: people are told of each, one
+    after the other, and the alarm that matters waits behind them.
+
+    Raises:
+        Problem: they are too many at once, or too many for now.
+    """
+    burst = context.rate.burst
+    if alerts > burst:
+        detail = f"{alerts} alerts; at most {burst} at once (burst in gateway.yaml)."
+        raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+    if alerts > 1:  # the request itself is counted
+        now = time.monotonic()
+        wait_seconds = context.rate.wait_seconds(caller.name, now, alerts - 1)
+        if wait_seconds:
+            raise too_many(wait_seconds)
+
+
 #: Any token will do.
 AUTHENTICATED = Depends(_authenticated)
 #: Who calls, as a parameter of a route.

@@ -9,7 +9,14 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from meshtasks.gateway.access import Accepted, Body, Caller, OnceOnly, demand
+from meshtasks.gateway.access import (
+    Accepted,
+    Body,
+    Caller,
+    OnceOnly,
+    count_alerts,
+    demand,
+)
 from meshtasks.gateway.context import InContext
 from meshtasks.gateway.problems import OF_SUBMITTING, documented
 from meshtasks.messaging.publisher import Outgoing
@@ -61,6 +68,7 @@ def publish_event(
 
     def publish(message_id: str) -> Accepted:
         queues = context.validator.check(exchange, routing_key, body)
+        count_alerts(context, caller, context.validator.alerts_in(queues, body))
         message = Outgoing(
             exchange, routing_key, body, message_id, timestamp=time.time()
         )

@@ -77,18 +77,24 @@ class RateLimit:
         self._buckets: dict[str, _Bucket] = {}
         self._lock = threading.Lock()
 
-    def wait_seconds(self, client: str, now: float) -> float:
+    @property
+    def burst(self) -> int:
+        """What may come at once after a rest."""
+        return int(self._burst)
+
+    def wait_seconds(self, client: str, now: float, count: int = 1) -> float:
         """Count a request; 0 if it may go on, else how long the client should wait.
 
         Args:
             client: its name.
             now: monotonic seconds.
+            count: as how many it counts; at most :attr:`burst`.
         """
         with self._lock:
             bucket = self._buckets.setdefault(client, _Bucket(self._burst, now))
             grown = bucket.tokens + (now - bucket.filled_at) * self._per_second
             bucket.tokens, bucket.filled_at = min(grown, self._burst), now
-            if bucket.tokens >= 1:
-                bucket.tokens -= 1
+            if bucket.tokens >= count:
+                bucket.tokens -= count
                 return 0.0
-            return (1 - bucket.tokens) / self._per_second
+            return (count - bucket.tokens) / self._per_second

@@ -20,6 +20,7 @@ from meshtasks.gateway.access import (
     Body,
     Caller,
     OnceOnly,
+    count_alerts,
     demand,
 )
 from meshtasks.gateway.context import Context, InContext
@@ -122,7 +123,8 @@ def _submitting(command: Command[Any]) -> Callable[..., JSONResponse]:
         if isinstance(arguments, Publish):
             message = to_json(given["record"], inf_nan_mode="constants")
             exchange, routing_key = arguments.exchange, arguments.routing_key
-            context.validator.check(exchange, routing_key, message, "record")
+            queues = context.validator.check(exchange, routing_key, message, "record")
+            count_alerts(context, caller, context.validator.alerts_in(queues, message))
         if isinstance(arguments, SilenceAlerts):
             given["created_by"] = caller.name
         return once.answer(partial(_call, context, caller, command, given))

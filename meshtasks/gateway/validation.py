@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from itertools import islice
 
@@ -81,6 +81,11 @@ class Validator:
             )
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, list(found))
         return sorted(queues)
+
+    def alerts_in(self, queues: Iterable[str], body: bytes) -> int:
+        """How many alerts a message brings that :meth:`check` found to be good."""
+        queue = next((each for each in queues if each.startswith("alerts.")), None)
+        return 0 if queue is None else len(self._decoders[queue].decode(body).records)
 
     def _errors(self, envelope: Envelope, above: Sequence[str]) -> Iterator[FieldError]:
         decoder = self._decoders[envelope.queue]

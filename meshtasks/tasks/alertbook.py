@@ -79,6 +79,7 @@ def take_in(
         SinkUnavailable: the store is busy.
         SinkUnavailable: the store is out of order.
     """
+    inhibits = False
     with store.transaction() as tables:
         for record_id, alert, said_at in news:
             if tables.is_repeated(record_id, now):
@@ -88,7 +89,9 @@ def take_in(
             if standing is None:
                 continue
             tables.put_alert(standing)
-            _noted(tables, policy, known, standing, now)
+            inhibits |= _noted(tables, policy, known, standing, now)
+        if inhibits:
+            tables.wake_all(now)
 
 
 def claim(store: AlertStore, policy: AlertPolicy, now: float) -> Job | None:
@@ -158,15 +161,19 @@ def _noted(
     known: Standing | None,
     alert: Standing,
     now: float,
-) -> None:
-    """What follows when an alert stands otherwise than before."""
-    was_firing = known is not None and known.firing
-    if alert.firing != was_firing:
+) -> bool:
+    """What follows when an alert stands otherwise than before.
+
+    Returns:
+        Whether all groups must be looked at, because others may be inhibited now, or
+        no longer. The caller wakes them once, however many alerts there are.
+    """
+    changes = alert.firing != (known is not None and known.firing)
+    if changes:
         kind: EventKind = "firing" if alert.firing else "resolved"
         tables.note(Event(now, kind, alert.title, alert.fingerprint, alert.message))
-        if policy.may_inhibit(alert.labels):
-            tables.wake_all(now)
     _assign(tables, policy, alert, now, moves=False)
+    return changes and policy.may_inhibit(alert.labels)
 
 
 def _assign(
@@ -238,7 +245,10 @@ def _review(
     """Decide what to do with a group; claim it if there is something to send."""
     route = policy.by_name[group.route]
     present = tables.members(group.id)
-    muting = Muting(policy, tables.silences(), tables.firing(), now)
+    # Thousands may fire; most groups need to know of none of them.
+    inhibited = any(policy.may_be_inhibited(alert.labels) for alert, _ in present)
+    firing = tables.firing() if inhibited else ()
+    muting = Muting(policy, tables.silences(), firing, now)
     members = [Member(alert, told, muting.of(alert)) for alert, told in present]
     decision = decide(group, members, route, policy.flapping, now)
     group = reviewed(group, decision, now)
@@ -286,10 +296,13 @@ def _keep_up(tables: AlertTables, policy: AlertPolicy, now: float) -> None:
     if tables.changes_note("policy", policy.digest):
         for alert in tables.alerts():
             _assign(tables, policy, alert, now, moves=True)
+    inhibited = False
     for known in tables.firing_unheard_since(now - policy.resolve_timeout):
         alert = given_up(known, policy.resolve_timeout, now)
         tables.put_alert(alert)
-        _noted(tables, policy, known, alert, now)
+        inhibited |= _noted(tables, policy, known, alert, now)
+    if inhibited:
+        tables.wake_all(now)
     if tables.changes_note("pruned", str(now // _PRUNE_EVERY_SECONDS)):
         for alert in tables.prune(now):
             detail = "no receiver took it in time"

@@ -60,6 +60,9 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         options = kwargs.get("worker_options") or {}
         # Mingle comes with the step that consumes commands, which requires it.
         kwargs["worker_options"] = {**options, "without_mingle": True}
+        kwargs["initial_prefetch_count"] = commands_at_once(
+            kwargs["app"], kwargs["controller"]
+        )
         super().__init__(*args, **kwargs)
 
     @override
@@ -153,6 +156,18 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         if self.intake.handles(queue):
             self.intake.remove(queue)
         super().cancel_task_queue(queue)
+
+
+def commands_at_once(app: Any, controller: Any) -> int:
+    """How many commands a worker takes from the broker at once.
+
+    A command may wait two minutes for a model. Beside queues of a domain, one process
+    of the pool is kept free of commands where there is more than one; where there is
+    not, a batch waits for one command at most.
+    """
+    processes = int(controller.concurrency)
+    alone = not set(app.amqp.queues.consume_from) & set(mesh_of(app).handlers)
+    return processes if alone else max(1, processes - 1)
 
 
 class _Away:

@@ -143,19 +143,23 @@ class Dispatcher:
             self._pumping = False
 
     def _next(self) -> PendingBatch | None:
-        for place, batch in enumerate(self._waiting):
-            if self._admits(batch.lane):
-                del self._waiting[place]
-                return batch
-        due = [
-            lane
-            for lane in self._lanes()
-            if lane.due_since() is not None and self._admits(lane)
-        ]
-        if not due:
-            return None
-        lane = min(due, key=lambda lane: lane.due_since() or 0.0)
-        return PendingBatch(lane, lane.take_due())
+        """The batch to run next; those of alerts go before all others."""
+        for urgent in (True, False):
+            for index, batch in enumerate(self._waiting):
+                if batch.lane.is_urgent is urgent and self._admits(batch.lane):
+                    del self._waiting[index]
+                    return batch
+            due = [
+                lane
+                for lane in self._lanes()
+                if lane.is_urgent is urgent
+                and lane.due_since() is not None
+                and self._admits(lane)
+            ]
+            if due:
+                lane = min(due, key=lambda lane: lane.due_since() or 0.0)
+                return PendingBatch(lane, lane.take_due())
+        return None
 
     def _dispatch(self, batch: PendingBatch) -> None:
         lane, deliveries = batch

@@ -112,6 +112,5 @@ def _resize(state: Any, n: int, *, grow: bool) -> Answer:
         (pool.grow if grow else pool.shrink)(n)
     except ValueError as error:  # all processes are busy
         return {"error": str(error)}
-    consumer._update_prefetch_count(n if grow else -n)  # noqa: SLF001 - as Celery's own
     consumer.call_soon(consumer.intake.pump)
     return {"ok": f"pool will {'grow' if grow else 'shrink'}"}

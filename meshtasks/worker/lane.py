@@ -40,6 +40,7 @@ class Lane:
     Attributes:
         alive: false once the connection is given up; results are then dropped,
             because the broker delivers the messages again.
+        is_urgent: its batches run before those of queues that are not: alerts.
         received: messages received so far.
         unsettled: messages received and not yet settled.
     """
@@ -56,6 +57,7 @@ class Lane:
     ) -> None:
         self.handler = handler
         self.queue = handler.queue
+        self.is_urgent = self.queue.startswith("alerts.")
         self.settings = settings
         self.settler = settler
         self.alive = True

@@ -7,12 +7,19 @@ import re
 import urllib.request
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
+from meshtasks.celery import create_app
+from meshtasks.environment import Environment
 from meshtasks.messaging import headers
+from meshtasks.settings import Settings
+from meshtasks.tasks.handlers import HANDLERS
+from meshtasks.worker.consumer import commands_at_once
 from tests.support import scripted
 from tests.support.amqp import publish_raw, queue_depth, take
 from tests.support.meshes import declared, reconfigured
@@ -206,6 +213,43 @@ def test_a_busy_queue_does_not_hold_up_another(
         )
         wait_for_effects(env, {"quick"})
         assert "long" not in effects(env)
+
+
+def test_a_batch_of_alerts_runs_before_those_that_wait_already(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    one = {"defaults": {"batch": {"count": 1}}}
+    env = reconfigured(env, tmp_path / "one", queues=one)
+    publish(env, {"id": "holds the pool", "do": "wait", "seconds": 2})
+    publish(env, *({"id": f"r{number}"} for number in range(10)))
+    publish_raw(env["MESH_BROKER_URL"], "alerts", "alerts.test", b'{"id": "alert"}')
+
+    with running(worker(env, tmp_path, MOTION, "alerts.notifications")):
+        wait_for_effects(env, {"alert", "r9"})
+
+    order = [
+        each["id"] for each in scripted.read(Path(env["MESH_STATE_DIR"]), "effects")
+    ]
+    assert order.index("alert") < order.index("r9")
+    assert order.index("alert") <= 2
+
+
+def test_one_pool_process_is_kept_free_of_commands_beside_domain_queues(
+    env: dict[str, str],
+) -> None:
+    environment = Environment(
+        config_dir=Path(env["MESH_CONFIG_DIR"]),
+        broker_url=SecretStr(env["MESH_BROKER_URL"]),
+    )
+    app = create_app(Settings(environment), HANDLERS)
+
+    def at_once(concurrency: int, *queues: str) -> int:
+        app.amqp.queues.select(queues)
+        return commands_at_once(app, SimpleNamespace(concurrency=concurrency))
+
+    assert at_once(4, "commands", "alerts.critical") == 3
+    assert at_once(1, "commands", "alerts.critical") == 1
+    assert at_once(4, "commands") == 4
 
 
 def test_a_warm_shutdown_finishes_what_the_worker_holds(

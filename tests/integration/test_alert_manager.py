@@ -13,7 +13,12 @@ from typing import Any
 import pytest
 
 from meshtasks.domain.alerting.muting import Silence
-from meshtasks.tasks.alertbook import claim
+from meshtasks.domain.alerts import Alert
+from meshtasks.environment import Environment
+from meshtasks.settings import Settings
+from meshtasks.sinks.alertstore import AlertStore
+from meshtasks.sinks.alerttables import AlertTables
+from meshtasks.tasks.alertbook import News, claim, take_in
 from tests.support.alerting import NOW, Manager
 from tests.support.ntfy import Ntfy
 from tests.support.receiver import Answer, Receiver
@@ -55,6 +60,33 @@ Titles = Callable[[], list[str]]
 
 DAMP = "attic is damp"
 DRY = "Resolved: attic is damp"
+
+
+def test_a_thousand_alerts_are_taken_in_without_looking_at_all_groups_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at_all: list[str] = []
+    for name in ("wake_all", "firing"):
+        original = getattr(AlertTables, name)
+
+        def counted(*arguments: Any, name: str = name, original: Any = original) -> Any:
+            looked_at_all.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(AlertTables, name, counted)
+    policy = Settings(Environment(config_dir=ROOT / "config")).alerts
+    store = AlertStore(tmp_path / "alerts.sqlite")
+    alerts = [
+        Alert(title="t", message="m", severity="critical", source=f"s{number}")
+        for number in range(1_000)
+    ]
+
+    news = [News(alert.source, alert, NOW) for alert in alerts]
+    take_in(store, policy, news, NOW)
+    assert claim(store, policy, NOW)
+
+    assert looked_at_all == ["wake_all"]
+    store.close()
 
 
 class TestTelling:

@@ -188,6 +188,15 @@ class TestLimits:
         assert int(answer.headers["Retry-After"]) >= 1
         assert gateway.get("/metrics", caller="operator").ok
 
+    def test_alerts_count_one_by_one(self, gateway: Gateway) -> None:
+        alert = {"title": "t", "message": "m", "severity": "critical", "source": "s"}
+        many = [{**alert, "source": f"s{number}"} for number in range(1_000)]
+
+        answer = gateway.post("/v1/events/alerts/alerts.flood", many)
+
+        problem = problem_of(answer, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        assert "1000 alerts; at most" in problem["detail"]
+
 
 class TestAccess:
     @pytest.mark.parametrize(

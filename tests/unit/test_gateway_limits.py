@@ -25,3 +25,11 @@ def test_callers_do_not_share() -> None:
     limit.wait_seconds("a", 0.0)
 
     assert limit.wait_seconds("b", 0.0) == 0
+
+
+def test_what_counts_as_several_waits_until_all_of_it_may_go() -> None:
+    limit = RateLimit(per_second=2, burst=10)
+
+    assert limit.wait_seconds("a", 0.0, count=8) == 0
+    assert limit.wait_seconds("a", 0.0, count=8) == 3
+    assert limit.wait_seconds("a", 3.0, count=8) == 0

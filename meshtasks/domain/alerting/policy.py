@@ -244,6 +244,10 @@ class AlertPolicy(BaseModel):
                     break
         return groups
 
+    def may_be_inhibited(self, labels: Mapping[str, str]) -> bool:
+        """Whether another alert, while it fires, could inhibit an alert."""
+        return any(all_match(rule.target, labels) for rule in self.inhibit)
+
     def may_inhibit(self, labels: Mapping[str, str]) -> bool:
         """Whether an alert inhibits others while it fires."""
         return any(all_match(rule.source, labels) for rule in self.inhibit)
