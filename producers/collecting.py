@@ -15,6 +15,7 @@ import typer
 
 from meshtasks.domain.errors import MeshError
 from meshtasks.domain.text import clip, printable
+from producers.base import Producer
 from producers.batching import Batching
 from producers.health import Health
 from producers.session import run_session, spooling_producer
@@ -116,7 +117,7 @@ class Guard:
         except Unforeseen as error:
             # Such texts quote what they could not read, counters for example.
             kind = _NUMBERS.sub("0", str(error))
-            self._health(what).failed(f"cannot be read: {error}", kind=kind)
+            self._health(what).failed(f"failed: {error}", kind=kind)
             return None
         except MeshError as error:
             self._health(what).failed(clip(printable(str(error)), _REASON_LIMIT_CHARS))
@@ -185,30 +186,38 @@ def run_collector(
     name = context.info_name or ""
     producer = spooling_producer(name, Batching(array_size=_ARRAY_SIZE))
 
+    feed = partial(collect_each, collector, rounds, publishing(producer))
+    raise typer.Exit(run_session(producer, feed, stop))
+
+
+def publishing(producer: Producer) -> Callable[[Measured], None]:
+    """What publishes metrics; one that is none for AMQP or JSON holds up no other."""
+    guard = Guard()
+
     def publish(measured: Measured) -> None:
         timestamp = measured.record["timestamp"]
-        producer.submit(EXCHANGE, *measured, timestamp=timestamp)
+        submit = partial(producer.submit, EXCHANGE, *measured, timestamp=timestamp)
+        guard.attempt(f"{measured.routing_key} {measured.record['tags']}", submit)
 
-    feed = partial(collect_each, collector, rounds, publish)
-    raise typer.Exit(run_session(producer, feed, stop))
+    return publish
 
 
 def collect_each(
     collector: Collector, rounds: Iterable[None], take: Callable[[Measured], None]
 ) -> None:
-    """Collect in each round, and hand on what is found.
-
-    Neither a round nor a metric that fails ends the others.
-    """
+    """Collect in each round, and hand on what is found; a round that fails ends no
+    other."""
     guard = Guard()
-
-    def collect() -> None:
-        for measured in collector.collect():
-            what = f"{measured.routing_key} {measured.record['tags']}"
-            guard.attempt(what, partial(take, measured))
-
     for _ in rounds:
-        guard.attempt("a round", collect)
+        found: list[Measured] = []
+        # What was found before something failed is kept.
+        guard.attempt("a round", partial(_extend, found, collector))
+        for measured in found:
+            take(measured)
+
+
+def _extend(found: list[Measured], collector: Collector) -> None:
+    found.extend(collector.collect())
 
 
 def _print(measured: Measured) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshtasks.domain.errors import MeshError
-from producers.collecting import Guard, Measured, collect_each, metric
+from producers.collecting import Guard, Measured, collect_each, metric, publishing
 
 
 class Script:
@@ -46,15 +46,21 @@ def test_a_metric_that_cannot_be_published_holds_up_no_other(
 ) -> None:
     taken: list[str] = []
 
-    def take(measured: Measured) -> None:
-        if measured.record["name"] == "b":
-            message = "routing key is longer than 255 bytes"
-            raise ValueError(message)
-        taken.append(measured.record["name"])
+    class Refusing:
+        """Stands for the producer: it refuses b."""
 
-    collect_each(Script(["a", "b", "c"], ["a", "b", "c"]), [None] * 2, take)
+        def submit(self, _exchange: str, key: str, _record: Any, **_: Any) -> None:
+            if key.endswith(".b"):
+                message = "routing key is longer than 255 bytes"
+                raise ValueError(message)
+            taken.append(key)
 
-    assert taken == ["a", "c"] * 2
+    producer: Any = Refusing()
+    names = ["a", "b", "c"]
+
+    collect_each(Script(names, names), [None] * 2, publishing(producer))
+
+    assert taken == ["metrics.system.x.a", "metrics.system.x.c"] * 2
     assert len(caplog.messages) == 1
 
 
@@ -84,7 +90,7 @@ def test_what_fails_is_said_again_when_it_fails_in_another_way_and_when_it_is_we
     assert caplog.messages == [
         "it: answered 500",
         "it: answered 503",
-        "it: cannot be read: RecursionError: maximum recursion depth exceeded",
+        "it: failed: RecursionError: maximum recursion depth exceeded",
         "it: is well again",
     ]
 

@@ -302,7 +302,7 @@ class TestOtherMachines:
             assert measured.record["name"] == "mem"
 
         (said,) = caplog.messages
-        assert said.startswith(f"group {group}: cannot be read: {type(error).__name__}")
+        assert said.startswith(f"group {group}: failed: {type(error).__name__}")
         assert "\x1b" not in said
 
     def test_a_reason_that_quotes_counters_is_not_said_in_each_round(
@@ -442,7 +442,7 @@ class TestFileSystems:
         parts = [Part("/a", "ext4"), Part("/b", "ext4"), Part("/c", "ext4")]
 
         assert paths(*parts, usage=usage) == ["/a", "/c"]
-        assert "file system /b: cannot be read: PermissionError" in caplog.text
+        assert "file system /b: failed: PermissionError" in caplog.text
 
     def test_a_mount_whose_name_is_not_unicode_can_be_published(
         self, paths: Callable[..., list[str]]

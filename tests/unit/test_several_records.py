@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,15 @@ from meshtasks.domain.json_text import members_of
 from meshtasks.domain.outcome import DONE, Dead, Outcome, Retry
 from meshtasks.domain.records import Metric, Reading, SensorReading
 from meshtasks.environment import Environment
+from meshtasks.gateway.problems import Problem
+from meshtasks.gateway.validation import Validator
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
+from meshtasks.tasks.handlers import HANDLERS
 from meshtasks.tasks.registry import Batch, Handler
 from meshtasks.worker.bind import BatchResult, BatchRunner
+
+SHIPPED = Path(__file__).parents[2] / "config"
 
 Decide = Callable[[Any], Outcome]
 
@@ -153,6 +159,19 @@ def test_what_is_in_no_form_is_one_dead_letter(body: bytes, reason: str) -> None
 
     assert failure.body is None
     assert reason in failure.outcome.reason
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"m f=1\nm f=soon\nm f=2", KERNEL + b"\n{torn\n" + SWAP, b'[{"name":"m"},{},{}]'],
+)
+def test_the_gateway_names_the_bad_member_whatever_the_form(body: bytes) -> None:
+    validator = Validator(Settings(Environment(config_dir=SHIPPED)), HANDLERS)
+
+    with pytest.raises(Problem) as caught:
+        validator.check("metrics", "metrics.system.vm", body)
+
+    assert any(each.pointer.startswith("#/1") for each in caught.value.errors)
 
 
 def test_line_protocol_is_no_form_of_other_records() -> None:
