@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import RootModel
@@ -33,6 +33,8 @@ class Announcements:
         self._by_pattern: defaultdict[str, list[str]] = defaultdict(list)
         self._wildcards: set[str] = set()
         self._by_device: defaultdict[str, list[str]] = defaultdict(list)
+        #: Name of a device and of an entity → how many there are.
+        self._named_so: Counter[tuple[str, str]] = Counter()
         #: Name of a device → whether it is one device's own; forgotten at each change.
         self._own_names: dict[str, bool] = {}
         self.changed = False
@@ -69,12 +71,19 @@ class Announcements:
             *(each for each in self._wildcards if topic_matches(each, routing_key)),
         ]
         return [
-            entity
+            self._named(config_key, entity)
             for pattern in patterns
             for config_key in dict.fromkeys(self._by_pattern.get(pattern, ()))
             for entity in self._by_config[config_key]
             if _pattern(entity) == pattern
         ]
+
+    def _named(self, config_key: str, entity: Announced) -> Announced:
+        """The entity; if its device has another one of its name, by a longer one."""
+        if not entity.device or self._named_so[entity.device, entity.entity] == 1:
+            return entity
+        longer = f"{config_key.removesuffix('.config')}.{entity.entity}"
+        return entity.model_copy(update={"entity": longer.replace(".", "_")})
 
     def device_name(self, entities: Iterable[Announced]) -> str:
         """Name of the device of these entities; empty when it has none of its own, or
@@ -113,6 +122,7 @@ class Announcements:
             if {"*", "#"} & set(pattern.split(".")):
                 self._wildcards.add(pattern)
             self._by_device[entity.device].append(config_key)
+            self._named_so[entity.device, entity.entity] += 1
         self._own_names.clear()
 
     def _remove(self, config_key: str) -> None:
@@ -123,6 +133,9 @@ class Announcements:
                 del self._by_pattern[pattern]
                 self._wildcards.discard(pattern)
             self._by_device[entity.device].remove(config_key)
+            self._named_so[entity.device, entity.entity] -= 1
+            if not self._named_so[entity.device, entity.entity]:
+                del self._named_so[entity.device, entity.entity]
             if not self._by_device[entity.device]:
                 del self._by_device[entity.device]
         self._own_names.clear()

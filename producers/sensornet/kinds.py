@@ -124,7 +124,12 @@ KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
         _temperature("temperature", "temperature_celsius"),
-        Kind("humidity", "humidity_percent", "%", HUMIDITY, no_value=_NO_HUMIDITY),
+        Kind(
+            *("humidity", "humidity_percent", "%", HUMIDITY),
+            lowest=HUMIDITY.lowest,
+            highest=HUMIDITY.highest,
+            no_value=_NO_HUMIDITY,
+        ),
         _state("motion"),
         # Temperatures of no room: a chip's, a dew point, what a thermostat aims at.
         _temperature("chip_temperature", "chip_celsius"),

@@ -243,12 +243,11 @@ class Normaliser:
                 return
             if value in kind.no_value or converted in kind.no_value:
                 making.count(UNAVAILABLE, reading)
-            elif destination == "sensors":
-                making.value(destination, sensor_id, reading, value, unit, location)
             elif not kind.lowest <= converted <= kind.highest:
                 making.count(_IMPOSSIBLE, reading)
             else:
-                making.value(destination, sensor_id, reading, converted, unit, location)
+                said = value if destination == "sensors" else converted
+                making.value(destination, sensor_id, reading, said, unit, location)
 
 
 class _Making:

@@ -249,8 +249,14 @@ class TestDeadLetters:
 
         assert normalised.counted == {("unavailable", name): 1}
 
-    @pytest.mark.parametrize("body", ['{"battery": 255}', '{"pressure": -20}'])
-    def test_a_metric_that_cannot_be_is_counted(self, body: str) -> None:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            *('{"battery": 255}', '{"pressure": -20}', '{"temperature": -999}'),
+            '{"humidity": 110}',
+        ],
+    )
+    def test_a_value_that_cannot_be_is_counted(self, body: str) -> None:
         assert Devices().publish("zigbee2mqtt/hall", body).skipped == {
             "value that cannot be": 1
         }

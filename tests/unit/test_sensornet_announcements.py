@@ -358,6 +358,26 @@ class TestDevices:
             "sensors.temperature.t.1.e1",
         }
 
+    def test_two_entities_by_one_name_are_two_sensors(self) -> None:
+        devices = Devices(sources=ANNOUNCED)
+        for node in ("inside", "outside"):
+            announce(
+                devices,
+                "sensor",
+                f"{node}/temperature",
+                stat_t=f"station/{node}",
+                dev_cla="temperature",
+                dev={"ids": "s", "name": "Station"},
+            )
+        names = {
+            key
+            for node in ("inside", "outside")
+            for key in values(devices.publish(f"station/{node}", "21"))
+        }
+
+        assert len(names) == 2
+        assert all(each.startswith("sensors.temperature.station.") for each in names)
+
     def test_an_area_that_no_point_can_hold_does_not_cost_the_reading(self) -> None:
         devices = announced(
             dev_cla="temperature",

@@ -216,6 +216,35 @@ class TestTasmota:
             "metrics.system.plug.energy.2.device": {"power_watts": 30},
         }
 
+    def test_what_a_device_says_of_itself_is_counted_by_name(self) -> None:
+        body = '{"Wifi": {"RSSI": 74}, "POWER": "ON"}'
+
+        assert Devices().publish("tele/shed/STATE", body).counted == {
+            ("state or result", "Wifi.RSSI"): 1,
+            ("state or result", "POWER"): 1,
+        }
+
+    def test_seconds_since_1970_need_no_zone(self) -> None:
+        body = (
+            '{"Time": "2026-11-23T12:30:00", "Epoch": 1795435140, '
+            '"AM2301": {"Temperature": 21}}'
+        )
+        (record,) = records(Devices().publish("tele/shed/SENSOR", body)).values()
+
+        assert record["timestamp"] == NOW - 60
+
+    def test_power_of_a_zigbee_device_is_whether_it_is_on(self) -> None:
+        body = (
+            '{"Lamp": {"Device": "0x1A", "Power": 1, "ActivePower": 7, '
+            '"LinkQuality": 60}}'
+        )
+        normalised = Devices().publish("tele/bridge/SENSOR", body)
+
+        assert values(normalised) == {
+            "metrics.system.bridge.lamp.device": {"power_watts": 7}
+        }
+        assert normalised.counted["kind unknown", "Lamp.Power"] == 1
+
     def test_the_answer_to_status_10_holds_the_same(self) -> None:
         body = '{"StatusSNS": {"AM2301": {"Temperature": 24.6}, "TempUnit": "C"}}'
 
@@ -362,6 +391,21 @@ class TestShelly:
         topic = "shellies/shelly1-x/ext_temperature/0"
 
         assert Devices().publish(topic, "999").skipped == {"unavailable": 1}
+
+    def test_a_radiator_valve_tells_how_far_it_is_open(self) -> None:
+        body = (
+            '{"thermostats": [{"pos": 40, "tmp": {"value": 20.3, "units": "C", '
+            '"is_valid": true}}], "bat": {"value": 99, "voltage": 4.1}}'
+        )
+
+        assert values(Devices().publish("shellies/trv/info", body)) == {
+            "sensors.temperature.trv": (20.3, "C"),
+            "metrics.system.trv.device": {
+                "valve_percent": 40,
+                "battery_percent": 99,
+                "voltage_volts": 4.1,
+            },
+        }
 
     def test_the_time_of_the_last_motion_is_that_of_the_motion_alone(self) -> None:
         moved = 1757604717

@@ -66,6 +66,10 @@ _STATUS: Mapping[Path, Meaning] = {
     ("lux", "value"): Meaning("illuminance"),
     ("target_t", "value"): Meaning("target_temperature"),
     ("pos",): Meaning("valve"),
+    # Of radiator valves, whose status is shorter than what they tell of themselves.
+    ("thermostats", "0", "pos"): Meaning("valve"),
+    ("thermostats", "0", "tmp", "value"): Meaning("temperature"),
+    ("thermostats", "0", "target_t", "value"): Meaning("target_temperature"),
 }
 #: The same temperature in Fahrenheit, where the one in Celsius stands beside it.
 _IN_FAHRENHEIT = frozenset({"temperature_f", "ext_temperature_f/+"})
@@ -78,7 +82,6 @@ _OTHER_TOPICS = {
     "online": "availability",
     "command": "command",
     "set": "command",
-    "info": "announcement",
     "announce": "announcement",
     "settings": "announcement",
 }
@@ -95,7 +98,7 @@ def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
     device, path = levels[0], levels[1:]
     if path[-1] in _OTHER_TOPICS:
         return Ignored(_OTHER_TOPICS[path[-1]])
-    if list(path) == ["status"]:
+    if list(path) in (["status"], ["info"]):
         return _status(device, object_of(body))
     if path[0] == "input_event":
         return _input(device, path, object_of(body))

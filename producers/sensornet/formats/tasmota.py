@@ -20,7 +20,7 @@ from producers.sensornet.meaning import (
     Passed,
     Payload,
 )
-from producers.sensornet.payload import Path, object_of, value_at
+from producers.sensornet.payload import Path, is_object, object_of, value_at
 
 #: Name of a value → what it is, in the object of any sensor.
 _VALUES: Mapping[str, Meaning] = {
@@ -73,6 +73,7 @@ _ZIGBEE_VALUES: Mapping[str, Meaning] = {
 _NUMBERED = re.compile(r"(?P<value>[A-Za-z]+?)(?P<part>\d{1,2})")
 #: The processor's own temperature, and that of the chip which feeds it.
 _CHIP = re.compile(r"ESP32|AXP\d+")
+_OTHER = "state or result"
 #: Objects around those of the sensors.
 _WRAPPERS = frozenset({"StatusSNS", "ZbReceived", "ZbInfo", "DS18x20"})
 #: What names a sensor better than its place: numbers of probes (DS18B20-2) shift when
@@ -106,8 +107,10 @@ def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
             values = document = object_of(body)
         case "LWT":
             return Ignored("availability")
+        case _ if is_object(body):
+            return Payload("", object_of(body), _judge_other)
         case _:
-            return Ignored("state or result")
+            return Ignored(_OTHER)
     # %topic%/%prefix%/ is as common as %prefix%/%topic%/.
     device = [level for level in levels[:-1] if level not in ("tele", "stat")]
     time = values.get("Time")
@@ -115,8 +118,15 @@ def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
     def judge(path: Path, raw: object) -> Judgement:
         return _judge(document, values, path, raw)
 
-    stamp = DeviceTime(time) if isinstance(time, str) else None
+    stamp: object = DeviceTime(time) if isinstance(time, str) else None
+    if isinstance(values.get("Epoch"), int):
+        stamp = values["Epoch"]
     return Payload("/".join(device), document, judge, stamp)
+
+
+def _judge_other(_path: Path, _raw: object) -> Judgement:
+    """A value of a message about the device itself."""
+    return Passed(_OTHER)
 
 
 def _judge(
@@ -125,14 +135,14 @@ def _judge(
     *parents, name = path
     if name in _DESCRIBING and isinstance(raw, str):
         return None
-    if name == "Time":
+    if name in ("Time", "Epoch"):
         return None
     index = ""
     if name.isdecimal() and parents:  # a meter of several phases or channels
         index, name = str(int(name) + 1), parents.pop()
     if name == "Action" and parents:
         return Meaning("action", part=parents[-1])
-    table = _ZIGBEE_VALUES if "ZbReceived" in parents else _VALUES
+    table = _ZIGBEE_VALUES if _is_zigbee(document, parents) else _VALUES
     known, number = table.get(name), ""
     if known is None and (numbered := _NUMBERED.fullmatch(name)):
         known, number = table.get(numbered["value"]), numbered["part"]
@@ -148,6 +158,12 @@ def _judge(
         part="/".join(each for each in parts if each),
         unit=known.unit or (unit if isinstance(unit, str) and unit else None),
     )
+
+
+def _is_zigbee(document: dict[str, Any], parents: Sequence[str]) -> bool:
+    """Whether an object is a device behind a Zigbee bridge."""
+    held = value_at(document, tuple(parents))
+    return "ZbReceived" in parents or (isinstance(held, dict) and "LinkQuality" in held)
 
 
 def _parts(document: dict[str, Any], parents: Sequence[str]) -> list[str]:
