@@ -30,6 +30,9 @@ from meshtasks.domain.web import Auth, http_url, is_url_text
 #: Half of what a batch may take by default, so that one call cannot use it up.
 LONGEST_TIMEOUT_SECONDS = 60.0
 
+#: Moved, not allowed, not registered, which in n8n is also "being saved".
+_OF_THE_SET_UP = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 407})
+
 Scalar = StrictBool | StrictInt | StrictFloat | StrictStr | None
 Limit = Annotated[float, Field(allow_inf_nan=False)]
 FieldPath = Annotated[str, Field(pattern=r"^[^.\s]+(\.[^.\s]+)*$")]
@@ -137,6 +140,10 @@ class Webhook(BaseModel):
         timeout_seconds: longest wait for the answer.
         send: one request per record with the record as its body, or one per batch
             with an array of ``{"id", "exchange", "routing_key", "time", "record"}``.
+        held_statuses: answers that come from how the webhook is set up, not from the
+            event: its events wait until it answers otherwise.
+        accepts_pages: whether an HTML page with a 2xx is success; else it is taken for
+            a login page or a proxy's, and the events wait.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -146,6 +153,8 @@ class Webhook(BaseModel):
     auth: Auth | None = None
     timeout_seconds: Annotated[float, Field(gt=0, le=LONGEST_TIMEOUT_SECONDS)] = 10.0
     send: Literal["record", "batch"] = "record"
+    held_statuses: frozenset[Annotated[int, Field(ge=300, le=499)]] = _OF_THE_SET_UP
+    accepts_pages: bool = False
 
     @property
     def is_path(self) -> bool:

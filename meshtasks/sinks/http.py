@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -27,13 +28,20 @@ _BYTES_A_SECOND = 64 << 10
 _CHUNK_BYTES = 64 << 10
 _ANSWER_LIMIT_BYTES = 8 << 20
 
+#: How a page begins, comments and the like left out.
+_PAGE = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
+    rb"<(?:!doctype\s+html|html|head|body|title|meta|script|center|h1)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
 
 class Answer(NamedTuple):
     """What a service answered.
 
     Attributes:
         body: its beginning, 8 MiB at most.
-        whole: whether the body came to its end.
+        whole: false if the body broke off before its end.
     """
 
     status: int
@@ -47,18 +55,15 @@ class Answer(NamedTuple):
         return self.body.decode("utf-8", "replace")
 
     @property
-    def is_html(self) -> bool:
-        """Whether it is a page for people: of a proxy, a portal, a login."""
-        kind = _header(self.headers, "Content-Type").partition(";")[0].strip().lower()
-        beginning = self.body[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-        return kind in {"text/html", "application/xhtml+xml"} or beginning.startswith(
-            (b"<!doctype html", b"<html")
-        )
+    def is_page(self) -> bool:
+        """Whether it is a page for people: of a proxy, a portal, a login. The type in
+        the header does not tell: many a small server calls every text HTML."""
+        return _PAGE.match(self.body[:4096].removeprefix(b"\xef\xbb\xbf")) is not None
 
     @property
     def retry_after_seconds(self) -> float | None:
         """How long it asks us to wait, if it does."""
-        return retry_after_seconds(_header(self.headers, "Retry-After"))
+        return retry_after_seconds(self.headers.get("Retry-After"))
 
 
 def pool_manager(**options: Any) -> urllib3.PoolManager:
@@ -110,17 +115,16 @@ def request(
         if not repeatable:
             raise
         response = once()
-    said, whole = bytearray(), False
+    said, whole = bytearray(), True
     try:
         while len(said) < _ANSWER_LIMIT_BYTES:
             chunk = response.read1(_CHUNK_BYTES)
             if not chunk:
-                whole = True
                 response.release_conn()  # read to its end: to be used again
                 break
             said += chunk
     except HTTPError:
-        pass  # the answer has no end, which `whole` says
+        whole = False
     finally:
         response.close()
     return Answer(response.status, response.headers, bytes(said), whole)
@@ -146,10 +150,6 @@ def retry_after_seconds(value: str | None) -> float | None:
         except (ValueError, OverflowError):
             return None
     return min(max(0.0, wait), LONGEST_ASKED_SECONDS)
-
-
-def _header(headers: Mapping[str, str], name: str) -> str:
-    return headers.get(name) or ""
 
 
 class _InTime(io.RawIOBase):

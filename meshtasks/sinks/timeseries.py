@@ -170,7 +170,7 @@ class TimeSeries:
             raise fault from error
         if answer.status == _STORED:
             return None
-        if answer.whole and not answer.is_html:
+        if answer.whole and not answer.is_page:
             refusal = refusal_in(answer.status, answer.text, lines)
             if refusal is not None:
                 return refusal
@@ -181,7 +181,7 @@ class TimeSeries:
     def _trouble(self, answer: Answer) -> SinkUnavailable:
         """An answer that is neither success nor about lines."""
         what = f"answered {answer.status}"
-        if answer.is_html:
+        if answer.is_page:
             page = " ".join(answer.text.split())
             what = f"{what} with a page for people: {ends(page, _PAGE_LIMIT_CHARS)}"
         elif answer.body:

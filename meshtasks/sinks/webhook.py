@@ -4,26 +4,26 @@ Only what config/workflows.yaml names is ever called: a URL holds nothing that c
 from a record, redirects are not followed, and no proxy is taken from the
 environment.
 
-The circuit ``webhook`` is n8n's, for all its workflows together: it opens when n8n
-itself gives no sign of life, and then the queues rest until it does. What only one
-webhook suffers from (it is slow, it fails, it asks for a pause) is a matter of the
-records that start it; these are retried and all others go on. So are the records
-for any other host, since n8n's workflows need not wait for that.
+The worker's circuit ``webhook`` is n8n's, for all its workflows together: it opens
+when n8n itself gives no sign of life, and then the queues rest until a call is
+answered. What only one webhook suffers from (it is slow, asks for a pause, is not
+registered, shows a login page) is a matter of the records that start it; these are
+retried and all others go on. So are the records for any other host, since n8n's
+workflows need not wait for that.
 
-A webhook that is slow, not to be reached or asks for it is not called for a while
-(each process has its own mind about that), so that the others need not wait for it
-again and again.
+Each webhook has a circuit of its own here, in each process: while it is open the
+webhook is not called, so that the others need not wait for it again and again.
 """
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
-from typing import NamedTuple, Self
+from typing import Self
 from urllib.parse import urlsplit
 
-import urllib3
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -31,25 +31,27 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
+from meshtasks.domain.circuit import Circuit, State
 from meshtasks.domain.errors import SinkRejected, SinkUnavailable, Transient
-from meshtasks.domain.pauses import Pauses
-from meshtasks.domain.text import clip
+from meshtasks.domain.text import ends
 from meshtasks.domain.workflows import Webhook, Workflow
 from meshtasks.settings import Settings
-from meshtasks.sinks.http import retry_after_seconds
+from meshtasks.sinks.http import Answer, pool_manager, request
 from meshtasks.sinks.timing import timing
+
+logger = logging.getLogger(__name__)
 
 SINK = "webhook"
 
-CONNECT_TIMEOUT_SECONDS = 3.0
 PROBE_TIMEOUT_SECONDS = 3.0
 
 _REASON_LIMIT_CHARS = 500
-_ANSWER_LIMIT_BYTES = 64 << 10
 
-#: Answers 503 until the database is migrated; older versions do not know it, but
-#: any answer of n8n's own will do.
+#: Answers 503 until the database is migrated. Older versions do not know it, and show
+#: their page for people, but any answer of n8n's own will do.
 _HEALTH_PATH = "/healthz/readiness"
+#: Which every version knows.
+_LIFE_PATH = "/healthz"
 #: What a proxy says in place of a server that it does not reach.
 _NOBODY_THERE = frozenset({502, 503, 504})
 #: With status 200, to every request, while it migrates its database.
@@ -57,6 +59,7 @@ _STARTING = "n8n is starting up"
 
 _TOO_MANY_REQUESTS = 429
 _UNAVAILABLE = 503
+_SERVER_ERROR = 5
 #: May pass, like every 5xx: request timeout, too early.
 _MAY_PASS = frozenset({408, 425})
 #: May be about single records of a batch: bad request, too large, unprocessable.
@@ -64,11 +67,12 @@ _OF_DATA = frozenset({400, 413, 422})
 
 
 class WebhookBusy(Transient):
-    """A webhook is too slow or asks for a pause, and is left alone for a while.
+    """A webhook is in trouble and is left alone for a while.
 
     Args:
         retry_after_seconds: how long.
-        tried: false if it was left alone this time.
+        counts: whether it is held against the record. Not so if the webhook was left
+            alone this time, or does not work for any record.
     """
 
     def __init__(
@@ -76,10 +80,10 @@ class WebhookBusy(Transient):
         message: str,
         retry_after_seconds: float | None = None,
         *,
-        tried: bool = True,
+        counts: bool = True,
     ) -> None:
         super().__init__(message, retry_after_seconds)
-        self.tried = tried
+        self.counts = counts
 
 
 class WebhookRefused(SinkRejected):
@@ -94,12 +98,6 @@ class WebhookRefused(SinkRejected):
         self.of_data = of_data
 
 
-class _Answer(NamedTuple):
-    status: int
-    said: str
-    retry_after_seconds: float | None
-
-
 class Webhooks:
     """Calls webhooks; each process has its own connections.
 
@@ -107,6 +105,7 @@ class Webhooks:
         n8n_url: base URL of n8n.
         secrets: values of authentication headers, by name.
         clock: seconds that only go forward.
+        new_circuit: makes the circuit of a webhook.
     """
 
     def __init__(
@@ -114,12 +113,13 @@ class Webhooks:
         n8n_url: str,
         secrets: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
+        new_circuit: Callable[[], Circuit] = Circuit,
     ) -> None:
         self._n8n_url = n8n_url.rstrip("/")
         self._secrets = secrets
         self._clock = clock
-        self._pauses = Pauses()
-        self._http = urllib3.PoolManager(maxsize=1)
+        self._circuits: defaultdict[str, Circuit] = defaultdict(new_circuit)
+        self._http = pool_manager(maxsize=1)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -138,28 +138,35 @@ class Webhooks:
         """Make one request; return once it is accepted with a 2xx.
 
         Raises:
-            WebhookRefused: it was refused for good: a 4xx or a redirect.
-            WebhookBusy: no answer in time, 429 or 503; or it is left alone since
-                the last of these. n8n itself is there.
-            Transient: 408, 425 or another 5xx; n8n itself is there.
+            WebhookRefused: it was refused for good.
+            WebhookBusy: the webhook is in trouble, or is left alone since it was. n8n
+                itself is there.
+            Transient: 408, 425 or a 5xx; n8n itself is there.
             SinkUnavailable: n8n gives no sign of life.
         """
-        name, began = workflow.name, self._clock()
-        if pause := self._pauses.of(name, began):
-            raise WebhookBusy(pause.reason, pause.until - began, tried=False)
+        circuit, began = self._circuits[workflow.name], self._clock()
+        if circuit.state(began) is State.OPEN:
+            wait = circuit.wait_seconds(began)
+            raise WebhookBusy(circuit.reason, wait, counts=False)
         try:
             self._call(workflow, body, headers)
         except WebhookBusy as error:
             now = self._clock()
-            seconds = self._pauses.begin(
-                name,
+            verdict = circuit.verdict(began, now)
+            opened = circuit.failed(
                 str(error),
+                began,
                 now,
-                lasted_seconds=now - began,
                 asked_seconds=error.retry_after_seconds,
+                lasted_seconds=now - began,
             )
-            raise WebhookBusy(str(error), seconds) from error
-        self._pauses.end(name)
+            if opened:
+                logger.warning("Not called for a while: %s", error)
+            counts = error.counts and verdict.counts
+            wait = max(circuit.wait_seconds(now), verdict.wait_seconds)
+            raise WebhookBusy(str(error), wait, counts=counts) from error
+        if circuit.succeeded(began, self._clock()):
+            logger.warning('Workflow "%s" is called again', workflow.name)
 
     def _call(
         self, workflow: Workflow, body: bytes, headers: Mapping[str, str]
@@ -179,8 +186,13 @@ class Webhooks:
         if webhook.auth:
             own[webhook.auth.header] = self._secrets[webhook.auth.secret]
         try:
-            answer = self._request(
-                webhook.method, url, webhook.timeout_seconds, body, {**headers, **own}
+            answer = request(
+                self._http,
+                webhook.method,
+                url,
+                timeout_seconds=webhook.timeout_seconds,
+                body=body,
+                headers={**headers, **own},
             )
         except (NewConnectionError, ConnectTimeoutError) as error:
             if self.is_at_n8n(webhook):
@@ -193,10 +205,13 @@ class Webhooks:
                 message = f"{at} did not answer within {webhook.timeout_seconds:g} s"
                 raise WebhookBusy(message) from error
             message = f"{at} cannot be used: {error}"
-            raise Transient(message) from error
-        if answer.status in _NOBODY_THERE or answer.said.startswith(_STARTING):
+            raise WebhookBusy(message) from error
+        said = " ".join(answer.text.split())
+        if answer.status in _NOBODY_THERE or said.startswith(_STARTING):
             self._require_n8n(webhook)
-        self._judge(at, answer)
+        elif answer.is_page and not webhook.accepts_pages:
+            self._require_n8n(webhook, by=_LIFE_PATH)
+        self._judge(webhook, at, answer, said)
 
     def probe(self) -> None:
         """Ask n8n for a sign of life: any answer that is its own.
@@ -204,25 +219,32 @@ class Webhooks:
         Raises:
             SinkUnavailable: it gave none.
         """
-        url = self._n8n_url + _HEALTH_PATH
+        self._ask_n8n(_HEALTH_PATH)
+
+    def _ask_n8n(self, path: str) -> None:
+        url = self._n8n_url + path
         try:
-            answer = self._request("GET", url, PROBE_TIMEOUT_SECONDS)
+            answer = request(
+                self._http, "GET", url, timeout_seconds=PROBE_TIMEOUT_SECONDS
+            )
         except HTTPError as error:
             raise self._down(str(error)) from error
         if answer.status in _NOBODY_THERE:
             fault = f"its health check answered {answer.status}"
             raise self._down(fault, answer.retry_after_seconds)
-        if answer.said.startswith(_STARTING):
+        if answer.text.lstrip().startswith(_STARTING):
             raise self._down("it is starting up")
+        if path == _LIFE_PATH and answer.is_page:
+            raise self._down("a page for people is shown in its place")
 
     def close(self) -> None:
         """Close the connections."""
         self._http.clear()
 
-    def _require_n8n(self, webhook: Webhook) -> None:
+    def _require_n8n(self, webhook: Webhook, by: str = _HEALTH_PATH) -> None:
         """After a fault: see whether it is n8n's as a whole."""
         if self.is_at_n8n(webhook):
-            self.probe()
+            self._ask_n8n(by)
 
     def _down(
         self, fault: str, retry_after_seconds: float | None = None
@@ -230,73 +252,34 @@ class Webhooks:
         message = f"n8n at {urlsplit(self._n8n_url).netloc} is not there: {fault}"
         return SinkUnavailable(SINK, message, retry_after_seconds)
 
-    def _judge(self, at: str, answer: _Answer) -> None:
+    def _judge(self, webhook: Webhook, at: str, answer: Answer, said: str) -> None:
         """What the answer of a webhook means, of a host that is there."""
-        status, said, wait = answer
+        status, wait = answer.status, answer.retry_after_seconds
         text = f"{at} answered {status}: {self._redacted(said)}"
+        if answer.is_page and not webhook.accepts_pages:
+            text = f"{text} (a page for people: is this the webhook itself?)"
+            raise WebhookBusy(text, wait, counts=False)
         match status // 100:
-            case 2 if not said.startswith(_STARTING):
+            case 2 if answer.whole and not said.startswith(_STARTING):
                 return
             case 2:
                 raise WebhookBusy(text)
             case 3:
                 text = f"{text} (redirects are not followed: correct the URL)"
-                raise WebhookRefused(text, of_data=False)
-            case _ if status in {_TOO_MANY_REQUESTS, _UNAVAILABLE}:
-                raise WebhookBusy(text, wait)
-            case 5:
-                raise Transient(text, wait)
-            case _ if status in _MAY_PASS:
-                raise Transient(text, wait)
-            case _:
-                raise WebhookRefused(text, of_data=status in _OF_DATA)
+        if status in webhook.held_statuses:
+            raise WebhookBusy(text, wait, counts=False)
+        if status in {_TOO_MANY_REQUESTS, _UNAVAILABLE}:
+            raise WebhookBusy(text, wait)
+        if status in _MAY_PASS or status // 100 == _SERVER_ERROR:
+            raise Transient(text, wait)
+        raise WebhookRefused(text, of_data=status in _OF_DATA)
 
     def _redacted(self, text: str) -> str:
-        """The beginning of an answer, less the secrets it may repeat."""
+        """The beginning and the end of an answer, less the secrets it may repeat."""
         for secret in self._secrets.values():
             if secret:
                 text = text.replace(secret, "…")
-        return clip(text, _REASON_LIMIT_CHARS)
-
-    def _request(
-        self,
-        method: str,
-        url: str,
-        timeout_seconds: float,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> _Answer:
-        """One request and the beginning of its answer.
-
-        Raises:
-            HTTPError: there was no answer in time.
-        """
-        deadline = time.monotonic() + timeout_seconds
-        connect_seconds = min(CONNECT_TIMEOUT_SECONDS, timeout_seconds)
-        response = self._http.request(
-            method,
-            url,
-            body=body,
-            headers=headers,
-            timeout=urllib3.Timeout(connect=connect_seconds, read=timeout_seconds),
-            retries=False,
-            redirect=False,
-            preload_content=False,
-        )
-        said = b""
-        # The status is the answer; if its explanation is cut off, so be it.
-        with closing(response), suppress(HTTPError):
-            while len(said) < _ANSWER_LIMIT_BYTES and time.monotonic() < deadline:
-                chunk = response.read1(_ANSWER_LIMIT_BYTES)
-                if not chunk:
-                    response.release_conn()  # read to its end: to be used again
-                    break
-                said += chunk
-        return _Answer(
-            response.status,
-            " ".join(said.decode("utf-8", "replace").split()),
-            retry_after_seconds(response.headers.get("Retry-After")),
-        )
+        return ends(text, _REASON_LIMIT_CHARS)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -105,7 +105,7 @@ class _Caller:
             self._n8n_down = _retry(error, tried=False)
             return _retry(error)
         except WebhookBusy as error:
-            return _retry(error, tried=error.tried)
+            return _retry(error, tried=error.counts)
         except Transient as error:
             return _retry(error)
         return DONE

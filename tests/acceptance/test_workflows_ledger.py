@@ -192,7 +192,7 @@ def test_errors_are_retried_or_dead_as_they_say_and_nobody_is_called_twice(
     motions = "sensors.motion.#"
     env = configure(
         workflow("all"),
-        workflow("gone", motions),
+        workflow("gone", motions, held_statuses=[]),
         workflow("broken", "home.*.*.trigger"),
         workflow("limited", "home.*.*.state_changed"),
     )
