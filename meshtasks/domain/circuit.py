@@ -89,7 +89,9 @@ class Circuit:
         """Whether work may go to the service."""
         if self._retry_at is None:
             return State.CLOSED
-        return State.HALF_OPEN if now >= self._retry_at else State.OPEN
+        # a clock that was put back must not keep it open for as long
+        waits = self._opened_at <= now < self._retry_at
+        return State.OPEN if waits else State.HALF_OPEN
 
     def wait_seconds(self, now: float) -> float:
         """Until it is half-open; 0 if it is, or closed."""

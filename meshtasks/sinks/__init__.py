@@ -4,8 +4,11 @@ again may help, :class:`~meshtasks.domain.errors.SinkRejected` when not."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
+
+from meshtasks.domain.circuit import Circuit
 
 if TYPE_CHECKING:
     from meshtasks.messaging.publisher import Publisher
@@ -45,6 +48,8 @@ class Sinks:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        #: Of each receiver of notifications; what they know outlives :meth:`close`.
+        self.receiver_circuits: defaultdict[str, Circuit] = defaultdict(Circuit)
 
     @cached_property
     def timeseries(self) -> TimeSeries:
@@ -124,9 +129,9 @@ class Sinks:
         return TimedPublisher(self.settings.env.amqp_url)
 
     def close(self) -> None:
-        """Close the sinks that were opened."""
+        """Close the sinks that were opened; they are opened again when needed."""
         opened = {**vars(self)}
-        del opened["settings"]
+        del opened["settings"], opened["receiver_circuits"]
         for name, sink in opened.items():
             delattr(self, name)
             sink.close()

@@ -69,8 +69,13 @@ class Answer(NamedTuple):
 def pool_manager(**options: Any) -> urllib3.PoolManager:
     """Connections whose answers are bounded in time; options as of ``PoolManager``."""
     manager = urllib3.PoolManager(**options)
-    manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+    bound_in_time(manager)
     return manager
+
+
+def bound_in_time(manager: urllib3.PoolManager) -> None:
+    """Bound the answers of connections that somebody else's client makes."""
+    manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
 def request(

@@ -11,8 +11,10 @@ Apprise and of the HTTP libraries below it are kept from writing URLs down.
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -27,7 +29,7 @@ from meshtasks.domain.alerting.notice import Notification
 from meshtasks.domain.alerts import Severity
 from meshtasks.domain.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.domain.text import clip
-from meshtasks.sinks.http import retry_after_seconds
+from meshtasks.sinks.http import bound_in_time, retry_after_seconds
 from meshtasks.sinks.timing import timed
 
 #: The sink's name in errors.
@@ -35,6 +37,12 @@ SINK = "notifier"
 
 _CONNECT_TIMEOUT_SECONDS = 4.0
 _READ_TIMEOUT_SECONDS = 10.0
+#: Apprise may make several requests for one notification.
+_LONGEST_SECONDS = 30.0
+
+#: What is wrong with nothing but the notification; all else is the service's trouble,
+#: or of the way to it.
+_OF_THE_NOTIFICATION = frozenset({400, 413, 422})
 
 _TYPES: dict[Severity, apprise.NotifyType] = {
     "info": apprise.NotifyType.INFO,
@@ -179,21 +187,47 @@ class _Other:
         self._apprise.add(plugin)
 
     def send(self, notification: Notification) -> None:
-        kind = _TYPES[notification.severity]
-        taken = self._apprise.notify(
-            title=notification.title,
-            body=notification.body,
-            # its text is no markup: a service that shows HTML is given it escaped
-            body_format=apprise.NotifyFormat.TEXT,
-            notify_type=apprise.NotifyType.SUCCESS if notification.resolved else kind,
-        )
-        if not taken:  # Apprise says why in its log only, URLs included
+        taken = threading.Event()
+
+        def notify() -> None:
+            # Whatever a plugin raises means that the service did not take it, and
+            # its text may hold the URL.
+            with suppress(Exception):
+                if self._notify(notification):
+                    taken.set()
+
+        # Apprise bounds each read, so a server that drips would hold us for ever.
+        thread = threading.Thread(target=notify, name="mesh-apprise", daemon=True)
+        thread.start()
+        thread.join(_LONGEST_SECONDS)
+        if not taken.is_set():  # Apprise says why in its log only, URLs included
             message = f"receiver {self._name}: the service did not take it"
             raise SinkUnavailable(SINK, message)
 
+    def _notify(self, notification: Notification) -> bool:
+        kind = _TYPES[notification.severity]
+        return bool(
+            self._apprise.notify(
+                title=notification.title,
+                body=notification.body,
+                # its text is no markup: a service that shows HTML is given it escaped
+                body_format=apprise.NotifyFormat.TEXT,
+                notify_type=(
+                    apprise.NotifyType.SUCCESS if notification.resolved else kind
+                ),
+            )
+        )
+
 
 class _Service:
-    """An HTTP service that takes JSON."""
+    """An HTTP service that takes JSON.
+
+    Args:
+        name: of the receiver.
+        base_url: where it is.
+        plugin: Apprise's reading of the URL.
+        token: of the URL.
+    """
 
     def __init__(
         self, name: str, base_url: str, plugin: apprise.NotifyBase, token: str | None
@@ -205,30 +239,42 @@ class _Service:
 
     def post(self, path: str, content: dict[str, Any]) -> None:
         try:
-            answer = requests.post(
-                self._base_url + path,
-                json=content,
-                auth=self._auth,
-                timeout=(_CONNECT_TIMEOUT_SECONDS, _READ_TIMEOUT_SECONDS),
-                verify=self._verify,
-                allow_redirects=False,
-            )
+            with requests.Session() as session:
+                session.mount("http://", _InTime())
+                session.mount("https://", _InTime())
+                answer = session.post(
+                    self._base_url + path,
+                    json=content,
+                    auth=self._auth,
+                    timeout=(_CONNECT_TIMEOUT_SECONDS, _READ_TIMEOUT_SECONDS),
+                    verify=self._verify,
+                    allow_redirects=False,
+                )
         except requests.RequestException as error:
             # Its text holds the URL.
             message = f"receiver {self._name}: {type(error).__name__}"
             raise SinkUnavailable(SINK, message) from None
-        if answer.ok and not answer.is_redirect:
-            return
-        raise self._refusal(answer)
+        if not (answer.status_code == HTTPStatus.OK and _is_of_a_service(answer)):
+            raise self._refusal(answer)
 
     def _refusal(self, answer: requests.Response) -> SinkUnavailable | SinkRejected:
         status = answer.status_code
         message = f"receiver {self._name}: HTTP {status} {_explained(answer)}".rstrip()
-        passing = status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
-        if passing or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            wait = retry_after_seconds(answer.headers.get("Retry-After"))
-            return SinkUnavailable(SINK, message, wait)
-        return SinkRejected(message)
+        if status in _OF_THE_NOTIFICATION:
+            return SinkRejected(message)
+        if answer.ok:
+            message = f"{message}, and not as the service answers (is the URL right?)"
+        wait = retry_after_seconds(answer.headers.get("Retry-After"))
+        return SinkUnavailable(SINK, message, wait)
+
+
+class _InTime(requests.adapters.HTTPAdapter):
+    """Answers bounded in time as a whole."""
+
+    @override
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        bound_in_time(self.poolmanager)
 
 
 class _Authorisation(requests.auth.AuthBase):
@@ -286,6 +332,16 @@ def _explained(answer: requests.Response) -> str:
             if isinstance(reason := content.get(name), str):
                 return clip(reason, 200)
     return answer.reason or ""
+
+
+def _is_of_a_service(answer: requests.Response) -> bool:
+    """Whether a 200 is a service's own: ntfy and Home Assistant answer in JSON. A login
+    page that stands in their place is none."""
+    try:
+        answer.json()
+    except (requests.JSONDecodeError, RecursionError):
+        return not answer.content
+    return True
 
 
 def _keep_urls_out_of_logs() -> None:

@@ -59,7 +59,7 @@ _STARTING = "n8n is starting up"
 
 _TOO_MANY_REQUESTS = 429
 _UNAVAILABLE = 503
-_SERVER_ERROR = 5
+_SUCCESS, _REDIRECT, _SERVER_ERROR = 2, 3, 5  # hundreds
 #: May pass, like every 5xx: request timeout, too early.
 _MAY_PASS = frozenset({408, 425})
 #: May be about single records of a batch: bad request, too large, unprocessable.
@@ -259,13 +259,12 @@ class Webhooks:
         if answer.is_page and not webhook.accepts_pages:
             text = f"{text} (a page for people: is this the webhook itself?)"
             raise WebhookBusy(text, wait, counts=False)
-        match status // 100:
-            case 2 if answer.whole and not said.startswith(_STARTING):
+        if status // 100 == _SUCCESS:
+            if answer.whole and not said.startswith(_STARTING):
                 return
-            case 2:
-                raise WebhookBusy(text)
-            case 3:
-                text = f"{text} (redirects are not followed: correct the URL)"
+            raise WebhookBusy(text)
+        if status // 100 == _REDIRECT:
+            text = f"{text} (redirects are not followed: correct the URL)"
         if status in webhook.held_statuses:
             raise WebhookBusy(text, wait, counts=False)
         if status in {_TOO_MANY_REQUESTS, _UNAVAILABLE}:

@@ -76,8 +76,7 @@ def take_in(
     """Note how alerts stand after news of them. Repeated news change nothing.
 
     Raises:
-        SinkUnavailable: the store is busy.
-        SinkUnavailable: the store is out of order.
+        SinkUnavailable: the store is busy or out of order.
     """
     inhibits = False
     with store.transaction() as tables:
@@ -100,8 +99,7 @@ def claim(store: AlertStore, policy: AlertPolicy, now: float) -> Job | None:
     It is this process's to send, and to be settled afterwards.
 
     Raises:
-        SinkUnavailable: the store is busy.
-        SinkUnavailable: the store is out of order.
+        SinkUnavailable: the store is busy or out of order.
     """
     with store.transaction() as tables:
         _keep_up(tables, policy, now)
@@ -119,6 +117,7 @@ def settle(
     now: float,
     *,
     retry_at: float | None,
+    tried: bool = True,
 ) -> None:
     """Note what became of a notification.
 
@@ -128,10 +127,10 @@ def settle(
         events: what happened to it.
         now: epoch seconds.
         retry_at: when to try it again if no receiver took it, epoch seconds.
+        tried: whether any receiver was asked; if not, it is no failure.
 
     Raises:
-        SinkUnavailable: the store is busy.
-        SinkUnavailable: the store is out of order.
+        SinkUnavailable: the store is busy or out of order.
     """
     with store.transaction() as tables:
         for event in events:
@@ -151,7 +150,10 @@ def settle(
                 owed = known[name].owed or phase != "resolved"
                 told = replace(known[name], owed=owed)
             tables.put_member(group.id, name, told)
-        group = taken(group, now) if retry_at is None else failed(group, retry_at)
+        if retry_at is None:
+            group = taken(group, now)
+        else:
+            group = failed(group, retry_at, counts=tried)
         tables.put_group(group, wake_at=now)
 
 

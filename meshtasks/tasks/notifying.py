@@ -13,6 +13,7 @@ from meshtasks.domain.alerting.events import Event, EventKind
 from meshtasks.domain.alerting.notice import Notification, notice_of
 from meshtasks.domain.alerting.policy import Route
 from meshtasks.domain.backoff import Backoff
+from meshtasks.domain.circuit import State
 from meshtasks.domain.errors import SinkRejected, SinkUnavailable
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
@@ -21,8 +22,8 @@ from meshtasks.tasks.registry import Timer
 
 logger = logging.getLogger(__name__)
 
-#: Between attempts to tell a group whose receivers all failed.
-_RETRIES = Backoff(first_seconds=5.0, longest_seconds=300.0)
+#: Between attempts to tell a group whose receivers all failed, at least.
+_RETRIES = Backoff(first_seconds=5.0, longest_seconds=30.0)
 
 
 def notify_due(sinks: Sinks, clock: Callable[[], float] = time.time) -> None:
@@ -41,7 +42,14 @@ def notify_due(sinks: Sinks, clock: Callable[[], float] = time.time) -> None:
         route = policy.by_name[job.group.route]
         sending = _Sending(notification, route, sinks, clock)
         retry_at = sending.send(job.group.failures)
-        settle(store, job, sending.events, clock(), retry_at=retry_at)
+        settle(
+            store,
+            job,
+            sending.events,
+            clock(),
+            retry_at=retry_at,
+            tried=bool(sending.events),
+        )
 
 
 def _check_receivers(settings: Settings) -> None:
@@ -98,23 +106,54 @@ class _Sending:
             return None
         waits = []
         for name in receivers:
-            try:
-                self._sinks.notifier.send(name, self._notification)
-            except (SinkUnavailable, SinkRejected) as error:
-                self._note("not sent", name, str(error))
-                logger.warning("Notification not sent: %s", error)
-                waits.append(getattr(error, "retry_after_seconds", None) or 0.0)
-            else:
-                self._note("sent", name, self._notification.body)
+            wait = self._send_to(name)
+            if wait is None:
                 return None
-        wait = max(_RETRIES.delay_seconds(failures), min(waits))
-        logger.error(
-            'No receiver of route %s took "%s"; trying again in %.0f s',
-            self._route.name,
-            self._notification.title,
-            wait,
-        )
+            waits.append(wait)
+        wait = min(waits)
+        if self.events:  # else none was asked
+            wait = max(_RETRIES.delay_seconds(failures), wait)
+            logger.error(
+                'No receiver of route %s took "%s"; trying again in %.0f s',
+                self._route.name,
+                self._notification.title,
+                wait,
+            )
         return self._clock() + wait
+
+    def _send_to(self, name: str) -> float | None:
+        """Try one receiver, unless its circuit is open.
+
+        Returns:
+            How long it must be left alone, seconds; None if it took it.
+        """
+        circuit, began = self._sinks.receiver_circuits[name], self._clock()
+        if circuit.state(began) is State.OPEN:
+            return circuit.wait_seconds(began)
+        try:
+            self._sinks.notifier.send(name, self._notification)
+        except SinkUnavailable as error:
+            now = self._clock()
+            circuit.failed(
+                str(error),
+                began,
+                now,
+                asked_seconds=error.retry_after_seconds,
+                lasted_seconds=now - began,
+            )
+            self._note_failure(name, error)
+            return circuit.wait_seconds(now)
+        except SinkRejected as error:  # of this notification: others may be taken
+            circuit.succeeded(began, self._clock())
+            self._note_failure(name, error)
+            return 0.0
+        circuit.succeeded(began, self._clock())
+        self._note("sent", name, self._notification.body)
+        return None
+
+    def _note_failure(self, name: str, error: Exception) -> None:
+        self._note("not sent", name, str(error))
+        logger.warning("Notification not sent: %s", error)
 
     def _note_no_receiver(self) -> None:
         variables = " or ".join(

@@ -278,10 +278,11 @@ def thread_sinks(settings: Settings) -> Sinks:
     return sinks
 
 
-def run_timer(timer: Timer, settings: Settings) -> Retry | Dead | None:
-    """Run a timer with sinks of its own; return what went wrong, if anything did."""
+def run_timer(timer: Timer, sinks: Sinks) -> Retry | Dead | None:
+    """Run a timer, and close the sinks it has opened; return what went wrong, if
+    anything did."""
     try:
-        with closing(Sinks(settings)) as sinks:
+        with closing(sinks):
             timer.run(sinks)
     except Exception as error:  # noqa: BLE001 - a timer must go on, whatever happens
         return _fate(error, "a timer")

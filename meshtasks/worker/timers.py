@@ -7,11 +7,16 @@ must not wait for it. It goes on while the broker is away.
 from __future__ import annotations
 
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Callable
 
 from celery.utils.log import get_logger
 
+from meshtasks.domain.circuit import Circuit, State
+from meshtasks.domain.outcome import Retry
 from meshtasks.settings import Settings
+from meshtasks.sinks import Sinks
 from meshtasks.sinks.timing import SinkCall, listening
 from meshtasks.tasks.registry import Timer
 from meshtasks.worker.bind import run_timer
@@ -26,7 +31,8 @@ class Timers:
 
     Args:
         settings: sinks are opened from these for every run, and closed again: a
-            connection must not be carried over the fork of a pool process.
+            connection must not be carried over the fork of a pool process. While one
+            of them is in trouble, its timer runs less often.
         on_calls: called in the timers' thread with what a run asked of sinks.
     """
 
@@ -36,6 +42,8 @@ class Timers:
         self._settings = settings
         self._on_calls = on_calls
         self._timers: tuple[Timer, ...] = ()
+        self._sinks = Sinks(settings)
+        self._circuits: defaultdict[Timer, Circuit] = defaultdict(Circuit)
         self._faults: dict[Timer, str] = {}
         self._woken = threading.Event()
         self._stopping = threading.Event()
@@ -77,9 +85,17 @@ class Timers:
                 self._run_one(timer)
 
     def _run_one(self, timer: Timer) -> None:
+        circuit, began = self._circuits[timer], time.monotonic()
+        if circuit.state(began) is State.OPEN:
+            return
         with listening() as calls:
-            fault = run_timer(timer, self._settings)
+            fault = run_timer(timer, self._sinks)
         self._on_calls(calls)
+        now = time.monotonic()
+        if isinstance(fault, Retry) and fault.sink is not None:
+            circuit.failed(fault.reason, began, now, lasted_seconds=now - began)
+        else:
+            circuit.succeeded(began, now)
         said = "" if fault is None else f"{fault.error_type}: {fault.reason}"
         if said == self._faults.get(timer, ""):
             return

@@ -423,16 +423,30 @@ class TestFailingReceivers:
             "sent",
         ]
 
-    def test_the_wait_that_a_service_asks_for_is_kept(
-        self, one: Manager, receiver: Receiver
+    @pytest.mark.parametrize(("asked", "kept"), [("200", 200), ("86400", 300)])
+    def test_the_wait_that_a_service_asks_for_is_kept_for_five_minutes_at_most(
+        self, one: Manager, receiver: Receiver, asked: str, kept: int
     ) -> None:
-        receiver.script(Answer(429, headers={"Retry-After": "1000"}))
+        receiver.script(Answer(429, headers={"Retry-After": asked}))
         one.hear()
-        one.at(0, 999)
+        one.at(0, kept - 1)
         assert len(receiver.requests) == 1
 
-        one.at(1_000)
+        one.at(kept)
         assert len(receiver.requests) == 2
+
+    def test_a_receiver_in_trouble_is_not_asked_for_every_group(
+        self, one: Manager, receiver: Receiver
+    ) -> None:
+        receiver.always = Answer(503, headers={"Retry-After": "60"})
+        for number in range(20):
+            one.hear(source=f"s{number}")
+        one.at(0, 30)
+        assert len(receiver.requests) == 1
+
+        receiver.always = Answer(200)
+        one.at(61)
+        assert len(receiver.requests) == 21
 
     def test_what_ended_meanwhile_is_told_all_the_same(
         self, one: Manager, receiver: Receiver

@@ -183,7 +183,7 @@ class TestOtherServices:
 
 
 class TestFailures:
-    @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+    @pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 502, 503, 504])
     def test_what_may_pass_makes_the_sink_unavailable(
         self, receiver: Receiver, status: int
     ) -> None:
@@ -194,12 +194,30 @@ class TestFailures:
         assert caught.value.sink == "notifier"
         assert caught.value.retry_after_seconds == 42
 
-    @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 413])
-    def test_what_does_not_is_rejected(self, receiver: Receiver, status: int) -> None:
-        body = b'{"code": 40101, "error": "unauthorized", "message": "x"}'
-        receiver.always = Answer(status, body, {"Location": f"{receiver.url}/else"})
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            Answer(200, b"<html>Please log in</html>"),
+            Answer(200, b"It works!"),
+            Answer(302, headers={"Location": "/login"}),
+            Answer(204),
+        ],
+    )
+    def test_an_answer_that_is_not_the_services_is_no_success(
+        self, receiver: Receiver, answer: Answer
+    ) -> None:
+        receiver.always = answer
 
-        with pytest.raises(SinkRejected, match=f"phone: HTTP {status} unauthorized"):
+        with pytest.raises(SinkUnavailable, match="not as the service answers"):
+            notifier(f"ntfy://127.0.0.1:{receiver.port}/alerts").send("phone", DAMP)
+        assert len(receiver.requests) == 1
+
+    @pytest.mark.parametrize("status", [400, 413])
+    def test_what_does_not_is_rejected(self, receiver: Receiver, status: int) -> None:
+        body = b'{"code": 40001, "error": "too long", "message": "x"}'
+        receiver.always = Answer(status, body)
+
+        with pytest.raises(SinkRejected, match=f"phone: HTTP {status} too long"):
             notifier(f"ntfy://127.0.0.1:{receiver.port}/alerts").send("phone", DAMP)
         assert len(receiver.requests) == 1
 

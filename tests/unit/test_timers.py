@@ -10,6 +10,7 @@ from meshtasks.domain.errors import ConfigError, SinkUnavailable
 from meshtasks.environment import Environment
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
+from meshtasks.sinks.webhooklog import WebhookLog
 from meshtasks.tasks.registry import Timer
 from meshtasks.worker import timers as module
 from meshtasks.worker.timers import Timers
@@ -29,11 +30,32 @@ def timers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Timers]:
 
 
 def test_a_timer_runs_again_and_again(timers: Timers) -> None:
-    runs: list[Sinks] = []
-    timers.add(Timer(runs.append, nothing))
+    runs: list[tuple[WebhookLog, set[str]]] = []
+
+    def run(sinks: Sinks) -> None:
+        opened = vars(sinks).keys() - {"settings", "receiver_circuits"}
+        runs.append((sinks.webhook_log, opened))
+
+    timers.add(Timer(run, nothing))
 
     wait_until(lambda: len(runs) > 3, 10, "four runs")
-    assert len({id(sinks) for sinks in runs[:4]}) > 1  # sinks of its own each time
+    assert len({id(sink) for sink, _ in runs[:4]}) > 1  # opened anew each time
+    assert all(opened == set() for _, opened in runs)
+
+
+def test_it_runs_less_often_while_its_sink_is_in_trouble(timers: Timers) -> None:
+    runs: list[Sinks] = []
+    others: list[Sinks] = []
+
+    def fail(sinks: Sinks) -> None:
+        runs.append(sinks)
+        raise SinkUnavailable("alert_state", "disk full")
+
+    timers.add(Timer(fail, nothing))
+    timers.add(Timer(others.append, nothing))
+
+    wait_until(lambda: len(others) > 20, 10, "other runs")
+    assert len(runs) < 3
 
 
 def test_handlers_that_share_a_timer_have_it_run_once(timers: Timers) -> None:
@@ -80,7 +102,7 @@ def test_a_failing_run_is_reported_once_and_ends_nothing(
             fault(error)(sinks)
 
     timers.add(Timer(run, nothing))
-    wait_until(lambda: len(runs) > 3, 10, "four failing runs")
+    wait_until(lambda: len(runs) > 1, 10, "two failing runs")
     failing[0] = False
     wait_until(lambda: "run again" in caplog.messages[-1], 10, "a run that succeeds")
 

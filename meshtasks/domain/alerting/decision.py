@@ -152,9 +152,9 @@ def taken(group: Group, now: float) -> Group:
     return replace(group, news_at=None, notified_at=now, failures=0, retry_at=None)
 
 
-def failed(group: Group, retry_at: float) -> Group:
+def failed(group: Group, retry_at: float, *, counts: bool = True) -> Group:
     """The group after no receiver took a notification."""
-    return replace(group, failures=group.failures + 1, retry_at=retry_at)
+    return replace(group, failures=group.failures + counts, retry_at=retry_at)
 
 
 class _View(NamedTuple):
