@@ -39,6 +39,8 @@ _LONG: Mapping[str, str] = {
     "sa": "suggested_area",
 }
 
+#: More entities of one device are not taken; the largest have some hundred.
+_MOST_ENTITIES = 500
 #: A longer text is none of a device's words.
 _LONGEST_TEXT = 1_000
 
@@ -180,7 +182,7 @@ def parse(levels: Sequence[str], body: bytes) -> tuple[Announced, ...] | Ignored
         body: empty to withdraw what was announced on this topic.
 
     Raises:
-        InvalidMessage: a config topic's body is no JSON object.
+        InvalidMessage: a config topic's body is no JSON object, or has no end.
     """
     if levels[-1] != "config":
         return Ignored("discovery status")
@@ -198,6 +200,9 @@ def parse(levels: Sequence[str], body: bytes) -> tuple[Announced, ...] | Ignored
     found: list[Announced] = []
     parts = config.get("components")
     for name, part in parts.items() if isinstance(parts, dict) else ():
+        if len(found) >= _MOST_ENTITIES:
+            message = f"a device of more than {_MOST_ENTITIES} entities"
+            raise SchemaMismatch(message)
         if isinstance(part, dict):
             merged = config | _long(part)
             found += _entity(_text(merged.get("platform")), name, merged, of_device)

@@ -15,7 +15,7 @@ from meshtasks.domain.text import clip, described
 #: A larger message is not read; no sensor's is a hundredth of it.
 MAX_BODY_BYTES = 1 << 20
 #: A message with more values is not read; the largest of a device has some hundred.
-MAX_VALUES = 5_000
+MAX_VALUES = 1_000
 
 #: What devices and bridges write for "there is no reading", in lower case.
 UNAVAILABLE = frozenset(

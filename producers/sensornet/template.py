@@ -196,9 +196,10 @@ def _call(node: nodes.Call, wanted: set[Path]) -> Compute:
 
 def _test(node: nodes.Test, _wanted: set[Path]) -> Compute:
     """A value is computed with only where the message holds one."""
-    if node.name in ("defined", "number"):
+    name = node.name.casefold()
+    if name in ("defined", "number"):
         return _constant(True)  # noqa: FBT003 - the constant
-    if node.name in ("undefined", "none"):
+    if name in ("undefined", "none"):
         return _constant(False)  # noqa: FBT003 - the constant
     raise _NotUnderstoodError
 

@@ -538,6 +538,11 @@ _GREENHOUSE = {"topic": "greenhouse/+", "format": "number", "kind": "temperature
             *("home.device.hall_button1.trigger", "DOUBLE"),
         ),
         (
+            "tele/zb/SENSOR",
+            '{"ZbReceived": {"0xFF74": {"Click": "double", "Endpoint": 2}}}',
+            *("home.device.zb_0xff74_2.trigger", "double"),
+        ),
+        (
             *("shellies/x/input_event/1", '{"event": "S", "event_cnt": 3}'),
             *("home.device.x_1.trigger", "S"),
         ),

@@ -2,8 +2,8 @@
 
 Format: https://tasmota.github.io/docs/MQTT/ and the page of each sensor; of bridges for
 Zigbee https://tasmota.github.io/docs/Zigbee/. The answer to the command ``Status 10``
-(``stat/<topic>/STATUS10``) holds the same object, and ``stat/<topic>/RESULT`` what a
-button was.
+(``stat/<topic>/STATUS10``) holds the same object, and ``RESULT`` what a button was, or
+what firmware of 2020 heard by Zigbee.
 """
 
 from __future__ import annotations
@@ -66,10 +66,13 @@ _ZIGBEE_VALUES: Mapping[str, Meaning] = {
     "LocalTemperature": Meaning("temperature", unit="°C", part="local"),
     "OccupiedHeatingSetpoint": Meaning("target_temperature", unit="°C"),
     "PIHeatingDemand": Meaning("valve"),
+    "Click": Meaning("action"),
     "ActivePower": Meaning("power"),
     "RMSVoltage": Meaning("voltage", part="rms"),
     "RMSCurrent": Meaning("current"),
 }
+#: Kinds of which a Zigbee device has one for each of its keys or sockets.
+_OF_ENDPOINT = frozenset({"action", "power", "voltage", "current"})
 _NUMBERED = re.compile(r"(?P<value>[A-Za-z]+?)(?P<part>\d{1,2})")
 #: The processor's own temperature, and that of the chip which feeds it.
 _CHIP = re.compile(r"ESP32|AXP\d+")
@@ -103,7 +106,7 @@ def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
             document = object_of(body)
             inner = document.get("StatusSNS")
             values = inner if isinstance(inner, dict) else {}
-        case "RESULT" if b'"Action"' in body:
+        case "RESULT" if b'"Action"' in body or b'"ZbReceived"' in body:
             values = document = object_of(body)
         case "LWT":
             return Ignored("availability")
@@ -149,6 +152,9 @@ def _judge(
     if known is None:
         return Passed()
     kind = known.kind
+    if table is _ZIGBEE_VALUES and kind in _OF_ENDPOINT:
+        endpoint = value_at(document, (*parents, "Endpoint"))
+        number = str(endpoint) if isinstance(endpoint, int) and endpoint > 1 else ""
     if kind == "temperature" and any(_CHIP.fullmatch(each) for each in parents):
         kind = "chip_temperature"
     unit = values.get(_UNITS.get(kind, ""))
