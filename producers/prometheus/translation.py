@@ -188,7 +188,12 @@ class Translator:
         known = {label for label, _ in labels}
         for label, value in labels:
             tag = label
-            while tag in self._tags or (tag != label and tag in known):
+            while (
+                tag in self._tags
+                or (tag != label and tag in known)
+                or tag == "time"  # the stores' own, as those with underscores are
+                or tag.startswith("_")
+            ):
                 tag = f"exported_{tag}"
             tags[tag] = value
         metric_start(name, tuple(sorted(tags.items())))

@@ -256,6 +256,10 @@ class TestPlaces:
                 ],
             ),
             (
+                'q{time="a",_x="b"} 1\n',
+                [{"exported_time": "a", "exported__x": "b"}],
+            ),
+            (
                 'q{service="a",exported_service="b",exported_exported_service="c"} 1\n',
                 [
                     {
