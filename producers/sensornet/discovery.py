@@ -139,8 +139,8 @@ class Announced(BaseModel):
     def is_on(self, value: object) -> bool:
         """Whether a value of a binary sensor is on.
 
-        Values other than the announced ones are understood as far as they are clear:
-        where ``false`` alone is announced for on, ``true`` is off.
+        Values other than the announced ones are understood as far as both are clear:
+        where ``false`` is announced for on, ``ON`` is off.
 
         Raises:
             SchemaMismatch: it is neither on nor off.
@@ -151,9 +151,6 @@ class Announced(BaseModel):
             return True
         if word == (off or "off"):
             return False
-        if on is not None and off is not None:
-            message = f'expected "{on}" or "{off}" as announced, got "{word}"'
-            raise SchemaMismatch(message)
         if on is not None:
             return state_of(value) is state_of(on)
         return state_of(value) is not state_of(off or "off")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from functools import lru_cache
 
 #: A routing key has at most 255 bytes; this leaves room for what stands before.
 _LONGEST_BYTES = 200
 _DIGEST_BYTES = 4
+
+#: A device says the same few names again and again; a longer one is none of them.
+_CACHED_CHARS = 64
 
 _NOT_OF_A_WORD = re.compile(r"[^\w-]+")
 
@@ -19,6 +23,11 @@ def word(text: str) -> str:
     ``Wohnzimmer Süd`` → ``wohnzimmer_süd``. Letters of any script are kept; blanks,
     dots and signs become ``_``. Of a text without letters its digest is the word.
     """
+    return _word(text) if len(text) <= _CACHED_CHARS else _word.__wrapped__(text)
+
+
+@lru_cache(maxsize=8_192)
+def _word(text: str) -> str:
     plain = unicodedata.normalize("NFKC", text).casefold()
     if found := _NOT_OF_A_WORD.sub("_", plain).strip("_"):
         return found

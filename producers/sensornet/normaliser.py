@@ -188,10 +188,13 @@ class Normaliser:
         announced = self._announcements.at(published.routing_key)
         own = self._config.devices_by_name.get(name(device), _NO_DEVICE)
         making = _Making(published, self._config, report)
+        of_topic = self._called(device, own, announced)
         for reading in report.readings:
-            entities = [reading.entity] if reading.entity else announced
-            called = own.name or self._announcements.device_name(entities) or device
-            location = own.location or next((e.area for e in entities if e.area), "")
+            called, location = (
+                self._called(device, own, [reading.entity])
+                if reading.entity
+                else of_topic
+            )
             self._make(making, reading, own, called, location)
         messages = tuple(making.addressed())
         counted = +making.counted
@@ -205,6 +208,14 @@ class Normaliser:
             len(report.faults),
             report.described,
         )
+
+    def _called(
+        self, device: str, own: Device, announced: Sequence[Announced]
+    ) -> tuple[str, str]:
+        """Name and location of a device that announced these entities."""
+        called = own.name or self._announcements.device_name(announced) or device
+        area = next((each.area for each in announced if each.area), "")
+        return called, own.location or area
 
     def _make(
         self,

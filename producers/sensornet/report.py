@@ -218,15 +218,11 @@ def _announced_meaning(entity: Announced, kind: Kind, said: Judgement) -> Meanin
         meaning = meaning._replace(part=part, stamp=said.stamp)
     if not entity.template.is_plain:
         return meaning._replace(unit=entity.unit)  # it is the one of what is computed
-    if isinstance(said, Meaning) and _is_of_its_scale(said, kind):
+    if isinstance(said, Meaning) and kind.unit and KINDS[said.kind].unit == kind.unit:
         meaning = meaning._replace(unit=said.unit, usual=entity.unit or said.usual)
         if not said.is_guess and not entity.is_diagnostic:
             meaning = meaning._replace(kind=said.kind)
     return meaning
-
-
-def _is_of_its_scale(said: Meaning, kind: Kind) -> bool:
-    return kind.scale is not None and KINDS[said.kind].scale is kind.scale
 
 
 def _value(kind: Kind, raw: object, said: Meaning) -> float | bool | str | Passed:

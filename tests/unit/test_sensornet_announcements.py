@@ -136,6 +136,9 @@ class TestBinarySensors:
             ("ON", "OFF", '"off"', False),
             (None, "ON", '"ON"', True),  # the usual one for on comes first
             ("2", None, '"OFF"', False),
+            (1, 0, "true", True),
+            ("ON", "OFF", "false", False),
+            (False, True, '"ON"', False),
         ],
     )
     def test_payloads_of_any_type_say_what_is_on(
@@ -297,6 +300,22 @@ class TestKinds:
 
         assert records(found)["sensors.humidity.blu_ht.203"]["timestamp"] == NOW - 60
         assert found.counted == {("kind unknown", "params.bthomesensor:204.value"): 1}
+
+    def test_a_vendor_knows_a_kind_more_narrowly_than_its_class(self) -> None:
+        devices = Devices()
+        announce(
+            devices,
+            "sensor",
+            stat_t="zigbee2mqtt/pot",
+            dev_cla="humidity",
+            unit_of_meas="%",
+            val_tpl="{{ value_json.soil_moisture }}",
+        )
+        found = devices.publish("zigbee2mqtt/pot", '{"soil_moisture": 31}')
+
+        assert values(found) == {
+            "metrics.system.pot.device": {"soil_moisture_percent": 31}
+        }
 
 
 class TestTopics:
