@@ -17,6 +17,8 @@ from meshtasks.cli.dlq_choice import (
     OlderThan,
     Queue,
     Reason,
+    RoutingKey,
+    Sensor,
     find,
     opened,
     selection_of,
@@ -49,10 +51,12 @@ _AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")
 
 
 @app.command("list")
-def list_(
+def list_(  # noqa: PLR0913 - options
     *,
     reason: Reason = "",
     queue: Queue = "",
+    routing_key: RoutingKey = "",
+    sensor: Sensor = "",
     older_than: OlderThan = "",
     newer_than: NewerThan = "",
     each: Annotated[
@@ -71,7 +75,12 @@ def list_(
     Exit codes: 0; 69 the broker cannot be reached, or somebody else is looking.
     """
     selection = selection_of(
-        reason=reason, queue=queue, older_than=older_than, newer_than=newer_than
+        reason=reason,
+        queue=queue,
+        routing_key=routing_key,
+        sensor=sensor,
+        older_than=older_than,
+        newer_than=newer_than,
     )
     groups, total, lines = Groups(), 0, 0
 
@@ -87,7 +96,7 @@ def list_(
             said = json.dumps(letter._asdict()) if as_json else one_line(letter)
             typer.echo(said)
 
-    with opened(load_settings()) as letters:
+    with opened(load_settings(), queue) as letters:
         letters.look("looking", look_at)
     if each:
         if total > lines:
@@ -129,6 +138,8 @@ def replay(  # noqa: PLR0913 - options
     *,
     reason: Reason = "",
     queue: Queue = "",
+    routing_key: RoutingKey = "",
+    sensor: Sensor = "",
     older_than: OlderThan = "",
     newer_than: NewerThan = "",
     every: Every = False,
@@ -159,12 +170,14 @@ def replay(  # noqa: PLR0913 - options
         ids=ids or (),
         reason=reason,
         queue=queue,
+        routing_key=routing_key,
+        sensor=sensor,
         older_than=older_than,
         newer_than=newer_than,
         every=every,
     )
     settings = load_settings()
-    with opened(settings) as letters:
+    with opened(settings, queue) as letters:
         edited = None
         if edit:
             if not ids:
@@ -190,11 +203,13 @@ def replay(  # noqa: PLR0913 - options
 
 
 @app.command()
-def drop(
+def drop(  # noqa: PLR0913 - options
     ids: Ids = None,
     *,
     reason: Reason = "",
     queue: Queue = "",
+    routing_key: RoutingKey = "",
+    sensor: Sensor = "",
     older_than: OlderThan = "",
     newer_than: NewerThan = "",
     every: Every = False,
@@ -212,6 +227,8 @@ def drop(
         ids=ids or (),
         reason=reason,
         queue=queue,
+        routing_key=routing_key,
+        sensor=sensor,
         older_than=older_than,
         newer_than=newer_than,
         every=every,
@@ -230,7 +247,7 @@ def drop(
             groups.add(letter)
             doomed.add(int(letter.id, 16))  # a third of what the text would take
 
-    with opened(load_settings()) as letters:
+    with opened(load_settings(), queue) as letters:
         if ids:
             find(letters, ids)
         letters.look("looking", look_at)

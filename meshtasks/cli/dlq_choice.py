@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Annotated, NamedTuple
 
 import typer
@@ -14,6 +16,7 @@ import typer
 from meshtasks.cli.counting import counting
 from meshtasks.cli.failure import fail
 from meshtasks.cli.interrupt import EXIT_INTERRUPTED, stopping_on_signals
+from meshtasks.cli.terminal import say
 from meshtasks.domain.alerting.durations import seconds_of
 from meshtasks.domain.deadletters import ID_DIGITS, DeadLetter, Selection
 from meshtasks.messaging.browse import sweep
@@ -40,6 +43,16 @@ Reason = Annotated[
 Queue = Annotated[
     str,
     typer.Option(metavar="NAME", help="Those that died in this queue; sensors.* too."),
+]
+RoutingKey = Annotated[
+    str,
+    typer.Option(
+        metavar="PATTERN",
+        help="Those published with such a key; as in a binding: sensors.*.attic.",
+    ),
+]
+Sensor = Annotated[
+    str, typer.Option(metavar="NAME", help="Those of this sensor; attic-* too.")
 ]
 OlderThan = Annotated[
     str, typer.Option(metavar="TIME", help="Those that died longer ago: 2h, 7d.")
@@ -103,8 +116,17 @@ class Found(NamedTuple):
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[DeadLetterQueue]:
-    """The mesh's dead-letter queue; Ctrl-C ends looking at it in good order."""
+def opened(settings: Settings, queue: str = "") -> Iterator[DeadLetterQueue]:
+    """The mesh's dead-letter queue; Ctrl-C ends looking at it in good order.
+
+    Args:
+        queue: whose letters are meant; one that is not known is told.
+    """
+    names = [each.name for each in settings.topology.all_queues]
+    if queue and not any(fnmatchcase(name, queue) for name in names):
+        alike = get_close_matches(queue, names, 1)
+        meant = f"; did you mean {alike[0]}?" if alike else ""
+        say(f"topology.yaml has no queue {queue}{meant}", err=True)
     with stopping_on_signals() as stopping:
         yield DeadLetterQueue(
             settings.env.amqp_url, settings.topology.dead_letter_queue, stopping
@@ -140,11 +162,13 @@ def find(letters: DeadLetterQueue, beginnings: Sequence[str]) -> list[Found]:
     return list(found.values())
 
 
-def selection_of(
+def selection_of(  # noqa: PLR0913 - options
     *,
     ids: Sequence[str] = (),
     reason: str = "",
     queue: str = "",
+    routing_key: str = "",
+    sensor: str = "",
     older_than: str = "",
     newer_than: str = "",
     every: bool = True,
@@ -154,9 +178,11 @@ def selection_of(
     Raises:
         typer.BadParameter: an option cannot be read, or there are none.
     """
-    if not (every or ids or reason or queue or older_than or newer_than):
+    chosen = (ids, reason, queue, routing_key, sensor, older_than, newer_than)
+    if not (every or any(chosen)):
         message = (
-            "which? Give ids, --reason, --queue, --older-than, --newer-than or --all"
+            "which? Give ids, --reason, --queue, --routing-key, --sensor, "
+            "--older-than, --newer-than or --all"
         )
         raise typer.BadParameter(message)
     now = time.time()
@@ -164,6 +190,8 @@ def selection_of(
         ids=_ids(ids),
         reason=reason,
         queue=queue,
+        routing_key=routing_key,
+        sensor=sensor,
         failed_before=_ago(now, older_than, "--older-than"),
         failed_after=_ago(now, newer_than, "--newer-than"),
     )

@@ -20,6 +20,8 @@ from meshtasks.cli.dlq_choice import (
     OlderThan,
     Queue,
     Reason,
+    RoutingKey,
+    Sensor,
     find,
     opened,
     selection_of,
@@ -41,12 +43,14 @@ _File = Annotated[
 ]
 
 
-def export(
+def export(  # noqa: PLR0913 - options
     file: _File,
     ids: Ids = None,
     *,
     reason: Reason = "",
     queue: Queue = "",
+    routing_key: RoutingKey = "",
+    sensor: Sensor = "",
     older_than: OlderThan = "",
     newer_than: NewerThan = "",
     every: Every = False,
@@ -62,12 +66,14 @@ def export(
         ids=ids or (),
         reason=reason,
         queue=queue,
+        routing_key=routing_key,
+        sensor=sensor,
         older_than=older_than,
         newer_than=newer_than,
         every=every,
     )
     count = 0
-    with opened(load_settings()) as letters, _writing(file) as target:
+    with opened(load_settings(), queue) as letters, _writing(file) as target:
 
         def write(delivery: Delivery, letter: DeadLetter) -> None:
             nonlocal count

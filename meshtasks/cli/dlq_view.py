@@ -92,6 +92,7 @@ def page(delivery: Delivery, letter: DeadLetter, alike: int) -> Iterator[str]:
         "queue": letter.queue or _no_queue(letter),
         "exchange": letter.exchange or "(default)",
         "routing key": letter.routing_key,
+        "sensor": letter.sensor or None,
         "message id": properties.get("message_id", "(none)"),
         "retries": table.get(headers.RETRIES),
         "task": table.get(headers.TASK_ID),
@@ -103,7 +104,9 @@ def page(delivery: Delivery, letter: DeadLetter, alike: int) -> Iterator[str]:
             yield f"{name:<12} {value}"
     for chapter in history_of(delivery):
         yield f"{'before':<12} {_chapter(chapter)}"
-    others = {name: table[name] for name in sorted(table) if name not in _UNTOLD}
+    others = {
+        name: table[name] for name in sorted(table, key=str) if name not in _UNTOLD
+    }
     if others:
         yield "headers"
         for name, value in others.items():
@@ -119,9 +122,9 @@ def body_text(body: bytes) -> str:
     """A body to read: JSON is laid out, and bytes that are no UTF-8 are spelled."""
     try:
         value = from_json(body, allow_inf_nan=False)
-    except ValueError:
+        return json.dumps(value, ensure_ascii=False, indent=2)
+    except (ValueError, RecursionError):  # Python also writes no number of 4,301 digits
         return body.decode("utf-8", "backslashreplace")
-    return json.dumps(value, ensure_ascii=False, indent=2)
 
 
 def outcome(result: Replayed, *, dry: bool) -> Iterator[str]:

@@ -12,6 +12,9 @@ import typer
 from meshtasks.domain.masking import masked
 from meshtasks.domain.text import printable
 
+#: As shells count a program that a closed pipe has ended: 128 and SIGPIPE.
+_EXIT_BROKEN_PIPE = 141
+
 
 def say(text: str, *, err: bool = False) -> None:
     """Print a line, or several, on standard output or standard error."""
@@ -28,7 +31,13 @@ def run(app: typer.Typer) -> None:
     logging.getLogger("amqp").setLevel(logging.ERROR)
     command = typer.main.get_command(app)
     _reflow(command)
-    command()
+    try:
+        command()
+    except SystemExit as end:
+        # click has made this of a reader that has gone (`… | head -1`)
+        if isinstance(end.__context__, BrokenPipeError):
+            sys.exit(_EXIT_BROKEN_PIPE)
+        raise
 
 
 def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback

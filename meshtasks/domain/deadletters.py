@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from meshtasks.domain.patterns import topic_matches
 from meshtasks.domain.routing import PREDECLARED_EXCHANGES, queues_reached
 from meshtasks.domain.topology import Topology
 
@@ -39,6 +40,7 @@ class DeadLetter(NamedTuple):
         replays: how often it was replayed before.
         replayed_at: when the last replay that took it began, as its command wrote
             it; empty if none did.
+        sensor: what its record is of; empty if nothing tells.
     """
 
     id: str
@@ -50,6 +52,7 @@ class DeadLetter(NamedTuple):
     failed_at: float | None
     replays: int = 0
     replayed_at: str = ""
+    sensor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ class Selection:
         ids: these, by the beginnings of their ids.
         reason: their kind is this, or their reason has this in it (in any case).
         queue: they failed in it; a shell pattern such as ``sensors.*`` will do.
+        routing_key: their routing key matches it, as in a binding (``sensors.#``).
+        sensor: they are of it; a shell pattern will do.
         failed_before: epoch seconds.
         failed_after: epoch seconds.
     """
@@ -67,6 +72,8 @@ class Selection:
     ids: Collection[str] = ()
     reason: str = ""
     queue: str = ""
+    routing_key: str = ""
+    sensor: str = ""
     failed_before: float | None = None
     failed_after: float | None = None
 
@@ -76,6 +83,11 @@ class Selection:
             self._names(letter.id)
             and self._reads(letter)
             and (not self.queue or fnmatchcase(letter.queue or "", self.queue))
+            and (not self.sensor or fnmatchcase(letter.sensor, self.sensor))
+            and (
+                not self.routing_key
+                or topic_matches(self.routing_key, letter.routing_key)
+            )
             and self._is_of_age(letter.failed_at)
         )
 

@@ -30,6 +30,8 @@ def connected(url: str) -> Iterator[kombu.Connection]:
             _open(connection)
             yield connection
         except connection.connection_errors as error:
+            if isinstance(error, OSError) and connection.connected:
+                raise  # of a file or a pipe, say: py-amqp notices its own
             message = f"{broker} cannot be reached: {error}"
             raise Transient(message) from error
 

@@ -13,11 +13,10 @@ from datetime import datetime
 from typing import Any
 
 from amqp import Message
-from amqp.serialization import dumps
 
 from meshtasks.domain.text import clip
 from meshtasks.messaging import headers
-from meshtasks.messaging.frames import Outgoing, content_header_bytes
+from meshtasks.messaging.frames import Outgoing, content_header_bytes, table_bytes
 
 _SHORT_TEXT_BYTES = 255
 _LARGEST_TIMESTAMP = 2**64 - 1
@@ -104,10 +103,10 @@ def _short(text: str) -> str:
 def _encodable(name: str, value: object) -> tuple[object, int]:
     """A header's value, or text in its place, and how many bytes the header takes."""
     try:
-        return value, len(dumps("F", [{name: value}]))
+        return value, table_bytes({name: value})
     except Exception:  # noqa: BLE001 - py-amqp raises whatever an odd value leads to
         text = _ascii(_shown(value))
-        return text, len(dumps("F", [{name: text}]))
+        return text, table_bytes({name: text})
 
 
 def _shown(value: object) -> str:

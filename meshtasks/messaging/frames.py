@@ -9,6 +9,7 @@ section 4.2.6.1, ``basic.publish`` in the class definition of ``basic``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ _FLAGS = Struct(">H")
 #: Length of the message id.
 _LENGTH = Struct(">B")
 _TIMESTAMP = Struct(">Q")
+#: Length of a text, table or array.
+_SIZE = Struct(">I")
 
 #: A frame has so much beside its payload.
 _FRAME_OVERHEAD_BYTES = _FRAME.size + len(_END)
@@ -105,13 +108,37 @@ def _method_frame(exchange: str, routing_key: str, channel_id: int) -> bytes:
 
 def _encoded(**values: Any) -> bytes:
     """Flags and values of properties; the first has the highest bit."""
-    flags, kinds, given = 0, "", []
+    flags, encoded = 0, b""
     for place, (name, kind) in enumerate(Message.PROPERTIES):
         if (value := values.get(name)) is not None:
             flags |= 1 << (15 - place)
-            kinds += kind
-            given.append(value)
-    return bytes(_FLAGS.pack(flags) + dumps(kinds, given))
+            encoded += _table(value) if kind == "F" else dumps(kind, [value])
+    return bytes(_FLAGS.pack(flags) + encoded)
+
+
+def _table(table: Mapping[str, Any]) -> bytes:
+    """A table as py-amqp writes it, but for bytes: it would make texts of them."""
+    fields = b""
+    for name, value in table.items():
+        encoded = name.encode("utf-8", "surrogatepass")
+        fields += _LENGTH.pack(len(encoded)) + encoded + _field(value)
+    return _SIZE.pack(len(fields)) + fields
+
+
+def _field(value: object) -> bytes:
+    match value:
+        case bytes():
+            return b"x" + _SIZE.pack(len(value)) + value
+        case str():
+            encoded = value.encode("utf-8", "surrogatepass")
+            return b"S" + _SIZE.pack(len(encoded)) + encoded
+        case dict():
+            return b"F" + _table(value)
+        case list() | tuple():
+            items = b"".join(map(_field, value))
+            return b"A" + _SIZE.pack(len(items)) + items
+        case _:
+            return bytes(dumps("A", [[value]])[_SIZE.size :])  # what an array holds
 
 
 def content_header_bytes(message: Outgoing) -> int:
@@ -121,6 +148,15 @@ def content_header_bytes(message: Outgoing) -> int:
         amqp.FrameSyntaxError, struct.error: see :func:`publish_frames`.
     """
     return int(_HEADER.size) + len(_properties(message)) + len(_END)
+
+
+def table_bytes(table: Mapping[str, Any]) -> int:
+    """Size of a table of headers.
+
+    Raises:
+        amqp.FrameSyntaxError, struct.error: see :func:`publish_frames`.
+    """
+    return len(_table(table))
 
 
 _DEFAULTS = {"content_type": "application/json", "delivery_mode": 2}

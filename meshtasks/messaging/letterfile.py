@@ -25,6 +25,7 @@ from meshtasks.messaging.deadletter import (
     kept_headers,
     kept_properties,
 )
+from meshtasks.messaging.headerjson import as_json, from_json
 from meshtasks.messaging.letters import letter_of
 from meshtasks.messaging.publisher import Outgoing
 
@@ -42,6 +43,7 @@ class _Properties(BaseModel):
     timestamp: int | None = None
     type: str | None = None
     app_id: str | None = None
+    cluster_id: str | None = None
     priority: Annotated[int | None, Field(ge=0, le=255)] = None
     delivery_mode: int = 2
 
@@ -56,10 +58,7 @@ class _Line(BaseModel):
 
 
 def to_line(delivery: Delivery, letter: DeadLetter) -> bytes:
-    """A dead letter as JSON, without the line's end.
-
-    What JSON has no form for in a header (a time, say) becomes text.
-    """
+    """A dead letter as JSON, without the line's end."""
     table = {headers.ERROR_MESSAGE: letter.reason} | kept_headers(delivery)
     table |= {
         headers.REASON: letter.reason,
@@ -74,7 +73,7 @@ def to_line(delivery: Delivery, letter: DeadLetter) -> bytes:
         table[headers.FAILED_AT] = failed_at.isoformat()
     document: dict[str, Any] = {
         "id": letter.id,
-        "headers": table,
+        "headers": {name: as_json(value) for name, value in table.items()},
         "properties": kept_properties(delivery),
     }
     try:
@@ -94,14 +93,19 @@ def from_line(line: bytes) -> Outgoing:
         read = _Line.model_validate_json(line)
     except ValidationError as error:
         raise SchemaMismatch(explain(error)) from error
-    if headers.REASON not in read.headers:
+    try:
+        table = {name: from_json(value) for name, value in read.headers.items()}
+    except ValueError as error:
+        message = f"headers: {error}"
+        raise SchemaMismatch(message) from error
+    if headers.REASON not in table:
         message = f"headers: {headers.REASON} is missing, so it is no dead letter"
         raise SchemaMismatch(message)
     return Outgoing(
         DEAD_LETTER_EXCHANGE,
         DEAD_LETTER_ROUTING_KEY,
         _body(read),
-        headers=dict(read.headers),
+        headers=table,
         properties=read.properties.model_dump(exclude_none=True)
         | {"content_type": read.properties.content_type},
     )

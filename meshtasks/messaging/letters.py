@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+
+import msgspec
 
 from meshtasks.domain.deadletters import ID_DIGITS, UNROUTABLE, DeadLetter
 from meshtasks.domain.text import clip
@@ -113,7 +116,23 @@ def letter_of(delivery: Delivery) -> DeadLetter:
         *death,
         count_in(table, headers.REPLAYS),
         text_in(table, headers.REPLAYED_AT) or "",
+        _sensor_of(delivery.body, death.routing_key),
     )
+
+
+class _OfSensor(msgspec.Struct):
+    sensor_id: str = ""
+
+
+_OF_SENSOR = msgspec.json.Decoder(_OfSensor)
+
+
+def _sensor_of(body: bytes, routing_key: str) -> str:
+    """The sensor that a record names, or else the routing key's tail."""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if body[:1] == b"{" and (named := _OF_SENSOR.decode(body).sensor_id):
+            return named
+    return ".".join(routing_key.split(".")[2:])
 
 
 def given_back(

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import stat
+import subprocess
+import sys
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +24,7 @@ from tests.support.command import Command, command
 from tests.support.letters import NOON, QUEUE, bury, letter
 from tests.support.waiting import wait_until
 
+COMMAND = Path(sys.executable).with_name("meshtasks")
 TEMPERATURE, HUMIDITY = "sensors.temperature", "sensors.humidity"
 
 
@@ -81,6 +88,41 @@ class TestList:
         assert "2 dead letters, by reason and queue" in shown
         assert "SchemaMismatch" in shown
         assert "sensors.temperature.attic" in shown
+
+    def test_letters_are_chosen_by_routing_key_and_by_sensor(
+        self, mesh_url: str, meshtasks: Command
+    ) -> None:
+        named = b'{"sensor_id": "cellar-2", "value": "n/a"}'
+        bury(mesh_url, [letter(1), letter(2, body=named), letter(3, queue=HUMIDITY)])
+
+        def found(*options: str) -> int:
+            return len(listed(meshtasks, "--each", *options))
+
+        assert found("--routing-key", "sensors.temperature.#") == 2
+        assert found("--sensor", "cellar-*") == 1
+        assert found("--sensor", "attic", "--routing-key", "*.humidity.*") == 1
+
+    def test_a_queue_that_is_not_known_is_told_with_the_one_that_was_meant(
+        self, meshtasks: Command
+    ) -> None:
+        result = meshtasks("dlq", "list", "--queue", "sensor.temperature")
+        assert "no queue sensor.temperature; did you mean" in result.stderr
+        assert TEMPERATURE in result.stderr
+
+    def test_a_reader_that_has_seen_enough_ends_it_quietly(
+        self, mesh_url: str, meshtasks: Command, tmp_path: Path
+    ) -> None:
+        bury(mesh_url, [letter(n, "r" * 900) for n in range(300)])
+        for arguments in ("list --each --limit 300", "export - --all"):
+            script = '"$@" | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}'
+            ended = subprocess.run(
+                ["bash", "-c", script, "-", COMMAND, "dlq", *arguments.split()],
+                check=False,
+                env={**os.environ, "MESH_BROKER_URL": mesh_url},
+                capture_output=True,
+                timeout=60,
+            )
+            assert (ended.returncode, ended.stderr) == (141, b"")
 
     def test_an_empty_queue_is_good_news(self, meshtasks: Command) -> None:
         result = meshtasks("dlq", "list")
@@ -318,7 +360,74 @@ class TestAccounts:
         assert "the account may not look at dead.letter.queue" in result.stderr
 
 
+class TestOddLetters:
+    """Whatever somebody put into a message, the tool works for all others."""
+
+    def test_every_command_survives_them(
+        self, mesh_url: str, meshtasks: Command, tmp_path: Path
+    ) -> None:
+        tables: list[dict[str, Any]] = [
+            {headers.REASON: "r", headers.REPLAYS: 2**63 - 1, headers.QUEUE: HUMIDITY},
+            {headers.REASON: "r", headers.FAILED_AT: "0000-01-01T00:00:00"},
+            {headers.REASON: "r", headers.FAILED_AT: "0001-01-01T00:00:00+23:59"},
+            {headers.REASON: {"a": [1]}, headers.ERROR_TYPE: 5, headers.QUEUE: ["q"]},
+            {headers.REASON: b"\xff", headers.HISTORY: [1, {"kind": {}}, "x"]},
+            {headers.REASON: None, headers.EXCHANGE: True, headers.TRACEBACK: {"a": 1}},
+            {"x-death": "text"},
+            {"x-death": [{"queue": 5, "time": "x", "routing-keys": "k"}]},
+            {
+                "x-death": [{"queue": {"a": 1}, "routing-keys": [{"b": 2}]}],
+            },
+            {headers.RECORD_INDEX: {"a": None}, headers.REPLAYED_AT: [1.5]},
+        ]
+        for table in tables:
+            publish_raw(mesh_url, "dead.letter", "#", b"9" * 5_000, headers=table)
+        publish_raw(mesh_url, "sensors", "no.queue", b"[" * 900, timestamp=2**62)
+        bury(mesh_url, [letter(1)])
+        count = len(tables) + 2
+
+        assert f"{count} dead letters" in meshtasks("dlq", "list").stdout
+        ids = {str(each["id"]) for each in listed(meshtasks, "--each")}
+        for each in ids:
+            assert meshtasks("dlq", "show", each).exit_code == 0
+        kept = meshtasks("dlq", "export", tmp_path / "letters", "--all")
+        assert f"{count} dead letters written" in kept.stderr
+        assert "letters given back" in meshtasks("dlq", "replay", "--all").stdout
+        assert meshtasks("dlq", "drop", "--all", "--yes").exit_code == 0
+        back = meshtasks("dlq", "import", tmp_path / "letters")
+        assert f"{count} dead letters put back" in back.stdout
+        assert {str(each["id"]) for each in listed(meshtasks, "--each")} == ids
+
+    def test_one_without_a_time_is_shown_and_not_dropped_by_its_age(
+        self, mesh_url: str, meshtasks: Command
+    ) -> None:
+        publish_raw(mesh_url, "sensors", "sensors.nobody.asked", b"1")
+        assert len(listed(meshtasks, "--each", "--newer-than", "1h")) == 1
+        dropped = meshtasks("dlq", "drop", "--older-than", "1h", "--yes")
+        assert "1 of unknown age" in dropped.stderr
+        assert queue_depth(mesh_url, QUEUE) == 1
+
+
 class TestFiles:
+    def test_headers_come_back_with_their_types(
+        self, mesh_url: str, meshtasks: Command, tmp_path: Path
+    ) -> None:
+        table: dict[str, Any] = {
+            "bytes": b"\xff\x00",
+            "decimal": Decimal("1.25"),
+            "time": datetime(2026, 11, 28, 4, 0, 0),  # noqa: DTZ001 - AMQP's has no zone
+            "nested": {"list": [1, 2.5, True, None, {"deep": b"\xfe"}], "$x": "y"},
+            "looks marked": {"$bytes": "AA=="},
+            "large": 2**62,
+        }
+        publish_raw(mesh_url, "sensors", "sensors.no", b"{}", headers=table)
+        meshtasks("dlq", "export", tmp_path / "letters", "--all")
+        drain(mesh_url, QUEUE)
+        assert meshtasks("dlq", "import", tmp_path / "letters").exit_code == 0
+
+        (back,) = drain(mesh_url, QUEUE)
+        assert {name: back.headers[name] for name in table} == table
+
     def test_letters_come_back_as_they_were(
         self, mesh_url: str, meshtasks: Command, tmp_path: Path
     ) -> None:

@@ -83,6 +83,7 @@ class TestReading:
             "sensors",
             "sensors.temperature.attic",
             NOON,
+            sensor="attic",
         )
 
     def test_of_the_broker(self) -> None:
