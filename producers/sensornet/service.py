@@ -12,6 +12,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from meshtasks.domain.backoff import Backoff
@@ -23,6 +24,7 @@ from meshtasks.messaging.deadletter import Failing, dead_message
 from meshtasks.messaging.message_id import new_message_id
 from meshtasks.messaging.publisher import Outgoing, Publisher
 from producers.arrays import Route, encode
+from producers.sensornet.clock import NotBelieved, moment
 from producers.sensornet.inbox import Inbox
 from producers.sensornet.memory import Memory
 from producers.sensornet.normaliser import Normalised, Normaliser, Published
@@ -213,7 +215,10 @@ def _received_at(delivery: Delivery) -> float:
     Its interceptor ``set_header_timestamp`` adds milliseconds as a header:
     https://www.rabbitmq.com/docs/message-interceptors.
     """
-    milliseconds = delivery.headers.get("timestamp_in_ms")
-    if isinstance(milliseconds, int):
-        return milliseconds / 1000
+    with suppress(NotBelieved):  # anybody may send a header by that name
+        noted = moment(
+            delivery.headers.get("timestamp_in_ms"), delivery.received_at, None
+        )
+        if noted is not None:
+            return noted
     return delivery.received_at

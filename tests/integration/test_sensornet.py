@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -284,6 +285,24 @@ def test_a_reading_without_any_queue_is_a_dead_letter_of_its_message(
     assert letter.body == body
     assert "no queue is bound for exchange 'metrics'" in letter.headers["x-mesh-reason"]
     take(amqp_url, "sensors.temperature", 1)
+
+
+def test_the_brokers_note_of_the_time_is_believed_if_it_can_be_true(
+    service: Service, amqp_url: str
+) -> None:
+    with connected(amqp_url) as connection:
+        declare(connection, shipped_topology())
+    now = time.time()
+    for noted in (round((now - 3_600) * 1000), 10**17, "soon"):
+        publish_raw(
+            *(amqp_url, "amq.topic", "zigbee2mqtt.hall", b'{"temperature": 21}'),
+            headers={"timestamp_in_ms": noted},
+        )
+
+    found = take(amqp_url, "sensors.temperature", 3, within_seconds=_PATIENCE_SECONDS)
+    times = [json.loads(each.body)["timestamp"] for each in found]
+    assert times[0] == pytest.approx(now - 3_600, abs=0.01)
+    assert all(each >= now - 1 for each in times[1:])
 
 
 def test_what_is_passed_over_is_a_metric_by_reason_and_name(
