@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+
+from meshtasks.domain.envelope import Envelope
+from meshtasks.domain.outcome import Dead
+from meshtasks.domain.timestamps import InvalidTimestamp, epoch_seconds
+
+#: More labels than anybody routes by.
+LABELS_LIMIT = 100
 
 Severity = Literal["info", "warning", "critical"]
 
@@ -26,6 +33,13 @@ def _default_fingerprint(fields: dict[str, Any]) -> str:
     return fingerprint_of(fields["source"], fields["labels"])
 
 
+def _few(labels: object) -> object:
+    if isinstance(labels, dict) and len(labels) > LABELS_LIMIT:
+        message = f"expected at most {LABELS_LIMIT} labels, found {len(labels):,}"
+        raise ValueError(message)
+    return labels
+
+
 class Alert(BaseModel):
     """One alert; other fields are kept as attributes.
 
@@ -35,7 +49,7 @@ class Alert(BaseModel):
         severity: how urgent it is.
         source: who says so; dotted words.
         labels: what it is about; routing and grouping go by them.
-        starts_at: when it began.
+        starts_at: when it began; as far as :func:`misplaced` has nothing against it.
         resolved: true when it is over.
         fingerprint: its identity; from source and labels when not given.
     """
@@ -46,10 +60,10 @@ class Alert(BaseModel):
     message: str
     severity: Severity
     source: Annotated[str, Field(min_length=1)]
-    labels: dict[str, str] = {}
+    labels: Annotated[dict[str, str], BeforeValidator(_few)] = {}
     starts_at: AwareDatetime | None = None
     resolved: bool = False
-    fingerprint: Annotated[str, Field(min_length=1)] = Field(
+    fingerprint: Annotated[str, Field(min_length=1, max_length=255)] = Field(
         default_factory=_default_fingerprint
     )
 
@@ -64,3 +78,24 @@ class Alert(BaseModel):
     def routing_key(self) -> str:
         """``alerts.<severity>.<source>``."""
         return f"alerts.{self.severity}.{self.source}"
+
+
+def misplaced(
+    alerts: Iterable[Alert], envelopes: Iterable[Envelope]
+) -> dict[int, Dead]:
+    """The alerts that began when nothing can have begun, by place, and why they are
+    dead: before 2000, or more than a day after they were received.
+
+    Args:
+        alerts: the alerts.
+        envelopes: the message each came in.
+    """
+    dead: dict[int, Dead] = {}
+    for place, (alert, envelope) in enumerate(zip(alerts, envelopes, strict=True)):
+        if alert.starts_at is None:
+            continue
+        try:
+            epoch_seconds(alert.starts_at, envelope.received_at, "starts_at")
+        except InvalidTimestamp as error:
+            dead[place] = Dead(str(error), type(error).__name__)
+    return dead

@@ -17,7 +17,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from itertools import count, groupby
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -35,7 +34,7 @@ from meshtasks.domain.errors import SchemaMismatch
 from meshtasks.domain.json_text import first_not_json_number, members_of
 from meshtasks.domain.outcome import Dead
 from meshtasks.domain.records import explain
-from meshtasks.domain.timestamps import InvalidTimestamp, epoch_seconds
+from meshtasks.domain.timestamps import InvalidTimestamp, epoch_seconds, utc_of
 
 SECONDS_PER_HOUR = 3600
 
@@ -148,7 +147,7 @@ def _object(prefix: str, hour: int, entries: list[Entry]) -> ArchiveObject:
     first, last = entries[0].time, entries[-1].time
     ids = sorted(entry.id for entry in entries)
     digest = hashlib.blake2b("\n".join(ids).encode(), digest_size=8).hexdigest()
-    start = datetime.fromtimestamp(hour * SECONDS_PER_HOUR, UTC)
+    start = utc_of(hour * SECONDS_PER_HOUR)
     return ArchiveObject(
         f"{prefix}/date={start:%Y-%m-%d}/hour={start:%H}/"
         f"{_compact(first)}-{_compact(last)}-{digest}.jsonl.zst",
@@ -257,4 +256,4 @@ def _safe(domain: str) -> str:
 
 
 def _compact(time: float) -> str:
-    return f"{datetime.fromtimestamp(int(time), UTC):%Y%m%dT%H%M%SZ}"
+    return f"{utc_of(int(time)):%Y%m%dT%H%M%SZ}"

@@ -13,7 +13,6 @@ a parser, it does to its own excerpt alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Annotated, Literal, NamedTuple
@@ -25,6 +24,7 @@ from pydantic_core import to_json  # 3 times as fast as json
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.json_text import on_one_line
 from meshtasks.domain.patterns import topic_matches
+from meshtasks.domain.timestamps import utc_of
 
 #: The two halves of the archive, each with a queue of its own.
 ArchiveClass = Literal["events", "metrics"]
@@ -198,7 +198,8 @@ def _message(excerpts: Sequence[bytes], domain_kind: str) -> ArchiveMessage:
 
 
 def rfc3339(time: float) -> str:
-    """Epoch seconds as RFC 3339 in UTC with milliseconds and ``Z``."""
+    """Epoch seconds as RFC 3339 in UTC with milliseconds and ``Z``; see
+    :func:`~meshtasks.domain.timestamps.utc_of` for those that no calendar has."""
     second, milliseconds = divmod(round(time * 1000), 1000)
     return f"{_rfc3339_second(second)}.{milliseconds:03d}Z"
 
@@ -215,4 +216,4 @@ def _origin(exchange: str, routing_key: str) -> bytes:
 
 @lru_cache(maxsize=4_096)
 def _rfc3339_second(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
+    return utc_of(second).isoformat()[:19]

@@ -202,6 +202,8 @@ def _band(parts: list[Part], usual: Usual) -> Band:
     if size < usual.minimum_samples:
         return UNBOUNDED
     distance = max(usual.z_score * math.sqrt(m2 / size), usual.minimum_deviation)
+    if not math.isfinite(mean) or not math.isfinite(distance):
+        return UNBOUNDED  # values near the largest there are
     return Band(mean - distance, mean + distance)
 
 

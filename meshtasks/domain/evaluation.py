@@ -8,20 +8,21 @@ earlier one are then not looked at. Rules follow states, not single readings.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from operator import itemgetter
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired
+
+from typing_extensions import TypedDict
 
 from meshtasks.domain.alerts import Alert
 from meshtasks.domain.detection import RuleState, Run, Sample
 from meshtasks.domain.rules import Rule
 from meshtasks.domain.series import Series
 
-#: A reading further ahead of the clock than this does not make the ones behind
-#: it late: a clock that was once wrong must not blind the rules until it is
-#: caught up with.
-CLOCK_TOLERANCE_SECONDS = 300.0
+#: A reading further ahead of the clock than this is looked at as one of now, and makes
+#: no other late: a clock that is wrong must not blind the rules until it is caught up
+#: with, nor have them forget what lies behind it.
+CLOCK_TOLERANCE_SECONDS = 60.0
 
 _TIME = itemgetter(0)
 
@@ -31,10 +32,12 @@ class SeriesState(TypedDict):
 
     Attributes:
         seen: time of the last reading evaluated, epoch seconds.
+        ahead: the same of those by a clock that is ahead, as it says.
         rules: rule name → its state; idle rules have none.
     """
 
     seen: float
+    ahead: NotRequired[float]
     rules: dict[str, RuleState]
 
 
@@ -60,7 +63,7 @@ def evaluate(
         series: the series.
         state: what the last call returned for it; None for the first.
         samples: its new samples, at least one, in any order.
-        now: epoch seconds; only told apart from a clock that was wrong.
+        now: epoch seconds; only tells a clock that is wrong.
 
     Returns:
         The new state (the old one is not changed), and the alerts that begin or
@@ -68,14 +71,21 @@ def evaluate(
     """
     ordered = sorted(samples, key=_TIME)
     horizon = now + CLOCK_TOLERANCE_SECONDS
-    seen = -math.inf if state is None else state["seen"]
-    if seen > horizon >= ordered[0][0]:
-        seen = -math.inf
+    seen = 0.0 if state is None else state["seen"]
+    ahead = 0.0 if state is None else state.get("ahead", 0.0)
+    if seen > horizon:  # by the clock of this host, when it was wrong
+        seen = 0.0
+    ahead_by = max(0.0, ordered[-1][0] - now)
+    at = seen
     fresh = []
-    for sample in ordered:
-        if sample[0] > seen:
-            fresh.append(sample)
-            seen = sample[0]
+    for time, value in ordered:
+        if time > horizon:
+            if not ahead - CLOCK_TOLERANCE_SECONDS <= time <= ahead:  # again, or late
+                at, ahead = max(at, time - ahead_by), time
+                fresh.append((at, value))
+        elif time > seen:
+            at = seen = time
+            fresh.append((at, value))
     if not fresh:
         return state or {"seen": seen, "rules": {}}, []
     run = Run(fresh)
@@ -87,4 +97,7 @@ def evaluate(
         if after:
             states[rule.name] = after
         alerts += [rule.alert(series, event) for event in events]
-    return {"seen": seen, "rules": states}, alerts
+    after_all: SeriesState = {"seen": seen, "rules": states}
+    if ahead > horizon:
+        after_all["ahead"] = ahead
+    return after_all, alerts

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from typing import Annotated, Literal, Self
@@ -39,6 +38,7 @@ from meshtasks.domain.detection import (
 from meshtasks.domain.faults import refuse_all, twice
 from meshtasks.domain.patterns import topic_matches
 from meshtasks.domain.series import Series, Tags, Template
+from meshtasks.domain.timestamps import utc_of
 
 
 class _Rule(BaseModel, ABC):
@@ -148,12 +148,12 @@ class _Rule(BaseModel, ABC):
         message = self.message if event.firing else self._resolved_message
         return Alert(
             # a tag that is missing is empty: ": unusual course" names nothing
-            title=self.title.format_map(fields).lstrip(" :,-") or self.name,
+            title=self.title.format_map(fields).lstrip(" :,-").strip() or self.name,
             message=message.format_map(fields),
             severity=self.severity,
             source=f"rules.{self.name}",
             labels=series.labels | {"rule": self.name},
-            starts_at=datetime.fromtimestamp(event.since, UTC),
+            starts_at=utc_of(event.since),
             resolved=not event.firing,
         )
 

@@ -3,6 +3,7 @@ microseconds or nanoseconds since the epoch, into epoch seconds."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TypeGuard
 
@@ -17,6 +18,8 @@ from meshtasks.domain.text import clip, described
 AHEAD_LIMIT_SECONDS = 86_400.0
 #: A clock that was never set counts from 1970; no device of a mesh is older.
 EARLIEST_SECONDS = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
+#: What every calendar and every time zone can show ends before the year 9999.
+_END_SECONDS = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 #: As seconds this is the year 2603, as milliseconds August 1970: larger numbers
 #: are milliseconds. Whole numbers above a thousand times as much are microseconds,
 #: and so on: a moment from 2000 to 2603 is the same in each of the units.
@@ -44,7 +47,29 @@ def moment_of(stamp: object, envelope: Envelope) -> float:
     return epoch_seconds(stamp, envelope.received_at)
 
 
-def epoch_seconds(stamp: object, now: float) -> float:
+def published_at(envelope: Envelope) -> float:
+    """When a message was published, epoch seconds: its AMQP timestamp, if that can be,
+    and never later than its receipt."""
+    if envelope.timestamp:
+        with suppress(InvalidTimestamp):
+            said = epoch_seconds(envelope.timestamp, envelope.received_at)
+            return min(said, envelope.received_at)
+    return envelope.received_at
+
+
+def utc_of(seconds: float) -> datetime:
+    """A moment in UTC, of the years 1970 to 9998; the nearest of those for any other.
+
+    Every number has one: files that older versions wrote may hold any.
+
+    Args:
+        seconds: since the epoch.
+    """
+    placed = min(max(0.0, seconds), _END_SECONDS)  # NaN becomes 0
+    return datetime.fromtimestamp(placed, UTC)
+
+
+def epoch_seconds(stamp: object, now: float, name: str = "timestamp") -> float:
     """The moment a timestamp stands for.
 
     Args:
@@ -52,6 +77,7 @@ def epoch_seconds(stamp: object, now: float) -> float:
             already read, or a number since the epoch: of seconds or, told by how
             large it is, of milliseconds or (whole numbers) micro- or nanoseconds.
         now: epoch seconds; when the message was received.
+        name: of the field it stands in.
 
     Returns:
         Epoch seconds.
@@ -63,18 +89,18 @@ def epoch_seconds(stamp: object, now: float) -> float:
     if isinstance(stamp, datetime):
         seconds = stamp.timestamp()
     elif isinstance(stamp, str):
-        seconds = _read(stamp).timestamp()
+        seconds = _read(stamp, name).timestamp()
     elif _is_number(stamp):
         seconds = float(stamp) if abs(stamp) <= _LARGEST_SECONDS else _scaled(stamp)
     else:
         message = (
-            "timestamp: expected RFC 3339 text or epoch seconds, got "
-            f"{described(stamp)}"
+            f"{name}: expected RFC 3339 text or epoch seconds, got {described(stamp)}"
         )
         raise InvalidTimestamp(message)
     if EARLIEST_SECONDS <= seconds <= now + AHEAD_LIMIT_SECONDS:
         return seconds
-    raise InvalidTimestamp(_implausible(stamp, seconds, now))
+    message = f"{name} {_implausible(stamp, seconds, now)}"
+    raise InvalidTimestamp(message)
 
 
 def _scaled(stamp: float) -> float:
@@ -99,7 +125,7 @@ def _is_number(stamp: object) -> TypeGuard[float]:
     )
 
 
-def _read(text: str) -> datetime:
+def _read(text: str, name: str) -> datetime:
     """A time with a zone; RFC 3339 and other spellings of ISO 8601."""
     try:
         moment = msgspec.convert(text, datetime)  # as it reads those of readings
@@ -108,13 +134,13 @@ def _read(text: str) -> datetime:
             moment = datetime.fromisoformat(text)
         except ValueError as error:
             message = (
-                f'timestamp "{clip(text)}" is not an RFC 3339 time such as '
+                f'{name} "{clip(text)}" is not an RFC 3339 time such as '
                 f"2026-11-23T13:12:00Z ({error})"
             )
             raise InvalidTimestamp(message) from error
     if moment.tzinfo is None:
         message = (
-            f"timestamp {text} has no time zone; end it with Z for UTC or with an "
+            f"{name} {clip(text)} has no time zone; end it with Z for UTC or with an "
             "offset such as +01:00"
         )
         raise InvalidTimestamp(message)
@@ -123,9 +149,9 @@ def _read(text: str) -> datetime:
 
 def _implausible(stamp: object, seconds: float, now: float) -> str:
     if seconds < EARLIEST_SECONDS:
-        return f"timestamp {stamp} is before the year 2000; was the device's clock set?"
+        return f"{clip(str(stamp))} is before the year 2000; was the clock ever set?"
     days = (seconds - now) / 86_400
     return (
-        f"timestamp {stamp} is {days:.1f} days after it was received; is the "
-        "device's clock or time zone right?"
+        f"{clip(str(stamp))} is {days:.1f} days after it was received; is the device's "
+        "clock or time zone right?"
     )

@@ -116,6 +116,10 @@ class AlertTables:
             (group.id, _json(group), group.tag, wake_at, claimed_until),
         )
 
+    def groups(self) -> list[Group]:
+        """All groups."""
+        return self._read(_GROUP, "SELECT state FROM groups")
+
     def drop_group(self, group_id: str) -> None:
         """Forget a group."""
         self._db.execute("DELETE FROM groups WHERE id = ?", (group_id,))
@@ -209,13 +213,22 @@ class AlertTables:
 
     # --- upkeep -----------------------------------------------------------
 
+    def noted(self, name: str) -> str | None:
+        """The value of a note; None if there is none."""
+        query = "SELECT value FROM notes WHERE name = ?"
+        row = self._db.execute(query, (name,)).fetchone()
+        return None if row is None else row[0]
+
     def changes_note(self, name: str, value: str) -> bool:
         """Set a note; true if it had another value."""
-        query = "SELECT value FROM notes WHERE name = ?"
-        if self._db.execute(query, (name,)).fetchone() == (value,):
+        if self.noted(name) == value:
             return False
         self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
         return True
+
+    def forget_future_receipts(self, now: float) -> None:
+        """Records came in now at the latest."""
+        self._db.execute("UPDATE seen SET at = ? WHERE at > ?", (now, now))
 
     def prune(self, now: float) -> list[Standing]:
         """Forget what is old.

@@ -16,6 +16,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from meshtasks.domain.alerting import decision as decisions
+from meshtasks.domain.alerting import muting as mutings
+from meshtasks.domain.alerting import standing as standings
 from meshtasks.domain.alerting.decision import (
     Decision,
     Group,
@@ -38,6 +41,8 @@ from meshtasks.sinks.alerttables import AlertTables
 _CLAIM_SECONDS_PER_RECEIVER = 60.0
 
 _PRUNE_EVERY_SECONDS = 3_600.0
+#: The clock is noted so often; it is seen to go back by more than this.
+_CLOCK_SECONDS = 10.0
 
 
 class News(NamedTuple):
@@ -80,6 +85,7 @@ def take_in(
     """
     inhibits = False
     with store.transaction() as tables:
+        _watch_clock(tables, now)
         for record_id, alert, said_at in news:
             if tables.is_repeated(record_id, now):
                 continue
@@ -295,6 +301,7 @@ def _put_to_sleep(
 
 def _keep_up(tables: AlertTables, policy: AlertPolicy, now: float) -> None:
     """What time and a changed configuration do to alerts."""
+    _watch_clock(tables, now)
     if tables.changes_note("policy", policy.digest):
         for alert in tables.alerts():
             _assign(tables, policy, alert, now, moves=True)
@@ -309,3 +316,22 @@ def _keep_up(tables: AlertTables, policy: AlertPolicy, now: float) -> None:
         for alert in tables.prune(now):
             detail = "no receiver took it in time"
             tables.note(Event(now, "given up", alert.title, alert.fingerprint, detail))
+
+
+def _watch_clock(tables: AlertTables, now: float) -> None:
+    """Notice that the host's clock was put back, and bring everything that is
+    remembered back with it: what was told "tomorrow" would keep quiet until then."""
+    noted = tables.noted("clock")
+    if noted is None or now < float(noted):
+        for alert in tables.alerts():
+            tables.put_alert(standings.clock_put_right(alert, now))
+        for group in tables.groups():
+            for alert, told in tables.members(group.id):
+                if told.at > now:
+                    right = replace(told, at=now)
+                    tables.put_member(group.id, alert.fingerprint, right)
+            tables.put_group(decisions.clock_put_right(group, now), wake_at=now)
+        for silence in tables.silences():
+            tables.put_silence(mutings.clock_put_right(silence, now))
+        tables.forget_future_receipts(now)
+    tables.changes_note("clock", str(now // _CLOCK_SECONDS * _CLOCK_SECONDS))

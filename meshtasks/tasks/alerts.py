@@ -18,25 +18,44 @@ the queues would each know one half.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from meshtasks.domain.alerts import Alert, Severity
+from meshtasks.domain.alerts import Alert, Severity, misplaced
+from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.errors import MeshError
-from meshtasks.domain.outcome import DONE, Outcome, outcome_of
+from meshtasks.domain.outcome import DONE, Dead, Outcome, outcome_of
+from meshtasks.domain.timestamps import published_at
+from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.alertbook import News, take_in
 from meshtasks.tasks.effects import send_to_archive, written
 from meshtasks.tasks.notifying import NOTIFYING
 from meshtasks.tasks.registry import Batch, handles
 
+_SINKS = ("alert_state",)
 
-@handles("alerts.critical", record=Alert, sinks=("alert_state",), timer=NOTIFYING)
+
+def _refuses(
+    alerts: Sequence[Alert], envelopes: Sequence[Envelope], _settings: Settings
+) -> Mapping[int, Dead]:
+    return misplaced(alerts, envelopes)
+
+
+@handles(
+    "alerts.critical", record=Alert, sinks=_SINKS, timer=NOTIFYING, refuses=_refuses
+)
 def receive_critical(batch: Batch[Alert], sinks: Sinks) -> list[Outcome]:
     """Take the critical alerts in."""
     return _receive(batch, sinks, lambda severity: severity == "critical")
 
 
-@handles("alerts.notifications", record=Alert, sinks=("alert_state",), timer=NOTIFYING)
+@handles(
+    "alerts.notifications",
+    record=Alert,
+    sinks=_SINKS,
+    timer=NOTIFYING,
+    refuses=_refuses,
+)
 def receive_others(batch: Batch[Alert], sinks: Sinks) -> list[Outcome]:
     """Take all other alerts in."""
     return _receive(batch, sinks, lambda severity: severity != "critical")
@@ -46,10 +65,15 @@ def _receive(
     batch: Batch[Alert], sinks: Sinks, concerns: Callable[[Severity], bool]
 ) -> list[Outcome]:
     outcomes: list[Outcome] = [DONE] * len(batch.records)
+    dead = misplaced(batch.records, batch.envelopes)
+    for place, why in dead.items():
+        outcomes[place] = why
     news = {
         place: each
         for place, each in _news(batch)
-        if concerns(each.alert.severity) and not batch.envelopes[place].is_quiet
+        if concerns(each.alert.severity)
+        and place not in dead
+        and not batch.envelopes[place].is_quiet
     }
     if not news:
         return outcomes
@@ -67,13 +91,10 @@ def _receive(
 
 def _news(batch: Batch[Alert]) -> Iterator[tuple[int, News]]:
     """The records with their places in the batch."""
-    times = [
-        each.received_at if each.timestamp is None else each.timestamp
-        for each in batch.envelopes
-    ]
+    times = map(published_at, batch.envelopes)
     for each in written(batch, enumerate(times), lambda _key: True):
         name = each.id
         if each.envelope.timestamp is not None:
             # There are publishers who give every message the same id.
-            name = f"{name}@{each.time:.0f}"
+            name = f"{name}@{each.envelope.timestamp:.0f}"
         yield each.place, News(name, batch.records[each.place], each.time)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
+from time import time as epoch_now
 from typing import NamedTuple, TypeVar
 
 from meshtasks.domain.archiving import ArchivePolicy, archive_messages, excerpt
@@ -42,7 +43,7 @@ def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Out
             index = points.indices[place]
             outcomes[index] = Dead(reason, SinkRejected.__name__)
             stored.pop(index, None)
-        give_alerts(points.watched, batch.envelopes[-1].received_at, sinks)
+        give_alerts(points.watched, epoch_now(), sinks)
         send_to_archive(batch, stored, sinks)
     except MeshError as error:
         undecided = outcome_of(error)

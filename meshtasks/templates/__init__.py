@@ -33,6 +33,8 @@ _TITLE_LIMIT_CHARS = 160
 _BODY_LIMIT_BYTES = 2_000
 
 _PRIORITIES = range(1, 6)
+#: What is said of an alert whose texts are blank.
+_NO_TEXT = "An alert without text"
 
 #: What a template may raise, whatever it says.
 _FAULTS = (
@@ -111,7 +113,7 @@ class Renderer:
                     name,
                     error,
                 )
-        return _MAKES[name](_render(self._built_in[name], notice))
+        return _MAKES[name](_render(self._built_in[name], notice) or _NO_TEXT)
 
 
 def _render(template: jinja2.Template, notice: Notice) -> str:

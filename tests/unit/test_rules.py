@@ -178,6 +178,29 @@ def test_a_clock_that_is_always_ahead_is_followed() -> None:
     assert news(later) == ["firing"]
 
 
+def test_a_reading_with_a_wild_time_makes_no_rule_forget_what_is_usual() -> None:
+    rule = deviation()
+    usual = [(second, 20.0 + second % 2 / 10) for second in range(0, 600, 10)]
+    state, _ = follow(rule, usual)
+    now = START + 600
+
+    state, _ = evaluate([rule], SERIES, state, [(now + 86_000, 20.0)], now)
+    _, alerts = evaluate([rule], SERIES, state, [(now + 10, 90.0)], now + 10)
+
+    assert news(alerts) == ["firing"]
+
+
+@pytest.mark.parametrize("value", [1.7e308, -1.7e308])
+def test_values_near_the_largest_there_are_raise_nothing_in_a_deviation_rule(
+    value: float,
+) -> None:
+    samples = [(second, value) for second in range(0, 600, 10)]
+
+    _, alerts = follow(deviation(), samples)
+
+    assert news(alerts) == []
+
+
 def test_an_idle_threshold_rule_remembers_only_the_time() -> None:
     state, _ = follow(threshold(above=30), [(0, 20.0)])
 

@@ -24,6 +24,7 @@ from meshtasks.cli.reporting.facts import (
 )
 from meshtasks.domain.alerts import Alert
 from meshtasks.domain.dataset import archive_name
+from meshtasks.domain.timestamps import utc_of
 from meshtasks.sinks.objects import ObjectStore, archived_objects
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def alerts_of(database: DuckDBPyConnection, period: Period) -> tuple[AlertHistor
             alert = Alert.model_validate_json(record)
         except ValidationError:  # anyone may publish anything; it is in the archive
             continue
-        moment = datetime.fromtimestamp(seconds, period.end.tzinfo)
+        moment = utc_of(seconds).astimezone(period.end.tzinfo)
         news[alert.fingerprint].append((moment, alert))
     histories = [_history(each, period) for each in news.values()]
     histories.sort(key=lambda each: (each.goes_on, each.spells[-1].start), reverse=True)
@@ -186,7 +187,7 @@ def _curve(kind: str, rows: Sequence[tuple[Any, ...]], span: int, zone: Any) -> 
     return Curve(
         kind,
         rows[0][0],
-        tuple(datetime.fromtimestamp(seconds, zone) for seconds in times),
+        tuple(utc_of(seconds).astimezone(zone) for seconds in times),
         means,
         lows,
         highs,
@@ -213,7 +214,7 @@ def _history(news: Sequence[tuple[datetime, Alert]], period: Period) -> AlertHis
     start: datetime | None = None
     for moment, alert in news:
         began = alert.starts_at or moment
-        start = start or began.astimezone(period.end.tzinfo)
+        start = start or utc_of(began.timestamp()).astimezone(period.end.tzinfo)
         if alert.resolved:
             spells.append(Spell(start, moment, alert.message))
             start = None

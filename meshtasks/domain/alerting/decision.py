@@ -157,6 +157,21 @@ def failed(group: Group, retry_at: float, *, counts: bool = True) -> Group:
     return replace(group, failures=group.failures + counts, retry_at=retry_at)
 
 
+def clock_put_right(group: Group, now: float) -> Group:
+    """The group after the host's clock was put back: a notification that was told by
+    the wrong clock must not keep it quiet until that time comes."""
+
+    def past(at: float | None) -> float | None:
+        return None if at is None else min(at, now)
+
+    return replace(
+        group,
+        news_at=past(group.news_at),
+        notified_at=past(group.notified_at),
+        retry_at=past(group.retry_at),
+    )
+
+
 class _View(NamedTuple):
     """A member as a decision sees it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from meshtasks.domain.alerting.matchers import all_match, parse_matcher
@@ -50,6 +50,17 @@ class Silence:
         return self.starts_at <= now < self.ends_at and all_match(
             map(parse_matcher, self.matchers), labels
         )
+
+
+def clock_put_right(silence: Silence, now: float) -> Silence:
+    """A silence after the host's clock was put back: one that was begun by the wrong
+    clock begins now, and is no longer for that."""
+    ahead = max(0.0, silence.starts_at - now)
+    return replace(
+        silence,
+        starts_at=silence.starts_at - ahead,
+        ends_at=silence.ends_at - ahead,
+    )
 
 
 class Muting:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time, timedelta, tzinfo
+from datetime import datetime, time, timedelta, tzinfo
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from meshtasks.domain.timestamps import utc_of
+
 
 def local_time(now: float, zone: tzinfo | None) -> datetime:
-    """A moment as the clock on the wall shows it.
+    """A moment as the clock on the wall shows it; see
+    :func:`~meshtasks.domain.timestamps.utc_of` for those that no clock shows.
 
     Args:
         now: epoch seconds.
         zone: time zone; the host's own when None.
     """
-    return datetime.fromtimestamp(now, UTC).astimezone(zone)
+    return utc_of(now).astimezone(zone)
 
 
 def _clock_time(value: Any) -> time:

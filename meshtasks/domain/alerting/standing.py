@@ -28,6 +28,9 @@ _KEPT_CHANGES = 50
 #: An alert is published to two queues, and its news may overtake each other. So
 #: its severity does not fall by news said within so many seconds.
 _OVERTAKING_SECONDS = 5.0
+#: An episode that began further ahead than this began by a clock that was wrong: it
+#: is not taken for later than the ones that are told of now.
+_CLOCK_TOLERANCE_SECONDS = 60.0
 
 _TITLE_LIMIT_CHARS = 300
 _MESSAGE_LIMIT_CHARS = 4_000
@@ -103,7 +106,7 @@ def hear(
     Args:
         known: how it stood; None if it was not known.
         alert: the news.
-        said_at: when it was published, epoch seconds.
+        said_at: when it was published, epoch seconds; not later than now.
         now: epoch seconds.
 
     Returns:
@@ -115,7 +118,9 @@ def hear(
         return _first_heard(alert, began, said_at, now)
     same_episode = began is not None and began == known.began
     earlier_episode = (
-        began is not None and known.began is not None and began < known.began
+        began is not None
+        and known.began is not None
+        and began < known.began <= now + _CLOCK_TOLERANCE_SECONDS
     )
     if alert.resolved:
         if known.firing and earlier_episode:
@@ -140,6 +145,19 @@ def given_up(known: Standing, timeout_seconds: float, now: float) -> Standing:
         ends_at=now,
         message=f"No news of it for {span_text(timeout_seconds)}; taken as over.",
         changes=_with_change(known, now),
+    )
+
+
+def clock_put_right(known: Standing, now: float) -> Standing:
+    """An alert after the host's clock was put back: nothing that was noted of it lies
+    ahead. (When it began is its publisher's to say.)"""
+    return replace(
+        known,
+        starts_at=min(known.starts_at, now),
+        ends_at=None if known.ends_at is None else min(known.ends_at, now),
+        said_at=min(known.said_at, now),
+        heard_at=min(known.heard_at, now),
+        changes=tuple(min(at, now) for at in known.changes),
     )
 
 
@@ -169,7 +187,11 @@ def _continued(
     later = said_at >= known.said_at
     falls = rank(alert.severity) < rank(known.severity)
     keeps = falls and said_at < known.said_at + _OVERTAKING_SECONDS
-    starts_later = began is not None and (known.began is None or began > known.began)
+    starts_later = began is not None and (
+        known.began is None
+        or began > known.began
+        or known.began > now + _CLOCK_TOLERANCE_SECONDS
+    )
     return replace(
         known,
         title=clip(alert.title, _TITLE_LIMIT_CHARS) if later else known.title,
@@ -185,7 +207,9 @@ def _continued(
 def _ended(
     known: Standing, alert: Alert, began: float | None, said_at: float, now: float
 ) -> Standing:
-    latest = max((each for each in (known.began, began) if each is not None), default=0)
+    begun = [each for each in (known.began, began) if each is not None]
+    right = [each for each in begun if each <= now + _CLOCK_TOLERANCE_SECONDS]
+    latest = max(right or begun, default=0)
     ended = replace(
         known,
         began=latest or None,  # of an episode whose beginning may yet come, too late
