@@ -16,7 +16,7 @@ from meshtasks.domain.records import Metric
 from meshtasks.domain.rules import RuleBook
 from meshtasks.domain.series import Series
 from meshtasks.domain.text import described
-from meshtasks.domain.timestamps import moment_of
+from meshtasks.domain.timestamps import UntimedMoments, moment_of
 
 #: Field of a metric that is a single value.
 VALUE = "value"
@@ -38,13 +38,18 @@ def transform(
     """
     result = Transformed([], [], [], [], {})
     watched: dict[tuple[str, str], dict[str, Watched]] = {}
+    untimed = UntimedMoments()
     for index, (metric, envelope) in enumerate(zip(metrics, envelopes, strict=True)):
         try:
             name, fields, tags = metric["name"], fields_of(metric), tags_of(metric)
             start = metric_start(name, tags)
             place = "" if metric.get("fields") is None else "fields."
             text = fields_text(fields, place)
-            time = moment_of(metric.get("timestamp"), envelope)
+            stamp = metric.get("timestamp")
+            if stamp is None:
+                time = untimed.next(start, envelope)
+            else:
+                time = moment_of(stamp, envelope)
         except InvalidMessage as error:
             result.dead[index] = Dead(str(error), type(error).__name__)
             continue

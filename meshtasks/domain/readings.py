@@ -18,7 +18,7 @@ from meshtasks.domain.points import line_start, lines
 from meshtasks.domain.records import Reading
 from meshtasks.domain.rules import RuleBook
 from meshtasks.domain.series import Series
-from meshtasks.domain.timestamps import moment_of
+from meshtasks.domain.timestamps import UntimedMoments, moment_of
 from meshtasks.domain.units import DECIMALS, IDENTITY, Affine, Quantity
 
 
@@ -116,6 +116,7 @@ def transform(
     lowest, highest = quantity.lowest, quantity.highest
     sources = _Sources(quantity, default_unit, rules)
     by_key: dict[tuple[str, bool], dict[object, _Source]] = {}
+    untimed = UntimedMoments()
     origin: Envelope | None = None
     for index, (reading, envelope) in enumerate(zip(readings, envelopes, strict=True)):
         if envelope is not origin:  # the members of an array share theirs
@@ -133,7 +134,10 @@ def transform(
             if not lowest <= value <= highest:
                 unit = reading.unit or default_unit
                 raise SchemaMismatch(quantity.impossible(value, unit))
-            time = moment_of(reading.timestamp, envelope)
+            if reading.timestamp is None:
+                time = untimed.next(start, envelope)
+            else:
+                time = moment_of(reading.timestamp, envelope)
         except InvalidMessage as error:
             dead[index] = Dead(str(error), type(error).__name__)
             continue

@@ -25,6 +25,9 @@ _END_SECONDS = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 #: and so on: a moment from 2000 to 2603 is the same in each of the units.
 _LARGEST_SECONDS = 20_000_000_000
 _FAR = 1e20
+#: Two records of one second that had to wait are told apart by their receipts, and are
+#: in order unless the end of such a span lies between those.
+_ORDERED_SECONDS = 10.0
 
 
 class InvalidTimestamp(InvalidMessage):
@@ -45,6 +48,56 @@ def moment_of(stamp: object, envelope: Envelope) -> float:
     if stamp is None:
         stamp = envelope.timestamp or envelope.received_at
     return epoch_seconds(stamp, envelope.received_at)
+
+
+class UntimedMoments:
+    """When the records of one batch were made that have no timestamp of their own, so
+    that those of one series stay apart and in order.
+
+    AMQP's timestamp has whole seconds, and a store keeps one point of a series for each
+    moment. So within that second such a record has a place by its receipt: in the
+    middle half if it was received within the second, in the last quarter if just
+    after, in the first if clocks differ or it had to wait. Of a series' records in one
+    batch that fall into one millisecond, as those of an array do, each has the next.
+
+    The price: a message that is delivered again because its worker died is received
+    anew, and may be stored twice within the second. (A retry keeps the first receipt.)
+    A publisher who gives timestamps of its own pays nothing of this.
+    """
+
+    def __init__(self) -> None:
+        #: Of each series the first and last millisecond of the latest run.
+        self._runs: dict[str, tuple[int, int]] = {}
+
+    def next(self, series: str, envelope: Envelope) -> float:
+        """The moment of the next record of a series, epoch seconds.
+
+        Raises:
+            InvalidTimestamp: the message's AMQP timestamp cannot be.
+        """
+        moment_ms = int(_by_receipt(envelope) * 1000 + 0.5)
+        first_ms, last_ms = self._runs.get(series, (0, -1))
+        if first_ms <= moment_ms <= last_ms:
+            moment_ms = last_ms + 1
+        else:
+            first_ms = moment_ms
+        self._runs[series] = first_ms, moment_ms
+        return moment_ms / 1000
+
+
+def _by_receipt(envelope: Envelope) -> float:
+    stamp, received_at = envelope.timestamp, envelope.received_at
+    if not stamp:
+        return epoch_seconds(received_at, received_at)
+    second = epoch_seconds(stamp, received_at)
+    if second != stamp or not second.is_integer():  # it was finer than a second
+        return second
+    late = received_at - second
+    if 0 <= late < 1:
+        return second + 0.25 + late / 2
+    if 1 <= late < 2:  # noqa: PLR2004 - the next second
+        return second + 0.75 + (late - 1) / 4
+    return second + received_at % _ORDERED_SECONDS / _ORDERED_SECONDS / 4
 
 
 def published_at(envelope: Envelope) -> float:

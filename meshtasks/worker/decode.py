@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
-from pydantic import TypeAdapter, ValidationError
+from pydantic import FailFast, TypeAdapter, ValidationError
 
 from meshtasks.domain.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
 from meshtasks.domain.json_text import (
+    DEPTH_LIMIT,
     array_members,
-    first_not_json_number,
+    is_too_deep,
     object_member,
     objects_one_a_line,
+    refusal_of,
 )
 from meshtasks.domain.lineprotocol import read_lines
 from meshtasks.domain.outcome import Dead
@@ -42,14 +44,16 @@ class Several(NamedTuple):
         array: the same records as a JSON array, so that nobody behind needs to know
             of another form. Members that are not valid may be null in it.
         lines: each member as it was written, when they came one a line.
+        parts: the same, when they came in an array that is not valid.
     """
 
     array: bytes
     lines: Sequence[bytes] = ()
+    parts: Sequence[bytes] = ()
 
     def members(self) -> Sequence[bytes]:
         """Each member exactly as it was written."""
-        return self.lines or array_members(self.array)
+        return self.lines or self.parts or array_members(self.array)
 
     def message_of(self, members: Sequence[bytes]) -> bytes:
         """Some of the members as a message that is read as this one was."""
@@ -117,7 +121,8 @@ class Decoder:
     ) -> None:
         self._max_records = max_records
         self._one: TypeAdapter[Any] = TypeAdapter(handler.record)
-        self._many: TypeAdapter[list[Any]] = TypeAdapter(list[handler.record])  # type: ignore[name-defined]
+        members: Any = list[handler.record]  # type: ignore[name-defined]
+        self._many: TypeAdapter[list[Any]] = TypeAdapter(Annotated[members, FailFast()])
         self._bare_value = handler.bare_value
         self._telegraf = handler.telegraf
         self._structs = _StructReader(handler.struct) if handler.struct else None
@@ -134,9 +139,8 @@ class Decoder:
             record = self._one.validate_json(body)
         except ValidationError as error:
             raise _as_invalid(body, error) from error
-        if (found := first_not_json_number(body)) is not None:
-            message = f"the body is not JSON: {found} is not a number there"
-            raise UndecodableMessage(message)
+        if (refusal := refusal_of(body)) is not None:
+            raise UndecodableMessage(refusal)
         return self._as_handled(record)
 
     def decode(self, body: bytes) -> Decoded:
@@ -175,7 +179,6 @@ class Decoder:
             if self._telegraf and (array := _array_in(body, "metrics")):
                 return self._decode_array(array)._replace(several=Several(array))
         elif lines := objects_one_a_line(body):
-            self._limit(len(lines))
             decoded = self._decode_one_by_one(lines)
             several = Several(_as_array(lines, decoded.bad), lines)
             return decoded._replace(several=several)
@@ -191,7 +194,7 @@ class Decoder:
 
     def _decode_array(self, body: bytes) -> Decoded:
         if body.count(b",") >= self._max_records:  # there may be so many
-            with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self._limit(len(_MEMBERS.decode(body)))
         if self._structs and (structs := self._structs.many(body)):
             return Decoded(structs, range(len(structs)))
@@ -199,19 +202,37 @@ class Decoder:
             records = self._many.validate_json(body)
         except ValidationError as error:
             if _is_syntax(error):
-                raise _as_invalid(body, error) from error
+                return self._decode_damaged(body, _as_invalid(body, error))
             return self._decode_one_by_one(array_members(body))
-        if first_not_json_number(body) is not None:
+        if refusal_of(body) is not None:
             return self._decode_one_by_one(array_members(body))
         if not records:
             message = "the array is empty; expected at least one record"
             raise SchemaMismatch(message)
         return Decoded(list(map(self._as_handled, records)), range(len(records)))
 
+    def _decode_damaged(self, body: bytes, error: InvalidMessage) -> Decoded:
+        """The records of an array with members that are no JSON.
+
+        Raises:
+            InvalidMessage: it has no end, too many members, or no record; the error
+                is the one given, but for too many.
+        """
+        try:
+            members = array_members(body)
+        except ValueError:
+            raise error from None
+        decoded = self._decode_one_by_one(members)
+        if not decoded.records:
+            raise error
+        several = Several(_as_array(members, decoded.bad), parts=members)
+        return decoded._replace(several=several)
+
     def _as_handled(self, record: Any) -> Any:
         return self._structs.of_record(record) if self._structs else record
 
     def _decode_one_by_one(self, members: Sequence[bytes]) -> Decoded:
+        self._limit(len(members))
         records: list[Any] = []
         places: list[int | None] = []
         bad: list[BadMember] = []
@@ -276,4 +297,6 @@ def _as_invalid(body: bytes, error: ValidationError) -> InvalidMessage:
         )
         return UndecodableMessage(message)
     detail = str(error.errors(include_url=False)[0]["ctx"]["error"])
+    if detail.startswith("recursion limit") and is_too_deep(body):
+        detail = f"it is nested deeper than {DEPTH_LIMIT} levels"
     return UndecodableMessage(f"the body is not JSON: {detail}")

@@ -68,6 +68,7 @@ def received(content: Any, timestamp: Any = None) -> Envelope:
 
 
 def valid(envelope: Envelope) -> Alert:
+    alert: Alert
     (alert,) = DECODER.decode(envelope.body).records
     for dead in misplaced([alert], [envelope]).values():
         raise InvalidMessage(dead.reason)

@@ -219,7 +219,7 @@ def test_a_rule_sees_the_field_it_names_of_each_series() -> None:
     root, data = transformed(*disks, rules=rules()).watched
 
     assert root.series.key == "disk,path=/ used_percent="
-    assert root.samples == [(NOW, 50.0), (NOW, 52.0)]
+    assert root.samples == [(NOW, 50.0), (NOW + 0.001, 52.0)]
     assert data.samples == [(NOW, 51.0)]
 
 

@@ -195,3 +195,29 @@ def test_what_no_rule_watches_has_no_samples() -> None:
 
 def test_a_series_of_which_all_readings_are_dead_is_not_watched() -> None:
     assert transformed({"value": -300.0}, rules=WATCHED).watched == []
+
+
+def test_two_readings_of_one_second_without_timestamps_are_two_points() -> None:
+    second = envelope(timestamp=NOW - 1)
+    found = transform(
+        [Reading(20.0), Reading(75.0)],
+        [
+            second._replace(received_at=NOW - 0.9),
+            second._replace(received_at=NOW - 0.4),
+        ],
+        TEMPERATURE,
+        "°C",
+        WATCHED,
+    )
+
+    (watched,) = found.watched
+    (before, cold), (after, hot) = watched.samples
+    assert NOW - 1 <= before < after < NOW
+    assert (cold, hot) == (20.0, 75.0)
+    assert len({line.rpartition(" ")[2] for line in found.lines}) == 2
+
+
+def test_the_readings_of_an_array_without_timestamps_are_points_of_their_own() -> None:
+    found = transformed({"value": 20.0}, {"value": 75.0}, rules=WATCHED)
+
+    assert found.times == [NOW, NOW + 0.001]

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.domain.timestamps import InvalidTimestamp, epoch_seconds
+from meshtasks.domain.timestamps import (
+    InvalidTimestamp,
+    UntimedMoments,
+    epoch_seconds,
+)
+from tests.support.handling import message
 
 NOW = 1_795_440_000.0  # 2026-11-23T13:20:00Z
 
@@ -68,3 +73,47 @@ def test_up_to_a_day_ahead_is_taken() -> None:
 def test_more_than_a_day_ahead_is_refused(stamp: object) -> None:
     with pytest.raises(InvalidTimestamp, match="days after it was received"):
         epoch_seconds(stamp, NOW)
+
+
+def moments(*receipts: float, timestamp: float | None) -> list[float]:
+    """Of records of one series without timestamps, each in a batch of its own."""
+    envelopes = [
+        message("q", "sensors.temperature.hall", 1, timestamp=timestamp, received_at=at)
+        for at in receipts
+    ]
+    return [UntimedMoments().next("hall", each) for each in envelopes]
+
+
+@pytest.mark.parametrize(
+    "receipts",
+    [
+        (NOW + 0.2, NOW + 0.7),
+        (NOW + 0.3, NOW + 1.004),  # the second was over when it came
+        (NOW - 3.1, NOW - 2.8),  # the publisher's clock is ahead
+        (NOW + 5.6, NOW + 6.1),  # or behind
+        (NOW + 600, NOW + 600.1),  # nobody consumed
+    ],
+)
+def test_records_of_one_amqp_second_stay_apart_within_it_and_in_order(
+    receipts: tuple[float, float],
+) -> None:
+    first, second = moments(*receipts, timestamp=NOW)
+
+    assert NOW <= first < second < NOW + 1
+    assert second - first > 0.0005  # points have milliseconds
+
+
+def test_a_retry_of_a_record_without_a_timestamp_has_the_same_moment() -> None:
+    first, again = moments(NOW + 0.4, NOW + 0.4, timestamp=NOW)
+
+    assert first == again
+
+
+def test_records_of_one_batch_and_millisecond_are_a_millisecond_apart() -> None:
+    untimed, array = UntimedMoments(), message("q", "k", [1, 2, 3])
+    later = message("q", "k", 4, received_at=NOW + 0.001)
+
+    times = [untimed.next("hall", each) for each in (array, array, array, later)]
+
+    assert times == [NOW, NOW + 0.001, NOW + 0.002, NOW + 0.003]
+    assert untimed.next("attic", array) == NOW

@@ -27,7 +27,7 @@ from meshtasks.domain.errors import InvalidMessage, SchemaMismatch
 from meshtasks.domain.faults import fault, refuse_all
 from meshtasks.domain.inference.requests import ModelName
 from meshtasks.domain.inference.results import InferenceResult
-from meshtasks.domain.inference.tensors import JsonTensor
+from meshtasks.domain.inference.tensors import JsonTensor, tensor_of
 from meshtasks.domain.metrics import transform as transform_metrics
 from meshtasks.domain.outcome import Dead
 from meshtasks.domain.readings import Transformed
@@ -90,7 +90,7 @@ class Score(BaseModel):
             message = f"output {self.output}: value {explain(error)}"
             raise SchemaMismatch(message) from error
         shape, width = output["shape"], len(names)
-        rows = shape[0] if len(shape) > 1 or width == 1 else 1
+        rows = shape[0] if len(shape) > 1 or (shape and width == 1) else 1
         if len(values) != rows * width:
             message = (
                 f"output {self.output}: expected rows of {width} (models.yaml), "
@@ -250,6 +250,8 @@ def _metrics(result: InferenceResult, steps: ModelSteps) -> list[Metric]:
     if result.get("outputs") is None:
         message = "outputs: this field is missing, and there is no error either"
         raise SchemaMismatch(message)
+    for output in result["outputs"] or ():
+        tensor_of(output)  # refuses what is none
     rows = steps.rows(result)
     common = {OK: True, LATENCY: result.get("latency_ms")}
     return [

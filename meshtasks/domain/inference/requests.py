@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from meshtasks.domain.envelope import Envelope, record_id
 from meshtasks.domain.errors import InvalidMessage, SchemaMismatch
-from meshtasks.domain.inference.tensors import JsonTensor
+from meshtasks.domain.inference.tensors import JsonTensor, JsonTensors
 from meshtasks.domain.records import explain
 from meshtasks.domain.timestamps import moment_of
 
@@ -52,7 +52,7 @@ class InferenceRequest(TypedDict, total=False):
     """
 
     model: Required[ModelName]
-    inputs: Required[Annotated[list[JsonTensor], Field(min_length=1)]]
+    inputs: Required[Annotated[JsonTensors, Field(min_length=1)]]
     request_id: RequestId | None
     version: Version | None
     timestamp: Any

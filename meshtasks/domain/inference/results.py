@@ -13,7 +13,7 @@ from meshtasks.domain.archiving import rfc3339
 from meshtasks.domain.errors import SinkRejected
 from meshtasks.domain.inference.requests import ModelName, Origin, RequestId, Version
 from meshtasks.domain.inference.stacking import Inference
-from meshtasks.domain.inference.tensors import JsonTensor, json_tensor
+from meshtasks.domain.inference.tensors import JsonTensors, json_tensor
 from meshtasks.domain.records import Number
 
 AI_EXCHANGE = "ai"
@@ -39,7 +39,7 @@ class InferenceResult(TypedDict, total=False):
     request_id: Required[RequestId]
     model: Required[ModelName]
     version: Version | None
-    outputs: list[JsonTensor] | None
+    outputs: JsonTensors | None
     latency_ms: Annotated[Number, Field(ge=0)] | None
     error: str | None
     timestamp: Any

@@ -13,6 +13,9 @@ from meshtasks.domain.errors import SchemaMismatch, SinkRejected
 from meshtasks.domain.records import explain
 
 Size = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+#: As many axes as servers of models know.
+_AXES_LIMIT = 32
+Shape = Annotated[list[Size], Field(max_length=_AXES_LIMIT, fail_fast=True)]
 
 
 class JsonTensor(TypedDict, total=False):
@@ -27,9 +30,13 @@ class JsonTensor(TypedDict, total=False):
     """
 
     name: Required[Annotated[str, Field(min_length=1, max_length=255)]]
-    shape: Required[list[Size]]
+    shape: Required[Shape]
     datatype: Required[Annotated[str, Field(max_length=16)]]
     data: Required[list[Any]]
+
+
+#: Tensors of a message; the first fault is enough to tell.
+JsonTensors = Annotated[list[JsonTensor], Field(fail_fast=True)]
 
 
 class Tensor(NamedTuple):
