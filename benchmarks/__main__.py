@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import inference, latency, outage, publishing, report
+from benchmarks import hostile, inference, latency, outage, publishing, report
 from benchmarks.contenders import CONTENDERS, MESHTASKS, Contender
 from benchmarks.drain import Run, Say, run
 from benchmarks.report import Findings
@@ -31,6 +31,7 @@ PARTS = {
     "publishing": "readings by one producer, with confirms",
     "inference": "requests to a model that does nothing, stacked and not",
     "latency": "from publish to queryable (2 minutes)",
+    "hostile": "good readings beside hostile bytes in all places (2 minutes)",
     "outage": "a broker away for a minute, and a producer killed (2 minutes)",
 }
 
@@ -93,6 +94,8 @@ def _measure(
         findings.latency.extend(latency.measure(services, say))
     if "outage" in parts:
         findings.outages.append(outage.measure(services, outage.Plan(), say))
+    if "hostile" in parts:
+        findings.hostile.append(hostile.measure(services, hostile.Plan(), say))
     return findings
 
 

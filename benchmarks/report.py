@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import contenders
+from benchmarks import contenders, hostile
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.drain import Run
 from benchmarks.latency import Latency
@@ -55,6 +55,7 @@ class Findings:
         latency: from publish to queryable.
         rates: of publishing and inference, all rounds.
         outages: what became of readings while the broker was away.
+        hostile: what became of readings beside hostile messages.
     """
 
     throughput: list[Run] = field(default_factory=list)
@@ -62,6 +63,7 @@ class Findings:
     latency: list[Latency] = field(default_factory=list)
     rates: list[Rate] = field(default_factory=list)
     outages: list[Ledger] = field(default_factory=list)
+    hostile: list[hostile.Outcome] = field(default_factory=list)
 
     @property
     def faults(self) -> list[str]:
@@ -71,6 +73,7 @@ class Findings:
         found += [(each.what, fault) for each in self.latency for fault in each.faults]
         found += [(each.what, fault) for each in self.rates for fault in each.faults]
         found += [("outage", fault) for each in self.outages for fault in each.faults]
+        found += [("hostile", fault) for each in self.hostile for fault in each.faults]
         return [f"{where}: {fault}" for where, fault in found]
 
 
@@ -152,6 +155,14 @@ def show(console: Console, findings: Findings) -> None:
         console.print(_rates_table(part, rates))
     for ledger in findings.outages:
         console.print(_outage_table(ledger))
+    for each in findings.hostile:
+        console.print(
+            f"hostile: {each.good:,} good readings published, {each.stored:,} stored; "
+            f"{each.hostile:,} hostile messages written, {each.hung_up:,} times the "
+            f"broker hung up, {each.dead:,} dead letters; the worker and sensornet: "
+            f"{', '.join(each.troubles) or 'no trouble'}",
+            soft_wrap=True,
+        )
     for fault in findings.faults:
         text = f"[red]the ledger does not balance:[/] {fault}"
         console.print(text, soft_wrap=True)

@@ -21,7 +21,7 @@ from benchmarks.load import CELERY_QUEUE
 from meshtasks.configfile import load_yaml
 from meshtasks.domain.topology import Topology
 from meshtasks.embedded import loopback
-from meshtasks.embedded.rabbitmq import MANAGEMENT, PROMETHEUS, RabbitMQ
+from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
 from meshtasks.messaging.entities import declare
 
@@ -123,7 +123,9 @@ class Services:
         self._directory = directory
         self._numbers = itertools.count(1)
         self._topology = load_yaml(CONFIG / "topology.yaml", Topology)
-        self.broker = RabbitMQ(directory / "rabbitmq", plugins=(MANAGEMENT, PROMETHEUS))
+        self.broker = RabbitMQ(
+            directory / "rabbitmq", plugins=(MANAGEMENT, MQTT, PROMETHEUS)
+        )
 
     @contextmanager
     def space(self) -> Iterator[Space]:
