@@ -260,7 +260,7 @@ class _Service:
     def _refusal(self, answer: requests.Response) -> SinkUnavailable | SinkRejected:
         status = answer.status_code
         message = f"receiver {self._name}: HTTP {status} {_explained(answer)}".rstrip()
-        if status in _OF_THE_NOTIFICATION:
+        if status in _OF_THE_NOTIFICATION and isinstance(_json(answer), dict):
             return SinkRejected(message)
         if answer.ok:
             message = f"{message}, and not as the service answers (is the URL right?)"
@@ -323,10 +323,7 @@ def _base_url(plugin: apprise.NotifyBase) -> str:
 
 def _explained(answer: requests.Response) -> str:
     """The reason that a service gives in JSON, as both of ours do."""
-    try:
-        content = answer.json()
-    except requests.JSONDecodeError:
-        return answer.reason or ""
+    content = _json(answer)
     if isinstance(content, dict):
         for name in ("error", "message"):
             if isinstance(reason := content.get(name), str):
@@ -334,14 +331,18 @@ def _explained(answer: requests.Response) -> str:
     return answer.reason or ""
 
 
+def _json(answer: requests.Response) -> Any:
+    """What it says in JSON; None if it does not."""
+    try:
+        return answer.json()
+    except (requests.JSONDecodeError, RecursionError):
+        return None
+
+
 def _is_of_a_service(answer: requests.Response) -> bool:
     """Whether a 200 is a service's own: ntfy and Home Assistant answer in JSON. A login
     page that stands in their place is none."""
-    try:
-        answer.json()
-    except (requests.JSONDecodeError, RecursionError):
-        return not answer.content
-    return True
+    return not answer.content or _json(answer) is not None
 
 
 def _keep_urls_out_of_logs() -> None:

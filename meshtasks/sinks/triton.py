@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import gevent
 import numpy as np
 import urllib3
 from geventhttpclient.response import HTTPParseError
@@ -48,11 +49,12 @@ _IDLE_SECONDS = 60.0
 
 _REASON_LIMIT_CHARS = 500
 #: What is wrong with nothing but the request.
-_REFUSALS = frozenset({"400", "413"})
+_TOO_LARGE = "413"  # which a proxy may say as well
+_REFUSALS = frozenset({"400", _TOO_LARGE})
 #: What Triton answers when its index of models is closed to us.
 _CLOSED = frozenset({"400", "403"})
 #: How the client begins when an answer is not one of Triton's.
-_FOREIGN = "an exception occurred in the client"
+_FOREIGN = ("an exception occurred in the client", "client received an empty response")
 
 
 class Triton:
@@ -160,9 +162,12 @@ class Triton:
     @contextmanager
     def _asking(self, model: str, version: str) -> Iterator[InferenceServerClient]:
         """A client, whose faults become ours."""
+        # The client bounds each read, so a server that drips would hold it for ever.
+        longest_seconds = CONNECT_TIMEOUT_SECONDS + self._answer_timeout_seconds
         try:
             try:
-                yield self._open()
+                with gevent.Timeout(longest_seconds, TimeoutError):
+                    yield self._open()
             except InferenceServerException as error:
                 raise self._meaning(error, model, version) from error
         except TimeoutError as error:
@@ -196,10 +201,11 @@ class Triton:
         self, error: InferenceServerException, model: str, version: str
     ) -> MeshError:
         status, said = error.status(), _said(error)
+        if said.startswith(_FOREIGN) and status != _TOO_LARGE:
+            # before all else: whoever it is may say 400, too
+            return self._unavailable(f"answered {status}, and not as Triton does")
         if status is None or status in _REFUSALS:
             return SinkRejected(f"{model} refused: {said}")
-        if said.startswith(_FOREIGN):
-            return self._unavailable(f"answered {status}, and not as Triton does")
         if status == "404" and "unknown model" in said:
             return self._absent(model, version, said)
         if status == "500" and "Stub process" in said and "not healthy" in said:

@@ -57,6 +57,9 @@ _NOBODY_THERE = frozenset({502, 503, 504})
 #: With status 200, to every request, while it migrates its database.
 _STARTING = "n8n is starting up"
 
+#: A server of TLS, to whoever does not speak it (Go's net/http).
+_WRONG_SCHEME = "Client sent an HTTP request to an HTTPS server"
+
 _TOO_MANY_REQUESTS = 429
 _UNAVAILABLE = 503
 _SUCCESS, _REDIRECT, _SERVER_ERROR = 2, 3, 5  # hundreds
@@ -265,7 +268,7 @@ class Webhooks:
             raise WebhookBusy(text)
         if status // 100 == _REDIRECT:
             text = f"{text} (redirects are not followed: correct the URL)"
-        if status in webhook.held_statuses:
+        if status in webhook.held_statuses or said.startswith(_WRONG_SCHEME):
             raise WebhookBusy(text, wait, counts=False)
         if status in {_TOO_MANY_REQUESTS, _UNAVAILABLE}:
             raise WebhookBusy(text, wait)

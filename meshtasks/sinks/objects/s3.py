@@ -15,7 +15,7 @@ from minio.helpers import check_bucket_name
 from typing_extensions import override
 
 from meshtasks.domain.errors import ConfigError, SinkRejected, SinkUnavailable
-from meshtasks.sinks.http import retry_after_seconds
+from meshtasks.sinks.http import pool_manager, retry_after_seconds
 from meshtasks.sinks.objects.store import (
     SINK,
     ObjectInfo,
@@ -104,7 +104,7 @@ class S3Store(ObjectStore):
             raise ConfigError("environment", variable, expected)
         self._bucket = bucket
         self._endpoint = endpoint
-        self._http = urllib3.PoolManager(
+        self._http = pool_manager(
             maxsize=_CONNECTIONS, timeout=_TIMEOUT, retries=_RETRY
         )
         try:
@@ -129,7 +129,7 @@ class S3Store(ObjectStore):
     def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
         check_name(name)
         with self._faults(name):
-            self._client.put_object(
+            stored = self._client.put_object(
                 self._bucket,
                 name,
                 io.BytesIO(data),
@@ -138,6 +138,7 @@ class S3Store(ObjectStore):
                 metadata=dict(metadata),
                 part_size=_PART_BYTES,
             )
+        self._require_tag(stored.etag)
 
     @override
     def stat(self, name: str) -> ObjectInfo | None:
@@ -149,7 +150,8 @@ class S3Store(ObjectStore):
                 if error.code == "NoSuchKey":
                     return None
                 raise
-            return ObjectInfo(name, found.size or 0)
+        self._require_tag(found.etag)
+        return ObjectInfo(name, found.size or 0)
 
     @override
     def read(self, name: str) -> StoredObject:
@@ -162,6 +164,7 @@ class S3Store(ObjectStore):
                     raise no_such_object(name) from error
                 raise
             try:
+                self._require_tag(response.headers.get("ETag"))
                 data = response.read()
             finally:
                 response.close()
@@ -210,12 +213,21 @@ class S3Store(ObjectStore):
             wait = retry_after_seconds(error.response.headers.get("Retry-After"))
             advice = _WHAT_TO_DO.get(code) or error.message or "no further text"
             raise self._unavailable(code, advice, wait) from error
-        except (InvalidResponseError, ParseError, UnicodeDecodeError) as error:
+        except (InvalidResponseError, ParseError, ValueError) as error:
             text = f"the answer is not S3's: {str(error)[:200]}"
             raise self._unavailable(text, _CHECK_SERVICE) from error
         except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
             text = f"{type(error).__name__}: {error}"
             raise self._unavailable(text, _CHECK_SERVICE) from error
+
+    def _require_tag(self, etag: str | None) -> None:
+        """S3 gives every object a tag; a page that stands in its place has none.
+
+        Raises:
+            SinkUnavailable: there is none.
+        """
+        if not etag:
+            raise self._unavailable("the answer is not S3's: no ETag", _CHECK_SERVICE)
 
     def _unavailable(
         self, fault: str, advice: str, retry_after_seconds: float | None = None
