@@ -63,12 +63,22 @@ Outcome = Done | Retry | Dead
 
 DONE = Done()
 
+#: What a program raises that is wrong: trying it again changes nothing.
+PROGRAMMING_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    NameError,
+    NotImplementedError,
+    TypeError,
+)
+
 
 def outcome_of(error: BaseException) -> Retry | Dead:
     """The fate that an exception stands for.
 
-    An exception the mesh does not know counts as transient (retries are
-    bounded), and its traceback is kept.
+    An error of programming is permanent. Any other exception that the mesh does not
+    know counts as transient (retries are bounded). The traceback of both is kept.
     """
     kind = type(error).__name__
     reason = (masked(str(error)) or kind)[:REASON_LIMIT_CHARS]
@@ -86,4 +96,5 @@ def outcome_of(error: BaseException) -> Retry | Dead:
             return Retry(reason, kind, retry_after_seconds=error.retry_after_seconds)
         case _:
             text = masked("".join(traceback.format_exception(error)))
-            return Retry(reason, kind, traceback=text[-TRACEBACK_LIMIT_CHARS:])
+            fate = Dead if isinstance(error, PROGRAMMING_ERRORS) else Retry
+            return fate(reason, kind, traceback=text[-TRACEBACK_LIMIT_CHARS:])

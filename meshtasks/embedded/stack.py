@@ -110,6 +110,7 @@ class Stack:
             "flower",
             f"--address={loopback.HOST}",
             f"--port={self._flower_port}",
+            "--tasks_columns=name,state,args,result,received,runtime,worker,uuid",
         )
         self.gateway = Process(
             "gateway",

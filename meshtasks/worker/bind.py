@@ -19,7 +19,15 @@ from typing import Any, NamedTuple
 from typing_extensions import override
 
 from meshtasks.domain.errors import InvalidMessage
-from meshtasks.domain.outcome import DONE, Dead, Done, Outcome, Retry, outcome_of
+from meshtasks.domain.outcome import (
+    DONE,
+    PROGRAMMING_ERRORS,
+    Dead,
+    Done,
+    Outcome,
+    Retry,
+    outcome_of,
+)
 from meshtasks.domain.text import clip
 from meshtasks.messaging.codec import Wire, envelope_of
 from meshtasks.settings import Settings
@@ -102,6 +110,10 @@ _QUOTED = 3
 _QUOTED_CHARS = 200
 
 
+class HandlerFault(AssertionError):
+    """A handler did not keep to its contract."""
+
+
 class BatchRunner:
     """Runs the batches of one queue with its handler.
 
@@ -116,6 +128,7 @@ class BatchRunner:
         limits = settings.queues.for_queue(handler.queue)
         self._decoder = Decoder(handler, limits.max_records)
         self._max_dead_records = limits.max_dead_records
+        self._logged: set[str] = set()  # types of errors
 
     def __call__(self, wires: list[Wire]) -> BatchResult:
         """Decode, handle, fold; take the time of it."""
@@ -174,23 +187,57 @@ class BatchRunner:
         failures.sort(key=lambda failure: failure.position)
         return len(batch.records), failures
 
-    def _handle(self, batch: Batch[Any]) -> list[Outcome]:
-        """One outcome per record, whatever the handler does."""
+    def _handle(self, batch: Batch[Any], *, one_of_many: bool = False) -> list[Outcome]:
+        """One outcome per record, whatever the handler does.
+
+        An error of programming would be the same at the next attempt: the records are
+        handled one by one instead, and those that meet it are dead.
+
+        Args:
+            batch: the records.
+            one_of_many: it is a single record of a batch that failed, as the log knows.
+        """
         count = len(batch.records)
         if not count:
             return []
         try:
-            outcomes = self._handler.handle(batch, thread_sinks(self._settings))
+            return self._outcomes(batch)
+        except PROGRAMMING_ERRORS as error:
+            fate = self._fate(error, one_of_many=one_of_many)
+            if count == 1:
+                return [fate]
         except Exception as error:  # noqa: BLE001 - any fault of a handler is an outcome
-            return [_fate(error, f"the handler of {batch.queue}")] * count
-        if len(outcomes) == count:
-            return outcomes
-        reason = (
-            f"the handler of {batch.queue} gave {len(outcomes)} outcomes for "
-            f"{count} records: a bug in that handler"
-        )
-        logger.error("%s", reason)
-        return [Retry(reason, "HandlerFault")] * count
+            return [self._fate(error, one_of_many=one_of_many)] * count
+        ones = zip(batch.records, batch.envelopes, batch.places, strict=True)
+        return [
+            outcome
+            for record, envelope, place in ones
+            for outcome in self._handle(
+                Batch(batch.queue, [record], [envelope], [place]), one_of_many=True
+            )
+        ]
+
+    def _outcomes(self, batch: Batch[Any]) -> list[Outcome]:
+        outcomes = self._handler.handle(batch, thread_sinks(self._settings))
+        count = len(batch.records)
+        if len(outcomes) != count:
+            message = f"the handler gave {len(outcomes)} outcomes for {count} records"
+            raise HandlerFault(message)
+        return outcomes
+
+    def _fate(self, error: Exception, *, one_of_many: bool) -> Retry | Dead:
+        """What an exception of the handler stands for; one that nobody foresaw is in
+        the log, with its traceback the first time that its type is met."""
+        outcome = outcome_of(error)
+        kind = outcome.error_type
+        if outcome.traceback and not (one_of_many and kind in self._logged):
+            queue = self._handler.queue
+            text = "" if kind in self._logged else f"\n{outcome.traceback}"
+            self._logged.add(kind)
+            logger.error(
+                "The handler of %s failed: %s: %s%s", queue, kind, outcome.reason, text
+            )
+        return outcome
 
 
 def _fate(error: Exception, who: str) -> Retry | Dead:

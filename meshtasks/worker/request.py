@@ -18,7 +18,7 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 from typing_extensions import override
 
-from meshtasks.domain.outcome import Retry
+from meshtasks.domain.outcome import Dead, Retry
 from meshtasks.messaging.codec import Wire
 from meshtasks.worker.bind import BatchResult
 
@@ -133,13 +133,20 @@ class BatchRequest(Request):  # type: ignore[misc]  # celery ships no types
             return
         self._finished = True
         task_ready(self, successful=True)
-        retried = _only_retries(result)
-        if retried is None:
-            self.send_event("task-succeeded", result=repr(result), runtime=runtime)
-        else:
-            reason = f"{retried.error_type}: {retried.reason} ({result!r})"
-            self.send_event("task-retried", exception=reason, traceback="")
+        self._announce_end(result, runtime)
         self._on_result(self, result, "")
+
+    def _announce_end(self, result: BatchResult, runtime: float) -> None:
+        """Tell monitors: a batch with a dead letter has failed, one that all goes back
+        to wait is retried, and all else has succeeded."""
+        said = {"result": repr(result), "runtime": runtime}
+        worst = _worst_of(result)
+        if worst is None:
+            self.send_event("task-succeeded", **said)
+            return
+        kind = "task-failed" if isinstance(worst, Dead) else "task-retried"
+        reason = f"{worst.error_type}: {worst.reason} ({result!r})"
+        self.send_event(kind, exception=reason, traceback=worst.traceback, **said)
 
     @override
     def on_failure(
@@ -173,10 +180,10 @@ def run_batch(
     return (1 if fault else 0), result, runtime
 
 
-def _only_retries(result: BatchResult) -> Retry | None:
-    """The first failure, if every message of the batch goes back to wait."""
+def _worst_of(result: BatchResult) -> Retry | Dead | None:
+    """The first dead letter; else the first retry, if all messages go back to wait."""
+    outcomes = [failure.outcome for failure in result.failures]
+    if result.dead:
+        return next(each for each in outcomes if isinstance(each, Dead))
     failed = {failure.position for failure in result.failures}
-    if result.failures and len(failed) == result.messages and not result.dead:
-        outcome = result.failures[0].outcome
-        return outcome if isinstance(outcome, Retry) else None
-    return None
+    return outcomes[0] if outcomes and len(failed) == result.messages else None

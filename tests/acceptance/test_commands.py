@@ -358,7 +358,7 @@ class TestFlower:
 
         def shown() -> list[dict[str, Any]]:
             found = flower.tasks("sensors.motion")[before:]
-            return [each for each in found if each["state"] == "SUCCESS"]
+            return [each for each in found if each["state"] == "FAILURE"]
 
         wait_until(shown, 30, "the batch in Flower")
         (batch,) = shown()
