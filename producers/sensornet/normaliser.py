@@ -14,6 +14,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -396,7 +397,8 @@ def _parsed(
             raise
         return announced_format.parse(levels, body, announced)
     if isinstance(payload, Ignored) and announced:
-        return announced_format.parse(levels, body, announced)
+        with suppress(InvalidMessage):  # it need not be of what is announced there
+            return announced_format.parse(levels, body, announced)
     return payload
 
 

@@ -341,6 +341,21 @@ class TestTopics:
             "sensors.temperature.pump.status.heat.it": (41, "°C")
         }
 
+    def test_a_wide_filter_makes_no_reading_of_a_last_will(self) -> None:
+        devices = Devices()
+        template = "{{ value_json.t }}"
+        announce(
+            devices,
+            "sensor",
+            stat_t="tele/shed/#",
+            dev_cla="temperature",
+            val_tpl=template,
+        )
+        found = devices.publish("tele/shed/LWT", "Online")
+
+        assert found.skipped == {"availability": 1}
+        assert found.dead is None
+
 
 class TestDevices:
     def names(self, *device_blocks: dict[str, Any]) -> set[str]:
