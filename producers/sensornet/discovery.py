@@ -20,7 +20,7 @@ from producers.sensornet.payload import object_of, state_of
 from producers.sensornet.template import Template
 from producers.sensornet.words import BINARY_CLASSES, SENSOR_CLASSES, State
 
-_COMPONENTS = ("sensor", "binary_sensor")
+_COMPONENTS = ("sensor", "binary_sensor", "climate")
 
 #: Abbreviation → key, of the keys that are read.
 _LONG: Mapping[str, str] = {
@@ -34,9 +34,20 @@ _LONG: Mapping[str, str] = {
     "dev": "device",
     "cmps": "components",
     "p": "platform",
+    "curr_temp_t": "current_temperature_topic",
+    "curr_temp_tpl": "current_temperature_template",
+    "temp_stat_t": "temperature_state_topic",
+    "temp_stat_tpl": "temperature_state_template",
+    "temp_unit": "temperature_unit",
     "ids": "identifiers",
     "cns": "connections",
     "sa": "suggested_area",
+}
+
+#: What a thermostat measures and what it aims at → its own name.
+_OF_CLIMATE: Mapping[str, str] = {
+    "current_temperature": "current",
+    "temperature_state": "target",
 }
 
 #: More entities of one device are not taken; the largest have some hundred.
@@ -57,6 +68,7 @@ class Announced(BaseModel):
         payload_on: of a binary sensor, the value that is on (:func:`word_of`).
         payload_off: the value that is off.
         is_diagnostic: whether it is about the device rather than the house.
+        is_target: whether it is what a thermostat aims at.
         entity: its own name among those of the device.
         device_ids: what identifies the device.
         device: the device's name, if it says.
@@ -73,6 +85,7 @@ class Announced(BaseModel):
     payload_on: str | None = None
     payload_off: str | None = None
     is_diagnostic: bool = False
+    is_target: bool = False
     entity: str
     device_ids: tuple[str, ...] = ()
     device: str = ""
@@ -121,6 +134,8 @@ class Announced(BaseModel):
         name = SENSOR_CLASSES.get(self.device_class)
         if name == "temperature" and self.is_diagnostic:
             name = "chip_temperature"
+        elif name == "temperature" and self.is_target:
+            name = "target_temperature"
         return KINDS[name] if name else None
 
     def fits(self, kind: Kind) -> bool:
@@ -209,6 +224,19 @@ def parse(levels: Sequence[str], body: bytes) -> tuple[Announced, ...] | Ignored
 def _entity(
     component: str, entity: str, config: Mapping[str, Any], device: Mapping[str, Any]
 ) -> Iterator[Announced]:
+    if component == "climate":
+        for which, name in _OF_CLIMATE.items():
+            unit = _text(config.get("temperature_unit"))
+            as_sensor = {
+                "~": config.get("~"),
+                "state_topic": config.get(f"{which}_topic"),
+                "value_template": config.get(f"{which}_template"),
+                "device_class": "temperature",
+                "unit_of_measurement": f"°{unit}" if unit in ("C", "F") else unit,
+            }
+            for each in _entity("sensor", f"{entity}_{name}", as_sensor, device):
+                yield each.model_copy(update={"is_target": name == "target"})
+        return
     topic = _text(config.get("state_topic"))
     if component not in _COMPONENTS or not topic:
         return

@@ -257,6 +257,27 @@ class TestKinds:
 
         assert list(values(found)) == [key]
 
+    def test_a_thermostat_measures_one_temperature_and_aims_at_another(self) -> None:
+        devices = Devices(sources=ANNOUNCED)
+        announce(
+            devices,
+            "climate",
+            "bath",
+            **{"~": "trv", "curr_temp_t": "~/state", "temp_stat_t": "~/state"},
+            curr_temp_tpl="{{ value_json.is }}",
+            temp_stat_tpl="{{ value_json.wish }}",
+            temp_unit="F",
+        )
+        found = devices.publish("trv/state", '{"is": 68, "wish": 70, "mode": "heat"}')
+
+        assert values(found) == {
+            "sensors.temperature.trv.state.bath_current": (68, "°F"),
+            "metrics.system.trv.state.bath_target.device": {
+                "target_celsius": pytest.approx(21.111111)
+            },
+        }
+        assert found.counted == {("not announced", "mode"): 1}
+
     def test_units_belong_to_entities_not_to_their_topic(self) -> None:
         devices = Devices(sources=ANNOUNCED)
         for name, unit in (("day", "Wh"), ("total", "kWh")):

@@ -84,7 +84,7 @@ _WITH_ANNOUNCED = [
     *shipped().model_dump(include={"sources"})["sources"],
     {"topic": "announced/#", "format": "announced"},
 ]
-_COMPONENTS = st.sampled_from(["sensor", "binary_sensor", "device", "light"])
+_COMPONENTS = st.sampled_from(["sensor", "binary_sensor", "device", "climate"])
 
 
 def accounted(normalised: Normalised) -> int:
