@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import amqp
@@ -108,6 +109,23 @@ def test_a_producer_publishes_to_domains_and_nowhere_else(url: Url) -> None:
     for exchange in ("archive", "dead.letter", "commands", ""):
         with pytest.raises(AccessRefused):
             publish_raw(url("producer"), exchange, "commands", READING)
+
+
+def test_telegraf_may_use_the_exchange_as_it_is_and_not_declare_it(url: Url) -> None:
+    """As docs/telegraf.md says of exchange_passive."""
+
+    def declare(channel: amqp.Channel, *, passive: bool) -> None:
+        channel.exchange_declare(
+            "metrics", "topic", passive=passive, durable=True, auto_delete=False
+        )
+
+    assert refused(url("producer"), partial(declare, passive=False))
+    with open_channel(url("producer")) as channel:
+        declare(channel, passive=True)
+    line = b"swap,host=vm free=0i 1795829640000000000"
+    publish_raw(url("producer"), "metrics", "metrics.system.telegraf", line)
+
+    assert queue_depth(url("worker"), "metrics.system") == 1
 
 
 def test_a_device_publishes_by_mqtt_and_its_reading_is_in_the_mesh(

@@ -94,14 +94,16 @@ def test_metrics_of_applications_are_stored_too(
 def test_influxdb_keeps_one_point_and_every_type(
     influx_sinks: Sinks, influx: InfluxTarget
 ) -> None:
-    fields = {"load": 0.5, "cores": 4, "ok": True, "health": 'a "b" \\ c, d=e \\'}
+    fields = {"load": 0.5, "cores": 4, "ok": True, "health": 'a "b" \\ c,\td=e \\'}
+    tags = {"name": "n a,s=1", "path": "C:\\data\nC:\\"}
 
-    handle(influx_sinks, system(metric(fields, "host", tags={"name": "n a,s=1"})))
+    handle(influx_sinks, system(metric(fields, "host", tags=tags)))
 
     (row,) = influx.select("SELECT * FROM host")
     kinds = influx.select("SHOW FIELD KEYS FROM host")
     assert {name: row[name] for name in fields} == fields
     assert row["name"] == "n a,s=1"
+    assert row["path"] == r"C:\data\nC:/"
     assert {each["fieldKey"]: each["fieldType"] for each in kinds} == {
         "load": "float",
         "cores": "float",
