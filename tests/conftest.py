@@ -28,9 +28,10 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from meshtasks.domain import masking
 from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
@@ -49,8 +50,13 @@ from tests.support.triton import REPOSITORIES
 
 # The same examples every time: a change is not to be blamed for what a search happens
 # to find. `make test ARGS="--hypothesis-profile=searching"` looks further.
-settings.register_profile("repeatable", derandomize=True)
-settings.register_profile("searching", max_examples=1_000)
+# How long an example takes, or its making, says how busy the machine is.
+_UNTIMED: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow],
+}
+settings.register_profile("repeatable", derandomize=True, **_UNTIMED)
+settings.register_profile("searching", max_examples=1_000, **_UNTIMED)
 settings.load_profile("repeatable")
 
 

@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 
 from meshtasks.domain.envelope import Envelope
 from meshtasks.messaging import headers
+from meshtasks.messaging.content import Origin, Properties, origin_of
+from meshtasks.messaging.receiving import Message
 from meshtasks.messaging.trust import believed, count_in, past_in, text_in
 
-#: (body, exchange, routing key, message id, timestamp, received at, headers);
-#: a plain tuple, because it is pickled for every message of every batch.
-Wire = tuple[bytes, str, str, str | None, float | None, float, dict[str, object] | None]
+#: (body, exchange, routing key, properties, received at); a plain tuple, because it is
+#: pickled for every message of every batch. Properties are what handlers are told of
+#: them, or the bytes they came as: most messages have no headers, and it is left to the
+#: pool to look for the rest.
+Wire = tuple[bytes, str, str, bytes | Origin, float]
 
 
 class Delivery(NamedTuple):
@@ -35,7 +39,7 @@ class Delivery(NamedTuple):
     body: bytes
     exchange: str
     routing_key: str
-    properties: dict[str, Any]
+    properties: Mapping[str, Any]
     redelivered: bool
     received_at: float
 
@@ -56,42 +60,41 @@ class Delivery(NamedTuple):
             self.body,
             self.exchange,
             self.routing_key,
-            properties.get("message_id"),
-            properties.get("timestamp"),
+            properties.encoded
+            if isinstance(properties, Properties)
+            else Origin.of(properties),
             self.received_at,
-            properties.get("application_headers") or None,
         )
 
 
-def delivery_of(message: Any, received_at: float) -> Delivery:
-    """A delivery from py-amqp's message, less the headers that are not believed."""
-    info = message.delivery_info
-    properties = message.properties
-    body = message.body
-    if not isinstance(body, bytes):  # an empty body is ""
-        body = bytes(body, "utf-8") if isinstance(body, str) else bytes(body)
-    exchange, routing_key = info["exchange"], info["routing_key"]
-    if sent := properties.get("application_headers"):
-        table = believed(sent, exchange)
+def delivery_of(message: Message, received_at: float) -> Delivery:
+    """A delivery from a message, less the headers that are not believed."""
+    properties: Mapping[str, Any] = message.properties
+    exchange, routing_key = message.exchange, message.routing_key
+    if message.properties.has_headers:
+        table = believed(message.headers, exchange)
         properties = {**properties, "application_headers": table}
         first_exchange = text_in(table, headers.EXCHANGE)
         exchange = exchange if first_exchange is None else first_exchange
         routing_key = text_in(table, headers.ROUTING_KEY) or routing_key
         received_at = past_in(table, headers.RECEIVED_AT, received_at) or received_at
     return Delivery(
-        info["delivery_tag"],
-        body,
+        message.delivery_tag,
+        message.body,
         exchange,
         routing_key,
         properties,
-        info["redelivered"],
+        message.redelivered,
         received_at,
     )
 
 
 def envelope_of(wire: Wire, queue: str) -> Envelope:
     """The envelope that handlers see."""
-    body, exchange, routing_key, message_id, timestamp, received_at, table = wire
+    body, exchange, routing_key, properties, received_at = wire
+    message_id, timestamp, table = (
+        origin_of(properties) if isinstance(properties, bytes) else properties
+    )
     return Envelope(
         body,
         exchange,
@@ -100,5 +103,5 @@ def envelope_of(wire: Wire, queue: str) -> Envelope:
         message_id,
         timestamp,
         received_at,
-        table or {},
+        table,
     )

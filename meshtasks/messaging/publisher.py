@@ -28,7 +28,6 @@ from meshtasks.domain.errors import (
     PublishUnconfirmed,
     Unroutable,
 )
-from meshtasks.messaging.bursts import read_ahead, read_burst
 from meshtasks.messaging.fitting import fitted
 from meshtasks.messaging.frames import Outgoing, publish_frames
 
@@ -309,7 +308,7 @@ class Publisher:
 
     def _hear_the_rest(self) -> None:
         """Take what the broker has said already."""
-        while read_burst(self._channel.connection, _WINDOW):
+        while self._channel.connection.read_arrived(_WINDOW):
             pass
 
     def _seconds_left(self) -> float:
@@ -358,7 +357,6 @@ class Publisher:
         except _CONNECTION_ERRORS as error:
             connection.collect()
             raise PublishUnconfirmed(_text(error)) from error
-        read_ahead(channel.connection.transport)
         _wait_for_a_full_peer(channel.connection.transport.sock)
         channel.connection.on_blocked = self._on_blocked
         channel.connection.on_unblocked = self._on_unblocked

@@ -9,11 +9,14 @@ the consumer's callback would end the worker, and the next one after it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from meshtasks.domain.outcome import Dead
 from meshtasks.messaging import headers
 from meshtasks.messaging.codec import Delivery, delivery_of
+from meshtasks.messaging.content import short_text
+from meshtasks.messaging.receiving import Message
 
 
 class Adapted(NamedTuple):
@@ -23,11 +26,11 @@ class Adapted(NamedTuple):
     dead: Dead | None
 
 
-def adapt(message: Any, queue: str, max_bytes: int, now: float) -> Adapted:
+def adapt(message: Message, queue: str, max_bytes: int, now: float) -> Adapted:
     """Take a message in.
 
     Args:
-        message: py-amqp's message.
+        message: as it came.
         queue: the queue it was consumed from, which is the name of its task.
         max_bytes: a larger body is dead, unread.
         now: epoch seconds.
@@ -56,6 +59,8 @@ def _unpacked(delivery: Delivery) -> Adapted:
     try:
         args, kwargs, _embed = json.loads(delivery.body)
         records = args[0] if args else kwargs["records"]
+        # what JSON can spell and UTF-8 cannot, a lone surrogate, stays spelt out
+        body = json.dumps(records, ensure_ascii=False).encode(errors="backslashreplace")
     except (ValueError, TypeError, LookupError, RecursionError):
         reason = (
             "a Celery call whose body is not [[records], {}, {}] in JSON; call the "
@@ -65,10 +70,18 @@ def _unpacked(delivery: Delivery) -> Adapted:
     table = delivery.headers
     properties = {
         **delivery.properties,
-        "message_id": delivery.properties.get("message_id") or table.get("id"),
+        "message_id": delivery.properties.get("message_id") or _id_of(table),
         "application_headers": {
             name: value for name, value in table.items() if name not in headers.STEERING
         },
     }
-    body = json.dumps(records, ensure_ascii=False).encode()
     return Adapted(delivery._replace(body=body, properties=properties), None)
+
+
+def _id_of(table: Mapping[str, Any]) -> str | None:
+    """The id of a Celery call, if it may be that of a message."""
+    match table.get("id"):
+        case str() as text:
+            return short_text(text.encode(errors="backslashreplace")) or None
+        case _:
+            return None

@@ -12,27 +12,26 @@ from typing import Any
 
 import amqp
 
-from meshtasks.messaging.bursts import read_ahead, read_burst
+from meshtasks.messaging.receiving import Connection
 from meshtasks.worker.loop import Loop
 
-#: Frames per burst (a message has three): a bound, so that results of the pool and
-#: timers are not kept waiting for more than a few milliseconds.
-_BURST = 150
+#: Messages per burst: a bound, so that results of the pool and timers are not kept
+#: waiting for more than a millisecond.
+_BURST = 100
 
 
 class BurstReader:
     """Takes kombu's place as reader of a connection.
 
     Args:
-        connection: py-amqp's connection.
+        connection: the connection beneath kombu's.
         hub: where kombu's reader is registered.
         loop: the same event loop.
     """
 
-    def __init__(self, connection: Any, hub: Any, loop: Loop) -> None:
+    def __init__(self, connection: Connection, hub: Any, loop: Loop) -> None:
         self._connection = connection
         self._loop = loop
-        read_ahead(connection.transport)
         hub.remove_reader(connection.sock)
         hub.add_reader(connection.sock, self.read)
         loop.soon(self.read)
@@ -47,6 +46,6 @@ class BurstReader:
         if not connection.connected:
             reason = "the socket was disconnected"
             raise amqp.RecoverableConnectionError(reason)
-        if read_burst(connection, _BURST):
+        if connection.read_arrived(_BURST):
             # what was read ahead does not make the socket readable again
             self._loop.soon(self.read)

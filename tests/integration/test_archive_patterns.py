@@ -37,7 +37,7 @@ def test_a_pattern_matches_the_keys_that_rabbitmq_routes_by_it(amqp_url: str) ->
             while (
                 message := channel.basic_get(f"by {pattern}", no_ack=True)
             ) is not None:
-                keys.add(str(message.body))
+                keys.add(message.body.decode())
 
     assert routed == {
         pattern: {key for key in KEYS if topic_matches(pattern, key)}

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import amqp
 
+from meshtasks.messaging.receiving import Connection
 from tests.support.waiting import wait_until
 
 
@@ -33,7 +34,7 @@ class Delivery:
 def open_channel(url: str) -> Iterator[amqp.Channel]:
     """A channel with publisher confirms on a connection of its own."""
     parts = urlsplit(url)
-    with amqp.Connection(
+    with Connection(
         f"{parts.hostname}:{parts.port}",
         userid=unquote(parts.username or ""),
         password=unquote(parts.password or ""),
@@ -126,9 +127,8 @@ def _delivery(message: amqp.Message) -> Delivery:
     properties = dict(message.properties)
     headers = properties.pop("application_headers", {})
     info = message.delivery_info
-    body = message.body
     return Delivery(
-        body=body.encode() if isinstance(body, str) else bytes(body),
+        body=message.body,
         exchange=info["exchange"],
         routing_key=info["routing_key"],
         redelivered=bool(info["redelivered"]),

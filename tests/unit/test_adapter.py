@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
+import pickle
 from typing import Any
 
+import amqp
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtasks.messaging import headers
+from meshtasks.messaging.codec import envelope_of
+from meshtasks.messaging.content import Properties
+from meshtasks.messaging.receiving import Message
 from meshtasks.worker.adapter import Adapted, adapt
 
 QUEUE = "sensors.temperature"
 
 
 def adapted(
-    body: Any, max_bytes: int = 1000, *, exchange: str = "sensors", **properties: Any
+    body: bytes,
+    max_bytes: int = 1000,
+    *,
+    exchange: str = "sensors",
+    encoded: bytes = b"",
+    **properties: Any,
 ) -> Adapted:
-    info = {
-        "delivery_tag": 7,
-        "exchange": exchange,
-        "routing_key": "sensors.temperature.attic" if exchange else QUEUE,
-        "redelivered": False,
-    }
-    message = SimpleNamespace(body=body, properties=properties, delivery_info=info)
+    """A message with these properties, or with these bytes in their place."""
+    encoded = encoded or amqp.Message(**properties)._serialize_properties()  # noqa: SLF001
+    message = Message(
+        body,
+        Properties(encoded),
+        delivery_tag=7,
+        exchange=exchange,
+        routing_key="sensors.temperature.attic",
+    )
     return adapt(message, QUEUE, max_bytes, now=5.0)
 
 
@@ -48,7 +60,7 @@ def test_a_message_published_again_keeps_its_first_exchange_and_key() -> None:
 
 
 def test_an_empty_body_is_empty_bytes() -> None:
-    assert adapted("").delivery.body == b""
+    assert adapted(b"").delivery.body == b""
 
 
 def test_a_body_over_the_limit_is_dead_unread() -> None:
@@ -89,13 +101,64 @@ def test_a_celery_call_that_cannot_be_unpacked_is_dead() -> None:
     assert dead.error_type == "UndecodableMessage"
 
 
-@given(
-    body=st.binary() | st.text(),
-    table=st.none()
-    | st.dictionaries(
-        st.sampled_from(["task", "id", headers.EXCHANGE, headers.ATTEMPT, "x-death"]),
-        st.none() | st.integers() | st.text() | st.lists(st.integers()),
-    ),
+SURROGATE = b'[[[{"location":"\\ud800"}]], {}, {}]'
+
+
+def test_a_call_with_a_text_that_utf8_cannot_hold_is_left_to_validation() -> None:
+    delivery, dead = adapted(SURROGATE, application_headers={"task": QUEUE})
+
+    assert dead is None
+    assert delivery.body == b'[{"location": "\\ud800"}]'
+
+
+@pytest.mark.parametrize("odd", [7, ["abc"], {"a": 1}, b"\xff", "", True])
+def test_an_id_of_a_call_that_is_no_text_is_no_message_id(odd: Any) -> None:
+    table = {"task": QUEUE, "id": odd}
+
+    delivery, _ = adapted(b"[[1], {}, {}]", application_headers=table)
+
+    assert delivery.properties["message_id"] is None
+
+
+def test_a_long_id_of_a_call_becomes_one_that_amqp_takes() -> None:
+    table = {"task": QUEUE, "id": "\N{SNOWMAN}" * 200}
+
+    delivery, _ = adapted(b"[[1], {}, {}]", application_headers=table)
+
+    assert delivery.properties["message_id"] == "\N{SNOWMAN}" * 85
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.text()
+    | st.floats()
+    | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=5,
 )
-def test_it_never_raises(body: bytes | str, table: dict[str, Any] | None) -> None:
-    adapted(body, application_headers=table)
+
+
+@given(
+    body=st.binary()
+    | st.sampled_from([SURROGATE, b"[[1e999], {}, {}]", b"[" * 20_000]),
+    table=st.dictionaries(
+        st.sampled_from(["task", "id", headers.EXCHANGE, headers.ATTEMPT, "x-death"]),
+        json_values | st.just(QUEUE),
+    ),
+    exchange=st.sampled_from(["", "sensors", "dead.letter"]),
+)
+def test_it_never_raises_and_can_always_be_sent_to_the_pool(
+    body: bytes, table: dict[str, Any], exchange: str
+) -> None:
+    delivery, _ = adapted(body, 30_000, exchange=exchange, application_headers=table)
+
+    pickle.dumps(delivery.to_wire())
+
+
+@given(st.binary(max_size=300))
+def test_properties_of_any_bytes_are_taken(encoded: bytes) -> None:
+    delivery, _ = adapted(b"1", encoded=encoded or b"\0")
+
+    pickle.dumps(envelope_of(delivery.to_wire(), QUEUE))

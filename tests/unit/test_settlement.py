@@ -198,8 +198,8 @@ def test_what_would_drop_a_message_while_it_waits_is_not_published_again(
     settler: Settler, outcome: Dead | Retry
 ) -> None:
     """An expiration would; so would the user id of somebody else."""
-    sent = delivery(1)
-    sent.properties.update(expiration="60000", user_id="devices", app_id="esp")
+    properties = {"expiration": "60000", "user_id": "devices", "app_id": "esp"}
+    sent = delivery(1)._replace(properties=properties)
 
     message = only(settle(settler, [sent], Failure(0, outcome)))
 

@@ -17,6 +17,7 @@ from meshtasks.domain.records import Metric, Reading, SensorReading
 from meshtasks.environment import Environment
 from meshtasks.gateway.problems import Problem
 from meshtasks.gateway.validation import Validator
+from meshtasks.messaging.content import Origin
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.tasks.handlers import HANDLERS
@@ -46,8 +47,8 @@ class Seen:
         self._run = BatchRunner(handler, Settings(Environment()))
 
     def __call__(self, *bodies: bytes) -> BatchResult:
-        wires = [(body, "metrics", "k", None, None, 0.0, None) for body in bodies]
-        return self._run(wires)  # type: ignore[arg-type]
+        origin = Origin(None, None, {})
+        return self._run([(body, "metrics", "k", origin, 0.0) for body in bodies])
 
 
 def metric(name: str, **fields: Any) -> bytes:
@@ -203,7 +204,7 @@ def test_members_are_told_apart_by_their_envelopes_array() -> None:
     body = KERNEL + b"\n{torn\n" + SWAP
 
     BatchRunner(handler, Settings(Environment()))(
-        [(body, "metrics", "k", None, None, 0.0, None)]
+        [(body, "metrics", "k", Origin(None, None, {}), 0.0)]
     )
 
     assert places == [0, 2]

@@ -9,6 +9,7 @@ import pytest
 from meshtasks.domain.errors import SinkUnavailable
 from meshtasks.domain.outcome import DONE, Outcome
 from meshtasks.environment import Environment
+from meshtasks.messaging.content import Origin
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.timing import listening, timed
@@ -55,7 +56,7 @@ def test_the_calls_of_a_batch_come_back_with_its_result() -> None:
     handler = Handler("q", handle, dict[str, Any], (), bare_value=False)
     run = BatchRunner(handler, Settings(Environment()))
 
-    result = run([(b"{}", "x", "x", None, None, 0.0, None)])
+    result = run([(b"{}", "x", "x", Origin(None, None, {}), 0.0)])
 
     assert [call.sink for call in result.sink_calls] == ["store"]
     assert result.seconds >= result.sink_calls[0].seconds

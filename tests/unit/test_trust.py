@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
+import amqp
 import pytest
 
 from meshtasks.domain.envelope import ARCHIVED_HEADER, QUIET_HEADER
 from meshtasks.messaging import headers
 from meshtasks.messaging.codec import Delivery, delivery_of
+from meshtasks.messaging.content import Properties
 from meshtasks.messaging.deadletter import first_failed_at, kept_headers
 from meshtasks.messaging.letters import letter_of
+from meshtasks.messaging.receiving import Message
 
 NOW = 1_800_000_000.0
 QUEUE = "sensors.temperature"
@@ -33,14 +35,9 @@ FORGED = {
 
 
 def received(exchange: str, key: str, **table: Any) -> Delivery:
-    info = {
-        "delivery_tag": 1,
-        "exchange": exchange,
-        "routing_key": key,
-        "redelivered": False,
-    }
-    message = SimpleNamespace(
-        body=b"{}", properties={"application_headers": table}, delivery_info=info
+    encoded = amqp.Message(application_headers=table)._serialize_properties()  # noqa: SLF001
+    message = Message(
+        b"{}", Properties(encoded), delivery_tag=1, exchange=exchange, routing_key=key
     )
     return delivery_of(message, NOW)
 

@@ -1,0 +1,382 @@
+r"""What a message carries beside its body: AMQP properties, and the table of headers.
+
+Whoever may publish chooses these bytes, and the broker passes them on as they are. So
+nothing in here raises, whatever they are, and what comes out is bounded:
+
+* A short text that is not UTF-8 has its odd bytes written as ``\xff``. Two that differ
+  stay different, and neither JSON, SQL nor pickle minds. At most 255 bytes of it are
+  kept, as many as it may have when it is published again.
+* A time before 1970 or after 9999 is moved there.
+* Tables are nested to a depth and have a number of fields. What is beyond, and what
+  follows a field of an unknown type, is left out; a header of its own says so.
+
+The layouts are those of AMQP 0-9-1, sections 4.2.5.5 and 4.2.6.1; the letters of the
+types are those that RabbitMQ and its clients use
+(https://www.rabbitmq.com/amqp-0-9-1-errata#section_3).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from typing_extensions import override
+
+#: A header that says what of a message's headers could not be read.
+UNREAD_HEADER = "x-unread-headers"
+
+_SHORT_TEXT_BYTES = 255
+#: The bound of nesting is far below what pickle takes, that of fields far above what
+#: brokers and clients send.
+_DEEPEST = 16
+_MOST_FIELDS = 2_000
+#: Two days before the end of the last year that Python knows, so that no time zone
+#: leads beyond it.
+_LATEST = 253_402_128_000
+
+_FLAGS = struct.Struct(">H")
+_LENGTH = struct.Struct(">I")
+_TIME = struct.Struct(">Q")
+
+_HEADERS_FLAG = 0x2000
+#: Of the flags, each property's; in the order in which they follow.
+_PROPERTIES = (
+    (0x8000, "content_type", "text"),
+    (0x4000, "content_encoding", "text"),
+    (_HEADERS_FLAG, "application_headers", "table"),
+    (0x1000, "delivery_mode", "octet"),
+    (0x0800, "priority", "octet"),
+    (0x0400, "correlation_id", "text"),
+    (0x0200, "reply_to", "text"),
+    (0x0100, "expiration", "text"),
+    (0x0080, "message_id", "text"),
+    (0x0040, "timestamp", "time"),
+    (0x0020, "type", "text"),
+    (0x0010, "user_id", "text"),
+    (0x0008, "app_id", "text"),
+    (0x0004, "cluster_id", "text"),
+)
+
+#: Values of a table that are numbers, by the letters of their types.
+_NUMBERS = {
+    ord(letter): struct.Struct(">" + layout)
+    for letter, layout in {
+        "b": "b",
+        "B": "B",
+        "s": "h",
+        "U": "h",
+        "u": "H",
+        "I": "i",
+        "i": "I",
+        "L": "q",
+        "l": "q",
+        "f": "f",
+        "d": "d",
+    }.items()
+}
+_DECIMAL = struct.Struct(">Bi")
+
+
+class Origin(NamedTuple):
+    """What handlers are told of a message's properties.
+
+    Attributes:
+        message_id: the publisher's id for it, if given.
+        timestamp: the publisher's time for it, epoch seconds, if given.
+        headers: its AMQP headers.
+    """
+
+    message_id: str | None
+    timestamp: float | None
+    headers: dict[str, Any]
+
+    @classmethod
+    def of(cls, properties: Mapping[str, Any]) -> Origin:
+        """What handlers are told of these."""
+        return cls(
+            properties.get("message_id"),
+            properties.get("timestamp"),
+            properties.get("application_headers") or {},
+        )
+
+
+class Properties(Mapping[str, Any]):
+    """The properties of a message by their protocol names, headers as
+    ``application_headers``; decoded when somebody looks at one.
+
+    Args:
+        encoded: flags and values, as they come in a content header.
+
+    Attributes:
+        encoded: likewise.
+    """
+
+    __slots__ = ("_values", "encoded")
+
+    def __init__(self, encoded: bytes) -> None:
+        self.encoded = encoded
+        self._values: dict[str, Any] | None = None
+
+    @property
+    def has_headers(self) -> bool:
+        """Whether there is a table of headers, perhaps an empty one."""
+        return bool(self.encoded[:1]) and bool(self.encoded[0] & _HEADERS_FLAG >> 8)
+
+    @property
+    def values_by_name(self) -> dict[str, Any]:
+        """All of them."""
+        if self._values is None:
+            self._values = decode_properties(self.encoded)
+        return self._values
+
+    @override
+    def __getitem__(self, name: str) -> Any:
+        return self.values_by_name[name]
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_name)
+
+    @override
+    def __len__(self) -> int:
+        return len(self.values_by_name)
+
+    @override
+    def __repr__(self) -> str:
+        return repr(self.values_by_name)
+
+
+def short_text(encoded: bytes) -> str:
+    """The text of a short string: at most 255 bytes, also when it is encoded again."""
+    try:
+        if len(encoded) <= _SHORT_TEXT_BYTES:
+            return encoded.decode()
+    except UnicodeDecodeError:
+        pass
+    text = encoded.decode(errors="backslashreplace")
+    return text.encode()[:_SHORT_TEXT_BYTES].decode(errors="ignore")
+
+
+def decode_properties(encoded: bytes) -> dict[str, Any]:
+    """The properties that are there; those before the fault if the bytes are damaged.
+
+    Args:
+        encoded: flags and values, as they come in a content header.
+    """
+    values: dict[str, Any] = {}
+    try:
+        (flags,) = _FLAGS.unpack_from(encoded)
+        offset = _FLAGS.size
+        for flag, name, kind in _PROPERTIES:
+            if flags & flag:
+                values[name], offset = _property(kind, encoded, offset)
+    except (struct.error, IndexError):
+        pass  # cut off: RabbitMQ takes no such message, but it is not to be relied on
+    return values
+
+
+def origin_of(encoded: bytes) -> Origin:
+    """What handlers are told of a message that has these properties.
+
+    Args:
+        encoded: flags and values, as they come in a content header.
+    """
+    try:
+        return _plain_origin(encoded)
+    except (struct.error, IndexError):
+        return Origin.of(decode_properties(encoded))
+
+
+def _plain_origin(encoded: bytes) -> Origin:  # noqa: C901 - one case a property
+    """That of a message without headers: what is of no interest is skipped.
+
+    Raises:
+        IndexError, struct.error: it has headers, or the bytes are damaged.
+    """
+    (flags,) = _FLAGS.unpack_from(encoded)
+    if flags & _HEADERS_FLAG:
+        raise IndexError
+    offset = 2
+    if flags & 0x8000:
+        offset += 1 + encoded[offset]
+    if flags & 0x4000:
+        offset += 1 + encoded[offset]
+    if flags & 0x1000:
+        offset += 1
+    if flags & 0x0800:
+        offset += 1
+    if flags & 0x0400:
+        offset += 1 + encoded[offset]
+    if flags & 0x0200:
+        offset += 1 + encoded[offset]
+    if flags & 0x0100:
+        offset += 1 + encoded[offset]
+    message_id = timestamp = None
+    if flags & 0x0080:
+        start = offset + 1
+        offset = start + encoded[offset]
+        if offset > len(encoded):
+            raise IndexError
+        message_id = short_text(encoded[start:offset])
+    if flags & 0x0040:
+        (timestamp,) = _TIME.unpack_from(encoded, offset)
+        timestamp = _moment(timestamp)
+    return Origin(message_id, timestamp, {})
+
+
+def _property(kind: str, encoded: bytes, offset: int) -> tuple[Any, int]:
+    """A property's value, and where the next one begins.
+
+    Raises:
+        IndexError, struct.error: the bytes end before.
+    """
+    match kind:
+        case "text":
+            start = offset + 1
+            end = start + encoded[offset]
+            if end > len(encoded):
+                raise IndexError
+            return short_text(encoded[start:end]), end
+        case "octet":
+            return encoded[offset], offset + 1
+        case "time":
+            (seconds,) = _TIME.unpack_from(encoded, offset)
+            return _moment(seconds), offset + _TIME.size
+        case _:
+            return decode_table(encoded, offset)
+
+
+def decode_table(encoded: bytes, offset: int = 0) -> tuple[dict[str, Any], int]:
+    """The fields of a table, and where it ends.
+
+    Raises:
+        struct.error: the bytes end before its length.
+    """
+    (size,) = _LENGTH.unpack_from(encoded, offset)
+    start = offset + _LENGTH.size
+    end = start + size
+    table = _TableReader(encoded[start:end])
+    fields = table.fields(0, min(size, len(encoded) - start), depth=1)
+    if table.unread:
+        fields[UNREAD_HEADER] = table.unread
+    return fields, end
+
+
+def _moment(seconds: int) -> int:
+    """Epoch seconds as AMQP has them, without a sign; some write negative ones."""
+    return min(seconds, _LATEST) if seconds < 1 << 63 else 0
+
+
+class _Unreadable(Exception):
+    """What follows in a table cannot be read."""
+
+
+class _TableReader:
+    """Reads tables within tables.
+
+    Attributes:
+        unread: the first thing that could not be read, and why; empty if all was.
+    """
+
+    def __init__(self, encoded: bytes) -> None:
+        self.unread = ""
+        self._encoded = encoded
+        self._fields_left = _MOST_FIELDS
+
+    def fields(self, offset: int, end: int, depth: int) -> dict[str, Any]:
+        """The fields of the table between two places."""
+        encoded = self._encoded
+        fields: dict[str, Any] = {}
+        name = ""
+        try:
+            while offset < end:
+                start = offset + 1
+                offset = start + encoded[offset]
+                name = short_text(encoded[start:offset])
+                fields[name], offset = self._value(offset, end, depth)
+        except _Unreadable as fault:
+            self._note(f"{name}: {fault}")
+        return fields
+
+    def _items(self, offset: int, end: int, depth: int) -> list[Any]:
+        """The values of the array between two places."""
+        items: list[Any] = []
+        try:
+            while offset < end:
+                item, offset = self._value(offset, end, depth)
+                items.append(item)
+        except _Unreadable as fault:
+            self._note(f"[{len(items)}]: {fault}")
+        return items
+
+    def _value(self, offset: int, end: int, depth: int) -> tuple[Any, int]:
+        """The value at a place, and where it ends.
+
+        Raises:
+            _Unreadable: it is of no known type, too much, or not all there.
+        """
+        if not self._fields_left:
+            reason = f"more than {_MOST_FIELDS} fields"
+            raise _Unreadable(reason)
+        self._fields_left -= 1
+        try:
+            value, after = self._typed(self._encoded[offset], offset + 1, end, depth)
+        except (struct.error, IndexError):
+            after = end + 1
+        if after > end:
+            reason = "cut off"
+            raise _Unreadable(reason)
+        return value, after
+
+    def _typed(  # noqa: PLR0911 - one a type
+        self, kind: int, offset: int, end: int, depth: int
+    ) -> tuple[Any, int]:
+        """The value of a type at a place, and where it ends, or would."""
+        encoded = self._encoded
+        if number := _NUMBERS.get(kind):
+            return number.unpack_from(encoded, offset)[0], offset + number.size
+        match chr(kind):
+            case "S" | "x" | "F" | "A" as letter:
+                (size,) = _LENGTH.unpack_from(encoded, offset)
+                start = offset + _LENGTH.size
+                after = start + size
+                if after > end:
+                    return None, after
+                return self._long(letter, start, after, depth), after
+            case "t":
+                return bool(encoded[offset]), offset + 1
+            case "T":
+                (seconds,) = _TIME.unpack_from(encoded, offset)
+                moment = datetime.fromtimestamp(_moment(seconds), UTC)
+                return moment.replace(tzinfo=None), offset + _TIME.size
+            case "D":
+                exponent, digits = _DECIMAL.unpack_from(encoded, offset)
+                value = Decimal(digits).scaleb(-exponent)
+                return value, offset + _DECIMAL.size
+            case "V":
+                return None, offset
+            case letter:
+                reason = f"unknown type {letter!r}"
+                raise _Unreadable(reason)
+
+    def _long(self, letter: str, start: int, end: int, depth: int) -> Any:
+        """A value that has a length of its own."""
+        if letter in "FA":
+            if depth >= _DEEPEST:
+                self._note(f"nested more than {_DEEPEST} deep")
+                return None
+            read = self.fields if letter == "F" else self._items
+            return read(start, end, depth + 1)
+        value = self._encoded[start:end]
+        if letter == "x":
+            return value
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value  # a long string may be anything, and is written so again
+
+    def _note(self, fault: str) -> None:
+        self.unread = self.unread or fault
