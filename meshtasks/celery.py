@@ -3,13 +3,15 @@ application that ``celery -A meshtasks`` finds."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.messaging.connecting import unopened
+from meshtasks.domain.errors import ConfigError, Transient
+from meshtasks.messaging.connecting import connected, unopened
 from meshtasks.messaging.entities import task_queues
 from meshtasks.settings import Settings, load_settings
 from meshtasks.sinks.objects import open_store
@@ -64,6 +66,16 @@ def create_app(
     return app
 
 
+#: Celery's commands that show a broker's refusal as a traceback, Flower every second.
+#: A worker says itself what is refused.
+_ASKING = frozenset({"call", "control", "events", "flower", "inspect", "status"})
+
+
+def _asks_the_broker() -> bool:
+    program, *arguments = sys.argv or [""]
+    return "celery" in program and not _ASKING.isdisjoint(arguments)
+
+
 def __getattr__(name: str) -> Celery:
     """``app``, built when ``celery -A meshtasks`` asks for it: importing this module
     needs no settings."""
@@ -71,7 +83,11 @@ def __getattr__(name: str) -> Celery:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
     try:
-        app = globals()["app"] = create_app(load_settings(), HANDLERS)
+        settings = load_settings()
+        if _asks_the_broker():
+            with suppress(Transient), connected(settings.env.amqp_url):
+                pass
+        app = globals()["app"] = create_app(settings, HANDLERS)
     except ConfigError as error:
         end(error)
     return app

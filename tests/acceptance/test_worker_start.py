@@ -18,7 +18,7 @@ from meshtasks.worker.consumer import MeshConsumer
 from tests.support.accounts import PASSWORD, account
 from tests.support.meshes import declared
 from tests.support.waiting import wait_until
-from tests.support.worker import ROOT, Worker
+from tests.support.worker import CELERY, ROOT, Worker
 
 MOTION = "sensors.motion"
 
@@ -121,6 +121,30 @@ def test_what_the_broker_refuses_is_one_message_and_no_loop(
     assert worker.stop() == 78
     assert worker.log().count(said) == 1
     assert "Traceback" not in worker.log()
+
+
+def test_flower_and_celerys_questions_end_with_one_message_too(
+    mesh_env: dict[str, str], tmp_path: Path
+) -> None:
+    url = mesh_env["MESH_BROKER_URL"] + "-none"
+    ended = subprocess.run(
+        [CELERY, "-A", "meshtasks", "flower"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            **mesh_env,
+            "MESH_BROKER_URL": url,
+            "PYTHONPATH": str(ROOT),
+        },
+    )
+
+    assert ended.returncode == 78
+    assert "refuses the virtual host" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_broker_that_is_away_for_a_day_is_waited_for_in_a_few_lines(
