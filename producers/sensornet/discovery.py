@@ -143,7 +143,7 @@ class Announced(BaseModel):
         is_state = self.component == "binary_sensor"
         if (kind.form == "state") is not is_state:
             return kind.form == "event" and not is_state and self.unit is None
-        if self.unit is None:
+        if is_state or self.unit is None:
             return True
         try:
             kind.converted(0.0, self.unit)

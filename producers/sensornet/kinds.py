@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
+from meshtasks.domain.errors import UnknownUnit
 from meshtasks.domain.units import (
     CURRENT,
     DECIMALS,
@@ -76,7 +77,7 @@ class Kind:
         """A value in the unit of :attr:`field`.
 
         Raises:
-            UnknownUnit: the unit is not one of this kind.
+            UnknownUnit: the unit is not one of this kind, or the kind has none.
         """
         match self.scale:
             case Quantity() as quantity:
@@ -84,7 +85,8 @@ class Kind:
             case Scale() as scale:
                 factor, offset = scale.factor(unit), 0.0
             case None:
-                return value
+                message = f"{self.name} has no unit"
+                raise UnknownUnit(message)
         return round(value * factor + offset, DECIMALS)
 
 

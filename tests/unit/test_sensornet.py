@@ -476,6 +476,7 @@ class TestConfiguration:
             ({"kinds": {"power": "nowhere"}}, "'sensors', 'metrics', 'events'"),
             ({"timezone": "Berlin"}, "is not a time zone"),
             ({"devices": {"x": {"units": {"temperature": "furlong"}}}}, "furlong"),
+            ({"devices": {"x": {"units": {"open": "%"}}}}, "open has no unit"),
             ({"motion_repeat_seconds": -1}, "greater than or equal to 0"),
             ({"topics": []}, "Extra inputs"),
         ],
