@@ -19,6 +19,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from meshtasks.cli.config_findings import findings
+from meshtasks.cli.status_workers import ask_workers, circuit_lines
 from meshtasks.domain.errors import ConfigError, MeshError, Transient
 from meshtasks.messaging.connecting import connected
 from meshtasks.messaging.drift import compare
@@ -78,6 +79,7 @@ def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
         ("consumer timeout", _timeout),
     ):
         yield Check(name, partial(look, settings, management_url), "broker")
+    yield Check("circuits", partial(circuits, settings.env.amqp_url), "broker")
     yield Check("time series", partial(_probe, settings, "timeseries"))
     yield Check("archive", partial(_archive, settings))
     yield Check("journal", partial(_journal, settings))
@@ -182,6 +184,18 @@ def _probe(settings: Settings, sink: str) -> Verdict:
     with closing(Sinks(settings)) as sinks:
         sinks.named(sink).probe()
     return Verdict("ok", "answers")
+
+
+def circuits(amqp_url: str) -> Verdict:
+    """What the workers say of their sinks: they do the work itself, while a check may
+    pass where the work fails."""
+    answers = ask_workers(amqp_url)
+    if lines := circuit_lines(answers):
+        remedy = "put the sink right; its queues resume by themselves"
+        return Verdict("failed", "; ".join(lines), remedy)
+    if not answers:
+        return Verdict("skipped", "no worker answers")
+    return Verdict("ok", f"closed in {len(answers)} workers")
 
 
 def _archive(settings: Settings) -> Verdict:

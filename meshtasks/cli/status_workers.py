@@ -20,12 +20,14 @@ class WorkerAnswer(NamedTuple):
         consuming: queues it asks for messages.
         resting: queues it does not, because a sink is down.
         down: sink → what it said last.
+        half_open: those of them that a batch tries at the moment.
     """
 
     name: str
     consuming: tuple[str, ...]
     resting: tuple[str, ...]
     down: Mapping[str, str]
+    half_open: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -66,7 +68,9 @@ def _circuit_line(sink: str, answers: Sequence[WorkerAnswer]) -> str:
     names = ", ".join(answer.name for answer in answers)
     queues = sorted({queue for answer in answers for queue in answer.resting})
     rest = f"{', '.join(queues) or 'no queue'} {'rest' if len(queues) > 1 else 'rests'}"
-    return f"{sink} is down ({names}): {answers[0].down[sink]}; {rest}"
+    tried = any(sink in answer.half_open for answer in answers)
+    state = "is down and being tried" if tried else "is down"
+    return f"{sink} {state} ({names}): {answers[0].down[sink]}; {rest}"
 
 
 def _answers(replies: Iterable[Mapping[str, Any]]) -> Iterable[WorkerAnswer]:
@@ -74,5 +78,9 @@ def _answers(replies: Iterable[Mapping[str, Any]]) -> Iterable[WorkerAnswer]:
         for name, said in reply.items():
             if "down" in said:  # an older worker does not know the question
                 yield WorkerAnswer(
-                    name, tuple(said["consuming"]), tuple(said["resting"]), said["down"]
+                    name,
+                    tuple(said["consuming"]),
+                    tuple(said["resting"]),
+                    said["down"],
+                    tuple(said.get("half_open", ())),
                 )

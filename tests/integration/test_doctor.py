@@ -13,8 +13,10 @@ from urllib.parse import urlsplit
 import pytest
 from typing_extensions import override
 
+from meshtasks.cli import doctor_checks
 from meshtasks.cli.doctor import examine
 from meshtasks.cli.doctor_checks import Check, Verdict, clock, disk
+from meshtasks.cli.status_workers import WorkerAnswer
 from meshtasks.configfile import load_yaml
 from meshtasks.domain.errors import SinkUnavailable
 from meshtasks.domain.topology import Topology
@@ -173,6 +175,31 @@ class Yesterday(Handler):
 
     def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
         self.answer(404, b"", {})
+
+
+@pytest.mark.parametrize(
+    ("answers", "state", "words"),
+    [
+        ([], "skipped", "no worker answers"),
+        ([WorkerAnswer("w", ("q",), (), {})], "ok", "closed in 1 workers"),
+        (
+            [WorkerAnswer("w", (), ("q",), {"objects": "507"}, ("objects",))],
+            "failed",
+            "objects is down and being tried (w): 507; q rests",
+        ),
+    ],
+)
+def test_what_the_workers_found_of_their_sinks_is_told(
+    answers: list[WorkerAnswer],
+    state: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor_checks, "ask_workers", lambda _url: answers)
+
+    verdict = doctor_checks.circuits("amqp://")
+
+    assert (verdict.state, verdict.text) == (state, words)
 
 
 def test_a_clock_that_differs_is_a_fault_whatever_else_the_server_answers() -> None:
