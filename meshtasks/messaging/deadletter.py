@@ -94,8 +94,15 @@ def _again(
         routing_key,
         failing.body,
         headers={**kept_headers(delivery), **origin, **extra},
-        properties=kept_properties(delivery),
+        properties=_properties(failing),
     )
+
+
+def _properties(failing: Failing) -> dict[str, Any]:
+    properties = kept_properties(failing.delivery)
+    if failing.body is not failing.delivery.body:
+        properties.pop("content_encoding", None)  # parts of a body are plain
+    return properties
 
 
 def kept_headers(delivery: Delivery) -> dict[str, Any]:

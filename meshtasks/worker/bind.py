@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from typing_extensions import override
 
+from meshtasks.domain.bodies import plain_body
 from meshtasks.domain.errors import InvalidMessage
 from meshtasks.domain.outcome import (
     DONE,
@@ -34,7 +35,7 @@ from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.timing import SinkCall, listening
 from meshtasks.tasks.registry import Batch, Handler, Timer
-from meshtasks.worker.decode import Decoder, Several
+from meshtasks.worker.decode import Decoded, Decoder, Several
 
 #: How the result of a batch begins that only found a sink in trouble.
 WAITING_FOR = "waiting for"
@@ -68,6 +69,7 @@ class BatchResult:
         failures: in order of the messages; empty when all are done.
         seconds: it took in the pool, decoding and sinks included.
         sink_calls: what its handler asked of sinks.
+        empty: messages without a body that ask for nothing.
     """
 
     messages: int
@@ -75,6 +77,7 @@ class BatchResult:
     failures: tuple[Failure, ...] = ()
     seconds: float = 0.0
     sink_calls: tuple[SinkCall, ...] = ()
+    empty: int = 0
 
     @property
     def dead(self) -> int:
@@ -114,6 +117,12 @@ class HandlerFault(AssertionError):
     """A handler did not keep to its contract."""
 
 
+#: Where MQTT messages come from. One without a body withdraws a retained message: it
+#: says nothing, and is no fault.
+_MQTT_EXCHANGE = "amq.topic"
+_NOTHING = Decoded([], ())
+
+
 class BatchRunner:
     """Runs the batches of one queue with its handler.
 
@@ -128,21 +137,26 @@ class BatchRunner:
         limits = settings.queues.for_queue(handler.queue)
         self._decoder = Decoder(handler, limits.max_records)
         self._max_dead_records = limits.max_dead_records
+        self._max_message_bytes = limits.max_message_bytes
         self._logged: set[str] = set()  # types of errors
 
     def __call__(self, wires: list[Wire]) -> BatchResult:
         """Decode, handle, fold; take the time of it."""
         began = time.perf_counter()
         with listening() as calls:
-            records, failures = self._run(wires)
+            records, failures, empty = self._run(wires)
         seconds = time.perf_counter() - began
-        return BatchResult(len(wires), records, tuple(failures), seconds, tuple(calls))
+        return BatchResult(
+            len(wires), records, tuple(failures), seconds, tuple(calls), empty
+        )
 
-    def _run(self, wires: list[Wire]) -> tuple[int, list[Failure]]:
-        """The number of valid records, and what failed in order of the messages."""
+    def _run(self, wires: list[Wire]) -> tuple[int, list[Failure], int]:
+        """The number of valid records, what failed in order of the messages, and the
+        number of messages that say nothing."""
         queue = self._handler.queue
         batch: Batch[Any] = Batch(queue, [], [], [])
         positions: list[int] = []  # of the records' messages
+        empty = 0
         failures: list[Failure] = []
         several: dict[int, Several] = {}  # by position
         bad: dict[int, _Failed] = {}  # likewise
@@ -161,12 +175,13 @@ class BatchRunner:
                         positions.append(position)
                         continue
                 else:
-                    decoded = self._decoder.decode(body)
+                    decoded = self._decode_other(wires, position)
             except InvalidMessage as error:
                 dead = Dead(str(error), type(error).__name__)
                 failures.append(Failure(position, dead))
                 continue
-            envelope = envelope_of(wire, queue)
+            envelope = envelope_of(wires[position], queue)  # noqa: PLR1736 - plain by now
+            empty += decoded is _NOTHING
             if decoded.several is not None:
                 several[position] = decoded.several
                 envelope = envelope._replace(body=decoded.several.array)
@@ -185,7 +200,18 @@ class BatchRunner:
                 form = several.get(position) or Several(wires[position][0])
                 failures += _fold(position, failed, form, self._max_dead_records)
         failures.sort(key=lambda failure: failure.position)
-        return len(batch.records), failures
+        return len(batch.records), failures, empty
+
+    def _decode_other(self, wires: list[Wire], position: int) -> Decoded:
+        """The records of a body that does not begin as an object. What is around its
+        JSON is taken off the wire, too, for those who look at the body again."""
+        body, exchange, *_ = wire = wires[position]
+        if not body and exchange == _MQTT_EXCHANGE:
+            return _NOTHING
+        plain = plain_body(body, self._max_message_bytes)
+        if plain is not body:
+            wires[position] = (plain, *wire[1:])
+        return self._decoder.decode(plain)
 
     def _handle(self, batch: Batch[Any], *, one_of_many: bool = False) -> list[Outcome]:
         """One outcome per record, whatever the handler does.

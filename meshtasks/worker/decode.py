@@ -296,6 +296,9 @@ def _as_invalid(body: bytes, error: ValidationError) -> InvalidMessage:
             f"{fault.start}"
         )
         return UndecodableMessage(message)
+    if b"\0" in body[:2]:
+        message = "the body is UTF-16 or UTF-32; expected JSON in UTF-8"
+        return UndecodableMessage(message)
     detail = str(error.errors(include_url=False)[0]["ctx"]["error"])
     if detail.startswith("recursion limit") and is_too_deep(body):
         detail = f"it is nested deeper than {DEPTH_LIMIT} levels"

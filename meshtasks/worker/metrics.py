@@ -119,6 +119,12 @@ class WorkerMetrics:
             ("queue",),
             registry=registry,
         )
+        self._empty = Counter(
+            "meshtasks_messages_empty_total",
+            "MQTT messages without a body, which withdraw a retained one; passed over.",
+            ("queue",),
+            registry=registry,
+        )
         self._lost = Counter(
             "meshtasks_batches_lost_total",
             "Batches whose pool process died or ran out of time.",
@@ -174,6 +180,7 @@ class WorkerMetrics:
         self._batch_messages.labels(queue).observe(result.messages)
         self._handler_seconds.labels(queue).observe(result.seconds)
         self._records.labels(queue).inc(result.records)
+        self._empty.labels(queue).inc(result.empty)
         if settlement.done:
             self._done.labels(queue).inc(len(settlement.done))
             self._last_success.labels(queue).set(now)
