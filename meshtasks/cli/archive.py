@@ -26,6 +26,8 @@ from meshtasks.messaging.connecting import missing_queues
 from meshtasks.settings import Settings, load_settings
 from meshtasks.sinks.objects import open_store
 from meshtasks.sinks.objects.reading import Found, Period, check, objects_in
+from meshtasks.sinks.victoriametrics import look
+from meshtasks.tasks.handlers import HANDLERS
 
 _EXIT_DAMAGED = 1
 #: Small objects cost a round trip each, and several can be under way.
@@ -115,7 +117,7 @@ def verify(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> No
 
 
 @app.command()
-def replay(
+def replay(  # noqa: PLR0913 - its parameters are its options
     *,
     start: _Start,
     end: _End = "",
@@ -137,6 +139,13 @@ def replay(
             "--with-effects", help="Have alerts given and webhooks called once more."
         ),
     ] = False,
+    even_if_dropped: Annotated[
+        bool,
+        typer.Option(
+            "--even-if-dropped",
+            help="Send also what is older than the time-series store keeps.",
+        ),
+    ] = False,
 ) -> None:
     """Send archived records through the mesh once more, each by itself.
 
@@ -154,13 +163,14 @@ def replay(
     if to_queue and missing_queues(settings.env.amqp_url, [to_queue]):
         fail(f"the broker has no queue {to_queue}", _EXIT_KEPT)
     result = Replayed()
+    oldest = -math.inf if even_if_dropped else _oldest_kept(settings)
     with closing(open_store(settings.env)) as store, stopping_on_signals() as stopping:
         objects = objects_in(store, period, domain or ())
         run = Replay(
             url=settings.env.amqp_url,
             store=store,
             period=period,
-            route=_Router(settings, to_queue).route,
+            route=_Router(settings, to_queue, oldest).route,
             rate=rate,
             quiet=not with_effects,
             dry=dry,
@@ -193,12 +203,26 @@ def _run(run: Replay, objects: list[Found], result: Replayed) -> None:
 class _Router:
     """Where records go."""
 
-    def __init__(self, settings: Settings, to_queue: str) -> None:
+    def __init__(self, settings: Settings, to_queue: str, oldest: float) -> None:
         self._to_queue = to_queue
+        self._oldest = oldest
         self._queues_of = way_back(settings.topology)
 
     def route(self, record: ArchivedRecord) -> Way | str:
         """Where to, or why there is no way."""
+        way = self._way(record)
+        if (
+            isinstance(way, Way)
+            and record.time < self._oldest
+            and any(_writes_points(queue) for queue in way.queues)
+        ):
+            return (
+                "older than the time-series store keeps, which would drop them "
+                "without a word: set its -retentionPeriod, or say --even-if-dropped"
+            )
+        return way
+
+    def _way(self, record: ArchivedRecord) -> Way | str:
         if self._to_queue:
             return Way(self._to_queue, (self._to_queue,))
         queues = self._queues_of(record.exchange, record.routing_key)
@@ -206,6 +230,16 @@ class _Router:
             key = ".".join(record.routing_key.split(".")[:2])
             return f"no queue of topology.yaml gets {key} from {record.exchange!r}"
         return Way(record.exchange, queues)
+
+
+def _oldest_kept(settings: Settings) -> float:
+    """The oldest point that the time-series store keeps, as far as it says."""
+    state = look(settings.env.influx_url)
+    return time.time() - state.retention_seconds if state else -math.inf
+
+
+def _writes_points(queue: str) -> bool:
+    return queue in HANDLERS and "timeseries" in HANDLERS[queue].sinks
 
 
 def _how_to_go_on(result: Replayed) -> str:

@@ -26,7 +26,7 @@ from meshtasks.messaging.drift import compare
 from meshtasks.messaging.management import default_url, nodes, read
 from meshtasks.messaging.permissions import refused
 from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
+from meshtasks.sinks import Sinks, victoriametrics
 from meshtasks.tasks.handlers import HANDLERS
 
 #: RabbitMQ's own, since 3.8.15, unless a policy or an argument says otherwise.
@@ -81,6 +81,7 @@ def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
         yield Check(name, partial(look, settings, management_url), "broker")
     yield Check("circuits", partial(circuits, settings.env.amqp_url), "broker")
     yield Check("time series", partial(_probe, settings, "timeseries"))
+    yield Check("time series flags", partial(_flags, settings))
     yield Check("archive", partial(_archive, settings))
     yield Check("journal", partial(_journal, settings))
     for name in ("rule_state", "alert_state", "webhook_log"):
@@ -196,6 +197,17 @@ def circuits(amqp_url: str) -> Verdict:
     if not answers:
         return Verdict("skipped", "no worker answers")
     return Verdict("ok", f"closed in {len(answers)} workers")
+
+
+def _flags(settings: Settings) -> Verdict:
+    """Whether a VictoriaMetrics keeps what it takes, once."""
+    state = victoriametrics.look(settings.env.influx_url)
+    if state is None:
+        return Verdict("skipped", "the store is no VictoriaMetrics, or does not say")
+    if faults := list(state.faults()):
+        texts, flags = zip(*(each.split(": set ") for each in faults), strict=True)
+        return Verdict("warning", "; ".join(texts), f"set {', '.join(flags)}")
+    return Verdict("ok", f"-retentionPeriod={state.flags['retentionPeriod']}")
 
 
 def _archive(settings: Settings) -> Verdict:

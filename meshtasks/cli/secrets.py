@@ -94,6 +94,7 @@ def _wanted(roles: list[str], known: dict[str, str]) -> dict[str, str]:
         "MESH_MINIO_SECRET_KEY",
         "MESH_FLOWER_PASSWORD",
         "GRAFANA_ADMIN_PASSWORD",
+        "VICTORIAMETRICS_DELETE_KEY",
         "N8N_ENCRYPTION_KEY",
         "MESH_SECRETS__N8N",
     )

@@ -9,6 +9,7 @@ series ``temperature_celsius``.
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
 from pathlib import Path
 from typing import Self
@@ -41,6 +42,12 @@ class VictoriaMetrics:
                 # An archive may be replayed years later; a shorter retention
                 # would drop its points without a word.
                 "-retentionPeriod=100y",
+                # A point that is written twice, as after a crash, is one point.
+                "-dedup.minScrapeInterval=1ms",
+                # Superfluous tags would be cut off without a word.
+                "-maxLabelsPerTimeseries=256",
+                # Any web page that is open here could have series deleted.
+                f"-deleteAuthKey={secrets.token_urlsafe(16)}",
                 # Show a point as soon as it is stored, not 30 s later.
                 "-search.latencyOffset=0s",
                 "-memory.allowedBytes=256MB",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,7 @@ from meshtasks.messaging.codec import delivery_of
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
 from meshtasks.sinks.objects import archived_objects
+from meshtasks.sinks.victoriametrics import VictoriaMetricsState
 from tests.support.amqp import drain, open_channel, queue_depth
 from tests.support.analytics import archive
 from tests.support.archive import (
@@ -256,6 +258,25 @@ class TestReplay:
         assert cut in result.stderr
         assert "1 not sent: a line is damaged" in result.stdout
         assert queue_depth(mesh_url, TEMPERATURE) == 3
+
+    def test_what_the_time_series_store_would_drop_is_not_sent_unless_told(
+        self,
+        three_hours: Sinks,
+        mesh_url: str,
+        meshtasks: Command,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        kept_seconds = time.time() - (NOON + 1.5 * HOUR)
+        state = VictoriaMetricsState(kept_seconds, {}, 0, 0)
+        monkeypatch.setattr("meshtasks.cli.archive.look", lambda _: state)
+
+        result = meshtasks("archive", "replay", "--from", "2026-11-23")
+
+        assert result.exit_code == 1
+        assert "4 not sent: older than the time-series store keeps" in result.stdout
+        assert queue_depth(mesh_url, TEMPERATURE) == 2
+        meshtasks("archive", "replay", "--from", "2026-11-23", "--even-if-dropped")
+        assert queue_depth(mesh_url, TEMPERATURE) == 8
 
 
 class TestReplayedRecords:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable
 from contextlib import closing
@@ -12,6 +13,7 @@ import pytest
 from meshtasks.embedded import loopback
 from meshtasks.embedded.process import ProcessFailed
 from meshtasks.embedded.victoriametrics import VictoriaMetrics
+from meshtasks.sinks.victoriametrics import look, retention_seconds
 from tests.support.processes import processes_of
 from tests.support.victoria import Series, export
 from tests.support.waiting import wait_until
@@ -96,3 +98,63 @@ def test_a_second_one_on_the_same_directory_is_refused(
 ) -> None:
     with pytest.raises(ProcessFailed, match="running already"):
         VictoriaMetrics(victoria.directory).start()
+
+
+def test_it_is_run_as_the_mesh_needs_it(victoria: VictoriaMetrics) -> None:
+    state = look(victoria.url)
+    assert state is not None
+    assert list(state.faults()) == []
+
+
+def test_a_batch_that_is_written_twice_counts_once(victoria: VictoriaMetrics) -> None:
+    for _ in range(2):
+        write(victoria, READING)
+        loopback.request("GET", victoria.port, "/internal/force_flush")
+    start = READING_AT_MS // 1000 + 1
+    page = loopback.request(
+        "GET",
+        victoria.port,
+        f"/api/v1/query?query=count_over_time(temperature_celsius[1m])&time={start}",
+    )
+    assert json.loads(page)["data"]["result"][0]["value"][1] == "1"
+
+
+def test_nobody_without_its_key_deletes_series(victoria: VictoriaMetrics) -> None:
+    write(victoria, READING)
+    path = "/api/v1/admin/tsdb/delete_series?match[]=temperature_celsius"
+    with pytest.raises(loopback.HTTPFailed, match="authKey"):
+        loopback.request("GET", victoria.port, path)
+    assert export(victoria) == STORED
+
+
+def test_of_one_with_its_defaults_it_is_said_what_it_drops(tmp_path: Path) -> None:
+    foreign = VictoriaMetrics(tmp_path)
+    foreign.process.command[:] = [
+        each
+        for each in foreign.process.command
+        if not each.startswith(("-retention", "-dedup", "-maxLabels", "-deleteAuth"))
+    ]
+    with foreign:
+        before = look(foreign.url)
+        write(foreign, b"temperature celsius=1 1000000000000000000")
+        wait_until(
+            lambda: (state := look(foreign.url)) is not None and state.dropped_old == 1,
+            10.0,
+            "a dropped value counted",
+        )
+        after = look(foreign.url)
+    assert before is not None
+    assert after is not None
+    assert before.retention_seconds == 31 * 86_400
+    told = "; ".join(before.faults())
+    for flag in ("-retentionPeriod", "-dedup.minScrapeInterval=1ms", "-deleteAuthKey"):
+        assert flag in told
+    assert "has dropped 1 values" in next(after.faults())
+
+
+@pytest.mark.parametrize(
+    ("text", "days"),
+    [("1", 31), ("12h", 0.5), ("30d", 30), ("2w", 14), ("1.5y", 547.5)],
+)
+def test_a_retention_is_read_as_it_is_meant(text: str, days: float) -> None:
+    assert retention_seconds(text) == days * 86_400
