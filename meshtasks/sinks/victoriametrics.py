@@ -101,7 +101,7 @@ def look(url: str) -> VictoriaMetricsState | None:
         pages = []
         for path in ("/flags", "/metrics"):
             answer = request(pool, "GET", base + path, timeout_seconds=_TIMEOUT_SECONDS)
-            if answer.status != _OK or answer.is_html:
+            if answer.status != _OK:
                 return None
             pages.append(answer.text)
     except HTTPError:

@@ -375,7 +375,6 @@ def test_records_of_an_object_that_the_store_refuses_are_dead(
     open_sinks: OpenSinks, receiver: Receiver, tmp_path: Path
 ) -> None:
     xml = {"Content-Type": "application/xml"}
-    receiver.script(Answer(200, b"<LocationConstraint/>", xml))
     receiver.always = Answer(400, b"<Error><Code>EntityTooLarge</Code></Error>", xml)
     sinks = open_sinks(
         directory_environment(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 
-from meshtasks.domain.errors import SinkRejected, SinkUnavailable
+from meshtasks.domain.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.embedded import loopback
 from meshtasks.environment import Environment
 from meshtasks.sinks.objects import ObjectStore, open_store
+from meshtasks.sinks.objects import s3 as s3_store
 from tests.support.archive import bucket_environment, client
 from tests.support.receiver import Answer, Receiver
 from tests.support.s3 import S3Target
@@ -134,7 +136,6 @@ def test_a_connection_that_went_stale_is_replaced_unnoticed(
     at_receiver: ObjectStore, receiver: Receiver
 ) -> None:
     receiver.always = Answer(200, b"", {"ETag": '"0"'})
-    receiver.script(_location())
     at_receiver.put(NAME, b"1", {})
 
     receiver.stop()
@@ -147,7 +148,6 @@ def test_a_connection_that_went_stale_is_replaced_unnoticed(
 def test_an_overloaded_server_is_given_the_time_it_asks_for(
     at_receiver: ObjectStore, receiver: Receiver
 ) -> None:
-    receiver.script(_location())
     receiver.always = _error(503, "SlowDown", {"Retry-After": "7"})
 
     with pytest.raises(SinkUnavailable, match="SlowDown") as it:
@@ -176,7 +176,6 @@ def test_a_server_that_is_not_s3_is_named(
 def test_an_object_that_the_server_will_never_take_is_rejected(
     at_receiver: ObjectStore, receiver: Receiver
 ) -> None:
-    receiver.script(_location())
     receiver.always = _error(400, "EntityTooLarge")
 
     with pytest.raises(SinkRejected, match="EntityTooLarge"):
@@ -186,20 +185,106 @@ def test_an_object_that_the_server_will_never_take_is_rejected(
 def test_a_refusal_that_is_not_about_the_object_holds_the_queue_up(
     at_receiver: ObjectStore, receiver: Receiver
 ) -> None:
-    receiver.script(_location())
     receiver.always = _error(400, "KMSNotConfigured")
 
     with pytest.raises(SinkUnavailable, match="KMSNotConfigured"):
         at_receiver.put(NAME, b"1", {})
 
 
-def _location() -> Answer:
-    """The answer to the client's first question, which region the bucket is in."""
-    body = b'<LocationConstraint xmlns="http://s3.amazonaws.com/doc/2006-03-01/"/>'
-    return Answer(200, body, {"Content-Type": "application/xml"})
-
-
 def _error(status: int, code: str, headers: dict[str, str] | None = None) -> Answer:
     body = f"<Error><Code>{code}</Code><Message>as told</Message></Error>".encode()
     fields = {"Content-Type": "application/xml", **(headers or {})}
     return Answer(status, body, fields)
+
+
+def test_no_other_right_is_needed_than_that_to_write(
+    at_receiver: ObjectStore, receiver: Receiver
+) -> None:
+    """Nobody asks for the bucket's region, which not every key may."""
+    receiver.always = Answer(200, b"", {"ETag": '"0"'})
+    at_receiver.put(NAME, b"1", {})
+    assert [each.method for each in receiver.requests] == ["PUT"]
+
+
+def test_a_key_that_may_not_delete_is_told_which_right_is_missing(
+    at_receiver: ObjectStore, receiver: Receiver
+) -> None:
+    receiver.always = _error(403, "AccessDenied")
+    with pytest.raises(SinkUnavailable, match="s3:DeleteObject"):
+        at_receiver.delete(NAME)
+    with pytest.raises(SinkUnavailable, match="s3:PutObject"):
+        at_receiver.put(NAME, b"1", {})
+
+
+def test_another_region_is_told_by_its_setting(
+    at_receiver: ObjectStore, receiver: Receiver
+) -> None:
+    receiver.always = _error(400, "AuthorizationHeaderMalformed")
+    with pytest.raises(SinkUnavailable, match="MESH_MINIO_REGION"):
+        at_receiver.put(NAME, b"1", {})
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "",
+        "http://127.0.0.1:9000",
+        "https://minio.lan",
+        "127.0.0.1:99999",
+        "127.0.0.1:0",
+        "127.0.0.1:",
+        "mini o:9000",
+        "minio:9000/",
+        "minio:9000/path",
+        "user:secret@minio:9000",
+    ],
+)
+def test_an_endpoint_is_host_and_port(endpoint: str, tmp_path: Path) -> None:
+    environment = Environment(
+        archive_url="s3://archive",
+        minio_endpoint=endpoint,
+        minio_access_key="mesh",
+        minio_secret_key="hidden-8f3a",
+    )
+    with pytest.raises(ConfigError) as refused:
+        open_store(environment)
+    assert refused.value.key == "MESH_MINIO_ENDPOINT"
+
+
+def test_an_outage_is_no_reason_to_turn_tls_off(tmp_path: Path) -> None:
+    store = open_store(
+        Environment(
+            archive_url="s3://archive",
+            minio_endpoint=f"{loopback.HOST}:{loopback.free_port()}",
+            minio_access_key="mesh",
+            minio_secret_key="hidden-8f3a",
+            minio_secure=True,
+        )
+    )
+    with closing(store), pytest.raises(SinkUnavailable, match="running") as it:
+        store.probe()
+    assert "MESH_MINIO_SECURE" not in str(it.value)
+
+
+def test_a_server_that_hangs_is_asked_once(
+    at_receiver: ObjectStore, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_store._TIMEOUT, "_read", 0.2)  # noqa: SLF001 - nobody waits
+    with closing(socket.create_server((loopback.HOST, 0))) as silent:
+        store = open_store(
+            Environment(
+                archive_url="s3://archive",
+                minio_endpoint=f"{loopback.HOST}:{silent.getsockname()[1]}",
+                minio_access_key="mesh",
+                minio_secret_key="hidden-8f3a",
+            )
+        )
+        with closing(store), pytest.raises(SinkUnavailable, match="timed out"):
+            store.put(NAME, b"1", {})
+        silent.setblocking(False)
+        asked = 0
+        with suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                asked += 1
+        assert asked == 1

@@ -38,6 +38,7 @@ def open_store(env: Environment) -> ObjectStore:
             access_key=env.minio_access_key.get_secret_value(),
             secret_key=env.minio_secret_key.get_secret_value(),
             secure=env.minio_secure,
+            region=env.minio_region,
         )
     expected = f"s3://bucket or file:///directory, not {env.archive_url!r}"
     raise ConfigError("environment", "MESH_ARCHIVE_URL", expected)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import PurePosixPath
+from typing import Any, Self
 from xml.etree.ElementTree import ParseError
 
 import urllib3
@@ -15,6 +17,7 @@ from minio.helpers import check_bucket_name
 from typing_extensions import override
 
 from meshtasks.domain.errors import ConfigError, SinkRejected, SinkUnavailable
+from meshtasks.domain.masking import masked
 from meshtasks.sinks.http import pool_manager, retry_after_seconds
 from meshtasks.sinks.objects.store import (
     SINK,
@@ -27,10 +30,30 @@ from meshtasks.sinks.objects.store import (
 from meshtasks.sinks.timing import timed
 
 #: minio-py would wait five minutes for either, and try six times.
-_TIMEOUT = urllib3.Timeout(connect=3.0, read=20.0)
+_TIMEOUT = urllib3.Timeout(connect=3.0, read=10.0)
+_PROBE_TIMEOUT = urllib3.Timeout(connect=3.0, read=5.0)
+
+
 #: Once more at once, since a kept connection may have been closed meanwhile. What
 #: is wrong for longer, and how long to wait then, is the circuit's business.
-_RETRY = urllib3.Retry(
+class _Retry(urllib3.Retry):
+    @override
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: Any = None,
+        error: Exception | None = None,
+        _pool: Any = None,
+        _stacktrace: Any = None,
+    ) -> Self:
+        """One more try, unless the server took too long for this one."""
+        if isinstance(error, urllib3.exceptions.TimeoutError):
+            raise error
+        return super().increment(method, url, response, error, _pool, _stacktrace)
+
+
+_RETRY = _Retry(
     connect=1, read=1, redirect=0, status=0, other=0, respect_retry_after_header=False
 )
 #: Kept open at most: a reader fetches several objects at once.
@@ -52,19 +75,35 @@ _OBJECT_FAULTS = frozenset(
         "XMinioParentIsObject",
     }
 )
+_CHECK_DELETE = (
+    "this key may not delete: compaction and `meshtasks doctor` need s3:DeleteObject, "
+    "archiving does not; nothing is lost, replaced files stay where they are"
+)
+#: What Go's servers, MinIO's too, answer to plain HTTP where they speak TLS.
+_WANTS_TLS = "HTTP request to an HTTPS server"
+_SPEAKS_TLS = "the server speaks TLS: set MESH_MINIO_SECURE=true"
+_HIGHEST_PORT = 65_535
+#: Host and port; an IPv6 address stands in brackets.
+_ENDPOINT = re.compile(
+    r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
+    r"(:(?P<port>[0-9]{1,5}))?"
+)
 _USER_METADATA = "x-amz-meta-"
 _CONTENT_TYPES = {
     ".zst": "application/zstd",
     ".parquet": "application/vnd.apache.parquet",
 }
-_CHECK_KEYS = (
-    "check MESH_MINIO_ACCESS_KEY and MESH_MINIO_SECRET_KEY, and that this key may "
-    "read, write and list in the bucket"
-)
-_CHECK_SERVICE = "is MESH_MINIO_ENDPOINT an S3 service, and MESH_MINIO_SECURE right?"
+_CHECK_KEYS = "check MESH_MINIO_ACCESS_KEY and MESH_MINIO_SECRET_KEY"
+_CHECK_SERVICE = "is MESH_MINIO_ENDPOINT an S3 service?"
+_CHECK_REGION = "set MESH_MINIO_REGION to the region of the bucket"
 _WHAT_TO_DO = {
-    "AccessDenied": _CHECK_KEYS,
+    "AccessDenied": (
+        f"{_CHECK_KEYS}, and that this key has s3:ListBucket of the bucket, "
+        "s3:GetObject and s3:PutObject of what is in it"
+    ),
+    "AuthorizationHeaderMalformed": _CHECK_REGION,
     "InvalidAccessKeyId": _CHECK_KEYS,
+    "PermanentRedirect": _CHECK_REGION,
     "SignatureDoesNotMatch": _CHECK_KEYS,
     "NoSuchBucket": "create the bucket, or correct MESH_ARCHIVE_URL",
     "RequestTimeTooSkewed": "set this machine's clock, or the server's",
@@ -83,6 +122,8 @@ class S3Store(ObjectStore):
         access_key: names the key to sign with.
         secret_key: the key.
         secure: speak TLS.
+        region: of the bucket; if it were not named, the server would be asked, which
+            not every key may.
 
     Raises:
         ConfigError: an argument cannot be right; names its variable.
@@ -96,6 +137,7 @@ class S3Store(ObjectStore):
         access_key: str,
         secret_key: str,
         secure: bool,
+        region: str = "us-east-1",
     ) -> None:
         if not access_key or not secret_key:
             missing = "SECRET" if access_key else "ACCESS"
@@ -104,6 +146,14 @@ class S3Store(ObjectStore):
             raise ConfigError("environment", variable, expected)
         self._bucket = bucket
         self._endpoint = endpoint
+        self._secure = secure
+        found = _ENDPOINT.fullmatch(endpoint)
+        if not found or not 0 < int(found["port"] or 9000) <= _HIGHEST_PORT:
+            expected = (
+                f"host:port, not {endpoint!r}; http:// or https:// is what "
+                "MESH_MINIO_SECURE says"
+            )
+            raise ConfigError("environment", "MESH_MINIO_ENDPOINT", expected)
         self._http = pool_manager(
             maxsize=_CONNECTIONS, timeout=_TIMEOUT, retries=_RETRY
         )
@@ -112,14 +162,23 @@ class S3Store(ObjectStore):
         except ValueError as error:
             expected = f"s3:// and the name of a bucket alone ({error})"
             raise ConfigError("environment", "MESH_ARCHIVE_URL", expected) from error
-        try:
-            self._client = Minio(
+        self._probe_http = pool_manager(
+            maxsize=1, timeout=_PROBE_TIMEOUT, retries=_RETRY
+        )
+
+        def client(http: urllib3.PoolManager) -> Minio:
+            return Minio(
                 endpoint,
                 access_key=access_key,
                 secret_key=secret_key,
                 secure=secure,
-                http_client=self._http,
+                region=region,
+                http_client=http,
             )
+
+        try:
+            self._client = client(self._http)
+            self._probe_client = client(self._probe_http)
         except ValueError as error:
             expected = f"host:port, not {endpoint!r} ({error})"
             raise ConfigError("environment", "MESH_MINIO_ENDPOINT", expected) from error
@@ -147,9 +206,10 @@ class S3Store(ObjectStore):
             try:
                 found = self._client.stat_object(self._bucket, name)
             except S3Error as error:
-                if error.code == "NoSuchKey":
-                    return None
-                raise
+                if error.code != "NoSuchKey":
+                    raise
+                self.probe()  # without its bucket the object is not known to be away
+                return None
         self._require_tag(found.etag)
         return ObjectInfo(name, found.size or 0)
 
@@ -180,7 +240,12 @@ class S3Store(ObjectStore):
     def delete(self, name: str) -> None:
         check_name(name)
         with self._faults(name):
-            self._client.remove_object(self._bucket, name)
+            try:
+                self._client.remove_object(self._bucket, name)
+            except S3Error as error:
+                if error.code == "AccessDenied":
+                    raise self._unavailable(error.code, _CHECK_DELETE) from error
+                raise
 
     @override
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -193,13 +258,14 @@ class S3Store(ObjectStore):
     @override
     def probe(self) -> None:
         with self._faults(""):
-            exists = self._client.bucket_exists(self._bucket)
+            exists = self._probe_client.bucket_exists(self._bucket)
         if not exists:
             raise self._unavailable("NoSuchBucket", _WHAT_TO_DO["NoSuchBucket"])
 
     @override
     def close(self) -> None:
         self._http.clear()
+        self._probe_http.clear()
 
     @contextmanager
     def _faults(self, name: str) -> Iterator[None]:
@@ -214,11 +280,23 @@ class S3Store(ObjectStore):
             advice = _WHAT_TO_DO.get(code) or error.message or "no further text"
             raise self._unavailable(code, advice, wait) from error
         except (InvalidResponseError, ParseError, ValueError) as error:
-            text = f"the answer is not S3's: {str(error)[:200]}"
-            raise self._unavailable(text, _CHECK_SERVICE) from error
+            text = f"the answer is not S3's: {masked(str(error))[:200]}"
+            advice = _SPEAKS_TLS if _WANTS_TLS in str(error) else _CHECK_SERVICE
+            raise self._unavailable(text, advice) from error
         except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
             text = f"{type(error).__name__}: {error}"
-            raise self._unavailable(text, _CHECK_SERVICE) from error
+            raise self._unavailable(text, self._advice_on(text)) from error
+
+    def _advice_on(self, fault: str) -> str:
+        """What to do about a fault of the connection. Never to turn TLS off because
+        the server is away, or because nobody vouches for its certificate."""
+        if "CERTIFICATE_VERIFY_FAILED" in fault or "CertificateError" in fault:
+            return "name the CA's certificate in MESH_CA_FILE; it must be for this host"
+        if self._secure and (
+            "WRONG_VERSION_NUMBER" in fault or "RECORD_LAYER" in fault
+        ):
+            return "MESH_MINIO_SECURE is true, but the server speaks no TLS"
+        return "is it running there, and reachable? MESH_MINIO_ENDPOINT says where"
 
     def _require_tag(self, etag: str | None) -> None:
         """S3 gives every object a tag; a page that stands in its place has none.
