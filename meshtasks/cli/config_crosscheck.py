@@ -131,8 +131,11 @@ def _of_archive(settings: Settings, handlers: Handlers) -> Iterator[Doubt]:
                 f"{selection.pattern} matches no routing key of the mesh",
             ),
         )
+    alternates = {exchange.alternate for exchange in topology.exchanges}
     domains = {
-        binding.routing_key.partition(".")[0] for binding in topology.bindings
+        binding.routing_key.partition(".")[0]
+        for binding in topology.bindings
+        if binding.destination not in alternates  # nobody takes what comes there
     } | {exchange.name for exchange in topology.exchanges}
     for domain in sorted(policy.metrics - domains):
         text = f"no routing key of the mesh begins with {domain}"

@@ -119,7 +119,7 @@ def test_a_retry_comes_back_to_the_queue_it_names_alone_every_time(url: str) -> 
     assert list(take_from_all(url)) == []
 
 
-def test_an_mqtt_device_reaches_the_queue_of_its_sensor(
+def test_an_mqtt_device_reaches_the_queue_of_its_sensor_unless_it_misspells_it(
     rabbitmq: RabbitMQ,
 ) -> None:
     rabbitmq.create_vhost("house")
@@ -127,10 +127,9 @@ def test_an_mqtt_device_reaches_the_queue_of_its_sensor(
     with connected(url) as connection:
         declare(connection, shipped_topology())
 
-    mqtt.single(
-        "sensors/temperature/living_room",
-        b"21.5",
-        qos=1,
+    topics = ["sensors/temperature/living_room", "Sensors/temperature/attic"]
+    mqtt.multiple(
+        [(topic, b"21.5", 1, False) for topic in [*topics, "printer/status"]],
         hostname="127.0.0.1",
         port=rabbitmq.ports.mqtt,
         auth={
@@ -142,6 +141,8 @@ def test_an_mqtt_device_reaches_the_queue_of_its_sensor(
     (reading,) = take(url, "sensors.temperature", 1)
     assert reading.body == b"21.5"
     assert reading.routing_key == "sensors.temperature.living_room"
+    (misspelt,) = take(url, "dead.letter.queue", 1)
+    assert misspelt.routing_key == "Sensors.temperature.attic"
 
 
 def test_what_differs_on_the_broker_is_refused_by_name(amqp_url: str) -> None:

@@ -94,5 +94,8 @@ ROUTES: list[tuple[str, str, set[str]]] = [
     ("amq.topic", "zigbee2mqtt.kitchen", {"devices"}),
     ("amq.topic", "shellyplusht-08b6.status.temperature:0", {"devices"}),
     ("amq.topic", "printer.status", set()),
+    ("amq.topic", "sensor.temperature.attic", {"dead.letter.queue"}),
+    ("amq.topic", ".home.light.kitchen.trigger", {"dead.letter.queue"}),
+    ("amq.topic", "metrics.system.nas", {"dead.letter.queue"}),
     ("retry.600", "sensors.temperature", {"retry.600"}),
 ]
