@@ -242,7 +242,9 @@ def _checked(text: str, variable: str, field: str) -> str:
         ConfigError: there are such characters in it, or others that it cannot have.
     """
     secret = text.strip().strip("\ufeff").strip()
-    if any(unicodedata.category(char) in _STRAY for char in secret):
+    # a list of secrets may have each on a line of its own
+    parts = secret.split() if field == "api_tokens" else [secret]
+    if any(unicodedata.category(char) in _STRAY for part in parts for char in part):
         expected = "expected text without control characters and line breaks in it"
         raise ConfigError("environment", variable, expected)
     if field in _IN_HEADERS and secret and not _FIT_FOR_A_HEADER.fullmatch(secret):

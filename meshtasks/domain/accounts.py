@@ -119,11 +119,7 @@ def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Ri
             for name in devices
         },
         "normaliser": Rights("", _any(*domains, r"dead\.letter"), _any("devices")),
-        "gateway": Rights(
-            _any(_ANSWERS, commands, answers),
-            _any(*domains, _ANSWERS, commands, answers, _DEFAULT_EXCHANGE),
-            _any(_ANSWERS, commands, answers),
-        ),
+        "gateway": Rights("", _any(*domains, commands), _any(answers)),
         "monitor": Rights(
             _any(*_CELERY, _ANSWERS, commands),
             _any(*_CELERY, _ANSWERS, commands, _DEFAULT_EXCHANGE),

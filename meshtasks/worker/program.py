@@ -57,6 +57,9 @@ class MeshWorker(Worker):  # type: ignore[misc]  # celery ships no types
         for name, (option, why) in _REFUSED.items():
             if options.get(name):
                 raise ConfigError("celery worker", option, why)
+        if self.pool_start_method != "fork":
+            expected = "expected fork: a process that is spawned knows no handlers"
+            raise ConfigError("celery worker", "--pool-start-method", expected)
         pools = [concurrency.get_implementation(name) for name in _POOLS]
         if self.pool_cls not in (*_POOLS, *pools):
             expected = f"expected {' or '.join(_POOLS)}; other pools consume nothing"

@@ -34,6 +34,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--autoscale", "4,1"], "--autoscale: is not supported"),
     (["--autoscale", "2,0"], "--autoscale: is not supported"),
     (["-P", "processes", "-B"], "-B: does nothing"),
+    (["--pool-start-method", "spawn"], "--pool-start-method: expected fork"),
     (["--purge"], "--purge: would delete"),
     (["--time-limit", "5"], "time_limit_seconds"),
     (["--soft-time-limit", "5"], "time_limit_seconds"),

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 
 import amqp
@@ -29,6 +30,7 @@ from meshtasks.settings import Settings
 from tests.support import rawmqtt
 from tests.support.amqp import open_channel, publish_raw, queue_depth
 from tests.support.command import command
+from tests.support.gateway import Gateway
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
 
@@ -80,6 +82,11 @@ def refused(url: str, act: Callable[[amqp.Channel], object]) -> bool:
 @pytest.mark.parametrize("role", ROLES)
 def test_every_role_can_log_in(url: Url, role: str) -> None:
     assert not refused(url(role), lambda channel: channel.flow(active=True))
+
+
+def test_the_gateway_neither_takes_nor_deletes_commands(url: Url) -> None:
+    assert refused(url("gateway"), lambda channel: channel.basic_get("commands"))
+    assert refused(url("gateway"), lambda channel: channel.queue_delete("commands"))
 
 
 @pytest.mark.parametrize("role", [role for role in ROLES if role != "worker"])
@@ -221,15 +228,19 @@ def test_what_waits_for_a_device_that_is_away_has_a_bound(broker: RabbitMQ) -> N
     wait_until(lambda: wanted <= bounds(), 30, "the bounds")
 
 
+def host_env(directory: Path) -> dict[str, str]:
+    """Variables of everything on this host, but for the broker's."""
+    return {
+        "MESH_CONFIG_DIR": str(ROOT / "config"),
+        "MESH_STATE_DIR": str(directory / "state"),
+        "MESH_ARCHIVE_URL": f"file://{directory / 'archive'}",
+    }
+
+
 @pytest.fixture
 def worker(url: Url, tmp_path: Path) -> Iterator[Worker]:
     """A worker with the worker's account, as compose runs it."""
-    env = {
-        "MESH_BROKER_URL": url("worker"),
-        "MESH_CONFIG_DIR": str(ROOT / "config"),
-        "MESH_STATE_DIR": str(tmp_path / "state"),
-        "MESH_ARCHIVE_URL": f"file://{tmp_path / 'archive'}",
-    }
+    env = {**host_env(tmp_path), "MESH_BROKER_URL": url("worker")}
     worker = Worker(
         tmp_path, env, "sensors.motion", "commands", arguments=("-P", "solo")
     )
@@ -241,6 +252,7 @@ def test_who_works_watches_and_looks_after_the_mesh_may_do_that(
     broker: RabbitMQ,
     url: Url,
     worker: Worker,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -263,6 +275,28 @@ def test_who_works_watches_and_looks_after_the_mesh_may_do_that(
     assert heard
     assert pongs
     wait_until(lambda: "silence_alerts" in worker.log(), 30, "the command")
+
+    # the gateway publishes, calls commands, and hears what became of them
+    gateway = Gateway(
+        tmp_path, {**host_env(tmp_path), "MESH_BROKER_URL": url("gateway")}
+    )
+    gateway.start()
+    try:
+        reading = "/v1/events/sensors/sensors.humidity.attic"
+        assert gateway.post(reading, {"value": 50}).status_code == HTTPStatus.ACCEPTED
+        silence = {"matchers": ["location=attic"], "lasts": "2h"}
+        task = gateway.post(
+            "/v1/tasks/silence_alerts", silence, caller="operator"
+        ).json()["id"]
+
+        def state() -> str:
+            return str(
+                gateway.get(f"/v1/tasks/{task}", caller="operator").json()["state"]
+            )
+
+        wait_until(lambda: state() == "success", 30, "the outcome of the command")
+    finally:
+        gateway.stop()
 
     # the operator sees the whole status, the dead letters and the topology
     operator = Environment(
