@@ -33,7 +33,7 @@ from meshtasks.domain.inference.specs import (
 )
 from meshtasks.domain.inference.stacking import Inference
 from meshtasks.domain.inference.tensors import DATATYPES, Tensor
-from meshtasks.domain.text import clip
+from meshtasks.domain.text import clip, ends
 from meshtasks.settings import Settings
 from meshtasks.sinks.timing import timed
 
@@ -280,7 +280,7 @@ def _outputs(result: Any) -> tuple[Tensor, ...]:
 def _said(error: InferenceServerException) -> str:
     """What Triton said, less the id that it gives to requests without one."""
     text = str(error.message()).removeprefix("[request id: <id_unknown>] ")
-    return clip(_flat(text), _REASON_LIMIT_CHARS)
+    return ends(_flat(text), _REASON_LIMIT_CHARS)
 
 
 def _flat(text: str) -> str:

@@ -74,6 +74,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         self._mesh: Mesh = mesh_of(consumer.app)
         self._lanes: dict[str, Lane] = {}
         self._retired: list[Lane] = []
+        self._paused: set[str] = set()  # queues, since that was logged
         self._loop = Loop(consumer.hub)
         self._breaker = Breaker(self._steer, consumer.hub.call_later)
         self._dispatcher = Dispatcher(
@@ -338,18 +339,20 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         self._dispatcher.pump()
 
     def _steer_one(self, lane: Lane) -> None:
-        sinks, rested = lane.handler.sinks, _rests(lane)
+        sinks = lane.handler.sinks
         match self._breaker.state(sinks):
             case State.CLOSED:
                 lane.consume()
-                if rested and lane.received:
+                if lane.queue in self._paused:
+                    self._paused.remove(lane.queue)
                     logger.warning("Resumed %s", lane.queue)
             case State.HALF_OPEN:
                 count = lane.settings.batch.count // self._breaker.shrinkage(sinks)
                 lane.consume(at_most=max(1, count))
             case State.OPEN:
                 held = self._rest(lane)
-                if not rested:
+                if lane.queue not in self._paused:
+                    self._paused.add(lane.queue)
                     logger.warning("Paused %s; %d messages set aside", lane.queue, held)
 
     def _rest(self, lane: Lane) -> int:
