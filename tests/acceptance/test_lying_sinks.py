@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -20,23 +21,41 @@ TRIES = 7
 LOGGED = re.compile(r"\[[^]]*(WARNING|ERROR|CRITICAL)|.*retry=[1-9]")
 
 
-class FullStore(Receiver):
-    """Takes an empty write, and refuses every other one while its disk is full."""
+#: What it says then, one after the other.
+TROUBLES = itertools.cycle(
+    [
+        Answer(500, b'{"code":"internal error","message":"no space left on device"}'),
+        Answer(200, b"<!DOCTYPE html><html>Please log in</html>"),
+        Answer(400, b'{"message":"Please provide either orgID or org"}'),
+        Answer(400, b"Client sent an HTTP request to an HTTPS server."),
+        Answer(302, headers={"Location": "/login"}),
+    ]
+)
+
+
+class TroubledStore(Receiver):
+    """Takes an empty write, and refuses every other one while it is in trouble."""
 
     full = False
     refused = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answered: list[tuple[Request, int]] = []
 
     @override
     def receive(self, request: Request) -> Answer:
         self.always = Answer(204)
         if self.full and request.body:
-            said = b'{"code":"internal error","message":"no space left on device"}'
-            self.always = Answer(500, said)
+            self.always = next(TROUBLES)
             self.refused += 1
-        return super().receive(request)
+        answer = super().receive(request)
+        self.answered.append((request, answer.status))
+        return answer
 
     def stored(self) -> set[bytes]:
-        return {line for each in self.accepted for line in each.body.splitlines()}
+        taken = [each for each, status in self.answered if status == 204]
+        return {line for each in taken for line in each.body.splitlines()}
 
 
 @pytest.fixture
@@ -55,7 +74,7 @@ def test_a_store_that_refuses_writes_and_passes_its_probe_loses_nothing(
     env: dict[str, str], tmp_path: Path
 ) -> None:
     with (
-        FullStore() as store,
+        TroubledStore() as store,
         running(
             Worker(tmp_path, {**env, "MESH_INFLUX_URL": store.url}, *QUEUES)
         ) as worker,

@@ -195,7 +195,10 @@ def test_errors_are_retried_or_dead_as_they_say_and_nobody_is_called_twice(
         workflow("gone", motions, held_statuses=[]),
         workflow("broken", "home.*.*.trigger"),
         workflow("limited", "home.*.*.state_changed"),
+        workflow("saved", "home.*.*.state_changed"),
     )
+    not_registered = Answer(404, b'{"message":"The webhook is not registered"}')
+    receiver.by_path["/webhook/saved"] = not_registered
     receiver.by_path["/webhook/gone"] = Answer(404, b'{"hint":"activate it"}')
     receiver.by_path["/webhook/broken"] = Answer(500, b"workflow failed")
     receiver.by_path["/webhook/limited"] = Answer(429, headers={"Retry-After": "1"})
@@ -209,6 +212,8 @@ def test_errors_are_retried_or_dead_as_they_say_and_nobody_is_called_twice(
         )
         del receiver.by_path["/webhook/limited"]
         wait_until_taken(receiver, "limited", 20)
+        del receiver.by_path["/webhook/saved"]
+        wait_until_taken(receiver, "saved", 20)
         letters = take(env["MESH_BROKER_URL"], "dead.letter.queue", 40)
 
     reasons = Counter(
