@@ -357,8 +357,10 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no typ
     def _frame(self, kind: int, channel_id: int, payload: bytes) -> int:
         """Dispatch one frame; 1 if it was a method, or the last one of a message."""
         message = None
+        arriving = self._arriving.get(channel_id)
+        if arriving is None and kind not in {_METHOD, _HEARTBEAT}:
+            self._give_up(f"a frame of type {kind}, and no message had begun")
         try:
-            arriving = self._arriving.get(channel_id)
             if arriving is not None and kind != _HEARTBEAT:
                 message = arriving.take(kind, payload)
                 if message is None:
