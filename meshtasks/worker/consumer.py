@@ -122,6 +122,13 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         super().shutdown()
 
     @override
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """What is called with a message whose body does not decompress; Celery would
+        acknowledge it."""
+        logger.error("A message is no command and dead: %s", exc)
+        message.reject_log_error(logger, self.connection_errors)
+
+    @override
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """What is called with each message of the commands queue."""
         receive = super().create_task_handler(*args, **kwargs)

@@ -212,10 +212,13 @@ def test_what_comes_for_a_channel_that_closes_is_left_to_the_broker() -> None:
 def test_a_callback_may_wait_for_an_answer() -> None:
     answer = method(Basic.CancelOk, b"\x03tag")
     reader = Reader(delivery(b"1") + delivery(b"2", number=2) + answer)
-    reader.channel.callbacks["tag"] = lambda message: (
-        reader.came.append(message),
-        reader.channel.basic_cancel("tag") if message.body == b"1" else None,
-    )
+
+    def cancel_at_the_first(message: Message) -> None:
+        reader.came.append(message)
+        if message.body == b"1":
+            reader.channel.basic_cancel("tag")
+
+    reader.channel.callbacks["tag"] = cancel_at_the_first
 
     assert [each.body for each in reader.read()] == [b"1", b"2"]
 
