@@ -113,6 +113,13 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         raise WorkerShutdown(ConfigError.exit_code) from error
 
     @override
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """The connection is lost; it will be made again."""
+        if isinstance(exc, amqp.InternalError):
+            self.intake.on_broker_failed()
+        super().on_connection_error_after_connected(exc)
+
+    @override
     def shutdown(self) -> None:
         """Say goodbye to the broker, which one under an alarm does not answer."""
         events = self.event_dispatcher.connection if self.event_dispatcher else None

@@ -28,6 +28,7 @@ from meshtasks.messaging.publisher import Publisher
 from meshtasks.worker.adapter import Adapted
 from meshtasks.worker.batching import Buffer
 from meshtasks.worker.breaker import Breaker
+from meshtasks.worker.caution import Caution
 from meshtasks.worker.courier import Courier, Parcel
 from meshtasks.worker.dispatch import Dispatcher, FinishedBatch, PendingBatch
 from meshtasks.worker.exposition import Exposition
@@ -51,6 +52,8 @@ _DRAIN_SECONDS = 60.0
 _TICK_SECONDS = 1.0
 #: A batch that tries a sink gathers no longer than this.
 _TRIAL_AGE_SECONDS = 0.1
+#: A queue on probation is consumed for so long before it may have more messages.
+_PROBATION_SECONDS = 0.5
 #: A timer's run may be waiting for a slow service.
 _TIMERS_STOP_SECONDS = 15.0
 
@@ -86,6 +89,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             on_finished=self._on_finished,
         )
         self._watch = ProgressWatch()
+        self._caution = Caution()
         settings = self._mesh.settings
         self._metrics = WorkerMetrics(consumer.hostname, self._breaker)
         self._exposition = Exposition(self._metrics.registry, settings.env)
@@ -123,6 +127,9 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         self._reader = BurstReader(connection, hub, self._loop)
         hub.call_repeatedly(_TICK_SECONDS, self._tick)
         self._breaker.restart()
+        self._caution.restart()
+        if self._caution.is_active:
+            hub.call_later(_PROBATION_SECONDS, self._relax)
         for lane in self._lanes.values():
             self._open(lane)
 
@@ -340,15 +347,18 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
 
     def _steer_one(self, lane: Lane) -> None:
         sinks = lane.handler.sinks
+        window = self._caution.window(lane.queue)
+        if window == 0:
+            return
         match self._breaker.state(sinks):
             case State.CLOSED:
-                lane.consume()
+                lane.consume(at_most=window)
                 if lane.queue in self._paused:
                     self._paused.remove(lane.queue)
                     logger.warning("Resumed %s", lane.queue)
             case State.HALF_OPEN:
                 count = lane.settings.batch.count // self._breaker.shrinkage(sinks)
-                lane.consume(at_most=max(1, count))
+                lane.consume(at_most=max(1, min(count, window or count)))
             case State.OPEN:
                 held = self._rest(lane)
                 if lane.queue not in self._paused:
@@ -366,6 +376,21 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         return len(held)
 
     # --- trouble ----------------------------------------------------------
+
+    def on_broker_failed(self) -> None:
+        """The broker failed while it delivered: some message it cannot deliver."""
+        if not self._caution.is_active:
+            logger.error(
+                "The broker has a message that it cannot deliver. Queues are consumed "
+                "one by one until its delivery limit has taken the message away"
+            )
+        self._caution.suspect(self._lanes)
+
+    def _relax(self) -> None:
+        self._caution.step()
+        if self._caution.is_active:
+            self._consumer.hub.call_later(_PROBATION_SECONDS, self._relax)
+        self._steer()
 
     def _tick(self) -> None:
         now = time.monotonic()

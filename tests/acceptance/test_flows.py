@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paho.mqtt import publish as mqtt
@@ -23,6 +24,7 @@ from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
 
 NOW_MS = 1_795_000_000_000
+KINDS = ("temperature", "humidity")
 
 
 @pytest.fixture
@@ -65,6 +67,24 @@ def test_a_bare_number_from_an_mqtt_device_is_stored_under_its_topic(
 
     assert series.name == "temperature_celsius"
     assert list(series.samples.values()) == [21.5]
+
+
+def test_a_topic_too_long_to_be_delivered_takes_no_good_reading_along(
+    env: dict[str, str],
+    rabbitmq: RabbitMQ,
+    victoria: VictoriaMetrics,
+    tmp_path: Path,
+) -> None:
+    auth: Any = {"username": rabbitmq.user, "password": rabbitmq.password}
+    good = [f"sensors/{kind}/good{n}" for n in range(40) for kind in KINDS]
+    topics = [f"sensors/temperature/{'x' * 300}", *good]
+    messages: list[Any] = [{"topic": each, "payload": "20.5"} for each in topics]
+    mqtt.multiple(messages, "127.0.0.1", rabbitmq.ports.mqtt, auth=auth)
+
+    with running(Worker(tmp_path, env, *(f"sensors.{kind}" for kind in KINDS))):
+        wait_until(lambda: len(export(victoria)) == len(good), 100, "all series")
+
+    assert queue_depth(env["MESH_BROKER_URL"], "dead.letter.queue") == 1
 
 
 def test_a_reading_is_converted_stored_and_archived_as_it_was_written(
