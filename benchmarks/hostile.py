@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import secrets
 import socket
 import struct
 import sys
@@ -24,8 +25,10 @@ import kombu
 from benchmarks.drain import Say
 from benchmarks.environments import ROOT
 from benchmarks.services import Services, Space
+from meshtasks.domain.accounts import rights_of
 from meshtasks.embedded import loopback
 from meshtasks.embedded.process import Process
+from meshtasks.messaging.accounts import permissions, topic_permissions
 
 _QUEUES = ("sensors.temperature", "sensors.humidity", "sensors.motion")
 _LAST_SECONDS = 90.0
@@ -115,7 +118,7 @@ def _publish(
     """Publish slice by slice: good ones written, hostile ones written, hung up on."""
     draw = random.Random(plan.seed)
     vhost = space.amqp_url.rpartition("/")[2]
-    account = (f"{vhost}:{services.broker.user}", services.broker.password)
+    account = _device_account(services, vhost)
     port = services.broker.ports.mqtt
     good = _Sender(lambda: _Mqtt(port, *account))
     by_mqtt = _Sender(lambda: _Mqtt(port, *account))
@@ -149,6 +152,19 @@ def _publish(
     for sender in (good, by_mqtt, by_amqp):
         sender.close()
     return 2 * number, sent, hung_up
+
+
+def _device_account(services: Services, vhost: str) -> tuple[str, str]:
+    """User and password of an MQTT device; the broker refuses it topics that nobody
+    could read, as it does those that `make secrets` makes."""
+    name, password = f"devices-{vhost}", secrets.token_hex(8)
+    may = rights_of(services.topology)["devices"]
+    broker = services.broker
+    broker.api("PUT", f"/users/{name}", {"password": password, "tags": may.tags})
+    broker.api("PUT", f"/permissions/{vhost}/{name}", permissions(may))
+    limits = topic_permissions(may)
+    broker.api("PUT", f"/topic-permissions/{vhost}/{name}", limits)
+    return f"{vhost}:{name}", password
 
 
 def _settled(space: Space, good: int) -> int:
@@ -266,6 +282,8 @@ class _Amqp:
 
     def write(self, packet: bytes) -> None:
         self._transport.write(packet)
+        with contextlib.suppress(TimeoutError):  # if the broker says that it hangs up
+            self._connection.drain_events(timeout=0)
 
     def close(self) -> None:
         self._connection.collect()
@@ -293,8 +311,9 @@ def hostile_amqp(draw: random.Random) -> bytes:
     key = (key + _odd_bytes(draw, draw.choice([0, 1, 30, 300])))[:255]
     method = struct.pack(">HHH", 60, 40, 0) + _short(b"sensors") + _short(key) + b"\0"
     body = _body(draw)
-    flags = draw.getrandbits(14) << 2 & ~0x3FF8 | draw.choice([0, 0x2000])
-    flags |= draw.choice([0, 0x80, 0x40, 0x400, 0x4CC])
+    flags = draw.getrandbits(14) << 2
+    if draw.randrange(100):  # the broker itself looks at user id and expiration
+        flags &= ~0x0110
     properties = struct.pack(">H", flags)
     for place in range(14):
         if flags & 0x8000 >> place:
@@ -308,7 +327,9 @@ def _property(draw: random.Random, place: int) -> bytes:
     match place:
         case 2:
             return _table(draw, depth=0)
-        case 3 | 4:
+        case 3:
+            return bytes([draw.choice([1, 2])])
+        case 4:
             return bytes([draw.getrandbits(8)])
         case 9:
             return struct.pack(">Q", draw.choice([0, 10**12, 2**63, 2**64 - 5]))
@@ -319,7 +340,8 @@ def _property(draw: random.Random, place: int) -> bytes:
 def _table(draw: random.Random, depth: int) -> bytes:
     fields = b""
     for _ in range(draw.choice([0, 1, 3])):
-        name = draw.choice([b"x-mesh-attempt", b"task", b"CC", _odd_bytes(draw, 5)])
+        names = [b"x-mesh-attempt", b"x-mesh-received-at", b"task", b"id", b"eta"]
+        name = draw.choice([*names, _odd_bytes(draw, 5)])
         fields += _short(name) + _field(draw, depth)
     return struct.pack(">I", len(fields)) + fields
 
@@ -335,7 +357,9 @@ def _field(draw: random.Random, depth: int) -> bytes:
         case "I":
             value = draw.randbytes(4)
         case "t":
-            value = draw.randbytes(1)
+            value = bytes([draw.getrandbits(1)])
+        case "d":  # the broker itself refuses what is no number
+            value = struct.pack(">d", draw.choice([1e300, -0.0, 5e-324]))
         case _:
             value = draw.randbytes(8)
     return kind.encode() + value

@@ -117,12 +117,15 @@ class Services:
 
     Args:
         directory: for everything; the caller removes it.
+
+    Attributes:
+        topology: what is declared in every space.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._numbers = itertools.count(1)
-        self._topology = load_yaml(CONFIG / "topology.yaml", Topology)
+        self.topology = load_yaml(CONFIG / "topology.yaml", Topology)
         self.broker = RabbitMQ(
             directory / "rabbitmq", plugins=(MANAGEMENT, MQTT, PROMETHEUS)
         )
@@ -135,14 +138,14 @@ class Services:
         self.broker.create_vhost(name)
         url = self.broker.amqp_url(name)
         with kombu.Connection(url) as connection:
-            declare(connection, self._topology)
+            declare(connection, self.topology)
             arguments = {"x-queue-type": "quorum"}
             queue = kombu.Queue(CELERY_QUEUE, queue_arguments=arguments)
             queue(connection.channel()).queue_declare()
         store = VictoriaMetrics(directory / "store")
         try:
             store.start()
-            yield Space(url, store, directory, self._topology)
+            yield Space(url, store, directory, self.topology)
         finally:
             store.kill()
             self.broker.delete_vhost(name)
