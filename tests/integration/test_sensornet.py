@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from meshtasks.messaging.entities import declare
 from producers.sensornet.memory import Memory
 from producers.sensornet.normaliser import Normaliser
 from producers.sensornet.service import Service
+from tests.support import hostile
 from tests.support.accounts import PASSWORD, account
 from tests.support.amqp import (
     Delivery,
@@ -36,6 +38,7 @@ from tests.support.amqp import (
     take,
 )
 from tests.support.devices import example, shipped
+from tests.support.hostile import PROPERTIES, Hostile
 from tests.support.proxy import Proxy
 from tests.support.topologies import shipped_topology
 from tests.support.waiting import wait_until
@@ -183,6 +186,32 @@ def test_devices_of_every_vendor_reach_their_queues_and_the_books_balance(
         assert summary["passed_over"] == 2  # the announcement, the availability
         assert summary["messages"] == {"sensors": 10, "metrics": 2}
         assert queue_depth(url, "devices") == 0
+
+
+def test_odd_bytes_stop_nothing(rabbitmq: RabbitMQ, start: Start) -> None:
+    """Nor does what comes beside them, from a device whose topic is no UTF-8, say."""
+    keys = (b"zigbee2mqtt.bad\xff\xffname", b"zigbee2mqtt." + b"\xfc" * 240, b"\xff")
+    body = b'{"temperature": 21.5}'
+    odd = [Hostile(key, body) for key in keys]
+    odd += [Hostile(b"zigbee2mqtt.odd", body, each) for each in PROPERTIES.values()]
+    good = [Hostile(b"zigbee2mqtt.good%d" % number, body) for number in range(len(odd))]
+    with house(rabbitmq, "hostile") as url:
+        process = start(account(rabbitmq, "hostile", "normaliser"))
+        messages = chain(*zip(good, odd, strict=True))
+        hostile.publish(url, "amq.topic", messages)
+
+        readings = take(
+            url,
+            "sensors.temperature",
+            2 * len(good) - 1,  # one of no vendor
+            within_seconds=_PATIENCE_SECONDS,
+        )
+        summary = summary_of(process)
+
+    found = {each.routing_key for each in readings}
+    assert {f"sensors.temperature.good{n}" for n in range(len(good))} <= found
+    assert len([each for each in readings if "good" in each.routing_key]) == len(good)
+    assert summary["received"] == 2 * len(good) - 1
 
 
 def test_nothing_is_lost_when_it_is_killed(rabbitmq: RabbitMQ, start: Start) -> None:
