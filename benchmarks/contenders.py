@@ -78,9 +78,15 @@ _BARE = "{bin}/python -m benchmarks.peers.bare "
 _WORKER_OF = "{bin}/python -m celery -A meshtasks worker -c 1 -Q "
 _WORKER = _WORKER_OF + SENSOR_QUEUE
 
+FRAMES = Contender(
+    "frames",
+    "frames read, nothing decoded",
+    "{bin}/python -m benchmarks.peers.frames " + SENSOR_QUEUE,
+    kept=None,
+)
 BARE = Contender(
     "bare",
-    "bare consumer, acks only",
+    "py-amqp, acks only",
     _BARE + SENSOR_QUEUE,
     kept=None,
 )
@@ -170,6 +176,7 @@ ARCHIVE = Contender(
 )
 
 CONTENDERS = (
+    FRAMES,
     BARE,
     CELERY,
     CELERY_BATCHES,

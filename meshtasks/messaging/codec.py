@@ -46,7 +46,10 @@ class Delivery(NamedTuple):
     @property
     def headers(self) -> Mapping[str, Any]:
         """AMQP headers; empty when there are none."""
-        return self.properties.get("application_headers") or {}
+        properties = self.properties
+        if type(properties) is Properties and not properties.has_headers:
+            return {}  # which need not be decoded to be found out
+        return properties.get("application_headers") or {}
 
     @property
     def attempt(self) -> int:

@@ -42,6 +42,8 @@ _LENGTH = struct.Struct(">I")
 _TIME = struct.Struct(">Q")
 
 _HEADERS_FLAG = 0x2000
+#: In the first octet.
+_FIRST_HEADERS_FLAG = _HEADERS_FLAG >> 8
 #: Of the flags, each property's; in the order in which they follow.
 _PROPERTIES = (
     (0x8000, "content_type", "text"),
@@ -123,7 +125,8 @@ class Properties(Mapping[str, Any]):
     @property
     def has_headers(self) -> bool:
         """Whether there is a table of headers, perhaps an empty one."""
-        return bool(self.encoded[:1]) and bool(self.encoded[0] & _HEADERS_FLAG >> 8)
+        encoded = self.encoded
+        return len(encoded) > 1 and encoded[0] & _FIRST_HEADERS_FLAG != 0
 
     @property
     def values_by_name(self) -> dict[str, Any]:

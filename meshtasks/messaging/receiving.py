@@ -1,8 +1,8 @@
 """py-amqp's connection, with a reader of our own for what comes from the broker.
 
 py-amqp raises on texts that are not UTF-8, on moments it has no date for, on tables
-nested too deep: whoever may publish ends whoever consumes. And it needs 15 µs for the
-three frames of a message, where this reader needs 3.
+nested too deep: whoever may publish ends whoever consumes. And of what a reading costs
+from end to end, its reading alone was two thirds (docs/decisions/0010).
 
 So the bytes are read here. A message (``basic.deliver``, ``basic.get-ok``,
 ``basic.return``) is put together here and never parsed by py-amqp; its properties are
@@ -319,7 +319,8 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no typ
         channel = (self.channels or {}).get(channel_id)
         if channel is None or channel.is_closing:
             return False
-        consumer_tag = received[tag_start:tag_end].decode(errors="replace")
+        # ASCII as we and the broker make them; any other is found the longer way
+        consumer_tag = str(received[tag_start:tag_end], "latin-1")
         callback = channel.callbacks.get(consumer_tag)
         if callback is None:
             return False
