@@ -17,7 +17,7 @@ from meshtasks.settings import Settings
 from meshtasks.tasks.registry import Handler
 from meshtasks.worker.lane import Lane
 from meshtasks.worker.settlement import Settler
-from tests.support.amqp import open_channel
+from tests.support.amqp import open_channel, publish_raw
 
 QUEUE = "sensors.motion"
 
@@ -72,3 +72,22 @@ def test_a_consumer_that_the_broker_cancelled_is_reported(
         connection.drain_events(timeout=10)
 
     assert lost == [f"the broker cancelled the consumer of {QUEUE}"]
+
+
+def test_a_queue_that_tries_a_sink_gets_no_more_than_it_needs(
+    connection: Connection, lane: Lane, amqp_url: str
+) -> None:
+    publish_raw(amqp_url, "", QUEUE, *[b"{}"] * 10)
+    lane.open(connection, lambda _lane, _reason: None)
+    lane.consume(at_most=2)
+    assert lane.is_trying
+    while lane.received < 2:
+        connection.drain_events(timeout=10)
+    with pytest.raises(TimeoutError):
+        connection.drain_events(timeout=0.1)
+
+    lane.consume()
+
+    assert not lane.is_trying
+    while lane.received < 10:
+        connection.drain_events(timeout=10)
