@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery
 
 from meshtasks.domain.errors import ConfigError, Transient
-from meshtasks.messaging.connecting import connected, unopened
+from meshtasks.messaging.connecting import connected, tls_of, unopened
 from meshtasks.messaging.entities import task_queues
 from meshtasks.settings import Settings, load_settings
 from meshtasks.sinks.objects import open_store
@@ -45,6 +45,7 @@ def create_app(
         broker_connection_max_retries=None,  # the broker may be away for days
         broker_connection_retry_on_startup=True,
         broker_heartbeat=30,
+        broker_use_ssl=tls_of(settings.env.amqp_url),
         result_backend="meshtasks.worker.answers:AnswersBackend",
         event_queue_expires=60,
         task_acks_late=True,

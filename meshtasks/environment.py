@@ -69,6 +69,8 @@ class Environment(BaseSettings):
         config_dir: directory of the YAML files.
         state_dir: directory of this host's own state (rule and archive journals,
             producers' spools).
+        ca_file: certificates, PEM, of an authority of one's own, which all clients
+            believe beside the public ones.
         spool_messages: most messages that wait in the spool of one producer.
         spool_bytes: most bytes of them.
         archive_url: ``s3://bucket`` or ``file:///directory``.
@@ -94,6 +96,7 @@ class Environment(BaseSettings):
     broker_url: SecretStr = SecretStr("")
     config_dir: Path = Path("config")
     state_dir: Path = Path(".mesh/state")
+    ca_file: Path | None = None
     spool_messages: Annotated[int, Field(ge=1)] = 1_000_000
     spool_bytes: Annotated[int, Field(ge=1)] = 512 * 1024 * 1024
     influx_url: str = "http://127.0.0.1:8428"

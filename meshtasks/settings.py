@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from meshtasks.certificates import trust
 from meshtasks.configfile import fault_in, load_yaml, refuse, together
 from meshtasks.domain.alerting.policy import AlertPolicy
 from meshtasks.domain.archiving import ArchivePolicy
@@ -199,4 +200,6 @@ def load_settings() -> Settings:
             for each in error.errors(include_input=False)
         ) from error
     refuse(env.place_faults())
+    if env.ca_file and env.ca_file != Path():  # as an empty variable says
+        trust(env.ca_file, env.state_dir)
     return Settings(env)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import ssl
 import time
 import urllib.request
 import uuid
@@ -314,16 +315,27 @@ def disk(directory: Path) -> Verdict:
     return Verdict("warning" if free < _LITTLE_FREE_BYTES else "ok", text)
 
 
-def _place(url: str) -> tuple[str, int]:
+def _place(url: str) -> tuple[str, int, bool]:
     parts = urlsplit(url)
-    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    tls = parts.scheme == "https"
+    return parts.hostname or "", parts.port or (443 if tls else 80), tls
 
 
-def _away(host: str, port: int) -> str:
-    """Why nothing can be sent there; empty if a connection is taken."""
+def _away(host: str, port: int, tls: bool) -> str:  # noqa: FBT001 - of a place
+    """Why nothing can be sent there; empty if a connection is taken, and its
+    certificate believed."""
     try:
-        with socket.create_connection((host, port), timeout=_HTTP_SECONDS):
+        with socket.create_connection((host, port), timeout=_HTTP_SECONDS) as plain:
+            if tls:
+                context = ssl.create_default_context()
+                with context.wrap_socket(plain, server_hostname=host):
+                    pass
             return ""
+    except ssl.SSLError as error:
+        return (
+            f"{host}:{port}: its certificate is not believed, or it speaks no TLS: "
+            f"{error}; an authority of your own is named in MESH_CA_FILE"
+        )
     except OSError as error:
         return f"{host}:{port} cannot be reached: {error}"
 

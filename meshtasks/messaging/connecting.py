@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import kombu
@@ -69,7 +70,19 @@ def unopened(url: str) -> kombu.Connection:
     if scheme not in {"amqp", "amqps"} or not url[len(scheme) :].startswith("://"):
         raise ConfigError("environment", _VARIABLE, expected)
     port = port or (5671 if scheme == "amqps" else 5672)
-    return kombu.Connection(url, port=port, connect_timeout=_CONNECT_TIMEOUT_SECONDS)
+    return kombu.Connection(
+        url,
+        port=port,
+        connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+        ssl=tls_of(url),
+    )
+
+
+def tls_of(url: str) -> dict[str, Any] | bool:
+    """What a connection to an ``amqps`` URL is to be checked for: that the certificate
+    is its host's, which nobody does unless told. False for other URLs."""
+    parts = urlsplit(url)
+    return parts.scheme == "amqps" and {"server_hostname": parts.hostname}
 
 
 def refusal(

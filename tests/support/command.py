@@ -51,5 +51,5 @@ def variables(environment: Environment) -> dict[str, str]:
             value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         )
         for name, value in environment
-        if not isinstance(value, dict)
+        if value is not None and not isinstance(value, dict)
     }

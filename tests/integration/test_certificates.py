@@ -1,0 +1,126 @@
+"""An authority of one's own: all clients believe it, once it is named, and look at the
+host's name."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import requests
+from urllib3.exceptions import SSLError
+
+from meshtasks.certificates import trust
+from meshtasks.cli.doctor_checks import _away
+from meshtasks.domain.errors import ConfigError, Transient
+from meshtasks.messaging.connecting import connected
+from meshtasks.settings import load_settings
+from meshtasks.sinks.http import pool_manager, request
+
+HELLO = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with ca.pem, and cert.pem and key.pem for ``localhost``."""
+    there = tmp_path_factory.mktemp("authority")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(
+            ["openssl", *arguments], cwd=there, check=True, capture_output=True
+        )
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    of_ca = ("-subj", "/CN=ours", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2")
+    openssl("req", "-x509", *key, *of_ca)
+    openssl("req", *key, "-subj", "/CN=mesh", "-keyout", "key.pem", "-out", "it.csr")
+    (there / "names").write_text("subjectAltName=DNS:localhost")
+    signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
+    to = ("-extfile", "names", "-out", "cert.pem")
+    openssl("x509", "-req", "-in", "it.csr", *signed, *to)
+    return there
+
+
+@pytest.fixture
+def port(authority: Path) -> Iterator[int]:
+    """A server on loopback that answers every request over TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "cert.pem", authority / "key.pem")
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                plain, _ = server.accept()
+                with suppress(OSError), context.wrap_socket(plain, True) as client:
+                    client.recv(65_536)
+                    client.sendall(HELLO)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield int(server.getsockname()[1])
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join(10)
+
+
+@pytest.fixture(autouse=True)
+def _not_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What trusting sets is unset after the test."""
+    for variable in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+
+
+def test_it_is_believed_once_it_is_named(
+    authority: Path, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"https://localhost:{port}/"
+
+    def ask() -> int:
+        pool = pool_manager(maxsize=1)
+        return request(pool, "GET", url, timeout_seconds=10).status
+
+    with pytest.raises(SSLError):
+        ask()
+    with pytest.raises(requests.exceptions.SSLError):
+        requests.get(url, timeout=10)
+    assert "MESH_CA_FILE" in _away("localhost", port, True)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MESH_CA_FILE", str(authority / "ca.pem"))
+    monkeypatch.setenv("MESH_STATE_DIR", str(tmp_path / "state"))
+    load_settings()
+
+    assert ask() == 204
+    assert requests.get(url, timeout=10).status_code == 204
+    assert _away("localhost", port, True) == ""
+
+
+def test_a_certificate_of_another_host_is_refused(
+    authority: Path, port: int, tmp_path: Path
+) -> None:
+    trust(authority / "ca.pem", tmp_path)
+    for host, fault in (("127.0.0.1", "CERTIFICATE_VERIFY_FAILED"), ("localhost", "")):
+        url = f"amqps://mesh:mesh@{host}:{port}/mesh"
+        # the server speaks no AMQP, but that shows only after the handshake
+        with pytest.raises(Transient) as it, connected(url):
+            pass
+        assert ("CERTIFICATE_VERIFY_FAILED" in str(it.value)) == bool(fault)
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_a_file_without_certificates_is_refused(
+    tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError) as refused:
+        trust(file, tmp_path)
+    assert refused.value.key == "MESH_CA_FILE"
