@@ -13,6 +13,8 @@ from meshtasks.domain.errors import SchemaMismatch
 ARCHIVED_HEADER = "x-mesh-archived"
 #: Header of a message that nobody is to be told of: no alerts, no webhooks.
 QUIET_HEADER = "x-mesh-quiet"
+#: Header of a dead letter that somebody gave back to its queue: when that began.
+REPLAYED_HEADER = "x-mesh-replayed-at"
 
 
 class Envelope(NamedTuple):
@@ -45,6 +47,11 @@ class Envelope(NamedTuple):
     def is_archived(self) -> bool:
         """It was replayed from the archive."""
         return ARCHIVED_HEADER in self.headers
+
+    @property
+    def may_be_old(self) -> bool:
+        """Somebody has it processed once more, and knows that it is not of today."""
+        return ARCHIVED_HEADER in self.headers or REPLAYED_HEADER in self.headers
 
     @property
     def is_quiet(self) -> bool:

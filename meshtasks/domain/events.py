@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -9,7 +10,7 @@ from meshtasks.domain.envelope import Envelope, sensor_of_key
 from meshtasks.domain.errors import InvalidMessage, SchemaMismatch
 from meshtasks.domain.outcome import Dead
 from meshtasks.domain.records import AutomationTrigger, Motion, StateChange
-from meshtasks.domain.timestamps import moment_of
+from meshtasks.domain.timestamps import moment_of, too_old
 
 R = TypeVar("R")
 
@@ -45,7 +46,10 @@ Reader = Callable[[R, Envelope], tuple[Mapping[str, Any], object]]
 
 
 def read_events(
-    records: Sequence[R], envelopes: Sequence[Envelope], read: Reader[R]
+    records: Sequence[R],
+    envelopes: Sequence[Envelope],
+    read: Reader[R],
+    oldest_seconds: float = math.inf,
 ) -> Events:
     """Read a batch.
 
@@ -53,12 +57,15 @@ def read_events(
         records: the records.
         envelopes: the message each came in.
         read: reads one; may raise :class:`~meshtasks.domain.errors.InvalidMessage`.
+        oldest_seconds: an older one is dead, unless its message may be old.
     """
     events = Events([], {})
     for place, (record, envelope) in enumerate(zip(records, envelopes, strict=True)):
         try:
             seen, stamp = read(record, envelope)
             time = moment_of(stamp, envelope)
+            if time < envelope.received_at - oldest_seconds and not envelope.may_be_old:
+                raise too_old(time, envelope, oldest_seconds)
         except InvalidMessage as error:
             events.dead[place] = Dead(str(error), type(error).__name__)
         else:

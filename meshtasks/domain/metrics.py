@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from meshtasks.domain.records import Metric
 from meshtasks.domain.rules import RuleBook
 from meshtasks.domain.series import Series
 from meshtasks.domain.text import described
-from meshtasks.domain.timestamps import UntimedMoments, moment_of
+from meshtasks.domain.timestamps import UntimedMoments, moment_of, too_old
 
 #: Field of a metric that is a single value.
 VALUE = "value"
@@ -27,7 +28,10 @@ _Tags = tuple[tuple[str, str], ...]
 
 
 def transform(
-    metrics: Sequence[Metric], envelopes: Sequence[Envelope], rules: RuleBook
+    metrics: Sequence[Metric],
+    envelopes: Sequence[Envelope],
+    rules: RuleBook,
+    oldest_seconds: float = math.inf,
 ) -> Transformed:
     """Write the points, and collect the samples that rules watch.
 
@@ -35,6 +39,7 @@ def transform(
         metrics: the metrics.
         envelopes: the message each came in.
         rules: to find those that watch a field.
+        oldest_seconds: an older one is dead, unless its message may be old.
     """
     result = Transformed([], [], [], [], {})
     watched: dict[tuple[str, str], dict[str, Watched]] = {}
@@ -50,6 +55,8 @@ def transform(
                 time = untimed.next(start, envelope)
             else:
                 time = moment_of(stamp, envelope)
+            if time < envelope.received_at - oldest_seconds and not envelope.may_be_old:
+                raise too_old(time, envelope, oldest_seconds)
         except InvalidMessage as error:
             result.dead[index] = Dead(str(error), type(error).__name__)
             continue

@@ -6,6 +6,7 @@ from one reading of a sensor to the next is looked up once for all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from meshtasks.domain.points import line_start, lines
 from meshtasks.domain.records import Reading
 from meshtasks.domain.rules import RuleBook
 from meshtasks.domain.series import Series
-from meshtasks.domain.timestamps import UntimedMoments, moment_of
+from meshtasks.domain.timestamps import UntimedMoments, moment_of, too_old
 from meshtasks.domain.units import DECIMALS, IDENTITY, Affine, Quantity
 
 
@@ -98,6 +99,7 @@ def transform(
     quantity: Quantity,
     default_unit: str,
     rules: RuleBook,
+    oldest_seconds: float = math.inf,
 ) -> Transformed:
     """Validate what needs the envelope, convert, and name the points; pure.
 
@@ -107,6 +109,7 @@ def transform(
         quantity: what they are readings of.
         default_unit: of those that name none.
         rules: to find those that watch a series.
+        oldest_seconds: an older one is dead, unless its message may be old.
     """
     indices: list[int] = []
     times: list[float] = []
@@ -138,6 +141,8 @@ def transform(
                 time = untimed.next(start, envelope)
             else:
                 time = moment_of(reading.timestamp, envelope)
+            if time < envelope.received_at - oldest_seconds and not envelope.may_be_old:
+                raise too_old(time, envelope, oldest_seconds)
         except InvalidMessage as error:
             dead[index] = Dead(str(error), type(error).__name__)
             continue

@@ -87,7 +87,7 @@ class UntimedMoments:
 
 def _by_receipt(envelope: Envelope) -> float:
     stamp, received_at = envelope.timestamp, envelope.received_at
-    if not stamp:
+    if not stamp or envelope.is_archived:  # whose receipt is the record's own time
         return epoch_seconds(received_at, received_at)
     second = epoch_seconds(stamp, received_at)
     if second != stamp or not second.is_integer():  # it was finer than a second
@@ -98,6 +98,24 @@ def _by_receipt(envelope: Envelope) -> float:
     if 1 <= late < 2:  # noqa: PLR2004 - the next second
         return second + 0.75 + (late - 1) / 4
     return second + received_at % _ORDERED_SECONDS / _ORDERED_SECONDS / 4
+
+
+def too_old(time: float, envelope: Envelope, oldest_seconds: float) -> InvalidTimestamp:
+    """Why a record is refused whose clock seems to be far behind.
+
+    Args:
+        time: when it was made, it says, epoch seconds.
+        envelope: the message it came in.
+        oldest_seconds: how old it may be.
+    """
+    days = (envelope.received_at - time) / 86_400
+    message = (
+        f"timestamp {utc_of(time):%Y-%m-%dT%H:%M:%SZ} is {days:,.0f} days before it "
+        f"was received, and {oldest_seconds / 86_400:,.0f} days are taken (oldest in "
+        "kinds.yaml); is the device's clock right? If it is, give the letter back: "
+        "meshtasks dlq replay takes it however old it is"
+    )
+    return InvalidTimestamp(message)
 
 
 def published_at(envelope: Envelope) -> float:
@@ -202,7 +220,9 @@ def _read(text: str, name: str) -> datetime:
 
 def _implausible(stamp: object, seconds: float, now: float) -> str:
     if seconds < EARLIEST_SECONDS:
-        return f"{clip(str(stamp))} is before the year 2000; was the clock ever set?"
+        return (
+            f"{clip(str(stamp))} is before the year 2000; was the device's clock set?"
+        )
     days = (seconds - now) / 86_400
     return (
         f"{clip(str(stamp))} is {days:.1f} days after it was received; is the device's "

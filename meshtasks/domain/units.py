@@ -18,10 +18,11 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from meshtasks.domain.alerting.durations import Duration
 from meshtasks.domain.errors import UnknownUnit
 from meshtasks.domain.text import clip
 
@@ -299,16 +300,33 @@ def _known_units(units: dict[str, str]) -> dict[str, str]:
     return units
 
 
+#: Longer than any outage that a spool outlasts; a clock that stands at the day its
+#: device was made is further behind.
+_OLDEST_SECONDS = 180 * 86_400.0
+
+
 class KindsConfig(BaseModel):
     """config/kinds.yaml.
 
     Attributes:
         default_units: sensor kind → unit of readings that name none.
+        oldest: kind → how old its records may be when they are received; ``default``
+            is of those that are not named. Events of the home and alerts may be of
+            any age: they say since when something is as it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     default_units: Annotated[dict[str, str], AfterValidator(_known_units)] = {}
+    oldest: dict[
+        Literal["default", "temperature", "humidity", "motion", "metrics"], Duration
+    ] = {}
+
+    def oldest_seconds(self, kind: Literal["motion", "metrics"] | Quantity) -> float:
+        """How old a record of this kind may be when it is received."""
+        name = kind.kind if isinstance(kind, Quantity) else kind
+        named = {str(each): seconds for each, seconds in self.oldest.items()}
+        return named.get(name, named.get("default", _OLDEST_SECONDS))
 
     def default_unit(self, quantity: Quantity) -> str:
         """Unit of a reading that names none; canonical unless configured."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from meshtasks.domain.envelope import REPLAYED_HEADER
+
 #: Exchange and routing key of first publication.
 EXCHANGE = "x-mesh-exchange"
 ROUTING_KEY = "x-mesh-routing-key"
@@ -35,7 +37,7 @@ OMITTED = "x-mesh-omitted-headers"
 #: How often a dead letter was replayed, when the last replay that took it began, and
 #: what it had died of each time (tables, the latest last).
 REPLAYS = "x-mesh-replays"
-REPLAYED_AT = "x-mesh-replayed-at"
+REPLAYED_AT = REPLAYED_HEADER
 HISTORY = "x-mesh-history"
 
 #: What a failure adds. A message that is given back to its queue begins anew.

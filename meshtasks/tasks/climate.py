@@ -32,7 +32,10 @@ def _read(
     settings: Settings,
 ) -> Transformed:
     default_unit = settings.kinds.default_unit(quantity)
-    return transform(records, envelopes, quantity, default_unit, settings.rules)
+    oldest_seconds = settings.kinds.oldest_seconds(quantity)
+    return transform(
+        records, envelopes, quantity, default_unit, settings.rules, oldest_seconds
+    )
 
 
 def _refuses(

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from meshtasks.domain.envelope import Envelope
 from meshtasks.domain.metrics import transform
 from meshtasks.domain.outcome import Dead, Outcome
+from meshtasks.domain.readings import Transformed
 from meshtasks.domain.records import Metric
 from meshtasks.settings import Settings
 from meshtasks.sinks import Sinks
@@ -24,10 +25,17 @@ from meshtasks.tasks.registry import Batch, handles
 _SINKS = ("timeseries", "rule_state")
 
 
+def _read(
+    metrics: Sequence[Metric], envelopes: Sequence[Envelope], settings: Settings
+) -> Transformed:
+    oldest_seconds = settings.kinds.oldest_seconds("metrics")
+    return transform(metrics, envelopes, settings.rules, oldest_seconds)
+
+
 def _refuses(
     metrics: Sequence[Metric], envelopes: Sequence[Envelope], settings: Settings
 ) -> Mapping[int, Dead]:
-    return transform(metrics, envelopes, settings.rules).dead
+    return _read(metrics, envelopes, settings).dead
 
 
 @handles("metrics.system", record=Metric, sinks=_SINKS, refuses=_refuses, telegraf=True)
@@ -45,5 +53,5 @@ def store_application_metrics(batch: Batch[Metric], sinks: Sinks) -> list[Outcom
 
 
 def _store(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
-    metrics = transform(batch.records, batch.envelopes, sinks.settings.rules)
+    metrics = _read(batch.records, batch.envelopes, sinks.settings)
     return store_points(batch, metrics, sinks)

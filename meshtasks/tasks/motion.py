@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.events import read_events, read_motion
+from meshtasks.domain.events import Events, read_events, read_motion
 from meshtasks.domain.outcome import Dead, Outcome
 from meshtasks.domain.records import Motion
 from meshtasks.settings import Settings
@@ -20,13 +20,20 @@ from meshtasks.tasks.workflows import SINKS, run_workflows
 
 
 def _refuses(
-    motions: Sequence[Motion], envelopes: Sequence[Envelope], _settings: Settings
+    motions: Sequence[Motion], envelopes: Sequence[Envelope], settings: Settings
 ) -> Mapping[int, Dead]:
-    return read_events(motions, envelopes, read_motion).dead
+    return _read(motions, envelopes, settings).dead
+
+
+def _read(
+    motions: Sequence[Motion], envelopes: Sequence[Envelope], settings: Settings
+) -> Events:
+    oldest_seconds = settings.kinds.oldest_seconds("motion")
+    return read_events(motions, envelopes, read_motion, oldest_seconds)
 
 
 @handles("sensors.motion", record=Motion, sinks=SINKS, refuses=_refuses)
 def pass_on_motions(batch: Batch[Motion], sinks: Sinks) -> list[Outcome]:
     """Start the workflows that wait for motion."""
-    events = read_events(batch.records, batch.envelopes, read_motion)
+    events = _read(batch.records, batch.envelopes, sinks.settings)
     return run_workflows(batch, events, sinks)

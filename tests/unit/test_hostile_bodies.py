@@ -199,3 +199,17 @@ def test_a_result_that_is_no_tensor_is_dead_with_its_reason(
         said = str(error)
 
     assert reason in said
+
+
+@pytest.mark.parametrize(
+    "queue",
+    ["sensors.temperature", "sensors.humidity", "sensors.motion", "metrics.system"],
+)
+def test_every_kind_has_a_limit_in_the_past(queue: str) -> None:
+    record = {**CASE[queue].good, "timestamp": NOW - 365 * 86_400}
+    envelope = message(queue, CASE[queue].routing_key, record)
+    records = DECODERS[queue].decode(envelope.body).records
+
+    dead = HANDLERS[queue].refuses(records, [envelope], SETTINGS)
+
+    assert "365 days before it was received" in dead[0].reason

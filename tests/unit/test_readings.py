@@ -221,3 +221,21 @@ def test_the_readings_of_an_array_without_timestamps_are_points_of_their_own() -
     found = transformed({"value": 20.0}, {"value": 75.0}, rules=WATCHED)
 
     assert found.times == [NOW, NOW + 0.001]
+
+
+YEAR_AGO = NOW - 365 * 86_400
+
+
+@pytest.mark.parametrize("header", ["x-mesh-replayed-at", "x-mesh-archived"])
+def test_a_clock_a_year_behind_is_refused_but_what_is_replayed_may_be_old(
+    header: str,
+) -> None:
+    def read(origin: Envelope) -> Transformed:
+        reading = [Reading(20.0, timestamp=YEAR_AGO)]
+        return transform(reading, [origin], TEMPERATURE, "°C", NO_RULES, 180 * 86_400.0)
+
+    (dead,) = read(envelope()).dead.values()
+
+    assert "is 365 days before it was received" in dead.reason
+    assert "meshtasks dlq replay" in dead.reason
+    assert read(envelope()._replace(headers={header: "x"})).dead == {}
