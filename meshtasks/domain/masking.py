@@ -75,7 +75,9 @@ def _parts(secret: str) -> Iterator[str]:
         yield secret
         yield from secret.split()[1:]  # of "Bearer …"
         yield from (
-            each.rpartition(":")[2] for each in secret.split(",") if ":" in each
+            each.rpartition(":")[2]
+            for each in re.split(r"[,\s]", secret)
+            if ":" in each
         )
         return
     try:
