@@ -120,6 +120,11 @@ def request(
         if not repeatable:
             raise
         response = once()
+    return answer_in(response)
+
+
+def answer_in(response: urllib3.BaseHTTPResponse) -> Answer:
+    """The answer in a response whose body has not been read."""
     said, whole = bytearray(), True
     try:
         while len(said) < _ANSWER_LIMIT_BYTES:

@@ -1,7 +1,8 @@
 """The time-series store: InfluxDB 2, or whatever else speaks ``/api/v2/write``.
 
-One request per batch. What an answer means is decided here: only 204, which says that
-the points are stored, is success (a login page or a proxy's greeting is none); which
+One request per batch. influxdb-client makes it; what an answer means is decided here,
+since the client takes every 2xx for success: only 204, which says that the points are
+stored, is one (a login page or a proxy's greeting is none); which
 faults are of the data (400, 413 and 422 that speak of lines: those at fault are found
 and named, the others are stored); all others are the store's, or of the way to it, and
 may pass.
@@ -14,14 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Self
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlsplit
 
-from urllib3.exceptions import HTTPError, ReadTimeoutError
+from influxdb_client.client.influxdb_client import InfluxDBClient
+from influxdb_client.domain.write_precision import WritePrecision
+from influxdb_client.rest import ApiException
+from influxdb_client.service.write_service import WriteService
+from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 
 from meshtasks.domain.errors import ConfigError, SinkUnavailable
 from meshtasks.domain.text import ends
 from meshtasks.environment import Environment
-from meshtasks.sinks.http import Answer, pool_manager, request
+from meshtasks.sinks.http import (
+    CONNECT_TIMEOUT_SECONDS,
+    Answer,
+    answer_in,
+    bound_in_time,
+)
 from meshtasks.sinks.refusals import REASON_LIMIT_CHARS, Refusal, refusal_in, said_in
 from meshtasks.sinks.timing import timed
 
@@ -67,15 +77,17 @@ class TimeSeries:
         answer_timeout_seconds: float = ANSWER_TIMEOUT_SECONDS,
     ) -> None:
         self._host = urlsplit(url).netloc.rpartition("@")[2]
-        query = urlencode(
-            {"org": org, "bucket": bucket, "precision": "ms"}, quote_via=quote
+        self._place = org, bucket
+        connect_seconds = min(CONNECT_TIMEOUT_SECONDS, answer_timeout_seconds)
+        self._client = InfluxDBClient(
+            url.rstrip("/"),
+            token,
+            org=org,
+            timeout=(connect_seconds * 1000, answer_timeout_seconds * 1000),
         )
-        self._url = f"{url.rstrip('/')}/api/v2/write?{query}"
-        self._headers = {"Content-Type": "text/plain; charset=utf-8"}
-        if token:
-            self._headers["Authorization"] = f"Token {token}"
-        self._timeout_seconds = answer_timeout_seconds
-        self._http = pool_manager(maxsize=1)
+        api = self._client.api_client
+        bound_in_time(api.rest_client.pool_manager)
+        self._writes = WriteService(api)  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_environment(cls, env: Environment) -> Self:
@@ -141,7 +153,7 @@ class TimeSeries:
 
     def close(self) -> None:
         """Close the connection."""
-        self._http.clear()
+        self._client.close()  # type: ignore[no-untyped-call]
 
     def _post(self, lines: Sequence[str]) -> Refusal | None:
         """One write.
@@ -152,16 +164,14 @@ class TimeSeries:
         Raises:
             SinkUnavailable: a fault that may pass, or of the configuration.
         """
+        body = "\n".join(lines).encode()
         try:
-            answer = request(
-                self._http,
-                "POST",
-                self._url,
-                timeout_seconds=self._timeout_seconds,
-                body="\n".join(lines).encode(),
-                headers=self._headers,
-                repeatable=True,
-            )
+            try:
+                answer = self._request(body)
+            except ProtocolError:
+                # A kept connection that the store closed, as it does when it is
+                # restarted: once more, on a new one.
+                answer = self._request(body)
         except ReadTimeoutError as error:
             fault = self._unavailable("did not answer in time")
             raise fault from error
@@ -177,6 +187,27 @@ class TimeSeries:
             if not lines and _is_of_no_points(answer):
                 return None
         raise self._trouble(answer)
+
+    def _request(self, body: bytes) -> Answer:
+        """One request, without following redirects.
+
+        Raises:
+            HTTPError: there was no answer in time.
+        """
+        try:
+            response = self._writes.post_write_with_http_info(  # type: ignore[no-untyped-call]
+                *self._place,
+                body,
+                precision=WritePrecision.MS,
+                _preload_content=False,
+                _return_http_data_only=True,
+                urlopen_kw={"redirect": False},
+            )
+        except ApiException as error:
+            if error.status == 0:  # no certificate that can be believed
+                raise HTTPError(error.reason) from error
+            return Answer(error.status, error.headers, error.body, whole=True)
+        return answer_in(response)
 
     def _trouble(self, answer: Answer) -> SinkUnavailable:
         """An answer that is neither success nor about lines."""
