@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from kombu import Connection
-from pydantic import SecretStr
 
 from meshtasks.domain.archiving import archive_messages, excerpt
 from meshtasks.environment import Environment
@@ -30,6 +29,7 @@ from tests.support.archive import (
     lines_in,
     message,
 )
+from tests.support.command import variables
 from tests.support.swift import Swift
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
@@ -65,16 +65,6 @@ def store(environment: Environment) -> Iterator[ObjectStore]:
     """The archive's directory."""
     with closing(open_store(environment)) as it:
         yield it
-
-
-def variables(environment: Environment) -> dict[str, str]:
-    """The environment as the worker gets it."""
-    return {
-        f"MESH_{name.upper()}": (
-            value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        )
-        for name, value in environment
-    }
 
 
 def event(number: int) -> Outgoing:
