@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from math import isqrt
 from typing import Any, NamedTuple
 
 from celery.worker import state
@@ -99,10 +100,15 @@ class Dispatcher:
         self._waiting.append(batch)
         self.pump()
 
-    def add_one_by_one(self, batch: PendingBatch) -> None:
-        """Run the messages of a batch alone, before everything else."""
+    def add_in_parts(self, batch: PendingBatch) -> None:
+        """Run a batch again, before everything else, in as many parts as each then has
+        messages: who ends the process is found with few ends, and most of its
+        neighbours are not run alone."""
+        deliveries = batch.deliveries
+        size = isqrt(len(deliveries))
+        parts = [deliveries[at : at + size] for at in range(0, len(deliveries), size)]
         self._waiting.extendleft(
-            PendingBatch(batch.lane, [one]) for one in reversed(batch.deliveries)
+            PendingBatch(batch.lane, part) for part in reversed(parts)
         )
         self.pump()
 

@@ -295,12 +295,12 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         self._metrics.lost(lane.queue)
         if len(deliveries) > 1:
             logger.error(
-                "Batch of %d messages of %s was lost (%s); running them one by one",
+                "Batch of %d messages of %s was lost (%s); running it in parts",
                 len(deliveries),
                 lane.queue,
                 reason,
             )
-            self._dispatcher.add_one_by_one(PendingBatch(lane, deliveries))
+            self._dispatcher.add_in_parts(PendingBatch(lane, deliveries))
         else:
             logger.error("A message of %s was lost: %s", lane.queue, reason)
             counts = self._breaker.state(sinks) is State.CLOSED
