@@ -207,8 +207,9 @@ def test(
 ) -> None:
     """Send a notification to one receiver, to see whether it arrives.
 
-    Exit codes: 0 the service took it; 1 it refused it, or the receiver has no URL;
-    69 it cannot be reached; 78 the configuration cannot be used.
+    Exit codes: 0 the service took it; 1 it refused this notification, or the receiver
+    has no URL; 69 it cannot be reached, or refuses us; 78 the configuration cannot be
+    used.
     """
     with closing(Sinks(load_settings())) as sinks:
         if receiver not in sinks.settings.alerts.receivers:

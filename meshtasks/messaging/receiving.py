@@ -22,7 +22,7 @@ from struct import error as struct_error
 from typing import Any, NoReturn
 
 from amqp import spec
-from amqp.exceptions import RecoverableConnectionError, UnexpectedFrame
+from amqp.exceptions import UnexpectedFrame
 from amqp.serialization import dumps, loads
 from kombu.transport import pyamqp
 from typing_extensions import override
@@ -221,11 +221,13 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no typ
 
         Raises:
             TimeoutError: it had nothing in time.
-            OSError, amqp.RecoverableConnectionError: the connection is gone.
+            OSError: the connection is gone.
         """
         if not self.connected:
             reason = "the connection is closed"
-            raise RecoverableConnectionError(reason)
+            raise ConnectionResetError(
+                reason
+            )  # py-amqp closes the socket at an OSError
         transport = self.transport
         try:
             with transport.having_timeout(timeout) as sock:

@@ -192,7 +192,7 @@ class TestTrying:
         assert alerts("test", "phone").exit_code == 0
         assert json.loads(receiver.requests[0].body)["topic"] == "alerts"
 
-    @pytest.mark.parametrize(("status", "exit_code"), [(403, 1), (503, 69)])
+    @pytest.mark.parametrize(("status", "exit_code"), [(403, 69), (503, 69)])
     def test_one_that_does_not(
         self,
         alerts: Command,
