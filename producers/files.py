@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from meshtasks.privatefiles import write_private
+
 
 def write_atomically(path: Path, data: object) -> None:
     """Replace a JSON file; a reader sees the old or the new one, never a part.
@@ -13,5 +15,5 @@ def write_atomically(path: Path, data: object) -> None:
         OSError: it cannot be written.
     """
     draft = path.with_name(f"{path.name}.part")
-    draft.write_text(json.dumps(data) + "\n", encoding="utf-8")
+    write_private(draft, json.dumps(data) + "\n")
     draft.replace(path)

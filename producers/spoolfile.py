@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from meshtasks.domain.errors import ConfigError, MeshError
 from meshtasks.messaging.publisher import Outgoing
+from meshtasks.privatefiles import make_private_database
 from producers.buffer import Pending
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class SpoolFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._translated():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_database(path)
             self._connection = sqlite3.connect(
                 path,
                 timeout=_IN_USE_SECONDS,

@@ -32,6 +32,7 @@ from meshtasks.domain.errors import SchemaMismatch
 from meshtasks.messaging.codec import Delivery
 from meshtasks.messaging.letterfile import from_line, id_of, to_line
 from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.privatefiles import private_opener
 from meshtasks.settings import load_settings
 
 #: Published together.
@@ -143,7 +144,7 @@ def _writing(file: Path) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         return
     try:
-        with file.open("wb") as target:
+        with open(file, "wb", opener=private_opener) as target:
             yield target
     except OSError as error:
         fail(f"{file} cannot be written: {error}", os.EX_CANTCREAT)

@@ -16,11 +16,14 @@ from meshtasks.cli.failure import fail
 from meshtasks.cli.terminal import say
 from meshtasks.domain.accounts import DEVICE_PREFIX, rights_of
 from meshtasks.messaging.accounts import definitions_with_accounts
+from meshtasks.privatefiles import make_private_directory, tighten
 from meshtasks.settings import load_settings
 
 VHOST = "mesh"
 
 _EX_USAGE = 2
+#: docker-compose.yml mounts it. Its directory holds nothing else.
+_DEFINITIONS = Path(".mesh/compose/rabbitmq.json")
 #: It becomes part of the account's name and of a variable's.
 _DEVICE_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
@@ -38,7 +41,7 @@ def secrets(
     definitions: Annotated[
         Path,
         typer.Option(help="Definitions that the broker loads: accounts and topology."),
-    ] = Path(".mesh/compose/rabbitmq.json"),
+    ] = _DEFINITIONS,
     device: Annotated[
         list[str] | None,
         typer.Option(
@@ -72,10 +75,15 @@ def secrets(
     missing = {name: value for name, value in wanted.items() if name not in known}
     _write_private(env_file, missing)
     passwords = {role: (wanted | known)[_variable(role)] for role in rights}
-    definitions.parent.mkdir(parents=True, exist_ok=True)
+    make_private_directory(definitions.parent)
+    if definitions == _DEFINITIONS:
+        tighten(definitions.parent)  # one that is named may be shared
     accounts = definitions_with_accounts(topology, VHOST, passwords, devices)
     text = json.dumps(accounts, indent=2)
     definitions.write_text(text + "\n", encoding="utf-8")
+    # The broker's container reads it under another uid, through a bind mount that
+    # Docker makes as root. So the directory keeps the hashes from others, not the file.
+    definitions.chmod(0o644)
     say(
         f"{env_file}: {len(missing)} secrets made, {len(known)} kept\n"
         f"{definitions}: {len(passwords)} accounts\n"

@@ -47,6 +47,11 @@ from pathlib import Path
 from typing import IO
 
 from meshtasks.domain.errors import SinkUnavailable
+from meshtasks.privatefiles import (
+    make_private_database,
+    make_private_directory,
+    private_opener,
+)
 from meshtasks.sinks.timing import timing
 
 #: The sink's name in handlers, circuits and errors.
@@ -193,7 +198,7 @@ class ArchiveJournal:
 
     @cached_property
     def _db(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_database(self._path)
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             db.executescript(_PREPARE)
@@ -211,10 +216,10 @@ class ArchiveJournal:
     def _lock(self) -> IO[str]:
         """The lock file, locked until it is closed."""
         path = self._path.with_suffix(".lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_directory(path.parent)
         deadline = time.monotonic() + _HOLD_TIMEOUT_SECONDS
         with ExitStack() as on_fault:
-            file = on_fault.enter_context(path.open("a"))
+            file = on_fault.enter_context(open(path, "a", opener=private_opener))
             while not _locks(file.fileno()):
                 if time.monotonic() > deadline:
                     message = (

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from meshtasks.domain.errors import SinkUnavailable
+from meshtasks.privatefiles import make_private_database
 from meshtasks.sinks.timing import timing
 
 BUSY_TIMEOUT_SECONDS = 5.0
@@ -92,7 +93,7 @@ class SqliteFile:
 
     def _connect(self) -> sqlite3.Connection:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_database(self._path)
         except OSError as error:
             raise self._unavailable(error) from error
         connection = sqlite3.connect(

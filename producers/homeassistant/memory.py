@@ -11,6 +11,7 @@ from typing import cast
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from meshtasks.domain.records import EntityState, StateChange, explain
+from meshtasks.privatefiles import make_private_directory
 from producers.base import Producer
 from producers.files import write_atomically
 from producers.homeassistant.frames import CurrentState
@@ -67,7 +68,7 @@ class Memory:
         if self.heard_at is None:
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_directory(self._path.parent)
             write_atomically(
                 self._path, {"heard_at": self.heard_at, "states": self._states}
             )

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from meshtasks.domain.errors import ConfigError
+from meshtasks.privatefiles import make_private_directory, write_private
 from producers.sensornet.announcements import Announcements, Book
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,8 @@ class Memory:
             return
         written = self._path.with_suffix(".new")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            written.write_text(self.announcements.book.model_dump_json(), "utf-8")
+            make_private_directory(self._path.parent)
+            write_private(written, self.announcements.book.model_dump_json())
             written.replace(self._path)
         except OSError as error:
             logger.error("cannot keep what devices announced: %s", error)  # noqa: TRY400 - the text says it

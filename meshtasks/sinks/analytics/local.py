@@ -16,6 +16,7 @@ from pathlib import Path
 
 from meshtasks.domain.dataset import ANALYTICS_PREFIX
 from meshtasks.domain.errors import SinkRejected, Transient
+from meshtasks.privatefiles import make_private_directory, private_opener
 from meshtasks.sinks.objects import ObjectStore
 from meshtasks.sinks.objects.file import FileStore
 
@@ -93,8 +94,9 @@ class LocalFiles:
         path = self._cache / name
         if not path.exists():
             data = fetched(self._store, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_directory(path.parent)
             aside = path.with_name(f".{secrets.token_hex(16)}")
-            aside.write_bytes(data)
+            with open(aside, "xb", opener=private_opener) as file:
+                file.write(data)
             aside.rename(path)
         return str(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from meshtasks.domain.errors import Transient
+from meshtasks.privatefiles import make_private_directory, private_opener
 
 
 class DatasetLock:
@@ -49,8 +50,9 @@ class DatasetLock:
             yield
 
     def _open(self, name: str) -> IO[str]:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        return (self._directory / name).open("a")
+        make_private_directory(self._directory)
+        path = self._directory / name
+        return open(path, "a", opener=private_opener)
 
 
 def _locks(file: IO[str]) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from meshtasks.domain.errors import SinkUnavailable
+from meshtasks.privatefiles import private_opener, tighten
 from meshtasks.sinks.objects.store import (
     SINK,
     ObjectInfo,
@@ -49,7 +50,7 @@ class FileStore(ObjectStore):
     def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
         target = self.path(name)
         with self._faults():
-            _make_directory(target.parent)
+            self._make_directory(target.parent)
             _write_durably(target, data)
 
     @override
@@ -85,7 +86,7 @@ class FileStore(ObjectStore):
     @override
     def probe(self) -> None:
         with self._faults():
-            _make_directory(self._root)
+            self._make_directory(self._root)
             probe = self._root / f".probe-{secrets.token_hex(8)}"
             try:  # a disk that is full or read-only shows only in writing
                 _write_durably(probe, b"probe")
@@ -95,6 +96,21 @@ class FileStore(ObjectStore):
     @override
     def close(self) -> None:
         """Nothing is kept open."""
+
+    def _make_directory(self, path: Path) -> None:
+        """Make it and its parents; each is durable in the directory above it.
+
+        Those below the root are the archive's own, so none stays open to others;
+        the root may be a directory that others use as well.
+        """
+        if path.is_dir():
+            if path != self._root and path.is_relative_to(self._root):
+                tighten(path)
+                self._make_directory(path.parent)
+            return
+        self._make_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        _sync_directory(path.parent)
 
     def _below(self, directory: str, prefix: str) -> Iterator[ObjectInfo]:
         """Objects in one directory and those below it, in order of their names.
@@ -132,7 +148,7 @@ def _write_durably(target: Path, data: bytes) -> None:
     """All of the file or none of it, whenever the process or the machine stops."""
     aside = target.with_name(f".{secrets.token_hex(16)}")
     try:
-        with aside.open("xb") as file:
+        with open(aside, "xb", opener=private_opener) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -140,15 +156,6 @@ def _write_durably(target: Path, data: bytes) -> None:
     finally:
         aside.unlink(missing_ok=True)  # it is still there only after a fault
     _sync_directory(target.parent)
-
-
-def _make_directory(path: Path) -> None:
-    """Make it and its parents; each is durable in the directory above it."""
-    if path.is_dir():
-        return
-    _make_directory(path.parent)
-    path.mkdir(exist_ok=True)
-    _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:

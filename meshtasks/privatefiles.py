@@ -1,0 +1,74 @@
+"""Files and directories that only their owner may read, whatever the umask."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def private_opener(path: str, flags: int) -> int:
+    """An ``opener`` for `open`: a file that is made is of mode 0600; a regular one
+    that exists and is ours becomes so.
+
+    Not for a file that SQLite has open: closing any descriptor of it drops the locks
+    that this process holds on it.
+    """
+    descriptor = os.open(path, flags, 0o600)
+    tighten(Path(path))
+    return descriptor
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a text file of mode 0600.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with open(path, "w", encoding="utf-8", opener=private_opener) as file:
+        file.write(text)
+
+
+def make_private_database(path: Path) -> None:
+    """Before SQLite opens it: make an empty file, which is an empty database, or
+    tighten the one there is. SQLite gives its -wal and -shm files the same mode.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    make_private_directory(path.parent)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    for suffix in ("", "-wal", "-shm"):
+        tighten(path.with_name(path.name + suffix))
+
+
+def make_private_directory(path: Path) -> None:
+    """Make it and its missing parents, each of mode 0700.
+
+    One that exists keeps its mode: it may be shared with something else, as /tmp is.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if path.is_dir():
+        return
+    make_private_directory(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+
+
+def tighten(path: Path) -> None:
+    """Take the rights of others from a regular file or a directory of ours; anything
+    else, and what does not exist, is left as it is."""
+    # The rights are a second fence: what can be used is used although they stay wide,
+    # as on a file system that is mounted read-only or that has no rights.
+    with suppress(OSError):
+        status = path.stat()
+        mode = stat.S_IMODE(status.st_mode)
+        is_ours = status.st_uid == os.geteuid()
+        is_plain = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+        if is_ours and is_plain and mode & _OTHERS:
+            path.chmod(mode & ~_OTHERS)

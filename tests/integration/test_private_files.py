@@ -1,0 +1,103 @@
+"""What is kept on disk is its owner's alone, whatever the umask."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from meshtasks.cli.secrets import secrets
+from meshtasks.privatefiles import private_opener
+from meshtasks.sinks.analytics.local import LocalFiles
+from meshtasks.sinks.analytics.lock import DatasetLock
+from meshtasks.sinks.journal import ArchiveJournal
+from meshtasks.sinks.objects.file import FileStore
+from meshtasks.sinks.sqlite import SqliteFile
+from producers.files import write_atomically
+from producers.homeassistant.memory import Memory
+from producers.spoolfile import SpoolFile
+
+NAME = "analytics/year=2026/a.parquet"
+SCHEMA = "CREATE TABLE counts (n INTEGER)"
+
+
+@pytest.fixture(autouse=True)
+def _open_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def open_to_others(directory: Path) -> list[str]:
+    return [
+        f"{path.relative_to(directory)} {stat.filemode(path.stat().st_mode)}"
+        for path in sorted(directory.rglob("*"))
+        if path.stat().st_mode & 0o077
+    ]
+
+
+def test_all_that_is_written_is_the_owners_alone(tmp_path: Path) -> None:
+    state = tmp_path / "mesh" / "state"
+    store = FileStore(tmp_path / "archive")
+    store.probe()
+    store.put(NAME, b"data", {})
+    LocalFiles(store, state / "cache").paths([NAME])
+    with DatasetLock(state / "locks").reading():
+        pass
+    memory = Memory(state / "house" / "memory.json")
+    memory.heard_at = 1.0
+    memory.save()
+    write_atomically(state / "report.json", {})
+    with (
+        closing(SqliteFile("test", state / "a.sqlite", SCHEMA, 1)) as file,
+        closing(ArchiveJournal(state / "archive.sqlite")) as journal,
+        closing(SpoolFile(state / "spool" / "x.spool")),
+    ):
+        journal.probe()
+        with file.transaction() as db:
+            db.execute("INSERT INTO counts VALUES (1)")
+        assert (state / "a.sqlite-wal").exists()
+        assert open_to_others(tmp_path) == []
+
+
+def test_what_was_open_to_others_is_not_once_it_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "a.sqlite"
+    path.parent.mkdir()
+    with closing(SqliteFile("test", path, SCHEMA, 1)) as file:
+        file.probe()
+    root = tmp_path / "archive"
+    (root / "analytics" / "year=2026").mkdir(parents=True)
+    path.chmod(0o664)
+
+    with closing(SqliteFile("test", path, SCHEMA, 1)) as file:
+        file.probe()
+    FileStore(root).put(NAME, b"data", {})
+
+    # A directory that was there before may be shared with something else.
+    assert open_to_others(tmp_path) == ["archive drwxrwxrwx", "state drwxrwxrwx"]
+
+
+def test_a_device_keeps_its_rights() -> None:
+    before = Path(os.devnull).stat().st_mode
+
+    with open(os.devnull, "wb", opener=private_opener):
+        pass
+
+    assert Path(os.devnull).stat().st_mode == before
+
+
+def test_the_brokers_container_reads_its_accounts_and_nobody_else(
+    tmp_path: Path,
+) -> None:
+    os.umask(0o077)
+    definitions = tmp_path / "compose" / "rabbitmq.json"
+
+    secrets(env_file=tmp_path / ".env", definitions=definitions)
+
+    assert stat.S_IMODE(definitions.stat().st_mode) == 0o644
+    assert stat.S_IMODE(definitions.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
