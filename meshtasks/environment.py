@@ -66,6 +66,8 @@ class Environment(BaseSettings):
 
     Attributes:
         broker_url: AMQP URL of RabbitMQ, virtual host included.
+        management_url: where RabbitMQ's management pages are, which get the same
+            account; empty, on their usual port if they show themselves.
         config_dir: directory of the YAML files.
         state_dir: directory of this host's own state (rule and archive journals,
             producers' spools).
@@ -94,6 +96,7 @@ class Environment(BaseSettings):
     )
 
     broker_url: SecretStr = SecretStr("")
+    management_url: str = ""
     config_dir: Path = Path("config")
     state_dir: Path = Path(".mesh/state")
     ca_file: Path | None = None
@@ -146,6 +149,9 @@ class Environment(BaseSettings):
                 "or a query"
             )
             yield ConfigError("environment", "MESH_INFLUX_URL", expected)
+        if self.management_url and not _is_http(self.management_url):
+            expected = "expected a URL such as http://127.0.0.1:15672"
+            yield ConfigError("environment", "MESH_MANAGEMENT_URL", expected)
         if not _is_http(self.n8n_url):
             expected = "expected a URL such as http://127.0.0.1:5678"
             yield ConfigError("environment", "MESH_N8N_URL", expected)

@@ -35,8 +35,9 @@ def doctor(
     management_url: Annotated[
         str | None,
         typer.Option(
-            help="Where RabbitMQ's management pages are, if not on port 15672 of the "
-            "host in MESH_BROKER_URL.",
+            help="Where RabbitMQ's management pages are, if neither as "
+            "MESH_MANAGEMENT_URL says nor on port 15672 of the broker's host. They "
+            "get the account of MESH_BROKER_URL.",
             metavar="URL",
         ),
     ] = None,
@@ -58,7 +59,8 @@ def doctor(
 
     settings = load_settings()
     _ = settings.env.amqp_url  # without it nothing can be looked at
-    verdicts = examine(checks(settings, management_url), within)
+    address = management_url or settings.env.management_url or None
+    verdicts = examine(checks(settings, address), within)
     if as_json:
         say(
             json.dumps(

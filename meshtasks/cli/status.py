@@ -44,8 +44,9 @@ def status(
     management_url: Annotated[
         str | None,
         typer.Option(
-            help="Where RabbitMQ's management pages are, if not on port 15672 of the "
-            "host in MESH_BROKER_URL.",
+            help="Where RabbitMQ's management pages are, if neither as "
+            "MESH_MANAGEMENT_URL says nor on port 15672 of the broker's host. They "
+            "get the account of MESH_BROKER_URL.",
             metavar="URL",
         ),
     ] = None,
@@ -65,7 +66,8 @@ def status(
     console = Console()
     with connected(settings.env.amqp_url):
         pass  # a broker that is away is an exit code, not a picture
-    with Collector(settings, management_url=management_url) as collector:
+    address = management_url or settings.env.management_url or None
+    with Collector(settings, management_url=address) as collector:
         if once or as_json or not console.is_terminal:
             _once(settings, collector, as_json=as_json)
         else:

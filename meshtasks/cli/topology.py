@@ -51,8 +51,9 @@ def check(
     management_url: Annotated[
         str | None,
         typer.Option(
-            help="Where RabbitMQ's management pages are, if not on port 15672 of the "
-            "host in MESH_BROKER_URL.",
+            help="Where RabbitMQ's management pages are, if neither as "
+            "MESH_MANAGEMENT_URL says nor on port 15672 of the broker's host. They "
+            "get the account of MESH_BROKER_URL.",
             metavar="URL",
         ),
     ] = None,
@@ -68,7 +69,8 @@ def check(
     """
     settings = load_settings()
     topology = settings.topology
-    live = read(settings.env.amqp_url, management_url)
+    address = management_url or settings.env.management_url or None
+    live = read(settings.env.amqp_url, address)
     drift = compare(topology, live)
     for line in drift.differences:
         say(line)

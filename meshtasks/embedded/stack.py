@@ -221,6 +221,7 @@ class Stack:
             "NO_PROXY": loopback.HOST,
             "no_proxy": loopback.HOST,
             "MESH_BROKER_URL": broker.amqp_url(),
+            "MESH_MANAGEMENT_URL": broker.management_url,
             "MESH_CONFIG_DIR": str(self.config_dir),
             "MESH_STATE_DIR": str(self.directory / "state"),
             "MESH_INFLUX_URL": self.victoria_metrics.url,

@@ -6,19 +6,33 @@ AMQP itself can neither list entities nor tell their arguments.
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Annotated, Any, Protocol, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import (
+    HTTPRedirectHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    build_opener,
+)
 
 from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
+from typing_extensions import override
 
 from meshtasks.domain.errors import ConfigError, Transient
 from meshtasks.domain.topology import Binding, Topology
 from meshtasks.messaging.connecting import unopened
 
 _TIMEOUT_SECONDS = 10.0
+_AMQP_PORTS = (5671, 5672)
+#: rabbit_mgmt_util.erl, AUTH_REALM.
+_REALM = 'realm="RabbitMQ Management"'
+_SAY = "MESH_MANAGEMENT_URL or --management-url says where it is"
 
 _Entity = TypeVar("_Entity", bound=BaseModel)
 _Answer = TypeVar("_Answer")
@@ -149,8 +163,9 @@ def read(broker_url: str, management_url: str | None = None) -> Live:
 
     Args:
         broker_url: AMQP URL; its account is used.
-        management_url: URL of the management pages; by default port 15672 of
-            the broker's host (15671 with TLS when it is an ``amqps`` URL).
+        management_url: URL of the management pages, which gets the account; by
+            default port 15672 of the broker's host (15671 with TLS when it is an
+            ``amqps`` URL), if it shows that it is RabbitMQ's.
 
     Raises:
         ConfigError: the account, the virtual host or the URL is refused.
@@ -266,7 +281,7 @@ def _access(broker_url: str, management_url: str | None) -> tuple[str, bytes, st
         ConfigError: one of the URLs is none.
     """
     broker = unopened(broker_url)
-    base = (management_url or default_url(broker_url)).rstrip("/")
+    base = (management_url or _own_url(broker_url)).rstrip("/")
     if urlsplit(base).scheme not in {"http", "https"}:
         raise _not_usable(base, "should be an http:// or https:// URL")
     account = f"{broker.userid}:{broker.password}".encode()
@@ -291,24 +306,66 @@ def default_url(broker_url: str) -> str:
     return f"https://{host}:15671" if tls else f"http://{host}:15672"
 
 
+def _own_url(broker_url: str) -> str:
+    """Where the management pages are by default. Before they get the account they
+    have to ask for one as RabbitMQ does: others listen on that port as well.
+
+    Raises:
+        ConfigError: nothing says that these are the pages of this broker.
+        Transient: nothing answers there.
+    """
+    parts = urlsplit(broker_url)
+    base = default_url(broker_url)
+    is_here = parts.hostname in {None, "localhost", "127.0.0.1", "::1"}
+    if is_here and parts.port not in {None, *_AMQP_PORTS}:
+        # One of several brokers of this machine, or a tunnel to another machine.
+        reason = f"may be of another broker than that on port {parts.port}; {_SAY}"
+        raise _not_usable(base, reason)
+    with _faults(base):
+        try:
+            _opener().open(f"{base}/api/overview", timeout=_TIMEOUT_SECONDS).close()
+        except HTTPError as error:
+            error.close()  # it is the response, too
+            if _REALM in error.headers.get("WWW-Authenticate", ""):
+                return base
+    reason = f"does not ask for an account as RabbitMQ's does; {_SAY}"
+    raise _not_usable(base, reason)
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """The account is not carried to where somebody points."""
+
+    @override
+    def redirect_request(self, *_: object, **__: object) -> None:
+        return None
+
+
+def _opener() -> OpenerDirector:
+    # A proxy from the environment is for the internet, not for the house.
+    return build_opener(ProxyHandler({}), _NoRedirects)
+
+
 def _get(base: str, path: str, account: bytes) -> bytes:
     credentials = base64.b64encode(account).decode()
     request = Request(  # noqa: S310 - the scheme was checked
         base + path, headers={"Authorization": f"Basic {credentials}"}
     )
-    # A proxy from the environment is for the internet, not for the house.
-    opener = build_opener(ProxyHandler({}))
+    with _faults(base), _opener().open(request, timeout=_TIMEOUT_SECONDS) as answer:
+        return bytes(answer.read())
+
+
+@contextmanager
+def _faults(base: str) -> Iterator[None]:
     try:
-        with opener.open(request, timeout=_TIMEOUT_SECONDS) as answer:
-            return bytes(answer.read())
+        yield
     except HTTPError as error:
         error.close()  # it is the response, too
         raise _not_usable(base, _meaning(error.code)) from error
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         why = error.reason if isinstance(error, URLError) else error
         message = (
             f"the management API at {base} cannot be reached: {why}. Is the plugin "
-            "rabbitmq_management enabled? --management-url names another place"
+            f"rabbitmq_management enabled? {_SAY}"
         )
         raise Transient(message) from error
 

@@ -180,6 +180,7 @@ def test_a_broker_that_is_away_is_one_plain_message(
     topology: Command, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("MESH_BROKER_URL", "amqp://mesh:secret@127.0.0.1:1/house")
+    monkeypatch.setenv("MESH_MANAGEMENT_URL", "http://127.0.0.1:1")
 
     result = topology(command)
 

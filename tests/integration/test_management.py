@@ -1,0 +1,89 @@
+"""Who gets the broker's password: RabbitMQ's management pages, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from meshtasks.domain.errors import ConfigError, Transient
+from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.messaging import management
+from tests.support.httpserver import Handler, HTTPServer
+
+BROKER = "amqp://mesh:secret@127.0.0.1/mesh"
+
+
+class _Stranger(Handler):
+    """Sends whoever asks for /moved elsewhere, and asks all others for an account."""
+
+    def do_GET(self) -> None:  # noqa: N802 - http.server looks it up
+        self.owner.accounts.append(self.headers.get("Authorization"))
+        if self.path.startswith("/moved"):
+            self.answer(302, b"", {"Location": f"{self.owner.url}/elsewhere"})
+        else:
+            self.answer(401, b"", {"WWW-Authenticate": 'Basic realm="Printer"'})
+
+
+class Stranger(HTTPServer):
+    """A server that is no RabbitMQ; ``accounts`` are what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(_Stranger)
+        self.accounts: list[str | None] = []
+
+
+@pytest.fixture
+def stranger() -> Iterator[Stranger]:
+    with Stranger() as server:
+        yield server
+
+
+def test_a_server_that_is_not_rabbitmq_gets_no_password(
+    stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(management, "default_url", lambda _: stranger.url)
+
+    with pytest.raises(ConfigError, match="MESH_MANAGEMENT_URL"):
+        management.read(BROKER)
+
+    assert stranger.accounts == [None]
+
+
+def test_a_redirect_takes_no_password_along(stranger: Stranger) -> None:
+    with pytest.raises(ConfigError, match="302"):
+        management.read(BROKER, f"{stranger.url}/moved")
+
+    assert len(stranger.accounts) == 1
+
+
+def test_nothing_is_guessed_beside_a_broker_on_a_port_of_its_own(
+    stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(management, "default_url", lambda _: stranger.url)
+
+    with pytest.raises(ConfigError, match="MESH_MANAGEMENT_URL"):
+        management.read("amqp://mesh:secret@127.0.0.1:5673/mesh")
+
+    assert stranger.accounts == []
+
+
+def test_what_does_not_speak_http_is_a_fault_of_the_address(
+    rabbitmq: RabbitMQ,
+) -> None:
+    port = urlsplit(rabbitmq.amqp_url()).port
+
+    with pytest.raises(Transient, match="cannot be reached"):
+        management.read(BROKER, f"http://127.0.0.1:{port}")
+
+
+def test_rabbitmq_shows_itself_and_is_asked(
+    rabbitmq: RabbitMQ, mesh_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(management, "default_url", lambda _: rabbitmq.management_url)
+    port = urlsplit(mesh_url).port
+
+    live = management.read(mesh_url.replace(f":{port}/", ":5672/"))
+
+    assert live.queues
