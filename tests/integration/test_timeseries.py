@@ -29,8 +29,13 @@ def connect() -> Iterator[Open]:
     """Opens sinks, and closes them after the test."""
     with ExitStack() as opened:
 
-        def connect(url: str, bucket: str = "mesh", **options: float) -> TimeSeries:
-            sink = TimeSeries(url, "secret-token", "home", bucket, **options)
+        def connect(
+            url: str,
+            bucket: str = "mesh",
+            token: str = "secret-token",
+            **options: float,
+        ) -> TimeSeries:
+            sink = TimeSeries(url, token, "home", bucket, **options)
             opened.callback(sink.close)
             return sink
 
@@ -109,7 +114,7 @@ def test_a_wrong_path_is_a_fault_of_the_configuration_not_of_the_data(
 
 
 def test_the_store_keeps_values_as_floats(connect: Open, influx: InfluxTarget) -> None:
-    connect(influx.url, influx.bucket).write([line(0, 21.0)])
+    connect(influx.url, influx.bucket, influx.token).write([line(0, 21.0)])
 
     (row,) = influx.select("SELECT * FROM temperature")
     (kind,) = influx.select("SHOW FIELD KEYS FROM temperature")
@@ -123,7 +128,7 @@ def test_a_line_that_cannot_be_parsed_is_named_and_its_neighbours_are_stored(
     batch = lines(100)
     batch[37] = line(37, "abc")
 
-    rejected = connect(influx.url, influx.bucket).write(batch)
+    rejected = connect(influx.url, influx.bucket, influx.token).write(batch)
 
     assert list(rejected) == [37]
     assert "unable to parse" in rejected[37]
@@ -133,7 +138,7 @@ def test_a_line_that_cannot_be_parsed_is_named_and_its_neighbours_are_stored(
 def test_lines_of_the_wrong_type_are_named_and_their_neighbours_are_stored(
     connect: Open, influx: InfluxTarget
 ) -> None:
-    sink = connect(influx.url, influx.bucket)
+    sink = connect(influx.url, influx.bucket, influx.token)
     sink.write([line(0, "1i", "other")])
     batch = lines(50)
     batch[0], batch[49] = line(0, 1.5, "other"), line(49, 1.5, "other")
@@ -148,7 +153,7 @@ def test_lines_of_the_wrong_type_are_named_and_their_neighbours_are_stored(
 def test_half_of_a_batch_that_does_not_fit_is_found_in_one_more_request(
     connect: Open, influx: InfluxTarget
 ) -> None:
-    sink = connect(influx.url, influx.bucket)
+    sink = connect(influx.url, influx.bucket, influx.token)
     sink.write([line(0, 1.5)])
     batch = [line(n, '"open"' if n % 2 else 1.5) for n in range(2_000)]
 
@@ -162,7 +167,7 @@ def test_half_of_a_batch_that_does_not_fit_is_found_in_one_more_request(
 def test_a_bucket_that_does_not_exist_is_a_fault_of_the_configuration(
     connect: Open, influx: InfluxTarget
 ) -> None:
-    sink = connect(influx.url, "nowhere")
+    sink = connect(influx.url, "nowhere", influx.token)
 
     with pytest.raises(SinkUnavailable, match="MESH_INFLUX_BUCKET"):
         sink.write([line(0)])
@@ -173,7 +178,7 @@ def test_a_bucket_that_does_not_exist_is_a_fault_of_the_configuration(
 def test_a_store_that_is_there_answers_the_probe(
     connect: Open, influx: InfluxTarget
 ) -> None:
-    connect(influx.url, influx.bucket).probe()
+    connect(influx.url, influx.bucket, influx.token).probe()
 
 
 # --- answers that only a script gives
