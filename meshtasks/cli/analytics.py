@@ -13,6 +13,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from meshtasks.cli.failure import fail
+from meshtasks.cli.terminal import say
 from meshtasks.domain.analytics import TABLES
 from meshtasks.domain.dataset import Split
 from meshtasks.settings import load_settings
@@ -62,14 +63,14 @@ def compact(
 
     settings = load_settings()
     with closing(open_store(settings.env)) as store:
-        compaction = open_compaction(settings, store, report=typer.echo)
+        compaction = open_compaction(settings, store, report=say)
         done = compaction.run(day.date() if day else None)
-    typer.echo(
+    say(
         f"{done.before} files became {done.after}, {done.deleted} deleted, "
         f"{done.added} archive objects added"
     )
     if done.kept:
-        typer.echo(
+        say(
             f"{done.kept} replaced files are left for now: a query is reading. "
             "The next run deletes them."
         )
@@ -111,7 +112,7 @@ def info() -> None:
     Console(highlight=False).print(grid)
     due = sum(len(split.live) > 1 for each in tables.values() for split in each)
     if due or missing:
-        typer.echo(
+        say(
             f"partitions in pieces: {due}; archive objects not in the dataset: "
             f"{missing}. Run meshtasks analytics compact"
         )

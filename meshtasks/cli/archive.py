@@ -19,6 +19,7 @@ from meshtasks.cli.counting import counting
 from meshtasks.cli.failure import fail
 from meshtasks.cli.interrupt import EXIT_INTERRUPTED, stopping_on_signals
 from meshtasks.cli.moments import moment_of
+from meshtasks.cli.terminal import say
 from meshtasks.domain.archived import ArchivedRecord
 from meshtasks.domain.errors import Transient, Unroutable
 from meshtasks.messaging.archive_replay import way_back
@@ -70,16 +71,14 @@ def list_(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> Non
             total[0] += 1
             total[1] += found.info.size_bytes
     if not totals:
-        typer.echo("nothing is archived")
+        say("nothing is archived")
     for (name, date), (count, size_bytes) in sorted(totals.items()):
-        typer.echo(
-            f"{name:<12} {date} {count:>8,} objects {size_bytes / 1e6:>10.2f} MB"
-        )
+        say(f"{name:<12} {date} {count:>8,} objects {size_bytes / 1e6:>10.2f} MB")
     if totals:
         count, size_bytes = map(sum, zip(*totals.values(), strict=True))
-        typer.echo(f"{'all':<23} {count:>8,} objects {size_bytes / 1e6:>10.2f} MB")
+        say(f"{'all':<23} {count:>8,} objects {size_bytes / 1e6:>10.2f} MB")
     if foreign:
-        typer.echo(f"and {foreign:,} objects that are not the mesh's")
+        say(f"and {foreign:,} objects that are not the mesh's")
 
 
 @app.command()
@@ -106,9 +105,9 @@ def verify(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> No
             size_bytes += found.info.size_bytes
             if checked.fault:
                 damaged += 1
-                typer.echo(f"{found.info.name}: {checked.fault}")
+                say(f"{found.info.name}: {checked.fault}")
             bar.update(number, len(objects))
-    typer.echo(
+    say(
         f"{len(objects):,} objects, {records:,} records, {size_bytes / 1e6:.2f} MB: "
         + (f"{damaged:,} DAMAGED" if damaged else "all sound")
     )
@@ -178,13 +177,13 @@ def replay(  # noqa: PLR0913 - its parameters are its options
         )
         _run(run, [each for each in objects if each.said], result)
     for name, count in result.sent.most_common():
-        typer.echo(f"{count:>9,} {'would go' if dry else 'sent'} to {name}")
+        say(f"{count:>9,} {'would go' if dry else 'sent'} to {name}")
     for reason, count in result.kept.most_common():
-        typer.echo(f"{count:>9,} not sent: {reason}")
+        say(f"{count:>9,} not sent: {reason}")
     for fault in result.damaged.values():
-        typer.echo(f"not sent: {fault}", err=True)
+        say(f"not sent: {fault}", err=True)
     if not (result.sent or result.kept or result.damaged):
-        typer.echo("nothing is archived of that time")
+        say("nothing is archived of that time")
     if stopping.is_set():
         fail(f"interrupted; {_how_to_go_on(result)}", EXIT_INTERRUPTED)
     if result.kept or result.damaged:

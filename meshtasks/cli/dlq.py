@@ -34,6 +34,7 @@ from meshtasks.cli.dlq_view import (
     page,
 )
 from meshtasks.cli.failure import fail
+from meshtasks.cli.terminal import say
 from meshtasks.domain.deadletters import DeadLetter, Groups, Selection
 from meshtasks.messaging.browse import sweep
 from meshtasks.messaging.codec import Delivery
@@ -94,19 +95,19 @@ def list_(  # noqa: PLR0913 - options
         elif lines < limit:
             lines += 1
             said = json.dumps(letter._asdict()) if as_json else one_line(letter)
-            typer.echo(said)
+            say(said)
 
     with opened(load_settings(), queue) as letters:
         letters.look("looking", look_at)
     if each:
         if total > lines:
-            typer.echo(f"{total - lines:,} more (--limit {total})", err=True)
+            say(f"{total - lines:,} more (--limit {total})", err=True)
     elif as_json:
         for group in groups.largest_first():
-            typer.echo(json.dumps(group_as_json(group), ensure_ascii=False))
+            say(json.dumps(group_as_json(group), ensure_ascii=False))
     else:
         for line in overview(groups.largest_first(), total, limit):
-            typer.echo(line)
+            say(line)
 
 
 @app.command()
@@ -129,7 +130,7 @@ def show(
         sys.stdout.buffer.write(found.delivery.body)
         return
     for line in page(*found):
-        typer.echo(line)
+        say(line)
 
 
 @app.command()
@@ -194,7 +195,7 @@ def replay(  # noqa: PLR0913 - options
                 letters, selection, settings.topology, rate, edited
             )
         for line in outcome(result, dry=dry):
-            typer.echo(line)
+            say(line)
         letters.exit_if_stopped(
             "what is not given back is still a dead letter; the same command goes on"
         )
@@ -254,14 +255,14 @@ def drop(  # noqa: PLR0913 - options
         total = sum(group.count for group in groups.largest_first())
         if undated:
             left = f"{undated:,} of unknown age are left; choose them by other options"
-            typer.echo(left, err=True)
+            say(left, err=True)
         if not total:
             fail("no dead letter is like that", EXIT_NOT_FOUND)
         if not yes:
             for line in overview(groups.largest_first(), total, limit=20):
-                typer.echo(line)
+                say(line)
             typer.confirm(f"Delete {total:,} dead letters for good?", abort=True)
-        typer.echo(f"{_delete(letters, doomed):,} deleted")
+        say(f"{_delete(letters, doomed):,} deleted")
 
 
 def _delete(letters: DeadLetterQueue, doomed: set[int]) -> int:

@@ -90,7 +90,7 @@ class DeadLetterQueue(NamedTuple):
         self.exit_if_stopped()
         if held.missing:
             told = f"{held.missing:,} letters were not seen: somebody else has them"
-            typer.echo(told, err=True)
+            say(told, err=True)
         return held.seen
 
     def exit_if_stopped(self, said: str = "nothing was changed") -> None:

@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from meshtasks.cli.dlq_choice import Found
 from meshtasks.cli.dlq_view import body_text
 from meshtasks.cli.failure import fail
+from meshtasks.cli.terminal import say
 
 
 def edited_bodies(found: Sequence[Found]) -> dict[str, bytes]:
@@ -35,7 +36,7 @@ def _edited(found: Found) -> bytes:
         try:
             from_json(text, allow_inf_nan=False)
         except ValueError as error:
-            typer.echo(f"not JSON: {error}", err=True)
+            say(f"not JSON: {error}", err=True)
             if not typer.confirm("Edit it again?", default=True, err=True):
                 fail("nothing was replayed", os.EX_DATAERR)
         else:

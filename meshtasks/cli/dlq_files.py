@@ -27,6 +27,7 @@ from meshtasks.cli.dlq_choice import (
     selection_of,
 )
 from meshtasks.cli.failure import fail
+from meshtasks.cli.terminal import say
 from meshtasks.domain.deadletters import DeadLetter
 from meshtasks.domain.errors import SchemaMismatch
 from meshtasks.messaging.codec import Delivery
@@ -85,7 +86,7 @@ def export(  # noqa: PLR0913 - options
         if ids:
             find(letters, ids)
         letters.look("writing", write)
-    typer.echo(f"{count:,} dead letters written", err=True)
+    say(f"{count:,} dead letters written", err=True)
 
 
 def import_(file: _File) -> None:
@@ -105,7 +106,7 @@ def import_(file: _File) -> None:
     with opened(load_settings()) as letters, _reading(file) as source:
         letters.look("looking", note)
         put, known = _put_back(letters, source, there)
-    typer.echo(f"{put:,} dead letters put back, {known:,} were there already")
+    say(f"{put:,} dead letters put back, {known:,} were there already")
 
 
 def _put_back(

@@ -10,6 +10,7 @@ A client belongs to the thread that made it, since it runs on gevent.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -194,6 +195,8 @@ class Triton:
                 connection_timeout=CONNECT_TIMEOUT_SECONDS,
                 network_timeout=self._answer_timeout_seconds,
                 ssl=self._url.startswith("https://"),
+                # else it takes certifi's authorities, whatever OpenSSL was told
+                ssl_options={"ca_certs": ssl.get_default_verify_paths().cafile},
             )
         return self._client
 

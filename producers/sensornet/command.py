@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from meshtasks.domain.routing import queues_reached
+from meshtasks.domain.text import printable
 from meshtasks.domain.topology import Topology
 from meshtasks.settings import load_settings
 from producers.sensornet.announcements import Announcements
@@ -67,12 +68,12 @@ def _explain(config: SensorNet, topology: Topology, lines: Iterable[str]) -> Non
         if not topic:
             continue
         key = topic.replace("/", ".")
-        typer.echo(topic)
+        typer.echo(printable(topic))
         queues = queues_reached(topology, MQTT_EXCHANGE, key)
         if config.queue in queues:
             published = Published(key, payload.encode(), time.time())
             for said in _explained(normaliser.normalise(published)):
-                typer.echo(f"  {said}")
+                typer.echo(printable(f"  {said}"))
         for queue in sorted(queues - {config.queue}):
             typer.echo(f"  as it is to queue {queue}")
         if not queues:

@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,8 +19,11 @@ from meshtasks.certificates import trust
 from meshtasks.cli.doctor_checks import _away
 from meshtasks.domain.errors import ConfigError, Transient
 from meshtasks.messaging.connecting import connected
+from meshtasks.messaging.management import nodes
 from meshtasks.settings import load_settings
 from meshtasks.sinks.http import pool_manager, request
+from meshtasks.sinks.triton import Triton
+from producers.homeassistant.connection import Disconnected, Liveness, opened
 
 HELLO = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"
 
@@ -100,6 +103,32 @@ def test_it_is_believed_once_it_is_named(
     assert ask() == 204
     assert requests.get(url, timeout=10).status_code == 204
     assert _away("localhost", port, True) == ""
+
+
+def test_models_management_and_home_assistant_are_asked_with_it(
+    authority: Path, port: int, tmp_path: Path
+) -> None:
+    place = f"localhost:{port}"
+
+    def faults() -> list[str]:
+        found = []
+        asked: list[Callable[[], object]] = [
+            lambda: Triton(f"https://{place}").model("m", ""),
+            lambda: nodes(f"amqps://u:p@{place}/v", f"https://{place}"),
+            lambda: opened(f"wss://{place}/", "t", Liveness()).__enter__(),
+        ]
+        for ask in asked:
+            with pytest.raises((Transient, ConfigError, Disconnected)) as it:
+                ask()
+            found.append(str(it.value))
+        return found
+
+    assert all("CERTIFICATE_VERIFY_FAILED" in fault for fault in faults())
+
+    trust(authority / "ca.pem", tmp_path)
+
+    # the server answers nothing that they understand, but after the handshake
+    assert not any("CERTIFICATE" in fault for fault in faults())
 
 
 def test_a_certificate_of_another_host_is_refused(
