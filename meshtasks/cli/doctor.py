@@ -49,8 +49,9 @@ def doctor(
     """Look at everything the mesh needs: configuration, broker, topology, sinks,
     webhooks, receivers, clocks, disks.
 
-    All at the same time. Nothing is changed, but for an object that is stored in the
-    archive, read and deleted. What is not well comes with what to do about it.
+    All at the same time. Nothing is changed, but for a point of the series
+    meshtasks_doctor, and an object that is stored in the archive, read and deleted.
+    What is not well comes with what to do about it.
 
     Exit codes: 0 nothing has failed; 1 something has; 78 the environment cannot be
     used.

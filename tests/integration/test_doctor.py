@@ -28,6 +28,7 @@ from tests.support.amqp import queue_depth
 from tests.support.command import Command, command
 from tests.support.httpserver import Handler, HTTPServer
 from tests.support.meshes import declared
+from tests.support.receiver import Answer, Receiver
 
 
 @pytest.fixture
@@ -66,6 +67,7 @@ def test_a_mesh_that_is_well_has_nothing_failed(
     assert checked["permissions"]["state"] == "ok"
     assert checked["topology"]["state"] == "ok"
     assert checked["clock and broker"]["state"] == "ok"
+    assert checked["time series"]["text"].startswith("a point was stored")
     assert checked["archive"]["text"] == "an object was stored, read and deleted"
     assert checked["triton"]["state"] == "warning"  # whoever has none needs none
     assert checked["receivers"]["state"] == "warning"
@@ -115,6 +117,19 @@ def test_a_check_that_hangs_does_not_hold_up_the_others() -> None:
 def _hang() -> Verdict:
     threading.Event().wait()
     return Verdict("ok", "never")
+
+
+def test_a_store_that_takes_no_points_is_not_well(
+    doctor: Command, monkeypatch: pytest.MonkeyPatch, receiver: Receiver
+) -> None:
+    receiver.always = Answer(500, b'{"message": "no space left on device"}')
+    url = f"http://127.0.0.1:{receiver.port}"
+    monkeypatch.setenv("MESH_INFLUX_URL", url)
+
+    checked = found(doctor("--json").stdout)["time series"]
+
+    assert checked["state"] == "failed"
+    assert "no space left on device" in checked["text"]
 
 
 def test_one_cause_is_told_once() -> None:
