@@ -17,6 +17,7 @@ from tests.support.following import (
     triggers_of,
     wait_compared,
     wait_heard,
+    wait_known,
     wait_taken,
 )
 from tests.support.homeassistant import ReplayedHomeAssistant
@@ -117,7 +118,7 @@ def test_a_producer_that_was_killed_misses_nothing_that_still_shows(
     house: ReplayedHomeAssistant, follow: Follow, mesh_url: str
 ) -> None:
     with follow() as running:
-        wait_heard(house)
+        wait_known(house, running)
         running.stop()
     with follow() as running:
         wait_heard(house)
@@ -140,7 +141,7 @@ def test_an_entity_that_is_missing_is_gone_unless_home_assistant_still_starts(
     house: ReplayedHomeAssistant, follow: Follow, mesh_url: str
 ) -> None:
     with follow() as running:
-        wait_heard(house)
+        wait_known(house, running)
         running.stop()
     drain(mesh_url, CHANGES)
     del house.states["light.bed_light"]

@@ -133,6 +133,12 @@ def wait_taken(running: Running, events: list[Any]) -> None:
     )
 
 
+def wait_known(house: ReplayedHomeAssistant, running: Running) -> None:
+    """Until it knows the house's states: it takes no event before."""
+    wait_heard(house)
+    wait_taken(running, house.tell(1))
+
+
 def records(deliveries: list[Delivery]) -> list[dict[str, Any]]:
     """Their records, Home Assistant's own presence left out."""
     found = [json.loads(each.body) for each in deliveries]
