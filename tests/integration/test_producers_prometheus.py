@@ -259,7 +259,7 @@ class TestServicesThatFail:
         self, receiver: Receiver, scraping: Callable[..., Scrape]
     ) -> None:
         headers = {"Content-Encoding": "gzip"}
-        receiver.always = Answer(body=gzip.compress(PAGE), headers=headers)
+        receiver.always = Answer(body=gzip.compress(PAGE, mtime=0), headers=headers)
 
         assert scraping(f"{receiver.url}/metrics")()["orders"] == [{"total": 5}]
 
