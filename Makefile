@@ -24,16 +24,16 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	touch $@
 
 demo: setup ## Run the mesh on embedded services with simulated sensors (ARGS="--for 30")
-	$(BIN)/python -m meshtasks.embedded.packages demo
+	$(BIN)/python -m meshtasks.demo.packages demo
 	$(BIN)/meshtasks demo $(ARGS)
 
 test: setup ## Run every test against real servers (ARGS="-k name")
-	$(BIN)/python -m meshtasks.embedded.packages test
+	$(BIN)/python -m meshtasks.demo.packages test
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # They are not in testpaths (pyproject.toml), and install themselves on first use.
 test-peers: setup ## Run the tests against Home Assistant, n8n (gigabytes; ARGS="-k name")
-	$(BIN)/python -m meshtasks.embedded.packages demo
+	$(BIN)/python -m meshtasks.demo.packages demo
 	$(BIN)/pytest tests/peers --timeout 1800 $(ARGS)
 
 lint: setup ## ruff, mypy --strict (of tests and benchmarks, too), import contracts
@@ -50,7 +50,7 @@ docs: setup ## Build the documentation into site/, and refuse broken links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: setup ## Measure, each part next to its ceiling and its peers (ARGS="--help")
-	$(BIN)/python -m meshtasks.embedded.packages demo
+	$(BIN)/python -m meshtasks.demo.packages demo
 	$(BIN)/python -m benchmarks $(ARGS)
 
 secrets: setup ## Make the passwords of docker-compose.yml (.env) and the broker's accounts

@@ -17,9 +17,9 @@ from benchmarks.contenders import CONTENDERS, MESHTASKS, Contender
 from benchmarks.drain import Run, Say, run
 from benchmarks.report import Findings
 from benchmarks.services import Services
-from meshtasks.domain.errors import MeshError
-from meshtasks.embedded.custody import in_custody
-from meshtasks.embedded.packages import InstallFailed
+from meshtasks.demo.packages import InstallFailed
+from meshtasks.demo.subreaper import in_custody
+from meshtasks.errors import MeshError
 
 _BACKLOG_FACTOR = 10
 

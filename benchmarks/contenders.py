@@ -12,7 +12,7 @@ from benchmarks.environments import ensure_peer
 from benchmarks.kept import Kept
 from benchmarks.load import Reading
 from benchmarks.services import Space
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.amqp.publisher import Outgoing
 
 Encode = Callable[[Iterable[Reading]], Iterator[Outgoing]]
 

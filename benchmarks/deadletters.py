@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 import kombu
 
 from benchmarks.environments import ROOT
-from meshtasks.configfile import load_yaml
-from meshtasks.domain.topology import Topology
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.messaging.connecting import connected
-from meshtasks.messaging.entities import declare
-from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.declare import declare
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.amqp.topology import Topology
+from meshtasks.config.loader import load_yaml
+from meshtasks.demo.rabbitmq import RabbitMQ
 
 QUEUE, ORIGIN = "dead.letter.queue", "sensors.temperature"
 _TRACEBACK = "  File 'handler.py', line 1, in store\n" * 40

@@ -19,8 +19,8 @@ from benchmarks.kept import Kept
 from benchmarks.load import readings
 from benchmarks.services import Services, Space
 from benchmarks.usage import Usage, usage
-from meshtasks.embedded.process import Process
-from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.demo.process import Process
 
 Say = Callable[[str], None]
 

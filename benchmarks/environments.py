@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from meshtasks.embedded.packages import ensure_venv
+from meshtasks.demo.packages import ensure_venv
 
 ROOT = Path(__file__).absolute().parents[1]
 

@@ -25,10 +25,10 @@ import kombu
 from benchmarks.drain import Say
 from benchmarks.environments import ROOT
 from benchmarks.services import Services, Space
-from meshtasks.domain.accounts import rights_of
-from meshtasks.embedded import loopback
-from meshtasks.embedded.process import Process
-from meshtasks.messaging.accounts import permissions, topic_permissions
+from meshtasks.amqp.accounts import permissions, topic_permissions
+from meshtasks.amqp.rights import rights_of
+from meshtasks.demo import loopback
+from meshtasks.demo.process import Process
 
 _QUEUES = ("sensors.temperature", "sensors.humidity", "sensors.motion")
 _LAST_SECONDS = 90.0

@@ -19,10 +19,10 @@ from benchmarks.drain import Say, preload
 from benchmarks.environments import ROOT
 from benchmarks.rates import Rate
 from benchmarks.services import Services, Space
-from meshtasks.embedded.packages import ensure_triton
-from meshtasks.embedded.process import Process
-from meshtasks.embedded.triton import Triton
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.demo.packages import ensure_triton
+from meshtasks.demo.process import Process
+from meshtasks.demo.triton import Triton
 
 MODELS = Path(__file__).with_name("models")
 REQUESTS, RESULTS = "ai.inference.requests", "ai.inference.results"

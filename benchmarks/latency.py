@@ -20,11 +20,11 @@ from benchmarks.drain import Say
 from benchmarks.environments import ROOT
 from benchmarks.load import SENSORS, reading, single
 from benchmarks.services import CONFIG, Services, Space
-from meshtasks.configfile import load_yaml
-from meshtasks.domain.queues import QueuesConfig
-from meshtasks.embedded import loopback
-from meshtasks.embedded.process import Process
-from meshtasks.messaging.publisher import Publisher
+from meshtasks.amqp.publisher import Publisher
+from meshtasks.amqp.queues import QueuesConfig
+from meshtasks.config.loader import load_yaml
+from meshtasks.demo import loopback
+from meshtasks.demo.process import Process
 
 MESSAGES_PER_SECOND = 500
 SECONDS = 30

@@ -15,7 +15,7 @@ from typing import TypedDict
 from celery import Celery
 from kombu.utils.json import dumps
 
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.amqp.publisher import Outgoing
 
 SENSORS = 50
 ARRAY_READINGS = 100

@@ -20,7 +20,7 @@ from benchmarks.contenders import MESHTASKS
 from benchmarks.drain import Say
 from benchmarks.environments import ROOT
 from benchmarks.services import Services, Space
-from meshtasks.embedded.process import Process
+from meshtasks.demo.process import Process
 
 _LEDGER_QUEUE = "ledger"
 _LAST_SECONDS = 120.0

@@ -15,7 +15,7 @@ from benchmarks.drain import Say
 from benchmarks.load import ARRAY_READINGS, Reading, readings, single
 from benchmarks.rates import Rate
 from benchmarks.services import Services, Space
-from meshtasks.messaging.publisher import Publisher
+from meshtasks.amqp.publisher import Publisher
 from producers.base import Producer
 from producers.batching import Batching
 from producers.spool import Spool, SpoolLimits

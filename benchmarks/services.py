@@ -18,12 +18,12 @@ import kombu
 
 from benchmarks.environments import ROOT
 from benchmarks.load import CELERY_QUEUE
-from meshtasks.configfile import load_yaml
-from meshtasks.domain.topology import Topology
-from meshtasks.embedded import loopback
-from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.messaging.entities import declare
+from meshtasks.amqp.declare import declare
+from meshtasks.amqp.topology import Topology
+from meshtasks.config.loader import load_yaml
+from meshtasks.demo import loopback
+from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
+from meshtasks.demo.victoriametrics import VictoriaMetrics
 
 CONFIG = ROOT / "config"
 

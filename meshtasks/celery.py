@@ -10,15 +10,15 @@ from typing import Any
 
 from celery import Celery
 
-from meshtasks.domain.errors import ConfigError, Transient
-from meshtasks.messaging.connecting import connected, tls_of, unopened
-from meshtasks.messaging.entities import task_queues
-from meshtasks.settings import Settings, load_settings
-from meshtasks.sinks.objects import open_store
-from meshtasks.tasks.commanding import Command
-from meshtasks.tasks.commands import COMMANDS
-from meshtasks.tasks.handlers import HANDLERS
-from meshtasks.tasks.registry import Handler
+from meshtasks.amqp.connecting import connected, tls_of, unopened
+from meshtasks.amqp.declare import task_queues
+from meshtasks.config.settings import Settings, load_settings
+from meshtasks.errors import ConfigError, Transient
+from meshtasks.flows.archive.objects import open_store
+from meshtasks.flows.builtin import HANDLERS
+from meshtasks.flows.command import Command
+from meshtasks.flows.commands.commands import COMMANDS
+from meshtasks.flows.contract import Handler
 from meshtasks.worker import inspection  # noqa: F401 - registers its answers
 from meshtasks.worker.commands import register_commands
 from meshtasks.worker.mesh import attach

@@ -14,7 +14,7 @@ from types import FrameType
 
 import typer
 
-from meshtasks.domain.errors import ConfigError
+from meshtasks.errors import ConfigError
 from producers.homeassistant.command import homeassistant
 from producers.prometheus.command import prometheus
 from producers.sensornet.command import sensornet

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from meshtasks.messaging.message_id import new_message_id
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.amqp.message_id import new_message_id
+from meshtasks.amqp.publisher import Outgoing
 from producers.batching import Batching
 from producers.buffer import Pending
 

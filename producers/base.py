@@ -25,10 +25,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from meshtasks.domain.backoff import Backoff
-from meshtasks.domain.errors import PublishRefused, Transient, Unroutable
-from meshtasks.messaging.message_id import new_message_id
-from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.amqp.backoff import Backoff
+from meshtasks.amqp.message_id import new_message_id
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.errors import PublishRefused, Transient, Unroutable
 from producers.arrays import ArrayPacker, Route, encode
 from producers.batching import Batching, Counts
 from producers.buffer import Buffer, MemoryBuffer, Pending

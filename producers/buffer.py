@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from typing_extensions import override
 
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.amqp.publisher import Outgoing
 
 
 class Pending(NamedTuple):

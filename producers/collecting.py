@@ -13,8 +13,8 @@ from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
 import typer
 
-from meshtasks.domain.errors import MeshError
-from meshtasks.domain.text import clip, printable
+from meshtasks.errors import MeshError
+from meshtasks.text import clip, printable
 from producers.base import Producer
 from producers.batching import Batching
 from producers.health import Health

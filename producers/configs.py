@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from meshtasks.settings import Settings
+from meshtasks.config.settings import Settings
 from producers.configuration import producer_config
 from producers.homeassistant.config import HomeAssistantConfig
 from producers.prometheus.config import PrometheusConfig

@@ -8,8 +8,8 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshtasks.configfile import load_yaml
-from meshtasks.settings import Settings
+from meshtasks.config.loader import load_yaml
+from meshtasks.config.settings import Settings
 
 _Model = TypeVar("_Model", bound=BaseModel)
 

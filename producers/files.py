@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from meshtasks.privatefiles import write_private
+from meshtasks.config.private_files import write_private
 
 
 def write_atomically(path: Path, data: object) -> None:

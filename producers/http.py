@@ -16,8 +16,8 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
-from meshtasks.domain.errors import MeshError
-from meshtasks.domain.text import clip
+from meshtasks.errors import MeshError
+from meshtasks.text import clip
 
 _CHUNK_BYTES = 64 * 1024
 _REASON_LIMIT_CHARS = 200

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from meshtasks.domain.errors import Transient
-from meshtasks.messaging.connecting import connected
-from meshtasks.messaging.publisher import Publisher
-from meshtasks.settings import load_settings
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.publisher import Publisher
+from meshtasks.config.settings import load_settings
+from meshtasks.errors import Transient
 from producers.base import Producer
 from producers.batching import Batching
 from producers.spool import Spool, SpoolLimits

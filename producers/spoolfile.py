@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from meshtasks.domain.errors import ConfigError, MeshError
-from meshtasks.messaging.publisher import Outgoing
-from meshtasks.privatefiles import make_private_database
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.config.private_files import make_private_database
+from meshtasks.errors import ConfigError, MeshError
 from producers.buffer import Pending
 
 logger = logging.getLogger(__name__)

@@ -33,12 +33,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from meshtasks.domain import masking
-from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
-from meshtasks.embedded.triton import Triton
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.messaging.connecting import connected
-from meshtasks.messaging.entities import declare
+from meshtasks import masking
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.declare import declare
+from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
+from meshtasks.demo.triton import Triton
+from meshtasks.demo.victoriametrics import VictoriaMetrics
 from tests.support import containers
 from tests.support.influx import Influx, InfluxTarget
 from tests.support.ntfy import Ntfy

@@ -25,7 +25,7 @@ from meshtasks.cli import (
     topology,
 )
 from meshtasks.cli.terminal import run, say, show_version
-from meshtasks.domain.errors import ConfigError, Transient
+from meshtasks.errors import ConfigError, Transient
 
 _EX_UNAVAILABLE = 69  # sysexits.h: a service is not there
 

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import tzinfo
 from typing import Any, NamedTuple
 
-from meshtasks.domain.alerting.decision import Told
-from meshtasks.domain.alerting.durations import span_text
-from meshtasks.domain.alerting.events import Event
-from meshtasks.domain.alerting.muting import Muting, Silence
-from meshtasks.domain.alerting.policy import AlertPolicy
-from meshtasks.domain.alerting.quiet import local_time
-from meshtasks.domain.alerting.standing import Standing, rank
-from meshtasks.domain.text import clip
-from meshtasks.sinks.alerttables import AlertTables
+from meshtasks.config.durations import span_text
+from meshtasks.flows.alerts.config import AlertPolicy
+from meshtasks.flows.alerts.decision import Told
+from meshtasks.flows.alerts.events import Event
+from meshtasks.flows.alerts.muting import Muting, Silence
+from meshtasks.flows.alerts.quiet import local_time
+from meshtasks.flows.alerts.standing import Standing, rank
+from meshtasks.flows.alerts.tables import AlertTables
+from meshtasks.text import clip
 
 _TITLE_CHARS = 60
 _DETAIL_CHARS = 160

@@ -24,15 +24,15 @@ from meshtasks.cli.alert_view import (
 )
 from meshtasks.cli.failure import fail
 from meshtasks.cli.terminal import say
-from meshtasks.domain.alerting.durations import seconds_of
-from meshtasks.domain.alerting.matchers import parse_matcher
-from meshtasks.domain.alerting.muting import Silence
-from meshtasks.domain.alerting.notice import Notification
-from meshtasks.domain.errors import SinkRejected
-from meshtasks.settings import load_settings
-from meshtasks.sinks import Sinks
-from meshtasks.sinks.alerttables import AlertTables
-from meshtasks.tasks.silencing import begin, note
+from meshtasks.config.durations import seconds_of
+from meshtasks.config.settings import load_settings
+from meshtasks.errors import SinkRejected
+from meshtasks.flows.alerts.matchers import parse_matcher
+from meshtasks.flows.alerts.muting import Silence
+from meshtasks.flows.alerts.notice import Notification
+from meshtasks.flows.alerts.silencing import begin, note
+from meshtasks.flows.alerts.tables import AlertTables
+from meshtasks.flows.sinks import Sinks
 
 app = typer.Typer(
     help="The alerts of this host (MESH_STATE_DIR): look, silence, acknowledge.",

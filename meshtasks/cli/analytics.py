@@ -14,12 +14,12 @@ from rich.table import Table
 
 from meshtasks.cli.failure import fail
 from meshtasks.cli.terminal import say
-from meshtasks.domain.analytics import TABLES
-from meshtasks.domain.dataset import Split
-from meshtasks.settings import load_settings
-from meshtasks.sinks.analytics import require_extra
-from meshtasks.sinks.analytics.dataset import Dataset, missing_objects
-from meshtasks.sinks.objects import open_store
+from meshtasks.config.settings import load_settings
+from meshtasks.flows.analytics import require_extra
+from meshtasks.flows.analytics.dataset import Dataset, missing_objects
+from meshtasks.flows.analytics.layout import Split
+from meshtasks.flows.analytics.rows import TABLES
+from meshtasks.flows.archive.objects import open_store
 
 _EXIT_DAMAGED = 1
 
@@ -59,7 +59,7 @@ def compact(
     used, or the extra is not installed.
     """
     require_extra()
-    from meshtasks.sinks.analytics.compaction import open_compaction  # noqa: PLC0415
+    from meshtasks.flows.analytics.compaction import open_compaction  # noqa: PLC0415
 
     settings = load_settings()
     with closing(open_store(settings.env)) as store:

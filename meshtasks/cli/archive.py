@@ -14,21 +14,21 @@ from typing import Annotated
 
 import typer
 
+from meshtasks.amqp.connecting import missing_queues
 from meshtasks.cli.archive_replay import Replay, Replayed, Way
 from meshtasks.cli.counting import counting
 from meshtasks.cli.failure import fail
 from meshtasks.cli.interrupt import EXIT_INTERRUPTED, stopping_on_signals
 from meshtasks.cli.moments import moment_of
 from meshtasks.cli.terminal import say
-from meshtasks.domain.archived import ArchivedRecord
-from meshtasks.domain.errors import Transient, Unroutable
-from meshtasks.messaging.archive_replay import way_back
-from meshtasks.messaging.connecting import missing_queues
-from meshtasks.settings import Settings, load_settings
-from meshtasks.sinks.objects import open_store
-from meshtasks.sinks.objects.reading import Found, Period, check, objects_in
-from meshtasks.sinks.victoriametrics import look
-from meshtasks.tasks.handlers import HANDLERS
+from meshtasks.config.settings import Settings, load_settings
+from meshtasks.errors import Transient, Unroutable
+from meshtasks.flows.archive.archived import ArchivedRecord
+from meshtasks.flows.archive.objects import open_store
+from meshtasks.flows.archive.objects.reading import Found, Period, check, objects_in
+from meshtasks.flows.archive.replay import way_back
+from meshtasks.flows.builtin import HANDLERS
+from meshtasks.flows.victoriametrics import look
 
 _EXIT_DAMAGED = 1
 #: Small objects cost a round trip each, and several can be under way.

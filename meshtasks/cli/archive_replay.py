@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import NamedTuple
 
+from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.cli.counting import counting
-from meshtasks.domain.archived import ArchivedRecord, read_line
-from meshtasks.domain.errors import SchemaMismatch, SinkRejected
-from meshtasks.messaging.archive_replay import replayed
-from meshtasks.messaging.publisher import Outgoing, Publisher
-from meshtasks.sinks.objects import ObjectStore
-from meshtasks.sinks.objects.reading import Found, Period, content_of
+from meshtasks.errors import SchemaMismatch, SinkRejected
+from meshtasks.flows.archive.archived import ArchivedRecord, read_line
+from meshtasks.flows.archive.objects import ObjectStore
+from meshtasks.flows.archive.objects.reading import Found, Period, content_of
+from meshtasks.flows.archive.replay import replayed
 
 _BATCH = 500
 _DAMAGED_LINE = "a line is damaged; meshtasks archive verify names its object"
@@ -65,7 +65,7 @@ class Replay:
     Attributes:
         route: gives the way of a record, or why there is none.
         rate: records a second, at most.
-        quiet: see :func:`~meshtasks.messaging.archive_replay.replayed`.
+        quiet: see :func:`~meshtasks.flows.archive.replay.replayed`.
         dry: count, and send nothing.
         stopping: ends it when it is set.
     """

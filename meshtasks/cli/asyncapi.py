@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
+from meshtasks.amqp.patterns import topic_matches
+from meshtasks.amqp.selection import ARCHIVE_EXCHANGE
+from meshtasks.amqp.topology import Queue, RetryQueue, Topology
 from meshtasks.cli.asyncapi_headers import DEAD_LETTER, PASSED_ON
-from meshtasks.domain.archiving import ARCHIVE_EXCHANGE
-from meshtasks.domain.inference.requests import InferenceRequest
-from meshtasks.domain.inference.results import AI_EXCHANGE
-from meshtasks.domain.patterns import topic_matches
-from meshtasks.domain.topology import Queue, RetryQueue, Topology
-from meshtasks.tasks.effects import ALERTS_EXCHANGE
-from meshtasks.tasks.registry import Handler
+from meshtasks.flows.contract import Handler
+from meshtasks.flows.inference.requests import InferenceRequest
+from meshtasks.flows.inference.results import AI_EXCHANGE
+from meshtasks.flows.pipeline import ALERTS_EXCHANGE
 
 _BINDING_VERSION = "0.3.0"
 _SCHEMAS = "#/components/schemas/"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from meshtasks.domain.archiving import EXCERPTS_HEADER
-from meshtasks.domain.envelope import ARCHIVED_HEADER, QUIET_HEADER
-from meshtasks.messaging import headers
+from meshtasks.amqp import headers
 
 #: On any message that the mesh publishes once more; none has to be given by others.
 PASSED_ON = {
@@ -18,9 +16,9 @@ PASSED_ON = {
     headers.REPLAYS: ("integer", "How often it was given back as a dead letter."),
     headers.REPLAYED_AT: ("number", "Last giving back, Unix time in seconds."),
     headers.HISTORY: ("array", "What it died of each time, the latest last."),
-    ARCHIVED_HEADER: ("string", "Id in the archive, which it was replayed from."),
-    EXCERPTS_HEADER: ("integer", "1: excerpts, which the mesh made for the archive."),
-    QUIET_HEADER: ("integer", "1: no alerts, no webhooks."),
+    headers.ARCHIVED: ("string", "Id in the archive, which it was replayed from."),
+    headers.EXCERPTS: ("integer", "1: excerpts, which the mesh made for the archive."),
+    headers.QUIET: ("integer", "1: no alerts, no webhooks."),
     headers.OMITTED: ("string", "What a sender's headers lost, to fit into a frame."),
 }
 

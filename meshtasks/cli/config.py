@@ -10,8 +10,8 @@ import typer
 
 from meshtasks.cli.failure import fail
 from meshtasks.cli.terminal import say
-from meshtasks.domain.errors import ConfigError
-from meshtasks.settings import Settings, load_settings
+from meshtasks.config.settings import Settings, load_settings
+from meshtasks.errors import ConfigError
 
 app = typer.Typer(help="The files of config/.", no_args_is_help=True)
 
@@ -104,7 +104,7 @@ def _explain(
         is_known,
     )
     from meshtasks.cli.config_explaining import lines  # noqa: PLC0415
-    from meshtasks.tasks.handlers import HANDLERS  # noqa: PLC0415
+    from meshtasks.flows.builtin import HANDLERS  # noqa: PLC0415
 
     topology = settings.topology
     if exchange is None:

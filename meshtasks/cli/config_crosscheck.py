@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from meshtasks.domain.archiving import ARCHIVE_EXCHANGE
-from meshtasks.domain.patterns import patterns_overlap
-from meshtasks.domain.records import (
+from meshtasks.amqp.patterns import patterns_overlap
+from meshtasks.amqp.selection import ARCHIVE_EXCHANGE
+from meshtasks.amqp.topology import Topology
+from meshtasks.config.settings import Settings
+from meshtasks.flows.contract import Handler
+from meshtasks.records.models import (
     AutomationTrigger,
     Metric,
     Motion,
     SensorReading,
     StateChange,
 )
-from meshtasks.domain.topology import Topology
-from meshtasks.settings import Settings
-from meshtasks.tasks.registry import Handler
 
 Handlers = Mapping[str, Handler]
 

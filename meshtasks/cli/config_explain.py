@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from meshtasks.amqp.patterns import topic_matches
+from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, queues_reached
+from meshtasks.amqp.selection import ARCHIVE_EXCHANGE
+from meshtasks.amqp.topology import Topology
 from meshtasks.cli.config_crosscheck import EVENTS, REQUESTS_QUEUE, Handlers
-from meshtasks.domain.alerting.policy import AlertPolicy, Route
-from meshtasks.domain.alerts import Alert, Severity
-from meshtasks.domain.archiving import ARCHIVE_EXCHANGE
-from meshtasks.domain.inference.results import InferenceResult
-from meshtasks.domain.patterns import topic_matches
-from meshtasks.domain.records import Metric, SensorReading
-from meshtasks.domain.routing import PREDECLARED_EXCHANGES, queues_reached
-from meshtasks.domain.rules import Rule
-from meshtasks.domain.topology import Topology
-from meshtasks.settings import Settings
+from meshtasks.config.settings import Settings
+from meshtasks.flows.alerts.config import AlertPolicy, Route
+from meshtasks.flows.inference.results import InferenceResult
+from meshtasks.records.alert import Alert, Severity
+from meshtasks.records.models import Metric, SensorReading
+from meshtasks.rules.config import Rule
 
 
 @dataclass(frozen=True, slots=True)

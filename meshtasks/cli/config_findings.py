@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from meshtasks.amqp.connecting import unopened
 from meshtasks.cli.config_crosscheck import Doubt, doubts
-from meshtasks.configfile import fault_in
-from meshtasks.domain.errors import ConfigError
-from meshtasks.messaging.connecting import unopened
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
-from meshtasks.tasks.handlers import HANDLERS
+from meshtasks.config.loader import fault_in
+from meshtasks.config.settings import Settings
+from meshtasks.errors import ConfigError
+from meshtasks.flows.builtin import HANDLERS
+from meshtasks.flows.sinks import Sinks
 from producers.configs import CONFIGS
 
 #: Files of config/ that are read; those of producers are named in CONFIGS.

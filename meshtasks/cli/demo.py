@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from meshtasks.cli.terminal import say
-from meshtasks.embedded.custody import in_custody
-from meshtasks.embedded.packages import administrator_command, missing
+from meshtasks.demo.packages import administrator_command, missing
+from meshtasks.demo.subreaper import in_custody
 
 _DEFAULT_RATE = 200.0
 
@@ -58,7 +58,7 @@ def demo(
         )
         raise typer.Exit(os.EX_UNAVAILABLE)
     # No other command needs what this loads, a sixth of a second's worth.
-    from meshtasks.cli.demo_session import Options, run  # noqa: PLC0415
+    from meshtasks.demo.session import Options, run  # noqa: PLC0415
 
     options = Options(state, rate, for_seconds)
     raise typer.Exit(in_custody(lambda: run(options)))

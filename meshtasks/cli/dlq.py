@@ -8,6 +8,10 @@ from typing import Annotated
 
 import typer
 
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.letters import letter_of
+from meshtasks.amqp.peek import sweep
+from meshtasks.amqp.selection import DeadLetter, Groups, Selection
 from meshtasks.cli.dlq_choice import (
     EXIT_NOT_FOUND,
     DeadLetterQueue,
@@ -35,11 +39,7 @@ from meshtasks.cli.dlq_view import (
 )
 from meshtasks.cli.failure import fail
 from meshtasks.cli.terminal import say
-from meshtasks.domain.deadletters import DeadLetter, Groups, Selection
-from meshtasks.messaging.browse import sweep
-from meshtasks.messaging.codec import Delivery
-from meshtasks.messaging.letters import letter_of
-from meshtasks.settings import load_settings
+from meshtasks.config.settings import load_settings
 
 app = typer.Typer(
     help="Dead letters: messages that could not be processed, with the reason.",

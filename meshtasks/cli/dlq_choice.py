@@ -13,16 +13,16 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.letters import letter_of
+from meshtasks.amqp.peek import sweep
+from meshtasks.amqp.selection import ID_DIGITS, DeadLetter, Selection
 from meshtasks.cli.counting import counting
 from meshtasks.cli.failure import fail
 from meshtasks.cli.interrupt import EXIT_INTERRUPTED, stopping_on_signals
 from meshtasks.cli.terminal import say
-from meshtasks.domain.alerting.durations import seconds_of
-from meshtasks.domain.deadletters import ID_DIGITS, DeadLetter, Selection
-from meshtasks.messaging.browse import sweep
-from meshtasks.messaging.codec import Delivery
-from meshtasks.messaging.letters import letter_of
-from meshtasks.settings import Settings
+from meshtasks.config.durations import seconds_of
+from meshtasks.config.settings import Settings
 
 EXIT_NOT_FOUND = 1
 #: The bar moves so often: every so many letters.

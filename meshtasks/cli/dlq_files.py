@@ -12,6 +12,9 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.amqp.selection import DeadLetter
 from meshtasks.cli.dlq_choice import (
     DeadLetterQueue,
     Every,
@@ -26,15 +29,12 @@ from meshtasks.cli.dlq_choice import (
     opened,
     selection_of,
 )
+from meshtasks.cli.dlq_letterfile import from_line, id_of, to_line
 from meshtasks.cli.failure import fail
 from meshtasks.cli.terminal import say
-from meshtasks.domain.deadletters import DeadLetter
-from meshtasks.domain.errors import SchemaMismatch
-from meshtasks.messaging.codec import Delivery
-from meshtasks.messaging.letterfile import from_line, id_of, to_line
-from meshtasks.messaging.publisher import Outgoing, Publisher
-from meshtasks.privatefiles import private_opener
-from meshtasks.settings import load_settings
+from meshtasks.config.private_files import private_opener
+from meshtasks.config.settings import load_settings
+from meshtasks.errors import SchemaMismatch
 
 #: Published together.
 _BATCH = 500

@@ -6,16 +6,16 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 
+from meshtasks.amqp.connecting import missing_queues
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.peek import Sweep
+from meshtasks.amqp.replay import Replay, Replayed, no_queue
+from meshtasks.amqp.selection import DeadLetter, Selection, way_back
+from meshtasks.amqp.topology import Topology
 from meshtasks.cli.counting import counting
 from meshtasks.cli.dlq_choice import DeadLetterQueue
 from meshtasks.cli.failure import fail
-from meshtasks.domain.deadletters import DeadLetter, Selection, way_back
-from meshtasks.domain.errors import Transient
-from meshtasks.domain.topology import Topology
-from meshtasks.messaging.browse import Sweep
-from meshtasks.messaging.codec import Delivery
-from meshtasks.messaging.connecting import missing_queues
-from meshtasks.messaging.replay import Replay, Replayed, no_queue
+from meshtasks.errors import Transient
 
 
 def replay_selected(

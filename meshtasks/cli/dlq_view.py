@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from meshtasks.domain.deadletters import DeadLetter, Group
-from meshtasks.domain.text import clip
-from meshtasks.messaging import headers
-from meshtasks.messaging.codec import Delivery
-from meshtasks.messaging.letters import history_of
-from meshtasks.messaging.replay import Replayed
+from meshtasks.amqp import headers
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.letters import history_of
+from meshtasks.amqp.replay import Replayed
+from meshtasks.amqp.selection import DeadLetter, Group
+from meshtasks.text import clip
 
 _REASON_LIMIT_CHARS = 160
 #: Told elsewhere on the page, or of no use to people.

@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 
 from meshtasks.cli.terminal import say
-from meshtasks.domain.masking import masked
-from meshtasks.domain.text import printable
-from meshtasks.settings import load_settings
+from meshtasks.config.settings import load_settings
+from meshtasks.masking import masked
+from meshtasks.text import printable
 
 if TYPE_CHECKING:
     from meshtasks.cli.doctor_checks import Check, Verdict

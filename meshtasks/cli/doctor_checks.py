@@ -19,16 +19,17 @@ from typing import Literal, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.drift import compare
+from meshtasks.amqp.management import default_url, nodes, read
+from meshtasks.amqp.permissions import refused
 from meshtasks.cli.config_findings import findings
 from meshtasks.cli.status_workers import ask_workers, circuit_lines
-from meshtasks.domain.errors import ConfigError, MeshError, Transient
-from meshtasks.messaging.connecting import connected
-from meshtasks.messaging.drift import compare
-from meshtasks.messaging.management import default_url, nodes, read
-from meshtasks.messaging.permissions import refused
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks, victoriametrics
-from meshtasks.tasks.handlers import HANDLERS
+from meshtasks.config.settings import Settings
+from meshtasks.errors import ConfigError, MeshError, Transient
+from meshtasks.flows import victoriametrics
+from meshtasks.flows.builtin import HANDLERS
+from meshtasks.flows.sinks import Sinks
 
 #: RabbitMQ's own, since 3.8.15, unless a policy or an argument says otherwise.
 _CONSUMER_TIMEOUT_SECONDS = 1_800.0

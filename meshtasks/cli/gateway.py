@@ -12,7 +12,7 @@ import typer
 
 from meshtasks.cli.failure import fail
 from meshtasks.cli.terminal import say
-from meshtasks.settings import load_settings
+from meshtasks.config.settings import load_settings
 
 #: Requests that are being answered when it is told to stop may take so long.
 _STOP_SECONDS = 30
@@ -38,11 +38,11 @@ def gateway(
     # Half a second that other commands need not spend.
     import uvicorn  # noqa: PLC0415
 
+    from meshtasks.flows.builtin import HANDLERS  # noqa: PLC0415
+    from meshtasks.flows.commands.commands import COMMANDS  # noqa: PLC0415
     from meshtasks.gateway.app import create_gateway  # noqa: PLC0415
     from meshtasks.gateway.context import Context  # noqa: PLC0415
     from meshtasks.gateway.serving import PromptProtocol  # noqa: PLC0415
-    from meshtasks.tasks.commands import COMMANDS  # noqa: PLC0415
-    from meshtasks.tasks.handlers import HANDLERS  # noqa: PLC0415
 
     context = Context.from_settings(load_settings(), HANDLERS, COMMANDS)
     try:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import typer
 
-from meshtasks.domain.alerting.durations import seconds_of
+from meshtasks.config.durations import seconds_of
 
 
 def moment_of(text: str, now: float, option: str) -> float:

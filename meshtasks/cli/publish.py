@@ -14,7 +14,7 @@ from meshtasks.cli.failure import fail
 from meshtasks.cli.publish_input import ReadingProgress, lines_as_they_come
 from meshtasks.cli.publish_job import EXIT_UNROUTABLE, Job, Route
 from meshtasks.cli.terminal import say
-from meshtasks.settings import load_settings
+from meshtasks.config.settings import load_settings
 
 _EXIT_INTERRUPTED = 130
 #: AMQP 0-9-1 carries a routing key as a short string.

@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 from amqp.exceptions import IrrecoverableChannelError, NotFound
 
+from meshtasks.amqp.backoff import Backoff
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.message_id import new_message_id
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.amqp.routing import queues_reached
+from meshtasks.amqp.topology import Topology
 from meshtasks.cli.failure import fail
 from meshtasks.cli.terminal import say
-from meshtasks.domain.backoff import Backoff
-from meshtasks.domain.errors import (
+from meshtasks.config.settings import Settings
+from meshtasks.errors import (
     ConfigError,
     PublishUnconfirmed,
     Transient,
     Unroutable,
 )
-from meshtasks.domain.routing import queues_reached
-from meshtasks.domain.topology import Topology
-from meshtasks.messaging.connecting import connected
-from meshtasks.messaging.message_id import new_message_id
-from meshtasks.messaging.publisher import Outgoing, Publisher
-from meshtasks.settings import Settings
 
 EXIT_UNROUTABLE = 1
 

@@ -18,9 +18,9 @@ import typer
 
 from meshtasks.cli.failure import fail
 from meshtasks.cli.terminal import say
-from meshtasks.settings import load_settings
-from meshtasks.sinks.analytics import require_extra
-from meshtasks.sinks.objects import open_store
+from meshtasks.config.settings import load_settings
+from meshtasks.flows.analytics import require_extra
+from meshtasks.flows.archive.objects import open_store
 
 if TYPE_CHECKING:
     from meshtasks.cli.query_result import Result
@@ -100,7 +100,7 @@ def _run(
 ) -> None:
     # loaded here: nothing else of the console script needs DuckDB
     from meshtasks.cli import query_result as result  # noqa: PLC0415
-    from meshtasks.sinks.analytics.database import (  # noqa: PLC0415
+    from meshtasks.flows.analytics.database import (  # noqa: PLC0415
         QueryFailed,
         check_reads,
         opened,

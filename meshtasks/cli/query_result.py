@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from meshtasks.domain.text import printable
-from meshtasks.sinks.analytics.database import QueryFailed
+from meshtasks.flows.analytics.database import QueryFailed
+from meshtasks.text import printable
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation

@@ -13,9 +13,9 @@ import typer
 
 from meshtasks.cli.failure import fail
 from meshtasks.cli.terminal import say
-from meshtasks.settings import load_settings
-from meshtasks.sinks.analytics import require_extra
-from meshtasks.sinks.objects import open_store
+from meshtasks.config.settings import load_settings
+from meshtasks.flows.analytics import require_extra
+from meshtasks.flows.archive.objects import open_store
 
 
 def report(
@@ -45,7 +45,7 @@ def report(
     from meshtasks.cli.reporting.dead_letters import dead_letters_in  # noqa: PLC0415
     from meshtasks.cli.reporting.facts import Facts  # noqa: PLC0415
     from meshtasks.cli.reporting.page import page  # noqa: PLC0415
-    from meshtasks.sinks.analytics.database import (  # noqa: PLC0415
+    from meshtasks.flows.analytics.database import (  # noqa: PLC0415
         opened,
         passing_over_damaged,
     )

@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 from dotenv import dotenv_values
 
+from meshtasks.amqp.accounts import definitions_with_accounts
+from meshtasks.amqp.rights import DEVICE_PREFIX, rights_of
 from meshtasks.cli.failure import fail
 from meshtasks.cli.terminal import say
-from meshtasks.domain.accounts import DEVICE_PREFIX, rights_of
-from meshtasks.messaging.accounts import definitions_with_accounts
-from meshtasks.privatefiles import make_private_directory, tighten
-from meshtasks.settings import load_settings
+from meshtasks.config.private_files import make_private_directory, tighten
+from meshtasks.config.settings import load_settings
 
 VHOST = "mesh"
 

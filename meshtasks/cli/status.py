@@ -14,18 +14,18 @@ import typer
 from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
+from meshtasks.amqp.connecting import connected, unopened
+from meshtasks.amqp.letters import letter_of
+from meshtasks.amqp.peek import QueueBusy, sweep
+from meshtasks.amqp.selection import Groups
 from meshtasks.cli.status_workers import WorkerAnswer, ask_workers, circuit_lines
 from meshtasks.cli.terminal import say
-from meshtasks.cli.view.collect import Collector
-from meshtasks.cli.view.render import draw
-from meshtasks.cli.view.snapshot import Snapshot
-from meshtasks.domain.deadletters import Groups
-from meshtasks.domain.errors import ConfigError, Transient
-from meshtasks.messaging.browse import QueueBusy, sweep
-from meshtasks.messaging.connecting import connected, unopened
-from meshtasks.messaging.letters import letter_of
-from meshtasks.settings import Settings, load_settings
-from meshtasks.sinks import Sinks
+from meshtasks.config.settings import Settings, load_settings
+from meshtasks.demo.view.collect import Collector
+from meshtasks.demo.view.render import draw
+from meshtasks.demo.view.snapshot import Snapshot
+from meshtasks.errors import ConfigError, Transient
+from meshtasks.flows.sinks import Sinks
 
 _REDRAW_SECONDS = 1.0
 _ASK_SECONDS = 5.0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from meshtasks.domain.errors import Transient
+from meshtasks.errors import Transient
 
 _WAIT_SECONDS = 1.0
 

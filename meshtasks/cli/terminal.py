@@ -9,8 +9,8 @@ from typing import Any
 
 import typer
 
-from meshtasks.domain.masking import masked
-from meshtasks.domain.text import printable
+from meshtasks.masking import masked
+from meshtasks.text import printable
 
 #: As shells count a program that a closed pipe has ended: 128 and SIGPIPE.
 _EXIT_BROKEN_PIPE = 141

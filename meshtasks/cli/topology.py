@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from meshtasks.amqp.connecting import connected, unopened
+from meshtasks.amqp.declare import declare
+from meshtasks.amqp.drift import compare
+from meshtasks.amqp.management import definitions, read
 from meshtasks.cli import asyncapi
 from meshtasks.cli.terminal import say
 from meshtasks.cli.topology_drawing import mermaid, tree
-from meshtasks.messaging.connecting import connected, unopened
-from meshtasks.messaging.drift import compare
-from meshtasks.messaging.entities import declare
-from meshtasks.messaging.management import definitions, read
-from meshtasks.settings import load_settings
-from meshtasks.tasks.handlers import HANDLERS
+from meshtasks.config.settings import load_settings
+from meshtasks.flows.builtin import HANDLERS
 
 app = typer.Typer(
     help="Exchanges, queues and bindings: config/topology.yaml and the broker.",

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from rich.markup import escape
 from rich.tree import Tree
 
-from meshtasks.domain.routing import PREDECLARED_EXCHANGES
-from meshtasks.domain.topology import (
+from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
+from meshtasks.amqp.topology import (
     Binding,
     ExchangeDefaults,
     Queue,

@@ -12,11 +12,11 @@ from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from meshtasks.amqp.message_id import new_message_id
+from meshtasks.flows.command import Scope
 from meshtasks.gateway.context import Context, InContext
 from meshtasks.gateway.problems import Problem, too_many
 from meshtasks.gateway.tokens import Client
-from meshtasks.messaging.message_id import new_message_id
-from meshtasks.tasks.commanding import Scope
 
 _BEARER = HTTPBearer(auto_error=False, description="A token of `MESH_API_TOKENS`.")
 

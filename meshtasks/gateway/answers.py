@@ -10,11 +10,11 @@ import amqp
 import kombu
 from pydantic import ValidationError
 
-from meshtasks.domain.backoff import Backoff
-from meshtasks.domain.errors import MeshError
+from meshtasks.amqp.backoff import Backoff
+from meshtasks.amqp.calls import Answer
+from meshtasks.amqp.connecting import unopened
+from meshtasks.errors import MeshError
 from meshtasks.gateway.store import Store
-from meshtasks.messaging.calls import Answer
-from meshtasks.messaging.connecting import unopened
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,10 @@ from typing import Annotated, Any, Self
 
 from fastapi import Depends, Request
 
+from meshtasks.amqp.connecting import unopened
+from meshtasks.config.settings import Settings
+from meshtasks.flows.command import Command
+from meshtasks.flows.contract import Handler
 from meshtasks.gateway.answers import Answers
 from meshtasks.gateway.limits import RateLimit
 from meshtasks.gateway.observing import Observations
@@ -15,10 +19,6 @@ from meshtasks.gateway.outbox import Outbox
 from meshtasks.gateway.store import Store
 from meshtasks.gateway.tokens import Tokens
 from meshtasks.gateway.validation import Validator
-from meshtasks.messaging.connecting import unopened
-from meshtasks.settings import Settings
-from meshtasks.tasks.commanding import Command
-from meshtasks.tasks.registry import Handler
 
 _HOUR_SECONDS, _DAY_SECONDS = 3_600.0, 86_400.0
 

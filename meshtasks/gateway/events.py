@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from meshtasks.amqp.publisher import Outgoing
 from meshtasks.gateway.access import (
     Accepted,
     Body,
@@ -19,7 +20,6 @@ from meshtasks.gateway.access import (
 )
 from meshtasks.gateway.context import InContext
 from meshtasks.gateway.problems import OF_SUBMITTING, documented
-from meshtasks.messaging.publisher import Outgoing
 
 router = APIRouter(tags=["events"])
 

@@ -1,6 +1,6 @@
 """Publishes what concurrent requests hand in, over one connection, in one thread.
 
-A :class:`~meshtasks.messaging.publisher.Publisher` belongs to one thread. Requests
+A :class:`~meshtasks.amqp.publisher.Publisher` belongs to one thread. Requests
 that come while it waits for the broker are published together, and a broker that does
 not answer costs all of them one wait, not one each.
 """
@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from meshtasks.domain.errors import (
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.errors import (
     MeshError,
     PublishRefused,
     PublishUnconfirmed,
     Unroutable,
 )
-from meshtasks.messaging.publisher import Outgoing, Publisher
 
 logger = logging.getLogger(__name__)
 

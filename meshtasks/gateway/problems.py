@@ -14,15 +14,15 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from meshtasks.domain.errors import (
+from meshtasks.errors import (
     PublishRefused,
     PublishUnconfirmed,
     SinkUnavailable,
     Transient,
     Unroutable,
 )
-from meshtasks.domain.records import Fault, faults
-from meshtasks.domain.text import printable
+from meshtasks.records.models import Fault, faults
+from meshtasks.text import printable
 
 #: When a caller may try again after a broker or a disk was not there.
 _RETRY_AFTER_SECONDS = 5

@@ -17,9 +17,9 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
+from meshtasks.amqp.calls import Answer
 from meshtasks.gateway.problems import Problem
-from meshtasks.messaging.calls import Answer
-from meshtasks.sinks.sqlite import SqliteFile
+from meshtasks.state.sqlite import SqliteFile
 
 #: The file's name in errors.
 _SINK = "gateway_state"

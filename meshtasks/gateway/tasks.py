@@ -14,6 +14,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
+from meshtasks.amqp.calls import call_message
+from meshtasks.flows.command import Command
+from meshtasks.flows.commands.commands import Publish, SilenceAlerts
 from meshtasks.gateway.access import (
     AUTHENTICATED,
     Accepted,
@@ -26,9 +29,6 @@ from meshtasks.gateway.access import (
 from meshtasks.gateway.context import Context, InContext
 from meshtasks.gateway.problems import OF_SUBMITTING, FieldError, Problem, documented
 from meshtasks.gateway.tokens import Client
-from meshtasks.messaging.calls import call_message
-from meshtasks.tasks.commanding import Command
-from meshtasks.tasks.commands import Publish, SilenceAlerts
 
 _POLL_SECONDS = 1
 _ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED"})

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import get_args
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.tasks.commanding import Scope
+from meshtasks.errors import ConfigError
+from meshtasks.flows.command import Scope
 
 _VARIABLE = "MESH_API_TOKENS"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")

@@ -9,13 +9,13 @@ from itertools import islice
 
 from pydantic import ValidationError
 
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.errors import InvalidMessage
-from meshtasks.domain.records import faults
-from meshtasks.domain.routing import handled_queues
+from meshtasks.amqp.routing import handled_queues
+from meshtasks.config.settings import Settings
+from meshtasks.errors import InvalidMessage
+from meshtasks.flows.contract import Handler
 from meshtasks.gateway.problems import FieldError, Problem, field_errors, pointer
-from meshtasks.settings import Settings
-from meshtasks.tasks.registry import Handler
+from meshtasks.records.envelope import Envelope
+from meshtasks.records.models import faults
 from meshtasks.worker.decode import Decoder, Several
 
 #: AMQP 0-9-1 carries a routing key as a short string.

@@ -12,11 +12,11 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from meshtasks.domain.outcome import Dead
-from meshtasks.messaging import headers
-from meshtasks.messaging.codec import Delivery, delivery_of
-from meshtasks.messaging.content import short_text
-from meshtasks.messaging.receiving import Message
+from meshtasks.amqp import headers
+from meshtasks.amqp.content import short_text
+from meshtasks.amqp.delivery import Delivery, delivery_of
+from meshtasks.amqp.receiving import Message
+from meshtasks.outcome import Dead
 
 
 class Adapted(NamedTuple):

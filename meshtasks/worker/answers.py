@@ -16,11 +16,11 @@ from celery.backends.base import DisabledBackend
 from celery.utils.log import get_logger
 from typing_extensions import override
 
-from meshtasks.domain.errors import PublishUnconfirmed, Unroutable
-from meshtasks.domain.outcome import REASON_LIMIT_CHARS
-from meshtasks.messaging.calls import Answer, answer_message
-from meshtasks.worker.bind import thread_sinks
+from meshtasks.amqp.calls import Answer, answer_message
+from meshtasks.errors import PublishUnconfirmed, Unroutable
+from meshtasks.outcome import REASON_LIMIT_CHARS
 from meshtasks.worker.mesh import mesh_of
+from meshtasks.worker.runner import thread_sinks
 
 logger = get_logger(__name__)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from meshtasks.domain.queues import BatchLimits
-from meshtasks.messaging import headers
-from meshtasks.messaging.codec import Delivery
-from meshtasks.messaging.trust import count_in
+from meshtasks.amqp import headers
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.queues import BatchLimits
+from meshtasks.amqp.trust import count_in
 
 #: Deliveries after which the broker's count makes a message suspect.
 _SUSPECT_DELIVERIES = 2

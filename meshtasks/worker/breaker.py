@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from celery.utils.log import get_logger
 
-from meshtasks.domain.circuit import Circuit, State, Verdict
-from meshtasks.domain.outcome import Retry
-from meshtasks.worker.bind import BatchResult
+from meshtasks.flows.circuit import Circuit, State, Verdict
+from meshtasks.outcome import Retry
+from meshtasks.worker.runner import BatchResult
 
 logger = get_logger(__name__)
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from celery import Celery
 
-from meshtasks.domain.errors import SchemaMismatch, Transient
-from meshtasks.domain.text import clip
-from meshtasks.settings import Settings
-from meshtasks.tasks.commanding import Command
-from meshtasks.worker.bind import thread_sinks
+from meshtasks.config.settings import Settings
+from meshtasks.errors import SchemaMismatch, Transient
+from meshtasks.flows.command import Command
+from meshtasks.text import clip
+from meshtasks.worker.runner import thread_sinks
 
 
 def register_commands(

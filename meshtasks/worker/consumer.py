@@ -14,10 +14,10 @@ from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 from typing_extensions import override
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.messaging.connecting import refusal
+from meshtasks.amqp.connecting import refusal
+from meshtasks.errors import ConfigError
 from meshtasks.worker.commands import fault_of
-from meshtasks.worker.intake import Intake
+from meshtasks.worker.consumer_step import Intake
 from meshtasks.worker.mesh import mesh_of
 from meshtasks.worker.remotecontrol import RemoteControl
 

@@ -9,8 +9,11 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from pydantic import FailFast, TypeAdapter, ValidationError
 
-from meshtasks.domain.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
-from meshtasks.domain.json_text import (
+from meshtasks.amqp.queues import DEFAULT_MAX_RECORDS
+from meshtasks.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
+from meshtasks.flows.contract import Handler
+from meshtasks.outcome import Dead
+from meshtasks.records.json_text import (
     DEPTH_LIMIT,
     array_members,
     is_too_deep,
@@ -18,11 +21,8 @@ from meshtasks.domain.json_text import (
     objects_one_a_line,
     refusal_of,
 )
-from meshtasks.domain.lineprotocol import read_lines
-from meshtasks.domain.outcome import Dead
-from meshtasks.domain.queues import DEFAULT_MAX_RECORDS
-from meshtasks.domain.records import explain
-from meshtasks.tasks.registry import Handler
+from meshtasks.records.lineprotocol import read_lines
+from meshtasks.records.models import explain
 
 #: Takes an array apart without looking into its members.
 _MEMBERS = msgspec.json.Decoder(list[msgspec.Raw])

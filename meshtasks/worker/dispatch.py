@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from celery.worker import state
 
-from meshtasks.messaging.codec import Delivery
-from meshtasks.worker.bind import BatchResult
-from meshtasks.worker.lane import Lane
+from meshtasks.amqp.delivery import Delivery
 from meshtasks.worker.loop import Loop
+from meshtasks.worker.queue_consumer import Lane
 from meshtasks.worker.request import BatchRequest
+from meshtasks.worker.runner import BatchResult
 
 #: Beyond its queue's time limit, how long a batch may go unanswered.
 _GRACE_SECONDS = 60.0

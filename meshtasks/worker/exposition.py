@@ -8,7 +8,7 @@ import threading
 from celery.utils.log import get_logger
 from prometheus_client import CollectorRegistry, start_http_server
 
-from meshtasks.environment import Environment
+from meshtasks.config.environment import Environment
 
 logger = get_logger(__name__)
 

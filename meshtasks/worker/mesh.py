@@ -10,9 +10,9 @@ from typing import Any
 
 from celery import Celery, signals
 
-from meshtasks.settings import Settings
-from meshtasks.tasks.registry import Handler
-from meshtasks.worker.bind import WAITING_FOR, BatchResult, BatchRunner
+from meshtasks.config.settings import Settings
+from meshtasks.flows.contract import Handler
+from meshtasks.worker.runner import WAITING_FOR, BatchResult, BatchRunner
 
 
 @dataclass(frozen=True, slots=True)

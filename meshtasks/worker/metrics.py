@@ -24,11 +24,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from meshtasks.domain.circuit import State
-from meshtasks.sinks.timing import SinkCall
-from meshtasks.tasks.registry import Handler
-from meshtasks.worker.bind import BatchResult
-from meshtasks.worker.settlement import Settlement
+from meshtasks.flows.circuit import State
+from meshtasks.flows.contract import Handler
+from meshtasks.timing import SinkCall
+from meshtasks.worker.resolution import Settlement
+from meshtasks.worker.runner import BatchResult
 
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
 _SECONDS = (
@@ -41,7 +41,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Followed(Protocol):
-    """As much of a :class:`~meshtasks.worker.lane.Lane` as is shown."""
+    """As much of a :class:`~meshtasks.worker.queue_consumer.Lane` as is shown."""
 
     queue: str
     handler: Handler

@@ -14,7 +14,7 @@ from celery import concurrency
 from celery.apps.worker import Worker
 from typing_extensions import override
 
-from meshtasks.domain.errors import ConfigError
+from meshtasks.errors import ConfigError
 from meshtasks.worker.mesh import mesh_of
 from meshtasks.worker.selection import selected
 

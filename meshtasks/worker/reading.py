@@ -12,7 +12,7 @@ from typing import Any
 
 import amqp
 
-from meshtasks.messaging.receiving import Connection
+from meshtasks.amqp.receiving import Connection
 from meshtasks.worker.loop import Loop
 
 #: Messages per burst: a bound, so that results of the pool and timers are not kept

@@ -18,9 +18,9 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 from typing_extensions import override
 
-from meshtasks.domain.outcome import Dead, Retry
-from meshtasks.messaging.codec import Wire
-from meshtasks.worker.bind import BatchResult
+from meshtasks.amqp.delivery import Wire
+from meshtasks.outcome import Dead, Retry
+from meshtasks.worker.runner import BatchResult
 
 #: ``None`` as result: the pool process was lost, or the task itself failed.
 OnResult = Callable[["BatchRequest", BatchResult | None, str], None]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.domain.text import clip, did_you_mean
+from meshtasks.errors import ConfigError
+from meshtasks.text import clip, did_you_mean
 from meshtasks.worker.mesh import Mesh
 
 

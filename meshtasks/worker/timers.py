@@ -13,13 +13,13 @@ from collections.abc import Callable
 
 from celery.utils.log import get_logger
 
-from meshtasks.domain.circuit import Circuit, State
-from meshtasks.domain.outcome import Retry
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
-from meshtasks.sinks.timing import SinkCall, listening
-from meshtasks.tasks.registry import Timer
-from meshtasks.worker.bind import run_timer
+from meshtasks.config.settings import Settings
+from meshtasks.flows.circuit import Circuit, State
+from meshtasks.flows.contract import Timer
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import Retry
+from meshtasks.timing import SinkCall, listening
+from meshtasks.worker.runner import run_timer
 
 logger = get_logger(__name__)
 

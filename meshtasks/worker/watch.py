@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshtasks.worker.lane import Lane
+from meshtasks.worker.queue_consumer import Lane
 
 _QUIET_SECONDS = 10.0
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import typer
 
-from meshtasks.settings import load_settings
+from meshtasks.config.settings import load_settings
 from producers.configuration import producer_config
 from producers.homeassistant.config import (
     NAME,

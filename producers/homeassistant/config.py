@@ -9,8 +9,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.settings import Settings
+from meshtasks.config.settings import Settings
+from meshtasks.errors import ConfigError
 from producers.configuration import Selection
 
 #: Of the command, its file and its spool.

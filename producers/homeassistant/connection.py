@@ -14,7 +14,7 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from meshtasks.domain.errors import ConfigError, Transient, UndecodableMessage
+from meshtasks.errors import ConfigError, Transient, UndecodableMessage
 from producers.homeassistant.frames import decoded
 
 #: Never at DEBUG, where the library writes down what is sent: the token is.

@@ -17,8 +17,8 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from meshtasks.domain.errors import SchemaMismatch, UndecodableMessage
-from meshtasks.domain.records import StateChange, explain
+from meshtasks.errors import SchemaMismatch, UndecodableMessage
+from meshtasks.records.models import StateChange, explain
 from producers.homeassistant.plain import plain
 
 _DIGITS = 400

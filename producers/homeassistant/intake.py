@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from meshtasks.domain.errors import InvalidMessage, MeshError
-from meshtasks.domain.records import StateChange, explain
-from meshtasks.domain.text import described
-from meshtasks.domain.timestamps import epoch_seconds
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.errors import InvalidMessage, MeshError
+from meshtasks.records.models import StateChange, explain
+from meshtasks.records.timestamps import epoch_seconds
+from meshtasks.text import described
 from producers.base import Producer
 from producers.collecting import contained
 from producers.homeassistant import messages

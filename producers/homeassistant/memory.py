@@ -10,8 +10,8 @@ from typing import cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from meshtasks.domain.records import EntityState, StateChange, explain
-from meshtasks.privatefiles import make_private_directory
+from meshtasks.config.private_files import make_private_directory
+from meshtasks.records.models import EntityState, StateChange, explain
 from producers.base import Producer
 from producers.files import write_atomically
 from producers.homeassistant.frames import CurrentState

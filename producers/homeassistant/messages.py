@@ -12,11 +12,11 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from meshtasks.domain.errors import SchemaMismatch
-from meshtasks.domain.records import StateChange
-from meshtasks.domain.text import described
-from meshtasks.domain.timestamps import epoch_seconds
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.errors import SchemaMismatch
+from meshtasks.records.models import StateChange
+from meshtasks.records.timestamps import epoch_seconds
+from meshtasks.text import described
 from producers.arrays import encode
 from producers.homeassistant.gap import Gap
 from producers.homeassistant.plain import plain

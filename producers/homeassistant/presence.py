@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from meshtasks.domain.records import EntityState, StateChange
+from meshtasks.records.models import EntityState, StateChange
 from producers.homeassistant.gap import rfc3339
 
 ENTITY_ID = "mesh.home_assistant"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from meshtasks.configfile import fault_in
-from meshtasks.environment import auth_headers
-from meshtasks.settings import Settings, load_settings
+from meshtasks.config.environment import auth_headers
+from meshtasks.config.loader import fault_in
+from meshtasks.config.settings import Settings, load_settings
 from producers.collecting import DryRun, run_collector
 from producers.configuration import producer_config, producer_file
 from producers.prometheus.collector import Discovery, PrometheusCollector

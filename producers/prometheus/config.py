@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, FilePath, model_validator
 
-from meshtasks.domain.web import Auth, HttpUrl
+from meshtasks.config.web import Auth, HttpUrl
 from producers.configuration import Seconds, Selection, Word
 
 _Tag = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]

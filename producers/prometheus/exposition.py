@@ -10,8 +10,8 @@ from prometheus_client import Metric as Family
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from meshtasks.domain.errors import MeshError
-from meshtasks.domain.text import clip
+from meshtasks.errors import MeshError
+from meshtasks.text import clip
 from producers.collecting import Unforeseen, contained
 from producers.http import Page
 

@@ -20,8 +20,8 @@ from kubernetes import client, config
 from pydantic import ValidationError
 from typing_extensions import override
 
-from meshtasks.configfile import fault_in
-from meshtasks.domain.errors import MeshError
+from meshtasks.config.loader import fault_in
+from meshtasks.errors import MeshError
 from producers.collecting import Guard, routing_word
 from producers.prometheus.collector import Discovery
 from producers.prometheus.config import KubernetesConfig, TargetConfig

@@ -27,10 +27,10 @@ from typing import NamedTuple
 from prometheus_client import Metric as Family
 from prometheus_client.samples import Sample
 
-from meshtasks.domain.errors import InvalidMessage
-from meshtasks.domain.points import metric_start
-from meshtasks.domain.text import clip
-from meshtasks.domain.timestamps import epoch_seconds
+from meshtasks.errors import InvalidMessage
+from meshtasks.records.points import metric_start
+from meshtasks.records.timestamps import epoch_seconds
+from meshtasks.text import clip
 from producers.base import MAX_ROUTING_KEY_BYTES
 from producers.collecting import Measured, Unforeseen, contained, metric, routing_word
 from producers.prometheus.histogram import quantile

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import RootModel
 
-from meshtasks.domain.patterns import topic_matches
+from meshtasks.amqp.patterns import topic_matches
 from producers.sensornet.discovery import Announced
 
 #: Config topic → the entities it announced.

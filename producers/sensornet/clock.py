@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from meshtasks.domain.timestamps import InvalidTimestamp, epoch_seconds
+from meshtasks.records.timestamps import InvalidTimestamp, epoch_seconds
 from producers.sensornet.meaning import DeviceTime
 
 #: Nothing is measured after it was received; clocks differ by as much.

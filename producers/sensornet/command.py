@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from meshtasks.domain.routing import queues_reached
-from meshtasks.domain.text import printable
-from meshtasks.domain.topology import Topology
-from meshtasks.settings import load_settings
+from meshtasks.amqp.routing import queues_reached
+from meshtasks.amqp.topology import Topology
+from meshtasks.config.settings import load_settings
+from meshtasks.text import printable
 from producers.sensornet.announcements import Announcements
 from producers.sensornet.config import MQTT_EXCHANGE, SensorNet, load
 from producers.sensornet.memory import Memory

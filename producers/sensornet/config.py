@@ -15,12 +15,12 @@ from pydantic import (
     model_validator,
 )
 
-from meshtasks.configfile import fault_in, refuse
-from meshtasks.domain.errors import UnknownUnit
-from meshtasks.domain.patterns import topic_matches
-from meshtasks.domain.routing import queues_reached
-from meshtasks.domain.topology import Topology
-from meshtasks.settings import Settings
+from meshtasks.amqp.patterns import topic_matches
+from meshtasks.amqp.routing import queues_reached
+from meshtasks.amqp.topology import Topology
+from meshtasks.config.loader import fault_in, refuse
+from meshtasks.config.settings import Settings
+from meshtasks.errors import UnknownUnit
 from producers.configuration import producer_config, producer_file
 from producers.sensornet.kinds import KINDS
 from producers.sensornet.naming import name

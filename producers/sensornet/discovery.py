@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from meshtasks.domain.errors import SchemaMismatch, UnknownUnit
+from meshtasks.errors import SchemaMismatch, UnknownUnit
 from producers.sensornet import template
 from producers.sensornet.kinds import KINDS, Kind
 from producers.sensornet.meaning import Ignored

@@ -10,8 +10,8 @@ from typing import Any
 import kombu
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
-from meshtasks.domain.errors import ConfigError, Transient
-from meshtasks.messaging.codec import Delivery, delivery_of
+from meshtasks.amqp.delivery import Delivery, delivery_of
+from meshtasks.errors import ConfigError, Transient
 
 #: Messages of one burst. As many again are on their way meanwhile.
 BURST = 500

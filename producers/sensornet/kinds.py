@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from meshtasks.domain.errors import UnknownUnit
-from meshtasks.domain.units import (
+from meshtasks.errors import UnknownUnit
+from meshtasks.records.units import (
     CURRENT,
     DECIMALS,
     ENERGY,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.privatefiles import make_private_directory, write_private
+from meshtasks.config.private_files import make_private_directory, write_private
+from meshtasks.errors import ConfigError
 from producers.sensornet.announcements import Announcements, Book
 
 logger = logging.getLogger(__name__)

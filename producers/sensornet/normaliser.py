@@ -18,10 +18,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from meshtasks.domain.errors import InvalidMessage, SchemaMismatch, UnknownUnit
-from meshtasks.domain.outcome import Dead
-from meshtasks.domain.text import clip
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.errors import InvalidMessage, SchemaMismatch, UnknownUnit
+from meshtasks.outcome import Dead
+from meshtasks.text import clip
 from producers.arrays import encode
 from producers.sensornet import discovery
 from producers.sensornet.announcements import Announcements

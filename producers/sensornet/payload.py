@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from meshtasks.domain.errors import SchemaMismatch, UndecodableMessage
-from meshtasks.domain.text import clip, described
+from meshtasks.errors import SchemaMismatch, UndecodableMessage
+from meshtasks.text import clip, described
 
 #: A larger message is not read; no sensor's is a hundredth of it.
 MAX_BODY_BYTES = 1 << 20

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from meshtasks.domain.errors import InvalidMessage, SchemaMismatch
-from meshtasks.domain.text import clip
+from meshtasks.errors import InvalidMessage, SchemaMismatch
+from meshtasks.text import clip
 from producers.sensornet.discovery import Announced
 from producers.sensornet.kinds import KINDS, Kind
 from producers.sensornet.meaning import (

@@ -15,14 +15,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from meshtasks.domain.backoff import Backoff
-from meshtasks.domain.errors import Transient, Unroutable
-from meshtasks.domain.outcome import Dead
-from meshtasks.messaging.codec import Delivery
-from meshtasks.messaging.connecting import connected
-from meshtasks.messaging.deadletter import Failing, dead_message
-from meshtasks.messaging.message_id import new_message_id
-from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.amqp.backoff import Backoff
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.deadletter import Failing, dead_message
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.message_id import new_message_id
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.errors import Transient, Unroutable
+from meshtasks.outcome import Dead
 from producers.arrays import Route, encode
 from producers.sensornet.clock import NotBelieved, moment
 from producers.sensornet.inbox import Inbox

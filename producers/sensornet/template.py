@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, TemplateError, nodes
 
-from meshtasks.domain.errors import SchemaMismatch
+from meshtasks.errors import SchemaMismatch
 from producers.sensornet.payload import Path, number_of
 
 #: Of a template's text; the longest of real devices have some hundred.

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from meshtasks.messaging.publisher import Publisher
+from meshtasks.amqp.publisher import Publisher
 from producers.base import Producer
 from producers.batching import Batching
 from producers.session import Patience, broker_url, run_session

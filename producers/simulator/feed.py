@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.amqp.publisher import Outgoing
 from producers.base import Producer
 from producers.simulator.badmessages import LABEL_HEADER
 from producers.simulator.house import House, SimulatedMessage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from meshtasks.settings import load_settings
+from meshtasks.config.settings import load_settings
 from producers.collecting import DryRun, run_collector
 from producers.configuration import producer_config
 from producers.system.collector import SystemCollector

@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 from typing_extensions import override
 
-from meshtasks.domain.errors import SchemaMismatch
-from meshtasks.domain.records import explain
-from meshtasks.domain.text import clip
+from meshtasks.errors import SchemaMismatch
+from meshtasks.records.models import explain
+from meshtasks.text import clip
 from producers.collecting import (
     LONGEST_GAP_INTERVALS,
     SCRAPE,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from meshtasks.environment import auth_headers
-from meshtasks.settings import load_settings
+from meshtasks.config.environment import auth_headers
+from meshtasks.config.settings import load_settings
 from producers.collecting import DryRun, run_collector
 from producers.configuration import producer_config, producer_file
 from producers.triton.collector import TritonCollector

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, FilePath
 
-from meshtasks.domain.web import Auth, HttpUrl
+from meshtasks.config.web import Auth, HttpUrl
 from producers.configuration import Seconds, Selection, Word
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.support.alarm import memory_alarm
 from tests.support.amqp import drain, publish_raw, take
 from tests.support.meshes import declared

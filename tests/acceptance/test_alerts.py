@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from meshtasks.messaging import headers
-from meshtasks.sinks.alertstore import AlertStore
+from meshtasks.amqp import headers
+from meshtasks.flows.alerts.store import AlertStore
 from tests.support.alerting import CONFIG, alert_fields
 from tests.support.amqp import drain, publish_raw, queue_depth, take
 from tests.support.meshes import declared, reconfigured

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.messaging import headers
-from meshtasks.messaging.calls import call_message
-from meshtasks.messaging.publisher import Publisher
-from meshtasks.sinks.alertstore import AlertStore
+from meshtasks.amqp import headers
+from meshtasks.amqp.calls import call_message
+from meshtasks.amqp.publisher import Publisher
+from meshtasks.demo.rabbitmq import RabbitMQ
+from meshtasks.flows.alerts.store import AlertStore
 from tests.conftest import ROOT
 from tests.support.amqp import publish_raw, take
 from tests.support.flower import Flower

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from paho.mqtt import publish as mqtt
 
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.environment import Environment
-from meshtasks.sinks.objects import open_store
+from meshtasks.config.environment import Environment
+from meshtasks.demo.rabbitmq import RabbitMQ
+from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.flows.archive.objects import open_store
 from tests.support.amqp import drain, publish_raw, queue_depth, take
 from tests.support.archive import lines_in
 from tests.support.meshes import declared, reconfigured

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from meshtasks.embedded.triton import Triton
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.messaging import headers
-from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.amqp import headers
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.demo.triton import Triton
+from meshtasks.demo.victoriametrics import VictoriaMetrics
 from tests.support.amqp import drain, open_channel, queue_depth, take
 from tests.support.inference import REQUESTS, RESULTS, request
 from tests.support.meshes import declared, reconfigured

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.messaging import headers
-from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.amqp import headers
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.demo.rabbitmq import RabbitMQ
+from meshtasks.demo.victoriametrics import VictoriaMetrics
 from tests.support.amqp import drain, queue_depth, take
 from tests.support.meshes import declared
 from tests.support.readings import bad_bodies, message

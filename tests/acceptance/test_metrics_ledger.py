@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.messaging import headers
-from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.amqp import headers
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.demo.victoriametrics import VictoriaMetrics
 from tests.support.amqp import drain, queue_depth, take
 from tests.support.meshes import declared, reconfigured
 from tests.support.receiver import Answer, Receiver

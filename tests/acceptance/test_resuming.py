@@ -11,8 +11,8 @@ from urllib.parse import quote
 import amqp
 import pytest
 
-from meshtasks.embedded import loopback
-from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.demo import loopback
+from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.support import scripted
 from tests.support.amqp import open_channel, publish_raw
 from tests.support.meshes import declared

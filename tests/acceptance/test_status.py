@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.settings import load_settings
+from meshtasks.config.settings import load_settings
+from meshtasks.demo.rabbitmq import RabbitMQ
+from meshtasks.demo.victoriametrics import VictoriaMetrics
 from tests.support.amqp import publish_raw
 from tests.support.command import Command, command
 from tests.support.meshes import declared

@@ -14,11 +14,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
+from meshtasks.amqp import headers
 from meshtasks.celery import create_app
-from meshtasks.environment import Environment
-from meshtasks.messaging import headers
-from meshtasks.settings import Settings
-from meshtasks.tasks.handlers import HANDLERS
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.flows.builtin import HANDLERS
 from meshtasks.worker.consumer import commands_at_once
 from tests.support import scripted
 from tests.support.amqp import publish_raw, queue_depth, take

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from amqp.exceptions import NotAllowed
 
-from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.worker.consumer import MeshConsumer
 from tests.support.accounts import PASSWORD, account
 from tests.support.meshes import declared

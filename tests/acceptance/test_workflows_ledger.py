@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from meshtasks.messaging import headers
-from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.amqp import headers
+from meshtasks.amqp.publisher import Outgoing, Publisher
 from tests.support.amqp import drain, queue_depth, take
 from tests.support.archive import lines_sent
 from tests.support.meshes import declared, reconfigured

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from meshtasks.embedded import loopback
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.embedded.triton import Triton
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.sinks import Sinks
+from meshtasks.demo import loopback
+from meshtasks.demo.rabbitmq import RabbitMQ
+from meshtasks.demo.triton import Triton
+from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.flows.sinks import Sinks
 from tests.support.amqp import Delivery, drain
 from tests.support.archive import lines_in, lines_sent
 from tests.support.handling import opened, settings_of

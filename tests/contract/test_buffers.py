@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.amqp.publisher import Outgoing
 from producers.buffer import Buffer, MemoryBuffer, Pending
 from producers.spool import Spool, SpoolLimits
 from producers.spoolfile import OVERHEAD_BYTES

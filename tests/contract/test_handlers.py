@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.outcome import DONE, Dead, Retry
-from meshtasks.sinks import Sinks
-from meshtasks.tasks.registry import HANDLERS
+from meshtasks.flows.contract import HANDLERS
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE, Dead, Retry
+from meshtasks.records.envelope import Envelope
 from meshtasks.worker.decode import Decoder
 from tests.contract.cases import CASES, Case
 from tests.contract.conftest import World

@@ -13,24 +13,25 @@ import pytest
 import urllib3
 from pydantic import SecretStr
 
-from meshtasks.domain.alerting.notice import Notification
-from meshtasks.domain.errors import MeshError
-from meshtasks.domain.inference.specs import InputSpec, ModelSpec
-from meshtasks.domain.inference.tensors import Tensor
-from meshtasks.domain.outcome import Retry, outcome_of
-from meshtasks.domain.workflows import Workflow
-from meshtasks.sinks import notifier, webhook
-from meshtasks.sinks.alertstore import AlertStore
-from meshtasks.sinks.journal import ArchiveJournal
-from meshtasks.sinks.notifier import Notifier
-from meshtasks.sinks.objects import s3
-from meshtasks.sinks.objects.file import FileStore
-from meshtasks.sinks.objects.s3 import S3Store
-from meshtasks.sinks.rulestate import RuleStateStore
-from meshtasks.sinks.timeseries import TimeSeries
-from meshtasks.sinks.triton import Triton
-from meshtasks.sinks.webhook import WebhookBusy, Webhooks
-from meshtasks.sinks.webhooklog import WebhookLog
+from meshtasks.errors import MeshError
+from meshtasks.flows.alerts import notifier
+from meshtasks.flows.alerts.notice import Notification
+from meshtasks.flows.alerts.notifier import Notifier
+from meshtasks.flows.alerts.store import AlertStore
+from meshtasks.flows.archive.objects import s3
+from meshtasks.flows.archive.objects.file import FileStore
+from meshtasks.flows.archive.objects.s3 import S3Store
+from meshtasks.flows.inference.specs import InputSpec, ModelSpec
+from meshtasks.flows.inference.tensors import Tensor
+from meshtasks.flows.inference.triton import Triton
+from meshtasks.flows.timeseries import TimeSeries
+from meshtasks.flows.webhooks import client as webhook
+from meshtasks.flows.webhooks.client import WebhookBusy, Webhooks
+from meshtasks.flows.webhooks.config import Workflow
+from meshtasks.outcome import Retry, outcome_of
+from meshtasks.rules.store import RuleStateStore
+from meshtasks.state.archive_journal import ArchiveJournal
+from meshtasks.state.webhook_log import WebhookLog
 from tests.support.liar import LIES, Liar, Lie, answer
 
 #: Nobody waits longer for an answer here.
@@ -46,7 +47,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notifier, "_READ_TIMEOUT_SECONDS", PATIENCE_SECONDS)
     timeout = urllib3.Timeout(connect=PATIENCE_SECONDS, read=PATIENCE_SECONDS)
     monkeypatch.setattr(s3, "_TIMEOUT", timeout)
-    monkeypatch.setattr("meshtasks.sinks.triton.CONNECT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("meshtasks.flows.inference.triton.CONNECT_TIMEOUT_SECONDS", 0.2)
 
 
 # --- the work of each sink that asks a server
@@ -245,7 +246,7 @@ def test_a_file_that_is_no_database_or_locked_is_a_passing_trouble(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("meshtasks.sinks.sqlite.BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("meshtasks.state.sqlite.BUSY_TIMEOUT_SECONDS", 0.05)
     work(tmp_path)
     (path,) = tmp_path.glob("*.sqlite")
     path.write_bytes(b"not a database" * 1_000)

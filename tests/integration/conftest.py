@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.conftest import ROOT
 from tests.support.following import Follow, following
 from tests.support.gateway import MAX_BODY_BYTES, SCOPES, Gateway, token_of

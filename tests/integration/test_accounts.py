@@ -20,13 +20,13 @@ from paho.mqtt import publish as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from pydantic import SecretStr
 
-from meshtasks.domain.accounts import rights_of
-from meshtasks.embedded import loopback
-from meshtasks.embedded.rabbitmq import MANAGEMENT, MQTT, RabbitMQ
-from meshtasks.environment import Environment
-from meshtasks.messaging.accounts import definitions_with_accounts
-from meshtasks.messaging.entities import task_queues
-from meshtasks.settings import Settings
+from meshtasks.amqp.accounts import definitions_with_accounts
+from meshtasks.amqp.declare import task_queues
+from meshtasks.amqp.rights import rights_of
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.demo import loopback
+from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, RabbitMQ
 from tests.support import rawmqtt
 from tests.support.amqp import open_channel, publish_raw, queue_depth
 from tests.support.command import command

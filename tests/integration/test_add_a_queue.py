@@ -10,10 +10,10 @@ from types import ModuleType
 
 import pytest
 
-from meshtasks.domain import units
-from meshtasks.domain.outcome import DONE, Dead
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.tasks.registry import HANDLERS
+from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.flows.contract import HANDLERS
+from meshtasks.outcome import DONE, Dead
+from meshtasks.records import units
 from tests.support.handling import handle, message, opened, settings_of
 from tests.support.meshes import declared
 from tests.support.victoria import export
@@ -31,7 +31,7 @@ def added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     names = dict(vars(units))
     exec(compile(quantity, "quantity", "exec"), names)
     monkeypatch.setattr(units, "PRESSURE", names["PRESSURE"], raising=False)
-    module = ModuleType("meshtasks.tasks.pressure")
+    module = ModuleType("meshtasks.flows.pressure")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(handler, "handler", "exec"), vars(module))
     yield

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.domain.errors import PublishUnconfirmed
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.demo.rabbitmq import RabbitMQ
+from meshtasks.errors import PublishUnconfirmed
 from tests.support.alarm import memory_alarm
 from tests.support.amqp import drain
 

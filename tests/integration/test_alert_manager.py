@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.alerting.muting import Silence
-from meshtasks.domain.alerts import Alert
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
-from meshtasks.sinks.alertstore import AlertStore
-from meshtasks.sinks.alerttables import AlertTables
-from meshtasks.tasks.alertbook import News, claim, take_in
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.flows.alerts.muting import Silence
+from meshtasks.flows.alerts.service import News, claim, take_in
+from meshtasks.flows.alerts.store import AlertStore
+from meshtasks.flows.alerts.tables import AlertTables
+from meshtasks.records.alert import Alert
 from tests.support.alerting import NOW, Manager
 from tests.support.ntfy import Ntfy
 from tests.support.receiver import Answer, Receiver

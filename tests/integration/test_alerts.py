@@ -9,13 +9,13 @@ from typing import Any
 import kombu
 import pytest
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.domain.outcome import DONE, Retry
-from meshtasks.messaging.entities import declare
-from meshtasks.settings import load_settings
-from meshtasks.sinks import Sinks
-from meshtasks.tasks.alerts import receive_critical, receive_others
-from meshtasks.tasks.notifying import NOTIFYING
+from meshtasks.amqp.declare import declare
+from meshtasks.config.settings import load_settings
+from meshtasks.errors import ConfigError
+from meshtasks.flows.alerts.handler import receive_critical, receive_others
+from meshtasks.flows.alerts.notifying import NOTIFYING
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE, Retry
 from tests.support.alerting import alert_fields, batch_of
 from tests.support.amqp import drain
 from tests.support.archive import lines_sent

@@ -19,16 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from meshtasks.domain.errors import SinkUnavailable, Transient
-from meshtasks.domain.outcome import DONE, Retry
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
-from meshtasks.sinks.analytics.compaction import Compacted, open_compaction
-from meshtasks.sinks.analytics.lock import DatasetLock
-from meshtasks.sinks.objects import archived_objects
-from meshtasks.sinks.objects.file import FileStore
-from meshtasks.tasks.archive import archive_events, archive_metrics
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.errors import SinkUnavailable, Transient
+from meshtasks.flows.analytics.compaction import Compacted, open_compaction
+from meshtasks.flows.archive.handler import archive_events, archive_metrics
+from meshtasks.flows.archive.objects import archived_objects
+from meshtasks.flows.archive.objects.file import FileStore
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE, Retry
+from meshtasks.state.lock import DatasetLock
 from tests.support.analytics import archive, excerpts, ids_in, parquet_names, rows_in
 from tests.support.archive import NOON, bucket_environment, directory_environment
 from tests.support.archive import lines_in as archived_lines
@@ -316,7 +316,7 @@ def test_without_pyarrow_the_archive_goes_on_and_compaction_catches_up(
     find = importlib.util.find_spec
     with monkeypatch.context() as without:
         without.setattr(
-            "meshtasks.sinks.analytics.twins.find_spec",
+            "meshtasks.flows.analytics.twins.find_spec",
             lambda name: None if name == "pyarrow" else find(name),
         )
         poor = open_sinks(environment)

@@ -16,17 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from meshtasks.domain.archiving import archive_messages, excerpt
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.errors import SinkUnavailable
-from meshtasks.domain.outcome import DONE, Dead, Outcome, Retry
-from meshtasks.embedded import loopback
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
-from meshtasks.sinks.objects import archived_objects
-from meshtasks.sinks.objects.file import FileStore
-from meshtasks.tasks.archive import archive_events, archive_metrics
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.demo import loopback
+from meshtasks.errors import SinkUnavailable
+from meshtasks.flows.archive.handler import archive_events, archive_metrics
+from meshtasks.flows.archive.objects import archived_objects
+from meshtasks.flows.archive.objects.file import FileStore
+from meshtasks.flows.excerpts import archive_messages, excerpt
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE, Dead, Outcome, Retry
+from meshtasks.records.envelope import Envelope
 from tests.support.archive import (
     NOON,
     batch_of,
@@ -471,7 +471,7 @@ def test_rows_that_cannot_be_made_are_logged_and_made_later(
         raise ZeroDivisionError(message)
 
     with monkeypatch.context() as patched:
-        patched.setattr("meshtasks.sinks.analytics.parquet.parquet_of", broken)
+        patched.setattr("meshtasks.flows.analytics.parquet.parquet_of", broken)
         assert archive(sinks, *numbered(1)) == [DONE]
     (error,) = [each for each in caplog.records if each.levelname == "ERROR"]
     assert error.exc_info is not None

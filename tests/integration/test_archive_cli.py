@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import zstandard
 
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.outcome import DONE
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.environment import Environment
-from meshtasks.messaging.codec import delivery_of
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
-from meshtasks.sinks.objects import archived_objects
-from meshtasks.sinks.victoriametrics import VictoriaMetricsState
+from meshtasks.amqp.delivery import delivery_of
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.flows.archive.objects import archived_objects
+from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.victoriametrics import VictoriaMetricsState
+from meshtasks.outcome import DONE
+from meshtasks.records.envelope import Envelope
 from tests.support.amqp import drain, open_channel, queue_depth
 from tests.support.analytics import archive
 from tests.support.archive import (

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from meshtasks.domain.errors import SinkUnavailable
-from meshtasks.sinks.journal import ArchiveJournal
+from meshtasks.errors import SinkUnavailable
+from meshtasks.state.archive_journal import ArchiveJournal
 from tests.support.waiting import wait_until
 
 DAY_SECONDS = 86_400.0
@@ -142,7 +142,7 @@ def test_one_process_at_a_time_holds_it(path: Path, journal: ArchiveJournal) -> 
 
 def test_a_process_that_is_killed_lets_go(path: Path, journal: ArchiveJournal) -> None:
     holding = (
-        "import sys, pathlib, meshtasks.sinks.journal as j\n"
+        "import sys, pathlib, meshtasks.state.archive_journal as j\n"
         f"with j.ArchiveJournal(pathlib.Path({str(path)!r})).hold():\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"
@@ -193,7 +193,7 @@ def test_killing_a_process_in_the_midst_of_noting_leaves_all_or_nothing(
     path: Path, journal: ArchiveJournal
 ) -> None:
     noting = (
-        "import pathlib, itertools, meshtasks.sinks.journal as j\n"
+        "import pathlib, itertools, meshtasks.state.archive_journal as j\n"
         f"journal = j.ArchiveJournal(pathlib.Path({str(path)!r}))\n"
         "for n in itertools.count():\n"
         "    journal.intend({str(n): [f'{n}/{i}' for i in range(100)]})\n"

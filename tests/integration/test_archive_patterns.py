@@ -6,7 +6,7 @@ import itertools
 
 import amqp
 
-from meshtasks.domain.patterns import topic_matches
+from meshtasks.amqp.patterns import topic_matches
 from tests.support.amqp import open_channel
 
 WORDS = ("a", "", "*", "#")

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from kombu import Connection
 
-from meshtasks.domain.archiving import archive_messages, excerpt
-from meshtasks.environment import Environment
-from meshtasks.messaging.entities import declare
-from meshtasks.messaging.message_id import new_message_id
-from meshtasks.messaging.publisher import Outgoing, Publisher
-from meshtasks.settings import Settings
-from meshtasks.sinks.objects import ObjectStore, open_store
+from meshtasks.amqp.declare import declare
+from meshtasks.amqp.message_id import new_message_id
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.flows.archive.objects import ObjectStore, open_store
+from meshtasks.flows.excerpts import archive_messages, excerpt
 from tests.support.amqp import queue_depth
 from tests.support.analytics import ids_in
 from tests.support.archive import (

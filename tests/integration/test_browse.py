@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.messaging.browse import QueueBusy, sweep
+from meshtasks.amqp.peek import QueueBusy, sweep
+from meshtasks.errors import ConfigError
 from tests.support.amqp import drain, open_channel, publish_raw, queue_depth
 from tests.support.letters import QUEUE, bury, letter
 from tests.support.waiting import wait_until
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 #: Looks at half of the queue's messages, says so, and is killed.
 _LOOKER = """
 import sys, threading
-from meshtasks.messaging.browse import sweep
+from meshtasks.amqp.peek import sweep
 with sweep(sys.argv[1], sys.argv[2], prefetch=40) as held:
     for delivery in held:
         if held.seen == held.total // 2:
@@ -96,7 +96,7 @@ def test_what_is_removed_is_gone_and_the_rest_is_in_order(mesh_url: str) -> None
 def test_messages_that_somebody_else_has_are_missing(
     mesh_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshtasks.messaging.browse._PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("meshtasks.amqp.peek._PATIENCE_SECONDS", 0.5)
     fill(mesh_url, 30)
     with sweep(mesh_url, QUEUE, prefetch=10) as held, open_channel(mesh_url) as channel:
         channel.basic_get(QUEUE)

@@ -15,14 +15,14 @@ import pytest
 import requests
 from urllib3.exceptions import SSLError
 
-from meshtasks.certificates import trust
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.management import nodes
 from meshtasks.cli.doctor_checks import _away
-from meshtasks.domain.errors import ConfigError, Transient
-from meshtasks.messaging.connecting import connected
-from meshtasks.messaging.management import nodes
-from meshtasks.settings import load_settings
-from meshtasks.sinks.http import pool_manager, request
-from meshtasks.sinks.triton import Triton
+from meshtasks.config.certificates import trust
+from meshtasks.config.settings import load_settings
+from meshtasks.errors import ConfigError, Transient
+from meshtasks.flows.http import pool_manager, request
+from meshtasks.flows.inference.triton import Triton
 from producers.homeassistant.connection import Disconnected, Liveness, opened
 
 HELLO = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"

@@ -11,16 +11,16 @@ import kombu
 import pytest
 from typing_extensions import override
 
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.errors import PublishUnconfirmed
-from meshtasks.domain.outcome import DONE, Dead, Retry
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.messaging.entities import declare
-from meshtasks.messaging.publisher import Outgoing, Publisher
-from meshtasks.settings import load_settings
-from meshtasks.sinks import Sinks
-from meshtasks.tasks.climate import store_humidities, store_temperatures
-from meshtasks.tasks.registry import HANDLERS, Batch
+from meshtasks.amqp.declare import declare
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.config.settings import load_settings
+from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.errors import PublishUnconfirmed
+from meshtasks.flows.contract import HANDLERS, Batch
+from meshtasks.flows.readings.handler import store_humidities, store_temperatures
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE, Dead, Retry
+from meshtasks.records.envelope import Envelope
 from meshtasks.worker.decode import Decoder
 from tests.support import batches
 from tests.support.amqp import Delivery, drain

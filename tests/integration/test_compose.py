@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from meshtasks.embedded.packages import COMPOSE_DIRECTORY
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.demo.packages import COMPOSE_DIRECTORY
 from tests.support.worker import CELERY
 
 ROOT = Path(__file__).parents[2]

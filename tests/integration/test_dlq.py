@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.messaging import headers
+from meshtasks.amqp import headers
+from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.support.accounts import account
 from tests.support.amqp import Delivery, drain, open_channel, publish_raw, queue_depth
 from tests.support.archive import directory_environment
@@ -206,7 +206,7 @@ class TestReplay:
     def test_a_long_one_holds_the_letters_for_a_while_only(
         self, mesh_url: str, meshtasks: Command, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("meshtasks.messaging.replay._SHIFT_SECONDS", 0.0)
+        monkeypatch.setattr("meshtasks.amqp.replay._SHIFT_SECONDS", 0.0)
         with open_channel(mesh_url) as channel:
             channel.queue_delete("sensors.motion")
         deleted = [letter(n, queue="sensors.motion") for n in range(100, 105)]

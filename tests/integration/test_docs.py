@@ -16,10 +16,10 @@ import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from meshtasks.amqp.routing import handled_queues
 from meshtasks.cli import app
 from meshtasks.cli.asyncapi_headers import DEAD_LETTER, PASSED_ON
-from meshtasks.domain.routing import handled_queues
-from meshtasks.environment import Environment
+from meshtasks.config.environment import Environment
 from tests.support.topologies import shipped_topology
 
 ROOT = Path(__file__).parents[2]

@@ -13,17 +13,17 @@ from urllib.parse import urlsplit
 import pytest
 from typing_extensions import override
 
+from meshtasks.amqp.permissions import refused
+from meshtasks.amqp.topology import Topology
 from meshtasks.cli import doctor_checks
 from meshtasks.cli.doctor import examine
 from meshtasks.cli.doctor_checks import Check, Verdict, clock, disk
 from meshtasks.cli.status_workers import WorkerAnswer
-from meshtasks.configfile import load_yaml
-from meshtasks.domain.errors import SinkUnavailable
-from meshtasks.domain.topology import Topology
-from meshtasks.embedded import loopback
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.messaging.permissions import refused
-from meshtasks.settings import load_settings
+from meshtasks.config.loader import load_yaml
+from meshtasks.config.settings import load_settings
+from meshtasks.demo import loopback
+from meshtasks.demo.rabbitmq import RabbitMQ
+from meshtasks.errors import SinkUnavailable
 from tests.support.amqp import queue_depth
 from tests.support.command import Command, command
 from tests.support.httpserver import Handler, HTTPServer

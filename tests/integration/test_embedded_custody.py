@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 #: another, which does not listen. Interrupted, it ends both and says so.
 PROGRAM = """
 import os, signal, subprocess, sys
-from meshtasks.embedded.custody import in_custody
+from meshtasks.demo.subreaper import in_custody
 
 STUBBORN = "trap : TERM; echo working; while :; do sleep 0.05; done"
 

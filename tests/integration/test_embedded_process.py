@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.embedded.process import Process, ProcessFailed
+from meshtasks.demo.process import Process, ProcessFailed
 from tests.support.processes import processes_of
 from tests.support.waiting import wait_until
 

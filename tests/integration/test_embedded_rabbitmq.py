@@ -15,9 +15,9 @@ import amqp
 import pytest
 from paho.mqtt import publish as mqtt
 
-from meshtasks.embedded import loopback
-from meshtasks.embedded.process import ProcessFailed
-from meshtasks.embedded.rabbitmq import Ports, RabbitMQ
+from meshtasks.demo import loopback
+from meshtasks.demo.process import ProcessFailed
+from meshtasks.demo.rabbitmq import Ports, RabbitMQ
 from tests.support.amqp import open_channel, publish_raw, take
 from tests.support.processes import processes_of
 from tests.support.waiting import wait_until

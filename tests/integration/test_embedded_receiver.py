@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from pydantic import SecretStr
 
-from meshtasks.domain.alerting.notice import Notification
-from meshtasks.embedded import loopback
-from meshtasks.embedded.receiver import Receiver
-from meshtasks.sinks.notifier import Notifier
+from meshtasks.demo import loopback
+from meshtasks.demo.receiver import Receiver
+from meshtasks.flows.alerts.notice import Notification
+from meshtasks.flows.alerts.notifier import Notifier
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.embedded import loopback
-from meshtasks.embedded.process import ProcessFailed
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.sinks.victoriametrics import look, retention_seconds
+from meshtasks.demo import loopback
+from meshtasks.demo.process import ProcessFailed
+from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.flows.victoriametrics import look, retention_seconds
 from tests.support.processes import processes_of
 from tests.support.victoria import Series, export
 from tests.support.waiting import wait_until

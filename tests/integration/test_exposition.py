@@ -11,7 +11,7 @@ from socket import create_server
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from meshtasks.environment import Environment
+from meshtasks.config.environment import Environment
 from meshtasks.worker import exposition
 from meshtasks.worker.exposition import Exposition
 from tests.support.waiting import wait_until

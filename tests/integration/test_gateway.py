@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import requests
 
-from meshtasks.environment import Environment
+from meshtasks.config.environment import Environment
 from tests.conftest import ROOT
 from tests.support.amqp import Delivery, drain, publish_raw, take
 from tests.support.command import Command, command

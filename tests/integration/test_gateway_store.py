@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from meshtasks.amqp.calls import Answer
 from meshtasks.gateway.problems import Problem
 from meshtasks.gateway.store import Store
-from meshtasks.messaging.calls import Answer
 
 HOUR = 3600.0
 DAY = 86_400.0

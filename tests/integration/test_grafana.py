@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 import pytest
 import yaml
 
-from meshtasks.embedded import loopback
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
+from meshtasks.demo import loopback
+from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.worker.breaker import Breaker
 from meshtasks.worker.metrics import WorkerMetrics
 from tests.support.influx import Influx, InfluxTarget

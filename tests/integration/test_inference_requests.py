@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from meshtasks.domain.errors import PublishUnconfirmed
-from meshtasks.domain.outcome import DONE, Dead, Retry
-from meshtasks.embedded.triton import Triton
-from meshtasks.messaging import headers
-from meshtasks.messaging.publisher import Outgoing, Publisher
-from meshtasks.settings import load_settings
-from meshtasks.sinks import Sinks
-from meshtasks.tasks.inference import ask_models
+from meshtasks.amqp import headers
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.config.settings import load_settings
+from meshtasks.demo.triton import Triton
+from meshtasks.errors import PublishUnconfirmed
+from meshtasks.flows.inference.handler import ask_models
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE, Dead, Retry
 from tests.support.amqp import drain
 from tests.support.inference import RESULTS, batch_of, request
 from tests.support.meshes import declared, reconfigured

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.outcome import DONE, Dead, Outcome, Retry
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.settings import load_settings
-from meshtasks.sinks import Sinks
-from meshtasks.tasks.inference import evaluate_results
+from meshtasks.config.settings import load_settings
+from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.flows.inference.handler import evaluate_results
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE, Dead, Outcome, Retry
 from tests.support.amqp import drain
 from tests.support.archive import lines_sent
 from tests.support.inference import NOW, RESULTS, batch_of

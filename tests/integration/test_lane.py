@@ -9,14 +9,14 @@ import amqp
 import pytest
 from kombu import Connection
 
-from meshtasks.domain.queues import QueueSettings
-from meshtasks.domain.retry import RetryPolicy
-from meshtasks.environment import Environment
-from meshtasks.messaging.entities import declare
-from meshtasks.settings import Settings
-from meshtasks.tasks.registry import Handler
-from meshtasks.worker.lane import Lane
-from meshtasks.worker.settlement import Settler
+from meshtasks.amqp.declare import declare
+from meshtasks.amqp.queues import QueueSettings
+from meshtasks.amqp.retry import RetryPolicy
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.flows.contract import Handler
+from meshtasks.worker.queue_consumer import Lane
+from meshtasks.worker.resolution import Settler
 from tests.support.amqp import open_channel, publish_raw
 
 QUEUE = "sensors.motion"

@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from meshtasks.domain.errors import ConfigError, Transient
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.messaging import management
+from meshtasks.amqp import management
+from meshtasks.demo.rabbitmq import RabbitMQ
+from meshtasks.errors import ConfigError, Transient
 from tests.support.httpserver import Handler, HTTPServer
 
 BROKER = "amqp://mesh:secret@127.0.0.1/mesh"

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.outcome import DONE, Dead, Retry
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.sinks import Sinks
+from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE, Dead, Retry
+from meshtasks.records.envelope import Envelope
 from tests.support.amqp import drain
 from tests.support.archive import lines_sent
 from tests.support.handling import NOW, handle, message, opened, settings_of

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from meshtasks.domain.alerting.notice import Notification
-from meshtasks.domain.errors import ConfigError, SinkRejected, SinkUnavailable
-from meshtasks.sinks.notifier import Notifier
+from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
+from meshtasks.flows.alerts.notice import Notification
+from meshtasks.flows.alerts.notifier import Notifier
 from tests.support.ntfy import Ntfy
 from tests.support.receiver import Answer, Receiver
 
@@ -230,7 +230,9 @@ class TestFailures:
     def test_a_slow_service_is_given_up(
         self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("meshtasks.sinks.notifier._READ_TIMEOUT_SECONDS", 0.05)
+        monkeypatch.setattr(
+            "meshtasks.flows.alerts.notifier._READ_TIMEOUT_SECONDS", 0.05
+        )
         receiver.always = Answer(delay_seconds=30)
 
         with pytest.raises(SinkUnavailable, match="phone: ReadTimeout"):

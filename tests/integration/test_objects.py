@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.domain.errors import ConfigError, SinkRejected
-from meshtasks.environment import Environment
-from meshtasks.sinks.objects import ObjectInfo, ObjectStore, open_store
+from meshtasks.config.environment import Environment
+from meshtasks.errors import ConfigError, SinkRejected
+from meshtasks.flows.archive.objects import ObjectInfo, ObjectStore, open_store
 from tests.support.archive import bucket_environment, directory_environment
 from tests.support.s3 import S3Target
 

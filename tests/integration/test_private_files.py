@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from meshtasks.cli.secrets import secrets
-from meshtasks.privatefiles import private_opener
-from meshtasks.sinks.analytics.local import LocalFiles
-from meshtasks.sinks.analytics.lock import DatasetLock
-from meshtasks.sinks.journal import ArchiveJournal
-from meshtasks.sinks.objects.file import FileStore
-from meshtasks.sinks.sqlite import SqliteFile
+from meshtasks.config.private_files import private_opener
+from meshtasks.flows.analytics.local import LocalFiles
+from meshtasks.flows.archive.objects.file import FileStore
+from meshtasks.state.archive_journal import ArchiveJournal
+from meshtasks.state.lock import DatasetLock
+from meshtasks.state.sqlite import SqliteFile
 from producers.files import write_atomically
 from producers.homeassistant.memory import Memory
 from producers.spoolfile import SpoolFile

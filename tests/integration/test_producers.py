@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.domain.backoff import Backoff
-from meshtasks.domain.errors import PublishUnconfirmed
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.messaging import publisher as publisher_module
-from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.amqp import publisher as publisher_module
+from meshtasks.amqp.backoff import Backoff
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.demo.rabbitmq import RabbitMQ
+from meshtasks.errors import PublishUnconfirmed
 from producers.base import MAX_BODY_BYTES, Producer
 from producers.batching import Batching
 from producers.buffer import Buffer, MemoryBuffer, Pending

@@ -16,10 +16,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.embedded import loopback
-from meshtasks.embedded.process import Process
-from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.demo import loopback
+from meshtasks.demo.process import Process
+from meshtasks.demo.rabbitmq import RabbitMQ
+from meshtasks.errors import ConfigError
 from producers.prometheus import command
 from producers.prometheus.collector import PrometheusCollector
 from producers.prometheus.config import KubernetesConfig, PrometheusConfig, TargetConfig

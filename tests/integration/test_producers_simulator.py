@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from meshtasks.messaging.connecting import connected
+from meshtasks.amqp.connecting import connected
 from producers.simulator.badmessages import LABEL_HEADER, BadKind
 from producers.simulator.specimens import SPECIMENS
 from tests.support.amqp import Delivery, drain, queue_depth

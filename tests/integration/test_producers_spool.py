@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.errors import ConfigError
 from producers import spool as spool_module
 from producers.buffer import Pending
 from producers.spool import Spool, SpoolLimits
@@ -119,7 +119,7 @@ def written_by_a_killed_process(path: Path, spool: Spool) -> list[int]:
 _KILLED = """
 import sys
 from pathlib import Path
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.amqp.publisher import Outgoing
 from producers.buffer import Pending
 from producers.spool import Spool, SpoolLimits
 spool = Spool(Path(sys.argv[1]), SpoolLimits(1_000_000, 1_000_000_000))

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from meshtasks.embedded import loopback
-from meshtasks.embedded.triton import Triton
+from meshtasks.demo import loopback
+from meshtasks.demo.triton import Triton
 from producers.configuration import Selection
 from producers.triton.collector import TritonCollector
 from producers.triton.config import TritonConfig

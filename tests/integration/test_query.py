@@ -19,11 +19,11 @@ from xml.etree import ElementTree as ET
 import duckdb
 import pytest
 
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
-from meshtasks.sinks.analytics.compaction import open_compaction
-from meshtasks.sinks.analytics.database import opened
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.flows.analytics.compaction import open_compaction
+from meshtasks.flows.analytics.database import opened
+from meshtasks.flows.sinks import Sinks
 from tests.support.analytics import archive, parquet_names
 from tests.support.archive import NOON, bucket_environment, directory_environment
 from tests.support.chromium import look
@@ -356,7 +356,7 @@ def test_wrong_usage_is_told(query: Command, arguments: list[str]) -> None:
 def test_without_the_extra_the_way_to_install_it_is_told(
     query: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshtasks.sinks.analytics.find_spec", lambda _: None)
+    monkeypatch.setattr("meshtasks.flows.analytics.find_spec", lambda _: None)
     result = query("SELECT 1")
     assert result.exit_code == 78
     assert "pip install 'meshtasks[analytics]'" in result.stderr

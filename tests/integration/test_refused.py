@@ -9,10 +9,10 @@ from contextlib import closing
 import pytest
 from typing_extensions import override
 
-from meshtasks.domain.errors import PublishRefused, Unroutable
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.errors import PublishRefused, Unroutable
 from meshtasks.gateway.outbox import Outbox
-from meshtasks.messaging.publisher import Outgoing, Publisher
-from meshtasks.worker.courier import Courier, Parcel
+from meshtasks.worker.republisher import Courier, Parcel
 from producers.base import Producer
 from tests.support.amqp import drain
 from tests.support.waiting import wait_until

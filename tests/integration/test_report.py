@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from meshtasks.amqp.deadletter import DEAD_LETTER_ROUTING_KEY
+from meshtasks.amqp.selection import DEAD_LETTER_EXCHANGE
 from meshtasks.cli.reporting.dead_letters import dead_letters_in
-from meshtasks.domain.deadletters import DEAD_LETTER_EXCHANGE
-from meshtasks.environment import Environment
-from meshtasks.messaging.deadletter import DEAD_LETTER_ROUTING_KEY
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.flows.sinks import Sinks
 from tests.support.amqp import publish_raw, queue_depth
 from tests.support.analytics import archive
 from tests.support.archive import directory_environment

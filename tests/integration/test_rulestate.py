@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.domain.errors import SinkUnavailable, Transient
-from meshtasks.domain.evaluation import SeriesState
-from meshtasks.sinks import rulestate, sqlite
-from meshtasks.sinks.rulestate import (
+from meshtasks.errors import SinkUnavailable, Transient
+from meshtasks.rules import store as rulestate
+from meshtasks.rules.evaluation import SeriesState
+from meshtasks.rules.store import (
     KEEP_SECONDS,
     PRUNE_EVERY_SECONDS,
     RuleStateStore,
 )
+from meshtasks.state import sqlite
 
 NOW = 1_795_440_000.0
 STATE: SeriesState = {"seen": NOW, "rules": {"hot": {"since": NOW, "firing": True}}}
@@ -26,7 +27,7 @@ STATE: SeriesState = {"seen": NOW, "rules": {"hot": {"since": NOW, "firing": Tru
 COUNT_UP = """
 import sys
 from pathlib import Path
-from meshtasks.sinks.rulestate import RuleStateStore
+from meshtasks.rules.store import RuleStateStore
 
 store = RuleStateStore(Path(sys.argv[1]))
 for _ in range(100):

@@ -20,10 +20,10 @@ import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.messaging.connecting import connected
-from meshtasks.messaging.entities import declare
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.declare import declare
+from meshtasks.demo.rabbitmq import RabbitMQ
+from meshtasks.errors import ConfigError
 from producers.sensornet.memory import Memory
 from producers.sensornet.normaliser import Normaliser
 from producers.sensornet.service import Service

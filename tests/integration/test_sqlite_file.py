@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.domain.errors import SinkUnavailable
-from meshtasks.sinks import sqlite
-from meshtasks.sinks.sqlite import SqliteFile
+from meshtasks.errors import SinkUnavailable
+from meshtasks.state import sqlite
+from meshtasks.state.sqlite import SqliteFile
 
 SCHEMA = "CREATE TABLE counts (n INTEGER); INSERT INTO counts VALUES (0)"
 
 COUNT_UP = """
 import sys
 from pathlib import Path
-from meshtasks.sinks.sqlite import SqliteFile
+from meshtasks.state.sqlite import SqliteFile
 
 file = SqliteFile("test", Path(sys.argv[1]), sys.argv[2], 1)
 for _ in range(200):

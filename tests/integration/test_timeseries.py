@@ -10,11 +10,11 @@ from email.utils import format_datetime
 
 import pytest
 
-from meshtasks.domain.errors import ConfigError, SinkUnavailable
-from meshtasks.embedded import loopback
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
-from meshtasks.environment import Environment
-from meshtasks.sinks.timeseries import TimeSeries
+from meshtasks.config.environment import Environment
+from meshtasks.demo import loopback
+from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.errors import ConfigError, SinkUnavailable
+from meshtasks.flows.timeseries import TimeSeries
 from tests.support.influx import InfluxTarget
 from tests.support.receiver import Answer, Receiver
 from tests.support.victoria import export

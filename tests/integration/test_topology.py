@@ -9,13 +9,13 @@ import pytest
 from celery import Celery
 from paho.mqtt import publish as mqtt
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.domain.topology import Topology
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.messaging.connecting import connected
-from meshtasks.messaging.drift import compare
-from meshtasks.messaging.entities import declare, task_queues
-from meshtasks.messaging.management import read
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.declare import declare, task_queues
+from meshtasks.amqp.drift import compare
+from meshtasks.amqp.management import read
+from meshtasks.amqp.topology import Topology
+from meshtasks.demo.rabbitmq import RabbitMQ
+from meshtasks.errors import ConfigError
 from tests.support.amqp import Delivery, drain, open_channel, publish_raw, take
 from tests.support.topologies import ROUTES, shipped_document, shipped_topology
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import pytest
 
+from meshtasks.amqp.topology import Topology
 from meshtasks.cli import main
-from meshtasks.configfile import load_yaml
-from meshtasks.domain.topology import Topology
-from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.config.loader import load_yaml
+from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.support.amqp import open_channel
 from tests.support.httpserver import Handler, HTTPServer
 from tests.support.topologies import SHIPPED

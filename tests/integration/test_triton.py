@@ -11,20 +11,19 @@ from typing import Any
 import pytest
 from tritonclient.http import InferenceServerClient
 
-from meshtasks import sinks
-from meshtasks.domain.errors import SinkRejected, SinkUnavailable, Transient
-from meshtasks.domain.inference.specs import (
+from meshtasks.demo import loopback
+from meshtasks.demo.triton import Triton as Server
+from meshtasks.errors import SinkRejected, SinkUnavailable, Transient
+from meshtasks.flows.inference.specs import (
     InputSpec,
     ModelCrashed,
     ModelNotReady,
     NoSuchModel,
     fitting,
 )
-from meshtasks.domain.inference.stacking import Inference
-from meshtasks.domain.inference.tensors import json_tensor
-from meshtasks.embedded import loopback
-from meshtasks.embedded.triton import Triton as Server
-from meshtasks.sinks.triton import Triton
+from meshtasks.flows.inference.stacking import Inference
+from meshtasks.flows.inference.tensors import json_tensor
+from meshtasks.flows.inference.triton import Triton
 from tests.support.proxy import Proxy
 from tests.support.receiver import Answer, Receiver
 from tests.support.triton import (
@@ -39,6 +38,8 @@ from tests.support.triton import (
     unload,
     write_gated_model,
 )
+
+TRITON = "meshtasks.flows.inference.triton"
 
 Connect = Callable[..., Triton]
 
@@ -361,8 +362,8 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(
     idle_seconds: float,
     clients: int,
 ) -> None:
-    monkeypatch.setattr(sinks.triton, "InferenceServerClient", CountingClient)
-    monkeypatch.setattr(sinks.triton, "_IDLE_SECONDS", idle_seconds)
+    monkeypatch.setattr(f"{TRITON}.InferenceServerClient", CountingClient)
+    monkeypatch.setattr(f"{TRITON}._IDLE_SECONDS", idle_seconds)
     monkeypatch.setattr(CountingClient, "made", 0)
     sink = connect(triton.url)
 

@@ -11,11 +11,11 @@ from functools import partial
 
 import pytest
 
-from meshtasks.domain.circuit import Circuit
-from meshtasks.domain.errors import SinkUnavailable, Transient
-from meshtasks.domain.workflows import Workflow
-from meshtasks.embedded import loopback
-from meshtasks.sinks.webhook import WebhookBusy, WebhookRefused, Webhooks
+from meshtasks.demo import loopback
+from meshtasks.errors import SinkUnavailable, Transient
+from meshtasks.flows.circuit import Circuit
+from meshtasks.flows.webhooks.client import WebhookBusy, WebhookRefused, Webhooks
+from meshtasks.flows.webhooks.config import Workflow
 from tests.support.receiver import Answer, Receiver, Request
 
 HEALTH = "/healthz/readiness"

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.envelope import QUIET_HEADER, Envelope
-from meshtasks.domain.errors import ConfigError
-from meshtasks.domain.outcome import DONE, Dead, Retry
-from meshtasks.embedded import loopback
-from meshtasks.messaging import headers
-from meshtasks.sinks import Sinks
-from meshtasks.tasks import workflows as running_workflows
+from meshtasks.amqp import headers
+from meshtasks.demo import loopback
+from meshtasks.errors import ConfigError
+from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.webhooks import workflows as running_workflows
+from meshtasks.outcome import DONE, Dead, Retry
+from meshtasks.records.envelope import Envelope
 from tests.support.amqp import drain
 from tests.support.archive import lines_sent
 from tests.support.handling import NOW, handle, message, opened, settings_of
@@ -104,7 +104,7 @@ def test_an_event_without_a_workflow_is_archived_and_done(
 def test_an_event_that_nobody_is_to_be_told_of_starts_nothing_and_is_done(
     open_sinks: Open, receiver: Receiver
 ) -> None:
-    quiet = motion()._replace(headers={QUIET_HEADER: 1})
+    quiet = motion()._replace(headers={headers.QUIET: 1})
     assert handle(open_sinks(workflow("light")), quiet) == [DONE]
     assert called(receiver) == []
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.domain.errors import SinkUnavailable
-from meshtasks.sinks.webhooklog import KEEP_SECONDS, WebhookLog
+from meshtasks.errors import SinkUnavailable
+from meshtasks.state.webhook_log import KEEP_SECONDS, WebhookLog
 
 NOW = 1_795_440_000.0
 
@@ -67,7 +67,7 @@ def test_a_file_that_cannot_be_used_is_an_unavailable_sink_until_it_is_removed(
 def test_a_file_that_others_write_to_is_there(
     log: WebhookLog, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshtasks.sinks.sqlite.BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("meshtasks.state.sqlite.BUSY_TIMEOUT_SECONDS", 0.05)
     log.note({}, NOW)
 
     with closing(sqlite3.connect(path, isolation_level=None)) as other:

@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 
 from websockets.sync.client import connect
 
-from meshtasks.embedded import loopback
-from meshtasks.embedded.packages import InstallFailed, ensure_venv
-from meshtasks.embedded.process import Process
+from meshtasks.demo import loopback
+from meshtasks.demo.packages import InstallFailed, ensure_venv
+from meshtasks.demo.process import Process
 from tests.peers.places import PEERS
 
 REQUIREMENTS = Path(__file__).with_name("requirements-homeassistant.txt")

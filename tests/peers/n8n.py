@@ -12,8 +12,8 @@ from typing import Any
 
 import requests
 
-from meshtasks.embedded import loopback
-from meshtasks.embedded.process import Process
+from meshtasks.demo import loopback
+from meshtasks.demo.process import Process
 from tests.peers.npm import npm
 from tests.peers.places import PEERS
 

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from meshtasks.embedded.packages import InstallFailed
+from meshtasks.demo.packages import InstallFailed
 
 _TAIL_CHARS = 2_000
 

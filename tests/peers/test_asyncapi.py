@@ -7,7 +7,7 @@ import json
 from jsonschema import Draft7Validator
 
 from meshtasks.cli.asyncapi import document
-from meshtasks.tasks.handlers import HANDLERS
+from meshtasks.flows.builtin import HANDLERS
 from tests.peers.npm import npm
 from tests.peers.places import PEERS
 from tests.support.topologies import shipped_topology

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.embedded.process import Process
+from meshtasks.demo.process import Process
+from meshtasks.errors import ConfigError
 from tests.conftest import ROOT
 from tests.peers.homeassistant import Fired, HomeAssistant
 from tests.support.amqp import drain

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import requests
 
-from meshtasks.embedded.rabbitmq import RabbitMQ
+from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.conftest import ROOT
 from tests.peers import n8n
 from tests.peers.n8n import N8n

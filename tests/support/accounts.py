@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from meshtasks.domain.accounts import rights_of
-from meshtasks.embedded.rabbitmq import RabbitMQ
-from meshtasks.messaging.accounts import permissions, topic_permissions
+from meshtasks.amqp.accounts import permissions, topic_permissions
+from meshtasks.amqp.rights import rights_of
+from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.support.topologies import shipped_topology
 
 PASSWORD = "word"

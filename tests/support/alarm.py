@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from meshtasks.embedded.rabbitmq import SERVER, RabbitMQ
+from meshtasks.demo.rabbitmq import SERVER, RabbitMQ
 
 _ALARM = "{resource_limit, memory, node()}"
 

@@ -12,16 +12,16 @@ from typing import Any
 import yaml
 from pydantic import SecretStr, TypeAdapter
 
-from meshtasks.domain.alerting.policy import AlertPolicy
-from meshtasks.domain.alerts import Alert
-from meshtasks.domain.envelope import Envelope
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
-from meshtasks.sinks.alerttables import AlertTables
-from meshtasks.tasks.alertbook import News, take_in
-from meshtasks.tasks.notifying import notify_due
-from meshtasks.tasks.registry import Batch
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.flows.alerts.config import AlertPolicy
+from meshtasks.flows.alerts.notifying import notify_due
+from meshtasks.flows.alerts.service import News, take_in
+from meshtasks.flows.alerts.tables import AlertTables
+from meshtasks.flows.contract import Batch
+from meshtasks.flows.sinks import Sinks
+from meshtasks.records.alert import Alert
+from meshtasks.records.envelope import Envelope
 from tests.support import batches
 
 NOW = 1_795_440_000.0  # 23 November 2026, 13:20:00 UTC

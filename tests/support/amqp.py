@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import amqp
 
-from meshtasks.messaging.receiving import Connection
+from meshtasks.amqp.receiving import Connection
 from tests.support.waiting import wait_until
 
 

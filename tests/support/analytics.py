@@ -9,14 +9,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from meshtasks.domain.analytics import TABLES, Table
-from meshtasks.domain.archiving import archive_messages, excerpt
-from meshtasks.domain.outcome import DONE
-from meshtasks.sinks import Sinks
-from meshtasks.sinks.analytics.dataset import Dataset
-from meshtasks.sinks.objects import ObjectStore
-from meshtasks.tasks.archive import archive_events, archive_metrics
-from meshtasks.tasks.registry import Batch
+from meshtasks.flows.analytics.dataset import Dataset
+from meshtasks.flows.analytics.rows import TABLES, Table
+from meshtasks.flows.archive.handler import archive_events, archive_metrics
+from meshtasks.flows.archive.objects import ObjectStore
+from meshtasks.flows.contract import Batch
+from meshtasks.flows.excerpts import archive_messages, excerpt
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE
 from tests.support.archive import NOON, batch_of, message
 
 

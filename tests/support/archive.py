@@ -10,12 +10,12 @@ from typing import Any
 import zstandard
 from minio import Minio
 
-from meshtasks.domain.archive_objects import Entry, entries_of
-from meshtasks.domain.archiving import EXCERPTS_HEADER
-from meshtasks.domain.envelope import Envelope
-from meshtasks.environment import Environment
-from meshtasks.sinks.objects import ObjectStore, archived_objects
-from meshtasks.tasks.registry import Batch
+from meshtasks.amqp import headers
+from meshtasks.config.environment import Environment
+from meshtasks.flows.archive.layout import Entry, entries_of
+from meshtasks.flows.archive.objects import ObjectStore, archived_objects
+from meshtasks.flows.contract import Batch
+from meshtasks.records.envelope import Envelope
 from tests.support import batches
 from tests.support.s3 import S3Target
 
@@ -66,7 +66,7 @@ def lines_in(store: ObjectStore, prefix: str = "") -> list[dict[str, Any]]:
 def lines_sent(body: bytes) -> list[dict[str, Any]]:
     """The lines that the archive makes of a message of excerpts."""
     excerpts = json.loads(body)
-    carrier = message(body, headers={EXCERPTS_HEADER: 1})
+    carrier = message(body, headers={headers.EXCERPTS: 1})
     count = len(excerpts)
     entries = entries_of(excerpts, [carrier] * count, range(count))
     return [json.loads(entry.line) for _, entry in entries if isinstance(entry, Entry)]

@@ -11,12 +11,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
 
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.outcome import DONE
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
-from meshtasks.tasks.archive import archive_events
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.flows.archive.handler import archive_events
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE
+from meshtasks.records.envelope import Envelope
 from tests.support.archive import batch_of
 from tests.support.waiting import wait_until
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from meshtasks.domain.envelope import Envelope
-from meshtasks.tasks.registry import Batch
+from meshtasks.flows.contract import Batch
+from meshtasks.records.envelope import Envelope
 
 
 def add(batch: Batch[Any], message: Envelope, content: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from meshtasks.cli import main
-from meshtasks.environment import Environment
+from meshtasks.config.environment import Environment
 
 
 class Result(NamedTuple):

@@ -11,8 +11,8 @@ from typing import Any
 
 import requests
 
-from meshtasks.embedded import loopback
-from meshtasks.embedded.process import Process
+from meshtasks.demo import loopback
+from meshtasks.demo.process import Process
 
 ROOT = Path(__file__).parents[2]
 USER, PASSWORD = "mesh", "a password for tests"

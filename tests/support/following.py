@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from meshtasks.domain.backoff import Backoff
-from meshtasks.domain.errors import ConfigError
-from meshtasks.messaging.publisher import Publisher
+from meshtasks.amqp.backoff import Backoff
+from meshtasks.amqp.publisher import Publisher
+from meshtasks.errors import ConfigError
 from producers.base import Producer
 from producers.homeassistant.config import HomeAssistantConfig
 from producers.homeassistant.feed import Access, Feed

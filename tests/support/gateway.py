@@ -10,8 +10,8 @@ from typing import Any
 
 import requests
 
-from meshtasks.embedded import loopback
-from meshtasks.embedded.process import Process
+from meshtasks.demo import loopback
+from meshtasks.demo.process import Process
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("meshtasks")

@@ -10,20 +10,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import meshtasks.tasks
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.errors import InvalidMessage
-from meshtasks.domain.outcome import Outcome, outcome_of
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
-from meshtasks.tasks.registry import HANDLERS, Batch
+import meshtasks.flows
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.errors import InvalidMessage
+from meshtasks.flows.contract import HANDLERS, Batch
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import Outcome, outcome_of
+from meshtasks.records.envelope import Envelope
 from meshtasks.worker.decode import Decoder
 from tests.support import batches
 
 NOW = 1_795_440_000.0  # 2026-11-23T13:20:00Z
 
-for _module in pkgutil.iter_modules(meshtasks.tasks.__path__, "meshtasks.tasks."):
+for _module in pkgutil.iter_modules(meshtasks.flows.__path__, "meshtasks.flows."):
     importlib.import_module(_module.name)  # it registers its handlers
 
 _numbers = itertools.count(1)

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
-from meshtasks.embedded import loopback
+from meshtasks.demo import loopback
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "homeassistant"
 TOKEN = "long-lived"

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from typing_extensions import override
 
-from meshtasks.embedded import loopback
+from meshtasks.demo import loopback
 
 
 class HTTPServer:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from meshtasks.domain.envelope import Envelope
-from meshtasks.tasks.registry import Batch
+from meshtasks.flows.contract import Batch
+from meshtasks.records.envelope import Envelope
 from tests.support import batches
 from tests.support.triton import DOUBLE, rows
 

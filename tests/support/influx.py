@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from meshtasks.embedded import loopback
-from meshtasks.embedded.process import Process
+from meshtasks.demo import loopback
+from meshtasks.demo.process import Process
 from tests.support.httpserver import Handler, HTTPServer
 
 #: Version 2's names of timestamp precisions, as version 1 spells them.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from meshtasks.domain.outcome import Dead
-from meshtasks.messaging.codec import Delivery
-from meshtasks.messaging.deadletter import Failing, dead_message
-from meshtasks.messaging.publisher import Outgoing, Publisher
+from meshtasks.amqp.deadletter import Failing, dead_message
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.outcome import Dead
 
 QUEUE = "dead.letter.queue"
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
-from meshtasks.embedded import loopback
+from meshtasks.demo import loopback
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _DRIP_SECONDS = 0.05

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from meshtasks.environment import Environment
-from meshtasks.messaging.connecting import connected
-from meshtasks.messaging.entities import declare
-from meshtasks.settings import Settings
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.declare import declare
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
 
 
 def declared(env: dict[str, str]) -> dict[str, str]:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, Self
 
-from meshtasks.embedded import loopback
-from meshtasks.embedded.packages import NTFY_DIRECTORY
-from meshtasks.embedded.process import Process
+from meshtasks.demo import loopback
+from meshtasks.demo.packages import NTFY_DIRECTORY
+from meshtasks.demo.process import Process
 
 PROGRAM = NTFY_DIRECTORY / "root" / "usr" / "bin" / "ntfy"
 

@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator
 
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.amqp.publisher import Outgoing
 
 #: Epoch milliseconds of the first reading; each next is a millisecond later.
 START_MS = 1_795_000_000_000

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from meshtasks.celery import create_app
-from meshtasks.domain.outcome import DONE, Dead, Outcome, Retry
-from meshtasks.settings import load_settings
-from meshtasks.sinks import Sinks
-from meshtasks.tasks.registry import Batch, Handler
+from meshtasks.config.settings import load_settings
+from meshtasks.flows.contract import Batch, Handler
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE, Dead, Outcome, Retry
 
 QUEUES = ("alerts.notifications", "sensors.motion", "home.events.automations")
 

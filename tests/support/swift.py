@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from meshtasks.embedded import loopback
-from meshtasks.embedded.packages import SWIFT_VENV
-from meshtasks.embedded.process import Process
+from meshtasks.demo import loopback
+from meshtasks.demo.packages import SWIFT_VENV
+from meshtasks.demo.process import Process
 from tests.support.s3 import S3Target
 
 #: -P: this directory's modules are not Swift's to import.

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from meshtasks.domain.topology import Topology
+from meshtasks.amqp.topology import Topology
 
 SHIPPED = Path(__file__).parents[2] / "config" / "topology.yaml"
 

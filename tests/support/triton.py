@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from meshtasks.domain.inference.tensors import JsonTensor
-from meshtasks.embedded import loopback
-from meshtasks.embedded.triton import Triton
+from meshtasks.demo import loopback
+from meshtasks.demo.triton import Triton
+from meshtasks.flows.inference.tensors import JsonTensor
 
 ROOT = Path(__file__).parents[2]
 #: The models that ship, and those that tests need (``obedient``, ``echo``).

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from meshtasks.embedded import loopback
-from meshtasks.embedded.victoriametrics import VictoriaMetrics
+from meshtasks.demo import loopback
+from meshtasks.demo.victoriametrics import VictoriaMetrics
 
 EVERYTHING = '{__name__!=""}'
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from meshtasks.embedded.process import Process
+from meshtasks.demo.process import Process
 
 ROOT = Path(__file__).parents[2]
 CELERY = Path(sys.executable).with_name("celery")

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.messaging import headers
-from meshtasks.messaging.codec import envelope_of
-from meshtasks.messaging.content import Properties
-from meshtasks.messaging.receiving import Message
+from meshtasks.amqp import headers
+from meshtasks.amqp.content import Properties
+from meshtasks.amqp.receiving import Message
+from meshtasks.records.envelope import envelope_of
 from meshtasks.worker.adapter import Adapted, adapt
 
 QUEUE = "sensors.temperature"

@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.domain.alerting.decision import (
+from meshtasks.flows.alerts.config import Flapping, Route
+from meshtasks.flows.alerts.decision import (
     Decision,
     Group,
     Member,
@@ -18,9 +19,8 @@ from meshtasks.domain.alerting.decision import (
     reviewed,
     taken,
 )
-from meshtasks.domain.alerting.muting import Mute
-from meshtasks.domain.alerting.policy import Flapping, Route
-from meshtasks.domain.alerting.standing import Phase, Standing, hear
+from meshtasks.flows.alerts.muting import Mute
+from meshtasks.flows.alerts.standing import Phase, Standing, hear
 from tests.support.alerting import NOW, alert
 
 ROUTE = Route.model_validate(

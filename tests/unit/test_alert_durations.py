@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.domain.alerting.durations import seconds_of, span_text
+from meshtasks.config.durations import seconds_of, span_text
 
 
 @pytest.mark.parametrize(

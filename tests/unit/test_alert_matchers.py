@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.domain.alerting.matchers import all_match, parse_matcher
+from meshtasks.flows.alerts.matchers import all_match, parse_matcher
 
 LABELS = {"severity": "critical", "location": "attic", "note": "a=b"}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshtasks.domain.alerting.muting import Mute, Muting, Silence
-from meshtasks.domain.alerting.standing import Standing, hear
+from meshtasks.flows.alerts.muting import Mute, Muting, Silence
+from meshtasks.flows.alerts.standing import Standing, hear
 from tests.support.alerting import NOW, alert, policy
 
 INHIBIT = {

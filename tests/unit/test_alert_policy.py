@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from meshtasks.domain.alerting.policy import Inhibition
+from meshtasks.flows.alerts.config import Inhibition
 from tests.support.alerting import policy
 
 ATTIC = {"severity": "warning", "source": "rules.damp", "location": "attic"}

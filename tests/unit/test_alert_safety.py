@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshtasks.cli.alert_view import history_lines, now_standing, table
-from meshtasks.domain.alerting.muting import Silence
-from meshtasks.domain.alerts import Alert, misplaced
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.errors import InvalidMessage
-from meshtasks.domain.timestamps import published_at, utc_of
-from meshtasks.tasks.alertbook import News, take_in
-from meshtasks.tasks.registry import HANDLERS
+from meshtasks.errors import InvalidMessage
+from meshtasks.flows.alerts.muting import Silence
+from meshtasks.flows.alerts.service import News, take_in
+from meshtasks.flows.contract import HANDLERS
+from meshtasks.records.alert import Alert, misplaced
+from meshtasks.records.envelope import Envelope
+from meshtasks.records.timestamps import published_at, utc_of
 from meshtasks.worker.decode import Decoder
 from tests.support.alerting import CONFIG, NOW, Manager, alert_fields
 from tests.support.handling import message

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings, load_settings
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings, load_settings
+from meshtasks.errors import ConfigError
 from tests.support.alerting import CONFIG
 
 SHIPPED = Path(__file__).parents[2] / "config"

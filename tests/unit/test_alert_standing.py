@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from meshtasks.domain.alerting.policy import Flapping
-from meshtasks.domain.alerting.standing import Standing, given_up, hear
+from meshtasks.flows.alerts.config import Flapping
+from meshtasks.flows.alerts.standing import Standing, given_up, hear
 from tests.support.alerting import NOW, alert
 
 FLAPPING = Flapping.model_validate({"changes": 4, "within": "10m"})

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.alerting.decision import Group
-from meshtasks.domain.alerting.notice import Notification, notice_of
-from meshtasks.domain.alerting.policy import Flapping, Texts
-from meshtasks.domain.alerting.standing import Standing, hear
-from meshtasks.templates import BadTemplate, Renderer
+from meshtasks.flows.alerts.config import Flapping, Texts
+from meshtasks.flows.alerts.decision import Group
+from meshtasks.flows.alerts.notice import Notification, notice_of
+from meshtasks.flows.alerts.standing import Standing, hear
+from meshtasks.flows.alerts.templates import BadTemplate, Renderer
 from tests.support.alerting import NOW, alert, policy
 
 ZONE = policy().zone

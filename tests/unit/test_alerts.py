@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from meshtasks.domain.alerts import Alert
+from meshtasks.records.alert import Alert
 
 
 def alert(**fields: object) -> Alert:

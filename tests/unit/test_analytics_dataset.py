@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.domain.dataset import (
+from meshtasks.flows.analytics.layout import (
     DataFile,
     Partition,
     Split,

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtasks.domain.analytics import (
+from meshtasks.flows.analytics.parquet import SCHEMAS, parquet_of
+from meshtasks.flows.analytics.rows import (
     TABLES,
     Event,
     MetricField,
@@ -19,10 +20,9 @@ from meshtasks.domain.analytics import (
     Rows,
     rows_of,
 )
-from meshtasks.domain.archiving import archive_line
-from meshtasks.domain.envelope import Envelope, record_id
-from meshtasks.domain.units import KindsConfig
-from meshtasks.sinks.analytics.parquet import SCHEMAS, parquet_of
+from meshtasks.flows.excerpts import archive_line
+from meshtasks.records.envelope import Envelope, record_id
+from meshtasks.records.units import KindsConfig
 
 NOON = 1_795_435_200.0  # 2026-11-23T12:00:00Z
 NOON_MS = 1_795_435_200_000

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.domain.archive_objects import (
+from meshtasks.flows.archive.layout import (
     BadEntry,
     Entry,
     entries_of,
     objects_of,
 )
-from meshtasks.domain.archiving import archive_messages, excerpt
-from meshtasks.domain.envelope import Envelope
+from meshtasks.flows.excerpts import archive_messages, excerpt
+from meshtasks.records.envelope import Envelope
 
 NOON = 1_795_435_200.0  # 2026-11-23T12:00:00Z
 

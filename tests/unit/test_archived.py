@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.domain.archive_objects import Entry, objects_of
-from meshtasks.domain.archived import (
+from meshtasks.errors import SchemaMismatch
+from meshtasks.flows.archive.archived import (
     ArchivedRecord,
     fault_of,
     parse_name,
     records_in,
 )
-from meshtasks.domain.archiving import archive_line
-from meshtasks.domain.envelope import record_id
-from meshtasks.domain.errors import SchemaMismatch
-from meshtasks.messaging.archive_replay import replayed, way_back
+from meshtasks.flows.archive.layout import Entry, objects_of
+from meshtasks.flows.archive.replay import replayed, way_back
+from meshtasks.flows.excerpts import archive_line
+from meshtasks.records.envelope import record_id
 from tests.support.archive import NOON, message
 from tests.support.topologies import shipped_topology
 

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from meshtasks.domain.archiving import (
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.flows.excerpts import (
     MESSAGE_LIMIT_BYTES,
     ArchivePolicy,
     archive_line,
     archive_messages,
     excerpt,
 )
-from meshtasks.domain.envelope import Envelope, record_id
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.records.envelope import Envelope, record_id
 
 NOON = 1_795_435_200.0  # 2026-11-23T12:00:00Z
 READING = b'{"value": 21.50}'

@@ -15,11 +15,11 @@ import pytest
 from jsonschema import Draft7Validator
 from typer.testing import CliRunner
 
+from meshtasks.amqp import headers
 from meshtasks.cli import app
 from meshtasks.cli.asyncapi import document
 from meshtasks.cli.asyncapi_headers import DEAD_LETTER, PASSED_ON
-from meshtasks.messaging import headers
-from meshtasks.tasks.handlers import HANDLERS
+from meshtasks.flows.builtin import HANDLERS
 from tests.support.topologies import SHIPPED, shipped_topology
 
 DOCUMENT = document(shipped_topology(), HANDLERS)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.queues import BatchLimits
-from meshtasks.messaging import headers
-from meshtasks.messaging.codec import Delivery
+from meshtasks.amqp import headers
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.queues import BatchLimits
 from meshtasks.worker.batching import Buffer, Tier, tier_of
 
 PLAIN = Tier(0, alone=False)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from meshtasks.domain.circuit import State
-from meshtasks.domain.outcome import Dead, Retry
-from meshtasks.sinks.timing import SinkCall
-from meshtasks.worker.bind import BatchResult, Failure
+from meshtasks.flows.circuit import State
+from meshtasks.outcome import Dead, Retry
+from meshtasks.timing import SinkCall
 from meshtasks.worker.breaker import Breaker
+from meshtasks.worker.runner import BatchResult, Failure
 
 STORE = ("store",)
 BOTH = ("store", "files")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.domain.circuit import Circuit, State, Verdict
+from meshtasks.flows.circuit import Circuit, State, Verdict
 
 
 def longest(_low: float, high: float) -> float:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshtasks.domain.metrics import tags_of
-from meshtasks.domain.points import fields_text, metric_start
+from meshtasks.flows.metrics.transform import tags_of
+from meshtasks.records.points import fields_text, metric_start
 from producers.arrays import encode
 from producers.collecting import Measured
 from producers.http import Client, Page

@@ -9,9 +9,9 @@ from typing import Annotated
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshtasks.configfile import fault_in, load_yaml
-from meshtasks.domain.errors import ConfigError
-from meshtasks.domain.queues import QueuesConfig
+from meshtasks.amqp.queues import QueuesConfig
+from meshtasks.config.loader import fault_in, load_yaml
+from meshtasks.errors import ConfigError
 
 
 class Item(BaseModel):

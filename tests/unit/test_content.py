@@ -16,7 +16,7 @@ from amqp.serialization import decode_properties_basic, loads
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.messaging.content import (
+from meshtasks.amqp.content import (
     UNREAD_HEADER,
     Origin,
     Properties,

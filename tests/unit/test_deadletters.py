@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.deadletters import (
+from meshtasks.amqp import headers
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.letters import given_back, history_of, letter_of
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.amqp.selection import (
     DeadLetter,
     Groups,
     Selection,
     way_back,
 )
-from meshtasks.messaging import headers
-from meshtasks.messaging.codec import Delivery
-from meshtasks.messaging.letters import given_back, history_of, letter_of
-from meshtasks.messaging.publisher import Outgoing
 from tests.support.letters import NOON, letter
 from tests.support.topologies import shipped_topology
 

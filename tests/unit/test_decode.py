@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.domain.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
-from meshtasks.domain.records import SensorReading
-from meshtasks.tasks.registry import Handler
+from meshtasks.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
+from meshtasks.flows.contract import Handler
+from meshtasks.records.models import SensorReading
 from meshtasks.worker.decode import Decoded, Decoder
 
 

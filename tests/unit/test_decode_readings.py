@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.domain.errors import InvalidMessage
-from meshtasks.domain.records import Reading, SensorReading
-from meshtasks.domain.timestamps import epoch_seconds
-from meshtasks.tasks.registry import Handler
+from meshtasks.errors import InvalidMessage
+from meshtasks.flows.contract import Handler
+from meshtasks.records.models import Reading, SensorReading
+from meshtasks.records.timestamps import epoch_seconds
 from meshtasks.worker.decode import Decoder
 
 NOW = 1_795_440_000.0

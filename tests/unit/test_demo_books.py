@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from meshtasks.cli.demo_books import (
+from meshtasks.demo.books import (
     AlertBook,
     Archived,
     Books,
@@ -12,8 +12,8 @@ from meshtasks.cli.demo_books import (
     Published,
     Row,
 )
-from meshtasks.cli.demo_flows import Flow
-from meshtasks.cli.view.snapshot import Seen
+from meshtasks.demo.flows import Flow
+from meshtasks.demo.view.snapshot import Seen
 
 KIND = "sensors.temperature"
 BALANCED = Books(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.cli.demo_flows import Flow, Flows
-from meshtasks.cli.view.collect import Depth
-from meshtasks.cli.view.snapshot import Seen
-from meshtasks.messaging.management import QueueActivity
+from meshtasks.amqp.management import QueueActivity
+from meshtasks.demo.flows import Flow, Flows
+from meshtasks.demo.view.collect import Depth
+from meshtasks.demo.view.snapshot import Seen
 
 QUEUE = "sensors.motion"
 

@@ -11,12 +11,12 @@ from amqp.serialization import decode_properties_basic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.domain.outcome import Dead
-from meshtasks.messaging import headers
-from meshtasks.messaging.codec import Delivery
-from meshtasks.messaging.deadletter import Failing, dead_message
-from meshtasks.messaging.fitting import fitted
-from meshtasks.messaging.frames import Outgoing, publish_frames
+from meshtasks.amqp import headers
+from meshtasks.amqp.deadletter import Failing, dead_message
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.fitting import fitted
+from meshtasks.amqp.frames import Outgoing, publish_frames
+from meshtasks.outcome import Dead
 
 FRAME_MAX = 131_072
 _METHOD_FRAME_BYTES = 7 + 6 + 1 + 1 + 1 + 1  # no exchange, no routing key

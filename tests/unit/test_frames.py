@@ -14,7 +14,7 @@ from amqp.spec import Basic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.messaging.frames import Outgoing, publish_frames
+from meshtasks.amqp.frames import Outgoing, publish_frames
 
 CHANNEL_ID = 3
 FRAME_MAX = 4_096

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.domain.errors import ConfigError
+from meshtasks.errors import ConfigError
 from meshtasks.gateway.tokens import Client, Tokens
 
 SECRET = "s" * 30

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.outcome import DONE, Dead, Outcome, Retry
-from meshtasks.environment import Environment
-from meshtasks.messaging.codec import Delivery
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
-from meshtasks.tasks.registry import Batch, Handler
-from meshtasks.worker.bind import BatchResult, BatchRunner
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.flows.contract import Batch, Handler
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE, Dead, Outcome, Retry
+from meshtasks.worker.runner import BatchResult, BatchRunner
 
 QUEUE = "sensors.motion"
 

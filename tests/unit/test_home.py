@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.events import (
+from meshtasks.flows.webhooks.events import (
     Events,
     read_automation_trigger,
     read_events,
     read_state_change,
 )
-from meshtasks.domain.records import AutomationTrigger, StateChange, explain
+from meshtasks.records.envelope import Envelope
+from meshtasks.records.models import AutomationTrigger, StateChange, explain
 
 NOW = 1_795_440_000.0
 CHANGE = TypeAdapter(StateChange)

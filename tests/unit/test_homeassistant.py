@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from meshtasks.domain.errors import ConfigError, SchemaMismatch
-from meshtasks.domain.records import StateChange
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.errors import ConfigError, SchemaMismatch
+from meshtasks.records.models import StateChange
 from producers.configuration import producer_config
 from producers.homeassistant.config import (
     NAME,

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshtasks.domain.backoff import Backoff
-from meshtasks.domain.errors import InvalidMessage
-from meshtasks.messaging.publisher import Outgoing
+from meshtasks.amqp.backoff import Backoff
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.errors import InvalidMessage
 from producers.homeassistant import feed
 from producers.homeassistant.config import HomeAssistantConfig, Loops
 from producers.homeassistant.frames import EventFrame, StateChanged, decoded, frame_of

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtasks.domain.errors import InvalidMessage
-from meshtasks.domain.json_text import DEPTH_LIMIT, is_too_deep
-from meshtasks.domain.queues import DEFAULT_MAX_RECORDS
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
-from meshtasks.tasks.registry import HANDLERS
+from meshtasks.amqp.queues import DEFAULT_MAX_RECORDS
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.errors import InvalidMessage
+from meshtasks.flows.contract import HANDLERS
+from meshtasks.records.json_text import DEPTH_LIMIT, is_too_deep
 from meshtasks.worker.decode import Decoder
 from tests.contract.cases import CASES, Case
 from tests.support.handling import NOW, message

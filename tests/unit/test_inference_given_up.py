@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.envelope import Envelope
-from meshtasks.environment import Environment
-from meshtasks.messaging.publisher import Outgoing
-from meshtasks.settings import Settings
-from meshtasks.tasks.inference import ask_models
-from meshtasks.tasks.registry import HANDLERS
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.flows.contract import HANDLERS
+from meshtasks.flows.inference.handler import ask_models
+from meshtasks.records.envelope import Envelope
 from tests.support.inference import REQUESTS, envelope, request
 
 SETTINGS = Settings(Environment(config_dir=Path(__file__).parents[2] / "config"))

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.errors import InvalidMessage, SinkRejected
-from meshtasks.domain.inference.requests import Origin, origin_of, request_of
-from meshtasks.domain.inference.results import error_message, result_message
-from meshtasks.domain.inference.stacking import Inference
-from meshtasks.domain.inference.tensors import Tensor
+from meshtasks.errors import InvalidMessage, SinkRejected
+from meshtasks.flows.inference.requests import Origin, origin_of, request_of
+from meshtasks.flows.inference.results import error_message, result_message
+from meshtasks.flows.inference.stacking import Inference
+from meshtasks.flows.inference.tensors import Tensor
 from tests.support.inference import NOW, envelope, request
 
 KEY = "ai.model.obedient"

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.domain.inference.pipeline import ModelBook, Score
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.errors import ConfigError
+from meshtasks.flows.inference.config import ModelBook, Score
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.domain.errors import SchemaMismatch
-from meshtasks.domain.inference.specs import InputSpec, ModelSpec, fitting
-from meshtasks.domain.inference.tensors import JsonTensor
+from meshtasks.errors import SchemaMismatch
+from meshtasks.flows.inference.specs import InputSpec, ModelSpec, fitting
+from meshtasks.flows.inference.tensors import JsonTensor
 
 WINDOW = InputSpec("window", "FP32", (-1, 3), optional=False)
 WEIGHT = InputSpec("weight", "FP32", (-1, 1), optional=True)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.domain.errors import SinkRejected, SinkUnavailable
-from meshtasks.domain.inference.specs import Fitting
-from meshtasks.domain.inference.stacking import (
+from meshtasks.errors import SinkRejected, SinkUnavailable
+from meshtasks.flows.inference.specs import Fitting
+from meshtasks.flows.inference.stacking import (
     Inference,
     Served,
     serve,
@@ -17,7 +17,7 @@ from meshtasks.domain.inference.stacking import (
     stacked,
     stacks,
 )
-from meshtasks.domain.inference.tensors import Tensor
+from meshtasks.flows.inference.tensors import Tensor
 
 WIDTH = 3
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.errors import SchemaMismatch, SinkRejected
-from meshtasks.domain.inference.tensors import (
+from meshtasks.errors import SchemaMismatch, SinkRejected
+from meshtasks.flows.inference.tensors import (
     JsonTensor,
     Tensor,
     json_tensor,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.domain.json_text import (
+from meshtasks.records.json_text import (
     array_members,
     first_not_json_number,
     on_one_line,

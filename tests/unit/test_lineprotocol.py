@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from influxdb_client.client.write.point import Point
 
-from meshtasks.domain.errors import SchemaMismatch, UndecodableMessage
-from meshtasks.domain.lineprotocol import Line, read_lines
+from meshtasks.errors import SchemaMismatch, UndecodableMessage
+from meshtasks.records.lineprotocol import Line, read_lines
 
 
 def only(body: str) -> dict[str, Any]:

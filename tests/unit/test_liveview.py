@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from rich.console import Console, ConsoleDimensions
 
-from meshtasks.cli.view.render import draw, line, size
-from meshtasks.cli.view.sightings import Sightings, dead_letter_of
-from meshtasks.cli.view.snapshot import (
+from meshtasks.demo.view.render import draw, line, size
+from meshtasks.demo.view.sightings import Sightings, dead_letter_of
+from meshtasks.demo.view.snapshot import (
     ArchiveState,
     DeadLetter,
     QueueState,
     Seen,
     Snapshot,
 )
-from meshtasks.domain.alerts import Alert
+from meshtasks.records.alert import Alert
 
 NOW = 1_795_440_000.0
 QUEUE = "sensors.temperature"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.metrics import transform
-from meshtasks.domain.readings import Transformed
-from meshtasks.domain.rules import RuleBook
+from meshtasks.flows.metrics.transform import transform
+from meshtasks.flows.readings.transform import Transformed
+from meshtasks.records.envelope import Envelope
+from meshtasks.rules.config import RuleBook
 
 NOW = 1_795_440_000.0
 EXPECTED = "expected a number, true, false or text"

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from meshtasks.domain.alerts import Alert
-from meshtasks.domain.evaluation import evaluate
-from meshtasks.domain.rules import RuleBook, ThresholdRule
-from meshtasks.domain.series import Series
+from meshtasks.records.alert import Alert
+from meshtasks.rules.config import RuleBook, ThresholdRule
+from meshtasks.rules.evaluation import evaluate
+from meshtasks.rules.series import Series
 
 START = 1_795_440_000.0
 DISK = Series(

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.events import Events, read_events, read_motion
-from meshtasks.domain.records import Motion, explain
+from meshtasks.flows.webhooks.events import Events, read_events, read_motion
+from meshtasks.records.envelope import Envelope
+from meshtasks.records.models import Motion, explain
 
 NOW = 1_795_440_000.0
 MOTION = TypeAdapter(Motion)

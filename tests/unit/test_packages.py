@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.embedded import packages
-from meshtasks.embedded.packages import (
+from meshtasks.demo import packages
+from meshtasks.demo.packages import (
     EX_OK,
     EX_UNAVAILABLE,
     EX_USAGE,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.embedded import packages
-from meshtasks.embedded.packages import InstallFailed, ensure_unpacked
+from meshtasks.demo import packages
+from meshtasks.demo.packages import InstallFailed, ensure_unpacked
 
 APT_GET = """
 echo "$@" >> {log}

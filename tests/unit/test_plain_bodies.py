@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.bodies import plain_body
-from meshtasks.domain.errors import UndecodableMessage
-from meshtasks.domain.outcome import DONE, Dead
-from meshtasks.domain.records import SensorReading
-from meshtasks.environment import Environment
-from meshtasks.messaging.codec import Delivery
-from meshtasks.settings import Settings
-from meshtasks.tasks.registry import Handler
-from meshtasks.worker.bind import BatchResult, BatchRunner
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.errors import UndecodableMessage
+from meshtasks.flows.contract import Handler
+from meshtasks.outcome import DONE, Dead
+from meshtasks.records.bodies import plain_body
+from meshtasks.records.models import SensorReading
+from meshtasks.worker.runner import BatchResult, BatchRunner
 
 SETTINGS = Settings(Environment(config_dir=Path(__file__).parents[2] / "config"))
 LIMIT = 1_048_576

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.errors import MeshError
+from meshtasks.errors import MeshError
 from producers.collecting import Guard, Measured, collect_each, metric, publishing
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.errors import ConfigError
 from producers.configuration import Selection, producer_config
 from producers.prometheus.config import PrometheusConfig
 from producers.system.config import Group, SystemConfig

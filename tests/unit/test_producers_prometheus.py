@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.domain.metrics import tags_of
-from meshtasks.domain.points import fields_text, metric_start
+from meshtasks.flows.metrics.transform import tags_of
+from meshtasks.records.points import fields_text, metric_start
 from producers.http import Page
 from producers.prometheus.exposition import Unreadable, families
 from producers.prometheus.histogram import quantile

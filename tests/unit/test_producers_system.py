@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshtasks.domain.metrics import fields_of, tags_of
-from meshtasks.domain.points import fields_text, metric_start
-from meshtasks.domain.rules import RuleBook
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.flows.metrics.transform import fields_of, tags_of
+from meshtasks.records.points import fields_text, metric_start
+from meshtasks.rules.config import RuleBook
 from producers.arrays import encode
 from producers.collecting import Measured
 from producers.configuration import Selection

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.readings import Transformed, transform
-from meshtasks.domain.records import Reading
-from meshtasks.domain.rules import RuleBook
-from meshtasks.domain.units import HUMIDITY, TEMPERATURE, Quantity
+from meshtasks.flows.readings.transform import Transformed, transform
+from meshtasks.records.envelope import Envelope
+from meshtasks.records.models import Reading
+from meshtasks.records.units import HUMIDITY, TEMPERATURE, Quantity
+from meshtasks.rules.config import RuleBook
 
 NOW = 1_795_440_000.0
 NO_RULES = RuleBook()

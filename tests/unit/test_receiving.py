@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection as KombuConnection
 
-from meshtasks.messaging.receiving import Connection, Message
+from meshtasks.amqp.receiving import Connection, Message
 
 PROPERTIES = amqp.Message(message_id="m")._serialize_properties()  # noqa: SLF001
 
@@ -232,7 +232,7 @@ def test_kombu_opens_connections_with_this_reader() -> None:
 
 
 def test_py_amqp_has_what_is_known_of_it_here() -> None:
-    """What :mod:`meshtasks.messaging.receiving` uses beyond methods that py-amqp
+    """What :mod:`meshtasks.amqp.receiving` uses beyond methods that py-amqp
     documents: a version that moves any of it fails here first."""
     connection = amqp.Connection()
     channel = amqp.Channel(connection, 1)

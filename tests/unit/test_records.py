@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from meshtasks.domain.records import SensorReading, explain
+from meshtasks.records.models import SensorReading, explain
 
 READING = TypeAdapter(SensorReading)
 READINGS = TypeAdapter(list[SensorReading])

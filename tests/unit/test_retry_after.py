@@ -7,8 +7,8 @@ from email.utils import formatdate
 
 import pytest
 
-from meshtasks.domain.circuit import LONGEST_ASKED_SECONDS
-from meshtasks.sinks.http import retry_after_seconds
+from meshtasks.flows.circuit import LONGEST_ASKED_SECONDS
+from meshtasks.flows.http import retry_after_seconds
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from meshtasks.configfile import load_yaml
-from meshtasks.domain.alerts import Alert
-from meshtasks.domain.detection import WINDOW_PARTS, Sample
-from meshtasks.domain.evaluation import (
+from meshtasks.config.loader import load_yaml
+from meshtasks.records.alert import Alert
+from meshtasks.rules.config import DeviationRule, Rule, RuleBook, ThresholdRule
+from meshtasks.rules.detection import WINDOW_PARTS, Sample
+from meshtasks.rules.evaluation import (
     CLOCK_TOLERANCE_SECONDS,
     SeriesState,
     evaluate,
 )
-from meshtasks.domain.rules import DeviationRule, Rule, RuleBook, ThresholdRule
-from meshtasks.domain.series import Series
+from meshtasks.rules.series import Series
 
 CONFIG = Path(__file__).parents[2] / "config"
 SERIES = Series("key", "temperature", "°C", "s1", "kitchen")

@@ -12,10 +12,10 @@ import pytest
 
 from meshtasks.cli.doctor import examine
 from meshtasks.cli.doctor_checks import Check, Verdict
-from meshtasks.domain.errors import ConfigError, SinkUnavailable
-from meshtasks.domain.masking import keep_secret, masked
-from meshtasks.domain.outcome import Retry, outcome_of
-from meshtasks.settings import load_settings
+from meshtasks.config.settings import load_settings
+from meshtasks.errors import ConfigError, SinkUnavailable
+from meshtasks.masking import keep_secret, masked
+from meshtasks.outcome import Retry, outcome_of
 
 VARIABLES = (
     "MESH_BROKER_URL",

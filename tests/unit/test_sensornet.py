@@ -10,10 +10,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from meshtasks.domain.errors import ConfigError
-from meshtasks.domain.routing import queues_reached
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
+from meshtasks.amqp.routing import queues_reached
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.errors import ConfigError
 from producers.sensornet.announcements import Announcements, Book
 from producers.sensornet.config import SensorNet, load
 from producers.sensornet.naming import name

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.alerts import Alert
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.evaluation import evaluate
-from meshtasks.domain.metrics import transform
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.flows.metrics.transform import transform
+from meshtasks.records.alert import Alert
+from meshtasks.records.envelope import Envelope
+from meshtasks.rules.evaluation import evaluate
 from tests.support.devices import NOW, SHIPPED, Devices
 
 RULES = Settings(Environment(config_dir=SHIPPED.parents[1])).rules

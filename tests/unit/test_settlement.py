@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.circuit import Verdict
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.outcome import Dead, Retry
-from meshtasks.domain.retry import RetryPolicy
-from meshtasks.messaging import headers
-from meshtasks.messaging.codec import Delivery
-from meshtasks.messaging.publisher import Outgoing
-from meshtasks.worker.bind import BatchResult, Failure
-from meshtasks.worker.settlement import Settlement, Settler
+from meshtasks.amqp import headers
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.amqp.retry import RetryPolicy
+from meshtasks.flows.circuit import Verdict
+from meshtasks.outcome import Dead, Retry
+from meshtasks.records.envelope import Envelope
+from meshtasks.worker.resolution import Settlement, Settler
+from meshtasks.worker.runner import BatchResult, Failure
 
 NOW = 1_800_000_000.0
 POLICY = RetryPolicy(max_retries=2, retry_backoff=5, retry_jitter=False)

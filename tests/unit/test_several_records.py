@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.json_text import members_of
-from meshtasks.domain.outcome import DONE, Dead, Outcome, Retry
-from meshtasks.domain.records import Metric, Reading, SensorReading
-from meshtasks.environment import Environment
+from meshtasks.amqp.content import Origin
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.flows.builtin import HANDLERS
+from meshtasks.flows.contract import Batch, Handler
+from meshtasks.flows.sinks import Sinks
 from meshtasks.gateway.problems import Problem
 from meshtasks.gateway.validation import Validator
-from meshtasks.messaging.content import Origin
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
-from meshtasks.tasks.handlers import HANDLERS
-from meshtasks.tasks.registry import Batch, Handler
-from meshtasks.worker.bind import BatchResult, BatchRunner
+from meshtasks.outcome import DONE, Dead, Outcome, Retry
+from meshtasks.records.envelope import Envelope
+from meshtasks.records.json_text import members_of
+from meshtasks.records.models import Metric, Reading, SensorReading
+from meshtasks.worker.runner import BatchResult, BatchRunner
 
 SHIPPED = Path(__file__).parents[2] / "config"
 

@@ -14,25 +14,25 @@ from typing import Any
 import pytest
 
 from meshtasks import celery as _handlers  # noqa: F401 (registers them)
-from meshtasks.configfile import load_yaml
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.errors import InvalidMessage
-from meshtasks.domain.events import (
+from meshtasks.amqp.queues import QueueSettings
+from meshtasks.config.loader import load_yaml
+from meshtasks.errors import InvalidMessage
+from meshtasks.flows.contract import HANDLERS
+from meshtasks.flows.inference.config import ModelBook
+from meshtasks.flows.inference.config import transform as transform_results
+from meshtasks.flows.inference.requests import request_of
+from meshtasks.flows.metrics.transform import transform as transform_metrics
+from meshtasks.flows.readings.transform import Transformed
+from meshtasks.flows.readings.transform import transform as transform_readings
+from meshtasks.flows.webhooks.events import (
     read_automation_trigger,
     read_events,
     read_motion,
     read_state_change,
 )
-from meshtasks.domain.inference.pipeline import ModelBook
-from meshtasks.domain.inference.pipeline import transform as transform_results
-from meshtasks.domain.inference.requests import request_of
-from meshtasks.domain.metrics import transform as transform_metrics
-from meshtasks.domain.queues import QueueSettings
-from meshtasks.domain.readings import Transformed
-from meshtasks.domain.readings import transform as transform_readings
-from meshtasks.domain.rules import RuleBook
-from meshtasks.domain.units import HUMIDITY, TEMPERATURE, Quantity
-from meshtasks.tasks.registry import HANDLERS
+from meshtasks.records.envelope import Envelope
+from meshtasks.records.units import HUMIDITY, TEMPERATURE, Quantity
+from meshtasks.rules.config import RuleBook
 from meshtasks.worker.decode import Decoder
 from producers.simulator.badmessages import BadKind
 from producers.simulator.house import (

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from meshtasks.domain.errors import SinkUnavailable
-from meshtasks.domain.outcome import DONE, Outcome
-from meshtasks.environment import Environment
-from meshtasks.messaging.content import Origin
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
-from meshtasks.sinks.timing import listening, timed
-from meshtasks.tasks.registry import Batch, Handler
-from meshtasks.worker.bind import BatchRunner
+from meshtasks.amqp.content import Origin
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.errors import SinkUnavailable
+from meshtasks.flows.contract import Batch, Handler
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE, Outcome
+from meshtasks.timing import listening, timed
+from meshtasks.worker.runner import BatchRunner
 
 
 @timed("store")

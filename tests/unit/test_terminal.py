@@ -17,7 +17,7 @@ from meshtasks.cli import main
 from meshtasks.cli.query import _interruptible
 from meshtasks.cli.query_result import Result, write_csv, write_json
 from meshtasks.cli.terminal import say
-from meshtasks.domain.text import printable
+from meshtasks.text import printable
 
 #: Clears the screen, moves the cursor, sets a title, rings, runs text backwards.
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\u202e\x00\u2028"

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from meshtasks.domain.errors import ConfigError, SinkUnavailable
-from meshtasks.environment import Environment
-from meshtasks.settings import Settings
-from meshtasks.sinks import Sinks
-from meshtasks.sinks.webhooklog import WebhookLog
-from meshtasks.tasks.registry import Timer
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.errors import ConfigError, SinkUnavailable
+from meshtasks.flows.contract import Timer
+from meshtasks.flows.sinks import Sinks
+from meshtasks.state.webhook_log import WebhookLog
 from meshtasks.worker import timers as module
 from meshtasks.worker.timers import Timers
 from tests.support.waiting import wait_until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.domain.timestamps import (
+from meshtasks.records.timestamps import (
     InvalidTimestamp,
     UntimedMoments,
     epoch_seconds,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from meshtasks.configfile import load_yaml
-from meshtasks.domain.errors import ConfigError
-from meshtasks.domain.topology import UNLIMITED_DELIVERIES, Topology
+from meshtasks.amqp.topology import UNLIMITED_DELIVERIES, Topology
+from meshtasks.config.loader import load_yaml
+from meshtasks.errors import ConfigError
 from tests.support.topologies import shipped_topology, small_document
 
 Change = Callable[[dict[str, Any]], object]

@@ -7,8 +7,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from meshtasks.amqp.topology import Topology
 from meshtasks.cli import app
-from meshtasks.domain.topology import Topology
 from tests.support.topologies import SHIPPED, shipped_topology
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from meshtasks.domain.topology import Binding, Topology
-from meshtasks.messaging.drift import compare
-from meshtasks.messaging.management import Live, LiveExchange, LiveQueue
+from meshtasks.amqp.drift import compare
+from meshtasks.amqp.management import Live, LiveExchange, LiveQueue
+from meshtasks.amqp.topology import Binding, Topology
 from tests.support.topologies import small_document
 
 TOPOLOGY = Topology.model_validate(small_document())

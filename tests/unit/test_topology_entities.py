@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from celery import Celery
 
-from meshtasks.messaging.entities import task_queues
+from meshtasks.amqp.declare import task_queues
 from tests.support.topologies import shipped_topology
 
 

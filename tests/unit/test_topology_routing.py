@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.domain.routing import queues_reached
+from meshtasks.amqp.routing import queues_reached
 from tests.support.topologies import ROUTES, shipped_topology
 
 

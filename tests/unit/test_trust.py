@@ -8,13 +8,12 @@ from typing import Any
 import amqp
 import pytest
 
-from meshtasks.domain.envelope import ARCHIVED_HEADER, QUIET_HEADER
-from meshtasks.messaging import headers
-from meshtasks.messaging.codec import Delivery, delivery_of
-from meshtasks.messaging.content import Properties
-from meshtasks.messaging.deadletter import first_failed_at, kept_headers
-from meshtasks.messaging.letters import letter_of
-from meshtasks.messaging.receiving import Message
+from meshtasks.amqp import headers
+from meshtasks.amqp.content import Properties
+from meshtasks.amqp.deadletter import first_failed_at, kept_headers
+from meshtasks.amqp.delivery import Delivery, delivery_of
+from meshtasks.amqp.letters import letter_of
+from meshtasks.amqp.receiving import Message
 
 NOW = 1_800_000_000.0
 QUEUE = "sensors.temperature"
@@ -29,8 +28,8 @@ FORGED = {
     headers.FIRST_FAILED_AT: math.inf,
     headers.ISOLATE: 1,
     headers.REPLAYS: 2**63 - 1,
-    ARCHIVED_HEADER: "of-another-record",
-    QUIET_HEADER: 1,
+    headers.ARCHIVED: "of-another-record",
+    headers.QUIET: 1,
 }
 
 

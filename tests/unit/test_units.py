@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from meshtasks.domain.errors import UnknownUnit
-from meshtasks.domain.units import (
+from meshtasks.errors import UnknownUnit
+from meshtasks.records.units import (
     CURRENT,
     DECIMALS,
     ENERGY,

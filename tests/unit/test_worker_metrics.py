@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from meshtasks.domain.circuit import State
-from meshtasks.environment import Environment
-from meshtasks.sinks.timing import SinkCall
-from meshtasks.tasks.registry import Handler
-from meshtasks.worker.bind import BatchResult
+from meshtasks.config.environment import Environment
+from meshtasks.flows.circuit import State
+from meshtasks.flows.contract import Handler
+from meshtasks.timing import SinkCall
 from meshtasks.worker.metrics import WorkerMetrics
-from meshtasks.worker.settlement import Settlement
+from meshtasks.worker.resolution import Settlement
+from meshtasks.worker.runner import BatchResult
 
 QUEUE = "sensors.temperature"
 NOW = 1_800_000_000.0

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from meshtasks.configfile import load_yaml
-from meshtasks.domain.outcome import DONE, Dead, Retry
-from meshtasks.domain.web import is_base_url
-from meshtasks.domain.workflows import (
+from meshtasks.config.loader import load_yaml
+from meshtasks.config.web import is_base_url
+from meshtasks.flows.webhooks.config import (
     Condition,
     Webhook,
     WorkflowBook,
     verdict,
 )
+from meshtasks.outcome import DONE, Dead, Retry
 
 SHIPPED = Path(__file__).parents[2] / "config" / "workflows.yaml"
 

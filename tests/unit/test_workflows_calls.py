@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from meshtasks.domain.calls import Request, Run, requests_of
-from meshtasks.domain.envelope import Envelope
-from meshtasks.domain.events import Event
-from meshtasks.domain.outcome import DONE, Retry
-from meshtasks.domain.workflows import Workflow
+from meshtasks.flows.webhooks.calls import Request, Run, requests_of
+from meshtasks.flows.webhooks.config import Workflow
+from meshtasks.flows.webhooks.events import Event
+from meshtasks.outcome import DONE, Retry
+from meshtasks.records.envelope import Envelope
 
 NOON = 1_795_435_200.0  # 2026-11-23T12:00:00Z
 

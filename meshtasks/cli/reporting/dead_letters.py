@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from meshtasks.amqp.letters import letter_of
+from meshtasks.amqp.peek import sweep
+from meshtasks.amqp.selection import DeadLetter, general_reason
 from meshtasks.cli.interrupt import stopping_on_signals
 from meshtasks.cli.reporting.facts import DeadLetters, DeadReason
-from meshtasks.domain.deadletters import DeadLetter, general_reason
-from meshtasks.domain.errors import ConfigError, Transient
-from meshtasks.messaging.browse import sweep
-from meshtasks.messaging.letters import letter_of
+from meshtasks.errors import ConfigError, Transient
 
 
 def dead_letters_in(url: str, queue: str) -> DeadLetters:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
-from meshtasks.domain.alerts import Severity
+from meshtasks.records.alert import Severity
 
 
 @dataclass(frozen=True, slots=True)

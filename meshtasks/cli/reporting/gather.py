@@ -22,10 +22,10 @@ from meshtasks.cli.reporting.facts import (
     Room,
     Spell,
 )
-from meshtasks.domain.alerts import Alert
-from meshtasks.domain.dataset import archive_name
-from meshtasks.domain.timestamps import utc_of
-from meshtasks.sinks.objects import ObjectStore, archived_objects
+from meshtasks.flows.analytics.layout import archive_name
+from meshtasks.flows.archive.objects import ObjectStore, archived_objects
+from meshtasks.records.alert import Alert
+from meshtasks.records.timestamps import utc_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -4,7 +4,7 @@
 ``levels`` are those of the topic behind the fixed beginning of its source, of
 ``zigbee2mqtt/kitchen/lamp`` for ``zigbee2mqtt/#`` thus ``kitchen`` and ``lamp``. A
 body that ought to hold readings and cannot be read raises
-:class:`~meshtasks.domain.errors.InvalidMessage`. Two values of a device that may
+:class:`~meshtasks.errors.InvalidMessage`. Two values of a device that may
 differ have different kinds or parts, whatever else a message holds: each is a series
 of its own for ever.
 """

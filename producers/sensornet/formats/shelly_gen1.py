@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from meshtasks.domain.text import clip
+from meshtasks.text import clip
 from producers.sensornet.meaning import (
     REPEATED,
     UNAVAILABLE,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from meshtasks.domain.errors import SchemaMismatch
+from meshtasks.errors import SchemaMismatch
 from producers.sensornet.meaning import (
     REPEATED,
     SETTING,

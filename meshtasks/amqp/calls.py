@@ -1,0 +1,89 @@
+"""Calls of commands and their answers, as messages.
+
+A call is a task message of Celery's protocol 2, built here rather than by Celery so
+that it is published as everything else is: persistent, mandatory, confirmed
+(https://docs.celeryq.dev/en/stable/internals/protocol.html).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.amqp.topology import Topology
+from meshtasks.text import clip
+
+#: What people see of the arguments in Flower.
+_SHOWN_CHARS = 500
+_NO_OTHER_TASKS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+State = Literal["STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
+
+
+class Answer(BaseModel):
+    """What is known of a call.
+
+    Attributes:
+        task_id: of the call.
+        state: Celery's word for it.
+        result: what it returned, once it has succeeded.
+        error: why it failed, or is to be tried again.
+        at: epoch seconds.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    task_id: str
+    state: State
+    result: Any = None
+    error: str | None = None
+    at: float
+
+
+def call_message(
+    topology: Topology, name: str, arguments: Mapping[str, Any], call_id: str
+) -> Outgoing:
+    """The message that calls a command, its answers wanted.
+
+    Args:
+        topology: knows the way to the commands queue.
+        name: of the command.
+        arguments: of the command, as JSON values.
+        call_id: the id of the call, a UUID.
+    """
+    way = topology.commands_way
+    return Outgoing(
+        way.exchange,
+        way.routing_key,
+        json.dumps([[], arguments, _NO_OTHER_TASKS]).encode(),
+        headers={
+            "lang": "py",
+            "task": name,
+            "id": call_id,
+            "root_id": call_id,
+            "argsrepr": "()",
+            "kwargsrepr": clip(repr(dict(arguments)), _SHOWN_CHARS),
+            "retries": 0,
+            "ignore_result": False,
+        },
+        properties={
+            "content_encoding": "utf-8",
+            "correlation_id": call_id,
+            "reply_to": topology.answers_queue.name,
+        },
+    )
+
+
+def answer_message(answer: Answer, queue: str) -> Outgoing:
+    """The message that brings an answer to a queue."""
+    return Outgoing(
+        "",
+        queue,
+        answer.model_dump_json().encode(),
+        timestamp=answer.at,
+        properties={"correlation_id": answer.task_id},
+    )

@@ -1,0 +1,108 @@
+"""Connect to the broker, or say plainly why that did not work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import kombu
+from amqp.exceptions import AccessRefused, NotAllowed, NotFound
+
+from meshtasks.errors import ConfigError, Transient
+
+_VARIABLE = "MESH_BROKER_URL"
+_CONNECT_TIMEOUT_SECONDS = 5.0
+
+
+@contextmanager
+def connected(url: str) -> Iterator[kombu.Connection]:
+    """An open connection, for AMQP operations only; closed at the end.
+
+    Raises:
+        ConfigError: the URL is no AMQP URL, or the broker refuses the account or
+            the virtual host.
+        Transient: the broker cannot be reached, or the connection was lost.
+    """
+    with unopened(url) as connection:
+        broker = _name(connection)
+        try:
+            _open(connection)
+            yield connection
+        except connection.connection_errors as error:
+            if isinstance(error, OSError) and connection.connected:
+                raise  # of a file or a pipe, say: py-amqp notices its own
+            message = f"{broker} cannot be reached: {error}"
+            raise Transient(message) from error
+
+
+def missing_queues(url: str, names: Iterable[str]) -> list[str]:
+    """Those of these queues that the broker does not have.
+
+    Raises:
+        ConfigError: see :func:`connected`.
+        Transient: likewise.
+    """
+    missing = []
+    with connected(url) as connection:
+        for name in names:
+            try:  # on a channel of its own, which a missing queue closes
+                connection.channel().queue_declare(name, passive=True)
+            except NotFound:
+                missing.append(name)
+    return missing
+
+
+def unopened(url: str) -> kombu.Connection:
+    """A connection that opens on first use; its attributes are the URL's parts.
+
+    Raises:
+        ConfigError: the URL is no AMQP URL.
+    """
+    expected = "should be an AMQP URL, amqp://user:password@host:5672/vhost"
+    try:
+        scheme, port = urlsplit(url).scheme, urlsplit(url).port
+    except ValueError:
+        # whose text quotes what it takes for the port: the rest of a password, maybe
+        expected += "; are special characters in it percent-encoded?"
+        raise ConfigError("environment", _VARIABLE, expected) from None
+    if scheme not in {"amqp", "amqps"} or not url[len(scheme) :].startswith("://"):
+        raise ConfigError("environment", _VARIABLE, expected)
+    port = port or (5671 if scheme == "amqps" else 5672)
+    return kombu.Connection(
+        url,
+        port=port,
+        connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+        ssl=tls_of(url),
+    )
+
+
+def tls_of(url: str) -> dict[str, Any] | bool:
+    """What a connection to an ``amqps`` URL is to be checked for: that the certificate
+    is its host's, which nobody does unless told. False for other URLs."""
+    parts = urlsplit(url)
+    return parts.scheme == "amqps" and {"server_hostname": parts.hostname}
+
+
+def refusal(
+    connection: kombu.Connection, error: AccessRefused | NotAllowed
+) -> ConfigError:
+    """What the broker's refusal to open a connection means."""
+    broker = _name(connection)
+    if isinstance(error, AccessRefused):
+        expected = f"{broker} refuses the user {connection.userid!r} or the password"
+    else:
+        expected = f"{broker} refuses the virtual host: {error.reply_text}"
+    return ConfigError("environment", _VARIABLE, expected)
+
+
+def _open(connection: kombu.Connection) -> None:
+    try:
+        connection.connect()
+    except (AccessRefused, NotAllowed) as error:
+        raise refusal(connection, error) from error
+
+
+def _name(connection: kombu.Connection) -> str:
+    return f"RabbitMQ at {connection.hostname}:{connection.port}"

@@ -1,0 +1,125 @@
+"""The topology as kombu entities, and the one place that declares them.
+
+Declaring is idempotent: what exists as described is left alone, what is missing
+is created, and what differs is refused with its name. Nothing is ever deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import kombu
+from amqp.exceptions import AccessRefused, ChannelError, PreconditionFailed
+
+from meshtasks.amqp.topology import (
+    AnswersQueue,
+    Binding,
+    Exchange,
+    Queue,
+    RetryQueue,
+    Topology,
+)
+from meshtasks.errors import ConfigError
+
+
+def declare(connection: kombu.Connection, topology: Topology) -> None:
+    """Declare the whole topology, on a channel of its own.
+
+    Raises:
+        ConfigError: something exists with another type or other arguments, or
+            the account may not declare it; the text names it and says what to do.
+        amqp.exceptions.ConnectionError, OSError: the connection was lost.
+    """
+    with closing(connection.channel()) as channel:
+        for what, step in _steps(topology):
+            try:
+                step(channel=channel)
+            except ChannelError as error:
+                source = f"RabbitMQ virtual host {connection.virtual_host}"
+                raise ConfigError(source, what, _advice(error)) from error
+
+
+def task_queues(topology: Topology) -> list[kombu.Queue]:
+    """The queues for Celery's ``task_queues`` setting.
+
+    Celery is left no declaration that could differ from :func:`declare`. It
+    declares no domain queue, and what it is told to send to one goes through the
+    default exchange to that queue alone. The commands queue it declares as it
+    stands here, since programs that send commands declare nothing else.
+    """
+    by_name = {queue.name: queue for queue in topology.queues}
+    direct = kombu.Exchange("", type="direct")
+    domain = [
+        _queue(by_name[name], exchange=direct, routing_key=name, no_declare=True)
+        for name in topology.domain_queues
+    ]
+    way = topology.commands_way
+    exchange = next(each for each in topology.exchanges if each.name == way.exchange)
+    commands = _queue(
+        by_name[topology.commands_queue],
+        exchange=_exchange(exchange),
+        routing_key=way.routing_key,
+    )
+    return [*domain, commands]
+
+
+def _steps(topology: Topology) -> Iterator[tuple[str, Callable[..., object]]]:
+    """Each declaration with the name of what it declares.
+
+    The way into the dead-letter queue comes first: RabbitMQ tries a dead letter
+    that found no queue again only after three minutes, and until its bindings
+    are made, what is published to an exchange can only go there. For the same
+    reason an exchange comes after the queues it is to be bound to.
+    """
+    end = topology.dead_letter_queue
+    into_end = [b for b in topology.all_bindings if b.queue == end]
+    sources = {binding.exchange for binding in into_end}
+    for first in (True, False):
+        for queue in topology.all_queues:
+            if (queue.name == end) is first:
+                yield f"queue {queue.name}", _queue(queue).queue_declare
+        for exchange in topology.all_exchanges:
+            if (exchange.name in sources) is first:
+                yield f"exchange {exchange.name}", _exchange(exchange).declare
+        for binding in topology.all_bindings:
+            if (binding in into_end) is first:
+                yield f"binding {binding.label}", _bind(binding)
+
+
+def _exchange(exchange: Exchange) -> kombu.Exchange:
+    return kombu.Exchange(
+        exchange.name, type=exchange.type, durable=True, arguments=exchange.arguments
+    )
+
+
+def _queue(queue: Queue | RetryQueue | AnswersQueue, **options: Any) -> kombu.Queue:
+    return kombu.Queue(
+        queue.name, durable=True, queue_arguments=queue.arguments, **options
+    )
+
+
+def _bind(binding: Binding) -> Callable[..., object]:
+    destination = (kombu.Queue if binding.queue else kombu.Exchange)(
+        binding.destination
+    )
+    return partial(destination.bind_to, binding.exchange, binding.routing_key)
+
+
+def _advice(error: ChannelError) -> str:
+    match error:
+        case PreconditionFailed():
+            return (
+                f"exists, but not as topology.yaml describes it ({error.reply_text}). "
+                "Change topology.yaml to match, or empty and delete it on the "
+                "broker; then run meshtasks topology apply"
+            )
+        case AccessRefused():
+            return (
+                f"may not be declared by this account ({error.reply_text}). It needs "
+                "the rights to configure, write and read"
+            )
+        case _:
+            return f"cannot be declared ({error.reply_text})"

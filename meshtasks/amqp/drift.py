@@ -1,0 +1,111 @@
+"""How a live broker differs from the topology."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from meshtasks.amqp.management import Live, LiveExchange, LiveQueue
+from meshtasks.amqp.topology import Binding, Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What was found, each a line for people.
+
+    Attributes:
+        differences: what is missing, different or bound in addition.
+        notes: what others added beside the mesh: not ours to judge.
+    """
+
+    differences: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def compare(topology: Topology, live: Live) -> Drift:
+    """Compare the whole topology with what a virtual host has."""
+    differences = [
+        *_exchange_differences(topology, live),
+        *_queue_differences(topology, live),
+        *_binding_differences(topology, live),
+    ]
+    notes = [*_foreign_bindings(topology, live), *_policies(topology, live)]
+    return Drift(tuple(differences), tuple(notes))
+
+
+def _exchange_differences(topology: Topology, live: Live) -> Iterator[str]:
+    found = {exchange.name: exchange for exchange in live.exchanges}
+    for exchange in topology.all_exchanges:
+        what = f"exchange {exchange.name}"
+        if has := found.get(exchange.name):
+            should = {"type": exchange.type, "internal": False}
+            yield from _unequal(
+                what, should, {key: getattr(has, key) for key in should}
+            )
+            yield from _lifetime(what, has)
+            yield from _unequal(what, exchange.arguments, has.arguments)
+        else:
+            yield f"{what}: missing"
+
+
+def _queue_differences(topology: Topology, live: Live) -> Iterator[str]:
+    found = {queue.name: queue for queue in live.queues}
+    for queue in topology.all_queues:
+        what = f"queue {queue.name}"
+        if has := found.get(queue.name):
+            yield from _lifetime(what, has)
+            yield from _unequal(what, queue.arguments, has.arguments)
+        else:
+            yield f"{what}: missing"
+
+
+def _binding_differences(topology: Topology, live: Live) -> Iterator[str]:
+    wanted = set(topology.all_bindings)
+    for binding in topology.all_bindings:
+        if binding not in live.bindings:
+            yield f"binding {binding.label}: missing"
+    for binding in live.bindings:
+        if binding not in wanted and _leads_to_ours(topology, binding):
+            yield f"binding {binding.label}: not in topology.yaml"
+
+
+def _foreign_bindings(topology: Topology, live: Live) -> Iterator[str]:
+    ours = {exchange.name for exchange in topology.all_exchanges}
+    for binding in live.bindings:
+        if binding.exchange in ours and not _leads_to_ours(topology, binding):
+            yield f"binding {binding.label}: somebody else takes a copy"
+
+
+def _policies(topology: Topology, live: Live) -> Iterator[str]:
+    ours = {queue.name for queue in topology.all_queues}
+    for queue in live.queues:
+        if queue.name in ours and queue.effective_policy_definition:
+            settings = ", ".join(
+                f"{key}={value}"
+                for key, value in sorted(queue.effective_policy_definition.items())
+            )
+            yield f"queue {queue.name}: a policy adds {settings}"
+
+
+def _leads_to_ours(topology: Topology, binding: Binding) -> bool:
+    ours = topology.all_queues if binding.queue else topology.all_exchanges
+    return binding.destination in {each.name for each in ours}
+
+
+def _lifetime(what: str, has: LiveExchange | LiveQueue) -> Iterator[str]:
+    if not has.durable:
+        yield f"{what}: does not outlive the broker, should be durable"
+    if has.auto_delete:
+        yield f"{what}: deletes itself when unused, should not"
+
+
+def _unequal(
+    what: str, should: Mapping[str, object], has: Mapping[str, object]
+) -> Iterator[str]:
+    for key in sorted(should.keys() | has.keys()):
+        if has.get(key) != should.get(key):
+            yield f"{what}: {key} is {_text(has, key)}, should be {_text(should, key)}"
+
+
+def _text(values: Mapping[str, object], key: str) -> str:
+    return repr(values[key]) if key in values else "absent"

@@ -1,0 +1,387 @@
+"""The broker through its management plugin: what it has, and what to import.
+
+AMQP itself can neither list entities nor tell their arguments.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Annotated, Any, Protocol, TypeVar
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlsplit
+from urllib.request import (
+    HTTPRedirectHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    build_opener,
+)
+
+from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
+from typing_extensions import override
+
+from meshtasks.amqp.connecting import unopened
+from meshtasks.amqp.topology import Binding, Topology
+from meshtasks.errors import ConfigError, Transient
+
+_TIMEOUT_SECONDS = 10.0
+_AMQP_PORTS = (5671, 5672)
+#: rabbit_mgmt_util.erl, AUTH_REALM.
+_REALM = 'realm="RabbitMQ Management"'
+_SAY = "MESH_MANAGEMENT_URL or --management-url says where it is"
+
+_Entity = TypeVar("_Entity", bound=BaseModel)
+_Answer = TypeVar("_Answer")
+
+#: RabbitMQ writes an empty table as ``[]`` in places, and an absent one as null.
+Table = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
+
+
+class LiveExchange(BaseModel):
+    """An exchange as the broker has it."""
+
+    name: str
+    type: str
+    durable: bool
+    auto_delete: bool
+    internal: bool = False
+    arguments: Table
+
+
+class LiveQueue(BaseModel):
+    """A queue as the broker has it.
+
+    Attributes:
+        effective_policy_definition: what policies add to its arguments.
+    """
+
+    name: str
+    durable: bool
+    auto_delete: bool
+    arguments: Table
+    effective_policy_definition: Table = {}
+
+
+class _LiveBinding(BaseModel):
+    source: str
+    destination: str
+    destination_type: str
+    routing_key: str
+
+    def as_binding(self) -> Binding:
+        to = "queue" if self.destination_type == "queue" else "to_exchange"
+        return Binding.model_validate(
+            {
+                "exchange": self.source,
+                to: self.destination,
+                "routing_key": self.routing_key,
+            }
+        )
+
+
+class _Rate(BaseModel):
+    rate: float = 0.0
+
+
+class _MessageStats(BaseModel):
+    publish: int = 0
+    ack: int = 0
+    publish_details: _Rate = _Rate()
+    ack_details: _Rate = _Rate()
+
+
+class QueueActivity(BaseModel):
+    """What goes on in a queue; as old as the broker's statistics, five seconds by
+    default. What the broker has not counted yet is zero.
+
+    Attributes:
+        messages_unacknowledged: messages that consumers hold.
+    """
+
+    name: str
+    messages_unacknowledged: int = 0
+    message_stats: _MessageStats = _MessageStats()
+
+    @property
+    def messages_in(self) -> int:
+        """Messages that came in since the broker was started."""
+        return self.message_stats.publish
+
+    @property
+    def messages_out(self) -> int:
+        """Messages that were acknowledged since the broker was started."""
+        return self.message_stats.ack
+
+    @property
+    def in_per_second(self) -> float:
+        """Messages that came in."""
+        return self.message_stats.publish_details.rate
+
+    @property
+    def out_per_second(self) -> float:
+        """Messages that were acknowledged."""
+        return self.message_stats.ack_details.rate
+
+
+class Node(BaseModel):
+    """A node of the broker's cluster.
+
+    Attributes:
+        mem_alarm: it takes no messages, because its memory is used up.
+        disk_free_alarm: likewise, because its disk is full.
+        disk_free: bytes.
+        disk_free_limit: bytes; at less the alarm goes off.
+    """
+
+    name: str
+    running: bool = True
+    mem_alarm: bool = False
+    disk_free_alarm: bool = False
+    disk_free: int = 0
+    disk_free_limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Everything a virtual host has.
+
+    Attributes:
+        bindings: without those of the default exchange, which every queue has.
+    """
+
+    exchanges: list[LiveExchange]
+    queues: list[LiveQueue]
+    bindings: list[Binding]
+
+
+def read(broker_url: str, management_url: str | None = None) -> Live:
+    """Ask the broker what the virtual host of ``broker_url`` has.
+
+    Args:
+        broker_url: AMQP URL; its account is used.
+        management_url: URL of the management pages, which gets the account; by
+            default port 15672 of the broker's host (15671 with TLS when it is an
+            ``amqps`` URL), if it shows that it is RabbitMQ's.
+
+    Raises:
+        ConfigError: the account, the virtual host or the URL is refused.
+        Transient: nothing answers there.
+    """
+    get = _reader(broker_url, management_url)
+    bindings = get("bindings", "", _LiveBinding)
+    return Live(
+        exchanges=get("exchanges", "", LiveExchange),
+        queues=get("queues", "", LiveQueue),
+        bindings=[each.as_binding() for each in bindings if each.source],
+    )
+
+
+def activity(
+    broker_url: str, management_url: str | None = None
+) -> dict[str, QueueActivity]:
+    """What goes on in the queues of the virtual host of ``broker_url``, by name.
+
+    Takes and raises what :func:`read` does.
+    """
+    get = _reader(broker_url, management_url)
+    columns = (
+        "name",
+        "messages_unacknowledged",
+        "message_stats.publish",
+        "message_stats.ack",
+        "message_stats.publish_details.rate",
+        "message_stats.ack_details.rate",
+    )
+    queues = get("queues", f"?columns={','.join(columns)}", QueueActivity)
+    return {queue.name: queue for queue in queues}
+
+
+def nodes(broker_url: str, management_url: str | None = None) -> list[Node]:
+    """The nodes of the broker's cluster; needs the tag ``monitoring``.
+
+    Takes and raises what :func:`read` does.
+    """
+    base, account, _ = _access(broker_url, management_url)
+    return _parsed(base, "/api/nodes", account, list[Node])
+
+
+def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
+    """The topology in RabbitMQ's definitions format, for one virtual host.
+
+    It holds no users and no permissions.
+    """
+    return {
+        "vhosts": [{"name": vhost}],
+        "exchanges": [
+            {
+                "name": exchange.name,
+                "vhost": vhost,
+                "type": exchange.type,
+                "durable": True,
+                "auto_delete": False,
+                "internal": False,
+                "arguments": exchange.arguments,
+            }
+            for exchange in topology.all_exchanges
+        ],
+        "queues": [
+            {
+                "name": queue.name,
+                "vhost": vhost,
+                "durable": True,
+                "auto_delete": False,
+                "arguments": queue.arguments,
+            }
+            for queue in topology.all_queues
+        ],
+        "bindings": [
+            {
+                "source": binding.exchange,
+                "vhost": vhost,
+                "destination": binding.destination,
+                "destination_type": binding.destination_type,
+                "routing_key": binding.routing_key,
+                "arguments": {},
+            }
+            for binding in topology.all_bindings
+        ],
+    }
+
+
+class _Reader(Protocol):
+    """Lists entities of one kind of a virtual host."""
+
+    def __call__(self, kind: str, query: str, model: type[_Entity]) -> list[_Entity]:
+        """All of them."""
+
+
+def _reader(broker_url: str, management_url: str | None) -> _Reader:
+    """A reader with the account and virtual host of ``broker_url``.
+
+    Raises:
+        ConfigError: one of the URLs is none.
+    """
+    base, account, vhost = _access(broker_url, management_url)
+
+    def get(kind: str, query: str, model: type[_Entity]) -> list[_Entity]:
+        path = f"/api/{kind}/{vhost}{query}"
+        return _parsed(base, path, account, list[model])  # type: ignore[valid-type]
+
+    return get
+
+
+def _access(broker_url: str, management_url: str | None) -> tuple[str, bytes, str]:
+    """Where the API is, who asks, and the virtual host as part of a path.
+
+    Raises:
+        ConfigError: one of the URLs is none.
+    """
+    broker = unopened(broker_url)
+    base = (management_url or _own_url(broker_url)).rstrip("/")
+    if urlsplit(base).scheme not in {"http", "https"}:
+        raise _not_usable(base, "should be an http:// or https:// URL")
+    account = f"{broker.userid}:{broker.password}".encode()
+    return base, account, quote(broker.virtual_host, safe="")
+
+
+def _parsed(base: str, path: str, account: bytes, model: type[_Answer]) -> _Answer:
+    answer = _get(base, path, account)
+    try:
+        return TypeAdapter(model).validate_json(answer)
+    except ValidationError as error:
+        reason = "does not answer as RabbitMQ's management API does"
+        raise _not_usable(base, reason) from error
+
+
+def default_url(broker_url: str) -> str:
+    """Where the management pages of a broker are, unless somebody moved them."""
+    parts = urlsplit(broker_url)
+    host = parts.hostname or "127.0.0.1"
+    host = f"[{host}]" if ":" in host else host
+    tls = parts.scheme == "amqps"
+    return f"https://{host}:15671" if tls else f"http://{host}:15672"
+
+
+def _own_url(broker_url: str) -> str:
+    """Where the management pages are by default. Before they get the account they
+    have to ask for one as RabbitMQ does: others listen on that port as well.
+
+    Raises:
+        ConfigError: nothing says that these are the pages of this broker.
+        Transient: nothing answers there.
+    """
+    parts = urlsplit(broker_url)
+    base = default_url(broker_url)
+    is_here = parts.hostname in {None, "localhost", "127.0.0.1", "::1"}
+    if is_here and parts.port not in {None, *_AMQP_PORTS}:
+        # One of several brokers of this machine, or a tunnel to another machine.
+        reason = f"may be of another broker than that on port {parts.port}; {_SAY}"
+        raise _not_usable(base, reason)
+    with _faults(base):
+        try:
+            _opener().open(f"{base}/api/overview", timeout=_TIMEOUT_SECONDS).close()
+        except HTTPError as error:
+            error.close()  # it is the response, too
+            if _REALM in error.headers.get("WWW-Authenticate", ""):
+                return base
+    reason = f"does not ask for an account as RabbitMQ's does; {_SAY}"
+    raise _not_usable(base, reason)
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """The account is not carried to where somebody points."""
+
+    @override
+    def redirect_request(self, *_: object, **__: object) -> None:
+        return None
+
+
+def _opener() -> OpenerDirector:
+    # A proxy from the environment is for the internet, not for the house.
+    return build_opener(ProxyHandler({}), _NoRedirects)
+
+
+def _get(base: str, path: str, account: bytes) -> bytes:
+    credentials = base64.b64encode(account).decode()
+    request = Request(  # noqa: S310 - the scheme was checked
+        base + path, headers={"Authorization": f"Basic {credentials}"}
+    )
+    with _faults(base), _opener().open(request, timeout=_TIMEOUT_SECONDS) as answer:
+        return bytes(answer.read())
+
+
+@contextmanager
+def _faults(base: str) -> Iterator[None]:
+    try:
+        yield
+    except HTTPError as error:
+        error.close()  # it is the response, too
+        raise _not_usable(base, _meaning(error.code)) from error
+    except (OSError, HTTPException) as error:
+        why = error.reason if isinstance(error, URLError) else error
+        message = (
+            f"the management API at {base} cannot be reached: {why}. Is the plugin "
+            f"rabbitmq_management enabled? {_SAY}"
+        )
+        raise Transient(message) from error
+
+
+def _meaning(status: int) -> str:
+    match status:
+        case 401:
+            return (
+                "refuses the account of MESH_BROKER_URL; it needs the tag "
+                "'management' (rabbitmqctl set_user_tags USER management)"
+            )
+        case 404:
+            return "has no such virtual host, or is no management API of RabbitMQ's"
+        case _:
+            return f"answers with status {status}"
+
+
+def _not_usable(base: str, reason: str) -> ConfigError:
+    return ConfigError("management API", base, reason)

@@ -1,0 +1,219 @@
+"""Look at the messages of a queue, all of them, and leave them in their order.
+
+AMQP has no way to look without taking. Here everything is delivered and held, and
+given back all at once by closing the channel: a quorum queue then sorts what comes
+back, so its order is that of before, and so it is if the process is killed. (What is
+given back by ``basic.nack`` it puts where a hash map would have it.)
+
+What comes back goes before the messages that were never delivered, but behind those
+that came back earlier, so a look at a part of the queue would change the order. A
+sweep is of the whole queue: if the caller has seen enough, the rest is delivered all
+the same. Only a process that is killed half-way may leave the first half behind the
+second.
+
+Meanwhile others do not see the messages, and a second sweep would see the rest and
+bring that back in the wrong place. An exclusive queue keeps others out.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Any
+
+import kombu
+from amqp.exceptions import AccessRefused, NotFound, ResourceLocked
+
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.delivery import Delivery, delivery_of
+from meshtasks.errors import ConfigError, Transient
+
+#: A consumer's prefetch count has 16 bits, so large queues take several consumers, one
+#: after the other. What they hold comes back consumer by consumer, in the order of
+#: their tags as long as there are at most 32.
+_CONSUMERS = 30
+_LARGEST_PREFETCH = 65_000
+#: The broker has at most so many messages on their way to us (times their size, that
+#: is its memory), unless the queue is so long that the consumers would not do.
+_SMALLEST_PREFETCH = 2_000
+#: For a message that must be there to arrive.
+_PATIENCE_SECONDS = 30.0
+
+
+class QueueBusy(Transient):
+    """Somebody else is looking at the queue."""
+
+
+class Sweep:
+    """The messages of a queue while they are held.
+
+    Attributes:
+        total: messages that were ready when it began (two million at most); later
+            ones are not looked at.
+        seen: how many were looked at.
+        missing: how many did not come, because somebody else has them.
+    """
+
+    def __init__(
+        self,
+        connection: kombu.Connection,
+        channel: Any,
+        queue: str,
+        prefetch: int,
+        stopping: threading.Event,
+    ) -> None:
+        self.seen = self.missing = 0
+        self._connection = connection
+        self._channel = channel
+        self._queue = queue
+        self._stopping = stopping
+        self._has_removed = False
+        self._arrived: deque[Any] = deque()
+        self._messages = self._deliveries()
+        self.total = min(_ready(channel, queue), _CONSUMERS * _LARGEST_PREFETCH)
+        self._prefetch = max(prefetch, -(-self.total // _CONSUMERS))
+
+    def __iter__(self) -> Iterator[Delivery]:
+        """The messages in their order, once; fewer if told to stop, or if somebody
+        else takes some meanwhile.
+
+        They arrive as they are asked for, and are not kept here.
+        """
+        for delivery in self._messages:
+            self.seen += 1
+            yield delivery
+            if self._stopping.is_set():
+                return
+
+    def _deliveries(self) -> Iterator[Delivery]:
+        """The messages, consumer by consumer.
+
+        A consumer whose messages are removed meanwhile is given more than its share;
+        what is left in :attr:`_arrived` when it ends comes first then.
+        """
+        now = time.time()
+        numbers = iter(range(_CONSUMERS))
+        left = self.total
+        while left:
+            share = min(self._prefetch, left)
+            tag = self._consume(next(numbers), share)
+            while share and self._wait_for_message():
+                share, left = share - 1, left - 1
+                yield delivery_of(self._arrived.popleft(), now)
+            self._channel.basic_cancel(tag)
+            while self._arrived and left:
+                left -= 1
+                yield delivery_of(self._arrived.popleft(), now)
+            if share:  # no more came
+                self.missing = left
+                return
+
+    def remove(self, tags: Iterable[int]) -> None:
+        """Take these messages out of the queue for good."""
+        for tag in tags:
+            self._has_removed = True
+            self._channel.basic_ack(tag)
+
+    def finish(self) -> None:
+        """Have the rest delivered, and see to it that what is removed stays so.
+
+        Acknowledgements that are on their way to a quorum queue when the channel
+        closes are lost, and their messages come back. Registering a consumer waits
+        until those before it have been taken, and cancelling it, until those have
+        that had to wait in the channel.
+        """
+        for _ in self._messages:
+            pass
+        if self._has_removed:
+            self._channel.basic_qos(0, 1, a_global=False)
+            tag = self._channel.basic_consume(self._queue, callback=lambda _: None)
+            self._channel.basic_cancel(tag)
+
+    def _consume(self, number: int, share: int) -> str:
+        """Begin a consumer that is given so many messages; its tag."""
+        tag = f"browse-{number:02d}"
+        self._channel.basic_qos(0, share, a_global=False)
+        self._channel.basic_consume(
+            self._queue, consumer_tag=tag, callback=self._arrived.append
+        )
+        return tag
+
+    def _wait_for_message(self) -> bool:
+        """Wait until one has arrived; false if none comes."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not self._arrived:
+            if time.monotonic() > deadline:
+                return False
+            with suppress(TimeoutError):
+                self._connection.drain_events(timeout=_PATIENCE_SECONDS)
+        return True
+
+
+@contextmanager
+def sweep(
+    url: str,
+    queue: str,
+    *,
+    stopping: threading.Event | None = None,
+    prefetch: int = _SMALLEST_PREFETCH,
+) -> Iterator[Sweep]:
+    """Hold the messages of a queue, from ``with`` to its end.
+
+    Afterwards they are marked as redelivered, and a queue with a delivery limit has
+    counted it: the dead-letter queue has none. Nothing may be held for longer than
+    the broker's consumer timeout, half an hour by default.
+
+    Args:
+        url: AMQP URL.
+        queue: its name.
+        stopping: ends the iteration when it is set. (An exception out of nowhere, such
+            as that of Ctrl-C, could leave the connection amid a frame.)
+        prefetch: messages per consumer, or more for long queues.
+
+    Raises:
+        ConfigError: there is no such queue, or the broker refuses the account or the
+            virtual host.
+        QueueBusy: somebody else is at it.
+        Transient: the broker cannot be reached.
+    """
+    with connected(url) as connection:
+        _lock(connection, queue)
+        with closing(connection.channel()) as channel:
+            channel.auto_decode = False  # bodies are whatever somebody published
+            stopping = stopping or threading.Event()
+            try:
+                held = Sweep(connection, channel, queue, prefetch, stopping)
+            except NotFound as error:
+                expected = "the broker has no such queue; meshtasks topology apply"
+                raise ConfigError("topology", queue, expected) from error
+            try:
+                yield held
+            finally:
+                held.finish()
+
+
+def _lock(connection: kombu.Connection, queue: str) -> None:
+    """Keep others out until the connection ends.
+
+    Raises:
+        ConfigError: the account may not do that.
+        QueueBusy: somebody else is in.
+    """
+    try:
+        connection.channel().queue_declare(f"{queue}.browsed", exclusive=True)
+    except AccessRefused as error:
+        expected = f"the account may not look at {queue}: {error.reply_text}"
+        raise ConfigError("environment", "MESH_BROKER_URL", expected) from error
+    except ResourceLocked as error:
+        message = (
+            f"somebody else is looking at {queue} (meshtasks dlq or report, in another "
+            "terminal?); try again when they have finished"
+        )
+        raise QueueBusy(message) from error
+
+
+def _ready(channel: Any, queue: str) -> int:
+    return int(channel.queue_declare(queue, passive=True).message_count)

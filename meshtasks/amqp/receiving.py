@@ -1,0 +1,459 @@
+"""py-amqp's connection, with a reader of our own for what comes from the broker.
+
+py-amqp raises on texts that are not UTF-8, on moments it has no date for, on tables
+nested too deep: whoever may publish ends whoever consumes. And of what a reading costs
+from end to end, its reading alone was two thirds (docs/decisions/0010).
+
+So the bytes are read here. A message (``basic.deliver``, ``basic.get-ok``,
+``basic.return``) is put together here and never parsed by py-amqp; its properties are
+decoded by :mod:`meshtasks.amqp.content`. All other frames go to py-amqp, which
+connects, calls methods, publishes and acknowledges as ever. It waits for answers by
+:meth:`Connection.blocking_read`, so they come by the same way.
+
+All that is known here of py-amqp's parts, ``tests/unit/test_receiving.py`` asks for.
+
+Frames are described in section 4.2.3 of AMQP 0-9-1, contents in 4.2.6.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from struct import error as struct_error
+from typing import Any, NoReturn
+
+from amqp import spec
+from amqp.exceptions import UnexpectedFrame
+from amqp.serialization import dumps, loads
+from kombu.transport import pyamqp
+from typing_extensions import override
+
+from meshtasks.amqp.content import Properties, short_text
+
+#: As much is taken from the socket at once, if it is there.
+_READ_BYTES = 65_536
+
+_METHOD, _CONTENT_HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
+_END = 0xCE
+#: Type, channel and size of a frame.
+_FRAME = Struct(">BHI")
+#: The same of a content header, and its class, weight and size of the body.
+_HEADER_FRAME = Struct(">BHIHHQ")
+_HEADER = Struct(">HHQ")
+_FRAME_OVERHEAD_BYTES = _FRAME.size + 1
+_METHOD_ID = Struct(">HH")
+_DELIVERY_TAG = Struct(">Q?")
+
+_DELIVER = _METHOD_ID.pack(*spec.Basic.Deliver)
+#: Methods that a message follows.
+_CONTENT_METHODS = {spec.Basic.Deliver, spec.Basic.GetOk, spec.Basic.Return}
+#: Methods whose texts may quote a name, and be cut off in the middle of a letter.
+_QUOTING_METHODS = {spec.Connection.Close, spec.Channel.Close}
+#: Their arguments, in py-amqp's letters.
+_ARGUMENTS = {
+    spec.Basic.Deliver: "sLbss",
+    spec.Basic.GetOk: "Lbssl",
+    spec.Basic.Return: "Bsss",
+    spec.Connection.Close: "BsBB",
+    spec.Channel.Close: "BsBB",
+}
+#: Layouts of these letters; a text is s.
+_NUMBERS = {"B": Struct(">H"), "l": Struct(">I"), "L": Struct(">Q"), "b": Struct(">?")}
+#: Routes that are remembered, decoded.
+_MOST_REMEMBERED = 10_000
+
+
+class Message:
+    """A message as it came; it has what py-amqp's has.
+
+    Attributes:
+        body: its body.
+        properties: its AMQP properties.
+        channel: the channel it came by.
+        consumer_tag: of the consumer it was delivered to; empty if it was fetched.
+        delivery_tag: its number on the channel.
+        redelivered: the broker delivered it before, to somebody.
+        exchange: that it was published to.
+        routing_key: that it was published with.
+    """
+
+    __slots__ = (
+        "body",
+        "channel",
+        "consumer_tag",
+        "delivery_tag",
+        "exchange",
+        "properties",
+        "redelivered",
+        "routing_key",
+    )
+
+    def __init__(  # noqa: PLR0913, PLR0917 - called once a message, by place
+        self,
+        body: bytes,
+        properties: Properties,
+        channel: Any = None,
+        consumer_tag: str = "",
+        delivery_tag: int = 0,
+        redelivered: bool = False,  # noqa: FBT001, FBT002 - as many as there are messages
+        exchange: str = "",
+        routing_key: str = "",
+    ) -> None:
+        self.body = body
+        self.properties = properties
+        self.channel = channel
+        self.consumer_tag = consumer_tag
+        self.delivery_tag = delivery_tag
+        self.redelivered = redelivered
+        self.exchange = exchange
+        self.routing_key = routing_key
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """Its AMQP headers; empty when there are none."""
+        table: dict[str, Any] = self.properties.get("application_headers") or {}
+        return table
+
+    @property
+    def delivery_info(self) -> dict[str, Any]:
+        """How it came, by py-amqp's names."""
+        return {
+            "consumer_tag": self.consumer_tag,
+            "delivery_tag": self.delivery_tag,
+            "redelivered": self.redelivered,
+            "exchange": self.exchange,
+            "routing_key": self.routing_key,
+        }
+
+    @delivery_info.setter
+    def delivery_info(self, info: dict[str, Any]) -> None:
+        """py-amqp tells so of a message that was fetched."""
+        self.delivery_tag = info["delivery_tag"]
+        self.redelivered = info["redelivered"]
+        self.exchange = info["exchange"]
+        self.routing_key = info["routing_key"]
+
+
+class _Arriving:
+    """A message of which some frames have come.
+
+    Attributes:
+        method: payload of its method frame.
+    """
+
+    __slots__ = ("_missing_bytes", "_parts", "_properties", "method")
+
+    def __init__(self, method: bytes) -> None:
+        self.method = method
+        self._properties: Properties | None = None
+        self._missing_bytes = 0
+        self._parts: list[bytes] = []
+
+    def take(self, kind: int, payload: bytes) -> Message | None:
+        """Take a frame; the message once it is whole.
+
+        Raises:
+            ValueError: it is not the turn of such a frame, or it is too long.
+            struct.error: it is too short.
+        """
+        if kind == _CONTENT_HEADER and self._properties is None:
+            _, _, self._missing_bytes = _HEADER.unpack_from(payload)
+            self._properties = Properties(payload[_HEADER.size :])
+        elif kind == _BODY and self._properties is not None:
+            self._missing_bytes -= len(payload)
+            self._parts.append(payload)
+        else:
+            reason = f"a frame of type {kind} amid a message"
+            raise ValueError(reason)
+        if self._missing_bytes < 0:
+            reason = "a body that is longer than was said"
+            raise ValueError(reason)
+        if self._missing_bytes:
+            return None
+        return Message(b"".join(self._parts), self._properties)
+
+
+class Connection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no types
+    """A connection whose messages may hold any bytes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._received = b""
+        #: Where in it the next frame begins.
+        self._offset = 0
+        self._arriving: dict[int, _Arriving] = {}
+        self._routes: dict[bytes, tuple[str, str]] = {}
+
+    @override
+    def blocking_read(self, timeout: float | None = None) -> bool:
+        """Dispatch one method or message; wait for it.
+
+        Raises:
+            TimeoutError: none came in time.
+            amqp.AMQPError, OSError: what it says, or the connection is gone.
+        """
+        while not self._dispatch(1):
+            self._receive(timeout)
+        return True
+
+    def read_arrived(self, most: int) -> bool:
+        """Dispatch what has arrived, without waiting for more.
+
+        Args:
+            most: methods and messages, at most.
+
+        Returns:
+            Whether there may be more.
+
+        Raises:
+            amqp.AMQPError, OSError: what they say, or the connection is gone.
+        """
+        left = most - self._dispatch(most)
+        while left:
+            try:
+                self._receive(0)
+            except TimeoutError:
+                return False
+            left -= self._dispatch(left)
+        return True
+
+    def _receive(self, timeout: float | None) -> None:
+        """Take what the socket has; wait until it has something.
+
+        Raises:
+            TimeoutError: it had nothing in time.
+            OSError: the connection is gone.
+        """
+        if not self.connected:
+            reason = "the connection is closed"
+            raise ConnectionResetError(
+                reason
+            )  # py-amqp closes the socket at an OSError
+        transport = self.transport
+        try:
+            with transport.having_timeout(timeout) as sock:
+                received = sock.recv(_READ_BYTES)
+        except TimeoutError:
+            raise
+        except OSError:
+            transport.connected = False
+            raise
+        if not received:
+            transport.connected = False
+            reason = "the broker closed the connection"
+            raise ConnectionResetError(reason)
+        self._received = self._received[self._offset :] + received
+        self._offset = 0
+        self.bytes_recv += 1  # for py-amqp, which looks whether it has changed
+
+    def _dispatch(self, most: int) -> int:
+        """Dispatch whole methods and messages of what was received, at most so many.
+
+        What is called may wait for an answer, and so come here again: nothing is
+        remembered over a call but in attributes.
+
+        Returns:
+            How many they were.
+        """
+        dispatched = 0
+        while dispatched < most:
+            received, offset = self._received, self._offset
+            if offset + _FRAME_OVERHEAD_BYTES > len(received):
+                break
+            kind, channel_id, size = _FRAME.unpack_from(received, offset)
+            start = offset + _FRAME.size
+            end = start + size
+            if size > self.frame_max:
+                self._give_up(f"a frame of {size} bytes")
+            if end >= len(received):
+                break
+            if received[end] != _END:
+                self._give_up("a frame without an end")
+            if (
+                kind == _METHOD
+                and received.startswith(_DELIVER, start)
+                and self._deliver(channel_id, start, end)
+            ):
+                dispatched += 1
+                continue
+            self._offset = end + 1
+            dispatched += self._frame(kind, channel_id, received[start:end])
+        return dispatched
+
+    def _deliver(  # noqa: PLR0911 - one for each way in which it may be another
+        self, channel_id: int, start: int, end: int
+    ) -> bool:
+        """Dispatch a delivery whose frames have all come, one of each type; whether
+        it was one.
+
+        Args:
+            channel_id: its channel.
+            start: where the payload of its method begins.
+            end: where that ends.
+        """
+        received = self._received
+        head = end + 1
+        if head + _HEADER_FRAME.size > len(received):
+            return False
+        kind, header_channel, size, _, _, body_size = _HEADER_FRAME.unpack_from(
+            received, head
+        )
+        header_end = head + _FRAME.size + size
+        after = header_end + 1 + (body_size + _FRAME_OVERHEAD_BYTES if body_size else 0)
+        if (
+            after > len(received)
+            or kind != _CONTENT_HEADER
+            or header_channel != channel_id
+            or size < _HEADER.size
+            or received[header_end] != _END
+            or channel_id in self._arriving
+        ):
+            return False
+        body = b""
+        if body_size:
+            frame = _FRAME.unpack_from(received, header_end + 1)
+            if frame != (_BODY, channel_id, body_size) or received[after - 1] != _END:
+                return False
+            body = received[header_end + _FRAME_OVERHEAD_BYTES : after - 1]
+        tag_start = start + 5
+        tag_end = tag_start + received[start + 4]
+        if tag_end + 9 >= end:
+            return False
+        channel = (self.channels or {}).get(channel_id)
+        if channel is None or channel.is_closing:
+            return False
+        # ASCII as we and the broker make them; any other is found the longer way
+        consumer_tag = str(received[tag_start:tag_end], "latin-1")
+        callback = channel.callbacks.get(consumer_tag)
+        if callback is None:
+            return False
+        delivery_tag, redelivered = _DELIVERY_TAG.unpack_from(received, tag_end)
+        encoded_route = received[tag_end + 9 : end]
+        route = self._routes.get(encoded_route)
+        if route is None:
+            route = self._route(encoded_route)
+        self._offset = after
+        properties = Properties(received[head + _HEADER_FRAME.size : header_end])
+        callback(
+            Message(
+                body,
+                properties,
+                channel,
+                consumer_tag,
+                delivery_tag,
+                redelivered,
+                *route,
+            )
+        )
+        return True
+
+    def _route(self, encoded: bytes) -> tuple[str, str]:
+        """Exchange and routing key."""
+        try:
+            exchange, routing_key = _arguments("ss", encoded, 0)
+        except (struct_error, IndexError) as fault:
+            self._give_up("a delivery without a routing key", fault)
+        if len(self._routes) >= _MOST_REMEMBERED:
+            self._routes.clear()
+        route = self._routes[encoded] = exchange, routing_key
+        return route
+
+    def _frame(self, kind: int, channel_id: int, payload: bytes) -> int:
+        """Dispatch one frame; 1 if it was a method, or the last one of a message."""
+        message = None
+        arriving = self._arriving.get(channel_id)
+        if arriving is None and kind not in {_METHOD, _HEARTBEAT}:
+            self._give_up(f"a frame of type {kind}, and no message had begun")
+        try:
+            if arriving is not None and kind != _HEARTBEAT:
+                message = arriving.take(kind, payload)
+                if message is None:
+                    return 0
+                del self._arriving[channel_id]
+                payload = arriving.method
+            elif kind == _METHOD:
+                method = _METHOD_ID.unpack_from(payload)
+                if method in _CONTENT_METHODS:
+                    payload = _readable(method, payload)
+                    self._arriving[channel_id] = _Arriving(payload)
+                    return 0
+                if method in _QUOTING_METHODS:
+                    payload = _readable(method, payload)
+        except (ValueError, IndexError, struct_error) as fault:
+            self._give_up(f"a damaged frame ({fault})", fault)
+        if message is None:
+            return int(self._by_py_amqp(kind, channel_id, payload))
+        channel = (self.channels or {}).get(channel_id)
+        # what comes for a channel that closes, the broker takes back
+        if channel is not None and not channel.is_closing:
+            channel.dispatch_method(_METHOD_ID.unpack_from(payload), payload, message)
+        return 1
+
+    def _by_py_amqp(self, kind: int, channel_id: int, payload: bytes) -> bool:
+        """Have py-amqp dispatch a frame that is no part of a message."""
+        try:
+            return bool(self.on_inbound_frame((kind, channel_id, payload)))
+        except Exception as fault:
+            # The frame's fault, or one of what was called?
+            if kind == _METHOD and not self._is_readable(channel_id, payload):
+                self._give_up(f"a method that cannot be read ({fault!r})", fault)
+            raise
+
+    def _is_readable(self, channel_id: int, payload: bytes) -> bool:
+        """Whether py-amqp can read a method."""
+        try:
+            channel = self if channel_id == 0 else self.channels[channel_id]
+            method = channel._METHODS[_METHOD_ID.unpack_from(payload)]  # noqa: SLF001 - py-amqp's list of what it knows
+            loads(method.args or "", payload, _METHOD_ID.size)
+        except Exception:  # noqa: BLE001 - it raises whatever it happens to
+            return False
+        return True
+
+    def _give_up(self, what: str, cause: BaseException | None = None) -> NoReturn:
+        """Close the connection: nobody knows where the next frame begins."""
+        self.collect()
+        reason = f"the broker sent {what}"
+        raise UnexpectedFrame(reason) from cause
+
+
+def _readable(method: tuple[int, int], payload: bytes) -> bytes:
+    """The payload of a method, its texts made UTF-8.
+
+    Raises:
+        IndexError, struct.error: it is cut off.
+    """
+    letters = _ARGUMENTS[method]
+    values = _arguments(letters, payload, _METHOD_ID.size)
+    return payload[: _METHOD_ID.size] + bytes(dumps(letters, values))
+
+
+def _arguments(letters: str, payload: bytes, offset: int) -> list[Any]:
+    """Arguments of a method.
+
+    Raises:
+        IndexError, struct.error: they are cut off.
+    """
+    values: list[Any] = []
+    for letter in letters:
+        if layout := _NUMBERS.get(letter):
+            values += layout.unpack_from(payload, offset)
+            offset += layout.size
+        else:
+            start = offset + 1
+            offset = start + payload[offset]
+            if offset > len(payload):
+                reason = "a text that ends too soon"
+                raise IndexError(reason)
+            values.append(short_text(payload[start:offset]))
+    return values
+
+
+class Transport(pyamqp.Transport):  # type: ignore[misc]  # kombu ships no types
+    """What kombu opens for ``amqp://``."""
+
+    Connection = Connection
+
+
+class TLSTransport(pyamqp.SSLTransport):  # type: ignore[misc]  # kombu ships no types
+    """What kombu opens for ``amqps://``."""
+
+    Connection = Connection

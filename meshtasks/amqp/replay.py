@@ -1,0 +1,191 @@
+"""Give dead letters back to the queues they failed in.
+
+A letter is removed only once the broker has confirmed its message in that queue. So
+an interruption, of whatever kind, loses none; it may leave letters whose messages
+were given back already, and they are given back once more by the next replay. The
+mesh's effects are idempotent, so that does no harm.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.letters import given_back, letter_of
+from meshtasks.amqp.peek import Sweep, sweep
+from meshtasks.amqp.publisher import Publisher
+from meshtasks.amqp.selection import DeadLetter, Selection
+from meshtasks.errors import Unroutable
+
+#: Published together, at most; more would save little.
+_BATCH = 200
+#: A slow replay gives back what it holds after so long and begins again, well within
+#: the broker's consumer timeout.
+_SHIFT_SECONDS = 300.0
+
+#: The queues that a letter is given back to, or why it cannot be.
+WayBack = Callable[[DeadLetter], tuple[str, ...] | str]
+
+
+class _Returning(NamedTuple):
+    """A letter, and the queues it is given back to."""
+
+    delivery: Delivery
+    letter: DeadLetter
+    queues: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What became of a replay.
+
+    Attributes:
+        looked_at: letters that were looked at.
+        given_back: confirmed in their queues, by the names of those.
+        kept: left where they are, by the reason.
+    """
+
+    looked_at: int = 0
+    given_back: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+
+
+class Replay:
+    """One replay.
+
+    Args:
+        url: AMQP URL.
+        queue: the dead-letter queue.
+        selection: which letters. Those that this replay has given back already, and
+            that have failed again meanwhile, are left.
+        way_back: tells where a letter goes.
+        rate: messages a second, at most; None for no limit.
+        edited: by id, bodies to send instead of the letters' own.
+        stopping: ends it, in good order, when it is set.
+        on_progress: told after every batch.
+    """
+
+    def __init__(  # noqa: PLR0913 - all but the first four are optional
+        self,
+        url: str,
+        queue: str,
+        selection: Selection,
+        way_back: WayBack,
+        *,
+        rate: float | None = None,
+        edited: Mapping[str, bytes] | None = None,
+        stopping: threading.Event | None = None,
+        on_progress: Callable[[Replayed, Sweep], None] = lambda *_: None,
+    ) -> None:
+        self.result = Replayed()
+        #: When it began; the messages carry it.
+        self.began = datetime.now(UTC).isoformat()
+        self._url = url
+        self._queue = queue
+        self._selection = selection
+        self._way_back = way_back
+        self._rate = rate
+        self._edited = edited or {}
+        self._stopping = stopping or threading.Event()
+        self._on_progress = on_progress
+        self._batch = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 4)))
+        self._next_at = 0.0
+        #: Queues that were found to be missing; they are not tried again.
+        self._missing: set[str] = set()
+
+    def run(self) -> Replayed:
+        """Do it.
+
+        Raises:
+            ConfigError: see :func:`~meshtasks.amqp.peek.sweep`.
+            Transient: the broker went away, is short of memory or disk, or somebody
+                else is looking at the queue. :attr:`result` tells how far it came.
+        """
+        with closing(Publisher(self._url)) as publisher:
+            while not self._shift(publisher):
+                pass
+        return self.result
+
+    def _shift(self, publisher: Publisher) -> bool:
+        """Go through the queue, for as long as one may hold its messages; whether
+        that was all of it."""
+        ends_at = time.monotonic() + _SHIFT_SECONDS
+        self.result.looked_at = self.result.given_back.total()
+        self.result.kept = Counter()
+        batch: list[_Returning] = []
+        with sweep(self._url, self._queue, stopping=self._stopping) as held:
+            for each in self._selected(held):
+                batch.append(each)
+                if len(batch) == self._batch:
+                    self._give_back(publisher, held, batch)
+                    batch = []
+                    if time.monotonic() > ends_at:
+                        return False
+            self._give_back(publisher, held, batch)
+        if held.missing:
+            self.result.kept["somebody else has them at the moment"] += held.missing
+        return True
+
+    def _selected(self, held: Sweep) -> Iterator[_Returning]:
+        for delivery in held:
+            self.result.looked_at += 1
+            letter = letter_of(delivery)
+            if not self._selection.takes(letter):
+                continue
+            way = self._way_back(letter)
+            if letter.replayed_at == self.began:
+                self.result.kept["failed again"] += 1
+            elif isinstance(way, str):
+                self.result.kept[way] += 1
+            elif missing := self._missing.intersection(way):
+                self.result.kept[no_queue(min(missing))] += 1
+            else:
+                yield _Returning(delivery, letter, way)
+
+    def _give_back(
+        self, publisher: Publisher, held: Sweep, batch: list[_Returning]
+    ) -> None:
+        self._hold_the_rate(len(batch))
+        if batch and not self._stopping.is_set():
+            messages = [
+                message
+                for delivery, letter, queues in batch
+                for message in given_back(
+                    delivery,
+                    letter,
+                    queues,
+                    replayed_at=self.began,
+                    body=self._edited.get(letter.id),
+                )
+            ]
+            try:
+                publisher.publish(messages)
+            except Unroutable as error:  # all others are confirmed
+                self._missing |= {queue for _, queue in error.routes}
+            for delivery, _, queues in batch:
+                if missing := self._missing.intersection(queues):
+                    self.result.kept[no_queue(min(missing))] += 1
+                else:
+                    held.remove([delivery.tag])
+                    self.result.given_back[", ".join(queues)] += 1
+        self._on_progress(self.result, held)
+
+    def _hold_the_rate(self, count: int) -> None:
+        """Wait until so many more messages may be sent."""
+        if self._rate is None:
+            return
+        now = time.monotonic()
+        self._stopping.wait(max(0.0, self._next_at - now))
+        self._next_at = max(self._next_at, now) + count / self._rate
+
+
+def no_queue(name: str) -> str:
+    """Why a letter is kept whose queue is missing."""
+    return f"the broker has no queue {name} (meshtasks topology apply)"

@@ -1,0 +1,1 @@
+"""Configuration: the environment, and YAML files read into models."""

@@ -1,0 +1,298 @@
+"""F1: places and secrets, from the environment.
+
+Variables carry the prefix ``MESH_``; ``.env`` is honoured, and for every secret
+``MESH_X_FILE`` names a file that holds it (Docker and Kubernetes secrets). Everything
+that is not a secret and not a place lives in config/.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from meshtasks.config.loader import fault_in, refuse
+from meshtasks.config.web import Auth, is_base_url
+from meshtasks.errors import ConfigError
+from meshtasks.masking import keep_secret
+
+_ENV_FILE = ".env"
+#: Secrets that are sent in a header as they are.
+_IN_HEADERS = frozenset(
+    {"influx_token", "minio_access_key", "minio_secret_key", "hass_token", "secrets"}
+)
+#: Control and format characters (a byte order mark is one), halves of characters, line
+#: and paragraph separators: nobody means one in a secret.
+_STRAY = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+#: Printable ASCII: whatever else a header may hold, somebody reads it differently.
+_FIT_FOR_A_HEADER = re.compile(r"[!-~]([ -~]*[!-~])?")
+
+_PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+_HIGHEST_PORT = 65_535
+
+
+def _ports(text: str) -> range:
+    """The ports of ``9151`` or ``9151-9159``; none of an empty text.
+
+    Raises:
+        ValueError: these are no ports.
+    """
+    if not text:
+        return range(0)
+    found = _PORTS.fullmatch(text)
+    first, last = map(int, (found[1], found[2] or found[1])) if found else (1, 0)
+    if not first <= last <= _HIGHEST_PORT:
+        message = f"expected a port or a range such as 9151-9159, not {text!r}"
+        raise ValueError(message)
+    return range(first, last + 1)
+
+
+def _ports_text(text: str) -> str:
+    _ports(text)
+    return text
+
+
+class Environment(BaseSettings):
+    """Places and secrets, from ``MESH_*`` variables.
+
+    Attributes:
+        broker_url: AMQP URL of RabbitMQ, virtual host included.
+        management_url: where RabbitMQ's management pages are, which get the same
+            account; empty, on their usual port if they show themselves.
+        config_dir: directory of the YAML files.
+        state_dir: directory of this host's own state (rule and archive journals,
+            producers' spools).
+        ca_file: certificates, PEM, of an authority of one's own, which all clients
+            believe beside the public ones.
+        spool_messages: most messages that wait in the spool of one producer.
+        spool_bytes: most bytes of them.
+        archive_url: ``s3://bucket`` or ``file:///directory``.
+        minio_region: of the bucket, which signatures name; MinIO's is this default.
+        receivers: Apprise URLs of the receivers of alerts.yaml, by name:
+            ``MESH_RECEIVERS__PHONE`` or ``MESH_RECEIVERS__PHONE_FILE``.
+        secrets: values of the headers of workflows.yaml, by name:
+            ``MESH_SECRETS__N8N`` or ``MESH_SECRETS__N8N_FILE``.
+        metrics_host: address at which a worker shows its metrics.
+        metrics_port: the port, or a range of which each worker takes the first
+            free one: ``9151-9159``. 0 is any free port; empty, no metrics are shown.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="MESH_",
+        env_file=_ENV_FILE,
+        env_nested_delimiter="__",
+        extra="ignore",
+        frozen=True,
+        str_strip_whitespace=True,
+    )
+
+    broker_url: SecretStr = SecretStr("")
+    management_url: str = ""
+    config_dir: Path = Path("config")
+    state_dir: Path = Path(".mesh/state")
+    ca_file: Path | None = None
+    spool_messages: Annotated[int, Field(ge=1)] = 1_000_000
+    spool_bytes: Annotated[int, Field(ge=1)] = 512 * 1024 * 1024
+    influx_url: str = "http://127.0.0.1:8428"
+    influx_token: SecretStr = SecretStr("")
+    influx_org: Annotated[str, Field(min_length=1)] = "home"
+    influx_bucket: Annotated[str, Field(min_length=1)] = "mesh"
+    archive_url: str = "file://.mesh/archive"
+    minio_endpoint: str = "127.0.0.1:9000"
+    minio_access_key: SecretStr = SecretStr("")
+    minio_secret_key: SecretStr = SecretStr("")
+    minio_secure: bool = False
+    minio_region: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] = "us-east-1"
+    triton_url: str = "127.0.0.1:8000"
+    n8n_url: str = "http://127.0.0.1:5678"
+    hass_url: str = "http://homeassistant.local:8123"
+    hass_token: SecretStr = SecretStr("")
+    flower_user: str = "mesh"
+    flower_password: SecretStr = SecretStr("")
+    api_tokens: SecretStr = SecretStr("")
+    receivers: dict[str, SecretStr] = {}
+    secrets: dict[str, SecretStr] = {}
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Annotated[str, AfterValidator(_ports_text)] = ""
+
+    @property
+    def metrics_ports(self) -> range:
+        """``metrics_port`` as ports to try in order."""
+        return _ports(self.metrics_port)
+
+    @property
+    def amqp_url(self) -> str:
+        """``broker_url`` as text; there is no default account to fall back to.
+
+        Raises:
+            ConfigError: it is not given.
+        """
+        if url := self.broker_url.get_secret_value():
+            return url
+        expected = "expected the broker's URL, amqp://user:password@host:5672/vhost"
+        raise ConfigError("environment", "MESH_BROKER_URL", expected)
+
+    def place_faults(self) -> Iterator[ConfigError]:
+        """What is wrong with places that need no more than a look to tell."""
+        if not _is_http(self.influx_url):
+            expected = (
+                "expected a URL such as http://127.0.0.1:8086, without a user, blanks "
+                "or a query"
+            )
+            yield ConfigError("environment", "MESH_INFLUX_URL", expected)
+        if self.management_url and not _is_http(self.management_url):
+            expected = "expected a URL such as http://127.0.0.1:15672"
+            yield ConfigError("environment", "MESH_MANAGEMENT_URL", expected)
+        if not _is_http(self.n8n_url):
+            expected = "expected a URL such as http://127.0.0.1:5678"
+            yield ConfigError("environment", "MESH_N8N_URL", expected)
+        triton = self.triton_url
+        if not _is_http(triton if "://" in triton else f"http://{triton}"):
+            expected = "expected host and port, such as 127.0.0.1:8000"
+            yield ConfigError("environment", "MESH_TRITON_URL", expected)
+        # of Home Assistant's websocket, too
+        if not _is_http(re.sub(r"^ws(?=s?://)", "http", self.hass_url)):
+            expected = "expected a URL such as http://homeassistant.local:8123"
+            yield ConfigError("environment", "MESH_HASS_URL", expected)
+        broker = self.broker_url.get_secret_value()
+        if broker and not _is_amqp(broker):
+            expected = (
+                "expected a URL such as amqp://user:password@host:5672/vhost; special "
+                "characters of user, password and vhost are percent-encoded"
+            )
+            yield ConfigError("environment", "MESH_BROKER_URL", expected)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secrets(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Every secret, given in a variable or in a file, without what is around it.
+
+        Raises:
+            ConfigError: one cannot be read, or not be a secret; names its variable.
+        """
+        given = {**dotenv_values(_ENV_FILE), **os.environ}
+        faults: list[ConfigError] = []
+
+        def read(variable: str, value: Any, file: str | None, field: str) -> Any:
+            try:
+                text = value
+                if file:
+                    variable = f"{variable}_FILE"
+                    text = _content_of(file, variable)
+                if isinstance(text, SecretStr):
+                    text = text.get_secret_value()
+                return _checked(text, variable, field) if text else text
+            except ConfigError as fault:
+                faults.append(fault)
+                return value
+
+        secrets = {
+            name
+            for name, field in cls.model_fields.items()
+            if field.annotation is SecretStr
+        }
+        for name in secrets:
+            variable = f"MESH_{name.upper()}"
+            file = given.get(f"{variable}_FILE")
+            if (value := read(variable, values.get(name), file, name)) is not None:
+                values[name] = value
+        for field in ("receivers", "secrets"):
+            if isinstance(named := values.get(field), dict):
+                values[field] = {
+                    word: read(
+                        f"MESH_{field.upper()}__{word.upper()}",
+                        None if name != word else value,
+                        value if name != word else None,
+                        field,
+                    )
+                    for name, value in named.items()
+                    if value and (word := name.removesuffix("_file"))
+                }
+        refuse(faults)
+        return values
+
+    @model_validator(mode="after")
+    def _keep_secrets(self) -> Environment:
+        """Have them masked in whatever is said from now on."""
+        values = [value for _, value in self]
+        values += [*self.receivers.values(), *self.secrets.values()]
+        keep_secret(
+            text
+            for value in values
+            if isinstance(value, SecretStr) and (text := value.get_secret_value())
+        )
+        return self
+
+
+def _content_of(path: str, variable: str) -> str:
+    """The text of the file that a variable names."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        # not the path: who mistakes the variable has put the secret there
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        expected = f"a readable UTF-8 file, but: {reason}"
+        raise ConfigError("environment", variable, expected) from None
+
+
+def _checked(text: str, variable: str, field: str) -> str:
+    """A secret without the blanks, line breaks and byte order mark around it.
+
+    Raises:
+        ConfigError: there are such characters in it, or others that it cannot have.
+    """
+    secret = text.strip().strip("\ufeff").strip()
+    # a list of secrets may have each on a line of its own
+    parts = secret.split() if field == "api_tokens" else [secret]
+    if any(unicodedata.category(char) in _STRAY for part in parts for char in part):
+        expected = "expected text without control characters and line breaks in it"
+        raise ConfigError("environment", variable, expected)
+    if field in _IN_HEADERS and secret and not _FIT_FOR_A_HEADER.fullmatch(secret):
+        expected = "expected printable ASCII, since it is sent in a header"
+        raise ConfigError("environment", variable, expected)
+    return secret
+
+
+def _is_http(text: str) -> bool:
+    return is_base_url(text) and text == text.strip()
+
+
+def _is_amqp(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        port_fits = parts.port != 0
+    except ValueError:
+        return False
+    return (
+        port_fits
+        and parts.scheme in {"amqp", "amqps"}
+        and bool(parts.hostname)
+        and not re.search(r"\s", text)
+    )
+
+
+def auth_headers(auth: Auth, env: Environment, path: Path, key: str) -> dict[str, str]:
+    """The header that a configuration file asks for, with its secret.
+
+    Args:
+        path: the file, and ``key`` the place in it, for errors.
+
+    Raises:
+        ConfigError: the environment does not have the secret, or it cannot stand in
+            a header.
+    """
+    secret = env.secrets.get(auth.secret, SecretStr("")).get_secret_value()
+    if not _FIT_FOR_A_HEADER.fullmatch(secret):
+        variable = f"MESH_SECRETS__{auth.secret.upper()}"
+        expected = f"{variable} or {variable}_FILE to hold a header's value"
+        raise fault_in(path, f"{key}.secret", expected)
+    return {auth.header: secret}

@@ -1,0 +1,275 @@
+"""Reads a YAML file into its model; every fault has its line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from meshtasks.config.durations import SPAN, seconds_of
+from meshtasks.errors import ConfigError
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def load_yaml(path: Path, model: type[_Model]) -> _Model:
+    """Read one configuration file into its model.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or does not fit the model; each
+            fault with its line, its key and what was expected.
+    """
+    document = _parsed(path)
+    try:
+        return model.model_validate(document.content())
+    except ValidationError as error:
+        raise together(document.faults(error, _names(model))) from error
+
+
+def fault_in(path: Path, key: str, expected: str) -> ConfigError:
+    """A fault of a file that was read already: what its model cannot know.
+
+    Args:
+        path: the file.
+        key: dotted path of the value at fault.
+        expected: what would have been right.
+    """
+    line, _ = _parsed(path).line_of(key)
+    return ConfigError(str(path), key, expected, line)
+
+
+def refuse(faults: Iterable[ConfigError]) -> None:
+    """Refuse a configuration that has faults.
+
+    Raises:
+        ConfigError: there are some; it carries all of them.
+    """
+    if found := list(faults):
+        raise together(found)
+
+
+def together(faults: Iterable[ConfigError]) -> ConfigError:
+    """One error that carries all of them; there must be one."""
+    first, *others = faults
+    more = (*first.more, *others)
+    return ConfigError(first.source, first.key, first.expected, first.line, more)
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML, of whose words only ``true`` and ``false`` are booleans, as in YAML 1.2:
+    ``on`` and ``off`` are states of Home Assistant."""
+
+
+_BOOLEAN = "tag:yaml.org,2002:bool"
+_Yaml.yaml_implicit_resolvers = {
+    first: [resolver for resolver in resolvers if resolver[0] != _BOOLEAN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(
+    _BOOLEAN, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def _parsed(path: Path) -> _Document:
+    """The document in a file.
+
+    Raises:
+        ConfigError: it is missing, not YAML, or gives a key twice.
+    """
+    source = str(path)
+    try:
+        document = _Document(source, path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        hint = "there is no such file; is MESH_CONFIG_DIR right?"
+        raise ConfigError(source, "-", hint) from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        hint = f"expected readable YAML, but: {error.problem or error.context}"
+        raise ConfigError(source, "-", hint, line) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            source, "-", f"expected readable YAML, but: {error}"
+        ) from error
+    if repeated := list(document.repeated_keys()):
+        raise together(repeated)
+    return document
+
+
+class _Document:
+    """A YAML document that knows its lines."""
+
+    def __init__(self, source: str, text: str) -> None:
+        self._source = source
+        self._loader = _Yaml(text)
+        self._root: yaml.Node | None = self._loader.get_single_node()
+
+    def content(self) -> Any:
+        """What it says; an empty document is an empty mapping."""
+        if self._root is None:
+            return {}
+        try:
+            content = self._loader.construct_document(self._root)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else None
+            hint = f"expected readable YAML, but: {error.problem or error.context}"
+            raise ConfigError(self._source, "-", hint, line) from error
+        return _in_seconds(content) or {}
+
+    def faults(
+        self, error: ValidationError, names: Collection[str]
+    ) -> list[ConfigError]:
+        """The faults that a model found, in order of the file.
+
+        What stands under ``defaults`` is laid under other values, and its faults
+        are found there too; those are left out.
+
+        Args:
+            error: what the model said.
+            names: the keys that the model knows anywhere.
+        """
+        given: list[ConfigError] = []
+        laid_under: list[ConfigError] = []
+        errors = error.errors(include_url=False)
+        for each in errors:
+            if each["type"] == "too_short" and _has_below(errors, each["loc"]):
+                continue  # of a list pydantic counts only the items without faults
+            line, found, key = self._place_of(".".join(map(str, each["loc"])))
+            if not found and each["loc"]:
+                key = ".".join(filter(None, (key, str(each["loc"][-1]))))
+            faults = given if found or each["type"] == "missing" else laid_under
+            expected = _expected(each, names)
+            faults.append(ConfigError(self._source, key or "-", expected, line))
+        known = {fault.expected for fault in given}
+        given += [fault for fault in laid_under if fault.expected not in known]
+        return sorted(given, key=lambda fault: fault.line or 0)
+
+    def line_of(self, key: str) -> tuple[int | None, bool]:
+        """The line of a dotted key, and whether its end was found; if not, the line
+        is that of what it would stand in.
+
+        Names may hold dots themselves. A word that is no name there is passed over:
+        pydantic puts the kind of a rule, say, between its number and its key.
+        """
+        line, found, _ = self._place_of(key)
+        return line, found
+
+    def _place_of(self, key: str) -> tuple[int | None, bool, str]:
+        """As :meth:`line_of`, and the key without the words that are passed over."""
+        if self._root is None:
+            return None, False, key
+        line, node, rest = self._root.start_mark.line + 1, self._root, key
+        found, words = False, []
+        while rest:
+            step = _step(node, rest)
+            found = step is not None
+            if step is None:
+                rest = rest.partition(".")[2]
+            else:
+                before = rest
+                line, node, rest = step
+                words.append(before[: len(before) - len(rest)].rstrip("."))
+        return line, found, ".".join(words)
+
+    def repeated_keys(self) -> Iterator[ConfigError]:
+        """A fault for every key that is given twice: YAML would take the last."""
+        nodes = [("", self._root)] if self._root else []
+        met: set[int] = set()  # an anchor may be used often, and within itself
+        while nodes:
+            path, node = nodes.pop()
+            if id(node) in met:
+                continue
+            met.add(id(node))
+            if isinstance(node, yaml.SequenceNode):
+                nodes += [
+                    (f"{path}{place}.", item) for place, item in enumerate(node.value)
+                ]
+            elif isinstance(node, yaml.MappingNode):
+                seen: set[str] = set()
+                for name, value in node.value:
+                    key = f"{path}{name.value}"
+                    if key in seen:
+                        line = name.start_mark.line + 1
+                        expected = "is given twice; YAML would take the last"
+                        yield ConfigError(self._source, key, expected, line)
+                    seen.add(key)
+                    nodes.append((f"{key}.", value))
+
+
+def _names(model: type[BaseModel]) -> frozenset[str]:
+    """The keys of a model and of all that it is made of."""
+    schema = model.model_json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
+    return frozenset(name for part in parts for name in part.get("properties", ()))
+
+
+def _expected(error: ErrorDetails, names: Collection[str]) -> str:
+    """What a model said, for people."""
+    if error["type"] == "missing":
+        return "is required"
+    if error["type"] != "extra_forbidden":
+        return error["msg"].removeprefix("Value error, ")
+    alike = get_close_matches(str(error["loc"][-1]), names, 1)
+    return "there is no such key" + (f"; did you mean {alike[0]}?" if alike else "")
+
+
+def _in_seconds(content: Any) -> Any:
+    """The content, with spans such as ``30m`` as seconds under keys that say so."""
+    parts, met = [content], set()  # an anchor may be used within itself
+    while parts:
+        part = parts.pop()
+        if not isinstance(part, list | dict) or id(part) in met:
+            continue
+        met.add(id(part))
+        parts += part if isinstance(part, list) else part.values()
+        if isinstance(part, dict):
+            part.update(
+                {
+                    key: seconds_of(value)
+                    for key, value in part.items()
+                    if _is_span(key, value)
+                }
+            )
+    return content
+
+
+def _is_span(key: object, value: object) -> bool:
+    return (
+        isinstance(key, str)
+        and key.endswith("_seconds")
+        and isinstance(value, str)
+        and SPAN.fullmatch(value) is not None
+    )
+
+
+def _step(node: yaml.Node, key: str) -> tuple[int, yaml.Node, str] | None:
+    """One step down a dotted key: line, node and what is left of the key."""
+    if isinstance(node, yaml.SequenceNode):
+        first, _, rest = key.partition(".")
+        if first.isdigit() and int(first) < len(node.value):
+            item = node.value[int(first)]
+            return item.start_mark.line + 1, item, rest
+        return None
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    best: tuple[int, yaml.Node, str] | None = None
+    longest = -1
+    for name, value in node.value:
+        text = str(name.value)
+        if (key == text or key.startswith(f"{text}.")) and len(text) > longest:
+            longest = len(text)
+            best = name.start_mark.line + 1, value, key[longest + 1 :]
+    return best
+
+
+def _has_below(errors: list[ErrorDetails], loc: tuple[int | str, ...]) -> bool:
+    """Whether there is an error in what stands at this place."""
+    return any(
+        each["loc"][: len(loc)] == loc and len(each["loc"]) > len(loc)
+        for each in errors
+    )

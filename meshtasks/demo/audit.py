@@ -1,0 +1,217 @@
+"""Reads back what the stores have of a demo's run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from urllib.parse import urlencode
+
+import zstandard
+
+from meshtasks.amqp.routing import queues_reached
+from meshtasks.amqp.topology import Topology
+from meshtasks.config.settings import Settings
+from meshtasks.demo import loopback
+from meshtasks.demo.books import (
+    ALERT_QUEUES,
+    ALERTS,
+    RESULTS,
+    AlertBook,
+    Archived,
+    Books,
+    Points,
+    published_so_far,
+)
+from meshtasks.demo.flows import Flows
+from meshtasks.demo.stack import Stack
+from meshtasks.demo.view.collect import Collector
+from meshtasks.flows.alerts.store import AlertStore
+from meshtasks.flows.archive.objects import ObjectStore, archived_objects
+from meshtasks.flows.inference.config import MEASUREMENT as INFERENCE
+
+#: Readings are of the present, but for clocks that are ahead; see
+#: meshtasks.records.timestamps.
+_AHEAD_SECONDS = 86_400
+#: So much of the store is read at a time.
+_WINDOW_SECONDS = 600
+#: The alert manager keeps no more.
+_EVENTS = 20_000
+
+
+class Audit:
+    """Notes how things stand before a run, and finds out what the run has added.
+
+    Args:
+        stack: what runs.
+        collector: watches already.
+        store: the archive.
+        settings: of the mesh.
+        queues: those that workers empty.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        collector: Collector,
+        store: ObjectStore,
+        settings: Settings,
+        queues: Sequence[str],
+    ) -> None:
+        self._stack = stack
+        self._collector = collector
+        self._store = store
+        self._settings = settings
+        self._dead_letter_queue = settings.topology.dead_letter_queue
+        self._since_seconds = int(time.time())
+        self._objects = frozenset(each.name for each in archived_objects(store))
+        self._received = stack.receiver.received()
+        self._dead = collector.depths()[self._dead_letter_queue].ready
+        #: What has passed through the queues since.
+        self.flows = Flows(collector, queues)
+
+    def books(self, waiting: Mapping[str, int]) -> Books:
+        """The books of the run; ask when no worker runs any more.
+
+        Args:
+            waiting: messages left in other queues, by queue.
+
+        Raises:
+            OSError, MeshError: one of the stores does not answer.
+        """
+        received, before = self._stack.receiver.received(), self._received
+        since = self._since_seconds
+        return Books(
+            published=published_so_far(self._stack.stats_file),
+            points=stored_points(self._stack.victoria_metrics.port, since),
+            calls=Counter(received.records) - Counter(before.records),
+            notifications=received.notifications - before.notifications,
+            alert_book=alert_book(self._settings, since),
+            archived=archived_records(
+                self._store, self._objects, since, self._settings.topology
+            ),
+            seen=self._collector.seen(),
+            flows=self.flows.now(),
+            dead_in_queue=(
+                self._collector.depths()[self._dead_letter_queue].ready - self._dead
+            ),
+            waiting=waiting,
+        )
+
+
+def stored_points(port: int, since_seconds: int) -> Points:
+    """The points in VictoriaMetrics, as far as they are not older.
+
+    Args:
+        port: of its HTTP API on this machine.
+        since_seconds: epoch seconds.
+
+    Raises:
+        OSError, HTTPFailed: it does not answer.
+    """
+    loopback.request("GET", port, "/internal/force_flush")
+    points: Counter[str] = Counter()
+    repeated = 0
+    for start, end in _windows(since_seconds):
+        match = {"match[]": '{__name__!=""}', "start": start, "end": end - 0.001}
+        path = f"/api/v1/export?{urlencode(match)}"
+        lines = loopback.request("GET", port, path, timeout_seconds=60.0).splitlines()
+        # A point of several fields is in as many series.
+        moments: dict[tuple[str, frozenset[tuple[str, str]]], set[int]] = {}
+        copies: dict[tuple[str, frozenset[tuple[str, str]]], int] = defaultdict(int)
+        for series in map(json.loads, lines):
+            labels: dict[str, str] = series["metric"]
+            measurement = labels.pop("__name__").partition("_")[0]
+            key = measurement, frozenset(labels.items())
+            times = set(series["timestamps"])
+            moments.setdefault(key, set()).update(times)
+            # Of a point that was written again the store keeps every copy.
+            copies[key] = max(copies[key], len(series["timestamps"]) - len(times))
+        for (measurement, tags), times in moments.items():
+            points[_kind_of_series(measurement, dict(tags))] += len(times)
+        repeated += sum(copies.values())
+    return Points(points, repeated)
+
+
+def _kind_of_series(measurement: str, labels: Mapping[str, str]) -> str:
+    """The queue that the points of a series came through, by what they are of."""
+    if measurement == INFERENCE:
+        return RESULTS
+    if "sensor_id" in labels:
+        return f"sensors.{measurement}"
+    return "metrics.application" if "service" in labels else "metrics.system"
+
+
+def archived_records(
+    store: ObjectStore, known: frozenset[str], since_seconds: int, topology: Topology
+) -> Archived:
+    """The records of objects that are not ``known``, as far as they are not older.
+
+    Args:
+        store: the archive.
+        known: names of objects.
+        since_seconds: epoch seconds.
+        topology: tells which queue a record came through.
+
+    Raises:
+        SinkUnavailable: the store cannot be read.
+    """
+
+    @cache
+    def kind_of(exchange: str, routing_key: str) -> str:
+        queues = queues_reached(topology, exchange, routing_key)
+        return ALERTS if queues & set(ALERT_QUEUES) else ", ".join(sorted(queues))
+
+    ids: set[str] = set()
+    kinds: Counter[str] = Counter()
+    queues: Counter[str] = Counter()
+    objects: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    repeated = critical = 0
+    for each in archived_objects(store):
+        if each.name in known:
+            continue
+        queue = f"archive.{each.name.partition('/')[0]}"
+        objects[queue] += 1
+        sizes[queue] += each.size_bytes
+        content = zstandard.ZstdDecompressor().decompress(store.get(each.name))
+        for line in map(json.loads, content.splitlines()):
+            if datetime.fromisoformat(line["time"]).timestamp() < since_seconds:
+                continue
+            if line["id"] in ids:
+                repeated += 1
+                continue
+            ids.add(line["id"])
+            kind = kind_of(line["exchange"], line["routing_key"])
+            kinds[kind] += 1
+            queues[queue] += 1
+            critical += kind == ALERTS and line["record"]["severity"] == "critical"
+    return Archived(kinds, queues, objects, sizes, critical, repeated)
+
+
+def alert_book(settings: Settings, since_seconds: int) -> AlertBook:
+    """What the alert manager has noted since then.
+
+    Raises:
+        Transient, SinkUnavailable: its file cannot be read.
+    """
+    store = AlertStore(settings.env.state_dir / "alerts.sqlite")
+    try:
+        with store.transaction() as tables:
+            # What was published twice has the same id, but for the time behind it.
+            ids = {name.rpartition("@")[0] for name in tables.seen_since(since_seconds)}
+            events = tables.history(_EVENTS)
+    finally:
+        store.close()
+    sent = [each for each in events if each.kind == "sent" and each.at >= since_seconds]
+    return AlertBook(len(ids), len(sent))
+
+
+def _windows(since_seconds: int) -> Iterator[tuple[int, int]]:
+    now = int(time.time()) + 1
+    for start in range(since_seconds, now, _WINDOW_SECONDS):
+        yield start, min(start + _WINDOW_SECONDS, now)
+    yield now, now + _AHEAD_SECONDS

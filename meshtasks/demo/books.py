@@ -1,0 +1,319 @@
+"""The books of a demo: what the house published, and where it ended.
+
+They are kept twice: in messages by queue, as the broker counts, and in records by what
+they are, as the stores have them. Every number but the first is somebody else's: the
+simulator's, the broker's, VictoriaMetrics', the archive's, the receiver's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from meshtasks.demo.flows import Flow
+from meshtasks.demo.view.snapshot import Seen
+
+#: Both queues of alerts get every alert; as records they are counted once.
+ALERTS = "alerts"
+ALERT_QUEUES = ("alerts.critical", "alerts.notifications")
+REQUESTS, RESULTS = "ai.inference.requests", "ai.inference.results"
+#: What the mesh itself publishes, too.
+_ALSO_FROM_WITHIN = frozenset({ALERTS, RESULTS})
+#: Requests are not archived; their answers are.
+_NOT_ARCHIVED = frozenset({REQUESTS})
+
+
+class Published(BaseModel):
+    """The simulator's own books: what the broker has confirmed.
+
+    Attributes:
+        messages_by_kind: by the queue they go to; ``alerts`` go to two.
+        good_records_by_kind: to be stored.
+        bad_records_by_kind: to be dead-lettered.
+        unconfirmed_records: may or may not have arrived.
+        resent_messages: published again after a lost connection.
+    """
+
+    messages: int = 0
+    records: int = 0
+    messages_by_kind: dict[str, int] = {}
+    good_records_by_kind: dict[str, int] = {}
+    bad_records_by_kind: dict[str, int] = {}
+    unconfirmed_records: int = 0
+    dropped_records: int = 0
+    unroutable_records: int = 0
+    resent_messages: int = 0
+
+
+def published_so_far(stats_file: Path) -> Published:
+    """What the simulator has noted in its file; nothing while there is no file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        return Published.model_validate_json(stats_file.read_bytes())
+    except FileNotFoundError:
+        return Published()
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """What the time-series store has of the run.
+
+    Attributes:
+        by_kind: distinct points.
+        repeated: copies of some of them.
+    """
+
+    by_kind: Mapping[str, int]
+    repeated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """What the archive has of the run.
+
+    Attributes:
+        by_kind: distinct records.
+        by_queue: distinct records by the queue of the archive they came through.
+        objects: by that queue, how many.
+        size_bytes: by that queue, of all of them.
+        critical: distinct records that are critical alerts.
+        repeated: copies of some records.
+    """
+
+    by_kind: Mapping[str, int] = field(default_factory=dict)
+    by_queue: Mapping[str, int] = field(default_factory=dict)
+    objects: Mapping[str, int] = field(default_factory=dict)
+    size_bytes: Mapping[str, int] = field(default_factory=dict)
+    critical: int = 0
+    repeated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AlertBook:
+    """What the alert manager has noted.
+
+    Attributes:
+        taken_in: distinct alerts that began or ended.
+        sent: notifications that a receiver took.
+    """
+
+    taken_in: int = 0
+    sent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The books of one kind of record; numbers of records.
+
+    Attributes:
+        stored: where records of this kind belong: points, calls of webhooks, answers,
+            alerts.
+        archived: None where the kind is not archived.
+    """
+
+    kind: str
+    good: int
+    bad: int
+    stored: int
+    dead: int
+    archived: int | None = None
+
+    @property
+    def published(self) -> int:
+        """Good and bad."""
+        return self.good + self.bad
+
+    @property
+    def difference(self) -> int:
+        """Records that are neither stored nor dead-lettered; negative: too many."""
+        return self.published - self.stored - self.dead
+
+    @property
+    def is_wrong(self) -> bool:
+        """Good records are not all stored and archived, or bad ones not all dead
+        letters."""
+        is_archived = self.archived is None or self.archived == self.good
+        return self.stored != self.good or self.dead != self.bad or not is_archived
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """All of it.
+
+    Attributes:
+        published: by the simulator.
+        points: in the time-series store.
+        calls: distinct records that webhooks were called with, by kind.
+        notifications: that arrived at the phone.
+        alert_book: the alert manager's.
+        archived: in the archive.
+        seen: on its way through the broker.
+        flows: of the queues that workers empty.
+        dead_in_queue: by how much the dead-letter queue has grown.
+        waiting: messages in other queues that should be empty, by queue.
+    """
+
+    published: Published
+    points: Points
+    calls: Mapping[str, int]
+    notifications: int
+    alert_book: AlertBook
+    archived: Archived
+    seen: Seen
+    flows: Sequence[Flow]
+    dead_in_queue: int
+    waiting: Mapping[str, int] = field(default_factory=dict)
+
+    def rows(self) -> list[Row]:
+        """One for each kind of record."""
+        return [self._row(kind) for kind in self._kinds()]
+
+    def total(self) -> Row:
+        """The sum of the rows."""
+        rows = self.rows()
+        return Row(
+            "all",
+            sum(row.good for row in rows),
+            sum(row.bad for row in rows),
+            sum(row.stored for row in rows),
+            sum(row.dead for row in rows),
+        )
+
+    def faults(self) -> list[str]:
+        """Why they do not balance, as sentences; empty when they do."""
+        published = self.published
+        faults = [_sentence(row) for row in self.rows() if row.is_wrong]
+        faults += self._faults_of_messages()
+        if not published.records:
+            faults.append("nothing was published")
+        if published.unconfirmed_records:
+            faults.append(
+                f"{published.unconfirmed_records} records were not confirmed by the "
+                "broker; they may have arrived all the same"
+            )
+        if lost := published.dropped_records + published.unroutable_records:
+            faults.append(f"{lost} records were never published")
+        faults += self._faults_of_alerts()
+        faults += [
+            f"{count} messages are left in {queue}"
+            for queue, count in self.waiting.items()
+        ]
+        return faults
+
+    def _kinds(self) -> list[str]:
+        good, bad = (
+            self.published.good_records_by_kind,
+            self.published.bad_records_by_kind,
+        )
+        dead = {
+            ALERTS if name in ALERT_QUEUES else name for name in self._dead_by_queue
+        }
+        found = {*good, *bad, *dead, *self.points.by_kind, *self.calls}
+        found |= {RESULTS} if self._answered else set()
+        found |= {ALERTS} if self._raised or self.alert_book.taken_in else set()
+        order = [
+            ALERTS if flow.queue in ALERT_QUEUES else flow.queue for flow in self.flows
+        ]
+        rank = {kind: place for place, kind in enumerate(order)}
+        return sorted(found, key=lambda kind: (rank.get(kind, len(rank)), kind))
+
+    def _row(self, kind: str) -> Row:
+        return Row(
+            kind,
+            self._good(kind),
+            self.published.bad_records_by_kind.get(kind, 0),
+            self._stored(kind),
+            self._dead_by_queue.get(ALERT_QUEUES[-1] if kind == ALERTS else kind, 0),
+            None if kind in _NOT_ARCHIVED else self.archived.by_kind.get(kind, 0),
+        )
+
+    def _good(self, kind: str) -> int:
+        match kind:
+            case "alerts":
+                return self._raised
+            case "ai.inference.results":
+                return self.published.good_records_by_kind.get(kind, 0) + self._answered
+            case _:
+                return self.published.good_records_by_kind.get(kind, 0)
+
+    def _stored(self, kind: str) -> int:
+        match kind:
+            case "alerts":
+                return self.alert_book.taken_in
+            case "ai.inference.requests":
+                return self.seen.answers
+            case _:
+                return self.points.by_kind.get(kind, 0) + self.calls.get(kind, 0)
+
+    @property
+    def _answered(self) -> int:
+        """Results that the mesh itself has published."""
+        return self.seen.answers + self.seen.refusals
+
+    @property
+    def _raised(self) -> int:
+        """Alerts that began or ended, whoever said so."""
+        simulated = self.published.good_records_by_kind.get(ALERTS, 0)
+        return simulated + self.seen.alerts_of_rules
+
+    @property
+    def _dead_by_queue(self) -> Mapping[str, int]:
+        return self.seen.dead_by_queue
+
+    def _faults_of_messages(self) -> Iterator[str]:
+        for flow in self.flows:
+            if flow.left or flow.difference:
+                yield (
+                    f"{flow.queue}: {flow.came_in} messages came in, {flow.done} are "
+                    f"done, {flow.dead} dead, {flow.left} left"
+                )
+            published = self.published.messages_by_kind.get(flow.queue)
+            if published is None or flow.queue in _ALSO_FROM_WITHIN:
+                continue
+            if flow.came_in != published:
+                yield (
+                    f"{flow.queue}: {published} messages were published, and "
+                    f"{flow.came_in} came in"
+                )
+        total = self.seen.dead_letters + self.seen.repeated_dead_letters
+        if self.dead_in_queue != total:
+            yield (
+                f"the dead-letter queue has grown by {self.dead_in_queue}, and "
+                f"{total} dead letters were seen"
+            )
+
+    def _faults_of_alerts(self) -> Iterator[str]:
+        critical, others = (self._dead_by_queue.get(name, 0) for name in ALERT_QUEUES)
+        if critical != others:
+            yield (
+                f"{critical} alerts died in {ALERT_QUEUES[0]}, and {others} in "
+                f"{ALERT_QUEUES[1]}; both get every alert"
+            )
+        if self.archived.critical != self.seen.alerts_by_severity.get("critical", 0):
+            yield (
+                f"{self.archived.critical} critical alerts are archived, and "
+                f"{self.seen.alerts_by_severity.get('critical', 0)} were seen"
+            )
+        if self.notifications < self.alert_book.sent:
+            yield (
+                f"{self.alert_book.sent} notifications were sent, and "
+                f"{self.notifications} arrived"
+            )
+
+
+def _sentence(row: Row) -> str:
+    text = (
+        f"{row.kind or 'no queue'}: {row.good} good records and {row.stored} stored, "
+        f"{row.bad} bad records and {row.dead} dead letters"
+    )
+    if row.archived is not None and row.archived != row.good:
+        text += f", {row.archived} archived"
+    if row.difference < 0:
+        text += "; did something else publish meanwhile?"
+    return text

@@ -1,0 +1,439 @@
+"""Install the servers that the demo and the tests run, where they are missing.
+
+``python -m meshtasks.demo.packages demo|test|triton`` says nothing and takes no
+time when all is there. Otherwise root (or someone with passwordless sudo) gets
+the missing packages installed, without a service of theirs being started now or
+at boot; anyone else is told the command for an administrator, and the exit code
+is 69. The demo can do without Triton: if that cannot be installed, the exit code is
+0 all the same. Standard library only: it runs before anything else does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+EX_OK = 0
+EX_USAGE = 64
+EX_UNAVAILABLE = 69
+
+ROOT = Path(__file__).absolute().parents[2]
+SWIFT_REQUIREMENTS = ROOT / "tests" / "support" / "requirements-swift.txt"
+SWIFT_VENV = ROOT / ".mesh" / "venvs" / "swift"
+TRITON_REQUIREMENTS = Path(__file__).with_name("requirements-triton.txt")
+TRITON_VENV = ROOT / ".mesh" / "venvs" / "triton"
+#: The wheel's own needs, and the newest Python that numpy 1 was built for.
+TRITON_GLIBC, TRITON_PYTHON = (2, 35), (3, 12)
+
+#: Programs of the tests are unpacked from a newer Debian: their binaries need
+#: nothing that Debian 12 lacks. Debian 13's ntfy does not replace notifications yet.
+NEWER_SUITE = "forky"
+NTFY_DIRECTORY = ROOT / ".mesh" / "debian" / "ntfy"
+COMPOSE_DIRECTORY = ROOT / ".mesh" / "debian" / "docker-compose"
+
+POLICY = Path("/usr/sbin/policy-rc.d")
+#: The answer that forbids a package to start its service: exit code 101 is
+#: "action forbidden by policy" to Debian's invoke-rc.d.
+_POLICY_TEXT = "#!/bin/sh\n# meshtasks, while it installs packages\nexit 101\n"
+
+_UNIT_DIRECTORIES = (Path("/lib/systemd/system"), Path("/usr/lib/systemd/system"))
+
+
+class InstallFailed(Exception):
+    """A package or environment could not be installed; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A server program, or what one needs, and where it comes from.
+
+    Attributes:
+        package: Debian's and Ubuntu's package.
+        path: the file, or the name of a program to be looked up on the PATH.
+        units: systemd units that its installation enables.
+    """
+
+    package: str
+    path: str
+    units: tuple[str, ...]
+
+    def is_installed(self) -> bool:
+        """Whether it is there."""
+        if "/" in self.path:
+            return Path(self.path).is_file()
+        return shutil.which(self.path) is not None
+
+
+def python_libraries() -> list[Path]:
+    """Directories in which this Python's shared library may be."""
+    # Builds that were moved after they were made name a place that is not there.
+    own = Path(sys.base_prefix) / "lib"
+    return [own, Path(sysconfig.get_config_var("LIBDIR") or own)]
+
+
+def _python_library() -> Program:
+    """The shared library of this Python, in which Triton runs its models; Debian's
+    own Python does without."""
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
+    files = [directory / f"{name}.so.1.0" for directory in python_libraries()]
+    found = next((file for file in files if file.is_file()), files[-1])
+    return Program(name, str(found), ())
+
+
+_RABBITMQ = Program(
+    "rabbitmq-server",
+    "/usr/lib/rabbitmq/bin/rabbitmq-server",
+    ("rabbitmq-server.service", "epmd.service", "epmd.socket"),
+)
+_VICTORIA_METRICS = Program(
+    "victoria-metrics", "victoria-metrics", ("victoria-metrics.service",)
+)
+_INFLUXDB = Program("influxdb", "influxd", ("influxdb.service",))
+_NODE_EXPORTER = Program(
+    "prometheus-node-exporter",
+    "prometheus-node-exporter",
+    ("prometheus-node-exporter.service",),
+)
+#: Looks at the pages of the report.
+_CHROMIUM = Program("chromium", "chromium", ())
+
+PROGRAMS = {
+    "demo": (_RABBITMQ, _VICTORIA_METRICS),
+    "test": (
+        _RABBITMQ,
+        _VICTORIA_METRICS,
+        _INFLUXDB,
+        _NODE_EXPORTER,
+        _CHROMIUM,
+        _python_library(),
+    ),
+    "triton": (_python_library(),),
+}
+
+
+def missing(purpose: str) -> list[Program]:
+    """The programs for ``demo`` or ``test`` that this machine lacks."""
+    return [program for program in PROGRAMS[purpose] if not program.is_installed()]
+
+
+def administrator_command(programs: Sequence[Program]) -> str:
+    """The command with which an administrator installs these programs."""
+    packages = " ".join(program.package for program in programs)
+    install = f"apt-get install -y --no-install-recommends {packages}"
+    return f"sudo sh -c 'apt-get update && {install}'"
+
+
+def ensure_programs(purpose: str) -> None:
+    """Install what is missing for ``demo`` or ``test``, given the right to.
+
+    Raises:
+        InstallFailed: it could not be installed; the text says what to do.
+    """
+    programs = missing(purpose)
+    if not programs:
+        return
+    names = ", ".join(program.package for program in programs)
+    if shutil.which("apt-get") is None:
+        message = (
+            f"this machine lacks {names}, and apt-get to install them with. Install "
+            "them in its own way, or use Debian 12, Ubuntu 22.04 or newer"
+        )
+        raise InstallFailed(message)
+    if os.geteuid() == 0:
+        install(programs)
+    elif _may_sudo():
+        # -I: no module in this directory may stand in for one of Python's own.
+        again = ["sudo", "-n", sys.executable, "-I", __file__, purpose, "--as-root"]
+        done = subprocess.run(again, check=False)  # noqa: S603 - our own command
+        if done.returncode != EX_OK:
+            message = f"{names} could not be installed"
+            raise InstallFailed(message)
+    else:
+        message = (
+            f"this machine lacks {names}. Ask an administrator to run:\n"
+            f"{administrator_command(programs)}"
+        )
+        raise InstallFailed(message)
+
+
+def install(programs: Sequence[Program], policy: Path = POLICY) -> None:
+    """Install programs with apt-get, as root; start none of their services.
+
+    Args:
+        programs: what to install.
+        policy: see :func:`services_held_back`.
+
+    Raises:
+        InstallFailed: apt-get failed; the text carries the end of its output.
+    """
+    packages = [program.package for program in programs]
+    _say(f"installing {', '.join(packages)} (a minute or two)")
+    units = [unit for program in programs for unit in program.units]
+    units = [unit for unit in units if not _has_unit(unit)]
+    apt_get = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300"]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    with services_held_back(policy):
+        _run([*apt_get, "update"], environment)
+        _run([*apt_get, "install", "--no-install-recommends", *packages], environment)
+        new_units = [unit for unit in units if _has_unit(unit)]
+        if new_units and shutil.which("systemctl"):
+            _run(["systemctl", "disable", "--quiet", *new_units], environment)
+    _say("installed; the packages' own services stay switched off")
+
+
+@contextmanager
+def services_held_back(policy: Path) -> Iterator[None]:
+    """No package starts a service on installation, as long as this lasts.
+
+    Args:
+        policy: the program that Debian's invoke-rc.d asks for permission. One
+            that the machine has already is left alone.
+    """
+    # Ours may have been left behind by a run that was killed.
+    if policy.exists() and policy.read_text(errors="replace") != _POLICY_TEXT:
+        yield
+        return
+    try:
+        policy.write_text(_POLICY_TEXT)
+        policy.chmod(0o755)
+        yield
+    finally:
+        policy.unlink(missing_ok=True)
+
+
+def ensure_swift(venv: Path = SWIFT_VENV) -> None:
+    """Make the virtual environment of the tests' object store, if need be.
+
+    Raises:
+        InstallFailed: venv or pip failed; the text carries the end of its output.
+    """
+    what = "OpenStack Swift, the object store of the tests"
+    ensure_venv(venv, SWIFT_REQUIREMENTS, what)
+
+
+def triton_hindrance() -> str | None:
+    """Why Triton Inference Server does not run on a machine such as this; None if it
+    does."""
+    machine = f"{platform.system()} on {platform.machine()}"
+    library, version = platform.libc_ver()
+    glibc = tuple(int(part) for part in version.split(".")) if version else ()
+    if machine != "Linux on x86_64":
+        return f"it needs Linux on x86_64, and this is {machine}"
+    if library != "glibc" or glibc < TRITON_GLIBC:
+        needed = ".".join(map(str, TRITON_GLIBC))
+        return f"it needs glibc {needed}, and this is {library} {version}"
+    if sys.version_info[:2] > TRITON_PYTHON:
+        newest = ".".join(map(str, TRITON_PYTHON))
+        return f"its models need Python {newest} or older"
+    return None
+
+
+def ensure_triton(venv: Path = TRITON_VENV) -> None:
+    """Make the virtual environment of Triton Inference Server, if need be.
+
+    Raises:
+        InstallFailed: venv or pip failed; the text carries the end of its output.
+    """
+    what = "Triton Inference Server (55 MB)"
+    # Its other dependencies are for an interface that is not used here.
+    ensure_venv(venv, TRITON_REQUIREMENTS, what, "--no-deps")
+
+
+def ensure_venv(
+    venv: Path, requirements: Path, what: str, *options: str, hashed: bool = True
+) -> None:
+    """Make a virtual environment, unless it is there and still what is wanted.
+
+    Args:
+        venv: its directory; replaced when the requirements or the interpreter that
+            it was made for are others now.
+        requirements: of pip.
+        what: is installed, for people who wait for it.
+        options: further ones of ``pip install``.
+        hashed: the requirements have hashes, and nothing without one is installed.
+
+    Raises:
+        InstallFailed: venv or pip failed; the text carries the end of its output.
+    """
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    wanted = f"{digest} {sys.base_prefix} {sys.version_info[:2]}\n"
+    ready = venv / ".ready"
+    if ready.exists() and ready.read_text() == wanted:
+        return
+    _say(f"installing {what}")
+    environment = dict(os.environ)
+    _run([sys.executable, "-m", "venv", "--clear", str(venv)], environment)
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    pip += ["--disable-pip-version-check", *options]
+    if hashed:
+        pip.append("--require-hashes")
+    _run([*pip, "-r", str(requirements)], environment)
+    ready.write_text(wanted)
+
+
+def ensure_unpacked(package: str, directory: Path) -> None:
+    """Unpack a package of a newer Debian beside the system, if need be; needs no root.
+
+    Args:
+        package: its name.
+        directory: it is unpacked to ``root`` in there.
+
+    Raises:
+        InstallFailed: this is no Debian, or apt-get failed; the text says why.
+    """
+    ready = directory / ".ready"
+    wanted = f"{package} {NEWER_SUITE}\n"
+    if ready.exists() and ready.read_text() == wanted:
+        return
+    _say(f"unpacking {package} for the tests")
+    shutil.rmtree(directory, ignore_errors=True)
+    apt = directory / "apt"
+    for part in ("lists/partial", "cache/archives/partial", "sources", "preferences"):
+        (apt / part).mkdir(parents=True)
+    (apt / "status").touch()
+    (apt / "sources" / "debian.sources").write_text(
+        f"Types: deb\nURIs: {_debian_mirror()}\nSuites: {NEWER_SUITE}\n"
+        "Components: main\n"
+        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+    )
+    (apt / "apt.conf").write_text(
+        f'Dir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "{apt}/sources";\n'
+        f'Dir::Etc::preferences "/dev/null";\n'
+        f'Dir::Etc::preferencesparts "{apt}/preferences";\n'
+        f'Dir::State::lists "{apt}/lists";\nDir::State::status "{apt}/status";\n'
+        f'Dir::Cache "{apt}/cache";\nAPT::Sandbox::User "";\n'
+    )
+    environment = {**os.environ, "APT_CONFIG": str(apt / "apt.conf"), "LC_ALL": "C"}
+    _run(["apt-get", "-q", "update"], environment)
+    _run(["apt-get", "-q", "download", package], environment, directory)
+    (archive,) = directory.glob(f"{package}_*.deb")
+    _run(["dpkg-deb", "-x", str(archive), str(directory / "root")], environment)
+    shutil.rmtree(apt)
+    archive.unlink()
+    ready.write_text(wanted)
+
+
+def _debian_mirror() -> str:
+    """The mirror that this machine takes its own packages from."""
+    try:
+        debian = platform.freedesktop_os_release()["ID"] == "debian"
+        question = ["apt-get", "indextargets", "--format", "$(REPO_URI)"]
+        answer = subprocess.run(  # noqa: S603 - our own command
+            question,
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        message = f"the programs of the tests need Debian: {error}"
+        raise InstallFailed(message) from error
+    mirrors = [each.rstrip("/") for each in answer.stdout.splitlines()]
+    own = [each for each in mirrors if not each.endswith("-security")]
+    if not debian or not own:
+        message = "the programs of the tests need a mirror of Debian"
+        raise InstallFailed(message)
+    return own[0]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make sure that everything for ``demo`` or ``test`` is there.
+
+    Returns:
+        The process's exit code, of sysexits.h.
+    """
+    match arguments:
+        case [("demo" | "test" | "triton") as purpose, *rest] if rest in (
+            [],
+            ["--as-root"],
+        ):
+            pass
+        case _:
+            _say("usage: python -m meshtasks.demo.packages demo|test|triton")
+            return EX_USAGE
+    try:
+        ensure_programs(purpose)
+        # An ordinary user's environment is not made by root.
+        if not rest:
+            _ensure_environments(purpose)
+    except InstallFailed as error:
+        _say(str(error))
+        return EX_UNAVAILABLE
+    return EX_OK
+
+
+def _ensure_environments(purpose: str) -> None:
+    """What is not a package of the system's.
+
+    Raises:
+        InstallFailed: something that cannot be done without is missing.
+    """
+    match purpose:
+        case "demo":
+            _ensure_triton_if_possible()
+        case "triton":
+            ensure_triton()
+        case _:
+            ensure_swift()
+            ensure_triton()
+            ensure_unpacked("ntfy", NTFY_DIRECTORY)
+            ensure_unpacked("docker-compose", COMPOSE_DIRECTORY)
+
+
+def _ensure_triton_if_possible() -> None:
+    if triton_hindrance() is not None:
+        return  # the demo says so itself
+    try:
+        ensure_programs("triton")
+        ensure_triton()
+    except InstallFailed as error:
+        _say(f"{error}\nThe demo runs without Triton Inference Server")
+
+
+def _may_sudo() -> bool:
+    if shutil.which("sudo") is None:
+        return False
+    question = ["sudo", "-n", "true"]
+    answer = subprocess.run(question, capture_output=True, check=False)  # noqa: S603 - our own command
+    return answer.returncode == 0
+
+
+def _run(
+    command: Sequence[str], environment: dict[str, str], directory: Path | None = None
+) -> None:
+    done = subprocess.run(  # noqa: S603 - our own command
+        command,
+        cwd=directory,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode != 0:
+        end = "\n".join(done.stdout.splitlines()[-20:])
+        message = f"{' '.join(command)}: exit code {done.returncode}\n{end}"
+        raise InstallFailed(message)
+
+
+def _has_unit(name: str) -> bool:
+    return any((directory / name).exists() for directory in _UNIT_DIRECTORIES)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"meshtasks: {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,194 @@
+"""A child process that is started, watched and ended by the one who made it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from meshtasks.errors import MeshError
+
+_POLL_SECONDS = 0.02
+#: How long helpers of a process may live on after it has ended.
+_RELEASE_SECONDS = 5.0
+_TAIL_LINES = 30
+
+
+class ProcessFailed(MeshError):
+    """A child process could not be started, or ended or hung while starting."""
+
+
+class Process:
+    """One program, run in a process group of its own, writing to a log file.
+
+    The group keeps a terminal's Ctrl-C away from the child: who started it ends
+    it. A lock on the log file is inherited by the child and by whatever it
+    starts. It keeps two of them from sharing a directory, even when the first
+    outlived its parent, and tells when the last of them has gone.
+
+    Args:
+        name: what it is called in error messages.
+        command: program and arguments; no secrets, since every user of the
+            machine can read them.
+        log_path: file that its output is appended to.
+        env: its whole environment; the parent's when not given.
+        cwd: its working directory.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        log_path: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.command = [str(part) for part in command]
+        self.log_path = log_path
+        self._env = env
+        self._cwd = cwd
+        self._child: subprocess.Popen[bytes] | None = None
+        self._log_start_bytes = 0
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is also the id of its process group.
+
+        Raises:
+            ProcessFailed: it has not been started.
+        """
+        if self._child is None:
+            message = f"{self.name} has not been started"
+            raise ProcessFailed(message)
+        return self._child.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self._child is not None and not self._has_exited(self._child)
+
+    def start(self) -> None:
+        """Start it; returns at once (see :meth:`wait_ready`).
+
+        Raises:
+            ProcessFailed: the program is missing, or one with the same log
+                file is still running.
+        """
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            if self._is_locked(log):
+                message = (
+                    f"{self.name} is running already: "
+                    f"another process is writing to {self.log_path}"
+                )
+                raise ProcessFailed(message)
+            self._log_start_bytes = log.seek(0, os.SEEK_END)
+            try:
+                self._child = subprocess.Popen(  # noqa: S603 - our own command
+                    self.command,
+                    env=self._env,
+                    cwd=self._cwd,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                message = f"{self.name} could not be started: {error}"
+                raise ProcessFailed(message) from error
+
+    def wait_ready(self, ready: Callable[[], bool], within_seconds: float) -> None:
+        """Return when ``ready`` says so; otherwise end the process.
+
+        Raises:
+            ProcessFailed: it ended, or was not ready in time; the text carries
+                the end of its log.
+        """
+        deadline = time.monotonic() + within_seconds
+        while not ready():
+            if not self.running:
+                message = f"{self.name} ended while starting"
+                break
+            if time.monotonic() > deadline:
+                message = f"{self.name} was not ready within {within_seconds:g} s"
+                break
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
+        self.kill()
+        message += f"; the end of {self.log_path}:\n{self.tail()}"
+        raise ProcessFailed(message)
+
+    def stop(self, within_seconds: float = 20.0) -> int | None:
+        """Ask it to end (SIGTERM), insist (SIGKILL) after ``within_seconds``.
+
+        The signal goes to the process itself, which ends its own children in
+        its own way; whatever it leaves of its group is killed.
+
+        Returns:
+            Its exit code, negative for a signal; None when never started.
+        """
+        child = self._child
+        if child is None:
+            return None
+        if not self._has_exited(child):
+            os.kill(child.pid, signal.SIGTERM)
+        deadline = time.monotonic() + within_seconds
+        while not self._has_exited(child) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        return self._end_group(child)
+
+    def kill(self) -> None:
+        """End it and its whole group at once, without a chance to tidy up."""
+        if self._child is not None:
+            self._end_group(self._child)
+
+    def output(self) -> str:
+        """What it has written since it was last started."""
+        with self.log_path.open("rb") as log:
+            log.seek(self._log_start_bytes)
+            return log.read().decode(errors="replace")
+
+    def tail(self) -> str:
+        """The last lines of :meth:`output`."""
+        return "\n".join(self.output().splitlines()[-_TAIL_LINES:])
+
+    @staticmethod
+    def _is_locked(log: IO[bytes]) -> bool:
+        """Take the lock, unless a process that inherited it still lives."""
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+    @staticmethod
+    def _has_exited(child: subprocess.Popen[bytes]) -> bool:
+        """Whether it ended, leaving it unreaped: its id stays its own."""
+        if child.returncode is not None:
+            return True
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, child.pid, flags) is not None
+
+    def _end_group(self, child: subprocess.Popen[bytes]) -> int:
+        """Kill what is left of the group, reap the child, await its helpers.
+
+        In this order, because once the child is reaped another process group
+        may be given its id. Helpers in groups of their own (Erlang has some)
+        end when they notice that the child is gone.
+        """
+        if child.returncode is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        exit_code = child.wait()
+        deadline = time.monotonic() + _RELEASE_SECONDS
+        with self.log_path.open("ab") as log:
+            while self._is_locked(log) and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+        return exit_code

@@ -1,0 +1,334 @@
+"""A private RabbitMQ node: the embedded message broker.
+
+It runs the distribution's RabbitMQ without touching the machine's own: ports,
+data, logs, cookie, plugins, configuration and even the port mapper (epmd) are
+its own, everything listens on loopback only, and no right beyond writing to its
+directory is needed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import secrets
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from meshtasks.demo import loopback
+from meshtasks.demo.process import Process, ProcessFailed
+
+#: The server itself. The command on the PATH is a wrapper that insists on the
+#: system's rabbitmq user and drops the environment.
+SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+
+MANAGEMENT = "rabbitmq_management"
+MQTT = "rabbitmq_mqtt"
+PROMETHEUS = "rabbitmq_prometheus"
+
+_ADMIN = "mesh-admin"
+
+#: Settings of a plugin; RabbitMQ refuses those of a plugin that is not enabled.
+_PLUGIN_CONF = {
+    MANAGEMENT: "management.tcp.ip = {host}\nmanagement.tcp.port = {ports.management}",
+    PROMETHEUS: "prometheus.tcp.ip = {host}\nprometheus.tcp.port = {ports.prometheus}",
+    MQTT: "mqtt.listeners.tcp.1 = {host}:{ports.mqtt}\nmqtt.allow_anonymous = false",
+}
+
+_CONF = """\
+listeners.tcp.1 = {host}:{ports.amqp}
+log.file = false
+log.console = true
+log.console.use_colors = off
+load_definitions = {directory}/definitions.json
+# The write-ahead log of quorum queues is kept in memory too; the default of 512 MB
+# is more than all else takes on a small machine.
+raft.wal_max_size_bytes = 64000000
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The TCP ports of a node, all on loopback.
+
+    Attributes:
+        amqp: AMQP 0-9-1.
+        management: HTTP API and web pages, with the management plugin.
+        mqtt: MQTT 3.1.1, with the MQTT plugin.
+        prometheus: metrics, with the Prometheus plugin.
+        distribution: Erlang's own protocol.
+        epmd: Erlang's port mapper.
+    """
+
+    amqp: int
+    management: int
+    mqtt: int
+    prometheus: int
+    distribution: int
+    epmd: int
+
+    @classmethod
+    def free(cls, **preferred: int) -> Self:
+        """Ports that nobody listens on; the ``preferred`` ones if they are free."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: loopback.free_port(preferred.get(name)) for name in names})
+
+
+class RabbitMQ:
+    """A RabbitMQ node on loopback with a directory of its own.
+
+    Args:
+        directory: where it keeps everything; created when missing, and kept: a
+            later node on the same directory has the same queues, messages and
+            administrator.
+        plugins: RabbitMQ plugins to enable. Each costs boot time: management
+            about one second, MQTT three.
+        definitions: users, virtual hosts, exchanges, … to import at every start,
+            in RabbitMQ's definitions format. An administrator and the virtual
+            host ``/`` are always added; there is no ``guest``.
+        ports: the ports to use; free ones when not given.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        plugins: Sequence[str] = (MANAGEMENT,),
+        definitions: Mapping[str, Any] | None = None,
+        ports: Ports | None = None,
+    ) -> None:
+        self.directory = directory.absolute()
+        self.plugins = tuple(plugins)
+        self.ports = Ports.free() if ports is None else ports
+        self._definitions = definitions or {}
+        environment = self.environment
+        self._epmd = Process(
+            "epmd",
+            ["epmd"],
+            log_path=self.directory / "epmd.log",
+            env=environment,
+        )
+        self.process = Process(
+            "rabbitmq",
+            [SERVER],
+            log_path=self.directory / "rabbitmq.log",
+            env=environment,
+            cwd=self.directory,
+        )
+
+    @property
+    def user(self) -> str:
+        """Name of the administrator."""
+        return _ADMIN
+
+    @property
+    def password(self) -> str:
+        """The administrator's password, drawn once per directory."""
+        return self._secret("admin.password")
+
+    def amqp_url(self, vhost: str = "/") -> str:
+        """AMQP URL of a virtual host, with the administrator's credentials."""
+        account = f"{self.user}:{self.password}"
+        host = f"{loopback.HOST}:{self.ports.amqp}"
+        return f"amqp://{account}@{host}/{quote(vhost, safe='')}"
+
+    @property
+    def management_url(self) -> str:
+        """URL of the management pages and, under ``/api``, the HTTP API."""
+        return f"http://{loopback.HOST}:{self.ports.management}"
+
+    def start(self, within_seconds: float = 90.0) -> None:
+        """Start it and wait until plugins and definitions are in place.
+
+        Raises:
+            ProcessFailed: it did not start; the text carries the end of its log.
+        """
+        if "'" in str(self.directory):  # its disk monitor would wait for ever
+            message = (
+                f"RabbitMQ cannot run in a path with an apostrophe: {self.directory}"
+            )
+            raise ProcessFailed(message)
+        self._epmd.start()  # first: it fails if another node uses the directory
+        try:
+            self._write_files()
+            # The node would otherwise start a port mapper that outlives it.
+            self._epmd.wait_ready(self._epmd_listens, 10.0)
+            self.process.start()
+            self.process.wait_ready(self._started, within_seconds)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """End it in order, as a machine's shutdown would."""
+        self.process.stop(within_seconds=40.0)
+        self._epmd.stop()
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL).
+
+        A quorum queue declared within the last second or so may be lost with
+        its messages: see :meth:`has_registered`.
+        """
+        self.process.kill()
+        self._epmd.kill()
+
+    def restart(self) -> None:
+        """Stop it, if it runs, and start it on the same ports and data."""
+        self.stop()
+        self.start()
+
+    def has_registered(self, queue: str) -> bool:
+        """Whether a quorum queue of this name would be found after a crash.
+
+        RabbitMQ confirms the declaration before the queue's name is on disk,
+        half a second or so ahead.
+        """
+        registries = self.directory.glob("mnesia/*/quorum/*/names.dets")
+        return any(queue.encode() in registry.read_bytes() for registry in registries)
+
+    def create_vhost(self, name: str) -> None:
+        """Create a virtual host; the administrator may do everything in it.
+
+        Raises:
+            HTTPFailed: the management API refused.
+        """
+        self.api("PUT", f"/vhosts/{quote(name, safe='')}")
+
+    def delete_vhost(self, name: str) -> None:
+        """Delete a virtual host with everything in it.
+
+        Raises:
+            HTTPFailed: the management API refused, or there is none of that name.
+        """
+        self.api("DELETE", f"/vhosts/{quote(name, safe='')}")
+
+    def api(self, method: str, path: str, body: object = None) -> Any:
+        """Call the management HTTP API as administrator.
+
+        Args:
+            method: HTTP method.
+            path: below ``/api``, with its leading slash.
+            body: sent as JSON when not None.
+
+        Returns:
+            The decoded JSON answer; None when the answer is empty.
+
+        Raises:
+            HTTPFailed: it answered with something other than 2xx.
+            OSError: it cannot be reached.
+        """
+        answer = loopback.request(
+            method,
+            self.ports.management,
+            f"/api{path}",
+            body=None if body is None else json.dumps(body).encode(),
+            credentials=(self.user, self.password),
+        )
+        return json.loads(answer) if answer else None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Every place that its scripts, rabbitmqctl too, would look up elsewhere."""
+        here = self.directory
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": "C.UTF-8",
+            "HOME": str(here / "home"),
+            "ERL_EPMD_ADDRESS": loopback.HOST,
+            "ERL_EPMD_PORT": str(self.ports.epmd),
+            "ERL_CRASH_DUMP": str(here / "erl_crash.dump"),
+            # A fixed name, since the data on disk belongs to the node's name; it
+            # clashes with nobody, having a port mapper of its own.
+            "RABBITMQ_NODENAME": "mesh@localhost",
+            "RABBITMQ_DIST_PORT": str(self.ports.distribution),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "-kernel inet_dist_use_interface {127,0,0,1}"
+            ),
+            "RABBITMQ_MNESIA_BASE": str(here / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(here / "log"),
+            "RABBITMQ_PID_FILE": str(here / "pid"),
+            "RABBITMQ_CONF_ENV_FILE": str(here / "rabbitmq-env.conf"),
+            "RABBITMQ_CONFIG_FILE": str(here / "rabbitmq.conf"),
+            "RABBITMQ_CONFIG_FILES": str(here / "conf.d" / "*.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(here / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(here / "enabled_plugins"),
+        }
+
+    def _write_files(self) -> None:
+        here = self.directory
+        for directory in (here, here / "home", here / "conf.d"):
+            directory.mkdir(parents=True, exist_ok=True)
+        here.chmod(0o700)
+        self._secret("home/.erlang.cookie")
+        parts = [_CONF, *(_PLUGIN_CONF.get(name, "") for name in self.plugins)]
+        values = {"host": loopback.HOST, "ports": self.ports, "directory": here}
+        texts = {
+            "rabbitmq.conf": "\n".join(parts).format(**values),
+            "rabbitmq-env.conf": "",
+            "advanced.config": "[].\n",
+            "enabled_plugins": f"[{','.join(self.plugins)}].\n",
+            "definitions.json": json.dumps(self._all_definitions(), indent=1),
+        }
+        for name, text in texts.items():
+            (here / name).write_text(text, encoding="utf-8")
+
+    def _all_definitions(self) -> dict[str, Any]:
+        given = self._definitions
+        vhosts = [{"name": "/"}, *(given.get("vhosts") or ())]
+        names = sorted({vhost["name"] for vhost in vhosts})
+        admin = {
+            "name": self.user,
+            "password_hash": _password_hash(self.password),
+            "hashing_algorithm": "rabbit_password_hashing_sha256",
+            "tags": "administrator",
+        }
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        rights = [{"user": self.user, "vhost": name, **everything} for name in names]
+        return {
+            **given,
+            "vhosts": [{"name": name} for name in names],
+            "users": [*(given.get("users") or ()), admin],
+            "permissions": [*(given.get("permissions") or ()), *rights],
+        }
+
+    def _secret(self, name: str) -> str:
+        """A secret kept in a file that only its owner may read."""
+        path = self.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+        except FileExistsError:
+            return path.read_text(encoding="ascii")
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(secret := secrets.token_hex(16))
+        return secret
+
+    def _epmd_listens(self) -> bool:
+        try:
+            socket.create_connection((loopback.HOST, self.ports.epmd), 1.0).close()
+        except OSError:
+            return False
+        return True
+
+    def _started(self) -> bool:
+        return "Server startup complete" in self.process.output()
+
+
+def _password_hash(password: str) -> str:
+    """RabbitMQ's salted SHA-256, as its documentation of passwords gives it."""
+    salt = secrets.token_bytes(4)
+    digest = hashlib.sha256(salt + password.encode()).digest()
+    return base64.b64encode(salt + digest).decode()

@@ -1,0 +1,282 @@
+"""What receives the webhooks and notifications of the demo, and shows them on a page.
+
+It stands in for two servers that nobody has on a first try: for n8n it takes what is
+sent to ``/webhook/…``, and for ntfy what is published as JSON
+(https://docs.ntfy.sh/publish/#publish-as-json). It keeps count of everything, so that
+the books of the demo can be checked against somebody who is not part of the mesh.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+from typing_extensions import override
+
+from meshtasks.demo import loopback
+
+WEBHOOKS = "/webhook/"
+#: So many notifications and calls are shown.
+_SHOWN = 50
+#: So many ids are kept, to know what comes twice.
+_REMEMBERED = 100_000
+_POLL_SECONDS = 0.1
+
+
+class Notification(NamedTuple):
+    """A notification as the phone has it.
+
+    Attributes:
+        at: epoch seconds.
+        sequence_id: a later one with the same replaces it.
+    """
+
+    at: float
+    sequence_id: str
+    title: str
+    message: str
+    priority: int
+
+
+class Call(NamedTuple):
+    """One request for a webhook."""
+
+    at: float
+    name: str
+    body: str
+
+
+class Received(NamedTuple):
+    """What has arrived since the start.
+
+    Attributes:
+        records: distinct records, by the webhook's name.
+        repeated: records that came again.
+        notifications: how many.
+    """
+
+    records: Mapping[str, int]
+    repeated: int
+    notifications: int
+
+
+class Receiver:
+    """An HTTP server on loopback, in a thread of this process.
+
+    Args:
+        port: TCP port; a free one when not given.
+    """
+
+    def __init__(self, *, port: int | None = None) -> None:
+        self.port = loopback.free_port() if port is None else port
+        self._lock = threading.Lock()
+        self._records: Counter[str] = Counter()
+        #: In the order of their arrival.
+        self._ids: dict[tuple[str, str], None] = {}
+        self._repeated = 0
+        self._calls: deque[Call] = deque(maxlen=_SHOWN)
+        self._notifications = 0
+        self._phone: dict[str, Notification] = {}
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """Base URL, for ``MESH_N8N_URL``, and of its page."""
+        return f"http://{loopback.HOST}:{self.port}"
+
+    @property
+    def phone_url(self) -> str:
+        """Apprise's URL of the phone, for ``MESH_RECEIVERS__…``."""
+        return f"ntfy://{loopback.HOST}:{self.port}/phone"
+
+    def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: somebody else does, on this port.
+        """
+        self._server = _Server((loopback.HOST, self.port), _Handler)
+        self._server.receiver = self
+        self._thread = threading.Thread(
+            target=self._server.serve_forever,
+            args=(_POLL_SECONDS,),
+            name="receiver",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Listen no more."""
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server = None
+
+    def kill(self) -> None:
+        """The same: it has nothing to lose."""
+        self.stop()
+
+    def received(self) -> Received:
+        """What has arrived so far."""
+        with self._lock:
+            return Received(dict(self._records), self._repeated, self._notifications)
+
+    def take_call(self, name: str, ids: Iterable[str], body: str) -> None:
+        """Note a call of a webhook.
+
+        Args:
+            name: of the webhook.
+            ids: of the records that it brings.
+            body: as it was sent.
+        """
+        with self._lock:
+            for each in ids:
+                if (name, each) in self._ids:
+                    self._repeated += 1
+                    continue
+                self._records[name] += 1
+                self._ids[name, each] = None
+                if len(self._ids) > _REMEMBERED:
+                    del self._ids[next(iter(self._ids))]
+            self._calls.append(Call(time.time(), name, body))
+
+    def take_notification(self, content: Mapping[str, Any]) -> None:
+        """Note a notification; the keys are ntfy's."""
+        tag = str(content.get("sequence_id"))
+        with self._lock:
+            self._notifications += 1
+            self._phone.pop(tag, None)
+            self._phone[tag] = Notification(
+                time.time(),
+                tag,
+                str(content.get("title", "")),
+                str(content.get("message", "")),
+                int(content.get("priority", 3)),
+            )
+
+    def page(self) -> str:
+        """All of it, for a browser."""
+        with self._lock:
+            phone = list(self._phone.values())[-_SHOWN:]
+            calls = list(self._calls)
+            counts = dict(self._records)
+        return _PAGE.format(
+            notifications="".join(map(_notification_row, reversed(phone))),
+            counts=", ".join(
+                f"{count:,} to {html.escape(name)}" for name, count in counts.items()
+            ),
+            calls="".join(map(_call_row, reversed(calls))),
+        )
+
+
+class _Server(ThreadingHTTPServer):
+    receiver: Receiver
+
+    @override
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no error here; everything else is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    #: Head and body in one packet: else the body waits 40 ms for the client's
+    #: acknowledgement of the head.
+    wbufsize = -1
+    server: _Server
+
+    def do_GET(self) -> None:
+        """Show the page."""
+        if self.path == "/":
+            page = self.server.receiver.page().encode()
+            self._answer(HTTPStatus.OK, page, "text/html; charset=utf-8")
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, b"{}")
+
+    def do_POST(self) -> None:
+        """Take a webhook's call or a notification."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        try:
+            content = json.loads(body)
+            if self.path.startswith(WEBHOOKS):
+                name = self.path.removeprefix(WEBHOOKS)
+                ids = _ids(content, self.headers.get("Idempotency-Key", ""))
+                self.server.receiver.take_call(name, ids, body.decode())
+            else:
+                self.server.receiver.take_notification(content)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self._answer(HTTPStatus.BAD_REQUEST, b'{"error": "not understood"}')
+        else:
+            self._answer(HTTPStatus.OK, b"{}")
+
+    def _answer(
+        self, status: HTTPStatus, body: bytes, kind: str = "application/json"
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    @override
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: the demo's output is about the mesh."""
+
+
+def _ids(content: Any, idempotency_key: str) -> Sequence[str]:
+    """Ids of the records in a call: those of a batch, or the request's own."""
+    if isinstance(content, list):
+        return [str(entry["id"]) for entry in content]
+    return [idempotency_key]
+
+
+def _clock(moment: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(moment))
+
+
+def _notification_row(each: Notification) -> str:
+    cells = (_clock(each.at), str(each.priority), each.title, each.message)
+    return _row(cells)
+
+
+def _call_row(each: Call) -> str:
+    return _row((_clock(each.at), each.name, each.body[:300]))
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>\n"
+
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="2">
+<meta name="viewport" content="width=device-width">
+<title>meshtasks demo: phone and n8n</title>
+<style>
+  body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem; max-width: 70rem;
+         color-scheme: light dark }}
+  td {{ padding: 0 1rem 0 0; vertical-align: top; white-space: pre-wrap;
+       overflow-wrap: anywhere }}
+  td:first-child {{ white-space: nowrap }}
+</style>
+<h1>meshtasks demo</h1>
+<h2>The phone</h2>
+<p>Stands in for ntfy: what the alert manager has sent, the latest first.</p>
+<table>{notifications}</table>
+<h2>n8n</h2>
+<p>Stands in for n8n: what the webhooks were called with. Records: {counts}.</p>
+<table>{calls}</table>
+"""

@@ -1,0 +1,353 @@
+"""One run of the demo: boot, watch, stop."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Protocol
+
+from celery.app.utils import find_app
+from rich.console import Console
+
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.declare import declare
+from meshtasks.amqp.topology import Topology
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings, load_settings
+from meshtasks.demo.audit import Audit
+from meshtasks.demo.backlog import Backlog
+from meshtasks.demo.books import published_so_far
+from meshtasks.demo.flows import REST_SECONDS
+from meshtasks.demo.process import Process, ProcessFailed
+from meshtasks.demo.screen import Screen, shown_path
+from meshtasks.demo.shutdown import AtOnce, Shutdown, Together
+from meshtasks.demo.stack import Stack
+from meshtasks.demo.steps import Steps
+from meshtasks.demo.summary import print_summary
+from meshtasks.demo.view.collect import Collector
+from meshtasks.errors import MeshError, Transient
+from meshtasks.flows.archive.objects import open_store
+from meshtasks.worker.mesh import mesh_of
+
+_EXIT_OK = 0
+_EXIT_FAILED = 1
+_EXIT_INTERRUPTED = 130
+
+_START_SECONDS = 60.0
+#: How long the queues must be empty before nothing of an earlier run can be left.
+_SURELY_SECONDS = 3.0
+#: The longest wait for the queues to become empty, after a run and at Ctrl-C.
+_DRAIN_SECONDS = 60.0
+_MOMENT_SECONDS = 3.0
+#: It waits ten seconds for the confirms of what it has published.
+_SIMULATOR_STOP_SECONDS = 15.0
+#: A warm shutdown finishes the batches that are held.
+_WORKER_STOP_SECONDS = 40.0
+
+#: A worker that ends more often has a reason to.
+_MAX_RESTARTS = 3
+
+_HOT_ROOM = "greenhouse"
+_BAD_SHARE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user wants.
+
+    Attributes:
+        state_dir: where everything is kept.
+        rate_per_second: simulated messages.
+        for_seconds: length of the run; None for no end.
+    """
+
+    state_dir: Path
+    rate_per_second: float
+    for_seconds: float | None
+
+
+def run(options: Options) -> int:
+    """Run the demo; its exit code.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+    settings = load_settings()
+    settings.validate()
+    try:
+        stack = Stack(options.state_dir, settings.env.config_dir)
+    except (OSError, ProcessFailed) as error:
+        _complain(f"{error}. --state names another directory.")
+        return os.EX_CANTCREAT
+    # From here on this process belongs to the demo's mesh alone.
+    os.environ.clear()
+    os.environ.update(stack.environment)
+    return Session(stack, options, Console(highlight=False)).run()
+
+
+class _Server(Protocol):
+    """What the demo has started, and can start again."""
+
+    def start(self) -> None:
+        """Start it."""
+
+    def kill(self) -> None:
+        """End all of it at once."""
+
+
+class Session:
+    """The run of a stack."""
+
+    def __init__(self, stack: Stack, options: Options, console: Console) -> None:
+        self._stack = stack
+        self._options = options
+        self._console = console
+        self._steps = Steps(console)
+        self._shutdown = Shutdown(self._steps)
+        self._settings = Settings(Environment(_env_file=None))
+        self._collector = Collector(
+            self._settings,
+            management_url=stack.rabbitmq.management_url,
+            points=stack.victoria_metrics.rows_inserted,
+        )
+        self._url = self._settings.env.amqp_url
+        self._store = open_store(self._settings.env)
+        self._servers: list[tuple[Process, _Server]] = [
+            (stack.rabbitmq.process, stack.rabbitmq),
+            (stack.victoria_metrics.process, stack.victoria_metrics),
+        ]
+        self._no_triton = stack.triton_hindrance
+        self._interrupted = False
+        self._restarts: Counter[str] = Counter()
+        handled = handled_queues(self._settings.topology)
+        archive = [queue for queue in handled if queue.startswith("archive.")]
+        alerts = [queue for queue in handled if queue.startswith("alerts.")]
+        house = [queue for queue in handled if queue not in (*archive, *alerts)]
+        # An alarm waits neither for a model nor for an archive that takes its time, nor
+        # for what is asked of the gateway.
+        self._queues = {
+            "house": house,
+            "alerts": alerts,
+            "archive": archive,
+            "commands": [self._settings.topology.commands_queue],
+        }
+        self._workers = {
+            name: stack.worker(name, queues) for name, queues in self._queues.items()
+        }
+        self._consumed = handled
+        retry = [queue.name for queue in self._settings.topology.retry_queues]
+        self._backlog = Backlog(self._collector, handled, retry)
+
+    def run(self) -> int:
+        """Boot, watch, stop; the exit code."""
+        where = shown_path(self._stack.directory)
+        self._say(f"meshtasks demo: everything is kept in {where}\n")
+        code, at_once = _EXIT_INTERRUPTED, False
+        try:
+            self._boot()
+            with self._collector:
+                code = self._present()
+        except KeyboardInterrupt:
+            at_once = self._interrupted  # for the second time
+            self._say("\ninterrupted")
+        except (MeshError, OSError) as error:
+            _complain(f"{error}\nIf it happens again, rm -r {where} begins anew.")
+            code = os.EX_UNAVAILABLE
+        finally:
+            self._shutdown.run(at_once=at_once)
+        self._say(f"\nThe data stay in {where}, logs in {where}/log.")
+        self._say(f"To remove them: rm -r {where}")
+        return code
+
+    def _boot(self) -> None:
+        """Start everything but the sensors."""
+        stack, step = self._stack, self._steps.step
+        with step("RabbitMQ, the message broker"):
+            rabbitmq = stack.rabbitmq
+            self._shutdown.add("RabbitMQ", rabbitmq, rabbitmq.process)
+            rabbitmq.start()
+        with step("VictoriaMetrics, the time-series store"):
+            store = stack.victoria_metrics
+            self._shutdown.add("VictoriaMetrics", store, store.process)
+            store.start()
+        with step("what stands in for n8n and for the phone"):
+            self._shutdown.add("what stands in for n8n", stack.receiver)
+            stack.receiver.start()
+        self._boot_triton()
+        with step("exchanges, queues and bindings"), connected(self._url) as connection:
+            declare(connection, self._settings.topology)
+        left = sum(self._backlog.waiting().values())
+        with step("Celery workers"):
+            self._shutdown.add("Flower", stack.flower, stack.flower)
+            workers = list(self._workers.values())
+            together = Together(workers, _WORKER_STOP_SECONDS)
+            self._shutdown.add("the workers", together, *workers)
+            self._start_workers()
+        if left:
+            with step(f"{left:,} messages of an earlier run"):
+                self._backlog.wait_empty(_DRAIN_SECONDS, for_seconds=_SURELY_SECONDS)
+                if self._options.for_seconds is not None:
+                    # The books begin when nobody holds anything of the past.
+                    together.stop()
+                    self._start_workers()
+                    time.sleep(REST_SECONDS)
+
+    def _boot_triton(self) -> None:
+        """Start Triton, if it runs on this machine: the demo can do without."""
+        triton = self._stack.triton
+        if self._no_triton is None:
+            self._shutdown.add("Triton", AtOnce(triton), triton.process)
+            try:
+                with self._steps.step("Triton, the server of models"):
+                    triton.start()
+            except ProcessFailed as error:
+                self._no_triton = str(error).partition(";")[0]
+            else:
+                self._servers.append((triton.process, triton))
+                return
+        self._say(f" - No Triton, so no model is asked: {self._no_triton}")
+
+    def _start_workers(self) -> None:
+        for worker in self._workers.values():
+            worker.start()
+        for name, worker in self._workers.items():
+            is_ready = partial(self._backlog.are_consumed, self._queues[name])
+            worker.wait_ready(is_ready, _START_SECONDS)
+
+    @cached_property
+    def _simulator(self) -> Process:
+        """The house; whether it asks a model is known once Triton runs."""
+        asks = self._no_triton is None
+        return self._stack.simulator(*_simulator_options(self._options, asks=asks))
+
+    def _present(self) -> int:
+        """Let the sensors speak, and show what comes of it; the exit code."""
+        if not self._collector.wait_watching(_START_SECONDS):
+            faults = self._collector.snapshot().faults
+            raise Transient(faults[0] if faults else None)
+        stack = self._stack
+        audit = Audit(
+            stack, self._collector, self._store, self._settings, self._consumed
+        )
+        seconds = self._options.for_seconds
+        with self._steps.step("a house of sensors, Flower and the gateway"):
+            # Flower asks once what the workers are; now they can answer.
+            stack.flower.start()
+            self._shutdown.add("the gateway", stack.gateway, stack.gateway)
+            stack.gateway.start()
+            simulator = self._simulator
+            self._shutdown.add("the sensors", simulator, simulator)
+            simulator.start()
+            stack.flower.wait_ready(stack.flower_answers, _START_SECONDS)
+            stack.gateway.wait_ready(stack.gateway_answers, _START_SECONDS)
+            self._servers += [(each, each) for each in (stack.flower, stack.gateway)]
+        screen = Screen(self._console, stack, self._collector, seconds)
+        screen.print_hints()
+        try:
+            screen.show_while(self._goes_on)
+        except KeyboardInterrupt:
+            if seconds is not None:
+                raise
+            self._interrupted = True
+            self._say("")
+        if seconds is not None:
+            return self._check(audit)
+        with self._steps.step("the queues run empty"):
+            self._simulator.stop(_SIMULATOR_STOP_SECONDS)
+            self._backlog.wait_empty(_MOMENT_SECONDS)
+        return _EXIT_OK
+
+    def _goes_on(self) -> bool:
+        """Whether the sensors speak. What was killed is started again, for nothing is
+        lost by that; but while books are kept no server is, since what passes
+        meanwhile would not be in them.
+
+        Raises:
+            ProcessFailed: something ended by itself that is not started again.
+        """
+        simulator = self._simulator
+        parts: list[tuple[Process, _Server]] = [
+            (worker, worker) for worker in self._workers.values()
+        ]
+        if self._options.for_seconds is None:
+            parts = [*self._servers, *parts, (simulator, simulator)]
+        elif ended := [each for each, _ in self._servers if not each.running]:
+            raise _ended_by_itself(ended[0])
+        for process, server in parts:
+            if not process.running:
+                self._restart(process, server)
+        return simulator.running
+
+    def _restart(self, process: Process, server: _Server) -> None:
+        """Start something again that was killed.
+
+        Raises:
+            ProcessFailed: it does not help.
+        """
+        self._restarts[process.name] += 1
+        if self._restarts[process.name] > _MAX_RESTARTS:
+            raise _ended_by_itself(process)
+        self._say(f"{process.name} has ended by itself; starting it again")
+        server.kill()  # what it started, which may have outlived it
+        server.start()
+
+    def _check(self, audit: Audit) -> int:
+        """Let everything come to rest, and draw up the books; the exit code."""
+        self._simulator.stop()  # it has ended; this reaps it
+        published = published_so_far(self._stack.stats_file)
+        if not published.messages:
+            raise _ended_by_itself(self._simulator)
+        with self._steps.step("the queues run empty"):
+            audit.flows.wait_over(
+                [*self._queues["house"], *self._queues["alerts"]],
+                published.messages_by_kind,
+                _DRAIN_SECONDS,
+                for_seconds=REST_SECONDS,
+            )
+        with self._steps.step("the workers finish what they hold"):
+            workers = list(self._workers.values())
+            Together(workers, _WORKER_STOP_SECONDS).stop()
+            audit.flows.wait_over(self._consumed, {}, _DRAIN_SECONDS)
+        books = audit.books(self._backlog.to_be_retried())
+        end = self._settings.topology.dead_letter_queue
+        print_summary(books, self._console, end, self._no_triton)
+        return _EXIT_FAILED if books.faults() else _EXIT_OK
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True, highlight=False).print(
+        f"\nmeshtasks: {text}", markup=False, soft_wrap=True
+    )
+
+
+def _ended_by_itself(process: Process) -> ProcessFailed:
+    log = f"the end of {process.log_path}:\n{process.tail()}"
+    return ProcessFailed(f"{process.name} ended by itself; {log}")
+
+
+def handled_queues(topology: Topology) -> list[str]:
+    """The queues that workers here can consume, in the topology's order.
+
+    Found as `celery --app=meshtasks` finds them, in the present environment.
+    """
+    handlers = mesh_of(find_app("meshtasks")).handlers
+    return [queue for queue in topology.domain_queues if queue in handlers]
+
+
+def _simulator_options(options: Options, *, asks: bool) -> list[str]:
+    chosen = [
+        "--ask" if asks else "--no-ask",
+        f"--rate={options.rate_per_second:g}",
+        f"--bad-share={_BAD_SHARE:g}",
+        f"--overheat={_HOT_ROOM}",
+    ]
+    if options.for_seconds is not None:
+        chosen.append(f"--for={options.for_seconds:g}")
+    return chosen

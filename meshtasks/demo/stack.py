@@ -1,0 +1,256 @@
+"""A whole mesh on one machine: RabbitMQ, VictoriaMetrics, Triton where it runs, what
+stands in for n8n and the phone, workers, Flower and a simulated house, all on loopback
+and in one directory.
+
+::
+
+    <directory>/
+      env                exports MESH_…, for commands from another terminal
+      log/               one file per process
+      config/            the mesh's configuration, with what the demo has of its own
+      rabbitmq/  victoria-metrics/  triton/  archive/  state/
+      run/               working directory of the Python processes
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from meshtasks.demo import loopback
+from meshtasks.demo.process import Process, ProcessFailed
+from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, Ports, RabbitMQ
+from meshtasks.demo.receiver import Receiver
+from meshtasks.demo.triton import Triton, hindrance
+from meshtasks.demo.victoriametrics import VictoriaMetrics
+
+#: The services' usual ports, taken where they are free.
+_AMQP, _MANAGEMENT, _MQTT, _VICTORIA_METRICS, _FLOWER = 5672, 15672, 1883, 8428, 5555
+_N8N, _TRITON, _GATEWAY = 5678, 8000, 8780
+
+#: The model that the simulated house asks.
+_MODEL = "temperature-anomaly"
+
+#: What the demo has of its own in place of a user's.
+_CONFIG = Path(__file__).with_name("demo")
+
+#: Variables of the user's own mesh, which nothing here may touch.
+_FOREIGN_PREFIXES = ("MESH_", "CELERY_", "FLOWER_")
+
+_FLOWER_USER = "mesh"
+#: Whom the gateway's token is of, and what it allows.
+_GATEWAY_CLIENT = "demo:publish+trigger+operate"
+
+#: RabbitMQ takes its statistics every five seconds; a live view wants more.
+_EVERY_SECOND = """\
+collect_statistics_interval = 1000
+management.sample_retention_policies.global.minute = 1
+management.sample_retention_policies.basic.minute = 1
+management.sample_retention_policies.detailed.10 = 1
+"""
+
+
+class Stack:
+    """The processes of a mesh, none of them started yet.
+
+    Args:
+        directory: where it keeps everything; made if it is missing, and kept.
+        config_dir: the mesh's configuration.
+
+    Raises:
+        ProcessFailed: another stack is using the directory.
+        OSError: the directory cannot be written to.
+    """
+
+    def __init__(self, directory: Path, config_dir: Path) -> None:
+        self.directory = directory.absolute()
+        self._lock = _locked(self.directory)
+        self.log_dir = self.directory / "log"
+        self.run_dir = self.directory / "run"
+        #: A shell script that exports the mesh's variables; its owner's only.
+        self.env_file = self.directory / "env"
+        #: The simulator's books, as JSON, a second old at most.
+        self.stats_file = self.run_dir / "simulator.json"
+        self.rabbitmq = RabbitMQ(
+            self.directory / "rabbitmq",
+            plugins=(MANAGEMENT, MQTT),
+            ports=Ports.free(amqp=_AMQP, management=_MANAGEMENT, mqtt=_MQTT),
+        )
+        self.victoria_metrics = VictoriaMetrics(
+            self.directory / "victoria-metrics",
+            port=loopback.free_port(_VICTORIA_METRICS),
+        )
+        self.flower_user = _FLOWER_USER
+        self.flower_password = secrets.token_hex(8)
+        self._flower_port = loopback.free_port(_FLOWER)
+        self.gateway_token = secrets.token_hex(16)
+        self._gateway_port = loopback.free_port(_GATEWAY)
+        #: Stands in for n8n and for the phone; a thread of this process.
+        self.receiver = Receiver(port=loopback.free_port(_N8N))
+        self.config_dir = self.directory / "config"
+        models = config_dir.absolute() / "triton"
+        #: Why there is no Triton; None if there is.
+        self.triton_hindrance = hindrance()
+        if not self.triton_hindrance and not (models / _MODEL).is_dir():
+            self.triton_hindrance = f"{models} has no {_MODEL}"
+        self.triton = Triton(
+            self.directory / "triton", [models], port=loopback.free_port(_TRITON)
+        )
+        #: What a process of this mesh finds in its environment.
+        self.environment = self._environment()
+        self.flower = self._celery(
+            "flower",
+            "flower",
+            f"--address={loopback.HOST}",
+            f"--port={self._flower_port}",
+            "--tasks_columns=name,state,args,result,received,runtime,worker,uuid",
+        )
+        self.gateway = Process(
+            "gateway",
+            [
+                str(Path(sys.executable).with_name("meshtasks")),
+                "gateway",
+                f"--port={self._gateway_port}",
+            ],
+            log_path=self.log_dir / "gateway.log",
+            env=self.environment,
+            cwd=self.run_dir,
+        )
+        self._prepare(config_dir)
+
+    @property
+    def gateway_url(self) -> str:
+        """The HTTP gateway; it asks for :attr:`gateway_token`."""
+        return f"http://{loopback.HOST}:{self._gateway_port}"
+
+    def gateway_answers(self) -> bool:
+        """Whether the gateway takes requests."""
+        is_there = loopback.answers(self._gateway_port, "/healthz")
+        return is_there and self.gateway.running
+
+    @property
+    def flower_url(self) -> str:
+        """Flower's pages; they ask for :attr:`flower_user` and the password."""
+        return f"http://{loopback.HOST}:{self._flower_port}"
+
+    def worker(self, name: str, queues: Sequence[str]) -> Process:
+        """A Celery worker with one pool process."""
+        return self._celery(
+            f"worker-{name}",
+            "worker",
+            f"--hostname={name}@demo",
+            f"--queues={','.join(queues)}",
+            "--concurrency=1",
+            "--loglevel=INFO",
+        )
+
+    def simulator(self, *options: str) -> Process:
+        """The simulated house; it keeps its books in :attr:`stats_file`."""
+        stats = f"--stats-file={self.stats_file}"
+        return self._python("simulator", "producers", "simulator", stats, *options)
+
+    def flower_answers(self) -> bool:
+        """Whether Flower can be visited."""
+        is_there = loopback.answers(self._flower_port, "/healthcheck")
+        return is_there and self.flower.running
+
+    def _celery(self, name: str, *arguments: str) -> Process:
+        return self._python(name, "celery", "--app=meshtasks", *arguments)
+
+    def _python(self, name: str, module: str, *arguments: str) -> Process:
+        return Process(
+            name,
+            [sys.executable, "-m", module, *arguments],
+            log_path=self.log_dir / f"{name}.log",
+            env=self.environment,
+            # There is no .env here.
+            cwd=self.run_dir,
+        )
+
+    def _prepare(self, config_dir: Path) -> None:
+        """Make the directories and the files of the configuration."""
+        conf_d = self.rabbitmq.directory / "conf.d"
+        for directory in (self.run_dir, self.log_dir, conf_d):
+            directory.mkdir(parents=True, exist_ok=True)
+        (conf_d / "statistics.conf").write_text(_EVERY_SECOND, encoding="ascii")
+        shutil.rmtree(self.config_dir, ignore_errors=True)
+        without_models = shutil.ignore_patterns("triton")
+        shutil.copytree(config_dir, self.config_dir, ignore=without_models)
+        shutil.copytree(_CONFIG, self.config_dir, dirs_exist_ok=True)
+        for process in (
+            self.rabbitmq.process,
+            self.victoria_metrics.process,
+            self.triton.process,
+        ):
+            link = self.log_dir / process.log_path.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(process.log_path, self.log_dir))
+        for log in self.log_dir.glob("*.log"):
+            if log.exists():
+                os.truncate(log, 0)  # those of the last run; they would only grow
+        self.stats_file.unlink(missing_ok=True)
+        self.env_file.unlink(missing_ok=True)
+        self.env_file.touch(mode=0o600)
+        lines = (
+            f"export {name}={shlex.quote(value)}\n"
+            for name, value in self.environment.items()
+            if name.startswith("MESH_")
+        )
+        self.env_file.write_text("".join(lines), encoding="utf-8")
+
+    def _environment(self) -> dict[str, str]:
+        broker = self.rabbitmq
+        flower_login = f"{self.flower_user}:{self.flower_password}"
+        broker_login = f"{broker.user}:{broker.password}"
+        management = f"{loopback.HOST}:{broker.ports.management}"
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(_FOREIGN_PREFIXES)
+        }
+        return {
+            **inherited,
+            # Everything here is on this machine: no proxy knows the way.
+            "NO_PROXY": loopback.HOST,
+            "no_proxy": loopback.HOST,
+            "MESH_BROKER_URL": broker.amqp_url(),
+            "MESH_MANAGEMENT_URL": broker.management_url,
+            "MESH_CONFIG_DIR": str(self.config_dir),
+            "MESH_STATE_DIR": str(self.directory / "state"),
+            "MESH_INFLUX_URL": self.victoria_metrics.url,
+            "MESH_ARCHIVE_URL": f"file://{self.directory / 'archive'}",
+            "MESH_TRITON_URL": self.triton.url,
+            "MESH_N8N_URL": self.receiver.url,
+            "MESH_RECEIVERS__PHONE": self.receiver.phone_url,
+            "MESH_API_TOKENS": f"{_GATEWAY_CLIENT}:{self.gateway_token}",
+            "MESH_FLOWER_USER": self.flower_user,
+            "MESH_FLOWER_PASSWORD": self.flower_password,
+            # Not on its command line, which every user of the machine can read.
+            "FLOWER_BASIC_AUTH": flower_login,
+            "FLOWER_BROKER_API": f"http://{broker_login}@{management}/api/",
+        }
+
+
+def _locked(directory: Path) -> IO[bytes]:
+    """Make the directory and keep others out of it, for as long as the file that
+    is returned stays open.
+
+    Raises:
+        ProcessFailed: somebody else is in it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = (directory / "lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        message = f"{directory} is in use by another process"
+        raise ProcessFailed(message) from error
+    return lock

@@ -1,0 +1,148 @@
+"""A private Triton Inference Server, for models of its Python backend.
+
+The server comes from NVIDIA's wheel and lives in a virtual environment of its own
+(:func:`meshtasks.demo.packages.ensure_triton`), since its models need numpy 1.
+It is ready in half a second. It asks for Linux on x86-64 with glibc 2.35 and for a
+Python that was built as a shared library.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from meshtasks.demo import loopback
+from meshtasks.demo.packages import (
+    TRITON_VENV,
+    missing,
+    python_libraries,
+    triton_hindrance,
+)
+from meshtasks.demo.process import Process, ProcessFailed
+
+_PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+_PACKAGES = TRITON_VENV / "lib" / _PYTHON / "site-packages"
+_SERVER = _PACKAGES / "pytriton" / "tritonserver"
+_INSTALL = f"{sys.executable} -m meshtasks.demo.packages triton"
+_LIBRARIES = (*python_libraries(), _PACKAGES / "nvidia_pytriton.libs")
+
+
+def hindrance() -> str | None:
+    """Why there can be no server on this machine now; None if there can."""
+    if reason := triton_hindrance():
+        return reason
+    if not _SERVER.is_dir() or missing("triton"):
+        return f"it is not installed; {_INSTALL} does that"
+    return None
+
+
+class Triton:
+    """A Triton server on loopback, with HTTP and nothing else.
+
+    Models may be loaded and unloaded while it runs; at the start it loads all.
+
+    Args:
+        directory: for its log.
+        repositories: directories of models; none may be in two of them.
+        port: TCP port; a free one when not given.
+    """
+
+    def __init__(
+        self, directory: Path, repositories: Sequence[Path], *, port: int | None = None
+    ) -> None:
+        self.directory = directory.absolute()
+        self.port = loopback.free_port() if port is None else port
+        self._backends = self.directory / "backends"
+        self._shared_memory = f"mesh_triton_{self.port}_"
+        self.process = Process(
+            "tritonserver",
+            [
+                _SERVER / "bin" / "tritonserver",
+                *(f"--model-repository={each.absolute()}" for each in repositories),
+                f"--backend-directory={self._backends}",
+                "--model-control-mode=explicit",
+                "--load-model=*",
+                "--disable-auto-complete-config",
+                f"--http-address={loopback.HOST}",
+                f"--http-port={self.port}",
+                "--allow-grpc=false",
+                "--allow-metrics=false",
+                f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+                # Ending its models takes it three seconds. A client that keeps its
+                # connection open makes it wait for as long as it may.
+                "--exit-timeout-secs=5",
+            ],
+            log_path=self.directory / "triton.log",
+            env={
+                **os.environ,
+                # Its models run in the Python that is first on the path, with
+                # the library of that very Python: Debian's may be of another
+                # patch level, and then they fail in strange ways.
+                "PATH": f"{TRITON_VENV / 'bin'}{os.pathsep}{os.environ['PATH']}",
+                "PYTHONPATH": str(_PACKAGES),
+                "LD_LIBRARY_PATH": os.pathsep.join(map(str, _LIBRARIES)),
+            },
+        )
+
+    @property
+    def url(self) -> str:
+        """For ``MESH_TRITON_URL``."""
+        return f"{loopback.HOST}:{self.port}"
+
+    def start(self, within_seconds: float = 60.0) -> None:
+        """Start it and wait until it has loaded its models.
+
+        Raises:
+            ProcessFailed: it is not installed, or did not start; then the text
+                carries the end of its log.
+        """
+        if not _SERVER.is_dir():
+            message = f"tritonserver is not installed; {_INSTALL} does that"
+            raise ProcessFailed(message)
+        self._link_backend()
+        self.process.start()
+        self.process.wait_ready(self._is_ready, within_seconds)
+
+    def stop(self) -> None:
+        """End it in order, which takes seconds."""
+        self.process.stop()
+        self._free_shared_memory()
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL)."""
+        self.process.kill()
+        self._free_shared_memory()
+
+    def _link_backend(self) -> None:
+        """Put the Python backend together, which the wheel brings in two places."""
+        backend = self._backends / "python"
+        backend.mkdir(parents=True, exist_ok=True)
+        version = _PYTHON.removeprefix("python")
+        for source in (
+            *(_SERVER / "backends" / "python").glob("*triton_python*"),
+            *(_SERVER / "python_backend_stubs" / version).iterdir(),
+        ):
+            link = backend / source.name
+            if not link.is_symlink():
+                link.symlink_to(source)
+
+    def _free_shared_memory(self) -> None:
+        """Remove what it left: a megabyte for each model, unless it ended in order."""
+        shared = Path("/dev/shm")  # noqa: S108 - where Linux has shared memory
+        for region in shared.glob(f"{self._shared_memory}*"):
+            region.unlink(missing_ok=True)
+
+    def _is_ready(self) -> bool:
+        # Without the second look, another server on this port would be taken
+        # for ours.
+        return loopback.answers(self.port, "/v2/health/ready") and self.process.running
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

@@ -1,0 +1,154 @@
+"""Every error the mesh raises on purpose.
+
+The class decides the fate of a message (see :mod:`meshtasks.outcome`):
+:class:`InvalidMessage` and :class:`SinkRejected` end in the dead-letter queue,
+:class:`Transient` is retried. The docstring of a class is its default message.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typing_extensions import override
+
+from meshtasks.masking import masked
+
+
+class MeshError(Exception):
+    """Something in the mesh went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(masked(message or (self.__doc__ or "").partition("\n")[0]))
+
+
+class ConfigError(MeshError):
+    """The configuration cannot be used.
+
+    Args:
+        source: the file or environment variable at fault.
+        key: dotted path of the value inside ``source``.
+        expected: what would have been right, and what was found instead.
+        line: of the file, counted from 1; None where there is none.
+        more: further faults that were found with this one.
+    """
+
+    exit_code = 78  # EX_CONFIG of sysexits.h
+
+    def __init__(
+        self,
+        source: str,
+        key: str,
+        expected: str,
+        line: int | None = None,
+        more: tuple[ConfigError, ...] = (),
+    ) -> None:
+        self.source, self.key, self.expected = source, key, expected
+        self.line, self.more = line, more
+        place = source if line is None else f"{source}:{line}"
+        super().__init__(f"{place}: {key}: {expected}")
+
+    @override
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[Any, ...]]:
+        return type(self), (self.source, self.key, self.expected, self.line, self.more)
+
+
+class InvalidMessage(MeshError):
+    """The message cannot be processed, now or later."""
+
+
+class UndecodableMessage(InvalidMessage):
+    """The body is not UTF-8 JSON within the mesh's limits."""
+
+
+class SchemaMismatch(InvalidMessage):
+    """The record lacks a required field, or a field has the wrong type."""
+
+
+class UnknownUnit(InvalidMessage):
+    """The unit is not one the mesh can convert to the canonical unit."""
+
+
+class Transient(MeshError):
+    """A fault that may pass; the message is retried with backoff.
+
+    Args:
+        retry_after_seconds: how long the other side asked us to wait.
+    """
+
+    def __init__(
+        self, message: str | None = None, retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class PublishUnconfirmed(Transient):
+    """The broker did not confirm a published message."""
+
+
+class PublishRefused(PublishUnconfirmed):
+    """Some messages cannot be published, although the broker answers.
+
+    Args:
+        refused: the messages, the very objects. All others of the call are confirmed.
+        misfits: those of them that never will be taken, being what they are; the rest
+            lack an exchange, or the right to publish to it.
+        routes: of the confirmed, (exchange, routing key) pairs without a queue.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        refused: tuple[object, ...] = (),
+        misfits: tuple[object, ...] = (),
+        routes: frozenset[tuple[str, str]] = frozenset(),
+    ) -> None:
+        super().__init__(message)
+        self.refused = refused
+        self.misfits = misfits
+        self.routes = routes
+
+
+class SinkUnavailable(Transient):
+    """A sink could not be reached or is overloaded: refused, timeout, 429, 5xx.
+
+    Args:
+        sink: name of the sink, which is also the name of its circuit.
+    """
+
+    def __init__(
+        self,
+        sink: str,
+        message: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_seconds)
+        self.sink = sink
+
+
+class SinkRejected(MeshError):
+    """A sink refused this data for good (a 4xx): sending it again cannot help."""
+
+
+class NoAnswer(MeshError):
+    """Nobody answered in time."""
+
+
+class Unroutable(MeshError):
+    """No queue is bound for the exchange and routing key of a published message.
+
+    Args:
+        routes: the (exchange, routing key) pairs without a queue.
+    """
+
+    def __init__(self, routes: frozenset[tuple[str, str]]) -> None:
+        self.routes = routes
+        named = ", ".join(
+            f"exchange {exchange!r} with routing key {routing_key!r}"
+            for exchange, routing_key in sorted(routes)
+        )
+        super().__init__(f"no queue is bound for {named}")
+
+    @override
+    def __reduce__(self) -> tuple[type[Unroutable], tuple[frozenset[tuple[str, str]]]]:
+        return type(self), (self.routes,)

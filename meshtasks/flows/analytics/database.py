@@ -1,0 +1,310 @@
+"""DuckDB with views of the dataset and the archive."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import duckdb
+
+from meshtasks.config.environment import Environment
+from meshtasks.errors import MeshError, SinkRejected
+from meshtasks.flows.analytics.dataset import Dataset
+from meshtasks.flows.analytics.layout import archive_name
+from meshtasks.flows.analytics.local import CACHE, LocalFiles, ObjectGone
+from meshtasks.flows.analytics.parquet import fault_of_file
+from meshtasks.flows.analytics.rows import TABLES
+from meshtasks.flows.analytics.sql import file_patterns, quoted, quoted_files
+from meshtasks.flows.archive.objects import ObjectStore, archived_objects
+from meshtasks.flows.archive.objects.zstd import decompress
+from meshtasks.state.lock import DatasetLock
+
+_T = TypeVar("_T")
+
+#: MULTI is what DuckDB makes of a PIVOT.
+_QUESTIONS = frozenset(
+    {
+        duckdb.StatementType.SELECT,
+        duckdb.StatementType.EXPLAIN,
+        duckdb.StatementType.MULTI,
+    }
+)
+#: Looks at the store again so often when a file goes while it is fetched.
+_LOOKS = 5
+
+
+class QueryFailed(MeshError):
+    """DuckDB refuses the query; the text is DuckDB's own."""
+
+
+class DamagedFiles(QueryFailed):
+    """Files of the dataset cannot be read.
+
+    Args:
+        faults: why, by path.
+    """
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        self.paths = frozenset(faults)
+        (path, fault), *more = sorted(faults.items())
+        rest = f" (and {len(more)} more)" if more else ""
+        super().__init__(
+            f"{path} is damaged: {fault}{rest}; `meshtasks archive verify` and "
+            "`meshtasks analytics compact --date DATE` look at such files"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A view that queries may use.
+
+    Attributes:
+        name: its name.
+        columns: name, SQL type and expression of each column.
+        reader: table function that reads the files; ``{}`` stands for their list.
+    """
+
+    name: str
+    columns: tuple[tuple[str, str, str], ...]
+    reader: str
+
+    def select(self, files: list[str]) -> str:
+        """The SELECT that the view stands for."""
+        if not files:
+            empty = ", ".join(
+                f"NULL::{kind} AS {name}" for name, kind, _ in self.columns
+            )
+            return f"SELECT {empty} WHERE false"
+        columns = ", ".join(f"{how} AS {name}" for name, _, how in self.columns)
+        return f"SELECT {columns} FROM {self.reader.format(quoted_files(files))}"  # noqa: S608 - quoted
+
+
+_HIVE = (("domain", "VARCHAR", "domain"), ("date", "DATE", "date"))
+_PARQUET = (
+    "read_parquet({}, hive_partitioning = true, "
+    "hive_types = {{'domain': VARCHAR, 'date': DATE}})"
+)
+_LAST = (
+    ("routing_key", "VARCHAR", "routing_key"),
+    ("record_id", "VARCHAR", "record_id"),
+    *_HIVE,
+)
+_TIME = ("time", "TIMESTAMPTZ", "time")
+
+VIEWS = (
+    View(
+        "readings",
+        (
+            _TIME,
+            ("kind", "VARCHAR", "kind"),
+            ("sensor_id", "VARCHAR", "sensor_id"),
+            ("location", "VARCHAR", "location"),
+            ("value", "DOUBLE", "value"),
+            ("unit", "VARCHAR", "unit"),
+            *_LAST,
+        ),
+        _PARQUET,
+    ),
+    View(
+        "metrics",
+        (
+            _TIME,
+            ("name", "VARCHAR", "name"),
+            ("field", "VARCHAR", "field"),
+            ("value", "DOUBLE", "value"),
+            ("text", "VARCHAR", "text"),
+            ("tags", "MAP(VARCHAR, VARCHAR)", "tags"),
+            *_LAST,
+        ),
+        _PARQUET,
+    ),
+    View(
+        "events",
+        (
+            _TIME,
+            ("entity", "VARCHAR", "entity"),
+            ("record", "JSON", "TRY_CAST(record AS JSON)"),
+            *_LAST,
+        ),
+        _PARQUET,
+    ),
+    View(
+        "archive",
+        (
+            _TIME,
+            ("exchange", "VARCHAR", "exchange"),
+            ("record", "JSON", "record"),
+            ("routing_key", "VARCHAR", "routing_key"),
+            ("record_id", "VARCHAR", "id"),
+            ("domain", "VARCHAR", "split_part(routing_key, '.', 1)"),
+            ("date", "DATE", "date"),
+        ),
+        "read_json({}, format = 'newline_delimited', compression = 'zstd', "
+        "ignore_errors = true, "
+        "columns = {{'id': 'VARCHAR', 'exchange': 'VARCHAR', "
+        "'routing_key': 'VARCHAR', 'time': 'TIMESTAMPTZ', 'record': 'JSON'}}, "
+        "maximum_object_size = 67108864, "
+        "hive_partitioning = true, hive_types = {{'date': DATE, 'hour': VARCHAR}})",
+    ),
+)
+
+
+def passing_over_damaged(
+    run: Callable[[frozenset[str]], _T], report: Callable[[str], None]
+) -> _T:
+    """Ask again without the files that turn out to be damaged.
+
+    Args:
+        run: given the paths to leave out of :func:`opened`.
+        report: told what is left out.
+    """
+    left_out: frozenset[str] = frozenset()
+    while True:
+        try:
+            return run(left_out)
+        except DamagedFiles as error:
+            report(f"left out: {error}")
+            left_out |= error.paths
+
+
+@contextmanager
+def opened(
+    env: Environment,
+    store: ObjectStore,
+    sql: str,
+    since: date | None = None,
+    left_out: frozenset[str] = frozenset(),
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory with the :data:`VIEWS`, for one query.
+
+    Until it is closed no process of this host deletes a file it reads. Views that
+    the query does not name are there, and empty: with a bucket their files would be
+    fetched for nothing. Times are shown, and days begin, in the time zone of the
+    machine (or ``TZ``).
+
+    Nothing but the views' own files can be read, and nothing written, whatever the
+    query says.
+
+    Args:
+        env: of the mesh; fetched files are kept in its state directory.
+        store: holds archive and dataset.
+        sql: what will be asked.
+        since: leave out what is before this UTC date.
+        left_out: paths of files to leave out.
+
+    Raises:
+        SinkUnavailable: the store cannot be read.
+        DamagedFiles: the query failed because of them.
+    """
+    lock = DatasetLock(env.state_dir)
+    local = LocalFiles(store, env.state_dir / CACHE)
+    source = _Source(store, local)
+    with lock.alone() as nobody_reads:
+        if nobody_reads:
+            local.forget_deleted()
+    with (
+        lock.reading(),
+        TemporaryDirectory(prefix="meshtasks-") as scratch,
+        duckdb.connect(config={"temp_directory": scratch}) as database,
+    ):
+        files = {
+            view: [each for each in source.files(view, since) if each not in left_out]
+            for view in VIEWS
+            if re.search(rf"\b{view.name}\b", sql, re.IGNORECASE)
+        }
+        try:
+            for view in VIEWS:
+                select = view.select(files.get(view, []))
+                database.execute(f"CREATE VIEW {view.name} AS {select}")
+            _lock_up(database, [each for some in files.values() for each in some])
+            yield database
+        except (duckdb.Error, QueryFailed) as error:
+            faults = {
+                path: fault
+                for some in files.values()
+                for path in some
+                if (fault := _fault_in(Path(path)))
+            }
+            if faults:
+                raise DamagedFiles(faults) from error
+            raise
+
+
+def _lock_up(database: duckdb.DuckDBPyConnection, paths: Iterable[str]) -> None:
+    """Let the database read these files, and touch nothing else, from now on."""
+    allowed = {text for path in paths for text in (path, *file_patterns([path]))}
+    database.execute(f"SET allowed_paths = [{', '.join(map(quoted, allowed))}]")
+    database.execute("SET enable_external_access = false")
+    database.execute("SET lock_configuration = true")
+
+
+def check_reads(sql: str) -> None:
+    """Refuse what is no question.
+
+    Raises:
+        QueryFailed: it is not SQL, or would change something.
+    """
+    try:
+        statements = duckdb.extract_statements(sql)
+    except duckdb.Error as error:
+        raise QueryFailed(str(error)) from error
+    for statement in statements:
+        if statement.type not in _QUESTIONS:
+            message = (
+                f"{statement.type.name}: expected a query that reads, such as SELECT; "
+                "to write its result into a file, use --csv or --json and >"
+            )
+            raise QueryFailed(message)
+
+
+def _fault_in(path: Path) -> str | None:
+    """Why a file cannot be read; None if it can."""
+    if path.suffix == ".parquet":
+        return fault_of_file(path)
+    try:
+        decompress(path.read_bytes())
+    except (SinkRejected, OSError) as error:
+        return str(error)
+    return None
+
+
+class _Source:
+    """The files of views."""
+
+    def __init__(self, store: ObjectStore, local: LocalFiles) -> None:
+        self._store = store
+        self._local = local
+        self._dataset = Dataset(store)
+
+    def files(self, view: View, since: date | None) -> list[str]:
+        """Local files with the rows of a view.
+
+        Raises:
+            SinkUnavailable: the store cannot be read.
+            ObjectGone: objects went every time while they were fetched.
+        """
+        for _ in range(_LOOKS - 1):
+            with suppress(ObjectGone):
+                return self._local.paths(self._names(view, since))
+        return self._local.paths(self._names(view, since))
+
+    def _names(self, view: View, since: date | None) -> list[str]:
+        if view.name == "archive":
+            return [
+                each.name
+                for each in archived_objects(self._store)
+                if (found := archive_name(each.name))
+                and (since is None or found.date >= since)
+            ]
+        (table,) = (table for table in TABLES if table == view.name)
+        return [
+            file.name
+            for split in self._dataset.partitions([table], since).values()
+            for file in split.live
+        ]

@@ -1,0 +1,266 @@
+"""Archived records as rows of typed tables; pure.
+
+Every archived record is in one table. A reading is there as the time-series store
+has it, in the canonical unit; a metric has one row for each of its fields; all that
+is neither, or cannot be read as what it claims to be, is an event, with its JSON.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple, get_args
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from meshtasks.errors import InvalidMessage, SchemaMismatch
+from meshtasks.flows.archive.archived import ArchivedRecord, read_line
+from meshtasks.flows.metrics.transform import fields_of, tags_of
+from meshtasks.records.models import Metric, explain
+from meshtasks.records.points import fields_text, is_value
+from meshtasks.records.units import DECIMALS, IDENTITY, QUANTITIES, KindsConfig
+
+Table = Literal["readings", "metrics", "events"]
+TABLES: tuple[Table, ...] = get_args(Table)
+
+_METRIC = TypeAdapter(Metric)
+
+#: Members that say what an event is about, the first that is text.
+_ENTITY_MEMBERS = ("entity_id", "sensor_id", "automation", "model", "source")
+
+
+class Reading(NamedTuple):
+    """A row of ``readings``.
+
+    Attributes:
+        time_ms: epoch milliseconds; when it was read.
+        kind: second word of its routing key, as ``temperature``.
+        sensor_id: which sensor.
+        location: where it is, if known.
+        value: the number, in ``unit``.
+        unit: the kind's canonical unit; for a kind that the mesh does not know,
+            the unit as published, if any.
+        routing_key: as published.
+        record_id: see :func:`~meshtasks.records.envelope.record_id`.
+    """
+
+    time_ms: int
+    kind: str
+    sensor_id: str
+    location: str | None
+    value: float
+    unit: str | None
+    routing_key: str
+    record_id: str
+
+
+class MetricField(NamedTuple):
+    """A row of ``metrics``: one field of one metric.
+
+    Attributes:
+        time_ms: epoch milliseconds; when it was measured.
+        name: of the metric.
+        field: ``value``, or one of the metric's named fields.
+        value: the number; true is 1 and false is 0.
+        text: the text of a field that is no number.
+        tags: name and value, sorted by name.
+        routing_key: as published.
+        record_id: of the metric; its rows share it.
+    """
+
+    time_ms: int
+    name: str
+    field: str
+    value: float | None
+    text: str | None
+    tags: tuple[tuple[str, str], ...]
+    routing_key: str
+    record_id: str
+
+
+class Event(NamedTuple):
+    """A row of ``events``.
+
+    Attributes:
+        time_ms: epoch milliseconds; when it happened.
+        entity: what it is about: an entity, sensor, automation, model or source.
+        record: the record as published, JSON.
+        routing_key: as published.
+        record_id: see :func:`~meshtasks.records.envelope.record_id`.
+    """
+
+    time_ms: int
+    entity: str | None
+    record: str
+    routing_key: str
+    record_id: str
+
+
+class Rows(NamedTuple):
+    """The rows of some records, by table; the attributes are named as tables are.
+
+    Attributes:
+        faults: what is wrong with lines that have no rows, because they are not lines
+            of the archive: an object was damaged after it was written.
+    """
+
+    readings: list[Reading]
+    metrics: list[MetricField]
+    events: list[Event]
+    faults: list[str]
+
+
+class _Line(NamedTuple):
+    """An archive line, parsed.
+
+    Attributes:
+        record: the parsed JSON; None if it is nested deeper, or has a longer number,
+            than the parser takes.
+        text: the record's JSON.
+    """
+
+    id: str
+    routing_key: str
+    time_ms: int
+    record: Any
+    text: str
+
+    @property
+    def words(self) -> tuple[str, str, str]:
+        """Domain, kind, and the rest of the routing key; blank if missing."""
+        domain, kind, tail, *_ = (*self.routing_key.split(".", 2), "", "", "")
+        return domain, kind, tail
+
+
+def rows_of(content: bytes, kinds: KindsConfig) -> Rows:
+    """The rows of an archive object. There is no line that this raises for.
+
+    Args:
+        content: its lines, see :func:`~meshtasks.flows.excerpts.archive_line`.
+        kinds: for the unit of readings that name none.
+    """
+    rows = Rows([], [], [], [])
+    for number, text in enumerate(content.splitlines(), start=1):
+        try:
+            line = _parsed(read_line(text))
+        except SchemaMismatch as error:
+            rows.faults.append(f"line {number}: {error}")
+            continue
+        domain = line.routing_key.partition(".")[0]
+        try:
+            match domain:
+                case "sensors":
+                    rows.readings.append(_reading(line, kinds))
+                case "metrics":
+                    rows.metrics.extend(_fields(line))
+                case _:
+                    rows.events.append(_event(line))
+        except InvalidMessage:  # the event says in its JSON all there is to say
+            rows.events.append(_event(line))
+    return rows
+
+
+def _parsed(line: ArchivedRecord) -> _Line:
+    try:
+        record = from_json(line.record)
+    except ValueError:
+        record = None
+    time_ms = round(line.time * 1000)
+    return _Line(line.id, line.routing_key, time_ms, record, line.record.decode())
+
+
+def _reading(line: _Line, kinds: KindsConfig) -> Reading:
+    """The reading in canonical units.
+
+    Raises:
+        InvalidMessage: it is no reading, or its unit or value cannot be.
+    """
+    _, kind, tail = line.words
+    reading = line.record if isinstance(line.record, dict) else {"value": line.record}
+    if isinstance(reading.get("value"), bool):
+        raise SchemaMismatch
+    value, unit = _number(reading.get("value")), _text(reading, "unit")
+    if quantity := QUANTITIES.get(kind):
+        unit = unit or kinds.default_unit(quantity)
+        affine = quantity.affine(unit)
+        if affine is not IDENTITY:
+            value = round(value * affine.scale + affine.offset, DECIMALS)
+        if not quantity.lowest <= value <= quantity.highest:
+            raise SchemaMismatch
+        unit = quantity.canonical_unit
+    sensor_id = _text(reading, "sensor_id") or tail
+    if not kind or not sensor_id:
+        raise SchemaMismatch
+    return Reading(
+        line.time_ms,
+        kind,
+        sensor_id,
+        _text(reading, "location"),
+        value,
+        unit,
+        line.routing_key,
+        line.id,
+    )
+
+
+def _fields(line: _Line) -> list[MetricField]:
+    """The fields of a metric.
+
+    Raises:
+        InvalidMessage: it is no metric, or a name or value cannot be.
+    """
+    try:
+        metric = _METRIC.validate_python(line.record)
+    except ValidationError as error:
+        raise SchemaMismatch(explain(error)) from error
+    fields, tags = fields_of(metric), tags_of(metric)
+    fields_text(fields)  # refuses what the time-series store would
+    return [
+        MetricField(
+            line.time_ms,
+            metric["name"],
+            field,
+            None if isinstance(value, str) else _number(value),
+            value if isinstance(value, str) else None,
+            tags,
+            line.routing_key,
+            line.id,
+        )
+        for field, value in fields.items()
+        if is_value(value)
+    ]
+
+
+def _event(line: _Line) -> Event:
+    return Event(
+        line.time_ms,
+        next(_entities(line), None),
+        line.text,
+        line.routing_key,
+        line.id,
+    )
+
+
+def _entities(line: _Line) -> Iterator[str]:
+    if isinstance(line.record, dict):
+        for member in _ENTITY_MEMBERS:
+            if text := _text(line.record, member):
+                yield text
+    if tail := line.words[2]:
+        yield tail
+
+
+def _text(record: Mapping[str, Any], member: str) -> str | None:
+    """The text of a member; None if it is blank or no text."""
+    value = record.get(member)
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _number(value: object) -> float:
+    """A finite number; true is 1 and false is 0."""
+    if not isinstance(value, int | float):
+        raise SchemaMismatch
+    if not abs(value) <= sys.float_info.max:  # infinite, or not a number
+        raise SchemaMismatch
+    return float(value)

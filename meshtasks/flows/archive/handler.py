@@ -1,0 +1,159 @@
+"""Archives records: each batch becomes one compressed object per domain and hour.
+
+Both queues get every message of the exchange ``archive``; each handler stores the
+records of its class (config/archive.yaml) and acknowledges the others, so every
+record is stored once and in the right place.
+
+The batch is the rotation: few large objects compress better and are read faster
+than many small ones, and nobody waits for the archive, so a batch may gather for
+half a minute (config/queues.yaml).
+
+The rows of each object are added to the analytics dataset before the journal notes
+it as stored, so the dataset has every record that the archive has.
+
+A rerun is harmless: the journal knows the records that are stored already. Only a
+foreign record without message id and timestamp cannot be recognised and is stored
+again, rather than one of two that say the same being lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import Any
+
+from meshtasks.errors import SinkRejected, SinkUnavailable
+from meshtasks.flows.archive.archived import fault_of
+from meshtasks.flows.archive.layout import (
+    ArchiveObject,
+    BadEntry,
+    Entry,
+    entries_of,
+    objects_of,
+)
+from meshtasks.flows.archive.objects import ObjectStore
+from meshtasks.flows.archive.objects.reading import content_of
+from meshtasks.flows.archive.objects.zstd import compress
+from meshtasks.flows.contract import Batch, handles
+from meshtasks.flows.excerpts import ArchiveClass
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE, Outcome, Retry, outcome_of
+
+logger = logging.getLogger(__name__)
+
+_SINKS = ("objects", "journal")
+
+
+@handles("archive.events", record=Any, sinks=_SINKS)
+def archive_events(batch: Batch[Any], sinks: Sinks) -> list[Outcome]:
+    """Store the records of the class ``events``."""
+    return _archive("events", batch, sinks)
+
+
+@handles("archive.metrics", record=Any, sinks=_SINKS)
+def archive_metrics(batch: Batch[Any], sinks: Sinks) -> list[Outcome]:
+    """Store the records of the class ``metrics``."""
+    return _archive("metrics", batch, sinks)
+
+
+def _archive(
+    archive_class: ArchiveClass, batch: Batch[Any], sinks: Sinks
+) -> list[Outcome]:
+    class_of = sinks.settings.archive.class_of
+    entries: dict[str, Entry] = {}
+    outcomes: list[Outcome] = [DONE] * len(batch.records)
+    places: dict[str, list[int]] = {}
+    for place, entry in entries_of(batch.records, batch.envelopes, batch.places):
+        if class_of(entry.domain) != archive_class:
+            continue
+        if isinstance(entry, BadEntry):
+            outcomes[place] = entry.dead
+            continue
+        entries[entry.id] = entry
+        places.setdefault(entry.id, []).append(place)
+    for name, outcome in _store(archive_class, entries, sinks).items():
+        for place in places[name]:
+            if not isinstance(outcomes[place], Retry):  # of another of its records
+                outcomes[place] = outcome
+    return outcomes
+
+
+def _store(
+    archive_class: ArchiveClass, entries: dict[str, Entry], sinks: Sinks
+) -> dict[str, Outcome]:
+    """Store what is not stored yet; return the outcomes that are not Done, by id."""
+    if not entries:
+        return {}
+    journal = sinks.journal
+    try:
+        with journal.hold():
+            _settle(sinks)
+            known = journal.stored(list(entries))
+            new = (entry for name, entry in entries.items() if name not in known)
+            objects = objects_of(archive_class, new)
+            return _put(objects, sinks)
+    except SinkUnavailable as error:
+        return dict.fromkeys(entries, outcome_of(error))
+
+
+def _settle(sinks: Sinks) -> None:
+    """Find out what became of objects whose result nobody noted. None of them holds
+    up what comes after it."""
+    journal, store = sinks.journal, sinks.objects
+    for name in journal.pending():
+        if store.stat(name) is None:
+            journal.forget([name])
+            continue
+        try:
+            content = content_of(store, name)
+        except SinkRejected as error:
+            content, fault = b"", str(error)
+        else:
+            fault = fault_of(name, content) or ""
+        if fault:
+            logger.warning(
+                "the archive object %s is damaged and left as it is; its records "
+                "come again and are stored in another one: %s",
+                name,
+                fault,
+            )
+            journal.set_aside(name, fault)
+        else:
+            sinks.analytics.add(name, content)
+            journal.finish([name])
+
+
+def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:
+    """Put the objects; return the outcomes that are not Done, by record id."""
+    journal, store = sinks.journal, sinks.objects
+    level = sinks.settings.archive.compression_level
+    failures: dict[str, Outcome] = {}
+    journal.intend({each.name: each.ids for each in objects})
+    for place, each in enumerate(objects):
+        data = compress(each.content, level)
+        metadata = {**each.metadata, "sha256": hashlib.sha256(data).hexdigest()}
+        try:
+            store.put(each.name, data, metadata)
+            sinks.analytics.add(each.name, each.content)
+        except SinkRejected as error:
+            journal.forget([each.name])
+            failures.update(dict.fromkeys(each.ids, outcome_of(error)))
+        except SinkUnavailable as error:  # it may be there: it stays pending
+            failures.update(dict.fromkeys(each.ids, outcome_of(error)))
+            if _is_down(store):
+                rest = objects[place + 1 :]
+                journal.forget([untried.name for untried in rest])
+                ids = (name for untried in rest for name in untried.ids)
+                return failures | dict.fromkeys(ids, outcome_of(error))
+        else:
+            journal.finish([each.name])
+    return failures
+
+
+def _is_down(store: ObjectStore) -> bool:
+    """Whether the other objects would only wait for the same fault."""
+    try:
+        store.probe()
+    except SinkUnavailable:
+        return True
+    return False

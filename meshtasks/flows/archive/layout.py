@@ -1,0 +1,259 @@
+"""From archived records to the objects that hold them.
+
+An object is zstd-compressed JSON lines of one domain and one UTC hour, named::
+
+    events/<domain>/date=YYYY-MM-DD/hour=HH/<first>-<last>-<digest>.jsonl.zst
+
+``first`` and ``last`` are the times of its records (``20261123T130700Z``), and
+the digest is made of their ids. So the same records always make the same object
+under the same name, and from an object's content its name can be checked: a
+missing or foreign record gives another digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import count, groupby
+from typing import Annotated, Any, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
+
+from meshtasks.amqp import headers
+from meshtasks.errors import SchemaMismatch
+from meshtasks.flows.excerpts import (
+    ArchiveClass,
+    archive_line,
+    rfc3339,
+)
+from meshtasks.outcome import Dead
+from meshtasks.records.envelope import Envelope, record_id
+from meshtasks.records.json_text import first_not_json_number, members_of
+from meshtasks.records.models import explain
+from meshtasks.records.timestamps import InvalidTimestamp, epoch_seconds, utc_of
+
+SECONDS_PER_HOUR = 3600
+
+#: Longest domain in an object's name; a routing key may have 255 bytes.
+_DOMAIN_LIMIT_CHARS = 64
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+
+#: Epoch seconds that `datetime` can write are those of the years 1970 to 9999.
+_TIMES_END = 253_402_300_799
+_Time = Annotated[float, Field(ge=0, lt=_TIMES_END)]
+
+
+class Entry(NamedTuple):
+    """One record on its way into an object.
+
+    Attributes:
+        id: see :func:`~meshtasks.records.envelope.record_id`.
+        domain: first word of its routing key, as published.
+        time: epoch seconds.
+        line: its archive line, without a line break.
+    """
+
+    id: str
+    domain: str
+    time: float
+    line: bytes
+
+
+class BadEntry(NamedTuple):
+    """What cannot be archived, and the domain of its message."""
+
+    domain: str
+    dead: Dead
+
+
+class ArchiveObject(NamedTuple):
+    """An object to store.
+
+    Attributes:
+        name: its full name.
+        ids: of its records.
+        content: its lines, not yet compressed, in order of time.
+        metadata: ``count``, ``first`` and ``last`` (RFC 3339), as text.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    content: bytes
+    metadata: dict[str, str]
+
+
+def entries_of(
+    records: Iterable[Any],
+    envelopes: Iterable[Envelope],
+    places: Iterable[int | None],
+) -> Iterator[tuple[int, Entry | BadEntry]]:
+    """The records of a batch, each with the place of what it came from; those that
+    come from the archive are left out.
+
+    Args:
+        records: the parsed JSON values; all valid ones of each message.
+        envelopes: for each record the message it came in; the records of an array
+            message stand together and share one envelope object.
+        places: for each record its place in that array; None if there is no array.
+    """
+    found = zip(count(), records, envelopes, places, strict=False)
+    for _, group in groupby(found, key=lambda each: id(each[2])):
+        together = list(group)
+        envelope = together[0][2]
+        if envelope.is_archived:
+            continue
+        if headers.EXCERPTS in envelope.headers:
+            for number, record, _, _ in together:
+                for each in _read_excerpt(record, envelope):
+                    yield number, each
+        else:
+            values = {place or 0: record for _, record, _, place in together}
+            for (number, _, _, _), each in zip(
+                together, _read_foreign(values, envelope), strict=True
+            ):
+                yield number, each
+
+
+def domain_of(routing_key: str) -> str:
+    """The domain of a routing key: its first word."""
+    return routing_key.partition(".")[0]
+
+
+def objects_of(
+    archive_class: ArchiveClass, entries: Iterable[Entry]
+) -> list[ArchiveObject]:
+    """The objects that hold these records: one per domain and hour.
+
+    Args:
+        archive_class: the half of the archive that all of them belong to.
+        entries: with distinct ids.
+    """
+    groups: dict[tuple[str, int], list[Entry]] = {}
+    for entry in entries:
+        hour = int(entry.time // SECONDS_PER_HOUR)
+        groups.setdefault((_safe(entry.domain), hour), []).append(entry)
+    return [
+        _object(f"{archive_class}/{domain}", hour, group)
+        for (domain, hour), group in groups.items()
+    ]
+
+
+def _object(prefix: str, hour: int, entries: list[Entry]) -> ArchiveObject:
+    entries.sort(key=lambda entry: (entry.time, entry.id))
+    first, last = entries[0].time, entries[-1].time
+    ids = sorted(entry.id for entry in entries)
+    digest = hashlib.blake2b("\n".join(ids).encode(), digest_size=8).hexdigest()
+    start = utc_of(hour * SECONDS_PER_HOUR)
+    return ArchiveObject(
+        f"{prefix}/date={start:%Y-%m-%d}/hour={start:%H}/"
+        f"{_compact(first)}-{_compact(last)}-{digest}.jsonl.zst",
+        tuple(ids),
+        b"".join(entry.line + b"\n" for entry in entries),
+        {"count": str(len(ids)), "first": rfc3339(first), "last": rfc3339(last)},
+    )
+
+
+class _Excerpt(BaseModel):
+    """See :func:`~meshtasks.flows.excerpts.excerpt`. Its form is checked, since
+    anyone may set a header."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    exchange: str
+    routing_key: str
+    message_id: str | None
+    times: Annotated[list[_Time], Field(min_length=1)]
+    places: list[Annotated[int, Field(ge=0)]] | None = None
+    body: str
+
+    @model_validator(mode="after")
+    def _matches(self) -> Self:
+        if self.places is not None and len(self.places) != len(self.times):
+            message = "there must be as many places as times"
+            raise ValueError(message)
+        return self
+
+
+def _read_excerpt(record: Any, carrier: Envelope) -> Iterator[Entry | BadEntry]:
+    """The records of an excerpt, or what is wrong with it."""
+    try:
+        found = _Excerpt.model_validate(record)
+        body = found.body.encode()
+        from_json(body)  # or it may be anything
+        members = members_of(body)
+        places = range(len(found.times)) if found.places is None else found.places
+        texts = [members[place] for place in places]
+    except ValidationError as error:
+        yield _bad(carrier, f"the header {headers.EXCERPTS} is set: {explain(error)}")
+        return
+    except (ValueError, IndexError, RecursionError) as error:
+        yield _bad(carrier, f"the body of an excerpt is not what it claims: {error}")
+        return
+    source = carrier._replace(
+        exchange=found.exchange,
+        routing_key=found.routing_key,
+        message_id=found.message_id,
+    )
+    yield from _entries(source, texts, found.times)
+
+
+def _read_foreign(
+    values: Mapping[int, Any], envelope: Envelope
+) -> Iterator[Entry | BadEntry]:
+    """Any other JSON is kept whatever it says; one entry per value.
+
+    Args:
+        values: by their places in the message; the worker may have refused others.
+        envelope: the message.
+    """
+    members = members_of(envelope.body)
+    texts = [members[place] for place in values]
+    times = [_time_of(envelope, value) for value in values.values()]
+    return _entries(envelope, texts, times)
+
+
+def _entries(
+    source: Envelope, texts: Sequence[bytes], times: Sequence[float]
+) -> Iterator[Entry | BadEntry]:
+    domain = domain_of(source.routing_key)
+    twins: Counter[bytes] = Counter()
+    for text, time in zip(texts, times, strict=True):
+        if number := first_not_json_number(text):
+            yield _bad(source, f"the body is not JSON: {number} is no number there")
+            continue
+        name = record_id(source, text, twins[text], time)
+        twins[text] += 1
+        line = archive_line(name, source, text, time)
+        # rounded as in the line, so that both fall into the same hour
+        yield Entry(name, domain, round(time, 3), line)
+
+
+def _bad(envelope: Envelope, reason: str) -> BadEntry:
+    dead = Dead(reason, SchemaMismatch.__name__)
+    return BadEntry(domain_of(envelope.routing_key), dead)
+
+
+def _time_of(envelope: Envelope, record: Any) -> float:
+    """The record's timestamp, else the message's, else its receipt. One that makes
+    no sense is passed over: the record is kept, and its timestamp in it. Receipt may
+    be what a header says, so it may be any number."""
+    own = record.get("timestamp") if isinstance(record, dict) else None
+    for stamp in (own, envelope.timestamp):
+        if stamp is not None:
+            with suppress(InvalidTimestamp):
+                return min(epoch_seconds(stamp, envelope.received_at), _TIMES_END - 1.0)
+    received_at = envelope.received_at
+    return min(received_at, _TIMES_END - 1.0) if received_at >= 0 else 0.0
+
+
+def _safe(domain: str) -> str:
+    """A domain as a directory name, whatever word a publisher came up with."""
+    return _UNSAFE.sub("-", domain)[:_DOMAIN_LIMIT_CHARS] or "unnamed"
+
+
+def _compact(time: float) -> str:
+    return f"{utc_of(int(time)):%Y%m%dT%H%M%SZ}"

@@ -1,0 +1,319 @@
+"""Objects in a bucket of MinIO or any other S3 service."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any, Self
+from xml.etree.ElementTree import ParseError
+
+import urllib3
+from minio import Minio
+from minio.error import InvalidResponseError, MinioException, S3Error
+from minio.helpers import check_bucket_name
+from typing_extensions import override
+
+from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
+from meshtasks.flows.archive.objects.store import (
+    SINK,
+    ObjectInfo,
+    ObjectStore,
+    StoredObject,
+    check_name,
+    no_such_object,
+)
+from meshtasks.flows.http import pool_manager, retry_after_seconds
+from meshtasks.masking import masked
+from meshtasks.timing import timed
+
+#: minio-py would wait five minutes for either, and try six times.
+_TIMEOUT = urllib3.Timeout(connect=3.0, read=10.0)
+_PROBE_TIMEOUT = urllib3.Timeout(connect=3.0, read=5.0)
+
+
+#: Once more at once, since a kept connection may have been closed meanwhile. What
+#: is wrong for longer, and how long to wait then, is the circuit's business.
+class _Retry(urllib3.Retry):
+    @override
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: Any = None,
+        error: Exception | None = None,
+        _pool: Any = None,
+        _stacktrace: Any = None,
+    ) -> Self:
+        """One more try, unless the server took too long for this one."""
+        if isinstance(error, urllib3.exceptions.TimeoutError):
+            raise error
+        return super().increment(method, url, response, error, _pool, _stacktrace)
+
+
+_RETRY = _Retry(
+    connect=1, read=1, redirect=0, status=0, other=0, respect_retry_after_header=False
+)
+#: Kept open at most: a reader fetches several objects at once.
+_CONNECTIONS = 8
+#: One request up to here, so that it is stored whole or not at all. A larger object
+#: goes in parts, and a crash may leave some of them to the bucket's lifecycle rules.
+_PART_BYTES = 64 << 20
+
+#: Error codes that are about one object. All others (and there are many, each server
+#: has its own) come from the set-up or the moment: they hold the queue up, with their
+#: text, until somebody puts it right.
+_OBJECT_FAULTS = frozenset(
+    {
+        "EntityTooLarge",
+        "KeyTooLongError",
+        "MetadataTooLarge",
+        "XMinioInvalidObjectName",
+        "XMinioObjectExistsAsDirectory",
+        "XMinioParentIsObject",
+    }
+)
+_CHECK_DELETE = (
+    "this key may not delete: compaction and `meshtasks doctor` need s3:DeleteObject, "
+    "archiving does not; nothing is lost, replaced files stay where they are"
+)
+#: What Go's servers, MinIO's too, answer to plain HTTP where they speak TLS.
+_WANTS_TLS = "HTTP request to an HTTPS server"
+_SPEAKS_TLS = "the server speaks TLS: set MESH_MINIO_SECURE=true"
+_HIGHEST_PORT = 65_535
+#: Host and port; an IPv6 address stands in brackets.
+_ENDPOINT = re.compile(
+    r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
+    r"(:(?P<port>[0-9]{1,5}))?"
+)
+_USER_METADATA = "x-amz-meta-"
+_CONTENT_TYPES = {
+    ".zst": "application/zstd",
+    ".parquet": "application/vnd.apache.parquet",
+}
+_CHECK_KEYS = "check MESH_MINIO_ACCESS_KEY and MESH_MINIO_SECRET_KEY"
+_CHECK_SERVICE = "is MESH_MINIO_ENDPOINT an S3 service?"
+_CHECK_REGION = "set MESH_MINIO_REGION to the region of the bucket"
+_WHAT_TO_DO = {
+    "AccessDenied": (
+        f"{_CHECK_KEYS}, and that this key has s3:ListBucket of the bucket, "
+        "s3:GetObject and s3:PutObject of what is in it"
+    ),
+    "AuthorizationHeaderMalformed": _CHECK_REGION,
+    "InvalidAccessKeyId": _CHECK_KEYS,
+    "PermanentRedirect": _CHECK_REGION,
+    "SignatureDoesNotMatch": _CHECK_KEYS,
+    "NoSuchBucket": "create the bucket, or correct MESH_ARCHIVE_URL",
+    "RequestTimeTooSkewed": "set this machine's clock, or the server's",
+}
+
+
+class S3Store(ObjectStore):
+    """Objects of one bucket.
+
+    The bucket must exist: to make one for a mistyped name would split the archive,
+    and a key that may only write objects could not.
+
+    Args:
+        bucket: its name.
+        endpoint: ``host:port`` of the service.
+        access_key: names the key to sign with.
+        secret_key: the key.
+        secure: speak TLS.
+        region: of the bucket; if it were not named, the server would be asked, which
+            not every key may.
+
+    Raises:
+        ConfigError: an argument cannot be right; names its variable.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        endpoint: str,
+        access_key: str,
+        secret_key: str,
+        secure: bool,
+        region: str = "us-east-1",
+    ) -> None:
+        if not access_key or not secret_key:
+            missing = "SECRET" if access_key else "ACCESS"
+            variable = f"MESH_MINIO_{missing}_KEY"
+            expected = "the key for the bucket of MESH_ARCHIVE_URL; it is not set"
+            raise ConfigError("environment", variable, expected)
+        self._bucket = bucket
+        self._endpoint = endpoint
+        self._secure = secure
+        found = _ENDPOINT.fullmatch(endpoint)
+        if not found or not 0 < int(found["port"] or 9000) <= _HIGHEST_PORT:
+            expected = (
+                f"host:port, not {endpoint!r}; http:// or https:// is what "
+                "MESH_MINIO_SECURE says"
+            )
+            raise ConfigError("environment", "MESH_MINIO_ENDPOINT", expected)
+        self._http = pool_manager(
+            maxsize=_CONNECTIONS, timeout=_TIMEOUT, retries=_RETRY
+        )
+        try:
+            check_bucket_name(bucket, strict=True)
+        except ValueError as error:
+            expected = f"s3:// and the name of a bucket alone ({error})"
+            raise ConfigError("environment", "MESH_ARCHIVE_URL", expected) from error
+        self._probe_http = pool_manager(
+            maxsize=1, timeout=_PROBE_TIMEOUT, retries=_RETRY
+        )
+
+        def client(http: urllib3.PoolManager) -> Minio:
+            return Minio(
+                endpoint,
+                access_key=access_key,
+                secret_key=secret_key,
+                secure=secure,
+                region=region,
+                http_client=http,
+            )
+
+        try:
+            self._client = client(self._http)
+            self._probe_client = client(self._probe_http)
+        except ValueError as error:
+            expected = f"host:port, not {endpoint!r} ({error})"
+            raise ConfigError("environment", "MESH_MINIO_ENDPOINT", expected) from error
+
+    @override
+    @timed(SINK)
+    def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
+        check_name(name)
+        with self._faults(name):
+            stored = self._client.put_object(
+                self._bucket,
+                name,
+                io.BytesIO(data),
+                len(data),
+                content_type=_content_type(name),
+                metadata=dict(metadata),
+                part_size=_PART_BYTES,
+            )
+        self._require_tag(stored.etag)
+
+    @override
+    def stat(self, name: str) -> ObjectInfo | None:
+        check_name(name)
+        with self._faults(name):
+            try:
+                found = self._client.stat_object(self._bucket, name)
+            except S3Error as error:
+                if error.code != "NoSuchKey":
+                    raise
+                self.probe()  # without its bucket the object is not known to be away
+                return None
+        self._require_tag(found.etag)
+        return ObjectInfo(name, found.size or 0)
+
+    @override
+    def read(self, name: str) -> StoredObject:
+        check_name(name)
+        with self._faults(name):
+            try:
+                response = self._client.get_object(self._bucket, name)
+            except S3Error as error:
+                if error.code == "NoSuchKey":
+                    raise no_such_object(name) from error
+                raise
+            try:
+                self._require_tag(response.headers.get("ETag"))
+                data = response.read()
+            finally:
+                response.close()
+                response.release_conn()
+        metadata = {
+            key.lower().removeprefix(_USER_METADATA): value
+            for key, value in response.headers.items()
+            if key.lower().startswith(_USER_METADATA)
+        }
+        return StoredObject(data, metadata)
+
+    @override
+    def delete(self, name: str) -> None:
+        check_name(name)
+        with self._faults(name):
+            try:
+                self._client.remove_object(self._bucket, name)
+            except S3Error as error:
+                if error.code == "AccessDenied":
+                    raise self._unavailable(error.code, _CHECK_DELETE) from error
+                raise
+
+    @override
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        with self._faults(prefix):
+            for found in self._client.list_objects(
+                self._bucket, prefix=prefix, recursive=True
+            ):
+                yield ObjectInfo(found.object_name or "", found.size or 0)
+
+    @override
+    def probe(self) -> None:
+        with self._faults(""):
+            exists = self._probe_client.bucket_exists(self._bucket)
+        if not exists:
+            raise self._unavailable("NoSuchBucket", _WHAT_TO_DO["NoSuchBucket"])
+
+    @override
+    def close(self) -> None:
+        self._http.clear()
+        self._probe_http.clear()
+
+    @contextmanager
+    def _faults(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except S3Error as error:
+            code = error.code or f"status {error.response.status}"
+            if code in _OBJECT_FAULTS:
+                message = f"object {name!r}: refused by S3: {code}: {error.message}"
+                raise SinkRejected(message) from error
+            wait = retry_after_seconds(error.response.headers.get("Retry-After"))
+            advice = _WHAT_TO_DO.get(code) or error.message or "no further text"
+            raise self._unavailable(code, advice, wait) from error
+        except (InvalidResponseError, ParseError, ValueError) as error:
+            text = f"the answer is not S3's: {masked(str(error))[:200]}"
+            advice = _SPEAKS_TLS if _WANTS_TLS in str(error) else _CHECK_SERVICE
+            raise self._unavailable(text, advice) from error
+        except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+            text = f"{type(error).__name__}: {error}"
+            raise self._unavailable(text, self._advice_on(text)) from error
+
+    def _advice_on(self, fault: str) -> str:
+        """What to do about a fault of the connection. Never to turn TLS off because
+        the server is away, or because nobody vouches for its certificate."""
+        if "CERTIFICATE_VERIFY_FAILED" in fault or "CertificateError" in fault:
+            return "name the CA's certificate in MESH_CA_FILE; it must be for this host"
+        if self._secure and (
+            "WRONG_VERSION_NUMBER" in fault or "RECORD_LAYER" in fault
+        ):
+            return "MESH_MINIO_SECURE is true, but the server speaks no TLS"
+        return "is it running there, and reachable? MESH_MINIO_ENDPOINT says where"
+
+    def _require_tag(self, etag: str | None) -> None:
+        """S3 gives every object a tag; a page that stands in its place has none.
+
+        Raises:
+            SinkUnavailable: there is none.
+        """
+        if not etag:
+            raise self._unavailable("the answer is not S3's: no ETag", _CHECK_SERVICE)
+
+    def _unavailable(
+        self, fault: str, advice: str, retry_after_seconds: float | None = None
+    ) -> SinkUnavailable:
+        message = f"S3 at {self._endpoint}, bucket {self._bucket!r}: {fault} ({advice})"
+        return SinkUnavailable(SINK, message, retry_after_seconds)
+
+
+def _content_type(name: str) -> str:
+    suffix = PurePosixPath(name).suffix
+    return _CONTENT_TYPES.get(suffix, "application/octet-stream")

@@ -1,0 +1,144 @@
+"""Which function handles which queue, and what it needs to do so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from msgspec import Struct
+from typing_extensions import TypedDict, Unpack
+
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.outcome import Dead, Outcome
+from meshtasks.records.envelope import Envelope
+
+if TYPE_CHECKING:
+    from meshtasks.config.settings import Settings
+    from meshtasks.flows.sinks import Sinks
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[R]):
+    """The valid records of one batch of messages, in order of arrival.
+
+    Attributes:
+        queue: the queue they were consumed from.
+        records: the records; an array message gives several.
+        envelopes: for each record, the message it came in (same length).
+        places: for each record, its place in that message's array (same length);
+            None if the message is no array.
+    """
+
+    queue: str
+    records: list[R]
+    envelopes: list[Envelope]
+    places: list[int | None]
+
+
+Handle = Callable[[Batch[Any], "Sinks"], list[Outcome]]
+
+#: Valid records that a handler will find dead before it does anything, by place; given
+#: the records, the message each came in, and the settings.
+Refuses = Callable[[Sequence[Any], Sequence[Envelope], "Settings"], Mapping[int, Dead]]
+
+
+#: What is published beside the dead letter when the worker gives a message up; given
+#: the message (its body is the JSON of the records that failed), why, and the settings.
+GivesUp = Callable[[Envelope, str, "Settings"], Sequence[Outgoing]]
+
+
+def _refuses_none(*_: object) -> Mapping[int, Dead]:
+    return {}
+
+
+def _says_nothing(*_: object) -> Sequence[Outgoing]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """Work that is due by the clock, not by a message.
+
+    The worker runs it once a second, and after every batch of its handlers, in a
+    thread of the consuming process; so it must not take much when nothing is due.
+
+    Attributes:
+        run: does what is due. A worker may be killed meanwhile, and those of one
+            host run it side by side: what it does must stand both.
+        check: refuses settings that :meth:`run` could not work with.
+    """
+
+    run: Callable[[Sinks], None]
+    check: Callable[[Settings], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A handler and what the worker must know of it.
+
+    Attributes:
+        queue: the queue it handles; also the name of its Celery task.
+        handle: gives one outcome per record of the batch, in order.
+        record: type that each JSON object is validated into (a pydantic model
+            or anything else ``TypeAdapter`` takes).
+        sinks: names of the sinks it writes to; when the circuit of one of them
+            opens, the queue is not consumed.
+        bare_value: a body that is a bare JSON number stands for
+            ``{"value": number}``.
+        telegraf: a body may also be what Telegraf makes of metrics: an object whose
+            member ``metrics`` is an array of them, or line protocol.
+        timer: what else there is to do while its queue is consumed.
+        refuses: the part of :attr:`handle` that tells bad records, for those who
+            want to know beforehand.
+        struct: what :attr:`handle` is given instead of ``record``: a faster reader of
+            the usual records, which must refuse whatever ``record`` would.
+        gives_up: whom else to tell of a message that is dead after its last retry. It
+            runs in the consuming process and must not raise, whatever the body is.
+    """
+
+    queue: str
+    handle: Handle
+    record: Any
+    sinks: tuple[str, ...]
+    bare_value: bool = False
+    telegraf: bool = False
+    timer: Timer | None = None
+    refuses: Refuses = _refuses_none
+    struct: type[Struct] | None = None
+    gives_up: GivesUp = _says_nothing
+
+
+HANDLERS: dict[str, Handler] = {}
+
+
+class Options(TypedDict, total=False):
+    """What :class:`Handler` has a default for."""
+
+    bare_value: bool
+    telegraf: bool
+    timer: Timer | None
+    refuses: Refuses
+    struct: type[Struct] | None
+    gives_up: GivesUp
+
+
+def handles(
+    queue: str, *, record: Any, sinks: tuple[str, ...], **options: Unpack[Options]
+) -> Callable[[Handle], Handle]:
+    """Register the decorated function as the handler of ``queue``.
+
+    Raises:
+        ValueError: the queue has a handler already.
+    """
+
+    def register(handle: Handle) -> Handle:
+        if queue in HANDLERS:
+            message = f"queue {queue} already has a handler"
+            raise ValueError(message)
+        HANDLERS[queue] = Handler(queue, handle, record, sinks, **options)
+        return handle
+
+    return register

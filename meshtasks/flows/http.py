@@ -1,0 +1,214 @@
+"""Requests to services that may be anything: bounded in time and size.
+
+urllib3 limits how long each read may take, so a server that sends a byte a second
+holds its client for as long as it likes. Here the read timeout is that of the whole
+answer, with a second more for each 64 KiB of it: who sends a large object may.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import re
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+import urllib3
+from typing_extensions import override
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, ProtocolError
+
+from meshtasks.flows.circuit import LONGEST_ASKED_SECONDS
+
+CONNECT_TIMEOUT_SECONDS = 3.0
+
+_BYTES_A_SECOND = 64 << 10
+_CHUNK_BYTES = 64 << 10
+_ANSWER_LIMIT_BYTES = 8 << 20
+
+#: How a page begins, comments and the like left out.
+_PAGE = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
+    rb"<(?:!doctype\s+html|html|head|body|title|meta|script|center|h1)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+class Answer(NamedTuple):
+    """What a service answered.
+
+    Attributes:
+        body: its beginning, 8 MiB at most.
+        whole: false if the body broke off before its end.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    whole: bool
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode("utf-8", "replace")
+
+    @property
+    def is_page(self) -> bool:
+        """Whether it is a page for people: of a proxy, a portal, a login. The type in
+        the header does not tell: many a small server calls every text HTML."""
+        return _PAGE.match(self.body[:4096].removeprefix(b"\xef\xbb\xbf")) is not None
+
+    @property
+    def retry_after_seconds(self) -> float | None:
+        """How long it asks us to wait, if it does."""
+        return retry_after_seconds(self.headers.get("Retry-After"))
+
+
+def pool_manager(**options: Any) -> urllib3.PoolManager:
+    """Connections whose answers are bounded in time; options as of ``PoolManager``."""
+    manager = urllib3.PoolManager(**options)
+    bound_in_time(manager)
+    return manager
+
+
+def bound_in_time(manager: urllib3.PoolManager) -> None:
+    """Bound the answers of connections that somebody else's client makes."""
+    manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+def request(
+    pool: urllib3.PoolManager,
+    method: str,
+    url: str,
+    *,
+    timeout_seconds: float,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    repeatable: bool = False,
+) -> Answer:
+    """One request, without following redirects.
+
+    Args:
+        pool: of :func:`pool_manager`.
+        timeout_seconds: longest wait for the answer, all of it.
+        repeatable: it may be made again at once, on a new connection, when the
+            service closed the kept one meanwhile, as it does when it is restarted.
+
+    Raises:
+        HTTPError: there was no answer in time.
+    """
+    connect_seconds = min(CONNECT_TIMEOUT_SECONDS, timeout_seconds)
+    timeout = urllib3.Timeout(connect=connect_seconds, read=timeout_seconds)
+
+    def once() -> urllib3.BaseHTTPResponse:
+        return pool.request(
+            method,
+            url,
+            body=body,
+            headers=headers,
+            timeout=timeout,
+            retries=False,
+            redirect=False,
+            preload_content=False,
+        )
+
+    try:
+        response = once()
+    except ProtocolError:
+        if not repeatable:
+            raise
+        response = once()
+    return answer_in(response)
+
+
+def answer_in(response: urllib3.BaseHTTPResponse) -> Answer:
+    """The answer in a response whose body has not been read."""
+    said, whole = bytearray(), True
+    try:
+        while len(said) < _ANSWER_LIMIT_BYTES:
+            chunk = response.read1(_CHUNK_BYTES)
+            if not chunk:
+                response.release_conn()  # read to its end: to be used again
+                break
+            said += chunk
+    except HTTPError:
+        whole = False
+    finally:
+        response.close()
+    return Answer(response.status, response.headers, bytes(said), whole)
+
+
+def retry_after_seconds(value: str | None) -> float | None:
+    """How long a service asks us to wait: its ``Retry-After``.
+
+    Args:
+        value: the header: seconds or a date (RFC 9110, section 10.2.3).
+
+    Returns:
+        Seconds, five minutes at most; None where there is no such header or it says
+        neither.
+    """
+    if not value:
+        return None
+    if value.strip().isdecimal():
+        wait = float(value)
+    else:
+        try:
+            wait = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return min(max(0.0, wait), LONGEST_ASKED_SECONDS)
+
+
+class _InTime(io.RawIOBase):
+    """A socket's bytes until a deadline, which each byte puts off a little."""
+
+    def __init__(self, file: Any, sock: Any) -> None:
+        self._file = file
+        self._sock = sock
+        self._deadline = time.monotonic() + (sock.gettimeout() or float("inf"))
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            message = "the answer took too long"
+            raise TimeoutError(message)
+        if left < float("inf"):
+            self._sock.settimeout(left)
+        count = int(self._file.readinto(buffer) or 0)
+        self._deadline += count / _BYTES_A_SECOND
+        return count
+
+    @override
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_InTime(self.fp.detach(), sock))
+
+
+class _HTTPConnection(HTTPConnection):
+    response_class = _Response
+
+
+class _HTTPSConnection(HTTPSConnection):
+    response_class = _Response
+
+
+class _HTTPPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection

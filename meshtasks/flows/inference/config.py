@@ -1,0 +1,273 @@
+"""The AI pipeline: what is made of the results of each model (config/models.yaml).
+
+A result becomes a metric, ``inference``, with the tags and fields that models.yaml
+names, one for each row of a batch; and from there on it is treated as a metric: one
+point, and rules that watch its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
+
+from meshtasks.config.faults import fault, refuse_all
+from meshtasks.errors import InvalidMessage, SchemaMismatch
+from meshtasks.flows.inference.requests import ModelName
+from meshtasks.flows.inference.results import InferenceResult
+from meshtasks.flows.inference.tensors import JsonTensor, tensor_of
+from meshtasks.flows.metrics.transform import transform as transform_metrics
+from meshtasks.flows.readings.transform import Transformed
+from meshtasks.outcome import Dead
+from meshtasks.records.envelope import Envelope
+from meshtasks.records.models import Metric, Number, explain
+from meshtasks.rules.config import RuleBook, ThresholdRule
+
+#: Measurement of the points.
+MEASUREMENT = "inference"
+#: Fields of every point: whether the model answered, and how long it took.
+OK, LATENCY = "ok", "latency_ms"
+
+_Name = Annotated[str, Field(pattern=r"^[^\s_\\][^\\\x00-\x1f\x7f]*$", max_length=100)]
+_NUMBERS: TypeAdapter[list[float]] = TypeAdapter(list[Number])
+
+
+class Score(BaseModel):
+    """Numbers of one output that become fields.
+
+    Attributes:
+        output: name of the output.
+        field: name of the field, where each row is one number; the output's name
+            when not given.
+        labels: names of the numbers in a row, in their order, where there are
+            several: each becomes a field of that name.
+        top_k: of those, only so many, the largest.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: Annotated[str, Field(min_length=1)]
+    field: _Name | None = None
+    labels: tuple[_Name, ...] = ()
+    top_k: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _is_one_or_labelled(self) -> Self:
+        if self.labels and self.field is not None:
+            message = "expected field or labels, not both"
+            raise ValueError(message)
+        if self.top_k is not None and self.top_k > len(self.labels):
+            message = f"top_k is {self.top_k}, but there are {len(self.labels)} labels"
+            raise ValueError(message)
+        return self
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields it can give."""
+        return self.labels or (self.field or self.output,)
+
+    def rows(self, output: JsonTensor) -> Iterator[dict[str, float]]:
+        """The fields of each row of its output.
+
+        Raises:
+            SchemaMismatch: the output is not what models.yaml says.
+        """
+        names = self.fields
+        try:
+            values = _NUMBERS.validate_python(output["data"])
+        except ValidationError as error:
+            message = f"output {self.output}: value {explain(error)}"
+            raise SchemaMismatch(message) from error
+        shape, width = output["shape"], len(names)
+        rows = shape[0] if len(shape) > 1 or (shape and width == 1) else 1
+        if len(values) != rows * width:
+            message = (
+                f"output {self.output}: expected rows of {width} (models.yaml), "
+                f"got the shape {shape}"
+            )
+            raise SchemaMismatch(message)
+        for start in range(0, len(values), width):
+            scores = list(zip(names, values[start : start + width], strict=True))
+            if self.top_k is not None:
+                scores.sort(key=lambda score: score[1], reverse=True)
+            yield dict(scores[: self.top_k])
+
+
+def _of_results(rule: object) -> object:
+    """A threshold rule of models.yaml need not say that it is one, nor of what."""
+    if not isinstance(rule, dict):
+        return rule
+    if given := {"type", "routing_key", "metric", "sensors"} & rule.keys():
+        message = f"{min(map(str, given))} has no place here"
+        raise ValueError(message)
+    whole = {"type": "threshold", "routing_key": "#", "metric": MEASUREMENT}
+    return {**whole, **rule}
+
+
+class ModelSteps(BaseModel):
+    """What is made of the results of one model.
+
+    Attributes:
+        tags: fields of the result that say what it is about; its own tags are these
+            and ``model``.
+        scores: numbers that become fields.
+        alerts: threshold rules on these fields, as in rules.yaml.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tags: tuple[_Name, ...] = ()
+    scores: tuple[Score, ...] = ()
+    alerts: tuple[Annotated[ThresholdRule, BeforeValidator(_of_results)], ...] = ()
+
+    @model_validator(mode="after")
+    def _has_fields_of_its_own(self) -> Self:
+        fields = [field for score in self.scores for field in score.fields]
+        taken = [*fields, OK, LATENCY]
+        if twice := {name for name in fields if taken.count(name) > 1}:
+            message = f"a field must be given once; twice: {', '.join(sorted(twice))}"
+            raise ValueError(message)
+        for rule in self.alerts:
+            if rule.field not in taken:
+                message = (
+                    f"the alert {rule.name} watches the field {rule.field}; "
+                    f"expected one of {', '.join(taken)}"
+                )
+                raise ValueError(message)
+        return self
+
+    def rows(self, result: InferenceResult) -> list[dict[str, float]]:
+        """The fields of each row of a result; at least one row.
+
+        Raises:
+            SchemaMismatch: the outputs are not what models.yaml says.
+        """
+        outputs = {each["name"]: each for each in result.get("outputs") or ()}
+        rows: list[dict[str, float]] = []
+        for score in self.scores:
+            if score.output not in outputs:
+                message = f"outputs: models.yaml names {score.output}; it is missing"
+                raise SchemaMismatch(message)
+            found = list(score.rows(outputs[score.output]))
+            if rows and len(rows) != len(found):
+                message = (
+                    f"outputs: {len(rows)} and {len(found)} rows; expected as many"
+                )
+                raise SchemaMismatch(message)
+            rows = [
+                {**row, **more}
+                for row, more in zip(rows or [{}] * len(found), found, strict=True)
+            ]
+        return rows or [{}]
+
+
+class ModelBook(BaseModel):
+    """config/models.yaml.
+
+    Attributes:
+        answer_timeout_seconds: how long a model may take to answer.
+        models: name → what is made of its results. Of a model that is not named
+            there are points of its latency.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    answer_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    models: dict[ModelName, ModelSteps] = {}
+
+    @cached_property
+    def rules(self) -> RuleBook:
+        """The alerts of all models, each watching its model's results only."""
+        rules = (
+            rule.model_copy(update={"tags": {**rule.tags, "model": name}})
+            for name, steps in self.models.items()
+            for rule in steps.alerts
+        )
+        return RuleBook(rules=tuple(rules))
+
+    @model_validator(mode="after")
+    def _has_unique_alerts(self) -> Self:
+        refuse_all(type(self).__name__, self._repeated_alerts())
+        return self
+
+    def _repeated_alerts(self) -> Iterator[InitErrorDetails]:
+        seen: set[str] = set()
+        for model, steps in self.models.items():
+            for place, rule in enumerate(steps.alerts):
+                if rule.name in seen:
+                    reason = f"rule names must be unique; twice: {rule.name}"
+                    yield fault(reason, "models", model, "alerts", place, "name")
+                seen.add(rule.name)
+
+
+def transform(
+    results: Sequence[InferenceResult], envelopes: Sequence[Envelope], book: ModelBook
+) -> Transformed:
+    """Results as metrics: points, and the samples that rules watch.
+
+    Args:
+        results: the results.
+        envelopes: the message each came in.
+        book: what is made of the results of each model.
+
+    Returns:
+        As of metrics; a result of several rows has as many points.
+    """
+    metrics: list[Metric] = []
+    places: list[int] = []
+    dead: dict[int, Dead] = {}
+    for place, result in enumerate(results):
+        try:
+            found = _metrics(result, book.models.get(result["model"], ModelSteps()))
+        except InvalidMessage as error:
+            dead[place] = Dead(str(error), type(error).__name__)
+            continue
+        metrics += found
+        places += [place] * len(found)
+    origins = [envelopes[place] for place in places]
+    points = transform_metrics(metrics, origins, book.rules)
+    dead |= {places[index]: why for index, why in points.dead.items()}
+    return points._replace(indices=[places[each] for each in points.indices], dead=dead)
+
+
+def _metrics(result: InferenceResult, steps: ModelSteps) -> list[Metric]:
+    tags = _tags(result, steps)
+    timestamp = result.get("timestamp")
+    if result.get("error") is not None:
+        fields: dict[str, Any] = {OK: False}
+        return [_metric(tags, fields, timestamp)]
+    if result.get("outputs") is None:
+        message = "outputs: this field is missing, and there is no error either"
+        raise SchemaMismatch(message)
+    for output in result["outputs"] or ():
+        tensor_of(output)  # refuses what is none
+    rows = steps.rows(result)
+    common = {OK: True, LATENCY: result.get("latency_ms")}
+    return [
+        _metric(
+            tags if len(rows) == 1 else {**tags, "row": row},
+            {**common, **scores},
+            timestamp,
+        )
+        for row, scores in enumerate(rows)
+    ]
+
+
+def _tags(result: Mapping[str, Any], steps: ModelSteps) -> dict[str, Any]:
+    named = {name: result.get(name) for name in steps.tags}
+    return {**named, "model": result["model"]}
+
+
+def _metric(tags: dict[str, Any], fields: dict[str, Any], timestamp: Any) -> Metric:
+    return {"name": MEASUREMENT, "fields": fields, "tags": tags, "timestamp": timestamp}

@@ -1,0 +1,151 @@
+"""Tensors as they come in JSON and go out in it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Annotated, Any, NamedTuple, Required
+
+from pydantic import FailFast, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from meshtasks.errors import SchemaMismatch, SinkRejected
+from meshtasks.records.models import explain
+
+Size = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+#: As many axes as servers of models know.
+_AXES_LIMIT = 32
+Shape = Annotated[list[Size], Field(max_length=_AXES_LIMIT, fail_fast=True)]
+
+
+class JsonTensor(TypedDict, total=False):
+    """A tensor in a message.
+
+    Attributes:
+        name: of the input or output.
+        shape: its size along each axis, of the batch first where there is one.
+        datatype: ``FP32``, ``INT64``, ``BYTES`` …
+        data: its values in row-major order, in one array or nested as the shape;
+            of ``BYTES`` texts, of ``BOOL`` true and false.
+    """
+
+    name: Required[Annotated[str, Field(min_length=1, max_length=255)]]
+    shape: Required[Shape]
+    datatype: Required[Annotated[str, Field(max_length=16)]]
+    data: Required[list[Any]]
+
+
+#: Tensors of a message; the first fault is enough to tell.
+JsonTensors = Annotated[list[JsonTensor], Field(fail_fast=True)]
+
+
+class Tensor(NamedTuple):
+    """A tensor whose values are known to fit its datatype and shape.
+
+    Attributes:
+        data: in row-major order; ``bytes`` for ``BYTES``.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: list[Any]
+
+
+def _integers(low: int, beyond: int) -> Any:
+    value = Annotated[int, Field(strict=True, ge=low, lt=beyond)]
+    return Annotated[list[value], FailFast()]
+
+
+def _floats(largest: float) -> Any:
+    """Floats of at most this size: a larger one would become infinite."""
+    value = Annotated[
+        float, Field(strict=True, allow_inf_nan=False, ge=-largest, le=largest)
+    ]
+    return Annotated[list[value], FailFast()]
+
+
+_LISTS: dict[str, Any] = {
+    "BOOL": Annotated[list[Annotated[bool, Field(strict=True)]], FailFast()],
+    "UINT8": _integers(0, 2**8),
+    "UINT16": _integers(0, 2**16),
+    "UINT32": _integers(0, 2**32),
+    "UINT64": _integers(0, 2**64),
+    "INT8": _integers(-(2**7), 2**7),
+    "INT16": _integers(-(2**15), 2**15),
+    "INT32": _integers(-(2**31), 2**31),
+    "INT64": _integers(-(2**63), 2**63),
+    "FP16": _floats(65_504.0),
+    "FP32": _floats((2 - 2**-23) * 2.0**127),
+    "FP64": _floats(sys.float_info.max),
+    "BYTES": Annotated[list[Annotated[str, Field(strict=True)]], FailFast()],
+}
+_VALUES: dict[str, TypeAdapter[list[Any]]] = {
+    datatype: TypeAdapter(values) for datatype, values in _LISTS.items()
+}
+
+#: The datatypes whose values JSON can carry.
+DATATYPES = frozenset(_VALUES)
+_FLOATS = frozenset({"FP16", "FP32", "FP64"})
+
+
+def tensor_of(given: JsonTensor) -> Tensor:
+    """The tensor in a message.
+
+    Raises:
+        SchemaMismatch: its values do not fit its shape or its datatype.
+    """
+    name, datatype, shape = given["name"], given["datatype"], tuple(given["shape"])
+    values = _flat(given["data"], shape)
+    if values is None:
+        message = f"{name}: data is nested otherwise than the shape {list(shape)}"
+        raise SchemaMismatch(message)
+    if len(values) != math.prod(shape):
+        message = (
+            f"{name}: the shape {list(shape)} holds {math.prod(shape)} values, "
+            f"got {len(values)}"
+        )
+        raise SchemaMismatch(message)
+    if datatype not in _VALUES:
+        known = ", ".join(_VALUES)
+        message = f"{name}: expected one of the datatypes {known}, got {datatype}"
+        raise SchemaMismatch(message)
+    try:
+        data = _VALUES[datatype].validate_python(values)
+    except ValidationError as error:
+        message = f"{name}: value {explain(error)}"
+        raise SchemaMismatch(message) from error
+    if datatype == "BYTES":
+        data = [text.encode() for text in data]
+    return Tensor(name, datatype, shape, data)
+
+
+def json_tensor(tensor: Tensor) -> JsonTensor:
+    """A model's output, fit for a message.
+
+    Raises:
+        SinkRejected: it holds what JSON cannot carry.
+    """
+    name, datatype, shape, data = tensor
+    if datatype == "BYTES":
+        try:
+            data = [value.decode() for value in data]
+        except UnicodeDecodeError as error:
+            message = f"the model's output {name} is not UTF-8 text: {error}"
+            raise SinkRejected(message) from error
+    elif datatype in _FLOATS and not all(map(math.isfinite, data)):
+        message = f"the model's output {name} holds NaN or Infinity, which is not JSON"
+        raise SinkRejected(message)
+    return {"name": name, "shape": list(shape), "datatype": datatype, "data": data}
+
+
+def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
+    """The values in row-major order; None if they are nested in another shape."""
+    if not data or not isinstance(data[0], list):
+        return data
+    level: list[Any] = [data]
+    for size in shape:
+        if any(not isinstance(each, list) or len(each) != size for each in level):
+            return None
+        level = [value for each in level for value in each]
+    return level

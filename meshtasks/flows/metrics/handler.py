@@ -1,0 +1,57 @@
+"""metrics.system and metrics.application: metrics become points and alerts.
+
+One point per metric, one request to the time-series store per batch, which is why
+they come in batches: the request costs as much as a hundred metrics. Then the
+rules that name a field look at it, and the selected metrics go on to the archive.
+
+A rerun is harmless: a point is known by its series and time, rules pass over what
+they have seen, and the archive knows every record by its id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from meshtasks.config.settings import Settings
+from meshtasks.flows.contract import Batch, handles
+from meshtasks.flows.metrics.transform import transform
+from meshtasks.flows.pipeline import store_points
+from meshtasks.flows.readings.transform import Transformed
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import Dead, Outcome
+from meshtasks.records.envelope import Envelope
+from meshtasks.records.models import Metric
+
+_SINKS = ("timeseries", "rule_state")
+
+
+def _read(
+    metrics: Sequence[Metric], envelopes: Sequence[Envelope], settings: Settings
+) -> Transformed:
+    oldest_seconds = settings.kinds.oldest_seconds("metrics")
+    return transform(metrics, envelopes, settings.rules, oldest_seconds)
+
+
+def _refuses(
+    metrics: Sequence[Metric], envelopes: Sequence[Envelope], settings: Settings
+) -> Mapping[int, Dead]:
+    return _read(metrics, envelopes, settings).dead
+
+
+@handles("metrics.system", record=Metric, sinks=_SINKS, refuses=_refuses, telegraf=True)
+def store_system_metrics(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
+    """Store what hosts and devices measure of themselves."""
+    return _store(batch, sinks)
+
+
+@handles(
+    "metrics.application", record=Metric, sinks=_SINKS, refuses=_refuses, telegraf=True
+)
+def store_application_metrics(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
+    """Store what services measure of themselves."""
+    return _store(batch, sinks)
+
+
+def _store(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
+    metrics = _read(batch.records, batch.envelopes, sinks.settings)
+    return store_points(batch, metrics, sinks)

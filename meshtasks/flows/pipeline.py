@@ -1,0 +1,169 @@
+"""What handlers have in common: points, alerts, the archive."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
+from time import time as epoch_now
+from typing import NamedTuple, TypeVar
+
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.errors import MeshError, SinkRejected
+from meshtasks.flows.contract import Batch
+from meshtasks.flows.excerpts import ArchivePolicy, archive_messages, excerpt
+from meshtasks.flows.readings.transform import Transformed
+from meshtasks.flows.sinks import Sinks
+from meshtasks.outcome import DONE, Dead, Outcome, outcome_of
+from meshtasks.records.envelope import Envelope, record_id
+from meshtasks.records.json_text import members_of
+from meshtasks.rules.evaluation import Watched, evaluate
+
+R = TypeVar("R")
+
+ALERTS_EXCHANGE = "alerts"
+
+
+def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Outcome]:
+    """Store the points of a batch, look at them with the rules, and archive the
+    selected records: what one record ends in does not touch the others.
+
+    Args:
+        batch: the batch.
+        points: what has become of it.
+        sinks: the process's sinks.
+    """
+    outcomes: list[Outcome] = [DONE] * len(batch.records)
+    for index, bad in points.dead.items():
+        outcomes[index] = bad
+    try:
+        # a record may have several points
+        stored = dict(zip(points.indices, points.times, strict=True))
+        for place, reason in sinks.timeseries.write(points.lines).items():
+            index = points.indices[place]
+            outcomes[index] = Dead(reason, SinkRejected.__name__)
+            stored.pop(index, None)
+        give_alerts(points.watched, epoch_now(), sinks)
+        send_to_archive(batch, stored, sinks)
+    except MeshError as error:
+        undecided = outcome_of(error)
+        return [undecided if each is DONE else each for each in outcomes]
+    return outcomes
+
+
+def give_alerts(watched: Iterable[Watched], now: float, sinks: Sinks) -> None:
+    """Evaluate the rules, and publish what begins or ends.
+
+    The alerts are confirmed before the new states are stored: a crash in between
+    gives them again with the same message ids, and never swallows one.
+
+    Args:
+        watched: series with their new samples.
+        now: epoch seconds.
+        sinks: the process's sinks.
+    """
+    ruled = [each for each in watched if each.rules]
+    if not ruled:
+        return
+    keys = [each.series.key for each in ruled]
+    with sinks.rule_state.transaction(keys, now) as states:
+        messages: list[Outgoing] = []
+        for series, rules, samples in ruled:
+            state = states.get(series.key)
+            states[series.key], alerts = evaluate(rules, series, state, samples, now)
+            messages += [
+                Outgoing(
+                    ALERTS_EXCHANGE,
+                    alert.routing_key,
+                    alert.model_dump_json().encode(),
+                    message_id=alert.event_id,
+                    timestamp=now,
+                )
+                for alert in alerts
+            ]
+        if messages:
+            sinks.publisher.publish(messages)
+
+
+def send_to_archive(batch: Batch[R], stored: Mapping[int, float], sinks: Sinks) -> None:
+    """Publish excerpts of the messages whose records the archive policy selects.
+
+    Args:
+        batch: the batch.
+        stored: index in the batch → time (epoch seconds) of the records that may
+            be archived, in order.
+        sinks: the process's sinks.
+    """
+    excerpts = list(_excerpts(batch, stored, sinks.settings.archive))
+    if excerpts:
+        messages = archive_messages(excerpts, batch.queue)
+        sinks.publisher.publish([Outgoing(*message) for message in messages])
+
+
+def _excerpts(
+    batch: Batch[R], stored: Mapping[int, float], policy: ArchivePolicy
+) -> Iterator[bytes]:
+    indices, times = list(stored), list(stored.values())
+    origins = [batch.envelopes[index] for index in indices]
+    places = [batch.places[index] for index in indices]
+    end = 0
+    for _, run in groupby(origins, key=id):  # each message's records
+        start, end = end, end + len(list(run))
+        envelope = origins[start]
+        if envelope.is_archived:
+            continue
+        its_times, its_places = times[start:end], places[start:end]
+        chosen = policy.chosen(envelope.routing_key, its_times)
+        if len(chosen) < len(its_times):
+            its_times = [its_times[one] for one in chosen]
+            its_places = [its_places[one] for one in chosen]
+        if its_times:
+            yield excerpt(envelope, its_times, its_places)
+
+
+class Written(NamedTuple):
+    """One record of a batch, as it is identified.
+
+    Attributes:
+        place: in the batch.
+        envelope: the message it came in.
+        id: see :func:`~meshtasks.records.envelope.record_id`.
+        time: epoch seconds; when it was made.
+    """
+
+    place: int
+    envelope: Envelope
+    id: str
+    time: float
+
+
+def written(
+    batch: Batch[R],
+    made: Iterable[tuple[int, float]],
+    is_wanted: Callable[[str], bool],
+) -> Iterator[Written]:
+    """The wanted records of a batch, with the ids that they have in the archive.
+
+    Args:
+        batch: the batch.
+        made: index in the batch and time (epoch seconds) of records, in order.
+        is_wanted: tells by routing key.
+    """
+    envelope: Envelope | None = None
+    wanted = False
+    members: list[bytes] = []
+    twins: Counter[bytes] = Counter()
+    for index, time in made:
+        if batch.envelopes[index] is not envelope:
+            envelope = batch.envelopes[index]
+            wanted = is_wanted(envelope.routing_key)
+            members = members_of(envelope.body) if wanted else []
+            twins = Counter()
+        if not wanted:
+            continue
+        record = members[batch.places[index] or 0]
+        # Twins are told apart by number, not by their place in the array: failed
+        # members are retried without the others, and change places.
+        name = record_id(envelope, record, twins[record], time)
+        twins[record] += 1
+        yield Written(index, envelope, name, time)

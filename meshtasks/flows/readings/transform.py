@@ -1,0 +1,156 @@
+"""Readings of one kind become points in canonical units: pure, and the hot path.
+
+Every reading passes through the loop of :func:`transform`. What does not change
+from one reading of a sensor to the next is looked up once for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from meshtasks.errors import InvalidMessage, SchemaMismatch
+from meshtasks.outcome import Dead
+from meshtasks.records.envelope import Envelope, sensor_of_key
+from meshtasks.records.models import Reading
+from meshtasks.records.points import line_start, lines
+from meshtasks.records.timestamps import UntimedMoments, moment_of, too_old
+from meshtasks.records.units import DECIMALS, IDENTITY, Affine, Quantity
+from meshtasks.rules.config import RuleBook
+from meshtasks.rules.detection import Sample
+from meshtasks.rules.evaluation import Watched
+from meshtasks.rules.series import Series
+
+
+class Transformed(NamedTuple):
+    """A batch of readings or metrics as points.
+
+    Attributes:
+        indices: of the good records in the batch.
+        times: of each good record, epoch seconds.
+        lines: the point of each good record.
+        watched: the samples by routing key and series.
+        dead: index of each bad record → why.
+    """
+
+    indices: list[int]
+    times: list[float]
+    lines: list[str]
+    watched: list[Watched]
+    dead: dict[int, Dead]
+
+
+class _Source(NamedTuple):
+    """Readings that say the same of themselves: of one sensor, in one unit.
+
+    Attributes:
+        start: of their points' lines.
+        affine: the way to the canonical unit; None if they are in it.
+        samples: where the rules that watch them find them; None if none does.
+    """
+
+    start: str
+    affine: Affine | None
+    samples: list[Sample] | None
+
+
+class _Sources:
+    """The sources in a batch."""
+
+    def __init__(self, quantity: Quantity, default_unit: str, rules: RuleBook) -> None:
+        self._quantity = quantity
+        self._default_unit = default_unit
+        self._rules = rules
+        self._watched: dict[tuple[str, str], Watched] = {}
+
+    def watched(self) -> list[Watched]:
+        """The samples by routing key and series."""
+        return [each for each in self._watched.values() if each.samples]
+
+    def of(self, reading: Reading, envelope: Envelope) -> _Source:
+        """The source of a reading.
+
+        Raises:
+            InvalidMessage: it names none, or none that can be.
+        """
+        quantity = self._quantity
+        affine = quantity.affine(reading.unit or self._default_unit)
+        sensor_id = reading.sensor_id
+        if sensor_id is None:
+            sensor_id = sensor_of_key(envelope)
+        location = reading.location or ""
+        start = line_start(quantity, sensor_id, location)
+        samples = None
+        rules = self._rules.matching(envelope.routing_key, sensor_id)
+        if rules and not envelope.is_quiet:
+            series = Series(
+                start, quantity.kind, quantity.canonical_unit, sensor_id, location
+            )
+            place = envelope.routing_key, start
+            watched = self._watched.setdefault(place, Watched(series, rules, []))
+            samples = watched.samples
+        return _Source(start, None if affine is IDENTITY else affine, samples)
+
+
+def transform(
+    readings: Sequence[Reading],
+    envelopes: Sequence[Envelope],
+    quantity: Quantity,
+    default_unit: str,
+    rules: RuleBook,
+    oldest_seconds: float = math.inf,
+) -> Transformed:
+    """Validate what needs the envelope, convert, and name the points; pure.
+
+    Args:
+        readings: the readings.
+        envelopes: the message each came in.
+        quantity: what they are readings of.
+        default_unit: of those that name none.
+        rules: to find those that watch a series.
+        oldest_seconds: an older one is dead, unless its message may be old.
+    """
+    indices: list[int] = []
+    times: list[float] = []
+    starts: list[str] = []
+    values: list[float] = []
+    dead: dict[int, Dead] = {}
+    lowest, highest = quantity.lowest, quantity.highest
+    sources = _Sources(quantity, default_unit, rules)
+    by_key: dict[tuple[str, bool], dict[object, _Source]] = {}
+    untimed = UntimedMoments()
+    origin: Envelope | None = None
+    for index, (reading, envelope) in enumerate(zip(readings, envelopes, strict=True)):
+        if envelope is not origin:  # the members of an array share theirs
+            origin = envelope
+            known = by_key.setdefault((envelope.routing_key, envelope.is_quiet), {})
+        try:
+            said = reading.sensor_id, reading.unit, reading.location
+            source = known.get(said)
+            if source is None:
+                source = known[said] = sources.of(reading, envelope)
+            start, affine, samples = source
+            value = reading.value
+            if affine is not None:
+                value = round(value * affine[0] + affine[1], DECIMALS)
+            if not lowest <= value <= highest:
+                unit = reading.unit or default_unit
+                raise SchemaMismatch(quantity.impossible(value, unit))
+            if reading.timestamp is None:
+                time = untimed.next(start, envelope)
+            else:
+                time = moment_of(reading.timestamp, envelope)
+            if time < envelope.received_at - oldest_seconds and not envelope.may_be_old:
+                raise too_old(time, envelope, oldest_seconds)
+        except InvalidMessage as error:
+            dead[index] = Dead(str(error), type(error).__name__)
+            continue
+        indices.append(index)
+        times.append(time)
+        starts.append(start)
+        values.append(value)
+        if samples is not None:
+            samples.append((time, value))
+    points = lines(starts, values, times)
+    return Transformed(indices, times, points, sources.watched(), dead)

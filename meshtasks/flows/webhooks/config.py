@@ -1,0 +1,254 @@
+"""Workflows: which records start which webhook. The model of config/workflows.yaml,
+and what the calls for one record come to; pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+from typing_extensions import override
+
+from meshtasks.amqp.patterns import topic_matches
+from meshtasks.config.faults import refuse_all, twice
+from meshtasks.config.web import Auth, http_url, is_url_text
+from meshtasks.outcome import DONE, Dead, Done, Outcome, Retry
+
+#: Half of what a batch may take by default, so that one call cannot use it up.
+LONGEST_TIMEOUT_SECONDS = 60.0
+
+#: Moved, not allowed, not registered, which in n8n is also "being saved".
+_OF_THE_SET_UP = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 407})
+
+Scalar = StrictBool | StrictInt | StrictFloat | StrictStr | None
+Limit = Annotated[float, Field(allow_inf_nan=False)]
+FieldPath = Annotated[str, Field(pattern=r"^[^.\s]+(\.[^.\s]+)*$")]
+
+_NEW, _OLD = "new_state", "old_state"
+
+
+class Condition(BaseModel):
+    """What must be true of one value of a record; all that is given must hold.
+
+    A value that is not there counts as null.
+
+    Attributes:
+        field: path to the value: ``motion``, ``new_state.attributes.battery``.
+        equals: it is this; numbers, texts and ``true`` are never equal.
+        any_of: it is one of these (``in`` in the file).
+        above: it is a number above this; text that reads as one is one, because
+            Home Assistant's states are all text.
+        below: it is a number below this.
+        changed: whether it differs from the same value of the old state; for
+            paths in the new state.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    field: FieldPath
+    equals: Scalar = None
+    any_of: Annotated[tuple[Scalar, ...], Field(min_length=1)] | None = Field(
+        default=None, alias="in"
+    )
+    above: Limit | None = None
+    below: Limit | None = None
+    changed: bool | None = None
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if self.model_fields_set == {"field"}:
+            message = "expected equals, in, above, below or changed"
+            raise ValueError(message)
+        if self.changed is not None and self.field.partition(".")[0] != _NEW:
+            message = f"changed is for fields of {_NEW}"
+            raise ValueError(message)
+        return self
+
+    def holds(self, record: Mapping[str, Any]) -> bool:
+        """Whether it is true of this record."""
+        value = _value(record, self.field)
+        if "equals" in self.model_fields_set and not _same(value, self.equals):
+            return False
+        if self.any_of is not None and not any(
+            _same(value, each) for each in self.any_of
+        ):
+            return False
+        if not (self.above is None and self.below is None):
+            number = _number(value)
+            low = -math.inf if self.above is None else self.above
+            high = math.inf if self.below is None else self.below
+            if number is None or not low < number < high:
+                return False
+        if self.changed is None:
+            return True
+        before = _value(record, self.field.replace(_NEW, _OLD, 1))
+        return self.changed != _same(value, before)
+
+
+def _value(record: Mapping[str, Any], path: str) -> Any:
+    value: Any = record
+    for name in path.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal as in JSON, where ``true`` is not ``1``."""
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _url(text: str) -> str:
+    if text.startswith("/") and is_url_text(text):
+        return text
+    return http_url(
+        text, expected="a path such as /webhook/name, or an http or https URL"
+    )
+
+
+class Webhook(BaseModel):
+    """What is called.
+
+    Attributes:
+        url: path on n8n (``MESH_N8N_URL``), or a whole URL.
+        method: HTTP method.
+        auth: header with a secret.
+        timeout_seconds: longest wait for the answer.
+        send: one request per record with the record as its body, or one per batch
+            with an array of ``{"id", "exchange", "routing_key", "time", "record"}``.
+        held_statuses: answers that come from how the webhook is set up, not from the
+            event: its events wait until it answers otherwise.
+        accepts_pages: whether an HTML page with a 2xx is success; else it is taken for
+            a login page or a proxy's, and the events wait.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: Annotated[str, AfterValidator(_url)]
+    method: Literal["POST", "PUT", "PATCH"] = "POST"
+    auth: Auth | None = None
+    timeout_seconds: Annotated[float, Field(gt=0, le=LONGEST_TIMEOUT_SECONDS)] = 10.0
+    send: Literal["record", "batch"] = "record"
+    held_statuses: frozenset[Annotated[int, Field(ge=300, le=499)]] = _OF_THE_SET_UP
+    accepts_pages: bool = False
+
+    @property
+    def is_path(self) -> bool:
+        """Whether the URL is a path on n8n."""
+        return self.url.startswith("/")
+
+
+class Workflow(BaseModel):
+    """Records that match start it.
+
+    Attributes:
+        name: its name in idempotency keys and in the reasons of dead letters.
+        routing_key: topic pattern of the records.
+        when: conditions; all must hold.
+        webhook: what is called.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+    routing_key: Annotated[str, Field(min_length=1)]
+    when: tuple[Condition, ...] = ()
+    webhook: Webhook
+
+
+class WorkflowBook(BaseModel):
+    """config/workflows.yaml; the order of the workflows is that of the calls."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workflows: tuple[Workflow, ...] = ()
+
+    _listening: Callable[[str], tuple[Workflow, ...]] = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _has_unique_names(self) -> Self:
+        names = (workflow.name for workflow in self.workflows)
+        refuse_all(type(self).__name__, twice(names, "workflow", "workflows"))
+        return self
+
+    @override
+    def model_post_init(self, context: object, /) -> None:
+        self._listening = lru_cache(maxsize=16_384)(self._matching)
+
+    def listens_to(self, routing_key: str) -> bool:
+        """Whether records with this routing key may start a workflow."""
+        return bool(self._listening(routing_key))
+
+    def started_by(
+        self, routing_key: str, record: Mapping[str, Any]
+    ) -> tuple[Workflow, ...]:
+        """The workflows that a record starts, in order."""
+        return tuple(
+            workflow
+            for workflow in self._listening(routing_key)
+            if all(condition.holds(record) for condition in workflow.when)
+        )
+
+    def _matching(self, routing_key: str) -> tuple[Workflow, ...]:
+        return tuple(
+            workflow
+            for workflow in self.workflows
+            if topic_matches(workflow.routing_key, routing_key)
+        )
+
+
+def verdict(calls: Iterable[Outcome]) -> Outcome:
+    """What the calls for one record come to.
+
+    While one may still succeed the record is retried, whatever became of the
+    others: those that succeeded are not called again, and those that refused it
+    refuse it again. Then it is dead if any refused it.
+    """
+    retries: list[Retry] = []
+    refusals: list[Dead] = []
+    for call in calls:
+        match call:
+            case Retry():
+                retries.append(call)
+            case Dead():
+                refusals.append(call)
+            case Done():
+                pass
+    if retries:
+        first = next((each for each in retries if each.sink), retries[0])
+        waits = [each.retry_after_seconds or 0.0 for each in retries]
+        return Retry(
+            first.reason,
+            first.error_type,
+            first.sink,
+            max(waits) or None,
+            tried=any(each.tried for each in retries),
+        )
+    if refusals:
+        reasons = "; ".join(each.reason for each in refusals)
+        return Dead(reasons, refusals[0].error_type)
+    return DONE

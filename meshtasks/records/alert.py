@@ -1,0 +1,101 @@
+"""The alert record: what is wrong, or no longer wrong, with what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+
+from meshtasks.outcome import Dead
+from meshtasks.records.envelope import Envelope
+from meshtasks.records.timestamps import InvalidTimestamp, epoch_seconds
+
+#: More labels than anybody routes by.
+LABELS_LIMIT = 100
+
+Severity = Literal["info", "warning", "critical"]
+
+
+def fingerprint_of(source: str, labels: Mapping[str, str]) -> str:
+    """Identity of an alert: 16 hex digits of BLAKE2b over source and labels.
+
+    As in Alertmanager, the text does not count: firing, repeated and resolved
+    are the same alert.
+    """
+    identity = json.dumps([source, sorted(labels.items())], separators=(",", ":"))
+    return hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
+
+
+def _default_fingerprint(fields: dict[str, Any]) -> str:
+    return fingerprint_of(fields["source"], fields["labels"])
+
+
+def _few(labels: object) -> object:
+    if isinstance(labels, dict) and len(labels) > LABELS_LIMIT:
+        message = f"expected at most {LABELS_LIMIT} labels, found {len(labels):,}"
+        raise ValueError(message)
+    return labels
+
+
+class Alert(BaseModel):
+    """One alert; other fields are kept as attributes.
+
+    Attributes:
+        title: one line for people.
+        message: what happened, for people.
+        severity: how urgent it is.
+        source: who says so; dotted words.
+        labels: what it is about; routing and grouping go by them.
+        starts_at: when it began; as far as :func:`misplaced` has nothing against it.
+        resolved: true when it is over.
+        fingerprint: its identity; from source and labels when not given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    title: Annotated[str, Field(min_length=1)]
+    message: str
+    severity: Severity
+    source: Annotated[str, Field(min_length=1)]
+    labels: Annotated[dict[str, str], BeforeValidator(_few)] = {}
+    starts_at: AwareDatetime | None = None
+    resolved: bool = False
+    fingerprint: Annotated[str, Field(min_length=1, max_length=255)] = Field(
+        default_factory=_default_fingerprint
+    )
+
+    @property
+    def event_id(self) -> str:
+        """Id of this piece of news: the same when it is published again."""
+        start = self.starts_at.isoformat() if self.starts_at else ""
+        news = "resolved" if self.resolved else "firing"
+        return f"{self.fingerprint}/{start}/{news}"
+
+    @property
+    def routing_key(self) -> str:
+        """``alerts.<severity>.<source>``."""
+        return f"alerts.{self.severity}.{self.source}"
+
+
+def misplaced(
+    alerts: Iterable[Alert], envelopes: Iterable[Envelope]
+) -> dict[int, Dead]:
+    """The alerts that began when nothing can have begun, by place, and why they are
+    dead: before 2000, or more than a day after they were received.
+
+    Args:
+        alerts: the alerts.
+        envelopes: the message each came in.
+    """
+    dead: dict[int, Dead] = {}
+    for place, (alert, envelope) in enumerate(zip(alerts, envelopes, strict=True)):
+        if alert.starts_at is None:
+            continue
+        try:
+            epoch_seconds(alert.starts_at, envelope.received_at, "starts_at")
+        except InvalidTimestamp as error:
+            dead[place] = Dead(str(error), type(error).__name__)
+    return dead

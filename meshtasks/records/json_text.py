@@ -1,0 +1,215 @@
+"""JSON as text: its parts exactly as they were written."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+from meshtasks.text import clip
+
+#: Numbers are passed over as text: turning them into numbers takes longer, and
+#: fails for one of more than 4,300 digits.
+_SCANNER = json.JSONDecoder(parse_int=str, parse_float=str)
+
+_SEVERAL = 2
+_SPACE = " \t\r\n"
+
+#: Deeper nesting is refused at the door, since every parser behind it has a limit of
+#: its own; this is the lowest that parsers in use are known to have.
+DEPTH_LIMIT = 64
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_STRING = re.compile(rb'"[^"]*"')
+#: Opening brackets are told from closing ones, and nothing else.
+_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NEITHER_BRACKET_NOR_QUOTE = bytes(set(range(256)) - set(b'[]{}"'))
+#: A string, closed or not (possessive, so that none is tried twice), or a token.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[][{},]', re.DOTALL)
+
+#: Every digit as 0, and exponents alike, to find what may be too large a number.
+_DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
+_LONG, _GREAT = b"0" * 200, b"e000"
+
+
+def members_of(body: bytes) -> list[bytes]:
+    """The records in a message's body, each exactly as it was written: the members
+    of an array, or else the body without the white space around it.
+
+    Args:
+        body: JSON in UTF-8, known to be valid.
+    """
+    stripped = body.strip()
+    return array_members(stripped) if stripped[:1] == b"[" else [stripped]
+
+
+def array_members(body: bytes) -> list[bytes]:
+    """The members of a JSON array, each exactly as it was written.
+
+    Args:
+        body: a JSON array; what is not valid inside a member stays in that member.
+
+    Raises:
+        ValueError: it is not an array from its first byte to its last.
+    """
+    try:
+        return _members_of_valid(body.decode("utf-8"))
+    except (ValueError, IndexError, RecursionError):  # it is not valid, or too deep
+        return _members_of_any(body)
+
+
+def _members_of_valid(text: str) -> list[bytes]:
+    members: list[bytes] = []
+    place = _past_space(text, text.index("[") + 1)
+    while text[place : place + 1] != "]":
+        _, end = _SCANNER.raw_decode(text, place)
+        members.append(text[place:end].encode("utf-8"))
+        place = _past_space(text, end)
+        if text[place] == ",":
+            place = _past_space(text, place + 1)
+        elif text[place] != "]":
+            raise ValueError(place)
+    return members
+
+
+def _members_of_any(body: bytes) -> list[bytes]:
+    """The members of an array by its brackets, commas and quotes alone."""
+    stripped = body.strip()
+    members: list[bytes] = []
+    depth = start = 0
+    for token in _TOKEN.finditer(stripped):
+        what = token[0]
+        if what in (b"[", b"{"):
+            depth += 1
+            start = start or token.end()
+        elif what == b"," and depth == 1:
+            members.append(stripped[start : token.start()].strip())
+            start = token.end()
+        elif what in (b"]", b"}"):
+            depth -= 1
+            if depth == 0:
+                if token.end() != len(stripped) or stripped[:1] + what != b"[]":
+                    break
+                members.append(stripped[start : token.start()].strip())
+                return members
+    message = "the brackets of the array do not match"
+    raise ValueError(message)
+
+
+def objects_one_a_line(body: bytes) -> list[bytes]:
+    """The lines of a body that is several JSON objects, one a line (JSON lines,
+    NDJSON), without blank ones; none if it is something else.
+
+    It is JSON lines when its first line is an object by itself, or when each line
+    begins one; so single lines may be damaged, and an object that is written over
+    several lines is not taken for lines.
+
+    Args:
+        body: that begins with ``{``; anything else.
+    """
+    lines = [line for each in body.split(b"\n") if (line := each.strip())]
+    if len(lines) < _SEVERAL:
+        return []
+    if all(line[:1] == b"{" for line in lines) or _is_object(lines[0]):
+        return lines
+    return []
+
+
+def _is_object(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text, parse_int=str, parse_float=str), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def object_member(text: bytes, name: str) -> bytes:
+    """The value of one member of a JSON object, exactly as it was written.
+
+    Args:
+        text: a JSON object in UTF-8, known to be valid and to have the member; the
+            last of that name counts, as it does to parsers.
+        name: of the member.
+    """
+    source = text.decode("utf-8")
+    found = b""
+    place = _past_space(source, source.index("{") + 1)
+    while source[place : place + 1] != "}":
+        key, place = _SCANNER.raw_decode(source, place)
+        start = _past_space(source, _past_space(source, place) + 1)  # past the colon
+        _, place = _SCANNER.raw_decode(source, start)
+        if key == name:
+            found = source[start:place].encode("utf-8")
+        place = _past_space(source, place)
+        if source[place : place + 1] == ",":
+            place = _past_space(source, place + 1)
+    return found
+
+
+def on_one_line(json_text: bytes) -> bytes:
+    """The same JSON without line breaks.
+
+    A raw line break in valid JSON is always white space between tokens (in a
+    string it must be escaped), so a space says the same.
+    """
+    if b"\n" in json_text or b"\r" in json_text:
+        return json_text.replace(b"\n", b" ").replace(b"\r", b" ")
+    return json_text
+
+
+def first_not_json_number(json_text: bytes) -> str | None:
+    """``NaN``, ``Infinity`` or ``-Infinity`` if one stands in the text as a value.
+
+    They are not JSON (RFC 8259, section 6), but common parsers let them pass.
+    """
+    if b"NaN" not in json_text and b"Infinity" not in json_text:
+        return None
+    found: list[str] = []
+    json.loads(json_text, parse_int=str, parse_float=str, parse_constant=found.append)
+    return found[0] if found else None
+
+
+def is_too_deep(json_text: bytes) -> bool:
+    """Whether it is nested deeper than :data:`DEPTH_LIMIT`, brackets that are never
+    closed included. Takes as much memory as the text, however deep that is."""
+    if json_text.count(b"[") + json_text.count(b"{") <= DEPTH_LIMIT:
+        return False
+    if b"\\" in json_text:
+        json_text = _ESCAPE.sub(b"", json_text)
+    skeleton = json_text.translate(_TO_SQUARE, _NEITHER_BRACKET_NOR_QUOTE)
+    skeleton = skeleton.replace(b'""', b"")
+    if b'"' in skeleton:  # strings that hold brackets
+        skeleton = _STRING.sub(b"", skeleton)
+    for _ in range(DEPTH_LIMIT):
+        if not skeleton:
+            return False
+        skeleton = skeleton.replace(b"[]", b"")  # the innermost level
+    return bool(skeleton)
+
+
+def refusal_of(json_text: bytes) -> str | None:
+    """Why a text that parsers take is not taken here; None if nothing is wrong.
+
+    Args:
+        json_text: JSON in UTF-8, valid but for NaN and Infinity.
+    """
+    if is_too_deep(json_text):
+        return f"the body is nested deeper than {DEPTH_LIMIT} levels"
+    if found := first_not_json_number(json_text):
+        return f"the body is not JSON: {found} is not a number there"
+    digits = json_text.translate(_DIGITS, b"+")
+    if _GREAT in digits or _LONG in digits:
+        great: list[str] = []
+
+        def look(number: str) -> None:
+            if not math.isfinite(float(number)):
+                great.append(number)
+
+        json.loads(json_text, parse_int=look, parse_float=look)
+        if great:
+            return f"the number {clip(great[0], 20)} in the body is too large"
+    return None
+
+
+def _past_space(text: str, place: int) -> int:
+    while text[place : place + 1] and text[place] in _SPACE:
+        place += 1
+    return place

@@ -1,0 +1,1 @@
+"""Rules: what they watch, and when they say that something is wrong."""

@@ -1,0 +1,289 @@
+"""Anomaly rules: the model of config/rules.yaml, and what its alerts say.
+
+A rule watches every series whose routing key it matches, narrowed by sensor id, or
+by name, field and tags of a metric. A series is what it is in the time-series
+store: one sensor at one location, or one field of a metric with its tags.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from functools import cached_property, lru_cache
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
+from typing_extensions import override
+
+from meshtasks.amqp.patterns import topic_matches
+from meshtasks.config.faults import refuse_all, twice
+from meshtasks.records.alert import Alert, Severity
+from meshtasks.records.timestamps import utc_of
+from meshtasks.rules.detection import (
+    WINDOW_PARTS,
+    Band,
+    Event,
+    Patience,
+    RuleState,
+    Run,
+    Usual,
+    watch_band,
+    watch_past,
+)
+from meshtasks.rules.series import Series, Tags, Template
+
+
+class _Rule(BaseModel, ABC):
+    """What every rule has.
+
+    Attributes:
+        name: identity of the rule; its alerts have the source ``rules.<name>``.
+        routing_key: topic pattern of the readings or metrics it watches.
+        sensors: patterns (``*``, ``?``) of sensor ids; any one must match. For
+            gateways that publish many sensors with one routing key.
+        metric: pattern of the names of metrics; a rule without it watches sensor
+            readings, a rule with it metrics only.
+        field: which field of the metric; that of a metric with a single value is
+            ``value``.
+        tags: tag → pattern; all must match, and a tag that a metric lacks is empty.
+        hysteresis: how far inside the limits a value must be to resolve the
+            alert, canonical unit.
+        for_seconds: how long values are outside before the alert fires.
+        severity: of its alerts.
+        title: template of the alert's title.
+        message: template of its text while it fires.
+        resolved_message: template of its text when it is over; there is one for
+            readings and one for metrics when it is not given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+    routing_key: Annotated[str, Field(min_length=1)]
+    sensors: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    metric: Annotated[str, Field(min_length=1)] | None = None
+    field: Annotated[str, Field(min_length=1)] = "value"
+    tags: dict[str, str] = {}
+    hysteresis: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    for_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    severity: Severity
+    title: Template
+    message: Template
+    resolved_message: Template | None = None
+
+    @model_validator(mode="after")
+    def _watches_readings_or_metrics(self) -> Self:
+        of_metrics = self.model_fields_set & {"field", "tags"}
+        if of_metrics and self.metric is None:
+            message = f"{min(of_metrics)} is for rules that name a metric"
+            raise ValueError(message)
+        if "sensors" in self.model_fields_set and self.metric is not None:
+            message = "expected metric or sensors, not both"
+            raise ValueError(message)
+        return self
+
+    @cached_property
+    def patience(self) -> Patience:
+        """What it takes to fire and to resolve."""
+        return Patience(self.hysteresis, self.for_seconds)
+
+    def matches(self, routing_key: str, sensor_id: str) -> bool:
+        """Whether the rule watches this sensor."""
+        return (
+            self.metric is None
+            and topic_matches(self.routing_key, routing_key)
+            and any(fnmatchcase(sensor_id, pattern) for pattern in self.sensors)
+        )
+
+    def matches_metric(
+        self, routing_key: str, name: str, tags: Mapping[str, str]
+    ) -> bool:
+        """Whether the rule watches a field of this metric."""
+        return (
+            self.metric is not None
+            and topic_matches(self.routing_key, routing_key)
+            and fnmatchcase(name, self.metric)
+            and all(
+                fnmatchcase(tags.get(tag, ""), pattern)
+                for tag, pattern in self.tags.items()
+            )
+        )
+
+    @abstractmethod
+    def evaluate(self, state: RuleState, run: Run) -> tuple[RuleState, list[Event]]:
+        """Follow a series for a run of samples later than all before.
+
+        Returns:
+            The new state (the old one is not changed), and the alerts that begin
+            or end.
+        """
+
+    def alert(self, series: Series, event: Event) -> Alert:
+        """The alert that an event of this rule stands for."""
+        low, high = event.band
+        time, value = event.sample
+        fields = {
+            "rule": self.name,
+            "kind": series.kind,
+            "sensor_id": series.sensor_id,
+            "location": series.location,
+            "place": series.place,
+            "field": series.field,
+            "tags": Tags(series.tags),
+            "value": value,
+            "unit": series.unit,
+            "limit": high if value > (low + high) / 2 else low,
+            "low": low,
+            "high": high,
+            "minutes": (time - event.since) / 60,
+        }
+        message = self.message if event.firing else self._resolved_message
+        return Alert(
+            # a tag that is missing is empty: ": unusual course" names nothing
+            title=self.title.format_map(fields).lstrip(" :,-").strip() or self.name,
+            message=message.format_map(fields),
+            severity=self.severity,
+            source=f"rules.{self.name}",
+            labels=series.labels | {"rule": self.name},
+            starts_at=utc_of(event.since),
+            resolved=not event.firing,
+        )
+
+    @property
+    def _resolved_message(self) -> str:
+        if self.resolved_message is not None:
+            return self.resolved_message
+        if self.metric is None:
+            return "{place} is back at {value:.1f} {unit}."
+        return "{place}: {kind} {field} is back at {value:g}."
+
+
+class ThresholdRule(_Rule):
+    """Values above ``above`` or below ``below`` (canonical unit) are an alert."""
+
+    type: Literal["threshold"]
+    above: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    below: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _can_fire_and_resolve(self) -> Self:
+        if self.above is None and self.below is None:
+            message = "expected above, below or both"
+            raise ValueError(message)
+        if self.band.low + self.hysteresis > self.band.high - self.hysteresis:
+            message = "no value lies inside above and below by the hysteresis"
+            raise ValueError(message)
+        return self
+
+    @cached_property
+    def band(self) -> Band:
+        """The normal values."""
+        return Band(
+            -math.inf if self.below is None else self.below,
+            math.inf if self.above is None else self.above,
+        )
+
+    @override
+    def evaluate(self, state: RuleState, run: Run) -> tuple[RuleState, list[Event]]:
+        return watch_band(state, run, self.band, self.patience)
+
+
+class DeviationRule(_Rule):
+    """Values far from the series' own mean of the last ``window_seconds``.
+
+    Normal is within ``z_score`` standard deviations and, since a quiet sensor
+    has a tiny one, within ``minimum_deviation`` in any case. What is compared
+    with lies at least a twelfth of the window back. Deviating values become part
+    of the window in turn: a level that stays is normal after a while, and the
+    alert is resolved.
+
+    Attributes:
+        window_seconds: the past that is compared with.
+        minimum_samples: as long as the window holds fewer, nothing is unusual.
+        z_score: standard deviations.
+        minimum_deviation: canonical unit.
+    """
+
+    type: Literal["deviation"]
+    window_seconds: Annotated[float, Field(ge=WINDOW_PARTS, allow_inf_nan=False)]
+    minimum_samples: Annotated[int, Field(ge=2)] = 30
+    z_score: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
+    minimum_deviation: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+    @model_validator(mode="after")
+    def _can_resolve(self) -> Self:
+        if self.hysteresis > self.minimum_deviation:
+            message = "hysteresis must not be larger than minimum_deviation"
+            raise ValueError(message)
+        return self
+
+    @cached_property
+    def usual(self) -> Usual:
+        """What is normal."""
+        return Usual(
+            self.window_seconds,
+            self.minimum_samples,
+            self.z_score,
+            self.minimum_deviation,
+        )
+
+    @override
+    def evaluate(self, state: RuleState, run: Run) -> tuple[RuleState, list[Event]]:
+        return watch_past(state, run, self.usual, self.patience)
+
+
+Rule = ThresholdRule | DeviationRule
+
+
+class RuleBook(BaseModel):
+    """config/rules.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rules: tuple[Annotated[Rule, Field(discriminator="type")], ...] = ()
+
+    _find: Callable[[str, str], tuple[Rule, ...]] = PrivateAttr()
+    _find_for_metric: Callable[..., Mapping[str, tuple[Rule, ...]]] = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _has_unique_names(self) -> Self:
+        names = (rule.name for rule in self.rules)
+        refuse_all(type(self).__name__, twice(names, "rule", "rules"))
+        return self
+
+    @override
+    def model_post_init(self, context: object, /) -> None:
+        self._find = lru_cache(maxsize=16_384)(self._matching)
+        self._find_for_metric = lru_cache(maxsize=16_384)(self._matching_metric)
+
+    def matching(self, routing_key: str, sensor_id: str) -> tuple[Rule, ...]:
+        """The rules that watch a sensor; cached."""
+        return self._find(routing_key, sensor_id)
+
+    def _matching(self, routing_key: str, sensor_id: str) -> tuple[Rule, ...]:
+        return tuple(
+            rule for rule in self.rules if rule.matches(routing_key, sensor_id)
+        )
+
+    def matching_metric(
+        self, routing_key: str, name: str, tags: tuple[tuple[str, str], ...]
+    ) -> Mapping[str, tuple[Rule, ...]]:
+        """The rules that watch a metric, by field; cached."""
+        return self._find_for_metric(routing_key, name, tags)
+
+    def _matching_metric(
+        self, routing_key: str, name: str, tags: tuple[tuple[str, str], ...]
+    ) -> Mapping[str, tuple[Rule, ...]]:
+        by_field: dict[str, tuple[Rule, ...]] = {}
+        for rule in self.rules:
+            if rule.matches_metric(routing_key, name, dict(tags)):
+                by_field[rule.field] = (*by_field.get(rule.field, ()), rule)
+        return by_field

@@ -1,0 +1,99 @@
+"""How long sinks take to answer, and whether they did.
+
+A call noted with :func:`timing` or :func:`timed` is known to whoever listens in this
+thread with :func:`listening`. Calls made in a pool process thus travel back with the
+result of their batch, and no process needs to be asked for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import NamedTuple, ParamSpec, TypeVar
+
+from meshtasks.errors import SinkRejected
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class SinkCall(NamedTuple):
+    """One call of a sink.
+
+    Attributes:
+        sink: its name.
+        seconds: until it returned or raised.
+        failed: it raised.
+        answered: the service did its work, be it to refuse the data: its circuit may
+            close.
+    """
+
+    sink: str
+    seconds: float
+    failed: bool
+    answered: bool = True
+
+
+@dataclass(slots=True)
+class Timing:
+    """A call that is being made.
+
+    Attributes:
+        concerns_sink: whether the call says anything of the sink's own service.
+    """
+
+    concerns_sink: bool = True
+
+
+_calls: ContextVar[list[SinkCall] | None] = ContextVar("sink_calls", default=None)
+
+
+@contextmanager
+def listening() -> Iterator[list[SinkCall]]:
+    """Collect the calls of sinks that this thread makes meanwhile."""
+    calls: list[SinkCall] = []
+    token = _calls.set(calls)
+    try:
+        yield calls
+    finally:
+        _calls.reset(token)
+
+
+@contextmanager
+def timing(sink: str) -> Iterator[Timing]:
+    """Note what is done within as one call of ``sink``."""
+    calls = _calls.get()
+    call = Timing()
+    if calls is None:
+        yield call
+        return
+    failed, answered = True, False
+    began = time.perf_counter()
+    try:
+        yield call
+        failed, answered = False, True
+    except SinkRejected:
+        answered = True
+        raise
+    finally:
+        seconds = time.perf_counter() - began
+        answered = answered and call.concerns_sink
+        calls.append(SinkCall(sink, seconds, failed, answered))
+
+
+def timed(sink: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Note every call of the decorated method as one of ``sink``."""
+
+    def decorate(method: Callable[_P, _R]) -> Callable[_P, _R]:
+        @functools.wraps(method)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            with timing(sink):
+                return method(*args, **kwargs)
+
+        return call
+
+    return decorate

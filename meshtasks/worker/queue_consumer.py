@@ -1,0 +1,189 @@
+"""One queue's way into the worker: its channel, its open batches, its acks.
+
+Every queue has a channel of its own. So a slow queue cannot hold up the acks of
+a fast one, prefetch is per queue, and a delivery's queue is known without looking
+it up by consumer tag.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.queues import QueueSettings
+from meshtasks.flows.contract import Handler
+from meshtasks.worker.acks import AckWatermark
+from meshtasks.worker.adapter import Adapted, adapt
+from meshtasks.worker.batching import Buffer, Tier, tier_of
+from meshtasks.worker.resolution import Settler
+
+logger = get_logger(__name__)
+
+
+class Lane:
+    """Consumes one queue over one connection; a new connection needs a new lane.
+
+    Args:
+        handler: the queue's handler.
+        settings: batch limits, retry options, size limit.
+        settler: settles this queue's batches.
+        prefetch: unacknowledged messages the broker may send.
+        on_full: called with this lane and a full batch.
+        on_open: called with this lane and the open batch when its first message
+            arrives; the batch becomes due ``age_ms`` later.
+        on_dead: called with this lane and a message that is dead on arrival.
+
+    Attributes:
+        alive: false once the connection is given up; results are then dropped,
+            because the broker delivers the messages again.
+        is_urgent: its batches run before those of queues that are not: alerts.
+        received: messages received so far.
+        unsettled: messages received and not yet settled.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        settings: QueueSettings,
+        settler: Settler,
+        prefetch: int,
+        on_full: Callable[[Lane, list[Delivery]], None],
+        on_open: Callable[[Lane, Buffer], None],
+        on_dead: Callable[[Lane, Adapted], None],
+    ) -> None:
+        self.handler = handler
+        self.queue = handler.queue
+        self.is_urgent = self.queue.startswith("alerts.")
+        self.settings = settings
+        self.settler = settler
+        self.alive = True
+        self.received = 0
+        self.unsettled = 0
+        self._prefetch = prefetch
+        self._on_full = on_full
+        self._on_open = on_open
+        self._on_dead = on_dead
+        self._buffers: dict[Tier, Buffer] = {}
+        self._plain = self._buffers[Tier(0, alone=False)] = Buffer(
+            settings.batch, Tier(0, alone=False)
+        )
+        self._watermark = AckWatermark(max_waiting=max(1, prefetch // 2))
+        self._channel: Any = None
+        self._on_lost: Callable[[Lane, str], None] = lambda _lane, _reason: None
+        self._consumer_tag: str | None = None
+        self._window = 0
+
+    @property
+    def is_consuming(self) -> bool:
+        """Whether the broker sends messages."""
+        return self._consumer_tag is not None
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether it sends only as many as are needed to try a sink."""
+        return self.is_consuming and self._window < self._prefetch
+
+    def open(self, connection: Any, on_lost: Callable[[Lane, str], None]) -> None:
+        """Open the channel.
+
+        Args:
+            connection: kombu connection.
+            on_lost: called with the reason when the broker took our consumer
+                away: it closed the channel (py-amqp opens it again, but without
+                the consumer), or the queue was deleted.
+        """
+        self._on_lost = on_lost
+        channel = connection.channel()
+        channel.auto_decode = False
+        channel.on_open = lambda _channel: on_lost(
+            self, f"the broker closed the channel of {self.queue}"
+        )
+        self._channel = channel
+
+    def consume(self, at_most: int | None = None) -> None:
+        """Ask the broker for messages.
+
+        Args:
+            at_most: for no more than so many unacknowledged ones; None for the usual
+                number.
+        """
+        window = self._prefetch if at_most is None else at_most
+        if self.is_consuming and window == self._window:
+            return
+        self.cancel()  # the window is a consumer's for as long as it lives
+        self._window = window
+        self._channel.basic_qos(0, window, a_global=False)
+        self._consumer_tag = self._channel.basic_consume(
+            self.queue, callback=self._on_message, on_cancel=self._on_cancelled
+        )
+
+    def cancel(self) -> None:
+        """Ask for no more messages; those held stay held."""
+        if self.is_consuming:
+            tag, self._consumer_tag = self._consumer_tag, None
+            self._channel.basic_cancel(tag)
+
+    def waiting_in_queue(self) -> int:
+        """Messages ready in the queue, by the broker's count."""
+        answer = self._channel.queue_declare(self.queue, passive=True)
+        return int(answer.message_count)
+
+    def due_since(self) -> float | None:
+        """When the first message of the oldest due batch came; None if none is."""
+        due = [buffer.opened_at for buffer in self._buffers.values() if buffer.due]
+        return min(due, default=None)
+
+    def take_due(self) -> list[Delivery]:
+        """The oldest batch that is due; there must be one."""
+        due = [buffer for buffer in self._buffers.values() if buffer.due]
+        return min(due, key=lambda buffer: buffer.opened_at).take()
+
+    def take_all(self) -> Iterator[list[Delivery]]:
+        """Every open batch, due or not."""
+        for buffer in self._buffers.values():
+            if len(buffer):
+                yield buffer.take()
+
+    def acknowledge(self, tags: Iterable[int]) -> None:
+        """Settle messages whose effect is durable."""
+        tags = list(tags)
+        self.unsettled -= len(tags)
+        for ack in self._watermark.settle(tags):
+            self._channel.basic_ack(ack.delivery_tag, ack.multiple)
+
+    def reject(self, tags: Iterable[int]) -> None:
+        """Leave messages to the broker's own dead-lettering."""
+        for tag in tags:
+            self.unsettled -= 1
+            self._channel.basic_reject(tag, requeue=False)
+            self._watermark.skip(tag)
+
+    def _on_cancelled(self, _consumer_tag: str) -> None:
+        self._on_lost(self, f"the broker cancelled the consumer of {self.queue}")
+
+    def _on_message(self, message: Any) -> None:
+        adapted = adapt(
+            message, self.queue, self.settings.max_message_bytes, time.time()
+        )
+        self.received += 1
+        self.unsettled += 1
+        if adapted.dead is not None:
+            self._on_dead(self, adapted)
+            return
+        delivery = adapted.delivery
+        buffer = self._plain if not delivery.headers else self._buffer_for(delivery)
+        first = not len(buffer)
+        if buffer.add(delivery):
+            self._on_full(self, buffer.take())
+        elif first:
+            self._on_open(self, buffer)
+
+    def _buffer_for(self, delivery: Delivery) -> Buffer:
+        tier = tier_of(delivery)
+        if tier not in self._buffers:
+            self._buffers[tier] = Buffer(self.settings.batch, tier)
+        return self._buffers[tier]

@@ -1,0 +1,226 @@
+"""From the result of a batch to what is acknowledged and what is published.
+
+Decisions only: nothing here touches the network.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from celery.utils.time import get_exponential_backoff_interval
+
+from meshtasks.amqp.deadletter import (
+    Failing,
+    dead_message,
+    first_failed_at,
+    retry_message,
+)
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.amqp.retry import GiveUp, RetryPolicy, decide, retry_level
+from meshtasks.errors import SinkUnavailable
+from meshtasks.flows.circuit import Verdict
+from meshtasks.outcome import Dead, Retry
+from meshtasks.records.envelope import Envelope, envelope_of
+from meshtasks.worker.runner import BatchResult, Failure
+
+#: The longest wait is reached long before.
+_LARGEST_EXPONENT = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What to do with the messages of a batch.
+
+    Attributes:
+        done: tags to acknowledge now.
+        moved: tags to acknowledge once ``outgoing`` is confirmed.
+        outgoing: retries and dead letters.
+        retried: how many of ``outgoing`` are retries, by class name of the fault.
+        dead: the same of dead letters.
+    """
+
+    done: list[int] = field(default_factory=list)
+    moved: list[int] = field(default_factory=list)
+    outgoing: list[Outgoing] = field(default_factory=list)
+    retried: Counter[str] = field(default_factory=Counter)
+    dead: Counter[str] = field(default_factory=Counter)
+
+    def retry(self, message: Outgoing, error_type: str) -> None:
+        """Send a message to a retry queue."""
+        self.outgoing.append(message)
+        self.retried[error_type] += 1
+
+    def bury(self, letter: Outgoing, error_type: str) -> None:
+        """Send a message to the dead-letter queue."""
+        self.outgoing.append(letter)
+        self.dead[error_type] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settler:
+    """Settles the batches of one queue.
+
+    Attributes:
+        queue: the queue.
+        policy: its retry options.
+        levels: seconds of the retry queues, ascending.
+        worker: name of this worker, for the dead letter.
+        gives_up: what is published beside the dead letter of a message that is given
+            up (its body is the JSON of the records that failed), and why it is.
+    """
+
+    queue: str
+    policy: RetryPolicy
+    levels: tuple[int, ...]
+    worker: str
+    gives_up: Callable[[Envelope, str], Sequence[Outgoing]] = lambda *_: ()
+
+    def settle(
+        self,
+        deliveries: list[Delivery],
+        result: BatchResult,
+        *,
+        verdicts: Mapping[str, Verdict],
+        task_id: str,
+        now: float,
+    ) -> Settlement:
+        """Settle a batch that the pool answered.
+
+        Args:
+            verdicts: by sink, whether a retry caused by it counts against a
+                message. One that was not tried never does.
+        """
+        if not result.failures:
+            return Settlement(done=[delivery.tag for delivery in deliveries])
+        settlement = Settlement()
+        failed = {failure.position for failure in result.failures}
+        for position, delivery in enumerate(deliveries):
+            tags = settlement.moved if position in failed else settlement.done
+            tags.append(delivery.tag)
+        for failure in result.failures:
+            delivery = deliveries[failure.position]
+            verdict = _verdict(failure.outcome, verdicts)
+            self._fail(settlement, delivery, failure, verdict, task_id=task_id, now=now)
+        return settlement
+
+    def dead(self, delivery: Delivery, dead: Dead, now: float) -> Settlement:
+        """Settle a message that is dead before it reached a batch."""
+        failing = Failing(delivery, self.queue, delivery.body)
+        letter = dead_message(failing, dead, task_id="", worker=self.worker, now=now)
+        settlement = Settlement(moved=[delivery.tag])
+        settlement.bury(letter, dead.error_type)
+        return settlement
+
+    def lost(
+        self,
+        delivery: Delivery,
+        reason: str,
+        task_id: str,
+        now: float,
+        *,
+        counts: bool = True,
+    ) -> Settlement:
+        """Settle a message whose pool process was lost while it ran alone."""
+        failure = Failure(0, Retry(reason, "WorkerLost"))
+        settlement = Settlement(moved=[delivery.tag])
+        self._fail(
+            settlement,
+            delivery,
+            failure,
+            Verdict(counts),
+            task_id=task_id,
+            now=now,
+            isolate=True,
+        )
+        return settlement
+
+    def set_aside(self, deliveries: list[Delivery], now: float) -> Settlement:
+        """Settle messages held while a sink they need is down: they wait in the
+        shortest retry queue and then in their own, and it does not count."""
+        settlement = Settlement(moved=[delivery.tag for delivery in deliveries])
+        for delivery in deliveries:
+            failing = Failing(delivery, self.queue, delivery.body)
+            message = retry_message(
+                failing,
+                level_seconds=self.levels[0],
+                attempt=delivery.attempt,
+                now=now,
+                isolate=False,
+            )
+            settlement.retry(message, SinkUnavailable.__name__)
+        return settlement
+
+    def _fail(
+        self,
+        settlement: Settlement,
+        delivery: Delivery,
+        failure: Failure,
+        verdict: Verdict,
+        *,
+        task_id: str,
+        now: float,
+        isolate: bool = False,
+    ) -> None:
+        """Add a failure to its batch's settlement."""
+        body = delivery.body if failure.body is None else failure.body
+        failing = Failing(delivery, self.queue, body, failure.record_index)
+        outcome = failure.outcome
+        if isinstance(outcome, Retry):
+            decision = decide(
+                self.policy,
+                attempt=delivery.attempt,
+                age_seconds=now - first_failed_at(delivery, now),
+                backoff_seconds=self._backoff_seconds(delivery.attempt),
+                counts=verdict.counts,
+            )
+            if not isinstance(decision, GiveUp):
+                message = retry_message(
+                    failing,
+                    level_seconds=retry_level(
+                        self.levels,
+                        decision.delay_seconds,
+                        verdict.wait_seconds,
+                    ),
+                    attempt=decision.attempt,
+                    now=now,
+                    isolate=isolate,
+                )
+                settlement.retry(message, outcome.error_type)
+                return
+            reason = f"{decision.because}; last: {outcome.reason}"
+            outcome = Dead(reason, outcome.error_type, outcome.traceback)
+            lost = delivery._replace(body=body)
+            envelope = envelope_of(lost.to_wire(), self.queue)
+            settlement.outgoing.extend(self.gives_up(envelope, reason))
+        letter = dead_message(
+            failing, outcome, task_id=task_id, worker=self.worker, now=now
+        )
+        settlement.bury(letter, outcome.error_type)
+
+    def _backoff_seconds(self, attempt: int) -> float:
+        """Celery's own backoff."""
+        return float(
+            get_exponential_backoff_interval(
+                factor=self.policy.retry_backoff,
+                retries=min(attempt, _LARGEST_EXPONENT),
+                maximum=self.policy.retry_backoff_max,
+                full_jitter=self.policy.retry_jitter,
+            )
+        )
+
+
+def _verdict(outcome: Retry | Dead, verdicts: Mapping[str, Verdict]) -> Verdict:
+    """Whether a failure counts, and how long its message must wait at least.
+
+    The wait that a sink asked for is its circuit's: the message need only wait in its
+    queue, which rests.
+    """
+    if not isinstance(outcome, Retry):
+        return Verdict(counts=True)
+    verdict = verdicts.get(outcome.sink or "")
+    if verdict is None:
+        verdict = Verdict(counts=True, wait_seconds=outcome.retry_after_seconds or 0.0)
+    return verdict if outcome.tried else verdict._replace(counts=False)
