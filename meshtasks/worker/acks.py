@@ -1,7 +1,7 @@
 """Acknowledge runs of messages with one frame each.
 
 Batches end out of order, so ``basic.ack(multiple=True)`` for the last tag of a
-batch would acknowledge its unfinished neighbours. This keeps the settled tags
+batch would acknowledge its unfinished neighbours. This keeps the resolved tags
 and releases the contiguous run from the lowest open one.
 """
 
@@ -19,12 +19,12 @@ class Ack(NamedTuple):
 
 
 class AckWatermark:
-    """The settled delivery tags of one channel.
+    """The resolved delivery tags of one channel.
 
     RabbitMQ numbers the deliveries of a channel 1, 2, 3, … without a gap.
 
     Args:
-        max_waiting: settled tags that may wait behind an open one; beyond it
+        max_waiting: resolved tags that may wait behind an open one; beyond it
             they are acknowledged one by one, so that a slow batch cannot hold
             up the prefetch window.
     """
@@ -33,22 +33,22 @@ class AckWatermark:
         self._max_waiting = max_waiting
         self._acknowledged_up_to = 0
         self._waiting: set[int] = set()
-        self._settled_alone: set[int] = set()
+        self._resolved_singly: set[int] = set()
 
-    def settle(self, tags: Iterable[int]) -> list[Ack]:
+    def resolve(self, tags: Iterable[int]) -> list[Ack]:
         """Note that these deliveries are done with; return the acks to send."""
         self._waiting.update(tags)
         acks = self._advance()
         if len(self._waiting) > self._max_waiting:
             alone = sorted(self._waiting)
             acks += [Ack(tag, multiple=False) for tag in alone]
-            self._settled_alone.update(alone)
+            self._resolved_singly.update(alone)
             self._waiting.clear()
         return acks
 
     def skip(self, tag: int) -> None:
-        """Note a delivery that was settled otherwise (rejected): never acked."""
-        self._settled_alone.add(tag)
+        """Note a delivery that was resolved otherwise (rejected): never acked."""
+        self._resolved_singly.add(tag)
 
     def _advance(self) -> list[Ack]:
         mark = self._acknowledged_up_to
@@ -58,8 +58,8 @@ class AckWatermark:
             if following in self._waiting:
                 self._waiting.remove(following)
                 last_to_send = following
-            elif following in self._settled_alone:
-                self._settled_alone.remove(following)
+            elif following in self._resolved_singly:
+                self._resolved_singly.remove(following)
             else:
                 break
             mark = following

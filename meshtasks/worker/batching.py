@@ -17,7 +17,7 @@ _SUSPECT_DELIVERIES = 2
 _LARGEST_LEVEL = 9
 
 
-class Tier(NamedTuple):
+class ShrinkLevel(NamedTuple):
     """How carefully a message is batched: 0 with everything, then in batches
     ten times smaller for every failed attempt, at last alone.
 
@@ -26,23 +26,23 @@ class Tier(NamedTuple):
     """
 
     level: int
-    alone: bool
+    single: bool
 
 
-def tier_of(delivery: Delivery) -> Tier:
-    """The tier of a delivery."""
+def shrink_level_of(delivery: Delivery) -> ShrinkLevel:
+    """The level of a delivery."""
     table = delivery.headers
     if not table:
-        return Tier(0, alone=False)
+        return ShrinkLevel(0, single=False)
     # of a message that was not delivered before, it is the sender's
     deliveries = count_in(table, "x-delivery-count") if delivery.redelivered else 0
     if deliveries >= _SUSPECT_DELIVERIES or table.get(headers.ISOLATE):
-        return Tier(_LARGEST_LEVEL, alone=True)
-    return Tier(min(delivery.attempt, _LARGEST_LEVEL), alone=False)
+        return ShrinkLevel(_LARGEST_LEVEL, single=True)
+    return ShrinkLevel(min(delivery.attempt, _LARGEST_LEVEL), single=False)
 
 
 class Buffer:
-    """The open batch of one queue and tier.
+    """The open batch of one queue and level.
 
     Attributes:
         count_limit: messages that make it full.
@@ -52,9 +52,11 @@ class Buffer:
 
     __slots__ = ("_bytes", "_deliveries", "_limits", "count_limit", "due", "opened_at")
 
-    def __init__(self, limits: BatchLimits, tier: Tier) -> None:
+    def __init__(self, limits: BatchLimits, level: ShrinkLevel) -> None:
         self._limits = limits
-        self.count_limit = 1 if tier.alone else max(1, limits.count // 10**tier.level)
+        self.count_limit = (
+            1 if level.single else max(1, limits.count // 10**level.level)
+        )
         self._deliveries: list[Delivery] = []
         self._bytes = 0
         self.due = False

@@ -1,4 +1,4 @@
-"""Celery's consumer with our intake in its blueprint."""
+"""Celery's consumer with ours in its blueprint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing_extensions import override
 from meshtasks.amqp.connecting import refusal
 from meshtasks.errors import ConfigError
 from meshtasks.worker.commands import fault_of
-from meshtasks.worker.consumer_step import Intake
+from meshtasks.worker.consumer_step import ConsumerStep
 from meshtasks.worker.mesh import mesh_of
 from meshtasks.worker.remotecontrol import RemoteControl
 
@@ -40,11 +40,11 @@ _FAREWELL_SECONDS = 1.0
 class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
     """Consumes domain queues in batches, and commands as Celery does."""
 
-    intake: Intake
+    consumer_step: ConsumerStep
     first_connection_attempt: bool
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
-        """Celery's steps, less some, plus the intake."""
+        """Celery's steps, less some, plus ours."""
 
         default_steps = (
             *(
@@ -53,7 +53,7 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
                 if not step.endswith(_NOT_CELERYS)
             ),
             RemoteControl,
-            Intake,
+            ConsumerStep,
         )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -72,7 +72,7 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         try:
             super().start()
         except WorkerShutdown:
-            self.intake.drain()
+            self.consumer_step.drain()
             raise
         except amqp.ChannelError as error:
             self._give_up(f"the broker refuses what a worker needs: {error}", error)
@@ -116,7 +116,7 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """The connection is lost; it will be made again."""
         if isinstance(exc, amqp.InternalError):
-            self.intake.on_broker_failed()
+            self.consumer_step.on_broker_failed()
         super().on_connection_error_after_connected(exc)
 
     @override
@@ -157,18 +157,18 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
     def add_task_queue(self, queue: str, *args: Any, **kwargs: Any) -> None:
         """Start consuming a queue, on remote control's request; now and after every
         reconnect."""
-        if self.intake.handles(queue):
+        if self.consumer_step.handles(queue):
             queues = self.app.amqp.queues
             queues.select_add(queues[queue])
-            self.intake.add(queue)
+            self.consumer_step.add(queue)
         else:
             super().add_task_queue(queue, *args, **kwargs)
 
     @override
     def cancel_task_queue(self, queue: str) -> None:
         """Stop consuming a queue, on remote control's request."""
-        if self.intake.handles(queue):
-            self.intake.remove(queue)
+        if self.consumer_step.handles(queue):
+            self.consumer_step.remove(queue)
         super().cancel_task_queue(queue)
 
 

@@ -28,16 +28,16 @@ from meshtasks.flows.circuit import State
 from meshtasks.worker.adapter import Adapted
 from meshtasks.worker.batching import Buffer
 from meshtasks.worker.breaker import Breaker
-from meshtasks.worker.caution import Caution
 from meshtasks.worker.dispatch import Dispatcher, FinishedBatch, PendingBatch
 from meshtasks.worker.exposition import Exposition
 from meshtasks.worker.loop import Loop
 from meshtasks.worker.mesh import Mesh, mesh_of
 from meshtasks.worker.metrics import WorkerMetrics
-from meshtasks.worker.queue_consumer import Lane
+from meshtasks.worker.probation import Probation
+from meshtasks.worker.queue_consumer import QueueConsumer
 from meshtasks.worker.reading import BurstReader
-from meshtasks.worker.republisher import Courier, Parcel
-from meshtasks.worker.resolution import Settlement, Settler
+from meshtasks.worker.republisher import PublishRequest, Republisher
+from meshtasks.worker.resolution import OutcomeResolver, Resolution
 from meshtasks.worker.timers import Timers
 from meshtasks.worker.watch import ProgressWatch
 
@@ -59,111 +59,113 @@ _TIMERS_STOP_SECONDS = 15.0
 
 
 class _Moved(NamedTuple):
-    """Messages to settle once the courier has published what stands for them."""
+    """Messages to resolve once the republisher has published what stands for them."""
 
-    lane: Lane
-    settlement: Settlement
+    consumer: QueueConsumer
+    resolution: Resolution
 
 
-class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no types
+class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no types
     """Consumes the selected domain queues in batches."""
 
     requires = (Tasks,)
 
-    def __init__(self, consumer: Any, **kwargs: Any) -> None:
-        super().__init__(consumer, **kwargs)
-        consumer.intake = self
-        self._consumer = consumer
-        self._mesh: Mesh = mesh_of(consumer.app)
-        self._lanes: dict[str, Lane] = {}
-        self._retired: list[Lane] = []
+    def __init__(self, celery_consumer: Any, **kwargs: Any) -> None:
+        super().__init__(celery_consumer, **kwargs)
+        celery_consumer.consumer_step = self
+        self._celery_consumer = celery_consumer
+        self._mesh: Mesh = mesh_of(celery_consumer.app)
+        self._consumers: dict[str, QueueConsumer] = {}
+        self._retired: list[QueueConsumer] = []
         self._paused: set[str] = set()  # queues, since that was logged
-        self._loop = Loop(consumer.hub)
-        self._breaker = Breaker(self._steer, consumer.hub.call_later)
+        self._loop = Loop(celery_consumer.hub)
+        self._breaker = Breaker(self._steer, celery_consumer.hub.call_later)
         self._dispatcher = Dispatcher(
-            consumer,
+            celery_consumer,
             self._loop,
-            self._lanes.values,
-            admits=lambda lane: self._breaker.admits(lane.handler.sinks),
-            on_started=lambda lane, at: self._breaker.began(lane.handler.sinks, at),
+            self._consumers.values,
+            admits=lambda consumer: self._breaker.admits(consumer.handler.sinks),
+            on_started=lambda consumer, at: self._breaker.began(
+                consumer.handler.sinks, at
+            ),
             on_finished=self._on_finished,
         )
         self._watch = ProgressWatch()
-        self._caution = Caution()
+        self._probation = Probation()
         settings = self._mesh.settings
-        self._metrics = WorkerMetrics(consumer.hostname, self._breaker)
+        self._metrics = WorkerMetrics(celery_consumer.hostname, self._breaker)
         self._exposition = Exposition(self._metrics.registry, settings.env)
         self._timers = Timers(settings, self._metrics.called)
-        self._courier: Courier[_Moved] = Courier(
+        self._republisher: Republisher[_Moved] = Republisher(
             Publisher(settings.env.amqp_url),
             on_delivered=lambda moved: self._loop.soon(self._on_moved, *moved),
             on_refused=lambda moved: self._loop.soon(self._reject, *moved),
-            is_wanted=lambda moved: moved.lane.alive,
+            is_wanted=lambda moved: moved.consumer.alive,
         )
 
     # --- bootstep ---------------------------------------------------------
 
-    def start(self, consumer: Any) -> None:
+    def start(self, celery_consumer: Any) -> None:
         """Declare the topology; take the domain queues over from Celery."""
         topology = self._mesh.settings.topology
         try:
-            declare(consumer.connection, topology)
-            selected = self._selected_queues(consumer.app.amqp.queues)
+            declare(celery_consumer.connection, topology)
+            selected = self._selected_queues(celery_consumer.app.amqp.queues)
             for queue in selected:
                 self._timers.add(self._mesh.handlers[queue].timer)
         except ConfigError as error:
             logger.critical("%s", error)
             raise WorkerShutdown(ConfigError.exit_code) from error
         for queue in topology.domain_queues:
-            consumer.task_consumer.cancel_by_queue(queue)
-        self._lanes.update({queue: self._new_lane(queue) for queue in selected})
-        self._courier.start()
+            celery_consumer.task_consumer.cancel_by_queue(queue)
+        self._consumers.update({queue: self._new_consumer(queue) for queue in selected})
+        self._republisher.start()
         self._exposition.start()
 
-    def register_with_event_loop(self, _consumer: Any, hub: Any) -> None:
+    def register_with_event_loop(self, _celery_consumer: Any, hub: Any) -> None:
         """Start consuming: the event loop is about to run."""
         self._loop.attach()
-        connection = self._consumer.connection.connection
+        connection = self._celery_consumer.connection.connection
         self._reader = BurstReader(connection, hub, self._loop)
         hub.call_repeatedly(_TICK_SECONDS, self._tick)
         self._breaker.restart()
-        self._caution.restart()
-        if self._caution.is_active:
+        self._probation.restart()
+        if self._probation.is_active:
             hub.call_later(_PROBATION_SECONDS, self._relax)
-        for lane in self._lanes.values():
-            self._open(lane)
+        for consumer in self._consumers.values():
+            self._open(consumer)
 
-    def stop(self, consumer: Any) -> None:
+    def stop(self, celery_consumer: Any) -> None:
         """Forget everything, before a reconnect or at the end: whatever is not
         acknowledged the broker delivers again."""
-        for lane in (*self._lanes.values(), *self._retired):
-            lane.alive = False
-        self._lanes.clear()
+        for consumer in (*self._consumers.values(), *self._retired):
+            consumer.alive = False
+        self._consumers.clear()
         self._retired.clear()
         self._dispatcher.forget()
-        if consumer.blueprint.state != bootsteps.RUN:
-            self._courier.stop(within_seconds=5.0)
+        if celery_consumer.blueprint.state != bootsteps.RUN:
+            self._republisher.stop(within_seconds=5.0)
             self._exposition.stop()
             self._timers.stop(within_seconds=_TIMERS_STOP_SECONDS)
             self._loop.close()
 
     def drain(self) -> None:
-        """Stop consuming; run the event loop until all that is held is settled.
+        """Stop consuming; run the event loop until all that is held is resolved.
 
         What waits for a broker that takes nothing at the moment comes again.
         """
         deadline = time.monotonic() + _DRAIN_SECONDS
         try:
-            for queue in list(self._lanes):
+            for queue in list(self._consumers):
                 self.remove(queue)
             while not self._dispatcher.idle or any(
-                lane.unsettled for lane in self._retired
+                consumer.unresolved for consumer in self._retired
             ):
-                held_up = self._dispatcher.idle and self._courier.is_held_up
+                held_up = self._dispatcher.idle and self._republisher.is_held_up
                 if held_up or state.should_terminate or time.monotonic() > deadline:
                     logger.warning("Stopping with batches unfinished; they come again")
                     break
-                self._consumer.hub.run_once()
+                self._celery_consumer.hub.run_once()
         except _CONNECTION_ERRORS as error:
             logger.warning("Connection lost while shutting down: %s", error)
 
@@ -182,7 +184,9 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
     def state(self) -> dict[str, Any]:
         """What is consumed, what rests, which sinks are down, and which of these are
         being tried, as JSON."""
-        resting = {lane.queue: _rests(lane) for lane in self._lanes.values()}
+        resting = {
+            consumer.queue: _rests(consumer) for consumer in self._consumers.values()
+        }
         states = self._breaker.states().items()
         return {
             "consuming": [queue for queue, rests in resting.items() if not rests],
@@ -197,10 +201,10 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
 
     def add(self, queue: str) -> None:
         """Consume one more queue (``celery control add_consumer``)."""
-        if queue not in self._lanes:
-            lane = self._lanes[queue] = self._new_lane(queue)
-            self._open(lane)
-            self._timers.add(lane.handler.timer)
+        if queue not in self._consumers:
+            consumer = self._consumers[queue] = self._new_consumer(queue)
+            self._open(consumer)
+            self._timers.add(consumer.handler.timer)
 
     def pump(self) -> None:
         """Give batches to a pool that has grown."""
@@ -208,30 +212,30 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
 
     def remove(self, queue: str) -> None:
         """Stop consuming a queue; what is held of it is finished."""
-        lane = self._lanes.pop(queue, None)
-        if lane is not None:
-            self._retired.append(lane)
-            if self._breaker.state(lane.handler.sinks) is State.CLOSED:
-                lane.cancel()
-                for deliveries in lane.take_all():
-                    self._dispatcher.add(PendingBatch(lane, deliveries))
+        consumer = self._consumers.pop(queue, None)
+        if consumer is not None:
+            self._retired.append(consumer)
+            if self._breaker.state(consumer.handler.sinks) is State.CLOSED:
+                consumer.cancel()
+                for deliveries in consumer.take_all():
+                    self._dispatcher.add(PendingBatch(consumer, deliveries))
             else:
-                self._rest(lane)
+                self._rest(consumer)
 
     # --- messages in ------------------------------------------------------
 
-    def _new_lane(self, queue: str) -> Lane:
+    def _new_consumer(self, queue: str) -> QueueConsumer:
         mesh_settings = self._mesh.settings
         handler = self._mesh.handlers[queue]
         settings = mesh_settings.queues.for_queue(queue)
-        lane = Lane(
+        consumer = QueueConsumer(
             handler,
             settings,
-            Settler(
+            OutcomeResolver(
                 queue,
                 settings.retry,
                 mesh_settings.topology.retry_levels,
-                self._consumer.hostname,
+                self._celery_consumer.hostname,
                 lambda lost, why: handler.gives_up(lost, why, mesh_settings),
             ),
             # in the pool, one being gathered, and two on their way: the broker
@@ -241,166 +245,172 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
             on_open=self._on_open,
             on_dead=self._on_dead,
         )
-        self._metrics.follow(lane)
-        return lane
+        self._metrics.follow(consumer)
+        return consumer
 
-    def _open(self, lane: Lane) -> None:
-        lane.open(self._consumer.connection, self._on_lost)
-        self._steer_one(lane)
+    def _open(self, consumer: QueueConsumer) -> None:
+        consumer.open(self._celery_consumer.connection, self._on_lost)
+        self._steer_one(consumer)
 
-    def _on_full(self, lane: Lane, deliveries: list[Delivery]) -> None:
-        self._dispatcher.add(PendingBatch(lane, deliveries))
+    def _on_full(self, consumer: QueueConsumer, deliveries: list[Delivery]) -> None:
+        self._dispatcher.add(PendingBatch(consumer, deliveries))
 
-    def _on_open(self, lane: Lane, buffer: Buffer) -> None:
-        age_seconds = lane.settings.batch.age_ms / 1000
-        if lane.is_trying:  # everything waits for this batch
+    def _on_open(self, consumer: QueueConsumer, buffer: Buffer) -> None:
+        age_seconds = consumer.settings.batch.age_ms / 1000
+        if consumer.is_trying:  # everything waits for this batch
             age_seconds = min(age_seconds, _TRIAL_AGE_SECONDS)
-        self._consumer.hub.call_later(
-            age_seconds, self._on_age, lane, buffer, buffer.opened_at
+        self._celery_consumer.hub.call_later(
+            age_seconds, self._on_age, consumer, buffer, buffer.opened_at
         )
 
-    def _on_age(self, lane: Lane, buffer: Buffer, opened_at: float) -> None:
-        if lane.alive and len(buffer) and buffer.opened_at == opened_at:
+    def _on_age(
+        self, consumer: QueueConsumer, buffer: Buffer, opened_at: float
+    ) -> None:
+        if consumer.alive and len(buffer) and buffer.opened_at == opened_at:
             buffer.due = True
             self._dispatcher.pump()
 
-    def _on_dead(self, lane: Lane, adapted: Adapted) -> None:
+    def _on_dead(self, consumer: QueueConsumer, adapted: Adapted) -> None:
         if adapted.dead is not None:
-            dead = lane.settler.dead(adapted.delivery, adapted.dead, time.time())
-            self._settle(lane, dead)
+            dead = consumer.resolver.dead(adapted.delivery, adapted.dead, time.time())
+            self._resolve(consumer, dead)
 
-    def _on_lost(self, lane: Lane, reason: str) -> None:
-        if lane.alive:
+    def _on_lost(self, consumer: QueueConsumer, reason: str) -> None:
+        if consumer.alive:
             self._loop.soon(self._reconnect, reason)
 
-    # --- messages settled -------------------------------------------------
+    # --- messages resolved -------------------------------------------------
 
     def _on_finished(self, batch: FinishedBatch) -> None:
-        lane, deliveries, task_id, started_at, result, reason = batch
-        sinks = lane.handler.sinks
+        consumer, deliveries, task_id, started_at, result, reason = batch
+        sinks = consumer.handler.sinks
         now = time.time()
         if result is not None:
-            settlement = lane.settler.settle(
+            resolution = consumer.resolver.resolve(
                 deliveries,
                 result,
                 verdicts=self._breaker.verdicts(sinks, result, started_at),
                 task_id=task_id,
                 now=now,
             )
-            self._metrics.finished(lane.queue, result, settlement, now)
-            self._settle(lane, settlement)
+            self._metrics.finished(consumer.queue, result, resolution, now)
+            self._resolve(consumer, resolution)
             self._breaker.ended(sinks, result, started_at)
-            self._timers.wake(lane.handler.timer)
+            self._timers.wake(consumer.handler.timer)
             return
-        self._metrics.lost(lane.queue)
+        self._metrics.lost(consumer.queue)
         if len(deliveries) > 1:
             logger.error(
                 "Batch of %d messages of %s was lost (%s); running it in parts",
                 len(deliveries),
-                lane.queue,
+                consumer.queue,
                 reason,
             )
-            self._dispatcher.add_in_parts(PendingBatch(lane, deliveries))
+            self._dispatcher.add_in_parts(PendingBatch(consumer, deliveries))
         else:
-            logger.error("A message of %s was lost: %s", lane.queue, reason)
+            logger.error("A message of %s was lost: %s", consumer.queue, reason)
             counts = self._breaker.state(sinks) is State.CLOSED
-            self._settle(
-                lane,
-                lane.settler.lost(deliveries[0], reason, task_id, now, counts=counts),
+            self._resolve(
+                consumer,
+                consumer.resolver.lost(
+                    deliveries[0], reason, task_id, now, counts=counts
+                ),
             )
         self._breaker.ended(sinks, None, started_at)
 
-    def _settle(self, lane: Lane, settlement: Settlement) -> None:
-        if settlement.done:
-            self._acknowledge(lane, settlement.done)
-        if settlement.moved:
-            moved = _Moved(lane, settlement)
-            self._courier.send(Parcel(settlement.outgoing, moved))
+    def _resolve(self, consumer: QueueConsumer, resolution: Resolution) -> None:
+        if resolution.done:
+            self._acknowledge(consumer, resolution.done)
+        if resolution.moved:
+            moved = _Moved(consumer, resolution)
+            self._republisher.send(PublishRequest(resolution.outgoing, moved))
 
-    def _acknowledge(self, lane: Lane, tags: list[int]) -> None:
-        if not lane.alive:
+    def _acknowledge(self, consumer: QueueConsumer, tags: list[int]) -> None:
+        if not consumer.alive:
             return
         try:
-            lane.acknowledge(tags)
+            consumer.acknowledge(tags)
         except _CONNECTION_ERRORS as error:
             self._reconnect(f"cannot acknowledge: {error}")
 
-    def _on_moved(self, lane: Lane, settlement: Settlement) -> None:
-        self._metrics.moved(lane.queue, settlement)
-        self._acknowledge(lane, settlement.moved)
+    def _on_moved(self, consumer: QueueConsumer, resolution: Resolution) -> None:
+        self._metrics.moved(consumer.queue, resolution)
+        self._acknowledge(consumer, resolution.moved)
 
-    def _reject(self, lane: Lane, settlement: Settlement) -> None:
-        if lane.alive:
-            lane.reject(settlement.moved)
-            self._metrics.rejected(lane.queue, len(settlement.moved))
+    def _reject(self, consumer: QueueConsumer, resolution: Resolution) -> None:
+        if consumer.alive:
+            consumer.reject(resolution.moved)
+            self._metrics.rejected(consumer.queue, len(resolution.moved))
 
     # --- sinks that are down ----------------------------------------------
 
     def _steer(self) -> None:
         """Consume, try or pause each queue, as its sinks are."""
-        for lane in tuple(self._retired):
-            if self._breaker.state(lane.handler.sinks) is State.OPEN:
-                self._rest(lane)
-        for lane in self._lanes.values():
-            self._steer_one(lane)
+        for consumer in tuple(self._retired):
+            if self._breaker.state(consumer.handler.sinks) is State.OPEN:
+                self._rest(consumer)
+        for consumer in self._consumers.values():
+            self._steer_one(consumer)
         self._dispatcher.pump()
 
-    def _steer_one(self, lane: Lane) -> None:
-        sinks = lane.handler.sinks
-        window = self._caution.window(lane.queue)
+    def _steer_one(self, consumer: QueueConsumer) -> None:
+        sinks = consumer.handler.sinks
+        window = self._probation.window(consumer.queue)
         if window == 0:
             return
         match self._breaker.state(sinks):
             case State.CLOSED:
-                lane.consume(at_most=window)
-                if lane.queue in self._paused:
-                    self._paused.remove(lane.queue)
-                    logger.warning("Resumed %s", lane.queue)
+                consumer.consume(at_most=window)
+                if consumer.queue in self._paused:
+                    self._paused.remove(consumer.queue)
+                    logger.warning("Resumed %s", consumer.queue)
             case State.HALF_OPEN:
-                count = lane.settings.batch.count // self._breaker.shrinkage(sinks)
-                lane.consume(at_most=max(1, min(count, window or count)))
+                count = consumer.settings.batch.count // self._breaker.shrinkage(sinks)
+                consumer.consume(at_most=max(1, min(count, window or count)))
             case State.OPEN:
-                held = self._rest(lane)
-                if lane.queue not in self._paused:
-                    self._paused.add(lane.queue)
-                    logger.warning("Paused %s; %d messages set aside", lane.queue, held)
+                held = self._rest(consumer)
+                if consumer.queue not in self._paused:
+                    self._paused.add(consumer.queue)
+                    logger.warning(
+                        "Paused %s; %d messages set aside", consumer.queue, held
+                    )
 
-    def _rest(self, lane: Lane) -> int:
+    def _rest(self, consumer: QueueConsumer) -> int:
         """Ask for no more messages; move those that are held and have not started
         back into the broker. Gives their number."""
-        lane.cancel()
-        held = [one for batch in lane.take_all() for one in batch]
-        held += self._dispatcher.take_back(lane)
+        consumer.cancel()
+        held = [one for batch in consumer.take_all() for one in batch]
+        held += self._dispatcher.take_back(consumer)
         if held:
-            self._settle(lane, lane.settler.set_aside(held, time.time()))
+            self._resolve(consumer, consumer.resolver.set_aside(held, time.time()))
         return len(held)
 
     # --- trouble ----------------------------------------------------------
 
     def on_broker_failed(self) -> None:
         """The broker failed while it delivered: some message it cannot deliver."""
-        if not self._caution.is_active:
+        if not self._probation.is_active:
             logger.error(
                 "The broker has a message that it cannot deliver. Queues are consumed "
                 "one by one until its delivery limit has taken the message away"
             )
-        self._caution.suspect(self._lanes)
+        self._probation.suspect(self._consumers)
 
     def _relax(self) -> None:
-        self._caution.step()
-        if self._caution.is_active:
-            self._consumer.hub.call_later(_PROBATION_SECONDS, self._relax)
+        self._probation.step()
+        if self._probation.is_active:
+            self._celery_consumer.hub.call_later(_PROBATION_SECONDS, self._relax)
         self._steer()
 
     def _tick(self) -> None:
         now = time.monotonic()
         for task_id in self._dispatcher.overdue(now):
             self._reconnect(f"the pool does not answer batch {task_id}")
-        for lane in self._lanes.values():
+        for consumer in self._consumers.values():
             try:
-                reason = self._watch.stalled(lane, now)
+                reason = self._watch.stalled(consumer, now)
             except amqp.ChannelError as error:
-                reason = f"cannot ask for the length of {lane.queue}: {error}"
+                reason = f"cannot ask for the length of {consumer.queue}: {error}"
             if reason:
                 self._reconnect(reason)
         self._reader.read()  # what a synchronous call has read ahead
@@ -410,6 +420,6 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no 
         raise amqp.RecoverableConnectionError(reason)
 
 
-def _rests(lane: Lane) -> bool:
+def _rests(consumer: QueueConsumer) -> bool:
     """Whether a queue waits for a sink; one that tries it does."""
-    return lane.is_trying or not lane.is_consuming
+    return consumer.is_trying or not consumer.is_consuming

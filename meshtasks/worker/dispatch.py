@@ -17,7 +17,7 @@ from celery.worker import state
 
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.worker.loop import Loop
-from meshtasks.worker.queue_consumer import Lane
+from meshtasks.worker.queue_consumer import QueueConsumer
 from meshtasks.worker.request import BatchRequest
 from meshtasks.worker.runner import BatchResult
 
@@ -28,7 +28,7 @@ _GRACE_SECONDS = 60.0
 class PendingBatch(NamedTuple):
     """A batch that waits for the pool."""
 
-    lane: Lane
+    consumer: QueueConsumer
     deliveries: list[Delivery]
 
 
@@ -41,7 +41,7 @@ class FinishedBatch(NamedTuple):
         reason: of the loss.
     """
 
-    lane: Lane
+    consumer: QueueConsumer
     deliveries: list[Delivery]
     task_id: str
     started_at: float
@@ -58,26 +58,26 @@ class Dispatcher:
     """The batches of one worker on their way through the pool.
 
     Args:
-        consumer: the worker's consumer.
+        celery_consumer: the worker's consumer.
         loop: its event loop.
-        lanes: the lanes to take due batches from.
-        admits: whether a batch of this lane may start now; else it waits.
-        on_started: called with the lane of a batch that starts, and when.
+        consumers: the consumers to take due batches from.
+        admits: whether a batch of this consumer may start now; else it waits.
+        on_started: called with the consumer of a batch that starts, and when.
         on_finished: called in the event loop for every batch.
     """
 
     def __init__(
         self,
-        consumer: Any,
+        celery_consumer: Any,
         loop: Loop,
-        lanes: Callable[[], Collection[Lane]],
-        admits: Callable[[Lane], bool],
-        on_started: Callable[[Lane, float], None],
+        consumers: Callable[[], Collection[QueueConsumer]],
+        admits: Callable[[QueueConsumer], bool],
+        on_started: Callable[[QueueConsumer, float], None],
         on_finished: Callable[[FinishedBatch], None],
     ) -> None:
-        self._consumer = consumer
+        self._celery_consumer = celery_consumer
         self._loop = loop
-        self._lanes = lanes
+        self._consumers = consumers
         self._admits = admits
         self._on_started = on_started
         self._on_finished = on_finished
@@ -88,7 +88,7 @@ class Dispatcher:
     @property
     def pool_size(self) -> int:
         """Processes or threads of the pool."""
-        return int(self._consumer.pool.num_processes)
+        return int(self._celery_consumer.pool.num_processes)
 
     @property
     def idle(self) -> bool:
@@ -108,14 +108,16 @@ class Dispatcher:
         size = isqrt(len(deliveries))
         parts = [deliveries[at : at + size] for at in range(0, len(deliveries), size)]
         self._waiting.extendleft(
-            PendingBatch(batch.lane, part) for part in reversed(parts)
+            PendingBatch(batch.consumer, part) for part in reversed(parts)
         )
         self.pump()
 
-    def take_back(self, lane: Lane) -> list[Delivery]:
-        """The messages of a lane that have not been given to the pool."""
-        mine = [batch for batch in self._waiting if batch.lane is lane]
-        self._waiting = deque(each for each in self._waiting if each.lane is not lane)
+    def take_back(self, consumer: QueueConsumer) -> list[Delivery]:
+        """The messages of a consumer that have not been given to the pool."""
+        mine = [batch for batch in self._waiting if batch.consumer is consumer]
+        self._waiting = deque(
+            each for each in self._waiting if each.consumer is not consumer
+        )
         return [delivery for batch in mine for delivery in batch.deliveries]
 
     def forget(self) -> None:
@@ -130,7 +132,7 @@ class Dispatcher:
             now: monotonic seconds.
         """
         for request, (batch, started_at) in self._running.items():
-            limit_seconds = batch.lane.settings.time_limit_seconds + _GRACE_SECONDS
+            limit_seconds = batch.consumer.settings.time_limit_seconds + _GRACE_SECONDS
             if now - started_at > limit_seconds:
                 yield request.id
 
@@ -152,36 +154,36 @@ class Dispatcher:
         """The batch to run next; those of alerts go before all others."""
         for urgent in (True, False):
             for index, batch in enumerate(self._waiting):
-                if batch.lane.is_urgent is urgent and self._admits(batch.lane):
+                if batch.consumer.is_urgent is urgent and self._admits(batch.consumer):
                     del self._waiting[index]
                     return batch
             due = [
-                lane
-                for lane in self._lanes()
-                if lane.is_urgent is urgent
-                and lane.due_since() is not None
-                and self._admits(lane)
+                consumer
+                for consumer in self._consumers()
+                if consumer.is_urgent is urgent
+                and consumer.due_since() is not None
+                and self._admits(consumer)
             ]
             if due:
-                lane = min(due, key=lambda lane: lane.due_since() or 0.0)
-                return PendingBatch(lane, lane.take_due())
+                consumer = min(due, key=lambda consumer: consumer.due_since() or 0.0)
+                return PendingBatch(consumer, consumer.take_due())
         return None
 
     def _dispatch(self, batch: PendingBatch) -> None:
-        lane, deliveries = batch
+        consumer, deliveries = batch
         request = BatchRequest(
-            self._consumer,
-            lane.queue,
+            self._celery_consumer,
+            consumer.queue,
             [delivery.to_wire() for delivery in deliveries],
-            lane.settings.time_limit_seconds,
+            consumer.settings.time_limit_seconds,
             self._on_result,
         )
         started_at = time.monotonic()
         self._running[request] = _Running(batch, started_at)
-        self._on_started(lane, started_at)
+        self._on_started(consumer, started_at)
         request.announce()
         state.task_reserved(request)
-        self._consumer.on_task_request(request)
+        self._celery_consumer.on_task_request(request)
 
     def _on_result(
         self, request: BatchRequest, result: BatchResult | None, reason: str

@@ -24,7 +24,7 @@ Answer = dict[str, Any]
 @inspect_command(name="mesh_state")  # type: ignore[untyped-decorator]
 def mesh_state(state: Any) -> Answer:
     """The queues it consumes, those that rest, and the sinks that are down."""
-    answer: Answer = state.consumer.intake.state()
+    answer: Answer = state.consumer.consumer_step.state()
     return answer
 
 
@@ -112,5 +112,5 @@ def _resize(state: Any, n: int, *, grow: bool) -> Answer:
         (pool.grow if grow else pool.shrink)(n)
     except ValueError as error:  # all processes are busy
         return {"error": str(error)}
-    consumer.call_soon(consumer.intake.pump)
+    consumer.call_soon(consumer.consumer_step.pump)
     return {"ok": f"pool will {'grow' if grow else 'shrink'}"}

@@ -61,7 +61,7 @@ def _register(app: Celery, queue: str, runner: BatchRunner, settings: Settings) 
         run,
         name=queue,
         shared=False,  # of this application alone: another has its own handlers
-        acks_late=True,  # Celery must not acknowledge: the settlement does
+        acks_late=True,  # Celery must not acknowledge: the resolution does
         ignore_result=True,
         max_retries=retry.max_retries,
         retry_backoff=retry.retry_backoff,

@@ -1,7 +1,7 @@
 """What a worker tells Prometheus: docs/monitoring.md explains each metric.
 
 Everything is counted once per batch, in the consuming process, where outcomes are
-settled; what changes with every message is read when somebody asks for it. So there
+resolved; what changes with every message is read when somebody asks for it. So there
 is one place to ask however many pool processes there are, and nothing to pay per
 message.
 """
@@ -27,7 +27,7 @@ from typing_extensions import override
 from meshtasks.flows.circuit import State
 from meshtasks.flows.contract import Handler
 from meshtasks.timing import SinkCall
-from meshtasks.worker.resolution import Settlement
+from meshtasks.worker.resolution import Resolution
 from meshtasks.worker.runner import BatchResult
 
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
@@ -41,12 +41,12 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Followed(Protocol):
-    """As much of a :class:`~meshtasks.worker.queue_consumer.Lane` as is shown."""
+    """As much of a queue consumer as is shown."""
 
     queue: str
     handler: Handler
     received: int
-    unsettled: int
+    unresolved: int
 
     @property
     def is_consuming(self) -> bool:
@@ -154,23 +154,23 @@ class WorkerMetrics:
         )
         self._last_success = Gauge(
             "meshtasks_last_success_timestamp_seconds",
-            "When a batch was last settled with a message done; Unix time.",
+            "When a batch was last resolved with a message done; Unix time.",
             ("queue",),
             registry=registry,
         )
 
-    def follow(self, lane: Followed) -> None:
+    def follow(self, consumer: Followed) -> None:
         """Show a queue's metrics from now on, counters at zero: one that appears
         with its first count has no rate."""
-        self._state.follow(lane)
+        self._state.follow(consumer)
         for metric in (
             *(self._done, self._refused, self._records, self._lost),
             *(self._batch_messages, self._handler_seconds),
         ):
-            metric.labels(lane.queue)
+            metric.labels(consumer.queue)
 
     def finished(
-        self, queue: str, result: BatchResult, settlement: Settlement, now: float
+        self, queue: str, result: BatchResult, resolution: Resolution, now: float
     ) -> None:
         """Count a batch that the pool answered.
 
@@ -181,8 +181,8 @@ class WorkerMetrics:
         self._handler_seconds.labels(queue).observe(result.seconds)
         self._records.labels(queue).inc(result.records)
         self._empty.labels(queue).inc(result.empty)
-        if settlement.done:
-            self._done.labels(queue).inc(len(settlement.done))
+        if resolution.done:
+            self._done.labels(queue).inc(len(resolution.done))
             self._last_success.labels(queue).set(now)
         self.called(result.sink_calls)
 
@@ -196,11 +196,11 @@ class WorkerMetrics:
         """Count a batch that the pool did not answer."""
         self._lost.labels(queue).inc()
 
-    def moved(self, queue: str, settlement: Settlement) -> None:
+    def moved(self, queue: str, resolution: Resolution) -> None:
         """Count the retries and dead letters that the broker has confirmed."""
-        for error_type, count in settlement.retried.items():
+        for error_type, count in resolution.retried.items():
             self._retried.labels(queue, error_type).inc(count)
-        for error_type, count in settlement.dead.items():
+        for error_type, count in resolution.dead.items():
             self._dead.labels(queue, error_type).inc(count)
 
     def rejected(self, queue: str, count: int) -> None:
@@ -213,15 +213,15 @@ class _State(Collector):
 
     def __init__(self, circuits: Circuits) -> None:
         self._circuits = circuits
-        self._lanes: dict[str, Followed] = {}
+        self._consumers: dict[str, Followed] = {}
         self._received_before: dict[str, int] = {}
 
-    def follow(self, lane: Followed) -> None:
-        """Look at this lane, and no more at the one that it replaces."""
-        if (old := self._lanes.get(lane.queue)) is not None:
-            before = self._received_before.get(lane.queue, 0)
-            self._received_before[lane.queue] = before + old.received
-        self._lanes[lane.queue] = lane
+    def follow(self, consumer: Followed) -> None:
+        """Look at this consumer, and no more at the one that it replaces."""
+        if (old := self._consumers.get(consumer.queue)) is not None:
+            before = self._received_before.get(consumer.queue, 0)
+            self._received_before[consumer.queue] = before + old.received
+        self._consumers[consumer.queue] = consumer
 
     @override
     def collect(self) -> Iterator[Metric]:
@@ -230,7 +230,7 @@ class _State(Collector):
             "Messages delivered by the broker, redeliveries included.",
             labels=("queue",),
         )
-        unsettled = GaugeMetricFamily(
+        unresolved = GaugeMetricFamily(
             "meshtasks_messages_unsettled",
             "Messages held: neither acknowledged nor moved yet.",
             labels=("queue",),
@@ -255,17 +255,19 @@ class _State(Collector):
             "How often a sink was found down.",
             labels=("sink",),
         )
-        lanes = self._lanes.copy()
-        for queue, lane in lanes.items():
+        consumers = self._consumers.copy()
+        for queue, consumer in consumers.items():
             before = self._received_before.get(queue, 0)
-            received.add_metric((queue,), before + lane.received)
-            unsettled.add_metric((queue,), lane.unsettled)
-            consumes = lane.is_consuming and not lane.is_trying
+            received.add_metric((queue,), before + consumer.received)
+            unresolved.add_metric((queue,), consumer.unresolved)
+            consumes = consumer.is_consuming and not consumer.is_trying
             consuming.add_metric((queue,), int(consumes))
         states, tripped = self._circuits.states(), self._circuits.trips()
-        for sink in sorted({s for lane in lanes.values() for s in lane.handler.sinks}):
+        for sink in sorted(
+            {s for consumer in consumers.values() for s in consumer.handler.sinks}
+        ):
             state = states.get(sink, State.CLOSED)
             circuits.add_metric((sink,), int(state is not State.CLOSED))
             half_open.add_metric((sink,), int(state is State.HALF_OPEN))
             trips.add_metric((sink,), tripped.get(sink, 0))
-        yield from (received, unsettled, consuming, circuits, half_open, trips)
+        yield from (received, unresolved, consuming, circuits, half_open, trips)

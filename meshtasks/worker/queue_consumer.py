@@ -18,62 +18,64 @@ from meshtasks.amqp.queues import QueueSettings
 from meshtasks.flows.contract import Handler
 from meshtasks.worker.acks import AckWatermark
 from meshtasks.worker.adapter import Adapted, adapt
-from meshtasks.worker.batching import Buffer, Tier, tier_of
-from meshtasks.worker.resolution import Settler
+from meshtasks.worker.batching import Buffer, ShrinkLevel, shrink_level_of
+from meshtasks.worker.resolution import OutcomeResolver
 
 logger = get_logger(__name__)
 
 
-class Lane:
-    """Consumes one queue over one connection; a new connection needs a new lane.
+class QueueConsumer:
+    """Consumes one queue over one connection; a new connection needs a new consumer.
 
     Args:
         handler: the queue's handler.
         settings: batch limits, retry options, size limit.
-        settler: settles this queue's batches.
+        resolver: settles this queue's batches.
         prefetch: unacknowledged messages the broker may send.
-        on_full: called with this lane and a full batch.
-        on_open: called with this lane and the open batch when its first message
+        on_full: called with this consumer and a full batch.
+        on_open: called with this consumer and the open batch when its first message
             arrives; the batch becomes due ``age_ms`` later.
-        on_dead: called with this lane and a message that is dead on arrival.
+        on_dead: called with this consumer and a message that is dead on arrival.
 
     Attributes:
         alive: false once the connection is given up; results are then dropped,
             because the broker delivers the messages again.
         is_urgent: its batches run before those of queues that are not: alerts.
         received: messages received so far.
-        unsettled: messages received and not yet settled.
+        unresolved: messages received and not yet resolved.
     """
 
     def __init__(
         self,
         handler: Handler,
         settings: QueueSettings,
-        settler: Settler,
+        resolver: OutcomeResolver,
         prefetch: int,
-        on_full: Callable[[Lane, list[Delivery]], None],
-        on_open: Callable[[Lane, Buffer], None],
-        on_dead: Callable[[Lane, Adapted], None],
+        on_full: Callable[[QueueConsumer, list[Delivery]], None],
+        on_open: Callable[[QueueConsumer, Buffer], None],
+        on_dead: Callable[[QueueConsumer, Adapted], None],
     ) -> None:
         self.handler = handler
         self.queue = handler.queue
         self.is_urgent = self.queue.startswith("alerts.")
         self.settings = settings
-        self.settler = settler
+        self.resolver = resolver
         self.alive = True
         self.received = 0
-        self.unsettled = 0
+        self.unresolved = 0
         self._prefetch = prefetch
         self._on_full = on_full
         self._on_open = on_open
         self._on_dead = on_dead
-        self._buffers: dict[Tier, Buffer] = {}
-        self._plain = self._buffers[Tier(0, alone=False)] = Buffer(
-            settings.batch, Tier(0, alone=False)
+        self._buffers: dict[ShrinkLevel, Buffer] = {}
+        self._plain = self._buffers[ShrinkLevel(0, single=False)] = Buffer(
+            settings.batch, ShrinkLevel(0, single=False)
         )
         self._watermark = AckWatermark(max_waiting=max(1, prefetch // 2))
         self._channel: Any = None
-        self._on_lost: Callable[[Lane, str], None] = lambda _lane, _reason: None
+        self._on_lost: Callable[[QueueConsumer, str], None] = (
+            lambda _consumer, _reason: None
+        )
         self._consumer_tag: str | None = None
         self._window = 0
 
@@ -87,7 +89,9 @@ class Lane:
         """Whether it sends only as many as are needed to try a sink."""
         return self.is_consuming and self._window < self._prefetch
 
-    def open(self, connection: Any, on_lost: Callable[[Lane, str], None]) -> None:
+    def open(
+        self, connection: Any, on_lost: Callable[[QueueConsumer, str], None]
+    ) -> None:
         """Open the channel.
 
         Args:
@@ -149,16 +153,16 @@ class Lane:
                 yield buffer.take()
 
     def acknowledge(self, tags: Iterable[int]) -> None:
-        """Settle messages whose effect is durable."""
+        """Resolve messages whose effect is durable."""
         tags = list(tags)
-        self.unsettled -= len(tags)
-        for ack in self._watermark.settle(tags):
+        self.unresolved -= len(tags)
+        for ack in self._watermark.resolve(tags):
             self._channel.basic_ack(ack.delivery_tag, ack.multiple)
 
     def reject(self, tags: Iterable[int]) -> None:
         """Leave messages to the broker's own dead-lettering."""
         for tag in tags:
-            self.unsettled -= 1
+            self.unresolved -= 1
             self._channel.basic_reject(tag, requeue=False)
             self._watermark.skip(tag)
 
@@ -170,7 +174,7 @@ class Lane:
             message, self.queue, self.settings.max_message_bytes, time.time()
         )
         self.received += 1
-        self.unsettled += 1
+        self.unresolved += 1
         if adapted.dead is not None:
             self._on_dead(self, adapted)
             return
@@ -183,7 +187,7 @@ class Lane:
             self._on_open(self, buffer)
 
     def _buffer_for(self, delivery: Delivery) -> Buffer:
-        tier = tier_of(delivery)
-        if tier not in self._buffers:
-            self._buffers[tier] = Buffer(self.settings.batch, tier)
-        return self._buffers[tier]
+        level = shrink_level_of(delivery)
+        if level not in self._buffers:
+            self._buffers[level] = Buffer(self.settings.batch, level)
+        return self._buffers[level]

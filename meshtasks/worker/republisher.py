@@ -24,7 +24,7 @@ T = TypeVar("T")
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
-class Parcel(NamedTuple, Generic[T]):
+class PublishRequest(NamedTuple, Generic[T]):
     """Messages to publish, and what they stand for.
 
     Attributes:
@@ -36,15 +36,15 @@ class Parcel(NamedTuple, Generic[T]):
     token: T
 
 
-class Courier(Generic[T]):
-    """Publishes parcels in order, each until it is confirmed.
+class Republisher(Generic[T]):
+    """Publishes requests in order, each until it is confirmed.
 
     Args:
-        publisher: used by the courier's thread alone.
-        on_delivered: called in the courier's thread once a parcel is confirmed.
-        on_refused: called in the courier's thread for a parcel that cannot be
+        publisher: used by the republisher's thread alone.
+        on_delivered: called in the republisher's thread once a request is confirmed.
+        on_refused: called in the republisher's thread for a request that cannot be
             delivered although the broker answers.
-        is_wanted: false when a parcel's messages were given back to the broker,
+        is_wanted: false when a request's messages were given back to the broker,
             so that it need not be published any more.
     """
 
@@ -59,11 +59,13 @@ class Courier(Generic[T]):
         self._on_delivered = on_delivered
         self._on_refused = on_refused
         self._is_wanted = is_wanted
-        self._parcels: queue.SimpleQueue[Parcel[T] | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[PublishRequest[T] | None] = (
+            queue.SimpleQueue()
+        )
         self._stopping = threading.Event()
         self._is_held_up = False
         self._thread = threading.Thread(
-            target=self._run, name="mesh-courier", daemon=True
+            target=self._run, name="mesh-republisher", daemon=True
         )
 
     def start(self) -> None:
@@ -71,15 +73,15 @@ class Courier(Generic[T]):
         if not self._thread.is_alive():
             self._thread.start()
 
-    def send(self, parcel: Parcel[T]) -> None:
-        """Queue a parcel; returns at once."""
-        self._parcels.put(parcel)
+    def send(self, request: PublishRequest[T]) -> None:
+        """Queue a request; returns at once."""
+        self._requests.put(request)
 
     def stop(self, within_seconds: float) -> None:
-        """Stop after the parcel at hand. Parcels left over are not lost: their
+        """Stop after the request at hand. Requests left over are not lost: their
         messages are unacknowledged and the broker delivers them again."""
         self._stopping.set()
-        self._parcels.put(None)
+        self._requests.put(None)
         self._thread.join(within_seconds)
 
     @property
@@ -88,36 +90,36 @@ class Courier(Generic[T]):
         return self._is_held_up or self._publisher.is_blocked
 
     def _run(self) -> None:
-        while (parcel := self._parcels.get()) is not None:
-            self._deliver([parcel, *self._more()])
+        while (request := self._requests.get()) is not None:
+            self._deliver([request, *self._more()])
         self._publisher.close()
 
-    def _more(self) -> Iterator[Parcel[T]]:
+    def _more(self) -> Iterator[PublishRequest[T]]:
         """Parcels that wait already, to be published together: a flood of dead
         letters then costs one round trip for many, not one for each."""
-        while not self._parcels.empty():
-            parcel = self._parcels.get()
-            if parcel is None:
-                self._parcels.put(None)
+        while not self._requests.empty():
+            request = self._requests.get()
+            if request is None:
+                self._requests.put(None)
                 return
-            yield parcel
+            yield request
 
-    def _deliver(self, parcels: list[Parcel[T]]) -> None:
+    def _deliver(self, requests: list[PublishRequest[T]]) -> None:
         pause_seconds = 0.2
-        while wanted := [each for each in parcels if self._is_wanted(each.token)]:
+        while wanted := [each for each in requests if self._is_wanted(each.token)]:
             try:
                 self._publish(wanted)
             except PublishUnconfirmed as error:
                 logger.warning("Failed messages not yet moved, retrying: %s", error)
             except Exception:
-                # Nobody foresaw it; the parcels behind must be moved all the same.
+                # Nobody foresaw it; the requests behind must be moved all the same.
                 logger.exception("Failed messages not yet moved, retrying one by one")
                 self._publisher.close()
                 if len(wanted) == 1:
                     self._refuse(wanted[0], "an error that nobody foresaw, see above")
                     return
-                for parcel in wanted:
-                    self._deliver([parcel])
+                for request in wanted:
+                    self._deliver([request])
                 return
             else:
                 self._is_held_up = False
@@ -127,8 +129,8 @@ class Courier(Generic[T]):
                 return
             pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
 
-    def _publish(self, parcels: list[Parcel[T]]) -> None:
-        """Publish parcels; those that cannot be published are left to the broker.
+    def _publish(self, requests: list[PublishRequest[T]]) -> None:
+        """Publish requests; those that cannot be published are left to the broker.
 
         Raises:
             PublishUnconfirmed: the broker is away, or does not take them now.
@@ -138,27 +140,27 @@ class Courier(Generic[T]):
         reason = ""
         try:
             self._publisher.publish(
-                [message for parcel in parcels for message in parcel.messages]
+                [message for request in requests for message in request.messages]
             )
         except PublishRefused as error:
             refused, routes = frozenset(map(id, error.refused)), error.routes
             reason = str(error)
         except Unroutable as error:
             routes, reason = error.routes, str(error)
-        for parcel in parcels:
+        for request in requests:
             if any(
                 id(message) in refused
                 or (message.exchange, message.routing_key) in routes
-                for message in parcel.messages
+                for message in request.messages
             ):
-                self._refuse(parcel, reason)
+                self._refuse(request, reason)
             else:
-                self._on_delivered(parcel.token)
+                self._on_delivered(request.token)
 
-    def _refuse(self, parcel: Parcel[T], reason: str) -> None:
+    def _refuse(self, request: PublishRequest[T], reason: str) -> None:
         logger.critical(
             "Left to the broker's own dead-lettering, since publishing is refused "
             "(is the topology whole? meshtasks topology check): %s",
             reason,
         )
-        self._on_refused(parcel.token)
+        self._on_refused(request.token)

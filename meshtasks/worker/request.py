@@ -30,7 +30,7 @@ class BatchRequest(Request):  # type: ignore[misc]  # celery ships no types
     """One batch of messages of one queue, to be run in the pool.
 
     Args:
-        consumer: the worker's consumer.
+        celery_consumer: the worker's consumer.
         queue: the queue, whose name is the task's.
         wires: the messages.
         time_limit_seconds: a batch that runs longer is killed.
@@ -41,7 +41,7 @@ class BatchRequest(Request):  # type: ignore[misc]  # celery ships no types
 
     def __init__(
         self,
-        consumer: Any,
+        celery_consumer: Any,
         queue: str,
         wires: list[Wire],
         time_limit_seconds: float,
@@ -67,10 +67,10 @@ class BatchRequest(Request):  # type: ignore[misc]  # celery ships no types
         )
         super().__init__(
             message,
-            app=consumer.app,
-            hostname=consumer.hostname,
-            eventer=consumer.event_dispatcher,
-            task=consumer.app.tasks[queue],
+            app=celery_consumer.app,
+            hostname=celery_consumer.hostname,
+            eventer=celery_consumer.event_dispatcher,
+            task=celery_consumer.app.tasks[queue],
             body=((), {}, {}),
             headers=headers,
             decoded=True,
@@ -108,7 +108,7 @@ class BatchRequest(Request):  # type: ignore[misc]  # celery ships no types
 
     @override
     def acknowledge(self) -> None:
-        """Nothing: the messages are acknowledged when they are settled."""
+        """Nothing: the messages are acknowledged when they are resolved."""
 
     @override
     def reject(self, requeue: bool = False) -> None:

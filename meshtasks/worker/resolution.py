@@ -31,7 +31,7 @@ _LARGEST_EXPONENT = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
+class Resolution:
     """What to do with the messages of a batch.
 
     Attributes:
@@ -53,15 +53,15 @@ class Settlement:
         self.outgoing.append(message)
         self.retried[error_type] += 1
 
-    def bury(self, letter: Outgoing, error_type: str) -> None:
+    def dead_letter(self, letter: Outgoing, error_type: str) -> None:
         """Send a message to the dead-letter queue."""
         self.outgoing.append(letter)
         self.dead[error_type] += 1
 
 
 @dataclass(frozen=True, slots=True)
-class Settler:
-    """Settles the batches of one queue.
+class OutcomeResolver:
+    """Resolves the batches of one queue.
 
     Attributes:
         queue: the queue.
@@ -78,7 +78,7 @@ class Settler:
     worker: str
     gives_up: Callable[[Envelope, str], Sequence[Outgoing]] = lambda *_: ()
 
-    def settle(
+    def resolve(
         self,
         deliveries: list[Delivery],
         result: BatchResult,
@@ -86,33 +86,33 @@ class Settler:
         verdicts: Mapping[str, Verdict],
         task_id: str,
         now: float,
-    ) -> Settlement:
-        """Settle a batch that the pool answered.
+    ) -> Resolution:
+        """Resolve a batch that the pool answered.
 
         Args:
             verdicts: by sink, whether a retry caused by it counts against a
                 message. One that was not tried never does.
         """
         if not result.failures:
-            return Settlement(done=[delivery.tag for delivery in deliveries])
-        settlement = Settlement()
+            return Resolution(done=[delivery.tag for delivery in deliveries])
+        resolution = Resolution()
         failed = {failure.position for failure in result.failures}
         for position, delivery in enumerate(deliveries):
-            tags = settlement.moved if position in failed else settlement.done
+            tags = resolution.moved if position in failed else resolution.done
             tags.append(delivery.tag)
         for failure in result.failures:
             delivery = deliveries[failure.position]
             verdict = _verdict(failure.outcome, verdicts)
-            self._fail(settlement, delivery, failure, verdict, task_id=task_id, now=now)
-        return settlement
+            self._fail(resolution, delivery, failure, verdict, task_id=task_id, now=now)
+        return resolution
 
-    def dead(self, delivery: Delivery, dead: Dead, now: float) -> Settlement:
-        """Settle a message that is dead before it reached a batch."""
+    def dead(self, delivery: Delivery, dead: Dead, now: float) -> Resolution:
+        """Resolve a message that is dead before it reached a batch."""
         failing = Failing(delivery, self.queue, delivery.body)
         letter = dead_message(failing, dead, task_id="", worker=self.worker, now=now)
-        settlement = Settlement(moved=[delivery.tag])
-        settlement.bury(letter, dead.error_type)
-        return settlement
+        resolution = Resolution(moved=[delivery.tag])
+        resolution.dead_letter(letter, dead.error_type)
+        return resolution
 
     def lost(
         self,
@@ -122,12 +122,12 @@ class Settler:
         now: float,
         *,
         counts: bool = True,
-    ) -> Settlement:
-        """Settle a message whose pool process was lost while it ran alone."""
+    ) -> Resolution:
+        """Resolve a message whose pool process was lost while it ran alone."""
         failure = Failure(0, Retry(reason, "WorkerLost"))
-        settlement = Settlement(moved=[delivery.tag])
+        resolution = Resolution(moved=[delivery.tag])
         self._fail(
-            settlement,
+            resolution,
             delivery,
             failure,
             Verdict(counts),
@@ -135,12 +135,12 @@ class Settler:
             now=now,
             isolate=True,
         )
-        return settlement
+        return resolution
 
-    def set_aside(self, deliveries: list[Delivery], now: float) -> Settlement:
-        """Settle messages held while a sink they need is down: they wait in the
+    def set_aside(self, deliveries: list[Delivery], now: float) -> Resolution:
+        """Resolve messages held while a sink they need is down: they wait in the
         shortest retry queue and then in their own, and it does not count."""
-        settlement = Settlement(moved=[delivery.tag for delivery in deliveries])
+        resolution = Resolution(moved=[delivery.tag for delivery in deliveries])
         for delivery in deliveries:
             failing = Failing(delivery, self.queue, delivery.body)
             message = retry_message(
@@ -150,12 +150,12 @@ class Settler:
                 now=now,
                 isolate=False,
             )
-            settlement.retry(message, SinkUnavailable.__name__)
-        return settlement
+            resolution.retry(message, SinkUnavailable.__name__)
+        return resolution
 
     def _fail(
         self,
-        settlement: Settlement,
+        resolution: Resolution,
         delivery: Delivery,
         failure: Failure,
         verdict: Verdict,
@@ -164,7 +164,7 @@ class Settler:
         now: float,
         isolate: bool = False,
     ) -> None:
-        """Add a failure to its batch's settlement."""
+        """Add a failure to its batch's resolution."""
         body = delivery.body if failure.body is None else failure.body
         failing = Failing(delivery, self.queue, body, failure.record_index)
         outcome = failure.outcome
@@ -188,17 +188,17 @@ class Settler:
                     now=now,
                     isolate=isolate,
                 )
-                settlement.retry(message, outcome.error_type)
+                resolution.retry(message, outcome.error_type)
                 return
             reason = f"{decision.because}; last: {outcome.reason}"
             outcome = Dead(reason, outcome.error_type, outcome.traceback)
             lost = delivery._replace(body=body)
             envelope = envelope_of(lost.to_wire(), self.queue)
-            settlement.outgoing.extend(self.gives_up(envelope, reason))
+            resolution.outgoing.extend(self.gives_up(envelope, reason))
         letter = dead_message(
             failing, outcome, task_id=task_id, worker=self.worker, now=now
         )
-        settlement.bury(letter, outcome.error_type)
+        resolution.dead_letter(letter, outcome.error_type)
 
     def _backoff_seconds(self, attempt: int) -> float:
         """Celery's own backoff."""

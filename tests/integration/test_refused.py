@@ -12,7 +12,7 @@ from typing_extensions import override
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.errors import PublishRefused, Unroutable
 from meshtasks.gateway.outbox import Outbox
-from meshtasks.worker.republisher import Courier, Parcel
+from meshtasks.worker.republisher import PublishRequest, Republisher
 from producers.base import Producer
 from tests.support.amqp import drain
 from tests.support.waiting import wait_until
@@ -69,17 +69,17 @@ class Faulty(Publisher):
 def test_the_courier_leaves_them_to_the_broker_and_goes_on(mesh_url: str) -> None:
     delivered: list[int] = []
     refused: list[int] = []
-    courier = Courier[int](
+    republisher = Republisher[int](
         Faulty(mesh_url), delivered.append, refused.append, lambda _: True
     )
     bad = [UNENCODABLE, NO_EXCHANGE, NO_QUEUE, Outgoing("", QUEUE, b"fault")]
     for number, message in enumerate([good(0), *bad, good(5)]):
-        courier.send(Parcel([message], number))
-    courier.start()
-    wait_until(lambda: len(delivered) + len(refused) == 6, 20, "all parcels")
-    courier.send(Parcel([good(6)], 6))
+        republisher.send(PublishRequest([message], number))
+    republisher.start()
+    wait_until(lambda: len(delivered) + len(refused) == 6, 20, "all requests")
+    republisher.send(PublishRequest([good(6)], 6))
     wait_until(lambda: 6 in delivered, 20, "one more")
-    courier.stop(5)
+    republisher.stop(5)
 
     assert sorted(delivered) == [0, 5, 6]
     assert sorted(refused) == [1, 2, 3, 4]

@@ -9,33 +9,33 @@ from meshtasks.worker.acks import Ack, AckWatermark
 
 
 def test_a_batch_from_the_start_is_acknowledged_with_one_frame() -> None:
-    assert AckWatermark(100).settle([1, 2, 3]) == [Ack(3, multiple=True)]
+    assert AckWatermark(100).resolve([1, 2, 3]) == [Ack(3, multiple=True)]
 
 
 def test_a_single_message_is_acknowledged_alone() -> None:
-    assert AckWatermark(100).settle([1]) == [Ack(1, multiple=False)]
+    assert AckWatermark(100).resolve([1]) == [Ack(1, multiple=False)]
 
 
 def test_a_later_batch_waits_for_the_one_before_it() -> None:
     watermark = AckWatermark(100)
 
-    assert watermark.settle([3, 4]) == []
-    assert watermark.settle([1, 2]) == [Ack(4, multiple=True)]
+    assert watermark.resolve([3, 4]) == []
+    assert watermark.resolve([1, 2]) == [Ack(4, multiple=True)]
 
 
 def test_too_many_waiting_tags_are_acknowledged_one_by_one() -> None:
     watermark = AckWatermark(max_waiting=1)
 
-    assert watermark.settle([3, 4]) == [Ack(3, multiple=False), Ack(4, multiple=False)]
-    assert watermark.settle([1, 2]) == [Ack(2, multiple=True)]
-    assert watermark.settle([5]) == [Ack(5, multiple=False)]
+    assert watermark.resolve([3, 4]) == [Ack(3, multiple=False), Ack(4, multiple=False)]
+    assert watermark.resolve([1, 2]) == [Ack(2, multiple=True)]
+    assert watermark.resolve([5]) == [Ack(5, multiple=False)]
 
 
 def test_a_rejected_message_is_never_acknowledged_but_does_not_block() -> None:
     watermark = AckWatermark(100)
     watermark.skip(1)
 
-    assert watermark.settle([2]) == [Ack(2, multiple=True)]
+    assert watermark.resolve([2]) == [Ack(2, multiple=True)]
 
 
 @given(
@@ -48,18 +48,18 @@ def test_every_tag_is_acknowledged_exactly_once_and_only_after_it_settled(
 ) -> None:
     watermark = AckWatermark(max_waiting)
     open_at_broker = set(order)
-    settled: set[int] = set()
+    resolved: set[int] = set()
     remaining = list(order)
     for size in cuts:
         batch, remaining = remaining[:size], remaining[size:]
-        settled.update(batch)
-        for ack in watermark.settle(batch):
+        resolved.update(batch)
+        for ack in watermark.resolve(batch):
             covered = (
                 {tag for tag in open_at_broker if tag <= ack.delivery_tag}
                 if ack.multiple
                 else {ack.delivery_tag}
             )
-            assert covered <= settled
+            assert covered <= resolved
             assert ack.delivery_tag in open_at_broker
             open_at_broker -= covered
     assert not open_at_broker

@@ -9,9 +9,9 @@ import pytest
 from meshtasks.amqp import headers
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.queues import BatchLimits
-from meshtasks.worker.batching import Buffer, Tier, tier_of
+from meshtasks.worker.batching import Buffer, ShrinkLevel, shrink_level_of
 
-PLAIN = Tier(0, alone=False)
+PLAIN = ShrinkLevel(0, single=False)
 
 
 def delivery(
@@ -56,27 +56,31 @@ def test_a_batch_is_as_old_as_its_first_message() -> None:
 
 
 def test_every_failed_attempt_makes_the_batch_ten_times_smaller() -> None:
-    assert tier_of(delivery(table={headers.ATTEMPT: 2})) == Tier(2, alone=False)
-    assert Buffer(BatchLimits(count=500), Tier(2, alone=False)).count_limit == 5
-    assert Buffer(BatchLimits(count=500), Tier(5, alone=False)).count_limit == 1
+    assert shrink_level_of(delivery(table={headers.ATTEMPT: 2})) == ShrinkLevel(
+        2, single=False
+    )
+    assert Buffer(BatchLimits(count=500), ShrinkLevel(2, single=False)).count_limit == 5
+    assert Buffer(BatchLimits(count=500), ShrinkLevel(5, single=False)).count_limit == 1
 
 
 def test_a_message_that_may_have_killed_a_process_runs_alone() -> None:
-    assert tier_of(delivery(table={headers.ISOLATE: 1})).alone
-    assert tier_of(delivery(table={"x-delivery-count": 2}, redelivered=True)).alone
-    assert Buffer(BatchLimits(), Tier(9, alone=True)).count_limit == 1
+    assert shrink_level_of(delivery(table={headers.ISOLATE: 1})).single
+    assert shrink_level_of(
+        delivery(table={"x-delivery-count": 2}, redelivered=True)
+    ).single
+    assert Buffer(BatchLimits(), ShrinkLevel(9, single=True)).count_limit == 1
 
 
 def test_a_first_redelivery_is_batched_like_any_message() -> None:
     again = delivery(table={"x-delivery-count": 1}, redelivered=True)
-    assert tier_of(again) == PLAIN
+    assert shrink_level_of(again) == PLAIN
 
 
 def test_a_delivery_count_of_the_senders_own_counts_for_nothing() -> None:
-    assert tier_of(delivery(table={"x-delivery-count": 2})) == PLAIN
+    assert shrink_level_of(delivery(table={"x-delivery-count": 2})) == PLAIN
 
 
 @pytest.mark.parametrize("attempt", [10**9, 2**63 - 1, -5, True, 1e300, "9", None])
 def test_whatever_the_attempt_a_batch_has_a_size(attempt: object) -> None:
-    tier = tier_of(delivery(table={headers.ATTEMPT: attempt}))
-    assert Buffer(BatchLimits(), tier).count_limit >= 1
+    level = shrink_level_of(delivery(table={headers.ATTEMPT: attempt}))
+    assert Buffer(BatchLimits(), level).count_limit >= 1

@@ -15,7 +15,7 @@ from meshtasks.flows.circuit import State
 from meshtasks.flows.contract import Handler
 from meshtasks.timing import SinkCall
 from meshtasks.worker.metrics import WorkerMetrics
-from meshtasks.worker.resolution import Settlement
+from meshtasks.worker.resolution import Resolution
 from meshtasks.worker.runner import BatchResult
 
 QUEUE = "sensors.temperature"
@@ -26,12 +26,12 @@ HANDLER = Handler(QUEUE, lambda *_: [], Any, ("timeseries",), False)
 
 
 @dataclass
-class Lane:
-    """As much of a lane as is looked at."""
+class QueueConsumer:
+    """As much of a consumer as is looked at."""
 
     queue: str = QUEUE
     received: int = 0
-    unsettled: int = 0
+    unresolved: int = 0
     is_consuming: bool = True
     is_trying: bool = False
     handler: Handler = HANDLER
@@ -52,9 +52,9 @@ class Page:
 
     def __init__(self) -> None:
         self.circuits = Circuits()
-        self.lane = Lane()
+        self.consumer = QueueConsumer()
         self.metrics = WorkerMetrics("climate@attic", self.circuits)
-        self.metrics.follow(self.lane)
+        self.metrics.follow(self.consumer)
 
     def value(self, name: str, **labels: str) -> float | None:
         labels = labels or {"queue": QUEUE}
@@ -76,7 +76,7 @@ def test_counters_are_there_before_the_first_message(page: Page) -> None:
 
 def test_a_batch_counts_its_messages_records_and_time(page: Page) -> None:
     result = BatchResult(messages=3, records=40, seconds=0.2)
-    page.metrics.finished(QUEUE, result, Settlement(done=[1, 2, 3]), NOW)
+    page.metrics.finished(QUEUE, result, Resolution(done=[1, 2, 3]), NOW)
 
     assert page.value("messages_done_total") == 3
     assert page.value("records_total") == 40
@@ -86,17 +86,17 @@ def test_a_batch_counts_its_messages_records_and_time(page: Page) -> None:
 
 
 def test_a_batch_with_nothing_done_is_no_success(page: Page) -> None:
-    page.metrics.finished(QUEUE, BatchResult(1, 1), Settlement(moved=[1]), NOW)
+    page.metrics.finished(QUEUE, BatchResult(1, 1), Resolution(moved=[1]), NOW)
 
     assert page.value("last_success_timestamp_seconds") is None
     assert page.value("batch_messages_count") == 1
 
 
 def test_retries_and_dead_letters_are_told_apart_by_fault(page: Page) -> None:
-    settlement = Settlement(
+    resolution = Resolution(
         retried=Counter(SinkUnavailable=2), dead=Counter(UnknownUnit=1)
     )
-    page.metrics.moved(QUEUE, settlement)
+    page.metrics.moved(QUEUE, resolution)
 
     dead = page.value("messages_dead_total", queue=QUEUE, error_type="UnknownUnit")
     retried = page.value(
@@ -116,7 +116,7 @@ def test_lost_batches_and_rejected_messages_count(page: Page) -> None:
 def test_calls_of_sinks_are_told_apart_by_how_they_ended(page: Page) -> None:
     calls = (SinkCall("timeseries", 0.5, False), SinkCall("timeseries", 10.0, True))
     result = BatchResult(1, 1, sink_calls=calls)
-    page.metrics.finished(QUEUE, result, Settlement(done=[1]), NOW)
+    page.metrics.finished(QUEUE, result, Resolution(done=[1]), NOW)
 
     ok = page.value("sink_call_seconds_sum", sink="timeseries", result="ok")
     failed = page.value("sink_call_seconds_sum", sink="timeseries", result="failed")
@@ -124,15 +124,15 @@ def test_calls_of_sinks_are_told_apart_by_how_they_ended(page: Page) -> None:
 
 
 def test_what_a_queue_holds_is_read_when_asked_for(page: Page) -> None:
-    page.lane.received, page.lane.unsettled = 70, 7
+    page.consumer.received, page.consumer.unresolved = 70, 7
 
     assert page.value("messages_received_total") == 70
     assert page.value("messages_unsettled") == 7
 
 
 def test_a_new_connection_goes_on_counting(page: Page) -> None:
-    page.lane.received = 70
-    page.metrics.follow(Lane(received=5))
+    page.consumer.received = 70
+    page.metrics.follow(QueueConsumer(received=5))
 
     assert page.value("messages_received_total") == 75
 
@@ -140,7 +140,7 @@ def test_a_new_connection_goes_on_counting(page: Page) -> None:
 def test_an_open_circuit_and_the_queue_that_rests_are_seen(page: Page) -> None:
     assert page.value("circuit_open", sink="timeseries") == 0
     page.circuits["timeseries"] = State.OPEN
-    page.lane.is_consuming = False
+    page.consumer.is_consuming = False
 
     assert page.value("circuit_open", sink="timeseries") == 1
     assert page.value("queue_consuming") == 0

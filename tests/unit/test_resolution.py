@@ -13,7 +13,7 @@ from meshtasks.amqp.retry import RetryPolicy
 from meshtasks.flows.circuit import Verdict
 from meshtasks.outcome import Dead, Retry
 from meshtasks.records.envelope import Envelope
-from meshtasks.worker.resolution import Settlement, Settler
+from meshtasks.worker.resolution import OutcomeResolver, Resolution
 from meshtasks.worker.runner import BatchResult, Failure
 
 NOW = 1_800_000_000.0
@@ -21,8 +21,8 @@ POLICY = RetryPolicy(max_retries=2, retry_backoff=5, retry_jitter=False)
 
 
 @pytest.fixture
-def settler() -> Settler:
-    return Settler("sensors.temperature", POLICY, (1, 5, 30), "worker@host")
+def resolver() -> OutcomeResolver:
+    return OutcomeResolver("sensors.temperature", POLICY, (1, 5, 30), "worker@host")
 
 
 def delivery(
@@ -33,17 +33,20 @@ def delivery(
     return Delivery(tag, body, "sensors", key, properties, False, NOW)
 
 
-def settle(
-    settler: Settler, deliveries: list[Delivery], *failures: Failure, down: str = ""
-) -> Settlement:
+def resolve(
+    resolver: OutcomeResolver,
+    deliveries: list[Delivery],
+    *failures: Failure,
+    down: str = "",
+) -> Resolution:
     result = BatchResult(len(deliveries), len(deliveries), failures)
     verdicts = {down: Verdict(counts=False)} if down else {}
-    return settler.settle(deliveries, result, verdicts=verdicts, task_id="t", now=NOW)
+    return resolver.resolve(deliveries, result, verdicts=verdicts, task_id="t", now=NOW)
 
 
-def only(settlement: Settlement) -> Outgoing:
-    assert len(settlement.outgoing) == 1
-    return settlement.outgoing[0]
+def only(resolution: Resolution) -> Outgoing:
+    assert len(resolution.outgoing) == 1
+    return resolution.outgoing[0]
 
 
 def table_of(message: Outgoing) -> dict[str, object]:
@@ -51,23 +54,23 @@ def table_of(message: Outgoing) -> dict[str, object]:
     return message.headers
 
 
-def test_done_messages_are_acknowledged(settler: Settler) -> None:
-    settlement = settle(settler, [delivery(1), delivery(2)])
+def test_done_messages_are_acknowledged(resolver: OutcomeResolver) -> None:
+    resolution = resolve(resolver, [delivery(1), delivery(2)])
 
-    assert settlement == Settlement(done=[1, 2])
+    assert resolution == Resolution(done=[1, 2])
 
 
 def test_a_dead_message_is_published_whole_before_it_is_acknowledged(
-    settler: Settler,
+    resolver: OutcomeResolver,
 ) -> None:
     bad = delivery(2, b"not json")
 
-    settlement = settle(
-        settler, [delivery(1), bad], Failure(1, Dead("not JSON", "UndecodableMessage"))
+    resolution = resolve(
+        resolver, [delivery(1), bad], Failure(1, Dead("not JSON", "UndecodableMessage"))
     )
 
-    letter = only(settlement)
-    assert (settlement.done, settlement.moved) == ([1], [2])
+    letter = only(resolution)
+    assert (resolution.done, resolution.moved) == ([1], [2])
     assert (letter.exchange, letter.routing_key) == ("dead.letter", "#")
     assert letter.body == b"not json"
     assert letter.properties is not None
@@ -81,17 +84,23 @@ def test_a_dead_message_is_published_whole_before_it_is_acknowledged(
     assert table[headers.WORKER] == "worker@host"
 
 
-def test_a_dead_record_of_an_array_is_published_alone(settler: Settler) -> None:
+def test_a_dead_record_of_an_array_is_published_alone(
+    resolver: OutcomeResolver,
+) -> None:
     array = delivery(1, b'[{"value":1},{"value":"x"}]')
 
-    letter = only(settle(settler, [array], Failure(0, Dead("x"), b'{"value":"x"}', 1)))
+    letter = only(
+        resolve(resolver, [array], Failure(0, Dead("x"), b'{"value":"x"}', 1))
+    )
 
     assert letter.body == b'{"value":"x"}'
     assert table_of(letter)[headers.RECORD_INDEX] == 1
 
 
-def test_a_retry_waits_and_comes_back_to_the_failing_queue(settler: Settler) -> None:
-    message = only(settle(settler, [delivery(1)], Failure(0, Retry("refused"))))
+def test_a_retry_waits_and_comes_back_to_the_failing_queue(
+    resolver: OutcomeResolver,
+) -> None:
+    message = only(resolve(resolver, [delivery(1)], Failure(0, Retry("refused"))))
 
     assert (message.exchange, message.routing_key) == ("retry.5", "sensors.temperature")
     assert table_of(message)[headers.ATTEMPT] == 1
@@ -99,10 +108,10 @@ def test_a_retry_waits_and_comes_back_to_the_failing_queue(settler: Settler) -> 
     assert table_of(message)[headers.RECEIVED_AT] == NOW
 
 
-def test_the_backoff_doubles_with_every_attempt(settler: Settler) -> None:
+def test_the_backoff_doubles_with_every_attempt(resolver: OutcomeResolver) -> None:
     again = delivery(1, table={headers.ATTEMPT: 1, headers.FIRST_FAILED_AT: NOW - 5})
 
-    message = only(settle(settler, [again], Failure(0, Retry("refused"))))
+    message = only(resolve(resolver, [again], Failure(0, Retry("refused"))))
 
     assert message.exchange == "retry.5"  # 10 s, in the longest level not above it
     assert table_of(message)[headers.ATTEMPT] == 2
@@ -113,19 +122,21 @@ def test_the_backoff_doubles_with_every_attempt(settler: Settler) -> None:
     ("asked_seconds", "exchange"), [(3, "retry.5"), (20, "retry.30"), (45, "retry.30")]
 )
 def test_nobody_is_asked_again_before_the_wait_they_asked_for(
-    settler: Settler, asked_seconds: float, exchange: str
+    resolver: OutcomeResolver, asked_seconds: float, exchange: str
 ) -> None:
     busy = Retry("429", retry_after_seconds=asked_seconds)
 
-    message = only(settle(settler, [delivery(1)], Failure(0, busy)))
+    message = only(resolve(resolver, [delivery(1)], Failure(0, busy)))
 
     assert message.exchange == exchange  # the longest, if none is long enough
 
 
-def test_a_message_is_dead_once_its_retries_are_used_up(settler: Settler) -> None:
+def test_a_message_is_dead_once_its_retries_are_used_up(
+    resolver: OutcomeResolver,
+) -> None:
     tired = delivery(1, table={headers.ATTEMPT: 2})
 
-    letter = only(settle(settler, [tired], Failure(0, Retry("refused"))))
+    letter = only(resolve(resolver, [tired], Failure(0, Retry("refused"))))
 
     assert letter.exchange == "dead.letter"
     assert table_of(letter)[headers.RETRIES] == 2
@@ -138,56 +149,64 @@ def test_whoever_waits_for_a_message_is_told_when_it_is_given_up() -> None:
     def tell(lost: Envelope, reason: str) -> list[Outgoing]:
         return [Outgoing("ai", lost.routing_key, f"{lost.body!r} {reason}".encode())]
 
-    settler = Settler("ai.inference.requests", POLICY, (1,), "worker@host", tell)
+    resolver = OutcomeResolver(
+        "ai.inference.requests", POLICY, (1,), "worker@host", tell
+    )
     first = delivery(1, b"[1,2,3]")
     last = delivery(2, b"[4,5,6]", {headers.ATTEMPT: 2})
     some = Retry("refused")
 
-    settlement = settle(
-        settler, [first, last], Failure(0, some), Failure(1, some, b"[5]")
+    resolution = resolve(
+        resolver, [first, last], Failure(0, some), Failure(1, some, b"[5]")
     )
 
-    retry, told, letter = settlement.outgoing
+    retry, told, letter = resolution.outgoing
     assert (retry.exchange, letter.exchange) == ("retry.1", "dead.letter")
     assert told.routing_key == last.routing_key
     assert told.body == b"b'[5]' still failing after 2 retries; last: refused"
 
 
-def test_a_fault_that_another_message_met_does_not_count(settler: Settler) -> None:
+def test_a_fault_that_another_message_met_does_not_count(
+    resolver: OutcomeResolver,
+) -> None:
     tired = delivery(1, table={headers.ATTEMPT: 2})
 
-    message = only(settle(settler, [tired], Failure(0, Retry("429", tried=False))))
+    message = only(resolve(resolver, [tired], Failure(0, Retry("429", tried=False))))
 
     assert message.exchange == "retry.5"
     assert table_of(message)[headers.ATTEMPT] == 2
 
 
-def test_attempts_while_the_sink_is_down_do_not_count(settler: Settler) -> None:
+def test_attempts_while_the_sink_is_down_do_not_count(
+    resolver: OutcomeResolver,
+) -> None:
     tired = delivery(1, table={headers.ATTEMPT: 2})
     outage = Failure(0, Retry("refused", sink="timeseries"))
 
-    message = only(settle(settler, [tired], outage, down="timeseries"))
+    message = only(resolve(resolver, [tired], outage, down="timeseries"))
 
     assert message.exchange.startswith("retry.")
     assert table_of(message)[headers.ATTEMPT] == 2
 
 
 def test_a_message_older_than_its_maximum_age_is_dead_even_then(
-    settler: Settler,
+    resolver: OutcomeResolver,
 ) -> None:
     old = delivery(1, table={headers.FIRST_FAILED_AT: NOW - POLICY.max_age_seconds - 1})
     outage = Failure(0, Retry("refused", sink="timeseries"))
 
-    letter = only(settle(settler, [old], outage, down="timeseries"))
+    letter = only(resolve(resolver, [old], outage, down="timeseries"))
 
     assert letter.exchange == "dead.letter"
     assert "max_age" in str(table_of(letter)[headers.REASON])
 
 
-def test_the_death_history_of_the_broker_is_not_carried_over(settler: Settler) -> None:
+def test_the_death_history_of_the_broker_is_not_carried_over(
+    resolver: OutcomeResolver,
+) -> None:
     replayed = delivery(1, table={"x-death": [{"count": 1}], "x-tenant": "attic"})
 
-    table = table_of(only(settle(settler, [replayed], Failure(0, Retry("refused")))))
+    table = table_of(only(resolve(resolver, [replayed], Failure(0, Retry("refused")))))
 
     assert "x-death" not in table
     assert table["x-tenant"] == "attic"
@@ -195,13 +214,13 @@ def test_the_death_history_of_the_broker_is_not_carried_over(settler: Settler) -
 
 @pytest.mark.parametrize("outcome", [Dead("bad"), Retry("busy")])
 def test_what_would_drop_a_message_while_it_waits_is_not_published_again(
-    settler: Settler, outcome: Dead | Retry
+    resolver: OutcomeResolver, outcome: Dead | Retry
 ) -> None:
     """An expiration would; so would the user id of somebody else."""
     properties = {"expiration": "60000", "user_id": "devices", "app_id": "esp"}
     sent = delivery(1)._replace(properties=properties)
 
-    message = only(settle(settler, [sent], Failure(0, outcome)))
+    message = only(resolve(resolver, [sent], Failure(0, outcome)))
 
     assert message.properties
     assert not {"expiration", "user_id"} & message.properties.keys()
@@ -209,21 +228,25 @@ def test_what_would_drop_a_message_while_it_waits_is_not_published_again(
 
 
 @pytest.mark.parametrize("attempt", [10**9, 2**63 - 1, True, -1, "x"])
-def test_whatever_the_attempt_it_is_decided(settler: Settler, attempt: object) -> None:
+def test_whatever_the_attempt_it_is_decided(
+    resolver: OutcomeResolver, attempt: object
+) -> None:
     sent = delivery(1, table={headers.ATTEMPT: attempt})
-    assert only(settle(settler, [sent], Failure(0, Retry("busy"))))
+    assert only(resolve(resolver, [sent], Failure(0, Retry("busy"))))
 
 
-def test_a_message_lost_alone_is_retried_alone(settler: Settler) -> None:
-    settlement = settler.lost(delivery(1), "signal 9 (SIGKILL)", "t", NOW)
+def test_a_message_lost_alone_is_retried_alone(resolver: OutcomeResolver) -> None:
+    resolution = resolver.lost(delivery(1), "signal 9 (SIGKILL)", "t", NOW)
 
-    assert table_of(only(settlement))[headers.ISOLATE] == 1
-    assert settlement.moved == [1]
+    assert table_of(only(resolution))[headers.ISOLATE] == 1
+    assert resolution.moved == [1]
 
 
-def test_held_messages_are_set_aside_without_counting(settler: Settler) -> None:
-    settlement = settler.set_aside([delivery(1), delivery(2)], NOW)
+def test_held_messages_are_set_aside_without_counting(
+    resolver: OutcomeResolver,
+) -> None:
+    resolution = resolver.set_aside([delivery(1), delivery(2)], NOW)
 
-    assert settlement.moved == [1, 2]
-    assert [message.exchange for message in settlement.outgoing] == ["retry.1"] * 2
-    assert table_of(settlement.outgoing[0])[headers.ATTEMPT] == 0
+    assert resolution.moved == [1, 2]
+    assert [message.exchange for message in resolution.outgoing] == ["retry.1"] * 2
+    assert table_of(resolution.outgoing[0])[headers.ATTEMPT] == 0

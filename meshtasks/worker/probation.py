@@ -16,7 +16,7 @@ from collections.abc import Iterable
 _WINDOWS = (1, 32, 1_024)
 
 
-class Caution:
+class Probation:
     """The queues that are on probation; at first none.
 
     Pure: the caller says when the broker failed and when time has passed.

@@ -15,8 +15,8 @@ from meshtasks.amqp.retry import RetryPolicy
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Handler
-from meshtasks.worker.queue_consumer import Lane
-from meshtasks.worker.resolution import Settler
+from meshtasks.worker.queue_consumer import QueueConsumer
+from meshtasks.worker.resolution import OutcomeResolver
 from tests.support.amqp import open_channel, publish_raw
 
 QUEUE = "sensors.motion"
@@ -33,38 +33,38 @@ def connection(mesh_env: dict[str, str]) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def lane() -> Lane:
-    return Lane(
+def consumer() -> QueueConsumer:
+    return QueueConsumer(
         Handler(QUEUE, lambda _batch, _sinks: [], object, (), False),
         QueueSettings(),
-        Settler(QUEUE, RetryPolicy(), (1,), "worker@host"),
+        OutcomeResolver(QUEUE, RetryPolicy(), (1,), "worker@host"),
         10,
-        on_full=lambda _lane, _deliveries: None,
-        on_open=lambda _lane, _buffer: None,
-        on_dead=lambda _lane, _adapted: None,
+        on_full=lambda _consumer, _deliveries: None,
+        on_open=lambda _consumer, _buffer: None,
+        on_dead=lambda _consumer, _adapted: None,
     )
 
 
 def test_a_channel_that_the_broker_closed_is_reported(
-    connection: Connection, lane: Lane, amqp_url: str
+    connection: Connection, consumer: QueueConsumer, amqp_url: str
 ) -> None:
     lost: list[str] = []
-    lane.open(connection, lambda _lane, reason: lost.append(reason))
+    consumer.open(connection, lambda _consumer, reason: lost.append(reason))
     with open_channel(amqp_url) as channel:
         channel.queue_delete(QUEUE)
 
     with pytest.raises(amqp.NotFound):
-        lane.waiting_in_queue()
+        consumer.waiting_in_queue()
 
     assert lost == [f"the broker closed the channel of {QUEUE}"]
 
 
 def test_a_consumer_that_the_broker_cancelled_is_reported(
-    connection: Connection, lane: Lane, amqp_url: str
+    connection: Connection, consumer: QueueConsumer, amqp_url: str
 ) -> None:
     lost: list[str] = []
-    lane.open(connection, lambda _lane, reason: lost.append(reason))
-    lane.consume()
+    consumer.open(connection, lambda _consumer, reason: lost.append(reason))
+    consumer.consume()
     with open_channel(amqp_url) as channel:
         channel.queue_delete(QUEUE)
 
@@ -75,19 +75,19 @@ def test_a_consumer_that_the_broker_cancelled_is_reported(
 
 
 def test_a_queue_that_tries_a_sink_gets_no_more_than_it_needs(
-    connection: Connection, lane: Lane, amqp_url: str
+    connection: Connection, consumer: QueueConsumer, amqp_url: str
 ) -> None:
     publish_raw(amqp_url, "", QUEUE, *[b"{}"] * 10)
-    lane.open(connection, lambda _lane, _reason: None)
-    lane.consume(at_most=2)
-    assert lane.is_trying
-    while lane.received < 2:
+    consumer.open(connection, lambda _consumer, _reason: None)
+    consumer.consume(at_most=2)
+    assert consumer.is_trying
+    while consumer.received < 2:
         connection.drain_events(timeout=10)
     with pytest.raises(TimeoutError):
         connection.drain_events(timeout=0.1)
 
-    lane.consume()
+    consumer.consume()
 
-    assert not lane.is_trying
-    while lane.received < 10:
+    assert not consumer.is_trying
+    while consumer.received < 10:
         connection.drain_events(timeout=10)
