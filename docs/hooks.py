@@ -11,7 +11,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from typer.cli import get_docs_for_click
 
-from meshtasks.cli import app
+from meshtasks.cli import loaded
 
 _ROOT = Path(__file__).parent.parent
 _BESIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "config/**/*")
@@ -38,6 +38,6 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 
 def _commands() -> str:
-    command = typer.main.get_command(app)
+    command = loaded()
     with typer.Context(command, info_name="meshtasks") as context:
         return get_docs_for_click(obj=command, ctx=context, name="meshtasks")

@@ -1,55 +1,84 @@
-"""F6: the console script. Each command group is a module that is added here."""
+"""The console script. A command's module is imported when the command is asked for."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typing_extensions import override
 
-from meshtasks.cli import (
-    alerts,
-    analytics,
-    archive,
-    config,
-    demo,
-    dlq,
-    doctor,
-    gateway,
-    publish,
-    query,
-    report,
-    secrets,
-    status,
-    topology,
-)
-from meshtasks.cli.terminal import run, say, show_version
+from meshtasks.cli.terminal import reflow, run, say, show_version
 from meshtasks.errors import ConfigError, Transient
 
 _EX_UNAVAILABLE = 69  # sysexits.h: a service is not there
 
+#: Every command and the first paragraph of its help. The module of the same name has a
+#: group as ``app``, or a function of that name and perhaps an ``EPILOG``.
+COMMANDS = {
+    "demo": "Run the mesh on private services with a simulated house, and watch it.",
+    "gateway": "Serve events, commands and their outcomes over HTTP, until told to "
+    "stop.",
+    "doctor": "Look at everything the mesh needs: configuration, broker, topology, "
+    "sinks, webhooks, receivers, clocks, disks.",
+    "status": "Show what the mesh does: queues, retries, dead letters, circuits, "
+    "alerts, workers. Nothing is taken from any queue.",
+    "publish": "Publish messages and wait until the broker has stored them.",
+    "query": "Ask what the mesh has kept, in DuckDB's SQL.",
+    "report": "Write one HTML page about the house and its mesh.",
+    "secrets": "Make the passwords that docker-compose.yml needs, and the broker's "
+    "accounts.",
+    "alerts": "The alerts of this host (MESH_STATE_DIR): look, silence, acknowledge.",
+    "topology": "Exchanges, queues and bindings: config/topology.yaml and the broker.",
+    "archive": "The archive (MESH_ARCHIVE_URL): look, verify, replay.",
+    "config": "The files of config/.",
+    "dlq": "Dead letters: messages that could not be processed, with the reason.",
+    "analytics": "The Parquet files beside the archive, which `meshtasks query` reads.",
+}
+
+
+def load(name: str) -> Any:
+    """A command with its options and subcommands; imports its module."""
+    module = import_module(f"{__name__}.{name}")
+    parent = typer.Typer()
+    if group := getattr(module, "app", None):
+        parent.add_typer(group, name=name)
+    else:
+        function, epilog = getattr(module, name), getattr(module, "EPILOG", None)
+        parent.command(name, epilog=epilog)(function)
+    return typer.main.get_group(parent).commands[name]
+
+
+class _LazyGroup(TyperGroup):
+    """Lists commands by name and summary, and loads the one that is to run."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = {
+            name: TyperCommand(name, help=summary) for name, summary in COMMANDS.items()
+        }
+
+    @override
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, known, rest = super().resolve_command(ctx, args)
+        if known is None or name is None:
+            return name, None, rest
+        command = load(name)
+        reflow(command)
+        return name, command, rest
+
+
 app = typer.Typer(
     name="meshtasks",
+    cls=_LazyGroup,
     epilog="Exit codes everywhere: 2 wrong usage, 69 a service cannot be reached, "
     "78 the configuration cannot be used.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(alerts.app, name="alerts")
-app.add_typer(topology.app, name="topology")
-app.add_typer(archive.app, name="archive")
-app.add_typer(config.app, name="config")
-app.command("demo")(demo.demo)
-app.add_typer(dlq.app, name="dlq")
-app.command("gateway")(gateway.gateway)
-app.command("doctor")(doctor.doctor)
-app.command("status")(status.status)
-app.command("publish")(publish.publish)
-app.add_typer(analytics.app, name="analytics")
-app.command("query", epilog=query.EPILOG)(query.query)
-app.command("report")(report.report)
-app.command("secrets")(secrets.secrets)
 
 
 @app.callback()
@@ -66,6 +95,13 @@ def _options(
     ] = False,
 ) -> None:
     """The data mesh a homelab runs its house on."""
+
+
+def loaded() -> TyperGroup:
+    """The console script with every command loaded, to be described or checked."""
+    group = typer.main.get_group(app)
+    group.commands = {name: load(name) for name in COMMANDS}
+    return group
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from importlib.metadata import version
 from typing import Any
 
 import typer
@@ -30,7 +29,7 @@ def run(app: typer.Typer) -> None:
     # py-amqp warns of each message that was on its way when a channel was closed.
     logging.getLogger("amqp").setLevel(logging.ERROR)
     command = typer.main.get_command(app)
-    _reflow(command)
+    reflow(command)
     try:
         command()
     except SystemExit as end:
@@ -47,11 +46,13 @@ def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
         typer.Exit: if it is wanted.
     """
     if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - imports e-mail
+
         say(f"meshtasks {version('meshtasks')}")
         raise typer.Exit
 
 
-def _reflow(command: Any) -> None:
+def reflow(command: Any) -> None:
     """Let help be as wide as the terminal: typer keeps the line breaks of a docstring
     and adds its own, and calls a flag's type ``<bool>``."""
     for name in ("help", "epilog"):
@@ -62,4 +63,4 @@ def _reflow(command: Any) -> None:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
     for each in getattr(command, "commands", {}).values():
-        _reflow(each)
+        reflow(each)

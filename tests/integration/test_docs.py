@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 from typer.core import TyperGroup
-from typer.main import get_command
 
 from meshtasks.amqp.routing import handled_queues
-from meshtasks.cli import app
+from meshtasks.cli import loaded
 from meshtasks.cli.asyncapi_headers import DEAD_LETTER, PASSED_ON
 from meshtasks.config.environment import Environment
 from tests.support.topologies import shipped_topology
@@ -30,7 +29,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 _COMMAND = re.compile(
     r"(?:^ *|`)(?:[.\w/]*/)?meshtasks ((?:[a-z][a-z-]*(?: |`|$))+)", re.MULTILINE
 )
-_COMMANDS = get_command(app)
+_COMMANDS = loaded()
 
 
 def text_of(page: str) -> str:
@@ -39,7 +38,7 @@ def text_of(page: str) -> str:
 
 def unknown(words: list[str]) -> str | None:
     """What a command's words name and the console script does not have."""
-    command = _COMMANDS
+    command: object = _COMMANDS
     for word in words:
         if not isinstance(command, TyperGroup):
             return None
