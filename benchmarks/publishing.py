@@ -17,7 +17,7 @@ from benchmarks.rates import Rate
 from benchmarks.services import Services, Space
 from meshtasks.amqp.publisher import Publisher
 from producers.base import Producer
-from producers.batching import Batching
+from producers.buffer import Batching
 from producers.spool import Spool, SpoolLimits
 
 PART = "publishing"

@@ -1,7 +1,7 @@
 """``python -m producers NAME``: one command per source.
 
-A source is a module or a package of that name, so that ``python -m producers.NAME``
-works as well: at its end, or in its ``__main__.py``, stands ``main("NAME")``.
+A source is a package of that name whose ``__main__.py`` holds its command, so that
+``python -m producers.NAME`` works as well. Only the source that is run is imported.
 """
 
 from __future__ import annotations
@@ -10,35 +10,43 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Mapping
+from importlib import import_module
 from types import FrameType
 
 import typer
 
 from meshtasks.errors import ConfigError
-from producers.homeassistant.command import homeassistant
-from producers.prometheus.command import prometheus
-from producers.sensornet.command import sensornet
-from producers.simulator.command import simulator
-from producers.system.command import system
-from producers.triton.command import triton
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Publish to the mesh from one source, until it ends or SIGTERM or Ctrl-C. "
-    "The broker is MESH_BROKER_URL. What it does not take waits in MESH_STATE_DIR.",
-)
+#: Source → what ``--help`` lists of it: the first line of its command's docstring.
+SUMMARIES: Mapping[str, str] = {
+    "homeassistant": "Publish what happens in Home Assistant.",
+    "sensornet": "Make readings and metrics of what devices publish by MQTT.",
+    "simulator": "Publish what a simulated house has to say.",
+    "system": "Publish metrics of this machine: processors, memory, disks, network, …",
+    "prometheus": "Publish metrics of services that show them to Prometheus or as "
+    "OpenMetrics.",
+    "triton": "Publish how much Triton Inference Server does, and how long it takes.",
+}
 
 
-# With a callback typer keeps a program of one command from becoming that command.
-app.callback()(lambda: None)
-app.command("homeassistant")(homeassistant)
-app.command("sensornet")(sensornet)
-app.command("simulator")(simulator)
-app.command("system")(system)
-app.command("prometheus")(prometheus)
-app.command("triton")(triton)
+def application(name: str = "") -> typer.Typer:
+    """All commands, of which only the named one can run: it alone is imported."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Publish to the mesh from one source, until it ends or SIGTERM or Ctrl-C. "
+        "The broker is MESH_BROKER_URL. What it does not take waits in "
+        "MESH_STATE_DIR.",
+    )
+    for source, summary in SUMMARIES.items():
+        if source == name:
+            module = import_module(f"producers.{name}.__main__")
+            app.command(name)(getattr(module, name))
+        else:
+            app.command(source, help=summary)(lambda: None)
+    return app
 
 
 def main(*name: str) -> None:
@@ -62,7 +70,9 @@ def main(*name: str) -> None:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     try:
-        app([*name, *sys.argv[1:]], prog_name="python -m producers", obj=stop)
+        arguments = [*name, *sys.argv[1:]]
+        app = application(next(iter(arguments), ""))
+        app(arguments, prog_name="python -m producers", obj=stop)
     except ConfigError as error:
         typer.echo(f"configuration: {error}", err=True)
         sys.exit(ConfigError.exit_code)

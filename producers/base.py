@@ -29,9 +29,16 @@ from meshtasks.amqp.backoff import Backoff
 from meshtasks.amqp.message_id import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.errors import PublishRefused, Transient, Unroutable
-from producers.arrays import ArrayPacker, Route, encode
-from producers.batching import Batching, Counts
-from producers.buffer import Buffer, MemoryBuffer, Pending
+from producers.buffer import (
+    ArrayPacker,
+    Batching,
+    Buffer,
+    Counts,
+    MemoryBuffer,
+    Pending,
+    Route,
+    encode,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from typing_extensions import override
 
+from meshtasks.amqp.message_id import new_message_id
 from meshtasks.amqp.publisher import Outgoing
 
 
@@ -152,3 +155,125 @@ class MemoryBuffer(Buffer):
         pending = self._waiting.popleft()
         self._waiting_bytes -= len(pending.message.body)
         return pending
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """A batch is published as soon as one of these is reached.
+
+    Attributes:
+        count: messages.
+        size_bytes: sum of the bodies.
+        age_seconds: time since the first record that is not published yet.
+        array_size: records with the same exchange and routing key that are
+            packed into one message (a JSON array, at most ``size_bytes`` long);
+            1 packs nothing.
+    """
+
+    count: int = 1_000
+    size_bytes: int = 1024 * 1024
+    age_seconds: float = 0.1
+    array_size: int = 1
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the records, so far.
+
+    Attributes:
+        accepted: records submitted.
+        restored: records that an earlier run had left unconfirmed.
+        confirmed: records that the broker has stored.
+        dropped: records that a full buffer dropped, or that cannot be published.
+        unroutable: records that no queue was bound for.
+        messages: messages confirmed.
+        resent: messages that were published again, not knowing whether the
+            attempt before had been stored.
+    """
+
+    accepted: int = 0
+    restored: int = 0
+    confirmed: int = 0
+    dropped: int = 0
+    unroutable: int = 0
+    messages: int = 0
+    resent: int = 0
+
+    @property
+    def unsettled(self) -> int:
+        """Records of which none of that can be said yet."""
+        settled = self.confirmed + self.dropped + self.unroutable
+        return self.accepted + self.restored - settled
+
+
+#: Exchange and routing key.
+Route = tuple[str, str]
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def encode(record: object) -> bytes:
+    """The record as compact JSON.
+
+    Raises:
+        TypeError, ValueError: JSON cannot say it (NaN and Infinity included).
+    """
+    return _ENCODER.encode(record).encode()
+
+
+@dataclass(slots=True)
+class _Array:
+    timestamp: float
+    elements: list[bytes] = field(default_factory=list)
+    size_bytes: int = 1
+
+    def add(self, record: bytes) -> None:
+        self.elements.append(record)
+        self.size_bytes += len(record) + 1
+
+
+class ArrayPacker:
+    """Collects encoded records until an array is full, by count or by size.
+
+    An array message carries the timestamp of its first record. When arrays are
+    to hold one record, every record is a message of its own and no array.
+    """
+
+    def __init__(self, batching: Batching) -> None:
+        self._count = batching.array_size
+        self._size_bytes = batching.size_bytes
+        self._open: dict[Route, _Array] = {}
+
+    def __len__(self) -> int:
+        """Arrays that are being filled."""
+        return len(self._open)
+
+    def add(self, route: Route, record: bytes, timestamp: float) -> list[Pending]:
+        """Put a record into its route's array; the messages that completes."""
+        if self._count == 1:
+            return [_pending(route, record, 1, timestamp)]
+        complete = []
+        array = self._open.get(route)
+        if array and array.size_bytes + len(record) >= self._size_bytes:
+            complete += self.close(route)
+        array = self._open.setdefault(route, _Array(timestamp))
+        array.add(record)
+        if len(array.elements) >= self._count:
+            complete += self.close(route)
+        return complete
+
+    def close(self, route: Route) -> list[Pending]:
+        """The message of a route's unfilled array, if it has one."""
+        if (array := self._open.pop(route, None)) is None:
+            return []
+        body = b"[" + b",".join(array.elements) + b"]"
+        return [_pending(route, body, len(array.elements), array.timestamp)]
+
+    def close_all(self) -> list[Pending]:
+        """The messages of all unfilled arrays."""
+        return [pending for route in tuple(self._open) for pending in self.close(route)]
+
+
+def _pending(route: Route, body: bytes, records: int, timestamp: float) -> Pending:
+    message = Outgoing(*route, body, message_id=new_message_id(), timestamp=timestamp)
+    return Pending(message, records)

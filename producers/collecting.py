@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -16,10 +18,69 @@ import typer
 from meshtasks.errors import MeshError
 from meshtasks.text import clip, printable
 from producers.base import Producer
-from producers.batching import Batching
-from producers.health import Health
+from producers.buffer import Batching
 from producers.session import run_session, spooling_producer
-from producers.ticks import ticks
+
+#: Linux's own name for it. Where it is not known (macOS), ``CLOCK_MONOTONIC``
+#: goes on during sleep.
+_BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def elapsed_seconds() -> float:
+    """Seconds since some moment in the past, sleep included; never set back."""
+    return time.clock_gettime(_BOOT_TIME)
+
+
+def ticks(
+    interval_seconds: float,
+    stop: threading.Event,
+    now: Callable[[], float] = time.monotonic,
+) -> Iterator[None]:
+    """Yield at once and then every ``interval_seconds``, until told to stop.
+
+    Ticks that came due while the last one was worked on, or while the process stood
+    still, are left out; the next is due when it would have been anyway.
+    """
+    due = now()
+    while not stop.wait(max(0.0, due - now())):
+        yield
+        missed = max(0.0, now() - due) // interval_seconds
+        due += (1 + missed) * interval_seconds
+
+
+logger = logging.getLogger(__name__)
+
+
+class Health:
+    """Of something that is looked at again and again.
+
+    Args:
+        what: its name in the log.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._known = ""
+
+    def failed(self, reason: str, *, kind: str = "") -> None:
+        """It is not well; said unless it was so for the same reason.
+
+        Args:
+            reason: why.
+            kind: what it is the same by, where the reason differs each time; the
+                reason itself by default.
+        """
+        kind = kind or reason
+        if kind != self._known:
+            self._known = kind
+            logger.warning("%s: %s", self._what, reason)
+
+    def recovered(self) -> None:
+        """It is well; said if it was not."""
+        if self._known:
+            self._known = ""
+            logger.info("%s: is well again", self._what)
+
 
 EXCHANGE = "metrics"
 #: The metric that says how it went to read a service's metrics.

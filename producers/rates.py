@@ -69,7 +69,7 @@ class Counters:
             source: which one.
             values: counter → value; finite.
             at_seconds: when it was read, by a clock that goes on while the machine
-                sleeps (see :func:`producers.ticks.elapsed_seconds`). A reading no
+                sleeps (see :func:`producers.collecting.elapsed_seconds`). A reading no
                 later than the last one is that one again.
 
         Returns:

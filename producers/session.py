@@ -15,7 +15,7 @@ from meshtasks.amqp.publisher import Publisher
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import Transient
 from producers.base import Producer
-from producers.batching import Batching
+from producers.buffer import Batching
 from producers.spool import Spool, SpoolLimits
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
 from meshtasks.flows.builtin import HANDLERS
 from meshtasks.flows.sinks import Sinks
-from producers.configs import CONFIGS
+from producers.configuration import CONFIGS
 
 #: Files of config/ that are read; those of producers are named in CONFIGS.
 _FILES = frozenset(
@@ -115,7 +115,7 @@ def _unread(settings: Settings) -> Iterator[Finding]:
             yield Finding("warning", str(path), None, "-", text)
     for path in _yaml_files(directory / "producers"):
         if path.stem not in CONFIGS:
-            text = "not checked: producers/configs.py does not name it"
+            text = "not checked: producers/configuration.py does not name it"
             yield Finding("note", str(path), None, "-", text)
 
 

@@ -7,11 +7,11 @@ from fnmatch import fnmatchcase
 from typing import Annotated
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
-from producers.configuration import Selection
+from producers.configuration import Model, Selection
 
 #: Of the command, its file and its spool.
 NAME = "homeassistant"
@@ -48,15 +48,13 @@ class Readings(Entities):
     include: tuple[Pattern, ...] = ()
 
 
-class Loops(BaseModel):
+class Loops(Model):
     """How to tell what the mesh itself has caused.
 
     Attributes:
         users: names or ids of Home Assistant's users that the mesh acts as.
         automations: patterns of the automations that it starts.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     users: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     automations: tuple[Pattern, ...] = ()
@@ -66,7 +64,7 @@ class Loops(BaseModel):
         return any(fnmatchcase(entity_id, pattern) for pattern in self.automations)
 
 
-class HomeAssistantConfig(BaseModel):
+class HomeAssistantConfig(Model):
     """config/producers/homeassistant.yaml.
 
     Attributes:
@@ -74,8 +72,6 @@ class HomeAssistantConfig(BaseModel):
         readings: those that are published to ``sensors``, too.
         loops: how to tell what the mesh itself has caused.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     entities: Entities = Entities()
     readings: Readings = Readings()

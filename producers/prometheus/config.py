@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, model_validator
+from pydantic import Field, FilePath, model_validator
 
 from meshtasks.config.web import Auth, HttpUrl
-from producers.configuration import Seconds, Selection, Word
+from producers.configuration import Model, Seconds, Selection, Word
 
 _Tag = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
-class TargetConfig(BaseModel):
+class TargetConfig(Model):
     """A service's page of metrics.
 
     Attributes:
@@ -27,12 +27,10 @@ class TargetConfig(BaseModel):
             everybody knows.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     service: Word
     url: HttpUrl
     instance: Annotated[str, Field(min_length=1)] = ""
-    tags: dict[_Tag, str] = {}
+    tags: dict[_Tag, str] = Field(default_factory=dict)
     auth: Auth | None = None
     ca_file: FilePath | None = None
 
@@ -44,7 +42,7 @@ class TargetConfig(BaseModel):
         return data
 
 
-class KubernetesConfig(BaseModel):
+class KubernetesConfig(Model):
     """Where to look for pods with the annotation ``prometheus.io/scrape: "true"``.
 
     Attributes:
@@ -55,15 +53,13 @@ class KubernetesConfig(BaseModel):
         refresh_seconds: how often pods are looked for.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     namespaces: tuple[str, ...] = ()
     label_selector: str = ""
     kubeconfig: FilePath | None = None
     refresh_seconds: Seconds = 60.0
 
 
-class PrometheusConfig(BaseModel):
+class PrometheusConfig(Model):
     """Which pages are scraped, and what is made of them.
 
     Attributes:
@@ -76,8 +72,6 @@ class PrometheusConfig(BaseModel):
         targets: pages that are known.
         kubernetes: where to look for others.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     interval_seconds: Seconds = 30.0
     timeout_seconds: Seconds = 10.0

@@ -1,7 +1,97 @@
-"""``python -m producers.sensornet``."""
+"""``python -m producers sensornet``."""
 
 from __future__ import annotations
 
-from producers.__main__ import main
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from typing import Annotated
 
-main("sensornet")
+import typer
+
+from meshtasks.amqp.routing import queues_reached
+from meshtasks.amqp.topology import Topology
+from meshtasks.config.settings import load_settings
+from meshtasks.text import printable
+from producers.__main__ import main
+from producers.sensornet.announcements import Announcements, Memory
+from producers.sensornet.config import MQTT_EXCHANGE, SensorNet, load
+from producers.sensornet.normaliser import Normalised, Normaliser, Published
+from producers.sensornet.service import Service
+from producers.session import broker_url
+
+
+def sensornet(
+    context: typer.Context,
+    *,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Connect to nothing; read lines of TOPIC PAYLOAD from standard input, "
+            "as mosquitto_sub -v prints them (or with a tab between, for topics with "
+            "blanks), and say what becomes of each.",
+        ),
+    ] = False,
+) -> None:
+    """Make readings and metrics of what devices publish by MQTT.
+
+    Zigbee2MQTT, Tasmota, Shelly, ESPHome and others; which topics are whose, and
+    what becomes of each kind of reading, is in config/producers/sensornet.yaml.
+    What cannot be read goes to the dead letters with the reason. At the end a
+    summary is printed: received = published + dead + passed over. Every minute the same
+    is published as metrics (sensornet, sensornet_passed_over), with the name of every
+    value that is passed over.
+
+    Exit codes: 0 ended in order, 78 bad configuration or a broker that refuses the
+    account. A broker that is away is waited for.
+    """
+    settings = load_settings()
+    config = load(settings)
+    if explain:
+        _explain(config, settings.topology, sys.stdin)
+        return
+    memory = Memory(settings.env.state_dir / "sensornet-discovery.json")
+    normaliser = Normaliser(config, memory.announcements)
+    stop = context.ensure_object(threading.Event)
+    service = Service(broker_url(), config.queue, normaliser, memory, stop)
+    service.run()
+    typer.echo(json.dumps(service.tally.summary()))
+
+
+def _explain(config: SensorNet, topology: Topology, lines: Iterable[str]) -> None:
+    normaliser = Normaliser(config, Announcements({}))
+    for line in lines:
+        topic, _, payload = line.rstrip("\n").partition("\t" if "\t" in line else " ")
+        if not topic:
+            continue
+        key = topic.replace("/", ".")
+        typer.echo(printable(topic))
+        queues = queues_reached(topology, MQTT_EXCHANGE, key)
+        if config.queue in queues:
+            published = Published(key, payload.encode(), time.time())
+            for said in _explained(normaliser.normalise(published)):
+                typer.echo(printable(f"  {said}"))
+        for queue in sorted(queues - {config.queue}):
+            typer.echo(f"  as it is to queue {queue}")
+        if not queues:
+            typer.echo("  nowhere: topology.yaml has no binding for this topic")
+
+
+def _explained(normalised: Normalised) -> Iterable[str]:
+    names: dict[str, list[str]] = {}
+    for message in normalised.messages:
+        yield f"{message.exchange}: {message.routing_key} {message.body.decode()}"
+    for (reason, name), count in (normalised.counted + normalised.remarks).items():
+        names.setdefault(reason, []).append(f"{name} ({count})" if count > 1 else name)
+    for reason, found in names.items():
+        said = ", ".join(each for each in found if each)
+        yield f"passed over: {reason}" + (f": {said}" if said else "")
+    if normalised.dead is not None:
+        yield f"dead letter: {normalised.dead.reason}"
+
+
+if __name__ == "__main__":
+    main("sensornet")

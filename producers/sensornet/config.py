@@ -9,8 +9,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     model_validator,
 )
@@ -21,9 +19,9 @@ from meshtasks.amqp.topology import Topology
 from meshtasks.config.loader import fault_in, refuse
 from meshtasks.config.settings import Settings
 from meshtasks.errors import UnknownUnit
-from producers.configuration import producer_config, producer_file
+from producers.configuration import Model, producer_config, producer_file
 from producers.sensornet.kinds import KINDS
-from producers.sensornet.naming import name
+from producers.sensornet.words import name
 
 #: Where the broker's MQTT plugin publishes.
 MQTT_EXCHANGE = "amq.topic"
@@ -74,11 +72,7 @@ def _zone(text: str) -> str:
     return text
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(_Model):
+class Source(Model):
     """Topics, and the format of what is published there.
 
     Attributes:
@@ -135,7 +129,7 @@ class Source(_Model):
         return found or levels
 
 
-class Device(_Model):
+class Device(Model):
     """What a device does not say of itself, or says wrong.
 
     Attributes:
@@ -146,7 +140,9 @@ class Device(_Model):
 
     name: str | None = None
     location: str | None = None
-    units: dict[Annotated[str, AfterValidator(_kind)], str] = {}
+    units: dict[Annotated[str, AfterValidator(_kind)], str] = Field(
+        default_factory=dict
+    )
 
     @model_validator(mode="after")
     def _units_fit(self) -> Self:
@@ -158,7 +154,7 @@ class Device(_Model):
         return self
 
 
-class SensorNet(_Model):
+class SensorNet(Model):
     """config/producers/sensornet.yaml.
 
     Attributes:
@@ -176,7 +172,7 @@ class SensorNet(_Model):
     kinds: dict[Annotated[str, AfterValidator(_kind)], Destination]
     motion_repeat_seconds: Annotated[float, Field(ge=0)] = 60.0
     timezone: Annotated[str, AfterValidator(_zone)] | None = None
-    devices: dict[str, Device] = {}
+    devices: dict[str, Device] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _events_are_events(self) -> Self:

@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from meshtasks.errors import SchemaMismatch, UnknownUnit
 from producers.sensornet import template
 from producers.sensornet.kinds import KINDS, Kind
-from producers.sensornet.meaning import Ignored
-from producers.sensornet.payload import object_of, state_of
+from producers.sensornet.payload import Ignored, object_of, state_of
 from producers.sensornet.template import Template
 from producers.sensornet.words import BINARY_CLASSES, SENSOR_CLASSES, State
 

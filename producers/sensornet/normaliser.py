@@ -22,10 +22,9 @@ from meshtasks.amqp.publisher import Outgoing
 from meshtasks.errors import InvalidMessage, SchemaMismatch, UnknownUnit
 from meshtasks.outcome import Dead
 from meshtasks.text import clip
-from producers.arrays import encode
+from producers.buffer import encode
 from producers.sensornet import discovery
 from producers.sensornet.announcements import Announcements
-from producers.sensornet.clock import NotBelieved, moment
 from producers.sensornet.config import EVENTS_EXCHANGE, Device, SensorNet, Source
 from producers.sensornet.discovery import Announced
 from producers.sensornet.formats import (
@@ -38,18 +37,19 @@ from producers.sensornet.formats import (
     tasmota,
     zigbee2mqtt,
 )
-from producers.sensornet.meaning import (
+from producers.sensornet.payload import (
     UNAVAILABLE,
     Ignored,
     Judgement,
     Meaning,
     Passed,
+    Path,
     Payload,
+    document_of,
 )
-from producers.sensornet.motion import Motions
-from producers.sensornet.naming import name, word
-from producers.sensornet.payload import Path, document_of
+from producers.sensornet.records import Motions, NotBelieved, moment
 from producers.sensornet.report import UNIT, Counts, Reading, Report, read
+from producers.sensornet.words import name, word
 
 logger = logging.getLogger(__name__)
 

@@ -16,17 +16,15 @@ from meshtasks.errors import InvalidMessage, SchemaMismatch
 from meshtasks.text import clip
 from producers.sensornet.discovery import Announced
 from producers.sensornet.kinds import KINDS, Kind
-from producers.sensornet.meaning import (
+from producers.sensornet.payload import (
     COMPUTED,
     UNAVAILABLE,
     UNKNOWN,
     Judgement,
     Meaning,
     Passed,
-    Payload,
-)
-from producers.sensornet.payload import (
     Path,
+    Payload,
     is_unavailable,
     number_of,
     state_of,

@@ -11,24 +11,173 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import kombu
+from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from meshtasks.amqp.backoff import Backoff
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.deadletter import Failing, dead_message
-from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.delivery import Delivery, delivery_of
 from meshtasks.amqp.message_id import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.errors import Transient, Unroutable
+from meshtasks.errors import ConfigError, Transient, Unroutable
 from meshtasks.outcome import Dead
-from producers.arrays import Route, encode
-from producers.sensornet.clock import NotBelieved, moment
-from producers.sensornet.inbox import Inbox
-from producers.sensornet.memory import Memory
-from producers.sensornet.normaliser import Normalised, Normaliser, Published
-from producers.sensornet.tally import Tally
+from producers.buffer import Route, encode
+from producers.collecting import metric
+from producers.sensornet.announcements import Memory
+from producers.sensornet.normaliser import Normalised, Normaliser, Published, writable
+from producers.sensornet.records import NotBelieved, moment
+from producers.sensornet.report import Counts
+
+#: Messages of one burst. As many again are on their way meanwhile.
+BURST = 500
+#: How long a burst may go on once it has begun.
+_BURST_SECONDS = 0.02
+
+
+class Inbox:
+    """Consumes one queue over one connection.
+
+    Args:
+        connection: open; a lost one needs a new inbox.
+        queue: its name.
+
+    Raises:
+        ConfigError: the account may not read the queue.
+        Transient: there is no such queue (yet).
+    """
+
+    def __init__(self, connection: kombu.Connection, queue: str) -> None:
+        self._connection = connection
+        self._arrived: deque[Delivery] = deque()
+        self._channel: Any = connection.channel()
+        self._channel.auto_decode = False
+        try:
+            self._channel.basic_qos(0, 2 * BURST, a_global=False)
+            self._channel.basic_consume(queue, callback=self._on_message)
+        except NotFound as error:
+            message = f"there is no queue {queue}; run `meshtasks topology apply`"
+            raise Transient(message) from error
+        except AccessRefused as error:
+            source = f"RabbitMQ virtual host {connection.virtual_host}"
+            expected = f"this account is not allowed to read it ({error.reply_text})"
+            raise ConfigError(source, f"queue {queue}", expected) from error
+
+    def take(self, within_seconds: float) -> list[Delivery]:
+        """The messages that are there, in order; none if none comes in time.
+
+        Raises:
+            Transient: the broker closed the channel.
+        """
+        try:
+            self._drain(1, within_seconds)
+            self._drain(BURST, _BURST_SECONDS)
+        except ChannelError as error:
+            message = f"the broker closed the channel: {error.reply_text}"
+            raise Transient(message) from error
+        return [self._arrived.popleft() for _ in range(min(BURST, len(self._arrived)))]
+
+    def acknowledge(self, last: Delivery) -> None:
+        """Settle a message and all that were taken before it."""
+        self._channel.basic_ack(last.tag, multiple=True)
+
+    def _drain(self, enough: int, within_seconds: float) -> None:
+        deadline = time.monotonic() + within_seconds
+        with suppress(TimeoutError):
+            while len(self._arrived) < enough:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return
+                self._connection.drain_events(timeout=remaining)
+
+    def _on_message(self, message: Any) -> None:
+        self._arrived.append(delivery_of(message, time.time()))
+
+
+#: More names of values are not told apart: a topic may hold what anybody likes.
+MOST_NAMES = 500
+OTHER_NAMES = "other names"
+
+
+@dataclass(slots=True)
+class Tally:
+    """``received = published + dead + passed_over``.
+
+    Attributes:
+        received: messages of devices that are settled.
+        published: of those, the ones that became messages of the mesh, whole.
+        dead: those that are dead letters; good values of theirs are published.
+        passed_over: those that hold nothing for the mesh.
+        messages: exchange → messages published to it.
+        skipped: reason → values, or messages without a value, that were passed over.
+        values: the same by reason and name of the value, of the first
+            :data:`MOST_NAMES` names; the others count for :data:`OTHER_NAMES`.
+    """
+
+    received: int = 0
+    published: int = 0
+    dead: int = 0
+    passed_over: int = 0
+    messages: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    values: Counts = field(default_factory=Counter)
+
+    def count(self, normalised: Normalised) -> list[tuple[str, str]]:
+        """Count a message that is settled.
+
+        Returns:
+            The reasons and names of values that were not seen before.
+        """
+        self.received += 1
+        if normalised.dead is not None:
+            self.dead += 1
+        elif normalised.messages:
+            self.published += 1
+        else:
+            self.passed_over += 1
+        self.messages.update(message.exchange for message in normalised.messages)
+        self.skipped.update(normalised.skipped)
+        new = []
+        for key, count in (normalised.counted + normalised.remarks).items():
+            reason, name = key
+            if name and key not in self.values and len(self.values) < MOST_NAMES:
+                new.append(key)
+            if name:
+                counted = key in self.values or key in new
+                self.values[key if counted else (reason, OTHER_NAMES)] += count
+        return new
+
+    def summary(self) -> Mapping[str, Any]:
+        """As one JSON object."""
+        return {
+            "received": self.received,
+            "published": self.published,
+            "dead": self.dead,
+            "passed_over": self.passed_over,
+            "messages": dict(self.messages),
+            "skipped": dict(self.skipped.most_common()),
+        }
+
+    def metrics(self, host: str, now: float) -> Iterator[dict[str, Any]]:
+        """The same as metrics of the mesh: of messages, and of each name of values
+        that are passed over."""
+        books = {
+            "received": self.received,
+            "published": self.published,
+            "dead": self.dead,
+            "passed_over": self.passed_over,
+        }
+        yield metric("sensornet", books, {"host": host}, now)
+        for (reason, name), count in self.values.items():
+            tags = {"host": host, "reason": reason, "value": writable(name)}
+            yield metric("sensornet_passed_over", {"count": count}, tags, now)
+
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from producers.simulator.sources import utc_time
+from producers.simulator.sensors import utc_time
 
 #: AMQP header that names what is wrong with a simulated bad message.
 LABEL_HEADER = "x-simulated-fault"

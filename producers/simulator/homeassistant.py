@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from typing_extensions import override
 
-from producers.simulator.sources import Emission, Source, utc_time
+from producers.simulator.sensors import Emission, Source, utc_time
 
 EXCHANGE = "home.events"
 

@@ -11,23 +11,23 @@ from functools import partial
 from itertools import count, cycle
 from typing import NamedTuple
 
-from producers.arrays import encode
+from producers.buffer import encode
 from producers.simulator import homeassistant, inference, metrics
 from producers.simulator.badmessages import BadKind, Deck, bad_body
 from producers.simulator.climate import Climate, Episode, Overheating, Room, Weather
-from producers.simulator.faults import FaultySensor
-from producers.simulator.motion import MotionSensor
 from producers.simulator.sensors import (
     CAPACITIVE_HYGROMETER,
     HUMIDITY_FORMATS,
     TEMPERATURE_FORMATS,
     THERMISTOR,
+    FaultySensor,
     Format,
     Logger,
+    MotionSensor,
     Probe,
     Sensor,
+    Source,
 )
-from producers.simulator.sources import Source
 from producers.simulator.specimens import SPECIMENS
 from producers.simulator.troubles import Troubles
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from typing_extensions import override
 
-from producers.simulator.sources import Emission, Source, utc_time
+from producers.simulator.sensors import Emission, Source, utc_time
 
 EXCHANGE = "ai"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from typing_extensions import override
 
-from producers.simulator.sources import Emission, Source, utc_time
+from producers.simulator.sensors import Emission, Source, utc_time
 
 EXCHANGE = "metrics"
 

@@ -3,13 +3,147 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, timezone
+from enum import StrEnum
+from typing import NamedTuple
 
 from typing_extensions import override
 
-from producers.simulator.faults import FaultySensor
-from producers.simulator.sources import Emission, Source, local_time, utc_time
+
+class Emission(NamedTuple):
+    """What a source says at one moment.
+
+    Attributes:
+        exchange: where to.
+        routing_key: as what.
+        timestamp: epoch seconds; of the message, and so of records without one.
+        records: the JSON records. Several are one array message.
+    """
+
+    exchange: str
+    routing_key: str
+    timestamp: float
+    records: Sequence[object]
+
+
+class Source(ABC):
+    """Something in the house that speaks now and then.
+
+    No two of its records are of the same moment, so each stays a point of its own
+    in a store.
+
+    Args:
+        interval_ms: it speaks once in so long at most, by the house's clock.
+    """
+
+    def __init__(self, interval_ms: int = 1) -> None:
+        self._interval_ms = interval_ms
+        self._last: int | None = None
+
+    def emit(self, now_ms: int) -> Emission | None:
+        """What it says at this moment, epoch milliseconds; None for nothing."""
+        moment = now_ms // self._interval_ms
+        if moment == self._last:
+            return None
+        self._last = moment
+        return self._say(now_ms)
+
+    @abstractmethod
+    def _say(self, now_ms: int) -> Emission | None:
+        """What it says at a moment that it has not spoken at."""
+
+
+def utc_time(ms: int) -> str:
+    """Epoch milliseconds in RFC 3339, as UTC."""
+    moment = datetime.fromtimestamp(ms // 1000, UTC) + timedelta(milliseconds=ms % 1000)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def local_time(ms: int) -> str:
+    """Epoch milliseconds in RFC 3339, an hour ahead of UTC."""
+    moment = datetime.fromtimestamp(ms // 1000, timezone(timedelta(hours=1)))
+    moment += timedelta(milliseconds=ms % 1000)
+    return moment.isoformat(timespec="milliseconds")
+
+
+class Fault(StrEnum):
+    """A kind of sensor fault."""
+
+    #: The value freezes for a while.
+    STUCK = "stuck"
+    #: One reading is far off.
+    SPIKE = "spike"
+    #: No readings for a while.
+    DROPOUT = "dropout"
+
+
+_DURATION_SECONDS = {
+    Fault.STUCK: (20.0, 120.0),
+    Fault.SPIKE: (0.0, 0.0),
+    Fault.DROPOUT: (5.0, 60.0),
+}
+_SPIKE_SIZE = (8.0, 20.0)
+
+
+class FaultySensor:
+    """Lets faults happen to the values of one sensor, one at a time.
+
+    Args:
+        mean_interval_seconds: mean time from the end of a fault to the next.
+        happened: counts the faults by name.
+    """
+
+    def __init__(
+        self,
+        rng: random.Random,
+        mean_interval_seconds: float,
+        happened: Counter[str],
+    ) -> None:
+        self._rng = rng
+        self._mean_interval_seconds = mean_interval_seconds
+        self._happened = happened
+        self._next_at: float | None = None
+        self._until = 0.0
+        self._fault: Fault | None = None
+        self._stuck_at = 0.0
+
+    def read(self, seconds: float, value: float) -> float | None:
+        """What the sensor says at this moment, the true value given.
+
+        Returns:
+            The value it shows; None while it shows nothing.
+        """
+        if self._next_at is None:
+            self._schedule(seconds)
+        if self._fault and seconds >= self._until:
+            self._fault = None
+            self._schedule(seconds)
+        if not self._fault and self._next_at is not None and seconds >= self._next_at:
+            self._begin(seconds, value)
+        match self._fault:
+            case Fault.STUCK:
+                return self._stuck_at
+            case Fault.SPIKE:
+                size = self._rng.uniform(*_SPIKE_SIZE)
+                return value + self._rng.choice((-size, size))
+            case Fault.DROPOUT:
+                return None
+            case None:
+                return value
+
+    def _schedule(self, seconds: float) -> None:
+        self._next_at = seconds + self._rng.expovariate(1 / self._mean_interval_seconds)
+
+    def _begin(self, seconds: float, value: float) -> None:
+        self._fault = self._rng.choice(tuple(Fault))
+        self._until = seconds + self._rng.uniform(*_DURATION_SECONDS[self._fault])
+        self._stuck_at = value
+        self._happened[self._fault] += 1
+
 
 EXCHANGE = "sensors"
 
@@ -187,3 +321,44 @@ class Logger(Source):
         if not records:
             return None
         return Emission(EXCHANGE, self._routing_key, now_ms / 1000, records)
+
+
+class MotionSensor(Source):
+    """Sees somebody and nobody in turn.
+
+    Args:
+        room: where it is.
+        complete: it gives its id, its place and the time; else the routing key and
+            the message say all that.
+    """
+
+    def __init__(self, room: str, *, complete: bool = True) -> None:
+        super().__init__()
+        self._room = room
+        self._complete = complete
+        self._motion = False
+
+    @override
+    def _say(self, now_ms: int) -> Emission | None:
+        self._motion = not self._motion
+        record: dict[str, object] = {"motion": self._motion}
+        if self._complete:
+            sensor_id, moment = f"{self._room}-pir", utc_time(now_ms)
+            record = motion_record(self._room, sensor_id, moment) | record
+        key = motion_key(self._room)
+        return Emission(EXCHANGE, key, now_ms / 1000, [record])
+
+
+def motion_key(room: str) -> str:
+    """The routing key of a room's motion sensors."""
+    return f"sensors.motion.{room}"
+
+
+def motion_record(room: str, sensor_id: str, timestamp: object) -> dict[str, object]:
+    """Somebody is there."""
+    return {
+        "sensor_id": sensor_id,
+        "motion": True,
+        "timestamp": timestamp,
+        "location": room,
+    }

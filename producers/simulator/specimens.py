@@ -12,7 +12,6 @@ from producers.simulator import (
     homeassistant,
     inference,
     metrics,
-    motion,
     sensors,
     troubles,
 )
@@ -44,11 +43,11 @@ def _humidity(room: str, rng: random.Random) -> Specimen:
 
 def _motion(room: str, _rng: random.Random) -> Specimen:
     def record(timestamp: object, suffix: str) -> dict[str, object]:
-        return motion.motion_record(room, f"{room}-{_BROKEN}{suffix}", timestamp)
+        return sensors.motion_record(room, f"{room}-{_BROKEN}{suffix}", timestamp)
 
     wrong = [Change("motion", "on"), Change("motion", 1), Change("sensor_id", 7)]
-    key = motion.motion_key(room)
-    return Specimen(motion.EXCHANGE, key, record, "motion", wrong)
+    key = sensors.motion_key(room)
+    return Specimen(sensors.EXCHANGE, key, record, "motion", wrong)
 
 
 def _state_change(room: str, rng: random.Random) -> Specimen:

@@ -1,6 +1,43 @@
-"""``python -m producers.triton``."""
+"""``python -m producers triton``."""
 
+from __future__ import annotations
+
+import typer
+
+from meshtasks.config.environment import auth_headers
+from meshtasks.config.settings import load_settings
 from producers.__main__ import main
+from producers.collecting import DryRun, run_collector
+from producers.configuration import producer_config, producer_file
+from producers.triton.collector import TritonCollector, TritonConfig
+
+_NAME = "triton"
+
+
+def triton(context: typer.Context, *, dry_run: DryRun = False) -> None:
+    """Publish how much Triton Inference Server does, and how long it takes.
+
+    Where it is (MESH_TRITON_URL unless given), and how often it is asked, is in
+    config/producers/triton.yaml. The metrics go to the exchange "metrics", under
+    metrics.application.triton.<metric>.
+
+    Exit codes: 0 all confirmed, 1 no queue for some, 75 some not confirmed (they
+    wait on disk for the next start), 78 bad configuration.
+    """
+    settings = load_settings()
+    config = producer_config(settings, _NAME, TritonConfig)
+    headers = {}
+    if config.auth is not None:
+        path = producer_file(settings, _NAME)
+        headers = auth_headers(config.auth, settings.env, path, "auth")
+    url = config.url or settings.triton_base_url
+    run_collector(
+        context,
+        TritonCollector(config, url, headers),
+        config.interval_seconds,
+        dry_run=dry_run,
+    )
+
 
 if __name__ == "__main__":
     main("triton")

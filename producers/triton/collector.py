@@ -15,9 +15,10 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, FilePath, ValidationError
 from typing_extensions import override
 
+from meshtasks.config.web import Auth, HttpUrl
 from meshtasks.errors import SchemaMismatch
 from meshtasks.records.models import explain
 from meshtasks.text import clip
@@ -27,12 +28,35 @@ from producers.collecting import (
     Collector,
     Guard,
     Measured,
+    elapsed_seconds,
     metric,
 )
+from producers.configuration import Model, Seconds, Selection, Word
 from producers.http import Client
 from producers.rates import Counters
-from producers.ticks import elapsed_seconds
-from producers.triton.config import TritonConfig
+
+
+class TritonConfig(Model):
+    """Which server is asked, and for which of its models.
+
+    Attributes:
+        interval_seconds: time between two rounds.
+        timeout_seconds: longest wait for the statistics.
+        url: of the server; that of ``MESH_TRITON_URL`` when not given.
+        service: third word of the routing keys, and a tag.
+        models: those that are published.
+        auth: header with a secret.
+        ca_file: certificates (PEM) that the server's own is signed by.
+    """
+
+    interval_seconds: Seconds = 15.0
+    timeout_seconds: Seconds = 5.0
+    url: HttpUrl | None = None
+    service: Word = "triton"
+    models: Selection = Selection()
+    auth: Auth | None = None
+    ca_file: FilePath | None = None
+
 
 _MODEL = "triton_model"
 _PAGE_LIMIT_BYTES = 16 * 1024 * 1024

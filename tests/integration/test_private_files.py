@@ -18,7 +18,7 @@ from meshtasks.state.archive_journal import ArchiveJournal
 from meshtasks.state.lock import DatasetLock
 from meshtasks.state.sqlite import SqliteFile
 from producers.files import write_atomically
-from producers.homeassistant.memory import Memory
+from producers.homeassistant.states import Memory
 from producers.spoolfile import SpoolFile
 
 NAME = "analytics/year=2026/a.parquet"

@@ -18,8 +18,7 @@ from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import PublishUnconfirmed
 from producers.base import MAX_BODY_BYTES, Producer
-from producers.batching import Batching
-from producers.buffer import Buffer, MemoryBuffer, Pending
+from producers.buffer import Batching, Buffer, MemoryBuffer, Pending
 from producers.spool import Spool, SpoolLimits
 from tests.support.amqp import Delivery, drain, open_channel, queue_depth, take
 from tests.support.proxy import Proxy

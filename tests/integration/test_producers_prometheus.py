@@ -16,15 +16,14 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest
 
+import producers.prometheus.__main__ as command
 from meshtasks.demo import loopback
 from meshtasks.demo.process import Process
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError
-from producers.prometheus import command
-from producers.prometheus.collector import PrometheusCollector
+from producers.prometheus.collector import PrometheusCollector, Target
 from producers.prometheus.config import KubernetesConfig, PrometheusConfig, TargetConfig
 from producers.prometheus.kubernetes import PodDiscovery
-from producers.prometheus.target import Target
 from tests.support.collectors import Record, metrics_until, running, write_config
 from tests.support.httpserver import Handler, HTTPServer
 from tests.support.kubernetes import pod, pod_list, refusal, write_kubeconfig

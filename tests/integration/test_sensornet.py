@@ -24,7 +24,7 @@ from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError
-from producers.sensornet.memory import Memory
+from producers.sensornet.announcements import Memory
 from producers.sensornet.normaliser import Normaliser
 from producers.sensornet.service import Service
 from tests.support import hostile

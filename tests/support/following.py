@@ -14,10 +14,9 @@ from meshtasks.amqp.publisher import Publisher
 from meshtasks.errors import ConfigError
 from producers.base import Producer
 from producers.homeassistant.config import HomeAssistantConfig
-from producers.homeassistant.feed import Access, Feed
-from producers.homeassistant.intake import Intake
-from producers.homeassistant.memory import Keeper, Memory
-from producers.homeassistant.tally import Tally
+from producers.homeassistant.follower import Access, Feed
+from producers.homeassistant.publishing import Intake, Tally
+from producers.homeassistant.states import Keeper, Memory
 from tests.support.amqp import Delivery
 from tests.support.homeassistant import TOKEN, ReplayedHomeAssistant
 from tests.support.waiting import wait_until

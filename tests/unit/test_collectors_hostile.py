@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 
 from meshtasks.flows.metrics.transform import tags_of
 from meshtasks.records.points import fields_text, metric_start
-from producers.arrays import encode
+from producers.buffer import encode
 from producers.collecting import Measured
 from producers.http import Client, Page
-from producers.prometheus.collector import PrometheusCollector
+from producers.prometheus.collector import PrometheusCollector, Target
 from producers.prometheus.config import PrometheusConfig, TargetConfig
-from producers.prometheus.target import Target
-from producers.triton.collector import TritonCollector
-from producers.triton.config import TritonConfig
+from producers.triton.collector import TritonCollector, TritonConfig
 
 TEXT = "text/plain; version=0.0.4"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"

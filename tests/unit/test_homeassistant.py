@@ -20,10 +20,9 @@ from producers.homeassistant.config import (
     access_token,
     websocket_url,
 )
-from producers.homeassistant.gap import Gap
-from producers.homeassistant.loops import LoopGuard
-from producers.homeassistant.memory import Memory
-from producers.homeassistant.messages import missed_trigger, reading, state_change
+from producers.homeassistant.messages import Gap, missed_trigger, reading, state_change
+from producers.homeassistant.publishing import LoopGuard
+from producers.homeassistant.states import Memory
 
 SHIPPED = Path(__file__).parents[2] / "config"
 NOON = 1_795_435_200.0

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from meshtasks.amqp.backoff import Backoff
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.errors import InvalidMessage
-from producers.homeassistant import feed
+from producers.homeassistant import follower
 from producers.homeassistant.config import HomeAssistantConfig, Loops
 from producers.homeassistant.frames import EventFrame, StateChanged, decoded, frame_of
-from producers.homeassistant.intake import Intake
-from producers.homeassistant.memory import Memory
+from producers.homeassistant.publishing import Intake
+from producers.homeassistant.states import Memory
 
 AT = "2026-11-23T12:00:00+00:00"
 
@@ -182,11 +182,11 @@ def test_what_nobody_foresaw_is_a_connection_that_ended_and_another_is_made(
         raise KeyError("context")
         yield
 
-    monkeypatch.setattr(feed, "opened", opening)
-    access = feed.Access("ws://x", "token", backoff=Backoff(0.01, 0.01))
+    monkeypatch.setattr(follower, "opened", opening)
+    access = follower.Access("ws://x", "token", backoff=Backoff(0.01, 0.01))
     memory = Memory(tmp_path / "states.json")
 
-    feed.Feed(access, Loops(), intake, memory, stop, lambda: None)()
+    follower.Feed(access, Loops(), intake, memory, stop, lambda: None)()
 
     assert len(attempts) == 3
     assert len([each for each in caplog.messages if "KeyError" in each]) == 1

@@ -6,8 +6,7 @@ import math
 
 import pytest
 
-from producers.arrays import ArrayPacker, encode
-from producers.batching import Batching
+from producers.buffer import ArrayPacker, Batching, encode
 
 KITCHEN = ("sensors", "sensors.temperature.kitchen")
 OFFICE = ("sensors", "sensors.temperature.office")

@@ -13,8 +13,8 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
 from producers.configuration import Selection, producer_config
 from producers.prometheus.config import PrometheusConfig
-from producers.system.config import Group, SystemConfig
-from producers.triton.config import TritonConfig
+from producers.system.collector import Group, SystemConfig
+from producers.triton.collector import TritonConfig
 
 SHIPPED = Path(__file__).parents[2] / "config"
 

@@ -12,9 +12,14 @@ from hypothesis import strategies as st
 from meshtasks.flows.metrics.transform import tags_of
 from meshtasks.records.points import fields_text, metric_start
 from producers.http import Page
-from producers.prometheus.exposition import Unreadable, families
-from producers.prometheus.histogram import quantile
-from producers.prometheus.translation import LeftOut, Moment, Translated, Translator
+from producers.prometheus.collector import Unreadable, families
+from producers.prometheus.translation import (
+    LeftOut,
+    Moment,
+    Translated,
+    Translator,
+    quantile,
+)
 from producers.rates import Counters
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"

@@ -18,11 +18,10 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.metrics.transform import fields_of, tags_of
 from meshtasks.records.points import fields_text, metric_start
 from meshtasks.rules.config import RuleBook
-from producers.arrays import encode
+from producers.buffer import encode
 from producers.collecting import Measured
 from producers.configuration import Selection
-from producers.system.collector import SystemCollector
-from producers.system.config import Group, SystemConfig
+from producers.system.collector import Group, SystemCollector, SystemConfig
 from tests.unit.test_producers_configuration import SHIPPED
 
 #: Two rounds are this far apart.

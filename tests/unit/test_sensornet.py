@@ -16,7 +16,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
 from producers.sensornet.announcements import Announcements, Book
 from producers.sensornet.config import SensorNet, load
-from producers.sensornet.naming import name
+from producers.sensornet.words import name
 from tests.support.devices import (
     NOW,
     SHIPPED,

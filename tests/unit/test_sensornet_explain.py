@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from producers.__main__ import app
+from producers.__main__ import application
 from tests.support.devices import SHIPPED
 
 
@@ -29,7 +29,7 @@ from tests.support.devices import SHIPPED
 )
 def test_a_line_is_explained(line: str, expected: str) -> None:
     result = CliRunner().invoke(
-        app,
+        application("sensornet"),
         ["sensornet", "--explain"],
         input=f"{line}\n",
         env={"MESH_CONFIG_DIR": str(SHIPPED.parents[1])},

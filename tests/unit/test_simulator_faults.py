@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from producers.simulator.faults import Fault, FaultySensor
+from producers.simulator.sensors import Fault, FaultySensor
 
 
 def readings(seed: int) -> tuple[list[float | None], Counter[str]]:

@@ -42,7 +42,7 @@ from producers.simulator.house import (
     HouseOptions,
     SimulatedMessage,
 )
-from producers.simulator.ledger import domain_kind_of
+from producers.simulator.run import domain_kind_of
 from producers.simulator.specimens import SPECIMENS
 
 START_MS = 1_795_439_462_000

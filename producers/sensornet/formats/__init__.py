@@ -1,5 +1,5 @@
 """One module per vendor: ``parse(levels, body)`` gives a
-:class:`~producers.sensornet.meaning.Payload` or says why there is none.
+:class:`~producers.sensornet.payload.Payload` or says why there is none.
 
 ``levels`` are those of the topic behind the fixed beginning of its source, of
 ``zigbee2mqtt/kitchen/lamp`` for ``zigbee2mqtt/#`` thus ``kitchen`` and ``lamp``. A

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from producers.sensornet.discovery import Announced
-from producers.sensornet.meaning import (
+from producers.sensornet.payload import (
     COMPUTED,
     Ignored,
     Judgement,
     Passed,
+    Path,
     Payload,
+    document_of,
+    json_of,
 )
-from producers.sensornet.payload import Path, document_of, json_of
 
 _NOT_ANNOUNCED = "not announced"
 

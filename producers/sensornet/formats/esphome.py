@@ -8,8 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from producers.sensornet.meaning import Ignored, Judgement, Meaning, Passed, Payload
-from producers.sensornet.payload import Path, document_of
+from producers.sensornet.payload import (
+    Ignored,
+    Judgement,
+    Meaning,
+    Passed,
+    Path,
+    Payload,
+    document_of,
+)
 from producers.sensornet.words import kind_in_name
 
 

@@ -12,16 +12,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from meshtasks.text import clip
-from producers.sensornet.meaning import (
+from producers.sensornet.payload import (
     REPEATED,
     UNAVAILABLE,
     Ignored,
     Judgement,
     Meaning,
     Passed,
+    Path,
     Payload,
+    document_of,
+    object_of,
+    value_at,
 )
-from producers.sensornet.payload import Path, document_of, object_of, value_at
 
 #: Topic behind the id, ``+`` for a number → what its body is.
 _TOPICS: Mapping[str, Meaning] = {

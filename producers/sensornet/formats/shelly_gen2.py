@@ -15,15 +15,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from producers.sensornet.meaning import (
+from producers.sensornet.payload import (
     REPEATED,
     Ignored,
     Judgement,
     Meaning,
     Passed,
+    Path,
     Payload,
+    is_object,
+    object_of,
+    value_at,
 )
-from producers.sensornet.payload import Path, is_object, object_of, value_at
 
 _METER: Mapping[Path, Meaning] = {
     ("apower",): Meaning("power"),

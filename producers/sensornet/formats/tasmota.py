@@ -12,15 +12,18 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from producers.sensornet.meaning import (
+from producers.sensornet.payload import (
     DeviceTime,
     Ignored,
     Judgement,
     Meaning,
     Passed,
+    Path,
     Payload,
+    is_object,
+    object_of,
+    value_at,
 )
-from producers.sensornet.payload import Path, is_object, object_of, value_at
 
 #: Name of a value → what it is, in the object of any sensor.
 _VALUES: Mapping[str, Meaning] = {

@@ -10,17 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 
 from meshtasks.errors import SchemaMismatch
-from producers.sensornet.meaning import (
+from producers.sensornet.payload import (
     REPEATED,
     SETTING,
     Ignored,
     Judgement,
     Meaning,
     Passed,
-    Payload,
-)
-from producers.sensornet.payload import (
     Path,
+    Payload,
     document_of,
     is_object,
     number_of,

@@ -1,4 +1,4 @@
-"""What the mesh knows of the house, to tell after a gap what has changed in it."""
+"""producers.homeassistant.states."""
 
 from __future__ import annotations
 

@@ -1,33 +1,153 @@
-"""Decides what of Home Assistant is published, and keeps the books of it."""
+"""producers.homeassistant.publishing."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.errors import InvalidMessage, MeshError
-from meshtasks.records.models import StateChange, explain
+from meshtasks.records.models import EntityState, StateChange, explain
 from meshtasks.records.timestamps import epoch_seconds
 from meshtasks.text import described
 from producers.base import Producer
 from producers.collecting import contained
 from producers.homeassistant import messages
-from producers.homeassistant.config import HomeAssistantConfig
+from producers.homeassistant.config import HomeAssistantConfig, Loops
 from producers.homeassistant.frames import (
     AutomationTriggered,
+    Context,
     CurrentState,
     StateChanged,
 )
-from producers.homeassistant.gap import Gap
-from producers.homeassistant.loops import LoopGuard
-from producers.homeassistant.memory import Memory
-from producers.homeassistant.presence import Presence
-from producers.homeassistant.tally import Tally
+from producers.homeassistant.messages import Gap, rfc3339
+from producers.homeassistant.states import Memory
+
+#: Consequences follow their cause by seconds; a house makes a few contexts in each.
+_REMEMBERED_CONTEXTS = 10_000
+
+
+class LoopGuard:
+    """Follows the contexts of what the mesh causes, from cause to consequence.
+
+    An automation runs in a context of its own, whose parent is that of its trigger;
+    all that it does has this context. So has what a user does, with the user's id.
+
+    Args:
+        loops: how to tell what the mesh causes.
+    """
+
+    def __init__(self, loops: Loops) -> None:
+        self._loops = loops
+        self._user_ids: AbstractSet[str] = frozenset()
+        self._own: OrderedDict[str, None] = OrderedDict()
+
+    def know_users(self, user_ids: AbstractSet[str]) -> None:
+        """Learn the ids of the users that the mesh acts as."""
+        self._user_ids = user_ids
+
+    def caused(self, context: Context, automation: str | None = None) -> bool:
+        """Whether the mesh has caused an event.
+
+        Args:
+            context: of the event.
+            automation: the one that is triggered, if it is such an event.
+        """
+        own = (
+            context.get("user_id") in self._user_ids
+            or context["id"] in self._own
+            or context.get("parent_id") in self._own
+            or (automation is not None and self._loops.starts(automation))
+        )
+        if own:
+            self._own[context["id"]] = None
+            self._own.move_to_end(context["id"])
+            if len(self._own) > _REMEMBERED_CONTEXTS:
+                self._own.popitem(last=False)
+        return own
+
+
+ENTITY_ID = "mesh.home_assistant"
+
+
+class Presence:
+    """Whether the mesh hears Home Assistant, as changes of state like any other, so
+    that workflows can be started by it and the archive tells when it was not."""
+
+    def __init__(self) -> None:
+        self._state: EntityState | None = None
+
+    def connected(self, attributes: dict[str, Any]) -> StateChange:
+        """It is heard.
+
+        Args:
+            attributes: what else there is to say.
+        """
+        return self._become("connected", attributes)
+
+    def disconnected(self, reason: str) -> StateChange | None:
+        """It is not heard; None if that is known already."""
+        if self._state is not None and self._state["state"] == "disconnected":
+            return None
+        return self._become("disconnected", {"reason": reason})
+
+    def _become(self, state: str, attributes: dict[str, Any]) -> StateChange:
+        moment = rfc3339(time.time())
+        # Of EntityState's fields, type checkers know but two.
+        new: Any = {
+            "entity_id": ENTITY_ID,
+            "state": state,
+            "attributes": {"friendly_name": "Home Assistant", **attributes},
+            "last_changed": moment,
+            "last_updated": moment,
+        }
+        old, self._state = self._state, new
+        return {"entity_id": ENTITY_ID, "old_state": old, "new_state": new}
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts since the start.
+
+    ``events = state_changes + triggers + excluded + own + invalid_events``.
+
+    Attributes:
+        connections: that Home Assistant let in.
+        events: that it sent.
+        state_changes: events that were published as such.
+        triggers: events that were published as an automation's trigger.
+        readings: of these, changes that were published as a reading as well.
+        excluded: events of entities that the config leaves out.
+        own: events that the mesh itself caused.
+        invalid_events: events that no message can be made of.
+        invalid_frames: what is no frame of Home Assistant's protocol.
+        invalid_states: after a gap, what is no state of an entity.
+        gaps: times in which nobody listened.
+        gap_seconds: their sum.
+        caught_up: messages about what came of them.
+    """
+
+    connections: int = 0
+    events: int = 0
+    state_changes: int = 0
+    triggers: int = 0
+    readings: int = 0
+    excluded: int = 0
+    own: int = 0
+    invalid_events: int = 0
+    invalid_frames: int = 0
+    invalid_states: int = 0
+    gaps: int = 0
+    gap_seconds: float = 0.0
+    caught_up: int = 0
+
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""From Home Assistant into the mesh, over one connection after the other."""
+"""producers.homeassistant.follower."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from producers.homeassistant.connection import (
     opened,
 )
 from producers.homeassistant.frames import EventFrame, Frame, ResultFrame, frame_of
-from producers.homeassistant.intake import Intake
-from producers.homeassistant.memory import Memory
+from producers.homeassistant.publishing import Intake
+from producers.homeassistant.states import Memory
 
 logger = logging.getLogger(__name__)
 

@@ -1,12 +1,13 @@
-"""When a device measured: by its own clock where that can be believed."""
+"""producers.sensornet.records."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from meshtasks.records.timestamps import InvalidTimestamp, epoch_seconds
-from producers.sensornet.meaning import DeviceTime
+from producers.sensornet.payload import DeviceTime
 
 #: Nothing is measured after it was received; clocks differ by as much.
 AHEAD_LIMIT_SECONDS = 300.0
@@ -23,7 +24,7 @@ def moment(stamp: object, received_at: float, zone: ZoneInfo | None) -> float | 
     """The moment a device's timestamp stands for, epoch seconds.
 
     Args:
-        stamp: as of :class:`~producers.sensornet.meaning.Payload`.
+        stamp: as of :class:`~producers.sensornet.payload.Payload`.
         received_at: epoch seconds.
         zone: of times that name none; without one those say nothing.
 
@@ -69,3 +70,42 @@ def _local(text: str, received_at: float, zone: ZoneInfo | None) -> float | None
         (candidate.timestamp() for candidate in candidates),
         key=lambda each: abs(each - received_at),
     )
+
+
+_MOST_SENSORS = 10_000
+
+
+class _Said(NamedTuple):
+    state: bool
+    at: float
+
+
+class Motions:
+    """Remembers what each motion sensor said last.
+
+    Zigbee2MQTT repeats ``"occupancy": true`` with every change of the light, and each
+    would start a workflow. Sensors that never say false are heard again after a while.
+
+    Args:
+        repeat_seconds: how long the same state is a repetition.
+    """
+
+    def __init__(self, repeat_seconds: float) -> None:
+        self._repeat_seconds = repeat_seconds
+        self._last: dict[str, _Said] = {}
+
+    def is_repeated(self, sensor_id: str, at: float, *, state: bool) -> bool:
+        """Whether it said the same within the time; else it is remembered.
+
+        Args:
+            sensor_id: which sensor.
+            at: epoch seconds.
+            state: what it says.
+        """
+        last = self._last.get(sensor_id)
+        if last and last.state is state and 0 <= at - last.at < self._repeat_seconds:
+            return True
+        if len(self._last) >= _MOST_SENSORS:  # of names that somebody makes up
+            self._last.clear()
+        self._last[sensor_id] = _Said(state, at)
+        return False

@@ -9,6 +9,7 @@ from dataclasses import asdict
 import typer
 
 from meshtasks.config.settings import load_settings
+from producers.__main__ import main
 from producers.configuration import producer_config
 from producers.homeassistant.config import (
     NAME,
@@ -16,9 +17,9 @@ from producers.homeassistant.config import (
     access_token,
     websocket_url,
 )
-from producers.homeassistant.feed import Access, Feed
-from producers.homeassistant.intake import Intake
-from producers.homeassistant.memory import Keeper, Memory
+from producers.homeassistant.follower import Access, Feed
+from producers.homeassistant.publishing import Intake
+from producers.homeassistant.states import Keeper, Memory
 from producers.session import run_session, spooling_producer
 
 
@@ -52,3 +53,7 @@ def homeassistant(context: typer.Context) -> None:
     memory.save()  # all that it knows is in the mesh by now, or in the spool
     typer.echo(json.dumps(asdict(intake.tally) | asdict(producer.counts())))
     raise typer.Exit(exit_code)
+
+
+if __name__ == "__main__":
+    main("homeassistant")

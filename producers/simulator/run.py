@@ -1,0 +1,250 @@
+"""producers.simulator.run."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from meshtasks.amqp.publisher import Outgoing
+from producers.base import Producer
+from producers.buffer import Pending
+from producers.files import write_atomically
+from producers.simulator.badmessages import LABEL_HEADER, BadKind
+from producers.simulator.house import House, SimulatedMessage
+
+
+class Ledger:
+    """Counts the messages that the broker has confirmed, and what is in them.
+
+    Written by the producer's thread, read by others.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._messages: Counter[str] = Counter()
+        self._bad_messages: Counter[str] = Counter()
+        self._good_records: Counter[str] = Counter()
+        self._bad_records: Counter[str] = Counter()
+
+    def confirm(self, batch: Sequence[Pending]) -> None:
+        """Enter messages that the broker has stored."""
+        with self._lock:
+            for message, records in batch:
+                good = records
+                domain_kind = domain_kind_of(message.routing_key)
+                self._messages[domain_kind] += 1
+                label = (message.headers or {}).get(LABEL_HEADER)
+                if label is not None:
+                    kind = BadKind(str(label))
+                    self._bad_messages[kind] += 1
+                    self._bad_records[domain_kind] += kind.bad_records
+                    good = kind.good_records
+                self._good_records[domain_kind] += good
+
+    def summary(self) -> dict[str, object]:
+        """The books so far.
+
+        Returns:
+            ``messages``; ``records`` = ``good_records`` (to be stored) +
+            ``bad_records`` (to be dead-lettered); ``bad_messages`` by what is
+            wrong with them; ``messages_by_kind``, ``good_records_by_kind`` and
+            ``bad_records_by_kind`` by :func:`domain_kind_of`.
+        """
+        with self._lock:
+            good, bad = self._good_records.total(), self._bad_records.total()
+            return {
+                "messages": self._messages.total(),
+                "records": good + bad,
+                "good_records": good,
+                "bad_records": bad,
+                "bad_messages": dict(sorted(self._bad_messages.items())),
+                "messages_by_kind": dict(sorted(self._messages.items())),
+                "good_records_by_kind": dict(sorted(self._good_records.items())),
+                "bad_records_by_kind": dict(sorted(self._bad_records.items())),
+            }
+
+
+#: What tells the kinds of domains apart whose routing keys do not begin with them:
+#: the first word, a word at some place, and the kind.
+_TOLD_BY = (
+    ("home", -1, "state_changed", "home.events.state_changes"),
+    ("home", -1, "trigger", "home.events.automations"),
+    ("ai", 1, "model", "ai.inference.requests"),
+    ("ai", 1, "result", "ai.inference.results"),
+)
+
+
+def domain_kind_of(routing_key: str) -> str:
+    """What a message is counted as: the name of the queue it goes to, and for alerts,
+    which go to two, ``alerts``."""
+    words = routing_key.split(".")
+    if words[0] == "alerts":
+        return "alerts"
+    for domain, place, word, kind in _TOLD_BY:
+        if words[0] == domain and words[place] == word:
+            return kind
+    return ".".join(words[:2])
+
+
+#: How long anything here waits without looking at what else there is to do.
+_LONGEST_WAIT_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast, and when it ends.
+
+    Attributes:
+        rate_per_second: messages per second.
+        for_seconds: length of the run; None for no end.
+        count: messages; None for no end.
+        until_present: end when the house's clock reaches the real one.
+    """
+
+    rate_per_second: float
+    for_seconds: float | None = None
+    count: int | None = None
+    until_present: bool = False
+
+
+class Feed:
+    """Submits a house's messages until the pace's end or a stop.
+
+    Args:
+        each_moment: called at least about four times a second meanwhile.
+    """
+
+    def __init__(
+        self,
+        house: House,
+        producer: Producer,
+        pace: Pace,
+        stop: threading.Event,
+        each_moment: Callable[[], None],
+    ) -> None:
+        self._house = house
+        self._producer = producer
+        self._pace = pace
+        self._stop = stop
+        self._each_moment = each_moment
+
+    def __call__(self) -> None:
+        """Run to the end."""
+        began = time.monotonic()
+        for number, message in enumerate(self._house.messages()):
+            due_seconds = number / self._pace.rate_per_second
+            spent_seconds = max(due_seconds, time.monotonic() - began)
+            if self._is_over(number, spent_seconds, message.timestamp):
+                return
+            body = message.body
+            if not self._wait_until(began + due_seconds):
+                return
+            if not self._wait_for_room(len(body)):
+                return
+            self._submit(message, body)
+
+    def _is_over(self, number: int, spent_seconds: float, timestamp: float) -> bool:
+        pace = self._pace
+        return (
+            number == pace.count
+            or (pace.for_seconds is not None and spent_seconds >= pace.for_seconds)
+            or (pace.until_present and timestamp > time.time())
+        )
+
+    def _wait_until(self, moment: float) -> bool:
+        """Wait for a moment of the monotonic clock; false to stop instead."""
+        while (remaining := moment - time.monotonic()) > 0:
+            self._stop.wait(min(remaining, _LONGEST_WAIT_SECONDS))
+            if self._stop.is_set():
+                return False
+            self._each_moment()
+        self._each_moment()
+        return not self._stop.is_set()
+
+    def _wait_for_room(self, size_bytes: int) -> bool:
+        """Wait while the broker is slow; false to stop instead.
+
+        A house could not wait, but its books would not balance if it dropped
+        anything.
+        """
+        while not self._producer.wait_for_room(size_bytes, _LONGEST_WAIT_SECONDS):
+            if self._stop.is_set():
+                return False
+            self._each_moment()
+        return True
+
+    def _submit(self, message: SimulatedMessage, body: bytes) -> None:
+        route = message.exchange, message.routing_key
+        if len(message.records) == 1:
+            (record,) = message.records
+            self._producer.submit(*route, record, timestamp=message.timestamp)
+            return
+        outgoing = Outgoing(
+            *route,
+            body,
+            timestamp=message.timestamp,
+            headers={LABEL_HEADER: message.bad.value} if message.bad else None,
+        )
+        self._producer.submit_message(outgoing, records=message.record_count)
+
+
+_WRITE_INTERVAL_SECONDS = 1.0
+
+
+class Report:
+    """Says what was published so far.
+
+    Args:
+        path: file to keep up to date; None for none.
+    """
+
+    def __init__(
+        self, house: House, producer: Producer, ledger: Ledger, path: Path | None
+    ) -> None:
+        self._house = house
+        self._producer = producer
+        self._ledger = ledger
+        self._path = path
+        self._began = self._written_at = time.monotonic()
+
+    def summary(self, *, finished: bool) -> dict[str, object]:
+        """The ledger's books, what the broker did not take, and the faults."""
+        counts = self._producer.counts()
+        return {
+            **self._ledger.summary(),
+            "unconfirmed_records": counts.unsettled,
+            "dropped_records": counts.dropped,
+            "unroutable_records": counts.unroutable,
+            "resent_messages": counts.resent,
+            "sensor_faults": dict(sorted(self._house.faults.items())),
+            "seed": self._house.options.seed,
+            "elapsed_seconds": round(time.monotonic() - self._began, 3),
+            "finished": finished,
+        }
+
+    def write_now_and_then(self) -> None:
+        """Write the file, if it is a second old."""
+        if time.monotonic() - self._written_at >= _WRITE_INTERVAL_SECONDS:
+            self.write(finished=False)
+
+    def write(self, *, finished: bool) -> None:
+        """Write the file, if one is wanted.
+
+        Raises:
+            typer.Exit: it cannot be written.
+        """
+        self._written_at = time.monotonic()
+        if self._path is None:
+            return
+        try:
+            write_atomically(self._path, self.summary(finished=finished))
+        except OSError as error:
+            typer.echo(f"cannot write --stats-file: {error}", err=True)
+            raise typer.Exit(os.EX_CANTCREAT) from error
