@@ -12,7 +12,7 @@ from meshtasks.amqp.publisher import Outgoing
 from meshtasks.errors import MeshError, SinkRejected
 from meshtasks.flows.contract import Batch
 from meshtasks.flows.excerpts import ArchivePolicy, archive_messages, excerpt
-from meshtasks.flows.readings.transform import Transformed
+from meshtasks.flows.metric_points import Transformed
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, outcome_of
 from meshtasks.records.envelope import Envelope, record_id

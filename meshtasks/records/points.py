@@ -16,14 +16,17 @@ VictoriaMetrics ends the line at each, and would lose the whole point.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 
 from meshtasks.errors import SchemaMismatch
+from meshtasks.records.models import Metric
 from meshtasks.records.units import Quantity
 from meshtasks.text import clip, described, is_no_value
 
@@ -31,6 +34,10 @@ from meshtasks.text import clip, described, is_no_value
 TAG_LIMIT_CHARS = 255
 
 _LARGEST_NUMBER = 10**308
+#: Field of a metric that is a single value.
+VALUE = "value"
+
+_LARGEST_TAG = 10**20  # str() refuses numbers of more than 4,300 digits
 
 _CONTROLS = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _ESCAPES = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ ", **_CONTROLS})
@@ -83,6 +90,56 @@ def lines(
         f"{start}{value} {int(time * 1000 + 0.5)}"
         for start, value, time in zip(starts, texts, times, strict=True)
     ]
+
+
+def fields_of(metric: Metric) -> Mapping[str, Any]:
+    """The fields of a metric; a single value is the field ``value``.
+
+    Raises:
+        SchemaMismatch: it has neither value nor fields, or both.
+    """
+    value, fields = metric.get("value"), metric.get("fields")
+    if fields is None:
+        if value is None:
+            message = "value: this field is missing, and there are no fields either"
+            raise SchemaMismatch(message)
+        return {VALUE: value}
+    if value is not None:
+        message = "value: expected value or fields, not both"
+        raise SchemaMismatch(message)
+    return fields
+
+
+def tags_of(metric: Metric) -> tuple[tuple[str, str], ...]:
+    """The tags of a metric that have a value, as text, sorted by name.
+
+    Raises:
+        SchemaMismatch: a value is neither text nor number nor true or false.
+    """
+    tags = metric.get("tags")
+    if not tags:
+        return ()
+    return tuple(
+        sorted(
+            (name, _tag_text(name, value))
+            for name, value in tags.items()
+            if value is not None
+        )
+    )
+
+
+def _tag_text(name: str, value: object) -> str:
+    """A tag is text; a number of a core or a port is common, and written so."""
+    match value:
+        case str():
+            return value
+        case bool() | float():
+            return json.dumps(value)
+        case int() if abs(value) < _LARGEST_TAG:
+            return str(value)
+        case _:
+            message = f"tags.{name}: expected text, got {described(value)}"
+            raise SchemaMismatch(message)
 
 
 @lru_cache(maxsize=16_384)

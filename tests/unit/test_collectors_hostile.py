@@ -10,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshtasks.flows.metrics.transform import tags_of
-from meshtasks.records.points import fields_text, metric_start
+from meshtasks.records.points import fields_text, metric_start, tags_of
 from producers.buffer import encode
 from producers.collecting import Measured
 from producers.http import Client, Page

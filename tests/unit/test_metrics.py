@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshtasks.flows.metrics.transform import transform
-from meshtasks.flows.readings.transform import Transformed
+from meshtasks.flows.metric_points import Transformed, metric_points
 from meshtasks.records.envelope import Envelope
 from meshtasks.rules.config import RuleBook
 
@@ -24,7 +23,7 @@ def transformed(*metrics: Any, rules: RuleBook | None = None) -> Transformed:
     envelope = Envelope(
         b"", "metrics", "metrics.system.nas", "metrics.system", None, None, NOW, {}
     )
-    return transform(metrics, [envelope] * len(metrics), rules or RuleBook())
+    return metric_points(metrics, [envelope] * len(metrics), rules or RuleBook())
 
 
 def written(**fields: Any) -> str:

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.flows.metrics.transform import tags_of
-from meshtasks.records.points import fields_text, metric_start
+from meshtasks.records.points import fields_text, metric_start, tags_of
 from producers.http import Page
 from producers.prometheus.collector import Unreadable, families
 from producers.prometheus.translation import (

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
-from meshtasks.flows.metrics.transform import fields_of, tags_of
-from meshtasks.records.points import fields_text, metric_start
+from meshtasks.records.points import fields_of, fields_text, metric_start, tags_of
 from meshtasks.rules.config import RuleBook
 from producers.buffer import encode
 from producers.collecting import Measured

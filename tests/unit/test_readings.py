@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from meshtasks.flows.readings.transform import Transformed, transform
+from meshtasks.flows.metric_points import Transformed
+from meshtasks.flows.readings.transform import transform
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import Reading
 from meshtasks.records.units import HUMIDITY, TEMPERATURE, Quantity

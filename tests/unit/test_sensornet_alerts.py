@@ -9,7 +9,7 @@ import pytest
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
-from meshtasks.flows.metrics.transform import transform
+from meshtasks.flows.metric_points import metric_points
 from meshtasks.records.alert import Alert
 from meshtasks.records.envelope import Envelope
 from meshtasks.rules.evaluation import evaluate
@@ -26,7 +26,7 @@ def alerts_of(payload: dict[str, Any]) -> list[Alert]:
         *(message.body, message.exchange, message.routing_key, "metrics.system"),
         *(message.message_id, NOW, NOW, {}),
     )
-    watched = transform([json.loads(message.body)], [envelope], RULES).watched
+    watched = metric_points([json.loads(message.body)], [envelope], RULES).watched
     return [
         alert
         for each in watched

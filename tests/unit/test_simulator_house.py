@@ -21,8 +21,7 @@ from meshtasks.flows.contract import HANDLERS
 from meshtasks.flows.inference.config import ModelBook
 from meshtasks.flows.inference.config import transform as transform_results
 from meshtasks.flows.inference.requests import request_of
-from meshtasks.flows.metrics.transform import transform as transform_metrics
-from meshtasks.flows.readings.transform import Transformed
+from meshtasks.flows.metric_points import Transformed, metric_points
 from meshtasks.flows.readings.transform import transform as transform_readings
 from meshtasks.flows.webhooks.events import (
     read_automation_trigger,
@@ -95,7 +94,7 @@ def events(read: Any, records: Any, envelopes: Any) -> tuple[list[str], int]:
 
 
 def metrics(records: Any, envelopes: Any) -> tuple[list[str], int]:
-    return points(transform_metrics(records, envelopes, RULES))
+    return points(metric_points(records, envelopes, RULES))
 
 
 def results(records: Any, envelopes: Any) -> tuple[list[str], int]:

@@ -16,9 +16,8 @@ from pydantic_core import from_json
 
 from meshtasks.errors import InvalidMessage, SchemaMismatch
 from meshtasks.flows.archive.archived import ArchivedRecord, read_line
-from meshtasks.flows.metrics.transform import fields_of, tags_of
 from meshtasks.records.models import Metric, explain
-from meshtasks.records.points import fields_text, is_value
+from meshtasks.records.points import fields_of, fields_text, is_value, tags_of
 from meshtasks.records.units import DECIMALS, IDENTITY, QUANTITIES, KindsConfig
 
 Table = Literal["readings", "metrics", "events"]

@@ -27,8 +27,7 @@ from meshtasks.errors import InvalidMessage, SchemaMismatch
 from meshtasks.flows.inference.requests import ModelName
 from meshtasks.flows.inference.results import InferenceResult
 from meshtasks.flows.inference.tensors import JsonTensor, tensor_of
-from meshtasks.flows.metrics.transform import transform as transform_metrics
-from meshtasks.flows.readings.transform import Transformed
+from meshtasks.flows.metric_points import Transformed, metric_points
 from meshtasks.outcome import Dead
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import Metric, Number, explain
@@ -236,7 +235,7 @@ def transform(
         metrics += found
         places += [place] * len(found)
     origins = [envelopes[place] for place in places]
-    points = transform_metrics(metrics, origins, book.rules)
+    points = metric_points(metrics, origins, book.rules)
     dead |= {places[index]: why for index, why in points.dead.items()}
     return points._replace(indices=[places[each] for each in points.indices], dead=dead)
 

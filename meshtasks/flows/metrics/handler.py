@@ -14,9 +14,8 @@ from collections.abc import Mapping, Sequence
 
 from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Batch, handles
-from meshtasks.flows.metrics.transform import transform
+from meshtasks.flows.metric_points import Transformed, metric_points
 from meshtasks.flows.pipeline import store_points
-from meshtasks.flows.readings.transform import Transformed
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
@@ -29,7 +28,7 @@ def _read(
     metrics: Sequence[Metric], envelopes: Sequence[Envelope], settings: Settings
 ) -> Transformed:
     oldest_seconds = settings.kinds.oldest_seconds("metrics")
-    return transform(metrics, envelopes, settings.rules, oldest_seconds)
+    return metric_points(metrics, envelopes, settings.rules, oldest_seconds)
 
 
 def _refuses(

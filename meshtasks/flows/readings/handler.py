@@ -16,8 +16,9 @@ from functools import partial
 
 from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Batch, handles
+from meshtasks.flows.metric_points import Transformed
 from meshtasks.flows.pipeline import store_points
-from meshtasks.flows.readings.transform import Transformed, transform
+from meshtasks.flows.readings.transform import transform
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from meshtasks.errors import InvalidMessage, SchemaMismatch
+from meshtasks.flows.metric_points import Transformed
 from meshtasks.outcome import Dead
 from meshtasks.records.envelope import Envelope, sensor_of_key
 from meshtasks.records.models import Reading
@@ -21,24 +22,6 @@ from meshtasks.rules.config import RuleBook
 from meshtasks.rules.detection import Sample
 from meshtasks.rules.evaluation import Watched
 from meshtasks.rules.series import Series
-
-
-class Transformed(NamedTuple):
-    """A batch of readings or metrics as points.
-
-    Attributes:
-        indices: of the good records in the batch.
-        times: of each good record, epoch seconds.
-        lines: the point of each good record.
-        watched: the samples by routing key and series.
-        dead: index of each bad record → why.
-    """
-
-    indices: list[int]
-    times: list[float]
-    lines: list[str]
-    watched: list[Watched]
-    dead: dict[int, Dead]
 
 
 class _Source(NamedTuple):

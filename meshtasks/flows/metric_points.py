@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from meshtasks.errors import InvalidMessage, SchemaMismatch
-from meshtasks.flows.readings.transform import Transformed
+from meshtasks.errors import InvalidMessage
 from meshtasks.outcome import Dead
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import Metric
-from meshtasks.records.points import fields_text, metric_start, point
+from meshtasks.records.points import (
+    fields_of,
+    fields_text,
+    metric_start,
+    point,
+    tags_of,
+)
 from meshtasks.records.timestamps import UntimedMoments, moment_of, too_old
 from meshtasks.rules.config import RuleBook
 from meshtasks.rules.evaluation import Watched
 from meshtasks.rules.series import Series
-from meshtasks.text import described
-
-#: Field of a metric that is a single value.
-VALUE = "value"
-
-_LARGEST_TAG = 10**20  # str() refuses numbers of more than 4,300 digits
-
-_Tags = tuple[tuple[str, str], ...]
 
 
-def transform(
+class Transformed(NamedTuple):
+    """A batch of readings or metrics as points.
+
+    Attributes:
+        indices: of the good records in the batch.
+        times: of each good record, epoch seconds.
+        lines: the point of each good record.
+        watched: the samples by routing key and series.
+        dead: index of each bad record → why.
+    """
+
+    indices: list[int]
+    times: list[float]
+    lines: list[str]
+    watched: list[Watched]
+    dead: dict[int, Dead]
+
+
+def metric_points(
     metrics: Sequence[Metric],
     envelopes: Sequence[Envelope],
     rules: RuleBook,
@@ -89,53 +103,3 @@ def transform(
         if series.samples
     )
     return result
-
-
-def fields_of(metric: Metric) -> Mapping[str, Any]:
-    """The fields of a metric; a single value is the field ``value``.
-
-    Raises:
-        SchemaMismatch: it has neither value nor fields, or both.
-    """
-    value, fields = metric.get("value"), metric.get("fields")
-    if fields is None:
-        if value is None:
-            message = "value: this field is missing, and there are no fields either"
-            raise SchemaMismatch(message)
-        return {VALUE: value}
-    if value is not None:
-        message = "value: expected value or fields, not both"
-        raise SchemaMismatch(message)
-    return fields
-
-
-def tags_of(metric: Metric) -> _Tags:
-    """The tags of a metric that have a value, as text, sorted by name.
-
-    Raises:
-        SchemaMismatch: a value is neither text nor number nor true or false.
-    """
-    tags = metric.get("tags")
-    if not tags:
-        return ()
-    return tuple(
-        sorted(
-            (name, _tag_text(name, value))
-            for name, value in tags.items()
-            if value is not None
-        )
-    )
-
-
-def _tag_text(name: str, value: object) -> str:
-    """A tag is text; a number of a core or a port is common, and written so."""
-    match value:
-        case str():
-            return value
-        case bool() | float():
-            return json.dumps(value)
-        case int() if abs(value) < _LARGEST_TAG:
-            return str(value)
-        case _:
-            message = f"tags.{name}: expected text, got {described(value)}"
-            raise SchemaMismatch(message)
