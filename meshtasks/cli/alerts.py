@@ -22,8 +22,7 @@ from meshtasks.cli.alert_view import (
     silenced_lines,
     table,
 )
-from meshtasks.cli.failure import fail
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import fail, say
 from meshtasks.config.durations import seconds_of
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import SinkRejected

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from meshtasks.cli.failure import fail
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import load_settings
 from meshtasks.flows.analytics import require_extra
 from meshtasks.flows.analytics.dataset import Dataset, missing_objects

@@ -16,11 +16,14 @@ import typer
 
 from meshtasks.amqp.connecting import missing_queues
 from meshtasks.cli.archive_replay import Replay, Replayed, Way
-from meshtasks.cli.counting import counting
-from meshtasks.cli.failure import fail
-from meshtasks.cli.interrupt import EXIT_INTERRUPTED, stopping_on_signals
-from meshtasks.cli.moments import moment_of
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import (
+    EXIT_INTERRUPTED,
+    counting,
+    fail,
+    moment_of,
+    say,
+    stopping_on_signals,
+)
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import Transient, Unroutable
 from meshtasks.flows.archive.archived import ArchivedRecord

@@ -11,7 +11,7 @@ from threading import Event
 from typing import NamedTuple
 
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.cli.counting import counting
+from meshtasks.cli.terminal import counting
 from meshtasks.errors import SchemaMismatch, SinkRejected
 from meshtasks.flows.archive.archived import ArchivedRecord, read_line
 from meshtasks.flows.archive.objects import ObjectStore

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from meshtasks.cli.failure import fail
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError
 

@@ -37,8 +37,7 @@ from meshtasks.cli.dlq_view import (
     overview,
     page,
 )
-from meshtasks.cli.failure import fail
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import load_settings
 
 app = typer.Typer(

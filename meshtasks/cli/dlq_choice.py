@@ -17,10 +17,13 @@ from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.letters import letter_of
 from meshtasks.amqp.peek import sweep
 from meshtasks.amqp.selection import ID_DIGITS, DeadLetter, Selection
-from meshtasks.cli.counting import counting
-from meshtasks.cli.failure import fail
-from meshtasks.cli.interrupt import EXIT_INTERRUPTED, stopping_on_signals
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import (
+    EXIT_INTERRUPTED,
+    counting,
+    fail,
+    say,
+    stopping_on_signals,
+)
 from meshtasks.config.durations import seconds_of
 from meshtasks.config.settings import Settings
 

@@ -11,8 +11,7 @@ from pydantic_core import from_json
 
 from meshtasks.cli.dlq_choice import Found
 from meshtasks.cli.dlq_view import body_text
-from meshtasks.cli.failure import fail
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import fail, say
 
 
 def edited_bodies(found: Sequence[Found]) -> dict[str, bytes]:

@@ -30,8 +30,7 @@ from meshtasks.cli.dlq_choice import (
     selection_of,
 )
 from meshtasks.cli.dlq_letterfile import from_line, id_of, to_line
-from meshtasks.cli.failure import fail
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import fail, say
 from meshtasks.config.private_files import private_opener
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import SchemaMismatch

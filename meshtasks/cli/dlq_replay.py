@@ -12,9 +12,8 @@ from meshtasks.amqp.peek import Sweep
 from meshtasks.amqp.replay import Replay, Replayed, no_queue
 from meshtasks.amqp.selection import DeadLetter, Selection, way_back
 from meshtasks.amqp.topology import Topology
-from meshtasks.cli.counting import counting
 from meshtasks.cli.dlq_choice import DeadLetterQueue
-from meshtasks.cli.failure import fail
+from meshtasks.cli.terminal import counting, fail
 from meshtasks.errors import Transient
 
 

@@ -10,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from meshtasks.cli.failure import fail
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import load_settings
 
 #: Requests that are being answered when it is told to stop may take so long.

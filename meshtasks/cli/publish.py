@@ -10,10 +10,9 @@ from typing import Annotated, BinaryIO
 import typer
 from pydantic_core import from_json
 
-from meshtasks.cli.failure import fail
 from meshtasks.cli.publish_input import ReadingProgress, lines_as_they_come
 from meshtasks.cli.publish_job import EXIT_UNROUTABLE, Job, Route
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import load_settings
 
 _EXIT_INTERRUPTED = 130

@@ -15,8 +15,7 @@ from meshtasks.amqp.message_id import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.routing import queues_reached
 from meshtasks.amqp.topology import Topology
-from meshtasks.cli.failure import fail
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import Settings
 from meshtasks.errors import (
     ConfigError,

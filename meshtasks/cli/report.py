@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-from meshtasks.cli.failure import fail
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import load_settings
 from meshtasks.flows.analytics import require_extra
 from meshtasks.flows.archive.objects import open_store

@@ -1,18 +1,32 @@
-"""What a command says: text from outside never steers the terminal."""
+"""What every command shares: output, failure, interruption, progress, and times.
+
+Text from outside never steers the terminal.
+"""
 
 from __future__ import annotations
 
 import logging
+import signal
 import sys
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Never
 
 import typer
 
 from meshtasks.masking import masked
 from meshtasks.text import printable
 
-#: As shells count a program that a closed pipe has ended: 128 and SIGPIPE.
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+#: As shells count a program that a signal has ended: 128 and SIGINT, or SIGPIPE.
+EXIT_INTERRUPTED = 130
 _EXIT_BROKEN_PIPE = 141
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def say(text: str, *, err: bool = False) -> None:
@@ -20,10 +34,20 @@ def say(text: str, *, err: bool = False) -> None:
     typer.echo(masked(printable(text)), err=err)
 
 
+def fail(message: str, exit_code: int) -> Never:
+    """Print why the command failed, and end it.
+
+    Raises:
+        typer.Exit: always.
+    """
+    say(f"meshtasks: {message}", err=True)
+    raise typer.Exit(exit_code)
+
+
 def run(app: typer.Typer) -> None:
     """Run a console script, on terminals of any width and encoding."""
     # A character that standard output lacks would end the command (Latin-1 has no
-    # arrow); it is spelled, as standard error does.
+    # arrow); it is escaped, as on standard error.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     # py-amqp warns of each message that was on its way when a channel was closed.
@@ -33,7 +57,7 @@ def run(app: typer.Typer) -> None:
     try:
         command()
     except SystemExit as end:
-        # click has made this of a reader that has gone (`… | head -1`)
+        # click raises it when the reader is gone (`… | head -1`)
         if isinstance(end.__context__, BrokenPipeError):
             sys.exit(_EXIT_BROKEN_PIPE)
         raise
@@ -64,3 +88,79 @@ def reflow(command: Any) -> None:
             parameter.metavar = ""
     for each in getattr(command, "commands", {}).values():
         reflow(each)
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[threading.Event]:
+    """An event that is set by SIGINT or SIGTERM; a second one ends the process."""
+    stopping = threading.Event()
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def stop(_number: int, _frame: object) -> None:
+        stopping.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in _SIGNALS:
+        signal.signal(number, stop)
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Counting:
+    """A progress bar for work that is counted."""
+
+    def __init__(self, bar: Progress, what: str) -> None:
+        self._bar = bar
+        self._task = bar.add_task(what, total=None, note="")
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Show how much is done; ``note`` stands beside it."""
+        self._bar.update(self._task, completed=done, total=total, note=note)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Counting]:
+    """A bar on standard error, if that is a terminal; gone when it ends."""
+    from rich import progress  # noqa: PLC0415 - few commands show a bar
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[note]}"),
+        progress.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        yield Counting(bar, what)
+
+
+def moment_of(text: str, now: float, option: str) -> float:
+    """Epoch seconds of ``2026-11-20``, ``2026-11-20T13:00``, ``…+01:00``, or of ``7d``
+    (so long ago). Without a zone it is local time.
+
+    Raises:
+        typer.BadParameter: it is none of these.
+    """
+    from meshtasks.config.durations import seconds_of  # noqa: PLC0415 - pydantic
+
+    try:
+        return now - seconds_of(text)
+    except ValueError:
+        pass  # not a span, then
+    try:
+        return datetime.fromisoformat(text).astimezone().timestamp()
+    except ValueError as error:
+        message = (
+            f"expected a date and time such as 2026-11-20T13:00, a date, or a span of "
+            f"time such as 7d, got {text!r}"
+        )
+        raise typer.BadParameter(message, param_hint=option) from error

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from meshtasks.amqp.letters import letter_of
 from meshtasks.amqp.peek import sweep
 from meshtasks.amqp.selection import DeadLetter, general_reason
-from meshtasks.cli.interrupt import stopping_on_signals
 from meshtasks.cli.reporting.facts import DeadLetters, DeadReason
+from meshtasks.cli.terminal import stopping_on_signals
 from meshtasks.errors import ConfigError, Transient
 
 
