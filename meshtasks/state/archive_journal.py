@@ -36,23 +36,16 @@ because each then falls on a page of its own.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
 from pathlib import Path
-from typing import IO
+from sqlite3 import Connection
 
-from meshtasks.config.private_files import (
-    make_private_database,
-    make_private_directory,
-    private_opener,
-)
 from meshtasks.errors import SinkUnavailable
-from meshtasks.timing import timing
+from meshtasks.state.lock import file_lock
+from meshtasks.state.sqlite import SqliteFile
 
 #: The sink's name in handlers, circuits and errors.
 SINK = "journal"
@@ -62,31 +55,44 @@ _GENERATION_IDS = 1_000_000
 #: Longest wait for another process to finish its batch: about what its calls to the
 #: object store can take at worst.
 _HOLD_TIMEOUT_SECONDS = 120.0
-_HOLD_POLL_SECONDS = 0.02
 
-_PREPARE = """
-PRAGMA journal_mode = WAL;
--- A step that power failure undoes would store records twice.
-PRAGMA synchronous = FULL;
--- Some builds overwrite what is dropped; these ids are no secret.
-PRAGMA secure_delete = OFF;
+_SHAPE = 1
+#: Files of earlier versions have no number of their shape, and these tables. The one
+#: row of "generation" is about the table "current".
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS pending (name TEXT PRIMARY KEY, ids TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS damaged (name TEXT PRIMARY KEY, fault TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS previous (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS current (id TEXT PRIMARY KEY) WITHOUT ROWID;
--- Of the table "current"; always one row.
 CREATE TABLE IF NOT EXISTS generation (
     row INTEGER PRIMARY KEY CHECK (row = 1),
     started_at REAL NOT NULL,
     ids INTEGER NOT NULL,
     probed_at REAL
-);
+)
 """
-
+_STORED = """
+SELECT key FROM json_each(?)
+WHERE value IN (SELECT id FROM current) OR value IN (SELECT id FROM previous)
+"""
+_COPY = """
+INSERT OR IGNORE INTO current
+SELECT value FROM pending, json_each(pending.ids) WHERE name = ?
+"""
+_COUNT = """
+INSERT INTO generation (row, started_at, ids) VALUES (1, ?, ?)
+ON CONFLICT (row) DO UPDATE SET ids = ids + excluded.ids
+RETURNING started_at, ids
+"""
+_PROBE = """
+INSERT INTO generation (row, started_at, ids, probed_at) VALUES (1, ?1, 0, ?1)
+ON CONFLICT (row) DO UPDATE SET probed_at = excluded.probed_at
+"""
 _NEXT_GENERATION = (
     "DROP TABLE previous",
     "ALTER TABLE current RENAME TO previous",
     "CREATE TABLE current (id TEXT PRIMARY KEY) WITHOUT ROWID",
+    "DELETE FROM generation",
 )
 
 
@@ -94,12 +100,10 @@ class ArchiveJournal:
     """The journal in one SQLite file, shared by all processes of the host.
 
     All methods raise :class:`~meshtasks.errors.SinkUnavailable` when the
-    file cannot be read or written. It is opened on first use, and an instance is
-    for one thread at a time.
+    file cannot be read or written.
 
     Args:
-        path: the file; it and its directory are made if missing. Not on a network
-            file system (SQLite's write-ahead log needs shared memory).
+        path: the file, see :class:`~meshtasks.state.sqlite.SqliteFile`.
         generation_ids: ids after which a generation is full.
         clock: gives epoch seconds.
     """
@@ -112,6 +116,8 @@ class ArchiveJournal:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = path
+        # Durable: a step that a power cut undoes would store records twice.
+        self._file = SqliteFile(SINK, path, _SCHEMA, _SHAPE)
         self._generation_ids = generation_ids
         self._clock = clock
 
@@ -124,63 +130,67 @@ class ArchiveJournal:
         Raises:
             SinkUnavailable: another process has held it all that time.
         """
-        with self._faults():
-            file = self._lock()
-        with file:
+        path = self._path.with_suffix(".lock")
+        lock = file_lock(path, timeout_seconds=_HOLD_TIMEOUT_SECONDS)
+        with ExitStack() as stack:
+            try:
+                held = stack.enter_context(lock)
+            except OSError as error:
+                message = f"{path}: {error} (is MESH_STATE_DIR right?)"
+                raise SinkUnavailable(SINK, message) from error
+            if not held:
+                message = (
+                    f"another process has held {path} for more than "
+                    f"{_HOLD_TIMEOUT_SECONDS:g} s"
+                )
+                raise SinkUnavailable(SINK, message)
             yield
 
     def stored(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that stand in objects already stored."""
-        query = """
-            SELECT key FROM json_each(?)
-            WHERE value IN (SELECT id FROM current)
-            OR value IN (SELECT id FROM previous)
-        """
-        with self._faults():
-            return {ids[key] for (key,) in self._db.execute(query, (_as_json(ids),))}
+        with self._file.transaction() as db:
+            return {ids[key] for (key,) in db.execute(_STORED, (_as_json(ids),))}
 
     def pending(self) -> list[str]:
         """Names of objects that were to be put, with unknown result."""
-        with self._faults():
-            return [name for (name,) in self._db.execute("SELECT name FROM pending")]
+        with self._file.transaction() as db:
+            return [name for (name,) in db.execute("SELECT name FROM pending")]
 
     def intend(self, objects: Mapping[str, Sequence[str]]) -> None:
         """Note that these objects are about to be put: name and ids of each."""
         rows = [(name, _as_json(ids)) for name, ids in objects.items()]
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             db.executemany("INSERT OR REPLACE INTO pending VALUES (?, ?)", rows)
 
     def finish(self, names: Collection[str]) -> None:
         """Note that these pending objects are stored."""
-        copy = """
-            INSERT OR IGNORE INTO current
-            SELECT value FROM pending, json_each(pending.ids) WHERE name = ?
-        """
-        with self._transaction() as db:
-            for name in names:
-                count = db.execute(copy, (name,)).rowcount
-                db.execute("UPDATE generation SET ids = ids + ?", (count,))
+        now = self._clock()
+        with self._file.transaction() as db:
+            count = sum(db.execute(_COPY, (name,)).rowcount for name in names)
             _forget(db, names)
             rows = [(name,) for name in names]
             db.executemany("DELETE FROM damaged WHERE name = ?", rows)
-            self._turn_over(db)
+            ((started_at, ids),) = db.execute(_COUNT, (now, count)).fetchall()
+            if ids >= self._generation_ids or now - started_at >= _GENERATION_SECONDS:
+                for statement in _NEXT_GENERATION:
+                    db.execute(statement)
 
     def forget(self, names: Iterable[str]) -> None:
         """Note that these pending objects are not stored and will not be."""
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             _forget(db, names)
 
     def set_aside(self, name: str, fault: str) -> None:
         """Note that this pending object is in the store and damaged."""
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             db.execute("INSERT OR REPLACE INTO damaged VALUES (?, ?)", (name, fault))
             _forget(db, [name])
 
     def damaged(self) -> dict[str, str]:
         """What is wrong with the objects that were set aside, by name, until an
         object of that name is stored."""
-        with self._faults():
-            return dict(self._db.execute("SELECT name, fault FROM damaged"))
+        with self._file.transaction() as db:
+            return dict(db.execute("SELECT name, fault FROM damaged"))
 
     def probe(self) -> None:
         """Write to the file.
@@ -188,87 +198,15 @@ class ArchiveJournal:
         Raises:
             SinkUnavailable: that failed, so the disk is full or read-only, say.
         """
-        with self._transaction() as db:
-            db.execute("UPDATE generation SET probed_at = ?", (self._clock(),))
+        with self._file.transaction() as db:
+            db.execute(_PROBE, (self._clock(),))
 
     def close(self) -> None:
-        """Close the file; the journal is not used afterwards."""
-        if "_db" in self.__dict__:
-            self._db.close()
-
-    @cached_property
-    def _db(self) -> sqlite3.Connection:
-        make_private_database(self._path)
-        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        try:
-            db.executescript(_PREPARE)
-            first = (1, self._clock(), 0)
-            db.execute(
-                "INSERT OR IGNORE INTO generation (row, started_at, ids) "
-                "VALUES (?, ?, ?)",
-                first,
-            )
-        except sqlite3.Error:
-            db.close()
-            raise
-        return db
-
-    def _lock(self) -> IO[str]:
-        """The lock file, locked until it is closed."""
-        path = self._path.with_suffix(".lock")
-        make_private_directory(path.parent)
-        deadline = time.monotonic() + _HOLD_TIMEOUT_SECONDS
-        with ExitStack() as on_fault:
-            file = on_fault.enter_context(open(path, "a", opener=private_opener))
-            while not _locks(file.fileno()):
-                if time.monotonic() > deadline:
-                    message = (
-                        f"another process has held {path} for more than "
-                        f"{_HOLD_TIMEOUT_SECONDS:g} s"
-                    )
-                    raise SinkUnavailable(SINK, message)
-                time.sleep(_HOLD_POLL_SECONDS)
-            on_fault.pop_all()
-            return file
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with timing(SINK), self._faults(), self._db as db:
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            message = (
-                f"archive journal {self._path}: {error} (is MESH_STATE_DIR right?)"
-            )
-            raise SinkUnavailable(SINK, message) from error
-
-    def _turn_over(self, db: sqlite3.Connection) -> None:
-        """Begin a new generation if this one is full or old."""
-        row = db.execute("SELECT started_at, ids FROM generation").fetchone()
-        started_at, count = row
-        now = self._clock()
-        if count < self._generation_ids and now - started_at < _GENERATION_SECONDS:
-            return
-        for statement in _NEXT_GENERATION:
-            db.execute(statement)
-        db.execute("UPDATE generation SET started_at = ?, ids = 0", (now,))
+        """Close the file."""
+        self._file.close()
 
 
-def _locks(descriptor: int) -> bool:
-    """Try to take the lock; it is let go when the file is closed."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _forget(db: sqlite3.Connection, names: Iterable[str]) -> None:
+def _forget(db: Connection, names: Iterable[str]) -> None:
     db.executemany("DELETE FROM pending WHERE name = ?", [(name,) for name in names])
 
 

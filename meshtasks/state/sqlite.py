@@ -26,8 +26,9 @@ class SqliteFile:
     Args:
         sink: name of the sink whose state it is, for errors.
         path: the file; its directory is made if missing.
-        schema: statements that make its tables.
+        schema: statements that make its tables, separated by semicolons.
         shape: number of that schema, at least 1; a file of another one is refused.
+            A file without a number gets the schema, and keeps what is in it.
         disposable: what is in it can be done without. Nothing waits for the disk
             then, so a power cut may take back the last transactions, and a file of
             another shape is begun afresh.
@@ -107,6 +108,8 @@ class SqliteFile:
             synchronous = "NORMAL" if self._disposable else "FULL"
             connection.execute(f"PRAGMA synchronous = {synchronous}")
             connection.execute("PRAGMA foreign_keys = ON")
+            # Some builds of SQLite overwrite what is deleted, which takes long.
+            connection.execute("PRAGMA secure_delete = OFF")
             self._make_tables(connection)
         except BaseException:
             connection.close()
@@ -118,7 +121,11 @@ class SqliteFile:
         if shape == 0 or (self._disposable and shape != self._shape):
             connection.execute("BEGIN IMMEDIATE")
             if self._shape_of(connection) == shape:  # no other process was faster
-                self._begin_afresh(connection)
+                if self._disposable:
+                    _drop_tables(connection)
+                for statement in self._schema.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {self._shape:d}")
             connection.execute("COMMIT")
         if self._shape_of(connection) != self._shape:
             message = (
@@ -126,14 +133,6 @@ class SqliteFile:
                 "start afresh"
             )
             raise SinkUnavailable(self._sink, message)
-
-    def _begin_afresh(self, connection: sqlite3.Connection) -> None:
-        tables = "SELECT name FROM sqlite_schema WHERE type = 'table'"
-        for (name,) in connection.execute(tables).fetchall():
-            connection.execute(f'DROP TABLE "{name}"')
-        for statement in self._schema.split(";"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {self._shape:d}")
 
     @staticmethod
     def _shape_of(connection: sqlite3.Connection) -> int:
@@ -150,7 +149,14 @@ class SqliteFile:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> SinkUnavailable:
-        return SinkUnavailable(self._sink, f"{self._path}: {error}")
+        message = f"{self._path}: {error} (is MESH_STATE_DIR right?)"
+        return SinkUnavailable(self._sink, message)
+
+
+def _drop_tables(connection: sqlite3.Connection) -> None:
+    tables = "SELECT name FROM sqlite_schema WHERE type = 'table'"
+    for (name,) in connection.execute(tables).fetchall():
+        connection.execute(f'DROP TABLE "{name}"')
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

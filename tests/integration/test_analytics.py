@@ -23,12 +23,12 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import SinkUnavailable, Transient
 from meshtasks.flows.analytics.compaction import Compacted, open_compaction
+from meshtasks.flows.analytics.dataset import DatasetLock
 from meshtasks.flows.archive.handler import archive_events, archive_metrics
 from meshtasks.flows.archive.objects import archived_objects
 from meshtasks.flows.archive.objects.file import FileStore
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Retry
-from meshtasks.state.lock import DatasetLock
 from tests.support.analytics import archive, excerpts, ids_in, parquet_names, rows_in
 from tests.support.archive import NOON, bucket_environment, directory_environment
 from tests.support.archive import lines_in as archived_lines

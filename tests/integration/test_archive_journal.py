@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -214,3 +216,31 @@ def test_killing_a_process_in_the_midst_of_noting_leaves_all_or_nothing(
         ids = [f"{number}/{i}" for i in range(100)]
         assert len(journal.stored(ids)) == (0 if str(number) in pending else 100)
     assert len(pending) <= 1
+
+
+def test_a_file_of_an_earlier_version_keeps_what_it_knows(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(path)) as earlier, earlier:
+        earlier.executescript(
+            """
+            CREATE TABLE pending (name TEXT PRIMARY KEY, ids TEXT NOT NULL);
+            CREATE TABLE damaged (name TEXT PRIMARY KEY, fault TEXT NOT NULL);
+            CREATE TABLE previous (id TEXT PRIMARY KEY) WITHOUT ROWID;
+            CREATE TABLE current (id TEXT PRIMARY KEY) WITHOUT ROWID;
+            CREATE TABLE generation (
+                row INTEGER PRIMARY KEY CHECK (row = 1), started_at REAL NOT NULL,
+                ids INTEGER NOT NULL, probed_at REAL
+            );
+            INSERT INTO generation VALUES (1, 5.0, 1, NULL);
+            INSERT INTO current VALUES ('a');
+            INSERT INTO pending VALUES ('one', '["b"]');
+            """
+        )
+
+    journal = ArchiveJournal(path, clock=lambda: 6.0)
+
+    assert journal.stored(["a", "b"]) == {"a"}
+    assert journal.pending() == ["one"]
+    journal.finish(["one"])
+    assert journal.stored(["a", "b"]) == {"a", "b"}
+    journal.close()

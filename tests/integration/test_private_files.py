@@ -12,10 +12,10 @@ import pytest
 
 from meshtasks.cli.secrets import secrets
 from meshtasks.config.private_files import private_opener
+from meshtasks.flows.analytics.dataset import DatasetLock
 from meshtasks.flows.analytics.local import LocalFiles
 from meshtasks.flows.archive.objects.file import FileStore
 from meshtasks.state.archive_journal import ArchiveJournal
-from meshtasks.state.lock import DatasetLock
 from meshtasks.state.sqlite import SqliteFile
 from producers.files import write_atomically
 from producers.homeassistant.states import Memory

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from meshtasks.config.settings import Settings
 from meshtasks.errors import SinkRejected, Transient
-from meshtasks.flows.analytics.dataset import Dataset, missing_objects
+from meshtasks.flows.analytics.dataset import Dataset, DatasetLock, missing_objects
 from meshtasks.flows.analytics.layout import (
     ANALYTICS_PREFIX,
     DataFile,
@@ -38,7 +38,6 @@ from meshtasks.flows.analytics.sql import quoted_files
 from meshtasks.flows.analytics.twins import Analytics
 from meshtasks.flows.archive.objects import ObjectStore
 from meshtasks.flows.archive.objects.reading import content_of
-from meshtasks.state.lock import DatasetLock
 
 #: Prefix of the names of files that turned out to be damaged.
 _ASIDE = "damaged/"
@@ -253,7 +252,7 @@ class Compaction:
         replaced = [
             file for split in self._partitions(only).values() for file in split.replaced
         ]
-        with self._lock.alone() as nobody_reads:
+        with self._lock.deleting() as nobody_reads:
             if not nobody_reads:
                 done.kept = len(replaced)
                 return

@@ -15,7 +15,7 @@ import duckdb
 
 from meshtasks.config.environment import Environment
 from meshtasks.errors import MeshError, SinkRejected
-from meshtasks.flows.analytics.dataset import Dataset
+from meshtasks.flows.analytics.dataset import Dataset, DatasetLock
 from meshtasks.flows.analytics.layout import archive_name
 from meshtasks.flows.analytics.local import CACHE, LocalFiles, ObjectGone
 from meshtasks.flows.analytics.parquet import fault_of_file
@@ -23,7 +23,6 @@ from meshtasks.flows.analytics.rows import TABLES
 from meshtasks.flows.analytics.sql import file_patterns, quoted, quoted_files
 from meshtasks.flows.archive.objects import ObjectStore, archived_objects
 from meshtasks.flows.archive.objects.zstd import decompress
-from meshtasks.state.lock import DatasetLock
 
 _T = TypeVar("_T")
 
@@ -205,7 +204,7 @@ def opened(
     lock = DatasetLock(env.state_dir)
     local = LocalFiles(store, env.state_dir / CACHE)
     source = _Source(store, local)
-    with lock.alone() as nobody_reads:
+    with lock.deleting() as nobody_reads:
         if nobody_reads:
             local.forget_deleted()
     with (

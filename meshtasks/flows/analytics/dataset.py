@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import date
+from pathlib import Path
 
+from meshtasks.errors import Transient
 from meshtasks.flows.analytics.layout import (
     ANALYTICS_PREFIX,
     DataFile,
@@ -21,6 +24,7 @@ from meshtasks.flows.analytics.layout import (
 from meshtasks.flows.analytics.local import ObjectGone, fetched
 from meshtasks.flows.analytics.rows import TABLES, Table
 from meshtasks.flows.archive.objects import ObjectStore, archived_objects
+from meshtasks.state.lock import file_lock
 
 logger = logging.getLogger(__name__)
 
@@ -121,3 +125,35 @@ def missing_objects(
             there = known.get((found.domain, found.date), frozenset())
             if found.digest not in there:
                 yield each.name
+
+
+class DatasetLock:
+    """Who may delete files of the dataset, and who compacts it, on this host.
+
+    Args:
+        directory: for the lock files; made if missing.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._files = directory / "analytics.lock"
+        self._compaction = directory / "analytics-compact.lock"
+
+    def reading(self) -> AbstractContextManager[bool]:
+        """No file that is listed now is deleted by this host meanwhile."""
+        return file_lock(self._files, shared=True)
+
+    def deleting(self) -> AbstractContextManager[bool]:
+        """Whether nobody on this host reads; then nobody begins to, meanwhile."""
+        return file_lock(self._files, timeout_seconds=0)
+
+    @contextmanager
+    def compacting(self) -> Iterator[None]:
+        """Be the one process of this host that compacts.
+
+        Raises:
+            Transient: there is one already.
+        """
+        with file_lock(self._compaction, timeout_seconds=0) as held:
+            if not held:
+                raise Transient("another process of this host compacts the dataset")
+            yield
