@@ -18,7 +18,7 @@ from benchmarks.drain import Run, Say, run
 from benchmarks.report import Findings
 from benchmarks.services import Services
 from meshtasks.demo.packages import InstallFailed
-from meshtasks.demo.subreaper import in_custody
+from meshtasks.demo.subreaper import under_subreaper
 from meshtasks.errors import MeshError
 
 _BACKLOG_FACTOR = 10
@@ -191,4 +191,4 @@ def _multiple_of(unit: int) -> Callable[[str], int]:
 
 
 if __name__ == "__main__":
-    sys.exit(in_custody(lambda: main(sys.argv[1:])))
+    sys.exit(under_subreaper(lambda: main(sys.argv[1:])))

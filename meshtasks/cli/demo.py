@@ -10,7 +10,7 @@ import typer
 
 from meshtasks.cli.terminal import say
 from meshtasks.demo.packages import administrator_command, missing
-from meshtasks.demo.subreaper import in_custody
+from meshtasks.demo.subreaper import under_subreaper
 
 _DEFAULT_RATE = 200.0
 
@@ -61,4 +61,4 @@ def demo(
     from meshtasks.demo.session import Options, run  # noqa: PLC0415
 
     options = Options(state, rate, for_seconds)
-    raise typer.Exit(in_custody(lambda: run(options)))
+    raise typer.Exit(under_subreaper(lambda: run(options)))

@@ -39,7 +39,7 @@ _N8N, _TRITON, _GATEWAY = 5678, 8000, 8780
 _MODEL = "temperature-anomaly"
 
 #: What the demo has of its own in place of a user's.
-_CONFIG = Path(__file__).with_name("demo")
+_CONFIG = Path(__file__).with_name("config")
 
 #: Variables of the user's own mesh, which nothing here may touch.
 _FOREIGN_PREFIXES = ("MESH_", "CELERY_", "FLOWER_")

@@ -36,7 +36,7 @@ _POLL_SECONDS = 0.05
 _SHOW_CURSOR = "\x1b[?25h"
 
 
-def in_custody(work: Callable[[], int], *, grace_seconds: float = 20.0) -> int:
+def under_subreaper(work: Callable[[], int], *, grace_seconds: float = 20.0) -> int:
     """Run ``work`` in a process of its own, which this call returns in.
 
     Call it while the program has one thread, and end the program with the exit
@@ -76,7 +76,7 @@ def keep(worker: int, grace_seconds: float) -> int:
 
     Args:
         worker: process id.
-        grace_seconds: see :func:`in_custody`.
+        grace_seconds: see :func:`under_subreaper`.
 
     Returns:
         Its exit code; 128 + the signal's number if a signal ended it.

@@ -1,4 +1,4 @@
-"""Whatever ends a program in custody: nothing that it started is left."""
+"""Whatever ends a program under the subreaper: nothing that it started is left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 #: another, which does not listen. Interrupted, it ends both and says so.
 PROGRAM = """
 import os, signal, subprocess, sys
-from meshtasks.demo.subreaper import in_custody
+from meshtasks.demo.subreaper import under_subreaper
 
 STUBBORN = "trap : TERM; echo working; while :; do sleep 0.05; done"
 
@@ -34,7 +34,7 @@ def work():
         return 7
     return 3
 
-sys.exit(in_custody(work, grace_seconds=0.3))
+sys.exit(under_subreaper(work, grace_seconds=0.3))
 """
 
 
@@ -65,7 +65,7 @@ def is_in_place(keeper: subprocess.Popen[str]) -> bool:
     process = Path(f"/proc/{keeper.pid}")
     status = (process / "status").read_text(encoding="ascii").splitlines()
     caught = int(next(line for line in status if line.startswith("SigCgt"))[7:], 16)
-    return b"custody.py" in (process / "cmdline").read_bytes() and bool(
+    return b"subreaper.py" in (process / "cmdline").read_bytes() and bool(
         caught & 1 << signal.SIGTERM - 1
     )
 
