@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from time import time as epoch_now
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.errors import MeshError, SinkRejected
@@ -121,28 +122,29 @@ def _excerpts(
             yield excerpt(envelope, its_times, its_places)
 
 
-class Written(NamedTuple):
-    """One record of a batch, as it is identified.
+@dataclass(frozen=True, slots=True)
+class IdentifiedRecord:
+    """One record of a batch, and its id in the archive.
 
     Attributes:
-        place: in the batch.
+        index: in the batch.
         envelope: the message it came in.
         id: see :func:`~meshtasks.records.envelope.record_id`.
         time: epoch seconds; when it was made.
     """
 
-    place: int
+    index: int
     envelope: Envelope
     id: str
     time: float
 
 
-def written(
+def identified_records(
     batch: Batch[R],
     made: Iterable[tuple[int, float]],
     is_wanted: Callable[[str], bool],
-) -> Iterator[Written]:
-    """The wanted records of a batch, with the ids that they have in the archive.
+) -> Iterator[IdentifiedRecord]:
+    """The wanted records of a batch with their ids.
 
     Args:
         batch: the batch.
@@ -152,18 +154,18 @@ def written(
     envelope: Envelope | None = None
     wanted = False
     members: list[bytes] = []
-    twins: Counter[bytes] = Counter()
+    occurrences: Counter[bytes] = Counter()
     for index, time in made:
         if batch.envelopes[index] is not envelope:
             envelope = batch.envelopes[index]
             wanted = is_wanted(envelope.routing_key)
             members = members_of(envelope.body) if wanted else []
-            twins = Counter()
+            occurrences = Counter()
         if not wanted:
             continue
         record = members[batch.places[index] or 0]
-        # Twins are told apart by number, not by their place in the array: failed
-        # members are retried without the others, and change places.
-        name = record_id(envelope, record, twins[record], time)
-        twins[record] += 1
-        yield Written(index, envelope, name, time)
+        # Records that are alike are told apart by number, not by index in the array:
+        # failed members are retried without the others, and their index changes.
+        name = record_id(envelope, record, occurrences[record], time)
+        occurrences[record] += 1
+        yield IdentifiedRecord(index, envelope, name, time)

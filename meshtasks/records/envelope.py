@@ -75,20 +75,22 @@ def sensor_of_key(envelope: Envelope) -> str:
     raise SchemaMismatch(message)
 
 
-def record_id(envelope: Envelope, record_json: bytes, twin: int, time: float) -> str:
+def record_id(
+    envelope: Envelope, record_json: bytes, occurrence: int, time: float
+) -> str:
     """A deterministic id for one record of a message.
 
     Args:
         envelope: the message the record came in.
         record_json: the record's own JSON.
-        twin: how many records just like it come before it in the message.
+        occurrence: how many identical records precede it in the message.
         time: epoch seconds; when the record was made.
 
     Returns:
         ``<message id>/<digest>``, or for a message without an id ``<time>/<digest>``,
         the time as 14 hex digits of microseconds; so the ids of one publisher sort
         by time if its message ids do. The digest is 16 hex digits of BLAKE2b over
-        routing key, twin number and record.
+        routing key, occurrence and record.
 
     A record that was replayed from the archive has the id that it has there.
 
@@ -105,7 +107,7 @@ def record_id(envelope: Envelope, record_json: bytes, twin: int, time: float) ->
     if archived := envelope.headers.get(headers.ARCHIVED):
         return str(archived)
     digest = _digest_of_key(envelope.routing_key).copy()
-    digest.update(b"\0%d\0" % twin)
+    digest.update(b"\0%d\0" % occurrence)
     digest.update(record_json)
     if envelope.message_id:
         # AMQP text may hold lone surrogates, which no JSON or SQL text may

@@ -25,7 +25,7 @@ from meshtasks.errors import MeshError
 from meshtasks.flows.alerts.notifying import NOTIFYING
 from meshtasks.flows.alerts.service import News, take_in
 from meshtasks.flows.contract import Batch, handles
-from meshtasks.flows.pipeline import send_to_archive, written
+from meshtasks.flows.pipeline import identified_records, send_to_archive
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, outcome_of
 from meshtasks.records.alert import Alert, Severity, misplaced
@@ -92,9 +92,9 @@ def _receive(
 def _news(batch: Batch[Alert]) -> Iterator[tuple[int, News]]:
     """The records with their places in the batch."""
     times = map(published_at, batch.envelopes)
-    for each in written(batch, enumerate(times), lambda _key: True):
+    for each in identified_records(batch, enumerate(times), lambda _key: True):
         name = each.id
         if each.envelope.timestamp is not None:
             # There are publishers who give every message the same id.
             name = f"{name}@{each.envelope.timestamp:.0f}"
-        yield each.place, News(name, batch.records[each.place], each.time)
+        yield each.index, News(name, batch.records[each.index], each.time)

@@ -220,13 +220,13 @@ def _entries(
     source: Envelope, texts: Sequence[bytes], times: Sequence[float]
 ) -> Iterator[Entry | BadEntry]:
     domain = domain_of(source.routing_key)
-    twins: Counter[bytes] = Counter()
+    occurrences: Counter[bytes] = Counter()
     for text, time in zip(texts, times, strict=True):
         if number := first_not_json_number(text):
             yield _bad(source, f"the body is not JSON: {number} is no number there")
             continue
-        name = record_id(source, text, twins[text], time)
-        twins[text] += 1
+        name = record_id(source, text, occurrences[text], time)
+        occurrences[text] += 1
         line = archive_line(name, source, text, time)
         # rounded as in the line, so that both fall into the same hour
         yield Entry(name, domain, round(time, 3), line)

@@ -19,7 +19,7 @@ from typing import TypeVar
 from meshtasks.amqp import headers
 from meshtasks.errors import MeshError, SinkUnavailable, Transient
 from meshtasks.flows.contract import Batch
-from meshtasks.flows.pipeline import send_to_archive, written
+from meshtasks.flows.pipeline import identified_records, send_to_archive
 from meshtasks.flows.sinks import Sinks
 from meshtasks.flows.webhooks.calls import Request, Run, requests_of
 from meshtasks.flows.webhooks.client import WebhookBusy, WebhookRefused, Webhooks
@@ -121,10 +121,10 @@ def _runs(batch: Batch[R], events: Events, sinks: Sinks) -> Iterator[Run]:
     book = sinks.settings.workflows
     by_place = {event.place: event for event in events.good}
     made = [(event.place, event.time) for event in events.good]
-    for each in written(batch, made, book.listens_to):
+    for each in identified_records(batch, made, book.listens_to):
         if each.envelope.is_quiet:
             continue
-        event = by_place[each.place]
+        event = by_place[each.index]
         if workflows := book.started_by(each.envelope.routing_key, event.record):
             yield Run(each.id, each.envelope, event, workflows)
 
