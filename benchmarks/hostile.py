@@ -25,8 +25,7 @@ import kombu
 from benchmarks.drain import Say
 from benchmarks.environments import ROOT
 from benchmarks.services import Services, Space
-from meshtasks.amqp.accounts import permissions, topic_permissions
-from meshtasks.amqp.rights import rights_of
+from meshtasks.amqp.accounts import permissions, rights_of, topic_permissions
 from meshtasks.demo import loopback
 from meshtasks.demo.process import Process
 

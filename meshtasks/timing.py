@@ -1,4 +1,4 @@
-"""How long sinks take to answer, and whether they did.
+"""How long sinks take to answer, and whether they did; waits between attempts.
 
 A call noted with :func:`timing` or :func:`timed` is known to whoever listens in this
 thread with :func:`listening`. Calls made in a pool process thus travel back with the
@@ -8,6 +8,7 @@ result of their batch, and no process needs to be asked for them.
 from __future__ import annotations
 
 import functools
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,3 +98,27 @@ def timed(sink: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
         return call
 
     return decorate
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Jittered exponential delays.
+
+    Attributes:
+        first_seconds: upper bound of the first delay; it doubles with every
+            attempt.
+        longest_seconds: upper bound of every delay.
+    """
+
+    first_seconds: float = 0.2
+    longest_seconds: float = 30.0
+
+    def delay_seconds(self, attempt: int) -> float:
+        """The wait after failed attempt number ``attempt``, the first being 0.
+
+        Drawn from the upper half below the bound: clients that failed together
+        do not come back together, and none comes back at once.
+        """
+        # Beyond 2**30 the bound is reached anyway, and a float may overflow.
+        bound = min(self.longest_seconds, self.first_seconds * 2 ** min(attempt, 30))
+        return random.uniform(bound / 2, bound)

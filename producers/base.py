@@ -25,10 +25,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from meshtasks.amqp.backoff import Backoff
-from meshtasks.amqp.message_id import new_message_id
+from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.errors import PublishRefused, Transient, Unroutable
+from meshtasks.timing import Backoff
 from producers.buffer import (
     ArrayPacker,
     Batching,

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from typing_extensions import override
 
-from meshtasks.amqp.message_id import new_message_id
+from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing
 
 

@@ -55,7 +55,7 @@ def call_message(
         arguments: of the command, as JSON values.
         call_id: the id of the call, a UUID.
     """
-    way = topology.commands_way
+    way = topology.commands_binding
     return Outgoing(
         way.exchange,
         way.routing_key,

@@ -14,14 +14,8 @@ from typing import Any
 import kombu
 from amqp.exceptions import AccessRefused, ChannelError, PreconditionFailed
 
-from meshtasks.amqp.topology import (
-    AnswersQueue,
-    Binding,
-    Exchange,
-    Queue,
-    RetryQueue,
-    Topology,
-)
+from meshtasks.amqp.entities import AnswersQueue, Binding, Exchange, Queue, RetryQueue
+from meshtasks.amqp.topology import Topology
 from meshtasks.errors import ConfigError
 
 
@@ -56,7 +50,7 @@ def task_queues(topology: Topology) -> list[kombu.Queue]:
         _queue(by_name[name], exchange=direct, routing_key=name, no_declare=True)
         for name in topology.domain_queues
     ]
-    way = topology.commands_way
+    way = topology.commands_binding
     exchange = next(each for each in topology.exchanges if each.name == way.exchange)
     commands = _queue(
         by_name[topology.commands_queue],

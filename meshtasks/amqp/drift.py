@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from meshtasks.amqp.entities import Binding
 from meshtasks.amqp.management import Live, LiveExchange, LiveQueue
-from meshtasks.amqp.topology import Binding, Topology
+from meshtasks.amqp.topology import Topology
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,19 @@ section 4.2.6.1, ``basic.publish`` in the class definition of ``basic``.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
 
 from amqp import Message
 from amqp.serialization import dumps
+
+from meshtasks.amqp import headers
+from meshtasks.text import clip
 
 _CLASS_BASIC, _METHOD_PUBLISH = 60, 40
 _TYPE_METHOD, _TYPE_HEADER, _TYPE_BODY = 1, 2, 3
@@ -77,7 +83,7 @@ def publish_frames(message: Outgoing, channel_id: int, frame_max: int) -> bytes:
         ValueError: properties and headers do not fit into one frame, as they have to.
     """
     body = message.body
-    properties = _properties(message)
+    properties = _encoded_properties(message)
     if (size := _HEADER.size + len(properties) + len(_END)) > frame_max:
         reason = f"the content header has {size} bytes; a frame, {frame_max}"
         raise ValueError(reason)
@@ -147,7 +153,7 @@ def content_header_bytes(message: Outgoing) -> int:
     Raises:
         amqp.FrameSyntaxError, struct.error: see :func:`publish_frames`.
     """
-    return int(_HEADER.size) + len(_properties(message)) + len(_END)
+    return int(_HEADER.size) + len(_encoded_properties(message)) + len(_END)
 
 
 def table_bytes(table: Mapping[str, Any]) -> int:
@@ -166,9 +172,9 @@ _FULL_FLAGS = _encoded(**_DEFAULTS, message_id="x", timestamp=0)[: _FLAGS.size]
 _FULL = _FULL_FLAGS + _PLAIN[_FLAGS.size :]
 
 
-def _properties(message: Outgoing) -> bytes:
-    _, _, _, message_id, timestamp, headers, properties = message
-    if not headers and not properties:
+def _encoded_properties(message: Outgoing) -> bytes:
+    _, _, _, message_id, timestamp, table, properties = message
+    if not table and not properties:
         if message_id and timestamp is not None:
             encoded = message_id.encode()
             length = _LENGTH.pack(len(encoded))
@@ -180,6 +186,132 @@ def _properties(message: Outgoing) -> bytes:
         values["message_id"] = message_id
     if timestamp is not None:
         values["timestamp"] = int(timestamp)
-    if headers:
-        values["application_headers"] = headers
+    if table:
+        values["application_headers"] = table
     return _encoded(**values)
+
+
+_SHORT_TEXT_BYTES = 255
+_LARGEST_TIMESTAMP = 2**64 - 1
+#: Room for what is told of headers that are left out, their name included, and how
+#: much is told of a value that cannot be encoded.
+_NOTE_CHARS = 400
+_VALUE_CHARS = 200
+#: A table's length, and its length and type of each text.
+_TABLE_OVERHEAD_BYTES = 32
+_KINDS = dict(Message.PROPERTIES)
+
+
+def fitted(message: Outgoing, frame_max: int) -> Outgoing:
+    """The message with what fits into a frame; a header tells what does not.
+
+    The mesh's own headers are kept first, and small ones before large ones. Texts that
+    may be no longer are cut; a value of a type that AMQP does not know becomes text.
+
+    Args:
+        message: to be published.
+        frame_max: largest frame agreed upon with the broker, in bytes.
+    """
+    bare = message._replace(
+        message_id=message.message_id and _short(message.message_id),
+        timestamp=_whole_seconds(message.timestamp),
+        headers={},
+        properties=_usable_properties(message.properties or {}),
+    )
+    room = frame_max - content_header_bytes(bare) - _NOTE_CHARS - _TABLE_OVERHEAD_BYTES
+    sizes: list[tuple[bool, int, str, object]] = []
+    for name, sent in (message.headers or {}).items():
+        value, size = _encodable(_short(str(name)), sent)
+        sizes.append((not str(name).startswith("x-mesh-"), size, str(name), value))
+    kept: dict[str, object] = {}
+    omitted: list[tuple[str, int]] = []
+    for _, size, name, value in sorted(sizes, key=lambda each: each[:2]):
+        if size <= room:
+            room -= size
+            kept[_short(name)] = value
+        else:
+            omitted.append((name, size))
+    if omitted:
+        names = ", ".join(f"{name} ({size:,} bytes)" for name, size in omitted)
+        note = f"{len(omitted)} that do not fit into a frame: {names}"
+        kept[headers.OMITTED] = clip(_ascii(note), _NOTE_CHARS - 100)
+    return bare._replace(headers=kept)
+
+
+def _usable_properties(sent: Mapping[str, Any]) -> dict[str, Any]:
+    """The properties whose values are such as they may be; texts are cut."""
+    found: dict[str, Any] = {}
+    for name, value in sent.items():
+        match _KINDS.get(name), value:
+            case "s", str():
+                found[name] = _short(value)
+            case "o", int() if 0 <= value <= _SHORT_TEXT_BYTES:
+                found[name] = value
+            case "L", int() | float() | datetime():
+                if (seconds := _whole_seconds(value)) is not None:
+                    found[name] = seconds
+            case _, None:
+                found[name] = None
+            case _:
+                pass  # AMQP has no such property, or not with such a value
+    return found
+
+
+def _whole_seconds(value: float | datetime | None) -> int | None:
+    """A timestamp as AMQP has it; None if it has no such."""
+    try:
+        seconds = value.timestamp() if isinstance(value, datetime) else value
+        whole = None if seconds is None else int(seconds)
+    except (ValueError, OverflowError):
+        return None
+    return whole if whole is None or 0 <= whole <= _LARGEST_TIMESTAMP else None
+
+
+def _short(text: str) -> str:
+    """As much of a text as a short string holds."""
+    encoded = text.encode("utf-8", "backslashreplace")
+    return encoded[:_SHORT_TEXT_BYTES].decode(errors="ignore")
+
+
+def _encodable(name: str, value: object) -> tuple[object, int]:
+    """A header's value, or text in its place, and how many bytes the header takes."""
+    try:
+        return value, table_bytes({name: value})
+    except Exception:  # noqa: BLE001 - py-amqp raises whatever an odd value leads to
+        text = _ascii(_shown(value))
+        return text, table_bytes({name: text})
+
+
+def _shown(value: object) -> str:
+    try:
+        return clip(repr(value), _VALUE_CHARS)
+    except RecursionError:
+        return "(nested too deep)"
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+_RANDOM_A_BITS = 12
+_RANDOM_B_BITS = 62
+_VERSION = 7
+_VARIANT = 0b10
+
+
+def new_message_id() -> str:
+    """A UUIDv7: unique, and sorted by the millisecond it was made in.
+
+    Layout: RFC 9562, section 5.7 (48 bits of Unix milliseconds, version, 12
+    random bits, variant, 62 random bits).
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10), "big")
+    random_a = random >> 68
+    random_b = random & ((1 << _RANDOM_B_BITS) - 1)
+    value = milliseconds << 4 | _VERSION
+    value = value << _RANDOM_A_BITS | random_a
+    value = value << 2 | _VARIANT
+    value = value << _RANDOM_B_BITS | random_b
+    text = f"{value:032x}"  # three times as fast as uuid.UUID
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

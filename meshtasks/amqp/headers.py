@@ -14,7 +14,7 @@ FIRST_FAILED_AT = "x-mesh-first-failed-at"
 #: Epoch seconds of first receipt: the time of a reading that carries none.
 RECEIVED_AT = "x-mesh-received-at"
 #: Set on a message that must be processed alone: it may have killed its process.
-ISOLATE = "x-mesh-isolate"
+SINGLE = "x-mesh-isolate"
 #: Why a message is dead: a sentence, and the class of the fault.
 REASON = "x-mesh-reason"
 ERROR_TYPE = "x-mesh-error-type"

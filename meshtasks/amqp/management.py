@@ -25,7 +25,8 @@ from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 from typing_extensions import override
 
 from meshtasks.amqp.connecting import unopened
-from meshtasks.amqp.topology import Binding, Topology
+from meshtasks.amqp.entities import Binding
+from meshtasks.amqp.topology import Topology
 from meshtasks.errors import ConfigError, Transient
 
 _TIMEOUT_SECONDS = 10.0

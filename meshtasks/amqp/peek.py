@@ -7,11 +7,11 @@ given back by ``basic.nack`` it puts where a hash map would have it.)
 
 What comes back goes before the messages that were never delivered, but behind those
 that came back earlier, so a look at a part of the queue would change the order. A
-sweep is of the whole queue: if the caller has seen enough, the rest is delivered all
+peek is of the whole queue: if the caller has seen enough, the rest is delivered all
 the same. Only a process that is killed half-way may leave the first half behind the
 second.
 
-Meanwhile others do not see the messages, and a second sweep would see the rest and
+Meanwhile others do not see the messages, and a second peek would see the rest and
 bring that back in the wrong place. An exclusive queue keeps others out.
 """
 
@@ -47,7 +47,7 @@ class QueueBusy(Transient):
     """Somebody else is looking at the queue."""
 
 
-class Sweep:
+class HeldMessages:
     """The messages of a queue while they are held.
 
     Attributes:
@@ -153,13 +153,13 @@ class Sweep:
 
 
 @contextmanager
-def sweep(
+def peek(
     url: str,
     queue: str,
     *,
     stopping: threading.Event | None = None,
     prefetch: int = _SMALLEST_PREFETCH,
-) -> Iterator[Sweep]:
+) -> Iterator[HeldMessages]:
     """Hold the messages of a queue, from ``with`` to its end.
 
     Afterwards they are marked as redelivered, and a queue with a delivery limit has
@@ -185,7 +185,7 @@ def sweep(
             channel.auto_decode = False  # bodies are whatever somebody published
             stopping = stopping or threading.Event()
             try:
-                held = Sweep(connection, channel, queue, prefetch, stopping)
+                held = HeldMessages(connection, channel, queue, prefetch, stopping)
             except NotFound as error:
                 expected = "the broker has no such queue; meshtasks topology apply"
                 raise ConfigError("topology", queue, expected) from error

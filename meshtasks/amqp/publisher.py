@@ -23,8 +23,7 @@ import amqp
 from amqp.exceptions import AccessRefused, IrrecoverableConnectionError, NotFound
 from kombu import Connection
 
-from meshtasks.amqp.fitting import fitted
-from meshtasks.amqp.frames import Outgoing, publish_frames
+from meshtasks.amqp.frames import Outgoing, fitted, publish_frames
 from meshtasks.errors import (
     PublishRefused,
     PublishUnconfirmed,

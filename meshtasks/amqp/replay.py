@@ -17,11 +17,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from meshtasks.amqp.dead_letters import (
+    DeadLetter,
+    Selection,
+    dead_letter_of,
+    replay_messages,
+)
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.letters import given_back, letter_of
-from meshtasks.amqp.peek import Sweep, sweep
+from meshtasks.amqp.peek import HeldMessages, peek
 from meshtasks.amqp.publisher import Publisher
-from meshtasks.amqp.selection import DeadLetter, Selection
 from meshtasks.errors import Unroutable
 
 #: Published together, at most; more would save little.
@@ -31,7 +35,7 @@ _BATCH = 200
 _SHIFT_SECONDS = 300.0
 
 #: The queues that a letter is given back to, or why it cannot be.
-WayBack = Callable[[DeadLetter], tuple[str, ...] | str]
+RequeueTargets = Callable[[DeadLetter], tuple[str, ...] | str]
 
 
 class _Returning(NamedTuple):
@@ -48,12 +52,12 @@ class Replayed:
 
     Attributes:
         looked_at: letters that were looked at.
-        given_back: confirmed in their queues, by the names of those.
+        requeued: confirmed in their queues, by the names of those.
         kept: left where they are, by the reason.
     """
 
     looked_at: int = 0
-    given_back: Counter[str] = field(default_factory=Counter)
+    requeued: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
 
 
@@ -65,7 +69,7 @@ class Replay:
         queue: the dead-letter queue.
         selection: which letters. Those that this replay has given back already, and
             that have failed again meanwhile, are left.
-        way_back: tells where a letter goes.
+        requeue_targets: tells where a letter goes.
         rate: messages a second, at most; None for no limit.
         edited: by id, bodies to send instead of the letters' own.
         stopping: ends it, in good order, when it is set.
@@ -77,12 +81,12 @@ class Replay:
         url: str,
         queue: str,
         selection: Selection,
-        way_back: WayBack,
+        requeue_targets: RequeueTargets,
         *,
         rate: float | None = None,
         edited: Mapping[str, bytes] | None = None,
         stopping: threading.Event | None = None,
-        on_progress: Callable[[Replayed, Sweep], None] = lambda *_: None,
+        on_progress: Callable[[Replayed, HeldMessages], None] = lambda *_: None,
     ) -> None:
         self.result = Replayed()
         #: When it began; the messages carry it.
@@ -90,7 +94,7 @@ class Replay:
         self._url = url
         self._queue = queue
         self._selection = selection
-        self._way_back = way_back
+        self._way_back = requeue_targets
         self._rate = rate
         self._edited = edited or {}
         self._stopping = stopping or threading.Event()
@@ -104,7 +108,7 @@ class Replay:
         """Do it.
 
         Raises:
-            ConfigError: see :func:`~meshtasks.amqp.peek.sweep`.
+            ConfigError: see :func:`~meshtasks.amqp.peek.peek`.
             Transient: the broker went away, is short of memory or disk, or somebody
                 else is looking at the queue. :attr:`result` tells how far it came.
         """
@@ -117,10 +121,10 @@ class Replay:
         """Go through the queue, for as long as one may hold its messages; whether
         that was all of it."""
         ends_at = time.monotonic() + _SHIFT_SECONDS
-        self.result.looked_at = self.result.given_back.total()
+        self.result.looked_at = self.result.requeued.total()
         self.result.kept = Counter()
         batch: list[_Returning] = []
-        with sweep(self._url, self._queue, stopping=self._stopping) as held:
+        with peek(self._url, self._queue, stopping=self._stopping) as held:
             for each in self._selected(held):
                 batch.append(each)
                 if len(batch) == self._batch:
@@ -133,11 +137,11 @@ class Replay:
             self.result.kept["somebody else has them at the moment"] += held.missing
         return True
 
-    def _selected(self, held: Sweep) -> Iterator[_Returning]:
+    def _selected(self, held: HeldMessages) -> Iterator[_Returning]:
         for delivery in held:
             self.result.looked_at += 1
-            letter = letter_of(delivery)
-            if not self._selection.takes(letter):
+            letter = dead_letter_of(delivery)
+            if not self._selection.matches(letter):
                 continue
             way = self._way_back(letter)
             if letter.replayed_at == self.began:
@@ -150,14 +154,14 @@ class Replay:
                 yield _Returning(delivery, letter, way)
 
     def _give_back(
-        self, publisher: Publisher, held: Sweep, batch: list[_Returning]
+        self, publisher: Publisher, held: HeldMessages, batch: list[_Returning]
     ) -> None:
         self._hold_the_rate(len(batch))
         if batch and not self._stopping.is_set():
             messages = [
                 message
                 for delivery, letter, queues in batch
-                for message in given_back(
+                for message in replay_messages(
                     delivery,
                     letter,
                     queues,
@@ -174,7 +178,7 @@ class Replay:
                     self.result.kept[no_queue(min(missing))] += 1
                 else:
                     held.remove([delivery.tag])
-                    self.result.given_back[", ".join(queues)] += 1
+                    self.result.requeued[", ".join(queues)] += 1
         self._on_progress(self.result, held)
 
     def _hold_the_rate(self, count: int) -> None:

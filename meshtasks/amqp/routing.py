@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
 
-from meshtasks.amqp.patterns import topic_matches
-
-if TYPE_CHECKING:
-    from meshtasks.amqp.topology import Binding, Topology
+from meshtasks.amqp.entities import Binding, Exchange
 
 #: Exchanges that every RabbitMQ virtual host has, with their types. A binding may
 #: start at one; nobody may declare them. MQTT messages arrive at ``amq.topic``.
@@ -19,22 +18,24 @@ PREDECLARED_EXCHANGES = {
 
 
 def queues_reached(
-    topology: Topology, exchange: str, routing_key: str
+    exchanges: Iterable[Exchange],
+    bindings: Sequence[Binding],
+    exchange: str,
+    routing_key: str,
 ) -> frozenset[str]:
-    """Names of the queues that get a message published so.
+    """Names of the queues that get a message published to an exchange with a name.
 
     Bindings between exchanges are followed, and alternate exchanges where no
-    binding matches. The default exchange (``""``) leads to the queue that the
-    routing key names.
+    binding matches.
+
+    Args:
+        exchanges: those that were declared.
+        bindings: all that there are.
+        exchange: that it is published to.
+        routing_key: that it is published with.
     """
-    if not exchange:
-        return frozenset(
-            queue.name for queue in topology.all_queues if queue.name == routing_key
-        )
-    exchanges = {each.name: each for each in topology.all_exchanges}
-    types = PREDECLARED_EXCHANGES | {
-        each.name: each.type for each in exchanges.values()
-    }
+    declared = {item.name: item for item in exchanges}
+    types = PREDECLARED_EXCHANGES | {name: x.type for name, x in declared.items()}
     queues: set[str] = set()
     seen: set[str] = set()
     ahead = [exchange]
@@ -45,29 +46,14 @@ def queues_reached(
         seen.add(name)
         matching = [
             binding
-            for binding in topology.all_bindings
+            for binding in bindings
             if binding.exchange == name and _matches(types[name], binding, routing_key)
         ]
-        queues |= {each.queue for each in matching if each.queue}
-        ahead += [each.to_exchange for each in matching if each.to_exchange]
-        declared = exchanges.get(name)
-        if not matching and declared and declared.alternate:
-            ahead.append(declared.alternate)
+        queues |= {binding.queue for binding in matching if binding.queue}
+        ahead += [b.to_exchange for b in matching if b.to_exchange]
+        if not matching and name in declared and declared[name].alternate:
+            ahead.append(declared[name].alternate or "")
     return frozenset(queues)
-
-
-def handled_queues(
-    topology: Topology, exchange: str, routing_key: str
-) -> frozenset[str]:
-    """Names of the domain queues that get a message published so.
-
-    None for what ends among the dead letters, for commands, for retries, and for the
-    exchanges that are not of the mesh.
-    """
-    if exchange not in {each.name for each in topology.exchanges}:
-        return frozenset()
-    reached = queues_reached(topology, exchange, routing_key)
-    return reached.intersection(topology.domain_queues)
 
 
 def _matches(exchange_type: str, binding: Binding, routing_key: str) -> bool:
@@ -78,3 +64,63 @@ def _matches(exchange_type: str, binding: Binding, routing_key: str) -> bool:
             return topic_matches(binding.routing_key, routing_key)
         case _:
             return binding.routing_key == routing_key
+
+
+@lru_cache(maxsize=16_384)
+def topic_matches(pattern: str, routing_key: str) -> bool:
+    """Whether a topic exchange would route ``routing_key`` by ``pattern``.
+
+    Words are separated by dots; ``*`` stands for exactly one word, ``#`` for any
+    number of words, none included (AMQP 0-9-1, section 3.1.3.3). As in RabbitMQ an
+    empty routing key has no words, and a word may be empty (``a..b`` has three).
+
+    The time grows with pattern times key, whatever the pattern: all ways to read
+    it are followed at once, where trying one after the other could take ages for
+    ``#.a.#.b.#`` and the like. A repeated question costs 0.1 µs.
+    """
+    wanted = _words(pattern)
+    reached = _past_hashes(wanted, {0})
+    for word in _words(routing_key):
+        ahead = set()
+        for place in reached:
+            if place == len(wanted):
+                continue
+            if wanted[place] == "#":
+                ahead.add(place)
+            elif wanted[place] in ("*", word):
+                ahead.add(place + 1)
+        reached = _past_hashes(wanted, ahead)
+    return len(wanted) in reached
+
+
+@lru_cache(maxsize=4_096)
+def patterns_overlap(one: str, other: str) -> bool:
+    """Whether there is a routing key that both patterns match."""
+    return _overlap(tuple(_words(one)), tuple(_words(other)))
+
+
+@lru_cache(maxsize=16_384)
+def _overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    if not one or not other:
+        return set(one) | set(other) <= {"#"}
+    if one[0] == "#":
+        return _overlap(one[1:], other) or _overlap(one, other[1:])
+    if other[0] == "#":
+        return _overlap(other, one)
+    fits = one[0] == other[0] or "*" in (one[0], other[0])
+    return fits and _overlap(one[1:], other[1:])
+
+
+def _words(text: str) -> list[str]:
+    return text.split(".") if text else []
+
+
+def _past_hashes(wanted: list[str], places: AbstractSet[int]) -> set[int]:
+    """The places, and those behind each ``#`` there, which may stand for nothing."""
+    reached = set(places)
+    for start in places:
+        place = start
+        while place < len(wanted) and wanted[place] == "#":
+            place += 1
+            reached.add(place)
+    return reached

@@ -8,220 +8,46 @@ broker is to have.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from itertools import pairwise
+from typing import Annotated, Any, Self
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     model_validator,
 )
+from pydantic_core import InitErrorDetails
 
-from meshtasks.amqp.topology_faults import faults_of
-from meshtasks.config.faults import refuse, refuse_all
+from meshtasks.amqp.entities import (
+    AnswersQueue,
+    Binding,
+    Entity,
+    Exchange,
+    ExchangeDefaults,
+    Queue,
+    QueueDefaults,
+    RetryLevel,
+    RetryQueue,
+)
+from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, queues_reached
+from meshtasks.config.faults import fault, refuse_all
 
-#: Stands for "no limit". RabbitMQ 4 reads a missing limit as 20, and its own
-#: spelling of "no limit", -1, makes 3.10 drop a message at its first redelivery.
-UNLIMITED_DELIVERIES = 1_000_000_000
-
-#: How long the outcome of a command waits to be fetched.
-ANSWER_TTL_SECONDS = 7 * 86_400
-
-_SHORT_STRING_LIMIT_BYTES = 255  # AMQP 0-9-1, section 4.2.5.3
-_MAX_RETRY_LEVEL_SECONDS = 86_400
-
-
-def _short_string(text: str) -> str:
-    if len(text.encode()) > _SHORT_STRING_LIMIT_BYTES:
-        refuse(f"should have at most {_SHORT_STRING_LIMIT_BYTES} bytes in UTF-8")
-    return text
-
-
-def _name(text: str) -> str:
-    if not text:
-        refuse("should not be empty")
-    if text.startswith("amq."):
-        refuse("names that start with 'amq.' are the broker's own")
-    return text
+#: Where a dead letter is published; also by the broker.
+DEAD_LETTER_EXCHANGE = "dead.letter"
+#: Excerpts of records, for the archive. Anyone may publish any JSON to it; what comes
+#: without the header :data:`~meshtasks.amqp.headers.EXCERPTS` is archived as it is.
+ARCHIVE_EXCHANGE = "archive"
 
 
-def _given(value: object) -> object:
-    if value is None:
-        refuse('is empty; write "#" in quotes, since # begins a comment in YAML')
-    return value
-
-
-ShortText = Annotated[str, AfterValidator(_short_string)]
-Name = Annotated[ShortText, AfterValidator(_name)]
-RoutingKey = Annotated[ShortText, BeforeValidator(_given)]
-RetryLevel = Annotated[int, Field(ge=1, le=_MAX_RETRY_LEVEL_SECONDS)]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ExchangeDefaults(_Model):
-    """What an exchange may leave to the ``defaults`` block.
-
-    Attributes:
-        alternate: exchange that takes the messages no binding here matches.
-    """
-
-    alternate: ShortText | None = None
-
-
-class Exchange(ExchangeDefaults):
-    """An exchange; always durable."""
-
-    name: Name
-    type: Literal["topic", "direct", "fanout"]
-
-    @property
-    def arguments(self) -> dict[str, str | int]:
-        """The arguments it is declared with."""
-        return {"alternate-exchange": self.alternate} if self.alternate else {}
-
-
-class QueueDefaults(_Model):
-    """What a queue may leave to the ``defaults`` block.
-
-    Attributes:
-        kind: quorum queues only. Only they limit redeliveries and hold a dead
-            letter until the dead-letter queue has it.
-        delivery_limit: deliveries without an acknowledgement after which a
-            message is a dead letter; None for no limit.
-        dead_letter_exchange: exchange that takes rejected messages and those
-            over the limit; None for the dead-letter queue itself.
-        dead_letter_routing_key: routing key they get; None keeps their own.
-    """
-
-    kind: Literal["quorum"] = "quorum"
-    delivery_limit: Annotated[int, Field(ge=1, lt=UNLIMITED_DELIVERIES)] | None = 20
-    dead_letter_exchange: ShortText | None = None
-    dead_letter_routing_key: RoutingKey | None = None
-
-
-class Queue(QueueDefaults):
-    """A queue; always durable."""
-
-    name: Name
-
-    @property
-    def arguments(self) -> dict[str, str | int]:
-        """The arguments it is declared with."""
-        limit = self.delivery_limit or UNLIMITED_DELIVERIES
-        arguments: dict[str, str | int] = {
-            "x-queue-type": self.kind,
-            "x-delivery-limit": limit,
-        }
-        if self.dead_letter_exchange is not None:
-            arguments |= _dead_lettering(self.dead_letter_exchange)
-            if self.dead_letter_routing_key is not None:
-                arguments["x-dead-letter-routing-key"] = self.dead_letter_routing_key
-        return arguments
-
-
-class RetryQueue(NamedTuple):
-    """Where messages wait before they return to the queue they failed in.
-
-    A message published to the exchange of the same name, with the name of a
-    queue as routing key, expires after ``seconds`` to the default exchange with
-    that key, so it returns to that queue alone. All messages of a queue wait
-    equally long because only the head of a queue expires.
-    """
-
-    seconds: int
-
-    @property
-    def name(self) -> str:
-        """Name of the queue, and of the fanout exchange that feeds it."""
-        return f"retry.{self.seconds}"
-
-    @property
-    def arguments(self) -> dict[str, str | int]:
-        """The arguments it is declared with."""
-        return {
-            "x-queue-type": "quorum",
-            "x-message-ttl": self.seconds * 1000,
-            **_dead_lettering(""),
-        }
-
-
-class AnswersQueue(NamedTuple):
-    """Where the outcomes of commands wait for whoever sent them.
-
-    A caller names it in ``reply_to``, and nothing else is answered to. What nobody
-    fetches for a week is gone: an outcome is worth less than the disk it fills.
-    """
-
-    commands_queue: str
-
-    @property
-    def name(self) -> str:
-        """Name of the queue, of which the default exchange is the way in."""
-        return f"{self.commands_queue}.answers"
-
-    @property
-    def arguments(self) -> dict[str, str | int]:
-        """The arguments it is declared with."""
-        return {
-            "x-queue-type": "quorum",
-            "x-message-ttl": ANSWER_TTL_SECONDS * 1000,
-            "x-delivery-limit": UNLIMITED_DELIVERIES,
-        }
-
-
-class Binding(_Model):
-    """Messages of ``exchange`` that match ``routing_key`` go on to one place.
-
-    Attributes:
-        exchange: the source.
-        queue: the destination, when it is a queue.
-        to_exchange: the destination, when it is an exchange.
-        routing_key: a pattern for a topic exchange, a literal for a direct one,
-            of no effect for a fanout.
-    """
-
-    exchange: ShortText
-    queue: ShortText | None = None
-    to_exchange: ShortText | None = None
-    routing_key: RoutingKey = ""
-
-    @model_validator(mode="after")
-    def _one_destination(self) -> Self:
-        if (self.queue is None) == (self.to_exchange is None):
-            refuse("names one destination: either queue or to_exchange")
-        return self
-
-    @property
-    def destination(self) -> str:
-        """Name of the queue or exchange it leads to."""
-        return self.queue or self.to_exchange or ""
-
-    @property
-    def destination_type(self) -> Literal["queue", "exchange"]:
-        """Whether :attr:`destination` is a queue or an exchange."""
-        return "exchange" if self.queue is None else "queue"
-
-    @property
-    def label(self) -> str:
-        """The binding in one line, for people."""
-        to = f"{self.destination_type} {self.destination}"
-        return f"{self.exchange} → {to} ({self.routing_key!r})"
-
-
-class Defaults(_Model):
+class Defaults(Entity):
     """What every exchange and every queue has unless it says otherwise."""
 
     exchange: ExchangeDefaults = ExchangeDefaults()
     queue: QueueDefaults = QueueDefaults()
 
 
-class Topology(_Model):
+class Topology(Entity):
     """config/topology.yaml.
 
     Attributes:
@@ -289,7 +115,7 @@ class Topology(_Model):
         return AnswersQueue(self.commands_queue)
 
     @cached_property
-    def commands_way(self) -> Binding:
+    def commands_binding(self) -> Binding:
         """The one binding that leads to the commands queue."""
         return next(b for b in self.bindings if b.queue == self.commands_queue)
 
@@ -311,14 +137,145 @@ class Topology(_Model):
         retry = (Binding(exchange=q.name, queue=q.name) for q in self.retry_queues)
         return (*self.bindings, *retry)
 
+    def queues_reached(self, exchange: str, routing_key: str) -> frozenset[str]:
+        """Names of the queues that get a message published so.
 
-def _dead_lettering(exchange: str) -> dict[str, str | int]:
-    """Arguments that hold a dead letter until a queue has confirmed it.
+        Bindings between exchanges are followed, and alternate exchanges where no
+        binding matches. The default exchange (``""``) leads to the queue that the
+        routing key names.
+        """
+        if not exchange:
+            names = (queue.name for queue in self.all_queues)
+            return frozenset(name for name in names if name == routing_key)
+        return queues_reached(
+            self.all_exchanges, self.all_bindings, exchange, routing_key
+        )
 
-    By default it is sent once and forgotten. RabbitMQ wants the overflow with it.
-    """
-    return {
-        "x-dead-letter-exchange": exchange,
-        "x-dead-letter-strategy": "at-least-once",
-        "x-overflow": "reject-publish",
-    }
+    def handled_queues(self, exchange: str, routing_key: str) -> frozenset[str]:
+        """Names of the domain queues that get a message published so.
+
+        None for what ends among the dead letters, for commands, for retries, and for
+        the exchanges that are not of the mesh.
+        """
+        if exchange not in {item.name for item in self.exchanges}:
+            return frozenset()
+        reached = self.queues_reached(exchange, routing_key)
+        return reached.intersection(self.domain_queues)
+
+
+def faults_of(topology: Topology) -> list[InitErrorDetails]:
+    """The contradictions; routes are followed only once all names are known."""
+    return (
+        [*_name_faults(topology), *_reference_faults(topology)]
+        or [*_dead_letter_faults(topology), *_alternate_faults(topology)]
+        or [*_command_faults(topology)]
+    )
+
+
+def _name_faults(topology: Topology) -> Iterator[InitErrorDetails]:
+    yield from _repeated_names("exchanges", topology.exchanges, topology)
+    yield from _repeated_names("queues", topology.queues, topology)
+    for place, binding in enumerate(topology.bindings):
+        if (first := topology.bindings.index(binding)) < place:
+            yield fault(f"the same binding as bindings.{first}", "bindings", place)
+    levels = topology.retry_levels
+    for place, (before, level) in enumerate(pairwise(levels), 1):
+        if level <= before:
+            yield fault("levels should ascend, none twice", "retry_levels", place)
+
+
+def _repeated_names(
+    key: str, entities: Sequence[Exchange | Queue], topology: Topology
+) -> Iterator[InitErrorDetails]:
+    generated = {queue.name for queue in topology.retry_queues}
+    seen: set[str] = set()
+    for place, entity in enumerate(entities):
+        if entity.name in seen:
+            yield fault(f"{entity.name} is declared twice", key, place, "name")
+        if entity.name in generated:
+            reason = f"{entity.name} is declared by retry_levels already"
+            yield fault(reason, key, place, "name")
+        seen.add(entity.name)
+
+
+def _reference_faults(topology: Topology) -> Iterator[InitErrorDetails]:
+    types = {exchange.name: exchange.type for exchange in topology.exchanges}
+
+    def undeclared(name: str | None, *loc: str | int) -> Iterator[InitErrorDetails]:
+        if name is not None and name not in types:
+            yield fault(f"no exchange {name!r} is declared", *loc)
+
+    for place, exchange in enumerate(topology.exchanges):
+        yield from undeclared(exchange.alternate, "exchanges", place, "alternate")
+    for place, queue in enumerate(topology.queues):
+        loc = ("queues", place, "dead_letter_exchange")
+        yield from undeclared(queue.dead_letter_exchange, *loc)
+    for place, binding in enumerate(topology.bindings):
+        if binding.exchange not in PREDECLARED_EXCHANGES:
+            yield from undeclared(binding.exchange, "bindings", place, "exchange")
+        yield from undeclared(binding.to_exchange, "bindings", place, "to_exchange")
+        if binding.queue is not None and binding.queue not in topology.queue_names:
+            reason = f"no queue {binding.queue!r} is declared"
+            yield fault(reason, "bindings", place, "queue")
+        if not binding.routing_key and types.get(binding.exchange) != "fanout":
+            reason = "only a binding of a fanout exchange may have no routing key"
+            yield fault(reason, "bindings", place, "routing_key")
+    if topology.commands_queue not in topology.queue_names:
+        reason = f"no queue {topology.commands_queue!r} is declared"
+        yield fault(reason, "commands_queue")
+
+
+def _dead_letter_faults(topology: Topology) -> Iterator[InitErrorDetails]:
+    """Every queue dead-letters to the one queue that does not."""
+    ends = {q.name for q in topology.queues if q.dead_letter_exchange is None}
+    if not ends:
+        reason = "one queue, where dead letters end, needs dead_letter_exchange: null"
+        yield fault(reason, "queues")
+    used: set[str] = set()
+    for place, queue in enumerate(topology.queues):
+        exchange, key = queue.dead_letter_exchange, queue.dead_letter_routing_key
+        if exchange is None:
+            continue
+        loc = ("queues", place, "dead_letter_routing_key")
+        reached = ends & topology.queues_reached(exchange, key or "")
+        used |= reached
+        if key is None and not _takes_any_key(topology, exchange):
+            yield fault(f"is needed: {exchange} is no fanout exchange", *loc)
+        elif ends and not reached:
+            names = " or ".join(sorted(ends))
+            yield fault(f"{exchange} has no binding from {key!r} to {names}", *loc)
+    for place, queue in enumerate(topology.queues):
+        if queue.name in ends - used:
+            reason = "is needed: dead letters of other queues do not end here"
+            yield fault(reason, "queues", place, "dead_letter_exchange")
+        elif queue.name in ends and len(ends & used) > 1:
+            reason = "is needed: dead letters should end in one queue only"
+            yield fault(reason, "queues", place, "dead_letter_exchange")
+
+
+def _alternate_faults(topology: Topology) -> Iterator[InitErrorDetails]:
+    for place, exchange in enumerate(topology.exchanges):
+        alternate = exchange.alternate
+        if alternate is not None and not _takes_any_key(topology, alternate):
+            reason = (
+                f"{alternate} should be a fanout exchange with a queue: an "
+                "unroutable message keeps its own routing key"
+            )
+            yield fault(reason, "exchanges", place, "alternate")
+
+
+def _command_faults(topology: Topology) -> Iterator[InitErrorDetails]:
+    """Whoever reaches the commands queue starts tasks: no topic leads there."""
+    name = topology.commands_queue
+    types = {exchange.name: exchange.type for exchange in topology.exchanges}
+    sources = [each.exchange for each in topology.bindings if each.queue == name]
+    if [types.get(source) for source in sources] != ["direct"]:
+        reason = f"{name} should have one binding, from a direct exchange"
+        yield fault(reason, "commands_queue")
+    if name == topology.dead_letter_queue:
+        yield fault("dead letters and commands need a queue each", "commands_queue")
+
+
+def _takes_any_key(topology: Topology, name: str) -> bool:
+    types = {exchange.name: exchange.type for exchange in topology.exchanges}
+    return types[name] == "fanout" and bool(topology.queues_reached(name, ""))

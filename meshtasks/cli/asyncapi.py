@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from meshtasks.amqp.patterns import topic_matches
-from meshtasks.amqp.selection import ARCHIVE_EXCHANGE
-from meshtasks.amqp.topology import Queue, RetryQueue, Topology
+from meshtasks.amqp.entities import Queue, RetryQueue
+from meshtasks.amqp.routing import topic_matches
+from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, Topology
 from meshtasks.cli.asyncapi_headers import DEAD_LETTER, PASSED_ON
 from meshtasks.flows.contract import Handler
 from meshtasks.flows.inference.requests import InferenceRequest

@@ -12,7 +12,7 @@ PASSED_ON = {
     headers.QUEUE: ("string", "Queue it failed in."),
     headers.ATTEMPT: ("integer", "Retries that count against it."),
     headers.FIRST_FAILED_AT: ("number", "First failure, Unix time in seconds."),
-    headers.ISOLATE: ("integer", "1: to be processed alone."),
+    headers.SINGLE: ("integer", "1: to be processed alone."),
     headers.REPLAYS: ("integer", "How often it was given back as a dead letter."),
     headers.REPLAYED_AT: ("number", "Last giving back, Unix time in seconds."),
     headers.HISTORY: ("array", "What it died of each time, the latest last."),

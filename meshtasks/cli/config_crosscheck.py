@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from meshtasks.amqp.patterns import patterns_overlap
-from meshtasks.amqp.selection import ARCHIVE_EXCHANGE
-from meshtasks.amqp.topology import Topology
+from meshtasks.amqp.routing import patterns_overlap
+from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, Topology
 from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Handler
 from meshtasks.records.models import (

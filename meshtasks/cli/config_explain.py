@@ -6,10 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from meshtasks.amqp.patterns import topic_matches
-from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, queues_reached
-from meshtasks.amqp.selection import ARCHIVE_EXCHANGE
-from meshtasks.amqp.topology import Topology
+from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, topic_matches
+from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, Topology
 from meshtasks.cli.config_crosscheck import EVENTS, REQUESTS_QUEUE, Handlers
 from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import AlertPolicy, Route
@@ -114,7 +112,7 @@ def explain(
         exchange: declared in topology.yaml, or predeclared by the broker.
     """
     topology = settings.topology
-    queues = queues_reached(topology, exchange, routing_key)
+    queues = topology.queues_reached(exchange, routing_key)
     archive = settings.archive
     one_in = next(
         (

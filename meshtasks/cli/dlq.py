@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
+from meshtasks.amqp.dead_letters import DeadLetter, Groups, Selection, dead_letter_of
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.letters import letter_of
-from meshtasks.amqp.peek import sweep
-from meshtasks.amqp.selection import DeadLetter, Groups, Selection
+from meshtasks.amqp.peek import peek
 from meshtasks.cli.dlq_choice import (
     EXIT_NOT_FOUND,
     DeadLetterQueue,
@@ -86,7 +85,7 @@ def list_(  # noqa: PLR0913 - options
 
     def look_at(_delivery: Delivery, letter: DeadLetter) -> None:
         nonlocal total, lines
-        if not selection.takes(letter):
+        if not selection.matches(letter):
             return
         total += 1
         if not each:
@@ -239,7 +238,7 @@ def drop(  # noqa: PLR0913 - options
 
     def look_at(_delivery: Delivery, letter: DeadLetter) -> None:
         nonlocal undated
-        if not selection.takes(letter):
+        if not selection.matches(letter):
             return
         if letter.failed_at is None and (older_than or newer_than):
             undated += 1
@@ -266,9 +265,9 @@ def drop(  # noqa: PLR0913 - options
 
 def _delete(letters: DeadLetterQueue, doomed: set[int]) -> int:
     deleted = 0
-    with sweep(letters.url, letters.name, stopping=letters.stopping) as held:
+    with peek(letters.url, letters.name, stopping=letters.stopping) as held:
         for delivery in held:
-            if int(letter_of(delivery).id, 16) in doomed:
+            if int(dead_letter_of(delivery).id, 16) in doomed:
                 held.remove([delivery.tag])
                 deleted += 1
     letters.exit_if_stopped(f"{deleted:,} deleted")

@@ -13,10 +13,9 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from meshtasks.amqp.dead_letters import ID_DIGITS, DeadLetter, Selection, dead_letter_of
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.letters import letter_of
-from meshtasks.amqp.peek import sweep
-from meshtasks.amqp.selection import ID_DIGITS, DeadLetter, Selection
+from meshtasks.amqp.peek import peek
 from meshtasks.cli.terminal import (
     EXIT_INTERRUPTED,
     counting,
@@ -84,10 +83,10 @@ class DeadLetterQueue(NamedTuple):
         """
         with (
             counting(what) as bar,
-            sweep(self.url, self.name, stopping=self.stopping) as held,
+            peek(self.url, self.name, stopping=self.stopping) as held,
         ):
             for delivery in held:
-                on_letter(delivery, letter_of(delivery))
+                on_letter(delivery, dead_letter_of(delivery))
                 if held.seen % _STEP == 0:
                     bar.update(held.seen, held.total)
         self.exit_if_stopped()
@@ -146,7 +145,7 @@ def find(letters: DeadLetterQueue, beginnings: Sequence[str]) -> list[Found]:
     wanted = Selection(ids=_ids(beginnings))
 
     def look_at(delivery: Delivery, letter: DeadLetter) -> None:
-        if wanted.takes(letter):
+        if wanted.matches(letter):
             alike = found[letter.id].alike if letter.id in found else 0
             found[letter.id] = Found(delivery, letter, alike + 1)
 

@@ -12,9 +12,9 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from meshtasks.amqp.dead_letters import DeadLetter
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.amqp.selection import DeadLetter
 from meshtasks.cli.dlq_choice import (
     DeadLetterQueue,
     Every,
@@ -78,7 +78,7 @@ def export(  # noqa: PLR0913 - options
 
         def write(delivery: Delivery, letter: DeadLetter) -> None:
             nonlocal count
-            if selection.takes(letter):
+            if selection.matches(letter):
                 target.write(to_line(delivery, letter) + b"\n")
                 count += 1
 

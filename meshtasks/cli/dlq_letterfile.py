@@ -16,16 +16,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from meshtasks.amqp import headers
-from meshtasks.amqp.deadletter import (
-    DEAD_LETTER_ROUTING_KEY,
-    kept_headers,
-    kept_properties,
-)
+from meshtasks.amqp.dead_letters import DeadLetter, dead_letter_of
 from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.failed import DEAD_LETTER_ROUTING_KEY, kept_headers, kept_properties
 from meshtasks.amqp.headerjson import as_json, from_json
-from meshtasks.amqp.letters import letter_of
 from meshtasks.amqp.publisher import Outgoing
-from meshtasks.amqp.selection import DEAD_LETTER_EXCHANGE, DeadLetter
+from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE
 from meshtasks.errors import SchemaMismatch
 from meshtasks.records.models import explain
 
@@ -115,7 +111,7 @@ def id_of(message: Outgoing) -> str:
     """The id that this message has as a dead letter."""
     table: dict[str, Any] = message.headers or {}
     properties = {**(message.properties or {}), "application_headers": table}
-    return letter_of(
+    return dead_letter_of(
         Delivery(
             0,
             message.body,

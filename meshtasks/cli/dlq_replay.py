@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 
 from meshtasks.amqp.connecting import missing_queues
+from meshtasks.amqp.dead_letters import DeadLetter, Selection, requeue_targets
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.peek import Sweep
+from meshtasks.amqp.peek import HeldMessages
 from meshtasks.amqp.replay import Replay, Replayed, no_queue
-from meshtasks.amqp.selection import DeadLetter, Selection, way_back
 from meshtasks.amqp.topology import Topology
 from meshtasks.cli.dlq_choice import DeadLetterQueue
 from meshtasks.cli.terminal import counting, fail
@@ -31,15 +31,15 @@ def replay_selected(
     """
     with counting("giving back") as bar:
 
-        def show(result: Replayed, held: Sweep) -> None:
-            said = f"{result.given_back.total():,} given back"
+        def show(result: Replayed, held: HeldMessages) -> None:
+            said = f"{result.requeued.total():,} given back"
             bar.update(held.seen, held.total, said)
 
         run = Replay(
             letters.url,
             letters.name,
             selection,
-            lambda letter: way_back(letter, topology),
+            lambda letter: requeue_targets(letter, topology),
             rate=rate,
             edited=edited,
             stopping=letters.stopping,
@@ -48,7 +48,7 @@ def replay_selected(
         try:
             return run.run()
         except Transient as error:
-            done = run.result.given_back.total()
+            done = run.result.requeued.total()
             fail(
                 f"{error}. {done:,} letters were given back, perhaps a few more; all "
                 "others are dead letters still. The same command goes on.",
@@ -65,9 +65,9 @@ def dry_run(
 
     def look_at(_delivery: Delivery, letter: DeadLetter) -> None:
         result.looked_at += 1
-        if not selection.takes(letter):
+        if not selection.matches(letter):
             return
-        way = way_back(letter, topology)
+        way = requeue_targets(letter, topology)
         if isinstance(way, str):
             result.kept[way] += 1
         else:
@@ -79,5 +79,5 @@ def dry_run(
         if absent := missing.intersection(way):
             result.kept[no_queue(min(absent))] += count
         else:
-            result.given_back[", ".join(way)] += count
+            result.requeued[", ".join(way)] += count
     return result

@@ -10,10 +10,9 @@ from typing import Any
 from pydantic_core import from_json
 
 from meshtasks.amqp import headers
+from meshtasks.amqp.dead_letters import DeadLetter, Group, history_of
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.letters import history_of
 from meshtasks.amqp.replay import Replayed
-from meshtasks.amqp.selection import DeadLetter, Group
 from meshtasks.text import clip
 
 _REASON_LIMIT_CHARS = 160
@@ -130,8 +129,8 @@ def body_text(body: bytes) -> str:
 def outcome(result: Replayed, *, dry: bool) -> Iterator[str]:
     """What a replay did, or would do."""
     did = "would go back" if dry else "given back"
-    yield f"{result.given_back.total():,} of {result.looked_at:,} letters {did}"
-    for name, count in result.given_back.most_common():
+    yield f"{result.requeued.total():,} of {result.looked_at:,} letters {did}"
+    for name, count in result.requeued.most_common():
         yield f"{count:>9,}  to {name}"
     for reason, count in result.kept.most_common():
         yield f"{count:>9,}  kept: {reason}"

@@ -19,10 +19,10 @@ from typing import Literal, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
+from meshtasks.amqp.accounts import missing_rights
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.drift import compare
 from meshtasks.amqp.management import default_url, nodes, read
-from meshtasks.amqp.permissions import refused
 from meshtasks.cli.config_findings import findings
 from meshtasks.cli.status_workers import ask_workers, circuit_lines
 from meshtasks.config.settings import Settings
@@ -122,7 +122,7 @@ def _broker(settings: Settings) -> Verdict:
 
 
 def _permissions(settings: Settings) -> Verdict:
-    lines = refused(settings.env.amqp_url, settings.topology)
+    lines = missing_rights(settings.env.amqp_url, settings.topology)
     if lines:
         more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
         text = f"this account may not {lines[0]}{more}"

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 
 from amqp.exceptions import IrrecoverableChannelError, NotFound
 
-from meshtasks.amqp.backoff import Backoff
 from meshtasks.amqp.connecting import connected
-from meshtasks.amqp.message_id import new_message_id
+from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.amqp.routing import queues_reached
 from meshtasks.amqp.topology import Topology
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import Settings
@@ -23,6 +21,7 @@ from meshtasks.errors import (
     Transient,
     Unroutable,
 )
+from meshtasks.timing import Backoff
 
 EXIT_UNROUTABLE = 1
 
@@ -56,7 +55,7 @@ class Route:
         if topology is None:
             return None
         dead_letter_queue = topology.dead_letter_queue
-        reached = queues_reached(topology, self.exchange, self.routing_key)
+        reached = topology.queues_reached(self.exchange, self.routing_key)
         meant = any(
             binding.exchange == self.exchange and binding.queue == dead_letter_queue
             for binding in topology.bindings

@@ -12,8 +12,7 @@ from typing import Annotated
 import typer
 from dotenv import dotenv_values
 
-from meshtasks.amqp.accounts import definitions_with_accounts
-from meshtasks.amqp.rights import DEVICE_PREFIX, rights_of
+from meshtasks.amqp.accounts import DEVICE_PREFIX, definitions_with_accounts, rights_of
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.private_files import make_private_directory, tighten
 from meshtasks.config.settings import load_settings

@@ -15,9 +15,8 @@ from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
 from meshtasks.amqp.connecting import connected, unopened
-from meshtasks.amqp.letters import letter_of
-from meshtasks.amqp.peek import QueueBusy, sweep
-from meshtasks.amqp.selection import Groups
+from meshtasks.amqp.dead_letters import Groups, dead_letter_of
+from meshtasks.amqp.peek import QueueBusy, peek
 from meshtasks.cli.status_workers import WorkerAnswer, ask_workers, circuit_lines
 from meshtasks.cli.terminal import say
 from meshtasks.config.settings import Settings, load_settings
@@ -173,9 +172,9 @@ def _dead_letters(settings: Settings, snapshot: Snapshot) -> list[dict[str, Any]
         return []
     groups, stopping = Groups(), threading.Event()
     try:
-        with sweep(settings.env.amqp_url, name, stopping=stopping) as held:
+        with peek(settings.env.amqp_url, name, stopping=stopping) as held:
             for delivery in held:
-                groups.add(letter_of(delivery))
+                groups.add(dead_letter_of(delivery))
                 if held.seen >= _LETTERS:
                     stopping.set()
     except (QueueBusy, ConfigError):

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Iterator
 from rich.markup import escape
 from rich.tree import Tree
 
-from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
-from meshtasks.amqp.topology import (
+from meshtasks.amqp.entities import (
     Binding,
     ExchangeDefaults,
     Queue,
     QueueDefaults,
     RetryQueue,
-    Topology,
 )
+from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
+from meshtasks.amqp.topology import Topology
 
 #: Colours of the domains, as in the architecture's legend.
 _DOMAIN_COLOURS = {

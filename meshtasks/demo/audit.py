@@ -12,7 +12,6 @@ from urllib.parse import urlencode
 
 import zstandard
 
-from meshtasks.amqp.routing import queues_reached
 from meshtasks.amqp.topology import Topology
 from meshtasks.config.settings import Settings
 from meshtasks.demo import loopback
@@ -162,7 +161,7 @@ def archived_records(
 
     @cache
     def kind_of(exchange: str, routing_key: str) -> str:
-        queues = queues_reached(topology, exchange, routing_key)
+        queues = topology.queues_reached(exchange, routing_key)
         return ALERTS if queues & set(ALERT_QUEUES) else ", ".join(sorted(queues))
 
     ids: set[str] = set()

@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import to_json  # 3 times as fast as json
 
 from meshtasks.amqp import headers
-from meshtasks.amqp.patterns import topic_matches
-from meshtasks.amqp.selection import ARCHIVE_EXCHANGE
+from meshtasks.amqp.routing import topic_matches
+from meshtasks.amqp.topology import ARCHIVE_EXCHANGE
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.json_text import on_one_line
 from meshtasks.records.timestamps import utc_of

@@ -12,7 +12,7 @@ from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from meshtasks.amqp.message_id import new_message_id
+from meshtasks.amqp.frames import new_message_id
 from meshtasks.flows.command import Scope
 from meshtasks.gateway.context import Context, InContext
 from meshtasks.gateway.problems import Problem, too_many

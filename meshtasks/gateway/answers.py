@@ -10,11 +10,11 @@ import amqp
 import kombu
 from pydantic import ValidationError
 
-from meshtasks.amqp.backoff import Backoff
 from meshtasks.amqp.calls import Answer
 from meshtasks.amqp.connecting import unopened
 from meshtasks.errors import MeshError
 from meshtasks.gateway.store import Store
+from meshtasks.timing import Backoff
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from itertools import islice
 
 from pydantic import ValidationError
 
-from meshtasks.amqp.routing import handled_queues
 from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.contract import Handler
@@ -58,7 +57,7 @@ class Validator:
         if len(routing_key.encode()) > _MAX_ROUTING_KEY_BYTES:
             detail = f"The routing key has more than {_MAX_ROUTING_KEY_BYTES} bytes."
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
-        queues = handled_queues(self._settings.topology, exchange, routing_key)
+        queues = self._settings.topology.handled_queues(exchange, routing_key)
         if not queues:
             detail = self._unroutable(exchange, routing_key)
             raise Problem(HTTPStatus.NOT_FOUND, detail)

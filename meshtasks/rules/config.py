@@ -23,7 +23,7 @@ from pydantic import (
 )
 from typing_extensions import override
 
-from meshtasks.amqp.patterns import topic_matches
+from meshtasks.amqp.routing import topic_matches
 from meshtasks.config.faults import refuse_all, twice
 from meshtasks.records.alert import Alert, Severity
 from meshtasks.records.timestamps import utc_of

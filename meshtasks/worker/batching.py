@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from meshtasks.amqp import headers
-from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.delivery import Delivery, count_in
 from meshtasks.amqp.queues import BatchLimits
-from meshtasks.amqp.trust import count_in
 
 #: Deliveries after which the broker's count makes a message suspect.
 _SUSPECT_DELIVERIES = 2
@@ -36,7 +35,7 @@ def shrink_level_of(delivery: Delivery) -> ShrinkLevel:
         return ShrinkLevel(0, single=False)
     # of a message that was not delivered before, it is the sender's
     deliveries = count_in(table, "x-delivery-count") if delivery.redelivered else 0
-    if deliveries >= _SUSPECT_DELIVERIES or table.get(headers.ISOLATE):
+    if deliveries >= _SUSPECT_DELIVERIES or table.get(headers.SINGLE):
         return ShrinkLevel(_LARGEST_LEVEL, single=True)
     return ShrinkLevel(min(delivery.attempt, _LARGEST_LEVEL), single=False)
 

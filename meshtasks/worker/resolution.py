@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 
 from celery.utils.time import get_exponential_backoff_interval
 
-from meshtasks.amqp.deadletter import (
-    Failing,
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.failed import (
+    FailedMessage,
     dead_message,
     first_failed_at,
     retry_message,
 )
-from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.publisher import Outgoing
-from meshtasks.amqp.retry import GiveUp, RetryPolicy, decide, retry_level
+from meshtasks.amqp.queues import GiveUp, RetryPolicy, decide, retry_level
 from meshtasks.errors import SinkUnavailable
 from meshtasks.flows.circuit import Verdict
 from meshtasks.outcome import Dead, Retry
@@ -108,7 +108,7 @@ class OutcomeResolver:
 
     def dead(self, delivery: Delivery, dead: Dead, now: float) -> Resolution:
         """Resolve a message that is dead before it reached a batch."""
-        failing = Failing(delivery, self.queue, delivery.body)
+        failing = FailedMessage(delivery, self.queue, delivery.body)
         letter = dead_message(failing, dead, task_id="", worker=self.worker, now=now)
         resolution = Resolution(moved=[delivery.tag])
         resolution.dead_letter(letter, dead.error_type)
@@ -142,13 +142,13 @@ class OutcomeResolver:
         shortest retry queue and then in their own, and it does not count."""
         resolution = Resolution(moved=[delivery.tag for delivery in deliveries])
         for delivery in deliveries:
-            failing = Failing(delivery, self.queue, delivery.body)
+            failing = FailedMessage(delivery, self.queue, delivery.body)
             message = retry_message(
                 failing,
                 level_seconds=self.levels[0],
                 attempt=delivery.attempt,
                 now=now,
-                isolate=False,
+                single=False,
             )
             resolution.retry(message, SinkUnavailable.__name__)
         return resolution
@@ -166,7 +166,7 @@ class OutcomeResolver:
     ) -> None:
         """Add a failure to its batch's resolution."""
         body = delivery.body if failure.body is None else failure.body
-        failing = Failing(delivery, self.queue, body, failure.record_index)
+        failing = FailedMessage(delivery, self.queue, body, failure.record_index)
         outcome = failure.outcome
         if isinstance(outcome, Retry):
             decision = decide(
@@ -186,7 +186,7 @@ class OutcomeResolver:
                     ),
                     attempt=decision.attempt,
                     now=now,
-                    isolate=isolate,
+                    single=isolate,
                 )
                 resolution.retry(message, outcome.error_type)
                 return

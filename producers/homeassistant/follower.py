@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from meshtasks.amqp.backoff import Backoff
 from meshtasks.errors import ConfigError, SchemaMismatch, UndecodableMessage
 from meshtasks.records.models import explain
+from meshtasks.timing import Backoff
 from producers.collecting import Unforeseen, contained
 from producers.homeassistant.config import NAME, Loops
 from producers.homeassistant.connection import (

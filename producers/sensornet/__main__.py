@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from meshtasks.amqp.routing import queues_reached
 from meshtasks.amqp.topology import Topology
 from meshtasks.config.settings import load_settings
 from meshtasks.text import printable
@@ -69,7 +68,7 @@ def _explain(config: SensorNet, topology: Topology, lines: Iterable[str]) -> Non
             continue
         key = topic.replace("/", ".")
         typer.echo(printable(topic))
-        queues = queues_reached(topology, MQTT_EXCHANGE, key)
+        queues = topology.queues_reached(MQTT_EXCHANGE, key)
         if config.queue in queues:
             published = Published(key, payload.encode(), time.time())
             for said in _explained(normaliser.normalise(published)):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import RootModel, ValidationError
 
-from meshtasks.amqp.patterns import topic_matches
+from meshtasks.amqp.routing import topic_matches
 from meshtasks.config.private_files import make_private_directory, write_private
 from meshtasks.errors import ConfigError
 from producers.sensornet.discovery import Announced

@@ -13,8 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from meshtasks.amqp.patterns import topic_matches
-from meshtasks.amqp.routing import queues_reached
+from meshtasks.amqp.routing import topic_matches
 from meshtasks.amqp.topology import Topology
 from meshtasks.config.loader import fault_in, refuse
 from meshtasks.config.settings import Settings
@@ -224,7 +223,7 @@ def _disagreements(config: SensorNet, topology: Topology) -> Iterator[tuple[str,
         return
     for place, source in enumerate(config.sources):
         reached = [
-            queues_reached(topology, MQTT_EXCHANGE, sample)
+            topology.queues_reached(MQTT_EXCHANGE, sample)
             for sample in _samples(source.pattern)
         ]
         if not all(config.queue in queues for queues in reached):
@@ -241,7 +240,7 @@ def _disagreements(config: SensorNet, topology: Topology) -> Iterator[tuple[str,
                 exchange, key, others = EVENTS_EXCHANGE, "home.device.any.trigger", ""
             case _:
                 continue
-        queues = queues_reached(topology, exchange, key)
+        queues = topology.queues_reached(exchange, key)
         if not queues - {topology.dead_letter_queue}:
             expected = f"{others}ignore: no queue of topology.yaml takes {key}"
             yield f"kinds.{kind}", expected

@@ -20,14 +20,14 @@ from typing import Any
 import kombu
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
-from meshtasks.amqp.backoff import Backoff
 from meshtasks.amqp.connecting import connected
-from meshtasks.amqp.deadletter import Failing, dead_message
 from meshtasks.amqp.delivery import Delivery, delivery_of
-from meshtasks.amqp.message_id import new_message_id
+from meshtasks.amqp.failed import FailedMessage, dead_message
+from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.errors import ConfigError, Transient, Unroutable
 from meshtasks.outcome import Dead
+from meshtasks.timing import Backoff
 from producers.buffer import Route, encode
 from producers.collecting import metric
 from producers.sensornet.announcements import Memory
@@ -323,7 +323,7 @@ class Service:
 
     def _dead_letter(self, delivery: Delivery, dead: Dead) -> Outgoing:
         return dead_message(
-            Failing(delivery, self._queue, delivery.body),
+            FailedMessage(delivery, self._queue, delivery.body),
             dead,
             task_id="",
             worker=self._worker,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.amqp import Delivery, drain, queue_depth, take
-from tests.support.letters import QUEUE, bury, letter
+from tests.support.dead_letters import QUEUE, add_dead_letters, dead_letter
 from tests.support.meshes import declared
 from tests.support.waiting import wait_until
 from tests.support.worker import ROOT, Worker, running
@@ -66,7 +66,7 @@ def resumed(env: dict[str, str]) -> list[Delivery]:
 def test_a_replay_that_is_killed_and_resumed_loses_nothing(
     env: dict[str, str],
 ) -> None:
-    bury(env["MESH_BROKER_URL"], map(letter, range(COUNT)))
+    add_dead_letters(env["MESH_BROKER_URL"], map(dead_letter, range(COUNT)))
 
     interrupted(env, signal.SIGKILL)
     back = Counter(int(each.properties["message_id"]) for each in resumed(env))
@@ -77,7 +77,7 @@ def test_a_replay_that_is_killed_and_resumed_loses_nothing(
 
 
 def test_a_replay_that_is_interrupted_repeats_nothing(env: dict[str, str]) -> None:
-    bury(env["MESH_BROKER_URL"], map(letter, range(COUNT)))
+    add_dead_letters(env["MESH_BROKER_URL"], map(dead_letter, range(COUNT)))
 
     assert interrupted(env, signal.SIGINT) == 130
     back = [int(each.properties["message_id"]) for each in resumed(env)]
@@ -89,7 +89,7 @@ def test_a_letter_that_fails_again_knows_what_it_died_of(
     env: dict[str, str], tmp_path: Path
 ) -> None:
     url = env["MESH_BROKER_URL"]
-    bury(url, [letter(1, "what it died of first")])
+    add_dead_letters(url, [dead_letter(1, "what it died of first")])
     with running(Worker(tmp_path, env, ORIGIN)):
         replay(env).communicate(timeout=60)
         (again,) = take(url, QUEUE, 1, within_seconds=60)

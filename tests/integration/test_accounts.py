@@ -20,9 +20,8 @@ from paho.mqtt import publish as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from pydantic import SecretStr
 
-from meshtasks.amqp.accounts import definitions_with_accounts
+from meshtasks.amqp.accounts import definitions_with_accounts, rights_of
 from meshtasks.amqp.declare import task_queues
-from meshtasks.amqp.rights import rights_of
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.demo import loopback

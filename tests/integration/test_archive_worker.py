@@ -13,7 +13,7 @@ import pytest
 from kombu import Connection
 
 from meshtasks.amqp.declare import declare
-from meshtasks.amqp.message_id import new_message_id
+from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings

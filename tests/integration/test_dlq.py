@@ -21,7 +21,7 @@ from tests.support.accounts import account
 from tests.support.amqp import Delivery, drain, open_channel, publish_raw, queue_depth
 from tests.support.archive import directory_environment
 from tests.support.command import Command, command
-from tests.support.letters import NOON, QUEUE, bury, letter
+from tests.support.dead_letters import NOON, QUEUE, add_dead_letters, dead_letter
 from tests.support.waiting import wait_until
 
 COMMAND = Path(sys.executable).with_name("meshtasks")
@@ -58,8 +58,12 @@ class TestList:
     def test_letters_are_counted_by_reason_and_queue(
         self, mesh_url: str, meshtasks: Command
     ) -> None:
-        bury(mesh_url, [letter(n, failed_at=NOON + n) for n in range(5)])
-        bury(mesh_url, [letter(9, 'unit "ell" is not known', kind="UnknownUnit")])
+        add_dead_letters(
+            mesh_url, [dead_letter(n, failed_at=NOON + n) for n in range(5)]
+        )
+        add_dead_letters(
+            mesh_url, [dead_letter(9, 'unit "ell" is not known', kind="UnknownUnit")]
+        )
 
         first, second = listed(meshtasks)
 
@@ -83,7 +87,7 @@ class TestList:
     def test_people_get_an_overview_with_an_example(
         self, mesh_url: str, meshtasks: Command
     ) -> None:
-        bury(mesh_url, [letter(1), letter(2)])
+        add_dead_letters(mesh_url, [dead_letter(1), dead_letter(2)])
         shown = meshtasks("dlq", "list").stdout
         assert "2 dead letters, by reason and queue" in shown
         assert "SchemaMismatch" in shown
@@ -93,7 +97,14 @@ class TestList:
         self, mesh_url: str, meshtasks: Command
     ) -> None:
         named = b'{"sensor_id": "cellar-2", "value": "n/a"}'
-        bury(mesh_url, [letter(1), letter(2, body=named), letter(3, queue=HUMIDITY)])
+        add_dead_letters(
+            mesh_url,
+            [
+                dead_letter(1),
+                dead_letter(2, body=named),
+                dead_letter(3, queue=HUMIDITY),
+            ],
+        )
 
         def found(*options: str) -> int:
             return len(listed(meshtasks, "--each", *options))
@@ -112,7 +123,7 @@ class TestList:
     def test_a_reader_that_has_seen_enough_ends_it_quietly(
         self, mesh_url: str, meshtasks: Command, tmp_path: Path
     ) -> None:
-        bury(mesh_url, [letter(n, "r" * 900) for n in range(300)])
+        add_dead_letters(mesh_url, [dead_letter(n, "r" * 900) for n in range(300)])
         for arguments in ("list --each --limit 300", "export - --all"):
             script = '"$@" | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}'
             ended = subprocess.run(
@@ -133,7 +144,9 @@ class TestShow:
     def test_everything_is_told_of_a_letter(
         self, mesh_url: str, meshtasks: Command
     ) -> None:
-        bury(mesh_url, [letter(1, traceback="Traceback\n  ZeroDivisionError")])
+        add_dead_letters(
+            mesh_url, [dead_letter(1, traceback="Traceback\n  ZeroDivisionError")]
+        )
         name = id_of(meshtasks, "expected")
 
         shown = meshtasks("dlq", "show", name[:6]).stdout
@@ -145,14 +158,14 @@ class TestShow:
         assert "celery@rack" in shown
 
     def test_the_body_may_be_had_alone(self, mesh_url: str, meshtasks: Command) -> None:
-        bury(mesh_url, [letter(1, body=b"[1]")])
+        add_dead_letters(mesh_url, [dead_letter(1, body=b"[1]")])
         name = id_of(meshtasks, "expected")
         assert meshtasks("dlq", "show", name, "--raw").stdout == "[1]"
 
     def test_bytes_that_are_no_text_are_spelled(
         self, mesh_url: str, meshtasks: Command
     ) -> None:
-        bury(mesh_url, [letter(1, body=b'{"value": "\xff"}')])
+        add_dead_letters(mesh_url, [dead_letter(1, body=b'{"value": "\xff"}')])
         name = id_of(meshtasks, "expected")
         assert "\\xff" in meshtasks("dlq", "show", name).stdout
 
@@ -169,7 +182,10 @@ class TestReplay:
     def test_the_selected_go_back_to_their_queue_alone(
         self, mesh_url: str, meshtasks: Command
     ) -> None:
-        bury(mesh_url, [letter(1), letter(2, "other"), letter(3, queue=HUMIDITY)])
+        add_dead_letters(
+            mesh_url,
+            [dead_letter(1), dead_letter(2, "other"), dead_letter(3, queue=HUMIDITY)],
+        )
 
         result = meshtasks("dlq", "replay", "--reason", "expected a number")
 
@@ -183,7 +199,9 @@ class TestReplay:
         assert numbers(drain(mesh_url, QUEUE)) == [2]
 
     def test_a_dry_run_only_tells(self, mesh_url: str, meshtasks: Command) -> None:
-        bury(mesh_url, [letter(1), letter(2, queue="deleted.meanwhile")])
+        add_dead_letters(
+            mesh_url, [dead_letter(1), dead_letter(2, queue="deleted.meanwhile")]
+        )
 
         result = meshtasks("dlq", "replay", "--all", "--dry-run")
 
@@ -194,7 +212,10 @@ class TestReplay:
     def test_letters_of_a_queue_that_was_deleted_stay(
         self, mesh_url: str, meshtasks: Command
     ) -> None:
-        bury(mesh_url, [letter(1), letter(2, queue="deleted.meanwhile"), letter(3)])
+        add_dead_letters(
+            mesh_url,
+            [dead_letter(1), dead_letter(2, queue="deleted.meanwhile"), dead_letter(3)],
+        )
 
         result = meshtasks("dlq", "replay", "--all")
 
@@ -209,8 +230,8 @@ class TestReplay:
         monkeypatch.setattr("meshtasks.amqp.replay._SHIFT_SECONDS", 0.0)
         with open_channel(mesh_url) as channel:
             channel.queue_delete("sensors.motion")
-        deleted = [letter(n, queue="sensors.motion") for n in range(100, 105)]
-        bury(mesh_url, [*deleted, *map(letter, range(20))])
+        deleted = [dead_letter(n, queue="sensors.motion") for n in range(100, 105)]
+        add_dead_letters(mesh_url, [*deleted, *map(dead_letter, range(20))])
 
         result = meshtasks("dlq", "replay", "--all", "--rate", "20")  # four at a time
 
@@ -257,7 +278,7 @@ class TestReplay:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        bury(mesh_url, [letter(1), letter(2, "other")])
+        add_dead_letters(mesh_url, [dead_letter(1), dead_letter(2, "other")])
         editor = tmp_path / "editor"
         editor.write_text('#!/bin/sh\nsed -i \'s/"n.a"/21.5/\' "$1"\n')
         editor.chmod(editor.stat().st_mode | stat.S_IXUSR)
@@ -315,7 +336,9 @@ class TestForgery:
 
 class TestDrop:
     def test_the_selected_are_deleted(self, mesh_url: str, meshtasks: Command) -> None:
-        bury(mesh_url, [letter(1), letter(2, "other"), letter(3)])
+        add_dead_letters(
+            mesh_url, [dead_letter(1), dead_letter(2, "other"), dead_letter(3)]
+        )
         result = meshtasks("dlq", "drop", "--reason", "expected", "--yes")
         assert result.stdout == "2 deleted\n"
         assert numbers(drain(mesh_url, QUEUE)) == [2]
@@ -323,7 +346,7 @@ class TestDrop:
     def test_nothing_is_deleted_without_a_yes(
         self, mesh_url: str, meshtasks: Command, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        bury(mesh_url, [letter(1)])
+        add_dead_letters(mesh_url, [dead_letter(1)])
         monkeypatch.setattr("sys.stdin", io.StringIO())
         assert meshtasks("dlq", "drop", "--all").exit_code == 1
         assert queue_depth(mesh_url, QUEUE) == 1
@@ -338,7 +361,7 @@ class TestAccounts:
         meshtasks: Command,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        bury(mesh_url, [letter(1), letter(2, "other")])
+        add_dead_letters(mesh_url, [dead_letter(1), dead_letter(2, "other")])
         operator = account(rabbitmq, vhost, "operator")
         monkeypatch.setenv("MESH_BROKER_URL", operator)
         assert meshtasks("dlq", "replay", "--reason", "expected").exit_code == 0
@@ -383,7 +406,7 @@ class TestOddLetters:
         for table in tables:
             publish_raw(mesh_url, "dead.letter", "#", b"9" * 5_000, headers=table)
         publish_raw(mesh_url, "sensors", "no.queue", b"[" * 900, timestamp=2**62)
-        bury(mesh_url, [letter(1)])
+        add_dead_letters(mesh_url, [dead_letter(1)])
         count = len(tables) + 2
 
         assert f"{count} dead letters" in meshtasks("dlq", "list").stdout
@@ -434,7 +457,9 @@ class TestFiles:
         publish_raw(mesh_url, "sensors", "sensors.humidity.bath", b"61")
         reject_first(mesh_url, HUMIDITY)
         publish_raw(mesh_url, "sensors", "sensors.no", b"{}", timestamp=1_795_435_200)
-        bury(mesh_url, [letter(1), letter(1), letter(2, body=b"\xff\x00")])
+        add_dead_letters(
+            mesh_url, [dead_letter(1), dead_letter(1), dead_letter(2, body=b"\xff\x00")]
+        )
         before = listed(meshtasks, "--each")
 
         exported = meshtasks("dlq", "export", tmp_path / "letters", "--all")
@@ -451,10 +476,10 @@ class TestFiles:
     def test_what_is_there_already_is_left_out(
         self, mesh_url: str, meshtasks: Command, tmp_path: Path
     ) -> None:
-        bury(mesh_url, [letter(1), letter(1), letter(2)])
+        add_dead_letters(mesh_url, [dead_letter(1), dead_letter(1), dead_letter(2)])
         meshtasks("dlq", "export", tmp_path / "letters", "--all")
         drain(mesh_url, QUEUE)
-        bury(mesh_url, [letter(1)])
+        add_dead_letters(mesh_url, [dead_letter(1)])
 
         imported = meshtasks("dlq", "import", tmp_path / "letters")
 
@@ -464,7 +489,7 @@ class TestFiles:
     def test_a_line_that_is_none_is_named(
         self, mesh_url: str, meshtasks: Command, tmp_path: Path
     ) -> None:
-        bury(mesh_url, [letter(1)])
+        add_dead_letters(mesh_url, [dead_letter(1)])
         meshtasks("dlq", "export", tmp_path / "letters", "--all")
         with (tmp_path / "letters").open("a") as file:
             file.write('{"headers": {}, "body": "{}"}\n')

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from typer.core import TyperGroup
 
-from meshtasks.amqp.routing import handled_queues
 from meshtasks.cli import loaded
 from meshtasks.cli.asyncapi_headers import DEAD_LETTER, PASSED_ON
 from meshtasks.config.environment import Environment
@@ -95,7 +94,7 @@ def test_the_configuration_of_telegraf_reaches_queues_that_take_its_metrics() ->
         if "tags" in each
     }
 
-    reached = {key: handled_queues(topology, output["exchange"], key) for key in keys}
+    reached = {key: topology.handled_queues(output["exchange"], key) for key in keys}
 
     assert output["exchange_passive"]
     assert output["delivery_mode"] == "persistent"

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from typing_extensions import override
 
-from meshtasks.amqp.permissions import refused
+from meshtasks.amqp.accounts import missing_rights
 from meshtasks.amqp.topology import Topology
 from meshtasks.cli import doctor_checks
 from meshtasks.cli.doctor import examine
@@ -172,7 +172,7 @@ def test_what_an_account_may_not_do_is_found_without_doing_it(
     url = urlsplit(mesh_env["MESH_BROKER_URL"])
     guarded = url._replace(netloc=f"{user}:p@{url.hostname}:{url.port}").geturl()
 
-    lines = refused(guarded, topology)
+    lines = missing_rights(guarded, topology)
 
     rabbitmq.api("DELETE", f"/users/{user}")
     assert "declare exchange sensors" in lines

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from meshtasks.amqp import publisher as publisher_module
-from meshtasks.amqp.backoff import Backoff
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import PublishUnconfirmed
+from meshtasks.timing import Backoff
 from producers.base import MAX_BODY_BYTES, Producer
 from producers.buffer import Batching, Buffer, MemoryBuffer, Pending
 from producers.spool import Spool, SpoolLimits

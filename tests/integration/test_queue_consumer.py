@@ -10,8 +10,7 @@ import pytest
 from kombu import Connection
 
 from meshtasks.amqp.declare import declare
-from meshtasks.amqp.queues import QueueSettings
-from meshtasks.amqp.retry import RetryPolicy
+from meshtasks.amqp.queues import QueueSettings, RetryPolicy
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Handler

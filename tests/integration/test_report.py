@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from meshtasks.amqp.deadletter import DEAD_LETTER_ROUTING_KEY
-from meshtasks.amqp.selection import DEAD_LETTER_EXCHANGE
+from meshtasks.amqp.failed import DEAD_LETTER_ROUTING_KEY
+from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE
 from meshtasks.cli.reporting.dead_letters import dead_letters_in
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings

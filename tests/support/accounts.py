@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from meshtasks.amqp.accounts import permissions, topic_permissions
-from meshtasks.amqp.rights import rights_of
+from meshtasks.amqp.accounts import permissions, rights_of, topic_permissions
 from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.support.topologies import shipped_topology
 

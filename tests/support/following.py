@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from meshtasks.amqp.backoff import Backoff
 from meshtasks.amqp.publisher import Publisher
 from meshtasks.errors import ConfigError
+from meshtasks.timing import Backoff
 from producers.base import Producer
 from producers.homeassistant.config import HomeAssistantConfig
 from producers.homeassistant.follower import Access, Feed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.amqp.backoff import Backoff
+from meshtasks.timing import Backoff
 
 BACKOFF = Backoff(first_seconds=0.5, longest_seconds=8.0)
 

@@ -64,7 +64,7 @@ def test_every_failed_attempt_makes_the_batch_ten_times_smaller() -> None:
 
 
 def test_a_message_that_may_have_killed_a_process_runs_alone() -> None:
-    assert shrink_level_of(delivery(table={headers.ISOLATE: 1})).single
+    assert shrink_level_of(delivery(table={headers.SINGLE: 1})).single
     assert shrink_level_of(
         delivery(table={"x-delivery-count": 2}, redelivered=True)
     ).single

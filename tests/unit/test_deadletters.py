@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 
 from meshtasks.amqp import headers
-from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.letters import given_back, history_of, letter_of
-from meshtasks.amqp.publisher import Outgoing
-from meshtasks.amqp.selection import (
+from meshtasks.amqp.dead_letters import (
     DeadLetter,
     Groups,
     Selection,
-    way_back,
+    dead_letter_of,
+    history_of,
+    replay_messages,
+    requeue_targets,
 )
-from tests.support.letters import NOON, letter
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.publisher import Outgoing
+from tests.support.dead_letters import NOON, dead_letter
 from tests.support.topologies import shipped_topology
 
 LETTER = DeadLetter(
@@ -65,15 +67,17 @@ def by_the_broker(**last: Any) -> Delivery:
 
 
 def sent_back(read: Delivery, replayed_at: str = "now") -> Outgoing:
-    letter = letter_of(read)
+    letter = dead_letter_of(read)
     queues = [letter.queue or "sensors.temperature"]
-    (sent,) = given_back(read, letter, queues, replayed_at=replayed_at)
+    (sent,) = replay_messages(read, letter, queues, replayed_at=replayed_at)
     return sent
 
 
 class TestReading:
     def test_of_the_mesh(self) -> None:
-        read = letter_of(delivered(letter(1, "no such unit", kind="UnknownUnit")))
+        read = dead_letter_of(
+            delivered(dead_letter(1, "no such unit", kind="UnknownUnit"))
+        )
 
         assert read._replace(id="") == DeadLetter(
             "",
@@ -87,7 +91,7 @@ class TestReading:
         )
 
     def test_of_the_broker(self) -> None:
-        read = letter_of(by_the_broker())
+        read = dead_letter_of(by_the_broker())
 
         assert read.kind == "delivery_limit"
         assert (read.queue, read.exchange) == ("sensors.humidity", "sensors")
@@ -95,7 +99,9 @@ class TestReading:
         assert read.failed_at == NOON
 
     def test_what_was_unroutable(self) -> None:
-        read = letter_of(Delivery(1, b"{}", "sensors", "sensors.x.y", {}, False, NOON))
+        read = dead_letter_of(
+            Delivery(1, b"{}", "sensors", "sensors.x.y", {}, False, NOON)
+        )
 
         assert (read.kind, read.queue) == ("Unroutable", None)
         assert (read.exchange, read.routing_key) == ("sensors", "sensors.x.y")
@@ -103,21 +109,24 @@ class TestReading:
     def test_the_id_does_not_change_with_every_look(self) -> None:
         once, again = by_the_broker(), by_the_broker()
         again.properties["application_headers"]["x-delivery-count"] = 99
-        assert letter_of(once).id == letter_of(again).id
+        assert dead_letter_of(once).id == dead_letter_of(again).id
 
     @pytest.mark.parametrize(
         "other",
         [
-            letter(2),
-            letter(1, "another reason"),
-            letter(1, body=b"{}"),
-            letter(1, failed_at=NOON + 1),
-            letter(1, queue="sensors.humidity"),
+            dead_letter(2),
+            dead_letter(1, "another reason"),
+            dead_letter(1, body=b"{}"),
+            dead_letter(1, failed_at=NOON + 1),
+            dead_letter(1, queue="sensors.humidity"),
         ],
         ids=["message id", "reason", "body", "time", "queue"],
     )
     def test_letters_that_differ_have_different_ids(self, other: Outgoing) -> None:
-        assert letter_of(delivered(letter(1))).id != letter_of(delivered(other)).id
+        assert (
+            dead_letter_of(delivered(dead_letter(1))).id
+            != dead_letter_of(delivered(other)).id
+        )
 
 
 class TestSelecting:
@@ -136,7 +145,7 @@ class TestSelecting:
         ],
     )
     def test_taken(self, selection: Selection) -> None:
-        assert selection.takes(LETTER)
+        assert selection.matches(LETTER)
 
     @pytest.mark.parametrize(
         "selection",
@@ -150,12 +159,12 @@ class TestSelecting:
         ],
     )
     def test_not_taken(self, selection: Selection) -> None:
-        assert not selection.takes(LETTER)
+        assert not selection.matches(LETTER)
 
     def test_a_letter_whose_time_nobody_noted_is_not_hidden(self) -> None:
         timeless = LETTER._replace(failed_at=None)
-        assert Selection(failed_before=NOON).takes(timeless)
-        assert Selection(failed_after=NOON).takes(timeless)
+        assert Selection(failed_before=NOON).matches(timeless)
+        assert Selection(failed_after=NOON).matches(timeless)
 
 
 def test_letters_are_counted_by_queue_and_what_they_died_of() -> None:
@@ -182,7 +191,7 @@ def test_letters_are_counted_by_queue_and_what_they_died_of() -> None:
 
 class TestGivingBack:
     def test_it_goes_to_its_queue_alone(self) -> None:
-        read = delivered(letter(1))
+        read = delivered(dead_letter(1))
         sent = sent_back(read)
 
         assert (sent.exchange, sent.routing_key) == ("", "sensors.temperature")
@@ -191,7 +200,7 @@ class TestGivingBack:
         assert sent.properties["message_id"] == "1"
 
     def test_it_knows_where_it_came_from_and_nothing_of_its_failure(self) -> None:
-        read = delivered(letter(1, traceback="Traceback …"))
+        read = delivered(dead_letter(1, traceback="Traceback …"))
         sent = sent_back(read)
 
         assert sent.headers
@@ -201,27 +210,27 @@ class TestGivingBack:
         assert not headers.OF_A_FAILURE & set(sent.headers)
 
     def test_it_remembers_what_it_died_of_each_time(self) -> None:
-        message = letter(1, "first")
+        message = dead_letter(1, "first")
         for run, reason in enumerate(["second", "third"]):
             read = delivered(message)
             sent = sent_back(read, f"run {run}")
-            message = letter(1, reason)
+            message = dead_letter(1, reason)
             assert sent.headers
             assert message.headers
             message = message._replace(headers=sent.headers | message.headers)
         last = delivered(message)
 
-        assert letter_of(last).replays == 2
-        assert letter_of(last).replayed_at == "run 1"
+        assert dead_letter_of(last).replays == 2
+        assert dead_letter_of(last).replayed_at == "run 1"
         told = [(each["reason"], each["replayed_at"]) for each in history_of(last)]
         assert told == [("first", "run 0"), ("second", "run 1")]
 
     def test_it_remembers_the_last_ten_times(self) -> None:
-        message = letter(1, "reason 0")
+        message = dead_letter(1, "reason 0")
         for run in range(1, 15):
             read = delivered(message)
             sent = sent_back(read, f"run {run}")
-            message = letter(1, f"reason {run}")
+            message = dead_letter(1, f"reason {run}")
             assert sent.headers
             assert message.headers
             message = message._replace(headers=sent.headers | message.headers)
@@ -243,8 +252,8 @@ class TestGivingBack:
     ) -> None:
         key = "alerts.cellar"
         read = Delivery(1, b"{}", "alerts", key, {}, False, NOON)
-        queues = way_back(letter_of(read), shipped_topology())
-        sent = given_back(read, letter_of(read), queues, replayed_at="now")
+        queues = requeue_targets(dead_letter_of(read), shipped_topology())
+        sent = replay_messages(read, dead_letter_of(read), queues, replayed_at="now")
 
         assert [(each.exchange, each.routing_key) for each in sent] == [
             ("", "alerts.critical"),
@@ -259,7 +268,7 @@ class TestWaysBack:
     topology = shipped_topology()
 
     def test_to_the_queue_it_failed_in(self) -> None:
-        assert way_back(LETTER, self.topology) == ("sensors.temperature",)
+        assert requeue_targets(LETTER, self.topology) == ("sensors.temperature",)
 
     @pytest.mark.parametrize(
         "queue",
@@ -273,15 +282,17 @@ class TestWaysBack:
         ],
     )
     def test_to_no_queue_but_those_of_the_domains(self, queue: str) -> None:
-        assert isinstance(way_back(LETTER._replace(queue=queue), self.topology), str)
+        assert isinstance(
+            requeue_targets(LETTER._replace(queue=queue), self.topology), str
+        )
 
     def test_a_binding_that_was_added_opens_one(self) -> None:
         bound = LETTER._replace(queue=None)
         unbound = bound._replace(routing_key="sensors.nobody.asked")
-        assert way_back(bound, self.topology) == ("sensors.temperature",)
-        assert "no binding" in way_back(unbound, self.topology)
+        assert requeue_targets(bound, self.topology) == ("sensors.temperature",)
+        assert "no binding" in requeue_targets(unbound, self.topology)
 
     @pytest.mark.parametrize("exchange", ["", "dead.letter", "of.somebody.else"])
     def test_what_was_put_there_by_hand_came_from_nowhere(self, exchange: str) -> None:
         foreign = LETTER._replace(queue=None, exchange=exchange, routing_key="#")
-        assert isinstance(way_back(foreign, self.topology), str)
+        assert isinstance(requeue_targets(foreign, self.topology), str)

@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtasks.amqp import headers
-from meshtasks.amqp.deadletter import Failing, dead_message
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.fitting import fitted
-from meshtasks.amqp.frames import Outgoing, publish_frames
+from meshtasks.amqp.failed import FailedMessage, dead_message
+from meshtasks.amqp.frames import Outgoing, fitted, publish_frames
 from meshtasks.outcome import Dead
 
 FRAME_MAX = 131_072
@@ -46,7 +45,7 @@ def test_the_meshs_own_headers_stay_and_a_note_tells_of_the_others() -> None:
         1, b"{}", "sensors", "k", {"application_headers": sent}, False, 1.0
     )
     letter = dead_message(
-        Failing(delivery, "sensors.temperature", b"{}"),
+        FailedMessage(delivery, "sensors.temperature", b"{}"),
         Dead("n" * 900, "SchemaMismatch", "t" * 4_000),
         task_id="t",
         worker="w",

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshtasks.amqp.backoff import Backoff
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.errors import InvalidMessage
+from meshtasks.timing import Backoff
 from producers.homeassistant import follower
 from producers.homeassistant.config import HomeAssistantConfig, Loops
 from producers.homeassistant.frames import EventFrame, StateChanged, decoded, frame_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 
-from meshtasks.amqp.message_id import new_message_id
+from meshtasks.amqp.frames import new_message_id
 
 
 def test_an_id_is_a_version_7_uuid() -> None:

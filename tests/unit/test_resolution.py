@@ -9,7 +9,7 @@ import pytest
 from meshtasks.amqp import headers
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.publisher import Outgoing
-from meshtasks.amqp.retry import RetryPolicy
+from meshtasks.amqp.queues import RetryPolicy
 from meshtasks.flows.circuit import Verdict
 from meshtasks.outcome import Dead, Retry
 from meshtasks.records.envelope import Envelope
@@ -238,7 +238,7 @@ def test_whatever_the_attempt_it_is_decided(
 def test_a_message_lost_alone_is_retried_alone(resolver: OutcomeResolver) -> None:
     resolution = resolver.lost(delivery(1), "signal 9 (SIGKILL)", "t", NOW)
 
-    assert table_of(only(resolution))[headers.ISOLATE] == 1
+    assert table_of(only(resolution))[headers.SINGLE] == 1
     assert resolution.moved == [1]
 
 

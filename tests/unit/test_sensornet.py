@@ -10,7 +10,6 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from meshtasks.amqp.routing import queues_reached
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
@@ -456,7 +455,7 @@ class TestConfiguration:
             if key is not None:
                 exchange = key.partition(".")[0]
                 exchange = "home.events" if exchange == "home" else exchange
-                (queue,) = queues_reached(topology, exchange, key)
+                (queue,) = topology.queues_reached(exchange, key)
                 assert queue != "dead.letter.queue"
 
     @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from meshtasks.amqp.topology import UNLIMITED_DELIVERIES, Topology
+from meshtasks.amqp.entities import UNLIMITED_DELIVERIES
+from meshtasks.amqp.topology import Topology
 from meshtasks.config.loader import load_yaml
 from meshtasks.errors import ConfigError
 from tests.support.topologies import shipped_topology, small_document

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from meshtasks.amqp.drift import compare
+from meshtasks.amqp.entities import Binding
 from meshtasks.amqp.management import Live, LiveExchange, LiveQueue
-from meshtasks.amqp.topology import Binding, Topology
+from meshtasks.amqp.topology import Topology
 from tests.support.topologies import small_document
 
 TOPOLOGY = Topology.model_validate(small_document())

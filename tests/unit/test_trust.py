@@ -10,9 +10,9 @@ import pytest
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.content import Properties
-from meshtasks.amqp.deadletter import first_failed_at, kept_headers
+from meshtasks.amqp.dead_letters import dead_letter_of
 from meshtasks.amqp.delivery import Delivery, delivery_of
-from meshtasks.amqp.letters import letter_of
+from meshtasks.amqp.failed import first_failed_at, kept_headers
 from meshtasks.amqp.receiving import Message
 
 NOW = 1_800_000_000.0
@@ -26,7 +26,7 @@ FORGED = {
     headers.ATTEMPT: 10**9,
     headers.RECEIVED_AT: 1e17,
     headers.FIRST_FAILED_AT: math.inf,
-    headers.ISOLATE: 1,
+    headers.SINGLE: 1,
     headers.REPLAYS: 2**63 - 1,
     headers.ARCHIVED: "of-another-record",
     headers.QUIET: 1,
@@ -90,7 +90,7 @@ def test_an_origin_that_is_no_text_is_no_origin(value: object) -> None:
 
 def test_of_a_forged_dead_letter_the_broker_has_the_word() -> None:
     table = {**FORGED, "x-death": taken("sensors", "sensors.temperature.attic")}
-    letter = letter_of(received("dead.letter", "#", **table))
+    letter = dead_letter_of(received("dead.letter", "#", **table))
 
     assert (letter.queue, letter.kind) == (QUEUE, "delivery_limit")
     assert (letter.exchange, letter.replays) == ("sensors", 0)
@@ -98,7 +98,7 @@ def test_of_a_forged_dead_letter_the_broker_has_the_word() -> None:
 
 def test_what_the_broker_took_of_a_retry_keeps_its_origin() -> None:
     table = {headers.EXCHANGE: "sensors", headers.ROUTING_KEY: "sensors.temperature.x"}
-    letter = letter_of(
+    letter = dead_letter_of(
         received("dead.letter", "#", **table, **{"x-death": taken("", QUEUE)})
     )
     assert (letter.exchange, letter.routing_key) == ("sensors", "sensors.temperature.x")
@@ -106,7 +106,7 @@ def test_what_the_broker_took_of_a_retry_keeps_its_origin() -> None:
 
 def test_an_unroutable_message_cannot_say_what_it_died_of() -> None:
     table = {**FORGED, "x-death": taken("", "commands")}
-    letter = letter_of(received("sensors", "sensors.nobody.asked", **table))
+    letter = dead_letter_of(received("sensors", "sensors.nobody.asked", **table))
 
     assert (letter.kind, letter.queue) == ("Unroutable", None)
     assert letter.exchange == "sensors"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from meshtasks.amqp.letters import letter_of
-from meshtasks.amqp.peek import sweep
-from meshtasks.amqp.selection import DeadLetter, general_reason
+from meshtasks.amqp.dead_letters import DeadLetter, dead_letter_of, general_reason
+from meshtasks.amqp.peek import peek
 from meshtasks.cli.reporting.facts import DeadLetters, DeadReason
 from meshtasks.cli.terminal import stopping_on_signals
 from meshtasks.errors import ConfigError, Transient
@@ -27,10 +26,10 @@ def dead_letters_in(url: str, queue: str) -> DeadLetters:
     try:
         with (
             stopping_on_signals() as stopping,
-            sweep(url, queue, stopping=stopping) as held,
+            peek(url, queue, stopping=stopping) as held,
         ):
             for delivery in held:
-                letter = letter_of(delivery)
+                letter = dead_letter_of(delivery)
                 groups[letter.kind, general_reason(letter.reason)].add(letter)
         if stopping.is_set():
             raise KeyboardInterrupt

@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from meshtasks.amqp.letters import death_of
-from meshtasks.amqp.trust import last_death
+from meshtasks.amqp.dead_letters import death_of
+from meshtasks.amqp.delivery import last_death
 from meshtasks.demo.view.snapshot import (
     BatchEvent,
     DeadLetter,

@@ -21,8 +21,8 @@ from celery.events.event import get_exchange
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.delivery import trusted_headers
 from meshtasks.amqp.topology import Topology
-from meshtasks.amqp.trust import believed
 from meshtasks.demo.view.sightings import Identity, Sightings, dead_letter_of
 from meshtasks.demo.view.snapshot import Seen
 from meshtasks.errors import ConfigError, Transient
@@ -116,7 +116,7 @@ class Taps:
 
     def _on_dead_letter(self, message: Any) -> None:
         properties = message.properties
-        table = believed(
+        table = trusted_headers(
             properties.get("application_headers") or {},
             message.delivery_info["exchange"],
         )

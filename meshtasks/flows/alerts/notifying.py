@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable
 
-from meshtasks.amqp.backoff import Backoff
 from meshtasks.config.settings import Settings
 from meshtasks.errors import SinkRejected, SinkUnavailable
 from meshtasks.flows.alerts.config import Route
@@ -19,6 +18,7 @@ from meshtasks.flows.alerts.service import Job, claim, settle
 from meshtasks.flows.circuit import State
 from meshtasks.flows.contract import Timer
 from meshtasks.flows.sinks import Sinks
+from meshtasks.timing import Backoff
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing
-from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, queues_reached
-from meshtasks.amqp.selection import ARCHIVE_EXCHANGE
-from meshtasks.amqp.topology import Topology
+from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
+from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, Topology
 from meshtasks.flows.archive.archived import ArchivedRecord
 
 
@@ -18,7 +17,7 @@ def replayed(record: ArchivedRecord, queue: str, *, quiet: bool) -> Outgoing:
     It says where the record was first published, when it was made, which is the time
     of one that does not say so itself, and what its id in the archive is. It goes
     through the default exchange: on another, anybody could say that
-    (:mod:`meshtasks.amqp.trust`).
+    (:mod:`meshtasks.amqp.delivery`).
 
     Args:
         record: the record.
@@ -75,7 +74,7 @@ def _queues_of(topology: Topology, exchange: str, routing_key: str) -> tuple[str
         candidates = [exchange]
     for each in candidates:
         if each in declared:
-            reached = queues_reached(topology, each, routing_key)
+            reached = topology.queues_reached(each, routing_key)
             if queues := tuple(n for n in topology.domain_queues if n in reached):
                 return queues
     return ()

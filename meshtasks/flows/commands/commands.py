@@ -20,11 +20,10 @@ from pydantic import (
 )
 from pydantic_core import from_json, to_json
 
-from meshtasks.amqp.listening import listening
+from meshtasks.amqp.connecting import subscribed
+from meshtasks.amqp.dead_letters import Selection, requeue_targets
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.replay import Replay
-from meshtasks.amqp.routing import handled_queues
-from meshtasks.amqp.selection import Selection, way_back
 from meshtasks.config.durations import Duration
 from meshtasks.errors import NoAnswer, SchemaMismatch, SinkRejected
 from meshtasks.flows.alerts.matchers import parse_matcher
@@ -71,7 +70,7 @@ def publish(arguments: Publish, sinks: Sinks, call_id: str) -> dict[str, Any]:
         Transient: the broker did not confirm it.
     """
     exchange, routing_key = arguments.exchange, arguments.routing_key
-    queues = handled_queues(sinks.settings.topology, exchange, routing_key)
+    queues = sinks.settings.topology.handled_queues(exchange, routing_key)
     if not queues:
         message = (
             f"routing_key: no binding of exchange {exchange!r} leads {routing_key!r} "
@@ -124,7 +123,7 @@ def infer(arguments: Infer, sinks: Sinks, call_id: str) -> dict[str, Any]:
         sinks.publisher.publish([request])
         return {"request_id": request_id}
     answers = f"ai.result.{arguments.model}"
-    with listening(sinks.settings.env.amqp_url, AI_EXCHANGE, answers) as listener:
+    with subscribed(sinks.settings.env.amqp_url, AI_EXCHANGE, answers) as listener:
         sinks.publisher.publish([request])
         body = listener.first(
             lambda body: _is_answer(body, request_id), arguments.wait_seconds
@@ -250,10 +249,10 @@ def replay_dead_letters(
         env.amqp_url,
         topology.dead_letter_queue,
         selection,
-        lambda letter: way_back(letter, topology),
+        lambda letter: requeue_targets(letter, topology),
         rate=arguments.rate,
     ).run()
-    return {"given_back": dict(result.given_back), "kept": dict(result.kept)}
+    return {"given_back": dict(result.requeued), "kept": dict(result.kept)}
 
 
 def _ago(now: float, span_seconds: float | None) -> float | None:

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from typing_extensions import override
 
-from meshtasks.amqp.patterns import topic_matches
+from meshtasks.amqp.routing import topic_matches
 from meshtasks.config.faults import refuse_all, twice
 from meshtasks.config.web import Auth, http_url, is_url_text
 from meshtasks.outcome import DONE, Dead, Done, Outcome, Retry

@@ -9,17 +9,16 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from meshtasks.amqp import headers
-from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.delivery import Delivery, past_in
 from meshtasks.amqp.publisher import Outgoing
-from meshtasks.amqp.selection import DEAD_LETTER_EXCHANGE
-from meshtasks.amqp.trust import past_in
+from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE
 from meshtasks.outcome import REASON_LIMIT_CHARS, TRACEBACK_LIMIT_CHARS, Dead
 
 #: ``dead.letter`` is a direct exchange: ``#`` is a literal key, not a wildcard.
 DEAD_LETTER_ROUTING_KEY = "#"
 
 
-class Failing(NamedTuple):
+class FailedMessage(NamedTuple):
     """The message (or the failed part of it) and where it failed.
 
     Attributes:
@@ -37,7 +36,12 @@ class Failing(NamedTuple):
 
 
 def retry_message(
-    failing: Failing, *, level_seconds: int, attempt: int, now: float, isolate: bool
+    failing: FailedMessage,
+    *,
+    level_seconds: int,
+    attempt: int,
+    now: float,
+    single: bool,
 ) -> Outgoing:
     """A message that comes back to the failing queue alone, after a wait.
 
@@ -49,13 +53,13 @@ def retry_message(
         headers.ATTEMPT: attempt,
         headers.FIRST_FAILED_AT: first_failed_at(failing.delivery, now),
     }
-    if isolate:
-        extra[headers.ISOLATE] = 1
+    if single:
+        extra[headers.SINGLE] = 1
     return _again(failing, f"retry.{level_seconds}", failing.queue, extra)
 
 
 def dead_message(
-    failing: Failing, dead: Dead, *, task_id: str, worker: str, now: float
+    failing: FailedMessage, dead: Dead, *, task_id: str, worker: str, now: float
 ) -> Outgoing:
     """A dead letter: the original, and why it died."""
     extra: dict[str, object] = {
@@ -81,7 +85,7 @@ def first_failed_at(delivery: Delivery, now: float) -> float:
 
 
 def _again(
-    failing: Failing, exchange: str, routing_key: str, extra: dict[str, object]
+    failing: FailedMessage, exchange: str, routing_key: str, extra: dict[str, object]
 ) -> Outgoing:
     delivery = failing.delivery
     origin = {
@@ -98,7 +102,7 @@ def _again(
     )
 
 
-def _properties(failing: Failing) -> dict[str, Any]:
+def _properties(failing: FailedMessage) -> dict[str, Any]:
     properties = kept_properties(failing.delivery)
     if failing.body is not failing.delivery.body:
         properties.pop("content_encoding", None)  # parts of a body are plain

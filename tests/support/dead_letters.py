@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from meshtasks.amqp.deadletter import Failing, dead_message
 from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.failed import FailedMessage, dead_message
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.outcome import Dead
 
@@ -14,7 +14,7 @@ QUEUE = "dead.letter.queue"
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
 
 
-def letter(
+def dead_letter(
     number: int,
     reason: str = 'value: expected a number, got the text "n/a"',
     *,
@@ -35,7 +35,7 @@ def letter(
         received_at=failed_at - 1,
     )
     return dead_message(
-        Failing(delivery, queue, delivery.body),
+        FailedMessage(delivery, queue, delivery.body),
         Dead(reason, kind, traceback),
         task_id=f"task-{number}",
         worker="celery@rack",
@@ -43,7 +43,7 @@ def letter(
     )
 
 
-def bury(url: str, letters: Iterable[Outgoing]) -> None:
+def add_dead_letters(url: str, letters: Iterable[Outgoing]) -> None:
     """Put dead letters into their queue."""
     publisher = Publisher(url)
     publisher.publish(list(letters))

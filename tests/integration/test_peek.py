@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.amqp.peek import QueueBusy, sweep
+from meshtasks.amqp.peek import QueueBusy, peek
 from meshtasks.errors import ConfigError
 from tests.support.amqp import drain, open_channel, publish_raw, queue_depth
-from tests.support.letters import QUEUE, bury, letter
+from tests.support.dead_letters import QUEUE, add_dead_letters, dead_letter
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 #: Looks at half of the queue's messages, says so, and is killed.
 _LOOKER = """
 import sys, threading
-from meshtasks.amqp.peek import sweep
-with sweep(sys.argv[1], sys.argv[2], prefetch=40) as held:
+from meshtasks.amqp.peek import peek
+with peek(sys.argv[1], sys.argv[2], prefetch=40) as held:
     for delivery in held:
         if held.seen == held.total // 2:
             print("half", flush=True)
@@ -32,11 +32,11 @@ with sweep(sys.argv[1], sys.argv[2], prefetch=40) as held:
 
 
 def fill(url: str, count: int) -> None:
-    bury(url, map(letter, range(count)))
+    add_dead_letters(url, map(dead_letter, range(count)))
 
 
 def seen(url: str, **options: int) -> list[int]:
-    with sweep(url, QUEUE, **options) as held:  # type: ignore[arg-type]
+    with peek(url, QUEUE, **options) as held:  # type: ignore[arg-type]
         return [int(each.properties["message_id"]) for each in held]
 
 
@@ -60,7 +60,7 @@ def test_they_keep_their_order_if_not_all_are_looked_at(mesh_url: str) -> None:
     fill(mesh_url, 200)
     for count in (7, 150, 60):
         stopping = threading.Event()
-        with sweep(mesh_url, QUEUE, stopping=stopping, prefetch=40) as held:
+        with peek(mesh_url, QUEUE, stopping=stopping, prefetch=40) as held:
             for _ in held:
                 if held.seen == count:
                     stopping.set()
@@ -86,7 +86,7 @@ def test_they_keep_their_order_if_the_looker_is_killed(mesh_url: str) -> None:
 
 def test_what_is_removed_is_gone_and_the_rest_is_in_order(mesh_url: str) -> None:
     fill(mesh_url, 1_000)
-    with sweep(mesh_url, QUEUE, prefetch=40) as held:
+    with peek(mesh_url, QUEUE, prefetch=40) as held:
         for each in held:
             if int(each.properties["message_id"]) % 10:
                 held.remove([each.tag])
@@ -98,7 +98,7 @@ def test_messages_that_somebody_else_has_are_missing(
 ) -> None:
     monkeypatch.setattr("meshtasks.amqp.peek._PATIENCE_SECONDS", 0.5)
     fill(mesh_url, 30)
-    with sweep(mesh_url, QUEUE, prefetch=10) as held, open_channel(mesh_url) as channel:
+    with peek(mesh_url, QUEUE, prefetch=10) as held, open_channel(mesh_url) as channel:
         channel.basic_get(QUEUE)
         assert len(list(held)) == 29
         assert held.missing == 1
@@ -108,21 +108,21 @@ def test_messages_that_come_meanwhile_are_left_for_the_next_look(
     mesh_url: str,
 ) -> None:
     fill(mesh_url, 3)
-    with sweep(mesh_url, QUEUE) as held:
-        bury(mesh_url, [letter(3)])
+    with peek(mesh_url, QUEUE) as held:
+        add_dead_letters(mesh_url, [dead_letter(3)])
         assert [int(each.properties["message_id"]) for each in held] == [0, 1, 2]
     assert ids_left(mesh_url) == [0, 1, 2, 3]
 
 
 def test_nobody_else_can_look_meanwhile(mesh_url: str) -> None:
-    with sweep(mesh_url, QUEUE), pytest.raises(QueueBusy, match="somebody else"):
+    with peek(mesh_url, QUEUE), pytest.raises(QueueBusy, match="somebody else"):
         seen(mesh_url)
     assert seen(mesh_url) == []
 
 
 def test_any_bytes_may_be_in_a_message(mesh_url: str) -> None:
     publish_raw(mesh_url, "dead.letter", "#", b"\xff\x00")
-    with sweep(mesh_url, QUEUE) as held:
+    with peek(mesh_url, QUEUE) as held:
         assert [each.body for each in held] == [b"\xff\x00"]
 
 
@@ -132,5 +132,5 @@ def test_a_queue_that_is_not_there_is_named(amqp_url: str) -> None:
 
 
 def seen_in(url: str, queue: str) -> int:
-    with sweep(url, queue) as held:
+    with peek(url, queue) as held:
         return held.seen

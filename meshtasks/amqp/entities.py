@@ -1,0 +1,220 @@
+"""Exchanges, queues and bindings, as topology.yaml describes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from meshtasks.config.faults import refuse
+
+#: Stands for "no limit". RabbitMQ 4 reads a missing limit as 20, and its own
+#: spelling of "no limit", -1, makes 3.10 drop a message at its first redelivery.
+UNLIMITED_DELIVERIES = 1_000_000_000
+
+#: How long the outcome of a command waits to be fetched.
+ANSWER_TTL_SECONDS = 7 * 86_400
+
+_SHORT_STRING_LIMIT_BYTES = 255  # AMQP 0-9-1, section 4.2.5.3
+_MAX_RETRY_LEVEL_SECONDS = 86_400
+
+
+def _short_string(text: str) -> str:
+    if len(text.encode()) > _SHORT_STRING_LIMIT_BYTES:
+        refuse(f"should have at most {_SHORT_STRING_LIMIT_BYTES} bytes in UTF-8")
+    return text
+
+
+def _name(text: str) -> str:
+    if not text:
+        refuse("should not be empty")
+    if text.startswith("amq."):
+        refuse("names that start with 'amq.' are the broker's own")
+    return text
+
+
+def _given(value: object) -> object:
+    if value is None:
+        refuse('is empty; write "#" in quotes, since # begins a comment in YAML')
+    return value
+
+
+ShortText = Annotated[str, AfterValidator(_short_string)]
+Name = Annotated[ShortText, AfterValidator(_name)]
+RoutingKey = Annotated[ShortText, BeforeValidator(_given)]
+RetryLevel = Annotated[int, Field(ge=1, le=_MAX_RETRY_LEVEL_SECONDS)]
+
+
+class Entity(BaseModel):
+    """A part of config/topology.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ExchangeDefaults(Entity):
+    """What an exchange may leave to the ``defaults`` block.
+
+    Attributes:
+        alternate: exchange that takes the messages no binding here matches.
+    """
+
+    alternate: ShortText | None = None
+
+
+class Exchange(ExchangeDefaults):
+    """An exchange; always durable."""
+
+    name: Name
+    type: Literal["topic", "direct", "fanout"]
+
+    @property
+    def arguments(self) -> dict[str, str | int]:
+        """The arguments it is declared with."""
+        return {"alternate-exchange": self.alternate} if self.alternate else {}
+
+
+class QueueDefaults(Entity):
+    """What a queue may leave to the ``defaults`` block.
+
+    Attributes:
+        kind: quorum queues only. Only they limit redeliveries and hold a dead
+            letter until the dead-letter queue has it.
+        delivery_limit: deliveries without an acknowledgement after which a
+            message is a dead letter; None for no limit.
+        dead_letter_exchange: exchange that takes rejected messages and those
+            over the limit; None for the dead-letter queue itself.
+        dead_letter_routing_key: routing key they get; None keeps their own.
+    """
+
+    kind: Literal["quorum"] = "quorum"
+    delivery_limit: Annotated[int, Field(ge=1, lt=UNLIMITED_DELIVERIES)] | None = 20
+    dead_letter_exchange: ShortText | None = None
+    dead_letter_routing_key: RoutingKey | None = None
+
+
+class Queue(QueueDefaults):
+    """A queue; always durable."""
+
+    name: Name
+
+    @property
+    def arguments(self) -> dict[str, str | int]:
+        """The arguments it is declared with."""
+        limit = self.delivery_limit or UNLIMITED_DELIVERIES
+        arguments: dict[str, str | int] = {
+            "x-queue-type": self.kind,
+            "x-delivery-limit": limit,
+        }
+        if self.dead_letter_exchange is not None:
+            arguments |= _dead_lettering(self.dead_letter_exchange)
+            if self.dead_letter_routing_key is not None:
+                arguments["x-dead-letter-routing-key"] = self.dead_letter_routing_key
+        return arguments
+
+
+class RetryQueue(NamedTuple):
+    """Where messages wait before they return to the queue they failed in.
+
+    A message published to the exchange of the same name, with the name of a
+    queue as routing key, expires after ``seconds`` to the default exchange with
+    that key, so it returns to that queue alone. All messages of a queue wait
+    equally long because only the head of a queue expires.
+    """
+
+    seconds: int
+
+    @property
+    def name(self) -> str:
+        """Name of the queue, and of the fanout exchange that feeds it."""
+        return f"retry.{self.seconds}"
+
+    @property
+    def arguments(self) -> dict[str, str | int]:
+        """The arguments it is declared with."""
+        return {
+            "x-queue-type": "quorum",
+            "x-message-ttl": self.seconds * 1000,
+            **_dead_lettering(""),
+        }
+
+
+class AnswersQueue(NamedTuple):
+    """Where the outcomes of commands wait for whoever sent them.
+
+    A caller names it in ``reply_to``, and nothing else is answered to. What nobody
+    fetches for a week is gone: an outcome is worth less than the disk it fills.
+    """
+
+    commands_queue: str
+
+    @property
+    def name(self) -> str:
+        """Name of the queue, of which the default exchange is the way in."""
+        return f"{self.commands_queue}.answers"
+
+    @property
+    def arguments(self) -> dict[str, str | int]:
+        """The arguments it is declared with."""
+        return {
+            "x-queue-type": "quorum",
+            "x-message-ttl": ANSWER_TTL_SECONDS * 1000,
+            "x-delivery-limit": UNLIMITED_DELIVERIES,
+        }
+
+
+class Binding(Entity):
+    """Messages of ``exchange`` that match ``routing_key`` go on to one place.
+
+    Attributes:
+        exchange: the source.
+        queue: the destination, when it is a queue.
+        to_exchange: the destination, when it is an exchange.
+        routing_key: a pattern for a topic exchange, a literal for a direct one,
+            of no effect for a fanout.
+    """
+
+    exchange: ShortText
+    queue: ShortText | None = None
+    to_exchange: ShortText | None = None
+    routing_key: RoutingKey = ""
+
+    @model_validator(mode="after")
+    def _one_destination(self) -> Self:
+        if (self.queue is None) == (self.to_exchange is None):
+            refuse("names one destination: either queue or to_exchange")
+        return self
+
+    @property
+    def destination(self) -> str:
+        """Name of the queue or exchange it leads to."""
+        return self.queue or self.to_exchange or ""
+
+    @property
+    def destination_type(self) -> Literal["queue", "exchange"]:
+        """Whether :attr:`destination` is a queue or an exchange."""
+        return "exchange" if self.queue is None else "queue"
+
+    @property
+    def label(self) -> str:
+        """The binding in one line, for people."""
+        to = f"{self.destination_type} {self.destination}"
+        return f"{self.exchange} → {to} ({self.routing_key!r})"
+
+
+def _dead_lettering(exchange: str) -> dict[str, str | int]:
+    """Arguments that hold a dead letter until a queue has confirmed it.
+
+    By default it is sent once and forgotten. RabbitMQ wants the overflow with it.
+    """
+    return {
+        "x-dead-letter-exchange": exchange,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
