@@ -15,19 +15,19 @@ import zstandard
 from meshtasks.amqp.topology import Topology
 from meshtasks.config.settings import Settings
 from meshtasks.demo import loopback
-from meshtasks.demo.books import (
+from meshtasks.demo.reconciliation import (
     ALERT_QUEUES,
     ALERTS,
     RESULTS,
-    AlertBook,
+    AlertCounts,
     Archived,
-    Books,
     Points,
+    QueueCounters,
+    Reconciliation,
     published_so_far,
 )
-from meshtasks.demo.flows import Flows
 from meshtasks.demo.stack import Stack
-from meshtasks.demo.view.collect import Collector
+from meshtasks.demo.view.snapshot import Collector
 from meshtasks.flows.alerts.store import AlertStore
 from meshtasks.flows.archive.objects import ObjectStore, archived_objects
 from meshtasks.flows.inference.config import MEASUREMENT as INFERENCE
@@ -70,10 +70,10 @@ class Audit:
         self._received = stack.receiver.received()
         self._dead = collector.depths()[self._dead_letter_queue].ready
         #: What has passed through the queues since.
-        self.flows = Flows(collector, queues)
+        self.flows = QueueCounters(collector, queues)
 
-    def books(self, waiting: Mapping[str, int]) -> Books:
-        """The books of the run; ask when no worker runs any more.
+    def balance(self, waiting: Mapping[str, int]) -> Reconciliation:
+        """The balance of the run; ask when no worker runs any more.
 
         Args:
             waiting: messages left in other queues, by queue.
@@ -83,12 +83,12 @@ class Audit:
         """
         received, before = self._stack.receiver.received(), self._received
         since = self._since_seconds
-        return Books(
+        return Reconciliation(
             published=published_so_far(self._stack.stats_file),
             points=stored_points(self._stack.victoria_metrics.port, since),
             calls=Counter(received.records) - Counter(before.records),
             notifications=received.notifications - before.notifications,
-            alert_book=alert_book(self._settings, since),
+            alert_counts=alert_counts(self._settings, since),
             archived=archived_records(
                 self._store, self._objects, since, self._settings.topology
             ),
@@ -191,7 +191,7 @@ def archived_records(
     return Archived(kinds, queues, objects, sizes, critical, repeated)
 
 
-def alert_book(settings: Settings, since_seconds: int) -> AlertBook:
+def alert_counts(settings: Settings, since_seconds: int) -> AlertCounts:
     """What the alert manager has noted since then.
 
     Raises:
@@ -206,7 +206,7 @@ def alert_book(settings: Settings, since_seconds: int) -> AlertBook:
     finally:
         store.close()
     sent = [each for each in events if each.kind == "sent" and each.at >= since_seconds]
-    return AlertBook(len(ids), len(sent))
+    return AlertCounts(len(ids), len(sent))
 
 
 def _windows(since_seconds: int) -> Iterator[tuple[int, int]]:
@@ -214,3 +214,59 @@ def _windows(since_seconds: int) -> Iterator[tuple[int, int]]:
     for start in range(since_seconds, now, _WINDOW_SECONDS):
         yield start, min(start + _WINDOW_SECONDS, now)
     yield now, now + _AHEAD_SECONDS
+
+
+_POLL_SECONDS = 0.1
+#: How long queues must stay empty to count as such: longer than a batch takes, and
+#: than many that were fetched at once.
+_EMPTY_SECONDS = 1.0
+
+
+class Backlog:
+    """Messages that nobody has fetched yet.
+
+    Args:
+        collector: asks the broker.
+        queues: those that workers empty.
+        retry_queues: where messages wait on their way back there.
+    """
+
+    def __init__(
+        self, collector: Collector, queues: Sequence[str], retry_queues: Sequence[str]
+    ) -> None:
+        self._collector = collector
+        self._queues = queues
+        self._retry_queues = retry_queues
+
+    def are_consumed(self, queues: Sequence[str]) -> bool:
+        """Whether each of these queues has a consumer.
+
+        Raises:
+            Transient, ConfigError: the broker does not answer; so do the others.
+        """
+        depths = self._collector.depths()
+        return all(depths[queue].consumers for queue in queues)
+
+    def waiting(self) -> dict[str, int]:
+        """Messages by queue, where there are any."""
+        return self._ready([*self._queues, *self._retry_queues])
+
+    def to_be_retried(self) -> dict[str, int]:
+        """Messages by retry queue, where there are any."""
+        return self._ready(self._retry_queues)
+
+    def wait_empty(
+        self, within_seconds: float, *, for_seconds: float = _EMPTY_SECONDS
+    ) -> None:
+        """Wait until nothing has waited for a while; what still does then is left."""
+        now = time.monotonic()
+        deadline, last_seen = now + within_seconds, now
+        while now < deadline and now - last_seen < for_seconds:
+            time.sleep(_POLL_SECONDS)
+            now = time.monotonic()
+            if self.waiting():
+                last_seen = now
+
+    def _ready(self, names: Sequence[str]) -> dict[str, int]:
+        depths = self._collector.depths()
+        return {name: ready for name in names if (ready := depths[name].ready)}

@@ -3,7 +3,7 @@
 It stands in for two servers that nobody has on a first try: for n8n it takes what is
 sent to ``/webhook/…``, and for ntfy what is published as JSON
 (https://docs.ntfy.sh/publish/#publish-as-json). It keeps count of everything, so that
-the books of the demo can be checked against somebody who is not part of the mesh.
+the balance of the demo can be checked against somebody who is not part of the mesh.
 """
 
 from __future__ import annotations

@@ -6,17 +6,28 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console, ConsoleDimensions
 from rich.live import Live
+from rich.table import Table
 
 from meshtasks.demo import loopback
-from meshtasks.demo.books import published_so_far
+from meshtasks.demo.reconciliation import (
+    ALERT_QUEUES,
+    ALERTS,
+    REQUESTS,
+    RESULTS,
+    QueueCount,
+    Reconciliation,
+    Row,
+    published_so_far,
+)
 from meshtasks.demo.stack import Stack
-from meshtasks.demo.view.collect import Collector
-from meshtasks.demo.view.render import draw, line
+from meshtasks.demo.view.render import draw, line, size
+from meshtasks.demo.view.snapshot import Collector
+from meshtasks.text import clip
 
 _REDRAW_SECONDS = 0.5
 #: Without a terminal there is a line now and then.
@@ -100,8 +111,8 @@ class Screen:
             time.sleep(_REDRAW_SECONDS)
 
     def _published(self) -> str:
-        books = published_so_far(self._stack.stats_file)
-        return f"published {books.messages:,} messages"
+        balance = published_so_far(self._stack.stats_file)
+        return f"published {balance.messages:,} messages"
 
     def _title(self, seconds: float) -> str:
         if self._for_seconds is None:
@@ -143,3 +154,144 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+#: So that a line of the summary fits a terminal.
+_REASON_CHARS = 50
+_CALLED = frozenset(
+    {"sensors.motion", "home.events.state_changes", "home.events.automations"}
+)
+_ARCHIVE = frozenset({"archive.events", "archive.metrics"})
+
+
+def print_summary(
+    balance: Reconciliation,
+    console: Console,
+    dead_letter_queue: str,
+    no_triton: str | None,
+) -> None:
+    """The tables, what came of the records besides, and whether it balances.
+
+    Args:
+        balance: what to print.
+        console: where to.
+        dead_letter_queue: its name.
+        no_triton: why there was none; None if there was.
+    """
+    console.print()
+    console.print(_queues(balance, dead_letter_queue, no_triton))
+    console.print()
+    console.print(_records(balance))
+    console.print()
+    for label, text in _details(balance):
+        console.print(f"{label:<13} {text}", markup=False, soft_wrap=True)
+    console.print()
+    faults = balance.faults()
+    for fault in faults:
+        console.print(f"[bold red]✗[/] {fault}", soft_wrap=True)
+    if not faults:
+        total = balance.total()
+        console.print(
+            f"[bold green]✓[/] It balances: {total.published:,} records published = "
+            f"{total.stored:,} stored + {total.dead:,} dead-lettered; every message "
+            f"of all {len(balance.flows) + 1} queues is accounted for.",
+            soft_wrap=True,
+        )
+
+
+def _queues(
+    balance: Reconciliation, dead_letter_queue: str, no_triton: str | None
+) -> Table:
+    """Every queue of the mesh: what came in, and where it went."""
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), header_style="bright_black", pad_edge=False
+    )
+    table.add_column("queue (messages)", no_wrap=True)
+    for head in ("in", "done", "dead"):
+        table.add_column(head, justify="right")
+    table.add_column("where the records went")
+    for flow in balance.flows:
+        where = _where(flow, balance)
+        if flow.queue == REQUESTS and no_triton:
+            where = "nobody asks: no Triton here"
+        if flow.left:
+            where = f"[bold red]{flow.left:,} messages left;[/] {where}"
+        numbers = (flow.came_in, flow.done, flow.dead)
+        wrong = flow.left or flow.difference
+        cells = (f"{number:,}" for number in numbers)
+        table.add_row(flow.queue, *cells, where, style="bold red" if wrong else "")
+    letters = balance.seen.dead_letters + balance.seen.repeated_dead_letters
+    kept = f"{balance.dead_in_queue:,}"
+    where = "kept: meshtasks dlq list"
+    table.add_row(dead_letter_queue, f"{letters:,}", "0", kept, where)
+    return table
+
+
+def _where(flow: QueueCount, balance: Reconciliation) -> str:
+    """Where the records of a queue went, as those have it who took them."""
+    queue, archived = flow.queue, balance.archived
+    if queue in _ARCHIVE:
+        objects = archived.objects.get(queue, 0)
+        noun = "object" if objects == 1 else "objects"
+        size_bytes = size(archived.size_bytes.get(queue, 0))
+        return (
+            f"{archived.by_queue.get(queue, 0):,} in {objects:,} {noun}, {size_bytes}"
+        )
+    if queue == REQUESTS:
+        return f"{balance.seen.answers:,} answered, {balance.seen.refusals:,} refused"
+    if queue == ALERT_QUEUES[0]:
+        return f"{archived.critical:,} critical ones taken in"
+    if queue == ALERT_QUEUES[1]:
+        return f"{balance.alert_counts.taken_in - archived.critical:,} others taken in"
+    count = balance.points.by_kind.get(queue, 0)
+    stored = f"{count:,} points"
+    if queue in _CALLED:
+        stored = f"{balance.calls.get(queue, 0):,} calls*"
+    return f"{stored}, {archived.by_kind.get(queue, 0):,} archived"
+
+
+def _records(balance: Reconciliation) -> Table:
+    """Every kind of record: what was published, and what the stores have of it."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bright_black")
+    table.add_column("records")
+    for head in ("published", "good", "bad", "stored", "dead", "difference"):
+        table.add_column(head, justify="right")
+    for row in balance.rows():
+        _add(table, row)
+    _add(table, balance.total(), "bold")
+    return table
+
+
+def _add(table: Table, row: Row, style: str = "") -> None:
+    numbers = (row.published, row.good, row.bad, row.stored, row.dead, row.difference)
+    cells = (f"{number:,}" for number in numbers)
+    name = row.kind or "(no queue)"
+    table.add_row(name, *cells, style="bold red" if row.is_wrong else style)
+
+
+def _details(balance: Reconciliation) -> Iterator[tuple[str, str]]:
+    published, seen = balance.published, balance.seen
+    yield "messages", f"{published.messages:,} published and confirmed"
+    label = "dead letters"
+    for name, count in sorted(seen.dead_by_type.items(), key=lambda item: -item[1]):
+        example = clip(seen.reasons[name], _REASON_CHARS)
+        yield label, f"{count:>5,} {name}, e.g. {example}"
+        label = ""
+    simulated = published.good_records_by_kind.get(ALERTS, 0)
+    counts = balance.alert_counts
+    sent = f"{counts.sent:,} notifications sent, {balance.notifications:,} on"
+    origins = f"{simulated:,} of devices, {seen.alerts_of_rules:,} of rules"
+    yield "alerts", f"{origins}; {sent} the phone*"
+    camera = published.good_records_by_kind.get(RESULTS, 0)
+    answered = seen.answers + seen.refusals
+    yield "results", f"{camera:,} of a camera's own model, {answered:,} of Triton"
+    repeats = {
+        "messages published twice": published.resent_messages,
+        "messages retried": sum(seen.retried.values()),
+        "points written twice": balance.points.repeated,
+        "dead letters twice": seen.repeated_dead_letters,
+        "records archived twice": balance.archived.repeated,
+    }
+    found = ", ".join(f"{count:,} {what}" for what, count in repeats.items() if count)
+    yield "duplicates", found or "none"
+    yield "*", "n8n and the phone: both are stood in for by a part of the demo"

@@ -18,17 +18,13 @@ from meshtasks.amqp.declare import declare
 from meshtasks.amqp.topology import Topology
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings, load_settings
-from meshtasks.demo.audit import Audit
-from meshtasks.demo.backlog import Backlog
-from meshtasks.demo.books import published_so_far
-from meshtasks.demo.flows import REST_SECONDS
+from meshtasks.demo.audit import Audit, Backlog
 from meshtasks.demo.process import Process, ProcessFailed
-from meshtasks.demo.screen import Screen, shown_path
-from meshtasks.demo.shutdown import AtOnce, Shutdown, Together
+from meshtasks.demo.reconciliation import REST_SECONDS, published_so_far
+from meshtasks.demo.screen import Screen, print_summary, shown_path
+from meshtasks.demo.shutdown import AtOnce, Shutdown, Steps, Together
 from meshtasks.demo.stack import Stack
-from meshtasks.demo.steps import Steps
-from meshtasks.demo.summary import print_summary
-from meshtasks.demo.view.collect import Collector
+from meshtasks.demo.view.snapshot import Collector
 from meshtasks.errors import MeshError, Transient
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.worker.mesh import mesh_of
@@ -191,7 +187,7 @@ class Session:
             with step(f"{left:,} messages of an earlier run"):
                 self._backlog.wait_empty(_DRAIN_SECONDS, for_seconds=_SURELY_SECONDS)
                 if self._options.for_seconds is not None:
-                    # The books begin when nobody holds anything of the past.
+                    # Counting begins when nobody holds anything of the past.
                     together.stop()
                     self._start_workers()
                     time.sleep(REST_SECONDS)
@@ -262,9 +258,8 @@ class Session:
         return _EXIT_OK
 
     def _goes_on(self) -> bool:
-        """Whether the sensors speak. What was killed is started again, for nothing is
-        lost by that; but while books are kept no server is, since what passes
-        meanwhile would not be in them.
+        """Whether the simulator publishes. A killed process is started again; a killed
+        server only while nothing is counted, since its counters would miss messages.
 
         Raises:
             ProcessFailed: something ended by itself that is not started again.
@@ -296,7 +291,7 @@ class Session:
         server.start()
 
     def _check(self, audit: Audit) -> int:
-        """Let everything come to rest, and draw up the books; the exit code."""
+        """Let everything come to rest, and draw up the balance; the exit code."""
         self._simulator.stop()  # it has ended; this reaps it
         published = published_so_far(self._stack.stats_file)
         if not published.messages:
@@ -312,10 +307,10 @@ class Session:
             workers = list(self._workers.values())
             Together(workers, _WORKER_STOP_SECONDS).stop()
             audit.flows.wait_over(self._consumed, {}, _DRAIN_SECONDS)
-        books = audit.books(self._backlog.to_be_retried())
+        balance = audit.balance(self._backlog.to_be_retried())
         end = self._settings.topology.dead_letter_queue
-        print_summary(books, self._console, end, self._no_triton)
-        return _EXIT_FAILED if books.faults() else _EXIT_OK
+        print_summary(balance, self._console, end, self._no_triton)
+        return _EXIT_FAILED if balance.faults() else _EXIT_OK
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)

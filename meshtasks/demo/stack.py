@@ -76,7 +76,7 @@ class Stack:
         self.run_dir = self.directory / "run"
         #: A shell script that exports the mesh's variables; its owner's only.
         self.env_file = self.directory / "env"
-        #: The simulator's books, as JSON, a second old at most.
+        #: The simulator's counters, as JSON, a second old at most.
         self.stats_file = self.run_dir / "simulator.json"
         self.rabbitmq = RabbitMQ(
             self.directory / "rabbitmq",
@@ -152,7 +152,7 @@ class Stack:
         )
 
     def simulator(self, *options: str) -> Process:
-        """The simulated house; it keeps its books in :attr:`stats_file`."""
+        """The simulated house; it writes its counters to :attr:`stats_file`."""
         stats = f"--stats-file={self.stats_file}"
         return self._python("simulator", "producers", "simulator", stats, *options)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from meshtasks.amqp.management import QueueActivity
-from meshtasks.demo.flows import Flow, Flows
-from meshtasks.demo.view.collect import Depth
-from meshtasks.demo.view.snapshot import Seen
+from meshtasks.demo.reconciliation import QueueCount, QueueCounters
+from meshtasks.demo.view.snapshot import Depth, Seen
 
 QUEUE = "sensors.motion"
 
@@ -35,14 +34,14 @@ class Broker:
 
 
 def test_what_was_before_does_not_count() -> None:
-    flows = Flows(Broker((100, 90), (107, 97)), [QUEUE])  # type: ignore[arg-type]
+    flows = QueueCounters(Broker((100, 90), (107, 97)), [QUEUE])  # type: ignore[arg-type]
 
-    assert flows.now() == [Flow(QUEUE, came_in=7, acknowledged=7, dead=1)]
+    assert flows.now() == [QueueCount(QUEUE, came_in=7, acknowledged=7, dead=1)]
 
 
 def test_it_waits_until_all_that_was_published_has_come_and_gone() -> None:
     broker = Broker((0, 0), (3, 3), (5, 4), (5, 5))
-    flows = Flows(broker, [QUEUE])  # type: ignore[arg-type]
+    flows = QueueCounters(broker, [QUEUE])  # type: ignore[arg-type]
 
     flows.wait_over([QUEUE], {QUEUE: 5}, within_seconds=30.0)
 
@@ -54,7 +53,7 @@ def test_it_waits_until_all_that_was_published_has_come_and_gone() -> None:
 def test_what_does_not_come_or_go_is_waited_for_so_long(
     counts: tuple[int, int],
 ) -> None:
-    flows = Flows(Broker((0, 0), counts), [QUEUE])  # type: ignore[arg-type]
+    flows = QueueCounters(Broker((0, 0), counts), [QUEUE])  # type: ignore[arg-type]
 
     flows.wait_over([QUEUE], {QUEUE: 5}, within_seconds=0.3)
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console, ConsoleDimensions
 
+from meshtasks.demo.view.event_monitor import MonitorState, dead_letter_of
 from meshtasks.demo.view.render import draw, line, size
-from meshtasks.demo.view.sightings import Sightings, dead_letter_of
 from meshtasks.demo.view.snapshot import (
     ArchiveState,
     DeadLetter,
@@ -29,8 +29,8 @@ LETTER = DeadLetter(
 
 
 @pytest.fixture
-def sightings() -> Sightings:
-    return Sightings()
+def monitor() -> MonitorState:
+    return MonitorState()
 
 
 def identity(number: int) -> tuple[str, int | None, bytes]:
@@ -55,12 +55,14 @@ def event(kind: str, **fields: Any) -> dict[str, Any]:
 # --- what passes by -------------------------------------------------------------
 
 
-def test_dead_letters_are_counted_by_queue_and_by_fault(sightings: Sightings) -> None:
-    sightings.dead_letter(LETTER, identity(1))
-    sightings.dead_letter(replace(LETTER, reason='unit "mile"'), identity(2))
-    sightings.dead_letter(replace(LETTER, error_type="SchemaMismatch"), identity(3))
+def test_dead_letters_are_counted_by_queue_and_by_fault(
+    monitor: MonitorState,
+) -> None:
+    monitor.dead_letter(LETTER, identity(1))
+    monitor.dead_letter(replace(LETTER, reason='unit "mile"'), identity(2))
+    monitor.dead_letter(replace(LETTER, error_type="SchemaMismatch"), identity(3))
 
-    seen = sightings.seen()
+    seen = monitor.seen()
 
     assert seen.dead_letters == 3
     assert seen.dead_by_queue == {QUEUE: 3}
@@ -68,63 +70,65 @@ def test_dead_letters_are_counted_by_queue_and_by_fault(sightings: Sightings) ->
     assert seen.reasons["UnknownUnit"] == 'unit "mile"'
 
 
-def test_a_dead_letter_that_comes_twice_is_counted_once(sightings: Sightings) -> None:
-    sightings.dead_letter(LETTER, identity(1))
-    sightings.dead_letter(LETTER, identity(1))
+def test_a_dead_letter_that_comes_twice_is_counted_once(
+    monitor: MonitorState,
+) -> None:
+    monitor.dead_letter(LETTER, identity(1))
+    monitor.dead_letter(LETTER, identity(1))
 
-    seen = sightings.seen()
+    seen = monitor.seen()
 
     assert (seen.dead_letters, seen.repeated_dead_letters) == (1, 1)
 
 
 def test_an_alert_that_dies_in_both_its_queues_is_two_dead_letters(
-    sightings: Sightings,
+    monitor: MonitorState,
 ) -> None:
     for queue in ("alerts.critical", "alerts.notifications"):
-        sightings.dead_letter(replace(LETTER, queue=queue), identity(1))
+        monitor.dead_letter(replace(LETTER, queue=queue), identity(1))
 
-    seen = sightings.seen()
+    seen = monitor.seen()
 
     assert (seen.dead_letters, seen.repeated_dead_letters) == (2, 0)
 
 
 def test_an_array_of_which_two_records_died_is_one_dead_message(
-    sightings: Sightings,
+    monitor: MonitorState,
 ) -> None:
-    sightings.dead_letter(LETTER, ("m1", 0, b"first"))
-    sightings.dead_letter(LETTER, ("m1", 3, b"second"))
+    monitor.dead_letter(LETTER, ("m1", 0, b"first"))
+    monitor.dead_letter(LETTER, ("m1", 3, b"second"))
 
-    seen = sightings.seen()
+    seen = monitor.seen()
 
     assert (seen.dead_by_queue, seen.dead_messages) == ({QUEUE: 2}, {QUEUE: 1})
 
 
 def test_answers_of_models_are_told_from_refusals_and_counted_once(
-    sightings: Sightings,
+    monitor: MonitorState,
 ) -> None:
     for message_id in ("m/1/result", "m/1/result", "m/2/error", "a camera's own"):
-        sightings.result(message_id)
+        monitor.result(message_id)
 
-    seen = sightings.seen()
+    seen = monitor.seen()
 
     assert (seen.answers, seen.refusals) == (1, 1)
 
 
 def test_dead_letters_without_an_id_are_never_taken_for_the_same(
-    sightings: Sightings,
+    monitor: MonitorState,
 ) -> None:
-    sightings.dead_letter(LETTER, None)
-    sightings.dead_letter(LETTER, None)
+    monitor.dead_letter(LETTER, None)
+    monitor.dead_letter(LETTER, None)
 
-    assert sightings.seen().dead_letters == 2
+    assert monitor.seen().dead_letters == 2
 
 
-def test_alerts_that_begin_and_end_are_told_apart(sightings: Sightings) -> None:
-    sightings.alert(alert(), NOW)
-    sightings.alert(alert(), NOW)  # published again
-    sightings.alert(alert(resolved=True), NOW)
+def test_alerts_that_begin_and_end_are_told_apart(monitor: MonitorState) -> None:
+    monitor.alert(alert(), NOW)
+    monitor.alert(alert(), NOW)  # published again
+    monitor.alert(alert(resolved=True), NOW)
 
-    seen = sightings.seen()
+    seen = monitor.seen()
 
     assert (seen.alerts, seen.resolved_alerts) == (1, 1)
     assert seen.alerts_of_rules == 2
@@ -132,19 +136,19 @@ def test_alerts_that_begin_and_end_are_told_apart(sightings: Sightings) -> None:
     assert [each.resolved for each in seen.last_alerts] == [False, True]
 
 
-def test_what_is_no_alert_is_left_alone(sightings: Sightings) -> None:
-    sightings.alert(b"\xff not an alert", NOW)
+def test_what_is_no_alert_is_left_alone(monitor: MonitorState) -> None:
+    monitor.alert(b"\xff not an alert", NOW)
 
-    assert sightings.seen().last_alerts == ()
+    assert monitor.seen().last_alerts == ()
 
 
-def test_a_worker_is_known_by_its_last_batch(sightings: Sightings) -> None:
+def test_a_worker_is_known_by_its_last_batch(monitor: MonitorState) -> None:
     received = event("task-received", uuid="1", name="sensors.humidity")
     done = event("task-succeeded", uuid="1", result="3 messages", runtime=0.004)
-    sightings.event(json.dumps([event("worker-heartbeat"), received]).encode(), NOW)
-    sightings.event(json.dumps(done).encode(), NOW + 1)
+    monitor.event(json.dumps([event("worker-heartbeat"), received]).encode(), NOW)
+    monitor.event(json.dumps(done).encode(), NOW + 1)
 
-    (worker,) = sightings.seen().workers
+    (worker,) = monitor.seen().workers
 
     assert (worker.name, worker.heard_at) == ("ingest@demo", NOW + 1)
     assert worker.last_batch is not None
@@ -153,11 +157,11 @@ def test_a_worker_is_known_by_its_last_batch(sightings: Sightings) -> None:
     assert not worker.last_batch.failed
 
 
-def test_a_worker_that_says_good_bye_is_offline(sightings: Sightings) -> None:
-    sightings.event(json.dumps(event("worker-online")).encode(), NOW)
-    sightings.event(json.dumps(event("worker-offline")).encode(), NOW)
+def test_a_worker_that_says_good_bye_is_offline(monitor: MonitorState) -> None:
+    monitor.event(json.dumps(event("worker-online")).encode(), NOW)
+    monitor.event(json.dumps(event("worker-offline")).encode(), NOW)
 
-    assert not sightings.seen().workers[0].online
+    assert not monitor.seen().workers[0].online
 
 
 @pytest.mark.parametrize(
@@ -294,10 +298,10 @@ def test_used_queues_come_before_idle_ones_when_there_is_no_room() -> None:
     assert row(drawn(many, height=18), BUSY.name)
 
 
-def test_a_silent_worker_is_in_trouble(sightings: Sightings) -> None:
-    sightings.event(json.dumps(event("worker-heartbeat")).encode(), NOW - 60)
+def test_a_silent_worker_is_in_trouble(monitor: MonitorState) -> None:
+    monitor.event(json.dumps(event("worker-heartbeat")).encode(), NOW - 60)
 
-    text = "\n".join(drawn(replace(SNAPSHOT, seen=sightings.seen())))
+    text = "\n".join(drawn(replace(SNAPSHOT, seen=monitor.seen())))
 
     assert "ingest@demo  silent for 60 s" in text
 
@@ -314,9 +318,9 @@ def test_a_silent_worker_is_in_trouble(sightings: Sightings) -> None:
         b'{"type": "task-failed", "timestamp": 1e999, "hostname": 5}',
     ],
 )
-def test_what_is_no_event_is_passed_over(sightings: Sightings, body: bytes) -> None:
-    sightings.event(body, NOW)
-    drawn(replace(SNAPSHOT, seen=sightings.seen()))
+def test_what_is_no_event_is_passed_over(monitor: MonitorState, body: bytes) -> None:
+    monitor.event(body, NOW)
+    drawn(replace(SNAPSHOT, seen=monitor.seen()))
 
 
 def test_a_small_terminal_shows_the_verdict_and_queues_that_nobody_consumes() -> None:

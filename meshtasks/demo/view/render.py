@@ -213,9 +213,9 @@ def _dead_letters(seen: Seen, most: int) -> Iterator[Text]:
     """How many of each kind of fault, and the last ones."""
     if seen.dead_by_type:
         yield Text(_dead_totals(seen), "yellow")
-    for letter in seen.last_dead_letters[-most:]:
-        told = printable(f" {letter.routing_key}  {letter.reason}")
-        yield Text.assemble((_clock(letter.seen_at), _FAINT), told)
+    for dead in seen.last_dead_letters[-most:]:
+        told = printable(f" {dead.routing_key}  {dead.reason}")
+        yield Text.assemble((_clock(dead.seen_at), _FAINT), told)
 
 
 def _dead_totals(seen: Seen) -> str:

@@ -1,22 +1,22 @@
-"""The books of a demo balance, or say why not."""
+"""The balance of a demo balance, or say why not."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from meshtasks.demo.books import (
-    AlertBook,
+from meshtasks.demo.reconciliation import (
+    AlertCounts,
     Archived,
-    Books,
     Points,
     Published,
+    QueueCount,
+    Reconciliation,
     Row,
 )
-from meshtasks.demo.flows import Flow
 from meshtasks.demo.view.snapshot import Seen
 
 KIND = "sensors.temperature"
-BALANCED = Books(
+BALANCED = Reconciliation(
     published=Published(
         messages=90,
         records=100,
@@ -27,10 +27,10 @@ BALANCED = Books(
     points=Points({KIND: 98}),
     calls={},
     notifications=0,
-    alert_book=AlertBook(),
+    alert_counts=AlertCounts(),
     archived=Archived({KIND: 98}),
     seen=Seen(dead_letters=2, dead_by_queue={KIND: 2}),
-    flows=[Flow(KIND, came_in=90, acknowledged=90, dead=2)],
+    flows=[QueueCount(KIND, came_in=90, acknowledged=90, dead=2)],
     dead_in_queue=2,
 )
 
@@ -43,10 +43,10 @@ def test_they_balance_when_each_record_is_stored_or_a_dead_letter() -> None:
 
 
 def test_a_point_that_is_missing_is_found() -> None:
-    books = replace(BALANCED, points=Points({KIND: 97}))
+    balance = replace(BALANCED, points=Points({KIND: 97}))
 
-    assert books.total().difference == 1
-    (fault,) = books.faults()
+    assert balance.total().difference == 1
+    (fault,) = balance.faults()
     assert fault.startswith("sensors.temperature: 98 good records and 97 stored")
 
 
@@ -57,77 +57,81 @@ def test_a_record_that_is_not_archived_is_found() -> None:
 
 
 def test_a_good_record_in_the_place_of_a_bad_one_is_found() -> None:
-    books = replace(
+    balance = replace(
         BALANCED,
         points=Points({KIND: 97}),
         seen=Seen(dead_letters=3, dead_by_queue={KIND: 3}),
         dead_in_queue=3,
     )
 
-    assert books.total().difference == 0
-    assert len(books.faults()) == 1
+    assert balance.total().difference == 0
+    assert len(balance.faults()) == 1
 
 
 def test_more_than_was_published_has_an_explanation() -> None:
-    books = replace(BALANCED, points=Points({KIND: 99}))
+    balance = replace(BALANCED, points=Points({KIND: 99}))
 
-    assert books.faults()[0].endswith("did something else publish meanwhile?")
+    assert balance.faults()[0].endswith("did something else publish meanwhile?")
 
 
 def test_duplicates_alone_are_no_fault() -> None:
-    books = replace(
+    balance = replace(
         BALANCED,
         points=Points({KIND: 98}, repeated=5),
         seen=replace(BALANCED.seen, repeated_dead_letters=1),
         dead_in_queue=3,
     )
 
-    assert books.faults() == []
+    assert balance.faults() == []
 
 
 def test_a_dead_letter_that_never_reached_its_queue_is_found() -> None:
-    books = replace(BALANCED, dead_in_queue=1)
+    balance = replace(BALANCED, dead_in_queue=1)
 
-    assert books.faults() == [
+    assert balance.faults() == [
         "the dead-letter queue has grown by 1, and 2 dead letters were seen"
     ]
 
 
 def test_messages_left_in_a_queue_are_found() -> None:
-    books = replace(
+    balance = replace(
         BALANCED,
-        flows=[Flow(KIND, came_in=90, acknowledged=87, dead=2, left=3)],
+        flows=[QueueCount(KIND, came_in=90, acknowledged=87, dead=2, left=3)],
         waiting={"retry.5": 3},
     )
 
-    assert books.faults() == [
+    assert balance.faults() == [
         f"{KIND}: 90 messages came in, 85 are done, 2 dead, 3 left",
         "3 messages are left in retry.5",
     ]
 
 
 def test_a_message_that_vanished_from_a_queue_is_found() -> None:
-    books = replace(BALANCED, flows=[Flow(KIND, came_in=90, acknowledged=89, dead=2)])
+    balance = replace(
+        BALANCED, flows=[QueueCount(KIND, came_in=90, acknowledged=89, dead=2)]
+    )
 
-    assert books.faults() == [
+    assert balance.faults() == [
         f"{KIND}: 90 messages came in, 87 are done, 2 dead, 0 left"
     ]
 
 
 def test_a_message_that_never_came_into_its_queue_is_found() -> None:
-    books = replace(BALANCED, flows=[Flow(KIND, came_in=89, acknowledged=89, dead=2)])
+    balance = replace(
+        BALANCED, flows=[QueueCount(KIND, came_in=89, acknowledged=89, dead=2)]
+    )
 
-    assert books.faults() == [f"{KIND}: 90 messages were published, and 89 came in"]
+    assert balance.faults() == [f"{KIND}: 90 messages were published, and 89 came in"]
 
 
 def test_a_retried_message_is_acknowledged_twice_and_done_once() -> None:
-    flow = Flow(KIND, came_in=10, acknowledged=13, retried=3, dead=1)
+    flow = QueueCount(KIND, came_in=10, acknowledged=13, retried=3, dead=1)
 
     assert (flow.done, flow.difference) == (9, 0)
 
 
 def test_a_message_that_the_broker_took_is_dead_though_never_acknowledged() -> None:
-    flow = Flow(KIND, came_in=10, acknowledged=9, dead=2, dead_by_broker=1)
+    flow = QueueCount(KIND, came_in=10, acknowledged=9, dead=2, dead_by_broker=1)
 
     assert (flow.done, flow.difference) == (8, 0)
 
@@ -144,7 +148,7 @@ def test_what_the_broker_did_not_take_is_found() -> None:
 
 
 def test_an_empty_run_does_not_balance() -> None:
-    books = replace(
+    balance = replace(
         BALANCED,
         published=Published(),
         points=Points({}),
@@ -154,7 +158,7 @@ def test_an_empty_run_does_not_balance() -> None:
         dead_in_queue=0,
     )
 
-    assert books.faults() == ["nothing was published"]
+    assert balance.faults() == ["nothing was published"]
 
 
 # --- what is not only points ----------------------------------------------------
@@ -162,7 +166,7 @@ def test_an_empty_run_does_not_balance() -> None:
 
 def test_events_are_stored_where_their_webhook_took_them() -> None:
     kind = "sensors.motion"
-    books = replace(
+    balance = replace(
         BALANCED,
         published=Published(records=5, good_records_by_kind={kind: 5}),
         points=Points({}),
@@ -173,12 +177,12 @@ def test_events_are_stored_where_their_webhook_took_them() -> None:
         dead_in_queue=0,
     )
 
-    assert books.rows() == [Row(kind, 5, 0, 4, 0, archived=5)]
-    assert len(books.faults()) == 1
+    assert balance.rows() == [Row(kind, 5, 0, 4, 0, archived=5)]
+    assert len(balance.faults()) == 1
 
 
 def test_requests_are_answered_and_their_answers_are_results() -> None:
-    books = replace(
+    balance = replace(
         BALANCED,
         published=Published(
             records=9,
@@ -200,15 +204,15 @@ def test_requests_are_answered_and_their_answers_are_results() -> None:
         dead_in_queue=1,
     )
 
-    assert books.rows() == [
+    assert balance.rows() == [
         Row("ai.inference.requests", 5, 1, 5, 1, archived=None),
         Row("ai.inference.results", 9, 0, 9, 0, archived=9),
     ]
-    assert books.faults() == []
+    assert balance.faults() == []
 
 
 def test_alerts_of_rules_are_expected_in_the_alert_book_too() -> None:
-    books = replace(
+    balance = replace(
         BALANCED,
         published=Published(
             records=6,
@@ -217,7 +221,7 @@ def test_alerts_of_rules_are_expected_in_the_alert_book_too() -> None:
         ),
         points=Points({}),
         notifications=2,
-        alert_book=AlertBook(taken_in=6, sent=2),
+        alert_counts=AlertCounts(taken_in=6, sent=2),
         archived=Archived({"alerts": 6}, critical=2),
         seen=Seen(
             dead_letters=2,
@@ -228,15 +232,17 @@ def test_alerts_of_rules_are_expected_in_the_alert_book_too() -> None:
         flows=[],
     )
 
-    assert books.rows() == [Row("alerts", 6, 1, 6, 1, archived=6)]
-    assert books.faults() == []
-    lost = replace(books, notifications=1, alert_book=AlertBook(taken_in=5, sent=2))
+    assert balance.rows() == [Row("alerts", 6, 1, 6, 1, archived=6)]
+    assert balance.faults() == []
+    lost = replace(
+        balance, notifications=1, alert_counts=AlertCounts(taken_in=5, sent=2)
+    )
     assert [fault.partition(":")[0] for fault in lost.faults()] == [
         "alerts",
         "2 notifications were sent, and 1 arrived",
     ]
     half = replace(
-        books, seen=replace(books.seen, dead_by_queue={"alerts.notifications": 1})
+        balance, seen=replace(balance.seen, dead_by_queue={"alerts.notifications": 1})
     )
     (fault,) = half.faults()
     assert fault.startswith("0 alerts died in alerts.critical, and 1 in alerts.not")
