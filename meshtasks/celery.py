@@ -12,13 +12,15 @@ from celery import Celery
 
 from meshtasks.amqp.connecting import connected, tls_of, unopened
 from meshtasks.amqp.declare import task_queues
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.archive.objects import open_store
-from meshtasks.flows.builtin import HANDLERS
+from meshtasks.flows.builtin import FILES, HANDLERS
 from meshtasks.flows.command import Command
 from meshtasks.flows.commands.commands import COMMANDS
 from meshtasks.flows.contract import Handler
+from meshtasks.gateway.config import GATEWAY
 from meshtasks.worker import inspection  # noqa: F401 - registers its answers
 from meshtasks.worker.commands import register_commands
 from meshtasks.worker.mesh import attach
@@ -36,7 +38,7 @@ def create_app(
     Raises:
         ConfigError: a configuration file or the archive URL is bad.
     """
-    settings.validate()
+    settings.validate((*FILES, GATEWAY))
     unopened(settings.env.amqp_url)  # refuses a URL that is no AMQP URL
     open_store(settings.env).close()  # refuses an archive URL that cannot be one
     app = Celery("meshtasks", broker=settings.env.amqp_url)
@@ -50,8 +52,8 @@ def create_app(
         event_queue_expires=60,
         task_acks_late=True,
         task_create_missing_queues=False,
-        task_default_queue=settings.topology.commands_queue,
-        task_queues=task_queues(settings.topology),
+        task_default_queue=settings.read(TOPOLOGY).commands_queue,
+        task_queues=task_queues(settings.read(TOPOLOGY)),
         # By queue alone: beside a routing key, the queue a caller names is ignored.
         task_routes={queue: {"queue": queue} for queue in handlers},
         task_serializer="json",

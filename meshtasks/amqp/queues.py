@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.config.settings import ConfigFile, Settings
+from meshtasks.errors import ConfigError
 
 
 class RetryPolicy(BaseModel):
@@ -162,3 +167,14 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         else:
             result[key] = value
     return result
+
+
+def _check(queues: QueuesConfig, settings: Settings) -> Iterator[ConfigError]:
+    declared = settings.read(TOPOLOGY).queue_names
+    for name in queues.queues:
+        if name not in declared:
+            expected = "a queue that topology.yaml declares"
+            yield settings.fault(QUEUES, f"queues.{name}", expected)
+
+
+QUEUES = ConfigFile("queues.yaml", QueuesConfig, _check)

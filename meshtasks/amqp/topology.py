@@ -32,6 +32,7 @@ from meshtasks.amqp.entities import (
 )
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, queues_reached
 from meshtasks.config.faults import fault, refuse_all
+from meshtasks.config.settings import ConfigFile
 
 #: Where a dead letter is published; also by the broker.
 DEAD_LETTER_EXCHANGE = "dead.letter"
@@ -279,3 +280,6 @@ def _command_faults(topology: Topology) -> Iterator[InitErrorDetails]:
 def _takes_any_key(topology: Topology, name: str) -> bool:
     types = {exchange.name: exchange.type for exchange in topology.exchanges}
     return types[name] == "fanout" and bool(topology.queues_reached(name, ""))
+
+
+TOPOLOGY = ConfigFile("topology.yaml", Topology)

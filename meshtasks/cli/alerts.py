@@ -26,6 +26,7 @@ from meshtasks.cli.terminal import fail, say
 from meshtasks.config.durations import seconds_of
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import SinkRejected
+from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.matchers import parse_matcher
 from meshtasks.flows.alerts.muting import Silence
 from meshtasks.flows.alerts.notice import Notification
@@ -59,7 +60,7 @@ def show(
     """
     now = time.time()
     with closing(Sinks(load_settings())) as sinks:
-        policy = sinks.settings.alerts
+        policy = sinks.settings.read(ALERTS)
         with sinks.alert_state.transaction() as tables:
             alerts = now_standing(tables, policy, now, every=every)
             silences = [each for each in tables.silences() if each.ends_at > now]
@@ -124,7 +125,7 @@ def show_one(
     """
     now = time.time()
     with closing(Sinks(load_settings())) as sinks:
-        policy = sinks.settings.alerts
+        policy = sinks.settings.read(ALERTS)
         with sinks.alert_state.transaction() as tables:
             alerts = now_standing(tables, policy, now, every=True)
             known = {each.alert.fingerprint: each for each in alerts}
@@ -189,7 +190,7 @@ def history(
     Exit codes: 0; 69 the state cannot be read; 78 the configuration cannot be used.
     """
     with closing(Sinks(load_settings())) as sinks:
-        zone = sinks.settings.alerts.zone
+        zone = sinks.settings.read(ALERTS).zone
         with sinks.alert_state.transaction() as tables:
             events = tables.history(limit)[::-1]
     if as_json:
@@ -211,7 +212,7 @@ def test(
     used.
     """
     with closing(Sinks(load_settings())) as sinks:
-        if receiver not in sinks.settings.alerts.receivers:
+        if receiver not in sinks.settings.read(ALERTS).receivers:
             _refuse(f"alerts.yaml declares no receiver {receiver}")
         if receiver not in sinks.settings.env.receivers:
             _refuse(f"MESH_RECEIVERS__{receiver.upper()} is not set")

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from meshtasks.amqp.connecting import missing_queues
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.archive_replay import Replay, Replayed, Way
 from meshtasks.cli.terminal import (
     EXIT_INTERRUPTED,
@@ -208,7 +209,7 @@ class _Router:
     def __init__(self, settings: Settings, to_queue: str, oldest: float) -> None:
         self._to_queue = to_queue
         self._oldest = oldest
-        self._queues_of = way_back(settings.topology)
+        self._queues_of = way_back(settings.read(TOPOLOGY))
 
     def route(self, record: ArchivedRecord) -> Way | str:
         """Where to, or why there is no way."""

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError
@@ -105,7 +106,7 @@ def _explain(
     from meshtasks.cli.config_explaining import lines  # noqa: PLC0415
     from meshtasks.flows.builtin import HANDLERS  # noqa: PLC0415
 
-    topology = settings.topology
+    topology = settings.read(TOPOLOGY)
     if exchange is None:
         candidates = exchanges_for(topology, routing_key)
         if len(candidates) != 1:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
+from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.routing import patterns_overlap
-from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, Topology
+from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, TOPOLOGY, Topology
 from meshtasks.config.settings import Settings
+from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.contract import Handler
+from meshtasks.flows.excerpts import ARCHIVE
+from meshtasks.flows.inference.config import MODELS
+from meshtasks.flows.webhooks.config import WORKFLOWS
 from meshtasks.records.models import (
     AutomationTrigger,
     Metric,
@@ -16,6 +21,7 @@ from meshtasks.records.models import (
     SensorReading,
     StateChange,
 )
+from meshtasks.rules.config import RULES
 
 Handlers = Mapping[str, Handler]
 
@@ -41,7 +47,7 @@ class Doubt(NamedTuple):
 
 def doubts(settings: Settings, handlers: Handlers) -> Iterator[Doubt]:
     """All of them; the files themselves are without faults."""
-    yield from _of_queues(settings.topology, handlers)
+    yield from _of_queues(settings.read(TOPOLOGY), handlers)
     yield from _of_rules(settings, handlers)
     yield from _of_workflows(settings, handlers)
     yield from _of_archive(settings, handlers)
@@ -74,8 +80,8 @@ def _of_queues(topology: Topology, handlers: Handlers) -> Iterator[Doubt]:
 
 
 def _of_rules(settings: Settings, handlers: Handlers) -> Iterator[Doubt]:
-    topology = settings.topology
-    for place, rule in enumerate(settings.rules.rules):
+    topology = settings.read(TOPOLOGY)
+    for place, rule in enumerate(settings.read(RULES).rules):
         record, what = (
             (SensorReading, "readings") if rule.metric is None else (Metric, "metrics")
         )
@@ -96,10 +102,10 @@ def _of_rules(settings: Settings, handlers: Handlers) -> Iterator[Doubt]:
 
 def _of_workflows(settings: Settings, handlers: Handlers) -> Iterator[Doubt]:
     queues = queues_of(handlers, *EVENTS)
-    for place, workflow in enumerate(settings.workflows.workflows):
+    for place, workflow in enumerate(settings.read(WORKFLOWS).workflows):
         yield from _unmatched(
             workflow.routing_key,
-            settings.topology,
+            settings.read(TOPOLOGY),
             queues,
             Doubt(
                 "warning",
@@ -112,7 +118,7 @@ def _of_workflows(settings: Settings, handlers: Handlers) -> Iterator[Doubt]:
 
 
 def _of_archive(settings: Settings, handlers: Handlers) -> Iterator[Doubt]:
-    topology, policy = settings.topology, settings.archive
+    topology, policy = settings.read(TOPOLOGY), settings.read(ARCHIVE)
     queues = {  # those of the archive take every key
         binding.queue
         for binding in topology.bindings
@@ -142,15 +148,15 @@ def _of_archive(settings: Settings, handlers: Handlers) -> Iterator[Doubt]:
 
 
 def _of_models(settings: Settings) -> Iterator[Doubt]:
-    for name, steps in settings.models.models.items():
+    for name, steps in settings.read(MODELS).models.items():
         if not (steps.tags or steps.scores or steps.alerts):
             text = (
                 f"the model {name} has no steps: its results are points of ok and "
                 "latency_ms, as they are without this entry"
             )
             yield Doubt("warning", "models.yaml", f"models.{name}", text)
-    limit_seconds = settings.queues.for_queue(REQUESTS_QUEUE).time_limit_seconds
-    answer_seconds = settings.models.answer_timeout_seconds
+    limit_seconds = settings.read(QUEUES).for_queue(REQUESTS_QUEUE).time_limit_seconds
+    answer_seconds = settings.read(MODELS).answer_timeout_seconds
     if answer_seconds > limit_seconds / 2:
         text = (
             f"a model may take {answer_seconds:g} s, more than half of the "
@@ -161,7 +167,7 @@ def _of_models(settings: Settings) -> Iterator[Doubt]:
 
 
 def _of_alerts(settings: Settings) -> Iterator[Doubt]:
-    policy, urls = settings.alerts, settings.env.receivers
+    policy, urls = settings.read(ALERTS), settings.env.receivers
     used = {name for route in policy.routes for name in route.receivers}
     for place, name in enumerate(policy.receivers):
         key = f"receivers.{place}"

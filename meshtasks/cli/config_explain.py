@@ -7,14 +7,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, topic_matches
-from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, Topology
+from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, TOPOLOGY, Topology
 from meshtasks.cli.config_crosscheck import EVENTS, REQUESTS_QUEUE, Handlers
 from meshtasks.config.settings import Settings
-from meshtasks.flows.alerts.config import AlertPolicy, Route
+from meshtasks.flows.alerts.config import ALERTS, AlertPolicy, Route
+from meshtasks.flows.excerpts import ARCHIVE
+from meshtasks.flows.inference.config import MODELS
 from meshtasks.flows.inference.results import InferenceResult
+from meshtasks.flows.webhooks.config import WORKFLOWS
 from meshtasks.records.alert import Alert, Severity
 from meshtasks.records.models import Metric, SensorReading
-from meshtasks.rules.config import Rule
+from meshtasks.rules.config import RULES, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +114,9 @@ def explain(
     Args:
         exchange: declared in topology.yaml, or predeclared by the broker.
     """
-    topology = settings.topology
+    topology = settings.read(TOPOLOGY)
     queues = topology.queues_reached(exchange, routing_key)
-    archive = settings.archive
+    archive = settings.read(ARCHIVE)
     one_in = next(
         (
             selection.sample
@@ -168,21 +171,21 @@ def _reached(
 def _rules(settings: Settings, record: object, routing_key: str) -> Iterator[Watching]:
     if record is InferenceResult:
         model = routing_key.split(".")[2:3]
-        steps = settings.models.models.get(".".join(model))
+        steps = settings.read(MODELS).models.get(".".join(model))
         for alert in steps.alerts if steps else ():
-            yield _watching(settings.alerts, alert, f"field {alert.field}")
+            yield _watching(settings.read(ALERTS), alert, f"field {alert.field}")
         return
-    for rule in settings.rules.rules:
+    for rule in settings.read(RULES).rules:
         if not topic_matches(rule.routing_key, routing_key):
             continue
         if rule.metric is None and record is SensorReading:
             sensors = "" if rule.sensors == ("*",) else ", ".join(rule.sensors)
             looks_at = f"sensors {sensors}" if sensors else "every sensor"
-            yield _watching(settings.alerts, rule, looks_at)
+            yield _watching(settings.read(ALERTS), rule, looks_at)
         elif rule.metric is not None and record is Metric:
             tags = "".join(f", {tag} {value}" for tag, value in rule.tags.items())
             looks_at = f"metric {rule.metric}, field {rule.field}{tags}"
-            yield _watching(settings.alerts, rule, looks_at)
+            yield _watching(settings.read(ALERTS), rule, looks_at)
 
 
 def _watching(policy: AlertPolicy, rule: Rule, looks_at: str) -> Watching:
@@ -193,7 +196,7 @@ def _watching(policy: AlertPolicy, rule: Rule, looks_at: str) -> Watching:
 
 
 def _workflows(settings: Settings, routing_key: str) -> Iterator[Calling]:
-    for workflow in settings.workflows.workflows:
+    for workflow in settings.read(WORKFLOWS).workflows:
         if topic_matches(workflow.routing_key, routing_key):
             webhook = workflow.webhook
             base = settings.env.n8n_url.rstrip("/") if webhook.is_path else ""
@@ -208,7 +211,7 @@ def _routes_of_alert(
     _, severity, source = (*routing_key.split(".", 2), "", "")[:3]
     known = {"severity": severity, "source": source}
     return _routes(
-        settings.alerts, {key: value for key, value in known.items() if value}
+        settings.read(ALERTS), {key: value for key, value in known.items() if value}
     )
 
 

@@ -12,17 +12,14 @@ from meshtasks.cli.config_crosscheck import Doubt, doubts
 from meshtasks.config.loader import fault_in
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
-from meshtasks.flows.builtin import HANDLERS
+from meshtasks.flows.builtin import FILES, HANDLERS
 from meshtasks.flows.sinks import Sinks
+from meshtasks.gateway.config import GATEWAY
 from producers.configuration import CONFIGS
 
 #: Files of config/ that are read; those of producers are named in CONFIGS.
-_FILES = frozenset(
-    {
-        *("topology.yaml", "queues.yaml", "rules.yaml", "kinds.yaml", "archive.yaml"),
-        *("alerts.yaml", "workflows.yaml", "models.yaml", "gateway.yaml"),
-    }
-)
+_READ = (*FILES, GATEWAY)
+_FILES = frozenset(file.name for file in _READ)
 
 Level = Literal["error", "warning", "note"]
 _LEVELS = get_args(Level)
@@ -73,7 +70,7 @@ def findings(settings: Settings) -> list[Finding]:
 
 
 def _errors(settings: Settings) -> Iterator[ConfigError]:
-    broken = settings.faults()
+    broken = settings.faults(_READ)
     yield from broken
     if not broken:  # these need the files
         for name, read in CONFIGS.items():

@@ -11,6 +11,7 @@ import typer
 from meshtasks.amqp.dead_letters import DeadLetter, Groups, Selection, dead_letter_of
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.peek import peek
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.dlq_choice import (
     EXIT_NOT_FOUND,
     DeadLetterQueue,
@@ -187,10 +188,10 @@ def replay(  # noqa: PLR0913 - options
         elif ids:
             find(letters, ids)  # an id that could be that of several ends here
         if dry:
-            result = dry_run(letters, selection, settings.topology)
+            result = dry_run(letters, selection, settings.read(TOPOLOGY))
         else:
             result = replay_selected(
-                letters, selection, settings.topology, rate, edited
+                letters, selection, settings.read(TOPOLOGY), rate, edited
             )
         for line in outcome(result, dry=dry):
             say(line)

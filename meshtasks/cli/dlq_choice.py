@@ -16,6 +16,7 @@ import typer
 from meshtasks.amqp.dead_letters import ID_DIGITS, DeadLetter, Selection, dead_letter_of
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.peek import peek
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.terminal import (
     EXIT_INTERRUPTED,
     counting,
@@ -124,14 +125,14 @@ def opened(settings: Settings, queue: str = "") -> Iterator[DeadLetterQueue]:
     Args:
         queue: whose letters are meant; one that is not known is told.
     """
-    names = [each.name for each in settings.topology.all_queues]
+    names = [each.name for each in settings.read(TOPOLOGY).all_queues]
     if queue and not any(fnmatchcase(name, queue) for name in names):
         alike = get_close_matches(queue, names, 1)
         meant = f"; did you mean {alike[0]}?" if alike else ""
         say(f"topology.yaml has no queue {queue}{meant}", err=True)
     with stopping_on_signals() as stopping:
         yield DeadLetterQueue(
-            settings.env.amqp_url, settings.topology.dead_letter_queue, stopping
+            settings.env.amqp_url, settings.read(TOPOLOGY).dead_letter_queue, stopping
         )
 
 

@@ -23,6 +23,8 @@ from meshtasks.amqp.accounts import missing_rights
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.drift import compare
 from meshtasks.amqp.management import default_url, nodes, read
+from meshtasks.amqp.queues import QUEUES
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.config_findings import findings
 from meshtasks.cli.status_workers import ask_workers, circuit_lines
 from meshtasks.config.settings import Settings
@@ -30,6 +32,7 @@ from meshtasks.errors import ConfigError, MeshError, Transient
 from meshtasks.flows import victoriametrics
 from meshtasks.flows.builtin import HANDLERS
 from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.webhooks.config import WORKFLOWS
 
 #: RabbitMQ's own, since 3.8.15, unless a policy or an argument says otherwise.
 _CONSUMER_TIMEOUT_SECONDS = 1_800.0
@@ -122,7 +125,7 @@ def _broker(settings: Settings) -> Verdict:
 
 
 def _permissions(settings: Settings) -> Verdict:
-    lines = missing_rights(settings.env.amqp_url, settings.topology)
+    lines = missing_rights(settings.env.amqp_url, settings.read(TOPOLOGY))
     if lines:
         more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
         text = f"this account may not {lines[0]}{more}"
@@ -154,7 +157,7 @@ def _alarms(settings: Settings, management_url: str | None) -> Verdict:
 
 def _topology(settings: Settings, management_url: str | None) -> Verdict:
     live = read(settings.env.amqp_url, management_url)
-    drift = compare(settings.topology, live)
+    drift = compare(settings.read(TOPOLOGY), live)
     if drift.differences:
         text = f"{len(drift.differences)} differences: {drift.differences[0]}, …"
         remedy = "meshtasks topology check names all, meshtasks topology apply adds"
@@ -165,13 +168,13 @@ def _topology(settings: Settings, management_url: str | None) -> Verdict:
 def _timeout(settings: Settings, management_url: str | None) -> Verdict:
     live = read(settings.env.amqp_url, management_url)
     for queue in live.queues:
-        if queue.name not in settings.topology.domain_queues:
+        if queue.name not in settings.read(TOPOLOGY).domain_queues:
             continue
         given = queue.effective_policy_definition.get(
             "consumer-timeout", queue.arguments.get("x-consumer-timeout")
         )
         seconds = _CONSUMER_TIMEOUT_SECONDS if given is None else given / 1_000
-        limits = settings.queues.for_queue(queue.name)
+        limits = settings.read(QUEUES).for_queue(queue.name)
         held = limits.time_limit_seconds + _GRACE_SECONDS + limits.batch.age_ms / 1_000
         if held > seconds:
             text = f"{queue.name}: batches may take {held:.0f} s, but the broker waits"
@@ -256,7 +259,7 @@ def _triton(settings: Settings) -> Verdict:
 
 
 def _webhooks(settings: Settings) -> Verdict:
-    webhooks = [workflow.webhook for workflow in settings.workflows.workflows]
+    webhooks = [workflow.webhook for workflow in settings.read(WORKFLOWS).workflows]
     if not webhooks:
         return Verdict("skipped", "workflows.yaml names none")
     if any(webhook.is_path for webhook in webhooks):

@@ -12,7 +12,7 @@ from amqp.exceptions import IrrecoverableChannelError, NotFound
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.amqp.topology import Topology
+from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import Settings
 from meshtasks.errors import (
@@ -81,7 +81,7 @@ class Route:
         return f"{self._bindings()}\n`meshtasks topology apply` puts them in place."
 
     def _bindings(self) -> str:
-        topology = self.settings.topology
+        topology = self.settings.read(TOPOLOGY)
         lines = [
             f"  {binding.routing_key} -> {binding.queue or binding.to_exchange}"
             for binding in topology.all_bindings
@@ -94,7 +94,7 @@ class Route:
         """None where the command runs without the mesh's configuration, which it
         needs for advice alone."""
         try:
-            return self.settings.topology
+            return self.settings.read(TOPOLOGY)
         except ConfigError:
             return None
 

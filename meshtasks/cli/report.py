@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import load_settings
 from meshtasks.flows.analytics import require_extra
@@ -65,7 +66,7 @@ def report(
                     gather.archive_of(store, period),
                     dead_letters_in(
                         settings.env.amqp_url,
-                        settings.topology.dead_letter_queue,
+                        settings.read(TOPOLOGY).dead_letter_queue,
                     ),
                 )
 

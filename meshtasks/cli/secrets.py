@@ -13,6 +13,7 @@ import typer
 from dotenv import dotenv_values
 
 from meshtasks.amqp.accounts import DEVICE_PREFIX, definitions_with_accounts, rights_of
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.private_files import make_private_directory, tighten
 from meshtasks.config.settings import load_settings
@@ -57,7 +58,7 @@ def secrets(
 
     Exit codes: 0; 2 a name of a device is none; 78 the configuration cannot be used.
     """
-    topology = load_settings().topology
+    topology = load_settings().read(TOPOLOGY)
     known = {
         name: value
         for name, value in dotenv_values(env_file).items()

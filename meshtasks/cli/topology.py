@@ -13,6 +13,7 @@ from meshtasks.amqp.connecting import connected, unopened
 from meshtasks.amqp.declare import declare
 from meshtasks.amqp.drift import compare
 from meshtasks.amqp.management import definitions, read
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli import asyncapi
 from meshtasks.cli.terminal import say
 from meshtasks.cli.topology_drawing import mermaid, tree
@@ -35,7 +36,7 @@ def apply() -> None:
     there has other arguments, or the configuration cannot be used.
     """
     settings = load_settings()
-    topology = settings.topology
+    topology = settings.read(TOPOLOGY)
     with connected(settings.env.amqp_url) as connection:
         declare(connection, topology)
         vhost = connection.virtual_host
@@ -68,7 +69,7 @@ def check(
     78 it refuses the account, or the configuration cannot be used.
     """
     settings = load_settings()
-    topology = settings.topology
+    topology = settings.read(TOPOLOGY)
     address = management_url or settings.env.management_url or None
     live = read(settings.env.amqp_url, address)
     drift = compare(topology, live)
@@ -99,7 +100,7 @@ def show(
 
     Exit codes: 0; 78 the configuration cannot be used.
     """
-    topology = load_settings().topology
+    topology = load_settings().read(TOPOLOGY)
     if as_mermaid:
         say(mermaid(topology))
     else:
@@ -141,10 +142,10 @@ def export(
     """
     settings = load_settings()
     if as_asyncapi:
-        exported = asyncapi.document(settings.topology, HANDLERS)
+        exported = asyncapi.document(settings.read(TOPOLOGY), HANDLERS)
     else:
         if vhost is None:
             vhost = unopened(settings.env.amqp_url).virtual_host
-        exported = definitions(settings.topology, vhost)
+        exported = definitions(settings.read(TOPOLOGY), vhost)
     json.dump(exported, output, indent=2, ensure_ascii=False)
     output.write("\n")

@@ -130,6 +130,20 @@ class Environment(BaseSettings):
         return _ports(self.metrics_port)
 
     @property
+    def triton_base_url(self) -> str:
+        """``triton_url`` with its scheme.
+
+        Raises:
+            ConfigError: it is not the address of a server.
+        """
+        url = self.triton_url
+        url = url if "://" in url else f"http://{url}"
+        if not is_base_url(url):
+            expected = "host and port, such as 127.0.0.1:8000"
+            raise ConfigError("environment", "MESH_TRITON_URL", expected)
+        return url
+
+    @property
     def amqp_url(self) -> str:
         """``broker_url`` as text; there is no default account to fall back to.
 

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import zstandard
 
-from meshtasks.amqp.topology import Topology
+from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.settings import Settings
 from meshtasks.demo import loopback
 from meshtasks.demo.reconciliation import (
@@ -64,7 +64,7 @@ class Audit:
         self._collector = collector
         self._store = store
         self._settings = settings
-        self._dead_letter_queue = settings.topology.dead_letter_queue
+        self._dead_letter_queue = settings.read(TOPOLOGY).dead_letter_queue
         self._since_seconds = int(time.time())
         self._objects = frozenset(each.name for each in archived_objects(store))
         self._received = stack.receiver.received()
@@ -90,7 +90,7 @@ class Audit:
             notifications=received.notifications - before.notifications,
             alert_counts=alert_counts(self._settings, since),
             archived=archived_records(
-                self._store, self._objects, since, self._settings.topology
+                self._store, self._objects, since, self._settings.read(TOPOLOGY)
             ),
             seen=self._collector.seen(),
             flows=self.flows.now(),

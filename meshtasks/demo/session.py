@@ -15,7 +15,7 @@ from rich.console import Console
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
-from meshtasks.amqp.topology import Topology
+from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.demo.audit import Audit, Backlog
@@ -27,6 +27,8 @@ from meshtasks.demo.stack import Stack
 from meshtasks.demo.view.snapshot import Collector
 from meshtasks.errors import MeshError, Transient
 from meshtasks.flows.archive.objects import open_store
+from meshtasks.flows.builtin import FILES
+from meshtasks.gateway.config import GATEWAY
 from meshtasks.worker.mesh import mesh_of
 
 _EXIT_OK = 0
@@ -73,7 +75,7 @@ def run(options: Options) -> int:
         ConfigError: the configuration cannot be used.
     """
     settings = load_settings()
-    settings.validate()
+    settings.validate((*FILES, GATEWAY))
     try:
         stack = Stack(options.state_dir, settings.env.config_dir)
     except (OSError, ProcessFailed) as error:
@@ -119,7 +121,7 @@ class Session:
         self._no_triton = stack.triton_hindrance
         self._interrupted = False
         self._restarts: Counter[str] = Counter()
-        handled = handled_queues(self._settings.topology)
+        handled = handled_queues(self._settings.read(TOPOLOGY))
         archive = [queue for queue in handled if queue.startswith("archive.")]
         alerts = [queue for queue in handled if queue.startswith("alerts.")]
         house = [queue for queue in handled if queue not in (*archive, *alerts)]
@@ -129,13 +131,13 @@ class Session:
             "house": house,
             "alerts": alerts,
             "archive": archive,
-            "commands": [self._settings.topology.commands_queue],
+            "commands": [self._settings.read(TOPOLOGY).commands_queue],
         }
         self._workers = {
             name: stack.worker(name, queues) for name, queues in self._queues.items()
         }
         self._consumed = handled
-        retry = [queue.name for queue in self._settings.topology.retry_queues]
+        retry = [queue.name for queue in self._settings.read(TOPOLOGY).retry_queues]
         self._backlog = Backlog(self._collector, handled, retry)
 
     def run(self) -> int:
@@ -175,7 +177,7 @@ class Session:
             stack.receiver.start()
         self._boot_triton()
         with step("exchanges, queues and bindings"), connected(self._url) as connection:
-            declare(connection, self._settings.topology)
+            declare(connection, self._settings.read(TOPOLOGY))
         left = sum(self._backlog.waiting().values())
         with step("Celery workers"):
             self._shutdown.add("Flower", stack.flower, stack.flower)
@@ -308,7 +310,7 @@ class Session:
             Together(workers, _WORKER_STOP_SECONDS).stop()
             audit.flows.wait_over(self._consumed, {}, _DRAIN_SECONDS)
         balance = audit.balance(self._backlog.to_be_retried())
-        end = self._settings.topology.dead_letter_queue
+        end = self._settings.read(TOPOLOGY).dead_letter_queue
         print_summary(balance, self._console, end, self._no_triton)
         return _EXIT_FAILED if balance.faults() else _EXIT_OK
 

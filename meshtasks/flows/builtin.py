@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from meshtasks.amqp.queues import QUEUES
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.flows.alerts import handler as alerts  # noqa: F401 - they register their handlers
+from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.archive import handler as archive  # noqa: F401 - they register their handlers
 from meshtasks.flows.contract import HANDLERS
+from meshtasks.flows.excerpts import ARCHIVE
 from meshtasks.flows.inference import handler as inference  # noqa: F401 - they register their handlers
+from meshtasks.flows.inference.config import MODELS
 from meshtasks.flows.metrics import handler as metrics  # noqa: F401 - they register their handlers
 from meshtasks.flows.readings import handler as climate  # noqa: F401 - they register their handlers
 from meshtasks.flows.webhooks import (
     home,  # noqa: F401 - they register their handlers
     motion,  # noqa: F401 - they register their handlers
 )
+from meshtasks.flows.webhooks.config import WORKFLOWS
+from meshtasks.records.units import KINDS
+from meshtasks.rules.config import RULES
 
-__all__ = ("HANDLERS",)
+__all__ = ("FILES", "HANDLERS")
+
+#: Every file of config/ that the flows read.
+FILES = (TOPOLOGY, QUEUES, RULES, KINDS, ARCHIVE, WORKFLOWS, MODELS, ALERTS)

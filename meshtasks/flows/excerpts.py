@@ -24,6 +24,7 @@ from pydantic_core import to_json  # 3 times as fast as json
 from meshtasks.amqp import headers
 from meshtasks.amqp.routing import topic_matches
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE
+from meshtasks.config.settings import ConfigFile
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.json_text import on_one_line
 from meshtasks.records.timestamps import utc_of
@@ -215,3 +216,6 @@ def _origin(exchange: str, routing_key: str) -> bytes:
 @lru_cache(maxsize=4_096)
 def _rfc3339_second(second: int) -> str:
     return utc_of(second).isoformat()[:19]
+
+
+ARCHIVE = ConfigFile("archive.yaml", ArchivePolicy)

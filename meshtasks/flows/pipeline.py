@@ -12,7 +12,7 @@ from typing import TypeVar
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.errors import MeshError, SinkRejected
 from meshtasks.flows.contract import Batch
-from meshtasks.flows.excerpts import ArchivePolicy, archive_messages, excerpt
+from meshtasks.flows.excerpts import ARCHIVE, ArchivePolicy, archive_messages, excerpt
 from meshtasks.flows.metric_points import Transformed
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, outcome_of
@@ -95,7 +95,7 @@ def send_to_archive(batch: Batch[R], stored: Mapping[int, float], sinks: Sinks) 
             be archived, in order.
         sinks: the process's sinks.
     """
-    excerpts = list(_excerpts(batch, stored, sinks.settings.archive))
+    excerpts = list(_excerpts(batch, stored, sinks.settings.read(ARCHIVE)))
     if excerpts:
         messages = archive_messages(excerpts, batch.queue)
         sinks.publisher.publish([Outgoing(*message) for message in messages])

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from meshtasks.flows.circuit import Circuit
+from meshtasks.records.units import KINDS
 
 if TYPE_CHECKING:
     from meshtasks.amqp.publisher import Publisher
@@ -77,7 +78,7 @@ class Sinks:
         """Adds what is archived to the analytics dataset."""
         from meshtasks.flows.analytics.twins import Analytics  # noqa: PLC0415
 
-        return Analytics(self.objects, self.settings.kinds)
+        return Analytics(self.objects, self.settings.read(KINDS))
 
     @cached_property
     def rule_state(self) -> RuleStateStore:

@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from meshtasks.gateway import events, problems, tasks
 from meshtasks.gateway.access import Caller
+from meshtasks.gateway.config import GATEWAY
 from meshtasks.gateway.context import Context, InContext
 from meshtasks.gateway.limits import BodyLimit
 from meshtasks.gateway.observing import Observe
@@ -63,6 +64,7 @@ def create_gateway(context: Context) -> FastAPI:
     app.include_router(tasks.routes(context.commands))
     app.include_router(router)
     problems.install(app)
-    app.add_middleware(BodyLimit, limit_bytes=context.settings.gateway.max_body_bytes)
+    limit_bytes = context.settings.read(GATEWAY).max_body_bytes
+    app.add_middleware(BodyLimit, limit_bytes=limit_bytes)
     app.add_middleware(Observe, observations=context.observations)
     return app

@@ -9,10 +9,12 @@ from typing import Annotated, Any, Self
 from fastapi import Depends, Request
 
 from meshtasks.amqp.connecting import unopened
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.flows.command import Command
 from meshtasks.flows.contract import Handler
 from meshtasks.gateway.answers import Answers
+from meshtasks.gateway.config import GATEWAY
 from meshtasks.gateway.limits import RateLimit
 from meshtasks.gateway.observing import Observations
 from meshtasks.gateway.outbox import Outbox
@@ -49,14 +51,14 @@ class Context:
         Raises:
             ConfigError: a setting is missing or wrong.
         """
-        env, config = settings.env, settings.gateway
+        env, config = settings.env, settings.read(GATEWAY)
         unopened(env.amqp_url)  # refuses what is no URL of a broker
         store = Store(
             env.state_dir / "gateway.sqlite",
             config.keep_keys_hours * _HOUR_SECONDS,
             config.keep_tasks_days * _DAY_SECONDS,
         )
-        answers_queue = settings.topology.answers_queue.name
+        answers_queue = settings.read(TOPOLOGY).answers_queue.name
         return cls(
             settings,
             commands,

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from meshtasks.amqp.calls import call_message
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.flows.command import Command
 from meshtasks.flows.commands.commands import Publish, SilenceAlerts
 from meshtasks.gateway.access import (
@@ -26,6 +27,7 @@ from meshtasks.gateway.access import (
     count_alerts,
     demand,
 )
+from meshtasks.gateway.config import GATEWAY
 from meshtasks.gateway.context import Context, InContext
 from meshtasks.gateway.problems import OF_SUBMITTING, FieldError, Problem, documented
 from meshtasks.gateway.tokens import Client
@@ -141,7 +143,8 @@ def _call(
     arguments: dict[str, Any],
     task_id: str,
 ) -> Accepted:
-    message = call_message(context.settings.topology, command.name, arguments, task_id)
+    topology = context.settings.read(TOPOLOGY)
+    message = call_message(topology, command.name, arguments, task_id)
     context.store.submitted(task_id, command.name, caller.name, time.time())
     context.outbox.publish(message)
     context.observations.submitted.labels(command.name).inc()
@@ -160,7 +163,7 @@ def show_task(task_id: str, context: InContext, caller: Caller) -> JSONResponse:
     `Retry-After` says when to ask again."""
     task = context.store.task(task_id)
     if task is None or not (task.client == caller.name or "operate" in caller.scopes):
-        days = context.settings.gateway.keep_tasks_days
+        days = context.settings.read(GATEWAY).keep_tasks_days
         detail = (
             f"No task of yours has this id, or it ended more than {days:g} days ago."
         )

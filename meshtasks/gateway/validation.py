@@ -9,6 +9,8 @@ from itertools import islice
 
 from pydantic import ValidationError
 
+from meshtasks.amqp.queues import QUEUES
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.contract import Handler
@@ -35,7 +37,7 @@ class Validator:
         self._settings = settings
         self._handlers = handlers
         self._decoders = {
-            queue: Decoder(handler, settings.queues.for_queue(queue).max_records)
+            queue: Decoder(handler, settings.read(QUEUES).for_queue(queue).max_records)
             for queue, handler in handlers.items()
         }
 
@@ -57,12 +59,12 @@ class Validator:
         if len(routing_key.encode()) > _MAX_ROUTING_KEY_BYTES:
             detail = f"The routing key has more than {_MAX_ROUTING_KEY_BYTES} bytes."
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
-        queues = self._settings.topology.handled_queues(exchange, routing_key)
+        queues = self._settings.read(TOPOLOGY).handled_queues(exchange, routing_key)
         if not queues:
             detail = self._unroutable(exchange, routing_key)
             raise Problem(HTTPStatus.NOT_FOUND, detail)
         for queue in queues:
-            limit = self._settings.queues.for_queue(queue).max_message_bytes
+            limit = self._settings.read(QUEUES).for_queue(queue).max_message_bytes
             if len(body) > limit:
                 detail = f"Queue {queue} takes messages of {limit} bytes at most."
                 raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
@@ -113,7 +115,7 @@ class Validator:
             yield FieldError(pointer(where), dead.reason)
 
     def _unroutable(self, exchange: str, routing_key: str) -> str:
-        topology = self._settings.topology
+        topology = self._settings.read(TOPOLOGY)
         open_to_all = {
             binding.exchange
             for binding in topology.bindings

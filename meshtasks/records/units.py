@@ -23,6 +23,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from meshtasks.config.durations import Duration
+from meshtasks.config.settings import ConfigFile
 from meshtasks.errors import UnknownUnit
 from meshtasks.text import clip
 
@@ -331,3 +332,6 @@ class KindsConfig(BaseModel):
     def default_unit(self, quantity: Quantity) -> str:
         """Unit of a reading that names none; canonical unless configured."""
         return self.default_units.get(quantity.kind, quantity.canonical_unit)
+
+
+KINDS = ConfigFile("kinds.yaml", KindsConfig)

@@ -25,6 +25,7 @@ from typing_extensions import override
 
 from meshtasks.amqp.routing import topic_matches
 from meshtasks.config.faults import refuse_all, twice
+from meshtasks.config.settings import ConfigFile
 from meshtasks.records.alert import Alert, Severity
 from meshtasks.records.timestamps import utc_of
 from meshtasks.rules.detection import (
@@ -287,3 +288,6 @@ class RuleBook(BaseModel):
             if rule.matches_metric(routing_key, name, dict(tags)):
                 by_field[rule.field] = (*by_field.get(rule.field, ()), rule)
         return by_field
+
+
+RULES = ConfigFile("rules.yaml", RuleBook)

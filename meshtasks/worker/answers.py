@@ -17,6 +17,7 @@ from celery.utils.log import get_logger
 from typing_extensions import override
 
 from meshtasks.amqp.calls import Answer, answer_message
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import PublishUnconfirmed, Unroutable
 from meshtasks.outcome import REASON_LIMIT_CHARS
 from meshtasks.worker.mesh import mesh_of
@@ -44,7 +45,7 @@ class AnswersBackend(DisabledBackend):  # type: ignore[misc]  # celery ships no 
         again would help nobody.
         """
         settings = mesh_of(self.app).settings
-        queue = settings.topology.answers_queue.name
+        queue = settings.read(TOPOLOGY).answers_queue.name
         if getattr(request, "reply_to", None) != queue:
             return
         answer = Answer(

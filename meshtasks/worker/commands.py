@@ -15,6 +15,8 @@ from typing import Any
 
 from celery import Celery
 
+from meshtasks.amqp.queues import QUEUES
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import SchemaMismatch, Transient
 from meshtasks.flows.command import Command
@@ -37,7 +39,7 @@ def _register(app: Celery, settings: Settings, command: Command[Any]) -> None:
             raise SchemaMismatch(message)
         return command.call(arguments, thread_sinks(settings), task.request.id)
 
-    limits = settings.queues.for_queue(settings.topology.commands_queue)
+    limits = settings.read(QUEUES).for_queue(settings.read(TOPOLOGY).commands_queue)
     run.__doc__ = command.run.__doc__
     app.task(
         run,

@@ -23,6 +23,8 @@ from celery.worker.consumer import Tasks
 from meshtasks.amqp.declare import declare
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.publisher import Publisher
+from meshtasks.amqp.queues import QUEUES
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import ConfigError
 from meshtasks.flows.circuit import State
 from meshtasks.worker.adapter import Adapted
@@ -107,7 +109,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
 
     def start(self, celery_consumer: Any) -> None:
         """Declare the topology; take the domain queues over from Celery."""
-        topology = self._mesh.settings.topology
+        topology = self._mesh.settings.read(TOPOLOGY)
         try:
             declare(celery_consumer.connection, topology)
             selected = self._selected_queues(celery_consumer.app.amqp.queues)
@@ -172,7 +174,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
     def _selected_queues(self, queues: Any) -> list[str]:
         """The domain queues to consume: those of ``-Q``, less and plus what remote
         control asked for since."""
-        domain_queues = self._mesh.settings.topology.domain_queues
+        domain_queues = self._mesh.settings.read(TOPOLOGY).domain_queues
         return [
             queue
             for queue in queues.consume_from
@@ -227,14 +229,14 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
     def _new_consumer(self, queue: str) -> QueueConsumer:
         mesh_settings = self._mesh.settings
         handler = self._mesh.handlers[queue]
-        settings = mesh_settings.queues.for_queue(queue)
+        settings = mesh_settings.read(QUEUES).for_queue(queue)
         consumer = QueueConsumer(
             handler,
             settings,
             OutcomeResolver(
                 queue,
                 settings.retry,
-                mesh_settings.topology.retry_levels,
+                mesh_settings.read(TOPOLOGY).retry_levels,
                 self._celery_consumer.hostname,
                 lambda lost, why: handler.gives_up(lost, why, mesh_settings),
             ),

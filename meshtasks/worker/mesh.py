@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import Celery, signals
 
+from meshtasks.amqp.queues import QUEUES
 from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Handler
 from meshtasks.worker.runner import WAITING_FOR, BatchResult, BatchRunner
@@ -55,7 +56,7 @@ def _register(app: Celery, queue: str, runner: BatchRunner, settings: Settings) 
     def run(wires: list[Any]) -> BatchResult:
         return runner(wires)
 
-    retry = settings.queues.for_queue(queue).retry
+    retry = settings.read(QUEUES).for_queue(queue).retry
     run.__doc__ = f"One batch of messages of queue {queue}."
     app.task(
         run,

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from typing_extensions import override
 
 from meshtasks.amqp.delivery import Wire
+from meshtasks.amqp.queues import QUEUES
 from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.contract import Batch, Handler, Timer
@@ -135,7 +136,7 @@ class BatchRunner:
     def __init__(self, handler: Handler, settings: Settings) -> None:
         self._handler = handler
         self._settings = settings
-        limits = settings.queues.for_queue(handler.queue)
+        limits = settings.read(QUEUES).for_queue(handler.queue)
         self._decoder = Decoder(handler, limits.max_records)
         self._max_dead_records = limits.max_dead_records
         self._max_message_bytes = limits.max_message_bytes

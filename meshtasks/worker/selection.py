@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import ConfigError
 from meshtasks.text import clip, did_you_mean
 from meshtasks.worker.mesh import Mesh
@@ -11,7 +12,7 @@ from meshtasks.worker.mesh import Mesh
 
 def consumable(mesh: Mesh) -> list[str]:
     """The domain queues that have a handler, and the commands queue."""
-    topology = mesh.settings.topology
+    topology = mesh.settings.read(TOPOLOGY)
     handled = [queue for queue in topology.domain_queues if queue in mesh.handlers]
     return [*handled, topology.commands_queue]
 
@@ -21,7 +22,7 @@ def unavailable_reason(mesh: Mesh, queue: str) -> str | None:
     known = consumable(mesh)
     if queue in known:
         return None
-    topology = mesh.settings.topology
+    topology = mesh.settings.read(TOPOLOGY)
     if queue == topology.dead_letter_queue:
         return f"{queue} is read by people: meshtasks dlq list"
     if queue in {each.name for each in topology.all_queues}:
@@ -48,7 +49,7 @@ def selected(
         if reason := unavailable_reason(mesh, queue):
             raise _fault("-Q", reason)
     left_out = _names(exclude or ())
-    every = [*known, *mesh.settings.topology.domain_queues]
+    every = [*known, *mesh.settings.read(TOPOLOGY).domain_queues]
     for queue in left_out:
         if queue not in every:
             close = did_you_mean(queue, every)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from meshtasks.amqp.topology import Topology
+from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.settings import load_settings
 from meshtasks.text import printable
 from producers.__main__ import main
@@ -50,7 +50,7 @@ def sensornet(
     settings = load_settings()
     config = load(settings)
     if explain:
-        _explain(config, settings.topology, sys.stdin)
+        _explain(config, settings.read(TOPOLOGY), sys.stdin)
         return
     memory = Memory(settings.env.state_dir / "sensornet-discovery.json")
     normaliser = Normaliser(config, memory.announcements)

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from meshtasks.amqp.routing import topic_matches
-from meshtasks.amqp.topology import Topology
+from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.loader import fault_in, refuse
 from meshtasks.config.settings import Settings
 from meshtasks.errors import UnknownUnit
@@ -211,7 +211,7 @@ def load(settings: Settings) -> SensorNet:
     path = producer_file(settings, "sensornet")
     refuse(
         fault_in(path, key, expected)
-        for key, expected in _disagreements(config, settings.topology)
+        for key, expected in _disagreements(config, settings.read(TOPOLOGY))
     )
     return config
 

@@ -30,7 +30,7 @@ def triton(context: typer.Context, *, dry_run: DryRun = False) -> None:
     if config.auth is not None:
         path = producer_file(settings, _NAME)
         headers = auth_headers(config.auth, settings.env, path, "auth")
-    url = config.url or settings.triton_base_url
+    url = config.url or settings.env.triton_base_url
     run_collector(
         context,
         TritonCollector(config, url, headers),

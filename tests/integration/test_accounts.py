@@ -22,6 +22,7 @@ from pydantic import SecretStr
 
 from meshtasks.amqp.accounts import definitions_with_accounts, rights_of
 from meshtasks.amqp.declare import task_queues
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.demo import loopback
@@ -34,9 +35,9 @@ from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
 
 ROOT = Path(__file__).parents[2]
-TOPOLOGY = Settings(Environment(config_dir=ROOT / "config")).topology
+SHIPPED = Settings(Environment(config_dir=ROOT / "config")).read(TOPOLOGY)
 DEVICES = ("attic",)
-ROLES = sorted(rights_of(TOPOLOGY, DEVICES))
+ROLES = sorted(rights_of(SHIPPED, DEVICES))
 VHOST = "mesh"
 READING = b'{"value": 21.5, "sensor_id": "attic"}'
 
@@ -50,7 +51,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     node = RabbitMQ(
         tmp_path_factory.mktemp("accounts"),
         plugins=(MANAGEMENT, MQTT),
-        definitions=definitions_with_accounts(TOPOLOGY, VHOST, passwords, DEVICES),
+        definitions=definitions_with_accounts(SHIPPED, VHOST, passwords, DEVICES),
     )
     node.start()
     yield node
@@ -335,6 +336,6 @@ def test_a_device_gets_an_account_of_its_own_and_keeps_it(
 def monitor(url: str) -> Iterator[Celery]:
     """A Celery application as Flower has it."""
     app = Celery("monitor", broker=url, set_as_current=False)
-    app.conf.update(task_queues=task_queues(TOPOLOGY), task_default_queue="commands")
+    app.conf.update(task_queues=task_queues(SHIPPED), task_default_queue="commands")
     yield app
     app.close()

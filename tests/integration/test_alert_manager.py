@@ -14,6 +14,7 @@ import pytest
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
+from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.muting import Silence
 from meshtasks.flows.alerts.service import News, claim, take_in
 from meshtasks.flows.alerts.store import AlertStore
@@ -74,7 +75,7 @@ def test_a_thousand_alerts_are_taken_in_without_looking_at_all_groups_for_each(
             return original(*arguments)
 
         monkeypatch.setattr(AlertTables, name, counted)
-    policy = Settings(Environment(config_dir=ROOT / "config")).alerts
+    policy = Settings(Environment(config_dir=ROOT / "config")).read(ALERTS)
     store = AlertStore(tmp_path / "alerts.sqlite")
     alerts = [
         Alert(title="t", message="m", severity="critical", source=f"s{number}")
@@ -535,7 +536,7 @@ class TestSurviving:
     ) -> None:
         manager.hear()
         manager.at(0)
-        policy = manager.sinks.settings.alerts
+        policy = manager.sinks.settings.read(ALERTS)
         killed_with = claim(manager.sinks.alert_state, policy, NOW + 30)
         assert killed_with is not None
 

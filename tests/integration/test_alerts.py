@@ -10,6 +10,7 @@ import kombu
 import pytest
 
 from meshtasks.amqp.declare import declare
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError
 from meshtasks.flows.alerts.handler import receive_critical, receive_others
@@ -31,7 +32,7 @@ def sinks(mesh_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator
         monkeypatch.setenv(name, value)
     sinks = Sinks(load_settings())
     with kombu.Connection(mesh_env["MESH_BROKER_URL"]) as connection:
-        declare(connection, sinks.settings.topology)
+        declare(connection, sinks.settings.read(TOPOLOGY))
     yield sinks
     sinks.close()
 

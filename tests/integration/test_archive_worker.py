@@ -15,6 +15,7 @@ from kombu import Connection
 from meshtasks.amqp.declare import declare
 from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.archive.objects import ObjectStore, open_store
@@ -56,7 +57,7 @@ def environment(amqp_url: str, impatient_config: Path, tmp_path: Path) -> Enviro
         tmp_path, broker_url=amqp_url, config_dir=impatient_config
     )
     with Connection(amqp_url) as connection:
-        declare(connection, Settings(environment).topology)
+        declare(connection, Settings(environment).read(TOPOLOGY))
     return environment
 
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from meshtasks.amqp.declare import declare
 from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import load_settings
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.errors import PublishUnconfirmed
@@ -46,7 +47,7 @@ def open_sinks(
                 monkeypatch.setenv(name, value)
             sinks = Sinks(load_settings())
             with kombu.Connection(mesh_env["MESH_BROKER_URL"]) as connection:
-                declare(connection, sinks.settings.topology)
+                declare(connection, sinks.settings.read(TOPOLOGY))
             for sink in (sinks.timeseries, sinks.rule_state, sinks.publisher):
                 opened.callback(sink.close)
             return sinks

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.demo.packages import COMPOSE_DIRECTORY
@@ -137,7 +138,7 @@ def test_every_queue_has_its_worker(services: dict[str, Any]) -> None:
         for queue in command[command.index("-Q") + 1].split(",")
     )
     settings = Settings(Environment(config_dir=ROOT / "config"))
-    queues = {queue.name for queue in settings.topology.queues}
+    queues = {queue.name for queue in settings.read(TOPOLOGY).queues}
     assert consumed == Counter(queues - {"dead.letter.queue", "devices"})
 
 

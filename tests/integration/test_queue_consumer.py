@@ -11,6 +11,7 @@ from kombu import Connection
 
 from meshtasks.amqp.declare import declare
 from meshtasks.amqp.queues import QueueSettings, RetryPolicy
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Handler
@@ -23,9 +24,9 @@ QUEUE = "sensors.motion"
 
 @pytest.fixture
 def connection(mesh_env: dict[str, str]) -> Iterator[Connection]:
-    topology = Settings(
-        Environment(config_dir=Path(mesh_env["MESH_CONFIG_DIR"]))
-    ).topology
+    topology = Settings(Environment(config_dir=Path(mesh_env["MESH_CONFIG_DIR"]))).read(
+        TOPOLOGY
+    )
     with Connection(mesh_env["MESH_BROKER_URL"]) as connection:
         declare(connection, topology)
         yield connection

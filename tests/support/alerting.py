@@ -14,7 +14,7 @@ from pydantic import SecretStr, TypeAdapter
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
-from meshtasks.flows.alerts.config import AlertPolicy
+from meshtasks.flows.alerts.config import ALERTS, AlertPolicy
 from meshtasks.flows.alerts.notifying import notify_due
 from meshtasks.flows.alerts.service import News, take_in
 from meshtasks.flows.alerts.tables import AlertTables
@@ -118,7 +118,8 @@ class Manager:
     def hear(self, **changes: Any) -> None:
         """Take an alert in now, and look what is due, as the worker does then."""
         news = News(f"r{self.now}-{next(self._numbers)}", alert(**changes), self.now)
-        take_in(self.sinks.alert_state, self.sinks.settings.alerts, [news], self.now)
+        policy = self.sinks.settings.read(ALERTS)
+        take_in(self.sinks.alert_state, policy, [news], self.now)
         self.notify()
 
     def notify(self) -> None:

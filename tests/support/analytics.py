@@ -14,7 +14,7 @@ from meshtasks.flows.analytics.rows import TABLES, Table
 from meshtasks.flows.archive.handler import archive_events, archive_metrics
 from meshtasks.flows.archive.objects import ObjectStore
 from meshtasks.flows.contract import Batch
-from meshtasks.flows.excerpts import archive_messages, excerpt
+from meshtasks.flows.excerpts import ARCHIVE, archive_messages, excerpt
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE
 from tests.support.archive import NOON, batch_of, message
@@ -41,7 +41,7 @@ def excerpts(
 
 def archive(sinks: Sinks, routing_key: str, *records: Any, **options: Any) -> None:
     """Archive records; see :func:`excerpts`. Each call makes an object per hour."""
-    metrics = routing_key.partition(".")[0] in sinks.settings.archive.metrics
+    metrics = routing_key.partition(".")[0] in sinks.settings.read(ARCHIVE).metrics
     handler = archive_metrics if metrics else archive_events
     outcomes = handler(excerpts(routing_key, *records, **options), sinks)
     assert outcomes == [DONE] * len(records)

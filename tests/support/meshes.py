@@ -9,6 +9,7 @@ import yaml
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 
@@ -17,7 +18,7 @@ def declared(env: dict[str, str]) -> dict[str, str]:
     """The same variables, once the mesh's topology is declared on its broker."""
     settings = Settings(Environment(config_dir=Path(env["MESH_CONFIG_DIR"])))
     with connected(env["MESH_BROKER_URL"]) as connection:
-        declare(connection, settings.topology)
+        declare(connection, settings.read(TOPOLOGY))
     return env
 
 

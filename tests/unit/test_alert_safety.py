@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from meshtasks.cli.alert_view import history_lines, now_standing, table
 from meshtasks.errors import InvalidMessage
+from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.muting import Silence
 from meshtasks.flows.alerts.service import News, take_in
 from meshtasks.flows.contract import HANDLERS
@@ -120,13 +121,14 @@ def test_every_alert_that_is_valid_is_listed_and_told_and_takes_no_neighbour_alo
             name = f"{manager.now}/{number}"
             news.append(News(name, alert, published_at(envelope)))
 
-    take_in(manager.sinks.alert_state, manager.sinks.settings.alerts, news, manager.now)
+    policy = manager.sinks.settings.read(ALERTS)
+    take_in(manager.sinks.alert_state, policy, news, manager.now)
     for _ in range(2):
         manager.now += 300
         manager.notify()
 
     with manager.tables() as tables:
-        policy = manager.sinks.settings.alerts
+        policy = manager.sinks.settings.read(ALERTS)
         shown = now_standing(tables, policy, manager.now, every=True)
         lines = [
             *table(shown, policy.zone, manager.now),
@@ -152,7 +154,7 @@ def test_a_clock_that_was_put_back_leaves_no_group_quiet_until_tomorrow(
     manager.at(40, 400)
 
     with manager.tables() as tables:
-        policy = manager.sinks.settings.alerts
+        policy = manager.sinks.settings.read(ALERTS)
         shown = now_standing(tables, policy, manager.now, every=True)
     told = {each.alert.source: each.told for each in shown}
     assert told == {"early": "-", "late": "firing"}  # the end of "early" was told

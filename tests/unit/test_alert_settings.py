@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError
+from meshtasks.flows.alerts.config import ALERTS
 from tests.support.alerting import CONFIG
 
 SHIPPED = Path(__file__).parents[2] / "config"
@@ -28,7 +29,7 @@ def settings_of(tmp_path: Path) -> Any:
 
 
 def test_what_ships_is_valid_and_puts_the_critical_alerts_first() -> None:
-    policy = Settings(Environment(config_dir=SHIPPED)).alerts
+    policy = Settings(Environment(config_dir=SHIPPED)).read(ALERTS)
 
     assert policy.routes[0].group_wait == 0
     assert policy.groups_of("f", {"severity": "critical"})[0].route == "critical"
@@ -50,7 +51,7 @@ def test_a_bad_file_is_refused_with_file_key_and_reason(
     settings = settings_of(**config)
 
     with pytest.raises(ConfigError, match=words) as caught:
-        _ = settings.alerts, settings.renderer
+        _ = settings.read(ALERTS)
     assert caught.value.source == str(tmp_path / "alerts.yaml")
     assert caught.value.key == key
 
@@ -93,5 +94,5 @@ class TestReceivers:
         monkeypatch.setenv("MESH_RECEIVERS__FONE", "ntfy://hidden")
 
         with pytest.raises(ConfigError, match="MESH_RECEIVERS__FONE: a receiver") as e:
-            _ = load_settings().alerts
+            _ = load_settings().read(ALERTS)
         assert "hidden" not in str(e.value)

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
-from meshtasks.flows.inference.config import ModelBook, Score
+from meshtasks.flows.builtin import FILES
+from meshtasks.flows.inference.config import MODELS, ModelBook, Score
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +41,7 @@ def test_the_shipped_file_describes_the_shipped_models() -> None:
     settings = Settings(Environment(config_dir=ROOT / "config"))
     shipped = {each.name for each in (ROOT / "config" / "triton").iterdir()}
 
-    assert set(settings.models.models) == shipped
+    assert set(settings.read(MODELS).models) == shipped
 
 
 def test_the_example_in_the_shipped_file_is_right() -> None:
@@ -122,4 +123,4 @@ def test_a_url_of_triton_that_is_none_is_refused_at_the_start(url: str) -> None:
     environment = Environment(config_dir=ROOT / "config", triton_url=url)
 
     with pytest.raises(ConfigError, match="MESH_TRITON_URL"):
-        Settings(environment).validate()
+        Settings(environment).validate(FILES)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.records.points import fields_of, fields_text, metric_start, tags_of
-from meshtasks.rules.config import RuleBook
+from meshtasks.rules.config import RULES, RuleBook
 from producers.buffer import encode
 from producers.collecting import Measured
 from producers.configuration import Selection
@@ -110,7 +110,7 @@ class TestThisMachine:
     def test_the_names_are_those_that_shipped_rules_watch(
         self, collector: Make
     ) -> None:
-        rules: RuleBook = Settings(Environment(config_dir=SHIPPED)).rules
+        rules: RuleBook = Settings(Environment(config_dir=SHIPPED)).read(RULES)
         watched: dict[str, str] = {}
         for each in collector().collect():
             name, tags = each.record["name"], tuple(each.record["tags"].items())

@@ -12,10 +12,11 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.metric_points import metric_points
 from meshtasks.records.alert import Alert
 from meshtasks.records.envelope import Envelope
+from meshtasks.rules.config import RULES
 from meshtasks.rules.evaluation import evaluate
 from tests.support.devices import NOW, SHIPPED, Devices
 
-RULES = Settings(Environment(config_dir=SHIPPED.parents[1])).rules
+SHIPPED_RULES = Settings(Environment(config_dir=SHIPPED.parents[1])).read(RULES)
 
 
 def alerts_of(payload: dict[str, Any]) -> list[Alert]:
@@ -26,7 +27,8 @@ def alerts_of(payload: dict[str, Any]) -> list[Alert]:
         *(message.body, message.exchange, message.routing_key, "metrics.system"),
         *(message.message_id, NOW, NOW, {}),
     )
-    watched = metric_points([json.loads(message.body)], [envelope], RULES).watched
+    metric = json.loads(message.body)
+    watched = metric_points([metric], [envelope], SHIPPED_RULES).watched
     return [
         alert
         for each in watched

@@ -13,6 +13,7 @@ from amqp.exceptions import NotFound
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.management import QueueActivity, activity
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.demo.view.event_monitor import EventMonitor
 from meshtasks.errors import ConfigError, SinkUnavailable, Transient
@@ -223,7 +224,7 @@ class Collector:
         points: Callable[[], int] | None = None,
     ) -> None:
         self._settings = settings
-        self._topology = settings.topology
+        self._topology = settings.read(TOPOLOGY)
         self._url = settings.env.amqp_url
         self._management_url = management_url
         self._points = points

@@ -20,6 +20,8 @@ from pydantic_core import InitErrorDetails
 
 from meshtasks.config.durations import Duration
 from meshtasks.config.faults import fault, refuse_all, twice
+from meshtasks.config.settings import ConfigFile, Settings
+from meshtasks.errors import ConfigError
 from meshtasks.flows.alerts.matchers import MatcherField, all_match
 from meshtasks.flows.alerts.quiet import QuietHours
 
@@ -251,3 +253,24 @@ class AlertPolicy(BaseModel):
     def may_inhibit(self, labels: Mapping[str, str]) -> bool:
         """Whether an alert inhibits others while it fires."""
         return any(all_match(rule.source, labels) for rule in self.inhibit)
+
+
+def _check(policy: AlertPolicy, settings: Settings) -> Iterator[ConfigError]:
+    # loads jinja2, and the templates need the policy's models
+    from meshtasks.flows.alerts.templates import (  # noqa: PLC0415
+        BadTemplate,
+        renderer_of,
+    )
+
+    expected = f"a receiver that {settings.path(ALERTS)} declares under receivers"
+    for name in settings.env.receivers:
+        if name not in policy.receivers:
+            variable = f"MESH_RECEIVERS__{name.upper()}"
+            yield ConfigError("environment", variable, expected)
+    try:
+        renderer_of(policy.templates)
+    except BadTemplate as error:
+        yield settings.fault(ALERTS, f"templates.{error.name}", error.reason)
+
+
+ALERTS = ConfigFile("alerts.yaml", AlertPolicy, _check)

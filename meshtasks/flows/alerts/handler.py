@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError
+from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.notifying import NOTIFYING
 from meshtasks.flows.alerts.service import News, take_in
 from meshtasks.flows.contract import Batch, handles
@@ -78,7 +79,8 @@ def _receive(
     if not news:
         return outcomes
     try:
-        take_in(sinks.alert_state, sinks.settings.alerts, news.values(), time.time())
+        policy = sinks.settings.read(ALERTS)
+        take_in(sinks.alert_state, policy, news.values(), time.time())
         stored = {place: each.said_at for place, each in news.items()}
         send_to_archive(batch, stored, sinks)
     except MeshError as error:

@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 from meshtasks.config.settings import Settings
 from meshtasks.errors import SinkRejected, SinkUnavailable
-from meshtasks.flows.alerts.config import Route
+from meshtasks.flows.alerts.config import ALERTS, Route
 from meshtasks.flows.alerts.events import Event, EventKind
 from meshtasks.flows.alerts.notice import Notification, notice_of
 from meshtasks.flows.alerts.service import Job, claim, settle
+from meshtasks.flows.alerts.templates import renderer_of
 from meshtasks.flows.circuit import State
 from meshtasks.flows.contract import Timer
 from meshtasks.flows.sinks import Sinks
@@ -36,7 +37,7 @@ def notify_due(sinks: Sinks, clock: Callable[[], float] = time.time) -> None:
     Raises:
         SinkUnavailable: the store of alerts is busy or out of order.
     """
-    policy, store = sinks.settings.alerts, sinks.alert_state
+    policy, store = sinks.settings.read(ALERTS), sinks.alert_state
     while (job := claim(store, policy, clock())) is not None:
         notification = _notification(job, sinks.settings, clock())
         route = policy.by_name[job.group.route]
@@ -63,11 +64,11 @@ def _check_receivers(settings: Settings) -> None:
 
 
 def _notification(job: Job, settings: Settings, now: float) -> Notification:
-    policy = settings.alerts
+    policy = settings.read(ALERTS)
     notice = notice_of(
         job.group, job.alerts, policy.flapping, policy.zone, now, repeats=job.repeats
     )
-    return settings.renderer.render(notice, job.group.tag)
+    return renderer_of(policy.templates).render(notice, job.group.tag)
 
 
 class _Sending:

@@ -38,6 +38,7 @@ from meshtasks.flows.analytics.sql import quoted_files
 from meshtasks.flows.analytics.twins import Analytics
 from meshtasks.flows.archive.objects import ObjectStore
 from meshtasks.flows.archive.objects.reading import content_of
+from meshtasks.records.units import KINDS
 
 #: Prefix of the names of files that turned out to be damaged.
 _ASIDE = "damaged/"
@@ -80,7 +81,7 @@ def open_compaction(
     """Compaction of this mesh's dataset; see :class:`Compaction`."""
     return Compaction(
         store,
-        Analytics(store, settings.kinds),
+        Analytics(store, settings.read(KINDS)),
         LocalFiles(store, settings.env.state_dir / CACHE),
         DatasetLock(settings.env.state_dir),
         report,

@@ -35,7 +35,7 @@ from meshtasks.flows.archive.objects import ObjectStore
 from meshtasks.flows.archive.objects.reading import content_of
 from meshtasks.flows.archive.objects.zstd import compress
 from meshtasks.flows.contract import Batch, handles
-from meshtasks.flows.excerpts import ArchiveClass
+from meshtasks.flows.excerpts import ARCHIVE, ArchiveClass
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Outcome, Retry, outcome_of
 
@@ -59,7 +59,7 @@ def archive_metrics(batch: Batch[Any], sinks: Sinks) -> list[Outcome]:
 def _archive(
     archive_class: ArchiveClass, batch: Batch[Any], sinks: Sinks
 ) -> list[Outcome]:
-    class_of = sinks.settings.archive.class_of
+    class_of = sinks.settings.read(ARCHIVE).class_of
     entries: dict[str, Entry] = {}
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     places: dict[str, list[int]] = {}
@@ -126,7 +126,7 @@ def _settle(sinks: Sinks) -> None:
 def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:
     """Put the objects; return the outcomes that are not Done, by record id."""
     journal, store = sinks.journal, sinks.objects
-    level = sinks.settings.archive.compression_level
+    level = sinks.settings.read(ARCHIVE).compression_level
     failures: dict[str, Outcome] = {}
     journal.intend({each.name: each.ids for each in objects})
     for place, each in enumerate(objects):

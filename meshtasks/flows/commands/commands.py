@@ -24,6 +24,7 @@ from meshtasks.amqp.connecting import subscribed
 from meshtasks.amqp.dead_letters import Selection, requeue_targets
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.replay import Replay
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.durations import Duration
 from meshtasks.errors import NoAnswer, SchemaMismatch, SinkRejected
 from meshtasks.flows.alerts.matchers import parse_matcher
@@ -70,7 +71,7 @@ def publish(arguments: Publish, sinks: Sinks, call_id: str) -> dict[str, Any]:
         Transient: the broker did not confirm it.
     """
     exchange, routing_key = arguments.exchange, arguments.routing_key
-    queues = sinks.settings.topology.handled_queues(exchange, routing_key)
+    queues = sinks.settings.read(TOPOLOGY).handled_queues(exchange, routing_key)
     if not queues:
         message = (
             f"routing_key: no binding of exchange {exchange!r} leads {routing_key!r} "
@@ -236,7 +237,7 @@ def replay_dead_letters(
     Raises:
         Transient: the broker went away, or somebody else is looking at the queue.
     """
-    env, topology = sinks.settings.env, sinks.settings.topology
+    env, topology = sinks.settings.env, sinks.settings.read(TOPOLOGY)
     now = time.time()
     selection = Selection(
         ids=arguments.ids,

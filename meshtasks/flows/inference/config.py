@@ -23,7 +23,8 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 from meshtasks.config.faults import fault, refuse_all
-from meshtasks.errors import InvalidMessage, SchemaMismatch
+from meshtasks.config.settings import ConfigFile, Settings
+from meshtasks.errors import ConfigError, InvalidMessage, SchemaMismatch
 from meshtasks.flows.inference.requests import ModelName
 from meshtasks.flows.inference.results import InferenceResult
 from meshtasks.flows.inference.tensors import JsonTensor, tensor_of
@@ -270,3 +271,11 @@ def _tags(result: Mapping[str, Any], steps: ModelSteps) -> dict[str, Any]:
 
 def _metric(tags: dict[str, Any], fields: dict[str, Any], timestamp: Any) -> Metric:
     return {"name": MEASUREMENT, "fields": fields, "tags": tags, "timestamp": timestamp}
+
+
+def _check(_book: ModelBook, settings: Settings) -> Iterator[ConfigError]:
+    _ = settings.env.triton_base_url
+    yield from ()
+
+
+MODELS = ConfigFile("models.yaml", ModelBook, _check)

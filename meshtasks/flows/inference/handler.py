@@ -23,11 +23,12 @@ from pydantic_core import from_json
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing
+from meshtasks.amqp.queues import QUEUES
 from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage, SinkUnavailable, Transient
 from meshtasks.flows.contract import Batch, handles
 from meshtasks.flows.inference.client import ask_model, spared
-from meshtasks.flows.inference.config import transform
+from meshtasks.flows.inference.config import MODELS, transform
 from meshtasks.flows.inference.replies import RESULTS_QUEUE, Answers
 from meshtasks.flows.inference.requests import Request, origin_of, request_of
 from meshtasks.flows.inference.results import InferenceResult, error_message
@@ -57,11 +58,11 @@ def _refuses_results(
     envelopes: Sequence[Envelope],
     settings: Settings,
 ) -> Mapping[int, Dead]:
-    return transform(results, envelopes, settings.models).dead
+    return transform(results, envelopes, settings.read(MODELS)).dead
 
 
 def _tell_askers(requests: Envelope, reason: str, settings: Settings) -> list[Outgoing]:
-    limit_bytes = settings.queues.for_queue(RESULTS_QUEUE).max_message_bytes
+    limit_bytes = settings.read(QUEUES).for_queue(RESULTS_QUEUE).max_message_bytes
     origins = [
         origin_of(record, requests)
         for record in _values(requests.body)
@@ -97,8 +98,8 @@ def _values(body: bytes) -> list[Any]:
 def ask_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
     """Ask models, and publish what they answer."""
     outcomes: dict[int, Outcome] = {}
-    limit_seconds = sinks.settings.queues.for_queue(batch.queue).time_limit_seconds
-    ends_at = time.monotonic() + limit_seconds / 2
+    limits = sinks.settings.read(QUEUES).for_queue(batch.queue)
+    ends_at = time.monotonic() + limits.time_limit_seconds / 2
     fault: Transient | None = None
     for requests in _by_model(batch, Answers(sinks, outcomes)):
         if isinstance(fault, SinkUnavailable):
@@ -116,7 +117,7 @@ def ask_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
 )
 def evaluate_results(batch: Batch[InferenceResult], sinks: Sinks) -> list[Outcome]:
     """Store scores and latencies, and look at them with the rules of models.yaml."""
-    points = transform(batch.records, batch.envelopes, sinks.settings.models)
+    points = transform(batch.records, batch.envelopes, sinks.settings.read(MODELS))
     return store_points(batch, points, sinks)
 
 

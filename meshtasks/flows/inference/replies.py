@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from meshtasks.amqp.publisher import Outgoing
+from meshtasks.amqp.queues import QUEUES
 from meshtasks.errors import InvalidMessage, MeshError, SinkRejected
 from meshtasks.flows.inference.requests import Origin
 from meshtasks.flows.inference.results import (
@@ -29,7 +30,7 @@ class Answers:
     def __init__(self, sinks: Sinks, outcomes: dict[int, Outcome]) -> None:
         self._sinks = sinks
         self._outcomes = outcomes
-        results = sinks.settings.queues.for_queue(RESULTS_QUEUE)
+        results = sinks.settings.read(QUEUES).for_queue(RESULTS_QUEUE)
         self._limit_bytes = results.max_message_bytes
         self._messages: list[ResultMessage] = []
         self._answered: dict[int, Outcome] = {}

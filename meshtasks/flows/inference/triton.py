@@ -26,6 +26,7 @@ from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable
+from meshtasks.flows.inference.config import MODELS
 from meshtasks.flows.inference.specs import (
     InputSpec,
     ModelCrashed,
@@ -77,7 +78,7 @@ class Triton:
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """The server that ``MESH_TRITON_URL`` names."""
-        timeout_seconds = settings.models.answer_timeout_seconds
+        timeout_seconds = settings.read(MODELS).answer_timeout_seconds
         return cls(settings.env.triton_url, answer_timeout_seconds=timeout_seconds)
 
     def model(

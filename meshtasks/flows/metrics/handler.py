@@ -20,6 +20,8 @@ from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import Metric
+from meshtasks.records.units import KINDS
+from meshtasks.rules.config import RULES
 
 _SINKS = ("timeseries", "rule_state")
 
@@ -27,8 +29,8 @@ _SINKS = ("timeseries", "rule_state")
 def _read(
     metrics: Sequence[Metric], envelopes: Sequence[Envelope], settings: Settings
 ) -> Transformed:
-    oldest_seconds = settings.kinds.oldest_seconds("metrics")
-    return metric_points(metrics, envelopes, settings.rules, oldest_seconds)
+    oldest_seconds = settings.read(KINDS).oldest_seconds("metrics")
+    return metric_points(metrics, envelopes, settings.read(RULES), oldest_seconds)
 
 
 def _refuses(

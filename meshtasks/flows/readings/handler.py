@@ -23,7 +23,8 @@ from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import Reading, SensorReading
-from meshtasks.records.units import HUMIDITY, TEMPERATURE, Quantity
+from meshtasks.records.units import HUMIDITY, KINDS, TEMPERATURE, Quantity
+from meshtasks.rules.config import RULES
 
 
 def _read(
@@ -32,10 +33,10 @@ def _read(
     envelopes: Sequence[Envelope],
     settings: Settings,
 ) -> Transformed:
-    default_unit = settings.kinds.default_unit(quantity)
-    oldest_seconds = settings.kinds.oldest_seconds(quantity)
+    default_unit = settings.read(KINDS).default_unit(quantity)
+    oldest_seconds = settings.read(KINDS).oldest_seconds(quantity)
     return transform(
-        records, envelopes, quantity, default_unit, settings.rules, oldest_seconds
+        records, envelopes, quantity, default_unit, settings.read(RULES), oldest_seconds
     )
 
 

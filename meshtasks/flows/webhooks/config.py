@@ -4,7 +4,7 @@ and what the calls for one record come to; pure."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -23,8 +23,11 @@ from pydantic import (
 from typing_extensions import override
 
 from meshtasks.amqp.routing import topic_matches
+from meshtasks.config.environment import auth_headers
 from meshtasks.config.faults import refuse_all, twice
-from meshtasks.config.web import Auth, http_url, is_url_text
+from meshtasks.config.settings import ConfigFile, Settings
+from meshtasks.config.web import Auth, http_url, is_base_url, is_url_text
+from meshtasks.errors import ConfigError
 from meshtasks.outcome import DONE, Dead, Done, Outcome, Retry
 
 #: Half of what a batch may take by default, so that one call cannot use it up.
@@ -252,3 +255,20 @@ def verdict(calls: Iterable[Outcome]) -> Outcome:
         reasons = "; ".join(each.reason for each in refusals)
         return Dead(reasons, refusals[0].error_type)
     return DONE
+
+
+def _check(book: WorkflowBook, settings: Settings) -> Iterator[ConfigError]:
+    env, path = settings.env, settings.path(WORKFLOWS)
+    calls_n8n = any(workflow.webhook.is_path for workflow in book.workflows)
+    if calls_n8n and not is_base_url(env.n8n_url):
+        expected = "a URL such as http://127.0.0.1:5678"
+        yield ConfigError("environment", "MESH_N8N_URL", expected)
+    for index, workflow in enumerate(book.workflows):
+        if auth := workflow.webhook.auth:
+            try:
+                auth_headers(auth, env, path, f"workflows.{index}.webhook.auth")
+            except ConfigError as error:
+                yield error
+
+
+WORKFLOWS = ConfigFile("workflows.yaml", WorkflowBook, _check)

@@ -17,6 +17,7 @@ from meshtasks.flows.webhooks.workflows import SINKS, run_workflows
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import Motion
+from meshtasks.records.units import KINDS
 
 
 def _refuses(
@@ -28,7 +29,7 @@ def _refuses(
 def _read(
     motions: Sequence[Motion], envelopes: Sequence[Envelope], settings: Settings
 ) -> Events:
-    oldest_seconds = settings.kinds.oldest_seconds("motion")
+    oldest_seconds = settings.read(KINDS).oldest_seconds("motion")
     return read_events(motions, envelopes, read_motion, oldest_seconds)
 
 

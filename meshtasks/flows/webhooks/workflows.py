@@ -23,7 +23,7 @@ from meshtasks.flows.pipeline import identified_records, send_to_archive
 from meshtasks.flows.sinks import Sinks
 from meshtasks.flows.webhooks.calls import Request, Run, requests_of
 from meshtasks.flows.webhooks.client import WebhookBusy, WebhookRefused, Webhooks
-from meshtasks.flows.webhooks.config import verdict
+from meshtasks.flows.webhooks.config import WORKFLOWS, verdict
 from meshtasks.flows.webhooks.events import Events
 from meshtasks.outcome import DONE, Outcome, Retry, outcome_of
 
@@ -118,7 +118,7 @@ def _retry(error: Transient, *, tried: bool = True) -> Retry:
 
 
 def _runs(batch: Batch[R], events: Events, sinks: Sinks) -> Iterator[Run]:
-    book = sinks.settings.workflows
+    book = sinks.settings.read(WORKFLOWS)
     by_place = {event.place: event for event in events.good}
     made = [(event.place, event.time) for event in events.good]
     for each in identified_records(batch, made, book.listens_to):

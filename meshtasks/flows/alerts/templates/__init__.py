@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -228,3 +229,13 @@ def _samples() -> list[Notice]:
         for repeats in (False, True)
         for count in (1, 2)
     ]
+
+
+@lru_cache(maxsize=4)
+def renderer_of(texts: Texts) -> Renderer:
+    """The renderer for these templates.
+
+    Raises:
+        BadTemplate: one of them does not work on a sample.
+    """
+    return Renderer(texts)

@@ -1,0 +1,32 @@
+"""Limits of the gateway."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from meshtasks.config.settings import ConfigFile
+
+
+class GatewayConfig(BaseModel):
+    """config/gateway.yaml.
+
+    Attributes:
+        max_body_bytes: a larger body is refused.
+        requests_per_second: of one token, in the long run.
+        burst: of one token, at once after a pause.
+        keep_keys_hours: how long an ``Idempotency-Key`` is remembered.
+        keep_tasks_days: how long a task is, after its last event.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
+    requests_per_second: Annotated[float, Field(gt=0)] = 50.0
+    burst: Annotated[int, Field(ge=1)] = 200
+    keep_keys_hours: Annotated[float, Field(gt=0)] = 24.0
+    keep_tasks_days: Annotated[float, Field(gt=0)] = 7.0
+
+
+GATEWAY = ConfigFile("gateway.yaml", GatewayConfig)
