@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import datetime
+from datetime import date
 from functools import partial
 from typing import Annotated
 
@@ -27,9 +27,14 @@ from meshtasks.cli.terminal import (
 )
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import Transient, Unroutable
-from meshtasks.flows.archive.archived import ArchivedRecord
 from meshtasks.flows.archive.objects import open_store
-from meshtasks.flows.archive.objects.reading import Found, Period, check, objects_in
+from meshtasks.flows.archive.reading import (
+    ArchivedRecord,
+    Found,
+    Period,
+    check,
+    objects_in,
+)
 from meshtasks.flows.archive.replay import way_back
 from meshtasks.flows.builtin import HANDLERS
 from meshtasks.flows.victoriametrics import look
@@ -64,20 +69,20 @@ def list_(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> Non
 
     Exit codes: 0; 69 the archive cannot be read.
     """
-    totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    totals: dict[tuple[str, date], list[int]] = defaultdict(lambda: [0, 0])
     foreign = 0
     with closing(open_store(load_settings().env)) as store:
         for found in objects_in(store, _period(start, end), domain or ()):
-            if found.said is None:
+            if found.parsed is None:
                 foreign += 1
                 continue
-            total = totals[found.said.domain, found.said.date]
+            total = totals[found.parsed.domain, found.parsed.day]
             total[0] += 1
             total[1] += found.info.size_bytes
     if not totals:
         say("nothing is archived")
-    for (name, date), (count, size_bytes) in sorted(totals.items()):
-        say(f"{name:<12} {date} {count:>8,} objects {size_bytes / 1e6:>10.2f} MB")
+    for (name, day), (count, size_bytes) in sorted(totals.items()):
+        say(f"{name:<12} {day} {count:>8,} objects {size_bytes / 1e6:>10.2f} MB")
     if totals:
         count, size_bytes = map(sum, zip(*totals.values(), strict=True))
         say(f"{'all':<23} {count:>8,} objects {size_bytes / 1e6:>10.2f} MB")
@@ -179,7 +184,7 @@ def replay(  # noqa: PLR0913 - its parameters are its options
             dry=dry,
             stopping=stopping,
         )
-        _run(run, [each for each in objects if each.said], result)
+        _run(run, [each for each in objects if each.parsed], result)
     for name, count in result.sent.most_common():
         say(f"{count:>9,} {'would go' if dry else 'sent'} to {name}")
     for reason, count in result.kept.most_common():
@@ -249,7 +254,7 @@ def _how_to_go_on(result: Replayed) -> str:
     sent = f"{result.sent.total():,} records were sent"
     if result.hour is None:
         return sent
-    hour = f"{datetime.fromtimestamp(result.hour).astimezone():%Y-%m-%dT%H:%M%z}"
+    hour = f"{result.hour.astimezone():%Y-%m-%dT%H:%M%z}"
     return f"{sent}, all of those before {hour}: go on with --from {hour}"
 
 

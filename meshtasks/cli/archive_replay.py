@@ -7,15 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import datetime
 from threading import Event
 from typing import NamedTuple
 
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.cli.terminal import counting
 from meshtasks.errors import SchemaMismatch, SinkRejected
-from meshtasks.flows.archive.archived import ArchivedRecord, read_line
 from meshtasks.flows.archive.objects import ObjectStore
-from meshtasks.flows.archive.objects.reading import Found, Period, content_of
+from meshtasks.flows.archive.reading import (
+    ArchivedRecord,
+    Found,
+    Period,
+    content_of,
+    read_line,
+)
 from meshtasks.flows.archive.replay import replayed
 
 _BATCH = 500
@@ -49,13 +55,13 @@ class Replayed:
         sent: confirmed, by where to.
         kept: not sent, by the reason.
         damaged: what is wrong with objects, none of whose records was sent, by name.
-        hour: epoch seconds; all records of the hours before it are sent.
+        hour: all records of the hours before it are sent.
     """
 
     sent: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
     damaged: dict[str, str] = field(default_factory=dict)
-    hour: float | None = None
+    hour: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +100,9 @@ class Replay:
         size = _BATCH if self.rate is None else max(1, min(_BATCH, int(self.rate / 4)))
         with closing(Publisher(self.url)) as publisher, counting("replaying") as bar:
             for number, found in enumerate(objects):
-                if self.stopping.is_set() or found.said is None:
+                if self.stopping.is_set() or found.parsed is None:
                     return
-                result.hour = found.said.hour
+                result.hour = found.parsed.hour
                 for batch in self._batches(found.info.name, size, result):
                     self._send(publisher, batch, result)
                     if self.stopping.is_set():

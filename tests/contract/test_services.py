@@ -18,9 +18,9 @@ from meshtasks.flows.alerts import notifier
 from meshtasks.flows.alerts.notice import Notification
 from meshtasks.flows.alerts.notifier import Notifier
 from meshtasks.flows.alerts.store import AlertStore
-from meshtasks.flows.archive.objects import s3
-from meshtasks.flows.archive.objects.file import FileStore
-from meshtasks.flows.archive.objects.s3 import S3Store
+from meshtasks.flows.archive import s3
+from meshtasks.flows.archive.objects import FileStore
+from meshtasks.flows.archive.s3 import S3Store
 from meshtasks.flows.inference.specs import InputSpec, ModelSpec
 from meshtasks.flows.inference.tensors import Tensor
 from meshtasks.flows.inference.triton import Triton

@@ -25,8 +25,7 @@ from meshtasks.errors import SinkUnavailable, Transient
 from meshtasks.flows.analytics.compaction import Compacted, open_compaction
 from meshtasks.flows.analytics.dataset import DatasetLock
 from meshtasks.flows.archive.handler import archive_events, archive_metrics
-from meshtasks.flows.archive.objects import archived_objects
-from meshtasks.flows.archive.objects.file import FileStore
+from meshtasks.flows.archive.objects import FileStore, archived_objects
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Retry
 from tests.support.analytics import archive, excerpts, ids_in, parquet_names, rows_in
@@ -328,16 +327,16 @@ def test_without_pyarrow_the_archive_goes_on_and_compaction_catches_up(
     assert ids_in(rich.objects) == archived_ids(rich)
 
 
-def test_a_twin_written_again_after_compaction_counts_for_nothing(
+def test_a_data_file_written_again_after_compaction_counts_for_nothing(
     sinks: Sinks,
 ) -> None:
     archive(sinks, KEY, *temperatures(1), name="a")
     (name,) = parquet_names(sinks.objects)
-    twin = sinks.objects.get(name)
+    rows = sinks.objects.get(name)
     archive(sinks, KEY, *temperatures(2), name="b")
     compact(sinks)
 
-    sinks.objects.put(name, twin, {})  # by a worker that was killed before noting it
+    sinks.objects.put(name, rows, {})  # by a worker that was killed before noting it
 
     assert ids_in(sinks.objects) == archived_ids(sinks)
     assert compact(sinks).deleted == 1

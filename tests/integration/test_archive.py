@@ -21,8 +21,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.demo import loopback
 from meshtasks.errors import SinkUnavailable
 from meshtasks.flows.archive.handler import archive_events, archive_metrics
-from meshtasks.flows.archive.objects import archived_objects
-from meshtasks.flows.archive.objects.file import FileStore
+from meshtasks.flows.archive.objects import FileStore, archived_objects
 from meshtasks.flows.excerpts import archive_messages, excerpt
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, Retry

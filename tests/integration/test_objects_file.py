@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from meshtasks.errors import SinkRejected, SinkUnavailable
-from meshtasks.flows.archive.objects.file import FileStore
+from meshtasks.flows.archive.objects import FileStore
 from tests.support.waiting import wait_until
 
 
@@ -41,7 +41,7 @@ def test_a_process_killed_while_it_stores_leaves_whole_objects_only(
 ) -> None:
     size = 4 << 20
     storing = (
-        "import itertools, meshtasks.flows.archive.objects.file as f\n"
+        "import itertools, meshtasks.flows.archive.objects as f\n"
         f"store = f.FileStore({str(tmp_path)!r})\n"
         "for n in itertools.count():\n"
         f"    store.put(f'events/{{n}}', bytes([n % 256]) * {size}, {{}})\n"

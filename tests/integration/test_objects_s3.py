@@ -13,8 +13,8 @@ import pytest
 from meshtasks.config.environment import Environment
 from meshtasks.demo import loopback
 from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
+from meshtasks.flows.archive import s3 as s3_store
 from meshtasks.flows.archive.objects import ObjectStore, open_store
-from meshtasks.flows.archive.objects import s3 as s3_store
 from tests.support.archive import bucket_environment, client
 from tests.support.receiver import Answer, Receiver
 from tests.support.s3 import S3Target

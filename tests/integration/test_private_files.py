@@ -14,7 +14,7 @@ from meshtasks.cli.secrets import secrets
 from meshtasks.config.private_files import private_opener
 from meshtasks.flows.analytics.dataset import DatasetLock
 from meshtasks.flows.analytics.local import LocalFiles
-from meshtasks.flows.archive.objects.file import FileStore
+from meshtasks.flows.archive.objects import FileStore
 from meshtasks.state.archive_journal import ArchiveJournal
 from meshtasks.state.sqlite import SqliteFile
 from producers.files import write_atomically

@@ -18,6 +18,7 @@ from meshtasks.flows.analytics.layout import (
     by_partition,
     compacted_name,
     data_file,
+    data_file_name,
     read_sources,
     sources_name,
     sources_text,
@@ -32,18 +33,18 @@ ARCHIVED = (
 )
 
 
-def twin(number: int) -> DataFile:
-    """The twin of the archive object of that number."""
+def file_of(number: int) -> DataFile:
+    """The data file of the archive object of that number."""
     archived = archive_name(ARCHIVED.format(number))
     assert archived is not None
-    found = data_file(archived.twin("readings"), 1)
+    found = data_file(data_file_name(archived, "readings"), 1)
     assert found is not None
     return found
 
 
 def digest(number: int) -> str:
     """The digest of that archive object."""
-    return twin(number).digest
+    return file_of(number).digest
 
 
 class Store:
@@ -54,8 +55,8 @@ class Store:
         self.sources: dict[str, frozenset[str]] = {}
         self.files: dict[str, list[str]] = {}
 
-    def write_twin(self, number: int) -> None:
-        self.files[twin(number).name] = [digest(number)]
+    def write_file(self, number: int) -> None:
+        self.files[file_of(number).name] = [digest(number)]
 
     def data_files(self) -> list[DataFile]:
         return [file for name in self.files if (file := data_file(name, 1))]
@@ -86,16 +87,16 @@ class Store:
             del self.files[old.name]
 
 
-def test_the_twin_of_an_archive_object_is_named_after_it() -> None:
-    assert twin(10).name == (
+def test_the_data_file_of_an_archive_object_is_named_after_it() -> None:
+    assert file_of(10).name == (
         "analytics/readings/domain=sensors/date=2026-11-23/"
         "20261123T120000Z-20261123T120029Z-000000000000000a.parquet"
     )
 
 
 def test_a_name_tells_partition_generation_and_digest() -> None:
-    found = data_file(twin(10).name, 7)
-    assert found == DataFile(PARTITION, 0, twin(10).name, 7, "000000000000000a")
+    found = data_file(file_of(10).name, 7)
+    assert found == DataFile(PARTITION, 0, file_of(10).name, 7, "000000000000000a")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_name_tells_partition_generation_and_digest() -> None:
         "events/home/date=2026-11-23/hour=12/note.txt",
         "analytics/readings/domain=sensors/date=2026-11-23/other.parquet",
         "analytics/other/domain=sensors/date=2026-11-23/compacted-000001-00.parquet",
-        sources_name(compacted_name(PARTITION, [twin(1)], frozenset({"a"}))),
+        sources_name(compacted_name(PARTITION, [file_of(1)], frozenset({"a"}))),
     ],
 )
 def test_objects_of_others_are_neither_archive_nor_dataset(name: str) -> None:
@@ -113,12 +114,12 @@ def test_objects_of_others_are_neither_archive_nor_dataset(name: str) -> None:
 
 
 def test_a_compacted_file_comes_after_all_it_stands_for() -> None:
-    first = compacted_name(PARTITION, [twin(1), twin(2)], frozenset({"a"}))
+    first = compacted_name(PARTITION, [file_of(1), file_of(2)], frozenset({"a"}))
     compacted = data_file(first, 1)
     assert compacted is not None
-    second = compacted_name(PARTITION, [compacted, twin(3)], frozenset({"a", "b"}))
+    second = compacted_name(PARTITION, [compacted, file_of(3)], frozenset({"a", "b"}))
 
-    names = [second, sources_name(second), first, twin(1).name, twin(2).name]
+    names = [second, sources_name(second), first, file_of(1).name, file_of(2).name]
 
     assert sorted(names)[-2:] == [first, second]
 
@@ -126,10 +127,10 @@ def test_a_compacted_file_comes_after_all_it_stands_for() -> None:
 def test_files_are_told_apart_by_partition() -> None:
     other = archive_name(ARCHIVED.format(1).replace("sensors", "garden"))
     assert other is not None
-    elsewhere = data_file(other.twin("readings"), 1)
+    elsewhere = data_file(data_file_name(other, "readings"), 1)
     assert elsewhere is not None
-    assert by_partition([twin(2), elsewhere, twin(1)]) == {
-        PARTITION: [twin(1), twin(2)],
+    assert by_partition([file_of(2), elsewhere, file_of(1)]) == {
+        PARTITION: [file_of(1), file_of(2)],
         Partition("readings", "garden", DAY): [elsewhere],
     }
 
@@ -139,21 +140,21 @@ def test_sources_come_back_as_they_were_stored() -> None:
     assert read_sources(sources_text(sources)) == sources
 
 
-def test_twins_alone_are_all_live() -> None:
-    found = split([twin(1), twin(2)], lambda _: frozenset())
+def test_files_of_archive_objects_alone_are_all_live() -> None:
+    found = split([file_of(1), file_of(2)], lambda _: frozenset())
     sources = frozenset({digest(1), digest(2)})
-    assert found == Split((twin(1), twin(2)), (), sources)
+    assert found == Split((file_of(1), file_of(2)), (), sources)
 
 
 def test_a_compacted_file_stands_for_its_sources() -> None:
     sources = frozenset({digest(1), digest(2)})
-    compacted = data_file(compacted_name(PARTITION, [twin(1)], sources), 1)
+    compacted = data_file(compacted_name(PARTITION, [file_of(1)], sources), 1)
     assert compacted is not None
 
-    found = split([twin(1), twin(2), twin(3), compacted], lambda _: sources)
+    found = split([file_of(1), file_of(2), file_of(3), compacted], lambda _: sources)
 
-    assert found.live == (twin(3), compacted)
-    assert found.replaced == (twin(1), twin(2))
+    assert found.live == (file_of(3), compacted)
+    assert found.replaced == (file_of(1), file_of(2))
     assert found.sources == sources | {digest(3)}
 
 
@@ -163,17 +164,17 @@ def test_of_two_hosts_that_compact_at_once_the_one_that_saw_more_counts(
 ) -> None:
     fewer = frozenset({digest(1), digest(number)})
     more = fewer | {digest(2)}
-    names = [compacted_name(PARTITION, [twin(1)], each) for each in (fewer, more)]
+    names = [compacted_name(PARTITION, [file_of(1)], each) for each in (fewer, more)]
     one, two = (file for name in names if (file := data_file(name, 1)))
     sources = {one: fewer, two: more}
 
-    found = split([one, two, twin(2)], sources.__getitem__)
+    found = split([one, two, file_of(2)], sources.__getitem__)
 
     assert found.live == (two,)
 
 
 _acts = st.one_of(
-    st.tuples(st.just("twin"), st.integers(0, 5)),
+    st.tuples(st.just("write"), st.integers(0, 5)),
     st.tuples(st.just("compact"), st.integers(0, 10)),
 )
 
@@ -185,8 +186,8 @@ def test_every_row_is_seen_once_whatever_is_written_and_killed_when(
     store = Store()
     written = set()
     for act, number in acts:
-        if act == "twin":  # also one that was written, and compacted, before
-            store.write_twin(number)
+        if act == "write":  # also one that was written, and compacted, before
+            store.write_file(number)
             written.add(digest(number))
         else:
             store.compact(steps=number)
@@ -194,8 +195,8 @@ def test_every_row_is_seen_once_whatever_is_written_and_killed_when(
 
 
 def test_sources_of_an_older_generation_without_a_file_are_abandoned() -> None:
-    old = sources_name(compacted_name(PARTITION, [twin(1)], frozenset({"a"})))
-    first = data_file(compacted_name(PARTITION, [twin(1)], frozenset({"b"})), 1)
+    old = sources_name(compacted_name(PARTITION, [file_of(1)], frozenset({"a"})))
+    first = data_file(compacted_name(PARTITION, [file_of(1)], frozenset({"b"})), 1)
     assert first is not None
     new = compacted_name(PARTITION, [first], frozenset({"b", "c"}))
 
@@ -203,5 +204,5 @@ def test_sources_of_an_older_generation_without_a_file_are_abandoned() -> None:
 
 
 def test_sources_of_a_file_that_may_still_come_are_not() -> None:
-    coming = sources_name(compacted_name(PARTITION, [twin(1)], frozenset({"a"})))
-    assert abandoned_sources([coming, twin(1).name]) == []
+    coming = sources_name(compacted_name(PARTITION, [file_of(1)], frozenset({"a"})))
+    assert abandoned_sources([coming, file_of(1).name]) == []

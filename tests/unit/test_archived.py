@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from meshtasks.errors import SchemaMismatch
-from meshtasks.flows.archive.archived import (
+from meshtasks.flows.archive.layout import Entry, objects_of
+from meshtasks.flows.archive.reading import (
     ArchivedRecord,
     fault_of,
     parse_name,
     records_in,
 )
-from meshtasks.flows.archive.layout import Entry, objects_of
 from meshtasks.flows.archive.replay import replayed, way_back
 from meshtasks.flows.excerpts import archive_line
 from meshtasks.records.envelope import record_id
@@ -32,8 +32,11 @@ def entry(number: int) -> Entry:
 
 def test_a_name_tells_class_domain_and_hour() -> None:
     said = parse_name(OBJECT.name)
-    assert said == ("metrics", "sensors", NOON)
-    assert said.date == "2026-11-23"
+    assert said is not None
+    assert said[:2] == ("metrics", "sensors")
+    assert said.hour.timestamp() == NOON
+    assert said.day.isoformat() == "2026-11-23"
+    assert OBJECT.name.endswith(f"-{said.digest}.jsonl.zst")
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_a_record_retried_without_its_neighbours_is_not_taken_for_the_first() ->
 
 
 def test_identical_records_of_one_message_are_told_apart() -> None:
-    ids = {record_id(envelope(), READING, twin, NOON) for twin in range(3)}
+    ids = {record_id(envelope(), READING, n, NOON) for n in range(3)}
     assert len(ids) == 3
 
 

@@ -149,7 +149,7 @@ def archive_of(store: ObjectStore, period: Period) -> Archive:
         if found := archive_name(each.name):
             counts[found.domain] += 1
             sizes[found.domain] += each.size_bytes
-            days[found.date] += each.size_bytes
+            days[found.day] += each.size_bytes
     every = [first + timedelta(days=n) for n in range((last - first).days + 1)]
     return Archive(
         {day: days[day] for day in every},

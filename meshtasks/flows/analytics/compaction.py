@@ -37,7 +37,7 @@ from meshtasks.flows.analytics.parquet import COMPRESSION, SCHEMAS, fault_of_fil
 from meshtasks.flows.analytics.sql import quoted_files
 from meshtasks.flows.analytics.twins import Analytics
 from meshtasks.flows.archive.objects import ObjectStore
-from meshtasks.flows.archive.objects.reading import content_of
+from meshtasks.flows.archive.reading import content_of
 from meshtasks.records.units import KINDS
 
 #: Prefix of the names of files that turned out to be damaged.
@@ -165,7 +165,7 @@ class Compaction:
             name
             for name in missing_objects(self._store, self._partitions(only))
             if (found := archive_name(name))
-            and only in (None, found.date)
+            and only in (None, found.day)
             and name not in self._unread
         ]
         if missing:

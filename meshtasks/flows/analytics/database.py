@@ -21,8 +21,7 @@ from meshtasks.flows.analytics.local import CACHE, LocalFiles, ObjectGone
 from meshtasks.flows.analytics.parquet import fault_of_file
 from meshtasks.flows.analytics.rows import TABLES
 from meshtasks.flows.analytics.sql import file_patterns, quoted, quoted_files
-from meshtasks.flows.archive.objects import ObjectStore, archived_objects
-from meshtasks.flows.archive.objects.zstd import decompress
+from meshtasks.flows.archive.objects import ObjectStore, archived_objects, decompress
 
 _T = TypeVar("_T")
 
@@ -299,7 +298,7 @@ class _Source:
                 each.name
                 for each in archived_objects(self._store)
                 if (found := archive_name(each.name))
-                and (since is None or found.date >= since)
+                and (since is None or found.day >= since)
             ]
         (table,) = (table for table in TABLES if table == view.name)
         return [

@@ -122,7 +122,7 @@ def missing_objects(
         known[day] = known.get(day, frozenset()) | files.sources
     for each in archived_objects(store):
         if found := archive_name(each.name):
-            there = known.get((found.domain, found.date), frozenset())
+            there = known.get((found.domain, found.day), frozenset())
             if found.digest not in there:
                 yield each.name
 

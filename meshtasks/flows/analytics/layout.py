@@ -32,14 +32,11 @@ from itertools import groupby
 from typing import NamedTuple
 
 from meshtasks.flows.analytics.rows import Table
+from meshtasks.flows.archive.reading import ObjectName, parse_name
 
 #: Prefix of the names of all objects of the dataset.
 ANALYTICS_PREFIX = "analytics/"
 
-_ARCHIVE_NAME = re.compile(
-    r"(?:events|metrics)/(?P<domain>[^/]+)/date=(?P<date>\d{4}-\d\d-\d\d)/hour=\d\d/"
-    r"(?P<stem>\d{8}T\d{6}Z-\d{8}T\d{6}Z-(?P<digest>[0-9a-f]{16}))\.jsonl\.zst"
-)
 _FILE_NAME = re.compile(
     r"analytics/(?P<table>readings|metrics|events)/domain=(?P<domain>[^/]+)/"
     r"date=(?P<date>\d{4}-\d\d-\d\d)/"
@@ -65,26 +62,6 @@ class Partition(NamedTuple):
             f"{ANALYTICS_PREFIX}{self.table}/domain={self.domain}/"
             f"date={self.date.isoformat()}/"
         )
-
-
-class ArchiveName(NamedTuple):
-    """What the name of an archive object says.
-
-    Attributes:
-        domain: of its records.
-        date: of its records, UTC.
-        stem: its name without directory and suffix.
-        digest: of the ids of its records, 16 hex digits.
-    """
-
-    domain: str
-    date: date
-    stem: str
-    digest: str
-
-    def twin(self, table: Table) -> str:
-        """Name of the file with its rows of that table."""
-        return f"{Partition(table, self.domain, self.date).prefix}{self.stem}.parquet"
 
 
 class DataFile(NamedTuple):
@@ -124,13 +101,16 @@ class Split(NamedTuple):
     sources: frozenset[str]
 
 
-def archive_name(name: str) -> ArchiveName | None:
+def archive_name(name: str) -> ObjectName | None:
     """The parts of an archive object's name; None for any other object."""
-    found = _ARCHIVE_NAME.fullmatch(name)
-    if not found:
-        return None
-    day = date.fromisoformat(found["date"])
-    return ArchiveName(found["domain"], day, found["stem"], found["digest"])
+    found = parse_name(name)
+    return found if found and found.digest else None
+
+
+def data_file_name(archived: ObjectName, table: Table) -> str:
+    """Name of the data file with an archive object's rows of that table."""
+    partition = Partition(table, archived.domain, archived.day)
+    return f"{partition.prefix}{archived.stem}.parquet"
 
 
 def data_file(name: str, size_bytes: int) -> DataFile | None:

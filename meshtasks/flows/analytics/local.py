@@ -17,8 +17,7 @@ from pathlib import Path
 from meshtasks.config.private_files import make_private_directory, private_opener
 from meshtasks.errors import SinkRejected, Transient
 from meshtasks.flows.analytics.layout import ANALYTICS_PREFIX
-from meshtasks.flows.archive.objects import ObjectStore
-from meshtasks.flows.archive.objects.file import FileStore
+from meshtasks.flows.archive.objects import FileStore, ObjectStore
 
 #: Directory of fetched objects in the state directory.
 CACHE = "analytics-cache"

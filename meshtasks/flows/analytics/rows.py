@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from meshtasks.errors import InvalidMessage, SchemaMismatch
-from meshtasks.flows.archive.archived import ArchivedRecord, read_line
+from meshtasks.flows.archive.reading import ArchivedRecord, read_line
 from meshtasks.records.models import Metric, explain
 from meshtasks.records.points import fields_of, fields_text, is_value, tags_of
 from meshtasks.records.units import DECIMALS, IDENTITY, QUANTITIES, KindsConfig

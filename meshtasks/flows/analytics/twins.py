@@ -6,9 +6,10 @@ import logging
 from importlib.util import find_spec
 
 from meshtasks.errors import SinkRejected, SinkUnavailable
-from meshtasks.flows.analytics.layout import ArchiveName, archive_name
+from meshtasks.flows.analytics.layout import archive_name, data_file_name
 from meshtasks.flows.analytics.rows import TABLES, rows_of
 from meshtasks.flows.archive.objects import ObjectStore
+from meshtasks.flows.archive.reading import ObjectName
 from meshtasks.records.units import KindsConfig
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class Analytics:
         logger.warning("not all of %s is in the analytics dataset: %s", name, fault)
         return fault
 
-    def _write(self, archived: ArchiveName, content: bytes) -> list[str]:
+    def _write(self, archived: ObjectName, content: bytes) -> list[str]:
         """Write its rows; what is wrong with lines that have none."""
         from meshtasks.flows.analytics.parquet import parquet_of  # noqa: PLC0415
 
@@ -75,7 +76,7 @@ class Analytics:
         for table in TABLES:
             if of_table := getattr(rows, table):
                 data = parquet_of(table, of_table)
-                self._store.put(archived.twin(table), data, {})
+                self._store.put(data_file_name(archived, table), data, {})
         return rows.faults
 
     def probe(self) -> None:

@@ -23,7 +23,6 @@ import logging
 from typing import Any
 
 from meshtasks.errors import SinkRejected, SinkUnavailable
-from meshtasks.flows.archive.archived import fault_of
 from meshtasks.flows.archive.layout import (
     ArchiveObject,
     BadEntry,
@@ -31,9 +30,8 @@ from meshtasks.flows.archive.layout import (
     entries_of,
     objects_of,
 )
-from meshtasks.flows.archive.objects import ObjectStore
-from meshtasks.flows.archive.objects.reading import content_of
-from meshtasks.flows.archive.objects.zstd import compress
+from meshtasks.flows.archive.objects import ObjectStore, compress
+from meshtasks.flows.archive.reading import content_of, fault_of
 from meshtasks.flows.contract import Batch, handles
 from meshtasks.flows.excerpts import ARCHIVE, ArchiveClass
 from meshtasks.flows.sinks import Sinks

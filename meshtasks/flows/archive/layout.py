@@ -25,11 +25,7 @@ from pydantic_core import from_json
 
 from meshtasks.amqp import headers
 from meshtasks.errors import SchemaMismatch
-from meshtasks.flows.excerpts import (
-    ArchiveClass,
-    archive_line,
-    rfc3339,
-)
+from meshtasks.flows.excerpts import ArchiveClass, archive_line, rfc3339
 from meshtasks.outcome import Dead
 from meshtasks.records.envelope import Envelope, record_id
 from meshtasks.records.json_text import first_not_json_number, members_of
@@ -89,33 +85,32 @@ class ArchiveObject(NamedTuple):
 def entries_of(
     records: Iterable[Any],
     envelopes: Iterable[Envelope],
-    places: Iterable[int | None],
+    indexes: Iterable[int | None],
 ) -> Iterator[tuple[int, Entry | BadEntry]]:
-    """The records of a batch, each with the place of what it came from; those that
-    come from the archive are left out.
+    """The entries of a batch, each with the index of the record that it comes from;
+    records that were replayed from the archive are left out.
 
     Args:
         records: the parsed JSON values; all valid ones of each message.
         envelopes: for each record the message it came in; the records of an array
             message stand together and share one envelope object.
-        places: for each record its place in that array; None if there is no array.
+        indexes: for each record its index in that array; None if there is no array.
     """
-    found = zip(count(), records, envelopes, places, strict=False)
-    for _, group in groupby(found, key=lambda each: id(each[2])):
+    found = zip(count(), records, envelopes, indexes, strict=False)
+    for _, group in groupby(found, key=lambda item: id(item[2])):
         together = list(group)
         envelope = together[0][2]
         if envelope.is_archived:
             continue
         if headers.EXCERPTS in envelope.headers:
             for number, record, _, _ in together:
-                for each in _read_excerpt(record, envelope):
-                    yield number, each
+                for entry in _read_excerpt(record, envelope):
+                    yield number, entry
         else:
-            values = {place or 0: record for _, record, _, place in together}
-            for (number, _, _, _), each in zip(
-                together, _read_foreign(values, envelope), strict=True
-            ):
-                yield number, each
+            values = {index or 0: record for _, record, _, index in together}
+            entries = _read_foreign(values, envelope)
+            for (number, _, _, _), entry in zip(together, entries, strict=True):
+                yield number, entry
 
 
 def domain_of(routing_key: str) -> str:
@@ -185,8 +180,8 @@ def _read_excerpt(record: Any, carrier: Envelope) -> Iterator[Entry | BadEntry]:
         body = found.body.encode()
         from_json(body)  # or it may be anything
         members = members_of(body)
-        places = range(len(found.times)) if found.places is None else found.places
-        texts = [members[place] for place in places]
+        indexes = range(len(found.times)) if found.places is None else found.places
+        texts = [members[index] for index in indexes]
     except ValidationError as error:
         yield _bad(carrier, f"the header {headers.EXCERPTS} is set: {explain(error)}")
         return
@@ -204,14 +199,14 @@ def _read_excerpt(record: Any, carrier: Envelope) -> Iterator[Entry | BadEntry]:
 def _read_foreign(
     values: Mapping[int, Any], envelope: Envelope
 ) -> Iterator[Entry | BadEntry]:
-    """Any other JSON is kept whatever it says; one entry per value.
+    """Any other JSON is kept whatever it is; one entry per value.
 
     Args:
-        values: by their places in the message; the worker may have refused others.
+        values: by their index in the message; the worker may have refused others.
         envelope: the message.
     """
     members = members_of(envelope.body)
-    texts = [members[place] for place in values]
+    texts = [members[index] for index in values]
     times = [_time_of(envelope, value) for value in values.values()]
     return _entries(envelope, texts, times)
 

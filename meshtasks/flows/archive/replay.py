@@ -8,7 +8,7 @@ from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, Topology
-from meshtasks.flows.archive.archived import ArchivedRecord
+from meshtasks.flows.archive.reading import ArchivedRecord
 
 
 def replayed(record: ArchivedRecord, queue: str, *, quiet: bool) -> Outgoing:

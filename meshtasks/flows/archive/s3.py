@@ -17,7 +17,7 @@ from minio.helpers import check_bucket_name
 from typing_extensions import override
 
 from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
-from meshtasks.flows.archive.objects.store import (
+from meshtasks.flows.archive.objects import (
     SINK,
     ObjectInfo,
     ObjectStore,
