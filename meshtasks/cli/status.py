@@ -20,8 +20,9 @@ from meshtasks.amqp.peek import QueueBusy, peek
 from meshtasks.cli.status_workers import WorkerAnswer, ask_workers, circuit_lines
 from meshtasks.cli.terminal import say
 from meshtasks.config.settings import Settings, load_settings
+from meshtasks.demo.view.collect import Collector
 from meshtasks.demo.view.render import draw
-from meshtasks.demo.view.snapshot import Collector, Snapshot
+from meshtasks.demo.view.snapshot import Snapshot
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.sinks import Sinks
 

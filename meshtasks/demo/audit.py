@@ -27,7 +27,7 @@ from meshtasks.demo.reconciliation import (
     published_so_far,
 )
 from meshtasks.demo.stack import Stack
-from meshtasks.demo.view.snapshot import Collector
+from meshtasks.demo.view.collect import Collector
 from meshtasks.flows.alerts.store import AlertStore
 from meshtasks.flows.archive.objects import ObjectStore, archived_objects
 from meshtasks.flows.inference.config import MEASUREMENT as INFERENCE

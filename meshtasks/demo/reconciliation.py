@@ -15,7 +15,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from meshtasks.amqp.management import QueueActivity
-from meshtasks.demo.view.snapshot import Collector, Seen
+from meshtasks.demo.view.collect import Collector
+from meshtasks.demo.view.snapshot import Seen
 
 #: The broker takes its statistics every second: what is over for longer is over.
 REST_SECONDS = 2.0

@@ -25,8 +25,8 @@ from meshtasks.demo.reconciliation import (
     published_so_far,
 )
 from meshtasks.demo.stack import Stack
+from meshtasks.demo.view.collect import Collector
 from meshtasks.demo.view.render import draw, line, size
-from meshtasks.demo.view.snapshot import Collector
 from meshtasks.text import clip
 
 _REDRAW_SECONDS = 0.5

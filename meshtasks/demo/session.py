@@ -24,7 +24,7 @@ from meshtasks.demo.reconciliation import REST_SECONDS, published_so_far
 from meshtasks.demo.screen import Screen, print_summary, shown_path
 from meshtasks.demo.shutdown import AtOnce, Shutdown, Steps, Together
 from meshtasks.demo.stack import Stack
-from meshtasks.demo.view.snapshot import Collector
+from meshtasks.demo.view.collect import Collector
 from meshtasks.errors import MeshError, Transient
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.builtin import FILES

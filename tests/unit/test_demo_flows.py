@@ -6,7 +6,8 @@ import pytest
 
 from meshtasks.amqp.management import QueueActivity
 from meshtasks.demo.reconciliation import QueueCount, QueueCounters
-from meshtasks.demo.view.snapshot import Depth, Seen
+from meshtasks.demo.view.collect import Depth
+from meshtasks.demo.view.snapshot import Seen
 
 QUEUE = "sensors.motion"
 

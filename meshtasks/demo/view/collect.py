@@ -1,0 +1,172 @@
+"""Asks a running mesh what there is to be seen of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from typing import NamedTuple, Self
+
+import kombu
+from amqp.exceptions import NotFound
+
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.management import QueueActivity, activity
+from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.config.settings import Settings
+from meshtasks.demo.view.event_monitor import EventMonitor
+from meshtasks.demo.view.snapshot import ArchiveState, QueueState, Seen, Snapshot
+from meshtasks.errors import ConfigError, SinkUnavailable, Transient
+from meshtasks.flows.archive.objects import archived_objects, open_store
+
+
+class Depth(NamedTuple):
+    """How many messages wait in a queue, and how many consumers it has."""
+
+    ready: int
+    consumers: int
+
+
+class Collector:
+    """Takes snapshots of the mesh that these settings describe.
+
+    One fault hides only what depends on it: without the management API there are
+    no rates, and so on.
+
+    Args:
+        settings: of the mesh.
+        management_url: of RabbitMQ's management pages; by default port 15672 of
+            the broker's host.
+        points: gives the number of values that the time-series store has taken;
+            raises OSError when it does not answer.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        management_url: str | None = None,
+        points: Callable[[], int] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._topology = settings.read(TOPOLOGY)
+        self._url = settings.env.amqp_url
+        self._management_url = management_url
+        self._points = points
+        self._store = open_store(settings.env)
+        self._taps = EventMonitor(self._url, self._topology)
+        self._connection: kombu.Connection | None = None
+        self._broker = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._taps.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._taps.__exit__()
+        self._connection = None
+        with suppress(Transient):  # the broker may be gone already
+            self._broker.close()
+        self._store.close()
+
+    def wait_watching(self, within_seconds: float) -> bool:
+        """Wait until all that passes is seen; whether it is."""
+        return self._taps.wait_open(within_seconds)
+
+    def seen(self) -> Seen:
+        """What has passed since the start."""
+        return self._taps.seen()
+
+    def snapshot(self) -> Snapshot:
+        """The mesh now; takes about 50 ms."""
+        faults: list[str] = []
+        depths: dict[str, Depth] = {}
+        active: dict[str, QueueActivity] = {}
+        points: int | None = None
+        archive: ArchiveState | None = None
+        try:
+            depths = self.depths()
+            active = self.activity()
+        except (Transient, ConfigError) as error:
+            faults.append(str(error))
+        try:
+            points = self._points() if self._points else None
+        except OSError as error:
+            faults.append(f"the time-series store does not answer: {error}")
+        try:
+            sizes = [each.size_bytes for each in archived_objects(self._store)]
+            archive = ArchiveState(len(sizes), sum(sizes))
+        except SinkUnavailable as error:
+            faults.append(str(error))
+        if self._taps.fault and not faults:
+            faults.append(self._taps.fault)
+        return Snapshot(
+            taken_at=time.time(),
+            queues=tuple(
+                _queue(queue.name, depths[queue.name], active)
+                for queue in self._topology.queues
+                if queue.name in depths
+            ),
+            retry={
+                queue.seconds: depths[queue.name].ready
+                for queue in self._topology.retry_queues
+                if queue.name in depths
+            },
+            dead_letter_queue=self._topology.dead_letter_queue,
+            points=points,
+            archive=archive,
+            seen=self.seen(),
+            faults=tuple(faults),
+        )
+
+    def activity(self) -> dict[str, QueueActivity]:
+        """What has gone on in each queue, by the broker's own statistics.
+
+        Raises:
+            Transient: the management API cannot be reached.
+            ConfigError: it refuses the account or the virtual host.
+        """
+        return activity(self._url, self._management_url)
+
+    def depths(self) -> dict[str, Depth]:
+        """Ready messages and consumers of each queue there is, retry queues included.
+
+        Exact and of this moment, unlike the management API's numbers.
+
+        Raises:
+            Transient: the broker cannot be reached.
+            ConfigError: it refuses the account or the virtual host.
+        """
+        with self._broker as broker:  # closes the connection after a fault
+            connection = self._connection
+            if connection is None:
+                connection = broker.enter_context(connected(self._url))
+            self._connection = None
+            depths = dict(self._counted(connection))
+            self._connection, self._broker = connection, broker.pop_all()
+        return depths
+
+    def _counted(self, connection: kombu.Connection) -> Iterator[tuple[str, Depth]]:
+        channel = connection.channel()
+        for queue in self._topology.all_queues:
+            try:
+                answer = channel.queue_declare(queue.name, passive=True)
+            except NotFound:  # which closes the channel
+                channel = connection.channel()
+            else:
+                yield queue.name, Depth(answer.message_count, answer.consumer_count)
+        channel.close()
+
+
+def _queue(name: str, depth: Depth, active: Mapping[str, QueueActivity]) -> QueueState:
+    now = active.get(name)
+    if now is None:
+        return QueueState(name, *depth)
+    return QueueState(
+        name,
+        *depth,
+        now.messages_unacknowledged,
+        now.messages_in,
+        now.in_per_second,
+        now.out_per_second,
+    )
