@@ -32,6 +32,17 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
+def replace_private(path: Path, text: str) -> None:
+    """Replace a text file; a reader sees the old or the new one, never a part.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    draft = path.with_name(f"{path.name}.part")
+    write_private(draft, text)
+    draft.replace(path)
+
+
 def make_private_database(path: Path) -> None:
     """Before SQLite opens it: make an empty file, which is an empty database, or
     tighten the one there is. SQLite gives its -wal and -shm files the same mode.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -10,10 +11,9 @@ from typing import cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from meshtasks.config.private_files import make_private_directory
+from meshtasks.config.private_files import make_private_directory, replace_private
 from meshtasks.records.models import EntityState, StateChange, explain
 from producers.base import Producer
-from producers.files import write_atomically
 from producers.homeassistant.frames import CurrentState
 
 logger = logging.getLogger(__name__)
@@ -69,9 +69,8 @@ class Memory:
             return
         try:
             make_private_directory(self._path.parent)
-            write_atomically(
-                self._path, {"heard_at": self.heard_at, "states": self._states}
-            )
+            known = {"heard_at": self.heard_at, "states": self._states}
+            replace_private(self._path, json.dumps(known) + "\n")
         except OSError as error:
             logger.warning("the states of the house could not be saved: %s", error)
 

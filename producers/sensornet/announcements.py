@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import RootModel, ValidationError
 
 from meshtasks.amqp.routing import topic_matches
-from meshtasks.config.private_files import make_private_directory, write_private
+from meshtasks.config.private_files import make_private_directory, replace_private
 from meshtasks.errors import ConfigError
 from producers.sensornet.discovery import Announced
 
@@ -175,11 +175,9 @@ class Memory:
         next change: readings need not wait for it."""
         if not self.announcements.changed:
             return
-        written = self._path.with_suffix(".new")
         try:
             make_private_directory(self._path.parent)
-            write_private(written, self.announcements.book.model_dump_json())
-            written.replace(self._path)
+            replace_private(self._path, self.announcements.book.model_dump_json())
         except OSError as error:
             logger.error("cannot keep what devices announced: %s", error)  # noqa: TRY400 - the text says it
         else:

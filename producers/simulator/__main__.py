@@ -17,7 +17,7 @@ from producers.base import Producer
 from producers.buffer import Batching
 from producers.session import Patience, broker_url, run_session
 from producers.simulator.house import DOMAINS, ROOMS, Domain, House, HouseOptions
-from producers.simulator.run import Feed, Ledger, Pace, Report
+from producers.simulator.run import Confirmed, Pace, PacedFeed, RunSummary
 
 _DAY_SECONDS = 86_400.0
 _HISTORY_DAYS = 7
@@ -148,23 +148,23 @@ def simulator(  # noqa: PLR0913 (one parameter per option)
             asks_models=ask,
         )
     )
-    ledger = Ledger()
+    confirmed = Confirmed()
     producer = Producer(
         Publisher(broker_url()),
         batching=Batching(array_size=array),
-        on_confirmed=ledger.confirm,
+        on_confirmed=confirmed.add,
     )
-    report = Report(house, producer, ledger, stats_file)
-    report.write(finished=False)
+    summary = RunSummary(house, producer, confirmed, stats_file)
+    summary.write(finished=False)
     stop = context.ensure_object(threading.Event)
     exit_code = run_session(
         producer,
-        Feed(house, producer, pace, stop, report.write_now_and_then),
+        PacedFeed(house, producer, pace, stop, summary.write_now_and_then),
         stop,
         Patience(connect_timeout, drain_timeout),
     )
-    report.write(finished=True)
-    typer.echo(json.dumps(report.summary(finished=True)))
+    summary.write(finished=True)
+    typer.echo(json.dumps(summary.summary(finished=True)))
     raise typer.Exit(exit_code)
 
 

@@ -1,26 +1,31 @@
-"""Messages that no handler can take: the ten ways devices break a format."""
+"""Messages that no handler can take: the ten ways devices break a format.
+
+They are made of good records of every kind that the mesh takes, whose ids end in
+``broken``, so no good record of the house is ever the same.
+"""
 
 from __future__ import annotations
 
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from producers.simulator.sensors import utc_time
+from producers.simulator import devices
+from producers.simulator.sensors import SENSORS, motion_record, utc_time
 
 #: AMQP header that names what is wrong with a simulated bad message.
 LABEL_HEADER = "x-simulated-fault"
 
 #: Kinds of records whose values have a unit.
-WITH_UNIT = frozenset({"sensors.temperature", "sensors.humidity"})
-
+_WITH_UNIT = frozenset({"sensors.temperature", "sensors.humidity"})
 #: Twice what the queues take.
 _OVERSIZED_BYTES = 2 * 1024 * 1024
+_BROKEN = "broken"
 
 
 class BadKind(StrEnum):
@@ -48,23 +53,14 @@ class BadKind(StrEnum):
         return 2 if self is BadKind.ARRAY_WITH_BAD_MEMBERS else 0
 
 
-class Change(NamedTuple):
-    """A value that a field cannot have."""
-
-    field: str
-    value: object
-
-
 @dataclass(frozen=True, slots=True)
 class Specimen:
     """Good records of one kind, to be spoilt.
 
     Attributes:
-        exchange: where they go.
-        routing_key: as what.
         record: makes one; takes its timestamp, and what its identity ends with.
         required: the field that it cannot do without.
-        wrong: values of the wrong type.
+        wrong: fields with values of the wrong type.
         lenient: any number is a time to it, and so is any time to come.
     """
 
@@ -72,7 +68,7 @@ class Specimen:
     routing_key: str
     record: Callable[[object, str], dict[str, object]]
     required: str
-    wrong: Sequence[Change]
+    wrong: Sequence[tuple[str, object]]
     lenient: bool = False
 
 
@@ -121,7 +117,7 @@ class Deck:
         """Only what measures something has a unit."""
         if kind is not BadKind.UNKNOWN_UNIT:
             return list(self._domain_kinds)
-        return [name for name in self._domain_kinds if name in WITH_UNIT]
+        return [name for name in self._domain_kinds if name in _WITH_UNIT]
 
     def _card(self, kind: BadKind) -> Card:
         candidates = self._candidates(kind)
@@ -137,68 +133,156 @@ def bad_body(
     kind: BadKind, specimen: Specimen, now_ms: int, rng: random.Random
 ) -> bytes:
     """A body of this kind, as a device might send it by mistake."""
-    return _MAKERS[kind](_Draft(specimen, now_ms, rng))
+    now = utc_time(now_ms)
 
+    def good(suffix: str = "", **extra: object) -> dict[str, object]:
+        return {**specimen.record(now, suffix), **extra}
 
-class _Draft:
-    """A good record, to be spoilt."""
-
-    def __init__(self, specimen: Specimen, now_ms: int, rng: random.Random) -> None:
-        self.specimen = specimen
-        self.now_ms = now_ms
-        self.rng = rng
-
-    def good(self, suffix: str = "", **extra: object) -> dict[str, object]:
-        """The record, with other fields besides."""
-        return {**self.specimen.record(utc_time(self.now_ms), suffix), **extra}
-
-    def incomplete(self, suffix: str = "") -> dict[str, object]:
-        """The record without what it cannot do without."""
-        record = self.good(suffix)
-        del record[self.specimen.required]
+    def incomplete(suffix: str = "") -> dict[str, object]:
+        record = good(suffix)
+        del record[specimen.required]
         return record
 
-    def mistyped(self, suffix: str = "") -> dict[str, object]:
-        """The record with a value of the wrong type."""
-        field, value = self.rng.choice(self.specimen.wrong)
-        return {**self.good(suffix), field: value}
+    def mistyped(suffix: str = "") -> dict[str, object]:
+        field, value = rng.choice(specimen.wrong)
+        return {**good(suffix), field: value}
+
+    def impossible_timestamp() -> bytes:
+        choices: list[object] = ["2026-02-30T10:00:00Z", "yesterday"]
+        if not specimen.lenient:
+            next_year = datetime.fromtimestamp(now_ms / 1000, UTC) + timedelta(days=365)
+            choices += [next_year.isoformat(), -1, True]
+        return _encoded(specimen.record(rng.choice(choices), ""))
+
+    def array_with_bad_members() -> bytes:
+        members = [good(), good("-2"), incomplete("-3"), mistyped("-4")]
+        rng.shuffle(members)
+        return _encoded(members)
+
+    makers: dict[BadKind, Callable[[], bytes]] = {
+        BadKind.NOT_JSON: lambda: _encoded(good())[:-9],
+        # A degree sign as old firmware writes it.
+        BadKind.NOT_UTF8: lambda: _encoded(good(note="°C"), "latin-1"),
+        BadKind.EMPTY: lambda: b"",
+        BadKind.ARRAY_WITH_BAD_MEMBERS: array_with_bad_members,
+        BadKind.MISSING_FIELD: lambda: _encoded(incomplete()),
+        BadKind.WRONG_TYPE: lambda: _encoded(mistyped()),
+        BadKind.NAN: lambda: _encoded(good(value=float("nan"))),
+        BadKind.UNKNOWN_UNIT: lambda: _encoded(
+            good(unit=rng.choice(("furlong", "°X", "lux")))
+        ),
+        BadKind.IMPOSSIBLE_TIMESTAMP: impossible_timestamp,
+        BadKind.OVERSIZED: lambda: _encoded(good(debug="x" * _OVERSIZED_BYTES)),
+    }
+    return makers[kind]()
 
 
-def _encoded(record: object) -> bytes:
-    return json.dumps(record, ensure_ascii=False).encode()
+def _encoded(record: object, encoding: str = "utf-8") -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode(encoding)
 
 
-def _array_with_bad_members(draft: _Draft) -> bytes:
-    members = [
-        *(draft.good(), draft.good("-2")),
-        *(draft.incomplete("-3"), draft.mistyped("-4")),
-    ]
-    draft.rng.shuffle(members)
-    return _encoded(members)
+def _reading(kind: str, room: str, rng: random.Random) -> Specimen:
+    def record(timestamp: object, suffix: str) -> dict[str, object]:
+        return {
+            "sensor_id": f"{room}-{kind}-{_BROKEN}{suffix}",
+            "value": round(rng.uniform(18.0, 24.0), 2),
+            "timestamp": timestamp,
+        }
+
+    wrong = [("value", text) for text in ("warm", "unavailable", "21.5", "21,5")]
+    return Specimen(SENSORS, f"sensors.{kind}.{room}", record, "value", wrong)
 
 
-def _impossible_timestamp(draft: _Draft) -> bytes:
-    next_year = datetime.fromtimestamp(draft.now_ms / 1000, UTC) + timedelta(days=365)
-    choices: list[object] = ["2026-02-30T10:00:00Z", "yesterday"]
-    if not draft.specimen.lenient:
-        choices += [next_year.isoformat(), -1, True]
-    return _encoded(draft.specimen.record(draft.rng.choice(choices), ""))
+def _motion(room: str, _rng: random.Random) -> Specimen:
+    def record(timestamp: object, suffix: str) -> dict[str, object]:
+        return motion_record(room, f"{room}-{_BROKEN}{suffix}", timestamp)
+
+    wrong = [("motion", "on"), ("motion", 1), ("sensor_id", 7)]
+    return Specimen(SENSORS, f"sensors.motion.{room}", record, "motion", wrong)
 
 
-_MAKERS: dict[BadKind, Callable[[_Draft], bytes]] = {
-    BadKind.NOT_JSON: lambda draft: _encoded(draft.good())[:-9],
-    # A degree sign in Latin-1, as old firmware writes it.
-    BadKind.NOT_UTF8: lambda draft: json.dumps(
-        draft.good(note="°C"), ensure_ascii=False
-    ).encode("latin-1"),
-    BadKind.EMPTY: lambda _: b"",
-    BadKind.ARRAY_WITH_BAD_MEMBERS: _array_with_bad_members,
-    BadKind.MISSING_FIELD: lambda draft: _encoded(draft.incomplete()),
-    BadKind.WRONG_TYPE: lambda draft: _encoded(draft.mistyped()),
-    BadKind.NAN: lambda draft: _encoded(draft.good(value=float("nan"))),
-    BadKind.UNKNOWN_UNIT: lambda draft: _encoded(
-        draft.good(unit=draft.rng.choice(("furlong", "°X", "lux")))
+def _state_change(room: str, rng: random.Random) -> Specimen:
+    entity_id = f"light.{room}_{_BROKEN}"
+
+    def record(timestamp: object, suffix: str) -> dict[str, object]:
+        name = entity_id + suffix.replace("-", "_")
+        context = f"{rng.getrandbits(80):020x}"
+        thing = devices.Thing(name, ("on",))
+        state = devices.state_object(thing, "on", context, timestamp)
+        return {"entity_id": name, "old_state": None, "new_state": state}
+
+    wrong = [("new_state", "on"), ("entity_id", 7), ("old_state", [])]
+    key = f"home.{entity_id}.state_changed"
+    return Specimen(devices.HOME_EVENTS, key, record, "entity_id", wrong)
+
+
+def _automation(room: str, _rng: random.Random) -> Specimen:
+    name = f"{room}_{_BROKEN}"
+
+    def record(timestamp: object, suffix: str) -> dict[str, object]:
+        return devices.trigger_record(name + suffix, "time pattern", timestamp)
+
+    wrong = [("automation", 7), ("automation", "")]
+    key = f"home.automation.{name}.trigger"
+    return Specimen(devices.HOME_EVENTS, key, record, "automation", wrong)
+
+
+def _metric(key: str, tag: str) -> Specimen:
+    def record(timestamp: object, suffix: str) -> dict[str, object]:
+        tags = {tag: _BROKEN + suffix}
+        return devices.metric_record("uptime", {"seconds": 86_400.0}, tags, timestamp)
+
+    wrong = [("name", 7), ("fields", [1.0]), ("tags", "nas")]
+    return Specimen(devices.METRICS, f"{key}.{_BROKEN}", record, "name", wrong)
+
+
+def _request(room: str, rng: random.Random) -> Specimen:
+    number = rng.getrandbits(32)
+
+    def record(timestamp: object, suffix: str) -> dict[str, object]:
+        window = [20.0] * devices.WINDOW_READINGS
+        sensor_id = f"{room}-{_BROKEN}{suffix}"
+        return devices.request_record(sensor_id, room, window, number, timestamp)
+
+    wrong = [("inputs", "20.0 °C"), ("inputs", []), ("version", "x")]
+    key = f"ai.model.{devices.MODEL}"
+    return Specimen(devices.AI, key, record, "inputs", wrong)
+
+
+def _result(room: str, rng: random.Random) -> Specimen:
+    model, number = f"{room}-{_BROKEN}", rng.getrandbits(32)
+
+    def record(timestamp: object, suffix: str) -> dict[str, object]:
+        result = devices.result_record(0.5, number, timestamp)
+        return {**result, "model": model + suffix}
+
+    wrong = [("request_id", 7), ("latency_ms", "fast")]
+    return Specimen(devices.AI, f"ai.result.{model}", record, "request_id", wrong)
+
+
+def _alert(room: str, _rng: random.Random) -> Specimen:
+    warned = devices.Warned("info", _BROKEN, "{} is broken", "Look at the {}.")
+
+    def record(timestamp: object, suffix: str) -> dict[str, object]:
+        return devices.alert_record(warned, room + suffix, timestamp)
+
+    wrong = [("severity", "bad"), ("labels", [room]), ("title", "")]
+    key = warned.routing_key
+    return Specimen(devices.ALERTS, key, record, "severity", wrong, lenient=True)
+
+
+#: By what they are counted as; each takes a room.
+SPECIMENS: Mapping[str, Callable[[str, random.Random], Specimen]] = {
+    "sensors.temperature": lambda room, rng: _reading("temperature", room, rng),
+    "sensors.humidity": lambda room, rng: _reading("humidity", room, rng),
+    "sensors.motion": _motion,
+    "home.events.state_changes": _state_change,
+    "home.events.automations": _automation,
+    "metrics.system": lambda _room, _rng: _metric("metrics.system", "host"),
+    "metrics.application": lambda _room, _rng: _metric(
+        "metrics.application", "service"
     ),
-    BadKind.IMPOSSIBLE_TIMESTAMP: _impossible_timestamp,
-    BadKind.OVERSIZED: lambda draft: _encoded(draft.good(debug="x" * _OVERSIZED_BYTES)),
+    "ai.inference.requests": _request,
+    "ai.inference.results": _result,
+    "alerts": _alert,
 }

@@ -10,9 +10,7 @@ import math
 import random
 from dataclasses import dataclass
 
-_HOUR_SECONDS = 3_600.0
 _DAY_SECONDS = 86_400.0
-_YEAR_DAYS = 365.25
 
 #: Magnus formula with the constants of Alduchov and Eskridge (1996), equation 21.
 _MAGNUS_A = 17.625
@@ -53,7 +51,7 @@ class Weather:
 
     def _mean_celsius(self, seconds: float) -> float:
         days = seconds / _DAY_SECONDS
-        season = -9.0 * math.cos(math.tau * (days - 15.0) / _YEAR_DAYS)
+        season = -9.0 * math.cos(math.tau * (days - 15.0) / 365.25)
         fronts = sum(
             strength * math.sin(math.tau * days / period + phase)
             for period, strength, phase in self._fronts
@@ -161,4 +159,4 @@ class Climate:
 
 
 def _hour(seconds: float) -> float:
-    return seconds % _DAY_SECONDS / _HOUR_SECONDS
+    return seconds % _DAY_SECONDS / 3_600.0

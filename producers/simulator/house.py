@@ -12,24 +12,21 @@ from itertools import count, cycle
 from typing import NamedTuple
 
 from producers.buffer import encode
-from producers.simulator import homeassistant, inference, metrics
-from producers.simulator.badmessages import BadKind, Deck, bad_body
+from producers.simulator import devices
+from producers.simulator.badmessages import SPECIMENS, BadKind, Deck, bad_body
 from producers.simulator.climate import Climate, Episode, Overheating, Room, Weather
 from producers.simulator.sensors import (
     CAPACITIVE_HYGROMETER,
     HUMIDITY_FORMATS,
     TEMPERATURE_FORMATS,
     THERMISTOR,
+    Emitter,
     FaultySensor,
     Format,
-    Logger,
-    MotionSensor,
     Probe,
-    Sensor,
-    Source,
+    motion_sensor,
+    readings,
 )
-from producers.simulator.specimens import SPECIMENS
-from producers.simulator.troubles import Troubles
 
 ROOMS = (
     Room("living_room", 21.5, episode=Episode(20.0, 1.5, 0.8, 0.8)),
@@ -99,8 +96,6 @@ class SimulatedMessage(NamedTuple):
     """One message of the house.
 
     Attributes:
-        exchange: where to.
-        routing_key: as what.
         timestamp: epoch seconds, by the house's clock.
         records: the JSON records of a good message; several are an array.
         bad: what is wrong with the message; None for a good one.
@@ -138,8 +133,8 @@ class House:
         #: Faults that began, by name.
         self.faults: Counter[str] = Counter()
         rng = random.Random(options.seed)
-        self._sources = build_sources(options, rng, self.faults)
-        rng.shuffle(self._sources)
+        self._emitters = _emitters(options, rng, self.faults)
+        rng.shuffle(self._emitters)
         self._rng = rng
         self._specimens = {
             name: specimen
@@ -152,7 +147,7 @@ class House:
     def messages(self) -> Iterator[SimulatedMessage]:
         """The messages in the order of the house's clock. Call it once."""
         options = self.options
-        sources = cycle(self._sources)
+        emitters = cycle(self._emitters)
         late_ms = 0
         for number in count():
             now_ms = options.start_ms + int(number * options.step_ms) + late_ms
@@ -160,9 +155,9 @@ class House:
                 yield self._bad_message(now_ms)
                 continue
             silent = 0
-            while (emission := next(sources).emit(now_ms)) is None:
+            while (emission := next(emitters).emit(now_ms)) is None:
                 silent += 1
-                if silent % len(self._sources) == 0:
+                if silent % len(self._emitters) == 0:
                     # All have spoken at this moment: the clock has to move on.
                     late_ms += 1
                     now_ms += 1
@@ -186,35 +181,56 @@ class House:
         )
 
 
-def build_sources(
+def _emitters(
     options: HouseOptions, rng: random.Random, faults: Counter[str]
-) -> list[Source]:
-    """Everything in the house that speaks."""
+) -> list[Emitter]:
+    """Everything in the house that sends messages."""
     overheating = options.overheating_room and Overheating(
         options.overheating_room, options.start_ms / 1000 + 1.0
     )
     climate = Climate(Weather(rng), overheating or None)
-    builders: dict[Domain, Callable[[], Sequence[Source]]] = {
+    builders: dict[Domain, Callable[[], Sequence[Emitter]]] = {
         Domain.SENSORS: lambda: [
-            *_climate_sources(options, climate, rng, faults),
-            *_motion_sources(options),
+            *_climate_sensors(options, climate, rng, faults),
+            # Every other one leaves all but the motion out, if that is allowed.
+            *(
+                motion_sensor(room, complete=options.to_be_packed or number % 2 == 0)
+                for number, room in enumerate(_MOTION_ROOMS)
+            ),
         ],
-        Domain.HOME: lambda: _home_sources(rng),
-        Domain.METRICS: lambda: _metric_sources(options, rng),
-        Domain.AI: lambda: _ai_sources(options, climate, rng),
-        Domain.ALERTS: lambda: [Troubles([room.name for room in ROOMS])],
+        Domain.HOME: lambda: [
+            *(devices.entity(thing, rng) for thing in devices.THINGS),
+            *(devices.automation(*each) for each in devices.AUTOMATIONS.items()),
+        ],
+        Domain.METRICS: lambda: [
+            *devices.gauges(rng),
+            *(
+                devices.processor(host, rng)
+                for host in devices.HOSTS
+                if not options.to_be_packed
+            ),
+        ],
+        Domain.AI: lambda: [
+            *(
+                devices.window_requests(room.name, partial(climate.celsius, room), rng)
+                for room in ROOMS
+                if room.name in _ASKED_ROOMS and options.asks_models
+            ),
+            devices.camera(rng),
+        ],
+        Domain.ALERTS: lambda: [devices.alerts([room.name for room in ROOMS])],
     }
     return [
-        source
+        emitter
         for domain, build in builders.items()
         if domain in options.domains
-        for source in build()
+        for emitter in build()
     ]
 
 
-def _climate_sources(
+def _climate_sensors(
     options: HouseOptions, climate: Climate, rng: random.Random, faults: Counter[str]
-) -> list[Source]:
+) -> list[Emitter]:
     """A room has two thermometers and a hygrometer of differing makes; of makes
     that give no id it has at most one of a kind, since its room is its id. A
     logger with eight probes hangs in the cellar, if arrays are allowed.
@@ -236,70 +252,20 @@ def _climate_sources(
     best = TEMPERATURE_FORMATS[0]
     thermometers = cycle(usable(TEMPERATURE_FORMATS))
     hygrometers = cycle(usable(HUMIDITY_FORMATS))
-    sources: list[Source] = []
+    sensors: list[Emitter] = []
     for room in ROOMS:
-        for kind, place, form in (
+        for kind, mounted, form in (
             ("temperature", "ceiling", best),
             ("temperature", "window", next(thermometers)),
             ("humidity", "wall", next(hygrometers)),
         ):
-            sensor_id = f"{room.name}-{kind}-{place}"
-            sources.append(Sensor(kind, room.name, sensor_id, probe(kind, room), form))
-    if options.to_be_packed:
-        return sources
-    cellar = next(room for room in ROOMS if room.name == "cellar")
-    probes = {
-        f"cellar-pipe-{number}": probe("temperature", cellar)
-        for number in range(1, _LOGGER_PROBES + 1)
-    }
-    sources.append(Logger("temperature", cellar.name, probes, best))
-    return sources
-
-
-def _motion_sources(options: HouseOptions) -> list[Source]:
-    """Every other one leaves all but the motion out, if that is allowed."""
-    return [
-        MotionSensor(room, complete=options.to_be_packed or number % 2 == 0)
-        for number, room in enumerate(_MOTION_ROOMS)
-    ]
-
-
-def _home_sources(rng: random.Random) -> list[Source]:
-    return [
-        *(homeassistant.Entity(thing, rng) for thing in homeassistant.THINGS),
-        *(
-            homeassistant.Automation(name, trigger)
-            for name, trigger in homeassistant.AUTOMATIONS.items()
-        ),
-    ]
-
-
-def _metric_sources(options: HouseOptions, rng: random.Random) -> list[Source]:
-    gauges = [
-        metrics.Gauge(key(owner), name, measure, {tag: owner}, rng)
-        for tag, owners, key, gauge in (
-            ("host", metrics.HOSTS, metrics.host_key, metrics.HOST_METRICS),
-            (
-                "service",
-                metrics.SERVICES,
-                metrics.service_key,
-                metrics.SERVICE_METRICS,
-            ),
-        )
-        for owner in owners
-        for name, measure in gauge.items()
-    ]
-    if options.to_be_packed:
-        return [*gauges]
-    return [*gauges, *(metrics.Processor(host, rng) for host in metrics.HOSTS)]
-
-
-def _ai_sources(
-    options: HouseOptions, climate: Climate, rng: random.Random
-) -> list[Source]:
-    askers = [
-        inference.Asker(room.name, partial(climate.celsius, room), rng)
-        for room in ROOMS
-        if room.name in _ASKED_ROOMS and options.asks_models
-    ]
-    return [*askers, inference.Camera(rng)]
+            own = {f"{room.name}-{kind}-{mounted}": probe(kind, room)}
+            sensors.append(readings(kind, room.name, own, form))
+    if not options.to_be_packed:
+        cellar = next(room for room in ROOMS if room.name == "cellar")
+        probes = {
+            f"cellar-pipe-{number}": probe("temperature", cellar)
+            for number in range(1, _LOGGER_PROBES + 1)
+        }
+        sensors.append(readings("temperature", cellar.name, probes, best))
+    return sensors

@@ -1,7 +1,9 @@
-"""producers.simulator.run."""
+"""One run of the simulated house: its pace, what the broker has confirmed of it, and
+the summary that tells."""
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -13,63 +15,15 @@ from pathlib import Path
 import typer
 
 from meshtasks.amqp.publisher import Outgoing
+from meshtasks.config.private_files import replace_private
 from producers.base import Producer
 from producers.buffer import Pending
-from producers.files import write_atomically
 from producers.simulator.badmessages import LABEL_HEADER, BadKind
 from producers.simulator.house import House, SimulatedMessage
 
-
-class Ledger:
-    """Counts the messages that the broker has confirmed, and what is in them.
-
-    Written by the producer's thread, read by others.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._messages: Counter[str] = Counter()
-        self._bad_messages: Counter[str] = Counter()
-        self._good_records: Counter[str] = Counter()
-        self._bad_records: Counter[str] = Counter()
-
-    def confirm(self, batch: Sequence[Pending]) -> None:
-        """Enter messages that the broker has stored."""
-        with self._lock:
-            for message, records in batch:
-                good = records
-                domain_kind = domain_kind_of(message.routing_key)
-                self._messages[domain_kind] += 1
-                label = (message.headers or {}).get(LABEL_HEADER)
-                if label is not None:
-                    kind = BadKind(str(label))
-                    self._bad_messages[kind] += 1
-                    self._bad_records[domain_kind] += kind.bad_records
-                    good = kind.good_records
-                self._good_records[domain_kind] += good
-
-    def summary(self) -> dict[str, object]:
-        """The books so far.
-
-        Returns:
-            ``messages``; ``records`` = ``good_records`` (to be stored) +
-            ``bad_records`` (to be dead-lettered); ``bad_messages`` by what is
-            wrong with them; ``messages_by_kind``, ``good_records_by_kind`` and
-            ``bad_records_by_kind`` by :func:`domain_kind_of`.
-        """
-        with self._lock:
-            good, bad = self._good_records.total(), self._bad_records.total()
-            return {
-                "messages": self._messages.total(),
-                "records": good + bad,
-                "good_records": good,
-                "bad_records": bad,
-                "bad_messages": dict(sorted(self._bad_messages.items())),
-                "messages_by_kind": dict(sorted(self._messages.items())),
-                "good_records_by_kind": dict(sorted(self._good_records.items())),
-                "bad_records_by_kind": dict(sorted(self._bad_records.items())),
-            }
-
+#: How long anything here waits without looking at what else there is to do.
+_LONGEST_WAIT_SECONDS = 0.25
+_WRITE_INTERVAL_SECONDS = 1.0
 
 #: What tells the kinds of domains apart whose routing keys do not begin with them:
 #: the first word, a word at some place, and the kind.
@@ -79,22 +33,6 @@ _TOLD_BY = (
     ("ai", 1, "model", "ai.inference.requests"),
     ("ai", 1, "result", "ai.inference.results"),
 )
-
-
-def domain_kind_of(routing_key: str) -> str:
-    """What a message is counted as: the name of the queue it goes to, and for alerts,
-    which go to two, ``alerts``."""
-    words = routing_key.split(".")
-    if words[0] == "alerts":
-        return "alerts"
-    for domain, place, word, kind in _TOLD_BY:
-        if words[0] == domain and words[place] == word:
-            return kind
-    return ".".join(words[:2])
-
-
-#: How long anything here waits without looking at what else there is to do.
-_LONGEST_WAIT_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +52,7 @@ class Pace:
     until_present: bool = False
 
 
-class Feed:
+class PacedFeed:
     """Submits a house's messages until the pace's end or a stop.
 
     Args:
@@ -146,8 +84,12 @@ class Feed:
             body = message.body
             if not self._wait_until(began + due_seconds):
                 return
-            if not self._wait_for_room(len(body)):
-                return
+            # A house could not wait, but its counters would not add up if it dropped
+            # anything.
+            while not self._producer.wait_for_room(len(body), _LONGEST_WAIT_SECONDS):
+                if self._stop.is_set():
+                    return
+                self._each_moment()
             self._submit(message, body)
 
     def _is_over(self, number: int, spent_seconds: float, timestamp: float) -> bool:
@@ -168,57 +110,105 @@ class Feed:
         self._each_moment()
         return not self._stop.is_set()
 
-    def _wait_for_room(self, size_bytes: int) -> bool:
-        """Wait while the broker is slow; false to stop instead.
-
-        A house could not wait, but its books would not balance if it dropped
-        anything.
-        """
-        while not self._producer.wait_for_room(size_bytes, _LONGEST_WAIT_SECONDS):
-            if self._stop.is_set():
-                return False
-            self._each_moment()
-        return True
-
     def _submit(self, message: SimulatedMessage, body: bytes) -> None:
-        route = message.exchange, message.routing_key
+        route, timestamp = message[:2], message.timestamp
         if len(message.records) == 1:
-            (record,) = message.records
-            self._producer.submit(*route, record, timestamp=message.timestamp)
+            self._producer.submit(*route, *message.records, timestamp=timestamp)
             return
         outgoing = Outgoing(
             *route,
             body,
-            timestamp=message.timestamp,
+            timestamp=timestamp,
             headers={LABEL_HEADER: message.bad.value} if message.bad else None,
         )
         self._producer.submit_message(outgoing, records=message.record_count)
 
 
-_WRITE_INTERVAL_SECONDS = 1.0
+class Confirmed:
+    """Counts the messages that the broker has confirmed, and what is in them, so that
+    a demo or test can reconcile them with what was stored.
+
+    Written by the producer's thread, read by others.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._messages: Counter[str] = Counter()
+        self._bad_messages: Counter[str] = Counter()
+        self._good_records: Counter[str] = Counter()
+        self._bad_records: Counter[str] = Counter()
+
+    def add(self, batch: Sequence[Pending]) -> None:
+        """Count messages that the broker has stored."""
+        with self._lock:
+            for message, records in batch:
+                good = records
+                domain_kind = domain_kind_of(message.routing_key)
+                self._messages[domain_kind] += 1
+                label = (message.headers or {}).get(LABEL_HEADER)
+                if label is not None:
+                    kind = BadKind(str(label))
+                    self._bad_messages[kind] += 1
+                    self._bad_records[domain_kind] += kind.bad_records
+                    good = kind.good_records
+                self._good_records[domain_kind] += good
+
+    def summary(self) -> dict[str, object]:
+        """The counters so far.
+
+        Returns:
+            ``messages``; ``records`` = ``good_records`` (to be stored) +
+            ``bad_records`` (to be dead-lettered); ``bad_messages`` by what is
+            wrong with them; ``messages_by_kind``, ``good_records_by_kind`` and
+            ``bad_records_by_kind`` by :func:`domain_kind_of`.
+        """
+        with self._lock:
+            good, bad = self._good_records.total(), self._bad_records.total()
+            return {
+                "messages": self._messages.total(),
+                "records": good + bad,
+                "good_records": good,
+                "bad_records": bad,
+                "bad_messages": dict(sorted(self._bad_messages.items())),
+                "messages_by_kind": dict(sorted(self._messages.items())),
+                "good_records_by_kind": dict(sorted(self._good_records.items())),
+                "bad_records_by_kind": dict(sorted(self._bad_records.items())),
+            }
 
 
-class Report:
-    """Says what was published so far.
+def domain_kind_of(routing_key: str) -> str:
+    """What a message is counted as: the name of the queue it goes to, and for alerts,
+    which go to two, ``alerts``."""
+    words = routing_key.split(".")
+    if words[0] == "alerts":
+        return "alerts"
+    for domain, index, word, kind in _TOLD_BY:
+        if words[0] == domain and words[index] == word:
+            return kind
+    return ".".join(words[:2])
+
+
+class RunSummary:
+    """What was published so far, printed at the end and kept in a file meanwhile.
 
     Args:
         path: file to keep up to date; None for none.
     """
 
     def __init__(
-        self, house: House, producer: Producer, ledger: Ledger, path: Path | None
+        self, house: House, producer: Producer, confirmed: Confirmed, path: Path | None
     ) -> None:
         self._house = house
         self._producer = producer
-        self._ledger = ledger
+        self._confirmed = confirmed
         self._path = path
         self._began = self._written_at = time.monotonic()
 
     def summary(self, *, finished: bool) -> dict[str, object]:
-        """The ledger's books, what the broker did not take, and the faults."""
+        """What is confirmed, what the broker did not take, and the faults."""
         counts = self._producer.counts()
         return {
-            **self._ledger.summary(),
+            **self._confirmed.summary(),
             "unconfirmed_records": counts.unsettled,
             "dropped_records": counts.dropped,
             "unroutable_records": counts.unroutable,
@@ -244,7 +234,8 @@ class Report:
         if self._path is None:
             return
         try:
-            write_atomically(self._path, self.summary(finished=finished))
+            text = json.dumps(self.summary(finished=finished)) + "\n"
+            replace_private(self._path, text)
         except OSError as error:
             typer.echo(f"cannot write --stats-file: {error}", err=True)
             raise typer.Exit(os.EX_CANTCREAT) from error

@@ -1,25 +1,23 @@
-"""Sensors as they are found in houses: every maker has a format of its own."""
+"""Sensors as they are found in houses: every maker has a format of its own, and now
+and then one fails."""
 
 from __future__ import annotations
 
 import random
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from enum import StrEnum
 from typing import NamedTuple
 
-from typing_extensions import override
+SENSORS = "sensors"
 
 
 class Emission(NamedTuple):
-    """What a source says at one moment.
+    """What an emitter sends at one moment.
 
     Attributes:
-        exchange: where to.
-        routing_key: as what.
         timestamp: epoch seconds; of the message, and so of records without one.
         records: the JSON records. Several are one array message.
     """
@@ -30,44 +28,48 @@ class Emission(NamedTuple):
     records: Sequence[object]
 
 
-class Source(ABC):
-    """Something in the house that speaks now and then.
+class Emitter:
+    """Something in the house that sends messages now and then.
 
     No two of its records are of the same moment, so each stays a point of its own
     in a store.
 
     Args:
-        interval_ms: it speaks once in so long at most, by the house's clock.
+        send: what it sends at a moment, epoch milliseconds; None for nothing.
+        interval_ms: it sends once in so long at most, by the house's clock.
     """
 
-    def __init__(self, interval_ms: int = 1) -> None:
+    def __init__(
+        self, send: Callable[[int], Emission | None], interval_ms: int = 1
+    ) -> None:
+        self._send = send
         self._interval_ms = interval_ms
         self._last: int | None = None
 
     def emit(self, now_ms: int) -> Emission | None:
-        """What it says at this moment, epoch milliseconds; None for nothing."""
+        """What it sends at this moment, if it may send again."""
         moment = now_ms // self._interval_ms
         if moment == self._last:
             return None
         self._last = moment
-        return self._say(now_ms)
+        return self._send(now_ms)
 
-    @abstractmethod
-    def _say(self, now_ms: int) -> Emission | None:
-        """What it says at a moment that it has not spoken at."""
+
+def _rfc3339(ms: int, zone: tzinfo) -> str:
+    moment = datetime.fromtimestamp(ms // 1000, zone)
+    return (moment + timedelta(milliseconds=ms % 1000)).isoformat(
+        timespec="milliseconds"
+    )
 
 
 def utc_time(ms: int) -> str:
     """Epoch milliseconds in RFC 3339, as UTC."""
-    moment = datetime.fromtimestamp(ms // 1000, UTC) + timedelta(milliseconds=ms % 1000)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _rfc3339(ms, UTC).replace("+00:00", "Z")
 
 
 def local_time(ms: int) -> str:
     """Epoch milliseconds in RFC 3339, an hour ahead of UTC."""
-    moment = datetime.fromtimestamp(ms // 1000, timezone(timedelta(hours=1)))
-    moment += timedelta(milliseconds=ms % 1000)
-    return moment.isoformat(timespec="milliseconds")
+    return _rfc3339(ms, timezone(timedelta(hours=1)))
 
 
 class Fault(StrEnum):
@@ -90,7 +92,8 @@ _SPIKE_SIZE = (8.0, 20.0)
 
 
 class FaultySensor:
-    """Lets faults happen to the values of one sensor, one at a time.
+    """Lets faults happen to the values of one sensor, one at a time. What it shows
+    stays well-formed.
 
     Args:
         mean_interval_seconds: mean time from the end of a fault to the next.
@@ -98,10 +101,7 @@ class FaultySensor:
     """
 
     def __init__(
-        self,
-        rng: random.Random,
-        mean_interval_seconds: float,
-        happened: Counter[str],
+        self, rng: random.Random, mean_interval_seconds: float, happened: Counter[str]
     ) -> None:
         self._rng = rng
         self._mean_interval_seconds = mean_interval_seconds
@@ -112,18 +112,16 @@ class FaultySensor:
         self._stuck_at = 0.0
 
     def read(self, seconds: float, value: float) -> float | None:
-        """What the sensor says at this moment, the true value given.
-
-        Returns:
-            The value it shows; None while it shows nothing.
-        """
-        if self._next_at is None:
-            self._schedule(seconds)
-        if self._fault and seconds >= self._until:
+        """What the sensor shows for a true value; None while it shows nothing."""
+        if self._next_at is None or (self._fault and seconds >= self._until):
             self._fault = None
-            self._schedule(seconds)
-        if not self._fault and self._next_at is not None and seconds >= self._next_at:
-            self._begin(seconds, value)
+            interval = self._rng.expovariate(1 / self._mean_interval_seconds)
+            self._next_at = seconds + interval
+        if not self._fault and seconds >= self._next_at:
+            self._fault = self._rng.choice(tuple(Fault))
+            self._until = seconds + self._rng.uniform(*_DURATION_SECONDS[self._fault])
+            self._stuck_at = value
+            self._happened[self._fault] += 1
         match self._fault:
             case Fault.STUCK:
                 return self._stuck_at
@@ -134,18 +132,6 @@ class FaultySensor:
                 return None
             case None:
                 return value
-
-    def _schedule(self, seconds: float) -> None:
-        self._next_at = seconds + self._rng.expovariate(1 / self._mean_interval_seconds)
-
-    def _begin(self, seconds: float, value: float) -> None:
-        self._fault = self._rng.choice(tuple(Fault))
-        self._until = seconds + self._rng.uniform(*_DURATION_SECONDS[self._fault])
-        self._stuck_at = value
-        self._happened[self._fault] += 1
-
-
-EXCHANGE = "sensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,16 +181,12 @@ def _fahrenheit(celsius: float) -> float:
     return celsius * 9.0 / 5.0 + 32.0
 
 
-def _kelvin(celsius: float) -> float:
-    return celsius + 273.15
-
-
 #: The first is what our own documents recommend.
 TEMPERATURE_FORMATS = (
     Format("°C", decimals=2, timestamp=utc_time, attributes={"battery": 87}),
     Format("°F", _fahrenheit, timestamp=lambda ms: ms),
     Format("C", timestamp=local_time),
-    Format("K", _kelvin, decimals=2, timestamp=lambda ms: ms / 1000),
+    Format("K", lambda celsius: celsius + 273.15, 2, timestamp=lambda ms: ms / 1000),
     Format(None, timestamp=utc_time),
     Format("F", _fahrenheit, named=False),
     Format(None, named=False, bare=True),
@@ -218,13 +200,10 @@ HUMIDITY_FORMATS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(NamedTuple):
     """A type of measuring element.
 
     Attributes:
-        lowest: the least it can show.
-        highest: the most it can show.
         noise: standard deviation of a reading.
         drift_per_day: the most that one of them drifts away in a day.
     """
@@ -240,10 +219,9 @@ CAPACITIVE_HYGROMETER = Element(0.0, 100.0, noise=0.4, drift_per_day=0.2)
 
 
 class Probe:
-    """One measuring element in its place.
+    """One measuring element.
 
     Args:
-        element: what it is.
         truth: the true value at a moment, epoch seconds.
         rng: its own source of chance.
         faults: what happens to it; None for a probe that never fails.
@@ -276,82 +254,23 @@ class Probe:
         return min(self._element.highest, max(self._element.lowest, shown))
 
 
-class Sensor(Source):
-    """Sends one reading per message."""
+def readings(
+    kind: str, room: str, probes: Mapping[str, Probe], form: Format
+) -> Emitter:
+    """Sends the readings of one or more probes, by their ids, in one message."""
 
-    def __init__(
-        self, kind: str, room: str, sensor_id: str, probe: Probe, form: Format
-    ) -> None:
-        # Without a timestamp of its own a reading is of the second that AMQP's
-        # timestamp keeps: two in one second would be one point.
-        super().__init__(interval_ms=1 if form.timestamp else 1000)
-        self._routing_key = f"sensors.{kind}.{room}"
-        self._room = room
-        self._sensor_id = sensor_id
-        self._probe = probe
-        self._format = form
-
-    @override
-    def _say(self, now_ms: int) -> Emission | None:
-        if (value := self._probe.read(now_ms / 1000)) is None:
-            return None
-        record = self._format.record(self._sensor_id, self._room, value, now_ms)
-        return Emission(EXCHANGE, self._routing_key, now_ms / 1000, [record])
-
-
-class Logger(Source):
-    """Reads several probes at once and sends them as one array message."""
-
-    def __init__(
-        self, kind: str, room: str, probes: Mapping[str, Probe], form: Format
-    ) -> None:
-        super().__init__()
-        self._routing_key = f"sensors.{kind}.{room}"
-        self._room = room
-        self._probes = probes
-        self._format = form
-
-    @override
-    def _say(self, now_ms: int) -> Emission | None:
+    def send(now_ms: int) -> Emission | None:
         records = [
-            self._format.record(sensor_id, self._room, value, now_ms)
-            for sensor_id, probe in self._probes.items()
+            form.record(sensor_id, room, value, now_ms)
+            for sensor_id, probe in probes.items()
             if (value := probe.read(now_ms / 1000)) is not None
         ]
-        if not records:
-            return None
-        return Emission(EXCHANGE, self._routing_key, now_ms / 1000, records)
+        key = f"sensors.{kind}.{room}"
+        return Emission(SENSORS, key, now_ms / 1000, records) if records else None
 
-
-class MotionSensor(Source):
-    """Sees somebody and nobody in turn.
-
-    Args:
-        room: where it is.
-        complete: it gives its id, its place and the time; else the routing key and
-            the message say all that.
-    """
-
-    def __init__(self, room: str, *, complete: bool = True) -> None:
-        super().__init__()
-        self._room = room
-        self._complete = complete
-        self._motion = False
-
-    @override
-    def _say(self, now_ms: int) -> Emission | None:
-        self._motion = not self._motion
-        record: dict[str, object] = {"motion": self._motion}
-        if self._complete:
-            sensor_id, moment = f"{self._room}-pir", utc_time(now_ms)
-            record = motion_record(self._room, sensor_id, moment) | record
-        key = motion_key(self._room)
-        return Emission(EXCHANGE, key, now_ms / 1000, [record])
-
-
-def motion_key(room: str) -> str:
-    """The routing key of a room's motion sensors."""
-    return f"sensors.motion.{room}"
+    # Without a timestamp of its own a reading is of the second that AMQP's timestamp
+    # keeps: two in one second would be one point.
+    return Emitter(send, interval_ms=1 if form.timestamp else 1000)
 
 
 def motion_record(room: str, sensor_id: str, timestamp: object) -> dict[str, object]:
@@ -362,3 +281,19 @@ def motion_record(room: str, sensor_id: str, timestamp: object) -> dict[str, obj
         "timestamp": timestamp,
         "location": room,
     }
+
+
+def motion_sensor(room: str, *, complete: bool) -> Emitter:
+    """Sees somebody and nobody in turn; gives its id, its place and the time if it is
+    complete, else the motion alone."""
+    motion = False
+
+    def send(now_ms: int) -> Emission:
+        nonlocal motion
+        motion = not motion
+        record: dict[str, object] = {"motion": motion}
+        if complete:
+            record = motion_record(room, f"{room}-pir", utc_time(now_ms)) | record
+        return Emission(SENSORS, f"sensors.motion.{room}", now_ms / 1000, [record])
+
+    return Emitter(send)

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from meshtasks.cli.secrets import secrets
-from meshtasks.config.private_files import private_opener
+from meshtasks.config.private_files import private_opener, replace_private
 from meshtasks.flows.analytics.dataset import DatasetLock
 from meshtasks.flows.analytics.local import LocalFiles
 from meshtasks.flows.archive.objects import FileStore
 from meshtasks.state.archive_journal import ArchiveJournal
 from meshtasks.state.sqlite import SqliteFile
-from producers.files import write_atomically
 from producers.homeassistant.states import Memory
 from producers.spoolfile import SpoolFile
 
@@ -51,7 +50,7 @@ def test_all_that_is_written_is_the_owners_alone(tmp_path: Path) -> None:
     memory = Memory(state / "house" / "memory.json")
     memory.heard_at = 1.0
     memory.save()
-    write_atomically(state / "report.json", {})
+    replace_private(state / "report.json", "{}")
     with (
         closing(SqliteFile("test", state / "a.sqlite", SCHEMA, 1)) as file,
         closing(ArchiveJournal(state / "archive.sqlite")) as journal,

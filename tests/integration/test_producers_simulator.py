@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from meshtasks.amqp.connecting import connected
-from producers.simulator.badmessages import LABEL_HEADER, BadKind
-from producers.simulator.specimens import SPECIMENS
+from producers.simulator.badmessages import LABEL_HEADER, SPECIMENS, BadKind
 from tests.support.amqp import Delivery, drain, queue_depth
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until

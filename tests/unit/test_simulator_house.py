@@ -33,7 +33,7 @@ from meshtasks.records.envelope import Envelope
 from meshtasks.records.units import HUMIDITY, TEMPERATURE, Quantity
 from meshtasks.rules.config import RuleBook
 from meshtasks.worker.decode import Decoder
-from producers.simulator.badmessages import BadKind
+from producers.simulator.badmessages import SPECIMENS, BadKind
 from producers.simulator.house import (
     ROOMS,
     Domain,
@@ -42,7 +42,6 @@ from producers.simulator.house import (
     SimulatedMessage,
 )
 from producers.simulator.run import domain_kind_of
-from producers.simulator.specimens import SPECIMENS
 
 START_MS = 1_795_439_462_000
 GOOD_HOUSE = HouseOptions(seed=1, start_ms=START_MS, step_ms=5.0)
