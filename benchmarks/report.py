@@ -136,9 +136,13 @@ def targets(findings: Findings) -> Iterator[Target]:
         )
         yield Target(text, growth, growth <= _MOST_GROWTH)
     for each in findings.latency:
-        if each.target_ms is not None and not each.faults:
-            text = f"99 % from {each.what} within {each.target_ms:g} ms"
-            yield Target(text, each.p99_ms, each.p99_ms <= each.target_ms)
+        for share, found_ms, target_ms in (
+            ("half", each.p50_ms, each.p50_target_ms),
+            ("99 %", each.p99_ms, each.p99_target_ms),
+        ):
+            if target_ms is not None and not each.faults:
+                text = f"{share} queryable within {target_ms:g} ms: {each.what}"
+                yield Target(text, found_ms, found_ms <= target_ms)
 
 
 def show(console: Console, findings: Findings) -> None:
@@ -279,12 +283,12 @@ def _backlog_table(runs: Sequence[Run]) -> Table:
 
 
 def _latency_table(latencies: Sequence[Latency]) -> Table:
-    table = _table("Latency of the worker at 500 messages a second")
-    table.add_column("from")
-    for heading in ("p50 ms", "p99 ms", "max ms"):
+    table = _table("Latency of the worker, from publish to queryable")
+    table.add_column("stream")
+    for heading in ("p50 ms", "p99 ms", "max ms", "CPU µs"):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in latencies:
-        numbers = (each.p50_ms, each.p99_ms, each.max_ms)
+        numbers = (each.p50_ms, each.p99_ms, each.max_ms, each.cpu_us)
         table.add_row(each.what, *(f"{number:.0f}" for number in numbers))
     return table
 

@@ -101,7 +101,9 @@ class BatchLimits(BaseModel):
     Attributes:
         count: messages.
         bytes: sum of the message bodies.
-        age_ms: milliseconds since the batch's first message arrived.
+        age_ms: milliseconds since the batch before it started, or since its own first
+            message arrived while that one runs; a message that meets an idle queue is
+            handled at once. In archive queues, since its first message arrived.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -91,6 +91,9 @@ class Handler:
         telegraf: a body may also be what Telegraf makes of metrics: an object whose
             member ``metrics`` is an array of them, or line protocol.
         timer: what else there is to do while its queue is consumed.
+        gathers: a batch waits for its count, bytes or age even while its queue is idle,
+            because each becomes one object. Else a message that meets an idle queue is
+            handled at once.
         refuses: the part of :attr:`handle` that tells bad records, for those who
             want to know beforehand.
         struct: what :attr:`handle` is given instead of ``record``: a faster reader of
@@ -106,6 +109,7 @@ class Handler:
     bare_value: bool = False
     telegraf: bool = False
     timer: Timer | None = None
+    gathers: bool = False
     refuses: Refuses = _refuses_none
     struct: type[Struct] | None = None
     gives_up: GivesUp = _says_nothing
@@ -120,6 +124,7 @@ class Options(TypedDict, total=False):
     bare_value: bool
     telegraf: bool
     timer: Timer | None
+    gathers: bool
     refuses: Refuses
     struct: type[Struct] | None
     gives_up: GivesUp

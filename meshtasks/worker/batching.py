@@ -81,3 +81,44 @@ class Buffer:
         self._bytes = 0
         self.due = False
         return deliveries
+
+
+class LeadingEdge:
+    """How long a queue's batches gather messages.
+
+    A message that meets an idle queue goes at once; only what comes within the age
+    limit after a batch has started goes together. So a sparse message does not wait,
+    and a stream is batched as if each batch waited.
+
+    Args:
+        age_seconds: the age limit.
+        always: every batch gathers for so long after its first message.
+    """
+
+    def __init__(self, age_seconds: float, *, always: bool = False) -> None:
+        self._age_seconds = age_seconds
+        self._always = always
+        self._running = 0
+        self._started_at = float("-inf")
+
+    def started(self, now: float) -> None:
+        """A batch has started, monotonic seconds."""
+        self._running += 1
+        self._started_at = now
+
+    def ended(self) -> None:
+        """A batch has ended."""
+        self._running -= 1
+
+    def wait_seconds(self, now: float) -> float:
+        """How long a batch that is opened now gathers, unless it is full before.
+
+        While the batch before it runs beyond the age limit, that is the limit again; it
+        ends when that one does.
+        """
+        if self._always:
+            return self._age_seconds
+        left_seconds = self._started_at + self._age_seconds - now
+        if left_seconds > 0:
+            return left_seconds
+        return self._age_seconds if self._running else 0.0

@@ -52,8 +52,6 @@ _CONNECTION_ERRORS = (
 #: A warm shutdown waits this long for the batches it holds.
 _DRAIN_SECONDS = 60.0
 _TICK_SECONDS = 1.0
-#: A batch that tries a sink gathers no longer than this.
-_TRIAL_AGE_SECONDS = 0.1
 #: A queue on probation is consumed for so long before it may have more messages.
 _PROBATION_SECONDS = 0.5
 #: A timer's run may be waiting for a slow service.
@@ -258,14 +256,13 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         self._dispatcher.add(PendingBatch(consumer, deliveries))
 
     def _on_open(self, consumer: QueueConsumer, buffer: Buffer) -> None:
-        age_seconds = consumer.settings.batch.age_ms / 1000
-        if consumer.is_trying:  # everything waits for this batch
-            age_seconds = min(age_seconds, _TRIAL_AGE_SECONDS)
-        self._celery_consumer.hub.call_later(
-            age_seconds, self._on_age, consumer, buffer, buffer.opened_at
-        )
+        due = self._on_due, consumer, buffer, buffer.opened_at
+        if seconds := consumer.gathering_seconds(time.monotonic()):
+            self._celery_consumer.hub.call_later(seconds, *due)
+        else:  # with what else has arrived already
+            self._loop.soon(*due)
 
-    def _on_age(
+    def _on_due(
         self, consumer: QueueConsumer, buffer: Buffer, opened_at: float
     ) -> None:
         if consumer.alive and len(buffer) and buffer.opened_at == opened_at:

@@ -180,6 +180,7 @@ class Dispatcher:
         )
         started_at = time.monotonic()
         self._running[request] = _Running(batch, started_at)
+        consumer.batch_started(started_at)
         self._on_started(consumer, started_at)
         request.announce()
         state.task_reserved(request)
@@ -197,6 +198,7 @@ class Dispatcher:
         running = self._running.pop(request, None)
         if running is not None:  # else forgotten: its messages come again
             batch, started_at = running
+            batch.consumer.batch_ended(time.monotonic())
             self._on_finished(
                 FinishedBatch(*batch, request.id, started_at, result, reason)
             )

@@ -18,10 +18,13 @@ from meshtasks.amqp.queues import QueueSettings
 from meshtasks.flows.contract import Handler
 from meshtasks.worker.acks import AckWatermark
 from meshtasks.worker.adapter import Adapted, adapt
-from meshtasks.worker.batching import Buffer, ShrinkLevel, shrink_level_of
+from meshtasks.worker.batching import Buffer, LeadingEdge, ShrinkLevel, shrink_level_of
 from meshtasks.worker.resolution import OutcomeResolver
 
 logger = get_logger(__name__)
+
+#: A batch that tries a sink gathers no longer than this.
+_TRIAL_AGE_SECONDS = 0.1
 
 
 class QueueConsumer:
@@ -34,7 +37,7 @@ class QueueConsumer:
         prefetch: unacknowledged messages the broker may send.
         on_full: called with this consumer and a full batch.
         on_open: called with this consumer and the open batch when its first message
-            arrives; the batch becomes due ``age_ms`` later.
+            arrives; the batch becomes due after :meth:`gathering_seconds`.
         on_dead: called with this consumer and a message that is dead on arrival.
 
     Attributes:
@@ -78,6 +81,7 @@ class QueueConsumer:
         )
         self._consumer_tag: str | None = None
         self._window = 0
+        self._edge = LeadingEdge(settings.batch.age_ms / 1000, always=handler.gathers)
 
     @property
     def is_consuming(self) -> bool:
@@ -151,6 +155,27 @@ class QueueConsumer:
         for buffer in self._buffers.values():
             if len(buffer):
                 yield buffer.take()
+
+    def gathering_seconds(self, now: float) -> float:
+        """How long a batch whose first message has just come gathers more.
+
+        Args:
+            now: monotonic seconds.
+        """
+        if self.is_trying:  # everything waits for this batch
+            return min(self.settings.batch.age_ms / 1000, _TRIAL_AGE_SECONDS)
+        return self._edge.wait_seconds(now)
+
+    def batch_started(self, now: float) -> None:
+        """A batch of this queue was given to the pool."""
+        self._edge.started(now)
+
+    def batch_ended(self, now: float) -> None:
+        """It has ended: what gathered because of it may be due."""
+        self._edge.ended()
+        if not self.gathering_seconds(now):
+            for buffer in self._buffers.values():
+                buffer.due = len(buffer) > 0
 
     def acknowledge(self, tags: Iterable[int]) -> None:
         """Resolve messages whose effect is durable."""

@@ -252,6 +252,17 @@ def test_one_pool_process_is_kept_free_of_commands_beside_domain_queues(
     assert at_once(4, "commands") == 4
 
 
+def test_a_message_that_meets_an_idle_queue_waits_for_no_others(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    ten_minutes = {"batch": {"age_ms": 600_000}}
+    env = reconfigured(env, tmp_path / "slow", queues={"defaults": ten_minutes})
+    publish(env, {"id": "first"}, key="sensors.humidity.bath")
+
+    with running(worker(env, tmp_path, scripted.AT_ONCE)):
+        wait_for_effects(env, {"first"})
+
+
 def test_a_warm_shutdown_finishes_what_the_worker_holds(
     env: dict[str, str], tmp_path: Path
 ) -> None:

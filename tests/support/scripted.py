@@ -22,7 +22,9 @@ from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, Retry
 
-QUEUES = ("alerts.notifications", "sensors.motion", "home.events.automations")
+#: Handles a message at once; what waits in the others runs together.
+AT_ONCE = "sensors.humidity"
+QUEUES = ("alerts.notifications", "sensors.motion", "home.events.automations", AT_ONCE)
 
 
 def handle(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
@@ -76,5 +78,8 @@ def _append(state: Path, name: str, entry: dict[str, Any]) -> None:
 if "MESH_BROKER_URL" in os.environ:  # the worker's own import
     app = create_app(
         load_settings(),
-        {queue: Handler(queue, handle, dict[str, Any], (), False) for queue in QUEUES},
+        {
+            queue: Handler(queue, handle, dict[str, Any], (), gathers=queue != AT_ONCE)
+            for queue in QUEUES
+        },
     )

@@ -9,7 +9,7 @@ import pytest
 from meshtasks.amqp import headers
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.queues import BatchLimits
-from meshtasks.worker.batching import Buffer, ShrinkLevel, shrink_level_of
+from meshtasks.worker.batching import Buffer, LeadingEdge, ShrinkLevel, shrink_level_of
 
 PLAIN = ShrinkLevel(0, single=False)
 
@@ -84,3 +84,36 @@ def test_a_delivery_count_of_the_senders_own_counts_for_nothing() -> None:
 def test_whatever_the_attempt_a_batch_has_a_size(attempt: object) -> None:
     level = shrink_level_of(delivery(table={headers.ATTEMPT: attempt}))
     assert Buffer(BatchLimits(), level).count_limit >= 1
+
+
+def test_a_message_that_meets_an_idle_queue_goes_at_once() -> None:
+    edge = LeadingEdge(0.2)
+    assert edge.wait_seconds(50.0) == 0
+
+    edge.started(50.0)
+    edge.ended()
+    assert edge.wait_seconds(50.3) == 0
+
+
+def test_what_comes_within_the_age_limit_after_a_batch_started_goes_together() -> None:
+    edge = LeadingEdge(0.2)
+    edge.started(50.0)
+
+    assert edge.wait_seconds(50.05) == pytest.approx(0.15)
+    edge.ended()
+    assert edge.wait_seconds(50.15) == pytest.approx(0.05)
+
+
+def test_messages_gather_while_a_long_batch_runs() -> None:
+    edge = LeadingEdge(0.2)
+    edge.started(50.0)
+    edge.started(50.1)
+    edge.ended()
+
+    assert edge.wait_seconds(60.0) == 0.2
+    edge.ended()
+    assert edge.wait_seconds(60.0) == 0
+
+
+def test_a_queue_whose_batches_become_objects_always_gathers() -> None:
+    assert LeadingEdge(30.0, always=True).wait_seconds(50.0) == 30

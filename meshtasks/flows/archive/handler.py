@@ -42,13 +42,13 @@ logger = logging.getLogger(__name__)
 _SINKS = ("objects", "journal")
 
 
-@handles("archive.events", record=Any, sinks=_SINKS)
+@handles("archive.events", record=Any, sinks=_SINKS, gathers=True)
 def archive_events(batch: Batch[Any], sinks: Sinks) -> list[Outcome]:
     """Store the records of the class ``events``."""
     return _archive("events", batch, sinks)
 
 
-@handles("archive.metrics", record=Any, sinks=_SINKS)
+@handles("archive.metrics", record=Any, sinks=_SINKS, gathers=True)
 def archive_metrics(batch: Batch[Any], sinks: Sinks) -> list[Outcome]:
     """Store the records of the class ``metrics``."""
     return _archive("metrics", batch, sinks)
