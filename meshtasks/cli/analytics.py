@@ -15,7 +15,7 @@ from rich.table import Table
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import load_settings
 from meshtasks.flows.analytics import require_extra
-from meshtasks.flows.analytics.dataset import Dataset, missing_objects
+from meshtasks.flows.analytics.dataset import Dataset
 from meshtasks.flows.analytics.layout import Split
 from meshtasks.flows.analytics.rows import TABLES
 from meshtasks.flows.archive.objects import open_store
@@ -87,7 +87,7 @@ def info() -> None:
     with closing(open_store(load_settings().env)) as store:
         dataset = Dataset(store)
         partitions = dataset.partitions(with_sources=True)
-        missing = sum(1 for _ in missing_objects(store, partitions))
+        missing = len(dataset.missing())
     tables: dict[str, list[Split]] = defaultdict(list)
     dates: dict[str, list[str]] = defaultdict(list)
     for partition, split in partitions.items():

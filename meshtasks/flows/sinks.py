@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from meshtasks.config.settings import Settings
     from meshtasks.flows.alerts.notifier import Notifier
     from meshtasks.flows.alerts.store import AlertStore
-    from meshtasks.flows.analytics.twins import Analytics
+    from meshtasks.flows.analytics.dataset import DatasetWriter
     from meshtasks.flows.archive.objects import ObjectStore
     from meshtasks.flows.inference.triton import Triton
     from meshtasks.flows.timeseries import TimeSeries
@@ -74,11 +74,11 @@ class Sinks:
         return ArchiveJournal(self.settings.env.state_dir / "archive.sqlite")
 
     @cached_property
-    def analytics(self) -> Analytics:
+    def analytics(self) -> DatasetWriter:
         """Adds what is archived to the analytics dataset."""
-        from meshtasks.flows.analytics.twins import Analytics  # noqa: PLC0415
+        from meshtasks.flows.analytics.dataset import DatasetWriter  # noqa: PLC0415
 
-        return Analytics(self.objects, self.settings.read(KINDS))
+        return DatasetWriter(self.objects, self.settings.read(KINDS))
 
     @cached_property
     def rule_state(self) -> RuleStateStore:

@@ -315,7 +315,7 @@ def test_without_pyarrow_the_archive_goes_on_and_compaction_catches_up(
     find = importlib.util.find_spec
     with monkeypatch.context() as without:
         without.setattr(
-            "meshtasks.flows.analytics.twins.find_spec",
+            "meshtasks.flows.analytics.dataset.find_spec",
             lambda name: None if name == "pyarrow" else find(name),
         )
         poor = open_sinks(environment)

@@ -12,8 +12,7 @@ import pytest
 
 from meshtasks.cli.secrets import secrets
 from meshtasks.config.private_files import private_opener, replace_private
-from meshtasks.flows.analytics.dataset import DatasetLock
-from meshtasks.flows.analytics.local import LocalFiles
+from meshtasks.flows.analytics.dataset import DatasetLock, LocalFiles
 from meshtasks.flows.archive.objects import FileStore
 from meshtasks.state.archive_journal import ArchiveJournal
 from meshtasks.state.sqlite import SqliteFile

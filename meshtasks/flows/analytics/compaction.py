@@ -20,22 +20,25 @@ import pyarrow.parquet as pq
 
 from meshtasks.config.settings import Settings
 from meshtasks.errors import SinkRejected, Transient
-from meshtasks.flows.analytics.dataset import Dataset, DatasetLock, missing_objects
+from meshtasks.flows.analytics.database import quoted_files
+from meshtasks.flows.analytics.dataset import (
+    CACHE,
+    Dataset,
+    DatasetLock,
+    DatasetWriter,
+    LocalFiles,
+)
 from meshtasks.flows.analytics.layout import (
     ANALYTICS_PREFIX,
     DataFile,
     Partition,
     Split,
     abandoned_sources,
-    archive_name,
     compacted_name,
     sources_name,
     sources_text,
 )
-from meshtasks.flows.analytics.local import CACHE, LocalFiles
 from meshtasks.flows.analytics.parquet import COMPRESSION, SCHEMAS, fault_of_file
-from meshtasks.flows.analytics.sql import quoted_files
-from meshtasks.flows.analytics.twins import Analytics
 from meshtasks.flows.archive.objects import ObjectStore
 from meshtasks.flows.archive.reading import content_of
 from meshtasks.records.units import KINDS
@@ -81,7 +84,7 @@ def open_compaction(
     """Compaction of this mesh's dataset; see :class:`Compaction`."""
     return Compaction(
         store,
-        Analytics(store, settings.read(KINDS)),
+        DatasetWriter(store, settings.read(KINDS)),
         LocalFiles(store, settings.env.state_dir / CACHE),
         DatasetLock(settings.env.state_dir),
         report,
@@ -93,23 +96,23 @@ class Compaction:
 
     Args:
         store: holds archive and dataset.
-        analytics: adds to the dataset.
+        writer: adds to the dataset.
         files: gives local files.
         lock: keeps other processes of this host from interfering.
-        report: told what is being done, a sentence at a time.
+        report: called with what is being done, a sentence at a time.
     """
 
     def __init__(
         self,
         store: ObjectStore,
-        analytics: Analytics,
+        writer: DatasetWriter,
         files: LocalFiles,
         lock: DatasetLock,
         report: Callable[[str], None],
     ) -> None:
         self._store = store
         self._dataset = Dataset(store)
-        self._analytics = analytics
+        self._writer = writer
         self._files = files
         self._lock = lock
         self._report = report
@@ -161,18 +164,12 @@ class Compaction:
     def _add_missing(self, only: date | None, done: Compacted) -> None:
         """Add archive objects that have no rows in the dataset."""
         # what others are about to add too gets the same name and content
-        missing = [
-            name
-            for name in missing_objects(self._store, self._partitions(only))
-            if (found := archive_name(name))
-            and only in (None, found.day)
-            and name not in self._unread
-        ]
+        missing = [n for n in self._dataset.missing(only) if n not in self._unread]
         if missing:
             self._report(f"adding {len(missing)} archive objects")
         for name in missing:
             try:
-                fault = self._analytics.add(name, content_of(self._store, name))
+                fault = self._writer.add(name, content_of(self._store, name))
             except SinkRejected as error:
                 fault = str(error)
             if fault:
@@ -261,7 +258,7 @@ class Compaction:
                 self._store.delete(file.name)
                 done.deleted += 1
         # A file goes before its sources, without which it cannot be read.
-        names = [each.name for each in self._store.list(ANALYTICS_PREFIX)]
+        names = [info.name for info in self._store.list(ANALYTICS_PREFIX)]
         for name in abandoned_sources(names):
             self._store.delete(name)
 

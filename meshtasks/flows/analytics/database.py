@@ -15,18 +15,22 @@ import duckdb
 
 from meshtasks.config.environment import Environment
 from meshtasks.errors import MeshError, SinkRejected
-from meshtasks.flows.analytics.dataset import Dataset, DatasetLock
+from meshtasks.flows.analytics.dataset import (
+    CACHE,
+    Dataset,
+    DatasetLock,
+    LocalFiles,
+    ObjectGone,
+)
 from meshtasks.flows.analytics.layout import archive_name
-from meshtasks.flows.analytics.local import CACHE, LocalFiles, ObjectGone
 from meshtasks.flows.analytics.parquet import fault_of_file
 from meshtasks.flows.analytics.rows import TABLES
-from meshtasks.flows.analytics.sql import file_patterns, quoted, quoted_files
 from meshtasks.flows.archive.objects import ObjectStore, archived_objects, decompress
 
 _T = TypeVar("_T")
 
 #: MULTI is what DuckDB makes of a PIVOT.
-_QUESTIONS = frozenset(
+_READING = frozenset(
     {
         duckdb.StatementType.SELECT,
         duckdb.StatementType.EXPLAIN,
@@ -35,6 +39,7 @@ _QUESTIONS = frozenset(
 )
 #: Looks at the store again so often when a file goes while it is fetched.
 _LOOKS = 5
+_GLOB = re.compile(r"[*?\[]")
 
 
 class QueryFailed(MeshError):
@@ -156,11 +161,11 @@ VIEWS = (
 def passing_over_damaged(
     run: Callable[[frozenset[str]], _T], report: Callable[[str], None]
 ) -> _T:
-    """Ask again without the files that turn out to be damaged.
+    """Run a query again without the files that turn out to be damaged.
 
     Args:
         run: given the paths to leave out of :func:`opened`.
-        report: told what is left out.
+        report: called with what is left out.
     """
     left_out: frozenset[str] = frozenset()
     while True:
@@ -187,12 +192,12 @@ def opened(
     machine (or ``TZ``).
 
     Nothing but the views' own files can be read, and nothing written, whatever the
-    query says.
+    query is.
 
     Args:
         env: of the mesh; fetched files are kept in its state directory.
         store: holds archive and dataset.
-        sql: what will be asked.
+        sql: the query.
         since: leave out what is before this UTC date.
         left_out: paths of files to leave out.
 
@@ -212,7 +217,7 @@ def opened(
         duckdb.connect(config={"temp_directory": scratch}) as database,
     ):
         files = {
-            view: [each for each in source.files(view, since) if each not in left_out]
+            view: [path for path in source.files(view, since) if path not in left_out]
             for view in VIEWS
             if re.search(rf"\b{view.name}\b", sql, re.IGNORECASE)
         }
@@ -220,13 +225,13 @@ def opened(
             for view in VIEWS:
                 select = view.select(files.get(view, []))
                 database.execute(f"CREATE VIEW {view.name} AS {select}")
-            _lock_up(database, [each for some in files.values() for each in some])
+            _lock_up(database, [path for paths in files.values() for path in paths])
             yield database
         except (duckdb.Error, QueryFailed) as error:
             faults = {
                 path: fault
-                for some in files.values()
-                for path in some
+                for paths in files.values()
+                for path in paths
                 if (fault := _fault_in(Path(path)))
             }
             if faults:
@@ -236,14 +241,30 @@ def opened(
 
 def _lock_up(database: duckdb.DuckDBPyConnection, paths: Iterable[str]) -> None:
     """Let the database read these files, and touch nothing else, from now on."""
-    allowed = {text for path in paths for text in (path, *file_patterns([path]))}
-    database.execute(f"SET allowed_paths = [{', '.join(map(quoted, allowed))}]")
+    allowed = {_quoted(text) for path in paths for text in (path, _pattern(path))}
+    database.execute(f"SET allowed_paths = [{', '.join(allowed)}]")
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
 
 
+def quoted_files(paths: Iterable[str]) -> str:
+    """A list of files in SQL, each taken by its name even if it looks like a
+    pattern."""
+    return f"[{', '.join(_quoted(_pattern(path)) for path in paths)}]"
+
+
+def _quoted(text: str) -> str:
+    """A string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _pattern(path: str) -> str:
+    """The pattern that matches this file alone."""
+    return _GLOB.sub(lambda found: f"[{found[0]}]", path)
+
+
 def check_reads(sql: str) -> None:
-    """Refuse what is no question.
+    """Refuse a query that does not only read.
 
     Raises:
         QueryFailed: it is not SQL, or would change something.
@@ -253,7 +274,7 @@ def check_reads(sql: str) -> None:
     except duckdb.Error as error:
         raise QueryFailed(str(error)) from error
     for statement in statements:
-        if statement.type not in _QUESTIONS:
+        if statement.type not in _READING:
             message = (
                 f"{statement.type.name}: expected a query that reads, such as SELECT; "
                 "to write its result into a file, use --csv or --json and >"
@@ -295,9 +316,9 @@ class _Source:
     def _names(self, view: View, since: date | None) -> list[str]:
         if view.name == "archive":
             return [
-                each.name
-                for each in archived_objects(self._store)
-                if (found := archive_name(each.name))
+                info.name
+                for info in archived_objects(self._store)
+                if (found := archive_name(info.name))
                 and (since is None or found.day >= since)
             ]
         (table,) = (table for table in TABLES if table == view.name)

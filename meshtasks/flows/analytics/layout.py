@@ -1,11 +1,11 @@
 """Which Parquet files make up the analytics dataset, and which stand for others.
 
-The dataset follows from the archive: each archive object has a *twin* per table,
-with the rows of its records, whose name follows from the object's::
+The dataset follows from the archive: each archive object has a *data file* per
+table, with the rows of its records, whose name follows from the object's::
 
     analytics/<table>/domain=<domain>/date=YYYY-MM-DD/<first>-<last>-<digest>.parquet
 
-Twins are small, so compaction writes all rows of a partition (one table, domain and
+These are small, so compaction writes all rows of a partition (one table, domain and
 UTC date) into one file, and notes the digests of the archive objects they come from,
 its *sources*, in a second object::
 
@@ -13,10 +13,10 @@ its *sources*, in a second object::
     …/compacted-<generation>-<digest>.parquet
 
 The sources are there before the file, and what the file replaces is deleted after
-it. So whenever compaction is interrupted, and even if a twin is written once more
-later, a reader that passes over what is in a newer file's sources sees every row
-once. Compaction always takes a whole partition, so of two files that share sources
-one has all sources of the other; even of two that were made at the same time.
+it. So whenever compaction is interrupted, and even if a data file is written once
+more later, a reader that passes over what is in a newer file's sources sees every
+row once. Compaction always takes a whole partition, so of two files that share
+sources one has all sources of the other; even of two that were made at the same time.
 
 The names sort so that a compacted file comes after all it replaces: a listing in
 order that misses a deleted file meets the one that stands for it.
@@ -69,10 +69,11 @@ class DataFile(NamedTuple):
 
     Attributes:
         partition: where it belongs.
-        generation: how many compactions it has been through; 0 is a twin.
+        generation: how many compactions it has been through; 0 is the file
+            of one archive object.
         name: its object's name.
         size_bytes: of the object.
-        digest: of a twin, its archive object's; else that of its sources.
+        digest: the archive object's; of a compacted file that of its sources.
     """
 
     partition: Partition
@@ -149,7 +150,7 @@ def split(
     replaced: list[DataFile] = []
     sources: frozenset[str] = frozenset()
     # By number of sources, since two hosts may have made the same generation at once.
-    for file in sorted(files, key=lambda each: (len(own[each]), each), reverse=True):
+    for file in sorted(files, key=lambda file: (len(own[file]), file), reverse=True):
         (replaced if own[file] <= sources else live).append(file)
         sources |= own[file]
     return Split(tuple(sorted(live)), tuple(sorted(replaced)), sources)
