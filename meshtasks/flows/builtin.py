@@ -18,7 +18,7 @@ from meshtasks.flows.webhooks import (
     motion,  # noqa: F401 - they register their handlers
 )
 from meshtasks.flows.webhooks.config import WORKFLOWS
-from meshtasks.records.units import KINDS
+from meshtasks.records.kinds import KINDS
 from meshtasks.rules.config import RULES
 
 __all__ = ("FILES", "HANDLERS")

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from meshtasks.flows.circuit import Circuit
-from meshtasks.records.units import KINDS
+from meshtasks.records.kinds import KINDS
 
 if TYPE_CHECKING:
     from meshtasks.amqp.publisher import Publisher

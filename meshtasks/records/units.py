@@ -1,5 +1,4 @@
-"""What a sensor kind measures, the spellings of its units, and the way to its
-canonical unit.
+"""Units: their spellings, and the way from each to a canonical one.
 
 The spellings are those of UCUM (https://ucum.org/ucum, case-sensitive codes
 ``Cel [degF] K %``), of Home Assistant's unit constants (``°C °F K %``) and those
@@ -7,29 +6,26 @@ that devices are seen to publish. The factors are written down, and a test asks
 pint about them: to load pint takes as long as all the rest of a worker's start, and
 30 MB.
 
-A :class:`Quantity` is a kind of sensor with a queue and a measurement of its own; a
-:class:`Scale` holds the units of a metric's field.
+A :class:`Quantity` is a kind of sensor with a queue and a measurement of its own
+(:mod:`meshtasks.records.kinds`); a :class:`Scale` holds the units of a metric's field.
 """
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
-
-from meshtasks.config.durations import Duration
-from meshtasks.config.settings import ConfigFile
 from meshtasks.errors import UnknownUnit
 from meshtasks.text import clip
 
 #: Decimals kept of a converted value. It hides what binary fractions add
 #: (98.6 °F is 37 °C, not 37.00000000000001) and is finer than any sensor.
 DECIMALS = 6
+
+V = TypeVar("V")
 
 #: An absolute humidity says how much water is in the air, not how near the air
 #: is to saturation; that depends on its temperature.
@@ -58,8 +54,8 @@ class Quantity:
         lowest: smallest possible value, canonical unit.
         highest: largest possible value, canonical unit.
         why: why no other value can be.
-        spellings: lower-case spelling of a unit → the way to the canonical one.
-        shown: the spellings that an error message lists.
+        units: unit, as :func:`spelled` → the way to the canonical one.
+        shown: the units that an error message lists.
     """
 
     kind: str
@@ -69,7 +65,7 @@ class Quantity:
     lowest: float
     highest: float
     why: str
-    spellings: Mapping[str, Affine]
+    units: Mapping[str, Affine]
     shown: str
 
     def affine(self, unit: str) -> Affine:
@@ -89,57 +85,6 @@ class Quantity:
         """
         given = "" if unit == self.canonical_unit else f" (given in {unit})"
         return f"value: {value:g} {self.canonical_unit}{given} cannot be: {self.why}"
-
-
-def _spelled(units: Mapping[str, Affine]) -> dict[str, Affine]:
-    """``{"a|b": way}`` → ``{"a": way, "b": way}``."""
-    return {
-        spelling: way
-        for spellings, way in units.items()
-        for spelling in spellings.split("|")
-    }
-
-
-TEMPERATURE = Quantity(
-    kind="temperature",
-    title="a temperature",
-    canonical_unit="°C",
-    field="celsius",
-    lowest=-273.15,
-    highest=math.inf,
-    why="absolute zero is -273.15 °C",
-    spellings=_spelled(
-        {
-            "°c|c|cel|celsius|degc|deg c|degree_celsius|degrees celsius": IDENTITY,
-            "°f|f|[degf]|fahrenheit|degf|deg f|degree_fahrenheit|degrees fahrenheit": (
-                Affine(5 / 9, -160 / 9)
-            ),
-            "k|°k|kelvin|degk": Affine(1.0, -273.15),
-        }
-    ),
-    shown="°C, °F, K (also C, F, degC, degF, Cel, [degF], celsius, fahrenheit, kelvin)",
-)
-
-HUMIDITY = Quantity(
-    kind="humidity",
-    title="a relative humidity",
-    canonical_unit="%",
-    field="percent",
-    lowest=0.0,
-    highest=100.0,
-    why="relative humidity is between 0 and 100 %",
-    spellings=_spelled(
-        {
-            "%|%rh|% rh|rh%|%{rh}|[%rh]|percent|pct": IDENTITY,
-            "1|{fraction}|{ratio}|fraction|ratio": Affine(100.0, 0.0),
-        }
-    ),
-    shown="%, %RH, percent, or fraction (0 to 1)",
-)
-
-QUANTITIES: Mapping[str, Quantity] = {
-    quantity.kind: quantity for quantity in (TEMPERATURE, HUMIDITY)
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,24 +112,57 @@ class Scale:
         return _factor(self, unit)
 
 
-@lru_cache(maxsize=1024)
-def _factor(scale: Scale, unit: str) -> float:
-    spelling = unicodedata.normalize("NFKC", unit).replace(" ", "").replace("^", "")
-    found = scale.factors.get(spelling)
-    if found is not None:
+def spelled(unit: str) -> str:
+    """A unit in the one spelling that it is looked up by: in Unicode's compatible form
+    (``m3`` for ``m³``), without white space and ``^``."""
+    # NFKC makes an o of the ordinal that stands on keyboards beside the degree
+    text = unicodedata.normalize("NFKC", unit.replace("º", "°"))
+    return "".join(text.split()).replace("^", "")
+
+
+def _find(units: Mapping[str, V], unit: str) -> V | None:
+    """What belongs to a unit: by its spelling, or but for upper and lower case if no
+    other unit is spelled so."""
+    spelling = spelled(unit)
+    if (found := units.get(spelling)) is not None:
         return found
     folded = {
-        factor
-        for known, factor in scale.factors.items()
+        value
+        for known, value in units.items()
         if known.casefold() == spelling.casefold()
     }
-    if len(folded) != 1:
+    return folded.pop() if len(folded) == 1 else None
+
+
+@lru_cache(maxsize=1024)
+def _factor(scale: Scale, unit: str) -> float:
+    factor = _find(scale.factors, unit)
+    if factor is None:
         expected = ", ".join(scale.factors)
         message = (
             f'unit "{clip(unit)}" is not one of {scale.title}; expected {expected}'
         )
         raise UnknownUnit(message)
-    return folded.pop()
+    return factor
+
+
+@lru_cache(maxsize=1024)
+def _affine(quantity: Quantity, unit: str) -> Affine:
+    way = _find(quantity.units, unit)
+    if way is None:
+        raise UnknownUnit(_unknown(quantity, unit))
+    return way
+
+
+def _unknown(quantity: Quantity, unit: str) -> str:
+    shown = clip(unit)
+    if quantity.kind == "humidity" and unit.strip() in _ABSOLUTE_HUMIDITY:
+        return (
+            f'unit "{shown}" is absolute humidity; it needs the air temperature to '
+            "become relative humidity, so convert it where both are measured and "
+            "publish %"
+        )
+    return f'unit "{shown}" is not {quantity.title} unit; expected {quantity.shown}'
 
 
 _JOULES_PER_KWH = 3.6e6
@@ -267,71 +245,3 @@ MASS_CONCENTRATION = Scale(
 SIGNAL = Scale("signal strength", {"dBm": 1.0, "dB": 1.0})
 #: Zigbee's link quality indicator, 0 to 255, has no unit.
 LINK_QUALITY = Scale("link quality", {"lqi": 1.0})
-
-
-@lru_cache(maxsize=1024)
-def _affine(quantity: Quantity, unit: str) -> Affine:
-    spelling = unicodedata.normalize("NFKC", unit.strip().replace("º", "°")).casefold()
-    way = quantity.spellings.get(spelling)
-    if way is None:
-        raise UnknownUnit(_unknown(quantity, unit))
-    return way
-
-
-def _unknown(quantity: Quantity, unit: str) -> str:
-    shown = clip(unit)
-    if quantity is HUMIDITY and unit.strip() in _ABSOLUTE_HUMIDITY:
-        return (
-            f'unit "{shown}" is absolute humidity; it needs the air temperature to '
-            "become relative humidity, so convert it where both are measured and "
-            "publish %"
-        )
-    return f'unit "{shown}" is not {quantity.title} unit; expected {quantity.shown}'
-
-
-def _known_units(units: dict[str, str]) -> dict[str, str]:
-    for kind, unit in units.items():
-        if kind not in QUANTITIES:
-            message = f'"{kind}" is not a sensor kind; expected {", ".join(QUANTITIES)}'
-            raise ValueError(message)
-        try:
-            QUANTITIES[kind].affine(unit)
-        except UnknownUnit as error:
-            raise ValueError(str(error)) from error
-    return units
-
-
-#: Longer than any outage that a spool outlasts; a clock that stands at the day its
-#: device was made is further behind.
-_OLDEST_SECONDS = 180 * 86_400.0
-
-
-class KindsConfig(BaseModel):
-    """config/kinds.yaml.
-
-    Attributes:
-        default_units: sensor kind → unit of readings that name none.
-        oldest: kind → how old its records may be when they are received; ``default``
-            is of those that are not named. Events of the home and alerts may be of
-            any age: they say since when something is as it is.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    default_units: Annotated[dict[str, str], AfterValidator(_known_units)] = {}
-    oldest: dict[
-        Literal["default", "temperature", "humidity", "motion", "metrics"], Duration
-    ] = {}
-
-    def oldest_seconds(self, kind: Literal["motion", "metrics"] | Quantity) -> float:
-        """How old a record of this kind may be when it is received."""
-        name = kind.kind if isinstance(kind, Quantity) else kind
-        named = {str(each): seconds for each, seconds in self.oldest.items()}
-        return named.get(name, named.get("default", _OLDEST_SECONDS))
-
-    def default_unit(self, quantity: Quantity) -> str:
-        """Unit of a reading that names none; canonical unless configured."""
-        return self.default_units.get(quantity.kind, quantity.canonical_unit)
-
-
-KINDS = ConfigFile("kinds.yaml", KindsConfig)

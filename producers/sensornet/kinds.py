@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Literal
 
 from meshtasks.errors import UnknownUnit
+from meshtasks.records.kinds import HUMIDITY, TEMPERATURE
 from meshtasks.records.units import (
     CURRENT,
     DECIMALS,
     ENERGY,
-    HUMIDITY,
     ILLUMINANCE,
     LINK_QUALITY,
     MASS_CONCENTRATION,
@@ -26,7 +26,6 @@ from meshtasks.records.units import (
     POWER,
     PRESSURE,
     SIGNAL,
-    TEMPERATURE,
     VOLTAGE,
     Quantity,
     Scale,

@@ -22,7 +22,7 @@ from meshtasks.flows.analytics.rows import (
 )
 from meshtasks.flows.excerpts import archive_line
 from meshtasks.records.envelope import Envelope, record_id
-from meshtasks.records.units import KindsConfig
+from meshtasks.records.kinds import KindsConfig
 
 NOON = 1_795_435_200.0  # 2026-11-23T12:00:00Z
 NOON_MS = 1_795_435_200_000

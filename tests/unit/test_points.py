@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from meshtasks.errors import SchemaMismatch
+from meshtasks.records.kinds import HUMIDITY, TEMPERATURE
 from meshtasks.records.points import line_start, lines
-from meshtasks.records.units import HUMIDITY, TEMPERATURE
 
 
 def test_a_point_has_measurement_tags_field_and_milliseconds() -> None:

@@ -9,8 +9,9 @@ import pytest
 from meshtasks.flows.metric_points import Transformed
 from meshtasks.flows.readings.transform import transform
 from meshtasks.records.envelope import Envelope
+from meshtasks.records.kinds import HUMIDITY, TEMPERATURE
 from meshtasks.records.models import Reading
-from meshtasks.records.units import HUMIDITY, TEMPERATURE, Quantity
+from meshtasks.records.units import Quantity
 from meshtasks.rules.config import RuleBook
 
 NOW = 1_795_440_000.0

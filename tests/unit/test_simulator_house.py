@@ -30,7 +30,8 @@ from meshtasks.flows.webhooks.events import (
     read_state_change,
 )
 from meshtasks.records.envelope import Envelope
-from meshtasks.records.units import HUMIDITY, TEMPERATURE, Quantity
+from meshtasks.records.kinds import HUMIDITY, TEMPERATURE
+from meshtasks.records.units import Quantity
 from meshtasks.rules.config import RuleBook
 from meshtasks.worker.decode import Decoder
 from producers.simulator.badmessages import SPECIMENS, BadKind

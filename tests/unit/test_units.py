@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from meshtasks.errors import UnknownUnit
+from meshtasks.records.kinds import HUMIDITY, TEMPERATURE, KindsConfig
 from meshtasks.records.units import (
     CURRENT,
     DECIMALS,
     ENERGY,
-    HUMIDITY,
     IDENTITY,
     ILLUMINANCE,
     MASS_CONCENTRATION,
@@ -22,9 +22,7 @@ from meshtasks.records.units import (
     PERCENT,
     POWER,
     PRESSURE,
-    TEMPERATURE,
     VOLTAGE,
-    KindsConfig,
     Quantity,
     Scale,
 )

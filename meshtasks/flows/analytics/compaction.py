@@ -41,7 +41,7 @@ from meshtasks.flows.analytics.layout import (
 from meshtasks.flows.analytics.parquet import COMPRESSION, SCHEMAS, fault_of_file
 from meshtasks.flows.archive.objects import ObjectStore
 from meshtasks.flows.archive.reading import content_of
-from meshtasks.records.units import KINDS
+from meshtasks.records.kinds import KINDS
 
 #: Prefix of the names of files that turned out to be damaged.
 _ASIDE = "damaged/"

@@ -30,7 +30,7 @@ from meshtasks.flows.analytics.layout import (
 from meshtasks.flows.analytics.rows import TABLES, Table, rows_of
 from meshtasks.flows.archive.objects import FileStore, ObjectStore, archived_objects
 from meshtasks.flows.archive.reading import ObjectName
-from meshtasks.records.units import KindsConfig
+from meshtasks.records.kinds import KindsConfig
 from meshtasks.state.lock import file_lock
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,10 @@ from pydantic_core import from_json
 
 from meshtasks.errors import InvalidMessage, SchemaMismatch
 from meshtasks.flows.archive.reading import ArchivedRecord, read_line
+from meshtasks.records.kinds import KindsConfig
 from meshtasks.records.models import Metric, explain
 from meshtasks.records.points import fields_of, fields_text, is_value, tags_of
-from meshtasks.records.units import DECIMALS, IDENTITY, QUANTITIES, KindsConfig
+from meshtasks.records.units import DECIMALS, IDENTITY
 
 Table = Literal["readings", "metrics", "events"]
 TABLES: tuple[Table, ...] = get_args(Table)
@@ -180,7 +181,7 @@ def _reading(line: _Line, kinds: KindsConfig) -> Reading:
     if isinstance(reading.get("value"), bool):
         raise SchemaMismatch
     value, unit = _number(reading.get("value")), _text(reading, "unit")
-    if quantity := QUANTITIES.get(kind):
+    if quantity := kinds.quantities.get(kind):
         unit = unit or kinds.default_unit(quantity)
         affine = quantity.affine(unit)
         if affine is not IDENTITY:

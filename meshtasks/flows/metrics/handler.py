@@ -19,8 +19,8 @@ from meshtasks.flows.pipeline import store_points
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
+from meshtasks.records.kinds import KINDS
 from meshtasks.records.models import Metric
-from meshtasks.records.units import KINDS
 from meshtasks.rules.config import RULES
 
 _SINKS = ("timeseries", "rule_state")

@@ -22,8 +22,9 @@ from meshtasks.flows.readings.transform import transform
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
+from meshtasks.records.kinds import HUMIDITY, KINDS, TEMPERATURE
 from meshtasks.records.models import Reading, SensorReading
-from meshtasks.records.units import HUMIDITY, KINDS, TEMPERATURE, Quantity
+from meshtasks.records.units import Quantity
 from meshtasks.rules.config import RULES
 
 
@@ -34,7 +35,7 @@ def _read(
     settings: Settings,
 ) -> Transformed:
     default_unit = settings.read(KINDS).default_unit(quantity)
-    oldest_seconds = settings.read(KINDS).oldest_seconds(quantity)
+    oldest_seconds = settings.read(KINDS).oldest_seconds(quantity.kind)
     return transform(
         records, envelopes, quantity, default_unit, settings.read(RULES), oldest_seconds
     )

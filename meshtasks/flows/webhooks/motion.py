@@ -16,8 +16,8 @@ from meshtasks.flows.webhooks.events import Events, read_events, read_motion
 from meshtasks.flows.webhooks.workflows import SINKS, run_workflows
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
+from meshtasks.records.kinds import KINDS
 from meshtasks.records.models import Motion
-from meshtasks.records.units import KINDS
 
 
 def _refuses(

@@ -1,0 +1,240 @@
+"""The kinds of sensor readings: what each measures, in which units, within what limits.
+
+Two come with the package; config/kinds.yaml adds others. All are made of the same data,
+a :class:`KindConfig`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import InitErrorDetails
+
+from meshtasks.config.durations import Duration
+from meshtasks.config.faults import fault, refuse, refuse_all
+from meshtasks.config.settings import ConfigFile
+from meshtasks.errors import UnknownUnit
+from meshtasks.records.units import IDENTITY, Affine, Quantity, spelled
+
+_Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_Text = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\S(.*\S)?$")]
+
+
+class _Conversion(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    factor: _Finite
+    offset: _Finite = 0.0
+
+    @property
+    def affine(self) -> Affine:
+        way = Affine(self.factor, self.offset)
+        return IDENTITY if way == IDENTITY else way
+
+
+def _conversion(value: object) -> object:
+    number = value.get("factor") if isinstance(value, dict) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not number:
+        refuse("expected a factor such as 0.001 (not 0), or {factor: 1, offset: 0}")
+    return value if isinstance(value, dict) else {"factor": value}
+
+
+class KindConfig(BaseModel):
+    """One kind of sensor readings.
+
+    Attributes:
+        unit: canonical: what is stored and what rules compare.
+        field: of its points, named for the unit; their measurement is the kind.
+        units: other units, and other spellings of this one → factor, or factor and
+            offset: canonical = value * factor + offset.
+        minimum: smallest possible value, canonical unit.
+        maximum: largest possible value, canonical unit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unit: _Text
+    field: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+    units: dict[_Text, Annotated[_Conversion, BeforeValidator(_conversion)]] = {}
+    minimum: _Finite | None = None
+    maximum: _Finite | None = None
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        low, high = self.limits
+        if low >= high:
+            message = f"expected a minimum below the maximum, {high:g}"
+            raise ValueError(message)
+        if self.field == "time":
+            message = '"time" is the name of the timestamp; expected another field'
+            raise ValueError(message)
+        seen = {spelled(self.unit): self.unit}
+        refuse_all(type(self).__name__, self._repeated(seen))
+        return self
+
+    def _repeated(self, seen: dict[str, str]) -> Iterator[InitErrorDetails]:
+        for unit in self.units:
+            if other := seen.get(spelled(unit)):
+                yield fault(
+                    f'expected another unit: "{other}" is the same', "units", unit
+                )
+            seen[spelled(unit)] = unit
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Smallest and largest possible value."""
+        low, high = self.minimum, self.maximum
+        return -math.inf if low is None else low, math.inf if high is None else high
+
+    def quantity(
+        self, kind: str, *, title: str = "", why: str = "", shown: str = ""
+    ) -> Quantity:
+        """What readings of this kind measure.
+
+        Args:
+            kind: its name.
+            title: its name in a sentence.
+            why: why values beyond the limits cannot be.
+            shown: the units that an error message lists.
+        """
+        low, high = self.limits
+        ways = {unit: conversion.affine for unit, conversion in self.units.items()}
+        return Quantity(
+            kind=kind,
+            title=title or f"{'an' if kind[0] in 'aeio' else 'a'} {kind}",
+            canonical_unit=self.unit,
+            field=self.field,
+            lowest=low,
+            highest=high,
+            why=why or f"kinds.yaml allows {self._span}",
+            units={spelled(unit): way for unit, way in ways.items()}
+            | {spelled(self.unit): IDENTITY},
+            shown=shown or ", ".join([self.unit, *self.units]),
+        )
+
+    @property
+    def _span(self) -> str:
+        if self.minimum is None:
+            return f"at most {self.maximum:g} {self.unit}"
+        if self.maximum is None:
+            return f"at least {self.minimum:g} {self.unit}"
+        return f"{self.minimum:g} to {self.maximum:g} {self.unit}"
+
+
+def _each(spellings: str, factor: float, offset: float = 0.0) -> dict[str, Any]:
+    conversion = {"factor": factor, "offset": offset}
+    return dict.fromkeys(spellings.split(), conversion)
+
+
+TEMPERATURE = KindConfig(
+    unit="°C",
+    field="celsius",
+    units={
+        **_each("c cel celsius degc degree_celsius degreescelsius", 1.0),
+        **_each("°f f [degf] fahrenheit degf", 5 / 9, -160 / 9),
+        **_each("degree_fahrenheit degreesfahrenheit", 5 / 9, -160 / 9),
+        **_each("k °k kelvin degk", 1.0, -273.15),
+    },
+    minimum=-273.15,
+).quantity(
+    "temperature",
+    why="absolute zero is -273.15 °C",
+    shown="°C, °F, K (also C, F, degC, degF, Cel, [degF], celsius, fahrenheit, kelvin)",
+)
+
+HUMIDITY = KindConfig(
+    unit="%",
+    field="percent",
+    units={
+        **_each("%rh rh% %{rh} [%rh] percent pct", 1.0),
+        **_each("1 {fraction} {ratio} fraction ratio", 100.0),
+    },
+    minimum=0.0,
+    maximum=100.0,
+).quantity(
+    "humidity",
+    title="a relative humidity",
+    why="relative humidity is between 0 and 100 %",
+    shown="%, %RH, percent, or fraction (0 to 1)",
+)
+
+#: The kinds of the package.
+QUANTITIES: Mapping[str, Quantity] = {
+    quantity.kind: quantity for quantity in (TEMPERATURE, HUMIDITY)
+}
+
+#: Longer than any outage that a spool outlasts; a clock that stands at the day its
+#: device was made is further behind.
+_OLDEST_SECONDS = 180 * 86_400.0
+#: Records that are no readings, and have an age.
+_OTHERS = ("motion", "metrics")
+
+
+class KindsConfig(BaseModel):
+    """config/kinds.yaml.
+
+    Attributes:
+        kinds: kinds of sensor readings beside those of the package, by name: the
+            second word of their routing keys, and the measurement of their points.
+        default_units: kind → unit of readings that name none.
+        oldest: kind → how old its records may be when they are received; ``default``
+            is of those that are not named. Events of the home and alerts may be of
+            any age: they tell since when something is as it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kinds: dict[
+        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)],
+        KindConfig,
+    ] = {}
+    default_units: dict[str, str] = {}
+    oldest: dict[str, Duration] = {}
+
+    @cached_property
+    def quantities(self) -> Mapping[str, Quantity]:
+        """What readings of each kind measure, those of the package first."""
+        added = {name: kind.quantity(name) for name, kind in self.kinds.items()}
+        return {**QUANTITIES, **added}
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        refuse_all(type(self).__name__, self._disagreements())
+        return self
+
+    def _disagreements(self) -> Iterator[InitErrorDetails]:
+        for name in self.kinds:
+            if name in QUANTITIES or name in {*_OTHERS, "default"}:
+                reason = f'expected another name: "{name}" comes with the package'
+                yield fault(reason, "kinds", name)
+        for kind, unit in self.default_units.items():
+            quantity = self.quantities.get(kind)
+            if quantity is None:
+                known = ", ".join(self.quantities)
+                reason = f'"{kind}" is not a sensor kind; expected {known}'
+                yield fault(reason, "default_units", kind)
+                continue
+            try:
+                quantity.affine(unit)
+            except UnknownUnit as error:
+                yield fault(str(error), "default_units", kind)
+        known_ages = ("default", *self.quantities, *_OTHERS)
+        for kind in self.oldest:
+            if kind not in known_ages:
+                reason = f"expected one of {', '.join(known_ages)}"
+                yield fault(reason, "oldest", kind)
+
+    def oldest_seconds(self, kind: str) -> float:
+        """How old a record of this kind may be when it is received."""
+        return self.oldest.get(kind, self.oldest.get("default", _OLDEST_SECONDS))
+
+    def default_unit(self, quantity: Quantity) -> str:
+        """Unit of a reading that names none; canonical unless configured."""
+        return self.default_units.get(quantity.kind, quantity.canonical_unit)
+
+
+KINDS = ConfigFile("kinds.yaml", KindsConfig)
