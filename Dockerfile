@@ -8,6 +8,7 @@ RUN /opt/mesh/bin/pip install --require-hashes -r requirements-runtime.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY meshtasks meshtasks
 COPY producers producers
+COPY config config
 # Built in a directory of its own, so that the build tool stays out of the image.
 RUN pip wheel --no-deps --wheel-dir /wheels . && /opt/mesh/bin/pip install --no-deps /wheels/*.whl
 

@@ -60,7 +60,7 @@ def producer_config(settings: Settings, name: str, model: type[_Model]) -> _Mode
 
 def producer_file(settings: Settings, name: str) -> Path:
     """Where a producer's file is."""
-    return settings.env.config_dir / "producers" / f"{name}.yaml"
+    return settings.env.config_file(f"producers/{name}.yaml")
 
 
 def _read(settings: Settings, name: str, module: str, reader: str) -> object:

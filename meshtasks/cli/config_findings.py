@@ -74,7 +74,7 @@ def _errors(settings: Settings) -> Iterator[ConfigError]:
     yield from broken
     if not broken:  # these need the files
         for name, read in CONFIGS.items():
-            path = settings.env.config_dir / "producers" / f"{name}.yaml"
+            path = settings.env.config_file(f"producers/{name}.yaml")
             if path.exists():
                 yield from _raised(partial(read, settings))
         for timer in {each.timer for each in HANDLERS.values() if each.timer}:
@@ -99,7 +99,7 @@ def _error(fault: ConfigError) -> Finding:
 
 
 def _doubt(settings: Settings, doubt: Doubt) -> Finding:
-    path = settings.env.config_dir / doubt.file
+    path = settings.env.config_file(doubt.file)
     fault = fault_in(path, doubt.key, doubt.text)
     return Finding(doubt.level, fault.source, fault.line, fault.key, fault.expected)
 

@@ -25,6 +25,10 @@ from meshtasks.errors import ConfigError
 from meshtasks.masking import keep_secret
 
 _ENV_FILE = ".env"
+_PACKAGED = Path(__file__).with_name("shipped")
+_OF_A_CLONE = Path(__file__).parents[2] / "config"
+#: The configuration that comes with the package.
+SHIPPED_CONFIG = _PACKAGED if _PACKAGED.is_dir() else _OF_A_CLONE
 #: Secrets that are sent in a header as they are.
 _IN_HEADERS = frozenset(
     {"influx_token", "minio_access_key", "minio_secret_key", "hass_token", "secrets"}
@@ -68,7 +72,8 @@ class Environment(BaseSettings):
         broker_url: AMQP URL of RabbitMQ, virtual host included.
         management_url: where RabbitMQ's management pages are, which get the same
             account; empty, on their usual port if they show themselves.
-        config_dir: directory of the YAML files.
+        config_dir: directory of the YAML files; one that is not there is taken from
+            :data:`SHIPPED_CONFIG`.
         state_dir: directory of this host's own state (rule and archive journals,
             producers' spools).
         ca_file: certificates, PEM, of an authority of one's own, which all clients
@@ -155,8 +160,20 @@ class Environment(BaseSettings):
         expected = "expected the broker's URL, amqp://user:password@host:5672/vhost"
         raise ConfigError("environment", "MESH_BROKER_URL", expected)
 
+    def config_file(self, name: str) -> Path:
+        """Where a configuration file is.
+
+        Args:
+            name: its path in ``config_dir``, such as ``rules.yaml``.
+        """
+        path = self.config_dir / name
+        return path if path.exists() else SHIPPED_CONFIG / name
+
     def place_faults(self) -> Iterator[ConfigError]:
         """What is wrong with places that need no more than a look to tell."""
+        if "config_dir" in self.model_fields_set and not self.config_dir.is_dir():
+            expected = f"expected a directory, but there is no {self.config_dir}"
+            yield ConfigError("environment", "MESH_CONFIG_DIR", expected)
         if not _is_http(self.influx_url):
             expected = (
                 "expected a URL such as http://127.0.0.1:8086, without a user, blanks "

@@ -60,7 +60,7 @@ class Settings:
 
     def path(self, file: ConfigFile[Any]) -> Path:
         """Where a file is."""
-        return self.env.config_dir / file.name
+        return self.env.config_file(file.name)
 
     def fault(self, file: ConfigFile[Any], key: str, expected: str) -> ConfigError:
         """A fault of a file that was read already, with its line.

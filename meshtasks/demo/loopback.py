@@ -24,7 +24,7 @@ class HTTPFailed(MeshError):
 def is_free(port: int) -> bool:
     """Whether a server could listen on this TCP port now."""
     with socket.socket() as probe:
-        # As servers do: connections that linger in TIME_WAIT are no hindrance.
+        # As servers do: connections that linger in TIME_WAIT are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))

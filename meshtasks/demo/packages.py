@@ -27,18 +27,20 @@ EX_USAGE = 64
 EX_UNAVAILABLE = 69
 
 ROOT = Path(__file__).absolute().parents[2]
+#: What demo and tests unpack: in the clone, or where an installed package runs.
+DATA = (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()) / ".mesh"
 SWIFT_REQUIREMENTS = ROOT / "tests" / "support" / "requirements-swift.txt"
-SWIFT_VENV = ROOT / ".mesh" / "venvs" / "swift"
+SWIFT_VENV = DATA / "venvs" / "swift"
 TRITON_REQUIREMENTS = Path(__file__).with_name("requirements-triton.txt")
-TRITON_VENV = ROOT / ".mesh" / "venvs" / "triton"
+TRITON_VENV = DATA / "venvs" / "triton"
 #: The wheel's own needs, and the newest Python that numpy 1 was built for.
 TRITON_GLIBC, TRITON_PYTHON = (2, 35), (3, 12)
 
 #: Programs of the tests are unpacked from a newer Debian: their binaries need
 #: nothing that Debian 12 lacks. Debian 13's ntfy does not replace notifications yet.
 NEWER_SUITE = "forky"
-NTFY_DIRECTORY = ROOT / ".mesh" / "debian" / "ntfy"
-COMPOSE_DIRECTORY = ROOT / ".mesh" / "debian" / "docker-compose"
+NTFY_DIRECTORY = DATA / "debian" / "ntfy"
+COMPOSE_DIRECTORY = DATA / "debian" / "docker-compose"
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 #: The answer that forbids a package to start its service: exit code 101 is
@@ -220,7 +222,7 @@ def ensure_swift(venv: Path = SWIFT_VENV) -> None:
     ensure_venv(venv, SWIFT_REQUIREMENTS, what)
 
 
-def triton_hindrance() -> str | None:
+def triton_unavailable() -> str | None:
     """Why Triton Inference Server does not run on a machine such as this; None if it
     does."""
     machine = f"{platform.system()} on {platform.machine()}"
@@ -389,7 +391,7 @@ def _ensure_environments(purpose: str) -> None:
 
 
 def _ensure_triton_if_possible() -> None:
-    if triton_hindrance() is not None:
+    if triton_unavailable() is not None:
         return  # the demo says so itself
     try:
         ensure_programs("triton")

@@ -118,7 +118,7 @@ class Session:
             (stack.rabbitmq.process, stack.rabbitmq),
             (stack.victoria_metrics.process, stack.victoria_metrics),
         ]
-        self._no_triton = stack.triton_hindrance
+        self._no_triton = stack.triton_unavailable
         self._interrupted = False
         self._restarts: Counter[str] = Counter()
         handled = handled_queues(self._settings.read(TOPOLOGY))

@@ -24,11 +24,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from meshtasks.config.environment import SHIPPED_CONFIG
 from meshtasks.demo import loopback
 from meshtasks.demo.process import Process, ProcessFailed
 from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, Ports, RabbitMQ
 from meshtasks.demo.receiver import Receiver
-from meshtasks.demo.triton import Triton, hindrance
+from meshtasks.demo.triton import Triton, unavailable_reason
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 
 #: The services' usual ports, taken where they are free.
@@ -62,7 +63,7 @@ class Stack:
 
     Args:
         directory: where it keeps everything; made if it is missing, and kept.
-        config_dir: the mesh's configuration.
+        config_dir: the mesh's configuration, laid over the shipped one; need not exist.
 
     Raises:
         ProcessFailed: another stack is using the directory.
@@ -96,10 +97,12 @@ class Stack:
         self.receiver = Receiver(port=loopback.free_port(_N8N))
         self.config_dir = self.directory / "config"
         models = config_dir.absolute() / "triton"
+        if not models.is_dir():
+            models = SHIPPED_CONFIG / "triton"
         #: Why there is no Triton; None if there is.
-        self.triton_hindrance = hindrance()
-        if not self.triton_hindrance and not (models / _MODEL).is_dir():
-            self.triton_hindrance = f"{models} has no {_MODEL}"
+        self.triton_unavailable = unavailable_reason()
+        if not self.triton_unavailable and not (models / _MODEL).is_dir():
+            self.triton_unavailable = f"{models} has no {_MODEL}"
         self.triton = Triton(
             self.directory / "triton", [models], port=loopback.free_port(_TRITON)
         )
@@ -182,8 +185,11 @@ class Stack:
         (conf_d / "statistics.conf").write_text(_EVERY_SECOND, encoding="ascii")
         shutil.rmtree(self.config_dir, ignore_errors=True)
         without_models = shutil.ignore_patterns("triton")
-        shutil.copytree(config_dir, self.config_dir, ignore=without_models)
-        shutil.copytree(_CONFIG, self.config_dir, dirs_exist_ok=True)
+        for source in (SHIPPED_CONFIG, config_dir, _CONFIG):
+            if source.is_dir():
+                shutil.copytree(
+                    source, self.config_dir, ignore=without_models, dirs_exist_ok=True
+                )
         for process in (
             self.rabbitmq.process,
             self.victoria_metrics.process,

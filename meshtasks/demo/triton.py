@@ -19,7 +19,7 @@ from meshtasks.demo.packages import (
     TRITON_VENV,
     missing,
     python_libraries,
-    triton_hindrance,
+    triton_unavailable,
 )
 from meshtasks.demo.process import Process, ProcessFailed
 
@@ -30,9 +30,9 @@ _INSTALL = f"{sys.executable} -m meshtasks.demo.packages triton"
 _LIBRARIES = (*python_libraries(), _PACKAGES / "nvidia_pytriton.libs")
 
 
-def hindrance() -> str | None:
+def unavailable_reason() -> str | None:
     """Why there can be no server on this machine now; None if there can."""
-    if reason := triton_hindrance():
+    if reason := triton_unavailable():
         return reason
     if not _SERVER.is_dir() or missing("triton"):
         return f"it is not installed; {_INSTALL} does that"

@@ -23,10 +23,16 @@ QUEUES = {
 MESHTASKS = Path(sys.executable).with_name("meshtasks")
 
 
-def demo(state: Path, *options: str) -> subprocess.Popen[str]:
+def demo(
+    state: Path,
+    *options: str,
+    directory: Path = ROOT,
+    env: dict[str, str] | None = None,
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [MESHTASKS, "demo", f"--state={state}", *options],
-        cwd=ROOT,
+        cwd=directory,
+        env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -50,9 +56,15 @@ def queues_in(output: str) -> dict[str, tuple[int, int, int]]:
     }
 
 
-def test_a_short_run_balances_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_a_short_run_of_the_wheel_balances_and_leaves_nothing_running(
+    tmp_path: Path, wheel_env: dict[str, str]
+) -> None:
     state = tmp_path / "demo"
-    with demo(state, "--for=5", "--rate=250") as run:
+    directory = tmp_path / "empty"
+    directory.mkdir()
+    (directory / ".mesh").symlink_to(ROOT / ".mesh")  # Triton, which is large
+    options = ("--for=5", "--rate=250")
+    with demo(state, *options, directory=directory, env=wheel_env) as run:
         output, _ = run.communicate(timeout=110)
 
     assert run.returncode == 0, output

@@ -51,7 +51,7 @@ def policy(tmp_path: Path) -> Path:
 
 def need(monkeypatch: pytest.MonkeyPatch, *programs: Program) -> None:
     monkeypatch.setitem(packages.PROGRAMS, "demo", programs)
-    monkeypatch.setattr(packages, "triton_hindrance", lambda: "not on this machine")
+    monkeypatch.setattr(packages, "triton_unavailable", lambda: "not on this machine")
 
 
 def test_nothing_is_said_or_done_when_all_is_there(
@@ -85,7 +85,7 @@ def test_the_demo_does_without_a_triton_that_cannot_be_installed(
         raise InstallFailed("pip: no route to host")
 
     need(monkeypatch, PRESENT)
-    monkeypatch.setattr(packages, "triton_hindrance", lambda: None)
+    monkeypatch.setattr(packages, "triton_unavailable", lambda: None)
     monkeypatch.setitem(packages.PROGRAMS, "triton", ())
     monkeypatch.setattr(packages, "ensure_venv", offline)
 
