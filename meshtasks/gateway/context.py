@@ -9,6 +9,8 @@ from typing import Annotated, Any, Self
 from fastapi import Depends, Request
 
 from meshtasks.amqp.connecting import unopened
+from meshtasks.amqp.publisher import Publisher
+from meshtasks.amqp.republisher import Republisher
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.flows.command import Command
@@ -17,11 +19,12 @@ from meshtasks.gateway.answers import Answers
 from meshtasks.gateway.config import GATEWAY
 from meshtasks.gateway.limits import RateLimit
 from meshtasks.gateway.observing import Observations
-from meshtasks.gateway.outbox import Outbox
 from meshtasks.gateway.store import Store
 from meshtasks.gateway.tokens import Tokens
 from meshtasks.gateway.validation import Validator
 
+#: Messages that wait to be published, and how long each answer of the broker may take.
+_MAX_WAITING, _CONFIRM_SECONDS = 1_000, 10.0
 _HOUR_SECONDS, _DAY_SECONDS = 3_600.0, 86_400.0
 
 
@@ -35,7 +38,7 @@ class Context:
     rate: RateLimit
     validator: Validator
     store: Store
-    outbox: Outbox
+    republisher: Republisher
     answers: Answers
     observations: Observations
 
@@ -66,20 +69,23 @@ class Context:
             RateLimit(config.requests_per_second, config.burst),
             Validator(settings, handlers),
             store,
-            Outbox(env.amqp_url),
+            Republisher(
+                Publisher(env.amqp_url, confirm_timeout_seconds=_CONFIRM_SECONDS),
+                _MAX_WAITING,
+            ),
             Answers(env.amqp_url, answers_queue, store),
             Observations(),
         )
 
     def start(self) -> None:
         """Start the threads."""
-        self.outbox.start()
+        self.republisher.start()
         self.answers.start()
 
     def stop(self) -> None:
         """Finish what was accepted, and close everything."""
         self.answers.stop()
-        self.outbox.stop()
+        self.republisher.stop()
         self.store.close()
 
 

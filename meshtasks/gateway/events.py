@@ -72,7 +72,7 @@ def publish_event(
         message = Outgoing(
             exchange, routing_key, body, message_id, timestamp=time.time()
         )
-        context.outbox.publish(message)
+        context.republisher.publish(message)
         context.observations.published.labels(exchange).inc()
         return Accepted({"message_id": message_id, "queues": list(queues)})
 

@@ -146,7 +146,7 @@ def _call(
     topology = context.settings.read(TOPOLOGY)
     message = call_message(topology, command.name, arguments, task_id)
     context.store.submitted(task_id, command.name, caller.name, time.time())
-    context.outbox.publish(message)
+    context.republisher.publish(message)
     context.observations.submitted.labels(command.name).inc()
     content = {"id": task_id, "name": command.name, "state": "pending"}
     return Accepted(content, f"/v1/tasks/{task_id}")

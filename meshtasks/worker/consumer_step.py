@@ -11,7 +11,8 @@ Celery's event loop, which closes everything and starts this step again.
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import amqp
 from celery import bootsteps
@@ -24,6 +25,7 @@ from meshtasks.amqp.declare import declare
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.publisher import Publisher
 from meshtasks.amqp.queues import QUEUES
+from meshtasks.amqp.republisher import PublishRequest, Republisher
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import ConfigError
 from meshtasks.flows.circuit import State
@@ -38,7 +40,6 @@ from meshtasks.worker.metrics import WorkerMetrics
 from meshtasks.worker.probation import Probation
 from meshtasks.worker.queue_consumer import QueueConsumer
 from meshtasks.worker.reading import BurstReader
-from meshtasks.worker.republisher import PublishRequest, Republisher
 from meshtasks.worker.resolution import OutcomeResolver, Resolution
 from meshtasks.worker.timers import Timers
 from meshtasks.worker.watch import ProgressWatch
@@ -56,13 +57,6 @@ _TICK_SECONDS = 1.0
 _PROBATION_SECONDS = 0.5
 #: A timer's run may be waiting for a slow service.
 _TIMERS_STOP_SECONDS = 15.0
-
-
-class _Moved(NamedTuple):
-    """Messages to resolve once the republisher has published what stands for them."""
-
-    consumer: QueueConsumer
-    resolution: Resolution
 
 
 class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no types
@@ -96,12 +90,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         self._metrics = WorkerMetrics(celery_consumer.hostname, self._breaker)
         self._exposition = Exposition(self._metrics.registry, settings.env)
         self._timers = Timers(settings, self._metrics.called)
-        self._republisher: Republisher[_Moved] = Republisher(
-            Publisher(settings.env.amqp_url),
-            on_delivered=lambda moved: self._loop.soon(self._on_moved, *moved),
-            on_refused=lambda moved: self._loop.soon(self._reject, *moved),
-            is_wanted=lambda moved: moved.consumer.alive,
-        )
+        self._republisher = Republisher(Publisher(settings.env.amqp_url))
 
     # --- bootstep ---------------------------------------------------------
 
@@ -321,8 +310,28 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         if resolution.done:
             self._acknowledge(consumer, resolution.done)
         if resolution.moved:
-            moved = _Moved(consumer, resolution)
-            self._republisher.send(PublishRequest(resolution.outgoing, moved))
+            self._republisher.send(
+                PublishRequest(
+                    resolution.outgoing,
+                    partial(self._on_published, consumer, resolution),
+                    is_wanted=lambda: consumer.alive,
+                )
+            )
+
+    def _on_published(
+        self, consumer: QueueConsumer, resolution: Resolution, error: Exception | None
+    ) -> None:
+        """What stands for messages is in the broker, or never will be; called in the
+        republisher's thread."""
+        if error is None:
+            self._loop.soon(self._on_moved, consumer, resolution)
+            return
+        logger.critical(
+            "Left to the broker's own dead-lettering, since publishing is refused "
+            "(is the topology whole? meshtasks topology check): %s",
+            error,
+        )
+        self._loop.soon(self._reject, consumer, resolution)
 
     def _acknowledge(self, consumer: QueueConsumer, tags: list[int]) -> None:
         if not consumer.alive:

@@ -10,9 +10,8 @@ import pytest
 from typing_extensions import override
 
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.errors import PublishRefused, Unroutable
-from meshtasks.gateway.outbox import Outbox
-from meshtasks.worker.republisher import PublishRequest, Republisher
+from meshtasks.amqp.republisher import PublishRequest, Republisher
+from meshtasks.errors import PublishRefused, PublishUnconfirmed, Unroutable
 from producers.base import Producer
 from tests.support.amqp import drain
 from tests.support.waiting import wait_until
@@ -66,18 +65,24 @@ class Faulty(Publisher):
         super().publish(messages)
 
 
-def test_the_courier_leaves_them_to_the_broker_and_goes_on(mesh_url: str) -> None:
+def test_a_request_that_is_refused_ends_and_the_others_go_on(mesh_url: str) -> None:
     delivered: list[int] = []
     refused: list[int] = []
-    republisher = Republisher[int](
-        Faulty(mesh_url), delivered.append, refused.append, lambda _: True
-    )
+    republisher = Republisher(Faulty(mesh_url))
+
+    def request(number: int, message: Outgoing) -> PublishRequest:
+        return PublishRequest(
+            [message],
+            lambda error: (refused if error else delivered).append(number),
+            is_wanted=lambda: True,
+        )
+
     bad = [UNENCODABLE, NO_EXCHANGE, NO_QUEUE, Outgoing("", QUEUE, b"fault")]
     for number, message in enumerate([good(0), *bad, good(5)]):
-        republisher.send(PublishRequest([message], number))
+        republisher.send(request(number, message))
     republisher.start()
     wait_until(lambda: len(delivered) + len(refused) == 6, 20, "all requests")
-    republisher.send(PublishRequest([good(6)], 6))
+    republisher.send(request(6, good(6)))
     wait_until(lambda: 6 in delivered, 20, "one more")
     republisher.stop(5)
 
@@ -86,12 +91,12 @@ def test_the_courier_leaves_them_to_the_broker_and_goes_on(mesh_url: str) -> Non
 
 
 def test_the_gateway_tells_each_caller_of_its_own(mesh_url: str) -> None:
-    outbox = Outbox(mesh_url)
+    republisher = Republisher(Publisher(mesh_url), max_waiting=10)
     outcomes: dict[int, str] = {}
 
     def hand_in(number: int, message: Outgoing) -> None:
         try:
-            outbox.publish(message)
+            republisher.publish(message)
         except (PublishRefused, Unroutable) as error:
             outcomes[number] = type(error).__name__
         else:
@@ -103,10 +108,10 @@ def test_the_gateway_tells_each_caller_of_its_own(mesh_url: str) -> None:
     ]
     for each in threads:
         each.start()
-    outbox.start()
+    republisher.start()
     for each in threads:
         each.join(20)
-    outbox.stop()
+    republisher.stop()
 
     refused, unroutable = "PublishRefused", "Unroutable"
     assert [outcomes[number] for number in range(5)] == [
@@ -116,6 +121,21 @@ def test_the_gateway_tells_each_caller_of_its_own(mesh_url: str) -> None:
         unroutable,
         "confirmed",
     ]
+
+
+def test_a_request_that_is_tried_once_ends_while_the_broker_is_away() -> None:
+    republisher = Republisher(Publisher("amqp://guest:guest@127.0.0.1:1//"))
+    republisher.start()
+    with pytest.raises(PublishUnconfirmed):
+        republisher.publish(good(0))
+    republisher.stop()
+
+
+def test_a_caller_is_refused_when_too_many_wait(mesh_url: str) -> None:
+    republisher = Republisher(Publisher(mesh_url), max_waiting=1)
+    republisher.send(PublishRequest([good(0)], lambda _: None))
+    with pytest.raises(PublishUnconfirmed, match="1 messages wait already"):
+        republisher.publish(good(1))
 
 
 def test_a_producer_counts_one_and_goes_on(mesh_url: str) -> None:
