@@ -18,7 +18,9 @@ What is believed is bounded all the same: no value of a header may stop a worker
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.content import Origin, Properties
@@ -99,7 +101,7 @@ def text_in(table: Mapping[str, Any], name: str) -> str | None:
 Wire = tuple[bytes, str, str, bytes | Origin, float]
 
 
-class Delivery(NamedTuple):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One AMQP delivery as the consuming process holds it until it is settled.
 
     Attributes:
@@ -116,7 +118,7 @@ class Delivery(NamedTuple):
     body: bytes
     exchange: str
     routing_key: str
-    properties: Mapping[str, Any]
+    properties: Mapping[str, Any] | Properties
     redelivered: bool
     received_at: float
 
@@ -149,7 +151,7 @@ class Delivery(NamedTuple):
 
 def delivery_of(message: Message, received_at: float) -> Delivery:
     """A delivery from a message, less the headers that are not believed."""
-    properties: Mapping[str, Any] = message.properties
+    properties: Mapping[str, Any] | Properties = message.properties
     exchange, routing_key = message.exchange, message.routing_key
     if message.properties.has_headers:
         table = trusted_headers(message.headers, exchange)

@@ -21,6 +21,7 @@ from struct import Struct
 from struct import error as struct_error
 from typing import Any, NoReturn
 
+import msgspec
 from amqp import spec
 from amqp.exceptions import UnexpectedFrame
 from amqp.serialization import dumps, loads
@@ -62,7 +63,7 @@ _NUMBERS = {"B": Struct(">H"), "l": Struct(">I"), "L": Struct(">Q"), "b": Struct
 _MOST_REMEMBERED = 10_000
 
 
-class Message:
+class Message(msgspec.Struct, gc=False, eq=False):
     """A message as it came; it has what py-amqp's has.
 
     Attributes:
@@ -76,36 +77,14 @@ class Message:
         routing_key: that it was published with.
     """
 
-    __slots__ = (
-        "body",
-        "channel",
-        "consumer_tag",
-        "delivery_tag",
-        "exchange",
-        "properties",
-        "redelivered",
-        "routing_key",
-    )
-
-    def __init__(  # noqa: PLR0913, PLR0917 - called once a message, by place
-        self,
-        body: bytes,
-        properties: Properties,
-        channel: Any = None,
-        consumer_tag: str = "",
-        delivery_tag: int = 0,
-        redelivered: bool = False,  # noqa: FBT001, FBT002 - as many as there are messages
-        exchange: str = "",
-        routing_key: str = "",
-    ) -> None:
-        self.body = body
-        self.properties = properties
-        self.channel = channel
-        self.consumer_tag = consumer_tag
-        self.delivery_tag = delivery_tag
-        self.redelivered = redelivered
-        self.exchange = exchange
-        self.routing_key = routing_key
+    body: bytes
+    properties: Properties
+    channel: Any = None
+    consumer_tag: str = ""
+    delivery_tag: int = 0
+    redelivered: bool = False
+    exchange: str = ""
+    routing_key: str = ""
 
     @property
     def headers(self) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from typing import NamedTuple
+
+import msgspec
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.content import origin_of
@@ -12,11 +13,8 @@ from meshtasks.amqp.delivery import Wire
 from meshtasks.errors import SchemaMismatch
 
 
-class Envelope(NamedTuple):
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """One message's body with its origin.
-
-    A NamedTuple because tens of thousands are made a second: it is built three
-    times faster than a frozen dataclass of the same fields.
 
     Attributes:
         body: the bytes exactly as they were published.
@@ -126,16 +124,14 @@ def _digest_of_key(routing_key: str) -> hashlib.blake2b:
 def envelope_of(wire: Wire, queue: str) -> Envelope:
     """The envelope that handlers see."""
     body, exchange, routing_key, properties, received_at = wire
-    message_id, timestamp, table = (
-        origin_of(properties) if isinstance(properties, bytes) else properties
-    )
+    origin = origin_of(properties) if isinstance(properties, bytes) else properties
     return Envelope(
         body,
         exchange,
         routing_key,
         queue,
-        message_id,
-        timestamp,
+        origin.message_id,
+        origin.timestamp,
         received_at,
-        table,
+        origin.headers,
     )

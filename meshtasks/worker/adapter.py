@@ -12,6 +12,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from meshtasks.amqp import headers
 from meshtasks.amqp.content import short_text
 from meshtasks.amqp.delivery import Delivery, delivery_of
@@ -75,7 +77,7 @@ def _unpacked(delivery: Delivery) -> Adapted:
             name: value for name, value in table.items() if name not in headers.STEERING
         },
     }
-    return Adapted(delivery._replace(body=body, properties=properties), None)
+    return Adapted(replace(delivery, body=body, properties=properties), None)
 
 
 def _id_of(table: Mapping[str, Any]) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from celery.utils.time import get_exponential_backoff_interval
+from msgspec.structs import replace
 
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.failed import (
@@ -192,7 +193,7 @@ class OutcomeResolver:
                 return
             reason = f"{decision.because}; last: {outcome.reason}"
             outcome = Dead(reason, outcome.error_type, outcome.traceback)
-            lost = delivery._replace(body=body)
+            lost = replace(delivery, body=body)
             envelope = envelope_of(lost.to_wire(), self.queue)
             resolution.outgoing.extend(self.gives_up(envelope, reason))
         letter = dead_message(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
 from typing_extensions import override
 
 from meshtasks.amqp.delivery import Wire
@@ -186,7 +187,7 @@ class BatchRunner:
             empty += decoded is _NOTHING
             if decoded.several is not None:
                 several[position] = decoded.several
-                envelope = envelope._replace(body=decoded.several.array)
+                envelope = replace(envelope, body=decoded.several.array)
             batch.records.extend(decoded.records)
             batch.envelopes.extend(repeat(envelope, len(decoded.records)))
             batch.places.extend(decoded.places)

@@ -8,6 +8,7 @@ from typing import Any
 
 import kombu
 import pytest
+from msgspec.structs import replace
 
 from meshtasks.amqp.declare import declare
 from meshtasks.amqp.topology import TOPOLOGY
@@ -92,7 +93,7 @@ def test_a_publisher_who_gives_every_message_the_same_id_is_heard_each_time(
         news = batch_of(
             {**WARNING, "resolved": resolved}, timestamp=1_795_440_000.0 + 60 * minute
         )
-        envelope = news.envelopes[0]._replace(message_id="always")
+        envelope = replace(news.envelopes[0], message_id="always")
         news.envelopes[0] = envelope
         receive_others(news, sinks)
 

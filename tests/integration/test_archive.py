@@ -14,6 +14,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from typing_extensions import override
 
 from meshtasks.config.environment import Environment
@@ -448,7 +449,7 @@ def test_a_record_without_a_sensible_row_stops_nothing(
     sinks: Sinks, record: bytes
 ) -> None:
     batch = batch_of(message(b"{}", name="odd"))
-    batch.envelopes[0] = batch.envelopes[0]._replace(body=record)
+    batch.envelopes[0] = replace(batch.envelopes[0], body=record)
     assert archive_events(batch, sinks) == [DONE]
     assert archive(sinks, *numbered(1)) == [DONE]
     assert sinks.journal.pending() == []

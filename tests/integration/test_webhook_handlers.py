@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from meshtasks.amqp import headers
 from meshtasks.demo import loopback
@@ -72,7 +73,7 @@ def motion(is_moving: bool = True, **fields: Any) -> Envelope:
 
 def again(before: Envelope) -> Envelope:
     """The same message when it comes back from a retry queue."""
-    return before._replace(headers={headers.EXCHANGE: before.exchange})
+    return replace(before, headers={headers.EXCHANGE: before.exchange})
 
 
 def called(receiver: Receiver) -> list[str]:
@@ -105,7 +106,7 @@ def test_an_event_without_a_workflow_is_archived_and_done(
 def test_an_event_that_nobody_is_to_be_told_of_starts_nothing_and_is_done(
     open_sinks: Open, receiver: Receiver
 ) -> None:
-    quiet = motion()._replace(headers={headers.QUIET: 1})
+    quiet = replace(motion(), headers={headers.QUIET: 1})
     assert handle(open_sinks(workflow("light")), quiet) == [DONE]
     assert called(receiver) == []
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from msgspec.structs import replace
+
 import meshtasks.flows
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
@@ -79,7 +81,7 @@ def handle(sinks: Sinks, *messages: Envelope) -> list[Outcome]:
             continue
         dead = {member.place: member.dead for member in decoded.bad}
         if decoded.several is not None:
-            each = each._replace(body=decoded.several.array)  # noqa: PLW2901
+            each = replace(each, body=decoded.several.array)  # noqa: PLW2901
         count = len(decoded.records) + len(decoded.bad)
         outcomes.extend(dead.get(place) for place in range(count))
         batches.add_members(batch, each, decoded.records, decoded.places)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from meshtasks.cli.alert_view import history_lines, now_standing, table
 from meshtasks.errors import InvalidMessage
@@ -115,7 +116,7 @@ def test_every_alert_that_is_valid_is_listed_and_told_and_takes_no_neighbour_alo
     fire = alert_fields(source=f"fire{manager.now}", starts_at=manager.now)
     news = []
     for number, (content, timestamp) in enumerate([*contents, (fire, None)]):
-        envelope = received(content, timestamp)._replace(received_at=manager.now)
+        envelope = replace(received(content, timestamp), received_at=manager.now)
         with suppress(InvalidMessage):
             alert = valid(envelope)
             name = f"{manager.now}/{number}"

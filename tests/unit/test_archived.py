@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from meshtasks.errors import SchemaMismatch
 from meshtasks.flows.archive.layout import Entry, objects_of
@@ -88,7 +89,7 @@ def test_a_replayed_record_keeps_its_id_and_its_time() -> None:
     assert (sent.exchange, sent.routing_key) == ("", "sensors.temperature")
     assert sent.headers
     assert sent.headers["x-mesh-received-at"] == NOON + 0.25
-    envelope = ENVELOPE._replace(headers=sent.headers)
+    envelope = replace(ENVELOPE, headers=sent.headers)
     assert record_id(envelope, b"{}", 3, NOON) == "m7/abc"
     assert envelope.is_archived
     assert envelope.is_quiet

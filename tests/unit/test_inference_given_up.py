@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.config.environment import Environment
@@ -47,4 +48,4 @@ def test_nobody_is_told_where_nobody_can_have_asked(body: Any) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"not JSON", b"\xff", b"[" * 100_000])
 def test_what_cannot_be_read_is_left_to_its_dead_letter(body: bytes) -> None:
-    assert told(envelope(None, KEY)._replace(body=body)) == []
+    assert told(replace(envelope(None, KEY), body=body)) == []

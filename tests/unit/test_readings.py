@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from meshtasks.flows.metric_points import Transformed
 from meshtasks.flows.readings.transform import transform
@@ -204,8 +205,8 @@ def test_two_readings_of_one_second_without_timestamps_are_two_points() -> None:
     found = transform(
         [Reading(20.0), Reading(75.0)],
         [
-            second._replace(received_at=NOW - 0.9),
-            second._replace(received_at=NOW - 0.4),
+            replace(second, received_at=NOW - 0.9),
+            replace(second, received_at=NOW - 0.4),
         ],
         TEMPERATURE,
         "°C",
@@ -240,4 +241,4 @@ def test_a_clock_a_year_behind_is_refused_but_what_is_replayed_may_be_old(
 
     assert "is 365 days before it was received" in dead.reason
     assert "meshtasks dlq replay" in dead.reason
-    assert read(envelope()._replace(headers={header: "x"})).dead == {}
+    assert read(replace(envelope(), headers={header: "x"})).dead == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.delivery import Delivery
@@ -218,7 +219,7 @@ def test_what_would_drop_a_message_while_it_waits_is_not_published_again(
 ) -> None:
     """An expiration would; so would the user id of somebody else."""
     properties = {"expiration": "60000", "user_id": "devices", "app_id": "esp"}
-    sent = delivery(1)._replace(properties=properties)
+    sent = replace(delivery(1), properties=properties)
 
     message = only(resolve(resolver, [sent], Failure(0, outcome)))
 

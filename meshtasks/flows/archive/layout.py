@@ -20,6 +20,7 @@ from contextlib import suppress
 from itertools import count, groupby
 from typing import Annotated, Any, NamedTuple, Self
 
+from msgspec.structs import replace
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
@@ -188,7 +189,8 @@ def _read_excerpt(record: Any, carrier: Envelope) -> Iterator[Entry | BadEntry]:
     except (ValueError, IndexError, RecursionError) as error:
         yield _bad(carrier, f"the body of an excerpt is not what it claims: {error}")
         return
-    source = carrier._replace(
+    source = replace(
+        carrier,
         exchange=found.exchange,
         routing_key=found.routing_key,
         message_id=found.message_id,
