@@ -30,7 +30,9 @@ from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.matchers import parse_matcher
 from meshtasks.flows.alerts.muting import Silence
 from meshtasks.flows.alerts.notice import Notification
+from meshtasks.flows.alerts.notifying import NOTIFIER
 from meshtasks.flows.alerts.silencing import begin, note
+from meshtasks.flows.alerts.store import ALERT_STATE
 from meshtasks.flows.alerts.tables import AlertTables
 from meshtasks.flows.sinks import Sinks
 
@@ -61,7 +63,7 @@ def show(
     now = time.time()
     with closing(Sinks(load_settings())) as sinks:
         policy = sinks.settings.read(ALERTS)
-        with sinks.alert_state.transaction() as tables:
+        with sinks[ALERT_STATE].transaction() as tables:
             alerts = now_standing(tables, policy, now, every=every)
             silences = [each for each in tables.silences() if each.ends_at > now]
     if as_json:
@@ -126,7 +128,7 @@ def show_one(
     now = time.time()
     with closing(Sinks(load_settings())) as sinks:
         policy = sinks.settings.read(ALERTS)
-        with sinks.alert_state.transaction() as tables:
+        with sinks[ALERT_STATE].transaction() as tables:
             alerts = now_standing(tables, policy, now, every=True)
             known = {each.alert.fingerprint: each for each in alerts}
             pages = [
@@ -191,7 +193,7 @@ def history(
     """
     with closing(Sinks(load_settings())) as sinks:
         zone = sinks.settings.read(ALERTS).zone
-        with sinks.alert_state.transaction() as tables:
+        with sinks[ALERT_STATE].transaction() as tables:
             events = tables.history(limit)[::-1]
     if as_json:
         for event in events:
@@ -217,7 +219,7 @@ def test(
         if receiver not in sinks.settings.env.receivers:
             _refuse(f"MESH_RECEIVERS__{receiver.upper()} is not set")
         try:
-            sinks.notifier.send(receiver, _SAMPLE)
+            sinks[NOTIFIER].send(receiver, _SAMPLE)
         except SinkRejected as error:
             _refuse(str(error))
     say(f"receiver {receiver} took it")
@@ -239,7 +241,7 @@ def _tables() -> Iterator[AlertTables]:
     """The tables, for one change; all of it is done or none."""
     with (
         closing(Sinks(load_settings())) as sinks,
-        sinks.alert_state.transaction() as tables,
+        sinks[ALERT_STATE].transaction() as tables,
     ):
         yield tables
 

@@ -37,6 +37,7 @@ from meshtasks.flows.archive.reading import (
 )
 from meshtasks.flows.archive.replay import way_back
 from meshtasks.flows.builtin import HANDLERS
+from meshtasks.flows.sinks import TIMESERIES
 from meshtasks.flows.victoriametrics import look
 
 _EXIT_DAMAGED = 1
@@ -247,7 +248,7 @@ def _oldest_kept(settings: Settings) -> float:
 
 
 def _writes_points(queue: str) -> bool:
-    return queue in HANDLERS and "timeseries" in HANDLERS[queue].sinks
+    return queue in HANDLERS and TIMESERIES in HANDLERS[queue].sinks
 
 
 def _how_to_go_on(result: Replayed) -> str:

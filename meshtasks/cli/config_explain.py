@@ -161,7 +161,7 @@ def _reached(
         queue,
         f"{function.__module__}.{getattr(function, '__name__', '?')}",
         (function.__doc__ or "").partition("\n")[0],
-        handler.sinks,
+        handler.sink_names,
         tuple(_rules(settings, handler.record, routing_key)),
         tuple(_workflows(settings, routing_key)) if workflows else (),
         _routes_of_alert(settings, routing_key) if handler.record is Alert else {},

@@ -12,8 +12,9 @@ from meshtasks.cli.config_crosscheck import Doubt, doubts
 from meshtasks.config.loader import fault_in
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
+from meshtasks.flows.archive.objects import OBJECTS
 from meshtasks.flows.builtin import FILES, HANDLERS
-from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.sinks import TIMESERIES, Sinks
 from meshtasks.gateway.config import GATEWAY
 from producers.configuration import CONFIGS
 
@@ -82,8 +83,8 @@ def _errors(settings: Settings) -> Iterator[ConfigError]:
     sinks = Sinks(settings)
     if url := settings.env.broker_url.get_secret_value():
         yield from _raised(lambda: unopened(url))
-    yield from _raised(lambda: sinks.objects)
-    yield from _raised(lambda: sinks.timeseries)
+    yield from _raised(lambda: sinks[OBJECTS])
+    yield from _raised(lambda: sinks[TIMESERIES])
     sinks.close()
 
 

@@ -15,7 +15,7 @@ from contextlib import closing
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
@@ -30,9 +30,16 @@ from meshtasks.cli.status_workers import ask_workers, circuit_lines
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, MeshError, Transient
 from meshtasks.flows import victoriametrics
+from meshtasks.flows.alerts.notifying import NOTIFIER
+from meshtasks.flows.alerts.store import ALERT_STATE
+from meshtasks.flows.archive.handler import JOURNAL
+from meshtasks.flows.archive.objects import OBJECTS
 from meshtasks.flows.builtin import HANDLERS
-from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.inference.client import TRITON
+from meshtasks.flows.sinks import RULE_STATE, TIMESERIES, SinkKey, Sinks
+from meshtasks.flows.webhooks.client import WEBHOOK
 from meshtasks.flows.webhooks.config import WORKFLOWS
+from meshtasks.flows.webhooks.workflows import WEBHOOK_LOG
 
 #: RabbitMQ's own, since 3.8.15, unless a policy or an argument says otherwise.
 _CONSUMER_TIMEOUT_SECONDS = 1_800.0
@@ -89,8 +96,8 @@ def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
     yield Check("time series flags", partial(_flags, settings))
     yield Check("archive", partial(_archive, settings))
     yield Check("journal", partial(_journal, settings))
-    for name in ("rule_state", "alert_state", "webhook_log"):
-        yield Check(name.replace("_", " "), partial(_probe, settings, name))
+    for key in (RULE_STATE, ALERT_STATE, WEBHOOK_LOG):
+        yield Check(key.name.replace("_", " "), partial(_probe, settings, key))
     yield Check("triton", partial(_triton, settings))
     yield Check("webhooks", partial(_webhooks, settings))
     yield Check("receivers", partial(_receivers, settings))
@@ -186,9 +193,9 @@ def _timeout(settings: Settings, management_url: str | None) -> Verdict:
     return Verdict("ok", "longer than any batch may take, unless rabbitmq.conf says so")
 
 
-def _probe(settings: Settings, sink: str) -> Verdict:
+def _probe(settings: Settings, sink: SinkKey[Any]) -> Verdict:
     with closing(Sinks(settings)) as sinks:
-        sinks.named(sink).probe()
+        sinks[sink].probe()
     return Verdict("ok", "answers")
 
 
@@ -196,7 +203,7 @@ def _timeseries(settings: Settings) -> Verdict:
     """Write a point: a store that is full answers an empty write all the same."""
     point = f"meshtasks_doctor ok=1 {time.time() * 1000:.0f}"
     with closing(Sinks(settings)) as sinks:
-        refused_lines = sinks.timeseries.write([point])
+        refused_lines = sinks[TIMESERIES].write([point])
     for reason in refused_lines.values():
         return Verdict("failed", reason, "see the store's own log")
     return Verdict("ok", "a point was stored (meshtasks_doctor)")
@@ -228,7 +235,7 @@ def _flags(settings: Settings) -> Verdict:
 def _archive(settings: Settings) -> Verdict:
     name = f"doctor/{uuid.uuid4()}"
     with closing(Sinks(settings)) as sinks:
-        store = sinks.objects
+        store = sinks[OBJECTS]
         store.put(name, b"meshtasks doctor", {})
         found = store.get(name)
         store.delete(name)
@@ -240,8 +247,9 @@ def _archive(settings: Settings) -> Verdict:
 
 def _journal(settings: Settings) -> Verdict:
     with closing(Sinks(settings)) as sinks:
-        sinks.journal.probe()
-        damaged = [name for name in sinks.journal.damaged() if sinks.objects.stat(name)]
+        journal, store = sinks[JOURNAL], sinks[OBJECTS]
+        journal.probe()
+        damaged = [name for name in journal.damaged() if store.stat(name)]
     if damaged:
         text = f"{len(damaged)} damaged objects in the archive: {damaged[0]}, …"
         remedy = "meshtasks archive verify; their records were stored in other objects"
@@ -251,9 +259,9 @@ def _journal(settings: Settings) -> Verdict:
 
 def _triton(settings: Settings) -> Verdict:
     try:
-        return _probe(settings, "triton")
+        return _probe(settings, TRITON)
     except Transient as error:
-        users = [name for name, each in HANDLERS.items() if "triton" in each.sinks]
+        users = [name for name, each in HANDLERS.items() if TRITON in each.sinks]
         remedy = f"start it, or do not consume {', '.join(users)}; MESH_TRITON_URL"
         return Verdict("warning", str(error), remedy)
 
@@ -263,7 +271,7 @@ def _webhooks(settings: Settings) -> Verdict:
     if not webhooks:
         return Verdict("skipped", "workflows.yaml names none")
     if any(webhook.is_path for webhook in webhooks):
-        _probe(settings, "webhook")
+        _probe(settings, WEBHOOK)
     places = {_place(each.url) for each in webhooks if not each.is_path}
     if away := [text for place in sorted(places) if (text := _away(*place))]:
         remedy = "start them, or correct the URLs in workflows.yaml"
@@ -277,7 +285,8 @@ def _receivers(settings: Settings) -> Verdict:
         text = "no receiver of alerts.yaml has a URL: alerts are told to nobody"
         return Verdict("warning", text, "set MESH_RECEIVERS__<NAME> to an Apprise URL")
     with closing(Sinks(settings)) as sinks:
-        places = {name: _place(url) for name, url in sinks.notifier.base_urls().items()}
+        base_urls = sinks[NOTIFIER].base_urls()
+        places = {name: _place(url) for name, url in base_urls.items()}
     away = [
         f"{name}: {text}" for name, place in places.items() if (text := _away(*place))
     ]

@@ -24,6 +24,7 @@ from meshtasks.demo.view.collect import Collector
 from meshtasks.demo.view.render import draw
 from meshtasks.demo.view.snapshot import Snapshot
 from meshtasks.errors import ConfigError, Transient
+from meshtasks.flows.alerts.store import ALERT_STATE
 from meshtasks.flows.sinks import Sinks
 
 _REDRAW_SECONDS = 1.0
@@ -207,10 +208,10 @@ def _dead_lines(snapshot: Snapshot, groups: list[dict[str, Any]]) -> list[str]:
 def _alert_lines(settings: Settings) -> list[str]:
     """The alerts that go on by this host's state; no line where it has none."""
     with closing(Sinks(settings)) as sinks:
-        if not sinks.alert_state.path.exists():
+        if not sinks[ALERT_STATE].path.exists():
             return []
         try:
-            with sinks.alert_state.transaction() as tables:
+            with sinks[ALERT_STATE].transaction() as tables:
                 firing = tables.firing()
         except Transient as error:
             return [f"not known: {error}"]

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 from typing_extensions import TypedDict, Unpack
 
 from meshtasks.amqp.publisher import Outgoing
+from meshtasks.config.settings import Settings
+from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
-
-if TYPE_CHECKING:
-    from meshtasks.config.settings import Settings
-    from meshtasks.flows.sinks import Sinks
 
 R = TypeVar("R")
 
@@ -84,7 +82,7 @@ class Handler:
         handle: gives one outcome per record of the batch, in order.
         record: type that each JSON object is validated into (a pydantic model
             or anything else ``TypeAdapter`` takes).
-        sinks: names of the sinks it writes to; when the circuit of one of them
+        sinks: what it writes to; when the circuit of one of them
             opens, the queue is not consumed.
         bare_value: a body that is a bare JSON number stands for
             ``{"value": number}``.
@@ -105,7 +103,7 @@ class Handler:
     queue: str
     handle: Handle
     record: Any
-    sinks: tuple[str, ...]
+    sinks: tuple[SinkKey[Any], ...]
     bare_value: bool = False
     telegraf: bool = False
     timer: Timer | None = None
@@ -113,6 +111,11 @@ class Handler:
     refuses: Refuses = _refuses_none
     struct: type[Struct] | None = None
     gives_up: GivesUp = _says_nothing
+
+    @property
+    def sink_names(self) -> tuple[str, ...]:
+        """Names of :attr:`sinks`."""
+        return tuple(key.name for key in self.sinks)
 
 
 HANDLERS: dict[str, Handler] = {}
@@ -131,7 +134,11 @@ class Options(TypedDict, total=False):
 
 
 def handles(
-    queue: str, *, record: Any, sinks: tuple[str, ...], **options: Unpack[Options]
+    queue: str,
+    *,
+    record: Any,
+    sinks: tuple[SinkKey[Any], ...],
+    **options: Unpack[Options],
 ) -> Callable[[Handle], Handle]:
     """Register the decorated function as the handler of ``queue``.
 

@@ -14,7 +14,7 @@ from meshtasks.errors import MeshError, SinkRejected
 from meshtasks.flows.contract import Batch
 from meshtasks.flows.excerpts import ARCHIVE, ArchivePolicy, archive_messages, excerpt
 from meshtasks.flows.metric_points import Transformed
-from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.sinks import PUBLISHER, RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, outcome_of
 from meshtasks.records.envelope import Envelope, record_id
 from meshtasks.records.json_text import members_of
@@ -40,7 +40,7 @@ def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Out
     try:
         # a record may have several points
         stored = dict(zip(points.indices, points.times, strict=True))
-        for place, reason in sinks.timeseries.write(points.lines).items():
+        for place, reason in sinks[TIMESERIES].write(points.lines).items():
             index = points.indices[place]
             outcomes[index] = Dead(reason, SinkRejected.__name__)
             stored.pop(index, None)
@@ -67,7 +67,7 @@ def give_alerts(watched: Iterable[Watched], now: float, sinks: Sinks) -> None:
     if not ruled:
         return
     keys = [each.series.key for each in ruled]
-    with sinks.rule_state.transaction(keys, now) as states:
+    with sinks[RULE_STATE].transaction(keys, now) as states:
         messages: list[Outgoing] = []
         for series, rules, samples in ruled:
             state = states.get(series.key)
@@ -83,7 +83,7 @@ def give_alerts(watched: Iterable[Watched], now: float, sinks: Sinks) -> None:
                 for alert in alerts
             ]
         if messages:
-            sinks.publisher.publish(messages)
+            sinks[PUBLISHER].publish(messages)
 
 
 def send_to_archive(batch: Batch[R], stored: Mapping[int, float], sinks: Sinks) -> None:
@@ -98,7 +98,7 @@ def send_to_archive(batch: Batch[R], stored: Mapping[int, float], sinks: Sinks) 
     excerpts = list(_excerpts(batch, stored, sinks.settings.read(ARCHIVE)))
     if excerpts:
         messages = archive_messages(excerpts, batch.queue)
-        sinks.publisher.publish([Outgoing(*message) for message in messages])
+        sinks[PUBLISHER].publish([Outgoing(*message) for message in messages])
 
 
 def _excerpts(

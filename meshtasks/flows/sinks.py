@@ -1,33 +1,32 @@
-"""F3: where results go. A sink takes our data, speaks its vendor's protocol and
-raises our errors: :class:`~meshtasks.errors.SinkUnavailable` when trying
-again may help, :class:`~meshtasks.errors.SinkRejected` when not."""
+"""Where results go. A sink takes our data, speaks its vendor's protocol and raises
+our errors: :class:`~meshtasks.errors.SinkUnavailable` when trying again may help,
+:class:`~meshtasks.errors.SinkRejected` when not.
+
+Each is named by a key that stands beside its client; those that several flows use
+are here.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from meshtasks.flows.circuit import Circuit
-from meshtasks.records.kinds import KINDS
+from typing_extensions import override
+
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.config.settings import Settings
+from meshtasks.rules.store import RuleStateStore
+from meshtasks.timing import timed
 
 if TYPE_CHECKING:
-    from meshtasks.amqp.publisher import Publisher
-    from meshtasks.config.settings import Settings
-    from meshtasks.flows.alerts.notifier import Notifier
-    from meshtasks.flows.alerts.store import AlertStore
-    from meshtasks.flows.analytics.dataset import DatasetWriter
-    from meshtasks.flows.archive.objects import ObjectStore
-    from meshtasks.flows.inference.triton import Triton
     from meshtasks.flows.timeseries import TimeSeries
-    from meshtasks.flows.webhooks.client import Webhooks
-    from meshtasks.rules.store import RuleStateStore
-    from meshtasks.state.archive_journal import ArchiveJournal
-    from meshtasks.state.webhook_log import WebhookLog
+
+S = TypeVar("S")
 
 
 class Sink(Protocol):
-    """What the worker needs of every sink."""
+    """What every sink can do."""
 
     def probe(self) -> None:
         """Ask the service for a sign of life, within a few seconds.
@@ -40,8 +39,23 @@ class Sink(Protocol):
         """Release connections; the sink is not used afterwards."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SinkKey(Generic[S]):
+    """Names a sink, and opens it.
+
+    Attributes:
+        name: of its circuit, in metrics and in messages.
+        open: given the sinks of the process, for its settings and for other sinks.
+        outlives: it holds no connection, and :meth:`Sinks.close` leaves it alone.
+    """
+
+    name: str
+    open: Callable[[Sinks], S]
+    outlives: bool = False
+
+
 class Sinks:
-    """The sinks of one process, each connected on first use.
+    """The sinks of one process, each opened on first use.
 
     Built after the fork (connections must not be shared between processes) and
     used by one thread at a time.
@@ -49,95 +63,57 @@ class Sinks:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        #: Of each receiver of notifications; what they know outlives :meth:`close`.
-        self.receiver_circuits: defaultdict[str, Circuit] = defaultdict(Circuit)
+        self._opened: dict[SinkKey[Any], Any] = {}
 
-    @cached_property
-    def timeseries(self) -> TimeSeries:
-        """The time-series store."""
-        from meshtasks.flows.timeseries import TimeSeries  # noqa: PLC0415
+    def __getitem__(self, key: SinkKey[S]) -> S:
+        """The sink of this key.
 
-        return TimeSeries.from_environment(self.settings.env)
+        Raises:
+            ConfigError: the environment does not suit it.
+        """
+        if key not in self._opened:
+            self._opened[key] = key.open(self)
+        sink: S = self._opened[key]
+        return sink
 
-    @cached_property
-    def objects(self) -> ObjectStore:
-        """The object store that holds the archive."""
-        from meshtasks.flows.archive.objects import open_store  # noqa: PLC0415
+    def __setitem__(self, key: SinkKey[S], sink: S) -> None:
+        """Use this one; another that is open already is the caller's to close."""
+        self._opened[key] = sink
 
-        return open_store(self.settings.env)
-
-    @cached_property
-    def journal(self) -> ArchiveJournal:
-        """Which records this host has archived."""
-        from meshtasks.state.archive_journal import ArchiveJournal  # noqa: PLC0415
-
-        return ArchiveJournal(self.settings.env.state_dir / "archive.sqlite")
-
-    @cached_property
-    def analytics(self) -> DatasetWriter:
-        """Adds what is archived to the analytics dataset."""
-        from meshtasks.flows.analytics.dataset import DatasetWriter  # noqa: PLC0415
-
-        return DatasetWriter(self.objects, self.settings.read(KINDS))
-
-    @cached_property
-    def rule_state(self) -> RuleStateStore:
-        """What the anomaly rules remember of each series."""
-        from meshtasks.rules.store import RuleStateStore  # noqa: PLC0415
-
-        return RuleStateStore(self.settings.env.state_dir / "rules.sqlite")
-
-    @cached_property
-    def alert_state(self) -> AlertStore:
-        """How alerts stand and who was told."""
-        from meshtasks.flows.alerts.store import AlertStore  # noqa: PLC0415
-
-        return AlertStore(self.settings.env.state_dir / "alerts.sqlite")
-
-    @cached_property
-    def notifier(self) -> Notifier:
-        """Sends notifications to phones and elsewhere."""
-        from meshtasks.flows.alerts.notifier import Notifier  # noqa: PLC0415
-
-        return Notifier(self.settings.env.receivers)
-
-    @cached_property
-    def webhook(self) -> Webhooks:
-        """Webhooks; the name is that of n8n's circuit."""
-        from meshtasks.flows.webhooks.client import Webhooks  # noqa: PLC0415
-
-        return Webhooks.from_settings(self.settings)
-
-    @cached_property
-    def webhook_log(self) -> WebhookLog:
-        """Which webhooks have taken a record that is not done yet."""
-        from meshtasks.state.webhook_log import WebhookLog  # noqa: PLC0415
-
-        return WebhookLog(self.settings.env.state_dir / "webhooks.sqlite")
-
-    @cached_property
-    def triton(self) -> Triton:
-        """The server of the models."""
-        from meshtasks.flows.inference.triton import Triton  # noqa: PLC0415 - loads gevent
-
-        return Triton.from_settings(self.settings)
-
-    @cached_property
-    def publisher(self) -> Publisher:
-        """Publishes to the mesh's own exchanges, confirmed."""
-        from meshtasks.flows.timed_publisher import TimedPublisher  # noqa: PLC0415
-
-        return TimedPublisher(self.settings.env.amqp_url)
+    @property
+    def opened(self) -> tuple[str, ...]:
+        """Names of those that are open."""
+        return tuple(key.name for key in self._opened)
 
     def close(self) -> None:
         """Close the sinks that were opened; they are opened again when needed."""
-        opened = {**vars(self)}
-        del opened["settings"], opened["receiver_circuits"]
-        for name, sink in opened.items():
-            delattr(self, name)
-            sink.close()
+        for key in [key for key in self._opened if not key.outlives]:
+            self._opened.pop(key).close()
 
-    def named(self, name: str) -> Sink:
-        """The sink of that name, as given to ``@handles(sinks=…)``."""
-        sink: Sink = getattr(self, name)
-        return sink
+
+class TimedPublisher(Publisher):
+    """The publisher that handlers use: the broker's confirms are timed as a sink."""
+
+    @override
+    @timed("publisher")
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        super().publish(messages)
+
+
+def _open_timeseries(sinks: Sinks) -> TimeSeries:
+    from meshtasks.flows.timeseries import TimeSeries  # noqa: PLC0415 - loads a client
+
+    return TimeSeries.from_environment(sinks.settings.env)
+
+
+#: The time-series store.
+TIMESERIES = SinkKey("timeseries", _open_timeseries)
+#: What the rules remember of each series.
+RULE_STATE = SinkKey(
+    "rule_state",
+    lambda sinks: RuleStateStore(sinks.settings.env.state_dir / "rules.sqlite"),
+)
+#: Publishes to the mesh's own exchanges, confirmed.
+PUBLISHER: SinkKey[Publisher] = SinkKey(
+    "publisher", lambda sinks: TimedPublisher(sinks.settings.env.amqp_url)
+)

@@ -19,6 +19,7 @@ from typing_extensions import override
 from meshtasks.amqp.calls import Answer, answer_message
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import PublishUnconfirmed, Unroutable
+from meshtasks.flows.sinks import PUBLISHER
 from meshtasks.outcome import REASON_LIMIT_CHARS
 from meshtasks.worker.mesh import mesh_of
 from meshtasks.worker.runner import thread_sinks
@@ -56,7 +57,7 @@ class AnswersBackend(DisabledBackend):  # type: ignore[misc]  # celery ships no 
             at=time.time(),
         )
         try:
-            thread_sinks(settings).publisher.publish([answer_message(answer, queue)])
+            thread_sinks(settings)[PUBLISHER].publish([answer_message(answer, queue)])
         except (PublishUnconfirmed, Unroutable) as error:
             text = "Cannot tell that command %s is %s: %s"
             logger.error(text, task_id, state, error)  # noqa: TRY400 - says it all

@@ -78,9 +78,9 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             celery_consumer,
             self._loop,
             self._consumers.values,
-            admits=lambda consumer: self._breaker.admits(consumer.handler.sinks),
+            admits=lambda consumer: self._breaker.admits(consumer.handler.sink_names),
             on_started=lambda consumer, at: self._breaker.began(
-                consumer.handler.sinks, at
+                consumer.handler.sink_names, at
             ),
             on_finished=self._on_finished,
         )
@@ -204,7 +204,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         consumer = self._consumers.pop(queue, None)
         if consumer is not None:
             self._retired.append(consumer)
-            if self._breaker.state(consumer.handler.sinks) is State.CLOSED:
+            if self._breaker.state(consumer.handler.sink_names) is State.CLOSED:
                 consumer.cancel()
                 for deliveries in consumer.take_all():
                     self._dispatcher.add(PendingBatch(consumer, deliveries))
@@ -271,7 +271,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
 
     def _on_finished(self, batch: FinishedBatch) -> None:
         consumer, deliveries, task_id, started_at, result, reason = batch
-        sinks = consumer.handler.sinks
+        sinks = consumer.handler.sink_names
         now = time.time()
         if result is not None:
             resolution = consumer.resolver.resolve(
@@ -355,14 +355,14 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
     def _steer(self) -> None:
         """Consume, try or pause each queue, as its sinks are."""
         for consumer in tuple(self._retired):
-            if self._breaker.state(consumer.handler.sinks) is State.OPEN:
+            if self._breaker.state(consumer.handler.sink_names) is State.OPEN:
                 self._rest(consumer)
         for consumer in self._consumers.values():
             self._steer_one(consumer)
         self._dispatcher.pump()
 
     def _steer_one(self, consumer: QueueConsumer) -> None:
-        sinks = consumer.handler.sinks
+        sinks = consumer.handler.sink_names
         window = self._probation.window(consumer.queue)
         if window == 0:
             return

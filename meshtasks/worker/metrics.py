@@ -264,7 +264,7 @@ class _State(Collector):
             consuming.add_metric((queue,), int(consumes))
         states, tripped = self._circuits.states(), self._circuits.trips()
         for sink in sorted(
-            {s for consumer in consumers.values() for s in consumer.handler.sinks}
+            {s for consumer in consumers.values() for s in consumer.handler.sink_names}
         ):
             state = states.get(sink, State.CLOSED)
             circuits.add_metric((sink,), int(state is not State.CLOSED))

@@ -15,6 +15,7 @@ from meshtasks.demo import loopback
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.demo.triton import Triton
 from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.flows.archive.objects import OBJECTS
 from meshtasks.flows.sinks import Sinks
 from tests.support.amqp import Delivery, drain
 from tests.support.archive import lines_in, lines_sent
@@ -79,7 +80,7 @@ class World:
         }
         stored = {
             ("line", line["routing_key"], line["id"])
-            for line in lines_in(self.sinks.objects)
+            for line in lines_in(self.sinks[OBJECTS])
         }
         files = env.state_dir.glob("*.sqlite")
         rows = {("rows", file.name, *each) for file in files for each in _counts(file)}

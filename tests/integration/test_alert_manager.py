@@ -17,7 +17,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.muting import Silence
 from meshtasks.flows.alerts.service import News, claim, take_in
-from meshtasks.flows.alerts.store import AlertStore
+from meshtasks.flows.alerts.store import ALERT_STATE, AlertStore
 from meshtasks.flows.alerts.tables import AlertTables
 from meshtasks.records.alert import Alert
 from tests.support.alerting import NOW, Manager
@@ -537,7 +537,7 @@ class TestSurviving:
         manager.hear()
         manager.at(0)
         policy = manager.sinks.settings.read(ALERTS)
-        killed_with = claim(manager.sinks.alert_state, policy, NOW + 30)
+        killed_with = claim(manager.sinks[ALERT_STATE], policy, NOW + 30)
         assert killed_with is not None
 
         manager.at(31, 60)

@@ -16,6 +16,7 @@ from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError
 from meshtasks.flows.alerts.handler import receive_critical, receive_others
 from meshtasks.flows.alerts.notifying import NOTIFYING
+from meshtasks.flows.alerts.store import ALERT_STATE
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Retry
 from tests.support.alerting import alert_fields, batch_of
@@ -46,7 +47,7 @@ def known(sinks: Sinks) -> Known:
     """Severity of each alert by source, and whether it fires."""
 
     def known() -> dict[str, tuple[str, bool]]:
-        with sinks.alert_state.transaction() as tables:
+        with sinks[ALERT_STATE].transaction() as tables:
             return {
                 each.source: (each.severity, each.firing) for each in tables.alerts()
             }

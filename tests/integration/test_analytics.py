@@ -22,10 +22,11 @@ from typing_extensions import override
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import SinkUnavailable, Transient
+from meshtasks.flows.analytics import ANALYTICS
 from meshtasks.flows.analytics.compaction import Compacted, open_compaction
 from meshtasks.flows.analytics.dataset import DatasetLock
 from meshtasks.flows.archive.handler import archive_events, archive_metrics
-from meshtasks.flows.archive.objects import FileStore, archived_objects
+from meshtasks.flows.archive.objects import OBJECTS, FileStore, archived_objects
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Retry
 from tests.support.analytics import archive, excerpts, ids_in, parquet_names, rows_in
@@ -82,13 +83,13 @@ def temperatures(*values: float) -> list[dict[str, Any]]:
 
 def compact(sinks: Sinks, only: date | None = None) -> Compacted:
     """Compact the dataset."""
-    settings, store = sinks.settings, sinks.objects
+    settings, store = sinks.settings, sinks[OBJECTS]
     return open_compaction(settings, store, lambda _: None).run(only)
 
 
 def archived_ids(sinks: Sinks) -> Counter[str]:
     """How often each record is in the archive."""
-    return Counter(line["id"] for line in archived_lines(sinks.objects))
+    return Counter(line["id"] for line in archived_lines(sinks[OBJECTS]))
 
 
 # What the archive's handlers add
@@ -99,10 +100,11 @@ def test_what_is_archived_is_in_the_dataset(sinks: Sinks) -> None:
     archive(sinks, "metrics.system.nas", {"name": "load", "value": 0.5})
     archive(sinks, "home.door.front.state_changed", {"entity_id": "door.front"})
 
-    assert [row["value"] for row in rows_in(sinks.objects, "readings")] == [10, 20]
-    assert [row["name"] for row in rows_in(sinks.objects, "metrics")] == ["load"]
-    assert [row["entity"] for row in rows_in(sinks.objects, "events")] == ["door.front"]
-    assert ids_in(sinks.objects) == archived_ids(sinks)
+    assert [row["value"] for row in rows_in(sinks[OBJECTS], "readings")] == [10, 20]
+    assert [row["name"] for row in rows_in(sinks[OBJECTS], "metrics")] == ["load"]
+    (event,) = rows_in(sinks[OBJECTS], "events")
+    assert event["entity"] == "door.front"
+    assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
 
 
 def test_an_object_of_the_archive_has_a_file_beside_it_for_each_table(
@@ -110,9 +112,9 @@ def test_an_object_of_the_archive_has_a_file_beside_it_for_each_table(
 ) -> None:
     archive(sinks, KEY, *temperatures(50), {"note": "no reading"})
 
-    (archived,) = archived_objects(sinks.objects)
+    (archived,) = archived_objects(sinks[OBJECTS])
     stem = archived.name.rpartition("/")[2].removesuffix(".jsonl.zst")
-    assert parquet_names(sinks.objects) == [
+    assert parquet_names(sinks[OBJECTS]) == [
         f"analytics/{table}/domain=sensors/date=2026-11-23/{stem}.parquet"
         for table in ("events", "readings")
     ]
@@ -121,7 +123,7 @@ def test_an_object_of_the_archive_has_a_file_beside_it_for_each_table(
 def test_a_batch_delivered_again_adds_nothing(sinks: Sinks) -> None:
     for _ in range(2):
         archive(sinks, KEY, *temperatures(50, 68))
-    assert set(ids_in(sinks.objects).values()) == {1}
+    assert set(ids_in(sinks[OBJECTS]).values()) == {1}
 
 
 class Killed(BaseException):
@@ -158,7 +160,7 @@ def test_a_process_killed_around_any_write_has_added_all_once_in_the_end(
     sinks: Sinks, tmp_path: Path, writes: int, after: bool
 ) -> None:
     mixed = [*temperatures(50, 68), {"note": "an event"}]
-    sinks.objects = mortal = Mortal(tmp_path / "archive")
+    sinks[OBJECTS] = mortal = Mortal(tmp_path / "archive")
     mortal.writes_left, mortal.after = writes, after
     with suppress(Killed):
         archive_metrics(excerpts(KEY, *mixed), sinks)
@@ -168,8 +170,8 @@ def test_a_process_killed_around_any_write_has_added_all_once_in_the_end(
     archive(sinks, KEY, *mixed)
     archive(sinks, KEY, *mixed, *temperatures(70))
 
-    assert len(ids_in(sinks.objects)) == 4
-    assert ids_in(sinks.objects) == archived_ids(sinks)
+    assert len(ids_in(sinks[OBJECTS])) == 4
+    assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
 
 
 class LosesAnswers(FileStore):
@@ -187,13 +189,13 @@ def test_while_the_store_is_away_records_wait_and_are_added_later(
     sinks: Sinks, tmp_path: Path
 ) -> None:
     batch = excerpts("home.door", {"n": 1}, {"n": 2})
-    sinks.objects = LosesAnswers(tmp_path / "archive")
+    sinks[OBJECTS] = LosesAnswers(tmp_path / "archive")
     outcomes = archive_events(batch, sinks)
     assert [type(outcome) for outcome in outcomes] == [Retry, Retry]
-    store = sinks.objects = FileStore(tmp_path / "archive")
+    store = sinks[OBJECTS] = FileStore(tmp_path / "archive")
     for name in parquet_names(store):
         store.delete(name)
-    del sinks.analytics
+    sinks[ANALYTICS] = ANALYTICS.open(sinks)
 
     assert archive_events(batch, sinks) == [DONE, DONE]
 
@@ -208,20 +210,20 @@ def test_compaction_makes_one_file_of_a_day(sinks: Sinks) -> None:
     for hour in range(5):
         start = NOON + 3600 * hour
         archive(sinks, KEY, *temperatures(50 + hour, 60), start=start, name=f"h{hour}")
-    before = rows_in(sinks.objects, "readings")
+    before = rows_in(sinks[OBJECTS], "readings")
 
     done = compact(sinks)
 
     assert done == Compacted(added=0, before=5, after=1, deleted=5, kept=0)
-    assert len(parquet_names(sinks.objects)) == 1
-    assert rows_in(sinks.objects, "readings") == before
+    assert len(parquet_names(sinks[OBJECTS])) == 1
+    assert rows_in(sinks[OBJECTS], "readings") == before
 
 
 def test_its_rows_are_in_order_of_time(sinks: Sinks) -> None:
     for start in (NOON + 60, NOON, NOON + 30):
         archive(sinks, KEY, *temperatures(1, 2), start=start, seconds_apart=45)
     compact(sinks)
-    times = [row["time"] for row in rows_in(sinks.objects, "readings")]
+    times = [row["time"] for row in rows_in(sinks[OBJECTS], "readings")]
     assert times == sorted(times)
 
 
@@ -239,7 +241,7 @@ def test_days_domains_and_tables_stay_apart(sinks: Sinks) -> None:
     done = compact(sinks)
 
     assert (done.before, done.after) == (16, 8)
-    assert ids_in(sinks.objects) == archived_ids(sinks)
+    assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
 
 
 def test_the_types_of_columns_stay_as_they_were(sinks: Sinks) -> None:
@@ -247,12 +249,12 @@ def test_the_types_of_columns_stay_as_they_were(sinks: Sinks) -> None:
     metric = {"name": "m", "fields": fields, "tags": {"host": "nas"}}
     for name in "ab":
         archive(sinks, "metrics.system.nas", metric, name=name)
-    before = rows_in(sinks.objects, "metrics")
+    before = rows_in(sinks[OBJECTS], "metrics")
 
     compact(sinks)
 
     by_id_and_field = sorted(before, key=lambda row: (row["record_id"], row["field"]))
-    after = rows_in(sinks.objects, "metrics")
+    after = rows_in(sinks[OBJECTS], "metrics")
     after.sort(key=lambda row: (row["record_id"], row["field"]))
     assert after == by_id_and_field
 
@@ -263,8 +265,8 @@ def test_what_comes_after_a_compaction_is_in_the_next(sinks: Sinks) -> None:
         if number != 2:
             compact(sinks)
 
-    assert len(parquet_names(sinks.objects)) == 1
-    assert ids_in(sinks.objects) == archived_ids(sinks)
+    assert len(parquet_names(sinks[OBJECTS])) == 1
+    assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
 
 
 def test_a_second_compaction_has_nothing_to_do(sinks: Sinks) -> None:
@@ -280,7 +282,7 @@ def test_only_one_date_is_compacted_if_it_is_named(sinks: Sinks) -> None:
             archive(sinks, KEY, *temperatures(1), start=start, name=f"{name}{start}")
 
     assert compact(sinks, date(2026, 11, 24)).before == 2
-    assert len(parquet_names(sinks.objects)) == 3
+    assert len(parquet_names(sinks[OBJECTS])) == 3
 
 
 def test_what_two_hosts_have_archived_is_counted_once(
@@ -293,8 +295,8 @@ def test_what_two_hosts_have_archived_is_counted_once(
 
     compact(there)
 
-    assert set(ids_in(there.objects).values()) == {1}
-    assert set(ids_in(there.objects)) == set(archived_ids(there))
+    assert set(ids_in(there[OBJECTS]).values()) == {1}
+    assert set(ids_in(there[OBJECTS])) == set(archived_ids(there))
 
 
 def test_what_the_dataset_lacks_is_added_from_the_archive(sinks: Sinks) -> None:
@@ -302,11 +304,11 @@ def test_what_the_dataset_lacks_is_added_from_the_archive(sinks: Sinks) -> None:
         archive(sinks, KEY, *temperatures(1, 2), name=name)
     compact(sinks)
     archive(sinks, KEY, *temperatures(3), name="d")
-    for name in parquet_names(sinks.objects)[:1]:  # the one that is not compacted
-        sinks.objects.delete(name)
+    for name in parquet_names(sinks[OBJECTS])[:1]:  # the one that is not compacted
+        sinks[OBJECTS].delete(name)
 
     assert compact(sinks).added == 1
-    assert ids_in(sinks.objects) == archived_ids(sinks)
+    assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
 
 
 def test_without_pyarrow_the_archive_goes_on_and_compaction_catches_up(
@@ -320,25 +322,25 @@ def test_without_pyarrow_the_archive_goes_on_and_compaction_catches_up(
         )
         poor = open_sinks(environment)
         archive(poor, KEY, *temperatures(1, 2))
-        assert parquet_names(poor.objects) == []
+        assert parquet_names(poor[OBJECTS]) == []
 
     rich = open_sinks(environment)
     assert compact(rich).added == 1
-    assert ids_in(rich.objects) == archived_ids(rich)
+    assert ids_in(rich[OBJECTS]) == archived_ids(rich)
 
 
 def test_a_data_file_written_again_after_compaction_counts_for_nothing(
     sinks: Sinks,
 ) -> None:
     archive(sinks, KEY, *temperatures(1), name="a")
-    (name,) = parquet_names(sinks.objects)
-    rows = sinks.objects.get(name)
+    (name,) = parquet_names(sinks[OBJECTS])
+    rows = sinks[OBJECTS].get(name)
     archive(sinks, KEY, *temperatures(2), name="b")
     compact(sinks)
 
-    sinks.objects.put(name, rows, {})  # by a worker that was killed before noting it
+    sinks[OBJECTS].put(name, rows, {})  # by a worker that was killed before noting it
 
-    assert ids_in(sinks.objects) == archived_ids(sinks)
+    assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
     assert compact(sinks).deleted == 1
 
 
@@ -350,10 +352,10 @@ def test_files_that_a_query_reads_are_left_for_the_next_compaction(
     with DatasetLock(environment.state_dir).reading():
         done = compact(sinks)
         assert (done.deleted, done.kept) == (0, 2)
-        assert ids_in(sinks.objects) == archived_ids(sinks)
+        assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
 
     assert compact(sinks).deleted == 2
-    assert ids_in(sinks.objects) == archived_ids(sinks)
+    assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
 
 
 def test_one_process_of_a_host_compacts_at_a_time(
@@ -377,7 +379,7 @@ def test_whatever_is_archived_and_killed_when_is_in_the_dataset_once(
 ) -> None:
     with TemporaryDirectory() as directory:
         sinks = Sinks(Settings(directory_environment(Path(directory))))
-        sinks.objects = mortal = Mortal(Path(directory) / "archive")
+        sinks[OBJECTS] = mortal = Mortal(Path(directory) / "archive")
         for number, (step, writes) in enumerate(steps):
             mortal.writes_left, mortal.after = writes, after
             with suppress(Killed):
@@ -387,11 +389,11 @@ def test_whatever_is_archived_and_killed_when_is_in_the_dataset_once(
                 else:
                     compact(sinks)
             mortal.writes_left = float("inf")
-            seen = ids_in(sinks.objects)
+            seen = ids_in(sinks[OBJECTS])
             assert set(seen.values()) <= {1}
             assert set(seen) <= set(archived_ids(sinks))
         compact(sinks)
-        assert ids_in(sinks.objects) == archived_ids(sinks)
+        assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
         sinks.close()
 
 
@@ -408,7 +410,7 @@ def _compact_and_die(environment: Environment, writes: int) -> None:
 
         return write_or_die
 
-    store: Any = sinks.objects
+    store: Any = sinks[OBJECTS]
     store.put, store.delete = mortal(store.put), mortal(store.delete)
     compact(sinks)
 
@@ -424,12 +426,12 @@ def test_a_process_that_is_killed_compacting_lets_the_next_one_finish(
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        assert ids_in(sinks.objects) == archived_ids(sinks)
+        assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
 
     compact(sinks)
 
-    assert len(parquet_names(sinks.objects)) == 1
-    assert ids_in(sinks.objects) == archived_ids(sinks)
+    assert len(parquet_names(sinks[OBJECTS])) == 1
+    assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
 
 
 def test_a_bucket_is_compacted_like_a_directory(
@@ -443,7 +445,7 @@ def test_a_bucket_is_compacted_like_a_directory(
     done = compact(sinks)
 
     assert (done.before, done.after, done.deleted) == (6, 2, 6)
-    assert ids_in(sinks.objects) == archived_ids(sinks)
+    assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
 
 
 # The commands
@@ -479,7 +481,7 @@ def test_a_second_compaction_at_the_same_time_says_so(
 def test_info_tells_when_compaction_is_due(sinks: Sinks, meshtasks: Command) -> None:
     for name in "ab":
         archive(sinks, KEY, *temperatures(1), name=name)
-    sinks.objects.delete(parquet_names(sinks.objects)[0])
+    sinks[OBJECTS].delete(parquet_names(sinks[OBJECTS])[0])
     archive(sinks, KEY, *temperatures(1), name="c")
 
     before = meshtasks("analytics", "info").stdout
@@ -538,17 +540,17 @@ def test_a_damaged_file_is_put_aside_and_made_again_from_the_archive(
         archive(sinks, KEY, *temperatures(1, 2), name=name)
     archive(sinks, "home.door", {"n": 1}, name="d")
     archive(sinks, "home.door", {"n": 2}, name="e")
-    damaged = parquet_names(sinks.objects)[-1]
-    damage(sinks.objects, damaged, how)  # type: ignore[arg-type]  # it is a directory
+    damaged = parquet_names(sinks[OBJECTS])[-1]
+    damage(sinks[OBJECTS], damaged, how)  # type: ignore[arg-type]  # it is a directory
 
     first = meshtasks("analytics", "compact")
     second = meshtasks("analytics", "compact")
 
     assert (first.exit_code, second.exit_code) == (1, 0)
     assert damaged in first.stdout
-    assert sinks.objects.stat(f"damaged/{damaged}") is not None
-    assert ids_in(sinks.objects) == archived_ids(sinks)
-    assert len(parquet_names(sinks.objects)) == 2
+    assert sinks[OBJECTS].stat(f"damaged/{damaged}") is not None
+    assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
+    assert len(parquet_names(sinks[OBJECTS])) == 2
 
 
 @pytest.mark.parametrize("how", _DAMAGES)
@@ -557,25 +559,25 @@ def test_a_query_leaves_out_a_damaged_file_and_says_so(
 ) -> None:
     for name in "ab":
         archive(sinks, KEY, *temperatures(1, 2), name=name)
-    for damaged in parquet_names(sinks.objects):
-        sound = sinks.objects.get(damaged)
-        damage(sinks.objects, damaged, how)  # type: ignore[arg-type]
+    for damaged in parquet_names(sinks[OBJECTS]):
+        sound = sinks[OBJECTS].get(damaged)
+        damage(sinks[OBJECTS], damaged, how)  # type: ignore[arg-type]
         sql = "SELECT max(time) > '2000-01-01' AND sum(value) > -99 FROM readings"
         result = meshtasks("query", "--csv", sql)
         assert result.exit_code == 0
         assert result.stdout.splitlines()[1:] == ["true"]
         assert damaged in result.stderr
-        sinks.objects.put(damaged, sound, {})
+        sinks[OBJECTS].put(damaged, sound, {})
 
 
 def test_a_damaged_file_that_is_alone_is_put_aside_if_its_date_is_named(
     sinks: Sinks,
 ) -> None:
     archive(sinks, KEY, *temperatures(1, 2))
-    damage(sinks.objects, parquet_names(sinks.objects)[0], "partial")  # type: ignore[arg-type]
+    damage(sinks[OBJECTS], parquet_names(sinks[OBJECTS])[0], "partial")  # type: ignore[arg-type]
 
     assert compact(sinks, date(2026, 11, 23)).damaged == 1
-    assert ids_in(sinks.objects) == archived_ids(sinks)
+    assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
 
 
 def test_a_compacted_file_whose_sources_are_lost_is_compacted_anew(
@@ -587,17 +589,17 @@ def test_a_compacted_file_whose_sources_are_lost_is_compacted_anew(
         compact(sinks)
         (sources,) = [
             each.name
-            for each in sinks.objects.list("analytics/")
+            for each in sinks[OBJECTS].list("analytics/")
             if each.name.endswith(".sources")
         ]
         if how == "lost":
-            sinks.objects.delete(sources)
+            sinks[OBJECTS].delete(sources)
         else:
-            sinks.objects.put(sources, sinks.objects.get(sources)[:9], {})
+            sinks[OBJECTS].put(sources, sinks[OBJECTS].get(sources)[:9], {})
 
         compact(sinks)
 
-        assert ids_in(sinks.objects) == archived_ids(sinks)
+        assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
 
 
 def test_a_damaged_archive_object_is_told_and_others_are_added(
@@ -605,13 +607,13 @@ def test_a_damaged_archive_object_is_told_and_others_are_added(
 ) -> None:
     for name in "ab":
         archive(sinks, KEY, *temperatures(1, 2), name=name)
-    for name in parquet_names(sinks.objects):
-        sinks.objects.delete(name)
-    damaged, _ = [each.name for each in archived_objects(sinks.objects)]
-    sinks.objects.put(damaged, b"cut off", {})
+    for name in parquet_names(sinks[OBJECTS]):
+        sinks[OBJECTS].delete(name)
+    damaged, _ = [each.name for each in archived_objects(sinks[OBJECTS])]
+    sinks[OBJECTS].put(damaged, b"cut off", {})
 
     result = meshtasks("analytics", "compact")
 
     assert result.exit_code == 1
     assert damaged in result.stdout
-    assert len(ids_in(sinks.objects)) == 2
+    assert len(ids_in(sinks[OBJECTS])) == 2

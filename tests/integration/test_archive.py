@@ -21,8 +21,8 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.demo import loopback
 from meshtasks.errors import SinkUnavailable
-from meshtasks.flows.archive.handler import archive_events, archive_metrics
-from meshtasks.flows.archive.objects import FileStore, archived_objects
+from meshtasks.flows.archive.handler import JOURNAL, archive_events, archive_metrics
+from meshtasks.flows.archive.objects import OBJECTS, FileStore, archived_objects
 from meshtasks.flows.excerpts import archive_messages, excerpt
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, Retry
@@ -50,8 +50,8 @@ def open_sinks() -> Iterator[OpenSinks]:
 
         def open_them(environment: Environment) -> Sinks:
             sinks = Sinks(Settings(environment))
-            opened.callback(sinks.objects.close)
-            opened.callback(sinks.journal.close)
+            opened.callback(sinks[OBJECTS].close)
+            opened.callback(sinks[JOURNAL].close)
             return sinks
 
         yield open_them
@@ -83,7 +83,7 @@ def archive(sinks: Sinks, *messages: Envelope) -> list[Outcome]:
 
 def archived_numbers(sinks: Sinks) -> list[int]:
     """The numbers in the archive, ascending."""
-    return sorted(line["record"]["n"] for line in lines_in(sinks.objects))
+    return sorted(line["record"]["n"] for line in lines_in(sinks[OBJECTS]))
 
 
 def sensor_excerpts(*values: float) -> Envelope:
@@ -108,13 +108,13 @@ def sensor_excerpts(*values: float) -> Envelope:
 def test_a_batch_becomes_one_object_of_lines(sinks: Sinks) -> None:
     assert archive(sinks, *numbered(1, 2, 3)) == [DONE] * 3
 
-    (found,) = archived_objects(sinks.objects)
+    (found,) = archived_objects(sinks[OBJECTS])
     assert re.fullmatch(
         "events/home/date=2026-11-23/hour=12/"
         "20261123T120001Z-20261123T120003Z-[0-9a-f]{16}.jsonl.zst",
         found.name,
     )
-    assert [line["record"] for line in lines_in(sinks.objects)] == [
+    assert [line["record"] for line in lines_in(sinks[OBJECTS])] == [
         {"n": 1},
         {"n": 2},
         {"n": 3},
@@ -129,8 +129,8 @@ def test_each_handler_stores_its_class_and_acknowledges_the_other(
     assert archive_events(batch, sinks) == [DONE] * 3
     assert archive_metrics(batch, sinks) == [DONE] * 3
 
-    events = lines_in(sinks.objects, "events/")
-    metrics = lines_in(sinks.objects, "metrics/")
+    events = lines_in(sinks[OBJECTS], "events/")
+    metrics = lines_in(sinks[OBJECTS], "metrics/")
     assert [line["record"] for line in events] == [{"open": True}]
     assert [line["record"] for line in metrics] == [{"value": 21.5}, {"value": 22.0}]
     assert {line["exchange"] for line in metrics} == {"sensors"}
@@ -183,7 +183,7 @@ def test_lines_that_a_handler_published_twice_are_stored_once(sinks: Sinks) -> N
     archive_metrics(batch_of(sensor_excerpts(20, 21)), sinks)
     archive_metrics(batch_of(sensor_excerpts(21), sensor_excerpts(22)), sinks)
 
-    values = [line["record"]["value"] for line in lines_in(sinks.objects)]
+    values = [line["record"]["value"] for line in lines_in(sinks[OBJECTS])]
     assert sorted(values) == [20, 21, 22]
 
 
@@ -224,7 +224,7 @@ def test_a_process_killed_between_two_objects_has_stored_all_once_in_the_end(
     two_hours = [*numbered(1, 2), *numbered(3601, 3602)]
     process = archive_in_process(environment, *two_hours, killed="after the put")
     process.join()
-    assert len(list(archived_objects(sinks.objects))) == 1
+    assert len(list(archived_objects(sinks[OBJECTS]))) == 1
 
     archive(sinks, *two_hours)
 
@@ -279,7 +279,7 @@ def test_whatever_is_delivered_how_often_and_killed_when_is_stored_once(
 ) -> None:
     with TemporaryDirectory() as directory:
         sinks = Sinks(Settings(directory_environment(Path(directory))))
-        sinks.objects = store = Mortal(Path(directory) / "archive")
+        sinks[OBJECTS] = store = Mortal(Path(directory) / "archive")
 
         for numbers, store.point in deliveries:
             with suppress(Killed):
@@ -289,7 +289,7 @@ def test_whatever_is_delivered_how_often_and_killed_when_is_stored_once(
         archive(sinks, *numbered(*everything))
 
         assert archived_numbers(sinks) == everything
-        sinks.journal.close()
+        sinks[JOURNAL].close()
 
 
 class LosesAnswers(FileStore):
@@ -305,11 +305,11 @@ class LosesAnswers(FileStore):
 def test_an_object_stored_without_an_answer_is_not_stored_again(
     sinks: Sinks, tmp_path: Path
 ) -> None:
-    sinks.objects = LosesAnswers(tmp_path / "archive")
+    sinks[OBJECTS] = LosesAnswers(tmp_path / "archive")
     (lost, _) = archive(sinks, *numbered(1, 2))
     assert isinstance(lost, Retry)
 
-    sinks.objects = FileStore(tmp_path / "archive")
+    sinks[OBJECTS] = FileStore(tmp_path / "archive")
     assert archive(sinks, *numbered(2, 3)) == [DONE] * 2
 
     assert archived_numbers(sinks) == [1, 2, 3]
@@ -389,7 +389,7 @@ def test_records_of_an_object_that_the_store_refuses_are_dead(
     outcomes = archive(sinks, *numbered(1, 2))
 
     assert [type(outcome) for outcome in outcomes] == [Dead, Dead]
-    assert sinks.journal.pending() == []
+    assert sinks[JOURNAL].pending() == []
 
 
 # Nothing in the store stops the archive
@@ -398,7 +398,7 @@ def test_records_of_an_object_that_the_store_refuses_are_dead(
 def left_pending(sinks: Sinks, damaged: bytes | None) -> str:
     """The name of an object with the records 1 and 2 whose fate nobody noted."""
     archive(sinks, *numbered(1, 2))
-    (found,) = archived_objects(sinks.objects)
+    (found,) = archived_objects(sinks[OBJECTS])
     (path,) = Path(sinks.settings.env.state_dir).glob("archive.sqlite")
     with closing(sqlite3.connect(path)) as journal, journal:
         (ids,) = zip(*journal.execute("SELECT id FROM current"), strict=True)
@@ -406,7 +406,7 @@ def left_pending(sinks: Sinks, damaged: bytes | None) -> str:
         row = (found.name, json.dumps(ids))
         journal.execute("INSERT INTO pending VALUES (?, ?)", row)
     if damaged is not None:
-        sinks.objects.put(found.name, damaged, {})
+        sinks[OBJECTS].put(found.name, damaged, {})
     return found.name
 
 
@@ -431,16 +431,16 @@ def test_a_damaged_object_of_unknown_fate_stops_nothing_and_is_told_once(
     assert outcomes == [DONE] * 4
     (warning,) = [each for each in caplog.records if each.levelname == "WARNING"]
     assert name in warning.getMessage()
-    assert list(sinks.journal.damaged()) == [name]
-    assert sinks.objects.get(name) == damaged  # whoever knows more may look at it
-    sinks.objects.delete(name)
+    assert list(sinks[JOURNAL].damaged()) == [name]
+    assert sinks[OBJECTS].get(name) == damaged  # whoever knows more may look at it
+    sinks[OBJECTS].delete(name)
     assert archived_numbers(sinks) == [1, 2, 3, 4]
 
 
 def test_an_object_that_is_stored_again_is_damaged_no_more(sinks: Sinks) -> None:
     left_pending(sinks, b"cut off")
     archive(sinks, *numbered(1, 2))
-    assert sinks.journal.damaged() == {}
+    assert sinks[JOURNAL].damaged() == {}
     assert archived_numbers(sinks) == [1, 2]
 
 
@@ -452,7 +452,7 @@ def test_a_record_without_a_sensible_row_stops_nothing(
     batch.envelopes[0] = replace(batch.envelopes[0], body=record)
     assert archive_events(batch, sinks) == [DONE]
     assert archive(sinks, *numbered(1)) == [DONE]
-    assert sinks.journal.pending() == []
+    assert sinks[JOURNAL].pending() == []
 
 
 @pytest.mark.parametrize("received_at", [-1e17, 1e17, float("inf"), float("nan")])

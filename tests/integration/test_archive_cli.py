@@ -16,7 +16,8 @@ from meshtasks.amqp.delivery import delivery_of
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.demo.victoriametrics import VictoriaMetrics
-from meshtasks.flows.archive.objects import archived_objects
+from meshtasks.flows.alerts.store import ALERT_STATE
+from meshtasks.flows.archive.objects import OBJECTS, archived_objects
 from meshtasks.flows.sinks import Sinks
 from meshtasks.flows.victoriametrics import VictoriaMetricsState
 from meshtasks.outcome import DONE
@@ -76,7 +77,7 @@ def three_hours(sinks: Sinks) -> Sinks:
 
 
 def objects(sinks: Sinks) -> list[str]:
-    return [each.name for each in archived_objects(sinks.objects)]
+    return [each.name for each in archived_objects(sinks[OBJECTS])]
 
 
 def envelopes(url: str, queue: str) -> list[Envelope]:
@@ -147,7 +148,7 @@ class TestVerify:
         words: str,
     ) -> None:
         name = next(each for each in objects(three_hours) if "sensors" in each)
-        store = three_hours.objects
+        store = three_hours[OBJECTS]
         store.put(name, damage(store.get(name)), {})
 
         result = meshtasks("archive", "verify")
@@ -174,10 +175,10 @@ class TestVerify:
             assert queue_depth(mesh_url, TEMPERATURE) == 1
 
             (name,) = objects(sinks)
-            data = sinks.objects.get(name)
-            sinks.objects.put(name, data, {"sha256": "0" * 64, "count": "1"})
+            data = sinks[OBJECTS].get(name)
+            sinks[OBJECTS].put(name, data, {"sha256": "0" * 64, "count": "1"})
             assert "sha256" in meshtasks("archive", "verify").stdout
-            sinks.objects.put(name, data, {"count": "7"})
+            sinks[OBJECTS].put(name, data, {"count": "7"})
             assert "7 by its metadata" in meshtasks("archive", "verify").stdout
 
 
@@ -196,7 +197,7 @@ class TestReplay:
         assert [json.loads(each.body)["value"] for each in back] == [21, 21.5, 22]
         keys = {each.headers["x-mesh-routing-key"] for each in back}
         assert keys == {"sensors.temperature.attic"}
-        archived = {line["id"]: line for line in lines_in(three_hours.objects)}
+        archived = {line["id"]: line for line in lines_in(three_hours[OBJECTS])}
         for each in back:
             line = archived[each.headers["x-mesh-archived"]]
             assert json.loads(each.body) == line["record"]
@@ -246,7 +247,7 @@ class TestReplay:
     def test_a_damaged_object_is_named_and_the_others_go(
         self, three_hours: Sinks, mesh_url: str, meshtasks: Command
     ) -> None:
-        store = three_hours.objects
+        store = three_hours[OBJECTS]
         cut, changed, _ = (name for name in objects(three_hours) if "sensors" in name)
         store.put(cut, store.get(cut)[:-5], {})
         first, *_ = zstandard.decompress(store.get(changed)).splitlines()
@@ -343,7 +344,7 @@ class TestReplayedRecords:
         archive(sinks, "alerts.critical.test", alert)
         self.replay(meshtasks, *options)
         self.stored(sinks, mesh_url, "alerts.critical")
-        with sinks.alert_state.transaction() as tables:
+        with sinks[ALERT_STATE].transaction() as tables:
             assert len(tables.firing()) == told
 
     def test_what_is_sent_to_the_archive_once_more_is_not_stored_twice(

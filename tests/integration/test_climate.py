@@ -19,7 +19,7 @@ from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.errors import PublishUnconfirmed
 from meshtasks.flows.contract import HANDLERS, Batch
 from meshtasks.flows.readings.handler import store_humidities, store_temperatures
-from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.sinks import PUBLISHER, RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import DONE, Dead, Retry
 from meshtasks.records.envelope import Envelope
 from meshtasks.worker.decode import Decoder
@@ -48,7 +48,7 @@ def open_sinks(
             sinks = Sinks(load_settings())
             with kombu.Connection(mesh_env["MESH_BROKER_URL"]) as connection:
                 declare(connection, sinks.settings.read(TOPOLOGY))
-            for sink in (sinks.timeseries, sinks.rule_state, sinks.publisher):
+            for sink in (sinks[TIMESERIES], sinks[RULE_STATE], sinks[PUBLISHER]):
                 opened.callback(sink.close)
             return sinks
 
@@ -152,7 +152,7 @@ def test_a_reading_that_the_store_refuses_is_dead_alone(
         MESH_INFLUX_ORG=influx.org,
         MESH_INFLUX_BUCKET=influx.bucket,
     )
-    sinks.timeseries.write([f"temperature,sensor_id=x celsius=1i {NOW * 1000:.0f}"])
+    sinks[TIMESERIES].write([f"temperature,sensor_id=x celsius=1i {NOW * 1000:.0f}"])
 
     (outcome,) = store_temperatures(batch_of(reading()), sinks)
 
@@ -195,12 +195,12 @@ def test_an_alert_whose_confirm_is_lost_is_given_again_with_the_same_id(
     sinks: Sinks, amqp_url: str
 ) -> None:
     batch = batch_of(reading(value=60.0))
-    working = sinks.publisher
+    working = sinks[PUBLISHER]
 
-    sinks.publisher = FailingPublisher(amqp_url)
+    sinks[PUBLISHER] = FailingPublisher(amqp_url)
     (outcome,) = store_temperatures(batch, sinks)
-    sinks.publisher.close()
-    sinks.publisher = working
+    sinks[PUBLISHER].close()
+    sinks[PUBLISHER] = working
     (again,) = store_temperatures(batch, sinks)
 
     assert isinstance(outcome, Retry)

@@ -17,7 +17,7 @@ from meshtasks.config.settings import load_settings
 from meshtasks.demo.triton import Triton
 from meshtasks.errors import PublishUnconfirmed
 from meshtasks.flows.inference.handler import ask_models
-from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.sinks import PUBLISHER, Sinks
 from meshtasks.outcome import DONE, Dead, Retry
 from tests.support.amqp import drain
 from tests.support.inference import RESULTS, batch_of, request
@@ -433,7 +433,7 @@ class FailingPublisher(Publisher):
 def test_answers_whose_confirm_is_lost_are_given_again(
     sinks: Sinks, amqp_url: str
 ) -> None:
-    sinks.publisher = FailingPublisher(amqp_url)
+    sinks[PUBLISHER] = FailingPublisher(amqp_url)
 
     outcomes = ask_models(batch_of(request("good"), request("bad", inputs=[])), sinks)
 

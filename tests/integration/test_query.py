@@ -23,6 +23,7 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.analytics.compaction import open_compaction
 from meshtasks.flows.analytics.database import opened
+from meshtasks.flows.archive.objects import OBJECTS
 from meshtasks.flows.sinks import Sinks
 from tests.support.analytics import archive, parquet_names
 from tests.support.archive import NOON, bucket_environment, directory_environment
@@ -190,7 +191,7 @@ def test_a_query_sees_each_row_once_before_and_after_compaction(
         archive(sinks, KEY, {"value": 1}, {"value": 2}, name=name)
     sql = "SELECT count(*) AS n, count(DISTINCT record_id) AS ids FROM readings"
     before = asked(query, sql)
-    open_compaction(sinks.settings, sinks.objects, lambda _: None).run()
+    open_compaction(sinks.settings, sinks[OBJECTS], lambda _: None).run()
     assert asked(query, sql) == before == [{"n": 6, "ids": 6}]
 
 
@@ -200,8 +201,8 @@ def test_while_a_query_reads_compaction_takes_nothing_away(
     for name in "abc":
         archive(sinks, KEY, {"value": 1}, {"value": 2}, name=name)
     sql = "SELECT count(*) FROM readings"
-    with opened(environment, sinks.objects, sql) as database:
-        compaction = open_compaction(sinks.settings, sinks.objects, lambda _: None)
+    with opened(environment, sinks[OBJECTS], sql) as database:
+        compaction = open_compaction(sinks.settings, sinks[OBJECTS], lambda _: None)
         assert compaction.run().kept == 3
         assert database.sql(sql).fetchall() == [(6,)]
 
@@ -215,14 +216,14 @@ def test_queries_and_compactions_at_once_see_each_row_once(
 
     def ask() -> None:
         while not done.is_set():
-            with opened(environment, sinks.objects, sql) as database:
+            with opened(environment, sinks[OBJECTS], sql) as database:
                 counts.extend(database.sql(sql).fetchall())
 
     thread = threading.Thread(target=ask)
     thread.start()
     for number in range(12):
         archive(sinks, KEY, {"value": 1}, {"value": 2}, name=f"m{number}")
-        open_compaction(sinks.settings, sinks.objects, lambda _: None).run()
+        open_compaction(sinks.settings, sinks[OBJECTS], lambda _: None).run()
     done.set()
     thread.join()
 
@@ -473,7 +474,7 @@ def test_of_a_bucket_each_object_is_fetched_once_and_only_what_is_asked(
 ) -> None:
     environment, sinks = in_bucket()
     furnish(sinks)
-    store = sinks.objects
+    store = sinks[OBJECTS]
     got: list[str] = []
     get = store.get
 
@@ -500,9 +501,9 @@ def test_what_compaction_replaced_is_not_kept_either(
         archive(sinks, KEY, {"value": 1}, name=name)
     counts = []
     for _ in range(2):
-        with opened(environment, sinks.objects, sql) as database:
+        with opened(environment, sinks[OBJECTS], sql) as database:
             counts += database.sql(sql).fetchall()
-        open_compaction(sinks.settings, sinks.objects, lambda _: None).run()
+        open_compaction(sinks.settings, sinks[OBJECTS], lambda _: None).run()
 
     assert counts == [(2,), (2,)]
     kept = environment.state_dir.rglob("*.parquet")
@@ -550,11 +551,11 @@ def test_the_files_of_a_view_cannot_be_written_either(
     sinks: Sinks, environment: Environment
 ) -> None:
     furnish(sinks)
-    (name, *_) = parquet_names(sinks.objects)
-    path = sinks.objects.path(name)  # type: ignore[attr-defined]  # of a directory
+    (name, *_) = parquet_names(sinks[OBJECTS])
+    path = sinks[OBJECTS].path(name)  # type: ignore[attr-defined]  # of a directory
     before = path.read_bytes()
     with (
-        opened(environment, sinks.objects, "readings events metrics") as database,
+        opened(environment, sinks[OBJECTS], "readings events metrics") as database,
         pytest.raises(duckdb.Error),
     ):
         database.sql(f"COPY (SELECT 1) TO '{str(path).replace(chr(39), chr(39) * 2)}'")

@@ -17,6 +17,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS, AlertPolicy
 from meshtasks.flows.alerts.notifying import notify_due
 from meshtasks.flows.alerts.service import News, take_in
+from meshtasks.flows.alerts.store import ALERT_STATE
 from meshtasks.flows.alerts.tables import AlertTables
 from meshtasks.flows.contract import Batch
 from meshtasks.flows.sinks import Sinks
@@ -119,7 +120,7 @@ class Manager:
         """Take an alert in now, and look what is due, as the worker does then."""
         news = News(f"r{self.now}-{next(self._numbers)}", alert(**changes), self.now)
         policy = self.sinks.settings.read(ALERTS)
-        take_in(self.sinks.alert_state, policy, [news], self.now)
+        take_in(self.sinks[ALERT_STATE], policy, [news], self.now)
         self.notify()
 
     def notify(self) -> None:
@@ -135,7 +136,7 @@ class Manager:
     @contextmanager
     def tables(self) -> Iterator[AlertTables]:
         """A look into its state."""
-        with self.sinks.alert_state.transaction() as tables:
+        with self.sinks[ALERT_STATE].transaction() as tables:
             yield tables
 
     def events(self) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from typing import Literal
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.archive.handler import archive_events
+from meshtasks.flows.archive.objects import OBJECTS
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE
 from meshtasks.records.envelope import Envelope
@@ -59,7 +60,7 @@ def _run(
     wait_for: Path | None,
 ) -> None:
     sinks = Sinks(Settings(environment))
-    put = sinks.objects.put
+    put = sinks[OBJECTS].put
 
     def put_or_die(name: str, data: bytes, metadata: Mapping[str, str]) -> None:
         if wait_for is not None:
@@ -71,6 +72,6 @@ def _run(
         if killed == "after the put":
             os.kill(os.getpid(), signal.SIGKILL)
 
-    sinks.objects.put = put_or_die  # type: ignore[method-assign]  # faults need a place
+    sinks[OBJECTS].put = put_or_die  # type: ignore[method-assign]  # faults need a place
     outcomes = archive_events(batch_of(*messages), sinks)
     sys.exit(any(outcome != DONE for outcome in outcomes))

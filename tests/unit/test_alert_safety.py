@@ -17,6 +17,7 @@ from meshtasks.errors import InvalidMessage
 from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.muting import Silence
 from meshtasks.flows.alerts.service import News, take_in
+from meshtasks.flows.alerts.store import ALERT_STATE
 from meshtasks.flows.contract import HANDLERS
 from meshtasks.records.alert import Alert, misplaced
 from meshtasks.records.envelope import Envelope
@@ -123,7 +124,7 @@ def test_every_alert_that_is_valid_is_listed_and_told_and_takes_no_neighbour_alo
             news.append(News(name, alert, published_at(envelope)))
 
     policy = manager.sinks.settings.read(ALERTS)
-    take_in(manager.sinks.alert_state, policy, news, manager.now)
+    take_in(manager.sinks[ALERT_STATE], policy, news, manager.now)
     for _ in range(2):
         manager.now += 300
         manager.notify()

@@ -11,6 +11,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, SinkUnavailable
 from meshtasks.flows.contract import Timer
 from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.webhooks.workflows import WEBHOOK_LOG
 from meshtasks.state.webhook_log import WebhookLog
 from meshtasks.worker import timers as module
 from meshtasks.worker.timers import Timers
@@ -33,8 +34,8 @@ def test_a_timer_runs_again_and_again(timers: Timers) -> None:
     runs: list[tuple[WebhookLog, set[str]]] = []
 
     def run(sinks: Sinks) -> None:
-        opened = vars(sinks).keys() - {"settings", "receiver_circuits"}
-        runs.append((sinks.webhook_log, opened))
+        opened = set(sinks.opened)
+        runs.append((sinks[WEBHOOK_LOG], opened))
 
     timers.add(Timer(run, nothing))
 

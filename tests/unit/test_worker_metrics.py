@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from meshtasks.config.environment import Environment
 from meshtasks.flows.circuit import State
 from meshtasks.flows.contract import Handler
+from meshtasks.flows.sinks import TIMESERIES
 from meshtasks.timing import SinkCall
 from meshtasks.worker.metrics import WorkerMetrics
 from meshtasks.worker.resolution import Resolution
@@ -22,7 +23,7 @@ QUEUE = "sensors.temperature"
 NOW = 1_800_000_000.0
 
 
-HANDLER = Handler(QUEUE, lambda *_: [], Any, ("timeseries",), False)
+HANDLER = Handler(QUEUE, lambda *_: [], Any, (TIMESERIES,), False)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from meshtasks.errors import MeshError
 from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.notifying import NOTIFYING
 from meshtasks.flows.alerts.service import News, take_in
+from meshtasks.flows.alerts.store import ALERT_STATE
 from meshtasks.flows.contract import Batch, handles
 from meshtasks.flows.pipeline import identified_records, send_to_archive
 from meshtasks.flows.sinks import Sinks
@@ -33,7 +34,7 @@ from meshtasks.records.alert import Alert, Severity, misplaced
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.timestamps import published_at
 
-_SINKS = ("alert_state",)
+_SINKS = (ALERT_STATE,)
 
 
 def _refuses(
@@ -80,7 +81,7 @@ def _receive(
         return outcomes
     try:
         policy = sinks.settings.read(ALERTS)
-        take_in(sinks.alert_state, policy, news.values(), time.time())
+        take_in(sinks[ALERT_STATE], policy, news.values(), time.time())
         stored = {place: each.said_at for place, each in news.items()}
         send_to_archive(batch, stored, sinks)
     except MeshError as error:

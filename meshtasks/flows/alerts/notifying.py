@@ -5,6 +5,16 @@ A rerun is harmless: what was told is noted, and workers of one host take turns.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from meshtasks.flows.circuit import Circuit
+from meshtasks.flows.sinks import SinkKey, Sinks
+
+if TYPE_CHECKING:
+    from meshtasks.flows.alerts.notifier import Notifier
+
+
 import logging
 import time
 from collections.abc import Callable
@@ -15,16 +25,32 @@ from meshtasks.flows.alerts.config import ALERTS, Route
 from meshtasks.flows.alerts.events import Event, EventKind
 from meshtasks.flows.alerts.notice import Notification, notice_of
 from meshtasks.flows.alerts.service import Job, claim, settle
+from meshtasks.flows.alerts.store import ALERT_STATE
 from meshtasks.flows.alerts.templates import renderer_of
 from meshtasks.flows.circuit import State
 from meshtasks.flows.contract import Timer
-from meshtasks.flows.sinks import Sinks
 from meshtasks.timing import Backoff
 
 logger = logging.getLogger(__name__)
 
 #: Between attempts to tell a group whose receivers all failed, at least.
 _RETRIES = Backoff(first_seconds=5.0, longest_seconds=30.0)
+
+
+def _open_notifier(sinks: Sinks) -> Notifier:
+    from meshtasks.flows.alerts.notifier import Notifier  # noqa: PLC0415 - loads Apprise
+
+    return Notifier(sinks.settings.env.receivers)
+
+
+def _new_circuits(_sinks: Sinks) -> defaultdict[str, Circuit]:
+    return defaultdict(Circuit)
+
+
+#: Sends notifications to phones and elsewhere.
+NOTIFIER = SinkKey("notifier", _open_notifier)
+#: Of each receiver of notifications, by its name.
+RECEIVER_CIRCUITS = SinkKey("receivers", _new_circuits, outlives=True)
 
 
 def notify_due(sinks: Sinks, clock: Callable[[], float] = time.time) -> None:
@@ -37,7 +63,7 @@ def notify_due(sinks: Sinks, clock: Callable[[], float] = time.time) -> None:
     Raises:
         SinkUnavailable: the store of alerts is busy or out of order.
     """
-    policy, store = sinks.settings.read(ALERTS), sinks.alert_state
+    policy, store = sinks.settings.read(ALERTS), sinks[ALERT_STATE]
     while (job := claim(store, policy, clock())) is not None:
         notification = _notification(job, sinks.settings, clock())
         route = policy.by_name[job.group.route]
@@ -60,7 +86,7 @@ def _check_receivers(settings: Settings) -> None:
         ConfigError: one of them is none.
     """
     if settings.env.receivers:
-        _ = Sinks(settings).notifier
+        _ = Sinks(settings)[NOTIFIER]
 
 
 def _notification(job: Job, settings: Settings, now: float) -> Notification:
@@ -128,11 +154,11 @@ class _Sending:
         Returns:
             How long it must be left alone, seconds; None if it took it.
         """
-        circuit, began = self._sinks.receiver_circuits[name], self._clock()
+        circuit, began = self._sinks[RECEIVER_CIRCUITS][name], self._clock()
         if circuit.state(began) is State.OPEN:
             return circuit.wait_seconds(began)
         try:
-            self._sinks.notifier.send(name, self._notification)
+            self._sinks[NOTIFIER].send(name, self._notification)
         except SinkUnavailable as error:
             now = self._clock()
             circuit.failed(

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from meshtasks.flows.alerts.tables import AlertTables
+from meshtasks.flows.sinks import SinkKey
 from meshtasks.state.sqlite import SqliteFile
 
 #: The sink's name in handlers, circuits and errors.
@@ -79,3 +80,10 @@ class AlertStore:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+#: The alerts that are known, and what was sent of them.
+ALERT_STATE = SinkKey(
+    "alert_state",
+    lambda sinks: AlertStore(sinks.settings.env.state_dir / "alerts.sqlite"),
+)

@@ -6,6 +6,16 @@ extra ``analytics``. Nothing of this package is loaded where it is not used.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from meshtasks.flows.archive.objects import OBJECTS
+from meshtasks.flows.sinks import SinkKey, Sinks
+from meshtasks.records.kinds import KINDS
+
+if TYPE_CHECKING:
+    from meshtasks.flows.analytics.dataset import DatasetWriter
+
+
 from importlib.util import find_spec
 
 from meshtasks.errors import ConfigError
@@ -23,3 +33,13 @@ def require_extra() -> None:
         if find_spec(module) is None:
             expected = "is not installed: pip install 'meshtasks[analytics]'"
             raise ConfigError("the Python environment", module, expected)
+
+
+def _open_analytics(sinks: Sinks) -> DatasetWriter:
+    from meshtasks.flows.analytics.dataset import DatasetWriter  # noqa: PLC0415
+
+    return DatasetWriter(sinks[OBJECTS], sinks.settings.read(KINDS))
+
+
+#: Adds what is archived to the analytics dataset.
+ANALYTICS = SinkKey("analytics", _open_analytics)

@@ -23,6 +23,7 @@ import logging
 from typing import Any
 
 from meshtasks.errors import SinkRejected, SinkUnavailable
+from meshtasks.flows.analytics import ANALYTICS
 from meshtasks.flows.archive.layout import (
     ArchiveObject,
     BadEntry,
@@ -30,16 +31,22 @@ from meshtasks.flows.archive.layout import (
     entries_of,
     objects_of,
 )
-from meshtasks.flows.archive.objects import ObjectStore, compress
+from meshtasks.flows.archive.objects import OBJECTS, ObjectStore, compress
 from meshtasks.flows.archive.reading import content_of, fault_of
 from meshtasks.flows.contract import Batch, handles
 from meshtasks.flows.excerpts import ARCHIVE, ArchiveClass
-from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.outcome import DONE, Outcome, Retry, outcome_of
+from meshtasks.state.archive_journal import ArchiveJournal
 
 logger = logging.getLogger(__name__)
 
-_SINKS = ("objects", "journal")
+#: Which records this host has archived.
+JOURNAL = SinkKey(
+    "journal",
+    lambda sinks: ArchiveJournal(sinks.settings.env.state_dir / "archive.sqlite"),
+)
+_SINKS = (OBJECTS, JOURNAL)
 
 
 @handles("archive.events", record=Any, sinks=_SINKS, gathers=True)
@@ -82,7 +89,7 @@ def _store(
     """Store what is not stored yet; return the outcomes that are not Done, by id."""
     if not entries:
         return {}
-    journal = sinks.journal
+    journal = sinks[JOURNAL]
     try:
         with journal.hold():
             _settle(sinks)
@@ -97,7 +104,7 @@ def _store(
 def _settle(sinks: Sinks) -> None:
     """Find out what became of objects whose result nobody noted. None of them holds
     up what comes after it."""
-    journal, store = sinks.journal, sinks.objects
+    journal, store = sinks[JOURNAL], sinks[OBJECTS]
     for name in journal.pending():
         if store.stat(name) is None:
             journal.forget([name])
@@ -117,13 +124,13 @@ def _settle(sinks: Sinks) -> None:
             )
             journal.set_aside(name, fault)
         else:
-            sinks.analytics.add(name, content)
+            sinks[ANALYTICS].add(name, content)
             journal.finish([name])
 
 
 def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:
     """Put the objects; return the outcomes that are not Done, by record id."""
-    journal, store = sinks.journal, sinks.objects
+    journal, store = sinks[JOURNAL], sinks[OBJECTS]
     level = sinks.settings.read(ARCHIVE).compression_level
     failures: dict[str, Outcome] = {}
     journal.intend({each.name: each.ids for each in objects})
@@ -132,7 +139,7 @@ def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:
         metadata = {**each.metadata, "sha256": hashlib.sha256(data).hexdigest()}
         try:
             store.put(each.name, data, metadata)
-            sinks.analytics.add(each.name, each.content)
+            sinks[ANALYTICS].add(each.name, each.content)
         except SinkRejected as error:
             journal.forget([each.name])
             failures.update(dict.fromkeys(each.ids, outcome_of(error)))

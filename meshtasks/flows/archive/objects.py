@@ -19,6 +19,7 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.private_files import private_opener, tighten
 from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.flows.excerpts import ArchiveClass
+from meshtasks.flows.sinks import SinkKey
 from meshtasks.timing import timed
 
 #: The sink's name in handlers, circuits and errors.
@@ -349,3 +350,7 @@ def decompress(data: bytes) -> bytes:
         # a damaged header may claim any size
         message = f"its content is damaged: {error or 'its size cannot be'}"
         raise DamagedObject(message) from error
+
+
+#: Holds the archive.
+OBJECTS = SinkKey("objects", lambda sinks: open_store(sinks.settings.env))

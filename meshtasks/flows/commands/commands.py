@@ -30,11 +30,12 @@ from meshtasks.errors import NoAnswer, SchemaMismatch, SinkRejected
 from meshtasks.flows.alerts.matchers import parse_matcher
 from meshtasks.flows.alerts.muting import Silence
 from meshtasks.flows.alerts.silencing import begin
+from meshtasks.flows.alerts.store import ALERT_STATE
 from meshtasks.flows.command import Arguments, Command
 from meshtasks.flows.inference.requests import ModelName, RequestId, Version
 from meshtasks.flows.inference.results import AI_EXCHANGE
 from meshtasks.flows.inference.tensors import JsonTensor
-from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.sinks import PUBLISHER, Sinks
 
 #: Longest wait of ``infer``; it occupies a process of the worker meanwhile.
 LONGEST_WAIT_SECONDS = 120.0
@@ -79,7 +80,7 @@ def publish(arguments: Publish, sinks: Sinks, call_id: str) -> dict[str, Any]:
         )
         raise SchemaMismatch(message)
     body = to_json(arguments.record, inf_nan_mode="constants")
-    sinks.publisher.publish(
+    sinks[PUBLISHER].publish(
         [Outgoing(exchange, routing_key, body, call_id, timestamp=time.time())]
     )
     return {"message_id": call_id, "queues": sorted(queues)}
@@ -121,11 +122,11 @@ def infer(arguments: Infer, sinks: Sinks, call_id: str) -> dict[str, Any]:
         timestamp=time.time(),
     )
     if arguments.wait_seconds is None:
-        sinks.publisher.publish([request])
+        sinks[PUBLISHER].publish([request])
         return {"request_id": request_id}
     answers = f"ai.result.{arguments.model}"
     with subscribed(sinks.settings.env.amqp_url, AI_EXCHANGE, answers) as listener:
-        sinks.publisher.publish([request])
+        sinks[PUBLISHER].publish([request])
         body = listener.first(
             lambda body: _is_answer(body, request_id), arguments.wait_seconds
         )
@@ -191,7 +192,7 @@ def silence_alerts(
         arguments.created_by,
         arguments.comment,
     )
-    with sinks.alert_state.transaction() as tables:
+    with sinks[ALERT_STATE].transaction() as tables:
         begin(tables, silence)
     return {"silence_id": silence.id, "ends_at": silence.ends_at}
 

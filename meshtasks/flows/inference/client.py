@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from meshtasks.flows.sinks import SinkKey, Sinks
+
+if TYPE_CHECKING:
+    from meshtasks.flows.inference.triton import Triton
+
+
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,10 +26,19 @@ from meshtasks.flows.inference.requests import Request
 from meshtasks.flows.inference.specs import Fitting, ModelCrashed, ModelSpec, fitting
 from meshtasks.flows.inference.stacking import Inference, Served, serve
 from meshtasks.flows.pipeline import give_alerts
-from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import Outcome, Retry, outcome_of
 
 _OUT_OF_TIME = Retry("the requests before it took too long", tried=False)
+
+
+def _open_triton(sinks: Sinks) -> Triton:
+    from meshtasks.flows.inference.triton import Triton  # noqa: PLC0415 - loads gevent
+
+    return Triton.from_settings(sinks.settings)
+
+
+#: The server of the models.
+TRITON = SinkKey("triton", _open_triton)
 
 
 def ask_model(
@@ -56,7 +73,7 @@ def ask_model(
     served = serve(
         list(fits.values()),
         spec.max_batch_size,
-        lambda inputs: sinks.triton.infer(spec, inputs),
+        lambda inputs: sinks[TRITON].infer(spec, inputs),
         lambda: time.monotonic() < ends_at,
     )
     places = list(fits)
@@ -94,10 +111,10 @@ def _fits(
     """
     first = next(iter(requests.values()))
     model, version = first.origin.model, first.version
-    spec = sinks.triton.model(model, version)
+    spec = sinks[TRITON].model(model, version)
     fits, misfits = _sorted_out(requests, spec)
     if misfits and spec.read_at < began_at:
-        spec = sinks.triton.model(model, version, max_age_seconds=0.0)
+        spec = sinks[TRITON].model(model, version, max_age_seconds=0.0)
         fits, misfits = _sorted_out(requests, spec)
     for place, error in misfits.items():
         answers.refuse(place, requests[place].origin, error)

@@ -27,13 +27,13 @@ from meshtasks.amqp.queues import QUEUES
 from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage, SinkUnavailable, Transient
 from meshtasks.flows.contract import Batch, handles
-from meshtasks.flows.inference.client import ask_model, spared
+from meshtasks.flows.inference.client import TRITON, ask_model, spared
 from meshtasks.flows.inference.config import MODELS, transform
 from meshtasks.flows.inference.replies import RESULTS_QUEUE, Answers
 from meshtasks.flows.inference.requests import Request, origin_of, request_of
 from meshtasks.flows.inference.results import InferenceResult, error_message
 from meshtasks.flows.pipeline import store_points
-from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.sinks import RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.json_text import objects_one_a_line
@@ -91,7 +91,7 @@ def _values(body: bytes) -> list[Any]:
 @handles(
     "ai.inference.requests",
     record=dict[str, Any],
-    sinks=("triton", "rule_state"),
+    sinks=(TRITON, RULE_STATE),
     refuses=_refuses_requests,
     gives_up=_tell_askers,
 )
@@ -112,7 +112,7 @@ def ask_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
 @handles(
     "ai.inference.results",
     record=InferenceResult,
-    sinks=("timeseries", "rule_state"),
+    sinks=(TIMESERIES, RULE_STATE),
     refuses=_refuses_results,
 )
 def evaluate_results(batch: Batch[InferenceResult], sinks: Sinks) -> list[Outcome]:

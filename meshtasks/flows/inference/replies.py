@@ -12,7 +12,7 @@ from meshtasks.flows.inference.results import (
     result_message,
 )
 from meshtasks.flows.inference.stacking import Inference
-from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.sinks import PUBLISHER, Sinks
 from meshtasks.outcome import DONE, Outcome, outcome_of
 
 RESULTS_QUEUE = "ai.inference.results"
@@ -68,7 +68,7 @@ class Answers:
         try:
             if messages:
                 outgoing = [Outgoing(*message) for message in messages]
-                self._sinks.publisher.publish(outgoing)
+                self._sinks[PUBLISHER].publish(outgoing)
         except MeshError as error:
             answered = dict.fromkeys(answered, outcome_of(error))
         self._outcomes |= answered

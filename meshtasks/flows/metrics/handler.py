@@ -16,14 +16,14 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Batch, handles
 from meshtasks.flows.metric_points import Transformed, metric_points
 from meshtasks.flows.pipeline import store_points
-from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.sinks import RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.kinds import KINDS
 from meshtasks.records.models import Metric
 from meshtasks.rules.config import RULES
 
-_SINKS = ("timeseries", "rule_state")
+_SINKS = (TIMESERIES, RULE_STATE)
 
 
 def _read(

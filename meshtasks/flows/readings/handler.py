@@ -19,7 +19,7 @@ from meshtasks.flows.contract import Batch, handles
 from meshtasks.flows.metric_points import Transformed
 from meshtasks.flows.pipeline import store_points
 from meshtasks.flows.readings.transform import transform
-from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.sinks import RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.kinds import HUMIDITY, KINDS, TEMPERATURE
@@ -54,7 +54,7 @@ def _refuses(
     "sensors.temperature",
     record=SensorReading,
     struct=Reading,
-    sinks=("timeseries", "rule_state"),
+    sinks=(TIMESERIES, RULE_STATE),
     bare_value=True,
     refuses=partial(_refuses, TEMPERATURE),
 )
@@ -67,7 +67,7 @@ def store_temperatures(batch: Batch[Reading], sinks: Sinks) -> list[Outcome]:
     "sensors.humidity",
     record=SensorReading,
     struct=Reading,
-    sinks=("timeseries", "rule_state"),
+    sinks=(TIMESERIES, RULE_STATE),
     bare_value=True,
     refuses=partial(_refuses, HUMIDITY),
 )

@@ -35,6 +35,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import SinkRejected, SinkUnavailable, Transient
 from meshtasks.flows.circuit import Circuit, State
 from meshtasks.flows.http import Answer, pool_manager, request
+from meshtasks.flows.sinks import SinkKey
 from meshtasks.flows.webhooks.config import Webhook, Workflow
 from meshtasks.text import ends
 from meshtasks.timing import timing
@@ -288,3 +289,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     default = {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, parts.hostname, parts.port or default
+
+
+#: Calls webhooks; the name is that of n8n's circuit.
+WEBHOOK = SinkKey("webhook", lambda sinks: Webhooks.from_settings(sinks.settings))

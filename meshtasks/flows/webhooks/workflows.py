@@ -20,17 +20,28 @@ from meshtasks.amqp import headers
 from meshtasks.errors import MeshError, SinkUnavailable, Transient
 from meshtasks.flows.contract import Batch
 from meshtasks.flows.pipeline import identified_records, send_to_archive
-from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.flows.webhooks.calls import Request, Run, requests_of
-from meshtasks.flows.webhooks.client import WebhookBusy, WebhookRefused, Webhooks
+from meshtasks.flows.webhooks.client import (
+    WEBHOOK,
+    WebhookBusy,
+    WebhookRefused,
+    Webhooks,
+)
 from meshtasks.flows.webhooks.config import WORKFLOWS, verdict
 from meshtasks.flows.webhooks.events import Events
 from meshtasks.outcome import DONE, Outcome, Retry, outcome_of
+from meshtasks.state.webhook_log import WebhookLog
 
 R = TypeVar("R")
 
 #: The sinks that handlers of events need.
-SINKS = ("webhook", "webhook_log")
+#: Which webhooks have taken a record that is not done yet.
+WEBHOOK_LOG = SinkKey(
+    "webhook_log",
+    lambda sinks: WebhookLog(sinks.settings.env.state_dir / "webhooks.sqlite"),
+)
+SINKS = (WEBHOOK, WEBHOOK_LOG)
 #: What is not called by then is retried: slow webhooks must not keep the pool from
 #: the batches of other queues.
 BATCH_SECONDS = 30.0
@@ -51,7 +62,7 @@ def run_workflows(batch: Batch[R], events: Events, sinks: Sinks) -> list[Outcome
     try:
         _spare_taken(runs, sinks)
         if requests := requests_of(runs):
-            caller = _Caller(sinks.webhook)
+            caller = _Caller(sinks[WEBHOOK])
             for request in requests:
                 caller.make(request)
         for run in runs:
@@ -134,7 +145,7 @@ def _spare_taken(runs: list[Run], sinks: Sinks) -> None:
     repeated = [run for run in runs if headers.EXCHANGE in run.envelope.headers]
     if not repeated:
         return
-    taken = sinks.webhook_log.taken({run.id for run in repeated})
+    taken = sinks[WEBHOOK_LOG].taken({run.id for run in repeated})
     for run in repeated:
         run.workflows = tuple(
             each for each in run.workflows if (run.id, each.name) not in taken
@@ -155,7 +166,7 @@ def _note_taken(
     if not unfinished:
         return
     try:
-        sinks.webhook_log.note({run.id: run.taken for run in unfinished}, now)
+        sinks[WEBHOOK_LOG].note({run.id: run.taken for run in unfinished}, now)
     except MeshError as error:
         for run in unfinished:
             if isinstance(outcomes[run.event.place], Retry):
