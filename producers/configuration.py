@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
 from importlib import import_module
-from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshtasks.config.loader import load_yaml
-from meshtasks.config.settings import Settings
-
-_Model = TypeVar("_Model", bound=BaseModel)
+from meshtasks.config.environment import auth_headers
+from meshtasks.config.settings import ConfigFile, Settings
+from meshtasks.config.web import Auth
 
 #: One word of a routing key.
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
@@ -48,37 +46,32 @@ def fits(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def producer_config(settings: Settings, name: str, model: type[_Model]) -> _Model:
-    """Read a producer's file.
+def secret_headers(
+    settings: Settings, file: ConfigFile[Any], auth: Auth | None, key: str
+) -> dict[str, str]:
+    """Headers with the secret that an ``auth`` of a file names, if there is one.
 
     Raises:
-        ConfigError: it is missing or does not fit the model; with the key and what
-            was expected.
+        ConfigError: the environment does not have it.
     """
-    return load_yaml(producer_file(settings, name), model)
+    if auth is None:
+        return {}
+    return auth_headers(auth, settings.env, settings.path(file), key)
 
 
-def producer_file(settings: Settings, name: str) -> Path:
-    """Where a producer's file is."""
-    return settings.env.config_file(f"producers/{name}.yaml")
-
-
-def _read(settings: Settings, name: str, module: str, reader: str) -> object:
-    found = getattr(import_module(f"producers.{name}.{module}"), reader)
-    if isinstance(found, type) and issubclass(found, BaseModel):
-        return producer_config(settings, name, found)
-    return found(settings)
+def _read(settings: Settings, module: str) -> object:
+    return settings.read(import_module(f"producers.{module}").CONFIG)
 
 
 #: Name of the file without ``.yaml`` → reads it, and raises ConfigError for its faults.
 #: `meshtasks config check` reads those that are there.
 CONFIGS: Mapping[str, Callable[[Settings], object]] = {
-    name: partial(_read, name=name, module=module, reader=reader)
-    for name, module, reader in (
-        ("homeassistant", "config", "HomeAssistantConfig"),
-        ("prometheus", "config", "PrometheusConfig"),
-        ("sensornet", "config", "load"),
-        ("system", "collector", "SystemConfig"),
-        ("triton", "collector", "TritonConfig"),
+    name: partial(_read, module=f"{name}.{module}")
+    for name, module in (
+        ("homeassistant", "config"),
+        ("prometheus", "config"),
+        ("sensornet", "config"),
+        ("system", "collector"),
+        ("triton", "collector"),
     )
 }

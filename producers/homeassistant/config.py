@@ -1,17 +1,16 @@
-"""What the producer is told: its place, its token and its config file."""
+"""Home Assistant's address, its token, and config/producers/homeassistant.yaml."""
 
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
 from typing import Annotated
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, Field
 
-from meshtasks.config.settings import Settings
+from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
-from producers.configuration import Model, Selection
+from producers.configuration import Model, Selection, fits
 
 #: Of the command, its file and its spool.
 NAME = "homeassistant"
@@ -61,16 +60,15 @@ class Loops(Model):
 
     def starts(self, entity_id: str) -> bool:
         """Whether it is an automation that the mesh starts."""
-        return any(fnmatchcase(entity_id, pattern) for pattern in self.automations)
+        return fits(entity_id, self.automations)
 
 
 class HomeAssistantConfig(Model):
-    """config/producers/homeassistant.yaml.
+    """The file.
 
     Attributes:
         entities: whose changes and triggers are published.
         readings: those that are published to ``sensors``, too.
-        loops: how to tell what the mesh itself has caused.
     """
 
     entities: Entities = Entities()
@@ -78,8 +76,11 @@ class HomeAssistantConfig(Model):
     loops: Loops = Loops()
 
 
+CONFIG = ConfigFile(f"producers/{NAME}.yaml", HomeAssistantConfig)
+
+
 def access_token(settings: Settings) -> str:
-    """The token that Home Assistant is to be opened with.
+    """The token of ``MESH_HASS_TOKEN``.
 
     Raises:
         ConfigError: there is none.
@@ -95,8 +96,8 @@ def access_token(settings: Settings) -> str:
 
 
 def websocket_url(settings: Settings) -> str:
-    """Where Home Assistant's websocket is: below a base URL, or exactly where a
-    ``ws`` or ``wss`` URL says.
+    """Address of Home Assistant's websocket: below the base URL of ``MESH_HASS_URL``,
+    or that URL itself if it is one of a websocket.
 
     Raises:
         ConfigError: it is no URL.

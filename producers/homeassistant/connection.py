@@ -17,14 +17,13 @@ from websockets.sync.client import ClientConnection, connect
 from meshtasks.errors import ConfigError, Transient, UndecodableMessage
 from producers.homeassistant.frames import decoded
 
-#: Never at DEBUG, where the library writes down what is sent: the token is.
+#: Never at DEBUG, where the library logs what is sent, the token among it.
 _library_logger = logging.getLogger("producers.homeassistant.websocket")
 _library_logger.setLevel(logging.WARNING)
 
 _OPEN_SECONDS = 10.0
-#: Who does not answer is not waited for when the connection is closed.
 _CLOSE_SECONDS = 2.0
-#: How long a caller goes without a chance to look at what else there is to do.
+#: Longest that :meth:`Connection.receive` waits.
 _POLL_SECONDS = 0.2
 
 
@@ -34,7 +33,7 @@ class Disconnected(Transient):
 
 @dataclass(frozen=True, slots=True)
 class Liveness:
-    """How a connection is known to be dead that nobody has closed.
+    """When a silent connection counts as lost.
 
     Attributes:
         ping_after_seconds: of silence.
@@ -46,7 +45,7 @@ class Liveness:
 
 
 class Connection:
-    """An open connection that Home Assistant has let in.
+    """An authenticated connection.
 
     Attributes:
         version: of Home Assistant.
@@ -85,7 +84,7 @@ class Connection:
         try:
             message = self._socket.recv(timeout=_POLL_SECONDS)
         except TimeoutError:
-            self._see_that_it_lives()
+            self._check_liveness()
             return []
         except ConnectionClosed as error:
             raise Disconnected(str(error)) from error
@@ -93,24 +92,22 @@ class Connection:
         self._pinged = False
         return decoded(message)
 
-    def _see_that_it_lives(self) -> None:
+    def _check_liveness(self) -> None:
         silent_seconds = time.monotonic() - self._heard
-        patience = self._liveness
-        if silent_seconds < patience.ping_after_seconds:
+        ping_after = self._liveness.ping_after_seconds
+        if silent_seconds < ping_after:
             return
         if not self._pinged:
             self.send("ping")
             self._pinged = True
-        elif silent_seconds > (
-            patience.ping_after_seconds + patience.answer_within_seconds
-        ):
+        elif silent_seconds > ping_after + self._liveness.answer_within_seconds:
             message = f"no answer to a ping, {silent_seconds:.0f} s of silence"
             raise Disconnected(message)
 
 
 @contextmanager
 def opened(url: str, token: str, liveness: Liveness) -> Iterator[Connection]:
-    """A connection that Home Assistant has let in, closed at the end.
+    """An authenticated connection, closed at the end.
 
     Args:
         url: of its websocket.
@@ -126,7 +123,7 @@ def opened(url: str, token: str, liveness: Liveness) -> Iterator[Connection]:
                 url,
                 open_timeout=_OPEN_SECONDS,
                 close_timeout=_CLOSE_SECONDS,
-                # Silence is looked after here, by Home Assistant's own ping.
+                # Home Assistant's own ping is used instead.
                 ping_interval=None,
                 # The answer to get_states is as large as the house.
                 max_size=None,
@@ -134,7 +131,7 @@ def opened(url: str, token: str, liveness: Liveness) -> Iterator[Connection]:
                 logger=_library_logger,
             )
             socket = stack.enter_context(opening)
-            version = _let_in(socket, token)
+            version = _authenticate(socket, token)
         yield Connection(socket, version, liveness)
 
 
@@ -156,14 +153,14 @@ def _as_disconnected() -> Iterator[None]:
         raise Disconnected(str(error) or type(error).__name__) from error
 
 
-def _let_in(socket: ClientConnection, token: str) -> str:
-    """Show the token; Home Assistant's version."""
-    greeting = _word(socket, "auth_required")
+def _authenticate(socket: ClientConnection, token: str) -> str:
+    """Send the token; Home Assistant's version."""
+    greeting = _handshake(socket, "auth_required")
     socket.send(json.dumps({"type": "auth", "access_token": token}))
-    answer = _word(socket, "auth_ok", "auth_invalid")
+    answer = _handshake(socket, "auth_ok", "auth_invalid")
     if answer["type"] == "auth_invalid":
         expected = (
-            "expected a token that Home Assistant takes; it says: "
+            "expected a token that Home Assistant accepts; its answer: "
             f"{answer.get('message') or 'invalid'}. Make a long-lived access token "
             "there: your profile, Security"
         )
@@ -171,14 +168,14 @@ def _let_in(socket: ClientConnection, token: str) -> str:
     return str(greeting.get("ha_version", "of unknown version"))
 
 
-def _word(socket: ClientConnection, *expected: str) -> dict[str, Any]:
-    """The next frame while nobody is let in yet."""
+def _handshake(socket: ClientConnection, *expected: str) -> dict[str, Any]:
+    """The next frame before authentication is complete."""
     try:
-        (word,) = decoded(socket.recv(timeout=_OPEN_SECONDS))
+        (frame,) = decoded(socket.recv(timeout=_OPEN_SECONDS))
     except (UndecodableMessage, ValueError) as error:
         message = f"not Home Assistant's websocket: {error}"
         raise Disconnected(message) from error
-    if not isinstance(word, dict) or word.get("type") not in expected:
+    if not isinstance(frame, dict) or frame.get("type") not in expected:
         message = f"not Home Assistant's websocket: no {' or '.join(expected)}"
         raise Disconnected(message)
-    return word
+    return frame

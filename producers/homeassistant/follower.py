@@ -1,4 +1,4 @@
-"""producers.homeassistant.follower."""
+"""From Home Assistant into the mesh, over one connection after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from meshtasks.errors import ConfigError, SchemaMismatch, UndecodableMessage
 from meshtasks.records.models import explain
 from meshtasks.timing import Backoff
 from producers.collecting import Unforeseen, contained
-from producers.homeassistant.config import NAME, Loops
+from producers.homeassistant.config import CONFIG, Loops
 from producers.homeassistant.connection import (
     Connection,
     Disconnected,
@@ -24,8 +24,7 @@ from producers.homeassistant.connection import (
     opened,
 )
 from producers.homeassistant.frames import EventFrame, Frame, ResultFrame, frame_of
-from producers.homeassistant.publishing import Intake
-from producers.homeassistant.states import Memory
+from producers.homeassistant.publishing import EventPublisher
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +35,10 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where Home Assistant is, and how to get in and stay.
+    """Where Home Assistant's websocket is, and how to get in and stay.
 
     Attributes:
-        url: of its websocket.
         token: a long-lived access token.
-        liveness: of a connection.
         backoff: between two attempts to connect.
     """
 
@@ -61,14 +58,12 @@ class _User(TypedDict):
 _users: TypeAdapter[list[_User]] = TypeAdapter(list[_User])
 
 
-class Feed:
-    """Follows Home Assistant until told to stop, through its restarts.
+class Follower:
+    """Follows Home Assistant until ``stop`` is set, through its restarts.
 
     Args:
-        access: the way in.
         loops: the users that the mesh acts as.
-        intake: gets what Home Assistant tells.
-        memory: of the house.
+        publisher: gets the events and states.
         each_moment: called at least about every fifth of a second meanwhile.
     """
 
@@ -76,25 +71,23 @@ class Feed:
         self,
         access: Access,
         loops: Loops,
-        intake: Intake,
-        memory: Memory,
+        publisher: EventPublisher,
         stop: threading.Event,
         each_moment: Callable[[], None],
     ) -> None:
         self._access = access
         self._loops = loops
-        self._intake = intake
-        self._memory = memory
+        self._publisher = publisher
         self._stop = stop
         self._each_moment = each_moment
         self._logged_reason = ""
 
     def __call__(self) -> None:
-        """Run until told to stop.
+        """Run until ``stop`` is set.
 
         Raises:
-            ConfigError: Home Assistant does not let the producer in, or not far
-                enough. Trying again would not help; it may get the machine banned.
+            ConfigError: Home Assistant refuses the token, this machine or a command.
+                Trying again would not help; it may get the machine banned.
         """
         reason = "the producer ended"
         try:
@@ -103,7 +96,7 @@ class Feed:
             reason = str(error)
             raise
         finally:
-            self._intake.lose(reason)
+            self._publisher.disconnected(reason)
 
     def _follow_through_restarts(self) -> None:
         access = self._access
@@ -119,7 +112,7 @@ class Feed:
             except (Disconnected, Unforeseen) as error:
                 if self._stop.is_set():
                     return
-                self._intake.lose(str(error))
+                self._publisher.disconnected(str(error))
                 self._log(str(error))
                 # One that ends as soon as it is there is a failed attempt, too.
                 if time.monotonic() - began > access.backoff.longest_seconds:
@@ -128,7 +121,7 @@ class Feed:
                 attempt += 1
 
     def _log(self, reason: str) -> None:
-        """Say why there is no connection, once for each reason and connection."""
+        """Log why there is no connection, once for each reason and connection."""
         if reason != self._logged_reason:
             self._logged_reason = reason
             logger.warning(
@@ -145,15 +138,16 @@ class Feed:
 
     def _follow(self, connection: Connection) -> None:
         """Subscribe, catch up, and hand on what comes."""
-        self._intake.tally.connections += 1
+        publisher = self._publisher
+        publisher.counts.connections += 1
         self._logged_reason = ""
-        # Frames may be arrays then; a Home Assistant that cannot says so, and fine.
+        # Frames may be arrays then; a Home Assistant that cannot do it answers so.
         connection.send("supported_features", features={"coalesce_messages": 1})
         if self._loops.users:
-            self._intake.guard.know_users(self._user_ids(connection))
-        config = self._ask(connection, "get_config")
+            publisher.own.user_ids = self._user_ids(connection)
+        config = self._command(connection, "get_config")
         complete = isinstance(config, dict) and config.get("state") == "RUNNING"
-        # Subscribed first: what happens before the states are told comes before them.
+        # Subscribed first: what happens before the states are sent comes before them.
         awaited = {
             connection.send("subscribe_events", event_type=kind): kind
             for kind in ("state_changed", "automation_triggered")
@@ -163,47 +157,47 @@ class Feed:
         while not self._stop.is_set():
             for frame in self._frames(connection):
                 if isinstance(frame, EventFrame):
-                    self._intake.take(frame.event)
+                    publisher.publish(frame.event)
                 elif isinstance(frame, ResultFrame) and frame.id in awaited:
-                    answer = _successful(frame, awaited.pop(frame.id))
+                    answer = _result(frame, awaited.pop(frame.id))
                     if frame.id == states_id:
-                        self._intake.catch_up(
+                        publisher.catch_up(
                             answer, connection.version, complete=complete
                         )
             if states_id not in awaited:
-                self._memory.heard_at = connection.heard_at
+                publisher.known.heard_at = connection.heard_at
             self._each_moment()
 
     def _frames(self, connection: Connection) -> Iterator[Frame]:
-        """The good ones of the frames that come next."""
+        """The valid ones of the frames that come next."""
         try:
             contents = connection.receive()
         except UndecodableMessage as error:
-            self._intake.reject(error)
+            self._publisher.reject(error)
             return
         for content in contents:
             try:
                 frame = frame_of(content)
             except SchemaMismatch as error:
-                self._intake.reject(error)
+                self._publisher.reject(error)
             else:
                 yield frame
 
-    def _ask(self, connection: Connection, command: str) -> Any:
+    def _command(self, connection: Connection, command: str) -> Any:
         """The answer to a command, before there are subscriptions."""
         command_id = connection.send(command)
         until = time.monotonic() + _ANSWER_SECONDS
         while time.monotonic() < until and not self._stop.is_set():
             for frame in self._frames(connection):
                 if isinstance(frame, ResultFrame) and frame.id == command_id:
-                    return _successful(frame, command)
+                    return _result(frame, command)
             self._each_moment()
         message = f"no answer to {command}"
         raise Disconnected(message)
 
     def _user_ids(self, connection: Connection) -> set[str]:
         """The ids of the users that the mesh acts as."""
-        answer = self._ask(connection, "config/auth/list")
+        answer = self._command(connection, "config/auth/list")
         try:
             users = _users.validate_python(answer)
         except ValidationError as error:
@@ -217,13 +211,12 @@ class Feed:
                     f"expected users of Home Assistant; {wanted!r} is none of "
                     + ", ".join(repr(user["name"]) for user in users)
                 )
-                source = f"producers/{NAME}.yaml"
-                raise ConfigError(source, "loops.users", expected)
+                raise ConfigError(CONFIG.name, "loops.users", expected)
             found |= ids
         return found
 
 
-def _successful(frame: ResultFrame, command: str) -> Any:
+def _result(frame: ResultFrame, command: str) -> Any:
     """The result of a command that succeeded."""
     if frame.success:
         return frame.result

@@ -23,11 +23,8 @@ from producers.homeassistant.frames import plain
 
 
 class Gap(NamedTuple):
-    """What happened in it is not known, only what came of it.
-
-    Attributes:
-        since: epoch seconds; when something was last heard.
-        until: epoch seconds; when the present states were.
+    """A time in which no events were received, only the states after it: from the last
+    event to the states, in epoch seconds.
     """
 
     since: float
@@ -66,12 +63,12 @@ _ENTITY_ID = re.compile(r"([\da-z_]+)\.([\da-z_]+)")
 
 
 def state_change(change: StateChange, time: float, gap: Gap | None = None) -> Outgoing:
-    """An entity's change of state, as Home Assistant tells it.
+    """An entity's change of state.
 
     Args:
         change: the data of its event, or what a comparison came to.
         time: epoch seconds; when it happened.
-        gap: in which it did, if nobody listened.
+        gap: in which it did, if no events were received.
 
     Raises:
         SchemaMismatch: the entity id is none.
@@ -97,7 +94,7 @@ def automation_trigger(
         automation: ``entity_id``, and ``name`` and ``source`` if they are known.
         moment: when, as Home Assistant writes it.
         time: the same, epoch seconds.
-        gap: in which it did, if nobody listened.
+        gap: in which it did, if no events were received.
 
     Raises:
         SchemaMismatch: the entity id is none.

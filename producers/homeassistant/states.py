@@ -1,4 +1,4 @@
-"""producers.homeassistant.states."""
+"""The known states of the house, to find after a gap what has changed in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from meshtasks.config.private_files import make_private_directory, replace_private
 from meshtasks.records.models import EntityState, StateChange, explain
@@ -22,17 +22,12 @@ _SAVE_INTERVAL_SECONDS = 300.0
 
 
 class _Saved(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
     heard_at: float
     states: dict[str, EntityState]
 
 
-class Memory:
+class KnownStates:
     """The last known state of every entity, kept in a file over restarts.
-
-    Args:
-        path: of the file.
 
     Attributes:
         heard_at: until when the states are known, epoch seconds; None when nothing
@@ -42,11 +37,12 @@ class Memory:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._states: dict[str, EntityState] = {}
+        self._saved_at = time.monotonic()
         self.heard_at: float | None = None
 
     def load(self) -> None:
-        """Take up what is in the file. One that cannot be read is passed over: then
-        this is the first start."""
+        """Read the file. One that cannot be read is passed over: then this is the
+        first start."""
         try:
             saved = _Saved.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
@@ -63,8 +59,8 @@ class Memory:
         self.heard_at, self._states = saved.heard_at, saved.states
 
     def save(self) -> None:
-        """Write the file. That it cannot be written is logged: the producer does
-        its work without, but for its next start."""
+        """Write the file. A failure is logged: only the next start needs the file."""
+        self._saved_at = time.monotonic()
         if self.heard_at is None:
             return
         try:
@@ -74,7 +70,18 @@ class Memory:
         except OSError as error:
             logger.warning("the states of the house could not be saved: %s", error)
 
-    def learn(self, change: StateChange) -> None:
+    def save_confirmed(self, producer: Producer) -> None:
+        """Write the file if it is five minutes old (more often would wear out a memory
+        card), and the broker has confirmed all that came of the states.
+
+        So whatever is in the file is in the mesh: after a crash, what was on its way is
+        found to have changed, and published again with the same message ids.
+        """
+        is_old = time.monotonic() - self._saved_at >= _SAVE_INTERVAL_SECONDS
+        if is_old and not producer.counts().unsettled:
+            self.save()
+
+    def apply(self, change: StateChange) -> None:
         """Take in a change of state."""
         if new := change.get("new_state"):
             self._states[change["entity_id"]] = new
@@ -87,21 +94,16 @@ class Memory:
         """Take in all present states; the changes from what was known of them.
 
         Args:
-            present: the states of now.
-            complete: whether they are all that there are: what is not among them
-                has been removed.
+            complete: what is not among the present states has been removed.
         """
         changes: list[StateChange] = []
         for state in present:
-            old = self._states.get(state["entity_id"])
+            entity_id = state["entity_id"]
+            old = self._states.get(entity_id)
             if old is None or old.get("last_updated") != state["last_updated"]:
                 new = cast("EntityState", state)
                 changes.append(
-                    {
-                        "entity_id": state["entity_id"],
-                        "old_state": old,
-                        "new_state": new,
-                    }
+                    {"entity_id": entity_id, "old_state": old, "new_state": new}
                 )
         if complete:
             there = {state["entity_id"] for state in present}
@@ -111,30 +113,5 @@ class Memory:
                 if entity_id not in there
             ]
         for change in changes:
-            self.learn(change)
+            self.apply(change)
         return changes
-
-
-class Keeper:
-    """Saves a memory now and then, while the broker has confirmed all that came of it.
-
-    So whatever is in the file is in the mesh: after a crash, what was on its way is
-    found to have changed, and published again with the same message ids.
-
-    Args:
-        memory: to save.
-        producer: whose confirms count.
-    """
-
-    def __init__(self, memory: Memory, producer: Producer) -> None:
-        self._memory = memory
-        self._producer = producer
-        self._saved_at = time.monotonic()
-
-    def __call__(self) -> None:
-        """Save it if the file is five minutes old: to write all states of a house
-        more often wears a memory card out."""
-        is_old = time.monotonic() - self._saved_at >= _SAVE_INTERVAL_SECONDS
-        if is_old and not self._producer.counts().unsettled:
-            self._memory.save()
-            self._saved_at = time.monotonic()

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from meshtasks.config.environment import auth_headers
-from meshtasks.config.loader import fault_in
 from meshtasks.config.settings import Settings, load_settings
 from producers.__main__ import main
 from producers.collecting import DryRun, run_collector
-from producers.configuration import producer_config, producer_file
+from producers.configuration import secret_headers
 from producers.prometheus.collector import Discovery, PrometheusCollector, Target
-from producers.prometheus.config import KubernetesConfig, PrometheusConfig
-
-NAME = "prometheus"
+from producers.prometheus.config import CONFIG, KubernetesConfig
 
 
 def prometheus(context: typer.Context, *, dry_run: DryRun = False) -> None:
@@ -27,23 +23,18 @@ def prometheus(context: typer.Context, *, dry_run: DryRun = False) -> None:
     wait on disk for the next start), 78 bad configuration.
     """
     settings = load_settings()
-    config = producer_config(settings, NAME, PrometheusConfig)
-    collector = PrometheusCollector(
-        config, _targets(settings, config), _discovery(settings, config.kubernetes)
-    )
+    config = settings.read(CONFIG)
+    targets = [
+        Target(
+            target,
+            config,
+            secret_headers(settings, CONFIG, target.auth, f"targets.{index}.auth"),
+        )
+        for index, target in enumerate(config.targets)
+    ]
+    discovery = _discovery(settings, config.kubernetes)
+    collector = PrometheusCollector(config, targets, discovery)
     run_collector(context, collector, config.interval_seconds, dry_run=dry_run)
-
-
-def _targets(settings: Settings, config: PrometheusConfig) -> list[Target]:
-    path = producer_file(settings, NAME)
-    targets = []
-    for place, target in enumerate(config.targets):
-        headers = {}
-        if target.auth is not None:
-            key = f"targets.{place}.auth"
-            headers = auth_headers(target.auth, settings.env, path, key)
-        targets.append(Target(target, config, headers))
-    return targets
 
 
 def _discovery(
@@ -51,7 +42,6 @@ def _discovery(
 ) -> tuple[Discovery, float] | None:
     if wanted is None:
         return None
-    path = producer_file(settings, NAME)
     try:
         # Here, since only those who ask for it need its libraries.
         from producers.prometheus.kubernetes import PodDiscovery  # noqa: PLC0415
@@ -60,8 +50,8 @@ def _discovery(
             "needs the client of Kubernetes: pip install 'meshtasks[kubernetes]' "
             f"({error})"
         )
-        raise fault_in(path, "kubernetes", expected) from error
-    return PodDiscovery(wanted, path), wanted.refresh_seconds
+        raise settings.fault(CONFIG, "kubernetes", expected) from error
+    return PodDiscovery(wanted, settings.path(CONFIG)), wanted.refresh_seconds
 
 
 if __name__ == "__main__":

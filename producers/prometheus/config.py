@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, FilePath, model_validator
 
+from meshtasks.config.settings import ConfigFile
 from meshtasks.config.web import Auth, HttpUrl
 from producers.configuration import Model, Seconds, Selection, Word
 
@@ -101,3 +102,6 @@ class PrometheusConfig(Model):
                 raise ValueError(message)
             seen.add(name)
         return self
+
+
+CONFIG = ConfigFile("producers/prometheus.yaml", PrometheusConfig)

@@ -16,7 +16,7 @@ from meshtasks.config.settings import load_settings
 from meshtasks.text import printable
 from producers.__main__ import main
 from producers.sensornet.announcements import Announcements, Memory
-from producers.sensornet.config import MQTT_EXCHANGE, SensorNet, load
+from producers.sensornet.config import CONFIG, MQTT_EXCHANGE, SensorNet
 from producers.sensornet.normaliser import Normalised, Normaliser, Published
 from producers.sensornet.service import Service
 from producers.session import broker_url
@@ -48,7 +48,7 @@ def sensornet(
     account. A broker that is away is waited for.
     """
     settings = load_settings()
-    config = load(settings)
+    config = settings.read(CONFIG)
     if explain:
         _explain(config, settings.read(TOPOLOGY), sys.stdin)
         return

@@ -15,10 +15,9 @@ from pydantic import (
 
 from meshtasks.amqp.routing import topic_matches
 from meshtasks.amqp.topology import TOPOLOGY, Topology
-from meshtasks.config.loader import fault_in, refuse
-from meshtasks.config.settings import Settings
-from meshtasks.errors import UnknownUnit
-from producers.configuration import Model, producer_config, producer_file
+from meshtasks.config.settings import ConfigFile, Settings
+from meshtasks.errors import ConfigError, UnknownUnit
+from producers.configuration import Model
 from producers.sensornet.kinds import KINDS
 from producers.sensornet.words import name
 
@@ -201,19 +200,13 @@ class SensorNet(Model):
         )
 
 
-def load(settings: Settings) -> SensorNet:
-    """The configuration, checked against the topology.
+def _check(config: SensorNet, settings: Settings) -> Iterator[ConfigError]:
+    """What does not agree with topology.yaml."""
+    for key, expected in _disagreements(config, settings.read(TOPOLOGY)):
+        yield settings.fault(CONFIG, key, expected)
 
-    Raises:
-        ConfigError: naming the file, the key and what was expected.
-    """
-    config = producer_config(settings, "sensornet", SensorNet)
-    path = producer_file(settings, "sensornet")
-    refuse(
-        fault_in(path, key, expected)
-        for key, expected in _disagreements(config, settings.read(TOPOLOGY))
-    )
-    return config
+
+CONFIG = ConfigFile("producers/sensornet.yaml", SensorNet, _check)
 
 
 def _disagreements(config: SensorNet, topology: Topology) -> Iterator[tuple[str, str]]:

@@ -7,8 +7,7 @@ import typer
 from meshtasks.config.settings import load_settings
 from producers.__main__ import main
 from producers.collecting import DryRun, run_collector
-from producers.configuration import producer_config
-from producers.system.collector import SystemCollector, SystemConfig
+from producers.system.collector import CONFIG, SystemCollector
 
 
 def system(context: typer.Context, *, dry_run: DryRun = False) -> None:
@@ -20,10 +19,9 @@ def system(context: typer.Context, *, dry_run: DryRun = False) -> None:
     Exit codes: 0 all confirmed, 1 no queue for some, 75 some not confirmed (they
     wait on disk for the next start), 78 bad configuration.
     """
-    config = producer_config(load_settings(), "system", SystemConfig)
-    run_collector(
-        context, SystemCollector(config), config.interval_seconds, dry_run=dry_run
-    )
+    config = load_settings().read(CONFIG)
+    collector = SystemCollector(config)
+    run_collector(context, collector, config.interval_seconds, dry_run=dry_run)
 
 
 if __name__ == "__main__":

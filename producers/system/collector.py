@@ -16,6 +16,7 @@ import psutil
 from pydantic import Field
 from typing_extensions import override
 
+from meshtasks.config.settings import ConfigFile
 from producers.collecting import (
     LONGEST_GAP_INTERVALS,
     Collector,
@@ -113,6 +114,9 @@ _NO_DISKS = frozenset(
 _NO_DISK_PREFIXES = ("fuse.snap", "fuse.squash", "fuse.fuse-overlay", "fuse.archive")
 #: Of the words of a line in mountinfo.
 _MOUNT_POINT = 4
+
+
+CONFIG = ConfigFile("producers/system.yaml", SystemConfig)
 
 
 class Found(NamedTuple):

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from meshtasks.config.environment import auth_headers
 from meshtasks.config.settings import load_settings
 from producers.__main__ import main
 from producers.collecting import DryRun, run_collector
-from producers.configuration import producer_config, producer_file
-from producers.triton.collector import TritonCollector, TritonConfig
-
-_NAME = "triton"
+from producers.configuration import secret_headers
+from producers.triton.collector import CONFIG, TritonCollector
 
 
 def triton(context: typer.Context, *, dry_run: DryRun = False) -> None:
@@ -25,18 +22,13 @@ def triton(context: typer.Context, *, dry_run: DryRun = False) -> None:
     wait on disk for the next start), 78 bad configuration.
     """
     settings = load_settings()
-    config = producer_config(settings, _NAME, TritonConfig)
-    headers = {}
-    if config.auth is not None:
-        path = producer_file(settings, _NAME)
-        headers = auth_headers(config.auth, settings.env, path, "auth")
-    url = config.url or settings.env.triton_base_url
-    run_collector(
-        context,
-        TritonCollector(config, url, headers),
-        config.interval_seconds,
-        dry_run=dry_run,
+    config = settings.read(CONFIG)
+    collector = TritonCollector(
+        config,
+        config.url or settings.env.triton_base_url,
+        secret_headers(settings, CONFIG, config.auth, "auth"),
     )
+    run_collector(context, collector, config.interval_seconds, dry_run=dry_run)
 
 
 if __name__ == "__main__":

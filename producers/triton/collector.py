@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, FilePath, ValidationError
 from typing_extensions import override
 
+from meshtasks.config.settings import ConfigFile
 from meshtasks.config.web import Auth, HttpUrl
 from meshtasks.errors import SchemaMismatch
 from meshtasks.records.models import explain
@@ -58,6 +59,7 @@ class TritonConfig(Model):
     ca_file: FilePath | None = None
 
 
+CONFIG = ConfigFile("producers/triton.yaml", TritonConfig)
 _MODEL = "triton_model"
 _PAGE_LIMIT_BYTES = 16 * 1024 * 1024
 _NS_PER_MS = 1e6

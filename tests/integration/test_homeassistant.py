@@ -77,9 +77,9 @@ def test_what_is_no_frame_is_counted_and_its_neighbours_are_published(
         running.stop()
 
     assert records(drain(mesh_url, CHANGES)) == changes_of(events)
-    assert running.tally.invalid_frames == 6
-    assert running.tally.invalid_events == 1
-    assert running.tally.connections == 1
+    assert running.counts.invalid_frames == 6
+    assert running.counts.invalid_events == 1
+    assert running.counts.connections == 1
     assert "not JSON" in caplog.text
 
 
@@ -176,7 +176,7 @@ def test_what_the_mesh_caused_does_not_come_back_to_it(
     published = {each.get("entity_id") or each["automation"] for each in found}
     assert published
     assert not published & own
-    assert running.tally.own == len(events) - len(found)
+    assert running.counts.own == len(events) - len(found)
 
 
 def test_a_user_that_home_assistant_does_not_know_is_named_with_those_it_knows(
@@ -206,4 +206,4 @@ def test_excluded_entities_stay_out(
         "input_boolean.porch",
         "input_number.attic",
     }
-    assert running.tally.excluded == len(events) - len(published)
+    assert running.counts.excluded == len(events) - len(published)

@@ -66,9 +66,9 @@ def test_what_a_gap_led_to_is_published_afterwards_and_marked(
     assert {each["automation"] for each in missed} == {
         each["data"]["entity_id"] for each in triggers_of(unheard)
     }
-    assert told["caught_up"] == len(caught_up) + len(missed) == running.tally.caught_up
+    assert told["caught_up"] == len(caught_up) + len(missed) == running.counts.caught_up
     assert told["gap"] == caught_up[0]["gap"]
-    assert running.tally.gaps == 1
+    assert running.counts.gaps == 1
 
 
 def test_after_a_restart_of_home_assistant_every_state_is_known_again(

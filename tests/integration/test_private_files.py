@@ -16,7 +16,7 @@ from meshtasks.flows.analytics.dataset import DatasetLock, LocalFiles
 from meshtasks.flows.archive.objects import FileStore
 from meshtasks.state.archive_journal import ArchiveJournal
 from meshtasks.state.sqlite import SqliteFile
-from producers.homeassistant.states import Memory
+from producers.homeassistant.states import KnownStates
 from producers.spoolfile import SpoolFile
 
 NAME = "analytics/year=2026/a.parquet"
@@ -46,7 +46,7 @@ def test_all_that_is_written_is_the_owners_alone(tmp_path: Path) -> None:
     LocalFiles(store, state / "cache").paths([NAME])
     with DatasetLock(state / "locks").reading():
         pass
-    memory = Memory(state / "house" / "memory.json")
+    memory = KnownStates(state / "house" / "memory.json")
     memory.heard_at = 1.0
     memory.save()
     replace_private(state / "report.json", "{}")

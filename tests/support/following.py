@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from meshtasks.errors import ConfigError
 from meshtasks.timing import Backoff
 from producers.base import Producer
 from producers.homeassistant.config import HomeAssistantConfig
-from producers.homeassistant.follower import Access, Feed
-from producers.homeassistant.publishing import Intake, Tally
-from producers.homeassistant.states import Keeper, Memory
+from producers.homeassistant.follower import Access, Follower
+from producers.homeassistant.publishing import EventCounts, EventPublisher
+from producers.homeassistant.states import KnownStates
 from tests.support.amqp import Delivery
 from tests.support.homeassistant import TOKEN, ReplayedHomeAssistant
 from tests.support.waiting import wait_until
@@ -44,25 +45,23 @@ class Running:
         state_path: Path,
     ) -> None:
         self._producer = Producer(Publisher(broker_url))
-        memory = Memory(state_path)
-        memory.load()
-        self._memory = memory
-        self._intake = Intake(config, self._producer, memory)
+        self._known = KnownStates(state_path)
+        self._known.load()
+        self._publisher = EventPublisher(config, self._producer, self._known)
         self._stop = threading.Event()
-        self._feed = Feed(
+        self._follower = Follower(
             access,
             config.loops,
-            self._intake,
-            memory,
+            self._publisher,
             self._stop,
-            Keeper(memory, self._producer),
+            partial(self._known.save_confirmed, self._producer),
         )
         self._thread = threading.Thread(target=self._run)
         self.error: ConfigError | None = None
 
     @property
-    def tally(self) -> Tally:
-        return self._intake.tally
+    def counts(self) -> EventCounts:
+        return self._publisher.counts
 
     def start(self) -> None:
         self._producer.start()
@@ -73,7 +72,7 @@ class Running:
         self._stop.set()
         self._thread.join()
         assert self._producer.stop(PATIENCE_SECONDS) == ()
-        self._memory.save()
+        self._known.save()
 
     def die(self) -> None:
         """End without another word to the broker or the disk."""
@@ -87,7 +86,7 @@ class Running:
 
     def _run(self) -> None:
         try:
-            self._feed()
+            self._follower()
         except ConfigError as error:
             self.error = error
 
@@ -128,7 +127,7 @@ def wait_heard(house: ReplayedHomeAssistant) -> None:
 def wait_taken(running: Running, events: list[Any]) -> None:
     """Until it has taken so many more events."""
     wait_until(
-        lambda: running.tally.events >= len(events), PATIENCE_SECONDS, "its events"
+        lambda: running.counts.events >= len(events), PATIENCE_SECONDS, "its events"
     )
 
 
@@ -159,4 +158,4 @@ def triggers_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def wait_compared(running: Running) -> None:
     """Until it has published what came of a gap."""
-    wait_until(lambda: running.tally.gaps, PATIENCE_SECONDS, "the comparison")
+    wait_until(lambda: running.counts.gaps, PATIENCE_SECONDS, "the comparison")

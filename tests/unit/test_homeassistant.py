@@ -12,17 +12,15 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, SchemaMismatch
 from meshtasks.records.models import StateChange
-from producers.configuration import producer_config
 from producers.homeassistant.config import (
-    NAME,
-    HomeAssistantConfig,
+    CONFIG,
     Loops,
     access_token,
     websocket_url,
 )
 from producers.homeassistant.messages import Gap, missed_trigger, reading, state_change
-from producers.homeassistant.publishing import LoopGuard
-from producers.homeassistant.states import Memory
+from producers.homeassistant.publishing import OwnContexts
+from producers.homeassistant.states import KnownStates
 
 SHIPPED = Path(__file__).parents[2] / "config"
 NOON = 1_795_435_200.0
@@ -44,7 +42,7 @@ def change(entity_id: str, old: Any, new: Any) -> StateChange:
 class TestConfiguration:
     def test_what_ships_publishes_every_entity_and_no_reading(self) -> None:
         settings = settings_of(config_dir=SHIPPED)
-        config = producer_config(settings, NAME, HomeAssistantConfig)
+        config = settings.read(CONFIG)
 
         assert config.entities.wants("light.kitchen")
         assert not config.readings.wants("sensor.attic")
@@ -68,7 +66,7 @@ class TestConfiguration:
         path.write_text(text)
 
         with pytest.raises(ConfigError) as caught:
-            producer_config(settings_of(config_dir=tmp_path), NAME, HomeAssistantConfig)
+            settings_of(config_dir=tmp_path).read(CONFIG)
         assert (caught.value.source, caught.value.key) == (str(path), key)
 
     @pytest.mark.parametrize(
@@ -191,7 +189,7 @@ class TestMissedTriggers:
 
 class TestLoops:
     def test_a_cause_is_followed_to_its_consequences(self) -> None:
-        guard = LoopGuard(Loops(automations=("automation.mesh_*",)))
+        guard = OwnContexts(Loops(automations=("automation.mesh_*",)))
 
         assert guard.caused({"id": "1"}, "automation.mesh_porch")
         assert guard.caused({"id": "1"})
@@ -200,22 +198,22 @@ class TestLoops:
         assert not guard.caused({"id": "4", "parent_id": "0"}, "automation.fan")
 
     def test_users_of_the_mesh_are_causes(self) -> None:
-        guard = LoopGuard(Loops())
-        guard.know_users({"mesh"})
+        guard = OwnContexts(Loops())
+        guard.user_ids = {"mesh"}
 
         assert guard.caused({"id": "1", "user_id": "mesh"})
         assert not guard.caused({"id": "2", "user_id": "anna"})
         assert not guard.caused({"id": "3", "user_id": None})
 
 
-class TestMemory:
+class TestKnownStates:
     def test_what_is_known_outlives_the_process(self, tmp_path: Path) -> None:
-        memory = Memory(tmp_path / "deep" / "states.json")
-        memory.learn(change("light.a", None, state("on")))
+        memory = KnownStates(tmp_path / "deep" / "states.json")
+        memory.apply(change("light.a", None, state("on")))
         memory.heard_at = NOON
         memory.save()
 
-        again = Memory(tmp_path / "deep" / "states.json")
+        again = KnownStates(tmp_path / "deep" / "states.json")
         again.load()
 
         assert again.heard_at == NOON
@@ -228,7 +226,7 @@ class TestMemory:
         self, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "states.json").write_text(text)
-        memory = Memory(tmp_path / "states.json")
+        memory = KnownStates(tmp_path / "states.json")
 
         memory.load()
 

@@ -19,8 +19,8 @@ from meshtasks.timing import Backoff
 from producers.homeassistant import follower
 from producers.homeassistant.config import HomeAssistantConfig, Loops
 from producers.homeassistant.frames import EventFrame, StateChanged, decoded, frame_of
-from producers.homeassistant.publishing import Intake
-from producers.homeassistant.states import Memory
+from producers.homeassistant.publishing import EventPublisher
+from producers.homeassistant.states import KnownStates
 
 AT = "2026-11-23T12:00:00+00:00"
 
@@ -44,12 +44,12 @@ def published() -> Published:
 
 
 @pytest.fixture
-def intake(published: Published, tmp_path: Path) -> Intake:
+def intake(published: Published, tmp_path: Path) -> EventPublisher:
     config = HomeAssistantConfig.model_validate(
         {"readings": {"include": ["sensor.*", "binary_sensor.*", "sensor.pool"]}}
     )
     producer: Any = published
-    return Intake(config, producer, Memory(tmp_path / "states.json"))
+    return EventPublisher(config, producer, KnownStates(tmp_path / "states.json"))
 
 
 def event(
@@ -77,12 +77,12 @@ def event(
     }
 
 
-def take(intake: Intake, frame: object) -> None:
+def take(intake: EventPublisher, frame: object) -> None:
     """Take a frame as it comes over the websocket."""
     (content,) = decoded(frame if isinstance(frame, str) else json.dumps(frame))
     found = frame_of(content)
     assert isinstance(found, EventFrame)
-    intake.take(found.event)
+    intake.publish(found.event)
 
 
 def nested(levels: int) -> Any:
@@ -103,7 +103,7 @@ ODD = [
 
 @pytest.mark.parametrize(("value", "expected"), ODD)
 def test_an_attribute_that_json_cannot_say_costs_that_attribute_alone(
-    intake: Intake, published: Published, value: Any, expected: object
+    intake: EventPublisher, published: Published, value: Any, expected: object
 ) -> None:
     take(intake, event("light.a", "on", odd="MARK", good=[1, "x"]) | {"id": 5})
     frame = event("light.a", "on", odd=value, good=[1, "x"])
@@ -115,12 +115,12 @@ def test_an_attribute_that_json_cannot_say_costs_that_attribute_alone(
 
     attributes = published.bodies("home.events")[1]["new_state"]["attributes"]
     assert attributes == {"odd": expected, "good": [1, "x"]}
-    assert intake.tally.state_changes == 2
+    assert intake.counts.state_changes == 2
 
 
 @pytest.mark.parametrize("levels", [20, 60, 400])
 def test_what_is_nested_too_deep_is_cut_off(
-    intake: Intake, published: Published, levels: int
+    intake: EventPublisher, published: Published, levels: int
 ) -> None:
     take(intake, event("light.a", "on", odd=nested(levels), good=1))
 
@@ -131,7 +131,7 @@ def test_what_is_nested_too_deep_is_cut_off(
 
 
 def test_attributes_of_two_megabytes_are_published(
-    intake: Intake, published: Published
+    intake: EventPublisher, published: Published
 ) -> None:
     take(intake, event("camera.a", "idle", picture="x" * 2_000_000))
 
@@ -140,12 +140,12 @@ def test_attributes_of_two_megabytes_are_published(
 
 @pytest.mark.parametrize("value", [b"\xff\x00", {1, 2}, object(), range(3)])
 def test_no_object_of_python_loses_the_event_either(
-    intake: Intake, published: Published, value: Any
+    intake: EventPublisher, published: Published, value: Any
 ) -> None:
     data: Any = event("light.a", "on", odd=value)["event"]
-    intake.take(StateChanged.model_validate(data))
+    intake.publish(StateChanged.model_validate(data))
 
-    assert intake.tally.state_changes == len(published.messages) == 1
+    assert intake.counts.state_changes == len(published.messages) == 1
 
 
 @pytest.mark.parametrize(
@@ -153,13 +153,13 @@ def test_no_object_of_python_loses_the_event_either(
 )
 @pytest.mark.parametrize("value", [7, [], {"a": 1}, True, ""])
 def test_an_odd_attribute_of_a_reading_loses_no_event(
-    intake: Intake, published: Published, name: str, value: Any
+    intake: EventPublisher, published: Published, name: str, value: Any
 ) -> None:
     usual = {"device_class": "temperature", "unit_of_measurement": "°C"}
 
     take(intake, event("sensor.a", "21.5", **usual | {name: value}))
 
-    assert intake.tally.state_changes == 1
+    assert intake.counts.state_changes == 1
     for reading in published.bodies("sensors"):
         assert reading["value"] == 21.5
         assert isinstance(reading["unit"], str | None)
@@ -167,7 +167,7 @@ def test_an_odd_attribute_of_a_reading_loses_no_event(
 
 
 def test_what_nobody_foresaw_is_a_connection_that_ended_and_another_is_made(
-    intake: Intake,
+    intake: EventPublisher,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -184,9 +184,8 @@ def test_what_nobody_foresaw_is_a_connection_that_ended_and_another_is_made(
 
     monkeypatch.setattr(follower, "opened", opening)
     access = follower.Access("ws://x", "token", backoff=Backoff(0.01, 0.01))
-    memory = Memory(tmp_path / "states.json")
 
-    follower.Feed(access, Loops(), intake, memory, stop, lambda: None)()
+    follower.Follower(access, Loops(), intake, stop, lambda: None)()
 
     assert len(attempts) == 3
     assert len([each for each in caplog.messages if "KeyError" in each]) == 1
@@ -197,7 +196,7 @@ def test_what_nobody_foresaw_is_a_connection_that_ended_and_another_is_made(
 
 @pytest.mark.parametrize("name", ["motion", "occupancy", "presence", "moving"])
 def test_somebodys_being_there_is_motion_as_the_same_device_gives_by_mqtt(
-    intake: Intake, published: Published, name: str
+    intake: EventPublisher, published: Published, name: str
 ) -> None:
     """Zigbee2MQTT's motion sensors are of class occupancy (its issue #23770)."""
     take(intake, event("binary_sensor.hall", "on", "off", device_class=name))
@@ -210,7 +209,7 @@ def test_somebodys_being_there_is_motion_as_the_same_device_gives_by_mqtt(
 
 
 def test_a_sensor_of_degrees_without_a_class_is_one_of_temperature(
-    intake: Intake, published: Published
+    intake: EventPublisher, published: Published
 ) -> None:
     """Pools and nodes have such (gazoodle/gecko-home-assistant#218)."""
     take(intake, event("sensor.pool_temp", "26.4", unit_of_measurement="°C"))
@@ -230,7 +229,7 @@ def test_a_sensor_of_degrees_without_a_class_is_one_of_temperature(
     ],
 )
 def test_an_entity_that_is_named_and_gives_no_reading_is_said_once(
-    intake: Intake,
+    intake: EventPublisher,
     published: Published,
     caplog: pytest.LogCaptureFixture,
     attributes: dict[str, Any],
@@ -244,7 +243,7 @@ def test_an_entity_that_is_named_and_gives_no_reading_is_said_once(
 
 
 def test_units_removals_and_restored_states_are_as_home_assistant_says(
-    intake: Intake, published: Published, caplog: pytest.LogCaptureFixture
+    intake: EventPublisher, published: Published, caplog: pytest.LogCaptureFixture
 ) -> None:
     temperature = {"device_class": "temperature"}
     take(intake, event("sensor.attic", "71.6", unit_of_measurement="°F", **temperature))
@@ -285,7 +284,7 @@ json_values = st.recursive(
     state=st.text(),
 )
 def test_every_event_is_published(
-    intake: Intake, published: Published, attributes: dict[str, Any], state: str
+    intake: EventPublisher, published: Published, attributes: dict[str, Any], state: str
 ) -> None:
     before = len(published.bodies("home.events"))
     frame = event("sensor.a", state)
@@ -294,7 +293,7 @@ def test_every_event_is_published(
     take(intake, frame)
 
     assert len(published.bodies("home.events")) == before + 1
-    assert intake.tally.invalid_events == 0
+    assert intake.counts.invalid_events == 0
 
 
 @settings(
@@ -304,12 +303,12 @@ def test_every_event_is_published(
 )
 @given(st.text() | st.binary() | json_values.map(json.dumps))
 def test_no_frame_raises_more_than_that_it_is_none(
-    intake: Intake, message: str | bytes
+    intake: EventPublisher, message: str | bytes
 ) -> None:
     try:
         for content in decoded(message):
             found = frame_of(content)
             if isinstance(found, EventFrame):
-                intake.take(found.event)
+                intake.publish(found.event)
     except InvalidMessage:
         pass

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from meshtasks.config.environment import Environment
-from meshtasks.config.settings import Settings
+from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
-from producers.configuration import Selection, producer_config
+from producers.configuration import Selection
 from producers.prometheus.config import PrometheusConfig
 from producers.system.collector import Group, SystemConfig
 from producers.triton.collector import TritonConfig
 
 SHIPPED = Path(__file__).parents[2] / "config"
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def producer_config(settings: Settings, name: str, model: type[Config]) -> Config:
+    return settings.read(ConfigFile(f"producers/{name}.yaml", model))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
 from producers.sensornet.announcements import Announcements, Book
-from producers.sensornet.config import SensorNet, load
+from producers.sensornet.config import CONFIG, SensorNet
 from producers.sensornet.words import name
 from tests.support.devices import (
     NOW,
@@ -511,14 +511,14 @@ class TestAgreementWithTheTopology:
         path = config / "producers" / "sensornet.yaml"
         path.write_text(yaml.safe_dump(document), encoding="utf-8")
         with pytest.raises(ConfigError) as caught:
-            load(Settings(Environment(config_dir=config)))
+            Settings(Environment(config_dir=config)).read(CONFIG)
         assert caught.value.source == str(path)
         return caught.value
 
     def test_the_shipped_ones_agree(self) -> None:
         settings = Settings(Environment(config_dir=SHIPPED.parents[1]))
 
-        assert load(settings) == shipped()
+        assert settings.read(CONFIG) == shipped()
 
     def test_a_topic_without_a_binding_is_refused(self, tmp_path: Path) -> None:
         source = {"topic": "rtl_433/#", "format": "announced"}
