@@ -16,9 +16,8 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.archive.objects import open_store
-from meshtasks.flows.builtin import FILES, HANDLERS
+from meshtasks.flows.builtin import COMMANDS, FILES, HANDLERS
 from meshtasks.flows.command import Command
-from meshtasks.flows.commands.commands import COMMANDS
 from meshtasks.flows.contract import Handler
 from meshtasks.gateway.config import GATEWAY
 from meshtasks.worker import inspection  # noqa: F401 - registers its answers

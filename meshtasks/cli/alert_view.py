@@ -7,13 +7,16 @@ from datetime import tzinfo
 from typing import Any, NamedTuple
 
 from meshtasks.config.durations import span_text
-from meshtasks.flows.alerts.config import AlertPolicy
-from meshtasks.flows.alerts.decision import Told
-from meshtasks.flows.alerts.events import Event
-from meshtasks.flows.alerts.muting import Muting, Silence
-from meshtasks.flows.alerts.quiet import local_time
-from meshtasks.flows.alerts.standing import Standing, rank
-from meshtasks.flows.alerts.tables import AlertTables
+from meshtasks.flows.alerts.config import AlertPolicy, local_time
+from meshtasks.flows.alerts.decision import Muting
+from meshtasks.flows.alerts.state import (
+    AlertEvent,
+    AlertState,
+    NotificationState,
+    Silence,
+    rank,
+)
+from meshtasks.flows.alerts.store import AlertTables
 from meshtasks.text import clip
 
 _TITLE_CHARS = 60
@@ -31,7 +34,7 @@ class Shown(NamedTuple):
         told: what its receivers know.
     """
 
-    alert: Standing
+    alert: AlertState
     state: str
     told: str
 
@@ -102,7 +105,7 @@ def table(shown: Sequence[Shown], zone: tzinfo | None, now: float) -> Iterator[s
         yield "  ".join(cell.ljust(width) for cell, width in cells).rstrip()
 
 
-def routes_told(tables: AlertTables, fingerprint: str) -> dict[str, Told]:
+def routes_told(tables: AlertTables, fingerprint: str) -> dict[str, NotificationState]:
     """What the receivers of each route know of an alert."""
     memberships = tables.memberships(fingerprint)
     groups = {name: tables.group(name) for name in memberships}
@@ -110,7 +113,10 @@ def routes_told(tables: AlertTables, fingerprint: str) -> dict[str, Told]:
 
 
 def page(
-    shown: Shown, routes: Mapping[str, Told], zone: tzinfo | None, now: float
+    shown: Shown,
+    routes: Mapping[str, NotificationState],
+    zone: tzinfo | None,
+    now: float,
 ) -> Iterator[str]:
     """All of one alert."""
     alert = shown.alert
@@ -129,11 +135,11 @@ def page(
         yield f"{'label':<12} {name}={value}"
     for route, told in sorted(routes.items()):
         said = f"{told.phase} at {_moment(told.at, zone)}" if told.phase else "nothing"
-        yield f"{'told':<12} by route {route}: {said}{' (owed)' * told.owed}"
+        yield f"{'told':<12} by route {route}: {said}{' (pending)' * told.pending}"
 
 
 def silenced_lines(
-    silence: Silence, firing: Sequence[Standing], now: float
+    silence: Silence, firing: Sequence[AlertState], now: float
 ) -> Iterator[str]:
     """What a silence mutes now; if nothing, by which labels alerts can be matched."""
     muted = [each for each in firing if silence.covers(each.labels, now)]
@@ -165,7 +171,7 @@ def silence_lines(
         )
 
 
-def history_lines(events: Sequence[Event], zone: tzinfo | None) -> Iterator[str]:
+def history_lines(events: Sequence[AlertEvent], zone: tzinfo | None) -> Iterator[str]:
     """Events, one a line."""
     for event in events:
         moment = local_time(event.at, zone).strftime("%Y-%m-%d %H:%M:%S")
@@ -175,7 +181,7 @@ def history_lines(events: Sequence[Event], zone: tzinfo | None) -> Iterator[str]
         yield f"{moment}  {event.kind:<13}{who} {event.title}{said}"
 
 
-def _state(alert: Standing, policy: AlertPolicy, muting: Muting, now: float) -> str:
+def _state(alert: AlertState, policy: AlertPolicy, muting: Muting, now: float) -> str:
     if not alert.firing:
         return "resolved"
     if (mute := muting.of(alert)) is not None:
@@ -185,10 +191,10 @@ def _state(alert: Standing, policy: AlertPolicy, muting: Muting, now: float) -> 
     return "acknowledged" if alert.acknowledged_by else "firing"
 
 
-def _told(memberships: dict[str, Told]) -> str:
+def _told(memberships: dict[str, NotificationState]) -> str:
     known = memberships.values()
-    if any(told.owed for told in known):
-        return "owed"
+    if any(told.pending for told in known):
+        return "pending"
     phases = sorted({told.phase for told in known if told.phase})
     return ",".join(phases) or "-"
 

@@ -27,13 +27,11 @@ from meshtasks.config.durations import seconds_of
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import SinkRejected
 from meshtasks.flows.alerts.config import ALERTS
+from meshtasks.flows.alerts.handler import NOTIFIER
 from meshtasks.flows.alerts.matchers import parse_matcher
-from meshtasks.flows.alerts.muting import Silence
-from meshtasks.flows.alerts.notice import Notification
-from meshtasks.flows.alerts.notifying import NOTIFIER
-from meshtasks.flows.alerts.silencing import begin, note
-from meshtasks.flows.alerts.store import ALERT_STATE
-from meshtasks.flows.alerts.tables import AlertTables
+from meshtasks.flows.alerts.rendering import Notification
+from meshtasks.flows.alerts.state import Silence
+from meshtasks.flows.alerts.store import ALERT_STATE, AlertTables
 from meshtasks.flows.sinks import Sinks
 
 app = typer.Typer(
@@ -56,7 +54,7 @@ def show(
 
     STATE says whether an alert is told at present: firing, acknowledged (no more
     reminders), flapping, silenced, inhibited, quiet hours, or resolved. TOLD says
-    what the receivers know: "owed" if they should know more.
+    what the receivers know: "pending" if they should know more.
 
     Exit codes: 0; 69 the state cannot be read; 78 the configuration cannot be used.
     """
@@ -107,7 +105,7 @@ def silence(
         raise typer.BadParameter(str(error)) from error
     made = Silence(secrets.token_hex(4), texts, now, ends_at, _user(), comment)
     with _tables() as tables:
-        begin(tables, made)
+        tables.begin_silence(made, now)
         firing = tables.firing()
     for line in silenced_lines(made, firing, now):
         say(line, err=True)
@@ -155,7 +153,8 @@ def expire(
         for name in [_the_one(lasting, each, "silences") for each in silence_ids]:
             ended = replace(lasting[name], ends_at=now)
             tables.put_silence(ended)
-            note(tables, "silence ended", " ".join(ended.matchers), _user())
+            title = " ".join(ended.matchers)
+            tables.record_action("silence ended", title, _user(), "", now)
 
 
 @app.command()
@@ -176,7 +175,7 @@ def ack(
         for beginning in fingerprints:
             alert = firing[_the_one(firing, beginning, "alerts that go on")]
             tables.put_alert(replace(alert, acknowledged_by=_user()))
-            note(tables, "acknowledged", alert.title, _user())
+            tables.record_action("acknowledged", alert.title, _user(), "", time.time())
             say(f"{alert.fingerprint} {alert.title}")
 
 

@@ -30,7 +30,7 @@ from meshtasks.cli.status_workers import ask_workers, circuit_lines
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, MeshError, Transient
 from meshtasks.flows import victoriametrics
-from meshtasks.flows.alerts.notifying import NOTIFIER
+from meshtasks.flows.alerts.handler import NOTIFIER
 from meshtasks.flows.alerts.store import ALERT_STATE
 from meshtasks.flows.archive.handler import JOURNAL
 from meshtasks.flows.archive.objects import OBJECTS

@@ -37,8 +37,7 @@ def gateway(
     # Half a second that other commands need not spend.
     import uvicorn  # noqa: PLC0415
 
-    from meshtasks.flows.builtin import HANDLERS  # noqa: PLC0415
-    from meshtasks.flows.commands.commands import COMMANDS  # noqa: PLC0415
+    from meshtasks.flows.builtin import COMMANDS, HANDLERS  # noqa: PLC0415
     from meshtasks.gateway.app import create_gateway  # noqa: PLC0415
     from meshtasks.gateway.context import Context  # noqa: PLC0415
     from meshtasks.gateway.serving import PromptProtocol  # noqa: PLC0415

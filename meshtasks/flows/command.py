@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from meshtasks.config.durations import Duration
 from meshtasks.errors import SchemaMismatch
 from meshtasks.flows.sinks import Sinks
 from meshtasks.records.models import explain
@@ -15,6 +16,14 @@ from meshtasks.records.models import explain
 #: What a caller must be allowed: to put records into the mesh, to have it do work,
 #: to change how it is operated.
 Scope = Literal["publish", "trigger", "operate"]
+
+
+#: Seconds, given as text.
+Span = Annotated[
+    Duration,
+    Field(gt=0),
+    WithJsonSchema({"type": "string", "examples": ["2h", "1h30m", "7d"]}),
+]
 
 
 class Arguments(BaseModel):

@@ -15,8 +15,8 @@ from pydantic import SecretStr
 
 from meshtasks.errors import MeshError
 from meshtasks.flows.alerts import notifier
-from meshtasks.flows.alerts.notice import Notification
 from meshtasks.flows.alerts.notifier import Notifier
+from meshtasks.flows.alerts.rendering import Notification
 from meshtasks.flows.alerts.store import AlertStore
 from meshtasks.flows.archive import s3
 from meshtasks.flows.archive.objects import FileStore

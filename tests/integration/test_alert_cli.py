@@ -69,10 +69,10 @@ def test_a_house_without_alerts(alerts: Command) -> None:
 
 
 def test_alerts_are_listed_the_gravest_first(manager: Manager, alerts: Command) -> None:
-    manager.hear()
-    manager.hear(title="attic burns", severity="critical", source="fire")
-    manager.hear(title="bath is dry", source="bath")
-    manager.hear(source="bath", resolved=True)
+    manager.update()
+    manager.update(title="attic burns", severity="critical", source="fire")
+    manager.update(title="bath is dry", source="bath")
+    manager.update(source="bath", resolved=True)
 
     head, *rows = alerts("list").stdout.splitlines()
     assert head.split() == ["ID", "STATE", "SEVERITY", "SINCE", "FOR", "TOLD", "TITLE"]
@@ -84,7 +84,7 @@ def test_alerts_are_listed_the_gravest_first(manager: Manager, alerts: Command) 
 
 
 def test_a_silence_is_made_shown_and_ended(manager: Manager, alerts: Command) -> None:
-    manager.hear()
+    manager.update()
     made = alerts(
         "silence", "location=attic", "severity!=info", "--for", "2h",
         "--comment", "painting",
@@ -104,7 +104,7 @@ def test_a_silence_is_made_shown_and_ended(manager: Manager, alerts: Command) ->
 def test_a_silence_tells_what_it_silences_now(
     manager: Manager, alerts: Command
 ) -> None:
-    manager.hear()
+    manager.update()
 
     made = alerts("silence", "location=attic", "--for", "2h")
     assert made.stderr == "silences 1 alert that goes on:\n  attic is damp\n"
@@ -114,7 +114,7 @@ def test_a_silence_tells_what_it_silences_now(
 def test_a_silence_of_nothing_says_so_and_names_the_labels_there_are(
     manager: Manager, alerts: Command
 ) -> None:
-    manager.hear()
+    manager.update()
 
     made = alerts("silence", "location=cellar", "--for", "2h")
 
@@ -125,7 +125,7 @@ def test_a_silence_of_nothing_says_so_and_names_the_labels_there_are(
 def test_all_of_an_alert_is_shown_by_the_beginning_of_its_id(
     manager: Manager, alerts: Command
 ) -> None:
-    manager.hear(fingerprint="abcdef")
+    manager.update(fingerprint="abcdef")
 
     shown = alerts("show", "abc").stdout.splitlines()
 
@@ -137,7 +137,7 @@ def test_all_of_an_alert_is_shown_by_the_beginning_of_its_id(
 def test_an_alert_is_acknowledged_by_the_beginning_of_its_id(
     manager: Manager, alerts: Command
 ) -> None:
-    manager.hear(fingerprint="abcdef")
+    manager.update(fingerprint="abcdef")
 
     assert alerts("ack", "abc") == (0, "abcdef attic is damp\n", "")
     assert only(alerts)["acknowledged_by"] == "ann"
@@ -147,8 +147,8 @@ def test_an_alert_is_acknowledged_by_the_beginning_of_its_id(
 def test_an_id_of_none_or_several_alerts_is_refused(
     manager: Manager, alerts: Command, beginning: str
 ) -> None:
-    manager.hear(fingerprint="abc")
-    manager.hear(fingerprint="abd")
+    manager.update(fingerprint="abc")
+    manager.update(fingerprint="abd")
 
     refused = alerts("ack", "abc", beginning)
     assert refused.exit_code == 1
@@ -171,9 +171,9 @@ def test_wrong_usage(alerts: Command, arguments: tuple[str, ...]) -> None:
 
 
 def test_the_history_tells_what_happened(manager: Manager, alerts: Command) -> None:
-    manager.hear(fingerprint="abc")
+    manager.update(fingerprint="abc")
     alerts("ack", "abc")
-    manager.hear(fingerprint="abc", resolved=True, message="dry again")
+    manager.update(fingerprint="abc", resolved=True, message="dry again")
 
     lines = alerts("history").stdout.splitlines()
     assert [line.split()[2] for line in lines] == ["firing", "acknowledged", "resolved"]

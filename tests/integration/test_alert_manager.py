@@ -15,10 +15,9 @@ import pytest
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS
-from meshtasks.flows.alerts.muting import Silence
-from meshtasks.flows.alerts.service import News, claim, take_in
-from meshtasks.flows.alerts.store import ALERT_STATE, AlertStore
-from meshtasks.flows.alerts.tables import AlertTables
+from meshtasks.flows.alerts.service import AlertService, AlertUpdate
+from meshtasks.flows.alerts.state import Silence
+from meshtasks.flows.alerts.store import AlertStore, AlertTables
 from meshtasks.records.alert import Alert
 from tests.support.alerting import NOW, Manager
 from tests.support.ntfy import Ntfy
@@ -82,9 +81,10 @@ def test_a_thousand_alerts_are_taken_in_without_looking_at_all_groups_for_each(
         for number in range(1_000)
     ]
 
-    news = [News(alert.source, alert, NOW) for alert in alerts]
-    take_in(store, policy, news, NOW)
-    assert claim(store, policy, NOW)
+    updates = [AlertUpdate(alert.source, alert, NOW) for alert in alerts]
+    service = AlertService(store, policy)
+    service.receive(updates, NOW)
+    assert service.claim(NOW)
 
     assert looked_at_all == ["wake_all"]
     store.close()
@@ -94,7 +94,7 @@ class TestTelling:
     def test_an_alert_is_told_after_the_group_wait_and_once(
         self, manager: Manager, titles: Titles
     ) -> None:
-        manager.hear()
+        manager.update()
         manager.at(0, 29)
         assert titles() == []
 
@@ -104,10 +104,10 @@ class TestTelling:
     def test_news_that_repeat_what_is_known_tell_nothing(
         self, manager: Manager, titles: Titles
     ) -> None:
-        manager.hear()
+        manager.update()
         manager.at(30)
         manager.now += 600
-        manager.hear()
+        manager.update()
         manager.at(700)
 
         assert titles() == [DAMP]
@@ -115,9 +115,9 @@ class TestTelling:
     def test_its_end_is_told_and_replaces_it_on_the_phone(
         self, manager: Manager, titles: Titles, ntfy: Ntfy, topic: str
     ) -> None:
-        manager.hear()
+        manager.update()
         manager.at(30)
-        manager.hear(resolved=True)
+        manager.update(resolved=True)
         manager.at(330)
 
         assert titles() == [DAMP, DRY]
@@ -129,7 +129,7 @@ class TestTelling:
     ) -> None:
         for second, resolved in ((0, False), (400, True), (90_000, False)):
             manager.now = NOW + second
-            manager.hear(resolved=resolved)
+            manager.update(resolved=resolved)
             manager.at(second, second + 30)
 
         assert len(ntfy.sent(topic)) == 3
@@ -138,9 +138,9 @@ class TestTelling:
     def test_an_alert_that_is_over_within_the_group_wait_is_not_told(
         self, manager: Manager, titles: Titles
     ) -> None:
-        manager.hear()
+        manager.update()
         manager.at(10)
-        manager.hear(resolved=True)
+        manager.update(resolved=True)
         manager.at(30, 300, HOUR)
 
         assert titles() == []
@@ -148,9 +148,9 @@ class TestTelling:
     def test_alerts_of_a_group_are_one_notification(
         self, manager: Manager, titles: Titles
     ) -> None:
-        manager.hear(severity="info", labels={"location": "hall"})
+        manager.update(severity="info", labels={"location": "hall"})
         for place in ("attic", "bath", "cellar"):
-            manager.hear(title=f"{place} is damp", labels={"location": place})
+            manager.update(title=f"{place} is damp", labels={"location": place})
         manager.at(0, 30)
 
         assert len(titles()) == 1
@@ -159,9 +159,9 @@ class TestTelling:
     def test_the_more_urgent_group_is_told_first(
         self, manager: Manager, titles: Titles
     ) -> None:
-        manager.hear(source="a", title="info", severity="info")
-        manager.hear(source="b", title="critical", severity="critical")
-        manager.hear(source="c", title="warning")
+        manager.update(source="a", title="info", severity="info")
+        manager.update(source="b", title="critical", severity="critical")
+        manager.update(source="c", title="warning")
         manager.at(0, 60)
 
         assert titles() == ["critical", "warning", "info"]
@@ -171,10 +171,10 @@ class TestTelling:
     ) -> None:
         critical = {"name": "critical", "match": ["severity=critical"]}
         manager = new_manager(routes=[critical, {"name": "rest"}])
-        manager.hear(title="UPS at 40 %")
+        manager.update(title="UPS at 40 %")
         manager.at(0, 30)
         manager.now += 60
-        manager.hear(title="UPS at 10 %", severity="critical")
+        manager.update(title="UPS at 10 %", severity="critical")
         manager.at(95, 130)
 
         assert len(ntfy.sent(topic)) == 2
@@ -186,11 +186,11 @@ class TestTelling:
     ) -> None:
         critical = {"name": "critical", "match": ["severity=critical"]}
         manager = new_manager(routes=[critical, {"name": "rest"}])
-        manager.hear(title="UPS at 40 %")
+        manager.update(title="UPS at 40 %")
         manager.at(0, 30)
         manager.now += 60
-        manager.hear(title="UPS at 10 %", severity="critical")
-        manager.hear(title="UPS fan is dusty", labels={"part": "fan"})
+        manager.update(title="UPS at 10 %", severity="critical")
+        manager.update(title="UPS fan is dusty", labels={"part": "fan"})
         manager.at(95, 130, 400)
 
         shown = {message["title"] for message in ntfy.shown(topic)}
@@ -209,7 +209,7 @@ class TestTelling:
                 {"name": "rest"},
             ],
         )
-        manager.hear()
+        manager.update()
         manager.at(0, 30)
 
         assert len(ntfy.sent(topic)) == len(receiver.requests) == 1
@@ -219,7 +219,7 @@ class TestReminding:
     def test_an_alert_that_goes_on_is_told_again(
         self, manager: Manager, titles: Titles
     ) -> None:
-        manager.hear()
+        manager.update()
         manager.at(0, 30, 4 * HOUR, 4 * HOUR + 30, 8 * HOUR + 60)
 
         assert titles() == [DAMP, f"Still: {DAMP}", f"Still: {DAMP}"]
@@ -227,14 +227,14 @@ class TestReminding:
     def test_an_acknowledged_one_is_not_but_its_end_is_told(
         self, manager: Manager, titles: Titles, run_cli: Callable[..., str]
     ) -> None:
-        manager.hear()
+        manager.update()
         manager.at(0, 30)
         (fingerprint,) = [each["fingerprint"] for each in listed(run_cli)]
         run_cli("ack", fingerprint[:6])
         manager.at(4 * HOUR + 30, 8 * HOUR + 30)
         assert titles() == [DAMP]
 
-        manager.hear(resolved=True)
+        manager.update(resolved=True)
         manager.at(9 * HOUR, 9 * HOUR + 30)
         assert titles() == [DAMP, DRY]
 
@@ -242,7 +242,7 @@ class TestReminding:
         self, new_manager: NewManager, titles: Titles
     ) -> None:
         manager = new_manager(resolve_timeout="2h")
-        manager.hear()
+        manager.update()
         manager.at(0, 30, 2 * HOUR + 1, 2 * HOUR + 31)
 
         assert titles() == [DAMP, DRY]
@@ -275,7 +275,7 @@ class TestMuting:
         self, manager: Manager, titles: Titles
     ) -> None:
         silence(manager, "location=attic", until=HOUR)
-        manager.hear()
+        manager.update()
         manager.at(0, 30, 300)
         assert titles() == []
 
@@ -286,7 +286,7 @@ class TestMuting:
         self, manager: Manager, titles: Titles, run_cli: Callable[..., str]
     ) -> None:
         silence_id = run_cli("silence", "location=attic", "--for", "2h").strip()
-        manager.hear()
+        manager.update()
         manager.at(0, 60)
         run_cli("expire", silence_id)
         manager.at(61)
@@ -296,10 +296,10 @@ class TestMuting:
     def test_the_end_of_an_alert_that_was_told_waits_for_the_silence_too(
         self, manager: Manager, titles: Titles
     ) -> None:
-        manager.hear()
+        manager.update()
         manager.at(0, 30)
         silence(manager, "location=attic", until=HOUR)
-        manager.hear(resolved=True)
+        manager.update(resolved=True)
         manager.at(600)
         assert titles() == [DAMP]
 
@@ -315,12 +315,12 @@ class TestMuting:
             "equal": ["location"],
         }
         manager = new_manager(inhibit=[rule])
-        manager.hear(title="attic burns", severity="critical", source="fire")
-        manager.hear()
+        manager.update(title="attic burns", severity="critical", source="fire")
+        manager.update()
         manager.at(0, 30, 300, HOUR)
         assert titles() == ["attic burns"]
 
-        manager.hear(
+        manager.update(
             title="attic burns", severity="critical", source="fire", resolved=True
         )
         manager.at(HOUR + 30)
@@ -331,11 +331,11 @@ class TestMuting:
     ) -> None:
         quiet = {"from": "13:00", "to": "14:00"}  # the clock starts at 13:20
         manager = new_manager(quiet_hours=quiet)
-        manager.hear()
-        manager.hear(title="bath is damp", labels={"location": "bath"})
-        manager.hear(title="fire", severity="critical", source="fire")
+        manager.update()
+        manager.update(title="bath is damp", labels={"location": "bath"})
+        manager.update(title="fire", severity="critical", source="fire")
         manager.at(0, 30)
-        manager.hear(resolved=True)
+        manager.update(resolved=True)
         manager.at(60, 300, 2_399)
         assert titles() == ["fire"]
 
@@ -346,9 +346,9 @@ class TestMuting:
         self, new_manager: NewManager, ntfy: Ntfy, topic: str
     ) -> None:
         manager = new_manager(quiet_hours={"from": "13:00", "to": "14:00"})
-        manager.hear()
+        manager.update()
         manager.at(0, 30)
-        manager.hear(resolved=True)
+        manager.update(resolved=True)
         manager.at(60, 2_400)
 
         (message,) = ntfy.sent(topic)
@@ -364,7 +364,7 @@ class TestMuting:
         )
         for number in range(60):
             manager.now = NOW + number * 10
-            manager.hear(resolved=bool(number % 2))
+            manager.update(resolved=bool(number % 2))
             manager.at(number * 10)
         assert titles() == [DAMP, DRY, DAMP, "Unstable: attic is damp"]
 
@@ -399,7 +399,7 @@ class TestFailingReceivers:
         self, two: Manager, receiver: Receiver, ntfy: Ntfy
     ) -> None:
         receiver.script(Answer(500))
-        two.hear()
+        two.update()
         two.at(0, 60)
 
         assert len(receiver.requests) == 1
@@ -411,7 +411,7 @@ class TestFailingReceivers:
         self, one: Manager, receiver: Receiver, status: int
     ) -> None:
         receiver.script(Answer(status), Answer(status), Answer(200))
-        one.hear()
+        one.update()
         one.at(0, 1)
         assert len(receiver.requests) == 1
 
@@ -429,7 +429,7 @@ class TestFailingReceivers:
         self, one: Manager, receiver: Receiver, asked: str, kept: int
     ) -> None:
         receiver.script(Answer(429, headers={"Retry-After": asked}))
-        one.hear()
+        one.update()
         one.at(0, kept - 1)
         assert len(receiver.requests) == 1
 
@@ -441,7 +441,7 @@ class TestFailingReceivers:
     ) -> None:
         receiver.always = Answer(503, headers={"Retry-After": "60"})
         for number in range(20):
-            one.hear(source=f"s{number}")
+            one.update(source=f"s{number}")
         one.at(0, 30)
         assert len(receiver.requests) == 1
 
@@ -453,9 +453,9 @@ class TestFailingReceivers:
         self, one: Manager, receiver: Receiver
     ) -> None:
         receiver.script(Answer(503))
-        one.hear()
+        one.update()
         one.at(0)
-        one.hear(resolved=True)
+        one.update(resolved=True)
         one.at(600)
 
         assert json.loads(receiver.requests[-1].body)["title"] == DRY
@@ -464,9 +464,9 @@ class TestFailingReceivers:
         self, one: Manager, receiver: Receiver
     ) -> None:
         receiver.script(Answer(200), Answer(503))
-        one.hear()
+        one.update()
         one.at(0)
-        one.hear(resolved=True)
+        one.update(resolved=True)
         one.at(300, 900)
 
         assert len(receiver.requests) == 3
@@ -475,9 +475,9 @@ class TestFailingReceivers:
         self, one: Manager, receiver: Receiver
     ) -> None:
         receiver.script(Answer(503))
-        one.hear(severity="critical", source="a")
+        one.update(severity="critical", source="a")
         one.at(0)
-        one.hear(source="b")
+        one.update(source="b")
         one.at(1)
 
         assert one.events()[-1] == ("sent", "phone")
@@ -486,7 +486,7 @@ class TestFailingReceivers:
         self, new_manager: NewManager, caplog: pytest.LogCaptureFixture
     ) -> None:
         manager = new_manager({})
-        manager.hear()
+        manager.update()
         manager.at(0, 30, 60, 600)
 
         assert [kind for kind, _ in manager.events()] == ["firing", "no receiver"]
@@ -510,7 +510,7 @@ class TestSurviving:
         self, new_manager: NewManager, titles: Titles
     ) -> None:
         before = new_manager()
-        before.hear()
+        before.update()
         before.at(10)
         before.close()
 
@@ -522,7 +522,7 @@ class TestSurviving:
         self, manager: Manager, titles: Titles, ntfy: Ntfy, topic: str, tmp_path: Path
     ) -> None:
         for number in range(5):
-            manager.hear(source=f"s{number}")
+            manager.update(source=f"s{number}")
         manager.at(0)
         arguments = ["-c", NOTIFY, str(tmp_path), ntfy.receiver_url(topic)]
         command = [sys.executable, "-W", "ignore", *arguments]
@@ -534,10 +534,9 @@ class TestSurviving:
     def test_what_a_killed_worker_was_sending_is_sent_by_another(
         self, manager: Manager, titles: Titles
     ) -> None:
-        manager.hear()
+        manager.update()
         manager.at(0)
-        policy = manager.sinks.settings.read(ALERTS)
-        killed_with = claim(manager.sinks[ALERT_STATE], policy, NOW + 30)
+        killed_with = manager.service.claim(NOW + 30)
         assert killed_with is not None
 
         manager.at(31, 60)
@@ -549,21 +548,33 @@ class TestSurviving:
         self, new_manager: NewManager, titles: Titles
     ) -> None:
         before = new_manager()
-        before.hear()
+        before.update()
         before.at(0, 30)
         before.close()
 
         after = new_manager(routes=[{"name": "renamed", "group_by": ["location"]}])
         after.at(600, 700)
         assert titles() == [DAMP]
-        after.hear(resolved=True)
+        after.update(resolved=True)
         after.at(1_000, 1_100)
         assert titles() == [DAMP, DRY]
 
+    def test_the_file_keeps_the_names_of_the_first_version(
+        self, manager: Manager
+    ) -> None:
+        manager.update()
+        with manager.tables() as tables:
+            ((state,),) = tables._db.execute("SELECT state FROM alerts")  # noqa: SLF001
+            ((told,),) = tables._db.execute("SELECT told FROM members")  # noqa: SLF001
+
+        alert = json.loads(state)
+        assert alert["said_at"] == alert["heard_at"] == NOW
+        assert json.loads(told)["owed"] is False
+
     def test_alerts_that_are_long_over_are_forgotten(self, manager: Manager) -> None:
-        manager.hear()
+        manager.update()
         manager.at(0, 30)
-        manager.hear(resolved=True)
+        manager.update(resolved=True)
         manager.at(400, 1_000, 9 * 24 * HOUR)
 
         with manager.tables() as tables:

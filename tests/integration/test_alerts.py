@@ -14,8 +14,7 @@ from meshtasks.amqp.declare import declare
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError
-from meshtasks.flows.alerts.handler import receive_critical, receive_others
-from meshtasks.flows.alerts.notifying import NOTIFYING
+from meshtasks.flows.alerts.handler import NOTIFYING, receive_critical, receive_others
 from meshtasks.flows.alerts.store import ALERT_STATE
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Retry

@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from meshtasks.demo import loopback
 from meshtasks.demo.receiver import Receiver
-from meshtasks.flows.alerts.notice import Notification
 from meshtasks.flows.alerts.notifier import Notifier
+from meshtasks.flows.alerts.rendering import Notification
 
 
 @pytest.fixture

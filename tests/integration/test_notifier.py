@@ -12,8 +12,8 @@ import pytest
 from pydantic import SecretStr
 
 from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
-from meshtasks.flows.alerts.notice import Notification
 from meshtasks.flows.alerts.notifier import Notifier
+from meshtasks.flows.alerts.rendering import Notification
 from tests.support.ntfy import Ntfy
 from tests.support.receiver import Answer, Receiver
 

@@ -15,10 +15,9 @@ from pydantic import SecretStr, TypeAdapter
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS, AlertPolicy
-from meshtasks.flows.alerts.notifying import notify_due
-from meshtasks.flows.alerts.service import News, take_in
-from meshtasks.flows.alerts.store import ALERT_STATE
-from meshtasks.flows.alerts.tables import AlertTables
+from meshtasks.flows.alerts.handler import notify_due
+from meshtasks.flows.alerts.service import AlertService, AlertUpdate
+from meshtasks.flows.alerts.store import ALERT_STATE, AlertTables
 from meshtasks.flows.contract import Batch
 from meshtasks.flows.sinks import Sinks
 from meshtasks.records.alert import Alert
@@ -114,13 +113,15 @@ class Manager:
         )
         self.sinks = Sinks(Settings(env))
         self.now = NOW
+        self.service = AlertService(
+            self.sinks[ALERT_STATE], self.sinks.settings.read(ALERTS)
+        )
         self._numbers = itertools.count()
 
-    def hear(self, **changes: Any) -> None:
+    def update(self, **changes: Any) -> None:
         """Take an alert in now, and look what is due, as the worker does then."""
-        news = News(f"r{self.now}-{next(self._numbers)}", alert(**changes), self.now)
-        policy = self.sinks.settings.read(ALERTS)
-        take_in(self.sinks[ALERT_STATE], policy, [news], self.now)
+        name = f"r{self.now}-{next(self._numbers)}"
+        self.service.receive([AlertUpdate(name, alert(**changes), self.now)], self.now)
         self.notify()
 
     def notify(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshtasks.flows.alerts.muting import Mute, Muting, Silence
-from meshtasks.flows.alerts.standing import Standing, hear
+from meshtasks.flows.alerts.decision import Mute, Muting
+from meshtasks.flows.alerts.state import AlertState, Silence, update
 from tests.support.alerting import NOW, alert, policy
 
 INHIBIT = {
@@ -18,18 +18,18 @@ QUIET = {"from": "13:00", "to": "14:00"}
 QUIET_UNTIL = NOW + 40 * 60
 
 
-def standing(**changes: Any) -> Standing:
-    stands = hear(None, alert(**changes), NOW, NOW)
-    assert stands is not None
-    return stands
+def state(**changes: Any) -> AlertState:
+    state = update(None, alert(**changes), NOW, NOW)
+    assert state is not None
+    return state
 
 
 def silence(*matchers: str, starts: float = -60, ends: float = 60) -> Silence:
     return Silence("s", matchers, NOW + starts, NOW + ends, "ann", "painting")
 
 
-WARNING = standing()
-CRITICAL = standing(severity="critical", source="rules.fire")
+WARNING = state()
+CRITICAL = state(severity="critical", source="rules.fire")
 
 
 def test_an_alert_that_nothing_mutes() -> None:
@@ -42,7 +42,7 @@ def test_a_silence_mutes_what_matches_while_it_lasts() -> None:
     silences = [silence("location=attic"), silence("severity=warning", ends=90)]
     muting = Muting(policy(), silences, [], NOW)
 
-    assert muting.of(WARNING) == Mute("silenced", NOW + 90, owes=False)
+    assert muting.of(WARNING) == Mute("silenced", NOW + 90, keeps_pending=False)
 
 
 def test_a_silence_may_mute_a_critical_alert() -> None:
@@ -60,16 +60,16 @@ def test_a_graver_alert_inhibits_while_it_fires() -> None:
     inhibiting = policy(inhibit=[INHIBIT])
 
     assert Muting(inhibiting, [], [CRITICAL], NOW).of(WARNING) == Mute(
-        "inhibited", None, owes=False
+        "inhibited", None, keeps_pending=False
     )
     assert Muting(inhibiting, [], [CRITICAL], NOW).of(CRITICAL) is None
     assert Muting(inhibiting, [], [], NOW).of(WARNING) is None
 
 
-def test_quiet_hours_hold_back_but_owe() -> None:
+def test_quiet_hours_hold_back_and_keep_pending() -> None:
     muting = Muting(policy(quiet_hours=QUIET), [], [], NOW)
 
-    assert muting.of(WARNING) == Mute("quiet hours", QUIET_UNTIL, owes=True)
+    assert muting.of(WARNING) == Mute("quiet hours", QUIET_UNTIL, keeps_pending=True)
 
 
 def test_quiet_hours_never_hold_back_a_critical_alert() -> None:

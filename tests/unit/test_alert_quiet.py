@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import ValidationError
 
-from meshtasks.flows.alerts.quiet import QuietHours
+from meshtasks.flows.alerts.config import QuietHours
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NIGHT = QuietHours.model_validate({"from": "22:00", "to": "07:00"})

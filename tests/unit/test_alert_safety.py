@@ -15,9 +15,8 @@ from msgspec.structs import replace
 from meshtasks.cli.alert_view import history_lines, now_standing, table
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.alerts.config import ALERTS
-from meshtasks.flows.alerts.muting import Silence
-from meshtasks.flows.alerts.service import News, take_in
-from meshtasks.flows.alerts.store import ALERT_STATE
+from meshtasks.flows.alerts.service import AlertUpdate
+from meshtasks.flows.alerts.state import Silence
 from meshtasks.flows.contract import HANDLERS
 from meshtasks.records.alert import Alert, misplaced
 from meshtasks.records.envelope import Envelope
@@ -86,9 +85,9 @@ def test_an_alert_that_began_when_nothing_can_have_begun_is_dead(moment: Any) ->
 
 @pytest.mark.parametrize("timestamp", PROPERTIES)
 def test_the_message_of_an_alert_is_never_from_the_future(timestamp: Any) -> None:
-    said_at = published_at(received(alert_fields(), timestamp))
+    time = published_at(received(alert_fields(), timestamp))
 
-    assert 946_684_800 <= said_at <= NOW
+    assert 946_684_800 <= time <= NOW
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1e300, 2.0**63, -1])
@@ -115,16 +114,15 @@ def test_every_alert_that_is_valid_is_listed_and_told_and_takes_no_neighbour_alo
     manager: Manager, contents: list[tuple[Any, Any]]
 ) -> None:
     fire = alert_fields(source=f"fire{manager.now}", starts_at=manager.now)
-    news = []
+    updates = []
     for number, (content, timestamp) in enumerate([*contents, (fire, None)]):
         envelope = replace(received(content, timestamp), received_at=manager.now)
         with suppress(InvalidMessage):
             alert = valid(envelope)
             name = f"{manager.now}/{number}"
-            news.append(News(name, alert, published_at(envelope)))
+            updates.append(AlertUpdate(name, alert, published_at(envelope)))
 
-    policy = manager.sinks.settings.read(ALERTS)
-    take_in(manager.sinks[ALERT_STATE], policy, news, manager.now)
+    manager.service.receive(updates, manager.now)
     for _ in range(2):
         manager.now += 300
         manager.notify()
@@ -147,12 +145,12 @@ def test_a_clock_that_was_put_back_leaves_no_group_quiet_until_tomorrow(
     manager: Manager,
 ) -> None:
     manager.now = NOW + 86_400
-    manager.hear(source="early")
+    manager.update(source="early")
     manager.at(86_400 + 40)
     manager.at(0)
 
-    manager.hear(source="early", resolved=True)
-    manager.hear(source="late", severity="critical")
+    manager.update(source="early", resolved=True)
+    manager.update(source="late", severity="critical")
     manager.at(40, 400)
 
     with manager.tables() as tables:
@@ -180,8 +178,8 @@ def test_a_silence_that_a_clock_ahead_began_begins_when_it_is_put_right(
 def test_an_end_counts_though_the_beginning_was_told_by_a_clock_ahead(
     manager: Manager,
 ) -> None:
-    manager.hear(starts_at=NOW + 3_600)
-    manager.hear(starts_at=NOW, resolved=True)
+    manager.update(starts_at=NOW + 3_600)
+    manager.update(starts_at=NOW, resolved=True)
 
     with manager.tables() as tables:
         assert tables.firing() == []

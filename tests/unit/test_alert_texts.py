@@ -7,41 +7,44 @@ from typing import Any
 
 import pytest
 
-from meshtasks.flows.alerts.config import Flapping, Texts
-from meshtasks.flows.alerts.decision import Group
-from meshtasks.flows.alerts.notice import Notification, notice_of
-from meshtasks.flows.alerts.standing import Standing, hear
-from meshtasks.flows.alerts.templates import BadTemplate, Renderer
+from meshtasks.flows.alerts.config import Flapping, TemplateTexts
+from meshtasks.flows.alerts.rendering import (
+    BadTemplate,
+    Notification,
+    Renderer,
+    template_context,
+)
+from meshtasks.flows.alerts.state import AlertGroup, AlertState, update
 from tests.support.alerting import NOW, alert, policy
 
 ZONE = policy().zone
-GROUP = Group("g", "all", {"source": "rules.damp"}, "mesh-g")
+GROUP = AlertGroup("g", "all", {"source": "rules.damp"}, "mesh-g")
 FLAPPING = Flapping()
 LATER = NOW + 25 * 60
 
 
-def firing(**changes: Any) -> Standing:
-    stands = hear(None, alert(**changes), NOW, NOW)
-    assert stands is not None
-    return stands
+def firing(**changes: Any) -> AlertState:
+    state = update(None, alert(**changes), NOW, NOW)
+    assert state is not None
+    return state
 
 
-def over(**changes: Any) -> Standing:
+def over(**changes: Any) -> AlertState:
     ended = alert(resolved=True, message="attic is back at 60 %.", **changes)
-    stands = hear(firing(**changes), ended, LATER, LATER)
-    assert stands is not None
-    return stands
+    state = update(firing(**changes), ended, LATER, LATER)
+    assert state is not None
+    return state
 
 
-def flapping(**changes: Any) -> Standing:
+def flapping(**changes: Any) -> AlertState:
     return replace(firing(**changes), changes=tuple(NOW + n for n in range(6)))
 
 
 def render(
-    *alerts: Standing, repeats: bool = False, now: float = LATER, **texts: str
+    *alerts: AlertState, repeats: bool = False, now: float = LATER, **texts: str
 ) -> Notification:
-    notice = notice_of(GROUP, alerts, FLAPPING, ZONE, now, repeats=repeats)
-    return Renderer(Texts(**texts)).render(notice, GROUP.tag)
+    context = template_context(GROUP, alerts, FLAPPING, ZONE, now, repeats=repeats)
+    return Renderer(TemplateTexts(**texts)).render(context, GROUP.tag)
 
 
 def test_an_alert() -> None:
@@ -182,7 +185,7 @@ class TestOwnTemplates:
     )
     def test_bad_ones_are_refused(self, name: str, text: str, reason: str) -> None:
         with pytest.raises(BadTemplate, match=f"^template {name}: .*{reason}"):
-            Renderer(Texts(**{name: text}))
+            Renderer(TemplateTexts(**{name: text}))
 
     def test_one_that_fails_on_an_alert_gives_way_to_the_built_in_one(
         self, caplog: pytest.LogCaptureFixture

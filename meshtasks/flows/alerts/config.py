@@ -1,10 +1,11 @@
-"""config/alerts.yaml: who is told of which alert, and how often."""
+"""config/alerts.yaml: who is notified of which alert, and how often."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from datetime import datetime, time, timedelta, tzinfo
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -12,6 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     model_validator,
@@ -23,20 +25,82 @@ from meshtasks.config.faults import fault, refuse_all, twice
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
 from meshtasks.flows.alerts.matchers import MatcherField, all_match
-from meshtasks.flows.alerts.quiet import QuietHours
+from meshtasks.records.timestamps import utc_of
 
 #: In ``group_by``: every alert is a group of its own.
-EACH = "..."
+EACH_ALERT = "..."
 
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)]
 
 
+def local_time(now: float, zone: tzinfo | None) -> datetime:
+    """Epoch seconds as local time (see :func:`~meshtasks.records.timestamps.utc_of`
+    for those outside the calendar); the host's time zone if ``zone`` is None."""
+    return utc_of(now).astimezone(zone)
+
+
+def _clock_time(value: Any) -> time:
+    # YAML 1.1 reads an unquoted 22:00 as the base-60 number 1320.
+    if isinstance(value, str):
+        try:
+            return datetime.strptime(value, "%H:%M").time()  # noqa: DTZ007 - a time of day
+        except ValueError:
+            pass
+    message = f'expected a time of day in quotes such as "22:00", got {value!r}'
+    raise ValueError(message)
+
+
+_ClockTime = Annotated[time, BeforeValidator(_clock_time)]
+
+
+class QuietHours(BaseModel):
+    """The hours in which only critical alerts may notify.
+
+    Attributes:
+        start: the first minute of them, ``from`` in the file.
+        end: the first minute after them, ``to`` in the file; the next day's if it
+            is earlier than the start.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+    start: Annotated[_ClockTime, Field(alias="from")]
+    end: Annotated[_ClockTime, Field(alias="to")]
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> Self:
+        if self.start == self.end:
+            message = "from and to must differ"
+            raise ValueError(message)
+        return self
+
+    def end_of(self, now: float, zone: tzinfo | None) -> float | None:
+        """When the quiet hours end that cover ``now``, epoch seconds; None if none do.
+
+        Args:
+            now: epoch seconds.
+            zone: time zone; the host's own when None.
+        """
+        here = local_time(now, zone)
+        clock = here.time()
+        if self.start < self.end:
+            quiet = self.start <= clock < self.end
+        else:
+            quiet = clock >= self.start or clock < self.end
+        if not quiet:
+            return None
+        day = here.date() if clock < self.end else here.date() + timedelta(days=1)
+        ends = datetime.combine(day, self.end, tzinfo=zone)
+        # The offset of that moment, not of now: a clock change may lie between.
+        return (ends if zone else ends.astimezone()).timestamp()
+
+
 class GroupKey(NamedTuple):
-    """What a group of alerts has in common.
+    """What the alerts of a group have in common.
 
     Attributes:
         id: 16 hex digits of BLAKE2b over route and labels.
-        route: name of its route.
+        route: name of the route.
         labels: the labels it is grouped by, with their values.
     """
 
@@ -46,16 +110,16 @@ class GroupKey(NamedTuple):
 
 
 class Route(BaseModel):
-    """Where the alerts go that match, and how they are gathered.
+    """Which receivers get the alerts that match, and how these are grouped.
 
     Attributes:
         match: conditions on labels, ``severity`` and ``source``; all must hold.
         receivers: tried in this order until one takes the notification.
-        group_by: labels whose values tell the groups of the route apart.
-        group_wait: seconds to gather a group before it is first told.
+        group_by: labels whose values distinguish the groups of the route.
+        group_wait: seconds to gather a group before its first notification.
         group_interval: least seconds between two notifications of a group.
-        repeat_interval: seconds after which an alert that goes on is told again.
-        also_next: later routes are looked at too, ``continue`` in the file.
+        repeat_interval: seconds between reminders of an alert that goes on.
+        also_next: later routes are tried too, ``continue`` in the file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
@@ -70,7 +134,7 @@ class Route(BaseModel):
     also_next: Annotated[bool, Field(alias="continue")] = False
 
     @model_validator(mode="after")
-    def _repeats_slower_than_it_tells(self) -> Self:
+    def _repeats_slower_than_it_notifies(self) -> Self:
         if self.repeat_interval < max(self.group_interval, 1.0):
             message = "repeat_interval must be at least group_interval, and a second"
             raise ValueError(message)
@@ -78,7 +142,7 @@ class Route(BaseModel):
 
     def group_of(self, fingerprint: str, labels: Mapping[str, str]) -> GroupKey:
         """The group of this route that an alert belongs to."""
-        if EACH in self.group_by:
+        if EACH_ALERT in self.group_by:
             common = {"fingerprint": fingerprint}
         else:
             common = {name: labels.get(name, "") for name in self.group_by}
@@ -88,14 +152,14 @@ class Route(BaseModel):
 
 
 class Inhibition(BaseModel):
-    """Alerts that need not be told while a graver one says the same.
+    """Alerts that are muted while a more severe one with the same labels fires.
 
     Attributes:
         source: matches the alerts that inhibit.
         target: matches the alerts that are inhibited.
         equal: labels that both must have, with the same value. (Alertmanager takes
             two missing labels for equal; here the critical alert of a power supply
-            without ``sensor_id`` does not silence all that have none.)
+            without ``sensor_id`` does not mute all that have none.)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,12 +180,8 @@ class Inhibition(BaseModel):
 
 
 class Flapping(BaseModel):
-    """When an alert that comes and goes is told as flapping, once.
-
-    Attributes:
-        changes: beginnings and ends together, …
-        within: … in so many seconds.
-    """
+    """An alert with so many ``changes`` (beginnings and ends together) ``within`` so
+    many seconds is flapping, and is notified as such, once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -129,8 +189,8 @@ class Flapping(BaseModel):
     within: Duration = 900.0
 
 
-class Texts(BaseModel):
-    """Jinja2 templates that take the place of the built-in ones."""
+class TemplateTexts(BaseModel):
+    """Jinja2 templates that replace the built-in ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -154,7 +214,7 @@ class AlertPolicy(BaseModel):
 
     Attributes:
         time_zone: of the quiet hours and of times in texts; the host's when None.
-        resolve_timeout: seconds without news after which an alert counts as over.
+        resolve_timeout: seconds without an update after which an alert is resolved.
         receivers: their names; the URLs are secrets of the environment.
         routes: the first that matches counts; the last one matches everything.
     """
@@ -170,12 +230,12 @@ class AlertPolicy(BaseModel):
     inhibit: tuple[Inhibition, ...] = ()
     quiet_hours: QuietHours | None = None
     flapping: Flapping = Flapping()
-    templates: Texts = Texts()
+    templates: TemplateTexts = TemplateTexts()
 
     @model_validator(mode="before")
     @classmethod
     def _apply_defaults(cls, data: Any) -> Any:
-        """``defaults`` stand in every route that does not say otherwise."""
+        """Use ``defaults`` in every route for what it does not set."""
         if not isinstance(data, dict) or not isinstance(data.get("defaults"), dict):
             return data
         routes = data.get("routes")
@@ -187,23 +247,23 @@ class AlertPolicy(BaseModel):
         return {**rest, "routes": merged}
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Self:
+    def _is_consistent(self) -> Self:
         refuse_all(type(self).__name__, self._faults())
         return self
 
     def _faults(self) -> Iterator[InitErrorDetails]:
         yield from twice((route.name for route in self.routes), "route", "routes")
-        for place, name in enumerate(self.receivers):
+        for index, name in enumerate(self.receivers):
             if name.endswith("_file"):
                 reason = f"receiver {name}: a name must not end in _file"
-                yield fault(reason, "receivers", place)
-        for place, route in enumerate(self.routes):
+                yield fault(reason, "receivers", index)
+        for index, route in enumerate(self.routes):
             if missing := sorted(set(route.receivers) - set(self.receivers)):
                 reason = (
                     f"route {route.name}: {', '.join(missing)} must be declared under "
                     "receivers"
                 )
-                yield fault(reason, "routes", place, "receivers")
+                yield fault(reason, "routes", index, "receivers")
         last = self.routes[-1]
         if last.match or last.also_next:
             reason = (
@@ -229,15 +289,12 @@ class AlertPolicy(BaseModel):
             [route.name, list(map(str, route.match)), route.group_by, route.also_next]
             for route in self.routes
         ]
-        said = json.dumps(shape)
-        return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+        text = json.dumps(shape).encode()
+        return hashlib.blake2b(text, digest_size=8).hexdigest()
 
     def groups_of(self, fingerprint: str, labels: Mapping[str, str]) -> list[GroupKey]:
-        """The groups that an alert belongs to: one per route that takes it.
-
-        Args:
-            labels: its labels, ``severity`` and ``source`` included.
-        """
+        """The groups that an alert belongs to, one per matching route; ``labels``
+        include ``severity`` and ``source``."""
         groups = []
         for route in self.routes:
             if all_match(route.match, labels):
@@ -257,7 +314,7 @@ class AlertPolicy(BaseModel):
 
 def _check(policy: AlertPolicy, settings: Settings) -> Iterator[ConfigError]:
     # loads jinja2, and the templates need the policy's models
-    from meshtasks.flows.alerts.templates import (  # noqa: PLC0415
+    from meshtasks.flows.alerts.rendering import (  # noqa: PLC0415
         BadTemplate,
         renderer_of,
     )

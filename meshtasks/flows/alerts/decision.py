@@ -1,186 +1,128 @@
-"""What a group of alerts has to tell, and when to look at it again.
+"""What to notify of a group of alerts, and when to look at it again; pure.
 
-A group remembers of each alert what its receivers were told last. It has news when
-that differs from how the alert stands now; so news cannot be lost on the way, and
-telling them twice takes nothing but a crash between sending and noting it.
+A group remembers of each alert what its receivers were last notified of. It has news
+when that differs from the alert's state; so no change can be lost on the way, and a
+change is notified twice only after a crash between sending and recording.
 
-The earliest moment to tell news is ``group_wait`` after the first of them and
+The earliest moment for news is ``group_wait`` after the first of them and
 ``group_interval`` after the last notification. Alertmanager looks at a group every
-``group_interval`` instead, so news of a group that was long quiet waits longer there.
+``group_interval`` instead, so news of a group that was long quiet wait longer there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
-from meshtasks.flows.alerts.config import Flapping, Route
-from meshtasks.flows.alerts.muting import Mute
-from meshtasks.flows.alerts.standing import Phase, Standing, rank
-from meshtasks.records.alert import Severity
+from meshtasks.flows.alerts.config import AlertPolicy, Flapping, Route
+from meshtasks.flows.alerts.state import (
+    AlertGroup,
+    AlertState,
+    NotificationState,
+    Phase,
+    Silence,
+    rank,
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Alerts that are told together. Times are epoch seconds.
-
-    Attributes:
-        id: see :class:`~meshtasks.flows.alerts.config.GroupKey`.
-        route: name of its route.
-        labels: what its alerts have in common.
-        tag: names its notification on the phone, which the next one replaces.
-        news_at: when the first news came that are not told yet.
-        notified_at: when it was last told.
-        failures: attempts to tell it that failed in a row.
-        retry_at: not before then is it tried again.
-    """
-
-    id: str
-    route: str
-    labels: dict[str, str]
-    tag: str
-    news_at: float | None = None
-    notified_at: float | None = None
-    failures: int = 0
-    retry_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a group's receivers know of one of its alerts.
+class Mute(NamedTuple):
+    """Why an alert is not notified at present.
 
     Attributes:
-        phase: the phase they were told last; None for nothing.
-        severity: the severity they were told last.
-        at: when that was, epoch seconds.
-        owed: telling it was due while the alert fired, but receivers failed or
-            quiet hours held it back; it is told even if it is over by then.
+        reason: ``silenced``, ``inhibited`` or ``quiet hours``.
+        until: epoch seconds; None when that is not known.
+        keeps_pending: what begins and ends meanwhile is notified afterwards.
     """
 
-    phase: Phase | None = None
-    severity: Severity | None = None
-    at: float = 0.0
-    owed: bool = False
+    reason: str
+    until: float | None
+    keeps_pending: bool
+
+
+class Muting:
+    """Everything that mutes alerts at one moment.
+
+    Args:
+        policy: inhibition rules and quiet hours.
+        silences: all there are.
+        firing: all alerts that fire; some may inhibit others.
+        now: epoch seconds.
+    """
+
+    def __init__(
+        self,
+        policy: AlertPolicy,
+        silences: Sequence[Silence],
+        firing: Sequence[AlertState],
+        now: float,
+    ) -> None:
+        self._policy = policy
+        self._silences = silences
+        self._now = now
+        self._inhibitors = [
+            alert.labels for alert in firing if policy.may_inhibit(alert.labels)
+        ]
+        quiet = policy.quiet_hours
+        self._quiet_until = quiet.end_of(now, policy.zone) if quiet else None
+
+    def of(self, alert: AlertState) -> Mute | None:
+        """Why this alert is not notified; None if it may be."""
+        labels = alert.labels
+        ends = [
+            silence.ends_at
+            for silence in self._silences
+            if silence.covers(labels, self._now)
+        ]
+        if ends:
+            return Mute("silenced", max(ends), keeps_pending=False)
+        if any(
+            rule.inhibits(source, labels)
+            for source in self._inhibitors
+            for rule in self._policy.inhibit
+        ):
+            return Mute("inhibited", None, keeps_pending=False)
+        if self._quiet_until is not None and alert.severity != "critical":
+            return Mute("quiet hours", self._quiet_until, keeps_pending=True)
+        return None
 
 
 class Member(NamedTuple):
-    """An alert of a group, what is known of it, and why it may not be told."""
+    """An alert of a group, what its receivers know, and why it may be muted."""
 
-    alert: Standing
-    told: Told
+    alert: AlertState
+    notified: NotificationState
     mute: Mute | None
 
 
 class Decision(NamedTuple):
-    """What to do with a group.
+    """What to do with a group. Alerts are given by fingerprint.
 
     Attributes:
-        tell: fingerprints of the alerts to tell now; empty when nothing is due.
-        repeats: what is told is only reminders.
-        owe: fingerprints of the alerts whose news is due, but held back.
-        forget: fingerprints of the alerts that there is nothing more to tell of.
-        has_news: there is news, told now or later.
+        notify: the alerts to notify now; empty when nothing is due.
+        repeats: the notification is only a reminder.
+        pending: the alerts whose news are due, but held back.
+        drop: the alerts that need no further notification.
+        has_news: there are news, to be notified now or later.
         wake_at: when to decide again, epoch seconds; None: when something happens.
     """
 
-    tell: tuple[str, ...]
+    notify: tuple[str, ...]
     repeats: bool
-    owe: tuple[str, ...]
-    forget: tuple[str, ...]
+    pending: tuple[str, ...]
+    drop: tuple[str, ...]
     has_news: bool
     wake_at: float | None
-
-
-def decide(
-    group: Group,
-    members: Sequence[Member],
-    route: Route,
-    flapping: Flapping,
-    now: float,
-) -> Decision:
-    """Decide what to do with a group now.
-
-    Args:
-        group: the group.
-        members: its alerts.
-        route: its route.
-        flapping: what counts as flapping.
-        now: epoch seconds.
-    """
-    views = [_view(member, flapping, now) for member in members]
-    open_ = [each for each in views if each.is_open]
-    audible = [each for each in open_ if each.mute is None]
-    news = [each for each in audible if each.is_news]
-    held_back = [each for each in open_ if each.would_be_owed]
-    news_due_at = _news_due_at(group, route, now)
-    reminders = [
-        each.told.at + route.repeat_interval
-        for each in audible
-        if not each.is_news and each.alert.acknowledged_by is None
-    ]
-    tells_news = bool(news) and news_due_at <= now
-    is_due = tells_news or any(at <= now for at in reminders)
-    waits = group.retry_at is not None and group.retry_at > now
-    told = audible if tells_news else [each for each in audible if each.goes_on]
-    wakes = [
-        *reminders,
-        *(each.settles_at for each in views),
-        *(each.mute.until for each in open_ if each.mute is not None),
-        news_due_at if news or held_back else None,
-        group.retry_at if is_due else None,
-    ]
-    return Decision(
-        tell=tuple(each.name for each in told) if is_due and not waits else (),
-        repeats=not tells_news,
-        owe=tuple(each.name for each in held_back) if news_due_at <= now else (),
-        forget=tuple(each.name for each in views if not each.is_open),
-        has_news=any(each.is_news for each in open_),
-        wake_at=min((at for at in wakes if at is not None and at > now), default=None),
-    )
-
-
-def reviewed(group: Group, decision: Decision, now: float) -> Group:
-    """The group after a decision: it knows since when it has news."""
-    if not decision.has_news:
-        return replace(group, news_at=None)
-    return group if group.news_at is not None else replace(group, news_at=now)
-
-
-def taken(group: Group, now: float) -> Group:
-    """The group after a receiver took a notification."""
-    return replace(group, news_at=None, notified_at=now, failures=0, retry_at=None)
-
-
-def failed(group: Group, retry_at: float, *, counts: bool = True) -> Group:
-    """The group after no receiver took a notification."""
-    return replace(group, failures=group.failures + counts, retry_at=retry_at)
-
-
-def clock_put_right(group: Group, now: float) -> Group:
-    """The group after the host's clock was put back: a notification that was told by
-    the wrong clock must not keep it quiet until that time comes."""
-
-    def past(at: float | None) -> float | None:
-        return None if at is None else min(at, now)
-
-    return replace(
-        group,
-        news_at=past(group.news_at),
-        notified_at=past(group.notified_at),
-        retry_at=past(group.retry_at),
-    )
 
 
 class _View(NamedTuple):
     """A member as a decision sees it."""
 
-    alert: Standing
-    told: Told
+    alert: AlertState
+    notified: NotificationState
     mute: Mute | None
     phase: Phase
     settles_at: float | None
-    is_news: bool
 
     @property
     def name(self) -> str:
@@ -191,31 +133,79 @@ class _View(NamedTuple):
         return self.phase != "resolved"
 
     @property
+    def is_news(self) -> bool:
+        known = self.notified
+        if self.phase == "resolved":
+            return known.pending if known.phase is None else known.phase != "resolved"
+        if self.phase != known.phase:
+            return True
+        severity = known.severity
+        return severity is not None and rank(self.alert.severity) > rank(severity)
+
+    @property
     def is_open(self) -> bool:
         return self.is_news or self.goes_on
 
     @property
-    def would_be_owed(self) -> bool:
-        held_back = self.mute is not None and self.mute.owes
-        return held_back and self.is_news and self.goes_on and not self.told.owed
+    def becomes_pending(self) -> bool:
+        held_back = self.mute is not None and self.mute.keeps_pending
+        return held_back and self.is_news and self.goes_on and not self.notified.pending
+
+
+def decide(
+    group: AlertGroup,
+    members: Sequence[Member],
+    route: Route,
+    flapping: Flapping,
+    now: float,
+) -> Decision:
+    """Decide what to do with a group now (epoch seconds)."""
+    views = [_view(member, flapping, now) for member in members]
+    open_ = [view for view in views if view.is_open]
+    audible = [view for view in open_ if view.mute is None]
+    news = [view for view in audible if view.is_news]
+    held_back = [view for view in open_ if view.becomes_pending]
+    news_due_at = _news_due_at(group, route, now)
+    reminders = [
+        view.notified.at + route.repeat_interval
+        for view in audible
+        if not view.is_news and view.alert.acknowledged_by is None
+    ]
+    has_due_news = bool(news) and news_due_at <= now
+    is_due = has_due_news or any(at <= now for at in reminders)
+    waits = group.retry_at is not None and group.retry_at > now
+    included = audible if has_due_news else [view for view in audible if view.goes_on]
+    wakes = [
+        *reminders,
+        *(view.settles_at for view in views),
+        *(view.mute.until for view in open_ if view.mute is not None),
+        news_due_at if news or held_back else None,
+        group.retry_at if is_due else None,
+    ]
+    return Decision(
+        notify=tuple(view.name for view in included) if is_due and not waits else (),
+        repeats=not has_due_news,
+        pending=(tuple(view.name for view in held_back) if news_due_at <= now else ()),
+        drop=tuple(view.name for view in views if not view.is_open),
+        has_news=any(view.is_news for view in open_),
+        wake_at=min((at for at in wakes if at is not None and at > now), default=None),
+    )
+
+
+def reviewed(group: AlertGroup, decision: Decision, now: float) -> AlertGroup:
+    """The group after a decision: it records since when it has news."""
+    if not decision.has_news:
+        return replace(group, news_at=None)
+    return group if group.news_at is not None else replace(group, news_at=now)
 
 
 def _view(member: Member, flapping: Flapping, now: float) -> _View:
-    alert, told, mute = member
-    phase = alert.phase(flapping, now)
-    settles_at = alert.settles_at(flapping, now)
-    return _View(alert, told, mute, phase, settles_at, _is_news(alert, phase, told))
+    alert = member.alert
+    phase, settles_at = alert.phase(flapping, now), alert.settles_at(flapping, now)
+    return _View(*member, phase, settles_at)
 
 
-def _is_news(alert: Standing, phase: Phase, told: Told) -> bool:
-    if phase == "resolved":
-        return told.owed if told.phase is None else told.phase != "resolved"
-    if phase != told.phase:
-        return True
-    return told.severity is not None and rank(alert.severity) > rank(told.severity)
-
-
-def _news_due_at(group: Group, route: Route, now: float) -> float:
+def _news_due_at(group: AlertGroup, route: Route, now: float) -> float:
     gathered_at = (now if group.news_at is None else group.news_at) + route.group_wait
     if group.notified_at is None:
         return gathered_at

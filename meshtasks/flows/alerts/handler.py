@@ -1,53 +1,206 @@
-"""The alert manager: takes alerts in, and tells people.
+"""The handlers of the alert queues, and the timer that sends notifications.
 
 The exchange ``alerts`` is a fanout, so both queues get every alert. The handler of
 ``alerts.critical`` acts on the critical ones and that of ``alerts.notifications`` on
-the rest, so each alert is told once.
-
-Handlers only note how alerts stand, durably, and have the timer woken; whatever is
-sent is sent by the timer. So reminders, group waits and quiet hours need no message
-to come, a slow receiver holds up no queue, and a receiver that is down is no reason
-to keep messages: the group is tried again until someone takes the notification.
-
-A rerun is harmless: a record that comes again is known by its id.
-
-How alerts stand is known per host. Workers of one host share it; consumed on several,
-the queues would each know one half.
+the rest, so each alert counts once.
 """
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from meshtasks.config.settings import Settings
-from meshtasks.errors import MeshError
-from meshtasks.flows.alerts.config import ALERTS
-from meshtasks.flows.alerts.notifying import NOTIFYING
-from meshtasks.flows.alerts.service import News, take_in
+from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable
+from meshtasks.flows.alerts.config import ALERTS, Route
+from meshtasks.flows.alerts.rendering import Notification, renderer_of, template_context
+from meshtasks.flows.alerts.service import AlertService, AlertUpdate
+from meshtasks.flows.alerts.state import AlertEvent, EventKind
 from meshtasks.flows.alerts.store import ALERT_STATE
-from meshtasks.flows.contract import Batch, handles
+from meshtasks.flows.circuit import Circuit, State
+from meshtasks.flows.contract import Batch, Timer, handles
 from meshtasks.flows.pipeline import identified_records, send_to_archive
-from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, outcome_of
 from meshtasks.records.alert import Alert, Severity, misplaced
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.timestamps import published_at
+from meshtasks.timing import Backoff
 
+if TYPE_CHECKING:
+    from meshtasks.flows.alerts.notifier import Notifier
+
+logger = logging.getLogger(__name__)
+
+
+def _open_notifier(sinks: Sinks) -> Notifier:
+    from meshtasks.flows.alerts.notifier import Notifier  # noqa: PLC0415 - loads Apprise
+
+    return Notifier(sinks.settings.env.receivers)
+
+
+NOTIFIER = SinkKey("notifier", _open_notifier)
+#: By name of the receiver.
+RECEIVER_CIRCUITS: SinkKey[defaultdict[str, Circuit]] = SinkKey(
+    "receivers", lambda _sinks: defaultdict(Circuit), outlives=True
+)
 _SINKS = (ALERT_STATE,)
 
+#: Between attempts to notify a group whose receivers all failed, at least.
+_RETRIES = Backoff(first_seconds=5.0, longest_seconds=30.0)
 
-def _refuses(
+
+def _service(sinks: Sinks) -> AlertService:
+    return AlertService(sinks[ALERT_STATE], sinks.settings.read(ALERTS))
+
+
+def notify_due(sinks: Sinks, clock: Callable[[], float] = time.time) -> None:
+    """Send every notification that is due by a clock of epoch seconds.
+
+    Raises:
+        SinkUnavailable: the store of alerts is busy or cannot be used.
+    """
+    service, policy = _service(sinks), sinks.settings.read(ALERTS)
+    while (claimed := service.claim(clock())) is not None:
+        group = claimed.group
+        context = template_context(
+            group,
+            claimed.alerts,
+            policy.flapping,
+            policy.zone,
+            clock(),
+            repeats=claimed.repeats,
+        )
+        notification = renderer_of(policy.templates).render(context, group.tag)
+        sending = _Sending(notification, policy.by_name[group.route], sinks, clock)
+        retry_at = sending.send(group.failures)
+        tried = bool(sending.events)
+        service.resolve(
+            claimed, sending.events, clock(), retry_at=retry_at, tried=tried
+        )
+
+
+def _check_receivers(settings: Settings) -> None:
+    """Raise ConfigError for a URL that no notification can be sent to."""
+    if settings.env.receivers:
+        _ = Sinks(settings)[NOTIFIER]
+
+
+NOTIFYING = Timer(run=notify_due, check=_check_receivers)
+
+
+class _Sending:
+    """One notification on its way through the receivers of its route.
+
+    Attributes:
+        events: what happened; empty if no receiver was tried.
+    """
+
+    def __init__(
+        self,
+        notification: Notification,
+        route: Route,
+        sinks: Sinks,
+        clock: Callable[[], float],
+    ) -> None:
+        self._notification = notification
+        self._route = route
+        self._sinks = sinks
+        self._clock = clock
+        self.events: list[AlertEvent] = []
+
+    def send(self, failures: int) -> float | None:
+        """Try the receivers in order, until one takes it.
+
+        Args:
+            failures: attempts at this group that failed in a row before.
+
+        Returns:
+            When to try again, epoch seconds; None when no further attempt is needed.
+        """
+        known = self._sinks.settings.env.receivers
+        receivers = [name for name in self._route.receivers if name in known]
+        if not receivers:
+            self._add_no_receiver()
+            return None
+        waits = []
+        for name in receivers:
+            wait = self._send_to(name)
+            if wait is None:
+                return None
+            waits.append(wait)
+        wait = min(waits)
+        if self.events:
+            wait = max(_RETRIES.delay_seconds(failures), wait)
+            logger.error(
+                'No receiver of route %s took "%s"; trying again in %.0f s',
+                self._route.name,
+                self._notification.title,
+                wait,
+            )
+        return self._clock() + wait
+
+    def _send_to(self, name: str) -> float | None:
+        """Try one receiver, unless its circuit is open.
+
+        Returns:
+            How long it must not be tried, seconds; None if it took the notification.
+        """
+        circuit, began = self._sinks[RECEIVER_CIRCUITS][name], self._clock()
+        if circuit.state(began) is State.OPEN:
+            return circuit.wait_seconds(began)
+        try:
+            self._sinks[NOTIFIER].send(name, self._notification)
+        except SinkUnavailable as error:
+            now = self._clock()
+            circuit.failed(
+                str(error),
+                began,
+                now,
+                asked_seconds=error.retry_after_seconds,
+                lasted_seconds=now - began,
+            )
+            self._add_failure(name, error)
+            return circuit.wait_seconds(now)
+        except SinkRejected as error:  # of this notification: others may be taken
+            circuit.succeeded(began, self._clock())
+            self._add_failure(name, error)
+            return 0.0
+        circuit.succeeded(began, self._clock())
+        self._add("sent", name, self._notification.body)
+        return None
+
+    def _add_failure(self, name: str, error: Exception) -> None:
+        self._add("not sent", name, str(error))
+        logger.warning("Notification not sent: %s", error)
+
+    def _add_no_receiver(self) -> None:
+        variables = " or ".join(
+            f"MESH_RECEIVERS__{name.upper()}" for name in self._route.receivers
+        )
+        detail = f"no receiver of route {self._route.name} has a URL: set {variables}"
+        self._add("no receiver", "", detail)
+        logger.warning('No notification "%s": %s', self._notification.title, detail)
+
+    def _add(self, kind: EventKind, who: str, detail: str) -> None:
+        event = AlertEvent(self._clock(), kind, self._notification.title, who, detail)
+        self.events.append(event)
+
+
+def _misplaced(
     alerts: Sequence[Alert], envelopes: Sequence[Envelope], _settings: Settings
 ) -> Mapping[int, Dead]:
     return misplaced(alerts, envelopes)
 
 
 @handles(
-    "alerts.critical", record=Alert, sinks=_SINKS, timer=NOTIFYING, refuses=_refuses
+    "alerts.critical", record=Alert, sinks=_SINKS, timer=NOTIFYING, refuses=_misplaced
 )
 def receive_critical(batch: Batch[Alert], sinks: Sinks) -> list[Outcome]:
-    """Take the critical alerts in."""
+    """Store the critical alerts."""
     return _receive(batch, sinks, lambda severity: severity == "critical")
 
 
@@ -56,10 +209,10 @@ def receive_critical(batch: Batch[Alert], sinks: Sinks) -> list[Outcome]:
     record=Alert,
     sinks=_SINKS,
     timer=NOTIFYING,
-    refuses=_refuses,
+    refuses=_misplaced,
 )
 def receive_others(batch: Batch[Alert], sinks: Sinks) -> list[Outcome]:
-    """Take all other alerts in."""
+    """Store all other alerts."""
     return _receive(batch, sinks, lambda severity: severity != "critical")
 
 
@@ -68,36 +221,33 @@ def _receive(
 ) -> list[Outcome]:
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     dead = misplaced(batch.records, batch.envelopes)
-    for place, why in dead.items():
-        outcomes[place] = why
-    news = {
-        place: each
-        for place, each in _news(batch)
-        if concerns(each.alert.severity)
-        and place not in dead
-        and not batch.envelopes[place].is_quiet
+    for index, why in dead.items():
+        outcomes[index] = why
+    updates = {
+        index: update
+        for index, update in _updates(batch)
+        if concerns(update.alert.severity)
+        and index not in dead
+        and not batch.envelopes[index].is_quiet
     }
-    if not news:
+    if not updates:
         return outcomes
     try:
-        policy = sinks.settings.read(ALERTS)
-        take_in(sinks[ALERT_STATE], policy, news.values(), time.time())
-        stored = {place: each.said_at for place, each in news.items()}
+        _service(sinks).receive(updates.values(), time.time())
+        stored = {index: update.published_at for index, update in updates.items()}
         send_to_archive(batch, stored, sinks)
     except MeshError as error:
-        outcomes = [
-            outcome_of(error) if place in news else outcome
-            for place, outcome in enumerate(outcomes)
-        ]
+        for index in updates:
+            outcomes[index] = outcome_of(error)
     return outcomes
 
 
-def _news(batch: Batch[Alert]) -> Iterator[tuple[int, News]]:
-    """The records with their places in the batch."""
+def _updates(batch: Batch[Alert]) -> Iterator[tuple[int, AlertUpdate]]:
+    """The records by their index in the batch."""
     times = map(published_at, batch.envelopes)
-    for each in identified_records(batch, enumerate(times), lambda _key: True):
-        name = each.id
-        if each.envelope.timestamp is not None:
+    for item in identified_records(batch, enumerate(times), lambda _key: True):
+        name = item.id
+        if item.envelope.timestamp is not None:
             # There are publishers who give every message the same id.
-            name = f"{name}@{each.envelope.timestamp:.0f}"
-        yield each.index, News(name, batch.records[each.index], each.time)
+            name = f"{name}@{item.envelope.timestamp:.0f}"
+        yield item.index, AlertUpdate(name, batch.records[item.index], item.time)

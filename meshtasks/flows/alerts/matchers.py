@@ -16,7 +16,7 @@ _FORM = re.compile(r"\s*([^=!~\s\"]+)\s*(=~|!~|!=|=)\s*(.*?)\s*", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """A condition on one label. A label that is missing counts as empty.
+    """A condition on one label. A missing label counts as empty.
 
     Attributes:
         name: of the label.
@@ -69,7 +69,7 @@ def parse_matcher(text: object) -> Matcher:
 
 
 def all_match(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:
-    """Whether the labels meet every condition; they meet none at all, too."""
+    """Whether the labels meet every condition; true without conditions."""
     return all(matcher.matches(labels) for matcher in matchers)
 
 

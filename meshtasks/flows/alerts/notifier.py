@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from typing_extensions import override
 
 from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
-from meshtasks.flows.alerts.notice import Notification
+from meshtasks.flows.alerts.rendering import Notification
 from meshtasks.flows.http import bound_in_time, retry_after_seconds
 from meshtasks.records.alert import Severity
 from meshtasks.text import clip

@@ -1,4 +1,4 @@
-"""How an alert stands after news of it."""
+"""How an alert state after news of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from meshtasks.flows.alerts.config import Flapping
-from meshtasks.flows.alerts.standing import Standing, given_up, hear
+from meshtasks.flows.alerts.state import AlertState, timed_out, update
 from tests.support.alerting import NOW, alert
 
 FLAPPING = Flapping.model_validate({"changes": 4, "within": "10m"})
@@ -17,32 +17,32 @@ def clock(second: float) -> datetime:
 
 
 def heard(
-    *news: dict[str, Any], every_seconds: float = 60.0, known: Standing | None = None
-) -> Standing | None:
-    """The standing after news, one every minute; None when the last was old."""
-    standing = known
+    *news: dict[str, Any], every_seconds: float = 60.0, known: AlertState | None = None
+) -> AlertState | None:
+    """The state after news, one every minute; None when the last was old."""
+    state = known
     for number, fields in enumerate(news):
         after = NOW + number * every_seconds
-        said_at = NOW + fields.pop("said", number * every_seconds)
-        heard = hear(standing, alert(**fields), said_at, after)
+        published_at = NOW + fields.pop("said", number * every_seconds)
+        heard = update(state, alert(**fields), published_at, after)
         if heard is None and number == len(news) - 1:
             return None
-        standing = heard or standing
-    return standing
+        state = heard or state
+    return state
 
 
-def certain(*news: dict[str, Any], every_seconds: float = 60.0) -> Standing:
-    standing = heard(*news, every_seconds=every_seconds)
-    assert standing is not None
-    return standing
+def certain(*news: dict[str, Any], every_seconds: float = 60.0) -> AlertState:
+    state = heard(*news, every_seconds=every_seconds)
+    assert state is not None
+    return state
 
 
 def test_a_new_alert_fires() -> None:
-    standing = certain({})
+    state = certain({})
 
-    assert standing.firing
-    assert standing.starts_at == NOW
-    assert standing.labels == {
+    assert state.firing
+    assert state.starts_at == NOW
+    assert state.labels == {
         "location": "attic",
         "severity": "warning",
         "source": "rules.damp",
@@ -54,33 +54,33 @@ def test_it_began_when_it_says_so() -> None:
 
 
 def test_news_of_an_alert_that_goes_on_change_its_text_only() -> None:
-    standing = certain({}, {"message": "attic has 90 % humidity."})
+    state = certain({}, {"message": "attic has 90 % humidity."})
 
-    assert standing.message == "attic has 90 % humidity."
-    assert (standing.firing, standing.starts_at) == (True, NOW)
-    assert standing.changes == (NOW,)
+    assert state.message == "attic has 90 % humidity."
+    assert (state.firing, state.starts_at) == (True, NOW)
+    assert state.changes == (NOW,)
 
 
 def test_it_ends_with_what_the_resolving_news_say() -> None:
-    standing = certain({}, {"resolved": True, "message": "attic is back at 60 %."})
+    state = certain({}, {"resolved": True, "message": "attic is back at 60 %."})
 
-    assert not standing.firing
-    assert standing.ends_at == NOW + 60
-    assert standing.message == "attic is back at 60 %."
+    assert not state.firing
+    assert state.ends_at == NOW + 60
+    assert state.message == "attic is back at 60 %."
 
 
 def test_its_severity_does_not_change_by_its_end() -> None:
-    standing = certain({"severity": "critical"}, {"severity": "info", "resolved": True})
+    state = certain({"severity": "critical"}, {"severity": "info", "resolved": True})
 
-    assert standing.severity == "critical"
+    assert state.severity == "critical"
 
 
 def test_it_fires_again_after_its_end() -> None:
-    standing = certain({}, {"resolved": True}, {})
+    state = certain({}, {"resolved": True}, {})
 
-    assert standing.firing
-    assert standing.ends_at is None
-    assert standing.starts_at == NOW + 120
+    assert state.firing
+    assert state.ends_at is None
+    assert state.starts_at == NOW + 120
 
 
 def test_a_beginning_that_comes_after_its_own_end_is_old() -> None:
@@ -124,18 +124,18 @@ def test_severity_falls_with_later_news() -> None:
 
 def test_severity_does_not_fall_by_news_that_may_have_been_overtaken() -> None:
     """The critical news came through one queue, the others through another."""
-    standing = certain(
+    state = certain(
         {"severity": "critical", "message": "60 °C", "said": 2},
         {"severity": "warning", "message": "40 °C", "said": 1},
     )
 
-    assert (standing.severity, standing.message) == ("critical", "60 °C")
+    assert (state.severity, state.message) == ("critical", "60 °C")
 
 
 def test_an_acknowledgement_is_for_one_episode() -> None:
-    standing = certain({})
-    acknowledged = Standing(
-        **{name: getattr(standing, name) for name in standing.__slots__}
+    state = certain({})
+    acknowledged = AlertState(
+        **{name: getattr(state, name) for name in state.__slots__}
         | {"acknowledged_by": "ann"}
     )
 
@@ -149,16 +149,16 @@ def test_an_acknowledgement_is_for_one_episode() -> None:
 
 
 def test_long_texts_are_cut() -> None:
-    standing = certain({"title": "t" * 10_000, "message": "m" * 1_000_000})
+    state = certain({"title": "t" * 10_000, "message": "m" * 1_000_000})
 
-    assert len(standing.title) + len(standing.message) < 5_000
+    assert len(state.title) + len(state.message) < 5_000
 
 
 def test_an_alert_nobody_speaks_of_is_given_up() -> None:
-    standing = given_up(certain({}), 604_800, NOW + 604_800)
+    state = timed_out(certain({}), 604_800, NOW + 604_800)
 
-    assert not standing.firing
-    assert standing.message == "No news of it for 7 d; taken as over."
+    assert not state.firing
+    assert state.message == "No news of it for 7 d; taken as over."
 
 
 class TestFlapping:
@@ -177,11 +177,11 @@ class TestFlapping:
         assert four_times.phase(FLAPPING, NOW + 180) == "flapping"
 
     def test_it_settles_when_its_changes_are_long_past(self) -> None:
-        standing = certain(*(dict(each) for each in self.on_and_off))
+        state = certain(*(dict(each) for each in self.on_and_off))
 
-        assert standing.settles_at(FLAPPING, NOW + 180) == NOW + 600
-        assert standing.phase(FLAPPING, NOW + 600) == "resolved"
-        assert standing.settles_at(FLAPPING, NOW + 600) is None
+        assert state.settles_at(FLAPPING, NOW + 180) == NOW + 600
+        assert state.phase(FLAPPING, NOW + 600) == "resolved"
+        assert state.settles_at(FLAPPING, NOW + 600) is None
 
     def test_slow_changes_are_no_flapping(self) -> None:
         slow = certain(*(dict(each) for each in self.on_and_off), every_seconds=400.0)
