@@ -47,7 +47,7 @@ def create_app(
         broker_connection_retry_on_startup=True,
         broker_heartbeat=30,
         broker_use_ssl=tls_of(settings.env.amqp_url),
-        result_backend="meshtasks.worker.answers:AnswersBackend",
+        result_backend="meshtasks.worker.commands:AnswersBackend",
         event_queue_expires=60,
         task_acks_late=True,
         task_create_missing_queues=False,

@@ -10,7 +10,7 @@ from celery.utils.log import get_logger
 
 from meshtasks.flows.circuit import Circuit, State, Verdict
 from meshtasks.outcome import Retry
-from meshtasks.worker.runner import BatchResult
+from meshtasks.worker.results import BatchResult
 
 logger = get_logger(__name__)
 

@@ -29,14 +29,12 @@ from meshtasks.amqp.republisher import PublishRequest, Republisher
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import ConfigError
 from meshtasks.flows.circuit import State
-from meshtasks.worker.adapter import Adapted
-from meshtasks.worker.batching import Buffer
+from meshtasks.worker.batching import Adapted, Buffer
 from meshtasks.worker.breaker import Breaker
 from meshtasks.worker.dispatch import Dispatcher, FinishedBatch, PendingBatch
-from meshtasks.worker.exposition import Exposition
 from meshtasks.worker.loop import Loop
 from meshtasks.worker.mesh import Mesh, mesh_of
-from meshtasks.worker.metrics import WorkerMetrics
+from meshtasks.worker.metrics import Exposition, WorkerMetrics
 from meshtasks.worker.probation import Probation
 from meshtasks.worker.queue_consumer import QueueConsumer
 from meshtasks.worker.reading import BurstReader

@@ -19,7 +19,7 @@ from meshtasks.amqp.delivery import Delivery
 from meshtasks.worker.loop import Loop
 from meshtasks.worker.queue_consumer import QueueConsumer
 from meshtasks.worker.request import BatchRequest
-from meshtasks.worker.runner import BatchResult
+from meshtasks.worker.results import BatchResult
 
 #: Beyond its queue's time limit, how long a batch may go unanswered.
 _GRACE_SECONDS = 60.0

@@ -14,7 +14,7 @@ from celery.worker import control
 from celery.worker.control import control_command, inspect_command
 
 from meshtasks.worker.mesh import mesh_of
-from meshtasks.worker.selection import unavailable_reason
+from meshtasks.worker.program import unavailable_reason
 
 _limit_rate, _limit_time = control.rate_limit, control.time_limit
 

@@ -13,7 +13,8 @@ from celery import Celery, signals
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Handler
-from meshtasks.worker.runner import WAITING_FOR, BatchResult, BatchRunner
+from meshtasks.worker.results import WAITING_FOR, BatchResult
+from meshtasks.worker.runner import BatchRunner
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,13 @@ message.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Protocol
 
+from celery.utils.log import get_logger
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -19,16 +22,20 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     disable_created_metrics,
+    start_http_server,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from meshtasks.config.environment import Environment
 from meshtasks.flows.circuit import State
 from meshtasks.flows.contract import Handler
 from meshtasks.timing import SinkCall
 from meshtasks.worker.resolution import Resolution
-from meshtasks.worker.runner import BatchResult
+from meshtasks.worker.results import BatchResult
+
+logger = get_logger(__name__)
 
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
 _SECONDS = (
@@ -271,3 +278,72 @@ class _State(Collector):
             half_open.add_metric((sink,), int(state is State.HALF_OPEN))
             trips.add_metric((sink,), tripped.get(sink, 0))
         yield from (received, unresolved, consuming, circuits, half_open, trips)
+
+
+_AGAIN_SECONDS = 5.0
+
+
+class Exposition:
+    """An HTTP page with the metrics, on the first free of some ports.
+
+    When none is free it is tried again every few seconds: a worker that is being
+    replaced holds its port until it has finished what it has. Metrics are never a
+    reason to consume nothing.
+
+    Args:
+        registry: the metrics.
+        env: says where to listen; without a port there is no page.
+    """
+
+    def __init__(self, registry: CollectorRegistry, env: Environment) -> None:
+        self._registry = registry
+        self._host = env.metrics_host
+        self._ports = env.metrics_ports
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="mesh-metrics", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start to serve, if it does not yet and there are ports."""
+        if self._ports and not self._thread.is_alive():
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Free the port."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        said = False
+        while (fault := self._serve()) is not None:
+            if not said:
+                logger.error(
+                    "No metrics yet: no port of MESH_METRICS_PORT can be listened "
+                    "on at %s: %s",
+                    self._host,
+                    fault,
+                )
+                said = True
+            if self._stopping.wait(_AGAIN_SECONDS):
+                return
+
+    def _serve(self) -> OSError | None:
+        """Serve until stopped; why not, if no port can be used."""
+        fault: OSError | None = None
+        for port in self._ports:
+            try:
+                server, thread = start_http_server(port, self._host, self._registry)
+            except OSError as error:
+                fault = error
+                continue
+            # a pool process that is forked later must not keep the port
+            os.register_at_fork(after_in_child=server.socket.close)
+            logger.info("Metrics at http://%s:%d/metrics", *server.server_address)
+            self._stopping.wait()
+            server.shutdown()
+            server.server_close()
+            thread.join()
+            return None
+        return fault

@@ -8,15 +8,17 @@ the options would do nothing, or delete messages.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any, Never
 
 from celery import concurrency
 from celery.apps.worker import Worker
 from typing_extensions import override
 
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import ConfigError
-from meshtasks.worker.mesh import mesh_of
-from meshtasks.worker.selection import selected
+from meshtasks.text import clip, did_you_mean
+from meshtasks.worker.mesh import Mesh, mesh_of
 
 _POOLS = ("prefork", "solo", "threads")
 _TIME_LIMIT = "does nothing: set time_limit_seconds in queues.yaml"
@@ -75,3 +77,63 @@ def end(error: ConfigError) -> Never:
     faults = (error, *error.more)
     sys.stderr.writelines(f"meshtasks: {fault}\n" for fault in faults)
     sys.exit(ConfigError.exit_code)
+
+
+def consumable(mesh: Mesh) -> list[str]:
+    """The domain queues that have a handler, and the commands queue."""
+    topology = mesh.settings.read(TOPOLOGY)
+    handled = [queue for queue in topology.domain_queues if queue in mesh.handlers]
+    return [*handled, topology.commands_queue]
+
+
+def unavailable_reason(mesh: Mesh, queue: str) -> str | None:
+    """Why a worker cannot consume a queue; None if it can."""
+    known = consumable(mesh)
+    if queue in known:
+        return None
+    topology = mesh.settings.read(TOPOLOGY)
+    if queue == topology.dead_letter_queue:
+        return f"{queue} is read by people: meshtasks dlq list"
+    if queue in {each.name for each in topology.all_queues}:
+        return f"{queue} has no handler, and no worker consumes it"
+    return f"there is no queue {clip(queue)}{did_you_mean(queue, known)}"
+
+
+def selected(
+    mesh: Mesh, include: Iterable[str] | None, exclude: Iterable[str] | None
+) -> list[str]:
+    """The queues that ``-Q`` and ``-X`` leave, each once.
+
+    Args:
+        mesh: of the worker.
+        include: those of ``-Q``; None for all that can be consumed.
+        exclude: those of ``-X``.
+
+    Raises:
+        ConfigError: one of them cannot be consumed, or none is left.
+    """
+    known = consumable(mesh)
+    chosen = known if include is None else _names(include)
+    for queue in chosen:
+        if reason := unavailable_reason(mesh, queue):
+            raise _fault("-Q", reason)
+    left_out = _names(exclude or ())
+    every = [*known, *mesh.settings.read(TOPOLOGY).domain_queues]
+    for queue in left_out:
+        if queue not in every:
+            close = did_you_mean(queue, every)
+            raise _fault("-X", f"there is no queue {clip(queue)}{close}")
+    left = [queue for queue in chosen if queue not in left_out]
+    if not left:
+        option = "-X" if include is None else "-Q"
+        raise _fault(option, "leaves no queue to consume")
+    return left
+
+
+def _names(given: Iterable[str]) -> list[str]:
+    """Each once, in order, without what a stray comma leaves."""
+    return [*dict.fromkeys(name.strip() for name in given if name.strip())]
+
+
+def _fault(option: str, expected: str) -> ConfigError:
+    return ConfigError("celery worker", option, expected)

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from meshtasks.amqp.delivery import Wire
 from meshtasks.outcome import Dead, Retry
-from meshtasks.worker.runner import BatchResult
+from meshtasks.worker.results import BatchResult
 
 #: ``None`` as result: the pool process was lost, or the task itself failed.
 OnResult = Callable[["BatchRequest", BatchResult | None, str], None]

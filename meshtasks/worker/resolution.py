@@ -25,7 +25,7 @@ from meshtasks.errors import SinkUnavailable
 from meshtasks.flows.circuit import Verdict
 from meshtasks.outcome import Dead, Retry
 from meshtasks.records.envelope import Envelope, envelope_of
-from meshtasks.worker.runner import BatchResult, Failure
+from meshtasks.worker.results import BatchResult, Failure
 
 #: The longest wait is reached long before.
 _LARGEST_EXPONENT = 30

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import closing
 
 from celery.utils.log import get_logger
 
@@ -17,9 +18,8 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.circuit import Circuit, State
 from meshtasks.flows.contract import Timer
 from meshtasks.flows.sinks import Sinks
-from meshtasks.outcome import Retry
+from meshtasks.outcome import Dead, Retry, outcome_of
 from meshtasks.timing import SinkCall, listening
-from meshtasks.worker.runner import run_timer
 
 logger = get_logger(__name__)
 
@@ -89,7 +89,7 @@ class Timers:
         if circuit.state(began) is State.OPEN:
             return
         with listening() as calls:
-            fault = run_timer(timer, self._sinks)
+            fault = _outcome(timer, self._sinks)
         self._on_calls(calls)
         now = time.monotonic()
         if isinstance(fault, Retry) and fault.sink is not None:
@@ -106,3 +106,14 @@ class Timers:
             logger.error("A timer failed and is run again: %s", said)
             if fault.traceback:
                 logger.error("%s", fault.traceback)
+
+
+def _outcome(timer: Timer, sinks: Sinks) -> Retry | Dead | None:
+    """Run a timer, and close the sinks it has opened; return what went wrong, if
+    anything did."""
+    try:
+        with closing(sinks):
+            timer.run(sinks)
+    except Exception as error:  # noqa: BLE001 - a timer must go on, whatever happens
+        return outcome_of(error)
+    return None

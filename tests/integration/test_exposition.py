@@ -12,8 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from meshtasks.config.environment import Environment
-from meshtasks.worker import exposition
-from meshtasks.worker.exposition import Exposition
+from meshtasks.worker import metrics
+from meshtasks.worker.metrics import Exposition
 from tests.support.waiting import wait_until
 
 
@@ -27,7 +27,7 @@ def exposed(
     caplog: pytest.LogCaptureFixture,
 ) -> Iterator[Callable[[str, str], int]]:
     """Exposes a metric of that name at one of these ports; gives the port."""
-    caplog.set_level("INFO", logger=exposition.__name__)
+    caplog.set_level("INFO", logger=metrics.__name__)
     with ExitStack() as stack:
 
         def expose(name: str, ports: str) -> int:
@@ -65,8 +65,8 @@ def test_workers_of_one_host_share_a_range_of_ports(
 def test_a_port_that_is_taken_is_taken_over_once_it_is_free(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exposition, "_AGAIN_SECONDS", 0.01)
-    caplog.set_level("INFO", logger=exposition.__name__)
+    monkeypatch.setattr(metrics, "_AGAIN_SECONDS", 0.01)
+    caplog.set_level("INFO", logger=metrics.__name__)
     with create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         served = Exposition(CollectorRegistry(), Environment(metrics_port=str(port)))

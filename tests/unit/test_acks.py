@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.worker.acks import Ack, AckWatermark
+from meshtasks.worker.queue_consumer import Ack, AckWatermark
 
 
 def test_a_batch_from_the_start_is_acknowledged_with_one_frame() -> None:

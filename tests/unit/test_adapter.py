@@ -15,7 +15,7 @@ from meshtasks.amqp import headers
 from meshtasks.amqp.content import Properties
 from meshtasks.amqp.receiving import Message
 from meshtasks.records.envelope import envelope_of
-from meshtasks.worker.adapter import Adapted, adapt
+from meshtasks.worker.batching import Adapted, adapt
 
 QUEUE = "sensors.temperature"
 

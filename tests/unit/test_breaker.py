@@ -10,7 +10,7 @@ from meshtasks.flows.circuit import State
 from meshtasks.outcome import Dead, Retry
 from meshtasks.timing import SinkCall
 from meshtasks.worker.breaker import Breaker
-from meshtasks.worker.runner import BatchResult, Failure
+from meshtasks.worker.results import BatchResult, Failure
 
 STORE = ("store",)
 BOTH = ("store", "files")

@@ -13,7 +13,8 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, Retry
-from meshtasks.worker.runner import BatchResult, BatchRunner
+from meshtasks.worker.results import BatchResult
+from meshtasks.worker.runner import BatchRunner
 
 QUEUE = "sensors.motion"
 

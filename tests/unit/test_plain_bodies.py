@@ -19,7 +19,8 @@ from meshtasks.flows.contract import Handler
 from meshtasks.outcome import DONE, Dead
 from meshtasks.records.bodies import plain_body
 from meshtasks.records.models import SensorReading
-from meshtasks.worker.runner import BatchResult, BatchRunner
+from meshtasks.worker.results import BatchResult
+from meshtasks.worker.runner import BatchRunner
 
 SETTINGS = Settings(Environment(config_dir=Path(__file__).parents[2] / "config"))
 LIMIT = 1_048_576

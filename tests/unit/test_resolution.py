@@ -15,7 +15,7 @@ from meshtasks.flows.circuit import Verdict
 from meshtasks.outcome import Dead, Retry
 from meshtasks.records.envelope import Envelope
 from meshtasks.worker.resolution import OutcomeResolver, Resolution
-from meshtasks.worker.runner import BatchResult, Failure
+from meshtasks.worker.results import BatchResult, Failure
 
 NOW = 1_800_000_000.0
 POLICY = RetryPolicy(max_retries=2, retry_backoff=5, retry_jitter=False)

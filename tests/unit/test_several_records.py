@@ -22,7 +22,8 @@ from meshtasks.outcome import DONE, Dead, Outcome, Retry
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.json_text import members_of
 from meshtasks.records.models import Metric, Reading, SensorReading
-from meshtasks.worker.runner import BatchResult, BatchRunner
+from meshtasks.worker.results import BatchResult
+from meshtasks.worker.runner import BatchRunner
 
 SHIPPED = Path(__file__).parents[2] / "config"
 

@@ -17,7 +17,7 @@ from meshtasks.flows.sinks import TIMESERIES
 from meshtasks.timing import SinkCall
 from meshtasks.worker.metrics import WorkerMetrics
 from meshtasks.worker.resolution import Resolution
-from meshtasks.worker.runner import BatchResult
+from meshtasks.worker.results import BatchResult
 
 QUEUE = "sensors.temperature"
 NOW = 1_800_000_000.0
