@@ -257,7 +257,7 @@ def test_a_message_that_meets_an_idle_queue_waits_for_no_others(
 ) -> None:
     ten_minutes = {"batch": {"age_ms": 600_000}}
     env = reconfigured(env, tmp_path / "slow", queues={"defaults": ten_minutes})
-    publish(env, {"id": "first"}, key="sensors.humidity.bath")
+    publish(env, {"id": "first"}, key="metrics.system.attic")
 
     with running(worker(env, tmp_path, scripted.AT_ONCE)):
         wait_for_effects(env, {"first"})

@@ -23,7 +23,7 @@ from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, Retry
 
 #: Handles a message at once; what waits in the others runs together.
-AT_ONCE = "sensors.humidity"
+AT_ONCE = "metrics.system"
 QUEUES = ("alerts.notifications", "sensors.motion", "home.events.automations", AT_ONCE)
 
 
