@@ -167,12 +167,8 @@ def _interruptible(work: Callable[[], None], interrupt: Callable[[], None]) -> N
 
 
 def _plot(found: Result, path: Path, sql: str) -> None:
-    from meshtasks.cli.charts.files import write_chart  # noqa: PLC0415
-    from meshtasks.cli.charts.of_rows import (  # noqa: PLC0415
-        ROWS_LIMIT,
-        NotDrawable,
-        chart_of,
-    )
+    from meshtasks.cli.chart import ROWS_LIMIT, NotDrawable, chart_of  # noqa: PLC0415
+    from meshtasks.cli.drawing import write_chart  # noqa: PLC0415 - slow
 
     rows = islice(found.rows(), ROWS_LIMIT + 1)
     try:

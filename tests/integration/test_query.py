@@ -382,7 +382,7 @@ def test_a_chart_is_a_page_that_a_browser_shows(
     assert result == (0, f"wrote {page}\n", "")
     found = look(
         page,
-        "return [document.title, [...document.querySelectorAll('.line')]"
+        "return [document.title, [...document.querySelectorAll('.line path')]"
         ".map(e => e.getTotalLength()), document.querySelector('svg')"
         ".getBoundingClientRect().width, document.body.innerText]",
         width=800,

@@ -36,7 +36,7 @@ return {{
   rooms: all('.rooms h3', e => e.textContent),
   charts: all('svg', e => e.getAttribute('aria-label')),
   flat: all('svg', e => e.getBoundingClientRect()).filter(r => r.height < 50).length,
-  lines: all('svg .line', e => e.getTotalLength()),
+  lines: all('svg .line path', e => e.getTotalLength()),
   alerts: all('.timeline tbody tr', e => [...e.cells].map(c => c.innerText.trim())),
   spells: all('.track span', e => [e.getBoundingClientRect().width, e.title]),
   text: document.body.innerText,

@@ -9,10 +9,8 @@ from pathlib import Path
 import jinja2
 from rich.filesize import decimal
 
-from meshtasks.cli.charts.chart import Chart, Series
-from meshtasks.cli.charts.style import STYLE
-from meshtasks.cli.charts.svg import svg
-from meshtasks.cli.charts.ticks import Tick, number_text, time_ticks
+from meshtasks.cli.chart import Chart, Series, number_text
+from meshtasks.cli.drawing import STYLE, Tick, svg, time_ticks
 from meshtasks.cli.reporting.facts import Curve, Facts, Period
 
 _WIDTH = 560

@@ -1,1 +1,0 @@
-"""Charts: of a query's result, and for the report."""

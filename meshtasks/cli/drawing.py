@@ -1,0 +1,425 @@
+"""Charts drawn by matplotlib: as SVG for a page or a file, or as PNG.
+
+The SVG follows the reader's light or dark setting, and shows the values under the
+pointer, without any script. What is drawn depends on the chart alone: not on a
+display, the time, or the user's settings of matplotlib.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, tzinfo
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree as ET
+
+import matplotlib as mpl
+from matplotlib import dates
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+from meshtasks.cli.chart import Chart, Series
+from meshtasks.config.private_files import private_opener, write_private
+from meshtasks.text import printable
+
+#: CSS of the page around charts; it follows the reader's light or dark setting.
+STYLE = Path(__file__).with_name("chart.css").read_text(encoding="utf-8")
+#: The light ones of its colours, by name; and what stands in SVG for each.
+_LIGHT = dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", STYLE.partition("@media")[0]))
+_VARIABLES = {colour: f"var(--{name})" for name, colour in _LIGHT.items()}
+_COLOUR = re.compile("|".join(_VARIABLES))
+_FAINT, _EDGE = _LIGHT["faint"], _LIGHT["edge"]
+
+_PAGE_STYLE = """
+body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; background: var(--card);
+  color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.2rem; }
+pre { padding: .8rem; white-space: pre-wrap; background: var(--wash); }
+"""
+
+#: Of a chart in a file, in pixels; a PNG has twice as many.
+_WIDTH, _HEIGHT = 960, 480
+_POINTS_PER_INCH = 72  # so that a point is a pixel
+_CHAR_WIDTH = 7.5  # of 12 px sans serif, on average
+_LINE_HEIGHT = 18
+#: Below so many pixels from one point to the next nobody can aim at one.
+_AIM_PIXELS = 2.0
+#: A chart of less than this shows seconds.
+_SHORT_SECONDS = 600.0
+_MINUTES = "%a %-d %b %H:%M"
+
+_SETTINGS: Any = {
+    "axes.edgecolor": _EDGE,
+    "axes.facecolor": _LIGHT["background"],
+    "axes.labelcolor": _FAINT,
+    "axes.formatter.limits": (-6, 12),
+    "axes.formatter.useoffset": False,
+    "figure.facecolor": _LIGHT["background"],
+    "font.size": 12,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "meshtasks",
+    "text.color": _LIGHT["ink"],
+    "text.parse_math": False,  # a name may hold a dollar sign
+    "xtick.color": _FAINT,
+    "ytick.color": _FAINT,
+}
+_TIME_FORMATS = {
+    365.0: "%Y",
+    30.0: "%b %Y",
+    1.0: "%-d %b",
+    1 / 24: "%H:%M",
+    1 / 1440: "%H:%M",
+    1 / 86_400: "%H:%M:%S",
+}
+_dates: Any = dates  # has no types
+#: What no XML may hold.
+_NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+class Tick(NamedTuple):
+    """A mark on an axis of times: epoch seconds, and its text."""
+
+    position: float
+    label: str
+
+
+def write_chart(chart: Chart, path: Path, note: str) -> None:
+    """Write a chart into a file that only its owner may read.
+
+    Args:
+        chart: what to draw.
+        path: ends in ``.png``, ``.svg`` or ``.html``.
+        note: where it comes from; a page shows it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    match path.suffix.lower():
+        case ".png":
+            with open(path, "wb", opener=private_opener) as file:
+                file.write(_png(chart))
+        case ".svg":
+            write_private(path, _picture(chart))
+        case _:
+            write_private(path, _page(chart, note))
+
+
+def svg(chart: Chart, width: int, height: int) -> str:
+    """The chart as an ``<svg>`` element; :data:`STYLE` belongs to it.
+
+    Args:
+        chart: what to draw.
+        width: pixels; where the page gives it more or less room, it is scaled.
+        height: pixels.
+    """
+    return ET.tostring(_drawn(chart, width, height), encoding="unicode")
+
+
+def time_ticks(
+    start: float, end: float, zone: tzinfo | None, most: int = 7
+) -> list[Tick]:
+    """Full hours, days and the like between two moments.
+
+    Args:
+        start: epoch seconds.
+        end: epoch seconds.
+        zone: whose hours and days.
+        most: about as many at most; at least 7.
+    """
+    low, high = (datetime.fromtimestamp(moment, zone) for moment in (start, end))
+    locator = _dates.AutoDateLocator(tz=zone, minticks=3, maxticks=most)
+    formatter = _dates.AutoDateFormatter(locator, tz=zone)
+    formatter.scaled = _TIME_FORMATS
+    found = [
+        (_dates.num2date(n, zone), formatter(n)) for n in locator.tick_values(low, high)
+    ]
+    return [
+        Tick(moment.timestamp(), label)
+        for moment, label in found
+        if low <= moment <= high
+    ]
+
+
+def round_numbers(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers that cover ``low`` to ``high``: the first is not above it, the
+    last not below.
+
+    Args:
+        low: smallest value.
+        high: largest value.
+        most: about how many.
+    """
+    size = max(abs(low), abs(high))
+    if high - low <= size * 1e-9 or size < 1e-200:  # noqa: PLR2004 - all the same
+        pad = size * 0.1 if size >= 1e-200 else 1.0  # noqa: PLR2004 - zero
+        low, high = low - pad, high + pad
+    locator = MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10])
+    return [float(value) for value in locator.tick_values(low, high)]
+
+
+def _picture(chart: Chart) -> str:
+    """An SVG file; alone it needs its style, size and namespace with it."""
+    drawing = _drawn(chart, _WIDTH, _HEIGHT, titled=True)
+    drawing.set("xmlns", "http://www.w3.org/2000/svg")
+    drawing.set("width", f"{_WIDTH}")
+    drawing.set("height", f"{_HEIGHT}")
+    drawing.set("style", "background: var(--card)")
+    style = ET.Element("style")
+    style.text = STYLE
+    drawing.insert(0, style)
+    return ET.tostring(drawing, encoding="unicode")
+
+
+def _png(chart: Chart) -> bytes:
+    with _matplotlib():
+        figure = _figure(_with_fit_texts(chart), _WIDTH, _HEIGHT, titled=True)
+        out = io.BytesIO()
+        dpi, metadata = 2 * _POINTS_PER_INCH, {"Software": None}
+        figure.savefig(out, format="png", dpi=dpi, metadata=metadata)
+    return out.getvalue()
+
+
+def _page(chart: Chart, note: str) -> str:
+    title = escape(chart.title)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{STYLE}{_PAGE_STYLE}</style>
+</head>
+<body>
+<h1>{title}</h1>
+{svg(chart, _WIDTH, _HEIGHT)}
+<pre>{escape(note)}</pre>
+</body>
+</html>
+"""
+
+
+@contextmanager
+def _matplotlib() -> Iterator[None]:
+    """Matplotlib with our settings, whatever the user's are."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        # Its font is only measured with; the reader's has more characters.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        mpl.rcdefaults()
+        mpl.rcParams.update(_SETTINGS)
+        yield
+
+
+def _drawn(
+    chart: Chart, width: int, height: int, *, titled: bool = False
+) -> ET.Element:
+    """The chart as an SVG element that is fit for a page."""
+    chart = _with_fit_texts(chart)
+    with _matplotlib():
+        figure = _figure(chart, width, height, titled=titled)
+        (axes,) = figure.axes
+        figure.patch.set_visible(False)
+        axes.patch.set_visible(False)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+        root = ET.fromstring(out.getvalue())  # noqa: S314 - made here
+        for parent in list(root.iter()):
+            for child in list(parent):
+                if child.tag.endswith(("}metadata", "}style")):
+                    parent.remove(child)
+        for element in root.iter():
+            _make_fit(element)
+        root.attrib.clear()
+        root.set("class", "chart")
+        root.set("viewBox", f"0 0 {width} {height}")
+        root.set("role", "img")
+        root.set("aria-label", chart.in_words())
+        root.extend(_readings(chart, axes, width, height))
+    return root
+
+
+def _make_fit(element: ET.Element) -> None:
+    """Take namespaces, ids and fonts out; make colours those of the page."""
+    element.tag = element.tag.rpartition("}")[2]
+    element.tail = None
+    if element.tag != "text":
+        element.text = None
+    for name, value in list(element.attrib.items()):
+        match name:
+            case "id" if element.tag == "g":
+                del element.attrib[name]
+                if " " in value:  # given here: matplotlib's own have no blank
+                    element.set("class", value)
+            case "d":
+                element.set(name, " ".join(value.split()))
+            case "style":
+                rules = (r for r in value.split("; ") if not r.startswith("font"))
+                style = "; ".join(rules)
+                element.set(name, _COLOUR.sub(lambda c: _VARIABLES[c[0]], style))
+            case _:
+                del element.attrib[name]
+                element.set(name.rpartition("}")[2], value)
+
+
+def _figure(chart: Chart, width: int, height: int, *, titled: bool) -> Figure:
+    """The chart as matplotlib draws it, a pixel for a point."""
+    # The uppermost line is left to the title, and to the values under the pointer.
+    room = 1 - _LINE_HEIGHT / height
+    layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, rect=(0, 0, 1, room))
+    size = (width / _POINTS_PER_INCH, height / _POINTS_PER_INCH)
+    figure = Figure(figsize=size, dpi=_POINTS_PER_INCH, layout=layout)
+    if titled:
+        figure.text(0.01, 0.99, chart.title, ha="left", va="top")
+    axes = figure.subplots()
+    axes.grid(axis="y", color=_LIGHT["grid"], linewidth=1, clip_on=False)
+    axes.set_axisbelow(True)
+    axes.spines[["left", "right", "top"]].set_visible(False)
+    axes.tick_params(left=False, bottom=False)
+    if titled:
+        axes.set_ylabel(chart.unit)
+    y_values = round_numbers(*chart.bounds, most=5 if height > 260 else 3)  # noqa: PLR2004
+    axes.set_ylim(y_values[0], y_values[-1])
+    axes.set_yticks(y_values)
+    axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+    if y_values[0] < 0 < y_values[-1]:
+        axes.axhline(0, color=_EDGE, linewidth=1, clip_on=False)
+    draw = _draw_bars if chart.axis == "category" else _draw_lines
+    handles = [draw(chart, axes, index) for index in range(len(chart.series))]
+    _mark_x_axis(chart, axes, width)
+    if len(handles) > 1:
+        names = [series.name for series in chart.series]
+        needed = 40 + _CHAR_WIDTH * max(map(len, names))
+        legend = figure.legend(
+            handles,
+            [str(slot) for slot in range(len(names))],
+            loc="outside lower left",
+            ncols=max(1, int(width / needed)),
+            frameon=False,
+        )
+        # Set here, since a label that begins with "_" is none to matplotlib.
+        for text, name in zip(legend.get_texts(), names, strict=True):
+            text.set_text(name)
+    return figure
+
+
+def _draw_lines(chart: Chart, axes: Any, index: int) -> Any:
+    series = chart.series[index]
+    xs, colour = chart.positions, _LIGHT[f"s{series.slot}"]
+    if series.low and series.high:
+        low, high = _with_gaps(series.low), _with_gaps(series.high)
+        band = axes.fill_between(xs, low, high, color=colour, alpha=0.18, lw=0)
+        band.set(clip_on=False, gid=f"band s{series.slot}")
+    lone = _lone_points(series)
+    (line,) = axes.plot(
+        xs,
+        _with_gaps(series.values),
+        color=colour,
+        linewidth=2,
+        solid_capstyle="round",
+        marker="o" if lone else None,
+        markersize=4,
+        markevery=lone or None,
+        clip_on=False,
+        gid=f"line s{series.slot}",
+    )
+    return line
+
+
+def _draw_bars(chart: Chart, axes: Any, index: int) -> Any:
+    series = chart.series[index]
+    width = 0.8 / len(chart.series)
+    return axes.bar(
+        [x - 0.4 + (index + 0.5) * width for x in chart.positions],
+        [0.0 if value is None else value for value in series.values],
+        width=width * 0.94,
+        color=_LIGHT[f"s{series.slot}"],
+        clip_on=False,
+        gid=f"bar s{series.slot}",
+    )
+
+
+def _mark_x_axis(chart: Chart, axes: Any, width: int) -> None:
+    positions = chart.positions
+    if chart.axis == "category":
+        axes.set_xlim(-0.5, len(positions) - 0.5)
+        names = [str(name) for name in chart.x]
+        crowded = sum(map(len, names)) * _CHAR_WIDTH > width - 60
+        axes.set_xticks(
+            positions,
+            names,
+            rotation=40 if crowded else 0,
+            ha="right" if crowded else "center",
+        )
+        return
+    low, high = chart.x_range or (min(positions), max(positions))
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    axes.set_xlim(low, high)
+    if chart.axis == "time":
+        ticks = time_ticks(low, high, chart.zone, max(7, width // 80))
+        axes.set_xticks([t.position for t in ticks], [t.label for t in ticks])
+
+
+def _readings(chart: Chart, axes: Any, width: int, height: int) -> Iterator[ET.Element]:
+    """What is seen of each point while the pointer is over it."""
+    box = axes.bbox
+    xs = [axes.transData.transform((x, 0.0))[0] for x in chart.positions]
+    if len(xs) > box.width / _AIM_PIXELS:
+        return
+    low, high = axes.get_xlim()
+    time_format = "%a %-d %b %H:%M:%S" if high - low < _SHORT_SECONDS else _MINUTES
+    edges = [box.x0, *((a + b) / 2 for a, b in pairwise(xs)), box.x1]
+    for index, (left, right) in enumerate(pairwise(edges)):
+        lines = chart.reading(index, time_format)
+        if not lines:
+            continue
+        reading = ET.Element("g", {"class": "reading"})
+        area = {
+            "x": f"{left:.1f}",
+            "y": f"{height - box.y1:.1f}",
+            "width": f"{max(right - left, 0):.1f}",
+            "height": f"{box.height:.1f}",
+        }
+        ET.SubElement(reading, "rect", area)
+        for row, line in enumerate(lines):
+            at = {"x": f"{width - 8}", "y": f"{14 + row * _LINE_HEIGHT}"}
+            ET.SubElement(reading, "text", at).text = line
+        yield reading
+
+
+def _with_fit_texts(chart: Chart) -> Chart:
+    """The chart without characters that no drawing may hold: they come from outside."""
+
+    def fit(text: str) -> str:
+        return _NOT_XML.sub("\ufffd", printable(text))
+
+    return replace(
+        chart,
+        title=fit(chart.title),
+        unit=fit(chart.unit),
+        x=tuple(fit(x) if isinstance(x, str) else x for x in chart.x),
+        series=tuple(replace(each, name=fit(each.name)) for each in chart.series),
+    )
+
+
+def _with_gaps(values: Sequence[float | None]) -> list[float]:
+    return [float("nan") if value is None else value for value in values]
+
+
+def _lone_points(series: Series) -> list[int]:
+    """Values between two gaps: as a line they would not be seen."""
+    padded = [None, *series.values, None]
+    return [
+        index
+        for index, (before, value, after) in enumerate(
+            zip(padded, padded[1:], padded[2:], strict=False)
+        )
+        if value is not None and before is None and after is None
+    ]
