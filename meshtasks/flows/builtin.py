@@ -19,10 +19,7 @@ from meshtasks.flows.inference import handler as inference  # noqa: F401 - they 
 from meshtasks.flows.inference.config import MODELS
 from meshtasks.flows.metrics import handler as metrics  # noqa: F401 - they register their handlers
 from meshtasks.flows.readings import handler as climate  # noqa: F401 - they register their handlers
-from meshtasks.flows.webhooks import (
-    home,  # noqa: F401 - they register their handlers
-    motion,  # noqa: F401 - they register their handlers
-)
+from meshtasks.flows.webhooks import handler as webhooks  # noqa: F401 - they register their handlers
 from meshtasks.flows.webhooks.config import WORKFLOWS
 from meshtasks.records.kinds import KINDS
 from meshtasks.rules.config import RULES

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import urllib3
 from typing_extensions import override
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, ProtocolError
+from urllib3.exceptions import HTTPError
 
 from meshtasks.flows.circuit import LONGEST_ASKED_SECONDS
 
@@ -86,40 +86,28 @@ def request(
     timeout_seconds: float,
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
-    repeatable: bool = False,
 ) -> Answer:
     """One request, without following redirects.
 
     Args:
         pool: of :func:`pool_manager`.
         timeout_seconds: longest wait for the answer, all of it.
-        repeatable: it may be made again at once, on a new connection, when the
-            service closed the kept one meanwhile, as it does when it is restarted.
 
     Raises:
         HTTPError: there was no answer in time.
     """
     connect_seconds = min(CONNECT_TIMEOUT_SECONDS, timeout_seconds)
     timeout = urllib3.Timeout(connect=connect_seconds, read=timeout_seconds)
-
-    def once() -> urllib3.BaseHTTPResponse:
-        return pool.request(
-            method,
-            url,
-            body=body,
-            headers=headers,
-            timeout=timeout,
-            retries=False,
-            redirect=False,
-            preload_content=False,
-        )
-
-    try:
-        response = once()
-    except ProtocolError:
-        if not repeatable:
-            raise
-        response = once()
+    response = pool.request(
+        method,
+        url,
+        body=body,
+        headers=headers,
+        timeout=timeout,
+        retries=False,
+        redirect=False,
+        preload_content=False,
+    )
     return answer_in(response)
 
 

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 
 import pytest
@@ -318,6 +318,31 @@ def test_a_busy_webhook_is_left_alone_as_long_as_it_asks(
     patient.call(workflow(), b"{}", {})
 
     assert len(calls(receiver)) == 2
+
+
+def test_the_log_says_that_a_webhook_is_paused_and_for_how_long_and_when_it_is_over(
+    patient: Webhooks,
+    receiver: Receiver,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    receiver.script(*[Answer(429, b"slowly", {"Retry-After": "30"})] * 2)
+
+    pause(patient)
+    pause(patient)
+    for _ in range(2):
+        clock.now += 30
+        with suppress(WebhookBusy):
+            patient.call(workflow(), b"{}", {})
+
+    host = receiver.url.partition("://")[2]
+    assert [(each.levelname, each.message) for each in caplog.records] == [
+        (
+            "WARNING",
+            f'Paused, retried in 30 s: workflow "light" at {host} answered 429: slowly',
+        ),
+        ("WARNING", 'Workflow "light" is no longer paused'),
+    ]
 
 
 def test_a_call_that_is_busy_counts_once_others_were_taken(

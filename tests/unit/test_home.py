@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from meshtasks.flows.webhooks.events import (
-    Events,
+from meshtasks.flows.webhooks.handler import (
     read_automation_trigger,
     read_events,
     read_state_change,
 )
+from meshtasks.flows.webhooks.workflows import HomeEvents
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import AutomationTrigger, StateChange, explain
 
@@ -35,7 +35,7 @@ def change(**fields: Any) -> dict[str, Any]:
     return whole | fields
 
 
-def read_changes(*records: Any, timestamp: float | None = None) -> Events:
+def read_changes(*records: Any, timestamp: float | None = None) -> HomeEvents:
     envelope = Envelope(b"", "home.events", "home.a.b.c", "q", None, timestamp, NOW, {})
     changes = [CHANGE.validate_python(record) for record in records]
     return read_events(changes, [envelope] * len(changes), read_state_change)
@@ -74,7 +74,7 @@ def test_a_change_from_nothing_to_nothing_is_dead() -> None:
     assert events.dead[0].reason == (
         "new_state: expected an old state, a new one or both"
     )
-    assert [event.place for event in events.good] == [1]
+    assert [event.index for event in events.good] == [1]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from meshtasks.flows.webhooks.events import Events, read_events, read_motion
+from meshtasks.flows.webhooks.handler import read_events, read_motion
+from meshtasks.flows.webhooks.workflows import HomeEvents
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import Motion, explain
 
@@ -18,7 +19,7 @@ NO_SENSOR = (
 )
 
 
-def read(record: Any, key: str = "sensors.motion.hall") -> Events:
+def read(record: Any, key: str = "sensors.motion.hall") -> HomeEvents:
     envelope = Envelope(b"", "sensors", key, "sensors.motion", None, None, NOW, {})
     return read_events([MOTION.validate_python(record)], [envelope], read_motion)
 

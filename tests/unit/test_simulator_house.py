@@ -23,7 +23,7 @@ from meshtasks.flows.inference.config import transform as transform_results
 from meshtasks.flows.inference.requests import request_of
 from meshtasks.flows.metric_points import Transformed, metric_points
 from meshtasks.flows.readings.transform import transform as transform_readings
-from meshtasks.flows.webhooks.events import (
+from meshtasks.flows.webhooks.handler import (
     read_automation_trigger,
     read_events,
     read_motion,

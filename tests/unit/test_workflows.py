@@ -15,8 +15,8 @@ from meshtasks.flows.webhooks.config import (
     Condition,
     Webhook,
     WorkflowBook,
-    verdict,
 )
+from meshtasks.flows.webhooks.workflows import combined
 from meshtasks.outcome import DONE, Dead, Retry
 
 SHIPPED = Path(__file__).parents[2] / "config" / "workflows.yaml"
@@ -290,21 +290,21 @@ def test_on_and_off_are_words_and_not_booleans(tmp_path: Path, word: str) -> Non
 
 
 def test_a_record_is_done_when_every_workflow_has_taken_it() -> None:
-    assert verdict([DONE, DONE]) is DONE
-    assert verdict([]) is DONE
+    assert combined([DONE, DONE]) is DONE
+    assert combined([]) is DONE
 
 
 def test_a_refusal_makes_it_dead_with_every_reason() -> None:
     one, other = Dead("a: 404", "WebhookRefused"), Dead("b: 410", "WebhookRefused")
 
-    assert verdict([one, DONE, other]) == Dead("a: 404; b: 410", "WebhookRefused")
+    assert combined([one, DONE, other]) == Dead("a: 404; b: 410", "WebhookRefused")
 
 
 def test_it_is_retried_while_any_call_may_still_succeed() -> None:
     busy = Retry("429", "WebhookBusy", retry_after_seconds=5)
     failed = Retry("500", retry_after_seconds=30)
 
-    outcome = verdict([Dead("404"), busy, failed, DONE])
+    outcome = combined([Dead("404"), busy, failed, DONE])
 
     assert outcome == Retry("429", "WebhookBusy", retry_after_seconds=30)
 
@@ -312,13 +312,13 @@ def test_it_is_retried_while_any_call_may_still_succeed() -> None:
 def test_an_outage_of_n8n_is_what_the_worker_must_hear_of() -> None:
     outage = Retry("down", "SinkUnavailable", sink="webhook", tried=False)
 
-    outcome = verdict([Retry("500", tried=False), outage])
+    outcome = combined([Retry("500", tried=False), outage])
 
     assert outcome == outage
 
 
 def test_a_retry_counts_if_one_of_its_calls_was_tried() -> None:
-    outcome = verdict([Retry("spared", tried=False), Retry("500")])
+    outcome = combined([Retry("spared", tried=False), Retry("500")])
 
     assert isinstance(outcome, Retry)
     assert outcome.tried

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from meshtasks.flows.webhooks.calls import Request, Run, requests_of
 from meshtasks.flows.webhooks.config import Workflow
-from meshtasks.flows.webhooks.events import Event
+from meshtasks.flows.webhooks.workflows import (
+    HomeEvent,
+    WebhookRequest,
+    WorkflowRun,
+    requests_of,
+)
 from meshtasks.outcome import DONE, Retry
 from meshtasks.records.envelope import Envelope
 
@@ -22,12 +26,12 @@ def workflow(name: str, send: str = "record") -> Workflow:
 
 def run(
     name: str, *workflows: Workflow, key: str = "sensors.motion.hall", **record: Any
-) -> Run:
+) -> WorkflowRun:
     envelope = Envelope(b"{}", "sensors", key, "sensors.motion", None, None, NOON, {})
-    return Run(name, envelope, Event(0, NOON, record), workflows)
+    return WorkflowRun(name, envelope, HomeEvent(0, NOON, record), workflows)
 
 
-def shape(requests: list[Request]) -> list[tuple[str, list[str]]]:
+def shape(requests: list[WebhookRequest]) -> list[tuple[str, list[str]]]:
     return [
         (request.workflow.name, [each.id for each in request.runs])
         for request in requests
@@ -51,13 +55,13 @@ def test_whole_batches_are_one_request_each_after_all_others() -> None:
 
 
 def test_the_body_of_a_single_request_is_the_record() -> None:
-    request = Request(workflow("a"), [run("r1", motion=True, sensor_id="Küche")])
+    request = WebhookRequest(workflow("a"), [run("r1", motion=True, sensor_id="Küche")])
 
     assert request.body() == '{"motion":true,"sensor_id":"Küche"}'.encode()
 
 
 def test_a_single_request_says_where_the_record_came_from() -> None:
-    headers = Request(workflow("light"), [run("m1/0a1b")]).headers()
+    headers = WebhookRequest(workflow("light"), [run("m1/0a1b")]).headers()
 
     assert headers == {
         "Idempotency-Key": "m1/0a1b/light",
@@ -69,7 +73,7 @@ def test_a_single_request_says_where_the_record_came_from() -> None:
 
 
 def test_no_id_and_no_routing_key_can_break_a_header() -> None:
-    request = Request(workflow("a"), [run("x\r\nEvil: 1%/é\udcff", key="a. b")])
+    request = WebhookRequest(workflow("a"), [run("x\r\nEvil: 1%/é\udcff", key="a. b")])
 
     headers = request.headers()
 
@@ -78,7 +82,7 @@ def test_no_id_and_no_routing_key_can_break_a_header() -> None:
 
 
 def test_the_body_of_a_whole_batch_has_the_id_of_every_record() -> None:
-    request = Request(
+    request = WebhookRequest(
         workflow("a", send="batch"), [run("r1", n=1), run("r2", n=2, key="a\udcff")]
     )
 
@@ -105,7 +109,7 @@ def test_the_key_of_a_whole_batch_is_that_of_its_records() -> None:
     whole = workflow("a", send="batch")
 
     keys = [
-        Request(whole, runs).headers()["Idempotency-Key"]
+        WebhookRequest(whole, runs).headers()["Idempotency-Key"]
         for runs in ([a, b], [a, b], [a])
     ]
 
@@ -113,7 +117,7 @@ def test_the_key_of_a_whole_batch_is_that_of_its_records() -> None:
 
 
 def test_numbers_that_json_has_not_are_null() -> None:
-    request = Request(workflow("a"), [run("r1", huge=float("inf"))])
+    request = WebhookRequest(workflow("a"), [run("r1", huge=float("inf"))])
 
     assert request.body() == b'{"huge":null}'
 
@@ -122,7 +126,7 @@ def test_a_record_knows_who_has_taken_it() -> None:
     a, b = workflow("a"), workflow("b")
     record = run("r1", a, b)
 
-    Request(a, [record]).end_in(DONE)
-    Request(b, [record]).end_in(Retry("500"))
+    WebhookRequest(a, [record]).resolve(DONE)
+    WebhookRequest(b, [record]).resolve(Retry("500"))
 
     assert record.taken == ["a"]

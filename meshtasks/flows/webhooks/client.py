@@ -1,15 +1,14 @@
-"""Webhooks of n8n, and of whatever else takes JSON over HTTP.
+"""Webhooks of n8n, and of any other service that takes JSON over HTTP.
 
 Only what config/workflows.yaml names is ever called: a URL holds nothing that comes
 from a record, redirects are not followed, and no proxy is taken from the
 environment.
 
-The worker's circuit ``webhook`` is n8n's, for all its workflows together: it opens
-when n8n itself gives no sign of life, and then the queues rest until a call is
-answered. What only one webhook suffers from (it is slow, asks for a pause, is not
-registered, shows a login page) is a matter of the records that start it; these are
-retried and all others go on. So are the records for any other host, since n8n's
-workflows need not wait for that.
+The worker's circuit ``webhook`` is that of n8n as a whole: it opens when n8n gives no
+sign of life, and then the queues are paused until a call succeeds. What concerns one
+webhook only (it is slow, asks for a pause, is not registered, shows a login page) is a
+matter of the records that start it; these are retried and all others go on. So are the
+records for any other host, since n8n's workflows need not wait for that.
 
 Each webhook has a circuit of its own here, in each process: while it is open the
 webhook is not called, so that the others need not wait for it again and again.
@@ -49,16 +48,16 @@ PROBE_TIMEOUT_SECONDS = 3.0
 _REASON_LIMIT_CHARS = 500
 
 #: Answers 503 until the database is migrated. Older versions do not know it, and show
-#: their page for people, but any answer of n8n's own will do.
+#: an HTML page, but any answer of n8n's own will do.
 _HEALTH_PATH = "/healthz/readiness"
 #: Which every version knows.
 _LIFE_PATH = "/healthz"
-#: What a proxy says in place of a server that it does not reach.
-_NOBODY_THERE = frozenset({502, 503, 504})
-#: With status 200, to every request, while it migrates its database.
+#: The answers of a proxy whose server is unavailable.
+_NOT_REACHED = frozenset({502, 503, 504})
+#: With status 200, to every request, while n8n migrates its database.
 _STARTING = "n8n is starting up"
 
-#: A server of TLS, to whoever does not speak it (Go's net/http).
+#: The answer of a TLS server to a plain request (Go's net/http).
 _WRONG_SCHEME = "Client sent an HTTP request to an HTTPS server"
 
 _TOO_MANY_REQUESTS = 429
@@ -71,12 +70,13 @@ _OF_DATA = frozenset({400, 413, 422})
 
 
 class WebhookBusy(Transient):
-    """A webhook is in trouble and is left alone for a while.
+    """A webhook cannot be called at present, and is paused.
 
     Args:
-        retry_after_seconds: how long.
-        counts: whether it is held against the record. Not so if the webhook was left
-            alone this time, or does not work for any record.
+        message: why.
+        retry_after_seconds: how long it is paused.
+        counts: whether it is held against the record. Not so if the webhook was
+            paused already, or does not work for any record.
     """
 
     def __init__(
@@ -91,11 +91,8 @@ class WebhookBusy(Transient):
 
 
 class WebhookRefused(SinkRejected):
-    """A webhook refused a request.
-
-    Args:
-        of_data: it may be about some of the records in it only.
-    """
+    """A webhook refused a request; ``of_data`` if it may be about some of its records
+    only."""
 
     def __init__(self, message: str, *, of_data: bool) -> None:
         super().__init__(message)
@@ -143,8 +140,7 @@ class Webhooks:
 
         Raises:
             WebhookRefused: it was refused for good.
-            WebhookBusy: the webhook is in trouble, or is left alone since it was. n8n
-                itself is there.
+            WebhookBusy: the webhook is paused, or is from now on. n8n itself is there.
             Transient: 408, 425 or a 5xx; n8n itself is there.
             SinkUnavailable: n8n gives no sign of life.
         """
@@ -153,7 +149,9 @@ class Webhooks:
             wait = circuit.wait_seconds(began)
             raise WebhookBusy(circuit.reason, wait, counts=False)
         try:
-            self._call(workflow, body, headers)
+            with timing(SINK) as call:
+                call.concerns_sink = self.is_at_n8n(workflow.webhook)
+                self._call(workflow, body, headers)
         except WebhookBusy as error:
             now = self._clock()
             verdict = circuit.verdict(began, now)
@@ -164,28 +162,22 @@ class Webhooks:
                 asked_seconds=error.retry_after_seconds,
                 lasted_seconds=now - began,
             )
-            if opened:
-                logger.warning("Not called for a while: %s", error)
-            counts = error.counts and verdict.counts
             wait = max(circuit.wait_seconds(now), verdict.wait_seconds)
+            if opened:
+                logger.warning("Paused, retried in %.0f s: %s", wait, error)
+            counts = error.counts and verdict.counts
             raise WebhookBusy(str(error), wait, counts=counts) from error
         if circuit.succeeded(began, self._clock()):
-            logger.warning('Workflow "%s" is called again', workflow.name)
+            logger.warning('Workflow "%s" is no longer paused', workflow.name)
 
     def _call(
         self, workflow: Workflow, body: bytes, headers: Mapping[str, str]
     ) -> None:
-        """One request that is made; raises what :meth:`call` raises."""
-        with timing(SINK) as call:
-            call.concerns_sink = self.is_at_n8n(workflow.webhook)
-            self._call_one(workflow, body, headers)
-
-    def _call_one(
-        self, workflow: Workflow, body: bytes, headers: Mapping[str, str]
-    ) -> None:
+        """One request, without the circuit; raises what :meth:`call` raises."""
         webhook = workflow.webhook
+        at_n8n = self.is_at_n8n(webhook)
         url = self._n8n_url + webhook.url if webhook.is_path else webhook.url
-        at = f'workflow "{workflow.name}" at {urlsplit(url).netloc}'
+        name = f'workflow "{workflow.name}" at {urlsplit(url).netloc}'
         own = {"Content-Type": "application/json", "User-Agent": "meshtasks"}
         if webhook.auth:
             own[webhook.auth.header] = self._secrets[webhook.auth.secret]
@@ -199,23 +191,53 @@ class Webhooks:
                 headers={**headers, **own},
             )
         except (NewConnectionError, ConnectTimeoutError) as error:
-            if self.is_at_n8n(webhook):
-                raise self._down(str(error)) from error
-            message = f"{at} cannot be reached: {error}"
+            if at_n8n:
+                raise self._unavailable(str(error)) from error
+            message = f"{name} cannot be reached: {error}"
             raise WebhookBusy(message) from error
         except HTTPError as error:
-            self._require_n8n(webhook)
+            if at_n8n:
+                self._check_n8n(_HEALTH_PATH)
             if isinstance(error, ReadTimeoutError):
-                message = f"{at} did not answer within {webhook.timeout_seconds:g} s"
+                message = f"{name} did not answer within {webhook.timeout_seconds:g} s"
                 raise WebhookBusy(message) from error
-            message = f"{at} cannot be used: {error}"
+            message = f"{name} cannot be used: {error}"
             raise WebhookBusy(message) from error
-        said = " ".join(answer.text.split())
-        if answer.status in _NOBODY_THERE or said.startswith(_STARTING):
-            self._require_n8n(webhook)
-        elif answer.is_page and not webhook.accepts_pages:
-            self._require_n8n(webhook, by=_LIFE_PATH)
-        self._judge(webhook, at, answer, said)
+        text = " ".join(answer.text.split())
+        if at_n8n:
+            if answer.status in _NOT_REACHED or text.startswith(_STARTING):
+                self._check_n8n(_HEALTH_PATH)
+            elif answer.is_page and not webhook.accepts_pages:
+                self._check_n8n(_LIFE_PATH)
+        self._judge(webhook, name, answer, text)
+
+    def _judge(self, webhook: Webhook, name: str, answer: Answer, text: str) -> None:
+        """Raise the error that the answer of a webhook means; None for success."""
+        status, wait = answer.status, answer.retry_after_seconds
+        message = f"{name} answered {status}: {self._redacted(text)}"
+        if answer.is_page and not webhook.accepts_pages:
+            message = f"{message} (a page for people: is this the webhook itself?)"
+            raise WebhookBusy(message, wait, counts=False)
+        if status // 100 == _SUCCESS:
+            if answer.whole and not text.startswith(_STARTING):
+                return
+            raise WebhookBusy(message)
+        if status // 100 == _REDIRECT:
+            message = f"{message} (redirects are not followed: correct the URL)"
+        if status in webhook.held_statuses or text.startswith(_WRONG_SCHEME):
+            raise WebhookBusy(message, wait, counts=False)
+        if status in {_TOO_MANY_REQUESTS, _UNAVAILABLE}:
+            raise WebhookBusy(message, wait)
+        if status in _MAY_PASS or status // 100 == _SERVER_ERROR:
+            raise Transient(message, wait)
+        raise WebhookRefused(message, of_data=status in _OF_DATA)
+
+    def _redacted(self, text: str) -> str:
+        """The beginning and the end of an answer, without secrets it may repeat."""
+        for secret in self._secrets.values():
+            if secret:
+                text = text.replace(secret, "…")
+        return ends(text, _REASON_LIMIT_CHARS)
 
     def probe(self) -> None:
         """Ask n8n for a sign of life: any answer that is its own.
@@ -223,66 +245,31 @@ class Webhooks:
         Raises:
             SinkUnavailable: it gave none.
         """
-        self._ask_n8n(_HEALTH_PATH)
+        self._check_n8n(_HEALTH_PATH)
 
-    def _ask_n8n(self, path: str) -> None:
-        url = self._n8n_url + path
+    def _check_n8n(self, path: str) -> None:
+        url, timeout = self._n8n_url + path, PROBE_TIMEOUT_SECONDS
         try:
-            answer = request(
-                self._http, "GET", url, timeout_seconds=PROBE_TIMEOUT_SECONDS
-            )
+            answer = request(self._http, "GET", url, timeout_seconds=timeout)
         except HTTPError as error:
-            raise self._down(str(error)) from error
-        if answer.status in _NOBODY_THERE:
-            fault = f"its health check answered {answer.status}"
-            raise self._down(fault, answer.retry_after_seconds)
+            raise self._unavailable(str(error)) from error
+        if answer.status in _NOT_REACHED:
+            reason = f"its health check answered {answer.status}"
+            raise self._unavailable(reason, answer.retry_after_seconds)
         if answer.text.lstrip().startswith(_STARTING):
-            raise self._down("it is starting up")
+            raise self._unavailable("it is starting up")
         if path == _LIFE_PATH and answer.is_page:
-            raise self._down("a page for people is shown in its place")
+            raise self._unavailable("a page for people is shown in its place")
+
+    def _unavailable(
+        self, reason: str, retry_after_seconds: float | None = None
+    ) -> SinkUnavailable:
+        message = f"n8n at {urlsplit(self._n8n_url).netloc} is not there: {reason}"
+        return SinkUnavailable(SINK, message, retry_after_seconds)
 
     def close(self) -> None:
         """Close the connections."""
         self._http.clear()
-
-    def _require_n8n(self, webhook: Webhook, by: str = _HEALTH_PATH) -> None:
-        """After a fault: see whether it is n8n's as a whole."""
-        if self.is_at_n8n(webhook):
-            self._ask_n8n(by)
-
-    def _down(
-        self, fault: str, retry_after_seconds: float | None = None
-    ) -> SinkUnavailable:
-        message = f"n8n at {urlsplit(self._n8n_url).netloc} is not there: {fault}"
-        return SinkUnavailable(SINK, message, retry_after_seconds)
-
-    def _judge(self, webhook: Webhook, at: str, answer: Answer, said: str) -> None:
-        """What the answer of a webhook means, of a host that is there."""
-        status, wait = answer.status, answer.retry_after_seconds
-        text = f"{at} answered {status}: {self._redacted(said)}"
-        if answer.is_page and not webhook.accepts_pages:
-            text = f"{text} (a page for people: is this the webhook itself?)"
-            raise WebhookBusy(text, wait, counts=False)
-        if status // 100 == _SUCCESS:
-            if answer.whole and not said.startswith(_STARTING):
-                return
-            raise WebhookBusy(text)
-        if status // 100 == _REDIRECT:
-            text = f"{text} (redirects are not followed: correct the URL)"
-        if status in webhook.held_statuses or said.startswith(_WRONG_SCHEME):
-            raise WebhookBusy(text, wait, counts=False)
-        if status in {_TOO_MANY_REQUESTS, _UNAVAILABLE}:
-            raise WebhookBusy(text, wait)
-        if status in _MAY_PASS or status // 100 == _SERVER_ERROR:
-            raise Transient(text, wait)
-        raise WebhookRefused(text, of_data=status in _OF_DATA)
-
-    def _redacted(self, text: str) -> str:
-        """The beginning and the end of an answer, less the secrets it may repeat."""
-        for secret in self._secrets.values():
-            if secret:
-                text = text.replace(secret, "…")
-        return ends(text, _REASON_LIMIT_CHARS)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
@@ -292,4 +279,4 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 #: Calls webhooks; the name is that of n8n's circuit.
-WEBHOOK = SinkKey("webhook", lambda sinks: Webhooks.from_settings(sinks.settings))
+WEBHOOK = SinkKey(SINK, lambda sinks: Webhooks.from_settings(sinks.settings))

@@ -1,10 +1,9 @@
-"""Workflows: which records start which webhook. The model of config/workflows.yaml,
-and what the calls for one record come to; pure."""
+"""config/workflows.yaml: which records start which webhook."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -28,7 +27,6 @@ from meshtasks.config.faults import refuse_all, twice
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.config.web import Auth, http_url, is_base_url, is_url_text
 from meshtasks.errors import ConfigError
-from meshtasks.outcome import DONE, Dead, Done, Outcome, Retry
 
 #: Half of what a batch may take by default, so that one call cannot use it up.
 LONGEST_TIMEOUT_SECONDS = 60.0
@@ -86,7 +84,7 @@ class Condition(BaseModel):
         if "equals" in self.model_fields_set and not _same(value, self.equals):
             return False
         if self.any_of is not None and not any(
-            _same(value, each) for each in self.any_of
+            _same(value, allowed) for allowed in self.any_of
         ):
             return False
         if not (self.above is None and self.below is None):
@@ -222,39 +220,6 @@ class WorkflowBook(BaseModel):
             for workflow in self.workflows
             if topic_matches(workflow.routing_key, routing_key)
         )
-
-
-def verdict(calls: Iterable[Outcome]) -> Outcome:
-    """What the calls for one record come to.
-
-    While one may still succeed the record is retried, whatever became of the
-    others: those that succeeded are not called again, and those that refused it
-    refuse it again. Then it is dead if any refused it.
-    """
-    retries: list[Retry] = []
-    refusals: list[Dead] = []
-    for call in calls:
-        match call:
-            case Retry():
-                retries.append(call)
-            case Dead():
-                refusals.append(call)
-            case Done():
-                pass
-    if retries:
-        first = next((each for each in retries if each.sink), retries[0])
-        waits = [each.retry_after_seconds or 0.0 for each in retries]
-        return Retry(
-            first.reason,
-            first.error_type,
-            first.sink,
-            max(waits) or None,
-            tried=any(each.tried for each in retries),
-        )
-    if refusals:
-        reasons = "; ".join(each.reason for each in refusals)
-        return Dead(reasons, refusals[0].error_type)
-    return DONE
 
 
 def _check(book: WorkflowBook, settings: Settings) -> Iterator[ConfigError]:
