@@ -129,7 +129,7 @@ def test_a_bad_file_is_refused_with_file_key_and_expectation(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="MESH_CONFIG_DIR"):
         producer_config(
-            Settings(Environment(config_dir=tmp_path)), "system", SystemConfig
+            Settings(Environment(config_dir=tmp_path)), "weather", SystemConfig
         )
 
 
