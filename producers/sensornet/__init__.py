@@ -1,5 +1,5 @@
 """What devices publish by MQTT becomes the mesh's own records.
 
 Everything but :mod:`~producers.sensornet.service` and
-:mod:`~producers.sensornet.command` is pure: topic and bytes in, readings out.
+:mod:`~producers.sensornet.__main__` is pure: topic and bytes in, readings out.
 """

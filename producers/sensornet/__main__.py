@@ -15,10 +15,11 @@ from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.settings import load_settings
 from meshtasks.text import printable
 from producers.__main__ import main
-from producers.sensornet.announcements import Announcements, Memory
+from producers.sensornet.announcements import Announcements, AnnouncementsFile
 from producers.sensornet.config import CONFIG, MQTT_EXCHANGE, SensorNet
-from producers.sensornet.normaliser import Normalised, Normaliser, Published
-from producers.sensornet.service import Service
+from producers.sensornet.normaliser import Normalised, Normaliser
+from producers.sensornet.records import Published
+from producers.sensornet.service import DeviceService
 from producers.session import broker_url
 
 
@@ -31,7 +32,7 @@ def sensornet(
             "--explain",
             help="Connect to nothing; read lines of TOPIC PAYLOAD from standard input, "
             "as mosquitto_sub -v prints them (or with a tab between, for topics with "
-            "blanks), and say what becomes of each.",
+            "blanks), and show what becomes of each.",
         ),
     ] = False,
 ) -> None:
@@ -52,12 +53,13 @@ def sensornet(
     if explain:
         _explain(config, settings.read(TOPOLOGY), sys.stdin)
         return
-    memory = Memory(settings.env.state_dir / "sensornet-discovery.json")
-    normaliser = Normaliser(config, memory.announcements)
+    path = settings.env.state_dir / "sensornet-discovery.json"
+    announcements = AnnouncementsFile(path)
+    normaliser = Normaliser(config, announcements.announcements)
     stop = context.ensure_object(threading.Event)
-    service = Service(broker_url(), config.queue, normaliser, memory, stop)
+    service = DeviceService(broker_url(), config.queue, normaliser, announcements, stop)
     service.run()
-    typer.echo(json.dumps(service.tally.summary()))
+    typer.echo(json.dumps(service.counts.summary()))
 
 
 def _explain(config: SensorNet, topology: Topology, lines: Iterable[str]) -> None:
@@ -71,8 +73,8 @@ def _explain(config: SensorNet, topology: Topology, lines: Iterable[str]) -> Non
         queues = topology.queues_reached(MQTT_EXCHANGE, key)
         if config.queue in queues:
             published = Published(key, payload.encode(), time.time())
-            for said in _explained(normaliser.normalise(published)):
-                typer.echo(printable(f"  {said}"))
+            for outcome in _explained(normaliser.normalise(published)):
+                typer.echo(printable(f"  {outcome}"))
         for queue in sorted(queues - {config.queue}):
             typer.echo(f"  as it is to queue {queue}")
         if not queues:
@@ -86,8 +88,8 @@ def _explained(normalised: Normalised) -> Iterable[str]:
     for (reason, name), count in (normalised.counted + normalised.remarks).items():
         names.setdefault(reason, []).append(f"{name} ({count})" if count > 1 else name)
     for reason, found in names.items():
-        said = ", ".join(each for each in found if each)
-        yield f"passed over: {reason}" + (f": {said}" if said else "")
+        values = ", ".join(each for each in found if each)
+        yield f"passed over: {reason}" + (f": {values}" if values else "")
     if normalised.dead is not None:
         yield f"dead letter: {normalised.dead.reason}"
 

@@ -15,7 +15,7 @@ from meshtasks.errors import ConfigError
 from producers.sensornet.discovery import Announced
 
 #: Config topic → the entities it announced.
-Book = RootModel[dict[str, tuple[Announced, ...]]]
+SavedAnnouncements = RootModel[dict[str, tuple[Announced, ...]]]
 
 #: More config topics are not kept: a house has hundreds.
 MAX_TOPICS = 20_000
@@ -28,7 +28,7 @@ class Announcements:
         known: from an earlier run.
 
     Attributes:
-        changed: whether :attr:`book` is not what it was when this was last false.
+        changed: whether :attr:`saved` is not what it was when this was last false.
     """
 
     def __init__(self, known: Mapping[str, tuple[Announced, ...]]) -> None:
@@ -38,7 +38,7 @@ class Announcements:
         self._wildcards: set[str] = set()
         self._by_device: defaultdict[str, list[str]] = defaultdict(list)
         #: Name of a device and of an entity → how many there are.
-        self._named_so: Counter[tuple[str, str]] = Counter()
+        self._same_name: Counter[tuple[str, str]] = Counter()
         #: Name of a device → whether it is one device's own; forgotten at each change.
         self._own_names: dict[str, bool] = {}
         self.changed = False
@@ -46,9 +46,9 @@ class Announcements:
             self._add(config_key, entities)
 
     @property
-    def book(self) -> Book:
+    def saved(self) -> SavedAnnouncements:
         """What is to be kept for the next run."""
-        return Book(self._by_config)
+        return SavedAnnouncements(self._by_config)
 
     def put(self, config_key: str, entities: tuple[Announced, ...]) -> bool:
         """Take what a config topic announces; nothing withdraws what it had.
@@ -84,7 +84,7 @@ class Announcements:
 
     def _named(self, config_key: str, entity: Announced) -> Announced:
         """The entity; if its device has another one of its name, by a longer one."""
-        if not entity.device or self._named_so[entity.device, entity.entity] == 1:
+        if not entity.device or self._same_name[entity.device, entity.entity] == 1:
             return entity
         longer = f"{config_key.removesuffix('.config')}.{entity.entity}"
         return entity.model_copy(update={"entity": longer.replace(".", "_")})
@@ -126,7 +126,7 @@ class Announcements:
             if {"*", "#"} & set(pattern.split(".")):
                 self._wildcards.add(pattern)
             self._by_device[entity.device].append(config_key)
-            self._named_so[entity.device, entity.entity] += 1
+            self._same_name[entity.device, entity.entity] += 1
         self._own_names.clear()
 
     def _remove(self, config_key: str) -> None:
@@ -137,9 +137,9 @@ class Announcements:
                 del self._by_pattern[pattern]
                 self._wildcards.discard(pattern)
             self._by_device[entity.device].remove(config_key)
-            self._named_so[entity.device, entity.entity] -= 1
-            if not self._named_so[entity.device, entity.entity]:
-                del self._named_so[entity.device, entity.entity]
+            self._same_name[entity.device, entity.entity] -= 1
+            if not self._same_name[entity.device, entity.entity]:
+                del self._same_name[entity.device, entity.entity]
             if not self._by_device[entity.device]:
                 del self._by_device[entity.device]
         self._own_names.clear()
@@ -153,8 +153,11 @@ def _pattern(entity: Announced) -> str:
 logger = logging.getLogger(__name__)
 
 
-class Memory:
-    """The file.
+class AnnouncementsFile:
+    """What devices announced, kept from one run to the next.
+
+    Discovery messages are sent seldom (when a device or Home Assistant starts), and the
+    broker hands retained ones to MQTT clients only, not to a queue.
 
     Args:
         path: made at the first change, with its directory.
@@ -177,18 +180,18 @@ class Memory:
             return
         try:
             make_private_directory(self._path.parent)
-            replace_private(self._path, self.announcements.book.model_dump_json())
+            replace_private(self._path, self.announcements.saved.model_dump_json())
         except OSError as error:
             logger.error("cannot keep what devices announced: %s", error)  # noqa: TRY400 - the text says it
         else:
             self.announcements.changed = False
 
 
-def _read(path: Path) -> Book:
+def _read(path: Path) -> SavedAnnouncements:
     try:
-        return Book.model_validate_json(path.read_bytes())
+        return SavedAnnouncements.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        return Book({})
+        return SavedAnnouncements({})
     except (OSError, ValidationError) as error:
         expected = (
             "what an earlier run has written; without the file, devices are called "

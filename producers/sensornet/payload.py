@@ -182,7 +182,7 @@ def value_at(document: object, path: Path) -> object:
 
 
 def is_unavailable(raw: object) -> bool:
-    """Whether a device says that it has no value."""
+    """Whether it stands for no value."""
     return raw is None or (isinstance(raw, str) and raw.strip().casefold() in _NO_VALUE)
 
 
@@ -244,17 +244,14 @@ SETTING = "setting"
 
 
 class Ignored(NamedTuple):
-    """A message that holds no reading, by its nature.
-
-    Attributes:
-        reason: in a word or two, the same for all of its sort: it is counted.
-    """
+    """A message that holds no reading, by its nature; messages are counted by the
+    reason."""
 
     reason: str
 
 
 class DeviceTime(NamedTuple):
-    """A clock's reading that perhaps names no zone: ``2019-01-01T00:00:00``."""
+    """A time that perhaps names no zone: ``2019-01-01T00:00:00``."""
 
     text: str
 
@@ -263,11 +260,10 @@ class Meaning(NamedTuple):
     """What a value is.
 
     Attributes:
-        kind: what it is a value of.
-        unit: its unit, where the message itself says it.
-        usual: its unit, if nobody says one.
+        unit: its unit, where the message itself gives it.
+        usual: its unit, if nothing gives one.
         part: which of the device's sensors; empty when it has one of the kind.
-        inverted: of a state, when the device says the opposite of the kind.
+        inverted: of a state, when the device sends the opposite of the kind.
         stamp: when this value alone was measured (see :class:`Payload`).
         is_guess: whether it follows from a name that its owner chose.
     """
@@ -282,10 +278,9 @@ class Meaning(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """A value that is no reading, as far as its format knows.
+    """A value that is no reading, as far as its format knows; counted by the reason.
 
     Attributes:
-        reason: why; it is counted.
         part: which of the device's sensors it is, should the device announce it.
         stamp: when this value alone was measured (see :class:`Payload`).
     """
@@ -299,6 +294,30 @@ class Passed(NamedTuple):
 Judgement = Meaning | Passed | None
 
 
+def meanings(
+    names_by_kind: Mapping[str, str], *, as_part: bool = False
+) -> dict[str, Meaning]:
+    """Name of a value → what it is.
+
+    Args:
+        names_by_kind: kind, and behind a blank its unit if the format fixes it →
+            names, with blanks between.
+        as_part: each name is that of one of the device's sensors, too.
+    """
+    found = {}
+    for kind_and_unit, names in names_by_kind.items():
+        kind, _, unit = kind_and_unit.partition(" ")
+        for name in names.split():
+            part = name if as_part else ""
+            found[name] = Meaning(kind, unit=unit or None, part=part)
+    return found
+
+
+def joined(*parts: str) -> str:
+    """The parts of a sensor's name that are not empty, with slashes between."""
+    return "/".join(part for part in parts if part)
+
+
 @dataclass(frozen=True, slots=True)
 class Payload:
     """One message of a device.
@@ -307,9 +326,8 @@ class Payload:
         device: which device, in the levels of its topic: ``kitchen/floor_lamp``.
         document: what it holds: JSON, or the text of a single value.
         judge: what the value at a path is.
-        stamp: when it was measured, in the device's words: RFC 3339 text, epoch
-            seconds or milliseconds, or a :class:`DeviceTime`; None when it does not
-            say.
+        stamp: when it was measured, as the device writes it: RFC 3339 text, epoch
+            seconds or milliseconds, or a :class:`DeviceTime`; None when it does not.
         name: what a document is called that is a single value.
         elsewhere: routing key on which a part of the document is published, too →
             its path. What is announced of that is announced of this part.

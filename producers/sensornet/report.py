@@ -1,4 +1,4 @@
-"""What one message of a device says: every value in it is accounted for, once.
+"""The values in one message of a device: every one is accounted for, once.
 
 What the device announced of a value comes first, and then what its format knows. A
 value is a reading, or it cannot be read, or it describes the others (a time, a unit,
@@ -41,18 +41,16 @@ _LONGEST_EVENT_CHARS = 200
 _ANY_CLASS = frozenset({"", "enum"})
 
 #: What is counted: reason and name.
-Counts = Counter[tuple[str, str]]
+ValueCounts = Counter[tuple[str, str]]
 
 
 class Reading(NamedTuple):
-    """One value.
+    """One value: a number, a state, or what happened.
 
     Attributes:
-        kind: what it is a value of.
-        value: a number, a state, or what happened.
         name: of the value in its message.
-        unit: as the message says it; None when it does not.
-        usual: its unit if nobody says one that is nearer.
+        unit: as the message gives it; None when it does not.
+        usual: its unit if nothing nearer gives one.
         part: which of the device's sensors; empty when it has one of the kind.
         stamp: when this value alone was measured; None: when all of them were.
         entity: what the device announced of it.
@@ -69,12 +67,10 @@ class Reading(NamedTuple):
 
 
 @dataclass(slots=True)
-class Report:
+class MessageReport:
     """The values of one message.
 
     Attributes:
-        payload: the message.
-        readings: the good ones.
         counted: those that are no readings, or have no value.
         faults: those that cannot be read, each with its place.
         described: how many describe others.
@@ -82,7 +78,7 @@ class Report:
 
     payload: Payload
     readings: list[Reading] = field(default_factory=list)
-    counted: Counts = field(default_factory=Counter)
+    counted: ValueCounts = field(default_factory=Counter)
     faults: list[InvalidMessage] = field(default_factory=list)
     described: int = 0
 
@@ -90,40 +86,40 @@ class Report:
         """Account for one value."""
         payload = self.payload
         name = clip(".".join(path) or payload.name, _LONGEST_NAME_CHARS)
-        said = payload.judge(path, raw)
+        judged = payload.judge(path, raw)
         if announced is None:
-            self._take_judged(name, raw, said, None)
-        elif announced.entity.kind is None and said is None:
+            self._take_judged(name, raw, judged, None)
+        elif announced.entity.kind is None and judged is None:
             self.described += 1
         elif not announced.is_understood:
-            computed = said if isinstance(said, Meaning) else Passed(COMPUTED)
+            computed = judged if isinstance(judged, Meaning) else Passed(COMPUTED)
             self._take_judged(name, raw, computed, None)
         else:
-            self._take_announced(name, raw, said, announced.entity)
+            self._take_announced(name, raw, judged, announced.entity)
 
     def _take_announced(
-        self, name: str, raw: object, said: Judgement, entity: Announced
+        self, name: str, raw: object, judged: Judgement, entity: Announced
     ) -> None:
         kind = entity.kind
         if kind is None and entity.device_class not in _ANY_CLASS:
             self.counted[_CLASS, f"{name} ({clip(entity.device_class, 30)})"] += 1
         elif kind is None or not entity.fits(kind):
             # Nothing known is announced, or what cannot be: kWh of a power.
-            if isinstance(said, Meaning) and entity.fits(KINDS[said.kind]):
-                self._take_judged(name, raw, said, entity)
+            if isinstance(judged, Meaning) and entity.fits(KINDS[judged.kind]):
+                self._take_judged(name, raw, judged, entity)
             elif kind is None:
                 self.counted[UNKNOWN, name] += 1
             else:
                 self.counted[UNIT, f"{name} ({clip(entity.unit or '', 30)})"] += 1
         else:
-            self._take_known(name, raw, said, entity, kind)
+            self._take_known(name, raw, judged, entity, kind)
 
     def _take_known(
-        self, name: str, raw: object, said: Judgement, entity: Announced, kind: Kind
+        self, name: str, raw: object, judged: Judgement, entity: Announced, kind: Kind
     ) -> None:
         """A value whose kind is announced; a vendor may know a narrower one."""
         template = entity.template
-        meaning = _announced_meaning(entity, kind, said)
+        meaning = _announced_meaning(entity, kind, judged)
         try:
             value = template.compute(raw) if template.compute else raw
             if entity.state is not None and not is_unavailable(value):
@@ -139,18 +135,18 @@ class Report:
             self._take_judged(name, value, meaning, entity)
 
     def _take_judged(
-        self, name: str, raw: object, said: Judgement, entity: Announced | None
+        self, name: str, raw: object, judged: Judgement, entity: Announced | None
     ) -> None:
-        if said is None:
+        if judged is None:
             self.described += 1
-        elif isinstance(said, Passed):
-            self.counted[said.reason, name] += 1
+        elif isinstance(judged, Passed):
+            self.counted[judged.reason, name] += 1
         elif is_unavailable(raw):
             self.counted[UNAVAILABLE, name] += 1
         else:
-            usual = entity.unit if entity and entity.unit else said.usual
+            usual = entity.unit if entity and entity.unit else judged.usual
             try:
-                value = _value(KINDS[said.kind], raw, said)
+                value = _value(KINDS[judged.kind], raw, judged)
             except SchemaMismatch as error:
                 self.faults.append(SchemaMismatch(f"{name}: {error}"))
             else:
@@ -159,8 +155,8 @@ class Report:
                 else:
                     self.readings.append(
                         Reading(
-                            *(KINDS[said.kind], value, name, said.unit, usual),
-                            *(said.part, said.stamp, entity),
+                            *(KINDS[judged.kind], value, name, judged.unit, usual),
+                            *(judged.part, judged.stamp, entity),
                         )
                     )
 
@@ -172,7 +168,9 @@ class _Announcement(NamedTuple):
     is_understood: bool
 
 
-def read(payload: Payload, announced: Iterable[tuple[Path, Announced]]) -> Report:
+def read(
+    payload: Payload, announced: Iterable[tuple[Path, Announced]]
+) -> MessageReport:
     """Account for every value of a message.
 
     Args:
@@ -182,7 +180,7 @@ def read(payload: Payload, announced: Iterable[tuple[Path, Announced]]) -> Repor
     Raises:
         SchemaMismatch: it has too many values.
     """
-    report = Report(payload)
+    report = MessageReport(payload)
     by_path = _by_path(announced)
     for path, raw in values_of(payload.document):
         report.take(path, raw, by_path.get(path))
@@ -207,23 +205,27 @@ def _worth(announcement: _Announcement) -> tuple[bool, bool]:
     return announcement.is_understood, announcement.entity.kind is not None
 
 
-def _announced_meaning(entity: Announced, kind: Kind, said: Judgement) -> Meaning:
+def _announced_meaning(entity: Announced, kind: Kind, judged: Judgement) -> Meaning:
     """What a value is of which the kind is announced, and a vendor may know more."""
     meaning = Meaning(kind.name, usual=entity.unit, part=entity.entity)
-    if said is not None:
-        has_part = said.part or isinstance(said, Meaning)
-        part = said.part if has_part else entity.entity
-        meaning = meaning._replace(part=part, stamp=said.stamp)
+    if judged is not None:
+        has_part = judged.part or isinstance(judged, Meaning)
+        part = judged.part if has_part else entity.entity
+        meaning = meaning._replace(part=part, stamp=judged.stamp)
     if not entity.template.is_plain:
         return meaning._replace(unit=entity.unit)  # it is the one of what is computed
-    if isinstance(said, Meaning) and kind.unit and KINDS[said.kind].unit == kind.unit:
-        meaning = meaning._replace(unit=said.unit, usual=entity.unit or said.usual)
-        if not said.is_guess and not entity.is_diagnostic:
-            meaning = meaning._replace(kind=said.kind)
+    if (
+        isinstance(judged, Meaning)
+        and kind.unit
+        and KINDS[judged.kind].unit == kind.unit
+    ):
+        meaning = meaning._replace(unit=judged.unit, usual=entity.unit or judged.usual)
+        if not judged.is_guess and not entity.is_diagnostic:
+            meaning = meaning._replace(kind=judged.kind)
     return meaning
 
 
-def _value(kind: Kind, raw: object, said: Meaning) -> float | bool | str | Passed:
+def _value(kind: Kind, raw: object, judged: Meaning) -> float | bool | str | Passed:
     """A value of a kind.
 
     Raises:
@@ -236,7 +238,7 @@ def _value(kind: Kind, raw: object, said: Meaning) -> float | bool | str | Passe
             return clip(str(raw), _LONGEST_EVENT_CHARS)
         return Passed()
     try:
-        return state_of(raw, kind.words, inverted=said.inverted)
+        return state_of(raw, kind.words, inverted=judged.inverted)
     except SchemaMismatch:
         try:
             number = number_of(raw)

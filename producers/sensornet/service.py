@@ -30,11 +30,20 @@ from meshtasks.outcome import Dead
 from meshtasks.timing import Backoff
 from producers.buffer import Route, encode
 from producers.collecting import metric
-from producers.sensornet.announcements import Memory
-from producers.sensornet.normaliser import Normalised, Normaliser, Published, writable
-from producers.sensornet.records import NotBelieved, moment
-from producers.sensornet.report import Counts
+from producers.sensornet.announcements import AnnouncementsFile
+from producers.sensornet.normaliser import Normalised, Normaliser
+from producers.sensornet.records import NotBelieved, Published, moment, writable
+from producers.sensornet.report import ValueCounts
 
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+_REPORT_SECONDS = 60.0
+#: Routing key of its own metrics.
+_METRICS = "metrics.application.sensornet"
+#: More names of values are not told apart: a topic may hold what anybody likes.
+_MOST_NAMES = 500
+_OTHER_NAMES = "other names"
 #: Messages of one burst. As many again are on their way meanwhile.
 BURST = 500
 #: How long a burst may go on once it has begun.
@@ -84,7 +93,7 @@ class Inbox:
         return [self._arrived.popleft() for _ in range(min(BURST, len(self._arrived)))]
 
     def acknowledge(self, last: Delivery) -> None:
-        """Settle a message and all that were taken before it."""
+        """Acknowledge a message and all that were taken before it."""
         self._channel.basic_ack(last.tag, multiple=True)
 
     def _drain(self, enough: int, within_seconds: float) -> None:
@@ -100,24 +109,19 @@ class Inbox:
         self._arrived.append(delivery_of(message, time.time()))
 
 
-#: More names of values are not told apart: a topic may hold what anybody likes.
-MOST_NAMES = 500
-OTHER_NAMES = "other names"
-
-
 @dataclass(slots=True)
-class Tally:
+class MessageCounts:
     """``received = published + dead + passed_over``.
 
     Attributes:
-        received: messages of devices that are settled.
+        received: messages of devices that are resolved.
         published: of those, the ones that became messages of the mesh, whole.
         dead: those that are dead letters; good values of theirs are published.
         passed_over: those that hold nothing for the mesh.
         messages: exchange → messages published to it.
         skipped: reason → values, or messages without a value, that were passed over.
-        values: the same by reason and name of the value, of the first
-            :data:`MOST_NAMES` names; the others count for :data:`OTHER_NAMES`.
+        values: the same by reason and name of the value, of the first 500 names; the
+            others count as "other names".
     """
 
     received: int = 0
@@ -126,10 +130,10 @@ class Tally:
     passed_over: int = 0
     messages: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
-    values: Counts = field(default_factory=Counter)
+    values: ValueCounts = field(default_factory=Counter)
 
-    def count(self, normalised: Normalised) -> list[tuple[str, str]]:
-        """Count a message that is settled.
+    def add(self, normalised: Normalised) -> list[tuple[str, str]]:
+        """Count a message that is resolved.
 
         Returns:
             The reasons and names of values that were not seen before.
@@ -146,20 +150,17 @@ class Tally:
         new = []
         for key, count in (normalised.counted + normalised.remarks).items():
             reason, name = key
-            if name and key not in self.values and len(self.values) < MOST_NAMES:
+            if name and key not in self.values and len(self.values) < _MOST_NAMES:
                 new.append(key)
             if name:
                 counted = key in self.values or key in new
-                self.values[key if counted else (reason, OTHER_NAMES)] += count
+                self.values[key if counted else (reason, _OTHER_NAMES)] += count
         return new
 
     def summary(self) -> Mapping[str, Any]:
         """As one JSON object."""
         return {
-            "received": self.received,
-            "published": self.published,
-            "dead": self.dead,
-            "passed_over": self.passed_over,
+            **self._of_messages(),
             "messages": dict(self.messages),
             "skipped": dict(self.skipped.most_common()),
         }
@@ -167,38 +168,32 @@ class Tally:
     def metrics(self, host: str, now: float) -> Iterator[dict[str, Any]]:
         """The same as metrics of the mesh: of messages, and of each name of values
         that are passed over."""
-        books = {
+        yield metric("sensornet", self._of_messages(), {"host": host}, now)
+        for (reason, name), count in self.values.items():
+            tags = {"host": host, "reason": reason, "value": writable(name)}
+            yield metric("sensornet_passed_over", {"count": count}, tags, now)
+
+    def _of_messages(self) -> dict[str, int]:
+        return {
             "received": self.received,
             "published": self.published,
             "dead": self.dead,
             "passed_over": self.passed_over,
         }
-        yield metric("sensornet", books, {"host": host}, now)
-        for (reason, name), count in self.values.items():
-            tags = {"host": host, "reason": reason, "value": writable(name)}
-            yield metric("sensornet_passed_over", {"count": count}, tags, now)
 
 
-logger = logging.getLogger(__name__)
-
-_POLL_SECONDS = 0.2
-_REPORT_SECONDS = 60.0
-#: Routing key of its own metrics.
-_METRICS = "metrics.application.sensornet"
-
-
-class Service:
-    """Normalises what devices publish, until it is told to stop.
+class DeviceService:
+    """Normalises what devices publish, until ``stop`` is set.
 
     Args:
         url: AMQP URL.
         queue: the devices' queue.
         normaliser: makes the mesh's messages.
-        memory: what it learns on the way.
-        stop: ends it; what is at hand is finished unless the broker is away.
+        announcements: what devices announce on the way.
+        stop: what is at hand is finished before, unless the broker is away.
 
     Attributes:
-        tally: what became of the messages so far.
+        counts: what became of the messages so far.
     """
 
     def __init__(
@@ -206,20 +201,20 @@ class Service:
         url: str,
         queue: str,
         normaliser: Normaliser,
-        memory: Memory,
+        announcements: AnnouncementsFile,
         stop: threading.Event,
     ) -> None:
         self._url = url
         self._queue = queue
         self._normaliser = normaliser
-        self._memory = memory
+        self._announcements = announcements
         self._stop = stop
         self._publisher = Publisher(url)
         self._backoff = Backoff()
         self._worker = f"sensornet@{platform.node()}"
-        self._reported = Tally().summary()
+        self._reported = MessageCounts().summary()
         self._reported_at = time.monotonic()
-        self.tally = Tally()
+        self.counts = MessageCounts()
 
     def run(self) -> None:
         """Consume; after a lost connection, again.
@@ -248,18 +243,21 @@ class Service:
         while not self._stop.is_set():
             deliveries = inbox.take(_POLL_SECONDS)
             if deliveries:
-                if not self._settle(deliveries):
+                if not self._handle(deliveries):
                     return
                 inbox.acknowledge(deliveries[-1])
             if not self._report():
                 return
 
-    def _settle(self, deliveries: Sequence[Delivery]) -> bool:
-        """Publish what becomes of the messages; false if it had to stop before."""
+    def _handle(self, deliveries: Sequence[Delivery]) -> bool:
+        """Publish what becomes of the messages; false if ``stop`` was set before."""
         results = [
-            self._normaliser.normalise(_published(delivery)) for delivery in deliveries
+            self._normaliser.normalise(
+                Published(each.routing_key, each.body, _received_at(each))
+            )
+            for each in deliveries
         ]
-        self._memory.save()
+        self._announcements.save()
         outgoing: list[Outgoing] = []
         for delivery, result in zip(deliveries, results, strict=True):
             outgoing += result.messages
@@ -268,32 +266,34 @@ class Service:
         unroutable = self._publish(outgoing)
         if unroutable is None:
             return False
-        if unroutable and not self._bury(deliveries, results, unroutable):
+        if unroutable and not self._dead_letter_unroutable(
+            deliveries, results, unroutable
+        ):
             return False
         for result in results:
-            for reason, name in self.tally.count(result):
+            for reason, name in self.counts.add(result):
                 logger.info("values of %s are passed over: %s", name, reason)
         return True
 
-    def _bury(
+    def _dead_letter_unroutable(
         self,
         deliveries: Sequence[Delivery],
         results: list[Normalised],
         unroutable: frozenset[Route],
     ) -> bool:
         """Dead-letter the messages for whose readings there is no queue, nor an
-        alternate exchange; false if it had to stop before.
+        alternate exchange; false if ``stop`` was set before.
 
         Raises:
             Transient: there is no queue for dead letters either.
         """
         dead = Dead(str(Unroutable(unroutable)), Unroutable.__name__)
-        letters = []
-        for place, result in enumerate(results):
+        dead_letters = []
+        for index, result in enumerate(results):
             if any((m.exchange, m.routing_key) in unroutable for m in result.messages):
-                results[place] = replace(result, dead=dead)
-                letters.append(self._dead_letter(deliveries[place], dead))
-        again = self._publish(letters)
+                results[index] = replace(result, dead=dead)
+                dead_letters.append(self._dead_letter(deliveries[index], dead))
+        again = self._publish(dead_letters)
         if again:
             message = f"{Unroutable(again)}; run `meshtasks topology apply`"
             raise Transient(message)
@@ -303,7 +303,7 @@ class Service:
         """Publish until confirmed.
 
         Returns:
-            The routes without a queue; None when it was told to stop meanwhile.
+            The routes without a queue; None when ``stop`` was set meanwhile.
         """
         failed_attempts = 0
         while messages:
@@ -331,13 +331,13 @@ class Service:
         )
 
     def _report(self) -> bool:
-        """Log and publish the tally now and then, if it is another; false if it had to
-        stop before that was confirmed."""
+        """Log and publish the counts now and then, if they have changed; false if
+        ``stop`` was set before that was confirmed."""
         now = time.monotonic()
         if now - self._reported_at < _REPORT_SECONDS:
             return True
         self._reported_at = now
-        summary = self.tally.summary()
+        summary = self.counts.summary()
         if summary == self._reported:
             return True
         self._reported = summary
@@ -349,13 +349,9 @@ class Service:
 
     def _metrics(self) -> Iterator[Outgoing]:
         now = time.time()
-        for record in self.tally.metrics(platform.node(), now):
+        for record in self.counts.metrics(platform.node(), now):
             key = f"{_METRICS}.{record['name']}"
             yield Outgoing("metrics", key, encode(record), new_message_id(), now)
-
-
-def _published(delivery: Delivery) -> Published:
-    return Published(delivery.routing_key, delivery.body, _received_at(delivery))
 
 
 def _received_at(delivery: Delivery) -> float:

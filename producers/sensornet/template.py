@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, TemplateError, nodes
@@ -25,6 +25,7 @@ _JINJA = Environment(autoescape=True)  # only its parser is used
 Compute = Callable[[object], object]
 #: What two numbers become.
 Calculate = Callable[[float, float], float]
+_Translate = Callable[[Any, set[Path]], Compute]
 
 #: Filters after which a value is the same, as far as a reading is concerned.
 _PASSING = frozenset(
@@ -33,12 +34,6 @@ _PASSING = frozenset(
 
 #: Hides what binary fractions add: 213 * 0.1.
 _DECIMALS = 9
-_CALCULATIONS: Mapping[str, Calculate] = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "div": operator.truediv,
-}
 _COMPARISONS: Mapping[str, Calculate] = {
     "lt": operator.lt,
     "lteq": operator.le,
@@ -170,7 +165,7 @@ def _filter(node: nodes.Filter, wanted: set[Path]) -> Compute:
         case "int", [_, base] if base != 10:  # noqa: PLR2004 - decimal numbers
             raise _NotUnderstoodError
         case (("multiply" | "add" as sign), [int() | float() as other]):
-            calculate = _CALCULATIONS["mul" if sign == "multiply" else "add"]
+            calculate = operator.mul if sign == "multiply" else operator.add
             return _numeric(calculate, inner, _constant(other))
         case "iif", [yes, no, *_]:
             return _choice(inner, _constant(yes), _constant(no))
@@ -223,29 +218,22 @@ def _compare(node: nodes.Compare, wanted: set[Path]) -> Compute:
     raise _NotUnderstoodError
 
 
-def _calculation(node: nodes.BinExpr, wanted: set[Path]) -> Compute:
-    one, other = _translated(node.left, wanted), _translated(node.right, wanted)
-    return _numeric(_CALCULATIONS[type(node).__name__.casefold()], one, other)
+def _both(combine: Callable[[Compute, Compute], Compute]) -> _Translate:
+    """A translation of nodes with two sides."""
+
+    def translate(node: nodes.BinExpr, wanted: set[Path]) -> Compute:
+        return combine(_translated(node.left, wanted), _translated(node.right, wanted))
+
+    return translate
 
 
-def _and(node: nodes.And, wanted: set[Path]) -> Compute:
-    one, other = _translated(node.left, wanted), _translated(node.right, wanted)
-    return lambda value: one(value) and other(value)
+def _inner(combine: Callable[[Compute], Compute]) -> _Translate:
+    """A translation of nodes around another."""
 
+    def translate(node: nodes.UnaryExpr, wanted: set[Path]) -> Compute:
+        return combine(_translated(node.node, wanted))
 
-def _or(node: nodes.Or, wanted: set[Path]) -> Compute:
-    one, other = _translated(node.left, wanted), _translated(node.right, wanted)
-    return lambda value: one(value) or other(value)
-
-
-def _not(node: nodes.Not, wanted: set[Path]) -> Compute:
-    inner = _translated(node.node, wanted)
-    return lambda value: not inner(value)
-
-
-def _negative(node: nodes.Neg, wanted: set[Path]) -> Compute:
-    inner = _translated(node.node, wanted)
-    return lambda value: -_number(inner(value))
+    return translate
 
 
 def _conditional(node: nodes.CondExpr, wanted: set[Path]) -> Compute:
@@ -253,26 +241,6 @@ def _conditional(node: nodes.CondExpr, wanted: set[Path]) -> Compute:
     one = _translated(node.expr1, wanted)
     other = _translated(node.expr2, wanted) if node.expr2 else _constant(None)
     return _choice(test, one, other)
-
-
-#: Kind of node → what translates it.
-_TRANSLATIONS: Mapping[type[nodes.Node], Callable[[Any, set[Path]], Compute]] = {
-    nodes.Const: lambda node, _wanted: _constant(node.value),
-    nodes.TemplateData: lambda node, _wanted: _constant(node.data),
-    nodes.Filter: _filter,
-    nodes.Call: _call,
-    nodes.Test: _test,
-    nodes.Compare: _compare,
-    nodes.CondExpr: _conditional,
-    nodes.Add: _calculation,
-    nodes.Sub: _calculation,
-    nodes.Mul: _calculation,
-    nodes.Div: _calculation,
-    nodes.And: _and,
-    nodes.Or: _or,
-    nodes.Not: _not,
-    nodes.Neg: _negative,
-}
 
 
 def _choice(test: Compute, one: Compute, other: Compute) -> Compute:
@@ -294,3 +262,23 @@ def _numeric(calculate: Calculate, one: Compute, other: Compute) -> Compute:
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, bool) else number_of(value)
+
+
+#: Kind of node → what translates it.
+_TRANSLATIONS: Mapping[type[nodes.Node], _Translate] = {
+    nodes.Const: lambda node, _wanted: _constant(node.value),
+    nodes.TemplateData: lambda node, _wanted: _constant(node.data),
+    nodes.Filter: _filter,
+    nodes.Call: _call,
+    nodes.Test: _test,
+    nodes.Compare: _compare,
+    nodes.CondExpr: _conditional,
+    nodes.Add: _both(partial(_numeric, operator.add)),
+    nodes.Sub: _both(partial(_numeric, operator.sub)),
+    nodes.Mul: _both(partial(_numeric, operator.mul)),
+    nodes.Div: _both(partial(_numeric, operator.truediv)),
+    nodes.And: _both(lambda one, other: lambda value: one(value) and other(value)),
+    nodes.Or: _both(lambda one, other: lambda value: one(value) or other(value)),
+    nodes.Not: _inner(lambda inner: lambda value: not inner(value)),
+    nodes.Neg: _inner(lambda inner: lambda value: -_number(inner(value))),
+}

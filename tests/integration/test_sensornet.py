@@ -24,9 +24,9 @@ from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError
-from producers.sensornet.announcements import Memory
+from producers.sensornet.announcements import AnnouncementsFile
 from producers.sensornet.normaliser import Normaliser
-from producers.sensornet.service import Service
+from producers.sensornet.service import DeviceService
 from tests.support import hostile
 from tests.support.accounts import PASSWORD, account
 from tests.support.amqp import (
@@ -250,13 +250,13 @@ def test_nothing_is_lost_when_it_is_killed(rabbitmq: RabbitMQ, start: Start) -> 
 
 
 @pytest.fixture
-def service(amqp_url: str, proxy: Proxy, tmp_path: Path) -> Iterator[Service]:
+def service(amqp_url: str, proxy: Proxy, tmp_path: Path) -> Iterator[DeviceService]:
     """The normaliser in a thread, behind the proxy; its virtual host is empty to
     begin with."""
     stop = threading.Event()
-    memory = Memory(tmp_path / "discovery.json")
+    memory = AnnouncementsFile(tmp_path / "discovery.json")
     normaliser = Normaliser(shipped(), memory.announcements)
-    service = Service(proxy.url(amqp_url), "devices", normaliser, memory, stop)
+    service = DeviceService(proxy.url(amqp_url), "devices", normaliser, memory, stop)
     thread = threading.Thread(target=service.run)
     thread.start()
     yield service
@@ -266,7 +266,7 @@ def service(amqp_url: str, proxy: Proxy, tmp_path: Path) -> Iterator[Service]:
 
 
 def test_it_waits_for_its_queue_to_be_declared(
-    service: Service, amqp_url: str, caplog: pytest.LogCaptureFixture
+    service: DeviceService, amqp_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     wait_until(
         lambda: "run `meshtasks topology apply`" in caplog.text,
@@ -281,7 +281,7 @@ def test_it_waits_for_its_queue_to_be_declared(
 
 
 def test_it_goes_on_after_every_lost_connection(
-    service: Service, amqp_url: str, proxy: Proxy
+    service: DeviceService, amqp_url: str, proxy: Proxy
 ) -> None:
     with connected(amqp_url) as connection:
         declare(connection, shipped_topology())
@@ -300,7 +300,7 @@ def test_it_goes_on_after_every_lost_connection(
 
 
 def test_a_reading_without_any_queue_is_a_dead_letter_of_its_message(
-    service: Service, amqp_url: str
+    service: DeviceService, amqp_url: str
 ) -> None:
     body = b'{"temperature": 21, "battery": 5}'
     with connected(amqp_url) as connection:
@@ -317,7 +317,7 @@ def test_a_reading_without_any_queue_is_a_dead_letter_of_its_message(
 
 
 def test_the_brokers_note_of_the_time_is_believed_if_it_can_be_true(
-    service: Service, amqp_url: str
+    service: DeviceService, amqp_url: str
 ) -> None:
     with connected(amqp_url) as connection:
         declare(connection, shipped_topology())
@@ -335,7 +335,7 @@ def test_the_brokers_note_of_the_time_is_believed_if_it_can_be_true(
 
 
 def test_what_is_passed_over_is_a_metric_by_reason_and_name(
-    service: Service, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+    service: DeviceService, amqp_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("producers.sensornet.service._REPORT_SECONDS", 0.0)
     with connected(amqp_url) as connection:
@@ -357,19 +357,19 @@ def test_what_is_passed_over_is_a_metric_by_reason_and_name(
 def test_an_account_that_may_not_read_the_queue_ends_it(
     rabbitmq: RabbitMQ, vhost: str, mesh_url: str, tmp_path: Path
 ) -> None:
-    memory = Memory(tmp_path / "discovery.json")
+    memory = AnnouncementsFile(tmp_path / "discovery.json")
     normaliser = Normaliser(shipped(), memory.announcements)
     url = account(rabbitmq, vhost, "producer")
 
     with pytest.raises(ConfigError) as caught:
-        Service(url, "devices", normaliser, memory, threading.Event()).run()
+        DeviceService(url, "devices", normaliser, memory, threading.Event()).run()
 
     assert caught.value.key == "queue devices"
     assert "not allowed to read it" in caught.value.expected
 
 
 def test_what_devices_announce_is_remembered(
-    service: Service, amqp_url: str, tmp_path: Path
+    service: DeviceService, amqp_url: str, tmp_path: Path
 ) -> None:
     with connected(amqp_url) as connection:
         declare(connection, shipped_topology())
@@ -378,7 +378,7 @@ def test_what_devices_announce_is_remembered(
     path = tmp_path / "discovery.json"
     wait_until(path.exists, _PATIENCE_SECONDS, "the file")
 
-    (known,) = Memory(path).announcements.at(
+    (known,) = AnnouncementsFile(path).announcements.at(
         "garagedoor1.sensor.garage_temperature.state"
     )
     assert known.device == "GarageDoor1"

@@ -11,7 +11,8 @@ import yaml
 
 from producers.sensornet.announcements import Announcements
 from producers.sensornet.config import SensorNet
-from producers.sensornet.normaliser import Normalised, Normaliser, Published
+from producers.sensornet.normaliser import Normalised, Normaliser
+from producers.sensornet.records import Published
 
 DIRECTORY = Path(__file__).parents[1] / "data" / "devices"
 SHIPPED = Path(__file__).parents[2] / "config" / "producers" / "sensornet.yaml"

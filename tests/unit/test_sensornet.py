@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
-from producers.sensornet.announcements import Announcements, Book
+from producers.sensornet.announcements import Announcements, SavedAnnouncements
 from producers.sensornet.config import CONFIG, SensorNet
 from producers.sensornet.words import name
 from tests.support.devices import (
@@ -423,9 +423,9 @@ class TestDiscovery:
     def test_what_was_announced_outlives_the_process(self) -> None:
         devices = Devices()
         devices.publish(*example("esphome", "garage_temperature"))
-        kept = devices.announcements.book.model_dump_json()
+        kept = devices.announcements.saved.model_dump_json()
 
-        again = Announcements(Book.model_validate_json(kept).root)
+        again = Announcements(SavedAnnouncements.model_validate_json(kept).root)
         key = "garagedoor1.sensor.garage_temperature.state"
         assert again.at(key) == devices.announcements.at(key)
 

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from producers.sensornet.announcements import MAX_TOPICS, Announcements, Book
+from producers.sensornet.announcements import (
+    MAX_TOPICS,
+    Announcements,
+    SavedAnnouncements,
+)
 from producers.sensornet.discovery import Announced
 from producers.sensornet.template import parse
 from tests.support.devices import NOW, Devices, records, values
@@ -444,7 +448,7 @@ class TestDevices:
         assert len(record["location"]) <= 100
 
 
-class TestBook:
+class TestSavedAnnouncements:
     def test_what_an_earlier_version_has_kept_is_understood(self) -> None:
         old = {
             "state_topic": "x/y",
@@ -456,7 +460,7 @@ class TestBook:
             "device": "Bad",
             "area": "First floor",
         }
-        (entity,) = Book.model_validate({"k": [old]}).root["k"]
+        (entity,) = SavedAnnouncements.model_validate({"k": [old]}).root["k"]
 
         assert entity == Announced(
             state_topic="x/y",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from producers.sensornet.payload import (
@@ -21,33 +22,37 @@ from producers.sensornet.payload import (
     Path,
     Payload,
     is_object,
+    joined,
+    meanings,
     object_of,
     value_at,
 )
 
-#: Name of a value → what it is, in the object of any sensor.
+#: In the object of any sensor.
 _VALUES: Mapping[str, Meaning] = {
-    "Temperature": Meaning("temperature"),
-    "Humidity": Meaning("humidity"),
-    "DewPoint": Meaning("dew_point"),
-    "Pressure": Meaning("pressure"),
-    "Illuminance": Meaning("illuminance"),
-    "CarbonDioxide": Meaning("co2"),
-    "CO2": Meaning("co2"),
-    "eCO2": Meaning("eco2"),
-    "TVOC": Meaning("tvoc"),
-    "CarbonMonoxide": Meaning("co"),
-    "PM1": Meaning("pm1"),
-    "PM2.5": Meaning("pm25"),
-    "PM10": Meaning("pm10"),
-    "Moisture": Meaning("soil_moisture"),
-    "Power": Meaning("power"),
-    "Voltage": Meaning("voltage"),
-    "Current": Meaning("current"),
-    "Total": Meaning("energy"),
-    "Energy": Meaning("energy"),
-    "Battery": Meaning("battery"),
-    "RSSI": Meaning("rssi"),
+    **meanings(
+        {
+            "temperature": "Temperature",
+            "humidity": "Humidity",
+            "dew_point": "DewPoint",
+            "pressure": "Pressure",
+            "illuminance": "Illuminance",
+            "co2": "CarbonDioxide CO2",
+            "eco2": "eCO2",
+            "tvoc": "TVOC",
+            "co": "CarbonMonoxide",
+            "pm1": "PM1",
+            "pm25": "PM2.5",
+            "pm10": "PM10",
+            "soil_moisture": "Moisture",
+            "power": "Power",
+            "voltage": "Voltage",
+            "current": "Current",
+            "energy": "Total Energy",
+            "battery": "Battery",
+            "rssi": "RSSI",
+        }
+    ),
     # Of the MLX90614, which looks at something from afar.
     "OBJTMP": Meaning("temperature", part="object"),
     "AMBTMP": Meaning("temperature", part="ambient"),
@@ -55,24 +60,28 @@ _VALUES: Mapping[str, Meaning] = {
 #: The same of devices behind a Zigbee bridge, where some names are others: Power is
 #: whether a lamp is on, and Illuminance a logarithm.
 _ZIGBEE_VALUES: Mapping[str, Meaning] = {
-    "Temperature": Meaning("temperature", unit="°C"),
-    "Humidity": Meaning("humidity"),
-    "Pressure": Meaning("pressure", unit="hPa"),
-    "BatteryPercentage": Meaning("battery"),
-    "BatteryVoltage": Meaning("voltage"),
-    "LinkQuality": Meaning("link_quality"),
-    "Occupancy": Meaning("motion"),
-    "Contact": Meaning("open"),
-    "Water": Meaning("water_leak"),
-    "Fire": Meaning("smoke"),
-    "CO": Meaning("carbon_monoxide"),
+    **meanings(
+        {
+            "temperature °C": "Temperature",
+            "humidity": "Humidity",
+            "pressure hPa": "Pressure",
+            "battery": "BatteryPercentage",
+            "voltage": "BatteryVoltage",
+            "link_quality": "LinkQuality",
+            "motion": "Occupancy",
+            "open": "Contact",
+            "water_leak": "Water",
+            "smoke": "Fire",
+            "carbon_monoxide": "CO",
+            "target_temperature °C": "OccupiedHeatingSetpoint",
+            "valve": "PIHeatingDemand",
+            "action": "Click",
+            "power": "ActivePower",
+            "current": "RMSCurrent",
+        }
+    ),
     "LocalTemperature": Meaning("temperature", unit="°C", part="local"),
-    "OccupiedHeatingSetpoint": Meaning("target_temperature", unit="°C"),
-    "PIHeatingDemand": Meaning("valve"),
-    "Click": Meaning("action"),
-    "ActivePower": Meaning("power"),
     "RMSVoltage": Meaning("voltage", part="rms"),
-    "RMSCurrent": Meaning("current"),
 }
 #: Kinds of which a Zigbee device has one for each of its keys or sockets.
 _OF_ENDPOINT = frozenset({"action", "power", "voltage", "current"})
@@ -114,25 +123,18 @@ def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
         case "LWT":
             return Ignored("availability")
         case _ if is_object(body):
-            return Payload("", object_of(body), _judge_other)
+            return Payload("", object_of(body), lambda _path, _raw: Passed(_OTHER))
         case _:
             return Ignored(_OTHER)
     # %topic%/%prefix%/ is as common as %prefix%/%topic%/.
     device = [level for level in levels[:-1] if level not in ("tele", "stat")]
     time = values.get("Time")
 
-    def judge(path: Path, raw: object) -> Judgement:
-        return _judge(document, values, path, raw)
-
     stamp: object = DeviceTime(time) if isinstance(time, str) else None
     if isinstance(values.get("Epoch"), int):
         stamp = values["Epoch"]
+    judge = partial(_judge, document, values)
     return Payload("/".join(device), document, judge, stamp)
-
-
-def _judge_other(_path: Path, _raw: object) -> Judgement:
-    """A value of a message about the device itself."""
-    return Passed(_OTHER)
 
 
 def _judge(
@@ -161,10 +163,9 @@ def _judge(
     if kind == "temperature" and any(_CHIP.fullmatch(each) for each in parents):
         kind = "chip_temperature"
     unit = values.get(_UNITS.get(kind, ""))
-    parts = [*_parts(document, parents), known.part, number, index]
     return known._replace(
         kind=kind,
-        part="/".join(each for each in parts if each),
+        part=joined(*_parts(document, parents), known.part, number, index),
         unit=known.unit or (unit if isinstance(unit, str) and unit else None),
     )
 

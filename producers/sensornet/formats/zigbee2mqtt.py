@@ -21,74 +21,74 @@ from producers.sensornet.payload import (
     Payload,
     document_of,
     is_object,
+    joined,
+    meanings,
     number_of,
     object_of,
 )
 
-#: Attribute → what it is. Of those that a device may have side by side only one, the
-#: usual one, goes by the device's name alone.
+#: Of the attributes that a device may have side by side only one, the usual one, goes
+#: by the device's name alone.
 _ATTRIBUTES: Mapping[str, Meaning] = {
-    "temperature": Meaning("temperature"),
-    "humidity": Meaning("humidity"),
-    "occupancy": Meaning("motion"),
-    "battery": Meaning("battery"),
-    "battery_low": Meaning("battery_low"),
-    "voltage": Meaning("voltage"),
-    "current": Meaning("current"),
-    "power": Meaning("power"),
-    "energy": Meaning("energy"),
-    "illuminance": Meaning("illuminance"),
-    "illuminance_lux": Meaning("illuminance"),
-    "pressure": Meaning("pressure"),
-    "co2": Meaning("co2"),
-    "eco2": Meaning("eco2"),
-    "co": Meaning("co"),
-    "voc": Meaning("tvoc"),
-    "pm1": Meaning("pm1"),
-    "pm25": Meaning("pm25"),
-    "pm10": Meaning("pm10"),
-    "soil_moisture": Meaning("soil_moisture"),
-    "device_temperature": Meaning("chip_temperature"),
-    "linkquality": Meaning("link_quality"),
-    "water_leak": Meaning("water_leak"),
-    "smoke": Meaning("smoke"),
-    "carbon_monoxide": Meaning("carbon_monoxide"),
-    "gas": Meaning("gas"),
-    "tamper": Meaning("tamper"),
-    "vibration": Meaning("vibration"),
+    **meanings(
+        {
+            "temperature": "temperature",
+            "humidity": "humidity",
+            "motion": "occupancy",
+            "battery": "battery",
+            "battery_low": "battery_low",
+            "voltage": "voltage",
+            "current": "current",
+            "power": "power",
+            "energy": "energy",
+            "illuminance": "illuminance illuminance_lux",
+            "pressure": "pressure",
+            "co2": "co2",
+            "eco2": "eco2",
+            "co": "co",
+            "tvoc": "voc",
+            "pm1": "pm1",
+            "pm25": "pm25",
+            "pm10": "pm10",
+            "soil_moisture": "soil_moisture",
+            "chip_temperature": "device_temperature",
+            "link_quality": "linkquality",
+            "water_leak": "water_leak",
+            "smoke": "smoke",
+            "carbon_monoxide": "carbon_monoxide",
+            "gas": "gas",
+            "tamper": "tamper",
+            "vibration": "vibration",
+            "locked": "lock_state",
+            "target_temperature": "current_heating_setpoint",
+            "valve": "pi_heating_demand",
+            "position": "position",
+            "action": "action",
+        }
+    ),
     "contact": Meaning("open", inverted=True),  # it is true while closed
-    "lock_state": Meaning("locked"),
-    "current_heating_setpoint": Meaning("target_temperature"),
-    "pi_heating_demand": Meaning("valve"),
-    "position": Meaning("position"),
-    "action": Meaning("action"),
-    **{
-        attribute: Meaning(kind, part=attribute)
-        for kind, attributes in {
-            "temperature": (
-                *("local_temperature", "external_temperature", "floor_temperature"),
-                *("outdoor_temperature", "indoor_temperature", "room_temperature"),
-                *("water_temperature", "soil_temperature", "probe_temperature"),
-                *("temperature_probe", "external_measured_room_sensor"),
-            ),
-            "chip_temperature": ("cpu_temperature", "chip_temperature"),
-            "dew_point": ("dew_point",),
-            "humidity": ("local_humidity", "external_humidity"),
-            "motion": ("presence", "motion", "moving"),
-            "target_temperature": (
-                *("occupied_heating_setpoint", "unoccupied_heating_setpoint"),
-                *("occupied_cooling_setpoint", "unoccupied_cooling_setpoint"),
-                "current_cooling_setpoint",
-            ),
-            "battery": ("battery_percentage",),
-            "voltage": ("battery_voltage",),
-            "energy": ("produced_energy", "consumed_energy"),
-            "tvoc": ("tvoc", "voc_parts"),
-            "valve": ("valve_position", "valve_opening_degree"),
-            "action": ("click",),
-        }.items()
-        for attribute in attributes
-    },
+    **meanings(
+        {
+            "temperature": "local_temperature external_temperature floor_temperature "
+            "outdoor_temperature indoor_temperature room_temperature water_temperature "
+            "soil_temperature probe_temperature temperature_probe "
+            "external_measured_room_sensor",
+            "chip_temperature": "cpu_temperature chip_temperature",
+            "dew_point": "dew_point",
+            "humidity": "local_humidity external_humidity",
+            "motion": "presence motion moving",
+            "target_temperature": "occupied_heating_setpoint "
+            "unoccupied_heating_setpoint occupied_cooling_setpoint "
+            "unoccupied_cooling_setpoint current_cooling_setpoint",
+            "battery": "battery_percentage",
+            "voltage": "battery_voltage",
+            "energy": "produced_energy consumed_energy",
+            "tvoc": "tvoc voc_parts",
+            "valve": "valve_position valve_opening_degree",
+            "action": "click",
+        },
+        as_part=True,
+    ),
 }
 
 #: Last levels of topics that carry no readings.
@@ -166,8 +166,7 @@ def _known(attribute: str, parents: Sequence[str], raw: object) -> Judgement:
         return Passed()
     if known.kind == "voltage":
         known = known._replace(usual=_voltage_unit(raw))
-    parts = (*parents, known.part, part)
-    return known._replace(part="/".join(each for each in parts if each))
+    return known._replace(part=joined(*parents, known.part, part))
 
 
 def _voltage_unit(raw: object) -> str | None:
