@@ -16,7 +16,7 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.archive.objects import open_store
-from meshtasks.flows.builtin import COMMANDS, FILES, HANDLERS
+from meshtasks.flows.builtin import COMMANDS, FILES, handlers_of
 from meshtasks.flows.command import Command
 from meshtasks.flows.contract import Handler
 from meshtasks.gateway.config import GATEWAY
@@ -86,10 +86,11 @@ def __getattr__(name: str) -> Celery:
         raise AttributeError(message)
     try:
         settings = load_settings()
+        settings.validate((*FILES, GATEWAY))
         if _asks_the_broker():
             with suppress(Transient), connected(settings.env.amqp_url):
                 pass
-        app = globals()["app"] = create_app(settings, HANDLERS)
+        app = globals()["app"] = create_app(settings, handlers_of(settings))
     except ConfigError as error:
         end(error)
     return app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -134,13 +134,33 @@ class QueueSettings(BaseModel):
     time_limit_seconds: Annotated[float, Field(gt=0)] = 300.0
 
 
+class QueueEntry(QueueSettings):
+    """What queues.yaml has for one queue.
+
+    Attributes:
+        flow: name of the flow that handles it; empty for a queue that the flows know
+            by themselves, and for one that no worker consumes.
+        kind: what its records are of, for flows that handle several kinds.
+    """
+
+    flow: str = ""
+    kind: str = ""
+
+    @model_validator(mode="after")
+    def _kind_has_a_flow(self) -> Self:
+        if self.kind and not self.flow:
+            message = "expected a flow beside the kind, such as flow: readings"
+            raise ValueError(message)
+        return self
+
+
 class QueuesConfig(BaseModel):
     """config/queues.yaml: ``defaults`` and what each queue changes of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     defaults: QueueSettings = QueueSettings()
-    queues: dict[str, QueueSettings] = {}
+    queues: dict[str, QueueEntry] = {}
 
     @model_validator(mode="before")
     @classmethod

@@ -36,7 +36,7 @@ from meshtasks.flows.archive.reading import (
     objects_in,
 )
 from meshtasks.flows.archive.replay import way_back
-from meshtasks.flows.builtin import HANDLERS
+from meshtasks.flows.builtin import handlers_of
 from meshtasks.flows.sinks import TIMESERIES
 from meshtasks.flows.victoriametrics import look
 
@@ -216,6 +216,7 @@ class _Router:
         self._to_queue = to_queue
         self._oldest = oldest
         self._queues_of = way_back(settings.read(TOPOLOGY))
+        self._handlers = handlers_of(settings)
 
     def route(self, record: ArchivedRecord) -> Way | str:
         """Where to, or why there is no way."""
@@ -223,7 +224,7 @@ class _Router:
         if (
             isinstance(way, Way)
             and record.time < self._oldest
-            and any(_writes_points(queue) for queue in way.queues)
+            and any(self._writes_points(queue) for queue in way.queues)
         ):
             return (
                 "older than the time-series store keeps, which would drop them "
@@ -240,15 +241,15 @@ class _Router:
             return f"no queue of topology.yaml gets {key} from {record.exchange!r}"
         return Way(record.exchange, queues)
 
+    def _writes_points(self, queue: str) -> bool:
+        handler = self._handlers.get(queue)
+        return handler is not None and TIMESERIES in handler.sinks
+
 
 def _oldest_kept(settings: Settings) -> float:
     """The oldest point that the time-series store keeps, as far as it says."""
     state = look(settings.env.influx_url)
     return time.time() - state.retention_seconds if state else -math.inf
-
-
-def _writes_points(queue: str) -> bool:
-    return queue in HANDLERS and TIMESERIES in HANDLERS[queue].sinks
 
 
 def _how_to_go_on(result: Replayed) -> str:

@@ -104,7 +104,7 @@ def _explain(
         is_known,
     )
     from meshtasks.cli.config_explaining import lines  # noqa: PLC0415
-    from meshtasks.flows.builtin import HANDLERS  # noqa: PLC0415
+    from meshtasks.flows.builtin import handlers_of  # noqa: PLC0415
 
     topology = settings.read(TOPOLOGY)
     if exchange is None:
@@ -115,7 +115,7 @@ def _explain(
         (exchange,) = candidates
     elif not is_known(topology, exchange):
         fail(f"topology.yaml declares no exchange {exchange}", _EX_USAGE)
-    found = explain(settings, HANDLERS, exchange, routing_key)
+    found = explain(settings, handlers_of(settings), exchange, routing_key)
     if as_json:
         say(json.dumps(found.as_json(), indent=2))
         return

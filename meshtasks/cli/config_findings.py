@@ -13,7 +13,7 @@ from meshtasks.config.loader import fault_in
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
 from meshtasks.flows.archive.objects import OBJECTS
-from meshtasks.flows.builtin import FILES, HANDLERS
+from meshtasks.flows.builtin import FILES, HANDLERS, handlers_of
 from meshtasks.flows.sinks import TIMESERIES, Sinks
 from meshtasks.gateway.config import GATEWAY
 from producers.configuration import CONFIGS
@@ -62,7 +62,7 @@ def findings(settings: Settings) -> list[Finding]:
     errors = list(_errors(settings))
     if errors:
         return [_error(each) for each in errors]
-    found = [_doubt(settings, each) for each in doubts(settings, HANDLERS)]
+    found = [_doubt(settings, each) for each in doubts(settings, handlers_of(settings))]
     found += _unread(settings)
     if not settings.env.broker_url.get_secret_value():
         text = "not set: workers and commands need amqp://user:password@host:5672/vhost"
@@ -74,6 +74,7 @@ def _errors(settings: Settings) -> Iterator[ConfigError]:
     broken = settings.faults(_READ)
     yield from broken
     if not broken:  # these need the files
+        yield from _raised(partial(handlers_of, settings))
         for name, read in CONFIGS.items():
             path = settings.env.config_file(f"producers/{name}.yaml")
             if path.exists():

@@ -37,12 +37,13 @@ def gateway(
     # Half a second that other commands need not spend.
     import uvicorn  # noqa: PLC0415
 
-    from meshtasks.flows.builtin import COMMANDS, HANDLERS  # noqa: PLC0415
+    from meshtasks.flows.builtin import COMMANDS, handlers_of  # noqa: PLC0415
     from meshtasks.gateway.app import create_gateway  # noqa: PLC0415
     from meshtasks.gateway.context import Context  # noqa: PLC0415
     from meshtasks.gateway.serving import PromptProtocol  # noqa: PLC0415
 
-    context = Context.from_settings(load_settings(), HANDLERS, COMMANDS)
+    settings = load_settings()
+    context = Context.from_settings(settings, handlers_of(settings), COMMANDS)
     try:
         listener = socket.create_server((host, port), backlog=2048)
     except OSError as error:

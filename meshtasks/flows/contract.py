@@ -133,6 +133,18 @@ class Options(TypedDict, total=False):
     gives_up: GivesUp
 
 
+def register(handler: Handler) -> None:
+    """Make a handler known.
+
+    Raises:
+        ValueError: its queue has a handler already.
+    """
+    if handler.queue in HANDLERS:
+        message = f"queue {handler.queue} already has a handler"
+        raise ValueError(message)
+    HANDLERS[handler.queue] = handler
+
+
 def handles(
     queue: str,
     *,
@@ -146,11 +158,8 @@ def handles(
         ValueError: the queue has a handler already.
     """
 
-    def register(handle: Handle) -> Handle:
-        if queue in HANDLERS:
-            message = f"queue {queue} already has a handler"
-            raise ValueError(message)
-        HANDLERS[queue] = Handler(queue, handle, record, sinks, **options)
+    def registered(handle: Handle) -> Handle:
+        register(Handler(queue, handle, record, sinks, **options))
         return handle
 
-    return register
+    return registered

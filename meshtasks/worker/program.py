@@ -95,7 +95,12 @@ def unavailable_reason(mesh: Mesh, queue: str) -> str | None:
     if queue == topology.dead_letter_queue:
         return f"{queue} is read by people: meshtasks dlq list"
     if queue in {each.name for each in topology.all_queues}:
-        return f"{queue} has no handler, and no worker consumes it"
+        kind = queue.partition(".")[2] or "co2"
+        return (
+            f"{queue} has no handler. For readings of sensors, give it a flow under "
+            f"queues in queues.yaml ({queue}: {{flow: readings, kind: {kind}}}) and "
+            "declare the kind in kinds.yaml; see docs/add-a-queue.md"
+        )
     return f"there is no queue {clip(queue)}{did_you_mean(queue, known)}"
 
 

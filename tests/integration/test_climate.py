@@ -17,8 +17,8 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import load_settings
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.errors import PublishUnconfirmed
-from meshtasks.flows.contract import HANDLERS, Batch
-from meshtasks.flows.readings.handler import store_humidities, store_temperatures
+from meshtasks.flows.builtin import HANDLERS
+from meshtasks.flows.contract import Batch
 from meshtasks.flows.sinks import PUBLISHER, RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import DONE, Dead, Retry
 from meshtasks.records.envelope import Envelope
@@ -31,6 +31,8 @@ from tests.support.victoria import count_samples, export
 
 NOW = 1_795_440_000.0
 DECODER = Decoder(HANDLERS["sensors.temperature"])
+store_temperatures = HANDLERS["sensors.temperature"].handle
+store_humidities = HANDLERS["sensors.humidity"].handle
 
 OpenSinks = Callable[..., Sinks]
 

@@ -191,7 +191,7 @@ def test_a_routing_key_is_followed_to_its_queue_rules_alerts_and_archive(
     (queue,) = found["queues"]
     assert found["exchange"] == "sensors"
     assert queue["queue"] == "sensors.temperature"
-    assert queue["handler"].endswith("readings.handler.store_temperatures")
+    assert queue["handler"].endswith("readings.handler.store_readings")
     assert queue["sinks"] == ["timeseries", "rule_state"]
     assert {rule["name"] for rule in queue["rules"]} == {
         *("overheating", "freezer-warm", "unusual-temperature"),
