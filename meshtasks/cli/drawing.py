@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import datetime, tzinfo
 from html import escape
 from itertools import pairwise
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree as ET
@@ -50,6 +51,7 @@ _WIDTH, _HEIGHT = 960, 480
 _POINTS_PER_INCH = 72  # so that a point is a pixel
 _CHAR_WIDTH = 7.5  # of 12 px sans serif, on average
 _LINE_HEIGHT = 18
+_TALL = 260
 #: Below so many pixels from one point to the next nobody can aim at one.
 _AIM_PIXELS = 2.0
 #: A chart of less than this shows seconds.
@@ -284,7 +286,7 @@ def _figure(chart: Chart, width: int, height: int, *, titled: bool) -> Figure:
     axes.tick_params(left=False, bottom=False)
     if titled:
         axes.set_ylabel(chart.unit)
-    y_values = round_numbers(*chart.bounds, most=5 if height > 260 else 3)  # noqa: PLR2004
+    y_values = round_numbers(*chart.bounds, most=5 if height >= _TALL else 3)
     axes.set_ylim(y_values[0], y_values[-1])
     axes.set_yticks(y_values)
     axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
@@ -292,7 +294,7 @@ def _figure(chart: Chart, width: int, height: int, *, titled: bool) -> Figure:
         axes.axhline(0, color=_EDGE, linewidth=1, clip_on=False)
     draw = _draw_bars if chart.axis == "category" else _draw_lines
     handles = [draw(chart, axes, index) for index in range(len(chart.series))]
-    _mark_x_axis(chart, axes, width)
+    _mark_x_axis(chart, axes, width, height)
     if len(handles) > 1:
         names = [series.name for series in chart.series]
         needed = 40 + _CHAR_WIDTH * max(map(len, names))
@@ -345,15 +347,17 @@ def _draw_bars(chart: Chart, axes: Any, index: int) -> Any:
     )
 
 
-def _mark_x_axis(chart: Chart, axes: Any, width: int) -> None:
+def _mark_x_axis(chart: Chart, axes: Any, width: int, height: int) -> None:
     positions = chart.positions
     if chart.axis == "category":
         axes.set_xlim(-0.5, len(positions) - 0.5)
         names = [str(name) for name in chart.x]
-        crowded = sum(map(len, names)) * _CHAR_WIDTH > width - 60
+        rows = sum(len(name) + 1 for name in names) * _CHAR_WIDTH / width
+        crowded = rows > 1 and height >= _TALL
+        every = 1 if crowded else ceil(rows)  # a low chart leaves some out
         axes.set_xticks(
-            positions,
-            names,
+            positions[::every],
+            names[::every],
             rotation=40 if crowded else 0,
             ha="right" if crowded else "center",
         )

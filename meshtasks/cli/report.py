@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter, defaultdict
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,9 +12,20 @@ from typing import Annotated
 
 import typer
 
+from meshtasks.amqp.dead_letters import dead_letter_of, general_reason
+from meshtasks.amqp.peek import peek
 from meshtasks.amqp.topology import TOPOLOGY
-from meshtasks.cli.terminal import fail, say
+from meshtasks.cli.report_facts import (
+    VIEWS,
+    DeadLetters,
+    DeadReason,
+    Facts,
+    facts_of,
+)
+from meshtasks.cli.terminal import fail, say, stopping_on_signals
+from meshtasks.config.private_files import write_private
 from meshtasks.config.settings import load_settings
+from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.analytics import require_extra
 from meshtasks.flows.archive.objects import open_store
 
@@ -30,8 +42,8 @@ def report(
 
     Temperature and humidity of every room, the alerts' timeline, dead letters
     by reason, and how the archive grows. The page needs no network and no
-    script, and can be sent by mail. Dead letters are looked at and left where
-    they are; without a broker the page says so.
+    script, and can be sent by mail; the file is readable by its owner alone.
+    Dead letters stay where they are; without a broker the page says so.
 
     Times are those of this machine's time zone, or of TZ.
 
@@ -40,11 +52,8 @@ def report(
     not installed.
     """
     require_extra()
-    # loaded here: nothing else of the console script needs DuckDB
-    from meshtasks.cli.reporting import gather  # noqa: PLC0415
-    from meshtasks.cli.reporting.dead_letters import dead_letters_in  # noqa: PLC0415
-    from meshtasks.cli.reporting.facts import Facts  # noqa: PLC0415
-    from meshtasks.cli.reporting.page import page  # noqa: PLC0415
+    # loaded here: nothing else of the console script needs DuckDB and matplotlib
+    from meshtasks.cli.report_page import page  # noqa: PLC0415
     from meshtasks.flows.analytics.database import (  # noqa: PLC0415
         opened,
         passing_over_damaged,
@@ -53,26 +62,53 @@ def report(
     settings = load_settings()
     now = datetime.now(UTC)
     since = (now - timedelta(days=days)).date()
+    queue = settings.read(TOPOLOGY).dead_letter_queue
+    dead_letters = dead_letters_in(settings.env.amqp_url, queue)
     with closing(open_store(settings.env)) as store:
 
-        def look(left_out: frozenset[str]) -> Facts:
-            with opened(settings.env, store, gather.VIEWS, since, left_out) as database:
-                period = gather.period_of(database, days, now)
-                return Facts(
-                    period,
-                    gather.readings_in(database, period),
-                    gather.rooms_of(database, period),
-                    gather.alerts_of(database, period),
-                    gather.archive_of(store, period),
-                    dead_letters_in(
-                        settings.env.amqp_url,
-                        settings.read(TOPOLOGY).dead_letter_queue,
-                    ),
-                )
+        def gather(left_out: frozenset[str]) -> Facts:
+            with opened(settings.env, store, VIEWS, since, left_out) as database:
+                return facts_of(database, store, days, now, dead_letters)
 
-        facts = passing_over_damaged(look, partial(say, err=True))
+        facts = passing_over_damaged(gather, partial(say, err=True))
     try:
-        out.write_text(page(facts), encoding="utf-8")
+        write_private(out, page(facts))
     except OSError as error:
         fail(f"{out}: {error.strerror}", os.EX_CANTCREAT)
     say(f"wrote {out}")
+
+
+def dead_letters_in(url: str, queue: str) -> DeadLetters:
+    """What the dead-letter queue holds, which is left as it is.
+
+    Without a broker the result holds why nothing is known: the rest of the report does
+    not need it.
+
+    Args:
+        url: AMQP URL.
+        queue: name of the dead-letter queue.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], str] = {}
+    keys: dict[tuple[str, str], set[str]] = defaultdict(set)
+    try:
+        with (
+            stopping_on_signals() as stopping,
+            peek(url, queue, stopping=stopping) as held,
+        ):
+            for delivery in held:
+                letter = dead_letter_of(delivery)
+                group = letter.kind, general_reason(letter.reason)
+                counts[group] += 1
+                examples[group] = letter.reason
+                keys[group].add(letter.routing_key)
+        if stopping.is_set():
+            raise KeyboardInterrupt
+    except (Transient, ConfigError) as error:
+        return DeadLetters(fault=str(error))
+    reasons = [
+        DeadReason(count, group[0], examples[group], tuple(sorted(keys[group])))
+        for group, count in counts.items()
+    ]
+    reasons.sort(key=lambda reason: (-reason.count, reason.example))
+    return DeadLetters(held.seen, tuple(reasons))

@@ -12,7 +12,7 @@ import pytest
 
 from meshtasks.amqp.failed import DEAD_LETTER_ROUTING_KEY
 from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE
-from meshtasks.cli.reporting.dead_letters import dead_letters_in
+from meshtasks.cli.report import dead_letters_in
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.sinks import Sinks

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from meshtasks.cli.chart import Chart, Series, number_text
 from meshtasks.cli.drawing import STYLE, Tick, svg, time_ticks
-from meshtasks.cli.reporting.facts import Curve, Facts, Period
+from meshtasks.cli.report_facts import Curve, Facts, Period
 
 _WIDTH = 560
 _CURVE_HEIGHT = 160
@@ -42,7 +42,7 @@ def page(facts: Facts) -> str:
         bytes=decimal, number=number_text, moment=_moment, day=_day, spoken=_spoken
     )
     growth = growth_chart(facts.archive.bytes_by_day)
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template("report.html.j2").render(
         facts=facts,
         style=STYLE,
         curve_svg=lambda room, curve: curve_svg(room, curve, facts.period),

@@ -1,0 +1,429 @@
+"""What a report is made of: found in the dataset, the archive and the dead-letter
+queue."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from itertools import groupby, pairwise
+from operator import attrgetter
+from statistics import median
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from pydantic import ValidationError
+
+from meshtasks.flows.analytics.layout import archive_name
+from meshtasks.flows.archive.objects import ObjectStore, archived_objects
+from meshtasks.records.alert import Alert, Severity
+from meshtasks.records.timestamps import utc_of
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+#: Names the views that :func:`facts_of` needs.
+VIEWS = "readings, events"
+
+#: Spans that a point of a curve may stand for, seconds; the smallest that gives at
+#: most so many points.
+_SPANS = (1, 5, 15, 60, 300, 600, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400)
+_POINTS = 170
+#: A sensor that is silent for so many times its usual pause leaves a gap.
+_GAP_FACTOR = 3.0
+
+#: Shortest period that a report is about.
+_SHORTEST = timedelta(minutes=2)
+
+_FIRST_KINDS = ("temperature", "humidity")
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """What the report is about.
+
+    Attributes:
+        start: its beginning, in the report's time zone.
+        end: when the report was made.
+    """
+
+    start: datetime
+    end: datetime
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return (self.end - self.start).total_seconds()
+
+    def share(self, moment: datetime) -> float:
+        """Where in the period a moment is: 0 at its start, 1 at its end; a moment
+        outside is at the nearer end."""
+        share = (moment - self.start).total_seconds() / self.seconds
+        return min(max(share, 0.0), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One kind of reading in one room; each point stands for a span of time.
+
+    Attributes:
+        kind: as ``temperature``.
+        unit: of all values.
+        times: of the points, ascending.
+        means: mean of the readings around each point; None is a gap.
+        lows: smallest of them.
+        highs: largest of them.
+    """
+
+    kind: str
+    unit: str
+    times: tuple[datetime, ...]
+    means: tuple[float | None, ...]
+    lows: tuple[float | None, ...]
+    highs: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """One day of a room and kind.
+
+    Attributes:
+        kind: as ``temperature``.
+        unit: of the values.
+        day: in the report's zone.
+        low: smallest reading.
+        mean: of all readings.
+        high: largest reading.
+    """
+
+    kind: str
+    unit: str
+    day: date
+    low: float
+    mean: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A room: a location, or a sensor that gives none.
+
+    Attributes:
+        name: as published.
+        curves: one for each kind.
+        days: the same day by day.
+    """
+
+    name: str
+    curves: tuple[Curve, ...]
+    days: tuple[Day, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """From the beginning of an alert to its end.
+
+    Attributes:
+        end: None while it goes on.
+        message: the last one published.
+    """
+
+    start: datetime
+    end: datetime | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlertHistory:
+    """All of one alert in the period."""
+
+    title: str
+    severity: Severity
+    episodes: tuple[Episode, ...]
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is not over."""
+        return self.episodes[-1].end is None
+
+    @property
+    def latest_start(self) -> datetime:
+        """When it began last."""
+        return self.episodes[-1].start
+
+
+@dataclass(frozen=True, slots=True)
+class DeadReason:
+    """Dead letters that died of the same.
+
+    Attributes:
+        count: how many there are.
+        error_type: class of the fault.
+        example: the reason of the latest of them.
+        routing_keys: of all of them, sorted.
+    """
+
+    count: int
+    error_type: str
+    example: str
+    routing_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """The dead-letter queue.
+
+    Attributes:
+        total: messages in it.
+        reasons: most frequent first.
+        fault: why nothing is known of it; blank if all is well.
+    """
+
+    total: int = 0
+    reasons: tuple[DeadReason, ...] = ()
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveShare:
+    """What the archive has of one domain."""
+
+    domain: str
+    objects: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The archive and how it grows.
+
+    Attributes:
+        bytes_by_day: of the records of each UTC date of the period.
+        shares: everything it holds, by domain, largest first.
+    """
+
+    bytes_by_day: dict[date, int]
+    shares: tuple[ArchiveShare, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all its objects."""
+        return sum(share.size_bytes for share in self.shares)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that a report shows."""
+
+    period: Period
+    readings: int
+    rooms: tuple[Room, ...]
+    alerts: tuple[AlertHistory, ...]
+    archive: Archive
+    dead_letters: DeadLetters = field(default_factory=DeadLetters)
+
+
+def facts_of(
+    database: DuckDBPyConnection,
+    store: ObjectStore,
+    days: int,
+    now: datetime,
+    dead_letters: DeadLetters,
+) -> Facts:
+    """What the report of the last so many days is made of.
+
+    Args:
+        database: has the :data:`VIEWS`.
+        store: holds the archive.
+        days: up to now.
+        now: the end of the period.
+        dead_letters: there are now.
+
+    Raises:
+        SinkUnavailable: the store cannot be read.
+    """
+    period = _period_of(database, days, now)
+    return Facts(
+        period,
+        _readings_in(database, period),
+        _rooms_of(database, period),
+        _alerts_of(database, period),
+        _archive_of(store, period),
+        dead_letters,
+    )
+
+
+def _period_of(database: DuckDBPyConnection, days: int, now: datetime) -> Period:
+    """The last so many days up to now, in the database's time zone; of a mesh that
+    is younger, its life."""
+    (row,) = database.sql("SELECT current_setting('TimeZone')").fetchall()
+    end = now.astimezone(ZoneInfo(row[0]))
+    wanted = Period(end - timedelta(days=days), end)
+    (first,) = _rows_of(
+        database,
+        "SELECT epoch(min(time)) FROM (SELECT time FROM readings UNION ALL "
+        "SELECT time FROM events) WHERE time BETWEEN $1 AND $2",
+        wanted,
+    )
+    if first[0] is None:
+        return wanted
+    born = datetime.fromtimestamp(first[0], end.tzinfo)
+    return Period(min(max(wanted.start, born), end - _SHORTEST), end)
+
+
+def _readings_in(database: DuckDBPyConnection, period: Period) -> int:
+    """How many readings there are."""
+    query = "SELECT count(*) FROM readings WHERE time BETWEEN $1 AND $2"
+    (row,) = _rows_of(database, query, period)
+    return int(row[0])
+
+
+def _rooms_of(database: DuckDBPyConnection, period: Period) -> tuple[Room, ...]:
+    """Every room's curves and days, rooms by name."""
+    zone = period.end.tzinfo
+    span = next(s for s in (*_SPANS, 10 * _SPANS[-1]) if period.seconds / s <= _POINTS)
+    points = _by_room_and_kind(
+        _rows_of(
+            database,
+            "SELECT coalesce(location, sensor_id) AS room, kind, "
+            "coalesce(any_value(unit), '') AS unit, "
+            "floor(epoch(time) / $3) * $3 + $3 / 2 AS bucket, "
+            "avg(value), min(value), max(value) FROM readings "
+            "WHERE time BETWEEN $1 AND $2 "
+            "GROUP BY room, kind, bucket ORDER BY room, kind, bucket",
+            period,
+            span,
+        )
+    )
+    days = _by_room_and_kind(
+        _rows_of(
+            database,
+            "SELECT coalesce(location, sensor_id) AS room, kind, "
+            "coalesce(any_value(unit), '') AS unit, time::DATE AS day, "
+            "min(value), avg(value), max(value) FROM readings "
+            "WHERE time BETWEEN $1 AND $2 GROUP BY room, kind, day "
+            "ORDER BY room, kind, day",
+            period,
+        )
+    )
+    return tuple(
+        Room(
+            name,
+            tuple(_curve(kind, points[name][kind], span, zone) for kind in kinds),
+            tuple(
+                Day(kind, unit, day, low, mean, high)
+                for kind in kinds
+                for unit, day, low, mean, high in days[name][kind]
+            ),
+        )
+        for name in points
+        if (kinds := sorted(points[name], key=_kind_order))
+    )
+
+
+def _alerts_of(
+    database: DuckDBPyConnection, period: Period
+) -> tuple[AlertHistory, ...]:
+    """Every alert of the period, those that go on and the latest first."""
+    rows = _rows_of(
+        database,
+        "SELECT epoch(time), record FROM events WHERE domain = 'alerts' "
+        "AND time BETWEEN $1 AND $2 ORDER BY time",
+        period,
+    )
+    news: dict[str, list[tuple[datetime, Alert]]] = defaultdict(list)
+    for seconds, record in rows:
+        try:
+            alert = Alert.model_validate_json(record)
+        except ValidationError:  # anyone may publish anything; it is in the archive
+            continue
+        moment = utc_of(seconds).astimezone(period.end.tzinfo)
+        news[alert.fingerprint].append((moment, alert))
+    histories = (_history(of_one, period) for of_one in news.values())
+    order = attrgetter("goes_on", "latest_start")
+    return tuple(sorted(histories, key=order, reverse=True))
+
+
+def _archive_of(store: ObjectStore, period: Period) -> Archive:
+    """The archive's size by day and domain."""
+    days = Counter[date]()
+    sizes, counts = Counter[str](), Counter[str]()
+    first, last = period.start.astimezone(UTC).date(), period.end.astimezone(UTC).date()
+    for info in archived_objects(store):
+        if found := archive_name(info.name):
+            counts[found.domain] += 1
+            sizes[found.domain] += info.size_bytes
+            days[found.day] += info.size_bytes
+    every = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+    return Archive(
+        {day: days[day] for day in every},
+        tuple(ArchiveShare(d, counts[d], size) for d, size in sizes.most_common()),
+    )
+
+
+def _rows_of(
+    database: DuckDBPyConnection, query: str, period: Period, *more: float
+) -> list[tuple[Any, ...]]:
+    return database.execute(query, [period.start, period.end, *more]).fetchall()
+
+
+def _by_room_and_kind(
+    rows: Iterable[tuple[Any, ...]],
+) -> dict[str, dict[str, list[tuple[Any, ...]]]]:
+    """Rows that begin with room and kind, and are sorted by them."""
+    return {
+        room: {
+            kind: [row[2:] for row in of_kind]
+            for kind, of_kind in groupby(of_room, key=lambda row: row[1])
+        }
+        for room, of_room in groupby(rows, key=lambda row: row[0])
+    }
+
+
+def _kind_order(kind: str) -> tuple[int, str]:
+    first = kind in _FIRST_KINDS
+    return (_FIRST_KINDS.index(kind) if first else len(_FIRST_KINDS), kind)
+
+
+def _curve(kind: str, rows: Sequence[tuple[Any, ...]], span: int, zone: Any) -> Curve:
+    points = list(_with_gaps([row[1:] for row in rows], span))
+    times, means, lows, highs = zip(*points, strict=True)
+    return Curve(
+        kind,
+        rows[0][0],
+        tuple(utc_of(seconds).astimezone(zone) for seconds in times),
+        means,
+        lows,
+        highs,
+    )
+
+
+def _with_gaps(
+    points: Sequence[tuple[float, ...]], span: int
+) -> Iterator[tuple[float, float | None, float | None, float | None]]:
+    """The points (time, mean, low, high), and one of None in every long pause."""
+    pauses = [after[0] - before[0] for before, after in pairwise(points)]
+    longest = _GAP_FACTOR * median(pauses or [span])
+    last: float | None = None
+    for seconds, mean, low, high in points:
+        if last is not None and seconds - last > longest:
+            yield (last + seconds) / 2, None, None, None
+        yield seconds, mean, low, high
+        last = seconds
+
+
+def _history(news: Sequence[tuple[datetime, Alert]], period: Period) -> AlertHistory:
+    """What was published of one alert, in order of time, as episodes."""
+    episodes: list[Episode] = []
+    start: datetime | None = None
+    for moment, alert in news:
+        began = alert.starts_at or moment
+        start = start or utc_of(began.timestamp()).astimezone(period.end.tzinfo)
+        if alert.resolved:
+            episodes.append(Episode(start, moment, alert.message))
+            start = None
+    last = news[-1][1]
+    if start is not None:
+        episodes.append(Episode(start, None, last.message))
+    return AlertHistory(last.title, last.severity, tuple(episodes))

@@ -1,1 +1,0 @@
-"""The report: what it tells, and the page it is told on."""
