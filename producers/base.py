@@ -54,7 +54,7 @@ _STOPPING_DELAY_SECONDS = 0.5
 
 
 class Producer:
-    """Publishes what sources submit, in order, and sees it confirmed.
+    """Publishes what sources submit, in order, and waits until it is confirmed.
 
     While the broker is away, messages wait in the buffer and the connection is
     tried again with backoff. Nothing is dropped before the buffer is full; then
@@ -67,8 +67,7 @@ class Producer:
     full count as submitted once they are as old as the batching says.
 
     Args:
-        publisher: used by the producer's thread alone from :meth:`start` on,
-            and closed by it.
+        publisher: used by the producer's thread alone, and closed by it.
         buffer: what is not confirmed yet; in memory by default. Closed by
             :meth:`stop`.
         on_confirmed: called in the producer's thread with messages that the
@@ -113,8 +112,8 @@ class Producer:
     def wait_for_room(self, size_bytes: int, within_seconds: float) -> bool:
         """Wait until a body of this size drops no other; whether it would not.
 
-        For sources that can wait (a file, a simulator). The others submit
-        anyway: their newest reading is worth more than their oldest.
+        For sources that can wait. The others submit anyway: their newest reading is
+        worth more than their oldest.
         """
         with self._changed:
             return self._changed.wait_for(
@@ -142,9 +141,7 @@ class Producer:
         """Publish one record, in an array message if the producer packs them.
 
         Args:
-            record: anything JSON can say.
-            timestamp: when it was taken, epoch seconds; now by default. An array
-                message carries the timestamp of its first record.
+            timestamp: when it was taken, epoch seconds; now by default.
 
         Raises:
             TypeError, ValueError: the record is not JSON (NaN and Infinity are
@@ -165,11 +162,8 @@ class Producer:
             self._wake()
 
     def submit_message(self, message: Outgoing, *, records: int = 1) -> None:
-        """Publish a message as it is.
-
-        Args:
-            message: gets an id, and the present as its timestamp, if it has none.
-            records: how many records its body holds, for the counts.
+        """Publish a message of so many records as it is, with an id, and the present as
+        its timestamp, if it has none.
 
         Raises:
             ValueError: it breaks a limit of AMQP.
@@ -191,9 +185,9 @@ class Producer:
         """Publish what is left, then close the connection and the buffer.
 
         Returns:
-            The messages that are lost: not confirmed in time, and not kept for the
-            next start, oldest first. Those in flight may have been stored all the
-            same.
+            The messages that are lost, oldest first: not confirmed in time, and not
+            kept
+            for the next start. Those in flight may have been stored all the same.
         """
         with self._changed:
             self._stopping = True
@@ -302,7 +296,7 @@ class Producer:
             failed_attempts += 1
         if failed_attempts:
             logger.info("the broker is back after %d attempts", failed_attempts)
-        return self._settle(batch, unroutable, misfits, resent=failed_attempts > 0)
+        return self._resolve(batch, unroutable, misfits, resent=failed_attempts > 0)
 
     def _attempt(
         self, messages: list[Outgoing], misfits: list[Outgoing]
@@ -358,7 +352,7 @@ class Producer:
                 self._changed.wait(min(remaining, self._batching.age_seconds))
             return not self._abandoned
 
-    def _settle(
+    def _resolve(
         self,
         batch: Sequence[Pending],
         unroutable: frozenset[Route],
@@ -376,7 +370,7 @@ class Producer:
         with self._changed:
             if self._abandoned:
                 return False  # they were reported as not confirmed
-            self._buffer.settle()
+            self._buffer.resolve()
             stored = sum(records for _, records in confirmed)
             lost = sum(records for _, records in taken) - stored
             refused_records = sum(records for _, records in batch) - stored - lost

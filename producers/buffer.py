@@ -33,31 +33,25 @@ class Buffer(Protocol):
     """
 
     def append(self, pending: Pending) -> Sequence[Pending]:
-        """Keep a message.
-
-        Returns:
-            The oldest waiting messages, dropped to make room for it.
-        """
+        """Keep a message; the oldest waiting ones that were dropped to make room for
+        it."""
 
     def take(self, count: int, size_bytes: int) -> Sequence[Pending]:
         """The oldest messages, at most ``count`` and about ``size_bytes`` of them.
 
-        They are in flight until :meth:`settle`; a second call before that gives
+        They are in flight until :meth:`resolve`; a second call before that gives
         the same batch.
         """
 
-    def settle(self) -> None:
+    def resolve(self) -> None:
         """Forget the batch in flight: its fate is known."""
 
     def keep(self) -> None:
-        """The broker does not answer: see to it that what is kept outlives us."""
+        """The broker does not answer: make sure that what is kept outlives the
+        process."""
 
     def close(self) -> Sequence[Pending]:
-        """Nothing more will come.
-
-        Returns:
-            What is lost with the process, in flight and waiting, oldest first.
-        """
+        """Nothing more will come; what is lost with the process, oldest first."""
 
     @property
     def restored_records(self) -> int:
@@ -79,9 +73,7 @@ class MemoryBuffer(Buffer):
     """Keeps messages in memory; they are lost with the process.
 
     Args:
-        max_messages: most messages waiting.
-        max_bytes: most bytes of bodies waiting. A message larger than this is
-            kept alone.
+        max_bytes: most bytes of bodies waiting. A larger message is kept alone.
     """
 
     def __init__(
@@ -118,7 +110,7 @@ class MemoryBuffer(Buffer):
         return tuple(self._in_flight)
 
     @override
-    def settle(self) -> None:
+    def resolve(self) -> None:
         self._in_flight.clear()
 
     @override
@@ -200,10 +192,10 @@ class Counts:
     resent: int = 0
 
     @property
-    def unsettled(self) -> int:
+    def unresolved(self) -> int:
         """Records of which none of that can be said yet."""
-        settled = self.confirmed + self.dropped + self.unroutable
-        return self.accepted + self.restored - settled
+        resolved = self.confirmed + self.dropped + self.unroutable
+        return self.accepted + self.restored - resolved
 
 
 #: Exchange and routing key.
@@ -216,7 +208,7 @@ def encode(record: object) -> bytes:
     """The record as compact JSON.
 
     Raises:
-        TypeError, ValueError: JSON cannot say it (NaN and Infinity included).
+        TypeError, ValueError: JSON cannot hold it (NaN and Infinity included).
     """
     return _ENCODER.encode(record).encode()
 
@@ -235,8 +227,8 @@ class _Array:
 class ArrayPacker:
     """Collects encoded records until an array is full, by count or by size.
 
-    An array message carries the timestamp of its first record. When arrays are
-    to hold one record, every record is a message of its own and no array.
+    An array message carries the timestamp of its first record. When arrays are to hold
+    one record, every record is a message of its own and no array.
     """
 
     def __init__(self, batching: Batching) -> None:

@@ -36,7 +36,7 @@ def ticks(
     stop: threading.Event,
     now: Callable[[], float] = time.monotonic,
 ) -> Iterator[None]:
-    """Yield at once and then every ``interval_seconds``, until told to stop.
+    """Yield at once and then every ``interval_seconds``, until ``stop`` is set.
 
     Ticks that came due while the last one was worked on, or while the process stood
     still, are left out; the next is due when it would have been anyway.
@@ -52,31 +52,22 @@ logger = logging.getLogger(__name__)
 
 
 class Health:
-    """Of something that is looked at again and again.
-
-    Args:
-        what: its name in the log.
-    """
+    """Logs what is wrong with something when that changes, not in every round."""
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._known = ""
 
     def failed(self, reason: str, *, kind: str = "") -> None:
-        """It is not well; said unless it was so for the same reason.
-
-        Args:
-            reason: why.
-            kind: what it is the same by, where the reason differs each time; the
-                reason itself by default.
-        """
+        """Log why it is not well, unless it was so for the same reason: of the same
+        kind, where the reason differs each time."""
         kind = kind or reason
         if kind != self._known:
             self._known = kind
             logger.warning("%s: %s", self._what, reason)
 
     def recovered(self) -> None:
-        """It is well; said if it was not."""
+        """Log that it is well, if it was not."""
         if self._known:
             self._known = ""
             logger.info("%s: is well again", self._what)
@@ -110,27 +101,22 @@ DryRun = Annotated[
 
 
 class Measured(NamedTuple):
-    """One metric, and where it goes.
-
-    Attributes:
-        routing_key: on the exchange ``metrics``.
-        record: name, fields, tags and timestamp, as the mesh wants a metric.
-    """
+    """One metric, with its routing key on the exchange ``metrics``."""
 
     routing_key: str
     record: dict[str, Any]
 
 
 class Collector(Protocol):
-    """Looks at its object, and says what it found."""
+    """Looks at its object again and again."""
 
     def collect(self) -> Iterable[Measured]:
         """One round. What cannot be read is left out and logged, see :class:`Guard`."""
 
 
 class Unforeseen(MeshError):
-    """A foreign library, or code that met foreign data, raised what nobody expects of
-    it; the text says what."""
+    """A foreign library, or code that met foreign data, raised what nobody expects
+    of it."""
 
 
 @contextmanager
@@ -142,8 +128,7 @@ def contained() -> Iterator[None]:
     not end a collector, and all that it looks at with it.
 
     Raises:
-        MeshError: what was raised, if it is one.
-        Unforeseen: what was raised, if it is not.
+        MeshError: what was raised, if it is one, or :class:`Unforeseen`.
     """
     try:
         yield
@@ -158,20 +143,15 @@ def contained() -> Iterator[None]:
 class Guard:
     """Keeps what goes wrong with one thing from the others.
 
-    Things (a group, a mount, a model, a target) are looked at again and again. That
-    one fails is said once, and again when it fails in another way.
+    Things (a group, a mount, a model, a target) are looked at again and again. A
+    failure is logged once, and again when it fails in another way.
     """
 
     def __init__(self) -> None:
         self._failing: dict[str, Health] = {}
 
     def attempt(self, what: str, look: Callable[[], _T]) -> _T | None:
-        """What a look at something finds; None if it fails, whatever it raises.
-
-        Args:
-            what: its name in the log.
-            look: looks.
-        """
+        """What a look at something finds; None if it fails, whatever it raises."""
         try:
             with contained():
                 found = look()
@@ -252,7 +232,7 @@ def run_collector(
 
 
 def publishing(producer: Producer) -> Callable[[Measured], None]:
-    """What publishes metrics; one that is none for AMQP or JSON holds up no other."""
+    """Publishes metrics; one that does not fit AMQP or JSON holds up no other."""
     guard = Guard()
 
     def publish(measured: Measured) -> None:
@@ -266,7 +246,7 @@ def publishing(producer: Producer) -> Callable[[Measured], None]:
 def collect_each(
     collector: Collector, rounds: Iterable[None], take: Callable[[Measured], None]
 ) -> None:
-    """Collect in each round, and hand on what is found; a round that fails ends no
+    """Collect in each round, and hand on what is found; a failed round ends no
     other."""
     guard = Guard()
     for _ in rounds:

@@ -26,12 +26,8 @@ class Model(BaseModel):
 
 
 class Selection(Model):
-    """Which of the things that have names are wanted.
-
-    Attributes:
-        include: patterns; ``*`` is any text, ``?`` any character.
-        exclude: patterns of those that are not wanted all the same.
-    """
+    """Which of the things that have names are wanted: those of ``include`` that are
+    not of ``exclude``; both are patterns with ``*`` and ``?``."""
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()

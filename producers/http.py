@@ -30,28 +30,23 @@ _HINTS: dict[int, str] = {
 
 
 class Unanswered(MeshError):
-    """A service did not give the page that it was asked for; the text says why."""
+    """A service did not give the page."""
 
 
 class Page(NamedTuple):
-    """What a service answered with status 200.
-
-    Attributes:
-        content_type: as it says, or empty.
-    """
+    """What a service answered with status 200."""
 
     content_type: str
     body: bytes
 
 
 class Client:
-    """Asks with HTTP; for one thread at a time. Redirects are not followed, since
-    the page behind one may be nobody's the secret is for.
+    """Gets pages with HTTP; for one thread at a time. Redirects are not followed,
+    since the secret is not for the page behind one.
 
     Args:
         timeout_seconds: longest time until the last byte of an answer.
         limit_bytes: a longer page, unpacked, is refused.
-        headers: sent with every request.
         ca_file: certificates (PEM) that TLS servers are known by; the system's when
             not given.
     """

@@ -16,12 +16,7 @@ _WRAP_MARGIN = 1 / 16
 
 
 class Increase(NamedTuple):
-    """By how much the counters of one source grew between two readings.
-
-    Attributes:
-        seconds: between the readings; more than 0.
-        by: counter → increase, for those that both readings have.
-    """
+    """By how much the counters of one source grew, in a time of more than 0 seconds."""
 
     seconds: float
     by: Mapping[str, float]
@@ -41,15 +36,15 @@ class Counters:
     """Remembers the last reading of every source of counters.
 
     A source is what restarts as a whole: a network interface, a process, a
-    histogram. When one of its counters went back, it was restarted, and nobody
-    knows what it counted before; that interval has no rate, rather than a wrong
-    one. Neither has one that is too long, such as a night in which a laptop slept:
-    its average would stand in a chart as if it were the last few seconds'.
+    histogram. When one of its counters went back, it was restarted; that interval
+    has no rate, rather than a wrong one. Neither has one that is too long, such as a
+    night in which a laptop slept: its average would stand in a chart as the last few
+    seconds'.
 
     Args:
         longest_gap_seconds: an interval longer than this has no rate.
-        wraps_at: value at which counters begin again at 0 without a restart;
-            None: they never do.
+        wraps_at: value at which counters begin again at 0 without a restart; None:
+            they never do.
     """
 
     def __init__(
@@ -63,17 +58,14 @@ class Counters:
     def read(
         self, source: Hashable, values: Mapping[str, float], at_seconds: float
     ) -> Increase | None:
-        """Take a reading of a source.
+        """Take a reading of a source: its counters, finite.
 
         Args:
-            source: which one.
-            values: counter → value; finite.
-            at_seconds: when it was read, by a clock that goes on while the machine
-                sleeps (see :func:`producers.collecting.elapsed_seconds`). A reading no
+            at_seconds: see :func:`~producers.collecting.elapsed_seconds`. A reading no
                 later than the last one is that one again.
 
         Returns:
-            The increase since the last reading; None when there is no telling.
+            The increase since the last reading; None when it is not known.
         """
         self._read.add(source)
         last = self._last.get(source)
@@ -97,11 +89,8 @@ class Counters:
         return Increase(seconds, by)
 
     def forget_unread(self) -> int:
-        """Forget the sources that were not read since the last call.
-
-        Returns:
-            How many they were.
-        """
+        """Forget the sources that were not read since the last call; how many they
+        were."""
         gone = self._last.keys() - self._read
         for source in gone:
             del self._last[source]

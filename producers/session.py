@@ -60,14 +60,11 @@ def broker_url() -> str:
 
 
 def spooling_producer(name: str, batching: Batching | None = None) -> Producer:
-    """The producer of a source that cannot wait, by its environment.
-
-    Args:
-        name: of the source, and so of its spool.
+    """The producer of a source that cannot wait; its spool has the source's name.
 
     Raises:
         ConfigError: as :func:`broker_url`; or another process of the same name is
-            running, or there is no place for a spool.
+            running, or the spool cannot be made.
     """
     url = broker_url()
     env = load_settings().env
@@ -82,11 +79,7 @@ def run_session(
     stop: threading.Event,
     patience: Patience | None = None,
 ) -> int:
-    """Let a source feed a producer until it ends or is told to stop.
-
-    Args:
-        feed: submits to the producer; returns at its own end or soon after
-            ``stop`` is set.
+    """Let a source feed a producer until it ends or ``stop`` is set.
 
     Returns:
         The exit code of the process, one of ``EXIT_…``.
@@ -100,7 +93,7 @@ def run_session(
     finally:
         producer.stop(patience.drain_seconds)
     counts = producer.counts()
-    if counts.unsettled or counts.dropped:
+    if counts.unresolved or counts.dropped:
         return EXIT_UNCONFIRMED
     return EXIT_UNROUTABLE if counts.unroutable else EXIT_OK
 

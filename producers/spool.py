@@ -31,14 +31,8 @@ _FAULT_LOG_INTERVAL_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class SpoolLimits:
-    """How much a spool holds before it drops its oldest messages.
-
-    Attributes:
-        messages: waiting, on disk and in memory.
-        size_bytes: their bodies and 160 bytes for each.
-        memory_messages: of those, in memory.
-        memory_bytes: of those, in memory.
-    """
+    """How much a spool holds, on disk and in memory, before it drops its oldest
+    messages. The bytes are those of the bodies and 160 for each."""
 
     messages: int
     size_bytes: int
@@ -47,7 +41,8 @@ class SpoolLimits:
 
 
 class Spool(Buffer):
-    """Keeps messages in memory while the broker confirms them, else in a file.
+    """Keeps messages in memory while the broker confirms them, else in a file, which
+    one process may have open at a time.
 
     The file is in use from the first publication that fails, or from the first
     message that is not confirmed within :data:`WRITE_AFTER_SECONDS`, until all that
@@ -58,9 +53,6 @@ class Spool(Buffer):
 
     While the file cannot be written (the disk is full, say), messages wait in
     memory. A file that cannot be read is set aside, and a new one begun.
-
-    Args:
-        path: the file; one process may have it open at a time.
 
     Raises:
         ConfigError: another process has the file open, or it cannot be made.
@@ -119,7 +111,7 @@ class Spool(Buffer):
         return tuple(self._in_flight)
 
     @override
-    def settle(self) -> None:
+    def resolve(self) -> None:
         self._in_flight.clear()
         left = 0
         if self._file is not None:

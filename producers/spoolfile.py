@@ -119,11 +119,8 @@ class SpoolFile:
             raise ConfigError("environment", "MESH_STATE_DIR", expected) from error
 
     def append(self, messages: Sequence[Pending], taken: int) -> None:
-        """Add messages behind all others, in one transaction.
-
-        Args:
-            messages: to add.
-            taken: as many of the first of them count as taken.
+        """Add messages behind all others, in one transaction; the first ``taken`` of
+        them count as taken.
 
         Raises:
             SpoolFault: none was added.
@@ -140,11 +137,8 @@ class SpoolFile:
         self._sync_now_and_then()
 
     def take(self, count: int, size_bytes: int) -> list[Pending]:
-        """The oldest messages that were not taken before.
-
-        Args:
-            count: at most so many of them.
-            size_bytes: about so much of their bodies, but one at least.
+        """The oldest messages that were not taken before: at most ``count``, of about
+        ``size_bytes``, but one at least.
 
         Raises:
             SpoolFault: they cannot be read.

@@ -78,7 +78,7 @@ class KnownStates:
         found to have changed, and published again with the same message ids.
         """
         is_old = time.monotonic() - self._saved_at >= _SAVE_INTERVAL_SECONDS
-        if is_old and not producer.counts().unsettled:
+        if is_old and not producer.counts().unresolved:
             self.save()
 
     def apply(self, change: StateChange) -> None:

@@ -28,10 +28,8 @@ def relative_humidity_percent(celsius: float, dew_point_celsius: float) -> float
 
 
 class Weather:
-    """A temperate climate: seasons, days, and fronts that pass in days.
-
-    Times are epoch seconds; the sun is that of UTC.
-    """
+    """A temperate climate: seasons, days, and fronts that pass in days. Times are epoch
+    seconds; the sun is that of UTC."""
 
     def __init__(self, rng: random.Random) -> None:
         # Periods that share no common multiple: the sequence does not repeat.
@@ -66,7 +64,6 @@ class Episode:
     Attributes:
         hour: its middle, hour of the day.
         width_hours: standard deviation of its course.
-        celsius: how much it warms the air.
         dew_point_celsius: how much it raises the dew point.
     """
 
@@ -86,12 +83,10 @@ class Room:
     """A room and how it follows the day.
 
     Attributes:
-        name: last word of its sensors' routing keys.
         celsius: mean temperature at 10 °C outside.
         swing_celsius: half the difference between day and night.
         exposure: share of a change outside that arrives inside, 0 to 1.
         moisture_celsius: dew point above the one outside.
-        episode: what happens in it every day.
     """
 
     name: str
@@ -108,12 +103,6 @@ class Overheating:
 
     It warms within four seconds, stays hot for forty, and is back to normal half
     a minute later.
-
-    Attributes:
-        room: name of the room.
-        from_seconds: when it first begins, epoch seconds.
-        peak_celsius: how much warmer the room gets.
-        period_seconds: from one beginning to the next.
     """
 
     room: str
@@ -149,8 +138,8 @@ class Climate:
         return value
 
     def humidity_percent(self, room: Room, seconds: float) -> float:
-        """Relative humidity in a room: the moisture outside and of its use, at
-        the temperature inside."""
+        """Relative humidity in a room: the moisture outside and of its use, at the
+        temperature inside."""
         dew_point = self._weather.dew_point_celsius(seconds) + room.moisture_celsius
         if room.episode:
             raised = room.episode.dew_point_celsius

@@ -209,7 +209,7 @@ class RunSummary:
         counts = self._producer.counts()
         return {
             **self._confirmed.summary(),
-            "unconfirmed_records": counts.unsettled,
+            "unconfirmed_records": counts.unresolved,
             "dropped_records": counts.dropped,
             "unroutable_records": counts.unroutable,
             "resent_messages": counts.resent,

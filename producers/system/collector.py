@@ -6,7 +6,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -49,10 +49,8 @@ class SystemConfig(Model):
     """What the collector of system metrics looks at.
 
     Attributes:
-        interval_seconds: time between two rounds.
-        host: name of this machine in tags and routing keys; its own, up to the
-            first dot, when not given.
-        groups: those that are measured.
+        host: name of this machine in tags and routing keys; its own, up to the first
+            dot, when not given.
         cpu: by number; ``total`` is all of them together.
         disk: file systems, by mount point.
         diskio: block devices, by name.
@@ -75,6 +73,26 @@ class SystemConfig(Model):
 _T = TypeVar("_T")
 _Fields = Mapping[str, float | bool | None]
 
+#: Field → psutil's name of it.
+_SPACE = {
+    "total_bytes": "total",
+    "used_bytes": "used",
+    "free_bytes": "free",
+    "used_percent": "percent",
+}
+_MEMORY = {
+    "total_bytes": "total",
+    "available_bytes": "available",
+    "used_percent": "percent",
+    "free_bytes": "free",
+    "buffers_bytes": "buffers",
+    "cached_bytes": "cached",
+}
+_TEMPERATURES = {
+    "celsius": "current",
+    "high_celsius": "high",
+    "critical_celsius": "critical",
+}
 _PROCESS_STATES = {
     psutil.STATUS_RUNNING: "running",
     psutil.STATUS_SLEEPING: "sleeping",
@@ -119,6 +137,11 @@ _MOUNT_POINT = 4
 CONFIG = ConfigFile("producers/system.yaml", SystemConfig)
 
 
+def _attributes(found: object, names: Mapping[str, str]) -> dict[str, Any]:
+    """Some attributes as fields; what this platform does not have is None."""
+    return {field: getattr(found, name, None) for field, name in names.items()}
+
+
 class Found(NamedTuple):
     """One metric's fields, and the tags that tell it from others of its group."""
 
@@ -131,9 +154,9 @@ class Look:
     """One round's look at the machine.
 
     Attributes:
-        config: what to look at.
         counters: what was counted before.
-        at_seconds: of the round; see :func:`~producers.collecting.elapsed_seconds`.
+        at_seconds: the round's moment, by
+            :func:`~producers.collecting.elapsed_seconds`.
         guard: for the things of a group that may fail one by one.
     """
 
@@ -169,36 +192,16 @@ def cpu(look: Look) -> Iterator[Found]:
 def memory(_look: Look) -> Iterator[Found]:
     """The machine's memory; "used" is what is not available to programs."""
     found = psutil.virtual_memory()
-    yield Found(
-        {
-            "total_bytes": found.total,
-            "available_bytes": found.available,
-            "used_bytes": found.total - found.available,
-            "used_percent": found.percent,
-            "free_bytes": found.free,
-            "buffers_bytes": getattr(found, "buffers", None),
-            "cached_bytes": getattr(found, "cached", None),
-        },
-        {},
-    )
+    fields = _attributes(found, _MEMORY)
+    yield Found({**fields, "used_bytes": found.total - found.available}, {})
 
 
 def swap(look: Look) -> Iterator[Found]:
     """Swap space, and what moves in and out of it."""
     found = psutil.swap_memory()
-    moved = {"in": found.sin, "out": found.sout}
-    rates = look.rates(Group.SWAP, "", moved)
-    yield Found(
-        {
-            "total_bytes": found.total,
-            "used_bytes": found.used,
-            "free_bytes": found.free,
-            "used_percent": found.percent,
-            "in_bytes_per_second": rates.get("in"),
-            "out_bytes_per_second": rates.get("out"),
-        },
-        {},
-    )
+    rates = look.rates(Group.SWAP, "", {"in": found.sin, "out": found.sout})
+    moved = {f"{way}_bytes_per_second": rates.get(way) for way in ("in", "out")}
+    yield Found({**_attributes(found, _SPACE), **moved}, {})
 
 
 def disk(look: Look) -> Iterator[Found]:
@@ -221,15 +224,8 @@ def disk(look: Look) -> Iterator[Found]:
         if usage is None:
             continue
         seen.add(part.device)
-        yield Found(
-            {
-                "total_bytes": usage.total,
-                "used_bytes": usage.used,
-                "free_bytes": usage.free,
-                "used_percent": usage.percent,
-            },
-            {"path": path, "device": part.device, "fstype": part.fstype},
-        )
+        tags = {"path": path, "device": part.device, "fstype": part.fstype}
+        yield Found(_attributes(usage, _SPACE), tags)
 
 
 def _never_fills(part: Any) -> bool:
@@ -295,30 +291,17 @@ def temperatures(look: Look) -> Iterator[Found]:
     chips = psutil.sensors_temperatures()
     for chip, sensors in _wanted(chips, look.config.temp):
         for number, sensor in enumerate(sensors):
-            yield Found(
-                {
-                    "celsius": sensor.current,
-                    "high_celsius": sensor.high,
-                    "critical_celsius": sensor.critical,
-                },
-                # Several of a chip may have no name, or the same one.
-                {"chip": chip, "sensor": f"{number} {sensor.label}".strip()},
-            )
+            # Several of a chip may have no name, or the same one.
+            tags = {"chip": chip, "sensor": f"{number} {sensor.label}".strip()}
+            yield Found(_attributes(sensor, _TEMPERATURES), tags)
 
 
 def system(_look: Look) -> Iterator[Found]:
     """Load and uptime."""
-    load1, load5, load15 = psutil.getloadavg()
-    yield Found(
-        {
-            "load1": load1,
-            "load5": load5,
-            "load15": load15,
-            "cpus": psutil.cpu_count(),
-            "uptime_seconds": time.time() - psutil.boot_time(),
-        },
-        {},
-    )
+    loads = zip(("load1", "load5", "load15"), psutil.getloadavg(), strict=True)
+    uptime_seconds = time.time() - psutil.boot_time()
+    counted = {"cpus": psutil.cpu_count(), "uptime_seconds": uptime_seconds}
+    yield Found({**dict(loads), **counted}, {})
 
 
 def processes(_look: Look) -> Iterator[Found]:
@@ -345,18 +328,18 @@ def process(look: Look) -> Iterator[Found]:
         if name and selection.wants(name):
             programs.setdefault(name, _Program()).add(look, each.info)
     for name, program in sorted(programs.items()):
-        yield Found(program.fields(), {"program": name})
+        yield Found(asdict(program), {"program": name})
 
 
 #: Those that this user may not see are None.
-_PROCESS_ATTRIBUTES = (
+_PROCESS_ATTRIBUTES = [
     "pid",
     "name",
     "create_time",
     "cpu_times",
     "memory_info",
     "num_threads",
-)
+]
 
 
 @dataclass(slots=True)
@@ -381,14 +364,6 @@ class _Program:
             rates = look.rates(Group.PROCESS, source, used_seconds)
             if rates:
                 self.cpu_percent = (self.cpu_percent or 0.0) + 100.0 * rates["cpu"]
-
-    def fields(self) -> _Fields:
-        return {
-            "count": self.count,
-            "threads": self.threads,
-            "resident_bytes": self.resident_bytes,
-            "cpu_percent": self.cpu_percent,
-        }
 
 
 def _is_plain(pattern: str) -> bool:
@@ -421,11 +396,7 @@ GROUPS: Mapping[Group, Callable[[Look], Iterator[Found]]] = {
 class SystemCollector(Collector):
     """Measures this machine.
 
-    A group that cannot be read is left out, and said once; the others go on.
-
-    Args:
-        config: what to measure.
-        elapsed: clock of the rates.
+    A group that cannot be read is left out, and logged once; the others go on.
     """
 
     def __init__(

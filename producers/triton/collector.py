@@ -41,12 +41,8 @@ class TritonConfig(Model):
     """Which server is asked, and for which of its models.
 
     Attributes:
-        interval_seconds: time between two rounds.
-        timeout_seconds: longest wait for the statistics.
         url: of the server; that of ``MESH_TRITON_URL`` when not given.
         service: third word of the routing keys, and a tag.
-        models: those that are published.
-        auth: header with a secret.
         ca_file: certificates (PEM) that the server's own is signed by.
     """
 
@@ -135,14 +131,7 @@ _TOTALS = ("requests", "failures", "inferences", "executions")
 
 
 class TritonCollector(Collector):
-    """Reads one server's statistics.
-
-    Args:
-        config: whose.
-        url: of the server.
-        headers: with its secret, if it wants one.
-        elapsed: clock of the rates.
-    """
+    """Reads one server's statistics, with the headers that hold its secret."""
 
     def __init__(
         self,
@@ -168,8 +157,7 @@ class TritonCollector(Collector):
 
     @override
     def collect(self) -> Iterator[Measured]:
-        """The metrics of each model that is loaded, and last how it went to read
-        them."""
+        """The metrics of each loaded model, and last how it went to read them."""
         wall_seconds, began = time.time(), time.monotonic()
         statistics = self._guard.attempt(self._name, self._read)
         at_seconds = self._elapsed()

@@ -31,7 +31,7 @@ def new_buffer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeB
             spool = Spool(tmp_path / "spool", SpoolLimits(max_messages, max_bytes))
             buffers.callback(spool.close)
             if request.param == "spool":
-                spool.settle()  # the broker has answered
+                spool.resolve()  # the broker has answered
             return spool
 
         yield make
@@ -56,7 +56,7 @@ def everything_in(buffer: Buffer) -> list[bytes]:
     found = []
     while batch := buffer.take(count=2, size_bytes=PLENTY):
         found += bodies(batch)
-        buffer.settle()
+        buffer.resolve()
     return found
 
 
@@ -82,7 +82,7 @@ def test_a_message_is_given_back_as_it_was(new_buffer: MakeBuffer) -> None:
     assert taken == Pending(message, 7)
 
 
-def test_the_same_batch_is_taken_again_until_it_is_settled(
+def test_the_same_batch_is_taken_again_until_it_is_resolved(
     new_buffer: MakeBuffer,
 ) -> None:
     buffer = new_buffer()
@@ -92,7 +92,7 @@ def test_the_same_batch_is_taken_again_until_it_is_settled(
 
     assert buffer.take(count=2, size_bytes=100) == first
 
-    buffer.settle()
+    buffer.resolve()
     assert bodies(buffer.take(count=2, size_bytes=100)) == [b"3"]
 
 
@@ -108,7 +108,7 @@ def test_the_same_batch_is_taken_again_after_the_broker_went_away(
     buffer.append(pending(b"3"))
 
     assert buffer.take(count=1, size_bytes=100) == first
-    buffer.settle()
+    buffer.resolve()
     assert everything_in(buffer) == [b"2", b"3"]
 
 

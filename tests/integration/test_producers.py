@@ -236,7 +236,7 @@ def test_what_one_run_leaves_on_disk_the_next_publishes_first(
             earlier.submit(EXCHANGE, KEY, number)
 
         assert earlier.stop(0.0) == ()
-    assert earlier.counts().unsettled == 1_500
+    assert earlier.counts().unresolved == 1_500
 
     with running(proxy.url(url), buffer=Spool(path, limits)) as later:
         for number in range(2_000, 3_000):
@@ -245,7 +245,7 @@ def test_what_one_run_leaves_on_disk_the_next_publishes_first(
 
         assert later.stop(30.0) == ()
     assert later.counts().restored == 1_500
-    assert later.counts().unsettled == 0
+    assert later.counts().unresolved == 0
     # The earlier one's last attempt may have come through.
     first_arrivals = list(dict.fromkeys(numbers(drain(url, QUEUE))))
     assert first_arrivals == list(range(3_000))

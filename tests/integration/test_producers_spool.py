@@ -53,7 +53,7 @@ def numbers_in(spool: Spool) -> list[int]:
     found = []
     while batch := spool.take(count=100, size_bytes=1_000_000):
         found += [int(each.message.body) for each in batch]
-        spool.settle()
+        spool.resolve()
     return found
 
 
@@ -61,7 +61,7 @@ def test_the_next_run_finds_what_was_not_confirmed(new_spool: MakeSpool) -> None
     earlier = new_spool()
     fill(earlier, *range(250))
     earlier.take(count=100, size_bytes=1_000_000)
-    earlier.settle()
+    earlier.resolve()
     earlier.take(count=100, size_bytes=1_000_000)  # published, but not confirmed
 
     assert earlier.close() == ()
@@ -76,11 +76,11 @@ def test_while_the_broker_confirms_nothing_is_written(
     new_spool: MakeSpool, path: Path
 ) -> None:
     spool = new_spool()
-    spool.settle()
+    spool.resolve()
     for start in range(0, 1_000, 100):
         fill(spool, *range(start, start + 100))
         spool.take(count=100, size_bytes=1_000_000)
-        spool.settle()
+        spool.resolve()
     spool.close()
 
     with sqlite3.connect(path) as database:
@@ -95,7 +95,7 @@ def test_what_is_not_confirmed_in_time_is_written_though_the_broker_seems_well(
 ) -> None:
     monkeypatch.setattr(spool_module, "WRITE_AFTER_SECONDS", -1.0)
     spool = new_spool()
-    spool.settle()
+    spool.resolve()
     fill(spool, 1)
     spool.take(count=1, size_bytes=100)
     fill(spool, 2)
@@ -207,7 +207,7 @@ def test_damage_that_is_met_later_sets_the_file_aside_and_loses_nothing_new(
     damage_leaves(path)
 
     spool = new_spool()
-    spool.settle()
+    spool.resolve()
     fill(spool, 5_000, 5_001)
     found = numbers_in(spool)
 
@@ -236,7 +236,7 @@ def test_a_spool_that_was_emptied_gives_its_space_back(
 
     spool = new_spool()
     while spool.take(count=100, size_bytes=10_000_000):
-        spool.settle()
+        spool.resolve()
     spool.close()
 
     assert path.stat().st_size < 100_000
