@@ -18,8 +18,8 @@ from json.encoder import encode_basestring
 from typing import Annotated, Literal, NamedTuple
 from zlib import crc32
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from pydantic_core import to_json  # 3 times as fast as json
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.routing import topic_matches
@@ -77,27 +77,32 @@ class ArchivePolicy(BaseModel):
             routing_key: of the message.
             times: of its records, epoch seconds.
         """
-        one_in = self._one_in(routing_key)
-        if one_in == 0:
-            return ()
-        if one_in == 1:
-            return range(len(times))
-        key = routing_key.encode("utf-8", "replace")
-        return [
-            place
-            for place, time in enumerate(times)
-            if crc32(b"%d %b" % (round(time * 1000), key)) % one_in == 0
-        ]
+        one_in = self.one_in(routing_key)
+        return sampled(routing_key, times, one_in) if one_in else ()
 
     def class_of(self, domain: str) -> ArchiveClass:
         """Which half of the archive a domain's records belong to."""
         return "metrics" if domain in self.metrics else "events"
 
-    def _one_in(self, routing_key: str) -> int:
+    def one_in(self, routing_key: str) -> int:
+        """One record in so many is archived; 0 is none."""
         for selection in self.select:
             if topic_matches(selection.pattern, routing_key):
                 return selection.sample
         return 0
+
+
+def sampled(routing_key: str, times: Sequence[float], one_in: int) -> Sequence[int]:
+    """Which records of one message are chosen, by their index in ``times``: one in so
+    many, and the same ones each time."""
+    if one_in == 1:
+        return range(len(times))
+    key = routing_key.encode("utf-8", "replace")
+    return [
+        index
+        for index, time in enumerate(times)
+        if crc32(b"%d %b" % (round(time * 1000), key)) % one_in == 0
+    ]
 
 
 def archive_line(
@@ -139,16 +144,31 @@ def excerpt(
         ``times``, ``places`` unless they are the first ones, and ``body``: the
         message's body as text.
     """
-    said: dict[str, object] = {
-        "exchange": _unicode(envelope.exchange),
-        "routing_key": _unicode(envelope.routing_key),
-        "message_id": envelope.message_id and _unicode(envelope.message_id),
-        "times": times,
-        "body": envelope.body,
-    }
-    if places[-1] not in (None, len(places) - 1):
-        said["places"] = list(places)  # to_json does not know every sequence
-    return to_json(said)
+    is_whole = places[-1] in (None, len(places) - 1)
+    return _encode(
+        _Excerpt(
+            _unicode(envelope.exchange),
+            _unicode(envelope.routing_key),
+            envelope.message_id and _unicode(envelope.message_id),
+            times,
+            envelope.body.decode(),
+            None if is_whole else places,
+        )
+    )
+
+
+class _Excerpt(msgspec.Struct, omit_defaults=True, gc=False):
+    """An excerpt, its members in the order in which they are written."""
+
+    exchange: str
+    routing_key: str
+    message_id: str | None
+    times: list[float]
+    body: str
+    places: Sequence[int | None] | None = None
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 def _unicode(text: str) -> str:

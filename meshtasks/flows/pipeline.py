@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from time import time as epoch_now
 from typing import TypeVar
 
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.errors import MeshError, SinkRejected
 from meshtasks.flows.contract import Batch
-from meshtasks.flows.excerpts import ARCHIVE, ArchivePolicy, archive_messages, excerpt
+from meshtasks.flows.excerpts import (
+    ARCHIVE,
+    ArchivePolicy,
+    archive_messages,
+    excerpt,
+    sampled,
+)
 from meshtasks.flows.metric_points import Transformed
 from meshtasks.flows.sinks import PUBLISHER, RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, outcome_of
@@ -104,22 +109,30 @@ def send_to_archive(batch: Batch[R], stored: Mapping[int, float], sinks: Sinks) 
 def _excerpts(
     batch: Batch[R], stored: Mapping[int, float], policy: ArchivePolicy
 ) -> Iterator[bytes]:
-    indices, times = list(stored), list(stored.values())
-    origins = [batch.envelopes[index] for index in indices]
-    places = [batch.places[index] for index in indices]
-    end = 0
-    for _, run in groupby(origins, key=id):  # each message's records
-        start, end = end, end + len(list(run))
-        envelope = origins[start]
-        if envelope.is_archived:
+    if not policy.select:
+        return
+    envelopes, indexes = batch.envelopes, batch.places
+    samples: dict[str, int] = {}  # by routing key
+    ahead = list(stored.items())
+    start = 0
+    while start < len(ahead):
+        envelope = envelopes[ahead[start][0]]
+        end = start + 1
+        while end < len(ahead) and envelopes[ahead[end][0]] is envelope:
+            end += 1
+        run, start = ahead[start:end], end
+        key = envelope.routing_key
+        one_in = samples.get(key)
+        if one_in is None:
+            one_in = samples[key] = policy.one_in(key)
+        if not one_in or (envelope.headers and envelope.is_archived):
             continue
-        its_times, its_places = times[start:end], places[start:end]
-        chosen = policy.chosen(envelope.routing_key, its_times)
-        if len(chosen) < len(its_times):
-            its_times = [its_times[one] for one in chosen]
-            its_places = [its_places[one] for one in chosen]
-        if its_times:
-            yield excerpt(envelope, its_times, its_places)
+        if one_in > 1:
+            chosen = sampled(key, [time for _, time in run], one_in)
+            run = [run[index] for index in chosen]
+        if run:
+            times = [time for _, time in run]
+            yield excerpt(envelope, times, [indexes[index] for index, _ in run])
 
 
 @dataclass(frozen=True, slots=True)

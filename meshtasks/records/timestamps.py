@@ -50,6 +50,21 @@ def moment_of(stamp: object, envelope: Envelope) -> float:
     return epoch_seconds(stamp, envelope.received_at)
 
 
+def plausible_times(envelope: Envelope, oldest_seconds: float) -> tuple[float, float]:
+    """The first and the last moment, epoch seconds, at which the records of a message
+    can have been made.
+
+    Args:
+        envelope: the message.
+        oldest_seconds: how old they may be, unless the message may be old.
+    """
+    received_at = envelope.received_at
+    earliest = received_at - oldest_seconds
+    if earliest < EARLIEST_SECONDS or (envelope.headers and envelope.may_be_old):
+        earliest = EARLIEST_SECONDS
+    return earliest, received_at + AHEAD_LIMIT_SECONDS
+
+
 class UntimedMoments:
     """When the records of one batch were made that have no timestamp of their own, so
     that those of one series stay apart and in order.
