@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
@@ -28,11 +29,12 @@ from producers.collecting import (
     contained,
     elapsed_seconds,
 )
-from producers.configuration import Selection
 from producers.http import Client, Page
 from producers.prometheus.config import PrometheusConfig, TargetConfig
 from producers.prometheus.translation import LeftOut, Moment, Translated, Translator
 from producers.rates import Counters
+
+logger = logging.getLogger(__name__)
 
 #: The older format first: most services that say they speak OpenMetrics do, and a
 #: few break its stricter rules.
@@ -42,10 +44,14 @@ ACCEPT = (
 )
 
 _OPENMETRICS = "application/openmetrics-text"
+#: Far more than a page within any sensible limit of series has.
+_PAGE_LIMIT_BYTES = 64 * 1024 * 1024
+#: Most of a scrape is waiting.
+_THREADS = 32
 
 
 class Unreadable(MeshError):
-    """A page cannot be used; the text says why."""
+    """A page cannot be used."""
 
 
 def families(page: Page, series_limit: int) -> list[Family]:
@@ -81,21 +87,12 @@ def families(page: Page, series_limit: int) -> list[Family]:
         raise Unreadable(message) from error
 
 
-#: Far more than a page within any sensible limit of series has.
-_PAGE_LIMIT_BYTES = 64 * 1024 * 1024
-
-
 class Target:
-    """A page of metrics; for one thread at a time.
+    """A page of metrics, and the headers that hold its secret; for one thread at a
+    time.
 
     Attributes:
         name: in the log.
-
-    Args:
-        target: where it is, and whose.
-        config: what all targets have in common.
-        headers: with its secret, if it wants one.
-        elapsed: clock of the rates.
     """
 
     def __init__(
@@ -107,8 +104,7 @@ class Target:
         elapsed: Callable[[], float] = elapsed_seconds,
     ) -> None:
         self._url = target.url
-        self._series_limit = config.series_limit
-        self._selection: Selection = config.metrics
+        self._config = config
         self._elapsed = elapsed
         self._counters = Counters(LONGEST_GAP_INTERVALS * config.interval_seconds)
         self._translator = Translator(
@@ -124,7 +120,7 @@ class Target:
             headers={"Accept": ACCEPT, **headers},
             ca_file=target.ca_file,
         )
-        self._last: Translated | None = None
+        self._last_series: AbstractSet[object] = frozenset()
         self.name = f"{target.service} {target.url}"
         self._guard, self._completeness = Guard(), Health(self.name)
 
@@ -143,10 +139,8 @@ class Target:
                 self._completeness.failed(f"left out: {read.example}")
             else:
                 self._completeness.recovered()
-        vanished = (
-            0 if self._last is None else len(self._last.series - translated.series)
-        )
-        self._last = translated
+        vanished = len(self._last_series - translated.series)
+        self._last_series = translated.series
         how = {
             "up": read is not None,
             "duration_seconds": round(time.monotonic() - began, 6),
@@ -164,36 +158,22 @@ class Target:
     def _read(self, wall_seconds: float) -> Translated:
         page = self._client.get(self._url)
         moment = Moment(self._elapsed(), wall_seconds)
-        found = [
-            each
-            for each in families(page, self._series_limit)
-            if self._selection.wants(each.name)
-        ]
-        return self._translator.translate(found, moment)
-
-
-logger = logging.getLogger(__name__)
-
-#: Most of a scrape is waiting.
-_THREADS = 32
+        found = families(page, self._config.series_limit)
+        wanted = [each for each in found if self._config.metrics.wants(each.name)]
+        return self._translator.translate(wanted, moment)
 
 
 class Discovery(Protocol):
     """Finds targets."""
 
     def targets(self) -> Sequence[TargetConfig]:
-        """Those that there are now; as far as there is no telling, those that were
-        there last."""
+        """Those that there are now; where that is not known, those that there were
+        last."""
 
 
 class PrometheusCollector(Collector):
-    """Scrapes targets.
-
-    Args:
-        config: what all targets have in common.
-        targets: those that are known.
-        discovery: finds more, every so many seconds.
-    """
+    """Scrapes the targets that are known, and those that the discovery finds every
+    so many seconds."""
 
     def __init__(
         self,

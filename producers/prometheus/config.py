@@ -19,11 +19,9 @@ class TargetConfig(Model):
 
     Attributes:
         service: its name, in routing keys and the tag ``service``.
-        url: of the page.
         instance: the tag that tells it from others of its service; host and port of
             the URL when not given.
         tags: given to all of its metrics.
-        auth: header with a secret.
         ca_file: certificates (PEM) that its own is signed by, if it is not one that
             everybody knows.
     """
@@ -51,7 +49,6 @@ class KubernetesConfig(Model):
         label_selector: as ``kubectl -l`` takes it; all pods when empty.
         kubeconfig: file with the cluster's address and credentials. When not given,
             those that Kubernetes gives every pod, or ``kubectl``'s own outside.
-        refresh_seconds: how often pods are looked for.
     """
 
     namespaces: tuple[str, ...] = ()
@@ -64,14 +61,12 @@ class PrometheusConfig(Model):
     """Which pages are scraped, and what is made of them.
 
     Attributes:
-        interval_seconds: time between two rounds.
         timeout_seconds: longest wait for a page.
         series_limit: a page with more of them is refused whole.
         metrics: those that are published, by Prometheus's name of their family.
         quantiles: of histograms, over the interval; each becomes a field.
         buckets: whether the buckets of histograms are published too.
-        targets: pages that are known.
-        kubernetes: where to look for others.
+        kubernetes: where to look for more targets.
     """
 
     interval_seconds: Seconds = 30.0

@@ -43,15 +43,14 @@ _HINTS = {
 
 
 class DiscoveryFailed(MeshError):
-    """Pods could not be looked for; the text says why."""
+    """Pods could not be looked for."""
 
 
 class PodDiscovery(Discovery):
-    """Asks the API of one cluster. A namespace that cannot be looked at is logged, and
-    its targets stay those that were found last.
+    """Asks the API of one cluster. A namespace that cannot be looked at is logged,
+    and its targets stay those that were found last.
 
     Args:
-        wanted: which pods.
         path: the configuration file, for errors.
 
     Raises:
@@ -91,7 +90,7 @@ class PodDiscovery(Discovery):
         """Those that there are now in a namespace, or in all.
 
         Raises:
-            DiscoveryFailed: there is no telling.
+            DiscoveryFailed: the API did not answer.
         """
         try:
             pods = list(self._list(namespace))

@@ -42,13 +42,12 @@ def quantile(q: float, buckets: Sequence[tuple[float, float]]) -> float | None:
     (https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile).
 
     Args:
-        q: between 0 and 1.
         buckets: upper bound and number of values up to it, by rising bounds and
             numbers; the last one's bound is infinity.
 
     Returns:
         The value; the highest finite bound if it is above that. None if there are
-        no values, or no buckets to tell by.
+        no values, or too few buckets.
     """
     if len(buckets) < 2 or buckets[-1][0] != math.inf or buckets[-1][1] <= 0:  # noqa: PLR2004 - one with a bound, and the last
         return None
@@ -84,12 +83,7 @@ class LeftOut(StrEnum):
 
 
 class Moment(NamedTuple):
-    """When a page was read.
-
-    Attributes:
-        at_seconds: by the clock of the rates.
-        wall_seconds: epoch seconds.
-    """
+    """When a page was read: by the clock of the rates, and in epoch seconds."""
 
     at_seconds: float
     wall_seconds: float
@@ -100,8 +94,7 @@ class Translated:
     """What a page came to.
 
     Attributes:
-        metrics: to be published.
-        series: those of the page that are in them.
+        series: those of the page that are in the metrics.
         left_out: samples that are not, by reason.
         example: what is wrong with the first that the mesh would refuse.
     """
@@ -132,13 +125,8 @@ class _Key(NamedTuple):
 
 @dataclass(slots=True)
 class _Series:
-    """The values of one series.
-
-    Attributes:
-        gauges: field → value.
-        counters: field → value.
-        buckets: upper bound → number of values up to it.
-    """
+    """The values of one series by field, and its buckets: upper bound → number of
+    values up to it."""
 
     gauges: dict[str, float] = field(default_factory=dict)
     counters: dict[str, float] = field(default_factory=dict)
@@ -190,12 +178,12 @@ class Translator:
             for key, series in grouped.items():
                 try:
                     with contained():
-                        written = list(self._written(key, series, moment))
+                        records = list(self._records_of(key, series, moment))
                 except (InvalidMessage, Unforeseen) as error:
                     result.refuse(f"{clip(key.name)}: {error}")
                     continue
-                new = [each for each in written if _is_new(each, points)]
-                result.left_out[LeftOut.DUPLICATE] += len(written) - len(new)
+                new = [each for each in records if _is_new(each, points)]
+                result.left_out[LeftOut.DUPLICATE] += len(records) - len(new)
                 if new:
                     result.metrics += new
                     result.series.add((key.name, key.labels))
@@ -233,7 +221,7 @@ class Translator:
             raise InvalidMessage(message)
         return Measured(routing_key, metric(name, fields, tags, timestamp))
 
-    def _written(
+    def _records_of(
         self, key: _Key, series: _Series, moment: Moment
     ) -> Iterator[Measured]:
         at_seconds, timestamp = moment
@@ -313,13 +301,13 @@ def _grouped(
             result.left_out[LeftOut.NOT_FINITE] += 1
         else:
             try:
-                _place(family, sample, stamp, labels, grouped)
+                _add_sample(family, sample, stamp, labels, grouped)
             except ValueError:
                 result.refuse(f"{sample.name}: has the labels {dict(labels)}")
     return grouped
 
 
-def _place(
+def _add_sample(
     family: Family,
     sample: Sample,
     stamp: float | None,
@@ -361,7 +349,7 @@ def _without(labels: _Labels, label: str) -> tuple[float, _Labels]:
     """The number in a label, and the other labels.
 
     Raises:
-        ValueError: there is none in it.
+        ValueError: it is no number.
     """
     number = float(dict(labels).get(label, ""))
     if math.isnan(number):

@@ -22,10 +22,7 @@ MAX_TOPICS = 20_000
 
 
 class Announcements:
-    """The announced entities.
-
-    Args:
-        known: from an earlier run.
+    """The announced entities; ``known`` are those of an earlier run.
 
     Attributes:
         changed: whether :attr:`saved` is not what it was when this was last false.
@@ -51,11 +48,8 @@ class Announcements:
         return SavedAnnouncements(self._by_config)
 
     def put(self, config_key: str, entities: tuple[Announced, ...]) -> bool:
-        """Take what a config topic announces; nothing withdraws what it had.
-
-        Returns:
-            Whether there was room for it.
-        """
+        """Take what a config topic announces, nothing to withdraw what it had;
+        whether there was room for it."""
         before = self._by_config.get(config_key, ())
         if before == entities:
             return True
@@ -83,19 +77,16 @@ class Announcements:
         ]
 
     def _named(self, config_key: str, entity: Announced) -> Announced:
-        """The entity; if its device has another one of its name, by a longer one."""
+        """The entity; by a longer name if its device has another one of this name."""
         if not entity.device or self._same_name[entity.device, entity.entity] == 1:
             return entity
         longer = f"{config_key.removesuffix('.config')}.{entity.entity}"
         return entity.model_copy(update={"entity": longer.replace(".", "_")})
 
     def device_name(self, entities: Iterable[Announced]) -> str:
-        """Name of the device of these entities; empty when it has none of its own, or
-        they are of several devices.
-
-        A name that several devices share is nobody's own: their readings would
-        become one series.
-        """
+        """Name of the device of these entities; empty when it has none of its own,
+        or they are of several devices. A name that several devices share would make
+        one series of their readings."""
         names = {entity.device for entity in entities}
         if len(names) != 1:
             return ""

@@ -75,7 +75,6 @@ class Source(Model):
 
     Attributes:
         topic: an MQTT topic filter: ``+`` is one level, a final ``#`` all others.
-        format: how its messages are read.
         kind: with ``number``, what it is a number of.
         unit: with ``number``, its unit; the kind's own by default.
     """
@@ -128,7 +127,7 @@ class Source(Model):
 
 
 class Device(Model):
-    """What a device does not say of itself, or says wrong.
+    """What a device does not announce, or announces wrong.
 
     Attributes:
         name: instead of the one in its topic, or that it announces.
@@ -153,14 +152,14 @@ class Device(Model):
 
 
 class SensorNet(Model):
-    """config/producers/sensornet.yaml.
+    """The file.
 
     Attributes:
         queue: queue of topology.yaml that holds what devices publish.
         sources: the first whose topic matches is taken.
         kinds: kind → what becomes of its readings; those not named are ignored.
-        motion_repeat_seconds: a motion sensor that says the same again within this
-            time is not passed on again.
+        motion_repeat_seconds: the same state of a motion sensor within this time is
+            not passed on again.
         timezone: of devices that give local times; None not to use those.
         devices: device, as in its topic → what is set right.
     """

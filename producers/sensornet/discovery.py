@@ -60,18 +60,14 @@ class Announced(BaseModel):
 
     Attributes:
         state_topic: where its state is published: an MQTT topic filter.
-        component: what it is of.
-        device_class: what it measures; empty when it does not say.
-        unit: unit of its values, if it says.
+        device_class: what it measures; empty when it is not given.
         value_template: what its value is made of; empty for the whole message.
         payload_on: of a binary sensor, the value that is on (:func:`word_of`).
-        payload_off: the value that is off.
         is_diagnostic: whether it is about the device rather than the house.
         is_target: whether it is what a thermostat aims at.
         entity: its own name among those of the device.
         device_ids: what identifies the device.
-        device: the device's name, if it says.
-        area: where the device is, if it says.
+        area: where the device is.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -120,14 +116,14 @@ class Announced(BaseModel):
 
     @property
     def state(self) -> State | None:
-        """What it being on means; None if that is nothing known, or it is a number."""
+        """What it being on means; None if that is not known, or it is a number."""
         if self.component != "binary_sensor":
             return None
         return BINARY_CLASSES.get(self.device_class)
 
     @property
     def kind(self) -> Kind | None:
-        """What its class says; None when it has none, or none that is known."""
+        """The kind of its class; None when it has none, or none that is known."""
         if self.component == "binary_sensor":
             return KINDS[self.state.kind] if self.state else None
         name = SENSOR_CLASSES.get(self.device_class)
@@ -190,7 +186,6 @@ def parse(levels: Sequence[str], body: bytes) -> tuple[Announced, ...] | Ignored
 
     Args:
         levels: of the topic, behind the discovery prefix.
-        body: empty to withdraw what was announced on this topic.
 
     Raises:
         InvalidMessage: a config topic's body is no JSON object, or has no end.

@@ -55,11 +55,9 @@ class Kind:
         field: field of its metric, named for the unit.
         unit: unit of a reading that names none; empty for a state.
         scale: knows the units.
-        form: what its values are.
         lowest: smallest value there can be, in the unit of ``field``.
-        highest: the largest.
-        no_value: numbers by which devices say that they have no value.
-        words: of a state, texts that say by themselves whether it is true.
+        no_value: numbers by which devices send that they have no value.
+        words: of a state, texts that are true or false for it alone.
     """
 
     name: str
@@ -76,7 +74,7 @@ class Kind:
         """A value in the unit of :attr:`field`.
 
         Raises:
-            UnknownUnit: the unit is not one of this kind, or the kind has none.
+            UnknownUnit: the unit is not one of this kind.
         """
         match self.scale:
             case Quantity() as quantity:

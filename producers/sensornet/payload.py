@@ -144,7 +144,7 @@ def object_of(body: bytes) -> dict[str, Any]:
 
 
 def values_of(document: object) -> Iterator[tuple[Path, object]]:
-    """Every value of a document that is no object and no array, with its place, in
+    """Every value of a document that is no object and no array, with its path, in
     order.
 
     Raises:
@@ -215,9 +215,8 @@ def state_of(
     """True or false, which devices write in many ways.
 
     Args:
-        raw: as it was sent.
-        words: texts that say by themselves whether it is so.
-        inverted: whether anything else says the opposite.
+        words: texts that are true or false by themselves.
+        inverted: whether any other text stands for the opposite.
 
     Raises:
         SchemaMismatch: it is neither.

@@ -72,7 +72,7 @@ class MessageReport:
 
     Attributes:
         counted: those that are no readings, or have no value.
-        faults: those that cannot be read, each with its place.
+        faults: those that cannot be read, each with its path.
         described: how many describe others.
     """
 
@@ -171,11 +171,8 @@ class _Announcement(NamedTuple):
 def read(
     payload: Payload, announced: Iterable[tuple[Path, Announced]]
 ) -> MessageReport:
-    """Account for every value of a message.
-
-    Args:
-        payload: the message.
-        announced: entities, and the path of what each is announced of.
+    """Account for every value of a message, with the entities and the paths that
+    they are announced of.
 
     Raises:
         SchemaMismatch: it has too many values.

@@ -51,11 +51,7 @@ _BURST_SECONDS = 0.02
 
 
 class Inbox:
-    """Consumes one queue over one connection.
-
-    Args:
-        connection: open; a lost one needs a new inbox.
-        queue: its name.
+    """Consumes one queue over one open connection; a lost one needs a new inbox.
 
     Raises:
         ConfigError: the account may not read the queue.
@@ -183,14 +179,8 @@ class MessageCounts:
 
 
 class DeviceService:
-    """Normalises what devices publish, until ``stop`` is set.
-
-    Args:
-        url: AMQP URL.
-        queue: the devices' queue.
-        normaliser: makes the mesh's messages.
-        announcements: what devices announce on the way.
-        stop: what is at hand is finished before, unless the broker is away.
+    """Normalises what devices publish, until ``stop`` is set; what is at hand is
+    finished before, unless the broker is away.
 
     Attributes:
         counts: what became of the messages so far.

@@ -83,12 +83,8 @@ SENSOR_CLASSES: Mapping[str, str] = {
 
 
 class State(NamedTuple):
-    """What a class of binary sensors is.
-
-    Attributes:
-        kind: the state.
-        inverted: whether ``on`` means that the kind is false.
-    """
+    """What a class of binary sensors is; inverted if ``on`` means that the kind is
+    false."""
 
     kind: str
     inverted: bool = False
@@ -129,12 +125,8 @@ _TARGET = re.compile(r"(?:.*_)?(?:target|set|setpoint|desired)")
 
 
 def kind_in_name(object_id: str, *, is_binary: bool = False) -> str | None:
-    """The kind that a name ends in: ``kitchen_temperature`` is a temperature.
-
-    Args:
-        object_id: the name.
-        is_binary: whether it is one of a binary sensor, which is no number.
-    """
+    """The kind that a name ends in: ``kitchen_temperature`` is a temperature. That
+    of a binary sensor is no number."""
     found = _NAME.fullmatch(object_id.casefold())
     if found is None:
         return None

@@ -40,7 +40,6 @@ class Pace:
     """How fast, and when it ends.
 
     Attributes:
-        rate_per_second: messages per second.
         for_seconds: length of the run; None for no end.
         count: messages; None for no end.
         until_present: end when the house's clock reaches the real one.

@@ -109,8 +109,8 @@ class _ModelStatistics(BaseModel):
 
 
 class _Statistics(BaseModel):
-    """The answer. Its members are judged one by one: a model that the server cannot
-    tell of must not hide the others."""
+    """The answer. Its members are validated one by one: one that is no statistics must
+    not hide the others."""
 
     model_stats: list[Any]
 
@@ -163,19 +163,19 @@ class TritonCollector(Collector):
         at_seconds = self._elapsed()
         models = [] if statistics is None else statistics.model_stats
         wanted = [each for each in models if self._wants(each)]
-        told = 0
+        read = 0
         for model in wanted:
             measured = self._guard.attempt(
                 f"{self._name}, model {clip(str(_name_of(model)))}",
                 partial(self._measure, model, at_seconds, wall_seconds),
             )
             if measured is not None:
-                told += 1
+                read += 1
                 yield measured
         if statistics is not None:
             self._counters.forget_unread()
         how = {
-            "up": statistics is not None and (told > 0 or not wanted),
+            "up": statistics is not None and (read > 0 or not wanted),
             "duration_seconds": round(time.monotonic() - began, 6),
             "models": len(models),
         }
@@ -210,30 +210,23 @@ class TritonCollector(Collector):
         except ValidationError as error:
             message = f"has no statistics: {explain(error)}"
             raise SchemaMismatch(message) from error
-        tags = {"model": model.name, "version": model.version}
-        fields = self._fields(model, at_seconds)
-        return self._measured(_MODEL, fields, tags, wall_seconds)
-
-    def _fields(
-        self, model: _ModelStatistics, at_seconds: float
-    ) -> dict[str, float | bool | None]:
         counters = model.counters()
         fields: dict[str, float | bool | None] = {
             name: counters[name] for name in _TOTALS
         }
         source = model.name, model.version
         increase = self._counters.read(source, counters, at_seconds)
-        if increase is None:
-            return fields
-        by = increase.by
-        for name in _TOTALS:
-            fields[f"{name}_per_second"] = increase.per_second(name)
-        if by["executions"]:
-            fields["rows_per_execution"] = by["inferences"] / by["executions"]
-        for field in _STEPS.values():
-            if count := by[f"{field}_count"]:
-                fields[f"{field}_ms"] = by[f"{field}_ns"] / count / _NS_PER_MS
-        return fields
+        if increase is not None:
+            by = increase.by
+            for name in _TOTALS:
+                fields[f"{name}_per_second"] = increase.per_second(name)
+            if by["executions"]:
+                fields["rows_per_execution"] = by["inferences"] / by["executions"]
+            for field in _STEPS.values():
+                if count := by[f"{field}_count"]:
+                    fields[f"{field}_ms"] = by[f"{field}_ns"] / count / _NS_PER_MS
+        tags = {"model": model.name, "version": model.version}
+        return self._measured(_MODEL, fields, tags, wall_seconds)
 
     def _measured(
         self,
