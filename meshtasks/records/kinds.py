@@ -6,7 +6,8 @@ a :class:`KindConfig`.
 
 from __future__ import annotations
 
-import math
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Self
@@ -22,6 +23,11 @@ from meshtasks.records.units import IDENTITY, Affine, Quantity, spelled
 
 _Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Text = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\S(.*\S)?$")]
+
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+#: Without a limit: a conversion must not end in infinity.
+_LARGEST = sys.float_info.max
 
 
 class _Conversion(BaseModel):
@@ -88,7 +94,7 @@ class KindConfig(BaseModel):
     def limits(self) -> tuple[float, float]:
         """Smallest and largest possible value."""
         low, high = self.minimum, self.maximum
-        return -math.inf if low is None else low, math.inf if high is None else high
+        return -_LARGEST if low is None else low, _LARGEST if high is None else high
 
     def quantity(
         self, kind: str, *, title: str = "", why: str = "", shown: str = ""
@@ -118,6 +124,8 @@ class KindConfig(BaseModel):
 
     @property
     def _span(self) -> str:
+        if self.minimum is None and self.maximum is None:
+            return f"at most {_LARGEST:g} either way"
         if self.minimum is None:
             return f"at most {self.maximum:g} {self.unit}"
         if self.maximum is None:
@@ -188,10 +196,7 @@ class KindsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kinds: dict[
-        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)],
-        KindConfig,
-    ] = {}
+    kinds: dict[str, KindConfig] = {}
     default_units: dict[str, str] = {}
     oldest: dict[str, Duration] = {}
 
@@ -208,8 +213,11 @@ class KindsConfig(BaseModel):
 
     def _disagreements(self) -> Iterator[InitErrorDetails]:
         for name in self.kinds:
-            if name in QUANTITIES or name in {*_OTHERS, "default"}:
+            if name in {*QUANTITIES, *_OTHERS, "default"}:
                 reason = f'expected another name: "{name}" comes with the package'
+                yield fault(reason, "kinds", name)
+            elif not _NAME.fullmatch(name):
+                reason = "expected a name of a-z, 0-9, _ and -, 64 characters at most"
                 yield fault(reason, "kinds", name)
         for kind, unit in self.default_units.items():
             quantity = self.quantities.get(kind)
