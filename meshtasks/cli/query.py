@@ -90,7 +90,7 @@ def query(
     if plot is not None and plot.suffix.lower() not in _PLOTS:
         message = f"{plot} should end in {', '.join(_PLOTS)}"
         raise typer.BadParameter(message, param_hint="--plot")
-    require_extra()
+    require_extra(*(["matplotlib"] if plot else []))
     _run(sql, _since(days), as_csv=as_csv, as_json=as_json, plot=plot)
 
 

@@ -51,7 +51,7 @@ def report(
     written; 78 the configuration cannot be used, or the extra "analytics" is
     not installed.
     """
-    require_extra()
+    require_extra("matplotlib")
     # loaded here: nothing else of the console script needs DuckDB and matplotlib
     from meshtasks.cli.report_page import page  # noqa: PLC0415
     from meshtasks.flows.analytics.database import (  # noqa: PLC0415

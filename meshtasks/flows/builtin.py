@@ -9,6 +9,7 @@ from meshtasks.amqp.queues import QUEUES, QueueEntry
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.loader import refuse
 from meshtasks.config.settings import Settings
+from meshtasks.flows import analytics  # noqa: F401 - it follows the archive
 from meshtasks.flows.alerts import commands as alert_commands
 from meshtasks.flows.alerts import handler as alerts  # noqa: F401 - they register their handlers
 from meshtasks.flows.alerts.config import ALERTS

@@ -1,14 +1,20 @@
 """The analytics dataset: Parquet beside the archive, in the same object store.
 
+Whatever the archive stores is added as it is stored, an object at a time: that is a
+batch of the archive. A rerun is harmless, since the same object makes the same files
+under the same names. Compaction makes few large files of them.
+
 Parquet is written and read by pyarrow and queried by DuckDB, which come with the
 extra ``analytics``. Nothing of this package is loaded where it is not used.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from meshtasks.flows.archive.objects import OBJECTS
+from meshtasks.errors import ConfigError
+from meshtasks.flows.archive.objects import FOLLOWERS, OBJECTS, Follower
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.records.kinds import KINDS
 
@@ -16,20 +22,16 @@ if TYPE_CHECKING:
     from meshtasks.flows.analytics.dataset import DatasetWriter
 
 
-from importlib.util import find_spec
-
-from meshtasks.errors import ConfigError
-
-_MODULES = ("pyarrow", "duckdb")
-
-
-def require_extra() -> None:
+def require_extra(*more: str) -> None:
     """Make sure that what reads the dataset is installed.
+
+    Args:
+        more: of the extra's other modules, those that are needed too.
 
     Raises:
         ConfigError: it is not; says how to install it.
     """
-    for module in _MODULES:
+    for module in ("pyarrow", "duckdb", *more):
         if find_spec(module) is None:
             expected = "is not installed: pip install 'meshtasks[analytics]'"
             raise ConfigError("the Python environment", module, expected)
@@ -42,4 +44,5 @@ def _open_analytics(sinks: Sinks) -> DatasetWriter:
 
 
 #: Adds what is archived to the analytics dataset.
-ANALYTICS = SinkKey("analytics", _open_analytics)
+ANALYTICS: SinkKey[Follower] = SinkKey("analytics", _open_analytics)
+FOLLOWERS.append(ANALYTICS)

@@ -1,20 +1,4 @@
-"""Archives records: each batch becomes one compressed object per domain and hour.
-
-Both queues get every message of the exchange ``archive``; each handler stores the
-records of its class (config/archive.yaml) and acknowledges the others, so every
-record is stored once and in the right place.
-
-The batch is the rotation: few large objects compress better and are read faster
-than many small ones, and nobody waits for the archive, so a batch may gather for
-half a minute (config/queues.yaml).
-
-The rows of each object are added to the analytics dataset before the journal notes
-it as stored, so the dataset has every record that the archive has.
-
-A rerun is harmless: the journal knows the records that are stored already. Only a
-foreign record without message id and timestamp cannot be recognised and is stored
-again, rather than one of two that say the same being lost.
-"""
+"""Archives records: each batch becomes one compressed object per domain and hour."""
 
 from __future__ import annotations
 
@@ -23,7 +7,6 @@ import logging
 from typing import Any
 
 from meshtasks.errors import SinkRejected, SinkUnavailable
-from meshtasks.flows.analytics import ANALYTICS
 from meshtasks.flows.archive.layout import (
     ArchiveObject,
     BadEntry,
@@ -31,7 +14,7 @@ from meshtasks.flows.archive.layout import (
     entries_of,
     objects_of,
 )
-from meshtasks.flows.archive.objects import OBJECTS, ObjectStore, compress
+from meshtasks.flows.archive.objects import FOLLOWERS, OBJECTS, ObjectStore, compress
 from meshtasks.flows.archive.reading import content_of, fault_of
 from meshtasks.flows.contract import Batch, handles
 from meshtasks.flows.excerpts import ARCHIVE, ArchiveClass
@@ -67,19 +50,19 @@ def _archive(
     class_of = sinks.settings.read(ARCHIVE).class_of
     entries: dict[str, Entry] = {}
     outcomes: list[Outcome] = [DONE] * len(batch.records)
-    places: dict[str, list[int]] = {}
-    for place, entry in entries_of(batch.records, batch.envelopes, batch.places):
+    indexes: dict[str, list[int]] = {}
+    for index, entry in entries_of(batch.records, batch.envelopes, batch.places):
         if class_of(entry.domain) != archive_class:
             continue
         if isinstance(entry, BadEntry):
-            outcomes[place] = entry.dead
+            outcomes[index] = entry.dead
             continue
         entries[entry.id] = entry
-        places.setdefault(entry.id, []).append(place)
+        indexes.setdefault(entry.id, []).append(index)
     for name, outcome in _store(archive_class, entries, sinks).items():
-        for place in places[name]:
-            if not isinstance(outcomes[place], Retry):  # of another of its records
-                outcomes[place] = outcome
+        for index in indexes[name]:
+            if not isinstance(outcomes[index], Retry):  # of another of its records
+                outcomes[index] = outcome
     return outcomes
 
 
@@ -92,7 +75,7 @@ def _store(
     journal = sinks[JOURNAL]
     try:
         with journal.hold():
-            _settle(sinks)
+            _resolve_pending(sinks)
             known = journal.stored(list(entries))
             new = (entry for name, entry in entries.items() if name not in known)
             objects = objects_of(archive_class, new)
@@ -101,7 +84,7 @@ def _store(
         return dict.fromkeys(entries, outcome_of(error))
 
 
-def _settle(sinks: Sinks) -> None:
+def _resolve_pending(sinks: Sinks) -> None:
     """Find out what became of objects whose result nobody noted. None of them holds
     up what comes after it."""
     journal, store = sinks[JOURNAL], sinks[OBJECTS]
@@ -124,7 +107,7 @@ def _settle(sinks: Sinks) -> None:
             )
             journal.set_aside(name, fault)
         else:
-            sinks[ANALYTICS].add(name, content)
+            _follow(name, content, sinks)
             journal.finish([name])
 
 
@@ -133,29 +116,35 @@ def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:
     journal, store = sinks[JOURNAL], sinks[OBJECTS]
     level = sinks.settings.read(ARCHIVE).compression_level
     failures: dict[str, Outcome] = {}
-    journal.intend({each.name: each.ids for each in objects})
-    for place, each in enumerate(objects):
-        data = compress(each.content, level)
-        metadata = {**each.metadata, "sha256": hashlib.sha256(data).hexdigest()}
+    journal.intend({item.name: item.ids for item in objects})
+    for index, item in enumerate(objects):
+        data = compress(item.content, level)
+        metadata = {**item.metadata, "sha256": hashlib.sha256(data).hexdigest()}
         try:
-            store.put(each.name, data, metadata)
-            sinks[ANALYTICS].add(each.name, each.content)
+            store.put(item.name, data, metadata)
+            _follow(item.name, item.content, sinks)
         except SinkRejected as error:
-            journal.forget([each.name])
-            failures.update(dict.fromkeys(each.ids, outcome_of(error)))
+            journal.forget([item.name])
+            failures.update(dict.fromkeys(item.ids, outcome_of(error)))
         except SinkUnavailable as error:  # it may be there: it stays pending
-            failures.update(dict.fromkeys(each.ids, outcome_of(error)))
-            if _is_down(store):
-                rest = objects[place + 1 :]
+            failures.update(dict.fromkeys(item.ids, outcome_of(error)))
+            if _is_unavailable(store):
+                rest = objects[index + 1 :]
                 journal.forget([untried.name for untried in rest])
                 ids = (name for untried in rest for name in untried.ids)
                 return failures | dict.fromkeys(ids, outcome_of(error))
         else:
-            journal.finish([each.name])
+            journal.finish([item.name])
     return failures
 
 
-def _is_down(store: ObjectStore) -> bool:
+def _follow(name: str, content: bytes, sinks: Sinks) -> None:
+    """Add a stored object to whatever follows from the archive."""
+    for key in FOLLOWERS:
+        sinks[key].add(name, content)
+
+
+def _is_unavailable(store: ObjectStore) -> bool:
     """Whether the other objects would only wait for the same fault."""
     try:
         store.probe()

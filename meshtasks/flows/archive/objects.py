@@ -353,4 +353,29 @@ def decompress(data: bytes) -> bytes:
 
 
 #: Holds the archive.
-OBJECTS = SinkKey("objects", lambda sinks: open_store(sinks.settings.env))
+OBJECTS = SinkKey(SINK, lambda sinks: open_store(sinks.settings.env))
+
+
+class Follower(Protocol):
+    """A sink that makes something of every object of the archive."""
+
+    def add(self, name: str, content: bytes) -> object:
+        """Take an object that was stored; the same one may come again.
+
+        Args:
+            name: of the object.
+            content: its lines.
+
+        Raises:
+            SinkUnavailable: it has to come again; the object is not noted as stored.
+        """
+
+    def probe(self) -> None:
+        """See :class:`~meshtasks.flows.sinks.Sink`."""
+
+    def close(self) -> None:
+        """See :class:`~meshtasks.flows.sinks.Sink`."""
+
+
+#: Flows that follow from the archive put their keys here.
+FOLLOWERS: list[SinkKey[Follower]] = []
