@@ -22,7 +22,7 @@ from meshtasks.errors import ConfigError
 SUMMARIES: Mapping[str, str] = {
     "homeassistant": "Publish what happens in Home Assistant.",
     "sensornet": "Make readings and metrics of what devices publish by MQTT.",
-    "simulator": "Publish what a simulated house has to say.",
+    "simulator": "Publish the messages of a simulated house.",
     "system": "Publish metrics of this machine: processors, memory, disks, network, …",
     "prometheus": "Publish metrics of services that show them to Prometheus or as "
     "OpenMetrics.",

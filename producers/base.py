@@ -49,7 +49,7 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_ROUTING_KEY_BYTES = 255
 
 _DROP_LOG_INTERVAL_SECONDS = 10.0
-#: While it stops, a producer tries more often than its backoff says.
+#: While it stops, a producer tries more often than its backoff.
 _STOPPING_DELAY_SECONDS = 0.5
 
 
@@ -64,7 +64,7 @@ class Producer:
     Submitting is thread-safe and never waits for the broker. With a
     :class:`~producers.spool.Spool` it waits for the disk while the broker is away:
     what was submitted then outlives the process. Records in an array that is not
-    full count as submitted once they are as old as the batching says.
+    full count as submitted once they are as old as the batching allows.
 
     Args:
         publisher: used by the producer's thread alone, and closed by it.
@@ -232,7 +232,7 @@ class Producer:
             self._append(pending)
 
     def _close_overdue_arrays(self) -> None:
-        """While the broker is away nobody else does it."""
+        """While the broker is away, :meth:`_next_batch` does not do it."""
         if self._arrays and time.monotonic() >= self._arrays_due_at:
             self._close_arrays()
 
@@ -321,7 +321,7 @@ class Producer:
             logger.warning("the broker did not take a batch: %s", error)
             return None
         except Exception as error:
-            # A fault that nobody foresaw must not end the thread on which all
+            # An unforeseen fault must not end the thread on which all
             # of the producer's messages depend.
             self._last_error = f"{type(error).__name__}: {error}"
             logger.exception("publishing failed")

@@ -193,7 +193,7 @@ class Counts:
 
     @property
     def unresolved(self) -> int:
-        """Records of which none of that can be said yet."""
+        """Records that are none of these yet."""
         resolved = self.confirmed + self.dropped + self.unroutable
         return self.accepted + self.restored - resolved
 

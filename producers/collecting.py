@@ -70,11 +70,11 @@ class Health:
         """Log that it is well, if it was not."""
         if self._known:
             self._known = ""
-            logger.info("%s: is well again", self._what)
+            logger.info("%s has recovered", self._what)
 
 
 EXCHANGE = "metrics"
-#: The metric that says how it went to read a service's metrics.
+#: The metric of the scrape itself: whether and how fast a service was read.
 SCRAPE = "scrape"
 #: What a rate may be made of: as many intervals. One tick may be late and one fail.
 LONGEST_GAP_INTERVALS = 3

@@ -93,7 +93,7 @@ class Client:
             raise Unanswered(message) from error
         except ValueError:
             # Not quoted and not chained: it may quote the header with the secret.
-            message = "cannot be asked: its URL or a header of the request is not valid"
+            message = "cannot be requested: its URL or a header is not valid"
             raise Unanswered(message) from None
         return Page(response.headers.get("Content-Type", ""), body)
 

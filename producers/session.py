@@ -1,4 +1,4 @@
-"""The life of a producer process: connect, feed, drain, and say how it went."""
+"""The life of a producer process: connect, feed, drain, exit code."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class SpoolFile:
 
     Attributes:
         count: messages waiting, the taken ones not included.
-        size_bytes: of those, with what each takes beside its body.
+        size_bytes: of those, with 160 bytes for each.
         found_records: records in the messages that were there when it was opened.
     """
 

@@ -51,7 +51,7 @@ SENSORS = "sensors"
 _IDS = uuid.uuid5(uuid.NAMESPACE_URL, "https://www.home-assistant.io/")
 _MOTION = {"on": True, "off": False}
 _CLIMATE = frozenset({"temperature", "humidity"})
-#: Device classes of binary sensors that are on while somebody is there; Zigbee2MQTT
+#: Device classes of binary sensors that are on while a person is there; Zigbee2MQTT
 #: calls its motion sensors "occupancy", radar sensors "presence" or "moving".
 _SOMEBODY = frozenset({"motion", "occupancy", "presence", "moving"})
 #: Not K, in which lamps give their colour.
@@ -112,7 +112,7 @@ def automation_trigger(
 
 
 def missed_trigger(change: StateChange, gap: Gap) -> Outgoing | None:
-    """The trigger of an automation in a gap, which its state tells of, if there was
+    """The trigger of an automation in a gap, found by its state, if there was
     one: the last of them.
 
     Raises:
@@ -136,7 +136,7 @@ def missed_trigger(change: StateChange, gap: Gap) -> Outgoing | None:
 
 def kind_of_reading(change: StateChange) -> str | None:
     """Which readings an entity gives: ``temperature`` or ``humidity`` if it is such a
-    sensor, ``motion`` if it is a binary sensor of somebody's being there; else None.
+    sensor, ``motion`` if it is a binary sensor of a person's presence; else None.
 
     A sensor without a device class is one of temperature if it gives degrees.
 

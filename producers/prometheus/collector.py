@@ -36,7 +36,7 @@ from producers.rates import Counters
 
 logger = logging.getLogger(__name__)
 
-#: The older format first: most services that say they speak OpenMetrics do, and a
+#: The older format first: most services that offer OpenMetrics have it, and a
 #: few break its stricter rules.
 ACCEPT = (
     "text/plain;version=0.0.4;charset=utf-8,"
@@ -125,7 +125,7 @@ class Target:
         self._guard, self._completeness = Guard(), Health(self.name)
 
     def scrape(self) -> list[Measured]:
-        """Read the page; its metrics, and last the one that says how that went.
+        """Read the page; its metrics, and last the one of the scrape itself.
 
         When it cannot be read, that one is all there is: its ``up`` is false, and
         the series that vanished with it are counted.

@@ -1,6 +1,6 @@
-"""Pods that ask to be scraped, as the Kubernetes API tells of them.
+"""Pods that are annotated to be scraped, from the Kubernetes API.
 
-They do it with the annotations that Prometheus's own example configuration for
+The annotations are those that Prometheus's own example configuration for
 Kubernetes made common: ``prometheus.io/scrape: "true"``, and, where these are not the
 first port of the pod, ``/metrics`` and ``http``, ``prometheus.io/port``, ``…/path``
 and ``…/scheme``.
@@ -99,7 +99,7 @@ class PodDiscovery(Discovery):
             message = f"the Kubernetes API answered {error.status}: {hint}"
             raise DiscoveryFailed(message) from error
         except (urllib3.exceptions.HTTPError, ValueError) as error:
-            message = f"the Kubernetes API cannot be asked: {error}"
+            message = f"the Kubernetes API cannot be used: {error}"
             raise DiscoveryFailed(message) from error
         return [target for pod in pods for target in self._each_of(pod)]
 
@@ -133,20 +133,20 @@ class PodDiscovery(Discovery):
         )
 
     def _targets_of(self, pod: Any) -> Iterator[TargetConfig]:
-        """The pod's target, if it asks to be one."""
-        meta, asked = pod.metadata, pod.metadata.annotations or {}
+        """The pod's target, if it is annotated as one."""
+        meta, wanted = pod.metadata, pod.metadata.annotations or {}
         if (
-            asked.get(f"{_PREFIX}scrape") != "true"
+            wanted.get(f"{_PREFIX}scrape") != "true"
             or meta.deletion_timestamp is not None
             or not pod.status.pod_ip
         ):
             return
         name = f"{meta.namespace}/{meta.name}"
-        port = asked.get(f"{_PREFIX}port") or _first_port(pod)
+        port = wanted.get(f"{_PREFIX}port") or _first_port(pod)
         address = pod.status.pod_ip
         host = f"[{address}]" if ":" in address else address
-        path = asked.get(f"{_PREFIX}path", "/metrics")
-        scheme = asked.get(f"{_PREFIX}scheme", "http")
+        path = wanted.get(f"{_PREFIX}path", "/metrics")
+        scheme = wanted.get(f"{_PREFIX}scheme", "http")
         try:
             target = TargetConfig(
                 service=_service(meta),

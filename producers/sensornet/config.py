@@ -41,8 +41,8 @@ Destination = Literal["sensors", "metrics", "events", "ignore"]
 
 def _filter(text: str) -> str:
     levels = text.split("/")
-    for place, level in enumerate(levels):
-        if level == "#" and place < len(levels) - 1:
+    for index, level in enumerate(levels):
+        if level == "#" and index < len(levels) - 1:
             message = "# should be the last level"
             raise ValueError(message)
         if level not in ("#", "+") and ({"#", "+"} & set(level)):
@@ -109,7 +109,7 @@ class Source(Model):
         """Levels before the first that is ``+`` or ``#``."""
         levels = self.topic.split("/")
         return next(
-            (place for place, level in enumerate(levels) if level in ("+", "#")), 0
+            (index for index, level in enumerate(levels) if level in ("+", "#")), 0
         )
 
     def levels_of(self, routing_key: str) -> list[str]:
@@ -118,11 +118,11 @@ class Source(Model):
         if self.format != "number":
             return levels[self.fixed_levels :]
         found: list[str] = []
-        for place, level in enumerate(self.topic.split("/")):
+        for index, level in enumerate(self.topic.split("/")):
             if level == "+":
-                found.append(levels[place])
+                found.append(levels[index])
             elif level == "#":
-                found += levels[place:]
+                found += levels[index:]
         return found or levels
 
 
@@ -213,7 +213,7 @@ def _disagreements(config: SensorNet, topology: Topology) -> Iterator[tuple[str,
     if config.queue not in topology.queue_names:
         yield "queue", f"a queue of topology.yaml, which has no {config.queue}"
         return
-    for place, source in enumerate(config.sources):
+    for index, source in enumerate(config.sources):
         reached = [
             topology.queues_reached(MQTT_EXCHANGE, sample)
             for sample in _samples(source.pattern)
@@ -223,7 +223,7 @@ def _disagreements(config: SensorNet, topology: Topology) -> Iterator[tuple[str,
                 f"topology.yaml to bind {MQTT_EXCHANGE} to {config.queue} with "
                 f'"{source.pattern}", or nothing of it would arrive'
             )
-            yield f"sources.{place}.topic", expected
+            yield f"sources.{index}.topic", expected
     for kind, destination in config.kinds.items():
         match destination:
             case "sensors":

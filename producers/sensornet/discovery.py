@@ -1,4 +1,4 @@
-"""Home Assistant's MQTT discovery: what devices say of themselves.
+"""Home Assistant's MQTT discovery: how devices describe themselves.
 
 ``homeassistant/<component>/[<node>/]<object>/config`` describes one entity,
 ``homeassistant/device/<object>/config`` all those of a device; keys may be

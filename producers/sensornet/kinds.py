@@ -32,7 +32,7 @@ from meshtasks.records.units import (
 )
 
 #: What DS18x20 (-127) and Shelly's add-on (999) measure without a probe, and what
-#: Zigbee's 16 bits say for "invalid", in °C and in the device's own unit. 85 °C, which
+#: Zigbee's 16 bits hold for "invalid", in °C and in the device's own unit. 85 °C, which
 #: a DS18x20 shows before its first measurement, may as well be a boiler's.
 _NO_TEMPERATURE = frozenset({-127.0, 999.0, -327.68})
 #: Zigbee's 0xFFFF, in hundredths of a percent.

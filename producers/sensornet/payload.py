@@ -81,7 +81,7 @@ def json_of(body: bytes) -> Any:
             value = _loads(text)
         except ValueError:
             value = _loads(_TEXT_OR_NAN.sub(_text_or_null, text))
-        if "\\u" in text:  # half of a surrogate pair, which no UTF-8 can say
+        if "\\u" in text:  # half of a surrogate pair, which UTF-8 cannot encode
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         message = f"the body is not valid JSON: {error}"
@@ -101,11 +101,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return found
     found = {}
     for name, value in pairs:
-        place, number = name, 1
-        while place in found:
+        distinct, number = name, 1
+        while distinct in found:
             number += 1
-            place = f"{name} ({number})"
-        found[place] = value
+            distinct = f"{name} ({number})"
+        found[distinct] = value
     return found
 
 

@@ -121,7 +121,7 @@ class RepeatedMotion:
         before, since = self._last.get(sensor_id, (not state, at))
         if before is state and 0 <= at - since < self._repeat_seconds:
             return True
-        if len(self._last) >= _MOST_MOTION_SENSORS:  # of names that somebody makes up
+        if len(self._last) >= _MOST_MOTION_SENSORS:  # of names that are made up
             self._last.clear()
         self._last[sensor_id] = state, at
         return False

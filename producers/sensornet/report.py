@@ -37,7 +37,7 @@ UNIT = "unit unknown"
 
 _LONGEST_NAME_CHARS = 80
 _LONGEST_EVENT_CHARS = 200
-#: A class for any text of a list, which says nothing of its kind.
+#: A class for any text of a list, of any kind.
 _ANY_CLASS = frozenset({"", "enum"})
 
 #: What is counted: reason and name.

@@ -41,7 +41,7 @@ _POLL_SECONDS = 0.2
 _REPORT_SECONDS = 60.0
 #: Routing key of its own metrics.
 _METRICS = "metrics.application.sensornet"
-#: More names of values are not told apart: a topic may hold what anybody likes.
+#: More names of values are not told apart: a topic may hold anything.
 _MOST_NAMES = 500
 _OTHER_NAMES = "other names"
 #: Messages of one burst. As many again are on their way meanwhile.
@@ -345,12 +345,12 @@ class DeviceService:
 
 
 def _received_at(delivery: Delivery) -> float:
-    """When the broker received it, if it was told to note that, else when we did.
+    """When the broker received it, if it is configured to note that, else when we did.
 
     Its interceptor ``set_header_timestamp`` adds milliseconds as a header:
     https://www.rabbitmq.com/docs/message-interceptors.
     """
-    with suppress(NotBelieved):  # anybody may send a header by that name
+    with suppress(NotBelieved):  # any client may send a header by that name
         noted = moment(
             delivery.headers.get("timestamp_in_ms"), delivery.received_at, None
         )

@@ -15,7 +15,7 @@ from producers.sensornet.kinds import KINDS
 _LONGEST_BYTES = 200
 _DIGEST_BYTES = 4
 
-#: A device says the same few names again and again; a longer one is none of them.
+#: A device has few names; a longer text is none of them.
 _CACHED_CHARS = 64
 
 _NOT_OF_A_WORD = re.compile(r"[^\w-]+")
@@ -117,7 +117,7 @@ _NAME = re.compile(
     + "|".join(sorted(KINDS.keys() - _NOT_BY_NAME, key=len, reverse=True))
     + r")(?:_\d+)?"
 )
-#: Temperatures of a processor, and those that somebody wishes for.
+#: Temperatures of a processor, and those that are aimed at.
 _CHIP = re.compile(
     r"(?:.*_)?(?:internal|chip|cpu|mcu|esp|esp32|processor|core|soc|die)"
 )

@@ -58,15 +58,13 @@ def simulator(  # noqa: PLR0913 (one parameter per option)
         list[Domain] | None,
         typer.Option(
             metavar="NAME",
-            help="Speak of this domain only; may be given several times: "
+            help="Send messages of this domain only; may be given several times: "
             + ", ".join(Domain),
         ),
     ] = None,
     ask: Annotated[
         bool,
-        typer.Option(
-            help="Ask the sample model of config/triton, too; somebody has to serve it."
-        ),
+        typer.Option(help="Send requests to the sample model of config/triton, too."),
     ] = True,
     bad_share: Annotated[
         float,
@@ -112,17 +110,17 @@ def simulator(  # noqa: PLR0913 (one parameter per option)
         ),
     ] = 10.0,
 ) -> None:
-    """Publish what a simulated house has to say.
+    """Publish the messages of a simulated house.
 
     Twelve rooms with thermometers and hygrometers of differing makes: °C, °F, K
     and %, with and without unit, id and timestamp, single and in arrays. Motion,
     Home Assistant's state changes and automations, metrics of hosts and services,
     requests to the sample model and results of a camera's own, alerts that begin
     and end. Now and then a sensor fails, and a message is bad in one of ten ways
-    (named in its header x-simulated-fault). What it says is worth nothing tomorrow:
-    while the broker is away its house waits, and nothing is kept on disk.
+    (named in its header x-simulated-fault). Its messages are worth nothing
+    tomorrow: while the broker is away its house waits, and nothing is kept on disk.
 
-    At the end one line of JSON on standard output says what the broker has
+    At the end one line of JSON on standard output counts what the broker has
     confirmed: good_records are to be stored, bad_records to be dead-lettered.
 
     Exit codes: 0 all confirmed, 1 no queue for some, 69 broker not reached, 75

@@ -1,7 +1,7 @@
 """The weather, and the air in the rooms it surrounds.
 
 Temperatures are closed functions of the time, not simulated step by step: any
-moment can be asked for, at any speed.
+moment can be computed, at any speed.
 """
 
 from __future__ import annotations

@@ -242,7 +242,7 @@ def result_record(
 def window_requests(
     room: str, celsius: Callable[[float], float], rng: random.Random
 ) -> Emitter:
-    """Asks how unusual the last temperatures of a room are, which ``celsius`` gives
+    """Requests how unusual the last temperatures of a room are, which ``celsius`` gives
     for a moment in epoch seconds."""
 
     def emit(now_ms: int) -> Emission:

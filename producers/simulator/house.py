@@ -1,4 +1,4 @@
-"""The house: which rooms, which sensors, and what they say, moment by moment."""
+"""The house: which rooms, which sensors, and their messages, moment by moment."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _ASKED_ROOMS = ("living_room", "greenhouse")
 
 
 class Domain(StrEnum):
-    """What parts of a house can speak of: the first word of their routing keys."""
+    """What parts of a house send: the first word of their routing keys."""
 
     SENSORS = "sensors"
     HOME = "home"
@@ -77,8 +77,8 @@ class HouseOptions:
             start and every five minutes.
         to_be_packed: only sensors that send single records with an id and a
             timestamp, so that the producer can pack many into one message.
-        domains: what it speaks of.
-        asks_models: whether it asks the sample model of config/triton, too.
+        domains: what it sends.
+        asks_models: whether it sends requests to the sample model of config/triton.
     """
 
     seed: int
@@ -158,7 +158,7 @@ class House:
             while (emission := next(emitters).emit(now_ms)) is None:
                 silent += 1
                 if silent % len(self._emitters) == 0:
-                    # All have spoken at this moment: the clock has to move on.
+                    # All have sent at this moment: the clock has to move on.
                     late_ms += 1
                     now_ms += 1
             yield SimulatedMessage(*emission)

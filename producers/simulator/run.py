@@ -1,5 +1,5 @@
 """One run of the simulated house: its pace, what the broker has confirmed of it, and
-the summary that tells."""
+the summary."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from producers.simulator.house import House, SimulatedMessage
 _LONGEST_WAIT_SECONDS = 0.25
 _WRITE_INTERVAL_SECONDS = 1.0
 
-#: What tells the kinds of domains apart whose routing keys do not begin with them:
-#: the first word, a word at some place, and the kind.
-_TOLD_BY = (
+#: Kinds of domains whose routing keys do not begin with them:
+#: the first word, the index and text of another, and the kind.
+_KINDS_BY_WORD = (
     ("home", -1, "state_changed", "home.events.state_changes"),
     ("home", -1, "trigger", "home.events.automations"),
     ("ai", 1, "model", "ai.inference.requests"),
@@ -181,7 +181,7 @@ def domain_kind_of(routing_key: str) -> str:
     words = routing_key.split(".")
     if words[0] == "alerts":
         return "alerts"
-    for domain, index, word, kind in _TOLD_BY:
+    for domain, index, word, kind in _KINDS_BY_WORD:
         if words[0] == domain and words[index] == word:
             return kind
     return ".".join(words[:2])

@@ -158,7 +158,7 @@ class Format:
 
     @property
     def complete(self) -> bool:
-        """Whether a reading says all by itself, so that many fit one message."""
+        """Whether a reading is complete by itself, so that many fit one message."""
         return self.named and self.timestamp is not None
 
     def record(self, sensor_id: str, location: str, value: float, ms: int) -> object:
@@ -274,7 +274,7 @@ def readings(
 
 
 def motion_record(room: str, sensor_id: str, timestamp: object) -> dict[str, object]:
-    """Somebody is there."""
+    """Motion is detected."""
     return {
         "sensor_id": sensor_id,
         "motion": True,
@@ -284,7 +284,7 @@ def motion_record(room: str, sensor_id: str, timestamp: object) -> dict[str, obj
 
 
 def motion_sensor(room: str, *, complete: bool) -> Emitter:
-    """Sees somebody and nobody in turn; gives its id, its place and the time if it is
+    """Detects motion and its end in turn; gives its id, its place and the time if it is
     complete, else the motion alone."""
     motion = False
 

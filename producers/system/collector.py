@@ -205,9 +205,9 @@ def swap(look: Look) -> Iterator[Found]:
 
 
 def disk(look: Look) -> Iterator[Found]:
-    """File systems on devices. One that is mounted in several places is told of
-    once, at the shortest path; those of the network are not, since asking for one
-    that is away would hang. Nor are those that cannot be written: images are always
+    """File systems on devices. One that is mounted in several places is published
+    once, at the shortest path; those of the network are not, since one that is away
+    would hang. Nor are those that cannot be written: images are always
     full, and that is no news."""
     seen = set()
     for part in sorted(psutil.disk_partitions(), key=lambda each: each.mountpoint):
@@ -241,14 +241,14 @@ def _is_writable_elsewhere(path: str) -> bool:
     """Whether a file system is written all the same where it is mounted read-only:
     systemd and containers mount disks so for single services.
 
-    Linux tells of a mount's own options and, behind the dash, of those of its file
+    Linux lists a mount's own options and, behind the dash, of those of its file
     system (proc_pid_mountinfo(5)).
     """
     try:
         mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
     except OSError:
         return False
-    writable = False  # the last mount at a place is the one that is seen
+    writable = False  # the last mount at a path is the one that is seen
     for line in mounts.splitlines():
         mount, _, file_system = line.partition(" - ")
         words = mount.split(" ")
@@ -374,7 +374,7 @@ def _is_plain(pattern: str) -> bool:
 def _wanted(
     every: Mapping[str, _T] | None, selection: Selection
 ) -> list[tuple[str, _T]]:
-    """Those that are wanted, by name; a machine without any may say None."""
+    """Those that are wanted, by name; None on a machine without any."""
     found = every or {}
     return [(name, found[name]) for name in sorted(found) if selection.wants(name)]
 

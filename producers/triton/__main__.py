@@ -14,7 +14,7 @@ from producers.triton.collector import CONFIG, TritonCollector
 def triton(context: typer.Context, *, dry_run: DryRun = False) -> None:
     """Publish how much Triton Inference Server does, and how long it takes.
 
-    Where it is (MESH_TRITON_URL unless given), and how often it is asked, is in
+    Where it is (MESH_TRITON_URL unless given), and how often it is read, is in
     config/producers/triton.yaml. The metrics go to the exchange "metrics", under
     metrics.application.triton.<metric>.
 

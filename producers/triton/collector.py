@@ -4,7 +4,7 @@ Triton counts requests and nanoseconds per model since it was started (its stati
 extension,
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md).
 They become rates, and means per request of the time since the round before. Results
-of inferences do not pass here: the task that asked publishes them.
+of inferences do not pass here: the worker that sent the request publishes them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from producers.rates import Counters
 
 
 class TritonConfig(Model):
-    """Which server is asked, and for which of its models.
+    """Which server is read, and which of its models.
 
     Attributes:
         url: of the server; that of ``MESH_TRITON_URL`` when not given.

@@ -221,7 +221,7 @@ class TestServicesThatFail:
         assert [how["up"] for how in hows] == [False] * 3
         assert [how["vanished_series"] for how in hows] == [2, 0, 0]
         assert caplog.text.count("cannot be reached: ") == 1
-        assert caplog.text.count("is well again") == 1
+        assert caplog.text.count("has recovered") == 1
         assert back["orders"][0]["total"] == 5
 
     def test_a_page_that_trickles_in_for_ever_is_given_up(

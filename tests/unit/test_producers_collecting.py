@@ -91,7 +91,7 @@ def test_what_fails_is_said_again_when_it_fails_in_another_way_and_when_it_is_we
         "it: answered 500",
         "it: answered 503",
         "it: failed: RecursionError: maximum recursion depth exceeded",
-        "it: is well again",
+        "it has recovered",
     ]
 
 

@@ -256,7 +256,7 @@ class TestOtherMachines:
 
         with caplog.at_level(logging.INFO):
             assert len(list(collects.collect())) == 2
-        assert "group system: is well again" in caplog.text
+        assert "group system has recovered" in caplog.text
 
     @pytest.mark.parametrize(
         ("group", "name", "error"),

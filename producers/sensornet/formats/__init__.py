@@ -1,5 +1,5 @@
 """One module per vendor: a function of levels and body gives a
-:class:`~producers.sensornet.payload.Payload` or says why there is none.
+:class:`~producers.sensornet.payload.Payload` or the reason why there is none.
 
 ``levels`` are those of the topic behind the fixed beginning of its source, of
 ``zigbee2mqtt/kitchen/lamp`` for ``zigbee2mqtt/#`` thus ``kitchen`` and ``lamp``. A

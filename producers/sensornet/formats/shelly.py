@@ -2,7 +2,7 @@
 
 First generation, https://shelly-api-docs.shelly.cloud/gen1/: topics below
 ``shellies/<id>/``. ``sensor/temperature`` is in the unit that the device is set to, and
-nothing in the message says which: sensornet.yaml can. Motion sensors and radiator
+the message does not name it: sensornet.yaml can. Motion sensors and radiator
 valves send their status as JSON, too, and buttons what they were.
 
 Later ones, https://shelly-api-docs.shelly.cloud/gen2/General/Notifications:
@@ -70,7 +70,7 @@ def _at_paths(names_by_kind: Mapping[str, str]) -> Mapping[Path, Meaning]:
 
 
 #: In a status of the first generation. Those of radiator valves are shorter than what
-#: they tell of themselves.
+#: their other messages are.
 _STATUS = _at_paths(
     {
         "motion": "motion",
@@ -115,8 +115,8 @@ def parse_gen1(levels: Sequence[str], body: bytes) -> Payload | Ignored:
         return Payload(device, status, partial(_judge_status, status))
     if path[0] == "input_event":
         # {"event": "S", "event_cnt": 3}: a short push, the third since the start
-        def judge_input(place: Path, _raw: object) -> Judgement:
-            return Meaning("action", part=part) if place == ("event",) else Passed()
+        def judge_input(path_in: Path, _raw: object) -> Judgement:
+            return Meaning("action", part=part) if path_in == ("event",) else Passed()
 
         return Payload(device, object_of(body), judge_input)
     document = document_of(body)
@@ -125,10 +125,10 @@ def parse_gen1(levels: Sequence[str], body: bytes) -> Payload | Ignored:
     if topic == "sensor/gas" and isinstance(document, str):
         document = _GAS.get(document, document)
 
-    def judge(place: Path, _raw: object) -> Judgement:
+    def judge(path_in: Path, _raw: object) -> Judgement:
         if topic in _IN_FAHRENHEIT:
             return Passed(REPEATED)
-        return known._replace(part=part) if known and not place else Passed()
+        return known._replace(part=part) if known and not path_in else Passed()
 
     return Payload(device, document, judge, name=clip("/".join(path)))
 
@@ -211,13 +211,13 @@ _PHASE: Mapping[str, Mapping[str, Meaning]] = {
     "em": meanings({"power": "act_power", "voltage": "voltage", "current": "current"}),
     "emdata": meanings({"energy Wh": "total_act_energy"}),
 }
-#: Values that describe others: which component it is, and when it spoke.
+#: Values that describe others: which component it is, and when it was sent.
 _DESCRIBING = frozenset({"id", "ts", "last_updated_ts", "minute_ts", "src", "dst"})
 #: When a component's value was measured, where that is not when the message was sent.
 _OWN_TIME = "last_updated_ts"
 #: Components with buttons.
 _BUTTONS = frozenset({"input", "bthomedevice", "bthomesensor", "blutrv"})
-#: A tuple: what a frame says may be of any type, hashable or not.
+#: A tuple: what a frame holds may be of any type, hashable or not.
 _STATUS_METHODS = ("NotifyStatus", "NotifyFullStatus")
 
 

@@ -3,7 +3,7 @@
 Format: https://tasmota.github.io/docs/MQTT/ and the page of each sensor; of bridges for
 Zigbee https://tasmota.github.io/docs/Zigbee/. The answer to the command ``Status 10``
 (``stat/<topic>/STATUS10``) holds the same object, and ``RESULT`` what a button was, or
-what firmware of 2020 heard by Zigbee.
+what firmware of 2020 received by Zigbee.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ _CHIP = re.compile(r"ESP32|AXP\d+")
 _OTHER = "state or result"
 #: Objects around those of the sensors.
 _WRAPPERS = frozenset({"StatusSNS", "ZbReceived", "ZbInfo", "DS18x20"})
-#: What names a sensor better than its place: numbers of probes (DS18B20-2) shift when
-#: one is added or fails, and so does the short address of a Zigbee device.
+#: What names a sensor better than its position: numbers of probes (DS18B20-2) shift
+#: when one is added or fails, and so does the short address of a Zigbee device.
 _IDENTITIES = ("Id", "Address", "Name")
 #: Values that describe others.
 _DESCRIBING = frozenset({"TempUnit", "PressureUnit", *_IDENTITIES, "Device"})

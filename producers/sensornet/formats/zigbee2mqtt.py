@@ -1,7 +1,7 @@
 """Zigbee2MQTT: one JSON object per device, with whatever the device exposes.
 
 Topics and messages: https://www.zigbee2mqtt.io/guide/usage/mqtt_topics_and_messages.html.
-Each message holds the whole cached state, so a value may be an old one said again.
+Each message holds the whole cached state, so a value may be an old one, repeated.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ _OF_A_PART = re.compile(
     r"(?P<attribute>[a-z0-9_]+?)_(?P<part>l?\d{1,2}|ep\d|(?:phase_)?[abc]"
     r"|left|right|center|top|bottom|upper|lower)"
 )
-#: Objects that hold what a device is told rather than what it measures.
+#: Objects that hold settings of a device rather than what it measures.
 _SETTINGS = re.compile(
     r"threshold|limit|calibrat|setting|config|schedule|program|preset|alarm|option"
     r"|holiday|week|target"
 )
 
-#: Batteries are given in mV, mains in V, and neither says so: there are no batteries
+#: Batteries are given in mV, mains in V, both without the unit: there are no batteries
 #: of less than a volt, and no mains above a kilovolt.
 _MILLIVOLTS_FROM = 1000
 
@@ -173,4 +173,4 @@ def _voltage_unit(raw: object) -> str | None:
     try:
         return "mV" if number_of(raw) >= _MILLIVOLTS_FROM else "V"
     except SchemaMismatch:
-        return None  # it has no value either, and the report says so
+        return None  # it has no value either, and the report counts it
