@@ -13,16 +13,20 @@ from collections.abc import Callable, Collection, Iterator
 from math import isqrt
 from typing import Any, NamedTuple
 
-from celery.worker import state
+from typing_extensions import override
 
-from meshtasks.amqp.delivery import Delivery
-from meshtasks.worker.loop import Loop
+from meshtasks.amqp.delivery import Delivery, Wire
+from meshtasks.outcome import Dead, Retry
+from meshtasks.worker.celery_internals import EventLoop, PoolRequest, pool_size
 from meshtasks.worker.queue_consumer import QueueConsumer
-from meshtasks.worker.request import BatchRequest
 from meshtasks.worker.results import BatchResult
 
 #: Beyond its queue's time limit, how long a batch may go unanswered.
 _GRACE_SECONDS = 60.0
+
+
+#: The request, its result, and why there is none.
+OnResult = Callable[["BatchRequest", BatchResult | None, str], None]
 
 
 class PendingBatch(NamedTuple):
@@ -49,6 +53,52 @@ class FinishedBatch(NamedTuple):
     reason: str
 
 
+class BatchRequest(PoolRequest):
+    """One batch of messages of one queue as one Celery request.
+
+    Args:
+        celery_consumer: the worker's consumer.
+        queue: the queue, whose name is the task's.
+        wires: the messages.
+        time_limit_seconds: a batch that runs longer is killed.
+        on_result: called once with this request, the result (None when the batch
+            was lost) and the reason of a loss; in the pool's thread if the pool
+            has threads.
+    """
+
+    def __init__(
+        self,
+        celery_consumer: Any,
+        queue: str,
+        wires: list[Wire],
+        time_limit_seconds: float,
+        on_result: OnResult,
+    ) -> None:
+        self._on_result = on_result
+        size_bytes = sum(len(wire[0]) for wire in wires)
+        shown = f"({len(wires)} messages, {size_bytes} bytes)", f"{{'queue': '{queue}'}}"
+        super().__init__(celery_consumer, queue, wires, shown, time_limit_seconds)
+
+    @override
+    def succeeded(self, result: BatchResult, runtime: float) -> None:
+        """Tell monitors: a batch with a dead letter has failed, one that all goes back
+        to wait is retried, and all else has succeeded."""
+        shown = {"result": repr(result), "runtime": runtime}
+        worst = _worst_of(result)
+        if worst is None:
+            self.send_event("task-succeeded", **shown)
+        else:
+            kind = "task-failed" if isinstance(worst, Dead) else "task-retried"
+            reason = f"{worst.error_type}: {worst.reason} ({result!r})"
+            self.send_event(kind, exception=reason, traceback=worst.traceback, **shown)
+        self._on_result(self, result, "")
+
+    @override
+    def lost(self, reason: str) -> None:
+        """Run nothing more of it here: its messages are run again."""
+        self._on_result(self, None, reason)
+
+
 class _Running(NamedTuple):
     batch: PendingBatch
     started_at: float
@@ -69,7 +119,7 @@ class Dispatcher:
     def __init__(
         self,
         celery_consumer: Any,
-        loop: Loop,
+        loop: EventLoop,
         consumers: Callable[[], Collection[QueueConsumer]],
         admits: Callable[[QueueConsumer], bool],
         on_started: Callable[[QueueConsumer, float], None],
@@ -88,7 +138,7 @@ class Dispatcher:
     @property
     def pool_size(self) -> int:
         """Processes or threads of the pool."""
-        return int(self._celery_consumer.pool.num_processes)
+        return pool_size(self._celery_consumer)
 
     @property
     def idle(self) -> bool:
@@ -182,9 +232,7 @@ class Dispatcher:
         self._running[request] = _Running(batch, started_at)
         consumer.batch_started(started_at)
         self._on_started(consumer, started_at)
-        request.announce()
-        state.task_reserved(request)
-        self._celery_consumer.on_task_request(request)
+        request.start(self._celery_consumer)
 
     def _on_result(
         self, request: BatchRequest, result: BatchResult | None, reason: str
@@ -203,3 +251,12 @@ class Dispatcher:
                 FinishedBatch(*batch, request.id, started_at, result, reason)
             )
             self.pump()
+
+
+def _worst_of(result: BatchResult) -> Retry | Dead | None:
+    """The first dead letter; else the first retry, if all messages go back to wait."""
+    outcomes = [failure.outcome for failure in result.failures]
+    if result.dead:
+        return next(each for each in outcomes if isinstance(each, Dead))
+    failed = {failure.position for failure in result.failures}
+    return outcomes[0] if outcomes and len(failed) == result.messages else None

@@ -1,0 +1,299 @@
+"""What the worker uses of Celery, billiard and kombu's event loop though no
+documentation promises it.
+
+A copied or overridden method may stop working with any release, without an error:
+``tests/unit/test_celery_internals.py`` compares each with the one it was written for
+and names what to look at. Methods of Celery's consumer are overridden in ``consumer.py``,
+those of its worker program in ``program.py``, remote control in ``inspection.py``.
+"""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from copy import copy
+from types import SimpleNamespace
+from typing import Any
+from weakref import ref
+
+import amqp
+from amqp.exceptions import ResourceLocked
+from billiard.einfo import ExceptionInfo
+from celery import current_app
+from celery.utils.log import get_logger
+from celery.worker import state
+from celery.worker.consumer import Tasks
+from celery.worker.consumer.control import Control
+from celery.worker.request import Request
+from kombu.exceptions import InconsistencyError
+from typing_extensions import override
+
+from meshtasks.amqp.receiving import Connection
+
+logger = get_logger(__name__)
+
+#: Messages per burst: a bound, so that results of the pool and timers are not kept
+#: waiting for more than a millisecond.
+_BURST = 100
+
+
+class EventLoop:
+    """kombu's event loop, with callbacks that need not wait for a socket.
+
+    kombu's hub runs what it was given with ``call_soon`` at the beginning of a turn,
+    and then waits for its sockets, for up to a second. Other threads wake it; what a
+    callback of its own thread adds has to wait (kombu 5.7). With the solo pool, whose
+    batches run in that thread, every batch did.
+
+    Args:
+        hub: kombu's.
+    """
+
+    def __init__(self, hub: Any) -> None:
+        self._hub = hub
+        self.later: Callable[..., object] = hub.call_later
+        self.every: Callable[..., object] = hub.call_repeatedly
+        self._wakened, self._waking = socket.socketpair()
+        self._wakened.settimeout(0)
+        self._waking.settimeout(0)
+
+    def attach(self) -> None:
+        """Watch the socket that wakes the hub, which forgets all when it is reset."""
+        self._hub.add_reader(self._wakened, self._on_wakened)
+
+    def soon(self, callback: Callable[..., object], *args: Any) -> None:
+        """Run a callback at the next turn; may be called by any thread."""
+        self._hub.call_soon(callback, *args)
+        with suppress(OSError):  # full, so it wakes all the same; or closed
+            self._waking.send(b"\0")
+
+    def replace_reader(self, connection: Connection, read: Callable[[], None]) -> None:
+        """Read from a connection in place of kombu."""
+        self._hub.remove_reader(connection.sock)
+        self._hub.add_reader(connection.sock, read)
+
+    def turn(self) -> None:
+        """Run one turn."""
+        self._hub.run_once()
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._hub.remove_reader(self._wakened)
+        self._wakened.close()
+        self._waking.close()
+
+    def _on_wakened(self) -> None:
+        with suppress(BlockingIOError):
+            self._wakened.recv(4096)
+
+
+class BurstReader:
+    """Reads what has arrived from the broker in bursts.
+
+    kombu's reader takes one message per turn of the event loop. Measured side by side
+    with a bare py-amqp consumer that only acknowledges, the worker without rules and
+    archive (docs/benchmarks.md) reached 0.64 of its rate so, and 0.87 with bursts and
+    reading ahead (medians of two and of four rounds).
+
+    Args:
+        connection: the connection beneath kombu's.
+        loop: the event loop.
+    """
+
+    def __init__(self, connection: Connection, loop: EventLoop) -> None:
+        self._connection = connection
+        self._loop = loop
+        loop.replace_reader(connection, self.read)
+        loop.soon(self.read)
+
+    def read(self) -> None:
+        """Dispatch the frames that are there, a burst at the most.
+
+        Raises:
+            amqp.RecoverableConnectionError: the connection is gone.
+        """
+        connection = self._connection
+        if not connection.connected:
+            reason = "the socket was disconnected"
+            raise amqp.RecoverableConnectionError(reason)
+        if connection.read_arrived(_BURST):
+            # what was read ahead does not make the socket readable again
+            self._loop.soon(self.read)
+
+
+class RemoteControl(Control):  # type: ignore[misc]  # celery ships no types
+    """Celery's step, which takes a queue of another name where its own is taken.
+
+    Each worker has a queue for remote control, named for the worker and exclusive to its
+    connection. A second worker of that name is refused the queue: one that somebody
+    forgot to name, or the one that takes over from a frozen process, whose connection
+    the broker keeps for a minute or two. All such queues are bound to one fanout
+    exchange, so their names do not matter.
+    """
+
+    requires = (Tasks,)
+
+    def __init__(self, c: Any, **kwargs: Any) -> None:
+        super().__init__(c, **kwargs)
+        self.start = self._start
+
+    def _start(self, consumer: Any) -> None:
+        try:
+            self.box.start(consumer)
+        except (InconsistencyError, ResourceLocked):
+            logger.warning(
+                "Another worker is connected as %s, or the broker has not noticed yet "
+                "that it is gone. Working all the same; if there are two, start each "
+                "with a name of its own, such as -n two@%%h",
+                consumer.hostname,
+            )
+            node = self.box.node
+            node.mailbox = copy(node.mailbox)
+            of_host = node.mailbox.get_queue
+            node.mailbox.get_queue = lambda host: of_host(f"{host}.{uuid.uuid4()}")
+            self.box.start(consumer)
+
+
+class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
+    """A request that no message stands behind, run in the pool under Celery's tracer.
+
+    It shows in events, in Flower and in ``inspect active`` like any task; only
+    acknowledging is left to others.
+
+    Args:
+        consumer: Celery's consumer.
+        task: name of the task.
+        argument: its one argument.
+        shown: the argument and keywords as monitors see them.
+        time_limit_seconds: a request that runs longer is killed.
+    """
+
+    def __init__(
+        self,
+        consumer: Any,
+        task: str,
+        argument: Any,
+        shown: tuple[str, str],
+        time_limit_seconds: float,
+    ) -> None:
+        self._argument = argument
+        self._time_limit_seconds = time_limit_seconds
+        self._ended = False
+        task_id = str(uuid.uuid4())
+        argsrepr, kwargsrepr = shown
+        headers = {"id": task_id, "root_id": task_id, "task": task, "lang": "py"}
+        delivery_info = {"exchange": "", "routing_key": task, "redelivered": False}
+        super().__init__(
+            SimpleNamespace(delivery_info=delivery_info, properties={}),
+            app=consumer.app,
+            hostname=consumer.hostname,
+            eventer=consumer.event_dispatcher,
+            task=consumer.app.tasks[task],
+            body=((), {}, {}),
+            headers={**headers, "argsrepr": argsrepr, "kwargsrepr": kwargsrepr},
+            decoded=True,
+        )
+
+    def succeeded(self, result: Any, runtime: float) -> None:
+        """The task has returned this; in the pool's thread if it has threads."""
+        raise NotImplementedError
+
+    def lost(self, reason: str) -> None:
+        """The pool process died, or the task raised."""
+        raise NotImplementedError
+
+    def start(self, consumer: Any) -> None:
+        """Give it to the pool, and tell monitors what Celery's strategy would."""
+        self.send_event(
+            "task-received",
+            name=self.name,
+            args=self.argsrepr,
+            kwargs=self.kwargsrepr,
+            root_id=self.id,
+            parent_id=None,
+            retries=0,
+            eta=None,
+            expires=None,
+        )
+        state.task_reserved(self)
+        consumer.on_task_request(self)
+
+    @override
+    def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
+        """Send it to the pool."""
+        result = pool.apply_async(
+            run_traced,
+            args=(self.name, self.id, self.request_dict, self._argument),
+            accept_callback=self.on_accepted,
+            timeout_callback=self.on_timeout,
+            callback=self.on_success,
+            error_callback=self.on_failure,
+            timeout=self._time_limit_seconds,
+            correlation_id=self.id,
+        )
+        self._apply_result = ref(result) if result is not None else None
+        return result
+
+    @override
+    def acknowledge(self) -> None:
+        """Nothing."""
+
+    @override
+    def reject(self, requeue: bool = False) -> None:
+        """Nothing."""
+
+    @override
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """It ran too long; the pool kills its process."""
+        self._fail(f"the batch ran longer than {timeout:g} s (time_limit_seconds)")
+
+    @override
+    def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> None:
+        """The pool process answered."""
+        if isinstance(failed__retval__runtime, ExceptionInfo):
+            self.on_failure(failed__retval__runtime)
+            return
+        failed, result, runtime = failed__retval__runtime
+        if failed:
+            self.on_failure(result)
+        elif not self._ended:
+            self._ended = True
+            state.task_ready(self, successful=True)
+            self.succeeded(result, runtime)
+
+    @override
+    def on_failure(
+        self,
+        exc_info: Any,
+        send_failed_event: bool = True,
+        return_ok: bool = False,
+    ) -> None:
+        """The pool process died, or the task raised."""
+        self._fail(f"{type(exc_info.exception).__name__}: {exc_info.exception}")
+
+    def _fail(self, reason: str) -> None:
+        if not self._ended:
+            self._ended = True
+            state.task_ready(self)
+            self.send_event("task-failed", exception=reason, traceback="")
+            self.lost(reason)
+
+
+def run_traced(
+    name: str, task_id: str, context: dict[str, Any], argument: Any
+) -> tuple[int, Any, float]:
+    """Run a task in the pool under Celery's tracer (signals, logging, request stack).
+
+    Celery's own pool function returns only the ``repr`` of a result; this
+    returns the result.
+    """
+    trace = current_app.tasks[name].__trace__
+    result, fault, runtime, _text = trace(task_id, (argument,), {}, context)
+    return (1 if fault else 0), result, runtime
+
+
+def pool_size(consumer: Any) -> int:
+    """Processes or threads of the pool of Celery's consumer."""
+    return int(consumer.pool.num_processes)

@@ -1,0 +1,154 @@
+"""What follows when a batch has ended: its messages are acknowledged, or moved first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import amqp
+from celery.utils.log import get_logger
+
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.republisher import PublishRequest, Republisher
+from meshtasks.flows.circuit import State
+from meshtasks.worker.batching import Adapted
+from meshtasks.worker.breaker import Breaker
+from meshtasks.worker.celery_internals import EventLoop
+from meshtasks.worker.dispatch import FinishedBatch, PendingBatch
+from meshtasks.worker.metrics import WorkerMetrics
+from meshtasks.worker.queue_consumer import QueueConsumer
+from meshtasks.worker.resolution import Resolution
+
+logger = get_logger(__name__)
+
+CONNECTION_ERRORS = (
+    *amqp.Connection.connection_errors,
+    *amqp.Connection.channel_errors,
+)
+
+
+class Completion:
+    """Carries resolutions out: acknowledgements, retries and dead letters.
+
+    Args:
+        loop: the event loop, where all of this runs.
+        breaker: learns what batches found out about sinks.
+        metrics: counts.
+        republisher: publishes retries and dead letters.
+        run_in_parts: runs a batch that was lost again.
+        reconnect: gives the connection up, with the reason.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        breaker: Breaker,
+        metrics: WorkerMetrics,
+        republisher: Republisher,
+        run_in_parts: Callable[[PendingBatch], None],
+        reconnect: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._breaker = breaker
+        self._metrics = metrics
+        self._republisher = republisher
+        self._run_in_parts = run_in_parts
+        self._reconnect = reconnect
+
+    def batch_ended(self, batch: FinishedBatch) -> None:
+        """Resolve the messages of a batch."""
+        consumer, deliveries, task_id, started_at, result, reason = batch
+        sinks = consumer.handler.sink_names
+        now = time.time()
+        if result is not None:
+            resolution = consumer.resolver.resolve(
+                deliveries,
+                result,
+                verdicts=self._breaker.verdicts(sinks, result, started_at),
+                task_id=task_id,
+                now=now,
+            )
+            self._metrics.finished(consumer.queue, result, resolution, now)
+            self._carry_out(consumer, resolution)
+        else:
+            self._metrics.lost(consumer.queue)
+            self._lost(consumer, deliveries, reason, task_id, now)
+        self._breaker.ended(sinks, result, started_at)
+
+    def dead_on_arrival(self, consumer: QueueConsumer, adapted: Adapted) -> None:
+        """Dead-letter a message that never reached a batch."""
+        if adapted.dead is not None:
+            dead = consumer.resolver.dead(adapted.delivery, adapted.dead, time.time())
+            self._carry_out(consumer, dead)
+
+    def set_aside(self, consumer: QueueConsumer, deliveries: list[Delivery]) -> None:
+        """Move messages whose queue is paused into the broker."""
+        resolution = consumer.resolver.set_aside(deliveries, time.time())
+        self._carry_out(consumer, resolution)
+
+    def _lost(
+        self,
+        consumer: QueueConsumer,
+        deliveries: list[Delivery],
+        reason: str,
+        task_id: str,
+        now: float,
+    ) -> None:
+        queue, count = consumer.queue, len(deliveries)
+        if count > 1:
+            text = "Batch of %d messages of %s was lost (%s); running it in parts"
+            logger.error(text, count, queue, reason)
+            self._run_in_parts(PendingBatch(consumer, deliveries))
+            return
+        logger.error("A message of %s was lost: %s", queue, reason)
+        is_closed = (
+            self._breaker.state(consumer.handler.sink_names) is State.CLOSED
+        )
+        resolution = consumer.resolver.lost(
+            deliveries[0], reason, task_id, now, counts=is_closed
+        )
+        self._carry_out(consumer, resolution)
+
+    def _carry_out(self, consumer: QueueConsumer, resolution: Resolution) -> None:
+        if resolution.done:
+            self._acknowledge(consumer, resolution.done)
+        if resolution.moved:
+            self._republisher.send(
+                PublishRequest(
+                    resolution.outgoing,
+                    partial(self._on_published, consumer, resolution),
+                    is_wanted=lambda: consumer.alive,
+                )
+            )
+
+    def _acknowledge(self, consumer: QueueConsumer, tags: list[int]) -> None:
+        if consumer.alive:
+            try:
+                consumer.acknowledge(tags)
+            except CONNECTION_ERRORS as error:
+                self._reconnect(f"cannot acknowledge: {error}")
+
+    def _on_published(
+        self, consumer: QueueConsumer, resolution: Resolution, error: Exception | None
+    ) -> None:
+        """What stands for messages is in the broker, or never will be; called in the
+        republisher's thread."""
+        if error is None:
+            self._loop.soon(self._on_moved, consumer, resolution)
+            return
+        logger.critical(
+            "Left to the broker's own dead-lettering, since publishing is refused "
+            "(is the topology whole? meshtasks topology check): %s",
+            error,
+        )
+        self._loop.soon(self._reject, consumer, resolution)
+
+    def _on_moved(self, consumer: QueueConsumer, resolution: Resolution) -> None:
+        self._metrics.moved(consumer.queue, resolution)
+        self._acknowledge(consumer, resolution.moved)
+
+    def _reject(self, consumer: QueueConsumer, resolution: Resolution) -> None:
+        if consumer.alive:
+            consumer.reject(resolution.moved)
+            self._metrics.rejected(consumer.queue, len(resolution.moved))

@@ -1,0 +1,218 @@
+"""Which queues are consumed, tried or paused at the moment, and whether messages come.
+
+A queue whose sinks are unavailable is paused; one whose sinks may be back is tried with
+a small batch. After the broker itself has failed over a message, queues are on probation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from celery.utils.log import get_logger
+
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.flows.circuit import State
+from meshtasks.worker.breaker import Breaker
+from meshtasks.worker.queue_consumer import QueueConsumer
+
+logger = get_logger(__name__)
+
+#: A queue on probation is consumed for so long before it may have more messages.
+PROBATION_SECONDS = 0.5
+#: Unacknowledged messages that a queue on probation may have, step by step.
+_WINDOWS = (1, 32, 1_024)
+_QUIET_SECONDS = 10.0
+
+
+class FlowControl:
+    """Consumes, tries or pauses queues as their sinks and the broker allow.
+
+    Args:
+        breaker: the circuits of the sinks.
+        later: runs a callback in the event loop after so many seconds.
+        take_back: the messages of a queue that wait for the pool.
+        set_aside: moves messages into the broker until their queue goes on.
+        on_change: called when waiting batches may have become startable.
+
+    Attributes:
+        consumers: the queues that are consumed, by name.
+        retired: those that are not any more, while they hold messages.
+        probation: the queues that are on probation.
+    """
+
+    def __init__(
+        self,
+        breaker: Breaker,
+        later: Callable[..., object],
+        take_back: Callable[[QueueConsumer], list[Delivery]],
+        set_aside: Callable[[QueueConsumer, list[Delivery]], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.consumers: dict[str, QueueConsumer] = {}
+        self.retired: list[QueueConsumer] = []
+        self.probation = Probation()
+        self._breaker = breaker
+        self._later = later
+        self._take_back = take_back
+        self._set_aside = set_aside
+        self._on_change = on_change
+        self._paused: set[str] = set()  # queues, since that was logged
+
+    def restart(self) -> None:
+        """A new connection: every queue begins anew."""
+        self.probation.restart()
+        if self.probation.is_active:
+            self._later(PROBATION_SECONDS, self._relax)
+
+    def forget(self) -> None:
+        """The connection is given up: what its consumers hold comes again."""
+        for consumer in (*self.consumers.values(), *self.retired):
+            consumer.alive = False
+        self.consumers.clear()
+        self.retired.clear()
+
+    def broker_failed(self) -> None:
+        """The broker failed while it delivered: some message it cannot deliver."""
+        if not self.probation.is_active:
+            logger.error(
+                "The broker has a message that it cannot deliver. Queues are consumed "
+                "one by one until its delivery limit has taken the message away"
+            )
+        self.probation.suspect(self.consumers)
+
+    def apply(self) -> None:
+        """Consume, try or pause every queue."""
+        for consumer in tuple(self.retired):
+            if self._breaker.state(consumer.handler.sink_names) is State.OPEN:
+                self.pause(consumer)
+        for consumer in self.consumers.values():
+            self.apply_to(consumer)
+        self._on_change()
+
+    def apply_to(self, consumer: QueueConsumer) -> None:
+        """Consume, try or pause a queue."""
+        queue, sinks = consumer.queue, consumer.handler.sink_names
+        window = self.probation.window(queue)
+        if window == 0:
+            return
+        match self._breaker.state(sinks):
+            case State.CLOSED:
+                consumer.consume(at_most=window)
+                if queue in self._paused:
+                    self._paused.remove(queue)
+                    logger.warning("Resumed %s", queue)
+            case State.HALF_OPEN:
+                count = consumer.settings.batch.count // self._breaker.shrinkage(sinks)
+                consumer.consume(at_most=max(1, min(count, window or count)))
+            case State.OPEN:
+                held = self.pause(consumer)
+                if queue not in self._paused:
+                    self._paused.add(queue)
+                    logger.warning("Paused %s; %d messages set aside", queue, held)
+
+    def pause(self, consumer: QueueConsumer) -> int:
+        """Ask for no more messages; move those that are held and have not started
+        back into the broker. Gives their number."""
+        consumer.cancel()
+        held = [one for batch in consumer.take_all() for one in batch]
+        held += self._take_back(consumer)
+        if held:
+            self._set_aside(consumer, held)
+        return len(held)
+
+    def is_paused(self, consumer: QueueConsumer) -> bool:
+        """Whether a queue waits for a sink; one that tries it does."""
+        return consumer.is_trying or not consumer.is_consuming
+
+    def _relax(self) -> None:
+        self.probation.step()
+        if self.probation.is_active:
+            self._later(PROBATION_SECONDS, self._relax)
+        self.apply()
+
+
+class Probation:
+    """The queues that are on probation; at first none.
+
+    MQTT has topics of up to 65,535 bytes, AMQP routing keys of 255: RabbitMQ stores what
+    it cannot deliver, and ends the consumer's connection with ``541 INTERNAL_ERROR``
+    each time it tries, until the queue's delivery limit takes the message away. All that
+    it had delivered by then counts one delivery more, so that 20 such ends would take
+    thousands of good messages along. So queues are then consumed one after the other,
+    first a message at a time: what is behind the bad one has not been delivered when it
+    fails.
+
+    Pure: the caller knows when the broker failed and when time has passed.
+    """
+
+    def __init__(self) -> None:
+        self._suspects: list[str] = []
+        self._step = 0
+
+    @property
+    def is_active(self) -> bool:
+        """Whether queues are on probation."""
+        return bool(self._suspects)
+
+    def suspect(self, queues: Iterable[str]) -> None:
+        """The broker failed while it delivered from these queues: one of them it is,
+        or the one that was on probation alone."""
+        self._suspects = self._suspects[:1] or list(queues)
+        self._step = 0
+
+    def restart(self) -> None:
+        """A new connection: begin anew with the queue that is on probation."""
+        self._step = 0
+
+    def step(self) -> None:
+        """The queue on probation has been consumed for a while."""
+        self._step += 1
+        if self._step == len(_WINDOWS):
+            self._suspects = self._suspects[1:]
+            self._step = 0
+
+    def window(self, queue: str) -> int | None:
+        """Unacknowledged messages that a queue may have: None for the usual number, 0
+        for a queue that is not to be consumed yet."""
+        if not self._suspects:
+            return None
+        return _WINDOWS[self._step] if queue == self._suspects[0] else 0
+
+
+class ProgressWatch:
+    """Finds queues that receive nothing although messages wait in them: a worker may
+    look alive and consume nothing."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._suspect: set[str] = set()
+
+    def stalled(self, consumer: QueueConsumer, now: float) -> str:
+        """Why a queue counts as stalled; empty when it does not.
+
+        A consumer that received nothing for ten seconds and holds nothing asks the
+        broker for the length of its queue. Messages waiting there twice in a row
+        mean that the broker does not know of our consumer.
+
+        Args:
+            now: monotonic seconds.
+        """
+        queue = consumer.queue
+        received, since = self._seen.get(queue, (-1, now))
+        is_quiet = (
+            consumer.is_consuming
+            and not consumer.unresolved
+            and consumer.received == received
+        )
+        if is_quiet and now - since < _QUIET_SECONDS:
+            return ""
+        self._seen[queue] = (consumer.received, now)
+        waiting = consumer.waiting_in_queue() if is_quiet else 0
+        if not waiting or consumer.received != received:
+            self._suspect.discard(queue)
+            return ""
+        if queue not in self._suspect:
+            self._suspect.add(queue)
+            return ""
+        self._suspect.discard(queue)
+        return f"{waiting} messages wait in {queue} and none is delivered"
