@@ -3,8 +3,8 @@ documentation promises it.
 
 A copied or overridden method may stop working with any release, without an error:
 ``tests/unit/test_celery_internals.py`` compares each with the one it was written for
-and names what to look at. Methods of Celery's consumer are overridden in ``consumer.py``,
-those of its worker program in ``program.py``, remote control in ``inspection.py``.
+and names what to look at. Methods of Celery's consumer are overridden in
+``consumer.py``, those of its worker program in ``program.py``.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ class BurstReader:
 class RemoteControl(Control):  # type: ignore[misc]  # celery ships no types
     """Celery's step, which takes a queue of another name where its own is taken.
 
-    Each worker has a queue for remote control, named for the worker and exclusive to its
-    connection. A second worker of that name is refused the queue: one that somebody
+    Each worker has a queue for remote control, named for the worker and exclusive to
+    its connection. A second worker of that name is refused the queue: one that somebody
     forgot to name, or the one that takes over from a frozen process, whose connection
     the broker keeps for a minute or two. All such queues are bound to one fanout
     exchange, so their names do not matter.

@@ -1,4 +1,4 @@
-"""What follows when a batch has ended: its messages are acknowledged, or moved first."""
+"""What follows the end of a batch: its messages are acknowledged, or moved first."""
 
 from __future__ import annotations
 
@@ -102,9 +102,7 @@ class Completion:
             self._run_in_parts(PendingBatch(consumer, deliveries))
             return
         logger.error("A message of %s was lost: %s", queue, reason)
-        is_closed = (
-            self._breaker.state(consumer.handler.sink_names) is State.CLOSED
-        )
+        is_closed = self._breaker.state(consumer.handler.sink_names) is State.CLOSED
         resolution = consumer.resolver.lost(
             deliveries[0], reason, task_id, now, counts=is_closed
         )

@@ -16,10 +16,10 @@ from typing_extensions import override
 
 from meshtasks.amqp.connecting import refusal
 from meshtasks.errors import ConfigError
+from meshtasks.worker.celery_internals import RemoteControl
 from meshtasks.worker.commands import fault_of
 from meshtasks.worker.consumer_step import ConsumerStep
 from meshtasks.worker.mesh import mesh_of
-from meshtasks.worker.remotecontrol import RemoteControl
 
 logger = get_logger(__name__)
 

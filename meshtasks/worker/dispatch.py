@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from typing_extensions import override
 
 from meshtasks.amqp.delivery import Delivery, Wire
-from meshtasks.outcome import Dead, Retry
+from meshtasks.outcome import Dead
+from meshtasks.worker.breaker import Breaker
 from meshtasks.worker.celery_internals import EventLoop, PoolRequest, pool_size
 from meshtasks.worker.queue_consumer import QueueConsumer
 from meshtasks.worker.results import BatchResult
@@ -76,7 +77,10 @@ class BatchRequest(PoolRequest):
     ) -> None:
         self._on_result = on_result
         size_bytes = sum(len(wire[0]) for wire in wires)
-        shown = f"({len(wires)} messages, {size_bytes} bytes)", f"{{'queue': '{queue}'}}"
+        shown = (
+            f"({len(wires)} messages, {size_bytes} bytes)",
+            f"{{'queue': '{queue}'}}",
+        )
         super().__init__(celery_consumer, queue, wires, shown, time_limit_seconds)
 
     @override
@@ -84,7 +88,7 @@ class BatchRequest(PoolRequest):
         """Tell monitors: a batch with a dead letter has failed, one that all goes back
         to wait is retried, and all else has succeeded."""
         shown = {"result": repr(result), "runtime": runtime}
-        worst = _worst_of(result)
+        worst = result.worst
         if worst is None:
             self.send_event("task-succeeded", **shown)
         else:
@@ -111,8 +115,7 @@ class Dispatcher:
         celery_consumer: the worker's consumer.
         loop: its event loop.
         consumers: the consumers to take due batches from.
-        admits: whether a batch of this consumer may start now; else it waits.
-        on_started: called with the consumer of a batch that starts, and when.
+        breaker: the circuits of the sinks, which admit batches and see them start.
         on_finished: called in the event loop for every batch.
     """
 
@@ -121,15 +124,13 @@ class Dispatcher:
         celery_consumer: Any,
         loop: EventLoop,
         consumers: Callable[[], Collection[QueueConsumer]],
-        admits: Callable[[QueueConsumer], bool],
-        on_started: Callable[[QueueConsumer, float], None],
+        breaker: Breaker,
         on_finished: Callable[[FinishedBatch], None],
     ) -> None:
         self._celery_consumer = celery_consumer
         self._loop = loop
         self._consumers = consumers
-        self._admits = admits
-        self._on_started = on_started
+        self._breaker = breaker
         self._on_finished = on_finished
         self._waiting: deque[PendingBatch] = deque()
         self._running: dict[BatchRequest, _Running] = {}
@@ -219,6 +220,9 @@ class Dispatcher:
                 return PendingBatch(consumer, consumer.take_due())
         return None
 
+    def _admits(self, consumer: QueueConsumer) -> bool:
+        return self._breaker.admits(consumer.handler.sink_names)
+
     def _dispatch(self, batch: PendingBatch) -> None:
         consumer, deliveries = batch
         request = BatchRequest(
@@ -231,7 +235,7 @@ class Dispatcher:
         started_at = time.monotonic()
         self._running[request] = _Running(batch, started_at)
         consumer.batch_started(started_at)
-        self._on_started(consumer, started_at)
+        self._breaker.began(consumer.handler.sink_names, started_at)
         request.start(self._celery_consumer)
 
     def _on_result(
@@ -251,12 +255,3 @@ class Dispatcher:
                 FinishedBatch(*batch, request.id, started_at, result, reason)
             )
             self.pump()
-
-
-def _worst_of(result: BatchResult) -> Retry | Dead | None:
-    """The first dead letter; else the first retry, if all messages go back to wait."""
-    outcomes = [failure.outcome for failure in result.failures]
-    if result.dead:
-        return next(each for each in outcomes if isinstance(each, Dead))
-    failed = {failure.position for failure in result.failures}
-    return outcomes[0] if outcomes and len(failed) == result.messages else None

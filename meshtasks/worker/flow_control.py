@@ -1,12 +1,13 @@
 """Which queues are consumed, tried or paused at the moment, and whether messages come.
 
 A queue whose sinks are unavailable is paused; one whose sinks may be back is tried with
-a small batch. After the broker itself has failed over a message, queues are on probation.
+a small batch. After the broker itself has failed over a message, queues are on
+probation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from celery.utils.log import get_logger
 
@@ -18,7 +19,7 @@ from meshtasks.worker.queue_consumer import QueueConsumer
 logger = get_logger(__name__)
 
 #: A queue on probation is consumed for so long before it may have more messages.
-PROBATION_SECONDS = 0.5
+_PROBATION_SECONDS = 0.5
 #: Unacknowledged messages that a queue on probation may have, step by step.
 _WINDOWS = (1, 32, 1_024)
 _QUIET_SECONDS = 10.0
@@ -28,47 +29,45 @@ class FlowControl:
     """Consumes, tries or pauses queues as their sinks and the broker allow.
 
     Args:
+        consumers: the queues that are consumed, by name.
         breaker: the circuits of the sinks.
         later: runs a callback in the event loop after so many seconds.
         take_back: the messages of a queue that wait for the pool.
         set_aside: moves messages into the broker until their queue goes on.
-        on_change: called when waiting batches may have become startable.
 
     Attributes:
-        consumers: the queues that are consumed, by name.
         retired: those that are not any more, while they hold messages.
         probation: the queues that are on probation.
     """
 
     def __init__(
         self,
+        consumers: dict[str, QueueConsumer],
         breaker: Breaker,
         later: Callable[..., object],
         take_back: Callable[[QueueConsumer], list[Delivery]],
         set_aside: Callable[[QueueConsumer, list[Delivery]], None],
-        on_change: Callable[[], None],
     ) -> None:
-        self.consumers: dict[str, QueueConsumer] = {}
+        self._consumers = consumers
         self.retired: list[QueueConsumer] = []
         self.probation = Probation()
         self._breaker = breaker
         self._later = later
         self._take_back = take_back
         self._set_aside = set_aside
-        self._on_change = on_change
         self._paused: set[str] = set()  # queues, since that was logged
 
     def restart(self) -> None:
         """A new connection: every queue begins anew."""
         self.probation.restart()
         if self.probation.is_active:
-            self._later(PROBATION_SECONDS, self._relax)
+            self._later(_PROBATION_SECONDS, self._relax)
 
     def forget(self) -> None:
         """The connection is given up: what its consumers hold comes again."""
-        for consumer in (*self.consumers.values(), *self.retired):
+        for consumer in (*self._consumers.values(), *self.retired):
             consumer.alive = False
-        self.consumers.clear()
+        self._consumers.clear()
         self.retired.clear()
 
     def broker_failed(self) -> None:
@@ -78,16 +77,15 @@ class FlowControl:
                 "The broker has a message that it cannot deliver. Queues are consumed "
                 "one by one until its delivery limit has taken the message away"
             )
-        self.probation.suspect(self.consumers)
+        self.probation.suspect(self._consumers)
 
     def apply(self) -> None:
         """Consume, try or pause every queue."""
         for consumer in tuple(self.retired):
             if self._breaker.state(consumer.handler.sink_names) is State.OPEN:
                 self.pause(consumer)
-        for consumer in self.consumers.values():
+        for consumer in self._consumers.values():
             self.apply_to(consumer)
-        self._on_change()
 
     def apply_to(self, consumer: QueueConsumer) -> None:
         """Consume, try or pause a queue."""
@@ -127,20 +125,20 @@ class FlowControl:
     def _relax(self) -> None:
         self.probation.step()
         if self.probation.is_active:
-            self._later(PROBATION_SECONDS, self._relax)
+            self._later(_PROBATION_SECONDS, self._relax)
         self.apply()
 
 
 class Probation:
     """The queues that are on probation; at first none.
 
-    MQTT has topics of up to 65,535 bytes, AMQP routing keys of 255: RabbitMQ stores what
-    it cannot deliver, and ends the consumer's connection with ``541 INTERNAL_ERROR``
-    each time it tries, until the queue's delivery limit takes the message away. All that
-    it had delivered by then counts one delivery more, so that 20 such ends would take
-    thousands of good messages along. So queues are then consumed one after the other,
-    first a message at a time: what is behind the bad one has not been delivered when it
-    fails.
+    MQTT has topics of up to 65,535 bytes, AMQP routing keys of 255: RabbitMQ stores
+    what it cannot deliver, and ends the consumer's connection with
+    ``541 INTERNAL_ERROR`` each time it tries, until its delivery limit takes the
+    message away. All that it had delivered by then counts one delivery more, so that 20
+    such ends would take thousands of good messages along. So queues are then consumed
+    one after the other, first a message at a time: what is behind the bad one has not
+    been delivered when it fails.
 
     Pure: the caller knows when the broker failed and when time has passed.
     """

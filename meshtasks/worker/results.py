@@ -65,6 +65,19 @@ class BatchResult:
         return sum(isinstance(failure.outcome, Dead) for failure in self.failures)
 
     @property
+    def worst(self) -> Retry | Dead | None:
+        """The first dead letter; else the first retry, if all messages go back to
+        wait."""
+        outcomes = [failure.outcome for failure in self.failures]
+        if self.dead:
+            return next(each for each in outcomes if isinstance(each, Dead))
+        return outcomes[0] if outcomes and self._failed == self.messages else None
+
+    @property
+    def _failed(self) -> int:
+        return len({failure.position for failure in self.failures})
+
+    @property
     def waits_for(self) -> str:
         """The sink in trouble that all of it has to wait for; empty if none is."""
         outcomes = [failure.outcome for failure in self.failures]
@@ -79,7 +92,7 @@ class BatchResult:
         if sink := self.waits_for:
             return f"{WAITING_FOR} {sink}: {self.messages} messages"
         retry = len(self.failures) - self.dead
-        done = self.messages - len({failure.position for failure in self.failures})
+        done = self.messages - self._failed
         line = f"{self.messages} messages: done={done} dead={self.dead} retry={retry}"
         return (
             line if self.records <= self.messages else f"{line}, {self.records} records"

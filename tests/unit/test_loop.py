@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kombu.asynchronous import Hub
 
-from meshtasks.worker.loop import Loop
+from meshtasks.worker.celery_internals import EventLoop
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def waits(hub: Hub) -> list[bool]:
 
 
 @pytest.fixture
-def loop(hub: Hub, waits: list[bool]) -> Iterator[Loop]:
+def loop(hub: Hub, waits: list[bool]) -> Iterator[EventLoop]:
     assert waits == []  # before the hub makes its loop
-    with closing(Loop(hub)) as loop:
+    with closing(EventLoop(hub)) as loop:
         loop.attach()
         yield loop
 
@@ -51,7 +51,7 @@ def turn(hub: Hub, waits: list[bool]) -> bool:
 
 
 def test_what_a_callback_adds_is_run_without_waiting(
-    hub: Hub, waits: list[bool], loop: Loop
+    hub: Hub, waits: list[bool], loop: EventLoop
 ) -> None:
     ran: list[int] = []
     hub.call_soon(loop.soon, ran.append, 1)
@@ -62,7 +62,7 @@ def test_what_a_callback_adds_is_run_without_waiting(
 
 
 def test_what_another_thread_adds_is_run_without_waiting(
-    hub: Hub, waits: list[bool], loop: Loop
+    hub: Hub, waits: list[bool], loop: EventLoop
 ) -> None:
     ran: list[int] = []
     turn(hub, waits)
@@ -76,7 +76,7 @@ def test_what_another_thread_adds_is_run_without_waiting(
 
 
 def test_nothing_to_do_lets_the_loop_wait(
-    hub: Hub, waits: list[bool], loop: Loop
+    hub: Hub, waits: list[bool], loop: EventLoop
 ) -> None:
     loop.soon(lambda: None)
     turn(hub, waits)
@@ -86,7 +86,7 @@ def test_nothing_to_do_lets_the_loop_wait(
 
 
 def test_a_flood_of_callbacks_is_run_as_a_few(
-    hub: Hub, waits: list[bool], loop: Loop
+    hub: Hub, waits: list[bool], loop: EventLoop
 ) -> None:
     ran: list[int] = []
     for number in range(5_000):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshtasks.worker.probation import Probation
+from meshtasks.worker.flow_control import Probation
 
 QUEUES = ["a", "b", "c"]
 
