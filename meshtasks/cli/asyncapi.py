@@ -20,8 +20,7 @@ from meshtasks.amqp.routing import topic_matches
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, Topology
 from meshtasks.cli.asyncapi_headers import DEAD_LETTER, PASSED_ON
 from meshtasks.flows.contract import Handler
-from meshtasks.flows.inference.requests import InferenceRequest
-from meshtasks.flows.inference.results import AI_EXCHANGE
+from meshtasks.flows.inference.messages import AI_EXCHANGE, InferenceRequest
 from meshtasks.flows.pipeline import ALERTS_EXCHANGE
 
 _BINDING_VERSION = "0.3.0"

@@ -13,7 +13,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS, AlertPolicy, Route
 from meshtasks.flows.excerpts import ARCHIVE
 from meshtasks.flows.inference.config import MODELS
-from meshtasks.flows.inference.results import InferenceResult
+from meshtasks.flows.inference.messages import InferenceResult
 from meshtasks.flows.webhooks.config import WORKFLOWS
 from meshtasks.records.alert import Alert, Severity
 from meshtasks.records.models import Metric, SensorReading

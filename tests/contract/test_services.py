@@ -21,8 +21,7 @@ from meshtasks.flows.alerts.store import AlertStore
 from meshtasks.flows.archive import s3
 from meshtasks.flows.archive.objects import FileStore
 from meshtasks.flows.archive.s3 import S3Store
-from meshtasks.flows.inference.specs import InputSpec, ModelSpec
-from meshtasks.flows.inference.tensors import Tensor
+from meshtasks.flows.inference.tensors import InputSpec, ModelSpec, Tensor
 from meshtasks.flows.inference.triton import Triton
 from meshtasks.flows.timeseries import TimeSeries
 from meshtasks.flows.webhooks import client as webhook

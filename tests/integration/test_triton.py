@@ -14,15 +14,13 @@ from tritonclient.http import InferenceServerClient
 from meshtasks.demo import loopback
 from meshtasks.demo.triton import Triton as Server
 from meshtasks.errors import SinkRejected, SinkUnavailable, Transient
-from meshtasks.flows.inference.specs import (
-    InputSpec,
+from meshtasks.flows.inference.stacking import (
+    Inference,
     ModelCrashed,
     ModelNotReady,
     NoSuchModel,
-    fitting,
 )
-from meshtasks.flows.inference.stacking import Inference
-from meshtasks.flows.inference.tensors import json_tensor
+from meshtasks.flows.inference.tensors import InputSpec, json_tensor, model_input
 from meshtasks.flows.inference.triton import Triton
 from tests.support.proxy import Proxy
 from tests.support.receiver import Answer, Receiver
@@ -59,7 +57,7 @@ def connect() -> Iterator[Connect]:
 
 def ask(sink: Triton, model: str, *inputs: Any) -> Inference:
     spec = sink.model(model, "")
-    return sink.infer(spec, fitting(inputs, spec).inputs)
+    return sink.infer(spec, model_input(inputs, spec).tensors)
 
 
 # --- what a model takes
@@ -172,7 +170,7 @@ def test_a_request_that_is_too_large_for_a_proxy_is_rejected(
     spec = connect(triton.url).model("obedient", "")
 
     with pytest.raises(SinkRejected):
-        connect(receiver.url).infer(spec, fitting([rows((1, 0))], spec).inputs)
+        connect(receiver.url).infer(spec, model_input([rows((1, 0))], spec).tensors)
 
 
 # --- faults of a model
@@ -369,7 +367,7 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(
 
     spec = sink.model("obedient", "")
     for _ in range(2):
-        sink.infer(spec, fitting([rows((1, DOUBLE))], spec).inputs)
+        sink.infer(spec, model_input([rows((1, DOUBLE))], spec).tensors)
 
     assert CountingClient.made == clients
 
@@ -383,7 +381,7 @@ def test_a_model_that_is_missing_for_unknown_reasons_may_come_back(
     receiver.script(Answer(404, unknown), Answer(status, b'{"error": "no index"}'))
 
     with pytest.raises(Transient):
-        connect(receiver.url).infer(spec, fitting([rows((1, 0))], spec).inputs)
+        connect(receiver.url).infer(spec, model_input([rows((1, 0))], spec).tensors)
 
 
 @pytest.mark.parametrize("status", [302, 404, 500])

@@ -8,14 +8,19 @@ from typing import Any
 import pytest
 
 from meshtasks.errors import InvalidMessage, SinkRejected
-from meshtasks.flows.inference.requests import Origin, origin_of, request_of
-from meshtasks.flows.inference.results import error_message, result_message
+from meshtasks.flows.inference.messages import (
+    RequestOrigin,
+    error_message,
+    origin_of,
+    request_of,
+    result_message,
+)
 from meshtasks.flows.inference.stacking import Inference
 from meshtasks.flows.inference.tensors import Tensor
 from tests.support.inference import NOW, envelope, request
 
 KEY = "ai.model.obedient"
-ORIGIN = Origin("obedient", "r1", NOW, {"sensor_id": "attic"})
+ORIGIN = RequestOrigin("obedient", "r1", NOW, {"sensor_id": "attic"})
 ANSWER = Inference("3", (Tensor("y", "FP32", (1,), [0.5]),), 1.23456)
 LIMIT_BYTES = 1_000
 
@@ -102,7 +107,7 @@ def test_requests_of_an_array_without_ids_have_one_each_and_again_the_same() -> 
 def test_who_names_no_model_is_told_by_the_routing_key() -> None:
     origin = origin_of({"request_id": "r1"}, envelope({}, KEY))
 
-    assert origin == Origin("obedient", "r1", NOW, {})
+    assert origin == RequestOrigin("obedient", "r1", NOW, {})
 
 
 def test_who_names_no_model_anywhere_cannot_be_told() -> None:
@@ -162,7 +167,9 @@ def test_an_error_that_is_too_large_goes_without_the_requesters_fields() -> None
 def test_an_id_that_amqp_could_not_carry_is_digested() -> None:
     long = ORIGIN._replace(request_id="ü" * 200)
 
-    one, again = (error_message(long, "", LIMIT_BYTES).message_id for _ in range(2))
+    one, again = (
+        str(error_message(long, "", LIMIT_BYTES).message_id) for _ in range(2)
+    )
 
     assert one == again
     assert one.startswith("obedient/")

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from meshtasks.errors import SchemaMismatch
-from meshtasks.flows.inference.specs import InputSpec, ModelSpec, fitting
-from meshtasks.flows.inference.tensors import JsonTensor
+from meshtasks.flows.inference.tensors import (
+    InputSpec,
+    JsonTensor,
+    ModelSpec,
+    model_input,
+)
 
 WINDOW = InputSpec("window", "FP32", (-1, 3), optional=False)
 WEIGHT = InputSpec("weight", "FP32", (-1, 1), optional=True)
@@ -28,19 +32,19 @@ def weight(rows: int = 1) -> JsonTensor:
 
 def refusal(*inputs: JsonTensor, spec: ModelSpec = BATCHING) -> str:
     with pytest.raises(SchemaMismatch) as caught:
-        fitting(inputs, spec)
+        model_input(inputs, spec)
     return str(caught.value)
 
 
 def test_inputs_are_put_in_one_order_and_the_rows_counted() -> None:
-    request = fitting([window(2), weight(2)], BATCHING)
+    request = model_input([window(2), weight(2)], BATCHING)
 
-    assert [tensor.name for tensor in request.inputs] == ["weight", "window"]
+    assert [tensor.name for tensor in request.tensors] == ["weight", "window"]
     assert request.rows == 2
 
 
 def test_an_optional_input_may_be_missing() -> None:
-    assert len(fitting([window()], BATCHING).inputs) == 1
+    assert len(model_input([window()], BATCHING).tensors) == 1
 
 
 def test_what_a_model_without_batches_takes_has_no_rows_to_count() -> None:
@@ -51,7 +55,7 @@ def test_what_a_model_without_batches_takes_has_no_rows_to_count() -> None:
         "data": ["a", "b"],
     }
 
-    assert fitting([text], SINGLE).rows == 1
+    assert model_input([text], SINGLE).rows == 1
 
 
 def test_an_input_that_the_model_does_not_have_is_refused_with_those_it_has() -> None:

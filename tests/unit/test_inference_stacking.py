@@ -8,24 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtasks.errors import SinkRejected, SinkUnavailable
-from meshtasks.flows.inference.specs import Fitting
 from meshtasks.flows.inference.stacking import (
     Inference,
-    Served,
-    serve,
+    StackResults,
+    infer_stacked,
     split,
     stacked,
     stacks,
 )
-from meshtasks.flows.inference.tensors import Tensor
+from meshtasks.flows.inference.tensors import ModelInput, Tensor
 
 WIDTH = 3
 
 
-def request(first: int, rows: int = 1, width: int = WIDTH) -> Fitting:
+def request(first: int, rows: int = 1, width: int = WIDTH) -> ModelInput:
     """Rows whose values count up from ``first``."""
     data = list(range(first, first + rows * width))
-    return Fitting((Tensor("x", "INT32", (rows, width), data),), rows)
+    return ModelInput((Tensor("x", "INT32", (rows, width), data),), rows)
 
 
 def doubled(inputs: Sequence[Tensor]) -> Inference:
@@ -35,18 +34,18 @@ def doubled(inputs: Sequence[Tensor]) -> Inference:
 
 
 def ran(
-    requests: Sequence[Fitting],
+    requests: Sequence[ModelInput],
     infer: Callable[[Sequence[Tensor]], Inference] = doubled,
     limit: int = 4,
     go_on: Callable[[], bool] = lambda: True,
-) -> Served:
-    return serve(requests, limit, infer, go_on)
+) -> StackResults:
+    return infer_stacked(requests, limit, infer, go_on)
 
 
-def values(served: Served) -> dict[int, list[int]]:
+def values(served: StackResults) -> dict[int, list[int]]:
     return {
         place: answer.outputs[0].data
-        for place, answer in served.answers.items()
+        for place, answer in served.results.items()
         if isinstance(answer, Inference)
     }
 
@@ -71,7 +70,7 @@ def test_requests_of_another_shape_are_stacked_apart() -> None:
 
 def test_requests_with_other_inputs_are_stacked_apart() -> None:
     plain = request(0)
-    named = Fitting((plain.inputs[0]._replace(name="z"),), 1)
+    named = ModelInput((plain.tensors[0]._replace(name="z"),), 1)
 
     assert list(stacks([plain, named, plain], 4)) == [[0, 2], [1]]
 
@@ -81,7 +80,7 @@ def test_without_batches_each_request_goes_alone() -> None:
 
 
 def test_a_request_that_is_to_go_alone_does_so_after_the_others() -> None:
-    requests = [request(0), request(0)._replace(alone=True), request(0)]
+    requests = [request(0), request(0)._replace(single=True), request(0)]
 
     assert list(stacks(requests, 4)) == [[0, 2], [1]]
 
@@ -101,10 +100,10 @@ def test_what_is_stacked_and_split_is_what_each_would_get_alone(
     served = ran(requests, limit=limit)
 
     assert values(served) == {
-        place: doubled(each.inputs).outputs[0].data
+        place: doubled(each.tensors).outputs[0].data
         for place, each in enumerate(requests)
     }
-    for place, answer in served.answers.items():
+    for place, answer in served.results.items():
         assert isinstance(answer, Inference)
         assert answer.outputs[0].shape == (rows[place], WIDTH)
     assert served.fault is None
@@ -130,7 +129,7 @@ def test_a_stack_that_is_refused_is_halved_until_the_culprits_stand_alone() -> N
     served = ran([request(100 * n) for n in range(8)], infer, limit=8)
 
     refused = [
-        n for n, each in served.answers.items() if isinstance(each, SinkRejected)
+        n for n, each in served.results.items() if isinstance(each, SinkRejected)
     ]
     assert sorted(refused) == [3, 6]
     assert sorted(values(served)) == [0, 1, 2, 4, 5, 7]

@@ -19,8 +19,8 @@ from meshtasks.config.loader import load_yaml
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.contract import HANDLERS
 from meshtasks.flows.inference.config import ModelBook
-from meshtasks.flows.inference.config import transform as transform_results
-from meshtasks.flows.inference.requests import request_of
+from meshtasks.flows.inference.handler import result_points
+from meshtasks.flows.inference.messages import request_of
 from meshtasks.flows.metric_points import Transformed, metric_points
 from meshtasks.flows.readings.transform import transform as transform_readings
 from meshtasks.flows.webhooks.handler import (
@@ -98,7 +98,7 @@ def metrics(records: Any, envelopes: Any) -> tuple[list[str], int]:
 
 
 def results(records: Any, envelopes: Any) -> tuple[list[str], int]:
-    return points(transform_results(records, envelopes, MODELS))
+    return points(result_points(records, envelopes, MODELS))
 
 
 def requests(records: Any, envelopes: Any) -> tuple[list[str], int]:

@@ -1,34 +1,68 @@
-"""One model is asked everything that a batch wants of it."""
+"""Runs one model on all requests of a batch to it, and publishes the results."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from meshtasks.flows.sinks import SinkKey, Sinks
-
-if TYPE_CHECKING:
-    from meshtasks.flows.inference.triton import Triton
-
-
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.amqp.queues import QUEUES
 from meshtasks.errors import (
     InvalidMessage,
+    MeshError,
     SinkRejected,
     SinkUnavailable,
     Transient,
 )
-from meshtasks.flows.inference.health import health
-from meshtasks.flows.inference.replies import Answers
-from meshtasks.flows.inference.requests import Request
-from meshtasks.flows.inference.specs import Fitting, ModelCrashed, ModelSpec, fitting
-from meshtasks.flows.inference.stacking import Inference, Served, serve
+from meshtasks.flows.inference.config import MEASUREMENT
+from meshtasks.flows.inference.messages import (
+    ModelRequest,
+    RequestOrigin,
+    error_message,
+    result_message,
+)
+from meshtasks.flows.inference.stacking import Inference, ModelCrashed, infer_stacked
+from meshtasks.flows.inference.tensors import (
+    ModelInput,
+    ModelSpec,
+    model_input,
+)
 from meshtasks.flows.pipeline import give_alerts
-from meshtasks.outcome import Outcome, Retry, outcome_of
+from meshtasks.flows.sinks import PUBLISHER, SinkKey, Sinks
+from meshtasks.outcome import DONE, Outcome, Retry, outcome_of
+from meshtasks.rules.config import ThresholdRule
+from meshtasks.rules.evaluation import Watched
+from meshtasks.rules.series import Series
+
+if TYPE_CHECKING:
+    from meshtasks.flows.inference.triton import Triton
+
+RESULTS_QUEUE = "ai.inference.results"
 
 _OUT_OF_TIME = Retry("the requests before it took too long", tried=False)
+
+_HEALTH_FIELD = "healthy"
+#: Triton's Python backend does not start a model's process again when it dies: the
+#: server stays ready, and every request to the model fails until it is loaded again.
+#: Only this alert shows it.
+_CRASHED = ThresholdRule(
+    name="model-crashed",
+    type="threshold",
+    routing_key="#",
+    metric=MEASUREMENT,
+    field=_HEALTH_FIELD,
+    below=1,
+    severity="critical",
+    title="Model {tags[model]} has crashed",
+    message=(
+        "The process of model {tags[model]} died. Triton does not start it again: "
+        "unload and load the model, or restart Triton. Until then requests to it are "
+        "tried again for a while, and end as dead letters."
+    ),
+    resolved_message="Model {tags[model]} answers again.",
+)
 
 
 def _open_triton(sinks: Sinks) -> Triton:
@@ -41,69 +75,129 @@ def _open_triton(sinks: Sinks) -> Triton:
 TRITON = SinkKey("triton", _open_triton)
 
 
-def ask_model(
-    requests: Mapping[int, Request],
+class Replies:
+    """Collects the results of requests until they are published and confirmed.
+
+    Args:
+        sinks: the process's sinks.
+        outcomes: by index in the batch; of a request with a result, only once that is
+            confirmed.
+    """
+
+    def __init__(self, sinks: Sinks, outcomes: dict[int, Outcome]) -> None:
+        self._sinks = sinks
+        self._outcomes = outcomes
+        results = sinks.settings.read(QUEUES).for_queue(RESULTS_QUEUE)
+        self._limit_bytes = results.max_message_bytes
+        self._messages: list[Outgoing] = []
+        self._collected: dict[int, Outcome] = {}
+
+    def add(self, index: int, origin: RequestOrigin, inference: Inference) -> None:
+        """Add the result of a request."""
+        try:
+            message = result_message(origin, inference, self._limit_bytes)
+        except SinkRejected as error:
+            self.refuse(index, origin, error)
+        else:
+            self._messages.append(message)
+            self._collected[index] = DONE
+
+    def refuse(
+        self,
+        index: int,
+        origin: RequestOrigin | None,
+        error: InvalidMessage | SinkRejected,
+    ) -> None:
+        """Add an error as the result of a request, which is dead; without an origin
+        there is no result."""
+        dead = outcome_of(error)
+        if origin is not None:
+            message = error_message(origin, dead.reason, self._limit_bytes)
+            self._messages.append(message)
+        self._collected[index] = dead
+
+    def publish(self) -> None:
+        """Publish what was collected; if that fails, the requests are retried."""
+        collected, messages = self._collected, self._messages
+        self._collected, self._messages = {}, []
+        try:
+            if messages:
+                self._sinks[PUBLISHER].publish(messages)
+        except MeshError as error:
+            collected = dict.fromkeys(collected, outcome_of(error))
+        self._outcomes |= collected
+
+
+def run_model(
+    requests: Mapping[int, ModelRequest],
     sinks: Sinks,
     outcomes: dict[int, Outcome],
     ends_at: float,
 ) -> Transient | None:
-    """Ask a model, answer the requesters, and say so if the model is dead.
+    """Run a model, publish its results, and raise an alert if its process died.
 
     Args:
-        requests: to one version of one model, by place in the batch.
+        requests: to one version of one model, by index in the batch.
         sinks: the process's sinks.
         outcomes: gets the outcome of each request.
-        ends_at: monotonic seconds; what is not asked by then is for later.
+        ends_at: monotonic seconds; what is not sent by then is retried.
 
     Returns:
-        The fault that put an end to it, if one did.
+        The fault that ended it, if one did.
     """
     began_at = time.monotonic()
-    answers = Answers(sinks, outcomes)
+    replies = Replies(sinks, outcomes)
     try:
-        spec, fits = _fits(requests, sinks, answers, began_at)
+        spec, inputs = _inputs(requests, sinks, replies, began_at)
     except SinkRejected as error:
-        for place, request in requests.items():
-            answers.refuse(place, request.origin, error)
-        answers.publish()
+        for index, request in requests.items():
+            replies.refuse(index, request.origin, error)
+        replies.publish()
         return None
     except Transient as fault:
         outcomes |= dict.fromkeys(requests, outcome_of(fault))
         return fault
-    served = serve(
-        list(fits.values()),
+    run = infer_stacked(
+        list(inputs.values()),
         spec.max_batch_size,
-        lambda inputs: sinks[TRITON].infer(spec, inputs),
+        lambda tensors: sinks[TRITON].infer(spec, tensors),
         lambda: time.monotonic() < ends_at,
     )
-    places = list(fits)
-    for number, answer in served.answers.items():
-        place = places[number]
-        if isinstance(answer, Inference):
-            answers.give(place, requests[place].origin, answer)
-        else:
-            answers.refuse(place, requests[place].origin, answer)
-    answers.publish()
-    outcomes |= _unanswered(places, served)
-    crashed = isinstance(served.fault, ModelCrashed)
-    # That it answers is said once a minute: whenever it was asked what it takes.
-    if crashed or (served.answers and spec.read_at >= began_at):
+    for number, index in enumerate(inputs):
+        result = run.results.get(number)
+        if isinstance(result, Inference):
+            replies.add(index, requests[index].origin, result)
+        elif result is not None:
+            replies.refuse(index, requests[index].origin, result)
+        elif run.fault is None:
+            outcomes[index] = _OUT_OF_TIME
+        elif isinstance(run.fault, SinkUnavailable) and number not in run.tried:
+            outcomes[index] = not_tried(run.fault)
+        else:  # a model that is at fault is so for every request
+            outcomes[index] = outcome_of(run.fault)
+    replies.publish()
+    crashed = isinstance(run.fault, ModelCrashed)
+    # That it works is recorded once a minute: whenever its description was read.
+    if crashed or (run.results and spec.read_at >= began_at):
         now = time.time()
-        give_alerts([health(spec.name, crashed=crashed, now=now)], now, sinks)
-    return served.fault
+        give_alerts([_health(spec.name, crashed=crashed, now=now)], now, sinks)
+    return run.fault
 
 
-def spared(fault: Transient) -> Outcome:
-    """The outcome of a request that was spared a fault which others met."""
+def not_tried(fault: Transient) -> Outcome:
+    """The outcome of a request that was not sent because of a fault of others."""
     outcome = outcome_of(fault)
     return replace(outcome, tried=False) if isinstance(outcome, Retry) else outcome
 
 
-def _fits(
-    requests: Mapping[int, Request], sinks: Sinks, answers: Answers, began_at: float
-) -> tuple[ModelSpec, dict[int, Fitting]]:
-    """What the model takes, and the requests that fit, by place; others are refused,
-    though not before the model was asked again since the batch began.
+def _inputs(
+    requests: Mapping[int, ModelRequest],
+    sinks: Sinks,
+    replies: Replies,
+    began_at: float,
+) -> tuple[ModelSpec, dict[int, ModelInput]]:
+    """What the model takes, and the requests that fit, by index; others are refused,
+    though not before the model's description was read since the batch began.
 
     Raises:
         SinkRejected: there is no such model.
@@ -112,39 +206,31 @@ def _fits(
     first = next(iter(requests.values()))
     model, version = first.origin.model, first.version
     spec = sinks[TRITON].model(model, version)
-    fits, misfits = _sorted_out(requests, spec)
+    inputs, misfits = _sorted_out(requests, spec)
     if misfits and spec.read_at < began_at:
         spec = sinks[TRITON].model(model, version, max_age_seconds=0.0)
-        fits, misfits = _sorted_out(requests, spec)
-    for place, error in misfits.items():
-        answers.refuse(place, requests[place].origin, error)
-    return spec, fits
+        inputs, misfits = _sorted_out(requests, spec)
+    for index, error in misfits.items():
+        replies.refuse(index, requests[index].origin, error)
+    return spec, inputs
 
 
 def _sorted_out(
-    requests: Mapping[int, Request], spec: ModelSpec
-) -> tuple[dict[int, Fitting], dict[int, InvalidMessage]]:
-    fits: dict[int, Fitting] = {}
+    requests: Mapping[int, ModelRequest], spec: ModelSpec
+) -> tuple[dict[int, ModelInput], dict[int, InvalidMessage]]:
+    inputs: dict[int, ModelInput] = {}
     misfits: dict[int, InvalidMessage] = {}
-    for place, request in requests.items():
+    for index, request in requests.items():
         try:
-            fits[place] = fitting(request.inputs, spec, alone=request.alone)
+            inputs[index] = model_input(request.inputs, spec, single=request.single)
         except InvalidMessage as error:
-            misfits[place] = error
-    return fits, misfits
+            misfits[index] = error
+    return inputs, misfits
 
 
-def _unanswered(places: Sequence[int], served: Served) -> dict[int, Outcome]:
-    """Outcomes of the requests that were not answered, by place in the batch."""
-    fault = served.fault
-    outcomes: dict[int, Outcome] = {}
-    for number, place in enumerate(places):
-        if number in served.answers:
-            continue
-        if fault is None:
-            outcomes[place] = _OUT_OF_TIME
-        elif isinstance(fault, SinkUnavailable) and number not in served.tried:
-            outcomes[place] = spared(fault)
-        else:  # a model that is at fault is so for every request
-            outcomes[place] = outcome_of(fault)
-    return outcomes
+def _health(model: str, *, crashed: bool, now: float) -> Watched:
+    """A sample for the rule on crashed models."""
+    tags = (("model", model),)
+    key = f"{MEASUREMENT},model={model} {_HEALTH_FIELD}="
+    series = Series(key, MEASUREMENT, "", field=_HEALTH_FIELD, tags=tags)
+    return Watched(series, (_CRASHED,), [(now, 0.0 if crashed else 1.0)])

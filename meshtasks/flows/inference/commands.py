@@ -13,8 +13,12 @@ from meshtasks.amqp.connecting import subscribed
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.errors import NoAnswer, SinkRejected
 from meshtasks.flows.command import Arguments, Command
-from meshtasks.flows.inference.requests import ModelName, RequestId, Version
-from meshtasks.flows.inference.results import AI_EXCHANGE
+from meshtasks.flows.inference.messages import (
+    AI_EXCHANGE,
+    ModelName,
+    RequestId,
+    Version,
+)
 from meshtasks.flows.inference.tensors import JsonTensor
 from meshtasks.flows.sinks import PUBLISHER, Sinks
 

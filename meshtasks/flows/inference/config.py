@@ -1,15 +1,10 @@
-"""The AI pipeline: what is made of the results of each model (config/models.yaml).
-
-A result becomes a metric, ``inference``, with the tags and fields that models.yaml
-names, one for each row of a batch; and from there on it is treated as a metric: one
-point, and rules that watch its fields.
-"""
+"""config/models.yaml: metrics and alerts made of the results of each model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import (
     BaseModel,
@@ -24,14 +19,10 @@ from pydantic_core import InitErrorDetails
 
 from meshtasks.config.faults import fault, refuse_all
 from meshtasks.config.settings import ConfigFile, Settings
-from meshtasks.errors import ConfigError, InvalidMessage, SchemaMismatch
-from meshtasks.flows.inference.requests import ModelName
-from meshtasks.flows.inference.results import InferenceResult
-from meshtasks.flows.inference.tensors import JsonTensor, tensor_of
-from meshtasks.flows.metric_points import Transformed, metric_points
-from meshtasks.outcome import Dead
-from meshtasks.records.envelope import Envelope
-from meshtasks.records.models import Metric, Number, explain
+from meshtasks.errors import ConfigError, SchemaMismatch
+from meshtasks.flows.inference.messages import InferenceResult, ModelName
+from meshtasks.flows.inference.tensors import JsonTensor
+from meshtasks.records.models import Number, explain
 from meshtasks.rules.config import RuleBook, ThresholdRule
 
 #: Measurement of the points.
@@ -105,7 +96,7 @@ class Score(BaseModel):
 
 
 def _of_results(rule: object) -> object:
-    """A threshold rule of models.yaml need not say that it is one, nor of what."""
+    """A threshold rule of models.yaml has no type, routing key or metric of its own."""
     if not isinstance(rule, dict):
         return rule
     if given := {"type", "routing_key", "metric", "sensors"} & rule.keys():
@@ -153,7 +144,7 @@ class ModelSteps(BaseModel):
         Raises:
             SchemaMismatch: the outputs are not what models.yaml says.
         """
-        outputs = {each["name"]: each for each in result.get("outputs") or ()}
+        outputs = {output["name"]: output for output in result.get("outputs") or ()}
         rows: list[dict[str, float]] = []
         for score in self.scores:
             if score.output not in outputs:
@@ -176,9 +167,8 @@ class ModelBook(BaseModel):
     """config/models.yaml.
 
     Attributes:
-        answer_timeout_seconds: how long a model may take to answer.
-        models: name → what is made of its results. Of a model that is not named
-            there are points of its latency.
+        answer_timeout_seconds: how long a model may take.
+        models: by name. A model that is not named has points of its latency.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -204,73 +194,11 @@ class ModelBook(BaseModel):
     def _repeated_alerts(self) -> Iterator[InitErrorDetails]:
         seen: set[str] = set()
         for model, steps in self.models.items():
-            for place, rule in enumerate(steps.alerts):
+            for index, rule in enumerate(steps.alerts):
                 if rule.name in seen:
                     reason = f"rule names must be unique; twice: {rule.name}"
-                    yield fault(reason, "models", model, "alerts", place, "name")
+                    yield fault(reason, "models", model, "alerts", index, "name")
                 seen.add(rule.name)
-
-
-def transform(
-    results: Sequence[InferenceResult], envelopes: Sequence[Envelope], book: ModelBook
-) -> Transformed:
-    """Results as metrics: points, and the samples that rules watch.
-
-    Args:
-        results: the results.
-        envelopes: the message each came in.
-        book: what is made of the results of each model.
-
-    Returns:
-        As of metrics; a result of several rows has as many points.
-    """
-    metrics: list[Metric] = []
-    places: list[int] = []
-    dead: dict[int, Dead] = {}
-    for place, result in enumerate(results):
-        try:
-            found = _metrics(result, book.models.get(result["model"], ModelSteps()))
-        except InvalidMessage as error:
-            dead[place] = Dead(str(error), type(error).__name__)
-            continue
-        metrics += found
-        places += [place] * len(found)
-    origins = [envelopes[place] for place in places]
-    points = metric_points(metrics, origins, book.rules)
-    dead |= {places[index]: why for index, why in points.dead.items()}
-    return points._replace(indices=[places[each] for each in points.indices], dead=dead)
-
-
-def _metrics(result: InferenceResult, steps: ModelSteps) -> list[Metric]:
-    tags = _tags(result, steps)
-    timestamp = result.get("timestamp")
-    if result.get("error") is not None:
-        fields: dict[str, Any] = {OK: False}
-        return [_metric(tags, fields, timestamp)]
-    if result.get("outputs") is None:
-        message = "outputs: this field is missing, and there is no error either"
-        raise SchemaMismatch(message)
-    for output in result["outputs"] or ():
-        tensor_of(output)  # refuses what is none
-    rows = steps.rows(result)
-    common = {OK: True, LATENCY: result.get("latency_ms")}
-    return [
-        _metric(
-            tags if len(rows) == 1 else {**tags, "row": row},
-            {**common, **scores},
-            timestamp,
-        )
-        for row, scores in enumerate(rows)
-    ]
-
-
-def _tags(result: Mapping[str, Any], steps: ModelSteps) -> dict[str, Any]:
-    named = {name: result.get(name) for name in steps.tags}
-    return {**named, "model": result["model"]}
-
-
-def _metric(tags: dict[str, Any], fields: dict[str, Any], timestamp: Any) -> Metric:
-    return {"name": MEASUREMENT, "fields": fields, "tags": tags, "timestamp": timestamp}
 
 
 def _check(_book: ModelBook, settings: Settings) -> Iterator[ConfigError]:

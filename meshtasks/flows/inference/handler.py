@@ -1,15 +1,8 @@
-"""ai.inference.requests and ai.inference.results: models are asked, and what they
-answer becomes points and alerts.
+"""The handlers of ``ai.inference.requests`` and ``ai.inference.results``.
 
-Requests come in batches because models are fastest in batches: those to one model
-are stacked (see :mod:`meshtasks.flows.inference.stacking`). Whoever asked gets an
-answer, published to the exchange ``ai`` as ``ai.result.<model>``: the model's outputs,
-or why there are none. Only while nobody can tell (the server is down, the model is
-not loaded) do requests wait in the broker; one that is given up after its retries is
-answered with the reason, too.
-
-A rerun is harmless: models have no memory, and the same request gives a result of
-the same message id. Results are treated as metrics are.
+A result becomes a metric, ``inference``, with the tags and fields that models.yaml
+names, one for each row of a batch. From there on it is a metric: one point, and rules
+that watch its fields.
 """
 
 from __future__ import annotations
@@ -25,43 +18,65 @@ from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.config.settings import Settings
-from meshtasks.errors import InvalidMessage, SinkUnavailable, Transient
+from meshtasks.errors import InvalidMessage, SchemaMismatch, SinkUnavailable, Transient
 from meshtasks.flows.contract import Batch, handles
-from meshtasks.flows.inference.client import TRITON, ask_model, spared
-from meshtasks.flows.inference.config import MODELS, transform
-from meshtasks.flows.inference.replies import RESULTS_QUEUE, Answers
-from meshtasks.flows.inference.requests import Request, origin_of, request_of
-from meshtasks.flows.inference.results import InferenceResult, error_message
+from meshtasks.flows.inference.client import (
+    RESULTS_QUEUE,
+    TRITON,
+    Replies,
+    not_tried,
+    run_model,
+)
+from meshtasks.flows.inference.config import (
+    LATENCY,
+    MEASUREMENT,
+    MODELS,
+    OK,
+    ModelBook,
+    ModelSteps,
+)
+from meshtasks.flows.inference.messages import (
+    InferenceResult,
+    ModelRequest,
+    error_message,
+    origin_of,
+    request_of,
+)
+from meshtasks.flows.inference.tensors import tensor_of
+from meshtasks.flows.metric_points import Transformed, metric_points
 from meshtasks.flows.pipeline import store_points
 from meshtasks.flows.sinks import RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.json_text import objects_one_a_line
+from meshtasks.records.models import Metric
 
 
-def _refuses_requests(
+def _dead_requests(
     records: Sequence[dict[str, Any]],
     envelopes: Sequence[Envelope],
     _settings: Settings,
 ) -> Mapping[int, Dead]:
     dead: dict[int, Dead] = {}
-    for place, (record, envelope) in enumerate(zip(records, envelopes, strict=True)):
+    for index, (record, envelope) in enumerate(zip(records, envelopes, strict=True)):
         try:
             request_of(record, envelope)
         except InvalidMessage as error:
-            dead[place] = Dead(str(error), type(error).__name__)
+            dead[index] = Dead(str(error), type(error).__name__)
     return dead
 
 
-def _refuses_results(
+def _dead_results(
     results: Sequence[InferenceResult],
     envelopes: Sequence[Envelope],
     settings: Settings,
 ) -> Mapping[int, Dead]:
-    return transform(results, envelopes, settings.read(MODELS)).dead
+    return result_points(results, envelopes, settings.read(MODELS)).dead
 
 
-def _tell_askers(requests: Envelope, reason: str, settings: Settings) -> list[Outgoing]:
+def _results_given_up(
+    requests: Envelope, reason: str, settings: Settings
+) -> list[Outgoing]:
     limit_bytes = settings.read(QUEUES).for_queue(RESULTS_QUEUE).max_message_bytes
     origins = [
         origin_of(record, requests)
@@ -69,15 +84,15 @@ def _tell_askers(requests: Envelope, reason: str, settings: Settings) -> list[Ou
         if isinstance(record, dict)
     ]
     return [
-        Outgoing(*error_message(origin, reason, limit_bytes))
+        error_message(origin, reason, limit_bytes)
         for origin in origins
         if origin is not None
     ]
 
 
 def _values(body: bytes) -> list[Any]:
-    """What the members of a body are, as far as they can be read: it may have taken
-    the pool process down before anybody did."""
+    """The members of a body, as far as they can be read: it may have killed the pool
+    process before it was decoded."""
     try:
         content = from_json(body)
     except ValueError:
@@ -92,57 +107,116 @@ def _values(body: bytes) -> list[Any]:
     "ai.inference.requests",
     record=dict[str, Any],
     sinks=(TRITON, RULE_STATE),
-    refuses=_refuses_requests,
-    gives_up=_tell_askers,
+    refuses=_dead_requests,
+    gives_up=_results_given_up,
 )
 def ask_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
-    """Ask models, and publish what they answer."""
+    """Run models on requests, and publish the results."""
     outcomes: dict[int, Outcome] = {}
     limits = sinks.settings.read(QUEUES).for_queue(batch.queue)
     ends_at = time.monotonic() + limits.time_limit_seconds / 2
     fault: Transient | None = None
-    for requests in _by_model(batch, Answers(sinks, outcomes)):
+    for requests in _by_model(batch, Replies(sinks, outcomes)):
         if isinstance(fault, SinkUnavailable):
-            outcomes |= dict.fromkeys(requests, spared(fault))
+            outcomes |= dict.fromkeys(requests, not_tried(fault))
         else:
-            fault = ask_model(requests, sinks, outcomes, ends_at)
-    return [outcomes[place] for place in range(len(batch.records))]
+            fault = run_model(requests, sinks, outcomes, ends_at)
+    return [outcomes[index] for index in range(len(batch.records))]
 
 
 @handles(
     "ai.inference.results",
     record=InferenceResult,
     sinks=(TIMESERIES, RULE_STATE),
-    refuses=_refuses_results,
+    refuses=_dead_results,
 )
 def evaluate_results(batch: Batch[InferenceResult], sinks: Sinks) -> list[Outcome]:
-    """Store scores and latencies, and look at them with the rules of models.yaml."""
-    points = transform(batch.records, batch.envelopes, sinks.settings.read(MODELS))
+    """Store scores and latencies, and apply the rules of models.yaml to them."""
+    points = result_points(batch.records, batch.envelopes, sinks.settings.read(MODELS))
     return store_points(batch, points, sinks)
 
 
 def _by_model(
-    batch: Batch[dict[str, Any]], answers: Answers
-) -> Iterable[dict[int, Request]]:
-    """The requests to each version of each model, by place in the batch; what is no
+    batch: Batch[dict[str, Any]], replies: Replies
+) -> Iterable[dict[int, ModelRequest]]:
+    """The requests to each version of each model, by index in the batch; what is no
     request is refused."""
-    models: dict[tuple[str, str], dict[int, Request]] = {}
+    models: dict[tuple[str, str], dict[int, ModelRequest]] = {}
     records = zip(batch.records, batch.envelopes, strict=True)
-    for place, (record, envelope) in enumerate(records):
+    for index, (record, envelope) in enumerate(records):
         try:
             request = request_of(record, envelope)
         except InvalidMessage as error:
-            answers.refuse(place, origin_of(record, envelope), error)
+            replies.refuse(index, origin_of(record, envelope), error)
         else:
             # One that met a fault in a stack may have been what brought it about.
             if _was_tried(envelope):
-                request = request._replace(alone=True)
+                request = request._replace(single=True)
             model = request.origin.model, request.version
-            models.setdefault(model, {})[place] = request
-    answers.publish()
+            models.setdefault(model, {})[index] = request
+    replies.publish()
     return models.values()
 
 
 def _was_tried(envelope: Envelope) -> bool:
     attempt = envelope.headers.get(headers.ATTEMPT)
     return isinstance(attempt, int) and attempt > 0
+
+
+def result_points(
+    results: Sequence[InferenceResult], envelopes: Sequence[Envelope], book: ModelBook
+) -> Transformed:
+    """Results as metrics: points, and the samples that rules watch.
+
+    Args:
+        results: the results.
+        envelopes: the message each came in.
+        book: the steps of each model.
+
+    Returns:
+        As of metrics; a result of several rows has as many points.
+    """
+    metrics: list[Metric] = []
+    indices: list[int] = []
+    dead: dict[int, Dead] = {}
+    for index, result in enumerate(results):
+        try:
+            found = _metrics(result, book.models.get(result["model"], ModelSteps()))
+        except InvalidMessage as error:
+            dead[index] = Dead(str(error), type(error).__name__)
+            continue
+        metrics += found
+        indices += [index] * len(found)
+    origins = [envelopes[index] for index in indices]
+    points = metric_points(metrics, origins, book.rules)
+    dead |= {indices[number]: why for number, why in points.dead.items()}
+    of_points = [indices[number] for number in points.indices]
+    return points._replace(indices=of_points, dead=dead)
+
+
+def _metrics(result: InferenceResult, steps: ModelSteps) -> list[Metric]:
+    fields_of_result: Mapping[str, Any] = result
+    tags = {name: fields_of_result.get(name) for name in steps.tags}
+    tags["model"] = result["model"]
+    timestamp = result.get("timestamp")
+    if result.get("error") is not None:
+        return [_metric(tags, {OK: False}, timestamp)]
+    if result.get("outputs") is None:
+        message = "outputs: this field is missing, and there is no error either"
+        raise SchemaMismatch(message)
+    for output in result["outputs"] or ():
+        tensor_of(output)  # refuses what is none
+    rows = steps.rows(result)
+    common = {OK: True, LATENCY: result.get("latency_ms")}
+    return [
+        _metric(
+            tags if len(rows) == 1 else {**tags, "row": row},
+            {**common, **scores},
+            timestamp,
+        )
+        for row, scores in enumerate(rows)
+    ]
+
+
+def _metric(tags: dict[str, Any], fields: dict[str, Any], timestamp: Any) -> Metric:
+    return {"name": MEASUREMENT, "fields": fields, "tags": tags, "timestamp": timestamp}

@@ -1,9 +1,9 @@
-"""Many requests to one model become few: rows stacked along the batch axis.
+"""Many requests to one model become few: rows stacked along the batch axis; pure.
 
 A request to a model costs the round trip whatever is in it, and models (on a GPU
 above all) compute many rows in little more than the time of one. So requests whose
-tensors have the same shapes apart from the batch are sent as one, and the answer is
-cut into theirs.
+tensors have the same shapes apart from the batch are sent as one, and the result is
+split into theirs.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from meshtasks.errors import SinkRejected, Transient
-from meshtasks.flows.inference.specs import Fitting
-from meshtasks.flows.inference.tensors import Tensor
+from meshtasks.flows.inference.tensors import ModelInput, Tensor
 
 
 class Inference(NamedTuple):
-    """What a model answered.
+    """What a model returned.
 
     Attributes:
-        version: of the model that answered.
+        version: of the model that was run.
         outputs: its outputs.
-        latency_ms: how long that took, from our side, in a stack or alone.
+        latency_ms: how long that took, from our side, in a stack or single.
     """
 
     version: str
@@ -32,115 +31,120 @@ class Inference(NamedTuple):
     latency_ms: float
 
 
-class Served(NamedTuple):
-    """What became of the requests to one model, by their places.
+class StackResults(NamedTuple):
+    """Results of requests to one model, by their indices.
 
     Attributes:
-        answers: the answers, and the refusals.
-        fault: what put an end to it before all were served; None at the end.
+        results: the inferences, and the refusals.
+        fault: what ended it before all requests were sent; None at the end.
         tried: those that met the fault.
     """
 
-    answers: dict[int, Inference | SinkRejected]
+    results: dict[int, Inference | SinkRejected]
     fault: Transient | None
     tried: frozenset[int]
 
 
+class NoSuchModel(SinkRejected):
+    """The server has no such model, or not in this version."""
+
+
+class ModelNotReady(Transient):
+    """The server has the model, but it is not loaded."""
+
+
+class ModelCrashed(Transient):
+    """The model's process died; it does not run until it is loaded again."""
+
+
 class UnsplittableError(SinkRejected):
-    """The model did not answer with one row for each row of its input."""
+    """The model did not return one row for each row of its input."""
 
 
-Infer = Callable[[Sequence[Tensor]], Inference]
-
-
-def serve(
-    requests: Sequence[Fitting],
+def infer_stacked(
+    requests: Sequence[ModelInput],
     max_batch_size: int,
-    infer: Infer,
+    infer: Callable[[Sequence[Tensor]], Inference],
     go_on: Callable[[], bool],
-) -> Served:
-    """Have a model answer requests, in as few stacks as it takes.
+) -> StackResults:
+    """Run a model on requests, in as few stacks as it takes.
 
-    A stack that is refused is halved until the requests at fault stand alone: one
-    bad request does not fail its neighbours. Models have no memory, so it does no
-    harm to ask again.
+    A stack that is refused is halved until the requests at fault are single: one bad
+    request does not fail its neighbours. Models have no memory, so running one again
+    does no harm.
 
     Args:
         requests: to one model.
-        max_batch_size: the most rows in a stack; 0: each request goes alone.
-        infer: asks the model.
+        max_batch_size: the most rows in a stack; 0: no stacks.
+        infer: runs the model.
         go_on: false when there is no time for another stack.
     """
-    answers: dict[int, Inference | SinkRejected] = {}
+    results: dict[int, Inference | SinkRejected] = {}
     ahead = list(stacks(requests, max_batch_size))[::-1]
     while ahead and go_on():
         stack = ahead.pop()
         try:
-            whole = infer(stacked([requests[place] for place in stack]))
-            parts = split(whole, [requests[place].rows for place in stack])
+            whole = infer(stacked([requests[index] for index in stack]))
+            parts = split(whole, [requests[index].rows for index in stack])
         except SinkRejected as refusal:
             if len(stack) == 1:
-                answers[stack[0]] = refusal
+                results[stack[0]] = refusal
             else:
                 middle = len(stack) // 2
                 ahead += [stack[middle:], stack[:middle]]
         except Transient as fault:
-            return Served(answers, fault, frozenset(stack))
+            return StackResults(results, fault, frozenset(stack))
         else:
-            answers.update(zip(stack, parts, strict=True))
-    return Served(answers, None, frozenset())
+            results.update(zip(stack, parts, strict=True))
+    return StackResults(results, None, frozenset())
 
 
-def stacks(requests: Sequence[Fitting], max_batch_size: int) -> Iterator[list[int]]:
-    """Which requests go together, by their places, in order of arrival; last those
-    that go alone.
-
-    Args:
-        requests: to one model.
-        max_batch_size: the most rows in a stack; 0: each request goes alone.
-    """
+def stacks(requests: Sequence[ModelInput], max_batch_size: int) -> Iterator[list[int]]:
+    """Which requests go together, by index, in order of arrival; last those that are
+    single. Takes what :func:`infer_stacked` takes."""
     alike: dict[tuple[object, ...], list[int]] = {}
-    alone: list[int] = []
-    for place, request in enumerate(requests):
-        if max_batch_size and not request.alone:
-            alike.setdefault(_form(request), []).append(place)
+    single: list[int] = []
+    for index, request in enumerate(requests):
+        if max_batch_size and not request.single:
+            form = tuple((tensor.name, tensor.shape[1:]) for tensor in request.tensors)
+            alike.setdefault(form, []).append(index)
         else:
-            alone.append(place)
-    for places in alike.values():
+            single.append(index)
+    for indices in alike.values():
         stack: list[int] = []
         rows = 0
-        for place in places:
-            if rows + requests[place].rows > max_batch_size:
+        for index in indices:
+            if rows + requests[index].rows > max_batch_size:
                 yield stack
                 stack, rows = [], 0
-            stack.append(place)
-            rows += requests[place].rows
+            stack.append(index)
+            rows += requests[index].rows
         yield stack
-    yield from ([place] for place in alone)
+    yield from ([index] for index in single)
 
 
-def stacked(requests: Sequence[Fitting]) -> Sequence[Tensor]:
+def stacked(requests: Sequence[ModelInput]) -> Sequence[Tensor]:
     """The inputs of one or more requests of the same form, as one request's."""
     first = requests[0]
     if len(requests) == 1:
-        return first.inputs
+        return first.tensors
     rows = sum(request.rows for request in requests)
     return [
         tensor._replace(
             shape=(rows, *tensor.shape[1:]),
             data=[
-                value for request in requests for value in request.inputs[place].data
+                value for request in requests for value in request.tensors[index].data
             ],
         )
-        for place, tensor in enumerate(first.inputs)
+        for index, tensor in enumerate(first.tensors)
     ]
 
 
 def split(whole: Inference, rows: Sequence[int]) -> list[Inference]:
-    """The answer to a stack, cut into the answers to its requests.
+    """The result of a stack, split into those of its requests.
 
     Args:
-        whole: the answer.
+        whole: the result.
         rows: of each request.
 
     Raises:
@@ -166,13 +170,7 @@ def split(whole: Inference, rows: Sequence[int]) -> list[Inference]:
     ]
 
 
-def _form(request: Fitting) -> tuple[object, ...]:
-    """Equal for requests that can be stacked."""
-    return tuple((tensor.name, tensor.shape[1:]) for tensor in request.inputs)
-
-
 def _rows(tensor: Tensor, start: int, end: int) -> Tensor:
     size = math.prod(tensor.shape[1:])
-    shape = (end - start, *tensor.shape[1:])
     data = tensor.data[start * size : end * size]
-    return Tensor(tensor.name, tensor.datatype, shape, data)
+    return tensor._replace(shape=(end - start, *tensor.shape[1:]), data=data)

@@ -1,13 +1,14 @@
-"""Tensors as they come in JSON and go out in it."""
+"""Tensors in JSON, and which of them a model takes; pure."""
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, Required
 
 from pydantic import FailFast, Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict, override
 
 from meshtasks.errors import SchemaMismatch, SinkRejected
 from meshtasks.records.models import explain
@@ -35,7 +36,7 @@ class JsonTensor(TypedDict, total=False):
     data: Required[list[Any]]
 
 
-#: Tensors of a message; the first fault is enough to tell.
+#: Tensors of a message; validation stops at the first fault.
 JsonTensors = Annotated[list[JsonTensor], Field(fail_fast=True)]
 
 
@@ -145,7 +146,121 @@ def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
         return data
     level: list[Any] = [data]
     for size in shape:
-        if any(not isinstance(each, list) or len(each) != size for each in level):
+        if any(not isinstance(part, list) or len(part) != size for part in level):
             return None
-        level = [value for each in level for value in each]
+        level = [value for part in level for value in part]
     return level
+
+
+class InputSpec(NamedTuple):
+    """An input of a model.
+
+    Attributes:
+        shape: its size along each axis, -1 for any; of the batch first where the
+            model takes batches.
+        optional: a request may leave it out.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    optional: bool
+
+    @override
+    def __str__(self) -> str:
+        """For messages: ``window (FP32 [-1, 24])``."""
+        return f"{self.name} ({self.datatype} {list(self.shape)})"
+
+
+class ModelSpec(NamedTuple):
+    """A model as its server describes it.
+
+    Attributes:
+        version: the requested one; empty for the server's choice.
+        inputs: by name.
+        max_batch_size: the most rows in one request; 0 for a model that does not
+            take batches.
+        read_at: when the server described it; monotonic seconds.
+    """
+
+    name: str
+    version: str
+    inputs: dict[str, InputSpec]
+    max_batch_size: int
+    read_at: float = 0.0
+
+
+class ModelInput(NamedTuple):
+    """A request's inputs, known to be what the model takes.
+
+    Attributes:
+        tensors: in the order of their names.
+        rows: size of the batch; 1 for a model that does not take batches.
+        single: not to be stacked with others.
+    """
+
+    tensors: tuple[Tensor, ...]
+    rows: int
+    single: bool = False
+
+
+def model_input(
+    given: Sequence[JsonTensor], spec: ModelSpec, *, single: bool = False
+) -> ModelInput:
+    """The inputs of a request to this model.
+
+    Args:
+        given: as they came.
+        spec: what the model takes.
+        single: they are not to be stacked with others.
+
+    Raises:
+        SchemaMismatch: a name, datatype, shape or value is not what the model
+            takes; the message names what is.
+    """
+    tensors = {tensor["name"]: _input(tensor, spec) for tensor in given}
+    if len(tensors) < len(given):
+        message = "inputs: the same name is given twice"
+        raise SchemaMismatch(message)
+    for expected in spec.inputs.values():
+        if expected.name not in tensors and not expected.optional:
+            message = f"{spec.name} takes the input {expected}; it is missing"
+            raise SchemaMismatch(message)
+    rows = _rows(tensors, spec) if spec.max_batch_size else 1
+    return ModelInput(tuple(tensors[name] for name in sorted(tensors)), rows, single)
+
+
+def _input(given: JsonTensor, spec: ModelSpec) -> Tensor:
+    name = given["name"]
+    expected = spec.inputs.get(name)
+    if expected is None:
+        inputs = ", ".join(map(str, spec.inputs.values()))
+        message = f"{spec.name} has no input {name}; expected {inputs}"
+        raise SchemaMismatch(message)
+    if given["datatype"] != expected.datatype:
+        message = (
+            f"{name}: expected the datatype {expected.datatype}, "
+            f"got {given['datatype']}"
+        )
+        raise SchemaMismatch(message)
+    shape = given["shape"]
+    if len(shape) != len(expected.shape) or any(
+        wanted not in (-1, size)
+        for wanted, size in zip(expected.shape, shape, strict=True)
+    ):
+        message = f"{name}: expected the shape {list(expected.shape)}, got {shape}"
+        raise SchemaMismatch(message)
+    return tensor_of(given)
+
+
+def _rows(tensors: dict[str, Tensor], spec: ModelSpec) -> int:
+    """The batch size that all inputs share."""
+    sizes = {name: tensor.shape[0] for name, tensor in tensors.items()}
+    rows = max(sizes.values(), default=0)
+    if min(sizes.values(), default=0) != rows:
+        message = f"expected all inputs to have the same batch size, got {sizes}"
+        raise SchemaMismatch(message)
+    if not 1 <= rows <= spec.max_batch_size:
+        message = f"{spec.name} takes batches of 1 to {spec.max_batch_size}, got {rows}"
+        raise SchemaMismatch(message)
+    return rows

@@ -1,9 +1,9 @@
 """Triton Inference Server, over HTTP.
 
-tritonclient brings the requests; what an answer means is decided here: which faults
+tritonclient makes the requests; this module decides what an answer means: which faults
 are of the request (400, 413, and 500 where the model itself raised), which of the
 model (404 while it is not loaded, 500 once its process died) and which of the server
-(no connection, no answer in time, 503 and whatever else comes from in front of it).
+(no connection, no answer in time, 503 and other answers of proxies).
 
 A client belongs to the thread that made it, since it runs on gevent.
 """
@@ -14,53 +14,54 @@ import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 import gevent
 import numpy as np
-import urllib3
 from geventhttpclient.response import HTTPParseError
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+from urllib3.exceptions import HTTPError
 
 from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable
+from meshtasks.flows.http import pool_manager, request
 from meshtasks.flows.inference.config import MODELS
-from meshtasks.flows.inference.specs import (
-    InputSpec,
+from meshtasks.flows.inference.stacking import (
+    Inference,
     ModelCrashed,
     ModelNotReady,
-    ModelSpec,
     NoSuchModel,
 )
-from meshtasks.flows.inference.stacking import Inference
-from meshtasks.flows.inference.tensors import DATATYPES, Tensor
+from meshtasks.flows.inference.tensors import DATATYPES, InputSpec, ModelSpec, Tensor
 from meshtasks.text import clip, ends
 from meshtasks.timing import timed
 
 CONNECT_TIMEOUT_SECONDS = 3.0
-#: For how long it is believed what a model takes.
+_PROBE_TIMEOUT_SECONDS = 5.0
+#: For how long the description of a model is kept.
 MODEL_AGE_SECONDS = 60.0
-#: How soon to ask again for a model that is not loaded, or that crashed.
+#: How soon to retry a model that is not loaded, or that crashed.
 MODEL_RETRY_SECONDS = 30.0
 #: A connection that was idle for longer is not used again. Networks between
-#: containers forget idle ones without a word (moby#31208), and what is sent then
-#: only runs into the timeout.
+#: containers drop idle ones silently (moby#31208), and what is sent then only runs
+#: into the timeout.
 _IDLE_SECONDS = 60.0
 
 _REASON_LIMIT_CHARS = 500
-#: What is wrong with nothing but the request.
-_TOO_LARGE = "413"  # which a proxy may say as well
+#: Faults of the request alone.
+_TOO_LARGE = "413"  # of a proxy as well
 _REFUSALS = frozenset({"400", _TOO_LARGE})
-#: What Triton answers when its index of models is closed to us.
+#: When Triton's index of models is closed to us.
 _CLOSED = frozenset({"400", "403"})
-#: How the client begins when an answer is not one of Triton's.
+#: The beginning of the client's text when an answer is not one of Triton's.
 _FOREIGN = ("an exception occurred in the client", "client received an empty response")
 
 
 class Triton:
-    """Asks models; each thread has its own.
+    """Runs models; each thread has its own.
 
     Args:
         url: host and port, with ``http://`` or ``https://`` or without.
@@ -89,18 +90,18 @@ class Triton:
         Args:
             name: of the model.
             version: empty for the server's choice.
-            max_age_seconds: how long ago the server may have said so.
+            max_age_seconds: greatest age of the description.
 
         Raises:
             NoSuchModel: the server does not have it.
             ModelNotReady: it is not loaded.
-            SinkUnavailable: the server did not say.
+            SinkUnavailable: the server gave no answer.
         """
         known = self._models.get((name, version))
         now = time.monotonic()
         if known is not None and now - known.read_at <= max_age_seconds:
             return known
-        with self._asking(name, version) as client:
+        with self._connected(name, version) as client:
             # A model that is being loaded has no metadata to give, and Triton
             # would keep us waiting for them until it has.
             if not client.is_model_ready(name, version):
@@ -113,18 +114,18 @@ class Triton:
 
     @timed("triton")
     def infer(self, spec: ModelSpec, inputs: Sequence[Tensor]) -> Inference:
-        """Ask a model.
+        """Run a model.
 
         Raises:
-            SinkRejected: it will not take these inputs, or fails over them; or its
-                answer holds what no message can.
+            SinkRejected: it does not take these inputs, or fails on them; or its
+                outputs cannot be put into a message.
             ModelNotReady: it is not loaded any more.
             ModelCrashed: its process is dead.
-            SinkUnavailable: it did not answer.
+            SinkUnavailable: the server gave no answer.
         """
         given = [_infer_input(tensor) for tensor in inputs]
         try:
-            with self._asking(spec.name, spec.version) as client:
+            with self._connected(spec.name, spec.version) as client:
                 began_at = time.monotonic()
                 result = client.infer(spec.name, given, model_version=spec.version)
                 latency_ms = (time.monotonic() - began_at) * 1000
@@ -136,7 +137,7 @@ class Triton:
             raise
 
     def probe(self) -> None:
-        """See whether the server lives. Ready it is only if each of its models is.
+        """Check that the server lives; it is ready only if each of its models is.
 
         Without the client: every thread that uses one costs two file descriptors,
         and probes run in threads of their own.
@@ -144,16 +145,17 @@ class Triton:
         Raises:
             SinkUnavailable: it does not.
         """
-        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=5.0)
-        with urllib3.PoolManager(timeout=timeout, retries=False) as http:
-            try:
-                status = http.request("GET", f"{self._url}/v2/health/live").status
-            except urllib3.exceptions.HTTPError as error:
-                what = f"cannot be reached: {error}"
-                raise self._unavailable(what) from error
-        if status != 200:  # noqa: PLR2004 - HTTP's OK
-            what = f"answered {status} when asked whether it lives"
-            raise self._unavailable(what)
+        http, url = pool_manager(maxsize=1), f"{self._url}/v2/health/live"
+        try:
+            answer = request(http, "GET", url, timeout_seconds=_PROBE_TIMEOUT_SECONDS)
+        except HTTPError as error:
+            reason = f"cannot be reached: {error}"
+            raise self._unavailable(reason) from error
+        finally:
+            http.clear()
+        if answer.status != HTTPStatus.OK:
+            reason = f"answered {answer.status} to its health check"
+            raise self._unavailable(reason)
 
     def close(self) -> None:
         """Close the connection."""
@@ -162,7 +164,7 @@ class Triton:
             client.close()
 
     @contextmanager
-    def _asking(self, model: str, version: str) -> Iterator[InferenceServerClient]:
+    def _connected(self, model: str, version: str) -> Iterator[InferenceServerClient]:
         """A client, whose faults become ours."""
         # The client bounds each read, so a server that drips would hold it for ever.
         longest_seconds = CONNECT_TIMEOUT_SECONDS + self._answer_timeout_seconds
@@ -172,19 +174,17 @@ class Triton:
                     yield self._open()
             except InferenceServerException as error:
                 raise self._meaning(error, model, version) from error
-        except TimeoutError as error:
+        except (TimeoutError, OSError, HTTPParseError, ValueError, KeyError) as error:
             self.close()
-            limit = f"{self._answer_timeout_seconds:g} s"
-            what = f"did not answer within {limit} when asked for {model}"
-            raise self._unavailable(what) from error
-        except (OSError, HTTPParseError) as error:
-            self.close()
-            what = f"cannot be reached: {error}"
-            raise self._unavailable(what) from error
-        except (ValueError, KeyError) as error:
-            self.close()
-            what = f"does not answer as Triton does: {error!r}"
-            raise self._unavailable(what) from error
+            match error:
+                case TimeoutError():
+                    limit = f"{self._answer_timeout_seconds:g} s"
+                    reason = f"did not answer within {limit} when asked for {model}"
+                case OSError() | HTTPParseError():
+                    reason = f"cannot be reached: {error}"
+                case _:
+                    reason = f"does not answer as Triton does: {error!r}"
+            raise self._unavailable(reason) from error
         self._used_at = time.monotonic()
 
     def _open(self) -> InferenceServerClient:
@@ -204,62 +204,56 @@ class Triton:
     def _meaning(
         self, error: InferenceServerException, model: str, version: str
     ) -> MeshError:
-        status, said = error.status(), _said(error)
-        if said.startswith(_FOREIGN) and status != _TOO_LARGE:
-            # before all else: whoever it is may say 400, too
+        status, text = error.status(), _text(error)
+        if text.startswith(_FOREIGN) and status != _TOO_LARGE:
+            # before all else: other services may answer 400, too
             return self._unavailable(f"answered {status}, and not as Triton does")
         if status is None or status in _REFUSALS:
-            return SinkRejected(f"{model} refused: {said}")
-        if status == "404" and "unknown model" in said:
-            return self._absent(model, version, said)
-        if status == "500" and "Stub process" in said and "not healthy" in said:
-            return ModelCrashed(f"{model}: {said}", MODEL_RETRY_SECONDS)
+            return SinkRejected(f"{model} refused: {text}")
+        if status == "404" and "unknown model" in text:
+            return self._absent(model, version, text)
+        if status == "500" and "Stub process" in text and "not healthy" in text:
+            return ModelCrashed(f"{model}: {text}", MODEL_RETRY_SECONDS)
         if status == "500":
-            return SinkRejected(f"{model} failed: {said}")
-        return self._unavailable(f"answered {status}: {said}")
+            return SinkRejected(f"{model} failed: {text}")
+        return self._unavailable(f"answered {status}: {text}")
 
-    def _absent(self, model: str, version: str, said: str) -> MeshError:
-        """Why a model cannot be asked: there is none, or it is not loaded."""
+    def _absent(self, model: str, version: str, reason: str) -> MeshError:
+        """Why a model cannot be run: there is none, or it is not loaded."""
         try:
             index = self._open().get_model_repository_index()
         except InferenceServerException as error:
-            answer = f"{model}: {said}"
-            if error.status() in _CLOSED and not _said(error).startswith(_FOREIGN):
-                return ModelNotReady(answer, MODEL_RETRY_SECONDS)
-            return self._unavailable(f"answered {error.status()}: {_said(error)}")
-        found = [each for each in index if each["name"] == model]
+            if error.status() in _CLOSED and not _text(error).startswith(_FOREIGN):
+                return ModelNotReady(f"{model}: {reason}", MODEL_RETRY_SECONDS)
+            return self._unavailable(f"answered {error.status()}: {_text(error)}")
+        found = [entry for entry in index if entry["name"] == model]
         if not found:
-            names = ", ".join(sorted({each["name"] for each in index})) or "none"
+            names = ", ".join(sorted({entry["name"] for entry in index})) or "none"
             text = f"there is no model {model}; there are: {names}"
             return NoSuchModel(clip(text, _REASON_LIMIT_CHARS))
-        versions = {str(each["version"]): each for each in found if "version" in each}
+        versions = [str(entry["version"]) for entry in found if "version" in entry]
         if version and versions and version not in versions:
             text = f"{model} has no version {version}; it has {', '.join(versions)}"
             return NoSuchModel(text)
-        states = {f"{each.get('state', 'not loaded')}" for each in found}
-        reasons = {each["reason"] for each in found if each.get("reason")}
+        states = {str(entry.get("state", "not loaded")) for entry in found}
+        reasons = {entry["reason"] for entry in found if entry.get("reason")}
         text = f"{model} is {', '.join(sorted(states | reasons))}"
         return ModelNotReady(
             clip(_flat(text), _REASON_LIMIT_CHARS), MODEL_RETRY_SECONDS
         )
 
-    def _unavailable(self, what: str) -> SinkUnavailable:
-        return SinkUnavailable("triton", f"Triton at {self._host} {what}")
+    def _unavailable(self, reason: str) -> SinkUnavailable:
+        return SinkUnavailable("triton", f"Triton at {self._host} {reason}")
 
 
 def _spec(
     name: str, version: str, metadata: dict[str, Any], config: dict[str, Any]
 ) -> ModelSpec:
-    optional = {each["name"] for each in config["input"] if each.get("optional")}
-    inputs = {
-        each["name"]: InputSpec(
-            each["name"],
-            each["datatype"],
-            tuple(map(int, each["shape"])),
-            each["name"] in optional,
-        )
-        for each in metadata["inputs"]
-    }
+    optional = {part["name"] for part in config["input"] if part.get("optional")}
+    inputs = {}
+    for part in metadata["inputs"]:
+        key, shape = part["name"], tuple(map(int, part["shape"]))
+        inputs[key] = InputSpec(key, part["datatype"], shape, key in optional)
     return ModelSpec(name, version, inputs, int(config.get("max_batch_size", 0)))
 
 
@@ -281,8 +275,8 @@ def _outputs(result: Any) -> tuple[Tensor, ...]:
     return tuple(outputs)
 
 
-def _said(error: InferenceServerException) -> str:
-    """What Triton said, less the id that it gives to requests without one."""
+def _text(error: InferenceServerException) -> str:
+    """Triton's message, without the id that it gives to requests without one."""
     text = str(error.message()).removeprefix("[request id: <id_unknown>] ")
     return ends(_flat(text), _REASON_LIMIT_CHARS)
 

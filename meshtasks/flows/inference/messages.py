@@ -1,0 +1,258 @@
+"""Requests to models and their results: records and messages; pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple, Required
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+from pydantic_core import to_json
+from typing_extensions import TypedDict
+
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.errors import InvalidMessage, SchemaMismatch, SinkRejected
+from meshtasks.flows.excerpts import rfc3339
+from meshtasks.flows.inference.stacking import Inference
+from meshtasks.flows.inference.tensors import JsonTensor, JsonTensors, json_tensor
+from meshtasks.records.envelope import Envelope, record_id
+from meshtasks.records.models import Number, explain
+from meshtasks.records.timestamps import moment_of
+
+AI_EXCHANGE = "ai"
+#: The longest message id that AMQP can carry.
+_ID_LIMIT_BYTES = 255
+
+#: Name of a model: a directory on the server, a part of its URL and of routing keys.
+ModelName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, strict=True)
+]
+
+
+def _as_text(version: object) -> object:
+    return str(version) if type(version) is int else version
+
+
+Version = Annotated[
+    str, BeforeValidator(_as_text), Field(pattern="^[1-9][0-9]{0,9}$", strict=True)
+]
+RequestId = Annotated[str, Field(min_length=1, max_length=255, strict=True)]
+
+
+@with_config(ConfigDict(extra="allow"))
+class InferenceRequest(TypedDict, total=False):
+    """A request to a model; other fields come back with the result.
+
+    Attributes:
+        model: its name.
+        inputs: its inputs, at least one.
+        request_id: comes back with the result; missing or null: the message's id.
+        version: of the model, a whole number; missing or null: the server's choice.
+        timestamp: of what the inputs are about (see
+            :mod:`meshtasks.records.timestamps`).
+    """
+
+    model: Required[ModelName]
+    inputs: Required[Annotated[JsonTensors, Field(min_length=1)]]
+    request_id: RequestId | None
+    version: Version | None
+    timestamp: Any
+
+
+@with_config(ConfigDict(extra="allow"))
+class InferenceResult(TypedDict, total=False):
+    """What a model made of a request; other fields are those of the request.
+
+    Attributes:
+        request_id: of the request.
+        model: its name.
+        version: of the model that was run.
+        outputs: its outputs; a result has these or ``error``.
+        latency_ms: how long the model took.
+        error: why there are no outputs.
+        timestamp: of what the inputs were about, or of the request (see
+            :mod:`meshtasks.records.timestamps`).
+    """
+
+    request_id: Required[RequestId]
+    model: Required[ModelName]
+    version: Version | None
+    outputs: JsonTensors | None
+    latency_ms: Annotated[Number, Field(ge=0)] | None
+    error: str | None
+    timestamp: Any
+
+
+class ResultTooLargeError(SinkRejected):
+    """The result is larger than the queue of results takes."""
+
+
+_REQUEST: TypeAdapter[InferenceRequest] = TypeAdapter(InferenceRequest)
+_MODEL_NAME: TypeAdapter[str] = TypeAdapter(ModelName)
+_REQUEST_ID: TypeAdapter[str] = TypeAdapter(RequestId)
+
+#: Fields that the mesh gives a meaning; all others are the requester's own.
+_OURS = frozenset(
+    {
+        *("request_id", "model", "version", "inputs", "timestamp"),
+        *("outputs", "latency_ms", "error"),
+    }
+)
+
+
+class RequestOrigin(NamedTuple):
+    """What a result carries of its request.
+
+    Attributes:
+        model: the requested model, for the result's routing key.
+        request_id: of the request.
+        time: epoch seconds; of the request's data, else of the request.
+        attributes: the requester's own fields.
+    """
+
+    model: str
+    request_id: str
+    time: float
+    attributes: Mapping[str, Any]
+
+
+class ModelRequest(NamedTuple):
+    """A valid request, though perhaps not one that its model can take.
+
+    Attributes:
+        origin: for the result.
+        version: of the model; empty for the server's choice.
+        inputs: as they came.
+        single: not to be stacked with others.
+    """
+
+    origin: RequestOrigin
+    version: str
+    inputs: list[JsonTensor]
+    single: bool = False
+
+
+def request_of(record: dict[str, Any], envelope: Envelope) -> ModelRequest:
+    """The request in a record.
+
+    Raises:
+        InvalidMessage: it is none, for the reason in the message.
+    """
+    try:
+        valid = _REQUEST.validate_python(record)
+    except ValidationError as error:
+        raise SchemaMismatch(explain(error)) from error
+    origin = RequestOrigin(
+        valid["model"],
+        _request_id(record, envelope),
+        moment_of(valid.get("timestamp"), envelope),
+        _attributes(record),
+    )
+    return ModelRequest(origin, valid.get("version") or "", valid["inputs"])
+
+
+def origin_of(record: dict[str, Any], envelope: Envelope) -> RequestOrigin | None:
+    """The origin for the result of a record that is no valid request.
+
+    The model is that of the routing key (``ai.model.<model>``) where the record
+    names none. None if neither does: the result would have no routing key.
+    """
+    for model in (record.get("model"), envelope.key_tail):
+        if _is_valid(_MODEL_NAME, model):
+            break
+    else:
+        return None
+    try:
+        time = moment_of(record.get("timestamp"), envelope)
+    except InvalidMessage:
+        time = envelope.received_at
+    request_id = _request_id(record, envelope)
+    return RequestOrigin(str(model), request_id, time, _attributes(record))
+
+
+def _request_id(record: dict[str, Any], envelope: Envelope) -> str:
+    """The requester's id; else the message's; else one that a rerun gives again."""
+    given = record.get("request_id")
+    if _is_valid(_REQUEST_ID, given):
+        return str(given)
+    if envelope.message_id and envelope.body.lstrip()[:1] == b"{":
+        return envelope.message_id.encode("utf-8", "replace").decode()
+    time = envelope.timestamp or envelope.received_at
+    return record_id(envelope, to_json(record), 0, time)
+
+
+def _attributes(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in _OURS}
+
+
+def _is_valid(adapter: TypeAdapter[str], value: object) -> bool:
+    try:
+        adapter.validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def result_message(
+    origin: RequestOrigin, inference: Inference, limit_bytes: int
+) -> Outgoing:
+    """The message of a result; the same request gives one with the same id again.
+
+    Args:
+        origin: of the request.
+        inference: the result.
+        limit_bytes: the largest body that the queue of results takes.
+
+    Raises:
+        SinkRejected: the result cannot be a message.
+    """
+    body = _body(
+        origin,
+        version=inference.version,
+        outputs=[json_tensor(output) for output in inference.outputs],
+        latency_ms=round(inference.latency_ms, 3),
+    )
+    if len(body) > limit_bytes:
+        message = (
+            f"the result has {len(body):,} bytes; the queue of results takes "
+            f"{limit_bytes:,} (max_message_bytes)"
+        )
+        raise ResultTooLargeError(message)
+    return _message(origin, "result", body)
+
+
+def error_message(origin: RequestOrigin, reason: str, limit_bytes: int) -> Outgoing:
+    """The message of a result that is an error; a short one, at worst without the
+    requester's own fields. Takes what :func:`result_message` takes."""
+    body = _body(origin, error=reason)
+    if len(body) > limit_bytes:
+        body = _body(origin._replace(attributes={}), error=reason)
+    return _message(origin, "error", body)
+
+
+def _body(origin: RequestOrigin, **fields: Any) -> bytes:
+    return to_json(
+        {
+            "request_id": origin.request_id,
+            "model": origin.model,
+            **fields,
+            "timestamp": rfc3339(origin.time),
+            **origin.attributes,
+        }
+    )
+
+
+def _message(origin: RequestOrigin, kind: str, body: bytes) -> Outgoing:
+    name = f"{origin.model}/{origin.request_id}/{kind}"
+    if len(name.encode()) > _ID_LIMIT_BYTES:
+        digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+        name = f"{origin.model}/{digest}/{kind}"
+    key = f"ai.result.{origin.model}"
+    return Outgoing(AI_EXCHANGE, key, body, name, timestamp=origin.time)
