@@ -22,12 +22,12 @@ from tests.support.worker import CELERY, ROOT, Worker
 
 MOTION = "sensors.motion"
 
-#: Options, and what is said of them. The scripted application has a handler for four
+#: Options, and what is said of them. The scripted application has handlers for some
 #: queues; the others are as good as misspelt.
 REFUSED: list[tuple[list[str], str]] = [
     (["-Q", "sensor.motion"], "-Q: there is no queue sensor.motion; did you mean"),
     (["-Q", "sensors.motion,dead.letter.queue"], "meshtasks dlq"),
-    (["-Q", "metrics.system"], "-Q: metrics.system has no handler"),
+    (["-Q", "metrics.application"], "-Q: metrics.application has no handler"),
     (["-Q", " , "], "-Q: leaves no queue"),
     (["-X", "sensors.motoin"], "-X: there is no queue sensors.motoin; did you mean"),
     (["-Q", MOTION, "-X", MOTION], "-Q: leaves no queue"),
