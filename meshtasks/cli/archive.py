@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import date
+from dataclasses import dataclass, field
+from datetime import date, datetime
 from functools import partial
-from typing import Annotated
+from threading import Event
+from typing import Annotated, NamedTuple
 
 import typer
 
 from meshtasks.amqp.connecting import missing_queues
+from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.topology import TOPOLOGY
-from meshtasks.cli.archive_replay import Replay, Replayed, Way
 from meshtasks.cli.terminal import (
     EXIT_INTERRUPTED,
     counting,
@@ -26,24 +29,30 @@ from meshtasks.cli.terminal import (
     stopping_on_signals,
 )
 from meshtasks.config.settings import Settings, load_settings
-from meshtasks.errors import Transient, Unroutable
-from meshtasks.flows.archive.objects import open_store
+from meshtasks.errors import SchemaMismatch, SinkRejected, Transient, Unroutable
+from meshtasks.flows.analytics.layout import damaged_files
+from meshtasks.flows.archive.objects import ObjectStore, open_store
 from meshtasks.flows.archive.reading import (
     ArchivedRecord,
     Found,
     Period,
     check,
+    content_of,
     objects_in,
+    read_line,
 )
-from meshtasks.flows.archive.replay import way_back
+from meshtasks.flows.archive.replay import replayed, way_back
 from meshtasks.flows.builtin import handlers_of
 from meshtasks.flows.sinks import TIMESERIES
 from meshtasks.flows.victoriametrics import look
 
 _EXIT_DAMAGED = 1
+_EXIT_KEPT = 1
 #: Small objects cost a round trip each, and several can be under way.
 _READS_AT_ONCE = 8
-_EXIT_KEPT = 1
+#: Messages that are published together.
+_BATCH = 500
+_DAMAGED_LINE = "a line is damaged; meshtasks archive verify names its object"
 
 app = typer.Typer(
     help="The archive (MESH_ARCHIVE_URL): look, verify, replay.", no_args_is_help=True
@@ -96,27 +105,38 @@ def verify(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> No
     """Read the archive, and see whether every object is what it was when it was stored.
 
     An object's name is made of the ids and times of its records; where the store keeps
-    metadata (S3 does), sha256 and count are compared as well.
+    metadata (S3 does), sha256 and count are compared as well. Parquet files that
+    compaction has moved below damaged/ are listed too: their rows were made again from
+    the archive, so they can be deleted.
 
     Exit codes: 0; 1 an object is damaged, which is named; 69 the archive cannot be
     read.
     """
     records = damaged = size_bytes = 0
+    period = _period(start, end)
     with (
         closing(open_store(load_settings().env)) as store,
         ThreadPoolExecutor(_READS_AT_ONCE) as reading,
         counting("verifying") as bar,
     ):
-        objects = objects_in(store, _period(start, end), domain or ())
+        objects = objects_in(store, period, domain or ())
         names = [found.info.name for found in objects]
-        looks = reading.map(partial(check, store), names)
-        for number, (found, checked) in enumerate(zip(objects, looks, strict=True), 1):
+        checks = reading.map(partial(check, store), names)
+        for number, (found, checked) in enumerate(zip(objects, checks, strict=True), 1):
             records += checked.records
             size_bytes += found.info.size_bytes
             if checked.fault:
                 damaged += 1
                 say(f"{found.info.name}: {checked.fault}")
             bar.update(number, len(objects))
+        aside = [
+            name
+            for name, file in damaged_files(store)
+            if period.meets_day(file.partition.date)
+            and (not domain or file.partition.domain in domain)
+        ]
+    for name in aside:
+        say(f"{name}: a damaged file of the dataset, moved here by compaction")
     say(
         f"{len(objects):,} objects, {records:,} records, {size_bytes / 1e6:.2f} MB: "
         + (f"{damaged:,} DAMAGED" if damaged else "all sound")
@@ -171,93 +191,182 @@ def replay(  # noqa: PLR0913 - its parameters are its options
     period = _period(start, end)
     if to_queue and missing_queues(settings.env.amqp_url, [to_queue]):
         fail(f"the broker has no queue {to_queue}", _EXIT_KEPT)
-    result = Replayed()
-    oldest = -math.inf if even_if_dropped else _oldest_kept(settings)
     with closing(open_store(settings.env)) as store, stopping_on_signals() as stopping:
         objects = objects_in(store, period, domain or ())
-        run = Replay(
-            url=settings.env.amqp_url,
-            store=store,
-            period=period,
-            route=_Router(settings, to_queue, oldest).route,
-            rate=rate,
+        run = _Replay(
+            store,
+            period,
+            _Router(settings, to_queue, even_if_dropped=even_if_dropped),
+            rate,
+            stopping,
             quiet=not with_effects,
             dry=dry,
-            stopping=stopping,
         )
-        _run(run, [each for each in objects if each.parsed], result)
-    for name, count in result.sent.most_common():
+        try:
+            run.run(settings.env.amqp_url, [found for found in objects if found.parsed])
+        except Unroutable as error:
+            fail(f"{error}; {run.how_to_go_on}", _EXIT_KEPT)
+        except Transient as error:
+            fail(f"{error}; {run.how_to_go_on}", os.EX_UNAVAILABLE)
+    for name, count in run.sent.most_common():
         say(f"{count:>9,} {'would go' if dry else 'sent'} to {name}")
-    for reason, count in result.kept.most_common():
+    for reason, count in run.kept.most_common():
         say(f"{count:>9,} not sent: {reason}")
-    for fault in result.damaged.values():
+    for fault in run.damaged:
         say(f"not sent: {fault}", err=True)
-    if not (result.sent or result.kept or result.damaged):
+    if not (run.sent or run.kept or run.damaged):
         say("nothing is archived of that time")
     if stopping.is_set():
-        fail(f"interrupted; {_how_to_go_on(result)}", EXIT_INTERRUPTED)
-    if result.kept or result.damaged:
+        fail(f"interrupted; {run.how_to_go_on}", EXIT_INTERRUPTED)
+    if run.kept or run.damaged:
         raise typer.Exit(_EXIT_KEPT)
 
 
-def _run(run: Replay, objects: list[Found], result: Replayed) -> None:
-    try:
-        run.run(objects, result)
-    except Unroutable as error:
-        fail(f"{error}; {_how_to_go_on(result)}", _EXIT_DAMAGED)
-    except Transient as error:
-        fail(f"{error}; {_how_to_go_on(result)}", os.EX_UNAVAILABLE)
+class _Way(NamedTuple):
+    """Where a record goes: its name, and the queues that get it."""
+
+    name: str
+    queues: tuple[str, ...]
 
 
 class _Router:
     """Where records go."""
 
-    def __init__(self, settings: Settings, to_queue: str, oldest: float) -> None:
+    def __init__(
+        self, settings: Settings, to_queue: str, *, even_if_dropped: bool
+    ) -> None:
         self._to_queue = to_queue
-        self._oldest = oldest
         self._queues_of = way_back(settings.read(TOPOLOGY))
         self._handlers = handlers_of(settings)
+        state = None if even_if_dropped else look(settings.env.influx_url)
+        self._oldest = time.time() - state.retention_seconds if state else -math.inf
 
-    def route(self, record: ArchivedRecord) -> Way | str:
+    def route(self, record: ArchivedRecord) -> _Way | str:
         """Where to, or why there is no way."""
-        way = self._way(record)
-        if (
-            isinstance(way, Way)
-            and record.time < self._oldest
-            and any(self._writes_points(queue) for queue in way.queues)
-        ):
+        if self._to_queue:
+            way = _Way(self._to_queue, (self._to_queue,))
+        else:
+            queues = self._queues_of(record.exchange, record.routing_key)
+            if not queues:
+                key = ".".join(record.routing_key.split(".")[:2])
+                return f"no queue of topology.yaml gets {key} from {record.exchange!r}"
+            way = _Way(record.exchange, queues)
+        if record.time < self._oldest and any(map(self._writes_points, way.queues)):
             return (
                 "older than the time-series store keeps, which would drop them "
-                "without a word: set its -retentionPeriod, or say --even-if-dropped"
+                "without an error: set its -retentionPeriod, or use --even-if-dropped"
             )
         return way
-
-    def _way(self, record: ArchivedRecord) -> Way | str:
-        if self._to_queue:
-            return Way(self._to_queue, (self._to_queue,))
-        queues = self._queues_of(record.exchange, record.routing_key)
-        if not queues:
-            key = ".".join(record.routing_key.split(".")[:2])
-            return f"no queue of topology.yaml gets {key} from {record.exchange!r}"
-        return Way(record.exchange, queues)
 
     def _writes_points(self, queue: str) -> bool:
         handler = self._handlers.get(queue)
         return handler is not None and TIMESERIES in handler.sinks
 
 
-def _oldest_kept(settings: Settings) -> float:
-    """The oldest point that the time-series store keeps, as far as it says."""
-    state = look(settings.env.influx_url)
-    return time.time() - state.retention_seconds if state else -math.inf
+class _Batch(NamedTuple):
+    """Records that are sent together: their messages, and how many by where to."""
+
+    messages: list[Outgoing]
+    sent: Counter[str]
 
 
-def _how_to_go_on(result: Replayed) -> str:
-    sent = f"{result.sent.total():,} records were sent"
-    if result.hour is None:
-        return sent
-    hour = f"{result.hour.astimezone():%Y-%m-%dT%H:%M%z}"
-    return f"{sent}, all of those before {hour}: go on with --from {hour}"
+@dataclass(slots=True)
+class _Replay:
+    """A replay, and what became of the records.
+
+    Attributes:
+        rate: records a second, at most.
+        stopping: ends it when it is set.
+        quiet: see :func:`~meshtasks.flows.archive.replay.replayed`.
+        dry: count, and send nothing.
+        sent: confirmed, by where to.
+        kept: not sent, by the reason.
+        damaged: what is wrong with objects, none of whose records was sent.
+        hour: all records of the hours before it are sent.
+    """
+
+    store: ObjectStore
+    period: Period
+    router: _Router
+    rate: float | None
+    stopping: Event
+    quiet: bool
+    dry: bool
+    sent: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    damaged: list[str] = field(default_factory=list)
+    hour: datetime | None = None
+
+    def run(self, url: str, objects: list[Found]) -> None:
+        """Send the records of these objects.
+
+        Args:
+            url: AMQP URL.
+            objects: in the order of their hours.
+
+        Raises:
+            SinkUnavailable: the store cannot be read.
+            Transient: the connection to the broker was lost.
+            Unroutable: a queue was deleted meanwhile.
+        """
+        size = _BATCH if self.rate is None else max(1, min(_BATCH, int(self.rate / 4)))
+        with closing(Publisher(url)) as publisher, counting("replaying") as bar:
+            for number, found in enumerate(objects, 1):
+                if self.stopping.is_set() or found.parsed is None:
+                    return
+                self.hour = found.parsed.hour
+                for batch in self._batches(found.info.name, size):
+                    self._send(publisher, batch)
+                    if self.stopping.is_set():
+                        return
+                bar.update(number, len(objects), f"{self.sent.total():,} records")
+
+    @property
+    def how_to_go_on(self) -> str:
+        """What was sent, and the option that sends the rest."""
+        sent = f"{self.sent.total():,} records were sent"
+        if self.hour is None:
+            return sent
+        hour = f"{self.hour.astimezone():%Y-%m-%dT%H:%M%z}"
+        return f"{sent}, all of those before {hour}: go on with --from {hour}"
+
+    def _batches(self, name: str, size: int) -> Iterator[_Batch]:
+        batch = _Batch([], Counter())
+        try:
+            lines = content_of(self.store, name).splitlines()
+        except SinkRejected as error:
+            self.damaged.append(str(error))
+            return
+        for line in lines:
+            try:
+                record = read_line(line)
+            except SchemaMismatch:
+                self.kept[_DAMAGED_LINE] += 1
+                continue
+            if not self.period.start <= record.time < self.period.end:
+                continue
+            way = self.router.route(record)
+            if isinstance(way, str):
+                self.kept[way] += 1
+                continue
+            batch.sent[way.name] += 1
+            batch.messages.extend(
+                replayed(record, queue, quiet=self.quiet) for queue in way.queues
+            )
+            if len(batch.messages) >= size:
+                yield batch
+                batch = _Batch([], Counter())
+        if batch.messages:
+            yield batch
+
+    def _send(self, publisher: Publisher, batch: _Batch) -> None:
+        began = time.monotonic()
+        if not self.dry:
+            publisher.publish(batch.messages)
+        self.sent.update(batch.sent)
+        if self.rate is not None and not self.dry:
+            rest = batch.sent.total() / self.rate - (time.monotonic() - began)
+            self.stopping.wait(max(0.0, rest))
 
 
 def _period(start: str, end: str) -> Period:

@@ -158,6 +158,22 @@ class TestVerify:
         assert words in told
         assert "1 DAMAGED" in result.stdout
 
+    def test_files_of_the_dataset_that_compaction_moved_aside_are_listed(
+        self, three_hours: Sinks, meshtasks: Command
+    ) -> None:
+        name = (
+            "damaged/analytics/readings/domain=sensors/date=2026-11-23/"
+            "20261123T120000Z-20261123T120029Z-000000000000000a.parquet"
+        )
+        three_hours[OBJECTS].put(name, b"cut off", {})
+
+        result = meshtasks("archive", "verify")
+        others = meshtasks("archive", "verify", "--to", "2026-11-22")
+
+        assert result.exit_code == 0
+        assert f"{name}: a damaged file of the dataset" in result.stdout
+        assert "damaged/" not in others.stdout
+
     def test_in_a_bucket_the_metadata_must_agree(
         self,
         swift: Swift,

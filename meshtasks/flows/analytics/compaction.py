@@ -30,6 +30,7 @@ from meshtasks.flows.analytics.dataset import (
 )
 from meshtasks.flows.analytics.layout import (
     ANALYTICS_PREFIX,
+    DAMAGED_PREFIX,
     DataFile,
     Partition,
     Split,
@@ -43,8 +44,6 @@ from meshtasks.flows.archive.objects import ObjectStore
 from meshtasks.flows.archive.reading import content_of
 from meshtasks.records.kinds import KINDS
 
-#: Prefix of the names of files that turned out to be damaged.
-_ASIDE = "damaged/"
 #: What is larger is sorted in pieces, on disk.
 _MEMORY_LIMIT = "1GB"
 _ROWS_PER_GROUP = 122_880
@@ -217,7 +216,7 @@ class Compaction:
 
     def _set_aside(self, file: DataFile) -> None:
         """Move a damaged file to where no reader of the dataset looks."""
-        aside = f"{_ASIDE}{file.name}"
+        aside = f"{DAMAGED_PREFIX}{file.name}"
         self._store.put(aside, self._store.get(file.name), {})
         self._store.delete(file.name)
         self._files.forget(file.name)

@@ -26,16 +26,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import date
 from itertools import groupby
 from typing import NamedTuple
 
 from meshtasks.flows.analytics.rows import Table
+from meshtasks.flows.archive.objects import ObjectStore
 from meshtasks.flows.archive.reading import ObjectName, parse_name
 
 #: Prefix of the names of all objects of the dataset.
 ANALYTICS_PREFIX = "analytics/"
+#: What stands before the names of files that turned out to be damaged.
+DAMAGED_PREFIX = "damaged/"
 
 _FILE_NAME = re.compile(
     r"analytics/(?P<table>readings|metrics|events)/domain=(?P<domain>[^/]+)/"
@@ -106,6 +109,18 @@ def archive_name(name: str) -> ObjectName | None:
     """The parts of an archive object's name; None for any other object."""
     found = parse_name(name)
     return found if found and found.digest else None
+
+
+def damaged_files(store: ObjectStore) -> Iterator[tuple[str, DataFile]]:
+    """Damaged files that compaction has moved aside, by their names now.
+
+    Raises:
+        SinkUnavailable: the store cannot be read.
+    """
+    for info in store.list(f"{DAMAGED_PREFIX}{ANALYTICS_PREFIX}"):
+        name = info.name.removeprefix(DAMAGED_PREFIX)
+        if file := data_file(name, info.size_bytes):
+            yield info.name, file
 
 
 def data_file_name(archived: ObjectName, table: Table) -> str:

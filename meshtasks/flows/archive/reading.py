@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Collection, Iterator
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time
 from typing import Annotated, NamedTuple, get_args
 
 import msgspec
@@ -187,6 +187,11 @@ class Period(NamedTuple):
         """Whether any of the hour that begins then is in it."""
         start = hour.timestamp()
         return start < self.end and start + SECONDS_PER_HOUR > self.start
+
+    def meets_day(self, day: date) -> bool:
+        """Whether any of the UTC date is in it."""
+        hours = (datetime.combine(day, time(hour), UTC) for hour in range(24))
+        return any(map(self.meets_hour, hours))
 
 
 class Found(NamedTuple):
