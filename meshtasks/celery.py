@@ -1,24 +1,22 @@
-"""F6: the composition root. Settings, topology and handlers become the one Celery
-application that ``celery -A meshtasks`` finds."""
+"""The composition root: settings and flows become the one Celery application that
+``celery -A meshtasks`` finds."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 from celery import Celery
 
 from meshtasks.amqp.connecting import connected, tls_of, unopened
 from meshtasks.amqp.declare import task_queues
 from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.config.loader import refuse
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError, Transient
-from meshtasks.flows.archive.objects import open_store
-from meshtasks.flows.builtin import COMMANDS, FILES, handlers_of
-from meshtasks.flows.command import Command
 from meshtasks.flows.contract import Handler
+from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.config import GATEWAY
 from meshtasks.worker import inspection  # noqa: F401 - registers its answers
 from meshtasks.worker.commands import register_commands
@@ -27,19 +25,24 @@ from meshtasks.worker.program import MeshWorker, end
 
 
 def create_app(
-    settings: Settings,
-    handlers: Mapping[str, Handler],
-    commands: Mapping[str, Command[Any]] = COMMANDS,
+    settings: Settings, handlers: Mapping[str, Handler] | None = None
 ) -> Celery:
-    """The application for these settings, consuming the queues of these handlers and
-    running these commands.
+    """The application for these settings, with all flows.
+
+    Args:
+        settings: from the environment and config/.
+        handlers: by queue, instead of those of the flows.
 
     Raises:
-        ConfigError: a configuration file or the archive URL is bad.
+        ConfigError: a configuration file, a URL or a flow cannot be used.
     """
-    settings.validate((*FILES, GATEWAY))
+    flows = load_flows()
+    settings.validate((*flows.files, GATEWAY))
     unopened(settings.env.amqp_url)  # refuses a URL that is no AMQP URL
-    open_store(settings.env).close()  # refuses an archive URL that cannot be one
+    for flow in flows.flows:
+        refuse(flow.validate(settings))
+    if handlers is None:
+        handlers = flows.handlers(settings)
     app = Celery("meshtasks", broker=settings.env.amqp_url)
     app.conf.update(
         accept_content=["json"],
@@ -63,8 +66,8 @@ def create_app(
         worker_max_memory_per_child=512_000,  # KiB; a belt against leaks in clients
     )
     app.Worker = app.subclass_with_self(MeshWorker)
-    attach(app, settings, handlers, commands.keys())
-    register_commands(app, settings, commands)
+    attach(app, settings, handlers, flows.commands.keys())
+    register_commands(app, settings, flows.commands)
     return app
 
 
@@ -86,11 +89,10 @@ def __getattr__(name: str) -> Celery:
         raise AttributeError(message)
     try:
         settings = load_settings()
-        settings.validate((*FILES, GATEWAY))
         if _asks_the_broker():
             with suppress(Transient), connected(settings.env.amqp_url):
                 pass
-        app = globals()["app"] = create_app(settings, handlers_of(settings))
+        app = globals()["app"] = create_app(settings)
     except ConfigError as error:
         end(error)
     return app

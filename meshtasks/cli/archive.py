@@ -42,7 +42,7 @@ from meshtasks.flows.archive.reading import (
     read_line,
 )
 from meshtasks.flows.archive.replay import replayed, way_back
-from meshtasks.flows.builtin import handlers_of
+from meshtasks.flows.loading import load_flows
 from meshtasks.flows.sinks import TIMESERIES
 from meshtasks.flows.victoriametrics import look
 
@@ -237,7 +237,7 @@ class _Router:
     ) -> None:
         self._to_queue = to_queue
         self._queues_of = way_back(settings.read(TOPOLOGY))
-        self._handlers = handlers_of(settings)
+        self._handlers = load_flows().handlers(settings)
         state = None if even_if_dropped else look(settings.env.influx_url)
         self._oldest = time.time() - state.retention_seconds if state else -math.inf
 

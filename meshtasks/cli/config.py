@@ -61,19 +61,15 @@ def check(
 
 
 def _check(*, as_json: bool) -> None:
-    from meshtasks.cli.config_findings import (  # noqa: PLC0415 - imports every sink
-        Finding,
+    from meshtasks.cli.config_findings import (  # noqa: PLC0415 - loads every flow
+        error_finding,
         findings,
     )
 
     try:
         found = findings(load_settings())
-    except ConfigError as error:  # of the environment
-        faults = (error, *error.more)
-        found = [
-            Finding("error", each.source, each.line, each.key, each.expected)
-            for each in faults
-        ]
+    except ConfigError as error:  # of the environment, or of a flow
+        found = [error_finding(each) for each in (error, *error.more)]
     levels = [each.level for each in found]
     if as_json:
         say(json.dumps([each.as_json() for each in found], indent=2))
@@ -103,8 +99,7 @@ def _explain(
         explain,
         is_known,
     )
-    from meshtasks.cli.config_explaining import lines  # noqa: PLC0415
-    from meshtasks.flows.builtin import handlers_of  # noqa: PLC0415
+    from meshtasks.flows.loading import load_flows  # noqa: PLC0415
 
     topology = settings.read(TOPOLOGY)
     if exchange is None:
@@ -115,8 +110,8 @@ def _explain(
         (exchange,) = candidates
     elif not is_known(topology, exchange):
         fail(f"topology.yaml declares no exchange {exchange}", _EX_USAGE)
-    found = explain(settings, handlers_of(settings), exchange, routing_key)
+    found = explain(settings, load_flows(), exchange, routing_key)
     if as_json:
         say(json.dumps(found.as_json(), indent=2))
         return
-    say("\n".join(lines(found, settings.env.receivers)))
+    say("\n".join(found.lines(settings.env.receivers)))

@@ -1,53 +1,33 @@
-"""What a message would meet: queues, handlers, sinks, rules, webhooks, alerts."""
+"""What a message would meet: queues, handlers, and what their flows have for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, topic_matches
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, TOPOLOGY, Topology
-from meshtasks.cli.config_crosscheck import EVENTS, REQUESTS_QUEUE, Handlers
 from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS, AlertPolicy, Route
+from meshtasks.flows.contract import Handler
 from meshtasks.flows.excerpts import ARCHIVE
-from meshtasks.flows.inference.config import MODELS
-from meshtasks.flows.inference.messages import InferenceResult
-from meshtasks.flows.webhooks.config import WORKFLOWS
-from meshtasks.records.alert import Alert, Severity
-from meshtasks.records.models import Metric, SensorReading
-from meshtasks.rules.config import RULES, Rule
+from meshtasks.flows.inference.handler import ask_models
+from meshtasks.flows.loading import Flows
+
+#: Routes that an alert may take: name → receivers. More than one where it depends on
+#: labels that only the alert has.
+Routes = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Watching:
-    """A rule that looks at the message's records.
+class Explained:
+    """A detail of a flow, with the routes of the alert that may come of it."""
 
-    Attributes:
-        looks_at: what narrows it: sensor ids, or the metric's name, field and tags.
-        routes: of its alerts: name → receivers. More than one where it depends on
-            labels that only the alert has.
-    """
-
-    name: str
-    severity: Severity
-    type: str
-    looks_at: str
-    routes: Mapping[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Calling:
-    """A workflow that the message's records may start.
-
-    Attributes:
-        when: the fields that its conditions ask for.
-    """
-
-    name: str
-    url: str
-    when: tuple[str, ...]
+    kind: str
+    text: str
+    data: Mapping[str, Any]
+    routes: Routes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +36,34 @@ class Reached:
 
     Attributes:
         handler: its function, and what that does; empty without a handler.
-        alert_routes: for alerts: name → receivers, as of a rule.
     """
 
     queue: str
-    handler: str
-    does: str
-    sinks: tuple[str, ...]
-    rules: tuple[Watching, ...]
-    workflows: tuple[Calling, ...]
-    alert_routes: Mapping[str, tuple[str, ...]]
+    flow: str = ""
+    handler: str = ""
+    does: str = ""
+    sinks: tuple[str, ...] = ()
+    details: list[Explained] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data; every kind of detail is a list of its own."""
+        found: dict[str, Any] = {
+            "queue": self.queue,
+            "flow": self.flow,
+            "handler": self.handler,
+            "does": self.does,
+            "sinks": self.sinks,
+            "rules": [],
+            "workflows": [],
+            "alert_routes": {},
+        }
+        for detail in self.details:
+            if not detail.data:
+                found["alert_routes"] = detail.routes or {}
+                continue
+            routes = {} if detail.routes is None else {"routes": detail.routes}
+            found.setdefault(f"{detail.kind}s", []).append({**detail.data, **routes})
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +86,38 @@ class Explanation:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        return {
+            "exchange": self.exchange,
+            "routing_key": self.routing_key,
+            "unroutable": self.unroutable,
+            "queues": [queue.as_json() for queue in self.queues],
+            "archived_one_in": self.archived_one_in,
+            "archive_queue": self.archive_queue,
+        }
+
+    def lines(self, urls: Collection[str]) -> Iterator[str]:
+        """Lines for a terminal.
+
+        Args:
+            urls: names of the receivers that have a URL.
+        """
+        yield f"{self.routing_key} on exchange {self.exchange}"
+        if self.unroutable:
+            yield "  matches no binding: it becomes a dead letter"
+            return
+        for queue in self.queues:
+            yield from _lines(queue, urls)
+        one_in = self.archived_one_in
+        share = "every record" if one_in == 1 else f"one record in {one_in}"
+        archived = f"{share}, by way of {self.archive_queue}" if one_in else "nothing"
+        yield f"  archive     {archived}"
 
 
 def exchanges_for(topology: Topology, routing_key: str) -> list[str]:
     """The exchanges at which such a message is at home: those that a binding with
     its first word leads on from, or whose name begins with that word."""
     domain = routing_key.partition(".")[0]
-    named = {each.name for each in topology.exchanges}
+    named = {exchange.name for exchange in topology.exchanges}
     bound = {
         binding.exchange
         for binding in topology.bindings
@@ -106,17 +128,30 @@ def exchanges_for(topology: Topology, routing_key: str) -> list[str]:
     return sorted(bound or {name for name in named if name.partition(".")[0] == domain})
 
 
+def is_known(topology: Topology, exchange: str) -> bool:
+    """Whether a message can be published there."""
+    return exchange in PREDECLARED_EXCHANGES or any(
+        each.name == exchange for each in topology.exchanges
+    )
+
+
 def explain(
-    settings: Settings, handlers: Handlers, exchange: str, routing_key: str
+    settings: Settings, flows: Flows, exchange: str, routing_key: str
 ) -> Explanation:
     """Follow a message through the configuration.
 
     Args:
+        settings: the configuration.
+        flows: those of the mesh.
         exchange: declared in topology.yaml, or predeclared by the broker.
+        routing_key: of the message.
+
+    Raises:
+        ConfigError: a file cannot be used.
     """
-    topology = settings.read(TOPOLOGY)
+    topology, archive = settings.read(TOPOLOGY), settings.read(ARCHIVE)
+    handlers = flows.handlers(settings)
     queues = topology.queues_reached(exchange, routing_key)
-    archive = settings.read(ARCHIVE)
     one_in = next(
         (
             selection.sample
@@ -125,9 +160,8 @@ def explain(
         ),
         0,
     )
-    archives = (
-        any(name in handlers and name != REQUESTS_QUEUE for name in queues)
-        and exchange != ARCHIVE_EXCHANGE
+    is_archived = exchange != ARCHIVE_EXCHANGE and any(
+        name in handlers and name != ask_models.queue for name in queues
     )
     half = archive.class_of(routing_key.partition(".")[0])
     return Explanation(
@@ -135,94 +169,45 @@ def explain(
         routing_key,
         unroutable=queues <= {topology.dead_letter_queue},
         queues=tuple(
-            _reached(settings, handlers, queue, routing_key) for queue in sorted(queues)
+            _reached(settings, flows, handlers[queue], routing_key)
+            if queue in handlers
+            else Reached(queue)
+            for queue in sorted(queues)
         ),
-        archived_one_in=one_in if archives else 0,
-        archive_queue=f"{ARCHIVE_EXCHANGE}.{half}" if one_in and archives else "",
-    )
-
-
-def is_known(topology: Topology, exchange: str) -> bool:
-    """Whether a message can be published there."""
-    return exchange in PREDECLARED_EXCHANGES or any(
-        each.name == exchange for each in topology.exchanges
+        archived_one_in=one_in if is_archived else 0,
+        archive_queue=f"{ARCHIVE_EXCHANGE}.{half}" if one_in and is_archived else "",
     )
 
 
 def _reached(
-    settings: Settings, handlers: Handlers, queue: str, routing_key: str
+    settings: Settings, flows: Flows, handler: Handler, routing_key: str
 ) -> Reached:
-    handler = handlers.get(queue)
-    if handler is None:
-        return Reached(queue, "", "", (), (), (), {})
-    function = handler.handle
-    workflows = handler.record in EVENTS
+    function, policy = handler.handle, settings.read(ALERTS)
+    flow = flows.of_queue(settings, handler.queue)
     return Reached(
-        queue,
+        handler.queue,
+        flow.name,
         f"{function.__module__}.{getattr(function, '__name__', '?')}",
         (function.__doc__ or "").partition("\n")[0],
         handler.sink_names,
-        tuple(_rules(settings, handler.record, routing_key)),
-        tuple(_workflows(settings, routing_key)) if workflows else (),
-        _routes_of_alert(settings, routing_key) if handler.record is Alert else {},
+        [
+            Explained(
+                detail.kind,
+                detail.text,
+                detail.data,
+                None if detail.alert is None else _routes(policy, detail.alert),
+            )
+            for detail in flow.explain(settings, handler, routing_key)
+        ],
     )
 
 
-def _rules(settings: Settings, record: object, routing_key: str) -> Iterator[Watching]:
-    if record is InferenceResult:
-        model = routing_key.split(".")[2:3]
-        steps = settings.read(MODELS).models.get(".".join(model))
-        for alert in steps.alerts if steps else ():
-            yield _watching(settings.read(ALERTS), alert, f"field {alert.field}")
-        return
-    for rule in settings.read(RULES).rules:
-        if not topic_matches(rule.routing_key, routing_key):
-            continue
-        if rule.metric is None and record is SensorReading:
-            sensors = "" if rule.sensors == ("*",) else ", ".join(rule.sensors)
-            looks_at = f"sensors {sensors}" if sensors else "every sensor"
-            yield _watching(settings.read(ALERTS), rule, looks_at)
-        elif rule.metric is not None and record is Metric:
-            tags = "".join(f", {tag} {value}" for tag, value in rule.tags.items())
-            looks_at = f"metric {rule.metric}, field {rule.field}{tags}"
-            yield _watching(settings.read(ALERTS), rule, looks_at)
-
-
-def _watching(policy: AlertPolicy, rule: Rule, looks_at: str) -> Watching:
-    source = f"rules.{rule.name}"
-    labels = {"severity": rule.severity, "source": source, "rule": rule.name}
-    routes = _routes(policy, labels)
-    return Watching(rule.name, rule.severity, rule.type, looks_at, routes)
-
-
-def _workflows(settings: Settings, routing_key: str) -> Iterator[Calling]:
-    for workflow in settings.read(WORKFLOWS).workflows:
-        if topic_matches(workflow.routing_key, routing_key):
-            webhook = workflow.webhook
-            base = settings.env.n8n_url.rstrip("/") if webhook.is_path else ""
-            when = tuple(condition.field for condition in workflow.when)
-            yield Calling(workflow.name, base + webhook.url, when)
-
-
-def _routes_of_alert(
-    settings: Settings, routing_key: str
-) -> Mapping[str, tuple[str, ...]]:
-    """Of an alert that was published under ``alerts.<severity>.<source>``."""
-    _, severity, source = (*routing_key.split(".", 2), "", "")[:3]
-    known = {"severity": severity, "source": source}
-    return _routes(
-        settings.read(ALERTS), {key: value for key, value in known.items() if value}
-    )
-
-
-def _routes(
-    policy: AlertPolicy, labels: Mapping[str, str]
-) -> Mapping[str, tuple[str, ...]]:
+def _routes(policy: AlertPolicy, labels: Mapping[str, str]) -> Routes:
     """The routes an alert with these labels may take; it has others besides."""
     found: dict[str, tuple[str, ...]] = {}
     for route in policy.routes:
-        known = [each for each in route.match if each.name in labels]
-        if not all(each.matches(labels) for each in known):
+        known = [matcher for matcher in route.match if matcher.name in labels]
+        if not all(matcher.matches(labels) for matcher in known):
             continue
         found[_named(route, len(known))] = route.receivers
         if len(known) == len(route.match) and not route.also_next:
@@ -234,3 +219,27 @@ def _named(route: Route, known: int) -> str:
     if known == len(route.match):
         return route.name
     return f"{route.name} (if {', '.join(map(str, route.match))})"
+
+
+def _lines(reached: Reached, urls: Collection[str]) -> Iterator[str]:
+    yield f"  queue       {reached.queue}"
+    if not reached.handler:
+        yield "    no handler: whoever else consumes it"
+        return
+    yield f"    flow      {reached.flow}"
+    yield f"    handler   {reached.handler}: {reached.does}"
+    yield f"    sinks     {', '.join(reached.sinks) or 'none'}"
+    for detail in reached.details:
+        routes = [
+            f"route {name}: " + ", ".join(_receiver(each, urls) for each in receivers)
+            for name, receivers in (detail.routes or {}).items()
+        ]
+        if detail.text:
+            yield f"    {detail.kind:<9} {detail.text}"
+            yield from (f"      alert   {route}" for route in routes)
+        else:
+            yield from (f"    {detail.kind:<9} {route}" for route in routes)
+
+
+def _receiver(name: str, urls: Collection[str]) -> str:
+    return name if name in urls else f"{name} (has no URL)"

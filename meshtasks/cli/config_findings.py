@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from meshtasks.amqp.connecting import unopened
-from meshtasks.cli.config_crosscheck import Doubt, doubts
-from meshtasks.config.loader import fault_in
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
-from meshtasks.flows.archive.objects import OBJECTS
-from meshtasks.flows.builtin import FILES, HANDLERS, handlers_of
+from meshtasks.flows.contract import Handler
+from meshtasks.flows.diagnosis import Doubt
+from meshtasks.flows.loading import Flows, load_flows
 from meshtasks.flows.sinks import TIMESERIES, Sinks
 from meshtasks.gateway.config import GATEWAY
 from producers.configuration import CONFIGS
-
-#: Files of config/ that are read; those of producers are named in CONFIGS.
-_READ = (*FILES, GATEWAY)
-_FILES = frozenset(file.name for file in _READ)
 
 Level = Literal["error", "warning", "note"]
 _LEVELS = get_args(Level)
@@ -32,7 +28,7 @@ class Finding(NamedTuple):
     Attributes:
         level: an error stops the start; a warning is of something that is never
             going to work; a note is good to know.
-        source: the file or environment variable.
+        source: the file, the environment variable or the package.
         line: of the file.
         key: dotted path of the value.
         text: what was expected, or what is odd.
@@ -57,34 +53,46 @@ class Finding(NamedTuple):
 def findings(settings: Settings) -> list[Finding]:
     """All findings, errors first.
 
-    What files say of each other is looked at once all of them can be read.
+    What files imply for each other is looked at once all of them can be read.
+
+    Raises:
+        ConfigError: a flow cannot be loaded.
     """
-    errors = list(_errors(settings))
-    if errors:
-        return [_error(each) for each in errors]
-    found = [_doubt(settings, each) for each in doubts(settings, handlers_of(settings))]
-    found += _unread(settings)
+    flows = load_flows()
+    if errors := list(_errors(settings, flows)):
+        return [error_finding(error) for error in errors]
+    handlers = flows.handlers(settings)
+    doubts = list(_of_queues(settings, handlers))
+    for flow in flows.flows:
+        doubts += flow.doubts(settings, handlers)
+    found = [_of_doubt(settings, doubt) for doubt in doubts]
+    found += _unread(settings, flows)
     if not settings.env.broker_url.get_secret_value():
         text = "not set: workers and commands need amqp://user:password@host:5672/vhost"
         found.append(Finding("note", "environment", None, "MESH_BROKER_URL", text))
-    return sorted(found, key=lambda each: _LEVELS.index(each.level))
+    return sorted(found, key=lambda finding: _LEVELS.index(finding.level))
 
 
-def _errors(settings: Settings) -> Iterator[ConfigError]:
-    broken = settings.faults(_READ)
+def error_finding(fault: ConfigError) -> Finding:
+    """An error, as a finding."""
+    return Finding("error", fault.source, fault.line, fault.key, fault.expected)
+
+
+def _errors(settings: Settings, flows: Flows) -> Iterator[ConfigError]:
+    broken = settings.faults((*flows.files, GATEWAY))
     yield from broken
     if not broken:  # these need the files
-        yield from _raised(partial(handlers_of, settings))
+        yield from _raised(partial(flows.handlers, settings))
         for name, read in CONFIGS.items():
-            path = settings.env.config_file(f"producers/{name}.yaml")
-            if path.exists():
+            if settings.env.config_file(f"producers/{name}.yaml").exists():
                 yield from _raised(partial(read, settings))
-        for timer in {each.timer for each in HANDLERS.values() if each.timer}:
+        for timer in {each.timer for each in flows.fixed.values() if each.timer}:
             yield from _raised(partial(timer.check, settings))
+    for flow in flows.flows:
+        yield from _raised(partial(flow.validate, settings))
     sinks = Sinks(settings)
     if url := settings.env.broker_url.get_secret_value():
         yield from _raised(lambda: unopened(url))
-    yield from _raised(lambda: sinks[OBJECTS])
     yield from _raised(lambda: sinks[TIMESERIES])
     sinks.close()
 
@@ -96,25 +104,41 @@ def _raised(attempt: Callable[[], object]) -> Iterator[ConfigError]:
         yield from (error, *error.more)
 
 
-def _error(fault: ConfigError) -> Finding:
-    return Finding("error", fault.source, fault.line, fault.key, fault.expected)
+def _of_queues(settings: Settings, handlers: Mapping[str, Handler]) -> Iterator[Doubt]:
+    topology = settings.read(TOPOLOGY)
+    for index, queue in enumerate(topology.queues):
+        if queue.name not in topology.domain_queues:
+            continue
+        key = f"queues.{index}.name"
+        if queue.name not in handlers:
+            text = (
+                f"no handler for {queue.name}: a worker started without -Q leaves it "
+                "alone, so somebody else must consume it"
+            )
+            yield Doubt("note", TOPOLOGY, key, text)
+        if not any(binding.queue == queue.name for binding in topology.bindings):
+            text = f"no binding leads to {queue.name}: nothing arrives there"
+            yield Doubt("warning", TOPOLOGY, key, text)
+    for name in sorted(handlers.keys() - topology.queue_names):
+        text = f"{name} has a handler, but is not declared: it is not consumed"
+        yield Doubt("warning", TOPOLOGY, "queues", text)
 
 
-def _doubt(settings: Settings, doubt: Doubt) -> Finding:
-    path = settings.env.config_file(doubt.file)
-    fault = fault_in(path, doubt.key, doubt.text)
+def _of_doubt(settings: Settings, doubt: Doubt) -> Finding:
+    fault = settings.fault(doubt.file, doubt.key, doubt.text)
     return Finding(doubt.level, fault.source, fault.line, fault.key, fault.expected)
 
 
-def _unread(settings: Settings) -> Iterator[Finding]:
+def _unread(settings: Settings, flows: Flows) -> Iterator[Finding]:
     directory = settings.env.config_dir
+    names = {file.name for file in (*flows.files, GATEWAY)}
     for path in _yaml_files(directory):
-        if path.name not in _FILES:
-            text = f"nothing reads this file; known are {', '.join(sorted(_FILES))}"
+        if path.name not in names:
+            text = f"nothing reads this file; known are {', '.join(sorted(names))}"
             yield Finding("warning", str(path), None, "-", text)
     for path in _yaml_files(directory / "producers"):
         if path.stem not in CONFIGS:
-            text = "not checked: producers/configuration.py does not name it"
+            text = "not checked: producers/configs.py does not name it"
             yield Finding("note", str(path), None, "-", text)
 
 

@@ -17,7 +17,7 @@ from meshtasks.masking import masked
 from meshtasks.text import printable
 
 if TYPE_CHECKING:
-    from meshtasks.cli.doctor_checks import Check, Verdict
+    from meshtasks.flows.diagnosis import Check, Verdict
 
 _MARKS = {
     "ok": ("ok     ", "green"),
@@ -80,7 +80,8 @@ def doctor(
 
 def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict]:
     """Run all checks at the same time; one that has not ended by then has failed."""
-    from meshtasks.cli.doctor_checks import FAULTS, Verdict  # noqa: PLC0415
+    from meshtasks.cli.doctor_checks import FAULTS  # noqa: PLC0415
+    from meshtasks.flows.diagnosis import Verdict  # noqa: PLC0415
 
     late = Verdict("failed", f"no answer within {within_seconds:g} s", "is it hanging?")
     verdicts: dict[str, Verdict] = {}

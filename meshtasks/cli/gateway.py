@@ -37,13 +37,15 @@ def gateway(
     # Half a second that other commands need not spend.
     import uvicorn  # noqa: PLC0415
 
-    from meshtasks.flows.builtin import COMMANDS, handlers_of  # noqa: PLC0415
+    from meshtasks.flows.loading import load_flows  # noqa: PLC0415
     from meshtasks.gateway.app import create_gateway  # noqa: PLC0415
     from meshtasks.gateway.context import Context  # noqa: PLC0415
     from meshtasks.gateway.serving import PromptProtocol  # noqa: PLC0415
 
     settings = load_settings()
-    context = Context.from_settings(settings, handlers_of(settings), COMMANDS)
+    flows = load_flows()
+    handlers = flows.handlers(settings)
+    context = Context.from_settings(settings, handlers, flows.commands)
     try:
         listener = socket.create_server((host, port), backlog=2048)
     except OSError as error:

@@ -18,7 +18,7 @@ from meshtasks.cli import asyncapi
 from meshtasks.cli.terminal import say
 from meshtasks.cli.topology_drawing import mermaid, tree
 from meshtasks.config.settings import load_settings
-from meshtasks.flows.builtin import handlers_of
+from meshtasks.flows.loading import load_flows
 
 app = typer.Typer(
     help="Exchanges, queues and bindings: config/topology.yaml and the broker.",
@@ -142,7 +142,8 @@ def export(
     """
     settings = load_settings()
     if as_asyncapi:
-        exported = asyncapi.document(settings.read(TOPOLOGY), handlers_of(settings))
+        handlers = load_flows().handlers(settings)
+        exported = asyncapi.document(settings.read(TOPOLOGY), handlers)
     else:
         if vhost is None:
             vhost = unopened(settings.env.amqp_url).virtual_host

@@ -27,7 +27,7 @@ from meshtasks.demo.stack import Stack
 from meshtasks.demo.view.collect import Collector
 from meshtasks.errors import MeshError, Transient
 from meshtasks.flows.archive.objects import open_store
-from meshtasks.flows.builtin import FILES
+from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.config import GATEWAY
 from meshtasks.worker.mesh import mesh_of
 
@@ -75,7 +75,7 @@ def run(options: Options) -> int:
         ConfigError: the configuration cannot be used.
     """
     settings = load_settings()
-    settings.validate((*FILES, GATEWAY))
+    settings.validate((*load_flows().files, GATEWAY))
     try:
         stack = Stack(options.state_dir, settings.env.config_dir)
     except (OSError, ProcessFailed) as error:

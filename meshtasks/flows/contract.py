@@ -1,8 +1,8 @@
-"""Which function handles which queue, and what it needs to do so."""
+"""What a flow gives to the mesh: handlers of queues, and all that comes with them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -10,7 +10,10 @@ from msgspec import Struct
 from typing_extensions import TypedDict, Unpack
 
 from meshtasks.amqp.publisher import Outgoing
-from meshtasks.config.settings import Settings
+from meshtasks.config.settings import ConfigFile, Settings
+from meshtasks.errors import ConfigError
+from meshtasks.flows.command import Command
+from meshtasks.flows.diagnosis import Check, Detail, Doubt
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
@@ -117,8 +120,9 @@ class Handler:
         """Names of :attr:`sinks`."""
         return tuple(key.name for key in self.sinks)
 
-
-HANDLERS: dict[str, Handler] = {}
+    def __call__(self, batch: Batch[Any], sinks: Sinks) -> list[Outcome]:
+        """Handle a batch."""
+        return self.handle(batch, sinks)
 
 
 class Options(TypedDict, total=False):
@@ -133,33 +137,53 @@ class Options(TypedDict, total=False):
     gives_up: GivesUp
 
 
-def register(handler: Handler) -> None:
-    """Make a handler known.
-
-    Raises:
-        ValueError: its queue has a handler already.
-    """
-    if handler.queue in HANDLERS:
-        message = f"queue {handler.queue} already has a handler"
-        raise ValueError(message)
-    HANDLERS[handler.queue] = handler
-
-
 def handles(
     queue: str,
     *,
     record: Any,
     sinks: tuple[SinkKey[Any], ...],
     **options: Unpack[Options],
-) -> Callable[[Handle], Handle]:
-    """Register the decorated function as the handler of ``queue``.
+) -> Callable[[Handle], Handler]:
+    """Make the decorated function the handler of ``queue``."""
 
-    Raises:
-        ValueError: the queue has a handler already.
+    def made(handle: Handle) -> Handler:
+        return Handler(queue, handle, record, sinks, **options)
+
+    return made
+
+
+def _nothing(*_: object) -> tuple[()]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What a flow gives to the mesh; one object a flow.
+
+    Attributes:
+        name: by which queues.yaml and messages call it.
+        handlers: of the queues that it knows by itself.
+        by_kind: makes the handler of a queue that queues.yaml gives to this flow,
+            from the queue's name and its kind of kinds.yaml.
+        files: files of config/ that it reads; read at the start.
+        sinks: those that ``doctor`` asks for a sign of life; not those that
+            :attr:`checks` look at.
+        commands: what Flower, the gateway and scripts may ask of it.
+        validate: faults of the environment, found at the start.
+        checks: for ``doctor``.
+        doubts: warnings and notes for ``config check``; given the handlers of the
+            mesh by queue. The files are without faults.
+        explain: what a message meets, for ``config check --explain``; given the
+            handler, which is of this flow, and the routing key.
     """
 
-    def registered(handle: Handle) -> Handle:
-        register(Handler(queue, handle, record, sinks, **options))
-        return handle
-
-    return registered
+    name: str
+    handlers: tuple[Handler, ...] = ()
+    by_kind: Callable[[str, str], Handler] | None = None
+    files: tuple[ConfigFile[Any], ...] = ()
+    sinks: tuple[SinkKey[Any], ...] = ()
+    commands: tuple[Command[Any], ...] = ()
+    validate: Callable[[Settings], Iterable[ConfigError]] = _nothing
+    checks: Callable[[Settings], Iterable[Check]] = _nothing
+    doubts: Callable[[Settings, Mapping[str, Handler]], Iterable[Doubt]] = _nothing
+    explain: Callable[[Settings, Handler, str], Iterable[Detail]] = _nothing

@@ -14,7 +14,7 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.flows.archive.objects import open_store
-from meshtasks.flows.builtin import handlers_of
+from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.problems import Problem
 from meshtasks.gateway.validation import Validator
 from producers.sensornet.config import CONFIG
@@ -107,7 +107,7 @@ def test_the_kind_is_explained_and_checked(meshtasks: Command) -> None:
 
 
 def test_the_gateway_refuses_what_the_kind_refuses(settings: Settings) -> None:
-    validator = Validator(settings, handlers_of(settings))
+    validator = Validator(settings, load_flows().handlers(settings))
 
     assert validator.check("sensors", KEY, b'{"value": 0.1, "unit": "%"}') == [
         "sensors.co2"

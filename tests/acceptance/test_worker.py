@@ -18,7 +18,6 @@ from meshtasks.amqp import headers
 from meshtasks.celery import create_app
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
-from meshtasks.flows.builtin import HANDLERS
 from meshtasks.worker.consumer import commands_at_once
 from tests.support import scripted
 from tests.support.amqp import publish_raw, queue_depth, take
@@ -241,7 +240,7 @@ def test_one_pool_process_is_kept_free_of_commands_beside_domain_queues(
         config_dir=Path(env["MESH_CONFIG_DIR"]),
         broker_url=SecretStr(env["MESH_BROKER_URL"]),
     )
-    app = create_app(Settings(environment), HANDLERS)
+    app = create_app(Settings(environment))
 
     def at_once(concurrency: int, *queues: str) -> int:
         app.amqp.queues.select(queues)

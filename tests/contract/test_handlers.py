@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.flows.contract import HANDLERS
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Retry
 from meshtasks.records.envelope import Envelope
 from meshtasks.worker.decode import Decoder
 from tests.contract.cases import CASES, Case
 from tests.contract.conftest import World
-from tests.support.handling import handle, message
+from tests.support.handling import HANDLERS, handle, message
 from tests.support.waiting import wait_until
 
 every_handler = pytest.mark.parametrize("case", CASES, ids=lambda case: case.queue)

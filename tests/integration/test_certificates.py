@@ -17,10 +17,10 @@ from urllib3.exceptions import SSLError
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.management import nodes
-from meshtasks.cli.doctor_checks import _away
 from meshtasks.config.certificates import trust
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError, Transient
+from meshtasks.flows.diagnosis import unreachable
 from meshtasks.flows.http import pool_manager, request
 from meshtasks.flows.inference.triton import Triton
 from producers.homeassistant.connection import Disconnected, Liveness, opened
@@ -93,7 +93,7 @@ def test_it_is_believed_once_it_is_named(
         ask()
     with pytest.raises(requests.exceptions.SSLError):
         requests.get(url, timeout=10)
-    assert "MESH_CA_FILE" in _away("localhost", port, True)
+    assert "MESH_CA_FILE" in unreachable([url])[url]
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MESH_CA_FILE", str(authority / "ca.pem"))
@@ -102,7 +102,7 @@ def test_it_is_believed_once_it_is_named(
 
     assert ask() == 204
     assert requests.get(url, timeout=10).status_code == 204
-    assert _away("localhost", port, True) == ""
+    assert unreachable([url]) == {}
 
 
 def test_models_management_and_home_assistant_are_asked_with_it(

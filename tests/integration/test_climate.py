@@ -17,7 +17,6 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import load_settings
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.errors import PublishUnconfirmed
-from meshtasks.flows.builtin import HANDLERS
 from meshtasks.flows.contract import Batch
 from meshtasks.flows.sinks import PUBLISHER, RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import DONE, Dead, Retry
@@ -26,6 +25,7 @@ from meshtasks.worker.decode import Decoder
 from tests.support import batches
 from tests.support.amqp import Delivery, drain
 from tests.support.archive import lines_sent
+from tests.support.handling import HANDLERS
 from tests.support.influx import InfluxTarget
 from tests.support.victoria import count_samples, export
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from meshtasks.amqp import headers
 from meshtasks.demo import loopback
 from meshtasks.errors import ConfigError
-from meshtasks.flows.builtin import FILES
+from meshtasks.flows.loading import load_flows
 from meshtasks.flows.sinks import Sinks
 from meshtasks.flows.webhooks import workflows as running_workflows
 from meshtasks.outcome import DONE, Dead, Retry
@@ -381,7 +381,7 @@ def test_a_secret_that_nobody_gave_is_named_at_the_start(open_sinks: Open) -> No
     with pytest.raises(
         ConfigError, match="MESH_SECRETS__N8N or MESH_SECRETS__N8N_FILE"
     ):
-        sinks.settings.validate(FILES)
+        sinks.settings.validate(load_flows().files)
 
 
 @pytest.mark.parametrize("value", ["two\nlines", "ключ"])
@@ -415,4 +415,4 @@ def test_a_path_without_n8n_is_refused_at_the_start(open_sinks: Open) -> None:
     sinks = open_sinks(workflow("a"), n8n_url="n8n:5678")
 
     with pytest.raises(ConfigError, match="MESH_N8N_URL"):
-        sinks.settings.validate(FILES)
+        sinks.settings.validate(load_flows().files)

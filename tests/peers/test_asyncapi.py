@@ -7,9 +7,9 @@ import json
 from jsonschema import Draft7Validator
 
 from meshtasks.cli.asyncapi import document
-from meshtasks.flows.builtin import HANDLERS
 from tests.peers.npm import npm
 from tests.peers.places import PEERS
+from tests.support.handling import HANDLERS
 from tests.support.topologies import shipped_topology
 
 #: Where the project AsyncAPI publishes its schemas.

@@ -16,12 +16,16 @@ import meshtasks.flows
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage
-from meshtasks.flows.contract import HANDLERS, Batch
+from meshtasks.flows.contract import Batch
+from meshtasks.flows.loading import load_flows
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import Outcome, outcome_of
 from meshtasks.records.envelope import Envelope
 from meshtasks.worker.decode import Decoder
 from tests.support import batches
+
+#: Those of queues that the flows know by themselves, by queue.
+HANDLERS = load_flows().fixed
 
 NOW = 1_795_440_000.0  # 2026-11-23T13:20:00Z
 

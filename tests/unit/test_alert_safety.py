@@ -17,13 +17,12 @@ from meshtasks.errors import InvalidMessage
 from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.service import AlertUpdate
 from meshtasks.flows.alerts.state import Silence
-from meshtasks.flows.contract import HANDLERS
 from meshtasks.records.alert import Alert, misplaced
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.timestamps import published_at, utc_of
 from meshtasks.worker.decode import Decoder
 from tests.support.alerting import CONFIG, NOW, Manager, alert_fields
-from tests.support.handling import message
+from tests.support.handling import HANDLERS, message
 from tests.support.receiver import Receiver
 
 QUEUE = "alerts.notifications"

@@ -19,7 +19,7 @@ from meshtasks.amqp import headers
 from meshtasks.cli import app
 from meshtasks.cli.asyncapi import document
 from meshtasks.cli.asyncapi_headers import DEAD_LETTER, PASSED_ON
-from meshtasks.flows.builtin import HANDLERS
+from tests.support.handling import HANDLERS
 from tests.support.topologies import SHIPPED, shipped_topology
 
 DOCUMENT = document(shipped_topology(), HANDLERS)

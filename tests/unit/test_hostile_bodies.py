@@ -14,11 +14,10 @@ from meshtasks.amqp.queues import DEFAULT_MAX_RECORDS
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage
-from meshtasks.flows.contract import HANDLERS
 from meshtasks.records.json_text import DEPTH_LIMIT, is_too_deep
 from meshtasks.worker.decode import Decoder
 from tests.contract.cases import CASES, Case
-from tests.support.handling import NOW, message
+from tests.support.handling import HANDLERS, NOW, message
 
 DECODERS = {name: Decoder(handler) for name, handler in HANDLERS.items()}
 READINGS = DECODERS["sensors.temperature"]

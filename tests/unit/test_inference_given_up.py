@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
-from meshtasks.flows.contract import HANDLERS
 from meshtasks.flows.inference.handler import ask_models
 from meshtasks.records.envelope import Envelope
+from tests.support.handling import HANDLERS
 from tests.support.inference import REQUESTS, envelope, request
 
 SETTINGS = Settings(Environment(config_dir=Path(__file__).parents[2] / "config"))
@@ -22,7 +22,7 @@ KEY = "ai.model.obedient"
 
 
 def told(lost: Envelope) -> list[Outgoing]:
-    assert HANDLERS[REQUESTS].handle is ask_models
+    assert HANDLERS[REQUESTS] is ask_models
     return list(HANDLERS[REQUESTS].gives_up(lost, "the model is busy", SETTINGS))
 
 

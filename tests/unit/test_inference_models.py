@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
-from meshtasks.flows.builtin import FILES
 from meshtasks.flows.inference.config import MODELS, ModelBook, Score
+from meshtasks.flows.loading import load_flows
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,4 +123,4 @@ def test_a_url_of_triton_that_is_none_is_refused_at_the_start(url: str) -> None:
     environment = Environment(config_dir=ROOT / "config", triton_url=url)
 
     with pytest.raises(ConfigError, match="MESH_TRITON_URL"):
-        Settings(environment).validate(FILES)
+        Settings(environment).validate(load_flows().files)

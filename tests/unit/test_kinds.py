@@ -12,7 +12,7 @@ import pytest
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, UnknownUnit
-from meshtasks.flows.builtin import handlers_of
+from meshtasks.flows.loading import load_flows
 from meshtasks.records.kinds import HUMIDITY, KINDS, KindConfig, KindsConfig
 from meshtasks.records.units import DECIMALS, IDENTITY
 from tests.support.worker import ROOT
@@ -38,7 +38,7 @@ def config(tmp_path: Path) -> Config:
 def fault(settings: Settings) -> tuple[str, int | None, str, str]:
     """File, line, key and what was expected."""
     with pytest.raises(ConfigError) as caught:
-        handlers_of(settings)
+        load_flows().handlers(settings)
     error = caught.value
     assert not error.more
     return Path(error.source).name, error.line, error.key, error.expected
@@ -219,7 +219,7 @@ def test_a_flow_that_cannot_be_is_refused_with_its_place(
 def test_a_queue_may_have_a_kind_of_the_package(config: Config) -> None:
     settings = config(queues="queues: {devices: {flow: readings, kind: temperature}}\n")
 
-    handler = handlers_of(settings)["devices"]
+    handler = load_flows().handlers(settings)["devices"]
 
     assert handler.queue == "devices"
     assert handler.bare_value

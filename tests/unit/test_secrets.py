@@ -11,9 +11,9 @@ from urllib.parse import quote
 import pytest
 
 from meshtasks.cli.doctor import examine
-from meshtasks.cli.doctor_checks import Check, Verdict
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError, SinkUnavailable
+from meshtasks.flows.diagnosis import Check, Verdict
 from meshtasks.masking import keep_secret, masked
 from meshtasks.outcome import Retry, outcome_of
 

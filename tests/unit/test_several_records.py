@@ -13,7 +13,6 @@ import pytest
 from meshtasks.amqp.content import Origin
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
-from meshtasks.flows.builtin import HANDLERS
 from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.sinks import Sinks
 from meshtasks.gateway.problems import Problem
@@ -24,6 +23,7 @@ from meshtasks.records.json_text import members_of
 from meshtasks.records.models import Metric, Reading, SensorReading
 from meshtasks.worker.results import BatchResult
 from meshtasks.worker.runner import BatchRunner
+from tests.support.handling import HANDLERS
 
 SHIPPED = Path(__file__).parents[2] / "config"
 

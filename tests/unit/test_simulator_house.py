@@ -17,7 +17,6 @@ from meshtasks import celery as _handlers  # noqa: F401 (registers them)
 from meshtasks.amqp.queues import QueueSettings
 from meshtasks.config.loader import load_yaml
 from meshtasks.errors import InvalidMessage
-from meshtasks.flows.contract import HANDLERS
 from meshtasks.flows.inference.config import ModelBook
 from meshtasks.flows.inference.handler import result_points
 from meshtasks.flows.inference.messages import request_of
@@ -43,6 +42,7 @@ from producers.simulator.house import (
     SimulatedMessage,
 )
 from producers.simulator.run import domain_kind_of
+from tests.support.handling import HANDLERS
 
 START_MS = 1_795_439_462_000
 GOOD_HOUSE = HouseOptions(seed=1, start_ms=START_MS, step_ms=5.0)

@@ -15,14 +15,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from meshtasks.config.settings import Settings
-from meshtasks.flows.contract import Batch, Handler, register
+from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.metric_points import Transformed
 from meshtasks.flows.pipeline import store_points
 from meshtasks.flows.readings.transform import transform
 from meshtasks.flows.sinks import RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
-from meshtasks.records.kinds import KINDS, QUANTITIES
+from meshtasks.records.kinds import KINDS
 from meshtasks.records.models import Reading, SensorReading
 from meshtasks.rules.config import RULES
 
@@ -69,7 +69,3 @@ def handler_of_kind(queue: str, kind: str) -> Handler:
         refuses=refuses,
         struct=Reading,
     )
-
-
-for _kind in QUANTITIES:
-    register(handler_of_kind(f"sensors.{_kind}", _kind))

@@ -1,0 +1,200 @@
+"""The flows of the mesh: the built-in ones, and those of installed packages.
+
+A package announces a flow under the entry point group ``meshtasks.flows``::
+
+    [project.entry-points."meshtasks.flows"]
+    tides = "mesh_tides.flow:FLOW"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
+
+from meshtasks.amqp.queues import QUEUES, QueueEntry
+from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.config.loader import refuse
+from meshtasks.config.settings import ConfigFile, Settings
+from meshtasks.errors import ConfigError
+from meshtasks.flows.alerts.flow import FLOW as ALERTS
+from meshtasks.flows.analytics.flow import FLOW as ANALYTICS
+from meshtasks.flows.archive.flow import FLOW as ARCHIVE
+from meshtasks.flows.command import Command
+from meshtasks.flows.commands.flow import FLOW as COMMANDS
+from meshtasks.flows.contract import Flow, Handler
+from meshtasks.flows.inference.flow import FLOW as INFERENCE
+from meshtasks.flows.metrics.flow import FLOW as METRICS
+from meshtasks.flows.readings.flow import FLOW as READINGS
+from meshtasks.flows.webhooks.flow import FLOW as WEBHOOKS
+from meshtasks.records.kinds import KINDS
+
+GROUP = "meshtasks.flows"
+
+_BUILT_IN = (
+    *(READINGS, METRICS, WEBHOOKS, INFERENCE),
+    *(ALERTS, ARCHIVE, ANALYTICS, COMMANDS),
+)
+
+
+@dataclass(frozen=True)
+class Flows:
+    """The flows of the mesh.
+
+    Attributes:
+        packages: of each flow by name, the package that brings it; empty for a
+            built-in one.
+    """
+
+    flows: tuple[Flow, ...]
+    packages: Mapping[str, str]
+
+    @cached_property
+    def files(self) -> tuple[ConfigFile[Any], ...]:
+        """Every file of config/ that flows read."""
+        own = (file for flow in self.flows for file in flow.files)
+        return tuple(dict.fromkeys((TOPOLOGY, QUEUES, *own)))
+
+    @cached_property
+    def commands(self) -> dict[str, Command[Any]]:
+        """Every command, by name."""
+        return {each.name: each for flow in self.flows for each in flow.commands}
+
+    @cached_property
+    def fixed(self) -> dict[str, Handler]:
+        """The handlers of queues that the flows know by themselves, by queue."""
+        return {each.queue: each for flow in self.flows for each in flow.handlers}
+
+    def handlers(self, settings: Settings) -> dict[str, Handler]:
+        """All handlers by queue, those of queues.yaml included.
+
+        Raises:
+            ConfigError: a file cannot be used, or queues.yaml names a flow or a kind
+                that does not exist.
+        """
+        entries = settings.read(QUEUES).queues
+        given = {queue: entry for queue, entry in entries.items() if entry.flow}
+        by_kind = {flow.name: flow.by_kind for flow in self.flows if flow.by_kind}
+        refuse(
+            settings.fault(QUEUES, f"queues.{queue}.{key}", expected)
+            for queue, entry in given.items()
+            for key, expected in self._faults(queue, entry, by_kind, settings)
+        )
+        return self.fixed | {
+            queue: by_kind[entry.flow](queue, entry.kind)
+            for queue, entry in given.items()
+        }
+
+    def of_queue(self, settings: Settings, queue: str) -> Flow:
+        """The flow that handles this queue; there must be one."""
+        for flow in self.flows:
+            if any(handler.queue == queue for handler in flow.handlers):
+                return flow
+        name = settings.read(QUEUES).queues[queue].flow
+        return next(flow for flow in self.flows if flow.name == name)
+
+    def _faults(
+        self, queue: str, entry: QueueEntry, flows: Iterable[str], settings: Settings
+    ) -> Iterator[tuple[str, str]]:
+        """Keys of a queue's entry, and what was expected there."""
+        kinds = settings.read(KINDS).quantities
+        if queue in self.fixed:
+            yield "flow", f"no flow, since {queue} has one already"
+        elif queue not in settings.read(TOPOLOGY).domain_queues:
+            yield "flow", f"no flow, since {queue} is no queue of records"
+        elif entry.flow not in flows:
+            yield "flow", f"expected one of {', '.join(flows)}, got {entry.flow}"
+        elif entry.kind not in kinds:
+            known = f"one of {', '.join(kinds)}, or another that kinds.yaml declares"
+            if entry.kind:
+                yield "kind", f"expected {known}, got {entry.kind}"
+            else:
+                yield "flow", f"expected a kind beside it: {known}"
+
+
+@cache
+def load_flows() -> Flows:
+    """The built-in flows, and those of installed packages, in order of their names.
+
+    Raises:
+        ConfigError: naming the package whose flow cannot be used, and why.
+    """
+    flows, packages = list(_BUILT_IN), dict.fromkeys((f.name for f in _BUILT_IN), "")
+    faults: list[ConfigError] = []
+    for point in sorted(entry_points(group=GROUP)):
+        package = _package(point)
+        try:
+            flow = _load(point)
+        except ConfigError as fault:
+            faults.append(fault)
+            continue
+        if clashes := list(_clashes(flow, flows, packages)):
+            faults += [
+                ConfigError(f"package {package}", f"flow {point.name}", clash)
+                for clash in clashes
+            ]
+            continue
+        flows.append(flow)
+        packages[flow.name] = package
+    refuse(faults)
+    return Flows(tuple(flows), packages)
+
+
+def _load(point: EntryPoint) -> Flow:
+    source, key = f"package {_package(point)}", f"flow {point.name}"
+    try:
+        flow = point.load()
+    except Exception as error:  # it is somebody else's code
+        last = extract_tb(error.__traceback__)[-1]
+        expected = (
+            f"{point.value} cannot be loaded: {type(error).__name__}: {error} "
+            f"({Path(last.filename).name}, line {last.lineno})"
+        )
+        raise ConfigError(source, key, expected) from error
+    if not isinstance(flow, Flow):
+        expected = f"expected {point.value} to be a Flow, got {type(flow).__name__}"
+        raise ConfigError(source, key, expected)
+    return flow
+
+
+def _package(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+
+
+def _clashes(
+    flow: Flow, others: Iterable[Flow], packages: Mapping[str, str]
+) -> Iterator[str]:
+    """What this flow cannot have, because another has it, or it has it twice."""
+    queues = [handler.queue for handler in flow.handlers]
+    for queue in sorted({queue for queue in queues if queues.count(queue) > 1}):
+        yield f"queue {queue} has two handlers"
+    for other in others:
+        of = packages[other.name]
+        owner = f"the flow {other.name}" + (f" of package {of}" if of else "")
+        if flow.name == other.name:
+            yield f"expected another name: there is {owner} already"
+        for what, mine, theirs in (
+            ("queue", set(queues), {each.queue for each in other.handlers}),
+            ("command", _commands(flow), _commands(other)),
+            ("file", *_file_names(flow, other)),
+        ):
+            for name in sorted(mine & theirs):
+                yield f"{what} {name} belongs to {owner} already"
+
+
+def _commands(flow: Flow) -> set[str]:
+    return {command.name for command in flow.commands}
+
+
+def _file_names(one: Flow, other: Flow) -> tuple[set[str], set[str]]:
+    """Names of files that each reads into a model of its own."""
+    shared = set(one.files) & set(other.files)
+    first, second = (
+        {file.name for file in flow.files if file not in shared}
+        for flow in (one, other)
+    )
+    return first, second
