@@ -34,7 +34,6 @@ from producers.buffer import (
     Batching,
     Buffer,
     Counts,
-    MemoryBuffer,
     Pending,
     Route,
     encode,
@@ -84,7 +83,7 @@ class Producer:
         on_confirmed: Callable[[Sequence[Pending]], None] | None = None,
     ) -> None:
         self._publisher = publisher
-        self._buffer = MemoryBuffer() if buffer is None else buffer
+        self._buffer = Buffer() if buffer is None else buffer
         self._batching = batching or Batching()
         self._backoff = backoff or Backoff()
         self._on_confirmed = on_confirmed

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
-
-from typing_extensions import override
+from typing import NamedTuple
 
 from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing
@@ -26,15 +25,43 @@ class Pending(NamedTuple):
     records: int
 
 
-class Buffer(Protocol):
-    """A bounded first-in, first-out store with one batch in flight.
+class Buffer:
+    """A bounded first-in, first-out store with one batch in flight; in memory, so it is
+    lost with the process.
 
     Called by one thread at a time; the producer holds its lock.
+
+    Args:
+        max_bytes: most bytes of bodies waiting. A larger message is kept alone.
     """
+
+    #: What a message counts beside its body.
+    overhead_bytes = 0
+    #: Records that an earlier run had left here.
+    restored_records = 0
+
+    def __init__(
+        self, max_messages: int = 100_000, max_bytes: int = 64 * 1024 * 1024
+    ) -> None:
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        #: With the time at which each came.
+        self._memory: deque[tuple[float, Pending]] = deque()
+        self._memory_bytes = 0
+        self._in_flight: list[Pending] = []
+        self._in_flight_since = 0.0
 
     def append(self, pending: Pending) -> Sequence[Pending]:
         """Keep a message; the oldest waiting ones that were dropped to make room for
         it."""
+        dropped = []
+        while not self.has_room(len(pending.message.body)):
+            if (oldest := self._drop_oldest()) is None:
+                break
+            dropped.append(oldest)
+        self._memory.append((time.monotonic(), pending))
+        self._memory_bytes += len(pending.message.body) + self.overhead_bytes
+        return dropped
 
     def take(self, count: int, size_bytes: int) -> Sequence[Pending]:
         """The oldest messages, at most ``count`` and about ``size_bytes`` of them.
@@ -42,110 +69,52 @@ class Buffer(Protocol):
         They are in flight until :meth:`resolve`; a second call before that gives
         the same batch.
         """
+        if not self._in_flight and self._memory:
+            self._in_flight_since = self._memory[0][0]
+            taken_bytes = 0
+            while (
+                self._memory
+                and len(self._in_flight) < count
+                and taken_bytes < size_bytes
+            ):
+                self._in_flight.append(self._pop())
+                taken_bytes += len(self._in_flight[-1].message.body)
+        return tuple(self._in_flight)
 
     def resolve(self) -> None:
         """Forget the batch in flight: its fate is known."""
+        self._in_flight.clear()
 
     def keep(self) -> None:
-        """The broker does not answer: make sure that what is kept outlives the
-        process."""
+        """The broker does not answer: bring to safety what can be."""
 
     def close(self) -> Sequence[Pending]:
         """Nothing more will come; what is lost with the process, oldest first."""
-
-    @property
-    def restored_records(self) -> int:
-        """Records that an earlier run had left here."""
+        return (*self._in_flight, *(pending for _, pending in self._memory))
 
     @property
     def waiting(self) -> int:
         """Messages that are not in flight."""
+        return len(self._memory)
 
     @property
     def waiting_bytes(self) -> int:
-        """Sum of their bodies."""
+        """Sum of what they count."""
+        return self._memory_bytes
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether a message with a body of this size would drop no other."""
-
-
-class MemoryBuffer(Buffer):
-    """Keeps messages in memory; they are lost with the process.
-
-    Args:
-        max_bytes: most bytes of bodies waiting. A larger message is kept alone.
-    """
-
-    def __init__(
-        self, max_messages: int = 100_000, max_bytes: int = 64 * 1024 * 1024
-    ) -> None:
-        self._max_messages = max_messages
-        self._max_bytes = max_bytes
-        self._waiting: deque[Pending] = deque()
-        self._waiting_bytes = 0
-        self._in_flight: list[Pending] = []
-
-    @override
-    def append(self, pending: Pending) -> Sequence[Pending]:
-        size = len(pending.message.body)
-        dropped = []
-        while not self.has_room(size):
-            dropped.append(self._pop())
-        self._waiting.append(pending)
-        self._waiting_bytes += size
-        return dropped
-
-    @override
-    def take(self, count: int, size_bytes: int) -> Sequence[Pending]:
-        if not self._in_flight:
-            taken_bytes = 0
-            while (
-                self._waiting
-                and len(self._in_flight) < count
-                and taken_bytes < size_bytes
-            ):
-                pending = self._pop()
-                taken_bytes += len(pending.message.body)
-                self._in_flight.append(pending)
-        return tuple(self._in_flight)
-
-    @override
-    def resolve(self) -> None:
-        self._in_flight.clear()
-
-    @override
-    def keep(self) -> None:
-        """Do nothing; they are lost with the process."""
-
-    @override
-    def close(self) -> Sequence[Pending]:
-        return (*self._in_flight, *self._waiting)
-
-    @property
-    @override
-    def restored_records(self) -> int:
-        return 0
-
-    @property
-    @override
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    @property
-    @override
-    def waiting_bytes(self) -> int:
-        return self._waiting_bytes
-
-    @override
-    def has_room(self, size_bytes: int) -> bool:
-        return not self._waiting or (
-            len(self._waiting) < self._max_messages
-            and self._waiting_bytes + size_bytes <= self._max_bytes
+        waiting_bytes = self.waiting_bytes + size_bytes + self.overhead_bytes
+        return not self.waiting or (
+            self.waiting < self._max_messages and waiting_bytes <= self._max_bytes
         )
 
+    def _drop_oldest(self) -> Pending | None:
+        return self._pop() if self._memory else None
+
     def _pop(self) -> Pending:
-        pending = self._waiting.popleft()
-        self._waiting_bytes -= len(pending.message.body)
+        _, pending = self._memory.popleft()
+        self._memory_bytes -= len(pending.message.body) + self.overhead_bytes
         return pending
 
 

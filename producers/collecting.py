@@ -21,57 +21,7 @@ from producers.base import Producer
 from producers.buffer import Batching
 from producers.session import run_session, spooling_producer
 
-#: Linux's own name for it. Where it is not known (macOS), ``CLOCK_MONOTONIC``
-#: goes on during sleep.
-_BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def elapsed_seconds() -> float:
-    """Seconds since some moment in the past, sleep included; never set back."""
-    return time.clock_gettime(_BOOT_TIME)
-
-
-def ticks(
-    interval_seconds: float,
-    stop: threading.Event,
-    now: Callable[[], float] = time.monotonic,
-) -> Iterator[None]:
-    """Yield at once and then every ``interval_seconds``, until ``stop`` is set.
-
-    Ticks that came due while the last one was worked on, or while the process stood
-    still, are left out; the next is due when it would have been anyway.
-    """
-    due = now()
-    while not stop.wait(max(0.0, due - now())):
-        yield
-        missed = max(0.0, now() - due) // interval_seconds
-        due += (1 + missed) * interval_seconds
-
-
 logger = logging.getLogger(__name__)
-
-
-class Health:
-    """Logs what is wrong with something when that changes, not in every round."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._known = ""
-
-    def failed(self, reason: str, *, kind: str = "") -> None:
-        """Log why it is not well, unless it was so for the same reason: of the same
-        kind, where the reason differs each time."""
-        kind = kind or reason
-        if kind != self._known:
-            self._known = kind
-            logger.warning("%s: %s", self._what, reason)
-
-    def recovered(self) -> None:
-        """Log that it is well, if it was not."""
-        if self._known:
-            self._known = ""
-            logger.info("%s has recovered", self._what)
-
 
 EXCHANGE = "metrics"
 #: The metric of the scrape itself: whether and how fast a service was read.
@@ -98,6 +48,32 @@ DryRun = Annotated[
         "without a broker.",
     ),
 ]
+
+#: Linux's own name for it. Where it is not known (macOS), ``CLOCK_MONOTONIC``
+#: goes on during sleep.
+_BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def elapsed_seconds() -> float:
+    """Seconds since some moment in the past, sleep included; never set back."""
+    return time.clock_gettime(_BOOT_TIME)
+
+
+def ticks(
+    interval_seconds: float,
+    stop: threading.Event,
+    now: Callable[[], float] = time.monotonic,
+) -> Iterator[None]:
+    """Yield at once and then every ``interval_seconds``, until ``stop`` is set.
+
+    Ticks that came due while the last one was worked on, or while the process stood
+    still, are left out; the next is due when it would have been anyway.
+    """
+    due = now()
+    while not stop.wait(max(0.0, due - now())):
+        yield
+        missed = max(0.0, now() - due) // interval_seconds
+        due += (1 + missed) * interval_seconds
 
 
 class Measured(NamedTuple):
@@ -148,7 +124,8 @@ class Guard:
     """
 
     def __init__(self) -> None:
-        self._failing: dict[str, Health] = {}
+        #: Name of a thing → by what its failure is the same.
+        self._failing: dict[str, str] = {}
 
     def attempt(self, what: str, look: Callable[[], _T]) -> _T | None:
         """What a look at something finds; None if it fails, whatever it raises."""
@@ -157,18 +134,26 @@ class Guard:
                 found = look()
         except Unforeseen as error:
             # Such texts quote what they could not read, counters for example.
-            kind = _NUMBERS.sub("0", str(error))
-            self._health(what).failed(f"failed: {error}", kind=kind)
+            self.failed(what, f"failed: {error}", kind=_NUMBERS.sub("0", str(error)))
             return None
         except MeshError as error:
-            self._health(what).failed(clip(printable(str(error)), _REASON_LIMIT_CHARS))
+            self.failed(what, clip(printable(str(error)), _REASON_LIMIT_CHARS))
             return None
-        if health := self._failing.pop(what, None):
-            health.recovered()
+        self.recovered(what)
         return found
 
-    def _health(self, what: str) -> Health:
-        return self._failing.setdefault(what, Health(printable(what)))
+    def failed(self, what: str, reason: str, *, kind: str = "") -> None:
+        """Log a failure, unless the last one of this thing had the same reason, or was
+        of the same kind, where the reason differs each time."""
+        kind = kind or reason
+        if kind != self._failing.get(what):
+            self._failing[what] = kind
+            logger.warning("%s: %s", printable(what), reason)
+
+    def recovered(self, what: str) -> None:
+        """Log that a thing has recovered, if it had failed."""
+        if self._failing.pop(what, None):
+            logger.info("%s has recovered", printable(what))
 
 
 def metric(

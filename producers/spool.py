@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from producers.spoolfile import (
     SpoolFile,
     check_storable,
     set_aside,
-    weight_bytes,
 )
 
 logger = logging.getLogger(__name__)
@@ -58,20 +56,18 @@ class Spool(Buffer):
         ConfigError: another process has the file open, or it cannot be made.
     """
 
+    overhead_bytes = OVERHEAD_BYTES
+
     def __init__(self, path: Path, limits: SpoolLimits) -> None:
+        super().__init__(limits.messages, limits.size_bytes)
         self._path = path
         self._limits = limits
+        #: What is in it is older than all in memory.
         self._file: SpoolFile | None = SpoolFile.open(path)
-        self._restored_records = self._file.found_records
+        self.restored_records = self._file.found_records
         if self._file.count:
             text = "%d messages of an earlier run wait in %s"
             logger.info(text, self._file.count, path)
-        #: What is not in the file, and younger than all that is; with the time at
-        #: which it came.
-        self._memory: deque[tuple[float, Pending]] = deque()
-        self._memory_bytes = 0
-        self._in_flight: list[Pending] = []
-        self._in_flight_since = 0.0
         self._in_flight_is_written = False
         self._writing = True
         self._fault_logged_at = -_FAULT_LOG_INTERVAL_SECONDS
@@ -79,13 +75,7 @@ class Spool(Buffer):
     @override
     def append(self, pending: Pending) -> Sequence[Pending]:
         check_storable(pending.message)
-        dropped = []
-        while not self.has_room(len(pending.message.body)):
-            if (oldest := self._drop_oldest()) is None:
-                break
-            dropped.append(oldest)
-        self._memory.append((time.monotonic(), pending))
-        self._memory_bytes += weight_bytes(pending)
+        dropped = super().append(pending)
         if self._writing or self._is_late or self._memory_is_full:
             self.keep()
         return dropped
@@ -98,21 +88,11 @@ class Spool(Buffer):
             except SpoolFault as error:
                 self._begin_anew(error)
             self._in_flight_is_written = bool(self._in_flight)
-        if not self._in_flight and self._memory:
-            self._in_flight_since = self._memory[0][0]
-            taken_bytes = 0
-            while (
-                self._memory
-                and len(self._in_flight) < count
-                and taken_bytes < size_bytes
-            ):
-                self._in_flight.append(self._pop())
-                taken_bytes += len(self._in_flight[-1].message.body)
-        return tuple(self._in_flight)
+        return super().take(count, size_bytes)
 
     @override
     def resolve(self) -> None:
-        self._in_flight.clear()
+        super().resolve()
         left = 0
         if self._file is not None:
             left = self._file.count
@@ -145,14 +125,14 @@ class Spool(Buffer):
     def close(self) -> Sequence[Pending]:
         self.keep()
         in_flight = [] if self._in_flight_is_written else self._in_flight
-        lost = [*in_flight, *(pending for _, pending in self._memory)]
+        lost = (*in_flight, *(pending for _, pending in self._memory))
         if self._file is not None:
             left = self._file.count + len(self._in_flight) - len(in_flight)
             if left:
                 text = "%d messages wait in %s for the next start"
                 logger.warning(text, left, self._path)
             self._file.close()
-        return tuple(lost)
+        return lost
 
     @property
     @override
@@ -166,19 +146,9 @@ class Spool(Buffer):
         on_disk = 0 if self._file is None else self._file.size_bytes
         return on_disk + self._memory_bytes
 
-    @property
-    @override
-    def restored_records(self) -> int:
-        return self._restored_records
-
     @override
     def has_room(self, size_bytes: int) -> bool:
-        waiting_bytes = self.waiting_bytes + size_bytes + OVERHEAD_BYTES
-        return not self.waiting or (
-            self.waiting < self._limits.messages
-            and waiting_bytes <= self._limits.size_bytes
-            and not self._memory_is_full
-        )
+        return super().has_room(size_bytes) and not self._memory_is_full
 
     @property
     def _is_late(self) -> bool:
@@ -198,11 +168,7 @@ class Spool(Buffer):
             or self._memory_bytes >= self._limits.memory_bytes
         )
 
-    def _pop(self) -> Pending:
-        _, pending = self._memory.popleft()
-        self._memory_bytes -= weight_bytes(pending)
-        return pending
-
+    @override
     def _drop_oldest(self) -> Pending | None:
         # Memory is full only while nothing can be removed from the file either.
         if self._file is not None and not self._memory_is_full:
@@ -213,7 +179,7 @@ class Spool(Buffer):
                 self._begin_anew(error)
             except SpoolFault as error:
                 self._report(error, "the newest messages are dropped instead")
-        return self._pop() if self._memory else None
+        return super()._drop_oldest()
 
     def _forget(self, file: SpoolFile) -> None:
         try:

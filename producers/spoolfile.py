@@ -206,7 +206,7 @@ class SpoolFile:
     def _add_up(self, messages: Iterable[Pending], sign: int) -> None:
         for each in messages:
             self.count += sign
-            self.size_bytes += sign * weight_bytes(each)
+            self.size_bytes += sign * (len(each.message.body) + OVERHEAD_BYTES)
 
     def _sync_now_and_then(self) -> None:
         now = time.monotonic()
@@ -261,11 +261,6 @@ def set_aside(path: Path, why: Exception) -> None:
     )
 
 
-def weight_bytes(pending: Pending) -> int:
-    """What a message counts against the spool's limit."""
-    return len(pending.message.body) + OVERHEAD_BYTES
-
-
 def check_storable(message: Outgoing) -> None:
     """See to it that a message can be written, should it have to be.
 
@@ -276,10 +271,10 @@ def check_storable(message: Outgoing) -> None:
 
 
 def _row(number: int, pending: Pending) -> tuple[Any, ...]:
-    exchange, routing_key, body, message_id, timestamp, _, _ = pending.message
-    extra = _extra(pending.message)
-    records = pending.records
-    return number, exchange, routing_key, body, records, message_id, timestamp, extra
+    message, records = pending
+    key, body, extra = message.routing_key, message.body, _extra(message)
+    sent = records, message.message_id, message.timestamp
+    return number, message.exchange, key, body, *sent, extra
 
 
 def _extra(message: Outgoing) -> str | None:

@@ -23,7 +23,6 @@ from producers.collecting import (
     SCRAPE,
     Collector,
     Guard,
-    Health,
     Measured,
     Unforeseen,
     contained,
@@ -122,7 +121,7 @@ class Target:
         )
         self._last_series: AbstractSet[object] = frozenset()
         self.name = f"{target.service} {target.url}"
-        self._guard, self._completeness = Guard(), Health(self.name)
+        self._guard, self._completeness = Guard(), Guard()
 
     def scrape(self) -> list[Measured]:
         """Read the page; its metrics, and last the one of the scrape itself.
@@ -136,9 +135,9 @@ class Target:
         if read is not None:
             self._counters.forget_unread()
             if read.example:
-                self._completeness.failed(f"left out: {read.example}")
+                self._completeness.failed(self.name, f"left out: {read.example}")
             else:
-                self._completeness.recovered()
+                self._completeness.recovered(self.name)
         vanished = len(self._last_series - translated.series)
         self._last_series = translated.series
         how = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meshtasks.amqp.publisher import Outgoing
-from producers.buffer import Buffer, MemoryBuffer, Pending
+from producers.buffer import Buffer, Pending
 from producers.spool import Spool, SpoolLimits
 from producers.spoolfile import OVERHEAD_BYTES
 
@@ -27,7 +27,7 @@ def new_buffer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeB
 
         def make(max_messages: int = PLENTY, max_bytes: int = PLENTY) -> Buffer:
             if request.param == "memory":
-                return MemoryBuffer(max_messages, max_bytes)
+                return Buffer(max_messages, max_bytes)
             spool = Spool(tmp_path / "spool", SpoolLimits(max_messages, max_bytes))
             buffers.callback(spool.close)
             if request.param == "spool":

@@ -18,7 +18,7 @@ from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import PublishUnconfirmed
 from meshtasks.timing import Backoff
 from producers.base import MAX_BODY_BYTES, Producer
-from producers.buffer import Batching, Buffer, MemoryBuffer, Pending
+from producers.buffer import Batching, Buffer, Pending
 from producers.spool import Spool, SpoolLimits
 from tests.support.amqp import Delivery, drain, open_channel, queue_depth, take
 from tests.support.proxy import Proxy
@@ -207,7 +207,7 @@ def test_a_producer_starts_before_its_broker(url: str, proxy: Proxy) -> None:
 
 def test_a_full_buffer_drops_the_oldest_and_counts_them(url: str, proxy: Proxy) -> None:
     proxy.close_door()
-    buffer = MemoryBuffer(max_messages=100)
+    buffer = Buffer(max_messages=100)
     with running(proxy.url(url), buffer=buffer) as producer:
         for number in range(250):
             producer.submit(EXCHANGE, KEY, number)
