@@ -66,16 +66,15 @@ class Answer(NamedTuple):
         return retry_after_seconds(self.headers.get("Retry-After"))
 
 
-def pool_manager(**options: Any) -> urllib3.PoolManager:
+def pool_manager(proxy_url: str | None = None, **options: Any) -> urllib3.PoolManager:
     """Connections whose answers are bounded in time; options as of ``PoolManager``."""
-    manager = urllib3.PoolManager(**options)
-    bound_in_time(manager)
-    return manager
-
-
-def bound_in_time(manager: urllib3.PoolManager) -> None:
-    """Bound the answers of connections that somebody else's client makes."""
+    manager = (
+        urllib3.ProxyManager(proxy_url, **options)
+        if proxy_url
+        else urllib3.PoolManager(**options)
+    )
     manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+    return manager
 
 
 def request(

@@ -224,7 +224,7 @@ class TestFailures:
     def test_nobody_there(self, receiver: Receiver) -> None:
         receiver.stop()
 
-        with pytest.raises(SinkUnavailable, match="phone: ConnectionError"):
+        with pytest.raises(SinkUnavailable, match="phone: NewConnectionError"):
             notifier(f"ntfy://127.0.0.1:{receiver.port}/alerts").send("phone", DAMP)
 
     def test_a_slow_service_is_given_up(

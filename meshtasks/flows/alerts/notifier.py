@@ -2,32 +2,37 @@
 
 Apprise knows a hundred services, but of a notification only title and text. ntfy and
 Home Assistant's app can do more (priority, replacing an earlier notification), so
-they are spoken to directly; their URLs are Apprise's all the same.
+these are called directly; their URLs are Apprise's all the same.
 
 The URLs are secrets. Errors name the receiver, never its URL, and the loggers of
-Apprise and of the HTTP libraries below it are kept from writing URLs down.
+Apprise and of the HTTP libraries below it write no URLs.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http import HTTPStatus
+from http.client import responses
 from typing import Any, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import apprise
-import requests
 from apprise.plugins.home_assistant import NotifyHomeAssistant
 from apprise.plugins.ntfy import NotifyNtfy
 from pydantic import SecretStr
 from typing_extensions import override
+from urllib3 import make_headers
+from urllib3.exceptions import HTTPError
 
 from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.flows.alerts.rendering import Notification
-from meshtasks.flows.http import bound_in_time, retry_after_seconds
+from meshtasks.flows.http import Answer, pool_manager, request
 from meshtasks.records.alert import Severity
 from meshtasks.text import clip
 from meshtasks.timing import timed
@@ -35,13 +40,11 @@ from meshtasks.timing import timed
 #: The sink's name in errors.
 SINK = "notifier"
 
-_CONNECT_TIMEOUT_SECONDS = 4.0
 _READ_TIMEOUT_SECONDS = 10.0
 #: Apprise may make several requests for one notification.
 _LONGEST_SECONDS = 30.0
 
-#: What is wrong with nothing but the notification; all else is the service's trouble,
-#: or of the way to it.
+#: Faults of the notification alone; all others are of the service, or of the way to it.
 _OF_THE_NOTIFICATION = frozenset({400, 413, 422})
 
 _TYPES: dict[Severity, apprise.NotifyType] = {
@@ -85,27 +88,22 @@ class Notifier:
 
     @timed(SINK)
     def send(self, name: str, notification: Notification) -> None:
-        """Send a notification; returns once the service has taken it.
-
-        What the service does with it afterwards nobody can tell.
-
-        Args:
-            name: of a receiver that has a URL.
-            notification: what to send.
+        """Send a notification to a receiver that has a URL; returns once its service
+        has taken it.
 
         Raises:
-            SinkUnavailable: the service cannot be reached, or is not well.
-            SinkRejected: it refuses this notification, or us.
+            SinkUnavailable: the service cannot be reached, or fails.
+            SinkRejected: it refuses this notification.
         """
         self._receivers[name].send(notification)
 
     def base_urls(self) -> dict[str, str]:
-        """By receiver, where its service is; of ntfy and Home Assistant only, since
-        nobody knows what else Apprise would connect to."""
+        """The URL of each receiver's service, by receiver; of ntfy and Home Assistant
+        only, since for others it is not known what Apprise connects to."""
         return {
             name: receiver.base_url
             for name, receiver in self._receivers.items()
-            if isinstance(receiver, _Ntfy | _HomeAssistant)
+            if isinstance(receiver, _JsonService)
         }
 
     def close(self) -> None:
@@ -113,29 +111,94 @@ class Notifier:
 
 
 class Receiver(Protocol):
-    """Somewhere a notification can be sent."""
+    """A destination of notifications."""
 
     def send(self, notification: Notification) -> None:
         """See :meth:`Notifier.send`."""
 
 
-class _Ntfy:
+class _JsonService:
+    """A receiver that is called directly, with JSON.
+
+    Args:
+        name: of the receiver.
+        base_url: where it is.
+        plugin: Apprise's reading of the URL.
+        token: of the URL.
+    """
+
+    def __init__(
+        self, name: str, base_url: str, plugin: apprise.NotifyBase, token: str | None
+    ) -> None:
+        self._name = name
+        self.base_url = base_url
+        self._verify: bool = plugin.verify_certificate
+        self._headers = {"Content-Type": "application/json", "User-Agent": "meshtasks"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        elif plugin.user:
+            basic = f"{plugin.user}:{plugin.password or ''}"
+            self._headers |= make_headers(basic_auth=basic)
+
+    def send(self, notification: Notification) -> None:
+        for path, content in self._calls(notification):
+            self._post(path, content)
+
+    def _calls(self, notification: Notification) -> Iterator[tuple[str, Any]]:
+        """Path and content of each call."""
+        raise NotImplementedError
+
+    def _post(self, path: str, content: Any) -> None:
+        url = self.base_url + path
+        unverified = {} if self._verify else {"cert_reqs": "CERT_NONE"}
+        http = pool_manager(_proxy_for(url), maxsize=1, **unverified)
+        try:
+            answer = request(
+                http,
+                "POST",
+                url,
+                timeout_seconds=_READ_TIMEOUT_SECONDS,
+                body=json.dumps(content).encode(),
+                headers=self._headers,
+            )
+        except HTTPError as error:
+            # Its text holds the URL.
+            message = f"receiver {self._name}: {type(error).__name__}"
+            raise SinkUnavailable(SINK, message) from None
+        finally:
+            http.clear()
+        # ntfy and Home Assistant answer in JSON; a login page in their place does not.
+        is_json = not answer.body or _json(answer) is not None
+        if not (answer.status == HTTPStatus.OK and answer.whole and is_json):
+            raise self._refusal(answer)
+
+    def _refusal(self, answer: Answer) -> SinkUnavailable | SinkRejected:
+        status = answer.status
+        message = f"receiver {self._name}: HTTP {status} {_explained(answer)}".rstrip()
+        if status in _OF_THE_NOTIFICATION and isinstance(_json(answer), dict):
+            return SinkRejected(message)
+        if status < HTTPStatus.BAD_REQUEST:
+            message = f"{message}, and not as the service answers (is the URL right?)"
+        return SinkUnavailable(SINK, message, answer.retry_after_seconds)
+
+
+class _Ntfy(_JsonService):
     """A topic of an ntfy server (docs.ntfy.sh/publish, "Publish as JSON").
 
     A later message with the same ``sequence_id`` replaces the earlier one since
-    ntfy 2.16; older servers do not mind it and show both.
+    ntfy 2.16; older servers ignore it and show both.
     """
 
     def __init__(self, name: str, plugin: NotifyNtfy) -> None:
         self._topics: list[str] = plugin.topics
         base = plugin.cloud_notify_url if plugin.mode == "cloud" else _base_url(plugin)
         token = plugin.token if plugin.auth == "token" else None
-        self.base_url: str = base
-        self._service = _Service(name, base, plugin, token)
+        super().__init__(name, base, plugin, token)
 
-    def send(self, notification: Notification) -> None:
+    @override
+    def _calls(self, notification: Notification) -> Iterator[tuple[str, Any]]:
         for topic in self._topics:
-            self._service.post(
+            yield (
                 "/",
                 {
                     "topic": topic,
@@ -148,7 +211,7 @@ class _Ntfy:
             )
 
 
-class _HomeAssistant:
+class _HomeAssistant(_JsonService):
     """Notify services of Home Assistant, its phone app above all.
 
     A later notification with the same ``tag`` replaces the earlier one on the phone,
@@ -157,21 +220,22 @@ class _HomeAssistant:
 
     def __init__(self, name: str, plugin: NotifyHomeAssistant) -> None:
         base = _base_url(plugin) + plugin.prefix.rstrip("/")
-        self.base_url = base
-        self._service = _Service(name, base, plugin, plugin.accesstoken)
+        super().__init__(name, base, plugin, plugin.accesstoken)
         self._targets: list[tuple[str | None, str | None, list[str]]] = plugin.targets
 
-    def send(self, notification: Notification) -> None:
+    @override
+    def _calls(self, notification: Notification) -> Iterator[tuple[str, Any]]:
         text = {"title": notification.title, "message": notification.body}
         for domain, service, people in self._targets:
             if domain is None:
                 path = "/api/services/persistent_notification/create"
-                extra: dict[str, Any] = {"notification_id": notification.tag}
-            else:
-                path = f"/api/services/{domain}/{service}"
-                data = {"tag": notification.tag, **_PUSH[notification.priority]}
-                extra = {"data": data, **({"target": people} if people else {})}
-            self._service.post(path, {**text, **extra})
+                yield path, {**text, "notification_id": notification.tag}
+                continue
+            data = {"tag": notification.tag, **_PUSH[notification.priority]}
+            content = {**text, "data": data}
+            if people:
+                content["target"] = people
+            yield f"/api/services/{domain}/{service}", content
 
 
 class _Other:
@@ -219,84 +283,6 @@ class _Other:
         )
 
 
-class _Service:
-    """An HTTP service that takes JSON.
-
-    Args:
-        name: of the receiver.
-        base_url: where it is.
-        plugin: Apprise's reading of the URL.
-        token: of the URL.
-    """
-
-    def __init__(
-        self, name: str, base_url: str, plugin: apprise.NotifyBase, token: str | None
-    ) -> None:
-        self._name = name
-        self._base_url = base_url
-        self._verify: bool = plugin.verify_certificate
-        self._auth = _Authorisation(plugin.user, plugin.password, token)
-
-    def post(self, path: str, content: dict[str, Any]) -> None:
-        try:
-            with requests.Session() as session:
-                session.mount("http://", _InTime())
-                session.mount("https://", _InTime())
-                answer = session.post(
-                    self._base_url + path,
-                    json=content,
-                    auth=self._auth,
-                    timeout=(_CONNECT_TIMEOUT_SECONDS, _READ_TIMEOUT_SECONDS),
-                    verify=self._verify,
-                    allow_redirects=False,
-                )
-        except requests.RequestException as error:
-            # Its text holds the URL.
-            message = f"receiver {self._name}: {type(error).__name__}"
-            raise SinkUnavailable(SINK, message) from None
-        if not (answer.status_code == HTTPStatus.OK and _is_of_a_service(answer)):
-            raise self._refusal(answer)
-
-    def _refusal(self, answer: requests.Response) -> SinkUnavailable | SinkRejected:
-        status = answer.status_code
-        message = f"receiver {self._name}: HTTP {status} {_explained(answer)}".rstrip()
-        if status in _OF_THE_NOTIFICATION and isinstance(_json(answer), dict):
-            return SinkRejected(message)
-        if answer.ok:
-            message = f"{message}, and not as the service answers (is the URL right?)"
-        wait = retry_after_seconds(answer.headers.get("Retry-After"))
-        return SinkUnavailable(SINK, message, wait)
-
-
-class _InTime(requests.adapters.HTTPAdapter):
-    """Answers bounded in time as a whole."""
-
-    @override
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        super().init_poolmanager(*args, **options)
-        bound_in_time(self.poolmanager)
-
-
-class _Authorisation(requests.auth.AuthBase):
-    """Credentials of a URL. Without this, requests looks for some in ``~/.netrc``."""
-
-    def __init__(
-        self, user: str | None, password: str | None, token: str | None
-    ) -> None:
-        self._token = token
-        self._basic = (
-            requests.auth.HTTPBasicAuth(user, password or "") if user else None
-        )
-
-    @override
-    def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._token:
-            r.headers["Authorization"] = f"Bearer {self._token}"
-        elif self._basic:
-            return self._basic(r)
-        return r
-
-
 def _receiver(name: str, url: SecretStr) -> Receiver:
     with warnings.catch_warnings():
         # Some plugins import what Python 3.13 no longer has.
@@ -321,28 +307,31 @@ def _base_url(plugin: apprise.NotifyBase) -> str:
     return f"{scheme}://{plugin.host}{port}"
 
 
-def _explained(answer: requests.Response) -> str:
+def _proxy_for(url: str) -> str | None:
+    """The proxy of the environment for this URL; receivers may be on the internet."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.hostname or ""):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def _explained(answer: Answer) -> str:
     """The reason that a service gives in JSON, as both of ours do."""
     content = _json(answer)
     if isinstance(content, dict):
         for name in ("error", "message"):
             if isinstance(reason := content.get(name), str):
                 return clip(reason, 200)
-    return answer.reason or ""
+    return responses.get(answer.status, "")
 
 
-def _json(answer: requests.Response) -> Any:
-    """What it says in JSON; None if it does not."""
+def _json(answer: Answer) -> Any:
+    """The JSON in an answer; None if there is none."""
     try:
-        return answer.json()
-    except (requests.JSONDecodeError, RecursionError):
+        return json.loads(answer.body)
+    except (ValueError, RecursionError):
         return None
-
-
-def _is_of_a_service(answer: requests.Response) -> bool:
-    """Whether a 200 is a service's own: ntfy and Home Assistant answer in JSON. A login
-    page that stands in their place is none."""
-    return not answer.content or _json(answer) is not None
 
 
 def _keep_urls_out_of_logs() -> None:
