@@ -15,6 +15,7 @@ from celery.utils.log import get_logger
 
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.queues import QueueSettings
+from meshtasks.amqp.receiving import Message
 from meshtasks.flows.contract import Handler
 from meshtasks.worker.batching import (
     Adapted,
@@ -72,6 +73,7 @@ class QueueConsumer:
         self.received = 0
         self.unresolved = 0
         self._prefetch = prefetch
+        self._max_message_bytes = settings.max_message_bytes
         self._on_full = on_full
         self._on_open = on_open
         self._on_dead = on_dead
@@ -199,17 +201,29 @@ class QueueConsumer:
     def _on_cancelled(self, _consumer_tag: str) -> None:
         self._on_lost(self, f"the broker cancelled the consumer of {self.queue}")
 
-    def _on_message(self, message: Any) -> None:
-        adapted = adapt(
-            message, self.queue, self.settings.max_message_bytes, time.time()
-        )
+    def _on_message(self, message: Message) -> None:
         self.received += 1
         self.unresolved += 1
-        if adapted.dead is not None:
-            self._on_dead(self, adapted)
-            return
-        delivery = adapted.delivery
-        buffer = self._plain if not delivery.headers else self._buffer_for(delivery)
+        now, max_bytes = time.time(), self._max_message_bytes
+        if len(message.body) <= max_bytes and not message.properties.has_headers:
+            # nearly all: the way below comes to the same in 1.5 µs more
+            buffer = self._plain
+            delivery = Delivery(
+                message.delivery_tag,
+                message.body,
+                message.exchange,
+                message.routing_key,
+                message.properties,
+                message.redelivered,
+                now,
+            )
+        else:
+            adapted = adapt(message, self.queue, max_bytes, now)
+            if adapted.dead is not None:
+                self._on_dead(self, adapted)
+                return
+            delivery = adapted.delivery
+            buffer = self._buffer_for(delivery)
         first = not len(buffer)
         if buffer.add(delivery):
             self._on_full(self, buffer.take())

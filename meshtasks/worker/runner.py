@@ -91,19 +91,22 @@ class BatchRunner:
         failures: list[Failure] = []
         several: dict[int, Several] = {}  # by position
         bad: dict[int, FailedRecords] = {}  # likewise
+        decode_object = self._decoder.decode_object
+        add_record, add_envelope = batch.records.append, batch.envelopes.append
+        add_place, add_position = batch.places.append, positions.append
         for position, wire in enumerate(wires):
             body = wire[0]
             try:
                 if body[:1] == b"{":
                     try:
-                        record = self._decoder.decode_object(body)
+                        record = decode_object(body)
                     except InvalidMessage as error:
                         decoded = self._decoder.decode_several(body, error)
                     else:
-                        batch.records.append(record)
-                        batch.envelopes.append(envelope_of(wire, queue))
-                        batch.places.append(None)
-                        positions.append(position)
+                        add_record(record)
+                        add_envelope(envelope_of(wire, queue))
+                        add_place(None)
+                        add_position(position)
                         continue
                 else:
                     decoded = self._decode_other(wires, position)
