@@ -58,11 +58,11 @@ def compact(
     used, or the extra is not installed.
     """
     require_extra()
-    from meshtasks.flows.analytics.compaction import open_compaction  # noqa: PLC0415
+    from meshtasks.flows.analytics.compaction import Compaction  # noqa: PLC0415
 
     settings = load_settings()
     with closing(open_store(settings.env)) as store:
-        compaction = open_compaction(settings, store, report=say)
+        compaction = Compaction(settings, store, report=say)
         done = compaction.run(day.date() if day else None)
     say(
         f"{done.before} files became {done.after}, {done.deleted} deleted, "

@@ -23,7 +23,7 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import SinkUnavailable, Transient
 from meshtasks.flows.analytics import ANALYTICS
-from meshtasks.flows.analytics.compaction import Compacted, open_compaction
+from meshtasks.flows.analytics.compaction import Compacted, Compaction
 from meshtasks.flows.analytics.dataset import DatasetLock
 from meshtasks.flows.archive.handler import archive_events, archive_metrics
 from meshtasks.flows.archive.objects import OBJECTS, FileStore, archived_objects
@@ -84,7 +84,7 @@ def temperatures(*values: float) -> list[dict[str, Any]]:
 def compact(sinks: Sinks, only: date | None = None) -> Compacted:
     """Compact the dataset."""
     settings, store = sinks.settings, sinks[OBJECTS]
-    return open_compaction(settings, store, lambda _: None).run(only)
+    return Compaction(settings, store, lambda _: None).run(only)
 
 
 def archived_ids(sinks: Sinks) -> Counter[str]:

@@ -21,7 +21,7 @@ import pytest
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
-from meshtasks.flows.analytics.compaction import open_compaction
+from meshtasks.flows.analytics.compaction import Compaction
 from meshtasks.flows.analytics.database import opened
 from meshtasks.flows.archive.objects import OBJECTS
 from meshtasks.flows.sinks import Sinks
@@ -191,7 +191,7 @@ def test_a_query_sees_each_row_once_before_and_after_compaction(
         archive(sinks, KEY, {"value": 1}, {"value": 2}, name=name)
     sql = "SELECT count(*) AS n, count(DISTINCT record_id) AS ids FROM readings"
     before = asked(query, sql)
-    open_compaction(sinks.settings, sinks[OBJECTS], lambda _: None).run()
+    Compaction(sinks.settings, sinks[OBJECTS], lambda _: None).run()
     assert asked(query, sql) == before == [{"n": 6, "ids": 6}]
 
 
@@ -202,7 +202,7 @@ def test_while_a_query_reads_compaction_takes_nothing_away(
         archive(sinks, KEY, {"value": 1}, {"value": 2}, name=name)
     sql = "SELECT count(*) FROM readings"
     with opened(environment, sinks[OBJECTS], sql) as database:
-        compaction = open_compaction(sinks.settings, sinks[OBJECTS], lambda _: None)
+        compaction = Compaction(sinks.settings, sinks[OBJECTS], lambda _: None)
         assert compaction.run().kept == 3
         assert database.sql(sql).fetchall() == [(6,)]
 
@@ -223,7 +223,7 @@ def test_queries_and_compactions_at_once_see_each_row_once(
     thread.start()
     for number in range(12):
         archive(sinks, KEY, {"value": 1}, {"value": 2}, name=f"m{number}")
-        open_compaction(sinks.settings, sinks[OBJECTS], lambda _: None).run()
+        Compaction(sinks.settings, sinks[OBJECTS], lambda _: None).run()
     done.set()
     thread.join()
 
@@ -503,7 +503,7 @@ def test_what_compaction_replaced_is_not_kept_either(
     for _ in range(2):
         with opened(environment, sinks[OBJECTS], sql) as database:
             counts += database.sql(sql).fetchall()
-        open_compaction(sinks.settings, sinks[OBJECTS], lambda _: None).run()
+        Compaction(sinks.settings, sinks[OBJECTS], lambda _: None).run()
 
     assert counts == [(2,), (2,)]
     kept = environment.state_dir.rglob("*.parquet")

@@ -77,43 +77,23 @@ class Compacted:
     damaged: int = 0
 
 
-def open_compaction(
-    settings: Settings, store: ObjectStore, report: Callable[[str], None]
-) -> Compaction:
-    """Compaction of this mesh's dataset; see :class:`Compaction`."""
-    return Compaction(
-        store,
-        DatasetWriter(store, settings.read(KINDS)),
-        LocalFiles(store, settings.env.state_dir / CACHE),
-        DatasetLock(settings.env.state_dir),
-        report,
-    )
-
-
 class Compaction:
     """Compacts the dataset of a store.
 
     Args:
+        settings: of the mesh.
         store: holds archive and dataset.
-        writer: adds to the dataset.
-        files: gives local files.
-        lock: keeps other processes of this host from interfering.
         report: called with what is being done, a sentence at a time.
     """
 
     def __init__(
-        self,
-        store: ObjectStore,
-        writer: DatasetWriter,
-        files: LocalFiles,
-        lock: DatasetLock,
-        report: Callable[[str], None],
+        self, settings: Settings, store: ObjectStore, report: Callable[[str], None]
     ) -> None:
         self._store = store
         self._dataset = Dataset(store)
-        self._writer = writer
-        self._files = files
-        self._lock = lock
+        self._writer = DatasetWriter(store, settings.read(KINDS))
+        self._files = LocalFiles(store, settings.env.state_dir / CACHE)
+        self._lock = DatasetLock(settings.env.state_dir)
         self._report = report
         self._unread: set[str] = set()  # archive objects without rows
 

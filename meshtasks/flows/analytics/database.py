@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import duckdb
+import pyarrow as pa
 
 from meshtasks.config.environment import Environment
 from meshtasks.errors import MeshError, SinkRejected
@@ -23,8 +24,8 @@ from meshtasks.flows.analytics.dataset import (
     ObjectGone,
 )
 from meshtasks.flows.analytics.layout import archive_name
-from meshtasks.flows.analytics.parquet import fault_of_file
-from meshtasks.flows.analytics.rows import TABLES
+from meshtasks.flows.analytics.parquet import SCHEMAS, fault_of_file
+from meshtasks.flows.analytics.rows import TABLES, Table
 from meshtasks.flows.archive.objects import ObjectStore, archived_objects, decompress
 
 _T = TypeVar("_T")
@@ -88,59 +89,34 @@ class View:
         return f"SELECT {columns} FROM {self.reader.format(quoted_files(files))}"  # noqa: S608 - quoted
 
 
-_HIVE = (("domain", "VARCHAR", "domain"), ("date", "DATE", "date"))
-_PARQUET = (
-    "read_parquet({}, hive_partitioning = true, "
-    "hive_types = {{'domain': VARCHAR, 'date': DATE}})"
-)
-_LAST = (
-    ("routing_key", "VARCHAR", "routing_key"),
-    ("record_id", "VARCHAR", "record_id"),
-    *_HIVE,
-)
-_TIME = ("time", "TIMESTAMPTZ", "time")
+#: DuckDB's types, by Arrow's.
+_TYPES = {
+    pa.float64(): "DOUBLE",
+    pa.map_(pa.string(), pa.string()): "MAP(VARCHAR, VARCHAR)",
+    pa.string(): "VARCHAR",
+    pa.timestamp("ms", tz="UTC"): "TIMESTAMPTZ",
+}
+
+
+def _of_table(table: Table) -> View:
+    """The view of a table: what its files have, and their partition."""
+    columns = [(field.name, _TYPES[field.type], field.name) for field in SCHEMAS[table]]
+    columns += [("domain", "VARCHAR", "domain"), ("date", "DATE", "date")]
+    as_json = ("record", "JSON", "TRY_CAST(record AS JSON)")
+    return View(
+        table,
+        tuple(as_json if column[0] == "record" else column for column in columns),
+        "read_parquet({}, hive_partitioning = true, "
+        "hive_types = {{'domain': VARCHAR, 'date': DATE}})",
+    )
+
 
 VIEWS = (
-    View(
-        "readings",
-        (
-            _TIME,
-            ("kind", "VARCHAR", "kind"),
-            ("sensor_id", "VARCHAR", "sensor_id"),
-            ("location", "VARCHAR", "location"),
-            ("value", "DOUBLE", "value"),
-            ("unit", "VARCHAR", "unit"),
-            *_LAST,
-        ),
-        _PARQUET,
-    ),
-    View(
-        "metrics",
-        (
-            _TIME,
-            ("name", "VARCHAR", "name"),
-            ("field", "VARCHAR", "field"),
-            ("value", "DOUBLE", "value"),
-            ("text", "VARCHAR", "text"),
-            ("tags", "MAP(VARCHAR, VARCHAR)", "tags"),
-            *_LAST,
-        ),
-        _PARQUET,
-    ),
-    View(
-        "events",
-        (
-            _TIME,
-            ("entity", "VARCHAR", "entity"),
-            ("record", "JSON", "TRY_CAST(record AS JSON)"),
-            *_LAST,
-        ),
-        _PARQUET,
-    ),
+    *map(_of_table, TABLES),
     View(
         "archive",
         (
-            _TIME,
+            ("time", "TIMESTAMPTZ", "time"),
             ("exchange", "VARCHAR", "exchange"),
             ("record", "JSON", "record"),
             ("routing_key", "VARCHAR", "routing_key"),
