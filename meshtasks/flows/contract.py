@@ -29,33 +29,33 @@ class Batch(Generic[R]):
         queue: the queue they were consumed from.
         records: the records; an array message gives several.
         envelopes: for each record, the message it came in (same length).
-        places: for each record, its place in that message's array (same length);
+        indexes: for each record, its index in that message's array (same length);
             None if the message is no array.
     """
 
     queue: str
     records: list[R]
     envelopes: list[Envelope]
-    places: list[int | None]
+    indexes: list[int | None]
 
 
-Handle = Callable[[Batch[Any], "Sinks"], list[Outcome]]
+Handle = Callable[[Batch[Any], Sinks], list[Outcome]]
 
-#: Valid records that a handler will find dead before it does anything, by place; given
+#: Valid records that a handler will find dead before it does anything, by index; given
 #: the records, the message each came in, and the settings.
-Refuses = Callable[[Sequence[Any], Sequence[Envelope], "Settings"], Mapping[int, Dead]]
+Validate = Callable[[Sequence[Any], Sequence[Envelope], Settings], Mapping[int, Dead]]
 
 
 #: What is published beside the dead letter when the worker gives a message up; given
 #: the message (its body is the JSON of the records that failed), why, and the settings.
-GivesUp = Callable[[Envelope, str, "Settings"], Sequence[Outgoing]]
+OnExhausted = Callable[[Envelope, str, Settings], Sequence[Outgoing]]
 
 
-def _refuses_none(*_: object) -> Mapping[int, Dead]:
+def _none_dead(*_: object) -> Mapping[int, Dead]:
     return {}
 
 
-def _says_nothing(*_: object) -> Sequence[Outgoing]:
+def _nothing_more(*_: object) -> Sequence[Outgoing]:
     return ()
 
 
@@ -93,14 +93,15 @@ class Handler:
             member ``metrics`` is an array of them, or line protocol.
         timer: what else there is to do while its queue is consumed.
         gathers: a batch waits for its count, bytes or age even while its queue is idle,
-            because each becomes one object. Else a message that meets an idle queue is
-            handled at once.
-        refuses: the part of :attr:`handle` that tells bad records, for those who
+            because each becomes one object; without it a message that meets an idle
+            queue is handled at once.
+        validate: the part of :attr:`handle` that tells bad records, for those who
             want to know beforehand.
         struct: what :attr:`handle` is given instead of ``record``: a faster reader of
             the usual records, which must refuse whatever ``record`` would.
-        gives_up: whom else to tell of a message that is dead after its last retry. It
-            runs in the consuming process and must not raise, whatever the body is.
+        on_exhausted: what else to publish for a message that is dead after its last
+            retry. It runs in the consuming process and must not raise, whatever the
+            body is.
     """
 
     queue: str
@@ -111,9 +112,9 @@ class Handler:
     telegraf: bool = False
     timer: Timer | None = None
     gathers: bool = False
-    refuses: Refuses = _refuses_none
+    validate: Validate = _none_dead
     struct: type[Struct] | None = None
-    gives_up: GivesUp = _says_nothing
+    on_exhausted: OnExhausted = _nothing_more
 
     @property
     def sink_names(self) -> tuple[str, ...]:
@@ -132,9 +133,9 @@ class Options(TypedDict, total=False):
     telegraf: bool
     timer: Timer | None
     gathers: bool
-    refuses: Refuses
+    validate: Validate
     struct: type[Struct] | None
-    gives_up: GivesUp
+    on_exhausted: OnExhausted
 
 
 def handles(

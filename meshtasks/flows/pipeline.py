@@ -111,7 +111,7 @@ def _excerpts(
 ) -> Iterator[bytes]:
     if not policy.select:
         return
-    envelopes, indexes = batch.envelopes, batch.places
+    envelopes, indexes = batch.envelopes, batch.indexes
     samples: dict[str, int] = {}  # by routing key
     ahead = list(stored.items())
     start = 0
@@ -176,7 +176,7 @@ def identified_records(
             occurrences = Counter()
         if not wanted:
             continue
-        record = members[batch.places[index] or 0]
+        record = members[batch.indexes[index] or 0]
         # Records that are alike are told apart by number, not by index in the array:
         # failed members are retried without the others, and their index changes.
         name = record_id(envelope, record, occurrences[record], time)

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from typing_extensions import override
 
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.config.settings import Settings
+from meshtasks.flows.timeseries import TimeSeries
 from meshtasks.rules.store import RuleStateStore
 from meshtasks.timing import timed
-
-if TYPE_CHECKING:
-    from meshtasks.flows.timeseries import TimeSeries
 
 S = TypeVar("S")
 
@@ -100,14 +98,10 @@ class TimedPublisher(Publisher):
         super().publish(messages)
 
 
-def _open_timeseries(sinks: Sinks) -> TimeSeries:
-    from meshtasks.flows.timeseries import TimeSeries  # noqa: PLC0415 - loads a client
-
-    return TimeSeries.from_environment(sinks.settings.env)
-
-
 #: The time-series store.
-TIMESERIES = SinkKey("timeseries", _open_timeseries)
+TIMESERIES = SinkKey(
+    "timeseries", lambda sinks: TimeSeries.from_environment(sinks.settings.env)
+)
 #: What the rules remember of each series.
 RULE_STATE = SinkKey(
     "rule_state",

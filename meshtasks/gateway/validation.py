@@ -106,7 +106,7 @@ class Validator:
             except InvalidMessage as error:
                 yield from _field_errors(error, (*above, member))
         records = decoded.records
-        refused = self._handlers[envelope.queue].refuses(
+        refused = self._handlers[envelope.queue].validate(
             records, [envelope] * len(records), self._settings
         )
         for index, dead in sorted(refused.items()):

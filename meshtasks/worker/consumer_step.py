@@ -215,7 +215,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
                 settings.retry,
                 mesh_settings.read(TOPOLOGY).retry_levels,
                 self._celery_consumer.hostname,
-                lambda lost, why: handler.gives_up(lost, why, mesh_settings),
+                lambda lost, why: handler.on_exhausted(lost, why, mesh_settings),
             ),
             # in the pool, one being gathered, and two on their way: the broker
             # must not wait for the acknowledgement of one batch to send the next

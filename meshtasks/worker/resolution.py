@@ -69,15 +69,15 @@ class OutcomeResolver:
         policy: its retry options.
         levels: seconds of the retry queues, ascending.
         worker: name of this worker, for the dead letter.
-        gives_up: what is published beside the dead letter of a message that is given
-            up (its body is the JSON of the records that failed), and why it is.
+        on_exhausted: what is published beside the dead letter of a message after its
+            last retry (its body is the JSON of the records that failed), and why.
     """
 
     queue: str
     policy: RetryPolicy
     levels: tuple[int, ...]
     worker: str
-    gives_up: Callable[[Envelope, str], Sequence[Outgoing]] = lambda *_: ()
+    on_exhausted: Callable[[Envelope, str], Sequence[Outgoing]] = lambda *_: ()
 
     def resolve(
         self,
@@ -195,7 +195,7 @@ class OutcomeResolver:
             outcome = Dead(reason, outcome.error_type, outcome.traceback)
             lost = replace(delivery, body=body)
             envelope = envelope_of(lost.to_wire(), self.queue)
-            resolution.outgoing.extend(self.gives_up(envelope, reason))
+            resolution.outgoing.extend(self.on_exhausted(envelope, reason))
         letter = dead_message(
             failing, outcome, task_id=task_id, worker=self.worker, now=now
         )

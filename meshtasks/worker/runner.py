@@ -93,7 +93,7 @@ class BatchRunner:
         bad: dict[int, FailedRecords] = {}  # likewise
         decode_object = self._decoder.decode_object
         add_record, add_envelope = batch.records.append, batch.envelopes.append
-        add_place, add_position = batch.places.append, positions.append
+        add_place, add_position = batch.indexes.append, positions.append
         for position, wire in enumerate(wires):
             body = wire[0]
             try:
@@ -121,13 +121,13 @@ class BatchRunner:
                 envelope = replace(envelope, body=decoded.several.array)
             batch.records.extend(decoded.records)
             batch.envelopes.extend(repeat(envelope, len(decoded.records)))
-            batch.places.extend(decoded.places)
+            batch.indexes.extend(decoded.places)
             positions.extend(repeat(position, len(decoded.records)))
             if decoded.bad:
                 bad[position] = [(place, dead) for place, dead in decoded.bad]
         outcomes = self._handle(batch)
         if bad or outcomes.count(DONE) < len(outcomes):
-            records = zip(outcomes, positions, batch.places, strict=True)
+            records = zip(outcomes, positions, batch.indexes, strict=True)
             whole, parts = by_message(records, bad)
             failures += whole
             for position, failed in parts.items():
@@ -168,7 +168,7 @@ class BatchRunner:
                 return [fate]
         except Exception as error:  # noqa: BLE001 - any fault of a handler is an outcome
             return [self._fate(error, one_of_many=one_of_many)] * count
-        ones = zip(batch.records, batch.envelopes, batch.places, strict=True)
+        ones = zip(batch.records, batch.envelopes, batch.indexes, strict=True)
         return [
             outcome
             for record, envelope, place in ones

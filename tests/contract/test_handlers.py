@@ -49,7 +49,7 @@ def test_a_good_record_is_not_refused_beforehand(case: Case, world: World) -> No
     handler, envelope = HANDLERS[case.queue], good(case)
     records = Decoder(handler).decode(envelope.body).records
 
-    assert not handler.refuses(records, [envelope], world.sinks.settings)
+    assert not handler.validate(records, [envelope], world.sinks.settings)
 
 
 @every_handler

@@ -26,4 +26,4 @@ def add_members(
     """Add some of a message's records, by their places in its array."""
     batch.records.extend(records)
     batch.envelopes.extend([message] * len(records))
-    batch.places.extend(places)
+    batch.indexes.extend(places)

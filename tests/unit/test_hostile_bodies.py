@@ -168,7 +168,7 @@ def test_bad_data_is_refused_and_raises_nothing_else(
     except InvalidMessage:
         return
 
-    dead = HANDLERS[queue].refuses(records, [envelope] * len(records), SETTINGS)
+    dead = HANDLERS[queue].validate(records, [envelope] * len(records), SETTINGS)
 
     assert all(each.reason for each in dead.values())
 
@@ -193,7 +193,7 @@ def test_a_result_that_is_no_tensor_is_dead_with_its_reason(
 
     try:
         records = DECODERS[queue].decode(envelope.body).records
-        said = HANDLERS[queue].refuses(records, [envelope], SETTINGS)[0].reason
+        said = HANDLERS[queue].validate(records, [envelope], SETTINGS)[0].reason
     except InvalidMessage as error:
         said = str(error)
 
@@ -209,6 +209,6 @@ def test_every_kind_has_a_limit_in_the_past(queue: str) -> None:
     envelope = message(queue, CASE[queue].routing_key, record)
     records = DECODERS[queue].decode(envelope.body).records
 
-    dead = HANDLERS[queue].refuses(records, [envelope], SETTINGS)
+    dead = HANDLERS[queue].validate(records, [envelope], SETTINGS)
 
     assert "365 days before it was received" in dead[0].reason

@@ -23,7 +23,7 @@ KEY = "ai.model.obedient"
 
 def told(lost: Envelope) -> list[Outgoing]:
     assert HANDLERS[REQUESTS] is ask_models
-    return list(HANDLERS[REQUESTS].gives_up(lost, "the model is busy", SETTINGS))
+    return list(HANDLERS[REQUESTS].on_exhausted(lost, "the model is busy", SETTINGS))
 
 
 def test_the_answer_is_the_reason() -> None:

@@ -39,7 +39,7 @@ class Seen:
 
         def handle(batch: Batch[Any], _sinks: Sinks) -> list[Outcome]:
             self.records += batch.records
-            for envelope, place in zip(batch.envelopes, batch.places, strict=True):
+            for envelope, place in zip(batch.envelopes, batch.indexes, strict=True):
                 self.members.append(members_of(envelope.body)[place or 0])
             return [decide(record) for record in batch.records]
 
@@ -198,7 +198,7 @@ def test_members_are_told_apart_by_their_envelopes_array() -> None:
 
     def handle(batch: Batch[Any], _sinks: Sinks) -> list[Outcome]:
         envelopes.extend(batch.envelopes)
-        places.extend(batch.places)
+        places.extend(batch.indexes)
         return [DONE] * len(batch.records)
 
     handler = Handler("metrics.system", handle, Metric, (), telegraf=True)

@@ -197,7 +197,7 @@ def _misplaced(
 
 
 @handles(
-    "alerts.critical", record=Alert, sinks=_SINKS, timer=NOTIFYING, refuses=_misplaced
+    "alerts.critical", record=Alert, sinks=_SINKS, timer=NOTIFYING, validate=_misplaced
 )
 def receive_critical(batch: Batch[Alert], sinks: Sinks) -> list[Outcome]:
     """Store the critical alerts."""
@@ -209,7 +209,7 @@ def receive_critical(batch: Batch[Alert], sinks: Sinks) -> list[Outcome]:
     record=Alert,
     sinks=_SINKS,
     timer=NOTIFYING,
-    refuses=_misplaced,
+    validate=_misplaced,
 )
 def receive_others(batch: Batch[Alert], sinks: Sinks) -> list[Outcome]:
     """Store all other alerts."""

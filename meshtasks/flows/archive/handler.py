@@ -51,7 +51,7 @@ def _archive(
     entries: dict[str, Entry] = {}
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     indexes: dict[str, list[int]] = {}
-    for index, entry in entries_of(batch.records, batch.envelopes, batch.places):
+    for index, entry in entries_of(batch.records, batch.envelopes, batch.indexes):
         if class_of(entry.domain) != archive_class:
             continue
         if isinstance(entry, BadEntry):

@@ -107,8 +107,8 @@ def _values(body: bytes) -> list[Any]:
     "ai.inference.requests",
     record=dict[str, Any],
     sinks=(TRITON, RULE_STATE),
-    refuses=_dead_requests,
-    gives_up=_results_given_up,
+    validate=_dead_requests,
+    on_exhausted=_results_given_up,
 )
 def ask_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
     """Run models on requests, and publish the results."""
@@ -128,7 +128,7 @@ def ask_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
     "ai.inference.results",
     record=InferenceResult,
     sinks=(TIMESERIES, RULE_STATE),
-    refuses=_dead_results,
+    validate=_dead_results,
 )
 def evaluate_results(batch: Batch[InferenceResult], sinks: Sinks) -> list[Outcome]:
     """Store scores and latencies, and apply the rules of models.yaml to them."""

@@ -33,20 +33,20 @@ def _read(
     return metric_points(metrics, envelopes, settings.read(RULES), oldest_seconds)
 
 
-def _refuses(
+def _dead(
     metrics: Sequence[Metric], envelopes: Sequence[Envelope], settings: Settings
 ) -> Mapping[int, Dead]:
     return _read(metrics, envelopes, settings).dead
 
 
-@handles("metrics.system", record=Metric, sinks=_SINKS, refuses=_refuses, telegraf=True)
+@handles("metrics.system", record=Metric, sinks=_SINKS, validate=_dead, telegraf=True)
 def store_system_metrics(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
     """Store what hosts and devices measure of themselves."""
     return _store(batch, sinks)
 
 
 @handles(
-    "metrics.application", record=Metric, sinks=_SINKS, refuses=_refuses, telegraf=True
+    "metrics.application", record=Metric, sinks=_SINKS, validate=_dead, telegraf=True
 )
 def store_application_metrics(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
     """Store what services measure of themselves."""

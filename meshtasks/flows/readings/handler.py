@@ -40,7 +40,7 @@ def handler_of_kind(queue: str, kind: str) -> Handler:
             batch, _transformed(batch.records, batch.envelopes, sinks.settings), sinks
         )
 
-    def refuses(
+    def validate(
         records: Sequence[Reading], envelopes: Sequence[Envelope], settings: Settings
     ) -> Mapping[int, Dead]:
         return _transformed(records, envelopes, settings).dead
@@ -66,6 +66,6 @@ def handler_of_kind(queue: str, kind: str) -> Handler:
         SensorReading,
         (TIMESERIES, RULE_STATE),
         bare_value=True,
-        refuses=refuses,
+        validate=validate,
         struct=Reading,
     )

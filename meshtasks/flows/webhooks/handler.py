@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage, SchemaMismatch
-from meshtasks.flows.contract import Batch, Refuses, handles
+from meshtasks.flows.contract import Batch, Validate, handles
 from meshtasks.flows.sinks import Sinks
 from meshtasks.flows.webhooks.workflows import (
     SINKS,
@@ -100,20 +100,20 @@ def _oldest_motion(settings: Settings) -> float:
 
 def _dead_among(
     read: Reader[R], oldest_seconds: Callable[[Settings], float] = lambda _: math.inf
-) -> Refuses:
-    def refuses(
+) -> Validate:
+    def validate(
         records: Sequence[R], envelopes: Sequence[Envelope], settings: Settings
     ) -> Mapping[int, Dead]:
         return read_events(records, envelopes, read, oldest_seconds(settings)).dead
 
-    return refuses
+    return validate
 
 
 @handles(
     "sensors.motion",
     record=Motion,
     sinks=SINKS,
-    refuses=_dead_among(read_motion, _oldest_motion),
+    validate=_dead_among(read_motion, _oldest_motion),
 )
 def pass_on_motions(batch: Batch[Motion], sinks: Sinks) -> list[Outcome]:
     """Start the workflows for motions."""
@@ -126,7 +126,7 @@ def pass_on_motions(batch: Batch[Motion], sinks: Sinks) -> list[Outcome]:
     "home.events.state_changes",
     record=StateChange,
     sinks=SINKS,
-    refuses=_dead_among(read_state_change),
+    validate=_dead_among(read_state_change),
 )
 def pass_on_state_changes(batch: Batch[StateChange], sinks: Sinks) -> list[Outcome]:
     """Start the workflows for changes of entities."""
@@ -138,7 +138,7 @@ def pass_on_state_changes(batch: Batch[StateChange], sinks: Sinks) -> list[Outco
     "home.events.automations",
     record=AutomationTrigger,
     sinks=SINKS,
-    refuses=_dead_among(read_automation_trigger),
+    validate=_dead_among(read_automation_trigger),
 )
 def pass_on_automations(batch: Batch[AutomationTrigger], sinks: Sinks) -> list[Outcome]:
     """Start the workflows for automations."""
