@@ -1,20 +1,34 @@
-# The mesh's own image: workers, producers, gateway, Flower, command line.
-FROM python:3.12-slim AS build
+# The mesh's own image: workers, producers, command line.
+# Target `core` archives in files; `full`, the default, has every extra: S3, gateway,
+# Flower, notifications, Triton, Home Assistant, analytics, Kubernetes.
+FROM python:3.12-slim AS python
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-RUN python -m venv /opt/mesh
+
+FROM python AS wheel
 WORKDIR /src
-COPY requirements-runtime.lock ./
-RUN /opt/mesh/bin/pip install --require-hashes -r requirements-runtime.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY meshtasks meshtasks
 COPY producers producers
 COPY config config
 # Built in a directory of its own, so that the build tool stays out of the image.
-RUN pip wheel --no-deps --wheel-dir /wheels . && /opt/mesh/bin/pip install --no-deps /wheels/*.whl
+RUN pip wheel --no-deps --wheel-dir /wheels .
 
-FROM python:3.12-slim
+FROM python AS core-packages
+COPY requirements-core.lock ./
+RUN python -m venv /opt/mesh \
+ && /opt/mesh/bin/pip install --require-hashes -r requirements-core.lock
+COPY --from=wheel /wheels /wheels
+RUN /opt/mesh/bin/pip install --no-deps /wheels/*.whl
+
+FROM python AS full-packages
+COPY requirements-full.lock ./
+RUN python -m venv /opt/mesh \
+ && /opt/mesh/bin/pip install --require-hashes -r requirements-full.lock
+COPY --from=wheel /wheels /wheels
+RUN /opt/mesh/bin/pip install --no-deps /wheels/*.whl
+
+FROM python AS mesh
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/mesh mesh
-COPY --from=build /opt/mesh /opt/mesh
 ENV PATH=/opt/mesh/bin:$PATH PYTHONUNBUFFERED=1 \
     MESH_CONFIG_DIR=/etc/mesh MESH_STATE_DIR=/var/lib/mesh/state
 COPY config /etc/mesh
@@ -24,3 +38,9 @@ WORKDIR /var/lib/mesh
 VOLUME /var/lib/mesh/state
 ENTRYPOINT []
 CMD ["meshtasks", "--help"]
+
+FROM mesh AS core
+COPY --from=core-packages /opt/mesh /opt/mesh
+
+FROM mesh AS full
+COPY --from=full-packages /opt/mesh /opt/mesh

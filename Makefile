@@ -56,13 +56,14 @@ bench: setup ## Measure, each part next to its ceiling and its peers (ARGS="--he
 secrets: setup ## Make the passwords of docker-compose.yml (.env) and the broker's accounts
 	$(BIN)/meshtasks secrets
 
-lock: setup ## Rebuild requirements.lock with the newest versions that resolve together
+COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --generate-hashes \
+	  --no-emit-index-url --no-header --python-version 3.11
+
+lock: setup ## Rebuild the lock files with the newest versions that resolve together
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes \
-	  --no-emit-index-url --no-header --python-version 3.11 --upgrade -o requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --extra analytics --extra kubernetes --universal \
-	  --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
-	  -c requirements.lock -o requirements-runtime.lock
+	$(COMPILE) --all-extras --upgrade -o requirements.lock
+	$(COMPILE) --extra all -c requirements.lock -o requirements-full.lock
+	$(COMPILE) -c requirements.lock -o requirements-core.lock
 
 clean: ## Remove what the targets made here (not your data in .mesh)
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

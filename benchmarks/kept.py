@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import zstandard
-
 from benchmarks.services import Space
+from meshtasks.flows.archive.objects import decompress
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +38,7 @@ def archived(space: Space) -> Kept:
     records = raw_bytes = stored_bytes = 0
     for path in sorted(space.archive.rglob("*.jsonl.zst")):
         content = path.read_bytes()
-        with zstandard.ZstdDecompressor().stream_reader(content) as reader:
-            lines = reader.readall()
+        lines = decompress(content)
         records += lines.count(b"\n")
         raw_bytes += len(lines)
         stored_bytes += len(content)

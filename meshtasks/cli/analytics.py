@@ -13,8 +13,8 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from meshtasks.cli.terminal import fail, say
+from meshtasks.config.extras import require
 from meshtasks.config.settings import load_settings
-from meshtasks.flows.analytics import require_extra
 from meshtasks.flows.analytics.dataset import Dataset
 from meshtasks.flows.analytics.layout import Split
 from meshtasks.flows.analytics.rows import TABLES
@@ -57,7 +57,7 @@ def compact(
     be reached, or another process compacts; 78 the configuration cannot be
     used, or the extra is not installed.
     """
-    require_extra()
+    require("analytics", "`meshtasks analytics`")
     from meshtasks.flows.analytics.compaction import Compaction  # noqa: PLC0415
 
     settings = load_settings()

@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from meshtasks.cli.terminal import say
+from meshtasks.config.extras import Extra, require
 from meshtasks.demo.packages import administrator_command, missing
 from meshtasks.demo.subreaper import under_subreaper
 
 _DEFAULT_RATE = 200.0
+_EXTRAS: tuple[Extra, ...] = ("alerts", "flower", "gateway")
 
 
 def demo(
@@ -48,6 +50,8 @@ def demo(
     could not be started, or ended by itself; 130 interrupted before there was a
     summary.
     """
+    for extra in _EXTRAS:
+        require(extra, "`meshtasks demo`")
     if programs := missing("demo"):
         names = ", ".join(program.package for program in programs)
         command = administrator_command(programs)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from meshtasks.cli.terminal import fail, say
+from meshtasks.config.extras import require
 from meshtasks.config.settings import load_settings
 
 #: Requests that are being answered when it is told to stop may take so long.
@@ -34,6 +35,7 @@ def gateway(
     Exit codes: 0 told to stop; 69 the address is taken; 78 the configuration cannot
     be used, or there is no token.
     """
+    require("gateway", "`meshtasks gateway`")
     # Half a second that other commands need not spend.
     import uvicorn  # noqa: PLC0415
 

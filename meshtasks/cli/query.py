@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from meshtasks.cli.terminal import fail, say
+from meshtasks.config.extras import require
 from meshtasks.config.settings import load_settings
-from meshtasks.flows.analytics import require_extra
 from meshtasks.flows.archive.objects import open_store
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def query(
     if plot is not None and plot.suffix.lower() not in _PLOTS:
         message = f"{plot} should end in {', '.join(_PLOTS)}"
         raise typer.BadParameter(message, param_hint="--plot")
-    require_extra(*(["matplotlib"] if plot else []))
+    require("analytics", "`meshtasks query`")
     _run(sql, _since(days), as_csv=as_csv, as_json=as_json, plot=plot)
 
 

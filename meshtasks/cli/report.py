@@ -23,10 +23,10 @@ from meshtasks.cli.report_facts import (
     facts_of,
 )
 from meshtasks.cli.terminal import fail, say, stopping_on_signals
+from meshtasks.config.extras import require
 from meshtasks.config.private_files import write_private
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError, Transient
-from meshtasks.flows.analytics import require_extra
 from meshtasks.flows.archive.objects import open_store
 
 
@@ -51,7 +51,7 @@ def report(
     written; 78 the configuration cannot be used, or the extra "analytics" is
     not installed.
     """
-    require_extra("matplotlib")
+    require("analytics", "`meshtasks report`")
     # loaded here: nothing else of the console script needs DuckDB and matplotlib
     from meshtasks.cli.report_page import page  # noqa: PLC0415
     from meshtasks.flows.analytics.database import (  # noqa: PLC0415

@@ -10,8 +10,6 @@ from datetime import datetime
 from functools import cache
 from urllib.parse import urlencode
 
-import zstandard
-
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.settings import Settings
 from meshtasks.demo import loopback
@@ -29,7 +27,7 @@ from meshtasks.demo.reconciliation import (
 from meshtasks.demo.stack import Stack
 from meshtasks.demo.view.collect import Collector
 from meshtasks.flows.alerts.store import AlertStore
-from meshtasks.flows.archive.objects import ObjectStore, archived_objects
+from meshtasks.flows.archive.objects import ObjectStore, archived_objects, decompress
 from meshtasks.flows.inference.config import MEASUREMENT as INFERENCE
 
 #: Readings are of the present, but for clocks that are ahead; see
@@ -176,7 +174,7 @@ def archived_records(
         queue = f"archive.{each.name.partition('/')[0]}"
         objects[queue] += 1
         sizes[queue] += each.size_bytes
-        content = zstandard.ZstdDecompressor().decompress(store.get(each.name))
+        content = decompress(store.get(each.name))
         for line in map(json.loads, content.splitlines()):
             if datetime.fromisoformat(line["time"]).timestamp() < since_seconds:
                 continue

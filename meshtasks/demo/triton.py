@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from meshtasks.config.extras import require
 from meshtasks.demo import loopback
 from meshtasks.demo.packages import (
     TRITON_VENV,
@@ -22,6 +23,7 @@ from meshtasks.demo.packages import (
     triton_unavailable,
 )
 from meshtasks.demo.process import Process, ProcessFailed
+from meshtasks.errors import ConfigError
 
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _PACKAGES = TRITON_VENV / "lib" / _PYTHON / "site-packages"
@@ -34,6 +36,10 @@ def unavailable_reason() -> str | None:
     """Why there can be no server on this machine now; None if there can."""
     if reason := triton_unavailable():
         return reason
+    try:
+        require("triton", "asking a model")
+    except ConfigError as error:
+        return f"{error.key} {error.expected}"
     if not _SERVER.is_dir() or missing("triton"):
         return f"it is not installed; {_INSTALL} does that"
     return None

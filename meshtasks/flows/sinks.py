@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from typing_extensions import override
 
 from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.config.extras import Extra, require
 from meshtasks.config.settings import Settings
 from meshtasks.flows.timeseries import TimeSeries
 from meshtasks.rules.store import RuleStateStore
@@ -44,12 +45,23 @@ class SinkKey(Generic[S]):
     Attributes:
         name: of its circuit, in metrics and in messages.
         open: given the sinks of the process, for its settings and for other sinks.
+        extra: of our package, which brings its client.
         outlives: it holds no connection, and :meth:`Sinks.close` leaves it alone.
     """
 
     name: str
     open: Callable[[Sinks], S]
+    extra: Extra | None = None
     outlives: bool = False
+
+    def check(self) -> None:
+        """Make sure that its client is installed; loads nothing.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        if self.extra:
+            require(self.extra, f"the sink {self.name}")
 
 
 class Sinks:
@@ -67,9 +79,10 @@ class Sinks:
         """The sink of this key.
 
         Raises:
-            ConfigError: the environment does not suit it.
+            ConfigError: the environment does not suit it, or its client is missing.
         """
         if key not in self._opened:
+            key.check()
             self._opened[key] = key.open(self)
         sink: S = self._opened[key]
         return sink

@@ -90,7 +90,7 @@ def unavailable_reason(mesh: Mesh, queue: str) -> str | None:
     """Why a worker cannot consume a queue; None if it can."""
     known = consumable(mesh)
     if queue in known:
-        return None
+        return _missing_client(mesh, queue)
     topology = mesh.settings.read(TOPOLOGY)
     if queue == topology.dead_letter_queue:
         return f"{queue} is read by people: meshtasks dlq list"
@@ -102,6 +102,17 @@ def unavailable_reason(mesh: Mesh, queue: str) -> str | None:
             "declare the kind in kinds.yaml; see docs/add-a-queue.md"
         )
     return f"there is no queue {clip(queue)}{did_you_mean(queue, known)}"
+
+
+def _missing_client(mesh: Mesh, queue: str) -> str | None:
+    """Which package a sink of a queue lacks; None if it lacks none."""
+    handler = mesh.handlers.get(queue)
+    try:
+        for sink in handler.sinks if handler else ():
+            sink.check()
+    except ConfigError as error:
+        return f"{queue} cannot be consumed: {error.key} {error.expected}"
+    return None
 
 
 def selected(
@@ -119,10 +130,12 @@ def selected(
     """
     known = consumable(mesh)
     chosen = known if include is None else _names(include)
+    left_out = _names(exclude or ())
     for queue in chosen:
+        if queue in known and queue in left_out:
+            continue
         if reason := unavailable_reason(mesh, queue):
             raise _fault("-Q", reason)
-    left_out = _names(exclude or ())
     every = [*known, *mesh.settings.read(TOPOLOGY).domain_queues]
     for queue in left_out:
         if queue not in every:

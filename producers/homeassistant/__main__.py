@@ -9,10 +9,10 @@ from functools import partial
 
 import typer
 
+from meshtasks.config.extras import require
 from meshtasks.config.settings import load_settings
 from producers.__main__ import main
 from producers.homeassistant.config import CONFIG, NAME, access_token, websocket_url
-from producers.homeassistant.follower import Access, Follower
 from producers.homeassistant.publishing import EventPublisher
 from producers.homeassistant.states import KnownStates
 from producers.session import run_session, spooling_producer
@@ -35,6 +35,9 @@ def homeassistant(context: typer.Context) -> None:
     Exit codes: 0 all confirmed, 1 no queue for some, 69 broker not reached, 75 some
     not confirmed, 78 Home Assistant refuses the token, or the configuration is bad.
     """
+    require("homeassistant", "this producer")
+    from producers.homeassistant.follower import Access, Follower  # noqa: PLC0415
+
     settings = load_settings()
     config = settings.read(CONFIG)
     access = Access(websocket_url(settings), access_token(settings))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from meshtasks.config.extras import require
 from meshtasks.config.settings import Settings, load_settings
 from producers.__main__ import main
 from producers.collecting import DryRun, run_collector
@@ -42,15 +43,9 @@ def _discovery(
 ) -> tuple[Discovery, float] | None:
     if wanted is None:
         return None
-    try:
-        # Here, since only those who ask for it need its libraries.
-        from producers.prometheus.kubernetes import PodDiscovery  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        expected = (
-            "needs the client of Kubernetes: pip install 'meshtasks[kubernetes]' "
-            f"({error})"
-        )
-        raise settings.fault(CONFIG, "kubernetes", expected) from error
+    require("kubernetes", "looking for pods (`kubernetes` of prometheus.yaml)")
+    from producers.prometheus.kubernetes import PodDiscovery  # noqa: PLC0415
+
     return PodDiscovery(wanted, settings.path(CONFIG)), wanted.refresh_seconds
 
 

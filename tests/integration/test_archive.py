@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -22,7 +21,12 @@ from meshtasks.config.settings import Settings
 from meshtasks.demo import loopback
 from meshtasks.errors import SinkUnavailable
 from meshtasks.flows.archive.handler import JOURNAL, archive_events, archive_metrics
-from meshtasks.flows.archive.objects import OBJECTS, FileStore, archived_objects
+from meshtasks.flows.archive.objects import (
+    OBJECTS,
+    FileStore,
+    archived_objects,
+    compress,
+)
 from meshtasks.flows.excerpts import archive_messages, excerpt
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, Retry
@@ -415,8 +419,8 @@ def left_pending(sinks: Sinks, damaged: bytes | None) -> str:
     [
         b"",
         b"not zstd",
-        zstandard.compress(b"not JSON\n"),
-        zstandard.compress(b'{"id":"x"}\n'),
+        compress(b"not JSON\n", 3),
+        compress(b'{"id":"x"}\n', 3),
         b"\x28\xb5\x2f\xfd\xe0\xff\xff\xff\xff\xff\xff\xff\x0f\x01\x00\x00",
     ],
     ids=["empty", "no frame", "no lines", "other lines", "a frame of any size"],

@@ -357,7 +357,7 @@ def test_wrong_usage_is_told(query: Command, arguments: list[str]) -> None:
 def test_without_the_extra_the_way_to_install_it_is_told(
     query: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshtasks.flows.analytics.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "duckdb", None)
     result = query("SELECT 1")
     assert result.exit_code == 78
     assert "pip install 'meshtasks[analytics]'" in result.stderr

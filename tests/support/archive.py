@@ -7,13 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import zstandard
 from minio import Minio
 
 from meshtasks.amqp import headers
 from meshtasks.config.environment import Environment
 from meshtasks.flows.archive.layout import Entry, entries_of
-from meshtasks.flows.archive.objects import ObjectStore, archived_objects
+from meshtasks.flows.archive.objects import ObjectStore, archived_objects, decompress
 from meshtasks.flows.contract import Batch
 from meshtasks.records.envelope import Envelope
 from tests.support import batches
@@ -59,7 +58,7 @@ def lines_in(store: ObjectStore, prefix: str = "") -> list[dict[str, Any]]:
         json.loads(line)
         for found in archived_objects(store)
         if found.name.startswith(prefix)
-        for line in zstandard.decompress(store.get(found.name)).splitlines()
+        for line in decompress(store.get(found.name)).splitlines()
     ]
 
 

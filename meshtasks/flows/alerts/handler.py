@@ -42,7 +42,7 @@ def _open_notifier(sinks: Sinks) -> Notifier:
     return Notifier(sinks.settings.env.receivers)
 
 
-NOTIFIER = SinkKey("notifier", _open_notifier)
+NOTIFIER = SinkKey("notifier", _open_notifier, extra="alerts")
 #: By name of the receiver.
 RECEIVER_CIRCUITS: SinkKey[defaultdict[str, Circuit]] = SinkKey(
     "receivers", lambda _sinks: defaultdict(Circuit), outlives=True

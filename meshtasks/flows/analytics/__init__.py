@@ -10,31 +10,14 @@ extra ``analytics``. Nothing of this package is loaded where it is not used.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from meshtasks.errors import ConfigError
 from meshtasks.flows.archive.objects import FOLLOWERS, OBJECTS, Follower
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.records.kinds import KINDS
 
 if TYPE_CHECKING:
     from meshtasks.flows.analytics.dataset import DatasetWriter
-
-
-def require_extra(*more: str) -> None:
-    """Make sure that what reads the dataset is installed.
-
-    Args:
-        more: of the extra's other modules, those that are needed too.
-
-    Raises:
-        ConfigError: it is not; says how to install it.
-    """
-    for module in ("pyarrow", "duckdb", *more):
-        if find_spec(module) is None:
-            expected = "is not installed: pip install 'meshtasks[analytics]'"
-            raise ConfigError("the Python environment", module, expected)
 
 
 def _open_analytics(sinks: Sinks) -> DatasetWriter:

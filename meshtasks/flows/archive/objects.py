@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol, get_args
 
-import zstandard
 from typing_extensions import override
 
 from meshtasks.config.environment import Environment
+from meshtasks.config.extras import require
 from meshtasks.config.private_files import private_opener, tighten
 from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.flows.excerpts import ArchiveClass
 from meshtasks.flows.sinks import SinkKey
 from meshtasks.timing import timed
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 #: The sink's name in handlers, circuits and errors.
 SINK = "objects"
@@ -303,6 +309,7 @@ def open_store(env: Environment) -> ObjectStore:
     if scheme == "file" and location:
         return FileStore(location)
     if scheme == "s3" and location:
+        require("s3", "an archive in S3")
         from meshtasks.flows.archive.s3 import S3Store  # noqa: PLC0415 - loads minio
 
         return S3Store(
@@ -334,8 +341,11 @@ def compress(content: bytes, level: int) -> bytes:
         content: what to compress.
         level: 1 (fastest) to 19 (smallest).
     """
-    compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
-    return compressor.compress(content)
+    options: dict[int, int] = {
+        zstd.CompressionParameter.compression_level: level,
+        zstd.CompressionParameter.checksum_flag: 1,
+    }
+    return zstd.compress(content, options=options)
 
 
 def decompress(data: bytes) -> bytes:
@@ -345,10 +355,9 @@ def decompress(data: bytes) -> bytes:
         DamagedObject: they are not that any more.
     """
     try:
-        return zstandard.ZstdDecompressor().decompress(data)
-    except (zstandard.ZstdError, MemoryError) as error:
-        # a damaged header may claim any size
-        message = f"its content is damaged: {error or 'its size cannot be'}"
+        return zstd.decompress(data)
+    except zstd.ZstdError as error:
+        message = f"its content is damaged: {error}"
         raise DamagedObject(message) from error
 
 

@@ -72,7 +72,7 @@ def _open_triton(sinks: Sinks) -> Triton:
 
 
 #: The server of the models.
-TRITON = SinkKey("triton", _open_triton)
+TRITON = SinkKey("triton", _open_triton, extra="triton")
 
 
 class Replies:

@@ -1,0 +1,44 @@
+"""The extras of pyproject.toml: packages that only some houses need."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal
+
+from meshtasks.errors import ConfigError
+
+Extra = Literal[
+    "alerts", "analytics", "flower", "gateway", "homeassistant", "kubernetes", "s3",
+    "triton",
+]  # fmt: skip
+
+#: The modules that we import of each.
+MODULES: dict[Extra, tuple[str, ...]] = {
+    "alerts": ("apprise",),
+    "analytics": ("duckdb", "matplotlib", "pyarrow"),
+    "flower": ("flower",),
+    "gateway": ("fastapi", "fastapi_offline", "starlette", "uvicorn"),
+    "homeassistant": ("websockets",),
+    "kubernetes": ("kubernetes",),
+    "s3": ("minio",),
+    "triton": ("gevent", "geventhttpclient", "numpy", "tritonclient"),
+}
+
+
+def require(extra: Extra, purpose: str) -> None:
+    """Make sure that an extra is installed, before a module of it is imported.
+
+    Args:
+        extra: its name.
+        purpose: what needs it, as the subject of a sentence.
+
+    Raises:
+        ConfigError: it is not; says how to install it.
+    """
+    for module in MODULES[extra]:
+        if find_spec(module) is None:
+            expected = (
+                f"is not installed; {purpose} needs it: "
+                f"pip install 'meshtasks[{extra}]'"
+            )
+            raise ConfigError("Python environment", module, expected)

@@ -1,0 +1,154 @@
+"""What an extra brings is asked for where it is needed, and nowhere else."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshtasks.celery import create_app
+from meshtasks.cli import COMMANDS
+from meshtasks.cli.demo import demo
+from meshtasks.cli.gateway import gateway
+from meshtasks.config.environment import Environment
+from meshtasks.config.extras import MODULES, Extra, require
+from meshtasks.config.settings import Settings
+from meshtasks.errors import ConfigError
+from meshtasks.flows.alerts.handler import NOTIFIER
+from meshtasks.flows.archive.objects import open_store
+from meshtasks.flows.inference.client import TRITON
+from meshtasks.flows.sinks import Sinks
+from meshtasks.worker.mesh import mesh_of
+from meshtasks.worker.program import selected, unavailable_reason
+from producers.homeassistant.__main__ import homeassistant
+from tests.support.handling import HANDLERS
+
+_PROJECT = tomllib.loads(
+    (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+)["project"]
+_EXTRAS: dict[str, list[str]] = _PROJECT["optional-dependencies"]
+_DISTRIBUTIONS = packages_distributions()
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    names = (re.split(r"[\[<>=; ]", each, maxsplit=1)[0] for each in requirements)
+    return {each.lower().replace("_", "-") for each in names}
+
+
+def lacks(extra: Extra) -> Any:
+    """The one sentence: what is missing, and how it is installed."""
+    module = MODULES[extra][0]
+    return pytest.raises(
+        ConfigError,
+        match=rf"{module}: is not installed; .+ needs it: "
+        rf"pip install 'meshtasks\[{extra}\]'$",
+    )
+
+
+@pytest.fixture
+def block(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def block(extra: Extra) -> None:
+        for module in MODULES[extra]:
+            monkeypatch.setitem(sys.modules, module, None)
+
+    return block
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    environment = Environment(
+        _env_file=None,
+        broker_url="amqp://127.0.0.1:1//",
+        state_dir=tmp_path,
+        archive_url=f"file://{tmp_path}/archive",
+        receivers={"phone": "ntfy://127.0.0.1/topic"},
+    )
+    return Settings(environment)
+
+
+def test_all_is_all_of_them() -> None:
+    (everything,) = _EXTRAS["all"]
+
+    assert everything == f"meshtasks[{','.join(sorted(MODULES))}]"
+    assert _EXTRAS.keys() == {*MODULES, "all", "dev", "docs"}
+
+
+@pytest.mark.parametrize("extra", MODULES)
+def test_the_modules_of_an_extra_are_those_it_installs(extra: Extra) -> None:
+    of_modules = [_DISTRIBUTIONS[each][0] for each in MODULES[extra]]
+
+    assert names_of(of_modules) == names_of(_EXTRAS[extra])
+    require(extra, "this test")
+
+
+def test_the_core_imports_no_extra() -> None:
+    code = f"""
+import sys
+for module in {[each for modules in MODULES.values() for each in modules]}:
+    sys.modules[module] = None
+import meshtasks.celery, meshtasks.cli, producers.__main__ as producers
+meshtasks.cli.loaded()
+for name in producers.SUMMARIES:
+    producers.application(name)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert "gateway" in COMMANDS
+
+
+def test_a_sink_without_its_client_names_the_extra(
+    settings: Settings, block: Any
+) -> None:
+    block("triton")
+    block("alerts")
+    sinks = Sinks(settings)
+
+    with lacks("triton"):
+        _ = sinks[TRITON]
+    with lacks("alerts"):
+        _ = sinks[NOTIFIER]
+
+
+def test_an_archive_in_s3_without_its_client_names_the_extra(
+    settings: Settings, block: Any
+) -> None:
+    block("s3")
+
+    with lacks("s3"):
+        open_store(settings.env.model_copy(update={"archive_url": "s3://mesh"}))
+    open_store(settings.env).close()
+
+
+def test_a_worker_refuses_a_queue_whose_client_is_missing(
+    settings: Settings, block: Any
+) -> None:
+    mesh = mesh_of(create_app(settings, HANDLERS))
+    block("triton")
+
+    assert unavailable_reason(mesh, "sensors.temperature") is None
+    with pytest.raises(ConfigError, match=r"ai\.inference\.requests .+\[triton\]"):
+        selected(mesh, None, None)
+    assert selected(mesh, None, ["ai.inference.requests"])
+
+
+@pytest.mark.parametrize(
+    ("extra", "command"),
+    [
+        ("alerts", demo),
+        ("flower", demo),
+        ("gateway", gateway),
+        ("homeassistant", lambda: homeassistant(None)),  # type: ignore[arg-type]
+    ],
+)
+def test_a_command_without_its_library_names_the_extra(
+    block: Any, extra: Extra, command: Any
+) -> None:
+    block(extra)
+
+    with lacks(extra):
+        command()
