@@ -185,8 +185,7 @@ class Producer:
 
         Returns:
             The messages that are lost, oldest first: not confirmed in time, and not
-            kept
-            for the next start. Those in flight may have been stored all the same.
+            kept for the next start. Those in flight may have been stored all the same.
         """
         with self._changed:
             self._stopping = True

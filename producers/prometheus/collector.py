@@ -22,6 +22,7 @@ from producers.collecting import (
     LONGEST_GAP_INTERVALS,
     SCRAPE,
     Collector,
+    Counters,
     Guard,
     Measured,
     Unforeseen,
@@ -31,7 +32,6 @@ from producers.collecting import (
 from producers.http import Client, Page
 from producers.prometheus.config import PrometheusConfig, TargetConfig
 from producers.prometheus.translation import LeftOut, Moment, Translated, Translator
-from producers.rates import Counters
 
 logger = logging.getLogger(__name__)
 

@@ -32,8 +32,14 @@ from meshtasks.records.points import metric_start
 from meshtasks.records.timestamps import epoch_seconds
 from meshtasks.text import clip
 from producers.base import MAX_ROUTING_KEY_BYTES
-from producers.collecting import Measured, Unforeseen, contained, metric, routing_word
-from producers.rates import Counters
+from producers.collecting import (
+    Counters,
+    Measured,
+    Unforeseen,
+    contained,
+    metric,
+    routing_word,
+)
 
 
 def quantile(q: float, buckets: Sequence[tuple[float, float]]) -> float | None:

@@ -30,10 +30,10 @@ class Announcements:
 
     def __init__(self, known: Mapping[str, tuple[Announced, ...]]) -> None:
         self._by_config: dict[str, tuple[Announced, ...]] = {}
-        #: Pattern of routing keys → config topics with entities there.
-        self._by_pattern: defaultdict[str, list[str]] = defaultdict(list)
+        #: Pattern of routing keys → config topics, with the number of their entities.
+        self._by_pattern: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._wildcards: set[str] = set()
-        self._by_device: defaultdict[str, list[str]] = defaultdict(list)
+        self._by_device: defaultdict[str, Counter[str]] = defaultdict(Counter)
         #: Name of a device and of an entity → how many there are.
         self._same_name: Counter[tuple[str, str]] = Counter()
         #: Name of a device → whether it is one device's own; forgotten at each change.
@@ -71,7 +71,7 @@ class Announcements:
         return [
             self._named(config_key, entity)
             for pattern in patterns
-            for config_key in dict.fromkeys(self._by_pattern.get(pattern, ()))
+            for config_key in self._by_pattern.get(pattern, ())
             for entity in self._by_config[config_key]
             if _pattern(entity) == pattern
         ]
@@ -98,7 +98,7 @@ class Announcements:
     def _is_of_one_device(self, name: str) -> bool:
         """Whether all that go by a name are tied together by their identifiers."""
         apart: list[set[str]] = []
-        for config_key in dict.fromkeys(self._by_device[name]):
+        for config_key in self._by_device.get(name, ()):
             for entity in self._by_config[config_key]:
                 if entity.device == name:
                     ids = set(entity.device_ids or [config_key])
@@ -111,28 +111,33 @@ class Announcements:
 
     def _add(self, config_key: str, entities: tuple[Announced, ...]) -> None:
         self._by_config[config_key] = entities
-        for entity in entities:
-            pattern = _pattern(entity)
-            self._by_pattern[pattern].append(config_key)
-            if {"*", "#"} & set(pattern.split(".")):
-                self._wildcards.add(pattern)
-            self._by_device[entity.device].append(config_key)
-            self._same_name[entity.device, entity.entity] += 1
-        self._own_names.clear()
+        self._count(config_key, entities, 1)
 
     def _remove(self, config_key: str) -> None:
-        for entity in self._by_config.pop(config_key):
+        self._count(config_key, self._by_config.pop(config_key), -1)
+
+    def _count(
+        self, config_key: str, entities: tuple[Announced, ...], change: int
+    ) -> None:
+        for entity in entities:
             pattern = _pattern(entity)
-            self._by_pattern[pattern].remove(config_key)
-            if not self._by_pattern[pattern]:
-                del self._by_pattern[pattern]
+            for counters, key in (
+                (self._by_pattern, pattern),
+                (self._by_device, entity.device),
+            ):
+                counters[key][config_key] += change
+                if not counters[key][config_key]:
+                    del counters[key][config_key]
+                if not counters[key]:
+                    del counters[key]
+            if pattern not in self._by_pattern:
                 self._wildcards.discard(pattern)
-            self._by_device[entity.device].remove(config_key)
-            self._same_name[entity.device, entity.entity] -= 1
-            if not self._same_name[entity.device, entity.entity]:
-                del self._same_name[entity.device, entity.entity]
-            if not self._by_device[entity.device]:
-                del self._by_device[entity.device]
+            elif {"*", "#"} & set(pattern.split(".")):
+                self._wildcards.add(pattern)
+            named = entity.device, entity.entity
+            self._same_name[named] += change
+            if not self._same_name[named]:
+                del self._same_name[named]
         self._own_names.clear()
 
 

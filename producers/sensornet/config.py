@@ -18,8 +18,7 @@ from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError, UnknownUnit
 from producers.configuration import Model
-from producers.sensornet.kinds import KINDS
-from producers.sensornet.words import name
+from producers.sensornet.kinds import KINDS, name
 
 #: Where the broker's MQTT plugin publishes.
 MQTT_EXCHANGE = "amq.topic"

@@ -14,10 +14,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from meshtasks.errors import SchemaMismatch, UnknownUnit
 from producers.sensornet import template
-from producers.sensornet.kinds import KINDS, Kind
+from producers.sensornet.kinds import BINARY_CLASSES, KINDS, SENSOR_CLASSES, Kind, State
 from producers.sensornet.payload import Ignored, object_of, state_of
 from producers.sensornet.template import Template
-from producers.sensornet.words import BINARY_CLASSES, SENSOR_CLASSES, State
 
 _COMPONENTS = ("sensor", "binary_sensor", "climate")
 

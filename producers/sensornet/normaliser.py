@@ -14,10 +14,10 @@ from producers.sensornet import discovery, formats
 from producers.sensornet.announcements import Announcements
 from producers.sensornet.config import Device, SensorNet
 from producers.sensornet.discovery import Announced
+from producers.sensornet.kinds import name
 from producers.sensornet.payload import UNAVAILABLE, Ignored, Path
 from producers.sensornet.records import MessageRecords, Published, RepeatedMotion
 from producers.sensornet.report import UNIT, MessageReport, Reading, ValueCounts, read
-from producers.sensornet.words import name
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from meshtasks.records.timestamps import InvalidTimestamp, epoch_seconds
 from meshtasks.text import clip
 from producers.buffer import encode
 from producers.sensornet.config import EVENTS_EXCHANGE
+from producers.sensornet.kinds import name, word
 from producers.sensornet.payload import DeviceTime
 from producers.sensornet.report import MessageReport, Reading, ValueCounts
-from producers.sensornet.words import name, word
 
 #: Name of the metrics of devices.
 METRIC = "device"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import NamedTuple
 
-from producers.simulator.sensors import Emission, Emitter, utc_time
+from producers.simulator.sensors import Emission, Emitter, single, utc_time
 
 HOME_EVENTS, METRICS, AI, ALERTS = "home.events", "metrics", "ai", "alerts"
 
@@ -71,28 +71,25 @@ def trigger_record(name: str, trigger: str, timestamp: object) -> dict[str, obje
 
 def entity(thing: Thing, rng: random.Random) -> Emitter:
     """Sends the changes of an entity; the first one has no old state."""
-    states, key = cycle(thing.states), f"home.{thing.entity_id}.state_changed"
+    states = cycle(thing.states)
     last: dict[str, object] | None = None
 
-    def emit(now_ms: int) -> Emission:
+    def record(now_ms: int) -> dict[str, object]:
         nonlocal last
         context = f"{rng.getrandbits(80):020x}"
         old, last = last, state_object(thing, next(states), context, utc_time(now_ms))
-        record = {"entity_id": thing.entity_id, "old_state": old, "new_state": last}
-        return Emission(HOME_EVENTS, key, now_ms / 1000, [record])
+        return {"entity_id": thing.entity_id, "old_state": old, "new_state": last}
 
-    return Emitter(emit)
+    return single(HOME_EVENTS, f"home.{thing.entity_id}.state_changed", record)
 
 
 def automation(name: str, trigger: str) -> Emitter:
     """Sends that an automation was triggered."""
-
-    def emit(now_ms: int) -> Emission:
-        record = trigger_record(name, trigger, utc_time(now_ms))
-        key = f"home.automation.{name}.trigger"
-        return Emission(HOME_EVENTS, key, now_ms / 1000, [record])
-
-    return Emitter(emit)
+    return single(
+        HOME_EVENTS,
+        f"home.automation.{name}.trigger",
+        lambda now_ms: trigger_record(name, trigger, utc_time(now_ms)),
+    )
 
 
 #: A value of a metric, or several named ones; what measures it takes epoch seconds.
@@ -166,12 +163,11 @@ def gauges(rng: random.Random) -> list[Emitter]:
     """Send one metric each."""
 
     def gauge(key: str, tag: str, owner: str, name: str, measure: _Measure) -> Emitter:
-        def emit(now_ms: int) -> Emission:
-            value, tags = measure(now_ms / 1000, rng), {tag: owner}
-            record = metric_record(name, value, tags, utc_time(now_ms))
-            return Emission(METRICS, f"{key}.{owner}", now_ms / 1000, [record])
+        def record(now_ms: int) -> dict[str, object]:
+            value = measure(now_ms / 1000, rng)
+            return metric_record(name, value, {tag: owner}, utc_time(now_ms))
 
-        return Emitter(emit)
+        return single(METRICS, f"{key}.{owner}", record)
 
     return [
         gauge(key, tag, owner, name, measure)
@@ -245,32 +241,28 @@ def window_requests(
     """Requests how unusual the last temperatures of a room are, which ``celsius`` gives
     for a moment in epoch seconds."""
 
-    def emit(now_ms: int) -> Emission:
-        last = now_ms / 1000
-        window = [
-            round(
-                celsius(last - steps * _WINDOW_STEP_SECONDS)
-                + rng.gauss(0.0, _NOISE_CELSIUS),
-                2,
-            )
+    def record(now_ms: int) -> dict[str, object]:
+        moments = (
+            now_ms / 1000 - steps * _WINDOW_STEP_SECONDS
             for steps in range(WINDOW_READINGS - 1, -1, -1)
-        ]
-        record = request_record(
-            f"{room}-window", room, window, now_ms, utc_time(now_ms)
         )
-        return Emission(AI, f"ai.model.{MODEL}", last, [record])
+        window = [
+            round(celsius(moment) + rng.gauss(0.0, _NOISE_CELSIUS), 2)
+            for moment in moments
+        ]
+        sensor_id, timestamp = f"{room}-window", utc_time(now_ms)
+        return request_record(sensor_id, room, window, now_ms, timestamp)
 
-    return Emitter(emit)
+    return single(AI, f"ai.model.{MODEL}", record)
 
 
 def camera(rng: random.Random) -> Emitter:
     """Sends what the camera's own model finds."""
-
-    def emit(now_ms: int) -> Emission:
-        record = result_record(rng.random(), now_ms, utc_time(now_ms))
-        return Emission(AI, f"ai.result.{_CAMERA_MODEL}", now_ms / 1000, [record])
-
-    return Emitter(emit)
+    return single(
+        AI,
+        f"ai.result.{_CAMERA_MODEL}",
+        lambda now_ms: result_record(rng.random(), now_ms, utc_time(now_ms)),
+    )
 
 
 class Warned(NamedTuple):

@@ -55,6 +55,17 @@ class Emitter:
         return self._send(now_ms)
 
 
+def single(
+    exchange: str, key: str, record: Callable[[int], object], interval_ms: int = 1
+) -> Emitter:
+    """Sends one record at a time, always with the same routing key."""
+
+    def send(now_ms: int) -> Emission:
+        return Emission(exchange, key, now_ms / 1000, [record(now_ms)])
+
+    return Emitter(send, interval_ms)
+
+
 def _rfc3339(ms: int, zone: tzinfo) -> str:
     moment = datetime.fromtimestamp(ms // 1000, zone)
     return (moment + timedelta(milliseconds=ms % 1000)).isoformat(
@@ -288,12 +299,12 @@ def motion_sensor(room: str, *, complete: bool) -> Emitter:
     complete, else the motion alone."""
     motion = False
 
-    def send(now_ms: int) -> Emission:
+    def record(now_ms: int) -> dict[str, object]:
         nonlocal motion
         motion = not motion
-        record: dict[str, object] = {"motion": motion}
-        if complete:
-            record = motion_record(room, f"{room}-pir", utc_time(now_ms)) | record
-        return Emission(SENSORS, f"sensors.motion.{room}", now_ms / 1000, [record])
+        if not complete:
+            return {"motion": motion}
+        record = motion_record(room, f"{room}-pir", utc_time(now_ms))
+        return record | {"motion": motion}
 
-    return Emitter(send)
+    return single(SENSORS, f"sensors.motion.{room}", record)

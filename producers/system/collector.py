@@ -19,7 +19,9 @@ from typing_extensions import override
 from meshtasks.config.settings import ConfigFile
 from producers.collecting import (
     LONGEST_GAP_INTERVALS,
+    WRAP_32_BIT,
     Collector,
+    Counters,
     Guard,
     Measured,
     elapsed_seconds,
@@ -27,7 +29,6 @@ from producers.collecting import (
     routing_word,
 )
 from producers.configuration import Model, Seconds, Selection, Word
-from producers.rates import WRAP_32_BIT, Counters
 
 
 class Group(StrEnum):

@@ -27,6 +27,7 @@ from producers.collecting import (
     LONGEST_GAP_INTERVALS,
     SCRAPE,
     Collector,
+    Counters,
     Guard,
     Measured,
     elapsed_seconds,
@@ -34,7 +35,6 @@ from producers.collecting import (
 )
 from producers.configuration import Model, Seconds, Selection, Word
 from producers.http import Client
-from producers.rates import Counters
 
 
 class TritonConfig(Model):

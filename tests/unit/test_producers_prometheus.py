@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtasks.records.points import fields_text, metric_start, tags_of
+from producers.collecting import Counters
 from producers.http import Page
 from producers.prometheus.collector import Unreadable, families
 from producers.prometheus.translation import (
@@ -19,7 +20,6 @@ from producers.prometheus.translation import (
     Translator,
     quantile,
 )
-from producers.rates import Counters
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"

@@ -15,7 +15,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
 from producers.sensornet.announcements import Announcements, SavedAnnouncements
 from producers.sensornet.config import CONFIG, SensorNet
-from producers.sensornet.words import name
+from producers.sensornet.kinds import name
 from tests.support.devices import (
     NOW,
     SHIPPED,
