@@ -8,7 +8,7 @@ alert the built-in one is used: no notification is lost to its template.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
@@ -46,62 +46,6 @@ _FAULTS = (
     TypeError,
     ValueError,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateAlert:
-    """One alert as templates see it. Moments are in local time.
-
-    Attributes:
-        status: ``firing``, ``flapping`` or ``resolved``.
-        ends_at: when it was resolved; None while it goes on.
-        lasted_seconds: from its beginning to its end, or to now.
-        changes: how often it began and ended lately.
-        acknowledged_by: who wants no more reminders; empty for nobody.
-    """
-
-    title: str
-    message: str
-    severity: Severity
-    source: str
-    labels: dict[str, str]
-    status: Phase
-    starts_at: datetime
-    ends_at: datetime | None
-    lasted_seconds: float
-    changes: int
-    acknowledged_by: str
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateContext:
-    """The variables of templates.
-
-    Attributes:
-        status: ``firing`` if any alert fires, else ``flapping`` if any flaps, else
-            ``resolved``.
-        severity: the highest of the alerts that go on, or of all if none does.
-        repeats: it is only a reminder; there is no news.
-        going_on: the alerts that fire or flap, the most severe and latest first.
-        ended: the alerts that are resolved.
-        group: the labels that they have in common.
-        route: name of the route.
-        now: local time.
-    """
-
-    status: Phase
-    severity: Severity
-    repeats: bool
-    going_on: list[TemplateAlert]
-    ended: list[TemplateAlert]
-    group: dict[str, str]
-    route: str
-    now: datetime
-
-    @property
-    def alerts(self) -> list[TemplateAlert]:
-        """All alerts, those that go on first."""
-        return [*self.going_on, *self.ended]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +90,7 @@ def template_context(
     now: float,
     *,
     repeats: bool,
-) -> TemplateContext:
+) -> dict[str, Any]:
     """The template variables for some alerts of a group, at least one.
 
     Args:
@@ -156,43 +100,52 @@ def template_context(
         zone: time zone of the texts; the host's own when None.
         now: epoch seconds.
         repeats: it is only a reminder.
+
+    Returns:
+        ``status`` (``firing`` if any alert fires, else ``flapping`` if any flaps, else
+        ``resolved``), ``severity`` (the highest of the alerts that go on, or of all if
+        none does), ``repeats``, ``going_on`` (the alerts that fire or flap, the most
+        severe and latest first), ``ended``, ``alerts`` (both), ``group`` (the labels
+        that they have in common), ``route``, and ``now`` in local time.
     """
     ordered = sorted(
         alerts, key=lambda alert: (-rank(alert.severity), -alert.starts_at)
     )
     views = [_template_alert(alert, flapping, zone, now) for alert in ordered]
-    going_on = [view for view in views if view.status != "resolved"]
-    statuses = {view.status for view in going_on}
-    status: Phase = "firing" if "firing" in statuses else "flapping"
-    return TemplateContext(
-        status=status if going_on else "resolved",
-        severity=(going_on or views)[0].severity,
-        repeats=repeats,
-        going_on=going_on,
-        ended=[view for view in views if view.status == "resolved"],
-        group=group.labels,
-        route=group.route,
-        now=local_time(now, zone),
-    )
+    going_on = [view for view in views if view["status"] != "resolved"]
+    ended = [view for view in views if view["status"] == "resolved"]
+    statuses = {view["status"] for view in views}
+    phases: tuple[Phase, ...] = ("firing", "flapping", "resolved")
+    return {
+        "status": next(phase for phase in phases if phase in statuses),
+        "severity": (going_on or views)[0]["severity"],
+        "repeats": repeats,
+        "going_on": going_on,
+        "ended": ended,
+        "alerts": [*going_on, *ended],
+        "group": group.labels,
+        "route": group.route,
+        "now": local_time(now, zone),
+    }
 
 
 def _template_alert(
     alert: AlertState, flapping: Flapping, zone: tzinfo | None, now: float
-) -> TemplateAlert:
+) -> dict[str, Any]:
     ends_at = alert.ends_at
-    return TemplateAlert(
-        title=alert.title,
-        message=alert.message,
-        severity=alert.severity,
-        source=alert.source,
-        labels=alert.own_labels,
-        status=alert.phase(flapping, now),
-        starts_at=local_time(alert.starts_at, zone),
-        ends_at=None if ends_at is None else local_time(ends_at, zone),
-        lasted_seconds=(now if ends_at is None else ends_at) - alert.starts_at,
-        changes=sum(at > now - flapping.within for at in alert.changes),
-        acknowledged_by=alert.acknowledged_by or "",
-    )
+    return {
+        "title": alert.title,
+        "message": alert.message,
+        "severity": alert.severity,
+        "source": alert.source,
+        "labels": alert.own_labels,
+        "status": alert.phase(flapping, now),
+        "starts_at": local_time(alert.starts_at, zone),
+        "ends_at": None if ends_at is None else local_time(ends_at, zone),
+        "lasted_seconds": (now if ends_at is None else ends_at) - alert.starts_at,
+        "changes": sum(at > now - flapping.within for at in alert.changes),
+        "acknowledged_by": alert.acknowledged_by or "",
+    }
 
 
 class Renderer:
@@ -217,22 +170,16 @@ class Renderer:
                 _try_out(name, text)
                 self._own[name] = built_in.from_string(text)
 
-    def render(self, context: TemplateContext, tag: str) -> Notification:
-        """The notification of some alerts.
-
-        Args:
-            context: the template variables.
-            tag: identifies the notification on the phone.
-        """
-        parts = {name: self._part(name, context) for name in _PARSERS}
+    def render(self, context: Mapping[str, Any], tag: str) -> Notification:
+        """The notification of some alerts; ``tag`` identifies it on the phone."""
         return Notification(
-            **parts,
+            **{name: self._part(name, context) for name in _PARSERS},
             tag=tag,
-            severity=context.severity,
-            resolved=context.status == "resolved",
+            severity=context["severity"],
+            resolved=context["status"] == "resolved",
         )
 
-    def _part(self, name: str, context: TemplateContext) -> Any:
+    def _part(self, name: str, context: Mapping[str, Any]) -> Any:
         parse = _PARSERS[name]
         if (own := self._own.get(name)) is not None:
             try:
@@ -256,9 +203,8 @@ def renderer_of(texts: TemplateTexts) -> Renderer:
     return Renderer(texts)
 
 
-def _render(template: jinja2.Template, context: TemplateContext) -> str:
-    names = *context.__slots__, "alerts"
-    return template.render({name: getattr(context, name) for name in names}).strip()
+def _render(template: jinja2.Template, context: Mapping[str, Any]) -> str:
+    return template.render(context).strip()
 
 
 def _title(text: str) -> str:
@@ -332,37 +278,28 @@ def _try_out(name: str, text: str) -> None:
         raise BadTemplate(name, str(error)) from error
 
 
-def _samples() -> list[TemplateContext]:
-    moment = datetime(2026, 11, 23, 13, 20, tzinfo=UTC)
-
-    def sample(status: Phase, severity: Severity) -> TemplateAlert:
-        return TemplateAlert(
-            title="attic is damp",
-            message="attic has 85 % humidity.",
-            severity=severity,
-            source="rules.damp",
-            labels=_AnyLabel(),
-            status=status,
-            starts_at=moment,
-            ends_at=moment if status == "resolved" else None,
-            lasted_seconds=60.0,
-            changes=2,
-            acknowledged_by="",
-        )
-
-    return [
-        TemplateContext(
-            status=status,
-            severity=severity,
-            repeats=repeats,
-            going_on=[sample(status, severity)] * count * (status != "resolved"),
-            ended=[sample(status, severity)] * count * (status == "resolved"),
-            group=_AnyLabel(),
-            route="rest",
-            now=moment,
-        )
-        for severity in get_args(Severity)
-        for status in get_args(Phase)
-        for repeats in (False, True)
-        for count in (1, 2)
-    ]
+def _samples() -> Iterator[dict[str, Any]]:
+    now, flapping = 1_795_440_000.0, Flapping()
+    group = AlertGroup("sample", "rest", _AnyLabel(), "sample")
+    for severity in get_args(Severity):
+        for phase in get_args(Phase):
+            alert = AlertState(
+                fingerprint="sample",
+                title="attic is damp",
+                message="attic has 85 % humidity.",
+                severity=severity,
+                source="rules.damp",
+                own_labels=_AnyLabel(),
+                firing=phase != "resolved",
+                began=None,
+                starts_at=now - 60,
+                ends_at=now if phase == "resolved" else None,
+                published_at=now,
+                received_at=now,
+                changes=(now,) * flapping.changes * (phase == "flapping"),
+            )
+            for repeats in (False, True):
+                for alerts in ([alert], [alert, alert]):
+                    yield template_context(
+                        group, alerts, flapping, UTC, now, repeats=repeats
+                    )
