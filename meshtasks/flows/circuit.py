@@ -1,15 +1,15 @@
-"""A circuit per service: open while the service is in trouble, so that it is left
-alone and its work waits.
+"""A circuit per service: open while the service is unavailable, so that it is not
+called and its work waits.
 
 The states and what moves them::
 
-    closed    --a try finds the service in trouble--> open
+    closed    --a try fails-------------------------> open
     open      --the wait is over--------------------> half-open
     half-open --a try succeeds----------------------> closed
     half-open --a try fails-------------------------> open
 
-A try is a piece of the service's own work, never something lighter: what passes for
-a sign of life (an empty write, a HEAD request) often succeeds while the work fails.
+A try is a piece of the service's own work, never something lighter: a sign of life (an
+empty write, a HEAD request) often succeeds while the work fails.
 
 Pure: the caller makes the tries and passes the time.
 """
@@ -21,18 +21,17 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
-#: A circuit that has been closed for so long is as good as one that never opened: the
-#: next trouble is new trouble.
+#: A circuit that has been closed for so long counts as one that never opened.
 STEADY_SECONDS = 20.0
 #: After so many successes without a failure, work that fails may itself be the cause.
 ENOUGH_SUCCESSES = 5
-#: Nobody is left alone for longer, whatever they ask for.
+#: No wait that a service asks for is longer.
 LONGEST_ASKED_SECONDS = 300.0
 
 _SHORTEST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 30.0
-#: The wait grows with the time the service has been away: whoever was away for a
-#: minute is tried every two seconds, whoever was for an hour every 30.
+#: The wait grows with the time the service has been unavailable: after a minute it is
+#: tried every two seconds, after an hour every 30.
 _SHARE_OF_ABSENCE = 1 / 30
 #: How often in a row the time that failed tries took makes the wait longer.
 _MOST_REPEATS = 3
@@ -50,12 +49,12 @@ class Verdict(NamedTuple):
     """What a failed try means for the work that was tried.
 
     Attributes:
-        counts: it is held against the work. Not so while the service is known to be
-            in trouble, nor until it has done other work for a while: one that takes
-            every third request must not use up anybody's attempts.
+        counts: it is held against the work. Not so while the circuit is not closed,
+            nor until the service has done other work for a while: a service that takes
+            every third request must not use up the attempts of the work.
         wait_seconds: how long the work should wait at least. Work that failed
-            shortly after the circuit had closed waits until that other work will
-            have been done, or not: then it shows whose fault it is.
+            shortly after the circuit had closed waits until that other work has
+            shown whose fault it is.
     """
 
     counts: bool
@@ -66,7 +65,7 @@ class Circuit:
     """The circuit of one service. All times are seconds that only go forward.
 
     Attributes:
-        reason: what the last failure said; empty while closed.
+        reason: of the last failure; empty while closed.
         trips: how often it has opened from closed, in all.
         failed_tries: in a row since it opened, not counting the one that opened it.
     """
@@ -80,7 +79,7 @@ class Circuit:
         self._uniform = uniform
         self._retry_at: float | None = None  # None while closed
         self._opened_at = float("-inf")  # when it last opened, again or anew
-        self._away_since = 0.0
+        self._unavailable_since = 0.0
         self._good_since: float | None = None
         self._successes = 0  # since the last failure
         self._trips_in_a_row = 0
@@ -97,12 +96,12 @@ class Circuit:
         """Until it is half-open; 0 if it is, or closed."""
         return 0.0 if self._retry_at is None else max(0.0, self._retry_at - now)
 
-    def away_seconds(self, now: float) -> float:
-        """How long the service has been in trouble; only while not closed."""
-        return now - self._away_since
+    def unavailable_seconds(self, now: float) -> float:
+        """How long the service has been unavailable; only while not closed."""
+        return now - self._unavailable_since
 
     def verdict(self, began_at: float, now: float) -> Verdict:
-        """What a failed try means for the work; ask before :meth:`failed`.
+        """What a failed try means for the work; to be called before :meth:`failed`.
 
         Args:
             began_at: when the try began.
@@ -124,15 +123,15 @@ class Circuit:
         asked_seconds: float | None = None,
         lasted_seconds: float = 0.0,
     ) -> bool:
-        """A try found the service in trouble; true when that opened the circuit.
+        """A try failed; true when that opened the circuit.
 
         Args:
-            reason: what was said.
+            reason: why.
             began_at: when the try began. One that began before the circuit opened
-                says nothing new.
+                changes nothing.
             now: when it failed.
             asked_seconds: the wait that the service asked for, if it did.
-            lasted_seconds: how long the service kept us waiting.
+            lasted_seconds: how long the try took.
         """
         if self._is_late(began_at):
             return False
@@ -142,7 +141,7 @@ class Circuit:
             self.failed_tries = 0
             if self._is_steady(now) or not self._trips_in_a_row:
                 self._trips_in_a_row = 0
-                self._away_since = now
+                self._unavailable_since = now
             self._trips_in_a_row += 1
         else:
             self.failed_tries += 1
@@ -174,14 +173,14 @@ class Circuit:
     def _wait(
         self, now: float, asked_seconds: float | None, lasted_seconds: float
     ) -> float:
-        """Longer the longer the service is away, and doubled whenever the circuit
-        had closed for a moment only; at least as long as the try kept us, then twice
+        """Longer the longer the service is unavailable, and doubled if the circuit
+        had closed for a moment only; at least as long as the try took, then twice
         and three times that; and never less than the service asked for.
 
-        A fifth of it is left to chance, so that not all who wait come at once.
+        A fifth of it is random, so that not all clients try at once.
         """
         doubled = _SHORTEST_WAIT_SECONDS * 2.0 ** min(self._trips_in_a_row - 1, 10)
-        grown = max(doubled, (now - self._away_since) * _SHARE_OF_ABSENCE)
+        grown = max(doubled, (now - self._unavailable_since) * _SHARE_OF_ABSENCE)
         kept = lasted_seconds * min(self.failed_tries + 1, _MOST_REPEATS)
         ours = max(min(grown, _LONGEST_WAIT_SECONDS), kept) * self._uniform(0.8, 1.0)
         return max(ours, min(asked_seconds or 0.0, LONGEST_ASKED_SECONDS))

@@ -1,4 +1,4 @@
-"""What a command is: work that somebody asks for by name and gets an answer to."""
+"""Commands: work that is started by name and returns a result."""
 
 from __future__ import annotations
 

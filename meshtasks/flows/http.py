@@ -1,8 +1,8 @@
-"""Requests to services that may be anything: bounded in time and size.
+"""HTTP requests whose answers are bounded in time and size, whatever the server does.
 
 urllib3 limits how long each read may take, so a server that sends a byte a second
-holds its client for as long as it likes. Here the read timeout is that of the whole
-answer, with a second more for each 64 KiB of it: who sends a large object may.
+holds its client for ever. Here the read timeout is that of the whole answer, with a
+second more for each 64 KiB of it, so that large objects may come.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BYTES_A_SECOND = 64 << 10
 _CHUNK_BYTES = 64 << 10
 _ANSWER_LIMIT_BYTES = 8 << 20
 
-#: How a page begins, comments and the like left out.
+#: The beginning of an HTML page, without comments.
 _PAGE = re.compile(
     rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
     rb"<(?:!doctype\s+html|html|head|body|title|meta|script|center|h1)\b",
@@ -56,13 +56,13 @@ class Answer(NamedTuple):
 
     @property
     def is_page(self) -> bool:
-        """Whether it is a page for people: of a proxy, a portal, a login. The type in
-        the header does not tell: many a small server calls every text HTML."""
+        """Whether it is an HTML page: of a proxy, a portal, a login. The header does
+        not decide: many a small server calls every text HTML."""
         return _PAGE.match(self.body[:4096].removeprefix(b"\xef\xbb\xbf")) is not None
 
     @property
     def retry_after_seconds(self) -> float | None:
-        """How long it asks us to wait, if it does."""
+        """Seconds to wait, from the header ``Retry-After``; None without it."""
         return retry_after_seconds(self.headers.get("Retry-After"))
 
 
@@ -112,31 +112,24 @@ def request(
 
 def answer_in(response: urllib3.BaseHTTPResponse) -> Answer:
     """The answer in a response whose body has not been read."""
-    said, whole = bytearray(), True
+    body, whole = bytearray(), True
     try:
-        while len(said) < _ANSWER_LIMIT_BYTES:
+        while len(body) < _ANSWER_LIMIT_BYTES:
             chunk = response.read1(_CHUNK_BYTES)
             if not chunk:
                 response.release_conn()  # read to its end: to be used again
                 break
-            said += chunk
+            body += chunk
     except HTTPError:
         whole = False
     finally:
         response.close()
-    return Answer(response.status, response.headers, bytes(said), whole)
+    return Answer(response.status, response.headers, bytes(body), whole)
 
 
 def retry_after_seconds(value: str | None) -> float | None:
-    """How long a service asks us to wait: its ``Retry-After``.
-
-    Args:
-        value: the header: seconds or a date (RFC 9110, section 10.2.3).
-
-    Returns:
-        Seconds, five minutes at most; None where there is no such header or it says
-        neither.
-    """
+    """Seconds to wait, five minutes at most, from the header ``Retry-After``: seconds
+    or a date (RFC 9110, section 10.2.3). None where it is missing or neither."""
     if not value:
         return None
     if value.strip().isdecimal():
@@ -150,7 +143,7 @@ def retry_after_seconds(value: str | None) -> float | None:
 
 
 class _InTime(io.RawIOBase):
-    """A socket's bytes until a deadline, which each byte puts off a little."""
+    """A socket's bytes until a deadline, which moves a little with each byte."""
 
     def __init__(self, file: Any, sock: Any) -> None:
         self._file = file

@@ -1,7 +1,7 @@
-"""What a time-series store says of the lines that it did not take; pure.
+"""Which lines a time-series store refused, from its answer; pure.
 
 Texts decide only where they stand in a fixed place of a structured answer. The names
-inside them come from devices, and a measurement may be called anything.
+inside them come from devices, and a measurement may have any name.
 
 Formats, as the servers write them:
 
@@ -31,7 +31,7 @@ _BAD_REQUEST = 400
 _TOO_LARGE = 413
 _UNPROCESSABLE = 422
 
-#: What a server may put before it: which of its parts says so.
+#: What a server may put before it: the name of one of its parts.
 _PREFIX = r"(?:[a-z ]{1,60}: ){0,3}?"
 #: How an answer begins that is about lines.
 _OF_LINES = re.compile(
@@ -78,9 +78,8 @@ class Refusal(NamedTuple):
     """The store did not take some lines, and never will.
 
     Attributes:
-        reason: what it said, shortened.
-        selected: index → reason of the lines that it must have meant; empty if that
-            cannot be told.
+        reason: its message, shortened.
+        selected: index → reason of the lines at fault; empty if these are not known.
     """
 
     reason: str
@@ -88,34 +87,34 @@ class Refusal(NamedTuple):
 
 
 def refusal_in(status: int, body: str, lines: Sequence[str]) -> Refusal | None:
-    """What an answer says of the lines that were sent; None if it is not about lines.
+    """The refusal of lines in an answer; None if it is not about lines.
 
     Args:
         status: of the answer.
         body: of the answer.
         lines: what was sent.
     """
-    said = said_in(body)
-    reason = ends(f"answered {status}: {' '.join(said.split())}", REASON_LIMIT_CHARS)
+    text = message_in(body)
+    reason = ends(f"answered {status}: {' '.join(text.split())}", REASON_LIMIT_CHARS)
     if status == _TOO_LARGE:
         return Refusal(reason, {})
-    if status not in {_BAD_REQUEST, _UNPROCESSABLE} or not _OF_LINES.match(said):
+    if status not in {_BAD_REQUEST, _UNPROCESSABLE} or not _OF_LINES.match(text):
         return None
     selected = (
         _numbered(_json(body), lines, status)
-        or _unparsable(said, lines, status)
-        or _dropped(said, lines, reason)
+        or _unparsable(text, lines, status)
+        or _dropped(text, lines, reason)
     )
     return Refusal(reason, selected)
 
 
-def said_in(body: str) -> str:
-    """The sentence in an answer: v1's ``error``, v2's ``message``, or the text."""
+def message_in(body: str) -> str:
+    """The message in an answer: v1's ``error``, v2's ``message``, or the text."""
     content = _json(body)
     if isinstance(content, dict):
         for name in ("message", "error"):
-            if isinstance(said := content.get(name), str) and said:
-                return said
+            if isinstance(text := content.get(name), str) and text:
+                return text
     return body.strip()
 
 
@@ -130,28 +129,28 @@ def _numbered(content: Any, lines: Sequence[str], status: int) -> dict[int, str]
     """InfluxDB 3 gives the lines' numbers, from 1."""
     found: dict[int, str] = {}
     data = content.get("data") if isinstance(content, dict) else None
-    for each in data if isinstance(data, list) else ():
-        number = each.get("line_number") if isinstance(each, dict) else None
+    for entry in data if isinstance(data, list) else ():
+        number = entry.get("line_number") if isinstance(entry, dict) else None
         if not isinstance(number, int) or not 0 < number <= len(lines):
             return {}
-        why = ends(str(each.get("error_message")), REASON_LIMIT_CHARS)
+        why = ends(str(entry.get("error_message")), REASON_LIMIT_CHARS)
         found[number - 1] = f"answered {status}: {why}"
     return found
 
 
-def _unparsable(said: str, lines: Sequence[str], status: int) -> dict[int, str]:
+def _unparsable(text: str, lines: Sequence[str], status: int) -> dict[int, str]:
     """InfluxDB 1 and 2 quote each line that they cannot parse."""
-    quoted = re.split(r"(?:\A|(?<=\n)|(?<=partial write: ))unable to parse '", said)[1:]
+    quoted = re.split(r"(?:\A|(?<=\n)|(?<=partial write: ))unable to parse '", text)[1:]
     by_line: dict[str, list[int]] = {}
     for index, line in enumerate(lines):
         by_line.setdefault(line, []).append(index)
     found: dict[int, str] = {}
-    for each in quoted:
-        candidates = (each[:end] for end in _ends_of_quotes(each))
+    for part in quoted:
+        candidates = (part[:end] for end in _ends_of_quotes(part))
         bad = next((one for one in candidates if one in by_line), None)
         if bad is None:
             return {}
-        why = ends(f"unable to parse '{each.strip()}", REASON_LIMIT_CHARS)
+        why = ends(f"unable to parse '{part.strip()}", REASON_LIMIT_CHARS)
         found |= dict.fromkeys(by_line[bad], f"answered {status}: {why}")
     return found
 
@@ -164,9 +163,9 @@ def _ends_of_quotes(text: str) -> Iterator[int]:
         end = text.find("': ", end + 1)
 
 
-def _dropped(said: str, lines: Sequence[str], reason: str) -> dict[int, str]:
-    """The lines of a partial write, if as many fit what it says as it dropped."""
-    partial = _PARTIAL.fullmatch(said)
+def _dropped(text: str, lines: Sequence[str], reason: str) -> dict[int, str]:
+    """The dropped lines of a partial write, if just as many fit its message."""
+    partial = _PARTIAL.fullmatch(text)
     if partial is None:
         return {}
     why, number = partial["why"], int(partial["dropped"])

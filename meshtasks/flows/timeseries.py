@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 from meshtasks.config.environment import Environment
 from meshtasks.errors import ConfigError, SinkUnavailable
 from meshtasks.flows.http import Answer, pool_manager, request
-from meshtasks.flows.refusals import REASON_LIMIT_CHARS, Refusal, refusal_in, said_in
+from meshtasks.flows.refusals import REASON_LIMIT_CHARS, Refusal, message_in, refusal_in
 from meshtasks.text import ends
 from meshtasks.timing import timed
 
@@ -30,7 +30,7 @@ ANSWER_TIMEOUT_SECONDS = 10.0
 _STORED = 204
 _OK = 200
 _BAD_REQUEST = 400
-#: InfluxDB 2's word for an empty write, once it has found bucket and rights.
+#: InfluxDB 2's answer to an empty write, once it has found bucket and rights.
 _NO_POINTS = "writing requires points"
 
 _WRONG_URL = "MESH_INFLUX_URL, MESH_INFLUX_ORG or MESH_INFLUX_BUCKET is wrong"
@@ -41,7 +41,7 @@ _HINTS = {
     404: _WRONG_URL,
 }
 _NOT_THE_STORE = "is MESH_INFLUX_URL the store itself? It answers a write with 204"
-#: Nobody needs more to know whose page it is.
+#: Enough to recognise whose page it is.
 _PAGE_LIMIT_CHARS = 80
 
 
@@ -66,8 +66,8 @@ class TimeSeries:
         answer_timeout_seconds: float = ANSWER_TIMEOUT_SECONDS,
     ) -> None:
         self._host = urlsplit(url).netloc.rpartition("@")[2]
-        place = urlencode({"org": org, "bucket": bucket, "precision": "ms"})
-        self._url = f"{url.rstrip('/')}/api/v2/write?{place}"
+        query = urlencode({"org": org, "bucket": bucket, "precision": "ms"})
+        self._url = f"{url.rstrip('/')}/api/v2/write?{query}"
         self._headers = {
             "Content-Type": "text/plain; charset=utf-8",
             "Accept": "application/json",
@@ -98,7 +98,7 @@ class TimeSeries:
 
         The lines that an answer names are left out, and the others are written once
         more, since a store may name some of them only, or store none. What cannot be
-        told is halved until the lines at fault stand alone. Writing a point again
+        told is halved until the lines at fault are single. Writing a point again
         changes nothing.
 
         Args:
@@ -125,7 +125,7 @@ class TimeSeries:
                 named = {0: refusal.reason}
             if named:
                 store = "the time-series store "
-                rejected |= {batch[each]: store + named[each] for each in named}
+                rejected |= {batch[index]: store + named[index] for index in named}
                 ahead.append([one for n, one in enumerate(batch) if n not in named])
             else:
                 middle = len(batch) // 2
@@ -175,7 +175,7 @@ class TimeSeries:
                 return refusal
             if not lines and _is_of_no_points(answer):
                 return None
-        raise self._trouble(answer)
+        raise self._failure(answer)
 
     def _request(self, body: bytes) -> Answer:
         return request(
@@ -187,14 +187,14 @@ class TimeSeries:
             headers=self._headers,
         )
 
-    def _trouble(self, answer: Answer) -> SinkUnavailable:
+    def _failure(self, answer: Answer) -> SinkUnavailable:
         """An answer that is neither success nor about lines."""
         what = f"answered {answer.status}"
         if answer.is_page:
             page = " ".join(answer.text.split())
             what = f"{what} with a page for people: {ends(page, _PAGE_LIMIT_CHARS)}"
         elif answer.body:
-            what = f"{what}: {ends(said_in(answer.text), REASON_LIMIT_CHARS)}"
+            what = f"{what}: {ends(message_in(answer.text), REASON_LIMIT_CHARS)}"
         is_other = answer.status < _BAD_REQUEST
         if hint := _NOT_THE_STORE if is_other else _HINTS.get(answer.status):
             what = f"{what}; {hint}"
@@ -210,6 +210,6 @@ class TimeSeries:
 def _is_of_no_points(answer: Answer) -> bool:
     """Whether that is InfluxDB's own answer to an empty write: version 1 says 200."""
     is_influx = any(name.lower() == "x-influxdb-version" for name in answer.headers)
-    return said_in(answer.text) == _NO_POINTS or (
+    return message_in(answer.text) == _NO_POINTS or (
         answer.status == _OK and is_influx and not answer.body
     )

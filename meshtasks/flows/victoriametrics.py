@@ -1,4 +1,4 @@
-"""What a VictoriaMetrics says of itself where it is the time-series store.
+"""How a VictoriaMetrics is run that is the time-series store.
 
 It answers 204 to points that it does not keep: those older than its retention, a month
 unless a flag says otherwise; and unless another flag says so, it keeps a point that is
@@ -37,7 +37,7 @@ _UNITS = {
     "M": 31 * _DAY,
     "": 31 * _DAY,
 }
-#: A store that keeps less than this is hardly meant to.
+#: A store that keeps less than this is probably misconfigured.
 _SHORT_DAYS = 366
 #: The most tags that the mesh gives a point, and some more.
 LABELS = 256
@@ -69,7 +69,7 @@ class VictoriaMetricsState(NamedTuple):
             days = self.retention_seconds / _DAY
             yield (
                 f"it keeps {days:.0f} days and drops what is older, as of a replayed "
-                "archive, without a word: set -retentionPeriod=100y, say"
+                "archive, without an error: set -retentionPeriod=100y, say"
             )
         if _is_zero(self.flags.get("dedup.minScrapeInterval", "")):
             yield (
@@ -89,12 +89,8 @@ class VictoriaMetricsState(NamedTuple):
 
 
 def look(url: str) -> VictoriaMetricsState | None:
-    """Ask a time-series store how it is run; None if it is no VictoriaMetrics, or does
-    not say.
-
-    Args:
-        url: its base URL.
-    """
+    """How the time-series store at this base URL is run; None if it is no
+    VictoriaMetrics, or does not show it."""
     base = url.rstrip("/")
     pool = pool_manager(maxsize=1)
     try:

@@ -172,14 +172,14 @@ class Breaker:
             logger.error("Sink %s is down, its queues rest: %s", sink, trouble.reason)
         elif now - self._reminded_at[sink] >= _REMIND_SECONDS:
             self._reminded_at[sink] = now
-            away = circuit.away_seconds(now)
+            away = circuit.unavailable_seconds(now)
             logger.error("Sink %s is down for %.0f s: %s", sink, away, trouble.reason)
         self._wake_after(circuit.wait_seconds(now))
         self._on_change()
 
     def _succeeded(self, sink: str, began_at: float) -> None:
         circuit, now = self._circuits[sink], self._clock()
-        away = circuit.away_seconds(now)
+        away = circuit.unavailable_seconds(now)
         if circuit.succeeded(began_at, now):
             logger.warning("Sink %s is back after %.0f s", sink, away)
             self._on_change()

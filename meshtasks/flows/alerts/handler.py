@@ -248,6 +248,6 @@ def _updates(batch: Batch[Alert]) -> Iterator[tuple[int, AlertUpdate]]:
     for item in identified_records(batch, enumerate(times), lambda _key: True):
         name = item.id
         if item.envelope.timestamp is not None:
-            # There are publishers who give every message the same id.
+            # Some publishers give every message the same id.
             name = f"{name}@{item.envelope.timestamp:.0f}"
         yield item.index, AlertUpdate(name, batch.records[item.index], item.time)

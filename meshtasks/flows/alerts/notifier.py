@@ -260,11 +260,11 @@ class _Other:
                 if self._notify(notification):
                     taken.set()
 
-        # Apprise bounds each read, so a server that drips would hold us for ever.
+        # Apprise bounds each read only, and a server may send byte by byte.
         thread = threading.Thread(target=notify, name="mesh-apprise", daemon=True)
         thread.start()
         thread.join(_LONGEST_SECONDS)
-        if not taken.is_set():  # Apprise says why in its log only, URLs included
+        if not taken.is_set():  # the reason is in Apprise's log only, with URLs
             message = f"receiver {self._name}: the service did not take it"
             raise SinkUnavailable(SINK, message)
 

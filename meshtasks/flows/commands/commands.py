@@ -64,14 +64,14 @@ def publish(arguments: Publish, sinks: Sinks, call_id: str) -> dict[str, Any]:
 
 
 class ReplayDeadLetters(Arguments):
-    """Give dead letters back; a selection as of ``meshtasks dlq replay``.
+    """Replay dead letters; a selection as of ``meshtasks dlq replay``.
 
     Attributes:
         ids: these, by the beginnings of their ids.
-        reason: those that died of this.
-        queue: those that died in it.
-        older_than: those that died longer ago, such as ``2h``.
-        newer_than: those that died since then.
+        reason: those with this reason.
+        queue: those that failed in it.
+        older_than: those that failed longer ago, such as ``2h``.
+        newer_than: those that failed since then.
         every: all of them, where nothing else is given.
         rate: messages a second, at most.
     """
@@ -99,10 +99,10 @@ class ReplayDeadLetters(Arguments):
 def replay_dead_letters(
     arguments: ReplayDeadLetters, sinks: Sinks, _call_id: str
 ) -> dict[str, Any]:
-    """Give dead letters back to the queues they failed in, and to no others.
+    """Requeue dead letters to the queues they failed in, and to no others.
 
     Raises:
-        Transient: the broker went away, or somebody else is looking at the queue.
+        Transient: the broker went away, or another program holds the queue.
     """
     env, topology = sinks.settings.env, sinks.settings.read(TOPOLOGY)
     now = time.time()

@@ -110,8 +110,7 @@ class ModelSteps(BaseModel):
     """What is made of the results of one model.
 
     Attributes:
-        tags: fields of the result that say what it is about; its own tags are these
-            and ``model``.
+        tags: fields of the result that become tags, beside ``model``.
         scores: numbers that become fields.
         alerts: threshold rules on these fields, as in rules.yaml.
     """

@@ -166,7 +166,7 @@ class Triton:
     @contextmanager
     def _connected(self, model: str, version: str) -> Iterator[InferenceServerClient]:
         """A client, whose faults become ours."""
-        # The client bounds each read, so a server that drips would hold it for ever.
+        # The client bounds each read only, and a server may send byte by byte.
         longest_seconds = CONNECT_TIMEOUT_SECONDS + self._answer_timeout_seconds
         try:
             try:
@@ -196,7 +196,7 @@ class Triton:
                 connection_timeout=CONNECT_TIMEOUT_SECONDS,
                 network_timeout=self._answer_timeout_seconds,
                 ssl=self._url.startswith("https://"),
-                # else it takes certifi's authorities, whatever OpenSSL was told
+                # else it takes certifi's authorities instead of those of OpenSSL
                 ssl_options={"ca_certs": ssl.get_default_verify_paths().cafile},
             )
         return self._client
