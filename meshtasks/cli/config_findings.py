@@ -113,7 +113,7 @@ def _of_queues(settings: Settings, handlers: Mapping[str, Handler]) -> Iterator[
         if queue.name not in handlers:
             text = (
                 f"no handler for {queue.name}: a worker started without -Q leaves it "
-                "alone, so somebody else must consume it"
+                "alone. Another program must consume it, or queues.yaml give it a flow"
             )
             yield Doubt("note", TOPOLOGY, key, text)
         if not any(binding.queue == queue.name for binding in topology.bindings):
