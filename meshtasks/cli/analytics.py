@@ -79,7 +79,7 @@ def compact(
 
 @app.command()
 def info() -> None:
-    """Tell what there is of each table, and whether compaction is due.
+    """Show the files of each table, and whether compaction is due.
 
     Exit codes: 0; 69 the archive cannot be reached; 78 the configuration
     cannot be used.

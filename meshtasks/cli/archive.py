@@ -69,7 +69,7 @@ _End = Annotated[
 ]
 _Domains = Annotated[
     list[str] | None,
-    typer.Option("--domain", metavar="NAME", help="sensors, say; may be repeated."),
+    typer.Option("--domain", metavar="NAME", help="As sensors; may be repeated."),
 ]
 
 
@@ -102,7 +102,7 @@ def list_(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> Non
 
 @app.command()
 def verify(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> None:
-    """Read the archive, and see whether every object is what it was when it was stored.
+    """Read the archive, and check that every object is as it was stored.
 
     An object's name is made of the ids and times of its records; where the store keeps
     metadata (S3 does), sha256 and count are compared as well. Parquet files that
@@ -153,7 +153,7 @@ def replay(  # noqa: PLR0913 - its parameters are its options
     domain: _Domains = None,
     to_queue: Annotated[
         str,
-        typer.Option(metavar="QUEUE", help="To this queue alone, whoever reads it."),
+        typer.Option(metavar="QUEUE", help="To this queue only."),
     ] = "",
     rate: Annotated[
         float | None,
@@ -164,9 +164,7 @@ def replay(  # noqa: PLR0913 - its parameters are its options
     ] = False,
     with_effects: Annotated[
         bool,
-        typer.Option(
-            "--with-effects", help="Have alerts given and webhooks called once more."
-        ),
+        typer.Option("--with-effects", help="Send alerts and call webhooks again."),
     ] = False,
     even_if_dropped: Annotated[
         bool,
@@ -179,8 +177,8 @@ def replay(  # noqa: PLR0913 - its parameters are its options
     """Send archived records through the mesh once more, each by itself.
 
     They go to the queues that they once reached, marked as replayed: points are stored
-    (the same points, if they are there still), and nothing is archived again. Nobody
-    is told again, either: no alerts, no webhooks, unless --with-effects says so.
+    (the same points, if they are there still), and nothing is archived again. No alerts
+    are sent and no webhooks called, unless --with-effects is set.
 
     Exit codes: 0; 1 some had nowhere to go, or an object is damaged; 69 the archive or
     the broker cannot be reached; 130 interrupted.

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, time, tzinfo
 from math import isfinite
 from typing import Any, Literal
 
-#: More lines than this nobody tells apart.
+#: More lines than this cannot be told apart.
 SERIES_LIMIT = 8
 
 #: How a chart is drawn: lines over moments or numbers, or bars side by side.
@@ -146,7 +146,7 @@ ROWS_LIMIT = 50_000
 #: Bars beyond which their names cannot be read.
 _BARS_LIMIT = 60
 
-_FEWER = "ask for fewer, say with GROUP BY and time_bucket(INTERVAL '1 hour', time)"
+_FEWER = "reduce them, as with GROUP BY and time_bucket(INTERVAL '1 hour', time)"
 
 
 #: The series that stands for those beyond the limit: their mean.

@@ -77,7 +77,7 @@ def query(
     events (all else, with its JSON) and archive (every record as published).
     Nothing else can be read, and nothing written, by a query.
     They have what config/archive.yaml selects, up to the last archived batch;
-    "DESCRIBE readings" tells their columns. Times are those of this machine's
+    "DESCRIBE readings" lists their columns. Times are those of this machine's
     time zone, or of TZ; the column date is the UTC date.
 
     Exit codes: 0; 65 the query cannot be run; 69 the archive cannot be
@@ -140,7 +140,7 @@ def _run(
 
 
 def _interruptible(work: Callable[[], None], interrupt: Callable[[], None]) -> None:
-    """Do the work in a thread, so that Ctrl-C is heard while DuckDB computes.
+    """Do the work in a thread, so that Ctrl-C works while DuckDB computes.
 
     Raises:
         KeyboardInterrupt: once the work has been interrupted.

@@ -97,8 +97,8 @@ def print_table(result: Result, console: Console) -> None:
     if not result.names:
         return
     table = Table(header_style="bold")
-    for place, name in enumerate(result.names):
-        numeric = all(_is_number(row[place]) or row[place] is None for row in rows)
+    for index, name in enumerate(result.names):
+        numeric = all(_is_number(row[index]) or row[index] is None for row in rows)
         table.add_column(
             Text(printable(name)),
             justify="right" if numeric and rows else "left",
@@ -208,7 +208,7 @@ def _text_of(value: date | time) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity; like other tools we say null."""
+    """JSON has no NaN and no infinity: they become null, as in other tools."""
     match value:
         case float() if not math.isfinite(value):
             return None

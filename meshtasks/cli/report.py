@@ -43,7 +43,7 @@ def report(
     Temperature and humidity of every room, the alerts' timeline, dead letters
     by reason, and how the archive grows. The page needs no network and no
     script, and can be sent by mail; the file is readable by its owner alone.
-    Dead letters stay where they are; without a broker the page says so.
+    Dead letters stay where they are; without a broker the page shows why.
 
     Times are those of this machine's time zone, or of TZ.
 

@@ -25,7 +25,7 @@ _OTHER_KIND = (5, 0.0)
 _ALERTS = 40
 _REASONS = 30
 
-#: A sensor that was not heard of for so long is said to be silent.
+#: A sensor without readings for so long is silent.
 _SILENT = timedelta(hours=3)
 
 

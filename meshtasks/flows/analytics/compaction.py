@@ -200,7 +200,7 @@ class Compaction:
         self._store.put(aside, self._store.get(file.name), {})
         self._store.delete(file.name)
         self._files.forget(file.name)
-        self._report(f"it is {aside} from now on")
+        self._report(f"it was moved to {aside}")
 
     def _merged(self, partition: Partition, paths: Iterable[str]) -> bytes:
         """Their rows in order of time, as Parquet; one for each that is twice."""

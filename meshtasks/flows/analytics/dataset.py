@@ -120,7 +120,7 @@ class Dataset:
         return self._sources[name]
 
     def _read_sources(self, file: DataFile) -> frozenset[str]:
-        """Its sources; if nobody can tell them any more, one that no other file has.
+        """Its sources; if they are lost, one that no other file has.
 
         The file is read then beside those that it replaced, if these are still
         there, until compaction has made one file of them all.
@@ -292,7 +292,7 @@ class DatasetLock:
         return file_lock(self._files, shared=True)
 
     def deleting(self) -> AbstractContextManager[bool]:
-        """Whether nobody on this host reads; then nobody begins to, meanwhile."""
+        """Whether no process of this host reads; then none begins to, meanwhile."""
         return file_lock(self._files, timeout_seconds=0)
 
     @contextmanager

@@ -26,7 +26,7 @@ TABLES: tuple[Table, ...] = get_args(Table)
 
 _METRIC = TypeAdapter(Metric)
 
-#: Members that say what an event is about, the first that is text.
+#: Members that hold what an event is about; the first that is text counts.
 _ENTITY_MEMBERS = ("entity_id", "sensor_id", "automation", "model", "source")
 
 
@@ -156,7 +156,7 @@ def rows_of(content: bytes, kinds: KindsConfig) -> Rows:
                     rows.metrics.extend(_fields(line))
                 case _:
                     rows.events.append(_event(line))
-        except InvalidMessage:  # the event says in its JSON all there is to say
+        except InvalidMessage:  # the event has all of it in its JSON
             rows.events.append(_event(line))
     return rows
 

@@ -85,8 +85,8 @@ def _store(
 
 
 def _resolve_pending(sinks: Sinks) -> None:
-    """Find out what became of objects whose result nobody noted. None of them holds
-    up what comes after it."""
+    """Find out whether pending objects are stored. None of them holds up what comes
+    after it."""
     journal, store = sinks[JOURNAL], sinks[OBJECTS]
     for name in journal.pending():
         if store.stat(name) is None:

@@ -68,8 +68,8 @@ class ObjectStore(Protocol):
     """Named, immutable byte strings.
 
     Every method raises :class:`~meshtasks.errors.SinkUnavailable` when the
-    store cannot be reached, is overloaded, or is set up wrongly (the text then says
-    what to fix), and :class:`~meshtasks.errors.SinkRejected` when it refuses
+    store cannot be reached, is overloaded, or is set up wrongly (with what to fix
+    in the text), and :class:`~meshtasks.errors.SinkRejected` when it refuses
     this object or name for good. A call is bounded in time.
     """
 
@@ -79,7 +79,7 @@ class ObjectStore(Protocol):
         When this returns the object is durable. At no time, not after a crash
         either, can a part of it be seen under its name. After
         :class:`~meshtasks.errors.SinkUnavailable` it may have been stored
-        or not; :meth:`stat` tells.
+        or not; see :meth:`stat`.
 
         Args:
             name: words separated by slashes.

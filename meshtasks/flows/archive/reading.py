@@ -141,7 +141,7 @@ def records_in(content: bytes) -> Iterator[ArchivedRecord]:
         content: its lines, not compressed.
 
     Raises:
-        SchemaMismatch: a line is not one of the archive's; says which.
+        SchemaMismatch: a line is not one of the archive's; the text has its number.
     """
     for number, line in enumerate(content.splitlines(), start=1):
         try:
@@ -235,8 +235,7 @@ def objects_in(
 
 
 def check(store: ObjectStore, name: str) -> Checked:
-    """Look into an object: whether its bytes, its records, and what the store knows of
-    both agree.
+    """Look into an object: whether its bytes, its records and its metadata agree.
 
     Raises:
         SinkUnavailable: the store cannot be read.

@@ -14,9 +14,9 @@ from meshtasks.flows.archive.reading import ArchivedRecord
 def replayed(record: ArchivedRecord, queue: str, *, quiet: bool) -> Outgoing:
     """The message that brings a record to a queue once more.
 
-    It says where the record was first published, when it was made, which is the time
-    of one that does not say so itself, and what its id in the archive is. It goes
-    through the default exchange: on another, anybody could say that
+    Its headers hold where the record was first published, when it was made (the time
+    of a record without one of its own), and its id in the archive. It goes through the
+    default exchange: on another these headers are not trusted
     (:mod:`meshtasks.amqp.delivery`).
 
     Args:

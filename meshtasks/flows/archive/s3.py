@@ -79,9 +79,9 @@ _CHECK_DELETE = (
     "this key may not delete: compaction and `meshtasks doctor` need s3:DeleteObject, "
     "archiving does not; nothing is lost, replaced files stay where they are"
 )
-#: What Go's servers, MinIO's too, answer to plain HTTP where they speak TLS.
+#: What Go's servers, MinIO's too, answer to plain HTTP where they use TLS.
 _WANTS_TLS = "HTTP request to an HTTPS server"
-_SPEAKS_TLS = "the server speaks TLS: set MESH_MINIO_SECURE=true"
+_SPEAKS_TLS = "the server uses TLS: set MESH_MINIO_SECURE=true"
 _HIGHEST_PORT = 65_535
 #: Host and port; an IPv6 address stands in brackets.
 _ENDPOINT = re.compile(
@@ -121,9 +121,9 @@ class S3Store(ObjectStore):
         endpoint: ``host:port`` of the service.
         access_key: names the key to sign with.
         secret_key: the key.
-        secure: speak TLS.
-        region: of the bucket; if it were not named, the server would be asked, which
-            not every key may.
+        secure: use TLS.
+        region: of the bucket; minio-py would otherwise request it, which not every
+            key may.
 
     Raises:
         ConfigError: an argument cannot be right; names its variable.
@@ -295,8 +295,8 @@ class S3Store(ObjectStore):
         if self._secure and (
             "WRONG_VERSION_NUMBER" in fault or "RECORD_LAYER" in fault
         ):
-            return "MESH_MINIO_SECURE is true, but the server speaks no TLS"
-        return "is it running there, and reachable? MESH_MINIO_ENDPOINT says where"
+            return "MESH_MINIO_SECURE is true, but the server uses no TLS"
+        return "is it running and reachable at MESH_MINIO_ENDPOINT?"
 
     def _require_tag(self, etag: str | None) -> None:
         """S3 gives every object a tag; a page that stands in its place has none.
