@@ -45,7 +45,7 @@ class State(IntEnum):
     OPEN = 2
 
 
-class Verdict(NamedTuple):
+class FailedTry(NamedTuple):
     """What a failed try means for the work that was tried.
 
     Attributes:
@@ -100,7 +100,7 @@ class Circuit:
         """How long the service has been unavailable; only while not closed."""
         return now - self._unavailable_since
 
-    def verdict(self, began_at: float, now: float) -> Verdict:
+    def verdict(self, began_at: float, now: float) -> FailedTry:
         """What a failed try means for the work; to be called before :meth:`failed`.
 
         Args:
@@ -108,11 +108,11 @@ class Circuit:
             now: when it failed.
         """
         if self._is_late(began_at) or self.state(now) is not State.CLOSED:
-            return Verdict(counts=False)
+            return FailedTry(counts=False)
         if self._is_steady(now) or self._successes >= ENOUGH_SUCCESSES:
-            return Verdict(counts=True)
+            return FailedTry(counts=True)
         flaps = self._trips_in_a_row > 0
-        return Verdict(counts=False, wait_seconds=STEADY_SECONDS if flaps else 0.0)
+        return FailedTry(counts=False, wait_seconds=STEADY_SECONDS if flaps else 0.0)
 
     def failed(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from celery.utils.log import get_logger
 
-from meshtasks.flows.circuit import Circuit, State, Verdict
+from meshtasks.flows.circuit import Circuit, FailedTry, State
 from meshtasks.outcome import Retry
 from meshtasks.worker.results import BatchResult
 
@@ -83,7 +83,7 @@ class Breaker:
 
     def verdicts(
         self, sinks: Iterable[str], result: BatchResult, began_at: float
-    ) -> dict[str, Verdict]:
+    ) -> dict[str, FailedTry]:
         """What it means for messages that one of these sinks was in trouble, by sink;
         to be asked before :meth:`ended`."""
         now = self._clock()

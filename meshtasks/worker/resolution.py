@@ -22,7 +22,7 @@ from meshtasks.amqp.failed import (
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.queues import GiveUp, RetryPolicy, decide, retry_level
 from meshtasks.errors import SinkUnavailable
-from meshtasks.flows.circuit import Verdict
+from meshtasks.flows.circuit import FailedTry
 from meshtasks.outcome import Dead, Retry
 from meshtasks.records.envelope import Envelope, envelope_of
 from meshtasks.worker.results import BatchResult, Failure
@@ -84,7 +84,7 @@ class OutcomeResolver:
         deliveries: list[Delivery],
         result: BatchResult,
         *,
-        verdicts: Mapping[str, Verdict],
+        verdicts: Mapping[str, FailedTry],
         task_id: str,
         now: float,
     ) -> Resolution:
@@ -131,7 +131,7 @@ class OutcomeResolver:
             resolution,
             delivery,
             failure,
-            Verdict(counts),
+            FailedTry(counts),
             task_id=task_id,
             now=now,
             isolate=True,
@@ -159,7 +159,7 @@ class OutcomeResolver:
         resolution: Resolution,
         delivery: Delivery,
         failure: Failure,
-        verdict: Verdict,
+        verdict: FailedTry,
         *,
         task_id: str,
         now: float,
@@ -213,15 +213,17 @@ class OutcomeResolver:
         )
 
 
-def _verdict(outcome: Retry | Dead, verdicts: Mapping[str, Verdict]) -> Verdict:
+def _verdict(outcome: Retry | Dead, verdicts: Mapping[str, FailedTry]) -> FailedTry:
     """Whether a failure counts, and how long its message must wait at least.
 
     The wait that a sink asked for is its circuit's: the message need only wait in its
     queue, which rests.
     """
     if not isinstance(outcome, Retry):
-        return Verdict(counts=True)
+        return FailedTry(counts=True)
     verdict = verdicts.get(outcome.sink or "")
     if verdict is None:
-        verdict = Verdict(counts=True, wait_seconds=outcome.retry_after_seconds or 0.0)
+        verdict = FailedTry(
+            counts=True, wait_seconds=outcome.retry_after_seconds or 0.0
+        )
     return verdict if outcome.tried else verdict._replace(counts=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.flows.circuit import Circuit, State, Verdict
+from meshtasks.flows.circuit import Circuit, FailedTry, State
 
 
 def longest(_low: float, high: float) -> float:
@@ -170,8 +170,8 @@ def test_no_failure_counts_while_it_is_open_or_half_open(circuit: Circuit) -> No
     circuit.succeeded(0.0, 0.0)
     circuit.failed("refused", 30.0, 30.0)
 
-    assert circuit.verdict(29.0, 30.0) == Verdict(counts=False)  # was under way
-    assert circuit.verdict(31.0, 31.0) == Verdict(counts=False)  # half-open
+    assert circuit.verdict(29.0, 30.0) == FailedTry(counts=False)  # was under way
+    assert circuit.verdict(31.0, 31.0) == FailedTry(counts=False)  # half-open
 
 
 def test_what_fails_when_it_has_just_closed_waits_until_others_had_their_turn(
@@ -179,4 +179,4 @@ def test_what_fails_when_it_has_just_closed_waits_until_others_had_their_turn(
 ) -> None:
     now = waits_until_closed(circuit, 0.0, after_failures=1)
 
-    assert circuit.verdict(now, now) == Verdict(counts=False, wait_seconds=20.0)
+    assert circuit.verdict(now, now) == FailedTry(counts=False, wait_seconds=20.0)

@@ -11,7 +11,7 @@ from meshtasks.amqp import headers
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.queues import RetryPolicy
-from meshtasks.flows.circuit import Verdict
+from meshtasks.flows.circuit import FailedTry
 from meshtasks.outcome import Dead, Retry
 from meshtasks.records.envelope import Envelope
 from meshtasks.worker.resolution import OutcomeResolver, Resolution
@@ -41,7 +41,7 @@ def resolve(
     down: str = "",
 ) -> Resolution:
     result = BatchResult(len(deliveries), len(deliveries), failures)
-    verdicts = {down: Verdict(counts=False)} if down else {}
+    verdicts = {down: FailedTry(counts=False)} if down else {}
     return resolver.resolve(deliveries, result, verdicts=verdicts, task_id="t", now=NOW)
 
 
