@@ -58,29 +58,22 @@ class _User(TypedDict):
 _users: TypeAdapter[list[_User]] = TypeAdapter(list[_User])
 
 
+@dataclass(slots=True)
 class Follower:
     """Follows Home Assistant until ``stop`` is set, through its restarts.
 
-    Args:
+    Attributes:
         loops: the users that the mesh acts as.
         publisher: gets the events and states.
         each_moment: called at least about every fifth of a second meanwhile.
     """
 
-    def __init__(
-        self,
-        access: Access,
-        loops: Loops,
-        publisher: EventPublisher,
-        stop: threading.Event,
-        each_moment: Callable[[], None],
-    ) -> None:
-        self._access = access
-        self._loops = loops
-        self._publisher = publisher
-        self._stop = stop
-        self._each_moment = each_moment
-        self._logged_reason = ""
+    access: Access
+    loops: Loops
+    publisher: EventPublisher
+    stop: threading.Event
+    each_moment: Callable[[], None]
+    _logged_reason: str = field(default="", init=False)
 
     def __call__(self) -> None:
         """Run until ``stop`` is set.
@@ -96,12 +89,12 @@ class Follower:
             reason = str(error)
             raise
         finally:
-            self._publisher.disconnected(reason)
+            self.publisher.disconnected(reason)
 
     def _follow_through_restarts(self) -> None:
-        access = self._access
+        access = self.access
         attempt = 0
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             began = time.monotonic()
             try:
                 with (
@@ -110,9 +103,9 @@ class Follower:
                 ):
                     self._follow(connection)
             except (Disconnected, Unforeseen) as error:
-                if self._stop.is_set():
+                if self.stop.is_set():
                     return
-                self._publisher.disconnected(str(error))
+                self.publisher.disconnected(str(error))
                 self._log(str(error))
                 # One that ends as soon as it is there is a failed attempt, too.
                 if time.monotonic() - began > access.backoff.longest_seconds:
@@ -126,24 +119,24 @@ class Follower:
             self._logged_reason = reason
             logger.warning(
                 "no connection to Home Assistant at %s: %s; trying again",
-                self._access.url,
+                self.access.url,
                 reason,
             )
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
-            self._stop.wait(min(left, _POLL_SECONDS))
-            self._each_moment()
+        while not self.stop.is_set() and (left := until - time.monotonic()) > 0:
+            self.stop.wait(min(left, _POLL_SECONDS))
+            self.each_moment()
 
     def _follow(self, connection: Connection) -> None:
         """Subscribe, catch up, and hand on what comes."""
-        publisher = self._publisher
+        publisher = self.publisher
         publisher.counts.connections += 1
         self._logged_reason = ""
         # Frames may be arrays then; a Home Assistant that cannot do it answers so.
         connection.send("supported_features", features={"coalesce_messages": 1})
-        if self._loops.users:
+        if self.loops.users:
             publisher.own.user_ids = self._user_ids(connection)
         config = self._command(connection, "get_config")
         complete = isinstance(config, dict) and config.get("state") == "RUNNING"
@@ -154,7 +147,7 @@ class Follower:
         }
         states_id = connection.send("get_states")
         awaited[states_id] = "get_states"
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             for frame in self._frames(connection):
                 if isinstance(frame, EventFrame):
                     publisher.publish(frame.event)
@@ -166,20 +159,20 @@ class Follower:
                         )
             if states_id not in awaited:
                 publisher.known.heard_at = connection.heard_at
-            self._each_moment()
+            self.each_moment()
 
     def _frames(self, connection: Connection) -> Iterator[Frame]:
         """The valid ones of the frames that come next."""
         try:
             contents = connection.receive()
         except UndecodableMessage as error:
-            self._publisher.reject(error)
+            self.publisher.reject(error)
             return
         for content in contents:
             try:
                 frame = frame_of(content)
             except SchemaMismatch as error:
-                self._publisher.reject(error)
+                self.publisher.reject(error)
             else:
                 yield frame
 
@@ -187,11 +180,11 @@ class Follower:
         """The answer to a command, before there are subscriptions."""
         command_id = connection.send(command)
         until = time.monotonic() + _ANSWER_SECONDS
-        while time.monotonic() < until and not self._stop.is_set():
+        while time.monotonic() < until and not self.stop.is_set():
             for frame in self._frames(connection):
                 if isinstance(frame, ResultFrame) and frame.id == command_id:
                     return _result(frame, command)
-            self._each_moment()
+            self.each_moment()
         message = f"no answer to {command}"
         raise Disconnected(message)
 
@@ -204,7 +197,7 @@ class Follower:
             message = f"the answer to config/auth/list: {explain(error)}"
             raise Disconnected(message) from error
         found = set()
-        for wanted in self._loops.users:
+        for wanted in self.loops.users:
             ids = {user["id"] for user in users if wanted in (user["id"], user["name"])}
             if not ids:
                 expected = (

@@ -119,28 +119,28 @@ class Overheating:
         return self.peak_celsius * share
 
 
+@dataclass(frozen=True, slots=True)
 class Climate:
     """The air in every room at every moment."""
 
-    def __init__(self, weather: Weather, overheating: Overheating | None) -> None:
-        self._weather = weather
-        self._overheating = overheating
+    weather: Weather
+    overheating: Overheating | None
 
     def celsius(self, room: Room, seconds: float) -> float:
         """Air temperature in a room."""
         day = math.cos(math.tau * (_hour(seconds) - 17.0) / 24.0)
-        outside = self._weather.outdoor_celsius(seconds) - 10.0
+        outside = self.weather.outdoor_celsius(seconds) - 10.0
         value = room.celsius + room.swing_celsius * day + room.exposure * outside
         if room.episode:
             value += room.episode.celsius * room.episode.strength(seconds)
-        if self._overheating and self._overheating.room == room.name:
-            value += self._overheating.celsius(seconds)
+        if self.overheating and self.overheating.room == room.name:
+            value += self.overheating.celsius(seconds)
         return value
 
     def humidity_percent(self, room: Room, seconds: float) -> float:
         """Relative humidity in a room: the moisture outside and of its use, at the
         temperature inside."""
-        dew_point = self._weather.dew_point_celsius(seconds) + room.moisture_celsius
+        dew_point = self.weather.dew_point_celsius(seconds) + room.moisture_celsius
         if room.episode:
             raised = room.episode.dew_point_celsius
             dew_point += raised * room.episode.strength(seconds)

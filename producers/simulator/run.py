@@ -51,32 +51,25 @@ class Pace:
     until_present: bool = False
 
 
+@dataclass(slots=True)
 class PacedFeed:
     """Submits a house's messages until the pace's end or a stop.
 
-    Args:
+    Attributes:
         each_moment: called at least about four times a second meanwhile.
     """
 
-    def __init__(
-        self,
-        house: House,
-        producer: Producer,
-        pace: Pace,
-        stop: threading.Event,
-        each_moment: Callable[[], None],
-    ) -> None:
-        self._house = house
-        self._producer = producer
-        self._pace = pace
-        self._stop = stop
-        self._each_moment = each_moment
+    house: House
+    producer: Producer
+    pace: Pace
+    stop: threading.Event
+    each_moment: Callable[[], None]
 
     def __call__(self) -> None:
         """Run to the end."""
         began = time.monotonic()
-        for number, message in enumerate(self._house.messages()):
-            due_seconds = number / self._pace.rate_per_second
+        for number, message in enumerate(self.house.messages()):
+            due_seconds = number / self.pace.rate_per_second
             spent_seconds = max(due_seconds, time.monotonic() - began)
             if self._is_over(number, spent_seconds, message.timestamp):
                 return
@@ -85,14 +78,14 @@ class PacedFeed:
                 return
             # A house could not wait, but its counters would not add up if it dropped
             # anything.
-            while not self._producer.wait_for_room(len(body), _LONGEST_WAIT_SECONDS):
-                if self._stop.is_set():
+            while not self.producer.wait_for_room(len(body), _LONGEST_WAIT_SECONDS):
+                if self.stop.is_set():
                     return
-                self._each_moment()
+                self.each_moment()
             self._submit(message, body)
 
     def _is_over(self, number: int, spent_seconds: float, timestamp: float) -> bool:
-        pace = self._pace
+        pace = self.pace
         return (
             number == pace.count
             or (pace.for_seconds is not None and spent_seconds >= pace.for_seconds)
@@ -102,17 +95,17 @@ class PacedFeed:
     def _wait_until(self, moment: float) -> bool:
         """Wait for a moment of the monotonic clock; false to stop instead."""
         while (remaining := moment - time.monotonic()) > 0:
-            self._stop.wait(min(remaining, _LONGEST_WAIT_SECONDS))
-            if self._stop.is_set():
+            self.stop.wait(min(remaining, _LONGEST_WAIT_SECONDS))
+            if self.stop.is_set():
                 return False
-            self._each_moment()
-        self._each_moment()
-        return not self._stop.is_set()
+            self.each_moment()
+        self.each_moment()
+        return not self.stop.is_set()
 
     def _submit(self, message: SimulatedMessage, body: bytes) -> None:
         route, timestamp = message[:2], message.timestamp
         if len(message.records) == 1:
-            self._producer.submit(*route, *message.records, timestamp=timestamp)
+            self.producer.submit(*route, *message.records, timestamp=timestamp)
             return
         outgoing = Outgoing(
             *route,
@@ -120,7 +113,7 @@ class PacedFeed:
             timestamp=timestamp,
             headers={LABEL_HEADER: message.bad.value} if message.bad else None,
         )
-        self._producer.submit_message(outgoing, records=message.record_count)
+        self.producer.submit_message(outgoing, records=message.record_count)
 
 
 class Confirmed:
