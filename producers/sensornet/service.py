@@ -12,7 +12,7 @@ import platform
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -44,6 +44,7 @@ _METRICS = "metrics.application.sensornet"
 #: More names of values are not told apart: a topic may hold anything.
 _MOST_NAMES = 500
 _OTHER_NAMES = "other names"
+_OUTCOMES = ("published", "dead", "passed_over")
 #: Messages of one burst. As many again are on their way meanwhile.
 BURST = 500
 #: How long a burst may go on once it has begun.
@@ -107,40 +108,28 @@ class Inbox:
 
 @dataclass(slots=True)
 class MessageCounts:
-    """``received = published + dead + passed_over``.
+    """Counts since the start.
 
     Attributes:
-        received: messages of devices that are resolved.
-        published: of those, the ones that became messages of the mesh, whole.
-        dead: those that are dead letters; good values of theirs are published.
-        passed_over: those that hold nothing for the mesh.
+        outcomes: messages of devices that are resolved, by what became of them:
+            ``published`` whole as messages of the mesh; ``dead``, although good values
+            of theirs are published; or ``passed_over``.
         messages: exchange → messages published to it.
         skipped: reason → values, or messages without a value, that were passed over.
         values: the same by reason and name of the value, of the first 500 names; the
             others count as "other names".
     """
 
-    received: int = 0
-    published: int = 0
-    dead: int = 0
-    passed_over: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
     messages: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     values: ValueCounts = field(default_factory=Counter)
 
     def add(self, normalised: Normalised) -> list[tuple[str, str]]:
-        """Count a message that is resolved.
-
-        Returns:
-            The reasons and names of values that were not seen before.
-        """
-        self.received += 1
-        if normalised.dead is not None:
-            self.dead += 1
-        elif normalised.messages:
-            self.published += 1
-        else:
-            self.passed_over += 1
+        """Count a message that is resolved; the reasons and names of values that were
+        not seen before."""
+        whole = "published" if normalised.messages else "passed_over"
+        self.outcomes[whole if normalised.dead is None else "dead"] += 1
         self.messages.update(message.exchange for message in normalised.messages)
         self.skipped.update(normalised.skipped)
         new = []
@@ -153,10 +142,15 @@ class MessageCounts:
                 self.values[key if counted else (reason, _OTHER_NAMES)] += count
         return new
 
-    def summary(self) -> Mapping[str, Any]:
+    def of_messages(self) -> dict[str, int]:
+        """``received = published + dead + passed_over``."""
+        parts = {name: self.outcomes[name] for name in _OUTCOMES}
+        return {"received": self.outcomes.total(), **parts}
+
+    def summary(self) -> dict[str, Any]:
         """As one JSON object."""
         return {
-            **self._of_messages(),
+            **self.of_messages(),
             "messages": dict(self.messages),
             "skipped": dict(self.skipped.most_common()),
         }
@@ -164,18 +158,14 @@ class MessageCounts:
     def metrics(self, host: str, now: float) -> Iterator[dict[str, Any]]:
         """The same as metrics of the mesh: of messages, and of each name of values
         that are passed over."""
-        yield metric("sensornet", self._of_messages(), {"host": host}, now)
+        yield metric("sensornet", self.of_messages(), {"host": host}, now)
         for (reason, name), count in self.values.items():
             tags = {"host": host, "reason": reason, "value": writable(name)}
             yield metric("sensornet_passed_over", {"count": count}, tags, now)
 
-    def _of_messages(self) -> dict[str, int]:
-        return {
-            "received": self.received,
-            "published": self.published,
-            "dead": self.dead,
-            "passed_over": self.passed_over,
-        }
+
+class _StoppedError(Exception):
+    """``stop`` was set before everything was confirmed."""
 
 
 class DeviceService:
@@ -226,21 +216,21 @@ class DeviceService:
                     logger.warning("%s", error)
                     self._stop.wait(self._backoff.delay_seconds(failed_attempts))
                     failed_attempts += 1
+        except _StoppedError:
+            logger.info("stopped while the broker did not take messages")
         finally:
             self._publisher.close()
 
     def _serve(self, inbox: Inbox) -> None:
         while not self._stop.is_set():
-            deliveries = inbox.take(_POLL_SECONDS)
-            if deliveries:
-                if not self._handle(deliveries):
-                    return
+            if deliveries := inbox.take(_POLL_SECONDS):
+                self._handle(deliveries)
                 inbox.acknowledge(deliveries[-1])
-            if not self._report():
-                return
+            if time.monotonic() - self._reported_at >= _REPORT_SECONDS:
+                self._report()
 
-    def _handle(self, deliveries: Sequence[Delivery]) -> bool:
-        """Publish what becomes of the messages; false if ``stop`` was set before."""
+    def _handle(self, deliveries: Sequence[Delivery]) -> None:
+        """Publish what becomes of the messages, and count it."""
         results = [
             self._normaliser.normalise(
                 Published(each.routing_key, each.body, _received_at(each))
@@ -253,26 +243,20 @@ class DeviceService:
             outgoing += result.messages
             if result.dead:
                 outgoing.append(self._dead_letter(delivery, result.dead))
-        unroutable = self._publish(outgoing)
-        if unroutable is None:
-            return False
-        if unroutable and not self._dead_letter_unroutable(
-            deliveries, results, unroutable
-        ):
-            return False
+        if unroutable := self._publish(outgoing):
+            self._dead_letter_unroutable(deliveries, results, unroutable)
         for result in results:
             for reason, name in self.counts.add(result):
                 logger.info("values of %s are passed over: %s", name, reason)
-        return True
 
     def _dead_letter_unroutable(
         self,
         deliveries: Sequence[Delivery],
         results: list[Normalised],
         unroutable: frozenset[Route],
-    ) -> bool:
+    ) -> None:
         """Dead-letter the messages for whose readings there is no queue, nor an
-        alternate exchange; false if ``stop`` was set before.
+        alternate exchange.
 
         Raises:
             Transient: there is no queue for dead letters either.
@@ -283,17 +267,15 @@ class DeviceService:
             if any((m.exchange, m.routing_key) in unroutable for m in result.messages):
                 results[index] = replace(result, dead=dead)
                 dead_letters.append(self._dead_letter(deliveries[index], dead))
-        again = self._publish(dead_letters)
-        if again:
+        if again := self._publish(dead_letters):
             message = f"{Unroutable(again)}; run `meshtasks topology apply`"
             raise Transient(message)
-        return again is not None
 
-    def _publish(self, messages: Sequence[Outgoing]) -> frozenset[Route] | None:
-        """Publish until confirmed.
+    def _publish(self, messages: Sequence[Outgoing]) -> frozenset[Route]:
+        """Publish until confirmed; the routes without a queue.
 
-        Returns:
-            The routes without a queue; None when ``stop`` was set meanwhile.
+        Raises:
+            _StoppedError: ``stop`` was set meanwhile.
         """
         failed_attempts = 0
         while messages:
@@ -303,9 +285,8 @@ class DeviceService:
                 return error.routes
             except Transient as error:
                 logger.warning("the broker did not take a batch: %s", error)
-                delay = self._backoff.delay_seconds(failed_attempts)
-                if self._stop.wait(delay):
-                    return None
+                if self._stop.wait(self._backoff.delay_seconds(failed_attempts)):
+                    raise _StoppedError from error
                 failed_attempts += 1
             else:
                 break
@@ -320,28 +301,24 @@ class DeviceService:
             now=time.time(),
         )
 
-    def _report(self) -> bool:
-        """Log and publish the counts now and then, if they have changed; false if
-        ``stop`` was set before that was confirmed."""
-        now = time.monotonic()
-        if now - self._reported_at < _REPORT_SECONDS:
-            return True
-        self._reported_at = now
+    def _report(self) -> None:
+        """Log and publish the counts, if they have changed."""
+        self._reported_at = time.monotonic()
         summary = self.counts.summary()
         if summary == self._reported:
-            return True
+            return
         self._reported = summary
         logger.info("so far %s", summary)
-        unroutable = self._publish([*self._metrics()])
-        if unroutable:
-            logger.warning("%s", Unroutable(unroutable))
-        return unroutable is not None
-
-    def _metrics(self) -> Iterator[Outgoing]:
         now = time.time()
-        for record in self.counts.metrics(platform.node(), now):
-            key = f"{_METRICS}.{record['name']}"
-            yield Outgoing("metrics", key, encode(record), new_message_id(), now)
+        messages = [
+            Outgoing(
+                *("metrics", f"{_METRICS}.{record['name']}", encode(record)),
+                *(new_message_id(), now),
+            )
+            for record in self.counts.metrics(platform.node(), now)
+        ]
+        if unroutable := self._publish(messages):
+            logger.warning("%s", Unroutable(unroutable))
 
 
 def _received_at(delivery: Delivery) -> float:
