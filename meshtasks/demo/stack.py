@@ -14,15 +14,14 @@ and in one directory.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
 
 from meshtasks.config.environment import SHIPPED_CONFIG
 from meshtasks.demo import loopback
@@ -31,6 +30,7 @@ from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, Ports, RabbitMQ
 from meshtasks.demo.receiver import Receiver
 from meshtasks.demo.triton import Triton, unavailable_reason
 from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.state.lock import file_lock
 
 #: The services' usual ports, taken where they are free.
 _AMQP, _MANAGEMENT, _MQTT, _VICTORIA_METRICS, _FLOWER = 5672, 15672, 1883, 8428, 5555
@@ -72,7 +72,11 @@ class Stack:
 
     def __init__(self, directory: Path, config_dir: Path) -> None:
         self.directory = directory.absolute()
-        self._lock = _locked(self.directory)
+        self._lock = ExitStack()
+        lock = file_lock(self.directory / "lock", timeout_seconds=0)
+        if not self._lock.enter_context(lock):
+            message = f"{self.directory} is in use by another process"
+            raise ProcessFailed(message)
         self.log_dir = self.directory / "log"
         self.run_dir = self.directory / "run"
         #: A shell script that exports the mesh's variables; its owner's only.
@@ -242,21 +246,3 @@ class Stack:
             "FLOWER_BASIC_AUTH": flower_login,
             "FLOWER_BROKER_API": f"http://{broker_login}@{management}/api/",
         }
-
-
-def _locked(directory: Path) -> IO[bytes]:
-    """Make the directory and keep others out of it, for as long as the file that
-    is returned stays open.
-
-    Raises:
-        ProcessFailed: somebody else is in it.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = (directory / "lock").open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        message = f"{directory} is in use by another process"
-        raise ProcessFailed(message) from error
-    return lock

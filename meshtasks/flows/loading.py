@@ -22,7 +22,7 @@ from meshtasks.config.loader import refuse
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
 from meshtasks.flows.alerts.flow import FLOW as ALERTS
-from meshtasks.flows.analytics.flow import FLOW as ANALYTICS
+from meshtasks.flows.analytics import FLOW as ANALYTICS
 from meshtasks.flows.archive.flow import FLOW as ARCHIVE
 from meshtasks.flows.command import Command
 from meshtasks.flows.commands.flow import FLOW as COMMANDS

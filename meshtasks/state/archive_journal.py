@@ -43,6 +43,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from sqlite3 import Connection
 
+from typing_extensions import override
+
 from meshtasks.errors import SinkUnavailable
 from meshtasks.state.lock import file_lock
 from meshtasks.state.sqlite import SqliteFile
@@ -96,7 +98,7 @@ _NEXT_GENERATION = (
 )
 
 
-class ArchiveJournal:
+class ArchiveJournal(SqliteFile):
     """The journal in one SQLite file, shared by all processes of the host.
 
     All methods raise :class:`~meshtasks.errors.SinkUnavailable` when the
@@ -115,9 +117,8 @@ class ArchiveJournal:
         generation_ids: int = _GENERATION_IDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._path = path
         # Durable: a step that a power cut undoes would store records twice.
-        self._file = SqliteFile(SINK, path, _SCHEMA, _SHAPE)
+        super().__init__(SINK, path, _SCHEMA, _SHAPE)
         self._generation_ids = generation_ids
         self._clock = clock
 
@@ -130,7 +131,7 @@ class ArchiveJournal:
         Raises:
             SinkUnavailable: another process has held it all that time.
         """
-        path = self._path.with_suffix(".lock")
+        path = self.path.with_suffix(".lock")
         lock = file_lock(path, timeout_seconds=_HOLD_TIMEOUT_SECONDS)
         with ExitStack() as stack:
             try:
@@ -148,24 +149,24 @@ class ArchiveJournal:
 
     def stored(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that stand in objects already stored."""
-        with self._file.transaction() as db:
+        with self.transaction() as db:
             return {ids[key] for (key,) in db.execute(_STORED, (_as_json(ids),))}
 
     def pending(self) -> list[str]:
         """Names of objects that were to be put, with unknown result."""
-        with self._file.transaction() as db:
+        with self.transaction() as db:
             return [name for (name,) in db.execute("SELECT name FROM pending")]
 
     def intend(self, objects: Mapping[str, Sequence[str]]) -> None:
         """Note that these objects are about to be put: name and ids of each."""
         rows = [(name, _as_json(ids)) for name, ids in objects.items()]
-        with self._file.transaction() as db:
+        with self.transaction() as db:
             db.executemany("INSERT OR REPLACE INTO pending VALUES (?, ?)", rows)
 
     def finish(self, names: Collection[str]) -> None:
         """Note that these pending objects are stored."""
         now = self._clock()
-        with self._file.transaction() as db:
+        with self.transaction() as db:
             count = sum(db.execute(_COPY, (name,)).rowcount for name in names)
             _forget(db, names)
             rows = [(name,) for name in names]
@@ -177,33 +178,30 @@ class ArchiveJournal:
 
     def forget(self, names: Iterable[str]) -> None:
         """Note that these pending objects are not stored and will not be."""
-        with self._file.transaction() as db:
+        with self.transaction() as db:
             _forget(db, names)
 
     def set_aside(self, name: str, fault: str) -> None:
         """Note that this pending object is in the store and damaged."""
-        with self._file.transaction() as db:
+        with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO damaged VALUES (?, ?)", (name, fault))
             _forget(db, [name])
 
     def damaged(self) -> dict[str, str]:
         """What is wrong with the objects that were set aside, by name, until an
         object of that name is stored."""
-        with self._file.transaction() as db:
+        with self.transaction() as db:
             return dict(db.execute("SELECT name, fault FROM damaged"))
 
+    @override
     def probe(self) -> None:
         """Write to the file.
 
         Raises:
             SinkUnavailable: that failed, so the disk is full or read-only, say.
         """
-        with self._file.transaction() as db:
+        with self.transaction() as db:
             db.execute(_PROBE, (self._clock(),))
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def _forget(db: Connection, names: Iterable[str]) -> None:

@@ -44,7 +44,7 @@ class SqliteFile:
         disposable: bool = False,
     ) -> None:
         self._sink = sink
-        self._path = path
+        self.path = path
         self._schema = schema
         self._shape = shape
         self._disposable = disposable
@@ -94,11 +94,11 @@ class SqliteFile:
 
     def _connect(self) -> sqlite3.Connection:
         try:
-            make_private_database(self._path)
+            make_private_database(self.path)
         except OSError as error:
             raise self._unavailable(error) from error
         connection = sqlite3.connect(
-            self._path,
+            self.path,
             timeout=BUSY_TIMEOUT_SECONDS,
             isolation_level=None,  # transactions are begun here, not by the driver
             check_same_thread=False,  # one thread at a time, but not always the same
@@ -129,7 +129,7 @@ class SqliteFile:
             connection.execute("COMMIT")
         if self._shape_of(connection) != self._shape:
             message = (
-                f"{self._path} is of another version of meshtasks; move it away to "
+                f"{self.path} is of another version of meshtasks; move it away to "
                 "start afresh"
             )
             raise SinkUnavailable(self._sink, message)
@@ -149,7 +149,7 @@ class SqliteFile:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> SinkUnavailable:
-        message = f"{self._path}: {error} (is MESH_STATE_DIR right?)"
+        message = f"{self.path}: {error} (is MESH_STATE_DIR right?)"
         return SinkUnavailable(self._sink, message)
 
 

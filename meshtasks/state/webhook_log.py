@@ -37,7 +37,7 @@ _NOTE = "INSERT OR REPLACE INTO taken (record, workflow, at) VALUES (?, ?, ?)"
 _FORGET = "DELETE FROM taken WHERE at < ?"
 
 
-class WebhookLog:
+class WebhookLog(SqliteFile):
     """The file.
 
     Args:
@@ -45,7 +45,7 @@ class WebhookLog:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = SqliteFile(SINK, path, _SCHEMA, _SHAPE)
+        super().__init__(SINK, path, _SCHEMA, _SHAPE)
 
     def taken(self, records: Iterable[str]) -> set[tuple[str, str]]:
         """The pairs of record id and workflow that are noted for these records.
@@ -53,7 +53,7 @@ class WebhookLog:
         Raises:
             SinkUnavailable: the file cannot be read.
         """
-        with self._file.transaction() as connection:
+        with self.transaction() as connection:
             return set(connection.execute(_LOAD, (json.dumps(list(records)),)))
 
     def note(self, taken: Mapping[str, Iterable[str]], now: float) -> None:
@@ -71,18 +71,6 @@ class WebhookLog:
             for record, workflows in taken.items()
             for workflow in workflows
         ]
-        with self._file.transaction() as connection:
+        with self.transaction() as connection:
             connection.executemany(_NOTE, rows)
             connection.execute(_FORGET, (now - KEEP_SECONDS,))
-
-    def probe(self) -> None:
-        """See whether the file can be written.
-
-        Raises:
-            SinkUnavailable: it cannot.
-        """
-        self._file.probe()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshtasks.flows.archive.objects import FOLLOWERS, OBJECTS, Follower
+from meshtasks.flows.contract import Flow
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.records.kinds import KINDS
 
@@ -29,3 +30,6 @@ def _open_analytics(sinks: Sinks) -> DatasetWriter:
 #: Adds what is archived to the analytics dataset.
 ANALYTICS: SinkKey[Follower] = SinkKey("analytics", _open_analytics)
 FOLLOWERS.append(ANALYTICS)
+
+#: Its rows are made while the archive's handlers run, its work is done by commands.
+FLOW = Flow("analytics", files=(KINDS,))
