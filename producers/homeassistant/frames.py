@@ -165,7 +165,7 @@ def frame_of(content: object) -> Frame:
     """The frame that this JSON is.
 
     Raises:
-        SchemaMismatch: it is none that the producer knows.
+        SchemaMismatch: it is no known frame.
     """
     try:
         return _frame.validate_python(content)

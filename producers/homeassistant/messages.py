@@ -21,6 +21,22 @@ from meshtasks.text import described
 from producers.buffer import encode
 from producers.homeassistant.frames import plain
 
+HOME = "home.events"
+SENSORS = "sensors"
+
+_IDS = uuid.uuid5(uuid.NAMESPACE_URL, "https://www.home-assistant.io/")
+_MOTION = {"on": True, "off": False}
+_CLIMATE = frozenset({"temperature", "humidity"})
+#: Device classes of binary sensors that are on while a person is there; Zigbee2MQTT
+#: calls its motion sensors "occupancy", radar sensors "presence" or "moving".
+_PRESENCE = frozenset({"motion", "occupancy", "presence", "moving"})
+#: Not K, in which lamps give their colour.
+_DEGREES = frozenset({"°C", "°F"})
+#: Fields of an automation's event that the mesh has other names for.
+_RENAMED = frozenset({"entity_id", "source"})
+#: Home Assistant's own rule for ids, but for underscores at the wrong places.
+_ENTITY_ID = re.compile(r"([\da-z_]+)\.([\da-z_]+)")
+
 
 class Gap(NamedTuple):
     """A time in which no events were received, only the states after it: from the last
@@ -45,23 +61,6 @@ def rfc3339(epoch_seconds: float) -> str:
     return datetime.fromtimestamp(epoch_seconds, UTC).isoformat()
 
 
-HOME = "home.events"
-SENSORS = "sensors"
-
-_IDS = uuid.uuid5(uuid.NAMESPACE_URL, "https://www.home-assistant.io/")
-_MOTION = {"on": True, "off": False}
-_CLIMATE = frozenset({"temperature", "humidity"})
-#: Device classes of binary sensors that are on while a person is there; Zigbee2MQTT
-#: calls its motion sensors "occupancy", radar sensors "presence" or "moving".
-_SOMEBODY = frozenset({"motion", "occupancy", "presence", "moving"})
-#: Not K, in which lamps give their colour.
-_DEGREES = frozenset({"°C", "°F"})
-#: Fields of an automation's event that the mesh has other names for.
-_RENAMED = frozenset({"entity_id", "source"})
-#: Home Assistant's own rule for ids, but for underscores at the wrong places.
-_ENTITY_ID = re.compile(r"([\da-z_]+)\.([\da-z_]+)")
-
-
 def state_change(change: StateChange, time: float, gap: Gap | None = None) -> Outgoing:
     """An entity's change of state.
 
@@ -71,18 +70,13 @@ def state_change(change: StateChange, time: float, gap: Gap | None = None) -> Ou
         gap: in which it did, if no events were received.
 
     Raises:
-        SchemaMismatch: the entity id is none.
+        SchemaMismatch: the entity id is not valid.
     """
     domain, object_id = _words(change["entity_id"])
     new = change.get("new_state")
     moment = str(new.get("last_updated") if new else time)
-    return _message(
-        (HOME, f"home.{domain}.{object_id}.state_changed"),
-        {**change},
-        time,
-        moment,
-        gap,
-    )
+    route = HOME, f"home.{domain}.{object_id}.state_changed"
+    return _message(route, {**change}, time, moment, gap)
 
 
 def automation_trigger(
@@ -97,7 +91,7 @@ def automation_trigger(
         gap: in which it did, if no events were received.
 
     Raises:
-        SchemaMismatch: the entity id is none.
+        SchemaMismatch: the entity id is not valid.
     """
     domain, object_id = _words(automation["entity_id"])
     record = {
@@ -106,9 +100,8 @@ def automation_trigger(
         "trigger": automation.get("source"),
         "timestamp": moment,
     }
-    return _message(
-        (HOME, f"home.{domain}.{object_id}.trigger"), record, time, moment, gap
-    )
+    route = HOME, f"home.{domain}.{object_id}.trigger"
+    return _message(route, record, time, moment, gap)
 
 
 def missed_trigger(change: StateChange, gap: Gap) -> Outgoing | None:
@@ -116,7 +109,7 @@ def missed_trigger(change: StateChange, gap: Gap) -> Outgoing | None:
     one: the last of them.
 
     Raises:
-        InvalidMessage: the entity id is none, or the moment.
+        InvalidMessage: the entity id or the moment is not valid.
     """
     entity_id = change["entity_id"]
     old, new = (_attributes(change.get(key)) for key in ("old_state", "new_state"))
@@ -141,13 +134,13 @@ def kind_of_reading(change: StateChange) -> str | None:
     A sensor without a device class is one of temperature if it gives degrees.
 
     Raises:
-        SchemaMismatch: the entity id is none.
+        SchemaMismatch: the entity id is not valid.
     """
     domain, _ = _words(change["entity_id"])
     attributes = _attributes(change.get("new_state"))
     device_class = _text_of(attributes, "device_class")
     if domain == "binary_sensor":
-        return "motion" if device_class in _SOMEBODY else None
+        return "motion" if device_class in _PRESENCE else None
     if domain != "sensor":
         return None
     if attributes.get("device_class") is None:
@@ -163,32 +156,28 @@ def reading(
     or humidity, or of a binary sensor of motion that began or ended.
 
     Raises:
-        SchemaMismatch: the entity id is none.
+        SchemaMismatch: the entity id is not valid.
     """
     new = change.get("new_state")
     if new is None or (kind := kind_of_reading(change)) is None:
         return None
     _, object_id = _words(change["entity_id"])
     attributes = _attributes(new)
-    record: dict[str, Any]
+    record: dict[str, Any] = {"sensor_id": change["entity_id"]}
     if kind == "motion":
         motion = _MOTION.get(new["state"])
         old = change.get("old_state")
         if motion is None or (old and old["state"] == new["state"]):
             return None
-        record = {"motion": motion}
+        record["motion"] = motion
+    elif (value := _number(new["state"])) is None:
+        return None
     else:
-        value = _number(new["state"])
-        if value is None:
-            return None
-        record = {"value": value, "unit": _text_of(attributes, "unit_of_measurement")}
+        unit = _text_of(attributes, "unit_of_measurement")
+        record |= {"value": value, "unit": unit}
     moment = str(new.get("last_updated"))
-    record = {
-        "sensor_id": change["entity_id"],
-        **record,
-        "timestamp": moment,
-        "name": _text_of(attributes, "friendly_name"),
-    }
+    name = _text_of(attributes, "friendly_name")
+    record |= {"timestamp": moment, "name": name}
     return _message((SENSORS, f"sensors.{kind}.{object_id}"), record, time, moment, gap)
 
 
@@ -233,7 +222,7 @@ def _words(entity_id: str) -> tuple[str, str]:
 
 
 def _number(state: str) -> float | None:
-    """A state as a number; ``unavailable`` and ``unknown`` are none."""
+    """A state as a number; None for ``unavailable`` and ``unknown``."""
     try:
         number = float(state)
     except ValueError:

@@ -285,7 +285,7 @@ class EventPublisher:
         return submitted
 
     def _present_states(self, answer: object) -> tuple[list[CurrentState], int]:
-        """The states of an answer, and how many of its parts are none."""
+        """The states of an answer, and how many of its parts are not valid."""
         members = answer if isinstance(answer, list) else [answer]
         states, faults = [], 0
         for member in members:

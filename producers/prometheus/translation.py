@@ -277,7 +277,7 @@ class Translator:
 
 def _is_new(measured: Measured, points: set[tuple[str, float, str]]) -> bool:
     """Whether no other series of the page is the same point to the store, which knows
-    less labels than Prometheus does: blank ones are none to it."""
+    less labels than Prometheus does: blank ones do not count."""
     record = measured.record
     start = metric_start(record["name"], tuple(sorted(record["tags"].items())))
     own = {(start, record["timestamp"], field) for field in record["fields"]}
@@ -323,7 +323,7 @@ def _add_sample(
     """Put a sample where it belongs.
 
     Raises:
-        ValueError: a bucket without a bound, or a quantile that is none.
+        ValueError: a bucket without a bound, or a quantile that is no number.
     """
     name, value = family.name, sample.value
     match family.type, sample.name.removeprefix(name):

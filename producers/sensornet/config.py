@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import takewhile
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
 from meshtasks.amqp.routing import topic_matches
 from meshtasks.amqp.topology import TOPOLOGY, Topology
@@ -60,6 +57,16 @@ def _kind(text: str) -> str:
     return text
 
 
+_KindName = Annotated[str, AfterValidator(_kind)]
+
+
+def _check_unit(kind: str, unit: str) -> None:
+    try:
+        KINDS[kind].converted(0.0, unit)
+    except UnknownUnit as error:
+        raise ValueError(str(error)) from error
+
+
 def _zone(text: str) -> str:
     try:
         ZoneInfo(text)
@@ -80,7 +87,7 @@ class Source(Model):
 
     topic: Annotated[str, AfterValidator(_filter)]
     format: Format
-    kind: Annotated[str, AfterValidator(_kind)] | None = None
+    kind: _KindName | None = None
     unit: str | None = None
 
     @model_validator(mode="after")
@@ -92,10 +99,7 @@ class Source(Model):
             if self.kind is None:
                 message = "a unit belongs to the format number, and to no other"
                 raise ValueError(message)
-            try:
-                KINDS[self.kind].converted(0.0, self.unit)
-            except UnknownUnit as error:
-                raise ValueError(str(error)) from error
+            _check_unit(self.kind, self.unit)
         return self
 
     @cached_property
@@ -105,11 +109,10 @@ class Source(Model):
 
     @cached_property
     def fixed_levels(self) -> int:
-        """Levels before the first that is ``+`` or ``#``."""
+        """Levels before the first that is ``+`` or ``#``; 0 if none is."""
         levels = self.topic.split("/")
-        return next(
-            (index for index, level in enumerate(levels) if level in ("+", "#")), 0
-        )
+        fixed = [*takewhile(lambda level: level not in ("+", "#"), levels)]
+        return len(fixed) if len(fixed) < len(levels) else 0
 
     def levels_of(self, routing_key: str) -> list[str]:
         """The levels of a topic that tell its devices apart."""
@@ -136,17 +139,12 @@ class Device(Model):
 
     name: str | None = None
     location: str | None = None
-    units: dict[Annotated[str, AfterValidator(_kind)], str] = Field(
-        default_factory=dict
-    )
+    units: dict[_KindName, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _units_fit(self) -> Self:
         for kind, unit in self.units.items():
-            try:
-                KINDS[kind].converted(0.0, unit)
-            except UnknownUnit as error:
-                raise ValueError(str(error)) from error
+            _check_unit(kind, unit)
         return self
 
 
@@ -165,7 +163,7 @@ class SensorNet(Model):
 
     queue: str = "devices"
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    kinds: dict[Annotated[str, AfterValidator(_kind)], Destination]
+    kinds: dict[_KindName, Destination]
     motion_repeat_seconds: Annotated[float, Field(ge=0)] = 60.0
     timezone: Annotated[str, AfterValidator(_zone)] | None = None
     devices: dict[str, Device] = Field(default_factory=dict)

@@ -190,7 +190,7 @@ def number_of(raw: object) -> float:
     """A number, which some devices write as text.
 
     Raises:
-        SchemaMismatch: it is none, or not a finite one.
+        SchemaMismatch: it is not a finite number.
     """
     value = raw
     if isinstance(raw, str) and "_" not in raw:  # which Python allows

@@ -82,7 +82,7 @@ def _local(text: str, received_at: float, zone: ZoneInfo | None) -> float | None
     nearer to the receipt. None without any zone.
 
     Raises:
-        ValueError, OverflowError: it is none.
+        ValueError, OverflowError: it is not a time.
     """
     local = datetime.fromisoformat(text)
     if local.tzinfo is None:

@@ -82,20 +82,20 @@ class MessageReport:
     faults: list[InvalidMessage] = field(default_factory=list)
     described: int = 0
 
-    def take(self, path: Path, raw: object, announced: _Announcement | None) -> None:
+    def take(self, path: Path, raw: object, entity: Announced | None) -> None:
         """Account for one value."""
         payload = self.payload
         name = clip(".".join(path) or payload.name, _LONGEST_NAME_CHARS)
         judged = payload.judge(path, raw)
-        if announced is None:
+        if entity is None:
             self._take_judged(name, raw, judged, None)
-        elif announced.entity.kind is None and judged is None:
+        elif entity.kind is None and judged is None:
             self.described += 1
-        elif not announced.is_understood:
+        elif entity.template.compute is None:
             computed = judged if isinstance(judged, Meaning) else Passed(COMPUTED)
             self._take_judged(name, raw, computed, None)
         else:
-            self._take_announced(name, raw, judged, announced.entity)
+            self._take_announced(name, raw, judged, entity)
 
     def _take_announced(
         self, name: str, raw: object, judged: Judgement, entity: Announced
@@ -161,13 +161,6 @@ class MessageReport:
                     )
 
 
-class _Announcement(NamedTuple):
-    """What is announced of the value at a path."""
-
-    entity: Announced
-    is_understood: bool
-
-
 def read(
     payload: Payload, announced: Iterable[tuple[Path, Announced]]
 ) -> MessageReport:
@@ -184,22 +177,20 @@ def read(
     return report
 
 
-def _by_path(announced: Iterable[tuple[Path, Announced]]) -> dict[Path, _Announcement]:
+def _by_path(announced: Iterable[tuple[Path, Announced]]) -> dict[Path, Announced]:
     """The best of what is announced of each value: understood, and of a known kind."""
-    found: dict[Path, _Announcement] = {}
+    found: dict[Path, Announced] = {}
     for prefix, entity in announced:
-        template = entity.template
-        new = _Announcement(entity, template.compute is not None)
-        for steps in template.paths:
+        for steps in entity.template.paths:
             path = (*prefix, *steps)
             old = found.get(path)
-            if old is None or _worth(new) > _worth(old):
-                found[path] = new
+            if old is None or _worth(entity) > _worth(old):
+                found[path] = entity
     return found
 
 
-def _worth(announcement: _Announcement) -> tuple[bool, bool]:
-    return announcement.is_understood, announcement.entity.kind is not None
+def _worth(entity: Announced) -> tuple[bool, bool]:
+    return entity.template.compute is not None, entity.kind is not None
 
 
 def _announced_meaning(entity: Announced, kind: Kind, judged: Judgement) -> Meaning:
@@ -226,7 +217,7 @@ def _value(kind: Kind, raw: object, judged: Meaning) -> float | bool | str | Pas
     """A value of a kind.
 
     Raises:
-        SchemaMismatch: it is none.
+        SchemaMismatch: it is not valid.
     """
     if kind.form == "number":
         return number_of(raw)
@@ -236,11 +227,8 @@ def _value(kind: Kind, raw: object, judged: Meaning) -> float | bool | str | Pas
         return Passed()
     try:
         return state_of(raw, kind.words, inverted=judged.inverted)
-    except SchemaMismatch:
-        try:
-            number = number_of(raw)
+    except SchemaMismatch as error:
+        try:  # a number of something that is no state, or "not known"
+            return Passed(UNAVAILABLE if number_of(raw) == -1 else UNKNOWN)
         except SchemaMismatch:
-            pass
-        else:  # a number of something that is no state, or "not known"
-            return Passed(UNAVAILABLE if number == -1 else UNKNOWN)
-        raise
+            raise error from None

@@ -203,7 +203,7 @@ class TritonCollector(Collector):
         """The metrics of one model.
 
         Raises:
-            SchemaMismatch: its statistics are none.
+            SchemaMismatch: its statistics are not valid.
         """
         try:
             model = _ModelStatistics.model_validate(content)

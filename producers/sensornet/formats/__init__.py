@@ -55,7 +55,7 @@ def _parse_announced(
     """The values of a topic that a discovery message describes.
 
     Raises:
-        InvalidMessage: a value is announced inside JSON, and the body is none.
+        InvalidMessage: a value is announced inside JSON, and the body is not JSON.
     """
     if not announced:
         return Ignored(_NOT_ANNOUNCED)
