@@ -17,7 +17,7 @@ histogram  ``count``, ``sum``, ``count_per_second``, ``mean``, and quantiles of 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -247,8 +247,8 @@ class Translator:
         """What the counters came to since the page before."""
         # A service that begins to give times of its own has another clock.
         source = key._replace(stamp=None if key.stamp is None else 0.0)
-        counted = {each: series.counters[each] for each in series.counters}
-        counted |= {_le(bound): count for bound, count in series.buckets.items()}
+        buckets = {_le(bound): count for bound, count in series.buckets.items()}
+        counted = series.counters | buckets
         # By itself: with negative values it may fall without a restart.
         total = counted.pop(_SUM, None)
         increase = sums = None
@@ -268,9 +268,9 @@ class Translator:
         # Pages that are written while values come in may be out of order.
         bounds = sorted(series.buckets)
         new = [increase.by.get(_le(bound), 0.0) for bound in bounds]
-        buckets = list(zip(bounds, accumulate(new, max), strict=True))
+        spread = list(zip(bounds, accumulate(new, max), strict=True))
         for name, q in self._quantiles.items():
-            if (value := quantile(q, buckets)) is not None:
+            if (value := quantile(q, spread)) is not None:
                 rates[name] = value
         return rates
 
@@ -291,7 +291,7 @@ def _grouped(
     family: Family, seen: set[object], result: Translated
 ) -> dict[_Key, _Series]:
     """The samples of a family by series."""
-    grouped: dict[_Key, _Series] = {}
+    grouped: defaultdict[_Key, _Series] = defaultdict(_Series)
     for sample in family.samples:
         stamp = None if sample.timestamp is None else float(sample.timestamp)
         # A native histogram in OpenMetrics may have None for labels.
@@ -318,7 +318,7 @@ def _add_sample(
     sample: Sample,
     stamp: float | None,
     labels: _Labels,
-    grouped: dict[_Key, _Series],
+    grouped: defaultdict[_Key, _Series],
 ) -> None:
     """Put a sample where it belongs.
 
@@ -333,22 +333,17 @@ def _add_sample(
             ("counter" | "histogram" | "summary"),
             ("_total" | "_count" | "_sum") as at,
         ):
-            series = grouped.setdefault(_Key(name, stamp, labels), _Series())
-            series.counters[at.removeprefix("_")] = value
+            grouped[_Key(name, stamp, labels)].counters[at.removeprefix("_")] = value
         case "histogram", "_bucket":
             bound, others = _without(labels, "le")
-            series = grouped.setdefault(_Key(name, stamp, others), _Series())
-            series.buckets[bound] = value
+            grouped[_Key(name, stamp, others)].buckets[bound] = value
         case "summary", "":
             q, others = _without(labels, "quantile")
-            series = grouped.setdefault(_Key(name, stamp, others), _Series())
-            series.gauges[_percentile(q)] = value
+            grouped[_Key(name, stamp, others)].gauges[_percentile(q)] = value
         case "gaugehistogram", ("_bucket" | "_gcount" | "_gsum") as at:
-            series = grouped.setdefault(_Key(name, stamp, labels), _Series())
-            series.gauges[at.removeprefix("_")] = value
+            grouped[_Key(name, stamp, labels)].gauges[at.removeprefix("_")] = value
         case _:
-            series = grouped.setdefault(_Key(sample.name, stamp, labels), _Series())
-            series.gauges["value"] = value
+            grouped[_Key(sample.name, stamp, labels)].gauges["value"] = value
 
 
 def _without(labels: _Labels, label: str) -> tuple[float, _Labels]:
