@@ -101,12 +101,7 @@ class Circuit:
         return now - self._unavailable_since
 
     def verdict(self, began_at: float, now: float) -> FailedTry:
-        """What a failed try means for the work; to be called before :meth:`failed`.
-
-        Args:
-            began_at: when the try began.
-            now: when it failed.
-        """
+        """What a failed try means for the work; to be called before :meth:`failed`."""
         if self._is_late(began_at) or self.state(now) is not State.CLOSED:
             return FailedTry(counts=False)
         if self._is_steady(now) or self._successes >= ENOUGH_SUCCESSES:

@@ -37,12 +37,7 @@ _PAGE = re.compile(
 
 
 class Answer(NamedTuple):
-    """What a service answered.
-
-    Attributes:
-        body: its beginning, 8 MiB at most.
-        whole: false if the body broke off before its end.
-    """
+    """An answer: of its body 8 MiB at most, not ``whole`` if it broke off."""
 
     status: int
     headers: Mapping[str, str]
@@ -86,15 +81,8 @@ def request(
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """One request, without following redirects.
-
-    Args:
-        pool: of :func:`pool_manager`.
-        timeout_seconds: longest wait for the answer, all of it.
-
-    Raises:
-        HTTPError: there was no answer in time.
-    """
+    """One request, without following redirects; ``timeout_seconds`` is for all of the
+    answer. Raises HTTPError if there was none in time."""
     connect_seconds = min(CONNECT_TIMEOUT_SECONDS, timeout_seconds)
     timeout = urllib3.Timeout(connect=connect_seconds, read=timeout_seconds)
     response = pool.request(

@@ -87,13 +87,7 @@ class Refusal(NamedTuple):
 
 
 def refusal_in(status: int, body: str, lines: Sequence[str]) -> Refusal | None:
-    """The refusal of lines in an answer; None if it is not about lines.
-
-    Args:
-        status: of the answer.
-        body: of the answer.
-        lines: what was sent.
-    """
+    """The refusal of the sent lines in an answer; None if it is not about them."""
     text = message_in(body)
     reason = ends(f"answered {status}: {' '.join(text.split())}", REASON_LIMIT_CHARS)
     if status == _TOO_LARGE:

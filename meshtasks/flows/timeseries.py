@@ -97,16 +97,15 @@ class TimeSeries:
         """Store points, all in one request unless some are refused.
 
         The lines that an answer names are left out, and the others are written once
-        more, since a store may name some of them only, or store none. What cannot be
-        told is halved until the lines at fault are single. Writing a point again
+        more, since a store may name some of them only, or store none. Without names the
+        batch is halved until the lines at fault are single. Writing a point again
         changes nothing.
 
         Args:
             lines: line protocol with timestamps in milliseconds, one point each.
 
         Returns:
-            Index → reason of each line that is refused for good. All others are
-            stored.
+            Index → reason of each line that is refused; all others are stored.
 
         Raises:
             SinkUnavailable: any of the lines may be stored or not.
@@ -145,14 +144,9 @@ class TimeSeries:
         self._http.clear()
 
     def _post(self, lines: Sequence[str]) -> Refusal | None:
-        """One write.
+        """One write; returns the refusal of lines, if there is one.
 
-        Returns:
-            What is wrong with the lines, if something is.
-
-        Raises:
-            SinkUnavailable: a fault that may pass, or of the configuration.
-        """
+        Raises SinkUnavailable for a fault that may pass, or of the configuration."""
         body = "\n".join(lines).encode()
         try:
             try:

@@ -54,13 +54,8 @@ _ClockTime = Annotated[time, BeforeValidator(_clock_time)]
 
 
 class QuietHours(BaseModel):
-    """The hours in which only critical alerts may notify.
-
-    Attributes:
-        start: the first minute of them, ``from`` in the file.
-        end: the first minute after them, ``to`` in the file; the next day's if it
-            is earlier than the start.
-    """
+    """The hours in which only critical alerts notify: from the minute ``start``
+    (``from`` in the file) to ``end`` (``to``), the next day if that is earlier."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
@@ -75,12 +70,7 @@ class QuietHours(BaseModel):
         return self
 
     def end_of(self, now: float, zone: tzinfo | None) -> float | None:
-        """When the quiet hours end that cover ``now``, epoch seconds; None if none do.
-
-        Args:
-            now: epoch seconds.
-            zone: time zone; the host's own when None.
-        """
+        """When the quiet hours that cover ``now`` end (epoch seconds); None without."""
         here = local_time(now, zone)
         clock = here.time()
         if self.start < self.end:
@@ -96,13 +86,7 @@ class QuietHours(BaseModel):
 
 
 class GroupKey(NamedTuple):
-    """What the alerts of a group have in common.
-
-    Attributes:
-        id: 16 hex digits of BLAKE2b over route and labels.
-        route: name of the route.
-        labels: the labels it is grouped by, with their values.
-    """
+    """What the alerts of a group have in common; ``id`` is a digest of it."""
 
     id: str
     route: str

@@ -41,14 +41,8 @@ class Mute(NamedTuple):
 
 
 class Muting:
-    """Everything that mutes alerts at one moment.
-
-    Args:
-        policy: inhibition rules and quiet hours.
-        silences: all there are.
-        firing: all alerts that fire; some may inhibit others.
-        now: epoch seconds.
-    """
+    """Everything that mutes alerts at one moment: inhibition by those that are firing,
+    silences, and quiet hours."""
 
     def __init__(
         self,

@@ -116,15 +116,21 @@ class _Sending:
         """Try the receivers in order, until one takes it.
 
         Args:
-            failures: attempts at this group that failed in a row before.
+            failures: failed attempts for this group in a row before.
 
         Returns:
             When to try again, epoch seconds; None when no further attempt is needed.
         """
-        known = self._sinks.settings.env.receivers
+        known, title = self._sinks.settings.env.receivers, self._notification.title
         receivers = [name for name in self._route.receivers if name in known]
         if not receivers:
-            self._add_no_receiver()
+            variables = " or ".join(
+                f"MESH_RECEIVERS__{name.upper()}" for name in self._route.receivers
+            )
+            reason = f"no receiver of route {self._route.name} has a URL"
+            detail = f"{reason}: set {variables}"
+            self._add("no receiver", "", detail)
+            logger.warning('No notification "%s": %s', title, detail)
             return None
         waits = []
         for name in receivers:
@@ -138,52 +144,35 @@ class _Sending:
             logger.error(
                 'No receiver of route %s took "%s"; trying again in %.0f s',
                 self._route.name,
-                self._notification.title,
+                title,
                 wait,
             )
         return self._clock() + wait
 
     def _send_to(self, name: str) -> float | None:
-        """Try one receiver, unless its circuit is open.
-
-        Returns:
-            How long it must not be tried, seconds; None if it took the notification.
-        """
+        """Try one receiver, unless its circuit is open. Returns how long it must not
+        be tried, seconds; None if it took the notification."""
         circuit, began = self._sinks[RECEIVER_CIRCUITS][name], self._clock()
         if circuit.state(began) is State.OPEN:
             return circuit.wait_seconds(began)
         try:
             self._sinks[NOTIFIER].send(name, self._notification)
-        except SinkUnavailable as error:
+        except (SinkUnavailable, SinkRejected) as error:
             now = self._clock()
+            self._add("not sent", name, str(error))
+            logger.warning("Notification not sent: %s", error)
+            if isinstance(error, SinkRejected):  # others may be taken
+                circuit.succeeded(began, now)
+                return 0.0
+            asked = error.retry_after_seconds
+            lasted = now - began
             circuit.failed(
-                str(error),
-                began,
-                now,
-                asked_seconds=error.retry_after_seconds,
-                lasted_seconds=now - began,
+                str(error), began, now, asked_seconds=asked, lasted_seconds=lasted
             )
-            self._add_failure(name, error)
             return circuit.wait_seconds(now)
-        except SinkRejected as error:  # of this notification: others may be taken
-            circuit.succeeded(began, self._clock())
-            self._add_failure(name, error)
-            return 0.0
         circuit.succeeded(began, self._clock())
         self._add("sent", name, self._notification.body)
         return None
-
-    def _add_failure(self, name: str, error: Exception) -> None:
-        self._add("not sent", name, str(error))
-        logger.warning("Notification not sent: %s", error)
-
-    def _add_no_receiver(self) -> None:
-        variables = " or ".join(
-            f"MESH_RECEIVERS__{name.upper()}" for name in self._route.receivers
-        )
-        detail = f"no receiver of route {self._route.name} has a URL: set {variables}"
-        self._add("no receiver", "", detail)
-        logger.warning('No notification "%s": %s', self._notification.title, detail)
 
     def _add(self, kind: EventKind, who: str, detail: str) -> None:
         event = AlertEvent(self._clock(), kind, self._notification.title, who, detail)

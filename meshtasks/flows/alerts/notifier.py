@@ -73,14 +73,9 @@ _PUSH: dict[int, dict[str, Any]] = {
 
 
 class Notifier:
-    """Sends notifications to named receivers.
+    """Sends notifications to named receivers, given by their Apprise URLs.
 
-    Args:
-        urls: their Apprise URLs.
-
-    Raises:
-        ConfigError: a URL is none that Apprise knows.
-    """
+    Raises ConfigError for a URL that Apprise does not know."""
 
     def __init__(self, urls: Mapping[str, SecretStr]) -> None:
         _keep_urls_out_of_logs()
@@ -118,14 +113,8 @@ class Receiver(Protocol):
 
 
 class _JsonService:
-    """A receiver that is called directly, with JSON.
-
-    Args:
-        name: of the receiver.
-        base_url: where it is.
-        plugin: Apprise's reading of the URL.
-        token: of the URL.
-    """
+    """A receiver that is called directly, with JSON; ``plugin`` is Apprise's reading of
+    its URL."""
 
     def __init__(
         self, name: str, base_url: str, plugin: apprise.NotifyBase, token: str | None

@@ -93,14 +93,6 @@ def template_context(
 ) -> dict[str, Any]:
     """The template variables for some alerts of a group, at least one.
 
-    Args:
-        group: the group.
-        alerts: the alerts.
-        flapping: what counts as flapping.
-        zone: time zone of the texts; the host's own when None.
-        now: epoch seconds.
-        repeats: it is only a reminder.
-
     Returns:
         ``status`` (``firing`` if any alert fires, else ``flapping`` if any flaps, else
         ``resolved``), ``severity`` (the highest of the alerts that go on, or of all if
@@ -149,14 +141,9 @@ def _template_alert(
 
 
 class Renderer:
-    """Makes notifications.
+    """Makes notifications, by the configured templates and the built-in ones.
 
-    Args:
-        texts: templates of the configuration, where it has any.
-
-    Raises:
-        BadTemplate: one of them does not work on a sample.
-    """
+    Raises BadTemplate if one does not work on a sample."""
 
     def __init__(self, texts: TemplateTexts) -> None:
         built_in = _environment(jinja2.Undefined)

@@ -41,13 +41,8 @@ _CLOCK_SECONDS = 10.0
 
 
 class AlertUpdate(NamedTuple):
-    """One record of an alerts queue.
-
-    Attributes:
-        record_id: the same when the record is delivered again.
-        alert: the record.
-        published_at: epoch seconds.
-    """
+    """One record of an alerts queue; ``record_id`` is the same when it is delivered
+    again."""
 
     record_id: str
     alert: Alert
@@ -55,14 +50,8 @@ class AlertUpdate(NamedTuple):
 
 
 class ClaimedNotification(NamedTuple):
-    """A notification to send.
-
-    Attributes:
-        group: whose it is.
-        alerts: the alerts in it.
-        phases: the phase of each, by fingerprint.
-        repeats: it is only a reminder.
-    """
+    """A notification to send: the alerts of a group, and the phase of each by
+    fingerprint."""
 
     group: AlertGroup
     alerts: list[AlertState]
@@ -119,12 +108,8 @@ class AlertService:
     ) -> None:
         """Store the result of a notification.
 
-        Args:
-            claimed: what was to be sent.
-            events: what happened to it.
-            now: epoch seconds.
-            retry_at: when to try it again if no receiver took it.
-            tried: whether any receiver was tried; if not, it is no failure.
+        Without ``retry_at`` a receiver took it; else it is retried then, which counts
+        as a failure if a receiver was ``tried``.
         """
         with self._store.transaction() as tables:
             for event in events:

@@ -166,12 +166,10 @@ class AlertGroup:
 
 @dataclass(frozen=True, slots=True)
 class NotificationState:
-    """What the receivers of a group were last notified of one of its alerts.
+    """What the receivers of a group know of one of its alerts: phase and severity, None
+    for nothing, and when they were notified.
 
     Attributes:
-        phase: the phase they know; None for nothing.
-        severity: the severity they know.
-        at: when they were notified, epoch seconds.
         pending: a notification was due while the alert fired, but receivers failed or
             quiet hours held it back; it is sent even if the alert is resolved by then.
     """
@@ -184,12 +182,7 @@ class NotificationState:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Mutes the alerts that match, from ``starts_at`` to ``ends_at``, epoch seconds.
-
-    Attributes:
-        id: 8 hex digits.
-        matchers: their texts.
-    """
+    """Mutes the alerts that match, from ``starts_at`` to ``ends_at``, epoch seconds."""
 
     id: str
     matchers: tuple[str, ...]
@@ -217,10 +210,8 @@ class AlertEvent:
     """Something that happened to an alert, for people to read.
 
     Attributes:
-        at: epoch seconds.
         title: of the alert or the notification; the matchers of a silence.
         who: the fingerprint of the alert, the receiver or the user.
-        detail: such as the reason of a failure.
     """
 
     at: float
@@ -233,18 +224,9 @@ class AlertEvent:
 def update(
     known: AlertState | None, alert: Alert, published_at: float, now: float
 ) -> AlertState | None:
-    """The state of an alert after an update.
-
-    Args:
-        known: the state before; None if the alert was not known.
-        alert: the update.
-        published_at: when it was published, epoch seconds; not later than now.
-        now: epoch seconds.
-
-    Returns:
-        None when the update is outdated: the beginning of an episode that is over,
-        or the end of one before the latest.
-    """
+    """The state of an alert after an update that was published at that time (not later
+    than now). None when the update is outdated: the beginning of an episode that is
+    over, or the end of one before the latest."""
     began = None if alert.starts_at is None else alert.starts_at.timestamp()
     if known is None:
         return _first(alert, began, published_at, now)
@@ -315,9 +297,7 @@ def _continued(
         or known.began > now + _CLOCK_TOLERANCE_SECONDS
     )
     return replace(
-        known,
-        title=clip(alert.title, _TITLE_LIMIT_CHARS) if later else known.title,
-        message=clip(alert.message, _MESSAGE_LIMIT_CHARS) if later else known.message,
+        _with_texts(known, alert) if later else known,
         severity=known.severity if keeps else alert.severity,
         own_labels=alert.labels if later else known.own_labels,
         began=began if starts_later else known.began,
@@ -345,13 +325,17 @@ def _ended(
     if not known.firing:
         return ended
     return replace(
-        ended,
-        title=clip(alert.title, _TITLE_LIMIT_CHARS),
-        message=clip(alert.message, _MESSAGE_LIMIT_CHARS),
+        _with_texts(ended, alert),
         firing=False,
         ends_at=now,
         changes=_with_change(known, now),
     )
+
+
+def _with_texts(known: AlertState, alert: Alert) -> AlertState:
+    title = clip(alert.title, _TITLE_LIMIT_CHARS)
+    message = clip(alert.message, _MESSAGE_LIMIT_CHARS)
+    return replace(known, title=title, message=message)
 
 
 def _with_change(known: AlertState, now: float) -> tuple[float, ...]:

@@ -89,10 +89,7 @@ class AlertStore:
     def transaction(self) -> Iterator[AlertTables]:
         """Hold the tables; if the block raises, nothing is written.
 
-        Raises:
-            SinkUnavailable: the file cannot be read or written, or another process
-                held it for too long.
-        """
+        Raises SinkUnavailable if the file cannot be used, or is held for too long."""
         with self._file.transaction() as connection:
             yield AlertTables(connection)
 
@@ -176,13 +173,8 @@ class AlertTables:
     def put_group(
         self, group: AlertGroup, wake_at: float | None, *, claimed_until: float = 0.0
     ) -> None:
-        """Store a group.
-
-        Args:
-            group: the group.
-            wake_at: when to look at it; None: when it is woken.
-            claimed_until: no other process looks at it before.
-        """
+        """Store a group, to be looked at then (None: when it is woken), and by no other
+        process before ``claimed_until``."""
         self._db.execute(
             "INSERT INTO groups (id, state, tag, wake_at, claimed_until) "
             "VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "

@@ -76,13 +76,8 @@ TRITON = SinkKey("triton", _open_triton, extra="triton")
 
 
 class Replies:
-    """Collects the results of requests until they are published and confirmed.
-
-    Args:
-        sinks: the process's sinks.
-        outcomes: by index in the batch; of a request with a result, only once that is
-            confirmed.
-    """
+    """Collects the results of requests until they are published. ``outcomes``, by index
+    in the batch, gets that of a request only once its result is confirmed."""
 
     def __init__(self, sinks: Sinks, outcomes: dict[int, Outcome]) -> None:
         self._sinks = sinks

@@ -166,16 +166,8 @@ def _was_tried(envelope: Envelope) -> bool:
 def result_points(
     results: Sequence[InferenceResult], envelopes: Sequence[Envelope], book: ModelBook
 ) -> Transformed:
-    """Results as metrics: points, and the samples that rules watch.
-
-    Args:
-        results: the results.
-        envelopes: the message each came in.
-        book: the steps of each model.
-
-    Returns:
-        As of metrics; a result of several rows has as many points.
-    """
+    """Results as metrics: points, and the samples that rules watch. A result of several
+    rows has as many points."""
     metrics: list[Metric] = []
     indices: list[int] = []
     dead: dict[int, Dead] = {}

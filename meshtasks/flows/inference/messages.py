@@ -108,14 +108,8 @@ _OURS = frozenset(
 
 
 class RequestOrigin(NamedTuple):
-    """What a result carries of its request.
-
-    Attributes:
-        model: the requested model, for the result's routing key.
-        request_id: of the request.
-        time: epoch seconds; of the request's data, else of the request.
-        attributes: the requester's own fields.
-    """
+    """What a result carries of its request; ``time`` is that of the request's data,
+    else of the request, and ``attributes`` are the requester's own fields."""
 
     model: str
     request_id: str
@@ -124,14 +118,8 @@ class RequestOrigin(NamedTuple):
 
 
 class ModelRequest(NamedTuple):
-    """A valid request, though perhaps not one that its model can take.
-
-    Attributes:
-        origin: for the result.
-        version: of the model; empty for the server's choice.
-        inputs: as they came.
-        single: not to be stacked with others.
-    """
+    """A valid request, though perhaps not one that its model can take. An empty version
+    is the server's choice; a ``single`` one is not stacked with others."""
 
     origin: RequestOrigin
     version: str
@@ -205,14 +193,8 @@ def result_message(
 ) -> Outgoing:
     """The message of a result; the same request gives one with the same id again.
 
-    Args:
-        origin: of the request.
-        inference: the result.
-        limit_bytes: the largest body that the queue of results takes.
-
-    Raises:
-        SinkRejected: the result cannot be a message.
-    """
+    Raises SinkRejected if the result cannot be a message, or one of more bytes than
+    the queue of results takes."""
     body = _body(
         origin,
         version=inference.version,

@@ -18,13 +18,7 @@ from meshtasks.flows.inference.tensors import ModelInput, Tensor
 
 
 class Inference(NamedTuple):
-    """What a model returned.
-
-    Attributes:
-        version: of the model that was run.
-        outputs: its outputs.
-        latency_ms: how long that took, from our side, in a stack or single.
-    """
+    """What a model returned, and how long it took, in a stack or single."""
 
     version: str
     outputs: tuple[Tensor, ...]
@@ -32,13 +26,8 @@ class Inference(NamedTuple):
 
 
 class StackResults(NamedTuple):
-    """Results of requests to one model, by their indices.
-
-    Attributes:
-        results: the inferences, and the refusals.
-        fault: what ended it before all requests were sent; None at the end.
-        tried: those that met the fault.
-    """
+    """Results of requests to one model, by their indices: inferences and refusals; the
+    fault that ended it before all requests were sent, and those that met the fault."""
 
     results: dict[int, Inference | SinkRejected]
     fault: Transient | None
@@ -67,18 +56,12 @@ def infer_stacked(
     infer: Callable[[Sequence[Tensor]], Inference],
     go_on: Callable[[], bool],
 ) -> StackResults:
-    """Run a model on requests, in as few stacks as it takes.
+    """Run a model on requests, in as few stacks of ``max_batch_size`` rows as it takes
+    (0: no stacks), until ``go_on`` is false.
 
     A stack that is refused is halved until the requests at fault are single: one bad
     request does not fail its neighbours. Models have no memory, so running one again
-    does no harm.
-
-    Args:
-        requests: to one model.
-        max_batch_size: the most rows in a stack; 0: no stacks.
-        infer: runs the model.
-        go_on: false when there is no time for another stack.
-    """
+    does no harm."""
     results: dict[int, Inference | SinkRejected] = {}
     ahead = list(stacks(requests, max_batch_size))[::-1]
     while ahead and go_on():
@@ -141,15 +124,9 @@ def stacked(requests: Sequence[ModelInput]) -> Sequence[Tensor]:
 
 
 def split(whole: Inference, rows: Sequence[int]) -> list[Inference]:
-    """The result of a stack, split into those of its requests.
+    """The result of a stack, split into those of its requests, of so many rows each.
 
-    Args:
-        whole: the result.
-        rows: of each request.
-
-    Raises:
-        UnsplittableError: an output has not one row for each row of the input.
-    """
+    Raises UnsplittableError if an output has not one row for each row of the input."""
     if len(rows) == 1:
         return [whole]
     ends = list(accumulate(rows))

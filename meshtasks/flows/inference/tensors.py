@@ -191,13 +191,8 @@ class ModelSpec(NamedTuple):
 
 
 class ModelInput(NamedTuple):
-    """A request's inputs, known to be what the model takes.
-
-    Attributes:
-        tensors: in the order of their names.
-        rows: size of the batch; 1 for a model that does not take batches.
-        single: not to be stacked with others.
-    """
+    """A request's inputs, in the order of their names, known to fit the model.
+    A ``single`` one is not stacked with others."""
 
     tensors: tuple[Tensor, ...]
     rows: int
@@ -209,15 +204,8 @@ def model_input(
 ) -> ModelInput:
     """The inputs of a request to this model.
 
-    Args:
-        given: as they came.
-        spec: what the model takes.
-        single: they are not to be stacked with others.
-
-    Raises:
-        SchemaMismatch: a name, datatype, shape or value is not what the model
-            takes; the message names what is.
-    """
+    Raises SchemaMismatch for a name, datatype, shape or value that the model does not
+    take; the message names what it takes."""
     tensors = {tensor["name"]: _input(tensor, spec) for tensor in given}
     if len(tensors) < len(given):
         message = "inputs: the same name is given twice"

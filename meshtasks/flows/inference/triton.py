@@ -85,12 +85,7 @@ class Triton:
     def model(
         self, name: str, version: str, *, max_age_seconds: float = MODEL_AGE_SECONDS
     ) -> ModelSpec:
-        """What a model takes.
-
-        Args:
-            name: of the model.
-            version: empty for the server's choice.
-            max_age_seconds: greatest age of the description.
+        """What a model takes; an empty version is the server's choice.
 
         Raises:
             NoSuchModel: the server does not have it.

@@ -72,9 +72,7 @@ _OF_DATA = frozenset({400, 413, 422})
 class WebhookBusy(Transient):
     """A webhook cannot be called at present, and is paused.
 
-    Args:
-        message: why.
-        retry_after_seconds: how long it is paused.
+    Attributes:
         counts: whether it is held against the record. Not so if the webhook was
             paused already, or does not work for any record.
     """

@@ -34,14 +34,8 @@ def read_events(
     read: Reader[R],
     oldest_seconds: float = math.inf,
 ) -> HomeEvents:
-    """Read a batch.
-
-    Args:
-        records: the records.
-        envelopes: the message each came in.
-        read: reads one; may raise :class:`~meshtasks.errors.InvalidMessage`.
-        oldest_seconds: an older one is dead, unless its message may be old.
-    """
+    """Read a batch with ``read``, which may raise InvalidMessage. A record older than
+    ``oldest_seconds`` is dead, unless its message may be old."""
     events = HomeEvents([], {})
     for index, (record, envelope) in enumerate(zip(records, envelopes, strict=True)):
         try:

@@ -47,13 +47,7 @@ _PLAIN = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
 
 @dataclass(frozen=True, slots=True)
 class HomeEvent:
-    """One good record of a batch.
-
-    Attributes:
-        index: in the batch.
-        time: epoch seconds; when it happened.
-        record: as workflows see it.
-    """
+    """One good record of a batch, as workflows see it, and when it happened."""
 
     index: int
     time: float
@@ -182,13 +176,7 @@ def combined(calls: Iterable[Outcome]) -> Outcome:
 
 
 def run_workflows(batch: Batch[R], events: HomeEvents, sinks: Sinks) -> list[Outcome]:
-    """Call the workflows that the records start; archive the records that are done.
-
-    Args:
-        batch: the batch.
-        events: what is in it.
-        sinks: the process's sinks.
-    """
+    """Call the workflows that the records start; archive the records that are done."""
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     for index, dead in events.dead.items():
         outcomes[index] = dead
