@@ -35,6 +35,7 @@ COMMANDS = {
     "topology": "Exchanges, queues and bindings: config/topology.yaml and the broker.",
     "archive": "The archive (MESH_ARCHIVE_URL): look, verify, replay.",
     "config": "The files of config/.",
+    "flow": "Flows: what the mesh does with its queues.",
     "dlq": "Dead letters: messages that could not be processed, with the reason.",
     "analytics": "The Parquet files beside the archive, which `meshtasks query` reads.",
 }

@@ -30,11 +30,14 @@ class ConfigFile(Generic[M]):
         model: what it is read into.
         check: faults that the model cannot know by itself, because they depend on
             another file or on the environment; it may raise them, too.
+        default: the file that is read where config/ has none of this name; for flows
+            of other packages, which bring their own.
     """
 
     name: str
     model: type[M]
     check: Callable[[M, Settings], Iterable[ConfigError]] = _no_faults
+    default: Path | None = None
 
 
 class Settings:
@@ -60,7 +63,8 @@ class Settings:
 
     def path(self, file: ConfigFile[Any]) -> Path:
         """Where a file is."""
-        return self.env.config_file(file.name)
+        path = self.env.config_file(file.name)
+        return path if file.default is None or path.exists() else file.default
 
     def fault(self, file: ConfigFile[Any], key: str, expected: str) -> ConfigError:
         """A fault of a file that was read already, with its line.

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib import metadata
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from traceback import extract_tb
@@ -149,16 +150,22 @@ def _load(point: EntryPoint) -> Flow:
     try:
         flow = point.load()
     except Exception as error:  # it is somebody else's code
-        last = extract_tb(error.__traceback__)[-1]
-        expected = (
-            f"{point.value} cannot be loaded: {type(error).__name__}: {error} "
-            f"({Path(last.filename).name}, line {last.lineno})"
-        )
+        what = f"{type(error).__name__}: {error}"
+        expected = f"{point.value} cannot be loaded: {what}{_line_of(error)}"
         raise ConfigError(source, key, expected) from error
     if not isinstance(flow, Flow):
         expected = f"expected {point.value} to be a Flow, got {type(flow).__name__}"
         raise ConfigError(source, key, expected)
     return flow
+
+
+def _line_of(error: Exception) -> str:
+    """The last line that is not of those that import; empty if there is none."""
+    importing = {__file__, metadata.__file__}
+    for frame in reversed(extract_tb(error.__traceback__)):
+        if frame.filename not in importing and not frame.filename.startswith("<frozen"):
+            return f" ({Path(frame.filename).name}, line {frame.lineno})"
+    return ""
 
 
 def _package(point: EntryPoint) -> str:

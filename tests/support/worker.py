@@ -23,6 +23,7 @@ class Worker:
         queues: what it consumes.
         arguments: further arguments of ``celery worker``.
         app: the application it runs.
+        program: Celery's.
     """
 
     def __init__(
@@ -32,11 +33,12 @@ class Worker:
         *queues: str,
         arguments: tuple[str, ...] = ("-c", "1"),
         app: str = "meshtasks",
+        program: tuple[str | Path, ...] = (CELERY,),
     ) -> None:
         self.process = Process(
             "worker",
             [
-                CELERY,
+                *program,
                 *("-A", app, "worker", "-Q", ",".join(queues), "-l", "INFO"),
                 *arguments,
             ],

@@ -1,0 +1,80 @@
+"""``meshtasks flow``: the flows of this environment, and a package for a new one."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from meshtasks.cli.terminal import fail, say
+
+app = typer.Typer(
+    help="Flows: what the mesh does with its queues.", no_args_is_help=True
+)
+
+_EX_USAGE = 2
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+#: Files of the package: template → path, where ``NAME`` stands for the flow's name.
+_FILES = {
+    "pyproject.toml": "pyproject.toml",
+    "README.md": "README.md",
+    "__init__.py": "mesh_NAME/__init__.py",
+    "config.py": "mesh_NAME/config.py",
+    "flow.py": "mesh_NAME/flow.py",
+    "handler.py": "mesh_NAME/handler.py",
+    "name.yaml": "mesh_NAME/NAME.yaml",
+    "test_name.py": "tests/test_NAME.py",
+}
+
+
+@app.command("list")
+def list_flows() -> None:
+    """List the flows: the built-in ones, and those of installed packages.
+
+    Exit codes: 0 listed; 78 a flow cannot be loaded.
+    """
+    from meshtasks.flows.loading import load_flows  # noqa: PLC0415 - loads every flow
+
+    flows = load_flows()
+    for flow in flows.flows:
+        package = flows.packages[flow.name] or "built in"
+        queues = ", ".join(handler.queue for handler in flow.handlers) or "no queue"
+        say(f"{flow.name:<12} {package:<24} {queues}")
+
+
+@app.command()
+def new(
+    name: Annotated[
+        str,
+        typer.Argument(help="Of the flow: lower-case letters, digits and _."),
+    ],
+    into: Annotated[
+        Path,
+        typer.Option(help="Directory in which the package's directory is made."),
+    ] = Path(),
+) -> None:
+    """Write a package with a flow of its own: handler, configuration and tests.
+
+    It becomes part of the mesh when it is installed beside it; its README has the
+    lines of topology.yaml that it needs.
+
+    Exit codes: 0 written; 2 the name cannot be one, or the directory exists.
+    """
+    if not _NAME.fullmatch(name):
+        fail(f"{name!r} cannot be the name of a flow: use a to z, 0 to 9, _", _EX_USAGE)
+    distribution = f"mesh-{name.replace('_', '-')}"
+    directory = into / distribution
+    if directory.exists():
+        fail(f"{directory} exists already", _EX_USAGE)
+    words = {"name": name, "package": f"mesh_{name}", "distribution": distribution}
+    templates = files("meshtasks.cli") / "flow_template"
+    for template, place in _FILES.items():
+        text = (templates / f"{template}.tmpl").read_text(encoding="utf-8")
+        path = directory / place.replace("NAME", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(Template(text).substitute(words), encoding="utf-8")
+    say(f"Wrote {directory}; its README.md has the next steps.")

@@ -1,0 +1,221 @@
+"""Flows of installed packages, and what cannot be one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from meshtasks.amqp.queues import QUEUES
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import ConfigFile, Settings
+from meshtasks.errors import ConfigError
+from meshtasks.flows.contract import Flow, Handler
+from meshtasks.flows.diagnosis import Check, Detail, Doubt, Verdict
+from meshtasks.flows.loading import GROUP, load_flows
+from tests.support.command import Command, command
+
+ROOT = Path(__file__).parents[2]
+
+Install = Callable[..., None]
+
+
+class Tides(BaseModel):
+    """tides.yaml."""
+
+    harbour: str = "nowhere"
+
+
+TIDES = ConfigFile("tides.yaml", Tides)
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Install]:
+    """Installs a package whose entry point is this object or this text."""
+    load_flows.cache_clear()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def installed(flow: Any, value: str = "tides:FLOW", name: str = "tides") -> None:
+        directory = tmp_path / "mesh_tides-1.2.dist-info"
+        directory.mkdir()
+        sys.modules.pop("tides", None)
+        (directory / "METADATA").write_text("Name: mesh-tides\nVersion: 1.2\n")
+        (directory / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {value}\n")
+        source = flow if isinstance(flow, str) else "FLOW = None\n"
+        (tmp_path / "tides.py").write_text(source)
+        if not isinstance(flow, str):
+            monkeypatch.setattr(metadata.EntryPoint, "load", lambda _: flow)
+
+    yield installed
+    load_flows.cache_clear()
+
+
+def handler(queue: str) -> Handler:
+    return Handler(queue, lambda *_: [], dict[str, Any], ())
+
+
+@pytest.mark.parametrize(
+    ("flow", "expected"),
+    [
+        (
+            "raise KeyError('no tide table')\n",
+            "cannot be loaded: KeyError: 'no tide table' (tides.py, line 1)",
+        ),
+        (
+            "import no_such_module\n",
+            "tides:FLOW cannot be loaded: ModuleNotFoundError: No module named",
+        ),
+        ("FLOW = 'sea'\n", "expected tides:FLOW to be a Flow, got str"),
+        ("", "tides:FLOW cannot be loaded: AttributeError"),
+        (
+            Flow("tides", handlers=(handler("sensors.temperature"),)),
+            "queue sensors.temperature belongs to the flow readings already",
+        ),
+        (
+            Flow("tides", handlers=(handler("tides"), handler("tides"))),
+            "queue tides has two handlers",
+        ),
+        (
+            Flow("alerts"),
+            "expected another name: there is the flow alerts already",
+        ),
+        (
+            Flow("tides", files=(ConfigFile("rules.yaml", Tides),)),
+            "file rules.yaml belongs to the flow readings already",
+        ),
+    ],
+)
+def test_a_flow_that_cannot_be_used_names_its_package(
+    install: Install, flow: Any, expected: str
+) -> None:
+    install(flow)
+
+    with pytest.raises(ConfigError) as raised:
+        load_flows()
+
+    assert expected in str(raised.value)
+    assert str(raised.value).startswith("package mesh-tides 1.2: flow tides: ")
+
+
+def test_an_installed_flow_is_as_a_built_in_one(install: Install) -> None:
+    flow = Flow("tides", handlers=(handler("tides.level"),), files=(TIDES,))
+    install(flow)
+
+    flows = load_flows()
+
+    assert flows.packages["tides"] == "mesh-tides 1.2"
+    assert flows.packages["readings"] == ""
+    assert flows.fixed["tides.level"] is flow.handlers[0]
+    assert TIDES in flows.files
+
+
+def test_the_file_of_a_package_is_read_where_config_has_none(tmp_path: Path) -> None:
+    (tmp_path / "default.yaml").write_text("harbour: Hull\n")
+    (tmp_path / "config").mkdir()
+    file = ConfigFile("tides.yaml", Tides, default=tmp_path / "default.yaml")
+    env = Environment(config_dir=tmp_path / "config")
+
+    assert Settings(env).read(file).harbour == "Hull"
+
+    (tmp_path / "config" / "tides.yaml").write_text("harbour: Bergen\n")
+    assert Settings(env).read(file).harbour == "Bergen"
+
+
+@pytest.fixture
+def meshtasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """The console script with a mesh that has the queue tides.level."""
+    config = tmp_path / "config"
+    config.mkdir()
+    for file in (ROOT / "config").glob("*.yaml"):
+        (config / file.name).write_bytes(file.read_bytes())
+    topology = config / "topology.yaml"
+    text = topology.read_text().replace(
+        "\nqueues:\n", "\nqueues:\n  - name: tides.level\n", 1
+    )
+    text = text.replace(
+        "\nbindings:\n",
+        "\nbindings:\n  - {exchange: metrics, queue: tides.level, "
+        'routing_key: "tides.#"}\n',
+        1,
+    )
+    topology.write_text(text)
+    environment = Environment(config_dir=config, state_dir=tmp_path / "state")
+    return command(environment, monkeypatch, capsys)
+
+
+def test_config_check_and_doctor_have_what_an_installed_flow_reports(
+    install: Install, meshtasks: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detail = Detail("station", "Hull, by the pier", {"name": "Hull"})
+    flow = Flow(
+        "tides",
+        handlers=(handler("tides.level"),),
+        checks=lambda _: [Check("gauge", lambda: Verdict("warning", "it is dry"))],
+        doubts=lambda *_: [Doubt("warning", QUEUES, "queues", "too high")],
+        explain=lambda *_: [detail],
+    )
+    install(flow)
+
+    checked = meshtasks("config", "check")
+    arguments = ("--explain", "tides.level", "--exchange", "metrics")
+    explained = meshtasks("config", "check", *arguments)
+    as_json = meshtasks("config", "check", "--json", *arguments)
+    monkeypatch.setenv("MESH_BROKER_URL", "amqp://nobody@127.0.0.1:1/none")
+    examined = meshtasks("doctor", "--json", "--within", "5")
+    listed = meshtasks("flow", "list")
+
+    assert "warning: queues: too high" in checked.stdout
+    assert "no handler for tides.level" not in checked.stdout
+    assert "flow      tides\n" in explained.stdout
+    assert "station   Hull, by the pier\n" in explained.stdout
+    (queue,) = json.loads(as_json.stdout)["queues"]
+    assert queue["stations"] == [{"name": "Hull"}]
+    gauge = next(c for c in json.loads(examined.stdout) if c["check"] == "gauge")
+    assert (gauge["state"], gauge["text"]) == ("warning", "it is dry")
+    assert "tides        mesh-tides 1.2" in listed.stdout
+
+
+def test_a_broken_flow_stops_commands_with_one_message(
+    install: Install, meshtasks: Command
+) -> None:
+    install("1 / 0\n")
+
+    result = meshtasks("flow", "list")
+    checked = meshtasks("config", "check")
+
+    assert (result.exit_code, checked.exit_code) == (78, 78)
+    assert result.stderr == (
+        "meshtasks: package mesh-tides 1.2: flow tides: tides:FLOW cannot be loaded: "
+        "ZeroDivisionError: division by zero (tides.py, line 1)\n"
+    )
+    assert "package mesh-tides 1.2: error: flow tides" in checked.stdout
+
+
+@pytest.mark.parametrize("name", ["Tides", "3tides", "ti-des", ""])
+def test_a_name_that_no_package_can_have_is_wrong_usage(
+    meshtasks: Command, tmp_path: Path, name: str
+) -> None:
+    result = meshtasks("flow", "new", name, "--into", tmp_path / "made")
+
+    assert result.exit_code == 2
+    assert "cannot be the name of a flow" in result.stderr
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_directory_that_exists_is_left_alone(
+    meshtasks: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "mesh-tides").mkdir()
+
+    result = meshtasks("flow", "new", "tides", "--into", tmp_path)
+
+    assert result.exit_code == 2
+    assert list((tmp_path / "mesh-tides").iterdir()) == []
