@@ -42,14 +42,21 @@ from tests.support.amqp import queue_depth
 from tests.support.docs import PAGES, ROOT, Snippet, snippets, with_snippets
 from tests.support.meshes import declared, reconfigured
 
-SNIPPETS = [snippet for page in PAGES for snippet in snippets(page)]
+#: Parts of the package that tests/acceptance/test_installed_flow.py runs.
+_OF_PACKAGE = "# mesh-tides/"
+SNIPPETS = [
+    snippet
+    for page in PAGES
+    for snippet in snippets(page)
+    if not snippet.text.startswith(_OF_PACKAGE)
+]
 
 #: Files of other programs that YAML blocks are parts of.
 _FOREIGN = {"prometheus.yml", "cluster-role.yaml"}
 #: Programs whose options nobody here knows.
 _OTHERS = {
     *(".", "export", "curl", "docker", "git", "mosquitto_pub", "mosquitto_sub"),
-    *("n8n", "python3"),
+    *("n8n", "pip", "python3"),
 }
 #: Messages that pages send to show what becomes of bad ones.
 _REFUSED = {
