@@ -20,7 +20,7 @@ from meshtasks.config.extras import require
 from meshtasks.config.private_files import private_opener, tighten
 from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.flows.excerpts import ArchiveClass
-from meshtasks.flows.sinks import SinkKey
+from meshtasks.flows.sinks import Sink, SinkKey
 from meshtasks.timing import timed
 
 if sys.version_info >= (3, 14):
@@ -64,7 +64,7 @@ class DamagedObject(SinkRejected):
     """The object is not what was stored."""
 
 
-class ObjectStore(Protocol):
+class ObjectStore(Sink, Protocol):
     """Named, immutable byte strings.
 
     Every method raises :class:`~meshtasks.errors.SinkUnavailable` when the
@@ -113,16 +113,6 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose names begin so, in order of their names."""
-
-    def probe(self) -> None:
-        """Ask the store for a sign of life, within a few seconds.
-
-        Raises:
-            SinkUnavailable: it gave none, or :meth:`put` would not work.
-        """
-
-    def close(self) -> None:
-        """Release connections; the store is not used afterwards."""
 
 
 def check_name(name: str) -> None:
@@ -365,7 +355,7 @@ def decompress(data: bytes) -> bytes:
 OBJECTS = SinkKey(SINK, lambda sinks: open_store(sinks.settings.env))
 
 
-class Follower(Protocol):
+class Follower(Sink, Protocol):
     """A sink that makes something of every object of the archive."""
 
     def add(self, name: str, content: bytes) -> object:
@@ -378,12 +368,6 @@ class Follower(Protocol):
         Raises:
             SinkUnavailable: it has to come again; the object is not noted as stored.
         """
-
-    def probe(self) -> None:
-        """See :class:`~meshtasks.flows.sinks.Sink`."""
-
-    def close(self) -> None:
-        """See :class:`~meshtasks.flows.sinks.Sink`."""
 
 
 #: Flows that follow from the archive put their keys here.
