@@ -12,7 +12,7 @@ import hashlib
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -44,6 +44,10 @@ _NO_TEMPERATURE = frozenset({-127.0, 999.0, -327.68})
 _NO_HUMIDITY = frozenset({-1.0, 655.35})
 
 
+_OPEN: Mapping[str, bool] = {
+    **dict.fromkeys(("open", "opened"), True),
+    **dict.fromkeys(("close", "closed"), False),
+}
 _LOCKED: Mapping[str, bool] = {
     **dict.fromkeys(("locked", "lock"), True),
     **dict.fromkeys(("unlocked", "unlock", "not_fully_locked"), False),
@@ -92,87 +96,56 @@ class Kind:
         return round(value * factor + offset, DECIMALS)
 
 
-def _state(name: str, words: Mapping[str, bool] | None = None) -> Kind:
-    return Kind(name, name, form="state", words=words or {})
-
-
-def _temperature(name: str, field: str) -> Kind:
-    lowest = TEMPERATURE.lowest
-    sentinels = _NO_TEMPERATURE
-    return Kind(name, field, "°C", TEMPERATURE, lowest=lowest, no_value=sentinels)
-
-
-def _amount(
-    name: str, field: str, unit: str, scale: Scale, highest: float = math.inf
-) -> Kind:
-    """Of something that cannot be less than nothing: -1 is for "not known"."""
-    minus_one = frozenset({-1.0})
-    return Kind(
-        name, field, unit, scale, lowest=0.0, highest=highest, no_value=minus_one
+def _kinds() -> Iterator[Kind]:
+    # All but the first are of no room: a chip's, a dew point, a thermostat's aim.
+    for name, field in (
+        ("temperature", "temperature_celsius"),
+        ("chip_temperature", "chip_celsius"),
+        ("dew_point", "dew_point_celsius"),
+        ("target_temperature", "target_celsius"),
+    ):
+        lowest, no_value = TEMPERATURE.lowest, _NO_TEMPERATURE
+        yield Kind(name, field, "°C", TEMPERATURE, lowest=lowest, no_value=no_value)
+    yield Kind(
+        *("humidity", "humidity_percent", "%", HUMIDITY),
+        lowest=HUMIDITY.lowest,
+        highest=HUMIDITY.highest,
+        no_value=_NO_HUMIDITY,
     )
+    # Power and current may flow back.
+    yield Kind("current", "current_amperes", "A", CURRENT)
+    yield Kind("power", "power_watts", "W", POWER)
+    yield Kind("energy", "energy_kwh", "kWh", ENERGY)
+    yield Kind("rssi", "rssi_dbm", "dBm", SIGNAL)
+    # What cannot be less than nothing: -1 is for "not known".
+    for names, suffix, unit, scale in (
+        ("battery soil_moisture valve position", "_percent", "%", PERCENT),
+        ("voltage", "_volts", "V", VOLTAGE),
+        ("illuminance", "_lux", "lx", ILLUMINANCE),
+        ("pressure", "_hpa", "hPa", PRESSURE),
+        ("co2 eco2 co", "_ppm", "ppm", PARTS_PER_MILLION),
+        ("tvoc", "_ppb", "ppb", PARTS_PER_BILLION),
+        ("voc pm1 pm25 pm10", "_ug_per_m3", "µg/m³", MASS_CONCENTRATION),
+        ("link_quality", "", "lqi", LINK_QUALITY),
+    ):
+        highest = 100.0 if unit == "%" else math.inf
+        for name in names.split():
+            yield Kind(
+                *(name, f"{name}{suffix}", unit, scale),
+                lowest=0.0,
+                highest=highest,
+                no_value=frozenset({-1.0}),
+            )
+    states = "motion battery_low water_leak smoke carbon_monoxide gas tamper vibration"
+    for name in states.split():
+        yield Kind(name, name, form="state")
+    yield Kind("open", "open", form="state", words=_OPEN)
+    yield Kind("locked", "locked", form="state", words=_LOCKED)
+    # What a button was: ``single``, ``hold``.
+    yield Kind("action", "action", form="event")
 
 
-def _share(name: str) -> Kind:
-    return _amount(name, f"{name}_percent", "%", PERCENT, highest=100.0)
-
-
-def _mass(name: str) -> Kind:
-    return _amount(name, f"{name}_ug_per_m3", "µg/m³", MASS_CONCENTRATION)
-
-
-def _parts(name: str) -> Kind:
-    return _amount(name, f"{name}_ppm", "ppm", PARTS_PER_MILLION)
-
-
-KINDS: Mapping[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        _temperature("temperature", "temperature_celsius"),
-        Kind(
-            *("humidity", "humidity_percent", "%", HUMIDITY),
-            lowest=HUMIDITY.lowest,
-            highest=HUMIDITY.highest,
-            no_value=_NO_HUMIDITY,
-        ),
-        _state("motion"),
-        # Temperatures of no room: a chip's, a dew point, what a thermostat aims at.
-        _temperature("chip_temperature", "chip_celsius"),
-        _temperature("dew_point", "dew_point_celsius"),
-        _temperature("target_temperature", "target_celsius"),
-        _share("battery"),
-        _state("battery_low"),
-        _amount("voltage", "voltage_volts", "V", VOLTAGE),
-        # Power and current may flow back.
-        Kind("current", "current_amperes", "A", CURRENT),
-        Kind("power", "power_watts", "W", POWER),
-        Kind("energy", "energy_kwh", "kWh", ENERGY),
-        _amount("illuminance", "illuminance_lux", "lx", ILLUMINANCE),
-        _amount("pressure", "pressure_hpa", "hPa", PRESSURE),
-        _parts("co2"),
-        _parts("eco2"),
-        _parts("co"),
-        _amount("tvoc", "tvoc_ppb", "ppb", PARTS_PER_BILLION),
-        _mass("voc"),
-        _mass("pm1"),
-        _mass("pm25"),
-        _mass("pm10"),
-        _share("soil_moisture"),
-        _share("valve"),
-        _share("position"),
-        Kind("rssi", "rssi_dbm", "dBm", SIGNAL),
-        _amount("link_quality", "link_quality", "lqi", LINK_QUALITY),
-        _state("open", {"open": True, "opened": True, "close": False, "closed": False}),
-        _state("locked", _LOCKED),
-        _state("water_leak"),
-        _state("smoke"),
-        _state("carbon_monoxide"),
-        _state("gas"),
-        _state("tamper"),
-        _state("vibration"),
-        # What a button was: ``single``, ``hold``.
-        Kind("action", "action", form="event"),
-    )
-}
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _kinds()}
 
 
 #: A routing key has at most 255 bytes; this leaves room for what stands before.
@@ -224,23 +197,18 @@ def _digest(text: str) -> str:
 
 #: Of sensors: https://www.home-assistant.io/integrations/sensor#device-class
 SENSOR_CLASSES: Mapping[str, str] = {
-    "temperature": "temperature",
-    "humidity": "humidity",
-    "battery": "battery",
-    "voltage": "voltage",
-    "current": "current",
-    "power": "power",
-    "energy": "energy",
-    "illuminance": "illuminance",
-    "pressure": "pressure",
+    **{
+        kind: kind
+        for kind in (
+            *("temperature", "humidity", "battery", "voltage", "current", "power"),
+            *("energy", "illuminance", "pressure", "pm1", "pm25", "pm10"),
+        )
+    },
     "atmospheric_pressure": "pressure",
     "carbon_dioxide": "co2",
     "carbon_monoxide": "co",
     "volatile_organic_compounds": "voc",
     "volatile_organic_compounds_parts": "tvoc",
-    "pm1": "pm1",
-    "pm25": "pm25",
-    "pm10": "pm10",
     "moisture": "soil_moisture",
     "signal_strength": "rssi",
 }
@@ -256,22 +224,15 @@ class State(NamedTuple):
 
 #: Of binary sensors: https://www.home-assistant.io/integrations/binary_sensor#device-class
 BINARY_CLASSES: Mapping[str, State] = {
-    "motion": State("motion"),
-    "occupancy": State("motion"),
-    "presence": State("motion"),
-    "moving": State("motion"),
-    "door": State("open"),
-    "window": State("open"),
-    "garage_door": State("open"),
-    "opening": State("open"),
+    **dict.fromkeys(("motion", "occupancy", "presence", "moving"), State("motion")),
+    **dict.fromkeys(("door", "window", "garage_door", "opening"), State("open")),
     "lock": State("locked", inverted=True),
     "moisture": State("water_leak"),
-    "smoke": State("smoke"),
-    "carbon_monoxide": State("carbon_monoxide"),
-    "gas": State("gas"),
-    "tamper": State("tamper"),
-    "vibration": State("vibration"),
     "battery": State("battery_low"),
+    **{
+        kind: State(kind)
+        for kind in ("smoke", "carbon_monoxide", "gas", "tamper", "vibration")
+    },
 }
 
 #: Kinds that a name is not taken for: ``button_action``, ``car_position``.

@@ -30,40 +30,34 @@ from producers.sensornet.payload import (
 #: Of the attributes that a device may have side by side only one, the usual one, goes
 #: by the device's name alone.
 _ATTRIBUTES: Mapping[str, Meaning] = {
+    **{
+        kind: Meaning(kind)
+        for kind in (
+            *(
+                "temperature",
+                "humidity",
+                "pressure",
+                "co2",
+                "eco2",
+                "co",
+                "pm1",
+                "pm25",
+            ),
+            *("pm10", "soil_moisture", "battery", "battery_low", "voltage", "current"),
+            *("power", "energy", "water_leak", "smoke", "carbon_monoxide", "gas"),
+            *("tamper", "vibration", "position", "action"),
+        )
+    },
     **meanings(
         {
-            "temperature": "temperature",
-            "humidity": "humidity",
             "motion": "occupancy",
-            "battery": "battery",
-            "battery_low": "battery_low",
-            "voltage": "voltage",
-            "current": "current",
-            "power": "power",
-            "energy": "energy",
             "illuminance": "illuminance illuminance_lux",
-            "pressure": "pressure",
-            "co2": "co2",
-            "eco2": "eco2",
-            "co": "co",
             "tvoc": "voc",
-            "pm1": "pm1",
-            "pm25": "pm25",
-            "pm10": "pm10",
-            "soil_moisture": "soil_moisture",
             "chip_temperature": "device_temperature",
             "link_quality": "linkquality",
-            "water_leak": "water_leak",
-            "smoke": "smoke",
-            "carbon_monoxide": "carbon_monoxide",
-            "gas": "gas",
-            "tamper": "tamper",
-            "vibration": "vibration",
             "locked": "lock_state",
             "target_temperature": "current_heating_setpoint",
             "valve": "pi_heating_demand",
-            "position": "position",
-            "action": "action",
         }
     ),
     "contact": Meaning("open", inverted=True),  # it is true while closed
