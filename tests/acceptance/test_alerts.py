@@ -90,7 +90,7 @@ def firing(env: dict[str, str]) -> list[str]:
         return [alert.source for alert in tables.firing()]
 
 
-def test_every_alert_is_told_once_although_both_queues_get_it(
+def test_every_alert_is_notified_once_although_both_queues_get_it(
     env: dict[str, str], titles: Titles, tmp_path: Path
 ) -> None:
     """The ledger of the alerts exchange: each message told or dead, per queue."""
@@ -138,7 +138,7 @@ def test_groups_and_reminders_need_no_message_to_come(
     assert titles()[:2] == ["attic is damp", "Still: attic is damp"]
 
 
-def test_two_workers_of_a_host_tell_an_alert_once(
+def test_two_workers_of_a_host_notify_an_alert_once(
     env: dict[str, str], titles: Titles, tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
@@ -156,7 +156,7 @@ def test_two_workers_of_a_host_tell_an_alert_once(
     assert len(titles()) == 21
 
 
-def test_what_a_killed_worker_had_taken_in_is_told_by_the_next(
+def test_what_a_killed_worker_had_stored_is_notified_by_the_next(
     env: dict[str, str], titles: Titles, tmp_path: Path
 ) -> None:
     killed = Worker(tmp_path, env, "alerts.notifications", arguments=("-P", "solo"))
@@ -173,7 +173,7 @@ def test_what_a_killed_worker_had_taken_in_is_told_by_the_next(
     assert titles() == ["attic is damp"]
 
 
-def test_alerts_are_told_when_the_phone_can_be_reached_again(
+def test_alerts_are_notified_when_the_phone_can_be_reached_again(
     env: dict[str, str], receiver: Receiver, tmp_path: Path
 ) -> None:
     receiver.stop()

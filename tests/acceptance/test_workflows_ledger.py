@@ -147,7 +147,7 @@ def test_good_events_are_taken_and_archived_and_bad_ones_are_dead_with_a_reason(
     assert_empty(env)
 
 
-def test_while_n8n_is_down_the_queues_rest_and_nothing_dies(
+def test_while_n8n_is_unavailable_the_queues_are_paused_and_nothing_dies(
     configure: Configure, receiver: Receiver, tmp_path: Path
 ) -> None:
     env = configure(workflow("all"))
@@ -186,7 +186,7 @@ def test_a_slow_webhook_does_not_hold_up_the_others(
     assert_empty(env)
 
 
-def test_errors_are_retried_or_dead_as_they_say_and_nobody_is_called_twice(
+def test_errors_are_retried_or_dead_and_no_webhook_is_called_twice(
     configure: Configure, receiver: Receiver, tmp_path: Path
 ) -> None:
     motions = "sensors.motion.#"

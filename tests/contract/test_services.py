@@ -149,7 +149,7 @@ ANSWERED = {(stat_object, "breaking off"), (stat_object, "dripping a body")}
         if (work, title) not in ANSWERED
     ],
 )
-def test_whatever_answers_in_place_of_a_service_is_a_passing_trouble(
+def test_whatever_answers_in_place_of_a_service_is_transient(
     name: str, work: Callable[[Liar], None], lie: Lie
 ) -> None:
     with Liar(lie) as liar, pytest.raises(MeshError) as caught:
@@ -175,7 +175,7 @@ def test_whatever_answers_in_place_of_a_service_is_a_passing_trouble(
         ("triton", ask_model, answer("400 Bad Request", b"")),
     ],
 )
-def test_what_the_service_itself_would_not_say_is_trouble(
+def test_what_the_service_itself_would_not_answer_is_transient(
     name: str, work: Callable[[Liar], None], lie: Lie
 ) -> None:
     with Liar(lie) as liar, pytest.raises(MeshError) as caught:
@@ -225,7 +225,7 @@ FILES: list[tuple[str, Callable[[Path], None]]] = [
 
 
 @pytest.mark.parametrize(("name", "work"), FILES)
-def test_a_directory_that_cannot_be_made_is_a_passing_trouble(
+def test_a_directory_that_cannot_be_made_is_transient(
     name: str, work: Callable[[Path], None], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -239,7 +239,7 @@ def test_a_directory_that_cannot_be_made_is_a_passing_trouble(
 
 
 @pytest.mark.parametrize(("name", "work"), FILES[1:])
-def test_a_file_that_is_no_database_or_locked_is_a_passing_trouble(
+def test_a_file_that_is_no_database_or_locked_is_transient(
     name: str,
     work: Callable[[Path], None],
     tmp_path: Path,
@@ -260,7 +260,7 @@ def test_a_file_that_is_no_database_or_locked_is_a_passing_trouble(
     assert outcome.sink == name
 
 
-def test_a_disk_that_takes_small_files_and_no_large_ones_is_a_passing_trouble(
+def test_a_disk_that_takes_small_files_and_no_large_ones_is_transient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync = os.fsync

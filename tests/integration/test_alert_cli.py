@@ -101,9 +101,7 @@ def test_a_silence_is_made_shown_and_ended(manager: Manager, alerts: Command) ->
     assert alerts("expire", silence_id).exit_code == 1
 
 
-def test_a_silence_tells_what_it_silences_now(
-    manager: Manager, alerts: Command
-) -> None:
+def test_silence_lists_what_it_silences_now(manager: Manager, alerts: Command) -> None:
     manager.update()
 
     made = alerts("silence", "location=attic", "--for", "2h")
@@ -170,7 +168,7 @@ def test_wrong_usage(alerts: Command, arguments: tuple[str, ...]) -> None:
     assert alerts(*arguments).exit_code == 2
 
 
-def test_the_history_tells_what_happened(manager: Manager, alerts: Command) -> None:
+def test_the_history_lists_what_happened(manager: Manager, alerts: Command) -> None:
     manager.update(fingerprint="abc")
     alerts("ack", "abc")
     manager.update(fingerprint="abc", resolved=True, message="dry again")

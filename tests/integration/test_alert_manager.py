@@ -91,7 +91,7 @@ def test_a_thousand_alerts_are_taken_in_without_looking_at_all_groups_for_each(
 
 
 class TestTelling:
-    def test_an_alert_is_told_after_the_group_wait_and_once(
+    def test_an_alert_is_notified_after_the_group_wait_and_once(
         self, manager: Manager, titles: Titles
     ) -> None:
         manager.update()
@@ -101,7 +101,7 @@ class TestTelling:
         manager.at(30, 31, 300, 3_000)
         assert titles() == [DAMP]
 
-    def test_news_that_repeat_what_is_known_tell_nothing(
+    def test_updates_that_repeat_what_is_known_notify_nothing(
         self, manager: Manager, titles: Titles
     ) -> None:
         manager.update()
@@ -112,7 +112,7 @@ class TestTelling:
 
         assert titles() == [DAMP]
 
-    def test_its_end_is_told_and_replaces_it_on_the_phone(
+    def test_its_end_is_notified_and_replaces_it_on_the_phone(
         self, manager: Manager, titles: Titles, ntfy: Ntfy, topic: str
     ) -> None:
         manager.update()
@@ -135,7 +135,7 @@ class TestTelling:
         assert len(ntfy.sent(topic)) == 3
         assert [message["title"] for message in ntfy.shown(topic)] == [DAMP]
 
-    def test_an_alert_that_is_over_within_the_group_wait_is_not_told(
+    def test_an_alert_that_is_over_within_the_group_wait_is_not_notified(
         self, manager: Manager, titles: Titles
     ) -> None:
         manager.update()
@@ -156,7 +156,7 @@ class TestTelling:
         assert len(titles()) == 1
         assert titles()[0].endswith("is damp and 3 more")
 
-    def test_the_more_urgent_group_is_told_first(
+    def test_the_more_urgent_group_is_notified_first(
         self, manager: Manager, titles: Titles
     ) -> None:
         manager.update(source="a", title="info", severity="info")
@@ -166,7 +166,7 @@ class TestTelling:
 
         assert titles() == ["critical", "warning", "info"]
 
-    def test_a_graver_severity_is_told_and_replaces_the_notification(
+    def test_a_higher_severity_is_notified_and_replaces_the_notification(
         self, new_manager: NewManager, ntfy: Ntfy, topic: str
     ) -> None:
         critical = {"name": "critical", "match": ["severity=critical"]}
@@ -216,7 +216,7 @@ class TestTelling:
 
 
 class TestReminding:
-    def test_an_alert_that_goes_on_is_told_again(
+    def test_an_alert_that_goes_on_is_notified_again(
         self, manager: Manager, titles: Titles
     ) -> None:
         manager.update()
@@ -224,7 +224,7 @@ class TestReminding:
 
         assert titles() == [DAMP, f"Still: {DAMP}", f"Still: {DAMP}"]
 
-    def test_an_acknowledged_one_is_not_but_its_end_is_told(
+    def test_an_acknowledged_one_is_not_but_its_end_is_notified(
         self, manager: Manager, titles: Titles, run_cli: Callable[..., str]
     ) -> None:
         manager.update()
@@ -238,7 +238,7 @@ class TestReminding:
         manager.at(9 * HOUR, 9 * HOUR + 30)
         assert titles() == [DAMP, DRY]
 
-    def test_an_alert_that_nobody_speaks_of_is_over_some_day(
+    def test_an_alert_without_updates_is_over_some_day(
         self, new_manager: NewManager, titles: Titles
     ) -> None:
         manager = new_manager(resolve_timeout="2h")
@@ -271,7 +271,7 @@ def listed(run_cli: Callable[..., str]) -> list[dict[str, Any]]:
 
 
 class TestMuting:
-    def test_a_silenced_alert_is_told_when_the_silence_ends(
+    def test_a_silenced_alert_is_notified_when_the_silence_ends(
         self, manager: Manager, titles: Titles
     ) -> None:
         silence(manager, "location=attic", until=HOUR)
@@ -293,7 +293,7 @@ class TestMuting:
 
         assert titles() == [DAMP]
 
-    def test_the_end_of_an_alert_that_was_told_waits_for_the_silence_too(
+    def test_the_end_of_a_notified_alert_waits_for_the_silence_too(
         self, manager: Manager, titles: Titles
     ) -> None:
         manager.update()
@@ -306,7 +306,7 @@ class TestMuting:
         manager.at(HOUR)
         assert titles() == [DAMP, DRY]
 
-    def test_an_inhibited_alert_is_told_when_the_graver_one_is_over(
+    def test_an_inhibited_alert_is_notified_when_the_inhibiting_one_is_over(
         self, new_manager: NewManager, titles: Titles
     ) -> None:
         rule = {
@@ -342,7 +342,7 @@ class TestMuting:
         manager.at(2_400)
         assert titles() == ["fire", "bath is damp"]
 
-    def test_what_ended_within_quiet_hours_is_told_in_the_morning(
+    def test_what_ended_within_quiet_hours_is_notified_in_the_morning(
         self, new_manager: NewManager, ntfy: Ntfy, topic: str
     ) -> None:
         manager = new_manager(quiet_hours={"from": "13:00", "to": "14:00"})
@@ -354,7 +354,7 @@ class TestMuting:
         (message,) = ntfy.sent(topic)
         assert message["title"] == DRY
 
-    def test_a_flapping_alert_is_told_as_such_once_and_then_when_it_has_settled(
+    def test_a_flapping_alert_is_notified_as_such_once_and_then_when_it_has_settled(
         self, new_manager: NewManager, titles: Titles
     ) -> None:
         eager = {"group_wait": "0s", "group_interval": "0s", "repeat_interval": "4h"}
@@ -436,7 +436,7 @@ class TestFailingReceivers:
         one.at(kept)
         assert len(receiver.requests) == 2
 
-    def test_a_receiver_in_trouble_is_not_asked_for_every_group(
+    def test_a_receiver_that_fails_is_not_tried_for_every_group(
         self, one: Manager, receiver: Receiver
     ) -> None:
         receiver.always = Answer(503, headers={"Retry-After": "60"})
@@ -449,7 +449,7 @@ class TestFailingReceivers:
         one.at(61)
         assert len(receiver.requests) == 21
 
-    def test_what_ended_meanwhile_is_told_all_the_same(
+    def test_what_ended_meanwhile_is_notified_all_the_same(
         self, one: Manager, receiver: Receiver
     ) -> None:
         receiver.script(Answer(503))
@@ -460,7 +460,7 @@ class TestFailingReceivers:
 
         assert json.loads(receiver.requests[-1].body)["title"] == DRY
 
-    def test_the_end_of_what_was_told_is_tried_again_too(
+    def test_the_end_of_what_was_notified_is_retried_too(
         self, one: Manager, receiver: Receiver
     ) -> None:
         receiver.script(Answer(200), Answer(503))
@@ -518,7 +518,7 @@ class TestSurviving:
         after.at(30, 60)
         assert titles() == [DAMP]
 
-    def test_several_processes_tell_it_once(
+    def test_several_processes_notify_once(
         self, manager: Manager, titles: Titles, ntfy: Ntfy, topic: str, tmp_path: Path
     ) -> None:
         for number in range(5):
@@ -544,7 +544,7 @@ class TestSurviving:
         manager.at(300)
         assert titles() == [DAMP]
 
-    def test_other_routes_do_not_tell_anything_anew(
+    def test_other_routes_notify_nothing_anew(
         self, new_manager: NewManager, titles: Titles
     ) -> None:
         before = new_manager()

@@ -86,7 +86,7 @@ def test_a_beginning_that_is_delivered_again_after_the_end_changes_nothing(
     assert known() == {"rules.damp": ("warning", False)}
 
 
-def test_a_publisher_who_gives_every_message_the_same_id_is_heard_each_time(
+def test_messages_that_all_have_the_same_id_all_count(
     sinks: Sinks, known: Known
 ) -> None:
     for minute, resolved in enumerate((False, True, False)):

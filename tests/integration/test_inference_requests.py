@@ -148,7 +148,7 @@ def test_requests_are_stacked_and_each_gets_its_own_rows(
     }
 
 
-def test_a_model_that_takes_no_batches_is_asked_one_by_one(
+def test_a_model_that_takes_no_batches_gets_requests_one_by_one(
     sinks: Sinks, triton: Triton, results: Results
 ) -> None:
     def text(word: str) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def test_a_rerun_gives_results_of_the_same_message_ids(
         ({"timestamp": "yesterday"}, "timestamp"),
     ],
 )
-def test_a_request_that_does_not_fit_is_dead_and_the_requester_is_told(
+def test_a_request_that_does_not_fit_is_dead_and_its_result_has_the_reason(
     sinks: Sinks, results: Results, changes: dict[str, Any], reason: str
 ) -> None:
     outcomes = ask_models(
@@ -226,7 +226,7 @@ def test_a_request_that_does_not_fit_is_dead_and_the_requester_is_told(
     assert answers["bad"]["camera"] == "porch"
 
 
-def test_a_requester_who_names_no_model_is_told_by_the_routing_key(
+def test_without_a_model_the_result_goes_by_the_routing_key(
     sinks: Sinks, amqp_url: str
 ) -> None:
     (outcome,) = ask_models(batch_of({"request_id": "r1", "inputs": []}), sinks)
@@ -264,7 +264,7 @@ def test_a_request_that_fails_does_not_fail_its_neighbours_in_the_stack(
     }
 
 
-def test_a_model_that_skips_rows_is_asked_one_by_one(
+def test_a_model_that_skips_rows_gets_requests_one_by_one(
     sinks: Sinks, results: Results
 ) -> None:
     asked = [request(f"r{n}", n, SKIP_A_ROW) for n in range(3)]
@@ -301,7 +301,7 @@ def test_a_result_that_its_queue_does_not_take_is_an_error(
 # --- requests that have to wait
 
 
-def test_while_the_server_is_down_good_requests_wait_and_bad_ones_are_dead(
+def test_while_the_server_is_unavailable_good_requests_wait_and_bad_ones_are_dead(
     open_sinks: OpenSinks, new_triton: Triton, results: Results
 ) -> None:
     sinks = open_sinks(MESH_TRITON_URL=new_triton.url)
@@ -374,7 +374,7 @@ def test_requests_to_a_model_that_is_not_loaded_wait_and_others_are_answered(
     assert list(results()) == ["r2"]
 
 
-def test_a_model_that_takes_other_inputs_by_now_is_asked_what_it_takes(
+def test_the_description_of_a_model_is_read_again_when_inputs_do_not_fit(
     open_sinks: OpenSinks, new_triton: Triton, tmp_path: Path, results: Results
 ) -> None:
     sinks = open_sinks(MESH_TRITON_URL=new_triton.url)

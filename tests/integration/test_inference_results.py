@@ -277,7 +277,7 @@ def test_a_rerun_changes_nothing(
     assert one.body == other.body
 
 
-def test_while_the_store_is_down_results_wait(
+def test_while_the_store_is_unavailable_results_wait(
     evaluate: Evaluate, victoria: VictoriaMetrics
 ) -> None:
     victoria.kill()

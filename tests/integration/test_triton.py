@@ -79,7 +79,7 @@ def test_inputs_may_be_optional_and_models_may_take_no_batches(
     assert spec.max_batch_size == 0
 
 
-def test_what_a_model_takes_is_asked_again_only_after_a_while(
+def test_the_description_of_a_model_is_read_again_only_after_a_while(
     connect: Connect, triton: Server
 ) -> None:
     sink = connect(triton.url)
@@ -194,7 +194,7 @@ def test_a_model_that_was_unloaded_is_not_ready_until_it_is_loaded(
     assert ask(sink, "obedient", rows((1, DOUBLE))).outputs
 
 
-def test_a_model_that_is_being_loaded_is_asked_again_later(
+def test_a_model_that_is_being_loaded_is_retried_later(
     connect: Connect, new_triton: Server, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -319,7 +319,7 @@ def test_an_answer_that_is_not_tritons_is_no_fault_of_the_request(
         connect(receiver.url).model("obedient", "")
 
 
-def test_a_connection_that_was_cut_while_nobody_used_it_is_not_missed(
+def test_an_idle_connection_that_was_cut_is_replaced(
     connect: Connect, triton: Server
 ) -> None:
     with Proxy(triton.port) as proxy:

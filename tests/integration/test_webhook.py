@@ -201,7 +201,7 @@ def test_a_text_that_a_small_server_calls_html_is_done(
     sink.call(workflow(), b"{}", {})
 
 
-def test_a_page_in_place_of_all_of_n8n_means_that_it_is_down(
+def test_a_page_in_place_of_all_of_n8n_means_that_it_is_unavailable(
     sink: Webhooks, receiver: Receiver
 ) -> None:
     receiver.always = Answer(200, PAGE)
@@ -306,7 +306,7 @@ def pause(sink: Webhooks, name: str = "light") -> tuple[float | None, bool]:
     return caught.value.retry_after_seconds, caught.value.counts
 
 
-def test_a_busy_webhook_is_left_alone_as_long_as_it_asks(
+def test_a_busy_webhook_is_paused_as_long_as_it_asks(
     patient: Webhooks, receiver: Receiver, clock: Clock
 ) -> None:
     receiver.script(Answer(429, headers={"Retry-After": "30"}))
@@ -402,7 +402,7 @@ def test_an_answer_whose_end_is_missing_counts(connect: Connect) -> None:
     "health",
     [Answer(502), Answer(503), Answer(504), Answer(200, b"n8n is starting up")],
 )
-def test_when_n8n_is_not_well_either_it_is_n8n_that_is_down(
+def test_when_n8n_fails_too_it_is_n8n_that_is_unavailable(
     sink: Webhooks, receiver: Receiver, health: Answer
 ) -> None:
     receiver.by_path[HEALTH] = health
@@ -414,7 +414,7 @@ def test_when_n8n_is_not_well_either_it_is_n8n_that_is_down(
     assert caught.value.sink == "webhook"
 
 
-def test_n8n_that_nobody_reaches_is_down(connect: Connect) -> None:
+def test_n8n_that_cannot_be_reached_is_unavailable(connect: Connect) -> None:
     with pytest.raises(SinkUnavailable, match="Connection refused"):
         connect(nobody()).call(workflow(), b"{}", {})
 
@@ -426,7 +426,7 @@ def test_n8n_by_its_whole_url_is_n8n(connect: Connect) -> None:
         connect(url).call(workflow(f"{url}/webhook/x"), b"{}", {})
 
 
-def test_another_host_that_nobody_reaches_leaves_n8n_alone(
+def test_another_host_that_cannot_be_reached_does_not_count_for_n8n(
     sink: Webhooks, receiver: Receiver
 ) -> None:
     with pytest.raises(WebhookBusy, match="cannot be reached"):

@@ -274,7 +274,7 @@ def test_what_is_not_called_before_the_batch_has_taken_too_long_is_not_held_agai
     assert receiver.requests == []
 
 
-def test_while_n8n_is_down_only_the_first_call_finds_out(
+def test_while_n8n_is_unavailable_only_the_first_call_is_made(
     open_sinks: Open, receiver: Receiver, broker: str
 ) -> None:
     elsewhere = workflow("elsewhere", url=f"{receiver.url}/elsewhere")

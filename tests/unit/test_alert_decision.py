@@ -63,7 +63,7 @@ def wake_in(decision: Decision, second: float) -> float | None:
 
 
 class TestNews:
-    def test_a_group_is_gathered_before_it_is_first_told(self) -> None:
+    def test_a_group_is_gathered_before_its_first_notification(self) -> None:
         early = at(10, GROUP, member(firing()))
         due = at(30, GROUP, member(firing()), member(firing("b")))
 
@@ -85,19 +85,19 @@ class TestNews:
         assert wake_in(at(100, group, *members), 100) == 200
         assert at(300, group, *members).notify == ("a", "b")
 
-    def test_what_is_told_already_is_no_news(self) -> None:
+    def test_what_was_notified_already_is_no_news(self) -> None:
         decision = at(300, NOTIFIED_GROUP, member(firing(), FIRING))
 
         assert decision.notify == ()
         assert not decision.has_news
 
-    def test_an_end_is_news_to_who_was_told_of_the_beginning(self) -> None:
+    def test_an_end_is_news_if_the_beginning_was_notified(self) -> None:
         decision = at(300, NOTIFIED_GROUP, member(over(), FIRING))
 
         assert decision.has_news
         assert at(400, replace(GROUP, notified_at=NOW), member(over(), FIRING)).notify
 
-    def test_an_alert_that_was_over_before_it_was_told_is_forgotten(self) -> None:
+    def test_an_alert_that_was_over_before_its_notification_is_dropped(self) -> None:
         decision = at(30, GROUP, member(over()))
 
         assert (decision.notify, decision.drop) == ((), ("a",))
@@ -126,7 +126,7 @@ class TestNews:
 
 
 class TestReminders:
-    def test_an_alert_that_goes_on_is_told_again(self) -> None:
+    def test_an_alert_that_goes_on_is_notified_again(self) -> None:
         early = at(HOUR, NOTIFIED_GROUP, member(firing(), FIRING))
         due = at(4 * HOUR, NOTIFIED_GROUP, member(firing(), FIRING))
 
@@ -140,7 +140,7 @@ class TestReminders:
 
         assert (decision.notify, decision.wake_at) == ((), None)
 
-    def test_its_end_is_told_all_the_same(self) -> None:
+    def test_its_end_is_notified_all_the_same(self) -> None:
         known = replace(over(), acknowledged_by="ann")
 
         assert at(HOUR, replace(GROUP, notified_at=NOW), member(known, FIRING)).notify
@@ -157,7 +157,7 @@ class TestMuting:
     night = Mute("quiet hours", NOW + HOUR, keeps_pending=True)
     inhibition = Mute("inhibited", None, keeps_pending=False)
 
-    def test_a_muted_alert_is_not_told_until_the_muting_ends(self) -> None:
+    def test_a_muted_alert_is_not_notified_until_the_muting_ends(self) -> None:
         muted = at(30, GROUP, member(firing(), mute=self.silence))
 
         assert (muted.notify, wake_in(muted, 30)) == ((), HOUR - 30)
@@ -171,20 +171,20 @@ class TestMuting:
 
         assert at(30, GROUP, *members).notify == ("b",)
 
-    def test_what_begins_and_ends_while_silenced_is_never_told(self) -> None:
+    def test_what_begins_and_ends_while_silenced_is_never_notified(self) -> None:
         decision = at(30, GROUP, member(firing(), mute=self.silence))
 
         assert decision.pending == ()
         assert at(60, GROUP, member(over(), mute=self.silence)).drop == ("a",)
 
-    def test_what_begins_in_quiet_hours_is_owed(self) -> None:
+    def test_what_begins_in_quiet_hours_is_pending(self) -> None:
         early = at(10, GROUP, member(firing(), mute=self.night))
         due = at(30, GROUP, member(firing(), mute=self.night))
 
         assert (early.pending, wake_in(early, 10)) == ((), 20)
         assert due.pending == ("a",)
 
-    def test_what_began_and_ended_in_them_is_told_afterwards(self) -> None:
+    def test_what_began_and_ended_in_them_is_notified_afterwards(self) -> None:
         pending = NotificationState(pending=True)
 
         assert at(60, GROUP, member(over(), pending, self.night)).drop == ()
@@ -198,7 +198,7 @@ class TestMuting:
 
 
 class TestFailures:
-    def test_a_failed_group_is_left_alone_until_it_is_tried_again(self) -> None:
+    def test_a_failed_group_waits_until_it_is_retried(self) -> None:
         group = GROUP.failed(NOW + 90)
 
         assert wake_in(at(60, group, member(firing())), 60) == 30
@@ -217,14 +217,14 @@ class TestFlapping:
     changes = (NOW, NOW + 10, NOW + 20, NOW + 30)
     group = replace(GROUP, notified_at=NOW - HOUR)
 
-    def test_it_is_told_once(self) -> None:
+    def test_it_is_notified_once(self) -> None:
         flapping = replace(firing(), changes=self.changes)
         told = NotificationState("flapping", "warning", at=NOW + 40)
 
         assert at(40, self.group, member(flapping, FIRING)).notify == ("a",)
         assert not at(50, NOTIFIED_GROUP, member(flapping, told)).has_news
 
-    def test_it_is_told_again_when_it_has_settled(self) -> None:
+    def test_it_is_notified_again_when_it_has_settled(self) -> None:
         flapping = replace(over(), changes=self.changes)
         told = NotificationState("flapping", "warning", at=NOW + 40)
         meanwhile = at(50, NOTIFIED_GROUP, member(flapping, told))
@@ -265,7 +265,7 @@ def members(draw: st.DrawFn) -> list[Member]:
 
 
 @given(members(), st.floats(0, 6 * HOUR), st.booleans())
-def test_news_are_told_owed_or_looked_at_again(
+def test_news_are_notified_pending_or_looked_at_again(
     crowd: list[Member], second: float, is_failing: bool
 ) -> None:
     """Whatever the state of a group, no news is left lying."""

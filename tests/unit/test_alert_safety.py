@@ -109,7 +109,7 @@ def manager(tmp_path: Path, receiver: Receiver) -> Any:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.lists(st.tuples(alerts, st.sampled_from(PROPERTIES)), min_size=20))
-def test_every_alert_that_is_valid_is_listed_and_told_and_takes_no_neighbour_along(
+def test_every_valid_alert_is_listed_and_notified_and_fails_no_other(
     manager: Manager, contents: list[tuple[Any, Any]]
 ) -> None:
     fire = alert_fields(source=f"fire{manager.now}", starts_at=manager.now)
@@ -174,7 +174,7 @@ def test_a_silence_that_a_clock_ahead_began_begins_when_it_is_put_right(
     assert (kept.starts_at, kept.ends_at) == (NOW, NOW + 600)
 
 
-def test_an_end_counts_though_the_beginning_was_told_by_a_clock_ahead(
+def test_an_end_counts_though_the_beginning_is_by_a_clock_ahead(
     manager: Manager,
 ) -> None:
     manager.update(starts_at=NOW + 3_600)

@@ -53,7 +53,7 @@ def test_it_began_when_it_says_so() -> None:
     assert certain({"starts_at": clock(-300)}).starts_at == NOW - 300
 
 
-def test_news_of_an_alert_that_goes_on_change_its_text_only() -> None:
+def test_updates_of_an_alert_that_goes_on_change_its_text_only() -> None:
     state = certain({}, {"message": "attic has 90 % humidity."})
 
     assert state.message == "attic has 90 % humidity."
@@ -61,7 +61,7 @@ def test_news_of_an_alert_that_goes_on_change_its_text_only() -> None:
     assert state.changes == (NOW,)
 
 
-def test_it_ends_with_what_the_resolving_news_say() -> None:
+def test_it_ends_with_the_text_of_the_resolving_update() -> None:
     state = certain({}, {"resolved": True, "message": "attic is back at 60 %."})
 
     assert not state.firing
@@ -118,11 +118,11 @@ def test_severity_rises_at_once() -> None:
     assert certain({}, {"severity": "critical", "said": 0.5}).severity == "critical"
 
 
-def test_severity_falls_with_later_news() -> None:
+def test_severity_falls_with_a_later_update() -> None:
     assert certain({"severity": "critical"}, {"severity": "info"}).severity == "info"
 
 
-def test_severity_does_not_fall_by_news_that_may_have_been_overtaken() -> None:
+def test_severity_does_not_fall_by_an_update_that_may_have_been_overtaken() -> None:
     """The critical news came through one queue, the others through another."""
     state = certain(
         {"severity": "critical", "message": "60 °C", "said": 2},
@@ -154,7 +154,7 @@ def test_long_texts_are_cut() -> None:
     assert len(state.title) + len(state.message) < 5_000
 
 
-def test_an_alert_nobody_speaks_of_is_given_up() -> None:
+def test_an_alert_without_updates_times_out() -> None:
     state = timed_out(certain({}), 604_800, NOW + 604_800)
 
     assert not state.firing

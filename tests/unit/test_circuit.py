@@ -136,7 +136,7 @@ def test_a_wait_is_as_long_as_the_service_kept_us_waiting(circuit: Circuit) -> N
 
 
 @pytest.mark.parametrize(("asked", "waits"), [(90.0, 90.0), (86_400.0, 300.0)])
-def test_nobody_is_tried_before_they_asked_for_it_within_five_minutes(
+def test_no_try_comes_before_the_time_that_was_asked_for_within_five_minutes(
     circuit: Circuit, asked: float, waits: float
 ) -> None:
     circuit.failed("429", 0.0, 0.0, asked_seconds=asked)

@@ -42,7 +42,7 @@ def test_each_request_of_an_array_is_answered() -> None:
 
 
 @pytest.mark.parametrize("body", ["text", 7, None, [[]], [{}]])
-def test_nobody_is_told_where_nobody_can_have_asked(body: Any) -> None:
+def test_there_is_no_result_without_a_requester(body: Any) -> None:
     assert told(envelope(body, "ai.model")) == []
 
 

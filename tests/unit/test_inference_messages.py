@@ -104,17 +104,17 @@ def test_requests_of_an_array_without_ids_have_one_each_and_again_the_same() -> 
 # --- whom to tell
 
 
-def test_who_names_no_model_is_told_by_the_routing_key() -> None:
+def test_without_a_model_the_origin_has_that_of_the_routing_key() -> None:
     origin = origin_of({"request_id": "r1"}, envelope({}, KEY))
 
     assert origin == RequestOrigin("obedient", "r1", NOW, {})
 
 
-def test_who_names_no_model_anywhere_cannot_be_told() -> None:
+def test_without_a_model_anywhere_there_is_no_origin() -> None:
     assert origin_of({"request_id": "r1", "model": 7}, envelope({}, "ai.model")) is None
 
 
-def test_a_bad_timestamp_does_not_keep_a_requester_from_being_told() -> None:
+def test_a_bad_timestamp_does_not_prevent_a_result() -> None:
     origin = origin_of(request(timestamp="noon"), envelope({}, KEY))
 
     assert origin is not None

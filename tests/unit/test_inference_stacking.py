@@ -136,7 +136,7 @@ def test_a_stack_that_is_refused_is_halved_until_the_culprits_stand_alone() -> N
     assert sizes == [8, 4, 2, 2, 1, 1, 4, 2, 2, 1, 1]
 
 
-def test_an_answer_without_a_row_for_each_row_is_asked_for_one_by_one() -> None:
+def test_a_result_without_a_row_for_each_row_is_retried_one_by_one() -> None:
     def infer(inputs: Sequence[Tensor]) -> Inference:
         (y,) = doubled(inputs).outputs
         return Inference("1", (y._replace(shape=(1, 3), data=y.data[:3]),), 1.0)

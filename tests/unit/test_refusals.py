@@ -64,7 +64,7 @@ def selected(status: int, body: str, lines: list[str]) -> list[int] | None:
         ),
     ],
 )
-def test_what_is_not_about_lines_is_the_stores_trouble(status: int, body: str) -> None:
+def test_what_is_not_about_lines_is_the_stores_fault(status: int, body: str) -> None:
     assert refusal_in(status, body, [line(0)]) is None
 
 

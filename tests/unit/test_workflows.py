@@ -309,7 +309,7 @@ def test_it_is_retried_while_any_call_may_still_succeed() -> None:
     assert outcome == Retry("429", "WebhookBusy", retry_after_seconds=30)
 
 
-def test_an_outage_of_n8n_is_what_the_worker_must_hear_of() -> None:
+def test_an_outage_of_n8n_is_the_reason_for_the_worker() -> None:
     outage = Retry("down", "SinkUnavailable", sink="webhook", tried=False)
 
     outcome = combined([Retry("500", tried=False), outage])
