@@ -1,21 +1,37 @@
-"""``meshtasks dlq``: what died, why, and giving it back to where it came from."""
+"""``meshtasks dlq``: dead letters, with their reasons; replaying and dropping them."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated
 
+import click
 import typer
+from pydantic_core import from_json
 
-from meshtasks.amqp.dead_letters import DeadLetter, Groups, Selection, dead_letter_of
+from meshtasks.amqp.connecting import missing_queues
+from meshtasks.amqp.dead_letters import (
+    DeadLetter,
+    Groups,
+    Selection,
+    dead_letter_of,
+    requeue_targets,
+)
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.peek import peek
-from meshtasks.amqp.topology import TOPOLOGY
-from meshtasks.cli.dlq_choice import (
+from meshtasks.amqp.peek import HeldMessages, peek
+from meshtasks.amqp.replay import Replay, Replayed, no_queue
+from meshtasks.amqp.topology import TOPOLOGY, Topology
+from meshtasks.cli.dlq_files import export, import_
+from meshtasks.cli.dlq_queue import (
     EXIT_NOT_FOUND,
     DeadLetterQueue,
     Every,
+    Filters,
+    Found,
     Ids,
     NewerThan,
     OlderThan,
@@ -23,22 +39,18 @@ from meshtasks.cli.dlq_choice import (
     Reason,
     RoutingKey,
     Sensor,
+    body_text,
     find,
-    opened,
-    selection_of,
-)
-from meshtasks.cli.dlq_edit import edited_bodies
-from meshtasks.cli.dlq_files import export, import_
-from meshtasks.cli.dlq_replay import dry_run, replay_selected
-from meshtasks.cli.dlq_view import (
     group_as_json,
     one_line,
+    opened,
     outcome,
     overview,
     page,
 )
-from meshtasks.cli.terminal import fail, say
+from meshtasks.cli.terminal import counting, fail, say
 from meshtasks.config.settings import load_settings
+from meshtasks.errors import Transient
 
 app = typer.Typer(
     help="Dead letters: messages that could not be processed, with the reason.",
@@ -60,31 +72,25 @@ def list_(  # noqa: PLR0913 - options
     older_than: OlderThan = "",
     newer_than: NewerThan = "",
     each: Annotated[
-        bool, typer.Option("--each", help="A line for every letter, with its id.")
+        bool, typer.Option("--each", help="A line for every one, with its id.")
     ] = False,
     limit: Annotated[
-        int, typer.Option(min=1, help="Groups to show, or letters with --each.")
+        int, typer.Option(min=1, help="Groups to show, or lines with --each.")
     ] = 50,
     as_json: _AsJson = False,
 ) -> None:
     """Count the dead letters by reason and queue.
 
-    For each group: how many, what the last of them died of, when the first and the
-    last died, and the id of one to look at with `meshtasks dlq show`.
+    For each group: how many, the reason of the last, when the first and the last
+    failed, and the id of one to look at with `meshtasks dlq show`.
 
-    Exit codes: 0; 69 the broker cannot be reached, or somebody else is looking.
+    Exit codes: 0; 69 the broker cannot be reached, or another command is looking.
     """
-    selection = selection_of(
-        reason=reason,
-        queue=queue,
-        routing_key=routing_key,
-        sensor=sensor,
-        older_than=older_than,
-        newer_than=newer_than,
-    )
+    filters = Filters(reason, queue, routing_key, sensor, older_than, newer_than)
+    selection = filters.selection()
     groups, total, lines = Groups(), 0, 0
 
-    def look_at(_delivery: Delivery, letter: DeadLetter) -> None:
+    def visit(_delivery: Delivery, letter: DeadLetter) -> None:
         nonlocal total, lines
         if not selection.matches(letter):
             return
@@ -93,11 +99,10 @@ def list_(  # noqa: PLR0913 - options
             groups.add(letter)
         elif lines < limit:
             lines += 1
-            said = json.dumps(letter._asdict()) if as_json else one_line(letter)
-            say(said)
+            say(json.dumps(letter._asdict()) if as_json else one_line(letter))
 
     with opened(load_settings(), queue) as letters:
-        letters.look("looking", look_at)
+        letters.peek("looking", visit)
     if each:
         if total > lines:
             say(f"{total - lines:,} more (--limit {total})", err=True)
@@ -112,16 +117,17 @@ def list_(  # noqa: PLR0913 - options
 @app.command()
 def show(
     letter_id: Annotated[
-        str, typer.Argument(metavar="ID", help="Of a letter; its beginning will do.")
+        str,
+        typer.Argument(metavar="ID", help="Of a dead letter; its beginning will do."),
     ],
     *,
     raw: Annotated[
         bool, typer.Option("--raw", help="Only the body, byte for byte.")
     ] = False,
 ) -> None:
-    """Show one dead letter: why it died, its headers, its traceback, its body.
+    """Show one dead letter: its reason, headers, traceback and body.
 
-    Exit codes: 0; 1 there is no such letter; 69 the broker cannot be reached.
+    Exit codes: 0; 1 there is no such dead letter; 69 the broker cannot be reached.
     """
     with opened(load_settings()) as letters:
         (found,) = find(letters, [letter_id])
@@ -144,7 +150,7 @@ def replay(  # noqa: PLR0913 - options
     newer_than: NewerThan = "",
     every: Every = False,
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done.")
+        bool, typer.Option("--dry-run", help="Show what would be done.")
     ] = False,
     rate: Annotated[
         float | None,
@@ -154,49 +160,40 @@ def replay(  # noqa: PLR0913 - options
         bool, typer.Option("--edit", help="Edit the bodies in $EDITOR first.")
     ] = False,
 ) -> None:
-    """Give dead letters back to the queue they failed in, and to no other.
+    """Return dead letters to the queue they failed in, and to no other.
 
-    A letter is removed once its message is confirmed there, so interrupting this
-    loses none. One that fails again is a dead letter again, which knows how often it
-    was replayed and what it had died of before. Messages that no binding matched go
-    to the queues that one leads to now, if any.
+    A dead letter is removed once its message is confirmed there, so interrupting this
+    loses none. One that fails again is a dead letter again, with its earlier reasons
+    and the number of replays. Messages that no binding matched go to the queues that
+    one leads to now, if any.
 
-    Exit codes: 0; 1 some were kept, or there is no such letter; 69 the broker cannot
-    be reached; 130 interrupted.
+    Exit codes: 0; 1 some were kept, or there is no such dead letter; 69 the broker
+    cannot be reached; 130 interrupted.
 
     Example: meshtasks dlq replay --queue sensors.temperature --reason UnknownUnit
     """
-    selection = selection_of(
-        ids=ids or (),
-        reason=reason,
-        queue=queue,
-        routing_key=routing_key,
-        sensor=sensor,
-        older_than=older_than,
-        newer_than=newer_than,
-        every=every,
-    )
+    filters = Filters(reason, queue, routing_key, sensor, older_than, newer_than)
+    selection = filters.selection(ids, every=every)
     settings = load_settings()
+    topology = settings.read(TOPOLOGY)
     with opened(settings, queue) as letters:
         edited = None
         if edit:
             if not ids:
-                message = "takes letters by their ids"
+                message = "takes dead letters by their ids"
                 raise typer.BadParameter(message, param_hint="--edit")
-            edited = edited_bodies(find(letters, ids))
+            edited = {each.letter.id: _edited(each) for each in find(letters, ids)}
             selection = Selection(ids=frozenset(edited))
         elif ids:
-            find(letters, ids)  # an id that could be that of several ends here
+            find(letters, ids)  # the beginning of several ids ends the command here
         if dry:
-            result = dry_run(letters, selection, settings.read(TOPOLOGY))
+            result = _dry_run(letters, selection, topology)
         else:
-            result = replay_selected(
-                letters, selection, settings.read(TOPOLOGY), rate, edited
-            )
+            result = _replay(letters, selection, topology, rate, edited)
         for line in outcome(result, dry=dry):
             say(line)
         letters.exit_if_stopped(
-            "what is not given back is still a dead letter; the same command goes on"
+            "what was not requeued is still a dead letter; the same command goes on"
         )
     if result.kept:
         raise typer.Exit(EXIT_NOT_FOUND)
@@ -217,27 +214,19 @@ def drop(  # noqa: PLR0913 - options
 ) -> None:
     """Delete dead letters for good; `meshtasks dlq export` keeps a copy.
 
-    Exactly those are deleted that were counted when it asked. With --older-than or
-    --newer-than, letters whose time nobody noted are left.
+    Exactly those are deleted that were counted before the question. With --older-than
+    or --newer-than, dead letters of unknown age are left.
 
-    Exit codes: 0; 1 not confirmed, or there is no such letter; 69 the broker cannot
-    be reached.
+    Exit codes: 0; 1 not confirmed, or there is no such dead letter; 69 the broker
+    cannot be reached.
     """
-    selection = selection_of(
-        ids=ids or (),
-        reason=reason,
-        queue=queue,
-        routing_key=routing_key,
-        sensor=sensor,
-        older_than=older_than,
-        newer_than=newer_than,
-        every=every,
-    )
+    filters = Filters(reason, queue, routing_key, sensor, older_than, newer_than)
+    selection = filters.selection(ids, every=every)
     groups = Groups()
-    doomed: set[int] = set()
+    chosen: set[int] = set()
     undated = 0
 
-    def look_at(_delivery: Delivery, letter: DeadLetter) -> None:
+    def visit(_delivery: Delivery, letter: DeadLetter) -> None:
         nonlocal undated
         if not selection.matches(letter):
             return
@@ -245,31 +234,122 @@ def drop(  # noqa: PLR0913 - options
             undated += 1
         else:
             groups.add(letter)
-            doomed.add(int(letter.id, 16))  # a third of what the text would take
+            chosen.add(int(letter.id, 16))  # a third of what the text would take
 
     with opened(load_settings(), queue) as letters:
         if ids:
             find(letters, ids)
-        letters.look("looking", look_at)
+        letters.peek("looking", visit)
         total = sum(group.count for group in groups.largest_first())
         if undated:
             left = f"{undated:,} of unknown age are left; choose them by other options"
             say(left, err=True)
         if not total:
-            fail("no dead letter is like that", EXIT_NOT_FOUND)
+            fail("no dead letter matches", EXIT_NOT_FOUND)
         if not yes:
             for line in overview(groups.largest_first(), total, limit=20):
                 say(line)
             typer.confirm(f"Delete {total:,} dead letters for good?", abort=True)
-        say(f"{_delete(letters, doomed):,} deleted")
+        say(f"{_delete(letters, chosen):,} deleted")
 
 
-def _delete(letters: DeadLetterQueue, doomed: set[int]) -> int:
+def _delete(letters: DeadLetterQueue, chosen: set[int]) -> int:
     deleted = 0
     with peek(letters.url, letters.name, stopping=letters.stopping) as held:
         for delivery in held:
-            if int(dead_letter_of(delivery).id, 16) in doomed:
+            if int(dead_letter_of(delivery).id, 16) in chosen:
                 held.remove([delivery.tag])
                 deleted += 1
     letters.exit_if_stopped(f"{deleted:,} deleted")
     return deleted
+
+
+def _replay(
+    letters: DeadLetterQueue,
+    selection: Selection,
+    topology: Topology,
+    rate: float | None,
+    edited: Mapping[str, bytes] | None,
+) -> Replayed:
+    """Replay, with a progress bar.
+
+    Raises:
+        typer.Exit: the connection to the broker was lost.
+    """
+    with counting("replaying") as bar:
+
+        def show(result: Replayed, held: HeldMessages) -> None:
+            note = f"{result.requeued.total():,} requeued"
+            bar.update(held.seen, held.total, note)
+
+        run = Replay(
+            letters.url,
+            letters.name,
+            selection,
+            lambda letter: requeue_targets(letter, topology),
+            rate=rate,
+            edited=edited,
+            stopping=letters.stopping,
+            on_progress=show,
+        )
+        try:
+            return run.run()
+        except Transient as error:
+            done = run.result.requeued.total()
+            fail(
+                f"{error}. {done:,} dead letters were requeued, perhaps a few more; "
+                "the others are still dead letters. The same command goes on.",
+                os.EX_UNAVAILABLE,
+            )
+
+
+def _dry_run(
+    letters: DeadLetterQueue, selection: Selection, topology: Topology
+) -> Replayed:
+    """What a replay would do now."""
+    result = Replayed()
+    routes: Counter[tuple[str, ...]] = Counter()
+
+    def visit(_delivery: Delivery, letter: DeadLetter) -> None:
+        result.looked_at += 1
+        if not selection.matches(letter):
+            return
+        targets = requeue_targets(letter, topology)
+        if isinstance(targets, str):
+            result.kept[targets] += 1
+        else:
+            routes[targets] += 1
+
+    letters.peek("looking", visit)
+    queues = {queue for targets in routes for queue in targets}
+    missing = set(missing_queues(letters.url, queues))
+    for targets, count in routes.items():
+        if absent := missing.intersection(targets):
+            result.kept[no_queue(min(absent))] += count
+        else:
+            result.requeued[", ".join(targets)] += count
+    return result
+
+
+def _edited(found: Found) -> bytes:
+    """The body of a dead letter, edited until it is JSON.
+
+    Raises:
+        typer.Exit: there is no editor, or the body was left empty or no JSON.
+    """
+    text = body_text(found.delivery.body)
+    while True:
+        try:
+            text = click.edit(text, extension=".json", require_save=False) or ""
+        except click.ClickException as error:
+            fail(f"{error.format_message()} (set EDITOR)", os.EX_USAGE)
+        if not text.strip():
+            fail("the body was left empty; nothing was replayed", os.EX_DATAERR)
+        try:
+            from_json(text, allow_inf_nan=False)
+        except ValueError as error:
+            say(f"not JSON: {error}", err=True)
+            if not typer.confirm("Edit it again?", default=True, err=True):
+                fail("nothing was replayed", os.EX_DATAERR)
+        else:
+            return text.strip().encode()

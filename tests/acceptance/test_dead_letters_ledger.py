@@ -1,4 +1,4 @@
-"""The ledger balances: dead letters = given back + still dead, whatever happens."""
+"""The ledger balances: dead letters = requeued + still dead, whatever happens."""
 
 from __future__ import annotations
 

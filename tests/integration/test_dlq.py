@@ -190,7 +190,7 @@ class TestReplay:
         result = meshtasks("dlq", "replay", "--reason", "expected a number")
 
         assert result.exit_code == 0
-        assert "2 of 3 letters given back" in result.stdout
+        assert "2 of 3 dead letters requeued" in result.stdout
         (temperature,) = drain(mesh_url, TEMPERATURE)
         (humidity,) = drain(mesh_url, HUMIDITY)
         assert temperature.headers[headers.REPLAYS] == 1
@@ -205,7 +205,7 @@ class TestReplay:
 
         result = meshtasks("dlq", "replay", "--all", "--dry-run")
 
-        assert "1 of 2 letters would go back" in result.stdout
+        assert "1 of 2 dead letters would be requeued" in result.stdout
         assert "no queue deleted.meanwhile" in result.stdout
         assert numbers(drain(mesh_url, QUEUE)) == [1, 2]
 
@@ -235,7 +235,7 @@ class TestReplay:
 
         result = meshtasks("dlq", "replay", "--all", "--rate", "20")  # four at a time
 
-        assert "20 of 25 letters given back" in result.stdout
+        assert "20 of 25 dead letters requeued" in result.stdout
         assert "5  kept: the broker has no queue sensors.motion" in result.stdout
         assert numbers(drain(mesh_url, TEMPERATURE)) == list(range(20))
         assert numbers(drain(mesh_url, QUEUE)) == list(range(100, 105))
@@ -287,7 +287,7 @@ class TestReplay:
 
         result = meshtasks("dlq", "replay", name, "--edit")
 
-        assert "given back" in result.stdout
+        assert "requeued" in result.stdout
         (back,) = drain(mesh_url, TEMPERATURE)
         assert json.loads(back.body)["value"] == 21.5
         assert back.headers[headers.HISTORY][0]["edited"] is True
@@ -328,7 +328,7 @@ class TestForgery:
         result = meshtasks("dlq", "replay", "--all")
 
         assert told >= {("Unroutable", None), ("rejected", HUMIDITY)}
-        assert "1 of 3 letters given back" in result.stdout
+        assert "1 of 3 dead letters requeued" in result.stdout
         assert queue_depth(mesh_url, "commands") == 0
         (back,) = drain(mesh_url, HUMIDITY)
         assert not {"CC", "task", "id", "lang", headers.REASON} & set(back.headers)
@@ -415,7 +415,7 @@ class TestOddLetters:
             assert meshtasks("dlq", "show", each).exit_code == 0
         kept = meshtasks("dlq", "export", tmp_path / "letters", "--all")
         assert f"{count} dead letters written" in kept.stderr
-        assert "letters given back" in meshtasks("dlq", "replay", "--all").stdout
+        assert "dead letters requeued" in meshtasks("dlq", "replay", "--all").stdout
         assert meshtasks("dlq", "drop", "--all", "--yes").exit_code == 0
         back = meshtasks("dlq", "import", tmp_path / "letters")
         assert f"{count} dead letters put back" in back.stdout

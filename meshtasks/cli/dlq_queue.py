@@ -1,0 +1,375 @@
+"""The dead-letter queue on a terminal: selecting dead letters, and showing them."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from pydantic_core import from_json
+
+from meshtasks.amqp import headers
+from meshtasks.amqp.dead_letters import (
+    ID_DIGITS,
+    DeadLetter,
+    Group,
+    Selection,
+    dead_letter_of,
+    history_of,
+)
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.peek import peek
+from meshtasks.amqp.replay import Replayed
+from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.cli.terminal import (
+    EXIT_INTERRUPTED,
+    counting,
+    fail,
+    say,
+    stopping_on_signals,
+)
+from meshtasks.config.durations import seconds_of
+from meshtasks.config.settings import Settings
+from meshtasks.text import clip, did_you_mean
+
+EXIT_NOT_FOUND = 1
+_REASON_LIMIT_CHARS = 160
+#: Shown elsewhere on the page, or of no use to people.
+_HIDDEN = headers.OF_A_FAILURE | {
+    headers.EXCHANGE,
+    headers.ROUTING_KEY,
+    headers.QUEUE,
+    headers.HISTORY,
+    headers.REPLAYS,
+    headers.REPLAYED_AT,
+    # they count how often somebody looked
+    "x-delivery-count",
+    "x-acquired-count",
+}
+#: The bar moves so often: every so many letters.
+_STEP = 500
+_ID = re.compile(rf"[0-9a-f]{{4,{ID_DIGITS}}}")
+
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ID", help="Ids of dead letters; beginnings will do."),
+]
+Reason = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT",
+        help="Those with this reason: a kind (SchemaMismatch), or part of the reason.",
+    ),
+]
+Queue = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="Those that failed in this queue; sensors.* too."
+    ),
+]
+RoutingKey = Annotated[
+    str,
+    typer.Option(
+        metavar="PATTERN",
+        help="Those published with such a key; as in a binding: sensors.*.attic.",
+    ),
+]
+Sensor = Annotated[
+    str, typer.Option(metavar="NAME", help="Those of this sensor; attic-* too.")
+]
+OlderThan = Annotated[
+    str, typer.Option(metavar="TIME", help="Those that failed longer ago: 2h, 7d.")
+]
+NewerThan = Annotated[
+    str, typer.Option(metavar="TIME", help="Those that failed since then: 30m, 1d.")
+]
+Every = Annotated[bool, typer.Option("--all", help="All of them.")]
+
+
+class Filters(NamedTuple):
+    """The options that select dead letters, as they were given."""
+
+    reason: str
+    queue: str
+    routing_key: str
+    sensor: str
+    older_than: str
+    newer_than: str
+
+    def selection(
+        self, ids: Sequence[str] | None = None, *, every: bool = True
+    ) -> Selection:
+        """The dead letters that the options select.
+
+        Raises:
+            typer.BadParameter: an option cannot be read, or none selects any.
+        """
+        if not (every or ids or any(self)):
+            message = (
+                "which? Give ids, --reason, --queue, --routing-key, --sensor, "
+                "--older-than, --newer-than or --all"
+            )
+            raise typer.BadParameter(message)
+        now = time.time()
+        return Selection(
+            ids=_ids(ids or ()),
+            reason=self.reason,
+            queue=self.queue,
+            routing_key=self.routing_key,
+            sensor=self.sensor,
+            failed_before=_ago(now, self.older_than, "--older-than"),
+            failed_after=_ago(now, self.newer_than, "--newer-than"),
+        )
+
+
+class DeadLetterQueue(NamedTuple):
+    """The queue, and the event that ends a peek."""
+
+    url: str
+    name: str
+    stopping: threading.Event
+
+    def peek(self, what: str, visit: Callable[[Delivery, DeadLetter], None]) -> None:
+        """Call a function with each dead letter, and show a progress bar.
+
+        Raises:
+            typer.Exit: it was interrupted.
+        """
+        with (
+            counting(what) as bar,
+            peek(self.url, self.name, stopping=self.stopping) as held,
+        ):
+            for delivery in held:
+                visit(delivery, dead_letter_of(delivery))
+                if held.seen % _STEP == 0:
+                    bar.update(held.seen, held.total)
+        self.exit_if_stopped()
+        if held.missing:
+            note = f"{held.missing:,} dead letters not seen: another client holds them"
+            say(note, err=True)
+
+    def exit_if_stopped(self, state: str = "nothing was changed") -> None:
+        """End the command if it was interrupted.
+
+        Raises:
+            typer.Exit: it was.
+        """
+        if self.stopping.is_set():
+            fail(f"interrupted; {state}", EXIT_INTERRUPTED)
+
+
+class Found(NamedTuple):
+    """A dead letter that was asked for by its id.
+
+    Attributes:
+        alike: how many dead letters have this id, since they are equal.
+    """
+
+    delivery: Delivery
+    letter: DeadLetter
+    alike: int
+
+
+@contextmanager
+def opened(settings: Settings, queue: str = "") -> Iterator[DeadLetterQueue]:
+    """The mesh's dead-letter queue; Ctrl-C ends a peek in good order.
+
+    Args:
+        settings: for the broker and the topology.
+        queue: that dead letters failed in; one that does not exist is reported.
+    """
+    names = [known.name for known in settings.read(TOPOLOGY).all_queues]
+    if queue and not any(fnmatchcase(name, queue) for name in names):
+        say(f"topology.yaml has no queue {queue}{did_you_mean(queue, names)}", err=True)
+    with stopping_on_signals() as stopping:
+        yield DeadLetterQueue(
+            settings.env.amqp_url, settings.read(TOPOLOGY).dead_letter_queue, stopping
+        )
+
+
+def find(letters: DeadLetterQueue, beginnings: Sequence[str]) -> list[Found]:
+    """The dead letters with these ids.
+
+    Raises:
+        typer.Exit: there is none, or the beginning of an id fits several.
+    """
+    found: dict[str, Found] = {}
+    wanted = Selection(ids=_ids(beginnings))
+
+    def visit(delivery: Delivery, letter: DeadLetter) -> None:
+        if wanted.matches(letter):
+            alike = found[letter.id].alike if letter.id in found else 0
+            found[letter.id] = Found(delivery, letter, alike + 1)
+
+    letters.peek("looking for it", visit)
+    for beginning in beginnings:
+        fitting = sorted(name for name in found if name.startswith(beginning))
+        if not fitting:
+            fail(
+                f"no dead letter has an id that begins with {beginning} "
+                "(meshtasks dlq list --each shows ids)",
+                EXIT_NOT_FOUND,
+            )
+        if len(fitting) > 1:
+            message = f"{beginning} could be {fitting[0]} or {fitting[1]}; give more"
+            fail(message, EXIT_NOT_FOUND)
+    return list(found.values())
+
+
+def _ids(texts: Sequence[str]) -> frozenset[str]:
+    for text in texts:
+        if not _ID.fullmatch(text):
+            message = (
+                f"{text!r} is no id of a dead letter, nor the beginning of one "
+                f"(4 to {ID_DIGITS} hex digits)"
+            )
+            raise typer.BadParameter(message, param_hint="ID")
+    return frozenset(texts)
+
+
+def _ago(now: float, span: str, option: str) -> float | None:
+    if not span:
+        return None
+    try:
+        return now - seconds_of(span)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def overview(groups: list[Group], total: int, limit: int) -> Iterator[str]:
+    """The groups, largest first."""
+    if not total:
+        yield "no dead letters"
+        return
+    letters = "dead letter" if total == 1 else "dead letters"
+    yield f"{total:,} {letters}, by reason and queue"
+    for group in groups[:limit]:
+        example = group.example
+        yield ""
+        queue = example.queue or _no_queue(example)
+        yield f"{group.count:>9,}  {example.kind}   {queue}"
+        yield f"           {clip(example.reason, _REASON_LIMIT_CHARS)}"
+        again = f" · {group.replayed:,} replayed before" if group.replayed else ""
+        yield (
+            f"           {_span(group)}{again} · for example {example.id} "
+            f"{example.routing_key}"
+        )
+    if len(groups) > limit:
+        rest = sum(group.count for group in groups[limit:])
+        yield ""
+        yield (
+            f"{len(groups) - limit:,} more groups with {rest:,} dead letters "
+            f"(--limit {len(groups)})"
+        )
+
+
+def group_as_json(group: Group) -> dict[str, Any]:
+    """A group, for programs."""
+    return {
+        "count": group.count,
+        "kind": group.example.kind,
+        "queue": group.example.queue,
+        "reason": group.example.reason,
+        "first_failed_at": group.first_failed_at,
+        "last_failed_at": group.last_failed_at,
+        "replayed_before": group.replayed,
+        "example": group.example.id,
+    }
+
+
+def one_line(letter: DeadLetter) -> str:
+    """A dead letter in a list."""
+    return (
+        f"{letter.id}  {_time(letter.failed_at)}  {letter.kind:<18} "
+        f"{letter.queue or _no_queue(letter)}  {letter.routing_key}  "
+        f"{clip(letter.reason, _REASON_LIMIT_CHARS)}"
+    )
+
+
+def page(delivery: Delivery, letter: DeadLetter, alike: int) -> Iterator[str]:
+    """Everything about one dead letter, its body last."""
+    table, properties = delivery.headers, delivery.properties
+    rows = {
+        "id": letter.id if alike == 1 else f"{letter.id} ({alike} equal ones)",
+        "died": _time(letter.failed_at),
+        "of": letter.kind,
+        "reason": letter.reason,
+        "queue": letter.queue or _no_queue(letter),
+        "exchange": letter.exchange or "(default)",
+        "routing key": letter.routing_key,
+        "sensor": letter.sensor or None,
+        "message id": properties.get("message_id", "(none)"),
+        "retries": table.get(headers.RETRIES),
+        "task": table.get(headers.TASK_ID),
+        "worker": table.get(headers.WORKER),
+        "replays": letter.replays or None,
+    }
+    for name, value in rows.items():
+        if value is not None:
+            yield f"{name:<12} {value}"
+    for entry in history_of(delivery):
+        yield f"{'before':<12} {_history_line(entry)}"
+    others = {
+        name: table[name] for name in sorted(table, key=str) if name not in _HIDDEN
+    }
+    if others:
+        yield "headers"
+        for name, value in others.items():
+            yield f"  {name}: {value}"
+    if traceback := str(table.get(headers.TRACEBACK) or "").strip():
+        yield "traceback"
+        yield from (f"  {line}" for line in traceback.splitlines())
+    yield f"body ({len(delivery.body):,} bytes)"
+    yield from (f"  {line}" for line in body_text(delivery.body).splitlines())
+
+
+def body_text(body: bytes) -> str:
+    """A body as text: JSON is indented, and bytes that are not UTF-8 are escaped."""
+    try:
+        value = from_json(body, allow_inf_nan=False)
+        return json.dumps(value, ensure_ascii=False, indent=2)
+    except (ValueError, RecursionError):  # Python also writes no number of 4,301 digits
+        return body.decode("utf-8", "backslashreplace")
+
+
+def outcome(result: Replayed, *, dry: bool) -> Iterator[str]:
+    """What a replay did, or would do."""
+    verb = "would be requeued" if dry else "requeued"
+    yield f"{result.requeued.total():,} of {result.looked_at:,} dead letters {verb}"
+    for name, count in result.requeued.most_common():
+        yield f"{count:>9,}  to {name}"
+    for reason, count in result.kept.most_common():
+        yield f"{count:>9,}  kept: {reason}"
+
+
+def _span(group: Group) -> str:
+    first, last = group.first_failed_at, group.last_failed_at
+    if first == last:
+        return _time(first)
+    return f"{_time(first)} to {_time(last)}"
+
+
+def _time(seconds: float | None) -> str:
+    """In local time."""
+    if seconds is None:
+        return "at an unknown time"
+    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _no_queue(letter: DeadLetter) -> str:
+    return f"(no queue; exchange {letter.exchange or 'default'})"
+
+
+def _history_line(entry: Mapping[str, Any]) -> str:
+    edited = ", then edited" if entry.get("edited") else ""
+    return (
+        f"{entry.get('failed_at') or '?'} {entry.get('kind')}: "
+        f"{entry.get('reason')} (replayed {entry.get('replayed_at')}{edited})"
+    )
