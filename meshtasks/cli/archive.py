@@ -220,7 +220,7 @@ def replay(  # noqa: PLR0913 - its parameters are its options
         raise typer.Exit(_EXIT_KEPT)
 
 
-class _Way(NamedTuple):
+class _Route(NamedTuple):
     """Where a record goes: its name, and the queues that get it."""
 
     name: str
@@ -239,22 +239,22 @@ class _Router:
         state = None if even_if_dropped else look(settings.env.influx_url)
         self._oldest = time.time() - state.retention_seconds if state else -math.inf
 
-    def route(self, record: ArchivedRecord) -> _Way | str:
+    def route(self, record: ArchivedRecord) -> _Route | str:
         """Where to, or why there is no way."""
         if self._to_queue:
-            way = _Way(self._to_queue, (self._to_queue,))
+            route = _Route(self._to_queue, (self._to_queue,))
         else:
             queues = self._queues_of(record.exchange, record.routing_key)
             if not queues:
                 key = ".".join(record.routing_key.split(".")[:2])
                 return f"no queue of topology.yaml gets {key} from {record.exchange!r}"
-            way = _Way(record.exchange, queues)
-        if record.time < self._oldest and any(map(self._writes_points, way.queues)):
+            route = _Route(record.exchange, queues)
+        if record.time < self._oldest and any(map(self._writes_points, route.queues)):
             return (
                 "older than the time-series store keeps, which would drop them "
                 "without an error: set its -retentionPeriod, or use --even-if-dropped"
             )
-        return way
+        return route
 
     def _writes_points(self, queue: str) -> bool:
         handler = self._handlers.get(queue)
@@ -343,13 +343,13 @@ class _Replay:
                 continue
             if not self.period.start <= record.time < self.period.end:
                 continue
-            way = self.router.route(record)
-            if isinstance(way, str):
-                self.kept[way] += 1
+            route = self.router.route(record)
+            if isinstance(route, str):
+                self.kept[route] += 1
                 continue
-            batch.sent[way.name] += 1
+            batch.sent[route.name] += 1
             batch.messages.extend(
-                replayed(record, queue, quiet=self.quiet) for queue in way.queues
+                replayed(record, queue, quiet=self.quiet) for queue in route.queues
             )
             if len(batch.messages) >= size:
                 yield batch

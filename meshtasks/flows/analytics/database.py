@@ -183,7 +183,6 @@ def opened(
     """
     lock = DatasetLock(env.state_dir)
     local = LocalFiles(store, env.state_dir / CACHE)
-    source = _Source(store, local)
     with lock.deleting() as nobody_reads:
         if nobody_reads:
             local.forget_deleted()
@@ -193,7 +192,11 @@ def opened(
         duckdb.connect(config={"temp_directory": scratch}) as database,
     ):
         files = {
-            view: [path for path in source.files(view, since) if path not in left_out]
+            view: [
+                path
+                for path in _files_of(view, store, local, since)
+                if path not in left_out
+            ]
             for view in VIEWS
             if re.search(rf"\b{view.name}\b", sql, re.IGNORECASE)
         }
@@ -269,37 +272,29 @@ def _fault_in(path: Path) -> str | None:
     return None
 
 
-class _Source:
-    """The files of views."""
+def _files_of(
+    view: View, store: ObjectStore, local: LocalFiles, since: date | None
+) -> list[str]:
+    """Local files with the rows of a view.
 
-    def __init__(self, store: ObjectStore, local: LocalFiles) -> None:
-        self._store = store
-        self._local = local
-        self._dataset = Dataset(store)
+    Raises:
+        SinkUnavailable: the store cannot be read.
+        ObjectGone: objects went every time while they were fetched.
+    """
+    for _ in range(_LOOKS - 1):
+        with suppress(ObjectGone):
+            return local.paths(_names_of(view, store, since))
+    return local.paths(_names_of(view, store, since))
 
-    def files(self, view: View, since: date | None) -> list[str]:
-        """Local files with the rows of a view.
 
-        Raises:
-            SinkUnavailable: the store cannot be read.
-            ObjectGone: objects went every time while they were fetched.
-        """
-        for _ in range(_LOOKS - 1):
-            with suppress(ObjectGone):
-                return self._local.paths(self._names(view, since))
-        return self._local.paths(self._names(view, since))
-
-    def _names(self, view: View, since: date | None) -> list[str]:
-        if view.name == "archive":
-            return [
-                info.name
-                for info in archived_objects(self._store)
-                if (found := archive_name(info.name))
-                and (since is None or found.day >= since)
-            ]
-        (table,) = (table for table in TABLES if table == view.name)
+def _names_of(view: View, store: ObjectStore, since: date | None) -> list[str]:
+    if view.name == "archive":
         return [
-            file.name
-            for split in self._dataset.partitions([table], since).values()
-            for file in split.live
+            info.name
+            for info in archived_objects(store)
+            if (found := archive_name(info.name))
+            and (since is None or found.day >= since)
         ]
+    tables = [table for table in TABLES if table == view.name]
+    partitions = Dataset(store).partitions(tables, since).values()
+    return [file.name for split in partitions for file in split.live]

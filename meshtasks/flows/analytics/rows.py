@@ -111,7 +111,7 @@ class Rows(NamedTuple):
     faults: list[str]
 
 
-class _Line(NamedTuple):
+class _ParsedRecord(NamedTuple):
     """An archive line, parsed.
 
     Attributes:
@@ -161,16 +161,18 @@ def rows_of(content: bytes, kinds: KindsConfig) -> Rows:
     return rows
 
 
-def _parsed(line: ArchivedRecord) -> _Line:
+def _parsed(line: ArchivedRecord) -> _ParsedRecord:
     try:
         record = from_json(line.record)
     except ValueError:
         record = None
     time_ms = round(line.time * 1000)
-    return _Line(line.id, line.routing_key, time_ms, record, line.record.decode())
+    return _ParsedRecord(
+        line.id, line.routing_key, time_ms, record, line.record.decode()
+    )
 
 
-def _reading(line: _Line, kinds: KindsConfig) -> Reading:
+def _reading(line: _ParsedRecord, kinds: KindsConfig) -> Reading:
     """The reading in canonical units.
 
     Raises:
@@ -204,7 +206,7 @@ def _reading(line: _Line, kinds: KindsConfig) -> Reading:
     )
 
 
-def _fields(line: _Line) -> list[MetricField]:
+def _fields(line: _ParsedRecord) -> list[MetricField]:
     """The fields of a metric.
 
     Raises:
@@ -232,7 +234,7 @@ def _fields(line: _Line) -> list[MetricField]:
     ]
 
 
-def _event(line: _Line) -> Event:
+def _event(line: _ParsedRecord) -> Event:
     return Event(
         line.time_ms,
         next(_entities(line), None),
@@ -242,7 +244,7 @@ def _event(line: _Line) -> Event:
     )
 
 
-def _entities(line: _Line) -> Iterator[str]:
+def _entities(line: _ParsedRecord) -> Iterator[str]:
     if isinstance(line.record, dict):
         for member in _ENTITY_MEMBERS:
             if text := _text(line.record, member):

@@ -153,7 +153,7 @@ def _object(prefix: str, hour: int, entries: list[Entry]) -> ArchiveObject:
     )
 
 
-class _Excerpt(BaseModel):
+class _CheckedExcerpt(BaseModel):
     """See :func:`~meshtasks.flows.excerpts.excerpt`. Its form is checked, since
     anyone may set a header."""
 
@@ -177,7 +177,7 @@ class _Excerpt(BaseModel):
 def _read_excerpt(record: Any, carrier: Envelope) -> Iterator[Entry | BadEntry]:
     """The records of an excerpt, or what is wrong with it."""
     try:
-        found = _Excerpt.model_validate(record)
+        found = _CheckedExcerpt.model_validate(record)
         body = found.body.encode()
         from_json(body)  # or it may be anything
         members = members_of(body)
