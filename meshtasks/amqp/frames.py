@@ -17,10 +17,8 @@ from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
 
-from amqp import Message
-from amqp.serialization import dumps
-
 from meshtasks.amqp import headers
+from meshtasks.amqp.pyamqp_internals import PROPERTY_TYPES, dumps
 from meshtasks.text import clip
 
 _CLASS_BASIC, _METHOD_PUBLISH = 60, 40
@@ -115,7 +113,7 @@ def _method_frame(exchange: str, routing_key: str, channel_id: int) -> bytes:
 def _encoded(**values: Any) -> bytes:
     """Flags and values of properties; the first has the highest bit."""
     flags, encoded = 0, b""
-    for place, (name, kind) in enumerate(Message.PROPERTIES):
+    for place, (name, kind) in enumerate(PROPERTY_TYPES):
         if (value := values.get(name)) is not None:
             flags |= 1 << (15 - place)
             encoded += _table(value) if kind == "F" else dumps(kind, [value])
@@ -199,7 +197,7 @@ _NOTE_CHARS = 400
 _VALUE_CHARS = 200
 #: A table's length, and its length and type of each text.
 _TABLE_OVERHEAD_BYTES = 32
-_KINDS = dict(Message.PROPERTIES)
+_KINDS = dict(PROPERTY_TYPES)
 
 
 def fitted(message: Outgoing, frame_max: int) -> Outgoing:

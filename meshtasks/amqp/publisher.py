@@ -12,7 +12,6 @@ well again. So nothing is sent a second time while the connection lives.
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from amqp.exceptions import AccessRefused, IrrecoverableConnectionError, NotFoun
 from kombu import Connection
 
 from meshtasks.amqp.frames import Outgoing, fitted, publish_frames
+from meshtasks.amqp.pyamqp_internals import wait_for_full_peer, write_some
 from meshtasks.errors import (
     PublishRefused,
     PublishUnconfirmed,
@@ -276,11 +276,9 @@ class Publisher:
 
     def _write(self) -> None:
         """Give the socket what it has not taken yet."""
-        connection = self._channel.connection
         while self._unwritten:
             try:
-                with connection.transport.having_timeout(_WRITE_SECONDS) as sock:
-                    written = sock.send(self._unwritten)
+                written = write_some(self._channel, self._unwritten, _WRITE_SECONDS)
             except TimeoutError:
                 self._hear_the_rest()
                 self._seconds_left()
@@ -356,7 +354,7 @@ class Publisher:
         except _CONNECTION_ERRORS as error:
             connection.collect()
             raise PublishUnconfirmed(_text(error)) from error
-        _wait_for_a_full_peer(channel.connection.transport.sock)
+        wait_for_full_peer(channel)
         channel.connection.on_blocked = self._on_blocked
         channel.connection.on_unblocked = self._on_unblocked
         channel.events["basic_ack"].add(self._on_ack)
@@ -423,13 +421,6 @@ def _without(messages: Sequence[Outgoing], known: Counter[int]) -> list[Outgoing
         else:
             found.append(message)
     return found
-
-
-def _wait_for_a_full_peer(sock: socket.socket) -> None:
-    """Let a peer that is there but takes nothing have its time: by py-amqp's setting,
-    the kernel would end the connection after a second of it."""
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
 
 def _not_stored(messages: Sequence[Outgoing]) -> str:

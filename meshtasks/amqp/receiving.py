@@ -10,8 +10,6 @@ decoded by :mod:`meshtasks.amqp.content`. All other frames go to py-amqp, which
 connects, calls methods, publishes and acknowledges as ever. It waits for answers by
 :meth:`Connection.blocking_read`, so they come by the same way.
 
-All that is known here of py-amqp's parts, ``tests/unit/test_receiving.py`` asks for.
-
 Frames are described in section 4.2.3 of AMQP 0-9-1, contents in 4.2.6.
 """
 
@@ -22,16 +20,17 @@ from struct import error as struct_error
 from typing import Any, NoReturn
 
 import msgspec
-from amqp import spec
 from amqp.exceptions import UnexpectedFrame
-from amqp.serialization import dumps, loads
-from kombu.transport import pyamqp
 from typing_extensions import override
 
 from meshtasks.amqp.content import Properties, short_text
-
-#: As much is taken from the socket at once, if it is there.
-_READ_BYTES = 65_536
+from meshtasks.amqp.pyamqp_internals import (
+    BaseConnection,
+    callback_of,
+    dispatch_message,
+    dumps,
+    spec,
+)
 
 _METHOD, _CONTENT_HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
 _END = 0xCE
@@ -151,7 +150,7 @@ class _Arriving:
         return Message(b"".join(self._parts), self._properties)
 
 
-class Connection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no types
+class Connection(BaseConnection):
     """A connection whose messages may hold any bytes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -202,27 +201,9 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no typ
             TimeoutError: it had nothing in time.
             OSError: the connection is gone.
         """
-        if not self.connected:
-            reason = "the connection is closed"
-            raise ConnectionResetError(
-                reason
-            )  # py-amqp closes the socket at an OSError
-        transport = self.transport
-        try:
-            with transport.having_timeout(timeout) as sock:
-                received = sock.recv(_READ_BYTES)
-        except TimeoutError:
-            raise
-        except OSError:
-            transport.connected = False
-            raise
-        if not received:
-            transport.connected = False
-            reason = "the broker closed the connection"
-            raise ConnectionResetError(reason)
+        received = self.receive(timeout)
         self._received = self._received[self._offset :] + received
         self._offset = 0
-        self.bytes_recv += 1  # for py-amqp, which looks whether it has changed
 
     def _dispatch(self, most: int) -> int:
         """Dispatch whole methods and messages of what was received, at most so many.
@@ -297,12 +278,12 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no typ
         tag_end = tag_start + received[start + 4]
         if tag_end + 9 >= end:
             return False
-        channel = (self.channels or {}).get(channel_id)
-        if channel is None or channel.is_closing:
+        channel = self.open_channel(channel_id)
+        if channel is None:
             return False
         # ASCII as we and the broker make them; any other is found the longer way
         consumer_tag = str(received[tag_start:tag_end], "latin-1")
-        callback = channel.callbacks.get(consumer_tag)
+        callback = callback_of(channel, consumer_tag)
         if callback is None:
             return False
         delivery_tag, redelivered = _DELIVERY_TAG.unpack_from(received, tag_end)
@@ -361,31 +342,20 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no typ
             self._give_up(f"a damaged frame ({fault})", fault)
         if message is None:
             return int(self._by_py_amqp(kind, channel_id, payload))
-        channel = (self.channels or {}).get(channel_id)
-        # what comes for a channel that closes, the broker takes back
-        if channel is not None and not channel.is_closing:
-            channel.dispatch_method(_METHOD_ID.unpack_from(payload), payload, message)
+        if (channel := self.open_channel(channel_id)) is not None:
+            method = _METHOD_ID.unpack_from(payload)
+            dispatch_message(channel, method, payload, message)
         return 1
 
     def _by_py_amqp(self, kind: int, channel_id: int, payload: bytes) -> bool:
         """Have py-amqp dispatch a frame that is no part of a message."""
         try:
-            return bool(self.on_inbound_frame((kind, channel_id, payload)))
+            return self.dispatch_frame(kind, channel_id, payload)
         except Exception as fault:
             # The frame's fault, or one of what was called?
-            if kind == _METHOD and not self._is_readable(channel_id, payload):
+            if kind == _METHOD and not self.is_readable(channel_id, payload):
                 self._give_up(f"a method that cannot be read ({fault!r})", fault)
             raise
-
-    def _is_readable(self, channel_id: int, payload: bytes) -> bool:
-        """Whether py-amqp can read a method."""
-        try:
-            channel = self if channel_id == 0 else self.channels[channel_id]
-            method = channel._METHODS[_METHOD_ID.unpack_from(payload)]  # noqa: SLF001 - py-amqp's list of what it knows
-            loads(method.args or "", payload, _METHOD_ID.size)
-        except Exception:  # noqa: BLE001 - it raises whatever it happens to
-            return False
-        return True
 
     def _give_up(self, what: str, cause: BaseException | None = None) -> NoReturn:
         """Close the connection: nobody knows where the next frame begins."""
@@ -424,15 +394,3 @@ def _arguments(letters: str, payload: bytes, offset: int) -> list[Any]:
                 raise IndexError(reason)
             values.append(short_text(payload[start:offset]))
     return values
-
-
-class Transport(pyamqp.Transport):  # type: ignore[misc]  # kombu ships no types
-    """What kombu opens for ``amqp://``."""
-
-    Connection = Connection
-
-
-class TLSTransport(pyamqp.SSLTransport):  # type: ignore[misc]  # kombu ships no types
-    """What kombu opens for ``amqps://``."""
-
-    Connection = Connection

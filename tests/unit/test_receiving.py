@@ -17,7 +17,6 @@ from amqp.spec import Basic
 from amqp.spec import Channel as ChannelMethods
 from hypothesis import given
 from hypothesis import strategies as st
-from kombu import Connection as KombuConnection
 
 from meshtasks.amqp.receiving import Connection, Message
 
@@ -221,42 +220,3 @@ def test_a_callback_may_wait_for_an_answer() -> None:
     reader.channel.callbacks["tag"] = cancel_at_the_first
 
     assert [each.body for each in reader.read()] == [b"1", b"2"]
-
-
-def test_kombu_opens_connections_with_this_reader() -> None:
-    for scheme in ("amqp", "amqps"):
-        connection = KombuConnection(f"{scheme}://host")
-
-        assert connection.transport.Connection is Connection
-        assert connection.as_uri().startswith(f"{scheme}://")
-
-
-def test_py_amqp_has_what_is_known_of_it_here() -> None:
-    """What :mod:`meshtasks.amqp.receiving` uses beyond methods that py-amqp
-    documents: a version that moves any of it fails here first."""
-    connection = amqp.Connection()
-    channel = amqp.Channel(connection, 1)
-
-    assert callable(amqp.Connection.blocking_read)
-    assert callable(amqp.Connection.collect)
-    assert {"channels", "bytes_recv", "frame_max"} <= {*dir(connection)}
-    assert {"callbacks", "is_closing", "dispatch_method"} <= {*dir(channel)}
-    assert {"transport", "on_inbound_frame", "connected"} <= {*dir(amqp.Connection)}
-    assert {"having_timeout", "connected", "sock"} <= {
-        *dir(amqp.transport.TCPTransport("host"))
-    }
-    for known in (amqp.Connection, amqp.Channel):
-        assert all(
-            signature == each.method_sig
-            for signature, each in known._METHODS.items()  # noqa: SLF001
-        )
-    arguments = {
-        signature: known.args
-        for signature, known in amqp.Channel._METHODS.items()  # noqa: SLF001
-        if known.content
-    }
-    assert arguments == {
-        Basic.Deliver: "sLbss",
-        Basic.GetOk: "Lbssl",
-        Basic.Return: "Bsss",
-    }
