@@ -1,4 +1,4 @@
-"""F1: places and secrets, from the environment.
+"""Places and secrets, from the environment.
 
 Variables carry the prefix ``MESH_``; ``.env`` is honoured, and for every secret
 ``MESH_X_FILE`` names a file that holds it (Docker and Kubernetes secrets). Everything
@@ -143,8 +143,8 @@ class Environment(BaseSettings):
         """
         url = self.triton_url
         url = url if "://" in url else f"http://{url}"
-        if not is_base_url(url):
-            expected = "host and port, such as 127.0.0.1:8000"
+        if not _is_http(url):
+            expected = "expected host and port, such as 127.0.0.1:8000"
             raise ConfigError("environment", "MESH_TRITON_URL", expected)
         return url
 
@@ -170,30 +170,26 @@ class Environment(BaseSettings):
         return path if path.exists() else SHIPPED_CONFIG / name
 
     def place_faults(self) -> Iterator[ConfigError]:
-        """What is wrong with places that need no more than a look to tell."""
+        """Faults of places that show without connecting anywhere."""
         if "config_dir" in self.model_fields_set and not self.config_dir.is_dir():
             expected = f"expected a directory, but there is no {self.config_dir}"
             yield ConfigError("environment", "MESH_CONFIG_DIR", expected)
-        if not _is_http(self.influx_url):
-            expected = (
-                "expected a URL such as http://127.0.0.1:8086, without a user, blanks "
-                "or a query"
-            )
-            yield ConfigError("environment", "MESH_INFLUX_URL", expected)
-        if self.management_url and not _is_http(self.management_url):
-            expected = "expected a URL such as http://127.0.0.1:15672"
-            yield ConfigError("environment", "MESH_MANAGEMENT_URL", expected)
-        if not _is_http(self.n8n_url):
-            expected = "expected a URL such as http://127.0.0.1:5678"
-            yield ConfigError("environment", "MESH_N8N_URL", expected)
-        triton = self.triton_url
-        if not _is_http(triton if "://" in triton else f"http://{triton}"):
-            expected = "expected host and port, such as 127.0.0.1:8000"
-            yield ConfigError("environment", "MESH_TRITON_URL", expected)
         # of Home Assistant's websocket, too
-        if not _is_http(re.sub(r"^ws(?=s?://)", "http", self.hass_url)):
-            expected = "expected a URL such as http://homeassistant.local:8123"
-            yield ConfigError("environment", "MESH_HASS_URL", expected)
+        hass_url = re.sub(r"^ws(?=s?://)", "http", self.hass_url)
+        influx = "http://127.0.0.1:8086, without a user, blanks or a query"
+        for variable, url, example in (
+            ("MESH_INFLUX_URL", self.influx_url, influx),
+            ("MESH_MANAGEMENT_URL", self.management_url, "http://127.0.0.1:15672"),
+            ("MESH_N8N_URL", self.n8n_url, "http://127.0.0.1:5678"),
+            ("MESH_HASS_URL", hass_url, "http://homeassistant.local:8123"),
+        ):
+            if not _is_http(url) and (url or variable != "MESH_MANAGEMENT_URL"):
+                expected = f"expected a URL such as {example}"
+                yield ConfigError("environment", variable, expected)
+        try:
+            _ = self.triton_base_url
+        except ConfigError as fault:
+            yield fault
         broker = self.broker_url.get_secret_value()
         if broker and not _is_amqp(broker):
             expected = (
@@ -215,64 +211,60 @@ class Environment(BaseSettings):
 
         def read(variable: str, value: Any, file: str | None, field: str) -> Any:
             try:
-                text = value
-                if file:
-                    variable = f"{variable}_FILE"
-                    text = _content_of(file, variable)
-                if isinstance(text, SecretStr):
-                    text = text.get_secret_value()
-                return _checked(text, variable, field) if text else text
+                return _secret(variable, value, file, field)
             except ConfigError as fault:
                 faults.append(fault)
                 return value
 
-        secrets = {
-            name
-            for name, field in cls.model_fields.items()
-            if field.annotation is SecretStr
-        }
-        for name in secrets:
-            variable = f"MESH_{name.upper()}"
-            file = given.get(f"{variable}_FILE")
-            if (value := read(variable, values.get(name), file, name)) is not None:
-                values[name] = value
-        for field in ("receivers", "secrets"):
-            if isinstance(named := values.get(field), dict):
-                values[field] = {
+        for name, field in cls.model_fields.items():
+            if field.annotation is SecretStr:
+                variable = f"MESH_{name.upper()}"
+                file = given.get(f"{variable}_FILE")
+                if (value := read(variable, values.get(name), file, name)) is not None:
+                    values[name] = value
+        for name in ("receivers", "secrets"):
+            if isinstance(named := values.get(name), dict):
+                values[name] = {
                     word: read(
-                        f"MESH_{field.upper()}__{word.upper()}",
-                        None if name != word else value,
-                        value if name != word else None,
-                        field,
+                        f"MESH_{name.upper()}__{word.upper()}",
+                        *((value, None) if key == word else (None, value)),
+                        name,
                     )
-                    for name, value in named.items()
-                    if value and (word := name.removesuffix("_file"))
+                    for key, value in named.items()
+                    if value and (word := key.removesuffix("_file"))
                 }
         refuse(faults)
         return values
 
     @model_validator(mode="after")
     def _keep_secrets(self) -> Environment:
-        """Have them masked in whatever is said from now on."""
-        values = [value for _, value in self]
-        values += [*self.receivers.values(), *self.secrets.values()]
-        keep_secret(
-            text
-            for value in values
-            if isinstance(value, SecretStr) and (text := value.get_secret_value())
+        """Have them masked in every text from now on."""
+        values = (
+            *vars(self).values(),
+            *self.receivers.values(),
+            *self.secrets.values(),
         )
+        secrets = (
+            each.get_secret_value() for each in values if isinstance(each, SecretStr)
+        )
+        keep_secret(filter(None, secrets))
         return self
 
 
-def _content_of(path: str, variable: str) -> str:
-    """The text of the file that a variable names."""
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        # not the path: who mistakes the variable has put the secret there
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        expected = f"a readable UTF-8 file, but: {reason}"
-        raise ConfigError("environment", variable, expected) from None
+def _secret(variable: str, value: Any, file: str | None, field: str) -> Any:
+    """The text of a secret: of its variable, or of the file that ``…_FILE`` names."""
+    if file:
+        variable = f"{variable}_FILE"
+        try:
+            value = Path(file).read_text(encoding="utf-8-sig")
+        except (OSError, ValueError) as error:
+            # not the path: who mistakes the variable has put the secret there
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            expected = f"a readable UTF-8 file, but: {reason}"
+            raise ConfigError("environment", variable, expected) from None
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    return _checked(value, variable, field) if value else value
 
 
 def _checked(text: str, variable: str, field: str) -> str:
@@ -300,14 +292,11 @@ def _is_http(text: str) -> bool:
 def _is_amqp(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        port_fits = parts.port != 0
+        is_server = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
     return (
-        port_fits
-        and parts.scheme in {"amqp", "amqps"}
-        and bool(parts.hostname)
-        and not re.search(r"\s", text)
+        is_server and parts.scheme in {"amqp", "amqps"} and not re.search(r"\s", text)
     )
 
 

@@ -40,7 +40,7 @@ def fault_in(path: Path, key: str, expected: str) -> ConfigError:
         key: dotted path of the value at fault.
         expected: what would have been right.
     """
-    line, _ = _parsed(path).line_of(key)
+    line, _, _ = _parsed(path).locate(key)
     return ConfigError(str(path), key, expected, line)
 
 
@@ -88,17 +88,18 @@ def _parsed(path: Path) -> _Document:
     except FileNotFoundError as error:
         hint = "there is no such file; is MESH_CONFIG_DIR right?"
         raise ConfigError(source, "-", hint) from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        hint = f"expected readable YAML, but: {error.problem or error.context}"
-        raise ConfigError(source, "-", hint, line) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            source, "-", f"expected readable YAML, but: {error}"
-        ) from error
-    if repeated := list(document.repeated_keys()):
-        raise together(repeated)
+        raise _unreadable(source, error) from error
+    refuse(document.repeated_keys())
     return document
+
+
+def _unreadable(source: str, error: Exception) -> ConfigError:
+    line, reason = None, str(error)
+    if isinstance(error, yaml.MarkedYAMLError):
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        reason = error.problem or error.context or reason
+    return ConfigError(source, "-", f"expected readable YAML, but: {reason}", line)
 
 
 class _Document:
@@ -110,15 +111,13 @@ class _Document:
         self._root: yaml.Node | None = self._loader.get_single_node()
 
     def content(self) -> Any:
-        """What it says; an empty document is an empty mapping."""
+        """Its content; an empty document is an empty mapping."""
         if self._root is None:
             return {}
         try:
             content = self._loader.construct_document(self._root)
         except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else None
-            hint = f"expected readable YAML, but: {error.problem or error.context}"
-            raise ConfigError(self._source, "-", hint, line) from error
+            raise _unreadable(self._source, error) from error
         return _in_seconds(content) or {}
 
     def faults(
@@ -130,37 +129,33 @@ class _Document:
         are found there too; those are left out.
 
         Args:
-            error: what the model said.
+            error: of the model.
             names: the keys that the model knows anywhere.
         """
         given: list[ConfigError] = []
         laid_under: list[ConfigError] = []
         errors = error.errors(include_url=False)
-        for each in errors:
-            if each["type"] == "too_short" and _has_below(errors, each["loc"]):
+        for item in errors:
+            if item["type"] == "too_short" and _has_below(errors, item["loc"]):
                 continue  # of a list pydantic counts only the items without faults
-            line, found, key = self._place_of(".".join(map(str, each["loc"])))
-            if not found and each["loc"]:
-                key = ".".join(filter(None, (key, str(each["loc"][-1]))))
-            faults = given if found or each["type"] == "missing" else laid_under
-            expected = _expected(each, names)
+            line, found, key = self.locate(".".join(map(str, item["loc"])))
+            if not found and item["loc"]:
+                key = ".".join(filter(None, (key, str(item["loc"][-1]))))
+            faults = given if found or item["type"] == "missing" else laid_under
+            expected = _expected(item, names)
             faults.append(ConfigError(self._source, key or "-", expected, line))
         known = {fault.expected for fault in given}
         given += [fault for fault in laid_under if fault.expected not in known]
         return sorted(given, key=lambda fault: fault.line or 0)
 
-    def line_of(self, key: str) -> tuple[int | None, bool]:
-        """The line of a dotted key, and whether its end was found; if not, the line
-        is that of what it would stand in.
+    def locate(self, key: str) -> tuple[int | None, bool, str]:
+        """The line of a dotted key, whether its end was found, and the key without the
+        words that were passed over. If it was not found, the line is that of what it
+        would stand in.
 
         Names may hold dots themselves. A word that is no name there is passed over:
-        pydantic puts the kind of a rule, say, between its number and its key.
+        pydantic puts the kind of a rule, say, between its index and its key.
         """
-        line, found, _ = self._place_of(key)
-        return line, found
-
-    def _place_of(self, key: str) -> tuple[int | None, bool, str]:
-        """As :meth:`line_of`, and the key without the words that are passed over."""
         if self._root is None:
             return None, False, key
         line, node, rest = self._root.start_mark.line + 1, self._root, key
@@ -186,9 +181,8 @@ class _Document:
                 continue
             met.add(id(node))
             if isinstance(node, yaml.SequenceNode):
-                nodes += [
-                    (f"{path}{place}.", item) for place, item in enumerate(node.value)
-                ]
+                items = enumerate(node.value)
+                nodes += [(f"{path}{index}.", item) for index, item in items]
             elif isinstance(node, yaml.MappingNode):
                 seen: set[str] = set()
                 for name, value in node.value:
@@ -209,7 +203,7 @@ def _names(model: type[BaseModel]) -> frozenset[str]:
 
 
 def _expected(error: ErrorDetails, names: Collection[str]) -> str:
-    """What a model said, for people."""
+    """The message of a model's error, for people."""
     if error["type"] == "missing":
         return "is required"
     if error["type"] != "extra_forbidden":
@@ -219,32 +213,22 @@ def _expected(error: ErrorDetails, names: Collection[str]) -> str:
 
 
 def _in_seconds(content: Any) -> Any:
-    """The content, with spans such as ``30m`` as seconds under keys that say so."""
+    """The content, with spans such as ``30m`` as seconds under keys that end so."""
     parts, met = [content], set()  # an anchor may be used within itself
     while parts:
         part = parts.pop()
         if not isinstance(part, list | dict) or id(part) in met:
             continue
         met.add(id(part))
-        parts += part if isinstance(part, list) else part.values()
-        if isinstance(part, dict):
-            part.update(
-                {
-                    key: seconds_of(value)
-                    for key, value in part.items()
-                    if _is_span(key, value)
-                }
-            )
+        if isinstance(part, list):
+            parts += part
+            continue
+        parts += part.values()
+        for key, value in part.items():
+            is_text = isinstance(key, str) and isinstance(value, str)
+            if is_text and key.endswith("_seconds") and SPAN.fullmatch(value):
+                part[key] = seconds_of(value)
     return content
-
-
-def _is_span(key: object, value: object) -> bool:
-    return (
-        isinstance(key, str)
-        and key.endswith("_seconds")
-        and isinstance(value, str)
-        and SPAN.fullmatch(value) is not None
-    )
 
 
 def _step(node: yaml.Node, key: str) -> tuple[int, yaml.Node, str] | None:
@@ -270,6 +254,6 @@ def _step(node: yaml.Node, key: str) -> tuple[int, yaml.Node, str] | None:
 def _has_below(errors: list[ErrorDetails], loc: tuple[int | str, ...]) -> bool:
     """Whether there is an error in what stands at this place."""
     return any(
-        each["loc"][: len(loc)] == loc and len(each["loc"]) > len(loc)
-        for each in errors
+        error["loc"][: len(loc)] == loc and len(error["loc"]) > len(loc)
+        for error in errors
     )

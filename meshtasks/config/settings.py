@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import certifi
 from pydantic import BaseModel, ValidationError
 
-from meshtasks.config.certificates import trust
 from meshtasks.config.environment import Environment
 from meshtasks.config.loader import fault_in, load_yaml, refuse, together
 from meshtasks.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
+
+#: What OpenSSL, and requests, read.
+_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 
 
 def _no_faults(_model: BaseModel, _settings: Settings) -> Iterable[ConfigError]:
@@ -108,12 +114,51 @@ def load_settings() -> Settings:
         raise together(
             ConfigError(
                 "environment",
-                f"MESH_{'__'.join(map(str, each['loc'])).upper()}",
-                each["msg"].removeprefix("Value error, "),
+                f"MESH_{'__'.join(map(str, fault['loc'])).upper()}",
+                fault["msg"].removeprefix("Value error, "),
             )
-            for each in error.errors(include_input=False)
+            for fault in error.errors(include_input=False)
         ) from error
     refuse(env.place_faults())
-    if env.ca_file and env.ca_file != Path():  # as an empty variable says
+    if env.ca_file and env.ca_file != Path():  # of an empty variable
         trust(env.ca_file, env.state_dir)
     return Settings(env)
+
+
+def trust(ca_file: Path, directory: Path) -> None:
+    """Believe also certificates that this authority has signed, in this process and
+    those that it starts.
+
+    Every client (AMQP, HTTP, S3, notifications) checks certificates against what
+    OpenSSL takes by default, or requests; both read where that is from the
+    environment of the process. One file with the public authorities and this one
+    serves them all.
+
+    Args:
+        ca_file: certificates of the authority, PEM.
+        directory: for the file with all authorities; made if missing.
+
+    Raises:
+        ConfigError: there is no certificate in the file, or none can be written.
+    """
+    try:
+        own = ca_file.read_text(encoding="utf-8-sig")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=own or "-")
+    except (OSError, ValueError) as error:
+        expected = f"a file of PEM certificates, but: {error}"
+        raise ConfigError("environment", "MESH_CA_FILE", expected) from error
+    public = Path(ssl.get_default_verify_paths().openssl_cafile)
+    if not public.is_file():
+        public = Path(certifi.where())
+    text = f"{public.read_text(encoding='utf-8')}\n{own}"
+    bundle = directory.absolute() / "ca-bundle.pem"
+    try:
+        if not bundle.is_file() or bundle.read_text(encoding="utf-8") != text:
+            directory.mkdir(parents=True, exist_ok=True)
+            aside = bundle.with_name(f".{secrets.token_hex(8)}")
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(bundle)
+    except OSError as error:
+        expected = f"to be copied to {bundle}, but: {error.strerror}"
+        raise ConfigError("environment", "MESH_CA_FILE", expected) from error
+    os.environ.update(dict.fromkeys(_CA_VARIABLES, str(bundle)))

@@ -17,8 +17,7 @@ from urllib3.exceptions import SSLError
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.management import nodes
-from meshtasks.config.certificates import trust
-from meshtasks.config.settings import load_settings
+from meshtasks.config.settings import load_settings, trust
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.diagnosis import unreachable
 from meshtasks.flows.http import pool_manager, request
