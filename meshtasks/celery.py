@@ -72,7 +72,7 @@ def create_app(
 
 
 #: Celery's commands that show a broker's refusal as a traceback, Flower every second.
-#: A worker says itself what is refused.
+#: A worker reports it by itself.
 _ASKING = frozenset({"call", "control", "events", "flower", "inspect", "status"})
 
 

@@ -1,4 +1,4 @@
-"""``meshtasks config``: is the configuration right, and what does it do?"""
+"""``meshtasks config``: check the configuration, and explain its effect."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def _check(*, as_json: bool) -> None:
     try:
         found = findings(load_settings())
     except ConfigError as error:  # of the environment, or of a flow
-        found = [error_finding(each) for each in (error, *error.more)]
-    levels = [each.level for each in found]
+        found = [error_finding(fault) for fault in (error, *error.more)]
+    levels = [finding.level for finding in found]
     if as_json:
-        say(json.dumps([each.as_json() for each in found], indent=2))
+        say(json.dumps([finding.as_json() for finding in found], indent=2))
     else:
-        for each in found:
-            say(f"{each.place}: {each.level}: {each.key}: {each.text}")
+        for finding in found:
+            say(f"{finding.place}: {finding.level}: {finding.key}: {finding.text}")
         errors, warnings = levels.count("error"), levels.count("warning")
         counts = [_count(errors, "error"), _count(warnings, "warning")]
         if notes := levels.count("note"):

@@ -1,4 +1,4 @@
-"""``meshtasks doctor``: is all well, and if not, what is to be done?"""
+"""``meshtasks doctor``: check everything that the mesh needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MARKS = {
     "failed": ("FAILED ", "bold red"),
     "skipped": ("skipped", "bright_black"),
 }
-#: Of what a service says itself when it cannot be reached or refuses.
+#: For a service that cannot be reached, or refuses.
 _REMEDY = "is it running, and is its MESH_… variable right?"
 
 
@@ -106,7 +106,7 @@ def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict
         thread.join(max(0.0, deadline - time.monotonic()))
     done = dict(verdicts)
     found = {check.name: done.get(check.name, late) for check in wanted}
-    for check in wanted:  # one cause is told once
+    for check in wanted:  # one cause is reported once
         first = found.get(check.needs)
         if first and first.state == found[check.name].state == "failed":
             text = f"cannot be looked at: {check.needs} has failed"

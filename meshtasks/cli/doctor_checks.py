@@ -1,5 +1,4 @@
-"""The single checks of ``meshtasks doctor``: each says how something is, and if it is
-not well, what to do."""
+"""The checks of ``meshtasks doctor`` that belong to no flow."""
 
 from __future__ import annotations
 
@@ -153,8 +152,7 @@ def _timeseries(settings: Settings) -> Verdict:
 
 
 def circuits(amqp_url: str) -> Verdict:
-    """What the workers say of their sinks: they do the work itself, while a check may
-    pass where the work fails."""
+    """The circuits of the workers: a check may pass where the real work fails."""
     answers = ask_workers(amqp_url)
     if lines := circuit_lines(answers):
         remedy = "put the sink right; its queues resume by themselves"

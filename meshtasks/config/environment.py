@@ -2,7 +2,7 @@
 
 Variables carry the prefix ``MESH_``; ``.env`` is honoured, and for every secret
 ``MESH_X_FILE`` names a file that holds it (Docker and Kubernetes secrets). Everything
-that is not a secret and not a place lives in config/.
+else lives in config/.
 """
 
 from __future__ import annotations
@@ -227,7 +227,8 @@ class Environment(BaseSettings):
                 values[name] = {
                     word: read(
                         f"MESH_{name.upper()}__{word.upper()}",
-                        *((value, None) if key == word else (None, value)),
+                        value if key == word else None,
+                        None if key == word else value,
                         name,
                     )
                     for key, value in named.items()

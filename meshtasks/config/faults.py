@@ -1,7 +1,7 @@
 """Faults of a configuration that its model finds: each with its place and reason.
 
 A validator that raises ``ValueError`` names one fault and no place. These are raised
-all together, and the file's reader can tell the line of each.
+all together, and the reader of the file finds the line of each.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def twice(names: Iterable[str], what: str, key: str) -> Iterable[InitErrorDetail
         key: of the list they are in.
     """
     seen: set[str] = set()
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         if name in seen:
             reason = f"{what} names must be unique; twice: {name}"
-            yield fault(reason, key, place, "name")
+            yield fault(reason, key, index, "name")
         seen.add(name)
 
 

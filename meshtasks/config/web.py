@@ -1,4 +1,4 @@
-"""What configuration files say of HTTP services: their URLs, and how they know us."""
+"""HTTP services in configuration files: their URLs, and the secrets they ask for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Auth(BaseModel):
-    """How an HTTP service knows us: a header with a secret.
+    """How requests are authenticated: a header with a secret.
 
     Attributes:
         header: name of the header.
@@ -33,7 +33,7 @@ def http_url(text: str, *, expected: str = "an http or https URL") -> str:
     """The text, if it is an http or https URL without a password.
 
     Raises:
-        ValueError: it is not; the text says what was expected.
+        ValueError: it is not; with what was expected.
     """
     if not is_url_text(text):
         message = "expected a URL without spaces, backslashes and #"

@@ -95,8 +95,7 @@ class Handler:
         gathers: a batch waits for its count, bytes or age even while its queue is idle,
             because each becomes one object; without it a message that meets an idle
             queue is handled at once.
-        validate: the part of :attr:`handle` that tells bad records, for those who
-            want to know beforehand.
+        validate: the part of :attr:`handle` that finds bad records, for the gateway.
         struct: what :attr:`handle` is given instead of ``record``: a faster reader of
             the usual records, which must refuse whatever ``record`` would.
         on_exhausted: what else to publish for a message that is dead after its last
@@ -167,9 +166,9 @@ class Flow:
         by_kind: makes the handler of a queue that queues.yaml gives to this flow,
             from the queue's name and its kind of kinds.yaml.
         files: files of config/ that it reads; read at the start.
-        sinks: those that ``doctor`` asks for a sign of life; not those that
+        sinks: those that ``doctor`` probes; not those that
             :attr:`checks` look at.
-        commands: what Flower, the gateway and scripts may ask of it.
+        commands: for Flower, the gateway and scripts.
         validate: faults of the environment, found at the start.
         checks: for ``doctor``.
         doubts: warnings and notes for ``config check``; given the handlers of the

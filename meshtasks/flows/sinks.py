@@ -115,7 +115,7 @@ class TimedPublisher(Publisher):
 TIMESERIES = SinkKey(
     "timeseries", lambda sinks: TimeSeries.from_environment(sinks.settings.env)
 )
-#: What the rules remember of each series.
+#: The state of the rules, by series.
 RULE_STATE = SinkKey(
     "rule_state",
     lambda sinks: RuleStateStore(sinks.settings.env.state_dir / "rules.sqlite"),

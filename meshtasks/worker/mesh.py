@@ -73,7 +73,7 @@ def _register(app: Celery, queue: str, runner: BatchRunner, settings: Settings) 
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not so that a batch found a sink in trouble: the consuming process says that
+    """Not that a batch found a sink unavailable: the consuming process logs that
     once, and not for every try."""
     said = record.args.get("return_value") if isinstance(record.args, dict) else None
     return not str(said).startswith(WAITING_FOR)
