@@ -34,6 +34,8 @@ _ARRAY_SIZE = 100
 _DRY_ROUNDS = 2
 
 _T = TypeVar("_T")
+#: Of a metric; None for one without a value.
+Fields = Mapping[str, float | bool | None]
 
 _REASON_LIMIT_CHARS = 200
 _LARGEST = 1e308
@@ -158,7 +160,7 @@ class Guard:
 
 def metric(
     name: str,
-    fields: Mapping[str, float | bool | None],
+    fields: Fields,
     tags: Mapping[str, str],
     timestamp: float,
 ) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from meshtasks.text import clip
 from producers.base import MAX_ROUTING_KEY_BYTES
 from producers.collecting import (
     Counters,
+    Fields,
     Measured,
     Unforeseen,
     contained,
@@ -199,7 +200,7 @@ class Translator:
     def record(
         self,
         name: str,
-        fields: Mapping[str, float | bool | None],
+        fields: Fields,
         timestamp: float,
         labels: _Labels = (),
     ) -> Measured:

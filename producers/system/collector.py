@@ -22,6 +22,7 @@ from producers.collecting import (
     WRAP_32_BIT,
     Collector,
     Counters,
+    Fields,
     Guard,
     Measured,
     elapsed_seconds,
@@ -72,7 +73,6 @@ class SystemConfig(Model):
 
 
 _T = TypeVar("_T")
-_Fields = Mapping[str, float | bool | None]
 
 #: Field → psutil's name of it.
 _SPACE = {
@@ -146,7 +146,7 @@ def _attributes(found: object, names: Mapping[str, str]) -> dict[str, Any]:
 class Found(NamedTuple):
     """One metric's fields, and the tags that tell it from others of its group."""
 
-    fields: _Fields
+    fields: Fields
     tags: Mapping[str, str]
 
 

@@ -28,6 +28,7 @@ from producers.collecting import (
     SCRAPE,
     Collector,
     Counters,
+    Fields,
     Guard,
     Measured,
     elapsed_seconds,
@@ -231,7 +232,7 @@ class TritonCollector(Collector):
     def _measured(
         self,
         name: str,
-        fields: Mapping[str, float | bool | None],
+        fields: Fields,
         tags: Mapping[str, str],
         timestamp: float,
     ) -> Measured:
