@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, tzinfo
-from math import isfinite
 from typing import Any, Literal
 
 #: More lines than this cannot be told apart.
@@ -145,6 +144,8 @@ def _position(index: int, x: datetime | float | str) -> float:
 ROWS_LIMIT = 50_000
 #: Bars beyond which their names cannot be read.
 _BARS_LIMIT = 60
+#: Numbers beyond it are left out, as are those that are not finite.
+_LARGEST = 1e300
 
 _FEWER = "reduce them, as with GROUP BY and time_bucket(INTERVAL '1 hour', time)"
 
@@ -279,11 +280,12 @@ def _roles(
 
 
 def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and isfinite(value) else None
+    """The value, or None if no chart can show it."""
+    return float(value) if value is not None and abs(value) <= _LARGEST else None
 
 
 def _is_drawable(x: object) -> bool:
-    return x is not None and (not isinstance(x, float) or isfinite(x))
+    return _finite(x) is not None if isinstance(x, float) else x is not None
 
 
 def _is_number(value: object) -> bool:

@@ -29,7 +29,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from meshtasks.cli.chart import Chart, Series
 from meshtasks.config.private_files import private_opener, write_private
-from meshtasks.text import printable
+from meshtasks.text import clip, printable
 
 #: CSS of the page around charts; it follows the reader's light or dark setting.
 STYLE = Path(__file__).with_name("chart.css").read_text(encoding="utf-8")
@@ -51,6 +51,7 @@ _WIDTH, _HEIGHT = 960, 480
 _POINTS_PER_INCH = 72  # so that a point is a pixel
 _CHAR_WIDTH = 7.5  # of 12 px sans serif, on average
 _LINE_HEIGHT = 18
+_LABEL_CHARS = 40
 _TALL = 260
 #: Below so many pixels from one point to the next nobody can aim at one.
 _AIM_PIXELS = 2.0
@@ -59,6 +60,7 @@ _SHORT_SECONDS = 600.0
 _MINUTES = "%a %-d %b %H:%M"
 
 _SETTINGS: Any = {
+    "agg.path.chunksize": 10_000,  # a longer line at once may be too much for it
     "axes.edgecolor": _EDGE,
     "axes.facecolor": _LIGHT["background"],
     "axes.labelcolor": _FAINT,
@@ -136,18 +138,18 @@ def time_ticks(
         zone: whose hours and days.
         most: about as many at most; at least 7.
     """
-    low, high = (datetime.fromtimestamp(moment, zone) for moment in (start, end))
     locator = _dates.AutoDateLocator(tz=zone, minticks=3, maxticks=most)
     formatter = _dates.AutoDateFormatter(locator, tz=zone)
     formatter.scaled = _TIME_FORMATS
-    found = [
-        (_dates.num2date(n, zone), formatter(n)) for n in locator.tick_values(low, high)
-    ]
-    return [
-        Tick(moment.timestamp(), label)
-        for moment, label in found
-        if low <= moment <= high
-    ]
+    try:
+        low, high = (datetime.fromtimestamp(moment, zone) for moment in (start, end))
+        ticks = [
+            Tick(_dates.num2date(days, zone).timestamp(), formatter(days))
+            for days in locator.tick_values(low, high)
+        ]
+    except (ValueError, OverflowError):  # at an end of the calendar
+        return []
+    return [tick for tick in ticks if start <= tick.position <= end]
 
 
 def round_numbers(low: float, high: float, most: int = 5) -> list[float]:
@@ -278,7 +280,7 @@ def _figure(chart: Chart, width: int, height: int, *, titled: bool) -> Figure:
     size = (width / _POINTS_PER_INCH, height / _POINTS_PER_INCH)
     figure = Figure(figsize=size, dpi=_POINTS_PER_INCH, layout=layout)
     if titled:
-        figure.text(0.01, 0.99, chart.title, ha="left", va="top")
+        figure.text(0.01, 0.99, clip(chart.title, width // 8), ha="left", va="top")
     axes = figure.subplots()
     axes.grid(axis="y", color=_LIGHT["grid"], linewidth=1, clip_on=False)
     axes.set_axisbelow(True)
@@ -296,7 +298,7 @@ def _figure(chart: Chart, width: int, height: int, *, titled: bool) -> Figure:
     handles = [draw(chart, axes, index) for index in range(len(chart.series))]
     _mark_x_axis(chart, axes, width, height)
     if len(handles) > 1:
-        names = [series.name for series in chart.series]
+        names = [clip(series.name, _LABEL_CHARS) for series in chart.series]
         needed = 40 + _CHAR_WIDTH * max(map(len, names))
         legend = figure.legend(
             handles,
@@ -351,7 +353,7 @@ def _mark_x_axis(chart: Chart, axes: Any, width: int, height: int) -> None:
     positions = chart.positions
     if chart.axis == "category":
         axes.set_xlim(-0.5, len(positions) - 0.5)
-        names = [str(name) for name in chart.x]
+        names = [clip(str(name), _LABEL_CHARS) for name in chart.x]
         rows = sum(len(name) + 1 for name in names) * _CHAR_WIDTH / width
         crowded = rows > 1 and height >= _TALL
         every = 1 if crowded else ceil(rows)  # a low chart leaves some out
@@ -374,9 +376,9 @@ def _mark_x_axis(chart: Chart, axes: Any, width: int, height: int) -> None:
 def _readings(chart: Chart, axes: Any, width: int, height: int) -> Iterator[ET.Element]:
     """What is seen of each point while the pointer is over it."""
     box = axes.bbox
-    xs = [axes.transData.transform((x, 0.0))[0] for x in chart.positions]
-    if len(xs) > box.width / _AIM_PIXELS:
+    if len(chart.x) > box.width / _AIM_PIXELS:
         return
+    xs = [x for x, _ in axes.transData.transform([(x, 0) for x in chart.positions])]
     low, high = axes.get_xlim()
     time_format = "%a %-d %b %H:%M:%S" if high - low < _SHORT_SECONDS else _MINUTES
     edges = [box.x0, *((a + b) / 2 for a, b in pairwise(xs)), box.x1]

@@ -28,6 +28,7 @@ from meshtasks.cli.drawing import round_numbers, svg, time_ticks, write_chart
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
+FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 def hours(count: int) -> tuple[datetime, ...]:
@@ -286,6 +287,11 @@ def test_a_small_wobble_does_not_fill_the_chart() -> None:
 @pytest.mark.parametrize(
     "chart",
     [
+        Chart("long", "category", ("n" * 300, "m" * 300), (Series("", (1.0, 2.0)),)),
+        Chart("huge", "number", (-1e300, 1e300), (Series("", (-1e300, 1e300)),)),
+        Chart("tiny", "number", (0.0, 1e-320), (Series("", (0.0, 5e-324)),)),
+        Chart("first", "time", (FIRST,), (Series("", (1.0,)),)),
+        Chart("last", "time", (LAST,), (Series("", (1.0,)),)),
         Chart("one place", "time", (NOON,), (Series("", (5.0,)),)),
         Chart("no value", "time", hours(2), (Series("", (None, None)),)),
         Chart("constant", "number", (1.0, 2.0), (Series("", (0.0, 0.0)),)),
