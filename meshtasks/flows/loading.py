@@ -175,7 +175,10 @@ def _package(point: EntryPoint) -> str:
 def _clashes(
     flow: Flow, others: Iterable[Flow], packages: Mapping[str, str]
 ) -> Iterator[str]:
-    """What this flow cannot have, because another has it, or it has it twice."""
+    """What this flow cannot have, because another has it, or it has it twice.
+
+    Files and sinks of one name may be shared, as one object.
+    """
     queues = [handler.queue for handler in flow.handlers]
     for queue in sorted({queue for queue in queues if queues.count(queue) > 1}):
         yield f"queue {queue} has two handlers"
@@ -185,23 +188,28 @@ def _clashes(
         if flow.name == other.name:
             yield f"expected another name: there is {owner} already"
         for what, mine, theirs in (
-            ("queue", set(queues), {each.queue for each in other.handlers}),
+            ("queue", _queues(flow), _queues(other)),
             ("command", _commands(flow), _commands(other)),
-            ("file", *_file_names(flow, other)),
+            ("file", _files(flow), _files(other)),
+            ("sink", _sinks(flow), _sinks(other)),
         ):
-            for name in sorted(mine & theirs):
-                yield f"{what} {name} belongs to {owner} already"
+            for name in sorted(mine.keys() & theirs.keys()):
+                if mine[name] is not theirs[name]:
+                    yield f"{what} {name} belongs to {owner} already"
 
 
-def _commands(flow: Flow) -> set[str]:
-    return {command.name for command in flow.commands}
+def _queues(flow: Flow) -> dict[str, object]:
+    return {handler.queue: handler for handler in flow.handlers}
 
 
-def _file_names(one: Flow, other: Flow) -> tuple[set[str], set[str]]:
-    """Names of files that each reads into a model of its own."""
-    shared = set(one.files) & set(other.files)
-    first, second = (
-        {file.name for file in flow.files if file not in shared}
-        for flow in (one, other)
-    )
-    return first, second
+def _commands(flow: Flow) -> dict[str, object]:
+    return {command.name: command for command in flow.commands}
+
+
+def _files(flow: Flow) -> dict[str, object]:
+    return {file.name: file for file in flow.files}
+
+
+def _sinks(flow: Flow) -> dict[str, object]:
+    keys = (key for handler in flow.handlers for key in handler.sinks)
+    return {key.name: key for key in (*keys, *flow.sinks)}

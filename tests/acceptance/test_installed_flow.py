@@ -109,6 +109,33 @@ def test_commands_know_it(env: dict[str, str], python: Path, tmp_path: Path) -> 
     assert "handler   mesh_tides.handler.store_records: Store the values." in explained
 
 
+def test_a_worker_does_not_start_with_a_flow_that_cannot_be_loaded(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    metadata = tmp_path / "mesh_tides-0.1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Name: mesh-tides\nVersion: 0.1.0\n")
+    (metadata / "entry_points.txt").write_text("[meshtasks.flows]\ntides = broken:X\n")
+    (tmp_path / "broken.py").write_text("open('/nowhere/tide-table')\n")
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "meshtasks", "worker"],
+        cwd=tmp_path,
+        env={**os.environ, **env, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 78
+    assert ended.stderr == (
+        "meshtasks: package mesh-tides 0.1.0: flow tides: broken:X cannot be loaded: "
+        "FileNotFoundError: [Errno 2] No such file or directory: "
+        "'/nowhere/tide-table' (broken.py, line 1)\n"
+    )
+
+
 def test_its_own_tests_pass(python: Path, package: Path) -> None:
     run(package, python, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 

@@ -19,6 +19,7 @@ from meshtasks.errors import ConfigError
 from meshtasks.flows.contract import Flow, Handler
 from meshtasks.flows.diagnosis import Check, Detail, Doubt, Verdict
 from meshtasks.flows.loading import GROUP, load_flows
+from meshtasks.flows.sinks import SinkKey
 from tests.support.command import Command, command
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,10 @@ def handler(queue: str) -> Handler:
         (
             Flow("tides", files=(ConfigFile("rules.yaml", Tides),)),
             "file rules.yaml belongs to the flow readings already",
+        ),
+        (
+            Flow("tides", sinks=(SinkKey("triton", lambda _: None),)),
+            "sink triton belongs to the flow inference already",
         ),
     ],
 )
