@@ -61,7 +61,7 @@ def show(
     now = time.time()
     with closing(Sinks(load_settings())) as sinks:
         policy = sinks.settings.read(ALERTS)
-        with sinks[ALERT_STATE].transaction() as tables:
+        with sinks[ALERT_STATE].tables() as tables:
             alerts = now_standing(tables, policy, now, every=every)
             silences = [each for each in tables.silences() if each.ends_at > now]
     if as_json:
@@ -126,7 +126,7 @@ def show_one(
     now = time.time()
     with closing(Sinks(load_settings())) as sinks:
         policy = sinks.settings.read(ALERTS)
-        with sinks[ALERT_STATE].transaction() as tables:
+        with sinks[ALERT_STATE].tables() as tables:
             alerts = now_standing(tables, policy, now, every=True)
             known = {each.alert.fingerprint: each for each in alerts}
             pages = [
@@ -192,7 +192,7 @@ def history(
     """
     with closing(Sinks(load_settings())) as sinks:
         zone = sinks.settings.read(ALERTS).zone
-        with sinks[ALERT_STATE].transaction() as tables:
+        with sinks[ALERT_STATE].tables() as tables:
             events = tables.history(limit)[::-1]
     if as_json:
         for event in events:
@@ -240,7 +240,7 @@ def _tables() -> Iterator[AlertTables]:
     """The tables, for one change; all of it is done or none."""
     with (
         closing(Sinks(load_settings())) as sinks,
-        sinks[ALERT_STATE].transaction() as tables,
+        sinks[ALERT_STATE].tables() as tables,
     ):
         yield tables
 

@@ -211,7 +211,7 @@ def _alert_lines(settings: Settings) -> list[str]:
         if not sinks[ALERT_STATE].path.exists():
             return []
         try:
-            with sinks[ALERT_STATE].transaction() as tables:
+            with sinks[ALERT_STATE].tables() as tables:
                 firing = tables.firing()
         except Transient as error:
             return [f"not known: {error}"]

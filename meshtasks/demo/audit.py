@@ -197,7 +197,7 @@ def alert_counts(settings: Settings, since_seconds: int) -> AlertCounts:
     """
     store = AlertStore(settings.env.state_dir / "alerts.sqlite")
     try:
-        with store.transaction() as tables:
+        with store.tables() as tables:
             # What was published twice has the same id, but for the time behind it.
             ids = {name.rpartition("@")[0] for name in tables.seen_since(since_seconds)}
             events = tables.history(_EVENTS)

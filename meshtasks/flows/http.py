@@ -95,24 +95,19 @@ def request(
         redirect=False,
         preload_content=False,
     )
-    return answer_in(response)
-
-
-def answer_in(response: urllib3.BaseHTTPResponse) -> Answer:
-    """The answer in a response whose body has not been read."""
-    body, whole = bytearray(), True
+    content, whole = bytearray(), True
     try:
-        while len(body) < _ANSWER_LIMIT_BYTES:
+        while len(content) < _ANSWER_LIMIT_BYTES:
             chunk = response.read1(_CHUNK_BYTES)
             if not chunk:
                 response.release_conn()  # read to its end: to be used again
                 break
-            body += chunk
+            content += chunk
     except HTTPError:
         whole = False
     finally:
         response.close()
-    return Answer(response.status, response.headers, bytes(body), whole)
+    return Answer(response.status, response.headers, bytes(content), whole)
 
 
 def retry_after_seconds(value: str | None) -> float | None:

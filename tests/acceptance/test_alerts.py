@@ -86,7 +86,7 @@ def wait_until_settled(env: dict[str, str]) -> None:
 def firing(env: dict[str, str]) -> list[str]:
     """Sources of the alerts that go on."""
     store = AlertStore(Path(env["MESH_STATE_DIR"]) / "alerts.sqlite")
-    with closing(store), store.transaction() as tables:
+    with closing(store), store.tables() as tables:
         return [alert.source for alert in tables.firing()]
 
 

@@ -159,7 +159,7 @@ class TestACallIsAnswered:
         made = mesh.answer(call_id)["result"]
 
         store = AlertStore(mesh.state_dir / "alerts.sqlite")
-        with store.transaction() as tables:
+        with store.tables() as tables:
             (silence,) = tables.silences()
         store.close()
         assert (silence.id, silence.ends_at) == (made["silence_id"], made["ends_at"])

@@ -46,7 +46,7 @@ def known(sinks: Sinks) -> Known:
     """Severity of each alert by source, and whether it fires."""
 
     def known() -> dict[str, tuple[str, bool]]:
-        with sinks[ALERT_STATE].transaction() as tables:
+        with sinks[ALERT_STATE].tables() as tables:
             return {
                 each.source: (each.severity, each.firing) for each in tables.alerts()
             }

@@ -364,7 +364,7 @@ class TestReplayedRecords:
         archive(sinks, "alerts.critical.test", alert)
         self.replay(meshtasks, *options)
         self.stored(sinks, mesh_url, "alerts.critical")
-        with sinks[ALERT_STATE].transaction() as tables:
+        with sinks[ALERT_STATE].tables() as tables:
             assert len(tables.firing()) == told
 
     def test_what_is_sent_to_the_archive_once_more_is_not_stored_twice(

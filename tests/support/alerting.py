@@ -137,7 +137,7 @@ class Manager:
     @contextmanager
     def tables(self) -> Iterator[AlertTables]:
         """A look into its state."""
-        with self.sinks[ALERT_STATE].transaction() as tables:
+        with self.sinks[ALERT_STATE].tables() as tables:
             yield tables
 
     def events(self) -> list[tuple[str, str]]:

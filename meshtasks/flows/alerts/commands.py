@@ -58,7 +58,7 @@ def silence_alerts(
         arguments.created_by,
         arguments.comment,
     )
-    with sinks[ALERT_STATE].transaction() as tables:
+    with sinks[ALERT_STATE].tables() as tables:
         tables.begin_silence(silence, now)
     return {"silence_id": silence.id, "ends_at": silence.ends_at}
 

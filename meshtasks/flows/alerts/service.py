@@ -72,7 +72,7 @@ class AlertService:
     def receive(self, updates: Iterable[AlertUpdate], now: float) -> None:
         """Store the states of alerts after updates. Repeated ones change nothing."""
         inhibits = False
-        with self._store.transaction() as tables:
+        with self._store.tables() as tables:
             _watch_clock(tables, now)
             for record_id, alert, published_at in updates:
                 if tables.is_repeated(record_id, now):
@@ -89,7 +89,7 @@ class AlertService:
 
         It is this process's to send, and to :meth:`resolve` afterwards.
         """
-        with self._store.transaction() as tables:
+        with self._store.tables() as tables:
             self._keep_up(tables, now)
             while (group := tables.due_group(now)) is not None:
                 claimed = self._review(tables, group, now)
@@ -111,7 +111,7 @@ class AlertService:
         Without ``retry_at`` a receiver took it; else it is retried then, which counts
         as a failure if a receiver was ``tried``.
         """
-        with self._store.transaction() as tables:
+        with self._store.tables() as tables:
             for event in events:
                 tables.add_event(event)
             group = tables.group(claimed.group.id)

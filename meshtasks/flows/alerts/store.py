@@ -78,32 +78,19 @@ class Membership(NamedTuple):
     notified: NotificationState
 
 
-class AlertStore:
+class AlertStore(SqliteFile):
     """The file at a path."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = SqliteFile(SINK, path, _SCHEMA, _SHAPE)
+        super().__init__(SINK, path, _SCHEMA, _SHAPE)
 
     @contextmanager
-    def transaction(self) -> Iterator[AlertTables]:
+    def tables(self) -> Iterator[AlertTables]:
         """Hold the tables; if the block raises, nothing is written.
 
         Raises SinkUnavailable if the file cannot be used, or is held for too long."""
-        with self._file.transaction() as connection:
+        with self.transaction() as connection:
             yield AlertTables(connection)
-
-    def probe(self) -> None:
-        """Check that the file can be written.
-
-        Raises:
-            SinkUnavailable: it cannot.
-        """
-        self._file.probe()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 #: The known alerts, and what was sent of them.
