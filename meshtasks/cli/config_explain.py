@@ -12,7 +12,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS, AlertPolicy, Route
 from meshtasks.flows.contract import Handler
 from meshtasks.flows.excerpts import ARCHIVE
-from meshtasks.flows.inference.handler import ask_models
+from meshtasks.flows.inference.handler import run_models
 from meshtasks.flows.loading import Flows
 
 #: Routes that an alert may take: name → receivers. More than one where it depends on
@@ -161,7 +161,7 @@ def explain(
         0,
     )
     is_archived = exchange != ARCHIVE_EXCHANGE and any(
-        name in handlers and name != ask_models.queue for name in queues
+        name in handlers and name != run_models.queue for name in queues
     )
     half = archive.class_of(routing_key.partition(".")[0])
     return Explanation(

@@ -16,7 +16,7 @@ from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.config.settings import load_settings
 from meshtasks.demo.triton import Triton
 from meshtasks.errors import PublishUnconfirmed
-from meshtasks.flows.inference.handler import ask_models
+from meshtasks.flows.inference.handler import run_models
 from meshtasks.flows.sinks import PUBLISHER, Sinks
 from meshtasks.outcome import DONE, Dead, Retry
 from tests.support.amqp import drain
@@ -88,7 +88,7 @@ def numbers(result: dict[str, Any]) -> list[Any]:
 def test_a_request_is_answered(sinks: Sinks, amqp_url: str) -> None:
     asked = request("r1", 1.5, timestamp="2026-11-23T13:00:00.25Z", sensor_id="attic")
 
-    assert ask_models(batch_of(asked), sinks) == [DONE]
+    assert run_models(batch_of(asked), sinks) == [DONE]
 
     (answer,) = drain(amqp_url, RESULTS)
     result = json.loads(answer.body)
@@ -116,7 +116,7 @@ def test_the_shipped_model_tells_a_jump_of_temperature(
         request("jump", model="temperature-anomaly", inputs=[window(9.0)]),
         request("frozen", model="temperature-anomaly", inputs=[window(-300.0)]),
     ]
-    ask_models(batch_of(*asked, routing_key="ai.model.temperature-anomaly"), sinks)
+    run_models(batch_of(*asked, routing_key="ai.model.temperature-anomaly"), sinks)
 
     answers = results()
     scores = {
@@ -133,10 +133,10 @@ def test_requests_are_stacked_and_each_gets_its_own_rows(
 ) -> None:
     inputs = [rows((10, DOUBLE), (11, DOUBLE), (12, DOUBLE))]
     asked = [request(f"r{n}", n) for n in range(20)] + [request("three", inputs=inputs)]
-    ask_models(batch_of(request("r0")), sinks)  # whatever ran before is over
+    run_models(batch_of(request("r0")), sinks)  # whatever ran before is over
     rows_before, executions_before = rows_and_executions(triton, "obedient")
 
-    assert ask_models(batch_of(*asked), sinks) == [DONE] * 21
+    assert run_models(batch_of(*asked), sinks) == [DONE] * 21
 
     rows_after, executions_after = rows_and_executions(triton, "obedient")
     assert rows_after - rows_before == 23
@@ -157,7 +157,7 @@ def test_a_model_that_takes_no_batches_gets_requests_one_by_one(
     asked = [request(word, model="echo", inputs=[text(word)]) for word in ("a", "ö")]
     _, executions_before = rows_and_executions(triton, "echo")
 
-    assert ask_models(batch_of(*asked), sinks) == [DONE, DONE]
+    assert run_models(batch_of(*asked), sinks) == [DONE, DONE]
 
     _, executions_after = rows_and_executions(triton, "echo")
     assert executions_after - executions_before == 2
@@ -176,7 +176,7 @@ def test_a_rerun_gives_results_of_the_same_message_ids(
     batch = batch_of(request("r1", 1), [nameless, request("r2", 2)], bad)
 
     def message_ids() -> list[str]:
-        ask_models(batch, sinks)
+        run_models(batch, sinks)
         return [each.properties["message_id"] for each in drain(amqp_url, RESULTS)]
 
     first = message_ids()
@@ -212,7 +212,7 @@ def test_a_rerun_gives_results_of_the_same_message_ids(
 def test_a_request_that_does_not_fit_is_dead_and_its_result_has_the_reason(
     sinks: Sinks, results: Results, changes: dict[str, Any], reason: str
 ) -> None:
-    outcomes = ask_models(
+    outcomes = run_models(
         batch_of(request("good"), request("bad", **changes, camera="porch")), sinks
     )
 
@@ -229,7 +229,7 @@ def test_a_request_that_does_not_fit_is_dead_and_its_result_has_the_reason(
 def test_without_a_model_the_result_goes_by_the_routing_key(
     sinks: Sinks, amqp_url: str
 ) -> None:
-    (outcome,) = ask_models(batch_of({"request_id": "r1", "inputs": []}), sinks)
+    (outcome,) = run_models(batch_of({"request_id": "r1", "inputs": []}), sinks)
 
     (answer,) = drain(amqp_url, RESULTS)
     assert isinstance(outcome, Dead)
@@ -251,7 +251,7 @@ def test_a_request_that_fails_does_not_fail_its_neighbours_in_the_stack(
     asked = [request(f"r{n}", n, DOUBLE) for n in range(7)]
     asked[5] = request("r5", 5, order)
 
-    outcomes = ask_models(batch_of(*asked), sinks)
+    outcomes = run_models(batch_of(*asked), sinks)
 
     dead = outcomes.pop(5)
     assert isinstance(dead, Dead)
@@ -269,7 +269,7 @@ def test_a_model_that_skips_rows_gets_requests_one_by_one(
 ) -> None:
     asked = [request(f"r{n}", n, SKIP_A_ROW) for n in range(3)]
 
-    assert ask_models(batch_of(*asked), sinks) == [DONE] * 3
+    assert run_models(batch_of(*asked), sinks) == [DONE] * 3
     assert {name: numbers(answer) for name, answer in results().items()} == {
         f"r{n}": [2.0 * n] for n in range(3)
     }
@@ -287,7 +287,7 @@ def test_a_result_that_its_queue_does_not_take_is_an_error(
     sinks = open_sinks(env, MESH_TRITON_URL=triton.url)
     many = [rows(*((n, DOUBLE) for n in range(8)))]
 
-    outcomes = ask_models(
+    outcomes = run_models(
         batch_of(request("large", inputs=many, note="n" * 150), request("small")), sinks
     )
 
@@ -307,7 +307,7 @@ def test_while_the_server_is_unavailable_good_requests_wait_and_bad_ones_are_dea
     sinks = open_sinks(MESH_TRITON_URL=new_triton.url)
     new_triton.kill()
 
-    good, bad, other = ask_models(
+    good, bad, other = run_models(
         batch_of(request("good"), request("bad", inputs=[]), request(model="echo")),
         sinks,
     )
@@ -335,7 +335,7 @@ def test_the_stack_that_met_a_busy_server_counts_as_tried_and_no_other(
     asked = [request(f"r{n}", n) for n in range(24)]
     asked[12] = request("r12", 12, order)
 
-    outcomes = ask_models(batch_of(*asked), sinks)
+    outcomes = run_models(batch_of(*asked), sinks)
 
     assert outcomes[:8] == [DONE] * 8
     retries = [each for each in outcomes[8:] if isinstance(each, Retry)]
@@ -348,10 +348,10 @@ def test_a_request_that_was_tried_goes_alone(sinks: Sinks, triton: Triton) -> No
     batch = batch_of(*(request(f"r{n}") for n in range(6)))
     batch.envelopes[2].headers[headers.ATTEMPT] = 1
     batch.envelopes[4].headers[headers.ATTEMPT] = 0  # set aside in an outage
-    ask_models(batch_of(request("first")), sinks)  # whatever ran before is over
+    run_models(batch_of(request("first")), sinks)  # whatever ran before is over
     _, executions_before = rows_and_executions(triton, "obedient")
 
-    assert ask_models(batch, sinks) == [DONE] * 6
+    assert run_models(batch, sinks) == [DONE] * 6
 
     _, executions_after = rows_and_executions(triton, "obedient")
     assert executions_after - executions_before == 2
@@ -364,7 +364,7 @@ def test_requests_to_a_model_that_is_not_loaded_wait_and_others_are_answered(
     empty = {"name": "FP32", "shape": [0], "datatype": "FP32", "data": []}
     unload(new_triton, "obedient")
 
-    waiting, answered = ask_models(
+    waiting, answered = run_models(
         batch_of(request("r1"), request("r2", model="echo", inputs=[empty])), sinks
     )
 
@@ -387,10 +387,10 @@ def test_the_description_of_a_model_is_read_again_when_inputs_do_not_fit(
 
     (model / "config.pbtxt").write_text(config.replace("[ 2 ]", "[ 3 ]"))
     load(new_triton, "changing")
-    (before,) = ask_models(asked, sinks)
+    (before,) = run_models(asked, sinks)
     (model / "config.pbtxt").write_text(config)
     load(new_triton, "changing")
-    (after,) = ask_models(asked, sinks)
+    (after,) = run_models(asked, sinks)
 
     assert isinstance(before, Dead)
     assert after is DONE
@@ -401,11 +401,11 @@ def test_a_crashed_model_is_an_alert_until_it_answers_again(
 ) -> None:
     sinks = open_sinks(MESH_TRITON_URL=new_triton.url)
 
-    outcomes = ask_models(batch_of(request("r1", 1, DIE), request("r2", 2)), sinks)
-    again = ask_models(batch_of(request("r2", 2)), sinks)
+    outcomes = run_models(batch_of(request("r1", 1, DIE), request("r2", 2)), sinks)
+    again = run_models(batch_of(request("r2", 2)), sinks)
     unload(new_triton, "obedient")
     load(new_triton, "obedient")
-    mended = ask_models(batch_of(request("r2", 2)), sinks)
+    mended = run_models(batch_of(request("r2", 2)), sinks)
 
     for outcome in [*outcomes, *again]:
         assert isinstance(outcome, Retry)
@@ -435,7 +435,7 @@ def test_answers_whose_confirm_is_lost_are_given_again(
 ) -> None:
     sinks[PUBLISHER] = FailingPublisher(amqp_url)
 
-    outcomes = ask_models(batch_of(request("good"), request("bad", inputs=[])), sinks)
+    outcomes = run_models(batch_of(request("good"), request("bad", inputs=[])), sinks)
 
     assert [each.error_type for each in outcomes if isinstance(each, Retry)] == [
         "PublishUnconfirmed",

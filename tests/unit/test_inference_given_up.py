@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
-from meshtasks.flows.inference.handler import ask_models
+from meshtasks.flows.inference.handler import run_models
 from meshtasks.records.envelope import Envelope
 from tests.support.handling import HANDLERS
 from tests.support.inference import REQUESTS, envelope, request
@@ -22,7 +22,7 @@ KEY = "ai.model.obedient"
 
 
 def told(lost: Envelope) -> list[Outgoing]:
-    assert HANDLERS[REQUESTS] is ask_models
+    assert HANDLERS[REQUESTS] is run_models
     return list(HANDLERS[REQUESTS].on_exhausted(lost, "the model is busy", SETTINGS))
 
 

@@ -21,14 +21,14 @@ from meshtasks.flows.excerpts import ARCHIVE
 from meshtasks.flows.inference.client import TRITON
 from meshtasks.flows.inference.commands import COMMANDS
 from meshtasks.flows.inference.config import MODELS
-from meshtasks.flows.inference.handler import ask_models, evaluate_results
+from meshtasks.flows.inference.handler import evaluate_results, run_models
 
 
 def _triton(settings: Settings) -> Verdict:
     try:
         return probe(settings, TRITON)
     except Transient as error:
-        remedy = f"start it, or do not consume {ask_models.queue}; MESH_TRITON_URL"
+        remedy = f"start it, or do not consume {run_models.queue}; MESH_TRITON_URL"
         return Verdict("warning", str(error), remedy)
 
 
@@ -45,7 +45,7 @@ def _doubts(settings: Settings, _handlers: Mapping[str, Handler]) -> Iterator[Do
                 "latency_ms, as they are without this entry"
             )
             yield Doubt("warning", MODELS, f"models.{name}", text)
-    queue = ask_models.queue
+    queue = run_models.queue
     limit_seconds = settings.read(QUEUES).for_queue(queue).time_limit_seconds
     answer_seconds = models.answer_timeout_seconds
     if answer_seconds > limit_seconds / 2:
@@ -70,7 +70,7 @@ def _explain(
 
 FLOW = Flow(
     "inference",
-    handlers=(ask_models, evaluate_results),
+    handlers=(run_models, evaluate_results),
     files=(MODELS, ARCHIVE),
     commands=COMMANDS,
     checks=_checks,

@@ -110,7 +110,7 @@ def _values(body: bytes) -> list[Any]:
     validate=_dead_requests,
     on_exhausted=_results_given_up,
 )
-def ask_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
+def run_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
     """Run models on requests, and publish the results."""
     outcomes: dict[int, Outcome] = {}
     limits = sinks.settings.read(QUEUES).for_queue(batch.queue)
