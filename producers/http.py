@@ -29,7 +29,7 @@ _HINTS: dict[int, str] = {
 }
 
 
-class Unanswered(MeshError):
+class PageUnavailable(MeshError):
     """A service did not give the page."""
 
 
@@ -72,7 +72,7 @@ class Client:
         """Get a page.
 
         Raises:
-            Unanswered: there was no whole answer in time, or not one with status 200.
+            PageUnavailable: no whole answer in time, or none with status 200.
         """
         deadline = time.monotonic() + self._timeout_seconds
         try:
@@ -85,16 +85,16 @@ class Client:
                 body = self._body(response, deadline)
         except NewConnectionError as error:  # which is a ConnectTimeoutError too
             message = f"cannot be reached: {error.__cause__ or error}"
-            raise Unanswered(message) from error
+            raise PageUnavailable(message) from error
         except (ConnectTimeoutError, ReadTimeoutError) as error:
-            raise Unanswered(self._too_late) from error
+            raise PageUnavailable(self._too_late) from error
         except HTTPError as error:
             message = clip(f"cannot be read: {error}", _REASON_LIMIT_CHARS)
-            raise Unanswered(message) from error
+            raise PageUnavailable(message) from error
         except ValueError:
             # Not quoted and not chained: it may quote the header with the secret.
             message = "cannot be requested: its URL or a header is not valid"
-            raise Unanswered(message) from None
+            raise PageUnavailable(message) from None
         return Page(response.headers.get("Content-Type", ""), body)
 
     def close(self) -> None:
@@ -107,16 +107,16 @@ class Client:
 
     def _body(self, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
         if response.status != HTTPStatus.OK:
-            raise Unanswered(_refusal(response))
+            raise PageUnavailable(_refusal(response))
         body = bytearray()
         # Not read(), which would wait for more as long as any byte comes in time.
         while chunk := response.read1(_CHUNK_BYTES, decode_content=True):
             body += chunk
             if len(body) > self._limit_bytes:
                 message = f"answered with more than {self._limit_bytes:,} bytes"
-                raise Unanswered(message)
+                raise PageUnavailable(message)
             if time.monotonic() > deadline:
-                raise Unanswered(self._too_late)
+                raise PageUnavailable(self._too_late)
         return bytes(body)
 
 

@@ -143,7 +143,7 @@ def simulator(  # noqa: PLR0913 (one parameter per option)
             overheating_room=overheat,
             to_be_packed=array > 1,
             domains=frozenset(domain or DOMAINS),
-            asks_models=ask,
+            with_requests=ask,
         )
     )
     confirmed = Confirmed()

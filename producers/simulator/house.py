@@ -45,7 +45,7 @@ ROOMS = (
 
 _LOGGER_PROBES = 8
 _MOTION_ROOMS = ("hallway", "living_room", "kitchen", "garage", "cellar")
-_ASKED_ROOMS = ("living_room", "greenhouse")
+_REQUESTING_ROOMS = ("living_room", "greenhouse")
 
 
 class Domain(StrEnum):
@@ -78,7 +78,7 @@ class HouseOptions:
         to_be_packed: only sensors that send single records with an id and a
             timestamp, so that the producer can pack many into one message.
         domains: what it sends.
-        asks_models: whether it sends requests to the sample model of config/triton.
+        with_requests: whether it sends requests to the sample model of config/triton.
     """
 
     seed: int
@@ -89,7 +89,7 @@ class HouseOptions:
     overheating_room: str | None = None
     to_be_packed: bool = False
     domains: frozenset[Domain] = DOMAINS
-    asks_models: bool = True
+    with_requests: bool = True
 
 
 class SimulatedMessage(NamedTuple):
@@ -140,7 +140,7 @@ class House:
             name: specimen
             for name, specimen in SPECIMENS.items()
             if name.partition(".")[0] in options.domains
-            and (options.asks_models or name != "ai.inference.requests")
+            and (options.with_requests or name != "ai.inference.requests")
         }
         self._deck = Deck(self._specimens, rng)
 
@@ -214,7 +214,7 @@ def _emitters(
             *(
                 devices.window_requests(room.name, partial(climate.celsius, room), rng)
                 for room in ROOMS
-                if room.name in _ASKED_ROOMS and options.asks_models
+                if room.name in _REQUESTING_ROOMS and options.with_requests
             ),
             devices.camera(rng),
         ],

@@ -128,7 +128,7 @@ def test_a_message_larger_than_a_batch_is_taken_alone(new_buffer: MakeBuffer) ->
     assert bodies(buffer.take(count=5, size_bytes=20)) == [b"x" * 100]
 
 
-def test_a_full_buffer_drops_its_oldest_waiting_message_and_says_which(
+def test_a_full_buffer_drops_its_oldest_waiting_message_and_returns_it(
     new_buffer: MakeBuffer,
 ) -> None:
     buffer = new_buffer(max_messages=2)

@@ -263,7 +263,7 @@ def test_an_array_that_is_not_full_is_safe_when_it_is_old_enough(
         wait_until(lambda: spool.waiting == 1, 30.0, "the array")
 
 
-def test_stopping_without_a_broker_ends_in_time_and_says_what_was_not_sent(
+def test_stopping_without_a_broker_ends_in_time_and_returns_what_was_not_sent(
     url: str, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy.close_door()

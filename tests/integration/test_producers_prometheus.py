@@ -184,7 +184,7 @@ class TestServicesThatFail:
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )
-    def test_a_target_that_cannot_be_read_is_not_up_and_says_why(
+    def test_a_target_that_cannot_be_read_is_not_up_and_the_reason_is_logged(
         self,
         receiver: Receiver,
         scraping: Callable[..., Scrape],
@@ -203,7 +203,7 @@ class TestServicesThatFail:
         assert found["scrape"][0]["up"] is False
         assert reason in caplog.text
 
-    def test_it_is_said_once_that_a_target_is_down_and_once_that_it_is_back(
+    def test_it_is_logged_once_that_a_target_is_down_and_once_that_it_is_back(
         self,
         receiver: Receiver,
         scraping: Callable[..., Scrape],
@@ -344,7 +344,7 @@ class TestKubernetes:
         assert [each.service for each in discovery.targets()] == ["a", "b"]
         assert "continue=next" in receiver.requests[1].path
 
-    def test_a_pod_that_asks_for_nonsense_is_said_once_and_the_others_scraped(
+    def test_a_pod_with_invalid_annotations_is_logged_once_and_the_others_scraped(
         self,
         receiver: Receiver,
         discovery: PodDiscovery,

@@ -140,7 +140,7 @@ def test_the_stats_file_follows_the_run(mesh_url: str, tmp_path: Path) -> None:
     assert stats() == summary | {"elapsed_seconds": stats()["elapsed_seconds"]}
 
 
-def test_a_stats_file_that_cannot_be_written_is_said_at_once(
+def test_a_stats_file_that_cannot_be_written_is_an_error_at_once(
     mesh_url: str, tmp_path: Path
 ) -> None:
     process = started(mesh_url, f"--stats-file={tmp_path}/missing/stats.json")

@@ -148,7 +148,7 @@ def test_all_that_was_appended_is_there_after_the_process_was_killed(
     assert len(found) >= appended
 
 
-def test_a_second_process_is_told_so(new_spool: MakeSpool) -> None:
+def test_a_second_process_is_refused(new_spool: MakeSpool) -> None:
     new_spool()
 
     with pytest.raises(ConfigError, match=r"test\.sqlite3 is in use by another"):
@@ -182,7 +182,7 @@ def test_a_file_that_is_no_spool_is_set_aside(
         assert str(aside) in caplog.text
 
 
-def test_a_file_of_somebody_else_is_not_touched(
+def test_a_file_of_another_program_is_not_touched(
     new_spool: MakeSpool, path: Path
 ) -> None:
     path.parent.mkdir()

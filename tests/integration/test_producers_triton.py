@@ -112,7 +112,7 @@ def test_the_counts_of_a_model_become_rates_and_durations_per_request(
     assert after["queue_ms"] >= 0
 
 
-def test_a_model_that_nobody_asks_has_rates_of_zero_and_no_durations(
+def test_a_model_without_requests_has_rates_of_zero_and_no_durations(
     triton: Triton, clock: Clock, collecting: Callable[..., Collect]
 ) -> None:
     collect = collecting(f"http://{triton.url}", models=Selection(include=("echo",)))
@@ -158,7 +158,7 @@ def test_a_model_that_is_loaded_again_begins_anew(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_server_that_does_not_tell_is_not_up(
+def test_a_server_without_statistics_is_not_up(
     receiver: Receiver,
     collecting: Callable[..., Collect],
     caplog: pytest.LogCaptureFixture,

@@ -122,7 +122,7 @@ def said(deliveries: list[Delivery]) -> dict[str, Any]:
     }
 
 
-def test_devices_of_every_vendor_reach_their_queues_and_the_books_balance(
+def test_devices_of_every_vendor_reach_their_queues_and_the_counts_add_up(
     rabbitmq: RabbitMQ, start: Start
 ) -> None:
     with (
@@ -151,7 +151,7 @@ def test_devices_of_every_vendor_reach_their_queues_and_the_books_balance(
         humidities = said(take(url, "sensors.humidity", 3))
         (motion,) = take(url, "sensors.motion", 1)
         metrics = take(url, "metrics.system", 2)
-        letters = take(url, "dead.letter.queue", 2)
+        dead_letters = take(url, "dead.letter.queue", 2)
         summary = summary_of(process)
 
         assert temperatures == {
@@ -173,16 +173,16 @@ def test_devices_of_every_vendor_reach_their_queues_and_the_books_balance(
             "metrics.system.hue_motion_bad.device",
             "metrics.system.shellyplusht-b8d61a8b17cc.device",
         }
-        reasons = {each.body: each.headers["x-mesh-reason"] for each in letters}
+        reasons = {each.body: each.headers["x-mesh-reason"] for each in dead_letters}
         assert {
             (each.headers["x-mesh-routing-key"], each.headers["x-mesh-queue"])
-            for each in letters
+            for each in dead_letters
         } == {("zigbee2mqtt.Küche oben", "devices"), ("zigbee2mqtt.hall", "devices")}
         assert "not UTF-8" in reasons[b"\xff\xfe"]
         assert 'the text "21,5"' in reasons[b'{"temperature": "21,5"}']
         assert summary["received"] == 10
         assert summary["published"] == 6
-        assert summary["dead"] == len(letters)
+        assert summary["dead"] == len(dead_letters)
         assert summary["passed_over"] == 2  # the announcement, the availability
         assert summary["messages"] == {"sensors": 10, "metrics": 2}
         assert queue_depth(url, "devices") == 0
@@ -345,8 +345,8 @@ def test_what_is_passed_over_is_a_metric_by_reason_and_name(
 
     found = take(amqp_url, "metrics.application", 3, within_seconds=_PATIENCE_SECONDS)
     metrics = [json.loads(each.body) for each in found]
-    (books,) = (each["fields"] for each in metrics if each["name"] == "sensornet")
-    assert books == {"received": 1, "published": 1, "dead": 0, "passed_over": 0}
+    (counts,) = (each["fields"] for each in metrics if each["name"] == "sensornet")
+    assert counts == {"received": 1, "published": 1, "dead": 0, "passed_over": 0}
     assert {
         (each["tags"]["reason"], each["tags"]["value"]): each["fields"]["count"]
         for each in metrics

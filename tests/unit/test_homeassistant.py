@@ -170,7 +170,7 @@ class TestStateChanges:
 
 
 class TestMissedTriggers:
-    def test_an_automation_tells_when_it_was_triggered_in_a_gap(self) -> None:
+    def test_an_automation_has_the_time_of_its_trigger_in_a_gap(self) -> None:
         old, new = state("on", last_triggered=None), state("on", last_triggered=AT_NOON)
         message = missed_trigger(
             change("automation.a", old, new), Gap(NOON - 60, NOON + 60)

@@ -166,7 +166,7 @@ def test_an_odd_attribute_of_a_reading_loses_no_event(
         assert isinstance(reading["name"], str | None)
 
 
-def test_what_nobody_foresaw_is_a_connection_that_ended_and_another_is_made(
+def test_an_unforeseen_error_ends_the_connection_and_another_is_made(
     intake: EventPublisher,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -195,7 +195,7 @@ def test_what_nobody_foresaw_is_a_connection_that_ended_and_another_is_made(
 
 
 @pytest.mark.parametrize("name", ["motion", "occupancy", "presence", "moving"])
-def test_somebodys_being_there_is_motion_as_the_same_device_gives_by_mqtt(
+def test_presence_is_motion_as_the_same_device_gives_by_mqtt(
     intake: EventPublisher, published: Published, name: str
 ) -> None:
     """Zigbee2MQTT's motion sensors are of class occupancy (its issue #23770)."""
@@ -228,7 +228,7 @@ def test_a_sensor_of_degrees_without_a_class_is_one_of_temperature(
         {},
     ],
 )
-def test_an_entity_that_is_named_and_gives_no_reading_is_said_once(
+def test_an_entity_that_is_named_and_gives_no_reading_is_logged_once(
     intake: EventPublisher,
     published: Published,
     caplog: pytest.LogCaptureFixture,
@@ -242,7 +242,7 @@ def test_an_entity_that_is_named_and_gives_no_reading_is_said_once(
     assert caplog.text.count("sensor.pool gives no readings") == 1
 
 
-def test_units_removals_and_restored_states_are_as_home_assistant_says(
+def test_units_removals_and_restored_states_are_as_in_home_assistant(
     intake: EventPublisher, published: Published, caplog: pytest.LogCaptureFixture
 ) -> None:
     temperature = {"device_class": "temperature"}

@@ -25,7 +25,7 @@ class Script:
             yield Measured(f"metrics.system.x.{each}", metric(each, {"n": 1}, {}, 1.0))
 
 
-def test_a_round_that_fails_is_said_once_and_the_next_ones_are_collected(
+def test_a_round_that_fails_is_logged_once_and_the_next_ones_are_collected(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     taken: list[str] = []
@@ -64,7 +64,7 @@ def test_a_metric_that_cannot_be_published_holds_up_no_other(
     assert len(caplog.messages) == 1
 
 
-def test_what_fails_is_said_again_when_it_fails_in_another_way_and_when_it_is_well(
+def test_a_failure_is_logged_again_when_it_changes_and_when_it_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     guard = Guard()

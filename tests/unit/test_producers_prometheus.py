@@ -209,7 +209,7 @@ class TestTypes:
         assert found(translated) == expected
         assert not translated.left_out
 
-    def test_a_page_in_openmetrics_says_the_same(self, read: Reader) -> None:
+    def test_a_page_in_openmetrics_gives_the_same(self, read: Reader) -> None:
         page = (
             "# TYPE orders counter\n"
             'orders_total {} # {{trace_id="abc"}} 1.0\n'
@@ -396,7 +396,7 @@ class TestFaults:
         with pytest.raises(Unreadable, match="utf-8"):
             families(Page(TEXT, b"queue\xff 5\n"), series_limit=100)
 
-    def test_a_page_of_too_many_series_says_how_many(self) -> None:
+    def test_a_page_of_too_many_series_is_refused_with_their_number(self) -> None:
         page = "# HELP queue of things\n" + 'queue{name="a"} 5\n' * 100_000
 
         with pytest.raises(Unreadable, match=r"100,000 series.*series_limit \(20,000"):
@@ -439,7 +439,7 @@ class TestQuantile:
         ],
         ids=["none", "no bound", "no values", "no last bucket"],
     )
-    def test_sometimes_there_is_no_telling(
+    def test_sometimes_there_is_no_quantile(
         self, buckets: tuple[tuple[float, float], ...]
     ) -> None:
         assert quantile(0.5, buckets) is None

@@ -55,7 +55,7 @@ def test_after_a_restart_there_is_no_rate_until_the_next_reading(
     )
 
 
-def test_one_counter_that_went_back_tells_that_all_of_its_source_did(
+def test_one_counter_that_went_back_resets_all_of_its_source(
     counters: Counters,
 ) -> None:
     counters.read("histogram", {"count": 50, "le_1": 10}, 100.0)

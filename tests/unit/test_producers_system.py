@@ -204,7 +204,7 @@ class TestCounters:
 
 
 class TestOtherMachines:
-    def test_thermometers_are_told_apart_even_without_names(
+    def test_thermometers_are_distinct_even_without_names(
         self, collector: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         chips = {
@@ -230,14 +230,14 @@ class TestOtherMachines:
             },
         }
 
-    def test_a_machine_without_disks_has_nothing_to_tell_of_them(
+    def test_a_machine_without_disks_has_no_metrics_of_them(
         self, collector: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(psutil, "disk_io_counters", lambda **_options: None)
 
         assert list(collector(Group.DISK_IO).collect()) == []
 
-    def test_a_group_that_cannot_be_read_is_said_once_and_the_others_go_on(
+    def test_a_group_that_cannot_be_read_is_logged_once_and_the_others_go_on(
         self,
         collector: Make,
         monkeypatch: pytest.MonkeyPatch,
@@ -303,7 +303,7 @@ class TestOtherMachines:
         assert said.startswith(f"group {group}: failed: {type(error).__name__}")
         assert "\x1b" not in said
 
-    def test_a_reason_that_quotes_counters_is_not_said_in_each_round(
+    def test_a_reason_that_quotes_counters_is_not_logged_in_each_round(
         self,
         collector: Make,
         monkeypatch: pytest.MonkeyPatch,
@@ -322,7 +322,7 @@ class TestOtherMachines:
 
         assert len(caplog.messages) == 1
 
-    def test_thermometers_say_what_the_chip_says_and_nothing_where_it_does_not(
+    def test_thermometers_have_the_fields_that_the_chip_has(
         self, collector: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Limits and readings of real chips (giampaolo/psutil#1902)."""
@@ -344,7 +344,7 @@ class TestOtherMachines:
             {"celsius": 40.9, "high_celsius": 65261.85},
         ]
 
-    def test_a_device_mounted_twice_is_told_of_once(
+    def test_a_device_mounted_twice_is_published_once(
         self, collector: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         root = psutil.disk_partitions()[0]

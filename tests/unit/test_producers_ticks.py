@@ -66,7 +66,7 @@ def test_work_longer_than_the_interval_leaves_ticks_out(clock: Clock) -> None:
     assert at == [1_000.0, 1_020.0, 1_040.0]
 
 
-def test_they_end_when_told_to(clock: Clock) -> None:
+def test_they_end_when_stopped(clock: Clock) -> None:
     rounds = ticks(10.0, clock, clock)
     next(rounds)
     clock.set()

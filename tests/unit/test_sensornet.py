@@ -63,7 +63,7 @@ class TestMessages:
             }
         }
 
-    def test_kinds_go_where_the_configuration_says(self) -> None:
+    def test_kinds_go_where_the_configuration_sends_them(self) -> None:
         devices = Devices(kinds={"temperature": "metrics", "humidity": "ignore"})
         body = '{"temperature": 21, "humidity": 40, "battery": 9}'
         normalised = devices.publish("zigbee2mqtt/hall", body)
@@ -202,7 +202,7 @@ class TestDeadLetters:
     @pytest.mark.parametrize(
         ("sensor", "kind"), [("Pressure", "PressureUnit"), ("Temperature", "TempUnit")]
     )
-    def test_a_unit_that_nobody_knows_is_counted_and_no_dead_letter_a_message(
+    def test_an_unknown_unit_is_counted_and_no_dead_letter_a_message(
         self, sensor: str, kind: str
     ) -> None:
         body = f'{{"BME280": {{"{sensor}": 30.1}}, "{kind}": "furlong"}}'

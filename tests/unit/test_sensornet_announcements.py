@@ -254,7 +254,7 @@ class TestKinds:
             ("bath_temperature", "sensors.temperature.den.bath_temperature"),
         ],
     )
-    def test_a_name_tells_a_room_from_a_chip_and_a_wish(
+    def test_a_name_distinguishes_a_room_a_chip_and_a_target(
         self, name: str, key: str
     ) -> None:
         found = Devices().publish(f"den/sensor/{name}/state", "41")

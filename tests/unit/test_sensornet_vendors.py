@@ -61,7 +61,7 @@ class TestZigbee2MQTT:
         assert normalised.dead is None
         assert "sensors.temperature.0x04cf8cdf3c8a82e0" in values(normalised)
 
-    def test_the_millivolts_of_a_battery_are_told_from_the_volts_of_the_mains(
+    def test_the_millivolts_of_a_battery_differ_from_the_volts_of_the_mains(
         self,
     ) -> None:
         devices = Devices()
@@ -106,7 +106,7 @@ class TestZigbee2MQTT:
             "sensors.temperature.trv.local_temperature",
         }
 
-    def test_a_radiator_valve_says_what_it_is_set_to_and_how_far_it_is_open(
+    def test_a_radiator_valve_has_a_target_and_a_position(
         self,
     ) -> None:
         body = (
@@ -216,7 +216,7 @@ class TestTasmota:
             "metrics.system.plug.energy.2.device": {"power_watts": 30},
         }
 
-    def test_what_a_device_says_of_itself_is_counted_by_name(self) -> None:
+    def test_values_about_the_device_itself_are_counted_by_name(self) -> None:
         body = '{"Wifi": {"RSSI": 74}, "POWER": "ON"}'
 
         assert Devices().publish("tele/shed/STATE", body).counted == {
@@ -392,7 +392,7 @@ class TestShelly:
 
         assert Devices().publish(topic, "999").skipped == {"unavailable": 1}
 
-    def test_a_radiator_valve_tells_how_far_it_is_open(self) -> None:
+    def test_a_radiator_valve_has_a_position(self) -> None:
         body = (
             '{"thermostats": [{"pos": 40, "tmp": {"value": 20.3, "units": "C", '
             '"is_valid": true}}], "bat": {"value": 99, "voltage": 4.1}}'
@@ -471,7 +471,7 @@ class TestESPHome:
 
 
 class TestNumbers:
-    def test_a_source_says_what_its_numbers_are(self) -> None:
+    def test_a_source_defines_what_its_numbers_are(self) -> None:
         source = {
             "topic": "greenhouse/+/temp",
             "format": "number",

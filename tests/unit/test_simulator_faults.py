@@ -55,7 +55,7 @@ def test_a_stuck_sensor_repeats_itself_for_at_least_20_seconds(
     assert min(lengths) >= 20
 
 
-def test_a_sensor_that_dropped_out_says_nothing(
+def test_a_sensor_that_dropped_out_has_no_value(
     day: tuple[list[float | None], Counter[str]],
 ) -> None:
     values, happened = day

@@ -190,7 +190,7 @@ def test_oversized_messages_are_rare_after_the_first() -> None:
     assert bad.count(BadKind.NAN) > 20
 
 
-def test_it_speaks_of_the_domains_it_is_told_to() -> None:
+def test_it_sends_messages_of_the_domains_that_are_chosen() -> None:
     options = replace(BAD_HOUSE, domains=frozenset({Domain.HOME, Domain.ALERTS}))
 
     keys = {each.routing_key for each in messages(options, 500)}
@@ -199,7 +199,7 @@ def test_it_speaks_of_the_domains_it_is_told_to() -> None:
 
 
 def test_a_house_may_ask_no_model() -> None:
-    options = replace(BAD_HOUSE, asks_models=False)
+    options = replace(BAD_HOUSE, with_requests=False)
 
     kinds = {domain_kind_of(each.routing_key) for each in messages(options, 2_000)}
 
