@@ -9,9 +9,12 @@ from typing import Annotated
 import typer
 
 from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.cli.config_explain import exchanges_for, explain, is_known
+from meshtasks.cli.config_findings import error_finding, findings
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError
+from meshtasks.flows.loading import load_flows
 
 app = typer.Typer(help="The files of config/.", no_args_is_help=True)
 
@@ -61,11 +64,6 @@ def check(
 
 
 def _check(*, as_json: bool) -> None:
-    from meshtasks.cli.config_findings import (  # noqa: PLC0415 - loads every flow
-        error_finding,
-        findings,
-    )
-
     try:
         found = findings(load_settings())
     except ConfigError as error:  # of the environment, or of a flow
@@ -94,13 +92,6 @@ def _count(number: int, word: str) -> str:
 def _explain(
     settings: Settings, routing_key: str, exchange: str | None, *, as_json: bool
 ) -> None:
-    from meshtasks.cli.config_explain import (  # noqa: PLC0415 - imports every handler
-        exchanges_for,
-        explain,
-        is_known,
-    )
-    from meshtasks.flows.loading import load_flows  # noqa: PLC0415
-
     topology = settings.read(TOPOLOGY)
     if exchange is None:
         candidates = exchanges_for(topology, routing_key)

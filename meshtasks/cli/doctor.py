@@ -5,19 +5,44 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Annotated
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 
+from meshtasks.amqp.accounts import missing_rights
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.drift import compare
+from meshtasks.amqp.management import default_url, nodes, read
+from meshtasks.amqp.queues import QUEUES
+from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.cli.config_findings import findings
+from meshtasks.cli.status_workers import ask_workers, circuit_lines
 from meshtasks.cli.terminal import say
-from meshtasks.config.settings import load_settings
+from meshtasks.config.settings import Settings, load_settings
+from meshtasks.errors import ConfigError, MeshError
+from meshtasks.flows import victoriametrics
+from meshtasks.flows.diagnosis import Check, Verdict, disk, probe, size_text
+from meshtasks.flows.loading import load_flows
+from meshtasks.flows.sinks import TIMESERIES, Sinks
 from meshtasks.masking import masked
 from meshtasks.text import printable
 
-if TYPE_CHECKING:
-    from meshtasks.flows.diagnosis import Check, Verdict
+#: RabbitMQ's own, since 3.8.15, unless a policy or an argument says otherwise.
+_CONSUMER_TIMEOUT_SECONDS = 1_800.0
+_GRACE_SECONDS = 60.0
+_OLDEST_RABBITMQ = (3, 10)
+_HTTP_SECONDS = 5.0
+_SKEW_SECONDS = 5.0
+#: What a check may raise: the service does not answer, or refuses.
+_FAULTS = (MeshError, OSError)
 
 _MARKS = {
     "ok": ("ok     ", "green"),
@@ -56,8 +81,6 @@ def doctor(
     Exit codes: 0 nothing has failed; 1 something has; 78 the environment cannot be
     used.
     """
-    from meshtasks.cli.doctor_checks import checks  # noqa: PLC0415 - loads every sink
-
     settings = load_settings()
     _ = settings.env.amqp_url  # without it nothing can be looked at
     address = management_url or settings.env.management_url or None
@@ -80,16 +103,13 @@ def doctor(
 
 def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict]:
     """Run all checks at the same time; one that has not ended by then has failed."""
-    from meshtasks.cli.doctor_checks import FAULTS  # noqa: PLC0415
-    from meshtasks.flows.diagnosis import Verdict  # noqa: PLC0415
-
     late = Verdict("failed", f"no answer within {within_seconds:g} s", "is it hanging?")
     verdicts: dict[str, Verdict] = {}
 
     def run(check: Check) -> None:
         try:
             state, text, remedy = check.run()
-        except FAULTS as error:
+        except _FAULTS as error:
             state, text, remedy = "failed", str(error), _REMEDY
         verdicts[check.name] = Verdict(state, masked(text), masked(remedy))
 
@@ -124,3 +144,166 @@ def _print(verdicts: dict[str, Verdict]) -> None:
         if verdict.remedy:
             remedy = printable(verdict.remedy)
             console.print(f"{'':<{width + 11}}→ {remedy}", markup=False)
+
+
+def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
+    """All checks; they do not depend on each other."""
+    yield Check("configuration", partial(_configuration, settings))
+    yield Check("broker", partial(_broker, settings))
+    yield Check("permissions", partial(_permissions, settings), "broker")
+    for name, look in (
+        ("broker alarms", _alarms),
+        ("topology", _topology),
+        ("consumer timeout", _timeout),
+    ):
+        yield Check(name, partial(look, settings, management_url), "broker")
+    yield Check("circuits", partial(circuits, settings.env.amqp_url), "broker")
+    yield Check("time series", partial(_timeseries, settings))
+    yield Check("time series flags", partial(_flags, settings))
+    for flow in load_flows().flows:
+        for key in flow.sinks:
+            yield Check(key.name.replace("_", " "), partial(probe, settings, key))
+        yield from flow.checks(settings)
+    base = management_url or default_url(settings.env.broker_url.get_secret_value())
+    yield Check("clock and broker", partial(clock, base))
+    yield Check("clock and time series", partial(clock, settings.env.influx_url))
+    yield Check("disk of state", partial(disk, settings.env.state_dir))
+
+
+def _configuration(settings: Settings) -> Verdict:
+    levels = [each.level for each in findings(settings)]
+    errors, warnings = levels.count("error"), levels.count("warning")
+    text = f"{errors} errors, {warnings} warnings"
+    remedy = "run: meshtasks config check"
+    if errors:
+        return Verdict("failed", text, remedy)
+    return Verdict("warning", text, remedy) if warnings else Verdict("ok", text)
+
+
+def _broker(settings: Settings) -> Verdict:
+    with connected(settings.env.amqp_url) as connection:
+        about = connection.connection.server_properties
+    version = str(about.get("version", ""))
+    text = f"{about.get('product', 'unknown')} {version}"
+    words = version.split(".")[:2]
+    if tuple(int(word) for word in words if word.isdigit()) < _OLDEST_RABBITMQ:
+        return Verdict("failed", text, "upgrade RabbitMQ to 3.10 or newer")
+    return Verdict("ok", text)
+
+
+def _permissions(settings: Settings) -> Verdict:
+    lines = missing_rights(settings.env.amqp_url, settings.read(TOPOLOGY))
+    if lines:
+        more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
+        text = f"this account may not {lines[0]}{more}"
+        remedy = "a worker's account must: rabbitmqctl set_permissions USER .* .* .*"
+        return Verdict("warning", text, remedy)
+    return Verdict("ok", "declares and publishes on every exchange")
+
+
+def _alarms(settings: Settings, management_url: str | None) -> Verdict:
+    try:
+        found = nodes(settings.env.amqp_url, management_url)
+    except ConfigError as error:
+        remedy = "rabbitmqctl set_user_tags USER monitoring, to have it looked at"
+        return Verdict("warning", str(error), remedy)
+    for node in found:
+        if not node.running:
+            return Verdict("failed", f"{node.name} is not running", "start it")
+        if node.mem_alarm:
+            text = f"{node.name} is short of memory and takes no messages"
+            remedy = "let workers catch up, or raise vm_memory_high_watermark"
+            return Verdict("failed", text, remedy)
+        if node.disk_free_alarm:
+            text = f"{node.name} has {size_text(node.disk_free)} of disk left"
+            text += " and takes no messages"
+            return Verdict("failed", text, "free disk space on the broker's host")
+    free = min((node.disk_free for node in found), default=0)
+    return Verdict("ok", f"none; {size_text(free)} of disk free")
+
+
+def _topology(settings: Settings, management_url: str | None) -> Verdict:
+    live = read(settings.env.amqp_url, management_url)
+    drift = compare(settings.read(TOPOLOGY), live)
+    if drift.differences:
+        text = f"{len(drift.differences)} differences: {drift.differences[0]}, …"
+        remedy = "meshtasks topology check names all, meshtasks topology apply adds"
+        return Verdict("failed", text, remedy)
+    return Verdict("ok", "as in topology.yaml")
+
+
+def _timeout(settings: Settings, management_url: str | None) -> Verdict:
+    live = read(settings.env.amqp_url, management_url)
+    for queue in live.queues:
+        if queue.name not in settings.read(TOPOLOGY).domain_queues:
+            continue
+        given = queue.effective_policy_definition.get(
+            "consumer-timeout", queue.arguments.get("x-consumer-timeout")
+        )
+        seconds = _CONSUMER_TIMEOUT_SECONDS if given is None else given / 1_000
+        limits = settings.read(QUEUES).for_queue(queue.name)
+        held = limits.time_limit_seconds + _GRACE_SECONDS + limits.batch.age_ms / 1_000
+        if held > seconds:
+            text = f"{queue.name}: batches may take {held:.0f} s, but the broker waits"
+            text += f" {seconds:.0f} s for their acknowledgement"
+            remedy = (
+                "lower time_limit_seconds in queues.yaml, or raise consumer_timeout"
+            )
+            return Verdict("failed", text, remedy)
+    return Verdict("ok", "longer than any batch may take, unless rabbitmq.conf says so")
+
+
+def _timeseries(settings: Settings) -> Verdict:
+    """Write a point: a store that is full answers an empty write all the same."""
+    point = f"meshtasks_doctor ok=1 {time.time() * 1000:.0f}"
+    with closing(Sinks(settings)) as sinks:
+        refused_lines = sinks[TIMESERIES].write([point])
+    for reason in refused_lines.values():
+        return Verdict("failed", reason, "see the store's own log")
+    return Verdict("ok", "a point was stored (meshtasks_doctor)")
+
+
+def circuits(amqp_url: str) -> Verdict:
+    """The circuits of the workers: a check may pass where the real work fails."""
+    answers = ask_workers(amqp_url)
+    if lines := circuit_lines(answers):
+        remedy = "put the sink right; its queues resume by themselves"
+        return Verdict("failed", "; ".join(lines), remedy)
+    if not answers:
+        return Verdict("skipped", "no worker answers")
+    return Verdict("ok", f"closed in {len(answers)} workers")
+
+
+def _flags(settings: Settings) -> Verdict:
+    """Whether a VictoriaMetrics keeps what it takes, once."""
+    state = victoriametrics.look(settings.env.influx_url)
+    if state is None:
+        return Verdict("skipped", "the store is no VictoriaMetrics, or does not say")
+    if faults := list(state.faults()):
+        texts, flags = zip(*(each.split(": set ") for each in faults), strict=True)
+        return Verdict("warning", "; ".join(texts), f"set {', '.join(flags)}")
+    return Verdict("ok", f"-retentionPeriod={state.flags['retentionPeriod']}")
+
+
+def clock(url: str) -> Verdict:
+    """Compare with the Date of an HTTP answer, which has whole seconds."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    before = time.time()
+    try:
+        with opener.open(url, timeout=_HTTP_SECONDS) as answer:
+            date = answer.headers.get("Date")
+    except HTTPError as error:
+        date = error.headers.get("Date")
+        error.close()
+    except OSError as error:
+        return Verdict("skipped", f"{urlsplit(url).netloc} does not answer: {error}")
+    if not date:
+        return Verdict("skipped", f"{urlsplit(url).netloc} does not tell its time")
+    now = (before + time.time()) / 2
+    skew_seconds = parsedate_to_datetime(date).timestamp() + 0.5 - now
+    if abs(skew_seconds) > _SKEW_SECONDS:
+        text = f"{urlsplit(url).netloc} differs by {skew_seconds:+.0f} s"
+        return Verdict(
+            "failed", text, "have both hosts use NTP (timedatectl set-ntp 1)"
+        )
+    return Verdict("ok", f"within {_SKEW_SECONDS:.0f} s")

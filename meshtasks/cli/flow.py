@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from meshtasks.cli.terminal import fail, say
+from meshtasks.flows.loading import load_flows
 
 app = typer.Typer(
     help="Flows: what the mesh does with its queues.", no_args_is_help=True
@@ -37,8 +38,6 @@ def list_flows() -> None:
 
     Exit codes: 0 listed; 78 a flow cannot be loaded.
     """
-    from meshtasks.flows.loading import load_flows  # noqa: PLC0415 - loads every flow
-
     flows = load_flows()
     for flow in flows.flows:
         package = flows.packages[flow.name] or "built in"

@@ -15,9 +15,8 @@ from typing_extensions import override
 
 from meshtasks.amqp.accounts import missing_rights
 from meshtasks.amqp.topology import Topology
-from meshtasks.cli import doctor_checks
-from meshtasks.cli.doctor import examine
-from meshtasks.cli.doctor_checks import clock
+from meshtasks.cli import doctor as doctor_module
+from meshtasks.cli.doctor import clock, examine
 from meshtasks.cli.status_workers import WorkerAnswer
 from meshtasks.config.loader import load_yaml
 from meshtasks.config.settings import load_settings
@@ -211,9 +210,9 @@ def test_what_the_workers_found_of_their_sinks_is_told(
     words: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(doctor_checks, "ask_workers", lambda _url: answers)
+    monkeypatch.setattr(doctor_module, "ask_workers", lambda _url: answers)
 
-    verdict = doctor_checks.circuits("amqp://")
+    verdict = doctor_module.circuits("amqp://")
 
     assert (verdict.state, verdict.text) == (state, words)
 
