@@ -26,7 +26,7 @@ from meshtasks.flows.alerts.flow import FLOW as ALERTS
 from meshtasks.flows.analytics import FLOW as ANALYTICS
 from meshtasks.flows.archive.flow import FLOW as ARCHIVE
 from meshtasks.flows.command import Command
-from meshtasks.flows.commands.flow import FLOW as COMMANDS
+from meshtasks.flows.commands.commands import FLOW as COMMANDS
 from meshtasks.flows.contract import Flow, Handler
 from meshtasks.flows.inference.flow import FLOW as INFERENCE
 from meshtasks.flows.metrics.flow import FLOW as METRICS

@@ -14,11 +14,11 @@ import json
 import logging
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from http.client import responses
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -26,7 +26,6 @@ import apprise
 from apprise.plugins.home_assistant import NotifyHomeAssistant
 from apprise.plugins.ntfy import NotifyNtfy
 from pydantic import SecretStr
-from typing_extensions import override
 from urllib3 import make_headers
 from urllib3.exceptions import HTTPError
 
@@ -105,11 +104,8 @@ class Notifier:
         """Nothing: no connection is kept."""
 
 
-class Receiver(Protocol):
-    """A destination of notifications."""
-
-    def send(self, notification: Notification) -> None:
-        """See :meth:`Notifier.send`."""
+#: Path and content of each call that a notification takes.
+_Calls = Callable[[Notification], Iterator[tuple[str, Any]]]
 
 
 class _JsonService:
@@ -117,8 +113,14 @@ class _JsonService:
     its URL."""
 
     def __init__(
-        self, name: str, base_url: str, plugin: apprise.NotifyBase, token: str | None
+        self,
+        name: str,
+        base_url: str,
+        plugin: apprise.NotifyBase,
+        token: str | None,
+        calls: _Calls,
     ) -> None:
+        self._calls = calls
         self._name = name
         self.base_url = base_url
         self._verify: bool = plugin.verify_certificate
@@ -132,10 +134,6 @@ class _JsonService:
     def send(self, notification: Notification) -> None:
         for path, content in self._calls(notification):
             self._post(path, content)
-
-    def _calls(self, notification: Notification) -> Iterator[tuple[str, Any]]:
-        """Path and content of each call."""
-        raise NotImplementedError
 
     def _post(self, path: str, content: Any) -> None:
         url = self.base_url + path
@@ -171,22 +169,18 @@ class _JsonService:
         return SinkUnavailable(SINK, message, answer.retry_after_seconds)
 
 
-class _Ntfy(_JsonService):
+def _ntfy(name: str, plugin: NotifyNtfy) -> _JsonService:
     """A topic of an ntfy server (docs.ntfy.sh/publish, "Publish as JSON").
 
     A later message with the same ``sequence_id`` replaces the earlier one since
     ntfy 2.16; older servers ignore it and show both.
     """
+    topics: list[str] = plugin.topics
+    base = plugin.cloud_notify_url if plugin.mode == "cloud" else _base_url(plugin)
+    token = plugin.token if plugin.auth == "token" else None
 
-    def __init__(self, name: str, plugin: NotifyNtfy) -> None:
-        self._topics: list[str] = plugin.topics
-        base = plugin.cloud_notify_url if plugin.mode == "cloud" else _base_url(plugin)
-        token = plugin.token if plugin.auth == "token" else None
-        super().__init__(name, base, plugin, token)
-
-    @override
-    def _calls(self, notification: Notification) -> Iterator[tuple[str, Any]]:
-        for topic in self._topics:
+    def calls(notification: Notification) -> Iterator[tuple[str, Any]]:
+        for topic in topics:
             yield (
                 "/",
                 {
@@ -199,32 +193,30 @@ class _Ntfy(_JsonService):
                 },
             )
 
+    return _JsonService(name, base, plugin, token, calls)
 
-class _HomeAssistant(_JsonService):
+
+def _home_assistant(name: str, plugin: NotifyHomeAssistant) -> _JsonService:
     """Notify services of Home Assistant, its phone app above all.
 
     A later notification with the same ``tag`` replaces the earlier one on the phone,
     one with the same ``notification_id`` in Home Assistant itself.
     """
+    targets: list[tuple[str | None, str | None, list[str]]] = plugin.targets
+    base = _base_url(plugin) + plugin.prefix.rstrip("/")
 
-    def __init__(self, name: str, plugin: NotifyHomeAssistant) -> None:
-        base = _base_url(plugin) + plugin.prefix.rstrip("/")
-        super().__init__(name, base, plugin, plugin.accesstoken)
-        self._targets: list[tuple[str | None, str | None, list[str]]] = plugin.targets
-
-    @override
-    def _calls(self, notification: Notification) -> Iterator[tuple[str, Any]]:
+    def calls(notification: Notification) -> Iterator[tuple[str, Any]]:
         text = {"title": notification.title, "message": notification.body}
-        for domain, service, people in self._targets:
+        for domain, service, people in targets:
             if domain is None:
                 path = "/api/services/persistent_notification/create"
                 yield path, {**text, "notification_id": notification.tag}
                 continue
             data = {"tag": notification.tag, **_PUSH[notification.priority]}
-            content = {**text, "data": data}
-            if people:
-                content["target"] = people
-            yield f"/api/services/{domain}/{service}", content
+            to = {"target": people} if people else {}
+            yield f"/api/services/{domain}/{service}", {**text, "data": data, **to}
+
+    return _JsonService(name, base, plugin, plugin.accesstoken, calls)
 
 
 class _Other:
@@ -272,7 +264,7 @@ class _Other:
         )
 
 
-def _receiver(name: str, url: SecretStr) -> Receiver:
+def _receiver(name: str, url: SecretStr) -> _JsonService | _Other:
     with warnings.catch_warnings():
         # Some plugins import what Python 3.13 no longer has.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -283,9 +275,9 @@ def _receiver(name: str, url: SecretStr) -> Receiver:
             expected = "expected an Apprise URL such as ntfys://ntfy.example.org/topic"
             raise ConfigError("environment", variable, expected)
         case NotifyNtfy():
-            return _Ntfy(name, plugin)
+            return _ntfy(name, plugin)
         case NotifyHomeAssistant():
-            return _HomeAssistant(name, plugin)
+            return _home_assistant(name, plugin)
         case _:
             return _Other(name, plugin)
 

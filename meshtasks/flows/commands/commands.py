@@ -1,9 +1,4 @@
-"""The commands of the mesh itself; those of a flow stand in its folder.
-
-They come one by one on a queue of their own, as Celery tasks that are called with
-named arguments. A rerun is harmless: whatever a command makes has an id that follows
-from that of the call.
-"""
+"""The commands ``publish`` and ``replay_dead_letters``."""
 
 from __future__ import annotations
 
@@ -23,6 +18,7 @@ from meshtasks.amqp.replay import Replay
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import SchemaMismatch
 from meshtasks.flows.command import Arguments, Command, Span
+from meshtasks.flows.contract import Flow
 from meshtasks.flows.sinks import PUBLISHER, Sinks
 
 
@@ -136,3 +132,5 @@ COMMANDS: tuple[Command[Any], ...] = (
         frozenset({"operate"}),
     ),
 )
+
+FLOW = Flow("commands", commands=COMMANDS)
