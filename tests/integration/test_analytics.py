@@ -451,7 +451,7 @@ def test_a_bucket_is_compacted_like_a_directory(
 # The commands
 
 
-def test_compact_says_what_it_has_done(sinks: Sinks, meshtasks: Command) -> None:
+def test_compact_prints_what_it_has_done(sinks: Sinks, meshtasks: Command) -> None:
     for name in "ab":
         archive(sinks, KEY, *temperatures(1), name=name)
 
@@ -469,7 +469,7 @@ def test_compact_takes_a_date(sinks: Sinks, meshtasks: Command) -> None:
     assert meshtasks("analytics", "compact", "--date", "yesterday").exit_code == 2
 
 
-def test_a_second_compaction_at_the_same_time_says_so(
+def test_a_second_compaction_at_the_same_time_is_refused(
     environment: Environment, meshtasks: Command
 ) -> None:
     with DatasetLock(environment.state_dir).compacting():
@@ -478,7 +478,7 @@ def test_a_second_compaction_at_the_same_time_says_so(
     assert "another process of this host compacts the dataset" in result.stderr
 
 
-def test_info_tells_when_compaction_is_due(sinks: Sinks, meshtasks: Command) -> None:
+def test_info_shows_when_compaction_is_due(sinks: Sinks, meshtasks: Command) -> None:
     for name in "ab":
         archive(sinks, KEY, *temperatures(1), name=name)
     sinks[OBJECTS].delete(parquet_names(sinks[OBJECTS])[0])
@@ -554,7 +554,7 @@ def test_a_damaged_file_is_put_aside_and_made_again_from_the_archive(
 
 
 @pytest.mark.parametrize("how", _DAMAGES)
-def test_a_query_leaves_out_a_damaged_file_and_says_so(
+def test_a_query_leaves_out_a_damaged_file_with_a_warning(
     sinks: Sinks, meshtasks: Command, how: str
 ) -> None:
     for name in "ab":
@@ -602,7 +602,7 @@ def test_a_compacted_file_whose_sources_are_lost_is_compacted_anew(
         assert ids_in(sinks[OBJECTS]) == archived_ids(sinks)
 
 
-def test_a_damaged_archive_object_is_told_and_others_are_added(
+def test_a_damaged_archive_object_is_reported_and_others_are_added(
     sinks: Sinks, meshtasks: Command
 ) -> None:
     for name in "ab":

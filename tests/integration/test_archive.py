@@ -425,7 +425,7 @@ def left_pending(sinks: Sinks, damaged: bytes | None) -> str:
     ],
     ids=["empty", "no frame", "no lines", "other lines", "a frame of any size"],
 )
-def test_a_damaged_object_of_unknown_fate_stops_nothing_and_is_told_once(
+def test_a_damaged_object_of_unknown_fate_stops_nothing_and_is_logged_once(
     sinks: Sinks, damaged: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = left_pending(sinks, damaged)

@@ -158,8 +158,8 @@ class TestVerify:
         result = meshtasks("archive", "verify")
 
         assert result.exit_code == 1
-        told = next(line for line in result.stdout.splitlines() if name in line)
-        assert words in told
+        seen = next(line for line in result.stdout.splitlines() if name in line)
+        assert words in seen
         assert "1 DAMAGED" in result.stdout
 
     def test_files_of_the_dataset_that_compaction_moved_aside_are_listed(
@@ -280,7 +280,7 @@ class TestReplay:
         assert "1 not sent: a line is damaged" in result.stdout
         assert queue_depth(mesh_url, TEMPERATURE) == 3
 
-    def test_what_the_time_series_store_would_drop_is_not_sent_unless_told(
+    def test_what_the_time_series_store_would_drop_is_not_sent_unless_wanted(
         self,
         three_hours: Sinks,
         mesh_url: str,
@@ -346,14 +346,14 @@ class TestReplayedRecords:
         self.stored(sinks, mesh_url, TEMPERATURE)
         assert queue_depth(mesh_url, "alerts.notifications") == alerts
 
-    @pytest.mark.parametrize(("options", "told"), [((), 0), (("--with-effects",), 1)])
-    def test_alerts_are_told_only_with_effects(
+    @pytest.mark.parametrize(("options", "firing"), [((), 0), (("--with-effects",), 1)])
+    def test_alerts_are_sent_only_with_effects(
         self,
         sinks: Sinks,
         mesh_url: str,
         meshtasks: Command,
         options: tuple[str, ...],
-        told: int,
+        firing: int,
     ) -> None:
         alert: dict[str, Any] = {
             "title": "Hot",
@@ -365,7 +365,7 @@ class TestReplayedRecords:
         self.replay(meshtasks, *options)
         self.stored(sinks, mesh_url, "alerts.critical")
         with sinks[ALERT_STATE].tables() as tables:
-            assert len(tables.firing()) == told
+            assert len(tables.firing()) == firing
 
     def test_what_is_sent_to_the_archive_once_more_is_not_stored_twice(
         self, three_hours: Sinks, mesh_url: str, meshtasks: Command

@@ -94,7 +94,7 @@ def test_an_object_too_large_for_one_request_is_sent_in_parts(
         ({"archive_url": "s3://mistyped"}, "create the bucket, or correct"),
     ],
 )
-def test_a_wrong_setting_holds_the_queue_up_and_says_what_to_do(
+def test_a_wrong_setting_holds_the_queue_up_with_what_to_do(
     opened: OpenStore, wrong: dict[str, str], named: str
 ) -> None:
     store = opened(**wrong)
@@ -145,7 +145,7 @@ def test_a_connection_that_went_stale_is_replaced_unnoticed(
     assert receiver.requests[-1].body == b"2"
 
 
-def test_an_overloaded_server_is_given_the_time_it_asks_for(
+def test_an_overloaded_server_gets_the_time_of_its_header(
     at_receiver: ObjectStore, receiver: Receiver
 ) -> None:
     receiver.always = _error(503, "SlowDown", {"Retry-After": "7"})
@@ -206,7 +206,7 @@ def test_no_other_right_is_needed_than_that_to_write(
     assert [each.method for each in receiver.requests] == ["PUT"]
 
 
-def test_a_key_that_may_not_delete_is_told_which_right_is_missing(
+def test_for_a_key_that_may_not_delete_the_missing_right_is_named(
     at_receiver: ObjectStore, receiver: Receiver
 ) -> None:
     receiver.always = _error(403, "AccessDenied")
@@ -216,7 +216,7 @@ def test_a_key_that_may_not_delete_is_told_which_right_is_missing(
         at_receiver.put(NAME, b"1", {})
 
 
-def test_another_region_is_told_by_its_setting(
+def test_for_another_region_the_setting_is_named(
     at_receiver: ObjectStore, receiver: Receiver
 ) -> None:
     receiver.always = _error(400, "AuthorizationHeaderMalformed")

@@ -242,7 +242,7 @@ def test_people_get_a_table(sinks: Sinks, query: Command) -> None:
     assert "│ cellar   │  15.0 │" in result.stdout
 
 
-def test_a_table_is_cut_after_a_hundred_rows_and_says_so(query: Command) -> None:
+def test_a_table_is_cut_after_a_hundred_rows_with_a_note(query: Command) -> None:
     shown = query("SELECT range AS n FROM range(100000)").stdout
     assert "│ 99 │" in shown
     assert "│ 100 │" not in shown
@@ -250,7 +250,7 @@ def test_a_table_is_cut_after_a_hundred_rows_and_says_so(query: Command) -> None
     assert "the first" not in query("SELECT range FROM range(100)").stdout
 
 
-def test_a_table_without_rows_says_so(query: Command) -> None:
+def test_a_table_without_rows_has_a_note(query: Command) -> None:
     assert "no rows" in query("SELECT * FROM readings").stdout
 
 
@@ -350,11 +350,11 @@ def test_a_query_that_cannot_be_run_is_refused_with_the_reason(
         ["--days", "0", "SELECT 1"],
     ],
 )
-def test_wrong_usage_is_told(query: Command, arguments: list[str]) -> None:
+def test_wrong_usage_is_refused(query: Command, arguments: list[str]) -> None:
     assert query(*arguments).exit_code == 2
 
 
-def test_without_the_extra_the_way_to_install_it_is_told(
+def test_without_the_extra_the_message_has_its_installation(
     query: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "duckdb", None)

@@ -70,7 +70,7 @@ def meshtasks(
     return command(environment, monkeypatch, capsys)
 
 
-def bury(url: str, reason: str, routing_key: str, times: int = 1) -> None:
+def dead_letter(url: str, reason: str, routing_key: str, times: int = 1) -> None:
     """Put messages on the dead-letter queue, as a worker would."""
     publish_raw(
         url,
@@ -90,7 +90,7 @@ def alert(title: str, severity: str, starts_at: float, **changes: Any) -> Any:
     stamp = datetime.fromtimestamp(starts_at, UTC).isoformat()
     return {
         "title": title,
-        "message": f"{title}, says the rule",
+        "message": f"{title}, by the rule",
         "severity": severity,
         "source": "rules.test",
         "labels": {"about": title},
@@ -112,17 +112,17 @@ def furnish(sinks: Sinks, now: float) -> None:
         archive(sinks, "sensors.temperature.s", *readings, **where)
         archive(sinks, "sensors.humidity.s", *damp, **where)
     hot = start + 10 * HOUR_SECONDS
-    told = [
+    alerts = [
         alert("Attic is hot", "warning", hot),
         alert("Attic is hot", "warning", hot, resolved=True),
     ]
-    archive(sinks, "alerts.warning.x", *told, start=hot, seconds_apart=7200, name="a")
+    archive(sinks, "alerts.warning.x", *alerts, start=hot, seconds_apart=7200, name="a")
     cold = alert(f"Freezer {NASTY}", "critical", now - HOUR_SECONDS)
     archive(sinks, "alerts.critical.x", cold, start=now - HOUR_SECONDS, name="b")
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
-def test_the_page_tells_of_the_house_in_light_and_dark_and_on_a_phone(
+def test_the_page_shows_the_house_in_light_and_dark_and_on_a_phone(
     sinks: Sinks,
     environment: Environment,
     meshtasks: Command,
@@ -132,9 +132,9 @@ def test_the_page_tells_of_the_house_in_light_and_dark_and_on_a_phone(
 ) -> None:
     furnish(sinks, time.time())
     url = environment.amqp_url
-    bury(url, 'value: 120 "%" cannot be', "sensors.humidity.bath", 2)
-    bury(url, 'value: 133 "%" cannot be', "sensors.humidity.attic")
-    bury(url, f"the body is not JSON: {NASTY}", "sensors.humidity.attic")
+    dead_letter(url, 'value: 120 "%" cannot be', "sensors.humidity.bath", 2)
+    dead_letter(url, 'value: 133 "%" cannot be', "sensors.humidity.attic")
+    dead_letter(url, f"the body is not JSON: {NASTY}", "sensors.humidity.attic")
     page = tmp_path / "house.html"
 
     result = meshtasks("report", "--out", page, "--days", 2)
@@ -157,7 +157,7 @@ def test_the_page_tells_of_the_house_in_light_and_dark_and_on_a_phone(
     first, second = found["alerts"]
     assert first[:2] == [
         "▲ critical",
-        f"Freezer {NASTY}\nFreezer {NASTY}, says the rule",
+        f"Freezer {NASTY}\nFreezer {NASTY}, by the rule",
     ]
     assert first[4].startswith("since")
     assert second[0] == "◆ warning"
@@ -173,7 +173,7 @@ def test_the_page_tells_of_the_house_in_light_and_dark_and_on_a_phone(
     assert queue_depth(url, QUEUE) == 4
 
 
-def test_the_page_asks_nothing_of_the_network_and_has_no_faults(
+def test_the_page_uses_no_network_and_has_no_faults(
     sinks: Sinks, meshtasks: Command, tmp_path: Path
 ) -> None:
     furnish(sinks, time.time())
@@ -198,7 +198,7 @@ def test_an_empty_house_has_a_page_too(meshtasks: Command, tmp_path: Path) -> No
     assert "The archive is empty" in html
 
 
-def test_without_a_broker_the_page_says_so_and_tells_the_rest(
+def test_without_a_broker_the_page_shows_why_and_the_rest(
     sinks: Sinks,
     meshtasks: Command,
     monkeypatch: pytest.MonkeyPatch,
@@ -226,7 +226,7 @@ def test_a_page_that_cannot_be_written_is_named(
     assert str(page) in result.stderr
 
 
-def test_a_silent_sensor_is_said_to_be(
+def test_a_silent_sensor_is_marked(
     sinks: Sinks, meshtasks: Command, tmp_path: Path
 ) -> None:
     readings = [{"value": 20, "location": room} for room in ("attic", "attic")]
@@ -245,9 +245,11 @@ def test_a_silent_sensor_is_said_to_be(
 def test_dead_letters_that_died_of_the_same_are_counted_together(
     mesh_url: str,
 ) -> None:
-    bury(mesh_url, 'unit "furlong" is not known', "sensors.temperature.a", 2)
-    bury(mesh_url, "timestamp 2019-02-30T25:00:00Z is no time", "sensors.temperature.b")
-    bury(mesh_url, 'unit "ell" is not known', "sensors.temperature.c")
+    dead_letter(mesh_url, 'unit "furlong" is not known', "sensors.temperature.a", 2)
+    dead_letter(
+        mesh_url, "timestamp 2019-02-30T25:00:00Z is no time", "sensors.temperature.b"
+    )
+    dead_letter(mesh_url, 'unit "ell" is not known', "sensors.temperature.c")
 
     found = dead_letters_in(mesh_url, QUEUE)
 

@@ -94,7 +94,7 @@ def test_the_data_file_of_an_archive_object_is_named_after_it() -> None:
     )
 
 
-def test_a_name_tells_partition_generation_and_digest() -> None:
+def test_a_name_holds_partition_generation_and_digest() -> None:
     found = data_file(file_of(10).name, 7)
     assert found == DataFile(PARTITION, 0, file_of(10).name, 7, "000000000000000a")
 

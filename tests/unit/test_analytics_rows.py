@@ -125,7 +125,7 @@ def test_a_metric_has_a_row_for_each_field() -> None:
     assert (found.readings, found.events) == ([], [])
 
 
-def test_a_text_that_says_that_there_is_no_value_is_no_row() -> None:
+def test_a_text_for_no_value_is_no_row() -> None:
     record = {"name": "room", "fields": {"celsius": "unavailable", "lux": 7}}
 
     found = rows(line("metrics.system.nas", record))
@@ -159,7 +159,7 @@ def test_a_metric_of_a_single_value_has_the_field_value() -> None:
         ("door", [1, 2], None),
     ],
 )
-def test_everything_else_is_an_event_and_says_what_it_is_about(
+def test_everything_else_is_an_event_with_what_it_is_about(
     key: str, record: Any, entity: str | None
 ) -> None:
     row = event(record, key)
@@ -200,11 +200,11 @@ def test_the_json_of_an_event_is_what_was_published() -> None:
 
 
 def test_a_line_whose_members_come_in_another_order_is_read_too() -> None:
-    told = (
+    seen = (
         b'{"record": {"record": 2, "entity_id": "a"}, "time": "2026-11-23t12:00:00z", '
         b'"routing_key": "home.a", "id": "x"}'
     )
-    (row,) = rows(told).events
+    (row,) = rows(seen).events
     assert row == Event(NOON_MS, "a", '{"record": 2, "entity_id": "a"}', "home.a", "x")
 
 
@@ -352,7 +352,7 @@ def test_a_damaged_line_takes_no_other_along(damaged: bytes) -> None:
             parquet_of(table, of_table)
 
 
-def test_a_line_without_rows_is_told() -> None:
+def test_a_line_without_rows_is_reported() -> None:
     found = rows(_sound, b'{"id": "x"}', b"[" * 50_000)
     assert len(found.events) == 1
     missing, deep = found.faults

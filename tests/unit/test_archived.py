@@ -31,7 +31,7 @@ def entry(number: int) -> Entry:
 (OBJECT,) = objects_of("metrics", [entry(0), entry(1)])
 
 
-def test_a_name_tells_class_domain_and_hour() -> None:
+def test_a_name_holds_class_domain_and_hour() -> None:
     said = parse_name(OBJECT.name)
     assert said is not None
     assert said[:2] == ("metrics", "sensors")

@@ -92,7 +92,7 @@ def test_identical_records_of_one_message_are_told_apart() -> None:
 # Lines
 
 
-def test_a_line_says_what_came_from_where_and_when() -> None:
+def test_a_line_holds_what_came_from_where_and_when() -> None:
     line = archive_line("m-1/d", envelope(), READING, NOON + 0.1239)
 
     assert json.loads(line) == {
@@ -143,7 +143,7 @@ def test_text_that_has_no_utf8_bytes_is_replaced() -> None:
 # Excerpts
 
 
-def test_an_excerpt_says_what_the_archive_needs_of_a_message() -> None:
+def test_an_excerpt_holds_what_the_archive_needs_of_a_message() -> None:
     found = json.loads(excerpt(envelope(body=READING), [NOON + 0.25], [None]))
 
     assert found == {
@@ -163,7 +163,7 @@ def test_a_message_without_an_id_has_none_in_its_excerpt() -> None:
 @pytest.mark.parametrize(
     ("places", "said"), [([0, 1], None), ([1], [1]), ([0, 2], [0, 2])]
 )
-def test_places_are_said_unless_they_are_the_first_ones(
+def test_places_are_written_unless_they_are_the_first_ones(
     places: list[int], said: list[int] | None
 ) -> None:
     found = json.loads(excerpt(envelope(), [NOON] * len(places), places))

@@ -221,7 +221,7 @@ def test_values_are_written_for_people(value: float, text: str) -> None:
 # SVG
 
 
-def test_a_chart_tells_in_words_what_it_shows() -> None:
+def test_a_chart_has_words_for_what_it_shows() -> None:
     series = Series("", (20.0, None, 22.5))
     chart = Chart("Temperature, attic", "time", hours(3), (series,), "°C")
     assert drawn(chart).get("aria-label") == (
