@@ -13,14 +13,19 @@ import pytest
 from pydantic import BaseModel
 
 from meshtasks.amqp.queues import QUEUES
+from meshtasks.celery import create_app
 from meshtasks.config.environment import Environment
-from meshtasks.config.settings import ConfigFile, Settings
+from meshtasks.config.settings import ConfigFile, Settings, load_settings
 from meshtasks.errors import ConfigError
+from meshtasks.flows.command import Arguments, Command
 from meshtasks.flows.contract import Flow, Handler
 from meshtasks.flows.diagnosis import Check, Detail, Doubt, Verdict
 from meshtasks.flows.loading import GROUP, load_flows
 from meshtasks.flows.sinks import SinkKey
-from tests.support.command import Command, command
+from meshtasks.gateway.app import create_gateway
+from meshtasks.gateway.context import Context
+from tests.support.command import Command as Program
+from tests.support.command import command
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,6 +125,28 @@ def test_an_installed_flow_is_as_a_built_in_one(install: Install) -> None:
     assert TIDES in flows.files
 
 
+def test_worker_gateway_and_the_exported_interface_have_it(
+    install: Install, meshtasks: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MESH_BROKER_URL", "amqp://nobody@127.0.0.1:1/none")
+    monkeypatch.setenv("MESH_API_TOKENS", f"n8n:trigger:{'t' * 30}")
+    ebb = Command("ebb", Arguments, lambda *_: {}, frozenset({"trigger"}))
+    install(Flow("tides", handlers=(handler("tides.level"),), commands=(ebb,)))
+    settings, flows = load_settings(), load_flows()
+
+    app = create_app(settings)
+    context = Context.from_settings(settings, flows.handlers(settings), flows.commands)
+    schema = create_gateway(context).openapi()
+    exported = meshtasks("topology", "export", "--asyncapi")
+
+    assert {"tides.level", "ebb"} <= app.tasks.keys()
+    assert app.conf.task_routes["tides.level"] == {"queue": "tides.level"}
+    assert "/v1/tasks/ebb" in schema["paths"]
+    assert context.validator.check("metrics", "tides", b"{}") == ["tides.level"]
+    assert "tides.level" in exported.stdout
+    app.close()
+
+
 def test_the_file_of_a_package_is_read_where_config_has_none(tmp_path: Path) -> None:
     (tmp_path / "default.yaml").write_text("harbour: Hull\n")
     (tmp_path / "config").mkdir()
@@ -135,7 +162,7 @@ def test_the_file_of_a_package_is_read_where_config_has_none(tmp_path: Path) -> 
 @pytest.fixture
 def meshtasks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
+) -> Program:
     """The console script with a mesh that has the queue tides.level."""
     config = tmp_path / "config"
     config.mkdir()
@@ -157,7 +184,7 @@ def meshtasks(
 
 
 def test_config_check_and_doctor_have_what_an_installed_flow_reports(
-    install: Install, meshtasks: Command, monkeypatch: pytest.MonkeyPatch
+    install: Install, meshtasks: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detail = Detail("station", "Hull, by the pier", {"name": "Hull"})
     flow = Flow(
@@ -189,7 +216,7 @@ def test_config_check_and_doctor_have_what_an_installed_flow_reports(
 
 
 def test_a_broken_flow_stops_commands_with_one_message(
-    install: Install, meshtasks: Command
+    install: Install, meshtasks: Program
 ) -> None:
     install("1 / 0\n")
 
@@ -206,7 +233,7 @@ def test_a_broken_flow_stops_commands_with_one_message(
 
 @pytest.mark.parametrize("name", ["Tides", "3tides", "ti-des", ""])
 def test_a_name_that_no_package_can_have_is_wrong_usage(
-    meshtasks: Command, tmp_path: Path, name: str
+    meshtasks: Program, tmp_path: Path, name: str
 ) -> None:
     result = meshtasks("flow", "new", name, "--into", tmp_path / "made")
 
@@ -216,7 +243,7 @@ def test_a_name_that_no_package_can_have_is_wrong_usage(
 
 
 def test_a_directory_that_exists_is_left_alone(
-    meshtasks: Command, tmp_path: Path
+    meshtasks: Program, tmp_path: Path
 ) -> None:
     (tmp_path / "mesh-tides").mkdir()
 
