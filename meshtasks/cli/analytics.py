@@ -87,7 +87,7 @@ def info() -> None:
     with closing(open_store(load_settings().env)) as store:
         dataset = Dataset(store)
         partitions = dataset.partitions(with_sources=True)
-        missing = len(dataset.missing())
+        missing = len(dataset.missing(partitions))
     tables: dict[str, list[Split]] = defaultdict(list)
     dates: dict[str, list[str]] = defaultdict(list)
     for partition, split in partitions.items():

@@ -143,7 +143,8 @@ class Compaction:
     def _add_missing(self, only: date | None, done: Compacted) -> None:
         """Add archive objects that have no rows in the dataset."""
         # what others are about to add too gets the same name and content
-        missing = [n for n in self._dataset.missing(only) if n not in self._unread]
+        found = self._dataset.missing(self._partitions(only), only)
+        missing = [name for name in found if name not in self._unread]
         if missing:
             self._report(f"adding {len(missing)} archive objects")
         for name in missing:

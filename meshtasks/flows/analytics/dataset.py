@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import date
@@ -91,18 +91,20 @@ class Dataset:
             for partition, files in by_partition(found).items()
         }
 
-    def missing(self, only: date | None = None) -> list[str]:
+    def missing(
+        self, partitions: Mapping[Partition, Split], only: date | None = None
+    ) -> list[str]:
         """Names of the archive objects without rows in the dataset.
 
         Args:
-            only: those of a UTC date.
+            partitions: of the dataset, with sources.
+            only: objects of this UTC date.
 
         Raises:
             SinkUnavailable: the store cannot be read.
-            ObjectGone: another host deletes files at this moment.
         """
         known: dict[tuple[str, date], frozenset[str]] = {}
-        for partition, files in self.partitions(with_sources=True).items():
+        for partition, files in partitions.items():
             day = (partition.domain, partition.date)
             known[day] = known.get(day, frozenset()) | files.sources
         return [
