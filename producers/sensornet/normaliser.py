@@ -16,7 +16,12 @@ from producers.sensornet.config import Device, SensorNet
 from producers.sensornet.discovery import Announced
 from producers.sensornet.kinds import name
 from producers.sensornet.payload import UNAVAILABLE, Ignored, Path
-from producers.sensornet.records import MessageRecords, Published, RepeatedMotion
+from producers.sensornet.records import (
+    MessageRecords,
+    Published,
+    RepeatedMotion,
+    Sensor,
+)
 from producers.sensornet.report import UNIT, MessageReport, Reading, ValueCounts, read
 
 logger = logging.getLogger(__name__)
@@ -130,7 +135,8 @@ class Normaliser:
                 if reading.entity
                 else of_topic
             )
-            self._add(records, reading, own, called, location)
+            sensor = Sensor(records.sensor_id(called, reading), location)
+            self._add(records, sensor, reading, own)
         messages = tuple(records.messages())
         counted = +records.counted
         if not messages and not report.faults and not counted:
@@ -153,40 +159,28 @@ class Normaliser:
         return called, own.location or area
 
     def _add(
-        self,
-        records: MessageRecords,
-        reading: Reading,
-        own: Device,
-        device: str,
-        location: str,
+        self, records: MessageRecords, sensor: Sensor, reading: Reading, own: Device
     ) -> None:
         """One reading becomes a message, a field of one, or is counted."""
         kind, value = reading.kind, reading.value
         destination = self._config.kinds.get(kind.name, "ignore")
-        sensor_id = records.sensor_id(device, reading)
         if destination == "ignore":
             records.count(f"kind {kind.name}", reading)
         elif isinstance(value, str):
-            records.add_event(sensor_id, reading, value, location)
+            records.add_event(sensor, reading, value)
         elif kind.form == "number":
-            self._add_number(records, reading, own, sensor_id, location)
+            self._add_number(records, sensor, reading, own)
         elif destination == "metrics":
-            records.add_field(sensor_id, reading, bool(value), location)
+            records.add_field(sensor, reading, bool(value))
         elif kind.name == "motion" and self._motion.is_repeated(
-            sensor_id, records.published.received_at, state=bool(value)
+            sensor.id, records.published.received_at, state=bool(value)
         ):
             records.count("repeated motion", reading)
         else:
-            state = {kind.name: bool(value)}
-            records.add_reading(sensor_id, reading, state, location)
+            records.add_reading(sensor, reading, {kind.name: bool(value)})
 
     def _add_number(
-        self,
-        records: MessageRecords,
-        reading: Reading,
-        own: Device,
-        sensor_id: str,
-        location: str,
+        self, records: MessageRecords, sensor: Sensor, reading: Reading, own: Device
     ) -> None:
         kind, value = reading.kind, float(reading.value)
         configured = own.units.get(kind.name)
@@ -201,10 +195,9 @@ class Normaliser:
         elif not kind.lowest <= converted <= kind.highest:
             records.count(_IMPOSSIBLE, reading)
         elif self._config.kinds[kind.name] == "metrics":
-            records.add_field(sensor_id, reading, converted, location)
+            records.add_field(sensor, reading, converted)
         else:
-            measured = {"value": value, "unit": unit}
-            records.add_reading(sensor_id, reading, measured, location)
+            records.add_reading(sensor, reading, {"value": value, "unit": unit})
 
 
 def _dead(faults: Sequence[InvalidMessage]) -> Dead | None:

@@ -140,6 +140,13 @@ class Published(NamedTuple):
     received_at: float
 
 
+class Sensor(NamedTuple):
+    """Name and location of what gave a reading; the location may be empty."""
+
+    id: str
+    location: str
+
+
 class MessageRecords:
     """The records that come of one message of a device.
 
@@ -179,40 +186,36 @@ class MessageRecords:
         self._taken.add((distinct, reading.kind.name))
         return distinct
 
-    def add_event(
-        self, sensor_id: str, reading: Reading, happened: str, location: str
-    ) -> None:
+    def add_event(self, sensor: Sensor, reading: Reading, happened: str) -> None:
         """Something that happened."""
         record = {
-            "automation": f"device.{sensor_id}",
+            "automation": f"device.{sensor.id}",
             "trigger": writable(happened),
-            "sensor_id": sensor_id,
-            **self._shared(reading, location),
+            "sensor_id": sensor.id,
+            **self._shared(sensor, reading),
         }
-        key = f"home.device.{sensor_id.replace('.', '_')}.trigger"
+        key = f"home.device.{sensor.id.replace('.', '_')}.trigger"
         self._outgoing.append((EVENTS_EXCHANGE, key, record))
 
     def add_reading(
-        self, sensor_id: str, reading: Reading, values: dict[str, Any], location: str
+        self, sensor: Sensor, reading: Reading, values: dict[str, Any]
     ) -> None:
         """A reading for ``sensors``: its value and unit, or its state."""
-        key = f"sensors.{reading.kind.name}.{sensor_id}"
-        shared = self._shared(reading, location)
-        record = {"sensor_id": sensor_id, **values, **shared}
+        key = f"sensors.{reading.kind.name}.{sensor.id}"
+        shared = self._shared(sensor, reading)
+        record = {"sensor_id": sensor.id, **values, **shared}
         self._outgoing.append(("sensors", key, record))
 
-    def add_field(
-        self, sensor_id: str, reading: Reading, value: float, location: str
-    ) -> None:
+    def add_field(self, sensor: Sensor, reading: Reading, value: float) -> None:
         """A field of the sensor's metric."""
-        shared = self._shared(reading, location)
+        shared = self._shared(sensor, reading)
         time = shared.pop("timestamp")
         metric = self._metrics.setdefault(
-            (sensor_id, time),
+            (sensor.id, time),
             {
                 "name": METRIC,
                 "fields": {},
-                "tags": {"sensor_id": sensor_id, **shared},
+                "tags": {"sensor_id": sensor.id, **shared},
                 "timestamp": time,
             },
         )
@@ -235,13 +238,13 @@ class MessageRecords:
             message_id = f"{round(time * 1000):012x}-{digest.hexdigest()}-{index}"
             yield Outgoing(exchange, key, encode(record), message_id, time)
 
-    def _shared(self, reading: Reading, location: str) -> dict[str, Any]:
+    def _shared(self, sensor: Sensor, reading: Reading) -> dict[str, Any]:
         """What every record has."""
         time = self._time
         if reading.stamp is not None:
             time = self._moment(reading.stamp, f"time of {reading.name}") or time
         shared: dict[str, Any] = {"timestamp": time or self._received_at}
-        if location := writable(location)[:_LONGEST_LOCATION_CHARS].strip():
+        if location := writable(sensor.location)[:_LONGEST_LOCATION_CHARS].strip():
             shared["location"] = location
         return shared
 
