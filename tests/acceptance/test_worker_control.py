@@ -63,8 +63,8 @@ def answer(app: Celery, command: str, **arguments: Any) -> Any:
     return said
 
 
-def publish(env: dict[str, str], queue: str, name: str) -> None:
-    body = json.dumps({"id": name}).encode()
+def publish(env: dict[str, str], queue: str, name: str, **more: Any) -> None:
+    body = json.dumps({"id": name, **more}).encode()
     publish_raw(env["MESH_BROKER_URL"], "", queue, body)
 
 
@@ -172,3 +172,23 @@ def test_a_worker_takes_over_from_a_frozen_one_of_its_name(
                 assert "-n two@%h" in new.log()
         finally:
             os.kill(frozen.process.pid, signal.SIGCONT)
+
+
+def test_a_batch_that_is_revoked_is_run_again_once_its_process_has_ended(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """Its messages are the queue's and not the caller's: nobody takes them away."""
+    state = Path(env["MESH_STATE_DIR"])
+    with (
+        running(scripted_worker(env, tmp_path, MOTION, pool="prefork")) as worker,
+        asking(env) as app,
+    ):
+        publish(env, MOTION, "stuck", do="hang", times=1)
+        wait_until(lambda: scripted.read(state, "attempts"), 20, "the batch to start")
+        (batch,) = answer(app, "active")
+        assert "ok" in answer(
+            app, "revoke", task_id=batch["id"], terminate=True, signal="SIGKILL"
+        )
+
+        wait_for_effects(env, "stuck")
+        assert worker.process.running

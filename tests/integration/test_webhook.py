@@ -357,6 +357,17 @@ def test_a_call_that_is_busy_counts_once_others_were_taken(
     assert pause(patient) == (1, False)
 
 
+def test_a_call_that_fails_right_after_a_pause_waits_until_others_had_their_turn(
+    patient: Webhooks, receiver: Receiver, clock: Clock
+) -> None:
+    receiver.script(Answer(503), Answer(200), Answer(503))
+    pause(patient)
+    clock.now += 1
+    patient.call(workflow(), b"{}", {})
+
+    assert pause(patient) == (20, False)
+
+
 def test_other_webhooks_are_called_meanwhile(
     patient: Webhooks, receiver: Receiver
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import celery
 import pytest
 
+_CONSUMER = "celery.worker.consumer.consumer:Consumer"
 #: By what stands upon it: the object, and a fingerprint of its source.
 RELIED_ON = {
     "celery_internals.PoolRequest": {
@@ -50,18 +51,16 @@ RELIED_ON = {
         "kombu.transport.pyamqp:Transport.register_with_event_loop": "ad7ee61f701f",
     },
     "consumer.MeshConsumer": {
-        "celery.worker.consumer.consumer:Consumer.__init__": "89e3a549b82c",
-        "celery.worker.consumer.consumer:Consumer.Blueprint": "a5195228dbb5",
-        "celery.worker.consumer.consumer:Consumer.start": "13bb1143fe28",
-        "celery.worker.consumer.consumer:Consumer.shutdown": "f9434c870594",
-        "celery.worker.consumer.consumer:Consumer.ensure_connected": "c7eb4142fb7a",
-        "celery.worker.consumer.consumer:Consumer.on_connection_error_after_connected": (
-            "db0845d135b2"
-        ),
-        "celery.worker.consumer.consumer:Consumer.on_decode_error": "2473d9173707",
-        "celery.worker.consumer.consumer:Consumer.create_task_handler": "007b9e085800",
-        "celery.worker.consumer.consumer:Consumer.add_task_queue": "89247851e1e9",
-        "celery.worker.consumer.consumer:Consumer.cancel_task_queue": "59637ee8bc12",
+        f"{_CONSUMER}.__init__": "89e3a549b82c",
+        f"{_CONSUMER}.Blueprint": "a5195228dbb5",
+        f"{_CONSUMER}.start": "13bb1143fe28",
+        f"{_CONSUMER}.shutdown": "f9434c870594",
+        f"{_CONSUMER}.ensure_connected": "c7eb4142fb7a",
+        f"{_CONSUMER}.on_connection_error_after_connected": "db0845d135b2",
+        f"{_CONSUMER}.on_decode_error": "2473d9173707",
+        f"{_CONSUMER}.create_task_handler": "007b9e085800",
+        f"{_CONSUMER}.add_task_queue": "89247851e1e9",
+        f"{_CONSUMER}.cancel_task_queue": "59637ee8bc12",
     },
     "consumer_step.ConsumerStep": {
         "celery.worker.consumer.tasks:Tasks.start": "93f00deac5bf",

@@ -180,3 +180,32 @@ def test_what_fails_when_it_has_just_closed_waits_until_others_had_their_turn(
     now = waits_until_closed(circuit, 0.0, after_failures=1)
 
     assert circuit.verdict(now, now) == FailedTry(counts=False, wait_seconds=20.0)
+
+
+def test_tries_are_counted_anew_when_it_opens_again(circuit: Circuit) -> None:
+    closed_at = waits_until_closed(circuit, 0.0, after_failures=4)
+    assert circuit.failed_tries == 3
+
+    circuit.failed("refused", closed_at + 60, closed_at + 60)
+
+    assert circuit.failed_tries == 0
+
+
+def test_tries_that_hang_make_the_wait_three_times_as_long_at_most(
+    circuit: Circuit,
+) -> None:
+    now, waits = 0.0, []
+    for _ in range(5):
+        circuit.failed("too slow", now, now, lasted_seconds=40.0)
+        waits.append(circuit.wait_seconds(now))
+        now += waits[-1]
+
+    assert waits == [40, 80, 120, 120, 120]
+
+
+def test_a_fifth_of_a_wait_is_left_to_chance() -> None:
+    circuit = Circuit(uniform=lambda low, high: low)
+
+    circuit.failed("refused", 0.0, 0.0)
+
+    assert circuit.wait_seconds(0.0) == pytest.approx(0.8)
