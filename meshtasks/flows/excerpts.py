@@ -1,7 +1,7 @@
 """What is archived, and how a record travels to the archive.
 
 A handler publishes the records it selects to the exchange ``archive``, many
-messages' in one: an *excerpt* of each message says where it came from, which of its
+messages' in one: an *excerpt* of each message has where it came from, which of its
 records are selected, and when they were made. The archive's handlers take excerpts
 apart and make each record a line of JSON. So for those who store readings a record
 costs what its time costs to write, and the archive has time for the rest.
@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from json.encoder import encode_basestring
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 from zlib import crc32
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from meshtasks.amqp import headers
+from meshtasks.amqp.frames import Outgoing
 from meshtasks.amqp.routing import topic_matches
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE
 from meshtasks.config.settings import ConfigFile
@@ -69,7 +70,7 @@ class ArchivePolicy(BaseModel):
     compression_level: Annotated[int, Field(ge=1, le=19)] = 9
 
     def chosen(self, routing_key: str, times: Sequence[float]) -> Sequence[int]:
-        """Which records of one message are archived, by their place among them.
+        """Which records of one message are archived, by their index among them.
 
         Of sampled records the same are chosen each time the message is processed.
 
@@ -176,21 +177,7 @@ def _unicode(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-class ArchiveMessage(NamedTuple):
-    """A message to publish; the fields of
-    :class:`~meshtasks.amqp.publisher.Outgoing`, in its order."""
-
-    exchange: str
-    routing_key: str
-    body: bytes
-    message_id: str | None
-    timestamp: float | None
-    headers: dict[str, object]
-
-
-def archive_messages(
-    excerpts: Sequence[bytes], domain_kind: str
-) -> Iterator[ArchiveMessage]:
+def archive_messages(excerpts: Sequence[bytes], domain_kind: str) -> Iterator[Outgoing]:
     """The messages that bring these excerpts to the archive.
 
     They need no ids: those of the records are made of what is in them.
@@ -201,19 +188,19 @@ def archive_messages(
         domain_kind: ``sensors.temperature``, say; the messages' routing key.
     """
     start = size_bytes = 0
-    for place, each in enumerate(excerpts):
-        if place > start and size_bytes + len(each) > MESSAGE_LIMIT_BYTES:
-            yield _message(excerpts[start:place], domain_kind)
-            start, size_bytes = place, 0
-        size_bytes += len(each)
+    for index, text in enumerate(excerpts):
+        if index > start and size_bytes + len(text) > MESSAGE_LIMIT_BYTES:
+            yield _message(excerpts[start:index], domain_kind)
+            start, size_bytes = index, 0
+        size_bytes += len(text)
     if start < len(excerpts):
         yield _message(excerpts[start:], domain_kind)
 
 
-def _message(excerpts: Sequence[bytes], domain_kind: str) -> ArchiveMessage:
+def _message(excerpts: Sequence[bytes], domain_kind: str) -> Outgoing:
     body = b"[" + b",\n".join(excerpts) + b"]"
     table: dict[str, object] = {headers.EXCERPTS: 1}
-    return ArchiveMessage(ARCHIVE_EXCHANGE, domain_kind, body, None, None, table)
+    return Outgoing(ARCHIVE_EXCHANGE, domain_kind, body, headers=table)
 
 
 def rfc3339(time: float) -> str:

@@ -51,7 +51,7 @@ def metric_points(
 
     Args:
         metrics: the metrics.
-        envelopes: the message each came in.
+        envelopes: their messages.
         rules: to find those that watch a field.
         oldest_seconds: an older one is dead, unless its message may be old.
     """
@@ -62,8 +62,8 @@ def metric_points(
         try:
             name, fields, tags = metric["name"], fields_of(metric), tags_of(metric)
             start = metric_start(name, tags)
-            place = "" if metric.get("fields") is None else "fields."
-            text = fields_text(fields, place)
+            path = "" if metric.get("fields") is None else "fields."
+            text = fields_text(fields, path)
             stamp = metric.get("timestamp")
             if stamp is None:
                 time = untimed.next(start, envelope)

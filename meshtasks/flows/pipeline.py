@@ -45,15 +45,15 @@ def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Out
     try:
         # a record may have several points
         stored = dict(zip(points.indices, points.times, strict=True))
-        for place, reason in sinks[TIMESERIES].write(points.lines).items():
-            index = points.indices[place]
+        for point, reason in sinks[TIMESERIES].write(points.lines).items():
+            index = points.indices[point]
             outcomes[index] = Dead(reason, SinkRejected.__name__)
             stored.pop(index, None)
         give_alerts(points.watched, epoch_now(), sinks)
         send_to_archive(batch, stored, sinks)
     except MeshError as error:
         undecided = outcome_of(error)
-        return [undecided if each is DONE else each for each in outcomes]
+        return [undecided if outcome is DONE else outcome for outcome in outcomes]
     return outcomes
 
 
@@ -68,10 +68,10 @@ def give_alerts(watched: Iterable[Watched], now: float, sinks: Sinks) -> None:
         now: epoch seconds.
         sinks: the process's sinks.
     """
-    ruled = [each for each in watched if each.rules]
+    ruled = [item for item in watched if item.rules]
     if not ruled:
         return
-    keys = [each.series.key for each in ruled]
+    keys = [item.series.key for item in ruled]
     with sinks[RULE_STATE].transaction(keys, now) as states:
         messages: list[Outgoing] = []
         for series, rules, samples in ruled:
@@ -102,8 +102,7 @@ def send_to_archive(batch: Batch[R], stored: Mapping[int, float], sinks: Sinks) 
     """
     excerpts = list(_excerpts(batch, stored, sinks.settings.read(ARCHIVE)))
     if excerpts:
-        messages = archive_messages(excerpts, batch.queue)
-        sinks[PUBLISHER].publish([Outgoing(*message) for message in messages])
+        sinks[PUBLISHER].publish(list(archive_messages(excerpts, batch.queue)))
 
 
 def _excerpts(
@@ -162,7 +161,7 @@ def identified_records(
     Args:
         batch: the batch.
         made: index in the batch and time (epoch seconds) of records, in order.
-        is_wanted: tells by routing key.
+        is_wanted: whether those of a routing key are wanted.
     """
     envelope: Envelope | None = None
     wanted = False
@@ -177,7 +176,7 @@ def identified_records(
         if not wanted:
             continue
         record = members[batch.indexes[index] or 0]
-        # Records that are alike are told apart by number, not by index in the array:
+        # Identical records are numbered, and not by index in the array:
         # failed members are retried without the others, and their index changes.
         name = record_id(envelope, record, occurrences[record], time)
         occurrences[record] += 1

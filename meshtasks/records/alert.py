@@ -13,7 +13,7 @@ from meshtasks.outcome import Dead
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.timestamps import InvalidTimestamp, epoch_seconds
 
-#: More labels than anybody routes by.
+#: More labels than routing needs.
 LABELS_LIMIT = 100
 
 Severity = Literal["info", "warning", "critical"]
@@ -47,7 +47,7 @@ class Alert(BaseModel):
         title: one line for people.
         message: what happened, for people.
         severity: how urgent it is.
-        source: who says so; dotted words.
+        source: what raised it; dotted words.
         labels: what it is about; routing and grouping go by them.
         starts_at: when it began; as far as :func:`misplaced` has nothing against it.
         resolved: true when it is over.
@@ -69,10 +69,10 @@ class Alert(BaseModel):
 
     @property
     def event_id(self) -> str:
-        """Id of this piece of news: the same when it is published again."""
+        """Id of this change: the same when it is published again."""
         start = self.starts_at.isoformat() if self.starts_at else ""
-        news = "resolved" if self.resolved else "firing"
-        return f"{self.fingerprint}/{start}/{news}"
+        state = "resolved" if self.resolved else "firing"
+        return f"{self.fingerprint}/{start}/{state}"
 
     @property
     def routing_key(self) -> str:
@@ -83,19 +83,19 @@ class Alert(BaseModel):
 def misplaced(
     alerts: Iterable[Alert], envelopes: Iterable[Envelope]
 ) -> dict[int, Dead]:
-    """The alerts that began when nothing can have begun, by place, and why they are
+    """The alerts that began when nothing can have begun, by index, and why they are
     dead: before 2000, or more than a day after they were received.
 
     Args:
         alerts: the alerts.
-        envelopes: the message each came in.
+        envelopes: their messages.
     """
     dead: dict[int, Dead] = {}
-    for place, (alert, envelope) in enumerate(zip(alerts, envelopes, strict=True)):
+    for index, (alert, envelope) in enumerate(zip(alerts, envelopes, strict=True)):
         if alert.starts_at is None:
             continue
         try:
             epoch_seconds(alert.starts_at, envelope.received_at, "starts_at")
         except InvalidTimestamp as error:
-            dead[place] = Dead(str(error), type(error).__name__)
+            dead[index] = Dead(str(error), type(error).__name__)
     return dead

@@ -43,12 +43,12 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def may_be_old(self) -> bool:
-        """Somebody has it processed once more, and knows that it is not of today."""
+        """It is processed again on purpose, and so may be of any age."""
         return headers.ARCHIVED in self.headers or headers.REPLAYED_AT in self.headers
 
     @property
     def is_quiet(self) -> bool:
-        """Its records are stored, and nobody is told: no alerts, no webhooks."""
+        """Its records are stored without alerts and webhooks."""
         return headers.QUIET in self.headers
 
     @property
@@ -59,7 +59,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
 
 def sensor_of_key(envelope: Envelope) -> str:
-    """The sensor that a record is of which names none: the routing key's tail.
+    """The sensor of a record that names none: the routing key's tail.
 
     Raises:
         SchemaMismatch: the key has no tail.
@@ -92,15 +92,13 @@ def record_id(
 
     A record that was replayed from the archive has the id that it has there.
 
-    A redelivery of the same message gives the same id, unless the message has no id
-    and ``time`` is its receipt because it has no time of its own either: nothing tells
-    it from a new message then.
+    A redelivery of the same message gives the same id, unless the message has neither
+    an id nor a time of its own: it cannot be distinguished from a new message then.
 
-    Record and time are part of it for the sake of records that are *not* the same.
-    A device that says ``21.5`` every minute and gives no ids sends the same bytes
-    each time. A publisher may give every message the same id. The failed records
-    of an array message are retried without their neighbours, so they change places.
-    By routing key, message id and place alone, each of these would lose records.
+    Record and time are part of it for the sake of records that are *not* the same:
+    a device without ids sends ``21.5`` every minute; a publisher may give every
+    message one id; the failed records of an array message are retried without their
+    neighbours, at other indexes.
     """
     if archived := envelope.headers.get(headers.ARCHIVED):
         return str(archived)

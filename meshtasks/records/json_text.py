@@ -1,13 +1,15 @@
-"""JSON as text: its parts exactly as they were written."""
+"""JSON as text: its parts exactly as they were written, and what may be around it."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+import zlib
 
 import msgspec
 
+from meshtasks.errors import UndecodableMessage
 from meshtasks.text import clip
 
 #: Numbers are passed over as text: turning them into numbers takes longer, and
@@ -23,12 +25,12 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _SEVERAL = 2
 _SPACE = " \t\r\n"
 
-#: Deeper nesting is refused at the door, since every parser behind it has a limit of
-#: its own; this is the lowest that parsers in use are known to have.
+#: Deeper nesting is refused, since every later parser has a limit of its own; this is
+#: the lowest that parsers in use are known to have.
 DEPTH_LIMIT = 64
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _STRING = re.compile(rb'"[^"]*"')
-#: Opening brackets are told from closing ones, and nothing else.
+#: Every bracket becomes a square one.
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NEITHER_BRACKET_NOR_QUOTE = bytes(set(range(256)) - set(b'[]{}"'))
 #: A string, closed or not (possessive, so that none is tried twice), or a token.
@@ -37,6 +39,77 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[][{},]', re.DOTALL)
 #: Every digit as 0, and exponents alike, to find what may be too large a number.
 _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG, _GREAT = b"0" * 200, b"e000"
+
+_UTF_8_MARK = b"\xef\xbb\xbf"
+_GZIP = b"\x1f\x8b"
+#: How zlib begins what HTTP and AMQP call deflate (RFC 1950), by the level.
+_DEFLATE = (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+#: What cannot be read, by its first bytes.
+_FOREIGN = {
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"\x04\x22\x4d\x18": "compressed with LZ4",
+    b"\xfd7zX": "compressed with xz",
+    b"BZh": "compressed with bzip2",
+    b"PK\x03\x04": "a ZIP file",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"\x00": "UTF-16 or UTF-32",
+}
+_FOREIGN_STARTS = tuple(_FOREIGN)
+
+
+def plain_body(body: bytes, limit_bytes: int) -> bytes:
+    """A body without compression and byte order mark; the same object if it has none.
+
+    Both are recognized by the first bytes, not by ``content_encoding``: MQTT cannot set
+    that, many clients set it to the name of a character set, and no JSON begins so.
+
+    Args:
+        body: as it was published.
+        limit_bytes: the largest that it may become.
+
+    Raises:
+        UndecodableMessage: it is compressed and damaged, too large, or not readable.
+    """
+    if body[:2] == _GZIP or (body[:2] in _DEFLATE and not body.isascii()):
+        body = _inflated(body, limit_bytes)
+    if body.startswith(_FOREIGN_STARTS):
+        what = next(_FOREIGN[start] for start in _FOREIGN if body.startswith(start))
+        message = (
+            f"the body is {what}; expected JSON in UTF-8, plain or compressed with "
+            "gzip or deflate"
+        )
+        raise UndecodableMessage(message)
+    return body.removeprefix(_UTF_8_MARK)
+
+
+def _inflated(body: bytes, limit_bytes: int) -> bytes:
+    """The content of gzip (of one part or several) or zlib. Never more than the limit
+    is unpacked, whatever the body claims."""
+    parts: list[bytes] = []
+    room = limit_bytes
+    rest = body
+    try:
+        while rest:
+            unpacking = zlib.decompressobj(_GZIP_OR_ZLIB)
+            part = unpacking.decompress(rest, room + 1)
+            room -= len(part)
+            if room < 0:
+                message = (
+                    f"the body is compressed, and plain it has more than "
+                    f"{limit_bytes:,} bytes (max_message_bytes)"
+                )
+                raise UndecodableMessage(message)
+            if not unpacking.eof:
+                message = "the compressed body ends in the middle"
+                raise UndecodableMessage(message)
+            parts.append(part)
+            rest = unpacking.unused_data
+    except zlib.error as error:
+        message = f"the compressed body is damaged: {error}"
+        raise UndecodableMessage(message) from error
+    return b"".join(parts)
 
 
 def members_of(body: bytes) -> list[bytes]:
@@ -76,15 +149,15 @@ def scanned_members(body: bytes) -> list[bytes]:
 def _members_to_the_end(text: str) -> list[bytes]:
     """The members of an array, whatever stands around it."""
     members: list[bytes] = []
-    place = _past_space(text, text.index("[") + 1)
-    while text[place : place + 1] != "]":
-        _, end = _SCANNER.raw_decode(text, place)
-        members.append(text[place:end].encode("utf-8"))
-        place = _past_space(text, end)
-        if text[place] == ",":
-            place = _past_space(text, place + 1)
-        elif text[place] != "]":
-            raise ValueError(place)
+    position = _past_space(text, text.index("[") + 1)
+    while text[position : position + 1] != "]":
+        _, end = _SCANNER.raw_decode(text, position)
+        members.append(text[position:end].encode("utf-8"))
+        position = _past_space(text, end)
+        if text[position] == ",":
+            position = _past_space(text, position + 1)
+        elif text[position] != "]":
+            raise ValueError(position)
     return members
 
 
@@ -123,7 +196,7 @@ def objects_one_a_line(body: bytes) -> list[bytes]:
     Args:
         body: that begins with ``{``; anything else.
     """
-    lines = [line for each in body.split(b"\n") if (line := each.strip())]
+    lines = list(filter(None, map(bytes.strip, body.split(b"\n"))))
     if len(lines) < _SEVERAL:
         return []
     if all(line[:1] == b"{" for line in lines) or _is_object(lines[0]):
@@ -155,16 +228,16 @@ def object_member(text: bytes, name: str) -> bytes:
 def scanned_member(source: str, name: str) -> bytes:
     """The value of a member of an object that may hold NaN or be nested too deep."""
     found = b""
-    place = _past_space(source, source.index("{") + 1)
-    while source[place : place + 1] != "}":
-        key, place = _SCANNER.raw_decode(source, place)
-        start = _past_space(source, _past_space(source, place) + 1)  # past the colon
-        _, place = _SCANNER.raw_decode(source, start)
+    position = _past_space(source, source.index("{") + 1)
+    while source[position : position + 1] != "}":
+        key, position = _SCANNER.raw_decode(source, position)
+        start = _past_space(source, _past_space(source, position) + 1)  # past the colon
+        _, position = _SCANNER.raw_decode(source, start)
         if key == name:
-            found = source[start:place].encode("utf-8")
-        place = _past_space(source, place)
-        if source[place : place + 1] == ",":
-            place = _past_space(source, place + 1)
+            found = source[start:position].encode("utf-8")
+        position = _past_space(source, position)
+        if source[position : position + 1] == ",":
+            position = _past_space(source, position + 1)
     return found
 
 
@@ -172,7 +245,7 @@ def on_one_line(json_text: bytes) -> bytes:
     """The same JSON without line breaks.
 
     A raw line break in valid JSON is always white space between tokens (in a
-    string it must be escaped), so a space says the same.
+    string it must be escaped), so a space is equivalent.
     """
     if b"\n" in json_text or b"\r" in json_text:
         return json_text.replace(b"\n", b" ").replace(b"\r", b" ")
@@ -233,7 +306,7 @@ def refusal_of(json_text: bytes) -> str | None:
     return None
 
 
-def _past_space(text: str, place: int) -> int:
-    while text[place : place + 1] and text[place] in _SPACE:
-        place += 1
-    return place
+def _past_space(text: str, position: int) -> int:
+    while text[position : position + 1] and text[position] in _SPACE:
+        position += 1
+    return position

@@ -191,7 +191,7 @@ class KindsConfig(BaseModel):
         default_units: kind → unit of readings that name none.
         oldest: kind → how old its records may be when they are received; ``default``
             is of those that are not named. Events of the home and alerts may be of
-            any age: they tell since when something is as it is.
+            any age: they date the begin of a state.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -16,7 +16,7 @@ from meshtasks.errors import SchemaMismatch, UndecodableMessage
 from meshtasks.records.models import Metric
 from meshtasks.text import clip
 
-_BLANK = re.compile(r"[ \t]*")
+_BLANK = re.compile(r"[ \t]+")
 _END = re.compile(r"[ \t\r]*(?:\n|\Z)")
 _MEASUREMENT = re.compile(r"(?:\\[, ]|[^, \t\r\n])+")
 #: The name of a tag or field, or the value of a tag.
@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
     Attributes:
         source: exactly as it was written, without the break at its end.
-        metric: what it says; None if it cannot be read.
+        metric: None if it cannot be read.
         fault: why not.
     """
 
@@ -48,15 +48,11 @@ class Line(NamedTuple):
 
 
 class _Unreadable(Exception):
-    """A line is none; the text says why.
+    """Text is no line; noticed at a position of it."""
 
-    Args:
-        place: where that was noticed.
-    """
-
-    def __init__(self, reason: str, place: int) -> None:
+    def __init__(self, reason: str, position: int) -> None:
         super().__init__(f"the line is not line protocol: {reason}")
-        self.place = place
+        self.position = position
 
 
 def read_lines(body: bytes) -> list[Line]:
@@ -81,17 +77,18 @@ def read_lines(body: bytes) -> list[Line]:
             f"{error.start}"
         )
         raise UndecodableMessage(message) from error
-    found = list(_lines(text))
-    if not found:
-        message = "the body has no line that is not blank or a comment"
-        raise SchemaMismatch(message)
-    return found
+    if found := list(_lines(text)):
+        return found
+    message = "the body has no line that is not blank or a comment"
+    raise SchemaMismatch(message)
 
 
 def _lines(text: str) -> Iterator[Line]:
     start = 0
     while start < len(text):
-        start = _past(_BLANK, text, start)
+        reader = _Reader(text, start)
+        reader.skip(_BLANK)
+        start = reader.position
         newline = text.find("\n", start)
         stop = len(text) if newline < 0 else newline
         if not text[start:stop].strip("\r") or text[start] == "#":
@@ -99,107 +96,99 @@ def _lines(text: str) -> Iterator[Line]:
             continue
         metric, fault = None, ""
         try:
-            metric, end = _metric(text, start)
+            metric = reader.metric()
+            stop = reader.position
         except _Unreadable as error:
-            if error.place > stop:  # in a later line, by a quote of its own
+            if error.position > stop:  # in a later line, by a quote of its own
                 error = _Unreadable("a text in quotes does not end", stop)
-            end, fault = stop, str(error)
-        source = text[start:end].rstrip(" \t\r").encode("utf-8")
+            fault = str(error)
+        source = text[start:stop].rstrip(" \t\r").encode("utf-8")
         yield Line(source, metric, fault)
-        start = end + 1
+        start = stop + 1
 
 
-def _metric(text: str, start: int) -> tuple[Metric, int]:
-    """The metric that begins at a place, and where its line ends.
+class _Reader:
+    """Reads a line from a position on, and stands behind what it has read."""
 
-    Raises:
-        _Unreadable: there is none.
-    """
-    name, place = _taken(_MEASUREMENT, text, start, "a measurement")
-    tags: dict[str, Any] = {}
-    while text[place : place + 1] == ",":
-        tag, place = _taken(_KEY, text, place + 1, "the name of a tag")
-        place = _after(text, place, "=", f"the tag {clip(tag)}")
-        value = _KEY.match(text, place)
-        if value is not None:
-            tags[_unescaped(tag)] = _unescaped(value[0])
-            place = value.end()
-    place = _space(text, place, "the fields")
-    fields: dict[str, Any] = {}
-    while True:
-        field, place = _taken(_KEY, text, place, "the name of a field")
-        place = _after(text, place, "=", f"the field {clip(field)}")
-        fields[_unescaped(field)], place = _value(text, place, field)
-        if text[place : place + 1] != ",":
-            break
-        place += 1
-    metric: Metric = {
-        "name": _ESCAPED_IN_MEASUREMENT.sub(r"\1", name),
-        "fields": fields,
-        "tags": tags,
-    }
-    if time := _TIME.match(text, place):
-        metric["timestamp"] = int(time[1])
-        place = time.end()
-    ended = _END.match(text, place)
-    if ended is None:
-        raise _unexpected("the end of the line", text, place)
-    end = ended.end()
-    return metric, end - 1 if text[end - 1 : end] == "\n" else end
+    def __init__(self, text: str, position: int) -> None:
+        self._text = text
+        self.position = position
 
+    def metric(self) -> Metric:
+        """The metric of the line.
 
-def _value(text: str, place: int, field: str) -> tuple[float | bool | str, int]:
-    """The value of a field, and where it ends.
+        Raises:
+            _Unreadable: there is none.
+        """
+        name = self._take(_MEASUREMENT, "a measurement")
+        tags: dict[str, Any] = {}
+        while self._skip_sign(","):
+            tag = self._take(_KEY, "the name of a tag")
+            self._equals(f"the tag {clip(tag)}")
+            if value := self.skip(_KEY):
+                tags[_unescaped(tag)] = _unescaped(value[0])
+        if not self.skip(_BLANK):
+            raise self._unexpected("a space before the fields")
+        fields: dict[str, Any] = {}
+        while True:
+            field = self._take(_KEY, "the name of a field")
+            self._equals(f"the field {clip(field)}")
+            fields[_unescaped(field)] = self._value(field)
+            if not self._skip_sign(","):
+                break
+        metric: Metric = {
+            "name": _ESCAPED_IN_MEASUREMENT.sub(r"\1", name),
+            "fields": fields,
+            "tags": tags,
+        }
+        if time := self.skip(_TIME):
+            metric["timestamp"] = int(time[1])
+        if not (ended := self.skip(_END)):
+            raise self._unexpected("the end of the line")
+        self.position -= ended[0].endswith("\n")
+        return metric
 
-    Raises:
-        _Unreadable: there is none.
-    """
-    if found := _TEXT.match(text, place):
-        return _ESCAPED_IN_TEXT.sub(r"\1", found[1]), found.end()
-    if found := _INTEGER.match(text, place):
-        return int(found[1]), found.end()
-    if found := _NUMBER.match(text, place):
-        return float(found[0]), found.end()
-    if found := _BOOLEAN.match(text, place):
-        return found[0] in {"t", "T", "true", "True", "TRUE"}, found.end()
-    what = f'a number, true, false or a text in quotes for the field "{clip(field)}"'
-    raise _unexpected(what, text, place)
+    def skip(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """What matches here, if anything does."""
+        if found := pattern.match(self._text, self.position):
+            self.position = found.end()
+        return found
 
+    def _value(self, field: str) -> float | bool | str:
+        if found := self.skip(_TEXT):
+            return _ESCAPED_IN_TEXT.sub(r"\1", found[1])
+        if found := self.skip(_INTEGER):
+            return int(found[1])
+        if found := self.skip(_NUMBER):
+            return float(found[0])
+        if found := self.skip(_BOOLEAN):
+            return found[0] in {"t", "T", "true", "True", "TRUE"}
+        what = (
+            f'a number, true, false or a text in quotes for the field "{clip(field)}"'
+        )
+        raise self._unexpected(what)
 
-def _taken(
-    pattern: re.Pattern[str], text: str, place: int, what: str
-) -> tuple[str, int]:
-    found = pattern.match(text, place)
-    if found is None:
-        raise _unexpected(what, text, place)
-    return found[0], found.end()
+    def _take(self, pattern: re.Pattern[str], what: str) -> str:
+        if found := self.skip(pattern):
+            return found[0]
+        raise self._unexpected(what)
 
+    def _equals(self, what: str) -> None:
+        if not self._skip_sign("="):
+            expected = f'"=" after {what}'
+            raise self._unexpected(expected)
 
-def _after(text: str, place: int, sign: str, what: str) -> int:
-    if text[place : place + 1] != sign:
-        expected = f'"{sign}" after {what}'
-        raise _unexpected(expected, text, place)
-    return place + 1
+    def _skip_sign(self, sign: str) -> bool:
+        is_there = self._text.startswith(sign, self.position)
+        self.position += is_there
+        return is_there
 
-
-def _space(text: str, place: int, what: str) -> int:
-    end = _past(_BLANK, text, place)
-    if end == place:
-        expected = f"a space before {what}"
-        raise _unexpected(expected, text, place)
-    return end
-
-
-def _past(pattern: re.Pattern[str], text: str, place: int) -> int:
-    found = pattern.match(text, place)
-    return found.end() if found else place
+    def _unexpected(self, expected: str) -> _Unreadable:
+        rest = self._text[self.position : self.position + 200].partition("\n")[0]
+        rest = rest.rstrip("\r")
+        got = f'"{clip(rest, 20)}"' if rest.strip() else "the end of the line"
+        return _Unreadable(f"expected {expected}, got {got}", self.position)
 
 
 def _unescaped(text: str) -> str:
     return _ESCAPED.sub(r"\1", text)
-
-
-def _unexpected(expected: str, text: str, place: int) -> _Unreadable:
-    rest = text[place : place + 200].partition("\n")[0].rstrip("\r")
-    got = f'"{clip(rest, 20)}"' if rest.strip() else "the end of the line"
-    return _Unreadable(f"expected {expected}, got {got}", place)

@@ -1,4 +1,4 @@
-"""The records that come in as JSON, and what is said of those that do not fit.
+"""The records that come in as JSON, and the faults of those that do not fit.
 
 A record is a ``TypedDict``: pydantic validates an array of a hundred readings in
 0.8 µs each, against 1.0 to 1.3 µs into a ``BaseModel``. Readings are so many that
@@ -46,7 +46,7 @@ class Reading(Struct, gc=False, forbid_unknown_fields=True):
 
     msgspec reads an array of these in 0.25 µs each, where pydantic takes 0.8. It
     accepts less: what it refuses, one with other fields for example, pydantic
-    judges and explains.
+    validates and explains.
 
     Attributes:
         value: as of the record, and so are the others; null and missing are None.
@@ -82,7 +82,7 @@ class Metric(TypedDict, total=False):
 
 @with_config(ConfigDict(extra="allow"))
 class Motion(TypedDict, total=False):
-    """A motion sensor began or ceased to see somebody.
+    """A motion sensor began or ceased to detect motion.
 
     Attributes:
         motion: true while it does.
@@ -203,5 +203,5 @@ def _reason(error: Mapping[str, Any]) -> str:
             return f"expected {_EXPECTED[kind]}, got {described(error['input'])}"
         case _:
             message = error["msg"]
-            said = message[:1].lower() + message[1:]
-            return f"{said}, got {described(error['input'])}"
+            reason = message[:1].lower() + message[1:]
+            return f"{reason}, got {described(error['input'])}"

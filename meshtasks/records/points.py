@@ -11,7 +11,7 @@ that is escaped, and at the end, InfluxDB and VictoriaMetrics read different tex
 drop the line without a word. There it is written as a slash.
 
 Texts of fields keep what they are, but for line breaks, which are written ``\n``, too:
-VictoriaMetrics ends the line at each, and would lose the whole point.
+VictoriaMetrics ends the line at one, and would lose the whole point.
 """
 
 from __future__ import annotations
@@ -163,42 +163,43 @@ def metric_start(name: str, tags: tuple[tuple[str, str], ...]) -> str:
     return f"{start} "
 
 
-def fields_text(fields: Mapping[str, object], place: str = "fields.") -> str:
+def fields_text(fields: Mapping[str, object], path: str = "fields.") -> str:
     """The fields of one point: ``free=7.0,ok=true,used_percent=91.5``.
 
     All numbers become floats, ``true`` and ``false`` booleans and texts strings. A
     store that has types keeps that of a field's first value and refuses others,
-    and many a publisher writes 21.0 as ``21``. For the same reason a text that says
-    that there is no value, such as ``unavailable``, is none: stored as a text, it
-    would keep the numbers of that field out.
+    and many a publisher writes 21.0 as ``21``. For the same reason a text
+    such as ``unavailable`` is no value: stored as a text, it would keep the numbers
+    of that field out.
 
     Args:
         fields: name → value; None is no value.
-        place: of the fields in their record, for errors.
+        path: to the fields in their record, for errors.
 
     Raises:
         SchemaMismatch: there is no value, or one that cannot be written.
     """
     text = ",".join(
-        f"{_key('fields', name)}={_field_value(place, name, value)}"
+        f"{_key('fields', name)}={_field_value(path, name, value)}"
         for name, value in fields.items()
         if is_value(value)
     )
     if not text:
-        raise SchemaMismatch(_no_value(place, fields))
+        raise SchemaMismatch(_no_value(path, fields))
     return text
 
 
 def is_value(value: object) -> bool:
-    """Whether a field's value is one: neither null nor a text that says so."""
+    """Whether a field's value is one: neither null nor a text such as ``unknown``."""
     return value is not None and not (isinstance(value, str) and is_no_value(value))
 
 
-def _no_value(place: str, fields: Mapping[str, object]) -> str:
+def _no_value(path: str, fields: Mapping[str, object]) -> str:
     for name, value in fields.items():
         if value is not None:
-            said = described(value)
-            return f"{place}{name}: {said} is no value, and there is no other"
+            return (
+                f"{path}{name}: {described(value)} is no value, and there is no other"
+            )
     return "fields: expected at least one value"
 
 
@@ -213,7 +214,7 @@ def point(start: str, fields: str, time_seconds: float) -> str:
     return f"{start}{fields} {int(time_seconds * 1000 + 0.5)}"
 
 
-def _field_value(place: str, name: str, value: object) -> str:
+def _field_value(path: str, name: str, value: object) -> str:
     match value:
         case bool():
             return "true" if value else "false"
@@ -234,44 +235,44 @@ def _field_value(place: str, name: str, value: object) -> str:
             wrong = f"{described(value)}; give each value inside a field of its own"
         case _:
             wrong = described(value)
-    message = f"{place}{name}: expected a number, true, false or text, got {wrong}"
+    message = f"{path}{name}: expected a number, true, false or text, got {wrong}"
     raise SchemaMismatch(message)
 
 
 @lru_cache(maxsize=16_384)
-def _key(place: str, name: str) -> str:
+def _key(path: str, name: str) -> str:
     """The name of a tag or field, escaped; cached."""
     if name == "time":
-        message = f'{place}: "time" is the name of the timestamp'
+        message = f'{path}: "time" is the name of the timestamp'
         raise SchemaMismatch(message)
-    return _without_ambiguity(_name(place, name)).translate(_ESCAPES)
+    return _without_ambiguity(_name(path, name)).translate(_ESCAPES)
 
 
-def _name(place: str, name: str) -> str:
+def _name(path: str, name: str) -> str:
     """A name that may be written. One that begins with an underscore is for the
     stores' own use (``_field`` in InfluxDB, ``__name__`` in VictoriaMetrics)."""
     if name.startswith("_"):
-        message = f'{place}: "{clip(name)}" must not begin with an underscore'
+        message = f'{path}: "{clip(name)}" must not begin with an underscore'
         raise SchemaMismatch(message)
-    return _checked(place, name)
+    return _checked(path, name)
 
 
-def _tag(place: str, value: str) -> str:
-    return _without_ambiguity(_checked(place, value)).translate(_ESCAPES)
+def _tag(path: str, value: str) -> str:
+    return _without_ambiguity(_checked(path, value)).translate(_ESCAPES)
 
 
 def _without_ambiguity(text: str) -> str:
     return _AMBIGUOUS.sub("/", text) if "\\" in text else text
 
 
-def _checked(place: str, text: str) -> str:
+def _checked(path: str, text: str) -> str:
     if not text.strip():
-        message = f"{place}: is empty"
+        message = f"{path}: is empty"
         raise SchemaMismatch(message)
     if len(text) > TAG_LIMIT_CHARS:
-        message = f"{place}: has {len(text)} characters; {TAG_LIMIT_CHARS} are allowed"
+        message = f"{path}: has {len(text)} characters; {TAG_LIMIT_CHARS} are allowed"
         raise SchemaMismatch(message)
     if found := _UNWRITABLE.search(text):
-        message = f"{place}: must not contain {found[0]!a}"
+        message = f"{path}: must not contain {found[0]!a}"
         raise SchemaMismatch(message)
     return text

@@ -116,10 +116,10 @@ def _by_receipt(envelope: Envelope) -> float:
 
 
 def too_old(time: float, envelope: Envelope, oldest_seconds: float) -> InvalidTimestamp:
-    """Why a record is refused whose clock seems to be far behind.
+    """The fault of a record whose clock seems to be far behind.
 
     Args:
-        time: when it was made, it says, epoch seconds.
+        time: its own, epoch seconds.
         envelope: the message it came in.
         oldest_seconds: how old it may be.
     """
@@ -127,7 +127,7 @@ def too_old(time: float, envelope: Envelope, oldest_seconds: float) -> InvalidTi
     message = (
         f"timestamp {utc_of(time):%Y-%m-%dT%H:%M:%SZ} is {days:,.0f} days before it "
         f"was received, and {oldest_seconds / 86_400:,.0f} days are taken (oldest in "
-        "kinds.yaml); is the device's clock right? If it is, give the letter back: "
+        "kinds.yaml); is the device's clock right? If it is, replay the dead letter: "
         "meshtasks dlq replay takes it however old it is"
     )
     return InvalidTimestamp(message)
@@ -138,8 +138,8 @@ def published_at(envelope: Envelope) -> float:
     and never later than its receipt."""
     if envelope.timestamp:
         with suppress(InvalidTimestamp):
-            said = epoch_seconds(envelope.timestamp, envelope.received_at)
-            return min(said, envelope.received_at)
+            stamp = epoch_seconds(envelope.timestamp, envelope.received_at)
+            return min(stamp, envelope.received_at)
     return envelope.received_at
 
 

@@ -1,1 +1,1 @@
-"""Rules: what they watch, and when they say that something is wrong."""
+"""Rules: what they watch, and when their alerts begin and end."""

@@ -1,4 +1,4 @@
-"""Anomaly rules: the model of config/rules.yaml, and what its alerts say.
+"""Anomaly rules: the model of config/rules.yaml, and the texts of its alerts.
 
 A rule watches every series whose routing key it matches, narrowed by sensor id, or
 by name, field and tags of a metric. A series is what it is in the time-series

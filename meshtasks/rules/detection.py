@@ -74,7 +74,7 @@ class Event:
 
 
 class Run:
-    """Samples in order of time, with what several rules ask of them."""
+    """Samples in order of time, with what several rules need of them."""
 
     __slots__ = ("highest", "lowest", "samples", "values")
 

@@ -32,7 +32,7 @@ class SeriesState(TypedDict):
 
     Attributes:
         seen: time of the last reading evaluated, epoch seconds.
-        ahead: the same of those by a clock that is ahead, as it says.
+        ahead: the same of those by a clock that is ahead, by that clock.
         rules: rule name → its state; idle rules have none.
     """
 
@@ -63,7 +63,7 @@ def evaluate(
         series: the series.
         state: what the last call returned for it; None for the first.
         samples: its new samples, at least one, in any order.
-        now: epoch seconds; only tells a clock that is wrong.
+        now: epoch seconds; only detects a clock that is wrong.
 
     Returns:
         The new state (the old one is not changed), and the alerts that begin or

@@ -29,8 +29,8 @@ from meshtasks.outcome import (
     Retry,
     outcome_of,
 )
-from meshtasks.records.bodies import plain_body
 from meshtasks.records.envelope import envelope_of
+from meshtasks.records.json_text import plain_body
 from meshtasks.timing import listening
 from meshtasks.worker.decode import Decoded, Decoder, Several
 from meshtasks.worker.results import (

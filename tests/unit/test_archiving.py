@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from meshtasks.amqp.publisher import Outgoing
 from meshtasks.flows.excerpts import (
     MESSAGE_LIMIT_BYTES,
     ArchivePolicy,
@@ -185,9 +184,8 @@ def test_whatever_a_message_holds_its_excerpt_is_json(
 def test_a_message_of_excerpts_is_one_to_publish() -> None:
     excerpts = [excerpt(envelope(message_id=str(n)), [NOON], [None]) for n in range(2)]
 
-    (message,) = archive_messages(excerpts, "sensors.temperature")
+    (outgoing,) = archive_messages(excerpts, "sensors.temperature")
 
-    outgoing = Outgoing(*message)
     assert (outgoing.exchange, outgoing.routing_key) == (
         "archive",
         "sensors.temperature",

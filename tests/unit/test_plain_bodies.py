@@ -17,7 +17,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import UndecodableMessage
 from meshtasks.flows.contract import Handler
 from meshtasks.outcome import DONE, Dead
-from meshtasks.records.bodies import plain_body
+from meshtasks.records.json_text import plain_body
 from meshtasks.records.models import SensorReading
 from meshtasks.worker.results import BatchResult
 from meshtasks.worker.runner import BatchRunner

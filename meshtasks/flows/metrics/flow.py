@@ -18,7 +18,7 @@ from meshtasks.rules.config import RULES
 
 
 def _doubts(settings: Settings, handlers: Mapping[str, Handler]) -> Iterator[Doubt]:
-    queues = {queue for queue, each in handlers.items() if each.record is Metric}
+    queues = {queue for queue, handler in handlers.items() if handler.record is Metric}
     return rule_doubts(settings, queues, "metrics", of_metrics=True)
 
 

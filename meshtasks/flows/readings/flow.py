@@ -16,7 +16,9 @@ from meshtasks.rules.config import RULES
 
 
 def _doubts(settings: Settings, handlers: Mapping[str, Handler]) -> Iterator[Doubt]:
-    queues = {queue for queue, each in handlers.items() if each.record is SensorReading}
+    queues = {
+        queue for queue, handler in handlers.items() if handler.record is SensorReading
+    }
     return rule_doubts(settings, queues, "readings", of_metrics=False)
 
 

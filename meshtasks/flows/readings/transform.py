@@ -32,7 +32,7 @@ from meshtasks.rules.series import Series
 
 
 class _Source(NamedTuple):
-    """Readings that say the same of themselves: of one sensor, in one unit.
+    """Readings of one sensor, at one location, in one unit.
 
     Attributes:
         start: of their points' lines.
@@ -58,8 +58,8 @@ class _Sources:
         )
 
     def known(self, envelope: Envelope) -> dict[object, _Source]:
-        """The sources that messages like this one have had so far, by what readings
-        say of themselves."""
+        """The sources that messages like this one have had so far, by sensor, unit
+        and location of the reading."""
         key: tuple[str, bool] | str = envelope.routing_key
         if envelope.headers:
             key = envelope.routing_key, envelope.is_quiet
@@ -67,7 +67,7 @@ class _Sources:
 
     def watched(self) -> list[Watched]:
         """The samples by routing key and series."""
-        return [each for each in self._watched.values() if each.samples]
+        return [item for item in self._watched.values() if item.samples]
 
     def of(self, reading: Reading, envelope: Envelope) -> _Source:
         """The source of a reading.
@@ -88,8 +88,8 @@ class _Sources:
             series = Series(
                 start, quantity.kind, quantity.canonical_unit, sensor_id, location
             )
-            place = envelope.routing_key, start
-            watched = self._watched.setdefault(place, Watched(series, rules, []))
+            key = envelope.routing_key, start
+            watched = self._watched.setdefault(key, Watched(series, rules, []))
             samples = watched.samples
         return _Source(start, None if affine is IDENTITY else affine, samples)
 
@@ -106,7 +106,7 @@ def transform(  # noqa: C901 - the hot path, in which each call costs 0.1 µs
 
     Args:
         readings: the readings.
-        envelopes: the message each came in.
+        envelopes: their messages.
         quantity: what they are readings of.
         default_unit: of those that name none.
         rules: to find those that watch a series.
@@ -127,10 +127,10 @@ def transform(  # noqa: C901 - the hot path, in which each call costs 0.1 µs
             known = sources.known(envelope)
             earliest, latest = plausible_times(envelope, oldest_seconds)
         try:
-            said = reading.sensor_id, reading.unit, reading.location
-            source = known.get(said)
+            sensor = reading.sensor_id, reading.unit, reading.location
+            source = known.get(sensor)
             if source is None:
-                source = known[said] = sources.of(reading, envelope)
+                source = known[sensor] = sources.of(reading, envelope)
             start, affine, samples = source
             value = reading.value
             if affine is not None:
@@ -146,7 +146,7 @@ def transform(  # noqa: C901 - the hot path, in which each call costs 0.1 µs
             else:
                 time = moment_of(stamp, envelope)
             if not earliest <= time <= latest:
-                moment_of(stamp, envelope)  # says what is wrong with it
+                moment_of(stamp, envelope)  # raises with the reason
                 if time < earliest:
                     raise too_old(time, envelope, oldest_seconds)
         except InvalidMessage as error:
