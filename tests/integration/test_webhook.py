@@ -339,7 +339,8 @@ def test_the_log_says_that_a_webhook_is_paused_and_for_how_long_and_when_it_is_o
     assert [(each.levelname, each.message) for each in caplog.records] == [
         (
             "WARNING",
-            f'Paused, retried in 30 s: workflow "light" at {host} answered 429: slowly',
+            f'Webhook paused, retried in 30 s: workflow "light" at {host} '
+            "answered 429: slowly",
         ),
         ("WARNING", 'Workflow "light" is no longer paused'),
     ]

@@ -162,7 +162,7 @@ class Webhooks:
             )
             wait = max(circuit.wait_seconds(now), verdict.wait_seconds)
             if opened:
-                logger.warning("Paused, retried in %.0f s: %s", wait, error)
+                logger.warning("Webhook paused, retried in %.0f s: %s", wait, error)
             counts = error.counts and verdict.counts
             raise WebhookBusy(str(error), wait, counts=counts) from error
         if circuit.succeeded(began, self._clock()):
