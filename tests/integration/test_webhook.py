@@ -336,12 +336,9 @@ def test_the_log_says_that_a_webhook_is_paused_and_for_how_long_and_when_it_is_o
             patient.call(workflow(), b"{}", {})
 
     host = receiver.url.partition("://")[2]
+    reason = f'workflow "light" at {host} answered 429: slowly'
     assert [(each.levelname, each.message) for each in caplog.records] == [
-        (
-            "WARNING",
-            f'Webhook paused, retried in 30 s: workflow "light" at {host} '
-            "answered 429: slowly",
-        ),
+        ("WARNING", f"Webhook paused, retried in 30 s: {reason}"),
         ("WARNING", 'Workflow "light" is no longer paused'),
     ]
 
