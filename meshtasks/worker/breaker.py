@@ -16,7 +16,7 @@ logger = get_logger(__name__)
 
 #: The event loop may wake a moment too early by our clock.
 _MARGIN_SECONDS = 0.01
-#: How often it is said that a sink is still down.
+#: How often it is logged that a circuit is still open.
 _REMIND_SECONDS = 60.0
 
 
@@ -87,11 +87,11 @@ class Breaker:
         """What it means for messages that one of these sinks was in trouble, by sink;
         to be asked before :meth:`ended`."""
         now = self._clock()
-        troubles = _troubles(result)
+        unavailable_sinks = _unavailable(result)
         return {
             sink: self._circuits[sink].verdict(began_at, now)
             for sink in sinks
-            if sink in troubles
+            if sink in unavailable_sinks
         }
 
     def ended(
@@ -107,11 +107,11 @@ class Breaker:
             if self._trials.get(sink, began_at + 1) <= began_at:
                 del self._trials[sink]
         if result is not None:
-            troubles = _troubles(result)
+            unavailable_sinks = _unavailable(result)
             self._noted.update(call.sink for call in result.sink_calls)
             for sink in sinks:
-                if sink in troubles:
-                    self._failed(sink, troubles[sink], result, began_at)
+                if sink in unavailable_sinks:
+                    self._failed(sink, unavailable_sinks[sink], result, began_at)
                 elif self._answered(sink, result):
                     self._succeeded(sink, began_at)
 
@@ -127,7 +127,7 @@ class Breaker:
     # --- what is shown ------------------------------------------------------
 
     def states(self) -> Mapping[str, State]:
-        """The state of every sink that was ever in trouble."""
+        """The state of every sink that was ever in unavailable."""
         now = self._clock()
         return {
             sink: circuit.state(now) for sink, circuit in self._circuits.copy().items()
@@ -138,7 +138,7 @@ class Breaker:
         return {sink: each.trips for sink, each in self._circuits.copy().items()}
 
     def reasons(self) -> dict[str, str]:
-        """What the sinks that are down said last."""
+        """The last reason of each circuit that is not closed."""
         circuits = self._circuits.copy()
         return {
             sink: circuits[sink].reason
@@ -156,24 +156,29 @@ class Breaker:
         return not result.failures
 
     def _failed(
-        self, sink: str, trouble: Retry, result: BatchResult, began_at: float
+        self, sink: str, unavailable: Retry, result: BatchResult, began_at: float
     ) -> None:
         circuit, now = self._circuits[sink], self._clock()
         calls = (call.seconds for call in result.sink_calls if call.sink == sink)
         opened = circuit.failed(
-            trouble.reason,
+            unavailable.reason,
             began_at,
             now,
-            asked_seconds=trouble.retry_after_seconds,
+            asked_seconds=unavailable.retry_after_seconds,
             lasted_seconds=max(calls, default=0.0),
         )
         if opened:
             self._reminded_at[sink] = now
-            logger.error("Sink %s is down, its queues rest: %s", sink, trouble.reason)
+            logger.error(
+                "The circuit of sink %s is open, its queues are paused: %s",
+                sink,
+                unavailable.reason,
+            )
         elif now - self._reminded_at[sink] >= _REMIND_SECONDS:
             self._reminded_at[sink] = now
             away = circuit.unavailable_seconds(now)
-            logger.error("Sink %s is down for %.0f s: %s", sink, away, trouble.reason)
+            text = "The circuit of sink %s has been open for %.0f s: %s"
+            logger.error(text, sink, away, unavailable.reason)
         self._wake_after(circuit.wait_seconds(now))
         self._on_change()
 
@@ -181,19 +186,19 @@ class Breaker:
         circuit, now = self._circuits[sink], self._clock()
         away = circuit.unavailable_seconds(now)
         if circuit.succeeded(began_at, now):
-            logger.warning("Sink %s is back after %.0f s", sink, away)
+            logger.warning("The circuit of sink %s is closed after %.0f s", sink, away)
             self._on_change()
 
     def _wake_after(self, seconds: float) -> None:
         self._later(seconds + _MARGIN_SECONDS, self._on_change)
 
 
-def _troubles(result: BatchResult) -> dict[str, Retry]:
+def _unavailable(result: BatchResult) -> dict[str, Retry]:
     """The sinks that a batch found in trouble, and what the first of its messages
     says of each."""
-    troubles: dict[str, Retry] = {}
+    unavailable_sinks: dict[str, Retry] = {}
     for failure in result.failures:
         outcome = failure.outcome
         if isinstance(outcome, Retry) and outcome.sink is not None:
-            troubles.setdefault(outcome.sink, outcome)
-    return troubles
+            unavailable_sinks.setdefault(outcome.sink, outcome)
+    return unavailable_sinks

@@ -23,14 +23,14 @@ Answer = dict[str, Any]
 
 @inspect_command(name="mesh_state")  # type: ignore[untyped-decorator]
 def mesh_state(state: Any) -> Answer:
-    """The queues it consumes, those that rest, and the sinks that are down."""
+    """The queues it consumes, those that are paused, and the circuits that are open."""
     answer: Answer = state.consumer.consumer_step.state()
     return answer
 
 
 @inspect_command(name="active_queues")  # type: ignore[untyped-decorator]
 def active_queues(state: Any) -> list[Answer]:
-    """List the queues a worker serves, those that rest included."""
+    """List the queues a worker serves, those that are paused included."""
     queues = state.app.amqp.queues.consume_from.values()
     return [dict(queue.as_dict(recurse=True)) for queue in queues]
 

@@ -244,22 +244,22 @@ class _State(Collector):
         )
         consuming = GaugeMetricFamily(
             "meshtasks_queue_consuming",
-            "1 while messages are asked for, 0 while a sink is down.",
+            "1 while messages are asked for, 0 while the queue is paused.",
             labels=("queue",),
         )
         circuits = GaugeMetricFamily(
             "meshtasks_circuit_open",
-            "1 while the sink is down and its queues rest, half-open included, else 0.",
+            "1 while the circuit is open or half-open, its queues paused, else 0.",
             labels=("sink",),
         )
         half_open = GaugeMetricFamily(
             "meshtasks_circuit_half_open",
-            "1 while one batch at a time tries a sink that was down, else 0.",
+            "1 while one batch at a time tries the sink, else 0.",
             labels=("sink",),
         )
         trips = CounterMetricFamily(
             "meshtasks_circuit_trips",
-            "How often a sink was found down.",
+            "How often the circuit of a sink has opened.",
             labels=("sink",),
         )
         consumers = self._consumers.copy()

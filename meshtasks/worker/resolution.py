@@ -139,7 +139,7 @@ class OutcomeResolver:
         return resolution
 
     def set_aside(self, deliveries: list[Delivery], now: float) -> Resolution:
-        """Resolve messages held while a sink they need is down: they wait in the
+        """Resolve messages held while their queue is paused: they wait in the
         shortest retry queue and then in their own, and it does not count."""
         resolution = Resolution(moved=[delivery.tag for delivery in deliveries])
         for delivery in deliveries:
@@ -217,7 +217,7 @@ def _verdict(outcome: Retry | Dead, verdicts: Mapping[str, FailedTry]) -> Failed
     """Whether a failure counts, and how long its message must wait at least.
 
     The wait that a sink asked for is its circuit's: the message need only wait in its
-    queue, which rests.
+    queue, which is paused.
     """
     if not isinstance(outcome, Retry):
         return FailedTry(counts=True)

@@ -65,7 +65,7 @@ def test_a_sink_that_is_down_is_told_and_wants_attention(
 
         victoria.kill()
         publish(env, b'{"value": 21}')
-        wait_until(lambda: "is down" in worker.log(), 60, "the open circuit")
+        wait_until(lambda: "is open" in worker.log(), 60, "the open circuit")
         wait_until(lambda: look()["workers"], 60, "the worker's answer")
 
         assert found["exit_code"] == 1

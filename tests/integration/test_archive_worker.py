@@ -142,7 +142,7 @@ def test_an_outage_of_the_bucket_delays_records_and_loses_none(
 
             server.kill()
             publish(in_bucket, [event(number) for number in range(100, 200)])
-            wait_until(lambda: "objects is down" in worker.log(), 30, "the outage")
+            wait_until(lambda: "sink objects is open" in worker.log(), 30, "the outage")
             publish(in_bucket, [event(number) for number in range(200, 300)])
 
             server.start()
