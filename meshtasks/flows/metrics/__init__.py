@@ -1,1 +1,1 @@
-"""Metrics of hosts and services."""
+"""Metrics of hosts and services become points and alerts."""
