@@ -24,7 +24,7 @@ from meshtasks.amqp.management import default_url, nodes, read
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.config_findings import findings
-from meshtasks.cli.status_workers import ask_workers, circuit_lines
+from meshtasks.cli.status import ask_workers, circuit_lines
 from meshtasks.cli.terminal import say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError, MeshError

@@ -6,18 +6,20 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from celery import Celery
+from kombu.exceptions import OperationalError
 from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
 from meshtasks.amqp.connecting import connected, unopened
 from meshtasks.amqp.dead_letters import Groups, dead_letter_of
 from meshtasks.amqp.peek import QueueBusy, peek
-from meshtasks.cli.status_workers import WorkerAnswer, ask_workers, circuit_lines
 from meshtasks.cli.terminal import say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.demo.view.collect import Collector
@@ -230,3 +232,79 @@ def _worker_lines(answers: list[WorkerAnswer]) -> list[str]:
 def _title(settings: Settings) -> str:
     broker = unopened(settings.env.amqp_url)
     return f"meshtasks status   {broker.hostname}   {broker.virtual_host}"
+
+
+_WAIT_SECONDS = 1.0
+
+
+class WorkerAnswer(NamedTuple):
+    """What a worker says of itself.
+
+    Attributes:
+        consuming: queues it asks for messages.
+        resting: queues it does not, because a sink is down.
+        down: sink → what it said last.
+        half_open: those of them that a batch tries at the moment.
+    """
+
+    name: str
+    consuming: tuple[str, ...]
+    resting: tuple[str, ...]
+    down: Mapping[str, str]
+    half_open: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return self._asdict()
+
+
+def ask_workers(url: str) -> list[WorkerAnswer]:
+    """Ask all; takes a second. One that is too busy to answer is left out.
+
+    Raises:
+        Transient: the broker cannot be reached.
+    """
+    with Celery("meshtasks-status", broker=url, set_as_current=False) as app:
+        try:
+            with app.connection_for_write() as connection:
+                replies = app.control.broadcast(
+                    "mesh_state",
+                    reply=True,
+                    timeout=_WAIT_SECONDS,
+                    connection=connection,
+                )
+        except (OperationalError, OSError) as error:
+            message = f"the workers cannot be asked: {error}"
+            raise Transient(message) from error
+    return sorted(_answers(replies or ()))
+
+
+def circuit_lines(answers: Iterable[WorkerAnswer]) -> list[str]:
+    """Each sink that is down, once, with the workers that found it so."""
+    finders: dict[str, list[WorkerAnswer]] = {}
+    for answer in answers:
+        for sink in answer.down:
+            finders.setdefault(sink, []).append(answer)
+    return [_circuit_line(sink, finders[sink]) for sink in sorted(finders)]
+
+
+def _circuit_line(sink: str, answers: Sequence[WorkerAnswer]) -> str:
+    names = ", ".join(answer.name for answer in answers)
+    queues = sorted({queue for answer in answers for queue in answer.resting})
+    rest = f"{', '.join(queues) or 'no queue'} {'rest' if len(queues) > 1 else 'rests'}"
+    tried = any(sink in answer.half_open for answer in answers)
+    state = "is down and being tried" if tried else "is down"
+    return f"{sink} {state} ({names}): {answers[0].down[sink]}; {rest}"
+
+
+def _answers(replies: Iterable[Mapping[str, Any]]) -> Iterable[WorkerAnswer]:
+    for reply in replies:
+        for name, said in reply.items():
+            if "down" in said:  # an older worker does not know the question
+                yield WorkerAnswer(
+                    name,
+                    tuple(said["consuming"]),
+                    tuple(said["resting"]),
+                    said["down"],
+                    tuple(said.get("half_open", ())),
+                )

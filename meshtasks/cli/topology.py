@@ -1,22 +1,33 @@
-"""``meshtasks topology``: declare, compare, draw and export the topology."""
+"""``meshtasks topology``: the topology in configuration and on the broker."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.tree import Tree
 
 from meshtasks.amqp.connecting import connected, unopened
 from meshtasks.amqp.declare import declare
 from meshtasks.amqp.drift import compare
+from meshtasks.amqp.entities import (
+    Binding,
+    ExchangeDefaults,
+    Queue,
+    QueueDefaults,
+    RetryQueue,
+)
 from meshtasks.amqp.management import definitions, read
-from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
+from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli import asyncapi
 from meshtasks.cli.terminal import say
-from meshtasks.cli.topology_drawing import mermaid, tree
 from meshtasks.config.settings import load_settings
 from meshtasks.flows.loading import load_flows
 
@@ -150,3 +161,139 @@ def export(
         exported = definitions(settings.read(TOPOLOGY), vhost)
     json.dump(exported, output, indent=2, ensure_ascii=False)
     output.write("\n")
+
+
+#: Colours of the domains, as in the architecture's legend.
+_DOMAIN_COLOURS = {
+    "home": "#41BDF5",
+    "sensors": "#86DAF1",
+    "metrics": "#4CAF50",
+    "ai": "#00ABA9",
+    "alerts": "#FF9800",
+    "archive": "#C72E49",
+}
+_SYSTEM = "system"
+_SYSTEM_COLOUR = "#757575"
+
+
+def tree(topology: Topology) -> Tree:
+    """Exchanges with their bindings, then queues; what is usual is said once."""
+    usual = topology.defaults
+    root = Tree("mesh")
+    exchanges = root.add(f"exchanges [dim]{_alternate(usual.exchange)}[/]")
+    alternates = {each.name: _alternate(each) for each in topology.exchanges}
+    for name, what in _exchanges(topology):
+        own = alternates.get(name, _alternate(usual.exchange))
+        unusual = "" if own == _alternate(usual.exchange) else f", {own}"
+        branch = exchanges.add(f"{_coloured(name)} [dim]{what}{unusual}[/]")
+        for binding in topology.bindings:
+            if binding.exchange == name:
+                branch.add(_way(binding))
+    queues = root.add(f"queues [dim]{_settings(usual.queue)}[/]")
+    for queue in topology.queues:
+        own = _settings(queue)
+        unusual = "" if own == _settings(usual.queue) else f" [dim]{own}[/]"
+        queues.add(_coloured(queue.name) + unusual)
+    answers = topology.answers_queue
+    queues.add(f"{_coloured(answers.name)} [dim]what became of commands[/]")
+    retries = root.add(
+        "retry queues [dim]back to the queue that failed, after a wait[/]"
+    )
+    for retry in topology.retry_queues:
+        retries.add(f"{retry.name} [dim]{retry.seconds} s[/]")
+    return root
+
+
+def mermaid(topology: Topology) -> str:
+    """A flowchart in Mermaid's language, to paste into a Markdown page."""
+    lines = ["flowchart LR"]
+    for name, what in _exchanges(topology):
+        lines.append(f'  {_id("x", name)}{{{{"{name}<br/>{what}"}}}}:::{_domain(name)}')
+    for title, queues in (
+        ("queues", [*_names(topology.queues), topology.answers_queue.name]),
+        ("retries", _names(topology.retry_queues)),
+    ):
+        lines.append(f"  subgraph {title}")
+        for name in queues:
+            node = f'{_id("q", name)}["{name}"]'
+            lines.append(f"    {node}:::{_domain(name)}")
+        lines.append("  end")
+    for binding in topology.bindings:
+        ends = (
+            _id("x", binding.exchange),
+            _id("q" if binding.queue else "x", binding.destination),
+        )
+        lines.append(f"  {ends[0]} -- {_quoted(binding.routing_key)} --> {ends[1]}")
+    lines += [f"  {edge}" for edge in _other_ways(topology)]
+    for domain, colour in {**_DOMAIN_COLOURS, _SYSTEM: _SYSTEM_COLOUR}.items():
+        lines.append(f"  classDef {domain} fill:{colour},color:#000")
+    return "\n".join(lines)
+
+
+def _names(queues: Iterable[Queue | RetryQueue]) -> list[str]:
+    return [queue.name for queue in queues]
+
+
+def _other_ways(topology: Topology) -> Iterator[str]:
+    """Edges that are no bindings."""
+    for alternate in dict.fromkeys(each.alternate for each in topology.exchanges):
+        if alternate:
+            sources = (e.name for e in topology.exchanges if e.alternate == alternate)
+            ids = " & ".join(_id("x", name) for name in sources)
+            yield f"{ids} -. unroutable .-> {_id('x', alternate)}"
+    for exchange in dict.fromkeys(
+        each.dead_letter_exchange for each in topology.queues
+    ):
+        if exchange:
+            yield f'queues -. "dead letters" .-> {_id("x", exchange)}'
+    yield 'queues -. "transient faults" .-> retries'
+    yield 'retries -. "after a wait" .-> queues'
+
+
+def _exchanges(topology: Topology) -> Iterator[tuple[str, str]]:
+    """Name and description of the exchanges that bindings start at."""
+    for exchange in topology.exchanges:
+        yield exchange.name, exchange.type
+    used = {binding.exchange for binding in topology.bindings}
+    for name, kind in PREDECLARED_EXCHANGES.items():
+        if name in used:
+            yield name, f"{kind}, the broker's own"
+
+
+def _way(binding: Binding) -> str:
+    kind = "" if binding.queue else "exchange "
+    key = binding.routing_key or "any key"
+    return f"{escape(key)} → {kind}{_coloured(binding.destination)}"
+
+
+def _alternate(exchange: ExchangeDefaults) -> str:
+    if exchange.alternate:
+        return f"unroutable → {escape(exchange.alternate)}"
+    return "no alternate"
+
+
+def _settings(queue: QueueDefaults) -> str:
+    limit, end = queue.delivery_limit, queue.dead_letter_exchange
+    deliveries = f"at most {limit} deliveries" if limit else "any number of deliveries"
+    ending = f"dead letters → {escape(end)}" if end else "dead letters end here"
+    return f"{queue.kind}, {deliveries}, {ending}"
+
+
+def _domain(name: str) -> str:
+    first = name.partition(".")[0]
+    return first if first in _DOMAIN_COLOURS else _SYSTEM
+
+
+def _coloured(name: str) -> str:
+    colour = _DOMAIN_COLOURS.get(_domain(name), _SYSTEM_COLOUR)
+    return f"[{colour}]{escape(name)}[/]"
+
+
+def _id(kind: str, name: str) -> str:
+    """A node's id: letters, digits and underscores only."""
+    return f"{kind}_{re.sub('[^0-9A-Za-z]', '_', name)}"
+
+
+def _quoted(key: str) -> str:
+    """A label; # would begin an entity of Mermaid's."""
+    return '"' + (key or "any key").replace("#", "#35;") + '"'

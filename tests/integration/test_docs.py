@@ -16,7 +16,7 @@ import pytest
 from typer.core import TyperGroup
 
 from meshtasks.cli import loaded
-from meshtasks.cli.asyncapi_headers import DEAD_LETTER, PASSED_ON
+from meshtasks.cli.asyncapi import DEAD_LETTER, PASSED_ON
 from meshtasks.config.environment import Environment
 from tests.support.topologies import shipped_topology
 

@@ -17,7 +17,7 @@ from meshtasks.amqp.accounts import missing_rights
 from meshtasks.amqp.topology import Topology
 from meshtasks.cli import doctor as doctor_module
 from meshtasks.cli.doctor import clock, examine
-from meshtasks.cli.status_workers import WorkerAnswer
+from meshtasks.cli.status import WorkerAnswer
 from meshtasks.config.loader import load_yaml
 from meshtasks.config.settings import load_settings
 from meshtasks.demo import loopback

@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 
 from meshtasks.amqp import headers
 from meshtasks.cli import app
-from meshtasks.cli.asyncapi import document
-from meshtasks.cli.asyncapi_headers import DEAD_LETTER, PASSED_ON
+from meshtasks.cli.asyncapi import DEAD_LETTER, PASSED_ON, document
 from tests.support.handling import HANDLERS
 from tests.support.topologies import SHIPPED, shipped_topology
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from meshtasks.cli.status import attention
-from meshtasks.cli.status_workers import WorkerAnswer, circuit_lines
+from meshtasks.cli.status import WorkerAnswer, attention, circuit_lines
 from meshtasks.demo.view.snapshot import QueueState, Snapshot
 
 RESTING = WorkerAnswer(
