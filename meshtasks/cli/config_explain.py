@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, topic_matches
@@ -11,6 +11,7 @@ from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, TOPOLOGY, Topology
 from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS, AlertPolicy, Route
 from meshtasks.flows.contract import Handler
+from meshtasks.flows.diagnosis import Detail
 from meshtasks.flows.excerpts import ARCHIVE
 from meshtasks.flows.inference.handler import run_models
 from meshtasks.flows.loading import Flows
@@ -21,21 +22,12 @@ Routes = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
-    """A detail of a flow, with the routes of the alert that may come of it."""
-
-    kind: str
-    text: str
-    data: Mapping[str, Any]
-    routes: Routes | None
-
-
-@dataclass(frozen=True, slots=True)
 class Reached:
     """A queue that the message reaches.
 
     Attributes:
         handler: its function, and what that does; empty without a handler.
+        details: of its flow, each with the routes of the alert that may come of it.
     """
 
     queue: str
@@ -43,7 +35,7 @@ class Reached:
     handler: str = ""
     does: str = ""
     sinks: tuple[str, ...] = ()
-    details: list[Explained] = field(default_factory=list)
+    details: tuple[tuple[Detail, Routes], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; every kind of detail is a list of its own."""
@@ -57,12 +49,12 @@ class Reached:
             "workflows": [],
             "alert_routes": {},
         }
-        for detail in self.details:
+        for detail, routes in self.details:
             if not detail.data:
-                found["alert_routes"] = detail.routes or {}
+                found["alert_routes"] = routes
                 continue
-            routes = {} if detail.routes is None else {"routes": detail.routes}
-            found.setdefault(f"{detail.kind}s", []).append({**detail.data, **routes})
+            more = {} if detail.alert is None else {"routes": routes}
+            found.setdefault(f"{detail.kind}s", []).append({**detail.data, **more})
         return found
 
 
@@ -86,14 +78,7 @@ class Explanation:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {
-            "exchange": self.exchange,
-            "routing_key": self.routing_key,
-            "unroutable": self.unroutable,
-            "queues": [queue.as_json() for queue in self.queues],
-            "archived_one_in": self.archived_one_in,
-            "archive_queue": self.archive_queue,
-        }
+        return asdict(self) | {"queues": [queue.as_json() for queue in self.queues]}
 
     def lines(self, urls: Collection[str]) -> Iterator[str]:
         """Lines for a terminal.
@@ -190,15 +175,10 @@ def _reached(
         f"{function.__module__}.{getattr(function, '__name__', '?')}",
         (function.__doc__ or "").partition("\n")[0],
         handler.sink_names,
-        [
-            Explained(
-                detail.kind,
-                detail.text,
-                detail.data,
-                None if detail.alert is None else _routes(policy, detail.alert),
-            )
+        tuple(
+            (detail, {} if detail.alert is None else _routes(policy, detail.alert))
             for detail in flow.explain(settings, handler, routing_key)
-        ],
+        ),
     )
 
 
@@ -229,17 +209,12 @@ def _lines(reached: Reached, urls: Collection[str]) -> Iterator[str]:
     yield f"    flow      {reached.flow}"
     yield f"    handler   {reached.handler}: {reached.does}"
     yield f"    sinks     {', '.join(reached.sinks) or 'none'}"
-    for detail in reached.details:
-        routes = [
-            f"route {name}: " + ", ".join(_receiver(each, urls) for each in receivers)
-            for name, receivers in (detail.routes or {}).items()
-        ]
+    for detail, routes in reached.details:
         if detail.text:
             yield f"    {detail.kind:<9} {detail.text}"
-            yield from (f"      alert   {route}" for route in routes)
-        else:
-            yield from (f"    {detail.kind:<9} {route}" for route in routes)
-
-
-def _receiver(name: str, urls: Collection[str]) -> str:
-    return name if name in urls else f"{name} (has no URL)"
+        label = "  alert  " if detail.text else f"{detail.kind:<9}"
+        for name, receivers in routes.items():
+            named = (
+                each if each in urls else f"{each} (has no URL)" for each in receivers
+            )
+            yield f"    {label} route {name}: {', '.join(named)}"
