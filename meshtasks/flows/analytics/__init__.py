@@ -10,25 +10,20 @@ extra ``analytics``. Nothing of this package is loaded where it is not used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from meshtasks.flows.archive.objects import FOLLOWERS, OBJECTS, Follower
 from meshtasks.flows.contract import Flow
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.records.kinds import KINDS
 
-if TYPE_CHECKING:
-    from meshtasks.flows.analytics.dataset import DatasetWriter
 
-
-def _open_analytics(sinks: Sinks) -> DatasetWriter:
+def _open_analytics(sinks: Sinks) -> Follower:
     from meshtasks.flows.analytics.dataset import DatasetWriter  # noqa: PLC0415
 
     return DatasetWriter(sinks[OBJECTS], sinks.settings.read(KINDS))
 
 
 #: Adds what is archived to the analytics dataset.
-ANALYTICS: SinkKey[Follower] = SinkKey("analytics", _open_analytics)
+ANALYTICS = SinkKey("analytics", _open_analytics)
 FOLLOWERS.append(ANALYTICS)
 
 #: Its rows are made while the archive's handlers run, its work is done by commands.
