@@ -32,8 +32,8 @@ _CELERY = (r"(.+\.)?celery\.pidbox", r"celeryev(\..+)?")
 _ANSWERS = r"amq\.gen-.+"
 #: What the MQTT plugin declares for a device that subscribes.
 _SUBSCRIPTIONS = r"mqtt-subscription-.+"
-#: What keeps two from looking through the dead letters at once.
-_BROWSED = r".+\.browsed"
+#: The lock of those who peek at the dead letters.
+_PEEK_LOCKS = r".+\.browsed"
 _DEFAULT_EXCHANGE = r"amq\.default"
 #: Where the MQTT plugin publishes what devices send.
 DEVICES_EXCHANGE = "amq.topic"
@@ -101,25 +101,25 @@ def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Ri
         publishes to the exchanges of the domains; ``devices`` are MQTT devices, and
         ``device_<name>`` is one of them; ``normaliser`` takes what they sent and
         publishes readings; ``gateway`` publishes and calls commands; ``monitor``
-        (Flower) hears events, asks workers and calls commands; ``operator``
+        (Flower) receives events, inspects workers and calls commands; ``operator``
         (``meshtasks status``, ``dlq``, ``topology check``) reads and writes
-        everything, asks workers, and declares nothing but queues for answers.
+        everything, inspects workers, and declares nothing but queues for answers.
     """
-    exchanges = [each.name for each in topology.all_exchanges]
+    exchanges = [exchange.name for exchange in topology.all_exchanges]
     names = [*map(re.escape, {*exchanges, *(q.name for q in topology.all_queues)})]
     mesh = sorted(names)
     domains = sorted(
-        re.escape(each.name)
-        for each in topology.exchanges
-        if each.name not in _INTERNAL
+        re.escape(exchange.name)
+        for exchange in topology.exchanges
+        if exchange.name not in _INTERNAL
     )
     commands = re.escape(topology.commands_queue)
     answers = rf"{commands}\.answers"
     return {
         "worker": Rights(
-            _any(*mesh, *_CELERY, _ANSWERS, answers, _BROWSED),
+            _any(*mesh, *_CELERY, _ANSWERS, answers, _PEEK_LOCKS),
             _any(*mesh, *_CELERY, _ANSWERS, _DEFAULT_EXCHANGE, answers),
-            _any(*mesh, *_CELERY, _ANSWERS, _DEVICES, answers, _BROWSED),
+            _any(*mesh, *_CELERY, _ANSWERS, _DEVICES, answers, _PEEK_LOCKS),
             "management",
         ),
         "producer": Rights("", _any(*domains), ""),
@@ -137,9 +137,9 @@ def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Ri
             "monitoring",
         ),
         "operator": Rights(
-            _any(*_CELERY, _ANSWERS, _BROWSED),
+            _any(*_CELERY, _ANSWERS, _PEEK_LOCKS),
             _any(*mesh, *_CELERY, _ANSWERS, _DEFAULT_EXCHANGE),
-            _any(*mesh, *_CELERY, _ANSWERS, _BROWSED),
+            _any(*mesh, *_CELERY, _ANSWERS, _PEEK_LOCKS),
             "monitoring",
         ),
     }

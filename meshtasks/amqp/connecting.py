@@ -1,4 +1,4 @@
-"""Connect to the broker, or say plainly why that did not work."""
+"""Connections to the broker, and why one could not be opened."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def unopened(url: str) -> kombu.Connection:
 
 def tls_of(url: str) -> dict[str, Any] | bool:
     """What a connection to an ``amqps`` URL is to be checked for: that the certificate
-    is its host's, which nobody does unless told. False for other URLs."""
+    is its host's, which is not the default. False for other URLs."""
     parts = urlsplit(url)
     return parts.scheme == "amqps" and {"server_hostname": parts.hostname}
 

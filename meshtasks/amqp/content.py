@@ -8,7 +8,7 @@ nothing in here raises, whatever they are, and what comes out is bounded:
   kept, as many as it may have when it is published again.
 * A time before 1970 or after 9999 is moved there.
 * Tables are nested to a depth and have a number of fields. What is beyond, and what
-  follows a field of an unknown type, is left out; a header of its own says so.
+  follows a field of an unknown type, is left out; a header of its own names it.
 
 The layouts are those of AMQP 0-9-1, sections 4.2.5.5 and 4.2.6.1; the letters of the
 types are those that RabbitMQ and its clients use
@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-#: A header that says what of a message's headers could not be read.
+#: Names the first of a message's headers that could not be read.
 UNREAD_HEADER = "x-unread-headers"
 
 _SHORT_TEXT_BYTES = 255
@@ -289,7 +289,7 @@ class _TableReader:
         self._fields_left = _MOST_FIELDS
 
     def fields(self, offset: int, end: int, depth: int) -> dict[str, Any]:
-        """The fields of the table between two places."""
+        """The fields of the table between two offsets."""
         encoded = self._encoded
         fields: dict[str, Any] = {}
         name = ""
@@ -304,7 +304,7 @@ class _TableReader:
         return fields
 
     def _items(self, offset: int, end: int, depth: int) -> list[Any]:
-        """The values of the array between two places."""
+        """The values of the array between two offsets."""
         items: list[Any] = []
         try:
             while offset < end:
@@ -315,7 +315,7 @@ class _TableReader:
         return items
 
     def _value(self, offset: int, end: int, depth: int) -> tuple[Any, int]:
-        """The value at a place, and where it ends.
+        """The value at an offset, and where it ends.
 
         Raises:
             _Unreadable: it is of no known type, too much, or not all there.
@@ -336,7 +336,7 @@ class _TableReader:
     def _typed(  # noqa: PLR0911 - one a type
         self, kind: int, offset: int, end: int, depth: int
     ) -> tuple[Any, int]:
-        """The value of a type at a place, and where it ends, or would."""
+        """The value of a type at an offset, and where it ends, or would."""
         encoded = self._encoded
         if number := _NUMBERS.get(kind):
             return number.unpack_from(encoded, offset)[0], offset + number.size

@@ -1,8 +1,8 @@
-"""Dead letters as they are read, and as they are given back to where they came from.
+"""Dead letters: what is known of one, which are selected, and how one is replayed.
 
-Two kinds of headers tell why a message died: the mesh's own (``x-mesh-…``), and the
-broker's ``x-death`` of a message that it took from a queue itself, because it had
-been delivered too often, say. One with neither was published where no binding
+Two kinds of headers give the reason of a dead letter: the mesh's own (``x-mesh-…``),
+and the broker's ``x-death`` of a message that it took from a queue itself, because it
+had been delivered too often, say. One with neither was published where no binding
 matches, and came by way of the alternate exchange.
 """
 
@@ -33,7 +33,7 @@ ID_DIGITS = 12
 #: Kind of a message that was published where no binding matches.
 UNROUTABLE = "Unroutable"
 
-#: What differs between reasons that say the same.
+#: What differs between reasons of the same fault.
 _DETAILS = re.compile(r'"[^"]*"|\d[\d.,:TZ+-]*|[-+]\d+')
 
 
@@ -41,18 +41,18 @@ class DeadLetter(NamedTuple):
     """A dead letter, less its body.
 
     Attributes:
-        id: the same whenever it is looked at; messages that say the same in every
-            respect share one.
+        id: the same whenever it is read; messages that are the same in every respect
+            share one.
         kind: class of the fault, or the broker's word for it (``delivery_limit``).
         reason: the fault as a sentence.
         queue: where it failed; None if it never was in a queue.
         exchange: of first publication.
         routing_key: of first publication.
-        failed_at: epoch seconds, None if nobody noted it.
+        failed_at: epoch seconds, None if unknown.
         replays: how often it was replayed before.
         replayed_at: when the last replay that took it began, as its command wrote
             it; empty if none did.
-        sensor: what its record is of; empty if nothing tells.
+        sensor: what its record is of; empty if unknown.
     """
 
     id: str
@@ -69,7 +69,7 @@ class DeadLetter(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which dead letters are meant: those that meet every condition that is set.
+    """Selects dead letters: those that meet every condition that is set.
 
     Attributes:
         ids: these, by the beginnings of their ids.
@@ -89,28 +89,30 @@ class Selection:
     failed_before: float | None = None
     failed_after: float | None = None
 
-    def matches(self, letter: DeadLetter) -> bool:
-        """Whether this one is meant. One whose time nobody noted may be of any age."""
+    def matches(self, dead_letter: DeadLetter) -> bool:
+        """Whether this one is selected. One without a time may be of any age."""
         return (
-            self._names(letter.id)
-            and self._reads(letter)
-            and (not self.queue or fnmatchcase(letter.queue or "", self.queue))
-            and (not self.sensor or fnmatchcase(letter.sensor, self.sensor))
+            self._has_id(dead_letter.id)
+            and self._has_reason(dead_letter)
+            and (not self.queue or fnmatchcase(dead_letter.queue or "", self.queue))
+            and (not self.sensor or fnmatchcase(dead_letter.sensor, self.sensor))
             and (
                 not self.routing_key
-                or topic_matches(self.routing_key, letter.routing_key)
+                or topic_matches(self.routing_key, dead_letter.routing_key)
             )
-            and self._is_of_age(letter.failed_at)
+            and self._is_of_age(dead_letter.failed_at)
         )
 
-    def _names(self, letter_id: str) -> bool:
+    def _has_id(self, dead_letter_id: str) -> bool:
         if not self.ids:
             return True
-        return letter_id in self.ids or letter_id.startswith(tuple(self.ids))
+        return dead_letter_id in self.ids or dead_letter_id.startswith(tuple(self.ids))
 
-    def _reads(self, letter: DeadLetter) -> bool:
+    def _has_reason(self, dead_letter: DeadLetter) -> bool:
         text = self.reason.casefold()
-        return letter.kind.casefold() == text or text in letter.reason.casefold()
+        return (
+            dead_letter.kind.casefold() == text or text in dead_letter.reason.casefold()
+        )
 
     def _is_of_age(self, failed_at: float | None) -> bool:
         return failed_at is None or (
@@ -121,13 +123,13 @@ class Selection:
 
 @dataclass(slots=True)
 class Group:
-    """Dead letters of one queue that died of the same.
+    """Dead letters of one queue and one reason.
 
     Attributes:
         count: how many.
         replayed: how many of them had been replayed before.
         example: one of them; the last that was looked at.
-        first_failed_at: epoch seconds, None if nobody noted it of any.
+        first_failed_at: epoch seconds, None if unknown of all.
         last_failed_at: likewise.
     """
 
@@ -144,18 +146,18 @@ class Groups:
     def __init__(self) -> None:
         self._groups: dict[tuple[str | None, str, str], Group] = {}
 
-    def add(self, letter: DeadLetter) -> None:
+    def add(self, dead_letter: DeadLetter) -> None:
         """Count one."""
-        key = letter.queue, letter.kind, general_reason(letter.reason)
-        time = letter.failed_at
-        replayed = int(letter.replays > 0)
+        key = dead_letter.queue, dead_letter.kind, general_reason(dead_letter.reason)
+        time = dead_letter.failed_at
+        replayed = int(dead_letter.replays > 0)
         group = self._groups.get(key)
         if group is None:
-            self._groups[key] = Group(1, replayed, letter, time, time)
+            self._groups[key] = Group(1, replayed, dead_letter, time, time)
             return
         group.count += 1
         group.replayed += replayed
-        group.example = letter
+        group.example = dead_letter
         if time is not None:
             group.first_failed_at = min(group.first_failed_at or time, time)
             group.last_failed_at = max(group.last_failed_at or time, time)
@@ -172,35 +174,37 @@ class Groups:
 
 
 def general_reason(reason: str) -> str:
-    """A reason without what differs between reasons that say the same: quoted text,
+    """A reason without what differs between reasons of the same fault: quoted text,
     numbers and times."""
     return _DETAILS.sub("…", reason)
 
 
-def requeue_targets(letter: DeadLetter, topology: Topology) -> tuple[str, ...] | str:
-    """The queues that a dead letter is given back to, or why it cannot be.
+def requeue_targets(
+    dead_letter: DeadLetter, topology: Topology
+) -> tuple[str, ...] | str:
+    """The queues that a dead letter is replayed to, or why it cannot be.
 
-    Only queues that carry what is published to the mesh: a letter may say what it
-    likes of where it came from, and commands take orders.
+    Only queues that carry what is published to the mesh: a dead letter's origin may be
+    made up, and the commands queue starts tasks.
 
     Returns:
         The queue it failed in; of one that never was in a queue, those that its
         exchange and routing key lead to. Or a sentence.
     """
     ours = topology.domain_queues
-    if letter.queue is not None:
-        if letter.queue in ours:
-            return (letter.queue,)
-        if letter.queue in {queue.name for queue in topology.all_queues}:
-            return f"{letter.queue} is no queue that anything is given back to"
-        return f"topology.yaml has no queue {letter.queue}"
-    exchange = letter.exchange
-    known = {
-        each.name for each in topology.all_exchanges
-    } | PREDECLARED_EXCHANGES.keys()
+    if dead_letter.queue is not None:
+        if dead_letter.queue in ours:
+            return (dead_letter.queue,)
+        if dead_letter.queue in {queue.name for queue in topology.all_queues}:
+            return f"{dead_letter.queue} takes no replays"
+        return f"topology.yaml has no queue {dead_letter.queue}"
+    exchange = dead_letter.exchange
+    known = PREDECLARED_EXCHANGES.keys() | {
+        item.name for item in topology.all_exchanges
+    }
     if exchange not in known:
-        return f"nothing tells where it came from (exchange {exchange!r})"
-    reached = topology.queues_reached(exchange, letter.routing_key)
+        return f"its origin is unknown (exchange {exchange!r})"
+    reached = topology.queues_reached(exchange, dead_letter.routing_key)
     if queues := tuple(name for name in ours if name in reached):
         return queues
     return f"no binding of {exchange} matches its routing key in topology.yaml"
@@ -228,13 +232,13 @@ class Death(NamedTuple):
 def death_of(
     table: Mapping[str, Any], exchange: str, routing_key: str, timestamp: object
 ) -> Death:
-    """Why a message is in the dead-letter queue. Whatever stands in its headers, this
-    tells something.
+    """Why a message is in the dead-letter queue. There is an answer whatever
+    stands in its headers.
 
     Args:
         table: its AMQP headers, those that are believed
-            (:func:`~meshtasks.amqp.delivery.trusted_headers`). What the broker says in
-            them comes first.
+            (:func:`~meshtasks.amqp.delivery.trusted_headers`). The broker's own
+            come first.
         exchange: as it was delivered.
         routing_key: as it was delivered.
         timestamp: its publisher's, epoch seconds.
@@ -319,7 +323,7 @@ def _sensor_of(body: bytes, routing_key: str) -> str:
 
 def replay_messages(
     delivery: Delivery,
-    letter: DeadLetter,
+    dead_letter: DeadLetter,
     queues: Iterable[str],
     *,
     replayed_at: str,
@@ -328,11 +332,11 @@ def replay_messages(
     """The messages that take a dead letter to its queues once more, and nowhere else.
 
     They are as it was first published, plus what the mesh noted of its origin, how
-    often it was replayed, and what it died of each time.
+    often it was replayed, and the reason each time.
 
     Args:
         delivery: the message.
-        letter: what is known of it.
+        dead_letter: what is known of it.
         queues: where to (:func:`~meshtasks.amqp.dead_letters.requeue_targets`).
         replayed_at: when this replay began, RFC 3339.
         body: to send instead of the message's own.
@@ -342,16 +346,16 @@ def replay_messages(
         for name, value in kept_headers(delivery).items()
         if name not in headers.OF_A_FAILURE
     }
-    if letter.failed_at is not None:  # else a reading without time is of today
-        table.setdefault(headers.RECEIVED_AT, letter.failed_at)
+    if dead_letter.failed_at is not None:  # else a reading without time is of today
+        table.setdefault(headers.RECEIVED_AT, dead_letter.failed_at)
     table |= {
-        headers.EXCHANGE: letter.exchange,
-        headers.ROUTING_KEY: letter.routing_key,
-        headers.REPLAYS: letter.replays + 1,
+        headers.EXCHANGE: dead_letter.exchange,
+        headers.ROUTING_KEY: dead_letter.routing_key,
+        headers.REPLAYS: dead_letter.replays + 1,
         headers.REPLAYED_AT: replayed_at,
         headers.HISTORY: [
             *history_of(delivery)[1 - _HISTORY_LIMIT :],
-            _chapter(letter, replayed_at, body),
+            _history_entry(dead_letter, replayed_at, body),
         ],
     }
     body = delivery.body if body is None else body
@@ -365,19 +369,21 @@ def replay_messages(
 def history_of(delivery: Delivery) -> list[Mapping[str, Any]]:
     """What the message had died of before its replays, the latest last; the keys are
     ``kind``, ``reason``, ``queue``, ``failed_at``, ``replayed_at`` and ``edited``."""
-    told = delivery.headers.get(headers.HISTORY)
-    chapters = told if isinstance(told, list) else []
-    return [each for each in chapters if isinstance(each, dict)]
+    history = delivery.headers.get(headers.HISTORY)
+    entries = history if isinstance(history, list) else []
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
-def _chapter(
-    letter: DeadLetter, replayed_at: str, body: bytes | None
+def _history_entry(
+    dead_letter: DeadLetter, replayed_at: str, body: bytes | None
 ) -> dict[str, object]:
     return {
-        "kind": letter.kind,
-        "reason": letter.reason[:_REASON_LIMIT_CHARS],
-        "queue": letter.queue or "",
-        "failed_at": "" if letter.failed_at is None else _rfc3339(letter.failed_at),
+        "kind": dead_letter.kind,
+        "reason": dead_letter.reason[:_REASON_LIMIT_CHARS],
+        "queue": dead_letter.queue or "",
+        "failed_at": ""
+        if dead_letter.failed_at is None
+        else _rfc3339(dead_letter.failed_at),
         "replayed_at": replayed_at,
         "edited": body is not None,
     }

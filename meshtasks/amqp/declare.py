@@ -24,7 +24,7 @@ def declare(connection: kombu.Connection, topology: Topology) -> None:
 
     Raises:
         ConfigError: something exists with another type or other arguments, or
-            the account may not declare it; the text names it and says what to do.
+            the account may not declare it; the text names it and the remedy.
         amqp.exceptions.ConnectionError, OSError: the connection was lost.
     """
     with closing(connection.channel()) as channel:
@@ -40,7 +40,7 @@ def task_queues(topology: Topology) -> list[kombu.Queue]:
     """The queues for Celery's ``task_queues`` setting.
 
     Celery is left no declaration that could differ from :func:`declare`. It
-    declares no domain queue, and what it is told to send to one goes through the
+    declares no domain queue, and what it sends to one goes through the
     default exchange to that queue alone. The commands queue it declares as it
     stands here, since programs that send commands declare nothing else.
     """
@@ -51,7 +51,7 @@ def task_queues(topology: Topology) -> list[kombu.Queue]:
         for name in topology.domain_queues
     ]
     way = topology.commands_binding
-    exchange = next(each for each in topology.exchanges if each.name == way.exchange)
+    exchange = next(x for x in topology.exchanges if x.name == way.exchange)
     commands = _queue(
         by_name[topology.commands_queue],
         exchange=_exchange(exchange),

@@ -7,7 +7,7 @@ Which headers of a message are believed.
 
 Whoever may publish a message chooses its headers, the ``x-mesh-…`` and the ``x-death``
 among them. What cannot be chosen is the exchange a message is delivered from: the
-broker says it, also behind bindings between exchanges and alternate exchanges. So the
+broker names it, also behind bindings between exchanges and alternate exchanges. So the
 mesh's own headers count on those exchanges only that senders may not publish to
 (:mod:`meshtasks.amqp.accounts`): the default exchange, by which retries, replays of
 dead letters and replays of the archive come back, and the exchange of dead letters.
@@ -28,7 +28,7 @@ from meshtasks.amqp.receiving import Message
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, DEAD_LETTER_EXCHANGE
 
 _PREFIX = "x-mesh-"
-#: More retries than anybody configures, and one more is still an AMQP integer.
+#: More retries than are ever configured, and one more is still an AMQP integer.
 _LARGEST_COUNT = 1_000_000
 
 
@@ -46,7 +46,7 @@ def trusted_headers(table: dict[str, Any], exchange: str) -> dict[str, Any]:
         last = last_death(table)
         if last is None or last.get("exchange") == "":
             return table
-        # the broker took it, before the mesh had said anything of it
+        # the broker took it, before the mesh had added headers
         kept = headers.BROKER_MANAGED
     elif exchange == ARCHIVE_EXCHANGE:
         kept = frozenset({headers.EXCERPTS})
@@ -59,7 +59,7 @@ def trusted_headers(table: dict[str, Any], exchange: str) -> dict[str, Any]:
 
 
 def last_death(table: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the broker says of a message that it took from a queue itself, if it did.
+    """The broker's note on a message that it took from a queue itself, if it did.
 
     Only in a message from the exchange of dead letters is it certain that the broker
     has written it. The queue in it is then the one the message was taken from.
@@ -95,14 +95,14 @@ def text_in(table: Mapping[str, Any], name: str) -> str | None:
 
 
 #: (body, exchange, routing key, properties, received at); a plain tuple, because it is
-#: pickled for every message of every batch. Properties are what handlers are told of
-#: them, or the bytes they came as: most messages have no headers, and it is left to the
-#: pool to look for the rest.
+#: pickled for every message of every batch. Properties are those that
+#: handlers need, or the bytes they came as: most messages have no headers, and the pool
+#: decodes the rest.
 Wire = tuple[bytes, str, str, bytes | Origin, float]
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """One AMQP delivery as the consuming process holds it until it is settled.
+    """One AMQP delivery as the consuming process holds it until it is resolved.
 
     Attributes:
         tag: delivery tag on its channel.
@@ -110,7 +110,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         exchange: the exchange of first publication.
         routing_key: the routing key of first publication.
         properties: AMQP properties, ``application_headers`` included.
-        redelivered: the broker delivered it before, to somebody.
+        redelivered: the broker delivered it before.
         received_at: epoch seconds; of the first receipt, kept over retries.
     """
 

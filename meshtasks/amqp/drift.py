@@ -12,7 +12,7 @@ from meshtasks.amqp.topology import Topology
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What was found, each a line for people.
+    """What was found, one line per finding.
 
     Attributes:
         differences: what is missing, different or bound in addition.
@@ -74,7 +74,7 @@ def _foreign_bindings(topology: Topology, live: Live) -> Iterator[str]:
     ours = {exchange.name for exchange in topology.all_exchanges}
     for binding in live.bindings:
         if binding.exchange in ours and not _leads_to_ours(topology, binding):
-            yield f"binding {binding.label}: somebody else takes a copy"
+            yield f"binding {binding.label}: added by others"
 
 
 def _policies(topology: Topology, live: Live) -> Iterator[str]:
@@ -90,7 +90,7 @@ def _policies(topology: Topology, live: Live) -> Iterator[str]:
 
 def _leads_to_ours(topology: Topology, binding: Binding) -> bool:
     ours = topology.all_queues if binding.queue else topology.all_exchanges
-    return binding.destination in {each.name for each in ours}
+    return binding.destination in {item.name for item in ours}
 
 
 def _lifetime(what: str, has: LiveExchange | LiveQueue) -> Iterator[str]:

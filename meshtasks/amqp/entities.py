@@ -146,10 +146,10 @@ class RetryQueue(NamedTuple):
 
 
 class AnswersQueue(NamedTuple):
-    """Where the outcomes of commands wait for whoever sent them.
+    """Where the outcomes of commands wait for their callers.
 
-    A caller names it in ``reply_to``, and nothing else is answered to. What nobody
-    fetches for a week is gone: an outcome is worth less than the disk it fills.
+    A caller names it in ``reply_to``, and only it is answered to. What is not
+    fetched within a week is gone: an outcome is worth less than the disk it fills.
     """
 
     commands_queue: str
@@ -170,7 +170,7 @@ class AnswersQueue(NamedTuple):
 
 
 class Binding(Entity):
-    """Messages of ``exchange`` that match ``routing_key`` go on to one place.
+    """Messages of ``exchange`` that match ``routing_key`` go on to one destination.
 
     Attributes:
         exchange: the source.

@@ -26,7 +26,7 @@ class FailedMessage(NamedTuple):
         queue: queue it was consumed from, which is also its task's name.
         body: what to publish: the delivery's body, or for an array message the
             JSON of the failed records only.
-        record_index: place of the record in its array message.
+        record_index: index of the record in its array message.
     """
 
     delivery: Delivery

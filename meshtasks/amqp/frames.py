@@ -1,7 +1,7 @@
 """A message as AMQP 0-9-1 frames, to be written many at a time.
 
-py-amqp writes each message on its own, and looks before each whether the broker has
-said anything: 24 µs a message here, where joined frames take 3.
+py-amqp writes each message on its own, and checks before each for frames of the
+broker: 24 µs a message here, where joined frames take 3.
 
 The layouts are those of AMQP 0-9-1: frames in section 4.2.3, the content header in
 section 4.2.6.1, ``basic.publish`` in the class definition of ``basic``.
@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
+from operator import itemgetter
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -113,9 +114,9 @@ def _method_frame(exchange: str, routing_key: str, channel_id: int) -> bytes:
 def _encoded(**values: Any) -> bytes:
     """Flags and values of properties; the first has the highest bit."""
     flags, encoded = 0, b""
-    for place, (name, kind) in enumerate(PROPERTY_TYPES):
+    for index, (name, kind) in enumerate(PROPERTY_TYPES):
         if (value := values.get(name)) is not None:
-            flags |= 1 << (15 - place)
+            flags |= 1 << (15 - index)
             encoded += _table(value) if kind == "F" else dumps(kind, [value])
     return bytes(_FLAGS.pack(flags) + encoded)
 
@@ -191,8 +192,8 @@ def _encoded_properties(message: Outgoing) -> bytes:
 
 _SHORT_TEXT_BYTES = 255
 _LARGEST_TIMESTAMP = 2**64 - 1
-#: Room for what is told of headers that are left out, their name included, and how
-#: much is told of a value that cannot be encoded.
+#: Room for the note on headers that are left out, and how much of a value that cannot
+#: be encoded is quoted.
 _NOTE_CHARS = 400
 _VALUE_CHARS = 200
 #: A table's length, and its length and type of each text.
@@ -201,7 +202,7 @@ _KINDS = dict(PROPERTY_TYPES)
 
 
 def fitted(message: Outgoing, frame_max: int) -> Outgoing:
-    """The message with what fits into a frame; a header tells what does not.
+    """The message with what fits into a frame; a header names what does not.
 
     The mesh's own headers are kept first, and small ones before large ones. Texts that
     may be no longer are cut; a value of a type that AMQP does not know becomes text.
@@ -223,7 +224,7 @@ def fitted(message: Outgoing, frame_max: int) -> Outgoing:
         sizes.append((not str(name).startswith("x-mesh-"), size, str(name), value))
     kept: dict[str, object] = {}
     omitted: list[tuple[str, int]] = []
-    for _, size, name, value in sorted(sizes, key=lambda each: each[:2]):
+    for _, size, name, value in sorted(sizes, key=itemgetter(0, 1)):
         if size <= room:
             room -= size
             kept[_short(name)] = value

@@ -20,10 +20,10 @@ _MARK = "$"
 def as_json(value: object) -> Any:
     """A value of a header as JSON has it."""
     if isinstance(value, dict):
-        table = {str(name): as_json(each) for name, each in value.items()}
+        table = {str(name): as_json(item) for name, item in value.items()}
         return {"$table": table} if _is_marked(table) else table
     if isinstance(value, list):
-        return [as_json(each) for each in value]
+        return [as_json(item) for item in value]
     return _marked(value)
 
 
@@ -48,7 +48,7 @@ def from_json(value: Any) -> Any:
         ValueError: the type is none of these, or the value none of its type.
     """
     if isinstance(value, list):
-        return [from_json(each) for each in value]
+        return [from_json(item) for item in value]
     if not isinstance(value, dict):
         return value
     if not _is_marked(value):
@@ -62,7 +62,7 @@ def from_json(value: Any) -> Any:
 
 
 def _table(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: from_json(each) for name, each in value.items()}
+    return {name: from_json(item) for name, item in value.items()}
 
 
 def _time(seconds: int) -> datetime:

@@ -33,7 +33,7 @@ RECORD_INDEX = "x-mesh-record-index"
 OMITTED = "x-mesh-omitted-headers"
 
 #: How often a dead letter was replayed, when the last replay that took it began, and
-#: what it had died of each time (tables, the latest last).
+#: the reason each time (tables, the latest last).
 REPLAYS = "x-mesh-replays"
 REPLAYED_AT = "x-mesh-replayed-at"
 HISTORY = "x-mesh-history"
@@ -41,12 +41,12 @@ HISTORY = "x-mesh-history"
 #: Id in the archive of a record that comes from there once more. It is not archived
 #: again.
 ARCHIVED = "x-mesh-archived"
-#: Marks a message that nobody is to be told of: no alerts, no webhooks.
+#: Marks a message that is stored silently: no alerts, no webhooks.
 QUIET = "x-mesh-quiet"
 #: Marks excerpts that the mesh made for the archive.
 EXCERPTS = "x-mesh-archive"
 
-#: What a failure adds. A message that is given back to its queue begins anew.
+#: What a failure adds. A message that is replayed begins anew.
 OF_A_FAILURE = frozenset(
     {
         ATTEMPT,
@@ -63,7 +63,7 @@ OF_A_FAILURE = frozenset(
     }
 )
 
-#: How RabbitMQ tells that it took a message from a queue itself.
+#: How RabbitMQ notes that it took a message from a queue itself.
 DEATHS_OF_THE_BROKER = frozenset(
     {
         "x-death",

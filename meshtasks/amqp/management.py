@@ -1,6 +1,6 @@
 """The broker through its management plugin: what it has, and what to import.
 
-AMQP itself can neither list entities nor tell their arguments.
+AMQP itself can neither list entities nor read their arguments.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TIMEOUT_SECONDS = 10.0
 _AMQP_PORTS = (5671, 5672)
 #: rabbit_mgmt_util.erl, AUTH_REALM.
 _REALM = 'realm="RabbitMQ Management"'
-_SAY = "MESH_MANAGEMENT_URL or --management-url says where it is"
+_HINT = "its URL is set by MESH_MANAGEMENT_URL or --management-url"
 
 _Entity = TypeVar("_Entity", bound=BaseModel)
 _Answer = TypeVar("_Answer")
@@ -177,7 +177,7 @@ def read(broker_url: str, management_url: str | None = None) -> Live:
     return Live(
         exchanges=get("exchanges", "", LiveExchange),
         queues=get("queues", "", LiveQueue),
-        bindings=[each.as_binding() for each in bindings if each.source],
+        bindings=[binding.as_binding() for binding in bindings if binding.source],
     )
 
 
@@ -276,7 +276,7 @@ def _reader(broker_url: str, management_url: str | None) -> _Reader:
 
 
 def _access(broker_url: str, management_url: str | None) -> tuple[str, bytes, str]:
-    """Where the API is, who asks, and the virtual host as part of a path.
+    """URL of the API, the account, and the virtual host as part of a path.
 
     Raises:
         ConfigError: one of the URLs is none.
@@ -299,7 +299,7 @@ def _parsed(base: str, path: str, account: bytes, model: type[_Answer]) -> _Answ
 
 
 def default_url(broker_url: str) -> str:
-    """Where the management pages of a broker are, unless somebody moved them."""
+    """Where the management pages of a broker are by default."""
     parts = urlsplit(broker_url)
     host = parts.hostname or "127.0.0.1"
     host = f"[{host}]" if ":" in host else host
@@ -312,7 +312,7 @@ def _own_url(broker_url: str) -> str:
     have to ask for one as RabbitMQ does: others listen on that port as well.
 
     Raises:
-        ConfigError: nothing says that these are the pages of this broker.
+        ConfigError: these may be the pages of another broker.
         Transient: nothing answers there.
     """
     parts = urlsplit(broker_url)
@@ -320,7 +320,7 @@ def _own_url(broker_url: str) -> str:
     is_here = parts.hostname in {None, "localhost", "127.0.0.1", "::1"}
     if is_here and parts.port not in {None, *_AMQP_PORTS}:
         # One of several brokers of this machine, or a tunnel to another machine.
-        reason = f"may be of another broker than that on port {parts.port}; {_SAY}"
+        reason = f"may be of another broker than that on port {parts.port}; {_HINT}"
         raise _not_usable(base, reason)
     with _faults(base):
         try:
@@ -329,12 +329,12 @@ def _own_url(broker_url: str) -> str:
             error.close()  # it is the response, too
             if _REALM in error.headers.get("WWW-Authenticate", ""):
                 return base
-    reason = f"does not ask for an account as RabbitMQ's does; {_SAY}"
+    reason = f"does not ask for an account as RabbitMQ's does; {_HINT}"
     raise _not_usable(base, reason)
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """The account is not carried to where somebody points."""
+    """Redirects would carry the account elsewhere."""
 
     @override
     def redirect_request(self, *_: object, **__: object) -> None:
@@ -366,7 +366,7 @@ def _faults(base: str) -> Iterator[None]:
         why = error.reason if isinstance(error, URLError) else error
         message = (
             f"the management API at {base} cannot be reached: {why}. Is the plugin "
-            f"rabbitmq_management enabled? {_SAY}"
+            f"rabbitmq_management enabled? {_HINT}"
         )
         raise Transient(message) from error
 

@@ -1,9 +1,9 @@
-"""Look at the messages of a queue, all of them, and leave them in their order.
+"""Peek at the messages of a queue, all of them, and leave them in their order.
 
-AMQP has no way to look without taking. Here everything is delivered and held, and
-given back all at once by closing the channel: a quorum queue then sorts what comes
+AMQP has no way to read without taking. Here everything is delivered and held, and
+returned all at once by closing the channel: a quorum queue then sorts what comes
 back, so its order is that of before, and so it is if the process is killed. (What is
-given back by ``basic.nack`` it puts where a hash map would have it.)
+returned by ``basic.nack`` comes in the order of a hash map.)
 
 What comes back goes before the messages that were never delivered, but behind those
 that came back earlier, so a look at a part of the queue would change the order. A
@@ -12,7 +12,7 @@ the same. Only a process that is killed half-way may leave the first half behind
 second.
 
 Meanwhile others do not see the messages, and a second peek would see the rest and
-bring that back in the wrong place. An exclusive queue keeps others out.
+return that in the wrong order. An exclusive queue keeps others out.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PATIENCE_SECONDS = 30.0
 
 
 class QueueBusy(Transient):
-    """Somebody else is looking at the queue."""
+    """Another process is reading the queue."""
 
 
 class HeldMessages:
@@ -54,7 +54,7 @@ class HeldMessages:
         total: messages that were ready when it began (two million at most); later
             ones are not looked at.
         seen: how many were looked at.
-        missing: how many did not come, because somebody else has them.
+        missing: how many did not come, because other consumers have them.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class HeldMessages:
         self._prefetch = max(prefetch, -(-self.total // _CONSUMERS))
 
     def __iter__(self) -> Iterator[Delivery]:
-        """The messages in their order, once; fewer if told to stop, or if somebody
-        else takes some meanwhile.
+        """The messages in their order, once; fewer if stopped, or if other
+        consumers take some meanwhile.
 
-        They arrive as they are asked for, and are not kept here.
+        They are delivered as the iteration goes on, and are not kept here.
         """
         for delivery in self._messages:
             self.seen += 1
@@ -163,8 +163,8 @@ def peek(
     """Hold the messages of a queue, from ``with`` to its end.
 
     Afterwards they are marked as redelivered, and a queue with a delivery limit has
-    counted it: the dead-letter queue has none. Nothing may be held for longer than
-    the broker's consumer timeout, half an hour by default.
+    counted it: the dead-letter queue has no such limit. Nothing may be held for longer
+    than the broker's consumer timeout, half an hour by default.
 
     Args:
         url: AMQP URL.
@@ -176,13 +176,13 @@ def peek(
     Raises:
         ConfigError: there is no such queue, or the broker refuses the account or the
             virtual host.
-        QueueBusy: somebody else is at it.
+        QueueBusy: another process peeks at it.
         Transient: the broker cannot be reached.
     """
     with connected(url) as connection:
         _lock(connection, queue)
         with closing(connection.channel()) as channel:
-            channel.auto_decode = False  # bodies are whatever somebody published
+            channel.auto_decode = False  # bodies may be any bytes
             stopping = stopping or threading.Event()
             try:
                 held = HeldMessages(connection, channel, queue, prefetch, stopping)
@@ -200,7 +200,7 @@ def _lock(connection: kombu.Connection, queue: str) -> None:
 
     Raises:
         ConfigError: the account may not do that.
-        QueueBusy: somebody else is in.
+        QueueBusy: another process peeks at the queue.
     """
     try:
         connection.channel().queue_declare(f"{queue}.browsed", exclusive=True)
@@ -209,8 +209,8 @@ def _lock(connection: kombu.Connection, queue: str) -> None:
         raise ConfigError("environment", "MESH_BROKER_URL", expected) from error
     except ResourceLocked as error:
         message = (
-            f"somebody else is looking at {queue} (meshtasks dlq or report, in another "
-            "terminal?); try again when they have finished"
+            f"another process is reading {queue} (meshtasks dlq or report, in another "
+            "terminal?); try again when it has finished"
         )
         raise QueueBusy(message) from error
 

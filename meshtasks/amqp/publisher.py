@@ -4,9 +4,9 @@ Messages are written to the socket many at a time, and confirms collected as the
 come, so a batch costs about one round trip instead of one per message (kombu's
 ``confirm_publish`` waits after every message).
 
-A broker that is short of memory or disk stops reading from those who publish, and says
-so (``connection.blocked``). It has what was written before, and takes it when it is
-well again. So nothing is sent a second time while the connection lives.
+A broker that is short of memory or disk stops reading from those who publish, and
+announces it (``connection.blocked``). It has what was written before, and takes it
+when the alarm is over. So nothing is sent a second time while the connection lives.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _WINDOW = 2_000
 #: About as much is written at once.
 _WRITE_BYTES = 32 * 1024
 _CONNECT_TIMEOUT_SECONDS = 5.0
-#: While a socket takes no more, what the broker says is looked at so often.
+#: While a socket takes no more, the broker's frames are read so often.
 _WRITE_SECONDS = 0.25
 #: A call that meets a broker under an alarm waits no longer than this.
 _BLOCKED_SECONDS = 5.0
@@ -120,8 +120,8 @@ class Publisher:
     def close(self) -> None:
         """Close the connection; the publisher may be used again.
 
-        Without a farewell while something is in flight: a broker under an alarm would
-        not answer it.
+        Without ``connection.close`` while something is in flight: a broker under an
+        alarm would not answer it.
         """
         if self._connection is not None and not (self._unconfirmed or self.is_blocked):
             with contextlib.suppress(*_CONNECTION_ERRORS):
@@ -139,22 +139,22 @@ class Publisher:
         if not self._confirmed:
             self._returned = set()
 
-    def _unsettled(self) -> list[Outgoing]:
+    def _unresolved(self) -> list[Outgoing]:
         """Those of the call that are neither confirmed nor refused, in order."""
         known = (*self._unconfirmed.values(), *self._unsent, *self._nacked)
-        settled = Counter(map(id, self._messages))
-        settled.subtract(map(id, known))
-        return _without(self._messages, settled)
+        resolved = Counter(map(id, self._messages))
+        resolved.subtract(map(id, known))
+        return _without(self._messages, resolved)
 
     def _note_confirmed(self) -> None:
         """The call fails; the next one may go on with its messages."""
         refused = (message for message, _ in self._refused)
-        left = Counter(map(id, (*self._unsettled(), *refused)))
+        left = Counter(map(id, (*self._unresolved(), *refused)))
         self._confirmed = _without(self._messages, left)
 
     def _recall(self) -> None:
         """Give the connection up: what it had not confirmed is to be sent."""
-        self._unsent = deque(self._unsettled())
+        self._unsent = deque(self._unresolved())
         self._nacked = []
         self._drop_connection()
 
@@ -211,7 +211,7 @@ class Publisher:
         channel = self._open_channel()
         frame_max = channel.connection.frame_max
         self._progress_at = time.monotonic()
-        self._hear_the_rest()
+        self._read_arrived()
         self._wait_while_blocked()
         while self._unsent:
             message = self._unsent[0]
@@ -240,7 +240,7 @@ class Publisher:
 
     def _send_singly(self) -> None:
         """Send what is left one by one, since the broker does not take one of them:
-        it closed the channel, and did not say over which."""
+        it closed the channel without naming it."""
         self._recall()
         waiting, missing = self._unsent, dict[str, Exception]()
         while waiting:
@@ -280,7 +280,7 @@ class Publisher:
             try:
                 written = write_some(self._channel, self._unwritten, _WRITE_SECONDS)
             except TimeoutError:
-                self._hear_the_rest()
+                self._read_arrived()
                 self._seconds_left()
             else:
                 del self._unwritten[:written]
@@ -288,23 +288,23 @@ class Publisher:
 
     def _await_confirms(self, most: int) -> None:
         """Collect confirms until at most so many messages are in flight."""
-        self._hear_the_rest()
+        self._read_arrived()
         while len(self._unconfirmed) > most:
-            self._hear()
+            self._read()
 
     def _wait_while_blocked(self) -> None:
         while self.is_blocked:
-            self._hear()
+            self._read()
 
-    def _hear(self) -> None:
-        """Wait for what the broker says next, as long as is to be waited."""
+    def _read(self) -> None:
+        """Wait for the broker's next frame, as long as is to be waited."""
         seconds = self._seconds_left()
         with contextlib.suppress(TimeoutError):
             self._channel.connection.drain_events(timeout=seconds)
-            self._hear_the_rest()
+            self._read_arrived()
 
-    def _hear_the_rest(self) -> None:
-        """Take what the broker has said already."""
+    def _read_arrived(self) -> None:
+        """Dispatch the frames that have arrived."""
         while self._channel.connection.read_arrived(_WINDOW):
             pass
 
@@ -312,7 +312,7 @@ class Publisher:
         """How long the broker may take for its next step.
 
         Raises:
-            PublishUnconfirmed: it has had its time. If it told us to wait, the
+            PublishUnconfirmed: it has had its time. If it is blocked, the
                 connection is kept, and what is in flight with it.
         """
         patience = self._confirm_timeout_seconds
@@ -364,7 +364,7 @@ class Publisher:
         return channel
 
     def _drop_connection(self) -> None:
-        """Forget the connection, without a farewell, and what was in flight."""
+        """Drop the connection, without ``connection.close``, and what was in flight."""
         connection, self._connection, self._channel = self._connection, None, None
         self._unconfirmed.clear()
         self._unwritten.clear()
@@ -383,15 +383,15 @@ class Publisher:
 
     def _on_ack(self, delivery_tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's
         self._progress_at = time.monotonic()
-        for tag in self._settled(delivery_tag, multiple=multiple):
+        for tag in self._confirmed_tags(delivery_tag, multiple=multiple):
             del self._unconfirmed[tag]
 
     def _on_nack(self, delivery_tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's
         self._progress_at = time.monotonic()
-        for tag in self._settled(delivery_tag, multiple=multiple):
+        for tag in self._confirmed_tags(delivery_tag, multiple=multiple):
             self._nacked.append(self._unconfirmed.pop(tag))
 
-    def _settled(self, delivery_tag: int, *, multiple: bool) -> Iterator[int]:
+    def _confirmed_tags(self, delivery_tag: int, *, multiple: bool) -> Iterator[int]:
         if not multiple:
             return iter((delivery_tag,))
         return iter(list(takewhile(lambda tag: tag <= delivery_tag, self._unconfirmed)))

@@ -43,7 +43,7 @@ class TryAgain:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """No more attempts; ``because`` says which limit was reached."""
+    """No more attempts; ``because`` names the limit that was reached."""
 
     because: str
 
@@ -75,7 +75,7 @@ def decide(
 
 
 def retry_level(
-    levels: tuple[int, ...], delay_seconds: float, asked_seconds: float = 0.0
+    levels: tuple[int, ...], delay_seconds: float, wanted_seconds: float = 0.0
 ) -> int:
     """The retry queue to use.
 
@@ -83,15 +83,15 @@ def retry_level(
         levels: seconds of the retry queues, ascending.
         delay_seconds: our own backoff; the longest level not above it will do,
             else the shortest.
-        asked_seconds: the wait that the other side asked for; the shortest level
+        wanted_seconds: the wait that the service requires; the shortest level
             not below it is needed, else the longest.
     """
-    ours = max((each for each in levels if each <= delay_seconds), default=levels[0])
-    theirs = min((each for each in levels if each >= asked_seconds), default=levels[-1])
+    ours = max((n for n in levels if n <= delay_seconds), default=levels[0])
+    theirs = min((n for n in levels if n >= wanted_seconds), default=levels[-1])
     return max(ours, theirs)
 
 
-#: Records of one message, unless queues.yaml says else.
+#: Records of one message, unless queues.yaml sets another number.
 DEFAULT_MAX_RECORDS = 20_000
 
 

@@ -1,7 +1,7 @@
 """py-amqp's connection, with a reader of our own for what comes from the broker.
 
 py-amqp raises on texts that are not UTF-8, on moments it has no date for, on tables
-nested too deep: whoever may publish ends whoever consumes. And of what a reading costs
+nested too deep: whoever may publish can end a consumer. And of what a reading costs
 from end to end, its reading alone was two thirds (docs/decisions/0010).
 
 So the bytes are read here. A message (``basic.deliver``, ``basic.get-ok``,
@@ -71,7 +71,7 @@ class Message(msgspec.Struct, gc=False, eq=False):
         channel: the channel it came by.
         consumer_tag: of the consumer it was delivered to; empty if it was fetched.
         delivery_tag: its number on the channel.
-        redelivered: the broker delivered it before, to somebody.
+        redelivered: the broker delivered it before.
         exchange: that it was published to.
         routing_key: that it was published with.
     """
@@ -104,7 +104,7 @@ class Message(msgspec.Struct, gc=False, eq=False):
 
     @delivery_info.setter
     def delivery_info(self, info: dict[str, Any]) -> None:
-        """py-amqp tells so of a message that was fetched."""
+        """Set by py-amqp for a message that was fetched."""
         self.delivery_tag = info["delivery_tag"]
         self.redelivered = info["redelivered"]
         self.exchange = info["exchange"]
@@ -143,7 +143,7 @@ class _Arriving:
             reason = f"a frame of type {kind} amid a message"
             raise ValueError(reason)
         if self._missing_bytes < 0:
-            reason = "a body that is longer than was said"
+            reason = "a body that is longer than its header states"
             raise ValueError(reason)
         if self._missing_bytes:
             return None
@@ -167,7 +167,7 @@ class Connection(BaseConnection):
 
         Raises:
             TimeoutError: none came in time.
-            amqp.AMQPError, OSError: what it says, or the connection is gone.
+            amqp.AMQPError, OSError: the broker closed the channel or the connection.
         """
         while not self._dispatch(1):
             self._receive(timeout)
@@ -183,7 +183,7 @@ class Connection(BaseConnection):
             Whether there may be more.
 
         Raises:
-            amqp.AMQPError, OSError: what they say, or the connection is gone.
+            amqp.AMQPError, OSError: likewise.
         """
         left = most - self._dispatch(most)
         while left:
@@ -358,7 +358,7 @@ class Connection(BaseConnection):
             raise
 
     def _give_up(self, what: str, cause: BaseException | None = None) -> NoReturn:
-        """Close the connection: nobody knows where the next frame begins."""
+        """Close the connection: where the next frame begins is unknown."""
         self.collect()
         reason = f"the broker sent {what}"
         raise UnexpectedFrame(reason) from cause

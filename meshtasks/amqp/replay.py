@@ -1,8 +1,8 @@
-"""Give dead letters back to the queues they failed in.
+"""Requeue dead letters in the queues they failed in.
 
-A letter is removed only once the broker has confirmed its message in that queue. So
-an interruption, of whatever kind, loses none; it may leave letters whose messages
-were given back already, and they are given back once more by the next replay. The
+A dead letter is removed only once the broker has confirmed its message in that queue.
+So an interruption, of whatever kind, loses none; it may leave dead letters whose
+messages were requeued already, and the next replay requeues them once more. The
 mesh's effects are idempotent, so that does no harm.
 """
 
@@ -30,19 +30,19 @@ from meshtasks.errors import Unroutable
 
 #: Published together, at most; more would save little.
 _BATCH = 200
-#: A slow replay gives back what it holds after so long and begins again, well within
+#: A slow replay releases what it holds after so long and begins again, well within
 #: the broker's consumer timeout.
 _SHIFT_SECONDS = 300.0
 
-#: The queues that a letter is given back to, or why it cannot be.
+#: The queues that a dead letter is requeued in, or why it cannot be.
 RequeueTargets = Callable[[DeadLetter], tuple[str, ...] | str]
 
 
-class _Returning(NamedTuple):
-    """A letter, and the queues it is given back to."""
+class _Chosen(NamedTuple):
+    """A dead letter, and the queues it is requeued in."""
 
     delivery: Delivery
-    letter: DeadLetter
+    dead_letter: DeadLetter
     queues: tuple[str, ...]
 
 
@@ -51,7 +51,7 @@ class Replayed:
     """What became of a replay.
 
     Attributes:
-        looked_at: letters that were looked at.
+        looked_at: dead letters that were read.
         requeued: confirmed in their queues, by the names of those.
         kept: left where they are, by the reason.
     """
@@ -67,13 +67,13 @@ class Replay:
     Args:
         url: AMQP URL.
         queue: the dead-letter queue.
-        selection: which letters. Those that this replay has given back already, and
+        selection: which dead letters. Those that this replay has requeued already, and
             that have failed again meanwhile, are left.
-        requeue_targets: tells where a letter goes.
+        targets_of: the queues a dead letter goes to, or why it cannot.
         rate: messages a second, at most; None for no limit.
-        edited: by id, bodies to send instead of the letters' own.
+        edited: by id, bodies to send instead of their own.
         stopping: ends it, in good order, when it is set.
-        on_progress: told after every batch.
+        on_progress: called after every batch.
     """
 
     def __init__(  # noqa: PLR0913 - all but the first four are optional
@@ -81,7 +81,7 @@ class Replay:
         url: str,
         queue: str,
         selection: Selection,
-        requeue_targets: RequeueTargets,
+        targets_of: RequeueTargets,
         *,
         rate: float | None = None,
         edited: Mapping[str, bytes] | None = None,
@@ -94,7 +94,7 @@ class Replay:
         self._url = url
         self._queue = queue
         self._selection = selection
-        self._way_back = requeue_targets
+        self._targets_of = targets_of
         self._rate = rate
         self._edited = edited or {}
         self._stopping = stopping or threading.Event()
@@ -105,12 +105,12 @@ class Replay:
         self._missing: set[str] = set()
 
     def run(self) -> Replayed:
-        """Do it.
+        """Run it.
 
         Raises:
             ConfigError: see :func:`~meshtasks.amqp.peek.peek`.
-            Transient: the broker went away, is short of memory or disk, or somebody
-                else is looking at the queue. :attr:`result` tells how far it came.
+            Transient: the broker went away, is short of memory or disk, or another
+                process reads the queue. :attr:`result` has what was done so far.
         """
         with closing(Publisher(self._url)) as publisher:
             while not self._shift(publisher):
@@ -123,50 +123,50 @@ class Replay:
         ends_at = time.monotonic() + _SHIFT_SECONDS
         self.result.looked_at = self.result.requeued.total()
         self.result.kept = Counter()
-        batch: list[_Returning] = []
+        batch: list[_Chosen] = []
         with peek(self._url, self._queue, stopping=self._stopping) as held:
-            for each in self._selected(held):
-                batch.append(each)
+            for chosen in self._selected(held):
+                batch.append(chosen)
                 if len(batch) == self._batch:
-                    self._give_back(publisher, held, batch)
+                    self._requeue(publisher, held, batch)
                     batch = []
                     if time.monotonic() > ends_at:
                         return False
-            self._give_back(publisher, held, batch)
+            self._requeue(publisher, held, batch)
         if held.missing:
-            self.result.kept["somebody else has them at the moment"] += held.missing
+            self.result.kept["another consumer has them at the moment"] += held.missing
         return True
 
-    def _selected(self, held: HeldMessages) -> Iterator[_Returning]:
+    def _selected(self, held: HeldMessages) -> Iterator[_Chosen]:
         for delivery in held:
             self.result.looked_at += 1
-            letter = dead_letter_of(delivery)
-            if not self._selection.matches(letter):
+            dead_letter = dead_letter_of(delivery)
+            if not self._selection.matches(dead_letter):
                 continue
-            way = self._way_back(letter)
-            if letter.replayed_at == self.began:
+            way = self._targets_of(dead_letter)
+            if dead_letter.replayed_at == self.began:
                 self.result.kept["failed again"] += 1
             elif isinstance(way, str):
                 self.result.kept[way] += 1
             elif missing := self._missing.intersection(way):
                 self.result.kept[no_queue(min(missing))] += 1
             else:
-                yield _Returning(delivery, letter, way)
+                yield _Chosen(delivery, dead_letter, way)
 
-    def _give_back(
-        self, publisher: Publisher, held: HeldMessages, batch: list[_Returning]
+    def _requeue(
+        self, publisher: Publisher, held: HeldMessages, batch: list[_Chosen]
     ) -> None:
         self._hold_the_rate(len(batch))
         if batch and not self._stopping.is_set():
             messages = [
                 message
-                for delivery, letter, queues in batch
+                for delivery, dead_letter, queues in batch
                 for message in replay_messages(
                     delivery,
-                    letter,
+                    dead_letter,
                     queues,
                     replayed_at=self.began,
-                    body=self._edited.get(letter.id),
+                    body=self._edited.get(dead_letter.id),
                 )
             ]
             try:
@@ -191,5 +191,5 @@ class Replay:
 
 
 def no_queue(name: str) -> str:
-    """Why a letter is kept whose queue is missing."""
+    """Why a dead letter is kept whose queue is missing."""
     return f"the broker has no queue {name} (meshtasks topology apply)"

@@ -82,13 +82,13 @@ def topic_matches(pattern: str, routing_key: str) -> bool:
     reached = _past_hashes(wanted, {0})
     for word in _words(routing_key):
         ahead = set()
-        for place in reached:
-            if place == len(wanted):
+        for index in reached:
+            if index == len(wanted):
                 continue
-            if wanted[place] == "#":
-                ahead.add(place)
-            elif wanted[place] in ("*", word):
-                ahead.add(place + 1)
+            if wanted[index] == "#":
+                ahead.add(index)
+            elif wanted[index] in ("*", word):
+                ahead.add(index + 1)
         reached = _past_hashes(wanted, ahead)
     return len(wanted) in reached
 
@@ -115,12 +115,12 @@ def _words(text: str) -> list[str]:
     return text.split(".") if text else []
 
 
-def _past_hashes(wanted: list[str], places: AbstractSet[int]) -> set[int]:
-    """The places, and those behind each ``#`` there, which may stand for nothing."""
-    reached = set(places)
-    for start in places:
-        place = start
-        while place < len(wanted) and wanted[place] == "#":
-            place += 1
-            reached.add(place)
+def _past_hashes(wanted: list[str], indexes: AbstractSet[int]) -> set[int]:
+    """The indexes, and those behind each ``#`` there, which may match no word."""
+    reached = set(indexes)
+    for start in indexes:
+        index = start
+        while index < len(wanted) and wanted[index] == "#":
+            index += 1
+            reached.add(index)
     return reached

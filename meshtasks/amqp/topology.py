@@ -42,7 +42,7 @@ ARCHIVE_EXCHANGE = "archive"
 
 
 class Defaults(Entity):
-    """What every exchange and every queue has unless it says otherwise."""
+    """What every exchange and every queue has by default."""
 
     exchange: ExchangeDefaults = ExchangeDefaults()
     queue: QueueDefaults = QueueDefaults()
@@ -176,13 +176,13 @@ def faults_of(topology: Topology) -> list[InitErrorDetails]:
 def _name_faults(topology: Topology) -> Iterator[InitErrorDetails]:
     yield from _repeated_names("exchanges", topology.exchanges, topology)
     yield from _repeated_names("queues", topology.queues, topology)
-    for place, binding in enumerate(topology.bindings):
-        if (first := topology.bindings.index(binding)) < place:
-            yield fault(f"the same binding as bindings.{first}", "bindings", place)
+    for index, binding in enumerate(topology.bindings):
+        if (first := topology.bindings.index(binding)) < index:
+            yield fault(f"the same binding as bindings.{first}", "bindings", index)
     levels = topology.retry_levels
-    for place, (before, level) in enumerate(pairwise(levels), 1):
+    for index, (before, level) in enumerate(pairwise(levels), 1):
         if level <= before:
-            yield fault("levels should ascend, none twice", "retry_levels", place)
+            yield fault("levels should ascend, none twice", "retry_levels", index)
 
 
 def _repeated_names(
@@ -190,12 +190,12 @@ def _repeated_names(
 ) -> Iterator[InitErrorDetails]:
     generated = {queue.name for queue in topology.retry_queues}
     seen: set[str] = set()
-    for place, entity in enumerate(entities):
+    for index, entity in enumerate(entities):
         if entity.name in seen:
-            yield fault(f"{entity.name} is declared twice", key, place, "name")
+            yield fault(f"{entity.name} is declared twice", key, index, "name")
         if entity.name in generated:
             reason = f"{entity.name} is declared by retry_levels already"
-            yield fault(reason, key, place, "name")
+            yield fault(reason, key, index, "name")
         seen.add(entity.name)
 
 
@@ -206,21 +206,21 @@ def _reference_faults(topology: Topology) -> Iterator[InitErrorDetails]:
         if name is not None and name not in types:
             yield fault(f"no exchange {name!r} is declared", *loc)
 
-    for place, exchange in enumerate(topology.exchanges):
-        yield from undeclared(exchange.alternate, "exchanges", place, "alternate")
-    for place, queue in enumerate(topology.queues):
-        loc = ("queues", place, "dead_letter_exchange")
+    for index, exchange in enumerate(topology.exchanges):
+        yield from undeclared(exchange.alternate, "exchanges", index, "alternate")
+    for index, queue in enumerate(topology.queues):
+        loc = ("queues", index, "dead_letter_exchange")
         yield from undeclared(queue.dead_letter_exchange, *loc)
-    for place, binding in enumerate(topology.bindings):
+    for index, binding in enumerate(topology.bindings):
         if binding.exchange not in PREDECLARED_EXCHANGES:
-            yield from undeclared(binding.exchange, "bindings", place, "exchange")
-        yield from undeclared(binding.to_exchange, "bindings", place, "to_exchange")
+            yield from undeclared(binding.exchange, "bindings", index, "exchange")
+        yield from undeclared(binding.to_exchange, "bindings", index, "to_exchange")
         if binding.queue is not None and binding.queue not in topology.queue_names:
             reason = f"no queue {binding.queue!r} is declared"
-            yield fault(reason, "bindings", place, "queue")
+            yield fault(reason, "bindings", index, "queue")
         if not binding.routing_key and types.get(binding.exchange) != "fanout":
             reason = "only a binding of a fanout exchange may have no routing key"
-            yield fault(reason, "bindings", place, "routing_key")
+            yield fault(reason, "bindings", index, "routing_key")
     if topology.commands_queue not in topology.queue_names:
         reason = f"no queue {topology.commands_queue!r} is declared"
         yield fault(reason, "commands_queue")
@@ -233,11 +233,11 @@ def _dead_letter_faults(topology: Topology) -> Iterator[InitErrorDetails]:
         reason = "one queue, where dead letters end, needs dead_letter_exchange: null"
         yield fault(reason, "queues")
     used: set[str] = set()
-    for place, queue in enumerate(topology.queues):
+    for index, queue in enumerate(topology.queues):
         exchange, key = queue.dead_letter_exchange, queue.dead_letter_routing_key
         if exchange is None:
             continue
-        loc = ("queues", place, "dead_letter_routing_key")
+        loc = ("queues", index, "dead_letter_routing_key")
         reached = ends & topology.queues_reached(exchange, key or "")
         used |= reached
         if key is None and not _takes_any_key(topology, exchange):
@@ -245,31 +245,33 @@ def _dead_letter_faults(topology: Topology) -> Iterator[InitErrorDetails]:
         elif ends and not reached:
             names = " or ".join(sorted(ends))
             yield fault(f"{exchange} has no binding from {key!r} to {names}", *loc)
-    for place, queue in enumerate(topology.queues):
+    for index, queue in enumerate(topology.queues):
         if queue.name in ends - used:
             reason = "is needed: dead letters of other queues do not end here"
-            yield fault(reason, "queues", place, "dead_letter_exchange")
+            yield fault(reason, "queues", index, "dead_letter_exchange")
         elif queue.name in ends and len(ends & used) > 1:
             reason = "is needed: dead letters should end in one queue only"
-            yield fault(reason, "queues", place, "dead_letter_exchange")
+            yield fault(reason, "queues", index, "dead_letter_exchange")
 
 
 def _alternate_faults(topology: Topology) -> Iterator[InitErrorDetails]:
-    for place, exchange in enumerate(topology.exchanges):
+    for index, exchange in enumerate(topology.exchanges):
         alternate = exchange.alternate
         if alternate is not None and not _takes_any_key(topology, alternate):
             reason = (
                 f"{alternate} should be a fanout exchange with a queue: an "
                 "unroutable message keeps its own routing key"
             )
-            yield fault(reason, "exchanges", place, "alternate")
+            yield fault(reason, "exchanges", index, "alternate")
 
 
 def _command_faults(topology: Topology) -> Iterator[InitErrorDetails]:
     """Whoever reaches the commands queue starts tasks: no topic leads there."""
     name = topology.commands_queue
     types = {exchange.name: exchange.type for exchange in topology.exchanges}
-    sources = [each.exchange for each in topology.bindings if each.queue == name]
+    sources = [
+        binding.exchange for binding in topology.bindings if binding.queue == name
+    ]
     if [types.get(source) for source in sources] != ["direct"]:
         reason = f"{name} should have one binding, from a direct exchange"
         yield fault(reason, "commands_queue")

@@ -129,9 +129,7 @@ def test_a_queue_of_somebody_elses_on_our_exchange_is_only_noted(live: Live) -> 
     drift = compare(TOPOLOGY, live)
 
     assert drift.differences == ()
-    assert drift.notes == (
-        "binding sensors → queue n8n ('#'): somebody else takes a copy",
-    )
+    assert drift.notes == ("binding sensors → queue n8n ('#'): added by others",)
 
 
 def test_what_others_do_among_themselves_is_not_mentioned(live: Live) -> None:
