@@ -40,9 +40,8 @@ def gateway(
     import uvicorn  # noqa: PLC0415
 
     from meshtasks.flows.loading import load_flows  # noqa: PLC0415
-    from meshtasks.gateway.app import create_gateway  # noqa: PLC0415
+    from meshtasks.gateway.app import PromptProtocol, create_gateway  # noqa: PLC0415
     from meshtasks.gateway.context import Context  # noqa: PLC0415
-    from meshtasks.gateway.serving import PromptProtocol  # noqa: PLC0415
 
     settings = load_settings()
     flows = load_flows()

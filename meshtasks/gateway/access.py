@@ -14,9 +14,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from meshtasks.amqp.frames import new_message_id
 from meshtasks.flows.command import Scope
+from meshtasks.gateway.clients import Client
 from meshtasks.gateway.context import Context, InContext
 from meshtasks.gateway.problems import Problem, too_many
-from meshtasks.gateway.tokens import Client
 
 _BEARER = HTTPBearer(auto_error=False, description="A token of `MESH_API_TOKENS`.")
 

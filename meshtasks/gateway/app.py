@@ -1,22 +1,26 @@
-"""The gateway as one ASGI application."""
+"""The gateway as one ASGI application, and the protocol that it is served by."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from typing_extensions import override
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from meshtasks.gateway import events, problems, tasks
+from meshtasks.gateway import problems, routes
 from meshtasks.gateway.access import Caller
+from meshtasks.gateway.clients import BodyLimit
 from meshtasks.gateway.config import GATEWAY
 from meshtasks.gateway.context import Context, InContext
-from meshtasks.gateway.limits import BodyLimit
 from meshtasks.gateway.observing import Observe
 
 _DESCRIPTION = """\
@@ -60,11 +64,51 @@ def create_gateway(context: Context) -> FastAPI:
         strict_content_type=False,  # a body without a type is JSON all the same
     )
     app.state.context = context
-    app.include_router(events.router)
-    app.include_router(tasks.routes(context.commands))
+    app.include_router(routes.events)
+    app.include_router(routes.tasks(context.commands))
     app.include_router(router)
     problems.install(app)
     limit_bytes = context.settings.read(GATEWAY).max_body_bytes
     app.add_middleware(BodyLimit, limit_bytes=limit_bytes)
     app.add_middleware(Observe, observations=context.observations)
     return app
+
+
+#: A request's head must have arrived so long after its first byte, or after the
+#: connection was made.
+HEAD_SECONDS = 20.0
+
+
+class PromptProtocol(H11Protocol):
+    """uvicorn's protocol, which by itself waits for the rest of a head for ever."""
+
+    head_seconds = HEAD_SECONDS
+    _expiry: asyncio.TimerHandle | None = None
+
+    @override
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._expect_head()
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        cycle: Any = self.cycle  # typed as if there were always one
+        if cycle is None or cycle.response_complete:
+            self._expect_head()
+        else:
+            self._expect_nothing()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect_nothing()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        if self._expiry is None:
+            self._expiry = self.loop.call_later(self.head_seconds, self.transport.close)
+
+    def _expect_nothing(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None

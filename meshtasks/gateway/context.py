@@ -15,12 +15,10 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.flows.command import Command
 from meshtasks.flows.contract import Handler
-from meshtasks.gateway.answers import Answers
+from meshtasks.gateway.clients import RateLimit, Tokens
 from meshtasks.gateway.config import GATEWAY
-from meshtasks.gateway.limits import RateLimit
 from meshtasks.gateway.observing import Observations
-from meshtasks.gateway.store import Store
-from meshtasks.gateway.tokens import Tokens
+from meshtasks.gateway.store import Answers, Store
 from meshtasks.gateway.validation import Validator
 
 #: Messages that wait to be published, and how long each answer of the broker may take.

@@ -27,7 +27,7 @@ from meshtasks.text import printable
 #: When a caller may try again after a broker or a disk was not there.
 _RETRY_AFTER_SECONDS = 5
 #: Nobody reads more, and a short request must not make a long answer.
-_MOST_ERRORS = 100
+MOST_ERRORS = 100
 
 
 class FieldError(NamedTuple):
@@ -77,7 +77,7 @@ class Problem(Exception):
         if self.errors:
             content["errors"] = [
                 {name: printable(text) for name, text in each._asdict().items()}
-                for each in self.errors[:_MOST_ERRORS]
+                for each in self.errors[:MOST_ERRORS]
             ]
         return JSONResponse(
             content,

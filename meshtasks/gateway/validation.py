@@ -14,15 +14,19 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.contract import Handler
-from meshtasks.gateway.problems import FieldError, Problem, field_errors, pointer
+from meshtasks.gateway.problems import (
+    MOST_ERRORS,
+    FieldError,
+    Problem,
+    field_errors,
+    pointer,
+)
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import faults
 from meshtasks.worker.decode import Decoder, Several
 
 #: AMQP 0-9-1 carries a routing key as a short string.
 _MAX_ROUTING_KEY_BYTES = 255
-#: No more are looked for in one queue: an array of 1 MiB may hold half a million.
-_MOST_ERRORS = 100
 
 
 class Validator:
@@ -73,7 +77,7 @@ class Validator:
             for queue in sorted(queues & self._handlers.keys())
             for error in islice(
                 self._errors(_envelope(exchange, routing_key, queue, body), above),
-                _MOST_ERRORS,
+                MOST_ERRORS,  # an array of 1 MiB may hold half a million
             )
         )
         if found:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from meshtasks.gateway.serving import PromptProtocol
+from meshtasks.gateway.app import PromptProtocol
 from tests.support.waiting import wait_until
 
 

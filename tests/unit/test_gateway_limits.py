@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshtasks.gateway.limits import RateLimit
+from meshtasks.gateway.clients import RateLimit
 
 
 def test_a_burst_is_allowed_and_then_the_rate() -> None:

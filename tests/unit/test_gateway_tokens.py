@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshtasks.errors import ConfigError
-from meshtasks.gateway.tokens import Client, Tokens
+from meshtasks.gateway.clients import Client, Tokens
 
 SECRET = "s" * 30
 OTHER = "t" * 30

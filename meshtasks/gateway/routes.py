@@ -1,4 +1,5 @@
-"""``/v1/tasks``: start commands, and ask what became of them."""
+"""``POST /v1/events/…``, a message into the mesh; ``/v1/tasks/…``, commands and their
+results."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from meshtasks.amqp.calls import call_message
+from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.flows.alerts.commands import SilenceAlerts
 from meshtasks.flows.command import Command
@@ -28,10 +30,68 @@ from meshtasks.gateway.access import (
     count_alerts,
     demand,
 )
+from meshtasks.gateway.clients import Client
 from meshtasks.gateway.config import GATEWAY
 from meshtasks.gateway.context import Context, InContext
 from meshtasks.gateway.problems import OF_SUBMITTING, FieldError, Problem, documented
-from meshtasks.gateway.tokens import Client
+
+events = APIRouter(tags=["events"])
+
+
+class Published(BaseModel):
+    """A message that the broker has stored.
+
+    Attributes:
+        message_id: its id.
+        queues: that it went to.
+    """
+
+    message_id: str
+    queues: list[str]
+
+
+_RECORDS = {
+    "requestBody": {
+        "required": True,
+        "description": "The record, an array of records, or what else the queues take.",
+        "content": {
+            "application/json": {"schema": {}, "example": {"value": 21.5, "unit": "°C"}}
+        },
+    }
+}
+
+
+@events.post(
+    "/v1/events/{exchange}/{routing_key}",
+    status_code=HTTPStatus.ACCEPTED,
+    response_model=Published,
+    openapi_extra=_RECORDS,
+    responses=documented(*OF_SUBMITTING),
+)
+def publish_event(
+    exchange: str,
+    routing_key: str,
+    context: InContext,
+    caller: Caller,
+    body: Body,
+    once: OnceOnly,
+) -> JSONResponse:
+    """Publish a message, validated as the handlers of its queues will; 202 once the
+    broker has stored it. Needs the scope `publish`."""
+    demand(caller, "publish")
+
+    def publish(message_id: str) -> Accepted:
+        queues = context.validator.check(exchange, routing_key, body)
+        count_alerts(context, caller, context.validator.alerts_in(queues, body))
+        message = Outgoing(
+            exchange, routing_key, body, message_id, timestamp=time.time()
+        )
+        context.republisher.publish(message)
+        context.observations.published.labels(exchange).inc()
+        return Accepted({"message_id": message_id, "queues": list(queues)})
+
+    return once.answer(publish)
+
 
 _POLL_SECONDS = 1
 _ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
@@ -69,7 +129,7 @@ class TaskState(Submitted):
     updated_at: float
 
 
-def routes(commands: Mapping[str, Command[Any]]) -> APIRouter:
+def tasks(commands: Mapping[str, Command[Any]]) -> APIRouter:
     """A route per command, so that OpenAPI shows the arguments of each."""
     router = APIRouter(tags=["tasks"])
     for command in commands.values():
