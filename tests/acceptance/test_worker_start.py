@@ -27,7 +27,7 @@ MOTION = "sensors.motion"
 REFUSED: list[tuple[list[str], str]] = [
     (["-Q", "sensor.motion"], "-Q: there is no queue sensor.motion; did you mean"),
     (["-Q", "sensors.motion,dead.letter.queue"], "meshtasks dlq"),
-    (["-Q", "metrics.application"], "-Q: metrics.application has no handler"),
+    (["-Q", "metrics.application"], "metrics.application has no handler. For readings"),
     (["-Q", " , "], "-Q: leaves no queue"),
     (["-X", "sensors.motoin"], "-X: there is no queue sensors.motoin; did you mean"),
     (["-Q", MOTION, "-X", MOTION], "-Q: leaves no queue"),
