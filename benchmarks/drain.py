@@ -1,6 +1,6 @@
 """One run: messages wait in a queue, one contender drains it.
 
-The clock runs from the first moment at which messages are seen to be settled to
+The clock runs from the first moment at which messages are seen to be resolved to
 the moment at which all are. So starting up costs nobody anything, and neither
 does what a contender does once, with its first messages.
 """
@@ -61,7 +61,7 @@ class Run:
 
 
 def run(services: Services, contender: Contender, messages: int, say: Say) -> Run:
-    """Publish, start the contender, watch until all is settled, check the ledger.
+    """Publish, start the contender, watch until all is resolved, check the ledger.
 
     Args:
         services: the broker.
@@ -86,7 +86,7 @@ def run(services: Services, contender: Contender, messages: int, say: Say) -> Ru
         watch = _Watch(services, process, messages)
         process.start()
         try:
-            watch.until_settled()
+            watch.until_resolved()
         finally:
             process.stop(within_seconds=30.0)
         kept = Kept(count) if contender.kept is None else contender.kept(space)
@@ -122,7 +122,7 @@ class _Look(NamedTuple):
     """The state of a run at one moment."""
 
     time: float
-    settled: int
+    resolved: int
     used: Usage
 
 
@@ -146,15 +146,15 @@ class _Watch:
         self.peak_rss_bytes = 0
         self.faults: list[str] = []
 
-    def until_settled(self) -> None:
-        """Return when all messages are settled, or nothing happens any more."""
+    def until_resolved(self) -> None:
+        """Return when all messages are resolved, or nothing happens any more."""
         first: _Look | None = None
         last = self._look()
         changed_at = last.time
-        while last.settled < self._messages:
-            time.sleep(self._wait_seconds(last.settled))
+        while last.resolved < self._messages:
+            time.sleep(self._wait_seconds(last.resolved))
             look = self._look()
-            if look.settled > last.settled:
+            if look.resolved > last.resolved:
                 changed_at = look.time
                 if first is None:
                     first = look
@@ -162,31 +162,33 @@ class _Watch:
                     self._note(first, look)
             last = look
             if last.time - changed_at > _STALLED_SECONDS or not self._process.running:
-                self.faults.append(f"stopped at {last.settled:,} of {self._messages:,}")
+                self.faults.append(
+                    f"stopped at {last.resolved:,} of {self._messages:,}"
+                )
                 break
         if not self.messages_per_second and not self.faults:
             self.faults.append("over before it could be measured")
 
     def _look(self) -> _Look:
-        settled = self._services.acknowledged() - self._acknowledged_before
+        resolved = self._services.acknowledged() - self._acknowledged_before
         now = time.monotonic()
         used = usage(self._process.pid)
         self.peak_rss_bytes = max(self.peak_rss_bytes, used.peak_rss_bytes)
-        return _Look(now, settled, used)
+        return _Look(now, resolved, used)
 
     def _note(self, first: _Look, look: _Look) -> None:
-        messages = look.settled - first.settled
+        messages = look.resolved - first.resolved
         cpu_seconds = look.used.cpu_seconds - first.used.cpu_seconds
         self.messages_per_second = messages / (look.time - first.time)
         self.cpu_us_per_message = cpu_seconds / messages * 1e6
 
-    def _wait_seconds(self, settled: int) -> float:
+    def _wait_seconds(self, resolved: int) -> float:
         """Half of what is left, so that the end is seen soon after it comes."""
-        if not settled:
+        if not resolved:
             return _STARTING_WAIT_SECONDS
         if not self.messages_per_second:
             return _SHORTEST_WAIT_SECONDS
-        left_seconds = (self._messages - settled) / self.messages_per_second
+        left_seconds = (self._messages - resolved) / self.messages_per_second
         return min(max(left_seconds / 2, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)
 
 

@@ -95,7 +95,7 @@ def _mesh_rate(
         before = services.acknowledged()
         worker.start()
         try:
-            rate = _rate_until_settled(services, before)
+            rate = _rate_until_resolved(services, before)
         finally:
             worker.stop()
         return Rate(PART, what, rate, ceiling, faults=tuple(_faults(space)))
@@ -109,21 +109,21 @@ def _requests(model: str) -> Iterator[Outgoing]:
         yield Outgoing("ai", f"ai.model.{model}", json.dumps(record).encode())
 
 
-def _rate_until_settled(services: Services, before: int) -> float:
-    """Requests a second, from the first that is seen to be settled to the last."""
+def _rate_until_resolved(services: Services, before: int) -> float:
+    """Requests a second, from the first that is seen to be resolved to the last."""
     first: tuple[int, float] | None = None
-    settled, changed_at = 0, time.monotonic()
-    while settled < _MESSAGES:
+    resolved, changed_at = 0, time.monotonic()
+    while resolved < _MESSAGES:
         time.sleep(_LOOK_EVERY_SECONDS)
         now, seen = time.monotonic(), services.acknowledged() - before
-        if seen > settled:
-            settled, changed_at = seen, now
+        if seen > resolved:
+            resolved, changed_at = seen, now
             first = first or (seen, now)
         if now - changed_at > _STALLED_SECONDS:
             break
     if first is None or changed_at == first[1]:
         return 0.0
-    return (settled - first[0]) / (changed_at - first[1])
+    return (resolved - first[0]) / (changed_at - first[1])
 
 
 def _faults(space: Space) -> Iterator[str]:

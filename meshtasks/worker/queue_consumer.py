@@ -39,7 +39,7 @@ class QueueConsumer:
     Args:
         handler: the queue's handler.
         settings: batch limits, retry options, size limit.
-        resolver: settles this queue's batches.
+        resolver: resolves this queue's batches.
         prefetch: unacknowledged messages the broker may send.
         on_full: called with this consumer and a full batch.
         on_open: called with this consumer and the open batch when its first message

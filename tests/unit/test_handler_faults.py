@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, Retry
 from meshtasks.worker.results import BatchResult
 from meshtasks.worker.runner import BatchRunner
+from tests.support.docs import ROOT
 
 QUEUE = "sensors.motion"
 
@@ -87,3 +89,10 @@ def test_the_log_has_each_traceback_once_and_a_line_for_each_batch(
     assert [("no_such_attribute" in text) for text in tracebacks] == [True, False]
     assert len(caplog.messages) == 4
     assert {record.levelname for record in caplog.records} == {"ERROR"}
+
+
+@pytest.mark.parametrize("started_by", ["Procfile", "docker-compose.yml"])
+def test_flower_shows_state_and_result_of_a_batch(started_by: str) -> None:
+    (columns,) = re.findall(r"--tasks_columns=(\S+)", (ROOT / started_by).read_text())
+
+    assert {"name", "state", "result"} <= set(columns.split(","))
