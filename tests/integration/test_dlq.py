@@ -16,7 +16,10 @@ from typing import Any
 import pytest
 
 from meshtasks.amqp import headers
+from meshtasks.config.settings import Settings
 from meshtasks.demo.rabbitmq import RabbitMQ
+from meshtasks.flows.commands.commands import ReplayDeadLetters, replay_dead_letters
+from meshtasks.flows.sinks import Sinks
 from tests.support.accounts import account
 from tests.support.amqp import Delivery, drain, open_channel, publish_raw, queue_depth
 from tests.support.archive import directory_environment
@@ -201,6 +204,24 @@ class TestReplay:
         assert temperature.headers[headers.ROUTING_KEY] == "sensors.temperature.attic"
         assert numbers([temperature, humidity]) == [1, 3]
         assert numbers(drain(mesh_url, QUEUE)) == [2]
+
+    @pytest.mark.parametrize(
+        "filters", [{"sensor": "attic-*"}, {"routing_key": "sensors.humidity.*"}]
+    )
+    def test_the_command_has_the_same_filters(
+        self, mesh_url: str, tmp_path: Path, filters: dict[str, str]
+    ) -> None:
+        body = b'{"sensor_id": "attic-2", "n": 2}'
+        letters = [dead_letter(1), dead_letter(2, queue=HUMIDITY, body=body)]
+        add_dead_letters(mesh_url, letters)
+        environment = directory_environment(tmp_path, broker_url=mesh_url)
+        arguments = ReplayDeadLetters.model_validate(filters)
+
+        done = replay_dead_letters(arguments, Sinks(Settings(environment)), "")
+
+        assert done == {"given_back": {HUMIDITY: 1}, "kept": {}}
+        assert numbers(drain(mesh_url, HUMIDITY)) == [2]
+        assert numbers(drain(mesh_url, QUEUE)) == [1]
 
     def test_a_dry_run_only_tells(self, mesh_url: str, meshtasks: Command) -> None:
         add_dead_letters(

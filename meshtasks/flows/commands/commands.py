@@ -65,7 +65,9 @@ class ReplayDeadLetters(Arguments):
     Attributes:
         ids: these, by the beginnings of their ids.
         reason: those with this reason.
-        queue: those that failed in it.
+        queue: those that failed in it; a shell pattern will do.
+        routing_key: those published with such a key, as in a binding.
+        sensor: those of this sensor; a shell pattern will do.
         older_than: those that failed longer ago, such as ``2h``.
         newer_than: those that failed since then.
         every: all of them, where nothing else is given.
@@ -75,6 +77,8 @@ class ReplayDeadLetters(Arguments):
     ids: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{4,12}$")], ...] = ()
     reason: str = ""
     queue: str = ""
+    routing_key: str = ""
+    sensor: str = ""
     older_than: Span | None = None
     newer_than: Span | None = None
     every: bool = False
@@ -82,11 +86,12 @@ class ReplayDeadLetters(Arguments):
 
     @model_validator(mode="after")
     def _selects_something(self) -> Self:
+        texts = self.reason, self.queue, self.routing_key, self.sensor
         spans = self.older_than, self.newer_than
-        if not (self.ids or self.reason or self.queue or any(spans) or self.every):
+        if not (self.ids or any(texts) or any(spans) or self.every):
             message = (
-                "which? Expected ids, reason, queue, older_than, newer_than or "
-                "every: true"
+                "which? Expected ids, reason, queue, routing_key, sensor, older_than, "
+                "newer_than or every: true"
             )
             raise ValueError(message)
         return self
@@ -106,6 +111,8 @@ def replay_dead_letters(
         ids=arguments.ids,
         reason=arguments.reason,
         queue=arguments.queue,
+        routing_key=arguments.routing_key,
+        sensor=arguments.sensor,
         failed_before=_ago(now, arguments.older_than),
         failed_after=_ago(now, arguments.newer_than),
     )
