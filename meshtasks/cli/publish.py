@@ -20,7 +20,7 @@ from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.topology import TOPOLOGY, Topology
-from meshtasks.cli.terminal import fail, say
+from meshtasks.cli.terminal import EXIT_INTERRUPTED, fail, say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import (
     ConfigError,
@@ -30,7 +30,10 @@ from meshtasks.errors import (
 )
 from meshtasks.timing import Backoff
 
-_EXIT_INTERRUPTED = 130
+_EXIT_UNROUTABLE = 1
+_READ_BYTES = 256 * 1024
+#: Input that takes longer than this gets a progress bar, on a terminal.
+_PROGRESS_AFTER_SECONDS = 1.0
 #: AMQP 0-9-1 carries a routing key as a short string.
 _MAX_ROUTING_KEY_BYTES = 255
 
@@ -106,12 +109,12 @@ def publish(
                 fail(f"not JSON: {fault}. Nothing was published.", os.EX_DATAERR)
             job.send([body])
     except KeyboardInterrupt:
-        fail(f"interrupted; {job.done}", _EXIT_INTERRUPTED)
+        fail(f"interrupted; {job.done}", EXIT_INTERRUPTED)
     finally:
         job.close()
     say(job.done)
     if job.unbound:
-        raise typer.Exit(EXIT_UNROUTABLE)
+        raise typer.Exit(_EXIT_UNROUTABLE)
 
 
 def _publish_lines(job: Job, source: BinaryIO, array: int) -> None:
@@ -123,8 +126,8 @@ def _publish_lines(job: Job, source: BinaryIO, array: int) -> None:
     number = 0
     waiting: list[tuple[int, bytes]] = []  # line number and document
     job.next_line = 1
-    with ReadingProgress(source) as progress:
-        for lines in lines_as_they_come(source):
+    with _ReadingProgress(source) as progress:
+        for lines in _lines_as_they_come(source):
             for line in lines:
                 number += 1
                 document = line.strip()
@@ -175,12 +178,7 @@ def _headers(pairs: Sequence[str]) -> dict[str, object]:
     return headers
 
 
-_READ_BYTES = 256 * 1024
-#: Input that takes longer than this gets a progress bar, on a terminal.
-_PROGRESS_AFTER_SECONDS = 1.0
-
-
-def lines_as_they_come(source: BinaryIO) -> Iterator[list[bytes]]:
+def _lines_as_they_come(source: BinaryIO) -> Iterator[list[bytes]]:
     """The lines that are there already, again and again: a fast source is read
     in large parts, and a slow one's line is not kept waiting for the next."""
     rest = b""
@@ -193,7 +191,7 @@ def lines_as_they_come(source: BinaryIO) -> Iterator[list[bytes]]:
         yield [rest]
 
 
-class ReadingProgress:
+class _ReadingProgress:
     """A progress bar on standard error, for long input on a terminal."""
 
     def __init__(self, source: BinaryIO) -> None:
@@ -212,7 +210,7 @@ class ReadingProgress:
         self._shown = False
 
     def update(self, read_bytes: int, done: str) -> None:
-        """Move on by so many bytes; ``done`` says what is published."""
+        """Move on by so many bytes; ``done`` is what was published."""
         self._bar.update(self._task, advance=read_bytes, done=done)
         if not self._shown and time.monotonic() - self._began > _PROGRESS_AFTER_SECONDS:
             self._shown = True
@@ -230,9 +228,6 @@ def _size_bytes(source: BinaryIO) -> int | None:
     """Length of a file; None for a pipe or terminal, which has no known end."""
     status = os.fstat(source.fileno())
     return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
-EXIT_UNROUTABLE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,14 +357,14 @@ class Job:
             try:
                 self._publisher.publish(messages)
             except Unroutable as error:
-                fail(f"{error}.\n{self._route.hint()}\n{self.rest}", EXIT_UNROUTABLE)
+                fail(f"{error}.\n{self._route.hint()}\n{self.rest}", _EXIT_UNROUTABLE)
             except PublishUnconfirmed as error:
                 cause = error.__cause__
                 if isinstance(cause, NotFound):
                     hint = self._route.hint()
-                    fail(f"{error}.\n{hint}\n{self.rest}", EXIT_UNROUTABLE)
+                    fail(f"{error}.\n{hint}\n{self.rest}", _EXIT_UNROUTABLE)
                 if isinstance(cause, IrrecoverableChannelError):
-                    fail(f"refused: {error}. {self.rest}", EXIT_UNROUTABLE)
+                    fail(f"refused: {error}. {self.rest}", _EXIT_UNROUTABLE)
                 if time.monotonic() >= deadline:
                     fail(
                         f"{error}. {self.rest} What was sent last may have been "

@@ -31,6 +31,8 @@ from meshtasks.flows.sinks import Sinks
 
 _REDRAW_SECONDS = 1.0
 _ASK_SECONDS = 5.0
+#: How long workers have to reply.
+_WAIT_SECONDS = 1.0
 #: Dead letters that are looked at; `meshtasks dlq list` looks at all.
 _LETTERS = 10_000
 _GROUPS = 5
@@ -108,7 +110,7 @@ def _once(settings: Settings, collector: Collector, *, as_json: bool) -> None:
 
 
 def attention(snapshot: Snapshot, answers: list[WorkerAnswer]) -> list[str]:
-    """What somebody should look after; dead letters and retries wait for nobody."""
+    """What needs attention; dead letters and retries are no part of it."""
     lines = [*snapshot.faults, *circuit_lines(answers)]
     rests = {queue for answer in answers for queue in answer.resting}
     lines += [
@@ -120,13 +122,13 @@ def attention(snapshot: Snapshot, answers: list[WorkerAnswer]) -> list[str]:
 
 
 def _live(settings: Settings, collector: Collector, console: Console) -> None:
-    asking = _Asking(settings.env.amqp_url)
+    poll = _WorkerPoll(settings.env.amqp_url)
     with (
         ExitStack() as stack,
         Live(console=console, auto_refresh=False, vertical_overflow="crop") as live,
     ):
-        asking.start()
-        stack.callback(asking.stop)
+        poll.start()
+        stack.callback(poll.stop)
         try:
             while True:
                 width, height = console.size
@@ -134,7 +136,7 @@ def _live(settings: Settings, collector: Collector, console: Console) -> None:
                 picture = draw(
                     snapshot,
                     title=f"{_title(settings)}   Ctrl-C ends it",
-                    verdict=attention(snapshot, asking.answers),
+                    verdict=attention(snapshot, poll.answers),
                     terminal=ConsoleDimensions(width, height - 1),
                 )
                 live.update(picture, refresh=True)
@@ -143,7 +145,7 @@ def _live(settings: Settings, collector: Collector, console: Console) -> None:
             return
 
 
-class _Asking:
+class _WorkerPoll:
     """Asks the workers every few seconds, in a thread of its own."""
 
     def __init__(self, url: str) -> None:
@@ -234,17 +236,14 @@ def _title(settings: Settings) -> str:
     return f"meshtasks status   {broker.hostname}   {broker.virtual_host}"
 
 
-_WAIT_SECONDS = 1.0
-
-
 class WorkerAnswer(NamedTuple):
-    """What a worker says of itself.
+    """The state of a worker.
 
     Attributes:
-        consuming: queues it asks for messages.
-        resting: queues it does not, because a sink is down.
-        down: sink → what it said last.
-        half_open: those of them that a batch tries at the moment.
+        consuming: queues that it consumes.
+        resting: queues that are paused, because a circuit is open.
+        down: sink → its last error.
+        half_open: those of them that a batch is trying.
     """
 
     name: str
@@ -280,7 +279,7 @@ def ask_workers(url: str) -> list[WorkerAnswer]:
 
 
 def circuit_lines(answers: Iterable[WorkerAnswer]) -> list[str]:
-    """Each sink that is down, once, with the workers that found it so."""
+    """A line for each open circuit, with the workers that it is open in."""
     finders: dict[str, list[WorkerAnswer]] = {}
     for answer in answers:
         for sink in answer.down:
@@ -299,12 +298,12 @@ def _circuit_line(sink: str, answers: Sequence[WorkerAnswer]) -> str:
 
 def _answers(replies: Iterable[Mapping[str, Any]]) -> Iterable[WorkerAnswer]:
     for reply in replies:
-        for name, said in reply.items():
-            if "down" in said:  # an older worker does not know the question
+        for name, state in reply.items():
+            if "down" in state:  # an older worker replies with an error
                 yield WorkerAnswer(
                     name,
-                    tuple(said["consuming"]),
-                    tuple(said["resting"]),
-                    said["down"],
-                    tuple(said.get("half_open", ())),
+                    tuple(state["consuming"]),
+                    tuple(state["resting"]),
+                    state["down"],
+                    tuple(state.get("half_open", ())),
                 )
