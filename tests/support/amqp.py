@@ -85,11 +85,18 @@ def publish_raw(
     assert not returned, f"unroutable: {returned}"
 
 
-def drain(url: str, queue: str) -> list[Delivery]:
-    """Take and acknowledge every message that is ready in a queue, in order."""
-    deliveries = []
+def drain(url: str, queue: str, at_most: int = 1_000_000) -> list[Delivery]:
+    """Take and acknowledge every message that is ready in a queue, in order.
+
+    Args:
+        at_most: so many; for a queue that somebody keeps publishing to.
+    """
+    deliveries: list[Delivery] = []
     with open_channel(url) as channel:
-        while (message := channel.basic_get(queue, no_ack=False)) is not None:
+        while len(deliveries) < at_most:
+            message = channel.basic_get(queue, no_ack=False)
+            if message is None:
+                break
             deliveries.append(_delivery(message))
             channel.basic_ack(message.delivery_tag)
     return deliveries

@@ -64,7 +64,7 @@ def metrics_until(
     taken: list[Record] = []
 
     def taken_enough() -> object:
-        for delivery in drain(url, queue):
+        for delivery in drain(url, queue, at_most=1_000):
             assert delivery.routing_key.startswith(f"{queue}.")
             body = json.loads(delivery.body)
             taken.extend(body if isinstance(body, list) else [body])
