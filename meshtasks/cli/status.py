@@ -63,7 +63,7 @@ def status(
     dead letters that wait are counted by reason instead.
 
     Exit codes with --once and --json: 0 all is well; 1 something wants attention: a
-    sink is down, messages wait where nobody consumes, or something does not answer;
+    circuit is open, messages wait where nobody consumes, or something does not answer;
     69 the broker cannot be reached; 78 the configuration cannot be used.
     """
     settings = load_settings()
@@ -290,10 +290,10 @@ def circuit_lines(answers: Iterable[WorkerAnswer]) -> list[str]:
 def _circuit_line(sink: str, answers: Sequence[WorkerAnswer]) -> str:
     names = ", ".join(answer.name for answer in answers)
     queues = sorted({queue for answer in answers for queue in answer.resting})
-    rest = f"{', '.join(queues) or 'no queue'} {'rest' if len(queues) > 1 else 'rests'}"
+    paused = f"{', '.join(queues) or 'no queue'} paused"
     tried = any(sink in answer.half_open for answer in answers)
-    state = "is down and being tried" if tried else "is down"
-    return f"{sink} {state} ({names}): {answers[0].down[sink]}; {rest}"
+    state = "half-open" if tried else "open"
+    return f"{sink}: circuit {state} ({names}): {answers[0].down[sink]}; {paused}"
 
 
 def _answers(replies: Iterable[Mapping[str, Any]]) -> Iterable[WorkerAnswer]:

@@ -165,9 +165,9 @@ class Buffer:
 class LeadingEdge:
     """How long a queue's batches gather messages.
 
-    A message that meets an idle queue goes at once; only what comes within the age
-    limit after a batch has started goes together. So a sparse message does not wait,
-    and a stream is batched as if each batch waited.
+    A message that meets an idle queue goes at once; one that comes within the age limit
+    after a batch has started opens a batch that gathers. So a sparse message does not
+    wait, and a stream is batched as if each batch waited.
 
     Args:
         age_seconds: the age limit.
@@ -192,12 +192,9 @@ class LeadingEdge:
     def wait_seconds(self, now: float) -> float:
         """How long a batch that is opened now gathers, unless it is full before.
 
-        While the batch before it runs beyond the age limit, that is the limit again; it
-        ends when that one does.
+        It gathers for the whole age limit, not for what is left since the batch before
+        it started: a steady stream then makes no more batches than without the edge.
+        While that batch runs beyond the limit, this one ends when it does.
         """
-        if self._always:
-            return self._age_seconds
-        left_seconds = self._started_at + self._age_seconds - now
-        if left_seconds > 0:
-            return left_seconds
-        return self._age_seconds if self._running else 0.0
+        is_idle = not self._running and now - self._started_at >= self._age_seconds
+        return 0.0 if is_idle and not self._always else self._age_seconds

@@ -70,7 +70,7 @@ def test_a_sink_that_is_down_is_told_and_wants_attention(
 
         assert found["exit_code"] == 1
         assert found["workers"][0]["resting"] == [QUEUE]
-        assert "timeseries is down" in found["attention"][0]
+        assert "timeseries: circuit open" in found["attention"][0]
 
 
 def test_messages_that_nobody_consumes_want_attention(

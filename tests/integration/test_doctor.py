@@ -200,7 +200,7 @@ class Yesterday(Handler):
         (
             [WorkerAnswer("w", (), ("q",), {"objects": "507"}, ("objects",))],
             "failed",
-            "objects is down and being tried (w): 507; q rests",
+            "objects: circuit half-open (w): 507; q paused",
         ),
     ],
 )

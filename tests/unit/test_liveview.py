@@ -329,7 +329,7 @@ def test_a_small_terminal_shows_the_verdict_and_queues_that_nobody_consumes() ->
     picture = draw(
         replace(SNAPSHOT, queues=(*busy, paused)),
         title="title",
-        verdict=["timeseries is down: refused; sensors.humidity rests"],
+        verdict=["timeseries: circuit open: refused; sensors.humidity paused"],
         terminal=ConsoleDimensions(80, 16),
     )
     console = Console(file=io.StringIO(), width=80)
@@ -338,7 +338,7 @@ def test_a_small_terminal_shows_the_verdict_and_queues_that_nobody_consumes() ->
     lines = capture.get().splitlines()
     assert lines[1:3] == [
         "1 thing wants attention",
-        "  timeseries is down: refused; sensors.humidity rests",
+        "  timeseries: circuit open: refused; sensors.humidity paused",
     ]
     assert row(lines, "sensors.humidity")
 

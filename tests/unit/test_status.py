@@ -41,26 +41,26 @@ def test_what_does_not_answer_wants_it() -> None:
     assert attention(snapshot(faults=("no statistics",)), []) == ["no statistics"]
 
 
-def test_a_sink_that_is_down_is_told_with_worker_reason_and_queues() -> None:
+def test_an_open_circuit_is_shown_with_worker_reason_and_queues() -> None:
     (line,) = circuit_lines([RESTING])
 
     assert line == (
-        "timeseries is down (climate@attic): refused; sensors.humidity rests"
+        "timeseries: circuit open (climate@attic): refused; sensors.humidity paused"
     )
 
 
-def test_a_sink_that_several_workers_found_down_is_told_once() -> None:
+def test_a_circuit_that_is_open_in_several_workers_is_one_line() -> None:
     other = RESTING._replace(name="metrics@attic", resting=("metrics.system",))
 
     (line,) = circuit_lines([RESTING, other])
 
     assert line == (
-        "timeseries is down (climate@attic, metrics@attic): refused; "
-        "metrics.system, sensors.humidity rest"
+        "timeseries: circuit open (climate@attic, metrics@attic): refused; "
+        "metrics.system, sensors.humidity paused"
     )
 
 
-def test_a_queue_that_rests_because_of_a_sink_is_not_told_twice() -> None:
+def test_a_queue_that_is_paused_by_a_circuit_is_not_shown_twice() -> None:
     waiting = snapshot(QueueState("sensors.humidity", ready=5, consumers=0))
 
     assert len(attention(waiting, [RESTING])) == 1
