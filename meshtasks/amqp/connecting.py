@@ -157,13 +157,14 @@ def subscribed(url: str, exchange: str, routing_key: str) -> Iterator[Subscripti
     bodies: deque[bytes] = deque(maxlen=_MAX_WAITING)
 
     def keep(message: Any) -> None:
-        body = message.body
-        bodies.append(body.encode() if isinstance(body, str) else bytes(body))
+        bodies.append(message.body)
 
     with connected(url) as connection:
         channel = connection.channel()
         arguments = {"x-max-length": _MAX_WAITING}
         queue = channel.queue_declare(exclusive=True, arguments=arguments).queue
         channel.queue_bind(queue, exchange, routing_key)
-        channel.basic_consume(queue, no_ack=True, callback=keep)
+        channel.basic_consume(
+            queue, no_ack=True, callback=lambda message: bodies.append(message.body)
+        )
         yield Subscription(connection, bodies)

@@ -182,7 +182,6 @@ def peek(
     with connected(url) as connection:
         _lock(connection, queue)
         with closing(connection.channel()) as channel:
-            channel.auto_decode = False  # bodies may be any bytes
             stopping = stopping or threading.Event()
             try:
                 held = HeldMessages(connection, channel, queue, prefetch, stopping)

@@ -113,7 +113,6 @@ class QueueConsumer:
         """
         self._on_lost = on_lost
         channel = connection.channel()
-        channel.auto_decode = False
         channel.on_open = lambda _channel: on_lost(
             self, f"the broker closed the channel of {self.queue}"
         )

@@ -63,7 +63,6 @@ class Inbox:
         self._connection = connection
         self._arrived: deque[Delivery] = deque()
         self._channel: Any = connection.channel()
-        self._channel.auto_decode = False
         try:
             self._channel.basic_qos(0, 2 * BURST, a_global=False)
             self._channel.basic_consume(queue, callback=self._on_message)

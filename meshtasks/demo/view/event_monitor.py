@@ -296,7 +296,6 @@ class EventMonitor:
 
     def _watch(self, connection: kombu.Connection) -> None:
         with closing(connection.channel()) as channel:
-            channel.auto_decode = False  # bodies are whatever somebody published
             # The exchange of the events is there once a worker was; declaring it as
             # Celery does makes it so.
             events = get_exchange(connection)(channel)
@@ -331,7 +330,7 @@ class EventMonitor:
         )
         identity: Identity | None = None
         if message_id := properties.get("message_id"):
-            digest = hashlib.blake2b(_bytes(message), digest_size=8).digest()
+            digest = hashlib.blake2b(message.body, digest_size=8).digest()
             identity = str(message_id), table.get(headers.RECORD_INDEX), digest
         routing_key = message.delivery_info["routing_key"]
         letter = dead_letter_of(table, routing_key, time.time())
@@ -344,10 +343,10 @@ class EventMonitor:
         self._monitor.result(str(message.properties.get("message_id", "")))
 
     def _on_alert(self, message: Any) -> None:
-        self._monitor.alert(_bytes(message), time.time())
+        self._monitor.alert(message.body, time.time())
 
     def _on_event(self, message: Any) -> None:
-        self._monitor.event(_bytes(message), time.time())
+        self._monitor.event(message.body, time.time())
 
 
 def _routes_to(queue: str, topology: Topology) -> list[tuple[str, str]]:
@@ -357,8 +356,3 @@ def _routes_to(queue: str, topology: Topology) -> list[tuple[str, str]]:
         for binding in topology.all_bindings
         if binding.queue == queue
     ]
-
-
-def _bytes(message: Any) -> bytes:
-    body = message.body
-    return body.encode() if isinstance(body, str) else bytes(body)
