@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshtasks.amqp.management import QueueActivity
-from meshtasks.demo.reconciliation import QueueCount, QueueCounters
+from meshtasks.demo.queues import QueueCount, QueueCounters
 from meshtasks.demo.view.collect import Depth
 from meshtasks.demo.view.snapshot import Seen
 
