@@ -8,8 +8,8 @@ from typing import Literal
 from meshtasks.errors import ConfigError
 
 Extra = Literal[
-    "alerts", "analytics", "flower", "gateway", "homeassistant", "kubernetes", "s3",
-    "triton",
+    "alerts", "analytics", "flower", "gateway", "homeassistant", "kubernetes",
+    "postgresql", "s3", "triton",
 ]  # fmt: skip
 
 #: The modules that we import of each.
@@ -20,6 +20,7 @@ MODULES: dict[Extra, tuple[str, ...]] = {
     "gateway": ("fastapi", "fastapi_offline", "starlette", "uvicorn"),
     "homeassistant": ("websockets",),
     "kubernetes": ("kubernetes",),
+    "postgresql": ("psycopg",),
     "s3": ("minio",),
     "triton": ("gevent", "geventhttpclient", "numpy", "tritonclient"),
 }
