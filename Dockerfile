@@ -8,7 +8,6 @@ FROM python AS wheel
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY meshtasks meshtasks
-COPY producers producers
 COPY config config
 # Built in a directory of its own, so that the build tool stays out of the image.
 RUN pip wheel --no-deps --wheel-dir /wheels .
@@ -35,6 +34,8 @@ COPY config /etc/mesh
 RUN mkdir /var/lib/mesh/state && chown mesh:mesh /var/lib/mesh/state
 USER mesh
 WORKDIR /var/lib/mesh
+# `python -m producers NAME` as in a clone.
+COPY producers producers
 VOLUME /var/lib/mesh/state
 ENTRYPOINT []
 CMD ["meshtasks", "--help"]

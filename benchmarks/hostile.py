@@ -209,7 +209,7 @@ def _worker() -> list[str]:
 
 
 def _sensornet() -> list[str]:
-    return [sys.executable, "-m", "producers", "sensornet"]
+    return [sys.executable, "-m", "meshtasks.producers", "sensornet"]
 
 
 # --- who writes -------------------------------------------------------------------

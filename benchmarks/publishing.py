@@ -16,9 +16,9 @@ from benchmarks.load import ARRAY_READINGS, Reading, readings, single
 from benchmarks.rates import Rate
 from benchmarks.services import Services, Space
 from meshtasks.amqp.publisher import Publisher
-from producers.base import Producer
-from producers.buffer import Batching
-from producers.spool import Spool, SpoolLimits
+from meshtasks.producers.base import Producer
+from meshtasks.producers.buffer import Batching
+from meshtasks.producers.spool import Spool, SpoolLimits
 
 PART = "publishing"
 BARE = "bare basic_publish, no confirms"

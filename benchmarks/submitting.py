@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from benchmarks.load import SENSORS, reading
-from producers.session import Patience, run_session, spooling_producer
+from meshtasks.producers.session import Patience, run_session, spooling_producer
 
 _DRAIN_SECONDS = 120.0
 

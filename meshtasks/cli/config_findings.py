@@ -16,7 +16,7 @@ from meshtasks.flows.diagnosis import Doubt
 from meshtasks.flows.loading import Flows, load_flows
 from meshtasks.flows.sinks import TIMESERIES, Sinks
 from meshtasks.gateway.config import GATEWAY
-from producers.configuration import CONFIGS
+from meshtasks.producers.configuration import CONFIGS
 
 Level = Literal["error", "warning", "note"]
 _LEVELS = get_args(Level)
@@ -138,7 +138,7 @@ def _unread(settings: Settings, flows: Flows) -> Iterator[Finding]:
             yield Finding("warning", str(path), None, "-", text)
     for path in _yaml_files(directory / "producers"):
         if path.stem not in CONFIGS:
-            text = "not checked: producers/configs.py does not name it"
+            text = "not checked: meshtasks/producers/configuration.py does not name it"
             yield Finding("note", str(path), None, "-", text)
 
 

@@ -161,7 +161,9 @@ class Stack:
     def simulator(self, *options: str) -> Process:
         """The simulated house; it writes its counters to :attr:`stats_file`."""
         stats = f"--stats-file={self.stats_file}"
-        return self._python("simulator", "producers", "simulator", stats, *options)
+        return self._python(
+            "simulator", "meshtasks.producers", "simulator", stats, *options
+        )
 
     def flower_answers(self) -> bool:
         """Whether Flower can be visited."""

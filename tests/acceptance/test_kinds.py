@@ -18,7 +18,7 @@ from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.problems import Problem
 from meshtasks.gateway.validation import Validator
-from producers.sensornet.config import CONFIG
+from meshtasks.producers.sensornet.config import CONFIG
 from tests.support.amqp import publish_raw, queue_depth, take
 from tests.support.archive import lines_in
 from tests.support.command import Command, command

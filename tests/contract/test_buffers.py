@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from meshtasks.amqp.publisher import Outgoing
-from producers.buffer import Buffer, Pending
-from producers.spool import Spool, SpoolLimits
-from producers.spoolfile import OVERHEAD_BYTES
+from meshtasks.producers.buffer import Buffer, Pending
+from meshtasks.producers.spool import Spool, SpoolLimits
+from meshtasks.producers.spoolfile import OVERHEAD_BYTES
 
 #: Makes a buffer for so many messages, and so many bytes of bodies with what
 #: the buffer counts beside them.

@@ -153,7 +153,7 @@ def test_what_stays_up_is_watched_and_started_again(services: dict[str, Any]) ->
     producers = {
         name
         for name, each in services.items()
-        if "producers" in (each.get("command") or [])
+        if "meshtasks.producers" in (each.get("command") or [])
     }
     watched = {name for name, each in services.items() if "healthcheck" in each}
     assert once == {"bucket"}

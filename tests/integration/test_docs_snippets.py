@@ -37,7 +37,7 @@ from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.problems import Problem
 from meshtasks.gateway.validation import Validator
-from producers.__main__ import application
+from meshtasks.producers.__main__ import application
 from tests.support.amqp import queue_depth
 from tests.support.docs import PAGES, ROOT, Snippet, snippets, with_snippets
 from tests.support.meshes import declared, reconfigured
@@ -152,7 +152,7 @@ def test_commands_are_those_of_their_programs(
                 look(arguments, settings)
             case "celery", ["-A", "meshtasks", name, *arguments]:
                 check_celery(name, arguments, settings)
-            case "python", ["-m", "producers", source, *arguments]:
+            case "python", ["-m", "meshtasks.producers", source, *arguments]:
                 parse(get_command(application(source)), [source, *arguments])
             case "make", arguments:
                 check_make(arguments)

@@ -14,10 +14,10 @@ from meshtasks.cli.secrets import secrets
 from meshtasks.config.private_files import private_opener, replace_private
 from meshtasks.flows.analytics.dataset import DatasetLock, LocalFiles
 from meshtasks.flows.archive.objects import FileStore
+from meshtasks.producers.homeassistant.states import KnownStates
+from meshtasks.producers.spoolfile import SpoolFile
 from meshtasks.state.archive_journal import ArchiveJournal
 from meshtasks.state.sqlite import SqliteFile
-from producers.homeassistant.states import KnownStates
-from producers.spoolfile import SpoolFile
 
 NAME = "analytics/year=2026/a.parquet"
 SCHEMA = "CREATE TABLE counts (n INTEGER)"

@@ -16,10 +16,10 @@ from meshtasks.amqp import publisher as publisher_module
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import PublishUnconfirmed
+from meshtasks.producers.base import MAX_BODY_BYTES, Producer
+from meshtasks.producers.buffer import Batching, Buffer, Pending
+from meshtasks.producers.spool import Spool, SpoolLimits
 from meshtasks.timing import Backoff
-from producers.base import MAX_BODY_BYTES, Producer
-from producers.buffer import Batching, Buffer, Pending
-from producers.spool import Spool, SpoolLimits
 from tests.support.amqp import Delivery, drain, open_channel, queue_depth, take
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until

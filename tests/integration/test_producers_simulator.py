@@ -1,4 +1,4 @@
-"""``python -m producers simulator`` as a process, against a real broker."""
+"""``python -m meshtasks.producers simulator`` as a process, against a real broker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from meshtasks.amqp.connecting import connected
-from producers.simulator.badmessages import LABEL_HEADER, SPECIMENS, BadKind
+from meshtasks.producers.simulator.badmessages import LABEL_HEADER, SPECIMENS, BadKind
 from tests.support.amqp import Delivery, drain, queue_depth
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
@@ -26,7 +26,7 @@ QUEUES = (*(kind for kind in SPECIMENS if kind != "alerts"), "alerts.critical")
 
 def started(url: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "producers", "simulator", *arguments],
+        [sys.executable, "-m", "meshtasks.producers", "simulator", *arguments],
         env={**os.environ, "MESH_BROKER_URL": url},
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -152,7 +152,13 @@ def test_a_stats_file_that_cannot_be_written_is_an_error_at_once(
 
 def test_a_source_is_a_module_that_can_be_run(mesh_url: str) -> None:
     process = subprocess.run(
-        [sys.executable, "-m", "producers.simulator", "--count=3", "--rate=1000"],
+        [
+            sys.executable,
+            "-m",
+            "meshtasks.producers.simulator",
+            "--count=3",
+            "--rate=1000",
+        ],
         env={**os.environ, "MESH_BROKER_URL": mesh_url},
         cwd=ROOT,
         capture_output=True,

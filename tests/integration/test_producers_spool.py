@@ -16,9 +16,9 @@ import pytest
 
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.errors import ConfigError
-from producers import spool as spool_module
-from producers.buffer import Pending
-from producers.spool import Spool, SpoolLimits
+from meshtasks.producers import spool as spool_module
+from meshtasks.producers.buffer import Pending
+from meshtasks.producers.spool import Spool, SpoolLimits
 
 LIMITS = SpoolLimits(1_000_000, 1_000_000_000)
 
@@ -120,8 +120,8 @@ _KILLED = """
 import sys
 from pathlib import Path
 from meshtasks.amqp.publisher import Outgoing
-from producers.buffer import Pending
-from producers.spool import Spool, SpoolLimits
+from meshtasks.producers.buffer import Pending
+from meshtasks.producers.spool import Spool, SpoolLimits
 spool = Spool(Path(sys.argv[1]), SpoolLimits(1_000_000, 1_000_000_000))
 for number in range(1_000_000):
     spool.append(Pending(Outgoing("readings", "key", b"%d" % number), 1))

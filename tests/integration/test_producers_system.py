@@ -1,4 +1,4 @@
-"""``python -m producers system`` as a process, against a real broker."""
+"""``python -m meshtasks.producers system`` as a process, against a real broker."""
 
 from __future__ import annotations
 

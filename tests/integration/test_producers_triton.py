@@ -10,8 +10,8 @@ import pytest
 
 from meshtasks.demo import loopback
 from meshtasks.demo.triton import Triton
-from producers.configuration import Selection
-from producers.triton.collector import TritonCollector, TritonConfig
+from meshtasks.producers.configuration import Selection
+from meshtasks.producers.triton.collector import TritonCollector, TritonConfig
 from tests.support.collectors import metrics_until, running, write_config
 from tests.support.receiver import Answer, Receiver
 from tests.support.triton import DOUBLE, RAISE, load, rows, unload

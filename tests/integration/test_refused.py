@@ -12,7 +12,7 @@ from typing_extensions import override
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.republisher import PublishRequest, Republisher
 from meshtasks.errors import PublishRefused, PublishUnconfirmed, Unroutable
-from producers.base import Producer
+from meshtasks.producers.base import Producer
 from tests.support.amqp import drain
 from tests.support.waiting import wait_until
 

@@ -1,4 +1,4 @@
-"""``python -m producers sensornet``: real MQTT clients, a real broker, its queues."""
+"""The producer sensornet: real MQTT clients, a real broker, its queues."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError
-from producers.sensornet.announcements import AnnouncementsFile
-from producers.sensornet.normaliser import Normaliser
-from producers.sensornet.service import DeviceService
+from meshtasks.producers.sensornet.announcements import AnnouncementsFile
+from meshtasks.producers.sensornet.normaliser import Normaliser
+from meshtasks.producers.sensornet.service import DeviceService
 from tests.support import hostile
 from tests.support.accounts import PASSWORD, account
 from tests.support.amqp import (
@@ -56,7 +56,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
         def begin(url: str) -> subprocess.Popen[str]:
             process = subprocess.Popen(
-                [sys.executable, "-m", "producers.sensornet"],
+                [sys.executable, "-m", "meshtasks.producers.sensornet"],
                 env={
                     **os.environ,
                     "MESH_BROKER_URL": url,
@@ -337,7 +337,7 @@ def test_the_brokers_note_of_the_time_is_believed_if_it_can_be_true(
 def test_what_is_passed_over_is_a_metric_by_reason_and_name(
     service: DeviceService, amqp_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producers.sensornet.service._REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("meshtasks.producers.sensornet.service._REPORT_SECONDS", 0.0)
     with connected(amqp_url) as connection:
         declare(connection, shipped_topology())
     body = b'{"temperature": 21, "humidity": null, "linkquality": 90}'

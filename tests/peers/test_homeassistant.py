@@ -41,7 +41,7 @@ StartProducer = Callable[..., Process]
 def start_producer(
     home_assistant: HomeAssistant, mesh_url: str, tmp_path: Path
 ) -> Iterator[StartProducer]:
-    """Starts ``python -m producers homeassistant`` with a config file."""
+    """Starts ``python -m meshtasks.producers homeassistant`` with a config file."""
     path = tmp_path / "config" / "producers" / "homeassistant.yaml"
     path.parent.mkdir(parents=True)
     with ExitStack() as processes:
@@ -57,7 +57,7 @@ def start_producer(
             }
             process = Process(
                 "producer",
-                [sys.executable, "-m", "producers", "homeassistant"],
+                [sys.executable, "-m", "meshtasks.producers", "homeassistant"],
                 log_path=tmp_path / "producer.log",
                 env={**os.environ, **environment},
                 cwd=ROOT,

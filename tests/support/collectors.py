@@ -38,7 +38,7 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     """A producer, which is ended with SIGTERM if it still runs at the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "producers", name, *arguments],
+        [sys.executable, "-m", "meshtasks.producers", name, *arguments],
         env={**os.environ, **env},
         cwd=ROOT,
         stdout=subprocess.PIPE,

@@ -12,12 +12,12 @@ from typing import Any
 
 from meshtasks.amqp.publisher import Publisher
 from meshtasks.errors import ConfigError
+from meshtasks.producers.base import Producer
+from meshtasks.producers.homeassistant.config import HomeAssistantConfig
+from meshtasks.producers.homeassistant.follower import Access, Follower
+from meshtasks.producers.homeassistant.publishing import EventCounts, EventPublisher
+from meshtasks.producers.homeassistant.states import KnownStates
 from meshtasks.timing import Backoff
-from producers.base import Producer
-from producers.homeassistant.config import HomeAssistantConfig
-from producers.homeassistant.follower import Access, Follower
-from producers.homeassistant.publishing import EventCounts, EventPublisher
-from producers.homeassistant.states import KnownStates
 from tests.support.amqp import Delivery
 from tests.support.homeassistant import TOKEN, ReplayedHomeAssistant
 from tests.support.waiting import wait_until

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from meshtasks.producers.buffer import encode
+from meshtasks.producers.collecting import Measured
+from meshtasks.producers.http import Client, Page
+from meshtasks.producers.prometheus.collector import PrometheusCollector, Target
+from meshtasks.producers.prometheus.config import PrometheusConfig, TargetConfig
+from meshtasks.producers.triton.collector import TritonCollector, TritonConfig
 from meshtasks.records.points import fields_text, metric_start, tags_of
-from producers.buffer import encode
-from producers.collecting import Measured
-from producers.http import Client, Page
-from producers.prometheus.collector import PrometheusCollector, Target
-from producers.prometheus.config import PrometheusConfig, TargetConfig
-from producers.triton.collector import TritonCollector, TritonConfig
 
 TEXT = "text/plain; version=0.0.4"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"

@@ -24,9 +24,9 @@ from meshtasks.flows.alerts.handler import NOTIFIER
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.inference.client import TRITON
 from meshtasks.flows.sinks import Sinks
+from meshtasks.producers.homeassistant.__main__ import homeassistant
 from meshtasks.worker.mesh import mesh_of
 from meshtasks.worker.program import selected, unavailable_reason
-from producers.homeassistant.__main__ import homeassistant
 from tests.support.handling import HANDLERS
 
 _PROJECT = tomllib.loads(
@@ -92,7 +92,7 @@ def test_the_core_imports_no_extra() -> None:
 import sys
 for module in {[each for modules in MODULES.values() for each in modules]}:
     sys.modules[module] = None
-import meshtasks.celery, meshtasks.cli, producers.__main__ as producers
+import meshtasks.celery, meshtasks.cli, meshtasks.producers.__main__ as producers
 meshtasks.cli.loaded()
 for name in producers.SUMMARIES:
     producers.application(name)

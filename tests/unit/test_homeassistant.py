@@ -11,16 +11,21 @@ from pydantic import SecretStr
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, SchemaMismatch
-from meshtasks.records.models import StateChange
-from producers.homeassistant.config import (
+from meshtasks.producers.homeassistant.config import (
     CONFIG,
     Loops,
     access_token,
     websocket_url,
 )
-from producers.homeassistant.messages import Gap, missed_trigger, reading, state_change
-from producers.homeassistant.publishing import OwnContexts
-from producers.homeassistant.states import KnownStates
+from meshtasks.producers.homeassistant.messages import (
+    Gap,
+    missed_trigger,
+    reading,
+    state_change,
+)
+from meshtasks.producers.homeassistant.publishing import OwnContexts
+from meshtasks.producers.homeassistant.states import KnownStates
+from meshtasks.records.models import StateChange
 
 SHIPPED = Path(__file__).parents[2] / "config"
 NOON = 1_795_435_200.0

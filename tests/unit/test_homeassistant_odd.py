@@ -15,12 +15,17 @@ from hypothesis import strategies as st
 
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.errors import InvalidMessage
+from meshtasks.producers.homeassistant import follower
+from meshtasks.producers.homeassistant.config import HomeAssistantConfig, Loops
+from meshtasks.producers.homeassistant.frames import (
+    EventFrame,
+    StateChanged,
+    decoded,
+    frame_of,
+)
+from meshtasks.producers.homeassistant.publishing import EventPublisher
+from meshtasks.producers.homeassistant.states import KnownStates
 from meshtasks.timing import Backoff
-from producers.homeassistant import follower
-from producers.homeassistant.config import HomeAssistantConfig, Loops
-from producers.homeassistant.frames import EventFrame, StateChanged, decoded, frame_of
-from producers.homeassistant.publishing import EventPublisher
-from producers.homeassistant.states import KnownStates
 
 AT = "2026-11-23T12:00:00+00:00"
 

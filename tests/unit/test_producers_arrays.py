@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from producers.buffer import ArrayPacker, Batching, encode
+from meshtasks.producers.buffer import ArrayPacker, Batching, encode
 
 KITCHEN = ("sensors", "sensors.temperature.kitchen")
 OFFICE = ("sensors", "sensors.temperature.office")

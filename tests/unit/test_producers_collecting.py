@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from meshtasks.errors import MeshError
-from producers.collecting import Guard, Measured, collect_each, metric, publishing
+from meshtasks.producers.collecting import (
+    Guard,
+    Measured,
+    collect_each,
+    metric,
+    publishing,
+)
 
 
 class Script:

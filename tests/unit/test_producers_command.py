@@ -1,27 +1,39 @@
-"""``python -m producers``, before a source is run."""
+"""``python -m meshtasks.producers``, before a source is run."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
-from producers.__main__ import SUMMARIES
+from meshtasks.producers.__main__ import SUMMARIES
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", SUMMARIES)
 def test_help_lists_a_source_by_the_first_sentence_of_its_command(name: str) -> None:
-    command = getattr(import_module(f"producers.{name}.__main__"), name)
+    command = getattr(import_module(f"meshtasks.producers.{name}.__main__"), name)
 
     assert SUMMARIES[name] == command.__doc__.partition("\n")[0]
+
+
+@pytest.mark.parametrize("words", [["producers", "system"], ["producers.system"]])
+def test_a_clone_has_the_short_name(words: list[str]) -> None:
+    command = [sys.executable, "-m", *words, "--help"]
+
+    shown = subprocess.check_output(command, cwd=ROOT, text=True)
+
+    assert "config/producers/system.yaml" in shown
 
 
 def test_help_imports_no_source() -> None:
     script = (
         "import sys; sys.argv[1:] = ['--help']\n"
-        "from producers.__main__ import main\n"
+        "from meshtasks.producers.__main__ import main\n"
         "try: main()\n"
         "except SystemExit: print(*sys.modules, sep='\\n')\n"
     )

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
-from producers.configuration import Selection
-from producers.prometheus.config import PrometheusConfig
-from producers.system.collector import Group, SystemConfig
-from producers.triton.collector import TritonConfig
+from meshtasks.producers.configuration import Selection
+from meshtasks.producers.prometheus.config import PrometheusConfig
+from meshtasks.producers.system.collector import Group, SystemConfig
+from meshtasks.producers.triton.collector import TritonConfig
 
 SHIPPED = Path(__file__).parents[2] / "config"
 

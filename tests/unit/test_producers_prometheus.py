@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.records.points import fields_text, metric_start, tags_of
-from producers.collecting import Counters
-from producers.http import Page
-from producers.prometheus.collector import Unreadable, families
-from producers.prometheus.translation import (
+from meshtasks.producers.collecting import Counters
+from meshtasks.producers.http import Page
+from meshtasks.producers.prometheus.collector import Unreadable, families
+from meshtasks.producers.prometheus.translation import (
     LeftOut,
     Moment,
     Translated,
     Translator,
     quantile,
 )
+from meshtasks.records.points import fields_text, metric_start, tags_of
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"

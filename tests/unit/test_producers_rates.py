@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from producers.collecting import WRAP_32_BIT, Counters, Increase
+from meshtasks.producers.collecting import WRAP_32_BIT, Counters, Increase
 
 LONGEST_GAP_SECONDS = 30.0
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
+from meshtasks.producers.buffer import encode
+from meshtasks.producers.collecting import Measured
+from meshtasks.producers.configuration import Selection
+from meshtasks.producers.system.collector import Group, SystemCollector, SystemConfig
 from meshtasks.records.points import fields_of, fields_text, metric_start, tags_of
 from meshtasks.rules.config import RULES, RuleBook
-from producers.buffer import encode
-from producers.collecting import Measured
-from producers.configuration import Selection
-from producers.system.collector import Group, SystemCollector, SystemConfig
 from tests.unit.test_producers_configuration import SHIPPED
 
 #: Two rounds are this far apart.

@@ -9,7 +9,7 @@ from itertools import islice
 import pytest
 from typing_extensions import override
 
-from producers.collecting import elapsed_seconds, ticks
+from meshtasks.producers.collecting import elapsed_seconds, ticks
 
 
 class Clock(threading.Event):

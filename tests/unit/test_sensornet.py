@@ -13,9 +13,12 @@ from pydantic import ValidationError
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
-from producers.sensornet.announcements import Announcements, SavedAnnouncements
-from producers.sensornet.config import CONFIG, SensorNet
-from producers.sensornet.kinds import name
+from meshtasks.producers.sensornet.announcements import (
+    Announcements,
+    SavedAnnouncements,
+)
+from meshtasks.producers.sensornet.config import CONFIG, SensorNet
+from meshtasks.producers.sensornet.kinds import name
 from tests.support.devices import (
     NOW,
     SHIPPED,

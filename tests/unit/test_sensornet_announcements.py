@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from producers.sensornet.announcements import (
+from meshtasks.producers.sensornet.announcements import (
     MAX_TOPICS,
     Announcements,
     SavedAnnouncements,
 )
-from producers.sensornet.discovery import Announced
-from producers.sensornet.template import parse
+from meshtasks.producers.sensornet.discovery import Announced
+from meshtasks.producers.sensornet.template import parse
 from tests.support.devices import NOW, Devices, records, values
 
 ANNOUNCED = [

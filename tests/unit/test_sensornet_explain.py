@@ -1,11 +1,11 @@
-"""``python -m producers sensornet --explain``: what would become of a message."""
+"""The producer sensornet's ``--explain``: what would become of a message."""
 
 from __future__ import annotations
 
 import pytest
 from typer.testing import CliRunner
 
-from producers.__main__ import application
+from meshtasks.producers.__main__ import application
 from tests.support.devices import SHIPPED
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producers.base import MAX_ROUTING_KEY_BYTES
-from producers.sensornet.normaliser import Normalised
-from producers.sensornet.payload import document_of, values_of
+from meshtasks.producers.base import MAX_ROUTING_KEY_BYTES
+from meshtasks.producers.sensornet.normaliser import Normalised
+from meshtasks.producers.sensornet.payload import document_of, values_of
 from tests.support.devices import Devices, shipped
 
 _KEYS = st.sampled_from(

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from producers.simulator.climate import (
+from meshtasks.producers.simulator.climate import (
     Climate,
     Overheating,
     Room,
     Weather,
     relative_humidity_percent,
 )
-from producers.simulator.house import ROOMS
+from meshtasks.producers.simulator.house import ROOMS
 
 HOUR_SECONDS = 3600.0
 MIDNIGHT = datetime(2026, 6, 1, tzinfo=UTC).timestamp()

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from producers.simulator.sensors import Fault, FaultySensor
+from meshtasks.producers.simulator.sensors import Fault, FaultySensor
 
 
 def readings(seed: int) -> tuple[list[float | None], Counter[str]]:

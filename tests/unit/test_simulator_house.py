@@ -28,20 +28,20 @@ from meshtasks.flows.webhooks.handler import (
     read_motion,
     read_state_change,
 )
-from meshtasks.records.envelope import Envelope
-from meshtasks.records.kinds import HUMIDITY, TEMPERATURE
-from meshtasks.records.units import Quantity
-from meshtasks.rules.config import RuleBook
-from meshtasks.worker.decode import Decoder
-from producers.simulator.badmessages import SPECIMENS, BadKind
-from producers.simulator.house import (
+from meshtasks.producers.simulator.badmessages import SPECIMENS, BadKind
+from meshtasks.producers.simulator.house import (
     ROOMS,
     Domain,
     House,
     HouseOptions,
     SimulatedMessage,
 )
-from producers.simulator.run import domain_kind_of
+from meshtasks.producers.simulator.run import domain_kind_of
+from meshtasks.records.envelope import Envelope
+from meshtasks.records.kinds import HUMIDITY, TEMPERATURE
+from meshtasks.records.units import Quantity
+from meshtasks.rules.config import RuleBook
+from meshtasks.worker.decode import Decoder
 from tests.support.handling import HANDLERS
 
 START_MS = 1_795_439_462_000

@@ -1,0 +1,1 @@
+"""Publishers of the mesh: ``python -m meshtasks.producers NAME``."""

@@ -1,0 +1,83 @@
+"""``python -m meshtasks.producers NAME``: one command per source.
+
+A source is a package of that name whose ``__main__.py`` holds its command, so that
+``python -m meshtasks.producers.NAME`` works as well. Only the source that is run is
+imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from importlib import import_module
+from types import FrameType
+
+import typer
+
+from meshtasks.errors import ConfigError
+
+#: Source → what ``--help`` lists of it: the first line of its command's docstring.
+SUMMARIES: Mapping[str, str] = {
+    "homeassistant": "Publish what happens in Home Assistant.",
+    "sensornet": "Make readings and metrics of what devices publish by MQTT.",
+    "simulator": "Publish the messages of a simulated house.",
+    "system": "Publish metrics of this machine: processors, memory, disks, network, …",
+    "prometheus": "Publish metrics of services that show them to Prometheus or as "
+    "OpenMetrics.",
+    "triton": "Publish how much Triton Inference Server does, and how long it takes.",
+}
+
+
+def application(name: str = "") -> typer.Typer:
+    """All commands, of which only the named one can run: it alone is imported."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Publish to the mesh from one source, until it ends or SIGTERM or Ctrl-C. "
+        "The broker is MESH_BROKER_URL. What it does not take waits in "
+        "MESH_STATE_DIR.",
+    )
+    for source, summary in SUMMARIES.items():
+        if source == name:
+            module = import_module(f"meshtasks.producers.{name}.__main__")
+            app.command(name)(getattr(module, name))
+        else:
+            app.command(source, help=summary)(lambda: None)
+    return app
+
+
+def main(*name: str) -> None:
+    """Run one producer; SIGTERM and SIGINT end it in order.
+
+    Args:
+        name: of the producer; by default the command line begins with it.
+    """
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    stop = threading.Event()
+
+    def end(signal_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        # A second one ends it at once.
+        signal.signal(signal_number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    try:
+        arguments = [*name, *sys.argv[1:]]
+        app = application(next(iter(arguments), ""))
+        app(arguments, prog_name="python -m meshtasks.producers", obj=stop)
+    except ConfigError as error:
+        typer.echo(f"configuration: {error}", err=True)
+        sys.exit(ConfigError.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,395 @@
+"""What every producer shares: ids, batches, confirms, patience and an end.
+
+A source hands records to a :class:`Producer` and goes on; one thread publishes
+them. A message gets its id and timestamp once, so that however often it is sent
+again, receivers can tell that it is the same one.
+
+A source's command is three lines. What the broker does not take waits on disk, in
+``MESH_STATE_DIR/spool/<name>.sqlite3``, and is published first when it is back, by
+the same process or by the next one::
+
+    stop = context.ensure_object(threading.Event)
+    producer = spooling_producer("weather", Batching(array_size=10))
+    raise typer.Exit(run_session(producer, feed, stop))
+
+where ``feed`` calls :meth:`Producer.submit` until the source ends or ``stop`` is
+set, whether the broker is there or not (:mod:`meshtasks.producers.session`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from meshtasks.amqp.frames import new_message_id
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.errors import PublishRefused, Transient, Unroutable
+from meshtasks.producers.buffer import (
+    ArrayPacker,
+    Batching,
+    Buffer,
+    Counts,
+    Pending,
+    Route,
+    encode,
+)
+from meshtasks.timing import Backoff
+
+logger = logging.getLogger(__name__)
+
+#: RabbitMQ 4 closes the channel of a larger message (``max_message_size``), and
+#: everything behind it would wait for ever.
+MAX_BODY_BYTES = 16 * 1024 * 1024
+#: AMQP 0-9-1 carries a routing key as a short string.
+MAX_ROUTING_KEY_BYTES = 255
+
+_DROP_LOG_INTERVAL_SECONDS = 10.0
+#: While it stops, a producer tries more often than its backoff.
+_STOPPING_DELAY_SECONDS = 0.5
+
+
+class Producer:
+    """Publishes what sources submit, in order, and waits until it is confirmed.
+
+    While the broker is away, messages wait in the buffer and the connection is
+    tried again with backoff. Nothing is dropped before the buffer is full; then
+    the oldest waiting messages are, counted and logged. Nothing overtakes what
+    waits.
+
+    Submitting is thread-safe and never waits for the broker. With a
+    :class:`~meshtasks.producers.spool.Spool` it waits for the disk while the broker is
+    away: what was submitted then outlives the process. Records in an array that is
+    not full count as submitted once they are as old as the batching allows.
+
+    Args:
+        publisher: used by the producer's thread alone, and closed by it.
+        buffer: what is not confirmed yet; in memory by default. Closed by
+            :meth:`stop`.
+        on_confirmed: called in the producer's thread with messages that the
+            broker has stored.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        *,
+        buffer: Buffer | None = None,
+        batching: Batching | None = None,
+        backoff: Backoff | None = None,
+        on_confirmed: Callable[[Sequence[Pending]], None] | None = None,
+    ) -> None:
+        self._publisher = publisher
+        self._buffer = Buffer() if buffer is None else buffer
+        self._batching = batching or Batching()
+        self._backoff = backoff or Backoff()
+        self._on_confirmed = on_confirmed
+        self._counts = Counts(restored=self._buffer.restored_records)
+        self._arrays = ArrayPacker(self._batching)
+        #: When the first record that is in no batch yet has waited long enough.
+        self._due_at = time.monotonic() if self._buffer.waiting else None
+        self._arrays_due_at = 0.0
+        self._drop_logged_at = -_DROP_LOG_INTERVAL_SECONDS
+        self._connected = self._stopping = self._abandoned = self._closed = False
+        self._last_error = ""
+        #: Guards everything above but the publisher.
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="producer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to connect and publish."""
+        self._thread.start()
+
+    def wait_connected(self, within_seconds: float) -> bool:
+        """Wait for the first connection; whether it came about in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._connected, within_seconds)
+
+    def wait_for_room(self, size_bytes: int, within_seconds: float) -> bool:
+        """Wait until a body of this size drops no other; whether it would not.
+
+        For sources that can wait. The others submit anyway: their newest reading is
+        worth more than their oldest.
+        """
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self._buffer.has_room(size_bytes), within_seconds
+            )
+
+    @property
+    def last_error(self) -> str:
+        """Why the broker could not be reached last; empty when it always was."""
+        return self._last_error
+
+    def counts(self) -> Counts:
+        """A snapshot of the counts."""
+        with self._changed:
+            return replace(self._counts)
+
+    def submit(
+        self,
+        exchange: str,
+        routing_key: str,
+        record: object,
+        *,
+        timestamp: float | None = None,
+    ) -> None:
+        """Publish one record, in an array message if the producer packs them.
+
+        Args:
+            timestamp: when it was taken, epoch seconds; now by default.
+
+        Raises:
+            TypeError, ValueError: the record is not JSON (NaN and Infinity are
+                not), or the message breaks a limit of AMQP.
+        """
+        body = encode(record)
+        _check(routing_key, body)
+        if timestamp is None:
+            timestamp = time.time()
+        with self._changed:
+            self._counts.accepted += 1
+            if not self._arrays:
+                self._arrays_due_at = time.monotonic() + self._batching.age_seconds
+            route = exchange, routing_key
+            for complete in self._arrays.add(route, body, timestamp):
+                self._append(complete)
+            self._close_overdue_arrays()
+            self._wake()
+
+    def submit_message(self, message: Outgoing, *, records: int = 1) -> None:
+        """Publish a message of so many records as it is, with an id, and the present as
+        its timestamp, if it has none.
+
+        Raises:
+            ValueError: it breaks a limit of AMQP.
+        """
+        _check(message.routing_key, message.body)
+        if message.message_id is None:
+            message = message._replace(message_id=new_message_id())
+        if message.timestamp is None:
+            message = message._replace(timestamp=time.time())
+        with self._changed:
+            self._counts.accepted += records
+            # An array that was begun before goes first.
+            for earlier in self._arrays.close((message.exchange, message.routing_key)):
+                self._append(earlier)
+            self._append(Pending(message, records))
+            self._wake()
+
+    def stop(self, within_seconds: float) -> Sequence[Pending]:
+        """Publish what is left, then close the connection and the buffer.
+
+        Returns:
+            The messages that are lost, oldest first: not confirmed in time, and not
+            kept for the next start. Those in flight may have been stored all the same.
+        """
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join(within_seconds)
+        with self._changed:
+            self._abandoned = True
+            self._changed.notify_all()
+            if self._closed:
+                return ()
+            self._closed = True
+            self._close_arrays()
+            lost = self._buffer.close()
+        if lost:
+            routes = Counter(
+                f"{message.exchange}:{message.routing_key}" for message, _ in lost
+            )
+            logger.error(
+                "%d messages were not confirmed within %g s (%s); last error: %s",
+                len(lost),
+                within_seconds,
+                ", ".join(f"{count} to {route}" for route, count in routes.items()),
+                self._last_error or "none",
+            )
+        return lost
+
+    def _append(self, pending: Pending) -> None:
+        """Keep a message; called with the lock held, as are the next four."""
+        if not (dropped := self._buffer.append(pending)):
+            return
+        self._counts.dropped += sum(records for _, records in dropped)
+        now = time.monotonic()
+        if now - self._drop_logged_at >= _DROP_LOG_INTERVAL_SECONDS:
+            self._drop_logged_at = now
+            logger.error(
+                "the buffer is full: %d records dropped so far, oldest first",
+                self._counts.dropped,
+            )
+
+    def _close_arrays(self) -> None:
+        for pending in self._arrays.close_all():
+            self._append(pending)
+
+    def _close_overdue_arrays(self) -> None:
+        """While the broker is away, :meth:`_next_batch` does not do it."""
+        if self._arrays and time.monotonic() >= self._arrays_due_at:
+            self._close_arrays()
+
+    def _wake(self) -> None:
+        """Let the thread know of a record, if it has to act on it."""
+        if self._due_at is None:
+            self._due_at = time.monotonic() + self._batching.age_seconds
+            self._changed.notify_all()
+        elif self._batch_is_full:
+            self._changed.notify_all()
+
+    @property
+    def _batch_is_full(self) -> bool:
+        return (
+            self._buffer.waiting >= self._batching.count
+            or self._buffer.waiting_bytes >= self._batching.size_bytes
+        )
+
+    def _run(self) -> None:
+        """The producer's thread; the rest is called by it alone."""
+        try:
+            if not self._publish(()):
+                return
+            with self._changed:
+                self._connected = True
+                self._changed.notify_all()
+            while batch := self._next_batch():
+                if not self._publish(batch):
+                    return
+        finally:
+            self._publisher.close()
+
+    def _next_batch(self) -> Sequence[Pending]:
+        """Wait for a batch; empty when the producer stops and all is published."""
+        with self._changed:
+            while not self._abandoned:
+                now = time.monotonic()
+                overdue = self._due_at is not None and now >= self._due_at
+                if overdue or self._stopping:
+                    self._close_arrays()
+                if overdue or self._stopping or self._batch_is_full:
+                    batch = self._buffer.take(
+                        self._batching.count, self._batching.size_bytes
+                    )
+                    if not self._buffer.waiting and not self._arrays:
+                        self._due_at = None
+                    self._changed.notify_all()  # there is room again
+                    if batch or self._stopping:
+                        return batch
+                self._changed.wait(None if self._due_at is None else self._due_at - now)
+            return ()
+
+    def _publish(self, batch: Sequence[Pending]) -> bool:
+        """Publish until confirmed; false when the producer was abandoned."""
+        messages = [pending.message for pending in batch]
+        misfits: list[Outgoing] = []
+        failed_attempts = 0
+        while (unroutable := self._attempt(messages, misfits)) is None:
+            if not self._keep() or not self._pause(failed_attempts):
+                return False
+            failed_attempts += 1
+        if failed_attempts:
+            logger.info("the broker is back after %d attempts", failed_attempts)
+        return self._resolve(batch, unroutable, misfits, resent=failed_attempts > 0)
+
+    def _attempt(
+        self, messages: list[Outgoing], misfits: list[Outgoing]
+    ) -> frozenset[Route] | None:
+        """Publish once: the routes without a queue, or None when it failed.
+
+        Messages that cannot be published at all become misfits.
+        """
+        try:
+            self._publisher.publish(messages)
+        except Unroutable as error:
+            return error.routes
+        except PublishRefused as error:
+            self._last_error = str(error)
+            logger.error("the broker did not take a part of a batch: %s", error)  # noqa: TRY400 - foreseen
+            found = set(map(id, error.misfits))
+            misfits += [each for each in messages if id(each) in found]
+            messages[:] = [each for each in messages if id(each) not in found]
+            return error.routes if len(found) == len(error.refused) else None
+        except Transient as error:
+            self._last_error = str(error)
+            logger.warning("the broker did not take a batch: %s", error)
+            return None
+        except Exception as error:
+            # An unforeseen fault must not end the thread on which all
+            # of the producer's messages depend.
+            self._last_error = f"{type(error).__name__}: {error}"
+            logger.exception("publishing failed")
+            return None
+        return frozenset()
+
+    def _keep(self) -> bool:
+        """Let the buffer bring all to safety; false when it is too late."""
+        with self._changed:
+            if not self._abandoned:
+                self._buffer.keep()
+            return not self._abandoned
+
+    def _pause(self, attempt: int) -> bool:
+        """Wait before the next attempt; false when there is to be none."""
+        delay = self._backoff.delay_seconds(attempt)
+        with self._changed:
+            if self._stopping:
+                delay = min(delay, _STOPPING_DELAY_SECONDS)
+            running = not self._stopping
+            ends_at = time.monotonic() + delay
+            while (
+                (remaining := ends_at - time.monotonic()) > 0
+                and not self._abandoned
+                and not (running and self._stopping)
+            ):
+                self._close_overdue_arrays()
+                self._changed.wait(min(remaining, self._batching.age_seconds))
+            return not self._abandoned
+
+    def _resolve(
+        self,
+        batch: Sequence[Pending],
+        unroutable: frozenset[Route],
+        misfits: Sequence[Outgoing],
+        *,
+        resent: bool,
+    ) -> bool:
+        refused = set(map(id, misfits))
+        taken = [each for each in batch if id(each.message) not in refused]
+        confirmed = [
+            pending
+            for pending in taken
+            if (pending.message.exchange, pending.message.routing_key) not in unroutable
+        ]
+        with self._changed:
+            if self._abandoned:
+                return False  # they were reported as not confirmed
+            self._buffer.resolve()
+            stored = sum(records for _, records in confirmed)
+            lost = sum(records for _, records in taken) - stored
+            refused_records = sum(records for _, records in batch) - stored - lost
+            counts = self._counts
+            counts.messages += len(confirmed)
+            counts.confirmed += stored
+            counts.unroutable += lost
+            counts.dropped += refused_records
+            counts.resent += len(batch) if resent else 0
+            self._changed.notify_all()
+        if lost:
+            logger.error("%d records are not stored: %s", lost, Unroutable(unroutable))
+        if self._on_confirmed and confirmed:
+            self._on_confirmed(confirmed)
+        return True
+
+
+def _check(routing_key: str, body: bytes) -> None:
+    if len(routing_key.encode()) > MAX_ROUTING_KEY_BYTES:
+        message = f"routing key is longer than {MAX_ROUTING_KEY_BYTES} bytes"
+        raise ValueError(message)
+    if len(body) > MAX_BODY_BYTES:
+        message = f"body of {len(body)} bytes is larger than {MAX_BODY_BYTES}"
+        raise ValueError(message)

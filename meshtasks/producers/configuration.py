@@ -1,0 +1,73 @@
+"""config/producers/NAME.yaml: one file for each producer, with a model of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from functools import partial
+from importlib import import_module
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from meshtasks.config.environment import auth_headers
+from meshtasks.config.settings import ConfigFile, Settings
+from meshtasks.config.web import Auth
+
+#: One word of a routing key.
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Model(BaseModel):
+    """A part of a configuration file: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Selection(Model):
+    """Which of the things that have names are wanted: those of ``include`` that are
+    not of ``exclude``; both are patterns with ``*`` and ``?``."""
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def wants(self, name: str) -> bool:
+        """Whether the name fits one of the first and none of the second."""
+        return fits(name, self.include) and not fits(name, self.exclude)
+
+
+def fits(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a name fits one of the patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def secret_headers(
+    settings: Settings, file: ConfigFile[Any], auth: Auth | None, key: str
+) -> dict[str, str]:
+    """Headers with the secret that an ``auth`` of a file names, if there is one.
+
+    Raises:
+        ConfigError: the environment does not have it.
+    """
+    if auth is None:
+        return {}
+    return auth_headers(auth, settings.env, settings.path(file), key)
+
+
+def _read(settings: Settings, module: str) -> object:
+    return settings.read(import_module(f"meshtasks.producers.{module}").CONFIG)
+
+
+#: Name of the file without ``.yaml`` → reads it, and raises ConfigError for its faults.
+#: `meshtasks config check` reads those that are there.
+CONFIGS: Mapping[str, Callable[[Settings], object]] = {
+    name: partial(_read, module=f"{name}.{module}")
+    for name, module in (
+        ("homeassistant", "config"),
+        ("prometheus", "config"),
+        ("sensornet", "config"),
+        ("system", "collector"),
+        ("triton", "collector"),
+    )
+}

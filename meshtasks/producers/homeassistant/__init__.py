@@ -1,0 +1,1 @@
+"""``python -m meshtasks.producers homeassistant``: what happens in Home Assistant."""

@@ -1,0 +1,229 @@
+"""From Home Assistant into the mesh, over one connection after the other."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from meshtasks.errors import ConfigError, SchemaMismatch, UndecodableMessage
+from meshtasks.producers.collecting import Unforeseen, contained
+from meshtasks.producers.homeassistant.config import CONFIG, Loops
+from meshtasks.producers.homeassistant.connection import (
+    Connection,
+    Disconnected,
+    Liveness,
+    opened,
+)
+from meshtasks.producers.homeassistant.frames import (
+    EventFrame,
+    Frame,
+    ResultFrame,
+    frame_of,
+)
+from meshtasks.producers.homeassistant.publishing import EventPublisher
+from meshtasks.records.models import explain
+from meshtasks.timing import Backoff
+
+logger = logging.getLogger(__name__)
+
+_ANSWER_SECONDS = 30.0
+#: While there is no connection.
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where Home Assistant's websocket is, and how to get in and stay.
+
+    Attributes:
+        token: a long-lived access token.
+        backoff: between two attempts to connect.
+    """
+
+    url: str
+    token: str
+    liveness: Liveness = field(default_factory=Liveness)
+    backoff: Backoff = field(
+        default_factory=lambda: Backoff(first_seconds=0.5, longest_seconds=10.0)
+    )
+
+
+class _User(TypedDict):
+    id: str
+    name: str | None
+
+
+_users: TypeAdapter[list[_User]] = TypeAdapter(list[_User])
+
+
+@dataclass(slots=True)
+class Follower:
+    """Follows Home Assistant until ``stop`` is set, through its restarts.
+
+    Attributes:
+        loops: the users that the mesh acts as.
+        publisher: gets the events and states.
+        each_moment: called at least about every fifth of a second meanwhile.
+    """
+
+    access: Access
+    loops: Loops
+    publisher: EventPublisher
+    stop: threading.Event
+    each_moment: Callable[[], None]
+    _logged_reason: str = field(default="", init=False)
+
+    def __call__(self) -> None:
+        """Run until ``stop`` is set.
+
+        Raises:
+            ConfigError: Home Assistant refuses the token, this machine or a command.
+                Trying again would not help; it may get the machine banned.
+        """
+        reason = "the producer ended"
+        try:
+            self._follow_through_restarts()
+        except ConfigError as error:
+            reason = str(error)
+            raise
+        finally:
+            self.publisher.disconnected(reason)
+
+    def _follow_through_restarts(self) -> None:
+        access = self.access
+        attempt = 0
+        while not self.stop.is_set():
+            began = time.monotonic()
+            try:
+                with (
+                    contained(),
+                    opened(access.url, access.token, access.liveness) as connection,
+                ):
+                    self._follow(connection)
+            except (Disconnected, Unforeseen) as error:
+                if self.stop.is_set():
+                    return
+                self.publisher.disconnected(str(error))
+                self._log(str(error))
+                # One that ends as soon as it is there is a failed attempt, too.
+                if time.monotonic() - began > access.backoff.longest_seconds:
+                    attempt = 0
+                self._wait(access.backoff.delay_seconds(attempt))
+                attempt += 1
+
+    def _log(self, reason: str) -> None:
+        """Log why there is no connection, once for each reason and connection."""
+        if reason != self._logged_reason:
+            self._logged_reason = reason
+            logger.warning(
+                "no connection to Home Assistant at %s: %s; trying again",
+                self.access.url,
+                reason,
+            )
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self.stop.is_set() and (left := until - time.monotonic()) > 0:
+            self.stop.wait(min(left, _POLL_SECONDS))
+            self.each_moment()
+
+    def _follow(self, connection: Connection) -> None:
+        """Subscribe, catch up, and hand on what comes."""
+        publisher = self.publisher
+        publisher.counts.connections += 1
+        self._logged_reason = ""
+        # Frames may be arrays then; a Home Assistant that cannot do it answers so.
+        connection.send("supported_features", features={"coalesce_messages": 1})
+        if self.loops.users:
+            publisher.own.user_ids = self._user_ids(connection)
+        config = self._command(connection, "get_config")
+        complete = isinstance(config, dict) and config.get("state") == "RUNNING"
+        # Subscribed first: what happens before the states are sent comes before them.
+        awaited = {
+            connection.send("subscribe_events", event_type=kind): kind
+            for kind in ("state_changed", "automation_triggered")
+        }
+        states_id = connection.send("get_states")
+        awaited[states_id] = "get_states"
+        while not self.stop.is_set():
+            for frame in self._frames(connection):
+                if isinstance(frame, EventFrame):
+                    publisher.publish(frame.event)
+                elif isinstance(frame, ResultFrame) and frame.id in awaited:
+                    answer = _result(frame, awaited.pop(frame.id))
+                    if frame.id == states_id:
+                        publisher.catch_up(
+                            answer, connection.version, complete=complete
+                        )
+            if states_id not in awaited:
+                publisher.known.heard_at = connection.heard_at
+            self.each_moment()
+
+    def _frames(self, connection: Connection) -> Iterator[Frame]:
+        """The valid ones of the frames that come next."""
+        try:
+            contents = connection.receive()
+        except UndecodableMessage as error:
+            self.publisher.reject(error)
+            return
+        for content in contents:
+            try:
+                frame = frame_of(content)
+            except SchemaMismatch as error:
+                self.publisher.reject(error)
+            else:
+                yield frame
+
+    def _command(self, connection: Connection, command: str) -> Any:
+        """The answer to a command, before there are subscriptions."""
+        command_id = connection.send(command)
+        until = time.monotonic() + _ANSWER_SECONDS
+        while time.monotonic() < until and not self.stop.is_set():
+            for frame in self._frames(connection):
+                if isinstance(frame, ResultFrame) and frame.id == command_id:
+                    return _result(frame, command)
+            self.each_moment()
+        message = f"no answer to {command}"
+        raise Disconnected(message)
+
+    def _user_ids(self, connection: Connection) -> set[str]:
+        """The ids of the users that the mesh acts as."""
+        answer = self._command(connection, "config/auth/list")
+        try:
+            users = _users.validate_python(answer)
+        except ValidationError as error:
+            message = f"the answer to config/auth/list: {explain(error)}"
+            raise Disconnected(message) from error
+        found = set()
+        for wanted in self.loops.users:
+            ids = {user["id"] for user in users if wanted in (user["id"], user["name"])}
+            if not ids:
+                expected = (
+                    f"expected users of Home Assistant; {wanted!r} is none of "
+                    + ", ".join(repr(user["name"]) for user in users)
+                )
+                raise ConfigError(CONFIG.name, "loops.users", expected)
+            found |= ids
+        return found
+
+
+def _result(frame: ResultFrame, command: str) -> Any:
+    """The result of a command that succeeded."""
+    if frame.success:
+        return frame.result
+    code, text = (frame.error.code, frame.error.message) if frame.error else ("", "")
+    if code == "unauthorized":
+        expected = (
+            "expected the token of an administrator: Home Assistant lets nobody else "
+            f"have {command}"
+        )
+        raise ConfigError("environment", "MESH_HASS_TOKEN", expected)
+    message = f"Home Assistant refuses {command}: {text or code}"
+    raise Disconnected(message)

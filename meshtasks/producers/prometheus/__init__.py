@@ -1,0 +1,1 @@
+"""Metrics of services, as Prometheus reads them: the producer prometheus."""

@@ -1,0 +1,175 @@
+"""Pods that are annotated to be scraped, from the Kubernetes API.
+
+The annotations are those that Prometheus's own example configuration for
+Kubernetes made common: ``prometheus.io/scrape: "true"``, and, where these are not the
+first port of the pod, ``/metrics`` and ``http``, ``prometheus.io/port``, ``…/path``
+and ``…/scheme``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from kubernetes import client, config
+from pydantic import ValidationError
+from typing_extensions import override
+
+from meshtasks.config.loader import fault_in
+from meshtasks.errors import MeshError
+from meshtasks.producers.collecting import Guard, routing_word
+from meshtasks.producers.prometheus.collector import Discovery
+from meshtasks.producers.prometheus.config import KubernetesConfig, TargetConfig
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = "prometheus.io/"
+_SERVICE_LABELS = ("app.kubernetes.io/name", "app", "k8s-app")
+_SERVICE_LIMIT_CHARS = 64
+_PAGE_SIZE = 500
+_TIMEOUT_SECONDS = 10.0
+#: Stands for all namespaces.
+_ALL = ""
+
+_HINTS = {
+    401: "the credentials are not valid",
+    403: "the service account may not list pods; give it a role that does",
+}
+
+
+class DiscoveryFailed(MeshError):
+    """Pods could not be looked for."""
+
+
+class PodDiscovery(Discovery):
+    """Asks the API of one cluster. A namespace that cannot be looked at is logged,
+    and its targets stay those that were found last.
+
+    Args:
+        path: the configuration file, for errors.
+
+    Raises:
+        ConfigError: there is no cluster to ask.
+    """
+
+    def __init__(self, wanted: KubernetesConfig, path: Path) -> None:
+        self._wanted = wanted
+        settings = client.Configuration()
+        # It would try again three times, and the round would wait for it.
+        settings.retries = False
+        inside = wanted.kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ
+        try:
+            if inside:
+                config.load_incluster_config(settings)
+            else:
+                file = wanted.kubeconfig and str(wanted.kubeconfig)
+                config.load_kube_config(file, client_configuration=settings)
+        except config.ConfigException as error:
+            expected = f"a pod's own credentials or a usable kubeconfig, but: {error}"
+            raise fault_in(path, "kubernetes", expected) from error
+        self._pods = client.CoreV1Api(client.ApiClient(settings))
+        self._refused: set[str] = set()
+        self._guard = Guard()
+        self._found: dict[str, list[TargetConfig]] = {}
+
+    @override
+    def targets(self) -> list[TargetConfig]:
+        for namespace in self._wanted.namespaces or (_ALL,):
+            what = f"pods of {namespace}" if namespace else "pods"
+            found = self._guard.attempt(what, partial(self._targets_in, namespace))
+            if found is not None:
+                self._found[namespace] = found
+        return [target for found in self._found.values() for target in found]
+
+    def _targets_in(self, namespace: str) -> list[TargetConfig]:
+        """Those that there are now in a namespace, or in all.
+
+        Raises:
+            DiscoveryFailed: the API did not answer.
+        """
+        try:
+            pods = list(self._list(namespace))
+        except client.ApiException as error:
+            hint = _HINTS.get(error.status, error.reason)
+            message = f"the Kubernetes API answered {error.status}: {hint}"
+            raise DiscoveryFailed(message) from error
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            message = f"the Kubernetes API cannot be used: {error}"
+            raise DiscoveryFailed(message) from error
+        return [target for pod in pods for target in self._each_of(pod)]
+
+    def _list(self, namespace: str) -> Iterator[Any]:
+        """The pods that run."""
+        options: dict[str, Any] = {
+            "label_selector": self._wanted.label_selector,
+            "field_selector": "status.phase=Running",
+            "limit": _PAGE_SIZE,
+            "_request_timeout": _TIMEOUT_SECONDS,
+        }
+        following = ""
+        while True:
+            if namespace == _ALL:
+                page = self._pods.list_pod_for_all_namespaces(
+                    _continue=following, **options
+                )
+            else:
+                page = self._pods.list_namespaced_pod(
+                    namespace, _continue=following, **options
+                )
+            yield from page.items
+            following = page.metadata._continue  # noqa: SLF001 - the client's name for it
+            if not following:
+                break
+
+    def _each_of(self, pod: Any) -> list[TargetConfig]:
+        name = getattr(pod.metadata, "name", None)
+        return (
+            self._guard.attempt(f"pod {name}", lambda: [*self._targets_of(pod)]) or []
+        )
+
+    def _targets_of(self, pod: Any) -> Iterator[TargetConfig]:
+        """The pod's target, if it is annotated as one."""
+        meta, wanted = pod.metadata, pod.metadata.annotations or {}
+        if (
+            wanted.get(f"{_PREFIX}scrape") != "true"
+            or meta.deletion_timestamp is not None
+            or not pod.status.pod_ip
+        ):
+            return
+        name = f"{meta.namespace}/{meta.name}"
+        port = wanted.get(f"{_PREFIX}port") or _first_port(pod)
+        address = pod.status.pod_ip
+        host = f"[{address}]" if ":" in address else address
+        path = wanted.get(f"{_PREFIX}path", "/metrics")
+        scheme = wanted.get(f"{_PREFIX}scheme", "http")
+        try:
+            target = TargetConfig(
+                service=_service(meta),
+                url=f"{scheme}://{host}:{port}/{path.removeprefix('/')}",
+                tags={"namespace": meta.namespace, "pod": meta.name},
+            )
+        except ValidationError as error:
+            if name not in self._refused:
+                self._refused.add(name)
+                wrong = error.errors()[0]["msg"]
+                logger.warning("pod %s cannot be scraped: %s", name, wrong)
+            return
+        self._refused.discard(name)
+        yield target
+
+
+def _first_port(pod: Any) -> int | None:
+    ports = [port for each in pod.spec.containers for port in each.ports or ()]
+    return ports[0].container_port if ports else None
+
+
+def _service(meta: Any) -> str:
+    """What the pod belongs to, by its labels; itself, without any."""
+    labels: Mapping[str, str] = meta.labels or {}
+    named = (labels[label] for label in _SERVICE_LABELS if labels.get(label))
+    return routing_word(next(named, meta.name))[:_SERVICE_LIMIT_CHARS]

@@ -1,0 +1,287 @@
+"""Home Assistant's MQTT discovery: how devices describe themselves.
+
+``homeassistant/<component>/[<node>/]<object>/config`` describes one entity,
+``homeassistant/device/<object>/config`` all those of a device; keys may be
+abbreviated. https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from meshtasks.errors import SchemaMismatch, UnknownUnit
+from meshtasks.producers.sensornet import template
+from meshtasks.producers.sensornet.kinds import (
+    BINARY_CLASSES,
+    KINDS,
+    SENSOR_CLASSES,
+    Kind,
+    State,
+)
+from meshtasks.producers.sensornet.payload import Ignored, object_of, state_of
+from meshtasks.producers.sensornet.template import Template
+
+_COMPONENTS = ("sensor", "binary_sensor", "climate")
+
+#: Abbreviation → key, of the keys that are read.
+_LONG: Mapping[str, str] = {
+    "stat_t": "state_topic",
+    "dev_cla": "device_class",
+    "unit_of_meas": "unit_of_measurement",
+    "val_tpl": "value_template",
+    "ent_cat": "entity_category",
+    "pl_on": "payload_on",
+    "pl_off": "payload_off",
+    "dev": "device",
+    "cmps": "components",
+    "p": "platform",
+    "curr_temp_t": "current_temperature_topic",
+    "curr_temp_tpl": "current_temperature_template",
+    "temp_stat_t": "temperature_state_topic",
+    "temp_stat_tpl": "temperature_state_template",
+    "temp_unit": "temperature_unit",
+    "ids": "identifiers",
+    "cns": "connections",
+    "sa": "suggested_area",
+}
+
+#: What a thermostat measures and what it aims at → its own name.
+_OF_CLIMATE: Mapping[str, str] = {
+    "current_temperature": "current",
+    "temperature_state": "target",
+}
+
+#: More entities of one device are not taken; the largest have some hundred.
+_MOST_ENTITIES = 500
+#: A longer text is none of a device's words.
+_LONGEST_TEXT = 1_000
+
+
+class Announced(BaseModel):
+    """One entity, as far as readings are concerned.
+
+    Attributes:
+        state_topic: where its state is published: an MQTT topic filter.
+        device_class: what it measures; empty when it is not given.
+        value_template: what its value is made of; empty for the whole message.
+        payload_on: of a binary sensor, the value that is on (:func:`word_of`).
+        is_diagnostic: whether it is about the device rather than the house.
+        is_target: whether it is what a thermostat aims at.
+        entity: its own name among those of the device.
+        device_ids: what identifies the device.
+        area: where the device is.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    state_topic: str
+    component: Literal["sensor", "binary_sensor"]
+    device_class: str = ""
+    unit: str | None = None
+    value_template: str = ""
+    payload_on: str | None = None
+    payload_off: str | None = None
+    is_diagnostic: bool = False
+    is_target: bool = False
+    entity: str
+    device_ids: tuple[str, ...] = ()
+    device: str = ""
+    area: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, data: Any) -> Any:
+        """An entity as it was kept until 2026: with its kind and its value's path."""
+        if not isinstance(data, dict) or "component" in data or "kind" not in data:
+            return data
+        classes = {"sensor": SENSOR_CLASSES, "binary_sensor": _BINARY_KINDS}
+        found = {
+            kind: (component, device_class)
+            for component, kinds in classes.items()
+            for device_class, kind in kinds.items()
+        }
+        component, device_class = found.get(data["kind"], (None, None))
+        path = data.get("path")
+        steps = "unknown()" if path is None else "".join(f"[{step!r}]" for step in path)
+        return {
+            **data,
+            "component": component,
+            "device_class": device_class,
+            "value_template": f"{{{{ value_json{steps} }}}}" if steps else "",
+            "device_ids": [each for each in [data.get("device_id")] if each],
+        }
+
+    @property
+    def template(self) -> Template:
+        """Its value template, understood or not."""
+        return template.parse(self.value_template)
+
+    @property
+    def state(self) -> State | None:
+        """What it being on means; None if that is not known, or it is a number."""
+        if self.component != "binary_sensor":
+            return None
+        return BINARY_CLASSES.get(self.device_class)
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind of its class; None when it has none, or none that is known."""
+        if self.component == "binary_sensor":
+            return KINDS[self.state.kind] if self.state else None
+        name = SENSOR_CLASSES.get(self.device_class)
+        if name == "temperature" and self.is_diagnostic:
+            name = "chip_temperature"
+        elif name == "temperature" and self.is_target:
+            name = "target_temperature"
+        return KINDS[name] if name else None
+
+    def fits(self, kind: Kind) -> bool:
+        """Whether its values may be of a kind, by its component and its unit."""
+        is_state = self.component == "binary_sensor"
+        if (kind.form == "state") is not is_state:
+            return kind.form == "event" and not is_state and self.unit is None
+        if is_state or self.unit is None:
+            return True
+        try:
+            kind.converted(0.0, self.unit)
+        except UnknownUnit:
+            return False
+        return True
+
+    def is_on(self, value: object) -> bool:
+        """Whether a value of a binary sensor is on.
+
+        Values other than the announced ones are understood as far as both are clear:
+        where ``false`` is announced for on, ``ON`` is off.
+
+        Raises:
+            SchemaMismatch: it is neither on nor off.
+        """
+        word = word_of(value)
+        on, off = self.payload_on, self.payload_off
+        if word == (on or "on"):
+            return True
+        if word == (off or "off"):
+            return False
+        if on is not None:
+            return state_of(value) is state_of(on)
+        return state_of(value) is not state_of(off or "off")
+
+
+_BINARY_KINDS = {name: state.kind for name, state in BINARY_CLASSES.items()}
+
+
+def word_of(value: object) -> str:
+    """A value as payloads of binary sensors are compared, whatever its JSON type:
+    ``false`` is ``False``, and ``1`` is ``"1.0"``."""
+    if isinstance(value, bool):
+        return str(value).casefold()
+    text = str(value).strip().casefold()
+    try:
+        return f"{float(text):g}"
+    except ValueError:
+        return text
+
+
+def parse(levels: Sequence[str], body: bytes) -> tuple[Announced, ...] | Ignored:
+    """The entities that a discovery message announces; none when it withdraws them.
+
+    Args:
+        levels: of the topic, behind the discovery prefix.
+
+    Raises:
+        InvalidMessage: a config topic's body is no JSON object, or has no end.
+    """
+    if levels[-1] != "config":
+        return Ignored("discovery status")
+    component = levels[0]
+    if component != "device" and component not in _COMPONENTS:
+        return Ignored("discovery of no sensor")
+    if not body.strip():
+        return ()
+    config = _long(object_of(body))
+    device = config.get("device")
+    of_device = _long(device) if isinstance(device, dict) else {}
+    entity = levels[-2]
+    if component != "device":
+        return tuple(_entity(component, entity, config, of_device))
+    found: list[Announced] = []
+    parts = config.get("components")
+    for name, part in parts.items() if isinstance(parts, dict) else ():
+        if len(found) >= _MOST_ENTITIES:
+            message = f"a device of more than {_MOST_ENTITIES} entities"
+            raise SchemaMismatch(message)
+        if isinstance(part, dict):
+            merged = config | _long(part)
+            found += _entity(_text(merged.get("platform")), name, merged, of_device)
+    return tuple(found)
+
+
+def _entity(
+    component: str, entity: str, config: Mapping[str, Any], device: Mapping[str, Any]
+) -> Iterator[Announced]:
+    if component == "climate":
+        for which, name in _OF_CLIMATE.items():
+            unit = _text(config.get("temperature_unit"))
+            as_sensor = {
+                "~": config.get("~"),
+                "state_topic": config.get(f"{which}_topic"),
+                "value_template": config.get(f"{which}_template"),
+                "device_class": "temperature",
+                "unit_of_measurement": f"°{unit}" if unit in ("C", "F") else unit,
+            }
+            for each in _entity("sensor", f"{entity}_{name}", as_sensor, device):
+                yield each.model_copy(update={"is_target": name == "target"})
+        return
+    topic = _text(config.get("state_topic"))
+    if component not in _COMPONENTS or not topic:
+        return
+    base = _text(config.get("~"))
+    if topic.startswith("~"):
+        topic = base + topic[1:]
+    elif topic.endswith("~"):
+        topic = topic[:-1] + base
+    yield Announced(
+        state_topic=topic,
+        component="sensor" if component == "sensor" else "binary_sensor",
+        device_class=_text(config.get("device_class")),
+        unit=_text(config.get("unit_of_measurement")) or None,
+        value_template=_text(config.get("value_template")),
+        payload_on=_payload(config.get("payload_on")),
+        payload_off=_payload(config.get("payload_off")),
+        is_diagnostic=bool(_text(config.get("entity_category"))),
+        entity=entity,
+        device_ids=tuple(_ids(device)),
+        device=_text(device.get("name")),
+        area=_text(device.get("suggested_area")),
+    )
+
+
+def _ids(device: Mapping[str, Any]) -> Iterator[str]:
+    """Everything that identifies a device: its identifiers and its addresses."""
+    identifiers = device.get("identifiers")
+    for each in identifiers if isinstance(identifiers, list) else [identifiers]:
+        if isinstance(each, str | int):
+            yield str(each)[:_LONGEST_TEXT]
+    connections = device.get("connections")
+    for each in connections if isinstance(connections, list) else []:
+        if isinstance(each, list) and all(isinstance(part, str) for part in each):
+            yield " ".join(each)[:_LONGEST_TEXT].casefold()
+
+
+def _payload(value: object) -> str | None:
+    return (
+        word_of(value)[:_LONGEST_TEXT] if isinstance(value, str | int | float) else None
+    )
+
+
+def _long(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same object with its keys written out."""
+    return {_LONG.get(key, key): value for key, value in config.items()}
+
+
+def _text(value: object) -> str:
+    return value.strip()[: _LONGEST_TEXT + 1] if isinstance(value, str) else ""

@@ -1,0 +1,170 @@
+"""Zigbee2MQTT: one JSON object per device, with whatever the device exposes.
+
+Topics and messages: https://www.zigbee2mqtt.io/guide/usage/mqtt_topics_and_messages.html.
+Each message holds the whole cached state, so a value may be an old one, repeated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from meshtasks.errors import SchemaMismatch
+from meshtasks.producers.sensornet.payload import (
+    REPEATED,
+    SETTING,
+    Ignored,
+    Judgement,
+    Meaning,
+    Passed,
+    Path,
+    Payload,
+    document_of,
+    is_object,
+    joined,
+    meanings,
+    number_of,
+    object_of,
+)
+
+#: Of the attributes that a device may have side by side only one, the usual one, goes
+#: by the device's name alone.
+_ATTRIBUTES: Mapping[str, Meaning] = {
+    **{
+        kind: Meaning(kind)
+        for kind in (
+            *(
+                "temperature",
+                "humidity",
+                "pressure",
+                "co2",
+                "eco2",
+                "co",
+                "pm1",
+                "pm25",
+            ),
+            *("pm10", "soil_moisture", "battery", "battery_low", "voltage", "current"),
+            *("power", "energy", "water_leak", "smoke", "carbon_monoxide", "gas"),
+            *("tamper", "vibration", "position", "action"),
+        )
+    },
+    **meanings(
+        {
+            "motion": "occupancy",
+            "illuminance": "illuminance illuminance_lux",
+            "tvoc": "voc",
+            "chip_temperature": "device_temperature",
+            "link_quality": "linkquality",
+            "locked": "lock_state",
+            "target_temperature": "current_heating_setpoint",
+            "valve": "pi_heating_demand",
+        }
+    ),
+    "contact": Meaning("open", inverted=True),  # it is true while closed
+    **meanings(
+        {
+            "temperature": "local_temperature external_temperature floor_temperature "
+            "outdoor_temperature indoor_temperature room_temperature water_temperature "
+            "soil_temperature probe_temperature temperature_probe "
+            "external_measured_room_sensor",
+            "chip_temperature": "cpu_temperature chip_temperature",
+            "dew_point": "dew_point",
+            "humidity": "local_humidity external_humidity",
+            "motion": "presence motion moving",
+            "target_temperature": "occupied_heating_setpoint "
+            "unoccupied_heating_setpoint occupied_cooling_setpoint "
+            "unoccupied_cooling_setpoint current_cooling_setpoint",
+            "battery": "battery_percentage",
+            "voltage": "battery_voltage",
+            "energy": "produced_energy consumed_energy",
+            "tvoc": "tvoc voc_parts",
+            "valve": "valve_position valve_opening_degree",
+            "action": "click",
+        },
+        as_part=True,
+    ),
+}
+
+#: Last levels of topics that carry no readings.
+_OTHER_TOPICS = {"availability": "availability", "set": "command", "get": "command"}
+
+#: Devices with several endpoints or phases end their attributes with the name of one:
+#: ``power_2``, ``power_l1``, ``voltage_phase_b``, ``temperature_left``.
+_OF_A_PART = re.compile(
+    r"(?P<attribute>[a-z0-9_]+?)_(?P<part>l?\d{1,2}|ep\d|(?:phase_)?[abc]"
+    r"|left|right|center|top|bottom|upper|lower)"
+)
+#: Objects that hold settings of a device rather than what it measures.
+_SETTINGS = re.compile(
+    r"threshold|limit|calibrat|setting|config|schedule|program|preset|alarm|option"
+    r"|holiday|week|target"
+)
+
+#: Batteries are given in mV, mains in V, both without the unit: there are no batteries
+#: of less than a volt, and no mains above a kilovolt.
+_MILLIVOLTS_FROM = 1000
+
+
+def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
+    """The values of a device's message.
+
+    Raises:
+        InvalidMessage: the body of a device's topic is no JSON object.
+    """
+    if levels[0] == "bridge":
+        return Ignored("bridge")
+    if len(levels) > 1:
+        for level in levels[-2:]:
+            if reason := _OTHER_TOPICS.get(level):
+                return Ignored(reason)
+        if not is_object(body):
+            return _attribute(levels, body)
+    state = object_of(body)
+    has_lux = "illuminance_lux" in state
+
+    def judge_of_state(path: Path, raw: object) -> Judgement:
+        if path == ("illuminance",) and has_lux:
+            return Passed(REPEATED)  # the sensor's raw value, by firmware before 2025
+        return _judge(path, raw)
+
+    return Payload("/".join(levels), state, judge_of_state, state.get("last_seen"))
+
+
+def _attribute(levels: Sequence[str], body: bytes) -> Payload:
+    """With ``output: attribute`` each attribute has a topic of its own."""
+    *device, attribute = levels
+
+    def judge(path: Path, raw: object) -> Judgement:
+        return Passed() if path else _known(attribute, (), raw)
+
+    return Payload("/".join(device), document_of(body), judge, name=attribute)
+
+
+def _judge(path: Path, raw: object) -> Judgement:
+    *parents, attribute = path
+    if path == ("last_seen",):
+        return None
+    if any(_SETTINGS.search(parent) for parent in parents):
+        return Passed(SETTING)
+    return _known(attribute, parents, raw)
+
+
+def _known(attribute: str, parents: Sequence[str], raw: object) -> Judgement:
+    """What an attribute by this name is, inside of objects by theirs."""
+    known, part = _ATTRIBUTES.get(attribute), ""
+    if attribute == "state" and raw in ("LOCK", "UNLOCK"):
+        known = Meaning("locked", part=attribute)
+    if known is None and (found := _OF_A_PART.fullmatch(attribute)):
+        known, part = _ATTRIBUTES.get(found["attribute"]), found["part"]
+    if known is None:
+        return Passed()
+    if known.kind == "voltage":
+        known = known._replace(usual=_voltage_unit(raw))
+    return known._replace(part=joined(*parents, known.part, part))
+
+
+def _voltage_unit(raw: object) -> str | None:
+    try:
+        return "mV" if number_of(raw) >= _MILLIVOLTS_FROM else "V"
+    except SchemaMismatch:
+        return None  # it has no value either, and the report counts it

@@ -1,0 +1,284 @@
+"""Home Assistant's value templates, as far as they take one value out of a message.
+
+A template is parsed by Jinja and never run: what stands in it is translated, node by
+node, and anything that is not known here is not understood. A value that the message
+does not hold has no reading, whatever its default; and no value is rounded.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, TemplateError, nodes
+
+from meshtasks.errors import SchemaMismatch
+from meshtasks.producers.sensornet.payload import Path, number_of
+
+#: Of a template's text; the longest of real devices have some hundred.
+_LONGEST = 1_000
+_JINJA = Environment(autoescape=True)  # only its parser is used
+
+#: What a value becomes.
+Compute = Callable[[object], object]
+#: What two numbers become.
+Calculate = Callable[[float, float], float]
+_Translate = Callable[[Any, set[Path]], Compute]
+
+#: Filters after which a value is the same, as far as a reading is concerned.
+_PASSING = frozenset(
+    {"is_defined", "default", "d", "float", "int", "round", "string", "trim", "bool"}
+)
+
+#: Hides what binary fractions add: 213 * 0.1.
+_DECIMALS = 9
+_COMPARISONS: Mapping[str, Calculate] = {
+    "lt": operator.lt,
+    "lteq": operator.le,
+    "gt": operator.gt,
+    "gteq": operator.ge,
+}
+
+
+class _NotUnderstoodError(Exception):
+    """Something that is not translated."""
+
+
+class Template(NamedTuple):
+    """What a template takes out of a message.
+
+    Attributes:
+        paths: the values it looks at.
+        compute: what becomes of the one value; None when the template is not
+            understood.
+        is_plain: whether the value is taken as it is.
+    """
+
+    paths: tuple[Path, ...]
+    compute: Compute | None
+    is_plain: bool = False
+
+
+def _same(value: object) -> object:
+    return value
+
+
+@lru_cache(maxsize=4_096)
+def parse(text: str) -> Template:
+    """Understand a template; without one the whole message is the value."""
+    if not text.strip():
+        return Template(((),), _same, is_plain=True)
+    if len(text) > _LONGEST:
+        return Template((), None)
+    try:
+        body = _JINJA.parse(text).body
+        paths = tuple(dict.fromkeys(_paths(*body)))
+        wanted: set[Path] = set()
+        compute = _translated(_expression(body), wanted)
+    except _NotUnderstoodError:
+        return Template(paths, None)
+    except (TemplateError, RecursionError):
+        return Template((), None)
+    if len(wanted) != 1:
+        return Template(paths, None)
+    return Template(tuple(wanted), compute, is_plain=compute is _same)
+
+
+def _expression(body: list[nodes.Node]) -> nodes.Expr:
+    """The one expression that is the template's text."""
+    found: list[nodes.Expr] = []
+    for node in body:
+        if isinstance(node, nodes.Output):
+            found += [
+                each
+                for each in node.nodes
+                if not (isinstance(each, nodes.TemplateData) and not each.data.strip())
+            ]
+        elif isinstance(node, nodes.If) and not node.elif_:
+            otherwise = _expression(node.else_) if node.else_ else None
+            found.append(nodes.CondExpr(node.test, _expression(node.body), otherwise))
+        else:
+            raise _NotUnderstoodError
+    if len(found) != 1:
+        raise _NotUnderstoodError
+    return found[0]
+
+
+def _paths(*found: nodes.Node) -> Iterator[Path]:
+    """The values that are named below these nodes."""
+    for node in found:
+        path = _path(node)
+        if path is not None:
+            yield path
+        else:
+            yield from _paths(*node.iter_child_nodes())
+
+
+def _path(node: nodes.Node | None) -> Path | None:
+    """``value_json.a['b'][0]`` as a path; None for anything else."""
+    match node:
+        case nodes.Name(name="value" | "value_json"):
+            return ()
+        case nodes.Getattr(node=inner, attr=str() as step):
+            pass
+        case nodes.Getitem(node=inner, arg=nodes.Const(value=str() | int() as step)):
+            pass
+        case nodes.Call(
+            node=nodes.Getattr(node=inner, attr="get"),
+            args=[nodes.Const(value=str() as step), *_],
+        ):
+            pass
+        case _:
+            return None
+    before = _path(inner)
+    return None if before is None else (*before, str(step))
+
+
+def _translated(node: nodes.Node | None, wanted: set[Path]) -> Compute:
+    """The computation of a node; the values it needs are added to ``wanted``.
+
+    Raises:
+        _NotUnderstoodError: there is something in it that is not known here.
+    """
+    path = _path(node)
+    if path is not None:
+        wanted.add(path)
+        return _same
+    for kind, translate in _TRANSLATIONS.items():
+        if isinstance(node, kind):
+            return translate(node, wanted)
+    raise _NotUnderstoodError
+
+
+def _constant(value: object) -> Compute:
+    return lambda _value: value
+
+
+def _filter(node: nodes.Filter, wanted: set[Path]) -> Compute:
+    inner = _translated(node.node, wanted)
+    constants = [each.value for each in node.args if isinstance(each, nodes.Const)]
+    if len(constants) != len(node.args) or any(k.key == "base" for k in node.kwargs):
+        raise _NotUnderstoodError
+    match node.name, constants:
+        case "int", [_, base] if base != 10:  # noqa: PLR2004 - decimal numbers
+            raise _NotUnderstoodError
+        case (("multiply" | "add" as sign), [int() | float() as other]):
+            calculate = operator.mul if sign == "multiply" else operator.add
+            return _numeric(calculate, inner, _constant(other))
+        case "iif", [yes, no, *_]:
+            return _choice(inner, _constant(yes), _constant(no))
+        case "lower", []:
+            return lambda value: str(inner(value)).lower()
+        case "upper", []:
+            return lambda value: str(inner(value)).upper()
+        case "abs", []:
+            return lambda value: abs(_number(inner(value)))
+        case name, _ if name in _PASSING:
+            return inner
+        case _:
+            raise _NotUnderstoodError
+
+
+def _call(node: nodes.Call, wanted: set[Path]) -> Compute:
+    match node:
+        case nodes.Call(node=nodes.Name(name="float" | "int"), args=[inner, *_]):
+            return _translated(inner, wanted)
+        case _:
+            raise _NotUnderstoodError
+
+
+def _test(node: nodes.Test, _wanted: set[Path]) -> Compute:
+    """A value is computed with only where the message holds one."""
+    name = node.name.casefold()
+    if name in ("defined", "number"):
+        return _constant(True)  # noqa: FBT003 - the constant
+    if name in ("undefined", "none"):
+        return _constant(False)  # noqa: FBT003 - the constant
+    raise _NotUnderstoodError
+
+
+def _compare(node: nodes.Compare, wanted: set[Path]) -> Compute:
+    match node:
+        case nodes.Compare(
+            expr=nodes.Const(), ops=[nodes.Operand(op="in", expr=inner)]
+        ) if _path(inner) is not None:
+            return _constant(True)  # noqa: FBT003 - 'a' in value_json, as in _test
+        case nodes.Compare(expr=left, ops=[nodes.Operand(op=sign, expr=right)]):
+            one, other = _translated(left, wanted), _translated(right, wanted)
+            if sign == "eq":
+                return lambda value: one(value) == other(value)
+            if sign == "ne":
+                return lambda value: one(value) != other(value)
+            if sign in _COMPARISONS:
+                return _numeric(_COMPARISONS[sign], one, other)
+        case _:
+            pass
+    raise _NotUnderstoodError
+
+
+def _both(combine: Callable[[Compute, Compute], Compute]) -> _Translate:
+    """A translation of nodes with two sides."""
+
+    def translate(node: nodes.BinExpr, wanted: set[Path]) -> Compute:
+        return combine(_translated(node.left, wanted), _translated(node.right, wanted))
+
+    return translate
+
+
+def _inner(combine: Callable[[Compute], Compute]) -> _Translate:
+    """A translation of nodes around another."""
+
+    def translate(node: nodes.UnaryExpr, wanted: set[Path]) -> Compute:
+        return combine(_translated(node.node, wanted))
+
+    return translate
+
+
+def _conditional(node: nodes.CondExpr, wanted: set[Path]) -> Compute:
+    test = _translated(node.test, wanted)
+    one = _translated(node.expr1, wanted)
+    other = _translated(node.expr2, wanted) if node.expr2 else _constant(None)
+    return _choice(test, one, other)
+
+
+def _choice(test: Compute, one: Compute, other: Compute) -> Compute:
+    return lambda value: one(value) if test(value) else other(value)
+
+
+def _numeric(calculate: Calculate, one: Compute, other: Compute) -> Compute:
+    def compute(value: object) -> object:
+        first, second = _number(one(value)), _number(other(value))
+        try:
+            found = calculate(first, second)
+        except ZeroDivisionError as error:
+            message = f"its template divides {first:g} by zero"
+            raise SchemaMismatch(message) from error
+        return found if isinstance(found, bool) else round(found, _DECIMALS)
+
+    return compute
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, bool) else number_of(value)
+
+
+#: Kind of node → what translates it.
+_TRANSLATIONS: Mapping[type[nodes.Node], _Translate] = {
+    nodes.Const: lambda node, _wanted: _constant(node.value),
+    nodes.TemplateData: lambda node, _wanted: _constant(node.data),
+    nodes.Filter: _filter,
+    nodes.Call: _call,
+    nodes.Test: _test,
+    nodes.Compare: _compare,
+    nodes.CondExpr: _conditional,
+    nodes.Add: _both(partial(_numeric, operator.add)),
+    nodes.Sub: _both(partial(_numeric, operator.sub)),
+    nodes.Mul: _both(partial(_numeric, operator.mul)),
+    nodes.Div: _both(partial(_numeric, operator.truediv)),
+    nodes.And: _both(lambda one, other: lambda value: one(value) and other(value)),
+    nodes.Or: _both(lambda one, other: lambda value: one(value) or other(value)),
+    nodes.Not: _inner(lambda inner: lambda value: not inner(value)),
+    nodes.Neg: _inner(lambda inner: lambda value: -_number(inner(value))),
+}

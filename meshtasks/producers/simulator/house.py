@@ -1,0 +1,277 @@
+"""The house: which rooms, which sensors, and their messages, moment by moment."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import partial
+from itertools import count, cycle
+from typing import NamedTuple
+
+from meshtasks.producers.buffer import encode
+from meshtasks.producers.simulator import devices
+from meshtasks.producers.simulator.badmessages import SPECIMENS, BadKind, Deck, bad_body
+from meshtasks.producers.simulator.climate import (
+    Climate,
+    Episode,
+    Overheating,
+    Room,
+    Weather,
+)
+from meshtasks.producers.simulator.sensors import (
+    CAPACITIVE_HYGROMETER,
+    HUMIDITY_FORMATS,
+    TEMPERATURE_FORMATS,
+    THERMISTOR,
+    Emitter,
+    FaultySensor,
+    Format,
+    Probe,
+    motion_sensor,
+    readings,
+)
+
+ROOMS = (
+    Room("living_room", 21.5, episode=Episode(20.0, 1.5, 0.8, 0.8)),
+    Room("kitchen", 20.5, episode=Episode(18.5, 0.5, 2.5, 5.0)),
+    Room("bedroom", 18.5, swing_celsius=0.6, episode=Episode(3.0, 2.5, 0.3, 2.0)),
+    Room("bathroom", 22.0, episode=Episode(7.0, 0.3, 2.0, 9.0)),
+    Room("kids_room", 20.5, episode=Episode(3.0, 2.5, 0.3, 1.5)),
+    Room("office", 21.0, swing_celsius=1.2, episode=Episode(14.0, 2.5, 1.5, 0.5)),
+    Room("hallway", 18.0, exposure=0.15),
+    Room("laundry", 19.0, moisture_celsius=7.0),
+    Room("cellar", 13.0, swing_celsius=0.1, exposure=0.1, moisture_celsius=1.5),
+    Room("attic", 15.0, swing_celsius=2.0, exposure=0.5, moisture_celsius=0.5),
+    Room("garage", 11.0, swing_celsius=1.5, exposure=0.7, moisture_celsius=0.5),
+    Room("greenhouse", 17.0, swing_celsius=5.0, exposure=0.6, moisture_celsius=8.0),
+)
+
+_LOGGER_PROBES = 8
+_MOTION_ROOMS = ("hallway", "living_room", "kitchen", "garage", "cellar")
+_REQUESTING_ROOMS = ("living_room", "greenhouse")
+
+
+class Domain(StrEnum):
+    """What parts of a house send: the first word of their routing keys."""
+
+    SENSORS = "sensors"
+    HOME = "home"
+    METRICS = "metrics"
+    AI = "ai"
+    ALERTS = "alerts"
+
+
+DOMAINS = frozenset(Domain)
+
+
+@dataclass(frozen=True, slots=True)
+class HouseOptions:
+    """What kind of house it is.
+
+    Attributes:
+        seed: the same seed gives the same weather, sensors, faults and bad
+            messages.
+        start_ms: the house's clock at the first message, epoch milliseconds.
+        step_ms: how far that clock goes from one message to the next.
+        bad_share: share of bad messages, 0 to 1.
+        fault_interval_seconds: mean time between the faults of one sensor; 0
+            for sensors that have none.
+        overheating_room: name of a room that overheats one second after the
+            start and every five minutes.
+        to_be_packed: only sensors that send single records with an id and a
+            timestamp, so that the producer can pack many into one message.
+        domains: what it sends.
+        with_requests: whether it sends requests to the sample model of config/triton.
+    """
+
+    seed: int
+    start_ms: int
+    step_ms: float
+    bad_share: float = 0.0
+    fault_interval_seconds: float = 0.0
+    overheating_room: str | None = None
+    to_be_packed: bool = False
+    domains: frozenset[Domain] = DOMAINS
+    with_requests: bool = True
+
+
+class SimulatedMessage(NamedTuple):
+    """One message of the house.
+
+    Attributes:
+        timestamp: epoch seconds, by the house's clock.
+        records: the JSON records of a good message; several are an array.
+        bad: what is wrong with the message; None for a good one.
+        bad_body: the bytes of a bad one.
+    """
+
+    exchange: str
+    routing_key: str
+    timestamp: float
+    records: Sequence[object] = ()
+    bad: BadKind | None = None
+    bad_body: bytes = b""
+
+    @property
+    def body(self) -> bytes:
+        """The bytes to publish."""
+        if self.bad:
+            return self.bad_body
+        first, *others = self.records
+        return encode([first, *others] if others else first)
+
+    @property
+    def record_count(self) -> int:
+        """How many records that is, good and bad."""
+        if self.bad:
+            return self.bad.good_records + self.bad.bad_records
+        return len(self.records)
+
+
+class House:
+    """An endless sequence of messages, the same for the same options."""
+
+    def __init__(self, options: HouseOptions) -> None:
+        self.options = options
+        #: Faults that began, by name.
+        self.faults: Counter[str] = Counter()
+        rng = random.Random(options.seed)
+        self._emitters = _emitters(options, rng, self.faults)
+        rng.shuffle(self._emitters)
+        self._rng = rng
+        self._specimens = {
+            name: specimen
+            for name, specimen in SPECIMENS.items()
+            if name.partition(".")[0] in options.domains
+            and (options.with_requests or name != "ai.inference.requests")
+        }
+        self._deck = Deck(self._specimens, rng)
+
+    def messages(self) -> Iterator[SimulatedMessage]:
+        """The messages in the order of the house's clock. Call it once."""
+        options = self.options
+        emitters = cycle(self._emitters)
+        late_ms = 0
+        for number in count():
+            now_ms = options.start_ms + int(number * options.step_ms) + late_ms
+            if self._is_bad(number):
+                yield self._bad_message(now_ms)
+                continue
+            silent = 0
+            while (emission := next(emitters).emit(now_ms)) is None:
+                silent += 1
+                if silent % len(self._emitters) == 0:
+                    # All have sent at this moment: the clock has to move on.
+                    late_ms += 1
+                    now_ms += 1
+            yield SimulatedMessage(*emission)
+
+    def _is_bad(self, number: int) -> bool:
+        """Spread evenly, so that the share is exact at any length."""
+        share = self.options.bad_share
+        return int((number + 1) * share) > int(number * share)
+
+    def _bad_message(self, now_ms: int) -> SimulatedMessage:
+        kind, domain_kind = self._deck.deal()
+        room = self._rng.choice(ROOMS).name
+        specimen = self._specimens[domain_kind](room, self._rng)
+        return SimulatedMessage(
+            specimen.exchange,
+            specimen.routing_key,
+            now_ms / 1000,
+            bad=kind,
+            bad_body=bad_body(kind, specimen, now_ms, self._rng),
+        )
+
+
+def _emitters(
+    options: HouseOptions, rng: random.Random, faults: Counter[str]
+) -> list[Emitter]:
+    """Everything in the house that sends messages."""
+    overheating = options.overheating_room and Overheating(
+        options.overheating_room, options.start_ms / 1000 + 1.0
+    )
+    climate = Climate(Weather(rng), overheating or None)
+    builders: dict[Domain, Callable[[], Sequence[Emitter]]] = {
+        Domain.SENSORS: lambda: [
+            *_climate_sensors(options, climate, rng, faults),
+            # Every other one leaves all but the motion out, if that is allowed.
+            *(
+                motion_sensor(room, complete=options.to_be_packed or number % 2 == 0)
+                for number, room in enumerate(_MOTION_ROOMS)
+            ),
+        ],
+        Domain.HOME: lambda: [
+            *(devices.entity(thing, rng) for thing in devices.THINGS),
+            *(devices.automation(*each) for each in devices.AUTOMATIONS.items()),
+        ],
+        Domain.METRICS: lambda: [
+            *devices.gauges(rng),
+            *(
+                devices.processor(host, rng)
+                for host in devices.HOSTS
+                if not options.to_be_packed
+            ),
+        ],
+        Domain.AI: lambda: [
+            *(
+                devices.window_requests(room.name, partial(climate.celsius, room), rng)
+                for room in ROOMS
+                if room.name in _REQUESTING_ROOMS and options.with_requests
+            ),
+            devices.camera(rng),
+        ],
+        Domain.ALERTS: lambda: [devices.alerts([room.name for room in ROOMS])],
+    }
+    return [
+        emitter
+        for domain, build in builders.items()
+        if domain in options.domains
+        for emitter in build()
+    ]
+
+
+def _climate_sensors(
+    options: HouseOptions, climate: Climate, rng: random.Random, faults: Counter[str]
+) -> list[Emitter]:
+    """A room has two thermometers and a hygrometer of differing makes; of makes
+    that give no id it has at most one of a kind, since its room is its id. A
+    logger with eight probes hangs in the cellar, if arrays are allowed.
+    """
+
+    def probe(kind: str, room: Room) -> Probe:
+        own = random.Random(rng.getrandbits(64))
+        interval = options.fault_interval_seconds
+        faulty = FaultySensor(own, interval, faults) if interval else None
+        if kind == "temperature":
+            placed = replace(room, celsius=room.celsius + own.uniform(-0.4, 0.4))
+            return Probe(THERMISTOR, partial(climate.celsius, placed), own, faulty)
+        humidity = partial(climate.humidity_percent, room)
+        return Probe(CAPACITIVE_HYGROMETER, humidity, own, faulty)
+
+    def usable(formats: tuple[Format, ...]) -> list[Format]:
+        return [form for form in formats if form.complete or not options.to_be_packed]
+
+    best = TEMPERATURE_FORMATS[0]
+    thermometers = cycle(usable(TEMPERATURE_FORMATS))
+    hygrometers = cycle(usable(HUMIDITY_FORMATS))
+    sensors: list[Emitter] = []
+    for room in ROOMS:
+        for kind, mounted, form in (
+            ("temperature", "ceiling", best),
+            ("temperature", "window", next(thermometers)),
+            ("humidity", "wall", next(hygrometers)),
+        ):
+            own = {f"{room.name}-{kind}-{mounted}": probe(kind, room)}
+            sensors.append(readings(kind, room.name, own, form))
+    if not options.to_be_packed:
+        cellar = next(room for room in ROOMS if room.name == "cellar")
+        probes = {
+            f"cellar-pipe-{number}": probe("temperature", cellar)
+            for number in range(1, _LOGGER_PROBES + 1)
+        }
+        sensors.append(readings("temperature", cellar.name, probes, best))
+    return sensors

@@ -1,0 +1,1 @@
+"""Metrics of the machine this runs on: ``python -m meshtasks.producers system``."""

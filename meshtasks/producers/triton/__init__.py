@@ -1,0 +1,1 @@
+"""Statistics of Triton Inference Server: ``python -m meshtasks.producers triton``."""

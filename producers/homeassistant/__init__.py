@@ -1,1 +1,0 @@
-"""``python -m producers homeassistant``: what happens in Home Assistant."""

@@ -1,5 +1,0 @@
-"""What devices publish by MQTT becomes the mesh's own records.
-
-Everything but :mod:`~producers.sensornet.service` and
-:mod:`~producers.sensornet.__main__` is pure: topic and bytes in, readings out.
-"""
