@@ -139,7 +139,7 @@ def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Ri
         "operator": Rights(
             _any(*_CELERY, _ANSWERS, _PEEK_LOCKS),
             _any(*mesh, *_CELERY, _ANSWERS, _DEFAULT_EXCHANGE),
-            _any(*mesh, *_CELERY, _ANSWERS, _PEEK_LOCKS),
+            _any(*mesh, *_CELERY, _ANSWERS, _DEVICES, _PEEK_LOCKS),
             "monitoring",
         ),
     }

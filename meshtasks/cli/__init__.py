@@ -27,6 +27,7 @@ COMMANDS = {
     "status": "Show what the mesh does: queues, retries, dead letters, circuits, "
     "alerts, workers. Nothing is taken from any queue.",
     "publish": "Publish messages and wait until the broker has stored them.",
+    "tap": "Watch copies of messages as they pass the exchanges, until Ctrl-C.",
     "query": "Ask what the mesh has kept, in DuckDB's SQL.",
     "report": "Write one HTML page about the house and its mesh.",
     "secrets": "Make the passwords that docker-compose.yml needs, and the broker's "

@@ -1,0 +1,103 @@
+"""Copies of what passes the exchanges; no message is taken from any queue.
+
+A tap is a queue of its own, exclusive to its connection and bounded: it goes with
+whoever looks, and one who does not keep up misses copies, and holds back nobody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+import kombu
+
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.receiving import Message
+from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, topic_matches
+from meshtasks.amqp.topology import Topology
+
+#: When nobody takes them the broker drops the oldest copies.
+_BOUNDED = {"x-max-length": 1_000, "x-max-length-bytes": 64 * 1024 * 1024}
+
+
+class Tap:
+    """Copies of messages, as they pass.
+
+    Args:
+        connection: an open connection, on which they are consumed.
+        pattern: of routing keys, as in a binding of a topic exchange.
+        waiting: where copies are put as they come.
+    """
+
+    def __init__(
+        self, connection: kombu.Connection, pattern: str, waiting: deque[Message]
+    ) -> None:
+        self._connection = connection
+        self._pattern = pattern
+        self._waiting = waiting
+
+    def next(self, within_seconds: float) -> Message | None:
+        """The next copy that matches the pattern; None if none came in time.
+
+        Raises:
+            amqp.exceptions.ConnectionError, OSError: the connection was lost.
+        """
+        deadline = time.monotonic() + within_seconds
+        while True:
+            while self._waiting:
+                message = self._waiting.popleft()
+                # fanout and direct exchanges take no patterns
+                if topic_matches(self._pattern, message.routing_key):
+                    return message
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return None
+            with suppress(TimeoutError):
+                self._connection.drain_events(timeout=remaining)
+
+
+@contextmanager
+def tapped(
+    url: str, topology: Topology, pattern: str, exchanges: Iterable[str]
+) -> Iterator[Tap]:
+    """Copies of what is published from now on.
+
+    What goes straight to a queue, by the default exchange (retries and replays), passes
+    no exchange that can be listened on.
+
+    Args:
+        url: AMQP URL.
+        topology: of the mesh.
+        pattern: of routing keys, as in a binding of a topic exchange.
+        exchanges: names of exchanges, of the topology or those every broker has.
+
+    Raises:
+        ConfigError: the broker refuses the account, or the URL is none.
+        Transient: the broker cannot be reached, or the connection was lost.
+        amqp.exceptions.ChannelError: the broker has no such exchange, or the account
+            may not listen on it.
+    """
+    waiting: deque[Message] = deque()
+    types = PREDECLARED_EXCHANGES | {x.name: x.type for x in topology.all_exchanges}
+    with connected(url) as connection:
+        channel = connection.channel()
+        queue = channel.queue_declare(exclusive=True, arguments=_BOUNDED).queue
+        for name in exchanges:
+            for key in _keys(topology, name, types[name], pattern):
+                channel.queue_bind(queue, name, key)
+        channel.basic_consume(queue, no_ack=True, callback=waiting.append)
+        yield Tap(connection, pattern, waiting)
+
+
+def _keys(topology: Topology, exchange: str, kind: str, pattern: str) -> set[str]:
+    """The routing keys with which a queue gets all of an exchange that may match."""
+    match kind:
+        case "topic":
+            return {pattern}
+        case "fanout":
+            return {""}
+        case _:  # a direct exchange routes by equality: the keys that are bound
+            bindings = [b for b in topology.all_bindings if b.exchange == exchange]
+            return {b.routing_key for b in bindings} | {pattern}

@@ -1,0 +1,169 @@
+"""``meshtasks tap``: copies of the messages that pass the exchanges, as they pass."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from amqp.exceptions import ChannelError
+
+from meshtasks.amqp.headerjson import as_json
+from meshtasks.amqp.receiving import Message
+from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
+from meshtasks.amqp.tap import tapped
+from meshtasks.amqp.topology import TOPOLOGY, Topology
+from meshtasks.cli.terminal import fail, say, stopping_on_signals
+from meshtasks.config.durations import seconds_of
+from meshtasks.config.settings import load_settings
+from meshtasks.errors import Transient
+from meshtasks.text import clip, did_you_mean
+from meshtasks.timing import Backoff
+
+#: Where MQTT messages arrive.
+_DEVICES = "amq.topic"
+_POLL_SECONDS = 0.5
+_EX_USAGE = 2
+#: Of a line that goes to a file or a pipe.
+_WIDTH_CHARS = 100_000
+
+
+def tap(
+    pattern: Annotated[
+        str,
+        typer.Argument(
+            help="Of routing keys: * stands for one word, # for any number of words."
+        ),
+    ] = "#",
+    *,
+    exchange: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Listen on this exchange alone; repeat it for more. Otherwise on all "
+            "of the mesh, and on amq.topic, where MQTT messages arrive.",
+        ),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="End after so many messages.")
+    ] = None,
+    lasts: Annotated[
+        str, typer.Option("--for", metavar="TIME", help="End after so long: 30s, 5m.")
+    ] = "",
+    pretty: Annotated[
+        bool, typer.Option("--pretty", help="Bodies whole, as indented JSON.")
+    ] = False,
+    with_headers: Annotated[
+        bool, typer.Option("--headers", help="AMQP headers below each message.")
+    ] = False,
+    as_lines: Annotated[
+        bool, typer.Option("--json", help="One JSON object a message, whole.")
+    ] = False,
+) -> None:
+    """Watch copies of messages as they pass the exchanges, until Ctrl-C.
+
+    Nothing is taken from any queue, and what is not read in time is left out rather
+    than held back. Retries and replays go straight to a queue, and pass unseen.
+
+    Exit codes: 0; 1 --for was over, and fewer than --count had passed; 2 there is no
+    such exchange; 69 the broker cannot be reached; 78 the configuration cannot be used.
+
+    Example: meshtasks tap "sensors.temperature.#" --pretty
+    """
+    settings = load_settings()
+    topology = settings.read(TOPOLOGY)
+    exchanges = _exchanges(topology, exchange or [])
+    try:
+        deadline = time.monotonic() + seconds_of(lasts) if lasts else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--for") from error
+    show = _as_line if as_lines else _for_people(pretty, with_headers)
+    seen = 0
+    was_open, attempt = False, 0
+    with stopping_on_signals() as stopping:
+
+        def is_over() -> bool:
+            late = deadline is not None and time.monotonic() >= deadline
+            return late or stopping.is_set() or seen == count
+
+        while not is_over():
+            try:
+                with tapped(
+                    settings.env.amqp_url, topology, pattern, exchanges
+                ) as copies:
+                    say(f"listening on {', '.join(exchanges)} for {pattern}", err=True)
+                    was_open, attempt = True, 0
+                    while not is_over():
+                        if message := copies.next(_POLL_SECONDS):
+                            seen += 1
+                            show(message, time.time())
+            except ChannelError as error:
+                fail(f"the broker refuses: {error.reply_text}", os.EX_UNAVAILABLE)
+            except Transient as error:
+                if not was_open:
+                    raise
+                say(f"meshtasks: {error}; trying again", err=True)
+                stopping.wait(Backoff().delay_seconds(attempt))
+                attempt += 1
+    if count is not None and seen < count and not stopping.is_set():
+        fail(f"{seen} of {count} messages passed in {lasts}", 1)
+
+
+def _exchanges(topology: Topology, named: list[str]) -> list[str]:
+    known = [item.name for item in topology.exchanges]
+    for name in named:
+        if name not in {*known, *PREDECLARED_EXCHANGES}:
+            close = did_you_mean(name, known)
+            fail(f"topology.yaml has no exchange {name}{close}", _EX_USAGE)
+    return named or [*known, _DEVICES]
+
+
+def _as_line(message: Message, at: float) -> None:
+    document: dict[str, Any] = {
+        "at": at,
+        "exchange": message.exchange,
+        "routing_key": message.routing_key,
+        "message_id": message.properties.get("message_id"),
+        "headers": as_json(message.headers),
+    }
+    try:
+        document["body"] = message.body.decode()
+    except UnicodeDecodeError:
+        document["body_base64"] = base64.b64encode(message.body).decode()
+    say(json.dumps(document))
+
+
+def _for_people(
+    pretty: bool,  # noqa: FBT001 - an option
+    with_headers: bool,  # noqa: FBT001 - likewise
+) -> Callable[[Message, float], None]:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH_CHARS
+
+    def show(message: Message, at: float) -> None:
+        clock = datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        head = f"{clock} {message.exchange} {message.routing_key}"
+        text = message.body.decode(errors="backslashreplace")
+        if pretty:
+            say(f"{head}\n{_indented(text)}")
+        else:
+            line = f"{head} {' '.join(text.split())}"
+            say(clip(line, width - 1))
+        if with_headers:
+            for name, value in sorted(message.headers.items()):
+                say(f"    {name}: {json.dumps(as_json(value))}")
+
+    return show
+
+
+def _indented(text: str) -> str:
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
