@@ -24,7 +24,6 @@ from meshtasks.amqp.management import default_url, nodes, read
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.config_findings import findings
-from meshtasks.cli.status import ask_workers, circuit_lines
 from meshtasks.cli.terminal import say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError, MeshError
@@ -33,6 +32,7 @@ from meshtasks.flows.diagnosis import Check, Verdict, disk, probe, size_text
 from meshtasks.flows.loading import load_flows
 from meshtasks.flows.sinks import TIMESERIES, Sinks
 from meshtasks.masking import masked
+from meshtasks.observation.workers import ask_workers, circuit_lines
 from meshtasks.text import printable
 
 #: RabbitMQ's own, since 3.8.15, unless a policy or an argument says otherwise.

@@ -6,14 +6,11 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
-from celery import Celery
-from kombu.exceptions import OperationalError
 from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
@@ -22,17 +19,20 @@ from meshtasks.amqp.dead_letters import Groups, dead_letter_of
 from meshtasks.amqp.peek import QueueBusy, peek
 from meshtasks.cli.terminal import say
 from meshtasks.config.settings import Settings, load_settings
-from meshtasks.demo.view.collect import Collector
-from meshtasks.demo.view.render import draw
-from meshtasks.demo.view.snapshot import Snapshot
+from meshtasks.demo.render import draw
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.alerts.store import ALERT_STATE
 from meshtasks.flows.sinks import Sinks
+from meshtasks.observation.collect import Collector
+from meshtasks.observation.snapshot import Snapshot
+from meshtasks.observation.workers import (
+    WorkerAnswer,
+    WorkerPoll,
+    ask_workers,
+    attention,
+)
 
 _REDRAW_SECONDS = 1.0
-_ASK_SECONDS = 5.0
-#: How long workers have to reply.
-_WAIT_SECONDS = 1.0
 #: Dead letters that are looked at; `meshtasks dlq list` looks at all.
 _LETTERS = 10_000
 _GROUPS = 5
@@ -109,26 +109,11 @@ def _once(settings: Settings, collector: Collector, *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def attention(snapshot: Snapshot, answers: list[WorkerAnswer]) -> list[str]:
-    """What needs attention; dead letters and retries are no part of it."""
-    lines = [*snapshot.faults, *circuit_lines(answers)]
-    rests = {queue for answer in answers for queue in answer.resting}
-    lines += [
-        f"{queue.ready:,} messages wait in {queue.name} and nobody consumes it"
-        for queue in snapshot.queues
-        if snapshot.is_waiting(queue) and queue.name not in rests
-    ]
-    return lines
-
-
 def _live(settings: Settings, collector: Collector, console: Console) -> None:
-    poll = _WorkerPoll(settings.env.amqp_url)
     with (
-        ExitStack() as stack,
+        WorkerPoll(settings.env.amqp_url) as poll,
         Live(console=console, auto_refresh=False, vertical_overflow="crop") as live,
     ):
-        poll.start()
-        stack.callback(poll.stop)
         try:
             while True:
                 width, height = console.size
@@ -143,31 +128,6 @@ def _live(settings: Settings, collector: Collector, console: Console) -> None:
                 time.sleep(_REDRAW_SECONDS)
         except KeyboardInterrupt:
             return
-
-
-class _WorkerPoll:
-    """Asks the workers every few seconds, in a thread of its own."""
-
-    def __init__(self, url: str) -> None:
-        self.answers: list[WorkerAnswer] = []
-        self._url = url
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self.answers = ask_workers(self._url)
-            except Transient:
-                self.answers = []  # the picture says that the broker is away
-            if self._stopping.wait(_ASK_SECONDS):
-                return
 
 
 def _dead_letters(settings: Settings, snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -234,76 +194,3 @@ def _worker_lines(answers: list[WorkerAnswer]) -> list[str]:
 def _title(settings: Settings) -> str:
     broker = unopened(settings.env.amqp_url)
     return f"meshtasks status   {broker.hostname}   {broker.virtual_host}"
-
-
-class WorkerAnswer(NamedTuple):
-    """The state of a worker.
-
-    Attributes:
-        consuming: queues that it consumes.
-        resting: queues that are paused, because a circuit is open.
-        down: sink → its last error.
-        half_open: those of them that a batch is trying.
-    """
-
-    name: str
-    consuming: tuple[str, ...]
-    resting: tuple[str, ...]
-    down: Mapping[str, str]
-    half_open: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return self._asdict()
-
-
-def ask_workers(url: str) -> list[WorkerAnswer]:
-    """Ask all; takes a second. One that is too busy to answer is left out.
-
-    Raises:
-        Transient: the broker cannot be reached.
-    """
-    with Celery("meshtasks-status", broker=url, set_as_current=False) as app:
-        try:
-            with app.connection_for_write() as connection:
-                replies = app.control.broadcast(
-                    "mesh_state",
-                    reply=True,
-                    timeout=_WAIT_SECONDS,
-                    connection=connection,
-                )
-        except (OperationalError, OSError) as error:
-            message = f"the workers cannot be asked: {error}"
-            raise Transient(message) from error
-    return sorted(_answers(replies or ()))
-
-
-def circuit_lines(answers: Iterable[WorkerAnswer]) -> list[str]:
-    """A line for each open circuit, with the workers that it is open in."""
-    finders: dict[str, list[WorkerAnswer]] = {}
-    for answer in answers:
-        for sink in answer.down:
-            finders.setdefault(sink, []).append(answer)
-    return [_circuit_line(sink, finders[sink]) for sink in sorted(finders)]
-
-
-def _circuit_line(sink: str, answers: Sequence[WorkerAnswer]) -> str:
-    names = ", ".join(answer.name for answer in answers)
-    queues = sorted({queue for answer in answers for queue in answer.resting})
-    paused = f"{', '.join(queues) or 'no queue'} paused"
-    tried = any(sink in answer.half_open for answer in answers)
-    state = "half-open" if tried else "open"
-    return f"{sink}: circuit {state} ({names}): {answers[0].down[sink]}; {paused}"
-
-
-def _answers(replies: Iterable[Mapping[str, Any]]) -> Iterable[WorkerAnswer]:
-    for reply in replies:
-        for name, state in reply.items():
-            if "down" in state:  # an older worker replies with an error
-                yield WorkerAnswer(
-                    name,
-                    tuple(state["consuming"]),
-                    tuple(state["resting"]),
-                    state["down"],
-                    tuple(state.get("half_open", ())),
-                )

@@ -25,10 +25,10 @@ from meshtasks.demo.reconciliation import (
     published_so_far,
 )
 from meshtasks.demo.stack import Stack
-from meshtasks.demo.view.collect import Collector
 from meshtasks.flows.alerts.store import AlertStore
 from meshtasks.flows.archive.objects import ObjectStore, archived_objects, decompress
 from meshtasks.flows.inference.config import MEASUREMENT as INFERENCE
+from meshtasks.observation.collect import Collector
 
 #: Readings are of the present, but for clocks that are ahead; see
 #: meshtasks.records.timestamps.

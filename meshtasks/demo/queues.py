@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from meshtasks.amqp.management import QueueActivity
-from meshtasks.demo.view.collect import Collector
-from meshtasks.demo.view.snapshot import Seen
+from meshtasks.observation.collect import Collector
+from meshtasks.observation.snapshot import Seen
 
 #: The broker takes its statistics every second: what is over for longer is over.
 REST_SECONDS = 2.0

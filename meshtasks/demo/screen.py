@@ -24,9 +24,9 @@ from meshtasks.demo.reconciliation import (
     Row,
     published_so_far,
 )
+from meshtasks.demo.render import draw, line, size
 from meshtasks.demo.stack import Stack
-from meshtasks.demo.view.collect import Collector
-from meshtasks.demo.view.render import draw, line, size
+from meshtasks.observation.collect import Collector
 from meshtasks.text import clip
 
 _REDRAW_SECONDS = 0.5

@@ -25,11 +25,11 @@ from meshtasks.demo.reconciliation import published_so_far
 from meshtasks.demo.screen import Screen, print_summary, shown_path
 from meshtasks.demo.shutdown import AtOnce, Shutdown, Steps, Together
 from meshtasks.demo.stack import Stack
-from meshtasks.demo.view.collect import Collector
 from meshtasks.errors import MeshError, Transient
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.config import GATEWAY
+from meshtasks.observation.collect import Collector
 from meshtasks.worker.mesh import mesh_of
 
 _EXIT_OK = 0

@@ -17,13 +17,13 @@ from meshtasks.amqp.accounts import missing_rights
 from meshtasks.amqp.topology import Topology
 from meshtasks.cli import doctor as doctor_module
 from meshtasks.cli.doctor import clock, examine
-from meshtasks.cli.status import WorkerAnswer
 from meshtasks.config.loader import load_yaml
 from meshtasks.config.settings import load_settings
 from meshtasks.demo import loopback
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import SinkUnavailable
 from meshtasks.flows.diagnosis import Check, Verdict, disk
+from meshtasks.observation.workers import WorkerAnswer
 from tests.support.amqp import queue_depth
 from tests.support.command import Command, command
 from tests.support.httpserver import Handler, HTTPServer

@@ -6,8 +6,8 @@ import pytest
 
 from meshtasks.amqp.management import QueueActivity
 from meshtasks.demo.queues import QueueCount, QueueCounters
-from meshtasks.demo.view.collect import Depth
-from meshtasks.demo.view.snapshot import Seen
+from meshtasks.observation.collect import Depth
+from meshtasks.observation.snapshot import Seen
 
 QUEUE = "sensors.motion"
 

@@ -13,7 +13,7 @@ from meshtasks.demo.reconciliation import (
     Reconciliation,
     Row,
 )
-from meshtasks.demo.view.snapshot import Seen
+from meshtasks.observation.snapshot import Seen
 
 KIND = "sensors.temperature"
 BALANCED = Reconciliation(

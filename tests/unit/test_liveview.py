@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console, ConsoleDimensions
 
-from meshtasks.demo.view.event_monitor import MonitorState, dead_letter_of
-from meshtasks.demo.view.render import draw, line, size
-from meshtasks.demo.view.snapshot import (
+from meshtasks.demo.render import draw, line, size
+from meshtasks.observation.event_monitor import MonitorState, dead_letter_of
+from meshtasks.observation.snapshot import (
     ArchiveState,
     DeadLetter,
     QueueState,

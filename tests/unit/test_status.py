@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from meshtasks.cli.status import WorkerAnswer, attention, circuit_lines
-from meshtasks.demo.view.snapshot import QueueState, Snapshot
+from meshtasks.observation.snapshot import QueueState, Snapshot
+from meshtasks.observation.workers import WorkerAnswer, attention, circuit_lines
 
 RESTING = WorkerAnswer(
     "climate@attic",

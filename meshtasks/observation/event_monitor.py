@@ -27,14 +27,14 @@ from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.dead_letters import death_of
 from meshtasks.amqp.delivery import last_death, trusted_headers
 from meshtasks.amqp.topology import Topology
-from meshtasks.demo.view.snapshot import (
+from meshtasks.errors import ConfigError, Transient
+from meshtasks.observation.snapshot import (
     BatchEvent,
     DeadLetter,
     Seen,
     SeenAlert,
     WorkerState,
 )
-from meshtasks.errors import ConfigError, Transient
 from meshtasks.records.alert import Alert
 
 #: How many of the last dead letters and alerts are kept.

@@ -10,7 +10,7 @@ from rich.console import ConsoleDimensions, Group
 from rich.table import Table
 from rich.text import Text
 
-from meshtasks.demo.view.snapshot import (
+from meshtasks.observation.snapshot import (
     QueueState,
     Seen,
     SeenAlert,

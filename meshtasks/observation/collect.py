@@ -14,10 +14,10 @@ from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.management import QueueActivity, activity
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
-from meshtasks.demo.view.event_monitor import EventMonitor
-from meshtasks.demo.view.snapshot import ArchiveState, QueueState, Seen, Snapshot
 from meshtasks.errors import ConfigError, SinkUnavailable, Transient
 from meshtasks.flows.archive.objects import archived_objects, open_store
+from meshtasks.observation.event_monitor import EventMonitor
+from meshtasks.observation.snapshot import ArchiveState, QueueState, Seen, Snapshot
 
 
 class Depth(NamedTuple):

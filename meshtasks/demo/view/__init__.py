@@ -1,1 +1,0 @@
-"""A running mesh as people watch it: collected into a snapshot, drawn with rich."""
