@@ -3,44 +3,68 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets as random
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
-from dotenv import dotenv_values
 
 from meshtasks.amqp.accounts import DEVICE_PREFIX, definitions_with_accounts, rights_of
-from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli.terminal import fail, say
-from meshtasks.config.private_files import make_private_directory, tighten
-from meshtasks.config.settings import load_settings
+from meshtasks.config.private_files import (
+    make_private_directory,
+    private_opener,
+    tighten,
+)
+from meshtasks.config.settings import ENV_FILE, env_file_values, load_settings
 
 VHOST = "mesh"
 
 _EX_USAGE = 2
 #: docker-compose.yml mounts it. Its directory holds nothing else.
-_DEFINITIONS = Path(".mesh/compose/rabbitmq.json")
+DEFINITIONS = Path(".mesh/compose/rabbitmq.json")
 #: It becomes part of the account's name and of a variable's.
 _DEVICE_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
+#: What the services of docker-compose.yml ask for beside the accounts of the broker.
+STACK_SECRETS = (
+    "MESH_INFLUX_TOKEN",
+    "INFLUX_ADMIN_PASSWORD",
+    "MESH_MINIO_ACCESS_KEY",
+    "MESH_MINIO_SECRET_KEY",
+    "MESH_FLOWER_PASSWORD",
+    "GRAFANA_ADMIN_PASSWORD",
+    "VICTORIAMETRICS_DELETE_KEY",
+    "N8N_ENCRYPTION_KEY",
+    "MESH_SECRETS__N8N",
+)
+
 _HEAD = """\
-# Made by `make secrets`, which adds what is missing and changes nothing that is here.
-# docker-compose.yml takes its passwords from this file, and so do commands that are
-# run here (MESH_…). Keep it to yourself.
+# Made by `meshtasks secrets`, which adds what is missing and changes nothing that is
+# here. docker-compose.yml takes its passwords from this file, and so do commands that
+# are run here (MESH_…). Keep it to yourself.
 """
+
+
+class Made(NamedTuple):
+    """What :func:`make_secrets` did: secrets made and kept, accounts of the broker."""
+
+    new: int
+    kept: int
+    accounts: int
 
 
 def secrets(
     env_file: Annotated[
         Path, typer.Option("--env-file", help="File of the passwords.")
-    ] = Path(".env"),
+    ] = ENV_FILE,
     definitions: Annotated[
         Path,
         typer.Option(help="Definitions that the broker loads: accounts and topology."),
-    ] = _DEFINITIONS,
+    ] = DEFINITIONS,
     device: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,23 +83,46 @@ def secrets(
     Exit codes: 0; 2 a name of a device is none; 78 the configuration cannot be used.
     """
     topology = load_settings().read(TOPOLOGY)
-    known = {
-        name: value
-        for name, value in dotenv_values(env_file).items()
-        if value is not None
-    }
-    devices = sorted({*(device or ()), *_devices_in(known)})
+    made = make_secrets(topology, STACK_SECRETS, env_file, definitions, device or ())
+    say(
+        f"{env_file}: {made.new} secrets made, {made.kept} kept\n"
+        f"{definitions}: {made.accounts} accounts\n"
+        "next: docker compose up -d"
+    )
+
+
+def make_secrets(
+    topology: Topology,
+    names: Iterable[str],
+    env_file: Path = ENV_FILE,
+    definitions: Path = DEFINITIONS,
+    new_devices: Iterable[str] = (),
+) -> Made:
+    """Add what is missing to the file of the passwords, and write the definitions.
+
+    Args:
+        topology: of the mesh; the accounts may do what it asks for.
+        names: of the variables beside the accounts' that get a new password.
+        env_file: what it has is kept.
+        definitions: for the broker to load.
+        new_devices: see :func:`secrets`.
+
+    Raises:
+        typer.Exit: a name of a device is none.
+        OSError: a file cannot be written.
+    """
+    known = env_file_values(env_file)
+    devices = sorted({*new_devices, *_devices_in(known)})
     for name in devices:
         if not _DEVICE_NAME.fullmatch(name):
             expected = "small letters, digits and single underscores, such as attic_1"
             fail(f"--device {name!r}: expected {expected}", _EX_USAGE)
     rights = rights_of(topology, devices)
-    wanted = _wanted(sorted(rights), known)
-    missing = {name: value for name, value in wanted.items() if name not in known}
-    _write_private(env_file, missing)
-    passwords = {role: (wanted | known)[_variable(role)] for role in rights}
+    wanted = _wanted(sorted(rights), known, names)
+    added = add_missing(env_file, wanted)
+    passwords = {role: (wanted | known)[variable_of(role)] for role in rights}
     make_private_directory(definitions.parent)
-    if definitions == _DEFINITIONS:
+    if definitions == DEFINITIONS:
         tighten(definitions.parent)  # one that is named may be shared
     accounts = definitions_with_accounts(topology, VHOST, passwords, devices)
     text = json.dumps(accounts, indent=2)
@@ -83,28 +130,33 @@ def secrets(
     # The broker's container reads it under another uid, through a bind mount that
     # Docker makes as root. So the directory keeps the hashes from others, not the file.
     definitions.chmod(0o644)
-    say(
-        f"{env_file}: {len(missing)} secrets made, {len(known)} kept\n"
-        f"{definitions}: {len(passwords)} accounts\n"
-        "next: docker compose up -d"
-    )
+    return Made(added, len(known), len(passwords))
 
 
-def _wanted(roles: list[str], known: dict[str, str]) -> dict[str, str]:
+def add_missing(env_file: Path, wanted: Mapping[str, str]) -> int:
+    """Add variables that the file does not have yet; how many were added.
+
+    Only its owner may read the file afterwards. Nothing that is in it is changed.
+    """
+    known = env_file_values(env_file)
+    missing = {name: value for name, value in wanted.items() if name not in known}
+    with open(env_file, "a+b", opener=private_opener) as file:
+        file.seek(0)
+        before = file.read()
+        lines = [] if before else [_HEAD]
+        if before and not before.endswith(b"\n"):
+            lines.append("\n")  # a hand-edited last line may lack its end
+        lines += [f"{name}={value}\n" for name, value in missing.items()]
+        file.write("".join(lines).encode())
+    return len(missing)
+
+
+def _wanted(
+    roles: list[str], known: Mapping[str, str], names: Iterable[str]
+) -> dict[str, str]:
     """Every variable with a new value."""
-    made = {_variable(role): _new() for role in roles}
-    operator = known.get(_variable("operator"), made[_variable("operator")])
-    names = (
-        "MESH_INFLUX_TOKEN",
-        "INFLUX_ADMIN_PASSWORD",
-        "MESH_MINIO_ACCESS_KEY",
-        "MESH_MINIO_SECRET_KEY",
-        "MESH_FLOWER_PASSWORD",
-        "GRAFANA_ADMIN_PASSWORD",
-        "VICTORIAMETRICS_DELETE_KEY",
-        "N8N_ENCRYPTION_KEY",
-        "MESH_SECRETS__N8N",
-    )
+    made = {variable_of(role): _new() for role in roles}
+    operator = known.get(variable_of("operator"), made[variable_of("operator")])
     return {
         # What is run on this machine, outside of any container.
         "MESH_BROKER_URL": f"amqp://operator:{operator}@127.0.0.1:5672/{VHOST}",
@@ -117,25 +169,16 @@ def _wanted(roles: list[str], known: dict[str, str]) -> dict[str, str]:
 
 def _devices_in(known: dict[str, str]) -> list[str]:
     """Names of the devices whose passwords were made before."""
-    prefix = _variable(DEVICE_PREFIX)
+    prefix = variable_of(DEVICE_PREFIX)
     return [
         name.removeprefix(prefix).lower() for name in known if name.startswith(prefix)
     ]
 
 
-def _variable(role: str) -> str:
+def variable_of(role: str) -> str:
+    """The variable that has the password of a role's account."""
     return f"MESH_BROKER_PASSWORD_{role.upper()}"
 
 
 def _new() -> str:
     return random.token_urlsafe(24)
-
-
-def _write_private(file: Path, missing: dict[str, str]) -> None:
-    """Add lines to a file that only its owner may read."""
-    is_new = not file.exists()
-    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "a", encoding="utf-8") as lines:
-        os.fchmod(lines.fileno(), 0o600)
-        lines.write(_HEAD if is_new else "")
-        lines.writelines(f"{name}={value}\n" for name, value in missing.items())

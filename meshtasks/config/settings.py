@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import ssl
@@ -11,11 +12,16 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import certifi
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import BaseModel, ValidationError
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.loader import fault_in, load_yaml, refuse, together
 from meshtasks.errors import ConfigError
+
+#: Read in the directory that a process runs in.
+ENV_FILE = Path(".env")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -108,6 +114,7 @@ def load_settings() -> Settings:
     Raises:
         ConfigError: naming the variable and what was expected.
     """
+    env_file_values(ENV_FILE)
     try:
         env = Environment()
     except ValidationError as error:
@@ -123,6 +130,31 @@ def load_settings() -> Settings:
     if env.ca_file and env.ca_file != Path():  # of an empty variable
         trust(env.ca_file, env.state_dir)
     return Settings(env)
+
+
+def env_file_values(file: Path) -> dict[str, str]:
+    """The variables of a file such as ``.env``; none, if it is not there.
+
+    Raises:
+        ConfigError: it cannot be read, or a line of it is no assignment.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        expected = f"expected a readable UTF-8 file, but: {reason}"
+        raise ConfigError(str(file), "-", expected) from error
+    expected = "expected NAME=value; a value with blanks, quotes or # is in quotes"
+    # The library passes over such a line, and over what a stray quote takes along.
+    refuse(
+        ConfigError(str(file), "-", expected, binding.original.line)
+        for binding in parse_stream(io.StringIO(text))
+        if binding.error
+    )
+    found = dotenv_values(stream=io.StringIO(text)).items()
+    return {name: value for name, value in found if value is not None}
 
 
 def trust(ca_file: Path, directory: Path) -> None:

@@ -10,8 +10,10 @@ from urllib.parse import quote
 
 import pytest
 
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.doctor import examine
-from meshtasks.config.settings import load_settings
+from meshtasks.cli.secrets import make_secrets
+from meshtasks.config.settings import env_file_values, load_settings
 from meshtasks.errors import ConfigError, SinkUnavailable
 from meshtasks.flows.diagnosis import Check, Verdict
 from meshtasks.masking import keep_secret, masked
@@ -235,3 +237,44 @@ def test_names_and_hosts_stay_readable() -> None:
     )
     text = "guest at 127.0.0.1:5672, alerts.notifications of push.example.org:8080"
     assert masked(text) == text
+
+
+# The file .env
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"A=1\nMESH_INFLUX_TOKEN=\xff8f3a\n", ""),
+        (b"A=1\nMESH_INFLUX_TOKEN='to'ken-8f3a\n", ":2"),
+        (b'A="1\nMESH_INFLUX_TOKEN=token-8f3a\n', ":1"),
+    ],
+    ids=["another encoding", "text behind the quotes", "a stray quote"],
+)
+def test_a_line_of_dotenv_that_would_be_passed_over_stops_the_start(
+    content: bytes, line: str
+) -> None:
+    Path(".env").write_bytes(content)
+
+    with pytest.raises(ConfigError) as refused:
+        load_settings()
+
+    assert str(refused.value).startswith(f".env{line}: ")
+    assert "8f3a" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_secrets_are_added_behind_what_a_person_wrote() -> None:
+    env_file = Path(".env")
+    written = "# my phone\nexport MINE='a b'\n\nMESH_API_TOKENS=me:operate:8f3a"
+    env_file.write_text(written)
+    env_file.chmod(0o644)
+
+    made = make_secrets(load_settings().read(TOPOLOGY), ["OTHER"])
+    again = make_secrets(load_settings().read(TOPOLOGY), ["OTHER", "NEW_IN_THIS"])
+
+    assert env_file.read_text().startswith(f"{written}\n")
+    values = env_file_values(env_file)
+    assert values["MESH_API_TOKENS"] == "me:operate:8f3a"
+    assert values.keys() > {"MINE", "OTHER", "NEW_IN_THIS", "MESH_BROKER_URL"}
+    assert (made.kept, again.new) == (2, 1)
+    assert env_file.stat().st_mode & 0o777 == 0o600
