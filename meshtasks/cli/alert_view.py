@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import tzinfo
-from typing import Any, NamedTuple
 
 from meshtasks.config.durations import span_text
-from meshtasks.flows.alerts.config import AlertPolicy, local_time
-from meshtasks.flows.alerts.decision import Muting
+from meshtasks.flows.alerts.config import local_time
+from meshtasks.flows.alerts.current import CurrentAlert
 from meshtasks.flows.alerts.state import (
     AlertEvent,
     AlertState,
     NotificationState,
     Silence,
-    rank,
 )
-from meshtasks.flows.alerts.store import AlertTables
 from meshtasks.text import clip
 
 _TITLE_CHARS = 60
@@ -25,62 +22,9 @@ _DETAIL_CHARS = 160
 _EXAMPLES = 10
 
 
-class Shown(NamedTuple):
-    """An alert, and what its state is called.
-
-    Attributes:
-        alert: the alert.
-        state: why it is told, or not.
-        told: what its receivers know.
-    """
-
-    alert: AlertState
-    state: str
-    told: str
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data; times are epoch seconds."""
-        alert = self.alert
-        return {
-            "fingerprint": alert.fingerprint,
-            "state": self.state,
-            "told": self.told,
-            "severity": alert.severity,
-            "title": alert.title,
-            "message": alert.message,
-            "source": alert.source,
-            "labels": alert.own_labels,
-            "starts_at": alert.starts_at,
-            "ends_at": alert.ends_at,
-            "acknowledged_by": alert.acknowledged_by,
-        }
-
-
-def now_standing(
-    tables: AlertTables, policy: AlertPolicy, now: float, *, every: bool
-) -> list[Shown]:
-    """The alerts that go on, or every one; the gravest and latest first."""
-    firing = tables.firing()
-    muting = Muting(policy, tables.silences(), firing, now)
-    shown = [
-        Shown(
-            alert,
-            _state(alert, policy, muting, now),
-            _told(tables.memberships(alert.fingerprint)),
-        )
-        for alert in (tables.alerts() if every else firing)
-    ]
-    return sorted(
-        shown,
-        key=lambda each: (
-            not each.alert.firing,
-            -rank(each.alert.severity),
-            -each.alert.starts_at,
-        ),
-    )
-
-
-def table(shown: Sequence[Shown], zone: tzinfo | None, now: float) -> Iterator[str]:
+def table(
+    shown: Sequence[CurrentAlert], zone: tzinfo | None, now: float
+) -> Iterator[str]:
     """A table of alerts, with a head."""
     if not shown:
         yield "no alerts"
@@ -105,15 +49,8 @@ def table(shown: Sequence[Shown], zone: tzinfo | None, now: float) -> Iterator[s
         yield "  ".join(cell.ljust(width) for cell, width in cells).rstrip()
 
 
-def routes_told(tables: AlertTables, fingerprint: str) -> dict[str, NotificationState]:
-    """What the receivers of each route know of an alert."""
-    memberships = tables.memberships(fingerprint)
-    groups = {name: tables.group(name) for name in memberships}
-    return {group.route: memberships[name] for name, group in groups.items() if group}
-
-
 def page(
-    shown: Shown,
+    shown: CurrentAlert,
     routes: Mapping[str, NotificationState],
     zone: tzinfo | None,
     now: float,
@@ -179,24 +116,6 @@ def history_lines(events: Sequence[AlertEvent], zone: tzinfo | None) -> Iterator
         detail = clip(" ".join(event.detail.split()), _DETAIL_CHARS)
         said = f": {detail}" if detail else ""
         yield f"{moment}  {event.kind:<13}{who} {event.title}{said}"
-
-
-def _state(alert: AlertState, policy: AlertPolicy, muting: Muting, now: float) -> str:
-    if not alert.firing:
-        return "resolved"
-    if (mute := muting.of(alert)) is not None:
-        return mute.reason
-    if alert.phase(policy.flapping, now) == "flapping":
-        return "flapping"
-    return "acknowledged" if alert.acknowledged_by else "firing"
-
-
-def _told(memberships: dict[str, NotificationState]) -> str:
-    known = memberships.values()
-    if any(told.pending for told in known):
-        return "pending"
-    phases = sorted({told.phase for told in known if told.phase})
-    return ",".join(phases) or "-"
 
 
 def _moment(at: float, zone: tzinfo | None) -> str:

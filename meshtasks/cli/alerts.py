@@ -15,9 +15,7 @@ import typer
 
 from meshtasks.cli.alert_view import (
     history_lines,
-    now_standing,
     page,
-    routes_told,
     silence_lines,
     silenced_lines,
     table,
@@ -27,6 +25,7 @@ from meshtasks.config.durations import seconds_of
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import SinkRejected
 from meshtasks.flows.alerts.config import ALERTS
+from meshtasks.flows.alerts.current import current_alerts, routes_notified
 from meshtasks.flows.alerts.handler import NOTIFIER
 from meshtasks.flows.alerts.matchers import parse_matcher
 from meshtasks.flows.alerts.rendering import Notification
@@ -62,7 +61,7 @@ def show(
     with closing(Sinks(load_settings())) as sinks:
         policy = sinks.settings.read(ALERTS)
         with sinks[ALERT_STATE].tables() as tables:
-            alerts = now_standing(tables, policy, now, every=every)
+            alerts = current_alerts(tables, policy, now, every=every)
             silences = [each for each in tables.silences() if each.ends_at > now]
     if as_json:
         for each in alerts:
@@ -127,10 +126,10 @@ def show_one(
     with closing(Sinks(load_settings())) as sinks:
         policy = sinks.settings.read(ALERTS)
         with sinks[ALERT_STATE].tables() as tables:
-            alerts = now_standing(tables, policy, now, every=True)
+            alerts = current_alerts(tables, policy, now, every=True)
             known = {each.alert.fingerprint: each for each in alerts}
             pages = [
-                list(page(known[name], routes_told(tables, name), policy.zone, now))
+                list(page(known[name], routes_notified(tables, name), policy.zone, now))
                 for name in (_the_one(known, each, "alerts") for each in fingerprints)
             ]
     say("\n\n".join("\n".join(each) for each in pages))

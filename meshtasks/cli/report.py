@@ -15,19 +15,19 @@ import typer
 from meshtasks.amqp.dead_letters import dead_letter_of, general_reason
 from meshtasks.amqp.peek import peek
 from meshtasks.amqp.topology import TOPOLOGY
-from meshtasks.cli.report_facts import (
-    VIEWS,
-    DeadLetters,
-    DeadReason,
-    Facts,
-    facts_of,
-)
 from meshtasks.cli.terminal import fail, say, stopping_on_signals
 from meshtasks.config.extras import require
 from meshtasks.config.private_files import write_private
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.archive.objects import open_store
+from meshtasks.observation.facts import (
+    VIEWS,
+    DeadLetters,
+    DeadReason,
+    Facts,
+    facts_of,
+)
 
 
 def report(

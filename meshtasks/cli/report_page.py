@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from meshtasks.cli.chart import Chart, Series, number_text
 from meshtasks.cli.drawing import STYLE, Tick, svg, time_ticks
-from meshtasks.cli.report_facts import Curve, Facts, Period
+from meshtasks.observation.facts import Curve, Facts, Period
 
 _WIDTH = 560
 _CURVE_HEIGHT = 160

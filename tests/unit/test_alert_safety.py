@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from meshtasks.cli.alert_view import history_lines, now_standing, table
+from meshtasks.cli.alert_view import history_lines, table
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.alerts.config import ALERTS
+from meshtasks.flows.alerts.current import current_alerts
 from meshtasks.flows.alerts.service import AlertUpdate
 from meshtasks.flows.alerts.state import Silence
 from meshtasks.records.alert import Alert, misplaced
@@ -128,7 +129,7 @@ def test_every_valid_alert_is_listed_and_notified_and_fails_no_other(
 
     with manager.tables() as tables:
         policy = manager.sinks.settings.read(ALERTS)
-        shown = now_standing(tables, policy, manager.now, every=True)
+        shown = current_alerts(tables, policy, manager.now, every=True)
         lines = [
             *table(shown, policy.zone, manager.now),
             *history_lines(tables.history(10), policy.zone),
@@ -154,7 +155,7 @@ def test_a_clock_that_was_put_back_leaves_no_group_quiet_until_tomorrow(
 
     with manager.tables() as tables:
         policy = manager.sinks.settings.read(ALERTS)
-        shown = now_standing(tables, policy, manager.now, every=True)
+        shown = current_alerts(tables, policy, manager.now, every=True)
     told = {each.alert.source: each.told for each in shown}
     assert told == {"early": "-", "late": "firing"}  # the end of "early" was told
 

@@ -1,0 +1,92 @@
+"""The alerts as they are now, and whether their receivers know."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from meshtasks.flows.alerts.config import AlertPolicy
+from meshtasks.flows.alerts.decision import Muting
+from meshtasks.flows.alerts.state import AlertState, NotificationState, rank
+from meshtasks.flows.alerts.store import AlertTables
+
+
+class CurrentAlert(NamedTuple):
+    """An alert, and what its state is called.
+
+    Attributes:
+        alert: the alert.
+        state: why its receivers are notified, or not.
+        told: what its receivers know.
+    """
+
+    alert: AlertState
+    state: str
+    told: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data; times are epoch seconds."""
+        alert = self.alert
+        return {
+            "fingerprint": alert.fingerprint,
+            "state": self.state,
+            "told": self.told,
+            "severity": alert.severity,
+            "title": alert.title,
+            "message": alert.message,
+            "source": alert.source,
+            "labels": alert.own_labels,
+            "starts_at": alert.starts_at,
+            "ends_at": alert.ends_at,
+            "acknowledged_by": alert.acknowledged_by,
+        }
+
+
+def current_alerts(
+    tables: AlertTables, policy: AlertPolicy, now: float, *, every: bool
+) -> list[CurrentAlert]:
+    """The alerts that go on, or every one; the gravest and latest first."""
+    firing = tables.firing()
+    muting = Muting(policy, tables.silences(), firing, now)
+    shown = [
+        CurrentAlert(
+            alert,
+            _state(alert, policy, muting, now),
+            _told(tables.memberships(alert.fingerprint)),
+        )
+        for alert in (tables.alerts() if every else firing)
+    ]
+    return sorted(
+        shown,
+        key=lambda each: (
+            not each.alert.firing,
+            -rank(each.alert.severity),
+            -each.alert.starts_at,
+        ),
+    )
+
+
+def routes_notified(
+    tables: AlertTables, fingerprint: str
+) -> dict[str, NotificationState]:
+    """What the receivers of each route know of an alert."""
+    memberships = tables.memberships(fingerprint)
+    groups = {name: tables.group(name) for name in memberships}
+    return {group.route: memberships[name] for name, group in groups.items() if group}
+
+
+def _state(alert: AlertState, policy: AlertPolicy, muting: Muting, now: float) -> str:
+    if not alert.firing:
+        return "resolved"
+    if (mute := muting.of(alert)) is not None:
+        return mute.reason
+    if alert.phase(policy.flapping, now) == "flapping":
+        return "flapping"
+    return "acknowledged" if alert.acknowledged_by else "firing"
+
+
+def _told(memberships: dict[str, NotificationState]) -> str:
+    known = memberships.values()
+    if any(told.pending for told in known):
+        return "pending"
+    phases = sorted({told.phase for told in known if told.phase})
+    return ",".join(phases) or "-"
