@@ -29,6 +29,7 @@ demo: setup ## Run the mesh on embedded services with simulated sensors (ARGS="-
 
 test: setup ## Run every test against real servers (ARGS="-k name")
 	$(BIN)/python -m meshtasks.demo.packages test
+	$(BIN)/python -m tests.support.unpacked
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # They are not in testpaths (pyproject.toml), and install themselves on first use.

@@ -16,9 +16,12 @@
 ``new_triton``       a Triton of the test's own, to stop and kill
 ``receiver``         an HTTP service that records and answers as told
 ``ntfy``             the session's push server; a test takes a topic of its own
+``chromium``         a browser; ``docker_compose``, its program
+``every_ntfy``       the one that is played from a recording, and the real one
 ===================  =======================================================
 
-"Once more" needs a Docker engine; without one there is no such variant.
+"Once more" needs a Docker engine; without one there is no such variant. What this
+release of the system does not have is skipped, and says so.
 """
 
 from __future__ import annotations
@@ -37,16 +40,18 @@ from meshtasks import masking
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
 from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
-from meshtasks.demo.triton import Triton
+from meshtasks.demo.triton import Triton, unavailable_reason
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 from tests.support import containers
+from tests.support.chromium import absent_reason
 from tests.support.influx import Influx, InfluxTarget
-from tests.support.ntfy import Ntfy
+from tests.support.ntfy import Ntfy, PlayedNtfy, RealNtfy
 from tests.support.receiver import Receiver
 from tests.support.s3 import S3Target
 from tests.support.swift import Swift
 from tests.support.topologies import shipped_topology
 from tests.support.triton import REPOSITORIES
+from tests.support.unpacked import COMPOSE, NTFY
 
 # The same examples every time: a change is not to be blamed for what a search happens
 # to find. `make test ARGS="--hypothesis-profile=searching"` looks further.
@@ -70,6 +75,25 @@ ROOT = Path(__file__).parents[1]
 _CONTAINER = ["container"] if containers.docker_answers() else []
 
 _numbers = itertools.count(1)
+
+
+#: Why there is no server or program on this machine, by the fixture that stands for it.
+_ABSENT: dict[str, Callable[[], str | None]] = {
+    "chromium": absent_reason,
+    "docker_compose": COMPOSE.absent,
+    "real_ntfy": NTFY.absent,
+    "triton": unavailable_reason,
+    "new_triton": unavailable_reason,
+}
+
+
+def pytest_runtest_setup(item: pytest.Function) -> None:
+    """Skip what this machine cannot have; here, so that each is one line of the
+    summary."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    for name in {*item.fixturenames, *map(str, parameters)} & _ABSENT.keys():
+        if reason := _ABSENT[name]():
+            pytest.skip(f"{name.removeprefix('new_')}: {reason}")
 
 
 @pytest.fixture(autouse=True)
@@ -199,10 +223,35 @@ def influx(request: pytest.FixtureRequest) -> Iterator[InfluxTarget]:
 
 
 @pytest.fixture(scope="session")
-def ntfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ntfy]:
-    """The session's push server."""
-    with Ntfy(tmp_path_factory.mktemp("ntfy")) as server:
+def ntfy() -> Iterator[Ntfy]:
+    """The session's push server; ``every_ntfy`` holds it against the real one."""
+    with PlayedNtfy() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def real_ntfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ntfy]:
+    """The real push server, where this release has it."""
+    with RealNtfy(tmp_path_factory.mktemp("ntfy")) as server:
+        yield server
+
+
+@pytest.fixture
+def chromium() -> None:
+    """A browser for the pages (``tests.support.chromium``)."""
+
+
+@pytest.fixture
+def docker_compose() -> Path:
+    """Docker Compose's program, which reads files without an engine."""
+    return COMPOSE.program
+
+
+@pytest.fixture(params=["ntfy", "real_ntfy"])
+def every_ntfy(request: pytest.FixtureRequest) -> Ntfy:
+    """Every push server there is to test with."""
+    server: Ntfy = request.getfixturevalue(request.param)
+    return server
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@
 time when all is there. Otherwise root (or someone with passwordless sudo) gets
 the missing packages installed, without a service of theirs being started now or
 at boot; anyone else is told the command for an administrator, and the exit code
-is 69. The demo can do without Triton: if that cannot be installed, the exit code is
-0 all the same. Standard library only: it runs before anything else does.
+is 69. Packages come from the system's own archive, Python's from PyPI. What a
+release does not have is left out: the demo does without Triton, and the tests that
+need it, or a browser, are skipped. Standard library only: it runs before anything
+else does.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -36,12 +39,6 @@ TRITON_VENV = DATA / "venvs" / "triton"
 #: The wheel's own needs, and the newest Python that numpy 1 was built for.
 TRITON_GLIBC, TRITON_PYTHON = (2, 35), (3, 12)
 
-#: Programs of the tests are unpacked from a newer Debian: their binaries need
-#: nothing that Debian 12 lacks. Debian 13's ntfy does not replace notifications yet.
-NEWER_SUITE = "forky"
-NTFY_DIRECTORY = DATA / "debian" / "ntfy"
-COMPOSE_DIRECTORY = DATA / "debian" / "docker-compose"
-
 POLICY = Path("/usr/sbin/policy-rc.d")
 #: The answer that forbids a package to start its service: exit code 101 is
 #: "action forbidden by policy" to Debian's invoke-rc.d.
@@ -62,11 +59,13 @@ class Program:
         package: Debian's and Ubuntu's package.
         path: the file, or the name of a program to be looked up on the PATH.
         units: systemd units that its installation enables.
+        optional: not every release has the package, and tests are skipped without.
     """
 
     package: str
     path: str
-    units: tuple[str, ...]
+    units: tuple[str, ...] = ()
+    optional: bool = False
 
     def is_installed(self) -> bool:
         """Whether it is there."""
@@ -84,11 +83,11 @@ def python_libraries() -> list[Path]:
 
 def _python_library() -> Program:
     """The shared library of this Python, in which Triton runs its models; Debian's
-    own Python does without."""
+    own Python does without, and other builds have no package of it."""
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
     files = [directory / f"{name}.so.1.0" for directory in python_libraries()]
     found = next((file for file in files if file.is_file()), files[-1])
-    return Program(name, str(found), ())
+    return Program(name, str(found), optional=True)
 
 
 _RABBITMQ = Program(
@@ -105,8 +104,8 @@ _NODE_EXPORTER = Program(
     "prometheus-node-exporter",
     ("prometheus-node-exporter.service",),
 )
-#: Looks at the pages of the report.
-_CHROMIUM = Program("chromium", "chromium", ())
+#: Looks at the pages of the report. Ubuntu has it as a snap only.
+_CHROMIUM = Program("chromium", "chromium", optional=True)
 
 PROGRAMS = {
     "demo": (_RABBITMQ, _VICTORIA_METRICS),
@@ -116,15 +115,33 @@ PROGRAMS = {
         _INFLUXDB,
         _NODE_EXPORTER,
         _CHROMIUM,
-        _python_library(),
     ),
     "triton": (_python_library(),),
 }
 
 
 def missing(purpose: str) -> list[Program]:
-    """The programs for ``demo`` or ``test`` that this machine lacks."""
+    """The programs for ``demo``, ``test`` or ``triton`` that this machine lacks."""
     return [program for program in PROGRAMS[purpose] if not program.is_installed()]
+
+
+def candidate(package: str) -> str | None:
+    """The version of a package that apt-get would install, of the archive that this
+    machine uses; None if it has none, or has not been asked yet."""
+    if shutil.which("apt-cache") is None:
+        return None
+    question = ["apt-cache", "policy", package]
+    environment = {**os.environ, "LC_ALL": "C"}
+    answer = subprocess.run(  # noqa: S603 - our own command
+        question, capture_output=True, check=False, text=True, env=environment
+    )
+    found = re.search(r"^ *Candidate: (?!\(none\))(\S+)$", answer.stdout, re.MULTILINE)
+    return found[1] if found else None
+
+
+def can_be_had(programs: Sequence[Program]) -> list[Program]:
+    """Those that this machine's archive has, and those that it has to have."""
+    return [each for each in programs if not each.optional or candidate(each.package)]
 
 
 def administrator_command(programs: Sequence[Program]) -> str:
@@ -135,23 +152,23 @@ def administrator_command(programs: Sequence[Program]) -> str:
 
 
 def ensure_programs(purpose: str) -> None:
-    """Install what is missing for ``demo`` or ``test``, given the right to.
+    """Install what is missing for a purpose and can be had, given the right to.
 
     Raises:
         InstallFailed: it could not be installed; the text says what to do.
     """
-    programs = missing(purpose)
+    programs = can_be_had(missing(purpose))
     if not programs:
         return
     names = ", ".join(program.package for program in programs)
     if shutil.which("apt-get") is None:
         message = (
             f"this machine lacks {names}, and apt-get to install them with. Install "
-            "them in its own way, or use Debian 12, Ubuntu 22.04 or newer"
+            "them in its own way, or use Debian 12, Ubuntu 24.04 or newer"
         )
         raise InstallFailed(message)
     if os.geteuid() == 0:
-        install(programs)
+        install(missing(purpose))
     elif _may_sudo():
         # -I: no module in this directory may stand in for one of Python's own.
         again = ["sudo", "-n", sys.executable, "-I", __file__, purpose, "--as-root"]
@@ -171,20 +188,21 @@ def install(programs: Sequence[Program], policy: Path = POLICY) -> None:
     """Install programs with apt-get, as root; start none of their services.
 
     Args:
-        programs: what to install.
+        programs: what to install; optional ones as far as there are packages.
         policy: see :func:`services_held_back`.
 
     Raises:
         InstallFailed: apt-get failed; the text carries the end of its output.
     """
-    packages = [program.package for program in programs]
-    _say(f"installing {', '.join(packages)} (a minute or two)")
+    names = (program.package for program in programs)
+    _say(f"installing {', '.join(names)} (a minute or two)")
     units = [unit for program in programs for unit in program.units]
     units = [unit for unit in units if not _has_unit(unit)]
     apt_get = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     with services_held_back(policy):
         _run([*apt_get, "update"], environment)
+        packages = [program.package for program in can_be_had(programs)]
         _run([*apt_get, "install", "--no-install-recommends", *packages], environment)
         new_units = [unit for unit in units if _has_unit(unit)]
         if new_units and shutil.which("systemctl"):
@@ -282,70 +300,6 @@ def ensure_venv(
     ready.write_text(wanted)
 
 
-def ensure_unpacked(package: str, directory: Path) -> None:
-    """Unpack a package of a newer Debian beside the system, if need be; needs no root.
-
-    Args:
-        package: its name.
-        directory: it is unpacked to ``root`` in there.
-
-    Raises:
-        InstallFailed: this is no Debian, or apt-get failed; the text says why.
-    """
-    ready = directory / ".ready"
-    wanted = f"{package} {NEWER_SUITE}\n"
-    if ready.exists() and ready.read_text() == wanted:
-        return
-    _say(f"unpacking {package} for the tests")
-    shutil.rmtree(directory, ignore_errors=True)
-    apt = directory / "apt"
-    for part in ("lists/partial", "cache/archives/partial", "sources", "preferences"):
-        (apt / part).mkdir(parents=True)
-    (apt / "status").touch()
-    (apt / "sources" / "debian.sources").write_text(
-        f"Types: deb\nURIs: {_debian_mirror()}\nSuites: {NEWER_SUITE}\n"
-        "Components: main\n"
-        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
-    )
-    (apt / "apt.conf").write_text(
-        f'Dir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "{apt}/sources";\n'
-        f'Dir::Etc::preferences "/dev/null";\n'
-        f'Dir::Etc::preferencesparts "{apt}/preferences";\n'
-        f'Dir::State::lists "{apt}/lists";\nDir::State::status "{apt}/status";\n'
-        f'Dir::Cache "{apt}/cache";\nAPT::Sandbox::User "";\n'
-    )
-    environment = {**os.environ, "APT_CONFIG": str(apt / "apt.conf"), "LC_ALL": "C"}
-    _run(["apt-get", "-q", "update"], environment)
-    _run(["apt-get", "-q", "download", package], environment, directory)
-    (archive,) = directory.glob(f"{package}_*.deb")
-    _run(["dpkg-deb", "-x", str(archive), str(directory / "root")], environment)
-    shutil.rmtree(apt)
-    archive.unlink()
-    ready.write_text(wanted)
-
-
-def _debian_mirror() -> str:
-    """The mirror that this machine takes its own packages from."""
-    try:
-        debian = platform.freedesktop_os_release()["ID"] == "debian"
-        question = ["apt-get", "indextargets", "--format", "$(REPO_URI)"]
-        answer = subprocess.run(  # noqa: S603 - our own command
-            question,
-            capture_output=True,
-            check=True,
-            text=True,
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        message = f"the programs of the tests need Debian: {error}"
-        raise InstallFailed(message) from error
-    mirrors = [each.rstrip("/") for each in answer.stdout.splitlines()]
-    own = [each for each in mirrors if not each.endswith("-security")]
-    if not debian or not own:
-        message = "the programs of the tests need a mirror of Debian"
-        raise InstallFailed(message)
-    return own[0]
-
-
 def main(arguments: Sequence[str]) -> int:
     """Make sure that everything for ``demo`` or ``test`` is there.
 
@@ -385,9 +339,9 @@ def _ensure_environments(purpose: str) -> None:
             ensure_triton()
         case _:
             ensure_swift()
-            ensure_triton()
-            ensure_unpacked("ntfy", NTFY_DIRECTORY)
-            ensure_unpacked("docker-compose", COMPOSE_DIRECTORY)
+            if triton_unavailable() is None:
+                ensure_programs("triton")
+                ensure_triton()
 
 
 def _ensure_triton_if_possible() -> None:
@@ -408,12 +362,9 @@ def _may_sudo() -> bool:
     return answer.returncode == 0
 
 
-def _run(
-    command: Sequence[str], environment: dict[str, str], directory: Path | None = None
-) -> None:
+def _run(command: Sequence[str], environment: dict[str, str]) -> None:
     done = subprocess.run(  # noqa: S603 - our own command
         command,
-        cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

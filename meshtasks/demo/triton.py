@@ -18,6 +18,7 @@ from meshtasks.config.extras import require
 from meshtasks.demo import loopback
 from meshtasks.demo.packages import (
     TRITON_VENV,
+    can_be_had,
     missing,
     python_libraries,
     triton_unavailable,
@@ -40,7 +41,11 @@ def unavailable_reason() -> str | None:
         require("triton", "asking a model")
     except ConfigError as error:
         return f"{error.key} {error.expected}"
-    if not _SERVER.is_dir() or missing("triton"):
+    libraries = missing("triton")
+    if libraries and not can_be_had(libraries):
+        names = ", ".join(Path(library.path).name for library in libraries)
+        return f"its models need {names}, and this Python comes without"
+    if libraries or not _SERVER.is_dir():
         return f"it is not installed; {_INSTALL} does that"
     return None
 

@@ -1,4 +1,4 @@
-"""Alerts from the exchange to the phone: real workers, real broker, real ntfy."""
+"""Alerts from the exchange to the phone: real workers, real broker, ntfy."""
 
 from __future__ import annotations
 

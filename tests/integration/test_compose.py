@@ -16,11 +16,11 @@ import pytest
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
-from meshtasks.demo.packages import COMPOSE_DIRECTORY
+from tests.support.compose import read_services
+from tests.support.unpacked import COMPOSE
 from tests.support.worker import CELERY
 
 ROOT = Path(__file__).parents[2]
-COMPOSE = COMPOSE_DIRECTORY / "root/usr/libexec/docker/cli-plugins/docker-compose"
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 PROFILES = ("ai", "demo", "homeassistant")
 #: What a user may set and need not.
@@ -53,7 +53,7 @@ def compose(
 ) -> subprocess.CompletedProcess[str]:
     chosen = [part for profile in profiles for part in ("--profile", profile)]
     return subprocess.run(
-        [COMPOSE, *chosen, *command],
+        [COMPOSE.program, *chosen, *command],
         cwd=project,
         env={"PATH": os.environ["PATH"], "HOME": str(project)},
         capture_output=True,
@@ -65,13 +65,29 @@ def compose(
 
 @pytest.fixture(scope="module")
 def services(project: Path) -> dict[str, Any]:
-    """All services, as compose understands the file."""
+    """All services, as we read the file."""
+    return read_services(project)
+
+
+@pytest.mark.usefixtures("docker_compose")
+def test_docker_compose_reads_the_file_as_we_do(
+    project: Path, services: dict[str, Any]
+) -> None:
     answer = compose(project, *PROFILES, command=("config", "--format", "json"))
     assert answer.returncode == 0, answer.stderr
-    found: dict[str, Any] = json.loads(answer.stdout)["services"]
-    return found
+    theirs: dict[str, Any] = json.loads(answer.stdout)["services"]
+
+    assert services.keys() == theirs.keys()
+    for name, ours in services.items():
+        for key in ("ports", "volumes"):
+            seen = theirs[name].get(key, [])
+            for mine, other in zip(ours.get(key, []), seen, strict=True):
+                assert mine.items() <= other.items(), name
+        for key in ("command", "image", "restart", "environment"):
+            assert ours.get(key) == theirs[name].get(key), name
 
 
+@pytest.mark.usefixtures("docker_compose")
 @pytest.mark.parametrize("profiles", [(), *((each,) for each in PROFILES), PROFILES])
 def test_the_file_is_valid_with_every_profile(
     project: Path, profiles: tuple[str, ...]
@@ -80,6 +96,7 @@ def test_the_file_is_valid_with_every_profile(
     assert answer.returncode == 0, answer.stderr
 
 
+@pytest.mark.usefixtures("docker_compose")
 def test_without_secrets_it_says_how_to_make_them(tmp_path: Path) -> None:
     shutil.copy(ROOT / "docker-compose.yml", tmp_path)
 

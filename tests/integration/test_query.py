@@ -371,6 +371,7 @@ LINES = (
 )
 
 
+@pytest.mark.usefixtures("chromium")
 def test_a_chart_is_a_page_that_a_browser_shows(
     sinks: Sinks, query: Command, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def furnish(sinks: Sinks, now: float) -> None:
     archive(sinks, "alerts.critical.x", cold, start=now - HOUR_SECONDS, name="b")
 
 
+@pytest.mark.usefixtures("chromium")
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
 def test_the_page_shows_the_house_in_light_and_dark_and_on_a_phone(
     sinks: Sinks,
@@ -173,6 +174,7 @@ def test_the_page_shows_the_house_in_light_and_dark_and_on_a_phone(
     assert queue_depth(url, QUEUE) == 4
 
 
+@pytest.mark.usefixtures("chromium")
 def test_the_page_uses_no_network_and_has_no_faults(
     sinks: Sinks, meshtasks: Command, tmp_path: Path
 ) -> None:

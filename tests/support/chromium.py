@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from html import unescape
 from pathlib import Path
@@ -23,6 +24,13 @@ _OPTIONS = (
 )
 _POLICY = re.compile(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>")
 _DARK = "--blink-settings=preferredColorScheme=0"
+
+
+def absent_reason() -> str | None:
+    """Why there is no browser; None if there is."""
+    if shutil.which("chromium"):
+        return None
+    return "this release has no package of it (Ubuntu has a snap only)"
 
 
 def look(page: Path, script: str, *, width: int, dark: bool) -> Any:
@@ -72,7 +80,7 @@ def _run(
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
 
