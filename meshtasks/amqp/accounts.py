@@ -30,8 +30,12 @@ from meshtasks.amqp.topology import Topology
 _CELERY = (r"(.+\.)?celery\.pidbox", r"celeryev(\..+)?")
 #: Queues that the broker names, for answers.
 _ANSWERS = r"amq\.gen-.+"
-#: What the MQTT plugin declares for a device that subscribes.
-_SUBSCRIPTIONS = r"mqtt-subscription-.+"
+#: Of these, what who only asks and listens has to do with: not the workers' mailboxes.
+_CELERY_ASKING = (
+    r"(.+\.)?reply\.celery\.pidbox",
+    r"celery\.pidbox",
+    r"celeryev(\..+)?",
+)
 #: The lock of those who peek at the dead letters.
 _PEEK_LOCKS = r".+\.browsed"
 _DEFAULT_EXCHANGE = r"amq\.default"
@@ -41,6 +45,13 @@ _DEVICES = re.escape(DEVICES_EXCHANGE)
 
 #: How the accounts of single devices or sites are called.
 DEVICE_PREFIX = "device_"
+
+#: What the MQTT plugin declares for a device that subscribes is named for its client
+#: id. An account of a device or site may use the ids that begin with its own name
+#: (``device_attic``, ``device_attic-window``; no account's name has a dash), and
+#: nobody else may use those: what waits for one is not to be had by taking its id.
+_OWN_SUBSCRIPTIONS = r"mqtt-subscription-{account}(-.+)?qos[01]"
+_SHARED_SUBSCRIPTIONS = rf"mqtt-subscription-(?!{DEVICE_PREFIX}).+"
 
 #: A routing key as AMQP 0-9-1 can carry it and everybody can read it: valid UTF-8 (the
 #: table of RFC 3629, less the control characters U+0000-1F and U+7F-9F) of 1 to 255
@@ -101,7 +112,8 @@ def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Ri
         publishes to the exchanges of the domains; ``devices`` are MQTT devices, and
         ``device_<name>`` is one of them; ``normaliser`` takes what they sent and
         publishes readings; ``gateway`` publishes and calls commands; ``monitor``
-        (Flower) receives events, inspects workers and calls commands; ``operator``
+        (Flower) receives events, inspects workers and calls commands, and reads no
+        queue but those made for its answers; ``operator``
         (``meshtasks status``, ``dlq``, ``topology check``) reads and writes
         everything, inspects workers, and declares nothing but queues for answers.
     """
@@ -123,17 +135,23 @@ def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Ri
             "management",
         ),
         "producer": Rights("", _any(*domains), ""),
-        "devices": _devices(_DEVICES_CONNECTIONS, _DEVICES_CHANNELS),
+        "devices": _devices(
+            _SHARED_SUBSCRIPTIONS, _DEVICES_CONNECTIONS, _DEVICES_CHANNELS
+        ),
         **{
-            DEVICE_PREFIX + name: _devices(_DEVICE_CONNECTIONS, _DEVICE_CHANNELS)
+            (account := DEVICE_PREFIX + name): _devices(
+                _OWN_SUBSCRIPTIONS.format(account=account),
+                _DEVICE_CONNECTIONS,
+                _DEVICE_CHANNELS,
+            )
             for name in devices
         },
         "normaliser": Rights("", _any(*domains, r"dead\.letter"), _any("devices")),
         "gateway": Rights("", _any(*domains, commands), _any(answers)),
         "monitor": Rights(
-            _any(*_CELERY, _ANSWERS, commands),
-            _any(*_CELERY, _ANSWERS, commands, _DEFAULT_EXCHANGE),
-            _any(*_CELERY, _ANSWERS, commands),
+            _any(*_CELERY_ASKING, _ANSWERS),
+            _any(*_CELERY_ASKING, _ANSWERS, commands),
+            _any(*_CELERY_ASKING, _ANSWERS),
             "monitoring",
         ),
         "operator": Rights(
@@ -145,11 +163,11 @@ def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Ri
     }
 
 
-def _devices(connections: int, channels: int) -> Rights:
+def _devices(subscriptions: str, connections: int, channels: int) -> Rights:
     return Rights(
-        _any(_SUBSCRIPTIONS),
-        _any(_SUBSCRIPTIONS, _DEVICES),
-        _any(_SUBSCRIPTIONS, _DEVICES),
+        _any(subscriptions),
+        _any(subscriptions, _DEVICES),
+        _any(subscriptions, _DEVICES),
         topics=_READABLE_TOPIC,
         max_connections=connections,
         max_channels=channels,

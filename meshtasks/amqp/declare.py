@@ -13,6 +13,7 @@ from typing import Any
 
 import kombu
 from amqp.exceptions import AccessRefused, ChannelError, PreconditionFailed
+from typing_extensions import override
 
 from meshtasks.amqp.entities import AnswersQueue, Binding, Exchange, Queue, RetryQueue
 from meshtasks.amqp.topology import Topology
@@ -41,8 +42,9 @@ def task_queues(topology: Topology) -> list[kombu.Queue]:
 
     Celery is left no declaration that could differ from :func:`declare`. It
     declares no domain queue, and what it sends to one goes through the
-    default exchange to that queue alone. The commands queue it declares as it
-    stands here, since programs that send commands declare nothing else.
+    default exchange to that queue alone. Of the commands queue it asks whether it
+    is there, before each connection's first command: a caller gets an error rather
+    than have a command vanish, and needs no right to declare or to read it.
     """
     by_name = {queue.name: queue for queue in topology.queues}
     direct = kombu.Exchange("", type="direct")
@@ -52,12 +54,23 @@ def task_queues(topology: Topology) -> list[kombu.Queue]:
     ]
     way = topology.commands_binding
     exchange = next(x for x in topology.exchanges if x.name == way.exchange)
-    commands = _queue(
-        by_name[topology.commands_queue],
+    commands = _ExistingQueue(
+        topology.commands_queue,
         exchange=_exchange(exchange),
+        durable=True,
+        queue_arguments=by_name[topology.commands_queue].arguments,
         routing_key=way.routing_key,
     )
     return [*domain, commands]
+
+
+class _ExistingQueue(kombu.Queue):  # type: ignore[misc]  # kombu has no types
+    """A queue that others declare; no account needs a right to look for it."""
+
+    @override
+    def declare(self, nowait: bool = False, channel: Any = None) -> str:
+        self.queue_declare(nowait=nowait, passive=True, channel=channel)
+        return str(self.name)
 
 
 def _steps(topology: Topology) -> Iterator[tuple[str, Callable[..., object]]]:

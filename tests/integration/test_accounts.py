@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -14,14 +13,12 @@ import amqp
 import paho.mqtt.client as paho
 import pytest
 from amqp.exceptions import AccessRefused
-from celery import Celery
 from dotenv import dotenv_values
 from paho.mqtt import publish as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from pydantic import SecretStr
 
 from meshtasks.amqp.accounts import definitions_with_accounts, rights_of
-from meshtasks.amqp.declare import task_queues
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
@@ -30,6 +27,7 @@ from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, RabbitMQ
 from tests.support import rawmqtt
 from tests.support.amqp import open_channel, publish_raw, queue_depth
 from tests.support.command import command
+from tests.support.flower import Flower
 from tests.support.gateway import Gateway
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
@@ -46,10 +44,17 @@ Url = Callable[[str], str]
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    """A node that has loaded the definitions, as compose's does."""
+    """A node with the definitions and the configuration of compose's."""
     passwords = {role: f"secret of {role}" for role in ROLES}
+    directory = tmp_path_factory.mktemp("accounts")
+    (directory / "conf.d").mkdir()
+    shipped = (ROOT / "config/rabbitmq/rabbitmq.conf").read_text(encoding="utf-8")
+    own = shipped.replace(
+        "/etc/rabbitmq/definitions.json", f"{directory}/definitions.json"
+    )
+    (directory / "conf.d/20-mesh.conf").write_text(own, encoding="utf-8")
     node = RabbitMQ(
-        tmp_path_factory.mktemp("accounts"),
+        directory,
         plugins=(MANAGEMENT, MQTT),
         definitions=definitions_with_accounts(SHIPPED, VHOST, passwords, DEVICES),
     )
@@ -105,9 +110,21 @@ def test_only_workers_declare_what_the_mesh_consists_of(url: Url, role: str) -> 
 def test_who_does_not_work_on_queues_neither_reads_nor_empties_them(
     url: Url, role: str
 ) -> None:
-    for queue in ("sensors.temperature", "dead.letter.queue", "retry.5"):
+    for queue in ("sensors.temperature", "dead.letter.queue", "retry.5", "commands"):
         assert refused(url(role), lambda channel: channel.basic_get(queue))  # noqa: B023 - called at once
         assert refused(url(role), lambda channel: channel.queue_purge(queue))  # noqa: B023 - likewise
+
+
+def test_the_monitor_puts_messages_into_no_queue(url: Url) -> None:
+    with pytest.raises(AccessRefused):
+        publish_raw(url("monitor"), "", "sensors.temperature", READING)
+
+
+def test_the_monitor_takes_no_orders_meant_for_a_worker(url: Url) -> None:
+    mailbox = "celery@host.celery.pidbox"
+    with open_channel(url("worker")) as channel:
+        channel.queue_declare(mailbox, exclusive=False, auto_delete=False)
+    assert refused(url("monitor"), lambda channel: channel.basic_get(mailbox))
 
 
 def test_a_producer_publishes_to_domains_and_nowhere_else(url: Url) -> None:
@@ -196,6 +213,57 @@ def test_a_device_publishes_on_topics_that_everybody_can_read_and_on_no_others(
     assert count == len(READABLE) + 1
 
 
+def subscribes(broker: RabbitMQ, account: str, client_id: str) -> bool:
+    """Whether the broker lets an account subscribe under this client id."""
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id)
+    client.username_pw_set(f"{VHOST}:{account}", f"secret of {account}")
+    answered = threading.Event()
+    granted = []
+
+    def subscribed(*_: object) -> None:
+        granted.append(True)
+        answered.set()
+
+    def subscribe(*_: object) -> None:
+        client.subscribe("sensors/#", qos=1)
+
+    client.on_connect = subscribe
+    client.on_subscribe = subscribed
+    client.on_disconnect = lambda *_: answered.set()
+    client.connect(loopback.HOST, broker.ports.mqtt)
+    client.loop_start()
+    assert answered.wait(30)
+    client.disconnect()
+    client.loop_stop()
+    return bool(granted)
+
+
+@pytest.mark.parametrize(
+    ("account", "client_id", "may"),
+    [
+        ("device_attic", "device_attic", True),
+        ("device_attic", "device_attic-window", True),
+        ("device_attic", "device_attic_1", False),
+        ("device_attic", "DVES_1A2B3C", False),
+        ("devices", "DVES_1A2B3C", True),
+        ("devices", "device_attic", False),
+        ("devices", "device_attic-window", False),
+    ],
+)
+def test_nobody_gets_what_waits_for_a_device_by_taking_its_client_id(
+    broker: RabbitMQ, account: str, client_id: str, may: bool
+) -> None:
+    assert subscribes(broker, account, client_id) == may
+
+
+def test_the_broker_has_bounds_of_its_own_whatever_the_machine_has(
+    broker: RabbitMQ,
+) -> None:
+    (node,) = broker.api("GET", "/nodes")
+    assert node["mem_limit"] == 320 * 1024**2
+    assert node["disk_free_limit"] == 512 * 10**6
+
+
 def test_a_device_has_a_bound_number_of_connections(broker: RabbitMQ) -> None:
     limits = {each["user"]: each["value"] for each in broker.api("GET", "/user-limits")}
 
@@ -264,17 +332,16 @@ def test_who_works_watches_and_looks_after_the_mesh_may_do_that(
         "the dead letter",
     )
 
-    # the monitor hears events, asks workers and calls commands, as Flower does
-    with monitor(url("monitor")) as app, app.connection_for_read() as connection:
-        heard: list[str] = []
-        on_any = {"*": lambda event: heard.append(event["type"])}
-        receiver = app.events.Receiver(connection, handlers=on_any)
-        list(receiver.itercapture(limit=1, timeout=60))
-        pongs = app.control.ping(timeout=5, limit=1)
-        app.send_task("silence_alerts", queue="commands", ignore_result=True)
-    assert heard
-    assert pongs
-    wait_until(lambda: "silence_alerts" in worker.log(), 30, "the command")
+    # Flower, as the monitor, hears events, asks workers and calls commands
+    flower = Flower(tmp_path, {**host_env(tmp_path), "MESH_BROKER_URL": url("monitor")})
+    try:
+        flower.start()
+        workers = flower.request("GET", "workers", params={"refresh": "1"}).json()
+        flower.call("send-task", "silence_alerts", queue="commands")
+        wait_until(lambda: "silence_alerts" in worker.log(), 30, "the command")
+    finally:
+        flower.process.kill()
+    assert [each["active_queues"] for each in workers.values()]
 
     # the gateway publishes, calls commands, and hears what became of them
     gateway = Gateway(
@@ -330,12 +397,3 @@ def test_a_device_gets_an_account_of_its_own_and_keeps_it(
     assert "device_attic_1" in users
     assert dotenv_values(file) == before
     assert before["MESH_BROKER_PASSWORD_DEVICE_ATTIC_1"]
-
-
-@contextmanager
-def monitor(url: str) -> Iterator[Celery]:
-    """A Celery application as Flower has it."""
-    app = Celery("monitor", broker=url, set_as_current=False)
-    app.conf.update(task_queues=task_queues(SHIPPED), task_default_queue="commands")
-    yield app
-    app.close()
