@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
+from meshtasks.config.environment import SHIPPED_CONFIG
 from meshtasks.demo import loopback
 from meshtasks.demo.process import Process, ProcessFailed
 
@@ -46,10 +47,9 @@ log.file = false
 log.console = true
 log.console.use_colors = off
 load_definitions = {directory}/definitions.json
-# The write-ahead log of quorum queues is kept in memory too; the default of 512 MB
-# is more than all else takes on a small machine.
-raft.wal_max_size_bytes = 64000000
 """
+#: Bounds of memory, as the broker of docker-compose.yml has them.
+_ADVANCED = SHIPPED_CONFIG / "rabbitmq" / "advanced.config"
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +278,7 @@ class RabbitMQ:
         texts = {
             "rabbitmq.conf": "\n".join(parts).format(**values),
             "rabbitmq-env.conf": "",
-            "advanced.config": "[].\n",
+            "advanced.config": _ADVANCED.read_text(encoding="utf-8"),
             "enabled_plugins": f"[{','.join(self.plugins)}].\n",
             "definitions.json": json.dumps(self._all_definitions(), indent=1),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,7 +24,7 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.demo import loopback
-from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, RabbitMQ
+from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, SERVER, RabbitMQ
 from tests.support import rawmqtt
 from tests.support.amqp import open_channel, publish_raw, queue_depth
 from tests.support.command import command
@@ -256,12 +257,27 @@ def test_nobody_gets_what_waits_for_a_device_by_taking_its_client_id(
     assert subscribes(broker, account, client_id) == may
 
 
+def rabbitmqctl(broker: RabbitMQ, *arguments: str) -> str:
+    """What RabbitMQ's own tool says of the node."""
+    tool = SERVER.with_name("rabbitmqctl")
+    done = subprocess.run(
+        [tool, *arguments],
+        env=broker.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
 def test_the_broker_has_bounds_of_its_own_whatever_the_machine_has(
     broker: RabbitMQ,
 ) -> None:
     (node,) = broker.api("GET", "/nodes")
     assert node["mem_limit"] == 320 * 1024**2
     assert node["disk_free_limit"] == 512 * 10**6
+    assert "wal_max_size_bytes,16000000" in rabbitmqctl(broker, "environment")
 
 
 def test_a_device_has_a_bound_number_of_connections(broker: RabbitMQ) -> None:
