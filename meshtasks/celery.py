@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from celery import Celery
 
-from meshtasks.amqp.connecting import connected, tls_of, unopened
+from meshtasks.amqp.connecting import connected, unopened
 from meshtasks.amqp.declare import task_queues
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.loader import refuse
@@ -19,6 +19,7 @@ from meshtasks.flows.contract import Handler
 from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.config import GATEWAY
 from meshtasks.worker import inspection  # noqa: F401 - registers its answers
+from meshtasks.worker.broker import new_app
 from meshtasks.worker.commands import register_commands
 from meshtasks.worker.mesh import attach
 from meshtasks.worker.program import MeshWorker, end
@@ -43,13 +44,12 @@ def create_app(
         refuse(flow.validate(settings))
     if handlers is None:
         handlers = flows.handlers(settings)
-    app = Celery("meshtasks", broker=settings.env.amqp_url)
+    app = new_app("meshtasks", settings.env.amqp_url)
     app.conf.update(
         accept_content=["json"],
         broker_connection_max_retries=None,  # the broker may be away for days
         broker_connection_retry_on_startup=True,
         broker_heartbeat=30,
-        broker_use_ssl=tls_of(settings.env.amqp_url),
         result_backend="meshtasks.worker.commands:AnswersBackend",
         event_queue_expires=60,
         task_acks_late=True,

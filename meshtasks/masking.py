@@ -31,6 +31,9 @@ _TOKEN_CHARS = 8
 _LONG_CHARS = 16
 _SECRET_NAMES = re.compile("token|pass|secret|key|auth|pwd", re.IGNORECASE)
 
+#: Between the URLs of a cluster's nodes.
+_NEXT_URL = re.compile(r"\s*;\s*(?=amqps?://)")
+
 _lock = threading.Lock()
 _known: set[str] = set()
 _pattern: re.Pattern[str] | None = None
@@ -71,6 +74,10 @@ def masked(text: str) -> str:
 
 def _parts(secret: str) -> Iterator[str]:
     """What is to be masked of a secret: all of it, and its own secret parts."""
+    if len(urls := _NEXT_URL.split(secret)) > 1:
+        for each in urls:
+            yield from _parts(each)
+        return
     if "://" not in secret:
         yield secret
         yield from secret.split()[1:]  # of "Bearer …"

@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import kombu
 from amqp.exceptions import AccessRefused, NotAllowed, NotFound
 
+from meshtasks.amqp.nodes import Connection
+from meshtasks.config.brokers import fault_of
 from meshtasks.errors import ConfigError, Transient
 
 _VARIABLE = "MESH_BROKER_URL"
@@ -22,20 +23,24 @@ _CONNECT_TIMEOUT_SECONDS = 5.0
 def connected(url: str) -> Iterator[kombu.Connection]:
     """An open connection, for AMQP operations only; closed at the end.
 
+    Args:
+        url: AMQP URL, or those of the nodes of a cluster with ``;`` between them.
+
     Raises:
-        ConfigError: the URL is no AMQP URL, or the broker refuses the account or
+        ConfigError: a URL is no AMQP URL, or the broker refuses the account or
             the virtual host.
         Transient: the broker cannot be reached, or the connection was lost.
     """
     with unopened(url) as connection:
-        broker = _name(connection)
+        broker = " or ".join(node.name for node in connection.nodes)
         try:
             _open(connection)
+            broker = _name(connection)
             yield connection
         except connection.connection_errors as error:
             if isinstance(error, OSError) and connection.connected:
                 raise  # of a file or a pipe, say: py-amqp notices its own
-            message = f"{broker} cannot be reached: {error}"
+            message = f"RabbitMQ at {broker} cannot be reached: {error}"
             raise Transient(message) from error
 
 
@@ -56,42 +61,22 @@ def missing_queues(url: str, names: Iterable[str]) -> list[str]:
     return missing
 
 
-def unopened(url: str) -> kombu.Connection:
-    """A connection that opens on first use; its attributes are the URL's parts.
+def unopened(url: str) -> Connection:
+    """A connection that opens on first use; its attributes are the first URL's parts.
 
     Raises:
-        ConfigError: the URL is no AMQP URL.
+        ConfigError: a URL is no AMQP URL.
     """
-    expected = "should be an AMQP URL, amqp://user:password@host:5672/vhost"
-    try:
-        scheme, port = urlsplit(url).scheme, urlsplit(url).port
-    except ValueError:
-        # whose text quotes what it takes for the port: the rest of a password, maybe
-        expected += "; are special characters in it percent-encoded?"
-        raise ConfigError("environment", _VARIABLE, expected) from None
-    if scheme not in {"amqp", "amqps"} or not url[len(scheme) :].startswith("://"):
+    if expected := fault_of(url):
         raise ConfigError("environment", _VARIABLE, expected)
-    port = port or (5671 if scheme == "amqps" else 5672)
-    return kombu.Connection(
-        url,
-        port=port,
-        connect_timeout=_CONNECT_TIMEOUT_SECONDS,
-        ssl=tls_of(url),
-    )
-
-
-def tls_of(url: str) -> dict[str, Any] | bool:
-    """What a connection to an ``amqps`` URL is to be checked for: that the certificate
-    is its host's, which is not the default. False for other URLs."""
-    parts = urlsplit(url)
-    return parts.scheme == "amqps" and {"server_hostname": parts.hostname}
+    return Connection(url, connect_timeout=_CONNECT_TIMEOUT_SECONDS)
 
 
 def refusal(
     connection: kombu.Connection, error: AccessRefused | NotAllowed
 ) -> ConfigError:
     """What the broker's refusal to open a connection means."""
-    broker = _name(connection)
+    broker = f"RabbitMQ at {_name(connection)}"
     if isinstance(error, AccessRefused):
         expected = f"{broker} refuses the user {connection.userid!r} or the password"
     else:
@@ -101,13 +86,14 @@ def refusal(
 
 def _open(connection: kombu.Connection) -> None:
     try:
-        connection.connect()
+        # by itself kombu would wait two seconds and try again
+        connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
     except (AccessRefused, NotAllowed) as error:
         raise refusal(connection, error) from error
 
 
 def _name(connection: kombu.Connection) -> str:
-    return f"RabbitMQ at {connection.hostname}:{connection.port}"
+    return f"{connection.hostname}:{connection.port}"
 
 
 #: Bounds what a slow listener lets pile up; the oldest go first.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import (
@@ -27,6 +27,7 @@ from typing_extensions import override
 from meshtasks.amqp.connecting import unopened
 from meshtasks.amqp.entities import Binding
 from meshtasks.amqp.topology import Topology
+from meshtasks.config.brokers import urls_of
 from meshtasks.errors import ConfigError, Transient
 
 _TIMEOUT_SECONDS = 10.0
@@ -163,20 +164,22 @@ def read(broker_url: str, management_url: str | None = None) -> Live:
     """Ask the broker what the virtual host of ``broker_url`` has.
 
     Args:
-        broker_url: AMQP URL; its account is used.
-        management_url: URL of the management pages, which gets the account; by
-            default port 15672 of the broker's host (15671 with TLS when it is an
-            ``amqps`` URL), if it shows that it is RabbitMQ's.
+        broker_url: AMQP URL; its account is used. Of a cluster, those of its nodes,
+            with ``;`` between them.
+        management_url: URL of the management pages, which gets the account; of a
+            cluster likewise, and whichever node answers is taken. By default port
+            15672 of the broker's host (15671 with TLS when it is an ``amqps`` URL), if
+            it shows that it is RabbitMQ's.
 
     Raises:
         ConfigError: the account, the virtual host or the URL is refused.
         Transient: nothing answers there.
     """
-    get = _reader(broker_url, management_url)
-    bindings = get("bindings", "", _LiveBinding)
+    api = _Api(broker_url, management_url)
+    bindings = api.all("bindings", "", _LiveBinding)
     return Live(
-        exchanges=get("exchanges", "", LiveExchange),
-        queues=get("queues", "", LiveQueue),
+        exchanges=api.all("exchanges", "", LiveExchange),
+        queues=api.all("queues", "", LiveQueue),
         bindings=[binding.as_binding() for binding in bindings if binding.source],
     )
 
@@ -188,7 +191,6 @@ def activity(
 
     Takes and raises what :func:`read` does.
     """
-    get = _reader(broker_url, management_url)
     columns = (
         "name",
         "messages_unacknowledged",
@@ -197,7 +199,8 @@ def activity(
         "message_stats.publish_details.rate",
         "message_stats.ack_details.rate",
     )
-    queues = get("queues", f"?columns={','.join(columns)}", QueueActivity)
+    query = f"?columns={','.join(columns)}"
+    queues = _Api(broker_url, management_url).all("queues", query, QueueActivity)
     return {queue.name: queue for queue in queues}
 
 
@@ -206,8 +209,7 @@ def nodes(broker_url: str, management_url: str | None = None) -> list[Node]:
 
     Takes and raises what :func:`read` does.
     """
-    base, account, _ = _access(broker_url, management_url)
-    return _parsed(base, "/api/nodes", account, list[Node])
+    return _Api(broker_url, management_url).get("/api/nodes", list[Node])
 
 
 def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
@@ -253,53 +255,68 @@ def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
     }
 
 
-class _Reader(Protocol):
-    """Lists entities of one kind of a virtual host."""
-
-    def __call__(self, kind: str, query: str, model: type[_Entity]) -> list[_Entity]:
-        """All of them."""
-
-
-def _reader(broker_url: str, management_url: str | None) -> _Reader:
-    """A reader with the account and virtual host of ``broker_url``.
+class _Api:
+    """The API of whichever node of the cluster answers, with the account and the
+    virtual host of ``broker_url``.
 
     Raises:
         ConfigError: one of the URLs is none.
     """
-    base, account, vhost = _access(broker_url, management_url)
 
-    def get(kind: str, query: str, model: type[_Entity]) -> list[_Entity]:
-        path = f"/api/{kind}/{vhost}{query}"
-        return _parsed(base, path, account, list[model])  # type: ignore[valid-type]
+    def __init__(self, broker_url: str, management_url: str | None) -> None:
+        broker = unopened(broker_url)
+        self._account = f"{broker.userid}:{broker.password}".encode()
+        self._vhost = quote(broker.virtual_host, safe="")
+        self._urls = given = _split(management_url or "")
+        for url in given:
+            if urlsplit(url).scheme not in {"http", "https"}:
+                raise _not_usable(url, "should be an http:// or https:// URL")
+        #: Those that are guessed have to show themselves first.
+        self._guessed = () if given else urls_of(broker_url)
 
-    return get
+    def all(self, kind: str, query: str, model: type[_Entity]) -> list[_Entity]:
+        """The entities of one kind that the virtual host has.
+
+        Raises:
+            ConfigError: the account or the virtual host is refused, or it is no API
+                of RabbitMQ's.
+            Transient: no node answers.
+        """
+        path = f"/api/{kind}/{self._vhost}{query}"
+        return self.get(path, list[model])  # type: ignore[valid-type]
+
+    def get(self, path: str, model: type[_Answer]) -> _Answer:
+        """An answer. Raises what :meth:`all` does."""
+        base, answer = self._answer(path)
+        self._urls, self._guessed = [base], ()  # it will answer once more
+        try:
+            return TypeAdapter(model).validate_json(answer)
+        except ValidationError as error:
+            reason = "does not answer as RabbitMQ's management API does"
+            raise _not_usable(base, reason) from error
+
+    def _answer(self, path: str) -> tuple[str, bytes]:
+        faults: list[str] = []
+        for way in (*self._urls, *self._guessed):
+            try:
+                base = _own_url(way) if way in self._guessed else way
+                return base, _get(base, path, self._account)
+            except Transient as error:
+                faults.append(str(error))
+        raise Transient("; ".join(faults))
 
 
-def _access(broker_url: str, management_url: str | None) -> tuple[str, bytes, str]:
-    """URL of the API, the account, and the virtual host as part of a path.
-
-    Raises:
-        ConfigError: one of the URLs is none.
-    """
-    broker = unopened(broker_url)
-    base = (management_url or _own_url(broker_url)).rstrip("/")
-    if urlsplit(base).scheme not in {"http", "https"}:
-        raise _not_usable(base, "should be an http:// or https:// URL")
-    account = f"{broker.userid}:{broker.password}".encode()
-    return base, account, quote(broker.virtual_host, safe="")
+def urls(broker_url: str, management_url: str | None) -> list[str]:
+    """Where the management pages of all nodes are, or may be by default."""
+    given = _split(management_url or "")
+    return given or [_default_url(url) for url in urls_of(broker_url)]
 
 
-def _parsed(base: str, path: str, account: bytes, model: type[_Answer]) -> _Answer:
-    answer = _get(base, path, account)
-    try:
-        return TypeAdapter(model).validate_json(answer)
-    except ValidationError as error:
-        reason = "does not answer as RabbitMQ's management API does"
-        raise _not_usable(base, reason) from error
+def _split(management_url: str) -> list[str]:
+    return [url.rstrip("/") for url in urls_of(management_url) if url]
 
 
-def default_url(broker_url: str) -> str:
-    """Where the management pages of a broker are by default."""
+def _default_url(broker_url: str) -> str:
     parts = urlsplit(broker_url)
     host = parts.hostname or "127.0.0.1"
     host = f"[{host}]" if ":" in host else host
@@ -316,7 +333,7 @@ def _own_url(broker_url: str) -> str:
         Transient: nothing answers there.
     """
     parts = urlsplit(broker_url)
-    base = default_url(broker_url)
+    base = _default_url(broker_url)
     is_here = parts.hostname in {None, "localhost", "127.0.0.1", "::1"}
     if is_here and parts.port not in {None, *_AMQP_PORTS}:
         # One of several brokers of this machine, or a tunnel to another machine.

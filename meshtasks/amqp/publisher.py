@@ -20,9 +20,9 @@ from typing import Any
 
 import amqp
 from amqp.exceptions import AccessRefused, IrrecoverableConnectionError, NotFound
-from kombu import Connection
 
 from meshtasks.amqp.frames import Outgoing, fitted, publish_frames
+from meshtasks.amqp.nodes import Connection
 from meshtasks.amqp.pyamqp_internals import wait_for_full_peer, write_some
 from meshtasks.errors import (
     PublishRefused,
@@ -57,7 +57,7 @@ class Publisher:
     Not thread-safe, and not to be carried over a fork.
 
     Args:
-        url: AMQP URL.
+        url: AMQP URL, or several with ``;`` between them: whichever node answers.
         confirm_timeout_seconds: longest time in which a broker that is under no alarm
             confirms nothing.
 
@@ -167,6 +167,10 @@ class Publisher:
             Unroutable: some routes have no queue.
         """
         if self._nacked:
+            # To a channel that met the queue without its leader, the node refuses all
+            # that follows (RabbitMQ 3.10): the next call has another, and another node.
+            self._distrust()
+            self.close()
             raise PublishUnconfirmed(_not_stored(self._nacked))
         if not self._refused:
             if self._returned:
@@ -328,6 +332,7 @@ class Publisher:
             f"the broker did not confirm {len(self._unconfirmed)} messages within "
             f"{self._confirm_timeout_seconds:g} s"
         )
+        self._distrust()
         self._recall()
         raise PublishUnconfirmed(message)
 
@@ -362,6 +367,10 @@ class Publisher:
         channel.events["basic_return"].add(self._on_return)
         self._connection, self._channel = connection, channel
         return channel
+
+    def _distrust(self) -> None:
+        if self._connection is not None:
+            self._connection.distrust()
 
     def _drop_connection(self) -> None:
         """Drop the connection, without ``connection.close``, and what was in flight."""

@@ -20,7 +20,7 @@ from rich.console import Console
 from meshtasks.amqp.accounts import missing_rights
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.drift import compare
-from meshtasks.amqp.management import default_url, nodes, read
+from meshtasks.amqp.management import nodes, read, urls
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.config_findings import findings
@@ -164,8 +164,9 @@ def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
         for key in flow.sinks:
             yield Check(key.name.replace("_", " "), partial(probe, settings, key))
         yield from flow.checks(settings)
-    base = management_url or default_url(settings.env.broker_url.get_secret_value())
-    yield Check("clock and broker", partial(clock, base))
+    for number, url in enumerate(urls(settings.env.amqp_url, management_url), 1):
+        name = "clock and broker" if number == 1 else f"clock and broker {number}"
+        yield Check(name, partial(clock, url))
     yield Check("clock and time series", partial(clock, settings.env.influx_url))
     yield Check("disk of state", partial(disk, settings.env.state_dir))
 

@@ -193,4 +193,5 @@ def _worker_lines(answers: list[WorkerAnswer]) -> list[str]:
 
 def _title(settings: Settings) -> str:
     broker = unopened(settings.env.amqp_url)
-    return f"meshtasks status   {broker.hostname}   {broker.virtual_host}"
+    hosts = ", ".join(dict.fromkeys(node.host for node in broker.nodes))
+    return f"meshtasks status   {hosts}   {broker.virtual_host}"

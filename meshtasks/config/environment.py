@@ -13,12 +13,12 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from meshtasks.config.brokers import fault_of, urls_of
 from meshtasks.config.loader import fault_in, refuse
 from meshtasks.config.web import Auth, is_base_url
 from meshtasks.errors import ConfigError
@@ -69,9 +69,10 @@ class Environment(BaseSettings):
     """Places and secrets, from ``MESH_*`` variables.
 
     Attributes:
-        broker_url: AMQP URL of RabbitMQ, virtual host included.
+        broker_url: AMQP URL of RabbitMQ, virtual host included; of a cluster, one for
+            each node, with ``;`` between them.
         management_url: where RabbitMQ's management pages are, which get the same
-            account; empty, on their usual port if they show themselves.
+            account, likewise; empty, on their usual port if they show themselves.
         config_dir: directory of the YAML files; one that is not there is taken from
             :data:`SHIPPED_CONFIG`.
         state_dir: directory of this host's own state (rule and archive journals,
@@ -179,7 +180,10 @@ class Environment(BaseSettings):
         influx = "http://127.0.0.1:8086, without a user, blanks or a query"
         for variable, url, example in (
             ("MESH_INFLUX_URL", self.influx_url, influx),
-            ("MESH_MANAGEMENT_URL", self.management_url, "http://127.0.0.1:15672"),
+            *(
+                ("MESH_MANAGEMENT_URL", url, "http://127.0.0.1:15672")
+                for url in urls_of(self.management_url)
+            ),
             ("MESH_N8N_URL", self.n8n_url, "http://127.0.0.1:5678"),
             ("MESH_HASS_URL", hass_url, "http://homeassistant.local:8123"),
         ):
@@ -191,12 +195,8 @@ class Environment(BaseSettings):
         except ConfigError as fault:
             yield fault
         broker = self.broker_url.get_secret_value()
-        if broker and not _is_amqp(broker):
-            expected = (
-                "expected a URL such as amqp://user:password@host:5672/vhost; special "
-                "characters of user, password and vhost are percent-encoded"
-            )
-            yield ConfigError("environment", "MESH_BROKER_URL", expected)
+        if broker and (expected := fault_of(broker)):
+            yield ConfigError("environment", _given_in("MESH_BROKER_URL"), expected)
 
     @model_validator(mode="before")
     @classmethod
@@ -290,15 +290,11 @@ def _is_http(text: str) -> bool:
     return is_base_url(text) and text == text.strip()
 
 
-def _is_amqp(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        is_server = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    return (
-        is_server and parts.scheme in {"amqp", "amqps"} and not re.search(r"\s", text)
-    )
+def _given_in(variable: str) -> str:
+    """The variable that a secret was read from: this, or that of its file."""
+    of_file = f"{variable}_FILE"
+    given = {**dotenv_values(_ENV_FILE), **os.environ}
+    return of_file if given.get(of_file) else variable
 
 
 def auth_headers(auth: Auth, env: Environment, path: Path, key: str) -> dict[str, str]:

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from celery import Celery
 from kombu.exceptions import OperationalError
 
 from meshtasks.errors import Transient
 from meshtasks.observation.snapshot import Snapshot
+from meshtasks.worker.broker import new_app
 
 _ASK_SECONDS = 5.0
 #: How long workers have to reply.
@@ -44,7 +44,7 @@ def ask_workers(url: str) -> list[WorkerAnswer]:
     Raises:
         Transient: the broker cannot be reached.
     """
-    with Celery("meshtasks-status", broker=url, set_as_current=False) as app:
+    with new_app("meshtasks-status", url, set_as_current=False) as app:
         try:
             with app.connection_for_write() as connection:
                 replies = app.control.broadcast(

@@ -114,7 +114,8 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
 
     @override
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """The connection is lost; it will be made again."""
+        """The connection is lost; it is made again, to another node if it can be."""
+        self.connection.distrust()
         if isinstance(exc, amqp.InternalError):
             self.consumer_step.on_broker_failed()
         super().on_connection_error_after_connected(exc)

@@ -1,0 +1,197 @@
+"""A cluster of three brokers, of which one after the other is away."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.errors import Transient
+from meshtasks.producers.base import Producer
+from tests.support.cluster import Cluster, Node
+from tests.support.meshes import declared, reconfigured
+from tests.support.readings import message
+from tests.support.receiver import Answer, Receiver
+from tests.support.victoria import count_samples
+from tests.support.waiting import wait_until
+from tests.support.worker import Worker, running
+
+VHOST = "mesh"
+QUEUE = "sensors.temperature"
+PER_SECOND = 500
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        cluster.nodes[0].create_vhost(VHOST)
+        yield cluster
+
+
+@pytest.fixture
+def env(
+    cluster: Cluster, victoria: VictoriaMetrics, receiver: Receiver, tmp_path: Path
+) -> dict[str, str]:
+    """A mesh on the cluster, with one workflow; each event is tried often."""
+    workflow = {
+        "name": "motion",
+        "routing_key": "sensors.motion.#",
+        "webhook": {"url": "/webhook/motion"},
+    }
+    retry = {"max_retries": 50, "retry_backoff_max": 1}
+    env = reconfigured(
+        {
+            "MESH_BROKER_URL": cluster.urls(VHOST),
+            "MESH_MANAGEMENT_URL": cluster.management_urls,
+            "MESH_CONFIG_DIR": "config",
+            "MESH_STATE_DIR": str(tmp_path / "state"),
+            "MESH_INFLUX_URL": victoria.url,
+            "MESH_ARCHIVE_URL": f"file://{tmp_path / 'archive'}",
+            "MESH_N8N_URL": receiver.url,
+        },
+        tmp_path / "config",
+        workflows={"workflows": [workflow]},
+        queues={"defaults": {"batch": {"count": 500, "age_ms": 50}, "retry": retry}},
+    )
+    return declared(env)
+
+
+class Load:
+    """Readings, every 50th a bad one, and an event for every 25, at a steady rate.
+
+    Attributes:
+        readings: good ones that were submitted.
+        dead: bad ones.
+        events: events.
+        pause_seconds: the longest time between two confirmations.
+    """
+
+    def __init__(self, urls: str) -> None:
+        self.readings = self.dead = self.events = 0
+        self.pause_seconds = 0.0
+        self._confirmed_at = time.monotonic()
+        self.producer = Producer(Publisher(urls), on_confirmed=self._on_confirmed)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        number, began = 0, time.monotonic()
+        while not self._stop.wait(0.02):
+            due = int((time.monotonic() - began) * PER_SECOND)
+            while number < due:
+                self._submit(number)
+                number += 1
+
+    def _submit(self, number: int) -> None:
+        if number % 50 == 49:
+            self.dead += 1
+            self.producer.submit_message(message(number, b"{"))
+            return
+        self.readings += 1
+        self.producer.submit_message(message(number))
+        if number % 25 == 0:
+            self.events += 1
+            body = json.dumps({"motion": True, "n": number}).encode()
+            event = Outgoing("sensors", "sensors.motion.hall", body, f"e{number}")
+            self.producer.submit_message(event)
+
+    def _on_confirmed(self, _messages: object) -> None:
+        now = time.monotonic()
+        self.pause_seconds = max(self.pause_seconds, now - self._confirmed_at)
+        self._confirmed_at = now
+
+    def stop(self) -> None:
+        """Submit no more, and wait until all is confirmed."""
+        self._stop.set()
+        self._thread.join()
+        assert not self.producer.stop(60)
+        counts = self.producer.counts()
+        assert (counts.dropped, counts.unroutable) == (0, 0)
+
+    def __enter__(self) -> Self:
+        self.producer.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.producer.stop(0.0)
+
+
+class DeadLetters(set[str]):
+    """The ids of those that were taken from their queue so far."""
+
+    def take(self, urls: str) -> int:
+        """Take what is there; how many they are by now. (The length that a node tells
+        of a queue may be old after an election.)"""
+        with suppress(Transient), connected(urls) as connection:
+            channel = connection.channel()
+            while (letter := channel.basic_get("dead.letter.queue")) is not None:
+                self.add(letter.properties["message_id"])
+                channel.basic_ack(letter.delivery_tag)
+        return len(self)
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_while_nodes_are_stopped_and_killed(
+    cluster: Cluster,
+    env: dict[str, str],
+    victoria: VictoriaMetrics,
+    receiver: Receiver,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    urls = env["MESH_BROKER_URL"]
+    letters = DeadLetters()
+    worker = Worker(tmp_path, env, QUEUE, "sensors.motion", arguments=("-c", "1"))
+
+    def moved() -> Counter[str]:
+        return Counter(
+            stored=victoria.rows_inserted(),
+            dead=letters.take(urls),
+            taken=len(receiver.accepted),
+            refused=len(receiver.requests) - len(receiver.accepted),
+        )
+
+    def everything_moves(when: str) -> None:
+        """Readings, dead letters and events that were refused once go on."""
+        enough = moved() + Counter(stored=500, dead=9, taken=15, refused=4)
+        receiver.script(*[Answer(500)] * 5)
+        wait_until(lambda: enough <= moved(), 120, f"everything to move, {when}")
+
+    with running(worker), Load(urls) as load:
+        everything_moves("all nodes are there")
+        for end, how in (
+            (Node.stop, "stopped"),
+            (Node.kill, "killed"),
+            (Node.kill, "killed after that"),
+        ):
+            leader = cluster.leader_of(VHOST, QUEUE)
+            load.pause_seconds = 0.0
+            end(leader)
+            everything_moves(f"the leader was {how}")
+            with capsys.disabled():
+                pause = f"{load.pause_seconds:.1f} s without a confirmation"
+                sys.stdout.write(f"\nthe leader was {how}: {pause}")
+            leader.start()
+        load.stop()
+        wait_until(lambda: count_samples(victoria) >= load.readings, 60, "all points")
+        wait_until(
+            lambda: len(receiver.accepted) >= load.events, 60, "all events to be taken"
+        )
+        wait_until(lambda: letters.take(urls) >= load.dead, 60, "all dead letters")
+
+    assert count_samples(victoria) == load.readings
+    assert len(letters) == load.dead
