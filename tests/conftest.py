@@ -13,7 +13,8 @@
 ``s3``               that store as a client sees it, and once more MinIO
 ``influx``           a bucket in the InfluxDB 1.6 engine, and once more in 2
 ``triton``           the session's Triton, with all models; leave them loaded
-``new_triton``       a Triton of the test's own, to stop and kill
+``new_triton``       a Triton of the test's own, to stop and kill; both are played from
+                     a recording where the real one does not run
 ``receiver``         an HTTP service that records and answers as told
 ``ntfy``             the session's push server; a test takes a topic of its own
 ``chromium``         a browser; ``docker_compose``, its program
@@ -29,7 +30,7 @@ from __future__ import annotations
 import itertools
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,12 @@ from tests.support import containers
 from tests.support.chromium import absent_reason
 from tests.support.influx import Influx, InfluxTarget
 from tests.support.ntfy import Ntfy, PlayedNtfy, RealNtfy
+from tests.support.played_triton import PlayedTriton
 from tests.support.receiver import Receiver
 from tests.support.s3 import S3Target
 from tests.support.swift import Swift
 from tests.support.topologies import shipped_topology
-from tests.support.triton import REPOSITORIES
+from tests.support.triton import REPOSITORIES, Server
 from tests.support.unpacked import COMPOSE, NTFY
 
 # The same examples every time: a change is not to be blamed for what a search happens
@@ -82,8 +84,8 @@ _ABSENT: dict[str, Callable[[], str | None]] = {
     "chromium": absent_reason,
     "docker_compose": COMPOSE.absent,
     "real_ntfy": NTFY.absent,
-    "triton": unavailable_reason,
-    "new_triton": unavailable_reason,
+    "real_triton": unavailable_reason,
+    "new_real_triton": unavailable_reason,
 }
 
 
@@ -260,24 +262,63 @@ def topic() -> str:
     return f"test-{next(_numbers)}"
 
 
-@pytest.fixture(scope="session")
-def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
-    """The session's server of models."""
-    server = Triton(tmp_path_factory.mktemp("triton"), REPOSITORIES)
+@contextmanager
+def _serving(server: Server) -> Iterator[Server]:
     server.start()
     yield server
     server.kill()  # an orderly stop takes three seconds
 
 
+@pytest.fixture(scope="session")
+def played_triton() -> Iterator[Server]:
+    """The session's server of models that is played."""
+    with _serving(PlayedTriton(REPOSITORIES)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def real_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The session's real server of models, where it runs."""
+    with _serving(Triton(tmp_path_factory.mktemp("triton"), REPOSITORIES)) as server:
+        yield server
+
+
 @pytest.fixture
-def new_triton(tmp_path: Path) -> Iterator[Triton]:
-    """A server of models of the test's own; it starts in a quarter of a second."""
+def models(tmp_path: Path) -> Path:
+    """A directory of models of the test's own."""
     repository = tmp_path / "models"
     repository.mkdir()
-    server = Triton(tmp_path / "triton", [*REPOSITORIES, repository])
-    server.start()
-    yield server
-    server.kill()
+    return repository
+
+
+@pytest.fixture
+def new_played_triton(models: Path) -> Iterator[Server]:
+    """A server of models of the test's own that is played."""
+    with _serving(PlayedTriton([*REPOSITORIES, models])) as server:
+        yield server
+
+
+@pytest.fixture
+def new_real_triton(models: Path, tmp_path: Path) -> Iterator[Server]:
+    """A real server of models of the test's own; it starts in a quarter of a second."""
+    with _serving(Triton(tmp_path / "triton", [*REPOSITORIES, models])) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def triton(request: pytest.FixtureRequest) -> Server:
+    """The session's server of models: the real one where it runs."""
+    name = "played_triton" if unavailable_reason() else "real_triton"
+    server: Server = request.getfixturevalue(name)
+    return server
+
+
+@pytest.fixture
+def new_triton(request: pytest.FixtureRequest) -> Server:
+    """A server of models of the test's own: a real one where it runs."""
+    name = "new_played_triton" if unavailable_reason() else "new_real_triton"
+    server: Server = request.getfixturevalue(name)
+    return server
 
 
 @pytest.fixture

@@ -13,13 +13,12 @@ import pytest
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.demo.triton import Triton
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 from tests.support.amqp import drain, open_channel, queue_depth, take
 from tests.support.inference import REQUESTS, RESULTS, request
 from tests.support.meshes import declared, reconfigured
 from tests.support.topologies import shipped_document
-from tests.support.triton import BE_BUSY, BE_SLOW, DIE, RAISE, rows
+from tests.support.triton import BE_BUSY, BE_SLOW, DIE, RAISE, Server, rows
 from tests.support.victoria import count_samples
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
@@ -36,7 +35,7 @@ def answer_timeout_seconds() -> float:
 @pytest.fixture
 def env(
     mesh_env: dict[str, str],
-    new_triton: Triton,
+    new_triton: Server,
     tmp_path: Path,
     answer_timeout_seconds: float,
 ) -> dict[str, str]:
@@ -142,7 +141,7 @@ def test_good_requests_become_points_and_bad_ones_dead_letters_and_all_are_answe
 
 
 def test_nothing_is_dead_after_the_server_was_down(
-    env: dict[str, str], new_triton: Triton, tmp_path: Path
+    env: dict[str, str], new_triton: Server, tmp_path: Path
 ) -> None:
     with running(Worker(tmp_path, env, REQUESTS)) as worker:
         publish(env, *requests(100))

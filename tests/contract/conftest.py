@@ -13,7 +13,6 @@ import pytest
 
 from meshtasks.demo import loopback
 from meshtasks.demo.rabbitmq import RabbitMQ
-from meshtasks.demo.triton import Triton
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.flows.archive.objects import OBJECTS
 from meshtasks.flows.sinks import Sinks
@@ -22,6 +21,7 @@ from tests.support.archive import lines_in, lines_sent
 from tests.support.handling import opened, settings_of
 from tests.support.meshes import declared, reconfigured
 from tests.support.receiver import Receiver
+from tests.support.triton import Server
 from tests.support.victoria import export
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ def _counts(file: Path) -> list[tuple[str, int]]:
 
 @pytest.fixture(scope="module")
 def world(
-    rabbitmq: RabbitMQ, triton: Triton, tmp_path_factory: pytest.TempPathFactory
+    rabbitmq: RabbitMQ, triton: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
     """The mesh."""
     directory = tmp_path_factory.mktemp("contract")

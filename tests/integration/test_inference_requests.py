@@ -14,7 +14,6 @@ from typing_extensions import override
 from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.config.settings import load_settings
-from meshtasks.demo.triton import Triton
 from meshtasks.errors import PublishUnconfirmed
 from meshtasks.flows.inference.handler import run_models
 from meshtasks.flows.sinks import PUBLISHER, Sinks
@@ -31,6 +30,7 @@ from tests.support.triton import (
     RAISE,
     REFUSE,
     SKIP_A_ROW,
+    Server,
     load,
     rows,
     rows_and_executions,
@@ -58,7 +58,7 @@ def open_sinks(
 
 
 @pytest.fixture
-def sinks(open_sinks: OpenSinks, triton: Triton) -> Sinks:
+def sinks(open_sinks: OpenSinks, triton: Server) -> Sinks:
     return open_sinks(MESH_TRITON_URL=triton.url)
 
 
@@ -129,7 +129,7 @@ def test_the_shipped_model_tells_a_jump_of_temperature(
 
 
 def test_requests_are_stacked_and_each_gets_its_own_rows(
-    sinks: Sinks, triton: Triton, results: Results
+    sinks: Sinks, triton: Server, results: Results
 ) -> None:
     inputs = [rows((10, DOUBLE), (11, DOUBLE), (12, DOUBLE))]
     asked = [request(f"r{n}", n) for n in range(20)] + [request("three", inputs=inputs)]
@@ -149,7 +149,7 @@ def test_requests_are_stacked_and_each_gets_its_own_rows(
 
 
 def test_a_model_that_takes_no_batches_gets_requests_one_by_one(
-    sinks: Sinks, triton: Triton, results: Results
+    sinks: Sinks, triton: Server, results: Results
 ) -> None:
     def text(word: str) -> dict[str, Any]:
         return {"name": "BYTES", "shape": [1, 1], "datatype": "BYTES", "data": [[word]]}
@@ -278,7 +278,7 @@ def test_a_model_that_skips_rows_gets_requests_one_by_one(
 def test_a_result_that_its_queue_does_not_take_is_an_error(
     open_sinks: OpenSinks,
     mesh_env: dict[str, str],
-    triton: Triton,
+    triton: Server,
     tmp_path: Path,
     results: Results,
 ) -> None:
@@ -302,7 +302,7 @@ def test_a_result_that_its_queue_does_not_take_is_an_error(
 
 
 def test_while_the_server_is_unavailable_good_requests_wait_and_bad_ones_are_dead(
-    open_sinks: OpenSinks, new_triton: Triton, results: Results
+    open_sinks: OpenSinks, new_triton: Server, results: Results
 ) -> None:
     sinks = open_sinks(MESH_TRITON_URL=new_triton.url)
     new_triton.kill()
@@ -324,7 +324,7 @@ def test_while_the_server_is_unavailable_good_requests_wait_and_bad_ones_are_dea
 def test_the_stack_that_met_a_busy_server_counts_as_tried_and_no_other(
     open_sinks: OpenSinks,
     mesh_env: dict[str, str],
-    triton: Triton,
+    triton: Server,
     tmp_path: Path,
     results: Results,
     order: int,
@@ -344,7 +344,7 @@ def test_the_stack_that_met_a_busy_server_counts_as_tried_and_no_other(
     assert len(results()) == 8
 
 
-def test_a_request_that_was_tried_goes_alone(sinks: Sinks, triton: Triton) -> None:
+def test_a_request_that_was_tried_goes_alone(sinks: Sinks, triton: Server) -> None:
     batch = batch_of(*(request(f"r{n}") for n in range(6)))
     batch.envelopes[2].headers[headers.ATTEMPT] = 1
     batch.envelopes[4].headers[headers.ATTEMPT] = 0  # set aside in an outage
@@ -358,7 +358,7 @@ def test_a_request_that_was_tried_goes_alone(sinks: Sinks, triton: Triton) -> No
 
 
 def test_requests_to_a_model_that_is_not_loaded_wait_and_others_are_answered(
-    open_sinks: OpenSinks, new_triton: Triton, results: Results
+    open_sinks: OpenSinks, new_triton: Server, results: Results
 ) -> None:
     sinks = open_sinks(MESH_TRITON_URL=new_triton.url)
     empty = {"name": "FP32", "shape": [0], "datatype": "FP32", "data": []}
@@ -375,7 +375,7 @@ def test_requests_to_a_model_that_is_not_loaded_wait_and_others_are_answered(
 
 
 def test_the_description_of_a_model_is_read_again_when_inputs_do_not_fit(
-    open_sinks: OpenSinks, new_triton: Triton, tmp_path: Path, results: Results
+    open_sinks: OpenSinks, new_triton: Server, tmp_path: Path, results: Results
 ) -> None:
     sinks = open_sinks(MESH_TRITON_URL=new_triton.url)
     source = Path(__file__).parents[1] / "support" / "models" / "obedient"
@@ -397,7 +397,7 @@ def test_the_description_of_a_model_is_read_again_when_inputs_do_not_fit(
 
 
 def test_a_crashed_model_is_an_alert_until_it_answers_again(
-    open_sinks: OpenSinks, new_triton: Triton, amqp_url: str
+    open_sinks: OpenSinks, new_triton: Server, amqp_url: str
 ) -> None:
     sinks = open_sinks(MESH_TRITON_URL=new_triton.url)
 

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from meshtasks.demo import loopback
-from meshtasks.demo.triton import Triton
 from meshtasks.producers.configuration import Selection
 from meshtasks.producers.triton.collector import TritonCollector, TritonConfig
 from tests.support.collectors import metrics_until, running, write_config
 from tests.support.receiver import Answer, Receiver
-from tests.support.triton import DOUBLE, RAISE, load, rows, unload
+from tests.support.triton import DOUBLE, RAISE, Server, load, rows, unload
 from tests.support.waiting import wait_until
 
 
@@ -61,7 +60,7 @@ def collecting(clock: Clock) -> Iterator[Callable[..., Collect]]:
         collector.close()
 
 
-def ask(server: Triton, what: int, count: int) -> None:
+def ask(server: Server, what: int, count: int) -> None:
     """Ask ``obedient`` with one request of so many rows."""
     tensor = rows(*((1.0, what) for _ in range(count)))
     body = json.dumps({"inputs": [tensor]}).encode()
@@ -77,7 +76,7 @@ def ask(server: Triton, what: int, count: int) -> None:
         assert what == RAISE
 
 
-def requests(server: Triton) -> int:
+def requests(server: Server) -> int:
     """How many ``obedient`` has answered, well or not."""
     answer = loopback.request("GET", server.port, "/v2/models/obedient/stats")
     (statistics,) = json.loads(answer)["model_stats"]
@@ -86,7 +85,7 @@ def requests(server: Triton) -> int:
 
 
 def test_the_counts_of_a_model_become_rates_and_durations_per_request(
-    triton: Triton, clock: Clock, collecting: Callable[..., Collect]
+    triton: Server, clock: Clock, collecting: Callable[..., Collect]
 ) -> None:
     collect = collecting(f"http://{triton.url}")
     before = collect()["obedient"]
@@ -113,7 +112,7 @@ def test_the_counts_of_a_model_become_rates_and_durations_per_request(
 
 
 def test_a_model_without_requests_has_rates_of_zero_and_no_durations(
-    triton: Triton, clock: Clock, collecting: Callable[..., Collect]
+    triton: Server, clock: Clock, collecting: Callable[..., Collect]
 ) -> None:
     collect = collecting(f"http://{triton.url}", models=Selection(include=("echo",)))
     collect()
@@ -127,7 +126,7 @@ def test_a_model_without_requests_has_rates_of_zero_and_no_durations(
 
 
 def test_a_model_that_is_loaded_again_begins_anew(
-    new_triton: Triton, clock: Clock, collecting: Callable[..., Collect]
+    new_triton: Server, clock: Clock, collecting: Callable[..., Collect]
 ) -> None:
     collect = collecting(f"http://{new_triton.url}")
     for _ in range(3):
@@ -177,7 +176,7 @@ def test_a_server_without_statistics_is_not_up(
 
 
 def test_its_metrics_are_in_the_queue(
-    mesh_url: str, triton: Triton, tmp_path: Any
+    mesh_url: str, triton: Server, tmp_path: Any
 ) -> None:
     config = {"interval_seconds": 1.0}
     env = {

@@ -12,7 +12,6 @@ import pytest
 from tritonclient.http import InferenceServerClient
 
 from meshtasks.demo import loopback
-from meshtasks.demo.triton import Triton as Server
 from meshtasks.errors import SinkRejected, SinkUnavailable, Transient
 from meshtasks.flows.inference.stacking import (
     Inference,
@@ -24,6 +23,7 @@ from meshtasks.flows.inference.tensors import InputSpec, json_tensor, model_inpu
 from meshtasks.flows.inference.triton import Triton
 from tests.support.proxy import Proxy
 from tests.support.receiver import Answer, Receiver
+from tests.support.recording import differences
 from tests.support.triton import (
     BE_BUSY,
     BE_SLOW,
@@ -31,15 +31,32 @@ from tests.support.triton import (
     DOUBLE,
     RAISE,
     REFUSE,
+    Server,
     load,
     rows,
+    stable,
     unload,
+    write_broken_model,
     write_gated_model,
 )
 
 TRITON = "meshtasks.flows.inference.triton"
 
 Connect = Callable[..., Triton]
+
+
+@pytest.fixture(params=["played_triton", "real_triton"])
+def triton(request: pytest.FixtureRequest) -> Server:
+    """Every server there is to test with."""
+    server: Server = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture(params=["new_played_triton", "new_real_triton"])
+def new_triton(request: pytest.FixtureRequest) -> Server:
+    """The same, of the test's own."""
+    server: Server = request.getfixturevalue(request.param)
+    return server
 
 
 @pytest.fixture
@@ -61,6 +78,12 @@ def ask(sink: Triton, model: str, *inputs: Any) -> Inference:
 
 
 # --- what a model takes
+
+
+def test_it_answers_as_recorded(new_triton: Server, models: Path) -> None:
+    write_broken_model(models)
+
+    assert list(differences("triton", new_triton.port, stable)) == []
 
 
 def test_a_model_says_what_it_takes(connect: Connect, triton: Server) -> None:
@@ -216,8 +239,7 @@ def test_a_model_that_is_being_loaded_is_retried_later(
 def test_a_model_that_could_not_be_loaded_is_not_ready_and_says_why(
     connect: Connect, new_triton: Server, tmp_path: Path
 ) -> None:
-    write_gated_model(tmp_path / "models", "broken", tmp_path)
-    (tmp_path / "models" / "broken" / "1" / "model.py").write_text("raise OSError(5)")
+    write_broken_model(tmp_path / "models")
     with pytest.raises(loopback.HTTPFailed):
         load(new_triton, "broken")
 
