@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-peers lint format docs bench secrets lock clean
+.PHONY: help setup demo test test-peers test-debian13 lint format docs bench secrets lock clean
 
 # Commands and tests start Python by the hundred: let it keep what it has compiled.
 unexport PYTHONDONTWRITEBYTECODE
@@ -11,11 +11,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+ROOT ?=
 # More than a small machine has cores: half of a test's time is waiting.
 TEST_PROCESSES ?= 4
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## Make .venv with the project and its commands, from the lock file
 
@@ -36,6 +37,10 @@ test: setup ## Run every test against real servers (ARGS="-k name")
 test-peers: setup ## Run the tests against Home Assistant, n8n (gigabytes; ARGS="-k name")
 	$(BIN)/python -m meshtasks.demo.packages demo
 	$(BIN)/pytest tests/peers --timeout 1800 $(ARGS)
+
+# Other releases: `.ci/test-in-root noble`, with MIRROR where this machine has another.
+test-debian13: ## Run demo and tests on a bare Debian 13, as root (ROOT=DIR keeps it)
+	ROOT=$(ROOT) ARGS="$(ARGS)" bash .ci/test-in-root trixie
 
 lint: setup ## ruff, mypy --strict (of tests and benchmarks, too), import contracts
 	$(BIN)/ruff check .
