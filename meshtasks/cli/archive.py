@@ -20,6 +20,7 @@ import typer
 from meshtasks.amqp.connecting import missing_queues
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.cli.archive_garage import garage
 from meshtasks.cli.terminal import (
     EXIT_INTERRUPTED,
     counting,
@@ -29,7 +30,12 @@ from meshtasks.cli.terminal import (
     stopping_on_signals,
 )
 from meshtasks.config.settings import Settings, load_settings
-from meshtasks.errors import SchemaMismatch, SinkRejected, Transient, Unroutable
+from meshtasks.errors import (
+    SchemaMismatch,
+    SinkRejected,
+    Transient,
+    Unroutable,
+)
 from meshtasks.flows.analytics.layout import damaged_files
 from meshtasks.flows.archive.objects import ObjectStore, open_store
 from meshtasks.flows.archive.reading import (
@@ -57,6 +63,7 @@ _DAMAGED_LINE = "a line is damaged; meshtasks archive verify names its object"
 app = typer.Typer(
     help="The archive (MESH_ARCHIVE_URL): look, verify, replay.", no_args_is_help=True
 )
+app.command()(garage)
 
 _Start = Annotated[
     str,

@@ -35,12 +35,17 @@ STACK_SECRETS = (
     "INFLUX_ADMIN_PASSWORD",
     "MESH_MINIO_ACCESS_KEY",
     "MESH_MINIO_SECRET_KEY",
+    "MESH_GARAGE_ADMIN_TOKEN",
+    "GARAGE_RPC_SECRET",
     "MESH_FLOWER_PASSWORD",
     "GRAFANA_ADMIN_PASSWORD",
     "VICTORIAMETRICS_DELETE_KEY",
     "N8N_ENCRYPTION_KEY",
     "MESH_SECRETS__N8N",
 )
+
+#: Garage takes secrets in hexadecimal, of so many bytes.
+_HEX_BYTES = {"MESH_MINIO_SECRET_KEY": 32, "GARAGE_RPC_SECRET": 32}
 
 _HEAD = """\
 # Made by `meshtasks secrets`, which adds what is missing and changes nothing that is
@@ -84,6 +89,7 @@ def secrets(
     """
     topology = load_settings().read(TOPOLOGY)
     made = make_secrets(topology, STACK_SECRETS, env_file, definitions, device or ())
+    add_missing(env_file, stack_settings(env_file.parent))
     say(
         f"{env_file}: {made.new} secrets made, {made.kept} kept\n"
         f"{definitions}: {made.accounts} accounts\n"
@@ -133,6 +139,18 @@ def make_secrets(
     return Made(added, len(known), len(passwords))
 
 
+def stack_settings(directory: Path) -> dict[str, str]:
+    """What docker-compose.yml in a directory asks for and is no secret.
+
+    Without a clone there is nothing to make the image from: it is taken as it is
+    there, or from where MESH_IMAGE says.
+    """
+    policy = (
+        {} if (directory / "Dockerfile").exists() else {"MESH_PULL_POLICY": "missing"}
+    )
+    return {"COMPOSE_PROFILES": "full", **policy}
+
+
 def add_missing(env_file: Path, wanted: Mapping[str, str]) -> int:
     """Add variables that the file does not have yet; how many were added.
 
@@ -163,7 +181,7 @@ def _wanted(
         "MESH_FLOWER_USER": "mesh",
         "MESH_API_TOKENS": f"n8n:publish+trigger:{_new()},owner:operate:{_new()}",
         **made,
-        **{name: _new() for name in names},
+        **{name: _new(name) for name in names},
     }
 
 
@@ -180,5 +198,10 @@ def variable_of(role: str) -> str:
     return f"MESH_BROKER_PASSWORD_{role.upper()}"
 
 
-def _new() -> str:
+def _new(name: str = "") -> str:
+    """A secret of the form that the variable needs."""
+    if name == "MESH_MINIO_ACCESS_KEY":
+        return f"GK{random.token_hex(12)}"  # as Garage makes them
+    if size := _HEX_BYTES.get(name):
+        return random.token_hex(size)
     return random.token_urlsafe(24)

@@ -31,7 +31,14 @@ _OF_A_CLONE = Path(__file__).parents[2] / "config"
 SHIPPED_CONFIG = _PACKAGED if _PACKAGED.is_dir() else _OF_A_CLONE
 #: Secrets that are sent in a header as they are.
 _IN_HEADERS = frozenset(
-    {"influx_token", "minio_access_key", "minio_secret_key", "hass_token", "secrets"}
+    {
+        "influx_token",
+        "minio_access_key",
+        "minio_secret_key",
+        "garage_admin_token",
+        "hass_token",
+        "secrets",
+    }
 )
 #: Control and format characters (a byte order mark is one), halves of characters, line
 #: and paragraph separators: nobody means one in a secret.
@@ -83,6 +90,7 @@ class Environment(BaseSettings):
         spool_bytes: most bytes of them.
         archive_url: ``s3://bucket`` or ``file:///directory``.
         minio_region: of the bucket, which signatures name; MinIO's is this default.
+        garage_admin_token: of a Garage that ``meshtasks archive garage`` prepares.
         receivers: Apprise URLs of the receivers of alerts.yaml, by name:
             ``MESH_RECEIVERS__PHONE`` or ``MESH_RECEIVERS__PHONE_FILE``.
         secrets: values of the headers of workflows.yaml, by name:
@@ -117,6 +125,7 @@ class Environment(BaseSettings):
     minio_access_key: SecretStr = SecretStr("")
     minio_secret_key: SecretStr = SecretStr("")
     minio_secure: bool = False
+    garage_admin_token: SecretStr = SecretStr("")
     minio_region: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] = "us-east-1"
     triton_url: str = "127.0.0.1:8000"
     n8n_url: str = "http://127.0.0.1:5678"

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,31 @@ import pytest
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
+from tests.peers import n8n
 from tests.support.compose import read_services
 from tests.support.unpacked import COMPOSE
 from tests.support.worker import CELERY
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-PROFILES = ("ai", "demo", "homeassistant")
+SIZES = ("full", "light")
+PROFILES = ("full", "ai", "demo", "homeassistant", "s3")
+#: What may be chosen together; .env, as it is made, chooses the first.
+CHOICES = [
+    ("full",),
+    ("light",),
+    PROFILES,
+    *(("full", extra) for extra in PROFILES[1:]),
+    *(("light", extra) for extra in ("demo", "homeassistant", "s3")),
+]
 #: What a user may set and need not.
 OPTIONAL = {
     "HOSTNAME",
+    "MESH_ARCHIVE_URL",
     "MESH_HASS_TOKEN",
     "MESH_HASS_URL",
+    "MESH_IMAGE",
+    "MESH_MINIO_ENDPOINT",
     "MESH_RECEIVERS__MAIL",
     "MESH_RECEIVERS__PHONE",
 }
@@ -73,9 +87,12 @@ def services(project: Path) -> dict[str, Any]:
 def test_docker_compose_reads_the_file_as_we_do(
     project: Path, services: dict[str, Any]
 ) -> None:
-    answer = compose(project, *PROFILES, command=("config", "--format", "json"))
+    answer = compose(
+        project, "light", *PROFILES, command=("config", "--format", "json")
+    )
     assert answer.returncode == 0, answer.stderr
-    theirs: dict[str, Any] = json.loads(answer.stdout)["services"]
+    shown = answer.stdout.replace("$$", "$")  # to be read as a file once more
+    theirs: dict[str, Any] = json.loads(shown)["services"]
 
     assert services.keys() == theirs.keys()
     for name, ours in services.items():
@@ -88,12 +105,31 @@ def test_docker_compose_reads_the_file_as_we_do(
 
 
 @pytest.mark.usefixtures("docker_compose")
-@pytest.mark.parametrize("profiles", [(), *((each,) for each in PROFILES), PROFILES])
-def test_the_file_is_valid_with_every_profile(
+@pytest.mark.parametrize("profiles", [(), *CHOICES])
+def test_docker_compose_starts_what_we_say_with_every_choice(
+    project: Path, services: dict[str, Any], profiles: tuple[str, ...]
+) -> None:
+    answer = compose(project, *profiles, command=("config", "--services"))
+    assert answer.returncode == 0, answer.stderr
+    expected = chosen(services, *(profiles or ("full",)))
+    assert set(answer.stdout.split()) == set(expected)
+
+
+@pytest.mark.usefixtures("docker_compose")
+@pytest.mark.parametrize("profiles", [("demo",), ("ai",), ("light", "ai")])
+def test_what_has_no_size_that_fits_is_refused(
     project: Path, profiles: tuple[str, ...]
 ) -> None:
-    answer = compose(project, *profiles)
-    assert answer.returncode == 0, answer.stderr
+    assert compose(project, *profiles).returncode != 0
+
+
+def chosen(services: dict[str, Any], *profiles: str) -> dict[str, Any]:
+    """The services of these profiles."""
+    return {
+        name: service
+        for name, service in services.items()
+        if not (of := service.get("profiles")) or {*of} & {*profiles}
+    }
 
 
 @pytest.mark.usefixtures("docker_compose")
@@ -147,16 +183,95 @@ def test_only_mqtt_is_open_to_other_machines(services: dict[str, Any]) -> None:
     assert opened == {"1883"}
 
 
-def test_every_queue_has_its_worker(services: dict[str, Any]) -> None:
-    consumed = Counter(
-        queue
-        for service in services.values()
-        if "worker" in (command := service.get("command") or [])
-        for queue in command[command.index("-Q") + 1].split(",")
-    )
+@pytest.mark.parametrize("profiles", CHOICES)
+def test_every_queue_has_one_worker_and_no_model_is_asked_in_vain(
+    services: dict[str, Any], profiles: tuple[str, ...]
+) -> None:
     settings = Settings(Environment(config_dir=ROOT / "config"))
     queues = {queue.name for queue in settings.read(TOPOLOGY).queues}
-    assert consumed == Counter(queues - {"dead.letter.queue", "devices"})
+    queues -= {"dead.letter.queue", "devices"}
+    commands = [
+        service.get("command") or [] for service in chosen(services, *profiles).values()
+    ]
+    consumed = Counter(
+        queue
+        for command in commands
+        if "worker" in command
+        for queue in (
+            command[command.index("-Q") + 1].split(",") if "-Q" in command else queues
+        )
+    )
+    of_models = {queue for queue in queues if queue.startswith("ai.")}
+    has_models = "ai" in profiles or "light" in profiles
+    assert consumed == Counter(queues if has_models else queues - of_models)
+    for command in commands:
+        if "simulator" in command:
+            sent = {
+                domain for option, domain in pairwise(command) if option == "--domain"
+            }
+            assert sent == {"sensors", "home", "metrics"}
+
+
+def test_one_service_makes_the_image_and_no_other_pulls_it(
+    services: dict[str, Any],
+) -> None:
+    mine = {
+        name: service
+        for name, service in services.items()
+        if service["image"].startswith("meshtasks:")
+    }
+    makers = [name for name, service in mine.items() if "build" in service]
+    assert makers == ["check"]
+    assert {mine.pop("check")["pull_policy"]} == {"missing"}  # no clone is here
+    assert {service["pull_policy"] for service in mine.values()} == {"never"}
+    for name, service in mine.items():
+        needed = service["depends_on"]["check"]["condition"]
+        assert needed == "service_completed_successfully", name
+
+
+def test_a_clone_makes_its_image_anew(project: Path, tmp_path: Path) -> None:
+    shutil.copy(project / "docker-compose.yml", tmp_path)
+    lines = (project / ".env").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("MESH_PULL_POLICY=")]
+    (tmp_path / ".env").write_text("".join(kept))
+    assert read_services(tmp_path)["check"]["pull_policy"] == "build"
+
+
+def test_workers_and_producers_keep_their_names(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        command = service.get("command") or []
+        if "worker" in command or "meshtasks.producers" in command:
+            assert service.get("hostname"), name
+
+
+#: The oldest version that may be pinned: what is supported, has no known critical
+#: advisory, and does what the mesh needs.
+OLDEST = {
+    "dxflrs/garage": (2, 3),
+    "binwiederhier/ntfy": (2, 16),  # replaces a notification
+    "grafana/grafana": (13, 2),
+    "influxdb": (2, 9),
+    "n8nio/n8n": (2, 0),
+    "nvcr.io/nvidia/tritonserver": (26, 7),
+    "rabbitmq": (4, 2),
+    "victoriametrics/victoria-metrics": (1, 150),
+}
+
+
+def test_images_of_others_are_as_new_as_they_have_to_be(
+    services: dict[str, Any],
+) -> None:
+    pinned = {}
+    for service in services.values():
+        name, _, tag = service["image"].rpartition(":")
+        if name != "meshtasks":
+            pinned[name] = tuple(map(int, re.findall(r"\d+", tag)))
+    assert pinned.keys() == OLDEST.keys()
+    assert not [name for name, oldest in OLDEST.items() if pinned[name] < oldest]
+
+
+def test_n8n_is_the_one_that_the_peers_tests_run(services: dict[str, Any]) -> None:
+    assert services["n8n"]["image"].split(":")[1] == n8n.VERSION.split("@")[1]
 
 
 def test_images_are_pinned_and_memory_is_limited(services: dict[str, Any]) -> None:
@@ -173,5 +288,5 @@ def test_what_stays_up_is_watched_and_started_again(services: dict[str, Any]) ->
         if "meshtasks.producers" in (each.get("command") or [])
     }
     watched = {name for name, each in services.items() if "healthcheck" in each}
-    assert once == {"bucket"}
+    assert once == {"bucket", "check"}
     assert watched == set(services) - once - producers
