@@ -9,6 +9,8 @@
 ``new_rabbitmq``     makes nodes of the test's own, to stop, kill and restart
 ``rabbitmq``         the session's node, which speaks MQTT, too
 ``every_amqp_url``   like ``amqp_url``, and once more on RabbitMQ 4
+``postgres``         the session's PostgreSQL
+``state_location``   an empty state, in a SQLite file and once more in PostgreSQL
 ``swift``            the session's object store
 ``s3``               that store as a client sees it, and once more MinIO
 ``influx``           a bucket in the InfluxDB 1.6 engine, and once more in 2
@@ -36,6 +38,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from sqlalchemy import make_url
 
 from meshtasks import masking
 from meshtasks.amqp.connecting import connected
@@ -43,11 +46,13 @@ from meshtasks.amqp.declare import declare
 from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
 from meshtasks.demo.triton import Triton, unavailable_reason
 from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.state.database import Database, StateLocation
 from tests.support import containers
 from tests.support.chromium import absent_reason
 from tests.support.influx import Influx, InfluxTarget
 from tests.support.ntfy import Ntfy, PlayedNtfy, RealNtfy
 from tests.support.played_triton import PlayedTriton
+from tests.support.postgres import Postgres, postgres_unavailable
 from tests.support.receiver import Receiver
 from tests.support.s3 import S3Target
 from tests.support.swift import Swift
@@ -86,6 +91,8 @@ _ABSENT: dict[str, Callable[[], str | None]] = {
     "real_ntfy": NTFY.absent,
     "real_triton": unavailable_reason,
     "new_real_triton": unavailable_reason,
+    "postgres": postgres_unavailable,
+    "postgresql": postgres_unavailable,
 }
 
 
@@ -113,6 +120,34 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     node.start()
     yield node
     node.kill()  # an orderly stop takes six seconds, to save what nobody wants
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The session's server; a test takes a database of it (``state_location``)."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: Postgres) -> str:
+    """A database with the tables, to be copied: quicker than to make them."""
+    name = postgres.new_database()
+    Database(
+        "template", StateLocation(make_url(postgres.url(name)), Path()), ""
+    ).probe()
+    return name
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def state_location(request: pytest.FixtureRequest, tmp_path: Path) -> StateLocation:
+    """An empty state, of each kind."""
+    directory = tmp_path / "state"
+    if request.param == "sqlite":
+        return StateLocation.in_directory(directory)
+    server: Postgres = request.getfixturevalue("postgres")
+    name = server.new_database(request.getfixturevalue("postgres_template"))
+    return StateLocation(make_url(server.url(name)), directory)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
-from typing import Annotated, Never
+from typing import TYPE_CHECKING, Annotated, Never
 
 import typer
 
@@ -29,9 +29,12 @@ from meshtasks.flows.alerts.current import current_alerts, routes_notified
 from meshtasks.flows.alerts.handler import NOTIFIER
 from meshtasks.flows.alerts.matchers import parse_matcher
 from meshtasks.flows.alerts.rendering import Notification
+from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.alerts.state import Silence
-from meshtasks.flows.alerts.store import ALERT_STATE, AlertTables
 from meshtasks.flows.sinks import Sinks
+
+if TYPE_CHECKING:
+    from meshtasks.flows.alerts.store import AlertTables
 
 app = typer.Typer(
     help="The alerts of this host (MESH_STATE_DIR): look, silence, acknowledge.",

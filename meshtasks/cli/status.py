@@ -21,7 +21,7 @@ from meshtasks.cli.terminal import say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.demo.render import draw
 from meshtasks.errors import ConfigError, Transient
-from meshtasks.flows.alerts.store import ALERT_STATE
+from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.sinks import Sinks
 from meshtasks.observation.collect import Collector
 from meshtasks.observation.snapshot import Snapshot
@@ -172,7 +172,7 @@ def _dead_lines(snapshot: Snapshot, groups: list[dict[str, Any]]) -> list[str]:
 def _alert_lines(settings: Settings) -> list[str]:
     """The alerts that go on by this host's state; no line where it has none."""
     with closing(Sinks(settings)) as sinks:
-        if not sinks[ALERT_STATE].path.exists():
+        if not sinks[ALERT_STATE].exists():
             return []
         try:
             with sinks[ALERT_STATE].tables() as tables:

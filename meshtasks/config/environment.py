@@ -19,6 +19,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meshtasks.config.brokers import fault_of, urls_of
+from meshtasks.config.extras import require
 from meshtasks.config.loader import fault_in, refuse
 from meshtasks.config.web import Auth, is_base_url
 from meshtasks.errors import ConfigError
@@ -47,6 +48,11 @@ _STRAY = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 #: Printable ASCII: whatever else a header may hold, somebody reads it differently.
 _FIT_FOR_A_HEADER = re.compile(r"[!-~]([ -~]*[!-~])?")
 
+#: Of a file, or of PostgreSQL: all parts but the database may be left to libpq.
+_STATE_URL = re.compile(
+    r"sqlite:///(?!:memory:)[^?]+"
+    r"|postgresql\+psycopg://([^\s@/?]+@)?[^\s@/?]*/[^\s@/?]+(\?\S*)?"
+)
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _HIGHEST_PORT = 65_535
 
@@ -82,8 +88,12 @@ class Environment(BaseSettings):
             account, likewise; empty, on their usual port if they show themselves.
         config_dir: directory of the YAML files; one that is not there is taken from
             :data:`SHIPPED_CONFIG`.
-        state_dir: directory of this host's own state (rule and archive journals,
-            producers' spools).
+        state_dir: directory of this host's own files: the state, unless ``state_url``
+            says otherwise, and producers' spools.
+        state_url: where the state is that workers share:
+            ``postgresql+psycopg://user:password@host/database`` for those of several
+            hosts, ``sqlite:////directory/mesh.db`` for those of one; empty, the file
+            ``mesh.db`` in ``state_dir``.
         ca_file: certificates, PEM, of an authority of one's own, which all clients
             believe beside the public ones.
         spool_messages: most messages that wait in the spool of one producer.
@@ -113,6 +123,7 @@ class Environment(BaseSettings):
     management_url: str = ""
     config_dir: Path = Path("config")
     state_dir: Path = Path(".mesh/state")
+    state_url: SecretStr = SecretStr("")
     ca_file: Path | None = None
     spool_messages: Annotated[int, Field(ge=1)] = 1_000_000
     spool_bytes: Annotated[int, Field(ge=1)] = 512 * 1024 * 1024
@@ -206,6 +217,24 @@ class Environment(BaseSettings):
         broker = self.broker_url.get_secret_value()
         if broker and (expected := fault_of(broker)):
             yield ConfigError("environment", _given_in("MESH_BROKER_URL"), expected)
+        yield from self._state_faults()
+
+    def _state_faults(self) -> Iterator[ConfigError]:
+        url = self.state_url.get_secret_value()
+        if not url:
+            return
+        if not _STATE_URL.fullmatch(url):
+            expected = (
+                "expected postgresql+psycopg://user:password@host:5432/database "
+                "(special characters are percent-encoded) or "
+                "sqlite:////directory/mesh.db"
+            )
+            yield ConfigError("environment", _given_in("MESH_STATE_URL"), expected)
+        elif url.startswith("postgresql"):
+            try:
+                require("postgresql", "MESH_STATE_URL")
+            except ConfigError as fault:
+                yield fault
 
     @model_validator(mode="before")
     @classmethod
@@ -257,7 +286,7 @@ class Environment(BaseSettings):
         secrets = (
             each.get_secret_value() for each in values if isinstance(each, SecretStr)
         )
-        keep_secret(filter(None, secrets))
+        keep_secret(each for each in secrets if each and not each.startswith("sqlite:"))
         return self
 
 

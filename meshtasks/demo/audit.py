@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from functools import cache
 from urllib.parse import urlencode
@@ -25,9 +26,10 @@ from meshtasks.demo.reconciliation import (
     published_so_far,
 )
 from meshtasks.demo.stack import Stack
-from meshtasks.flows.alerts.store import AlertStore
+from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.archive.objects import ObjectStore, archived_objects, decompress
 from meshtasks.flows.inference.config import MEASUREMENT as INFERENCE
+from meshtasks.flows.sinks import Sinks
 from meshtasks.observation.collect import Collector
 
 #: Readings are of the present, but for clocks that are ahead; see
@@ -193,16 +195,12 @@ def alert_counts(settings: Settings, since_seconds: int) -> AlertCounts:
     """What the alert manager has noted since then.
 
     Raises:
-        Transient, SinkUnavailable: its file cannot be read.
+        Transient, SinkUnavailable: the state cannot be read.
     """
-    store = AlertStore(settings.env.state_dir / "alerts.sqlite")
-    try:
-        with store.tables() as tables:
-            # What was published twice has the same id, but for the time behind it.
-            ids = {name.rpartition("@")[0] for name in tables.seen_since(since_seconds)}
-            events = tables.history(_EVENTS)
-    finally:
-        store.close()
+    with closing(Sinks(settings)) as sinks, sinks[ALERT_STATE].tables() as tables:
+        # What was published twice has the same id, but for the time behind it.
+        ids = {name.rpartition("@")[0] for name in tables.seen_since(since_seconds)}
+        events = tables.history(_EVENTS)
     sent = [each for each in events if each.kind == "sent" and each.at >= since_seconds]
     return AlertCounts(len(ids), len(sent))
 

@@ -104,6 +104,23 @@ _NODE_EXPORTER = Program(
     "prometheus-node-exporter",
     ("prometheus-node-exporter.service",),
 )
+
+
+def postgresql_programs() -> Path | None:
+    """Where PostgreSQL's server programs are; None if there are none. Debian has them
+    by version and not on the PATH."""
+    found = shutil.which("initdb")
+    directories = [Path(found).resolve().parent] if found else []
+    debian = Path("/usr/lib/postgresql").glob("*/bin")
+    directories += sorted(debian, key=lambda path: -float(path.parent.name))
+    return next((each for each in directories if (each / "postgres").is_file()), None)
+
+
+def _postgresql() -> Program:
+    programs = postgresql_programs() or Path("/usr/lib/postgresql/0/bin")
+    return Program("postgresql", str(programs / "postgres"), ("postgresql.service",))
+
+
 #: Looks at the pages of the report. Ubuntu has it as a snap only.
 _CHROMIUM = Program("chromium", "chromium", optional=True)
 
@@ -115,6 +132,7 @@ PROGRAMS = {
         _INFLUXDB,
         _NODE_EXPORTER,
         _CHROMIUM,
+        _postgresql(),
     ),
     "triton": (_python_library(),),
 }

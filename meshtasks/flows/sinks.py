@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from typing_extensions import override
 
@@ -18,8 +18,10 @@ from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.config.extras import Extra, require
 from meshtasks.config.settings import Settings
 from meshtasks.flows.timeseries import TimeSeries
-from meshtasks.rules.store import RuleStateStore
 from meshtasks.timing import timed
+
+if TYPE_CHECKING:
+    from meshtasks.rules.store import RuleStateStore
 
 S = TypeVar("S")
 
@@ -111,15 +113,20 @@ class TimedPublisher(Publisher):
         super().publish(messages)
 
 
+def _open_rule_states(sinks: Sinks) -> RuleStateStore:
+    # loads SQLAlchemy
+    from meshtasks.rules.store import RuleStateStore  # noqa: PLC0415
+    from meshtasks.state.database import StateLocation  # noqa: PLC0415
+
+    return RuleStateStore(StateLocation.of(sinks.settings.env))
+
+
 #: The time-series store.
 TIMESERIES = SinkKey(
     "timeseries", lambda sinks: TimeSeries.from_environment(sinks.settings.env)
 )
 #: The state of the rules, by series.
-RULE_STATE = SinkKey(
-    "rule_state",
-    lambda sinks: RuleStateStore(sinks.settings.env.state_dir / "rules.sqlite"),
-)
+RULE_STATE = SinkKey("rule_state", _open_rule_states)
 #: Publishes to the mesh's own exchanges, confirmed.
 PUBLISHER: SinkKey[Publisher] = SinkKey(
     "publisher", lambda sinks: TimedPublisher(sinks.settings.env.amqp_url)

@@ -20,6 +20,7 @@ from meshtasks.gateway.config import GATEWAY
 from meshtasks.gateway.observing import Observations
 from meshtasks.gateway.store import Answers, Store
 from meshtasks.gateway.validation import Validator
+from meshtasks.state.database import StateLocation
 
 #: Messages that wait to be published, and how long each answer of the broker may take.
 _MAX_WAITING, _CONFIRM_SECONDS = 1_000, 10.0
@@ -55,7 +56,7 @@ class Context:
         env, config = settings.env, settings.read(GATEWAY)
         unopened(env.amqp_url)  # refuses what is no URL of a broker
         store = Store(
-            env.state_dir / "gateway.sqlite",
+            StateLocation.of(env),
             config.keep_keys_hours * _HOUR_SECONDS,
             config.keep_tasks_days * _DAY_SECONDS,
         )

@@ -10,19 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
-from sqlite3 import Connection
 from typing import Any, NamedTuple
 
 import amqp
 import kombu
 from pydantic import ValidationError
+from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
 from meshtasks.amqp.calls import Answer
 from meshtasks.amqp.connecting import unopened
 from meshtasks.errors import MeshError
 from meshtasks.gateway.problems import Problem
-from meshtasks.state.sqlite import SqliteFile
+from meshtasks.state.database import Database, StateLocation, insert
+from meshtasks.state.tables import GATEWAY_REQUESTS, GATEWAY_TASKS, clean, storable
 from meshtasks.timing import Backoff
 
 #: The file's name in errors.
@@ -30,36 +30,8 @@ _SINK = "gateway_state"
 #: A request that has not ended after so long was cut off; its key may be used again.
 _REQUEST_SECONDS = 60.0
 
-_SHAPE = 1
-_SCHEMA = """
-CREATE TABLE tasks (
-    id TEXT PRIMARY KEY, name TEXT, client TEXT,
-    state TEXT NOT NULL, result TEXT, error TEXT,
-    submitted_at REAL, updated_at REAL NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX tasks_age ON tasks (updated_at);
-CREATE TABLE requests (
-    client TEXT NOT NULL, key TEXT NOT NULL,
-    digest TEXT NOT NULL, id TEXT NOT NULL, at REAL NOT NULL, response TEXT,
-    PRIMARY KEY (client, key)
-) WITHOUT ROWID;
-CREATE INDEX requests_age ON requests (at)
-"""
-_ANSWERED = """
-INSERT INTO tasks (id, state, result, error, updated_at) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET
-    state = excluded.state, result = excluded.result, error = excluded.error,
-    updated_at = excluded.updated_at
-WHERE tasks.state NOT IN ('SUCCESS', 'FAILURE', 'REVOKED')
-"""
-#: An answer may have come before, from a request that was cut off.
-_SUBMITTED = """
-INSERT INTO tasks (id, name, client, state, submitted_at, updated_at)
-VALUES (?, ?, ?, 'PENDING', ?, ?)
-ON CONFLICT (id) DO UPDATE SET
-    name = excluded.name, client = excluded.client,
-    submitted_at = coalesce(tasks.submitted_at, excluded.submitted_at)
-"""
+_TASKS, _REQUESTS = GATEWAY_TASKS.c, GATEWAY_REQUESTS.c
+_FINAL = "SUCCESS", "FAILURE", "REVOKED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +68,21 @@ class Reserved(NamedTuple):
 
 
 class Store:
-    """The file; any thread may use it.
+    """The tables of the state; any thread may use it.
 
     Args:
-        path: where it is.
+        location: where the state is.
         keep_keys_seconds: how long a key is remembered.
         keep_tasks_seconds: how long a task is, after the last news of it.
     """
 
     def __init__(
-        self, path: Path, keep_keys_seconds: float, keep_tasks_seconds: float
+        self,
+        location: StateLocation,
+        keep_keys_seconds: float,
+        keep_tasks_seconds: float,
     ) -> None:
-        self._file = SqliteFile(_SINK, path, _SCHEMA, _SHAPE)
+        self._database = Database(_SINK, location, "gateway.sqlite")
         self._lock = threading.Lock()
         self._keep_keys_seconds = keep_keys_seconds
         self._keep_tasks_seconds = keep_tasks_seconds
@@ -116,31 +91,70 @@ class Store:
 
     def submitted(self, task_id: str, name: str, client: str, now: float) -> None:
         """Note that a task is about to be started."""
+        values = {
+            "id": storable(task_id),
+            "name": name,
+            "client": client,
+            "state": "PENDING",
+            "submitted_at": now,
+            "updated_at": now,
+        }
         with self._transaction() as db:
-            db.execute(_SUBMITTED, (task_id, name, client, now, now))
+            change = insert(db, GATEWAY_TASKS)
+            new = change.excluded
+            # An answer may have come before, from a request that was cut off.
+            change = change.on_conflict_do_update(
+                index_elements=GATEWAY_TASKS.primary_key,
+                set_={
+                    "name": new.name,
+                    "client": new.client,
+                    "submitted_at": func.coalesce(
+                        _TASKS.submitted_at, new.submitted_at
+                    ),
+                },
+            )
+            db.execute(change, values)
             oldest = now - self._keep_tasks_seconds
-            db.execute("DELETE FROM tasks WHERE updated_at < ?", (oldest,))
+            db.execute(delete(GATEWAY_TASKS).where(_TASKS.updated_at < oldest))
 
     def answered(self, answer: Answer) -> None:
         """Note what is known of a task; what is final stays."""
-        result = None if answer.result is None else json.dumps(answer.result)
-        values = answer.task_id, answer.state, result, answer.error, answer.at
+        values = {
+            "id": storable(answer.task_id),
+            "state": clean(answer.state),
+            "result": None if answer.result is None else json.dumps(answer.result),
+            "error": None if answer.error is None else clean(answer.error),
+            "updated_at": answer.at,
+        }
         with self._transaction() as db:
-            db.execute(_ANSWERED, values)
+            change = insert(db, GATEWAY_TASKS)
+            new = change.excluded
+            change = change.on_conflict_do_update(
+                index_elements=GATEWAY_TASKS.primary_key,
+                set_={name: new[name] for name in values if name != "id"},
+                where=_TASKS.state.not_in(_FINAL),
+            )
+            db.execute(change, values)
 
     def task(self, task_id: str) -> Task | None:
         """A task that was started here; None if none was, or long ago."""
-        query = """
-            SELECT id, name, client, state, result, error, submitted_at, updated_at
-            FROM tasks WHERE id = ? AND name IS NOT NULL
-        """
+        query = select(GATEWAY_TASKS).where(
+            _TASKS.id == storable(task_id), _TASKS.name.is_not(None)
+        )
         with self._transaction() as db:
-            row = db.execute(query, (task_id,)).fetchone()
+            row = db.execute(query).first()
         if row is None:
             return None
-        id_, name, client, state, result, error, submitted_at, updated_at = row
-        value = None if result is None else json.loads(result)
-        return Task(id_, name, client, state, value, error, submitted_at, updated_at)
+        return Task(
+            row.id,
+            row.name,
+            row.client,
+            row.state,
+            None if row.result is None else json.loads(row.result),
+            row.error,
+            row.submitted_at,
+            row.updated_at,
+        )
 
     # --- requests with a key ----------------------------------------------
 
@@ -159,63 +173,66 @@ class Store:
         Raises:
             Problem: the key stands for another request, or this one is under way.
         """
-        query = "SELECT digest, id, at, response FROM requests WHERE client=? AND key=?"
+        values = {
+            "client": client,
+            "key": storable(key),
+            "digest": digest,
+            "id": new_id,
+            "at": now,
+            "response": None,
+        }
         with self._transaction() as db:
             oldest = now - self._keep_keys_seconds
-            db.execute("DELETE FROM requests WHERE at < ?", (oldest,))
-            row = db.execute(query, (client, key)).fetchone()
-            if row is not None:
-                known_digest, known_id, at, response = row
-                if known_digest != digest:
-                    detail = "This Idempotency-Key was used for another request."
-                    raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
-                if response is not None:
-                    return Reserved(known_id, json.loads(response))
-                if now - at < _REQUEST_SECONDS:
-                    detail = "A request with this Idempotency-Key is under way."
-                    wait = {"Retry-After": "1"}
-                    raise Problem(HTTPStatus.CONFLICT, detail, headers=wait)
-                new_id = known_id
-            values = client, key, digest, new_id, now
-            db.execute(
-                "INSERT OR REPLACE INTO requests (client, key, digest, id, at) "
-                "VALUES (?, ?, ?, ?, ?)",
-                values,
-            )
-        return Reserved(new_id, None)
+            db.execute(delete(GATEWAY_REQUESTS).where(_REQUESTS.at < oldest))
+            # Of two gateways that are given the same request, one makes the row.
+            begin = insert(db, GATEWAY_REQUESTS).on_conflict_do_nothing()
+            if db.execute(begin.returning(_REQUESTS.id), values).first():
+                return Reserved(new_id, None)
+            its = _its(client, key)
+            row = db.execute(select(GATEWAY_REQUESTS).where(*its).with_for_update())
+            known = row.one()
+            if known.digest != digest:
+                detail = "This Idempotency-Key was used for another request."
+                raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
+            if known.response is not None:
+                return Reserved(known.id, json.loads(known.response))
+            if now - known.at < _REQUEST_SECONDS:
+                detail = "A request with this Idempotency-Key is under way."
+                wait = {"Retry-After": "1"}
+                raise Problem(HTTPStatus.CONFLICT, detail, headers=wait)
+            db.execute(update(GATEWAY_REQUESTS).where(*its).values(at=now))
+            return Reserved(known.id, None)
 
     def respond(self, client: str, key: str, response: dict[str, Any]) -> None:
         """Note what a request was answered."""
+        change = update(GATEWAY_REQUESTS).where(*_its(client, key))
         with self._transaction() as db:
-            db.execute(
-                "UPDATE requests SET response = ? WHERE client = ? AND key = ?",
-                (json.dumps(response), client, key),
-            )
+            db.execute(change.values(response=json.dumps(response)))
 
     def release(self, client: str, key: str, now: float) -> None:
         """Let a request that failed be made again; it keeps its id."""
+        change = update(GATEWAY_REQUESTS).where(*_its(client, key))
         with self._transaction() as db:
-            db.execute(
-                "UPDATE requests SET at = ? WHERE client = ? AND key = ?",
-                (now - _REQUEST_SECONDS, client, key),
-            )
+            db.execute(change.values(at=now - _REQUEST_SECONDS))
 
     def forget(self, client: str, key: str) -> None:
         """Forget a request that was refused."""
         with self._transaction() as db:
-            db.execute(
-                "DELETE FROM requests WHERE client = ? AND key = ?", (client, key)
-            )
+            db.execute(delete(GATEWAY_REQUESTS).where(*_its(client, key)))
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the connection."""
         with self._lock:
-            self._file.close()
+            self._database.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with self._lock, self._file.transaction() as db:
+        with self._lock, self._database.transaction() as db:
             yield db
+
+
+def _its(client: str, key: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return _REQUESTS.client == client, _REQUESTS.key == storable(key)
 
 
 logger = logging.getLogger(__name__)

@@ -1,53 +1,64 @@
-r"""Which records this host has archived, so that none is archived twice.
+r"""Which records are archived, so that none is archived twice.
 
 A message is delivered again when its worker died, or lost its connection, between
 storing the record and acknowledging the message. It then comes in a batch with
 other neighbours, so the object's name does not show the repetition; the record's
 id does. The journal keeps the ids of stored records and, before an object is put,
-the intent to do so::
+the claim to these records::
 
-    (unknown) --intend--> pending --finish--> stored
-                             \----forget---> (unknown)
-                             \---set aside--> (unknown), and the object is damaged
+    (unknown) --claim--> pending --finish--> stored
+                            \----forget---> (unknown)
+                            \---set aside--> (unknown), and the object is damaged
 
-Every step is durable before the next begins. A pending object found by the next
-holder of the journal means that the one before was killed or lost touch with the
-store, and a look into the store tells whether the object is there, and sound. One
-that is there and damaged is noted as such and else forgotten: its messages were never
-acknowledged, so they come again, and their records are stored in another object.
+Every step is durable before the next begins. A pending object whose worker is gone was
+cut off by its death or lost touch with the store, and a look into the store tells
+whether the object is there, and sound. One that is there and damaged is noted as such
+and else forgotten: its messages were never acknowledged, so they come again, and their
+records are stored in another object.
 
-One process of the host at a time holds the journal, from looking up ids to having
-noted the objects as stored; so two processes given the same message cannot both
-find it new.
-
-Across hosts there is no such lock: when a message is delivered again to another
-host, both may store its records, under the same ids. Readers for whom that matters
-keep one record per id.
+In a SQLite file, one process of the host at a time holds the journal, from looking up
+ids to having noted the objects as stored: what is pending then is nobody's. In
+PostgreSQL several workers archive at the same time. Each record is claimed by a row
+with its id as unique key, so of two workers given the same message one gets it, and the
+other tries again later. A worker's session holds an advisory lock, whose number stands
+with its pending objects. When it is free the worker is gone, and another one adopts
+them. If the server was restarted the locks say nothing; then a claim lasts ten minutes.
 
 The size is bounded: ids go into a generation; when it has a million ids, or is eight
 days old (a message that keeps failing is given up after seven), the one before is
 dropped and a new one begun. So an id is known for eight days, or for a million
-records if those come sooner, and the file stays below 200 MB.
+records if those come sooner, and a file stays below 200 MB.
 
-Measured with two million ids in it: looking up and storing 5,000 takes 12 ms when
-they sort by time, as the mesh's own do, and 200 ms when they are random (UUIDv4),
+Measured with two million ids in a SQLite file: looking up and storing 5,000 takes 12 ms
+when they sort by time, as the mesh's own do, and 200 ms when they are random (UUIDv4),
 because each then falls on a page of its own.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from sqlite3 import Connection
+from dataclasses import dataclass
 
+from sqlalchemy import Connection, delete, select, text
 from typing_extensions import override
 
 from meshtasks.errors import SinkUnavailable
+from meshtasks.state.database import LOCK_CLASS, Database, StateLocation, put
 from meshtasks.state.lock import file_lock
-from meshtasks.state.sqlite import SqliteFile
+from meshtasks.state.tables import (
+    ARCHIVE_DAMAGED,
+    ARCHIVE_GENERATION,
+    ARCHIVE_IDS,
+    ARCHIVE_PENDING,
+    storable,
+)
+
+logger = logging.getLogger(__name__)
 
 #: The sink's name in handlers, circuits and errors.
 SINK = "journal"
@@ -58,156 +69,337 @@ _GENERATION_IDS = 1_000_000
 #: object store can take at worst.
 _HOLD_TIMEOUT_SECONDS = 120.0
 
-_SHAPE = 1
-#: Files of earlier versions have no number of their shape, and these tables. The one
-#: row of "generation" is about the table "current".
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS pending (name TEXT PRIMARY KEY, ids TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS damaged (name TEXT PRIMARY KEY, fault TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS previous (id TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS current (id TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS generation (
-    row INTEGER PRIMARY KEY CHECK (row = 1),
-    started_at REAL NOT NULL,
-    ids INTEGER NOT NULL,
-    probed_at REAL
-)
+# Statements of SQLite, by the driver: each batch makes them.
+_FILE_STORED = """
+SELECT value FROM json_each(?) WHERE value IN (SELECT id FROM archive_ids_0)
+OR value IN (SELECT id FROM archive_ids_1)
 """
-_STORED = """
-SELECT key FROM json_each(?)
-WHERE value IN (SELECT id FROM current) OR value IN (SELECT id FROM previous)
+_FILE_INTEND = "INSERT OR REPLACE INTO archive_pending (name, ids) VALUES (?, ?)"
+_FILE_ADD = """
+INSERT OR IGNORE INTO {table}
+SELECT value FROM archive_pending, json_each(archive_pending.ids) WHERE name = ?
 """
-_COPY = """
-INSERT OR IGNORE INTO current
-SELECT value FROM pending, json_each(pending.ids) WHERE name = ?
+
+# Statements of PostgreSQL.
+_OWNERS = LOCK_CLASS + 1  # first half of the numbers of the workers' locks
+_LEASE_SECONDS = 600.0
+_OWN = text("SELECT pg_advisory_lock(:class, :owner)")
+_SERVER = "EXTRACT(EPOCH FROM pg_postmaster_start_time())::text"
+_NOW = "EXTRACT(EPOCH FROM clock_timestamp())"
+_STORED = text("""
+SELECT id FROM archive_ids_0 WHERE id = ANY(CAST(:ids AS text[]))
+UNION SELECT id FROM archive_ids_1 WHERE id = ANY(CAST(:ids AS text[]))
+""")
+#: In the order of the ids: who waits for an id has those before it.
+_CLAIM = text("""
+INSERT INTO archive_claims (id) SELECT unnest(CAST(:ids AS text[]))
+ON CONFLICT DO NOTHING RETURNING id
+""")
+_UNCLAIM = text("DELETE FROM archive_claims WHERE id = ANY(CAST(:ids AS text[]))")
+_INTEND = text(f"""
+INSERT INTO archive_pending (name, ids, owner, server, claimed_at)
+VALUES (:name, :ids, :owner, {_SERVER}, {_NOW})
+""")  # noqa: S608 - ours
+_ADOPT = text(f"""
+UPDATE archive_pending SET owner = :owner, server = {_SERVER}, claimed_at = {_NOW}
+WHERE owner IS NULL OR owner = ANY(CAST(:own AS int[]))
+OR claimed_at < {_NOW} - :lease
+OR (server = {_SERVER} AND NOT EXISTS (
+    SELECT 1 FROM pg_locks
+    WHERE locktype = 'advisory' AND classid = :class
+    AND objid = archive_pending.owner
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+))
+RETURNING name
+""")  # noqa: S608 - ours
+_RELEASE = text("""
+UPDATE archive_pending SET owner = NULL
+WHERE name = :name AND owner = ANY(CAST(:own AS int[]))
+""")
+_TAKE = text("""
+DELETE FROM archive_pending WHERE name = :name AND owner = ANY(CAST(:own AS int[]))
+RETURNING ids
+""")
+_ADD = """
+INSERT INTO {table} (id) SELECT unnest(CAST(:ids AS text[])) ON CONFLICT DO NOTHING
 """
-_COUNT = """
-INSERT INTO generation (row, started_at, ids) VALUES (1, ?, ?)
-ON CONFLICT (row) DO UPDATE SET ids = ids + excluded.ids
-RETURNING started_at, ids
-"""
-_PROBE = """
-INSERT INTO generation (row, started_at, ids, probed_at) VALUES (1, ?1, 0, ?1)
-ON CONFLICT (row) DO UPDATE SET probed_at = excluded.probed_at
-"""
-_NEXT_GENERATION = (
-    "DROP TABLE previous",
-    "ALTER TABLE current RENAME TO previous",
-    "CREATE TABLE current (id TEXT PRIMARY KEY) WITHOUT ROWID",
-    "DELETE FROM generation",
-)
+
+_DAMAGED = ARCHIVE_DAMAGED.c
 
 
-class ArchiveJournal(SqliteFile):
-    """The journal in one SQLite file, shared by all processes of the host.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What was found out about the records of a batch.
 
-    All methods raise :class:`~meshtasks.errors.SinkUnavailable` when the
-    file cannot be read or written.
+    Attributes:
+        new: ids of those that are neither stored nor another worker's.
+        busy: ids of those that another worker is storing.
+        intend: notes the objects that are about to be put, with the ids of each.
+    """
+
+    new: frozenset[str]
+    busy: frozenset[str]
+    intend: Callable[[Mapping[str, Sequence[str]]], None]
+
+
+class ArchiveJournal(Database):
+    """The journal in the state.
+
+    All methods raise :class:`~meshtasks.errors.SinkUnavailable` when the state cannot
+    be read or written.
 
     Args:
-        path: the file, see :class:`~meshtasks.state.sqlite.SqliteFile`.
+        location: where the state is.
         generation_ids: ids after which a generation is full.
         clock: gives epoch seconds.
     """
 
     def __init__(
         self,
-        path: Path,
+        location: StateLocation,
         *,
         generation_ids: int = _GENERATION_IDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         # Durable: a step that a power cut undoes would store records twice.
-        super().__init__(SINK, path, _SCHEMA, _SHAPE)
+        super().__init__(SINK, location, "archive.sqlite")
         self._generation_ids = generation_ids
         self._clock = clock
+        #: Numbers of this worker's sessions, the present one last.
+        self._owners: list[int] = []
+
+    @override
+    def opened(self, connection: Connection) -> None:
+        if self.is_shared:
+            number = secrets.randbelow(2**31)
+            connection.execute(_OWN, {"class": _OWNERS, "owner": number})
+            connection.commit()
+            self._owners = [*self._owners[-9:], number]
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep other processes out; all methods below are called within.
+        """Keep the other processes of the host out, where the state is a file; all
+        methods below are called within.
 
         A process that dies lets go. Waits for its turn, for two minutes at most.
 
         Raises:
             SinkUnavailable: another process has held it all that time.
         """
-        path = self.path.with_suffix(".lock")
-        lock = file_lock(path, timeout_seconds=_HOLD_TIMEOUT_SECONDS)
         with ExitStack() as stack:
-            try:
-                held = stack.enter_context(lock)
-            except OSError as error:
-                message = f"{path}: {error} (is MESH_STATE_DIR right?)"
-                raise SinkUnavailable(SINK, message) from error
-            if not held:
-                message = (
-                    f"another process has held {path} for more than "
-                    f"{_HOLD_TIMEOUT_SECONDS:g} s"
-                )
-                raise SinkUnavailable(SINK, message)
+            if not self.is_shared:
+                self._lock(stack)
             yield
+
+    def _lock(self, stack: ExitStack) -> None:
+        path = self.location.path.with_name("archive.lock")
+        lock = file_lock(path, timeout_seconds=_HOLD_TIMEOUT_SECONDS)
+        try:
+            held = stack.enter_context(lock)
+        except OSError as error:
+            raise self._unavailable(error) from error
+        if not held:
+            message = (
+                f"another process has held {path} for more than "
+                f"{_HOLD_TIMEOUT_SECONDS:g} s"
+            )
+            raise SinkUnavailable(SINK, message)
+
+    @contextmanager
+    def claim(self, ids: Iterable[str]) -> Iterator[Claim]:
+        """Take the records that nobody has; all of the block is done or nothing.
+
+        Args:
+            ids: of the records. Those that are new are to be given to
+                :attr:`Claim.intend`, each in one object.
+        """
+        names = {storable(name): name for name in ids}
+        with self.transaction() as connection:
+            find = self._find if self.is_shared else self._find_in_file
+            new, busy = find(connection, sorted(names))
+            unused = set(new)
+
+            def intend(objects: Mapping[str, Sequence[str]]) -> None:
+                rows = {
+                    name: [storable(each) for each in ids]
+                    for name, ids in objects.items()
+                }
+                unused.difference_update(*rows.values())
+                self._intend(connection, rows)
+
+            yield Claim(
+                frozenset(names[each] for each in new),
+                frozenset(names[each] for each in busy),
+                intend,
+            )
+            if unused and self.is_shared:
+                connection.execute(_UNCLAIM, {"ids": sorted(unused)})
+
+    def _find_in_file(
+        self, _connection: Connection, ids: list[str]
+    ) -> tuple[set[str], set[str]]:
+        stored = self.sqlite.execute(_FILE_STORED, (json.dumps(ids),))
+        return set(ids) - {each for (each,) in stored}, set()
+
+    def _find(
+        self, connection: Connection, ids: list[str]
+    ) -> tuple[set[str], set[str]]:
+        claimed = set(connection.execute(_CLAIM, {"ids": ids}).scalars())
+        # Only now: this statement sees what another worker has finished meanwhile.
+        stored = set(connection.execute(_STORED, {"ids": ids}).scalars())
+        if again := sorted(claimed & stored):
+            connection.execute(_UNCLAIM, {"ids": again})
+        return claimed - stored, set(ids) - claimed - stored
+
+    def _intend(
+        self, connection: Connection, objects: Mapping[str, Sequence[str]]
+    ) -> None:
+        rows = [(name, json.dumps(ids)) for name, ids in objects.items()]
+        if not self.is_shared:
+            self.sqlite.executemany(_FILE_INTEND, rows)
+            return
+        owner = self._owners[-1]
+        values = [{"name": name, "ids": ids, "owner": owner} for name, ids in rows]
+        if values:
+            connection.execute(_INTEND, values)
 
     def stored(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that stand in objects already stored."""
-        with self.transaction() as db:
-            return {ids[key] for (key,) in db.execute(_STORED, (_as_json(ids),))}
+        names = {storable(name): name for name in ids}
+        with self.transaction() as connection:
+            if self.is_shared:
+                found = connection.execute(_STORED, {"ids": list(names)}).scalars()
+                return {names[each] for each in found}
+            rows = self.sqlite.execute(_FILE_STORED, (json.dumps(list(names)),))
+            return {names[each] for (each,) in rows}
 
     def pending(self) -> list[str]:
-        """Names of objects that were to be put, with unknown result."""
-        with self.transaction() as db:
-            return [name for (name,) in db.execute("SELECT name FROM pending")]
+        """Names of objects that were to be put, and are not known to be."""
+        with self.transaction() as connection:
+            return list(connection.execute(select(ARCHIVE_PENDING.c.name)).scalars())
 
-    def intend(self, objects: Mapping[str, Sequence[str]]) -> None:
-        """Note that these objects are about to be put: name and ids of each."""
-        rows = [(name, _as_json(ids)) for name, ids in objects.items()]
-        with self.transaction() as db:
-            db.executemany("INSERT OR REPLACE INTO pending VALUES (?, ?)", rows)
+    def abandoned(self) -> list[str]:
+        """Names of the pending objects that no worker is at work on; they are this
+        worker's from now on."""
+        if not self.is_shared:
+            return self.pending()
+        with self.transaction() as connection:
+            values = {
+                "owner": self._owners[-1],
+                "own": self._owners,
+                "lease": _LEASE_SECONDS,
+                "class": _OWNERS,
+            }
+            return list(connection.execute(_ADOPT, values).scalars())
+
+    def release(self, name: str) -> None:
+        """Leave a pending object to whoever comes next."""
+        if self.is_shared:
+            with self.transaction() as connection:
+                connection.execute(_RELEASE, {"name": name, "own": self._owners})
 
     def finish(self, names: Collection[str]) -> None:
         """Note that these pending objects are stored."""
+        with self.transaction() as connection:
+            found = connection.execute(select(ARCHIVE_GENERATION)).first()
+            table = ARCHIVE_IDS[found.current if found else 0].name
+            add = self._add if self.is_shared else self._add_in_file
+            count = sum(add(connection, table, name) for name in names)
+            healed = delete(ARCHIVE_DAMAGED).where(_DAMAGED.name.in_(names))
+            connection.execute(healed)
+            is_full = self._count(connection, count)
+        if is_full:
+            self._begin_generation()
+
+    def _add_in_file(self, connection: Connection, table: str, name: str) -> int:
+        count = self.sqlite.execute(_FILE_ADD.format(table=table), (name,)).rowcount
+        _forget_in_file(connection, [name])
+        return count
+
+    def _add(self, connection: Connection, table: str, name: str) -> int:
+        ids = self._take(connection, name)
+        if ids is None:
+            logger.warning(
+                "the archive object %s was stored after another worker had taken it "
+                "over; its records may be archived twice (meshtasks archive verify)",
+                name,
+            )
+            return 0
+        connection.execute(text(_ADD.format(table=table)), {"ids": ids})
+        return len(ids)
+
+    def _take(self, connection: Connection, name: str) -> list[str] | None:
+        """End the pending of an object of ours, and the claims to its records; returns
+        their ids, None if it is not ours."""
+        own = {"name": name, "own": self._owners}
+        found = connection.execute(_TAKE, own).scalar()
+        if found is None:
+            return None
+        ids: list[str] = json.loads(found)
+        connection.execute(_UNCLAIM, {"ids": ids})
+        return ids
+
+    def _count(self, connection: Connection, count: int) -> bool:
+        """Count new ids; returns whether the generation is full."""
+        generation = ARCHIVE_GENERATION.c
+        change = (
+            ARCHIVE_GENERATION.update()
+            .values(ids=generation.ids + count)
+            .returning(generation.ids, generation.started_at)
+        )
         now = self._clock()
-        with self.transaction() as db:
-            count = sum(db.execute(_COPY, (name,)).rowcount for name in names)
-            _forget(db, names)
-            rows = [(name,) for name in names]
-            db.executemany("DELETE FROM damaged WHERE name = ?", rows)
-            ((started_at, ids),) = db.execute(_COUNT, (now, count)).fetchall()
-            if ids >= self._generation_ids or now - started_at >= _GENERATION_SECONDS:
-                for statement in _NEXT_GENERATION:
-                    db.execute(statement)
+        row = connection.execute(change).first()
+        if row is None:
+            values = {"id": 1, "current": 0, "started_at": now, "ids": count}
+            connection.execute(put(connection, ARCHIVE_GENERATION), values)
+            return count >= self._generation_ids
+        ids, started_at = row
+        return bool(
+            ids >= self._generation_ids or now - started_at >= _GENERATION_SECONDS
+        )
+
+    def _begin_generation(self) -> None:
+        """Drop the older ids, and let their table take the new ones; unless another
+        process was faster."""
+        with self.transaction() as connection:
+            query = select(ARCHIVE_GENERATION).with_for_update()
+            row = connection.execute(query).one()
+            now = self._clock()
+            age = now - row.started_at
+            if row.ids < self._generation_ids and age < _GENERATION_SECONDS:
+                return
+            older = 1 - row.current
+            connection.execute(delete(ARCHIVE_IDS[older]))
+            change = ARCHIVE_GENERATION.update()
+            connection.execute(change.values(current=older, started_at=now, ids=0))
 
     def forget(self, names: Iterable[str]) -> None:
         """Note that these pending objects are not stored and will not be."""
-        with self.transaction() as db:
-            _forget(db, names)
+        with self.transaction() as connection:
+            self._forget(connection, names)
+
+    def _forget(self, connection: Connection, names: Iterable[str]) -> None:
+        if not self.is_shared:
+            _forget_in_file(connection, names)
+            return
+        for name in names:
+            self._take(connection, name)
 
     def set_aside(self, name: str, fault: str) -> None:
         """Note that this pending object is in the store and damaged."""
-        with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO damaged VALUES (?, ?)", (name, fault))
-            _forget(db, [name])
+        with self.transaction() as connection:
+            values = {"name": name, "fault": fault}
+            connection.execute(put(connection, ARCHIVE_DAMAGED), values)
+            self._forget(connection, [name])
 
     def damaged(self) -> dict[str, str]:
         """What is wrong with the objects that were set aside, by name, until an
         object of that name is stored."""
-        with self.transaction() as db:
-            return dict(db.execute("SELECT name, fault FROM damaged"))
-
-    @override
-    def probe(self) -> None:
-        """Write to the file.
-
-        Raises:
-            SinkUnavailable: that failed, so the disk is full or read-only, say.
-        """
-        with self.transaction() as db:
-            db.execute(_PROBE, (self._clock(),))
+        with self.transaction() as connection:
+            rows = connection.execute(select(_DAMAGED.name, _DAMAGED.fault))
+            return dict(rows.all())
 
 
-def _forget(db: Connection, names: Iterable[str]) -> None:
-    db.executemany("DELETE FROM pending WHERE name = ?", [(name,) for name in names])
-
-
-def _as_json(ids: Sequence[str]) -> str:
-    """An array for SQLite's JSON functions, to which NUL would be the end."""
-    return json.dumps(ids).replace("\\u0000", "\\ufffd")
+def _forget_in_file(connection: Connection, names: Iterable[str]) -> None:
+    its = ARCHIVE_PENDING.c.name.in_(list(names))
+    connection.execute(delete(ARCHIVE_PENDING).where(its))

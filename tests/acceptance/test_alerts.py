@@ -16,6 +16,7 @@ import pytest
 
 from meshtasks.amqp import headers
 from meshtasks.flows.alerts.store import AlertStore
+from meshtasks.state.database import StateLocation
 from tests.support.alerting import CONFIG, alert_fields
 from tests.support.amqp import drain, publish_raw, queue_depth, take
 from tests.support.meshes import declared, reconfigured
@@ -85,7 +86,7 @@ def wait_until_settled(env: dict[str, str]) -> None:
 
 def firing(env: dict[str, str]) -> list[str]:
     """Sources of the alerts that go on."""
-    store = AlertStore(Path(env["MESH_STATE_DIR"]) / "alerts.sqlite")
+    store = AlertStore(StateLocation.in_directory(Path(env["MESH_STATE_DIR"])))
     with closing(store), store.tables() as tables:
         return [alert.source for alert in tables.firing()]
 

@@ -22,6 +22,7 @@ from meshtasks.amqp.calls import call_message
 from meshtasks.amqp.publisher import Publisher
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.flows.alerts.store import AlertStore
+from meshtasks.state.database import StateLocation
 from tests.conftest import ROOT
 from tests.support.amqp import publish_raw, take
 from tests.support.flower import Flower
@@ -158,7 +159,7 @@ class TestACallIsAnswered:
 
         made = mesh.answer(call_id)["result"]
 
-        store = AlertStore(mesh.state_dir / "alerts.sqlite")
+        store = AlertStore(StateLocation.in_directory(mesh.state_dir))
         with store.tables() as tables:
             (silence,) = tables.silences()
         store.close()

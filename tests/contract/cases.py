@@ -112,7 +112,7 @@ CASES = [
         {**_TEXT, "severity": "critical"},
         {**_TEXT, "severity": "dire"},
         "severity",
-        ("rows", "alerts.sqlite", "alerts"),
+        ("rows", "mesh.db", "alerts"),
     ),
     Case(
         "alerts.notifications",
@@ -120,7 +120,7 @@ CASES = [
         {**_TEXT, "severity": "warning"},
         {"severity": "warning"},
         "title: this field is missing",
-        ("rows", "alerts.sqlite", "alerts"),
+        ("rows", "mesh.db", "alerts"),
     ),
     Case(
         "archive.events",

@@ -82,7 +82,7 @@ class World:
             ("line", line["routing_key"], line["id"])
             for line in lines_in(self.sinks[OBJECTS])
         }
-        files = env.state_dir.glob("*.sqlite")
+        files = env.state_dir.glob("mesh.db")
         rows = {("rows", file.name, *each) for file in files for each in _counts(file)}
         return points | calls | stored | rows | self._published
 

@@ -30,6 +30,7 @@ from meshtasks.flows.webhooks.config import Workflow
 from meshtasks.outcome import Retry, outcome_of
 from meshtasks.rules.store import RuleStateStore
 from meshtasks.state.archive_journal import ArchiveJournal
+from meshtasks.state.database import StateLocation
 from meshtasks.state.webhook_log import WebhookLog
 from tests.support.liar import LIES, Liar, Lie, answer
 
@@ -194,23 +195,24 @@ def store_object(place: Path) -> None:
 
 
 def remember_rules(place: Path) -> None:
-    store = RuleStateStore(place / "rules.sqlite")
+    store = RuleStateStore(StateLocation.in_directory(place))
     with closing(store), store.transaction(["a"], 0.0) as states:
         states.clear()
 
 
 def remember_alerts(place: Path) -> None:
-    with closing(AlertStore(place / "alerts.sqlite")) as store, store.transaction():
+    store = AlertStore(StateLocation.in_directory(place))
+    with closing(store), store.transaction():
         pass
 
 
 def remember_calls(place: Path) -> None:
-    with closing(WebhookLog(place / "webhooks.sqlite")) as log:
+    with closing(WebhookLog(StateLocation.in_directory(place))) as log:
         log.note({"a": ["b"]}, 0.0)
 
 
 def remember_objects(place: Path) -> None:
-    journal = ArchiveJournal(place / "archive.sqlite")
+    journal = ArchiveJournal(StateLocation.in_directory(place))
     with closing(journal), journal.hold():
         journal.stored(["a"])
 
@@ -245,9 +247,9 @@ def test_a_file_that_is_no_database_or_locked_is_transient(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("meshtasks.state.sqlite.BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("meshtasks.state.database.BUSY_TIMEOUT_SECONDS", 0.05)
     work(tmp_path)
-    (path,) = tmp_path.glob("*.sqlite")
+    (path,) = tmp_path.glob("mesh.db")
     path.write_bytes(b"not a database" * 1_000)
     for other in tmp_path.glob("*-*"):
         other.unlink()

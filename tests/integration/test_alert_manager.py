@@ -19,6 +19,7 @@ from meshtasks.flows.alerts.service import AlertService, AlertUpdate
 from meshtasks.flows.alerts.state import Silence
 from meshtasks.flows.alerts.store import AlertStore, AlertTables
 from meshtasks.records.alert import Alert
+from meshtasks.state.database import StateLocation
 from tests.support.alerting import NOW, Manager
 from tests.support.ntfy import Ntfy
 from tests.support.receiver import Answer, Receiver
@@ -75,7 +76,7 @@ def test_a_thousand_alerts_are_taken_in_without_looking_at_all_groups_for_each(
 
         monkeypatch.setattr(AlertTables, name, counted)
     policy = Settings(Environment(config_dir=ROOT / "config")).read(ALERTS)
-    store = AlertStore(tmp_path / "alerts.sqlite")
+    store = AlertStore(StateLocation.in_directory(tmp_path))
     alerts = [
         Alert(title="t", message="m", severity="critical", source=f"s{number}")
         for number in range(1_000)
@@ -559,13 +560,14 @@ class TestSurviving:
         after.at(1_000, 1_100)
         assert titles() == [DAMP, DRY]
 
-    def test_the_file_keeps_the_names_of_the_first_version(
+    def test_the_states_keep_the_names_of_the_first_version(
         self, manager: Manager
     ) -> None:
         manager.update()
         with manager.tables() as tables:
-            ((state,),) = tables._db.execute("SELECT state FROM alerts")  # noqa: SLF001
-            ((told,),) = tables._db.execute("SELECT told FROM members")  # noqa: SLF001
+            db = tables._db  # noqa: SLF001
+            ((state,),) = db.exec_driver_sql("SELECT state FROM alerts")
+            ((told,),) = db.exec_driver_sql("SELECT notified FROM alert_members")
 
         alert = json.loads(state)
         assert alert["said_at"] == alert["heard_at"] == NOW

@@ -15,7 +15,7 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError
 from meshtasks.flows.alerts.handler import NOTIFYING, receive_critical, receive_others
-from meshtasks.flows.alerts.store import ALERT_STATE
+from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Retry
 from tests.support.alerting import alert_fields, batch_of
@@ -127,7 +127,7 @@ def test_without_its_state_the_alerts_it_acts_on_wait(
 ) -> None:
     state = tmp_path / "state"
     state.mkdir()
-    (state / "alerts.sqlite").write_bytes(b"no database" * 1_000)
+    (state / "mesh.db").write_bytes(b"no database" * 1_000)
 
     critical, warning = receive_critical(batch_of(CRITICAL, WARNING), sinks)
 

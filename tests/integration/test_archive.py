@@ -403,12 +403,12 @@ def left_pending(sinks: Sinks, damaged: bytes | None) -> str:
     """The name of an object with the records 1 and 2 whose fate nobody noted."""
     archive(sinks, *numbered(1, 2))
     (found,) = archived_objects(sinks[OBJECTS])
-    (path,) = Path(sinks.settings.env.state_dir).glob("archive.sqlite")
+    (path,) = Path(sinks.settings.env.state_dir).glob("mesh.db")
     with closing(sqlite3.connect(path)) as journal, journal:
-        (ids,) = zip(*journal.execute("SELECT id FROM current"), strict=True)
-        journal.execute("DELETE FROM current")
+        (ids,) = zip(*journal.execute("SELECT id FROM archive_ids_0"), strict=True)
+        journal.execute("DELETE FROM archive_ids_0")
         row = (found.name, json.dumps(ids))
-        journal.execute("INSERT INTO pending VALUES (?, ?)", row)
+        journal.execute("INSERT INTO archive_pending (name, ids) VALUES (?, ?)", row)
     if damaged is not None:
         sinks[OBJECTS].put(found.name, damaged, {})
     return found.name

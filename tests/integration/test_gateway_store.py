@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from http import HTTPStatus
-from pathlib import Path
 
 import pytest
 
 from meshtasks.amqp.calls import Answer
 from meshtasks.gateway.problems import Problem
 from meshtasks.gateway.store import Store
+from meshtasks.state.database import StateLocation
 
 HOUR = 3600.0
 DAY = 86_400.0
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "gateway.sqlite"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    store = Store(path, 24 * HOUR, 7 * DAY)
+def store(state_location: StateLocation) -> Iterator[Store]:
+    store = Store(state_location, 24 * HOUR, 7 * DAY)
     yield store
     store.close()
 
@@ -32,13 +27,15 @@ def answer(state: str, at: float = 1.0, **fields: object) -> Answer:
     return Answer.model_validate({"task_id": "t", "state": state, "at": at, **fields})
 
 
-def test_tasks_and_keys_outlive_a_restart(path: Path, store: Store) -> None:
+def test_tasks_and_keys_outlive_a_restart(
+    state_location: StateLocation, store: Store
+) -> None:
     store.submitted("t", "infer", "n8n", 1.0)
     store.reserve("n8n", "k", "digest", "t", 1.0)
     store.respond("n8n", "k", {"content": {}})
     store.close()
 
-    again = Store(path, 24 * HOUR, 7 * DAY)
+    again = Store(state_location, 24 * HOUR, 7 * DAY)
     task = again.task("t")
     known = again.reserve("n8n", "k", "digest", "new", 2.0)
     again.close()

@@ -17,10 +17,9 @@ from meshtasks.flows.archive.objects import FileStore
 from meshtasks.producers.homeassistant.states import KnownStates
 from meshtasks.producers.spoolfile import SpoolFile
 from meshtasks.state.archive_journal import ArchiveJournal
-from meshtasks.state.sqlite import SqliteFile
+from meshtasks.state.database import Database, StateLocation
 
 NAME = "analytics/year=2026/a.parquet"
-SCHEMA = "CREATE TABLE counts (n INTEGER)"
 
 
 @pytest.fixture(autouse=True)
@@ -51,28 +50,25 @@ def test_all_that_is_written_is_the_owners_alone(tmp_path: Path) -> None:
     memory.save()
     replace_private(state / "report.json", "{}")
     with (
-        closing(SqliteFile("test", state / "a.sqlite", SCHEMA, 1)) as file,
-        closing(ArchiveJournal(state / "archive.sqlite")) as journal,
+        closing(ArchiveJournal(StateLocation.in_directory(state))) as journal,
         closing(SpoolFile(state / "spool" / "x.spool")),
     ):
         journal.probe()
-        with file.transaction() as db:
-            db.execute("INSERT INTO counts VALUES (1)")
-        assert (state / "a.sqlite-wal").exists()
+        with journal.hold(), journal.claim(["a"]) as claim:
+            claim.intend({"one": ["a"]})
+        assert (state / "mesh.db-wal").exists()
         assert open_to_others(tmp_path) == []
 
 
 def test_what_was_open_to_others_is_not_once_it_is_used(tmp_path: Path) -> None:
-    path = tmp_path / "state" / "a.sqlite"
-    path.parent.mkdir()
-    with closing(SqliteFile("test", path, SCHEMA, 1)) as file:
-        file.probe()
+    location = StateLocation.in_directory(tmp_path / "state")
+    location.path.parent.mkdir()
+    Database("test", location, "old.sqlite").probe()
     root = tmp_path / "archive"
     (root / "analytics" / "year=2026").mkdir(parents=True)
-    path.chmod(0o664)
+    location.path.chmod(0o664)
 
-    with closing(SqliteFile("test", path, SCHEMA, 1)) as file:
-        file.probe()
+    Database("test", location, "old.sqlite").probe()
     FileStore(root).put(NAME, b"data", {})
 
     # A directory that was there before may be shared with something else.

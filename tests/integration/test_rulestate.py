@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
-from meshtasks.errors import SinkUnavailable, Transient
+from meshtasks.errors import Transient
 from meshtasks.rules import store as rulestate
 from meshtasks.rules.evaluation import SeriesState
 from meshtasks.rules.store import (
@@ -19,7 +19,7 @@ from meshtasks.rules.store import (
     PRUNE_EVERY_SECONDS,
     RuleStateStore,
 )
-from meshtasks.state import sqlite
+from meshtasks.state.database import StateLocation
 
 NOW = 1_795_440_000.0
 STATE: SeriesState = {"seen": NOW, "rules": {"hot": {"since": NOW, "firing": True}}}
@@ -27,9 +27,11 @@ STATE: SeriesState = {"seen": NOW, "rules": {"hot": {"since": NOW, "firing": Tru
 COUNT_UP = """
 import sys
 from pathlib import Path
+from sqlalchemy import make_url
 from meshtasks.rules.store import RuleStateStore
+from meshtasks.state.database import StateLocation
 
-store = RuleStateStore(Path(sys.argv[1]))
+store = RuleStateStore(StateLocation(make_url(sys.argv[1]), Path(sys.argv[2])))
 for _ in range(100):
     with store.transaction(["shared"], 1.0) as states:
         seen = states["shared"]["seen"] if "shared" in states else 0
@@ -38,13 +40,8 @@ for _ in range(100):
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "rules.sqlite"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[RuleStateStore]:
-    with closing(RuleStateStore(path)) as opened:
+def store(state_location: StateLocation) -> Iterator[RuleStateStore]:
+    with closing(RuleStateStore(state_location)) as opened:
         yield opened
 
 
@@ -66,10 +63,12 @@ def test_what_is_assigned_is_there_the_next_time(store: RuleStateStore) -> None:
     assert get(store, "a", "unknown") == {"a": STATE}
 
 
-def test_it_survives_the_process(store: RuleStateStore, path: Path) -> None:
+def test_it_survives_the_process(
+    store: RuleStateStore, state_location: StateLocation
+) -> None:
     put(store, "a")
 
-    with closing(RuleStateStore(path)) as other:
+    with closing(RuleStateStore(state_location)) as other:
         assert get(other, "a") == {"a": STATE}
 
 
@@ -89,54 +88,14 @@ def test_a_block_that_raises_leaves_everything_as_it_was(store: RuleStateStore) 
 
 
 def test_processes_take_turns_and_no_update_is_lost(
-    store: RuleStateStore, path: Path
+    store: RuleStateStore, state_location: StateLocation
 ) -> None:
-    command = [sys.executable, "-c", COUNT_UP, str(path)]
+    url = state_location.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-c", COUNT_UP, url, str(state_location.directory)]
     workers = [subprocess.Popen(command) for _ in range(3)]
 
     assert [worker.wait(60) for worker in workers] == [0, 0, 0]
     assert get(store, "shared")["shared"]["seen"] == 300
-
-
-def test_a_file_that_another_process_holds_is_a_passing_fault(
-    store: RuleStateStore, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.05)
-    put(store, "a")
-
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(SinkUnavailable, match="locked"):
-            put(store, "a")
-
-        store.probe()  # others write to it, so it can be written
-
-    put(store, "a")
-
-
-def test_a_file_that_is_no_database_is_an_unavailable_sink_until_it_is_removed(
-    store: RuleStateStore, path: Path
-) -> None:
-    path.parent.mkdir()
-    path.write_bytes(b"not a database" * 1_000)
-
-    with pytest.raises(SinkUnavailable, match="not a database") as caught:
-        put(store, "a")
-    with pytest.raises(SinkUnavailable):
-        store.probe()
-    assert caught.value.sink == "rule_state"
-
-    path.unlink()
-    store.probe()
-    put(store, "a")
-
-
-def test_a_directory_that_cannot_be_made_is_an_unavailable_sink(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    store = RuleStateStore(tmp_path / "file" / "rules.sqlite")
-
-    with pytest.raises(SinkUnavailable):
-        put(store, "a")
 
 
 def test_series_that_fell_silent_are_forgotten(store: RuleStateStore) -> None:
@@ -158,10 +117,34 @@ def test_of_too_many_series_the_latest_are_kept(
     assert set(get(store, "oldest", "older", "newest")) == {"older", "newest"}
 
 
-def test_states_of_another_shape_are_dropped(store: RuleStateStore, path: Path) -> None:
-    put(store, "a")
-    store.close()
-    with closing(sqlite3.connect(path)) as other:
-        other.execute("PRAGMA user_version = 999")
+def test_any_text_can_be_a_key(store: RuleStateStore) -> None:
+    keys = ["a\0b", "\ud800", "long" * 1_000, "long" * 1_000 + "er", "'\"\\%", ""]
+    for number, key in enumerate(keys):
+        put(store, key, state={"seen": number, "rules": {}})
 
-    assert get(store, "a") == {}
+    assert {key: state["seen"] for key, state in get(store, *keys).items()} == {
+        key: number for number, key in enumerate(keys)
+    }
+
+
+def test_batches_with_series_in_common_do_not_wait_for_each_other_for_ever(
+    state_location: StateLocation,
+) -> None:
+    keys = [f"series {number}" for number in range(40)]
+
+    def count_up(first: int) -> None:
+        with closing(RuleStateStore(state_location)) as mine:
+            for round_ in range(20):
+                some = random.Random(first + round_).sample(keys, 20)
+                with mine.transaction(some, NOW) as states:
+                    for key in some:
+                        seen = states[key]["seen"] if key in states else 0
+                        states[key] = {"seen": seen + 1, "rules": {}}
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(count_up, 1_000 * number) for number in range(4)]:
+            done.result()
+
+    with closing(RuleStateStore(state_location)) as store:
+        states = get(store, *keys)
+    assert sum(state["seen"] for state in states.values()) == 4 * 20 * 20

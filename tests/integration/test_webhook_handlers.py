@@ -348,7 +348,7 @@ def test_a_log_that_cannot_be_written_is_the_fault_to_report(
 ) -> None:
     sinks = open_sinks(workflow("a"), workflow("b"))
     receiver.by_path["/webhook/b"] = Answer(500)
-    file = sinks.settings.env.state_dir / "webhooks.sqlite"
+    file = sinks.settings.env.state_dir / "mesh.db"
     file.write_bytes(b"not a database" * 1_000)
 
     (outcome,) = handle(sinks, motion())
@@ -361,7 +361,7 @@ def test_a_log_that_cannot_be_read_keeps_repeated_events_from_being_called(
     open_sinks: Open, receiver: Receiver
 ) -> None:
     sinks = open_sinks(workflow("a"))
-    file = sinks.settings.env.state_dir / "webhooks.sqlite"
+    file = sinks.settings.env.state_dir / "mesh.db"
     file.write_bytes(b"not a database" * 1_000)
 
     (outcome,) = handle(sinks, again(motion()))

@@ -16,8 +16,8 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS, AlertPolicy
 from meshtasks.flows.alerts.handler import notify_due
-from meshtasks.flows.alerts.service import AlertService, AlertUpdate
-from meshtasks.flows.alerts.store import ALERT_STATE, AlertTables
+from meshtasks.flows.alerts.service import ALERT_STATE, AlertService, AlertUpdate
+from meshtasks.flows.alerts.store import AlertTables
 from meshtasks.flows.contract import Batch
 from meshtasks.flows.sinks import Sinks
 from meshtasks.records.alert import Alert

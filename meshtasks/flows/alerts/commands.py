@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from meshtasks.flows.alerts.matchers import parse_matcher
+from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.alerts.state import Silence
-from meshtasks.flows.alerts.store import ALERT_STATE
 from meshtasks.flows.command import Arguments, Command, Span
 from meshtasks.flows.sinks import Sinks
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshtasks.flows.alerts.config import AlertPolicy
 from meshtasks.flows.alerts.decision import Muting
 from meshtasks.flows.alerts.state import AlertState, NotificationState, rank
-from meshtasks.flows.alerts.store import AlertTables
+
+if TYPE_CHECKING:
+    from meshtasks.flows.alerts.store import AlertTables
 
 
 class CurrentAlert(NamedTuple):

@@ -10,7 +10,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.commands import COMMANDS
 from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.handler import NOTIFIER, receive_critical, receive_others
-from meshtasks.flows.alerts.store import ALERT_STATE
+from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.contract import Flow, Handler
 from meshtasks.flows.diagnosis import Check, Detail, Doubt, Verdict, unreachable
 from meshtasks.flows.excerpts import ARCHIVE

@@ -17,9 +17,8 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable
 from meshtasks.flows.alerts.config import ALERTS, Route
 from meshtasks.flows.alerts.rendering import Notification, renderer_of, template_context
-from meshtasks.flows.alerts.service import AlertService, AlertUpdate
+from meshtasks.flows.alerts.service import ALERT_STATE, AlertService, AlertUpdate
 from meshtasks.flows.alerts.state import AlertEvent, EventKind
-from meshtasks.flows.alerts.store import ALERT_STATE
 from meshtasks.flows.circuit import Circuit, State
 from meshtasks.flows.contract import Batch, Timer, handles
 from meshtasks.flows.pipeline import identified_records, send_to_archive

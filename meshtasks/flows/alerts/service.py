@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from meshtasks.flows.alerts.config import AlertPolicy, GroupKey
 from meshtasks.flows.alerts.decision import Member, Muting, decide, reviewed
@@ -29,8 +29,23 @@ from meshtasks.flows.alerts.state import (
     timed_out,
     update,
 )
-from meshtasks.flows.alerts.store import AlertStore, AlertTables
+from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.records.alert import Alert
+
+if TYPE_CHECKING:
+    from meshtasks.flows.alerts.store import AlertStore, AlertTables
+
+
+def _open_store(sinks: Sinks) -> AlertStore:
+    # loads SQLAlchemy
+    from meshtasks.flows.alerts.store import AlertStore  # noqa: PLC0415
+    from meshtasks.state.database import StateLocation  # noqa: PLC0415
+
+    return AlertStore(StateLocation.of(sinks.settings.env))
+
+
+#: The known alerts, and what was sent of them.
+ALERT_STATE = SinkKey("alert_state", _open_store)
 
 #: Longer than any receiver takes to fail.
 _CLAIM_SECONDS_PER_RECEIVER = 60.0
@@ -281,7 +296,7 @@ def _open_group(tables: AlertTables, key: GroupKey, free_tags: list[str]) -> Non
 def _watch_clock(tables: AlertTables, now: float) -> None:
     """Notice that the host's clock was set back, and bring everything that is
     remembered back with it: a notification of "tomorrow" would delay the next."""
-    recorded = tables.note("clock")
+    recorded = tables.note(tables.clock)
     if recorded is None or now < float(recorded):
         for alert in tables.alerts():
             tables.put_alert(alert.clamped(now))
@@ -294,4 +309,4 @@ def _watch_clock(tables: AlertTables, now: float) -> None:
         for silence in tables.silences():
             tables.put_silence(silence.shifted(now))
         tables.clamp_receipts(now)
-    tables.change_note("clock", str(now // _CLOCK_SECONDS * _CLOCK_SECONDS))
+    tables.change_note(tables.clock, str(now // _CLOCK_SECONDS * _CLOCK_SECONDS))

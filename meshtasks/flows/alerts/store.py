@@ -1,15 +1,29 @@
-"""The SQLite file of the alerts, shared by all workers of the host: states of alerts,
-what receivers were notified of, and when to look at a group again."""
+"""The alerts in the state, shared by all workers: states of alerts, what receivers were
+notified of, and when to look at a group again.
+
+One transaction at a time changes them, on whatever host: what is decided of a group
+depends on many alerts. It takes milliseconds, and alerts are few."""
 
 from __future__ import annotations
 
-import sqlite3
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
+from sqlalchemy import (
+    Connection,
+    Select,
+    and_,
+    case,
+    delete,
+    func,
+    not_,
+    or_,
+    select,
+    update,
+)
 
 from meshtasks.flows.alerts.state import (
     AlertEvent,
@@ -19,11 +33,17 @@ from meshtasks.flows.alerts.state import (
     NotificationState,
     Silence,
 )
-from meshtasks.flows.sinks import SinkKey
-from meshtasks.state.sqlite import SqliteFile
-
-#: The sink's name in handlers, circuits and errors.
-SINK = "alert_state"
+from meshtasks.state.database import Database, StateLocation, insert, put
+from meshtasks.state.tables import (
+    ALERT_EVENTS,
+    ALERT_GROUPS,
+    ALERT_MEMBERS,
+    ALERT_NOTES,
+    ALERTS,
+    ALERTS_SEEN,
+    SILENCES,
+    storable,
+)
 
 #: A message that keeps failing is given up after seven days, so no redelivery is
 #: older than this.
@@ -34,33 +54,7 @@ KEEP_OVER_SECONDS = 7 * 86_400.0
 KEEP_ALERTS = 50_000
 KEEP_EVENTS = 20_000
 
-_SHAPE = 1
-_SCHEMA = """
-CREATE TABLE alerts (
-    fingerprint TEXT PRIMARY KEY, state TEXT NOT NULL,
-    firing INTEGER NOT NULL, heard_at REAL NOT NULL, ends_at REAL
-) WITHOUT ROWID;
-CREATE INDEX alerts_firing ON alerts (firing, heard_at);
-CREATE TABLE groups (
-    id TEXT PRIMARY KEY, state TEXT NOT NULL, tag TEXT NOT NULL UNIQUE,
-    wake_at REAL, urgency INTEGER NOT NULL DEFAULT 0,
-    claimed_until REAL NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-CREATE INDEX groups_wake ON groups (wake_at);
-CREATE TABLE members (
-    group_id TEXT NOT NULL REFERENCES groups (id) ON DELETE CASCADE,
-    fingerprint TEXT NOT NULL REFERENCES alerts (fingerprint) ON DELETE CASCADE,
-    told TEXT NOT NULL,
-    PRIMARY KEY (group_id, fingerprint)
-) WITHOUT ROWID;
-CREATE INDEX members_alert ON members (fingerprint);
-CREATE TABLE seen (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE silences (
-    id TEXT PRIMARY KEY, state TEXT NOT NULL, ends_at REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE events (number INTEGER PRIMARY KEY, state TEXT NOT NULL);
-CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID
-"""
+_ALL = 2**62  # a LIMIT
 
 _T = TypeVar("_T")
 
@@ -70,6 +64,9 @@ _NOTIFIED = TypeAdapter(NotificationState)
 _SILENCE = TypeAdapter(Silence)
 _EVENT = TypeAdapter(AlertEvent)
 
+_ALERT_STATES = select(ALERTS.c.state)
+_GROUP_STATES = select(ALERT_GROUPS.c.state)
+
 
 class Membership(NamedTuple):
     """An alert in a group, and what the receivers know of it."""
@@ -78,178 +75,198 @@ class Membership(NamedTuple):
     notified: NotificationState
 
 
-class AlertStore(SqliteFile):
-    """The file at a path."""
+class AlertStore(Database):
+    """The alerts in the state."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(SINK, path, _SCHEMA, _SHAPE)
+    def __init__(self, location: StateLocation) -> None:
+        super().__init__("alert_state", location, "alerts.sqlite")
 
     @contextmanager
     def tables(self) -> Iterator[AlertTables]:
         """Hold the tables; if the block raises, nothing is written.
 
-        Raises SinkUnavailable if the file cannot be used, or is held for too long."""
-        with self.transaction() as connection:
-            yield AlertTables(connection)
-
-
-#: The known alerts, and what was sent of them.
-ALERT_STATE = SinkKey(
-    SINK, lambda sinks: AlertStore(sinks.settings.env.state_dir / "alerts.sqlite")
-)
+        Raises SinkUnavailable if the state cannot be used, or is held for too long."""
+        with self.transaction(exclusive=True) as connection:
+            yield AlertTables(connection, is_shared=self.is_shared)
 
 
 class AlertTables:
-    """The tables, within a transaction. Times are epoch seconds."""
+    """The tables, within a transaction. Times are epoch seconds.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    Args:
+        connection: in the transaction.
+        is_shared: other hosts, with clocks of their own, have them too.
+    """
+
+    def __init__(self, connection: Connection, *, is_shared: bool = False) -> None:
         self._db = connection
+        #: Name of the note of the clock: a host that is behind another one has not
+        #: set its clock back.
+        self.clock = f"clock of {socket.gethostname()}" if is_shared else "clock"
 
     # --- alerts -----------------------------------------------------------
 
     def is_repeated(self, record_id: str, now: float) -> bool:
         """Record that a record came in; true if it did before."""
-        insert = "INSERT OR IGNORE INTO seen (id, at) VALUES (?, ?)"
-        return self._db.execute(insert, (record_id, now)).rowcount == 0
+        new = insert(self._db, ALERTS_SEEN).on_conflict_do_nothing()
+        values = {"id": storable(record_id), "at": now}
+        made = self._db.execute(new.returning(ALERTS_SEEN.c.id), values)
+        return made.first() is None
 
     def seen_since(self, at: float) -> list[str]:
         """Ids of the records that came in since then."""
-        query = "SELECT id FROM seen WHERE at >= ?"
-        return [name for (name,) in self._db.execute(query, (at,))]
+        query = select(ALERTS_SEEN.c.id).where(ALERTS_SEEN.c.at >= at)
+        return list(self._db.execute(query).scalars())
 
     def alert(self, fingerprint: str) -> AlertState | None:
         """One alert; None if it is not known."""
-        query = "SELECT state FROM alerts WHERE fingerprint = ?"
-        return next(iter(self._read(_ALERT, query, fingerprint)), None)
+        query = _ALERT_STATES.where(ALERTS.c.fingerprint == fingerprint)
+        return next(iter(self._read(_ALERT, query)), None)
 
     def alerts(self) -> list[AlertState]:
         """All alerts, resolved or not."""
-        return self._read(_ALERT, "SELECT state FROM alerts")
+        return self._read(_ALERT, _ALERT_STATES)
 
     def firing(self) -> list[AlertState]:
         """The alerts that go on."""
-        return self._read(_ALERT, "SELECT state FROM alerts WHERE firing")
+        return self._read(_ALERT, _ALERT_STATES.where(ALERTS.c.firing))
 
     def firing_without_update_since(self, at: float) -> list[AlertState]:
         """The alerts that go on, but had no update since then."""
-        query = "SELECT state FROM alerts WHERE firing = 1 AND heard_at < ?"
-        return self._read(_ALERT, query, at)
+        query = _ALERT_STATES.where(ALERTS.c.firing, ALERTS.c.received_at < at)
+        return self._read(_ALERT, query)
 
     def put_alert(self, alert: AlertState) -> None:
         """Store an alert."""
-        self._db.execute(
-            "INSERT INTO alerts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-            "state = excluded.state, firing = excluded.firing, "
-            "heard_at = excluded.heard_at, ends_at = excluded.ends_at",
-            (
-                alert.fingerprint,
-                _json(_ALERT, alert),
-                alert.firing,
-                alert.received_at,
-                alert.ends_at,
-            ),
-        )
+        values = {
+            "fingerprint": alert.fingerprint,
+            "state": _json(_ALERT, alert),
+            "firing": alert.firing,
+            "received_at": alert.received_at,
+            "ends_at": alert.ends_at,
+        }
+        self._db.execute(put(self._db, ALERTS), values)
 
     # --- groups -----------------------------------------------------------
 
     def group(self, group_id: str) -> AlertGroup | None:
         """One group; None if there is none."""
-        query = "SELECT state FROM groups WHERE id = ?"
-        return next(iter(self._read(_GROUP, query, group_id)), None)
+        query = _GROUP_STATES.where(ALERT_GROUPS.c.id == group_id)
+        return next(iter(self._read(_GROUP, query)), None)
 
     def put_group(
         self, group: AlertGroup, wake_at: float | None, *, claimed_until: float = 0.0
     ) -> None:
         """Store a group, to be looked at then (None: when it is woken), and by no other
         process before ``claimed_until``."""
-        self._db.execute(
-            "INSERT INTO groups (id, state, tag, wake_at, claimed_until) "
-            "VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
-            "state = excluded.state, wake_at = excluded.wake_at, "
-            "claimed_until = excluded.claimed_until",
-            (group.id, _json(_GROUP, group), group.tag, wake_at, claimed_until),
+        change = insert(self._db, ALERT_GROUPS)
+        new = change.excluded
+        change = change.on_conflict_do_update(
+            index_elements=ALERT_GROUPS.primary_key,
+            set_={name: new[name] for name in ("state", "wake_at", "claimed_until")},
         )
+        values = {
+            "id": group.id,
+            "state": _json(_GROUP, group),
+            "tag": group.tag,
+            "wake_at": wake_at,
+            "claimed_until": claimed_until,
+        }
+        self._db.execute(change, values)
 
     def groups(self) -> list[AlertGroup]:
         """All groups."""
-        return self._read(_GROUP, "SELECT state FROM groups")
+        return self._read(_GROUP, _GROUP_STATES)
 
     def drop_group(self, group_id: str) -> None:
         """Forget a group."""
-        self._db.execute("DELETE FROM groups WHERE id = ?", (group_id,))
+        self._db.execute(delete(ALERT_GROUPS).where(ALERT_GROUPS.c.id == group_id))
 
     def has_tag(self, tag: str) -> bool:
         """Whether a group has this tag."""
-        query = "SELECT 1 FROM groups WHERE tag = ?"
-        return self._db.execute(query, (tag,)).fetchone() is not None
+        query = select(ALERT_GROUPS.c.id).where(ALERT_GROUPS.c.tag == tag)
+        return self._db.execute(query).first() is not None
 
     def due_group(self, now: float) -> AlertGroup | None:
         """The most urgent group that is due; of equals the one that waits longest."""
-        query = """
-            SELECT state FROM groups WHERE wake_at <= ? AND claimed_until <= ?
-            ORDER BY urgency DESC, wake_at LIMIT 1
-        """
-        return next(iter(self._read(_GROUP, query, now, now)), None)
+        groups = ALERT_GROUPS.c
+        query = (
+            _GROUP_STATES.where(groups.wake_at <= now, groups.claimed_until <= now)
+            .order_by(groups.urgency.desc(), groups.wake_at)
+            .limit(1)
+        )
+        return next(iter(self._read(_GROUP, query)), None)
 
     def wake(self, group_id: str, now: float, urgency: int) -> None:
         """Make a group due; of several urgencies the highest counts."""
-        change = "UPDATE groups SET wake_at = ?, urgency = max(urgency, ?) WHERE id = ?"
-        self._db.execute(change, (now, urgency, group_id))
+        groups = ALERT_GROUPS.c
+        highest = case((groups.urgency < urgency, urgency), else_=groups.urgency)
+        change = update(ALERT_GROUPS).where(groups.id == group_id)
+        self._db.execute(change.values(wake_at=now, urgency=highest))
 
     def wake_all(self, now: float) -> None:
         """Make every group due."""
-        self._db.execute("UPDATE groups SET wake_at = ?", (now,))
+        self._db.execute(update(ALERT_GROUPS).values(wake_at=now))
 
     # --- members ----------------------------------------------------------
 
     def members(self, group_id: str) -> list[Membership]:
         """The alerts of a group."""
-        query = """
-            SELECT state, told FROM members JOIN alerts USING (fingerprint)
-            WHERE group_id = ?
-        """
+        query = (
+            select(ALERTS.c.state, ALERT_MEMBERS.c.notified)
+            .join_from(ALERT_MEMBERS, ALERTS)
+            .where(ALERT_MEMBERS.c.group_id == group_id)
+        )
         return [
             Membership(_ALERT.validate_json(state), _NOTIFIED.validate_json(notified))
-            for state, notified in self._db.execute(query, (group_id,))
+            for state, notified in self._db.execute(query)
         ]
 
     def memberships(self, fingerprint: str) -> dict[str, NotificationState]:
         """What the receivers know of an alert, by group."""
-        query = "SELECT group_id, told FROM members WHERE fingerprint = ?"
+        members = ALERT_MEMBERS.c
+        query = select(members.group_id, members.notified).where(
+            members.fingerprint == fingerprint
+        )
         return {
             group_id: _NOTIFIED.validate_json(notified)
-            for group_id, notified in self._db.execute(query, (fingerprint,))
+            for group_id, notified in self._db.execute(query)
         }
 
     def put_member(
         self, group_id: str, fingerprint: str, notified: NotificationState
     ) -> None:
         """Store what the receivers of a group know of an alert."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO members VALUES (?, ?, ?)",
-            (group_id, fingerprint, _json(_NOTIFIED, notified)),
-        )
+        values = {
+            "group_id": group_id,
+            "fingerprint": fingerprint,
+            "notified": _json(_NOTIFIED, notified),
+            "pending": notified.pending,
+        }
+        self._db.execute(put(self._db, ALERT_MEMBERS), values)
 
     def drop_member(self, group_id: str, fingerprint: str) -> None:
         """Remove an alert from a group."""
-        self._db.execute(
-            "DELETE FROM members WHERE group_id = ? AND fingerprint = ?",
-            (group_id, fingerprint),
-        )
+        members = ALERT_MEMBERS.c
+        it = members.group_id == group_id, members.fingerprint == fingerprint
+        self._db.execute(delete(ALERT_MEMBERS).where(*it))
 
     # --- silences and events ----------------------------------------------
 
     def silences(self) -> list[Silence]:
         """All silences, those that ended lately included."""
-        query = "SELECT state FROM silences ORDER BY ends_at"
-        return self._read(_SILENCE, query)
+        return self._read(
+            _SILENCE, select(SILENCES.c.state).order_by(SILENCES.c.ends_at)
+        )
 
     def put_silence(self, silence: Silence) -> None:
         """Store a silence."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO silences VALUES (?, ?, ?)",
-            (silence.id, _json(_SILENCE, silence), silence.ends_at),
-        )
+        values = {
+            "id": silence.id,
+            "state": _json(_SILENCE, silence),
+            "ends_at": silence.ends_at,
+        }
+        self._db.execute(put(self._db, SILENCES), values)
 
     def begin_silence(self, silence: Silence, now: float) -> None:
         """Begin a silence; the same one again changes nothing."""
@@ -266,65 +283,65 @@ class AlertTables:
 
     def add_event(self, event: AlertEvent) -> None:
         """Add an event to the history."""
-        insert = "INSERT INTO events (state) VALUES (?)"
-        self._db.execute(insert, (_json(_EVENT, event),))
+        self._db.execute(ALERT_EVENTS.insert(), {"state": _json(_EVENT, event)})
 
     def history(self, limit: int) -> list[AlertEvent]:
         """The latest events, the newest first."""
-        query = "SELECT state FROM events ORDER BY number DESC LIMIT ?"
-        return self._read(_EVENT, query, limit)
+        events = ALERT_EVENTS.c
+        query = select(events.state).order_by(events.number.desc()).limit(limit)
+        return self._read(_EVENT, query)
 
     # --- upkeep -----------------------------------------------------------
 
     def note(self, name: str) -> str | None:
         """The value of a note; None if there is none."""
-        query = "SELECT value FROM notes WHERE name = ?"
-        row = self._db.execute(query, (name,)).fetchone()
-        return None if row is None else row[0]
+        query = select(ALERT_NOTES.c.value).where(ALERT_NOTES.c.name == name)
+        return self._db.execute(query).scalar()
 
     def change_note(self, name: str, value: str) -> bool:
         """Set a note; true if it had another value."""
         if self.note(name) == value:
             return False
-        self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+        self._db.execute(put(self._db, ALERT_NOTES), {"name": name, "value": value})
         return True
 
     def clamp_receipts(self, now: float) -> None:
         """Records came in now at the latest."""
-        self._db.execute("UPDATE seen SET at = ? WHERE at > ?", (now, now))
+        self._db.execute(
+            update(ALERTS_SEEN).where(ALERTS_SEEN.c.at > now).values(at=now)
+        )
 
     def prune(self, now: float) -> list[AlertState]:
         """Forget what is old; returns the alerts with a notification still pending."""
-        old = """
-            SELECT fingerprint FROM alerts WHERE firing = 0 AND ends_at < :over
-            UNION SELECT fingerprint FROM (
-                SELECT fingerprint FROM alerts
-                ORDER BY heard_at DESC LIMIT -1 OFFSET :keep
-            )
-        """
-        values = {"over": now - KEEP_OVER_SECONDS, "keep": KEEP_ALERTS}
-        pending = f"""
-            SELECT DISTINCT state FROM alerts JOIN members USING (fingerprint)
-            WHERE json_extract(told, '$.owed') AND fingerprint IN ({old})
-        """  # noqa: S608 - our own text
-        lost = [
-            _ALERT.validate_json(state)
-            for (state,) in self._db.execute(pending, values)
-        ]
-        drop = f"DELETE FROM alerts WHERE fingerprint IN ({old})"  # noqa: S608 - ours
-        self._db.execute(drop, values)
-        self._db.execute("DELETE FROM seen WHERE at < ?", (now - KEEP_SEEN_SECONDS,))
-        over = (now - KEEP_OVER_SECONDS,)
-        self._db.execute("DELETE FROM silences WHERE ends_at < ?", over)
+        alerts, members, events = ALERTS.c, ALERT_MEMBERS.c, ALERT_EVENTS.c
+        over = now - KEEP_OVER_SECONDS
+        surplus = (
+            select(alerts.fingerprint)
+            .order_by(alerts.received_at.desc())
+            .limit(_ALL)
+            .offset(KEEP_ALERTS)
+        )
+        is_old = or_(
+            and_(not_(alerts.firing), alerts.ends_at < over),
+            alerts.fingerprint.in_(surplus),
+        )
+        is_pending = alerts.fingerprint.in_(
+            select(members.fingerprint).where(members.pending)
+        )
+        lost = self._read(_ALERT, _ALERT_STATES.where(is_old, is_pending))
+        self._db.execute(delete(ALERTS).where(is_old))
+        oldest = now - KEEP_SEEN_SECONDS
+        self._db.execute(delete(ALERTS_SEEN).where(ALERTS_SEEN.c.at < oldest))
+        self._db.execute(delete(SILENCES).where(SILENCES.c.ends_at < over))
+        last = select(func.max(events.number)).scalar_subquery()
         self._db.execute(
-            "DELETE FROM events WHERE number <= (SELECT max(number) FROM events) - ?",
-            (KEEP_EVENTS,),
+            delete(ALERT_EVENTS).where(events.number <= last - KEEP_EVENTS)
         )
         return lost
 
-    def _read(self, kind: TypeAdapter[_T], query: str, *values: Any) -> list[_T]:
-        rows = self._db.execute(query, values).fetchall()
-        return [kind.validate_json(text) for (text,) in rows]
+    def _read(self, kind: TypeAdapter[_T], query: Select[Any]) -> list[_T]:
+        texts = self._db.execute(query).scalars()
+        return [kind.validate_json(text) for text in texts]
 
 
 def _json(kind: TypeAdapter[_T], value: _T) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshtasks.errors import SinkRejected, SinkUnavailable
 from meshtasks.flows.archive.layout import (
@@ -20,16 +20,26 @@ from meshtasks.flows.contract import Batch, handles
 from meshtasks.flows.excerpts import ARCHIVE, ArchiveClass
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.outcome import DONE, Outcome, Retry, outcome_of
-from meshtasks.state.archive_journal import ArchiveJournal
+
+if TYPE_CHECKING:
+    from meshtasks.state.archive_journal import ArchiveJournal
 
 logger = logging.getLogger(__name__)
 
-#: Which records this host has archived.
-JOURNAL = SinkKey(
-    "journal",
-    lambda sinks: ArchiveJournal(sinks.settings.env.state_dir / "archive.sqlite"),
-)
+
+def _open_journal(sinks: Sinks) -> ArchiveJournal:
+    # loads SQLAlchemy
+    from meshtasks.state.archive_journal import ArchiveJournal  # noqa: PLC0415
+    from meshtasks.state.database import StateLocation  # noqa: PLC0415
+
+    return ArchiveJournal(StateLocation.of(sinks.settings.env))
+
+
+#: Which records are archived.
+JOURNAL = SinkKey("journal", _open_journal)
 _SINKS = (OBJECTS, JOURNAL)
+#: Of a record that another worker has claimed: it stores it, or gives it up.
+_BUSY = Retry("another worker is storing this record", tried=False)
 
 
 @handles("archive.events", record=Any, sinks=_SINKS, gathers=True)
@@ -76,19 +86,20 @@ def _store(
     try:
         with journal.hold():
             _resolve_pending(sinks)
-            known = journal.stored(list(entries))
-            new = (entry for name, entry in entries.items() if name not in known)
-            objects = objects_of(archive_class, new)
-            return _put(objects, sinks)
+            with journal.claim(entries) as claim:
+                new = [entry for name, entry in entries.items() if name in claim.new]
+                objects = list(objects_of(archive_class, new))
+                claim.intend({item.name: item.ids for item in objects})
+            return _put(objects, sinks) | dict.fromkeys(claim.busy, _BUSY)
     except SinkUnavailable as error:
         return dict.fromkeys(entries, outcome_of(error))
 
 
 def _resolve_pending(sinks: Sinks) -> None:
-    """Find out whether pending objects are stored. None of them holds up what comes
-    after it."""
+    """Find out whether the pending objects that no worker is at work on are stored.
+    None of them holds up what comes after it."""
     journal, store = sinks[JOURNAL], sinks[OBJECTS]
-    for name in journal.pending():
+    for name in journal.abandoned():
         if store.stat(name) is None:
             journal.forget([name])
             continue
@@ -116,7 +127,6 @@ def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:
     journal, store = sinks[JOURNAL], sinks[OBJECTS]
     level = sinks.settings.read(ARCHIVE).compression_level
     failures: dict[str, Outcome] = {}
-    journal.intend({item.name: item.ids for item in objects})
     for index, item in enumerate(objects):
         data = compress(item.content, level)
         metadata = {**item.metadata, "sha256": hashlib.sha256(data).hexdigest()}
@@ -128,6 +138,7 @@ def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:
             failures.update(dict.fromkeys(item.ids, outcome_of(error)))
         except SinkUnavailable as error:  # it may be there: it stays pending
             failures.update(dict.fromkeys(item.ids, outcome_of(error)))
+            journal.release(item.name)
             if _is_unavailable(store):
                 rest = objects[index + 1 :]
                 journal.forget([untried.name for untried in rest])

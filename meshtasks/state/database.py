@@ -1,0 +1,421 @@
+"""One database for everything that is remembered: a SQLite file for the workers of one
+host, PostgreSQL for those of several.
+
+Every store has a connection of its own, opened on first use. The first one that opens
+the database after an update brings its tables to this version, and takes over what
+earlier versions kept in files of their own (:mod:`meshtasks.state.legacy`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from sqlalchemy import (
+    Connection,
+    Table,
+    bindparam,
+    create_engine,
+    exc,
+    make_url,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
+from typing_extensions import override
+
+from meshtasks.config.environment import Environment
+from meshtasks.config.extras import require
+from meshtasks.config.private_files import make_private_database
+from meshtasks.errors import SinkUnavailable
+from meshtasks.state.tables import PROBES, REVISION
+from meshtasks.timing import timing
+
+#: The longest wait for another process that writes to the file.
+BUSY_TIMEOUT_SECONDS = 5.0
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+_CONNECT_SECONDS = 5
+#: A connection that has rested for so long may be gone, and is tried first.
+_RESTED_SECONDS = 5.0
+#: Of a session of PostgreSQL. One that does nothing within a transaction belongs to a
+#: host that is gone, and must not keep its locks: a handler that publishes alerts takes
+#: less. A host that vanishes is noticed by its silence.
+_SESSION = """
+SET lock_timeout = '10s';
+SET idle_in_transaction_session_timeout = '120s';
+SET default_transaction_isolation = 'read committed';
+SET tcp_keepalives_idle = 30;
+SET tcp_keepalives_interval = 10;
+SET tcp_keepalives_count = 3
+"""
+_CLIENT = {
+    "connect_timeout": _CONNECT_SECONDS,
+    "application_name": "meshtasks",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,  # milliseconds
+}
+#: First half of the advisory locks of PostgreSQL that are ours ("mesh").
+LOCK_CLASS = 0x6D657368
+UPGRADING, IMPORTING = 1, 2
+_EXCLUSIVE = text("SELECT pg_advisory_xact_lock(:class, hashtext(:sink))").bindparams(
+    bindparam("class", LOCK_CLASS)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StateLocation:
+    """Where the state is.
+
+    Attributes:
+        url: of the database, as SQLAlchemy reads it.
+        directory: of this host's own files.
+    """
+
+    url: URL
+    directory: Path
+
+    @classmethod
+    def of(cls, env: Environment) -> Self:
+        """The one that the environment says."""
+        if given := env.state_url.get_secret_value():
+            return cls(make_url(given), env.state_dir)
+        return cls.in_directory(env.state_dir)
+
+    @classmethod
+    def in_directory(cls, directory: Path) -> Self:
+        """The file that is the default."""
+        path = directory.absolute() / "mesh.db"
+        return cls(URL.create("sqlite", database=str(path)), directory)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several hosts may share it."""
+        return self.url.get_backend_name() == "postgresql"
+
+    @property
+    def path(self) -> Path:
+        """The file; only of one that is not shared."""
+        return Path(self.url.database or "")
+
+    @override
+    def __str__(self) -> str:
+        if not self.is_shared:
+            return str(self.path)
+        url = self.url
+        host = url.host or url.query.get("host") or "this host"
+        return f"database {url.database} at {host}" + (
+            f":{url.port}" if url.port else ""
+        )
+
+
+class Database:
+    """A store's connection to the database.
+
+    What a transaction wrote is durable once it has ended, power cuts included (but see
+    ``disposable``). Not to be carried over a fork, nor used by two threads at once. A
+    SQLite file must not be on a network file system (its write-ahead log needs shared
+    memory).
+
+    Args:
+        sink: name of the sink whose state it is, for errors.
+        location: where the database is.
+        old_file: name of the file that earlier versions had for it.
+        disposable: what the store has can be done without: in SQLite nothing waits for
+            the disk, so a power cut may take back the last transactions.
+    """
+
+    def __init__(
+        self,
+        sink: str,
+        location: StateLocation,
+        old_file: str,
+        *,
+        disposable: bool = False,
+    ) -> None:
+        self.sink = sink
+        self.location = location
+        self.is_shared = location.is_shared
+        self._old_file = location.directory / old_file
+        self._disposable = disposable
+        self._connection: Connection | None = None
+        self._raw: Any = None
+        self._used_at = 0.0
+
+    @contextmanager
+    def transaction(self, *, exclusive: bool = False) -> Iterator[Connection]:
+        """Read and write; if the block raises, nothing is written.
+
+        In SQLite it holds the write lock of the file. In PostgreSQL others go on, and
+        rows are locked by whoever must.
+
+        Args:
+            exclusive: no other such transaction of this store at the same time, in
+                PostgreSQL either.
+
+        Raises:
+            SinkUnavailable: the database cannot be used, or another process held it
+                for too long.
+        """
+        with timing(self.sink), self._translated():
+            connection = self._connection or self._open()
+            if not self.is_shared:
+                with self._sqlite_transaction(self._raw):
+                    yield connection
+                return
+            with self._begun(connection) as connection:
+                if exclusive:
+                    connection.execute(_EXCLUSIVE, {"sink": self.sink})
+                yield connection
+            self._used_at = time.monotonic()
+
+    @property
+    def sqlite(self) -> sqlite3.Connection:
+        """The driver's own connection, within a transaction: for statements of the
+        message path, which are faster without SQLAlchemy."""
+        raw: sqlite3.Connection = self._raw
+        return raw
+
+    def probe(self) -> None:
+        """See whether the database can be written, on a connection of its own. A file
+        that others are writing to can.
+
+        Raises:
+            SinkUnavailable: it cannot.
+        """
+        values = {"sink": self.sink, "at": time.time()}
+        with self._translated(), closing(self._connect()) as connection:
+            upsert = put(connection, PROBES)
+            if self.is_shared:
+                with connection.begin():
+                    connection.execute(upsert, values)
+                return
+            raw = connection.connection.driver_connection
+            try:
+                with self._sqlite_transaction(raw):
+                    connection.execute(upsert, values)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in _BUSY:
+                    raise
+
+    def exists(self) -> bool:
+        """Whether the store may have anything; makes no file."""
+        path = self.location.path
+        return self.is_shared or path.exists() or self._old_file.exists()
+
+    def close(self) -> None:
+        """Close the connection; it is opened again when needed."""
+        connection, self._connection, self._raw = self._connection, None, None
+        if connection is not None:
+            connection.close()
+
+    def opened(self, connection: Connection) -> None:
+        """Called with every new connection, outside of a transaction."""
+
+    # --- connecting -------------------------------------------------------
+
+    def _open(self) -> Connection:
+        connection = self._connect()
+        try:
+            if self._old_file.exists():
+                from meshtasks.state.legacy import import_file  # noqa: PLC0415 - once
+
+                import_file(self, connection, self._old_file)
+            self.opened(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        self._raw = connection.connection.driver_connection
+        self._used_at = time.monotonic()
+        return connection
+
+    def _connect(self) -> Connection:
+        """A new connection to a database of this version."""
+        if self.is_shared:
+            connection = self._connect_to_server()
+        else:
+            connection = self._connect_to_file()
+        try:
+            revision = _revision(connection)
+            connection.rollback()
+            if revision != REVISION:
+                self._upgrade(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect_to_server(self) -> Connection:
+        require("postgresql", "MESH_STATE_URL")
+        url = self.location.url
+        own = {key: value for key, value in _CLIENT.items() if key not in url.query}
+        engine = create_engine(url, poolclass=NullPool, connect_args=own)
+        connection = engine.connect()
+        try:
+            connection.exec_driver_sql(_SESSION)
+            connection.commit()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect_to_file(self) -> Connection:
+        try:
+            make_private_database(self.location.path)
+        except OSError as error:
+            raise self._unavailable(error) from error
+        # Transactions are begun by us, not by the driver. A connection is used by one
+        # thread at a time, but not always the same.
+        engine = create_engine(
+            self.location.url,
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+        )
+        connection = engine.connect()
+        raw: Any = connection.connection.driver_connection
+        try:
+            _write_ahead(raw)
+            synchronous = "NORMAL" if self._disposable else "FULL"
+            raw.execute(f"PRAGMA synchronous = {synchronous}")
+            raw.execute("PRAGMA foreign_keys = ON")
+            # Some builds of SQLite overwrite what is deleted, which takes long.
+            raw.execute("PRAGMA secure_delete = OFF")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _upgrade(self, connection: Connection) -> None:
+        from meshtasks.state.upgrading import NewerDatabase, upgrade  # noqa: PLC0415 - once
+
+        try:
+            with self.alone(connection, UPGRADING):
+                upgrade(connection, _revision(connection))
+        except NewerDatabase as error:
+            message = (
+                f"{self.location} was upgraded by a newer version of meshtasks (its "
+                f"tables are of revision {error}, this version knows {REVISION}): "
+                "install that version, or restore the backup made before"
+            )
+            raise SinkUnavailable(self.sink, message) from error
+
+    @contextmanager
+    def alone(self, connection: Connection, what: int) -> Iterator[None]:
+        """A transaction that no other host and process makes at the same time.
+
+        Args:
+            connection: a new one.
+            what: number of what is done.
+        """
+        if not self.is_shared:
+            with self._sqlite_transaction(connection.connection.driver_connection):
+                yield
+            return
+        with connection.begin():
+            # Those who wait here do so for as long as it takes.
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+            lock = "SELECT pg_advisory_xact_lock(%s, %s)"
+            connection.exec_driver_sql(lock, (LOCK_CLASS, what))
+            yield
+
+    @staticmethod
+    @contextmanager
+    def _sqlite_transaction(raw: Any) -> Iterator[None]:
+        raw.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            raw.execute("COMMIT")
+        except BaseException:
+            raw.rollback()
+            raise
+
+    @contextmanager
+    def _begun(self, connection: Connection) -> Iterator[Connection]:
+        """A transaction of PostgreSQL, on a connection that is there."""
+        if time.monotonic() - self._used_at > _RESTED_SECONDS:
+            try:
+                connection.exec_driver_sql("SELECT 1")
+                connection.rollback()
+            except exc.DBAPIError:
+                self.close()
+                connection = self._open()
+        with connection.begin():
+            yield connection
+
+    # --- faults -----------------------------------------------------------
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """The database's faults as ours."""
+        try:
+            yield
+        except (sqlite3.Error, exc.SQLAlchemyError) as error:
+            self.close()  # opened anew next time: the file may have been replaced
+            cause = error.orig if isinstance(error, exc.DBAPIError) else error
+            raise self._unavailable(cause or error) from error
+
+    def _unavailable(self, error: BaseException) -> SinkUnavailable:
+        variable = "MESH_STATE_URL" if self.is_shared else "MESH_STATE_DIR"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        message = f"{self.location}: {reason} (is {variable} right?)"
+        return SinkUnavailable(self.sink, message)
+
+
+def put(connection: Connection, table: Table) -> Any:
+    """An INSERT of all columns that replaces the row with the same primary key."""
+    statement = insert(connection, table)
+    values = {
+        column.name: statement.excluded[column.name]
+        for column in table.columns
+        if not column.primary_key
+    }
+    return statement.on_conflict_do_update(
+        index_elements=table.primary_key, set_=values
+    )
+
+
+def insert(connection: Connection, table: Table) -> Any:
+    """An INSERT that can have ``on_conflict_do_nothing`` or ``…_do_update``."""
+    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table)
+
+
+def _revision(connection: Connection) -> str | None:
+    """What the tables are of; None if there are none."""
+    if connection.dialect.name == "sqlite":
+        has = "SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'"
+    else:
+        has = "SELECT 1 WHERE to_regclass('alembic_version') IS NOT NULL"
+    found = None
+    if connection.exec_driver_sql(has).first() is not None:
+        versions = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
+        found = versions.scalar()
+    return found
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on.
+
+    The file remembers that. SQLite does not wait for the lock it needs (two that
+    turn it on would wait for each other), so the wait is here.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return

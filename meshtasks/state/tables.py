@@ -1,0 +1,156 @@
+"""The tables of the state, the same in SQLite and PostgreSQL.
+
+Times are epoch seconds. What has a structure of its own is JSON text: only its owner
+reads it. Text that comes from outside goes through :func:`clean`, and through
+:func:`storable` where it is a key. A change here is a migration, too
+(``meshtasks/state/migrations``), and a new :data:`REVISION`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    false,
+)
+
+#: Of the tables here: the last of the migrations.
+REVISION = "0001"
+
+#: Keys that are longer are cut; an index of PostgreSQL takes 2,700 bytes.
+_KEY_CHARS = 400
+_KEPT_CHARS = 200
+
+METADATA = MetaData()
+
+
+def clean(text: str) -> str:
+    """The text as both databases can keep it: without NUL and halves of characters."""
+    if text.isprintable():
+        return text
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def storable(key: str) -> str:
+    """The text as a key that both databases can index; a long one is cut, and told
+    apart from others by a digest."""
+    key = clean(key)
+    if len(key) <= _KEY_CHARS:
+        return key
+    digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+    return f"{key[:_KEPT_CHARS]}#{digest}"
+
+
+def _table(name: str, *parts: Any) -> Table:
+    """A table; rows of SQLite stand in the order of the primary key."""
+    return Table(name, METADATA, *parts, sqlite_with_rowid=False)
+
+
+def _key(name: str, *parts: Any) -> Column[str]:
+    return Column(name, Text, *parts, primary_key=True)
+
+
+def _text(name: str, *, required: bool = True) -> Column[str]:
+    return Column(name, Text, nullable=not required)
+
+
+def _time(name: str, *, required: bool = True) -> Column[float]:
+    return Column(name, Double, nullable=not required)
+
+
+#: Which old files were imported, by the token that was written into them before.
+IMPORTS = _table("imports", _key("token"), _text("file"), _time("at"))
+#: What probes write.
+PROBES = _table("probes", _key("sink"), _time("at"))
+
+#: What rules remember of a series; an empty state is that of a series that nobody has
+#: stored a state of yet.
+RULE_STATES = _table("rule_states", _key("key"), _text("state"), _time("updated_at"))
+
+#: Which webhooks have taken a record that is not done yet.
+WEBHOOK_CALLS = _table(
+    "webhook_calls", _key("record"), _key("workflow"), _time("at"),
+    Index("webhook_calls_age", "at"),
+)  # fmt: skip
+
+#: Objects that are being stored: their records' ids as a JSON array, and the session of
+#: PostgreSQL that stores them. None is one that nobody is at work on.
+ARCHIVE_PENDING = _table(
+    "archive_pending", _key("name"), _text("ids"),
+    Column("owner", Integer), Column("server", Text),
+    Column("claimed_at", Double, nullable=False, server_default="0"),
+)  # fmt: skip
+#: Records of the pending objects, each in one.
+ARCHIVE_CLAIMS = _table("archive_claims", _key("id"))
+ARCHIVE_DAMAGED = _table("archive_damaged", _key("name"), _text("fault"))
+#: Ids of archived records: the younger ones, and those of the generation before.
+ARCHIVE_IDS = (
+    _table("archive_ids_0", _key("id")),
+    _table("archive_ids_1", _key("id")),
+)
+#: One row: which table takes new ids, since when, and how many it has.
+ARCHIVE_GENERATION = _table(
+    "archive_generation",
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("current", SmallInteger, nullable=False),
+    _time("started_at"),
+    Column("ids", BigInteger, nullable=False),
+)
+
+ALERTS = _table(
+    "alerts", _key("fingerprint"), _text("state"),
+    Column("firing", Boolean, nullable=False),
+    _time("received_at"), _time("ends_at", required=False),
+    Index("alerts_firing", "firing", "received_at"),
+)  # fmt: skip
+ALERT_GROUPS = _table(
+    "alert_groups", _key("id"), _text("state"),
+    Column("tag", Text, nullable=False, unique=True),
+    _time("wake_at", required=False),
+    Column("urgency", Integer, nullable=False, server_default="0"),
+    Column("claimed_until", Double, nullable=False, server_default="0"),
+    Index("alert_groups_wake", "wake_at"),
+)  # fmt: skip
+ALERT_MEMBERS = _table(
+    "alert_members",
+    _key("group_id", ForeignKey("alert_groups.id", ondelete="CASCADE")),
+    _key("fingerprint", ForeignKey("alerts.fingerprint", ondelete="CASCADE")),
+    _text("notified"),
+    Column("pending", Boolean, nullable=False, server_default=false()),
+    Index("alert_members_alert", "fingerprint"),
+)
+ALERTS_SEEN = _table(
+    "alerts_seen", _key("id"), _time("at"), Index("alerts_seen_age", "at")
+)
+SILENCES = _table("silences", _key("id"), _text("state"), _time("ends_at"))
+ALERT_EVENTS = Table(
+    "alert_events",
+    METADATA,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    _text("state"),
+)
+ALERT_NOTES = _table("alert_notes", _key("name"), _text("value"))
+
+GATEWAY_TASKS = _table(
+    "gateway_tasks", _key("id"), _text("name", required=False),
+    _text("client", required=False), _text("state"), _text("result", required=False),
+    _text("error", required=False), _time("submitted_at", required=False),
+    _time("updated_at"), Index("gateway_tasks_age", "updated_at"),
+)  # fmt: skip
+GATEWAY_REQUESTS = _table(
+    "gateway_requests", _key("client"), _key("key"), _text("digest"), _text("id"),
+    _time("at"), _text("response", required=False),
+    Index("gateway_requests_age", "at"),
+)  # fmt: skip

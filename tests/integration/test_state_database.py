@@ -1,0 +1,234 @@
+"""The database of the state: a file that all processes of a host share, or a server."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, make_url, text
+
+from meshtasks.errors import SinkUnavailable
+from meshtasks.state import database
+from meshtasks.state.database import Database, StateLocation
+from meshtasks.state.tables import METADATA
+from tests.support.postgres import Postgres
+
+COUNT_UP = """
+import sys
+from pathlib import Path
+from sqlalchemy import make_url, text
+from meshtasks.state.database import Database, StateLocation
+
+location = StateLocation(make_url(sys.argv[1]), Path(sys.argv[2]))
+state = Database("test", location, "old.sqlite")
+for _ in range(100):
+    with state.transaction(exclusive=True) as db:
+        add = "INSERT INTO alert_notes VALUES ('n', 'x') ON CONFLICT (name) "
+        db.execute(text(add + "DO UPDATE SET value = alert_notes.value || 'x'"))
+"""
+
+
+@pytest.fixture
+def state(state_location: StateLocation) -> Iterator[Database]:
+    with closing(Database("test", state_location, "old.sqlite")) as opened:
+        yield opened
+
+
+def add(connection: Connection) -> None:
+    insert = "INSERT INTO alert_notes VALUES ('n', 'x') ON CONFLICT (name) "
+    connection.execute(text(insert + "DO UPDATE SET value = alert_notes.value || 'x'"))
+
+
+def count(state: Database) -> int:
+    with state.transaction() as connection:
+        value = connection.execute(text("SELECT value FROM alert_notes")).scalar()
+    return len(value or "")
+
+
+def test_processes_take_turns_from_making_the_tables_on(
+    state: Database, state_location: StateLocation
+) -> None:
+    url = state_location.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-c", COUNT_UP, url, str(state_location.directory)]
+    workers = [subprocess.Popen(command) for _ in range(3)]
+
+    assert [worker.wait(100) for worker in workers] == [0, 0, 0]
+    assert count(state) == 300
+
+
+def test_a_transaction_that_raises_writes_nothing(state: Database) -> None:
+    def add_and_raise() -> None:
+        with state.transaction() as connection:
+            add(connection)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        add_and_raise()
+
+    assert count(state) == 0
+
+
+def test_the_migrations_make_the_tables(state: Database) -> None:
+    with state.transaction() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_server_default": True}
+        )
+        assert compare_metadata(context, METADATA) == []
+
+
+def test_a_database_of_a_newer_version_is_left_alone(
+    state: Database, state_location: StateLocation
+) -> None:
+    with state.transaction() as connection:
+        add(connection)
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    with (
+        closing(Database("test", state_location, "old.sqlite")) as older,
+        pytest.raises(SinkUnavailable, match=r"newer version of meshtasks.*9999"),
+        older.transaction(),
+    ):
+        pass
+
+    assert count(state) == 1
+
+
+def test_a_probe_writes_and_leaves_nothing_else(state: Database) -> None:
+    state.probe()
+
+    assert count(state) == 0
+
+
+# --- a file
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Database]:
+    location = StateLocation.in_directory(tmp_path / "state")
+    with closing(Database("test", location, "old.sqlite")) as opened:
+        yield opened
+
+
+def test_a_file_that_another_process_holds_is_a_passing_fault(
+    file: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 0.05)
+    count(file)
+
+    with closing(sqlite3.connect(file.location.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(SinkUnavailable, match="locked"):
+            count(file)
+
+        file.probe()  # others write to it, so it can be written
+
+    assert count(file) == 0
+
+
+def test_a_file_that_is_no_database_is_an_unavailable_sink_until_it_is_removed(
+    file: Database,
+) -> None:
+    path = file.location.path
+    path.parent.mkdir()
+    path.write_bytes(b"not a database" * 1_000)
+
+    with pytest.raises(SinkUnavailable, match=r"mesh\.db.*not a database") as caught:
+        count(file)
+    with pytest.raises(SinkUnavailable, match="MESH_STATE_DIR"):
+        file.probe()
+    assert caught.value.sink == "test"
+
+    path.unlink()
+    file.probe()
+    assert count(file) == 0
+
+
+def test_a_directory_that_cannot_be_made_is_an_unavailable_sink(
+    file: Database,
+) -> None:
+    in_the_way = file.location.path.parent
+    in_the_way.touch()
+
+    with pytest.raises(SinkUnavailable):
+        count(file)
+
+    in_the_way.unlink()
+    assert count(file) == 0
+
+
+# --- a server
+
+
+@pytest.fixture
+def server(
+    postgres: Postgres, postgres_template: str, tmp_path: Path
+) -> Iterator[Database]:
+    url = make_url(postgres.url(postgres.new_database(postgres_template)))
+    location = StateLocation(url, tmp_path)
+    with closing(Database("test", location, "old.sqlite")) as opened:
+        yield opened
+
+
+def test_a_server_that_ended_our_session_is_connected_to_again(
+    server: Database, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_RESTED_SECONDS", 0.0)
+    count(server)
+
+    postgres.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        f"WHERE datname = '{server.location.url.database}'"
+    )
+
+    assert count(server) == 0
+
+
+def test_a_server_that_is_not_there_is_an_unavailable_sink_without_a_password(
+    server: Database,
+) -> None:
+    url = server.location.url.set(port=1, password="s3cret-word")
+    away = Database("test", replace(server.location, url=url), "old.sqlite")
+
+    with pytest.raises(SinkUnavailable, match="MESH_STATE_URL") as caught:
+        count(away)
+    with pytest.raises(SinkUnavailable):
+        away.probe()
+
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.sink == "test"
+
+
+def test_a_wrong_password_is_an_unavailable_sink_that_does_not_show_it(
+    server: Database,
+) -> None:
+    url = server.location.url.set(password="s3cret-word")
+    refused = Database("test", replace(server.location, url=url), "old.sqlite")
+
+    with pytest.raises(SinkUnavailable, match="password") as caught:
+        count(refused)
+
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_transaction_that_others_hold_up_for_too_long_is_a_passing_fault(
+    server: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = database._SESSION.replace("'10s'", "'50ms'")  # noqa: SLF001
+    monkeypatch.setattr(database, "_SESSION", short)
+    other = Database("test", server.location, "old.sqlite")
+
+    with (
+        server.transaction(exclusive=True),
+        closing(other),
+        pytest.raises(SinkUnavailable, match="lock timeout"),
+        other.transaction(exclusive=True),
+    ):
+        pass
