@@ -20,6 +20,7 @@ _EX_UNAVAILABLE = 69  # sysexits.h: a service is not there
 #: group as ``app``, or a function of that name and perhaps an ``EPILOG``.
 COMMANDS = {
     "demo": "Run the mesh on private services with a simulated house, and watch it.",
+    "init": "Write configuration, passwords and what starts the mesh into a directory.",
     "gateway": "Serve events, commands and their outcomes over HTTP, until told to "
     "stop.",
     "doctor": "Look at everything the mesh needs: configuration, broker, topology, "

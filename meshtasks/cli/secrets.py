@@ -90,6 +90,9 @@ def secrets(
     topology = load_settings().read(TOPOLOGY)
     made = make_secrets(topology, STACK_SECRETS, env_file, definitions, device or ())
     add_missing(env_file, stack_settings(env_file.parent))
+    from meshtasks.cli import units  # noqa: PLC0415 - it needs this module
+
+    units.refresh_roles(env_file)
     say(
         f"{env_file}: {made.new} secrets made, {made.kept} kept\n"
         f"{definitions}: {made.accounts} accounts\n"

@@ -1,0 +1,181 @@
+"""What ``meshtasks init`` asks: by options, on a terminal, or by good defaults."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import typer
+
+from meshtasks.config.web import is_base_url
+
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*")
+_PORT = re.compile(r":\d{1,5}")
+#: Read alike by python-dotenv, docker compose and systemd, without quotes …
+_PLAIN = re.compile(r"[\w@%+=:,./\[\]-]*")
+#: … and in single ones.
+_QUOTABLE = re.compile(r"(?:[^'\\\n\r$]|\$(?!\{))*")
+#: Documentation's addresses (RFC 5737, RFC 3849): a UDP socket "connected" to one has
+#: the address of the interface to the outside, and nothing is sent.
+_OUTSIDE = (
+    (socket.AF_INET, "192.0.2.1"),
+    (socket.AF_INET6, "2001:db8::1"),
+)
+
+Check = Callable[[str], str]
+
+
+class Answers:
+    """Values of variables; one that stands in .env already stays.
+
+    Attributes:
+        values: by variable, of those that have one.
+        unchanged: variables whose option says something else than .env.
+    """
+
+    def __init__(self, known: Mapping[str, str]) -> None:
+        """Args: known: the variables of .env."""
+        self._known = known
+        self._is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        self.values: dict[str, str] = {}
+        self.unchanged: list[str] = []
+
+    def get(
+        self,
+        variable: str,
+        given: str | None,
+        check: Check,
+        default: str,
+        prompt: str = "",
+    ) -> None:
+        """Find the value of a variable.
+
+        Args:
+            variable: its name.
+            given: what the option says; None if it was not given.
+            check: the value as it is to be written.
+            default: without an option; an empty value is none.
+            prompt: of the question; without one, nobody is asked.
+
+        Raises:
+            typer.BadParameter: the option's value is none.
+        """
+        if variable in self._known:
+            if given is not None and given != self._known[variable]:
+                self.unchanged.append(variable)
+            self.values[variable] = self._known[variable]
+            return
+
+        def checked(text: str) -> str:
+            value = text.strip()
+            value = check(value) if value else ""
+            _ = quoted(value)
+            return value
+
+        if given is not None:
+            try:
+                value = checked(given)
+            except typer.BadParameter as fault:
+                fault.param_hint = variable
+                raise
+        elif self._is_terminal and prompt:
+            value = typer.prompt(prompt, default=default, value_proc=checked)
+        else:
+            value = default
+        if value:
+            self.values[variable] = value
+
+
+def quoted(value: str) -> str:
+    """A value as it stands in .env.
+
+    Raises:
+        typer.BadParameter: not every program would read the same.
+    """
+    if _PLAIN.fullmatch(value):
+        return value
+    if _QUOTABLE.fullmatch(value):
+        return f"'{value}'"
+    message = "expected no quotation marks, backslashes, line breaks and ${ in it"
+    raise typer.BadParameter(message)
+
+
+def host(text: str) -> str:
+    """A name or an address as URLs have it.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    bare = text.removeprefix("[").removesuffix("]")
+    with suppress(ValueError):
+        address = ipaddress.ip_address(bare)
+        if getattr(address, "scope_id", None) is None:
+            is_long = isinstance(address, ipaddress.IPv6Address)
+            return f"[{address}]" if is_long else str(address)
+    if _HOST_NAME.fullmatch(text):
+        return text
+    message = f"expected a name or an address such as 192.168.1.5, not {text!r}"
+    raise typer.BadParameter(message)
+
+
+def host_and_port(text: str) -> str:
+    """``HOST:PORT``, or a URL.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    url = text if "://" in text else f"http://{text}"
+    if is_base_url(url):
+        return text
+    message = f"expected a host and a port such as 127.0.0.1:8000, not {text!r}"
+    raise typer.BadParameter(message)
+
+
+def base_url(text: str) -> str:
+    """An http or https URL.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    if is_base_url(text):
+        return text
+    message = f"expected a URL such as http://192.168.1.5:8086, not {text!r}"
+    raise typer.BadParameter(message)
+
+
+def home_assistant_url(text: str) -> str:
+    """Home Assistant's URL, or that of its websocket.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    _ = base_url(re.sub(r"^ws(?=s?://)", "http", text))
+    return text
+
+
+def archive_url(text: str) -> str:
+    """Where the archive is.
+
+    Raises:
+        typer.BadParameter: it is no such place.
+    """
+    scheme, _, place = text.partition("://")
+    is_file = scheme == "file" and Path(place).is_absolute()
+    if is_file or (scheme == "s3" and place):
+        return text
+    message = f"expected file:///directory or s3://bucket, not {text!r}"
+    raise typer.BadParameter(message)
+
+
+def own_address() -> str:
+    """The address of this machine in its network, as URLs have it."""
+    for family, outside in _OUTSIDE:
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((outside, 9))
+            return host(probe.getsockname()[0])
+    return "127.0.0.1"
