@@ -103,7 +103,7 @@ class Triton:
         """For ``MESH_TRITON_URL``."""
         return f"{loopback.HOST}:{self.port}"
 
-    def start(self, within_seconds: float = 60.0) -> None:
+    def start(self, within_seconds: float = 300.0) -> None:
         """Start it and wait until it has loaded its models.
 
         Raises:

@@ -60,7 +60,7 @@ class VictoriaMetrics:
         """Base URL, for ``MESH_INFLUX_URL``."""
         return f"http://{loopback.HOST}:{self.port}"
 
-    def start(self, within_seconds: float = 30.0) -> None:
+    def start(self, within_seconds: float = 120.0) -> None:
         """Start it and wait until it answers.
 
         Raises:

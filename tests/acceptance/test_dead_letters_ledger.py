@@ -43,7 +43,7 @@ def interrupted(env: dict[str, str], how: signal.Signals) -> int:
     process = replay(env, "--rate", "300")
     wait_until(lambda: queue_depth(url, ORIGIN) >= COUNT / 4, 30, "some to be back")
     process.send_signal(how)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     # of one that was killed, the broker brings back what it held
     wait_until(
         lambda: queue_depth(url, QUEUE) + queue_depth(url, ORIGIN) >= COUNT,
@@ -57,7 +57,7 @@ def interrupted(env: dict[str, str], how: signal.Signals) -> int:
 def resumed(env: dict[str, str]) -> list[Delivery]:
     """Replay the rest; everything that is in the origin queue then."""
     process = replay(env)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert queue_depth(env["MESH_BROKER_URL"], QUEUE) == 0
     return drain(env["MESH_BROKER_URL"], ORIGIN)
@@ -91,7 +91,7 @@ def test_a_letter_that_fails_again_knows_what_it_died_of(
     url = env["MESH_BROKER_URL"]
     add_dead_letters(url, [dead_letter(1, "what it died of first")])
     with running(Worker(tmp_path, env, ORIGIN)):
-        replay(env).communicate(timeout=60)
+        replay(env).communicate(timeout=300)
         (again,) = take(url, QUEUE, 1, within_seconds=60)
 
     assert "expected a number" in again.headers["x-mesh-reason"]

@@ -65,7 +65,7 @@ def test_a_short_run_of_the_wheel_balances_and_leaves_nothing_running(
     (directory / ".mesh").symlink_to(ROOT / ".mesh")  # Triton, which is large
     options = ("--for=5", "--rate=250")
     with demo(state, *options, directory=directory, env=wheel_env) as run:
-        output, _ = run.communicate(timeout=110)
+        output, _ = run.communicate(timeout=300)
 
     assert run.returncode == 0, output
     assert re.search(r"^messages +1,\d+ published and confirmed$", output, re.MULTILINE)
@@ -95,7 +95,7 @@ def test_ctrl_c_stops_what_was_started(tmp_path: Path) -> None:
             "RabbitMQ to start",
         )
         run.send_signal(signal.SIGINT)
-        output, _ = run.communicate(timeout=60)
+        output, _ = run.communicate(timeout=300)
 
     assert run.returncode == 130, output
     assert "interrupted" in output

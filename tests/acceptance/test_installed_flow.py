@@ -69,7 +69,7 @@ def run(
         env={**os.environ, **(env or {}), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -124,7 +124,7 @@ def test_a_worker_does_not_start_with_a_flow_that_cannot_be_loaded(
         env={**os.environ, **env, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

@@ -21,7 +21,7 @@ def run(
         env=env,
         text=True,
         capture_output=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

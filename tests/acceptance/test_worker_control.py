@@ -55,7 +55,7 @@ def answer(app: Celery, command: str, **arguments: Any) -> Any:
             command,
             arguments=arguments,
             reply=True,
-            timeout=20,
+            timeout=300,
             limit=1,
             connection=connection,
         )

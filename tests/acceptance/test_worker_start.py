@@ -66,7 +66,7 @@ def test_options_that_would_not_do_what_they_say_are_refused(
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
         cwd=tmp_path,
         env={**os.environ, **mesh_env, "PYTHONPATH": str(ROOT)},
     )
@@ -133,7 +133,7 @@ def test_flower_and_celerys_questions_end_with_one_message_too(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
         cwd=tmp_path,
         env={
             **os.environ,

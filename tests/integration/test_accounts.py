@@ -233,7 +233,7 @@ def subscribes(broker: RabbitMQ, account: str, client_id: str) -> bool:
     client.on_disconnect = lambda *_: answered.set()
     client.connect(loopback.HOST, broker.ports.mqtt)
     client.loop_start()
-    assert answered.wait(30)
+    assert answered.wait(300)
     client.disconnect()
     client.loop_stop()
     return bool(granted)
@@ -266,7 +266,7 @@ def rabbitmqctl(broker: RabbitMQ, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     return done.stdout
 
@@ -300,7 +300,7 @@ def test_what_waits_for_a_device_that_is_away_has_a_bound(broker: RabbitMQ) -> N
     client.on_subscribe = lambda *_: subscribed.set()
     client.connect(loopback.HOST, broker.ports.mqtt)
     client.loop_start()
-    assert subscribed.wait(30)
+    assert subscribed.wait(300)
     client.disconnect()
     client.loop_stop()
 

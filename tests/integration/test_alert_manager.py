@@ -529,7 +529,7 @@ class TestSurviving:
         command = [sys.executable, "-W", "ignore", *arguments]
         workers = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
 
-        assert [worker.wait(60) for worker in workers] == [0, 0]
+        assert [worker.wait(300) for worker in workers] == [0, 0]
         assert len(titles()) == 5
 
     def test_what_a_killed_worker_was_sending_is_sent_by_another(

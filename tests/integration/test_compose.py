@@ -57,7 +57,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [CELERY.with_name("meshtasks"), "secrets"],
         cwd=directory,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     return directory
 
@@ -73,7 +73,7 @@ def compose(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
 

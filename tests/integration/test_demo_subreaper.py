@@ -74,7 +74,7 @@ def last_words(keeper: subprocess.Popen[str]) -> str:
     """What both have said to the end; unlike communicate, it tells nobody to end."""
     assert keeper.stdout is not None
     words = keeper.stdout.read()
-    keeper.wait(30)
+    keeper.wait(300)
     return words
 
 
@@ -83,7 +83,7 @@ def nothing_is_left(directory: Path) -> bool:
 
 
 def test_the_exit_code_is_that_of_the_work(keeper: subprocess.Popen[str]) -> None:
-    keeper.communicate("end\n", timeout=30)
+    keeper.communicate("end\n", timeout=300)
 
     assert keeper.returncode == 3
 
@@ -91,7 +91,7 @@ def test_the_exit_code_is_that_of_the_work(keeper: subprocess.Popen[str]) -> Non
 def test_what_the_work_leaves_behind_is_ended(
     keeper: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    keeper.communicate("end\n", timeout=30)
+    keeper.communicate("end\n", timeout=300)
 
     assert nothing_is_left(tmp_path)
 

@@ -138,7 +138,7 @@ class TestList:
                 check=False,
                 env={**os.environ, "MESH_BROKER_URL": mesh_url},
                 capture_output=True,
-                timeout=60,
+                timeout=300,
             )
             assert (ended.returncode, ended.stderr) == (141, b"")
 

@@ -144,7 +144,7 @@ class TestEvents:
                 gateway.url + ATTIC,
                 data=b"%d" % number,
                 headers={"Authorization": f"Bearer {token_of('sensor')}"},
-                timeout=60,
+                timeout=300,
             )
             return answer.status_code
 

@@ -42,13 +42,13 @@ def address() -> Iterator[tuple[str, int]]:
 def test_a_head_that_does_not_end_is_hung_up_on(
     address: tuple[str, int], begun: bytes
 ) -> None:
-    with socket.create_connection(address, timeout=30) as client:
+    with socket.create_connection(address, timeout=300) as client:
         client.sendall(begun)
         assert client.recv(1024) == b""
 
 
 def test_so_is_the_second_one_of_a_connection(address: tuple[str, int]) -> None:
-    with socket.create_connection(address, timeout=30) as client:
+    with socket.create_connection(address, timeout=300) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         answer = client.recv(4096)
         while not answer.endswith(b"hello"):

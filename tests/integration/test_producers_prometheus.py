@@ -121,7 +121,7 @@ class TestRealExporters:
                 mesh_url, QUEUE, lambda taken: wanted <= rated(taken), "rates"
             )
             producer.send_signal(signal.SIGTERM)
-            _, errors = producer.communicate(timeout=60)
+            _, errors = producer.communicate(timeout=300)
 
         assert producer.returncode == 0, errors
         services = {each["name"]: each["tags"]["service"] for each in metrics}
@@ -289,7 +289,7 @@ class TestSecrets:
         env = write_config(tmp_path, "prometheus", config)
         env["MESH_SECRETS__SHOP"] = "Bearer abc"
         with running("prometheus", env, "--dry-run") as producer:
-            _, errors = producer.communicate(timeout=60)
+            _, errors = producer.communicate(timeout=300)
 
         assert producer.returncode == 0, errors
         assert receiver.requests[0].headers["authorization"] == "Bearer abc"
@@ -298,7 +298,7 @@ class TestSecrets:
     def test_a_secret_that_is_not_there_stops_the_start(self, tmp_path: Path) -> None:
         env = write_config(tmp_path, "prometheus", self.CONFIG)
         with running("prometheus", env) as producer:
-            _, errors = producer.communicate(timeout=60)
+            _, errors = producer.communicate(timeout=300)
 
         assert producer.returncode == os.EX_CONFIG
         assert "targets.0.auth.secret: MESH_SECRETS__SHOP" in errors
@@ -465,7 +465,7 @@ class TestKubernetes:
         config = {"kubernetes": {"kubeconfig": str(kubeconfig)}}
         env = write_config(tmp_path, "prometheus", config)
         with running("prometheus", env) as producer:
-            _, errors = producer.communicate(timeout=60)
+            _, errors = producer.communicate(timeout=300)
 
         assert producer.returncode == os.EX_CONFIG
         assert "kubernetes: a pod's own credentials or" in errors

@@ -37,7 +37,7 @@ def started(url: str, *arguments: str) -> subprocess.Popen[str]:
 
 def summary_of(process: subprocess.Popen[str], exit_code: int = 0) -> dict[str, Any]:
     """Wait for the end; the one line that the process prints."""
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == exit_code, errors
     (line,) = output.splitlines()
     summary: dict[str, Any] = json.loads(line)
@@ -144,7 +144,7 @@ def test_a_stats_file_that_cannot_be_written_is_an_error_at_once(
     mesh_url: str, tmp_path: Path
 ) -> None:
     process = started(mesh_url, f"--stats-file={tmp_path}/missing/stats.json")
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=300)
 
     assert process.returncode == os.EX_CANTCREAT
     assert "cannot write --stats-file" in errors
@@ -171,7 +171,7 @@ def test_a_source_is_a_module_that_can_be_run(mesh_url: str) -> None:
 def test_without_a_broker_it_gives_up_with_69(proxy: Proxy, amqp_url: str) -> None:
     proxy.close_door()
     process = started(proxy.url(amqp_url), "--connect-timeout=0.5")
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=300)
 
     assert process.returncode == os.EX_UNAVAILABLE
     assert "no connection to RabbitMQ within" in errors
@@ -217,7 +217,7 @@ def test_messages_that_no_queue_is_bound_for_are_counted_and_give_1(
 
 def test_a_broker_url_that_is_none_is_a_fault_of_the_configuration() -> None:
     process = started("http://127.0.0.1:1/")
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=300)
 
     assert process.returncode == os.EX_CONFIG
     assert "MESH_BROKER_URL" in errors
@@ -228,7 +228,7 @@ def test_a_broker_url_that_is_none_is_a_fault_of_the_configuration() -> None:
 )
 def test_an_option_that_makes_no_sense_is_refused(argument: str) -> None:
     process = started("amqp://127.0.0.1:1/", argument)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=300)
 
     assert process.returncode == 2
     assert argument.partition("=")[0] in errors

@@ -140,7 +140,7 @@ def test_all_that_was_appended_is_there_after_the_process_was_killed(
         process.stdout.readline()
     process.send_signal(signal.SIGKILL)
     said = process.stdout.read().splitlines()  # the last line may be cut off
-    process.communicate(timeout=30)
+    process.communicate(timeout=300)
 
     appended = 500 + len(said) - 1
     found = numbers_in(new_spool())

@@ -20,7 +20,7 @@ def test_metrics_of_this_machine_are_in_the_queue_with_their_rates(
     with running("system", env) as producer:
         taken = metrics_until(mesh_url, QUEUE, with_rates, "rates")
         producer.send_signal(signal.SIGTERM)
-        _, errors = producer.communicate(timeout=60)
+        _, errors = producer.communicate(timeout=300)
 
     assert producer.returncode == 0, errors
     assert {each["name"] for each in taken} == {"mem", "net"}
@@ -35,7 +35,7 @@ def with_rates(metrics: list[Record]) -> list[Record]:
 def test_a_dry_run_prints_two_rounds_without_a_broker(tmp_path: Path) -> None:
     env = write_config(tmp_path, "system", {"interval_seconds": 0.1, "host": "lab"})
     with running("system", env, "--dry-run") as producer:
-        output, errors = producer.communicate(timeout=60)
+        output, errors = producer.communicate(timeout=300)
 
     assert producer.returncode == 0, errors
     lines = [json.loads(line) for line in output.splitlines()]
@@ -46,7 +46,7 @@ def test_a_dry_run_prints_two_rounds_without_a_broker(tmp_path: Path) -> None:
 def test_a_bad_file_stops_the_start_with_78(tmp_path: Path) -> None:
     env = write_config(tmp_path, "system", {"interval_seconds": "soon"})
     with running("system", env) as producer:
-        _, errors = producer.communicate(timeout=60)
+        _, errors = producer.communicate(timeout=300)
 
     assert producer.returncode == os.EX_CONFIG
     assert f"{tmp_path}/producers/system.yaml:1: interval_seconds: " in errors

@@ -110,7 +110,7 @@ def test_the_gateway_tells_each_caller_of_its_own(mesh_url: str) -> None:
         each.start()
     republisher.start()
     for each in threads:
-        each.join(20)
+        each.join(300)
     republisher.stop()
 
     refused, unroutable = "PublishRefused", "Unroutable"

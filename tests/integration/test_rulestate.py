@@ -94,7 +94,7 @@ def test_processes_take_turns_and_no_update_is_lost(
     command = [sys.executable, "-c", COUNT_UP, url, str(state_location.directory)]
     workers = [subprocess.Popen(command) for _ in range(3)]
 
-    assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+    assert [worker.wait(300) for worker in workers] == [0, 0, 0]
     assert get(store, "shared")["shared"]["seen"] == 300
 
 

@@ -60,7 +60,7 @@ def test_processes_take_turns_from_making_the_tables_on(
     command = [sys.executable, "-c", COUNT_UP, url, str(state_location.directory)]
     workers = [subprocess.Popen(command) for _ in range(3)]
 
-    assert [worker.wait(100) for worker in workers] == [0, 0, 0]
+    assert [worker.wait(300) for worker in workers] == [0, 0, 0]
     assert count(state) == 300
 
 

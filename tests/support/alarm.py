@@ -27,5 +27,5 @@ def _evaluate(node: RabbitMQ, expression: str) -> None:
         env=node.environment,
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=300,
     )

@@ -50,7 +50,7 @@ def running(
     finally:
         if process.poll() is None:
             process.terminate()
-            process.communicate(timeout=60)
+            process.communicate(timeout=300)
 
 
 def metrics_until(

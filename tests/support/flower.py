@@ -54,7 +54,7 @@ class Flower:
     ) -> requests.Response:
         """Call its API."""
         url = f"http://{loopback.HOST}:{self.port}/api/{path}"
-        return requests.request(method, url, auth=auth, timeout=30, **options)
+        return requests.request(method, url, auth=auth, timeout=300, **options)
 
     def call(self, how: str, task: str, **body: Any) -> str:
         """Start a task with ``async-apply`` or ``send-task``; gives its id."""
@@ -76,6 +76,6 @@ class Flower:
     def _hears_a_worker(self) -> bool:
         url = f"http://{loopback.HOST}:{self.port}/metrics"
         try:
-            return "flower_worker_online{" in requests.get(url, timeout=30).text
+            return "flower_worker_online{" in requests.get(url, timeout=300).text
         except requests.ConnectionError:
             return False

@@ -81,7 +81,7 @@ class Gateway:
     def is_healthy(self) -> bool:
         """Whether it says so."""
         try:
-            return requests.get(f"{self.url}/healthz", timeout=30).ok
+            return requests.get(f"{self.url}/healthz", timeout=300).ok
         except requests.ConnectionError:
             return False
 
@@ -99,7 +99,7 @@ class Gateway:
         if caller is not None:
             sent["Authorization"] = f"Bearer {token_of(caller)}"
         return self._session.request(
-            method, self.url + path, headers=sent, timeout=60, **options
+            method, self.url + path, headers=sent, timeout=300, **options
         )
 
     def post(self, path: str, body: Any = None, **options: Any) -> requests.Response:

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from meshtasks.demo import loopback
 from meshtasks.demo.process import Process
 from tests.support.httpserver import Handler, HTTPServer
+from tests.support.waiting import PATIENCE_SECONDS
 
 #: Version 2's names of timestamp precisions, as version 1 spells them.
 _PRECISIONS = {"ns": "n", "us": "u", "ms": "ms", "s": "s"}
@@ -61,7 +62,7 @@ class InfluxTarget:
         the tags of a grouped statement are columns like any other."""
         parts = urlsplit(self.url)
         query = urlencode({"db": self.bucket, "q": statement, "epoch": "ns"})
-        connection = http.client.HTTPConnection(parts.netloc, timeout=10.0)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE_SECONDS)
         headers = {"Authorization": f"Token {self.token}"}
         connection.request("GET", f"/query?{query}", headers=headers)
         answer = json.loads(connection.getresponse().read())
@@ -103,7 +104,7 @@ class Influx:
             ProcessFailed: influxd did not; the text carries the end of its log.
         """
         self._process.start()
-        self._process.wait_ready(self._answers, 30.0)
+        self._process.wait_ready(self._answers, PATIENCE_SECONDS)
         self._front.start()
 
     def stop(self) -> None:
@@ -141,7 +142,9 @@ class _Front(HTTPServer):
 class _RewritingHandler(Handler):
     def _forward(self) -> None:
         port = self.owner.engine_port
-        connection = http.client.HTTPConnection(loopback.HOST, port, timeout=30.0)
+        connection = http.client.HTTPConnection(
+            loopback.HOST, port, timeout=PATIENCE_SECONDS
+        )
         names = ("Content-Encoding", "Content-Type")
         headers = {name: self.headers[name] for name in names if name in self.headers}
         body = self.read_body()

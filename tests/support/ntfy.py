@@ -15,8 +15,7 @@ from meshtasks.demo.process import Process
 from tests.support.httpserver import Handler, HTTPServer
 from tests.support.recording import Exchange, recorded
 from tests.support.unpacked import NTFY
-
-_READY_SECONDS = 120.0
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 class Ntfy:
@@ -98,7 +97,7 @@ class RealNtfy(Ntfy):
     def start(self) -> None:
         self.process.start()
         self.process.wait_ready(
-            lambda: loopback.answers(self.port, "/v1/health"), _READY_SECONDS
+            lambda: loopback.answers(self.port, "/v1/health"), PATIENCE_SECONDS
         )
         body = b'{"topic": "start", "sequence_id": "1"}'
         answer = loopback.request("POST", self.port, "/", body=body)

@@ -31,7 +31,7 @@ def _connected(
     account: tuple[str, str],
     will: tuple[bytes, bytes] | None = None,
 ) -> socket.socket:
-    client = socket.create_connection(address, timeout=30)
+    client = socket.create_connection(address, timeout=300)
     flags = _CLEAN | _USER | _PASSWORD | (_WILL if will else 0)
     parts = [b"raw", *(will or ()), *(text.encode() for text in account)]
     head = _field(b"MQTT") + bytes([4, flags, 0, 60])

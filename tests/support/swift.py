@@ -12,6 +12,7 @@ from meshtasks.demo import loopback
 from meshtasks.demo.packages import SWIFT_VENV
 from meshtasks.demo.process import Process
 from tests.support.s3 import S3Target
+from tests.support.waiting import PATIENCE_SECONDS
 
 #: -P: this directory's modules are not Swift's to import.
 _LAUNCHER = (
@@ -115,7 +116,7 @@ class Swift:
         endpoint = f"{loopback.HOST}:{self._ports['proxy']}"
         return S3Target(endpoint, _ACCESS_KEY, _SECRET_KEY)
 
-    def start(self, within_seconds: float = 60.0) -> None:
+    def start(self, within_seconds: float = PATIENCE_SECONDS) -> None:
         """Start the servers and wait until they answer.
 
         Raises:

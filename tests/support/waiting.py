@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+#: Nobody gives up sooner: what takes a second on an idle machine may take a minute on
+#: one that is busy with something else. It ends a wait for what will never come.
+PATIENCE_SECONDS = 300.0
+
 
 def wait_until(
     predicate: Callable[[], object], within_seconds: float, what: str
@@ -12,9 +16,10 @@ def wait_until(
     """Return as soon as ``predicate`` is true.
 
     Raises:
-        AssertionError: it was still false after ``within_seconds``; the text
-            says ``what`` was waited for.
+        AssertionError: it was still false after ``within_seconds``, and after
+            ``PATIENCE_SECONDS``; the text says ``what`` was waited for.
     """
+    within_seconds = max(within_seconds, PATIENCE_SECONDS)
     deadline = time.monotonic() + within_seconds
     while not predicate():
         if time.monotonic() > deadline:

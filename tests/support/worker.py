@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from meshtasks.demo.process import Process
+from tests.support.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 CELERY = Path(sys.executable).with_name("celery")
@@ -50,11 +51,11 @@ class Worker:
     def start(self) -> None:
         """Start it and wait until it consumes."""
         self.process.start()
-        self.process.wait_ready(lambda: " ready." in self.log(), within_seconds=30)
+        self.process.wait_ready(lambda: " ready." in self.log(), PATIENCE_SECONDS)
 
     def stop(self) -> int | None:
         """Warm shutdown; gives the exit code."""
-        return self.process.stop(within_seconds=30)
+        return self.process.stop(PATIENCE_SECONDS)
 
     def kill(self) -> None:
         """SIGKILL the worker and its pool."""
