@@ -43,6 +43,8 @@ _DEFAULT_EXCHANGE = r"amq\.default"
 DEVICES_EXCHANGE = "amq.topic"
 _DEVICES = re.escape(DEVICES_EXCHANGE)
 
+#: The account that makes accounts.
+ADMIN = "admin"
 #: How the accounts of single devices or sites are called.
 DEVICE_PREFIX = "device_"
 
@@ -115,7 +117,8 @@ def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Ri
         (Flower) receives events, inspects workers and calls commands, and reads no
         queue but those made for its answers; ``operator``
         (``meshtasks status``, ``dlq``, ``topology check``) reads and writes
-        everything, inspects workers, and declares nothing but queues for answers.
+        everything, inspects workers, and declares nothing but queues for answers;
+        ``admin`` looks after the accounts (``meshtasks secrets``) and nothing else.
     """
     exchanges = [exchange.name for exchange in topology.all_exchanges]
     names = [*map(re.escape, {*exchanges, *(q.name for q in topology.all_queues)})]
@@ -128,6 +131,7 @@ def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Ri
     commands = re.escape(topology.commands_queue)
     answers = rf"{commands}\.answers"
     return {
+        ADMIN: Rights("", "", "", "administrator"),
         "worker": Rights(
             _any(*mesh, *_CELERY, _ANSWERS, answers, _PEEK_LOCKS),
             _any(*mesh, *_CELERY, _ANSWERS, _DEFAULT_EXCHANGE, answers),

@@ -6,7 +6,8 @@ AMQP itself can neither list entities nor read their arguments.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -212,6 +213,41 @@ def nodes(broker_url: str, management_url: str | None = None) -> list[Node]:
     return _Api(broker_url, management_url).get("/api/nodes", list[Node])
 
 
+class _User(BaseModel):
+    name: str
+
+
+def import_accounts(
+    broker_url: str,
+    content: Mapping[str, Any],
+    owned_prefix: str,
+    management_url: str | None = None,
+) -> None:
+    """Give a running broker the accounts of its definitions file.
+
+    Connections that are open stay so; a new password counts from the next login on.
+
+    Args:
+        broker_url: with an account of the tag ``administrator``.
+        content: in RabbitMQ's definitions format.
+        owned_prefix: accounts whose name begins so and that ``content`` lacks are
+            deleted, which ends their connections.
+        management_url: see :func:`read`.
+
+    Raises:
+        ConfigError: the account or the URL is refused.
+        Transient: nothing answers there.
+    """
+    api = _Api(broker_url, management_url)
+    kinds = ("vhosts", "users", "permissions", "topic_permissions", "policies")
+    wanted = {user["name"] for user in content["users"]}
+    for user in api.get("/api/users", list[_User]):
+        if user.name.startswith(owned_prefix) and user.name not in wanted:
+            api.send("DELETE", f"/api/users/{quote(user.name, safe='')}")
+    # Last, since the password of this account may change with it.
+    api.send("POST", "/api/definitions", {kind: content[kind] for kind in kinds})
+
+
 def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
     """The topology in RabbitMQ's definitions format, for one virtual host.
 
@@ -295,12 +331,18 @@ class _Api:
             reason = "does not answer as RabbitMQ's management API does"
             raise _not_usable(base, reason) from error
 
-    def _answer(self, path: str) -> tuple[str, bytes]:
+    def send(self, method: str, path: str, body: object = None) -> None:
+        """A change. Raises what :meth:`all` does."""
+        self._answer(path, method, body)
+
+    def _answer(
+        self, path: str, method: str = "GET", body: object = None
+    ) -> tuple[str, bytes]:
         faults: list[str] = []
         for way in (*self._urls, *self._guessed):
             try:
                 base = _own_url(way) if way in self._guessed else way
-                return base, _get(base, path, self._account)
+                return base, _call(base, path, self._account, method, body)
             except Transient as error:
                 faults.append(str(error))
         raise Transient("; ".join(faults))
@@ -363,10 +405,18 @@ def _opener() -> OpenerDirector:
     return build_opener(ProxyHandler({}), _NoRedirects)
 
 
-def _get(base: str, path: str, account: bytes) -> bytes:
+def _call(
+    base: str, path: str, account: bytes, method: str = "GET", body: object = None
+) -> bytes:
     credentials = base64.b64encode(account).decode()
+    headers = {"Authorization": f"Basic {credentials}"}
+    if body is not None:
+        headers["Content-Type"] = "application/json"
     request = Request(  # noqa: S310 - the scheme was checked
-        base + path, headers={"Authorization": f"Basic {credentials}"}
+        base + path,
+        headers=headers,
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
     )
     with _faults(base), _opener().open(request, timeout=_TIMEOUT_SECONDS) as answer:
         return bytes(answer.read())

@@ -33,6 +33,7 @@ COMMANDS = {
     "report": "Write one HTML page about the house and its mesh.",
     "secrets": "Make the passwords that docker-compose.yml needs, and the broker's "
     "accounts.",
+    "influxdb": "Make the tokens of workers and of Grafana, where they are missing.",
     "alerts": "The alerts of this host (MESH_STATE_DIR): look, silence, acknowledge.",
     "topology": "Exchanges, queues and bindings: config/topology.yaml and the broker.",
     "archive": "The archive (MESH_ARCHIVE_URL): look, verify, replay.",

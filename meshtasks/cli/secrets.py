@@ -1,4 +1,5 @@
-"""``meshtasks secrets``: passwords for ``docker compose``, made once and kept."""
+"""``meshtasks secrets``: passwords for ``docker compose``, made once and kept until
+they are to change."""
 
 from __future__ import annotations
 
@@ -7,12 +8,26 @@ import re
 import secrets as random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from meshtasks.amqp.accounts import DEVICE_PREFIX, definitions_with_accounts, rights_of
+from meshtasks.amqp.accounts import (
+    ADMIN,
+    DEVICE_PREFIX,
+    definitions_with_accounts,
+    rights_of,
+)
+from meshtasks.amqp.management import import_accounts
 from meshtasks.amqp.topology import TOPOLOGY, Topology
+from meshtasks.cli.rotation import (
+    KEPT,
+    as_account,
+    replace_values,
+    replaced,
+    services_with,
+)
+from meshtasks.cli.services import InfluxOwner, change_grafana_password
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.private_files import (
     make_private_directory,
@@ -20,6 +35,7 @@ from meshtasks.config.private_files import (
     tighten,
 )
 from meshtasks.config.settings import ENV_FILE, env_file_values, load_settings
+from meshtasks.errors import ConfigError, Transient
 
 VHOST = "mesh"
 
@@ -31,7 +47,7 @@ _DEVICE_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
 #: What the services of docker-compose.yml ask for beside the accounts of the broker.
 STACK_SECRETS = (
-    "MESH_INFLUX_TOKEN",
+    "INFLUX_ADMIN_TOKEN",
     "INFLUX_ADMIN_PASSWORD",
     "MESH_MINIO_ACCESS_KEY",
     "MESH_MINIO_SECRET_KEY",
@@ -79,25 +95,153 @@ def secrets(
             "as long as its password is in the file.",
         ),
     ] = None,
+    rotate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VARIABLE",
+            help="Have a new password for a variable of the file, or for `all`, "
+            "everywhere that the old one stands; repeat it for more.",
+        ),
+    ] = None,
+    management_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The broker's management pages."),
+    ] = None,
+    influx_url: Annotated[
+        str, typer.Option(metavar="URL", help="InfluxDB, to rotate what it keeps.")
+    ] = "http://127.0.0.1:8086",
+    grafana_url: Annotated[
+        str, typer.Option(metavar="URL", help="Grafana, likewise.")
+    ] = "http://127.0.0.1:3000",
 ) -> None:
     """Make the passwords that docker-compose.yml needs, and the broker's accounts.
 
     Passwords that the file has are kept, so that running it again is harmless; do so
-    after changing config/topology.yaml. To change a password, remove its line.
+    after changing config/topology.yaml, or after deleting the line of a device. A
+    broker that runs gets the accounts at once, and nobody's connection ends but that
+    of a device that was deleted.
 
-    Exit codes: 0; 2 a name of a device is none; 78 the configuration cannot be used.
+    Exit codes: 0; 2 wrong usage; 69 a service does not answer; 78 the configuration
+    cannot be used, or a service refuses the old password.
     """
     topology = load_settings().read(TOPOLOGY)
+    # A password that is made only now is not known to any broker that runs.
+    broker = Broker(definitions, env_file_values(env_file), management_url)
+    chosen = _chosen(rotate or (), broker.known)
     made = make_secrets(topology, STACK_SECRETS, env_file, definitions, device or ())
     add_missing(env_file, stack_settings(env_file.parent))
     from meshtasks.cli import units  # noqa: PLC0415 - it needs this module
 
+    say(f"{env_file}: {made.new} secrets made, {made.kept} kept")
+    _rotate_elsewhere(env_file, chosen, influx_url, grafana_url)
+    known = env_file_values(env_file)
+    new = {name: replaced(known, name, _new) for name in chosen - _ELSEWHERE}
+    accounts = _accounts(topology, known | new, _devices_in(known))
+    # The broker first: if it refuses, its passwords are still those of the files.
+    say(f"broker: {broker.give(accounts)}")
+    if new:
+        operator = variable_of("operator")
+        if operator in new and "MESH_BROKER_URL" in known:
+            url = as_account(known["MESH_BROKER_URL"], "operator", new[operator])
+            new["MESH_BROKER_URL"] = url
+        replace_values(env_file, new)
+        _write_definitions(definitions, accounts)
     units.refresh_roles(env_file)
-    say(
-        f"{env_file}: {made.new} secrets made, {made.kept} kept\n"
-        f"{definitions}: {made.accounts} accounts\n"
-        "next: docker compose up -d"
-    )
+    say(f"{definitions}: {made.accounts} accounts\nnext: docker compose up -d")
+    if chosen:
+        say(f"changed: {', '.join(sorted(chosen))}")
+    if services := services_with(chosen, env_file.with_name("docker-compose.yml")):
+        say(
+            f"That starts these again, with the new passwords: {', '.join(services)}. "
+            "Devices, producers elsewhere and callers of the gateway need theirs."
+        )
+
+
+#: What the services keep themselves; their environment counts at their first start.
+_ELSEWHERE = frozenset(
+    {"INFLUX_ADMIN_TOKEN", "INFLUX_ADMIN_PASSWORD", "GRAFANA_ADMIN_PASSWORD"}
+)
+
+#: Of the archive's store, which knows them as one.
+_KEY = frozenset({"MESH_MINIO_ACCESS_KEY", "MESH_MINIO_SECRET_KEY"})
+
+
+def _chosen(names: Iterable[str], known: Mapping[str, str]) -> set[str]:
+    """The variables that are to have new values."""
+    ours = {*STACK_SECRETS, "MESH_API_TOKENS"} - KEPT.keys()
+    if known.get("MESH_MINIO_ENDPOINT"):  # somebody else's store made the key
+        ours -= _KEY
+    possible = {
+        name for name in known if name in ours or name.startswith(variable_of(""))
+    }
+    chosen = set[str]()
+    for name in names:
+        if name in KEPT:
+            fail(f"--rotate {name}: it is kept, for {KEPT[name]}", _EX_USAGE)
+        if name != "all" and name not in possible:
+            expected = f"all, or one of {', '.join(sorted(possible))}"
+            fail(f"--rotate {name}: expected {expected}", _EX_USAGE)
+        chosen |= possible if name == "all" else {name}
+    return chosen | _KEY if chosen & _KEY else chosen
+
+
+def _rotate_elsewhere(
+    env_file: Path, chosen: Iterable[str], influx_url: str, grafana_url: str
+) -> None:
+    """Change what the services keep themselves, one after the other."""
+    for name in sorted(_ELSEWHERE.intersection(chosen)):
+        known = env_file_values(env_file)
+        new, forget = _new(), None
+        if name == "GRAFANA_ADMIN_PASSWORD":
+            change_grafana_password(grafana_url, known[name], new)
+        elif name == "INFLUX_ADMIN_PASSWORD":
+            InfluxOwner(influx_url, known["INFLUX_ADMIN_TOKEN"]).change_password(new)
+        else:
+            new, forget = InfluxOwner(influx_url, known[name]).another_token()
+        replace_values(env_file, {name: new})
+        if forget is not None:
+            forget()  # once the new one is on disk
+
+
+class Broker(NamedTuple):
+    """The broker of docker-compose.yml, if it runs.
+
+    Attributes:
+        definitions: the file that it loads when it starts.
+        known: passwords that it may have.
+    """
+
+    definitions: Path
+    known: Mapping[str, str]
+    management_url: str | None
+
+    def give(self, accounts: Mapping[str, Any]) -> str:
+        """Give it the accounts now; says how that went.
+
+        Raises:
+            ConfigError: it refuses ours.
+        """
+        password = self.known.get(variable_of(ADMIN))
+        url = self.known.get("MESH_BROKER_URL")
+        if password is None or url is None:
+            return f"it takes the accounts of {self.definitions} when it starts"
+        url = as_account(url, ADMIN, password)
+        try:
+            import_accounts(url, accounts, DEVICE_PREFIX, self.management_url)
+        except Transient:
+            return (
+                f"it does not answer, and takes the accounts of {self.definitions} "
+                "when it starts"
+            )
+        except ConfigError as error:
+            expected = (
+                f"{error.expected}. It is another broker, or one that does not have "
+                f"the password of {variable_of(ADMIN)}. A broker that loads "
+                f"{self.definitions} when it starts has it after `docker compose "
+                "restart rabbitmq`; --management-url names another"
+            )
+            raise ConfigError(error.source, error.key, expected) from error
+        return "it has the accounts"
 
 
 def make_secrets(
@@ -126,20 +270,33 @@ def make_secrets(
         if not _DEVICE_NAME.fullmatch(name):
             expected = "small letters, digits and single underscores, such as attic_1"
             fail(f"--device {name!r}: expected {expected}", _EX_USAGE)
-    rights = rights_of(topology, devices)
-    wanted = _wanted(sorted(rights), known, names)
+    roles = rights_of(topology, devices)
+    wanted = _wanted(sorted(roles), known, names)
     added = add_missing(env_file, wanted)
-    passwords = {role: (wanted | known)[variable_of(role)] for role in rights}
+    _write_definitions(definitions, _accounts(topology, wanted | known, devices))
+    return Made(added, len(known), len(roles))
+
+
+def _write_definitions(definitions: Path, accounts: Mapping[str, Any]) -> None:
     make_private_directory(definitions.parent)
     if definitions == DEFINITIONS:
         tighten(definitions.parent)  # one that is named may be shared
-    accounts = definitions_with_accounts(topology, VHOST, passwords, devices)
+    # In place: a container's mount of a single file shows another one only when it is
+    # made again.
     text = json.dumps(accounts, indent=2)
     definitions.write_text(text + "\n", encoding="utf-8")
     # The broker's container reads it under another uid, through a bind mount that
     # Docker makes as root. So the directory keeps the hashes from others, not the file.
     definitions.chmod(0o644)
-    return Made(added, len(known), len(passwords))
+
+
+def _accounts(
+    topology: Topology, values: Mapping[str, str], devices: Iterable[str]
+) -> dict[str, Any]:
+    """The broker's definitions, with the passwords of these variables."""
+    names = sorted(devices)
+    passwords = {role: values[variable_of(role)] for role in rights_of(topology, names)}
+    return definitions_with_accounts(topology, VHOST, passwords, names)
 
 
 def stack_settings(directory: Path) -> dict[str, str]:
@@ -178,17 +335,19 @@ def _wanted(
     """Every variable with a new value."""
     made = {variable_of(role): _new() for role in roles}
     operator = known.get(variable_of("operator"), made[variable_of("operator")])
+    if "INFLUX_ADMIN_TOKEN" in names and (token := known.get("MESH_INFLUX_TOKEN")):
+        made["INFLUX_ADMIN_TOKEN"] = token  # as it was called while there was one token
     return {
         # What is run on this machine, outside of any container.
         "MESH_BROKER_URL": f"amqp://operator:{operator}@127.0.0.1:5672/{VHOST}",
         "MESH_FLOWER_USER": "mesh",
         "MESH_API_TOKENS": f"n8n:publish+trigger:{_new()},owner:operate:{_new()}",
-        **made,
         **{name: _new(name) for name in names},
+        **made,
     }
 
 
-def _devices_in(known: dict[str, str]) -> list[str]:
+def _devices_in(known: Mapping[str, str]) -> list[str]:
     """Names of the devices whose passwords were made before."""
     prefix = variable_of(DEVICE_PREFIX)
     return [

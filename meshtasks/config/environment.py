@@ -34,6 +34,7 @@ SHIPPED_CONFIG = _PACKAGED if _PACKAGED.is_dir() else _OF_A_CLONE
 _IN_HEADERS = frozenset(
     {
         "influx_token",
+        "influx_admin_token",
         "minio_access_key",
         "minio_secret_key",
         "garage_admin_token",
@@ -98,6 +99,7 @@ class Environment(BaseSettings):
             believe beside the public ones.
         spool_messages: most messages that wait in the spool of one producer.
         spool_bytes: most bytes of them.
+        influx_admin_token: of InfluxDB's owner, for ``meshtasks influxdb`` alone.
         archive_url: ``s3://bucket`` or ``file:///directory``.
         minio_region: of the bucket, which signatures name; MinIO's is this default.
         garage_admin_token: of a Garage that ``meshtasks archive garage`` prepares.
@@ -129,6 +131,7 @@ class Environment(BaseSettings):
     spool_bytes: Annotated[int, Field(ge=1)] = 512 * 1024 * 1024
     influx_url: str = "http://127.0.0.1:8428"
     influx_token: SecretStr = SecretStr("")
+    influx_admin_token: SecretStr = SecretStr("")
     influx_org: Annotated[str, Field(min_length=1)] = "home"
     influx_bucket: Annotated[str, Field(min_length=1)] = "mesh"
     archive_url: str = "file://.mesh/archive"
