@@ -62,9 +62,9 @@ def as_account(broker_url: str, account: str, password: str) -> str:
 
 def services_with(variables: Iterable[str], compose_file: Path) -> list[str]:
     """The services of a compose file that are given one of these variables."""
-    if not compose_file.is_file():
+    names = "|".join(map(re.escape, variables))
+    if not names or not compose_file.is_file():
         return []
     services = yaml.safe_load(compose_file.read_text(encoding="utf-8"))["services"]
-    names = "|".join(map(re.escape, variables))
     given = re.compile(rf"\$\{{(?:{names})\b")
     return [name for name in services if given.search(json.dumps(services[name]))]
