@@ -96,7 +96,7 @@ class MemoryTimeSeries(TimeSeries):
         self.lines: set[str] = set()
 
     @override
-    def write(self, lines: Sequence[str]) -> dict[int, str]:
+    def write(self, lines: Sequence[str], *, in_haste: bool = False) -> dict[int, str]:
         self.lines.update(lines)
         return {}
 

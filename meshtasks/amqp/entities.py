@@ -100,9 +100,15 @@ class QueueDefaults(Entity):
 
 
 class Queue(QueueDefaults):
-    """A queue; always durable."""
+    """A queue; always durable.
+
+    Attributes:
+        max_bytes: of the bodies that wait in it; with so many it refuses what is
+            published. None for no bound.
+    """
 
     name: Name
+    max_bytes: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def arguments(self) -> dict[str, str | int]:
@@ -116,6 +122,11 @@ class Queue(QueueDefaults):
             arguments |= _dead_lettering(self.dead_letter_exchange)
             if self.dead_letter_routing_key is not None:
                 arguments["x-dead-letter-routing-key"] = self.dead_letter_routing_key
+        if self.max_bytes is not None:
+            arguments |= {
+                "x-max-length-bytes": self.max_bytes,
+                "x-overflow": "reject-publish",
+            }
         return arguments
 
 

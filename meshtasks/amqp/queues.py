@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
 
@@ -95,6 +95,14 @@ def retry_level(
 DEFAULT_MAX_RECORDS = 20_000
 
 
+#: What the package itself changes of the defaults, beneath queues.yaml. Messages of
+#: pending points may be as large as all their records are allowed to be, and the
+#: consuming process holds two batches of them.
+_OF_THE_PACKAGE: dict[str, dict[str, Any]] = {
+    PENDING_TIMESERIES: {"batch": {"count": 100}, "max_message_bytes": 4 << 20}
+}
+
+
 class BatchLimits(BaseModel):
     """A batch is handed on as soon as one of these is reached.
 
@@ -165,12 +173,14 @@ class QueuesConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _apply_defaults(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or not isinstance(data.get("queues"), dict):
+        if not isinstance(data, dict):
             return data
-        base = data.get("defaults") or {}
+        base, queues = data.get("defaults") or {}, data.get("queues") or {}
+        if not isinstance(base, dict) or not isinstance(queues, dict):
+            return data
         merged = {
-            name: _merged(base, changes or {})
-            for name, changes in data["queues"].items()
+            name: _merged(_merged(base, _OF_THE_PACKAGE.get(name, {})), changes or {})
+            for name, changes in {**dict.fromkeys(_OF_THE_PACKAGE), **queues}.items()
         }
         return {**data, "queues": merged}
 

@@ -39,6 +39,11 @@ DEAD_LETTER_EXCHANGE = "dead.letter"
 #: Excerpts of records, for the archive. Anyone may publish any JSON to it; what comes
 #: without the header :data:`~meshtasks.amqp.headers.EXCERPTS` is archived as it is.
 ARCHIVE_EXCHANGE = "archive"
+#: Where points wait while the time-series store is away. A topology.yaml that does not
+#: name the queue has it all the same.
+PENDING_TIMESERIES = "pending.timeseries"
+#: Its bound unless topology.yaml sets another: points of some three million readings.
+_PENDING_BYTES = 1 << 30
 
 
 class Defaults(Entity):
@@ -71,16 +76,20 @@ class Topology(Entity):
 
     @model_validator(mode="before")
     @classmethod
-    def _lay_defaults_under(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or not isinstance(data.get("defaults"), dict):
+    def _complete(cls, data: Any) -> Any:
+        """Lay the defaults under, and add the queue of what is pending."""
+        if not isinstance(data, dict):
             return data
-        result = dict(data)
+        result, defaults = dict(data), data.get("defaults")
         for plural, singular in (("exchanges", "exchange"), ("queues", "queue")):
-            base, items = data["defaults"].get(singular), data.get(plural)
+            base = defaults.get(singular) if isinstance(defaults, dict) else None
+            items = data.get(plural)
             if isinstance(base, dict) and isinstance(items, list):
                 result[plural] = [
                     base | item if isinstance(item, dict) else item for item in items
                 ]
+        if isinstance(queues := result.get("queues"), list):
+            result["queues"] = [*queues, *_pending(queues)]
         return result
 
     @model_validator(mode="after")
@@ -100,8 +109,8 @@ class Topology(Entity):
 
     @cached_property
     def domain_queues(self) -> tuple[str, ...]:
-        """Names of the queues that carry what was published to the mesh: not dead
-        letters or commands."""
+        """Names of the queues that carry what was published to the mesh, or what
+        waits for a sink: not dead letters or commands."""
         others = {self.dead_letter_queue, self.commands_queue}
         return tuple(q.name for q in self.queues if q.name not in others)
 
@@ -162,6 +171,20 @@ class Topology(Entity):
             return frozenset()
         reached = self.queues_reached(exchange, routing_key)
         return reached.intersection(self.domain_queues)
+
+
+def _pending(queues: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """The queue of what is pending, like the first of the others that dead-letters,
+    unless it is among them."""
+    known = [queue for queue in queues if isinstance(queue, dict)]
+    if any(queue.get("name") == PENDING_TIMESERIES for queue in known):
+        return
+    for queue in known:
+        if queue.get("dead_letter_exchange"):
+            own = {"name": PENDING_TIMESERIES, "max_bytes": _PENDING_BYTES}
+            kept = queue.keys() & QueueDefaults.model_fields.keys()
+            yield {name: queue[name] for name in kept} | own
+            return
 
 
 def faults_of(topology: Topology) -> list[InitErrorDetails]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from meshtasks.amqp.connecting import unopened
-from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
 from meshtasks.flows.contract import Handler
@@ -116,7 +116,8 @@ def _of_queues(settings: Settings, handlers: Mapping[str, Handler]) -> Iterator[
                 "alone. Another program must consume it, or queues.yaml give it a flow"
             )
             yield Doubt("note", TOPOLOGY, key, text)
-        if not any(binding.queue == queue.name for binding in topology.bindings):
+        is_bound = any(binding.queue == queue.name for binding in topology.bindings)
+        if not is_bound and queue.name != PENDING_TIMESERIES:
             text = f"no binding leads to {queue.name}: nothing arrives there"
             yield Doubt("warning", TOPOLOGY, key, text)
     for name in sorted(handlers.keys() - topology.queue_names):

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from msgspec import Struct
 from typing_extensions import TypedDict, Unpack
 
+from meshtasks.amqp.failed import FailedMessage
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
@@ -49,6 +50,14 @@ Validate = Callable[[Sequence[Any], Sequence[Envelope], Settings], Mapping[int, 
 #: What is published beside the dead letter when the worker gives a message up; given
 #: the message (its body is the JSON of the records that failed), why, and the settings.
 OnExhausted = Callable[[Envelope, str, Settings], Sequence[Outgoing]]
+
+
+#: The messages that are behind a dead one.
+Originals = Callable[[FailedMessage], Sequence[FailedMessage]]
+
+
+def _itself(failing: FailedMessage) -> Sequence[FailedMessage]:
+    return (failing,)
 
 
 def _none_dead(*_: object) -> Mapping[int, Dead]:
@@ -101,6 +110,14 @@ class Handler:
         on_exhausted: what else to publish for a message that is dead after its last
             retry. It runs in the consuming process and must not raise, whatever the
             body is.
+        defers: a batch whose sink is away puts what is for it into the sink's queue
+            (:attr:`~meshtasks.flows.sinks.SinkKey.waits_in`) and is done; its queue is
+            paused only while that one takes no more, either. As
+            :func:`~meshtasks.flows.pipeline.store_points` does.
+        in_thread: its batches run in a thread of the consuming process, one at a time,
+            and not in the pool, which they would hold up while their sink hangs.
+        originals: of a message, or a part of it, that is dead: what to dead-letter in
+            its place.
     """
 
     queue: str
@@ -114,11 +131,17 @@ class Handler:
     validate: Validate = _none_dead
     struct: type[Struct] | None = None
     on_exhausted: OnExhausted = _nothing_more
+    defers: bool = False
+    in_thread: bool = False
+    originals: Originals = _itself
 
     @property
     def sink_names(self) -> tuple[str, ...]:
-        """Names of :attr:`sinks`."""
-        return tuple(key.name for key in self.sinks)
+        """Names of :attr:`sinks`, and of the queues where what is for them may wait."""
+        names = [key.name for key in self.sinks]
+        if self.defers:
+            names += [key.waits_in for key in self.sinks if key.waits_in]
+        return tuple(names)
 
     def __call__(self, batch: Batch[Any], sinks: Sinks) -> list[Outcome]:
         """Handle a batch."""
@@ -135,6 +158,9 @@ class Options(TypedDict, total=False):
     validate: Validate
     struct: type[Struct] | None
     on_exhausted: OnExhausted
+    defers: bool
+    in_thread: bool
+    originals: Originals
 
 
 def handles(

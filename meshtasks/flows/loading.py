@@ -30,6 +30,7 @@ from meshtasks.flows.commands.commands import FLOW as COMMANDS
 from meshtasks.flows.contract import Flow, Handler
 from meshtasks.flows.inference.flow import FLOW as INFERENCE
 from meshtasks.flows.metrics.flow import FLOW as METRICS
+from meshtasks.flows.pending import FLOW as PENDING
 from meshtasks.flows.readings.flow import FLOW as READINGS
 from meshtasks.flows.webhooks.flow import FLOW as WEBHOOKS
 from meshtasks.records.kinds import KINDS
@@ -38,7 +39,7 @@ GROUP = "meshtasks.flows"
 
 _BUILT_IN = (
     *(READINGS, METRICS, WEBHOOKS, INFERENCE),
-    *(ALERTS, ARCHIVE, ANALYTICS, COMMANDS),
+    *(ALERTS, ARCHIVE, ANALYTICS, COMMANDS, PENDING),
 )
 
 

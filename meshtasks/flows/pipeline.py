@@ -9,7 +9,7 @@ from time import time as epoch_now
 from typing import TypeVar
 
 from meshtasks.amqp.publisher import Outgoing
-from meshtasks.errors import MeshError, SinkRejected
+from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable
 from meshtasks.flows.contract import Batch
 from meshtasks.flows.excerpts import (
     ARCHIVE,
@@ -19,8 +19,9 @@ from meshtasks.flows.excerpts import (
     sampled,
 )
 from meshtasks.flows.metric_points import Transformed
+from meshtasks.flows.pending import put_aside
 from meshtasks.flows.sinks import PUBLISHER, RULE_STATE, TIMESERIES, Sinks
-from meshtasks.outcome import DONE, Dead, Outcome, outcome_of
+from meshtasks.outcome import DONE, Dead, Outcome, Retry, outcome_of
 from meshtasks.records.envelope import Envelope, record_id
 from meshtasks.records.json_text import members_of
 from meshtasks.rules.evaluation import Watched, evaluate
@@ -31,8 +32,10 @@ ALERTS_EXCHANGE = "alerts"
 
 
 def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Outcome]:
-    """Store the points of a batch, look at them with the rules, and archive the
+    """Look at the points of a batch with the rules, store them, and archive the
     selected records: what one record ends in does not touch the others.
+
+    The rules come first, so that no alarm waits for the store.
 
     Args:
         batch: the batch.
@@ -45,16 +48,34 @@ def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Out
     try:
         # a record may have several points
         stored = dict(zip(points.indices, points.times, strict=True))
-        for point, reason in sinks[TIMESERIES].write(points.lines).items():
+        give_alerts(points.watched, epoch_now(), sinks)
+        for point, reason in _write(batch, points, sinks).items():
             index = points.indices[point]
             outcomes[index] = Dead(reason, SinkRejected.__name__)
             stored.pop(index, None)
-        give_alerts(points.watched, epoch_now(), sinks)
         send_to_archive(batch, stored, sinks)
     except MeshError as error:
         undecided = outcome_of(error)
         return [undecided if outcome is DONE else outcome for outcome in outcomes]
     return outcomes
+
+
+def _write(
+    batch: Batch[R], points: Transformed, sinks: Sinks
+) -> Mapping[int, str]:
+    """Write points, or put them aside while the store is away; the index and reason of
+    those that it refuses."""
+    if sinks.away is None:
+        return sinks[TIMESERIES].write(points.lines)
+    if TIMESERIES.name not in sinks.away:
+        try:
+            return sinks[TIMESERIES].write(points.lines, in_haste=True)
+        except SinkUnavailable as error:
+            found = outcome_of(error)
+            if isinstance(found, Retry):
+                sinks.deferred.append(found)
+    put_aside(batch, points.indices, points.lines, sinks)
+    return {}
 
 
 def give_alerts(watched: Iterable[Watched], now: float, sinks: Sinks) -> None:

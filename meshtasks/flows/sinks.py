@@ -8,16 +8,18 @@ are here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from typing_extensions import override
 
 from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.amqp.topology import PENDING_TIMESERIES
 from meshtasks.config.extras import Extra, require
 from meshtasks.config.settings import Settings
 from meshtasks.flows.timeseries import TimeSeries
+from meshtasks.outcome import Retry
 from meshtasks.timing import timed
 
 if TYPE_CHECKING:
@@ -49,12 +51,15 @@ class SinkKey(Generic[S]):
         open: given the sinks of the process, for its settings and for other sinks.
         extra: of our package, which brings its client.
         outlives: it holds no connection, and :meth:`Sinks.close` leaves it alone.
+        waits_in: name of the queue where what is for it may wait while it is away; also
+            of the queue's circuit.
     """
 
     name: str
     open: Callable[[Sinks], S]
     extra: Extra | None = None
     outlives: bool = False
+    waits_in: str = ""
 
     def check(self) -> None:
         """Make sure that its client is installed; loads nothing.
@@ -71,10 +76,17 @@ class Sinks:
 
     Built after the fork (connections must not be shared between processes) and
     used by one thread at a time.
+
+    Attributes:
+        away: of a handler that defers, the sinks that its batch is not to call, for
+            what is for them waits in their queues; None of one that does not defer.
+        deferred: what its batch found of sinks, if it has put aside what is for them.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.away: Collection[str] | None = None
+        self.deferred: list[Retry] = []
         self._opened: dict[SinkKey[Any], Any] = {}
 
     def __getitem__(self, key: SinkKey[S]) -> S:
@@ -123,7 +135,9 @@ def _open_rule_states(sinks: Sinks) -> RuleStateStore:
 
 #: The time-series store.
 TIMESERIES = SinkKey(
-    "timeseries", lambda sinks: TimeSeries.from_environment(sinks.settings.env)
+    "timeseries",
+    lambda sinks: TimeSeries.from_environment(sinks.settings.env),
+    waits_in=PENDING_TIMESERIES,
 )
 #: The state of the rules, by series.
 RULE_STATE = SinkKey("rule_state", _open_rule_states)

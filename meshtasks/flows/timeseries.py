@@ -26,6 +26,8 @@ from meshtasks.timing import timed
 
 #: A store that needs longer for one batch is overloaded.
 ANSWER_TIMEOUT_SECONDS = 10.0
+#: So long readings wait whose points may be put aside instead.
+_HASTE_SECONDS = 3.0
 
 _STORED = 204
 _OK = 200
@@ -93,7 +95,7 @@ class TimeSeries:
         return cls(env.influx_url, token, env.influx_org, env.influx_bucket)
 
     @timed("timeseries")
-    def write(self, lines: Sequence[str]) -> dict[int, str]:
+    def write(self, lines: Sequence[str], *, in_haste: bool = False) -> dict[int, str]:
         """Store points, all in one request unless some are refused.
 
         The lines that an answer names are left out, and the others are written once
@@ -103,6 +105,7 @@ class TimeSeries:
 
         Args:
             lines: line protocol with timestamps in milliseconds, one point each.
+            in_haste: do not wait long for an answer: the points can be put aside.
 
         Returns:
             Index → reason of each line that is refused; all others are stored.
@@ -116,7 +119,7 @@ class TimeSeries:
             batch = ahead.pop()
             if not batch:
                 continue
-            refusal = self._post([lines[index] for index in batch])
+            refusal = self._post([lines[index] for index in batch], in_haste=in_haste)
             if refusal is None:
                 continue
             named = refusal.selected
@@ -143,18 +146,23 @@ class TimeSeries:
         """Close the connection."""
         self._http.clear()
 
-    def _post(self, lines: Sequence[str]) -> Refusal | None:
+    def _post(
+        self, lines: Sequence[str], *, in_haste: bool = False
+    ) -> Refusal | None:
         """One write; returns the refusal of lines, if there is one.
 
         Raises SinkUnavailable for a fault that may pass, or of the configuration."""
         body = "\n".join(lines).encode()
+        seconds = self._answer_timeout_seconds
+        if in_haste:
+            seconds = min(seconds, _HASTE_SECONDS)
         try:
             try:
-                answer = self._request(body)
+                answer = self._request(body, seconds)
             except ProtocolError:
                 # A kept connection that the store closed, as it does when it is
                 # restarted: once more, on a new one.
-                answer = self._request(body)
+                answer = self._request(body, seconds)
         except ReadTimeoutError as error:
             fault = self._unavailable("did not answer in time")
             raise fault from error
@@ -171,12 +179,12 @@ class TimeSeries:
                 return None
         raise self._failure(answer)
 
-    def _request(self, body: bytes) -> Answer:
+    def _request(self, body: bytes, timeout_seconds: float) -> Answer:
         return request(
             self._http,
             "POST",
             self._url,
-            timeout_seconds=self._answer_timeout_seconds,
+            timeout_seconds=timeout_seconds,
             body=body,
             headers=self._headers,
         )

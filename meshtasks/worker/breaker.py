@@ -28,6 +28,10 @@ class Breaker:
     Args:
         on_change: called when queues may have to pause, try or resume.
         later: runs a callback in the event loop after so many seconds.
+        waits_in: the queue where what is for a sink may wait while it is away, by sink.
+            A handler that names both needs one of them only, whose circuits are alike.
+        is_consumed: whether a queue is consumed here. What waits in it then tries
+            the sink, so that no other batch has to.
         clock: monotonic seconds, as the batches' starts are given in.
     """
 
@@ -35,10 +39,14 @@ class Breaker:
         self,
         on_change: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
+        waits_in: Mapping[str, str] | None = None,
+        is_consumed: Callable[[str], bool] = lambda _queue: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_change = on_change
         self._later = later
+        self._waits_in = waits_in or {}
+        self._is_consumed = is_consumed
         self._clock = clock
         self._circuits: defaultdict[str, Circuit] = defaultdict(Circuit)
         self._trials: dict[str, float] = {}  # sink → when its batch began
@@ -51,7 +59,32 @@ class Breaker:
         """Whether a queue that needs all these sinks may be consumed."""
         now = self._clock()
         return max(
-            (self._circuits[sink].state(now) for sink in sinks), default=State.CLOSED
+            (self._circuits[sink].state(now) for sink in self._needed(sinks)),
+            default=State.CLOSED,
+        )
+
+    def away(self, sinks: Iterable[str]) -> tuple[str, ...]:
+        """Those of these sinks that a batch is not to call, since what is for them
+        waits in their queues."""
+        named = set(sinks)
+        return tuple(
+            sink
+            for sink, queue in self._waits_in.items()
+            if {sink, queue} <= named and self._is_away(sink)
+        )
+
+    def _needed(self, sinks: Iterable[str]) -> set[str]:
+        """What a batch will call of these sinks and queues."""
+        named = set(sinks)
+        for sink, queue in self._waits_in.items():
+            if {sink, queue} <= named:
+                named.remove(sink if self._is_away(sink) else queue)
+        return named
+
+    def _is_away(self, sink: str) -> bool:
+        state = self._circuits[sink].state(self._clock())
+        return state is State.OPEN or (
+            state is State.HALF_OPEN and self._is_consumed(self._waits_in[sink])
         )
 
     def admits(self, sinks: Iterable[str]) -> bool:
@@ -59,7 +92,8 @@ class Breaker:
         well, one at a time while one of them is tried."""
         state = self.state(sinks)
         return state is State.CLOSED or (
-            state is State.HALF_OPEN and self._trials.keys().isdisjoint(sinks)
+            state is State.HALF_OPEN
+            and self._trials.keys().isdisjoint(self._needed(sinks))
         )
 
     def shrinkage(self, sinks: Iterable[str]) -> int:
@@ -68,7 +102,7 @@ class Breaker:
         itself is thus not tried together with its neighbours for ever.
         """
         now = self._clock()
-        trying = (self._circuits[sink] for sink in sinks)
+        trying = (self._circuits[sink] for sink in self._needed(sinks))
         tries = (each.failed_tries for each in trying if each.state(now))
         return int(10 ** min(max(tries, default=0), 9))
 
@@ -77,7 +111,7 @@ class Breaker:
     def began(self, sinks: Iterable[str], at: float) -> None:
         """A batch that needs these sinks has started."""
         now = self._clock()
-        for sink in sinks:
+        for sink in self._needed(sinks):
             if self._circuits[sink].state(now) is State.HALF_OPEN:
                 self._trials[sink] = at
 
@@ -169,11 +203,10 @@ class Breaker:
         )
         if opened:
             self._reminded_at[sink] = now
-            logger.error(
-                "The circuit of sink %s is open, its queues are paused: %s",
-                sink,
-                unavailable.reason,
-            )
+            queue = self._waits_in.get(sink)
+            what = f"its points wait in {queue}" if queue else "its queues are paused"
+            text = "The circuit of sink %s is open, %s: %s"
+            logger.error(text, sink, what, unavailable.reason)
         elif now - self._reminded_at[sink] >= _REMIND_SECONDS:
             self._reminded_at[sink] = now
             away = circuit.unavailable_seconds(now)
@@ -187,6 +220,8 @@ class Breaker:
         away = circuit.unavailable_seconds(now)
         if circuit.succeeded(began_at, now):
             logger.warning("The circuit of sink %s is closed after %.0f s", sink, away)
+            if (queue := self._waits_in.get(sink)) in self._circuits:
+                self._circuits[queue].succeeded(now, now)  # nothing needs it any more
             self._on_change()
 
     def _wake_after(self, seconds: float) -> None:
@@ -195,10 +230,12 @@ class Breaker:
 
 def _unavailable(result: BatchResult) -> dict[str, Retry]:
     """The sinks that a batch found in trouble, and what the first of its messages
-    says of each."""
+    says of each, or the handler that put aside what is for it."""
     unavailable_sinks: dict[str, Retry] = {}
     for failure in result.failures:
         outcome = failure.outcome
         if isinstance(outcome, Retry) and outcome.sink is not None:
             unavailable_sinks.setdefault(outcome.sink, outcome)
+    for found in result.deferred:
+        unavailable_sinks.setdefault(found.sink or "", found)
     return unavailable_sinks

@@ -9,9 +9,12 @@ and names what to look at. Methods of Celery's consumer are overridden in
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from copy import copy
 from types import SimpleNamespace
@@ -165,7 +168,7 @@ class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
     Args:
         consumer: Celery's consumer.
         task: name of the task.
-        argument: its one argument.
+        arguments: its arguments.
         shown: the argument and keywords as monitors see them.
         time_limit_seconds: a request that runs longer is killed.
     """
@@ -174,11 +177,11 @@ class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
         self,
         consumer: Any,
         task: str,
-        argument: Any,
+        arguments: tuple[Any, ...],
         shown: tuple[str, str],
         time_limit_seconds: float,
     ) -> None:
-        self._argument = argument
+        self._arguments = arguments
         self._time_limit_seconds = time_limit_seconds
         self._ended = False
         task_id = str(uuid.uuid4())
@@ -206,6 +209,11 @@ class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
 
     def start(self, consumer: Any) -> None:
         """Give it to the pool, and tell monitors what Celery's strategy would."""
+        self._tell_received()
+        state.task_reserved(self)
+        consumer.on_task_request(self)
+
+    def _tell_received(self) -> None:
         self.send_event(
             "task-received",
             name=self.name,
@@ -217,15 +225,13 @@ class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
             eta=None,
             expires=None,
         )
-        state.task_reserved(self)
-        consumer.on_task_request(self)
 
     @override
     def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
         """Send it to the pool."""
         result = pool.apply_async(
             run_traced,
-            args=(self.name, self.id, self.request_dict, self._argument),
+            args=(self.name, self.id, self.request_dict, self._arguments),
             accept_callback=self.on_accepted,
             timeout_callback=self.on_timeout,
             callback=self.on_success,
@@ -235,6 +241,22 @@ class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
         )
         self._apply_result = ref(result) if result is not None else None
         return result
+
+    def start_in(self, thread: Executor) -> None:
+        """Run it in a thread of this process, and tell monitors the same."""
+        self._tell_received()
+        state.task_reserved(self)
+        self.on_accepted(os.getpid(), time.time())
+        trace = self.app.tasks[self.name].__trace__
+        running = thread.submit(trace, self.id, self._arguments, {}, self.request_dict)
+        running.add_done_callback(self._on_ran)
+
+    def _on_ran(self, running: Future[Any]) -> None:
+        if (error := running.exception()) is not None:
+            self._fail(f"{type(error).__name__}: {error}")
+            return
+        result, fault, runtime, _text = running.result()
+        self.on_success(((1 if fault else 0), result, runtime))
 
     @override
     def acknowledge(self) -> None:
@@ -282,7 +304,7 @@ class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
 
 
 def run_traced(
-    name: str, task_id: str, context: dict[str, Any], argument: Any
+    name: str, task_id: str, context: dict[str, Any], arguments: tuple[Any, ...]
 ) -> tuple[int, Any, float]:
     """Run a task in the pool under Celery's tracer (signals, logging, request stack).
 
@@ -290,7 +312,7 @@ def run_traced(
     returns the result.
     """
     trace = current_app.tasks[name].__trace__
-    result, fault, runtime, _text = trace(task_id, (argument,), {}, context)
+    result, fault, runtime, _text = trace(task_id, arguments, {}, context)
     return (1 if fault else 0), result, runtime
 
 

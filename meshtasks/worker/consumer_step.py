@@ -28,6 +28,7 @@ from meshtasks.amqp.republisher import Republisher
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import ConfigError
 from meshtasks.flows.circuit import State
+from meshtasks.flows.contract import Handler
 from meshtasks.worker.batching import Buffer
 from meshtasks.worker.breaker import Breaker
 from meshtasks.worker.celery_internals import BurstReader, EventLoop
@@ -61,7 +62,17 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         self._mesh: Mesh = mesh_of(celery_consumer.app)
         settings = self._mesh.settings
         loop = self._loop = EventLoop(celery_consumer.hub)
-        breaker = self._breaker = Breaker(self._on_circuits_changed, loop.later)
+        breaker = self._breaker = Breaker(
+            self._on_circuits_changed,
+            loop.later,
+            waits_in={
+                key.name: key.waits_in
+                for handler in self._mesh.handlers.values()
+                for key in handler.sinks
+                if key.waits_in
+            },
+            is_consumed=lambda queue: queue in self._consumers,
+        )
         self._metrics = WorkerMetrics(celery_consumer.hostname, breaker)
         self._exposition = Exposition(self._metrics.registry, settings.env)
         self._timers = Timers(settings, self._metrics.called)
@@ -216,16 +227,22 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
                 mesh_settings.read(TOPOLOGY).retry_levels,
                 self._celery_consumer.hostname,
                 lambda lost, why: handler.on_exhausted(lost, why, mesh_settings),
+                handler.originals,
             ),
             # in the pool, one being gathered, and two on their way: the broker
             # must not wait for the acknowledgement of one batch to send the next
-            prefetch=settings.batch.count * (self._dispatcher.pool_size + 3),
+            prefetch=settings.batch.count * self._batches_held(handler),
             on_full=self._on_full,
             on_open=self._on_open,
             on_dead=self._completion.dead_on_arrival,
         )
         self._metrics.follow(consumer)
         return consumer
+
+    def _batches_held(self, handler: Handler) -> int:
+        """So many batches of a queue are held at most; those of pending points are
+        large."""
+        return 2 if handler.in_thread else self._dispatcher.pool_size + 3
 
     def _open(self, consumer: QueueConsumer) -> None:
         consumer.open(self._celery_consumer.connection, self._on_lost)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -61,6 +62,7 @@ class BatchRequest(PoolRequest):
         celery_consumer: the worker's consumer.
         queue: the queue, whose name is the task's.
         wires: the messages.
+        away: sinks that it is not to call.
         time_limit_seconds: a batch that runs longer is killed.
         on_result: called once with this request, the result (None when the batch
             was lost) and the reason of a loss; in the pool's thread if the pool
@@ -72,6 +74,7 @@ class BatchRequest(PoolRequest):
         celery_consumer: Any,
         queue: str,
         wires: list[Wire],
+        away: tuple[str, ...],
         time_limit_seconds: float,
         on_result: OnResult,
     ) -> None:
@@ -81,7 +84,8 @@ class BatchRequest(PoolRequest):
             f"({len(wires)} messages, {size_bytes} bytes)",
             f"{{'queue': '{queue}'}}",
         )
-        super().__init__(celery_consumer, queue, wires, shown, time_limit_seconds)
+        arguments = (wires, away) if away else (wires,)
+        super().__init__(celery_consumer, queue, arguments, shown, time_limit_seconds)
 
     @override
     def succeeded(self, result: BatchResult, runtime: float) -> None:
@@ -135,6 +139,8 @@ class Dispatcher:
         self._waiting: deque[PendingBatch] = deque()
         self._running: dict[BatchRequest, _Running] = {}
         self._pumping = False
+        #: Runs the batches of handlers that are not for the pool.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mesh-pending")
 
     @property
     def pool_size(self) -> int:
@@ -193,10 +199,7 @@ class Dispatcher:
             return
         self._pumping = True
         try:
-            while len(self._running) < self.pool_size:
-                batch = self._next()
-                if batch is None:
-                    break
+            while (batch := self._next()) is not None:
                 self._dispatch(batch)
         finally:
             self._pumping = False
@@ -221,7 +224,16 @@ class Dispatcher:
         return None
 
     def _admits(self, consumer: QueueConsumer) -> bool:
-        return self._breaker.admits(consumer.handler.sink_names)
+        return self._has_room(consumer) and self._breaker.admits(
+            consumer.handler.sink_names
+        )
+
+    def _has_room(self, consumer: QueueConsumer) -> bool:
+        running = self._running.values()
+        in_thread = sum(each.batch.consumer.handler.in_thread for each in running)
+        if consumer.handler.in_thread:
+            return not in_thread
+        return len(running) - in_thread < self.pool_size
 
     def _dispatch(self, batch: PendingBatch) -> None:
         consumer, deliveries = batch
@@ -229,6 +241,7 @@ class Dispatcher:
             self._celery_consumer,
             consumer.queue,
             [delivery.to_wire() for delivery in deliveries],
+            self._breaker.away(consumer.handler.sink_names),
             consumer.settings.time_limit_seconds,
             self._on_result,
         )
@@ -236,7 +249,10 @@ class Dispatcher:
         self._running[request] = _Running(batch, started_at)
         consumer.batch_started(started_at)
         self._breaker.began(consumer.handler.sink_names, started_at)
-        request.start(self._celery_consumer)
+        if consumer.handler.in_thread:
+            request.start_in(self._thread)
+        else:
+            request.start(self._celery_consumer)
 
     def _on_result(
         self, request: BatchRequest, result: BatchResult | None, reason: str

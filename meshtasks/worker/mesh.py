@@ -54,8 +54,8 @@ def mesh_of(app: Any) -> Mesh:
 
 
 def _register(app: Celery, queue: str, runner: BatchRunner, settings: Settings) -> None:
-    def run(wires: list[Any]) -> BatchResult:
-        return runner(wires)
+    def run(wires: list[Any], away: Collection[str] = ()) -> BatchResult:
+        return runner(wires, away)
 
     retry = settings.read(QUEUES).for_queue(queue).retry
     run.__doc__ = f"One batch of messages of queue {queue}."

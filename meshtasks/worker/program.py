@@ -118,7 +118,8 @@ def _missing_client(mesh: Mesh, queue: str) -> str | None:
 def selected(
     mesh: Mesh, include: Iterable[str] | None, exclude: Iterable[str] | None
 ) -> list[str]:
-    """The queues that ``-Q`` and ``-X`` leave, each once.
+    """The queues that ``-Q`` and ``-X`` leave, and those where what these put aside
+    waits, each once.
 
     Args:
         mesh: of the worker.
@@ -145,7 +146,20 @@ def selected(
     if not left:
         option = "-X" if include is None else "-Q"
         raise _fault(option, "leaves no queue to consume")
-    return left
+    waiting = [queue for queue in _waiting(mesh, left) if queue not in left_out]
+    return [*dict.fromkeys((*left, *waiting))]
+
+
+def _waiting(mesh: Mesh, queues: Iterable[str]) -> list[str]:
+    """The queues where what these have put aside waits: whoever fills one consumes
+    it."""
+    return [
+        key.waits_in
+        for queue in queues
+        if (handler := mesh.handlers.get(queue)) is not None and handler.defers
+        for key in handler.sinks
+        if key.waits_in in mesh.handlers
+    ]
 
 
 def _names(given: Iterable[str]) -> list[str]:

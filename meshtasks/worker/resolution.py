@@ -71,6 +71,7 @@ class OutcomeResolver:
         worker: name of this worker, for the dead letter.
         on_exhausted: what is published beside the dead letter of a message after its
             last retry (its body is the JSON of the records that failed), and why.
+        originals: what is dead-lettered in the place of a message.
     """
 
     queue: str
@@ -78,6 +79,7 @@ class OutcomeResolver:
     levels: tuple[int, ...]
     worker: str
     on_exhausted: Callable[[Envelope, str], Sequence[Outgoing]] = lambda *_: ()
+    originals: Callable[[FailedMessage], Sequence[FailedMessage]] = lambda one: (one,)
 
     def resolve(
         self,
@@ -196,10 +198,11 @@ class OutcomeResolver:
             lost = replace(delivery, body=body)
             envelope = envelope_of(lost.to_wire(), self.queue)
             resolution.outgoing.extend(self.on_exhausted(envelope, reason))
-        letter = dead_message(
-            failing, outcome, task_id=task_id, worker=self.worker, now=now
-        )
-        resolution.dead_letter(letter, outcome.error_type)
+        for original in self.originals(failing):
+            letter = dead_message(
+                original, outcome, task_id=task_id, worker=self.worker, now=now
+            )
+            resolution.dead_letter(letter, outcome.error_type)
 
     def _backoff_seconds(self, attempt: int) -> float:
         """Celery's own backoff."""

@@ -50,6 +50,7 @@ class BatchResult:
         seconds: it took in the pool, decoding and sinks included.
         sink_calls: what its handler asked of sinks.
         empty: messages without a body that ask for nothing.
+        deferred: what was found of sinks whose part of it now waits in their queues.
     """
 
     messages: int
@@ -58,6 +59,7 @@ class BatchResult:
     seconds: float = 0.0
     sink_calls: tuple[SinkCall, ...] = ()
     empty: int = 0
+    deferred: tuple[Retry, ...] = ()
 
     @property
     def dead(self) -> int:

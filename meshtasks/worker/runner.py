@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Collection
 from itertools import repeat
 from typing import Any
 
@@ -71,14 +72,23 @@ class BatchRunner:
         self._max_message_bytes = limits.max_message_bytes
         self._logged: set[str] = set()  # types of errors
 
-    def __call__(self, wires: list[Wire]) -> BatchResult:
-        """Decode, handle, fold; take the time of it."""
+    def __call__(self, wires: list[Wire], away: Collection[str] = ()) -> BatchResult:
+        """Decode, handle, fold; take the time of it.
+
+        Args:
+            wires: the messages.
+            away: sinks that are not to be called, if the handler defers.
+        """
         began = time.perf_counter()
+        sinks = thread_sinks(self._settings)
+        sinks.away = away if self._handler.defers else None
+        sinks.deferred = []
         with listening() as calls:
             records, failures, empty = self._run(wires)
         seconds = time.perf_counter() - began
         return BatchResult(
-            len(wires), records, tuple(failures), seconds, tuple(calls), empty
+            *(len(wires), records, tuple(failures), seconds, tuple(calls), empty),
+            tuple(sinks.deferred),
         )
 
     def _run(self, wires: list[Wire]) -> tuple[int, list[Failure], int]:

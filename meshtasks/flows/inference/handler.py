@@ -128,6 +128,7 @@ def run_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
     "ai.inference.results",
     record=InferenceResult,
     sinks=(TIMESERIES, RULE_STATE),
+    defers=True,
     validate=_dead_results,
 )
 def evaluate_results(batch: Batch[InferenceResult], sinks: Sinks) -> list[Outcome]:

@@ -41,14 +41,26 @@ def _dead(
     return _read(metrics, envelopes, settings).dead
 
 
-@handles("metrics.system", record=Metric, sinks=_SINKS, validate=_dead, telegraf=True)
+@handles(
+    "metrics.system",
+    record=Metric,
+    sinks=_SINKS,
+    defers=True,
+    validate=_dead,
+    telegraf=True,
+)
 def store_system_metrics(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
     """Store what hosts and devices measure of themselves."""
     return _store(batch, sinks)
 
 
 @handles(
-    "metrics.application", record=Metric, sinks=_SINKS, validate=_dead, telegraf=True
+    "metrics.application",
+    record=Metric,
+    sinks=_SINKS,
+    defers=True,
+    validate=_dead,
+    telegraf=True,
 )
 def store_application_metrics(batch: Batch[Metric], sinks: Sinks) -> list[Outcome]:
     """Store what services measure of themselves."""

@@ -66,6 +66,7 @@ def handler_of_kind(queue: str, kind: str) -> Handler:
         SensorReading,
         (TIMESERIES, RULE_STATE),
         bare_value=True,
+        defers=True,
         validate=validate,
         struct=Reading,
     )
