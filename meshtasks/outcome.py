@@ -86,15 +86,20 @@ def outcome_of(error: BaseException) -> Retry | Dead:
         case InvalidMessage() | SinkRejected():
             return Dead(reason, kind)
         case SinkUnavailable():
-            return Retry(
-                reason,
-                kind,
-                sink=error.sink,
-                retry_after_seconds=error.retry_after_seconds,
-            )
+            return retry_of(error)
         case Transient():
             return Retry(reason, kind, retry_after_seconds=error.retry_after_seconds)
         case _:
             text = masked("".join(traceback.format_exception(error)))
             fate = Dead if isinstance(error, PROGRAMMING_ERRORS) else Retry
             return fate(reason, kind, traceback=text[-TRACEBACK_LIMIT_CHARS:])
+
+
+def retry_of(error: SinkUnavailable) -> Retry:
+    """What a sink in trouble stands for."""
+    return Retry(
+        masked(str(error))[:REASON_LIMIT_CHARS],
+        type(error).__name__,
+        sink=error.sink,
+        retry_after_seconds=error.retry_after_seconds,
+    )

@@ -46,7 +46,7 @@ def task_queues(topology: Topology) -> list[kombu.Queue]:
     is there, before each connection's first command: a caller gets an error rather
     than have a command vanish, and needs no right to declare or to read it.
     """
-    by_name = {queue.name: queue for queue in topology.queues}
+    by_name = {queue.name: queue for queue in topology.named_queues}
     direct = kombu.Exchange("", type="direct")
     domain = [
         _queue(by_name[name], exchange=direct, routing_key=name, no_declare=True)

@@ -38,7 +38,7 @@ class FailedMessage(NamedTuple):
 def retry_message(
     failing: FailedMessage,
     *,
-    level_seconds: int,
+    level_seconds: int | None,
     attempt: int,
     now: float,
     single: bool,
@@ -47,6 +47,7 @@ def retry_message(
 
     The exchange ``retry.<seconds>`` is a fanout into a queue whose messages
     expire to the default exchange with the routing key kept: the queue's name.
+    Without a wait (None) it goes to the end of that queue.
     """
     extra: dict[str, object] = {
         headers.QUEUE: failing.queue,
@@ -55,7 +56,8 @@ def retry_message(
     }
     if single:
         extra[headers.SINGLE] = 1
-    return _again(failing, f"retry.{level_seconds}", failing.queue, extra)
+    exchange = "" if level_seconds is None else f"retry.{level_seconds}"
+    return _again(failing, exchange, failing.queue, extra)
 
 
 def dead_message(

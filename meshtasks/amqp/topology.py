@@ -76,20 +76,16 @@ class Topology(Entity):
 
     @model_validator(mode="before")
     @classmethod
-    def _complete(cls, data: Any) -> Any:
-        """Lay the defaults under, and add the queue of what is pending."""
-        if not isinstance(data, dict):
+    def _lay_defaults_under(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("defaults"), dict):
             return data
-        result, defaults = dict(data), data.get("defaults")
+        result = dict(data)
         for plural, singular in (("exchanges", "exchange"), ("queues", "queue")):
-            base = defaults.get(singular) if isinstance(defaults, dict) else None
-            items = data.get(plural)
+            base, items = data["defaults"].get(singular), data.get(plural)
             if isinstance(base, dict) and isinstance(items, list):
                 result[plural] = [
                     base | item if isinstance(item, dict) else item for item in items
                 ]
-        if isinstance(queues := result.get("queues"), list):
-            result["queues"] = [*queues, *_pending(queues)]
         return result
 
     @model_validator(mode="after")
@@ -98,9 +94,28 @@ class Topology(Entity):
         return self
 
     @cached_property
+    def named_queues(self) -> tuple[Queue, ...]:
+        """The queues of the file, and the one of pending points, which a file need not
+        name: it then dead-letters as the first of those that do. It has no delivery
+        limit: while it is full, what tried the store in vain is given back to it."""
+        if any(queue.name == PENDING_TIMESERIES for queue in self.queues):
+            return self.queues
+        like = next(
+            (q for q in self.queues if q.dead_letter_exchange is not None), None
+        )
+        if like is None:
+            return self.queues
+        own = {
+            "name": PENDING_TIMESERIES,
+            "max_bytes": _PENDING_BYTES,
+            "delivery_limit": None,
+        }
+        return (*self.queues, like.model_copy(update=own))
+
+    @cached_property
     def queue_names(self) -> frozenset[str]:
-        """Names of the queues of the file; the retry queues are not among them."""
-        return frozenset(queue.name for queue in self.queues)
+        """Names of :attr:`named_queues`; the retry queues are not among them."""
+        return frozenset(queue.name for queue in self.named_queues)
 
     @cached_property
     def dead_letter_queue(self) -> str:
@@ -112,7 +127,7 @@ class Topology(Entity):
         """Names of the queues that carry what was published to the mesh, or what
         waits for a sink: not dead letters or commands."""
         others = {self.dead_letter_queue, self.commands_queue}
-        return tuple(q.name for q in self.queues if q.name not in others)
+        return tuple(q.name for q in self.named_queues if q.name not in others)
 
     @cached_property
     def retry_queues(self) -> tuple[RetryQueue, ...]:
@@ -139,7 +154,7 @@ class Topology(Entity):
     @cached_property
     def all_queues(self) -> tuple[Queue | RetryQueue | AnswersQueue, ...]:
         """Every queue of the mesh, retries and the answers to commands included."""
-        return (*self.queues, self.answers_queue, *self.retry_queues)
+        return (*self.named_queues, self.answers_queue, *self.retry_queues)
 
     @cached_property
     def all_bindings(self) -> tuple[Binding, ...]:
@@ -171,20 +186,6 @@ class Topology(Entity):
             return frozenset()
         reached = self.queues_reached(exchange, routing_key)
         return reached.intersection(self.domain_queues)
-
-
-def _pending(queues: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """The queue of what is pending, like the first of the others that dead-letters,
-    unless it is among them."""
-    known = [queue for queue in queues if isinstance(queue, dict)]
-    if any(queue.get("name") == PENDING_TIMESERIES for queue in known):
-        return
-    for queue in known:
-        if queue.get("dead_letter_exchange"):
-            own = {"name": PENDING_TIMESERIES, "max_bytes": _PENDING_BYTES}
-            kept = queue.keys() & QueueDefaults.model_fields.keys()
-            yield {name: queue[name] for name in kept} | own
-            return
 
 
 def faults_of(topology: Topology) -> list[InitErrorDetails]:

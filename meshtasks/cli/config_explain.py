@@ -174,7 +174,7 @@ def _reached(
         flow.name,
         f"{function.__module__}.{getattr(function, '__name__', '?')}",
         (function.__doc__ or "").partition("\n")[0],
-        handler.sink_names,
+        tuple(key.name for key in handler.sinks),
         tuple(
             (detail, {} if detail.alert is None else _routes(policy, detail.alert))
             for detail in flow.explain(settings, handler, routing_key)

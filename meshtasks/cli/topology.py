@@ -190,7 +190,7 @@ def tree(topology: Topology) -> Tree:
             if binding.exchange == name:
                 branch.add(_way(binding))
     queues = root.add(f"queues [dim]{_settings(usual.queue)}[/]")
-    for queue in topology.queues:
+    for queue in topology.named_queues:
         own = _settings(queue)
         unusual = "" if own == _settings(usual.queue) else f" [dim]{own}[/]"
         queues.add(_coloured(queue.name) + unusual)
@@ -210,7 +210,7 @@ def mermaid(topology: Topology) -> str:
     for name, what in _exchanges(topology):
         lines.append(f'  {_id("x", name)}{{{{"{name}<br/>{what}"}}}}:::{_domain(name)}')
     for title, queues in (
-        ("queues", [*_names(topology.queues), topology.answers_queue.name]),
+        ("queues", [*_names(topology.named_queues), topology.answers_queue.name]),
         ("retries", _names(topology.retry_queues)),
     ):
         lines.append(f"  subgraph {title}")

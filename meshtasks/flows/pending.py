@@ -14,10 +14,10 @@ the pool from handling readings.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NotRequired
 
 import msgspec
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.failed import FailedMessage
@@ -27,7 +27,7 @@ from meshtasks.amqp.topology import PENDING_TIMESERIES
 from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable
 from meshtasks.flows.contract import Batch, Flow, handles
 from meshtasks.flows.sinks import PUBLISHER, TIMESERIES, Sinks
-from meshtasks.outcome import DONE, Dead, Outcome
+from meshtasks.outcome import DONE, Dead, Outcome, outcome_of
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.json_text import array_members, members_of
 from meshtasks.timing import timing
@@ -200,8 +200,11 @@ def write_pending(batch: Batch[_Entry], sinks: Sinks) -> list[Outcome]:
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     indices = [n for n, entry in enumerate(batch.records) for _ in entry.lines]
     lines = [line for entry in batch.records for line in entry.lines]
-    for point, reason in sinks[TIMESERIES].write(lines).items():
-        outcomes[indices[point]] = Dead(reason, SinkRejected.__name__)
+    try:
+        for point, reason in sinks[TIMESERIES].write(lines).items():
+            outcomes[indices[point]] = Dead(reason, SinkRejected.__name__)
+    except SinkUnavailable as error:
+        return [outcome_of(error)] * len(outcomes)
     return outcomes
 
 

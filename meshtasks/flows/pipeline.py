@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from time import time as epoch_now
 from typing import TypeVar
@@ -21,7 +21,7 @@ from meshtasks.flows.excerpts import (
 from meshtasks.flows.metric_points import Transformed
 from meshtasks.flows.pending import put_aside
 from meshtasks.flows.sinks import PUBLISHER, RULE_STATE, TIMESERIES, Sinks
-from meshtasks.outcome import DONE, Dead, Outcome, Retry, outcome_of
+from meshtasks.outcome import DONE, Dead, Outcome, outcome_of, retry_of
 from meshtasks.records.envelope import Envelope, record_id
 from meshtasks.records.json_text import members_of
 from meshtasks.rules.evaluation import Watched, evaluate
@@ -32,10 +32,10 @@ ALERTS_EXCHANGE = "alerts"
 
 
 def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Outcome]:
-    """Look at the points of a batch with the rules, store them, and archive the
+    """Store the points of a batch, look at them with the rules, and archive the
     selected records: what one record ends in does not touch the others.
 
-    The rules come first, so that no alarm waits for the store.
+    Where points may be put aside the rules come first: no alarm waits for the store.
 
     Args:
         batch: the batch.
@@ -48,8 +48,13 @@ def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Out
     try:
         # a record may have several points
         stored = dict(zip(points.indices, points.times, strict=True))
+        refused: Mapping[int, str] = {}
+        if sinks.away is None:
+            refused = sinks[TIMESERIES].write(points.lines)
         give_alerts(points.watched, epoch_now(), sinks)
-        for point, reason in _write(batch, points, sinks).items():
+        if sinks.away is not None:
+            refused = _write_or_put_aside(batch, points, sinks.away, sinks)
+        for point, reason in refused.items():
             index = points.indices[point]
             outcomes[index] = Dead(reason, SinkRejected.__name__)
             stored.pop(index, None)
@@ -60,20 +65,16 @@ def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Out
     return outcomes
 
 
-def _write(
-    batch: Batch[R], points: Transformed, sinks: Sinks
+def _write_or_put_aside(
+    batch: Batch[R], points: Transformed, away: Collection[str], sinks: Sinks
 ) -> Mapping[int, str]:
-    """Write points, or put them aside while the store is away; the index and reason of
+    """Write points, or put them aside if the store is away; the index and reason of
     those that it refuses."""
-    if sinks.away is None:
-        return sinks[TIMESERIES].write(points.lines)
-    if TIMESERIES.name not in sinks.away:
+    if TIMESERIES.name not in away:
         try:
             return sinks[TIMESERIES].write(points.lines, in_haste=True)
         except SinkUnavailable as error:
-            found = outcome_of(error)
-            if isinstance(found, Retry):
-                sinks.deferred.append(found)
+            sinks.deferred.append(retry_of(error))
     put_aside(batch, points.indices, points.lines, sinks)
     return {}
 

@@ -146,9 +146,7 @@ class TimeSeries:
         """Close the connection."""
         self._http.clear()
 
-    def _post(
-        self, lines: Sequence[str], *, in_haste: bool = False
-    ) -> Refusal | None:
+    def _post(self, lines: Sequence[str], *, in_haste: bool = False) -> Refusal | None:
         """One write; returns the refusal of lines, if there is one.
 
         Raises SinkUnavailable for a fault that may pass, or of the configuration."""

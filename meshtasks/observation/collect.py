@@ -104,7 +104,7 @@ class Collector:
             taken_at=time.time(),
             queues=tuple(
                 _queue(queue.name, depths[queue.name], active)
-                for queue in self._topology.queues
+                for queue in self._topology.named_queues
                 if queue.name in depths
             ),
             retry={

@@ -28,20 +28,20 @@ class Breaker:
     Args:
         on_change: called when queues may have to pause, try or resume.
         later: runs a callback in the event loop after so many seconds.
+        clock: monotonic seconds, as the batches' starts are given in.
         waits_in: the queue where what is for a sink may wait while it is away, by sink.
             A handler that names both needs one of them only, whose circuits are alike.
         is_consumed: whether a queue is consumed here. What waits in it then tries
             the sink, so that no other batch has to.
-        clock: monotonic seconds, as the batches' starts are given in.
     """
 
     def __init__(
         self,
         on_change: Callable[[], None],
         later: Callable[[float, Callable[[], None]], object],
+        clock: Callable[[], float] = time.monotonic,
         waits_in: Mapping[str, str] | None = None,
         is_consumed: Callable[[str], bool] = lambda _queue: True,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_change = on_change
         self._later = later
@@ -204,9 +204,12 @@ class Breaker:
         if opened:
             self._reminded_at[sink] = now
             queue = self._waits_in.get(sink)
-            what = f"its points wait in {queue}" if queue else "its queues are paused"
-            text = "The circuit of sink %s is open, %s: %s"
-            logger.error(text, sink, what, unavailable.reason)
+            logger.error(
+                "The circuit of sink %s is open, its queues are paused%s: %s",
+                sink,
+                f", and points wait in {queue}" if queue else "",
+                unavailable.reason,
+            )
         elif now - self._reminded_at[sink] >= _REMIND_SECONDS:
             self._reminded_at[sink] = now
             away = circuit.unavailable_seconds(now)
@@ -220,8 +223,9 @@ class Breaker:
         away = circuit.unavailable_seconds(now)
         if circuit.succeeded(began_at, now):
             logger.warning("The circuit of sink %s is closed after %.0f s", sink, away)
-            if (queue := self._waits_in.get(sink)) in self._circuits:
-                self._circuits[queue].succeeded(now, now)  # nothing needs it any more
+            queue = self._waits_in.get(sink, "")
+            if queue in self._circuits:  # nothing needs it any more
+                self._circuits[queue].succeeded(now, now)
             self._on_change()
 
     def _wake_after(self, seconds: float) -> None:

@@ -111,14 +111,17 @@ class Completion:
     def _carry_out(self, consumer: QueueConsumer, resolution: Resolution) -> None:
         if resolution.done:
             self._acknowledge(consumer, resolution.done)
-        if resolution.moved:
-            self._republisher.send(
-                PublishRequest(
-                    resolution.outgoing,
-                    partial(self._on_published, consumer, resolution),
-                    is_wanted=lambda: consumer.alive,
-                )
+        if not resolution.moved:
+            return
+        published = partial(self._on_published, consumer, resolution)
+        if consumer.resolver.to_its_end and not resolution.dead:
+            # once: it must not wait for room in the queue that it came from
+            request = PublishRequest(resolution.outgoing, published)
+        else:
+            request = PublishRequest(
+                resolution.outgoing, published, is_wanted=lambda: consumer.alive
             )
+        self._republisher.send(request)
 
     def _acknowledge(self, consumer: QueueConsumer, tags: list[int]) -> None:
         if consumer.alive:
@@ -135,6 +138,9 @@ class Completion:
         if error is None:
             self._loop.soon(self._on_moved, consumer, resolution)
             return
+        if consumer.resolver.to_its_end and not resolution.dead:
+            self._loop.soon(self._give_back, consumer, resolution)
+            return
         logger.critical(
             "Left to the broker's own dead-lettering, since publishing is refused "
             "(is the topology whole? meshtasks topology check): %s",
@@ -145,6 +151,10 @@ class Completion:
     def _on_moved(self, consumer: QueueConsumer, resolution: Resolution) -> None:
         self._metrics.moved(consumer.queue, resolution)
         self._acknowledge(consumer, resolution.moved)
+
+    def _give_back(self, consumer: QueueConsumer, resolution: Resolution) -> None:
+        if consumer.alive:
+            consumer.give_back(resolution.moved)
 
     def _reject(self, consumer: QueueConsumer, resolution: Resolution) -> None:
         if consumer.alive:

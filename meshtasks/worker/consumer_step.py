@@ -228,6 +228,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
                 self._celery_consumer.hostname,
                 lambda lost, why: handler.on_exhausted(lost, why, mesh_settings),
                 handler.originals,
+                to_its_end=handler.in_thread,
             ),
             # in the pool, one being gathered, and two on their way: the broker
             # must not wait for the acknowledgement of one batch to send the next

@@ -197,6 +197,13 @@ class QueueConsumer:
             self._channel.basic_reject(tag, requeue=False)
             self._watermark.skip(tag)
 
+    def give_back(self, tags: Iterable[int]) -> None:
+        """Leave messages where they were in the queue."""
+        for tag in tags:
+            self.unresolved -= 1
+            self._channel.basic_reject(tag, requeue=True)
+            self._watermark.skip(tag)
+
     def _on_cancelled(self, _consumer_tag: str) -> None:
         self._on_lost(self, f"the broker cancelled the consumer of {self.queue}")
 

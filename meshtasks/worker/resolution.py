@@ -72,6 +72,9 @@ class OutcomeResolver:
         on_exhausted: what is published beside the dead letter of a message after its
             last retry (its body is the JSON of the records that failed), and why.
         originals: what is dead-lettered in the place of a message.
+        to_its_end: what waits for a sink does so in this queue, at its end. By way of a
+            retry queue it would not come back to one that is full: RabbitMQ tries that
+            every three minutes, 32 messages at a time, whatever waits behind them.
     """
 
     queue: str
@@ -80,6 +83,7 @@ class OutcomeResolver:
     worker: str
     on_exhausted: Callable[[Envelope, str], Sequence[Outgoing]] = lambda *_: ()
     originals: Callable[[FailedMessage], Sequence[FailedMessage]] = lambda one: (one,)
+    to_its_end: bool = False
 
     def resolve(
         self,
@@ -148,7 +152,7 @@ class OutcomeResolver:
             failing = FailedMessage(delivery, self.queue, delivery.body)
             message = retry_message(
                 failing,
-                level_seconds=self.levels[0],
+                level_seconds=None if self.to_its_end else self.levels[0],
                 attempt=delivery.attempt,
                 now=now,
                 single=False,
@@ -180,13 +184,13 @@ class OutcomeResolver:
                 counts=verdict.counts,
             )
             if not isinstance(decision, GiveUp):
+                level = retry_level(
+                    self.levels, decision.delay_seconds, verdict.wait_seconds
+                )
+                waits_here = self.to_its_end and not verdict.counts
                 message = retry_message(
                     failing,
-                    level_seconds=retry_level(
-                        self.levels,
-                        decision.delay_seconds,
-                        verdict.wait_seconds,
-                    ),
+                    level_seconds=None if waits_here else level,
                     attempt=decision.attempt,
                     now=now,
                     single=isolate,

@@ -87,7 +87,7 @@ def test_a_store_that_refuses_writes_and_passes_its_probe_loses_nothing(
         publish(env, 200, 100)
         store.full = False
         wait_until(lambda: len(store.stored()) == 600, 10, "points after")
-        wait_until(lambda: "Resumed sensors.humidity" in worker.log(), 10, "the end")
+        wait_until(lambda: "Resumed pending.timeseries" in worker.log(), 10, "the end")
         said = [line for line in worker.log().splitlines() if LOGGED.match(line)]
 
     assert sum("is open, its queues" in line for line in said) == 1

@@ -138,4 +138,19 @@ CASES = [
         "not JSON",
         ("line", "metrics.system.nas"),
     ),
+    Case(
+        "pending.timeseries",
+        "pending.timeseries",
+        {
+            "lines": [f"waited value=1 {round(NOW * 1000)}"],
+            "queue": "metrics.system",
+            "exchange": "metrics",
+            "routing_key": "metrics.system.nas",
+            "received_at": NOW,
+            "body": '{"name": "waited", "value": 1}',
+        },
+        {"lines": "waited value=1"},
+        "lines: expected",
+        ("point", "waited_value", 1),
+    ),
 ]

@@ -78,7 +78,7 @@ def test_every_queue_with_a_handler_can_be_reached() -> None:
         for queue in found(operation["channel"]["$ref"])["messages"]
     }
 
-    assert received == set(HANDLERS)
+    assert received == set(HANDLERS) - {"pending.timeseries"}  # only the mesh fills it
 
 
 def test_the_parameters_of_a_channel_are_those_of_its_address() -> None:

@@ -88,12 +88,12 @@ class TestWhatShips:
             ("amq.topic", "devices", "*.binary_sensor.*.state"),
         }
 
-    def test_thirteen_queues_carry_the_domains_plain_json_and_one_the_devices(
+    def test_thirteen_queues_carry_the_domains_plain_json_one_the_devices_one_waits(
         self,
     ) -> None:
         topology = shipped_topology()
 
-        assert len(topology.domain_queues) == 13 + 1
+        assert len(topology.domain_queues) == 13 + 1 + 1
         assert topology.queue_names - set(topology.domain_queues) == {
             "dead.letter.queue",
             "commands",
@@ -177,7 +177,34 @@ class TestDefaults:
 
         old, new = topology.queues[0], topology.queues[-1]
         assert new.arguments == old.arguments
-        assert topology.domain_queues == ("sensors.temperature", "sensors.pressure")
+        assert topology.domain_queues == (
+            "sensors.temperature",
+            "sensors.pressure",
+            "pending.timeseries",
+        )
+
+    def test_the_queue_of_pending_points_need_not_be_named(self) -> None:
+        topology = Topology.model_validate(small_document())
+
+        pending = topology.named_queues[-1]
+        like = topology.queues[0].arguments
+        assert pending.arguments == {
+            **like,
+            "x-delivery-limit": UNLIMITED_DELIVERIES,
+            "x-max-length-bytes": 1 << 30,
+        }
+
+    def test_the_queue_of_pending_points_has_another_bound_once_it_is_named(
+        self,
+    ) -> None:
+        document = small_document()
+        document["queues"].append({"name": "pending.timeseries", "max_bytes": 1000})
+
+        topology = Topology.model_validate(document)
+
+        (pending,) = [q for q in topology.named_queues if q.name.startswith("pending")]
+        assert pending.arguments["x-max-length-bytes"] == 1000
+        assert pending.arguments["x-overflow"] == "reject-publish"
 
     def test_a_queue_may_say_otherwise(self) -> None:
         document = small_document()
