@@ -7,11 +7,9 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from functools import partial
 from threading import Event
 from typing import Annotated, NamedTuple
 
@@ -21,28 +19,21 @@ from meshtasks.amqp.connecting import missing_queues
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.archive_garage import garage
+from meshtasks.cli.archive_verify import Domains, End, Start, period_of, verify
 from meshtasks.cli.terminal import (
     EXIT_INTERRUPTED,
     counting,
     fail,
-    moment_of,
     say,
     stopping_on_signals,
 )
 from meshtasks.config.settings import Settings, load_settings
-from meshtasks.errors import (
-    SchemaMismatch,
-    SinkRejected,
-    Transient,
-    Unroutable,
-)
-from meshtasks.flows.analytics.layout import damaged_files
+from meshtasks.errors import SchemaMismatch, SinkRejected, Transient, Unroutable
 from meshtasks.flows.archive.objects import ObjectStore, open_store
 from meshtasks.flows.archive.reading import (
     ArchivedRecord,
     Found,
     Period,
-    check,
     content_of,
     objects_in,
     read_line,
@@ -52,10 +43,7 @@ from meshtasks.flows.loading import load_flows
 from meshtasks.flows.sinks import TIMESERIES
 from meshtasks.flows.victoriametrics import look
 
-_EXIT_DAMAGED = 1
 _EXIT_KEPT = 1
-#: Small objects cost a round trip each, and several can be under way.
-_READS_AT_ONCE = 8
 #: Messages that are published together.
 _BATCH = 500
 _DAMAGED_LINE = "a line is damaged; meshtasks archive verify names its object"
@@ -65,23 +53,9 @@ app = typer.Typer(
 )
 app.command()(garage)
 
-_Start = Annotated[
-    str,
-    typer.Option(
-        "--from", metavar="TIME", help="2026-11-20, 2026-11-20T13:00, or 7d ago."
-    ),
-]
-_End = Annotated[
-    str, typer.Option("--to", metavar="TIME", help="As --from; not included.")
-]
-_Domains = Annotated[
-    list[str] | None,
-    typer.Option("--domain", metavar="NAME", help="As sensors; may be repeated."),
-]
-
 
 @app.command("list")
-def list_(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> None:
+def list_(*, start: Start = "", end: End = "", domain: Domains = None) -> None:
     """Show what is archived: objects and bytes, by domain and UTC date.
 
     Exit codes: 0; 69 the archive cannot be read.
@@ -89,7 +63,7 @@ def list_(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> Non
     totals: dict[tuple[str, date], list[int]] = defaultdict(lambda: [0, 0])
     foreign = 0
     with closing(open_store(load_settings().env)) as store:
-        for found in objects_in(store, _period(start, end), domain or ()):
+        for found in objects_in(store, period_of(start, end), domain or ()):
             if found.parsed is None:
                 foreign += 1
                 continue
@@ -107,57 +81,15 @@ def list_(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> Non
         say(f"and {foreign:,} objects that are not the mesh's")
 
 
-@app.command()
-def verify(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> None:
-    """Read the archive, and check that every object is as it was stored.
-
-    An object's name is made of the ids and times of its records; where the store keeps
-    metadata (S3 does), sha256 and count are compared as well. Parquet files that
-    compaction has moved below damaged/ are listed too: their rows were made again from
-    the archive, so they can be deleted.
-
-    Exit codes: 0; 1 an object is damaged, which is named; 69 the archive cannot be
-    read.
-    """
-    records = damaged = size_bytes = 0
-    period = _period(start, end)
-    with (
-        closing(open_store(load_settings().env)) as store,
-        ThreadPoolExecutor(_READS_AT_ONCE) as reading,
-        counting("verifying") as bar,
-    ):
-        objects = objects_in(store, period, domain or ())
-        names = [found.info.name for found in objects]
-        checks = reading.map(partial(check, store), names)
-        for number, (found, checked) in enumerate(zip(objects, checks, strict=True), 1):
-            records += checked.records
-            size_bytes += found.info.size_bytes
-            if checked.fault:
-                damaged += 1
-                say(f"{found.info.name}: {checked.fault}")
-            bar.update(number, len(objects))
-        aside = [
-            name
-            for name, file in damaged_files(store)
-            if period.meets_day(file.partition.date)
-            and (not domain or file.partition.domain in domain)
-        ]
-    for name in aside:
-        say(f"{name}: a damaged file of the dataset, moved here by compaction")
-    say(
-        f"{len(objects):,} objects, {records:,} records, {size_bytes / 1e6:.2f} MB: "
-        + (f"{damaged:,} DAMAGED" if damaged else "all sound")
-    )
-    if damaged:
-        raise typer.Exit(_EXIT_DAMAGED)
+app.command()(verify)
 
 
 @app.command()
 def replay(  # noqa: PLR0913 - its parameters are its options
     *,
-    start: _Start,
-    end: _End = "",
-    domain: _Domains = None,
+    start: Start,
+    end: End = "",
+    domain: Domains = None,
     to_queue: Annotated[
         str,
         typer.Option(metavar="QUEUE", help="To this queue only."),
@@ -193,7 +125,7 @@ def replay(  # noqa: PLR0913 - its parameters are its options
     Example: meshtasks archive replay --from 2026-11-20 --to 2026-11-21 --domain sensors
     """
     settings = load_settings()
-    period = _period(start, end)
+    period = period_of(start, end)
     if to_queue and missing_queues(settings.env.amqp_url, [to_queue]):
         fail(f"the broker has no queue {to_queue}", _EXIT_KEPT)
     with closing(open_store(settings.env)) as store, stopping_on_signals() as stopping:
@@ -372,11 +304,3 @@ class _Replay:
         if self.rate is not None and not self.dry:
             rest = batch.sent.total() / self.rate - (time.monotonic() - began)
             self.stopping.wait(max(0.0, rest))
-
-
-def _period(start: str, end: str) -> Period:
-    now = time.time()
-    return Period(
-        moment_of(start, now, "--from") if start else -math.inf,
-        moment_of(end, now, "--to") if end else math.inf,
-    )
