@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 import urllib.request
@@ -15,14 +16,15 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 import typer
+from amqp.exceptions import NotFound
 from rich.console import Console
 
 from meshtasks.amqp.accounts import missing_rights
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.drift import compare
-from meshtasks.amqp.management import nodes, read, urls
+from meshtasks.amqp.management import Node, nodes, read, urls
 from meshtasks.amqp.queues import QUEUES
-from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
 from meshtasks.cli.config_findings import findings
 from meshtasks.cli.terminal import say
 from meshtasks.config.settings import Settings, load_settings
@@ -41,6 +43,8 @@ _GRACE_SECONDS = 60.0
 _OLDEST_RABBITMQ = (3, 10)
 _HTTP_SECONDS = 5.0
 _SKEW_SECONDS = 5.0
+#: Above the broker's limit: with less it may stop to take messages soon.
+_LITTLE_FREE_BYTES = 1 << 30
 #: What a check may raise: the service does not answer, or refuses.
 _FAULTS = (MeshError, OSError)
 
@@ -158,6 +162,7 @@ def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
     ):
         yield Check(name, partial(look, settings, management_url), "broker")
     yield Check("circuits", partial(circuits, settings.env.amqp_url), "broker")
+    yield Check("pending points", partial(_pending, settings), "broker")
     yield Check("time series", partial(_timeseries, settings))
     yield Check("time series flags", partial(_flags, settings))
     for flow in load_flows().flows:
@@ -169,6 +174,7 @@ def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
         yield Check(name, partial(clock, url))
     yield Check("clock and time series", partial(clock, settings.env.influx_url))
     yield Check("disk of state", partial(disk, settings.env.state_dir))
+    yield Check("disk of spools", partial(_spools, settings))
 
 
 def _configuration(settings: Settings) -> Verdict:
@@ -219,8 +225,15 @@ def _alarms(settings: Settings, management_url: str | None) -> Verdict:
             text = f"{node.name} has {size_text(node.disk_free)} of disk left"
             text += " and takes no messages"
             return Verdict("failed", text, "free disk space on the broker's host")
-    free = min((node.disk_free for node in found), default=0)
-    return Verdict("ok", f"none; {size_text(free)} of disk free")
+    return _disk_of(min(found, key=lambda node: node.disk_free - node.disk_free_limit))
+
+
+def _disk_of(least: Node) -> Verdict:
+    text = f"none; {size_text(least.disk_free)} of disk free on {least.name}"
+    if least.disk_free < least.disk_free_limit + _LITTLE_FREE_BYTES:
+        text += f"; it takes no messages at {size_text(least.disk_free_limit)}"
+        return Verdict("warning", text, "free disk space on the broker's host")
+    return Verdict("ok", text)
 
 
 def _topology(settings: Settings, management_url: str | None) -> Verdict:
@@ -273,6 +286,43 @@ def circuits(amqp_url: str) -> Verdict:
     if not answers:
         return Verdict("skipped", "no worker answers")
     return Verdict("ok", f"closed in {len(answers)} workers")
+
+
+def _pending(settings: Settings) -> Verdict:
+    """Points that wait for the time-series store, and who will write them."""
+    try:
+        with connected(settings.env.amqp_url) as connection:
+            found = connection.channel().queue_declare(PENDING_TIMESERIES, passive=True)
+    except NotFound:
+        text = f"the broker has no queue {PENDING_TIMESERIES}"
+        return Verdict("failed", text, "meshtasks topology apply, or start a worker")
+    count, consumers = found.message_count, found.consumer_count
+    waits = f"{count:,} messages of points wait for the time-series store"
+    answers = ask_workers(settings.env.amqp_url)
+    known = {queue for each in answers for queue in (*each.consuming, *each.resting)}
+    if not consumers and PENDING_TIMESERIES not in known and (count or known):
+        text = f"no worker consumes {PENDING_TIMESERIES}"
+        remedy = "a worker of readings or metrics does, unless -X names the queue"
+        return Verdict("warning", f"{waits}, and {text}" if count else text, remedy)
+    if count:
+        remedy = "they are written once it answers; see circuits"
+        return Verdict("warning", waits, remedy)
+    return Verdict("ok", "none waits")
+
+
+def _spools(settings: Settings) -> Verdict:
+    """Whether the spools of producers of this host may grow as they are allowed."""
+    directory = settings.env.state_dir / "spool"
+    spools = list(directory.glob("*.sqlite3"))
+    if not spools:
+        return Verdict("skipped", "no producer of this host has a spool")
+    used = sum(spool.stat().st_size for spool in spools)
+    wanted = max(0, settings.env.spool_bytes * len(spools) - used)
+    verdict = disk(directory)
+    if verdict.state == "ok" and shutil.disk_usage(directory).free < wanted:
+        text = f"{verdict.text}; spools may grow by {size_text(wanted)}"
+        return Verdict("warning", text, "free disk space, or lower MESH_SPOOL_BYTES")
+    return verdict
 
 
 def _flags(settings: Settings) -> Verdict:

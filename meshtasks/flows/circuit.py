@@ -21,7 +21,8 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
-#: A circuit that has been closed for so long counts as one that never opened.
+#: A circuit that has been closed for so long counts as one that never opened; longer
+#: where work comes seldom.
 STEADY_SECONDS = 20.0
 #: After so many successes without a failure, work that fails may itself be the cause.
 ENOUGH_SUCCESSES = 5
@@ -64,6 +65,11 @@ class FailedTry(NamedTuple):
 class Circuit:
     """The circuit of one service. All times are seconds that only go forward.
 
+    Args:
+        uniform: draws a number between two.
+        steady_seconds: so long it must have been closed to count as one that never
+            opened.
+
     Attributes:
         reason: of the last failure; empty while closed.
         trips: how often it has opened from closed, in all.
@@ -71,12 +77,15 @@ class Circuit:
     """
 
     def __init__(
-        self, uniform: Callable[[float, float], float] = random.uniform
+        self,
+        uniform: Callable[[float, float], float] = random.uniform,
+        steady_seconds: float = STEADY_SECONDS,
     ) -> None:
         self.reason = ""
         self.trips = 0
         self.failed_tries = 0
         self._uniform = uniform
+        self._steady_seconds = steady_seconds
         self._retry_at: float | None = None  # None while closed
         self._opened_at = float("-inf")  # when it last opened, again or anew
         self._unavailable_since = 0.0
@@ -163,7 +172,8 @@ class Circuit:
         return began_at < self._opened_at
 
     def _is_steady(self, now: float) -> bool:
-        return self._good_since is not None and now - self._good_since > STEADY_SECONDS
+        good_since = self._good_since
+        return good_since is not None and now - good_since > self._steady_seconds
 
     def _wait(
         self, now: float, asked_seconds: float | None, lasted_seconds: float

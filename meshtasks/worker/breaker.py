@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from celery.utils.log import get_logger
 
-from meshtasks.flows.circuit import Circuit, FailedTry, State
+from meshtasks.flows.circuit import STEADY_SECONDS, Circuit, FailedTry, State
 from meshtasks.outcome import Retry
 from meshtasks.worker.results import BatchResult
 
@@ -18,6 +17,19 @@ logger = get_logger(__name__)
 _MARGIN_SECONDS = 0.01
 #: How often it is logged that a circuit is still open.
 _REMIND_SECONDS = 60.0
+
+
+class _Circuits(dict[str, Circuit]):
+    """The circuits, each made when it is first asked for."""
+
+    def __init__(self, steady_seconds: Mapping[str, float]) -> None:
+        super().__init__()
+        self._steady_seconds = steady_seconds
+
+    def __missing__(self, sink: str) -> Circuit:
+        seconds = max(STEADY_SECONDS, self._steady_seconds.get(sink, 0.0))
+        circuit = self[sink] = Circuit(steady_seconds=seconds)
+        return circuit
 
 
 class Breaker:
@@ -33,6 +45,7 @@ class Breaker:
             A handler that names both needs one of them only, whose circuits are alike.
         is_consumed: whether a queue is consumed here. What waits in it then tries
             the sink, so that no other batch has to.
+        steady_seconds: of circuits whose sinks are given work seldom, by sink.
     """
 
     def __init__(
@@ -42,13 +55,14 @@ class Breaker:
         clock: Callable[[], float] = time.monotonic,
         waits_in: Mapping[str, str] | None = None,
         is_consumed: Callable[[str], bool] = lambda _queue: True,
+        steady_seconds: Mapping[str, float] | None = None,
     ) -> None:
         self._on_change = on_change
         self._later = later
         self._waits_in = waits_in or {}
         self._is_consumed = is_consumed
         self._clock = clock
-        self._circuits: defaultdict[str, Circuit] = defaultdict(Circuit)
+        self._circuits = _Circuits(steady_seconds or {})
         self._trials: dict[str, float] = {}  # sink → when its batch began
         self._noted: set[str] = set()  # sinks whose calls are known
         self._reminded_at: dict[str, float] = {}

@@ -46,6 +46,8 @@ logger = get_logger(__name__)
 #: A warm shutdown waits this long for the batches it holds.
 _DRAIN_SECONDS = 60.0
 _TICK_SECONDS = 1.0
+#: A circuit counts as steady once its queues have had so many batches.
+_STEADY_BATCHES = 10
 #: A timer's run may be waiting for a slow service.
 _TIMERS_STOP_SECONDS = 15.0
 
@@ -72,6 +74,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
                 if key.waits_in
             },
             is_consumed=lambda queue: queue in self._consumers,
+            steady_seconds=self._steady_seconds(),
         )
         self._metrics = WorkerMetrics(celery_consumer.hostname, breaker)
         self._exposition = Exposition(self._metrics.registry, settings.env)
@@ -97,6 +100,17 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             self._completion.set_aside,
         )
         self._watch = ProgressWatch()
+
+    def _steady_seconds(self) -> dict[str, float]:
+        """How long a circuit has to be closed to count as steady: as long as some
+        batches of its slowest queue take to gather."""
+        queues = self._mesh.settings.read(QUEUES)
+        seconds: dict[str, float] = {}
+        for queue, handler in self._mesh.handlers.items():
+            gathers = queues.for_queue(queue).batch.age_ms / 1000
+            for sink in handler.sink_names:
+                seconds[sink] = max(seconds.get(sink, 0.0), gathers * _STEADY_BATCHES)
+        return seconds
 
     # --- bootstep ---------------------------------------------------------
 

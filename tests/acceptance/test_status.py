@@ -17,7 +17,7 @@ from tests.support.meshes import declared
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
 
-QUEUE = "sensors.temperature"
+QUEUE, PENDING = "sensors.temperature", "pending.timeseries"
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_sink_that_is_down_is_told_and_wants_attention(
         wait_until(lambda: look()["dead_letters"], 60, "the dead letter")
         wait_until(lambda: look()["workers"], 60, "the worker's answer")
         assert found["exit_code"] == 0
-        assert found["workers"][0]["consuming"] == [QUEUE]
+        assert found["workers"][0]["consuming"] == [QUEUE, PENDING]
         assert found["dead_letters"][0]["error_type"] == "SchemaMismatch"
         assert found["dead_letters"][0]["queue"] == QUEUE
 
@@ -69,7 +69,7 @@ def test_a_sink_that_is_down_is_told_and_wants_attention(
         wait_until(lambda: look()["workers"], 60, "the worker's answer")
 
         assert found["exit_code"] == 1
-        assert found["workers"][0]["resting"] == [QUEUE]
+        assert found["workers"][0]["resting"] == [PENDING]
         assert "timeseries: circuit open" in found["attention"][0]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,12 @@ from tests.support.waiting import wait_until
 
 
 @pytest.fixture
-def room_for_a_megabyte() -> Iterator[None]:
-    """No file can grow beyond a megabyte, as if the disk were full then."""
+def room_for_a_megabyte() -> Iterator[Callable[[], None]]:
+    """No file can grow beyond a megabyte, as if the disk were full then; gives what
+    makes room again."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
-    yield
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
@@ -93,3 +94,21 @@ def test_a_prefix_leads_nowhere_outside(tmp_path: Path) -> None:
         list(store.list("../"))
     with pytest.raises(SinkRejected):
         store.get("../secret")
+
+
+def test_after_a_large_object_found_no_room_a_small_one_does_not_pass_for_the_end_of_it(
+    tmp_path: Path, room_for_a_megabyte: Callable[[], None]
+) -> None:
+    store = FileStore(tmp_path)
+    store.put("events/before", b"1", {})
+    with pytest.raises(SinkUnavailable):
+        store.put("events/large", bytes(2 << 20), {})
+
+    with pytest.raises(SinkUnavailable, match="File too large"):
+        store.put("events/small", b"1", {})
+    with pytest.raises(SinkUnavailable, match="File too large"):
+        store.probe()
+    room_for_a_megabyte()
+    store.put("events/small", b"1", {})
+
+    assert [each.name for each in store.list("")] == ["events/before", "events/small"]

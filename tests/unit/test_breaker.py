@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -19,11 +20,13 @@ BOTH = ("store", "files")
 class Bench:
     """A breaker, a clock and an event loop that are moved by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         self.now = 0.0
         self.changes = 0
         self._later: list[tuple[float, Callable[[], None]]] = []
-        self.breaker = Breaker(self._change, self._call_later, lambda: self.now)
+        self.breaker = Breaker(
+            self._change, self._call_later, lambda: self.now, **options
+        )
 
     def batch(self, sinks: tuple[str, ...], result: BatchResult | None) -> None:
         """A batch that starts and ends now."""
@@ -169,3 +172,79 @@ def test_what_a_sink_says_that_the_queue_does_not_name_is_an_ordinary_failure(
     bench.batch(STORE, trouble("files"))
 
     assert bench.breaker.reasons() == {}
+
+
+# --- a sink whose part of a batch may wait
+
+POINTS = ("store", "rules", "pending.store")
+PENDING = ("store",)
+
+
+@pytest.fixture
+def waiting() -> Bench:
+    return Bench(waits_in={"store": "pending.store"})
+
+
+def put_aside() -> BatchResult:
+    calls = (
+        SinkCall("store", 0.1, failed=True, answered=False),
+        SinkCall("pending.store", 0.1, failed=False, answered=True),
+    )
+    deferred = (Retry("refused", sink="store"),)
+    return BatchResult(1, 1, (), 0.1, calls, deferred=deferred)
+
+
+def full() -> BatchResult:
+    found = trouble("pending.store")
+    return BatchResult(1, 1, found.failures, 0.1, found.sink_calls)
+
+
+def test_only_the_queue_of_what_waits_is_paused(waiting: Bench) -> None:
+    assert waiting.breaker.away(POINTS) == ()
+    waiting.batch(POINTS, put_aside())
+
+    assert waiting.breaker.state(PENDING) is State.OPEN
+    assert waiting.breaker.state(POINTS) is State.CLOSED
+    assert waiting.breaker.admits(POINTS)
+    assert waiting.breaker.away(POINTS) == ("store",)
+    assert waiting.breaker.away(PENDING) == ()
+
+
+def test_what_waits_tries_the_store_and_no_other_batch_does(waiting: Bench) -> None:
+    waiting.batch(POINTS, put_aside())
+    waiting.wait()
+
+    assert waiting.breaker.away(POINTS) == ("store",)
+    assert waiting.breaker.state(PENDING) is State.HALF_OPEN
+    waiting.breaker.began(PENDING, waiting.now)
+    assert waiting.breaker.admits(POINTS)
+    waiting.breaker.ended(PENDING, answer("store"), waiting.now)
+
+    assert waiting.breaker.away(POINTS) == ()
+    assert waiting.breaker.reasons() == {}
+
+
+def test_where_the_queue_is_not_consumed_a_batch_tries_the_store() -> None:
+    waits_in = {"store": "pending.store"}
+    waiting = Bench(waits_in=waits_in, is_consumed=lambda _queue: False)
+    waiting.batch(POINTS, put_aside())
+    assert waiting.breaker.away(POINTS) == ("store",)
+    waiting.wait()
+
+    assert waiting.breaker.away(POINTS) == ()
+    assert waiting.breaker.state(POINTS) is State.HALF_OPEN
+
+
+def test_when_no_more_may_wait_the_queue_itself_is_paused_until_the_store_answers(
+    waiting: Bench,
+) -> None:
+    waiting.batch(POINTS, put_aside())
+    waiting.batch(POINTS, full())
+    assert waiting.breaker.state(POINTS) is State.OPEN
+    assert set(waiting.breaker.reasons()) == {"store", "pending.store"}
+
+    waiting.now += 2
+    waiting.batch(PENDING, answer("store"))
+
+    assert waiting.breaker.state(POINTS) is State.CLOSED
+    assert waiting.breaker.reasons() == {}

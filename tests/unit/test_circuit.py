@@ -110,6 +110,23 @@ def test_that_is_forgotten_after_a_while_of_success(circuit: Circuit) -> None:
     assert circuit.wait_seconds(now + 21) == 1
 
 
+def test_where_work_comes_seldom_it_is_remembered_longer() -> None:
+    circuit, now = Circuit(longest, steady_seconds=300.0), 0.0
+    waits: list[float] = []
+    for _ in range(4):  # a batch that is too large comes every half minute
+        assert not circuit.verdict(now, now).counts or not waits
+        circuit.failed("no space left", now, now)
+        waits.append(circuit.wait_seconds(now))
+        circuit.succeeded(now + waits[-1], now + waits[-1])
+        now += waits[-1] + 30
+
+    assert waits[0] == 1
+    assert waits[1] == 2
+    assert waits == sorted(waits)
+    circuit.failed("no space left", now + 301, now + 301)
+    assert circuit.wait_seconds(now + 301) == 1
+
+
 def test_a_service_that_takes_every_third_request_is_found_down_a_few_times_a_minute(
     circuit: Circuit,
 ) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
@@ -18,6 +20,8 @@ from meshtasks.flows.diagnosis import Check, Doubt, Verdict, can_occur, disk
 from meshtasks.flows.excerpts import ARCHIVE
 from meshtasks.flows.sinks import Sinks
 
+_LARGEST_PROBE_BYTES = 8 << 20
+
 
 def _validate(settings: Settings) -> Iterable[ConfigError]:
     open_store(settings.env).close()
@@ -26,15 +30,19 @@ def _validate(settings: Settings) -> Iterable[ConfigError]:
 
 def _archive(settings: Settings) -> Verdict:
     name = f"doctor/{uuid.uuid4()}"
+    limits = settings.read(QUEUES).for_queue(archive_metrics.queue)
+    # as large as one of a batch may be: a store that is nearly full takes small ones
+    content = secrets.token_bytes(min(limits.batch.bytes, _LARGEST_PROBE_BYTES))
     with closing(Sinks(settings)) as sinks:
         store = sinks[OBJECTS]
-        store.put(name, b"meshtasks doctor", {})
+        store.put(name, content, {})
         found = store.get(name)
         store.delete(name)
-    if found != b"meshtasks doctor":
+    if found != content:
         text = "an object that was stored reads differently"
         return Verdict("failed", text, "look into the object store")
-    return Verdict("ok", "an object was stored, read and deleted")
+    size = f"{len(content) / 1e6:.1f} MB"
+    return Verdict("ok", f"an object of {size} was stored, read and deleted")
 
 
 def _journal(settings: Settings) -> Verdict:

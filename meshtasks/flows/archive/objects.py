@@ -5,6 +5,7 @@ They hold the archive and the analytics dataset that follows from it.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import sys
@@ -33,6 +34,8 @@ SINK = "objects"
 
 _NAME_LIMIT_BYTES = 1024
 _WORD_LIMIT_BYTES = 255
+#: The disk is full, or what this user or a file may have of it.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class ObjectInfo(NamedTuple):
@@ -154,6 +157,9 @@ class FileStore(ObjectStore):
 
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
+        #: Of an object that found no room. Before there is room for as much, smaller
+        #: ones are not stored either: the next large one would fail again.
+        self._lacking_bytes = 0
 
     def path(self, name: str) -> Path:
         """The file of that object, for those who read files themselves.
@@ -168,9 +174,16 @@ class FileStore(ObjectStore):
     @timed(SINK)
     def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
         target = self.path(name)
+        if self._lacking_bytes:
+            self.probe()
         with self._faults():
-            self._make_directory(target.parent)
-            _write_durably(target, data)
+            try:
+                self._make_directory(target.parent)
+                _write_durably(target, data)
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    self._lacking_bytes = len(data)
+                raise
 
     @override
     def stat(self, name: str) -> ObjectInfo | None:
@@ -208,9 +221,10 @@ class FileStore(ObjectStore):
             self._make_directory(self._root)
             probe = self._root / f".probe-{secrets.token_hex(8)}"
             try:  # a disk that is full or read-only shows only in writing
-                _write_durably(probe, b"probe")
+                _write_durably(probe, secrets.token_bytes(max(1, self._lacking_bytes)))
             finally:
                 probe.unlink(missing_ok=True)
+        self._lacking_bytes = 0
 
     @override
     def close(self) -> None:

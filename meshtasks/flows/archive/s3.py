@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 from typing import Any, Self
 from xml.etree.ElementTree import ParseError
@@ -75,6 +76,10 @@ _OBJECT_FAULTS = frozenset(
         "XMinioParentIsObject",
     }
 )
+#: What servers say whose disk, or whose quota, is full.
+_FULL = frozenset({"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"})
+#: The object that shows whether there is room again.
+_ROOM = "room/probe"
 _CHECK_DELETE = (
     "this key may not delete: compaction and `meshtasks doctor` need s3:DeleteObject, "
     "archiving does not; nothing is lost, replaced files stay where they are"
@@ -145,6 +150,8 @@ class S3Store(ObjectStore):
             expected = "the key for the bucket of MESH_ARCHIVE_URL; it is not set"
             raise ConfigError("environment", variable, expected)
         self._bucket = bucket
+        #: Of an object that found no room; see FileStore.
+        self._lacking_bytes = 0
         self._endpoint = endpoint
         self._secure = secure
         found = _ENDPOINT.fullmatch(endpoint)
@@ -187,17 +194,41 @@ class S3Store(ObjectStore):
     @timed(SINK)
     def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
         check_name(name)
+        self._require_room()
         with self._faults(name):
-            stored = self._client.put_object(
-                self._bucket,
-                name,
-                io.BytesIO(data),
-                len(data),
-                content_type=_content_type(name),
-                metadata=dict(metadata),
-                part_size=_PART_BYTES,
-            )
-        self._require_tag(stored.etag)
+            try:
+                etag = self._put(name, data, metadata)
+            except S3Error as error:
+                if _has_no_room(error):
+                    self._lacking_bytes = len(data)
+                raise
+        self._require_tag(etag)
+
+    def _put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> str | None:
+        stored = self._client.put_object(
+            self._bucket,
+            name,
+            io.BytesIO(data),
+            len(data),
+            content_type=_content_type(name),
+            metadata=dict(metadata),
+            part_size=_PART_BYTES,
+        )
+        return stored.etag
+
+    def _require_room(self) -> None:
+        """Store as much as there was no room for, under a name of no other use.
+
+        Raises:
+            SinkUnavailable: there still is not.
+        """
+        if not self._lacking_bytes:
+            return
+        with self._faults(_ROOM):
+            self._put(_ROOM, secrets.token_bytes(self._lacking_bytes), {})
+            with suppress(S3Error):  # the key need not have the right to delete
+                self._client.remove_object(self._bucket, _ROOM)
+        self._lacking_bytes = 0
 
     @override
     def stat(self, name: str) -> ObjectInfo | None:
@@ -261,6 +292,7 @@ class S3Store(ObjectStore):
             exists = self._probe_client.bucket_exists(self._bucket)
         if not exists:
             raise self._unavailable("NoSuchBucket", _WHAT_TO_DO["NoSuchBucket"])
+        self._require_room()
 
     @override
     def close(self) -> None:
@@ -312,6 +344,12 @@ class S3Store(ObjectStore):
     ) -> SinkUnavailable:
         message = f"S3 at {self._endpoint}, bucket {self._bucket!r}: {fault} ({advice})"
         return SinkUnavailable(SINK, message, retry_after_seconds)
+
+
+def _has_no_room(error: S3Error) -> bool:
+    """Whether the disk may be full: some servers say so, SeaweedFS just says 500."""
+    status: int = error.response.status
+    return status in {500, 507} or error.code in _FULL
 
 
 def _content_type(name: str) -> str:
