@@ -295,7 +295,7 @@ def _pending(settings: Settings) -> Verdict:
             found = connection.channel().queue_declare(PENDING_TIMESERIES, passive=True)
     except NotFound:
         text = f"the broker has no queue {PENDING_TIMESERIES}"
-        return Verdict("failed", text, "meshtasks topology apply, or start a worker")
+        return Verdict("skipped", f"{text}: see topology")
     count, consumers = found.message_count, found.consumer_count
     waits = f"{count:,} messages of points wait for the time-series store"
     answers = ask_workers(settings.env.amqp_url)
