@@ -30,7 +30,7 @@ def wait_for_effect(case: Case, world: World) -> None:
     def is_seen() -> bool:
         return any(set(case.effect) <= set(effect) for effect in world.effects())
 
-    wait_until(is_seen, 10, f"an effect with {case.effect}")
+    wait_until(is_seen, 60, f"an effect with {case.effect}")
 
 
 def test_every_handler_is_in_this_suite() -> None:
