@@ -34,7 +34,8 @@ COMMANDS = {
     "secrets": "Make the passwords that docker-compose.yml needs, and the broker's "
     "accounts.",
     "influxdb": "Make the tokens of workers and of Grafana, where they are missing.",
-    "alerts": "The alerts of this host (MESH_STATE_DIR): look, silence, acknowledge.",
+    "alerts": "The alerts in the state (MESH_STATE_URL): look, silence, acknowledge.",
+    "state": "What workers share (MESH_STATE_URL): upgrade, check, export, import.",
     "topology": "Exchanges, queues and bindings: config/topology.yaml and the broker.",
     "archive": "The archive (MESH_ARCHIVE_URL): look, verify, replay.",
     "config": "The files of config/.",

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from meshtasks.flows.alerts.store import AlertTables
 
 app = typer.Typer(
-    help="The alerts of this host (MESH_STATE_DIR): look, silence, acknowledge.",
+    help="The alerts in the state (MESH_STATE_URL): look, silence, acknowledge.",
     no_args_is_help=True,
 )
 

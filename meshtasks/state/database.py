@@ -177,6 +177,43 @@ class Database:
                 yield connection
             self._used_at = time.monotonic()
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Read everything as it is at one moment; keeps nobody from writing.
+
+        Raises:
+            SinkUnavailable: the database cannot be used.
+        """
+        with self._translated():
+            connection = self._connection or self._open()
+            if self.is_shared:
+                with connection.begin():
+                    connection.exec_driver_sql(
+                        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
+                    )
+                    yield connection
+                return
+            self.sqlite.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                self.sqlite.rollback()
+
+    def revision(self) -> str | None:
+        """What the tables are of; None if there are none. Changes nothing.
+
+        Raises:
+            SinkUnavailable: the database cannot be used.
+        """
+        if not self.is_shared and not self.location.path.exists():
+            return None
+        with self._translated():
+            connect = (
+                self._connect_to_server if self.is_shared else self._connect_to_file
+            )
+            with closing(connect()) as connection:
+                return _revision(connection)
+
     @property
     def sqlite(self) -> sqlite3.Connection:
         """The driver's own connection, within a transaction: for statements of the
@@ -296,18 +333,22 @@ class Database:
         return connection
 
     def _upgrade(self, connection: Connection) -> None:
-        from meshtasks.state.upgrading import NewerDatabase, upgrade  # noqa: PLC0415 - once
+        from meshtasks.state.upgrading import upgrade  # noqa: PLC0415 - loads Alembic
 
-        try:
-            with self.alone(connection, UPGRADING):
-                upgrade(connection, _revision(connection))
-        except NewerDatabase as error:
+        with self.alone(connection, UPGRADING):
+            revision = _revision(connection)
+            self.refuse_newer(revision)
+            upgrade(connection)
+
+    def refuse_newer(self, revision: str | None) -> None:
+        """Raise SinkUnavailable if this version does not know a revision."""
+        if revision is not None and revision > REVISION:
             message = (
                 f"{self.location} was upgraded by a newer version of meshtasks (its "
-                f"tables are of revision {error}, this version knows {REVISION}): "
+                f"tables are of revision {revision}, this version knows {REVISION}): "
                 "install that version, or restore the backup made before"
             )
-            raise SinkUnavailable(self.sink, message) from error
+            raise SinkUnavailable(self.sink, message)
 
     @contextmanager
     def alone(self, connection: Connection, what: int) -> Iterator[None]:

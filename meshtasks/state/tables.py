@@ -26,7 +26,7 @@ from sqlalchemy import (
     false,
 )
 
-#: Of the tables here: the last of the migrations.
+#: Of the tables here: the last of the migrations. Their numbers rise.
 REVISION = "0001"
 
 #: Keys that are longer are cut; an index of PostgreSQL takes 2,700 bytes.

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, make_url, text
 
 from meshtasks.errors import SinkUnavailable
 from meshtasks.state import database
 from meshtasks.state.database import Database, StateLocation
-from meshtasks.state.tables import METADATA
+from meshtasks.state.tables import METADATA, REVISION
+from meshtasks.state.upgrading import config_of
 from tests.support.postgres import Postgres
 
 COUNT_UP = """
@@ -232,3 +234,10 @@ def test_a_transaction_that_others_hold_up_for_too_long_is_a_passing_fault(
         other.transaction(exclusive=True),
     ):
         pass
+
+
+def test_the_revision_is_that_of_the_last_migration(state: Database) -> None:
+    with state.transaction() as connection:
+        script = ScriptDirectory.from_config(config_of(connection))
+
+    assert script.get_current_head() == REVISION

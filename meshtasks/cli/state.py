@@ -1,0 +1,160 @@
+"""``meshtasks state``: the database that remembers what workers share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+from meshtasks.cli.terminal import fail, say
+from meshtasks.config.private_files import private_opener
+from meshtasks.config.settings import load_settings
+from meshtasks.errors import SchemaMismatch
+from meshtasks.state.database import Database, StateLocation
+from meshtasks.state.legacy import old_files
+from meshtasks.state.tables import REVISION
+from meshtasks.state.transfer import counts, lines_of, load
+
+app = typer.Typer(
+    help="What workers share (MESH_STATE_URL): upgrade, check, export, import.",
+    no_args_is_help=True,
+)
+
+_EX_DATAERR = 65  # sysexits.h
+_EX_CANTCREAT = 73
+
+_File = Annotated[
+    Path,
+    typer.Argument(help="The file; - for standard input or output.", dir_okay=False),
+]
+
+
+@contextmanager
+def _opened(location: StateLocation, old_file: str = "none") -> Iterator[Database]:
+    with closing(Database("state", location, old_file)) as database:
+        yield database
+
+
+@app.command()
+def upgrade() -> None:
+    """Bring the tables to this version, and import the files of earlier versions.
+
+    Workers do it themselves at their start; a large state is upgraded without them
+    waiting for it. Stop the workers of the earlier version before.
+
+    Exit codes: 0; 69 the database cannot be used, or a file of an earlier version is
+    in use; 78 the configuration cannot be used.
+    """
+    location = StateLocation.of(load_settings().env)
+    with _opened(location) as database:
+        database.probe()
+    for path in old_files(location.directory):
+        with _opened(location, path.name) as database, database.transaction():
+            say(f"imported {path}")
+    say(f"{location}: revision {REVISION}")
+
+
+@app.command()
+def check() -> None:
+    """Show where the state is, of which version, and what is in it. Changes nothing.
+
+    Exit codes: 0; 1 there is something to do: meshtasks state upgrade; 69 the database
+    cannot be used, or is of a newer version; 78 the configuration cannot be used.
+    """
+    location = StateLocation.of(load_settings().env)
+    waiting = [
+        f"{path}: of an earlier version, to be imported"
+        for path in old_files(location.directory)
+    ]
+    with _opened(location) as database:
+        revision = database.revision()
+        if revision is None:
+            say(f"{location}: no tables yet")
+        elif revision != REVISION:
+            database.refuse_newer(revision)
+            said = f"{location}: revision {revision}, and {REVISION} is this version's"
+            waiting.insert(0, said)
+        else:
+            with database.transaction() as connection:
+                found = counts(connection)
+            say(f"{location}: revision {revision}")
+            for name, count in found.items():
+                say(f"  {name:<20} {count:>9,}")
+    for line in waiting:
+        say(line)
+    if waiting:
+        fail("run meshtasks state upgrade", exit_code=1)
+
+
+@app.command()
+def export(file: _File) -> None:
+    """Write the state to a file, one row a line, as it is at one moment. Workers may
+    run meanwhile.
+
+    Exit codes: 0; 69 the database cannot be used; 73 the file cannot be written; 78
+    the configuration cannot be used.
+
+    Example: meshtasks state export state.jsonl
+    """
+    location = StateLocation.of(load_settings().env)
+    count = -1  # the first line is none
+    with _opened(location) as database:
+        try:
+            with _written(file) as out:
+                for line in lines_of(database):
+                    out.write(f"{line}\n")
+                    count += 1
+        except OSError as error:
+            fail(f"{file}: {error.strerror or error}", _EX_CANTCREAT)
+    say(f"{count:,} rows", err=True)
+
+
+@app.command("import")
+def import_(
+    file: _File,
+    *,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Remove what the database has before.")
+    ] = False,
+) -> None:
+    """Put what was exported into an empty database, all of it or nothing. Stop the
+    workers before.
+
+    To move to PostgreSQL: stop the workers, export, set MESH_STATE_URL, import, start
+    them again. Back it goes the same way.
+
+    Exit codes: 0; 65 the file is no export, or the database is not empty; 69 it cannot
+    be used; 78 the configuration cannot be used.
+    """
+    location = StateLocation.of(load_settings().env)
+    with _opened(location) as database:
+        try:
+            with _read(file) as lines:
+                count = load(database, lines, replace=replace)
+        except SchemaMismatch as error:
+            fail(f"{error}", _EX_DATAERR)
+        except (OSError, UnicodeDecodeError) as error:
+            fail(f"{file}: {error}", _EX_DATAERR)
+    say(f"{count:,} rows in {location}")
+
+
+@contextmanager
+def _written(file: Path) -> Iterator[TextIO]:
+    if str(file) == "-":
+        yield sys.stdout
+    else:
+        with open(file, "w", encoding="utf-8", opener=private_opener) as out:
+            yield out
+
+
+@contextmanager
+def _read(file: Path) -> Iterator[TextIO]:
+    if str(file) == "-":
+        yield sys.stdin
+    else:
+        with file.open(encoding="utf-8") as lines:
+            yield lines
