@@ -149,7 +149,5 @@ def _complete(connection: Connection) -> None:
             connection.execute(claim, rows)
     last = select(func.max(ALERT_EVENTS.c.number))
     if (number := connection.execute(last).scalar()) is not None:
-        next_number = (
-            "SELECT setval(pg_get_serial_sequence('alert_events', 'number'), :n)"
-        )
-        connection.execute(text(next_number), {"n": number})
+        sequence = "pg_get_serial_sequence('alert_events', 'number')"
+        connection.execute(text(f"SELECT setval({sequence}, :n)"), {"n": number})

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import sqlite3
 import subprocess
 import sys
-import tarfile
 import tomllib
 from pathlib import Path
 
@@ -121,32 +118,6 @@ def test_the_site_builds_and_no_link_is_broken(tmp_path: Path) -> None:
 
     assert (done.returncode, done.stdout) == (0, "")
     assert "meshtasks dlq replay" in (site / "cli" / "index.html").read_text("utf-8")
-
-
-def test_the_state_is_backed_up_while_it_is_in_use(tmp_path: Path) -> None:
-    blocks = re.findall(
-        r"<<'PY' > state.tar\n(.*?)\nPY", text_of("back-up.md"), re.DOTALL
-    )
-    state = tmp_path / "state"
-    state.mkdir()
-    with sqlite3.connect(state / "alerts.sqlite") as open_file:
-        open_file.execute("PRAGMA journal_mode=wal")
-        open_file.execute("CREATE TABLE alerts (n)")
-        open_file.execute("INSERT INTO alerts VALUES (7)")
-        open_file.commit()
-
-        done = subprocess.run(
-            [sys.executable, "-"],
-            input=blocks[0].encode(),
-            env={"MESH_STATE_DIR": str(state)},
-            capture_output=True,
-            check=True,
-        )
-
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        archive.extractall(tmp_path / "copy", filter="data")
-    with sqlite3.connect(tmp_path / "copy" / "alerts.sqlite") as copy:
-        assert copy.execute("SELECT n FROM alerts").fetchall() == [(7,)]
 
 
 def test_the_composed_n8n_is_the_one_that_the_peers_run() -> None:
