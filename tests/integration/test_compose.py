@@ -25,19 +25,20 @@ from tests.support.worker import CELERY
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 SIZES = ("full", "light")
-PROFILES = ("full", "ai", "demo", "homeassistant", "s3")
+PROFILES = ("full", "ai", "demo", "homeassistant", "s3", "tls")
 #: What may be chosen together; .env, as it is made, chooses the first.
 CHOICES = [
     ("full",),
     ("light",),
     PROFILES,
     *(("full", extra) for extra in PROFILES[1:]),
-    *(("light", extra) for extra in ("demo", "homeassistant", "s3")),
+    *(("light", extra) for extra in ("demo", "homeassistant", "s3", "tls")),
 ]
 #: What a user may set and need not.
 OPTIONAL = {
     "HOSTNAME",
     "MESH_ARCHIVE_URL",
+    "MESH_HOST_ADDRESS",
     "MESH_HASS_TOKEN",
     "MESH_HASS_URL",
     "MESH_IMAGE",
@@ -173,14 +174,31 @@ def test_no_two_services_want_the_same_port(services: dict[str, Any]) -> None:
     assert [port for port, count in ports.items() if count > 1] == []
 
 
-def test_only_mqtt_is_open_to_other_machines(services: dict[str, Any]) -> None:
-    opened = {
+def test_only_mqtt_and_https_are_open_to_other_machines(
+    services: dict[str, Any],
+) -> None:
+    assert opened(chosen(services, *PROFILES)) == {"1883", "3443", "5443", "8443"}
+    assert opened(chosen(services, *(set(PROFILES) - {"tls"}))) == {"1883"}
+
+
+def test_the_proxy_listens_where_it_is_published(services: dict[str, Any]) -> None:
+    caddyfile = (ROOT / "config/caddy/Caddyfile").read_text(encoding="utf-8")
+    sites = re.findall(
+        r"^https://\S+:(\d+) \{\s+reverse_proxy (\w+):(\d+)", caddyfile, re.MULTILINE
+    )
+    assert {port for port, _, _ in sites} == opened({"proxy": services["proxy"]})
+    for _, service, port in sites:
+        assert port in {str(each["target"]) for each in services[service]["ports"]}
+
+
+def opened(services: dict[str, Any]) -> set[str]:
+    """The ports that services open to other machines."""
+    return {
         port["published"]
         for service in services.values()
         for port in service.get("ports", ())
         if port.get("host_ip") != "127.0.0.1"
     }
-    assert opened == {"1883"}
 
 
 @pytest.mark.parametrize("profiles", CHOICES)
@@ -250,6 +268,7 @@ OLDEST = {
     "dxflrs/garage": (2, 3),
     "binwiederhier/ntfy": (2, 16),  # replaces a notification
     "grafana/grafana": (13, 2),
+    "caddy": (2, 11),
     "influxdb": (2, 9),
     "n8nio/n8n": (2, 0),
     "nvcr.io/nvidia/tritonserver": (26, 7),
