@@ -35,7 +35,7 @@ COPY .ci/trim-packages /usr/local/bin/
 FROM build AS core-packages
 COPY requirements-core.lock .
 RUN python -m venv --without-pip /opt/mesh \
- && pip --python /opt/mesh install --require-hashes -r requirements-core.lock \
+ && pip --python /opt/mesh install --no-compile --require-hashes -r requirements-core.lock \
  && sh /usr/local/bin/trim-packages /opt/mesh
 COPY --from=wheel /wheels /wheels
 RUN pip --python /opt/mesh install --no-deps /wheels/*.whl \
@@ -44,7 +44,7 @@ RUN pip --python /opt/mesh install --no-deps /wheels/*.whl \
 FROM build AS full-packages
 COPY requirements-full.lock .
 RUN python -m venv --without-pip /opt/mesh \
- && pip --python /opt/mesh install --require-hashes -r requirements-full.lock \
+ && pip --python /opt/mesh install --no-compile --require-hashes -r requirements-full.lock \
  && sh /usr/local/bin/trim-packages /opt/mesh
 COPY --from=wheel /wheels /wheels
 RUN pip --python /opt/mesh install --no-deps /wheels/*.whl \
