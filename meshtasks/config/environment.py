@@ -101,6 +101,8 @@ class Environment(BaseSettings):
         spool_bytes: most bytes of them.
         influx_admin_token: of InfluxDB's owner, for ``meshtasks influxdb`` alone.
         archive_url: ``s3://bucket`` or ``file:///directory``.
+        archive_dataset: whether workers add what they archive to the analytics dataset
+            at once; otherwise compaction does it later.
         minio_region: of the bucket, which signatures name; MinIO's is this default.
         garage_admin_token: of a Garage that ``meshtasks archive garage`` prepares.
         receivers: Apprise URLs of the receivers of alerts.yaml, by name:
@@ -135,6 +137,7 @@ class Environment(BaseSettings):
     influx_org: Annotated[str, Field(min_length=1)] = "home"
     influx_bucket: Annotated[str, Field(min_length=1)] = "mesh"
     archive_url: str = "file://.mesh/archive"
+    archive_dataset: bool = True
     minio_endpoint: str = "127.0.0.1:9000"
     minio_access_key: SecretStr = SecretStr("")
     minio_secret_key: SecretStr = SecretStr("")

@@ -185,6 +185,21 @@ class LosesAnswers(FileStore):
             raise SinkUnavailable(sink, "the answer was lost")
 
 
+def test_workers_may_leave_the_dataset_to_compaction(
+    open_sinks: OpenSinks,
+    environment: Environment,
+    meshtasks: Command,
+) -> None:
+    sinks = open_sinks(environment.model_copy(update={"archive_dataset": False}))
+    batch = excerpts("home.door", {"n": 1}, {"n": 2})
+
+    assert archive_events(batch, sinks) == [DONE, DONE]
+    assert not parquet_names(sinks[OBJECTS])
+
+    assert meshtasks("analytics", "compact").exit_code == 0
+    assert set(ids_in(sinks[OBJECTS]).values()) == {1}
+
+
 def test_while_the_store_is_away_records_wait_and_are_added_later(
     sinks: Sinks, tmp_path: Path
 ) -> None:

@@ -19,7 +19,9 @@ from meshtasks.records.kinds import KINDS
 def _open_analytics(sinks: Sinks) -> Follower:
     from meshtasks.flows.analytics.dataset import DatasetWriter  # noqa: PLC0415
 
-    return DatasetWriter(sinks[OBJECTS], sinks.settings.read(KINDS))
+    settings = sinks.settings
+    writes = settings.env.archive_dataset
+    return DatasetWriter(sinks[OBJECTS], settings.read(KINDS), writes=writes)
 
 
 #: Adds what is archived to the analytics dataset.

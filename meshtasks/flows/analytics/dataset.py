@@ -153,12 +153,15 @@ class DatasetWriter:
     Args:
         store: holds the archive, and the dataset.
         kinds: units of readings that name none.
+        writes: False is as without pyarrow, whose memory is saved.
     """
 
-    def __init__(self, store: ObjectStore, kinds: KindsConfig) -> None:
+    def __init__(
+        self, store: ObjectStore, kinds: KindsConfig, *, writes: bool = True
+    ) -> None:
         self._store = store
         self._kinds = kinds
-        self._writes = find_spec("pyarrow") is not None
+        self._writes = writes and find_spec("pyarrow") is not None
 
     def add(self, name: str, content: bytes) -> str | None:
         """Write the rows of an archive object; once more does no harm.
