@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-peers test-debian13 lint format docs bench secrets lock clean
+.PHONY: help setup demo test test-peers test-debian13 lint format release docs bench secrets lock clean
 
 # Commands and tests start Python by the hundred: let it keep what it has compiled.
 unexport PYTHONDONTWRITEBYTECODE
@@ -52,6 +52,9 @@ format: setup ## Format and fix what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+release: setup ## Build sdist, wheel and SBOM into dist/, tried in an empty environment
+	bash .ci/release $(BIN)/python
+
 docs: setup ## Build the documentation into site/, and refuse broken links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
@@ -70,6 +73,8 @@ lock: setup ## Rebuild the lock files with the newest versions that resolve toge
 	$(COMPILE) --all-extras --upgrade -o requirements.lock
 	$(COMPILE) --extra all -c requirements.lock -o requirements-full.lock
 	$(COMPILE) -c requirements.lock -o requirements-core.lock
+	$(subst pyproject.toml,--group pyproject.toml:release,$(COMPILE)) --upgrade \
+	  -o requirements-release.lock
 
 clean: ## Remove what the targets made here (not your data in .mesh)
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
