@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 ROOT ?=
 # More than a small machine has cores: half of a test's time is waiting.
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 6
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'

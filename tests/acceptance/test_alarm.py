@@ -10,7 +10,7 @@ from tests.support.alarm import memory_alarm
 from tests.support.amqp import drain, publish_raw, take
 from tests.support.meshes import declared
 from tests.support.waiting import wait_until
-from tests.support.worker import Worker, running
+from tests.support.worker import IMPATIENT, Worker, running
 
 QUEUE, DEAD = "sensors.temperature", "dead.letter.queue"
 
@@ -26,7 +26,7 @@ def test_bad_messages_become_one_dead_letter_each_and_the_worker_ends_when_told(
 ) -> None:
     env = declared(mesh_env)
     url = env["MESH_BROKER_URL"]
-    worker = Worker(tmp_path, env, QUEUE)
+    worker = Worker(tmp_path, env, QUEUE, app=IMPATIENT)
 
     def held_up() -> bool:
         return worker.log().count("short of memory") > 1

@@ -21,7 +21,7 @@ from tests.support.topologies import shipped_document
 from tests.support.triton import BE_BUSY, BE_SLOW, DIE, RAISE, Server, rows
 from tests.support.victoria import count_samples
 from tests.support.waiting import wait_until
-from tests.support.worker import Worker, running
+from tests.support.worker import IMPATIENT, Worker, running
 
 #: A queue of somebody who waits for answers.
 ANSWERS = "somebody.elses"
@@ -175,7 +175,7 @@ def test_a_request_that_is_always_too_much_is_dead_and_the_others_are_answered(
         publish(env, good[-1])
         return queue_depth(env["MESH_BROKER_URL"], "dead.letter.queue")
 
-    with running(Worker(tmp_path, env, REQUESTS, app="tests.support.impatient")):
+    with running(Worker(tmp_path, env, REQUESTS, app=IMPATIENT)):
         publish(env, *good[:20], too_much, *good[20:])
         wait_until(is_dead, 100, "the dead letter")
         (letter,) = take(env["MESH_BROKER_URL"], "dead.letter.queue", 1)

@@ -17,7 +17,7 @@ from tests.support.meshes import declared, reconfigured
 from tests.support.receiver import Answer, Receiver
 from tests.support.victoria import count_samples
 from tests.support.waiting import wait_until
-from tests.support.worker import Worker, running
+from tests.support.worker import IMPATIENT, Worker, running
 
 QUEUES = ("metrics.system", "metrics.application")
 START_MS = 1_795_000_000_000
@@ -163,7 +163,7 @@ def test_nothing_is_lost_on_a_store_that_is_slow_and_answers_errors(
     def stored() -> set[bytes]:
         return {line for each in receiver.accepted for line in each.body.splitlines()}
 
-    with running(Worker(tmp_path, env, *QUEUES)):
+    with running(Worker(tmp_path, env, *QUEUES, app=IMPATIENT)):
         publish(env, [metric(number) for number in range(1_000)])
         wait_until(lambda: len(stored()) == 1_000, 60, "every line")
 

@@ -12,6 +12,8 @@ from meshtasks.demo.process import Process
 from tests.support.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
+#: An application that waits less for what is unavailable.
+IMPATIENT = "tests.support.impatient"
 CELERY = Path(sys.executable).with_name("celery")
 
 
