@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
@@ -67,6 +67,26 @@ class DeadLetter(NamedTuple):
     sensor: str = ""
 
 
+class GroupKey(NamedTuple):
+    """What the dead letters of a group have in common.
+
+    Attributes:
+        queue: where they failed; None if they never were in a queue.
+        kind: class of the fault.
+        reason: see :func:`general_reason`.
+    """
+
+    queue: str | None
+    kind: str
+    reason: str
+
+    @classmethod
+    def of(cls, dead_letter: DeadLetter) -> Self:
+        """The group of a dead letter."""
+        reason = general_reason(dead_letter.reason)
+        return cls(dead_letter.queue, dead_letter.kind, reason)
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Selects dead letters: those that meet every condition that is set.
@@ -79,6 +99,7 @@ class Selection:
         sensor: they are of it; a shell pattern will do.
         failed_before: epoch seconds.
         failed_after: epoch seconds.
+        group: they belong to it.
     """
 
     ids: Collection[str] = ()
@@ -88,6 +109,7 @@ class Selection:
     sensor: str = ""
     failed_before: float | None = None
     failed_after: float | None = None
+    group: GroupKey | None = None
 
     def matches(self, dead_letter: DeadLetter) -> bool:
         """Whether this one is selected. One without a time may be of any age."""
@@ -101,6 +123,7 @@ class Selection:
                 or topic_matches(self.routing_key, dead_letter.routing_key)
             )
             and self._is_of_age(dead_letter.failed_at)
+            and (self.group is None or self.group == GroupKey.of(dead_letter))
         )
 
     def _has_id(self, dead_letter_id: str) -> bool:
@@ -144,11 +167,11 @@ class Groups:
     """Dead letters, counted by reason and queue."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[str | None, str, str], Group] = {}
+        self._groups: dict[GroupKey, Group] = {}
 
     def add(self, dead_letter: DeadLetter) -> None:
         """Count one."""
-        key = dead_letter.queue, dead_letter.kind, general_reason(dead_letter.reason)
+        key = GroupKey.of(dead_letter)
         time = dead_letter.failed_at
         replayed = int(dead_letter.replays > 0)
         group = self._groups.get(key)

@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from meshtasks.amqp.topology import TOPOLOGY
-from meshtasks.cli.config_explain import exchanges_for, explain, is_known
 from meshtasks.cli.config_findings import error_finding, findings
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError
 from meshtasks.flows.loading import load_flows
+from meshtasks.observation.explain import exchanges_for, explain, is_known
 
 app = typer.Typer(help="The files of config/.", no_args_is_help=True)
 

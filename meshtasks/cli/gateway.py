@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from meshtasks.cli.terminal import fail, say
-from meshtasks.config.extras import require
+from meshtasks.config.extras import installed, require
 from meshtasks.config.settings import load_settings
 
 #: Requests that are being answered when it is told to stop may take so long.
@@ -58,9 +58,14 @@ def gateway(
     # Inherited by every connection; asyncio sets it only on sockets that name their
     # protocol. Without it an answer waits 40 ms for the acknowledgement of its header.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    application = create_gateway(context)
+    if installed("console"):
+        from meshtasks.gateway.console.app import add_console  # noqa: PLC0415
+
+        add_console(application, context, flows)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     config = uvicorn.Config(
-        create_gateway(context),
+        application,
         timeout_graceful_shutdown=_STOP_SECONDS,
         server_header=False,
         http=PromptProtocol,

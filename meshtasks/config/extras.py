@@ -8,14 +8,15 @@ from typing import Literal
 from meshtasks.errors import ConfigError
 
 Extra = Literal[
-    "alerts", "analytics", "flower", "gateway", "homeassistant", "kubernetes",
-    "postgresql", "s3", "triton",
+    "alerts", "analytics", "console", "flower", "gateway", "homeassistant",
+    "kubernetes", "postgresql", "s3", "triton",
 ]  # fmt: skip
 
 #: The modules that we import of each.
 MODULES: dict[Extra, tuple[str, ...]] = {
     "alerts": ("apprise",),
     "analytics": ("duckdb", "matplotlib", "pyarrow"),
+    "console": ("nicegui",),
     "flower": ("flower",),
     "gateway": ("fastapi", "fastapi_offline", "starlette", "uvicorn"),
     "homeassistant": ("websockets",),
@@ -24,6 +25,11 @@ MODULES: dict[Extra, tuple[str, ...]] = {
     "s3": ("minio",),
     "triton": ("gevent", "geventhttpclient", "numpy", "tritonclient"),
 }
+
+
+def installed(extra: Extra) -> bool:
+    """Whether an extra is installed."""
+    return all(find_spec(module) is not None for module in MODULES[extra])
 
 
 def require(extra: Extra, purpose: str) -> None:

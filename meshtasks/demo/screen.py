@@ -130,6 +130,7 @@ class Screen:
             ("readings", f"{page}   draws the rooms"),
             ("Flower", f"{stack.flower_url}   {flower}"),
             ("RabbitMQ", f"{broker.management_url}   {account}"),
+            ("house", f"{stack.gateway_url}/login?token={stack.gateway_token}"),
             ("gateway", f"{stack.gateway_url}/docs   {stack.gateway_token}"),
             ("phone, n8n", f"{stack.receiver.url}   stands in for both"),
         ]

@@ -14,8 +14,8 @@ from meshtasks.flows.sinks import Sinks
 from meshtasks.records.models import explain
 
 #: What a caller must be allowed: to put records into the mesh, to have it do work,
-#: to change how it is operated.
-Scope = Literal["publish", "trigger", "operate"]
+#: to look at the console, to change how it is operated (and look).
+Scope = Literal["publish", "trigger", "view", "operate"]
 
 
 #: Seconds, given as text.

@@ -84,6 +84,7 @@ class PromptProtocol(H11Protocol):
 
     head_seconds = HEAD_SECONDS
     _expiry: asyncio.TimerHandle | None = None
+    _is_web_socket = False
 
     @override
     def connection_made(self, transport: Any) -> None:
@@ -100,12 +101,18 @@ class PromptProtocol(H11Protocol):
             self._expect_nothing()
 
     @override
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        super().handle_websocket_upgrade(event)
+        self._expect_nothing()
+        self._is_web_socket = True  # what comes now has another protocol
+
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
         super().connection_lost(exc)
 
     def _expect_head(self) -> None:
-        if self._expiry is None:
+        if self._expiry is None and not self._is_web_socket:
             self._expiry = self.loop.call_later(self.head_seconds, self.transport.close)
 
     def _expect_nothing(self) -> None:

@@ -254,6 +254,19 @@ def facts_of(
     )
 
 
+def rooms_of(
+    database: DuckDBPyConnection, days: int, now: datetime
+) -> tuple[Room, ...]:
+    """The curves and days of every room, of the last so many days.
+
+    Args:
+        database: has the view ``readings``; and ``events``.
+        days: up to now.
+        now: the end of the period.
+    """
+    return _rooms_of(database, _period_of(database, days, now))
+
+
 def _period_of(database: DuckDBPyConnection, days: int, now: datetime) -> Period:
     """The last so many days up to now, in the database's time zone; of a mesh that
     is younger, its life."""

@@ -28,7 +28,6 @@ from typer.main import get_command
 
 import meshtasks.celery  # noqa: F401 - registers what inspect and control know
 from meshtasks.cli import app
-from meshtasks.cli.config_explain import explain
 from meshtasks.cli.config_findings import findings
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
@@ -37,6 +36,7 @@ from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.problems import Problem
 from meshtasks.gateway.validation import Validator
+from meshtasks.observation.explain import explain
 from meshtasks.producers.__main__ import application
 from tests.support.amqp import queue_depth
 from tests.support.docs import PAGES, ROOT, Snippet, snippets, with_snippets

@@ -10,7 +10,8 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-_OPTIONS = (
+#: Of every start: no window, nothing fetched, nothing asked.
+OPTIONS = (
     "--headless",
     "--no-sandbox",  # it may run as root
     "--disable-gpu",
@@ -71,7 +72,7 @@ def _run(
     return subprocess.run(
         [
             "chromium",
-            *_OPTIONS,
+            *OPTIONS,
             *([_DARK] if dark else []),
             f"--user-data-dir={profile}",
             f"--window-size={width},900",

@@ -25,6 +25,7 @@ SCOPES = {
     "sensor": "publish",
     "asker": "trigger",
     "operator": "operate",
+    "visitor": "view",
     "greedy": "publish",
 }
 

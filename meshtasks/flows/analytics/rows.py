@@ -161,6 +161,23 @@ def rows_of(content: bytes, kinds: KindsConfig) -> Rows:
     return rows
 
 
+def reading_of(
+    record: Any, routing_key: str, time_ms: int, kinds: KindsConfig
+) -> Reading:
+    """A record that was published to the sensors, as it would be stored.
+
+    Args:
+        record: its JSON, parsed.
+        routing_key: it was published with.
+        time_ms: epoch milliseconds; when it was read.
+        kinds: the units of each kind.
+
+    Raises:
+        InvalidMessage: it is no reading, or its unit or value cannot be.
+    """
+    return _reading(_ParsedRecord("", routing_key, time_ms, record, ""), kinds)
+
+
 def _parsed(line: ArchivedRecord) -> _ParsedRecord:
     try:
         record = from_json(line.record)

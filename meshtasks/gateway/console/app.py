@@ -1,0 +1,64 @@
+"""Puts the console into the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+from fastapi import FastAPI
+from nicegui import app as pages
+from nicegui import ui
+
+from meshtasks.flows.loading import Flows
+from meshtasks.gateway.console.alerts import add_alerts
+from meshtasks.gateway.console.flow import add_flow
+from meshtasks.gateway.console.frame import Console
+from meshtasks.gateway.console.house import add_house
+from meshtasks.gateway.console.letters import add_letters
+from meshtasks.gateway.console.live import add_live
+from meshtasks.gateway.console.sessions import Guard, Sessions, routes
+from meshtasks.gateway.console.trying import add_trying
+from meshtasks.gateway.console.watch import MeshWatch
+from meshtasks.gateway.context import Context
+from meshtasks.gateway.problems import Problem
+
+
+def add_console(app: FastAPI, context: Context, flows: Flows) -> None:
+    """Serve the console at ``/``; once a process, since NiceGUI has one application.
+
+    Args:
+        app: the gateway; its routes come first.
+        context: its parts.
+        flows: those of the mesh.
+    """
+    sessions = Sessions(context.tokens)
+    console = Console(context, flows, sessions, MeshWatch(context.settings))
+    app.include_router(routes(sessions))
+
+    @app.api_route("/v1/{rest:path}", include_in_schema=False)
+    def not_found(rest: str) -> None:
+        """What is no part of the interface is no page either."""
+        raise Problem(HTTPStatus.NOT_FOUND, f"There is no /v1/{rest}.")
+
+    for add_page in (
+        add_house,
+        add_flow,
+        add_letters,
+        add_alerts,
+        add_live,
+        add_trying,
+    ):
+        add_page(console)
+    pages.add_middleware(Guard, sessions=sessions)
+    served = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def watching(app: FastAPI) -> AsyncIterator[None]:
+        console.watch.start()
+        async with served(app):
+            yield
+        console.watch.stop()
+
+    app.router.lifespan_context = watching
+    ui.run_with(app, title="meshtasks", dark=None, show_welcome_message=False)

@@ -1,0 +1,122 @@
+"""What every page has: the head with the way to the others, and who looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+
+from nicegui import ui
+
+from meshtasks.flows.loading import Flows
+from meshtasks.gateway.clients import Client
+from meshtasks.gateway.console.sessions import COOKIE, OPERATE, Sessions
+from meshtasks.gateway.console.watch import MeshWatch
+from meshtasks.gateway.context import Context
+from meshtasks.text import printable
+
+#: Address, name and icon of each page.
+PAGES = (
+    ("/", "House", "home"),
+    ("/flow", "Flow", "account_tree"),
+    ("/dead-letters", "Dead letters", "inbox"),
+    ("/alerts", "Alerts", "notifications"),
+    ("/live", "Live", "sensors"),
+    ("/try", "Try", "science"),
+)
+
+_STYLE = """
+:root { --ink: #1b2733; --dim: #57636e; --card: #fff; --line: #d5dde3;
+  --bad: #b3261e; --good: #1b6e3c; --accent: #1f5f8b }
+body { background: #f4f6f8; color: var(--ink) }
+body.body--dark { --ink: #e6ecf1; --dim: #a3b0bb; --card: #1d252c; --line: #36424c;
+  --bad: #ff8a80; --good: #7fd6a0; --accent: #8cc4ee; background: #12181d }
+.mesh-card { background: var(--card); border: 1px solid var(--line);
+  border-radius: .6rem; padding: .75rem 1rem; min-width: 0 }
+.mesh-grid { display: grid; gap: .75rem; width: 100%; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)) }
+.mesh-dim { color: var(--dim) } .mesh-bad { color: var(--bad) }
+.mesh-good { color: var(--good) }
+.mesh-card h2, .mesh-h2 { font-size: 1rem; font-weight: 600; line-height: 1.4;
+  margin: 0 0 .25rem }
+.mesh-row { display: flex; justify-content: space-between; align-items: baseline;
+  gap: .5rem; flex-wrap: wrap }
+.mesh-value { font-size: 1.35rem; font-variant-numeric: tabular-nums }
+.mesh-line { width: 100%; height: 2.2rem; color: var(--accent) }
+.mesh-wrap { overflow-wrap: anywhere } pre.mesh-wrap { white-space: pre-wrap }
+table.mesh-table { border-collapse: collapse; width: 100% }
+table.mesh-table caption { text-align: left }
+table.mesh-table th, table.mesh-table td { text-align: left; padding: .3rem .5rem;
+  border-bottom: 1px solid var(--line); vertical-align: top }
+table.mesh-table td.n, table.mesh-table th.n { text-align: right;
+  font-variant-numeric: tabular-nums }
+.mesh-scroll { overflow-x: auto; width: 100% }
+.q-header a { color: inherit; text-decoration: none }
+.q-header a[aria-current] { text-decoration: underline; text-underline-offset: .35em }
+"""
+
+
+@dataclass(frozen=True)
+class Console:
+    """What the pages share.
+
+    Attributes:
+        context: of the gateway.
+        flows: those of the mesh.
+        sessions: who is logged in.
+        watch: what is seen of the mesh.
+    """
+
+    context: Context
+    flows: Flows
+    sessions: Sessions
+    watch: MeshWatch
+
+    def viewer(self) -> Client | None:
+        """Who looks at the page that is being made or used; None once the session is
+        over."""
+        request = ui.context.client.request
+        return self.sessions.client_of(request.cookies.get(COOKIE))
+
+    def may_operate(self) -> bool:
+        """Whether the viewer may change something."""
+        viewer = self.viewer()
+        return viewer is not None and OPERATE in viewer.scopes
+
+
+def text(value: object) -> str:
+    """Text from outside, to stand in HTML."""
+    return escape(printable(str(value)))
+
+
+@contextmanager
+def framed(console: Console, address: str) -> Iterator[None]:
+    """The frame of a page; its content goes inside.
+
+    Args:
+        console: the console.
+        address: of the page.
+    """
+    ui.add_css(_STYLE)
+    ui.colors(primary="#1f5f8b")
+    ui.dark_mode(None)
+    console.watch.want()
+    title = next(name for path, name, _ in PAGES if path == address)
+    ui.page_title(f"{title} · meshtasks")
+    with (
+        ui.header().classes("items-center q-py-xs"),
+        ui.element("nav").props('aria-label="Pages"').classes("row gap-4"),
+    ):
+        for path, name, _ in PAGES:
+            link = ui.link(name, path)
+            if path == address:
+                link.props('aria-current="page"')
+        ui.space()
+        viewer = console.viewer()
+        if viewer:
+            ui.label(viewer.name)
+    with ui.element("main").classes("w-full column gap-3"):
+        ui.html(f"<h1 class='text-h5'>{text(title)}</h1>", sanitize=False)
+        yield
+    ui.timer(5.0, console.watch.want)

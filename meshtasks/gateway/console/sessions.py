@@ -1,0 +1,238 @@
+"""Who looks at the console: a token of the gateway, exchanged for a cookie.
+
+The cookie is a random number that means nothing elsewhere; it goes with the gateway's
+process. Pages of other sites can neither read it nor send it along with a change
+(``SameSite=Lax``: they cannot post, nor open the page's web socket, with it).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
+from string import Template
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from meshtasks.gateway.clients import Client, RateLimit, Tokens
+
+COOKIE = "mesh_session"
+_LIFE_SECONDS = 12 * 3600.0
+_MOST_SESSIONS = 1_000
+#: Attempts of one address: so many at once, then one in so many seconds.
+_ATTEMPTS, _ATTEMPT_SECONDS = 5, 10.0
+#: Addresses whose attempts are remembered.
+_MOST_ADDRESSES = 10_000
+#: Whoever may look, and whoever may change something; the second includes the first.
+VIEW, OPERATE = "view", "operate"
+
+#: Nothing is fetched from elsewhere, nobody may frame a page. Vue compiles templates in
+#: the browser, so scripts may be evaluated.
+_HEADERS = {
+    "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' "
+    "'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'; "
+    "form-action 'self'; base-uri 'self'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+class Sessions:
+    """Who is logged in, in memory.
+
+    Args:
+        tokens: of the gateway.
+    """
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+        self._sessions: OrderedDict[bytes, tuple[Client, float]] = OrderedDict()
+        self._attempts: OrderedDict[str, RateLimit] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def wait_seconds(self, address: str) -> float:
+        """Count an attempt to log in; 0 if it may be made, else how long to wait."""
+        with self._lock:
+            limit = self._attempts.setdefault(
+                address, RateLimit(1 / _ATTEMPT_SECONDS, _ATTEMPTS)
+            )
+            self._attempts.move_to_end(address)
+            while len(self._attempts) > _MOST_ADDRESSES:
+                self._attempts.popitem(last=False)
+        return limit.wait_seconds(address, time.monotonic())
+
+    def begin(self, token: str) -> str | None:
+        """The value of a new session's cookie; None if the token is nobody's, or may
+        neither view nor operate."""
+        client = self._tokens.client_of(token)
+        if client is None or not client.scopes & {VIEW, OPERATE}:
+            return None
+        cookie = secrets.token_urlsafe(32)
+        with self._lock:
+            self._sessions[_digest(cookie)] = client, time.monotonic() + _LIFE_SECONDS
+            while len(self._sessions) > _MOST_SESSIONS:
+                self._sessions.popitem(last=False)
+        return cookie
+
+    def client_of(self, cookie: str | None) -> Client | None:
+        """Whose session a cookie is; None if it is over, or was none."""
+        if not cookie:
+            return None
+        with self._lock:
+            client, ends_at = self._sessions.get(_digest(cookie), (None, 0.0))
+        return client if time.monotonic() < ends_at else None
+
+    def end(self, cookie: str | None) -> None:
+        """Forget a session."""
+        with self._lock:
+            self._sessions.pop(_digest(cookie or ""), None)
+
+
+def _digest(cookie: str) -> bytes:
+    return hashlib.sha256(cookie.encode("utf-8", "surrogateescape")).digest()
+
+
+_PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>meshtasks</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<style>
+ body { font: 1rem/1.5 system-ui, sans-serif; display: grid; place-items: center;
+   min-height: 90vh; margin: 0 }
+ form { display: grid; gap: .75rem; width: min(22rem, 90vw) }
+ input, button { font: inherit; padding: .6rem; border-radius: .4rem;
+   border: 1px solid #888 }
+ button { background: #1f5f8b; color: #fff; border: 0; cursor: pointer }
+ p { margin: 0 }
+</style></head><body><main><form method="post" action="/login">
+<h1>meshtasks</h1><p role="status">$text</p>
+<input type="hidden" name="next" value="$after">
+<label for="token">Token with the scope view or operate (MESH_API_TOKENS)</label>
+<input id="token" name="token" type="password" autocomplete="current-password"
+  required autofocus>
+<button>Log in</button></form></main></body></html>
+""")
+
+
+def routes(sessions: Sessions) -> APIRouter:
+    """Logging in and out."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/login")
+    def show_login(request: Request) -> Response:
+        """The form; or, with a token in the address, the session at once."""
+        if token := request.query_params.get("token"):
+            return _log_in(request, token, "/")
+        return _form("", _local(request.query_params.get("next", "/")))
+
+    @router.post("/login")
+    async def log_in(request: Request) -> Response:
+        """Exchange a token for a cookie."""
+        form = await request.form()
+        return _log_in(
+            request, str(form.get("token", "")), _local(str(form.get("next", "/")))
+        )
+
+    @router.post("/logout")
+    def log_out(request: Request) -> Response:
+        """End the session."""
+        sessions.end(request.cookies.get(COOKIE))
+        response = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
+        response.delete_cookie(COOKIE)
+        return response
+
+    def _log_in(request: Request, token: str, after: str) -> Response:
+        address = request.client.host if request.client else ""
+        if wait_seconds := sessions.wait_seconds(address):
+            text = f"Too many attempts; wait {wait_seconds:.0f} s."
+            response = _form(text, after, HTTPStatus.TOO_MANY_REQUESTS)
+            response.headers["Retry-After"] = f"{wait_seconds:.0f}"
+            return response
+        cookie = sessions.begin(token)
+        if cookie is None:
+            text = "That is no token with the scope view or operate."
+            return _form(text, after, HTTPStatus.FORBIDDEN)
+        response = RedirectResponse(after, HTTPStatus.SEE_OTHER)
+        response.set_cookie(
+            COOKIE,
+            cookie,
+            httponly=True,
+            samesite="lax",
+            secure=request.url.scheme == "https",
+            max_age=int(_LIFE_SECONDS),
+        )
+        return response
+
+    return router
+
+
+def _form(text: str, after: str, status: int = HTTPStatus.OK) -> Response:
+    return HTMLResponse(_PAGE.substitute(text=text, after=after), status)
+
+
+def _local(path: str) -> str:
+    """A page of this console, whatever was asked for."""
+    is_path = path.startswith("/") and not path.startswith("//") and "\\" not in path
+    return quote(path, safe="/?=&") if is_path else "/"
+
+
+class Guard:
+    """Lets only those see the console who are logged in.
+
+    Args:
+        app: the console.
+        sessions: who is logged in.
+    """
+
+    def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
+        self._app = app
+        self._sessions = sessions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        is_asset = path.startswith("/_nicegui/")  # programs and fonts of the page
+        if is_asset or self._sessions.client_of(cookie_of(scope)):
+            await self._app(scope, receive, _with_headers(send))
+        elif scope["type"] == "http":
+            answer = RedirectResponse(f"/login?next={quote(path)}", 303)
+            await answer(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 4401})
+
+
+def cookie_of(scope: Scope) -> str | None:
+    """The value of the session's cookie in a request."""
+    for name, value in scope["headers"]:
+        if name == b"cookie":
+            cookies: SimpleCookie = SimpleCookie()
+            try:
+                cookies.load(value.decode("latin-1"))
+            except CookieError:
+                return None
+            if COOKIE in cookies:
+                return cookies[COOKIE].value
+    return None
+
+
+def _with_headers(send: Send) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in _HEADERS.items():
+                headers[name] = value
+        await send(message)
+
+    return send_with_headers

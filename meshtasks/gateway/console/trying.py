@@ -1,0 +1,120 @@
+"""What would become of a message: explained, judged while it is typed, published."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from nicegui import ui
+from pydantic_core import from_json
+
+from meshtasks.amqp.frames import new_message_id
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.errors import ConfigError, InvalidMessage, MeshError
+from meshtasks.flows.analytics.rows import reading_of
+from meshtasks.gateway.console.frame import Console, framed, text
+from meshtasks.gateway.problems import Problem
+from meshtasks.observation.explain import exchanges_for, explain, is_known
+from meshtasks.records.kinds import KINDS
+
+_EXAMPLE_KEY, _EXAMPLE_BODY = (
+    "sensors.temperature.attic",
+    '{"value": 71.6, "unit": "°F"}',
+)
+
+
+def add_trying(console: Console) -> None:
+    """Serve the page."""
+
+    @ui.page("/try")
+    def trying() -> None:
+        with framed(console, "/try"):
+            key = ui.input("Routing key", value=_EXAMPLE_KEY).classes("w-full")
+            body = ui.textarea("Message", value=_EXAMPLE_BODY).classes("w-full")
+            body.props("outlined autogrow")
+            fate = ui.html("", sanitize=False).props('role="status"')
+            way = ui.html("", sanitize=False).classes("mesh-scroll")
+
+            def judge() -> None:
+                exchange = _exchange(console, key.value)
+                fate.set_content(
+                    stored_as(console, exchange, key.value, body.value.encode())
+                )
+                way.set_content(
+                    f"<pre>{text(_way(console, exchange, key.value))}</pre>"
+                )
+
+            async def publish() -> None:
+                viewer = console.viewer()
+                if viewer is None or not viewer.scopes & {"publish", "operate"}:
+                    return
+                exchange, content = _exchange(console, key.value), body.value.encode()
+                try:
+                    console.context.validator.check(exchange, key.value, content)
+                    message = Outgoing(
+                        exchange,
+                        key.value,
+                        content,
+                        new_message_id(),
+                        timestamp=time.time(),
+                    )
+                    await asyncio.to_thread(
+                        console.context.republisher.publish, message
+                    )
+                except (Problem, MeshError) as error:
+                    ui.notify(str(error), type="negative")
+                    return
+                ui.notify("The broker has stored it.", type="positive")
+
+            key.on_value_change(judge)
+            body.on_value_change(judge)
+            judge()
+            viewer = console.viewer()
+            button = ui.button("Publish", on_click=publish)
+            if viewer is None or not viewer.scopes & {"publish", "operate"}:
+                button.disable()
+
+
+def stored_as(console: Console, exchange: str, routing_key: str, body: bytes) -> str:
+    """What would become of a message, as HTML: what is stored, or why it would be a
+    dead letter."""
+    try:
+        queues = console.context.validator.check(exchange, routing_key, body)
+    except Problem as problem:
+        faults = "".join(
+            f"<li>{text(error.pointer)}: {text(error.detail)}</li>"
+            for error in problem.errors[:10]
+        )
+        return f"<div class='mesh-bad'>{text(problem.detail)}<ul>{faults}</ul></div>"
+    kinds = console.context.settings.read(KINDS)
+    document = from_json(body)
+    try:
+        row = reading_of(document, routing_key, round(time.time() * 1000), kinds)
+    except InvalidMessage:
+        return f"<div class='mesh-good'>{text(', '.join(queues))} would take it.</div>"
+    return (
+        "<div class='mesh-good'>This would be stored as "
+        f"{row.value:g} {text(row.unit or '')} of {text(row.sensor_id)}, by way of "
+        f"{text(', '.join(queues))}.</div>"
+    )
+
+
+def _exchange(console: Console, routing_key: str) -> str:
+    topology = console.context.settings.read(TOPOLOGY)
+    return next(iter(exchanges_for(topology, routing_key)), "")
+
+
+def _way(console: Console, exchange: str, routing_key: str) -> str:
+    settings = console.context.settings
+    topology = settings.read(TOPOLOGY)
+    if not exchange or not is_known(topology, exchange):
+        return (
+            f"No exchange takes {routing_key}. To have it taken, add a queue and a "
+            "binding to topology.yaml (docs/add-a-queue.md)."
+        )
+    try:
+        found = explain(settings, console.flows, exchange, routing_key)
+    except ConfigError as error:
+        return str(error)
+    return "\n".join(found.lines(settings.env.receivers))

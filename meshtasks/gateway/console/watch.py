@@ -1,0 +1,151 @@
+"""What the pages show, looked at once for all of them, and only while one is open."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack, closing, suppress
+from datetime import UTC, datetime, timedelta
+
+from amqp.exceptions import ChannelError
+
+from meshtasks.amqp.tap import tapped
+from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.config.extras import require
+from meshtasks.config.settings import Settings
+from meshtasks.errors import ConfigError, MeshError, Transient
+from meshtasks.flows.archive.objects import open_store
+from meshtasks.observation.collect import Collector
+from meshtasks.observation.facts import VIEWS, Room, rooms_of
+from meshtasks.observation.latest import LatestValues
+from meshtasks.observation.snapshot import Snapshot
+from meshtasks.observation.workers import WorkerAnswer, WorkerPoll, attention
+from meshtasks.records.kinds import KINDS
+
+_LOOK_SECONDS = 2.0
+#: A page says so often that it is there; without any the broker is left alone.
+_UNWATCHED_SECONDS = 30.0
+_HISTORY_SECONDS = 120.0
+_RETRY_SECONDS = 2.0
+_SENSORS = "sensors.#"
+_SENSOR_EXCHANGES = ("sensors", "amq.topic")
+
+
+class MeshWatch:
+    """Looks at the mesh in threads of its own, as long as somebody looks at a page.
+
+    Args:
+        settings: of the mesh.
+
+    Attributes:
+        snapshot: of the mesh; None before the first.
+        answers: of the workers.
+        latest: the latest values.
+        rooms: the curves of the last 24 hours, by the archive.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.snapshot: Snapshot | None = None
+        self.answers: list[WorkerAnswer] = []
+        self.latest = LatestValues(settings.read(KINDS))
+        self.rooms: tuple[Room, ...] = ()
+        self._settings = settings
+        self._wanted_until = 0.0
+        self._wake_up = threading.Event()
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (
+                ("console", self._watch),
+                ("console-sensors", self._listen),
+                ("console-history", self._read_history),
+            )
+        ]
+
+    def start(self) -> None:
+        """Start the threads; they rest until a page is opened."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End them."""
+        self._stopping.set()
+        self._wake_up.set()
+        for thread in self._threads:
+            thread.join()
+
+    def want(self) -> None:
+        """A page is open."""
+        self._wanted_until = time.monotonic() + _UNWATCHED_SECONDS
+        self._wake_up.set()
+
+    def attention(self) -> list[str]:
+        """What wants attention; the first thing first."""
+        if self.snapshot is None:
+            return []
+        return attention(self.snapshot, self.answers)
+
+    def _is_wanted(self) -> bool:
+        return time.monotonic() < self._wanted_until and not self._stopping.is_set()
+
+    def _next_watch(self) -> bool:
+        """Wait until a page is open; False at the end."""
+        while not self._is_wanted() and not self._stopping.is_set():
+            self._wake_up.wait()
+            self._wake_up.clear()
+        return not self._stopping.is_set()
+
+    def _watch(self) -> None:
+        while self._next_watch():
+            with ExitStack() as stack:
+                url = self._settings.env.management_url or None
+                collector = stack.enter_context(
+                    Collector(self._settings, management_url=url)
+                )
+                poll = stack.enter_context(WorkerPoll(self._settings.env.amqp_url))
+                while self._is_wanted():
+                    self.snapshot = collector.snapshot()
+                    self.answers = poll.answers
+                    self._stopping.wait(_LOOK_SECONDS)
+
+    def _listen(self) -> None:
+        topology = self._settings.read(TOPOLOGY)
+        url = self._settings.env.amqp_url
+        while self._next_watch():
+            try:
+                with tapped(url, topology, _SENSORS, _SENSOR_EXCHANGES) as copies:
+                    while self._is_wanted():
+                        if message := copies.next(_RETRY_SECONDS):
+                            self.latest.see(message, time.time())
+            except (Transient, ConfigError, ChannelError):
+                # the snapshot names the fault
+                self._stopping.wait(_RETRY_SECONDS)
+
+    def _read_history(self) -> None:
+        while self._next_watch():
+            with suppress(MeshError):  # of the store; the snapshot names it
+                self.rooms = _rooms(self._settings)
+            self._stopping.wait(_HISTORY_SECONDS)
+
+
+def _rooms(settings: Settings) -> tuple[Room, ...]:
+    """The curves of the last 24 hours.
+
+    Raises:
+        MeshError: the archive cannot be read.
+    """
+    require("analytics", "the console's history")
+    from meshtasks.flows.analytics.database import (  # noqa: PLC0415 - an extra
+        opened,
+        passing_over_damaged,
+    )
+
+    now = datetime.now(UTC)
+    since = (now - timedelta(days=1)).date()
+    with closing(open_store(settings.env)) as store:
+
+        def read(left_out: frozenset[str]) -> tuple[Room, ...]:
+            with opened(settings.env, store, VIEWS, since, left_out) as database:
+                return rooms_of(database, 1, now)
+
+        return passing_over_damaged(read, lambda _: None)
