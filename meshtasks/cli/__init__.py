@@ -22,7 +22,7 @@ COMMANDS = {
     "demo": "Run the mesh on private services with a simulated house, and watch it.",
     "init": "Write configuration, passwords and what starts the mesh into a directory.",
     "gateway": "Serve events, commands and their outcomes over HTTP, until told to "
-    "stop.",
+    'stop; with the extra "console" the pages of the console, too.',
     "doctor": "Look at everything the mesh needs: configuration, broker, topology, "
     "sinks, webhooks, receivers, clocks, disks.",
     "status": "Show what the mesh does: queues, retries, dead letters, circuits, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 from typing import Annotated
@@ -18,6 +19,16 @@ from meshtasks.config.settings import load_settings
 _STOP_SECONDS = 30
 
 
+def _without_token(record: logging.LogRecord) -> bool:
+    """Takes the token of a link that logs in from a line of the access log."""
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    record.args = tuple(
+        re.sub(r"(?<=[?&]token=)[^&]+", "***", item) if isinstance(item, str) else item
+        for item in arguments
+    )
+    return True
+
+
 def gateway(
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")
@@ -26,7 +37,8 @@ def gateway(
         int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 for any.")
     ] = 8780,
 ) -> None:
-    """Serve events, commands and their outcomes over HTTP, until told to stop.
+    """Serve events, commands and their outcomes over HTTP, until told to stop; with
+    the extra "console" the pages of the console, too.
 
     Who may do what stands in MESH_API_TOKENS (or the file that MESH_API_TOKENS_FILE
     names), limits in config/gateway.yaml; /docs shows the interface. Put a proxy with
@@ -64,6 +76,7 @@ def gateway(
 
         add_console(application, context, flows)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    logging.getLogger("uvicorn.access").addFilter(_without_token)
     config = uvicorn.Config(
         application,
         timeout_graceful_shutdown=_STOP_SECONDS,
@@ -76,4 +89,6 @@ def gateway(
         signal.signal(number, lambda *_: None)
     address = "{}:{}".format(*listener.getsockname())
     say(f"Serving http://{address}/v1 (described at http://{address}/docs)", err=True)
+    if installed("console"):
+        say(f"The console is http://{address}/", err=True)
     uvicorn.Server(config).run(sockets=[listener])

@@ -19,8 +19,7 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.flows.alerts.config import ALERTS
-from meshtasks.flows.alerts.service import AlertService, AlertUpdate
-from meshtasks.flows.alerts.store import ALERT_STATE
+from meshtasks.flows.alerts.service import ALERT_STATE, AlertService, AlertUpdate
 from meshtasks.flows.sinks import Sinks
 from tests.support.alerting import alert
 from tests.support.amqp import drain, queue_depth

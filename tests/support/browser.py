@@ -142,7 +142,7 @@ class Browser:
             "(() => { const found = [...document.querySelectorAll("
             "'button, a, .q-item')].filter(e => "
             "e.offsetParent !== null && !e.disabled && "
-            f"(e.getAttribute('aria-label') || e.innerText).trim().toLowerCase()"
+            "`${e.getAttribute('aria-label') || ''} ${e.innerText}`.toLowerCase()"
             f".includes({json.dumps(name.lower())})); "
             "if (found.length) found.at(-1).click(); return found.length })()"
         )

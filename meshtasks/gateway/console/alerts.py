@@ -19,8 +19,8 @@ from meshtasks.errors import MeshError
 from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.current import CurrentAlert, current_alerts
 from meshtasks.flows.alerts.matchers import parse_matcher
+from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.alerts.state import AlertEvent, AlertState, Silence
-from meshtasks.flows.alerts.store import ALERT_STATE
 from meshtasks.flows.sinks import Sinks
 from meshtasks.gateway.console.frame import Console, framed, text
 

@@ -25,6 +25,7 @@ from meshtasks.observation.dead_letters import (
     waiting_letters,
     would_replay,
 )
+from meshtasks.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -80,19 +81,12 @@ class _Page:
 
     def _show(self, cause: LettersOfCause) -> None:
         group, queue = cause.group, cause.key.queue or "no queue"
-        with (
-            ui.expansion()
-            .classes("mesh-card w-full")
-            .props('dense header-class="mesh-wrap"') as expansion
-        ):
-            with expansion.add_slot("header"):
-                again = f", {group.replayed:,} replayed before" * bool(group.replayed)
-                ui.html(
-                    f"<strong>{group.count:,}</strong> in {text(queue)}: "
-                    f"{text(cause.key.kind)}{again}<br><span class='mesh-dim'>"
-                    f"{text(group.example.reason)}</span>",
-                    sanitize=False,
-                ).classes("grow mesh-wrap")
+        again = f", {group.replayed:,} replayed before" * bool(group.replayed)
+        expansion = ui.expansion(
+            printable(f"{group.count:,} in {queue}: {cause.key.kind}{again}"),
+            caption=printable(group.example.reason),
+        )
+        with expansion.classes("mesh-card w-full"):
             inside = ui.column().classes("w-full")
             # thousands of elements, of which most are never looked at
             expansion.on_value_change(lambda: self._fill(inside, cause))
