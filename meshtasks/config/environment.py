@@ -85,6 +85,8 @@ class Environment(BaseSettings):
     Attributes:
         broker_url: AMQP URL of RabbitMQ, virtual host included; of a cluster, one for
             each node, with ``;`` between them.
+        console_broker_url: the same for the console, which looks at more than the
+            gateway may; empty, ``broker_url``.
         management_url: where RabbitMQ's management pages are, which get the same
             account, likewise; empty, on their usual port if they show themselves.
         config_dir: directory of the YAML files; one that is not there is taken from
@@ -124,6 +126,7 @@ class Environment(BaseSettings):
     )
 
     broker_url: SecretStr = SecretStr("")
+    console_broker_url: SecretStr = SecretStr("")
     management_url: str = ""
     config_dir: Path = Path("config")
     state_dir: Path = Path(".mesh/state")
@@ -220,9 +223,13 @@ class Environment(BaseSettings):
             _ = self.triton_base_url
         except ConfigError as fault:
             yield fault
-        broker = self.broker_url.get_secret_value()
-        if broker and (expected := fault_of(broker)):
-            yield ConfigError("environment", _given_in("MESH_BROKER_URL"), expected)
+        for variable, given in (
+            ("MESH_BROKER_URL", self.broker_url),
+            ("MESH_CONSOLE_BROKER_URL", self.console_broker_url),
+        ):
+            broker = given.get_secret_value()
+            if broker and (expected := fault_of(broker)):
+                yield ConfigError("environment", _given_in(variable), expected)
         yield from self._state_faults()
 
     def _state_faults(self) -> Iterator[ConfigError]:

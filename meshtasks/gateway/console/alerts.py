@@ -44,7 +44,7 @@ class _Page:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._settings = console.context.settings
+        self._settings = console.settings
         self._policy = self._settings.read(ALERTS)
         self._shown: list[tuple[str, str, str]] | None = None
 

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from nicegui import app as pages
 from nicegui import ui
 
+from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import Flows
 from meshtasks.gateway.console.alerts import add_alerts
 from meshtasks.gateway.console.flow import add_flow
@@ -33,7 +34,11 @@ def add_console(app: FastAPI, context: Context, flows: Flows) -> None:
         flows: those of the mesh.
     """
     sessions = Sessions(context.tokens)
-    console = Console(context, flows, sessions, MeshWatch(context.settings))
+    env = context.settings.env
+    if env.console_broker_url.get_secret_value():
+        env = env.model_copy(update={"broker_url": env.console_broker_url})
+    settings = Settings(env)
+    console = Console(context, settings, flows, sessions, MeshWatch(settings))
     app.include_router(routes(sessions))
 
     @app.api_route("/v1/{rest:path}", include_in_schema=False)

@@ -9,6 +9,7 @@ from html import escape
 
 from nicegui import ui
 
+from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import Flows
 from meshtasks.gateway.clients import Client
 from meshtasks.gateway.console.sessions import COOKIE, OPERATE, Sessions
@@ -63,12 +64,14 @@ class Console:
 
     Attributes:
         context: of the gateway.
+        settings: with the console's own account of the broker.
         flows: those of the mesh.
         sessions: who is logged in.
         watch: what is seen of the mesh.
     """
 
     context: Context
+    settings: Settings
     flows: Flows
     sessions: Sessions
     watch: MeshWatch

@@ -47,7 +47,7 @@ class _Page:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._settings = console.context.settings
+        self._settings = console.settings
         self._topology = self._settings.read(TOPOLOGY)
         self._url = self._settings.env.amqp_url
         self._queue = self._topology.dead_letter_queue

@@ -32,7 +32,7 @@ def add_live(console: Console) -> None:
     @ui.page("/live")
     def live(pattern: str = "sensors.#") -> None:
         with framed(console, "/live"):
-            listener = _Listener(console.context.settings, pattern)
+            listener = _Listener(console.settings, pattern)
             with ui.row().classes("items-center w-full"):
                 field = ui.input("Routing keys (* one word, # any)", value=pattern)
                 field.classes("grow")

@@ -87,7 +87,7 @@ def stored_as(console: Console, exchange: str, routing_key: str, body: bytes) ->
             for error in problem.errors[:10]
         )
         return f"<div class='mesh-bad'>{text(problem.detail)}<ul>{faults}</ul></div>"
-    kinds = console.context.settings.read(KINDS)
+    kinds = console.settings.read(KINDS)
     document = from_json(body)
     try:
         row = reading_of(document, routing_key, round(time.time() * 1000), kinds)
@@ -101,12 +101,12 @@ def stored_as(console: Console, exchange: str, routing_key: str, body: bytes) ->
 
 
 def _exchange(console: Console, routing_key: str) -> str:
-    topology = console.context.settings.read(TOPOLOGY)
+    topology = console.settings.read(TOPOLOGY)
     return next(iter(exchanges_for(topology, routing_key)), "")
 
 
 def _way(console: Console, exchange: str, routing_key: str) -> str:
-    settings = console.context.settings
+    settings = console.settings
     topology = settings.read(TOPOLOGY)
     if not exchange or not is_known(topology, exchange):
         return (
