@@ -40,6 +40,7 @@ from meshtasks.flows.archive.reading import (
 )
 from meshtasks.flows.archive.replay import replayed, way_back
 from meshtasks.flows.loading import load_flows
+from meshtasks.flows.retention import retention_of
 from meshtasks.flows.sinks import TIMESERIES
 from meshtasks.flows.victoriametrics import look
 
@@ -175,8 +176,11 @@ class _Router:
         self._to_queue = to_queue
         self._queues_of = way_back(settings.read(TOPOLOGY))
         self._handlers = load_flows().handlers(settings)
-        state = None if even_if_dropped else look(settings.env.influx_url)
-        self._oldest = time.time() - state.retention_seconds if state else -math.inf
+        self._kept = None
+        if not even_if_dropped:
+            state = look(settings.env.influx_url)
+            self._kept = retention_of(settings.env, state)
+        self._oldest = self._kept.oldest() if self._kept else -math.inf
 
     def route(self, record: ArchivedRecord) -> _Route | str:
         """Where to, or why there is no way."""
@@ -188,10 +192,14 @@ class _Router:
                 key = ".".join(record.routing_key.split(".")[:2])
                 return f"no queue of topology.yaml gets {key} from {record.exchange!r}"
             route = _Route(record.exchange, queues)
-        if record.time < self._oldest and any(map(self._writes_points, route.queues)):
+        if (
+            self._kept is not None
+            and record.time < self._oldest
+            and any(map(self._writes_points, route.queues))
+        ):
             return (
-                "older than the time-series store keeps, which would drop them "
-                "without an error: set its -retentionPeriod, or use --even-if-dropped"
+                f"older than the time-series store keeps, {self._kept.fate}, "
+                "or use --even-if-dropped"
             )
         return route
 

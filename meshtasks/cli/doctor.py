@@ -32,6 +32,7 @@ from meshtasks.errors import ConfigError, MeshError
 from meshtasks.flows import victoriametrics
 from meshtasks.flows.diagnosis import Check, Verdict, disk, probe, size_text
 from meshtasks.flows.loading import load_flows
+from meshtasks.flows.retention import retention_of
 from meshtasks.flows.sinks import TIMESERIES, Sinks
 from meshtasks.masking import masked
 from meshtasks.observation.workers import ask_workers, circuit_lines
@@ -326,10 +327,18 @@ def _spools(settings: Settings) -> Verdict:
 
 
 def _flags(settings: Settings) -> Verdict:
-    """Whether a VictoriaMetrics keeps what it takes, once."""
+    """Whether the store keeps what it takes, and a VictoriaMetrics once."""
     state = victoriametrics.look(settings.env.influx_url)
     if state is None:
-        return Verdict("skipped", "the store is no VictoriaMetrics, or does not say")
+        kept = retention_of(settings.env, None)
+        if kept is None:
+            text = "the store is no VictoriaMetrics, or does not say"
+            return Verdict("skipped", text)
+        text = f"the bucket keeps {kept.days:.0f} days; older points are dead letters"
+        if kept.seconds < settings.read(QUEUES).defaults.retry.max_age_seconds:
+            remedy = "a longer outage than that loses points: raise its retention"
+            return Verdict("warning", text, remedy)
+        return Verdict("ok", text)
     if faults := list(state.faults()):
         texts, flags = zip(*(each.split(": set ") for each in faults), strict=True)
         return Verdict("warning", "; ".join(texts), f"set {', '.join(flags)}")
