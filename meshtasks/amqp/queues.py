@@ -99,7 +99,12 @@ DEFAULT_MAX_RECORDS = 20_000
 #: pending points may be as large as all their records are allowed to be, and the
 #: consuming process holds two batches of them.
 _OF_THE_PACKAGE: dict[str, dict[str, Any]] = {
-    PENDING_TIMESERIES: {"batch": {"count": 100}, "max_message_bytes": 4 << 20}
+    PENDING_TIMESERIES: {
+        "batch": {"count": 100},
+        "max_message_bytes": 16 << 20,
+        "max_records": DEFAULT_MAX_RECORDS,
+        "max_dead_records": DEFAULT_MAX_RECORDS,
+    }
 }
 
 

@@ -149,6 +149,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         self._flow.forget()
         self._dispatcher.forget()
         if celery_consumer.blueprint.state != bootsteps.RUN:
+            self._dispatcher.stop()
             self._republisher.stop(within_seconds=5.0)
             self._exposition.stop()
             self._timers.stop(within_seconds=_TIMERS_STOP_SECONDS)

@@ -182,6 +182,10 @@ class Dispatcher:
         self._waiting.clear()
         self._running.clear()
 
+    def stop(self) -> None:
+        """Start nothing more in the thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
     def overdue(self, now: float) -> Iterator[str]:
         """Ids of batches that the pool should have answered long ago.
 
