@@ -138,10 +138,10 @@ def init(  # noqa: PLR0913 - options of a command
             _ask_for_docker(found, address, profile or [])
     except typer.Abort:
         fail("interrupted; nothing was written", EXIT_INTERRUPTED)
-    scaffold = Scaffold(replace=force)
     try:
         make_directory(directory)
         with chdir(directory):
+            scaffold = Scaffold(replace=force)
             _write(scaffold, found, systemd=systemd, user=user)
             place = Path.cwd()
             steps = (
@@ -226,6 +226,7 @@ def _write(scaffold: Scaffold, found: Answers, *, systemd: bool, user: bool) -> 
         write_roles(env_file_values(ENV_FILE))
     else:
         scaffold.write(Path(COMPOSE_FILE.name), COMPOSE_FILE.read_bytes())
+    scaffold.remember()
     give_to_owner(ENV_FILE, DEFINITIONS, *UNITS.glob("*.env"))
 
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from meshtasks.config.environment import SHIPPED_CONFIG
+from meshtasks.config.private_files import make_private_directory, replace_private
 
 #: Beside the shipped configuration, in the package as in a clone.
 COMPOSE_FILE = SHIPPED_CONFIG.with_name("docker-compose.yml")
 PROCFILE = SHIPPED_CONFIG.with_name("Procfile")
 
+#: What was written, by path: SHA-256.
+_MEMORY = Path(".mesh/written.json")
 #: Other accounts read it, those of containers too, whatever the umask is.
 _SHARED_FILE, _SHARED_DIRECTORY = 0o644, 0o755
 
 
 class Scaffold:
     """Writes files below the current directory, and keeps account of them.
+
+    What was written is remembered by its hash, so that after an upgrade a file that
+    nobody has changed is replaced by the new version's.
 
     Attributes:
         written: how many are new, or were replaced.
@@ -29,6 +38,10 @@ class Scaffold:
     def __init__(self, *, replace: bool) -> None:
         """Args: replace: also files that somebody has changed."""
         self._replace = replace
+        self._hashes: dict[str, str] = {}
+        if _MEMORY.is_file():
+            with suppress(ValueError):  # cut short by a full disk: all files are kept
+                self._hashes = dict(json.loads(_MEMORY.read_bytes()))
         self.written = self.same = 0
         self.kept: list[Path] = []
 
@@ -41,11 +54,13 @@ class Scaffold:
             OSError: it cannot be written; names the file.
         """
         place = Path(os.path.realpath(path))  # a symbolic link stays one
-        is_there = place.exists()
-        if is_there and place.read_bytes() == content:
+        found = place.read_bytes() if place.exists() else None
+        if found == content:
             self.same += 1
+            self._hashes[str(path)] = _hash(content)
             return
-        if is_there and not self._replace:
+        is_mine = found is not None and _hash(found) == self._hashes.get(str(path))
+        if found is not None and not is_mine and not self._replace:
             self.kept.append(path)
             return
         make_directory(place.parent)
@@ -60,7 +75,22 @@ class Scaffold:
                 Path(draft.name).unlink()
                 raise
         give_to_owner(path)
+        self._hashes[str(path)] = _hash(content)
         self.written += 1
+
+    def remember(self) -> None:
+        """Keep the hashes for the next time.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        make_private_directory(_MEMORY.parent)
+        replace_private(_MEMORY, json.dumps(self._hashes, indent=1))
+        give_to_owner(_MEMORY)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def make_directory(path: Path) -> None:

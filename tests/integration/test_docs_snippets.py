@@ -57,6 +57,7 @@ _FOREIGN = {"prometheus.yml", "cluster-role.yaml"}
 _OTHERS = {
     *(".", "export", "curl", "docker", "git", "mosquitto_pub", "mosquitto_sub"),
     *("n8n", "pip", "python3", "apt-get", "systemctl", "cp", "tee", "cd"),
+    *("install", "rabbitmqctl"),
 }
 #: Runs a command as somebody else.
 _SUDO = re.compile(r"sudo(?: -u \w+)? ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import shutil
 import stat
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from meshtasks.cli import main
+from meshtasks.cli import main, scaffold
 from meshtasks.cli.answers import host, own_address
 from meshtasks.cli.secrets import secrets
 from meshtasks.config.environment import SHIPPED_CONFIG
@@ -75,6 +76,7 @@ def test_the_files_are_those_of_the_package(init: Init, tmp_path: Path) -> None:
     assert set(written) - set(shipped) == {
         ".env",
         ".mesh/compose/rabbitmq.json",
+        ".mesh/written.json",
         "docker-compose.yml",
     }
     assert values(directory)["MESH_HOST_ADDRESS"] == "[fd00::5]"
@@ -136,6 +138,28 @@ def test_what_somebody_changed_is_kept_and_named(init: Init, tmp_path: Path) -> 
     shipped = (SHIPPED_CONFIG / "rules.yaml").read_text()
     assert (tmp_path / "elsewhere.yaml").read_text() == shipped
     assert (tmp_path / "config/rules.yaml").is_symlink()
+
+
+def test_what_nobody_changed_becomes_that_of_the_new_version(
+    init: Init, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(SHIPPED_CONFIG, older / "config")
+    for path in older.glob("config/*.yaml"):
+        path.write_text(path.read_text() + "# of the older version\n")
+    with monkeypatch.context() as before:
+        before.setattr(scaffold, "SHIPPED_CONFIG", older / "config")
+        init(tmp_path / "mesh")
+    mine = tmp_path / "mesh/config/rules.yaml"
+    mine.write_text(mine.read_text() + "# mine\n")
+
+    done = init(tmp_path / "mesh")
+
+    assert "config/rules.yaml: kept" in done.stdout
+    assert done.stdout.count(": kept") == 1
+    assert mine.read_text().endswith("# mine\n")
+    topology = (tmp_path / "mesh/config/topology.yaml").read_text()
+    assert topology == (SHIPPED_CONFIG / "topology.yaml").read_text()
 
 
 def test_an_option_that_env_contradicts_is_named(init: Init, tmp_path: Path) -> None:
