@@ -20,6 +20,7 @@ from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.archive_garage import garage
 from meshtasks.cli.archive_verify import Domains, End, Start, period_of, verify
+from meshtasks.cli.places import tell_place
 from meshtasks.cli.terminal import (
     EXIT_INTERRUPTED,
     counting,
@@ -63,7 +64,9 @@ def list_(*, start: Start = "", end: End = "", domain: Domains = None) -> None:
     """
     totals: dict[tuple[str, date], list[int]] = defaultdict(lambda: [0, 0])
     foreign = 0
-    with closing(open_store(load_settings().env)) as store:
+    env = load_settings().env
+    tell_place(env, "archive_url")
+    with closing(open_store(env)) as store:
         for found in objects_in(store, period_of(start, end), domain or ()):
             if found.parsed is None:
                 foreign += 1

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from meshtasks.cli.places import tell_place
 from meshtasks.cli.terminal import counting, moment_of, say
 from meshtasks.config.extras import require
 from meshtasks.config.settings import Settings, load_settings
@@ -89,6 +90,7 @@ def verify(
         raise typer.BadParameter(message)
     if repair:
         require("analytics", "`meshtasks archive verify --repair`")
+    tell_place(settings.env, "archive_url")
     with closing(open_store(settings.env)) as store:
         # before the archive: what is in the dataset was in the archive before
         partitions = Dataset(store).partitions(with_sources=True) if repair else {}

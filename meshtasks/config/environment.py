@@ -111,6 +111,8 @@ class Environment(BaseSettings):
             ``MESH_RECEIVERS__PHONE`` or ``MESH_RECEIVERS__PHONE_FILE``.
         secrets: values of the headers of workflows.yaml, by name:
             ``MESH_SECRETS__N8N`` or ``MESH_SECRETS__N8N_FILE``.
+        host_root: where the file systems of this machine are, for the collector of its
+            metrics; in a container, where ``/`` is mounted.
         metrics_host: address at which a worker shows its metrics.
         metrics_port: the port, or a range of which each worker takes the first
             free one: ``9151-9159``. 0 is any free port; empty, no metrics are shown.
@@ -156,6 +158,7 @@ class Environment(BaseSettings):
     api_tokens: SecretStr = SecretStr("")
     receivers: dict[str, SecretStr] = {}
     secrets: dict[str, SecretStr] = {}
+    host_root: Path = Path("/")
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[str, AfterValidator(_ports_text)] = ""
 

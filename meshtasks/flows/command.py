@@ -14,8 +14,9 @@ from meshtasks.flows.sinks import Sinks
 from meshtasks.records.models import explain
 
 #: What a caller must be allowed: to put records into the mesh, to have it do work,
-#: to look at the console, to change how it is operated (and look).
-Scope = Literal["publish", "trigger", "view", "operate"]
+#: to look at the console, to change how it is operated (and look); nothing but to see the
+#: gateway's metrics.
+Scope = Literal["publish", "trigger", "view", "operate", "metrics"]
 
 
 #: Seconds, given as text.

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from meshtasks.amqp.delivery import delivery_of
+from meshtasks.cli import main
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.demo.victoriametrics import VictoriaMetrics
@@ -379,3 +380,20 @@ class TestReplayedRecords:
 def _recompressed(data: bytes, kept: slice) -> bytes:
     lines = decompress(data).splitlines(keepends=True)
     return compress(b"".join(lines[kept]), 3)
+
+
+def test_on_the_host_of_a_stack_it_says_that_the_stack_archives_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docker-compose.yml").touch()
+    (tmp_path / "config").mkdir()
+    monkeypatch.setattr("sys.argv", ["meshtasks", "archive", "list"])
+
+    with pytest.raises(SystemExit):
+        main()
+
+    said = capsys.readouterr()
+    assert "file://.mesh/archive (MESH_ARCHIVE_URL)" in said.err
+    assert "docker compose run --rm tools archive list" in said.err
+    assert said.out == "nothing is archived\n"

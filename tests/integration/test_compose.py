@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
+from meshtasks.gateway.clients import Tokens
 from tests.peers import n8n
 from tests.support.compose import read_services
 from tests.support.unpacked import COMPOSE
@@ -36,7 +38,6 @@ CHOICES = [
 ]
 #: What a user may set and need not.
 OPTIONAL = {
-    "HOSTNAME",
     "MESH_ARCHIVE_URL",
     "MESH_HOST_ADDRESS",
     "MESH_HASS_TOKEN",
@@ -165,6 +166,37 @@ def test_every_file_that_is_mounted_exists(services: dict[str, Any]) -> None:
     assert not missing
 
 
+def test_a_mount_that_is_missing_is_an_error_and_no_directory_of_roots(
+    services: dict[str, Any],
+) -> None:
+    made = [
+        volume["source"]
+        for service in services.values()
+        for volume in service.get("volumes", ())
+        if volume["type"] == "bind"
+        and volume["source"] != "/"
+        and volume["bind"].get("create_host_path") is not False
+    ]
+    assert not made
+
+
+def test_nothing_is_scraped_that_does_not_run(services: dict[str, Any]) -> None:
+    text = (ROOT / "config/prometheus/scrape.yaml").read_text(encoding="utf-8")
+    jobs = {job["job_name"]: job for job in yaml.safe_load(text)["scrape_configs"]}
+    (found,) = jobs["meshtasks"]["dns_sd_configs"]
+    shown = {
+        name
+        for name, service in services.items()
+        if "worker" in (service.get("command") or ())
+    }
+    assert set(found["names"]) == shown
+    assert found["port"] == 9151
+    token = jobs["gateway"]["authorization"]["credentials"]
+    assert token == "%{MESH_METRICS_TOKEN}"
+    assert "MESH_METRICS_TOKEN" in services["victoriametrics"]["environment"]
+    Tokens(services["gateway"]["environment"]["MESH_API_TOKENS"])
+
+
 def test_no_two_services_want_the_same_port(services: dict[str, Any]) -> None:
     ports = Counter(
         port["published"]
@@ -174,11 +206,14 @@ def test_no_two_services_want_the_same_port(services: dict[str, Any]) -> None:
     assert [port for port, count in ports.items() if count > 1] == []
 
 
-def test_only_mqtt_and_https_are_open_to_other_machines(
+def test_only_mqtt_ntfy_and_https_are_open_to_other_machines(
     services: dict[str, Any],
 ) -> None:
-    assert opened(chosen(services, *PROFILES)) == {"1883", "3443", "5443", "8443"}
-    assert opened(chosen(services, *(set(PROFILES) - {"tls"}))) == {"1883"}
+    assert opened(chosen(services, *PROFILES)) == {
+        *("1883", "8090"),
+        *("3443", "5443", "8443"),
+    }
+    assert opened(chosen(services, *(set(PROFILES) - {"tls"}))) == {"1883", "8090"}
 
 
 def test_the_proxy_listens_where_it_is_published(services: dict[str, Any]) -> None:
@@ -242,6 +277,7 @@ def test_one_service_makes_the_image_and_no_other_pulls_it(
     assert makers == ["check"]
     assert {mine.pop("check")["pull_policy"]} == {"missing"}  # no clone is here
     assert {service["pull_policy"] for service in mine.values()} == {"never"}
+    mine.pop("tools")  # for whoever runs it, while the others run
     for name, service in mine.items():
         needed = service["depends_on"]["check"]["condition"]
         assert needed == "service_completed_successfully", name
@@ -259,7 +295,7 @@ def test_workers_and_producers_keep_their_names(services: dict[str, Any]) -> Non
     for name, service in services.items():
         command = service.get("command") or []
         if "worker" in command or "meshtasks.producers" in command:
-            assert service.get("hostname"), name
+            assert service.get("hostname") or service["network_mode"] == "host", name
 
 
 #: The oldest version that may be pinned: what is supported, has no known critical
@@ -306,6 +342,8 @@ def test_what_stays_up_is_watched_and_started_again(services: dict[str, Any]) ->
         for name, each in services.items()
         if "meshtasks.producers" in (each.get("command") or [])
     }
-    watched = {name for name, each in services.items() if "healthcheck" in each}
-    assert once == {"bucket", "check", "influxdb-tokens"}
+    watched = {
+        name for name, each in services.items() if "test" in each.get("healthcheck", ())
+    }
+    assert once == {"bucket", "check", "influxdb-tokens", "tools"}
     assert watched == set(services) - once - producers

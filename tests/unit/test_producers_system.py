@@ -376,6 +376,27 @@ class Usage(NamedTuple):
 
 
 class TestFileSystems:
+    def test_in_a_container_they_are_those_of_the_machine_by_its_own_names(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        parts = [
+            *(Part("/", "overlay"), Part("/etc/mesh", "ext4"), Part("/hosts", "ext4")),
+            *(Part("/host", "ext4"), Part("/host/mnt/a.", "vfat")),
+        ]
+        asked = []
+
+        def usage(path: str) -> Usage:
+            asked.append(path)
+            return Usage()
+
+        monkeypatch.setattr(psutil, "disk_partitions", lambda: parts)
+        monkeypatch.setattr(psutil, "disk_usage", usage)
+        config = SystemConfig(groups=frozenset({Group.DISK}))
+        found = SystemCollector(config, root=Path("/host")).collect()
+
+        assert [each.record["tags"]["path"] for each in found] == ["/", "/mnt/a."]
+        assert asked == ["/host", "/host/mnt/a."]
+
     @pytest.fixture
     def paths(
         self, collector: Make, monkeypatch: pytest.MonkeyPatch

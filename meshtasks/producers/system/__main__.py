@@ -19,8 +19,9 @@ def system(context: typer.Context, *, dry_run: DryRun = False) -> None:
     Exit codes: 0 all confirmed, 1 no queue for some, 75 some not confirmed (they
     wait on disk for the next start), 78 bad configuration.
     """
-    config = load_settings().read(CONFIG)
-    collector = SystemCollector(config)
+    settings = load_settings()
+    config = settings.read(CONFIG)
+    collector = SystemCollector(config, root=settings.env.host_root)
     run_collector(context, collector, config.interval_seconds, dry_run=dry_run)
 
 

@@ -159,12 +159,14 @@ class Look:
         at_seconds: the round's moment, by
             :func:`~meshtasks.producers.collecting.elapsed_seconds`.
         guard: for the things of a group that may fail one by one.
+        root: where the machine's file systems are; others are a container's own.
     """
 
     config: SystemConfig
     counters: Counters
     at_seconds: float
     guard: Guard
+    root: Path = Path("/")
 
     def rates(
         self, group: Group, name: str, values: Mapping[str, float]
@@ -212,7 +214,8 @@ def disk(look: Look) -> Iterator[Found]:
     full, and that is no news."""
     seen = set()
     for part in sorted(psutil.disk_partitions(), key=lambda each: each.mountpoint):
-        path = part.mountpoint
+        if (path := _on_host(part.mountpoint, look.root)) is None:
+            continue
         if (
             part.device in seen
             or not look.config.disk.wants(path)
@@ -220,13 +223,19 @@ def disk(look: Look) -> Iterator[Found]:
         ):
             continue
         usage = look.guard.attempt(
-            f"file system {path}", partial(psutil.disk_usage, path)
+            f"file system {path}", partial(psutil.disk_usage, part.mountpoint)
         )
         if usage is None:
             continue
         seen.add(part.device)
         tags = {"path": path, "device": part.device, "fstype": part.fstype}
         yield Found(_attributes(usage, _SPACE), tags)
+
+
+def _on_host(mountpoint: str, root: Path) -> str | None:
+    """What the machine itself calls a mount point; None of one that is not its own."""
+    path = Path(mountpoint)
+    return str("/" / path.relative_to(root)) if path.is_relative_to(root) else None
 
 
 def _never_fills(part: Any) -> bool:
@@ -401,9 +410,14 @@ class SystemCollector(Collector):
     """
 
     def __init__(
-        self, config: SystemConfig, *, elapsed: Callable[[], float] = elapsed_seconds
+        self,
+        config: SystemConfig,
+        *,
+        root: Path = Path("/"),
+        elapsed: Callable[[], float] = elapsed_seconds,
     ) -> None:
         self._config = config
+        self._root = root
         self._elapsed = elapsed
         self._host = config.host or routing_word(platform.node().partition(".")[0])
         self._counters = Counters(
@@ -413,7 +427,8 @@ class SystemCollector(Collector):
 
     @override
     def collect(self) -> Iterator[Measured]:
-        look = Look(self._config, self._counters, self._elapsed(), self._guard)
+        at_seconds = self._elapsed()
+        look = Look(self._config, self._counters, at_seconds, self._guard, self._root)
         timestamp = time.time()
         for group in Group:
             if group not in self._config.groups:
