@@ -14,8 +14,8 @@ from meshtasks.flows.sinks import Sinks
 from meshtasks.records.models import explain
 
 #: What a caller must be allowed: to put records into the mesh, to have it do work,
-#: to look at the console, to change how it is operated (and look); nothing but to see the
-#: gateway's metrics.
+#: to look at the console, to change how it is operated (and look); to see the
+#: gateway's metrics and nothing else.
 Scope = Literal["publish", "trigger", "view", "operate", "metrics"]
 
 
