@@ -65,8 +65,9 @@ RUN /opt/sbom/bin/cyclonedx-py environment --output-reproducible \
 # What the image keeps of the base: no pip, and nothing that only people read.
 FROM python AS base
 # state: what the mesh remembers. archive: of an archive in files.
-RUN useradd --uid 10001 --create-home --home-dir /var/lib/mesh mesh \
- && install --directory --owner mesh --group mesh /var/lib/mesh/state /var/lib/mesh/archive \
+RUN useradd --uid 10001 --no-create-home --home-dir /var/lib/mesh mesh \
+ && install --directory --owner mesh --group mesh /var/lib/mesh /var/lib/mesh/state \
+      /var/lib/mesh/archive \
  && find /usr/share/doc -type f ! -name copyright -delete \
  && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/ensurepip \
       /usr/local/lib/python3*/site-packages/* /usr/share/info /usr/share/locale \

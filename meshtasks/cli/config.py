@@ -45,6 +45,9 @@ def check(
             "key does not tell.",
         ),
     ] = None,
+    allow_warnings: Annotated[
+        bool, typer.Option("--allow-warnings", help="Exit code 0 with warnings, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look for mistakes in config/, config/producers and MESH_… variables.
@@ -60,10 +63,10 @@ def check(
     elif exchange is not None:
         fail("--exchange needs --explain", _EX_USAGE)
     else:
-        _check(as_json=as_json)
+        _check(as_json=as_json, allow_warnings=allow_warnings)
 
 
-def _check(*, as_json: bool) -> None:
+def _check(*, as_json: bool, allow_warnings: bool) -> None:
     try:
         found = findings(load_settings())
     except ConfigError as error:  # of the environment, or of a flow
@@ -81,7 +84,7 @@ def _check(*, as_json: bool) -> None:
         say(", ".join(counts))
     if "error" in levels:
         sys.exit(ConfigError.exit_code)
-    if "warning" in levels:
+    if "warning" in levels and not allow_warnings:
         sys.exit(1)
 
 

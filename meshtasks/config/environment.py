@@ -198,9 +198,19 @@ class Environment(BaseSettings):
 
         Args:
             name: its path in ``config_dir``, such as ``rules.yaml``.
+
+        Raises:
+            ConfigError: this account may not look into the directory.
         """
         path = self.config_dir / name
-        return path if path.exists() else SHIPPED_CONFIG / name
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return SHIPPED_CONFIG / name
+        except OSError as error:
+            expected = f"expected a readable file, but: {error.strerror}"
+            raise ConfigError(str(path), "-", expected) from error
+        return path
 
     def place_faults(self) -> Iterator[ConfigError]:
         """Faults of places that show without connecting anywhere."""

@@ -158,6 +158,27 @@ def test_what_can_never_work_is_a_warning(
     assert place in (line, line + 1)
 
 
+def test_warnings_may_be_allowed_but_no_error_is(check: Command, config: Path) -> None:
+    (config / "rule.yaml").write_text("rules: []\n")
+    assert check("--allow-warnings").exit_code == 0
+
+    (config / "rules.yaml").write_text("rules: 1\n")
+    assert check("--allow-warnings").exit_code == 78
+
+
+def test_a_file_that_cannot_be_looked_at_is_an_error(
+    check: Command, config: Path
+) -> None:
+    (config / "rules.yaml").unlink()
+    (config / "rules.yaml").symlink_to("rules.yaml")  # as little as without the right
+
+    result = check()
+
+    assert result.exit_code == 78
+    assert "rules.yaml" in result.stdout
+    assert "Too many levels" in result.stdout
+
+
 def test_a_file_that_nothing_reads_is_a_warning(check: Command, config: Path) -> None:
     (config / "rule.yaml").touch()
 
