@@ -170,6 +170,8 @@ def write_roles(known: Mapping[str, str]) -> None:
             "# Made from .env by `meshtasks init`: change it there.",
             f"MESH_BROKER_URL={variable_text(own)}",
         ]
+        if role == "gateway":  # its console sees and replays what no API may
+            lines.append(f"MESH_CONSOLE_BROKER_URL={variable_text(url)}")
         if role == "monitor":
             login = f"{known['MESH_FLOWER_USER']}:{known['MESH_FLOWER_PASSWORD']}"
             lines.append(f"FLOWER_BASIC_AUTH={variable_text(login)}")

@@ -279,7 +279,9 @@ def test_roles_follow_a_password_that_is_changed(
     monkeypatch.chdir(tmp_path)
     secrets()
 
-    assert "amqp://gateway:8f3a@" in (tmp_path / "systemd/gateway.env").read_text()
+    lines = (tmp_path / "systemd/gateway.env").read_text().splitlines()
+    assert 'MESH_BROKER_URL="amqp://gateway:8f3a@127.0.0.1:5672/mesh"' in lines
+    assert any(each.startswith('MESH_CONSOLE_BROKER_URL="amqp://op') for each in lines)
 
 
 def on_a_terminal(directory: Path, *keys: bytes) -> tuple[str, int]:
