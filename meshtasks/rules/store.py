@@ -21,7 +21,7 @@ from sqlalchemy import Connection, text
 
 from meshtasks.rules.evaluation import SeriesState
 from meshtasks.state.database import Database, StateLocation
-from meshtasks.state.tables import storable
+from meshtasks.state.tables import storables
 
 #: A series that was silent for longer is forgotten.
 KEEP_SECONDS = 30 * 86_400.0
@@ -104,7 +104,7 @@ class RuleStateStore:
         Raises:
             SinkUnavailable: the database cannot be read or written.
         """
-        names = {storable(key): key for key in keys}
+        names = storables(keys)
         with self._held(names, now) as (connection, rows):
             loaded = {names[name]: from_json(state) for name, state in rows if state}
             states = dict(loaded)
@@ -136,12 +136,13 @@ class RuleStateStore:
         self, names: Iterable[str], now: float
     ) -> Iterator[tuple[Connection, list[tuple[str, str]]]]:
         """The rows of these keys, within a transaction that alone has them."""
-        keys = sorted(names)
         if not self._database.is_shared:
             with self._database.transaction() as connection:
-                found = self._database.sqlite.execute(_SQLITE_LOAD, (json.dumps(keys),))
+                wanted = json.dumps(list(names))
+                found = self._database.sqlite.execute(_SQLITE_LOAD, (wanted,))
                 yield connection, found.fetchall()
             return
+        keys = sorted(names)
         while True:
             with self._database.transaction() as connection:
                 rows = connection.execute(_LOCK, {"keys": keys}).all()

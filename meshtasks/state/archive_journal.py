@@ -54,8 +54,7 @@ from meshtasks.state.tables import (
     ARCHIVE_DAMAGED,
     ARCHIVE_GENERATION,
     ARCHIVE_IDS,
-    ARCHIVE_PENDING,
-    storable,
+    storables,
 )
 
 logger = logging.getLogger(__name__)
@@ -78,6 +77,19 @@ _FILE_INTEND = "INSERT OR REPLACE INTO archive_pending (name, ids) VALUES (?, ?)
 _FILE_ADD = """
 INSERT OR IGNORE INTO {table}
 SELECT value FROM archive_pending, json_each(archive_pending.ids) WHERE name = ?
+"""
+
+_FILE_FORGET = "DELETE FROM archive_pending WHERE name = ?"
+_FILE_HEALED = "DELETE FROM archive_damaged WHERE name = ?"
+
+# Statements of both.
+_PENDING = "SELECT name FROM archive_pending"
+_CURRENT = "SELECT current FROM archive_generation"
+_COUNT = """
+INSERT INTO archive_generation (id, current, started_at, ids)
+VALUES (1, 0, :now, :count)
+ON CONFLICT (id) DO UPDATE SET ids = archive_generation.ids + excluded.ids
+RETURNING ids, started_at
 """
 
 # Statements of PostgreSQL.
@@ -213,23 +225,20 @@ class ArchiveJournal(Database):
             ids: of the records. Those that are new are to be given to
                 :attr:`Claim.intend`, each in one object.
         """
-        names = {storable(name): name for name in ids}
+        names = storables(ids)
         with self.transaction() as connection:
             find = self._find if self.is_shared else self._find_in_file
-            new, busy = find(connection, sorted(names))
+            new, busy = find(connection, list(names))
             unused = set(new)
 
             def intend(objects: Mapping[str, Sequence[str]]) -> None:
-                rows = {
-                    name: [storable(each) for each in ids]
-                    for name, ids in objects.items()
-                }
+                rows = {name: list(storables(ids)) for name, ids in objects.items()}
                 unused.difference_update(*rows.values())
                 self._intend(connection, rows)
 
             yield Claim(
-                frozenset(names[each] for each in new),
-                frozenset(names[each] for each in busy),
+                frozenset(map(names.__getitem__, new)),
+                frozenset(map(names.__getitem__, busy)),
                 intend,
             )
             if unused and self.is_shared:
@@ -244,7 +253,7 @@ class ArchiveJournal(Database):
     def _find(
         self, connection: Connection, ids: list[str]
     ) -> tuple[set[str], set[str]]:
-        claimed = set(connection.execute(_CLAIM, {"ids": ids}).scalars())
+        claimed = set(connection.execute(_CLAIM, {"ids": sorted(ids)}).scalars())
         # Only now: this statement sees what another worker has finished meanwhile.
         stored = set(connection.execute(_STORED, {"ids": ids}).scalars())
         if again := sorted(claimed & stored):
@@ -265,7 +274,7 @@ class ArchiveJournal(Database):
 
     def stored(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that stand in objects already stored."""
-        names = {storable(name): name for name in ids}
+        names = storables(ids)
         with self.transaction() as connection:
             if self.is_shared:
                 found = connection.execute(_STORED, {"ids": list(names)}).scalars()
@@ -276,7 +285,9 @@ class ArchiveJournal(Database):
     def pending(self) -> list[str]:
         """Names of objects that were to be put, and are not known to be."""
         with self.transaction() as connection:
-            return list(connection.execute(select(ARCHIVE_PENDING.c.name)).scalars())
+            if not self.is_shared:
+                return [name for (name,) in self.sqlite.execute(_PENDING)]
+            return list(connection.execute(text(_PENDING)).scalars())
 
     def abandoned(self) -> list[str]:
         """Names of the pending objects that no worker is at work on; they are this
@@ -300,21 +311,40 @@ class ArchiveJournal(Database):
 
     def finish(self, names: Collection[str]) -> None:
         """Note that these pending objects are stored."""
+        now = self._clock()
         with self.transaction() as connection:
-            found = connection.execute(select(ARCHIVE_GENERATION)).first()
-            table = ARCHIVE_IDS[found.current if found else 0].name
-            add = self._add if self.is_shared else self._add_in_file
-            count = sum(add(connection, table, name) for name in names)
-            healed = delete(ARCHIVE_DAMAGED).where(_DAMAGED.name.in_(names))
-            connection.execute(healed)
-            is_full = self._count(connection, count)
-        if is_full:
+            finish = self._finish if self.is_shared else self._finish_in_file
+            ids, started_at = finish(connection, names, now)
+        if ids >= self._generation_ids or now - started_at >= _GENERATION_SECONDS:
             self._begin_generation()
 
-    def _add_in_file(self, connection: Connection, table: str, name: str) -> int:
-        count = self.sqlite.execute(_FILE_ADD.format(table=table), (name,)).rowcount
-        _forget_in_file(connection, [name])
-        return count
+    def _finish_in_file(
+        self, _connection: Connection, names: Collection[str], now: float
+    ) -> tuple[int, float]:
+        """Returns how many ids the generation has now, and when it was begun."""
+        db = self.sqlite
+        found = db.execute(_CURRENT).fetchone()
+        add = _FILE_ADD.format(table=ARCHIVE_IDS[found[0] if found else 0].name)
+        count = sum(db.execute(add, (name,)).rowcount for name in names)
+        rows = [(name,) for name in names]
+        db.executemany(_FILE_FORGET, rows)
+        db.executemany(_FILE_HEALED, rows)
+        values = {"now": now, "count": count}
+        (row,) = db.execute(_COUNT, values).fetchall()
+        ids, started_at = row
+        return ids, started_at
+
+    def _finish(
+        self, connection: Connection, names: Collection[str], now: float
+    ) -> tuple[int, float]:
+        current = connection.execute(text(_CURRENT)).scalar() or 0
+        table = ARCHIVE_IDS[current].name
+        count = sum(self._add(connection, table, name) for name in names)
+        healed = delete(ARCHIVE_DAMAGED).where(_DAMAGED.name.in_(names))
+        connection.execute(healed)
+        values = {"now": now, "count": count}
+        ids, started_at = connection.execute(text(_COUNT), values).one()
+        return ids, started_at
 
     def _add(self, connection: Connection, table: str, name: str) -> int:
         ids = self._take(connection, name)
@@ -339,25 +369,6 @@ class ArchiveJournal(Database):
         connection.execute(_UNCLAIM, {"ids": ids})
         return ids
 
-    def _count(self, connection: Connection, count: int) -> bool:
-        """Count new ids; returns whether the generation is full."""
-        generation = ARCHIVE_GENERATION.c
-        change = (
-            ARCHIVE_GENERATION.update()
-            .values(ids=generation.ids + count)
-            .returning(generation.ids, generation.started_at)
-        )
-        now = self._clock()
-        row = connection.execute(change).first()
-        if row is None:
-            values = {"id": 1, "current": 0, "started_at": now, "ids": count}
-            connection.execute(put(connection, ARCHIVE_GENERATION), values)
-            return count >= self._generation_ids
-        ids, started_at = row
-        return bool(
-            ids >= self._generation_ids or now - started_at >= _GENERATION_SECONDS
-        )
-
     def _begin_generation(self) -> None:
         """Drop the older ids, and let their table take the new ones; unless another
         process was faster."""
@@ -380,7 +391,7 @@ class ArchiveJournal(Database):
 
     def _forget(self, connection: Connection, names: Iterable[str]) -> None:
         if not self.is_shared:
-            _forget_in_file(connection, names)
+            self.sqlite.executemany(_FILE_FORGET, [(name,) for name in names])
             return
         for name in names:
             self._take(connection, name)
@@ -398,8 +409,3 @@ class ArchiveJournal(Database):
         with self.transaction() as connection:
             rows = connection.execute(select(_DAMAGED.name, _DAMAGED.fault))
             return dict(rows.all())
-
-
-def _forget_in_file(connection: Connection, names: Iterable[str]) -> None:
-    its = ARCHIVE_PENDING.c.name.in_(list(names))
-    connection.execute(delete(ARCHIVE_PENDING).where(its))

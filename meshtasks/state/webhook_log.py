@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from sqlalchemy import bindparam, delete, select
 
 from meshtasks.state.database import Database, StateLocation, put
-from meshtasks.state.tables import WEBHOOK_CALLS, storable
+from meshtasks.state.tables import WEBHOOK_CALLS, storable, storables
 
 SINK = "webhook_log"
 
@@ -41,7 +41,7 @@ class WebhookLog(Database):
         Raises:
             SinkUnavailable: the database cannot be read.
         """
-        names = {storable(record): record for record in records}
+        names = storables(records)
         with self.transaction() as connection:
             rows = connection.execute(_LOAD, {"records": list(names)})
             return {(names[record], workflow) for record, workflow in rows}

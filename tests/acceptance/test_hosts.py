@@ -96,6 +96,15 @@ def bodies_of(round_: int, start: float) -> dict[str, bytes]:
     }
 
 
+def messages_of(round_: int, bodies: dict[str, bytes]) -> list[Outgoing]:
+    return [
+        Outgoing(
+            "sensors", f"{QUEUES[0]}.{sensor}", body, message_id=f"{sensor}-{round_}"
+        )
+        for sensor, body in bodies.items()
+    ]
+
+
 def alerts_of_one_worker(settings: Settings, rounds: list[dict[str, bytes]]) -> Any:
     """What a single worker that is given the same publishes, by message id."""
 
@@ -168,17 +177,7 @@ def test_workers_of_two_hosts_killed_twice_each_do_what_one_does(
         closing(Publisher(env["MESH_BROKER_URL"])) as publisher,
     ):
         for number, bodies in enumerate(rounds):
-            publisher.publish(
-                [
-                    Outgoing(
-                        "sensors",
-                        f"sensors.temperature.{sensor}",
-                        body,
-                        message_id=f"{sensor}-{number}",
-                    )
-                    for sensor, body in bodies.items()
-                ]
-            )
+            publisher.publish(messages_of(number, bodies))
             if number in {2, 3, 5, 6}:
                 hosts[number % 2].restart()
             # The readings of a sensor stay in order: broker and workers promise that
@@ -199,3 +198,37 @@ def test_workers_of_two_hosts_killed_twice_each_do_what_one_does(
     assert Counter(archived(env).values()) == {1: total}
     assert alerts == expected
     assert len(expected) >= 4 * len(SENSORS)
+
+
+def test_without_its_database_a_queue_waits_and_goes_on_by_itself(
+    env: dict[str, str],
+    victoria: VictoriaMetrics,
+    postgres: Postgres,
+    database: str,
+    tmp_path: Path,
+) -> None:
+    start = float(int(time.time()) - 3_600)
+    host = Host(tmp_path / "attic", env, "attic")
+    host.worker.start()
+    try:
+        with closing(Publisher(env["MESH_BROKER_URL"])) as publisher:
+            publisher.publish(messages_of(0, bodies_of(0, start)))
+            first = partial(sensors_up_to, postgres, database, start + READINGS - 1)
+            wait_until(lambda: first() == len(SENSORS), 60, "the first readings")
+            postgres.stop()
+            try:
+                publisher.publish(messages_of(1, bodies_of(1, start)))
+                wait_until(lambda: "rule_state" in host.worker.log(), 60, "a pause")
+            finally:
+                postgres.start()
+        last = partial(sensors_up_to, postgres, database, start + 2 * READINGS - 1)
+        wait_until(lambda: last() == len(SENSORS), 90, "the rest")
+    finally:
+        host.worker.kill()
+
+    url = env["MESH_BROKER_URL"]
+    critical = drain(url, "alerts.critical")
+    assert len({each.properties["message_id"] for each in critical}) == len(SENSORS)
+    assert count_samples(victoria) == 2 * READINGS * len(SENSORS)
+    assert drain(url, "dead.letter.queue") == []
+    assert postgres.password not in host.worker.log()
