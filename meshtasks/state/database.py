@@ -38,7 +38,7 @@ from meshtasks.state.tables import PROBES, REVISION
 from meshtasks.timing import timing
 
 #: The longest wait for another process that writes to the file.
-BUSY_TIMEOUT_SECONDS = 5.0
+BUSY_TIMEOUT_SECONDS = 15.0
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 _CONNECT_SECONDS = 5
