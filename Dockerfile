@@ -62,15 +62,17 @@ COPY --from=full-packages /opt/mesh /opt/mesh
 RUN /opt/sbom/bin/cyclonedx-py environment --output-reproducible \
       --output-file /sbom.cdx.json /opt/mesh/bin/python
 
-# What the image keeps of the base: no pip, and nothing that only people read.
-FROM python AS base
+# What the image keeps of the base: no pip, and nothing that only people read or debug.
+FROM build AS base
 # state: what the mesh remembers. archive: of an archive in files.
 RUN useradd --uid 10001 --no-create-home --home-dir /var/lib/mesh mesh \
  && install --directory --owner mesh --group mesh /var/lib/mesh /var/lib/mesh/state \
       /var/lib/mesh/archive \
+ && find /usr/local/lib -name '*.so*' -exec strip --strip-unneeded {} + \
+ && apt-get purge --yes --autoremove binutils \
  && find /usr/share/doc -type f ! -name copyright -delete \
  && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/ensurepip \
-      /usr/local/lib/python3*/site-packages/* /usr/share/info /usr/share/locale \
+      /usr/local/bin/trim-packages /usr/local/lib/python3*/site-packages/* /usr/share/info /usr/share/locale \
       /usr/share/man /var/cache/* /var/lib/apt/lists/* /var/log/*
 
 FROM scratch AS mesh
