@@ -14,7 +14,7 @@ from meshtasks.demo.packages import administrator_command, missing
 from meshtasks.demo.subreaper import under_subreaper
 
 _DEFAULT_RATE = 200.0
-_EXTRAS: tuple[Extra, ...] = ("alerts", "flower", "gateway")
+_EXTRAS: tuple[Extra, ...] = ("alerts", "flower", "gateway", "triton")
 
 
 def demo(
