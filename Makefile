@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-peers test-debian13 lint format release docs bench secrets lock clean
+.PHONY: help setup demo test test-compose test-peers test-debian13 lint format release docs bench secrets lock clean
 
 # Commands and tests start Python by the hundred: let it keep what it has compiled.
 unexport PYTHONDONTWRITEBYTECODE
@@ -32,6 +32,10 @@ test: setup ## Run every test against real servers (ARGS="-k name")
 	$(BIN)/python -m meshtasks.demo.packages test
 	$(BIN)/python -m tests.support.unpacked
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# They are not in testpaths, either. Images are taken as they are, or pulled.
+test-compose: setup ## Run the Docker stack and every command of docs/docker.md (needs an engine)
+	$(BIN)/pytest tests/compose --timeout 3600 $(ARGS)
 
 # They are not in testpaths (pyproject.toml), and install themselves on first use.
 test-peers: setup ## Run the tests against Home Assistant, n8n (gigabytes; ARGS="-k name")

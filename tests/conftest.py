@@ -12,7 +12,7 @@
 ``postgres``         the session's PostgreSQL
 ``state_location``   an empty state, in a SQLite file and once more in PostgreSQL
 ``swift``            the session's object store
-``s3``               that store as a client sees it, and once more MinIO
+``s3``               that store as a client sees it, and once more Garage
 ``influx``           a bucket in the InfluxDB 1.6 engine, and once more in 2
 ``triton``           the session's Triton, with all models; leave them loaded
 ``new_triton``       a Triton of the test's own, to stop and kill; both are played from
@@ -188,14 +188,21 @@ def mesh_url(amqp_url: str) -> str:
     return amqp_url
 
 
+@pytest.fixture(scope="session")
+def rabbitmq_container() -> Iterator[containers.NewUrl]:
+    """The session's RabbitMQ in a container; a test takes a virtual host of it."""
+    with containers.rabbitmq_container() as new_url:
+        yield new_url
+
+
 @pytest.fixture(params=["embedded", *_CONTAINER])
-def every_amqp_url(request: pytest.FixtureRequest) -> Iterator[str]:
+def every_amqp_url(request: pytest.FixtureRequest) -> str:
     """AMQP URL of an empty broker, of every version there is to test with."""
-    if request.param == "container":
-        with containers.rabbitmq_container() as url:
-            yield url
-    else:
-        yield request.getfixturevalue("amqp_url")
+    if request.param == "embedded":
+        url: str = request.getfixturevalue("amqp_url")
+        return url
+    new_url: containers.NewUrl = request.getfixturevalue("rabbitmq_container")
+    return new_url(f"test-{next(_numbers)}")
 
 
 @pytest.fixture
@@ -235,7 +242,7 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
 def s3(request: pytest.FixtureRequest) -> Iterator[S3Target]:
     """Every S3 service there is to test with; a test makes buckets of its own."""
     if request.param == "container":
-        with containers.minio_container() as target:
+        with containers.garage_container() as target:
             yield target
     else:
         yield request.getfixturevalue("swift").target

@@ -32,6 +32,7 @@ from meshtasks.cli.terminal import fail, say
 from meshtasks.config.private_files import (
     make_private_directory,
     private_opener,
+    share,
     tighten,
 )
 from meshtasks.config.settings import ENV_FILE, env_file_values, load_settings
@@ -42,6 +43,8 @@ VHOST = "mesh"
 _EX_USAGE = 2
 #: docker-compose.yml mounts it. Its directory holds nothing else.
 DEFINITIONS = Path(".mesh/compose/rabbitmq.json")
+#: It mounts this, too; a clone that was made with umask 077 hides it from containers.
+CONFIG = Path("config")
 #: It becomes part of the account's name and of a variable's.
 _DEVICE_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
@@ -148,6 +151,7 @@ def secrets(
         replace_values(env_file, new)
         _write_definitions(definitions, accounts)
     units.refresh_roles(env_file)
+    share(CONFIG)
     say(f"{definitions}: {made.accounts} accounts\nnext: docker compose up -d")
     if chosen:
         say(f"changed: {', '.join(sorted(chosen))}")

@@ -1,4 +1,5 @@
-"""Files and directories that only their owner may read, whatever the umask."""
+"""Files and directories that only their owner may read, or that everybody may,
+whatever the umask."""
 
 from __future__ import annotations
 
@@ -69,6 +70,17 @@ def make_private_directory(path: Path) -> None:
         return
     make_private_directory(path.parent)
     path.mkdir(mode=0o700, exist_ok=True)
+
+
+def share(directory: Path) -> None:
+    """Let everybody read what is in a directory that holds no secrets: containers do
+    so under uids of their own. What is not ours, and links, are left as they are."""
+    for path in (directory, *directory.rglob("*")):
+        with suppress(OSError):  # who reads it will say what cannot be read
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                continue
+            readable = 0o755 if path.is_dir() else 0o644
+            path.chmod(stat.S_IMODE(path.stat().st_mode) | readable)
 
 
 def tighten(path: Path) -> None:

@@ -55,7 +55,8 @@ SNIPPETS = [
 _FOREIGN = {"prometheus.yml", "cluster-role.yaml"}
 #: Programs whose options nobody here knows.
 _OTHERS = {
-    *(".", "export", "curl", "docker", "git", "mosquitto_pub", "mosquitto_sub"),
+    *(".", "export", "for", "do", "done", "echo", "sed", "mkdir"),
+    *("curl", "docker", "git", "mosquitto_pub", "mosquitto_sub"),
     *("n8n", "pip", "python3", "apt-get", "systemctl", "cp", "tee", "cd"),
     *("install", "rabbitmqctl"),
 }
@@ -275,7 +276,10 @@ def _split(words: list[str]) -> Iterator[list[str]]:
 
 
 def check_variable(assignment: str) -> None:
-    name = assignment.partition("=")[0].removeprefix("MESH_").lower()
+    variable = assignment.partition("=")[0]
+    if not variable.startswith("MESH_"):  # of the script itself
+        return
+    name = variable.removeprefix("MESH_").lower()
     known = Environment.model_fields
     assert name.partition("__")[0].removesuffix("_file") in known, assignment
 

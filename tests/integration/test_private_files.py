@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,6 +20,7 @@ from meshtasks.producers.spoolfile import SpoolFile
 from meshtasks.state.archive_journal import ArchiveJournal
 from meshtasks.state.database import Database, StateLocation
 
+ROOT = Path(__file__).parents[2]
 NAME = "analytics/year=2026/a.parquet"
 
 
@@ -95,3 +97,24 @@ def test_the_brokers_container_reads_its_accounts_and_nobody_else(
     assert stat.S_IMODE(definitions.stat().st_mode) == 0o644
     assert stat.S_IMODE(definitions.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
+
+
+def test_what_containers_mount_is_readable_to_them_whatever_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = shutil.copytree(ROOT / "config", tmp_path / "config")
+    for path in (config, *config.rglob("*")):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    before = os.umask(0o077)
+    try:
+        secrets(Path(".env"), Path(".mesh/compose/rabbitmq.json"))
+    finally:
+        os.umask(before)
+
+    hidden = [
+        path
+        for path in (config, *config.rglob("*"), Path(".mesh/compose/rabbitmq.json"))
+        if not path.stat().st_mode & stat.S_IROTH
+    ]
+    assert hidden == []

@@ -23,21 +23,21 @@ KEY = "sensors.temperature.attic"
 
 
 @pytest.fixture
-def url(amqp_url: str) -> str:
+def url(every_amqp_url: str) -> str:
     """A virtual host that has the shipped topology."""
-    with connected(amqp_url) as connection:
+    with connected(every_amqp_url) as connection:
         declare(connection, shipped_topology())
-    return amqp_url
+    return every_amqp_url
 
 
 @pytest.fixture
-def quick_url(amqp_url: str) -> str:
+def quick_url(every_amqp_url: str) -> str:
     """A virtual host whose queues give up on a message after three deliveries."""
     document = shipped_document()
     document["defaults"]["queue"]["delivery_limit"] = 3
-    with connected(amqp_url) as connection:
+    with connected(every_amqp_url) as connection:
         declare(connection, Topology.model_validate(document))
-    return amqp_url
+    return every_amqp_url
 
 
 def take_from_all(url: str) -> Iterator[tuple[str, Delivery]]:
@@ -112,7 +112,11 @@ def test_a_retry_comes_back_to_the_queue_it_names_alone_every_time(url: str) -> 
     for count in (1, 2, 3):
         (returned,) = take(url, "alerts.critical", 1)
         assert returned.body == body
-        assert deaths(returned) == [("retry.1", "expired", count)]
+        # RabbitMQ 4 counts anew when a message is published again.
+        assert deaths(returned) in (
+            [("retry.1", "expired", count)],
+            [("retry.1", "expired", 1)],
+        )
         publish_raw(url, "retry.1", "alerts.critical", body, headers=returned.headers)
 
     take(url, "alerts.critical", 1)
@@ -185,8 +189,8 @@ def test_an_account_without_the_right_to_declare_is_told_so(
 
 class TestWithCelery:
     @pytest.fixture
-    def app(self, url: str) -> Iterator[Celery]:
-        app = Celery("test", broker=url, set_as_current=False)
+    def app(self, mesh_url: str) -> Iterator[Celery]:
+        app = Celery("test", broker=mesh_url, set_as_current=False)
         app.conf.update(
             task_queues=task_queues(shipped_topology()),
             task_create_missing_queues=False,
@@ -196,26 +200,26 @@ class TestWithCelery:
         app.close()
 
     def test_a_worker_consuming_every_queue_changes_nothing_on_the_broker(
-        self, app: Celery, url: str, rabbitmq: RabbitMQ
+        self, app: Celery, mesh_url: str, rabbitmq: RabbitMQ
     ) -> None:
-        before = read(url, rabbitmq.management_url)
+        before = read(mesh_url, rabbitmq.management_url)
 
         with app.connection_for_read() as connection:
             consumer = app.amqp.TaskConsumer(connection.default_channel)
             consumer.consume()
             consumer.cancel()
 
-        after = read(url, rabbitmq.management_url)
+        after = read(mesh_url, rabbitmq.management_url)
         assert after.bindings == before.bindings
         assert compare(shipped_topology(), after).differences == ()
 
     @pytest.mark.parametrize("queue", ["commands", "alerts.critical"])
     def test_a_task_that_is_sent_to_a_queue_gets_to_that_queue_alone(
-        self, app: Celery, url: str, queue: str
+        self, app: Celery, mesh_url: str, queue: str
     ) -> None:
         app.send_task("some.task", queue=queue, ignore_result=True)
 
-        ((reached, delivery),) = take_from_all(url)
+        ((reached, delivery),) = take_from_all(mesh_url)
         assert reached == queue
         assert delivery.headers["task"] == "some.task"
 
