@@ -62,7 +62,7 @@ class Traffic:
         self._lock = threading.Lock()
         self._ends = threading.Event()
         self._given_up: list[str] = []
-        self._channel: amqp.Channel | None = None
+        self._connection: amqp.Connection | None = None
         senders = [self._by_amqp, self._by_mqtt, *[self._by_http][: int(gateway)]]
         self._threads = [
             threading.Thread(target=self._send, args=(sender,)) for sender in senders
@@ -77,8 +77,8 @@ class Traffic:
         self._ends.set()
         for thread in self._threads:
             thread.join()
-        if self._channel:
-            self._channel.connection.close()
+        if self._connection:
+            self._connection.close()
 
     def at_least(self, count: int) -> None:
         """Wait until so many more readings are confirmed than at the call."""
@@ -145,31 +145,41 @@ class Traffic:
             return False
 
     def _by_amqp(self, sensor: str, stamp: int, bad: bool) -> bool:
-        if self._channel is None:
-            password = self._stack.variables()["MESH_BROKER_PASSWORD_PRODUCER"]
-            connection = amqp.Connection(
-                f"{HOST}:{AMQP_PORT}",
-                userid="producer",
-                password=password,
-                virtual_host="mesh",
-                confirm_publish=True,
-                connect_timeout=10,
-                read_timeout=30,
-                write_timeout=30,
-            )
-            connection.connect()
-            self._channel = connection.channel()
-        message = amqp.Message(
-            _body(sensor, stamp, bad), delivery_mode=2, content_type="application/json"
-        )
         try:
-            self._channel.basic_publish(
+            if self._connection is None:
+                self._connection = self._connected()
+            message = amqp.Message(
+                _body(sensor, stamp, bad),
+                delivery_mode=2,
+                content_type="application/json",
+            )
+            self._connection.channel(1).basic_publish(
                 message, "sensors", "sensors.temperature.traffic", mandatory=True
             )
         except _AWAY:
-            self._channel = None
+            if self._connection is not None:
+                self._connection.collect()
+                self._connection = None
             raise
         return True
+
+    def _connected(self) -> amqp.Connection:
+        connection = amqp.Connection(
+            f"{HOST}:{AMQP_PORT}",
+            userid="producer",
+            password=self._stack.variables()["MESH_BROKER_PASSWORD_PRODUCER"],
+            virtual_host="mesh",
+            confirm_publish=True,
+            connect_timeout=30,
+            read_timeout=60,
+            write_timeout=60,
+        )
+        try:
+            connection.connect()
+        except _AWAY:
+            connection.collect()
+            raise
+        return connection
 
     def _by_mqtt(self, sensor: str, stamp: int, bad: bool) -> bool:
         account = (

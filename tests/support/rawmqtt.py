@@ -35,8 +35,12 @@ def _connected(
     flags = _CLEAN | _USER | _PASSWORD | (_WILL if will else 0)
     parts = [b"raw", *(will or ()), *(text.encode() for text in account)]
     head = _field(b"MQTT") + bytes([4, flags, 0, 60])
-    client.sendall(_packet(_CONNECT, head + b"".join(map(_field, parts))))
-    assert _kind(client) == _CONNACK
+    try:
+        client.sendall(_packet(_CONNECT, head + b"".join(map(_field, parts))))
+        assert _kind(client) == _CONNACK
+    except (OSError, AssertionError):
+        client.close()
+        raise
     return client
 
 
