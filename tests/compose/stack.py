@@ -215,8 +215,10 @@ def _copy_of_the_project(directory: Path) -> None:
                 target.chmod(0o700 if os.access(source, os.X_OK) else 0o600)
                 stamp = source.stat()
                 os.utime(target, (stamp.st_atime, stamp.st_mtime))
-        # `make setup` has been run; another copy of half a gigabyte tells no more.
-        (directory / ".venv").symlink_to(ROOT / ".venv")
+        # `make setup` has been run here; another half gigabyte would tell no more.
+        (directory / ".venv").mkdir()
+        (directory / ".venv" / "bin").symlink_to(ROOT / ".venv" / "bin")
+        (directory / ".venv" / ".ready").touch()
     finally:
         os.umask(before)
 
