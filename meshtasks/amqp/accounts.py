@@ -22,7 +22,7 @@ import amqp
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from meshtasks.amqp.connecting import connected
-from meshtasks.amqp.entities import Exchange
+from meshtasks.amqp.entities import Exchange, HashExchange
 from meshtasks.amqp.management import definitions
 from meshtasks.amqp.topology import Topology
 
@@ -122,7 +122,9 @@ def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Ri
     """
     exchanges = [exchange.name for exchange in topology.all_exchanges]
     names = [*map(re.escape, {*exchanges, *(q.name for q in topology.all_queues)})]
-    mesh = sorted(names)
+    # of any number, since that may change
+    parts = [re.escape(name) + r"\.part-\d+" for name in topology.partitioned]
+    mesh = sorted([*names, *parts])
     domains = sorted(
         re.escape(exchange.name)
         for exchange in topology.exchanges
@@ -302,7 +304,7 @@ def _find(channel: Any, name: str) -> None:
     channel.exchange_declare(name, "", passive=True)
 
 
-def _declare(channel: Any, exchange: Exchange) -> None:
+def _declare(channel: Any, exchange: Exchange | HashExchange) -> None:
     channel.exchange_declare(
         exchange.name,
         exchange.type,

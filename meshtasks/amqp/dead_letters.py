@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ import msgspec
 from meshtasks.amqp import headers
 from meshtasks.amqp.delivery import Delivery, count_in, last_death, text_in
 from meshtasks.amqp.failed import kept_headers, kept_properties
+from meshtasks.amqp.partitions import queue_of
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, topic_matches
 from meshtasks.amqp.topology import Topology
@@ -288,7 +289,8 @@ def death_of(
 
 def _taken(last: Mapping[str, Any], table: Mapping[str, Any]) -> Death:
     """The death of a message that the broker took from its queue."""
-    queue, reason = _text(last.get("queue", "?")), _text(last.get("reason", "?"))
+    queue = queue_of(_text(last.get("queue", "?")))
+    reason = _text(last.get("reason", "?"))
     keys = last.get("routing-keys")
     key = _text(keys[0]) if isinstance(keys, list) and keys else ""
     first_exchange = text_in(table, headers.EXCHANGE)
@@ -351,6 +353,7 @@ def replay_messages(
     *,
     replayed_at: str,
     body: bytes | None = None,
+    way_to: Callable[[str, str], tuple[str, str]] = lambda queue, _key: ("", queue),
 ) -> list[Outgoing]:
     """The messages that take a dead letter to its queues once more, and nowhere else.
 
@@ -363,6 +366,8 @@ def replay_messages(
         queues: where to (:func:`~meshtasks.amqp.dead_letters.requeue_targets`).
         replayed_at: when this replay began, RFC 3339.
         body: to send instead of the message's own.
+        way_to: exchange and routing key that lead to a queue, and its first routing key
+            (:meth:`~meshtasks.amqp.topology.Topology.way_to`).
     """
     table = {
         name: value
@@ -384,7 +389,12 @@ def replay_messages(
     body = delivery.body if body is None else body
     properties = kept_properties(delivery)
     return [
-        Outgoing("", queue, body, headers=table, properties=properties)
+        Outgoing(
+            *way_to(queue, dead_letter.routing_key),
+            body,
+            headers=table,
+            properties=properties,
+        )
         for queue in queues
     ]
 

@@ -12,10 +12,25 @@ from functools import partial
 from typing import Any
 
 import kombu
-from amqp.exceptions import AccessRefused, ChannelError, PreconditionFailed
+from amqp.exceptions import (
+    AccessRefused,
+    ChannelError,
+    InvalidCommand,
+    PreconditionFailed,
+)
 from typing_extensions import override
 
-from meshtasks.amqp.entities import AnswersQueue, Binding, Exchange, Queue, RetryQueue
+from meshtasks.amqp.entities import (
+    AnswersQueue,
+    Binding,
+    Exchange,
+    HashExchange,
+    Partition,
+    Queue,
+    RetryQueue,
+)
+from meshtasks.amqp.partitions import EXCHANGE_TYPE, PLUGIN, exchange_of
+from meshtasks.amqp.repartition import changes
 from meshtasks.amqp.topology import Topology
 from meshtasks.errors import ConfigError
 
@@ -24,17 +39,35 @@ def declare(connection: kombu.Connection, topology: Topology) -> None:
     """Declare the whole topology, on a channel of its own.
 
     Raises:
-        ConfigError: something exists with another type or other arguments, or
-            the account may not declare it; the text names it and the remedy.
+        ConfigError: something exists with another type, other arguments or other
+            partitions, or the account may not declare it, or the broker lacks the
+            plugin of partitions; the text names it and the remedy.
         amqp.exceptions.ConnectionError, OSError: the connection was lost.
     """
+    for change in changes(connection, topology):
+        expected = f"{change}: `meshtasks topology apply` changes it, once it is empty"
+        raise ConfigError(_source(connection), f"queue {change.queue.name}", expected)
+    declare_missing(connection, topology)
+
+
+def declare_missing(connection: kombu.Connection, topology: Topology) -> None:
+    """The same, whatever partitions the broker has besides."""
     with closing(connection.channel()) as channel:
         for what, step in _steps(topology):
             try:
                 step(channel=channel)
             except ChannelError as error:
-                source = f"RabbitMQ virtual host {connection.virtual_host}"
-                raise ConfigError(source, what, _advice(error)) from error
+                raise ConfigError(_source(connection), what, _advice(error)) from error
+            except InvalidCommand as error:  # an exchange type that it does not know
+                expected = (
+                    f"is in partitions, for which the broker needs a plugin "
+                    f"({error.reply_text}): rabbitmq-plugins enable {PLUGIN}"
+                )
+                raise ConfigError(_source(connection), what, expected) from error
+
+
+def _source(connection: kombu.Connection) -> str:
+    return f"RabbitMQ virtual host {connection.virtual_host}"
 
 
 def task_queues(topology: Topology) -> list[kombu.Queue]:
@@ -49,7 +82,12 @@ def task_queues(topology: Topology) -> list[kombu.Queue]:
     by_name = {queue.name: queue for queue in topology.named_queues}
     direct = kombu.Exchange("", type="direct")
     domain = [
-        _queue(by_name[name], exchange=direct, routing_key=name, no_declare=True)
+        _queue(
+            by_name[name],
+            exchange=_hash_exchange(name) if name in topology.partitioned else direct,
+            routing_key=name,
+            no_declare=True,
+        )
         for name in topology.domain_queues
     ]
     way = topology.commands_binding
@@ -96,13 +134,19 @@ def _steps(topology: Topology) -> Iterator[tuple[str, Callable[..., object]]]:
                 yield f"binding {binding.label}", _bind(binding)
 
 
-def _exchange(exchange: Exchange) -> kombu.Exchange:
+def _hash_exchange(queue: str) -> kombu.Exchange:
+    return kombu.Exchange(exchange_of(queue), type=EXCHANGE_TYPE, no_declare=True)
+
+
+def _exchange(exchange: Exchange | HashExchange) -> kombu.Exchange:
     return kombu.Exchange(
         exchange.name, type=exchange.type, durable=True, arguments=exchange.arguments
     )
 
 
-def _queue(queue: Queue | RetryQueue | AnswersQueue, **options: Any) -> kombu.Queue:
+def _queue(
+    queue: Queue | Partition | RetryQueue | AnswersQueue, **options: Any
+) -> kombu.Queue:
     return kombu.Queue(
         queue.name, durable=True, queue_arguments=queue.arguments, **options
     )

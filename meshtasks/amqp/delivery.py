@@ -10,7 +10,8 @@ among them. What cannot be chosen is the exchange a message is delivered from: t
 broker names it, also behind bindings between exchanges and alternate exchanges. So the
 mesh's own headers count on those exchanges only that senders may not publish to
 (:mod:`meshtasks.amqp.accounts`): the default exchange, by which retries, replays of
-dead letters and replays of the archive come back, and the exchange of dead letters.
+dead letters and replays of the archive come back, the exchanges before partitions, by
+which replays come back to those, and the exchange of dead letters.
 
 What is believed is bounded all the same: no value of a header may stop a worker.
 """
@@ -24,6 +25,7 @@ import msgspec
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.content import Origin, Properties
+from meshtasks.amqp.partitions import EXCHANGE_PREFIX
 from meshtasks.amqp.receiving import Message
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, DEAD_LETTER_EXCHANGE
 
@@ -39,12 +41,13 @@ def trusted_headers(table: dict[str, Any], exchange: str) -> dict[str, Any]:
         table: its headers.
         exchange: that it was delivered from.
     """
-    if not exchange:
+    if not exchange or exchange.startswith(EXCHANGE_PREFIX):
         return table
     kept = frozenset[str]()
     if exchange == DEAD_LETTER_EXCHANGE:
         last = last_death(table)
-        if last is None or last.get("exchange") == "":
+        came_by = None if last is None else last.get("exchange")
+        if not came_by or str(came_by).startswith(EXCHANGE_PREFIX):
             return table
         # the broker took it, before the mesh had added headers
         kept = headers.BROKER_MANAGED

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from meshtasks.amqp.entities import Binding
 from meshtasks.amqp.management import Live, LiveExchange, LiveQueue
+from meshtasks.amqp.partitions import is_reserved, queue_of
 from meshtasks.amqp.topology import Topology
 
 
@@ -58,6 +59,20 @@ def _queue_differences(topology: Topology, live: Live) -> Iterator[str]:
             yield from _unequal(what, queue.arguments, has.arguments)
         else:
             yield f"{what}: missing"
+    for name in found:
+        if _is_left_over(topology, name):
+            yield (
+                f"queue {name}: of partitions that topology.yaml does not have; "
+                "`meshtasks topology apply` empties and deletes it"
+            )
+
+
+def _is_left_over(topology: Topology, name: str) -> bool:
+    """Whether it is of partitions that a queue of ours had, or of a queue that has
+    partitions now."""
+    if name in {queue.name for queue in topology.all_queues}:
+        return False
+    return queue_of(name) in topology.queue_names
 
 
 def _binding_differences(topology: Topology, live: Live) -> Iterator[str]:
@@ -66,14 +81,14 @@ def _binding_differences(topology: Topology, live: Live) -> Iterator[str]:
         if binding not in live.bindings:
             yield f"binding {binding.label}: missing"
     for binding in live.bindings:
-        if binding not in wanted and _leads_to_ours(topology, binding):
+        if binding not in wanted and _is_ours(topology, binding):
             yield f"binding {binding.label}: not in topology.yaml"
 
 
 def _foreign_bindings(topology: Topology, live: Live) -> Iterator[str]:
     ours = {exchange.name for exchange in topology.all_exchanges}
     for binding in live.bindings:
-        if binding.exchange in ours and not _leads_to_ours(topology, binding):
+        if binding.exchange in ours and not _is_ours(topology, binding):
             yield f"binding {binding.label}: added by others"
 
 
@@ -88,7 +103,10 @@ def _policies(topology: Topology, live: Live) -> Iterator[str]:
             yield f"queue {queue.name}: a policy adds {settings}"
 
 
-def _leads_to_ours(topology: Topology, binding: Binding) -> bool:
+def _is_ours(topology: Topology, binding: Binding) -> bool:
+    """Whether it leads to something of ours, or of earlier partitions."""
+    if is_reserved(binding.exchange) or _is_left_over(topology, binding.destination):
+        return True
     ours = topology.all_queues if binding.queue else topology.all_exchanges
     return binding.destination in {item.name for item in ours}
 

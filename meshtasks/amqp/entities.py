@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from meshtasks.amqp.partitions import MOST, is_reserved, partition_name
 from meshtasks.config.faults import refuse
 
 #: Stands for "no limit". RabbitMQ 4 reads a missing limit as 20, and its own
@@ -37,6 +38,8 @@ def _name(text: str) -> str:
         refuse("should not be empty")
     if text.startswith("amq."):
         refuse("names that start with 'amq.' are the broker's own")
+    if is_reserved(text):
+        refuse("names in 'partitions.…' and '….part-N' are those of partitions")
     return text
 
 
@@ -105,10 +108,20 @@ class Queue(QueueDefaults):
     Attributes:
         max_bytes: of the bodies that wait in it; with so many it refuses what is
             published. None for no bound.
+        partitions: queues of which it is made, so that the messages of one routing key
+            stay in order; None for one queue, as ever.
     """
 
     name: Name
     max_bytes: Annotated[int, Field(ge=1)] | None = None
+    partitions: Annotated[int, Field(ge=2, le=MOST)] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the broker has of it: itself, or its partitions."""
+        return tuple(
+            partition_name(self.name, index) for index in range(self.partitions or 0)
+        ) or (self.name,)
 
     @property
     def arguments(self) -> dict[str, str | int]:
@@ -127,7 +140,24 @@ class Queue(QueueDefaults):
                 "x-max-length-bytes": self.max_bytes,
                 "x-overflow": "reject-publish",
             }
+        if self.partitions:
+            arguments["x-single-active-consumer"] = True
         return arguments
+
+
+class Partition(NamedTuple):
+    """One of the queues that a queue in partitions is made of."""
+
+    name: str
+    arguments: dict[str, str | int]
+
+
+class HashExchange(NamedTuple):
+    """The exchange before the partitions of a queue."""
+
+    name: str
+    type: str
+    arguments: dict[str, str | int]
 
 
 class RetryQueue(NamedTuple):

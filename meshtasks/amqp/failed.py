@@ -42,8 +42,17 @@ def retry_message(
     attempt: int,
     now: float,
     single: bool,
+    source: str = "",
 ) -> Outgoing:
     """A message that comes back to the failing queue alone, after a wait.
+
+    Args:
+        failing: the message.
+        level_seconds: the wait.
+        attempt: retries that count against it, this one included.
+        now: epoch seconds.
+        single: it is to be processed alone.
+        source: the partition of the queue that it came from, if it has any.
 
     The exchange ``retry.<seconds>`` is a fanout into a queue whose messages
     expire to the default exchange with the routing key kept: the queue's name.
@@ -57,7 +66,7 @@ def retry_message(
     if single:
         extra[headers.SINGLE] = 1
     exchange = "" if level_seconds is None else f"retry.{level_seconds}"
-    return _again(failing, exchange, failing.queue, extra)
+    return _again(failing, exchange, source or failing.queue, extra)
 
 
 def dead_message(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -60,6 +60,7 @@ class LiveQueue(BaseModel):
 
     Attributes:
         effective_policy_definition: what policies add to its arguments.
+        members: nodes with a copy of a quorum queue.
     """
 
     name: str
@@ -67,6 +68,7 @@ class LiveQueue(BaseModel):
     auto_delete: bool
     arguments: Table
     effective_policy_definition: Table = {}
+    members: tuple[str, ...] = ()
 
 
 class _LiveBinding(BaseModel):
@@ -108,6 +110,22 @@ class QueueActivity(BaseModel):
     name: str
     messages_unacknowledged: int = 0
     message_stats: _MessageStats = _MessageStats()
+
+    @classmethod
+    def total(cls, name: str, parts: Iterable[QueueActivity]) -> QueueActivity:
+        """What goes on in the partitions of a queue."""
+        parts = list(parts)
+        stats = [part.message_stats for part in parts]
+        return cls(
+            name=name,
+            messages_unacknowledged=sum(p.messages_unacknowledged for p in parts),
+            message_stats=_MessageStats(
+                publish=sum(each.publish for each in stats),
+                ack=sum(each.ack for each in stats),
+                publish_details=_Rate(rate=sum(s.publish_details.rate for s in stats)),
+                ack_details=_Rate(rate=sum(s.ack_details.rate for s in stats)),
+            ),
+        )
 
     @property
     def messages_in(self) -> int:

@@ -22,10 +22,13 @@ from meshtasks.amqp.dead_letters import (
     Selection,
     dead_letter_of,
     replay_messages,
+    requeue_targets,
 )
 from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.partitions import EXCHANGE_PREFIX
 from meshtasks.amqp.peek import HeldMessages, peek
 from meshtasks.amqp.publisher import Publisher
+from meshtasks.amqp.topology import Topology
 from meshtasks.errors import Unroutable
 
 #: Published together, at most; more would save little.
@@ -33,9 +36,6 @@ _BATCH = 200
 #: A slow replay releases what it holds after so long and begins again, well within
 #: the broker's consumer timeout.
 _SHIFT_SECONDS = 300.0
-
-#: The queues that a dead letter is requeued in, or why it cannot be.
-RequeueTargets = Callable[[DeadLetter], tuple[str, ...] | str]
 
 
 class _Chosen(NamedTuple):
@@ -69,7 +69,7 @@ class Replay:
         queue: the dead-letter queue.
         selection: which dead letters. Those that this replay has requeued already, and
             that have failed again meanwhile, are left.
-        targets_of: the queues a dead letter goes to, or why it cannot.
+        topology: says which queues a dead letter goes to, and how.
         rate: messages a second, at most; None for no limit.
         edited: by id, bodies to send instead of their own.
         stopping: ends it, in good order, when it is set.
@@ -81,7 +81,7 @@ class Replay:
         url: str,
         queue: str,
         selection: Selection,
-        targets_of: RequeueTargets,
+        topology: Topology,
         *,
         rate: float | None = None,
         edited: Mapping[str, bytes] | None = None,
@@ -94,7 +94,7 @@ class Replay:
         self._url = url
         self._queue = queue
         self._selection = selection
-        self._targets_of = targets_of
+        self._topology = topology
         self._rate = rate
         self._edited = edited or {}
         self._stopping = stopping or threading.Event()
@@ -143,7 +143,7 @@ class Replay:
             dead_letter = dead_letter_of(delivery)
             if not self._selection.matches(dead_letter):
                 continue
-            way = self._targets_of(dead_letter)
+            way = requeue_targets(dead_letter, self._topology)
             if dead_letter.replayed_at == self.began:
                 self.result.kept["failed again"] += 1
             elif isinstance(way, str):
@@ -167,12 +167,16 @@ class Replay:
                     queues,
                     replayed_at=self.began,
                     body=self._edited.get(dead_letter.id),
+                    way_to=self._topology.way_to,
                 )
             ]
             try:
                 publisher.publish(messages)
             except Unroutable as error:  # all others are confirmed
-                self._missing |= {queue for _, queue in error.routes}
+                self._missing |= {
+                    exchange.removeprefix(EXCHANGE_PREFIX) or queue
+                    for exchange, queue in error.routes
+                }
             for delivery, _, queues in batch:
                 if missing := self._missing.intersection(queues):
                     self.result.kept[no_queue(min(missing))] += 1

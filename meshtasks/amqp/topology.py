@@ -1,14 +1,15 @@
 """The exchanges, queues and bindings of the mesh, and the rules they must obey.
 
 The model of config/topology.yaml. Besides what the file names, every retry
-level adds an exchange, a queue and a binding, and the commands queue one for the
-answers; :attr:`Topology.all_exchanges` and its siblings hold the whole of what a
-broker is to have.
+level adds an exchange, a queue and a binding, a queue in partitions an exchange and
+its partitions, and the commands queue one for the answers;
+:attr:`Topology.all_exchanges` and its siblings hold the whole of what a broker is to
+have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any, Self
@@ -25,10 +26,19 @@ from meshtasks.amqp.entities import (
     Entity,
     Exchange,
     ExchangeDefaults,
+    HashExchange,
+    Partition,
     Queue,
     QueueDefaults,
     RetryLevel,
     RetryQueue,
+)
+from meshtasks.amqp.partitions import (
+    EXCHANGE_PREFIX,
+    EXCHANGE_TYPE,
+    exchange_of,
+    presence_of,
+    queue_of,
 )
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, queues_reached
 from meshtasks.config.faults import fault, refuse_all
@@ -145,22 +155,66 @@ class Topology(Entity):
         return next(b for b in self.bindings if b.queue == self.commands_queue)
 
     @cached_property
-    def all_exchanges(self) -> tuple[Exchange, ...]:
-        """Every exchange of the mesh, those of the retry queues included."""
-        # No alternate: a retry that cannot wait must fail, not die.
-        retry = (Exchange(name=q.name, type="fanout") for q in self.retry_queues)
-        return (*self.exchanges, *retry)
+    def partitioned(self) -> Mapping[str, Queue]:
+        """The queues that are made of partitions, by name."""
+        return {queue.name: queue for queue in self.queues if queue.partitions}
+
+    def names_of(self, queue: str) -> tuple[str, ...]:
+        """What the broker has of a queue: its partitions, or itself."""
+        found = self.partitioned.get(queue)
+        return found.names if found else (queue,)
 
     @cached_property
-    def all_queues(self) -> tuple[Queue | RetryQueue | AnswersQueue, ...]:
-        """Every queue of the mesh, retries and the answers to commands included."""
-        return (*self.named_queues, self.answers_queue, *self.retry_queues)
+    def all_exchanges(self) -> tuple[Exchange | HashExchange, ...]:
+        """Every exchange of the mesh, those of retry queues and partitions included."""
+        # No alternate: a retry that cannot wait must fail, not die.
+        retry = (Exchange(name=q.name, type="fanout") for q in self.retry_queues)
+        usual = Exchange(name="any", type="topic", **dict(self.defaults.exchange))
+        hashes = (
+            HashExchange(exchange_of(name), EXCHANGE_TYPE, usual.arguments)
+            for name in self.partitioned
+        )
+        return (*self.exchanges, *retry, *hashes)
+
+    @cached_property
+    def all_queues(self) -> tuple[Queue | Partition | RetryQueue | AnswersQueue, ...]:
+        """Every queue of the mesh, partitions, retries and the answers to commands
+        included."""
+        queues = (
+            Partition(name, queue.arguments) if queue.partitions else queue
+            for queue in self.named_queues
+            for name in queue.names
+        )
+        presence = (
+            Partition(presence_of(queue), {"x-queue-type": "quorum"})
+            for queue in self.partitioned
+        )
+        return (*queues, self.answers_queue, *self.retry_queues, *presence)
 
     @cached_property
     def all_bindings(self) -> tuple[Binding, ...]:
-        """Every binding of the mesh, those of the retry queues included."""
-        retry = (Binding(exchange=q.name, queue=q.name) for q in self.retry_queues)
-        return (*self.bindings, *retry)
+        """Every binding of the mesh, those of retry queues and partitions included."""
+        # of equal weight, which is what the routing key means there
+        weights = (
+            Binding(exchange=exchange_of(queue.name), queue=name, routing_key="1")
+            for queue in self.partitioned.values()
+            for name in queue.names
+        )
+        bindings = (
+            Binding(
+                exchange=each.exchange,
+                to_exchange=exchange_of(each.queue),
+                routing_key=each.routing_key,
+            )
+            if each.queue and each.queue in self.partitioned
+            else each
+            for each in self.bindings
+        )
+        return (*weights, *bindings, *self._retry_bindings)
+
+    @cached_property
+    def _retry_bindings(self) -> tuple[Binding, ...]:
+        return tuple(Binding(exchange=q.name, queue=q.name) for q in self.retry_queues)
 
     def queues_reached(self, exchange: str, routing_key: str) -> frozenset[str]:
         """Names of the queues that get a message published so.
@@ -170,11 +224,25 @@ class Topology(Entity):
         routing key names.
         """
         if not exchange:
-            names = (queue.name for queue in self.all_queues)
-            return frozenset(name for name in names if name == routing_key)
-        return queues_reached(
-            self.all_exchanges, self.all_bindings, exchange, routing_key
-        )
+            names = {queue.name for queue in self.all_queues} & {routing_key}
+            return frozenset(map(queue_of, names))
+        if (queue := exchange.removeprefix(EXCHANGE_PREFIX)) in self.partitioned:
+            return frozenset({queue})
+        exchanges = [each for each in self.all_exchanges if isinstance(each, Exchange)]
+        bindings = (*self.bindings, *self._retry_bindings)
+        return queues_reached(exchanges, bindings, exchange, routing_key)
+
+    def way_to(self, queue: str, routing_key: str) -> tuple[str, str]:
+        """Exchange and routing key by which a message reaches this queue alone, with
+        the headers of the mesh believed.
+
+        Args:
+            queue: its name.
+            routing_key: of first publication, which chooses the partition.
+        """
+        if queue in self.partitioned:
+            return exchange_of(queue), routing_key
+        return "", queue
 
     def handled_queues(self, exchange: str, routing_key: str) -> frozenset[str]:
         """Names of the domain queues that get a message published so.
@@ -193,7 +261,7 @@ def faults_of(topology: Topology) -> list[InitErrorDetails]:
     return (
         [*_name_faults(topology), *_reference_faults(topology)]
         or [*_dead_letter_faults(topology), *_alternate_faults(topology)]
-        or [*_command_faults(topology)]
+        or [*_command_faults(topology), *_partition_faults(topology)]
     )
 
 
@@ -287,6 +355,13 @@ def _alternate_faults(topology: Topology) -> Iterator[InitErrorDetails]:
                 "unroutable message keeps its own routing key"
             )
             yield fault(reason, "exchanges", index, "alternate")
+
+
+def _partition_faults(topology: Topology) -> Iterator[InitErrorDetails]:
+    for index, queue in enumerate(topology.queues):
+        if queue.partitions and queue.name not in topology.domain_queues:
+            reason = "commands and dead letters are in one queue each"
+            yield fault(reason, "queues", index, "partitions")
 
 
 def _command_faults(topology: Topology) -> Iterator[InitErrorDetails]:

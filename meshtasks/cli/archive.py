@@ -130,7 +130,8 @@ def replay(  # noqa: PLR0913 - its parameters are its options
     """
     settings = load_settings()
     period = period_of(start, end)
-    if to_queue and missing_queues(settings.env.amqp_url, [to_queue]):
+    names = settings.read(TOPOLOGY).names_of(to_queue)
+    if to_queue and missing_queues(settings.env.amqp_url, names):
         fail(f"the broker has no queue {to_queue}", _EXIT_KEPT)
     with closing(open_store(settings.env)) as store, stopping_on_signals() as stopping:
         objects = objects_in(store, period, domain or ())
@@ -177,7 +178,8 @@ class _Router:
         self, settings: Settings, to_queue: str, *, even_if_dropped: bool
     ) -> None:
         self._to_queue = to_queue
-        self._queues_of = way_back(settings.read(TOPOLOGY))
+        self._topology = settings.read(TOPOLOGY)
+        self._queues_of = way_back(self._topology)
         self._handlers = load_flows().handlers(settings)
         self._kept = None
         if not even_if_dropped:
@@ -205,6 +207,11 @@ class _Router:
                 "or use --even-if-dropped"
             )
         return route
+
+    def ways(self, route: _Route, record: ArchivedRecord) -> Iterator[tuple[str, str]]:
+        """Exchange and routing key that lead to each queue of a route."""
+        for queue in route.queues:
+            yield self._topology.way_to(queue, record.routing_key)
 
     def _writes_points(self, queue: str) -> bool:
         handler = self._handlers.get(queue)
@@ -299,7 +306,8 @@ class _Replay:
                 continue
             batch.sent[route.name] += 1
             batch.messages.extend(
-                replayed(record, queue, quiet=self.quiet) for queue in route.queues
+                replayed(record, way, quiet=self.quiet)
+                for way in self.router.ways(route, record)
             )
             if len(batch.messages) >= size:
                 yield batch

@@ -22,6 +22,7 @@ from meshtasks.amqp.dead_letters import (
     requeue_targets,
 )
 from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.partitions import queue_of
 from meshtasks.amqp.peek import HeldMessages, peek
 from meshtasks.amqp.replay import Replay, Replayed, no_queue
 from meshtasks.amqp.topology import TOPOLOGY, Topology
@@ -286,7 +287,7 @@ def _replay(
             letters.url,
             letters.name,
             selection,
-            lambda letter: requeue_targets(letter, topology),
+            topology,
             rate=rate,
             edited=edited,
             stopping=letters.stopping,
@@ -322,7 +323,8 @@ def _dry_run(
 
     letters.peek("looking", visit)
     queues = {queue for targets in routes for queue in targets}
-    missing = set(missing_queues(letters.url, queues))
+    names = (name for queue in queues for name in topology.names_of(queue))
+    missing = set(map(queue_of, missing_queues(letters.url, names)))
     for targets, count in routes.items():
         if absent := missing.intersection(targets):
             result.kept[no_queue(min(absent))] += count

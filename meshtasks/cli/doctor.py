@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -20,15 +21,17 @@ from amqp.exceptions import NotFound
 from rich.console import Console
 
 from meshtasks.amqp.accounts import missing_rights
-from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.connecting import connected, unopened
 from meshtasks.amqp.drift import compare
 from meshtasks.amqp.management import Node, nodes, read, urls
+from meshtasks.amqp.partitions import queue_of
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
 from meshtasks.cli.config_findings import findings
 from meshtasks.cli.terminal import say
+from meshtasks.config.brokers import urls_of
 from meshtasks.config.settings import Settings, load_settings
-from meshtasks.errors import ConfigError, MeshError
+from meshtasks.errors import ConfigError, MeshError, Transient
 from meshtasks.flows import victoriametrics
 from meshtasks.flows.diagnosis import Check, Verdict, disk, probe, size_text
 from meshtasks.flows.loading import load_flows
@@ -43,6 +46,8 @@ _CONSUMER_TIMEOUT_SECONDS = 1_800.0
 _GRACE_SECONDS = 60.0
 _OLDEST_RABBITMQ = (3, 10)
 _HTTP_SECONDS = 5.0
+#: A new quorum queue gets as many, if there are as many nodes.
+_MOST_MEMBERS = 3
 _SKEW_SECONDS = 5.0
 #: Above the broker's limit: with less it may stop to take messages soon.
 _LITTLE_FREE_BYTES = 1 << 30
@@ -160,6 +165,7 @@ def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
         ("broker alarms", _alarms),
         ("topology", _topology),
         ("consumer timeout", _timeout),
+        ("queue members", _members),
     ):
         yield Check(name, partial(look, settings, management_url), "broker")
     yield Check("circuits", partial(circuits, settings.env.amqp_url), "broker")
@@ -189,14 +195,57 @@ def _configuration(settings: Settings) -> Verdict:
 
 
 def _broker(settings: Settings) -> Verdict:
-    with connected(settings.env.amqp_url) as connection:
-        about = connection.connection.server_properties
-    version = str(about.get("version", ""))
-    text = f"{about.get('product', 'unknown')} {version}"
-    words = version.split(".")[:2]
-    if tuple(int(word) for word in words if word.isdigit()) < _OLDEST_RABBITMQ:
+    """Every node that MESH_BROKER_URL names."""
+    found, faults = [], []
+    for url in urls_of(settings.env.amqp_url):
+        try:
+            with connected(url) as connection:
+                found.append(connection.connection.server_properties)
+        except (Transient, ConfigError) as error:
+            faults.append(error)
+    if not found:
+        raise faults[0]
+    versions = {str(about.get("version", "")) for about in found}
+    text = f"{found[0].get('product', 'unknown')} {', '.join(sorted(versions))}"
+    if any(_numbers(version) < _OLDEST_RABBITMQ for version in versions):
         return Verdict("failed", text, "upgrade RabbitMQ to 3.10 or newer")
-    return Verdict("ok", text)
+    if faults:
+        text += f"; {len(faults)} of {len(found) + len(faults)} nodes: {faults[0]}"
+        return Verdict("warning", text, "start it, or put MESH_BROKER_URL right")
+    return Verdict("ok", text if len(found) == 1 else f"{text} on {len(found)} nodes")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in version.split(".")[:2] if word.isdigit())
+
+
+def _members(settings: Settings, management_url: str | None) -> Verdict:
+    """Whether each quorum queue has a copy on as many nodes as a new one would."""
+    broker = settings.env.amqp_url
+    try:
+        names = [node.name for node in nodes(broker, management_url)]
+    except ConfigError as error:
+        return Verdict("skipped", str(error))
+    if len(names) == 1:
+        return Verdict("ok", "one node, and so one copy of each queue")
+    ours = {queue.name for queue in settings.read(TOPOLOGY).all_queues}
+    wanted = min(len(names), _MOST_MEMBERS)
+    few = [
+        queue
+        for queue in read(broker, management_url).queues
+        if queue.name in ours and 0 < len(queue.members) < wanted
+    ]
+    if not few:
+        return Verdict("ok", f"{wanted} of each queue, on {len(names)} nodes")
+    text = f"{few[0].name} has {len(few[0].members)} of {wanted} members"
+    text += f", and so have {len(few) - 1} more queues" if len(few) > 1 else ""
+    vhost = re.escape(unopened(broker).virtual_host)
+    grow = [
+        f"rabbitmq-queues grow {name} all --vhost-pattern '^{vhost}$'"
+        for name in names
+        if any(name not in queue.members for queue in few)
+    ]
+    return Verdict("warning", text, "; ".join(grow[: wanted - len(few[0].members)]))
 
 
 def _permissions(settings: Settings) -> Verdict:
@@ -250,16 +299,17 @@ def _topology(settings: Settings, management_url: str | None) -> Verdict:
 def _timeout(settings: Settings, management_url: str | None) -> Verdict:
     live = read(settings.env.amqp_url, management_url)
     for queue in live.queues:
-        if queue.name not in settings.read(TOPOLOGY).domain_queues:
+        name = queue_of(queue.name)
+        if name not in settings.read(TOPOLOGY).domain_queues:
             continue
         given = queue.effective_policy_definition.get(
             "consumer-timeout", queue.arguments.get("x-consumer-timeout")
         )
         seconds = _CONSUMER_TIMEOUT_SECONDS if given is None else given / 1_000
-        limits = settings.read(QUEUES).for_queue(queue.name)
+        limits = settings.read(QUEUES).for_queue(name)
         held = limits.time_limit_seconds + _GRACE_SECONDS + limits.batch.age_ms / 1_000
         if held > seconds:
-            text = f"{queue.name}: batches may take {held:.0f} s, but the broker waits"
+            text = f"{name}: batches may take {held:.0f} s, but the broker waits"
             text += f" {seconds:.0f} s for their acknowledgement"
             remedy = (
                 "lower time_limit_seconds in queues.yaml, or raise consumer_timeout"

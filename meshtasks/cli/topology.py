@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from meshtasks.amqp.connecting import connected, unopened
-from meshtasks.amqp.declare import declare
+from meshtasks.amqp.declare import declare_missing
 from meshtasks.amqp.drift import compare
 from meshtasks.amqp.entities import (
     Binding,
@@ -24,12 +24,23 @@ from meshtasks.amqp.entities import (
     RetryQueue,
 )
 from meshtasks.amqp.management import definitions, read
+from meshtasks.amqp.repartition import Repartition, changes
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli import asyncapi
 from meshtasks.cli.terminal import say
 from meshtasks.config.settings import load_settings
 from meshtasks.flows.loading import load_flows
+
+ManagementUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Where RabbitMQ's management pages are, if neither as MESH_MANAGEMENT_URL "
+        "says nor on port 15672 of the broker's host. They get the account of "
+        "MESH_BROKER_URL.",
+        metavar="URL",
+    ),
+]
 
 app = typer.Typer(
     help="Exchanges, queues and bindings: config/topology.yaml and the broker.",
@@ -38,18 +49,43 @@ app = typer.Typer(
 
 
 @app.command()
-def apply() -> None:
-    """Declare on the broker what is missing. Nothing is changed or deleted.
+def apply(
+    management_url: ManagementUrl = None,
+    within: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="How long workers may take to empty partitions that are changed.",
+        ),
+    ] = 60.0,
+) -> None:
+    """Declare on the broker what is missing. Nothing is changed or deleted, but for the
+    number of partitions of a queue.
 
-    Running it again does no harm; every worker does the same when it starts.
+    Running it again does no harm; every worker does the same when it starts. Where a
+    queue has other partitions than in topology.yaml, it waits until the workers that
+    run have emptied them, leads messages to the new ones, and deletes those that are
+    left over once they are empty, and the retry queues with them. Then the workers are
+    to be restarted; one that has the old file refuses to start.
 
-    Exit codes: 0 all is there; 69 the broker cannot be reached; 78 something
+    Exit codes: 0 all is there; 69 the broker cannot be reached, or messages are left in
+    partitions that are to change (run it again); 78 something
     there has other arguments, or the configuration cannot be used.
     """
     settings = load_settings()
     topology = settings.read(TOPOLOGY)
+    address = management_url or settings.env.management_url or None
     with connected(settings.env.amqp_url) as connection:
-        declare(connection, topology)
+        found = changes(connection, topology)
+        urls = settings.env.amqp_url, address
+        change_of = Repartition(connection, topology, urls, within, say)
+        for change in found:
+            change_of.empty(change)
+        declare_missing(connection, topology)
+        for change in found:
+            change_of.remove(change)
+            say(f"{change.queue.name}: restart its workers, with this topology.yaml")
         vhost = connection.virtual_host
     say(
         f"virtual host {vhost}: {len(topology.all_exchanges)} exchanges, "
@@ -59,17 +95,7 @@ def apply() -> None:
 
 
 @app.command()
-def check(
-    management_url: Annotated[
-        str | None,
-        typer.Option(
-            help="Where RabbitMQ's management pages are, if neither as "
-            "MESH_MANAGEMENT_URL says nor on port 15672 of the broker's host. They "
-            "get the account of MESH_BROKER_URL.",
-            metavar="URL",
-        ),
-    ] = None,
-) -> None:
+def check(management_url: ManagementUrl = None) -> None:
     """Compare the broker with the configuration and name every difference.
 
     It reads the management API (plugin rabbitmq_management) with the account of
@@ -193,7 +219,8 @@ def tree(topology: Topology) -> Tree:
     for queue in topology.named_queues:
         own = _settings(queue)
         unusual = "" if own == _settings(usual.queue) else f" [dim]{own}[/]"
-        queues.add(_coloured(queue.name) + unusual)
+        parts = f" [dim]{queue.partitions} partitions[/]" if queue.partitions else ""
+        queues.add(_coloured(queue.name) + unusual + parts)
     answers = topology.answers_queue
     queues.add(f"{_coloured(answers.name)} [dim]what became of commands[/]")
     retries = root.add(

@@ -31,6 +31,7 @@ SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 MANAGEMENT = "rabbitmq_management"
 MQTT = "rabbitmq_mqtt"
 PROMETHEUS = "rabbitmq_prometheus"
+PARTITIONS = "rabbitmq_consistent_hash_exchange"
 
 _ADMIN = "mesh-admin"
 

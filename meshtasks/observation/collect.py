@@ -126,7 +126,11 @@ class Collector:
             Transient: the management API cannot be reached.
             ConfigError: it refuses the account or the virtual host.
         """
-        return activity(self._url, self._management_url)
+        found = activity(self._url, self._management_url)
+        for name, queue in self._topology.partitioned.items():
+            parts = [found[part] for part in queue.names if part in found]
+            found[name] = QueueActivity.total(name, parts)
+        return found
 
     def depths(self) -> dict[str, Depth]:
         """Ready messages and consumers of each queue there is, retry queues included.
@@ -143,6 +147,10 @@ class Collector:
                 connection = broker.enter_context(connected(self._url))
             self._connection = None
             depths = dict(self._counted(connection))
+            for name, queue in self._topology.partitioned.items():
+                if parts := [depths[part] for part in queue.names if part in depths]:
+                    ready, consumers = zip(*parts, strict=True)
+                    depths[name] = Depth(sum(ready), min(consumers))
             self._connection, self._broker = connection, broker.pop_all()
         return depths
 

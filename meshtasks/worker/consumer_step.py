@@ -39,6 +39,7 @@ from meshtasks.worker.mesh import Mesh, mesh_of
 from meshtasks.worker.metrics import Exposition, WorkerMetrics
 from meshtasks.worker.queue_consumer import QueueConsumer
 from meshtasks.worker.resolution import OutcomeResolver
+from meshtasks.worker.sharing import SHARE_SECONDS, Sharing
 from meshtasks.worker.timers import Timers
 
 logger = get_logger(__name__)
@@ -100,6 +101,11 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             self._completion.set_aside,
         )
         self._watch = ProgressWatch()
+        self._sharing = Sharing(
+            self._consumers.values,
+            lambda consumer: consumer.gathered + self._dispatcher.waiting_of(consumer),
+            self._renew,
+        )
 
     def _steady_seconds(self) -> dict[str, float]:
         """How long a circuit has to be closed to count as steady: as long as some
@@ -128,7 +134,8 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         for queue in topology.domain_queues:
             celery_consumer.task_consumer.cancel_by_queue(queue)
         for queue in selected:
-            self._consumers[queue] = self._new_consumer(queue)
+            for source in topology.names_of(queue):
+                self._consumers[source] = self._new_consumer(queue, source)
         self._republisher.start()
         self._exposition.start()
 
@@ -142,10 +149,13 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         self._flow.restart()
         for consumer in self._consumers.values():
             self._open(consumer)
+        self._share()
+        self._loop.every(SHARE_SECONDS, self._share)
 
     def stop(self, celery_consumer: Any) -> None:
         """Forget everything, before a reconnect or at the end: whatever is not
         acknowledged the broker delivers again."""
+        self._sharing.restart()
         self._flow.forget()
         self._dispatcher.forget()
         if celery_consumer.blueprint.state != bootsteps.RUN:
@@ -162,7 +172,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         """
         deadline = time.monotonic() + _DRAIN_SECONDS
         try:
-            for queue in list(self._consumers):
+            for queue in {one.queue for one in self._consumers.values()}:
                 self.remove(queue)
             while not self._dispatcher.idle or any(
                 consumer.unresolved for consumer in self._flow.retired
@@ -191,11 +201,12 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         """What is consumed, what is paused, which circuits are open, and which of these
         are half-open, as JSON."""
         consumers = self._consumers.values()
-        paused = [one.queue for one in consumers if self._flow.is_paused(one)]
+        queues = dict.fromkeys(one.queue for one in consumers)
+        paused = {one.queue for one in consumers if self._flow.is_paused(one)}
         states = self._breaker.states().items()
         return {
-            "consuming": [one.queue for one in consumers if one.queue not in paused],
-            "resting": paused,
+            "consuming": [queue for queue in queues if queue not in paused],
+            "resting": [queue for queue in queues if queue in paused],
             "down": self._breaker.reasons(),
             "half_open": [sink for sink, state in states if state is State.HALF_OPEN],
         }
@@ -206,10 +217,11 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
 
     def add(self, queue: str) -> None:
         """Consume one more queue (``celery control add_consumer``)."""
-        if queue not in self._consumers:
-            consumer = self._consumers[queue] = self._new_consumer(queue)
-            self._open(consumer)
-            self._timers.add(consumer.handler.timer)
+        for source in self._mesh.settings.read(TOPOLOGY).names_of(queue):
+            if source not in self._consumers:
+                consumer = self._consumers[source] = self._new_consumer(queue, source)
+                self._open(consumer)
+                self._timers.add(consumer.handler.timer)
 
     def pump(self) -> None:
         """Give batches to a pool that has grown."""
@@ -217,8 +229,11 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
 
     def remove(self, queue: str) -> None:
         """Stop consuming a queue; what is held of it is finished."""
-        consumer = self._consumers.pop(queue, None)
-        if consumer is not None:
+        for source in self._mesh.settings.read(TOPOLOGY).names_of(queue):
+            consumer = self._consumers.pop(source, None)
+            if consumer is None:
+                continue
+            consumer.is_leaving = False
             self._flow.retired.append(consumer)
             if self._breaker.state(consumer.handler.sink_names) is State.CLOSED:
                 consumer.cancel()
@@ -229,7 +244,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
 
     # --- messages in ------------------------------------------------------
 
-    def _new_consumer(self, queue: str) -> QueueConsumer:
+    def _new_consumer(self, queue: str, source: str) -> QueueConsumer:
         mesh_settings = self._mesh.settings
         handler = self._mesh.handlers[queue]
         settings = mesh_settings.read(QUEUES).for_queue(queue)
@@ -242,6 +257,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
                 mesh_settings.read(TOPOLOGY).retry_levels,
                 self._celery_consumer.hostname,
                 lambda lost, why: handler.on_exhausted(lost, why, mesh_settings),
+                source,
                 handler.originals,
                 to_its_end=handler.in_thread,
             ),
@@ -259,6 +275,20 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         """So many batches of a queue are held at most; those of pending points are
         large."""
         return 2 if handler.in_thread else self._dispatcher.pool_size + 3
+
+    def _renew(self, consumer: QueueConsumer) -> None:
+        """Give up a partition, and stand in line for it."""
+        self._dispatcher.take_back(consumer)  # the broker returns them
+        consumer.close()
+        queue, source = consumer.queue, consumer.source
+        self._consumers[source] = self._new_consumer(queue, source)
+        self._open(self._consumers[source])
+
+    def _share(self) -> None:
+        try:
+            self._sharing.share(self._celery_consumer.connection)
+        except amqp.ChannelError as error:
+            self._reconnect(f"cannot ask for the consumers of a partition: {error}")
 
     def _open(self, consumer: QueueConsumer) -> None:
         consumer.open(self._celery_consumer.connection, self._on_lost)
@@ -308,9 +338,10 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             try:
                 reason = self._watch.stalled(consumer, now)
             except amqp.ChannelError as error:
-                reason = f"cannot ask for the length of {consumer.queue}: {error}"
+                reason = f"cannot ask for the length of {consumer.source}: {error}"
             if reason:
                 self._reconnect(reason)
+        self._sharing.leave()
         self._reader.read()  # what a synchronous call has read ahead
 
     def _reconnect(self, reason: str) -> None:

@@ -177,6 +177,14 @@ class Dispatcher:
         )
         return [delivery for batch in mine for delivery in batch.deliveries]
 
+    def waiting_of(self, consumer: QueueConsumer) -> int:
+        """Messages of a consumer that have not been given to the pool."""
+        return sum(
+            len(batch.deliveries)
+            for batch in self._waiting
+            if batch.consumer is consumer
+        )
+
     def forget(self) -> None:
         """Drop everything; results of what runs are ignored."""
         self._waiting.clear()
@@ -228,8 +236,10 @@ class Dispatcher:
         return None
 
     def _admits(self, consumer: QueueConsumer) -> bool:
-        return self._has_room(consumer) and self._breaker.admits(
-            consumer.handler.sink_names
+        return (
+            consumer.may_run
+            and self._has_room(consumer)
+            and self._breaker.admits(consumer.handler.sink_names)
         )
 
     def _has_room(self, consumer: QueueConsumer) -> bool:

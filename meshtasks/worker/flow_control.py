@@ -89,7 +89,7 @@ class FlowControl:
 
     def apply_to(self, consumer: QueueConsumer) -> None:
         """Consume, try or pause a queue."""
-        queue, sinks = consumer.queue, consumer.handler.sink_names
+        queue, sinks = consumer.source, consumer.handler.sink_names
         window = self.probation.window(queue)
         if window == 0:
             return
@@ -195,12 +195,13 @@ class ProgressWatch:
         Args:
             now: monotonic seconds.
         """
-        queue = consumer.queue
+        queue = consumer.source
         received, since = self._seen.get(queue, (-1, now))
         is_quiet = (
             consumer.is_consuming
             and not consumer.unresolved
             and consumer.received == received
+            and consumer.source == consumer.queue  # partitions have another consumer
         )
         if is_quiet and now - since < _QUIET_SECONDS:
             return ""

@@ -51,6 +51,7 @@ class Followed(Protocol):
     """As much of a queue consumer as is shown."""
 
     queue: str
+    source: str
     handler: Handler
     received: int
     unresolved: int
@@ -225,10 +226,10 @@ class _State(Collector):
 
     def follow(self, consumer: Followed) -> None:
         """Look at this consumer, and no more at the one that it replaces."""
-        if (old := self._consumers.get(consumer.queue)) is not None:
+        if (old := self._consumers.get(consumer.source)) is not None:
             before = self._received_before.get(consumer.queue, 0)
             self._received_before[consumer.queue] = before + old.received
-        self._consumers[consumer.queue] = consumer
+        self._consumers[consumer.source] = consumer
 
     @override
     def collect(self) -> Iterator[Metric]:
@@ -263,11 +264,14 @@ class _State(Collector):
             labels=("sink",),
         )
         consumers = self._consumers.copy()
-        for queue, consumer in consumers.items():
+        by_queue: dict[str, list[Followed]] = {}
+        for consumer in consumers.values():
+            by_queue.setdefault(consumer.queue, []).append(consumer)
+        for queue, each in by_queue.items():
             before = self._received_before.get(queue, 0)
-            received.add_metric((queue,), before + consumer.received)
-            unresolved.add_metric((queue,), consumer.unresolved)
-            consumes = consumer.is_consuming and not consumer.is_trying
+            received.add_metric((queue,), before + sum(one.received for one in each))
+            unresolved.add_metric((queue,), sum(one.unresolved for one in each))
+            consumes = all(one.is_consuming and not one.is_trying for one in each)
             consuming.add_metric((queue,), int(consumes))
         states, tripped = self._circuits.states(), self._circuits.trips()
         for sink in sorted(

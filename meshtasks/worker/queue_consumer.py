@@ -47,11 +47,15 @@ class QueueConsumer:
         on_dead: called with this consumer and a message that is dead on arrival.
 
     Attributes:
+        source: what is consumed: the queue, or one of its partitions.
         alive: false once the connection is given up; results are then dropped,
             because the broker delivers the messages again.
         is_urgent: its batches run before those of queues that are not: alerts.
         received: messages received so far.
         unresolved: messages received and not yet resolved.
+        is_partition: one batch of it runs at a time, so that its messages are handled
+            in their order; other workers stand in line for it.
+        is_leaving: it is to be given up to another worker, and runs no more batches.
     """
 
     def __init__(
@@ -66,6 +70,10 @@ class QueueConsumer:
     ) -> None:
         self.handler = handler
         self.queue = handler.queue
+        self.source = resolver.source or self.queue
+        self.is_partition = self.source != self.queue
+        self.is_leaving = False
+        self._running = 0
         self.is_urgent = self.queue.startswith("alerts.")
         self.settings = settings
         self.resolver = resolver
@@ -114,7 +122,7 @@ class QueueConsumer:
         self._on_lost = on_lost
         channel = connection.channel()
         channel.on_open = lambda _channel: on_lost(
-            self, f"the broker closed the channel of {self.queue}"
+            self, f"the broker closed the channel of {self.source}"
         )
         self._channel = channel
 
@@ -132,7 +140,7 @@ class QueueConsumer:
         self._window = window
         self._channel.basic_qos(0, window, a_global=False)
         self._consumer_tag = self._channel.basic_consume(
-            self.queue, callback=self._on_message, on_cancel=self._on_cancelled
+            self.source, callback=self._on_message, on_cancel=self._on_cancelled
         )
 
     def cancel(self) -> None:
@@ -143,8 +151,25 @@ class QueueConsumer:
 
     def waiting_in_queue(self) -> int:
         """Messages ready in the queue, by the broker's count."""
-        answer = self._channel.queue_declare(self.queue, passive=True)
+        answer = self._channel.queue_declare(self.source, passive=True)
         return int(answer.message_count)
+
+    @property
+    def may_run(self) -> bool:
+        """Whether a batch of it may run now."""
+        return not self.is_leaving and not (self.is_partition and self._running)
+
+    @property
+    def gathered(self) -> int:
+        """Messages in its open batches."""
+        return sum(map(len, self._buffers.values()))
+
+    def close(self) -> None:
+        """Close the channel: what is not acknowledged is delivered again, in its order,
+        to whoever consumes then."""
+        self.alive = False
+        self._on_lost = lambda _consumer, _reason: None
+        self._channel.close()
 
     def due_since(self) -> float | None:
         """When the first message of the oldest due batch came; None if none is."""
@@ -174,10 +199,12 @@ class QueueConsumer:
 
     def batch_started(self, now: float) -> None:
         """A batch of this queue was given to the pool."""
+        self._running += 1
         self._edge.started(now)
 
     def batch_ended(self, now: float) -> None:
         """It has ended: what gathered because of it may be due."""
+        self._running -= 1
         self._edge.ended()
         if not self.gathering_seconds(now):
             for buffer in self._buffers.values():
@@ -205,7 +232,7 @@ class QueueConsumer:
             self._watermark.skip(tag)
 
     def _on_cancelled(self, _consumer_tag: str) -> None:
-        self._on_lost(self, f"the broker cancelled the consumer of {self.queue}")
+        self._on_lost(self, f"the broker cancelled the consumer of {self.source}")
 
     def _on_message(self, message: Message) -> None:
         self.received += 1

@@ -69,6 +69,7 @@ class OutcomeResolver:
         policy: its retry options.
         levels: seconds of the retry queues, ascending.
         worker: name of this worker, for the dead letter.
+        source: the partition that they come from, if the queue has any.
         on_exhausted: what is published beside the dead letter of a message after its
             last retry (its body is the JSON of the records that failed), and why.
         originals: what is dead-lettered in the place of a message.
@@ -82,6 +83,7 @@ class OutcomeResolver:
     levels: tuple[int, ...]
     worker: str
     on_exhausted: Callable[[Envelope, str], Sequence[Outgoing]] = lambda *_: ()
+    source: str = ""
     originals: Callable[[FailedMessage], Sequence[FailedMessage]] = lambda one: (one,)
     to_its_end: bool = False
 
@@ -156,6 +158,7 @@ class OutcomeResolver:
                 attempt=delivery.attempt,
                 now=now,
                 single=False,
+                source=self.source,
             )
             resolution.retry(message, SinkUnavailable.__name__)
         return resolution
@@ -194,6 +197,7 @@ class OutcomeResolver:
                     attempt=decision.attempt,
                     now=now,
                     single=isolate,
+                    source=self.source,
                 )
                 resolution.retry(message, outcome.error_type)
                 return

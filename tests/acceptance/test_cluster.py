@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.config.environment import Environment
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.errors import Transient
 from meshtasks.producers.base import Producer
 from tests.support.cluster import Cluster, Node
+from tests.support.command import command
+from tests.support.flower import Flower
+from tests.support.gateway import Gateway
 from tests.support.meshes import declared, reconfigured
-from tests.support.readings import message
+from tests.support.readings import message, reading
 from tests.support.receiver import Answer, Receiver
 from tests.support.victoria import count_samples
 from tests.support.waiting import wait_until
@@ -195,3 +200,60 @@ def test_nothing_is_lost_while_nodes_are_stopped_and_killed(
 
     assert count_samples(victoria) == load.readings
     assert len(letters) == load.dead
+
+
+@pytest.mark.timeout(600)
+def test_everything_goes_on_without_the_first_node_and_after_none_was_there(
+    cluster: Cluster,
+    env: dict[str, str],
+    victoria: VictoriaMetrics,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    run = command(Environment(), monkeypatch, capsys)
+    gateway, flower = Gateway(tmp_path, env), Flower(tmp_path, env)
+    worker = Worker(tmp_path, env, QUEUE, arguments=("-c", "1"))
+    first, *others = cluster.nodes
+
+    def published(number: int) -> bool:
+        answer = gateway.post(f"/v1/events/sensors/{QUEUE}.attic", reading(number))
+        return answer.ok
+
+    def doctor() -> dict[str, Any]:
+        return {each["check"]: each for each in json.loads(run("doctor", "--json")[1])}
+
+    with ExitStack() as stack, running(worker):
+        for process in (gateway, flower):
+            process.start()
+            stack.callback(process.process.kill)
+        assert published(1)
+        first.run("rabbitmq-upgrade", "drain")  # maintenance: no client gets in
+
+        wait_until(lambda: published(2), 60, "the gateway to publish")
+        wait_until(lambda: count_samples(victoria) == 2, 60, "the worker to store")
+        wait_until(
+            lambda: "celery@" in flower.request("GET", "workers?refresh=1").text,
+            60,
+            "Flower to hear the worker",
+        )
+        assert run("topology", "check").exit_code == 0
+        assert run("dlq", "list").exit_code == 0
+        assert json.loads(run("status", "--json").stdout)["workers"]
+        assert "1 of 3 nodes" in doctor()["broker"]["text"]
+        assert doctor()["queue members"]["state"] == "ok"
+        others[0].run("rabbitmq-queues", "shrink", others[1].name)
+        few = doctor()["queue members"]
+        assert few["state"] == "warning"
+        assert "2 of 3 members" in few["text"]
+        script, *arguments = shlex.split(few["remedy"])
+        others[0].run(script, *arguments)
+        assert doctor()["queue members"]["state"] == "ok"
+
+        for node in cluster.nodes:
+            node.kill()
+        cluster.come_back()
+        wait_until(lambda: published(3), 120, "the gateway to publish")
+        wait_until(lambda: count_samples(victoria) == 3, 120, "the worker to store")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from urllib.parse import quote
 from typing_extensions import override
 
 from meshtasks.demo.process import Process
-from meshtasks.demo.rabbitmq import MANAGEMENT, Ports, RabbitMQ
+from meshtasks.demo.rabbitmq import MANAGEMENT, SERVER, Ports, RabbitMQ
 
 _NAMES = ("mesh@localhost", "mesh2@localhost", "mesh3@localhost")
 _CONF = """\
@@ -60,6 +62,13 @@ class Node(RabbitMQ):
     @override
     def environment(self) -> dict[str, str]:
         return {**super().environment, "RABBITMQ_NODENAME": self.name}
+
+    def run(self, script: str, *arguments: str) -> None:
+        """Run one of RabbitMQ's scripts (``rabbitmq-queues``, …) on this node."""
+        command = [str(SERVER.with_name(script)), *arguments]
+        subprocess.run(
+            command, env=self.environment, check=True, capture_output=True, timeout=120
+        )
 
     @override
     def _write_files(self) -> None:
@@ -116,11 +125,19 @@ class Cluster:
         self._epmd.start()
         first, *others = self.nodes
         first.start()
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(Node.start, others))
+        _start_together(others)
         return self
+
+    def come_back(self) -> None:
+        """Start all that are away, together: each waits for those that went last."""
+        _start_together([node for node in self.nodes if not node.process.running])
 
     def __exit__(self, *_: object) -> None:
         for node in self.nodes:
             node.kill()
         self._epmd.kill()
+
+
+def _start_together(nodes: Iterable[Node]) -> None:
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Node.start, nodes))

@@ -84,7 +84,7 @@ def test_a_replayed_record_keeps_its_id_and_its_time() -> None:
     record = ArchivedRecord(
         "m7/abc", "sensors", "sensors.temperature.attic", NOON + 0.25, b"{}", b""
     )
-    sent = replayed(record, "sensors.temperature", quiet=True)
+    sent = replayed(record, ("", "sensors.temperature"), quiet=True)
 
     assert (sent.exchange, sent.routing_key) == ("", "sensors.temperature")
     assert sent.headers

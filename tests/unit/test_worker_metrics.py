@@ -31,6 +31,7 @@ class QueueConsumer:
     """As much of a consumer as is looked at."""
 
     queue: str = QUEUE
+    source: str = QUEUE
     received: int = 0
     unresolved: int = 0
     is_consuming: bool = True

@@ -11,17 +11,17 @@ from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, Topology
 from meshtasks.flows.archive.reading import ArchivedRecord
 
 
-def replayed(record: ArchivedRecord, queue: str, *, quiet: bool) -> Outgoing:
+def replayed(record: ArchivedRecord, way: tuple[str, str], *, quiet: bool) -> Outgoing:
     """The message that brings a record to a queue once more.
 
     Its headers hold where the record was first published, when it was made (the time
-    of a record without one of its own), and its id in the archive. It goes through the
-    default exchange: on another these headers are not trusted
-    (:mod:`meshtasks.amqp.delivery`).
+    of a record without one of its own), and its id in the archive. It goes by an
+    exchange on which these headers are trusted (:mod:`meshtasks.amqp.delivery`).
 
     Args:
         record: the record.
-        queue: to publish to.
+        way: exchange and routing key that lead to its queue alone
+            (:meth:`~meshtasks.amqp.topology.Topology.way_to`).
         quiet: no alerts and no webhooks.
     """
     table: dict[str, object] = {
@@ -33,8 +33,7 @@ def replayed(record: ArchivedRecord, queue: str, *, quiet: bool) -> Outgoing:
     if quiet:
         table[headers.QUIET] = 1
     return Outgoing(
-        "",
-        queue,
+        *way,
         record.record,
         message_id=record.id,
         # AMQP's has whole seconds: what has them probably had one, and the alert

@@ -12,7 +12,7 @@ from pydantic import (
 )
 from pydantic_core import to_json
 
-from meshtasks.amqp.dead_letters import Selection, requeue_targets
+from meshtasks.amqp.dead_letters import Selection
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.replay import Replay
 from meshtasks.amqp.topology import TOPOLOGY
@@ -120,7 +120,7 @@ def replay_dead_letters(
         env.amqp_url,
         topology.dead_letter_queue,
         selection,
-        lambda letter: requeue_targets(letter, topology),
+        topology,
         rate=arguments.rate,
     ).run()
     return {"given_back": dict(result.requeued), "kept": dict(result.kept)}

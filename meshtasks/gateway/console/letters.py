@@ -11,7 +11,7 @@ from functools import partial
 from nicegui import ui
 from pydantic_core import from_json
 
-from meshtasks.amqp.dead_letters import Selection, requeue_targets
+from meshtasks.amqp.dead_letters import Selection
 from meshtasks.amqp.replay import Replay, Replayed
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import MeshError
@@ -193,13 +193,8 @@ class _Page:
     async def _run(self, selection: Selection, edited: dict[str, bytes] | None) -> None:
         if not self._console.may_operate():
             return
-        topology = self._topology
         replay = Replay(
-            self._url,
-            self._queue,
-            selection,
-            lambda letter: requeue_targets(letter, topology),
-            edited=edited,
+            self._url, self._queue, selection, self._topology, edited=edited
         )
         try:
             result: Replayed = await asyncio.to_thread(replay.run)

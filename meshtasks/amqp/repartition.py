@@ -1,0 +1,206 @@
+"""Change the number of partitions of a queue, without stranding a message.
+
+What leaves is emptied first, by the workers that run: keys move to other partitions,
+and what is older must not be handled later. So is what leaves once no exchange leads
+there any more; only then is it deleted. A message that waits to be retried may come
+back to it, so retry queues have to be empty by then, too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from typing import Any, NamedTuple
+
+import kombu
+from amqp.exceptions import NotFound
+from typing_extensions import override
+
+from meshtasks.amqp.entities import Queue
+from meshtasks.amqp.management import activity
+from meshtasks.amqp.partitions import MOST, exchange_of, partition_name
+from meshtasks.amqp.topology import Topology
+from meshtasks.errors import Transient
+
+_POLL_SECONDS = 0.5
+#: The broker's statistics are up to five seconds old: what they show empty for longer,
+#: is.
+_EMPTY_SECONDS = 6.0
+
+
+class Change(NamedTuple):
+    """A queue whose partitions are others on the broker than in topology.yaml.
+
+    Attributes:
+        queue: as topology.yaml describes it.
+        found: names of what the broker has of it.
+    """
+
+    queue: Queue
+    found: tuple[str, ...]
+
+    @property
+    def leaving(self) -> list[str]:
+        """What is to be deleted."""
+        return [name for name in self.found if name not in self.queue.names]
+
+    @override
+    def __str__(self) -> str:
+        name = self.queue.name
+        has = f"{len(self.found)} partitions" if self.found != (name,) else "no parts"
+        wants = self.queue.partitions or "none"
+        return f"{name} has {has} on the broker and {wants} in topology.yaml"
+
+
+def changes(connection: kombu.Connection, topology: Topology) -> list[Change]:
+    """What has to be changed; nothing of what is not there yet.
+
+    Raises:
+        amqp.exceptions.ConnectionError, OSError: the connection was lost.
+    """
+    found = []
+    for queue in topology.queues:
+        if queue.name in topology.domain_queues:
+            names = tuple(_found(connection, queue))
+            if names and set(names) != set(queue.names):
+                found.append(Change(queue, names))
+    return found
+
+
+def _found(connection: kombu.Connection, queue: Queue) -> Iterator[str]:
+    """What the broker has of a queue: itself, partitions, or all of them if a change
+    was interrupted."""
+    if queue.partitions and _is_there(connection, queue.name):
+        yield queue.name
+    try:
+        with closing(connection.channel()) as channel:
+            channel.exchange_declare(exchange_of(queue.name), "", passive=True)
+    except NotFound:
+        if not queue.partitions and _is_there(connection, queue.name):
+            yield queue.name
+        return
+    if not queue.partitions and _is_there(connection, queue.name):
+        yield queue.name
+    for index in range(MOST):
+        name = partition_name(queue.name, index)
+        if not _is_there(connection, name):
+            return
+        yield name
+
+
+def _is_there(connection: kombu.Connection, name: str) -> bool:
+    with suppress(NotFound), closing(connection.channel()) as channel:
+        channel.queue_declare(name, passive=True)
+        return True
+    return False
+
+
+class Repartition:
+    """One change.
+
+    Args:
+        connection: an open connection, with the right to declare and delete.
+        topology: what is to be.
+        urls: of the broker, and of its management pages if not where they are usually.
+        within_seconds: how long the workers may take to empty what leaves.
+        say: is told of every step.
+    """
+
+    def __init__(
+        self,
+        connection: kombu.Connection,
+        topology: Topology,
+        urls: tuple[str, str | None],
+        within_seconds: float,
+        say: Callable[[str], object],
+    ) -> None:
+        self._channel: Any = connection.channel()
+        self._topology = topology
+        self._urls = urls
+        self._within_seconds = within_seconds
+        self._say = say
+
+    def empty(self, change: Change) -> None:
+        """Wait until the workers have emptied what messages move away from.
+
+        Raises:
+            Transient: they have not, in time; nothing has been changed.
+            ConfigError: the management API refuses the account.
+        """
+        self._say(f"{change}; waiting until the workers have emptied it")
+        deadline = time.monotonic() + self._within_seconds
+        while ready := sum(map(self._ready, change.found)):
+            if time.monotonic() > deadline:
+                what = f"{ready:,} messages wait"
+                raise self._left(what, "nothing was changed")
+            time.sleep(_POLL_SECONDS)
+
+    def remove(self, change: Change) -> None:
+        """Lead no message any more to what leaves, and delete it once it is empty.
+
+        Raises:
+            Transient: it is not empty in time; the same command goes on.
+            ConfigError: the management API refuses the account.
+        """
+        leaving, queue = change.leaving, change.queue
+        for name in leaving:
+            for exchange, key in self._ways_into(queue, name):
+                self._channel.queue_unbind(name, exchange, key)
+        if not queue.partitions:
+            for binding in self._topology.bindings:
+                if binding.queue == queue.name:
+                    self._channel.exchange_unbind(
+                        exchange_of(queue.name), binding.exchange, binding.routing_key
+                    )
+        retries = [retry.name for retry in self._topology.retry_queues]
+        left = "no exchange leads to it any more; run it again to have it deleted"
+        if leaving:
+            self._wait_empty([*leaving, *retries], _EMPTY_SECONDS, left)
+        for name in leaving:
+            self._channel.queue_delete(name)
+            self._say(f"{name} was empty and is deleted")
+        if not queue.partitions:
+            self._channel.exchange_delete(exchange_of(queue.name))
+
+    def _ways_into(self, queue: Queue, name: str) -> Iterator[tuple[str, str]]:
+        if name != queue.name:
+            yield exchange_of(queue.name), "1"
+            return
+        for binding in self._topology.bindings:
+            if binding.queue == name:
+                yield binding.exchange, binding.routing_key
+
+    def _wait_empty(
+        self, names: Sequence[str], for_seconds: float, otherwise: str
+    ) -> None:
+        """Wait until these have been empty for so long, messages in hand included."""
+        deadline = time.monotonic() + self._within_seconds + for_seconds
+        since: float | None = None
+        while since is None or time.monotonic() - since < for_seconds:
+            held = self._held(names)
+            if not held:
+                since = since or time.monotonic()
+            else:
+                since = None
+                if time.monotonic() > deadline:
+                    what = ", ".join(f"{n:,} in {name}" for name, n in held.items())
+                    raise self._left(what, otherwise)
+            time.sleep(_POLL_SECONDS)
+
+    def _held(self, names: Sequence[str]) -> dict[str, int]:
+        active = activity(*self._urls)
+        held = {}
+        for name in names:
+            ready = self._ready(name)
+            in_hand = active[name].messages_unacknowledged if name in active else 0
+            if ready + in_hand:
+                held[name] = ready + in_hand
+        return held
+
+    def _ready(self, name: str) -> int:
+        return int(self._channel.queue_declare(name, passive=True).message_count)
+
+    def _left(self, what: str, otherwise: str) -> Transient:
+        after = f"after {self._within_seconds:g} s"
+        return Transient(f"{after} {what}; {otherwise}. Do its workers run?")
