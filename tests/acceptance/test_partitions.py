@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from meshtasks.amqp import headers, repartition
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.declare import declare
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.peek import peek
 from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.amqp.topology import Topology
 from meshtasks.config.environment import Environment
 from meshtasks.demo.rabbitmq import MANAGEMENT, PARTITIONS, RabbitMQ
+from meshtasks.errors import ConfigError
 from tests.conftest import ROOT
-from tests.support.amqp import drain
+from tests.support.amqp import drain, publish_raw
 from tests.support.command import Command, command
 from tests.support.meshes import declared, reconfigured
 from tests.support.topologies import shipped_document
@@ -171,3 +179,90 @@ def test_the_order_of_each_sensor_is_kept_while_workers_share_and_die(
             assert int(number) > latest.get(sensor, -1)
             latest[sensor] = int(number)
         seen.add(each)
+
+
+def taken(url: str, queue: str) -> list[Delivery]:
+    """Take what is in a partition: it can only be consumed, and not fetched."""
+    with peek(url, queue) as held:
+        found = list(held)
+        held.remove([each.tag for each in found])
+    return found
+
+
+def part_of(url: str, message: Outgoing) -> str:
+    """The partition that a message comes to; it is taken from there."""
+    with closing(Publisher(url)) as publisher:
+        publisher.publish([message])
+    found = [part for part in PARTS if taken(url, part)]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_a_dead_letter_is_replayed_to_the_partition_of_its_routing_key(
+    env: dict[str, str], run: Command
+) -> None:
+    url, messages = env["MESH_BROKER_URL"], [metric(number) for number in range(6)]
+    parts = [part_of(url, message) for message in messages]
+    for message in messages:
+        origin = {
+            headers.QUEUE: QUEUE,
+            headers.EXCHANGE: "metrics",
+            headers.ROUTING_KEY: message.routing_key,
+            headers.REASON: "it was told to die",
+        }
+        publish_raw(url, "dead.letter", "#", message.body, headers=origin)
+
+    assert run("dlq", "replay", "--queue", QUEUE).exit_code == 0
+
+    for part in PARTS:
+        deliveries = taken(url, part)
+        mine = [m for m, where in zip(messages, parts, strict=True) if where == part]
+        assert [each.body for each in deliveries] == [each.body for each in mine]
+        assert all(headers.REPLAYS in each.headers for each in deliveries)
+
+
+def test_a_change_of_their_number_strands_nothing(
+    env: dict[str, str], run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, file = env["MESH_BROKER_URL"], Path(env["MESH_CONFIG_DIR"]) / "topology.yaml"
+    monkeypatch.setattr(repartition, "_EMPTY_SECONDS", 0.0)
+    of_last = next(m for n in range(100) if part_of(url, m := metric(n)) == PARTS[3])
+    publish(env, [of_last])
+    assert run("topology", "check").exit_code == 0
+
+    file.write_text(yaml.safe_dump(document(2)))
+
+    refused = run("topology", "apply", "--within", "1")
+    assert refused.exit_code == 69
+    assert "1 messages wait; nothing was changed" in refused.stderr
+    with pytest.raises(ConfigError, match="4 partitions on the broker"):
+        declared(env)
+    assert f"queue {PARTS[3]}" in run("topology", "check").stdout
+    assert len(taken(url, PARTS[3])) == 1
+    changed = run("topology", "apply", "--within", "60")
+    assert changed.exit_code == 0, changed.stderr
+    assert f"{PARTS[3]} was empty and is deleted" in changed.stdout
+    assert run("topology", "check").exit_code == 0
+    publish(env, [of_last])
+    assert sum(len(taken(url, part)) for part in PARTS[:2]) == 1
+
+    file.write_text(yaml.safe_dump(document(None)))
+    assert run("topology", "apply", "--within", "60").exit_code == 0
+    assert run("topology", "check").exit_code == 0
+    publish(env, [of_last])
+    assert len(taken(url, QUEUE)) == 1
+
+    file.write_text(yaml.safe_dump(document(3)))
+    assert run("topology", "apply", "--within", "60").exit_code == 0
+    assert run("topology", "check").exit_code == 0
+    publish(env, [of_last])
+    assert sum(len(taken(url, part)) for part in PARTS[:3]) == 1
+
+
+def test_a_broker_without_the_plugin_is_told_so(amqp_url: str) -> None:
+    topology = Topology.model_validate(document(4))
+    with (
+        connected(amqp_url) as connection,
+        pytest.raises(ConfigError, match="rabbitmq-plugins enable rabbitmq_consistent"),
+    ):
+        declare(connection, topology)
