@@ -174,7 +174,7 @@ def test_a_mount_that_is_missing_is_an_error_and_no_directory_of_roots(
         for volume in service.get("volumes", ())
         if volume["type"] == "bind"
         and volume["source"] != "/"
-        and volume["bind"].get("create_host_path") is not False
+        and volume.get("bind", {}).get("create_host_path") is not False
     ]
     assert not made
 
