@@ -90,7 +90,7 @@ def test_docker_compose_reads_the_file_as_we_do(
     project: Path, services: dict[str, Any]
 ) -> None:
     answer = compose(
-        project, "light", *PROFILES, command=("config", "--format", "json")
+        project, "light", "tools", *PROFILES, command=("config", "--format", "json")
     )
     assert answer.returncode == 0, answer.stderr
     theirs: dict[str, Any] = json.loads(answer.stdout)["services"]
