@@ -100,7 +100,9 @@ def test_docker_compose_reads_the_file_as_we_do(
         for key in ("ports", "volumes"):
             seen = theirs[name].get(key, [])
             for mine, other in zip(ours.get(key, []), seen, strict=True):
-                assert mine.items() <= other.items(), name
+                # Compose shows what is so by default in one version and not in another.
+                shown = {each: mine[each] for each in mine if each != "bind"}
+                assert shown.items() <= other.items(), name
         for key in ("command", "image", "restart", "environment"):
             assert ours.get(key) == theirs[name].get(key), name
 
