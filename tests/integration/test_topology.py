@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+from amqp.exceptions import NotFound
 from celery import Celery
 from paho.mqtt import publish as mqtt
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare, task_queues
 from meshtasks.amqp.drift import compare
+from meshtasks.amqp.headers import BROKER_MANAGED
 from meshtasks.amqp.management import read
 from meshtasks.amqp.topology import Topology
 from meshtasks.demo.rabbitmq import RabbitMQ
@@ -109,15 +110,18 @@ def test_a_retry_comes_back_to_the_queue_it_names_alone_every_time(url: str) -> 
     body, headers = b"again", {"x-mesh-attempt": 1}
     publish_raw(url, "retry.1", "alerts.critical", body, headers=headers)
 
-    for count in (1, 2, 3):
+    for _ in range(3):
         (returned,) = take(url, "alerts.critical", 1)
         assert returned.body == body
-        # RabbitMQ 4 counts anew when a message is published again.
-        assert deaths(returned) in (
-            [("retry.1", "expired", count)],
-            [("retry.1", "expired", 1)],
-        )
-        publish_raw(url, "retry.1", "alerts.critical", body, headers=returned.headers)
+        # once, whatever broker: RabbitMQ 3 would count on from headers sent again
+        assert deaths(returned) == [("retry.1", "expired", 1)]
+        again = {
+            name: value
+            for name, value in returned.headers.items()
+            if name not in BROKER_MANAGED
+        }
+        assert again == headers
+        publish_raw(url, "retry.1", "alerts.critical", body, headers=again)
 
     take(url, "alerts.critical", 1)
     assert list(take_from_all(url)) == []
@@ -224,16 +228,20 @@ class TestWithCelery:
         assert delivery.headers["task"] == "some.task"
 
 
-def test_a_command_sent_before_any_worker_ran_waits_in_its_queue(amqp_url: str) -> None:
+def test_a_command_sent_before_its_queue_is_there_is_refused_and_not_lost(
+    amqp_url: str,
+) -> None:
     app = Celery("test", broker=amqp_url, set_as_current=False)
     app.conf.update(
         task_queues=task_queues(shipped_topology()), task_default_queue="commands"
     )
 
-    app.send_task("some.task", ignore_result=True)
-    app.close()
+    with pytest.raises(NotFound, match="no queue 'commands'"):
+        app.send_task("refused.task", ignore_result=True)
     with connected(amqp_url) as connection:
         declare(connection, shipped_topology())
+    app.send_task("taken.task", ignore_result=True)
+    app.close()
 
-    headers: dict[str, Any] = take(amqp_url, "commands", 1)[0].headers
-    assert headers["task"] == "some.task"
+    (command,) = take(amqp_url, "commands", 1)
+    assert command.headers["task"] == "taken.task"
