@@ -72,9 +72,9 @@ def gateway(
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     application = create_gateway(context)
     if installed("console"):
-        from meshtasks.gateway.console.app import add_console  # noqa: PLC0415
+        from meshtasks.gateway.console.mounting import mount_console  # noqa: PLC0415
 
-        add_console(application, context, flows)
+        mount_console(application, context, flows)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     logging.getLogger("uvicorn.access").addFilter(_without_token)
     config = uvicorn.Config(

@@ -1,10 +1,9 @@
-"""Puts the console into the gateway."""
+"""The console as one ASGI application."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 
 from fastapi import FastAPI
 from nicegui import app as pages
@@ -22,15 +21,13 @@ from meshtasks.gateway.console.sessions import Guard, Sessions, routes
 from meshtasks.gateway.console.trying import add_trying
 from meshtasks.gateway.console.watch import MeshWatch
 from meshtasks.gateway.context import Context
-from meshtasks.gateway.problems import Problem
 
 
-def add_console(app: FastAPI, context: Context, flows: Flows) -> None:
-    """Serve the console at ``/``; once a process, since NiceGUI has one application.
+def create_console(context: Context, flows: Flows) -> FastAPI:
+    """The console; once a process, since NiceGUI has one application.
 
     Args:
-        app: the gateway; its routes come first.
-        context: its parts.
+        context: of the gateway.
         flows: those of the mesh.
     """
     sessions = Sessions(context.tokens)
@@ -39,13 +36,15 @@ def add_console(app: FastAPI, context: Context, flows: Flows) -> None:
         env = env.model_copy(update={"broker_url": env.console_broker_url})
     settings = Settings(env)
     console = Console(context, settings, flows, sessions, MeshWatch(settings))
+
+    @asynccontextmanager
+    async def watching(_app: FastAPI) -> AsyncIterator[None]:
+        console.watch.start()
+        yield
+        console.watch.stop()
+
+    app = FastAPI(lifespan=watching, openapi_url=None)
     app.include_router(routes(sessions))
-
-    @app.api_route("/v1/{rest:path}", include_in_schema=False)
-    def not_found(rest: str) -> None:
-        """What is no part of the interface is no page either."""
-        raise Problem(HTTPStatus.NOT_FOUND, f"There is no /v1/{rest}.")
-
     for add_page in (
         add_house,
         add_flow,
@@ -56,14 +55,5 @@ def add_console(app: FastAPI, context: Context, flows: Flows) -> None:
     ):
         add_page(console)
     pages.add_middleware(Guard, sessions=sessions)
-    served = app.router.lifespan_context
-
-    @asynccontextmanager
-    async def watching(app: FastAPI) -> AsyncIterator[None]:
-        console.watch.start()
-        async with served(app):
-            yield
-        console.watch.stop()
-
-    app.router.lifespan_context = watching
     ui.run_with(app, title="meshtasks", dark=None, show_welcome_message=False)
+    return app
