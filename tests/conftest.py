@@ -100,7 +100,8 @@ def pytest_runtest_setup(item: pytest.Function) -> None:
     """Skip what this machine cannot have; here, so that each is one line of the
     summary."""
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    for name in {*item.fixturenames, *map(str, parameters)} & _ABSENT.keys():
+    named = {value for value in parameters if isinstance(value, str)}
+    for name in {*item.fixturenames, *named} & _ABSENT.keys():
         if reason := _ABSENT[name]():
             pytest.skip(f"{name.removeprefix('new_')}: {reason}")
 

@@ -2,3 +2,13 @@
 
 Served by the gateway at ``/``. It shows what the commands show, by the same functions.
 """
+
+#: Address and name of each page.
+PAGES = {
+    "/": "House",
+    "/flow": "Flow",
+    "/dead-letters": "Dead letters",
+    "/alerts": "Alerts",
+    "/live": "Live",
+    "/try": "Try",
+}

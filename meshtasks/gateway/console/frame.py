@@ -12,20 +12,11 @@ from nicegui import ui
 from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import Flows
 from meshtasks.gateway.clients import Client
+from meshtasks.gateway.console import PAGES
 from meshtasks.gateway.console.sessions import COOKIE, OPERATE, Sessions
 from meshtasks.gateway.console.watch import MeshWatch
 from meshtasks.gateway.context import Context
 from meshtasks.text import printable
-
-#: Address, name and icon of each page.
-PAGES = (
-    ("/", "House", "home"),
-    ("/flow", "Flow", "account_tree"),
-    ("/dead-letters", "Dead letters", "inbox"),
-    ("/alerts", "Alerts", "notifications"),
-    ("/live", "Live", "sensors"),
-    ("/try", "Try", "science"),
-)
 
 _STYLE = """
 :root { --ink: #1b2733; --dim: #57636e; --card: #fff; --line: #d5dde3;
@@ -105,13 +96,13 @@ def framed(console: Console, address: str) -> Iterator[None]:
     ui.colors(primary="#1f5f8b")
     ui.dark_mode(None)
     console.watch.want()
-    title = next(name for path, name, _ in PAGES if path == address)
+    title = PAGES[address]
     ui.page_title(f"{title} · meshtasks")
     with (
         ui.header().classes("items-center q-py-xs"),
         ui.element("nav").props('aria-label="Pages"').classes("row gap-4"),
     ):
-        for path, name, _ in PAGES:
+        for path, name in PAGES.items():
             link = ui.link(name, path)
             if path == address:
                 link.props('aria-current="page"')

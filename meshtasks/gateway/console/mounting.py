@@ -10,11 +10,17 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from meshtasks.flows.loading import Flows
+from meshtasks.gateway.console import PAGES
 from meshtasks.gateway.context import Context
-from meshtasks.gateway.problems import Problem
+
+#: Of the console. NiceGUI's programs, fonts and web socket are below the last.
+_ADDRESSES = {*PAGES, "/login", "/logout"}
+_PROGRAMS = "/_nicegui"
 
 
 def mount_console(app: FastAPI, context: Context, flows: Flows) -> None:
@@ -25,13 +31,7 @@ def mount_console(app: FastAPI, context: Context, flows: Flows) -> None:
         context: its parts.
         flows: those of the mesh.
     """
-
-    @app.api_route("/v1/{rest:path}", include_in_schema=False)
-    def not_found(rest: str) -> None:
-        """What is no part of the interface is no page either."""
-        raise Problem(HTTPStatus.NOT_FOUND, f"There is no /v1/{rest}.")
-
-    console = _LazyConsole(context, flows)
+    console = _LazyConsole(app, context, flows)
     served = app.router.lifespan_context
 
     @asynccontextmanager
@@ -47,7 +47,8 @@ def mount_console(app: FastAPI, context: Context, flows: Flows) -> None:
 class _LazyConsole:
     """The console, from its first request on."""
 
-    def __init__(self, context: Context, flows: Flows) -> None:
+    def __init__(self, gateway: FastAPI, context: Context, flows: Flows) -> None:
+        self._gateway = gateway
         self._context = context
         self._flows = flows
         self._app: FastAPI | None = None
@@ -55,11 +56,30 @@ class _LazyConsole:
         self._lock = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve one request.
+
+        Raises:
+            HTTPException: it is for no page.
+        """
+        path = scope["path"]
+        if not (path in _ADDRESSES or path.startswith(_PROGRAMS)):
+            await self._refuse(scope, receive, send)
+            return
         async with self._lock:
             if self._app is None:
                 self._app = await self._start()
         await self._app(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as the gateway does without the console, which is its last route: a
+        route of another method says which it has."""
+        for route in self._gateway.routes:
+            match, more = route.matches(scope)
+            if match is Match.PARTIAL:
+                scope.update(more)
+                await route.handle(scope, receive, send)
+                return
+        raise HTTPException(HTTPStatus.NOT_FOUND)
 
     async def stop(self) -> None:
         """End its threads."""

@@ -70,14 +70,16 @@ class Sessions:
                 self._attempts.popitem(last=False)
         return limit.wait_seconds(address, time.monotonic())
 
-    def begin(self, token: str) -> str | None:
+    def begin(self, token: str, address: str) -> str | None:
         """The value of a new session's cookie; None if the token is nobody's, or may
-        neither view nor operate."""
+        neither view nor operate. The attempts of an address that has one are
+        forgotten."""
         client = self._tokens.client_of(token)
         if client is None or not client.scopes & {VIEW, OPERATE}:
             return None
         cookie = secrets.token_urlsafe(32)
         with self._lock:
+            self._attempts.pop(address, None)
             self._sessions[_digest(cookie)] = client, time.monotonic() + _LIFE_SECONDS
             while len(self._sessions) > _MOST_SESSIONS:
                 self._sessions.popitem(last=False)
@@ -157,7 +159,7 @@ def routes(sessions: Sessions) -> APIRouter:
             response = _form(text, after, HTTPStatus.TOO_MANY_REQUESTS)
             response.headers["Retry-After"] = f"{wait_seconds:.0f}"
             return response
-        cookie = sessions.begin(token)
+        cookie = sessions.begin(token, address)
         if cookie is None:
             text = "That is no token with the scope view or operate."
             return _form(text, after, HTTPStatus.FORBIDDEN)
