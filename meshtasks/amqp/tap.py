@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 import kombu
 
+from meshtasks.amqp.accounts import DEVICES_EXCHANGE
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.receiving import Message
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, topic_matches
@@ -38,8 +39,13 @@ class Tap:
         self._pattern = pattern
         self._waiting = waiting
 
-    def next(self, within_seconds: float) -> Message | None:
-        """The next copy that matches the pattern; None if none came in time.
+    def next(
+        self,
+        within_seconds: float,
+        is_wanted: Callable[[Message], bool] = lambda _: True,
+    ) -> Message | None:
+        """The next copy that matches the pattern and is wanted; None if none came in
+        time. Those before it are passed over.
 
         Raises:
             amqp.exceptions.ConnectionError, OSError: the connection was lost.
@@ -49,13 +55,19 @@ class Tap:
             while self._waiting:
                 message = self._waiting.popleft()
                 # fanout and direct exchanges take no patterns
-                if topic_matches(self._pattern, message.routing_key):
+                matches = topic_matches(self._pattern, message.routing_key)
+                if matches and is_wanted(message):
                     return message
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return None
             with suppress(TimeoutError):
                 self._connection.drain_events(timeout=remaining)
+
+
+def every_exchange(topology: Topology) -> list[str]:
+    """Names of the exchanges of the mesh, and of that where MQTT messages arrive."""
+    return [*(item.name for item in topology.exchanges), DEVICES_EXCHANGE]
 
 
 @contextmanager

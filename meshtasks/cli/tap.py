@@ -18,7 +18,7 @@ from amqp.exceptions import ChannelError
 from meshtasks.amqp.headerjson import as_json
 from meshtasks.amqp.receiving import Message
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
-from meshtasks.amqp.tap import tapped
+from meshtasks.amqp.tap import every_exchange, tapped
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli.terminal import fail, say, stopping_on_signals
 from meshtasks.config.durations import seconds_of
@@ -27,8 +27,6 @@ from meshtasks.errors import Transient
 from meshtasks.text import clip, did_you_mean
 from meshtasks.timing import Backoff
 
-#: Where MQTT messages arrive.
-_DEVICES = "amq.topic"
 _POLL_SECONDS = 0.5
 _EX_USAGE = 2
 #: Of a line that goes to a file or a pipe.
@@ -122,7 +120,7 @@ def _exchanges(topology: Topology, named: list[str]) -> list[str]:
         if name not in {*known, *PREDECLARED_EXCHANGES}:
             close = did_you_mean(name, known)
             fail(f"topology.yaml has no exchange {name}{close}", _EX_USAGE)
-    return named or [*known, _DEVICES]
+    return named or every_exchange(topology)
 
 
 def _as_line(message: Message, at: float) -> None:

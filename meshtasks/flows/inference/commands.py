@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic_core import from_json, to_json
 
-from meshtasks.amqp.connecting import subscribed
 from meshtasks.amqp.publisher import Outgoing
+from meshtasks.amqp.tap import tapped
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import NoAnswer, SinkRejected
 from meshtasks.flows.command import Arguments, Command
 from meshtasks.flows.inference.messages import (
@@ -65,19 +66,23 @@ def infer(arguments: Infer, sinks: Sinks, call_id: str) -> dict[str, Any]:
         sinks[PUBLISHER].publish([request])
         return {"request_id": request_id}
     results = f"ai.result.{arguments.model}"
-    with subscribed(sinks.settings.env.amqp_url, AI_EXCHANGE, results) as listener:
+    settings = sinks.settings
+    with tapped(
+        settings.env.amqp_url, settings.read(TOPOLOGY), results, [AI_EXCHANGE]
+    ) as answers:
         sinks[PUBLISHER].publish([request])
-        body = listener.first(
-            lambda body: _is_result(body, request_id), arguments.wait_seconds
+        answer = answers.next(
+            arguments.wait_seconds,
+            lambda message: _is_result(message.body, request_id),
         )
-    if body is None:
+    if answer is None:
         message = (
             f"model {arguments.model} gave no result within "
             f"{arguments.wait_seconds:g} s; the request goes on, and its result is "
             f"published to exchange {AI_EXCHANGE} as {results}"
         )
         raise NoAnswer(message)
-    result: dict[str, Any] = from_json(body)
+    result: dict[str, Any] = from_json(answer.body)
     if (reason := result.get("error")) is not None:
         raise SinkRejected(str(reason))
     return result

@@ -12,7 +12,7 @@ from amqp.exceptions import ChannelError
 from nicegui import ui
 
 from meshtasks.amqp.receiving import Message
-from meshtasks.amqp.tap import tapped
+from meshtasks.amqp.tap import every_exchange, tapped
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, Transient
@@ -84,7 +84,7 @@ class _Listener:
 
     def _run(self) -> None:
         topology = self._settings.read(TOPOLOGY)
-        exchanges = [*(item.name for item in topology.exchanges), "amq.topic"]
+        exchanges = every_exchange(topology)
         while not self._stopping.is_set():
             pattern = self._pattern
             try:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from amqp.exceptions import ChannelError
 
+from meshtasks.amqp.accounts import DEVICES_EXCHANGE
 from meshtasks.amqp.tap import tapped
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.extras import require
@@ -28,7 +29,7 @@ _UNWATCHED_SECONDS = 30.0
 _HISTORY_SECONDS = 120.0
 _RETRY_SECONDS = 2.0
 _SENSORS = "sensors.#"
-_SENSOR_EXCHANGES = ("sensors", "amq.topic")
+_SENSOR_EXCHANGES = ("sensors", DEVICES_EXCHANGE)
 
 
 class MeshWatch:
