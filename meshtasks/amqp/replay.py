@@ -1,4 +1,4 @@
-"""Requeue dead letters in the queues they failed in.
+"""Requeue dead letters in the queues they failed in, or drop them.
 
 A dead letter is removed only once the broker has confirmed its message in that queue.
 So an interruption, of whatever kind, loses none; it may leave dead letters whose
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from meshtasks.amqp.connecting import missing_queues
 from meshtasks.amqp.dead_letters import (
     DeadLetter,
     Selection,
@@ -25,7 +26,7 @@ from meshtasks.amqp.dead_letters import (
     requeue_targets,
 )
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.partitions import EXCHANGE_PREFIX
+from meshtasks.amqp.partitions import EXCHANGE_PREFIX, queue_of
 from meshtasks.amqp.peek import HeldMessages, peek
 from meshtasks.amqp.publisher import Publisher
 from meshtasks.amqp.topology import Topology
@@ -192,6 +193,79 @@ class Replay:
         now = time.monotonic()
         self._stopping.wait(max(0.0, self._next_at - now))
         self._next_at = max(self._next_at, now) + count / self._rate
+
+
+class ReplayPlan:
+    """What a replay would do now, found by looking at the dead letters.
+
+    Args:
+        selection: which dead letters.
+        topology: of the mesh.
+    """
+
+    def __init__(self, selection: Selection, topology: Topology) -> None:
+        self._selection = selection
+        self._topology = topology
+        self._looked_at = 0
+        self._kept = Counter[str]()
+        self._routes = Counter[tuple[str, ...]]()
+
+    def add(self, dead_letter: DeadLetter) -> None:
+        """Look at one."""
+        self._looked_at += 1
+        if not self._selection.matches(dead_letter):
+            return
+        targets = requeue_targets(dead_letter, self._topology)
+        if isinstance(targets, str):
+            self._kept[targets] += 1
+        else:
+            self._routes[targets] += 1
+
+    def result(self, url: str) -> Replayed:
+        """What would become of those that were looked at; the broker is asked which
+        queues it has.
+
+        Raises:
+            ConfigError: it refuses the account.
+            Transient: it cannot be reached.
+        """
+        result = Replayed(self._looked_at, kept=self._kept.copy())
+        queues = {queue for targets in self._routes for queue in targets}
+        names = (name for queue in queues for name in self._topology.names_of(queue))
+        missing = set(map(queue_of, missing_queues(url, names)))
+        for targets, count in self._routes.items():
+            if absent := missing.intersection(targets):
+                result.kept[no_queue(min(absent))] += count
+            else:
+                result.requeued[", ".join(targets)] += count
+        return result
+
+
+def drop(
+    url: str,
+    queue: str,
+    is_chosen: Callable[[DeadLetter], bool],
+    stopping: threading.Event,
+) -> int:
+    """Delete dead letters for good; how many.
+
+    Args:
+        url: AMQP URL.
+        queue: the dead-letter queue.
+        is_chosen: whether this one is to go.
+        stopping: ends it, in good order, when it is set.
+
+    Raises:
+        ConfigError: see :func:`~meshtasks.amqp.peek.peek`.
+        Transient: likewise.
+    """
+    dropped = 0
+    with peek(url, queue, stopping=stopping) as held:
+        for delivery in held:
+            if is_chosen(dead_letter_of(delivery)):
+                held.remove([delivery.tag])
+                dropped += 1
+    return dropped
 
 
 def no_queue(name: str) -> str:

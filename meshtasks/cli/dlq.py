@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -13,18 +12,15 @@ import click
 import typer
 from pydantic_core import from_json
 
-from meshtasks.amqp.connecting import missing_queues
 from meshtasks.amqp.dead_letters import (
     DeadLetter,
     Groups,
     Selection,
-    dead_letter_of,
-    requeue_targets,
 )
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.partitions import queue_of
-from meshtasks.amqp.peek import HeldMessages, peek
-from meshtasks.amqp.replay import Replay, Replayed, no_queue
+from meshtasks.amqp.peek import HeldMessages
+from meshtasks.amqp.replay import Replay, Replayed, ReplayPlan
+from meshtasks.amqp.replay import drop as drop_letters
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli.dlq_files import export, import_
 from meshtasks.cli.dlq_queue import (
@@ -255,12 +251,12 @@ def drop(  # noqa: PLR0913 - options
 
 
 def _delete(letters: DeadLetterQueue, chosen: set[int]) -> int:
-    deleted = 0
-    with peek(letters.url, letters.name, stopping=letters.stopping) as held:
-        for delivery in held:
-            if int(dead_letter_of(delivery).id, 16) in chosen:
-                held.remove([delivery.tag])
-                deleted += 1
+    deleted = drop_letters(
+        letters.url,
+        letters.name,
+        lambda letter: int(letter.id, 16) in chosen,
+        letters.stopping,
+    )
     letters.exit_if_stopped(f"{deleted:,} deleted")
     return deleted
 
@@ -308,29 +304,9 @@ def _dry_run(
     letters: DeadLetterQueue, selection: Selection, topology: Topology
 ) -> Replayed:
     """What a replay would do now."""
-    result = Replayed()
-    routes: Counter[tuple[str, ...]] = Counter()
-
-    def visit(_delivery: Delivery, letter: DeadLetter) -> None:
-        result.looked_at += 1
-        if not selection.matches(letter):
-            return
-        targets = requeue_targets(letter, topology)
-        if isinstance(targets, str):
-            result.kept[targets] += 1
-        else:
-            routes[targets] += 1
-
-    letters.peek("looking", visit)
-    queues = {queue for targets in routes for queue in targets}
-    names = (name for queue in queues for name in topology.names_of(queue))
-    missing = set(map(queue_of, missing_queues(letters.url, names)))
-    for targets, count in routes.items():
-        if absent := missing.intersection(targets):
-            result.kept[no_queue(min(absent))] += count
-        else:
-            result.requeued[", ".join(targets)] += count
-    return result
+    plan = ReplayPlan(selection, topology)
+    letters.peek("looking", lambda _delivery, letter: plan.add(letter))
+    return plan.result(letters.url)
 
 
 def _edited(found: Found) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from typing import NamedTuple
 
 from meshtasks.amqp.dead_letters import (
@@ -14,11 +13,10 @@ from meshtasks.amqp.dead_letters import (
     Groups,
     Selection,
     dead_letter_of,
-    requeue_targets,
 )
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.peek import peek
-from meshtasks.amqp.replay import Replayed
+from meshtasks.amqp.replay import Replayed, ReplayPlan
 from meshtasks.amqp.topology import Topology
 
 #: So many dead letters of a group are kept, with their bodies up to so many bytes.
@@ -60,15 +58,12 @@ class WaitingLetters(NamedTuple):
     taken_at: float
 
 
-def waiting_letters(
-    url: str, queue: str, stopping: threading.Event | None = None
-) -> WaitingLetters:
+def waiting_letters(url: str, queue: str) -> WaitingLetters:
     """Look at all dead letters; they stay where they are.
 
     Args:
         url: AMQP URL.
         queue: the dead-letter queue.
-        stopping: ends it when it is set.
 
     Raises:
         ConfigError: the broker refuses the account.
@@ -76,7 +71,7 @@ def waiting_letters(
     """
     groups = Groups()
     examples: dict[GroupKey, list[WaitingLetter]] = {}
-    with peek(url, queue, stopping=stopping or threading.Event()) as held:
+    with peek(url, queue, stopping=threading.Event()) as held:
         for delivery in held:
             letter = dead_letter_of(delivery)
             groups.add(letter)
@@ -95,37 +90,14 @@ def waiting_letters(
 def would_replay(
     url: str, queue: str, selection: Selection, topology: Topology
 ) -> Replayed:
-    """What a replay would do now; queues that the broker lacks are not noticed.
+    """What a replay would do now.
 
     Raises:
         ConfigError: see :func:`waiting_letters`.
         Transient: likewise.
     """
-    result = Replayed(kept=Counter())
+    plan = ReplayPlan(selection, topology)
     with peek(url, queue, stopping=threading.Event()) as held:
         for delivery in held:
-            letter = dead_letter_of(delivery)
-            result.looked_at += 1
-            if selection.matches(letter):
-                targets = requeue_targets(letter, topology)
-                if isinstance(targets, str):
-                    result.kept[targets] += 1
-                else:
-                    result.requeued[", ".join(targets)] += 1
-    return result
-
-
-def drop_letters(url: str, queue: str, selection: Selection) -> int:
-    """Delete dead letters for good; how many.
-
-    Raises:
-        ConfigError: see :func:`waiting_letters`.
-        Transient: likewise.
-    """
-    dropped = 0
-    with peek(url, queue, stopping=threading.Event()) as held:
-        for delivery in held:
-            if selection.matches(dead_letter_of(delivery)):
-                held.remove([delivery.tag])
-                dropped += 1
-    return dropped
+            plan.add(dead_letter_of(delivery))
+    return plan.result(url)

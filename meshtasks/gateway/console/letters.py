@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -12,7 +13,7 @@ from nicegui import ui
 from pydantic_core import from_json
 
 from meshtasks.amqp.dead_letters import Selection
-from meshtasks.amqp.replay import Replay, Replayed
+from meshtasks.amqp.replay import Replay, Replayed, drop
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import MeshError
 from meshtasks.gateway.console.frame import Console, framed, text
@@ -21,7 +22,6 @@ from meshtasks.observation.dead_letters import (
     LettersOfCause,
     WaitingLetter,
     WaitingLetters,
-    drop_letters,
     waiting_letters,
     would_replay,
 )
@@ -160,7 +160,7 @@ class _Page:
                 dialog.close()
                 await self._run(Selection(ids=(letter.id,)), edited)
 
-            async def drop() -> None:
+            async def drop_it() -> None:
                 dialog.close()
                 await self._drop(Selection(ids=(letter.id,)), 1)
 
@@ -168,7 +168,7 @@ class _Page:
             judge()
             with ui.row():
                 self._button("Replay", replay)
-                self._button("Drop", drop)
+                self._button("Drop", drop_it)
                 ui.button("Close", on_click=dialog.close).props("flat")
         dialog.open()
 
@@ -212,7 +212,7 @@ class _Page:
             return
         try:
             dropped: int = await asyncio.to_thread(
-                drop_letters, self._url, self._queue, selection
+                drop, self._url, self._queue, selection.matches, threading.Event()
             )
         except MeshError as error:
             ui.notify(str(error), type="negative")
