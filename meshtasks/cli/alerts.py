@@ -176,8 +176,7 @@ def ack(
         firing = {each.fingerprint: each for each in tables.firing()}
         for beginning in fingerprints:
             alert = firing[_the_one(firing, beginning, "alerts that go on")]
-            tables.put_alert(replace(alert, acknowledged_by=_user()))
-            tables.record_action("acknowledged", alert.title, _user(), "", time.time())
+            tables.acknowledge(alert, _user(), time.time())
             say(f"{alert.fingerprint} {alert.title}")
 
 

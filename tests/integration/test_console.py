@@ -247,7 +247,7 @@ class TestAlerts:
         page.wait_for("attic is damp")
 
         page.press("Acknowledge")
-        page.wait_for("acknowledged")
+        page.wait_for("· acknowledged ·")  # on the card that is made anew
         page.press("Silence")
         page.wait_for("Silences 1 now")
         page.press("Silence")

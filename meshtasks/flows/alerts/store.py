@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
@@ -273,6 +274,11 @@ class AlertTables:
         self.put_silence(silence)
         title = " ".join(silence.matchers)
         self.record_action("silenced", title, silence.created_by, silence.comment, now)
+
+    def acknowledge(self, alert: AlertState, who: str, now: float) -> None:
+        """Stop the reminders of this episode of an alert."""
+        self.put_alert(replace(alert, acknowledged_by=who))
+        self.record_action("acknowledged", alert.title, who, "", now)
 
     def record_action(
         self, kind: EventKind, title: str, who: str, detail: str, now: float

@@ -6,9 +6,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import partial
 
@@ -21,6 +20,7 @@ from meshtasks.flows.alerts.current import CurrentAlert, current_alerts
 from meshtasks.flows.alerts.matchers import parse_matcher
 from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.alerts.state import AlertEvent, AlertState, Silence
+from meshtasks.flows.alerts.store import AlertTables
 from meshtasks.flows.sinks import Sinks
 from meshtasks.gateway.console.frame import Console, framed, text
 
@@ -79,13 +79,19 @@ class _Page:
     def _read(
         self, now: float
     ) -> tuple[list[CurrentAlert], list[Silence], list[AlertEvent]]:
+        with self._tables() as tables:
+            alerts = current_alerts(tables, self._policy, now, every=False)
+            silences = [item for item in tables.silences() if item.ends_at > now]
+            return alerts, silences, tables.history(_EVENTS)
+
+    @contextmanager
+    def _tables(self) -> Iterator[AlertTables]:
+        """The tables, for one look or one change."""
         with (
             closing(Sinks(self._settings)) as sinks,
             sinks[ALERT_STATE].tables() as tables,
         ):
-            alerts = current_alerts(tables, self._policy, now, every=False)
-            silences = [item for item in tables.silences() if item.ends_at > now]
-            return alerts, silences, tables.history(_EVENTS)
+            yield tables
 
     def _show(self, current: CurrentAlert, now: float) -> None:
         alert = current.alert
@@ -118,16 +124,10 @@ class _Page:
             return
 
         def write() -> None:
-            with (
-                closing(Sinks(self._settings)) as sinks,
-                sinks[ALERT_STATE].tables() as tables,
-            ):
+            with self._tables() as tables:
                 known = tables.alert(alert.fingerprint)
                 if known is not None and known.firing:
-                    tables.put_alert(replace(known, acknowledged_by=viewer.name))
-                    tables.record_action(
-                        "acknowledged", known.title, viewer.name, "", time.time()
-                    )
+                    tables.acknowledge(known, viewer.name, time.time())
 
         await self._do(write, "acknowledged")
 
@@ -179,10 +179,7 @@ class _Page:
                     return
 
                 def write() -> None:
-                    with (
-                        closing(Sinks(self._settings)) as sinks,
-                        sinks[ALERT_STATE].tables() as tables,
-                    ):
+                    with self._tables() as tables:
                         tables.begin_silence(made, time.time())
 
                 dialog.close()
