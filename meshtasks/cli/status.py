@@ -133,7 +133,7 @@ def _live(settings: Settings, collector: Collector, console: Console) -> None:
 def _dead_letters(settings: Settings, snapshot: Snapshot) -> list[dict[str, Any]]:
     """The largest groups of those that wait."""
     name = snapshot.dead_letter_queue
-    if not any(queue.name == name and queue.ready for queue in snapshot.queues):
+    if not snapshot.dead_letters:
         return []
     groups, stopping = Groups(), threading.Event()
     try:
@@ -157,11 +157,7 @@ def _dead_letters(settings: Settings, snapshot: Snapshot) -> list[dict[str, Any]
 
 def _dead_lines(snapshot: Snapshot, groups: list[dict[str, Any]]) -> list[str]:
     """How many wait, and the largest groups of them."""
-    waiting = sum(
-        queue.ready
-        for queue in snapshot.queues
-        if queue.name == snapshot.dead_letter_queue
-    )
+    waiting = snapshot.dead_letters
     return [f"{waiting:,} wait (meshtasks dlq list)"] * bool(waiting) + [
         f"{group['count']:,} in {group['queue'] or 'no queue'}: "
         f"{group['error_type']}: {group['reason']}"

@@ -174,6 +174,11 @@ class Snapshot:
     seen: Seen = Seen()
     faults: tuple[str, ...] = ()
 
+    @property
+    def dead_letters(self) -> int:
+        """How many wait in the dead-letter queue."""
+        return sum(q.ready for q in self.queues if q.name == self.dead_letter_queue)
+
     def is_waiting(self, queue: QueueState) -> bool:
         """Whether messages wait in it that nobody takes, and somebody should."""
         return bool(queue.ready and not queue.consumers) and (

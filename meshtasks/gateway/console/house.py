@@ -54,18 +54,10 @@ def sentence(console: Console) -> str:
     if not wanting:
         return '<span class="mesh-good">All is well.</span>'
     waiting = sum(queue.ready for queue in snapshot.queues if queue.ready)
-    waiting -= _dead_letters(console)
+    waiting -= snapshot.dead_letters
     kept = f" {waiting:,} messages wait; nothing is lost." if waiting > 0 else ""
     lines = "".join(f"<li>{text(line)}</li>" for line in wanting)
     return f'<ul class="mesh-bad q-pl-md q-my-none">{lines}</ul>{kept}'
-
-
-def _dead_letters(console: Console) -> int:
-    snapshot = console.watch.snapshot
-    if snapshot is None:
-        return 0
-    name = snapshot.dead_letter_queue
-    return sum(queue.ready for queue in snapshot.queues if queue.name == name)
 
 
 def _counts(console: Console) -> str:
@@ -79,7 +71,7 @@ def _counts(console: Console) -> str:
     rate = sum(queue.in_per_second or 0.0 for queue in queues)
     return (
         f"{came_in:,} messages since the broker started, {rate:,.1f} a second now · "
-        f"{waiting:,} wait · {_dead_letters(console):,} dead letters"
+        f"{waiting:,} wait · {snapshot.dead_letters:,} dead letters"
     )
 
 
