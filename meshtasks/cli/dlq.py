@@ -36,7 +36,6 @@ from meshtasks.cli.dlq_queue import (
     Reason,
     RoutingKey,
     Sensor,
-    body_text,
     find,
     group_as_json,
     one_line,
@@ -48,6 +47,7 @@ from meshtasks.cli.dlq_queue import (
 from meshtasks.cli.terminal import counting, fail, say
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import Transient
+from meshtasks.records.json_text import body_text
 
 app = typer.Typer(
     help="Dead letters: messages that could not be processed, with the reason.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
@@ -13,7 +12,6 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from pydantic_core import from_json
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.dead_letters import (
@@ -37,6 +35,7 @@ from meshtasks.cli.terminal import (
 )
 from meshtasks.config.durations import seconds_of
 from meshtasks.config.settings import Settings
+from meshtasks.records.json_text import body_text
 from meshtasks.text import clip, did_you_mean
 
 EXIT_NOT_FOUND = 1
@@ -328,15 +327,6 @@ def page(delivery: Delivery, letter: DeadLetter, alike: int) -> Iterator[str]:
         yield from (f"  {line}" for line in traceback.splitlines())
     yield f"body ({len(delivery.body):,} bytes)"
     yield from (f"  {line}" for line in body_text(delivery.body).splitlines())
-
-
-def body_text(body: bytes) -> str:
-    """A body as text: JSON is indented, and bytes that are not UTF-8 are escaped."""
-    try:
-        value = from_json(body, allow_inf_nan=False)
-        return json.dumps(value, ensure_ascii=False, indent=2)
-    except (ValueError, RecursionError):  # Python also writes no number of 4,301 digits
-        return body.decode("utf-8", "backslashreplace")
 
 
 def outcome(result: Replayed, *, dry: bool) -> Iterator[str]:

@@ -24,6 +24,7 @@ from meshtasks.cli.terminal import fail, say, stopping_on_signals
 from meshtasks.config.durations import seconds_of
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import Transient
+from meshtasks.records.json_text import body_text
 from meshtasks.text import clip, did_you_mean
 from meshtasks.timing import Backoff
 
@@ -147,10 +148,10 @@ def _for_people(
     def show(message: Message, at: float) -> None:
         clock = datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S.%f")[:-3]
         head = f"{clock} {message.exchange} {message.routing_key}"
-        text = message.body.decode(errors="backslashreplace")
         if pretty:
-            say(f"{head}\n{_indented(text)}")
+            say(f"{head}\n{body_text(message.body)}")
         else:
+            text = message.body.decode(errors="backslashreplace")
             line = f"{head} {' '.join(text.split())}"
             say(clip(line, width - 1))
         if with_headers:
@@ -158,10 +159,3 @@ def _for_people(
                 say(f"    {name}: {json.dumps(as_json(value))}")
 
     return show
-
-
-def _indented(text: str) -> str:
-    try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return text

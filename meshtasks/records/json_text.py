@@ -8,6 +8,7 @@ import re
 import zlib
 
 import msgspec
+from pydantic_core import from_json
 
 from meshtasks.errors import UndecodableMessage
 from meshtasks.text import clip
@@ -310,3 +311,12 @@ def _past_space(text: str, position: int) -> int:
     while text[position : position + 1] and text[position] in _SPACE:
         position += 1
     return position
+
+
+def body_text(body: bytes) -> str:
+    """A body as text: JSON is indented, and bytes that are not UTF-8 are escaped."""
+    try:
+        value = from_json(body, allow_inf_nan=False)
+        return json.dumps(value, ensure_ascii=False, indent=2)
+    except (ValueError, RecursionError):  # Python also writes no number of 4,301 digits
+        return body.decode("utf-8", "backslashreplace")

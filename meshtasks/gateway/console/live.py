@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.gateway.console.frame import Console, framed, text
+from meshtasks.records.json_text import body_text
 from meshtasks.text import clip
 
 _REFRESH_SECONDS = 0.5
@@ -45,7 +45,7 @@ def add_live(console: Console) -> None:
                 state.set_content(text(listener.state))
                 if listener.changed and not pause.value:
                     listener.changed = False
-                    shown.set_content("".join(map(_entry, listener.newest_first())))
+                    shown.set_content("".join(listener.newest_first()))
 
             ui.timer(_REFRESH_SECONDS, refresh)
         listener.start()
@@ -60,7 +60,7 @@ class _Listener:
         self.changed = False
         self._settings = settings
         self._pattern = pattern
-        self._messages: deque[tuple[float, Message]] = deque(maxlen=_SHOWN)
+        self._entries: deque[str] = deque(maxlen=_SHOWN)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
 
@@ -75,12 +75,12 @@ class _Listener:
     def change(self, pattern: str) -> None:
         """Listen to other routing keys."""
         self._pattern = pattern
-        self._messages.clear()
+        self._entries.clear()
         self.changed = True
 
-    def newest_first(self) -> list[tuple[float, Message]]:
-        """What has passed."""
-        return list(self._messages)[::-1]
+    def newest_first(self) -> list[str]:
+        """What has passed, as HTML; written once, when it came."""
+        return list(self._entries)[::-1]
 
     def _run(self) -> None:
         topology = self._settings.read(TOPOLOGY)
@@ -94,30 +94,23 @@ class _Listener:
                     self.state = f"Listening for {pattern}"
                     while pattern == self._pattern and not self._stopping.is_set():
                         if message := copies.next(_POLL_SECONDS):
-                            self._messages.append((time.time(), message))
+                            self._entries.append(_entry(message, time.time()))
                             self.changed = True
             except (Transient, ConfigError, ChannelError) as error:
                 self.state = f"Nothing is seen: {error}"
                 self._stopping.wait(_RETRY_SECONDS)
 
 
-def _entry(entry: tuple[float, Message]) -> str:
-    at, message = entry
+def _entry(message: Message, at: float) -> str:
+    """A message as HTML."""
     clock = f"{datetime.fromtimestamp(at).astimezone():%H:%M:%S.%f}"[:-3]
-    body = message.body.decode(errors="backslashreplace")
+    line = " ".join(message.body.decode(errors="backslashreplace").split())
+    whole = clip(body_text(message.body), _SHOWN_CHARS)
     return (
         "<details class='mesh-card q-mb-xs'><summary class='mesh-wrap'>"
         f"<span class='mesh-dim'>{clock} {text(message.exchange)}</span> "
         f"{text(message.routing_key)} "
-        f"<span class='mesh-dim'>{text(clip(' '.join(body.split()), _LINE_CHARS))}"
-        f"</span></summary><pre class='mesh-wrap'>{text(_indented(body))}</pre>"
+        f"<span class='mesh-dim'>{text(clip(line, _LINE_CHARS))}"
+        f"</span></summary><pre class='mesh-wrap'>{text(whole)}</pre>"
         "</details>"
     )
-
-
-def _indented(body: str) -> str:
-    try:
-        whole = json.dumps(json.loads(body), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        whole = body
-    return clip(whole, _SHOWN_CHARS)
