@@ -221,12 +221,12 @@ def install(programs: Sequence[Program], policy: Path = POLICY) -> None:
     apt_get = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     with services_held_back(policy):
-        _run([*apt_get, "update"], environment)
+        run([*apt_get, "update"], environment)
         packages = [program.package for program in can_be_had(programs)]
-        _run([*apt_get, "install", "--no-install-recommends", *packages], environment)
+        run([*apt_get, "install", "--no-install-recommends", *packages], environment)
         new_units = [unit for unit in units if _has_unit(unit)]
         if new_units and shutil.which("systemctl"):
-            _run(["systemctl", "disable", "--quiet", *new_units], environment)
+            run(["systemctl", "disable", "--quiet", *new_units], environment)
     _say("installed; the packages' own services stay switched off")
 
 
@@ -321,12 +321,12 @@ def ensure_venv(
         return
     _say(f"installing {what}")
     environment = dict(os.environ)
-    _run([sys.executable, "-m", "venv", "--clear", str(venv)], environment)
+    run([sys.executable, "-m", "venv", "--clear", str(venv)], environment)
     pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     pip += ["--disable-pip-version-check", *options]
     if hashed:
         pip.append("--require-hashes")
-    _run([*pip, "-r", str(requirements)], environment)
+    run([*pip, "-r", str(requirements)], environment)
     ready.write_text(wanted)
 
 
@@ -393,9 +393,24 @@ def _may_sudo() -> bool:
     return answer.returncode == 0
 
 
-def _run(command: Sequence[str], environment: dict[str, str]) -> None:
+def run(
+    command: Sequence[str],
+    environment: dict[str, str] | None = None,
+    directory: Path | None = None,
+) -> None:
+    """Run a command of an installation.
+
+    Args:
+        command: it.
+        environment: its variables; None for those of this process.
+        directory: where; None for here.
+
+    Raises:
+        InstallFailed: it failed; the text carries the end of its output.
+    """
     done = subprocess.run(  # noqa: S603 - our own command
         command,
+        cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from meshtasks.demo.packages import (
     EX_UNAVAILABLE,
     InstallFailed,
     candidate,
+    run,
 )
 
 _DIRECTORY = DATA / "unpacked"
@@ -81,9 +81,9 @@ class Unpacked:
             return
         sys.stderr.write(f"meshtasks: unpacking {package} for the tests\n")
         target.mkdir(parents=True)
-        _run(["apt-get", "-q", "download", package], target)
+        run(["apt-get", "-q", "download", package], directory=target)
         (archive,) = target.glob(f"{package}_*.deb")
-        _run(["dpkg-deb", "-x", archive.name, "root"], target)
+        run(["dpkg-deb", "-x", archive.name, "root"], directory=target)
         archive.unlink()
         ready.write_text(wanted)
 
@@ -110,23 +110,6 @@ COMPOSE = Unpacked(
 )
 #: Notifications that replace earlier ones came with 2.16; Debian 13 has 2.11.
 NTFY = Unpacked("ntfy", ("ntfy",), (2, 11), "usr/bin/ntfy", ("/usr/bin/ntfy",))
-
-
-def _run(command: list[str], directory: Path) -> None:
-    done = subprocess.run(
-        command,
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-        text=True,
-        errors="replace",
-    )
-    if done.returncode != 0:
-        end = "\n".join(done.stdout.splitlines()[-20:])
-        message = f"{' '.join(command)}: exit code {done.returncode}\n{end}"
-        raise InstallFailed(message)
 
 
 def main() -> int:
