@@ -21,7 +21,7 @@ from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.errors import Transient
 from meshtasks.producers.base import Producer
 from tests.support.cluster import Cluster, Node
-from tests.support.command import command
+from tests.support.command import Command, command
 from tests.support.flower import Flower
 from tests.support.gateway import Gateway
 from tests.support.meshes import declared, reconfigured
@@ -148,6 +148,30 @@ class DeadLetters(set[str]):
         return len(self)
 
 
+@pytest.fixture
+def run(
+    env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    """Runs ``meshtasks …`` on the cluster."""
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    return command(Environment(), monkeypatch, capsys)
+
+
+def published(gateway: Gateway, number: int) -> bool:
+    """Whether the gateway could publish the reading of that number."""
+    answer = gateway.post(f"/v1/events/sensors/{QUEUE}.attic", reading(number))
+    return answer.ok
+
+
+def checks(run: Command) -> dict[str, Any]:
+    """What doctor finds, by check."""
+    found = json.loads(run("doctor", "--json").stdout)
+    return {each["check"]: each for each in found}
+
+
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_while_nodes_are_stopped_and_killed(
     cluster: Cluster,
@@ -207,31 +231,20 @@ def test_everything_goes_on_without_the_first_node(
     env: dict[str, str],
     victoria: VictoriaMetrics,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Command,
 ) -> None:
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    run = command(Environment(), monkeypatch, capsys)
     gateway, flower = Gateway(tmp_path, env), Flower(tmp_path, env)
     worker = Worker(tmp_path, env, QUEUE, arguments=("-c", "1"))
     first = cluster.nodes[0]
-
-    def published(number: int) -> bool:
-        answer = gateway.post(f"/v1/events/sensors/{QUEUE}.attic", reading(number))
-        return answer.ok
-
-    def doctor() -> dict[str, Any]:
-        return {each["check"]: each for each in json.loads(run("doctor", "--json")[1])}
 
     with ExitStack() as stack, running(worker):
         for process in (gateway, flower):
             process.start()
             stack.callback(process.process.kill)
-        assert published(1)
+        assert published(gateway, 1)
         first.run("rabbitmq-upgrade", "drain")  # maintenance: no client gets in
 
-        wait_until(lambda: published(2), 60, "the gateway to publish")
+        wait_until(lambda: published(gateway, 2), 60, "the gateway to publish")
         wait_until(lambda: count_samples(victoria) == 2, 60, "the worker to store")
         wait_until(
             lambda: "celery@" in flower.request("GET", "workers?refresh=1").text,
@@ -241,8 +254,8 @@ def test_everything_goes_on_without_the_first_node(
         assert run("topology", "check").exit_code == 0
         assert run("dlq", "list").exit_code == 0
         assert json.loads(run("status", "--json").stdout)["workers"]
-        assert "1 of 3 nodes" in doctor()["broker"]["text"]
-        assert doctor()["queue members"]["state"] == "ok"
+        assert "1 of 3 nodes" in checks(run)["broker"]["text"]
+        assert checks(run)["queue members"]["state"] == "ok"
         first.run("rabbitmq-upgrade", "revive")
 
 
@@ -251,38 +264,29 @@ def test_everything_goes_on_after_no_node_was_there(
     env: dict[str, str],
     victoria: VictoriaMetrics,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Command,
 ) -> None:
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    run = command(Environment(), monkeypatch, capsys)
     gateway = Gateway(tmp_path, env)
     worker = Worker(tmp_path, env, QUEUE, arguments=("-c", "1"))
     first, _, last = cluster.nodes
     members: list[dict[str, Any]] = []
 
-    def published(number: int) -> bool:
-        answer = gateway.post(f"/v1/events/sensors/{QUEUE}.attic", reading(number))
-        return answer.ok
-
     def misses_a_member() -> bool:
         """Each node's management API is some seconds behind, and not as the others."""
-        found = json.loads(run("doctor", "--json").stdout)
-        members.extend(each for each in found if each["check"] == "queue members")
+        members.append(checks(run)["queue members"])
         return bool(members[-1]["state"] == "warning")
 
     with ExitStack() as stack, running(worker):
         gateway.start()
         stack.callback(gateway.process.kill)
-        assert published(1)
+        assert published(gateway, 1)
         wait_until(lambda: count_samples(victoria) == 1, 60, "the worker to store")
 
         for node in cluster.nodes:
             node.kill()
         cluster.come_back()
 
-        wait_until(lambda: published(2), 120, "the gateway to publish")
+        wait_until(lambda: published(gateway, 2), 120, "the gateway to publish")
         wait_until(lambda: count_samples(victoria) == 2, 120, "the worker to store")
 
     first.run("rabbitmq-queues", "shrink", last.name)
