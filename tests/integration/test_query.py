@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-import duckdb
 import pytest
 
 from meshtasks.config.environment import Environment
@@ -548,19 +547,41 @@ def test_a_query_reads_and_writes_no_other_file(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COPY (SELECT 1) TO {file}",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO {file}",
+        "EXPLAIN /* */ (ANALYZE) copy (SELECT 1) TO {file}",
+        "WITH c AS (COPY (SELECT 1) TO {file}) SELECT 1",
+        "WITH b AS (SELECT E'\\''), c AS (COPY (SELECT 1) TO {file}) SELECT 1",
+        "WITH b AS (SELECT $a$ ' $a$), c AS (COPY (SELECT 1) TO {file}) SELECT 1",
+        "COPY (PIVOT (SELECT 1 a, 2 b) ON a USING sum(b)) TO {file}",
+        "SELECT 1; WITH c AS (COPY (SELECT 1) TO {file}) SELECT 1",
+    ],
+)
 def test_the_files_of_a_view_cannot_be_written_either(
-    sinks: Sinks, environment: Environment
+    sinks: Sinks, query: Command, sql: str
 ) -> None:
     furnish(sinks)
     (name, *_) = parquet_names(sinks[OBJECTS])
     path = sinks[OBJECTS].path(name)  # type: ignore[attr-defined]  # of a directory
     before = path.read_bytes()
-    with (
-        opened(environment, sinks[OBJECTS], "readings events metrics") as database,
-        pytest.raises(duckdb.Error),
-    ):
-        database.sql(f"COPY (SELECT 1) TO '{str(path).replace(chr(39), chr(39) * 2)}'")
+    place = f"'{str(path).replace(chr(39), chr(39) * 2)}' (USE_TMP_FILE false)"
+
+    result = query(f"{sql.format(file=place)} -- readings events metrics")
+
+    assert result.exit_code == os.EX_DATAERR
+    assert "expected a query that reads" in result.stderr
     assert path.read_bytes() == before
+
+
+def test_a_column_may_be_called_copy(sinks: Sinks, query: Command) -> None:
+    furnish(sinks)
+
+    result = query("SELECT 1 AS \"copy\", 'copy' AS text -- copy")
+
+    assert result.exit_code == 0
 
 
 @pytest.mark.parametrize(

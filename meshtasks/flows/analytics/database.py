@@ -222,6 +222,7 @@ def _lock_up(database: duckdb.DuckDBPyConnection, paths: Iterable[str]) -> None:
     """Let the database read these files, and touch nothing else, from now on."""
     allowed = {_quoted(text) for path in paths for text in (path, _pattern(path))}
     database.execute(f"SET allowed_paths = [{', '.join(allowed)}]")
+    database.execute("SET python_enable_replacements = false")  # variables as tables
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
 
@@ -245,6 +246,9 @@ def _pattern(path: str) -> str:
 def check_reads(sql: str) -> None:
     """Refuse a query that does not only read.
 
+    COPY is refused wherever it stands: it writes within EXPLAIN ANALYZE, PIVOT and
+    WITH, too, and may write what the query may read, which is the archive.
+
     Raises:
         QueryFailed: it is not SQL, or would change something.
     """
@@ -254,11 +258,19 @@ def check_reads(sql: str) -> None:
         raise QueryFailed(str(error)) from error
     for statement in statements:
         if statement.type not in _READING:
-            message = (
-                f"{statement.type.name}: expected a query that reads, such as SELECT; "
-                "to write its result into a file, use --csv or --json and >"
-            )
-            raise QueryFailed(message)
+            raise _writes(statement.type.name)
+    text = sql.encode()
+    for offset, kind in duckdb.tokenize(sql):
+        word = text[offset : offset + len("COPY")].upper()
+        if kind == duckdb.token_type.keyword and word == b"COPY":
+            raise _writes("COPY")
+
+
+def _writes(statement: str) -> QueryFailed:
+    return QueryFailed(
+        f"{statement}: expected a query that reads, such as SELECT; to write its "
+        "result into a file, use --csv or --json and >"
+    )
 
 
 def _fault_in(path: Path) -> str | None:
