@@ -5,40 +5,16 @@ AMQP itself can neither list entities nor read their arguments.
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
-from typing import Annotated, Any, TypeVar
-from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlsplit
-from urllib.request import (
-    HTTPRedirectHandler,
-    OpenerDirector,
-    ProxyHandler,
-    Request,
-    build_opener,
-)
+from typing import Annotated, Any
+from urllib.parse import quote
 
-from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
-from typing_extensions import override
+from pydantic import BaseModel, BeforeValidator
 
-from meshtasks.amqp.connecting import unopened
 from meshtasks.amqp.entities import Binding
+from meshtasks.amqp.management_api import Api
 from meshtasks.amqp.topology import Topology
-from meshtasks.config.brokers import urls_of
-from meshtasks.errors import ConfigError, Transient
-
-_TIMEOUT_SECONDS = 10.0
-_AMQP_PORTS = (5671, 5672)
-#: rabbit_mgmt_util.erl, AUTH_REALM.
-_REALM = 'realm="RabbitMQ Management"'
-_HINT = "its URL is set by MESH_MANAGEMENT_URL or --management-url"
-
-_Entity = TypeVar("_Entity", bound=BaseModel)
-_Answer = TypeVar("_Answer")
 
 #: RabbitMQ writes an empty table as ``[]`` in places, and an absent one as null.
 Table = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
@@ -194,7 +170,7 @@ def read(broker_url: str, management_url: str | None = None) -> Live:
         ConfigError: the account, the virtual host or the URL is refused.
         Transient: nothing answers there.
     """
-    api = _Api(broker_url, management_url)
+    api = Api(broker_url, management_url)
     bindings = api.all("bindings", "", _LiveBinding)
     return Live(
         exchanges=api.all("exchanges", "", LiveExchange),
@@ -219,7 +195,7 @@ def activity(
         "message_stats.ack_details.rate",
     )
     query = f"?columns={','.join(columns)}"
-    queues = _Api(broker_url, management_url).all("queues", query, QueueActivity)
+    queues = Api(broker_url, management_url).all("queues", query, QueueActivity)
     return {queue.name: queue for queue in queues}
 
 
@@ -228,7 +204,7 @@ def nodes(broker_url: str, management_url: str | None = None) -> list[Node]:
 
     Takes and raises what :func:`read` does.
     """
-    return _Api(broker_url, management_url).get("/api/nodes", list[Node])
+    return Api(broker_url, management_url).get("/api/nodes", list[Node])
 
 
 class _User(BaseModel):
@@ -256,7 +232,7 @@ def import_accounts(
         ConfigError: the account or the URL is refused.
         Transient: nothing answers there.
     """
-    api = _Api(broker_url, management_url)
+    api = Api(broker_url, management_url)
     kinds = ("vhosts", "users", "permissions", "topic_permissions", "policies")
     wanted = {user["name"] for user in content["users"]}
     for user in api.get("/api/users", list[_User]):
@@ -307,167 +283,3 @@ def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
             for binding in topology.all_bindings
         ],
     }
-
-
-class _Api:
-    """The API of whichever node of the cluster answers, with the account and the
-    virtual host of ``broker_url``.
-
-    Raises:
-        ConfigError: one of the URLs is none.
-    """
-
-    def __init__(self, broker_url: str, management_url: str | None) -> None:
-        broker = unopened(broker_url)
-        self._account = f"{broker.userid}:{broker.password}".encode()
-        self._vhost = quote(broker.virtual_host, safe="")
-        self._urls = given = _split(management_url or "")
-        for url in given:
-            if urlsplit(url).scheme not in {"http", "https"}:
-                raise _not_usable(url, "should be an http:// or https:// URL")
-        #: Those that are guessed have to show themselves first.
-        self._guessed = () if given else urls_of(broker_url)
-
-    def all(self, kind: str, query: str, model: type[_Entity]) -> list[_Entity]:
-        """The entities of one kind that the virtual host has.
-
-        Raises:
-            ConfigError: the account or the virtual host is refused, or it is no API
-                of RabbitMQ's.
-            Transient: no node answers.
-        """
-        path = f"/api/{kind}/{self._vhost}{query}"
-        return self.get(path, list[model])  # type: ignore[valid-type]
-
-    def get(self, path: str, model: type[_Answer]) -> _Answer:
-        """An answer. Raises what :meth:`all` does."""
-        base, answer = self._answer(path)
-        self._urls, self._guessed = [base], ()  # it will answer once more
-        try:
-            return TypeAdapter(model).validate_json(answer)
-        except ValidationError as error:
-            reason = "does not answer as RabbitMQ's management API does"
-            raise _not_usable(base, reason) from error
-
-    def send(self, method: str, path: str, body: object = None) -> None:
-        """A change. Raises what :meth:`all` does."""
-        self._answer(path, method, body)
-
-    def _answer(
-        self, path: str, method: str = "GET", body: object = None
-    ) -> tuple[str, bytes]:
-        faults: list[str] = []
-        for way in (*self._urls, *self._guessed):
-            try:
-                base = _own_url(way) if way in self._guessed else way
-                return base, _call(base, path, self._account, method, body)
-            except Transient as error:
-                faults.append(str(error))
-        raise Transient("; ".join(faults))
-
-
-def urls(broker_url: str, management_url: str | None) -> list[str]:
-    """Where the management pages of all nodes are, or may be by default."""
-    given = _split(management_url or "")
-    return given or [_default_url(url) for url in urls_of(broker_url)]
-
-
-def _split(management_url: str) -> list[str]:
-    return [url.rstrip("/") for url in urls_of(management_url) if url]
-
-
-def _default_url(broker_url: str) -> str:
-    parts = urlsplit(broker_url)
-    host = parts.hostname or "127.0.0.1"
-    host = f"[{host}]" if ":" in host else host
-    tls = parts.scheme == "amqps"
-    return f"https://{host}:15671" if tls else f"http://{host}:15672"
-
-
-def _own_url(broker_url: str) -> str:
-    """Where the management pages are by default. Before they get the account they
-    have to ask for one as RabbitMQ does: others listen on that port as well.
-
-    Raises:
-        ConfigError: these may be the pages of another broker.
-        Transient: nothing answers there.
-    """
-    parts = urlsplit(broker_url)
-    base = _default_url(broker_url)
-    is_here = parts.hostname in {None, "localhost", "127.0.0.1", "::1"}
-    if is_here and parts.port not in {None, *_AMQP_PORTS}:
-        # One of several brokers of this machine, or a tunnel to another machine.
-        reason = f"may be of another broker than that on port {parts.port}; {_HINT}"
-        raise _not_usable(base, reason)
-    with _faults(base):
-        try:
-            _opener().open(f"{base}/api/overview", timeout=_TIMEOUT_SECONDS).close()
-        except HTTPError as error:
-            error.close()  # it is the response, too
-            if _REALM in error.headers.get("WWW-Authenticate", ""):
-                return base
-    reason = f"does not ask for an account as RabbitMQ's does; {_HINT}"
-    raise _not_usable(base, reason)
-
-
-class _NoRedirects(HTTPRedirectHandler):
-    """Redirects would carry the account elsewhere."""
-
-    @override
-    def redirect_request(self, *_: object, **__: object) -> None:
-        return None
-
-
-def _opener() -> OpenerDirector:
-    # A proxy from the environment is for the internet, not for the house.
-    return build_opener(ProxyHandler({}), _NoRedirects)
-
-
-def _call(
-    base: str, path: str, account: bytes, method: str = "GET", body: object = None
-) -> bytes:
-    credentials = base64.b64encode(account).decode()
-    headers = {"Authorization": f"Basic {credentials}"}
-    if body is not None:
-        headers["Content-Type"] = "application/json"
-    request = Request(  # noqa: S310 - the scheme was checked
-        base + path,
-        headers=headers,
-        method=method,
-        data=None if body is None else json.dumps(body).encode(),
-    )
-    with _faults(base), _opener().open(request, timeout=_TIMEOUT_SECONDS) as answer:
-        return bytes(answer.read())
-
-
-@contextmanager
-def _faults(base: str) -> Iterator[None]:
-    try:
-        yield
-    except HTTPError as error:
-        error.close()  # it is the response, too
-        raise _not_usable(base, _meaning(error.code)) from error
-    except (OSError, HTTPException) as error:
-        why = error.reason if isinstance(error, URLError) else error
-        message = (
-            f"the management API at {base} cannot be reached: {why}. Is the plugin "
-            f"rabbitmq_management enabled? {_HINT}"
-        )
-        raise Transient(message) from error
-
-
-def _meaning(status: int) -> str:
-    match status:
-        case 401:
-            return (
-                "refuses the account of MESH_BROKER_URL; it needs the tag "
-                "'management' (rabbitmqctl set_user_tags USER management)"
-            )
-        case 404:
-            return "has no such virtual host, or is no management API of RabbitMQ's"
-        case _:
-            return f"answers with status {status}"
-
-
-def _not_usable(base: str, reason: str) -> ConfigError:
-    return ConfigError("management API", base, reason)

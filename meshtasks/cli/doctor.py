@@ -23,7 +23,8 @@ from rich.console import Console
 from meshtasks.amqp.accounts import missing_rights
 from meshtasks.amqp.connecting import connected, unopened
 from meshtasks.amqp.drift import compare
-from meshtasks.amqp.management import Node, nodes, read, urls
+from meshtasks.amqp.management import Node, nodes, read
+from meshtasks.amqp.management_api import urls
 from meshtasks.amqp.partitions import queue_of
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY

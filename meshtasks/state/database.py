@@ -20,49 +20,27 @@ from sqlalchemy import (
     Connection,
     Table,
     bindparam,
-    create_engine,
     exc,
     make_url,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import NullPool
 from typing_extensions import override
 
 from meshtasks.config.environment import Environment
-from meshtasks.config.extras import require
-from meshtasks.config.private_files import make_private_database
 from meshtasks.errors import SinkUnavailable
+from meshtasks.state.connecting import (
+    connect_to_file,
+    connect_to_server,
+    revision_of,
+)
 from meshtasks.state.tables import PROBES, REVISION
 from meshtasks.timing import timing
 
-#: The longest wait for another process that writes to the file.
-BUSY_TIMEOUT_SECONDS = 15.0
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-
-_CONNECT_SECONDS = 5
 #: A connection that has rested for so long may be gone, and is tried first.
 _RESTED_SECONDS = 5.0
-#: Of a session of PostgreSQL. One that does nothing within a transaction belongs to a
-#: host that is gone, and must not keep its locks: a handler that publishes alerts takes
-#: less. A host that vanishes is noticed by its silence.
-_SESSION = """
-SET lock_timeout = '10s';
-SET idle_in_transaction_session_timeout = '120s';
-SET default_transaction_isolation = 'read committed';
-SET tcp_keepalives_idle = 30;
-SET tcp_keepalives_interval = 10;
-SET tcp_keepalives_count = 3
-"""
-_CLIENT = {
-    "connect_timeout": _CONNECT_SECONDS,
-    "application_name": "meshtasks",
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,  # milliseconds
-}
 #: First half of the advisory locks of PostgreSQL that are ours ("mesh").
 LOCK_CLASS = 0x6D657368
 UPGRADING, IMPORTING = 1, 2
@@ -207,12 +185,8 @@ class Database:
         """
         if not self.is_shared and not self.location.path.exists():
             return None
-        with self._translated():
-            connect = (
-                self._connect_to_server if self.is_shared else self._connect_to_file
-            )
-            with closing(connect()) as connection:
-                return _revision(connection)
+        with self._translated(), closing(self._new_connection()) as connection:
+            return revision_of(connection)
 
     @property
     def sqlite(self) -> sqlite3.Connection:
@@ -277,12 +251,9 @@ class Database:
 
     def _connect(self) -> Connection:
         """A new connection to a database of this version."""
-        if self.is_shared:
-            connection = self._connect_to_server()
-        else:
-            connection = self._connect_to_file()
+        connection = self._new_connection()
         try:
-            revision = _revision(connection)
+            revision = revision_of(connection)
             connection.rollback()
             if revision != REVISION:
                 self._upgrade(connection)
@@ -291,52 +262,20 @@ class Database:
             raise
         return connection
 
-    def _connect_to_server(self) -> Connection:
-        require("postgresql", "MESH_STATE_URL")
+    def _new_connection(self) -> Connection:
         url = self.location.url
-        own = {key: value for key, value in _CLIENT.items() if key not in url.query}
-        engine = create_engine(url, poolclass=NullPool, connect_args=own)
-        connection = engine.connect()
+        if self.is_shared:
+            return connect_to_server(url)
         try:
-            connection.exec_driver_sql(_SESSION)
-            connection.commit()
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _connect_to_file(self) -> Connection:
-        try:
-            make_private_database(self.location.path)
+            return connect_to_file(url, disposable=self._disposable)
         except OSError as error:
             raise self._unavailable(error) from error
-        # Transactions are begun by us, not by the driver. A connection is used by one
-        # thread at a time, but not always the same.
-        engine = create_engine(
-            self.location.url,
-            poolclass=NullPool,
-            isolation_level="AUTOCOMMIT",
-            connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
-        )
-        connection = engine.connect()
-        raw: Any = connection.connection.driver_connection
-        try:
-            _write_ahead(raw)
-            synchronous = "NORMAL" if self._disposable else "FULL"
-            raw.execute(f"PRAGMA synchronous = {synchronous}")
-            raw.execute("PRAGMA foreign_keys = ON")
-            # Some builds of SQLite overwrite what is deleted, which takes long.
-            raw.execute("PRAGMA secure_delete = OFF")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
     def _upgrade(self, connection: Connection) -> None:
         from meshtasks.state.upgrading import upgrade  # noqa: PLC0415 - loads Alembic
 
         with self.alone(connection, UPGRADING):
-            revision = _revision(connection)
+            revision = revision_of(connection)
             self.refuse_newer(revision)
             upgrade(connection)
 
@@ -429,34 +368,3 @@ def insert(connection: Connection, table: Table) -> Any:
     """An INSERT that can have ``on_conflict_do_nothing`` or ``…_do_update``."""
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
     return dialect.insert(table)
-
-
-def _revision(connection: Connection) -> str | None:
-    """What the tables are of; None if there are none."""
-    if connection.dialect.name == "sqlite":
-        has = "SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'"
-    else:
-        has = "SELECT 1 WHERE to_regclass('alembic_version') IS NOT NULL"
-    found = None
-    if connection.exec_driver_sql(has).first() is not None:
-        versions = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
-        found = versions.scalar()
-    return found
-
-
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Turn the write-ahead log on.
-
-    The file remembers that. SQLite does not wait for the lock it needs (two that
-    turn it on would wait for each other), so the wait is here.
-    """
-    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return

@@ -247,7 +247,7 @@ def test_a_file_that_is_no_database_or_locked_is_transient(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("meshtasks.state.database.BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("meshtasks.state.connecting.BUSY_TIMEOUT_SECONDS", 0.05)
     work(tmp_path)
     (path,) = tmp_path.glob("mesh.db")
     path.write_bytes(b"not a database" * 1_000)

@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, make_url, text
 
 from meshtasks.errors import SinkUnavailable
-from meshtasks.state import database
+from meshtasks.state import connecting, database
 from meshtasks.state.database import Database, StateLocation
 from meshtasks.state.tables import METADATA, REVISION
 from meshtasks.state.upgrading import config_of
@@ -122,7 +122,7 @@ def file(tmp_path: Path) -> Iterator[Database]:
 def test_a_file_that_another_process_holds_is_a_passing_fault(
     file: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(connecting, "BUSY_TIMEOUT_SECONDS", 0.05)
     count(file)
 
     with closing(sqlite3.connect(file.location.path, isolation_level=None)) as other:
@@ -223,8 +223,8 @@ def test_a_wrong_password_is_an_unavailable_sink_that_does_not_show_it(
 def test_a_transaction_that_others_hold_up_for_too_long_is_a_passing_fault(
     server: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = database._SESSION.replace("'10s'", "'50ms'")  # noqa: SLF001
-    monkeypatch.setattr(database, "_SESSION", short)
+    short = connecting._SESSION.replace("'10s'", "'50ms'")  # noqa: SLF001
+    monkeypatch.setattr(connecting, "_SESSION", short)
     other = Database("test", server.location, "old.sqlite")
 
     with (

@@ -1,0 +1,120 @@
+"""How a connection to either database is opened, and what it is told first."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
+
+from meshtasks.config.extras import require
+from meshtasks.config.private_files import make_private_database
+
+#: The longest wait for another process that writes to the file.
+BUSY_TIMEOUT_SECONDS = 15.0
+_CONNECT_SECONDS = 5
+#: Of a session of PostgreSQL. One that does nothing within a transaction belongs to a
+#: host that is gone, and must not keep its locks: a handler that publishes alerts takes
+#: less. A host that vanishes is noticed by its silence.
+_SESSION = """
+SET lock_timeout = '10s';
+SET idle_in_transaction_session_timeout = '120s';
+SET default_transaction_isolation = 'read committed';
+SET tcp_keepalives_idle = 30;
+SET tcp_keepalives_interval = 10;
+SET tcp_keepalives_count = 3
+"""
+_CLIENT = {
+    "connect_timeout": _CONNECT_SECONDS,
+    "application_name": "meshtasks",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,  # milliseconds
+}
+
+
+def connect_to_server(url: URL) -> Connection:
+    """A new connection to PostgreSQL. One that does not answer is given up after five
+    seconds; raises what SQLAlchemy does."""
+    require("postgresql", "MESH_STATE_URL")
+    own = {key: value for key, value in _CLIENT.items() if key not in url.query}
+    engine = create_engine(url, poolclass=NullPool, connect_args=own)
+    connection = engine.connect()
+    try:
+        connection.exec_driver_sql(_SESSION)
+        connection.commit()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_to_file(url: URL, *, disposable: bool = False) -> Connection:
+    """A new connection to a file of SQLite, whose transactions the caller begins.
+
+    Args:
+        url: of the file.
+        disposable: no transaction waits for the disk, so a power cut may take back
+            the last ones.
+
+    Raises:
+        OSError: the file cannot be made, or not made private.
+    """
+    make_private_database(Path(url.database or ""))
+    # Transactions are begun by us, not by the driver. A connection is used by one
+    # thread at a time, but not always the same.
+    engine = create_engine(
+        url,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+    )
+    connection = engine.connect()
+    raw: Any = connection.connection.driver_connection
+    try:
+        _write_ahead(raw)
+        synchronous = "NORMAL" if disposable else "FULL"
+        raw.execute(f"PRAGMA synchronous = {synchronous}")
+        raw.execute("PRAGMA foreign_keys = ON")
+        # Some builds of SQLite overwrite what is deleted, which takes long.
+        raw.execute("PRAGMA secure_delete = OFF")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def revision_of(connection: Connection) -> str | None:
+    """What the tables are of; None if there are none."""
+    if connection.dialect.name == "sqlite":
+        has = "SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'"
+    else:
+        has = "SELECT 1 WHERE to_regclass('alembic_version') IS NOT NULL"
+    found = None
+    if connection.exec_driver_sql(has).first() is not None:
+        versions = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
+        found = versions.scalar()
+    return found
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on.
+
+    The file remembers that. SQLite does not wait for the lock it needs (two that
+    turn it on would wait for each other), so the wait is here.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
