@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 from typing import Annotated
 
 import typer
@@ -24,11 +22,10 @@ from meshtasks.flows.analytics.layout import (
     damaged_files,
 )
 from meshtasks.flows.archive.objects import ObjectStore, open_store
-from meshtasks.flows.archive.reading import Found, Period, check, objects_in, parse_name
+from meshtasks.flows.archive.reading import Found, Period, objects_in, parse_name
+from meshtasks.observation.archived import Verified, checked
 
 _EXIT_DAMAGED = 1
-#: Small objects cost a round trip each, and several can be under way.
-_READS_AT_ONCE = 8
 
 Start = Annotated[
     str,
@@ -110,26 +107,15 @@ def verify(
 
 def _faults(store: ObjectStore, objects: list[Found]) -> dict[str, str]:
     """What is wrong with objects, by name; said, too."""
-    records = size_bytes = 0
-    faults: dict[str, str] = {}
-    with (
-        ThreadPoolExecutor(_READS_AT_ONCE) as reading,
-        counting("verifying") as bar,
-    ):
-        names = [found.info.name for found in objects]
-        checks = reading.map(partial(check, store), names)
-        for number, (found, checked) in enumerate(zip(objects, checks, strict=True), 1):
-            records += checked.records
-            size_bytes += found.info.size_bytes
-            if checked.fault:
-                faults[found.info.name] = checked.fault
-                say(f"{found.info.name}: {checked.fault}")
-            bar.update(number, len(objects))
-    say(
-        f"{len(objects):,} objects, {records:,} records, {size_bytes / 1e6:.2f} MB: "
-        + (f"{len(faults):,} DAMAGED" if faults else "all sound")
-    )
-    return faults
+    verified = Verified()
+    with counting("verifying") as bar:
+        for found, result in checked(store, objects):
+            verified.add(found, result)
+            if result.fault:
+                say(f"{found.info.name}: {result.fault}")
+            bar.update(verified.objects, len(objects))
+    say(verified.summary)
+    return verified.faults
 
 
 def _set_aside(

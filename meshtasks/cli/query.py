@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,9 +20,10 @@ from meshtasks.cli.terminal import fail, say
 from meshtasks.config.extras import require
 from meshtasks.config.settings import load_settings
 from meshtasks.flows.archive.objects import open_store
+from meshtasks.observation.query import since
 
 if TYPE_CHECKING:
-    from meshtasks.cli.query_result import Result
+    from meshtasks.observation.query_result import Result
 
 _EXIT_INTERRUPTED = 130
 _PLOTS = (".png", ".html", ".svg")
@@ -91,20 +92,20 @@ def query(
         message = f"{plot} should end in {', '.join(_PLOTS)}"
         raise typer.BadParameter(message, param_hint="--plot")
     require("analytics", "`meshtasks query`")
-    _run(sql, _since(days), as_csv=as_csv, as_json=as_json, plot=plot)
+    _run(sql, since(days), as_csv=as_csv, as_json=as_json, plot=plot)
 
 
 def _run(
     sql: str, since: date | None, *, as_csv: bool, as_json: bool, plot: Path | None
 ) -> None:
     # loaded here: nothing else of the console script needs DuckDB
-    from meshtasks.cli import query_result as result  # noqa: PLC0415
     from meshtasks.flows.analytics.database import (  # noqa: PLC0415
         QueryFailed,
         check_reads,
         opened,
         passing_over_damaged,
     )
+    from meshtasks.observation import query_result as result  # noqa: PLC0415
 
     env = load_settings().env
     with closing(open_store(env)) as store:
@@ -167,8 +168,8 @@ def _interruptible(work: Callable[[], None], interrupt: Callable[[], None]) -> N
 
 
 def _plot(found: Result, path: Path, sql: str) -> None:
-    from meshtasks.cli.chart import ROWS_LIMIT, NotDrawable, chart_of  # noqa: PLC0415
-    from meshtasks.cli.drawing import write_chart  # noqa: PLC0415 - slow
+    from meshtasks.observation.chart import ROWS_LIMIT, NotDrawable, chart_of  # noqa: PLC0415
+    from meshtasks.observation.drawing import write_chart  # noqa: PLC0415 - slow
 
     rows = islice(found.rows(), ROWS_LIMIT + 1)
     try:
@@ -180,10 +181,3 @@ def _plot(found: Result, path: Path, sql: str) -> None:
     except OSError as error:
         fail(f"--plot: {path}: {error.strerror}", os.EX_CANTCREAT)
     say(f"wrote {path}")
-
-
-def _since(days: int | None) -> date | None:
-    """The first of the last so many UTC dates."""
-    if days is None:
-        return None
-    return datetime.now(UTC).date() - timedelta(days=days - 1)

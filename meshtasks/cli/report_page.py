@@ -9,8 +9,8 @@ from pathlib import Path
 import jinja2
 from rich.filesize import decimal
 
-from meshtasks.cli.chart import Chart, Series, number_text
-from meshtasks.cli.drawing import STYLE, Tick, svg, time_ticks
+from meshtasks.observation.chart import Chart, Series, number_text
+from meshtasks.observation.drawing import STYLE, Tick, svg, time_ticks
 from meshtasks.observation.facts import Curve, Facts, Period
 
 _WIDTH = 560

@@ -290,7 +290,9 @@ class TestReplay:
     ) -> None:
         kept_seconds = time.time() - (NOON + 1.5 * HOUR)
         state = VictoriaMetricsState(kept_seconds, {}, 0, 0)
-        monkeypatch.setattr("meshtasks.cli.archive.look", lambda _: state)
+        monkeypatch.setattr(
+            "meshtasks.observation.archive_replay.look", lambda _: state
+        )
 
         result = meshtasks("archive", "replay", "--from", "2026-11-23")
 

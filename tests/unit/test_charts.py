@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.cli.chart import (
+from meshtasks.observation.chart import (
     ROWS_LIMIT,
     Chart,
     NotDrawable,
@@ -24,7 +24,7 @@ from meshtasks.cli.chart import (
     chart_of,
     number_text,
 )
-from meshtasks.cli.drawing import round_numbers, svg, time_ticks, write_chart
+from meshtasks.observation.drawing import round_numbers, svg, time_ticks, write_chart
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -15,8 +15,8 @@ import pytest
 
 from meshtasks.cli import main
 from meshtasks.cli.query import _interruptible
-from meshtasks.cli.query_result import Result, write_csv, write_json
 from meshtasks.cli.terminal import say
+from meshtasks.observation.query_result import Result, write_csv, write_json
 from meshtasks.text import printable
 
 #: Clears the screen, moves the cursor, sets a title, rings, runs text backwards.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import TypeVar
 
 import duckdb
@@ -159,6 +160,7 @@ def opened(
     sql: str,
     since: date | None = None,
     left_out: frozenset[str] = frozenset(),
+    bounds: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in memory with the :data:`VIEWS`, for one query.
 
@@ -176,6 +178,7 @@ def opened(
         sql: the query.
         since: leave out what is before this UTC date.
         left_out: paths of files to leave out.
+        bounds: DuckDB's settings, such as ``memory_limit``.
 
     Raises:
         SinkUnavailable: the store cannot be read.
@@ -189,7 +192,7 @@ def opened(
     with (
         lock.reading(),
         TemporaryDirectory(prefix="meshtasks-") as scratch,
-        duckdb.connect(config={"temp_directory": scratch}) as database,
+        duckdb.connect(config={"temp_directory": scratch, **bounds}) as database,
     ):
         files = {
             view: [

@@ -27,8 +27,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from meshtasks.cli.chart import Chart, Series
 from meshtasks.config.private_files import private_opener, write_private
+from meshtasks.observation.chart import Chart, Series
 from meshtasks.text import clip, printable
 
 #: CSS of the page around charts; it follows the reader's light or dark setting.

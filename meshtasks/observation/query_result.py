@@ -220,6 +220,12 @@ def _finite(value: Any) -> Any:
             return value
 
 
+def plain_json(value: Any) -> Any:
+    """A value as JSON has it."""
+    value = _finite(value)
+    return _text_of(value) if isinstance(value, date | time) else value
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -1,0 +1,208 @@
+"""Sending archived records through the mesh once more."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from threading import Event
+from typing import NamedTuple
+
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.config.settings import Settings
+from meshtasks.errors import SchemaMismatch, SinkRejected
+from meshtasks.flows.archive.objects import ObjectStore
+from meshtasks.flows.archive.reading import (
+    ArchivedRecord,
+    Found,
+    Period,
+    content_of,
+    read_line,
+)
+from meshtasks.flows.archive.replay import replayed, way_back
+from meshtasks.flows.loading import load_flows
+from meshtasks.flows.retention import retention_of
+from meshtasks.flows.sinks import TIMESERIES
+from meshtasks.flows.victoriametrics import look
+
+#: Messages that are published together.
+_BATCH = 500
+_DAMAGED_LINE = "a line is damaged; meshtasks archive verify names its object"
+
+
+class _Route(NamedTuple):
+    """Where a record goes: its name, and the queues that get it."""
+
+    name: str
+    queues: tuple[str, ...]
+
+
+class Router:
+    """Where records go.
+
+    Args:
+        settings: of the mesh.
+        to_queue: to this queue only; empty, to those that they once reached.
+        even_if_dropped: also those that the time-series store would drop.
+    """
+
+    def __init__(
+        self, settings: Settings, to_queue: str, *, even_if_dropped: bool
+    ) -> None:
+        self._to_queue = to_queue
+        self._topology = settings.read(TOPOLOGY)
+        self._queues_of = way_back(self._topology)
+        self._handlers = load_flows().handlers(settings)
+        self._kept = None
+        if not even_if_dropped:
+            state = look(settings.env.influx_url)
+            self._kept = retention_of(settings.env, state)
+        self._oldest = self._kept.oldest() if self._kept else -math.inf
+
+    def route(self, record: ArchivedRecord) -> _Route | str:
+        """Where to, or why there is no way."""
+        if self._to_queue:
+            route = _Route(self._to_queue, (self._to_queue,))
+        else:
+            queues = self._queues_of(record.exchange, record.routing_key)
+            if not queues:
+                key = ".".join(record.routing_key.split(".")[:2])
+                return f"no queue of topology.yaml gets {key} from {record.exchange!r}"
+            route = _Route(record.exchange, queues)
+        if (
+            self._kept is not None
+            and record.time < self._oldest
+            and any(map(self._writes_points, route.queues))
+        ):
+            return (
+                f"older than the time-series store keeps, {self._kept.fate}, "
+                "or use --even-if-dropped"
+            )
+        return route
+
+    def ways(self, route: _Route, record: ArchivedRecord) -> Iterator[tuple[str, str]]:
+        """Exchange and routing key that lead to each queue of a route."""
+        for queue in route.queues:
+            yield self._topology.way_to(queue, record.routing_key)
+
+    def _writes_points(self, queue: str) -> bool:
+        handler = self._handlers.get(queue)
+        return handler is not None and TIMESERIES in handler.sinks
+
+
+class _Batch(NamedTuple):
+    """Records that are sent together: their messages, and how many by where to."""
+
+    messages: list[Outgoing]
+    sent: Counter[str]
+
+
+@dataclass(slots=True)
+class ArchiveReplay:
+    """A replay, and what became of the records.
+
+    Attributes:
+        rate: records a second, at most.
+        stopping: ends it when it is set.
+        quiet: see :func:`~meshtasks.flows.archive.replay.replayed`.
+        dry: count, and send nothing.
+        sent: confirmed, by where to.
+        kept: not sent, by the reason.
+        damaged: what is wrong with objects, none of whose records was sent.
+        hour: all records of the hours before it are sent.
+    """
+
+    store: ObjectStore
+    period: Period
+    router: Router
+    rate: float | None
+    stopping: Event
+    quiet: bool
+    dry: bool
+    sent: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    damaged: list[str] = field(default_factory=list)
+    hour: datetime | None = None
+
+    def run(
+        self,
+        url: str,
+        objects: list[Found],
+        report: Callable[[int, int, str], None],
+    ) -> None:
+        """Send the records of these objects.
+
+        Args:
+            url: AMQP URL.
+            objects: in the order of their hours.
+            report: is told how many objects are done, of how many, and a note.
+
+        Raises:
+            SinkUnavailable: the store cannot be read.
+            Transient: the connection to the broker was lost.
+            Unroutable: a queue was deleted meanwhile.
+        """
+        size = _BATCH if self.rate is None else max(1, min(_BATCH, int(self.rate / 4)))
+        with closing(Publisher(url)) as publisher:
+            for number, found in enumerate(objects, 1):
+                if self.stopping.is_set() or found.parsed is None:  # foreign, the last
+                    return
+                self.hour = found.parsed.hour
+                for batch in self._batches(found.info.name, size):
+                    self._send(publisher, batch)
+                    if self.stopping.is_set():
+                        return
+                report(number, len(objects), f"{self.sent.total():,} records")
+
+    @property
+    def how_to_go_on(self) -> str:
+        """What was sent, and the option that sends the rest."""
+        sent = f"{self.sent.total():,} records were sent"
+        if self.hour is None:
+            return sent
+        hour = f"{self.hour.astimezone():%Y-%m-%dT%H:%M%z}"
+        return f"{sent}, all of those before {hour}: go on with --from {hour}"
+
+    def _batches(self, name: str, size: int) -> Iterator[_Batch]:
+        batch = _Batch([], Counter())
+        try:
+            lines = content_of(self.store, name).splitlines()
+        except SinkRejected as error:
+            self.damaged.append(str(error))
+            return
+        for line in lines:
+            try:
+                record = read_line(line)
+            except SchemaMismatch:
+                self.kept[_DAMAGED_LINE] += 1
+                continue
+            if not self.period.start <= record.time < self.period.end:
+                continue
+            route = self.router.route(record)
+            if isinstance(route, str):
+                self.kept[route] += 1
+                continue
+            batch.sent[route.name] += 1
+            batch.messages.extend(
+                replayed(record, way, quiet=self.quiet)
+                for way in self.router.ways(route, record)
+            )
+            if len(batch.messages) >= size:
+                yield batch
+                batch = _Batch([], Counter())
+        if batch.messages:
+            yield batch
+
+    def _send(self, publisher: Publisher, batch: _Batch) -> None:
+        began = time.monotonic()
+        if not self.dry:
+            publisher.publish(batch.messages)
+        self.sent.update(batch.sent)
+        if self.rate is not None and not self.dry:
+            rest = batch.sent.total() / self.rate - (time.monotonic() - began)
+            self.stopping.wait(max(0.0, rest))
