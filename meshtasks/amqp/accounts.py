@@ -122,9 +122,11 @@ def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Ri
     """
     exchanges = [exchange.name for exchange in topology.all_exchanges]
     names = [*map(re.escape, {*exchanges, *(q.name for q in topology.all_queues)})]
-    # of any number, since that may change
-    parts = [re.escape(name) + r"\.part-\d+" for name in topology.partitioned]
-    mesh = sorted([*names, *parts])
+    # Of any number, since that may change: a worker looks for those of every queue, and
+    # RabbitMQ 4.3 refuses to say whether something is there to who has no right to it.
+    queues = "|".join(map(re.escape, topology.domain_queues))
+    parts = [rf"partitions\.({queues})", rf"({queues})\.part-\d+"]
+    mesh = [*sorted(names), *parts]
     domains = sorted(
         re.escape(exchange.name)
         for exchange in topology.exchanges
@@ -279,7 +281,7 @@ def missing_rights(url: str, topology: Topology) -> list[str]:
     with connected(url) as connection:
         for exchange in topology.all_exchanges:
             name = exchange.name
-            if not _may(connection, partial(_find, name=name)):
+            if _is_missing(connection, name):
                 continue
             if not _may(connection, partial(_declare, exchange=exchange)):
                 lines.append(f"declare exchange {name}")
@@ -300,8 +302,18 @@ def _may(connection: Any, attempt: Callable[[Any], None]) -> bool:
     return True
 
 
-def _find(channel: Any, name: str) -> None:
-    channel.exchange_declare(name, "", passive=True)
+def _is_missing(connection: Any, name: str) -> bool:
+    """Whether there is no such exchange. RabbitMQ 4.3 says so only to who has a right
+    to it."""
+    channel = connection.channel()
+    try:
+        channel.exchange_declare(name, "", passive=True)
+    except NotFound:
+        return True
+    except AccessRefused:
+        return False
+    channel.close()
+    return False
 
 
 def _declare(channel: Any, exchange: Exchange | HashExchange) -> None:
