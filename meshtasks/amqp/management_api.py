@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -25,6 +26,7 @@ from typing_extensions import override
 
 from meshtasks.amqp.connecting import unopened
 from meshtasks.config.brokers import urls_of
+from meshtasks.config.certificates import tls_fault
 from meshtasks.errors import ConfigError, Transient
 
 _TIMEOUT_SECONDS = 10.0
@@ -177,10 +179,10 @@ def _faults(base: str) -> Iterator[None]:
         raise _not_usable(base, _meaning(error.code)) from error
     except (OSError, HTTPException) as error:
         why = error.reason if isinstance(error, URLError) else error
-        message = (
-            f"the management API at {base} cannot be reached: {why}. Is the plugin "
-            f"rabbitmq_management enabled? {_HINT}"
-        )
+        hint = f"Is the plugin rabbitmq_management enabled? {_HINT}"
+        if isinstance(why, ssl.SSLError):
+            why, hint = tls_fault(why), _HINT
+        message = f"the management API at {base} cannot be reached: {why}. {hint}"
         raise Transient(message) from error
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,8 +25,9 @@ from kombu.utils.url import parse_url
 from typing_extensions import override
 
 from meshtasks.config.brokers import urls_of
+from meshtasks.config.certificates import tls_fault
 
-_PORT, _TLS_PORT = 5672, 5671
+_PORT, AMQPS_PORT = 5672, 5671
 #: A node that failed is asked after the others for so long.
 _FAILED_SECONDS = 30.0
 
@@ -73,7 +75,7 @@ def node_of(url: str) -> Node:
     parts = parse_url(url)
     tls = parts["transport"] == "amqps"
     host = parts.pop("hostname") or "localhost"
-    port = parts.pop("port") or (_TLS_PORT if tls else _PORT)
+    port = parts.pop("port") or (AMQPS_PORT if tls else _PORT)
     parts["virtual_host"] = parts["virtual_host"] or "/"
     # that the certificate is the host's is not checked by default
     parts["ssl"] = tls and {"server_hostname": host, **(parts.get("ssl") or {})}
@@ -126,7 +128,7 @@ class Connection(kombu.Connection):  # type: ignore[misc]  # kombu ships no type
                 connection = super()._establish_connection()
             except (*self.connection_errors, AccessRefused, NotAllowed) as error:
                 self.distrust()
-                faults.append((node, error))
+                faults.append((node, _in_words(error)))
             else:
                 _failed_at.pop((address, node.port), None)
                 return connection
@@ -156,6 +158,15 @@ class Connection(kombu.Connection):  # type: ignore[misc]  # kombu ships no type
         self.userid, self.password = options["userid"], options["password"]
         self.virtual_host = options["virtual_host"]
         self.ssl, self.transport_cls = options["ssl"], options["transport"]
+
+
+def _in_words(fault: Exception) -> Exception:
+    """A fault of TLS with what to do about it; any other as it is."""
+    if not isinstance(fault, ssl.SSLError):
+        return fault
+    said = ConnectionError(tls_fault(fault))
+    said.__cause__ = fault
+    return said
 
 
 def _has_failed(way: tuple[Node, str]) -> bool:

@@ -33,6 +33,8 @@ COMMANDS = {
     "report": "Write one HTML page about the house and its mesh.",
     "secrets": "Make the passwords that docker-compose.yml needs, and the broker's "
     "accounts.",
+    "certificates": "Make the certificate of broker and proxy, and the authority that "
+    "signs it.",
     "influxdb": "Make the tokens of workers and of Grafana, where they are missing.",
     "alerts": "The alerts in the state (MESH_STATE_URL): look, silence, acknowledge.",
     "state": "What workers share (MESH_STATE_URL): upgrade, check, export, import.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import ssl
 import threading
 import time
 import urllib.request
@@ -25,12 +26,14 @@ from meshtasks.amqp.connecting import connected, unopened
 from meshtasks.amqp.drift import compare
 from meshtasks.amqp.management import Node, nodes, read
 from meshtasks.amqp.management_api import urls
+from meshtasks.amqp.nodes import AMQPS_PORT, node_of
 from meshtasks.amqp.partitions import queue_of
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
 from meshtasks.cli.config_findings import findings
 from meshtasks.cli.terminal import say
 from meshtasks.config.brokers import urls_of
+from meshtasks.config.certificates import ends_at, tls_fault
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError, MeshError, Transient
 from meshtasks.flows import victoriametrics
@@ -50,6 +53,8 @@ _HTTP_SECONDS = 5.0
 #: A new quorum queue gets as many, if there are as many nodes.
 _MOST_MEMBERS = 3
 _SKEW_SECONDS = 5.0
+#: `meshtasks secrets` makes a certificate anew when twice as much is left.
+_SOON_SECONDS = 30 * 86_400.0
 #: Above the broker's limit: with less it may stop to take messages soon.
 _LITTLE_FREE_BYTES = 1 << 30
 #: What a check may raise: the service does not answer, or refuses.
@@ -161,6 +166,8 @@ def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
     """All checks; they do not depend on each other."""
     yield Check("configuration", partial(_configuration, settings))
     yield Check("broker", partial(_broker, settings))
+    if settings.env.ca_file or "amqps://" in settings.env.amqp_url:
+        yield Check("certificate", partial(_certificate, settings))
     yield Check("permissions", partial(_permissions, settings), "broker")
     for name, look in (
         ("broker alarms", _alarms),
@@ -214,6 +221,26 @@ def _broker(settings: Settings) -> Verdict:
         text += f"; {len(faults)} of {len(found) + len(faults)} nodes: {faults[0]}"
         return Verdict("warning", text, "start it, or put MESH_BROKER_URL right")
     return Verdict("ok", text if len(found) == 1 else f"{text} on {len(found)} nodes")
+
+
+def _certificate(settings: Settings) -> Verdict:
+    """Of whichever broker's ends first."""
+    places = [node_of(url) for url in urls_of(settings.env.amqp_url)]
+    ends = []
+    for node in places:
+        port = node.port if node.options["ssl"] else AMQPS_PORT
+        try:
+            ends.append((ends_at(node.host, port, _HTTP_SECONDS), node.host))
+        except ssl.SSLError as error:
+            return Verdict("failed", f"{node.host}:{port}: {tls_fault(error)}")
+        except OSError as error:
+            text = f"no TLS at {node.host}:{port}: {error}"
+            return Verdict("skipped", text, "it is the broker's, for other machines")
+    at, host = min(ends)
+    text = f"that of {host} is good until {time.strftime('%Y-%m-%d', time.gmtime(at))}"
+    if at - time.time() > _SOON_SECONDS:
+        return Verdict("ok", text)
+    return Verdict("warning", text, "meshtasks certificates --renew, where it runs")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -14,8 +14,15 @@ import yaml
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli import answers as ask
 from meshtasks.cli.answers import Answers, quoted
+from meshtasks.cli.certificates import (
+    AUTHORITY,
+    AUTHORITY_KEY,
+    SERVER,
+    make_certificates,
+)
 from meshtasks.cli.next_steps import (
     account,
+    has_own_broker,
     is_small,
     steps_of_docker,
     steps_of_systemd,
@@ -143,13 +150,18 @@ def init(  # noqa: PLR0913 - options of a command
         with chdir(directory):
             scaffold = Scaffold(replace=force)
             _write(scaffold, found, systemd=systemd, user=user)
+            certificates = ""
+            if has_own_broker(found.values):
+                certificates = make_certificates()
+                give_to_owner(AUTHORITY_KEY, AUTHORITY, SERVER)
             place = Path.cwd()
             steps = (
                 steps_of_systemd(found.values, user=user)
                 if systemd
                 else steps_of_docker()
             )
-            left = [f"next, in {place}:", *steps]
+            left = [certificates] if certificates else []
+            left += [f"next, in {place}:", *steps]
     except OSError as error:
         where = error.filename or directory
         fail(f"{where}: cannot be written: {error.strerror}", os.EX_CANTCREAT)
@@ -215,7 +227,7 @@ def _write(scaffold: Scaffold, found: Answers, *, systemd: bool, user: bool) -> 
     answers = {name: quoted(value) for name, value in found.values.items()}
     add_missing(ENV_FILE, answers)
     if not systemd:
-        add_missing(ENV_FILE, stack_settings(Path()))
+        add_missing(ENV_FILE, stack_settings(ENV_FILE))
     settings = load_settings()
     names = _OWN_SECRETS if systemd else STACK_SECRETS
     make_secrets(settings.read(TOPOLOGY), names)

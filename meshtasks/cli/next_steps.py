@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from meshtasks.cli.certificates import AUTHORITY, SERVER
 from meshtasks.cli.secrets import DEFINITIONS
 from meshtasks.cli.units import UNITS, Process, processes
 from meshtasks.config.extras import MODULES, Extra
@@ -54,6 +55,12 @@ def account() -> str:
         return str(uid)
 
 
+def has_own_broker(values: Mapping[str, str]) -> bool:
+    """Whether the broker is the mesh's own, by the answers or the variables of .env."""
+    url = values.get("MESH_BROKER_URL", "")
+    return not url or "operator:" in url
+
+
 def is_small() -> bool:
     """Whether this machine has too little memory for a worker for each group."""
     return psutil.virtual_memory().total < _SMALL_BYTES
@@ -76,14 +83,16 @@ def steps_of_systemd(values: Mapping[str, str], *, user: bool) -> Iterator[str]:
         user: they are for the user's own systemd.
     """
     sudo = "" if os.geteuid() == 0 else "sudo "
-    broker = values.get("MESH_BROKER_URL", "")
-    if not broker or "operator:" in broker:
+    if has_own_broker(values):
         yield "  # RabbitMQ on this machine: accounts, topology, MQTT"
         install = f"  {sudo}install -D -m"
         for name, place in _OF_RABBITMQ.items():
             yield f"{install} 644 config/rabbitmq/{name} /etc/rabbitmq/{place}"
         of_broker = f"640 -g rabbitmq {DEFINITIONS} /etc/rabbitmq"
         yield f"{install} {of_broker}/definitions.json"
+        for path in (AUTHORITY, SERVER):
+            place = f"/etc/rabbitmq/certificates/{path.name}"
+            yield f"{install} 640 -g rabbitmq {path} {place}"
         yield f"  {sudo}systemctl restart rabbitmq-server"
         yield f"  {sudo}rabbitmqctl delete_user guest"
     yield "  # the mesh"

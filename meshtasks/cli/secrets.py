@@ -20,6 +20,7 @@ from meshtasks.amqp.accounts import (
 )
 from meshtasks.amqp.management import import_accounts
 from meshtasks.amqp.topology import TOPOLOGY, Topology
+from meshtasks.cli.certificates import make_certificates
 from meshtasks.cli.rotation import (
     KEPT,
     as_account,
@@ -123,18 +124,23 @@ def secrets(
     Passwords that the file has are kept, so that running it again is harmless; do so
     after changing config/topology.yaml, or after deleting the line of a device. A
     broker that runs gets the accounts at once, and nobody's connection ends but that
-    of a device that was deleted.
+    of a device that was deleted. Certificates that are missing, or end soon, are made
+    (`meshtasks certificates`).
 
     Exit codes: 0; 2 wrong usage; 69 a service does not answer; 78 the configuration
     cannot be used, or a service refuses the old password.
     """
     topology = load_settings().read(TOPOLOGY)
+    settings = stack_settings(env_file)
     # A password that is made only now is not known to any broker that runs.
     broker = Broker(definitions, env_file_values(env_file), management_url)
     chosen = _chosen(rotate or (), broker.known)
     made = make_secrets(topology, STACK_SECRETS, env_file, definitions, device or ())
-    add_missing(env_file, stack_settings(env_file.parent))
+    add_missing(env_file, settings)
     from meshtasks.cli import units  # noqa: PLC0415 - it needs this module
+
+    if definitions == DEFINITIONS:
+        say(make_certificates())
 
     say(f"{env_file}: {made.new} secrets made, {made.kept} kept")
     _rotate_elsewhere(env_file, chosen, influx_url, grafana_url)
@@ -304,16 +310,19 @@ def _accounts(
     return definitions_with_accounts(topology, VHOST, passwords, names)
 
 
-def stack_settings(directory: Path) -> dict[str, str]:
-    """What docker-compose.yml in a directory asks for and is no secret.
+def stack_settings(env_file: Path) -> dict[str, str]:
+    """What docker-compose.yml beside the file asks for and is no secret.
 
     Without a clone there is nothing to make the image from: it is taken as it is
-    there, or from where MESH_IMAGE says.
+    there, or from where MESH_IMAGE says. MQTT without TLS is for this machine alone,
+    but where devices had passwords before there was any TLS.
     """
-    policy = (
-        {} if (directory / "Dockerfile").exists() else {"MESH_PULL_POLICY": "missing"}
-    )
-    return {"COMPOSE_PROFILES": "full", **policy}
+    settings = {"COMPOSE_PROFILES": "full", "MESH_MQTT_ADDRESS": "127.0.0.1"}
+    if variable_of("devices") in env_file_values(env_file):
+        settings["MESH_MQTT_ADDRESS"] = "0.0.0.0"  # noqa: S104 - as it was
+    if not env_file.with_name("Dockerfile").exists():
+        settings["MESH_PULL_POLICY"] = "missing"
+    return settings
 
 
 def add_missing(env_file: Path, wanted: Mapping[str, str]) -> int:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from meshtasks.amqp.routing import patterns_overlap, topic_matches
 from meshtasks.amqp.topology import TOPOLOGY, Topology
+from meshtasks.config.certificates import tls_fault
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.rules.config import RULES, Rule
@@ -140,10 +141,7 @@ def _unreachable(host: str, port: int, tls: bool) -> str:  # noqa: FBT001 - of a
                     pass
             return ""
     except ssl.SSLError as error:
-        return (
-            f"{host}:{port}: its certificate is not believed, or it speaks no TLS: "
-            f"{error}; an authority of your own is named in MESH_CA_FILE"
-        )
+        return f"{host}:{port}: {tls_fault(error)}"
     except OSError as error:
         return f"{host}:{port} cannot be reached: {error}"
 

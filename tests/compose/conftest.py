@@ -15,7 +15,7 @@ from tests.compose.stack import Stack
 
 _EX_UNAVAILABLE = 69
 #: What docker-compose.yml publishes on this machine.
-_PORTS = (1883, 3000, 5555, 5672, 5678, 8086, 8090, 8428, 8780, 15672)
+_PORTS = (1883, 3000, 5555, 5671, 5672, 5678, 8086, 8090, 8428, 8780, 8883, 15672)
 _FIGURES = pytest.StashKey[list[str]]()
 
 #: Makes a stack of some profiles, which is gone when its context is left.

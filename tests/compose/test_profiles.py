@@ -50,7 +50,7 @@ def test_tls_serves_the_gateway_with_a_certificate(
 ) -> None:
     with new_stack() as stack:
         started(stack, note, "full with tls", "HTTPS")
-        assert walk(stack, "Its certificates")
+        assert walk(stack, "Its certificate")
 
 
 def test_ai_answers_what_a_model_is_asked(new_stack: NewStack, note: Note) -> None:

@@ -50,6 +50,11 @@ def test_what_the_page_sends_is_stored(stack: Stack) -> None:
     wait_until(lambda: stored() >= _SENT, _SECONDS, "the readings of the page")
 
 
+def test_a_name_more_is_in_the_brokers_certificate(stack: Stack) -> None:
+    assert "mesh.lan" in walk(stack, "TLS")
+    assert re.search(r"ok +certificate +that of rabbitmq is good until", doctor(stack))
+
+
 def test_what_the_page_sends_is_archived_and_notified(stack: Stack) -> None:
     def seen() -> bool:
         text = walk(stack, "Look")
@@ -157,6 +162,11 @@ def test_nothing_is_left_that_was_removed(stack: Stack) -> None:
     assert stack.containers() == {}
     mine = f"label=com.docker.compose.project={stack.name}"
     assert engine.docker("volume", "ls", "--quiet", "--filter", mine) == ""
+
+
+def doctor(stack: Stack) -> str:
+    """What `doctor` sees of the stack, whether all is well or not."""
+    return stack.run("docker compose run --rm -T tools doctor || [ $? = 1 ]")
 
 
 def _that_stay(stack: Stack) -> list[str]:

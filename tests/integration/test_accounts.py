@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import amqp
 import paho.mqtt.client as paho
@@ -23,6 +26,7 @@ from pydantic import SecretStr
 
 from meshtasks.amqp.accounts import definitions_with_accounts, rights_of
 from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.cli.certificates import AUTHORITY, SHARED, make_certificates
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.demo import loopback
@@ -40,24 +44,49 @@ SHIPPED = Settings(Environment(config_dir=ROOT / "config")).read(TOPOLOGY)
 DEVICES = ("attic",)
 ROLES = sorted(rights_of(SHIPPED, DEVICES))
 VHOST = "mesh"
+#: An address of this machine that no certificate is for.
+ELSEWHERE = "127.0.0.2"
 READING = b'{"value": 21.5, "sensor_id": "attic"}'
 
 #: A topic of one device, by its client id.
 WAITING = "waiting/{}"
 
 Url = Callable[[str], str]
+RoleEnv = Callable[[str], dict[str, str]]
+
+
+class TLS(NamedTuple):
+    """Ports of the node's listeners."""
+
+    amqp: int
+    mqtt: int
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+def tls() -> TLS:
+    """Ports for TLS."""
+    return TLS(loopback.free_port(), loopback.free_port())
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory, tls: TLS) -> Iterator[RabbitMQ]:
     """A node with the definitions and the configuration of compose's."""
     passwords = {role: f"secret of {role}" for role in ROLES}
     directory = tmp_path_factory.mktemp("accounts")
     (directory / "conf.d").mkdir()
-    shipped = (ROOT / "config/rabbitmq/rabbitmq.conf").read_text(encoding="utf-8")
-    own = shipped.replace(
-        "/etc/rabbitmq/definitions.json", f"{directory}/definitions.json"
-    )
+    with chdir(directory):
+        make_certificates()
+    own = (ROOT / "config/rabbitmq/rabbitmq.conf").read_text(encoding="utf-8")
+    for theirs, ours in (
+        ("/etc/rabbitmq/definitions.json", f"{directory}/definitions.json"),
+        ("/etc/rabbitmq/certificates", f"{directory}/{SHARED}"),
+        ("ssl.default = 5671", f"ssl.1 = {loopback.HOST}:{tls.amqp}"),
+        ("mqtt.listeners.ssl.default = 8883", f"mqtt.listeners.ssl.1 = {tls.mqtt}"),
+    ):
+        assert theirs in own
+        own = own.replace(theirs, ours)
+    # The certificate is not for this address.
+    own += f"listeners.ssl.2 = {ELSEWHERE}:{tls.amqp}\n"
     (directory / "conf.d/20-mesh.conf").write_text(own, encoding="utf-8")
     node = RabbitMQ(
         directory,
@@ -76,6 +105,23 @@ def url(broker: RabbitMQ) -> Url:
     def of_role(role: str) -> str:
         address = f"{loopback.HOST}:{broker.ports.amqp}"
         return f"amqp://{role}:secret%20of%20{role}@{address}/{VHOST}"
+
+    return of_role
+
+
+@pytest.fixture
+def tls_env(broker: RabbitMQ, tls: TLS, tmp_path: Path) -> RoleEnv:
+    """Variables of a process of a role that talks to the broker by TLS."""
+
+    def of_role(role: str) -> dict[str, str]:
+        address = f"localhost:{tls.amqp}"
+        return {
+            "MESH_CONFIG_DIR": str(ROOT / "config"),
+            "MESH_STATE_DIR": str(tmp_path / "state"),
+            "MESH_ARCHIVE_URL": f"file://{tmp_path / 'archive'}",
+            "MESH_CA_FILE": str(broker.directory / AUTHORITY),
+            "MESH_BROKER_URL": f"amqps://{role}:secret%20of%20{role}@{address}/{VHOST}",
+        }
 
     return of_role
 
@@ -133,6 +179,14 @@ def test_the_monitor_takes_no_orders_meant_for_a_worker(url: Url) -> None:
     assert refused(url("monitor"), lambda channel: channel.basic_get(mailbox))
 
 
+def test_a_worker_may_look_for_partitions_that_a_queue_had() -> None:
+    """RabbitMQ 4.3 refuses it, passive or not, to who has no right to the name."""
+    may = re.compile(rights_of(SHIPPED)["worker"].configure)
+    assert may.match("partitions.sensors.temperature")
+    assert may.match("sensors.temperature.part-3")
+    assert not may.match("partitions.dead.letter.queue")
+
+
 def test_a_producer_publishes_to_domains_and_nowhere_else(url: Url) -> None:
     publish_raw(url("producer"), "sensors", "sensors.humidity.attic", b"50")
 
@@ -177,6 +231,64 @@ def test_a_device_publishes_by_mqtt_and_its_reading_is_in_the_mesh(
         30,
         "the reading",
     )
+
+
+def test_a_device_publishes_by_tls_to_a_broker_whose_authority_it_has(
+    broker: RabbitMQ, url: Url, tls: TLS
+) -> None:
+    before = queue_depth(url("operator"), "sensors.motion")
+
+    mqtt.single(
+        "sensors/motion/attic",
+        '{"motion": true}',
+        qos=1,
+        hostname="localhost",
+        port=tls.mqtt,
+        auth={
+            "username": f"{VHOST}:device_attic",
+            "password": "secret of device_attic",
+        },
+        tls={"ca_certs": str(broker.directory / AUTHORITY)},
+    )
+
+    wait_until(
+        lambda: queue_depth(url("operator"), "sensors.motion") == before + 1,
+        30,
+        "the reading",
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "authority", "said"),
+    [
+        ("localhost", "another", "MESH_CA_FILE is to name the authority's file"),
+        (ELSEWHERE, "ours", "meshtasks certificates --name HOST"),
+    ],
+)
+def test_a_certificate_that_is_not_believed_is_one_plain_message(
+    tls_env: RoleEnv, tmp_path: Path, host: str, authority: str, said: str
+) -> None:
+    env = tls_env("producer")
+    env["MESH_BROKER_URL"] = env["MESH_BROKER_URL"].replace("localhost", host)
+    if authority == "another":
+        with chdir(tmp_path):
+            make_certificates()
+        env["MESH_CA_FILE"] = str(tmp_path / AUTHORITY)
+    message = ("sensors", "sensors.motion.hall", '{"motion": true}')
+
+    done = subprocess.run(
+        [Path(sys.executable).with_name("meshtasks"), "publish", *message],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+    assert done.returncode == 69
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 READABLE = [b"plain", "küche/🌡".encode(), "日本/~ $".encode(), b"x" * 249]
@@ -372,22 +484,11 @@ def test_what_waits_for_a_device_that_is_away_has_a_bound(broker: RabbitMQ) -> N
     wait_until(lambda: wanted <= bounds(), 30, "the bounds")
 
 
-def host_env(directory: Path) -> dict[str, str]:
-    """Variables of everything on this host, but for the broker's."""
-    return {
-        "MESH_CONFIG_DIR": str(ROOT / "config"),
-        "MESH_STATE_DIR": str(directory / "state"),
-        "MESH_ARCHIVE_URL": f"file://{directory / 'archive'}",
-    }
-
-
 @pytest.fixture
-def worker(url: Url, tmp_path: Path) -> Iterator[Worker]:
-    """A worker with the worker's account, as compose runs it."""
-    env = {**host_env(tmp_path), "MESH_BROKER_URL": url("worker")}
-    worker = Worker(
-        tmp_path, env, "sensors.motion", "commands", arguments=("-P", "solo")
-    )
+def worker(tls_env: RoleEnv, tmp_path: Path) -> Iterator[Worker]:
+    """A worker with the worker's account, as compose runs it, by TLS."""
+    queues = ("sensors.motion", "commands")
+    worker = Worker(tmp_path, tls_env("worker"), *queues, arguments=("-P", "solo"))
     with running(worker):
         yield worker
 
@@ -395,6 +496,7 @@ def worker(url: Url, tmp_path: Path) -> Iterator[Worker]:
 def test_who_works_watches_and_looks_after_the_mesh_may_do_that(
     broker: RabbitMQ,
     url: Url,
+    tls_env: RoleEnv,
     worker: Worker,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -409,7 +511,7 @@ def test_who_works_watches_and_looks_after_the_mesh_may_do_that(
     )
 
     # Flower, as the monitor, hears events, asks workers and calls commands
-    flower = Flower(tmp_path, {**host_env(tmp_path), "MESH_BROKER_URL": url("monitor")})
+    flower = Flower(tmp_path, tls_env("monitor"))
     try:
         flower.start()
         workers = flower.request("GET", "workers", params={"refresh": "1"}).json()
@@ -420,9 +522,7 @@ def test_who_works_watches_and_looks_after_the_mesh_may_do_that(
     assert [each["active_queues"] for each in workers.values()]
 
     # the gateway publishes, calls commands, and hears what became of them
-    gateway = Gateway(
-        tmp_path, {**host_env(tmp_path), "MESH_BROKER_URL": url("gateway")}
-    )
+    gateway = Gateway(tmp_path, tls_env("gateway"))
     gateway.start()
     try:
         reading = "/v1/events/sensors/sensors.humidity.attic"
@@ -455,6 +555,13 @@ def test_who_works_watches_and_looks_after_the_mesh_may_do_that(
     assert run("topology", "check", *address).exit_code == 0
     assert "1 " in run("dlq", "list").stdout
     assert "ACCESS_REFUSED" not in worker.log()
+
+    # whoever looks from another machine sees until when the certificate is good
+    for name, value in tls_env("worker").items():
+        monkeypatch.setenv(name, value)
+    looked = json.loads(run("doctor", "--json", *address).stdout)
+    certificate = next(each for each in looked if each["check"] == "certificate")
+    assert certificate["state"] == "ok", certificate
 
 
 def test_a_device_gets_an_account_of_its_own_and_keeps_it(

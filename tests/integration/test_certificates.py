@@ -18,11 +18,13 @@ from urllib3.exceptions import SSLError
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.management import nodes
 from meshtasks.config.settings import load_settings, trust
+from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.diagnosis import unreachable
 from meshtasks.flows.http import pool_manager, request
 from meshtasks.flows.inference.triton import Triton
 from meshtasks.producers.homeassistant.connection import Disconnected, Liveness, opened
+from tests.support.certificates import QUICK_KEY
 
 HELLO = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"
 
@@ -37,22 +39,32 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["openssl", *arguments], cwd=there, check=True, capture_output=True
         )
 
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     of_ca = ("-subj", "/CN=ours", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2")
-    openssl("req", "-x509", *key, *of_ca)
-    openssl("req", *key, "-subj", "/CN=mesh", "-keyout", "key.pem", "-out", "it.csr")
+    openssl("req", "-x509", *QUICK_KEY, *of_ca)
+    openssl(
+        "req", *QUICK_KEY, "-subj", "/CN=mesh", "-keyout", "key.pem", "-out", "it.csr"
+    )
     (there / "names").write_text("subjectAltName=DNS:localhost")
     signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
     to = ("-extfile", "names", "-out", "cert.pem")
     openssl("x509", "-req", "-in", "it.csr", *signed, *to)
+    (there / "ca.conf").write_text(
+        "[ca]\ndatabase=db\nnew_certs_dir=.\ndefault_md=sha256\npolicy=any\n"
+        "rand_serial=yes\nx509_extensions=of\n[any]\ncommonName=supplied\n"
+        "[of]\nsubjectAltName=DNS:localhost\n"
+    )
+    (there / "db").touch()
+    past = ("-startdate", "20200101000000Z", "-enddate", "20210101000000Z")
+    by = ("-config", "ca.conf", "-name", "ca", "-cert", "ca.pem", "-keyfile", "ca.key")
+    openssl("ca", "-batch", "-in", "it.csr", *by, *past, "-out", "expired.pem")
     return there
 
 
-@pytest.fixture
-def port(authority: Path) -> Iterator[int]:
+@pytest.fixture(params=["cert.pem"])
+def port(authority: Path, request: pytest.FixtureRequest) -> Iterator[int]:
     """A server on loopback that answers every request over TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(authority / "cert.pem", authority / "key.pem")
+    context.load_cert_chain(authority / request.param, authority / "key.pem")
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -122,7 +134,7 @@ def test_models_management_and_home_assistant_are_asked_with_it(
             found.append(str(it.value))
         return found
 
-    assert all("CERTIFICATE_VERIFY_FAILED" in fault for fault in faults())
+    assert ["MESH_CA_FILE" in fault for fault in faults()] == [False, True, True]
 
     trust(authority / "ca.pem", tmp_path)
 
@@ -134,12 +146,30 @@ def test_a_certificate_of_another_host_is_refused(
     authority: Path, port: int, tmp_path: Path
 ) -> None:
     trust(authority / "ca.pem", tmp_path)
-    for host, fault in (("127.0.0.1", "CERTIFICATE_VERIFY_FAILED"), ("localhost", "")):
+    for host, fault in (("127.0.0.1", "is for other hosts"), ("localhost", "")):
         url = f"amqps://mesh:mesh@{host}:{port}/mesh"
         # the server speaks no AMQP, but that shows only after the handshake
         with pytest.raises(Transient) as it, connected(url):
             pass
-        assert ("CERTIFICATE_VERIFY_FAILED" in str(it.value)) == bool(fault)
+        assert fault in str(it.value)
+        assert ("its certificate" in str(it.value)) == bool(fault)
+
+
+@pytest.mark.parametrize("port", ["expired.pem"], indirect=True)
+def test_an_expired_certificate_is_named_as_one(
+    authority: Path, port: int, tmp_path: Path
+) -> None:
+    trust(authority / "ca.pem", tmp_path)
+    url = f"amqps://mesh:mesh@localhost:{port}/mesh"
+    with pytest.raises(Transient, match="has expired") as it, connected(url):
+        pass
+    assert "meshtasks certificates --renew" in str(it.value)
+
+
+def test_a_port_without_tls_is_named_as_one(rabbitmq: RabbitMQ) -> None:
+    url = f"amqps://mesh:mesh@localhost:{rabbitmq.ports.amqp}/mesh"
+    with pytest.raises(Transient, match="no TLS"), connected(url):
+        pass
 
 
 @pytest.mark.parametrize("content", [None, "", "no certificate"])

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -207,20 +208,32 @@ def test_no_two_services_want_the_same_port(services: dict[str, Any]) -> None:
     assert [port for port, count in ports.items() if count > 1] == []
 
 
-def test_only_mqtt_ntfy_and_https_are_open_to_other_machines(
-    services: dict[str, Any],
-) -> None:
-    assert opened(chosen(services, *PROFILES)) == {
-        *("1883", "8090"),
-        *("3443", "5443", "8443"),
-    }
-    assert opened(chosen(services, *(set(PROFILES) - {"tls"}))) == {"1883", "8090"}
+def test_only_tls_and_ntfy_are_open_to_other_machines(services: dict[str, Any]) -> None:
+    always = {"5671", "8883", "8090"}
+    assert opened(chosen(services, *PROFILES)) == always | {"3443", "5443", "8443"}
+    assert opened(chosen(services, *(set(PROFILES) - {"tls"}))) == always
+
+
+def test_mqtt_in_clear_is_open_if_that_is_chosen_or_was_so(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+    run = partial(subprocess.run, cwd=tmp_path, check=True, timeout=300)
+    secrets = (CELERY.with_name("meshtasks"), "secrets")
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    env_file = tmp_path / ".env"
+
+    run(secrets)
+    assert "1883" not in opened(read_services(tmp_path))
+    made = env_file.read_text()
+    assert "MESH_MQTT_ADDRESS=127.0.0.1\n" in made
+    env_file.write_text(made.replace("MESH_MQTT_ADDRESS=127.0.0.1\n", ""))
+    run(secrets)  # as made before there was TLS
+    assert "1883" in opened(read_services(tmp_path))
 
 
 def test_the_proxy_listens_where_it_is_published(services: dict[str, Any]) -> None:
     caddyfile = (ROOT / "config/caddy/Caddyfile").read_text(encoding="utf-8")
     sites = re.findall(
-        r"^https://\S+:(\d+) \{\s+reverse_proxy (\w+):(\d+)", caddyfile, re.MULTILINE
+        r"^:(\d+) \{\s+tls \S+ \S+\s+reverse_proxy (\w+):(\d+)", caddyfile, re.MULTILINE
     )
     assert {port for port, _, _ in sites} == opened({"proxy": services["proxy"]})
     for _, service, port in sites:

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from meshtasks.cli import main, scaffold
+from meshtasks.cli import certificates, main, scaffold
 from meshtasks.cli.answers import host, own_address
 from meshtasks.cli.secrets import secrets
 from meshtasks.config.environment import SHIPPED_CONFIG
+from tests.support.certificates import QUICK_KEY
 from tests.support.command import Result
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,7 @@ def init(
 ) -> Callable[..., Result]:
     """Runs ``meshtasks init`` in this process, without a terminal."""
     monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(certificates, "KEY", QUICK_KEY)
 
     def init(directory: Path | str, *options: str) -> Result:
         words = ["meshtasks", "init", str(directory), *options]
@@ -75,6 +77,9 @@ def test_the_files_are_those_of_the_package(init: Init, tmp_path: Path) -> None:
     assert written["docker-compose.yml"] == (ROOT / "docker-compose.yml").read_text()
     assert set(written) - set(shipped) == {
         ".env",
+        ".mesh/certificates/ca.key",
+        ".mesh/compose/certificates/ca.pem",
+        ".mesh/compose/certificates/server.pem",
         ".mesh/compose/rabbitmq.json",
         ".mesh/written.json",
         "docker-compose.yml",
@@ -93,7 +98,8 @@ def test_modes_do_not_depend_on_the_umask(
     finally:
         os.umask(before)
 
-    private = {".env", ".mesh", ".mesh/compose"}
+    private = {".env", ".mesh", ".mesh/compose", ".mesh/certificates"}
+    private |= {".mesh/certificates/ca.key"}
     roles = {f"systemd/{role}.env" for role in ("worker", "producer", "gateway")}
     for path in directory.rglob("*"):
         name = str(path.relative_to(directory))

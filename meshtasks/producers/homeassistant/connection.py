@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
+from meshtasks.config.certificates import tls_fault
 from meshtasks.errors import ConfigError, Transient, UndecodableMessage
 from meshtasks.producers.homeassistant.frames import decoded
 
@@ -149,6 +151,8 @@ def _as_disconnected() -> Iterator[None]:
             raise ConfigError("environment", "MESH_HASS_URL", expected) from error
         message = f"HTTP {status} instead of a websocket; is MESH_HASS_URL right?"
         raise Disconnected(message) from error
+    except ssl.SSLError as error:
+        raise Disconnected(tls_fault(error)) from error
     except (WebSocketException, OSError) as error:
         raise Disconnected(str(error) or type(error).__name__) from error
 

@@ -1,0 +1,282 @@
+"""``meshtasks certificates``: TLS for broker and proxy, by an authority of one's own.
+
+The authority's key stays in ``.mesh/certificates``. What containers mount is in
+``.mesh/compose/certificates``: everybody may read the files there, since the broker
+does so under an account of its own, but nobody else gets into the directory around it.
+
+openssl makes them: whatever speaks HTTPS on Debian or Ubuntu has it (ca-certificates).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, NamedTuple
+
+import typer
+from typing_extensions import override
+
+from meshtasks.cli.answers import own_address
+from meshtasks.cli.terminal import fail, say
+from meshtasks.config.private_files import make_private_directory, write_private
+from meshtasks.config.settings import ENV_FILE, env_file_values
+from meshtasks.errors import ConfigError
+
+#: Of the authority: nobody but the owner reads it.
+AUTHORITY_KEY = Path(".mesh/certificates/ca.key")
+#: docker-compose.yml mounts it.
+SHARED = Path(".mesh/compose/certificates")
+AUTHORITY = SHARED / "ca.pem"
+#: Key and certificate in one file, so that both change at once.
+SERVER = SHARED / "server.pem"
+
+#: Apple's phones take none of more than 825, of whichever authority
+#: (support.apple.com/103769).
+_SERVER_DAYS = 820
+_AUTHORITY_DAYS = 7_300
+#: With less left it is made anew.
+RENEWED_SECONDS = 60 * 86_400.0
+#: Tasmota's and other small devices' TLS knows no other keys.
+KEY = ("-newkey", "rsa:2048", "-nodes")
+_OF_AUTHORITY = """\
+basicConstraints=critical,CA:TRUE,pathlen:0
+keyUsage=critical,keyCertSign,cRLSign
+subjectKeyIdentifier=hash
+"""
+_OF_SERVER = """\
+basicConstraints=critical,CA:FALSE
+keyUsage=critical,digitalSignature,keyEncipherment
+extendedKeyUsage=serverAuth
+subjectKeyIdentifier=hash
+authorityKeyIdentifier=keyid
+subjectAltName={names}
+"""
+#: As openssl prints them.
+_NAMES = re.compile(r"(?:DNS|IP Address):([^,\s]+)")
+_DNS_NAME = re.compile(r"(?:\*\.)?[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+#: The broker is called so by the other containers.
+_ALWAYS = ("localhost", "127.0.0.1", "::1", "rabbitmq")
+_EX_USAGE = 2
+
+
+class Certificate(NamedTuple):
+    """What a certificate says.
+
+    Attributes:
+        names: names and addresses that it is good for.
+        ends_at: until when, in seconds of the epoch.
+    """
+
+    names: frozenset[str]
+    ends_at: float
+
+    @override
+    def __str__(self) -> str:
+        day = time.strftime("%Y-%m-%d", time.gmtime(self.ends_at))
+        return f"good until {day} for {', '.join(sorted(self.names))}"
+
+
+def certificates(
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="A name or address, beside those of this machine and "
+            "MESH_HOST_ADDRESS, by which it is reached; repeat it for more. Names that "
+            "the certificate has are kept.",
+        ),
+    ] = None,
+    *,
+    renew: Annotated[
+        bool,
+        typer.Option("--renew", help="Make the certificate anew, with its names."),
+    ] = False,
+) -> None:
+    """Make the certificate of broker and proxy, and the authority that signs it.
+
+    What is there is kept, until less than 60 days are left, or another name is wanted;
+    `meshtasks secrets` looks at it, too. Devices, phones and MESH_CA_FILE of programs
+    on other machines get ca.pem, and go on believing a certificate that was made anew.
+
+    Exit codes: 0; 2 wrong usage; 78 openssl is missing, or what is there cannot be
+    used.
+    """
+    say(make_certificates(name or (), renew=renew))
+    say(
+        f"for devices, phones and programs elsewhere: {AUTHORITY}\n"
+        "RabbitMQ takes a new certificate within two minutes; of the proxy: "
+        "docker compose restart proxy"
+    )
+
+
+def make_certificates(more: Iterable[str] = (), *, renew: bool = False) -> str:
+    """Make what is missing, or ends soon, in the current directory.
+
+    Args:
+        more: names and addresses beside those that are known.
+        renew: the server's in any case.
+
+    Returns:
+        What there is now, as a line.
+
+    Raises:
+        ConfigError: openssl is missing, or what is there cannot be used.
+        typer.Exit: a name is none.
+        OSError: a file cannot be written.
+    """
+    wanted = {_name(each) for each in (*_ALWAYS, *_own_names(), *more)}
+    make_private_directory(AUTHORITY_KEY.parent)
+    make_private_directory(SHARED.parent)
+    SHARED.mkdir(exist_ok=True)
+    SHARED.chmod(0o755)
+    if not AUTHORITY.exists():
+        renew |= AUTHORITY_KEY.exists()  # what the last one has signed is of no use
+        _make_authority()
+    found = _read(SERVER) if SERVER.exists() else None
+    if found is not None:
+        if not renew and not _is_ours():
+            return f"{SERVER}: as it was, {found}; it is not of {AUTHORITY_KEY}"
+        wanted |= found.names
+        renew |= found.ends_at - time.time() < RENEWED_SECONDS
+    if found is None or renew or wanted != found.names:
+        _make_server(wanted)
+        return f"{SERVER}: made, {_read(SERVER)}"
+    return f"{SERVER}: as it was, {found}"
+
+
+def _own_names() -> Iterable[str]:
+    """By which other machines reach this one."""
+    yield own_address()
+    if configured := env_file_values(ENV_FILE).get("MESH_HOST_ADDRESS"):
+        yield configured
+    host = socket.gethostname()
+    if _DNS_NAME.fullmatch(host):
+        yield host
+        if "." not in host:
+            yield f"{host}.local"  # as avahi announces it
+
+
+def _name(text: str) -> str:
+    """A name or an address as certificates have it."""
+    bare = text.removeprefix("[").removesuffix("]")
+    with suppress(ValueError):
+        return str(ipaddress.ip_address(bare))
+    if not _DNS_NAME.fullmatch(text):
+        expected = "a name or an address such as mesh.lan or 192.168.1.5"
+        fail(f"--name {text!r}: expected {expected}", _EX_USAGE)
+    return text.rstrip(".").lower()
+
+
+def _make_authority() -> None:
+    """A new one has a new name: programs take two of one name for the same."""
+    with TemporaryDirectory(dir=AUTHORITY_KEY.parent) as draft:
+        here = Path(draft)
+        write_private(here / "extensions", f"[x]\n{_OF_AUTHORITY}[req]\n[dn]\n")
+        subject = f"/O=meshtasks/CN=meshtasks of {socket.gethostname()[:40]}"
+        _openssl(
+            *(
+                "req",
+                "-x509",
+                "-sha256",
+                *KEY,
+                "-subj",
+                f"{subject} {os.urandom(3).hex()}",
+            ),
+            *("-config", str(here / "extensions"), "-extensions", "x"),
+            *("-days", str(_AUTHORITY_DAYS)),
+            *("-keyout", str(here / "key"), "-out", str(here / "pem")),
+        )
+        (here / "key").chmod(0o600)
+        (here / "pem").chmod(0o644)
+        (here / "key").replace(AUTHORITY_KEY)
+        (here / "pem").replace(AUTHORITY)
+
+
+def _make_server(names: Iterable[str]) -> None:
+    kinds = (("IP" if _is_address(each) else "DNS", each) for each in sorted(names))
+    alternative = ",".join(f"{kind}:{name}" for kind, name in kinds)
+    with TemporaryDirectory(dir=AUTHORITY_KEY.parent) as draft:
+        here = Path(draft)
+        write_private(here / "extensions", _OF_SERVER.format(names=alternative))
+        write_private(here / "request", "[req]\ndistinguished_name=dn\n[dn]\n")
+        _openssl(
+            *("req", "-new", "-sha256", *KEY, "-subj", "/CN=meshtasks"),
+            *("-config", str(here / "request")),
+            *("-keyout", str(here / "key"), "-out", str(here / "csr")),
+        )
+        _openssl(
+            *("x509", "-req", "-sha256", "-in", str(here / "csr")),
+            *("-CA", str(AUTHORITY), "-CAkey", str(AUTHORITY_KEY)),
+            *("-set_serial", f"0x{os.urandom(16).hex()}"),
+            *("-days", str(_SERVER_DAYS), "-extfile", str(here / "extensions")),
+            *("-out", str(here / "pem")),
+        )
+        text = "".join((here / part).read_text("ascii") for part in ("pem", "key"))
+        write_private(here / "server", text)
+        (here / "server").chmod(0o644)  # see the text of the module
+        (here / "server").replace(SERVER)
+
+
+def _read(path: Path) -> Certificate:
+    """Raises:
+    ConfigError: it is no certificate.
+    """
+    shown = _openssl(
+        *("x509", "-in", str(path), "-noout", "-enddate"), *("-ext", "subjectAltName")
+    )
+    end = re.search(r"^notAfter=(.+)$", shown, re.MULTILINE)
+    if end is None:
+        raise ConfigError(str(path), "-", "a certificate with an end")
+    names = frozenset(_name(each) for each in _NAMES.findall(shown))
+    return Certificate(names, float(ssl.cert_time_to_seconds(end[1])))
+
+
+def _is_ours() -> bool:
+    """Whether the server's certificate is of our authority, and not somebody else's
+    that was put there."""
+    if not AUTHORITY_KEY.exists():
+        return False
+    with suppress(ConfigError):
+        _openssl("verify", "-no_check_time", "-CAfile", str(AUTHORITY), str(SERVER))
+        return True
+    return False
+
+
+def _is_address(name: str) -> bool:
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    return False
+
+
+def _openssl(*arguments: str) -> str:
+    """What openssl writes.
+
+    Raises:
+        ConfigError: there is none, or it refuses what it was given.
+    """
+    program = shutil.which("openssl")
+    if program is None:
+        expected = "it, to make certificates: apt-get install openssl"
+        raise ConfigError("PATH", "openssl", expected)
+    done = subprocess.run(  # noqa: S603 - nothing of it is a shell's
+        [program, *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        which = next((each for each in arguments if each.startswith(".mesh")), "-")
+        expected = (
+            f"what `openssl {arguments[0]}` takes, but: {lines[0]}. Files of "
+            f"{SHARED} that are deleted are made anew"
+        )
+        raise ConfigError(which, "-", expected)
+    return done.stdout

@@ -1,0 +1,55 @@
+"""Certificates of servers: until when they are good, why one is not believed, and what
+to do about it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+_OF_AUTHORITY = (
+    "its certificate is of an authority that is not believed here: MESH_CA_FILE is to "
+    "name the authority's file, which is ca.pem of a mesh"
+)
+_OF_OTHER_HOST = (
+    "its certificate is for other hosts ({}): call it by a name that it has, or give "
+    "it this one; a mesh's own gets it by `meshtasks certificates --name HOST`"
+)
+#: By number of OpenSSL's x509_vfy.h, which Python gives no names.
+_FAULTS = {
+    9: "its certificate is not good yet: set the clocks of both machines",
+    10: "its certificate has expired: make another; a mesh's own is renewed by "
+    "`meshtasks certificates --renew` where it runs",
+    62: _OF_OTHER_HOST,
+    64: _OF_OTHER_HOST,
+    **dict.fromkeys((2, 18, 19, 20, 21), _OF_AUTHORITY),
+}
+
+
+def tls_fault(error: ssl.SSLError) -> str:
+    """What is wrong, and the next step.
+
+    Args:
+        error: of a handshake.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        known = _FAULTS.get(error.verify_code, "its certificate is refused: {}")
+        return known.format(error.verify_message)
+    if error.reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}:
+        return "it speaks no TLS at this port"
+    return f"no TLS with it: {error.reason or error}"
+
+
+def ends_at(host: str, port: int, timeout_seconds: float) -> float:
+    """Until when the certificate of a server is good, in seconds of the epoch.
+
+    Raises:
+        ssl.SSLError: it is not believed.
+        OSError: nothing answers there.
+    """
+    context = ssl.create_default_context()
+    with (
+        socket.create_connection((host, port), timeout_seconds) as plain,
+        context.wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        certificate = secure.getpeercert() or {}
+    return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
