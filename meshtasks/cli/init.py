@@ -158,7 +158,7 @@ def init(  # noqa: PLR0913 - options of a command
             steps = (
                 steps_of_systemd(found.values, user=user)
                 if systemd
-                else steps_of_docker()
+                else steps_of_docker(env_file_values(ENV_FILE))
             )
             left = [certificates] if certificates else []
             left += [f"next, in {place}:", *steps]
@@ -175,6 +175,9 @@ def _ask_for_docker(found: Answers, address: str | None, profiles: list[str]) ->
     if unknown := set(profiles) - existing:
         message = f"expected {', '.join(sorted(existing))}, not {min(unknown)!r}"
         raise typer.BadParameter(message, param_hint="--profile")
+    if {*profiles} >= _SIZES or {"ai", "light"} <= {*profiles}:
+        message = "expected one size, full or light; ai is for full"
+        raise typer.BadParameter(message, param_hint="--profile")
     found.get(
         "MESH_HOST_ADDRESS",
         address,
@@ -184,7 +187,7 @@ def _ask_for_docker(found: Answers, address: str | None, profiles: list[str]) ->
     )
     wanted = {*profiles}
     if not wanted & _SIZES:
-        wanted.add("light" if is_small() else "full")
+        wanted.add("light" if is_small() and "ai" not in wanted else "full")
     if "MESH_HASS_URL" in found.values:
         wanted.add("homeassistant")
     chosen = ",".join(sorted(wanted))

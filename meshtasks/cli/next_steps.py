@@ -66,13 +66,21 @@ def is_small() -> bool:
     return psutil.virtual_memory().total < _SMALL_BYTES
 
 
-def steps_of_docker() -> Iterator[str]:
-    """Commands for the directory with docker-compose.yml."""
+def steps_of_docker(known: Mapping[str, str]) -> Iterator[str]:
+    """Commands for the directory with docker-compose.yml.
+
+    Args:
+        known: the variables of .env.
+    """
     if not Path("Dockerfile").exists():
         yield "  # MESH_IMAGE in .env names the mesh's image; to make it, in a clone:"
         yield "  #   docker build -t meshtasks:local ."
     yield "  docker compose up -d"
     yield "  docker compose ps"
+    address = known.get("MESH_HOST_ADDRESS", "127.0.0.1")
+    yield f"  # devices: MQTT by TLS at {address}:8883, with {AUTHORITY}"
+    if "full" in known.get("COMPOSE_PROFILES", "").split(","):
+        yield f"  # phones: the app ntfy, server http://{address}:8090, home-alerts"
 
 
 def steps_of_systemd(values: Mapping[str, str], *, user: bool) -> Iterator[str]:

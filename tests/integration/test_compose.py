@@ -127,6 +127,25 @@ def test_what_has_no_size_that_fits_is_refused(
     assert compose(project, *profiles).returncode != 0
 
 
+@pytest.mark.parametrize(
+    "profiles", ["full,light", "light,demo,full", "tls,light,full"]
+)
+def test_both_sizes_are_refused_in_a_sentence(
+    services: dict[str, Any], profiles: str
+) -> None:
+    done = subprocess.run(
+        services["check"]["command"],
+        env={"PATH": os.environ["PATH"], "COMPOSE_PROFILES": profiles},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 78
+    assert done.stderr.count("\n") == 1
+    assert "full and light" in done.stderr
+
+
 def chosen(services: dict[str, Any], *profiles: str) -> dict[str, Any]:
     """The services of these profiles."""
     return {
@@ -210,7 +229,12 @@ def test_no_two_services_want_the_same_port(services: dict[str, Any]) -> None:
 
 def test_only_tls_and_ntfy_are_open_to_other_machines(services: dict[str, Any]) -> None:
     always = {"5671", "8883", "8090"}
-    assert opened(chosen(services, *PROFILES)) == always | {"3443", "5443", "8443"}
+    assert opened(chosen(services, *PROFILES)) == always | {
+        "3443",
+        "5443",
+        "8443",
+        "8490",
+    }
     assert opened(chosen(services, *(set(PROFILES) - {"tls"}))) == always
 
 

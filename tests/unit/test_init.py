@@ -207,6 +207,8 @@ def test_profiles_are_those_of_the_compose_file(init: Init, tmp_path: Path) -> N
         ("--systemd", "--archive-url", "file:///it's"),
         ("--systemd", "--triton", "grpc://127.0.0.1"),
         ("--systemd", "--profile", "ai"),
+        ("--profile", "full", "--profile", "light"),
+        ("--profile", "ai", "--profile", "light"),
     ],
     ids=" ".join,
 )
