@@ -34,6 +34,9 @@ from meshtasks.amqp.repartition import changes
 from meshtasks.amqp.topology import Topology
 from meshtasks.errors import ConfigError
 
+#: RabbitMQ says so of the type of a plugin that is not enabled.
+_UNKNOWN_TYPE = "unknown exchange type"
+
 
 def declare(connection: kombu.Connection, topology: Topology) -> None:
     """Declare the whole topology, on a channel of its own.
@@ -56,14 +59,8 @@ def declare_missing(connection: kombu.Connection, topology: Topology) -> None:
         for what, step in _steps(topology):
             try:
                 step(channel=channel)
-            except ChannelError as error:
+            except (ChannelError, InvalidCommand) as error:
                 raise ConfigError(_source(connection), what, _advice(error)) from error
-            except InvalidCommand as error:  # an exchange type that it does not know
-                expected = (
-                    f"is in partitions, for which the broker needs a plugin "
-                    f"({error.reply_text}): rabbitmq-plugins enable {PLUGIN}"
-                )
-                raise ConfigError(_source(connection), what, expected) from error
 
 
 def _source(connection: kombu.Connection) -> str:
@@ -159,8 +156,16 @@ def _bind(binding: Binding) -> Callable[..., object]:
     return partial(destination.bind_to, binding.exchange, binding.routing_key)
 
 
-def _advice(error: ChannelError) -> str:
+def _advice(error: ChannelError | InvalidCommand) -> str:
     match error:
+        # RabbitMQ 4 refuses it as a precondition, older ones as an invalid command.
+        case InvalidCommand() | PreconditionFailed() if _UNKNOWN_TYPE in str(
+            error.reply_text
+        ):
+            return (
+                f"is in partitions, for which the broker needs a plugin "
+                f"({error.reply_text}): rabbitmq-plugins enable {PLUGIN}"
+            )
         case PreconditionFailed():
             return (
                 f"exists, but not as topology.yaml describes it ({error.reply_text}). "

@@ -41,6 +41,7 @@ from meshtasks.flows.diagnosis import Check, Verdict, disk, probe, size_text
 from meshtasks.flows.loading import load_flows
 from meshtasks.flows.retention import retention_of
 from meshtasks.flows.sinks import TIMESERIES, Sinks
+from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
 from meshtasks.masking import masked
 from meshtasks.observation.workers import ask_workers, circuit_lines
 from meshtasks.text import printable
@@ -348,12 +349,12 @@ def _timeout(settings: Settings, management_url: str | None) -> Verdict:
 
 def _timeseries(settings: Settings) -> Verdict:
     """Write a point: a store that is full answers an empty write all the same."""
-    point = f"meshtasks_doctor ok=1 {time.time() * 1000:.0f}"
+    point = f"{DOCTORS_MEASUREMENT} ok=1 {time.time() * 1000:.0f}"
     with closing(Sinks(settings)) as sinks:
         refused_lines = sinks[TIMESERIES].write([point])
     for reason in refused_lines.values():
         return Verdict("failed", reason, "see the store's own log")
-    return Verdict("ok", "a point was stored (meshtasks_doctor)")
+    return Verdict("ok", f"a point was stored ({DOCTORS_MEASUREMENT})")
 
 
 def circuits(amqp_url: str) -> Verdict:

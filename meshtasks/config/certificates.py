@@ -14,6 +14,11 @@ _OF_OTHER_HOST = (
     "its certificate is for other hosts ({}): call it by a name that it has, or give "
     "it this one; a mesh's own gets it by `meshtasks certificates --name HOST`"
 )
+_NOT_STRICT = (
+    "its certificate or its authority's lacks what Python asks for since 3.13 ({}): "
+    "make them anew, the authority with keyUsage=critical,keyCertSign,cRLSign, the "
+    "certificate with authorityKeyIdentifier=keyid; those of a mesh's own have it"
+)
 #: By number of OpenSSL's x509_vfy.h, which Python gives no names.
 _FAULTS = {
     9: "its certificate is not good yet: set the clocks of both machines",
@@ -22,6 +27,7 @@ _FAULTS = {
     62: _OF_OTHER_HOST,
     64: _OF_OTHER_HOST,
     **dict.fromkeys((2, 18, 19, 20, 21), _OF_AUTHORITY),
+    **dict.fromkeys(range(85, 94), _NOT_STRICT),
 }
 
 

@@ -30,6 +30,7 @@ from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.archive.objects import ObjectStore, archived_objects, decompress
 from meshtasks.flows.inference.config import MEASUREMENT as INFERENCE
 from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
 from meshtasks.observation.collect import Collector
 
 #: Readings are of the present, but for clocks that are ahead; see
@@ -123,7 +124,10 @@ def stored_points(port: int, since_seconds: int) -> Points:
         copies: dict[tuple[str, frozenset[tuple[str, str]]], int] = defaultdict(int)
         for series in map(json.loads, lines):
             labels: dict[str, str] = series["metric"]
-            measurement = labels.pop("__name__").partition("_")[0]
+            name = labels.pop("__name__")
+            if name.startswith(DOCTORS_MEASUREMENT):
+                continue  # no record's point
+            measurement = name.partition("_")[0]
             key = measurement, frozenset(labels.items())
             times = set(series["timestamps"])
             moments.setdefault(key, set()).update(times)

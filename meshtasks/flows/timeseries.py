@@ -24,6 +24,9 @@ from meshtasks.flows.refusals import REASON_LIMIT_CHARS, Refusal, message_in, re
 from meshtasks.text import ends
 from meshtasks.timing import timed
 
+#: Of the point that ``meshtasks doctor`` stores.
+DOCTORS_MEASUREMENT = "meshtasks_doctor"
+
 #: A store that needs longer for one batch is overloaded.
 ANSWER_TIMEOUT_SECONDS = 10.0
 #: So long readings wait whose points may be put aside instead.

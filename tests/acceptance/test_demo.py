@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from meshtasks.demo.triton import unavailable_reason
+from tests.support.inference import REQUESTS
 from tests.support.processes import processes_of
 from tests.support.waiting import wait_until
 
@@ -82,10 +84,13 @@ def test_a_short_run_of_the_wheel_balances_and_leaves_nothing_running(
     enough = stored > 1_000
     queues = queues_in(output)
     assert set(queues) == QUEUES
+    # Nobody asks where no Triton runs, and nobody publishes to these two.
+    unasked = {REQUESTS} if unavailable_reason() else set()
+    without_bad_ones = {"archive.events", "archive.metrics", *unasked}
     for queue, (came_in, done, died) in queues.items():
         assert came_in == done + died, queue
         # Of ten bad messages each kind of record has one.
-        assert not enough or died >= 1 or queue.startswith("archive."), queue
+        assert not enough or died >= 1 or queue in without_bad_ones, queue
     assert processes_of(tmp_path) == []
     assert (state / "log" / "worker-house.log").exists()
 

@@ -17,6 +17,7 @@ from urllib3.exceptions import SSLError
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.management import nodes
+from meshtasks.config.certificates import tls_fault
 from meshtasks.config.settings import load_settings, trust
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError, Transient
@@ -40,18 +41,28 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
 
     of_ca = ("-subj", "/CN=ours", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2")
-    openssl("req", "-x509", *QUICK_KEY, *of_ca)
+    may_sign = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    openssl("req", "-x509", *QUICK_KEY, *of_ca, *may_sign)
     openssl(
         "req", *QUICK_KEY, "-subj", "/CN=mesh", "-keyout", "key.pem", "-out", "it.csr"
     )
-    (there / "names").write_text("subjectAltName=DNS:localhost")
+    extensions = (
+        "subjectAltName=DNS:localhost\n"
+        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+    )
+    (there / "names").write_text(extensions)
     signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
     to = ("-extfile", "names", "-out", "cert.pem")
     openssl("x509", "-req", "-in", "it.csr", *signed, *to)
+    # As openssl makes them by itself.
+    lax = ("-subj", "/CN=lax", "-keyout", "lax.key", "-out", "lax.pem", "-days", "2")
+    openssl("req", "-x509", *QUICK_KEY, *lax)
+    by_lax = ("-CA", "lax.pem", "-CAkey", "lax.key", "-CAcreateserial", "-days", "2")
+    openssl("x509", "-req", "-in", "it.csr", *by_lax, *to[:-1], "of-lax.pem")
     (there / "ca.conf").write_text(
         "[ca]\ndatabase=db\nnew_certs_dir=.\ndefault_md=sha256\npolicy=any\n"
         "rand_serial=yes\nx509_extensions=of\n[any]\ncommonName=supplied\n"
-        "[of]\nsubjectAltName=DNS:localhost\n"
+        f"[of]\n{extensions}"
     )
     (there / "db").touch()
     past = ("-startdate", "20200101000000Z", "-enddate", "20210101000000Z")
@@ -164,6 +175,19 @@ def test_an_expired_certificate_is_named_as_one(
     with pytest.raises(Transient, match="has expired") as it, connected(url):
         pass
     assert "meshtasks certificates --renew" in str(it.value)
+
+
+@pytest.mark.parametrize("port", ["of-lax.pem"], indirect=True)
+def test_what_python_3_13_does_not_believe_is_named(authority: Path, port: int) -> None:
+    context = ssl.create_default_context(cafile=authority / "lax.pem")
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    with (
+        socket.create_connection(("localhost", port)) as plain,
+        pytest.raises(ssl.SSLError) as refused,
+    ):
+        context.wrap_socket(plain, server_hostname="localhost")
+
+    assert "keyUsage=critical,keyCertSign" in tls_fault(refused.value)
 
 
 def test_a_port_without_tls_is_named_as_one(rabbitmq: RabbitMQ) -> None:

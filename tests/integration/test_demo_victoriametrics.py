@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from meshtasks.demo import loopback
+from meshtasks.demo.audit import stored_points
 from meshtasks.demo.process import ProcessFailed
 from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
 from meshtasks.flows.victoriametrics import look, retention_seconds
 from tests.support.processes import processes_of
 from tests.support.victoria import Series, export
@@ -44,6 +47,16 @@ def test_it_counts_the_field_values_it_takes(victoria: VictoriaMetrics) -> None:
     write(victoria, READING, b"metrics,host=nas load=0.5,disk=7i")
 
     wait_until(lambda: victoria.rows_inserted() == 3, 10.0, "three values counted")
+
+
+def test_what_doctor_stored_is_no_point_of_a_record(victoria: VictoriaMetrics) -> None:
+    now_ns = time.time_ns()
+    write(victoria, b"%s ok=1 %d" % (DOCTORS_MEASUREMENT.encode(), now_ns))
+    write(victoria, b"temperature,sensor_id=attic celsius=3.5 %d" % now_ns)
+
+    points = stored_points(victoria.port, now_ns // 1_000_000_000 - 1)
+
+    assert points.by_kind == {"sensors.temperature": 1}
 
 
 def test_points_survive_a_restart_on_the_same_port(victoria: VictoriaMetrics) -> None:

@@ -16,12 +16,6 @@ from meshtasks.demo.process import Process
 from meshtasks.demo.rabbitmq import MANAGEMENT, SERVER, Ports, RabbitMQ
 
 _NAMES = ("mesh@localhost", "mesh2@localhost", "mesh3@localhost")
-_CONF = """\
-cluster_formation.peer_discovery_backend = classic_config
-cluster_formation.classic_config.nodes.1 = mesh@localhost
-cluster_formation.classic_config.nodes.2 = mesh2@localhost
-cluster_formation.classic_config.nodes.3 = mesh3@localhost
-"""
 
 
 class _CommonPortMapper(Process):
@@ -74,7 +68,12 @@ class Node(RabbitMQ):
     def _write_files(self) -> None:
         super()._write_files()
         conf = self.directory / "conf.d" / "cluster.conf"
-        conf.write_text(_CONF, encoding="ascii")
+        lines = ["peer_discovery_backend = classic_config"]
+        # Not the others, for which RabbitMQ 4 would wait.
+        for number, name in enumerate(sorted({_NAMES[0], self.name})):
+            lines.append(f"classic_config.nodes.{number} = {name}")
+        text = "".join(f"cluster_formation.{line}\n" for line in lines)
+        conf.write_text(text, encoding="ascii")
 
 
 class Cluster:
@@ -124,8 +123,12 @@ class Cluster:
     def __enter__(self) -> Self:
         self._epmd.start()
         first, *others = self.nodes
-        first.start()
-        _start_together(others)
+        try:
+            first.start()
+            _start_together(others)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def come_back(self) -> None:

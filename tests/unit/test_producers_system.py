@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import psutil
@@ -347,8 +348,10 @@ class TestOtherMachines:
     def test_a_device_mounted_twice_is_published_once(
         self, collector: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        root = psutil.disk_partitions()[0]
-        again = root._replace(mountpoint="/zzz/bind")
+        root = SimpleNamespace(
+            device="/dev/sda1", mountpoint="/", fstype="ext4", opts="rw"
+        )
+        again = SimpleNamespace(**{**vars(root), "mountpoint": "/zzz/bind"})
         monkeypatch.setattr(psutil, "disk_partitions", lambda: [again, root])
 
         (measured,) = collector(Group.DISK).collect()
