@@ -14,8 +14,9 @@ import base64
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import amqp
@@ -24,6 +25,7 @@ from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.entities import Exchange, HashExchange
 from meshtasks.amqp.management import definitions
+from meshtasks.amqp.partitions import is_reserved
 from meshtasks.amqp.topology import Topology
 
 #: What Celery itself declares: remote control, its replies, and task events.
@@ -42,6 +44,10 @@ _DEFAULT_EXCHANGE = r"amq\.default"
 #: Where the MQTT plugin publishes what devices send.
 DEVICES_EXCHANGE = "amq.topic"
 _DEVICES = re.escape(DEVICES_EXCHANGE)
+
+#: RabbitMQ 4.3 refuses patterns of more than 1,024 characters, and does not start with
+#: definitions that have one. The rest of a pattern takes 200.
+_LONGEST_OF_NAMES = 800
 
 #: The account that makes accounts.
 ADMIN = "admin"
@@ -120,13 +126,8 @@ def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Ri
         everything, inspects workers, and declares nothing but queues for answers;
         ``admin`` looks after the accounts (``meshtasks secrets``) and nothing else.
     """
-    exchanges = [exchange.name for exchange in topology.all_exchanges]
-    names = [*map(re.escape, {*exchanges, *(q.name for q in topology.all_queues)})]
-    # Of any number, since that may change: a worker looks for those of every queue, and
-    # RabbitMQ 4.3 refuses to say whether something is there to who has no right to it.
-    queues = "|".join(map(re.escape, topology.domain_queues))
-    parts = [rf"partitions\.({queues})", rf"({queues})\.part-\d+"]
-    mesh = [*sorted(names), *parts]
+    names = {each.name for each in (*topology.all_exchanges, *topology.all_queues)}
+    mesh = [_of_the_mesh(name for name in names if not is_reserved(name))]
     domains = sorted(
         re.escape(exchange.name)
         for exchange in topology.exchanges
@@ -180,6 +181,34 @@ def _devices(subscriptions: str, connections: int, channels: int) -> Rights:
         max_connections=connections,
         max_channels=channels,
     )
+
+
+def _of_the_mesh(names: Iterable[str]) -> str:
+    """A pattern of these names and of what partitions of them are called.
+
+    Of any number of partitions, since that may change: a worker looks for those of
+    every queue, and RabbitMQ 4.3 tells nobody without a right to a name whether it
+    exists.
+    """
+    known = sorted(names)
+    pattern = rf"(partitions\.)?({_exactly(known)})(\.part-\d+)?"
+    if len(pattern) > _LONGEST_OF_NAMES:
+        firsts = sorted({name.partition(".")[0] for name in known})
+        pattern = rf"(partitions\.)?({_exactly(firsts)})(\..+)?"
+    return pattern
+
+
+def _exactly(names: Iterable[str]) -> str:
+    """A pattern of these names, sorted, which has each beginning once."""
+    alternatives = []
+    for first, group in groupby(names, lambda name: name.partition(".")[0]):
+        rests = [name.partition(".")[2] for name in group]
+        pattern = re.escape(first)
+        if longer := [rest for rest in rests if rest]:
+            more = rf"\.({_exactly(longer)})"
+            pattern += more if len(longer) == len(rests) else f"({more})?"
+        alternatives.append(pattern)
+    return "|".join(alternatives)
 
 
 def _any(*patterns: str) -> str:

@@ -25,6 +25,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from pydantic import SecretStr
 
 from meshtasks.amqp.accounts import definitions_with_accounts, rights_of
+from meshtasks.amqp.entities import Queue
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.certificates import AUTHORITY, SHARED, make_certificates
 from meshtasks.config.environment import Environment
@@ -179,12 +180,23 @@ def test_the_monitor_takes_no_orders_meant_for_a_worker(url: Url) -> None:
     assert refused(url("monitor"), lambda channel: channel.basic_get(mailbox))
 
 
-def test_a_worker_may_look_for_partitions_that_a_queue_had() -> None:
-    """RabbitMQ 4.3 refuses it, passive or not, to who has no right to the name."""
-    may = re.compile(rights_of(SHIPPED)["worker"].configure)
-    assert may.match("partitions.sensors.temperature")
-    assert may.match("sensors.temperature.part-3")
-    assert not may.match("partitions.dead.letter.queue")
+@pytest.mark.parametrize("kinds", [0, 20, 500])
+def test_a_worker_has_the_rights_to_whatever_the_mesh_is_made_of(kinds: int) -> None:
+    """RabbitMQ 4.3 refuses longer patterns, and to say whether something is there to
+    who has no right to its name: that of partitions which a queue may have had, too."""
+    queues = [Queue(name=f"sensors.of_kind_{number}") for number in range(kinds)]
+    topology = SHIPPED.model_copy(update={"queues": (*SHIPPED.queues, *queues)})
+    names = {each.name for each in (*topology.all_exchanges, *topology.all_queues)}
+    for name in [*names]:
+        names |= {f"partitions.{name}", f"{name}.part-3"}
+
+    for may in rights_of(topology).values():
+        assert max(map(len, (may.configure, may.write, may.read))) <= 1_024
+    worker = re.compile(rights_of(topology)["worker"].configure)
+
+    assert [name for name in names if not worker.fullmatch(name)] == []
+    for foreign in ("foreign", "sensor", "sensorsx", "amq.topic", "partitions.", ""):
+        assert not worker.fullmatch(foreign)
 
 
 def test_a_producer_publishes_to_domains_and_nowhere_else(url: Url) -> None:
