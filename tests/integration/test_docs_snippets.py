@@ -58,7 +58,7 @@ _OTHERS = {
     *(".", "export", "for", "do", "done", "echo", "sed", "mkdir"),
     *("curl", "docker", "git", "mosquitto_pub", "mosquitto_sub"),
     *("n8n", "pip", "python3", "apt-get", "systemctl", "cp", "tee", "cd"),
-    *("install", "rabbitmqctl"),
+    *("install", "rabbitmqctl", "tar"),
 }
 #: Runs a command as somebody else.
 _SUDO = re.compile(r"sudo(?: -u \w+)? ")
