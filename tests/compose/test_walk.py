@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -142,18 +143,24 @@ def test_everything_is_there_after_down_and_up(stack: Stack) -> None:
 
 
 def test_what_was_backed_up_is_there_again(stack: Stack) -> None:
-    with Traffic(stack) as traffic:
-        traffic.at_least(50)
-    traffic.assert_balanced()
-    walk(stack, "Back up")
-    stack.wait_until_healthy()
+    with Traffic(stack) as stored:
+        stored.at_least(50)
+    stored.assert_balanced()
     before = stored_readings(stack, "")
+    stack.compose("stop", "worker-climate")
+    with Traffic(stack) as waiting:
+        waiting.at_least(50)
+    walk(stack, "Back up")
+    (stack.directory / ".env").unlink()
+    for lost in (".mesh", "config"):
+        shutil.rmtree(stack.directory / lost)
 
     walk(stack, "Put it back")
 
     stack.wait_until_healthy()
     assert stored_readings(stack, "") >= before
-    traffic.assert_balanced()
+    stored.assert_balanced()
+    waiting.assert_balanced()
 
 
 def test_nothing_is_left_that_was_removed(stack: Stack) -> None:
