@@ -203,16 +203,20 @@ def _make_authority() -> None:
 
 
 def _make_server(names: Iterable[str]) -> None:
+    """The key stays, if there is one: some devices know the server by it alone."""
     kinds = (("IP" if _is_address(each) else "DNS", each) for each in sorted(names))
     alternative = ",".join(f"{kind}:{name}" for kind, name in kinds)
     with TemporaryDirectory(dir=AUTHORITY_KEY.parent) as draft:
         here = Path(draft)
         write_private(here / "extensions", _OF_SERVER.format(names=alternative))
         write_private(here / "request", "[req]\ndistinguished_name=dn\n[dn]\n")
+        key = [*KEY, "-keyout", str(here / "key")]
+        if SERVER.exists():
+            _openssl("pkey", "-in", str(SERVER), "-out", str(here / "key"))
+            key = ["-key", str(here / "key")]
         _openssl(
-            *("req", "-new", "-sha256", *KEY, "-subj", "/CN=meshtasks"),
-            *("-config", str(here / "request")),
-            *("-keyout", str(here / "key"), "-out", str(here / "csr")),
+            *("req", "-new", "-sha256", *key, "-subj", "/CN=meshtasks"),
+            *("-config", str(here / "request"), "-out", str(here / "csr")),
         )
         _openssl(
             *("x509", "-req", "-sha256", "-in", str(here / "csr")),

@@ -14,6 +14,8 @@ from meshtasks.config.environment import SHIPPED_CONFIG, Environment
 from tests.support.certificates import QUICK_KEY
 from tests.support.command import Command, command
 
+KEY_BEGINS = b"-----BEGIN PRIVATE KEY-----"
+
 
 @pytest.fixture
 def run(
@@ -71,7 +73,7 @@ def test_the_keys_are_hidden_and_what_containers_read_is_not(run: Command) -> No
 @pytest.mark.parametrize(
     "options", [("--name", "mesh.lan"), ("--renew",)], ids=["a name more", "renew"]
 )
-def test_a_new_one_is_of_the_same_authority(
+def test_a_new_one_is_of_the_same_authority_and_key(
     run: Command, options: tuple[str, ...]
 ) -> None:
     run("certificates", "--name", "first.lan")
@@ -80,7 +82,9 @@ def test_a_new_one_is_of_the_same_authority(
     assert run("certificates", *options).exit_code == 0
 
     assert AUTHORITY.read_bytes() == authority
-    assert SERVER.read_bytes() != before
+    after = SERVER.read_bytes()
+    assert after != before
+    assert after[after.index(KEY_BEGINS) :] == before[before.index(KEY_BEGINS) :]
     assert is_of_the_authority()
     assert "DNS:first.lan" in shown(SERVER)
 
