@@ -327,7 +327,7 @@ def dead_letter_of(delivery: Delivery) -> DeadLetter:
         *death,
         count_in(table, headers.REPLAYS),
         text_in(table, headers.REPLAYED_AT) or "",
-        _sensor_of(delivery.body, death.routing_key),
+        sensor_of(delivery.body, death.routing_key),
     )
 
 
@@ -338,7 +338,7 @@ class _OfSensor(msgspec.Struct):
 _OF_SENSOR = msgspec.json.Decoder(_OfSensor)
 
 
-def _sensor_of(body: bytes, routing_key: str) -> str:
+def sensor_of(body: bytes, routing_key: str) -> str:
     """The sensor that a record names, or else the routing key's tail."""
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         if body[:1] == b"{" and (named := _OF_SENSOR.decode(body).sensor_id):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from meshtasks.errors import InvalidMessage
+from meshtasks.flows.sightings import of_keys, of_readings
 from meshtasks.outcome import Dead
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import Metric
@@ -21,6 +22,7 @@ from meshtasks.records.timestamps import UntimedMoments, moment_of, too_old
 from meshtasks.rules.config import RuleBook
 from meshtasks.rules.evaluation import Watched
 from meshtasks.rules.series import Series
+from meshtasks.state.sightings import Sighting
 
 
 class Transformed(NamedTuple):
@@ -32,6 +34,7 @@ class Transformed(NamedTuple):
         lines: the point of each good record.
         watched: the samples by routing key and series.
         dead: index of each bad record → why.
+        are_readings: and :attr:`watched` has those of all sensors.
     """
 
     indices: list[int]
@@ -39,6 +42,17 @@ class Transformed(NamedTuple):
     lines: list[str]
     watched: list[Watched]
     dead: dict[int, Dead]
+    are_readings: bool = False
+
+    def seen(self, envelopes: Sequence[Envelope]) -> Iterator[Sighting]:
+        """What the batch had of each sensor, or routing key.
+
+        Args:
+            envelopes: of its records.
+        """
+        if self.are_readings:
+            return of_readings(self.watched)
+        return of_keys([envelopes[index] for index in self.indices])
 
 
 def metric_points(

@@ -59,6 +59,7 @@ def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Out
             outcomes[index] = Dead(reason, SinkRejected.__name__)
             stored.pop(index, None)
         send_to_archive(batch, stored, sinks)
+        sinks.seen += points.seen(batch.envelopes)
     except MeshError as error:
         undecided = outcome_of(error)
         return [undecided if outcome is DONE else outcome for outcome in outcomes]
@@ -76,6 +77,7 @@ def _write_or_put_aside(
         except SinkUnavailable as error:
             sinks.deferred.append(retry_of(error))
     put_aside(batch, points.indices, points.lines, sinks)
+    sinks.aside += len(set(points.indices))
     return {}
 
 
@@ -96,7 +98,7 @@ def give_alerts(watched: Iterable[Watched], now: float, sinks: Sinks) -> None:
     keys = [item.series.key for item in ruled]
     with sinks[RULE_STATE].transaction(keys, now) as states:
         messages: list[Outgoing] = []
-        for series, rules, samples in ruled:
+        for series, rules, samples, _ in ruled:
             state = states.get(series.key)
             states[series.key], alerts = evaluate(rules, series, state, samples, now)
             messages += [

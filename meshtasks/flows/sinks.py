@@ -20,6 +20,7 @@ from meshtasks.config.extras import Extra, require
 from meshtasks.config.settings import Settings
 from meshtasks.flows.timeseries import TimeSeries
 from meshtasks.outcome import Retry
+from meshtasks.state.sightings import Sighting
 from meshtasks.timing import timed
 
 if TYPE_CHECKING:
@@ -81,12 +82,16 @@ class Sinks:
         away: of a handler that defers, the sinks that its batch is not to call, for
             what is for them waits in their queues; None of one that does not defer.
         deferred: what its batch found of sinks, if it has put aside what is for them.
+        aside: how many of its records had points that were put aside.
+        seen: what its batch had of each sensor.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.away: Collection[str] | None = None
         self.deferred: list[Retry] = []
+        self.aside = 0
+        self.seen: list[Sighting] = []
         self._opened: dict[SinkKey[Any], Any] = {}
 
     def __getitem__(self, key: SinkKey[S]) -> S:

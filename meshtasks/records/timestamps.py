@@ -172,20 +172,30 @@ def epoch_seconds(stamp: object, now: float, name: str = "timestamp") -> float:
         InvalidTimestamp: it is neither, has no zone, is before 2000 or more than
             a day ahead of ``now``.
     """
-    if isinstance(stamp, datetime):
-        seconds = stamp.timestamp()
-    elif isinstance(stamp, str):
-        seconds = _read(stamp, name).timestamp()
-    elif _is_number(stamp):
-        seconds = float(stamp) if abs(stamp) <= _LARGEST_SECONDS else _scaled(stamp)
-    else:
-        message = (
-            f"{name}: expected RFC 3339 text or epoch seconds, got {described(stamp)}"
-        )
-        raise InvalidTimestamp(message)
+    seconds = any_moment(stamp, name)
     if EARLIEST_SECONDS <= seconds <= now + AHEAD_LIMIT_SECONDS:
         return seconds
     message = f"{name} {_implausible(stamp, seconds, now)}"
+    raise InvalidTimestamp(message)
+
+
+def any_moment(stamp: object, name: str = "timestamp") -> float:
+    """The moment a timestamp stands for, epoch seconds, however far it is from now.
+
+    Args:
+        stamp: see :func:`epoch_seconds`.
+        name: of the field it stands in.
+
+    Raises:
+        InvalidTimestamp: it is neither text nor number, or has no zone.
+    """
+    if isinstance(stamp, datetime):
+        return stamp.timestamp()
+    if isinstance(stamp, str):
+        return _read(stamp, name).timestamp()
+    if _is_number(stamp):
+        return float(stamp) if abs(stamp) <= _LARGEST_SECONDS else _scaled(stamp)
+    message = f"{name}: expected RFC 3339 text or epoch seconds, got {described(stamp)}"
     raise InvalidTimestamp(message)
 
 

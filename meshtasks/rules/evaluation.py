@@ -15,6 +15,7 @@ from typing import NamedTuple, NotRequired
 from typing_extensions import TypedDict
 
 from meshtasks.records.alert import Alert
+from meshtasks.records.envelope import Envelope
 from meshtasks.rules.config import Rule
 from meshtasks.rules.detection import RuleState, Run, Sample
 from meshtasks.rules.series import Series
@@ -42,11 +43,16 @@ class SeriesState(TypedDict):
 
 
 class Watched(NamedTuple):
-    """New samples of one series, and the rules that watch it."""
+    """New samples of one series, and the rules that watch it.
+
+    Attributes:
+        envelope: of the message that the first sample came in, if somebody asks.
+    """
 
     series: Series
     rules: tuple[Rule, ...]
     samples: list[Sample]
+    envelope: Envelope | None = None
 
 
 def evaluate(

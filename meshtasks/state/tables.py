@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 #: Of the tables here: the last of the migrations. Their numbers rise.
-REVISION = "0001"
+REVISION = "0002"
 
 #: Keys that are longer are cut; an index of PostgreSQL takes 2,700 bytes.
 _KEY_CHARS = 400
@@ -162,4 +162,39 @@ GATEWAY_REQUESTS = _table(
     "gateway_requests", _key("client"), _key("key"), _text("digest"), _text("id"),
     _time("at"), _text("response", required=False),
     Index("gateway_requests_age", "at"),
+)  # fmt: skip
+
+#: What is known of each sensor, and of each routing key of what is no reading.
+SENSORS = _table(
+    "sensors", _key("routing_key"), _key("sensor_id"), _text("kind"),
+    _text("location"), _text("unit"), Column("value", Double), _time("time"),
+    _time("first_at"), _time("received_at"),
+    Column("number", BigInteger, nullable=False), _time("usual_seconds"),
+    _time("spread_seconds"), _time("ahead_seconds"),
+    Index("sensors_age", "received_at"),
+)  # fmt: skip
+SENSOR_GAPS = _table(
+    "sensor_gaps", _key("routing_key"), _key("sensor_id"),
+    Column("begins_at", Double, primary_key=True), _time("ends_at"),
+    Index("sensor_gaps_age", "ends_at"),
+)  # fmt: skip
+SENSOR_TROUBLES = _table(
+    "sensor_troubles", _key("routing_key"), _key("sensor_id"), _key("cause"),
+    Column("begins_at", Double, primary_key=True), _time("ends_at"),
+    Column("number", BigInteger, nullable=False), _text("reason"), _text("example"),
+    _time("ahead_low"), _time("ahead_high"), _time("first_time", required=False),
+    _time("last_time", required=False), Index("sensor_troubles_age", "ends_at"),
+)  # fmt: skip
+#: When sinks and the broker were away, and workers were running.
+SPANS = _table(
+    "spans", _key("kind"), _key("name"), _key("seen_by"),
+    Column("begins_at", Double, primary_key=True), _time("ends_at", required=False),
+    _time("heard_at"), _text("reason"), Index("spans_age", "heard_at"),
+)  # fmt: skip
+#: What became of the records of each queue, by quarters of an hour.
+COUNTS = _table(
+    "counts", Column("bucket", Double, primary_key=True), _key("queue"),
+    Column("done", BigInteger, nullable=False),
+    Column("dead", BigInteger, nullable=False),
+    Column("aside", BigInteger, nullable=False),
 )  # fmt: skip

@@ -46,6 +46,8 @@ class Breaker:
         is_consumed: whether a queue is consumed here. What waits in it then tries
             the sink, so that no other batch has to.
         steady_seconds: of circuits whose sinks are given work seldom, by sink.
+        on_circuit: called with a sink whose circuit has opened, and why, or has
+            closed, and nothing.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Breaker:
         waits_in: Mapping[str, str] | None = None,
         is_consumed: Callable[[str], bool] = lambda _queue: True,
         steady_seconds: Mapping[str, float] | None = None,
+        on_circuit: Callable[[str, str], None] = lambda _sink, _reason: None,
     ) -> None:
+        self._on_circuit = on_circuit
         self._on_change = on_change
         self._later = later
         self._waits_in = waits_in or {}
@@ -217,6 +221,7 @@ class Breaker:
         )
         if opened:
             self._reminded_at[sink] = now
+            self._on_circuit(sink, unavailable.reason)
             queue = self._waits_in.get(sink)
             logger.error(
                 "The circuit of sink %s is open, its queues are paused%s: %s",
@@ -240,6 +245,8 @@ class Breaker:
             queue = self._waits_in.get(sink, "")
             if queue in self._circuits:  # nothing needs it any more
                 self._circuits[queue].succeeded(now, now)
+                self._on_circuit(queue, "")
+            self._on_circuit(sink, "")
             self._on_change()
 
     def _wake_after(self, seconds: float) -> None:

@@ -18,6 +18,7 @@ from meshtasks.worker.celery_internals import EventLoop
 from meshtasks.worker.dispatch import FinishedBatch, PendingBatch
 from meshtasks.worker.metrics import WorkerMetrics
 from meshtasks.worker.queue_consumer import QueueConsumer
+from meshtasks.worker.recording import Recorder
 from meshtasks.worker.resolution import Resolution
 
 logger = get_logger(__name__)
@@ -35,6 +36,7 @@ class Completion:
         loop: the event loop, where all of this runs.
         breaker: learns what batches found out about sinks.
         metrics: counts.
+        recorder: notes what explains holes.
         republisher: publishes retries and dead letters.
         run_in_parts: runs a batch that was lost again.
         reconnect: gives the connection up, with the reason.
@@ -45,6 +47,7 @@ class Completion:
         loop: EventLoop,
         breaker: Breaker,
         metrics: WorkerMetrics,
+        recorder: Recorder,
         republisher: Republisher,
         run_in_parts: Callable[[PendingBatch], None],
         reconnect: Callable[[str], None],
@@ -52,6 +55,7 @@ class Completion:
         self._loop = loop
         self._breaker = breaker
         self._metrics = metrics
+        self._recorder = recorder
         self._republisher = republisher
         self._run_in_parts = run_in_parts
         self._reconnect = reconnect
@@ -70,6 +74,7 @@ class Completion:
                 now=now,
             )
             self._metrics.finished(consumer.queue, result, resolution, now)
+            self._recorder.finished(consumer.queue, result)
             self._carry_out(consumer, resolution)
         else:
             self._metrics.lost(consumer.queue)
@@ -150,6 +155,7 @@ class Completion:
 
     def _on_moved(self, consumer: QueueConsumer, resolution: Resolution) -> None:
         self._metrics.moved(consumer.queue, resolution)
+        self._recorder.moved(consumer.queue, resolution)
         self._acknowledge(consumer, resolution.moved)
 
     def _give_back(self, consumer: QueueConsumer, resolution: Resolution) -> None:

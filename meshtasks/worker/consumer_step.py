@@ -38,6 +38,7 @@ from meshtasks.worker.flow_control import FlowControl, ProgressWatch
 from meshtasks.worker.mesh import Mesh, mesh_of
 from meshtasks.worker.metrics import Exposition, WorkerMetrics
 from meshtasks.worker.queue_consumer import QueueConsumer
+from meshtasks.worker.recording import Recorder
 from meshtasks.worker.resolution import OutcomeResolver
 from meshtasks.worker.sharing import SHARE_SECONDS, Sharing
 from meshtasks.worker.timers import Timers
@@ -76,8 +77,11 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             },
             is_consumed=lambda queue: queue in self._consumers,
             steady_seconds=self._steady_seconds(),
+            on_circuit=self._on_circuit,
         )
-        self._metrics = WorkerMetrics(celery_consumer.hostname, breaker)
+        name = celery_consumer.hostname
+        self._recorder = Recorder(settings.env, name, "worker")
+        self._metrics = WorkerMetrics(name, breaker)
         self._exposition = Exposition(self._metrics.registry, settings.env)
         self._timers = Timers(settings, self._metrics.called)
         self._republisher = Republisher(Publisher(settings.env.amqp_url))
@@ -89,6 +93,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             loop,
             breaker,
             self._metrics,
+            self._recorder,
             self._republisher,
             run_in_parts=self._dispatcher.add_in_parts,
             reconnect=self._reconnect,
@@ -138,6 +143,8 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
                 self._consumers[source] = self._new_consumer(queue, source)
         self._republisher.start()
         self._exposition.start()
+        self._recorder.start()
+        self._note_queues()
 
     def register_with_event_loop(self, _celery_consumer: Any, _hub: Any) -> None:
         """Start consuming: the event loop is about to run."""
@@ -147,6 +154,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         self._loop.every(_TICK_SECONDS, self._tick)
         self._breaker.restart()
         self._flow.restart()
+        self._recorder.ended("broker", "")
         for consumer in self._consumers.values():
             self._open(consumer)
         self._share()
@@ -163,7 +171,10 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             self._republisher.stop(within_seconds=5.0)
             self._exposition.stop()
             self._timers.stop(within_seconds=_TIMERS_STOP_SECONDS)
+            self._recorder.stop(within_seconds=5.0)
             self._loop.close()
+        else:
+            self._recorder.goes("broker", "", "the connection was lost")
 
     def drain(self) -> None:
         """Stop consuming; run the event loop until all that is held is resolved.
@@ -173,7 +184,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         deadline = time.monotonic() + _DRAIN_SECONDS
         try:
             for queue in {one.queue for one in self._consumers.values()}:
-                self.remove(queue)
+                self._remove(queue)
             while not self._dispatcher.idle or any(
                 consumer.unresolved for consumer in self._flow.retired
             ):
@@ -222,6 +233,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
                 consumer = self._consumers[source] = self._new_consumer(queue, source)
                 self._open(consumer)
                 self._timers.add(consumer.handler.timer)
+        self._note_queues()
 
     def pump(self) -> None:
         """Give batches to a pool that has grown."""
@@ -229,6 +241,10 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
 
     def remove(self, queue: str) -> None:
         """Stop consuming a queue; what is held of it is finished."""
+        self._remove(queue)
+        self._note_queues()
+
+    def _remove(self, queue: str) -> None:
         for source in self._mesh.settings.read(TOPOLOGY).names_of(queue):
             consumer = self._consumers.pop(source, None)
             if consumer is None:
@@ -241,6 +257,10 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
                     self._dispatcher.add(PendingBatch(consumer, deliveries))
             else:
                 self._flow.pause(consumer)
+
+    def _note_queues(self) -> None:
+        queues = sorted({consumer.queue for consumer in self._consumers.values()})
+        self._recorder.goes("worker", self._celery_consumer.hostname, " ".join(queues))
 
     # --- messages in ------------------------------------------------------
 
@@ -314,6 +334,12 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
     def _on_lost(self, consumer: QueueConsumer, reason: str) -> None:
         if consumer.alive:
             self._loop.soon(self._reconnect, reason)
+
+    def _on_circuit(self, sink: str, reason: str) -> None:
+        if reason:
+            self._recorder.goes("sink", sink, reason)
+        else:
+            self._recorder.ended("sink", sink)
 
     def _on_circuits_changed(self) -> None:
         self._flow.apply()

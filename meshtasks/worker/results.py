@@ -9,6 +9,7 @@ from typing import NamedTuple
 from typing_extensions import override
 
 from meshtasks.outcome import Dead, Done, Outcome, Retry
+from meshtasks.state.sightings import Sighting
 from meshtasks.text import clip
 from meshtasks.timing import SinkCall
 from meshtasks.worker.decode import Several
@@ -51,6 +52,9 @@ class BatchResult:
         sink_calls: what its handler asked of sinks.
         empty: messages without a body that ask for nothing.
         deferred: what was found of sinks whose part of it now waits in their queues.
+        done: records that are done.
+        aside: those of them whose points wait in a queue.
+        seen: what the batch had of each sensor.
     """
 
     messages: int
@@ -60,6 +64,9 @@ class BatchResult:
     sink_calls: tuple[SinkCall, ...] = ()
     empty: int = 0
     deferred: tuple[Retry, ...] = ()
+    done: int = 0
+    aside: int = 0
+    seen: tuple[Sighting, ...] = ()
 
     @property
     def dead(self) -> int:

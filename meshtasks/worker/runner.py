@@ -82,18 +82,18 @@ class BatchRunner:
         began = time.perf_counter()
         sinks = thread_sinks(self._settings)
         sinks.away = away if self._handler.defers else None
-        sinks.deferred = []
+        sinks.deferred, sinks.seen, sinks.aside = [], [], 0
         with listening() as calls:
-            records, failures, empty = self._run(wires)
+            records, failures, empty, done = self._run(wires)
         seconds = time.perf_counter() - began
         return BatchResult(
             *(len(wires), records, tuple(failures), seconds, tuple(calls), empty),
-            tuple(sinks.deferred),
+            *(tuple(sinks.deferred), done, sinks.aside, tuple(sinks.seen)),
         )
 
-    def _run(self, wires: list[Wire]) -> tuple[int, list[Failure], int]:
-        """The number of valid records, what failed in order of the messages, and the
-        number of messages that say nothing."""
+    def _run(self, wires: list[Wire]) -> tuple[int, list[Failure], int, int]:
+        """The number of valid records, what failed in order of the messages, the
+        number of messages that say nothing, and that of records that are done."""
         queue = self._handler.queue
         batch: Batch[Any] = Batch(queue, [], [], [])
         positions: list[int] = []  # of the records' messages
@@ -136,7 +136,8 @@ class BatchRunner:
             if decoded.bad:
                 bad[position] = [(place, dead) for place, dead in decoded.bad]
         outcomes = self._handle(batch)
-        if bad or outcomes.count(DONE) < len(outcomes):
+        done = outcomes.count(DONE)
+        if bad or done < len(outcomes):
             records = zip(outcomes, positions, batch.indexes, strict=True)
             whole, parts = by_message(records, bad)
             failures += whole
@@ -144,7 +145,7 @@ class BatchRunner:
                 form = several.get(position) or Several(wires[position][0])
                 failures += fold(position, failed, form, self._max_dead_records)
         failures.sort(key=lambda failure: failure.position)
-        return len(batch.records), failures, empty
+        return len(batch.records), failures, empty, done
 
     def _decode_other(self, wires: list[Wire], position: int) -> Decoded:
         """The records of a body that does not begin as an object. What is around its

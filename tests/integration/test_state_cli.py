@@ -67,7 +67,7 @@ def test_upgrade_imports_all_files_and_check_shows_what_is_there(
     assert all(f"{name}.sqlite: of an earlier" in before.stdout for name in OLD)
     assert upgraded.exit_code == after.exit_code == 0
     assert all(f"{name}.sqlite" in upgraded.stdout for name in OLD)
-    assert "revision 0001" in after.stdout
+    assert "revision 0002" in after.stdout
     assert "silences                     1" in after.stdout
 
 
@@ -143,9 +143,9 @@ def test_nothing_is_imported_over_what_is_there_unless_told(
     [
         ("no export", "line 1: this is no export"),
         ('{"meshtasks_state": "0009"}', "line 1: the export has tables of revision"),
-        ('{"meshtasks_state": "0001"}\n{"table": "x", "row": {}}', "line 2: expected"),
+        ('{"meshtasks_state": "0002"}\n{"table": "x", "row": {}}', "line 2: expected"),
         (
-            '{"meshtasks_state": "0001"}\n{"table": "silences", "row": {"id": "a"}}',
+            '{"meshtasks_state": "0002"}\n{"table": "silences", "row": {"id": "a"}}',
             "line 2: expected the columns of silences",
         ),
     ],
@@ -168,6 +168,6 @@ def test_an_export_is_json_a_line(old: StateLocation) -> None:
 
     lines = [json.loads(line) for line in run("export", "-").stdout.splitlines()]
 
-    assert lines[0] == {"meshtasks_state": "0001"}
+    assert lines[0] == {"meshtasks_state": "0002"}
     tables = {line["table"] for line in lines[1:]}
     assert {"alerts", "rule_states", "gateway_tasks", "archive_ids_0"} <= tables

@@ -192,8 +192,10 @@ def test_a_sensor_at_two_locations_is_two_series() -> None:
     assert len({each.series.key for each in watched}) == 2
 
 
-def test_what_no_rule_watches_has_no_samples() -> None:
-    assert transformed({"value": 1.0}, rules=NO_RULES).watched == []
+def test_what_no_rule_watches_has_samples_all_the_same() -> None:
+    (seen,) = transformed({"value": 1.0}, rules=NO_RULES).watched
+
+    assert (seen.rules, [value for _, value in seen.samples]) == ((), [1.0])
 
 
 def test_a_series_of_which_all_readings_are_dead_is_not_watched() -> None:

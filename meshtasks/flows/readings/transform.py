@@ -37,12 +37,12 @@ class _Source(NamedTuple):
     Attributes:
         start: of their points' lines.
         affine: the way to the canonical unit; None if they are in it.
-        samples: where the rules that watch them find them; None if none does.
+        samples: where the rules that watch them find them.
     """
 
     start: str
     affine: Affine | None
-    samples: list[Sample] | None
+    samples: list[Sample]
 
 
 class _Sources:
@@ -52,7 +52,7 @@ class _Sources:
         self._quantity = quantity
         self._default_unit = default_unit
         self._rules = rules
-        self._watched: dict[tuple[str, str], Watched] = {}
+        self._watched: dict[tuple[str, str, bool], Watched] = {}
         self._known: defaultdict[tuple[str, bool] | str, dict[object, _Source]] = (
             defaultdict(dict)
         )
@@ -66,7 +66,7 @@ class _Sources:
         return self._known[key]
 
     def watched(self) -> list[Watched]:
-        """The samples by routing key and series."""
+        """The samples by routing key and series, watched by rules or not."""
         return [item for item in self._watched.values() if item.samples]
 
     def of(self, reading: Reading, envelope: Envelope) -> _Source:
@@ -82,16 +82,18 @@ class _Sources:
             sensor_id = sensor_of_key(envelope)
         location = reading.location or ""
         start = line_start(quantity, sensor_id, location)
-        samples = None
-        rules = self._rules.matching(envelope.routing_key, sensor_id)
-        if rules and not envelope.is_quiet:
+        quiet = bool(envelope.headers) and envelope.is_quiet
+        key = envelope.routing_key, start, quiet
+        watched = self._watched.get(key)
+        if watched is None:
+            matching = self._rules.matching(envelope.routing_key, sensor_id)
             series = Series(
                 start, quantity.kind, quantity.canonical_unit, sensor_id, location
             )
-            key = envelope.routing_key, start
-            watched = self._watched.setdefault(key, Watched(series, rules, []))
-            samples = watched.samples
-        return _Source(start, None if affine is IDENTITY else affine, samples)
+            rules = () if quiet else matching
+            watched = self._watched[key] = Watched(series, rules, [], envelope)
+        unit_affine = None if affine is IDENTITY else affine
+        return _Source(start, unit_affine, watched.samples)
 
 
 def transform(  # noqa: C901 - the hot path, in which each call costs 0.1 µs
@@ -155,8 +157,8 @@ def transform(  # noqa: C901 - the hot path, in which each call costs 0.1 µs
         times.append(time)
         starts.append(start)
         values.append(value)
-        if samples is not None:
-            samples.append((time, value))
+        samples.append((time, value))
     indices = [index for index in range(len(readings)) if index not in dead]
     points = lines(starts, values, times)
-    return Transformed(indices, times, points, sources.watched(), dead)
+    watched = sources.watched()
+    return Transformed(indices, times, points, watched, dead, are_readings=True)

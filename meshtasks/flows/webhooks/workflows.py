@@ -16,6 +16,7 @@ from meshtasks.errors import MeshError, SinkUnavailable, Transient
 from meshtasks.flows.contract import Batch
 from meshtasks.flows.excerpts import rfc3339
 from meshtasks.flows.pipeline import identified_records, send_to_archive
+from meshtasks.flows.sightings import of_keys
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.flows.webhooks.client import (
     WEBHOOK,
@@ -203,6 +204,7 @@ def run_workflows(batch: Batch[R], events: HomeEvents, sinks: Sinks) -> list[Out
             if outcomes[event.index] is DONE
         }
         send_to_archive(batch, done, sinks)
+        sinks.seen += of_keys([batch.envelopes[index] for index in done])
     except MeshError as error:
         failed = outcome_of(error)
         outcomes = [failed if outcome is DONE else outcome for outcome in outcomes]

@@ -1,0 +1,224 @@
+"""What a batch had of each sensor, for those who ask later why a curve has a hole.
+
+Nothing is looked up and nothing is stored here: the worker's consuming process is given
+it with the batch's result, and stores it now and then for many batches together
+(:mod:`meshtasks.worker.recording`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from operator import itemgetter
+from statistics import median
+
+import msgspec
+
+from meshtasks.amqp.dead_letters import sensor_of
+from meshtasks.records.envelope import Envelope
+from meshtasks.records.timestamps import InvalidTimestamp, any_moment, published_at
+from meshtasks.rules.detection import Sample
+from meshtasks.rules.evaluation import Watched
+from meshtasks.state.sightings import (
+    BAD_RECORD,
+    BAD_UNIT,
+    CLOCK_AHEAD,
+    CLOCK_BEHIND,
+    GIVEN_UP,
+    INVALID_JSON,
+    OUT_OF_LIMITS,
+    REFUSED_BY_STORE,
+    SHORTEST_GAP_SECONDS,
+    TEXT_VALUE,
+    TOO_LARGE,
+    Sighting,
+    Stretch,
+    Trouble,
+)
+from meshtasks.text import clip
+
+#: Of the routing keys of one batch so many are noted; publishers choose them.
+_MOST_KEYS = 1_000
+#: Of a pause within a batch; the state judges whether it is a gap.
+_PAUSES = 2.5
+_TIME = itemgetter(0)
+
+
+def of_readings(watched: Iterable[Watched]) -> Iterator[Sighting]:
+    """Sightings of sensors.
+
+    Args:
+        watched: their samples, with the first message of each.
+    """
+    for series, _, samples, envelope in watched:
+        if envelope is None:
+            continue
+        repeated, conflict = 0, ""
+        if len(samples) == 1:
+            ((at, value),) = samples
+            stretches: tuple[Stretch, ...] = (Stretch(at, at, 1),)
+        else:
+            ordered = sorted(samples, key=_TIME)
+            value = ordered[-1][1]
+            stretches = tuple(_stretches(ordered))
+            repeated, conflict = _repeated(ordered)
+        ahead = samples[0][0] - published_at(envelope)
+        if envelope.headers and envelope.may_be_old:
+            ahead = 0.0
+        yield Sighting(
+            envelope.routing_key,
+            series.sensor_id,
+            series.kind,
+            series.location,
+            series.unit,
+            value,
+            stretches,
+            envelope.received_at,
+            ahead,
+            repeated,
+            conflict,
+        )
+
+
+def of_keys(envelopes: Sequence[Envelope]) -> Iterator[Sighting]:
+    """Sightings of routing keys, of records that are no readings.
+
+    Args:
+        envelopes: of the records, in order of arrival.
+    """
+    found: dict[str, list[float]] = {}
+    for envelope in envelopes:
+        times = found.get(envelope.routing_key)
+        if times is None:
+            if len(found) >= _MOST_KEYS:
+                continue
+            times = found[envelope.routing_key] = []
+        times.append(envelope.received_at)
+    for key, times in found.items():
+        first, last = min(times), max(times)
+        stretch = Stretch(first, last, len(times))
+        yield Sighting(key, "", "", "", "", None, (stretch,), last)
+
+
+def _stretches(ordered: Sequence[Sample]) -> Iterator[Stretch]:
+    """Samples in order of time, cut where they pause."""
+    first, last, number = ordered[0][0], ordered[-1][0], len(ordered)
+    pauses: list[float] = []
+    if last - first > SHORTEST_GAP_SECONDS:
+        times = [at for at, _ in ordered]
+        pauses = [b - a for a, b in pairwise(times)]
+    longest = max(SHORTEST_GAP_SECONDS, _PAUSES * median(pauses)) if pauses else 0.0
+    if not pauses or max(pauses) <= longest:
+        yield Stretch(first, last, number)
+        return
+    start = 0
+    for index, pause in enumerate(pauses, 1):
+        if pause > longest:
+            yield Stretch(times[start], times[index - 1], index - start)
+            start = index
+    yield Stretch(times[start], times[-1], number - start)
+
+
+def _repeated(ordered: Sequence[Sample]) -> tuple[int, str]:
+    """How many samples have the time of the one before, and an example of two values
+    of one time."""
+    repeated, conflict = 0, ""
+    before, value_before = ordered[0]
+    for at, value in ordered[1:]:
+        if at == before:
+            repeated += 1
+            if value != value_before:
+                conflict = f"{value_before:g}, then {value:g}"
+        before, value_before = at, value
+    return repeated, conflict
+
+
+#: Class of the fault, what is said in its reason, and the cause; the first counts.
+_CAUSES = tuple(
+    (kind, re.compile(pattern), cause)
+    for kind, pattern, cause in (
+        ("UnknownUnit", "", BAD_UNIT),
+        ("UndecodableMessage", "max_message_bytes", TOO_LARGE),
+        ("UndecodableMessage", "", INVALID_JSON),
+        ("InvalidTimestamp", "after it was received", CLOCK_AHEAD),
+        ("InvalidTimestamp", "before it was received|before the year", CLOCK_BEHIND),
+        ("InvalidTimestamp", "", BAD_RECORD),
+        ("SchemaMismatch", " cannot be: ", OUT_OF_LIMITS),
+        ("SchemaMismatch", "^value: .*got the text", TEXT_VALUE),
+        ("SchemaMismatch", "", BAD_RECORD),
+        ("SinkRejected", "", REFUSED_BY_STORE),
+    )
+)
+
+
+def cause_of(error_type: str, reason: str) -> str:
+    """The cause of a dead letter, in a word or two.
+
+    Args:
+        error_type: class of the fault.
+        reason: the fault as a sentence.
+    """
+    for kind, pattern, cause in _CAUSES:
+        if kind == error_type and pattern.search(reason):
+            return cause
+    return GIVEN_UP
+
+
+class _Timed(msgspec.Struct):
+    timestamp: object = None
+
+
+_TIMED = msgspec.json.Decoder(_Timed)
+_EXAMPLE_CHARS = 300
+#: A larger body is not looked into for its sensor and time.
+_LARGEST_BODY_BYTES = 64 * 1024
+
+
+def refused(
+    routing_key: str,
+    body: bytes,
+    error_type: str,
+    reason: str,
+    published_at: float | None,
+    now: float,
+) -> Trouble:
+    """A record that nothing can be done with.
+
+    Args:
+        routing_key: of first publication.
+        body: of the record.
+        error_type: class of the fault.
+        reason: the fault as a sentence.
+        published_at: by its publisher, epoch seconds, if he said so.
+        now: epoch seconds.
+    """
+    small = body if len(body) <= _LARGEST_BODY_BYTES else b""
+    at = _time_in(small)
+    ahead = 0.0 if at is None else at - (published_at or now)
+    text = " ".join(body[:_LARGEST_BODY_BYTES].decode(errors="replace").split())
+    return Trouble(
+        routing_key,
+        sensor_of(small, routing_key),
+        cause_of(error_type, reason),
+        now,
+        now,
+        1,
+        reason,
+        clip(text, _EXAMPLE_CHARS),
+        ahead,
+        ahead,
+        at,
+        at,
+    )
+
+
+def _time_in(body: bytes) -> float | None:
+    """The time that a record gives itself, however wrong; None if it gives none."""
+    if body[:1] != b"{":
+        return None
+    try:
+        stamp = _TIMED.decode(body).timestamp
+        return None if stamp is None else any_moment(stamp)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidTimestamp):
+        return None

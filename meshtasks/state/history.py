@@ -1,0 +1,280 @@
+"""What happened to sensors and to what their readings need, as far as it explains a
+hole in a curve.
+
+Bounded: sensors that were silent for 90 days are forgotten, and of more than 100,000
+those that were silent longest; gaps and troubles after 30 days, and of more than 20,000
+each the oldest; what was away after 90 days, and of more than 5,000 the oldest; counts
+after nine days.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import Connection, Table, delete, func, select, tuple_
+
+from meshtasks.state.database import Database, StateLocation, insert, put
+from meshtasks.state.sightings import (
+    Count,
+    Gap,
+    Notes,
+    Sensor,
+    Sighting,
+    Span,
+    Stretch,
+    Trouble,
+    seen,
+)
+from meshtasks.state.tables import (
+    COUNTS,
+    SENSOR_GAPS,
+    SENSOR_TROUBLES,
+    SENSORS,
+    SPANS,
+    clean,
+    storable,
+)
+
+_DAY = 86_400.0
+PRUNE_EVERY_SECONDS = 3_600.0
+#: Tables: the time that makes a row's age, how old it may be, how many there may be.
+BOUNDS = (
+    (SENSORS, SENSORS.c.received_at, 90 * _DAY, 100_000),
+    (SENSOR_GAPS, SENSOR_GAPS.c.ends_at, 30 * _DAY, 20_000),
+    (SENSOR_TROUBLES, SENSOR_TROUBLES.c.ends_at, 30 * _DAY, 20_000),
+    (SPANS, SPANS.c.heard_at, 90 * _DAY, 5_000),
+    (COUNTS, COUNTS.c.bucket, 9 * _DAY, 50_000),
+)
+#: Troubles of one kind with less between them are one.
+_SAME_TROUBLE_SECONDS = 600.0
+#: Counts are kept by so many seconds: every time zone's midnight is the end of one.
+BUCKET_SECONDS = 900.0
+_CHUNK = 400  # SQLite takes so many pairs of keys in a statement
+_REASON_CHARS, _EXAMPLE_CHARS = 500, 1_000
+
+_Row = TypeVar("_Row", bound=NamedTuple)
+
+
+class History(Database):
+    """The history in the state. What it has can be done without."""
+
+    def __init__(self, location: StateLocation) -> None:
+        super().__init__("history", location, "history.sqlite", disposable=True)
+        self._next_prune = 0.0
+
+    # --- writing ----------------------------------------------------------
+
+    def write(self, notes: Notes, now: float) -> None:
+        """Remember what was noted; all of it or nothing.
+
+        Raises:
+            SinkUnavailable: the database cannot be written.
+        """
+        with self.transaction(exclusive=True) as connection:
+            tables = _Tables(connection)
+            troubles = tables.see(notes.sightings)
+            tables.add_troubles([*notes.troubles.values(), *troubles])
+            tables.put(SPANS, notes.spans.values())
+            tables.add_counts(notes.counts)
+            if now >= self._next_prune:
+                self._next_prune = now + PRUNE_EVERY_SECONDS
+                tables.prune(now)
+
+    def end_spans(self, seen_by: str) -> None:
+        """Somebody starts anew: what went on by their account ended when they last
+        said so.
+
+        Raises:
+            SinkUnavailable: the database cannot be written.
+        """
+        own = (SPANS.c.seen_by == storable(seen_by), SPANS.c.ends_at.is_(None))
+        with self.transaction() as connection:
+            ended = {"ends_at": SPANS.c.heard_at}
+            connection.execute(SPANS.update().where(*own).values(ended))
+
+    # --- reading ----------------------------------------------------------
+
+    def sensors(self) -> list[Sensor]:
+        """All that are known, by routing key.
+
+        Raises:
+            SinkUnavailable: the database cannot be read; as all that follow.
+        """
+        query = select(SENSORS).order_by(SENSORS.c.routing_key, SENSORS.c.sensor_id)
+        return self._read(Sensor, query)
+
+    def gaps(self, since: float, routing_key: str = "") -> list[Gap]:
+        """Gaps that ended since then, of one routing key or all, in order of time."""
+        query = select(SENSOR_GAPS).where(SENSOR_GAPS.c.ends_at >= since)
+        if routing_key:
+            query = query.where(SENSOR_GAPS.c.routing_key == storable(routing_key))
+        return self._read(Gap, query.order_by(SENSOR_GAPS.c.begins_at))
+
+    def troubles(self, since: float) -> list[Trouble]:
+        """Troubles that went on since then, in order of time."""
+        query = select(SENSOR_TROUBLES).where(SENSOR_TROUBLES.c.ends_at >= since)
+        return self._read(Trouble, query.order_by(SENSOR_TROUBLES.c.begins_at))
+
+    def spans(self, since: float) -> list[Span]:
+        """What went on since then, in order of time."""
+        query = select(SPANS).where(
+            func.coalesce(SPANS.c.ends_at, SPANS.c.heard_at) >= since
+        )
+        return self._read(Span, query.order_by(SPANS.c.begins_at))
+
+    def counts(self, since: float) -> dict[str, Count]:
+        """What became of records since then, by queue."""
+        sums = [func.sum(COUNTS.c[name]) for name in Count._fields]
+        query = select(COUNTS.c.queue, *sums).where(COUNTS.c.bucket >= since)
+        with self.transaction() as connection:
+            rows = connection.execute(query.group_by(COUNTS.c.queue)).all()
+        return {queue: Count(*map(int, numbers)) for queue, *numbers in rows}
+
+    def _read(self, row: type[_Row], query: Any) -> list[_Row]:
+        with self.transaction() as connection:
+            return [row(*values) for values in connection.execute(query)]
+
+
+class _Tables:
+    """The tables within a transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def see(self, sightings: Sequence[Sighting]) -> list[Trouble]:
+        """Remember sightings; what troubles they show."""
+        ordered = [_storable(each) for each in sightings]
+        known = self._known({each[:2] for each in ordered})
+        gaps: list[Gap] = []
+        troubles: list[Trouble] = []
+        for sighting in ordered:
+            key = sighting[:2]
+            change = seen(known.get(key), sighting)
+            known[key] = change.sensor
+            gaps += change.gaps
+            troubles += change.troubles
+            for stretch in change.late:
+                gaps = [part for gap in gaps for part in _cut(gap, key, stretch, 0.0)]
+                self._fill(change.sensor, stretch)
+        self.put(SENSORS, known.values())
+        self.put(SENSOR_GAPS, gaps)
+        return troubles
+
+    def _known(self, keys: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], Sensor]:
+        wanted, known = sorted(keys), dict[tuple[str, ...], Sensor]()
+        columns = tuple_(SENSORS.c.routing_key, SENSORS.c.sensor_id)
+        for start in range(0, len(wanted), _CHUNK):
+            query = select(SENSORS).where(columns.in_(wanted[start : start + _CHUNK]))
+            for row in self._db.execute(query):
+                known[row[0], row[1]] = Sensor(*row)
+        return known
+
+    def _fill(self, sensor: Sensor, stretch: Stretch) -> None:
+        """Readings came late: what was a gap is none, or a shorter one."""
+        gaps = SENSOR_GAPS.c
+        within = (
+            gaps.routing_key == sensor.routing_key,
+            gaps.sensor_id == sensor.sensor_id,
+            gaps.begins_at < stretch.last,
+            gaps.ends_at > stretch.first,
+        )
+        query = select(SENSOR_GAPS).where(*within)
+        found = [Gap(*row) for row in self._db.execute(query)]
+        if found:
+            self._db.execute(delete(SENSOR_GAPS).where(*within))
+            key = sensor.routing_key, sensor.sensor_id
+            parts = [
+                part
+                for gap in found
+                for part in _cut(gap, key, stretch, sensor.gap_seconds)
+            ]
+            self.put(SENSOR_GAPS, parts)
+
+    def add_troubles(self, troubles: Iterable[Trouble]) -> None:
+        """Remember them, joined to what went on shortly before."""
+        columns = SENSOR_TROUBLES.c
+        for trouble in troubles:
+            made = trouble._replace(
+                routing_key=storable(trouble.routing_key),
+                sensor_id=storable(trouble.sensor_id),
+                reason=clean(trouble.reason)[:_REASON_CHARS],
+                example=clean(trouble.example)[:_EXAMPLE_CHARS],
+            )
+            query = (
+                select(SENSOR_TROUBLES)
+                .where(
+                    columns.routing_key == made.routing_key,
+                    columns.sensor_id == made.sensor_id,
+                    columns.cause == made.cause,
+                    columns.ends_at >= made.begins_at - _SAME_TROUBLE_SECONDS,
+                )
+                .order_by(columns.begins_at.desc())
+                .limit(1)
+            )
+            before = self._db.execute(query).first()
+            if before is not None:
+                begins_at = before.begins_at
+                made = Trouble(*before).joined(made)._replace(begins_at=begins_at)
+            self.put(SENSOR_TROUBLES, [made])
+
+    def add_counts(self, counts: dict[tuple[float, str], Count]) -> None:
+        """Count more."""
+        if not counts:
+            return
+        statement = insert(self._db, COUNTS)
+        statement = statement.on_conflict_do_update(
+            index_elements=COUNTS.primary_key,
+            set_={
+                name: COUNTS.c[name] + statement.excluded[name]
+                for name in Count._fields
+            },
+        )
+        rows = [
+            {"bucket": bucket, "queue": storable(queue), **count._asdict()}
+            for (bucket, queue), count in sorted(counts.items())
+        ]
+        self._db.execute(statement, rows)
+
+    def put(self, table: Table, rows: Iterable[Any]) -> None:
+        """Store rows in the place of those with the same keys."""
+        names = table.columns.keys()
+        values = [dict(zip(names, map(_clean, row), strict=True)) for row in rows]
+        if values:
+            self._db.execute(put(self._db, table), values)
+
+    def prune(self, now: float) -> None:
+        """Forget what is old, or too much."""
+        for table, age, seconds, most in BOUNDS:
+            self._db.execute(delete(table).where(age < now - seconds))
+            surplus = select(age).order_by(age.desc()).offset(most).limit(1)
+            oldest = self._db.execute(surplus).scalar()
+            if oldest is not None:
+                self._db.execute(delete(table).where(age <= oldest))
+
+
+def _storable(sighting: Sighting) -> Sighting:
+    return sighting._replace(
+        routing_key=storable(sighting.routing_key),
+        sensor_id=storable(sighting.sensor_id),
+    )
+
+
+def _clean(value: object) -> object:
+    return clean(value) if isinstance(value, str) else value
+
+
+def _cut(
+    gap: Gap, key: tuple[str, ...], stretch: Stretch, shortest: float
+) -> list[Gap]:
+    """What is left of a gap after readings within it."""
+    first, last, _ = stretch
+    if gap[:2] != key or last <= gap.begins_at or first >= gap.ends_at:
+        return [gap]
+    parts = (gap._replace(ends_at=first), gap._replace(begins_at=last))
+    return [part for part in parts if part.ends_at - part.begins_at > shortest]
+
+
+def bucket_of(at: float) -> float:
+    """The bucket of counts that a moment is in."""
+    return at // BUCKET_SECONDS * BUCKET_SECONDS

@@ -1,0 +1,343 @@
+"""What the mesh notes of its sensors, and of what their readings need; plain data, and
+what new readings change of what is known. Times are epoch seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+#: A reading whose time and whose message's differ by more has a clock that is wrong, or
+#: was held back.
+CLOCK_TOLERANCE_SECONDS = 60.0
+#: A shorter silence is no gap.
+SHORTEST_GAP_SECONDS = 10.0
+#: Of a sensor whose usual pause is not known yet.
+_UNKNOWN_PAUSE_GAP_SECONDS = 900.0
+#: A silence of so many times the usual pause is a gap; of an irregular sensor, also so
+#: many times what its pauses differ by.
+_PAUSES, _SPREADS = 3.0, 6.0
+#: Weight of the latest pause among all.
+_WEIGHT = 0.2
+#: Two locations of one sensor within so long are two sensors.
+_MOVING_SECONDS = 600.0
+
+
+class Stretch(NamedTuple):
+    """Readings without a gap between them: the times of the first and the last, and how
+    many there are."""
+
+    first: float
+    last: float
+    number: int
+
+
+class Sighting(NamedTuple):
+    """What a batch had of one sensor, or of one routing key.
+
+    Attributes:
+        routing_key: of the messages.
+        sensor_id: empty for records that are no readings.
+        kind: of the readings.
+        location: empty when not known.
+        unit: of ``value``.
+        value: the latest; None of what has none.
+        stretches: in order of time.
+        received_at: by the worker.
+        ahead_seconds: how far the time of the first reading is ahead of its message;
+            negative if behind.
+        repeated: readings that have the time of another one.
+        conflict: two values of one time, if there are.
+    """
+
+    routing_key: str
+    sensor_id: str
+    kind: str
+    location: str
+    unit: str
+    value: float | None
+    stretches: tuple[Stretch, ...]
+    received_at: float
+    ahead_seconds: float = 0.0
+    repeated: int = 0
+    conflict: str = ""
+
+
+class Sensor(NamedTuple):
+    """What is known of a sensor, or of a routing key.
+
+    Attributes:
+        time: of the latest reading.
+        first_at: when the first one was received.
+        received_at: when the latest one was received.
+        number: of readings.
+        usual_seconds: the usual pause between two; 0 while not known.
+        spread_seconds: what pauses differ by.
+        ahead_seconds: see :class:`Sighting`; of the latest.
+    """
+
+    routing_key: str
+    sensor_id: str
+    kind: str
+    location: str
+    unit: str
+    value: float | None
+    time: float
+    first_at: float
+    received_at: float
+    number: int
+    usual_seconds: float
+    spread_seconds: float
+    ahead_seconds: float
+
+    @property
+    def gap_seconds(self) -> float:
+        """A longer silence is a gap."""
+        if not self.usual_seconds:
+            return _UNKNOWN_PAUSE_GAP_SECONDS
+        irregular = self.usual_seconds + _SPREADS * self.spread_seconds
+        return max(SHORTEST_GAP_SECONDS, _PAUSES * self.usual_seconds, irregular)
+
+
+class Gap(NamedTuple):
+    """From the last reading before a silence to the first one after it."""
+
+    routing_key: str
+    sensor_id: str
+    begins_at: float
+    ends_at: float
+
+
+class Trouble(NamedTuple):
+    """Something that was wrong with readings of a sensor, while it went on.
+
+    Attributes:
+        cause: one of the words below.
+        begins_at: when the first was received.
+        ends_at: when the last was received.
+        number: of readings.
+        reason: of the last; empty if no dead letter was made of it.
+        example: the last, shortened.
+        ahead_low: see :attr:`Sighting.ahead_seconds`; the smallest.
+        ahead_high: the largest.
+        first_time: of the readings, by their own timestamps where they have any.
+        last_time: likewise.
+    """
+
+    routing_key: str
+    sensor_id: str
+    cause: str
+    begins_at: float
+    ends_at: float
+    number: int
+    reason: str
+    example: str = ""
+    ahead_low: float = 0.0
+    ahead_high: float = 0.0
+    first_time: float | None = None
+    last_time: float | None = None
+
+    def joined(self, later: Trouble) -> Trouble:
+        """With what came later of the same."""
+        firsts = [at for at in (self.first_time, later.first_time) if at is not None]
+        lasts = [at for at in (self.last_time, later.last_time) if at is not None]
+        return later._replace(
+            begins_at=min(self.begins_at, later.begins_at),
+            ends_at=max(self.ends_at, later.ends_at),
+            number=self.number + later.number,
+            ahead_low=min(self.ahead_low, later.ahead_low),
+            ahead_high=max(self.ahead_high, later.ahead_high),
+            first_time=min(firsts, default=None),
+            last_time=max(lasts, default=None),
+        )
+
+
+#: Causes of troubles; the last two make no dead letter, and the clocks' only if they
+#: are too far from the time.
+BAD_UNIT, TEXT_VALUE, OUT_OF_LIMITS = "bad unit", "text value", "out of limits"
+INVALID_JSON, TOO_LARGE, BAD_RECORD = "invalid JSON", "too large", "bad record"
+REFUSED_BY_STORE, GIVEN_UP = "refused by the store", "given up"
+CLOCK_AHEAD, CLOCK_BEHIND = "clock ahead", "clock behind"
+REPEATED, DUPLICATE_ID = "repeated", "duplicate id"
+
+
+class Span(NamedTuple):
+    """From when to when something was so.
+
+    Attributes:
+        kind: ``sink`` away, ``broker`` away, or ``worker`` running.
+        name: of the sink; of the worker; what it consumes comes as ``reason``.
+        seen_by: who noticed it.
+        begins_at: the beginning.
+        ends_at: the end; None while it goes on.
+        heard_at: when ``seen_by`` last said so.
+        reason: why.
+    """
+
+    kind: str
+    name: str
+    seen_by: str
+    begins_at: float
+    ends_at: float | None
+    heard_at: float
+    reason: str = ""
+
+
+class Count(NamedTuple):
+    """What became of records of a queue.
+
+    Attributes:
+        done: their effect is durable.
+        dead: dead letters.
+        aside: those of ``done`` whose points were put into ``pending.timeseries``.
+    """
+
+    done: int = 0
+    dead: int = 0
+    aside: int = 0
+
+    def plus(self, other: Count) -> Count:
+        """The sum."""
+        return Count(*(mine + more for mine, more in zip(self, other, strict=True)))
+
+
+@dataclass
+class Notes:
+    """What is to be remembered."""
+
+    sightings: list[Sighting] = field(default_factory=list)
+    troubles: dict[tuple[str, str, str], Trouble] = field(default_factory=dict)
+    spans: dict[tuple[str, str, str, float], Span] = field(default_factory=dict)
+    counts: dict[tuple[float, str], Count] = field(default_factory=dict)
+
+    def add_trouble(self, trouble: Trouble) -> None:
+        """Join it to what is noted of the same."""
+        key = trouble[:3]
+        known = self.troubles.get(key)
+        self.troubles[key] = trouble if known is None else known.joined(trouble)
+
+    def add_span(self, span: Span) -> None:
+        """Note it, in the place of what was noted of it before."""
+        self.spans[span[:4]] = span
+
+    def add_count(self, bucket: float, queue: str, count: Count) -> None:
+        """Count more."""
+        known = self.counts.get((bucket, queue), Count())
+        self.counts[bucket, queue] = known.plus(count)
+
+    def __bool__(self) -> bool:
+        return bool(self.sightings or self.troubles or self.spans or self.counts)
+
+
+class Change(NamedTuple):
+    """What a sighting changes.
+
+    Attributes:
+        sensor: afterwards.
+        gaps: that are new.
+        late: stretches that lie before what was known, and may fill gaps.
+        troubles: that it shows.
+    """
+
+    sensor: Sensor
+    gaps: list[Gap]
+    late: list[Stretch]
+    troubles: list[Trouble]
+
+
+def seen(known: Sensor | None, sighting: Sighting) -> Change:
+    """What is known of a sensor after a sighting of it."""
+    now, stretches = sighting.received_at, list(sighting.stretches)
+    if sighting.ahead_seconds > CLOCK_TOLERANCE_SECONDS:
+        stretches = []  # what is ahead of the clock must not hide what comes until then
+    at = known.time if known else 0.0
+    usual = known.usual_seconds if known else 0.0
+    spread = known.spread_seconds if known else 0.0
+    gaps: list[Gap] = []
+    late: list[Stretch] = []
+    for stretch in stretches:
+        first, last, count = stretch
+        pause = first - at
+        if known and pause < 0:
+            late.append(stretch)
+            at = max(at, last)
+            continue
+        if count > 1 and last > first:
+            within = (last - first) / (count - 1)
+            usual, spread = _usual(usual, spread, within, count - 1)
+        if at and pause > 0:
+            sensor = _sensor(known, sighting, at, usual, spread)
+            if pause > sensor.gap_seconds:
+                gaps.append(Gap(*sighting[:2], at, first))
+            else:
+                usual, spread = _usual(usual, spread, pause, 1)
+        at = last
+    return Change(
+        _sensor(known, sighting, at, usual, spread),
+        gaps,
+        late,
+        list(_troubles(known, sighting, now)),
+    )
+
+
+def _sensor(
+    known: Sensor | None, sighting: Sighting, at: float, usual: float, spread: float
+) -> Sensor:
+    received_at = sighting.received_at
+    return Sensor(
+        *sighting[:5],
+        value=sighting.value,
+        time=at,
+        first_at=known.first_at if known else received_at,
+        received_at=max(received_at, known.received_at if known else 0.0),
+        number=(known.number if known else 0)
+        + sum(each.number for each in sighting.stretches),
+        usual_seconds=usual,
+        spread_seconds=spread,
+        ahead_seconds=sighting.ahead_seconds,
+    )
+
+
+def _usual(
+    usual: float, spread: float, pause: float, times: int
+) -> tuple[float, float]:
+    """The usual pause, and what pauses differ by, after as many more of a length."""
+    if not usual:
+        return pause, 0.0
+    weight = 1 - (1 - _WEIGHT) ** min(times, 20)
+    spread += weight * (abs(pause - usual) - spread)
+    return usual + weight * (pause - usual), spread
+
+
+def _troubles(
+    known: Sensor | None, sighting: Sighting, now: float
+) -> Iterable[Trouble]:
+    ahead = sighting.ahead_seconds
+    count = sum(each.number for each in sighting.stretches)
+    times = [at for each in sighting.stretches for at in (each.first, each.last)]
+    key = sighting[:2]
+    first, last = min(times, default=None), max(times, default=None)
+
+    def trouble(cause: str, number: int, reason: str) -> Trouble:
+        ends = first, last
+        return Trouble(*key, cause, now, now, number, reason, "", ahead, ahead, *ends)
+
+    if abs(ahead) > CLOCK_TOLERANCE_SECONDS and times:
+        yield trouble(CLOCK_AHEAD if ahead > 0 else CLOCK_BEHIND, count, "")
+    repeated, conflict = sighting.repeated, sighting.conflict
+    if known and times and times[0] == known.time:
+        repeated += 1
+        if count == 1 and sighting.value != known.value:
+            conflict = f"{known.value:g}, then {sighting.value:g}"
+    if conflict:
+        yield trouble(DUPLICATE_ID, max(repeated, 1), f"one time has {conflict}")
+    elif repeated:
+        yield trouble(REPEATED, repeated, "")
+    if (
+        known
+        and sighting.location
+        and known.location not in {"", sighting.location}
+        and now - known.received_at < _MOVING_SECONDS
+    ):
+        places = sorted((known.location, sighting.location))
+        yield trouble(DUPLICATE_ID, count, f"they come from {' and '.join(places)}")

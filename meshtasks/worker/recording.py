@@ -1,0 +1,218 @@
+"""Notes in the state what explains holes: sightings of sensors, dead letters, what was
+away, and what became of the records of each queue.
+
+The event loop only puts things on a list. A thread stores them every few seconds, many
+batches in one transaction, and rests twenty times as long as that took. While the
+state is away they are kept, up to a bound, and the worker goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import closing
+
+from celery.utils.log import get_logger
+
+from meshtasks.amqp import headers
+from meshtasks.amqp.publisher import Outgoing
+from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE
+from meshtasks.config.environment import Environment
+from meshtasks.errors import MeshError
+from meshtasks.flows.sightings import refused
+from meshtasks.state.sightings import Count, Notes, Sighting, Span, Trouble
+from meshtasks.worker.resolution import Resolution
+from meshtasks.worker.results import BatchResult
+
+logger = get_logger(__name__)
+
+_EVERY_SECONDS = 1.0
+#: The thread works for a share of the time.
+_RESTS = 20.0
+#: So often it is noted that somebody is still running, or still away.
+_HEARD_SECONDS = 15.0
+#: Kept while the state is away, and noted at once at most.
+_MOST_SIGHTINGS, _MOST_TROUBLES = 50_000, 5_000
+#: A connection that was back within so long is no outage.
+_BLINK_SECONDS = 2.0
+_BUCKET_SECONDS = 900.0
+
+
+class Recorder:
+    """What one process has to note, and the thread that stores it.
+
+    Args:
+        env: says where the state is.
+        name: of the worker or gateway.
+        kind: of its own span: ``worker`` or ``gateway``.
+    """
+
+    def __init__(self, env: Environment, name: str, kind: str) -> None:
+        self._env = env
+        self._name = name
+        self._kind = kind
+        self._notes = Notes()
+        self._lock = threading.Lock()
+        self._spans: dict[tuple[str, str], Span] = {}  # that go on
+        self._heard_at = 0.0
+        self._is_new = True
+        self._said = ""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="mesh-recorder", daemon=True
+        )
+
+    def start(self, detail: str = "") -> None:
+        """Note that it runs from now on; start the thread, if it does not run yet.
+
+        Args:
+            detail: what it does.
+        """
+        self.goes(self._kind, self._name, detail)
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def stop(self, within_seconds: float) -> None:
+        """Store what is noted, if that can be done in time."""
+        for kind, name in list(self._spans):
+            self.ended(kind, name)
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(within_seconds)
+
+    # --- what is noted; any thread may call these ---------------------------
+
+    def finished(self, queue: str, result: BatchResult) -> None:
+        """Note a batch that the pool answered."""
+        if not (result.done or result.seen):
+            return
+        with self._lock:
+            self._count(queue, Count(result.done, 0, result.aside))
+            self._see(result.seen)
+
+    def moved(self, queue: str, resolution: Resolution) -> None:
+        """Note dead letters that the broker has confirmed."""
+        if not resolution.dead:
+            return
+        now = time.time()
+        letters = [
+            each
+            for each in resolution.outgoing
+            if each.exchange == DEAD_LETTER_EXCHANGE
+        ]
+        with self._lock:
+            self._count(queue, Count(0, len(letters)))
+            for letter in letters:
+                if len(self._notes.troubles) >= _MOST_TROUBLES:
+                    break
+                self._notes.add_trouble(_refusal(letter, now))
+
+    def goes(self, kind: str, name: str, reason: str) -> None:
+        """Something begins, or goes on."""
+        now = time.time()
+        with self._lock:
+            known = self._spans.get((kind, name))
+            begins_at = known.begins_at if known else now
+            span = Span(kind, name, self._name, begins_at, None, now, reason)
+            self._spans[kind, name] = span
+            self._notes.add_span(span)
+
+    def ended(self, kind: str, name: str) -> None:
+        """It is over."""
+        now = time.time()
+        with self._lock:
+            known = self._spans.pop((kind, name), None)
+            if known is None:
+                return
+            span = known._replace(ends_at=now, heard_at=now)
+            if kind == "broker" and now - known.begins_at < _BLINK_SECONDS:
+                self._notes.spans.pop(known[:4], None)
+            else:
+                self._notes.add_span(span)
+
+    def _count(self, queue: str, count: Count) -> None:
+        bucket = time.time() // _BUCKET_SECONDS * _BUCKET_SECONDS
+        self._notes.add_count(bucket, queue, count)
+
+    def _see(self, sightings: Iterable[Sighting]) -> None:
+        notes = self._notes
+        if len(notes.sightings) < _MOST_SIGHTINGS:
+            notes.sightings += sightings
+
+    # --- the thread ---------------------------------------------------------
+
+    def _run(self) -> None:
+        rests = 0.0
+        while not self._stopping.wait(max(_EVERY_SECONDS, rests)):
+            began = time.monotonic()
+            self._keep_up()
+            self._store()
+            rests = _RESTS * (time.monotonic() - began)
+        self._store()
+
+    def _keep_up(self) -> None:
+        now = time.time()
+        if 0 <= now - self._heard_at < _HEARD_SECONDS:
+            return
+        self._heard_at = now
+        with self._lock:
+            for key, span in self._spans.items():
+                self._spans[key] = heard = span._replace(heard_at=now)
+                self._notes.add_span(heard)
+
+    def _store(self) -> None:
+        with self._lock:
+            notes, self._notes = self._notes, Notes()
+        if not notes:
+            return
+        try:
+            self._write(notes)
+        except MeshError as error:
+            self._keep(notes)
+            said = f"What happens cannot be noted: {error}"
+        else:
+            said = ""
+        if said != self._said:
+            self._said = said
+            logger.warning(said or "What happens is noted again")
+
+    def _write(self, notes: Notes) -> None:
+        # loads SQLAlchemy
+        from meshtasks.state.database import StateLocation  # noqa: PLC0415
+        from meshtasks.state.history import History  # noqa: PLC0415
+
+        # Closed each time: a connection must not be carried over the fork of a pool
+        # process.
+        with closing(History(StateLocation.of(self._env))) as history:
+            if self._is_new:
+                history.end_spans(self._name)
+                self._is_new = False
+            history.write(notes, time.time())
+
+    def _keep(self, notes: Notes) -> None:
+        """Put back what could not be stored, before what was noted since."""
+        with self._lock:
+            later, self._notes = self._notes, notes
+            self._see(later.sightings)
+            for trouble in later.troubles.values():
+                if len(notes.troubles) < _MOST_TROUBLES:
+                    notes.add_trouble(trouble)
+            for span in later.spans.values():
+                notes.add_span(span)
+            for (bucket, queue), count in later.counts.items():
+                notes.add_count(bucket, queue, count)
+
+
+def _refusal(letter: Outgoing, now: float) -> Trouble:
+    """The trouble that a dead letter is about."""
+    table = letter.headers or {}
+    stamp = (letter.properties or {}).get("timestamp")
+    return refused(
+        str(table.get(headers.ROUTING_KEY, "")),
+        letter.body,
+        str(table.get(headers.ERROR_TYPE, "")),
+        str(table.get(headers.REASON, "")),
+        float(stamp) if isinstance(stamp, int | float) else None,
+        now,
+    )
