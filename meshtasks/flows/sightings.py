@@ -56,16 +56,17 @@ def of_readings(watched: Iterable[Watched]) -> Iterator[Sighting]:
             continue
         repeated, conflict = 0, ""
         if len(samples) == 1:
-            ((at, value),) = samples
-            stretches: tuple[Stretch, ...] = (Stretch(at, at, 1),)
+            ((made_at, value),) = samples
+            stretches: tuple[Stretch, ...] = (Stretch(made_at, made_at, 1),)
         else:
             ordered = sorted(samples, key=_TIME)
             value = ordered[-1][1]
             stretches = tuple(_stretches(ordered))
             repeated, conflict = _repeated(ordered)
-        ahead = samples[0][0] - published_at(envelope)
-        if envelope.headers and envelope.may_be_old:
-            ahead = 0.0
+        at = published_at(envelope)
+        low, high = sorted((samples[0][0] - at, stretches[-1].last - at))
+        if low < 0 < high or (envelope.headers and envelope.may_be_old):
+            low = high = 0.0
         yield Sighting(
             envelope.routing_key,
             series.sensor_id,
@@ -75,7 +76,8 @@ def of_readings(watched: Iterable[Watched]) -> Iterator[Sighting]:
             value,
             stretches,
             envelope.received_at,
-            ahead,
+            low,
+            high,
             repeated,
             conflict,
         )

@@ -119,7 +119,7 @@ class History(Database):
     def spans(self, since: float) -> list[Span]:
         """What went on since then, in order of time."""
         query = select(SPANS).where(
-            func.coalesce(SPANS.c.ends_at, SPANS.c.heard_at) >= since
+            SPANS.c.ends_at.is_(None) | (SPANS.c.ends_at >= since)
         )
         return self._read(Span, query.order_by(SPANS.c.begins_at))
 

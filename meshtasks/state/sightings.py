@@ -44,8 +44,9 @@ class Sighting(NamedTuple):
         value: the latest; None of what has none.
         stretches: in order of time.
         received_at: by the worker.
-        ahead_seconds: how far the time of the first reading is ahead of its message;
-            negative if behind.
+        ahead_low: how far the times of readings are ahead of their message, negative
+            if behind; the smallest.
+        ahead_high: the largest.
         repeated: readings that have the time of another one.
         conflict: two values of one time, if there are.
     """
@@ -58,9 +59,15 @@ class Sighting(NamedTuple):
     value: float | None
     stretches: tuple[Stretch, ...]
     received_at: float
-    ahead_seconds: float = 0.0
+    ahead_low: float = 0.0
+    ahead_high: float = 0.0
     repeated: int = 0
     conflict: str = ""
+
+    @property
+    def ahead_seconds(self) -> float:
+        """The one of the two that is nearer to none."""
+        return min(self.ahead_low, self.ahead_high, key=abs)
 
 
 class Sensor(NamedTuple):
@@ -118,8 +125,8 @@ class Trouble(NamedTuple):
         number: of readings.
         reason: of the last; empty if no dead letter was made of it.
         example: the last, shortened.
-        ahead_low: see :attr:`Sighting.ahead_seconds`; the smallest.
-        ahead_high: the largest.
+        ahead_low: see :class:`Sighting`.
+        ahead_high: likewise.
         first_time: of the readings, by their own timestamps where they have any.
         last_time: likewise.
     """
@@ -313,6 +320,7 @@ def _troubles(
     known: Sensor | None, sighting: Sighting, now: float
 ) -> Iterable[Trouble]:
     ahead = sighting.ahead_seconds
+    aheads = sighting.ahead_low, sighting.ahead_high
     count = sum(each.number for each in sighting.stretches)
     times = [at for each in sighting.stretches for at in (each.first, each.last)]
     key = sighting[:2]
@@ -320,7 +328,7 @@ def _troubles(
 
     def trouble(cause: str, number: int, reason: str) -> Trouble:
         ends = first, last
-        return Trouble(*key, cause, now, now, number, reason, "", ahead, ahead, *ends)
+        return Trouble(*key, cause, now, now, number, reason, "", *aheads, *ends)
 
     if abs(ahead) > CLOCK_TOLERANCE_SECONDS and times:
         yield trouble(CLOCK_AHEAD if ahead > 0 else CLOCK_BEHIND, count, "")

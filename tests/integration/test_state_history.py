@@ -40,7 +40,7 @@ def sighting(
 ) -> Sighting:
     made = tuple(Stretch(NOW + a, NOW + b, n) for a, b, n in stretches)
     at = made[-1].last - ahead
-    return Sighting(*KEY, "temperature", location, "°C", value, made, at, ahead)
+    return Sighting(*KEY, "temperature", location, "°C", value, made, at, ahead, ahead)
 
 
 def see(history: History, *sightings: Sighting) -> None:

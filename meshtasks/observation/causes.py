@@ -1,0 +1,416 @@
+"""Why there are no readings of a sensor, or bad ones, at some time: pure.
+
+The command ``meshtasks why`` and the console's page of a sensor say what is found here.
+Times are epoch seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from meshtasks.config.durations import span_text
+from meshtasks.observation.sensor_facts import (
+    SLACK_SECONDS,
+    Cause,
+    Facts,
+    Window,
+    between,
+    clock,
+    counted,
+)
+from meshtasks.state.sightings import (
+    BAD_RECORD,
+    BAD_UNIT,
+    CLOCK_AHEAD,
+    CLOCK_BEHIND,
+    DUPLICATE_ID,
+    GIVEN_UP,
+    INVALID_JSON,
+    OUT_OF_LIMITS,
+    REFUSED_BY_STORE,
+    REPEATED,
+    TEXT_VALUE,
+    TOO_LARGE,
+    Span,
+    Trouble,
+)
+
+STORE_AWAY, SINK_AWAY, DISK_FULL = "store away", "sink away", "disk full"
+BROKER_AWAY, DEVICE_SILENT = "broker away", "device silent"
+NO_WORKER, NO_CONSUMER, PAUSED = "no worker", "no consumer", "queue paused"
+RULE_SILENCED, RETENTION, LATE = "rule silenced", "retention", "late"
+
+#: What a cause means for the readings, and what to do; in the order in which causes are
+#: believed: what was wrong with the sensor's own readings says most.
+_REFUSALS = {
+    BAD_UNIT: "Correct the unit where it is sent, or add it to kinds.yaml",
+    TEXT_VALUE: "Send the value as a JSON number, without quotation marks",
+    OUT_OF_LIMITS: "Look at the sensor; the limits are those of its kind (kinds.yaml)",
+    INVALID_JSON: "Send JSON in UTF-8",
+    TOO_LARGE: "Send fewer records in a message",
+    REFUSED_BY_STORE: "See what the time-series store says",
+    CLOCK_AHEAD: "Set the device's clock and its time zone",
+    CLOCK_BEHIND: "Set the device's clock and its time zone",
+    BAD_RECORD: "Correct what is sent",
+    GIVEN_UP: "See why it failed",
+}
+_RANKS = (
+    *_REFUSALS,
+    DUPLICATE_ID,
+    BROKER_AWAY,
+    NO_WORKER,
+    NO_CONSUMER,
+    PAUSED,
+    DEVICE_SILENT,
+    STORE_AWAY,
+    RULE_SILENCED,
+    RETENTION,
+    LATE,
+    DISK_FULL,
+    SINK_AWAY,
+    REPEATED,
+)
+_SINKS = {
+    "timeseries": "the time-series store",
+    "objects": "the archive",
+    "rule_state": "the state of the rules",
+    "pending.timeseries": "the queue pending.timeseries",
+    "n8n": "n8n",
+    "triton": "Triton",
+    "notifier": "the receivers of alerts",
+    "analytics": "the analytics files",
+}
+#: A device that moves has another routing key afterwards, and no longer the old one.
+_SIBLINGS_SECONDS = 60.0
+#: Without a moment, what goes on or ended so lately comes before what did not.
+CURRENT_SECONDS = 60.0
+#: Lags that differ by no more are of a clock; others of what held the readings back.
+_STEADY_SECONDS, _STEADY_SHARE = 60.0, 0.1
+#: A span that nobody has heard of for so long is over.
+_UNHEARD_SECONDS = 60.0
+
+
+def causes(
+    facts: Facts, window: Window, at: float | None = None, *, is_hole: bool
+) -> list[Cause]:
+    """What explains a span of time; what says most comes first.
+
+    Args:
+        facts: what is known.
+        window: the span.
+        at: the moment within it that is asked about: what went on within the minute
+            that begins then comes before what did not.
+        is_hole: there are no readings in it.
+    """
+    ends_at = facts.now if window.ends_at is None else window.ends_at
+    found = [
+        *_own(facts, window),
+        *_siblings(facts, window),
+        *_spans(facts, window, ends_at),
+        *(_live(facts) if window.ends_at is None else ()),
+        *_muted(facts, window),
+    ]
+    if is_hole and not any(
+        each.cause in _EXPLAINS and _covers(each, window, facts) for each in found
+    ):
+        found.append(_silent(facts, window))
+
+    def order(cause: Cause) -> tuple[bool, int, float]:
+        ends = facts.now if cause.ends_at is None else cause.ends_at
+        if at is None:
+            is_near = ends >= facts.now - CURRENT_SECONDS
+        else:
+            is_near = cause.begins_at < at + 60 and ends >= at
+        return not is_near, _RANKS.index(cause.cause), -ends
+
+    ordered = sorted(found, key=order)
+    return list({(each.cause, each.sentence): each for each in ordered}.values())
+
+
+#: With one of these, no device need have been silent.
+_EXPLAINS = frozenset({*_REFUSALS, BROKER_AWAY, NO_WORKER, NO_CONSUMER, PAUSED})
+
+
+def _covers(cause: Cause, window: Window, facts: Facts) -> bool:
+    """Whether a cause leaves no more of a hole than is usual between readings. Refused
+    readings show that the device sent some."""
+    if cause.cause in _REFUSALS or facts.sensor is None:
+        return True
+    ends = facts.now if window.ends_at is None else window.ends_at
+    cause_ends = facts.now if cause.ends_at is None else cause.ends_at
+    within = Window(window.begins_at, ends).overlap(cause.begins_at, cause_ends)
+    whole = ends - window.begins_at
+    return within >= whole / 2 or whole - within <= facts.sensor.gap_seconds
+
+
+# --- the sensor's own
+
+
+def _own(facts: Facts, window: Window) -> Iterator[Cause]:
+    for trouble in facts.troubles:
+        received = window.overlap(trouble.begins_at, trouble.ends_at) >= 0
+        made = trouble.first_time is not None and (
+            window.overlap(trouble.first_time, trouble.last_time or 0.0) >= 0
+        )
+        if received or made:
+            yield _of_trouble(trouble, facts)
+
+
+def _of_trouble(trouble: Trouble, facts: Facts) -> Cause:
+    ends = None if facts.now - trouble.ends_at < SLACK_SECONDS else trouble.ends_at
+    when = between(trouble.begins_at, trouble.ends_at, facts.now)
+    count = counted(trouble.number, "reading")
+    made = "" if trouble.first_time is None else _made(trouble, facts.now)
+    step, cause = "", trouble.cause
+    if trouble.reason and trouble.cause not in {DUPLICATE_ID, REPEATED}:
+        again = f'meshtasks dlq list --routing-key "{trouble.routing_key}"'
+        said = trouble.reason.rstrip(".")
+        sentence = f"{count} {_were(trouble.number)} refused {when}{made}: {said}."
+        if trouble.example:
+            sentence += f" The last one: {trouble.example}"
+        what = _REFUSALS.get(trouble.cause, "See why it failed")
+        step = f"{what}; what was refused waits as a dead letter: {again}."
+    elif trouble.cause in {CLOCK_AHEAD, CLOCK_BEHIND}:
+        sentence, is_clock = _clock(trouble, count, when, made)
+        step = f"{_REFUSALS[cause]}." * is_clock
+        cause = cause if is_clock else LATE
+    elif trouble.cause == DUPLICATE_ID:
+        name = trouble.sensor_id or trouble.routing_key
+        sentence = (
+            f"Two devices use the id {name}: {count} {when} contradict each other; "
+            f"{trouble.reason}. Of two readings of one time the later one is kept."
+        )
+        step = "Give each device an id of its own."
+    else:
+        sentence = (
+            f"{count} came again {when}, with the time of one that was there already: "
+            "they are stored once."
+        )
+    return Cause(cause, trouble.begins_at, ends, sentence, step)
+
+
+def _made(trouble: Trouble, now: float) -> str:
+    """By which times their device made the readings, where that differs much."""
+    first, last = trouble.first_time, trouble.last_time
+    if (
+        first is None
+        or last is None
+        or max(abs(trouble.ahead_high), abs(trouble.ahead_low)) < _STEADY_SECONDS
+    ):
+        return ""
+    return f" (by their own time {between(first, last, now)})"
+
+
+def _clock(trouble: Trouble, count: str, when: str, made: str) -> tuple[str, bool]:
+    """What to say of readings whose times are far from their messages', and whether it
+    is a clock: one is always as wrong as before."""
+    low, high = sorted(map(abs, (trouble.ahead_low, trouble.ahead_high)))
+    steady = high - low <= max(_STEADY_SECONDS, _STEADY_SHARE * high)
+    off = span_text(high) if steady else f"{span_text(low)} to {span_text(high)}"
+    side = "ahead" if trouble.cause == CLOCK_AHEAD else "behind"
+    sentence = f"{count} received {when} carried a time that is {off} {side}{made}"
+    if steady or side == "ahead":
+        found = "and are found there in the curve"
+        return f"The device's clock is {off} {side}: {sentence}, {found}.", True
+    return f"{sentence}: they were held back on their way.", False
+
+
+def _siblings(facts: Facts, window: Window) -> Iterator[Cause]:
+    sensor = facts.sensor
+    if sensor is None:
+        return
+    for other in facts.siblings:
+        begins = max(other.first_at, sensor.first_at)
+        ends = min(other.received_at, sensor.received_at)
+        if begins > ends + _SIBLINGS_SECONDS:
+            continue
+        begins, ends = min(begins, ends), max(begins, ends)
+        if window.overlap(begins, ends) >= 0:
+            yield Cause(
+                DUPLICATE_ID,
+                begins,
+                ends,
+                f"Two devices use the id {sensor.sensor_id}: since "
+                f"{clock(begins, facts.now)} readings with it come as "
+                f"{sensor.routing_key} and as {other.routing_key}, and end in one "
+                "curve.",
+                "Give each device an id of its own.",
+            )
+
+
+def _silent(facts: Facts, window: Window) -> Cause:
+    sensor = facts.sensor
+    usual = ""
+    if sensor and sensor.usual_seconds:
+        usual = f"; it usually sends every {span_text(sensor.usual_seconds)}"
+    last = clock(window.begins_at, facts.now)
+    if window.ends_at is None:
+        long = span_text(facts.now - window.begins_at)
+        sentence = f"Nothing has come for {long}: the last reading is of {last}{usual}."
+    else:
+        long = span_text(window.ends_at - window.begins_at)
+        sentence = (
+            f"Nothing came for {long}: the last reading before is of {last}, the next "
+            f"of {clock(window.ends_at, facts.now)}{usual}."
+        )
+    sentence = (
+        f"The device was silent. {sentence} Nothing else is known that would have "
+        "kept its readings away."
+    )
+    step = "Look at its power, its network, and whatever publishes for it."
+    return Cause(DEVICE_SILENT, window.begins_at, window.ends_at, sentence, step)
+
+
+# --- what readings need
+
+
+def _spans(facts: Facts, window: Window, ends_at: float) -> Iterator[Cause]:
+    within = Window(window.begins_at, ends_at)
+    for span in facts.spans:
+        end = facts.now if span.ends_at is None else span.ends_at
+        if span.ends_at is None and facts.now - span.heard_at > _UNHEARD_SECONDS:
+            end = span.heard_at
+        if within.overlap(span.begins_at, end) < 0:
+            continue
+        goes_on = span.ends_at is None and end == facts.now
+        if span.kind == "broker":
+            yield _of_broker(span, None if goes_on else end, facts)
+        elif span.kind == "sink" and span.name in facts.sinks:
+            yield _of_sink(span, None if goes_on else end, facts)
+    yield from _unattended(facts, within)
+
+
+def _of_broker(span: Span, ends_at: float | None, facts: Facts) -> Cause:
+    sentence = (
+        f"The broker was away {_from_to(span.begins_at, ends_at, facts.now)}, as "
+        f"{span.seen_by} saw it; who publishes without a memory of their own lost "
+        "what they had meanwhile."
+    )
+    return Cause(BROKER_AWAY, span.begins_at, ends_at, sentence)
+
+
+def _of_sink(span: Span, ends_at: float | None, facts: Facts) -> Cause:
+    name = _SINKS.get(span.name, f"the sink {span.name}")
+    is_full = "o space left" in span.reason or "quota" in span.reason.lower()
+    cause = DISK_FULL if is_full else SINK_AWAY
+    if span.name in {"timeseries", "pending.timeseries"}:
+        cause = STORE_AWAY
+    elif span.name in facts.blocking:
+        cause = PAUSED
+    when = _from_to(span.begins_at, ends_at, facts.now)
+    said = span.reason.rstrip(".")
+    after = (
+        "what was to be stored waits and is stored when it answers"
+        if ends_at is None
+        else "what was to be stored waited, and was stored afterwards"
+    )
+    what = "is full" if is_full else "is away" if ends_at is None else "was away"
+    sentence = f"{name[0].upper()}{name[1:]} {what} {when} ({said}); {after}."
+    return Cause(cause, span.begins_at, ends_at, sentence)
+
+
+def _unattended(facts: Facts, within: Window) -> Iterator[Cause]:
+    """When no worker consumed a queue that the readings reach, between the first and
+    the last time that one did."""
+    for queue in sorted(facts.queues):
+        running = sorted(
+            (span.begins_at, facts.now if _runs(span, facts.now) else _end(span))
+            for span in facts.spans
+            if span.kind == "worker" and queue in span.reason.split()
+        )
+        for begins, ends in _between(running, facts.now):
+            if ends - begins > SLACK_SECONDS and within.overlap(begins, ends) > 0:
+                goes_on = ends >= facts.now
+                when = _from_to(begins, None if goes_on else ends, facts.now)
+                yield Cause(
+                    NO_WORKER,
+                    begins,
+                    None if goes_on else ends,
+                    f"No worker consumed the queue {queue} {when}; what was published "
+                    "waited in it.",
+                    "Start the worker." if goes_on else "",
+                )
+
+
+def _runs(span: Span, now: float) -> bool:
+    return span.ends_at is None and now - span.heard_at <= _UNHEARD_SECONDS
+
+
+def _end(span: Span) -> float:
+    return span.heard_at if span.ends_at is None else span.ends_at
+
+
+def _between(
+    running: Sequence[tuple[float, float]], now: float
+) -> Iterator[tuple[float, float]]:
+    """The times between spans, and after the last."""
+    if not running:
+        return
+    until = running[0][1]
+    for begins, ends in running[1:]:
+        if begins > until:
+            yield until, begins
+        until = max(until, ends)
+    if until < now:
+        yield until, now
+
+
+def _live(facts: Facts) -> Iterator[Cause]:
+    """What is wrong at the moment."""
+    now = facts.now
+    if facts.queues_now is None:
+        yield Cause(
+            BROKER_AWAY, now, None, f"The broker cannot be reached: {facts.broker}."
+        )
+        return
+    for queue in facts.queues_now:
+        waiting = f"{counted(queue.ready, 'message')} {_wait(queue.ready)} in it"
+        if queue.paused:
+            yield Cause(
+                PAUSED,
+                now,
+                None,
+                f"The queue {queue.name} is paused, and {waiting}: {queue.paused}.",
+            )
+        elif not queue.consumers and facts.workers == 0:
+            yield Cause(
+                NO_WORKER,
+                now,
+                None,
+                f"No worker runs that consumes the queue {queue.name}; {waiting}.",
+                f"Start one: celery -A meshtasks worker -Q {queue.name}",
+            )
+        elif not queue.consumers:
+            yield Cause(
+                NO_CONSUMER,
+                now,
+                None,
+                f"Nobody consumes the queue {queue.name}; {waiting}.",
+                f"Add it to a worker's -Q, or: celery -A meshtasks control "
+                f"add_consumer {queue.name}",
+            )
+
+
+def _muted(facts: Facts, window: Window) -> Iterator[Cause]:
+    for mute in facts.mutes:
+        if window.overlap(mute.begins_at, mute.ends_at) >= 0:
+            ends = None if mute.ends_at > facts.now else mute.ends_at
+            yield Cause(RULE_SILENCED, mute.begins_at, ends, mute.sentence)
+
+
+# --- words
+
+
+def _from_to(begins_at: float, ends_at: float | None, now: float) -> str:
+    if ends_at is None:
+        return f"since {clock(begins_at, now)}, for {span_text(now - begins_at)}"
+    long = span_text(ends_at - begins_at)
+    return f"from {clock(begins_at, now)} to {clock(ends_at, now)}, for {long}"
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
+
+
+def _wait(number: int) -> str:
+    return "waits" if number == 1 else "wait"

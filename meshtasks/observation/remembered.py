@@ -1,0 +1,82 @@
+"""What the state has of sensors, and what the broker and the workers say now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import NamedTuple, Self
+
+from amqp.exceptions import NotFound
+
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.config.settings import Settings
+from meshtasks.errors import ConfigError, Transient
+from meshtasks.observation.workers import WorkerAnswer, ask_workers
+from meshtasks.state.database import StateLocation
+from meshtasks.state.history import History
+from meshtasks.state.sightings import Gap, Sensor, Span, Trouble
+
+
+class Remembered(NamedTuple):
+    """What the state has, read at once."""
+
+    sensors: Sequence[Sensor] = ()
+    gaps: Sequence[Gap] = ()
+    troubles: Sequence[Trouble] = ()
+    spans: Sequence[Span] = ()
+
+    @classmethod
+    def read(cls, settings: Settings, since: float) -> Self:
+        """What it has from then on.
+
+        Raises:
+            SinkUnavailable: the state cannot be read.
+        """
+        with closing(History(StateLocation.of(settings.env))) as history:
+            if not history.exists():
+                return cls()
+            return cls(
+                history.sensors(),
+                history.gaps(since),
+                history.troubles(since),
+                history.spans(since),
+            )
+
+
+class Live(NamedTuple):
+    """The mesh at the moment.
+
+    Attributes:
+        depths: messages and consumers by queue; None when the broker cannot be asked.
+        workers: their answers.
+        fault: why it cannot.
+    """
+
+    depths: Mapping[str, tuple[int, int]] | None
+    workers: Sequence[WorkerAnswer] = ()
+    fault: str = ""
+
+
+def look_at(settings: Settings, queues: Sequence[str]) -> Live:
+    """Ask the broker for queues, and the workers for their state; takes a second."""
+    url = settings.env.amqp_url
+    topology = settings.read(TOPOLOGY)
+    depths: dict[str, tuple[int, int]] = {}
+    try:
+        with connected(url) as connection:
+            for queue in queues:
+                ready, consumers = 0, []
+                for name in topology.names_of(queue):
+                    channel = connection.channel()
+                    try:
+                        answer = channel.queue_declare(name, passive=True)
+                    except NotFound:
+                        continue
+                    ready += answer.message_count
+                    consumers.append(answer.consumer_count)
+                    channel.close()
+                depths[queue] = ready, min(consumers, default=0)
+        return Live(depths, ask_workers(url))
+    except (Transient, ConfigError) as error:
+        return Live(None, (), str(error).rstrip("."))

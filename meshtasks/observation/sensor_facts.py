@@ -1,0 +1,136 @@
+"""What is known of one sensor, and of what its readings need; plain data. Times are
+epoch seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from meshtasks.state.sightings import Gap, Sensor, Span, Trouble
+
+#: Clocks of devices and hosts, and what is still on its way.
+SLACK_SECONDS = 5.0
+
+
+class Window(NamedTuple):
+    """A span of time that is asked about; None as its end is now."""
+
+    begins_at: float
+    ends_at: float | None
+
+    def overlap(self, begins_at: float, ends_at: float) -> float:
+        """How long it goes on within; negative if it does not."""
+        own_end = float("inf") if self.ends_at is None else self.ends_at
+        return min(own_end, ends_at) - max(self.begins_at, begins_at)
+
+
+class Cause(NamedTuple):
+    """One cause.
+
+    Attributes:
+        cause: in a word or two, such as ``bad unit``.
+        begins_at: when it began.
+        ends_at: when it ended; None while it goes on.
+        sentence: says it.
+        next_step: what to do; may be empty.
+    """
+
+    cause: str
+    begins_at: float
+    ends_at: float | None
+    sentence: str
+    next_step: str = ""
+
+
+class Mute(NamedTuple):
+    """Why alerts of a sensor reach nobody: what mutes them, since when, until when."""
+
+    sentence: str
+    begins_at: float
+    ends_at: float
+
+
+class QueueNow(NamedTuple):
+    """A queue that the readings take, as it is at the moment.
+
+    Attributes:
+        paused: why it is paused; empty if it is not.
+    """
+
+    name: str
+    ready: int
+    consumers: int
+    paused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that is known of one sensor and of what its readings need.
+
+    Attributes:
+        sensor: None if none of its readings was ever taken.
+        now: when it was found.
+        siblings: other sensors with its id and kind.
+        gaps: its own, in order of time.
+        troubles: its own, in order of time.
+        spans: of sinks, broker and workers, in order of time.
+        queues: that its readings reach.
+        sinks: names of the sinks that their records end in.
+        blocking: those of them without which the sensor's queue is paused.
+        queues_now: None when the broker cannot be asked.
+        workers: how many answer.
+        broker: why it cannot be asked.
+        mutes: of its alerts.
+    """
+
+    sensor: Sensor | None
+    now: float
+    siblings: Sequence[Sensor] = ()
+    gaps: Sequence[Gap] = ()
+    troubles: Sequence[Trouble] = ()
+    spans: Sequence[Span] = ()
+    queues: frozenset[str] = frozenset()
+    sinks: frozenset[str] = frozenset()
+    blocking: frozenset[str] = frozenset()
+    queues_now: Sequence[QueueNow] | None = ()
+    workers: int | None = None
+    broker: str = ""
+    mutes: Sequence[Mute] = ()
+
+    @property
+    def silence(self) -> Window | None:
+        """The silence that goes on, if it is longer than usual."""
+        sensor = self.sensor
+        if sensor is None or not sensor.time:
+            return None
+        seconds = self.now - sensor.time - SLACK_SECONDS
+        return Window(sensor.time, None) if seconds > sensor.gap_seconds else None
+
+    def hole_at(self, at: float) -> Window | None:
+        """The hole that a moment is in, if it is in one."""
+        for gap in self.gaps:
+            if gap.begins_at <= at <= gap.ends_at:
+                return Window(gap.begins_at, gap.ends_at)
+        silence = self.silence
+        return silence if silence and silence.begins_at <= at else None
+
+
+def clock(at: float, now: float) -> str:
+    """A moment as people say it: the time, and the day if it is not today."""
+    moment, today = (datetime.fromtimestamp(each).astimezone() for each in (at, now))
+    if moment.date() == today.date():
+        return f"{moment:%H:%M:%S}"
+    return f"{moment:%d %b %Y %H:%M:%S}"
+
+
+def between(begins_at: float, ends_at: float, now: float) -> str:
+    """``at 14:05:00``, or ``from 14:05:00 to 14:06:00``."""
+    first, last = clock(begins_at, now), clock(ends_at, now)
+    return f"at {first}" if first == last else f"from {first} to {last}"
+
+
+def counted(number: int, what: str) -> str:
+    """``1 reading``, ``2,000 readings``."""
+    return f"{number:,} {what}{'s' * (number != 1)}"

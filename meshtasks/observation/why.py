@@ -1,0 +1,418 @@
+"""Finds out why there are no readings of a sensor, or bad ones, at some time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any
+
+from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.config.durations import span_text
+from meshtasks.config.settings import Settings
+from meshtasks.flows.loading import Flows
+from meshtasks.flows.retention import Retention, retention_of
+from meshtasks.flows.victoriametrics import look
+from meshtasks.observation.causes import RETENTION, causes
+from meshtasks.observation.explain import exchanges_for
+from meshtasks.observation.mutes import mutes_of
+from meshtasks.observation.remembered import Live, Remembered, look_at
+from meshtasks.observation.sensor_facts import Cause, Facts, QueueNow, Window, clock
+from meshtasks.state.sightings import Sensor
+
+#: Without a time, what went on lately is looked at: first within this, then within
+#: that.
+_LATELY_SECONDS = (900.0, 86_400.0)
+#: Around a moment that is in no hole.
+_BEFORE_SECONDS, _AFTER_SECONDS = 90.0, 150.0
+#: So much is known of the past at most.
+REMEMBERED_SECONDS = 30 * 86_400.0
+#: A store that keeps less is no surprise to ask about.
+_ASK_STORE_SECONDS = 20 * 86_400.0
+#: Answers about sensors of one name.
+_MOST_SENSORS = 8
+_SUGGESTIONS = 3
+
+WELL, EXPLAINED, UNKNOWN_TIME, UNKNOWN = "well", "explained", "not known", "no such"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Why, in sentences.
+
+    Attributes:
+        name: what was asked about.
+        state: :data:`WELL`, :data:`EXPLAINED`, :data:`UNKNOWN_TIME` (nothing is
+            remembered of it) or :data:`UNKNOWN` (no such sensor).
+        headline: what is to be explained.
+        causes: what says most comes first.
+        sensor: None if none of its readings was ever taken.
+        hole: that the moment is in; None if it is in none.
+        also: other sensors that the name may mean, or names like it.
+    """
+
+    name: str
+    state: str
+    headline: str
+    causes: tuple[Cause, ...] = ()
+    sensor: Sensor | None = None
+    hole: Window | None = None
+    also: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "name": self.name,
+            "state": self.state,
+            "cause": self.causes[0].cause if self.causes else None,
+            "headline": self.headline,
+            "hole": self.hole and self.hole._asdict(),
+            "causes": [cause._asdict() for cause in self.causes],
+            "sensor": self.sensor and self.sensor._asdict(),
+            "also": self.also,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Sentences for people."""
+        yield self.headline
+        for cause in self.causes:
+            yield cause.sentence
+            if cause.next_step:
+                yield f"  {cause.next_step}"
+        if self.also:
+            yield f"See also: {', '.join(self.also)}"
+
+
+class Why:
+    """Answers questions about one mesh, as it is remembered at the moment.
+
+    Args:
+        settings: of the mesh.
+        flows: its own.
+        now: epoch seconds.
+        remembered: what the state has.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        flows: Flows,
+        remembered: Remembered | None = None,
+        now: float | None = None,
+    ) -> None:
+        self._settings = settings
+        self._topology = settings.read(TOPOLOGY)
+        self._handlers = flows.handlers(settings)
+        self._now = time.time() if now is None else now
+        since = self._now - REMEMBERED_SECONDS
+        self._state = remembered or Remembered.read(settings, since)
+
+    # --- which sensor -----------------------------------------------------
+
+    def keys(self) -> list[tuple[str, str]]:
+        """Routing key and sensor id of all sensors that anything is known of."""
+        known = {sensor[:2] for sensor in self._state.sensors}
+        return sorted(known | {trouble[:2] for trouble in self._state.troubles})
+
+    def matching(self, name: str) -> list[tuple[str, str]]:
+        """Those that a name may mean: a routing key, an MQTT topic, a sensor id, a
+        location, or the routing key's tail; the first of these that any has."""
+        name = name.strip().strip("/")
+        places = {sensor[:2]: sensor.location for sensor in self._state.sensors}
+        keys = self.keys()
+        for name_of in (
+            lambda key: key[0],
+            lambda key: key[0].replace(".", "/"),
+            lambda key: key[1],
+            lambda key: places.get(key, ""),
+            lambda key: ".".join(key[0].split(".")[2:]),
+        ):
+            for fold in (str, str.casefold):
+                if found := [
+                    each for each in keys if fold(name_of(each)) == fold(name)
+                ]:
+                    return found
+        return []
+
+    def _like(self, name: str) -> list[str]:
+        """Known names that are like one that is not."""
+        names = {part for key in self.keys() for part in key if part}
+        names |= {each.location for each in self._state.sensors if each.location}
+        return get_close_matches(name, sorted(names), n=_SUGGESTIONS)
+
+    # --- what is known of it ----------------------------------------------
+
+    def queues_of(self, routing_key: str) -> frozenset[str]:
+        """The queues of handlers that take its messages."""
+        reached: set[str] = set()
+        for exchange in exchanges_for(self._topology, routing_key):
+            reached |= self._topology.queues_reached(exchange, routing_key)
+        return frozenset(reached & self._handlers.keys())
+
+    def facts(self, key: tuple[str, str], live: Live | None = None) -> Facts:
+        """What is known of a sensor.
+
+        Args:
+            key: its routing key and id.
+            live: the mesh at the moment; None if it does not matter.
+        """
+        routing_key, sensor_id = key
+        sensors = self._state.sensors
+        sensor = next((each for each in sensors if each[:2] == key), None)
+        queues = self.queues_of(routing_key)
+        own = {s for queue in queues for s in self._handlers[queue].sink_names}
+        archive = {
+            sink
+            for name, handler in self._handlers.items()
+            if name.startswith("archive.")
+            for sink in handler.sink_names
+        }
+        keeps = {k.waits_in for q in queues for k in self._handlers[q].sinks}
+        deferrable = {
+            k.name for q in queues for k in self._handlers[q].sinks if k.waits_in
+        }
+        return Facts(
+            sensor,
+            self._now,
+            siblings=[
+                each
+                for each in sensors
+                if sensor_id
+                and each.sensor_id == sensor_id
+                and sensor is not None
+                and each.kind == sensor.kind
+                and each.routing_key != routing_key
+            ],
+            gaps=[gap for gap in self._state.gaps if gap[:2] == key],
+            troubles=[
+                trouble
+                for trouble in self._state.troubles
+                if trouble.routing_key == routing_key
+                and trouble.sensor_id in {sensor_id, ""}
+            ],
+            spans=self._state.spans,
+            queues=queues,
+            sinks=frozenset(own | archive),
+            blocking=frozenset(own - deferrable - keeps),
+            mutes=tuple(mutes_of(self._settings, key, sensor, self._now)),
+            **({} if live is None else _now(live, queues)),
+        )
+
+    # --- why --------------------------------------------------------------
+
+    def answer(
+        self, key: tuple[str, str], name: str, at: float | None, live: Live | None
+    ) -> Answer:
+        """Why it is as it is, or was at a moment.
+
+        Args:
+            key: routing key and id of the sensor.
+            name: what was asked about.
+            at: the moment; None is now.
+            live: the mesh now.
+        """
+        facts = self.facts(key, live)
+        sensor = facts.sensor
+        if at is not None:
+            return self._answer_at(facts, key, name, at)
+        hole = facts.silence
+        found: list[Cause] = []
+        if hole:
+            found = causes(facts, hole, is_hole=True)
+        for seconds in _LATELY_SECONDS:
+            if not found:
+                lately = Window(self._now - seconds, None)
+                found = causes(facts, lately, is_hole=False)
+        if sensor is None or not sensor.time:
+            headline = f"No reading of {_named(key)} was ever stored."
+            if not found:
+                found = []
+        elif hole:
+            headline = (
+                f"{_named(key)} is silent: its last reading"
+                f"{_valued(sensor)} is of {clock(sensor.time, self._now)}, "
+                f"{span_text(self._now - sensor.time)} ago."
+            )
+        else:
+            headline = (
+                f"{_named(key)} sends: its last reading{_valued(sensor)} is of "
+                f"{clock(sensor.time, self._now)}, "
+                f"{span_text(self._now - sensor.time)} ago."
+            )
+        recent = self._now - _LATELY_SECONDS[0]
+        is_wrong = hole is not None or any(
+            cause.ends_at is None or cause.ends_at >= recent for cause in found
+        )
+        state = EXPLAINED if is_wrong else WELL
+        if not found:
+            headline += " Nothing was wrong with it in the last 24 h."
+        return Answer(name, state, headline, tuple(found), sensor, hole)
+
+    def _answer_at(
+        self, facts: Facts, key: tuple[str, str], name: str, at: float
+    ) -> Answer:
+        sensor, now = facts.sensor, self._now
+        hole = facts.hole_at(at)
+        window = hole or Window(at - _BEFORE_SECONDS, min(at + _AFTER_SECONDS, now))
+        if hole is None and at + _AFTER_SECONDS >= now:
+            window = Window(window.begins_at, None)
+        found = causes(facts, window, at, is_hole=hole is not None)
+        when = clock(at, now)
+        first = _first(facts)
+        if retention := self._too_old_for_store(at):
+            sentence = (
+                f"The time-series store keeps {retention.days:.0f} days, and {when} is "
+                f"before that: {retention.fate}."
+            )
+            found.append(Cause(RETENTION, at, at, sentence))
+        if hole:
+            end = (
+                "it has not ended"
+                if hole.ends_at is None
+                else (f"to {clock(hole.ends_at, now)}")
+            )
+            headline = (
+                f"At {when} {_named(key)} has a hole, from "
+                f"{clock(hole.begins_at, now)} {end}."
+            )
+        elif not found and at < first:
+            known = (
+                f"the first that is remembered of it is of {clock(first, now)}"
+                if first < now
+                else "nothing is remembered of it"
+            )
+            headline = f"Nothing is known of {_named(key)} at {when}: {known}."
+            return Answer(name, UNKNOWN_TIME, headline, (), sensor)
+        elif found:
+            headline = f"At {when} {_named(key)} has no hole, but:"
+        else:
+            headline = f"At {when} {_named(key)} has no hole, and nothing was wrong."
+        state = EXPLAINED if found else WELL
+        return Answer(name, state, headline, tuple(found), sensor, hole)
+
+    def _too_old_for_store(self, at: float) -> Retention | None:
+        if self._now - at < _ASK_STORE_SECONDS or not self._settings.env.influx_url:
+            return None
+        env = self._settings.env
+        retention = retention_of(env, look(env.influx_url))
+        return retention if retention and at < retention.oldest() else None
+
+    # --- names nobody knows -----------------------------------------------
+
+    def of_unknown(self, name: str, live: Live | None) -> Answer:
+        """What there is to say of a name that no reading had."""
+        like = tuple(self._like(name))
+        key = name.strip().strip("/").replace("/", ".")
+        if "." not in key:
+            headline = (
+                f"Nothing has come of {name}: no reading that was taken or refused in "
+                "the last 30 days has this sensor id, location or routing key."
+            )
+            return Answer(name, UNKNOWN, headline, also=like)
+        queues = self.queues_of(key)
+        if not queues:
+            patterns = sorted(
+                binding.routing_key
+                for binding in self._topology.bindings
+                if binding.queue in self._handlers
+                and not binding.queue.startswith(("archive.", "alerts."))
+            )
+            near = get_close_matches(key, patterns, n=1, cutoff=0.3)
+            headline = (
+                f"No queue takes messages with the routing key {key}: no binding in "
+                "topology.yaml matches it, so they become dead letters"
+                + (f" ({near[0]} is the nearest)" if near else "")
+                + "."
+            )
+            return Answer(name, UNKNOWN, headline, also=like)
+        found: list[Cause] = []
+        if live is not None:
+            facts = replace(self.facts((key, ""), live), spans=self._state.spans)
+            found = causes(facts, Window(self._now - 900.0, None), is_hole=False)
+        headline = (
+            f"Nothing has ever come with the routing key {key}. It would be taken by "
+            f"{', '.join(sorted(queues))}."
+        )
+        return Answer(name, UNKNOWN, headline, tuple(found), also=like)
+
+
+def ask(settings: Settings, flows: Flows, name: str, at: float | None = None) -> Answer:
+    """Why it is so with a sensor, or was at a moment.
+
+    Args:
+        settings: of the mesh.
+        flows: its own.
+        name: routing key, sensor id, location or MQTT topic.
+        at: epoch seconds; None is now.
+
+    Raises:
+        SinkUnavailable: the state cannot be read.
+        ConfigError: a file cannot be used.
+    """
+    why = Why(settings, flows)
+    keys = why.matching(name)
+    queues: set[str] = set()
+    for routing_key, _ in keys or [(name.strip("/").replace("/", "."), "")]:
+        queues |= why.queues_of(routing_key)
+    live = look_at(settings, sorted(queues)) if at is None or _is_now(at) else None
+    if not keys:
+        return why.of_unknown(name, live)
+    answers = [why.answer(key, name, at, live) for key in keys[:_MOST_SENSORS]]
+    best = min(answers, key=_order)
+    others = tuple(
+        _named(key)
+        for key, each in zip(keys, answers, strict=False)
+        if each is not best
+    )
+    return replace(best, also=others)
+
+
+def _is_now(at: float) -> bool:
+    return time.time() - at < _AFTER_SECONDS
+
+
+def _order(answer: Answer) -> tuple[bool, bool]:
+    """Those that are explained first; and of these, those with a hole."""
+    return answer.state != EXPLAINED, answer.hole is None
+
+
+def _now(live: Live, queues: frozenset[str]) -> dict[str, Any]:
+    """What :class:`Facts` has of the moment."""
+    if live.depths is None:
+        return {"queues_now": None, "broker": live.fault}
+    reasons = {
+        queue: "; ".join(answer.down.values())
+        for answer in live.workers
+        for queue in answer.resting
+    }
+    return {
+        "workers": len(live.workers),
+        "queues_now": [
+            QueueNow(name, *live.depths[name], reasons.get(name, ""))
+            for name in sorted(queues)
+            if name in live.depths
+        ],
+    }
+
+
+def _first(facts: Facts) -> float:
+    """The first moment that anything is known of."""
+    known = [facts.now]
+    if facts.sensor:
+        known.append(facts.sensor.first_at)
+    known += [trouble.begins_at for trouble in facts.troubles]
+    return min(known)
+
+
+def _named(key: tuple[str, str]) -> str:
+    """A sensor as people call it."""
+    routing_key, sensor_id = key
+    tail = ".".join(routing_key.split(".")[2:])
+    if sensor_id in {"", tail}:
+        return routing_key
+    return f"{routing_key} (sensor {sensor_id})"
+
+
+def _valued(sensor: Sensor) -> str:
+    return "" if sensor.value is None else f", {sensor.value:.4g} {sensor.unit},"
