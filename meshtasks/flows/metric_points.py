@@ -22,7 +22,7 @@ from meshtasks.records.timestamps import UntimedMoments, moment_of, too_old
 from meshtasks.rules.config import RuleBook
 from meshtasks.rules.evaluation import Watched
 from meshtasks.rules.series import Series
-from meshtasks.state.sightings import Sighting
+from meshtasks.state.sightings import Seen
 
 
 class Transformed(NamedTuple):
@@ -44,7 +44,7 @@ class Transformed(NamedTuple):
     dead: dict[int, Dead]
     are_readings: bool = False
 
-    def seen(self, envelopes: Sequence[Envelope]) -> Iterator[Sighting]:
+    def seen(self, envelopes: Sequence[Envelope]) -> Iterator[Seen]:
         """What the batch had of each sensor, or routing key.
 
         Args:

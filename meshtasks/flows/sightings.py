@@ -32,8 +32,7 @@ from meshtasks.state.sightings import (
     SHORTEST_GAP_SECONDS,
     TEXT_VALUE,
     TOO_LARGE,
-    Sighting,
-    Stretch,
+    Seen,
     Trouble,
 )
 from meshtasks.text import clip
@@ -45,7 +44,7 @@ _PAUSES = 2.5
 _TIME = itemgetter(0)
 
 
-def of_readings(watched: Iterable[Watched]) -> Iterator[Sighting]:
+def of_readings(watched: Iterable[Watched]) -> Iterator[Seen]:
     """Sightings of sensors.
 
     Args:
@@ -55,35 +54,27 @@ def of_readings(watched: Iterable[Watched]) -> Iterator[Sighting]:
         if envelope is None:
             continue
         repeated, conflict = 0, ""
-        if len(samples) == 1:
-            ((made_at, value),) = samples
-            stretches: tuple[Stretch, ...] = (Stretch(made_at, made_at, 1),)
-        else:
+        first, value = samples[0]
+        last = first
+        stretches: tuple[tuple[float, float, int], ...] = ((first, first, 1),)
+        if len(samples) > 1:
             ordered = sorted(samples, key=_TIME)
-            value = ordered[-1][1]
+            last, value = ordered[-1]
             stretches = tuple(_stretches(ordered))
             repeated, conflict = _repeated(ordered)
-        at = published_at(envelope)
-        low, high = sorted((samples[0][0] - at, stretches[-1].last - at))
+        received_at = envelope.received_at
+        at = published_at(envelope) if envelope.timestamp else received_at
+        low, high = first - at, last - at
+        if low > high:
+            low, high = high, low
         if low < 0 < high or (envelope.headers and envelope.may_be_old):
             low = high = 0.0
-        yield Sighting(
-            envelope.routing_key,
-            series.sensor_id,
-            series.kind,
-            series.location,
-            series.unit,
-            value,
-            stretches,
-            envelope.received_at,
-            low,
-            high,
-            repeated,
-            conflict,
-        )
+        _, kind, unit, sensor_id, location, *_ = series
+        what = envelope.routing_key, sensor_id, kind, location, unit, value
+        yield (*what, stretches, received_at, low, high, repeated, conflict)
 
 
-def of_keys(envelopes: Sequence[Envelope]) -> Iterator[Sighting]:
+def of_keys(envelopes: Sequence[Envelope]) -> Iterator[Seen]:
     """Sightings of routing keys, of records that are no readings.
 
     Args:
@@ -99,11 +90,11 @@ def of_keys(envelopes: Sequence[Envelope]) -> Iterator[Sighting]:
         times.append(envelope.received_at)
     for key, times in found.items():
         first, last = min(times), max(times)
-        stretch = Stretch(first, last, len(times))
-        yield Sighting(key, "", "", "", "", None, (stretch,), last)
+        stretches = ((first, last, len(times)),)
+        yield (key, "", "", "", "", None, stretches, last, 0.0, 0.0, 0, "")
 
 
-def _stretches(ordered: Sequence[Sample]) -> Iterator[Stretch]:
+def _stretches(ordered: Sequence[Sample]) -> Iterator[tuple[float, float, int]]:
     """Samples in order of time, cut where they pause."""
     first, last, number = ordered[0][0], ordered[-1][0], len(ordered)
     pauses: list[float] = []
@@ -112,14 +103,14 @@ def _stretches(ordered: Sequence[Sample]) -> Iterator[Stretch]:
         pauses = [b - a for a, b in pairwise(times)]
     longest = max(SHORTEST_GAP_SECONDS, _PAUSES * median(pauses)) if pauses else 0.0
     if not pauses or max(pauses) <= longest:
-        yield Stretch(first, last, number)
+        yield first, last, number
         return
     start = 0
     for index, pause in enumerate(pauses, 1):
         if pause > longest:
-            yield Stretch(times[start], times[index - 1], index - start)
+            yield times[start], times[index - 1], index - start
             start = index
-    yield Stretch(times[start], times[-1], number - start)
+    yield times[start], times[-1], number - start
 
 
 def _repeated(ordered: Sequence[Sample]) -> tuple[int, str]:

@@ -20,7 +20,7 @@ from meshtasks.config.extras import Extra, require
 from meshtasks.config.settings import Settings
 from meshtasks.flows.timeseries import TimeSeries
 from meshtasks.outcome import Retry
-from meshtasks.state.sightings import Sighting
+from meshtasks.state.sightings import Seen
 from meshtasks.timing import timed
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Sinks:
         self.away: Collection[str] | None = None
         self.deferred: list[Retry] = []
         self.aside = 0
-        self.seen: list[Sighting] = []
+        self.seen: list[Seen] = []
         self._opened: dict[SinkKey[Any], Any] = {}
 
     def __getitem__(self, key: SinkKey[S]) -> S:

@@ -17,6 +17,7 @@ from meshtasks.observation.sensor_facts import (
     between,
     clock,
     counted,
+    sink_named,
 )
 from meshtasks.state.sightings import (
     BAD_RECORD,
@@ -42,7 +43,7 @@ RULE_SILENCED, RETENTION, LATE = "rule silenced", "retention", "late"
 
 #: What a cause means for the readings, and what to do; in the order in which causes are
 #: believed: what was wrong with the sensor's own readings says most.
-_REFUSALS = {
+REFUSALS = {
     BAD_UNIT: "Correct the unit where it is sent, or add it to kinds.yaml",
     TEXT_VALUE: "Send the value as a JSON number, without quotation marks",
     OUT_OF_LIMITS: "Look at the sensor; the limits are those of its kind (kinds.yaml)",
@@ -55,7 +56,7 @@ _REFUSALS = {
     GIVEN_UP: "See why it failed",
 }
 _RANKS = (
-    *_REFUSALS,
+    *REFUSALS,
     DUPLICATE_ID,
     BROKER_AWAY,
     NO_WORKER,
@@ -70,16 +71,6 @@ _RANKS = (
     SINK_AWAY,
     REPEATED,
 )
-_SINKS = {
-    "timeseries": "the time-series store",
-    "objects": "the archive",
-    "rule_state": "the state of the rules",
-    "pending.timeseries": "the queue pending.timeseries",
-    "n8n": "n8n",
-    "triton": "Triton",
-    "notifier": "the receivers of alerts",
-    "analytics": "the analytics files",
-}
 #: A device that moves has another routing key afterwards, and no longer the old one.
 _SIBLINGS_SECONDS = 60.0
 #: Without a moment, what goes on or ended so lately comes before what did not.
@@ -128,13 +119,13 @@ def causes(
 
 
 #: With one of these, no device need have been silent.
-_EXPLAINS = frozenset({*_REFUSALS, BROKER_AWAY, NO_WORKER, NO_CONSUMER, PAUSED})
+_EXPLAINS = frozenset({*REFUSALS, BROKER_AWAY, NO_WORKER, NO_CONSUMER, PAUSED})
 
 
 def _covers(cause: Cause, window: Window, facts: Facts) -> bool:
     """Whether a cause leaves no more of a hole than is usual between readings. Refused
     readings show that the device sent some."""
-    if cause.cause in _REFUSALS or facts.sensor is None:
+    if cause.cause in REFUSALS or facts.sensor is None:
         return True
     ends = facts.now if window.ends_at is None else window.ends_at
     cause_ends = facts.now if cause.ends_at is None else cause.ends_at
@@ -168,11 +159,11 @@ def _of_trouble(trouble: Trouble, facts: Facts) -> Cause:
         sentence = f"{count} {_were(trouble.number)} refused {when}{made}: {said}."
         if trouble.example:
             sentence += f" The last one: {trouble.example}"
-        what = _REFUSALS.get(trouble.cause, "See why it failed")
+        what = REFUSALS.get(trouble.cause, "See why it failed")
         step = f"{what}; what was refused waits as a dead letter: {again}."
     elif trouble.cause in {CLOCK_AHEAD, CLOCK_BEHIND}:
         sentence, is_clock = _clock(trouble, count, when, made)
-        step = f"{_REFUSALS[cause]}." * is_clock
+        step = f"{REFUSALS[cause]}." * is_clock
         cause = cause if is_clock else LATE
     elif trouble.cause == DUPLICATE_ID:
         name = trouble.sensor_id or trouble.routing_key
@@ -290,7 +281,7 @@ def _of_broker(span: Span, ends_at: float | None, facts: Facts) -> Cause:
 
 
 def _of_sink(span: Span, ends_at: float | None, facts: Facts) -> Cause:
-    name = _SINKS.get(span.name, f"the sink {span.name}")
+    name = sink_named(span.name)
     is_full = "o space left" in span.reason or "quota" in span.reason.lower()
     cause = DISK_FULL if is_full else SINK_AWAY
     if span.name in {"timeseries", "pending.timeseries"}:

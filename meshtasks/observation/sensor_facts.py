@@ -13,6 +13,17 @@ from meshtasks.state.sightings import Gap, Sensor, Span, Trouble
 #: Clocks of devices and hosts, and what is still on its way.
 SLACK_SECONDS = 5.0
 
+_SINKS = {
+    "timeseries": "the time-series store",
+    "objects": "the archive",
+    "rule_state": "the state of the rules",
+    "pending.timeseries": "the queue pending.timeseries",
+    "n8n": "n8n",
+    "triton": "Triton",
+    "notifier": "the receivers of alerts",
+    "analytics": "the analytics files",
+}
+
 
 class Window(NamedTuple):
     """A span of time that is asked about; None as its end is now."""
@@ -134,3 +145,8 @@ def between(begins_at: float, ends_at: float, now: float) -> str:
 def counted(number: int, what: str) -> str:
     """``1 reading``, ``2,000 readings``."""
     return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def sink_named(name: str) -> str:
+    """A sink as people call it."""
+    return _SINKS.get(name, f"the sink {name}")

@@ -21,7 +21,7 @@ from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE
 from meshtasks.config.environment import Environment
 from meshtasks.errors import MeshError
 from meshtasks.flows.sightings import refused
-from meshtasks.state.sightings import Count, Notes, Sighting, Span, Trouble
+from meshtasks.state.sightings import Count, Notes, Seen, Span, Trouble, sighting_of
 from meshtasks.worker.resolution import Resolution
 from meshtasks.worker.results import BatchResult
 
@@ -53,6 +53,7 @@ class Recorder:
         self._name = name
         self._kind = kind
         self._notes = Notes()
+        self._seen: list[Seen] = []
         self._lock = threading.Lock()
         self._spans: dict[tuple[str, str], Span] = {}  # that go on
         self._heard_at = 0.0
@@ -135,10 +136,9 @@ class Recorder:
         bucket = time.time() // _BUCKET_SECONDS * _BUCKET_SECONDS
         self._notes.add_count(bucket, queue, count)
 
-    def _see(self, sightings: Iterable[Sighting]) -> None:
-        notes = self._notes
-        if len(notes.sightings) < _MOST_SIGHTINGS:
-            notes.sightings += sightings
+    def _see(self, sightings: Iterable[Seen]) -> None:
+        if len(self._seen) < _MOST_SIGHTINGS:
+            self._seen += sightings
 
     # --- the thread ---------------------------------------------------------
 
@@ -164,12 +164,14 @@ class Recorder:
     def _store(self) -> None:
         with self._lock:
             notes, self._notes = self._notes, Notes()
-        if not notes:
+            seen, self._seen = self._seen, []
+        if not notes and not seen:
             return
+        notes.sightings += map(sighting_of, seen)
         try:
             self._write(notes)
         except MeshError as error:
-            self._keep(notes)
+            self._keep(notes, seen)
             said = f"What happens cannot be noted: {error}"
         else:
             said = ""
@@ -190,11 +192,13 @@ class Recorder:
                 self._is_new = False
             history.write(notes, time.time())
 
-    def _keep(self, notes: Notes) -> None:
+    def _keep(self, notes: Notes, seen: list[Seen]) -> None:
         """Put back what could not be stored, before what was noted since."""
         with self._lock:
             later, self._notes = self._notes, notes
-            self._see(later.sightings)
+            notes.sightings.clear()
+            later_seen, self._seen = self._seen, seen
+            self._see(later_seen)
             for trouble in later.troubles.values():
                 if len(notes.troubles) < _MOST_TROUBLES:
                     notes.add_trouble(trouble)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from typing_extensions import override
 
 from meshtasks.outcome import Dead, Done, Outcome, Retry
-from meshtasks.state.sightings import Sighting
+from meshtasks.state.sightings import Seen
 from meshtasks.text import clip
 from meshtasks.timing import SinkCall
 from meshtasks.worker.decode import Several
@@ -66,7 +66,7 @@ class BatchResult:
     deferred: tuple[Retry, ...] = ()
     done: int = 0
     aside: int = 0
-    seen: tuple[Sighting, ...] = ()
+    seen: tuple[Seen, ...] = ()
 
     @property
     def dead(self) -> int:

@@ -1,0 +1,189 @@
+"""The one thing to know about the mesh: all is well, or what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from meshtasks.config.durations import span_text
+from meshtasks.observation.causes import REFUSALS
+from meshtasks.observation.remembered import Remembered
+from meshtasks.observation.sensor_facts import Facts, counted, sink_named
+from meshtasks.observation.snapshot import Snapshot
+from meshtasks.observation.workers import WorkerAnswer
+from meshtasks.state.sightings import (
+    CLOCK_AHEAD,
+    CLOCK_BEHIND,
+    DUPLICATE_ID,
+    Sensor,
+    Span,
+    Trouble,
+)
+
+#: What was wrong with readings is news for so long.
+_NEWS_SECONDS = 600.0
+#: A sensor that was silent for longer is not missed any more.
+_MISSED_SECONDS = 86_400.0
+_NAMED = 3
+
+
+class Line(NamedTuple):
+    """A sentence of the headline.
+
+    Attributes:
+        text: the sentence.
+        sensor: routing key of the sensor that it is about; empty if of none.
+    """
+
+    text: str
+    sensor: str = ""
+
+
+def headline(
+    snapshot: Snapshot,
+    answers: Sequence[WorkerAnswer],
+    remembered: Remembered,
+    *,
+    waits_for_store: int,
+    muted: Iterable[str] = (),
+) -> list[Line]:
+    """What is not well, the gravest first; nothing if all is well.
+
+    Args:
+        snapshot: of the mesh.
+        answers: of the workers.
+        remembered: what the state has of the last day.
+        waits_for_store: readings whose points wait for the time-series store.
+        muted: titles of alerts that go on while a silence mutes them.
+    """
+    now = snapshot.taken_at
+    lines = list(_broker(snapshot, remembered.spans, now))
+    lines += _sinks(snapshot, answers, remembered.spans, waits_for_store)
+    lines += _unattended(snapshot, answers)
+    lines += _troubles(remembered.troubles, now)
+    lines += _silent(remembered.sensors, now)
+    lines += [
+        Line(f'The alert "{title}" goes on, and a silence mutes it.') for title in muted
+    ]
+    return lines
+
+
+def _open(spans: Iterable[Span], kind: str, name: str) -> Span | None:
+    """The earliest such span that goes on."""
+    going = (
+        span
+        for span in spans
+        if span.kind == kind and span.name == name and span.ends_at is None
+    )
+    return min(going, key=lambda span: span.begins_at, default=None)
+
+
+def _broker(snapshot: Snapshot, spans: Sequence[Span], now: float) -> Iterator[Line]:
+    if snapshot.queues:
+        yield from map(Line, snapshot.faults)
+        return
+    away = _open(spans, "broker", "")
+    since = f" for {span_text(now - away.begins_at)}" if away else ""
+    why = f": {snapshot.faults[0].rstrip('.')}" if snapshot.faults else ""
+    yield Line(f"The broker is away{since}{why}. What it has taken is not lost.")
+
+
+def _sinks(
+    snapshot: Snapshot,
+    answers: Sequence[WorkerAnswer],
+    spans: Sequence[Span],
+    waits_for_store: int,
+) -> Iterator[Line]:
+    found: dict[str, str] = {}
+    for answer in answers:
+        found |= answer.down
+    paused = {queue for answer in answers for queue in answer.resting}
+    ready = {queue.name: queue.ready for queue in snapshot.queues}
+    for sink, reason in sorted(found.items()):
+        if sink.startswith("pending."):
+            continue
+        span = _open(spans, "sink", sink)
+        name = sink_named(sink)
+        away = snapshot.taken_at - span.begins_at if span else None
+        since = "" if away is None else f" for {span_text(away)}"
+        if sink == "timeseries":
+            waits = counted(waits_for_store, "reading")
+        else:
+            waits = counted(sum(ready.get(queue, 0) for queue in paused), "message")
+        verb = "waits" if waits.startswith("1 ") else "wait"
+        yield Line(
+            f"{name[0].upper()}{name[1:]} is away{since}; {waits} {verb}, nothing is "
+            f"lost ({reason.rstrip('.')})."
+        )
+
+
+def _unattended(snapshot: Snapshot, answers: Sequence[WorkerAnswer]) -> Iterator[Line]:
+    paused = {queue for answer in answers for queue in answer.resting}
+    left = [
+        queue
+        for queue in snapshot.queues
+        if snapshot.is_waiting(queue) and queue.name not in paused
+    ]
+    for queue in left:
+        nobody = "nobody consumes it" if answers else "no worker answers"
+        waits = counted(queue.ready, "message")
+        verb = "waits" if queue.ready == 1 else "wait"
+        yield Line(f"{waits} {verb} in {queue.name}, and {nobody}; nothing is lost.")
+
+
+def _troubles(troubles: Sequence[Trouble], now: float) -> Iterator[Line]:
+    news = [each for each in troubles if now - each.ends_at <= _NEWS_SECONDS]
+    by_cause: dict[str, list[Trouble]] = {}
+    for trouble in news:
+        refused = trouble.reason and trouble.cause in REFUSALS
+        kind = f"refused {trouble.cause}" if refused else trouble.cause
+        by_cause.setdefault(kind, []).append(trouble)
+    for kind, found in by_cause.items():
+        names, first = _names(found), found[0]
+        number = counted(sum(each.number for each in found), "reading")
+        if kind.startswith("refused "):
+            were = "was" if number.startswith("1 ") else "were"
+            yield Line(
+                f"{number} of {names} {were} refused ({first.cause}) and became dead "
+                "letters.",
+                first.routing_key,
+            )
+        elif kind in {CLOCK_AHEAD, CLOCK_BEHIND}:
+            side = kind.removeprefix("clock ")
+            off = span_text(min(abs(first.ahead_low), abs(first.ahead_high)))
+            yield Line(
+                f"{number} of {names} came with a time {off} {side}.",
+                first.routing_key,
+            )
+        elif kind == DUPLICATE_ID:
+            yield Line(f"Two devices use the id of {names}.", first.routing_key)
+
+
+def _silent(sensors: Sequence[Sensor], now: float) -> Iterator[Line]:
+    silent = [
+        sensor
+        for sensor in sensors
+        if sensor.sensor_id
+        and now - sensor.time < _MISSED_SECONDS
+        and sensor.usual_seconds
+        and Facts(sensor, now).silence
+    ]
+    if len(silent) == 1:
+        (sensor,) = silent
+        away = span_text(now - sensor.time)
+        yield Line(
+            f"{sensor.location or sensor.sensor_id} is silent for {away}.",
+            sensor.routing_key,
+        )
+    elif silent:
+        yield Line(
+            f"{len(silent):,} sensors are silent: {_names(silent)}.",
+            silent[0].routing_key,
+        )
+
+
+def _names(found: Sequence[Trouble] | Sequence[Sensor]) -> str:
+    names = sorted({each.sensor_id or each.routing_key for each in found})
+    more = len(names) - _NAMED
+    shown = ", ".join(names[:_NAMED])
+    return f"{shown} and {more} more" if more > 0 else shown
