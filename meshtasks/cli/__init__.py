@@ -29,8 +29,7 @@ COMMANDS = {
     "alerts, workers. Nothing is taken from any queue.",
     "publish": "Publish messages and wait until the broker has stored them.",
     "tap": "Watch copies of messages as they pass the exchanges, until Ctrl-C.",
-    "why": "Say why a sensor has a hole in its curve, or no alarm came: one answer in "
-    "sentences.",
+    "why": "Say why a sensor has a hole in its curve, or no alarm came.",
     "sensors": "Show every sensor: its latest reading, how old it is, and its gaps.",
     "query": "Ask what the mesh has kept, in DuckDB's SQL.",
     "report": "Write one HTML page about the house and its mesh.",
