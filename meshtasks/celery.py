@@ -18,7 +18,6 @@ from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.contract import Handler
 from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.config import GATEWAY
-from meshtasks.worker import inspection  # noqa: F401 - registers its answers
 from meshtasks.worker.broker import new_app
 from meshtasks.worker.commands import register_commands
 from meshtasks.worker.mesh import attach

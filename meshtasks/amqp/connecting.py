@@ -1,16 +1,180 @@
-"""Connections to the broker, and why one could not be opened."""
+"""Connections to whichever node of the broker's cluster takes one, and why none did.
+
+kombu goes on to the next URL only when somebody asks it to try again, and keeps the
+first one's port, virtual host and TLS options where the next has none. Here every
+attempt to connect, whoever makes it, asks all nodes in turn: the first from the left
+that answers, those that have just failed last. So one attempt fails only if all do.
+
+A name with several addresses is as many nodes: the first that takes a TCP connection
+may be frozen, or on its way down, and answer nothing.
+"""
 
 from __future__ import annotations
 
+import ipaddress
+import socket
+import ssl
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 import kombu
 from amqp.exceptions import AccessRefused, NotAllowed, NotFound
+from kombu.utils.url import parse_url
+from typing_extensions import override
 
-from meshtasks.amqp.nodes import Connection
-from meshtasks.config.brokers import fault_of
+from meshtasks.config.certificates import tls_fault
+from meshtasks.config.urls import fault_of, urls_of
 from meshtasks.errors import ConfigError, Transient
+
+_PORT, AMQPS_PORT = 5672, 5671
+#: A node that failed is asked after the others for so long.
+_FAILED_SECONDS = 30.0
+
+#: When nodes of this process's connections last failed: host or address, and port.
+_failed_at: dict[tuple[str, int], float] = {}
+
+
+class Node(NamedTuple):
+    """One URL.
+
+    Attributes:
+        host: name or address.
+        port: AMQP's.
+        options: for kombu: user, password, virtual host, transport, TLS.
+    """
+
+    host: str
+    port: int
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Host and port."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def addresses(self) -> list[str]:
+        """Addresses of the host if it is a name of several, else the host alone; it
+        may be unknown, which connecting will tell."""
+        with suppress(ValueError):
+            ipaddress.ip_address(self.host)
+            return [self.host]
+        if self.host == "localhost":  # kombu takes 127.0.0.1
+            return [self.host]
+        found: list[str] = []
+        with suppress(OSError, UnicodeError):
+            entries = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            found = [str(entry[4][0]) for entry in entries]
+        found = list(dict.fromkeys(found))
+        return found if len(found) > 1 else [self.host]
+
+
+def node_of(url: str) -> Node:
+    """A URL with everything that another's must not be taken for."""
+    parts = parse_url(url)
+    tls = parts["transport"] == "amqps"
+    host = parts.pop("hostname") or "localhost"
+    port = parts.pop("port") or (AMQPS_PORT if tls else _PORT)
+    parts["virtual_host"] = parts["virtual_host"] or "/"
+    # that the certificate is the host's is not checked by default
+    parts["ssl"] = tls and {"server_hostname": host, **(parts.get("ssl") or {})}
+    return Node(host, port, parts)
+
+
+class Connection(kombu.Connection):  # type: ignore[misc]  # kombu ships no types
+    """kombu's connection, which opens to any of its nodes.
+
+    Its attributes are those of the node that it is connected to, or that it failed at
+    last.
+
+    Args:
+        hostname: AMQP URL, or several with ``;`` between them. (Celery and kombu make
+            copies of a connection from its attributes.)
+    """
+
+    def __init__(self, hostname: str = "localhost", *args: Any, **kwargs: Any) -> None:
+        if hostname and "://" in hostname:
+            kwargs["alternates"] = [*urls_of(hostname)]
+            hostname = kwargs["alternates"][0]
+        super().__init__(hostname, *args, **kwargs)
+        self.cycle = None  # not by kombu, on top of it
+        self.nodes = tuple(map(node_of, self.alt))
+        self._address = hostname
+        if self.nodes:
+            self._turn_to(self.nodes[0])
+
+    @override
+    def completes_cycle(self, retries: int) -> bool:
+        """Whether all nodes have been asked: in every attempt."""
+        return True
+
+    @override
+    def _establish_connection(self) -> Any:
+        """Connect to a node.
+
+        Raises:
+            amqp.exceptions.AccessRefused, NotAllowed: no node takes the connection,
+                and one refuses the account or the virtual host.
+            OSError: none answers; the text says why of each.
+            Exception: there is one node only, and this is its fault.
+        """
+        ways = sorted(self._ways(), key=_has_failed)
+        faults: list[tuple[Node, Exception]] = []
+        for node, address in ways:
+            self._turn_to(node)
+            self.hostname = self._address = address
+            try:
+                connection = super()._establish_connection()
+            except (*self.connection_errors, AccessRefused, NotAllowed) as error:
+                self.distrust()
+                faults.append((node, _in_words(error)))
+            else:
+                _failed_at.pop((address, node.port), None)
+                return connection
+            finally:
+                self.hostname = node.host
+        for node, fault in faults:
+            if isinstance(fault, AccessRefused | NotAllowed):
+                self._turn_to(node)  # it is the one to be named
+                raise fault
+        if len(faults) == 1:
+            raise faults[0][1]
+        raise OSError("; ".join(f"{node.name}: {fault}" for node, fault in faults))
+
+    def distrust(self) -> None:
+        """Ask the other nodes first, for a while: this one is there, but of no use."""
+        _failed_at[self._address, self.port] = time.monotonic()
+
+    def _ways(self) -> Iterator[tuple[Node, str]]:
+        for node in self.nodes:
+            for address in node.addresses:
+                yield node, address
+
+    def _turn_to(self, node: Node) -> None:
+        self._do_close_transport()  # TLS or not, it is the last node's
+        self.hostname, self.port = node.host, node.port
+        options = node.options
+        self.userid, self.password = options["userid"], options["password"]
+        self.virtual_host = options["virtual_host"]
+        self.ssl, self.transport_cls = options["ssl"], options["transport"]
+
+
+def _in_words(fault: Exception) -> Exception:
+    """A fault of TLS with what to do about it; any other as it is."""
+    if not isinstance(fault, ssl.SSLError):
+        return fault
+    said = ConnectionError(tls_fault(fault))
+    said.__cause__ = fault
+    return said
+
+
+def _has_failed(way: tuple[Node, str]) -> bool:
+    node, address = way
+    failed_at = _failed_at.get((address, node.port))
+    return failed_at is not None and time.monotonic() - failed_at < _FAILED_SECONDS
+
 
 _VARIABLE = "MESH_BROKER_URL"
 _CONNECT_TIMEOUT_SECONDS = 5.0

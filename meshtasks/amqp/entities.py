@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from meshtasks.amqp.partitions import MOST, is_reserved, partition_name
-from meshtasks.config.faults import refuse
+from meshtasks.config.loader import refuse_value
 
 #: Stands for "no limit". RabbitMQ 4 reads a missing limit as 20, and its own
 #: spelling of "no limit", -1, makes 3.10 drop a message at its first redelivery.
@@ -29,23 +29,23 @@ _MAX_RETRY_LEVEL_SECONDS = 86_400
 
 def _short_string(text: str) -> str:
     if len(text.encode()) > _SHORT_STRING_LIMIT_BYTES:
-        refuse(f"should have at most {_SHORT_STRING_LIMIT_BYTES} bytes in UTF-8")
+        refuse_value(f"should have at most {_SHORT_STRING_LIMIT_BYTES} bytes in UTF-8")
     return text
 
 
 def _name(text: str) -> str:
     if not text:
-        refuse("should not be empty")
+        refuse_value("should not be empty")
     if text.startswith("amq."):
-        refuse("names that start with 'amq.' are the broker's own")
+        refuse_value("names that start with 'amq.' are the broker's own")
     if is_reserved(text):
-        refuse("names in 'partitions.…' and '….part-N' are those of partitions")
+        refuse_value("names in 'partitions.…' and '….part-N' are those of partitions")
     return text
 
 
 def _given(value: object) -> object:
     if value is None:
-        refuse('is empty; write "#" in quotes, since # begins a comment in YAML')
+        refuse_value('is empty; write "#" in quotes, since # begins a comment in YAML')
     return value
 
 
@@ -229,7 +229,7 @@ class Binding(Entity):
     @model_validator(mode="after")
     def _one_destination(self) -> Self:
         if (self.queue is None) == (self.to_exchange is None):
-            refuse("names one destination: either queue or to_exchange")
+            refuse_value("names one destination: either queue or to_exchange")
         return self
 
     @property

@@ -25,8 +25,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import override
 
 from meshtasks.amqp.connecting import unopened
-from meshtasks.config.brokers import urls_of
 from meshtasks.config.certificates import tls_fault
+from meshtasks.config.urls import urls_of
 from meshtasks.errors import ConfigError, Transient
 
 _TIMEOUT_SECONDS = 10.0

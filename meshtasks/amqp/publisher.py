@@ -21,8 +21,8 @@ from typing import Any
 import amqp
 from amqp.exceptions import AccessRefused, IrrecoverableConnectionError, NotFound
 
+from meshtasks.amqp.connecting import Connection
 from meshtasks.amqp.frames import Outgoing, fitted, publish_frames
-from meshtasks.amqp.nodes import Connection
 from meshtasks.amqp.pyamqp_internals import wait_for_full_peer, write_some
 from meshtasks.errors import (
     PublishRefused,

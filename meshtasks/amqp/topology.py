@@ -41,7 +41,7 @@ from meshtasks.amqp.partitions import (
     queue_of,
 )
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, queues_reached
-from meshtasks.config.faults import fault, refuse_all
+from meshtasks.config.loader import fault, refuse_all
 from meshtasks.config.settings import ConfigFile
 
 #: Where a dead letter is published; also by the broker.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import typer
 
-from meshtasks.config.web import is_base_url
+from meshtasks.config.urls import is_base_url
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*")
 _PORT = re.compile(r":\d{1,5}")

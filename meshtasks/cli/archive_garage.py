@@ -9,7 +9,7 @@ import typer
 
 from meshtasks.cli.terminal import say
 from meshtasks.config.settings import load_settings
-from meshtasks.config.web import is_base_url
+from meshtasks.config.urls import is_base_url
 from meshtasks.errors import ConfigError
 from meshtasks.flows.archive.garage import Garage
 from meshtasks.flows.archive.objects import open_store

@@ -4,17 +4,154 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import typer
 
-from meshtasks.amqp.topology import TOPOLOGY
-from meshtasks.cli.config_findings import error_finding, findings
+from meshtasks.amqp.connecting import unopened
+from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError
-from meshtasks.flows.loading import load_flows
+from meshtasks.flows.contract import Handler
+from meshtasks.flows.diagnosis import Doubt
+from meshtasks.flows.loading import Flows, load_flows
+from meshtasks.flows.sinks import TIMESERIES, Sinks
+from meshtasks.gateway.config import GATEWAY
 from meshtasks.observation.explain import exchanges_for, explain, is_known
+from meshtasks.producers.configuration import CONFIGS
+
+Level = Literal["error", "warning", "note"]
+_LEVELS = get_args(Level)
+
+
+class Finding(NamedTuple):
+    """One thing that was found.
+
+    Attributes:
+        level: an error stops the start; a warning is of something that is never
+            going to work; a note is good to know.
+        source: the file, the environment variable or the package.
+        line: of the file.
+        key: dotted path of the value.
+        text: what was expected, or what is odd.
+    """
+
+    level: Level
+    source: str
+    line: int | None
+    key: str
+    text: str
+
+    @property
+    def place(self) -> str:
+        """Where, as editors and terminals understand it."""
+        return self.source if self.line is None else f"{self.source}:{self.line}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return self._asdict()
+
+
+def findings(settings: Settings) -> list[Finding]:
+    """All findings, errors first.
+
+    What files imply for each other is looked at once all of them can be read.
+
+    Raises:
+        ConfigError: a flow cannot be loaded.
+    """
+    flows = load_flows()
+    if errors := list(_errors(settings, flows)):
+        return [error_finding(error) for error in errors]
+    handlers = flows.handlers(settings)
+    doubts = list(_of_queues(settings, handlers))
+    for flow in flows.flows:
+        doubts += flow.doubts(settings, handlers)
+    found = [_of_doubt(settings, doubt) for doubt in doubts]
+    found += _unread(settings, flows)
+    if not settings.env.broker_url.get_secret_value():
+        text = "not set: workers and commands need amqp://user:password@host:5672/vhost"
+        found.append(Finding("note", "environment", None, "MESH_BROKER_URL", text))
+    return sorted(found, key=lambda finding: _LEVELS.index(finding.level))
+
+
+def error_finding(fault: ConfigError) -> Finding:
+    """An error, as a finding."""
+    return Finding("error", fault.source, fault.line, fault.key, fault.expected)
+
+
+def _errors(settings: Settings, flows: Flows) -> Iterator[ConfigError]:
+    broken = settings.faults((*flows.files, GATEWAY))
+    yield from broken
+    if not broken:  # these need the files
+        yield from _raised(partial(flows.handlers, settings))
+        for name, read in CONFIGS.items():
+            if settings.env.config_file(f"producers/{name}.yaml").exists():
+                yield from _raised(partial(read, settings))
+        for timer in {each.timer for each in flows.fixed.values() if each.timer}:
+            yield from _raised(partial(timer.check, settings))
+    for flow in flows.flows:
+        yield from _raised(partial(flow.validate, settings))
+    sinks = Sinks(settings)
+    if url := settings.env.broker_url.get_secret_value():
+        yield from _raised(lambda: unopened(url))
+    yield from _raised(lambda: sinks[TIMESERIES])
+    sinks.close()
+
+
+def _raised(attempt: Callable[[], object]) -> Iterator[ConfigError]:
+    try:
+        attempt()
+    except ConfigError as error:
+        yield from (error, *error.more)
+
+
+def _of_queues(settings: Settings, handlers: Mapping[str, Handler]) -> Iterator[Doubt]:
+    topology = settings.read(TOPOLOGY)
+    for index, queue in enumerate(topology.queues):
+        if queue.name not in topology.domain_queues:
+            continue
+        key = f"queues.{index}.name"
+        if queue.name not in handlers:
+            text = (
+                f"no handler for {queue.name}: a worker started without -Q leaves it "
+                "alone. Another program must consume it, or queues.yaml give it a flow"
+            )
+            yield Doubt("note", TOPOLOGY, key, text)
+        is_bound = any(binding.queue == queue.name for binding in topology.bindings)
+        if not is_bound and queue.name != PENDING_TIMESERIES:
+            text = f"no binding leads to {queue.name}: nothing arrives there"
+            yield Doubt("warning", TOPOLOGY, key, text)
+    for name in sorted(handlers.keys() - topology.queue_names):
+        text = f"{name} has a handler, but is not declared: it is not consumed"
+        yield Doubt("warning", TOPOLOGY, "queues", text)
+
+
+def _of_doubt(settings: Settings, doubt: Doubt) -> Finding:
+    fault = settings.fault(doubt.file, doubt.key, doubt.text)
+    return Finding(doubt.level, fault.source, fault.line, fault.key, fault.expected)
+
+
+def _unread(settings: Settings, flows: Flows) -> Iterator[Finding]:
+    directory = settings.env.config_dir
+    names = {file.name for file in (*flows.files, GATEWAY)}
+    for path in _yaml_files(directory):
+        if path.name not in names:
+            text = f"nothing reads this file; known are {', '.join(sorted(names))}"
+            yield Finding("warning", str(path), None, "-", text)
+    for path in _yaml_files(directory / "producers"):
+        if path.stem not in CONFIGS:
+            text = "not checked: meshtasks/producers/configuration.py does not name it"
+            yield Finding("note", str(path), None, "-", text)
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+
 
 app = typer.Typer(help="The files of config/.", no_args_is_help=True)
 

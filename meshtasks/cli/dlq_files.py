@@ -26,7 +26,7 @@ from meshtasks.amqp import headers
 from meshtasks.amqp.dead_letters import DeadLetter, dead_letter_of
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.failed import DEAD_LETTER_ROUTING_KEY, kept_headers, kept_properties
-from meshtasks.amqp.headerjson import as_json, from_json
+from meshtasks.amqp.headers import as_json, from_json
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE
 from meshtasks.cli.dlq_queue import (

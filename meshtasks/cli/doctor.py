@@ -22,24 +22,22 @@ from amqp.exceptions import NotFound
 from rich.console import Console
 
 from meshtasks.amqp.accounts import missing_rights
-from meshtasks.amqp.connecting import connected, unopened
+from meshtasks.amqp.connecting import AMQPS_PORT, connected, node_of, unopened
 from meshtasks.amqp.drift import compare
 from meshtasks.amqp.management import Node, nodes, read
 from meshtasks.amqp.management_api import urls
-from meshtasks.amqp.nodes import AMQPS_PORT, node_of
 from meshtasks.amqp.partitions import queue_of
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
-from meshtasks.cli.config_findings import findings
+from meshtasks.cli.config import findings
 from meshtasks.cli.terminal import say
-from meshtasks.config.brokers import urls_of
 from meshtasks.config.certificates import ends_at, tls_fault
 from meshtasks.config.settings import Settings, load_settings
+from meshtasks.config.urls import urls_of
 from meshtasks.errors import ConfigError, MeshError, Transient
-from meshtasks.flows import victoriametrics
 from meshtasks.flows.diagnosis import Check, Verdict, disk, probe, size_text
 from meshtasks.flows.loading import load_flows
-from meshtasks.flows.retention import retention_of
+from meshtasks.flows.retention import retention_of, victoriametrics_state
 from meshtasks.flows.sinks import TIMESERIES, Sinks
 from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
 from meshtasks.masking import masked
@@ -407,7 +405,7 @@ def _spools(settings: Settings) -> Verdict:
 
 def _flags(settings: Settings) -> Verdict:
     """Whether the store keeps what it takes, and a VictoriaMetrics once."""
-    state = victoriametrics.look(settings.env.influx_url)
+    state = victoriametrics_state(settings.env.influx_url)
     if state is None:
         kept = retention_of(settings.env, None)
         if kept is None:

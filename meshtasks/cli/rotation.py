@@ -12,8 +12,8 @@ from urllib.parse import quote, urlsplit
 import yaml
 from dotenv.parser import parse_stream
 
-from meshtasks.config.brokers import urls_of
 from meshtasks.config.private_files import replace_private
+from meshtasks.config.urls import urls_of
 
 #: What cannot be had anew, and why.
 KEPT = {

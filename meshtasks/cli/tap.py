@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from amqp.exceptions import ChannelError
 
-from meshtasks.amqp.headerjson import as_json
+from meshtasks.amqp.headers import as_json
 from meshtasks.amqp.receiving import Message
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
 from meshtasks.amqp.tap import every_exchange, tapped

@@ -18,10 +18,9 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from meshtasks.config.brokers import fault_of, urls_of
 from meshtasks.config.extras import require
 from meshtasks.config.loader import fault_in, refuse
-from meshtasks.config.web import Auth, is_base_url
+from meshtasks.config.urls import Auth, fault_of, is_base_url, urls_of
 from meshtasks.errors import ConfigError
 from meshtasks.masking import keep_secret
 

@@ -1,4 +1,8 @@
-"""Reads a YAML file into its model; every fault has its line."""
+"""Reads a YAML file into its model; every fault has its line.
+
+A validator that raises ``ValueError`` names one fault and no place. :func:`refuse_all`
+refuses a model with all of its faults, each with its place.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,64 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from meshtasks.config.durations import SPAN, seconds_of
 from meshtasks.errors import ConfigError
+
+
+def fault(reason: str, *loc: str | int) -> InitErrorDetails:
+    """A fault at a place: names and numbers from the model downwards."""
+    return InitErrorDetails(type=_error(reason), loc=loc, input=None)
+
+
+def refuse_value(reason: str) -> Never:
+    """Refuse the value at hand, from within one of pydantic's validators.
+
+    Raises:
+        PydanticCustomError: with ``reason`` as its whole message.
+    """
+    raise _error(reason)
+
+
+def refuse_all(model: str, faults: Iterable[InitErrorDetails]) -> None:
+    """Refuse a model that has faults, from within one of its validators.
+
+    Args:
+        model: name of the model.
+        faults: perhaps none.
+
+    Raises:
+        ValidationError: there are some.
+    """
+    if found := list(faults):
+        raise ValidationError.from_exception_data(model, found)
+
+
+def twice(names: Iterable[str], what: str, key: str) -> Iterable[InitErrorDetails]:
+    """A fault for each name that was given before.
+
+    Args:
+        names: in order of the file.
+        what: they are names of.
+        key: of the list they are in.
+    """
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if name in seen:
+            reason = f"{what} names must be unique; twice: {name}"
+            yield fault(reason, key, index, "name")
+        seen.add(name)
+
+
+def _error(reason: str) -> PydanticCustomError:
+    # As context, since a reason may hold the braces of pydantic's templates.
+    return PydanticCustomError("mesh", "{reason}", {"reason": reason})
+
 
 _Model = TypeVar("_Model", bound=BaseModel)
 

@@ -1,11 +1,16 @@
 """Files and directories that only their owner may read, or that everybody may,
-whatever the umask."""
+whatever the umask; and locks between the processes of a host.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import math
 import os
 import stat
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -95,3 +100,40 @@ def tighten(path: Path) -> None:
         is_plain = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
         if is_ours and is_plain and mode & _OTHERS:
             path.chmod(mode & ~_OTHERS)
+
+
+_POLL_SECONDS = 0.02
+
+
+@contextmanager
+def file_lock(
+    path: Path, *, shared: bool = False, timeout_seconds: float = math.inf
+) -> Iterator[bool]:
+    """Hold a lock for the block; a process that dies releases it.
+
+    Args:
+        path: the lock file; it and its directory are made if missing.
+        shared: others may hold it shared as well.
+        timeout_seconds: longest wait; with 0 the lock is tried once.
+
+    Yields:
+        Whether the lock is held.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    make_private_directory(path.parent)
+    operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+    deadline = time.monotonic() + timeout_seconds
+    with open(path, "a", opener=private_opener) as file:
+        while True:
+            try:
+                fcntl.flock(file, operation)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(_POLL_SECONDS)
+            else:
+                yield True
+                return
+        yield False

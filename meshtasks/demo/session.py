@@ -19,11 +19,17 @@ from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.demo.audit import Audit
-from meshtasks.demo.process import Process, ProcessFailed
+from meshtasks.demo.process import (
+    AtOnce,
+    Process,
+    ProcessFailed,
+    Shutdown,
+    Steps,
+    Together,
+)
 from meshtasks.demo.queues import REST_SECONDS, Backlog
 from meshtasks.demo.reconciliation import published_so_far
 from meshtasks.demo.screen import Screen, print_summary, shown_path
-from meshtasks.demo.shutdown import AtOnce, Shutdown, Steps, Together
 from meshtasks.demo.stack import Stack
 from meshtasks.errors import MeshError, Transient
 from meshtasks.flows.archive.objects import open_store

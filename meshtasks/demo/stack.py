@@ -24,13 +24,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from meshtasks.config.environment import SHIPPED_CONFIG
+from meshtasks.config.private_files import file_lock
 from meshtasks.demo import loopback
 from meshtasks.demo.process import Process, ProcessFailed
 from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, Ports, RabbitMQ
 from meshtasks.demo.receiver import Receiver
 from meshtasks.demo.triton import Triton, unavailable_reason
 from meshtasks.demo.victoriametrics import VictoriaMetrics
-from meshtasks.state.lock import file_lock
 
 #: The services' usual ports, taken where they are free.
 _AMQP, _MANAGEMENT, _MQTT, _VICTORIA_METRICS, _FLOWER = 5672, 15672, 1883, 8428, 5555

@@ -1,23 +1,82 @@
-"""What a flow gives to the mesh: handlers of queues, and all that comes with them."""
+"""What a flow gives to the mesh: handlers of queues, commands and the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from msgspec import Struct
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from typing_extensions import TypedDict, Unpack
 
 from meshtasks.amqp.failed import FailedMessage
 from meshtasks.amqp.publisher import Outgoing
+from meshtasks.config.durations import Duration
 from meshtasks.config.settings import ConfigFile, Settings
-from meshtasks.errors import ConfigError
-from meshtasks.flows.command import Command
+from meshtasks.errors import ConfigError, SchemaMismatch
 from meshtasks.flows.diagnosis import Check, Detail, Doubt
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
+from meshtasks.records.models import explain
+
+#: What a caller must be allowed: to put records into the mesh, to have it do work,
+#: to look at the console, to change how it is operated (and look); to see the
+#: gateway's metrics and nothing else.
+Scope = Literal["publish", "trigger", "view", "operate", "metrics"]
+
+
+#: Seconds, given as text.
+Span = Annotated[
+    Duration,
+    Field(gt=0),
+    WithJsonSchema({"type": "string", "examples": ["2h", "1h30m", "7d"]}),
+]
+
+
+class Arguments(BaseModel):
+    """Base of the arguments of commands; there are no others than those named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+A = TypeVar("A", bound=Arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[A]):
+    """A command.
+
+    Attributes:
+        name: of its Celery task.
+        arguments: the model of its arguments.
+        run: does it, and gives the answer, which is JSON. It is given its arguments,
+            the process's sinks and the id of the call; called again with the same
+            id, after its worker was killed, it does no more than called once.
+        scopes: what a caller must be allowed, all of it.
+    """
+
+    name: str
+    arguments: type[A]
+    run: Callable[[A, Sinks, str], dict[str, Any]]
+    scopes: frozenset[Scope]
+
+    def call(
+        self, arguments: Mapping[str, Any], sinks: Sinks, call_id: str
+    ) -> dict[str, Any]:
+        """Check the arguments and run the command.
+
+        Raises:
+            SchemaMismatch: an argument is missing, unknown or wrong.
+            MeshError: what :attr:`run` raises.
+        """
+        try:
+            checked = self.arguments.model_validate(arguments)
+        except ValidationError as error:
+            raise SchemaMismatch(explain(error)) from error
+        return self.run(checked, sinks, call_id)
+
 
 R = TypeVar("R")
 

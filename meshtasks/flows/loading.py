@@ -22,17 +22,16 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.loader import refuse
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
-from meshtasks.flows.alerts.flow import FLOW as ALERTS
+from meshtasks.flows.alerts.handler import FLOW as ALERTS
 from meshtasks.flows.analytics import FLOW as ANALYTICS
-from meshtasks.flows.archive.flow import FLOW as ARCHIVE
-from meshtasks.flows.command import Command
+from meshtasks.flows.archive.handler import FLOW as ARCHIVE
 from meshtasks.flows.commands.commands import FLOW as COMMANDS
-from meshtasks.flows.contract import Flow, Handler
-from meshtasks.flows.inference.flow import FLOW as INFERENCE
-from meshtasks.flows.metrics.flow import FLOW as METRICS
+from meshtasks.flows.contract import Command, Flow, Handler
+from meshtasks.flows.inference.handler import FLOW as INFERENCE
+from meshtasks.flows.metrics.handler import FLOW as METRICS
 from meshtasks.flows.pending import FLOW as PENDING
-from meshtasks.flows.readings.flow import FLOW as READINGS
-from meshtasks.flows.webhooks.flow import FLOW as WEBHOOKS
+from meshtasks.flows.readings.handler import FLOW as READINGS
+from meshtasks.flows.webhooks.handler import FLOW as WEBHOOKS
 from meshtasks.records.kinds import KINDS
 
 GROUP = "meshtasks.flows"

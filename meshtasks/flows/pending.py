@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.failed import FailedMessage
-from meshtasks.amqp.headerjson import as_json, from_json
+from meshtasks.amqp.headers import as_json, from_json
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.topology import PENDING_TIMESERIES
 from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable

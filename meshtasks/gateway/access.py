@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from meshtasks.amqp.frames import new_message_id
-from meshtasks.flows.command import Scope
+from meshtasks.flows.contract import Scope
 from meshtasks.gateway.clients import Client
 from meshtasks.gateway.context import Context, InContext
 from meshtasks.gateway.problems import Problem, too_many

@@ -13,7 +13,7 @@ from typing import get_args
 from starlette import types as asgi
 
 from meshtasks.errors import ConfigError
-from meshtasks.flows.command import Scope
+from meshtasks.flows.contract import Scope
 from meshtasks.gateway.problems import too_large, too_slow
 
 _VARIABLE = "MESH_API_TOKENS"

@@ -13,8 +13,7 @@ from meshtasks.amqp.publisher import Publisher
 from meshtasks.amqp.republisher import Republisher
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
-from meshtasks.flows.command import Command
-from meshtasks.flows.contract import Handler
+from meshtasks.flows.contract import Command, Handler
 from meshtasks.gateway.clients import RateLimit, Tokens
 from meshtasks.gateway.config import GATEWAY
 from meshtasks.gateway.observing import Observations

@@ -18,9 +18,9 @@ from pydantic_core import from_json, to_json
 from meshtasks.amqp.calls import call_message
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.topology import TOPOLOGY
-from meshtasks.flows.alerts.commands import SilenceAlerts
-from meshtasks.flows.command import Command
+from meshtasks.flows.alerts.handler import SilenceAlerts
 from meshtasks.flows.commands.commands import Publish
+from meshtasks.flows.contract import Command
 from meshtasks.gateway.access import (
     AUTHENTICATED,
     Accepted,

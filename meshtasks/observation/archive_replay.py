@@ -26,9 +26,8 @@ from meshtasks.flows.archive.reading import (
 )
 from meshtasks.flows.archive.replay import replayed, way_back
 from meshtasks.flows.loading import load_flows
-from meshtasks.flows.retention import retention_of
+from meshtasks.flows.retention import retention_of, victoriametrics_state
 from meshtasks.flows.sinks import TIMESERIES
-from meshtasks.flows.victoriametrics import look
 
 #: Messages that are published together.
 _BATCH = 500
@@ -60,7 +59,7 @@ class Router:
         self._handlers = load_flows().handlers(settings)
         self._kept = None
         if not even_if_dropped:
-            state = look(settings.env.influx_url)
+            state = victoriametrics_state(settings.env.influx_url)
             self._kept = retention_of(settings.env, state)
         self._oldest = self._kept.oldest() if self._kept else -math.inf
 

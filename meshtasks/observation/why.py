@@ -13,7 +13,6 @@ from meshtasks.config.durations import span_text
 from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import Flows
 from meshtasks.flows.retention import Retention, retention_of
-from meshtasks.flows.victoriametrics import look
 from meshtasks.observation.causes import RETENTION, causes
 from meshtasks.observation.explain import exchanges_for
 from meshtasks.observation.mutes import mutes_of
@@ -295,7 +294,7 @@ class Why:
         if self._now - at < _ASK_STORE_SECONDS or not self._settings.env.influx_url:
             return None
         env = self._settings.env
-        retention = retention_of(env, look(env.influx_url))
+        retention = retention_of(env, victoriametrics_state(env.influx_url))
         return retention if retention and at < retention.oldest() else None
 
     # --- names nobody knows -----------------------------------------------

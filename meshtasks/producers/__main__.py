@@ -1,8 +1,8 @@
 """``python -m meshtasks.producers NAME``: one command per source.
 
-A source is a package of that name whose ``__main__.py`` holds its command, so that
-``python -m meshtasks.producers.NAME`` works as well. Only the source that is run is
-imported.
+A source is a module of that name, or a package of that name whose ``__main__.py``
+holds its command, so that ``python -m meshtasks.producers.NAME`` works as well. Only
+the source that is run is imported.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import FrameType
 
@@ -31,6 +31,15 @@ SUMMARIES: Mapping[str, str] = {
 }
 
 
+def command(name: str) -> Callable[..., None]:
+    """The command of a source, which is imported for it."""
+    module = import_module(f"meshtasks.producers.{name}")
+    if hasattr(module, "__path__"):
+        module = import_module(f"{module.__name__}.__main__")
+    found: Callable[..., None] = getattr(module, name)
+    return found
+
+
 def application(name: str = "") -> typer.Typer:
     """All commands, of which only the named one can run: it alone is imported."""
     app = typer.Typer(
@@ -43,8 +52,7 @@ def application(name: str = "") -> typer.Typer:
     )
     for source, summary in SUMMARIES.items():
         if source == name:
-            module = import_module(f"meshtasks.producers.{name}.__main__")
-            app.command(name)(getattr(module, name))
+            app.command(name)(command(name))
         else:
             app.command(source, help=summary)(lambda: None)
     return app

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from meshtasks.config.environment import auth_headers
 from meshtasks.config.settings import ConfigFile, Settings
-from meshtasks.config.web import Auth
+from meshtasks.config.urls import Auth
 
 #: One word of a routing key.
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
@@ -62,12 +62,12 @@ def _read(settings: Settings, module: str) -> object:
 #: Name of the file without ``.yaml`` → reads it, and raises ConfigError for its faults.
 #: `meshtasks config check` reads those that are there.
 CONFIGS: Mapping[str, Callable[[Settings], object]] = {
-    name: partial(_read, module=f"{name}.{module}")
-    for name, module in (
-        ("homeassistant", "config"),
-        ("prometheus", "config"),
-        ("sensornet", "config"),
-        ("system", "collector"),
-        ("triton", "collector"),
+    module.partition(".")[0]: partial(_read, module=module)
+    for module in (
+        "homeassistant.config",
+        "prometheus.collector",
+        "sensornet.config",
+        "system",
+        "triton",
     )
 }

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import InitErrorDetails
 
 from meshtasks.config.durations import Duration
-from meshtasks.config.faults import fault, refuse, refuse_all
+from meshtasks.config.loader import fault, refuse_all, refuse_value
 from meshtasks.config.settings import ConfigFile
 from meshtasks.errors import UnknownUnit
 from meshtasks.records.units import IDENTITY, Affine, Quantity, spelled
@@ -45,7 +45,9 @@ class _Conversion(BaseModel):
 def _conversion(value: object) -> object:
     number = value.get("factor") if isinstance(value, dict) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or not number:
-        refuse("expected a factor such as 0.001 (not 0), or {factor: 1, offset: 0}")
+        refuse_value(
+            "expected a factor such as 0.001 (not 0), or {factor: 1, offset: 0}"
+        )
     return value if isinstance(value, dict) else {"factor": value}
 
 

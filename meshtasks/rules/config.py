@@ -24,7 +24,7 @@ from pydantic import (
 from typing_extensions import override
 
 from meshtasks.amqp.routing import topic_matches
-from meshtasks.config.faults import refuse_all, twice
+from meshtasks.config.loader import refuse_all, twice
 from meshtasks.config.settings import ConfigFile
 from meshtasks.records.alert import Alert, Severity
 from meshtasks.records.timestamps import utc_of
@@ -35,11 +35,13 @@ from meshtasks.rules.detection import (
     Patience,
     RuleState,
     Run,
+    Series,
+    Tags,
+    Template,
     Usual,
     watch_band,
     watch_past,
 )
-from meshtasks.rules.series import Series, Tags, Template
 
 
 class _Rule(BaseModel, ABC):

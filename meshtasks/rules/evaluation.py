@@ -17,8 +17,7 @@ from typing_extensions import TypedDict
 from meshtasks.records.alert import Alert
 from meshtasks.records.envelope import Envelope
 from meshtasks.rules.config import Rule
-from meshtasks.rules.detection import RuleState, Run, Sample
-from meshtasks.rules.series import Series
+from meshtasks.rules.detection import RuleState, Run, Sample, Series
 
 #: A reading further ahead of the clock than this is looked at as one of now, and makes
 #: no other late: a clock that is wrong must not blind the rules until it is caught up

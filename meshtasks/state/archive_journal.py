@@ -47,9 +47,9 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, select, text
 from typing_extensions import override
 
+from meshtasks.config.private_files import file_lock
 from meshtasks.errors import SinkUnavailable
 from meshtasks.state.database import LOCK_CLASS, Database, StateLocation, put
-from meshtasks.state.lock import file_lock
 from meshtasks.state.tables import (
     ARCHIVE_DAMAGED,
     ARCHIVE_GENERATION,

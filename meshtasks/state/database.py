@@ -272,7 +272,7 @@ class Database:
             raise self._unavailable(error) from error
 
     def _upgrade(self, connection: Connection) -> None:
-        from meshtasks.state.upgrading import upgrade  # noqa: PLC0415 - loads Alembic
+        from meshtasks.state.migrations import upgrade  # noqa: PLC0415 - loads Alembic
 
         with self.alone(connection, UPGRADING):
             revision = revision_of(connection)

@@ -22,9 +22,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, select
 
+from meshtasks.config.private_files import file_lock
 from meshtasks.errors import SinkUnavailable
 from meshtasks.state.database import IMPORTING, Database, insert
-from meshtasks.state.lock import file_lock
 from meshtasks.state.tables import (
     ALERT_EVENTS,
     ALERT_GROUPS,

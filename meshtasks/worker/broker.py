@@ -7,7 +7,7 @@ from typing import Any
 from celery import Celery
 from celery.app.amqp import AMQP
 
-from meshtasks.amqp.nodes import Connection
+from meshtasks.amqp.connecting import Connection
 
 
 class NodesAMQP(AMQP):  # type: ignore[misc]  # celery ships no types

@@ -30,7 +30,7 @@ from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import PublishUnconfirmed, SchemaMismatch, Transient, Unroutable
-from meshtasks.flows.command import Command
+from meshtasks.flows.contract import Command
 from meshtasks.flows.sinks import PUBLISHER
 from meshtasks.outcome import REASON_LIMIT_CHARS
 from meshtasks.text import clip

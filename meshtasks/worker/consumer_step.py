@@ -34,13 +34,17 @@ from meshtasks.worker.breaker import Breaker
 from meshtasks.worker.celery_internals import BurstReader, EventLoop
 from meshtasks.worker.completion import CONNECTION_ERRORS, Completion
 from meshtasks.worker.dispatch import Dispatcher, FinishedBatch, PendingBatch
-from meshtasks.worker.flow_control import FlowControl, ProgressWatch
+from meshtasks.worker.flow_control import (
+    SHARE_SECONDS,
+    FlowControl,
+    ProgressWatch,
+    Sharing,
+)
 from meshtasks.worker.mesh import Mesh, mesh_of
 from meshtasks.worker.metrics import Exposition, WorkerMetrics
 from meshtasks.worker.queue_consumer import QueueConsumer
 from meshtasks.worker.recording import Recorder
 from meshtasks.worker.resolution import OutcomeResolver
-from meshtasks.worker.sharing import SHARE_SECONDS, Sharing
 from meshtasks.worker.timers import Timers
 
 logger = get_logger(__name__)

@@ -27,11 +27,11 @@ from meshtasks.flows.timeseries import TimeSeries
 from meshtasks.flows.webhooks import client as webhook
 from meshtasks.flows.webhooks.client import WebhookBusy, Webhooks
 from meshtasks.flows.webhooks.config import Workflow
+from meshtasks.flows.webhooks.workflows import WebhookLog
 from meshtasks.outcome import Retry, outcome_of
 from meshtasks.rules.store import RuleStateStore
 from meshtasks.state.archive_journal import ArchiveJournal
 from meshtasks.state.database import StateLocation
-from meshtasks.state.webhook_log import WebhookLog
 from tests.support.liar import LIES, Liar, Lie, answer
 
 #: Nobody waits longer for an answer here.

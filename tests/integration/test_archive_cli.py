@@ -23,8 +23,8 @@ from meshtasks.flows.archive.objects import (
     compress,
     decompress,
 )
+from meshtasks.flows.retention import VictoriaMetricsState
 from meshtasks.flows.sinks import Sinks
-from meshtasks.flows.victoriametrics import VictoriaMetricsState
 from meshtasks.outcome import DONE
 from meshtasks.records.envelope import Envelope
 from tests.support.amqp import drain, open_channel, queue_depth
@@ -291,7 +291,8 @@ class TestReplay:
         kept_seconds = time.time() - (NOON + 1.5 * HOUR)
         state = VictoriaMetricsState(kept_seconds, {}, 0, 0)
         monkeypatch.setattr(
-            "meshtasks.observation.archive_replay.look", lambda _: state
+            "meshtasks.observation.archive_replay.victoriametrics_state",
+            lambda _: state,
         )
 
         result = meshtasks("archive", "replay", "--from", "2026-11-23")

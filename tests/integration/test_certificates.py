@@ -24,7 +24,7 @@ from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.diagnosis import unreachable
 from meshtasks.flows.http import pool_manager, request
 from meshtasks.flows.inference.triton import Triton
-from meshtasks.producers.homeassistant.connection import Disconnected, Liveness, opened
+from meshtasks.producers.homeassistant.follower import Disconnected, Liveness, opened
 from tests.support.certificates import QUICK_KEY
 
 HELLO = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"

@@ -15,8 +15,8 @@ from meshtasks.demo import loopback
 from meshtasks.demo.audit import stored_points
 from meshtasks.demo.process import ProcessFailed
 from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.flows.retention import retention_seconds, victoriametrics_state
 from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
-from meshtasks.flows.victoriametrics import look, retention_seconds
 from tests.support.processes import processes_of
 from tests.support.victoria import Series, export
 from tests.support.waiting import wait_until
@@ -114,7 +114,7 @@ def test_a_second_one_on_the_same_directory_is_refused(
 
 
 def test_it_is_run_as_the_mesh_needs_it(victoria: VictoriaMetrics) -> None:
-    state = look(victoria.url)
+    state = victoriametrics_state(victoria.url)
     assert state is not None
     assert list(state.faults()) == []
 
@@ -148,14 +148,17 @@ def test_of_one_with_its_defaults_it_is_said_what_it_drops(tmp_path: Path) -> No
         if not each.startswith(("-retention", "-dedup", "-maxLabels", "-deleteAuth"))
     ]
     with foreign:
-        before = look(foreign.url)
+        before = victoriametrics_state(foreign.url)
         write(foreign, b"temperature celsius=1 1000000000000000000")
         wait_until(
-            lambda: (state := look(foreign.url)) is not None and state.dropped_old == 1,
+            lambda: (
+                (state := victoriametrics_state(foreign.url)) is not None
+                and state.dropped_old == 1
+            ),
             10.0,
             "a dropped value counted",
         )
-        after = look(foreign.url)
+        after = victoriametrics_state(foreign.url)
     assert before is not None
     assert after is not None
     assert before.retention_seconds == 31 * 86_400

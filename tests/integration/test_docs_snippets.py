@@ -28,7 +28,7 @@ from typer.main import get_command
 
 import meshtasks.celery  # noqa: F401 - registers what inspect and control know
 from meshtasks.cli import app
-from meshtasks.cli.config_findings import findings
+from meshtasks.cli.config import findings
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.analytics.database import opened

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from meshtasks.producers.homeassistant.connection import Liveness
+from meshtasks.producers.homeassistant.follower import Liveness
 from tests.support.amqp import drain
 from tests.support.following import (
     CHANGES,

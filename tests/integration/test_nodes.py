@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from meshtasks.amqp import connecting, nodes
+from meshtasks.amqp import connecting
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.management import activity
 from meshtasks.amqp.publisher import Outgoing, Publisher
@@ -27,7 +27,7 @@ READING = Outgoing("sensors", "sensors.temperature.attic", b"21.5")
 
 @pytest.fixture(autouse=True)
 def _nothing_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes, "_failed_at", {})
+    monkeypatch.setattr(connecting, "_failed_at", {})
 
 
 @pytest.fixture

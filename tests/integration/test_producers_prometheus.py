@@ -21,10 +21,11 @@ from meshtasks.demo import loopback
 from meshtasks.demo.process import Process
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError
-from meshtasks.producers.prometheus.collector import PrometheusCollector, Target
-from meshtasks.producers.prometheus.config import (
+from meshtasks.producers.prometheus.collector import (
     KubernetesConfig,
+    PrometheusCollector,
     PrometheusConfig,
+    Target,
     TargetConfig,
 )
 from meshtasks.producers.prometheus.kubernetes import PodDiscovery

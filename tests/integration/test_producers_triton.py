@@ -10,7 +10,7 @@ import pytest
 
 from meshtasks.demo import loopback
 from meshtasks.producers.configuration import Selection
-from meshtasks.producers.triton.collector import TritonCollector, TritonConfig
+from meshtasks.producers.triton import TritonCollector, TritonConfig
 from tests.support.collectors import metrics_until, running, write_config
 from tests.support.receiver import Answer, Receiver
 from tests.support.triton import DOUBLE, RAISE, Server, load, rows, unload

@@ -19,8 +19,8 @@ from sqlalchemy import Connection, make_url, text
 from meshtasks.errors import SinkUnavailable
 from meshtasks.state import connecting, database
 from meshtasks.state.database import Database, StateLocation
+from meshtasks.state.migrations import config_of
 from meshtasks.state.tables import METADATA, REVISION
-from meshtasks.state.upgrading import config_of
 from tests.support.postgres import Postgres
 
 COUNT_UP = """

@@ -17,11 +17,11 @@ from sqlalchemy import make_url, text
 
 from meshtasks.errors import SinkUnavailable
 from meshtasks.flows.alerts.store import AlertStore
+from meshtasks.flows.webhooks.workflows import WebhookLog
 from meshtasks.gateway.store import Store
 from meshtasks.rules.store import RuleStateStore
 from meshtasks.state.archive_journal import ArchiveJournal
 from meshtasks.state.database import Database, StateLocation
-from meshtasks.state.webhook_log import WebhookLog
 from tests.support.postgres import Postgres
 
 DATA = Path(__file__).parents[1] / "data" / "state"

@@ -13,13 +13,15 @@ from tritonclient.http import InferenceServerClient
 
 from meshtasks.demo import loopback
 from meshtasks.errors import SinkRejected, SinkUnavailable, Transient
-from meshtasks.flows.inference.stacking import (
+from meshtasks.flows.inference.tensors import (
     Inference,
+    InputSpec,
     ModelCrashed,
     ModelNotReady,
     NoSuchModel,
+    json_tensor,
+    model_input,
 )
-from meshtasks.flows.inference.tensors import InputSpec, json_tensor, model_input
 from meshtasks.flows.inference.triton import Triton
 from tests.support.proxy import Proxy
 from tests.support.receiver import Answer, Receiver

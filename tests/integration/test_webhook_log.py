@@ -7,8 +7,8 @@ from contextlib import closing
 
 import pytest
 
+from meshtasks.flows.webhooks.workflows import KEEP_SECONDS, WebhookLog
 from meshtasks.state.database import StateLocation
-from meshtasks.state.webhook_log import KEEP_SECONDS, WebhookLog
 
 NOW = 1_795_440_000.0
 

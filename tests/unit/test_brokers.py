@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.amqp.connecting import unopened
-from meshtasks.amqp.nodes import node_of
-from meshtasks.config.brokers import fault_of, urls_of
+from meshtasks.amqp.connecting import node_of, unopened
 from meshtasks.config.settings import load_settings
+from meshtasks.config.urls import fault_of, urls_of
 from meshtasks.errors import ConfigError
 from meshtasks.masking import masked
 

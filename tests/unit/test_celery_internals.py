@@ -72,7 +72,7 @@ RELIED_ON = {
         "celery.worker.worker:WorkController.prepare_args": "d24116363636",
         "celery.worker.worker:WorkController.setup_includes": "840e9c811f0e",
     },
-    "inspection": {
+    "program": {
         "celery.worker.control:rate_limit": "4f73e287f53d",
         "celery.worker.control:time_limit": "1b81868304e4",
         "celery.worker.control:add_consumer": "54b1aaf6d8c8",

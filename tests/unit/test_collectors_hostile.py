@@ -13,9 +13,13 @@ from hypothesis import strategies as st
 from meshtasks.producers.buffer import encode
 from meshtasks.producers.collecting import Measured
 from meshtasks.producers.http import Client, Page
-from meshtasks.producers.prometheus.collector import PrometheusCollector, Target
-from meshtasks.producers.prometheus.config import PrometheusConfig, TargetConfig
-from meshtasks.producers.triton.collector import TritonCollector, TritonConfig
+from meshtasks.producers.prometheus.collector import (
+    PrometheusCollector,
+    PrometheusConfig,
+    Target,
+    TargetConfig,
+)
+from meshtasks.producers.triton import TritonCollector, TritonConfig
 from meshtasks.records.points import fields_text, metric_start, tags_of
 
 TEXT = "text/plain; version=0.0.4"

@@ -17,8 +17,7 @@ from meshtasks.celery import create_app
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import ConfigFile, Settings, load_settings
 from meshtasks.errors import ConfigError
-from meshtasks.flows.command import Arguments, Command
-from meshtasks.flows.contract import Flow, Handler
+from meshtasks.flows.contract import Arguments, Command, Flow, Handler
 from meshtasks.flows.diagnosis import Check, Detail, Doubt, Verdict
 from meshtasks.flows.loading import GROUP, load_flows
 from meshtasks.flows.sinks import SinkKey

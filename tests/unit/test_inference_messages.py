@@ -15,8 +15,7 @@ from meshtasks.flows.inference.messages import (
     request_of,
     result_message,
 )
-from meshtasks.flows.inference.stacking import Inference
-from meshtasks.flows.inference.tensors import Tensor
+from meshtasks.flows.inference.tensors import Inference, Tensor
 from tests.support.inference import NOW, envelope, request
 
 KEY = "ai.model.obedient"

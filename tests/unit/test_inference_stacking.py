@@ -8,15 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtasks.errors import SinkRejected, SinkUnavailable
-from meshtasks.flows.inference.stacking import (
+from meshtasks.flows.inference.tensors import (
     Inference,
+    ModelInput,
     StackResults,
+    Tensor,
     infer_stacked,
     split,
     stacked,
     stacks,
 )
-from meshtasks.flows.inference.tensors import ModelInput, Tensor
 
 WIDTH = 3
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshtasks.flows.metric_points import Transformed, metric_points
+from meshtasks.flows.pipeline import Transformed, metric_points
 from meshtasks.records.envelope import Envelope
 from meshtasks.rules.config import RuleBook
 

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from meshtasks.records.alert import Alert
 from meshtasks.rules.config import RuleBook, ThresholdRule
+from meshtasks.rules.detection import Series
 from meshtasks.rules.evaluation import evaluate
-from meshtasks.rules.series import Series
 
 START = 1_795_440_000.0
 DISK = Series(

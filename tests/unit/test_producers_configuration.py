@@ -13,9 +13,9 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
 from meshtasks.producers.configuration import Selection
-from meshtasks.producers.prometheus.config import PrometheusConfig
-from meshtasks.producers.system.collector import Group, SystemConfig
-from meshtasks.producers.triton.collector import TritonConfig
+from meshtasks.producers.prometheus.collector import PrometheusConfig
+from meshtasks.producers.system import Group, SystemConfig
+from meshtasks.producers.triton import TritonConfig
 
 SHIPPED = Path(__file__).parents[2] / "config"
 

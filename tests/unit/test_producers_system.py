@@ -19,7 +19,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.producers.buffer import encode
 from meshtasks.producers.collecting import Measured
 from meshtasks.producers.configuration import Selection
-from meshtasks.producers.system.collector import Group, SystemCollector, SystemConfig
+from meshtasks.producers.system import Group, SystemCollector, SystemConfig
 from meshtasks.records.points import fields_of, fields_text, metric_start, tags_of
 from meshtasks.rules.config import RULES, RuleBook
 from tests.unit.test_producers_configuration import SHIPPED

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from meshtasks.flows.metric_points import Transformed
+from meshtasks.flows.pipeline import Transformed
 from meshtasks.flows.readings.transform import transform
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.kinds import HUMIDITY, TEMPERATURE

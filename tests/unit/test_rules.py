@@ -15,13 +15,12 @@ from pydantic import ValidationError
 from meshtasks.config.loader import load_yaml
 from meshtasks.records.alert import Alert
 from meshtasks.rules.config import DeviationRule, Rule, RuleBook, ThresholdRule
-from meshtasks.rules.detection import WINDOW_PARTS, Sample
+from meshtasks.rules.detection import WINDOW_PARTS, Sample, Series
 from meshtasks.rules.evaluation import (
     CLOCK_TOLERANCE_SECONDS,
     SeriesState,
     evaluate,
 )
-from meshtasks.rules.series import Series
 
 CONFIG = Path(__file__).parents[2] / "config"
 SERIES = Series("key", "temperature", "°C", "s1", "kitchen")

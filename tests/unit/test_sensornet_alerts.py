@@ -9,7 +9,7 @@ import pytest
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
-from meshtasks.flows.metric_points import metric_points
+from meshtasks.flows.pipeline import metric_points
 from meshtasks.records.alert import Alert
 from meshtasks.records.envelope import Envelope
 from meshtasks.rules.config import RULES

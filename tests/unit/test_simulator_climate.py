@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from meshtasks.producers.simulator.climate import (
+from meshtasks.producers.simulator.house import (
+    ROOMS,
     Climate,
     Overheating,
     Room,
     Weather,
     relative_humidity_percent,
 )
-from meshtasks.producers.simulator.house import ROOMS
 
 HOUR_SECONDS = 3600.0
 MIDNIGHT = datetime(2026, 6, 1, tzinfo=UTC).timestamp()

@@ -20,7 +20,7 @@ from meshtasks.errors import InvalidMessage
 from meshtasks.flows.inference.config import ModelBook
 from meshtasks.flows.inference.handler import result_points
 from meshtasks.flows.inference.messages import request_of
-from meshtasks.flows.metric_points import Transformed, metric_points
+from meshtasks.flows.pipeline import Transformed, metric_points
 from meshtasks.flows.readings.transform import transform as transform_readings
 from meshtasks.flows.webhooks.handler import (
     read_automation_trigger,

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from meshtasks.config.loader import load_yaml
-from meshtasks.config.web import is_base_url
+from meshtasks.config.urls import is_base_url
 from meshtasks.flows.webhooks.config import (
     Condition,
     Webhook,

@@ -12,7 +12,4 @@ for the disk.
 A rerun is harmless: a record that is delivered again is recognised by its id. A
 notification is claimed before it is sent and recorded afterwards; a crash between the
 two sends it twice, at worst.
-
-The state belongs to one host and is shared by its workers. Both queues must be
-consumed on the same host, or each host knows half of the alerts.
 """

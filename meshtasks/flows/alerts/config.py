@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 from meshtasks.config.durations import Duration
-from meshtasks.config.faults import fault, refuse_all, twice
+from meshtasks.config.loader import fault, refuse_all, twice
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
 from meshtasks.flows.alerts.matchers import MatcherField, all_match

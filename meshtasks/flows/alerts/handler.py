@@ -1,26 +1,44 @@
-"""The handlers of the alert queues, and the timer that sends notifications.
+"""The flow of alerts: its handlers, the timer that sends notifications, its command.
 
 The exchange ``alerts`` is a fanout, so both queues get every alert. The handler of
 ``alerts.critical`` acts on the critical ones and that of ``alerts.notifications`` on
-the rest, so each alert counts once.
+the rest, so each alert counts once. The command's rerun is harmless: the id of the
+silence follows from that of the call.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable
 from meshtasks.flows.alerts.config import ALERTS, Route
+from meshtasks.flows.alerts.matchers import parse_matcher
 from meshtasks.flows.alerts.rendering import Notification, renderer_of, template_context
 from meshtasks.flows.alerts.service import ALERT_STATE, AlertService, AlertUpdate
-from meshtasks.flows.alerts.state import AlertEvent, EventKind
+from meshtasks.flows.alerts.state import AlertEvent, EventKind, Silence
 from meshtasks.flows.circuit import Circuit, State
-from meshtasks.flows.contract import Batch, Timer, handles
+from meshtasks.flows.contract import (
+    Arguments,
+    Batch,
+    Command,
+    Flow,
+    Handler,
+    Span,
+    Timer,
+    handles,
+)
+from meshtasks.flows.diagnosis import Check, Detail, Doubt, Verdict, unreachable
+from meshtasks.flows.excerpts import ARCHIVE
 from meshtasks.flows.pipeline import identified_records, send_to_archive
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, outcome_of
@@ -28,6 +46,59 @@ from meshtasks.records.alert import Alert, Severity, misplaced
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.timestamps import published_at
 from meshtasks.timing import Backoff
+
+_SILENCE_ID_BYTES = 4
+
+
+def _matcher(text: str) -> str:
+    return str(parse_matcher(text))
+
+
+class SilenceAlerts(Arguments):
+    """Mute some alerts for a while.
+
+    Attributes:
+        matchers: conditions that must all hold, as of ``meshtasks alerts silence``.
+        lasts: how long, such as ``2h`` or ``1h30m``.
+        comment: why.
+        created_by: who.
+    """
+
+    matchers: Annotated[
+        list[Annotated[str, AfterValidator(_matcher)]], Field(min_length=1)
+    ]
+    lasts: Span
+    comment: str = ""
+    created_by: str = "a command"
+
+
+def silence_alerts(
+    arguments: SilenceAlerts, sinks: Sinks, call_id: str
+) -> dict[str, Any]:
+    """Silence alerts, on the host of the worker that runs this.
+
+    Raises:
+        SinkUnavailable: the state of alerts is busy or cannot be written.
+    """
+    now = time.time()
+    digest = hashlib.blake2b(call_id.encode(), digest_size=_SILENCE_ID_BYTES)
+    silence = Silence(
+        digest.hexdigest(),
+        tuple(arguments.matchers),
+        now,
+        now + arguments.lasts,
+        arguments.created_by,
+        arguments.comment,
+    )
+    with sinks[ALERT_STATE].tables() as tables:
+        tables.begin_silence(silence, now)
+    return {"silence_id": silence.id, "ends_at": silence.ends_at}
+
+
+COMMANDS: tuple[Command[Any], ...] = (
+    Command("silence_alerts", SilenceAlerts, silence_alerts, frozenset({"operate"})),
+)
+
 
 if TYPE_CHECKING:
     from meshtasks.flows.alerts.notifier import Notifier
@@ -239,3 +310,62 @@ def _updates(batch: Batch[Alert]) -> Iterator[tuple[int, AlertUpdate]]:
             # Some publishers give every message the same id.
             name = f"{name}@{item.envelope.timestamp:.0f}"
         yield item.index, AlertUpdate(name, batch.records[item.index], item.time)
+
+
+def _receivers(settings: Settings) -> Verdict:
+    urls = settings.env.receivers
+    if not urls:
+        text = "no receiver of alerts.yaml has a URL: nobody is notified of alerts"
+        return Verdict("warning", text, "set MESH_RECEIVERS__<NAME> to an Apprise URL")
+    with closing(Sinks(settings)) as sinks:
+        base_urls = sinks[NOTIFIER].base_urls()
+    away = unreachable(set(base_urls.values()))
+    if found := [
+        f"{name}: {away[url]}" for name, url in base_urls.items() if url in away
+    ]:
+        remedy = "start the service, or correct MESH_RECEIVERS__<NAME>"
+        return Verdict("failed", "; ".join(found), remedy)
+    unknown = len(urls) - len(base_urls)
+    rest = f", {unknown} cannot be asked without sending" if unknown else ""
+    return Verdict("ok", f"{len(base_urls)} answer{rest}")
+
+
+def _checks(settings: Settings) -> Iterator[Check]:
+    yield Check("receivers", partial(_receivers, settings))
+
+
+def _doubts(settings: Settings, _handlers: Mapping[str, Handler]) -> Iterator[Doubt]:
+    policy, urls = settings.read(ALERTS), settings.env.receivers
+    used = {name for route in policy.routes for name in route.receivers}
+    for index, name in enumerate(policy.receivers):
+        key = f"receivers.{index}"
+        if name not in used:
+            yield Doubt("warning", ALERTS, key, f"no route has receiver {name}")
+        elif name not in urls:
+            text = (
+                f"receiver {name} has no URL and is left out; "
+                f"set MESH_RECEIVERS__{name.upper()}"
+            )
+            yield Doubt("note", ALERTS, key, text)
+
+
+def _explain(
+    _settings: Settings, _handler: Handler, routing_key: str
+) -> Iterator[Detail]:
+    """Of an alert that was published under ``alerts.<severity>.<source>``."""
+    _, severity, source = (*routing_key.split(".", 2), "", "")[:3]
+    labels = {"severity": severity, "source": source}
+    known = {name: value for name, value in labels.items() if value}
+    yield Detail("alert", "", {}, known)
+
+
+FLOW = Flow(
+    "alerts",
+    handlers=(receive_critical, receive_others),
+    files=(ALERTS, ARCHIVE),
+    sinks=(ALERT_STATE,),
+    commands=COMMANDS,
+    checks=_checks,
+    doubts=_doubts,
+    explain=_explain,
+)

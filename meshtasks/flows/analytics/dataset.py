@@ -12,7 +12,11 @@ from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 
-from meshtasks.config.private_files import make_private_directory, private_opener
+from meshtasks.config.private_files import (
+    file_lock,
+    make_private_directory,
+    private_opener,
+)
 from meshtasks.errors import SinkRejected, SinkUnavailable, Transient
 from meshtasks.flows.analytics.layout import (
     ANALYTICS_PREFIX,
@@ -31,7 +35,6 @@ from meshtasks.flows.analytics.rows import TABLES, Table, rows_of
 from meshtasks.flows.archive.objects import FileStore, ObjectStore, archived_objects
 from meshtasks.flows.archive.reading import ObjectName
 from meshtasks.records.kinds import KindsConfig
-from meshtasks.state.lock import file_lock
 
 logger = logging.getLogger(__name__)
 

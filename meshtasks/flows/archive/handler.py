@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshtasks.errors import SinkRejected, SinkUnavailable
+from meshtasks.amqp.queues import QUEUES
+from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, TOPOLOGY
+from meshtasks.config.settings import Settings
+from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.flows.archive.layout import (
     ArchiveObject,
     BadEntry,
@@ -14,9 +23,16 @@ from meshtasks.flows.archive.layout import (
     entries_of,
     objects_of,
 )
-from meshtasks.flows.archive.objects import FOLLOWERS, OBJECTS, ObjectStore, compress
+from meshtasks.flows.archive.objects import (
+    FOLLOWERS,
+    OBJECTS,
+    ObjectStore,
+    compress,
+    open_store,
+)
 from meshtasks.flows.archive.reading import content_of, fault_of
-from meshtasks.flows.contract import Batch, handles
+from meshtasks.flows.contract import Batch, Flow, Handler, handles
+from meshtasks.flows.diagnosis import Check, Doubt, Verdict, can_occur, disk
 from meshtasks.flows.excerpts import ARCHIVE, ArchiveClass
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.outcome import DONE, Outcome, Retry, outcome_of
@@ -45,16 +61,16 @@ _BUSY = Retry("another worker is storing this record", tried=False)
 @handles("archive.events", record=Any, sinks=_SINKS, gathers=True)
 def archive_events(batch: Batch[Any], sinks: Sinks) -> list[Outcome]:
     """Store the records of the class ``events``."""
-    return _archive("events", batch, sinks)
+    return _archive_batch("events", batch, sinks)
 
 
 @handles("archive.metrics", record=Any, sinks=_SINKS, gathers=True)
 def archive_metrics(batch: Batch[Any], sinks: Sinks) -> list[Outcome]:
     """Store the records of the class ``metrics``."""
-    return _archive("metrics", batch, sinks)
+    return _archive_batch("metrics", batch, sinks)
 
 
-def _archive(
+def _archive_batch(
     archive_class: ArchiveClass, batch: Batch[Any], sinks: Sinks
 ) -> list[Outcome]:
     class_of = sinks.settings.read(ARCHIVE).class_of
@@ -162,3 +178,79 @@ def _is_unavailable(store: ObjectStore) -> bool:
     except SinkUnavailable:
         return True
     return False
+
+
+_LARGEST_PROBE_BYTES = 8 << 20
+
+
+def _validate(settings: Settings) -> Iterable[ConfigError]:
+    open_store(settings.env).close()
+    return ()
+
+
+def _archive(settings: Settings) -> Verdict:
+    name = f"doctor/{uuid.uuid4()}"
+    limits = settings.read(QUEUES).for_queue(archive_metrics.queue)
+    # as large as one of a batch may be: a store that is nearly full takes small ones
+    content = secrets.token_bytes(min(limits.batch.bytes, _LARGEST_PROBE_BYTES))
+    with closing(Sinks(settings)) as sinks:
+        store = sinks[OBJECTS]
+        store.put(name, content, {})
+        found = store.get(name)
+        store.delete(name)
+    if found != content:
+        text = "an object that was stored reads differently"
+        return Verdict("failed", text, "look into the object store")
+    return Verdict("ok", "an object was stored, read and deleted")
+
+
+def _journal(settings: Settings) -> Verdict:
+    with closing(Sinks(settings)) as sinks:
+        journal, store = sinks[JOURNAL], sinks[OBJECTS]
+        journal.probe()
+        damaged = [name for name in journal.damaged() if store.stat(name)]
+    if damaged:
+        text = f"{len(damaged)} damaged objects in the archive: {damaged[0]}, …"
+        remedy = "meshtasks archive verify; their records were stored in other objects"
+        return Verdict("warning", text, remedy)
+    return Verdict("ok", "answers")
+
+
+def _checks(settings: Settings) -> Iterator[Check]:
+    yield Check("archive", partial(_archive, settings))
+    yield Check("journal", partial(_journal, settings))
+    scheme, _, directory = settings.env.archive_url.partition("://")
+    if scheme == "file":
+        yield Check("disk of archive", partial(disk, Path(directory)))
+
+
+def _doubts(settings: Settings, handlers: Mapping[str, Handler]) -> Iterator[Doubt]:
+    topology, policy = settings.read(TOPOLOGY), settings.read(ARCHIVE)
+    queues = {  # those of the archive take every key
+        binding.queue
+        for binding in topology.bindings
+        if binding.queue in handlers and binding.exchange != ARCHIVE_EXCHANGE
+    }
+    for index, selection in enumerate(policy.select):
+        if not can_occur(selection.pattern, topology, queues):
+            text = f"{selection.pattern} matches no routing key of the mesh"
+            yield Doubt("warning", ARCHIVE, f"select.{index}.pattern", text)
+    alternates = {exchange.alternate for exchange in topology.exchanges}
+    domains = {
+        binding.routing_key.partition(".")[0]
+        for binding in topology.bindings
+        if binding.destination not in alternates  # nobody takes what comes there
+    } | {exchange.name for exchange in topology.exchanges}
+    for domain in sorted(policy.metrics - domains):
+        text = f"no routing key of the mesh begins with {domain}"
+        yield Doubt("warning", ARCHIVE, "metrics", text)
+
+
+FLOW = Flow(
+    "archive",
+    handlers=(archive_events, archive_metrics),
+    files=(ARCHIVE,),
+    validate=_validate,
+    checks=_checks,
+    doubts=_doubts,
+)

@@ -17,8 +17,7 @@ from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.replay import Replay
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import SchemaMismatch
-from meshtasks.flows.command import Arguments, Command, Span
-from meshtasks.flows.contract import Flow
+from meshtasks.flows.contract import Arguments, Command, Flow, Span
 from meshtasks.flows.sinks import PUBLISHER, Sinks
 
 

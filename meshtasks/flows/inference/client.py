@@ -23,18 +23,20 @@ from meshtasks.flows.inference.messages import (
     error_message,
     result_message,
 )
-from meshtasks.flows.inference.stacking import Inference, ModelCrashed, infer_stacked
 from meshtasks.flows.inference.tensors import (
+    Inference,
+    ModelCrashed,
     ModelInput,
     ModelSpec,
+    infer_stacked,
     model_input,
 )
 from meshtasks.flows.pipeline import give_alerts
 from meshtasks.flows.sinks import PUBLISHER, SinkKey, Sinks
 from meshtasks.outcome import DONE, Outcome, Retry, outcome_of
 from meshtasks.rules.config import ThresholdRule
+from meshtasks.rules.detection import Series
 from meshtasks.rules.evaluation import Watched
-from meshtasks.rules.series import Series
 
 if TYPE_CHECKING:
     from meshtasks.flows.inference.triton import Triton

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
-from meshtasks.config.faults import fault, refuse_all
+from meshtasks.config.loader import fault, refuse_all
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError, SchemaMismatch
 from meshtasks.flows.inference.messages import InferenceResult, ModelName

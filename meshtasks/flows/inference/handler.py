@@ -1,25 +1,46 @@
-"""The handlers of ``ai.inference.requests`` and ``ai.inference.results``.
+"""The flow of inference: handlers of requests and of results, the command ``infer``.
 
 A result becomes a metric, ``inference``, with the tags and fields that models.yaml
 names, one for each row of a batch. From there on it is a metric: one point, and rules
-that watch its fields.
+that watch its fields. The command's rerun is harmless: the request's message has the
+id of the call.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
-from pydantic_core import from_json
+from pydantic import Field
+from pydantic_core import from_json, to_json
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.queues import QUEUES
+from meshtasks.amqp.tap import tapped
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
-from meshtasks.errors import InvalidMessage, SchemaMismatch, SinkUnavailable, Transient
-from meshtasks.flows.contract import Batch, handles
+from meshtasks.errors import (
+    InvalidMessage,
+    NoAnswer,
+    SchemaMismatch,
+    SinkRejected,
+    SinkUnavailable,
+    Transient,
+)
+from meshtasks.flows.contract import Arguments, Batch, Command, Flow, Handler, handles
+from meshtasks.flows.diagnosis import (
+    Check,
+    Detail,
+    Doubt,
+    Verdict,
+    probe,
+    rule_detail,
+)
+from meshtasks.flows.excerpts import ARCHIVE
 from meshtasks.flows.inference.client import (
     RESULTS_QUEUE,
     TRITON,
@@ -36,20 +57,100 @@ from meshtasks.flows.inference.config import (
     ModelSteps,
 )
 from meshtasks.flows.inference.messages import (
+    AI_EXCHANGE,
     InferenceResult,
+    ModelName,
     ModelRequest,
+    RequestId,
+    Version,
     error_message,
     origin_of,
     request_of,
 )
-from meshtasks.flows.inference.tensors import tensor_of
-from meshtasks.flows.metric_points import Transformed, metric_points
-from meshtasks.flows.pipeline import store_points
-from meshtasks.flows.sinks import RULE_STATE, TIMESERIES, Sinks
+from meshtasks.flows.inference.tensors import JsonTensor, tensor_of
+from meshtasks.flows.pipeline import Transformed, metric_points, store_points
+from meshtasks.flows.sinks import PUBLISHER, RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.json_text import objects_one_a_line
 from meshtasks.records.models import Metric
+
+#: Longest wait of ``infer``; it occupies a process of the worker meanwhile.
+LONGEST_WAIT_SECONDS = 120.0
+
+
+class Infer(Arguments):
+    """Ask a model.
+
+    Attributes:
+        model: its name.
+        inputs: its inputs.
+        request_id: comes back with the result; the id of the call if not given.
+        version: of the model; the server's choice if not given.
+        wait_seconds: how long to wait for the result; not at all if not given.
+    """
+
+    model: ModelName
+    inputs: Annotated[list[JsonTensor], Field(min_length=1)]
+    request_id: RequestId | None = None
+    version: Version | None = None
+    wait_seconds: Annotated[float, Field(gt=0, le=LONGEST_WAIT_SECONDS)] | None = None
+
+
+def infer(arguments: Infer, sinks: Sinks, call_id: str) -> dict[str, Any]:
+    """Publish a request to a model, and wait for its result if told to.
+
+    Raises:
+        SinkRejected: the model's result is an error.
+        NoAnswer: there was no result in time; the request goes on.
+        Transient: the broker is unavailable.
+    """
+    request_id = arguments.request_id or call_id
+    record = arguments.model_dump(exclude={"wait_seconds"}, exclude_none=True)
+    request = Outgoing(
+        AI_EXCHANGE,
+        f"ai.model.{arguments.model}",
+        to_json({**record, "request_id": request_id}),
+        call_id,
+        timestamp=time.time(),
+    )
+    if arguments.wait_seconds is None:
+        sinks[PUBLISHER].publish([request])
+        return {"request_id": request_id}
+    results = f"ai.result.{arguments.model}"
+    settings = sinks.settings
+    with tapped(
+        settings.env.amqp_url, settings.read(TOPOLOGY), results, [AI_EXCHANGE]
+    ) as answers:
+        sinks[PUBLISHER].publish([request])
+        answer = answers.next(
+            arguments.wait_seconds,
+            lambda message: _is_result(message.body, request_id),
+        )
+    if answer is None:
+        message = (
+            f"model {arguments.model} gave no result within "
+            f"{arguments.wait_seconds:g} s; the request goes on, and its result is "
+            f"published to exchange {AI_EXCHANGE} as {results}"
+        )
+        raise NoAnswer(message)
+    result: dict[str, Any] = from_json(answer.body)
+    if (reason := result.get("error")) is not None:
+        raise SinkRejected(str(reason))
+    return result
+
+
+def _is_result(body: bytes, request_id: str) -> bool:
+    try:
+        result = from_json(body)
+    except ValueError:
+        return False
+    return isinstance(result, dict) and result.get("request_id") == request_id
+
+
+COMMANDS: tuple[Command[Any], ...] = (
+    Command("infer", Infer, infer, frozenset({"trigger"})),
+)
 
 
 def _dead_requests(
@@ -213,3 +314,58 @@ def _metrics(result: InferenceResult, steps: ModelSteps) -> list[Metric]:
 
 def _metric(tags: dict[str, Any], fields: dict[str, Any], timestamp: Any) -> Metric:
     return {"name": MEASUREMENT, "fields": fields, "tags": tags, "timestamp": timestamp}
+
+
+def _triton(settings: Settings) -> Verdict:
+    try:
+        return probe(settings, TRITON)
+    except Transient as error:
+        remedy = f"start it, or do not consume {run_models.queue}; MESH_TRITON_URL"
+        return Verdict("warning", str(error), remedy)
+
+
+def _checks(settings: Settings) -> Iterator[Check]:
+    yield Check("triton", partial(_triton, settings))
+
+
+def _doubts(settings: Settings, _handlers: Mapping[str, Handler]) -> Iterator[Doubt]:
+    models = settings.read(MODELS)
+    for name, steps in models.models.items():
+        if not (steps.tags or steps.scores or steps.alerts):
+            text = (
+                f"the model {name} has no steps: its results are points of ok and "
+                "latency_ms, as they are without this entry"
+            )
+            yield Doubt("warning", MODELS, f"models.{name}", text)
+    queue = run_models.queue
+    limit_seconds = settings.read(QUEUES).for_queue(queue).time_limit_seconds
+    answer_seconds = models.answer_timeout_seconds
+    if answer_seconds > limit_seconds / 2:
+        text = (
+            f"a model may take {answer_seconds:g} s, more than half of the "
+            f"{limit_seconds:g} s that a batch of {queue} may take "
+            "(time_limit_seconds in queues.yaml): it would be cut off"
+        )
+        yield Doubt("warning", MODELS, "answer_timeout_seconds", text)
+
+
+def _explain(
+    settings: Settings, handler: Handler, routing_key: str
+) -> Iterator[Detail]:
+    if handler is not evaluate_results:
+        return
+    model = ".".join(routing_key.split(".")[2:3])
+    steps = settings.read(MODELS).models.get(model)
+    for alert in steps.alerts if steps else ():
+        yield rule_detail(alert, f"field {alert.field}")
+
+
+FLOW = Flow(
+    "inference",
+    handlers=(run_models, evaluate_results),
+    files=(MODELS, ARCHIVE),
+    commands=COMMANDS,
+    checks=_checks,
+    doubts=_doubts,
+    explain=_explain,
+)

@@ -20,8 +20,12 @@ from typing_extensions import TypedDict
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.errors import InvalidMessage, SchemaMismatch, SinkRejected
 from meshtasks.flows.excerpts import rfc3339
-from meshtasks.flows.inference.stacking import Inference
-from meshtasks.flows.inference.tensors import JsonTensor, JsonTensors, json_tensor
+from meshtasks.flows.inference.tensors import (
+    Inference,
+    JsonTensor,
+    JsonTensors,
+    json_tensor,
+)
 from meshtasks.records.envelope import Envelope, record_id
 from meshtasks.records.models import Number, explain
 from meshtasks.records.timestamps import moment_of

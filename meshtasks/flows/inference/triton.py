@@ -29,13 +29,16 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable
 from meshtasks.flows.http import pool_manager, request
 from meshtasks.flows.inference.config import MODELS
-from meshtasks.flows.inference.stacking import (
+from meshtasks.flows.inference.tensors import (
+    DATATYPES,
     Inference,
+    InputSpec,
     ModelCrashed,
     ModelNotReady,
+    ModelSpec,
     NoSuchModel,
+    Tensor,
 )
-from meshtasks.flows.inference.tensors import DATATYPES, InputSpec, ModelSpec, Tensor
 from meshtasks.text import clip, ends
 from meshtasks.timing import timed
 

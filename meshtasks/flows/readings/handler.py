@@ -12,17 +12,18 @@ they have seen, and the archive knows every record by its id.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from meshtasks.config.settings import Settings
-from meshtasks.flows.contract import Batch, Handler
-from meshtasks.flows.metric_points import Transformed
-from meshtasks.flows.pipeline import store_points
+from meshtasks.flows.contract import Batch, Flow, Handler
+from meshtasks.flows.diagnosis import Detail, Doubt, rule_details, rule_doubts
+from meshtasks.flows.excerpts import ARCHIVE
+from meshtasks.flows.pipeline import Transformed, store_points
 from meshtasks.flows.readings.transform import transform
 from meshtasks.flows.sinks import RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
-from meshtasks.records.kinds import KINDS
+from meshtasks.records.kinds import KINDS, QUANTITIES
 from meshtasks.records.models import Reading, SensorReading
 from meshtasks.rules.config import RULES
 
@@ -70,3 +71,27 @@ def handler_of_kind(queue: str, kind: str) -> Handler:
         validate=validate,
         struct=Reading,
     )
+
+
+def _doubts(settings: Settings, handlers: Mapping[str, Handler]) -> Iterator[Doubt]:
+    queues = {
+        queue for queue, handler in handlers.items() if handler.record is SensorReading
+    }
+    return rule_doubts(settings, queues, "readings", of_metrics=False)
+
+
+def _explain(
+    settings: Settings, _handler: Handler, routing_key: str
+) -> Iterator[Detail]:
+    return rule_details(settings, routing_key, of_metrics=False)
+
+
+FLOW = Flow(
+    "readings",
+    handlers=tuple(handler_of_kind(f"sensors.{kind}", kind) for kind in QUANTITIES),
+    by_kind=handler_of_kind,
+    files=(RULES, KINDS, ARCHIVE),
+    sinks=(RULE_STATE,),
+    doubts=_doubts,
+    explain=_explain,
+)

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from meshtasks.errors import InvalidMessage, SchemaMismatch
-from meshtasks.flows.metric_points import Transformed
+from meshtasks.flows.pipeline import Transformed
 from meshtasks.outcome import Dead
 from meshtasks.records.envelope import Envelope, sensor_of_key
 from meshtasks.records.models import Reading
@@ -26,9 +26,8 @@ from meshtasks.records.timestamps import (
 )
 from meshtasks.records.units import DECIMALS, IDENTITY, Affine, Quantity
 from meshtasks.rules.config import RuleBook
-from meshtasks.rules.detection import Sample
+from meshtasks.rules.detection import Sample, Series
 from meshtasks.rules.evaluation import Watched
-from meshtasks.rules.series import Series
 
 
 class _Source(NamedTuple):

@@ -23,9 +23,9 @@ from typing_extensions import override
 
 from meshtasks.amqp.routing import topic_matches
 from meshtasks.config.environment import auth_headers
-from meshtasks.config.faults import refuse_all, twice
+from meshtasks.config.loader import refuse_all, twice
 from meshtasks.config.settings import ConfigFile, Settings
-from meshtasks.config.web import Auth, http_url, is_base_url, is_url_text
+from meshtasks.config.urls import Auth, http_url, is_base_url, is_url_text
 from meshtasks.errors import ConfigError
 
 #: Half of what a batch may take by default, so that one call cannot use it up.

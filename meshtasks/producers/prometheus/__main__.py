@@ -10,11 +10,12 @@ from meshtasks.producers.__main__ import main
 from meshtasks.producers.collecting import DryRun, run_collector
 from meshtasks.producers.configuration import secret_headers
 from meshtasks.producers.prometheus.collector import (
+    CONFIG,
     Discovery,
+    KubernetesConfig,
     PrometheusCollector,
     Target,
 )
-from meshtasks.producers.prometheus.config import CONFIG, KubernetesConfig
 
 
 def prometheus(context: typer.Context, *, dry_run: DryRun = False) -> None:

@@ -23,8 +23,11 @@ from typing_extensions import override
 from meshtasks.config.loader import fault_in
 from meshtasks.errors import MeshError
 from meshtasks.producers.collecting import Guard, routing_word
-from meshtasks.producers.prometheus.collector import Discovery
-from meshtasks.producers.prometheus.config import KubernetesConfig, TargetConfig
+from meshtasks.producers.prometheus.collector import (
+    Discovery,
+    KubernetesConfig,
+    TargetConfig,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""One round after the other of the groups that are configured."""
+"""``python -m meshtasks.producers system``: metrics of this machine."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import psutil
+import typer
 from pydantic import Field
 from typing_extensions import override
 
-from meshtasks.config.settings import ConfigFile
+from meshtasks.config.settings import ConfigFile, load_settings
+from meshtasks.producers.__main__ import main
 from meshtasks.producers.collecting import (
     LONGEST_GAP_INTERVALS,
     WRAP_32_BIT,
     Collector,
     Counters,
+    DryRun,
     Fields,
     Guard,
     Measured,
     elapsed_seconds,
     metric,
     routing_word,
+    run_collector,
 )
 from meshtasks.producers.configuration import Model, Seconds, Selection, Word
 
@@ -89,10 +93,8 @@ _MEMORY = {
     "buffers_bytes": "buffers",
     "cached_bytes": "cached",
 }
-_TEMPERATURES = {
-    "celsius": "current",
-    "high_celsius": "high",
-    "critical_celsius": "critical",
+_TEMPERATURES = {"celsius": "current"} | {
+    f"{limit}_celsius": limit for limit in ("high", "critical")
 }
 _PROCESS_STATES = {
     psutil.STATUS_RUNNING: "running",
@@ -131,9 +133,6 @@ _NO_DISKS = frozenset(
 )
 #: ``fuse.snapfuse``, ``fuse.squashfuse_ll``, ``fuse.fuse-overlayfs``, …
 _NO_DISK_PREFIXES = ("fuse.snap", "fuse.squash", "fuse.fuse-overlay", "fuse.archive")
-#: Of the words of a line in mountinfo.
-_MOUNT_POINT = 4
-
 
 CONFIG = ConfigFile("producers/system.yaml", SystemConfig)
 
@@ -216,11 +215,8 @@ def disk(look: Look) -> Iterator[Found]:
     for part in sorted(psutil.disk_partitions(), key=lambda each: each.mountpoint):
         if (path := _on_host(part.mountpoint, look.root)) is None:
             continue
-        if (
-            part.device in seen
-            or not look.config.disk.wants(path)
-            or _never_fills(part)
-        ):
+        unwanted = not look.config.disk.wants(path)
+        if part.device in seen or unwanted or _never_fills(part):
             continue
         usage = look.guard.attempt(
             f"file system {path}", partial(psutil.disk_usage, part.mountpoint)
@@ -261,10 +257,7 @@ def _is_writable_elsewhere(path: str) -> bool:
     writable = False  # the last mount at a path is the one that is seen
     for line in mounts.splitlines():
         mount, _, file_system = line.partition(" - ")
-        words = mount.split(" ")
-        if len(words) > _MOUNT_POINT and words[_MOUNT_POINT] == path.replace(
-            " ", "\\040"
-        ):
+        if mount.split(" ")[4:5] == [path.replace(" ", "\\040")]:
             writable = "rw" in file_system.rpartition(" ")[2].split(",")
     return writable
 
@@ -306,7 +299,7 @@ def temperatures(look: Look) -> Iterator[Found]:
             yield Found(_attributes(sensor, _TEMPERATURES), tags)
 
 
-def system(_look: Look) -> Iterator[Found]:
+def load(_look: Look) -> Iterator[Found]:
     """Load and uptime."""
     loads = zip(("load1", "load5", "load15"), psutil.getloadavg(), strict=True)
     uptime_seconds = time.time() - psutil.boot_time()
@@ -343,12 +336,7 @@ def process(look: Look) -> Iterator[Found]:
 
 #: Those that this user may not see are None.
 _PROCESS_ATTRIBUTES = [
-    "pid",
-    "name",
-    "create_time",
-    "cpu_times",
-    "memory_info",
-    "num_threads",
+    *("pid", "name", "create_time", "cpu_times", "memory_info", "num_threads")
 ]
 
 
@@ -397,7 +385,7 @@ GROUPS: Mapping[Group, Callable[[Look], Iterator[Found]]] = {
     Group.DISK_IO: disk_io,
     Group.NETWORK: network,
     Group.TEMPERATURES: temperatures,
-    Group.SYSTEM: system,
+    Group.SYSTEM: load,
     Group.PROCESSES: processes,
     Group.PROCESS: process,
 }
@@ -446,3 +434,22 @@ class SystemCollector(Collector):
         # What was found before something failed is kept.
         self._guard.attempt(f"group {group}", lambda: found.extend(GROUPS[group](look)))
         return found
+
+
+def system(context: typer.Context, *, dry_run: DryRun = False) -> None:
+    """Publish metrics of this machine: processors, memory, disks, network, …
+
+    What is measured, and how often, is in config/producers/system.yaml. The metrics
+    go to the exchange "metrics", under metrics.system.<host>.<group>.
+
+    Exit codes: 0 all confirmed, 1 no queue for some, 75 some not confirmed (they
+    wait on disk for the next start), 78 bad configuration.
+    """
+    settings = load_settings()
+    config = settings.read(CONFIG)
+    collector = SystemCollector(config, root=settings.env.host_root)
+    run_collector(context, collector, config.interval_seconds, dry_run=dry_run)
+
+
+if __name__ == "__main__":
+    main("system")

@@ -16,8 +16,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Batch, Flow, Handler, handles
 from meshtasks.flows.diagnosis import Detail, Doubt, rule_details, rule_doubts
 from meshtasks.flows.excerpts import ARCHIVE
-from meshtasks.flows.metric_points import Transformed, metric_points
-from meshtasks.flows.pipeline import store_points
+from meshtasks.flows.pipeline import Transformed, metric_points, store_points
 from meshtasks.flows.sinks import RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope

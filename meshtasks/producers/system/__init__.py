@@ -1,1 +1,0 @@
-"""Metrics of the machine this runs on: ``python -m meshtasks.producers system``."""

@@ -1,1 +1,0 @@
-"""Statistics of Triton Inference Server: ``python -m meshtasks.producers triton``."""
