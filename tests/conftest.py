@@ -11,7 +11,7 @@
 ``every_amqp_url``   like ``amqp_url``, and once more on RabbitMQ 4
 ``postgres``         the session's PostgreSQL
 ``state_location``   an empty state, in a SQLite file and once more in PostgreSQL
-``swift``            the session's object store
+``swift``            the session's object store; ``new_swift``, one of the test's own
 ``s3``               that store as a client sees it, and once more Garage
 ``influx``           a bucket in the InfluxDB 1.6 engine, and once more in 2
 ``triton``           the session's Triton, with all models; leave them loaded
@@ -55,7 +55,7 @@ from tests.support.played_triton import PlayedTriton
 from tests.support.postgres import Postgres, postgres_unavailable
 from tests.support.receiver import Receiver
 from tests.support.s3 import S3Target
-from tests.support.swift import Swift
+from tests.support.swift import Swift, swift_unavailable
 from tests.support.topologies import shipped_topology
 from tests.support.triton import REPOSITORIES, Server
 from tests.support.unpacked import COMPOSE, NTFY
@@ -91,6 +91,8 @@ _ABSENT: dict[str, Callable[[], str | None]] = {
     "real_ntfy": NTFY.absent,
     "real_triton": unavailable_reason,
     "new_real_triton": unavailable_reason,
+    "swift": swift_unavailable,
+    "new_swift": swift_unavailable,
     "postgres": postgres_unavailable,
     "postgresql": postgres_unavailable,
 }
@@ -237,6 +239,13 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
     store.start()
     yield store
     store.kill()
+
+
+@pytest.fixture
+def new_swift(tmp_path: Path) -> Iterator[Swift]:
+    """An object store of the test's own, to stop and kill."""
+    with Swift(tmp_path / "swift") as store:
+        yield store
 
 
 @pytest.fixture(scope="session", params=["swift", *_CONTAINER])

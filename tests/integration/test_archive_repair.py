@@ -138,7 +138,7 @@ def test_of_a_compacted_day_all_records_come_back(
     assert set(ids_in(store).values()) == {1, len(METRIC["fields"])}
 
 
-@pytest.mark.parametrize("environment", ["directory", "bucket"], indirect=True)
+@pytest.mark.parametrize("environment", ["directory", "swift"], indirect=True)
 def test_a_second_repair_has_nothing_to_do_and_sound_objects_are_left_alone(
     sinks: Sinks, meshtasks: Command
 ) -> None:

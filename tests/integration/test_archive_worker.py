@@ -126,29 +126,28 @@ def test_workers_killed_again_and_again_archive_every_record_once(
 
 
 def test_an_outage_of_the_bucket_delays_records_and_loses_none(
-    environment: Environment, tmp_path: Path
+    environment: Environment, new_swift: Swift, tmp_path: Path
 ) -> None:
-    with Swift(tmp_path / "swift") as server:
-        in_bucket = bucket_environment(
-            server.target,
-            tmp_path,
-            broker_url=environment.broker_url,
-            config_dir=environment.config_dir,
-        )
-        worker = Worker(tmp_path, variables(in_bucket), *QUEUES)
-        with closing(open_store(in_bucket)) as store, running(worker):
-            publish(in_bucket, [event(number) for number in range(100)])
-            wait_until(partial(has, store, 100), 30, "records before")
+    in_bucket = bucket_environment(
+        new_swift.target,
+        tmp_path,
+        broker_url=environment.broker_url,
+        config_dir=environment.config_dir,
+    )
+    worker = Worker(tmp_path, variables(in_bucket), *QUEUES)
+    with closing(open_store(in_bucket)) as store, running(worker):
+        publish(in_bucket, [event(number) for number in range(100)])
+        wait_until(partial(has, store, 100), 30, "records before")
 
-            server.kill()
-            publish(in_bucket, [event(number) for number in range(100, 200)])
-            wait_until(lambda: "sink objects is open" in worker.log(), 30, "the outage")
-            publish(in_bucket, [event(number) for number in range(200, 300)])
+        new_swift.kill()
+        publish(in_bucket, [event(number) for number in range(100, 200)])
+        wait_until(lambda: "sink objects is open" in worker.log(), 30, "the outage")
+        publish(in_bucket, [event(number) for number in range(200, 300)])
 
-            server.start()
-            wait_until(partial(has, store, 300), 90, "records after")
+        new_swift.start()
+        wait_until(partial(has, store, 300), 90, "records after")
 
-            assert archived(store) == Counter(range(300))
-            assert len(ids_in(store)) == 300
+        assert archived(store) == Counter(range(300))
+        assert len(ids_in(store)) == 300
     url = environment.amqp_url
     assert queue_depth(url, "dead.letter.queue") == 0

@@ -112,20 +112,20 @@ def test_a_wrong_setting_holds_the_queue_up_with_what_to_do(
         assert "a wrong one" not in str(it.value)
 
 
-def test_a_server_that_stops_is_an_outage_until_it_is_back(tmp_path: Path) -> None:
-    with (
-        Swift(tmp_path / "swift") as server,
-        closing(open_store(bucket_environment(server.target, tmp_path))) as store,
-    ):
+def test_a_server_that_stops_is_an_outage_until_it_is_back(
+    new_swift: Swift, tmp_path: Path
+) -> None:
+    environment = bucket_environment(new_swift.target, tmp_path)
+    with closing(open_store(environment)) as store:
         store.put(NAME, b"before", {})
 
-        server.kill()
+        new_swift.kill()
         with pytest.raises(SinkUnavailable, match="refused"):
             store.probe()
         with pytest.raises(SinkUnavailable, match="refused"):
             store.put(NAME, b"lost", {})
 
-        server.start()
+        new_swift.start()
         store.probe()
         assert store.get(NAME) == b"before"
         store.put(NAME, b"after", {})

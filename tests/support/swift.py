@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
 import subprocess
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -88,6 +90,17 @@ use = egg:swift#bulk
 [filter:slo]
 use = egg:swift#slo
 """
+
+
+def swift_unavailable() -> str | None:
+    """Why Swift cannot keep objects where tests have their files; None if it can."""
+    with tempfile.NamedTemporaryFile() as file:
+        try:
+            os.setxattr(file.fileno(), "user.swift.metadata", b"0")
+        except OSError as error:
+            where = tempfile.gettempdir()
+            return f"it needs extended attributes of files, and {where}: {error}"
+    return None
 
 
 class Swift:
