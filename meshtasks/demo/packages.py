@@ -62,18 +62,25 @@ class Program:
         path: the file, or the name of a program to be looked up on the PATH.
         units: systemd units that its installation enables.
         optional: not every release has the package, and tests are skipped without.
+        renamed: what the package is called where the first name is gone.
     """
 
     package: str
     path: str
     units: tuple[str, ...] = ()
     optional: bool = False
+    renamed: str | None = None
 
     def is_installed(self) -> bool:
         """Whether it is there."""
         if "/" in self.path:
             return Path(self.path).is_file()
         return shutil.which(self.path) is not None
+
+    def candidate(self) -> str | None:
+        """Name of the package that this machine's archive has; None if it has none."""
+        names = (self.package, self.renamed)
+        return next((name for name in names if name and candidate(name)), None)
 
 
 def python_libraries() -> list[Path]:
@@ -89,7 +96,8 @@ def _python_library() -> Program:
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
     files = [directory / f"{name}.so.1.0" for directory in python_libraries()]
     found = next((file for file in files if file.is_file()), files[-1])
-    return Program(name, str(found), optional=True)
+    # Ubuntu gave packages another name when times became 64 bits long.
+    return Program(name, str(found), optional=True, renamed=f"{name}t64")
 
 
 _RABBITMQ = Program(
@@ -161,12 +169,17 @@ def candidate(package: str) -> str | None:
 
 def can_be_had(programs: Sequence[Program]) -> list[Program]:
     """Those that this machine's archive has, and those that it has to have."""
-    return [each for each in programs if not each.optional or candidate(each.package)]
+    return [each for each in programs if not each.optional or each.candidate()]
+
+
+def names_of(programs: Sequence[Program]) -> list[str]:
+    """Names of their packages here."""
+    return [each.candidate() or each.package for each in programs]
 
 
 def administrator_command(programs: Sequence[Program]) -> str:
     """The command with which an administrator installs these programs."""
-    packages = " ".join(program.package for program in programs)
+    packages = " ".join(names_of(programs))
     install = f"apt-get install -y --no-install-recommends {packages}"
     return f"sudo sh -c 'apt-get update && {install}'"
 
@@ -222,7 +235,7 @@ def install(programs: Sequence[Program], policy: Path = POLICY) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     with services_held_back(policy):
         run([*apt_get, "update"], environment)
-        packages = [program.package for program in can_be_had(programs)]
+        packages = names_of(can_be_had(programs))
         run([*apt_get, "install", "--no-install-recommends", *packages], environment)
         new_units = [unit for unit in units if _has_unit(unit)]
         if new_units and shutil.which("systemctl"):

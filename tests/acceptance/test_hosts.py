@@ -223,12 +223,14 @@ def test_without_its_database_a_queue_waits_and_goes_on_by_itself(
                 postgres.start()
         last = partial(sensors_up_to, postgres, database, start + 2 * READINGS - 1)
         wait_until(lambda: last() == len(SENSORS), 90, "the rest")
+        points = 2 * READINGS * len(SENSORS)
+        wait_until(lambda: count_samples(victoria) == points, 60, "their points")
     finally:
         host.worker.kill()
 
     url = env["MESH_BROKER_URL"]
     critical = drain(url, "alerts.critical")
     assert len({each.properties["message_id"] for each in critical}) == len(SENSORS)
-    assert count_samples(victoria) == 2 * READINGS * len(SENSORS)
+    assert count_samples(victoria) == points
     assert drain(url, "dead.letter.queue") == []
     assert postgres.password not in host.worker.log()

@@ -38,7 +38,7 @@ def initialised(directory: Path, *options: str) -> Path:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     return directory / "systemd"
 
@@ -49,7 +49,7 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
 

@@ -61,7 +61,7 @@ class Node(RabbitMQ):
         """Run one of RabbitMQ's scripts (``rabbitmq-queues``, …) on this node."""
         command = [str(SERVER.with_name(script)), *arguments]
         subprocess.run(
-            command, env=self.environment, check=True, capture_output=True, timeout=120
+            command, env=self.environment, check=True, capture_output=True, timeout=300
         )
 
     @override
