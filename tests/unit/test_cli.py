@@ -45,10 +45,10 @@ def test_help_of_all_commands_imports_none_of_them(option: str) -> None:
 
 
 def test_a_command_imports_no_other() -> None:
-    modules = modules_of("secrets", "--help")
+    modules = modules_of("publish", "--help")
 
     assert modules & {f"meshtasks.cli.{name}" for name in COMMANDS} == {
-        "meshtasks.cli.secrets"
+        "meshtasks.cli.publish"
     }
 
 
