@@ -61,8 +61,8 @@ def main() -> None:
 
 
 def _measure(node: RabbitMQ, letters: int, replayed: int) -> None:
-    url = _space(node, "list")
-    _bury(url, letters)
+    url = make_space(node, "list")
+    bury(url, letters)
     print(f"broker, {letters:,} letters in it: {_broker_mb(node):.0f} MB")
     listed = _run(url, "dlq", "list")
     print(f"dlq list: {_told(listed, letters)}; broker {_broker_mb(node):.0f} MB")
@@ -73,14 +73,14 @@ def _measure(node: RabbitMQ, letters: int, replayed: int) -> None:
     print(f"dlq list takes {listed.seconds / bare.seconds:.2f} of its time")
     node.delete_vhost("list")
 
-    url = _space(node, "replay")
-    _bury(url, replayed)
+    url = make_space(node, "replay")
+    bury(url, replayed)
     whole = _run(url, "dlq", "replay", "--all")
     print(f"dlq replay: {_told(whole, replayed)}")
     node.delete_vhost("replay")
 
-    url = _space(node, "killed")
-    _bury(url, replayed)
+    url = make_space(node, "killed")
+    bury(url, replayed)
     back = _killed_half_way(url, replayed)
     rest = _run(url, "dlq", "replay", "--all")
     ids = _drained(url)
@@ -94,7 +94,8 @@ def _measure(node: RabbitMQ, letters: int, replayed: int) -> None:
     sys.exit(0 if balances else 1)
 
 
-def _space(node: RabbitMQ, name: str) -> str:
+def make_space(node: RabbitMQ, name: str) -> str:
+    """A virtual host with the topology; its URL."""
     node.create_vhost(name)
     url = node.amqp_url(name)
     with connected(url) as connection:
@@ -102,7 +103,7 @@ def _space(node: RabbitMQ, name: str) -> str:
     return url
 
 
-def _bury(url: str, count: int) -> None:
+def bury(url: str, count: int) -> None:
     """Dead letters as workers write them; one in four has a traceback."""
     with closing(Publisher(url)) as publisher:
         for start in range(0, count, 5_000):

@@ -9,13 +9,10 @@ matches, and came by way of the alternate exchange.
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,7 +21,7 @@ from meshtasks.amqp.delivery import Delivery, count_in, last_death, text_in
 from meshtasks.amqp.failed import kept_headers, kept_properties
 from meshtasks.amqp.partitions import queue_of
 from meshtasks.amqp.publisher import Outgoing
-from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, topic_matches
+from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
 from meshtasks.amqp.topology import Topology
 from meshtasks.text import clip
 
@@ -33,9 +30,6 @@ from meshtasks.text import clip
 ID_DIGITS = 12
 #: Kind of a message that was published where no binding matches.
 UNROUTABLE = "Unroutable"
-
-#: What differs between reasons of the same fault.
-_DETAILS = re.compile(r'"[^"]*"|\d[\d.,:TZ+-]*|[-+]\d+')
 
 
 class DeadLetter(NamedTuple):
@@ -66,141 +60,6 @@ class DeadLetter(NamedTuple):
     replays: int = 0
     replayed_at: str = ""
     sensor: str = ""
-
-
-class GroupKey(NamedTuple):
-    """What the dead letters of a group have in common.
-
-    Attributes:
-        queue: where they failed; None if they never were in a queue.
-        kind: class of the fault.
-        reason: see :func:`general_reason`.
-    """
-
-    queue: str | None
-    kind: str
-    reason: str
-
-    @classmethod
-    def of(cls, dead_letter: DeadLetter) -> Self:
-        """The group of a dead letter."""
-        reason = general_reason(dead_letter.reason)
-        return cls(dead_letter.queue, dead_letter.kind, reason)
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Selects dead letters: those that meet every condition that is set.
-
-    Attributes:
-        ids: these, by the beginnings of their ids.
-        reason: their kind is this, or their reason has this in it (in any case).
-        queue: they failed in it; a shell pattern such as ``sensors.*`` will do.
-        routing_key: their routing key matches it, as in a binding (``sensors.#``).
-        sensor: they are of it; a shell pattern will do.
-        failed_before: epoch seconds.
-        failed_after: epoch seconds.
-        group: they belong to it.
-    """
-
-    ids: Collection[str] = ()
-    reason: str = ""
-    queue: str = ""
-    routing_key: str = ""
-    sensor: str = ""
-    failed_before: float | None = None
-    failed_after: float | None = None
-    group: GroupKey | None = None
-
-    def matches(self, dead_letter: DeadLetter) -> bool:
-        """Whether this one is selected. One without a time may be of any age."""
-        return (
-            self._has_id(dead_letter.id)
-            and self._has_reason(dead_letter)
-            and (not self.queue or fnmatchcase(dead_letter.queue or "", self.queue))
-            and (not self.sensor or fnmatchcase(dead_letter.sensor, self.sensor))
-            and (
-                not self.routing_key
-                or topic_matches(self.routing_key, dead_letter.routing_key)
-            )
-            and self._is_of_age(dead_letter.failed_at)
-            and (self.group is None or self.group == GroupKey.of(dead_letter))
-        )
-
-    def _has_id(self, dead_letter_id: str) -> bool:
-        if not self.ids:
-            return True
-        return dead_letter_id in self.ids or dead_letter_id.startswith(tuple(self.ids))
-
-    def _has_reason(self, dead_letter: DeadLetter) -> bool:
-        text = self.reason.casefold()
-        return (
-            dead_letter.kind.casefold() == text or text in dead_letter.reason.casefold()
-        )
-
-    def _is_of_age(self, failed_at: float | None) -> bool:
-        return failed_at is None or (
-            (self.failed_before is None or failed_at < self.failed_before)
-            and (self.failed_after is None or failed_at >= self.failed_after)
-        )
-
-
-@dataclass(slots=True)
-class Group:
-    """Dead letters of one queue and one reason.
-
-    Attributes:
-        count: how many.
-        replayed: how many of them had been replayed before.
-        example: one of them; the last that was looked at.
-        first_failed_at: epoch seconds, None if unknown of all.
-        last_failed_at: likewise.
-    """
-
-    count: int
-    replayed: int
-    example: DeadLetter
-    first_failed_at: float | None
-    last_failed_at: float | None
-
-
-class Groups:
-    """Dead letters, counted by reason and queue."""
-
-    def __init__(self) -> None:
-        self._groups: dict[GroupKey, Group] = {}
-
-    def add(self, dead_letter: DeadLetter) -> None:
-        """Count one."""
-        key = GroupKey.of(dead_letter)
-        time = dead_letter.failed_at
-        replayed = int(dead_letter.replays > 0)
-        group = self._groups.get(key)
-        if group is None:
-            self._groups[key] = Group(1, replayed, dead_letter, time, time)
-            return
-        group.count += 1
-        group.replayed += replayed
-        group.example = dead_letter
-        if time is not None:
-            group.first_failed_at = min(group.first_failed_at or time, time)
-            group.last_failed_at = max(group.last_failed_at or time, time)
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def largest_first(self) -> list[Group]:
-        """All of them."""
-        return sorted(
-            self._groups.values(),
-            key=lambda group: (-group.count, group.example.queue or "", group.example),
-        )
-
-
-def general_reason(reason: str) -> str:
-    """A reason without what differs between reasons of the same fault: quoted text,
-    numbers and times."""
-    return _DETAILS.sub("…", reason)
 
 
 def requeue_targets(
@@ -236,7 +95,7 @@ def requeue_targets(
 
 #: Earlier failures that a message remembers, and how much of each.
 _HISTORY_LIMIT = 10
-_REASON_LIMIT_CHARS = 300
+REASON_LIMIT_CHARS = 300
 #: Epoch seconds that every calendar and time zone can show; the year 9999.
 _END_OF_TIME = 253_370_764_800
 
@@ -386,8 +245,11 @@ def replay_messages(
             _history_entry(dead_letter, replayed_at, body),
         ],
     }
-    body = delivery.body if body is None else body
     properties = kept_properties(delivery)
+    if body is None:
+        body = delivery.body
+    else:
+        properties.pop("content_encoding", None)  # what was typed is plain
     return [
         Outgoing(
             *way_to(queue, dead_letter.routing_key),
@@ -412,7 +274,7 @@ def _history_entry(
 ) -> dict[str, object]:
     return {
         "kind": dead_letter.kind,
-        "reason": dead_letter.reason[:_REASON_LIMIT_CHARS],
+        "reason": dead_letter.reason[:REASON_LIMIT_CHARS],
         "queue": dead_letter.queue or "",
         "failed_at": ""
         if dead_letter.failed_at is None
@@ -445,4 +307,4 @@ def _epoch(value: object) -> float | None:
 
 def _text(value: object) -> str:
     """What stands where a text is expected."""
-    return value if isinstance(value, str) else clip(repr(value), _REASON_LIMIT_CHARS)
+    return value if isinstance(value, str) else clip(repr(value), REASON_LIMIT_CHARS)

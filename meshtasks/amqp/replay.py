@@ -20,12 +20,13 @@ from typing import NamedTuple
 from meshtasks.amqp.connecting import missing_queues
 from meshtasks.amqp.dead_letters import (
     DeadLetter,
-    Selection,
     dead_letter_of,
     replay_messages,
     requeue_targets,
 )
 from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.failing_again import FailedAgain, hearing_failures
+from meshtasks.amqp.letter_groups import Selection
 from meshtasks.amqp.partitions import EXCHANGE_PREFIX, queue_of
 from meshtasks.amqp.peek import HeldMessages, peek
 from meshtasks.amqp.publisher import Publisher
@@ -55,15 +56,22 @@ class Replayed:
         looked_at: dead letters that were read.
         requeued: confirmed in their queues, by the names of those.
         kept: left where they are, by the reason.
+        failed_again: requeued, and dead letters again meanwhile, by why.
     """
 
     looked_at: int = 0
     requeued: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
+    failed_again: Counter[str] = field(default_factory=Counter)
+
+
+#: Why a dead letter would fail again; None if nothing is found.
+Refusal = Callable[[Delivery, DeadLetter], str | None]
 
 
 class Replay:
-    """One replay.
+    """One replay. What fails again meanwhile is noted, and a cause of which much does
+    is left alone from then on.
 
     Args:
         url: AMQP URL.
@@ -73,6 +81,7 @@ class Replay:
         topology: says which queues a dead letter goes to, and how.
         rate: messages a second, at most; None for no limit.
         edited: by id, bodies to send instead of their own.
+        refusal: those that it has a reason for are kept.
         stopping: ends it, in good order, when it is set.
         on_progress: called after every batch.
     """
@@ -86,6 +95,7 @@ class Replay:
         *,
         rate: float | None = None,
         edited: Mapping[str, bytes] | None = None,
+        refusal: Refusal | None = None,
         stopping: threading.Event | None = None,
         on_progress: Callable[[Replayed, HeldMessages], None] = lambda *_: None,
     ) -> None:
@@ -98,12 +108,14 @@ class Replay:
         self._topology = topology
         self._rate = rate
         self._edited = edited or {}
+        self._refusal = refusal
         self._stopping = stopping or threading.Event()
         self._on_progress = on_progress
         self._batch = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 4)))
         self._next_at = 0.0
         #: Queues that were found to be missing; they are not tried again.
         self._missing: set[str] = set()
+        self._reached: set[str] = set()
 
     def run(self) -> Replayed:
         """Run it.
@@ -113,12 +125,18 @@ class Replay:
             Transient: the broker went away, is short of memory or disk, or another
                 process reads the queue. :attr:`result` has what was done so far.
         """
-        with closing(Publisher(self._url)) as publisher:
-            while not self._shift(publisher):
+        with (
+            closing(Publisher(self._url)) as publisher,
+            hearing_failures(self._url, self._topology, self.began) as again,
+        ):
+            self.result.failed_again = again.reasons
+            while not self._shift(publisher, again):
                 pass
+            if self._reached and not self._stopping.is_set():
+                again.wait_for_all(self._reached)
         return self.result
 
-    def _shift(self, publisher: Publisher) -> bool:
+    def _shift(self, publisher: Publisher, again: FailedAgain) -> bool:
         """Go through the queue, for as long as one may hold its messages; whether
         that was all of it."""
         ends_at = time.monotonic() + _SHIFT_SECONDS
@@ -127,9 +145,19 @@ class Replay:
         batch: list[_Chosen] = []
         with peek(self._url, self._queue, stopping=self._stopping) as held:
             for chosen in self._selected(held):
+                letter = chosen.dead_letter
+                if again.ends_trial(letter):
+                    self._requeue(publisher, held, batch)
+                    batch = []
+                    again.wait_for_trial(letter, chosen.queues)
+                if again.stops(letter):
+                    self.result.kept["those of its cause fail again"] += 1
+                    continue
+                again.send(letter)
                 batch.append(chosen)
                 if len(batch) == self._batch:
                     self._requeue(publisher, held, batch)
+                    again.glance()
                     batch = []
                     if time.monotonic() > ends_at:
                         return False
@@ -151,6 +179,8 @@ class Replay:
                 self.result.kept[way] += 1
             elif missing := self._missing.intersection(way):
                 self.result.kept[no_queue(min(missing))] += 1
+            elif self._refusal and (why := self._refusal(delivery, dead_letter)):
+                self.result.kept[why] += 1
             else:
                 yield _Chosen(delivery, dead_letter, way)
 
@@ -184,6 +214,7 @@ class Replay:
                 else:
                     held.remove([delivery.tag])
                     self.result.requeued[", ".join(queues)] += 1
+                    self._reached.update(queues)
         self._on_progress(self.result, held)
 
     def _hold_the_rate(self, count: int) -> None:
@@ -201,16 +232,23 @@ class ReplayPlan:
     Args:
         selection: which dead letters.
         topology: of the mesh.
+        refusal: as of :class:`Replay`.
     """
 
-    def __init__(self, selection: Selection, topology: Topology) -> None:
+    def __init__(
+        self,
+        selection: Selection,
+        topology: Topology,
+        refusal: Refusal | None = None,
+    ) -> None:
         self._selection = selection
         self._topology = topology
+        self._refusal = refusal
         self._looked_at = 0
         self._kept = Counter[str]()
         self._routes = Counter[tuple[str, ...]]()
 
-    def add(self, dead_letter: DeadLetter) -> None:
+    def add(self, delivery: Delivery, dead_letter: DeadLetter) -> None:
         """Look at one."""
         self._looked_at += 1
         if not self._selection.matches(dead_letter):
@@ -218,6 +256,8 @@ class ReplayPlan:
         targets = requeue_targets(dead_letter, self._topology)
         if isinstance(targets, str):
             self._kept[targets] += 1
+        elif self._refusal and (why := self._refusal(delivery, dead_letter)):
+            self._kept[why] += 1
         else:
             self._routes[targets] += 1
 

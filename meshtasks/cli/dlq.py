@@ -12,14 +12,11 @@ import click
 import typer
 from pydantic_core import from_json
 
-from meshtasks.amqp.dead_letters import (
-    DeadLetter,
-    Groups,
-    Selection,
-)
+from meshtasks.amqp.dead_letters import DeadLetter
 from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.letter_groups import Groups, Selection
 from meshtasks.amqp.peek import HeldMessages
-from meshtasks.amqp.replay import Replay, Replayed, ReplayPlan
+from meshtasks.amqp.replay import Refusal, Replay, Replayed, ReplayPlan
 from meshtasks.amqp.replay import drop as drop_letters
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli.dlq_files import export, import_
@@ -45,8 +42,10 @@ from meshtasks.cli.dlq_queue import (
     page,
 )
 from meshtasks.cli.terminal import counting, fail, say
-from meshtasks.config.settings import load_settings
+from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import Transient
+from meshtasks.flows.loading import load_flows
+from meshtasks.observation.verdicts import Verdicts
 from meshtasks.records.json_text import body_text
 
 app = typer.Typer(
@@ -156,23 +155,33 @@ def replay(  # noqa: PLR0913 - options
     edit: Annotated[
         bool, typer.Option("--edit", help="Edit the bodies in $EDITOR first.")
     ] = False,
+    would_succeed: Annotated[
+        bool,
+        typer.Option(
+            "--would-succeed",
+            help="Only those (of all, without other options) that their queue would "
+            "take now.",
+        ),
+    ] = False,
 ) -> None:
     """Return dead letters to the queue they failed in, and to no other.
 
     A dead letter is removed once its message is confirmed there, so interrupting this
     loses none. One that fails again is a dead letter again, with its earlier reasons
-    and the number of replays. Messages that no binding matched go to the queues that
-    one leads to now, if any.
+    and the number of replays. Of each cause a few go first: if they fail again, the
+    others of that cause are kept. Messages that no binding matched go to the queues
+    that one leads to now, if any.
 
-    Exit codes: 0; 1 some were kept, or there is no such dead letter; 69 the broker
-    cannot be reached; 130 interrupted.
+    Exit codes: 0; 1 some were kept or failed again, or there is none such; 69 the
+    broker cannot be reached; 130 interrupted.
 
     Example: meshtasks dlq replay --queue sensors.temperature --reason UnknownUnit
     """
     filters = Filters(reason, queue, routing_key, sensor, older_than, newer_than)
-    selection = filters.selection(ids, every=every)
+    selection = filters.selection(ids, every=every or would_succeed)
     settings = load_settings()
     topology = settings.read(TOPOLOGY)
+    refusal = _verdicts(settings).refusal if would_succeed and not edit else None
     with opened(settings, queue) as letters:
         edited = None
         if edit:
@@ -184,15 +193,15 @@ def replay(  # noqa: PLR0913 - options
         elif ids:
             find(letters, ids)  # the beginning of several ids ends the command here
         if dry:
-            result = _dry_run(letters, selection, topology)
+            result = _dry_run(letters, selection, topology, refusal)
         else:
-            result = _replay(letters, selection, topology, rate, edited)
+            result = _replay(letters, selection, topology, rate, edited, refusal)
         for line in outcome(result, dry=dry):
             say(line)
         letters.exit_if_stopped(
             "what was not requeued is still a dead letter; the same command goes on"
         )
-    if result.kept:
+    if result.kept or result.failed_again:
         raise typer.Exit(EXIT_NOT_FOUND)
 
 
@@ -261,12 +270,17 @@ def _delete(letters: DeadLetterQueue, chosen: set[int]) -> int:
     return deleted
 
 
+def _verdicts(settings: Settings) -> Verdicts:
+    return Verdicts(settings, load_flows().handlers(settings))
+
+
 def _replay(
     letters: DeadLetterQueue,
     selection: Selection,
     topology: Topology,
     rate: float | None,
     edited: Mapping[str, bytes] | None,
+    refusal: Refusal | None,
 ) -> Replayed:
     """Replay, with a progress bar.
 
@@ -286,6 +300,7 @@ def _replay(
             topology,
             rate=rate,
             edited=edited,
+            refusal=refusal,
             stopping=letters.stopping,
             on_progress=show,
         )
@@ -301,11 +316,14 @@ def _replay(
 
 
 def _dry_run(
-    letters: DeadLetterQueue, selection: Selection, topology: Topology
+    letters: DeadLetterQueue,
+    selection: Selection,
+    topology: Topology,
+    refusal: Refusal | None,
 ) -> Replayed:
     """What a replay would do now."""
-    plan = ReplayPlan(selection, topology)
-    letters.peek("looking", lambda _delivery, letter: plan.add(letter))
+    plan = ReplayPlan(selection, topology, refusal)
+    letters.peek("looking", plan.add)
     return plan.result(letters.url)
 
 

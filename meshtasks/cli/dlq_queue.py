@@ -17,12 +17,11 @@ from meshtasks.amqp import headers
 from meshtasks.amqp.dead_letters import (
     ID_DIGITS,
     DeadLetter,
-    Group,
-    Selection,
     dead_letter_of,
     history_of,
 )
 from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.letter_groups import Group, Selection
 from meshtasks.amqp.peek import peek
 from meshtasks.amqp.replay import Replayed
 from meshtasks.amqp.topology import TOPOLOGY
@@ -337,6 +336,8 @@ def outcome(result: Replayed, *, dry: bool) -> Iterator[str]:
         yield f"{count:>9,}  to {name}"
     for reason, count in result.kept.most_common():
         yield f"{count:>9,}  kept: {reason}"
+    for reason, count in result.failed_again.most_common():
+        yield f"{count:>9,}  failed again: {clip(reason, _REASON_LIMIT_CHARS)}"
 
 
 def _span(group: Group) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -12,8 +11,6 @@ from typing import Annotated
 
 import typer
 
-from meshtasks.amqp.dead_letters import dead_letter_of, general_reason
-from meshtasks.amqp.peek import peek
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.terminal import fail, say, stopping_on_signals
 from meshtasks.config.extras import require
@@ -21,6 +18,7 @@ from meshtasks.config.private_files import write_private
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.archive.objects import open_store
+from meshtasks.observation.dead_letters import waiting_letters
 from meshtasks.observation.facts import (
     VIEWS,
     DeadLetters,
@@ -88,27 +86,20 @@ def dead_letters_in(url: str, queue: str) -> DeadLetters:
         url: AMQP URL.
         queue: name of the dead-letter queue.
     """
-    counts: Counter[tuple[str, str]] = Counter()
-    examples: dict[tuple[str, str], str] = {}
-    keys: dict[tuple[str, str], set[str]] = defaultdict(set)
     try:
-        with (
-            stopping_on_signals() as stopping,
-            peek(url, queue, stopping=stopping) as held,
-        ):
-            for delivery in held:
-                letter = dead_letter_of(delivery)
-                group = letter.kind, general_reason(letter.reason)
-                counts[group] += 1
-                examples[group] = letter.reason
-                keys[group].add(letter.routing_key)
+        with stopping_on_signals() as stopping:
+            waiting = waiting_letters(url, queue, stopping=stopping)
         if stopping.is_set():
             raise KeyboardInterrupt
     except (Transient, ConfigError) as error:
         return DeadLetters(fault=str(error))
-    reasons = [
-        DeadReason(count, group[0], examples[group], tuple(sorted(keys[group])))
-        for group, count in counts.items()
-    ]
-    reasons.sort(key=lambda reason: (-reason.count, reason.example))
-    return DeadLetters(held.seen, tuple(reasons))
+    reasons = (
+        DeadReason(
+            found.count,
+            found.cause.kind,
+            found.example.reason,
+            tuple(found.routing_keys),
+        )
+        for found, _ in waiting.causes
+    )
+    return DeadLetters(waiting.total, tuple(reasons))

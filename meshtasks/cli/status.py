@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections import Counter
 from contextlib import closing
@@ -15,8 +14,7 @@ from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
 from meshtasks.amqp.connecting import connected, unopened
-from meshtasks.amqp.dead_letters import Groups, dead_letter_of
-from meshtasks.amqp.peek import QueueBusy, peek
+from meshtasks.amqp.peek import QueueBusy
 from meshtasks.cli.terminal import say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.demo.render import draw
@@ -24,6 +22,7 @@ from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.sinks import Sinks
 from meshtasks.observation.collect import Collector
+from meshtasks.observation.dead_letters import waiting_letters
 from meshtasks.observation.snapshot import Snapshot
 from meshtasks.observation.workers import (
     WorkerAnswer,
@@ -135,13 +134,8 @@ def _dead_letters(settings: Settings, snapshot: Snapshot) -> list[dict[str, Any]
     name = snapshot.dead_letter_queue
     if not snapshot.dead_letters:
         return []
-    groups, stopping = Groups(), threading.Event()
     try:
-        with peek(settings.env.amqp_url, name, stopping=stopping) as held:
-            for delivery in held:
-                groups.add(dead_letter_of(delivery))
-                if held.seen >= _LETTERS:
-                    stopping.set()
+        waiting = waiting_letters(settings.env.amqp_url, name, most=_LETTERS)
     except (QueueBusy, ConfigError):
         return []  # somebody is at them: they are not lost, only not counted
     return [
@@ -151,7 +145,7 @@ def _dead_letters(settings: Settings, snapshot: Snapshot) -> list[dict[str, Any]
             "error_type": group.example.kind,
             "reason": group.example.reason,
         }
-        for group in groups.largest_first()[:_GROUPS]
+        for group in waiting.groups[:_GROUPS]
     ]
 
 

@@ -9,7 +9,6 @@ from itertools import islice
 
 from pydantic import ValidationError
 
-from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage
@@ -21,9 +20,9 @@ from meshtasks.gateway.problems import (
     field_errors,
     pointer,
 )
+from meshtasks.observation.verdicts import Verdicts
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import faults
-from meshtasks.worker.decode import Decoder, Several
 
 #: AMQP 0-9-1 carries a routing key as a short string.
 _MAX_ROUTING_KEY_BYTES = 255
@@ -35,15 +34,15 @@ class Validator:
     Args:
         settings: for topology and queues.
         handlers: by queue.
+
+    Attributes:
+        verdicts: what the handlers say.
     """
 
     def __init__(self, settings: Settings, handlers: Mapping[str, Handler]) -> None:
         self._settings = settings
         self._handlers = handlers
-        self._decoders = {
-            queue: Decoder(handler, settings.read(QUEUES).for_queue(queue).max_records)
-            for queue, handler in handlers.items()
-        }
+        self.verdicts = Verdicts(settings, handlers)
 
     def check(
         self, exchange: str, routing_key: str, body: bytes, *above: str
@@ -68,7 +67,7 @@ class Validator:
             detail = self._unroutable(exchange, routing_key)
             raise Problem(HTTPStatus.NOT_FOUND, detail)
         for queue in queues:
-            limit = self._settings.read(QUEUES).for_queue(queue).max_message_bytes
+            limit = self.verdicts.largest_bytes(queue)
             if len(body) > limit:
                 detail = f"Queue {queue} takes messages of {limit} bytes at most."
                 raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
@@ -90,33 +89,19 @@ class Validator:
     def alerts_in(self, queues: Iterable[str], body: bytes) -> int:
         """How many alerts a message brings that :meth:`check` found to be good."""
         queue = next((each for each in queues if each.startswith("alerts.")), None)
-        return 0 if queue is None else len(self._decoders[queue].decode(body).records)
+        return (
+            0
+            if queue is None
+            else len(self.verdicts.decoder(queue).decode(body).records)
+        )
 
     def _errors(self, envelope: Envelope, above: Sequence[str]) -> Iterator[FieldError]:
-        decoder = self._decoders[envelope.queue]
-        try:
-            decoded = decoder.decode(envelope.body)
-        except InvalidMessage as error:
-            yield from _field_errors(error, above)
-            return
-        several = decoded.several or Several(envelope.body)
-        members = several.members() if decoded.bad else ()
-        for member, fault in decoded.bad:
-            if several.lines and not members[member].startswith(b"{"):
-                yield FieldError(pointer((*above, member)), fault.reason)
-                continue
-            try:
-                decoder.decode_object(members[member])
-            except InvalidMessage as error:
-                yield from _field_errors(error, (*above, member))
-        records = decoded.records
-        refused = self._handlers[envelope.queue].validate(
-            records, [envelope] * len(records), self._settings
-        )
-        for index, dead in sorted(refused.items()):
-            place = decoded.places[index]
+        for place, fault in self.verdicts.faults(envelope):
             where = (*above, *(() if place is None else (place,)))
-            yield FieldError(pointer(where), dead.reason)
+            if isinstance(fault, str):
+                yield FieldError(pointer(where), fault)
+            else:
+                yield from _field_errors(fault, where)
 
     def _unroutable(self, exchange: str, routing_key: str) -> str:
         topology = self._settings.read(TOPOLOGY)

@@ -39,6 +39,8 @@ class Collector:
             the broker's host.
         points: gives the number of values that the time-series store has taken;
             raises OSError when it does not answer.
+        whole: with what passes by, and the size of the archive, which takes a look at
+            every object of it.
     """
 
     def __init__(
@@ -47,27 +49,30 @@ class Collector:
         *,
         management_url: str | None = None,
         points: Callable[[], int] | None = None,
+        whole: bool = True,
     ) -> None:
         self._settings = settings
         self._topology = settings.read(TOPOLOGY)
         self._url = settings.env.amqp_url
         self._management_url = management_url
         self._points = points
-        self._store = open_store(settings.env)
+        self._store = open_store(settings.env) if whole else None
         self._taps = EventMonitor(self._url, self._topology)
         self._connection: kombu.Connection | None = None
         self._broker = ExitStack()
 
     def __enter__(self) -> Self:
-        self._taps.__enter__()
+        if self._store:
+            self._taps.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._taps.__exit__()
         self._connection = None
         with suppress(Transient):  # the broker may be gone already
             self._broker.close()
-        self._store.close()
+        if self._store:
+            self._taps.__exit__()
+            self._store.close()
 
     def wait_watching(self, within_seconds: float) -> bool:
         """Wait until all that passes is seen; whether it is."""
@@ -94,8 +99,9 @@ class Collector:
         except OSError as error:
             faults.append(f"the time-series store does not answer: {error}")
         try:
-            sizes = [each.size_bytes for each in archived_objects(self._store)]
-            archive = ArchiveState(len(sizes), sum(sizes))
+            if self._store:
+                sizes = [each.size_bytes for each in archived_objects(self._store)]
+                archive = ArchiveState(len(sizes), sum(sizes))
         except SinkUnavailable as error:
             faults.append(str(error))
         if self._taps.fault and not faults:

@@ -4,43 +4,40 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
-from meshtasks.amqp.dead_letters import (
-    DeadLetter,
-    Group,
-    GroupKey,
-    Groups,
-    Selection,
-    dead_letter_of,
-)
+from meshtasks.amqp.dead_letters import DeadLetter, dead_letter_of
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.peek import peek
-from meshtasks.amqp.replay import Replayed, ReplayPlan
+from meshtasks.amqp.letter_groups import Cause, CauseGroups, Group, Groups, Selection
+from meshtasks.amqp.peek import HeldMessages, peek
+from meshtasks.amqp.replay import Refusal, Replayed, ReplayPlan
 from meshtasks.amqp.topology import Topology
 
-#: So many dead letters of a group are kept, with their bodies up to so many bytes.
-_EXAMPLES, _LARGEST_EXAMPLE_BYTES = 25, 64 * 1024
+#: Bodies are kept up to so many bytes, and so many in all: there may be thousands of
+#: causes, and the rest is fetched when somebody asks for it.
+_LARGEST_KEPT_BYTES, _MOST_KEPT_BYTES = 16 * 1024, 16 * 1024 * 1024
+_STEP = 500
+
+OnProgress = Callable[[HeldMessages], None]
 
 
 class WaitingLetter(NamedTuple):
-    """A dead letter, and the message."""
+    """A dead letter, and the message, unless it was not kept."""
 
     letter: DeadLetter
-    delivery: Delivery
+    delivery: Delivery | None
 
 
 class LettersOfCause(NamedTuple):
     """Dead letters of one cause.
 
     Attributes:
-        key: the cause.
-        group: how many, since when.
+        found: how many, in which queues.
         examples: the first of them.
     """
 
-    key: GroupKey
-    group: Group
+    found: CauseGroups
     examples: tuple[WaitingLetter, ...]
 
 
@@ -48,56 +45,116 @@ class WaitingLetters(NamedTuple):
     """The dead-letter queue at one moment.
 
     Attributes:
-        total: how many wait.
-        causes: largest first.
+        total: how many were looked at.
+        groups: by cause and queue, largest first.
+        causes: across queues, largest first.
         taken_at: epoch seconds.
     """
 
     total: int
+    groups: tuple[Group, ...]
     causes: tuple[LettersOfCause, ...]
     taken_at: float
 
 
-def waiting_letters(url: str, queue: str) -> WaitingLetters:
-    """Look at all dead letters; they stay where they are.
+def waiting_letters(
+    url: str,
+    queue: str,
+    *,
+    examples: int = 0,
+    most: int | None = None,
+    stopping: threading.Event | None = None,
+    on_progress: OnProgress = lambda _: None,
+) -> WaitingLetters:
+    """Look at the dead letters; they stay where they are.
 
     Args:
         url: AMQP URL.
         queue: the dead-letter queue.
+        examples: so many of each cause are kept.
+        most: so many are looked at; None for all.
+        stopping: ends it, in good order, when it is set.
+        on_progress: called now and then.
 
     Raises:
         ConfigError: the broker refuses the account.
         Transient: it cannot be reached, or somebody else is looking.
     """
     groups = Groups()
-    examples: dict[GroupKey, list[WaitingLetter]] = {}
-    with peek(url, queue, stopping=threading.Event()) as held:
+    kept: dict[Cause, list[WaitingLetter]] = {}
+    kept_bytes = 0
+    stopping = stopping or threading.Event()
+    with peek(url, queue, stopping=stopping) as held:
         for delivery in held:
             letter = dead_letter_of(delivery)
             groups.add(letter)
-            kept = examples.setdefault(GroupKey.of(letter), [])
-            is_small = len(delivery.body) <= _LARGEST_EXAMPLE_BYTES
-            if len(kept) < _EXAMPLES and is_small:
-                kept.append(WaitingLetter(letter, delivery))
-    causes = tuple(
-        LettersOfCause(key, group, tuple(examples[key]))
-        for group in groups.largest_first()
-        for key in (GroupKey.of(group.example),)
+            if len(shown := kept.setdefault(Cause.of(letter), [])) < examples:
+                size = len(delivery.body)
+                fits = size <= _LARGEST_KEPT_BYTES and kept_bytes < _MOST_KEPT_BYTES
+                kept_bytes += size * fits
+                shown.append(WaitingLetter(letter, delivery if fits else None))
+            if held.seen == most:
+                stopping.set()
+            if held.seen % _STEP == 0:
+                on_progress(held)
+    causes = (
+        LettersOfCause(found, tuple(kept[found.cause])) for found in groups.causes()
     )
-    return WaitingLetters(held.seen, causes, time.time())
+    largest = tuple(groups.largest_first())
+    return WaitingLetters(groups.total, largest, tuple(causes), time.time())
 
 
-def would_replay(
-    url: str, queue: str, selection: Selection, topology: Topology
-) -> Replayed:
-    """What a replay would do now.
+def letter_with_id(
+    url: str, queue: str, letter_id: str, on_progress: OnProgress = lambda _: None
+) -> WaitingLetter | None:
+    """One dead letter with its message; None if it is there no more.
 
     Raises:
         ConfigError: see :func:`waiting_letters`.
         Transient: likewise.
     """
-    plan = ReplayPlan(selection, topology)
-    with peek(url, queue, stopping=threading.Event()) as held:
+    stopping = threading.Event()
+    found: WaitingLetter | None = None
+    with peek(url, queue, stopping=stopping) as held:
         for delivery in held:
-            plan.add(dead_letter_of(delivery))
+            letter = dead_letter_of(delivery)
+            if letter.id == letter_id:
+                found = WaitingLetter(letter, delivery)
+                stopping.set()
+            if held.seen % _STEP == 0:
+                on_progress(held)
+    return found
+
+
+def would_replay(
+    url: str,
+    queue: str,
+    selection: Selection,
+    topology: Topology,
+    *,
+    refusal: Refusal | None = None,
+    stopping: threading.Event | None = None,
+    on_progress: OnProgress = lambda _: None,
+) -> Replayed:
+    """What a replay would do now.
+
+    Args:
+        url: AMQP URL.
+        queue: the dead-letter queue.
+        selection: which dead letters.
+        topology: of the mesh.
+        refusal: as of :class:`~meshtasks.amqp.replay.Replay`.
+        stopping: ends it, in good order, when it is set.
+        on_progress: called now and then.
+
+    Raises:
+        ConfigError: see :func:`waiting_letters`.
+        Transient: likewise.
+    """
+    plan = ReplayPlan(selection, topology, refusal)
+    with peek(url, queue, stopping=stopping or threading.Event()) as held:
+        for delivery in held:
+            plan.add(delivery, dead_letter_of(delivery))
+            if held.seen % _STEP == 0:
+                on_progress(held)
     return plan.result(url)

@@ -8,6 +8,7 @@ session's gateway.
 ``gateway``          the session's HTTP gateway; leave it as you found it
 ``gateway_url``      AMQP URL of its broker
 ``gateway_network``  the network between the two, to cut
+``console``          a gateway with the console, and ``page`` a browser that looks at it
 ===================  ===========================================================
 """
 
@@ -17,14 +18,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.declare import declare
+from meshtasks.config.environment import Environment
 from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.conftest import ROOT
+from tests.support.browser import Browser
+from tests.support.command import variables
 from tests.support.following import Follow, following
 from tests.support.gateway import MAX_BODY_BYTES, SCOPES, Gateway, token_of
 from tests.support.homeassistant import ReplayedHomeAssistant
 from tests.support.meshes import declared, reconfigured
 from tests.support.proxy import Proxy
+from tests.support.topologies import shipped_topology
 
 
 @pytest.fixture
@@ -90,3 +98,56 @@ def gateway(
     assert server.stop() == 0
     log = server.process.output()
     assert not [caller for caller in SCOPES if token_of(caller) in log]
+
+
+@pytest.fixture(scope="session")
+def console_mesh(
+    rabbitmq: RabbitMQ, tmp_path_factory: pytest.TempPathFactory
+) -> Environment:
+    """The mesh that the session's console looks at."""
+    rabbitmq.create_vhost("console")
+    url = rabbitmq.amqp_url("console")
+    with connected(url) as connection:
+        declare(connection, shipped_topology())
+    return Environment(
+        config_dir=ROOT / "config",
+        broker_url=SecretStr(url),
+        management_url=rabbitmq.management_url,
+        state_dir=tmp_path_factory.mktemp("state"),
+        archive_url=f"file://{tmp_path_factory.mktemp('archive')}",
+    )
+
+
+@pytest.fixture(scope="session")
+def console(
+    console_mesh: Environment, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway with the console."""
+    gateway = Gateway(tmp_path_factory.mktemp("console"), variables(console_mesh))
+    gateway.start()
+    yield gateway
+    gateway.stop()
+
+
+@pytest.fixture(scope="session")
+def console_url(console_mesh: Environment) -> str:
+    """AMQP URL of the console's mesh."""
+    return console_mesh.amqp_url
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """The session's browser."""
+    with Browser(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(console: Gateway, browser: Browser) -> Iterator[Browser]:
+    """A browser that is logged in as somebody who may operate the mesh."""
+    browser.look(width=1280)
+    browser.complaints.clear()
+    browser.open(f"{console.url}/login?token={token_of('operator')}")
+    browser.wait_for("House")
+    yield browser
+    assert browser.complaints == []

@@ -2,87 +2,29 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from contextlib import closing
 from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 import requests
-from pydantic import SecretStr
 
-from meshtasks.amqp.connecting import connected
-from meshtasks.amqp.declare import declare
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.config.environment import Environment
-from meshtasks.config.settings import Settings
-from meshtasks.demo.rabbitmq import RabbitMQ
-from meshtasks.flows.alerts.config import ALERTS
-from meshtasks.flows.alerts.service import ALERT_STATE, AlertService, AlertUpdate
-from meshtasks.flows.sinks import Sinks
-from tests.support.alerting import alert
+from meshtasks.gateway.console import PAGES
 from tests.support.amqp import drain, queue_depth
 from tests.support.browser import Browser
-from tests.support.command import variables
-from tests.support.dead_letters import QUEUE, add_dead_letters, dead_letter
 from tests.support.gateway import Gateway, token_of
-from tests.support.topologies import shipped_topology
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 TEMPERATURES = "sensors.temperature"
 #: Wide and light, narrow and dark.
 SHAPES = [(1280, False), (390, True)]
-PAGES = ["/", "/flow", "/dead-letters", "/alerts", "/live", "/try"]
-
-
-@pytest.fixture(scope="module")
-def mesh(rabbitmq: RabbitMQ, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """A mesh of its own."""
-    rabbitmq.create_vhost("console")
-    url = rabbitmq.amqp_url("console")
-    with connected(url) as connection:
-        declare(connection, shipped_topology())
-    return Environment(
-        config_dir=ROOT / "config",
-        broker_url=SecretStr(url),
-        management_url=rabbitmq.management_url,
-        state_dir=tmp_path_factory.mktemp("state"),
-        archive_url=f"file://{tmp_path_factory.mktemp('archive')}",
-    )
-
-
-@pytest.fixture(scope="module")
-def console(
-    mesh: Environment, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    gateway = Gateway(tmp_path_factory.mktemp("console"), variables(mesh))
-    gateway.start()
-    yield gateway
-    gateway.stop()
-
-
-@pytest.fixture(scope="module")
-def url(mesh: Environment) -> str:
-    return mesh.amqp_url
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("browser")) as browser:
-        yield browser
 
 
 @pytest.fixture
-def page(console: Gateway, browser: Browser) -> Iterator[Browser]:
-    """A browser that is logged in as somebody who may operate the mesh."""
-    browser.look(width=1280)
-    browser.complaints.clear()
-    browser.open(f"{console.url}/login?token={token_of('operator')}")
-    browser.wait_for("House")
-    yield browser
-    assert browser.complaints == []
+def url(console_url: str) -> str:
+    return console_url
 
 
 def publish(url: str, *messages: Outgoing) -> None:
@@ -173,83 +115,3 @@ class TestPages:
         page.fill("Message", '{"value": 21, "unit": "°X"}')
 
         page.wait_for("is not a temperature unit")
-
-
-@pytest.mark.usefixtures("chromium")
-class TestDeadLetters:
-    def test_one_is_edited_and_replayed_to_its_queue(
-        self, console: Gateway, page: Browser, url: str
-    ) -> None:
-        add_dead_letters(url, [dead_letter(1)])
-        page.open(f"{console.url}/dead-letters")
-        page.press("SchemaMismatch")
-        page.press("Open ")
-        page.wait_for("would be a dead letter")
-        page.fill("Body", '{"sensor_id": "attic", "value": 21.5}')
-        page.wait_for("This would be stored as 21.5 °C of attic")
-
-        page.press("Replay")
-
-        wait_until(lambda: queue_depth(url, TEMPERATURES) == 1, 60, "the replay")
-        (replayed,) = drain(url, TEMPERATURES)
-        assert replayed.body == b'{"sensor_id": "attic", "value": 21.5}'
-        assert queue_depth(url, QUEUE) == 0
-
-    def test_a_group_is_replayed_alone_once_its_plan_is_confirmed(
-        self, console: Gateway, page: Browser, url: str
-    ) -> None:
-        others = [dead_letter(9, "another fault", kind="UnknownUnit")]
-        add_dead_letters(url, [*map(dead_letter, range(3)), *others])
-        page.open(f"{console.url}/dead-letters")
-        page.press("SchemaMismatch")
-        page.press("Replay all")
-        page.wait_for("3 of 4 would be requeued")
-
-        page.press("Replay")
-
-        wait_until(lambda: queue_depth(url, TEMPERATURES) == 3, 60, "the replay")
-        drain(url, TEMPERATURES)
-        assert len(drain(url, QUEUE)) == 1
-
-    def test_whoever_may_only_look_cannot_replay(
-        self, console: Gateway, browser: Browser, url: str
-    ) -> None:
-        add_dead_letters(url, [dead_letter(1)])
-        browser.open(f"{console.url}/login?token={token_of('visitor')}")
-        browser.wait_for("House")
-        browser.open(f"{console.url}/dead-letters")
-        browser.press("SchemaMismatch")
-        browser.wait_for("REPLAY ALL")
-
-        disabled = browser.evaluate(
-            "[...document.querySelectorAll('button')].filter(b => b.disabled)"
-            ".map(b => b.innerText).join()"
-        )
-
-        assert "REPLAY ALL" in disabled
-        assert "DROP ALL" in disabled
-        drain(url, QUEUE)
-
-
-@pytest.mark.usefixtures("chromium")
-class TestAlerts:
-    @pytest.fixture(autouse=True)
-    def firing(self, mesh: Environment) -> None:
-        with closing(Sinks(Settings(mesh))) as sinks:
-            service = AlertService(sinks[ALERT_STATE], sinks.settings.read(ALERTS))
-            now = time.time()
-            service.receive([AlertUpdate(f"{now}", alert(), now)], now)
-
-    def test_an_alert_is_acknowledged_and_silenced_with_a_preview(
-        self, console: Gateway, page: Browser
-    ) -> None:
-        page.open(f"{console.url}/alerts")
-        page.wait_for("attic is damp")
-
-        page.press("Acknowledge")
-        page.wait_for("· acknowledged ·")  # on the card that is made anew
-        page.press("Silence")
-        page.wait_for("Silences 1 now")
-        page.press("Silence")
-
-        page.wait_for("by operator")

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from meshtasks.amqp import headers
+from meshtasks.amqp.letter_groups import Selection
+from meshtasks.amqp.replay import Replay
 from meshtasks.config.settings import Settings
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.flows.commands.commands import ReplayDeadLetters, replay_dead_letters
@@ -24,7 +26,14 @@ from tests.support.accounts import account
 from tests.support.amqp import Delivery, drain, open_channel, publish_raw, queue_depth
 from tests.support.archive import directory_environment
 from tests.support.command import Command, command
-from tests.support.dead_letters import NOON, QUEUE, add_dead_letters, dead_letter
+from tests.support.dead_letters import (
+    NOON,
+    QUEUE,
+    add_dead_letters,
+    dead_letter,
+    dying_again,
+)
+from tests.support.topologies import shipped_topology
 from tests.support.waiting import wait_until
 
 COMMAND = Path(sys.executable).with_name("meshtasks")
@@ -248,6 +257,56 @@ class TestReplay:
         assert "no queue deleted.meanwhile" in result.stdout
         assert numbers(drain(mesh_url, TEMPERATURE)) == [1, 3]
         assert numbers(drain(mesh_url, QUEUE)) == [2]
+
+    def test_a_cause_of_which_a_few_fail_again_is_left_alone(
+        self, mesh_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("meshtasks.amqp.failing_again._TRIAL_SECONDS", 300.0)
+        others = [dead_letter(n, "another", queue=HUMIDITY) for n in range(100, 130)]
+        add_dead_letters(mesh_url, [*map(dead_letter, range(60)), *others])
+        topology = shipped_topology()
+
+        with dying_again(mesh_url, TEMPERATURE):
+            result = Replay(mesh_url, QUEUE, Selection(), topology).run()
+
+        assert result.requeued == {TEMPERATURE: 20, HUMIDITY: 30}
+        assert result.kept == {"those of its cause fail again": 40}
+        assert list(result.failed_again) == ["SchemaMismatch: still no number"]
+        assert result.failed_again.total() >= 10
+        wait_until(lambda: queue_depth(mesh_url, QUEUE) == 60, 60, "the letters")
+
+    def test_only_those_are_replayed_that_would_succeed(
+        self, mesh_url: str, meshtasks: Command
+    ) -> None:
+        good, huge = b'{"value": 21.5}', b'{"value": 1, "t": "%s"}' % (b"x" * 2**21)
+        bodies = [
+            good,
+            b'{"value": "n/a"}',
+            b"\x1f\x8b\x08",
+            b'[{"value": 21}]',
+            huge,
+            b"[" * 9999,
+        ]
+        add_dead_letters(
+            mesh_url, [dead_letter(n, body=body) for n, body in enumerate(bodies)]
+        )
+        old = dead_letter(9, body=good).headers or {}
+        died = [{"queue": TEMPERATURE, "reason": "delivery_limit", "exchange": ""}]
+        publish_raw(
+            mesh_url, "dead.letter", "#", good, headers={**old, "x-death": died}
+        )
+
+        planned = meshtasks("dlq", "replay", "--would-succeed", "--dry-run")
+        result = meshtasks("dlq", "replay", "--would-succeed")
+
+        for output in (planned.stdout, result.stdout):
+            assert "4 kept: it would fail again" in " ".join(output.split())
+            assert "1 kept: it ended its worker" in " ".join(output.split())
+        assert [each.body for each in drain(mesh_url, TEMPERATURE)] == [
+            good,
+            b'[{"value": 21}]',
+        ]
+        assert queue_depth(mesh_url, QUEUE) == 5
 
     def test_a_long_one_holds_the_letters_for_a_while_only(
         self, mesh_url: str, meshtasks: Command, monkeypatch: pytest.MonkeyPatch

@@ -128,6 +128,11 @@ class Browser:
         """All text that is to be seen."""
         return str(self.evaluate("document.body.innerText") or "")
 
+    def shown(self) -> str:
+        """The text, and what stands in the fields."""
+        fields = "[...document.querySelectorAll('input, textarea')].map(e => e.value)"
+        return f"{self.text()}\n{self.evaluate(f'{fields}.join()')}"
+
     def wait_for(self, text: str) -> None:
         """Wait until a text is to be seen."""
         wait_until(
@@ -149,6 +154,18 @@ class Browser:
         wait_until(
             lambda: self.evaluate(script), _PATIENCE_SECONDS, f"the button {name}"
         )
+
+    def key(self, name: str) -> None:
+        """Press a key."""
+        code = {"Tab": 9, "Enter": 13, "Escape": 27}[name]
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=name,
+                code=name,
+                windowsVirtualKeyCode=code,
+            )
 
     def fill(self, label: str, value: str) -> None:
         """Type into the field of that label, in place of what is there."""

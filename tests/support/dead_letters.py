@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 
-from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.delivery import Delivery, delivery_of
 from meshtasks.amqp.failed import FailedMessage, dead_message
 from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.amqp.receiving import Message
 from meshtasks.outcome import Dead
+from tests.support.amqp import open_channel
+from tests.support.waiting import wait_until
 
 QUEUE = "dead.letter.queue"
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
@@ -48,3 +55,40 @@ def add_dead_letters(url: str, letters: Iterable[Outgoing]) -> None:
     publisher = Publisher(url)
     publisher.publish(list(letters))
     publisher.close()
+
+
+@contextmanager
+def dying_again(url: str, queue: str) -> Iterator[None]:
+    """What is in a queue becomes a dead letter, as if by a worker."""
+    stopping = threading.Event()
+
+    def work() -> None:
+        with connected(url) as connection, closing(Publisher(url)) as publisher:
+
+            def bury(message: Message) -> None:
+                delivery = delivery_of(message, time.time())
+                failed = FailedMessage(delivery, queue, delivery.body)
+                dead = Dead("still no number", "SchemaMismatch", "")
+                letter = dead_message(
+                    failed, dead, task_id="t", worker="w", now=time.time()
+                )
+                publisher.publish([letter])
+
+            connection.channel().basic_consume(queue, no_ack=True, callback=bury)
+            while not stopping.is_set():
+                with suppress(TimeoutError):
+                    connection.drain_events(timeout=0.1)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        wait_until(lambda: _consumers(url, queue) == 1, 60, "the consumer")
+        yield
+    finally:
+        stopping.set()
+        worker.join()
+
+
+def _consumers(url: str, queue: str) -> int:
+    with open_channel(url) as channel:
+        return int(channel.queue_declare(queue, passive=True).consumer_count)

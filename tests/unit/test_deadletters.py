@@ -10,14 +10,13 @@ import pytest
 from meshtasks.amqp import headers
 from meshtasks.amqp.dead_letters import (
     DeadLetter,
-    Groups,
-    Selection,
     dead_letter_of,
     history_of,
     replay_messages,
     requeue_targets,
 )
 from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.letter_groups import Groups, Selection
 from meshtasks.amqp.publisher import Outgoing
 from tests.support.dead_letters import NOON, dead_letter
 from tests.support.topologies import shipped_topology
@@ -187,6 +186,22 @@ def test_letters_are_counted_by_queue_and_what_they_died_of() -> None:
     assert first.replayed == 2
     assert "21,5" in first.example.reason
     assert second.example.queue == "sensors.humidity"
+
+
+def test_a_cause_is_one_whatever_queue_it_was_in() -> None:
+    groups = Groups()
+    for queue in ("sensors.humidity", "sensors.temperature", "sensors.humidity"):
+        groups.add(LETTER._replace(queue=queue))
+    groups.add(LETTER._replace(kind="UnknownUnit", routing_key="a"))
+
+    first, second = groups.causes()
+
+    assert (first.count, second.count, groups.total) == (3, 1, 4)
+    assert [group.example.queue for group in first.groups] == [
+        "sensors.humidity",
+        "sensors.temperature",
+    ]
+    assert second.routing_keys == ["a"]
 
 
 class TestGivingBack:

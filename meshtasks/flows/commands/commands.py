@@ -12,7 +12,7 @@ from pydantic import (
 )
 from pydantic_core import to_json
 
-from meshtasks.amqp.dead_letters import Selection
+from meshtasks.amqp.letter_groups import Selection
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.replay import Replay
 from meshtasks.amqp.topology import TOPOLOGY
@@ -122,7 +122,10 @@ def replay_dead_letters(
         topology,
         rate=arguments.rate,
     ).run()
-    return {"given_back": dict(result.requeued), "kept": dict(result.kept)}
+    done = {"given_back": dict(result.requeued), "kept": dict(result.kept)}
+    if result.failed_again:
+        done["failed_again"] = dict(result.failed_again)
+    return done
 
 
 def _ago(now: float, span_seconds: float | None) -> float | None:

@@ -12,3 +12,5 @@ PAGES = {
     "/live": "Live",
     "/try": "Try",
 }
+#: Where dead letters are downloaded.
+EXPORT = "/dead-letters/export"

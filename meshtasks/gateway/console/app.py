@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from nicegui import app as pages
 from nicegui import ui
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import Flows
@@ -54,6 +55,23 @@ def create_console(context: Context, flows: Flows) -> FastAPI:
         add_trying,
     ):
         add_page(console)
-    pages.add_middleware(Guard, sessions=sessions)
-    ui.run_with(app, title="meshtasks", dark=None, show_welcome_message=False)
+    app.include_router(console.routes)
+    app.add_middleware(Guard, sessions=sessions)
+    ui.run_with(
+        app, title="meshtasks", dark=None, language="en-US", show_welcome_message=False
+    )
+    _take_out_buffers()
     return app
+
+
+def _take_out_buffers() -> None:
+    """Take the middlewares out of NiceGUI's application that pass on what a task of
+    theirs has read: a browser that hangs up before the first byte, as it does to
+    programs of a page that it leaves, makes them raise "No response returned". One
+    serves proxies with a prefix, which our addresses do not know; the other's header
+    is added by :class:`Guard`."""
+    pages.user_middleware = [
+        each
+        for each in pages.user_middleware
+        if not (isinstance(each.cls, type) and issubclass(each.cls, BaseHTTPMiddleware))
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nicegui import ui
 
 from meshtasks.config.durations import span_text
-from meshtasks.gateway.console.frame import Console, framed, text
+from meshtasks.gateway.console.frame import Console, framed, scrolling, text
 from meshtasks.gateway.console.house import sentence
 from meshtasks.observation.snapshot import QueueState
 
@@ -21,8 +21,7 @@ def add_flow(console: Console) -> None:
     def flow() -> None:
         with framed(console, "/flow"):
             state = ui.html("", sanitize=False).props('role="status"')
-            queues = ui.html("", sanitize=False).classes("mesh-scroll")
-            workers = ui.html("", sanitize=False).classes("mesh-scroll")
+            queues, workers = scrolling("Queues"), scrolling("Workers")
 
             def refresh() -> None:
                 state.set_content(sentence(console))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
+from fastapi import APIRouter
 from nicegui import ui
 
 from meshtasks.config.settings import Settings
@@ -18,7 +19,16 @@ from meshtasks.gateway.console.watch import MeshWatch
 from meshtasks.gateway.context import Context
 from meshtasks.text import printable
 
+# Of important rules those of the first layer win, which is NiceGUI's "theme": so do
+# these over Quasar's, which take the outline from what has the focus.
 _STYLE = """
+@layer theme {
+  :focus-visible { outline: 2px solid var(--accent) !important;
+    outline-offset: 2px !important }
+  .q-header :focus-visible, .bg-primary:focus-visible {
+    outline-color: currentColor !important; outline-offset: -3px !important }
+  body.body--dark .text-primary { color: var(--accent) !important }
+}
 :root { --ink: #1b2733; --dim: #57636e; --card: #fff; --line: #d5dde3;
   --bad: #b3261e; --good: #1b6e3c; --accent: #1f5f8b }
 body { background: #f4f6f8; color: var(--ink) }
@@ -43,10 +53,28 @@ table.mesh-table th, table.mesh-table td { text-align: left; padding: .3rem .5re
   border-bottom: 1px solid var(--line); vertical-align: top }
 table.mesh-table td.n, table.mesh-table th.n { text-align: right;
   font-variant-numeric: tabular-nums }
+.mesh-chips { display: flex; flex-wrap: wrap; gap: .25rem; list-style: none;
+  margin: .25rem 0; padding: 0 }
+.mesh-chips li { border: 1px solid var(--line); border-radius: 1rem;
+  padding: 0 .6rem; overflow-wrap: anywhere }
+.mesh-time { width: 100%; height: .8rem; fill: var(--bad);
+  border-bottom: 1px solid var(--line) }
+.mesh-progress { width: min(20rem, 60vw) }
+.mesh-link { color: var(--accent); padding: .5rem }
+.q-loading-bar { display: none }
 .mesh-scroll { overflow-x: auto; width: 100% }
+.mesh-log-out { display: flex; gap: .75rem; align-items: baseline }
+.mesh-log-out button { font: inherit; color: inherit; background: none; border: 0;
+  text-decoration: underline; cursor: pointer }
 .q-header a { color: inherit; text-decoration: none }
 .q-header a[aria-current] { text-decoration: underline; text-underline-offset: .35em }
 """
+_LOG_OUT = (
+    '<form method="post" action="/logout" class="mesh-log-out"><span>{}</span>'
+    "<button>Log out</button></form>"
+)
+#: A page says so often that it is there, and is over so long after its session.
+_STAY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +87,7 @@ class Console:
         flows: those of the mesh.
         sessions: who is logged in.
         watch: what is seen of the mesh.
+        routes: what is served beside the pages, to whoever is logged in.
     """
 
     context: Context
@@ -66,6 +95,7 @@ class Console:
     flows: Flows
     sessions: Sessions
     watch: MeshWatch
+    routes: APIRouter = field(default_factory=APIRouter)
 
     def viewer(self) -> Client | None:
         """Who looks at the page that is being made or used; None once the session is
@@ -73,10 +103,29 @@ class Console:
         request = ui.context.client.request
         return self.sessions.client_of(request.cookies.get(COOKIE))
 
+    def operator(self) -> Client | None:
+        """The viewer, if they may change something."""
+        viewer = self.viewer()
+        return viewer if viewer and OPERATE in viewer.scopes else None
+
     def may_operate(self) -> bool:
         """Whether the viewer may change something."""
-        viewer = self.viewer()
-        return viewer is not None and OPERATE in viewer.scopes
+        return self.operator() is not None
+
+
+def scrolling(label: str) -> ui.html:
+    """HTML that scrolls where the window is narrow, by keyboard, too.
+
+    Args:
+        label: what it is, for those who hear the page.
+    """
+    box = ui.html("", sanitize=False).classes("mesh-scroll")
+    box.props["tabindex"], box.props["role"], box.props["aria-label"] = (
+        0,
+        "region",
+        label,
+    )
+    return box
 
 
 def text(value: object) -> str:
@@ -93,14 +142,14 @@ def framed(console: Console, address: str) -> Iterator[None]:
         address: of the page.
     """
     ui.add_css(_STYLE)
-    ui.colors(primary="#1f5f8b")
+    ui.colors(primary="#1f5f8b", positive="#1b6e3c", negative="#b3261e")
     ui.dark_mode(None)
     console.watch.want()
     title = PAGES[address]
     ui.page_title(f"{title} · meshtasks")
     with (
         ui.header().classes("items-center q-py-xs"),
-        ui.element("nav").props('aria-label="Pages"').classes("row gap-4"),
+        ui.element("nav").props('aria-label="Pages"').classes("row gap-4 w-full"),
     ):
         for path, name in PAGES.items():
             link = ui.link(name, path)
@@ -109,8 +158,23 @@ def framed(console: Console, address: str) -> Iterator[None]:
         ui.space()
         viewer = console.viewer()
         if viewer:
-            ui.label(viewer.name)
+            ui.html(_LOG_OUT.format(text(viewer.name)), sanitize=False)
     with ui.element("main").classes("w-full column gap-3"):
         ui.html(f"<h1 class='text-h5'>{text(title)}</h1>", sanitize=False)
         yield
-    ui.timer(5.0, console.watch.want)
+
+    is_over = False
+
+    def stay() -> None:
+        """Have the mesh looked at, as long as the session lasts; then lead to the
+        login, and a little later send no more to whoever did not follow."""
+        nonlocal is_over
+        if console.viewer() is not None:
+            console.watch.want()
+        elif is_over:
+            ui.context.client.delete()
+        else:
+            is_over = True
+            ui.navigate.to(f"/login?next={address}")
+
+    ui.timer(_STAY_SECONDS, stay)

@@ -14,7 +14,7 @@ from meshtasks.gateway.console.frame import Console, framed, text
 from meshtasks.observation.facts import Curve
 from meshtasks.observation.latest import LatestValue, SensorKey
 
-_REFRESH_SECONDS = 2.0
+_REFRESH_SECONDS, _BEGINNING_SECONDS = 2.0, 0.1
 #: A sensor that was silent for so long is shown grey.
 _STALE_SECONDS = 3 * 3600.0
 _WIDTH, _HEIGHT = 240, 36
@@ -34,14 +34,24 @@ def add_house(console: Console) -> None:
             def refresh() -> None:
                 state.set_content(sentence(console))
                 counts.set_content(_counts(console))
-                for room, content in _cards(console):
+                for room, content in console.watch.shared(
+                    "cards", lambda: list(_cards(console))
+                ):
                     if room not in cards:
                         with grid:
                             card = ui.html("", sanitize=False).classes("mesh-card")
                         cards[room] = card
                     cards[room].set_content(content)
 
+            def begin() -> None:
+                """Show what is there as soon as the mesh was looked at."""
+                if console.watch.snapshot is not None:
+                    beginning.cancel()
+                    refresh()
+
             refresh()
+            if console.watch.snapshot is None:
+                beginning = ui.timer(_BEGINNING_SECONDS, begin)
             ui.timer(_REFRESH_SECONDS, refresh)
 
 

@@ -1,243 +1,369 @@
-"""Dead letters: grouped by cause, looked at, edited, replayed, dropped."""
+"""Dead letters: grouped by cause, looked at, edited, replayed, dropped, exported."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
+from http import HTTPStatus
+from urllib.parse import urlencode
 
+from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from nicegui import ui
-from pydantic_core import from_json
 
-from meshtasks.amqp.dead_letters import Selection
-from meshtasks.amqp.replay import Replay, Replayed, drop
-from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.amqp.letter_groups import Cause, Selection
+from meshtasks.amqp.replay import Replayed
 from meshtasks.errors import MeshError
+from meshtasks.gateway.console import EXPORT
+from meshtasks.gateway.console.cards import Cards, Change, staying
 from meshtasks.gateway.console.frame import Console, framed, text
-from meshtasks.gateway.console.trying import stored_as
+from meshtasks.gateway.console.letter_desk import LetterDesk
+from meshtasks.gateway.console.letter_dialog import LetterDialog, confirmed
 from meshtasks.observation.dead_letters import (
     LettersOfCause,
     WaitingLetter,
     WaitingLetters,
-    waiting_letters,
-    would_replay,
 )
 from meshtasks.text import printable
 
-logger = logging.getLogger(__name__)
-
 #: Causes that are shown.
 _CAUSES = 100
+_REFRESH_SECONDS = 0.5
+#: Many dead letters are not looked at again for whoever opens the page so soon after. A
+#: few are, and also when their number changes, but no more often than that.
+_FRESH_SECONDS, _FEW, _FEW_SECONDS = 60.0, 500, 5.0
 
 
 def add_letters(console: Console) -> None:
     """Serve the page."""
+    desk = LetterDesk(console.settings, console.context.validator.verdicts.refusal)
 
     @ui.page("/dead-letters")
     def letters() -> None:
         with framed(console, "/dead-letters"):
-            _Page(console).build()
+            _Page(console, desk).build()
+
+    console.routes.include_router(_exporting(desk))
+
+
+def _exporting(desk: LetterDesk) -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.get(EXPORT)
+    def export(kind: str = "", reason: str = "", letter: str = "") -> Response:
+        """Dead letters as JSON lines: of a cause, one by its id, or all."""
+        lines = desk.lines(
+            Selection(
+                ids=(letter,) if letter else (),
+                cause=Cause(kind, reason) if kind else None,
+            )
+        )
+        try:
+            first = next(lines)
+        except MeshError as error:
+            return PlainTextResponse(str(error), HTTPStatus.SERVICE_UNAVAILABLE)
+
+        def all_lines() -> Iterator[bytes]:
+            yield first
+            yield from lines
+
+        name = f"dead-letters-{datetime.now().astimezone():%Y-%m-%d-%H%M%S}.jsonl"
+        return StreamingResponse(
+            all_lines(),
+            media_type="application/jsonl",
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
+        )
+
+    return router
 
 
 class _Page:
     """One viewer's look at the dead letters."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, desk: LetterDesk) -> None:
         self._console = console
-        self._settings = console.settings
-        self._topology = self._settings.read(TOPOLOGY)
-        self._url = self._settings.env.amqp_url
-        self._queue = self._topology.dead_letter_queue
-        self._may_operate = console.may_operate()
+        self._desk = desk
+        self._taken_at = 0.0
 
     def build(self) -> None:
         """Fill the page."""
+        self._place = ui.element("div")
         with ui.row().classes("items-center"):
-            self._state = ui.html("Looking …", sanitize=False).props('role="status"')
-            ui.button("Look again", icon="refresh", on_click=self._look).props("flat")
-        self._list = ui.column().classes("w-full gap-2")
-        ui.timer(0.05, self._look, once=True)
-
-    async def _look(self) -> None:
-        try:
-            waiting: WaitingLetters = await asyncio.to_thread(
-                waiting_letters, self._url, self._queue
+            self._state = ui.html("", sanitize=False).props('role="status"')
+            ui.button("Look again", icon="refresh", on_click=self._desk.look).props(
+                "flat"
             )
-        except MeshError as error:
-            self._state.set_content(f'<span class="mesh-bad">{text(error)}</span>')
+        with ui.row().classes("items-center") as self._going_on:
+            self._bar = ui.linear_progress(0, show_value=False).props(
+                'aria-label="Progress"'
+            )
+            self._bar.classes("mesh-progress")
+            self._button("Stop", self._stop)
+        self._result = ui.html("", sanitize=False).props('role="status"')
+        with ui.row():
+            self._button(
+                "Replay what would succeed now",
+                partial(self._replay, Selection(), checked=True),
+            )
+            _link("Export all", {})
+        self._cards = Cards[LettersOfCause](
+            ui.element("div").classes("w-full column gap-2"), self._make
+        )
+        ui.timer(0.05, self._open, once=True)
+        ui.timer(_REFRESH_SECONDS, self._refresh)
+
+    async def _open(self) -> None:
+        waiting = self._desk.waiting
+        if (
+            waiting is None
+            or waiting.total <= _FEW
+            or time.time() > waiting.taken_at + _FRESH_SECONDS
+        ):
+            await self._desk.look()
+
+    async def _refresh(self) -> None:
+        desk, waiting = self._desk, self._desk.waiting
+        self._going_on.set_visibility(desk.job is not None)
+        if desk.job is not None:
+            self._state.set_content(text(desk.job))
+            self._bar.set_value(desk.job.done / (desk.job.total or 1))
+        elif desk.fault:
+            self._state.set_content(f'<span class="mesh-bad">{text(desk.fault)}</span>')
+        elif waiting is not None:
+            self._state.set_content(self._summary(waiting))
+        if waiting is None:
             return
+        if waiting.taken_at != self._taken_at:
+            self._taken_at = waiting.taken_at
+            self._cards.show(
+                (cause.found.cause, cause) for cause in waiting.causes[:_CAUSES]
+            )
+        elif desk.job is None and self._may_look_again(waiting):
+            await desk.look()
+
+    def _summary(self, waiting: WaitingLetters) -> str:
         clock = f"{datetime.fromtimestamp(waiting.taken_at).astimezone():%H:%M:%S}"
-        self._state.set_content(
-            f"{waiting.total:,} dead letters of {len(waiting.causes):,} causes, "
-            f"at {clock}"
+        now = self._now()
+        changed = f"; there are {now:,} now" if now != waiting.total else ""
+        more = len(waiting.causes) - _CAUSES
+        return (
+            f"{waiting.total:,} dead letters of {len(waiting.causes):,} causes, at "
+            f"{clock}{changed}" + f" (the {_CAUSES} largest are shown)" * (more > 0)
         )
-        self._list.clear()
-        with self._list:
-            for cause in waiting.causes[:_CAUSES]:
-                self._show(cause)
 
-    def _show(self, cause: LettersOfCause) -> None:
-        group, queue = cause.group, cause.key.queue or "no queue"
-        again = f", {group.replayed:,} replayed before" * bool(group.replayed)
-        expansion = ui.expansion(
-            printable(f"{group.count:,} in {queue}: {cause.key.kind}{again}"),
-            caption=printable(group.example.reason),
+    def _now(self) -> int:
+        """How many there are, as the snapshot says."""
+        snapshot, waiting = self._console.watch.snapshot, self._desk.waiting
+        if snapshot is None or (waiting and snapshot.taken_at < waiting.taken_at):
+            return waiting.total if waiting else 0
+        return snapshot.dead_letters
+
+    def _may_look_again(self, waiting: WaitingLetters) -> bool:
+        return (
+            self._now() != waiting.total
+            and max(self._now(), waiting.total) <= _FEW
+            and time.time() > waiting.taken_at + _FEW_SECONDS
         )
-        with expansion.classes("mesh-card w-full"):
-            inside = ui.column().classes("w-full")
-            # thousands of elements, of which most are never looked at
-            expansion.on_value_change(lambda: self._fill(inside, cause))
 
-    def _fill(self, inside: ui.column, cause: LettersOfCause) -> None:
-        """Show a few of a cause, once."""
-        if inside.default_slot.children:
-            return
-        count = cause.group.count
-        with inside:
-            with ui.row():
-                all_of_it = Selection(group=cause.key)
-                self._button("Replay all", partial(self._replay, all_of_it))
-                self._button("Drop all", partial(self._drop, all_of_it, count))
-            for waiting in cause.examples:
-                self._line(waiting)
-            if (more := count - len(cause.examples)) > 0:
-                ui.label(f"and {more:,} more").classes("mesh-dim")
+    def _make(self, cause: LettersOfCause) -> Change[LettersOfCause]:
+        """A card; it is filled when it is opened, since there may be thousands of
+        elements that are never looked at."""
+        shown = cause
+        expansion = ui.expansion(" ").classes("w-full")
+        with expansion:
+            inside = ui.element("div").classes("w-full column gap-2")
+        show: Change[LettersOfCause] | None = None
 
-    def _line(self, waiting: WaitingLetter) -> None:
-        letter = waiting.letter
-        failed_at = (
-            f"{datetime.fromtimestamp(letter.failed_at).astimezone():%d %b %H:%M:%S}"
-            if letter.failed_at is not None
-            else "at an unknown time"
-        )
-        with ui.row().classes("items-center no-wrap w-full"):
-            ui.button("Open", on_click=partial(self._open, waiting)).props(
-                f'flat dense aria-label="Open {letter.id}"'
+        def fill() -> None:
+            nonlocal show
+            if expansion.value and show is None:
+                with inside:
+                    show = self._fill(shown)
+            if show is not None:
+                show(shown)
+
+        def change(cause: LettersOfCause) -> None:
+            nonlocal shown
+            shown = cause
+            again = f", {cause.found.replayed:,} replayed before"
+            queues = ", ".join(
+                group.example.queue or "no queue" for group in cause.found.groups[:4]
             )
+            expansion.set_text(
+                printable(
+                    f"{cause.found.count:,} in {queues}: {cause.found.cause.kind}"
+                    + again * bool(cause.found.replayed)
+                )
+            )
+            expansion.props["caption"] = printable(cause.found.example.reason)
+            fill()
+
+        expansion.on_value_change(fill)
+        return change
+
+    def _fill(self, cause: LettersOfCause) -> Change[LettersOfCause]:
+        """Show a few of a cause; gives what shows others of it."""
+        count = cause.found.count
+        all_of_it = Selection(cause=cause.found.cause)
+        with ui.row():
+            self._button("Replay all", partial(self._replay, all_of_it))
+            self._button(
+                "Replay those that would succeed",
+                partial(self._replay, all_of_it, checked=True),
+            )
+            self._button("Drop all", lambda: self._drop(all_of_it, count))
+            _link("Export", cause.found.cause._asdict())
+        queues = ui.html("", sanitize=False)
+        lines = Cards[WaitingLetter](
+            ui.element("div").classes("w-full column"), self._line, classes="w-full"
+        )
+        rest = ui.label().classes("mesh-dim")
+
+        def change(cause: LettersOfCause) -> None:
+            nonlocal count
+            count = cause.found.count
+            items = "".join(
+                f"<li>{group.count:,} in {text(group.example.queue or 'no queue')}, "
+                f"{_moment(group.first_failed_at)} to "
+                f"{_moment(group.last_failed_at)}</li>"
+                for group in cause.found.groups
+            )
+            queues.set_content(f"<ul class='q-pl-md q-my-none'>{items}</ul>")
+            lines.show((waiting.letter.id, waiting) for waiting in cause.examples)
+            more = count - len(cause.examples)
+            rest.set_text(f"and {more:,} more" * (more > 0))
+
+        return change
+
+    def _line(self, waiting: WaitingLetter) -> Change[WaitingLetter]:
+        letter = waiting.letter
+        with ui.row().classes("items-center no-wrap w-full"):
+            ui.button(
+                "Open", on_click=staying(self._place, lambda: self._show(waiting))
+            ).props(f'flat dense aria-label="Open {letter.id}"')
             ui.html(
-                f"{text(letter.id)} <span class='mesh-dim'>{failed_at}</span> "
+                f"{text(letter.id)} <span class='mesh-dim'>"
+                f"{_moment(letter.failed_at)}</span> "
                 f"{text(letter.routing_key)} · {text(letter.reason)}",
                 sanitize=False,
             ).classes("mesh-wrap")
 
-    def _open(self, waiting: WaitingLetter) -> None:
-        """Show one beside its reason, to be edited and replayed."""
-        letter, body = waiting.letter, waiting.delivery.body
-        before = body.decode(errors="backslashreplace")
-        with ui.dialog() as dialog, ui.card().classes("w-full"):
-            ui.html(
-                f"<h2 class='mesh-h2'>{text(letter.routing_key)}</h2>"
-                f"<p class='mesh-bad'>{text(letter.kind)}: {text(letter.reason)}</p>",
-                sanitize=False,
-            )
-            editor = ui.textarea("Body", value=before).classes("w-full")
-            editor.props("outlined autogrow")
-            fate = ui.html("", sanitize=False).props('role="status"')
+        def change(now: WaitingLetter) -> None:
+            nonlocal waiting
+            waiting = now  # the same letter; its body may be kept no more
 
-            def judge() -> None:
-                """Say what would become of what is typed."""
-                fate.set_content(
-                    stored_as(
-                        self._console,
-                        letter.exchange,
-                        letter.routing_key,
-                        editor.value.encode(),
-                    )
-                )
+        return change
 
-            async def replay() -> None:
-                edited = None
-                if editor.value != before:
-                    try:
-                        from_json(editor.value, allow_inf_nan=False)
-                    except ValueError as error:
-                        ui.notify(f"not JSON: {error}", type="negative")
-                        return
-                    edited = {letter.id: editor.value.encode()}
-                dialog.close()
-                await self._run(Selection(ids=(letter.id,)), edited)
-
-            async def drop_it() -> None:
-                dialog.close()
-                await self._drop(Selection(ids=(letter.id,)), 1)
-
-            editor.on_value_change(judge)
-            judge()
-            with ui.row():
-                self._button("Replay", replay)
-                self._button("Drop", drop_it)
-                ui.button("Close", on_click=dialog.close).props("flat")
-        dialog.open()
+    async def _show(self, waiting: WaitingLetter) -> None:
+        """Open one."""
+        found: WaitingLetter | None = waiting
+        if waiting.delivery is None:
+            try:
+                found = await self._desk.letter(waiting.letter.id)
+            except MeshError as error:
+                ui.notify(str(error), type="negative")
+                return
+        if found is None or found.delivery is None:
+            ui.notify("It is there no more.")
+            return
+        dialog = LetterDialog(self._console, found.letter, found.delivery)
+        match await dialog.answer():
+            case "replay", edited:
+                await self._run(Selection(ids=(found.letter.id,)), edited=edited)
+            case "drop", _:
+                await self._drop(Selection(ids=(found.letter.id,)), 1)
+            case _:
+                pass
 
     def _button(self, name: str, action: Callable[[], object]) -> None:
-        button = ui.button(name, on_click=action)
-        if not self._may_operate:
+        button = ui.button(name, on_click=staying(self._place, action))
+        if not self._console.may_operate():
             button.disable()
             button.tooltip("needs a token with the scope operate")
 
-    async def _replay(self, selection: Selection) -> None:
+    def _stop(self) -> None:
+        if self._console.may_operate():
+            self._desk.stop()
+
+    async def _replay(self, selection: Selection, *, checked: bool = False) -> None:
         """Show what a replay would do, and do it if that is wanted."""
         try:
-            plan: Replayed = await asyncio.to_thread(
-                would_replay, self._url, self._queue, selection, self._topology
-            )
+            plan = await self._desk.plan(selection, checked=checked)
         except MeshError as error:
             ui.notify(str(error), type="negative")
             return
-        if await _confirmed(_outcome(plan, "would be requeued"), "Replay"):
-            await self._run(selection, None)
+        with ui.dialog() as dialog, ui.card():
+            dialog.props('aria-label="What a replay would do"')
+            ui.html(outcome(plan, "would be requeued"), sanitize=False)
+            rate = ui.number("Messages a second, at most", min=1, max=100_000)
+            rate.props("clearable").classes("w-full")
+            with ui.row():
+                ui.button("Replay", on_click=lambda: dialog.submit(result=True))
+                ui.button("Cancel", on_click=dialog.close).props("flat")
+        if await dialog:
+            wanted = max(1.0, float(rate.value)) if rate.value else None
+            await self._run(selection, checked=checked, rate=wanted)
 
-    async def _run(self, selection: Selection, edited: dict[str, bytes] | None) -> None:
-        if not self._console.may_operate():
+    async def _run(
+        self,
+        selection: Selection,
+        *,
+        checked: bool = False,
+        rate: float | None = None,
+        edited: dict[str, bytes] | None = None,
+    ) -> None:
+        viewer = self._console.operator()
+        if viewer is None:
             return
-        replay = Replay(
-            self._url, self._queue, selection, self._topology, edited=edited
-        )
         try:
-            result: Replayed = await asyncio.to_thread(replay.run)
+            result = await self._desk.replay(
+                selection, who=viewer.name, checked=checked, rate=rate, edited=edited
+            )
         except MeshError as error:
-            done = replay.result.requeued.total()
-            ui.notify(f"{error}; {done:,} were requeued", type="negative")
+            ui.notify(str(error), type="negative", multi_line=True)
             return
-        self._log("replayed", result.requeued.total())
-        ui.notify(_outcome(result, "requeued"), multi_line=True)
-        await self._look()
+        self._result.set_content(outcome(result, "requeued"))
+        ui.notify(
+            f"{result.requeued.total():,} requeued",
+            type="warning" if result.failed_again or result.kept else "positive",
+        )
 
     async def _drop(self, selection: Selection, count: int) -> None:
         question = f"Delete {count:,} dead letters for good?"
-        if not await _confirmed(question, "Delete") or not self._console.may_operate():
+        viewer = self._console.operator()
+        if viewer is None or not await confirmed(question, "Delete"):
             return
         try:
-            dropped: int = await asyncio.to_thread(
-                drop, self._url, self._queue, selection.matches, threading.Event()
-            )
+            dropped = await self._desk.drop(selection, who=viewer.name)
         except MeshError as error:
             ui.notify(str(error), type="negative")
             return
-        self._log("dropped", dropped)
         ui.notify(f"{dropped:,} deleted")
-        await self._look()
-
-    def _log(self, action: str, count: int) -> None:
-        viewer = self._console.viewer()
-        who = viewer.name if viewer else "?"
-        logger.info("%s %s %d dead letters on the console", who, action, count)
 
 
-def _outcome(result: Replayed, verb: str) -> str:
-    lines = [f"{result.requeued.total():,} of {result.looked_at:,} {verb}"]
-    lines += [f"{count:,} to {name}" for name, count in result.requeued.most_common()]
+def outcome(result: Replayed, verb: str) -> str:
+    """What a replay did, or would do, as HTML."""
+    lines = [f"{count:,} to {name}" for name, count in result.requeued.most_common()]
     lines += [f"{count:,} kept: {why}" for why, count in result.kept.most_common()]
-    return "; ".join(lines)
+    items = "".join(f"<li>{text(line)}</li>" for line in lines) + "".join(
+        f"<li class='mesh-bad'>{count:,} failed again: {text(why)}</li>"
+        for why, count in result.failed_again.most_common(10)
+    )
+    return (
+        f"{result.requeued.total():,} of {result.looked_at:,} {verb}"
+        f"<ul class='q-pl-md q-my-none mesh-wrap'>{items}</ul>"
+    )
 
 
-async def _confirmed(question: str, action: str) -> bool:
-    with ui.dialog() as dialog, ui.card():
-        ui.label(question).classes("mesh-wrap")
-        with ui.row():
-            ui.button(action, on_click=lambda: dialog.submit(result=True))
-            ui.button("Cancel", on_click=dialog.close).props("flat")
-    return bool(await dialog)
+def _link(name: str, selection: dict[str, str]) -> None:
+    """What downloads dead letters."""
+    address = f"{EXPORT}?{urlencode(selection)}" if selection else EXPORT
+    ui.link(name, address).classes("mesh-link").props("download")
+
+
+def _moment(at: float | None) -> str:
+    if at is None:
+        return "at an unknown time"
+    return f"{datetime.fromtimestamp(at).astimezone():%d %b %H:%M:%S}"

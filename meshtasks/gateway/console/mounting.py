@@ -15,11 +15,11 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from meshtasks.flows.loading import Flows
-from meshtasks.gateway.console import PAGES
+from meshtasks.gateway.console import EXPORT, PAGES
 from meshtasks.gateway.context import Context
 
 #: Of the console. NiceGUI's programs, fonts and web socket are below the last.
-_ADDRESSES = {*PAGES, "/login", "/logout"}
+_ADDRESSES = {*PAGES, EXPORT, "/login", "/logout"}
 _PROGRAMS = "/_nicegui"
 
 

@@ -2,24 +2,34 @@
 
 The cookie is a random number that means nothing elsewhere; it goes with the gateway's
 process. Pages of other sites can neither read it nor send it along with a change
-(``SameSite=Lax``: they cannot post, nor open the page's web socket, with it).
+(``SameSite=Lax``, and what names another origin is refused: a page of another port of
+this host is of the same site).
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
+from ipaddress import ip_address, ip_network
 from string import Template
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from starlette.datastructures import MutableHeaders
+from fastapi.responses import (
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
+from nicegui import __version__ as nicegui_version
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meshtasks.gateway.clients import Client, RateLimit, Tokens
@@ -39,11 +49,18 @@ VIEW, OPERATE = "view", "operate"
 _HEADERS = {
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' "
     "'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "font-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'; "
+    "font-src 'self' data:; connect-src 'self'{}; frame-ancestors 'none'; "
     "form-action 'self'; base-uri 'self'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
+
+
+#: Programs and fonts of the page, whose addresses hold their version.
+_PROGRAMS, _MADE = f"/_nicegui/{nicegui_version}/", "/dynamic_resources/"
+_HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
+#: Open to all.
+_OPEN = {"/login", "/logout"}
 
 
 class Sessions:
@@ -61,6 +78,7 @@ class Sessions:
 
     def wait_seconds(self, address: str) -> float:
         """Count an attempt to log in; 0 if it may be made, else how long to wait."""
+        address = _network_of(address)
         with self._lock:
             limit = self._attempts.setdefault(
                 address, RateLimit(1 / _ATTEMPT_SECONDS, _ATTEMPTS)
@@ -79,7 +97,7 @@ class Sessions:
             return None
         cookie = secrets.token_urlsafe(32)
         with self._lock:
-            self._attempts.pop(address, None)
+            self._attempts.pop(_network_of(address), None)
             self._sessions[_digest(cookie)] = client, time.monotonic() + _LIFE_SECONDS
             while len(self._sessions) > _MOST_SESSIONS:
                 self._sessions.popitem(last=False)
@@ -99,6 +117,15 @@ class Sessions:
             self._sessions.pop(_digest(cookie or ""), None)
 
 
+def _network_of(address: str) -> str:
+    """The network that one person has: of IPv6, 2**64 addresses."""
+    with suppress(ValueError):
+        parsed = ip_address(address)
+        if parsed.version == 6:  # noqa: PLR2004 - the protocol's
+            return str(ip_network((int(parsed), 64), strict=False))
+    return address
+
+
 def _digest(cookie: str) -> bytes:
     return hashlib.sha256(cookie.encode("utf-8", "surrogateescape")).digest()
 
@@ -107,6 +134,7 @@ _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>meshtasks</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
 <style>
  body { font: 1rem/1.5 system-ui, sans-serif; display: grid; place-items: center;
    min-height: 90vh; margin: 0 }
@@ -149,7 +177,7 @@ def routes(sessions: Sessions) -> APIRouter:
         """End the session."""
         sessions.end(request.cookies.get(COOKIE))
         response = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
-        response.delete_cookie(COOKIE)
+        response.delete_cookie(COOKIE, httponly=True, samesite="lax")
         return response
 
     def _log_in(request: Request, token: str, after: str) -> Response:
@@ -169,12 +197,19 @@ def routes(sessions: Sessions) -> APIRouter:
             cookie,
             httponly=True,
             samesite="lax",
-            secure=request.url.scheme == "https",
+            secure=_is_encrypted(request),
             max_age=int(_LIFE_SECONDS),
         )
         return response
 
     return router
+
+
+def _is_encrypted(request: Request) -> bool:
+    """Whether the browser speaks TLS, with us or with a proxy in front; whoever makes
+    up that header only has a cookie of their own that is kept more carefully."""
+    said = request.headers.get("x-forwarded-proto", "")
+    return "https" in {request.url.scheme, said.split(",")[0].strip().lower()}
 
 
 def _form(text: str, after: str, status: int = HTTPStatus.OK) -> Response:
@@ -205,14 +240,39 @@ class Guard:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        is_asset = path.startswith("/_nicegui/")  # programs and fonts of the page
-        if is_asset or self._sessions.client_of(cookie_of(scope)):
-            await self._app(scope, receive, _with_headers(send))
+        headers = Headers(scope=scope)
+        is_open = path in _OPEN or path.startswith(_PROGRAMS)
+        if _is_foreign(scope, headers):
+            if scope["type"] == "http":
+                text = "Another site may not do this."
+                await PlainTextResponse(text, HTTPStatus.FORBIDDEN)(
+                    scope, receive, send
+                )
+            else:
+                await send({"type": "websocket.close", "code": 4403})
+        elif is_open or self._sessions.client_of(cookie_of(scope)):
+            await self._app(scope, receive, _with_headers(send, headers, path))
         elif scope["type"] == "http":
-            answer = RedirectResponse(f"/login?next={quote(path)}", 303)
+            query = scope["query_string"].decode("latin-1")
+            asked = quote(f"{path}?{query}" if query else path)
+            answer = RedirectResponse(f"/login?next={asked}", 303)
             await answer(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 4401})
+
+
+def _is_foreign(scope: Scope, headers: Headers) -> bool:
+    """Whether a page of another origin asks for a change or for a web socket. Its
+    browser sends our cookie along if only the port differs: cookies know no ports."""
+    if scope["type"] == "http" and scope["method"] in {"GET", "HEAD", "OPTIONS"}:
+        return False
+    origin = headers.get("origin")
+    if origin is None or headers.get("sec-fetch-site") == "same-origin":
+        return False  # no browser; or it says so itself
+    # A proxy may speak TLS for us, so of the origin only the host is compared. No page
+    # can have a browser send the second header elsewhere without asking first.
+    ours = {headers.get(name, "").lower() for name in ("host", "x-forwarded-host")}
+    return urlsplit(origin).netloc.lower() not in ours - {""}
 
 
 def cookie_of(scope: Scope) -> str | None:
@@ -229,12 +289,19 @@ def cookie_of(scope: Scope) -> str | None:
     return None
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, request: Headers, path: str) -> Send:
+    # not every browser takes 'self' for web sockets, too
+    host = request.get("host", "")
+    sockets = f" ws://{host} wss://{host}" if _HOST.fullmatch(host) else ""
+
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS.items():
-                headers[name] = value
+                headers[name] = value.format(sockets)
+            is_program = path.startswith(_PROGRAMS) and _MADE not in path
+            if is_program and message["status"] == HTTPStatus.OK:
+                headers["cache-control"] = "public, max-age=31536000, immutable"
         await send(message)
 
     return send_with_headers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 
 from nicegui import ui
 from pydantic_core import from_json
@@ -13,7 +14,7 @@ from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import ConfigError, InvalidMessage, MeshError
 from meshtasks.flows.analytics.rows import reading_of
-from meshtasks.gateway.console.frame import Console, framed, text
+from meshtasks.gateway.console.frame import Console, framed, scrolling, text
 from meshtasks.gateway.problems import Problem
 from meshtasks.observation.explain import exchanges_for, explain, is_known
 from meshtasks.records.kinds import KINDS
@@ -34,7 +35,7 @@ def add_trying(console: Console) -> None:
             body = ui.textarea("Message", value=_EXAMPLE_BODY).classes("w-full")
             body.props("outlined autogrow")
             fate = ui.html("", sanitize=False).props('role="status"')
-            way = ui.html("", sanitize=False).classes("mesh-scroll")
+            way = scrolling("Its way")
 
             def judge() -> None:
                 exchange = _exchange(console, key.value)
@@ -87,11 +88,25 @@ def stored_as(console: Console, exchange: str, routing_key: str, body: bytes) ->
             for error in problem.errors[:10]
         )
         return f"<div class='mesh-bad'>{text(problem.detail)}<ul>{faults}</ul></div>"
+    return as_stored(console, routing_key, body, queues)
+
+
+def as_stored(
+    console: Console, routing_key: str, body: bytes, queues: Iterable[str]
+) -> str:
+    """What a message that its queues take is stored as, as HTML.
+
+    Args:
+        console: the console.
+        routing_key: it was published with.
+        body: the message.
+        queues: take it.
+    """
     kinds = console.settings.read(KINDS)
-    document = from_json(body)
     try:
+        document = from_json(body)
         row = reading_of(document, routing_key, round(time.time() * 1000), kinds)
-    except InvalidMessage:
+    except (InvalidMessage, ValueError):  # it is no reading, or not one object of JSON
         return f"<div class='mesh-good'>{text(', '.join(queues))} would take it.</div>"
     return (
         "<div class='mesh-good'>This would be stored as "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar, cast
 
 from amqp.exceptions import ChannelError
 
@@ -23,6 +25,7 @@ from meshtasks.observation.snapshot import Snapshot
 from meshtasks.observation.workers import WorkerAnswer, WorkerPoll, attention
 from meshtasks.records.kinds import KINDS
 
+_T = TypeVar("_T")
 _LOOK_SECONDS = 2.0
 #: A page says so often that it is there; without any the broker is left alone.
 _UNWATCHED_SECONDS = 30.0
@@ -52,6 +55,7 @@ class MeshWatch:
         self.rooms: tuple[Room, ...] = ()
         self._settings = settings
         self._wanted_until = 0.0
+        self._shared: dict[str, tuple[float, object]] = {}
         self._wake_up = threading.Event()
         self._stopping = threading.Event()
         self._threads = [
@@ -80,6 +84,19 @@ class MeshWatch:
         self._wanted_until = time.monotonic() + _UNWATCHED_SECONDS
         self._wake_up.set()
 
+    def shared(self, name: str, make: Callable[[], _T]) -> _T:
+        """What is made once for all pages, and anew after a look.
+
+        Args:
+            name: of it.
+            make: makes it.
+        """
+        made_at, made = self._shared.get(name, (-_LOOK_SECONDS, None))
+        if (now := time.monotonic()) >= made_at + 0.9 * _LOOK_SECONDS:
+            made = make()
+            self._shared[name] = now, made
+        return cast("_T", made)
+
     def attention(self) -> list[str]:
         """What wants attention; the first thing first."""
         if self.snapshot is None:
@@ -101,7 +118,7 @@ class MeshWatch:
             with ExitStack() as stack:
                 url = self._settings.env.management_url or None
                 collector = stack.enter_context(
-                    Collector(self._settings, management_url=url)
+                    Collector(self._settings, management_url=url, whole=False)
                 )
                 poll = stack.enter_context(WorkerPoll(self._settings.env.amqp_url))
                 while self._is_wanted():

@@ -1,0 +1,244 @@
+"""What is known of the dead letters, and what is done with them: looked at once for all
+pages, and one thing at a time, since a look keeps others out of the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from typing_extensions import override
+
+from meshtasks.amqp.dead_letters import dead_letter_of
+from meshtasks.amqp.letter_groups import Selection
+from meshtasks.amqp.peek import HeldMessages, QueueBusy, peek
+from meshtasks.amqp.replay import Refusal, Replay, Replayed, drop
+from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.config.settings import Settings
+from meshtasks.errors import MeshError
+from meshtasks.observation.dead_letters import (
+    WaitingLetter,
+    WaitingLetters,
+    letter_with_id,
+    waiting_letters,
+    would_replay,
+)
+from meshtasks.observation.letter_lines import to_line
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+#: Of each cause, so many are shown.
+_EXAMPLES = 25
+#: Exported lines that wait for the browser, in bytes.
+_CHUNK_BYTES = 64 * 1024
+
+
+@dataclass(slots=True)
+class Job:
+    """Something that goes on.
+
+    Attributes:
+        what: it is.
+        done: dead letters that were gone through.
+        total: of so many.
+        note: what came of it so far.
+        is_brief: others wait for it; else they are refused meanwhile.
+        stopping: ends it, in good order, when it is set.
+    """
+
+    what: str
+    done: int = 0
+    total: int = 0
+    note: str = ""
+    is_brief: bool = True
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def progress(self, held: HeldMessages) -> None:
+        """Note how far it is."""
+        self.done, self.total = held.seen, held.total
+
+    @override
+    def __str__(self) -> str:
+        far = f": {self.done:,} of {self.total:,}" if self.total else ""
+        return f"{self.what}{far}{', ' if self.note else ''}{self.note} …"
+
+
+class LetterDesk:
+    """The dead letters, for all pages.
+
+    Args:
+        settings: with the console's account of the broker.
+        refusal: why a dead letter would fail again.
+
+    Attributes:
+        waiting: what was found by the last look; None before the first.
+        job: what goes on; None for nothing.
+        fault: why the last look found nothing; empty if it did.
+    """
+
+    def __init__(self, settings: Settings, refusal: Refusal) -> None:
+        self.waiting: WaitingLetters | None = None
+        self.job: Job | None = None
+        self.fault = ""
+        self._topology = settings.read(TOPOLOGY)
+        self._url = settings.env.amqp_url
+        self._queue = self._topology.dead_letter_queue
+        self._refusal = refusal
+        self._lock = asyncio.Lock()
+
+    def stop(self) -> None:
+        """End what goes on, in good order."""
+        if self.job:
+            self.job.stopping.set()
+
+    async def look(self) -> None:
+        """Look at the dead letters, unless something goes on."""
+        if self.job is not None:
+            return
+        try:
+            self.waiting = await self._do(
+                Job("Looking"),
+                lambda job: waiting_letters(
+                    self._url,
+                    self._queue,
+                    examples=_EXAMPLES,
+                    stopping=job.stopping,
+                    on_progress=job.progress,
+                ),
+            )
+            self.fault = ""
+        except MeshError as error:
+            self.fault = str(error)
+
+    async def letter(self, letter_id: str) -> WaitingLetter | None:
+        """One dead letter with its message; None if it is there no more.
+
+        Raises:
+            MeshError: it cannot be looked for now.
+        """
+        return await self._do(
+            Job(f"Fetching {letter_id}"),
+            lambda job: letter_with_id(self._url, self._queue, letter_id, job.progress),
+        )
+
+    async def plan(self, selection: Selection, *, checked: bool) -> Replayed:
+        """What a replay would do.
+
+        Args:
+            selection: of which dead letters.
+            checked: only of those that would succeed.
+
+        Raises:
+            MeshError: they cannot be looked at now.
+        """
+        return await self._do(
+            Job("Looking what a replay would do"),
+            lambda job: would_replay(
+                self._url,
+                self._queue,
+                selection,
+                self._topology,
+                refusal=self._refusal if checked else None,
+                stopping=job.stopping,
+                on_progress=job.progress,
+            ),
+        )
+
+    async def replay(
+        self,
+        selection: Selection,
+        *,
+        who: str,
+        checked: bool = False,
+        rate: float | None = None,
+        edited: Mapping[str, bytes] | None = None,
+    ) -> Replayed:
+        """Replay, and look again.
+
+        Args:
+            selection: which dead letters.
+            who: does it.
+            checked: only those that would succeed.
+            rate: messages a second, at most.
+            edited: by id, bodies to send instead of their own.
+
+        Raises:
+            MeshError: the broker went away, or somebody else is at the queue.
+        """
+        job = Job("Replaying", is_brief=False)
+
+        def show(result: Replayed, held: HeldMessages) -> None:
+            job.progress(held)
+            again = result.failed_again.total()
+            job.note = f"{result.requeued.total():,} requeued"
+            job.note += f", {again:,} failed again" * bool(again)
+
+        replay = Replay(
+            self._url,
+            self._queue,
+            selection,
+            self._topology,
+            rate=rate,
+            edited=edited,
+            refusal=self._refusal if checked else None,
+            stopping=job.stopping,
+            on_progress=show,
+        )
+        try:
+            return await self._do(job, lambda _: replay.run())
+        finally:
+            count = replay.result.requeued.total()
+            logger.info("%s replayed %d dead letters on the console", who, count)
+            await self.look()
+
+    async def drop(self, selection: Selection, *, who: str) -> int:
+        """Delete for good, and look again; how many.
+
+        Raises:
+            MeshError: they cannot be looked at now.
+        """
+        dropped = await self._do(
+            Job("Deleting"),
+            lambda job: drop(self._url, self._queue, selection.matches, job.stopping),
+        )
+        logger.info("%s dropped %d dead letters on the console", who, dropped)
+        await self.look()
+        return dropped
+
+    def lines(self, selection: Selection) -> Iterator[bytes]:
+        """Dead letters as ``meshtasks dlq export`` writes them.
+
+        Raises:
+            MeshError: they cannot be looked at now.
+        """
+        chunk = bytearray()
+        with peek(self._url, self._queue, stopping=threading.Event()) as held:
+            for delivery in held:
+                letter = dead_letter_of(delivery)
+                if selection.matches(letter):
+                    chunk += to_line(delivery, letter) + b"\n"
+                    if len(chunk) > _CHUNK_BYTES:
+                        yield bytes(chunk)
+                        chunk.clear()
+        yield bytes(chunk)
+
+    async def _do(self, job: Job, work: Callable[[Job], _T]) -> _T:
+        """Run it in a thread.
+
+        Raises:
+            QueueBusy: something else goes on.
+            MeshError: it failed.
+        """
+        if self.job is not None and not self.job.is_brief:
+            message = f"not now: {self.job}"
+            raise QueueBusy(message)
+        async with self._lock:
+            self.job = job
+            try:
+                return await asyncio.to_thread(work, job)
+            finally:
+                self.job = None

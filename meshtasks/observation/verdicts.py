@@ -1,0 +1,130 @@
+"""What the handler of a queue would find wrong with a message, which is left alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import NamedTuple
+
+from meshtasks.amqp.dead_letters import DeadLetter, replay_messages, requeue_targets
+from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.queues import QUEUES
+from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.config.settings import Settings
+from meshtasks.errors import InvalidMessage
+from meshtasks.flows.contract import Handler
+from meshtasks.records.envelope import Envelope, envelope_of
+from meshtasks.worker.decode import Decoder, Several
+
+#: The broker's word for a message that was delivered too often: it ended its worker.
+_DELIVERY_LIMIT = "delivery_limit"
+#: An array may have half a million bad records.
+_MOST_REASONS = 10
+
+
+class Found(NamedTuple):
+    """What is wrong with one place of a message.
+
+    Attributes:
+        place: of the record in its array; None for the whole message.
+        fault: the error, or what a handler says.
+    """
+
+    place: int | None
+    fault: InvalidMessage | str
+
+
+class Verdicts:
+    """Judges messages as their handlers would.
+
+    Args:
+        settings: for topology and queues.
+        handlers: by queue.
+    """
+
+    def __init__(self, settings: Settings, handlers: Mapping[str, Handler]) -> None:
+        self._settings = settings
+        self._topology = settings.read(TOPOLOGY)
+        self._handlers = handlers
+        self._decoders = {
+            queue: Decoder(handler, settings.read(QUEUES).for_queue(queue).max_records)
+            for queue, handler in handlers.items()
+        }
+
+    def decoder(self, queue: str) -> Decoder:
+        """What reads the bodies of a queue."""
+        return self._decoders[queue]
+
+    def largest_bytes(self, queue: str) -> int:
+        """The largest message that a queue takes."""
+        return self._settings.read(QUEUES).for_queue(queue).max_message_bytes
+
+    def faults(self, envelope: Envelope) -> Iterator[Found]:
+        """What is wrong with a message, in no order; nothing if its queue would take
+        it."""
+        decoder = self._decoders[envelope.queue]
+        try:
+            decoded = decoder.decode(envelope.body)
+        except InvalidMessage as error:
+            yield Found(None, error)
+            return
+        several = decoded.several or Several(envelope.body)
+        members = several.members() if decoded.bad else ()
+        for member, fault in decoded.bad:
+            if several.lines and not members[member].startswith(b"{"):
+                yield Found(member, fault.reason)
+                continue
+            try:
+                decoder.decode_object(members[member])
+            except InvalidMessage as error:
+                yield Found(member, error)
+        records = decoded.records
+        refused = self._handlers[envelope.queue].validate(
+            records, [envelope] * len(records), self._settings
+        )
+        for index, dead in sorted(refused.items()):
+            yield Found(decoded.places[index], dead.reason)
+
+    def of_replay(
+        self, delivery: Delivery, letter: DeadLetter, body: bytes | None = None
+    ) -> list[str]:
+        """The first reasons for which a dead letter would fail again if it were
+        replayed now; none if nothing is found. A sink may still refuse it.
+
+        Args:
+            delivery: the message.
+            letter: what is known of it.
+            body: to replay in place of its own.
+        """
+        queues = requeue_targets(letter, self._topology)
+        if isinstance(queues, str):
+            return [queues]
+        (message, *_) = replay_messages(
+            delivery, letter, queues, replayed_at="now", body=body
+        )
+        again = Delivery(
+            0,
+            message.body,
+            letter.exchange,
+            letter.routing_key,
+            {**(message.properties or {}), "application_headers": message.headers},
+            redelivered=False,
+            received_at=letter.failed_at or time.time(),
+        )
+        for queue in queues:
+            if len(again.body) > (most := self.largest_bytes(queue)):
+                return [f"{queue} takes messages of {most:,} bytes at most"]
+        faults = (
+            str(fault) if place is None else f"record {place + 1}: {fault}"
+            for queue in queues
+            if queue in self._handlers
+            for place, fault in self.faults(envelope_of(again.to_wire(), queue))
+        )
+        return list(islice(faults, _MOST_REASONS))
+
+    def refusal(self, delivery: Delivery, letter: DeadLetter) -> str | None:
+        """Why a dead letter is kept when those are replayed that would succeed."""
+        if letter.kind == _DELIVERY_LIMIT:
+            return "it ended its worker; replay it by its id"
+        return "it would fail again" if self.of_replay(delivery, letter) else None
