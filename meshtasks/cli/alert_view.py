@@ -7,7 +7,7 @@ from datetime import tzinfo
 
 from meshtasks.config.durations import span_text
 from meshtasks.flows.alerts.config import local_time
-from meshtasks.flows.alerts.current import CurrentAlert
+from meshtasks.flows.alerts.current import CurrentAlert, route_line
 from meshtasks.flows.alerts.state import (
     AlertEvent,
     AlertState,
@@ -29,8 +29,8 @@ def table(
     if not shown:
         yield "no alerts"
         return
-    rows = [("ID", "STATE", "SEVERITY", "SINCE", "FOR", "TOLD", "TITLE")]
-    for alert, state, told in shown:
+    rows = [("ID", "STATE", "SEVERITY", "SINCE", "FOR", "NOTIFIED", "TITLE")]
+    for alert, state, notified in shown:
         ends_at = now if alert.ends_at is None else alert.ends_at
         rows.append(
             (
@@ -39,7 +39,7 @@ def table(
                 alert.severity,
                 _moment(alert.starts_at, zone),
                 span_text(ends_at - alert.starts_at),
-                told,
+                notified,
                 clip(" ".join(alert.title.split()), _TITLE_CHARS),
             )
         )
@@ -70,9 +70,8 @@ def page(
         yield f"{'acknowledged':<12} by {alert.acknowledged_by}"
     for name, value in sorted(alert.own_labels.items()):
         yield f"{'label':<12} {name}={value}"
-    for route, told in sorted(routes.items()):
-        said = f"{told.phase} at {_moment(told.at, zone)}" if told.phase else "nothing"
-        yield f"{'told':<12} by route {route}: {said}{' (pending)' * told.pending}"
+    for route, known in sorted(routes.items()):
+        yield f"{'notified':<12} {route_line(route, known, zone)}"
 
 
 def silenced_lines(

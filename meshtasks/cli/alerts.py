@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Never
 
 import typer
@@ -54,8 +54,8 @@ def show(
 ) -> None:
     """Show the alerts that go on, and the silences.
 
-    STATE says whether an alert is told at present: firing, acknowledged (no more
-    reminders), flapping, silenced, inhibited, quiet hours, or resolved. TOLD says
+    STATE says whether an alert is notified at present: firing, acknowledged (no more
+    reminders), flapping, silenced, inhibited, quiet hours, or resolved. NOTIFIED says
     what the receivers know: "pending" if they should know more.
 
     Exit codes: 0; 69 the state cannot be read; 78 the configuration cannot be used.
@@ -95,7 +95,7 @@ def silence(
     """Hear nothing of the alerts that match, for a while; prints the silence's id,
     and on standard error what it silences now.
 
-    Alerts that still go on afterwards are told then.
+    Alerts that still go on afterwards are notified then.
 
     Exit codes: 0; 2 no matcher or no time; 69 the state cannot be written.
     """
@@ -121,7 +121,7 @@ def show_one(
         typer.Argument(metavar="ID...", help="Of alerts; their beginning will do."),
     ],
 ) -> None:
-    """Show all of an alert: what it says, its labels, who was told.
+    """Show all of an alert: what it says, its labels, who was notified.
 
     Exit codes: 0; 1 there is no such alert; 69 the state cannot be read.
     """
@@ -145,7 +145,7 @@ def expire(
         typer.Argument(metavar="ID...", help="Of silences; their beginning will do."),
     ],
 ) -> None:
-    """End silences now; what they held back and still goes on is told.
+    """End silences now; what they held back and still goes on is notified.
 
     Exit codes: 0; 1 there is no such silence; 69 the state cannot be written.
     """
@@ -153,10 +153,7 @@ def expire(
     with _tables() as tables:
         lasting = {each.id: each for each in tables.silences() if each.ends_at > now}
         for name in [_the_one(lasting, each, "silences") for each in silence_ids]:
-            ended = replace(lasting[name], ends_at=now)
-            tables.put_silence(ended)
-            title = " ".join(ended.matchers)
-            tables.record_action("silence ended", title, _user(), "", now)
+            tables.end_silence(lasting[name], _user(), now)
 
 
 @app.command()
@@ -166,9 +163,9 @@ def ack(
         typer.Argument(metavar="ID...", help="Of alerts; their beginning will do."),
     ],
 ) -> None:
-    """Stop the reminders of alerts; that they are over is told all the same.
+    """Stop the reminders of alerts; that they are over is notified all the same.
 
-    An alert that fires again later is told, and reminds, as if it were new.
+    An alert that fires again later is notified, and reminds, as if it were new.
 
     Exit codes: 0; 1 no such alert goes on; 69 the state cannot be written.
     """

@@ -75,7 +75,15 @@ def test_alerts_are_listed_the_gravest_first(manager: Manager, alerts: Command) 
     manager.update(source="bath", resolved=True)
 
     head, *rows = alerts("list").stdout.splitlines()
-    assert head.split() == ["ID", "STATE", "SEVERITY", "SINCE", "FOR", "TOLD", "TITLE"]
+    assert head.split() == [
+        "ID",
+        "STATE",
+        "SEVERITY",
+        "SINCE",
+        "FOR",
+        "NOTIFIED",
+        "TITLE",
+    ]
     assert [row.split("  ")[-1].strip() for row in rows] == [
         "attic burns",
         "attic is damp",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,12 @@ class Manager:
     def close(self) -> None:
         """End it; a new one may go on."""
         self.sinks.close()
+
+
+def receive(environment: Environment, *alerts: Alert) -> None:
+    """Have the alert manager of a mesh receive alerts now."""
+    with closing(Sinks(Settings(environment))) as sinks:
+        service = AlertService(sinks[ALERT_STATE], sinks.settings.read(ALERTS))
+        now = time.time()
+        updates = [AlertUpdate(f"{now}/{n}", it, now) for n, it in enumerate(alerts)]
+        service.receive(updates, now)

@@ -136,9 +136,9 @@ def test_every_valid_alert_is_listed_and_notified_and_fails_no_other(
         ]
     json.dumps([each.as_json() for each in shown])
     assert len(lines) > len(shown)
-    told = {each.alert.source: each.told for each in shown}
+    told = {each.alert.source: each.notified for each in shown}
     assert told[fire["source"]] == "firing"
-    assert {each.told for each in shown if each.alert.firing} == {"firing"}
+    assert {each.notified for each in shown if each.alert.firing} == {"firing"}
 
 
 def test_a_clock_that_was_put_back_leaves_no_group_quiet_until_tomorrow(
@@ -156,7 +156,7 @@ def test_a_clock_that_was_put_back_leaves_no_group_quiet_until_tomorrow(
     with manager.tables() as tables:
         policy = manager.sinks.settings.read(ALERTS)
         shown = current_alerts(tables, policy, manager.now, every=True)
-    told = {each.alert.source: each.told for each in shown}
+    told = {each.alert.source: each.notified for each in shown}
     assert told == {"early": "-", "late": "firing"}  # the end of "early" was told
 
 

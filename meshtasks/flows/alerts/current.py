@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import tzinfo
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from meshtasks.flows.alerts.config import AlertPolicy
+from meshtasks.flows.alerts.config import AlertPolicy, local_time
 from meshtasks.flows.alerts.decision import Muting
 from meshtasks.flows.alerts.state import AlertState, NotificationState, rank
 
@@ -18,12 +19,12 @@ class CurrentAlert(NamedTuple):
     Attributes:
         alert: the alert.
         state: why its receivers are notified, or not.
-        told: what its receivers know.
+        notified: what its receivers know.
     """
 
     alert: AlertState
     state: str
-    told: str
+    notified: str
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; times are epoch seconds."""
@@ -31,7 +32,7 @@ class CurrentAlert(NamedTuple):
         return {
             "fingerprint": alert.fingerprint,
             "state": self.state,
-            "told": self.told,
+            "notified": self.notified,
             "severity": alert.severity,
             "title": alert.title,
             "message": alert.message,
@@ -53,7 +54,7 @@ def current_alerts(
         CurrentAlert(
             alert,
             _state(alert, policy, muting, now),
-            _told(tables.memberships(alert.fingerprint)),
+            _notified(tables.memberships(alert.fingerprint)),
         )
         for alert in (tables.alerts() if every else firing)
     ]
@@ -67,6 +68,25 @@ def current_alerts(
     )
 
 
+class Episode(NamedTuple):
+    """An alert from its beginning to its end, epoch seconds; None while it goes on."""
+
+    began_at: float
+    ended_at: float | None
+
+
+def episodes(alert: AlertState) -> list[Episode]:
+    """When an alert went on, as far as is remembered; the latest last."""
+    changes = list(alert.changes)
+    if not changes:
+        return [Episode(alert.starts_at, alert.ends_at)]
+    latest = [Episode(changes.pop(), None)] if alert.firing else []
+    if len(changes) % 2:  # the end of one whose beginning is forgotten
+        changes = changes[1:]
+    pairs = zip(changes[::2], changes[1::2], strict=True)
+    return [Episode(*pair) for pair in pairs] + latest
+
+
 def routes_notified(
     tables: AlertTables, fingerprint: str
 ) -> dict[str, NotificationState]:
@@ -74,6 +94,13 @@ def routes_notified(
     memberships = tables.memberships(fingerprint)
     groups = {name: tables.group(name) for name in memberships}
     return {group.route: memberships[name] for name, group in groups.items() if group}
+
+
+def route_line(route: str, known: NotificationState, zone: tzinfo | None) -> str:
+    """What the receivers of a route know of an alert, and since when."""
+    moment = f"{local_time(known.at, zone):%d %b %H:%M}"
+    phase = f"{known.phase} at {moment}" if known.phase else "nothing"
+    return f"by route {route}: {phase}{' (pending)' * known.pending}"
 
 
 def _state(alert: AlertState, policy: AlertPolicy, muting: Muting, now: float) -> str:
@@ -86,9 +113,9 @@ def _state(alert: AlertState, policy: AlertPolicy, muting: Muting, now: float) -
     return "acknowledged" if alert.acknowledged_by else "firing"
 
 
-def _told(memberships: dict[str, NotificationState]) -> str:
+def _notified(memberships: dict[str, NotificationState]) -> str:
     known = memberships.values()
-    if any(told.pending for told in known):
+    if any(notified.pending for notified in known):
         return "pending"
-    phases = sorted({told.phase for told in known if told.phase})
+    phases = sorted({notified.phase for notified in known if notified.phase})
     return ",".join(phases) or "-"

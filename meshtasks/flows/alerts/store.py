@@ -275,6 +275,12 @@ class AlertTables:
         title = " ".join(silence.matchers)
         self.record_action("silenced", title, silence.created_by, silence.comment, now)
 
+    def end_silence(self, silence: Silence, who: str, now: float) -> None:
+        """End a silence."""
+        self.put_silence(replace(silence, ends_at=now))
+        title = " ".join(silence.matchers)
+        self.record_action("silence ended", title, who, "", now)
+
     def acknowledge(self, alert: AlertState, who: str, now: float) -> None:
         """Stop the reminders of this episode of an alert."""
         self.put_alert(replace(alert, acknowledged_by=who))

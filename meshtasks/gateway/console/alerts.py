@@ -1,13 +1,10 @@
-"""Alerts: those that go on, what was notified; acknowledged and silenced here."""
+"""Alerts: those that go on and went on, who was notified; acknowledged and silenced."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
@@ -16,125 +13,201 @@ from nicegui import ui
 from meshtasks.config.durations import seconds_of, span_text
 from meshtasks.errors import MeshError
 from meshtasks.flows.alerts.config import ALERTS
-from meshtasks.flows.alerts.current import CurrentAlert, current_alerts
+from meshtasks.flows.alerts.current import CurrentAlert, episodes, route_line
 from meshtasks.flows.alerts.matchers import parse_matcher
-from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.alerts.state import AlertEvent, AlertState, Silence
 from meshtasks.flows.alerts.store import AlertTables
-from meshtasks.flows.sinks import Sinks
-from meshtasks.gateway.console.frame import Console, framed, text
-
-logger = logging.getLogger(__name__)
+from meshtasks.gateway.console.alert_desk import AlertDesk, Alerts
+from meshtasks.gateway.console.cards import Cards, Change, staying
+from meshtasks.gateway.console.frame import Console, framed, scrolling, text
+from meshtasks.text import printable
 
 _REFRESH_SECONDS = 3.0
-_EVENTS = 50
+_DAY_SECONDS = 24 * 3600.0
+#: How wide the timeline is, in its own units; the least that is seen of an episode.
+_WIDTH, _LEAST = 240.0, 1.0
+_MUTED = 10
 
 
 def add_alerts(console: Console) -> None:
     """Serve the page."""
+    desk = AlertDesk(console.settings)
 
     @ui.page("/alerts")
     def alerts() -> None:
         with framed(console, "/alerts"):
-            _Page(console).build()
+            _Page(console, desk).build()
 
 
 class _Page:
     """One viewer's look at the alerts."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, desk: AlertDesk) -> None:
         self._console = console
-        self._settings = console.settings
-        self._policy = self._settings.read(ALERTS)
-        self._shown: list[tuple[str, str, str]] | None = None
+        self._desk = desk
+        self._zone = console.settings.read(ALERTS).zone
+        self._now = 0.0
 
     def build(self) -> None:
         """Fill the page."""
+        self._place = ui.element("div")
         self._state = ui.html("Looking …", sanitize=False).props('role="status"')
-        self._list = ui.column().classes("w-full gap-2")
-        self._silences = ui.html("", sanitize=False).classes("mesh-scroll")
-        self._history = ui.html("", sanitize=False).classes("mesh-scroll")
+        self._silences = Cards[Silence](
+            ui.element("div").classes("w-full column gap-2"), self._make_silence
+        )
+        self._cards = Cards[tuple[CurrentAlert, Alerts]](
+            ui.element("div").classes("w-full column gap-2"), self._make
+        )
+        self._history = scrolling("What happened lately")
         ui.timer(0.05, self._look, once=True)
         ui.timer(_REFRESH_SECONDS, self._look)
 
     async def _look(self) -> None:
-        now = time.time()
         try:
-            alerts, silences, events = await asyncio.to_thread(self._read, now)
+            known = await self._desk.alerts()
         except MeshError as error:
             self._state.set_content(f'<span class="mesh-bad">{text(error)}</span>')
             return
-        count = sum(alert.alert.firing for alert in alerts)
-        self._state.set_content(f"{count or 'No'} alert{'s' * (count != 1)} go on.")
-        seen = [(a.alert.fingerprint, a.state, a.told) for a in alerts]
-        if seen != self._shown:
-            self._shown = seen
-            self._list.clear()
-            with self._list:
-                for alert in alerts:
-                    self._show(alert, now)
-        self._silences.set_content(_silences(silences, now))
-        self._history.set_content(_history(events))
-
-    def _read(
-        self, now: float
-    ) -> tuple[list[CurrentAlert], list[Silence], list[AlertEvent]]:
-        with self._tables() as tables:
-            alerts = current_alerts(tables, self._policy, now, every=False)
-            silences = [item for item in tables.silences() if item.ends_at > now]
-            return alerts, silences, tables.history(_EVENTS)
-
-    @contextmanager
-    def _tables(self) -> Iterator[AlertTables]:
-        """The tables, for one look or one change."""
-        with (
-            closing(Sinks(self._settings)) as sinks,
-            sinks[ALERT_STATE].tables() as tables,
-        ):
-            yield tables
-
-    def _show(self, current: CurrentAlert, now: float) -> None:
-        alert = current.alert
-        tone = "mesh-bad" if alert.severity == "critical" else ""
-        labels = " ".join(
-            f"<span class='mesh-dim'>{text(name)}={text(value)}</span>"
-            for name, value in sorted(alert.own_labels.items())
+        self._now = known.taken_at
+        count = len(known.firing)
+        verb = "s go on" if count != 1 else " goes on"
+        self._state.set_content(f"{count or 'No'} alert{verb}.")
+        self._silences.show((silence.id, silence) for silence in known.silences)
+        loudest = sorted(
+            known.shown,
+            key=lambda each: (
+                not each.alert.firing,
+                -self._times(each.alert),
+                -each.alert.starts_at,
+            ),
         )
-        with ui.element("div").classes("mesh-card w-full"):
-            ui.html(
-                f"<div class='mesh-row'><h2 class='{tone}'>{text(alert.title)}</h2>"
-                f"<span>{text(alert.severity)} · {text(current.state)} · for "
-                f"{span_text(now - alert.starts_at)}</span></div>"
-                f"<div>{text(alert.message)}</div>"
-                f"<div class='mesh-wrap'>{labels}</div>",
-                sanitize=False,
+        self._cards.show((each.alert.fingerprint, (each, known)) for each in loudest)
+        self._history.set_content(_history(known.events))
+
+    def _times(self, alert: AlertState) -> int:
+        """How often it went on in the last 24 hours."""
+        since = self._now - _DAY_SECONDS
+        return sum(
+            each.ended_at is None or each.ended_at > since for each in episodes(alert)
+        )
+
+    def _make(
+        self, item: tuple[CurrentAlert, Alerts]
+    ) -> Change[tuple[CurrentAlert, Alerts]]:
+        """A card; its buttons act on the alert as it is when they are pressed."""
+        alert = item[0].alert
+        content = ui.html("", sanitize=False)
+        with ui.row():
+            acknowledge = self._button("Acknowledge", lambda: self._acknowledge(alert))
+            silence = self._button("Silence", lambda: self._silence(alert))
+
+        def change(item: tuple[CurrentAlert, Alerts]) -> None:
+            nonlocal alert
+            current, known = item
+            alert = current.alert
+            acknowledge.set_visibility(alert.firing and not alert.acknowledged_by)
+            for button in (acknowledge, silence):
+                button.props["aria-label"] = printable(f"{button.text}: {alert.title}")
+            content.set_content(self._content(current, known))
+
+        return change
+
+    def _content(self, current: CurrentAlert, known: Alerts) -> str:
+        alert = current.alert
+        tone = "mesh-bad" if alert.firing and alert.severity == "critical" else ""
+        tone = tone if alert.firing else "mesh-dim"
+        labels = "".join(
+            f"<li>{text(name)}={text(value)}</li>"
+            for name, value in sorted(alert.labels.items())
+        )
+        routes = "".join(
+            f"<li>{text(route_line(route, state, self._zone))}</li>"
+            for route, state in sorted(known.notified[alert.fingerprint].items())
+        )
+        ends_at = known.taken_at if alert.ends_at is None else alert.ends_at
+        return (
+            f"<div class='mesh-row'><h2 class='{tone}'>{text(alert.title)}</h2>"
+            f"<span>{text(alert.severity)} · {text(current.state)} · for "
+            f"{span_text(ends_at - alert.starts_at)}</span></div>"
+            f"<div class='mesh-wrap'>{text(alert.message)}</div>"
+            f"<ul class='mesh-chips' aria-label='Labels'>{labels}</ul>"
+            f"{self._timeline(alert)}"
+            f"<div>Notified{'' if routes else ': nobody'}</div>"
+            f"<ul class='q-pl-md q-my-none'>{routes}</ul>"
+        )
+
+    def _timeline(self, alert: AlertState) -> str:
+        """The last 24 hours of an alert."""
+        since, times = self._now - _DAY_SECONDS, self._times(alert)
+        bars, lasted = "", 0.0
+        for episode in episodes(alert):
+            ended_at = self._now if episode.ended_at is None else episode.ended_at
+            began_at = max(episode.began_at, since)
+            if ended_at <= since:
+                continue
+            lasted += max(0.0, ended_at - began_at)
+            x = min(_WIDTH * (began_at - since) / _DAY_SECONDS, _WIDTH - _LEAST)
+            width = max(_LEAST, _WIDTH * (ended_at - began_at) / _DAY_SECONDS)
+            bars += f"<rect x='{x:.1f}' y='1' width='{width:.1f}' height='8'/>"
+        label = (
+            f"{times} time{'s' * (times != 1)} in the last 24 hours, "
+            f"{span_text(lasted)} in all"
+        )
+        return (
+            f"<div class='mesh-dim'>{label}</div><svg class='mesh-time' role='img' "
+            f"viewBox='0 0 {_WIDTH:g} 10' preserveAspectRatio='none' "
+            f"aria-label='{label}'>{bars}</svg>"
+        )
+
+    def _button(self, name: str, action: Callable[[], object]) -> ui.button:
+        button = ui.button(name, on_click=staying(self._place, action))
+        button.props("flat dense")
+        if not self._console.may_operate():
+            button.disable()
+        return button
+
+    def _make_silence(self, silence: Silence) -> Change[Silence]:
+        with ui.element("div").classes("mesh-row"):
+            content = ui.html("", sanitize=False).classes("mesh-wrap")
+            self._button("End", partial(self._end, silence)).props(
+                f'aria-label="End silence {silence.id}"'
             )
-            with ui.row():
-                for name, action in (
-                    ("Acknowledge", partial(self._acknowledge, alert)),
-                    ("Silence", partial(self._silence, alert)),
-                ):
-                    button = ui.button(name, on_click=action).props("flat dense")
-                    if not self._console.may_operate():
-                        button.disable()
+
+        def change(silence: Silence) -> None:
+            left = span_text(silence.ends_at - self._now)
+            why = f": {silence.comment}" if silence.comment else ""
+            content.set_content(
+                f"Silenced: {text(' '.join(silence.matchers))}, {left} left, "
+                f"by {text(silence.created_by)}{text(why)}"
+            )
+
+        return change
 
     async def _acknowledge(self, alert: AlertState) -> None:
-        viewer = self._console.viewer()
-        if viewer is None or not self._console.may_operate():
+        viewer = self._console.operator()
+        if viewer is None:
             return
 
-        def write() -> None:
-            with self._tables() as tables:
-                known = tables.alert(alert.fingerprint)
-                if known is not None and known.firing:
-                    tables.acknowledge(known, viewer.name, time.time())
+        def write(tables: AlertTables, now: float) -> None:
+            known = tables.alert(alert.fingerprint)
+            if known is not None and known.firing:
+                tables.acknowledge(known, viewer.name, now)
 
-        await self._do(write, "acknowledged")
+        await self._do(write, f"acknowledged {alert.title}")
+
+    async def _end(self, silence: Silence) -> None:
+        viewer = self._console.operator()
+        if viewer is not None:
+            await self._do(
+                lambda tables, now: tables.end_silence(silence, viewer.name, now),
+                f"ended the silence of {' '.join(silence.matchers)}",
+            )
 
     def _silence(self, alert: AlertState) -> None:
         """Ask for how long and what, and show what that mutes now."""
         labels = ", ".join(f"{n}={v}" for n, v in sorted(alert.own_labels.items()))
         with ui.dialog() as dialog, ui.card().classes("w-full"):
+            dialog.props('aria-label="Silence"')
             matchers = ui.input("Conditions that must all hold", value=labels)
             matchers.classes("w-full")
             lasts = ui.input("For", value="2h")
@@ -143,31 +216,24 @@ class _Page:
 
             def silence() -> Silence:
                 now = time.time()
-                texts = [part.strip() for part in matchers.value.split(",")]
+                texts = [part.strip() for part in (matchers.value or "").split(",")]
                 viewer = self._console.viewer()
                 return Silence(
                     secrets.token_hex(4),
                     tuple(str(parse_matcher(part)) for part in texts if part),
                     now,
-                    now + seconds_of(lasts.value),
+                    now + seconds_of(lasts.value or ""),
                     viewer.name if viewer else "?",
-                    comment.value,
+                    comment.value or "",
                 )
 
             async def judge() -> None:
                 try:
-                    made = silence()
-                    alerts, _, _ = await asyncio.to_thread(self._read, time.time())
+                    made, known = silence(), await self._desk.alerts()
                 except (ValueError, MeshError) as error:
                     preview.set_content(f"<span class='mesh-bad'>{text(error)}</span>")
                     return
-                muted = [
-                    item.alert.title
-                    for item in alerts
-                    if made.matchers and made.covers(item.alert.labels, made.starts_at)
-                ]
-                lines = "".join(f"<li>{text(title)}</li>" for title in muted[:10])
-                preview.set_content(f"Silences {len(muted)} now:<ul>{lines}</ul>")
+                preview.set_content(_preview(made, known))
 
             async def begin() -> None:
                 try:
@@ -175,15 +241,12 @@ class _Page:
                 except ValueError as error:
                     ui.notify(str(error), type="negative")
                     return
-                if not made.matchers or not self._console.may_operate():
-                    return
-
-                def write() -> None:
-                    with self._tables() as tables:
-                        tables.begin_silence(made, time.time())
-
-                dialog.close()
-                await self._do(write, f"silenced {' '.join(made.matchers)}")
+                if made.matchers and self._console.may_operate():
+                    dialog.close()
+                    await self._do(
+                        lambda tables, now: tables.begin_silence(made, now),
+                        f"silenced {' '.join(made.matchers)}",
+                    )
 
             matchers.on_value_change(judge)
             lasts.on_value_change(judge)
@@ -193,26 +256,27 @@ class _Page:
                 ui.button("Cancel", on_click=dialog.close).props("flat")
         dialog.open()
 
-    async def _do(self, write: Callable[[], None], what: str) -> None:
+    async def _do(self, write: Callable[[AlertTables, float], None], what: str) -> None:
         viewer = self._console.viewer()
         try:
-            await asyncio.to_thread(write)
+            await self._desk.change(write, viewer.name if viewer else "?", what)
         except MeshError as error:
             ui.notify(str(error), type="negative")
             return
-        who = viewer.name if viewer else "?"
-        logger.info("%s %s on the console", who, what)
         ui.notify(what)
         await self._look()
 
 
-def _silences(silences: list[Silence], now: float) -> str:
-    lines = "".join(
-        f"<li>{text(' '.join(item.matchers))}: {span_text(item.ends_at - now)} left, "
-        f"by {text(item.created_by)}</li>"
-        for item in silences
-    )
-    return f"<h2 class='mesh-h2'>Silences</h2><ul>{lines}</ul>" if silences else ""
+def _preview(made: Silence, known: Alerts) -> str:
+    """What a silence would mute now, as HTML."""
+    muted = [
+        each.alert.title
+        for each in known.firing
+        if made.matchers and made.covers(each.alert.labels, made.starts_at)
+    ]
+    lines = "".join(f"<li>{text(title)}</li>" for title in muted[:_MUTED])
+    more = f"and {len(muted) - _MUTED} more" * (len(muted) > _MUTED)
+    return f"Silences {len(muted)} now:<ul>{lines}</ul>{more}"
 
 
 def _history(events: list[AlertEvent]) -> str:
@@ -223,7 +287,11 @@ def _history(events: list[AlertEvent]) -> str:
         f"<td class='mesh-wrap'>{text(event.detail)}</td></tr>"
         for event in events
     )
+    head = "".join(
+        f"<th scope='col'>{name}</th>"
+        for name in ("when", "what", "alert or silence", "who", "detail")
+    )
     return (
         "<table class='mesh-table'><caption class='mesh-h2'>What happened lately"
-        f"</caption>{rows}</table>"
+        f"</caption><tr>{head}</tr>{rows}</table>"
     )
