@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-compose test-peers test-debian13 lint format release docs bench secrets lock clean
+.PHONY: help setup demo test test-compose test-peers test-debian13 lint format release docs screenshots bench secrets lock clean
 
 # Commands and tests start Python by the hundred: let it keep what it has compiled.
 unexport PYTHONDONTWRITEBYTECODE
@@ -61,6 +61,11 @@ release: setup ## Build sdist, wheel and SBOM into dist/, tried in an empty envi
 
 docs: setup ## Build the documentation into site/, and refuse broken links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+screenshots: setup ## Take the pictures of the console's pages (docs/images) in a demo
+	$(BIN)/python -m meshtasks.demo.packages demo
+	$(BIN)/python -m meshtasks.demo.packages test
+	$(BIN)/python -m tests.support.screenshots
 
 bench: setup ## Measure, each part next to its ceiling and its peers (ARGS="--help")
 	$(BIN)/python -m meshtasks.demo.packages demo

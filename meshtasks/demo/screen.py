@@ -70,6 +70,9 @@ class Screen:
             f"-u {broker.user} -P {broker.password} "
             "-t sensors/temperature/balcony -m 21.5"
         )
+        self._console.print("\nLook at the house:")
+        address = self._stack.console_address
+        self._console.print(f"  {address}", markup=False, soft_wrap=True)
         self._console.print("\nPublish a reading of your own, in another terminal:")
         for command in (by_amqp, by_mqtt, by_http):
             self._console.print(f"  {command}", markup=False, soft_wrap=True)
@@ -127,10 +130,10 @@ class Screen:
         # Debian builds VictoriaMetrics without its web pages.
         page = f". {shown_path(stack.env_file)}; {_program('meshtasks')} report"
         return [
+            ("house", stack.console_address),
             ("readings", f"{page}   draws the rooms"),
             ("Flower", f"{stack.flower_url}   {flower}"),
             ("RabbitMQ", f"{broker.management_url}   {account}"),
-            ("house", f"{stack.gateway_url}/login?token={stack.gateway_token}"),
             ("gateway", f"{stack.gateway_url}/docs   {stack.gateway_token}"),
             ("phone, n8n", f"{stack.receiver.url}   stands in for both"),
         ]

@@ -137,6 +137,11 @@ class Stack:
         """The HTTP gateway; it asks for :attr:`gateway_token`."""
         return f"http://{loopback.HOST}:{self._gateway_port}"
 
+    @property
+    def console_address(self) -> str:
+        """Where the console opens logged in."""
+        return f"{self.gateway_url}/login?token={self.gateway_token}"
+
     def gateway_answers(self) -> bool:
         """Whether the gateway takes requests."""
         is_there = loopback.answers(self._gateway_port, "/healthz")
