@@ -36,6 +36,8 @@ SWIFT_REQUIREMENTS = ROOT / "tests" / "support" / "requirements-swift.txt"
 SWIFT_VENV = DATA / "venvs" / "swift"
 KUBERNETES_REQUIREMENTS = ROOT / "tests" / "support" / "requirements-kubernetes.txt"
 KUBERNETES_VENV = DATA / "venvs" / "kubernetes"
+AXE_REQUIREMENTS = ROOT / "tests" / "support" / "requirements-axe.txt"
+AXE_VENV = DATA / "venvs" / "axe"
 TRITON_REQUIREMENTS = Path(__file__).with_name("requirements-triton.txt")
 TRITON_VENV = DATA / "venvs" / "triton"
 #: The wheel's own needs, and the newest Python that numpy 1 was built for.
@@ -283,6 +285,16 @@ def ensure_kubernetes(venv: Path = KUBERNETES_VENV) -> None:
     ensure_venv(venv, KUBERNETES_REQUIREMENTS, what, "--no-deps")
 
 
+def ensure_axe(venv: Path = AXE_VENV) -> None:
+    """Make the directory of axe-core, which the tests run in a browser, if need be.
+
+    Raises:
+        InstallFailed: venv or pip failed; the text carries the end of its output.
+    """
+    what = "axe-core, which finds faults of accessibility"
+    ensure_venv(venv, AXE_REQUIREMENTS, what, "--no-deps")
+
+
 def triton_unavailable() -> str | None:
     """Why Triton Inference Server does not run on a machine such as this; None if it
     does."""
@@ -383,6 +395,8 @@ def _ensure_environments(purpose: str) -> None:
         case _:
             ensure_swift()
             ensure_kubernetes()
+            if _CHROMIUM.is_installed():
+                ensure_axe()
             if triton_unavailable() is None:
                 ensure_programs("triton")
                 ensure_triton()
