@@ -44,8 +44,6 @@ from meshtasks.cli.dlq_queue import (
 from meshtasks.cli.terminal import counting, fail, say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import Transient
-from meshtasks.flows.loading import load_flows
-from meshtasks.observation.verdicts import Verdicts
 from meshtasks.records.json_text import body_text
 
 app = typer.Typer(
@@ -181,7 +179,7 @@ def replay(  # noqa: PLR0913 - options
     selection = filters.selection(ids, every=every or would_succeed)
     settings = load_settings()
     topology = settings.read(TOPOLOGY)
-    refusal = _verdicts(settings).refusal if would_succeed and not edit else None
+    refusal = _refusal(settings) if would_succeed and not edit else None
     with opened(settings, queue) as letters:
         edited = None
         if edit:
@@ -270,8 +268,13 @@ def _delete(letters: DeadLetterQueue, chosen: set[int]) -> int:
     return deleted
 
 
-def _verdicts(settings: Settings) -> Verdicts:
-    return Verdicts(settings, load_flows().handlers(settings))
+def _refusal(settings: Settings) -> Refusal:
+    """Why a dead letter would fail again, by the handlers of the flows."""
+    # a third of a second that the others need not spend
+    from meshtasks.flows.loading import load_flows  # noqa: PLC0415
+    from meshtasks.observation.verdicts import Verdicts  # noqa: PLC0415
+
+    return Verdicts(settings, load_flows().handlers(settings)).refusal
 
 
 def _replay(
