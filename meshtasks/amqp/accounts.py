@@ -51,6 +51,8 @@ _LONGEST_OF_NAMES = 800
 
 #: The account that makes accounts.
 ADMIN = "admin"
+#: The account of people and their commands: it declares nothing.
+OPERATOR = "operator"
 #: How the accounts of single devices or sites are called.
 DEVICE_PREFIX = "device_"
 
@@ -163,7 +165,7 @@ def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Ri
             _any(*_CELERY_ASKING, _ANSWERS),
             "monitoring",
         ),
-        "operator": Rights(
+        OPERATOR: Rights(
             _any(*_CELERY, _ANSWERS, _PEEK_LOCKS),
             _any(*mesh, *_CELERY, _ANSWERS, _DEFAULT_EXCHANGE),
             _any(*mesh, *_CELERY, _ANSWERS, _DEVICES, _PEEK_LOCKS),

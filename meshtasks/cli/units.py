@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 from jinja2 import Environment as Templates
 from jinja2 import PackageLoader, StrictUndefined
 
+from meshtasks.amqp.accounts import OPERATOR
 from meshtasks.cli.scaffold import PROCFILE
 from meshtasks.cli.secrets import variable_of
 from meshtasks.config.private_files import replace_private
@@ -26,8 +27,6 @@ from meshtasks.config.settings import env_file_values
 UNITS = Path("systemd")
 #: What systemd makes for the account of the units (``StateDirectory=``).
 STATE_DIRECTORY = Path("/var/lib/meshtasks")
-#: The account whose password stands in the MESH_BROKER_URL of .env.
-_OPERATOR = "operator"
 
 _ROLES = {"gateway": "gateway", "flower": "monitor", "sensornet": "normaliser"}
 _HOMES = tuple(map(Path, ("/home", "/root", "/run/user")))
@@ -181,7 +180,7 @@ def write_roles(known: Mapping[str, str]) -> None:
 def _with_account(url: str, role: str, password: str) -> str:
     """The URL for a role; a broker that has another account than ours keeps it."""
     parts = urlsplit(url)
-    if parts.username != _OPERATOR or not password:
+    if parts.username != OPERATOR or not password:
         return url
     host = parts.netloc.rpartition("@")[2]
     account = f"{role}:{quote(password, safe='')}"

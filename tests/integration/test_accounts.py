@@ -572,8 +572,12 @@ def test_who_works_watches_and_looks_after_the_mesh_may_do_that(
     for name, value in tls_env("worker").items():
         monkeypatch.setenv(name, value)
     looked = json.loads(run("doctor", "--json", *address).stdout)
-    certificate = next(each for each in looked if each["check"] == "certificate")
-    assert certificate["state"] == "ok", certificate
+    found = {each["check"]: each for each in looked}
+    assert found["certificate"]["state"] == found["permissions"]["state"] == "ok"
+    monkeypatch.setenv("MESH_BROKER_URL", url("operator"))
+    looked = json.loads(run("doctor", "--json", *address).stdout)
+    found = {each["check"]: each for each in looked}
+    assert found["permissions"]["state"] == "skipped"
 
 
 def test_a_device_gets_an_account_of_its_own_and_keeps_it(
