@@ -12,8 +12,7 @@ from urllib.request import Request, urlopen
 
 from tests.compose import engine
 from tests.compose.conftest import NewStack, started, walk
-from tests.compose.stack import Stack
-from tests.compose.traffic import GATEWAY, Traffic, publishing_token
+from tests.compose.traffic import GATEWAY, Traffic, publishing_token, waiting
 from tests.support.waiting import wait_until
 
 _SECONDS = 300.0
@@ -92,17 +91,3 @@ def test_the_demo_fills_no_queue(new_stack: NewStack, note: Note) -> None:
             engine.docker("stats", "--no-stream")
         found = waiting(stack)
         note(f"demo: most that waited in the end: {max(found.values())}")
-
-
-def waiting(stack: Stack) -> dict[str, int]:
-    """Messages in each queue of the mesh but that of dead letters."""
-    listing = stack.compose(
-        *("exec", "-T", "rabbitmq", "rabbitmqctl", "--quiet", "list_queues"),
-        *("--vhost", "mesh", "--no-table-headers", "name", "messages"),
-    )
-    queues = dict(line.split("\t") for line in listing.splitlines() if "\t" in line)
-    return {
-        name: int(count)
-        for name, count in queues.items()
-        if name != "dead.letter.queue"
-    }

@@ -18,7 +18,11 @@ import pytest
 from tests.compose import engine, page
 from tests.compose.conftest import NewStack, started, walk
 from tests.compose.stack import Stack
-from tests.compose.traffic import Traffic, stored_readings
+from tests.compose.traffic import (
+    Traffic,
+    come_back_from_the_archive,
+    stored_readings,
+)
 from tests.support.waiting import wait_until
 
 #: Sensors that the page sends readings of: by MQTT, by AMQP, to the gateway.
@@ -112,6 +116,7 @@ def test_a_service_that_is_killed_comes_back_and_loses_nothing(stack: Stack) -> 
         stack.wait_until_healthy()
         traffic.at_least(100)
 
+    come_back_from_the_archive(stack)
     traffic.assert_balanced()
 
 
