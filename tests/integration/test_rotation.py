@@ -190,6 +190,7 @@ def test_all_passwords_are_changed_also_where_a_service_keeps_its_own(
     assert same == {
         *("MESH_RECEIVERS__PHONE", "MESH_HASS_URL", "MESH_FLOWER_USER"),
         *("N8N_ENCRYPTION_KEY", "COMPOSE_PROFILES", "MESH_PULL_POLICY"),
+        "MESH_MQTT_ADDRESS",
     }
     (request,) = receiver.requests
     assert (request.method, request.path) == ("PUT", "/api/user/password")
