@@ -2,7 +2,8 @@
 
 ===================  =======================================================
 ``amqp_url``         a virtual host of the session's RabbitMQ, the test's own
-``mesh_url``         the same, with the shipped topology declared in it
+``mesh_url``         one with the shipped topology, which other tests had before;
+                     ``new_mesh_url``, one that is the test's own, too
 ``victoria``         a VictoriaMetrics of the test's own, to stop and kill
 ``mesh_env``         ``MESH_*`` variables that point at those two, a state
                      directory and a ``file://`` archive of the test's own
@@ -59,6 +60,7 @@ from tests.support.swift import Swift, swift_unavailable
 from tests.support.topologies import shipped_topology
 from tests.support.triton import REPOSITORIES, Server
 from tests.support.unpacked import COMPOSE, NTFY
+from tests.support.vhosts import MeshVhosts
 
 # The same examples every time: a change is not to be blamed for what a search happens
 # to find. `make test ARGS="--hypothesis-profile=searching"` looks further.
@@ -183,9 +185,29 @@ def amqp_url(rabbitmq: RabbitMQ, vhost: str) -> str:
     return rabbitmq.amqp_url(vhost)
 
 
+@pytest.fixture(scope="session")
+def mesh_vhosts(rabbitmq: RabbitMQ) -> MeshVhosts:
+    """The session's virtual hosts with the topology of the mesh."""
+    return MeshVhosts(rabbitmq)
+
+
 @pytest.fixture
-def mesh_url(amqp_url: str) -> str:
-    """AMQP URL of a virtual host with the topology of the mesh."""
+def mesh_vhost(mesh_vhosts: MeshVhosts) -> Iterator[str]:
+    """Name of a virtual host with the topology of the mesh."""
+    name = mesh_vhosts.take()
+    yield name
+    mesh_vhosts.give_back(name)
+
+
+@pytest.fixture
+def mesh_url(rabbitmq: RabbitMQ, mesh_vhost: str) -> str:
+    """AMQP URL of that virtual host."""
+    return rabbitmq.amqp_url(mesh_vhost)
+
+
+@pytest.fixture
+def new_mesh_url(amqp_url: str) -> str:
+    """The same; no other test had it, so nothing of it was counted yet."""
     with connected(amqp_url) as connection:
         declare(connection, shipped_topology())
     return amqp_url

@@ -118,28 +118,21 @@ def test_an_mqtt_device_publishes_to_amq_topic(rabbitmq: RabbitMQ) -> None:
     assert delivery.body == b"21.5"
 
 
-def test_confirmed_messages_survive_a_restart(plain_node: RabbitMQ) -> None:
-    url = plain_node.amqp_url()
-    declare_quorum_queue(url, "restarted")
-    publish_raw(url, "", "restarted", *BODIES)
+@pytest.mark.parametrize("end", [RabbitMQ.stop, RabbitMQ.kill])
+def test_it_leaves_nothing_running_and_confirmed_messages_are_there_when_it_is_back(
+    plain_node: RabbitMQ, end: Callable[[RabbitMQ], None]
+) -> None:
+    url, queue = plain_node.amqp_url(), f"before {end.__name__}"
+    declare_quorum_queue(url, queue)
+    publish_raw(url, "", queue, *BODIES)
+    wait_until(lambda: plain_node.has_registered(queue), 10.0, "the queue to be kept")
+    assert len(processes_of(plain_node.directory)) > 1
 
-    plain_node.restart()
+    end(plain_node)
 
-    assert [one.body for one in take(url, "restarted", 20)] == BODIES
-
-
-def test_confirmed_messages_survive_a_crash(plain_node: RabbitMQ) -> None:
-    url = plain_node.amqp_url()
-    declare_quorum_queue(url, "crashed")
-    publish_raw(url, "", "crashed", *BODIES)
-    wait_until(
-        lambda: plain_node.has_registered("crashed"), 10.0, "the queue to be on disk"
-    )
-
-    plain_node.kill()
+    assert processes_of(plain_node.directory) == []
     plain_node.start()
-
-    assert [one.body for one in take(url, "crashed", 20)] == BODIES
+    assert [one.body for one in take(url, queue, 20)] == BODIES
 
 
 def test_a_node_that_cannot_start_says_why_and_leaves_nothing_running(
@@ -175,17 +168,6 @@ def test_definitions_are_imported_at_start(plain_node: RabbitMQ) -> None:
         assert channel.basic_get("kitchen") is None
         with pytest.raises(amqp.exceptions.AccessRefused):
             channel.queue_declare("garden")
-
-
-@pytest.mark.parametrize("end", [RabbitMQ.stop, RabbitMQ.kill])
-def test_nothing_is_left_running(
-    plain_node: RabbitMQ, end: Callable[[RabbitMQ], None]
-) -> None:
-    assert len(processes_of(plain_node.directory)) > 1
-
-    end(plain_node)
-
-    assert processes_of(plain_node.directory) == []
 
 
 def test_the_administrator_of_a_directory_stays_the_same(tmp_path: Path) -> None:

@@ -441,12 +441,12 @@ class TestAccounts:
         self,
         mesh_url: str,
         rabbitmq: RabbitMQ,
-        vhost: str,
+        mesh_vhost: str,
         meshtasks: Command,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         add_dead_letters(mesh_url, [dead_letter(1), dead_letter(2, "other")])
-        operator = account(rabbitmq, vhost, "operator")
+        operator = account(rabbitmq, mesh_vhost, "operator")
         monkeypatch.setenv("MESH_BROKER_URL", operator)
         assert meshtasks("dlq", "replay", "--reason", "expected").exit_code == 0
         assert meshtasks("dlq", "drop", "--all", "--yes").exit_code == 0
@@ -456,11 +456,11 @@ class TestAccounts:
         self,
         mesh_url: str,
         rabbitmq: RabbitMQ,
-        vhost: str,
+        mesh_vhost: str,
         meshtasks: Command,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        producer = account(rabbitmq, vhost, "producer")
+        producer = account(rabbitmq, mesh_vhost, "producer")
         monkeypatch.setenv("MESH_BROKER_URL", producer)
         result = meshtasks("dlq", "list")
         assert result.exit_code == 78

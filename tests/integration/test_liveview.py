@@ -34,9 +34,9 @@ def settings(url: str, directory: Path) -> Settings:
 
 
 @pytest.fixture
-def collector(mesh_url: str, rabbitmq: RabbitMQ, tmp_path: Path) -> Collector:
+def collector(new_mesh_url: str, rabbitmq: RabbitMQ, tmp_path: Path) -> Collector:
     management_url = rabbitmq.management_url
-    return Collector(settings(mesh_url, tmp_path), management_url=management_url)
+    return Collector(settings(new_mesh_url, tmp_path), management_url=management_url)
 
 
 def queue(snapshot: Snapshot, name: str) -> QueueState:
@@ -61,20 +61,20 @@ def die(url: str, *bodies: bytes) -> None:
     publish_raw(url, "dead.letter", "#", *bodies, headers=reasons)
 
 
-def test_depths_are_of_this_moment(collector: Collector, mesh_url: str) -> None:
+def test_depths_are_of_this_moment(collector: Collector, new_mesh_url: str) -> None:
     with collector:
         assert queue(collector.snapshot(), QUEUE).ready == 0
-        publish_raw(mesh_url, "sensors", KEY, b"1", b"2", b"3")
+        publish_raw(new_mesh_url, "sensors", KEY, b"1", b"2", b"3")
 
         assert queue(collector.snapshot(), QUEUE).ready == 3
         assert collector.snapshot().faults == ()
 
 
 def test_rates_come_from_the_management_api(
-    collector: Collector, mesh_url: str
+    collector: Collector, new_mesh_url: str
 ) -> None:
     def came_in() -> bool:
-        publish_raw(mesh_url, "sensors", KEY, b"1")
+        publish_raw(new_mesh_url, "sensors", KEY, b"1")
         return bool(queue(collector.snapshot(), QUEUE).in_per_second)
 
     with collector:
@@ -82,10 +82,12 @@ def test_rates_come_from_the_management_api(
 
 
 def test_without_the_management_api_depths_are_still_there(
-    mesh_url: str, tmp_path: Path
+    new_mesh_url: str, tmp_path: Path
 ) -> None:
     nobody = "http://127.0.0.1:1"
-    with Collector(settings(mesh_url, tmp_path), management_url=nobody) as collector:
+    with Collector(
+        settings(new_mesh_url, tmp_path), management_url=nobody
+    ) as collector:
         snapshot = collector.snapshot()
 
     assert queue(snapshot, QUEUE) == QueueState(QUEUE, 0, 0)
@@ -101,14 +103,14 @@ def test_queues_that_are_not_there_are_left_out(
 
 
 def test_a_store_that_does_not_answer_is_a_fault_and_hides_nothing_else(
-    mesh_url: str, rabbitmq: RabbitMQ, tmp_path: Path
+    new_mesh_url: str, rabbitmq: RabbitMQ, tmp_path: Path
 ) -> None:
     def refused() -> int:
         raise ConnectionRefusedError
 
     url = rabbitmq.management_url
     with Collector(
-        settings(mesh_url, tmp_path), management_url=url, points=refused
+        settings(new_mesh_url, tmp_path), management_url=url, points=refused
     ) as collector:
         snapshot = collector.snapshot()
 
@@ -118,39 +120,39 @@ def test_a_store_that_does_not_answer_is_a_fault_and_hides_nothing_else(
 
 
 def test_dead_letters_are_seen_and_left_as_they_are(
-    collector: Collector, mesh_url: str
+    collector: Collector, new_mesh_url: str
 ) -> None:
     with collector:
         assert collector.wait_watching(20.0)
-        die(mesh_url, b"1", b"2")
-        publish_raw(mesh_url, "sensors", "sensors.nonsense", b"3")
+        die(new_mesh_url, b"1", b"2")
+        publish_raw(new_mesh_url, "sensors", "sensors.nonsense", b"3")
         seen = wait_for(collector, lambda seen: seen.dead_letters == 3)
 
     assert seen.dead_by_type == {"SchemaMismatch": 2, "Unroutable": 1}
     assert seen.dead_by_queue == {QUEUE: 2, "": 1}
-    letters = drain(mesh_url, "dead.letter.queue")
+    letters = drain(new_mesh_url, "dead.letter.queue")
     assert [letter.body for letter in letters] == [b"1", b"2", b"3"]
     assert not any(letter.redelivered for letter in letters)
 
 
 def test_alerts_are_seen_and_left_as_they_are(
-    collector: Collector, mesh_url: str
+    collector: Collector, new_mesh_url: str
 ) -> None:
     with collector:
         assert collector.wait_watching(20.0)
-        publish_raw(mesh_url, "alerts", "alerts.info.test", ALERT)
+        publish_raw(new_mesh_url, "alerts", "alerts.info.test", ALERT)
         wait_for(collector, lambda seen: seen.alerts == 1)
 
-    assert [each.body for each in drain(mesh_url, "alerts.critical")] == [ALERT]
+    assert [each.body for each in drain(new_mesh_url, "alerts.critical")] == [ALERT]
 
 
 def test_retries_and_answers_of_models_are_seen(
-    collector: Collector, mesh_url: str
+    collector: Collector, new_mesh_url: str
 ) -> None:
     with collector:
         assert collector.wait_watching(20.0)
-        publish_raw(mesh_url, "retry.600", QUEUE, b"1")
-        publish_raw(mesh_url, "ai", "ai.result.m", b"{}", message_id="m/1/result")
+        publish_raw(new_mesh_url, "retry.600", QUEUE, b"1")
+        publish_raw(new_mesh_url, "ai", "ai.result.m", b"{}", message_id="m/1/result")
         seen = wait_for(collector, lambda seen: bool(seen.retried and seen.answers))
 
     assert seen.retried == {QUEUE: 1}
@@ -158,7 +160,7 @@ def test_retries_and_answers_of_models_are_seen(
 
 
 def test_nothing_of_it_stays_on_the_broker(
-    collector: Collector, mesh_url: str, rabbitmq: RabbitMQ, vhost: str
+    collector: Collector, new_mesh_url: str, rabbitmq: RabbitMQ, vhost: str
 ) -> None:
     def own() -> set[str]:
         names = {each["name"] for each in rabbitmq.api("GET", f"/queues/{vhost}")}
@@ -172,9 +174,9 @@ def test_nothing_of_it_stays_on_the_broker(
 
 
 def test_watching_goes_on_after_the_connection_was_lost(
-    mesh_url: str, rabbitmq: RabbitMQ, proxy: Proxy, tmp_path: Path
+    new_mesh_url: str, rabbitmq: RabbitMQ, proxy: Proxy, tmp_path: Path
 ) -> None:
-    through_proxy = settings(proxy.url(mesh_url), tmp_path)
+    through_proxy = settings(proxy.url(new_mesh_url), tmp_path)
     url = rabbitmq.management_url
     with Collector(through_proxy, management_url=url) as collector:
         assert collector.wait_watching(20.0)
@@ -182,7 +184,7 @@ def test_watching_goes_on_after_the_connection_was_lost(
         proxy.cut()
         wait_for(collector, lambda seen: seen.interruptions == 1)
         assert collector.wait_watching(20.0)
-        die(mesh_url, b"1")
+        die(new_mesh_url, b"1")
         wait_for(collector, lambda seen: seen.dead_letters == 1)
 
         wait_until(lambda: not collector.snapshot().faults, 20.0, "a new connection")

@@ -355,11 +355,11 @@ def test_what_is_passed_over_is_a_metric_by_reason_and_name(
 
 
 def test_an_account_that_may_not_read_the_queue_ends_it(
-    rabbitmq: RabbitMQ, vhost: str, mesh_url: str, tmp_path: Path
+    rabbitmq: RabbitMQ, mesh_vhost: str, tmp_path: Path
 ) -> None:
     memory = AnnouncementsFile(tmp_path / "discovery.json")
     normaliser = Normaliser(shipped(), memory.announcements)
-    url = account(rabbitmq, vhost, "producer")
+    url = account(rabbitmq, mesh_vhost, "producer")
 
     with pytest.raises(ConfigError) as caught:
         DeviceService(url, "devices", normaliser, memory, threading.Event()).run()
