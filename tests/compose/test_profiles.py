@@ -41,7 +41,8 @@ def test_s3_archives_in_garage(new_stack: NewStack, note: Note) -> None:
         with Traffic(stack) as traffic:
             traffic.at_least(100)
         traffic.assert_balanced()
-        wait_until(lambda: "sensors" in walk(stack, "The archive"), _SECONDS, "objects")
+        listing = ("run", "--rm", "-T", "tools", "archive", "list")
+        wait_until(lambda: "sensors" in stack.compose(*listing), _SECONDS, "objects")
 
 
 def test_tls_serves_the_gateway_with_a_certificate(
