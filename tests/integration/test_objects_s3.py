@@ -288,3 +288,45 @@ def test_a_server_that_hangs_is_asked_once(
                 silent.accept()[0].close()
                 asked += 1
         assert asked == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        pytest.param(507, "XMinioStorageFull", "Storage backend is full", id="MinIO"),
+        pytest.param(403, "QuotaExceeded", "", id="Ceph"),
+        pytest.param(
+            403, "AccessDenied", "Forbidden: Bucket size quota is reached", id="Garage"
+        ),
+        pytest.param(500, "InternalError", "We encountered an error", id="SeaweedFS"),
+    ],
+)
+def test_a_bucket_without_room_has_room_again_when_as_much_fits(
+    at_receiver: ObjectStore,
+    receiver: Receiver,
+    status: int,
+    code: str,
+    message: str,
+) -> None:
+    body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    xml = {"Content-Type": "application/xml"}
+    full = Answer(status, body.encode(), xml)
+    stored = Answer(200, headers={"ETag": '"1"'})
+    exists, deleted = Answer(200), Answer(204)
+    receiver.script(full, exists, full, exists, stored, deleted, stored)
+
+    def not_probed() -> str:
+        with pytest.raises(SinkUnavailable) as caught:
+            at_receiver.probe()
+        return str(caught.value)
+
+    with pytest.raises(SinkUnavailable, match=code):
+        at_receiver.put(NAME, b"x" * 1000, {})
+    assert (message or code) in not_probed()  # the bucket is there, but still full
+    at_receiver.probe()
+    at_receiver.put(NAME, b"x" * 1000, {})
+
+    puts = [each for each in receiver.requests if each.method == "PUT"]
+    tried = [each.path.removeprefix("/archive/") for each in puts]
+    assert tried == [NAME, "room/probe", "room/probe", NAME]
+    assert {int(each.headers["content-length"]) for each in puts} == {1000}

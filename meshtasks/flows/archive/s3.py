@@ -76,8 +76,10 @@ _OBJECT_FAULTS = frozenset(
         "XMinioParentIsObject",
     }
 )
-#: What servers say whose disk, or whose quota, is full.
-_FULL = frozenset({"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"})
+#: Of the codes and texts of servers whose disk, or whose quota, is full: each has its
+#: own (XMinioStorageFull, XMinioAdminBucketQuotaExceeded, Ceph's QuotaExceeded, and
+#: Garage's AccessDenied with "Bucket size quota is reached").
+_FULL = re.compile(r"quota|storage ?full|insufficient ?storage|no space", re.IGNORECASE)
 #: The object that shows whether there is room again.
 _ROOM = "room/probe"
 _CHECK_DELETE = (
@@ -309,7 +311,9 @@ class S3Store(ObjectStore):
                 message = f"object {name!r}: refused by S3: {code}: {error.message}"
                 raise SinkRejected(message) from error
             wait = retry_after_seconds(error.response.headers.get("Retry-After"))
-            advice = _WHAT_TO_DO.get(code) or error.message or "no further text"
+            advice = error.message or "no further text"
+            if not _says_full(error):
+                advice = _WHAT_TO_DO.get(code, advice)
             raise self._unavailable(code, advice, wait) from error
         except (InvalidResponseError, ParseError, ValueError) as error:
             text = f"the answer is not S3's: {masked(str(error))[:200]}"
@@ -349,7 +353,11 @@ class S3Store(ObjectStore):
 def _has_no_room(error: S3Error) -> bool:
     """Whether the disk may be full: some servers say so, SeaweedFS just says 500."""
     status: int = error.response.status
-    return status in {500, 507} or error.code in _FULL
+    return status in {500, 507} or _says_full(error)
+
+
+def _says_full(error: S3Error) -> bool:
+    return _FULL.search(f"{error.code} {error.message}") is not None
 
 
 def _content_type(name: str) -> str:
