@@ -39,6 +39,7 @@ CHOICES = [
 ]
 #: What a user may set and need not.
 OPTIONAL = {
+    "MESH_STATE_URL",
     "MESH_ARCHIVE_URL",
     "MESH_HOST_ADDRESS",
     "MESH_HASS_TOKEN",

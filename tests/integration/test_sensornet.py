@@ -249,14 +249,14 @@ def test_nothing_is_lost_when_it_is_killed(rabbitmq: RabbitMQ, start: Start) -> 
         assert queue_depth(url, "dead.letter.queue") == 0
 
 
-@pytest.fixture
-def service(amqp_url: str, proxy: Proxy, tmp_path: Path) -> Iterator[DeviceService]:
-    """The normaliser in a thread, behind the proxy; its virtual host is empty to
-    begin with."""
+@contextmanager
+def serving(url: str, directory: Path) -> Iterator[DeviceService]:
+    """The normaliser in a thread."""
     stop = threading.Event()
-    memory = AnnouncementsFile(tmp_path / "discovery.json")
+    memory = AnnouncementsFile(directory / "discovery.json")
     normaliser = Normaliser(shipped(), memory.announcements)
-    service = DeviceService(proxy.url(amqp_url), "devices", normaliser, memory, stop)
+    seen = directory / "seen"
+    service = DeviceService(url, "devices", normaliser, memory, stop, seen=seen)
     thread = threading.Thread(target=service.run)
     thread.start()
     yield service
@@ -265,19 +265,44 @@ def service(amqp_url: str, proxy: Proxy, tmp_path: Path) -> Iterator[DeviceServi
     assert not thread.is_alive()
 
 
+@pytest.fixture
+def service(amqp_url: str, proxy: Proxy, tmp_path: Path) -> Iterator[DeviceService]:
+    """The normaliser behind the proxy; its virtual host is empty to begin with."""
+    with serving(proxy.url(amqp_url), tmp_path) as service:
+        yield service
+
+
 def test_it_waits_for_its_queue_to_be_declared(
-    service: DeviceService, amqp_url: str, caplog: pytest.LogCaptureFixture
+    service: DeviceService,
+    amqp_url: str,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
     wait_until(
         lambda: "run `meshtasks topology apply`" in caplog.text,
         _PATIENCE_SECONDS,
         "a warning that says what to do",
     )
+    assert not (tmp_path / "seen").exists()  # it is not ready
     with connected(amqp_url) as connection:
         declare(connection, shipped_topology())
     publish_raw(amqp_url, "amq.topic", "zigbee2mqtt.hall", b'{"temperature": 21}')
 
     take(amqp_url, "sensors.temperature", 1, within_seconds=_PATIENCE_SECONDS)
+    assert (tmp_path / "seen").exists()
+
+
+def test_it_goes_on_at_another_node(
+    amqp_url: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    with connected(amqp_url) as connection:
+        declare(connection, shipped_topology())
+    with serving(f"{proxy.url(amqp_url)};{amqp_url}", tmp_path):
+        for celsius in (20, 21):
+            body = b'{"temperature": %d}' % celsius
+            publish_raw(amqp_url, "amq.topic", "zigbee2mqtt.hall", body)
+            take(amqp_url, "sensors.temperature", 1, within_seconds=_PATIENCE_SECONDS)
+            proxy.close_door()
 
 
 def test_it_goes_on_after_every_lost_connection(

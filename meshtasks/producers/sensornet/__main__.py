@@ -57,7 +57,14 @@ def sensornet(
     announcements = AnnouncementsFile(path)
     normaliser = Normaliser(config, announcements.announcements)
     stop = context.ensure_object(threading.Event)
-    service = DeviceService(broker_url(), config.queue, normaliser, announcements, stop)
+    service = DeviceService(
+        broker_url(),
+        config.queue,
+        normaliser,
+        announcements,
+        stop,
+        seen=settings.env.state_dir / "sensornet.seen",
+    )
     service.run()
     typer.echo(json.dumps(service.counts.summary()))
 

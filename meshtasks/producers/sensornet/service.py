@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import kombu
@@ -176,6 +177,15 @@ class DeviceService:
     """Normalises what devices publish, until ``stop`` is set; what is at hand is
     finished before, unless the broker is away.
 
+    Args:
+        url: of the broker.
+        queue: what it consumes.
+        normaliser: makes readings.
+        announcements: what devices have announced.
+        stop: ends it.
+        seen: a file whose time is that of the last look at the queue; what has it
+            looked at by a probe sees whether the queue is consumed.
+
     Attributes:
         counts: what became of the messages so far.
     """
@@ -187,12 +197,15 @@ class DeviceService:
         normaliser: Normaliser,
         announcements: AnnouncementsFile,
         stop: threading.Event,
+        *,
+        seen: Path | None = None,
     ) -> None:
         self._url = url
         self._queue = queue
         self._normaliser = normaliser
         self._announcements = announcements
         self._stop = stop
+        self._seen = seen
         self._publisher = Publisher(url)
         self._backoff = Backoff()
         self._worker = f"sensornet@{platform.node()}"
@@ -227,6 +240,8 @@ class DeviceService:
 
     def _serve(self, inbox: Inbox) -> None:
         while not self._stop.is_set():
+            if self._seen:
+                self._seen.touch()
             if deliveries := inbox.take(_POLL_SECONDS):
                 self._handle(deliveries)
                 inbox.acknowledge(deliveries[-1])
