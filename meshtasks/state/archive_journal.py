@@ -36,7 +36,6 @@ because each then falls on a page of its own.
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import time
@@ -44,6 +43,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import msgspec
 from sqlalchemy import Connection, delete, select, text
 from typing_extensions import override
 
@@ -228,42 +228,46 @@ class ArchiveJournal(Database):
         names = storables(ids)
         with self.transaction() as connection:
             find = self._find if self.is_shared else self._find_in_file
-            new, busy = find(connection, list(names))
-            unused = set(new)
+            stored, busy = find(connection, list(names))
+            others = stored | busy
+            new = frozenset(
+                [key for name, key in names.items() if name not in others]
+                if others
+                else names.values()
+            )
+            unused = names.keys() - others if self.is_shared else set()
 
             def intend(objects: Mapping[str, Sequence[str]]) -> None:
                 rows = {name: list(storables(ids)) for name, ids in objects.items()}
-                unused.difference_update(*rows.values())
+                if unused:
+                    unused.difference_update(*rows.values())
                 self._intend(connection, rows)
 
-            yield Claim(
-                frozenset(map(names.__getitem__, new)),
-                frozenset(map(names.__getitem__, busy)),
-                intend,
-            )
-            if unused and self.is_shared:
+            yield Claim(new, frozenset(map(names.__getitem__, busy)), intend)
+            if unused:
                 connection.execute(_UNCLAIM, {"ids": sorted(unused)})
 
     def _find_in_file(
         self, _connection: Connection, ids: list[str]
     ) -> tuple[set[str], set[str]]:
-        stored = self.sqlite.execute(_FILE_STORED, (json.dumps(ids),))
-        return set(ids) - {each for (each,) in stored}, set()
+        stored = self.sqlite.execute(_FILE_STORED, (_as_json(ids),))
+        return {each for (each,) in stored}, set()
 
     def _find(
         self, connection: Connection, ids: list[str]
     ) -> tuple[set[str], set[str]]:
+        """Claim what nobody has; returns what is stored and what others store."""
         claimed = set(connection.execute(_CLAIM, {"ids": sorted(ids)}).scalars())
         # Only now: this statement sees what another worker has finished meanwhile.
         stored = set(connection.execute(_STORED, {"ids": ids}).scalars())
         if again := sorted(claimed & stored):
             connection.execute(_UNCLAIM, {"ids": again})
-        return claimed - stored, set(ids) - claimed - stored
+        return stored, set(ids) - claimed - stored
 
     def _intend(
         self, connection: Connection, objects: Mapping[str, Sequence[str]]
     ) -> None:
-        rows = [(name, json.dumps(ids)) for name, ids in objects.items()]
+        rows = [(name, _as_json(ids)) for name, ids in objects.items()]
         if not self.is_shared:
             self.sqlite.executemany(_FILE_INTEND, rows)
             return
@@ -279,7 +283,7 @@ class ArchiveJournal(Database):
             if self.is_shared:
                 found = connection.execute(_STORED, {"ids": list(names)}).scalars()
                 return {names[each] for each in found}
-            rows = self.sqlite.execute(_FILE_STORED, (json.dumps(list(names)),))
+            rows = self.sqlite.execute(_FILE_STORED, (_as_json(list(names)),))
             return {names[each] for (each,) in rows}
 
     def pending(self) -> list[str]:
@@ -365,7 +369,7 @@ class ArchiveJournal(Database):
         found = connection.execute(_TAKE, own).scalar()
         if found is None:
             return None
-        ids: list[str] = json.loads(found)
+        ids: list[str] = msgspec.json.decode(found)
         connection.execute(_UNCLAIM, {"ids": ids})
         return ids
 
@@ -409,3 +413,7 @@ class ArchiveJournal(Database):
         with self.transaction() as connection:
             rows = connection.execute(select(_DAMAGED.name, _DAMAGED.fault))
             return dict(rows.all())
+
+
+def _as_json(ids: Sequence[str]) -> str:
+    return msgspec.json.encode(ids).decode()

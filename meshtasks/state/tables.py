@@ -57,7 +57,9 @@ def storable(key: str) -> str:
 def storables(keys: Iterable[str]) -> dict[str, str]:
     """:func:`storable` of many keys → the key; quick where that changes none."""
     keys = list(keys)
-    if "".join(keys).isprintable() and max(map(len, keys), default=0) <= _KEY_CHARS:
+    joined = "".join(keys)
+    is_clean = "\0" not in joined if joined.isascii() else joined.isprintable()
+    if is_clean and max(map(len, keys), default=0) <= _KEY_CHARS:
         return dict(zip(keys, keys, strict=True))
     return {storable(key): key for key in keys}
 
