@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from urllib3.exceptions import SSLError
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.management import nodes
+from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.config.certificates import tls_fault
 from meshtasks.config.settings import load_settings, trust
 from meshtasks.demo.rabbitmq import RabbitMQ
@@ -25,7 +26,10 @@ from meshtasks.flows.diagnosis import unreachable
 from meshtasks.flows.http import pool_manager, request
 from meshtasks.flows.inference.triton import Triton
 from meshtasks.producers.homeassistant.follower import Disconnected, Liveness, opened
+from meshtasks.worker.broker import new_app
+from tests.support.amqp import queue_depth
 from tests.support.certificates import QUICK_KEY
+from tests.support.tls import TLSListener
 
 HELLO = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"
 
@@ -188,6 +192,30 @@ def test_what_python_3_13_does_not_believe_is_named(authority: Path, port: int) 
         context.wrap_socket(plain, server_hostname="localhost")
 
     assert "keyUsage=critical,keyCertSign" in tls_fault(refused.value)
+
+
+def test_publishers_and_workers_go_on_at_another_node_by_tls(
+    authority: Path, mesh_url: str, rabbitmq: RabbitMQ, tmp_path: Path
+) -> None:
+    trust(authority / "ca.pem", tmp_path)
+    reading = Outgoing("sensors", "sensors.temperature.attic", b"21.5")
+    port, key = rabbitmq.ports.amqp, authority / "key.pem"
+    with ExitStack() as stack:
+        expired, first, second = (
+            stack.enter_context(TLSListener(port, authority / name, key))
+            for name in ("expired.pem", "cert.pem", "cert.pem")
+        )
+        urls = ";".join(each.url(mesh_url) for each in (expired, first, second))
+        publisher = stack.enter_context(closing(Publisher(urls)))
+        app = stack.enter_context(new_app("test", urls, set_as_current=False))
+        workers = stack.enter_context(app.connection_for_read())
+        for node in (first, second):
+            publisher.publish([reading])
+            workers.ensure_connection(max_retries=0)
+            assert workers.port == node.port
+            node.close()
+            workers.close()
+    assert queue_depth(mesh_url, "sensors.temperature") == 2
 
 
 def test_a_port_without_tls_is_named_as_one(rabbitmq: RabbitMQ) -> None:
