@@ -26,8 +26,9 @@ from meshtasks.config.environment import Environment
 from meshtasks.demo.rabbitmq import MANAGEMENT, PARTITIONS, RabbitMQ
 from meshtasks.errors import ConfigError
 from tests.conftest import ROOT
-from tests.support.amqp import drain, publish_raw
+from tests.support.amqp import drain, publish_raw, queue_depth
 from tests.support.command import Command, command
+from tests.support.control import answer, asking
 from tests.support.meshes import declared, reconfigured
 from tests.support.topologies import shipped_document
 from tests.support.waiting import wait_until
@@ -219,6 +220,29 @@ def test_a_dead_letter_is_replayed_to_the_partition_of_its_routing_key(
         mine = [m for m, where in zip(messages, parts, strict=True) if where == part]
         assert [each.body for each in deliveries] == [each.body for each in mine]
         assert all(headers.REPLAYS in each.headers for each in deliveries)
+
+
+def test_a_retry_is_for_its_partition_and_consumers_come_and_go(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    url = env["MESH_BROKER_URL"]
+    patient = {"retry_backoff": 600, "retry_backoff_max": 600, "retry_jitter": False}
+    queues = {"defaults": {"retry": patient}}
+    env = reconfigured(env, tmp_path / "patient", queues=queues)
+    failing = metric(5, do="retry")
+    part = part_of(url, failing)
+
+    with running(worker(env, tmp_path, "one")), asking(env) as app:
+        publish(env, [failing])
+        wait_until(lambda: queue_depth(url, "retry.600"), 60, "the retry")
+        (waiting,) = drain(url, "retry.600")
+        assert waiting.routing_key == part
+
+        assert "ok" in answer(app, "cancel_consumer", queue=QUEUE)
+        assert answer(app, "mesh_state")["consuming"] == []
+        publish(env, [metric(number) for number in range(100, 140)])
+        assert "ok" in answer(app, "add_consumer", queue=QUEUE)
+        wait_until(lambda: len(set(handled(env))) == 40, 60, "all to be done")
 
 
 def test_a_change_of_their_number_strands_nothing(

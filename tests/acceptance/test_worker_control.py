@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from amqp import NotFound
-from celery import Celery
 
 from meshtasks.demo import loopback
 from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.support import scripted
 from tests.support.amqp import open_channel, publish_raw
+from tests.support.control import answer, asking
 from tests.support.meshes import declared
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
@@ -38,29 +37,6 @@ def scripted_worker(
     arguments = ("-P", pool, "-c", "1")
     app = "tests.support.scripted"
     return Worker(directory, env, *queues, arguments=arguments, app=app)
-
-
-@contextmanager
-def asking(env: dict[str, str]) -> Iterator[Celery]:
-    """An application that asks the workers, as scripts do."""
-    app = Celery("asking", broker=env["MESH_BROKER_URL"], set_as_current=False)
-    yield app
-    app.close()
-
-
-def answer(app: Celery, command: str, **arguments: Any) -> Any:
-    """What the one worker says."""
-    with app.connection_for_write() as connection:
-        replies = app.control.broadcast(
-            command,
-            arguments=arguments,
-            reply=True,
-            timeout=300,
-            limit=1,
-            connection=connection,
-        )
-    ((said,),) = [reply.values() for reply in replies]
-    return said
 
 
 def publish(env: dict[str, str], queue: str, name: str, **more: Any) -> None:
