@@ -1,4 +1,5 @@
-"""Workers of one queue on two hosts, which share a state in PostgreSQL."""
+"""Workers of one queue on two hosts, which share a state in PostgreSQL; partitions keep
+the readings of a sensor in order."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ import yaml
 
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.config.settings import Settings
+from meshtasks.demo.rabbitmq import MANAGEMENT, PARTITIONS, RabbitMQ
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.sinks import PUBLISHER, TIMESERIES
@@ -24,6 +26,7 @@ from tests.support.archive import lines_in
 from tests.support.handling import handle, message, opened, settings_of
 from tests.support.meshes import declared, reconfigured
 from tests.support.postgres import Postgres
+from tests.support.topologies import shipped_document
 from tests.support.victoria import count_samples
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker
@@ -50,6 +53,16 @@ class Host:
         self.worker.start()
 
 
+@pytest.fixture(scope="module")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A node with the plugin of partitions."""
+    directory = tmp_path_factory.mktemp("hosts")
+    node = RabbitMQ(directory, plugins=(MANAGEMENT, PARTITIONS))
+    node.start()
+    yield node
+    node.kill()
+
+
 @pytest.fixture
 def database(postgres: Postgres, postgres_template: str) -> str:
     return postgres.new_database(postgres_template)
@@ -59,11 +72,17 @@ def database(postgres: Postgres, postgres_template: str) -> str:
 def env(
     mesh_env: dict[str, str], postgres: Postgres, database: str, tmp_path: Path
 ) -> dict[str, str]:
-    """Of both hosts; the archive does not wait for more."""
+    """Of both hosts; the archive does not wait for more, and readings are in four
+    partitions."""
     text = (Path(mesh_env["MESH_CONFIG_DIR"]) / "queues.yaml").read_text()
     assert "30_000" in text
     queues = yaml.safe_load(text.replace("30_000", "200"))
-    env = reconfigured(declared(mesh_env), tmp_path / "config", queues=queues)
+    topology = shipped_document()
+    for queue in topology["queues"]:
+        if queue["name"] == QUEUES[0]:
+            queue["partitions"] = 4
+    files = {"queues": queues, "topology": topology}
+    env = declared(reconfigured(mesh_env, tmp_path / "config", **files))
     return {**env, "MESH_STATE_URL": postgres.url(database)}
 
 
@@ -179,12 +198,15 @@ def test_workers_of_two_hosts_killed_twice_each_do_what_one_does(
         for number, bodies in enumerate(rounds):
             publisher.publish(messages_of(number, bodies))
             if number in {2, 3, 5, 6}:
+                # Not before it has some of this round in hand, or behind it.
+                begun = partial(
+                    sensors_up_to, postgres, database, start + number * READINGS
+                )
+                wait_until(begun, 60, f"round {number}")
                 hosts[number % 2].restart()
-            # The readings of a sensor stay in order: broker and workers promise that
-            # of one queue to a single worker only.
-            last = start + number * READINGS + READINGS - 1
-            done = partial(sensors_up_to, postgres, database, last)
-            wait_until(lambda: done() == len(SENSORS), 60, f"round {number}")  # noqa: B023
+        last = start + ROUNDS * READINGS - 1
+        done = partial(sensors_up_to, postgres, database, last)
+        wait_until(lambda: done() == len(SENSORS), 60, "the last readings")
         total = ROUNDS * READINGS * len(SENSORS)
         wait_until(lambda: sum(archived(env).values()) >= total, 90, "the archive")
 
