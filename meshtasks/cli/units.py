@@ -36,7 +36,7 @@ _PROCESS = re.compile(
     r"""(?:FLOWER_BASIC_AUTH="[^"]*" )?exec (?P<command>.+)$""",
     re.MULTILINE,
 )
-_WORKER = ["celery", "-A", "meshtasks", "worker", "-n"]
+_WORKER = ["meshtasks", "worker", "-n"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def unit_files(
         "writable": [_word(str(path)) for path in writable],
     }
     worker = [*_WORKER[1:], "%i@%%h", "$WORKER_OPTIONS"]
-    command = " ".join([_python(), "-m celery", *worker])
+    command = " ".join([_python(), "-m meshtasks.cli", *worker])
     yield (
         UNITS / "meshtasks-worker@.service",
         template.render(
@@ -120,7 +120,8 @@ def unit_files(
     )
     for process in processes():
         if process.is_worker:
-            lines = f"WORKER_OPTIONS={variable_text(shlex.join(process.words[6:]))}\n"
+            options = shlex.join(process.words[len(_WORKER) + 1 :])
+            lines = f"WORKER_OPTIONS={variable_text(options)}\n"
             if process.port:
                 lines += f"MESH_METRICS_PORT={process.port}\n"
             yield UNITS / f"worker-{process.name}.env", lines

@@ -10,10 +10,10 @@ Importing this module registers the answers, in the worker and on the command li
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Never
 
-from celery import concurrency
+from celery import Celery, concurrency
 from celery.apps.worker import Worker
 from celery.worker import control
 from celery.worker.control import control_command, inspect_command
@@ -70,6 +70,20 @@ class MeshWorker(Worker):  # type: ignore[misc]  # celery ships no types
         if self.pool_cls not in (*_POOLS, *pools):
             expected = f"expected {' or '.join(_POOLS)}; other pools consume nothing"
             raise ConfigError("celery worker", "-P", expected)
+
+
+def run_worker(app: Celery, arguments: Sequence[str]) -> Never:
+    """Celery's command ``worker``, by itself.
+
+    Raises:
+        SystemExit: at its end.
+    """
+    from celery.bin.base import CLIContext  # noqa: PLC0415
+    from celery.bin.worker import worker  # noqa: PLC0415
+
+    context = CLIContext(app, no_color=not sys.stdout.isatty(), workdir=None)
+    worker.main([*arguments], prog_name="meshtasks worker", obj=context)
+    raise SystemExit
 
 
 def end(error: ConfigError) -> Never:

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from amqp.exceptions import NotAllowed
 
+from meshtasks.demo.process import Process
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.worker.consumer import MeshConsumer
 from tests.support.accounts import PASSWORD, account
 from tests.support.meshes import declared
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 from tests.support.worker import CELERY, ROOT, Worker
 
 MOTION = "sensors.motion"
@@ -95,6 +96,31 @@ def test_stray_commas_repetitions_and_exclusions_are_understood(
     assert [line for line in shown.splitlines() if ".>" in line] == [
         line for line in shown.splitlines() if ".> sensors.motion " in line
     ]
+
+
+def test_the_own_command_runs_the_same_worker(
+    mesh_env: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["worker", "-Q", MOTION, "-P", "solo", "-l", "INFO"]
+    worker = Process(
+        "worker",
+        [CELERY.with_name("meshtasks"), *arguments],
+        log_path=tmp_path / "worker.log",
+        env={**os.environ, **declared(mesh_env)},
+        cwd=tmp_path,
+    )
+    worker.start()
+    worker.wait_ready(lambda: " ready." in worker.output(), PATIENCE_SECONDS)
+
+    assert ".> sensors.motion " in worker.output()
+    assert worker.stop(PATIENCE_SECONDS) == 0
+
+
+def test_the_own_command_does_not_detach(capfd: pytest.CaptureFixture[str]) -> None:
+    ended = subprocess.run([CELERY.with_name("meshtasks"), "worker", "-D"], check=False)
+
+    assert ended.returncode == 78
+    assert "celery -A meshtasks worker" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", ["password", "virtual host", "right"])

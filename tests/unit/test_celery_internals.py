@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import os
+import subprocess
+import sys
 from functools import reduce
 from typing import Any
 
@@ -72,6 +75,9 @@ RELIED_ON = {
         "celery.worker.worker:WorkController.prepare_args": "d24116363636",
         "celery.worker.worker:WorkController.setup_includes": "840e9c811f0e",
     },
+    "program.run_worker": {
+        "celery.bin.base:CLIContext.__init__": "78e0de9cc31d",
+    },
     "program": {
         "celery.worker.control:rate_limit": "4f73e287f53d",
         "celery.worker.control:time_limit": "1b81868304e4",
@@ -104,3 +110,27 @@ def test_what_is_relied_on_is_as_it_was(relying: str) -> None:
         f"Celery {celery.__version__} or kombu has changed what worker/{relying} was "
         "written for: compare the two, then note the new fingerprint"
     )
+
+
+_OWN_COMMAND = """
+import sys
+from meshtasks.celery import app
+from meshtasks.worker.program import run_worker
+try:
+    run_worker(app, ["--help"])
+except SystemExit as ended:
+    print("ended", ended.code, *sys.modules)
+"""
+
+
+def test_the_own_command_loads_none_of_celerys_others() -> None:
+    shown = subprocess.check_output(
+        [sys.executable, "-W", "ignore", "-c", _OWN_COMMAND],
+        env={**os.environ, "MESH_BROKER_URL": "amqp://guest:guest@127.0.0.1:1//"},
+        text=True,
+    )
+
+    assert "--concurrency" in shown
+    modules = shown.partition("ended 0 ")[2].split()
+    assert "celery.bin.worker" in modules
+    assert not {"celery.bin.celery", "flower", "prompt_toolkit"} & {*modules}
