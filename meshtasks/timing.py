@@ -26,7 +26,6 @@ class SinkCall(NamedTuple):
     """One call of a sink.
 
     Attributes:
-        sink: its name.
         seconds: until it returned or raised.
         failed: it raised.
         answered: the service did its work, be it to refuse the data: its circuit may

@@ -114,7 +114,6 @@ def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Ri
     """The rights of each role.
 
     Args:
-        topology: of the mesh.
         devices: names of devices or sites with an account of their own.
 
     Returns:
@@ -245,7 +244,6 @@ def definitions_with_accounts(
     """The topology with an account for each role, in a virtual host of its own.
 
     Args:
-        topology: of the mesh.
         vhost: name of the virtual host.
         passwords: by role; all roles of :func:`~meshtasks.amqp.accounts.rights_of`.
         devices: names of devices or sites with an account of their own.

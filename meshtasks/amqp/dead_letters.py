@@ -122,8 +122,6 @@ def death_of(
         table: its AMQP headers, those that are believed
             (:func:`~meshtasks.amqp.delivery.trusted_headers`). The broker's own
             come first.
-        exchange: as it was delivered.
-        routing_key: as it was delivered.
         timestamp: its publisher's, epoch seconds.
     """
     if last := last_death(table):

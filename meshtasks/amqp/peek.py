@@ -167,8 +167,6 @@ def peek(
     than the broker's consumer timeout, half an hour by default.
 
     Args:
-        url: AMQP URL.
-        queue: its name.
         stopping: ends the iteration when it is set. (An exception out of nowhere, such
             as that of Ctrl-C, could leave the connection amid a frame.)
         prefetch: messages per consumer, or more for long queues.

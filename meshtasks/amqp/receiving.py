@@ -66,7 +66,6 @@ class Message(msgspec.Struct, gc=False, eq=False):
     """A message as it came; it has what py-amqp's has.
 
     Attributes:
-        body: its body.
         properties: its AMQP properties.
         channel: the channel it came by.
         consumer_tag: of the consumer it was delivered to; empty if it was fetched.
@@ -246,7 +245,6 @@ class Connection(BaseConnection):
         it was one.
 
         Args:
-            channel_id: its channel.
             start: where the payload of its method begins.
             end: where that ends.
         """

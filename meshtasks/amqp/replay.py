@@ -74,7 +74,6 @@ class Replay:
     is left alone from then on.
 
     Args:
-        url: AMQP URL.
         queue: the dead-letter queue.
         selection: which dead letters. Those that this replay has requeued already, and
             that have failed again meanwhile, are left.
@@ -231,7 +230,6 @@ class ReplayPlan:
 
     Args:
         selection: which dead letters.
-        topology: of the mesh.
         refusal: as of :class:`Replay`.
     """
 
@@ -290,7 +288,6 @@ def drop(
     """Delete dead letters for good; how many.
 
     Args:
-        url: AMQP URL.
         queue: the dead-letter queue.
         is_chosen: whether this one is to go.
         stopping: ends it, in good order, when it is set.

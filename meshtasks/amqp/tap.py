@@ -80,8 +80,6 @@ def tapped(
     no exchange that can be listened on.
 
     Args:
-        url: AMQP URL.
-        topology: of the mesh.
         pattern: of routing keys, as in a binding of a topic exchange.
         exchanges: names of exchanges, of the topology or those every broker has.
 

@@ -237,7 +237,6 @@ class Topology(Entity):
         the headers of the mesh believed.
 
         Args:
-            queue: its name.
             routing_key: of first publication, which chooses the partition.
         """
         if queue in self.partitioned:

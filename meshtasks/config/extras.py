@@ -36,7 +36,6 @@ def require(extra: Extra, purpose: str) -> None:
     """Make sure that an extra is installed, before a module of it is imported.
 
     Args:
-        extra: its name.
         purpose: what needs it, as the subject of a sentence.
 
     Raises:

@@ -38,7 +38,6 @@ def refuse_all(model: str, faults: Iterable[InitErrorDetails]) -> None:
     """Refuse a model that has faults, from within one of its validators.
 
     Args:
-        model: name of the model.
         faults: perhaps none.
 
     Raises:

@@ -82,7 +82,6 @@ class Settings:
         """A fault of a file that was read already, with its line.
 
         Args:
-            file: the file.
             key: dotted path of the value at fault.
             expected: what would have been right.
         """

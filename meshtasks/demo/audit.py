@@ -46,10 +46,7 @@ class Audit:
     """Notes how things stand before a run, and finds out what the run has added.
 
     Args:
-        stack: what runs.
-        collector: watches already.
         store: the archive.
-        settings: of the mesh.
         queues: those that workers empty.
     """
 

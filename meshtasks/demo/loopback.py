@@ -86,9 +86,6 @@ def request(
     """Send one HTTP request to ``port`` of this machine; the response's body.
 
     Args:
-        method: HTTP method.
-        port: TCP port.
-        path: path and query.
         body: the request's body, if it has one.
         content_type: media type of the body.
         timeout_seconds: longest wait for the connection, and for the answer.

@@ -428,7 +428,6 @@ def run(
     """Run a command of an installation.
 
     Args:
-        command: it.
         environment: its variables; None for those of this process.
         directory: where; None for here.
 

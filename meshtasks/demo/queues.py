@@ -23,7 +23,6 @@ class QueueCount:
     """What has passed through one queue; numbers of messages.
 
     Attributes:
-        queue: its name.
         came_in: put there, what was there at the beginning included.
         acknowledged: by workers.
         retried: of those acknowledged, put back for later.
@@ -60,7 +59,6 @@ class QueueCounters:
     """Counts from now on.
 
     Args:
-        collector: watches already.
         queues: which ones; nothing is on its way through them.
     """
 

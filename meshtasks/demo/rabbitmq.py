@@ -213,7 +213,6 @@ class RabbitMQ:
         """Call the management HTTP API as administrator.
 
         Args:
-            method: HTTP method.
             path: below ``/api``, with its leading slash.
             body: sent as JSON when not None.
 

@@ -137,7 +137,6 @@ class Receiver:
         Args:
             name: of the webhook.
             ids: of the records that it brings.
-            body: as it was sent.
         """
         with self._lock:
             for each in ids:

@@ -177,9 +177,6 @@ def print_summary(
     """The tables, what came of the records besides, and whether it balances.
 
     Args:
-        balance: what to print.
-        console: where to.
-        dead_letter_queue: its name.
         no_triton: why there was none; None if there was.
     """
     console.print()

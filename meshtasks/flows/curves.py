@@ -50,7 +50,6 @@ def read_curve(
     Args:
         env: says where the store is.
         quantity: what it measures.
-        sensor_id: the sensor.
         begins_at: epoch seconds.
         ends_at: likewise.
 

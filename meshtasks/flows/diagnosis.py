@@ -205,7 +205,6 @@ def rule_detail(rule: Rule, looks_at: str) -> Detail:
     """A rule.
 
     Args:
-        rule: the rule.
         looks_at: what narrows it: sensor ids, or the metric's name, field and tags.
     """
     return Detail(

@@ -86,10 +86,8 @@ def put_aside(
     """Publish points to the queue where they wait.
 
     Args:
-        batch: their batch.
         indices: of the record that each point was made of, in the batch, ascending.
         lines: the points in line protocol, as many.
-        sinks: the process's sinks.
 
     Raises:
         SinkUnavailable: the queue takes no more, or the broker is away.

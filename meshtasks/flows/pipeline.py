@@ -79,8 +79,6 @@ def metric_points(
     """Write the points, and collect the samples that rules watch.
 
     Args:
-        metrics: the metrics.
-        envelopes: their messages.
         rules: to find those that watch a field.
         oldest_seconds: an older one is dead, unless its message may be old.
     """
@@ -146,9 +144,7 @@ def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Out
     Where points may be put aside the rules come first: no alarm waits for the store.
 
     Args:
-        batch: the batch.
         points: what has become of it.
-        sinks: the process's sinks.
     """
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     for index, bad in points.dead.items():
@@ -198,7 +194,6 @@ def give_alerts(watched: Iterable[Watched], now: float, sinks: Sinks) -> None:
     Args:
         watched: series with their new samples.
         now: epoch seconds.
-        sinks: the process's sinks.
     """
     ruled = [item for item in watched if item.rules]
     if not ruled:
@@ -227,10 +222,8 @@ def send_to_archive(batch: Batch[R], stored: Mapping[int, float], sinks: Sinks) 
     """Publish excerpts of the messages whose records the archive policy selects.
 
     Args:
-        batch: the batch.
         stored: index in the batch → time (epoch seconds) of the records that may
             be archived, in order.
-        sinks: the process's sinks.
     """
     excerpts = list(_excerpts(batch, stored, sinks.settings.read(ARCHIVE)))
     if excerpts:
@@ -272,7 +265,6 @@ class IdentifiedRecord:
 
     Attributes:
         index: in the batch.
-        envelope: the message it came in.
         id: see :func:`~meshtasks.records.envelope.record_id`.
         time: epoch seconds; when it was made.
     """
@@ -291,7 +283,6 @@ def identified_records(
     """The wanted records of a batch with their ids.
 
     Args:
-        batch: the batch.
         made: index in the batch and time (epoch seconds) of records, in order.
         is_wanted: whether those of a routing key are wanted.
     """

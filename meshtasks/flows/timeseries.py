@@ -56,7 +56,6 @@ class TimeSeries:
     Args:
         url: base URL, without ``/api/v2``.
         token: API token; may be empty where none is checked.
-        org: organisation.
         bucket: bucket; it must exist.
         answer_timeout_seconds: longest wait for the answer to one write.
     """

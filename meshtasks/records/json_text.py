@@ -67,7 +67,6 @@ def plain_body(body: bytes, limit_bytes: int) -> bytes:
     that, many clients set it to the name of a character set, and no JSON begins so.
 
     Args:
-        body: as it was published.
         limit_bytes: the largest that it may become.
 
     Raises:

@@ -104,7 +104,6 @@ class KindConfig(BaseModel):
         """What readings of this kind measure.
 
         Args:
-            kind: its name.
             title: its name in a sentence.
             why: why values beyond the limits cannot be.
             shown: the units that an error message lists.

@@ -120,7 +120,6 @@ def too_old(time: float, envelope: Envelope, oldest_seconds: float) -> InvalidTi
 
     Args:
         time: its own, epoch seconds.
-        envelope: the message it came in.
         oldest_seconds: how old it may be.
     """
     days = (envelope.received_at - time) / 86_400

@@ -65,7 +65,6 @@ def evaluate(
 
     Args:
         rules: the rules that watch the series.
-        series: the series.
         state: what the last call returned for it; None for the first.
         samples: its new samples, at least one, in any order.
         now: epoch seconds; only detects a clock that is wrong.

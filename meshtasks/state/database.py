@@ -294,7 +294,6 @@ class Database:
         """A transaction that no other host and process makes at the same time.
 
         Args:
-            connection: a new one.
             what: number of what is done.
         """
         if not self.is_shared:

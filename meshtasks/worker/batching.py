@@ -38,7 +38,6 @@ def adapt(message: Message, queue: str, max_bytes: int, now: float) -> Adapted:
     """Take a message in.
 
     Args:
-        message: as it came.
         queue: the queue it was consumed from, which is the name of its task.
         max_bytes: a larger body is dead, unread.
         now: epoch seconds.

@@ -167,8 +167,6 @@ class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
 
     Args:
         consumer: Celery's consumer.
-        task: name of the task.
-        arguments: its arguments.
         shown: the argument and keywords as monitors see them.
         time_limit_seconds: a request that runs longer is killed.
     """

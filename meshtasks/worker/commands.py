@@ -94,7 +94,6 @@ def fault_of(
     Args:
         headers: its AMQP headers.
         properties: its AMQP properties.
-        body: as it came.
         names: of the commands.
     """
     if not isinstance(headers, Mapping):

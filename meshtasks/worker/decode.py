@@ -169,7 +169,6 @@ class Decoder:
         """The records of a body that begins as an object, and is no record.
 
         Args:
-            body: it.
             error: why it is no record.
 
         Raises:

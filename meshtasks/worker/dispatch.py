@@ -117,7 +117,6 @@ class Dispatcher:
 
     Args:
         celery_consumer: the worker's consumer.
-        loop: its event loop.
         consumers: the consumers to take due batches from.
         breaker: the circuits of the sinks, which admit batches and see them start.
         on_finished: called in the event loop for every batch.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Protocol
 
@@ -79,7 +80,6 @@ class WorkerMetrics:
     """The metrics of one worker.
 
     Args:
-        worker: its name.
         circuits: of the sinks; asked by the thread that answers Prometheus.
 
     Attributes:
@@ -88,83 +88,74 @@ class WorkerMetrics:
 
     def __init__(self, worker: str, circuits: Circuits) -> None:
         registry = self.registry = CollectorRegistry()
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
         ProcessCollector(registry=registry)
         self._state = _State(circuits)
         registry.register(self._state)
-        Gauge(
+        gauge(
             "meshtasks_worker_info",
             "The worker behind this page; always 1.",
             ("worker", "version"),
-            registry=registry,
         ).labels(worker, version("meshtasks")).set(1)
-        self._done = Counter(
+        self._done = counter(
             "meshtasks_messages_done_total",
             "Messages acknowledged because all they ask for is durable.",
             ("queue",),
-            registry=registry,
         )
-        self._dead = Counter(
+        self._dead = counter(
             "meshtasks_messages_dead_total",
             "Dead letters confirmed by the broker, by class of the fault.",
             ("queue", "error_type"),
-            registry=registry,
         )
-        self._retried = Counter(
+        self._retried = counter(
             "meshtasks_messages_retried_total",
             "Messages moved to a retry queue, confirmed, by class of the fault.",
             ("queue", "error_type"),
-            registry=registry,
         )
-        self._refused = Counter(
+        self._refused = counter(
             "meshtasks_messages_rejected_total",
             "Messages left to the broker's own dead-lettering.",
             ("queue",),
-            registry=registry,
         )
-        self._records = Counter(
+        self._records = counter(
             "meshtasks_records_total",
             "Valid records given to the queue's handler.",
             ("queue",),
-            registry=registry,
         )
-        self._empty = Counter(
+        self._empty = counter(
             "meshtasks_messages_empty_total",
             "MQTT messages without a body, which withdraw a retained one; passed over.",
             ("queue",),
-            registry=registry,
         )
-        self._lost = Counter(
+        self._lost = counter(
             "meshtasks_batches_lost_total",
             "Batches whose pool process died or ran out of time.",
             ("queue",),
-            registry=registry,
         )
-        self._batch_messages = Histogram(
+        self._batch_messages = histogram(
             "meshtasks_batch_messages",
             "Messages per batch.",
             ("queue",),
             buckets=_SIZES,
-            registry=registry,
         )
-        self._handler_seconds = Histogram(
+        self._handler_seconds = histogram(
             "meshtasks_handler_seconds",
             "Seconds a batch took in the pool: decoding, handler, its sinks.",
             ("queue",),
             buckets=_SECONDS,
-            registry=registry,
         )
-        self._sink_seconds = Histogram(
+        self._sink_seconds = histogram(
             "meshtasks_sink_call_seconds",
             "Seconds until a sink answered or failed.",
             ("sink", "result"),
             buckets=_SECONDS,
-            registry=registry,
         )
-        self._last_success = Gauge(
+        self._last_success = gauge(
             "meshtasks_last_success_timestamp_seconds",
             "When a batch was last resolved with a message done; Unix time.",
             ("queue",),
-            registry=registry,
         )
 
     def follow(self, consumer: Followed) -> None:

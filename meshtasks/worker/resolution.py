@@ -65,7 +65,6 @@ class OutcomeResolver:
     """Resolves the batches of one queue.
 
     Attributes:
-        queue: the queue.
         policy: its retry options.
         levels: seconds of the retry queues, ascending.
         worker: name of this worker, for the dead letter.

@@ -70,7 +70,6 @@ class View:
     """A view that queries may use.
 
     Attributes:
-        name: its name.
         columns: name, SQL type and expression of each column.
         reader: table function that reads the files; ``{}`` stands for their list.
     """

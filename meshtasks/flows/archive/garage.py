@@ -57,7 +57,6 @@ class Garage:
         A cluster of several nodes keeps the layout that it has.
 
         Args:
-            bucket: its name.
             key_id: of the key, which may read and write this bucket and no other.
             key_secret: of the key.
 

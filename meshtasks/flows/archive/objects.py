@@ -342,7 +342,6 @@ def compress(content: bytes, level: int) -> bytes:
     """One zstd frame with content size and checksum, so that readers notice damage.
 
     Args:
-        content: what to compress.
         level: 1 (fastest) to 19 (smallest).
     """
     options: dict[int, int] = {

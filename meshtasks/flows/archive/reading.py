@@ -158,7 +158,6 @@ def fault_of(name: str, content: bytes) -> str | None:
     foreign or changed in either does not fit it.
 
     Args:
-        name: its name.
         content: its lines, not compressed.
     """
     parsed = parse_name(name)

@@ -19,7 +19,6 @@ def replayed(record: ArchivedRecord, way: tuple[str, str], *, quiet: bool) -> Ou
     exchange on which these headers are trusted (:mod:`meshtasks.amqp.delivery`).
 
     Args:
-        record: the record.
         way: exchange and routing key that lead to its queue alone
             (:meth:`~meshtasks.amqp.topology.Topology.way_to`).
         quiet: no alerts and no webhooks.

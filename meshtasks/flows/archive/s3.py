@@ -124,10 +124,8 @@ class S3Store(ObjectStore):
     and a key that may only write objects could not.
 
     Args:
-        bucket: its name.
         endpoint: ``host:port`` of the service.
         access_key: names the key to sign with.
-        secret_key: the key.
         secure: use TLS.
         region: of the bucket; minio-py would otherwise request it, which not every
             key may.

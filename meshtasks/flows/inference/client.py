@@ -135,7 +135,6 @@ def run_model(
 
     Args:
         requests: to one version of one model, by index in the batch.
-        sinks: the process's sinks.
         outcomes: gets the outcome of each request.
         ends_at: monotonic seconds; what is not sent by then is retried.
 

@@ -32,7 +32,6 @@ def handler_of_kind(queue: str, kind: str) -> Handler:
     """The handler of a queue whose records are readings of one kind.
 
     Args:
-        queue: its name.
         kind: one of the package's, or of kinds.yaml.
     """
 

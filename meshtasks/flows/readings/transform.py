@@ -106,8 +106,6 @@ def transform(  # noqa: C901 - the hot path, in which each call costs 0.1 µs
     """Validate what needs the envelope, convert, and name the points; pure.
 
     Args:
-        readings: the readings.
-        envelopes: their messages.
         quantity: what they are readings of.
         default_unit: of those that name none.
         rules: to find those that watch a series.

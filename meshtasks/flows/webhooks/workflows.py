@@ -136,7 +136,6 @@ class WorkflowRun:
 
     Attributes:
         id: the record's id.
-        envelope: the message it came in.
         event: the record, its time and its index in the batch.
         workflows: to be called, in order.
         calls: the outcome of each call, by name of the workflow.
