@@ -18,7 +18,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PrivateAttr,
     model_validator,
 )
 from typing_extensions import override
@@ -253,34 +252,26 @@ class RuleBook(BaseModel):
 
     rules: tuple[Annotated[Rule, Field(discriminator="type")], ...] = ()
 
-    _find: Callable[[str, str], tuple[Rule, ...]] = PrivateAttr()
-    _find_for_metric: Callable[..., Mapping[str, tuple[Rule, ...]]] = PrivateAttr()
-
     @model_validator(mode="after")
     def _has_unique_names(self) -> Self:
         names = (rule.name for rule in self.rules)
         refuse_all(type(self).__name__, twice(names, "rule", "rules"))
         return self
 
-    @override
-    def model_post_init(self, context: object, /) -> None:
-        self._find = lru_cache(maxsize=16_384)(self._matching)
-        self._find_for_metric = lru_cache(maxsize=16_384)(self._matching_metric)
-
-    def matching(self, routing_key: str, sensor_id: str) -> tuple[Rule, ...]:
-        """The rules that watch a sensor; cached."""
-        return self._find(routing_key, sensor_id)
+    @cached_property
+    def matching(self) -> Callable[[str, str], tuple[Rule, ...]]:
+        """The rules that watch a sensor, by routing key and its id."""
+        return lru_cache(maxsize=16_384)(self._matching)
 
     def _matching(self, routing_key: str, sensor_id: str) -> tuple[Rule, ...]:
         return tuple(
             rule for rule in self.rules if rule.matches(routing_key, sensor_id)
         )
 
-    def matching_metric(
-        self, routing_key: str, name: str, tags: tuple[tuple[str, str], ...]
-    ) -> Mapping[str, tuple[Rule, ...]]:
-        """The rules that watch a metric, by field; cached."""
-        return self._find_for_metric(routing_key, name, tags)
+    @cached_property
+    def matching_metric(self) -> Callable[..., Mapping[str, tuple[Rule, ...]]]:
+        """The rules that watch a metric, by field; given routing key, name and tags."""
+        return lru_cache(maxsize=16_384)(self._matching_metric)
 
     def _matching_metric(
         self, routing_key: str, name: str, tags: tuple[tuple[str, str], ...]

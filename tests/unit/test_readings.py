@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from meshtasks.flows.pipeline import Transformed
-from meshtasks.flows.readings.transform import transform
+from meshtasks.flows.readings.handler import transform
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.kinds import HUMIDITY, TEMPERATURE
 from meshtasks.records.models import Reading

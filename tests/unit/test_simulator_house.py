@@ -21,7 +21,7 @@ from meshtasks.flows.inference.config import ModelBook
 from meshtasks.flows.inference.handler import result_points
 from meshtasks.flows.inference.messages import request_of
 from meshtasks.flows.pipeline import Transformed, metric_points
-from meshtasks.flows.readings.transform import transform as transform_readings
+from meshtasks.flows.readings.handler import transform as transform_readings
 from meshtasks.flows.webhooks.handler import (
     read_automation_trigger,
     read_events,
