@@ -20,6 +20,7 @@ from meshtasks.amqp.accounts import (
 )
 from meshtasks.amqp.management import import_accounts
 from meshtasks.amqp.topology import TOPOLOGY, Topology
+from meshtasks.cli.certificates import make_certificates
 from meshtasks.cli.rotation import (
     KEPT,
     as_account,
@@ -139,8 +140,6 @@ def secrets(
     from meshtasks.cli import units  # noqa: PLC0415 - it needs this module
 
     if definitions == DEFINITIONS:
-        from meshtasks.cli.certificates import make_certificates  # noqa: PLC0415
-
         say(make_certificates())
 
     say(f"{env_file}: {made.new} secrets made, {made.kept} kept")
