@@ -21,7 +21,7 @@ _EX_UNAVAILABLE = 69  # sysexits.h: a service is not there
 COMMANDS = {
     "demo": "Run the mesh on private services with a simulated house, and watch it.",
     "init": "Write configuration, passwords and what starts the mesh into a directory.",
-    "worker": "Consume queues, as `celery -A meshtasks worker` does, in 13 MB less "
+    "worker": "Consume queues, as `celery -A meshtasks worker` does, in 10 MB less "
     "memory.",
     "gateway": "Serve events, commands and their outcomes over HTTP, until told to "
     'stop; with the extra "console" the pages of the console, too.',

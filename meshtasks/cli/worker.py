@@ -11,7 +11,7 @@ CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def worker(context: typer.Context) -> None:
-    """Consume queues, as `celery -A meshtasks worker` does, in 13 MB less memory.
+    """Consume queues, as `celery -A meshtasks worker` does, in 10 MB less memory.
 
     Celery's own command line loads every command it has, and Flower's, into the worker.
     The options are the same (`celery -A meshtasks worker --help`), but for -D, which is
