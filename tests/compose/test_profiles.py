@@ -10,8 +10,12 @@ from collections.abc import Callable
 from typing import Any
 from urllib.request import Request, urlopen
 
+import requests
+
+from meshtasks.gateway.console import PAGES
 from tests.compose import engine
 from tests.compose.conftest import NewStack, started, walk
+from tests.compose.stack import Stack
 from tests.compose.traffic import GATEWAY, Traffic, publishing_token, waiting
 from tests.support.waiting import wait_until
 
@@ -29,9 +33,11 @@ def test_light_stores_archives_and_fits(new_stack: NewStack, note: Note) -> None
         started(stack, note, "light", "A small machine")
         with Traffic(stack) as traffic:
             traffic.at_least(500)
+            look_at_the_console(stack)
             memory = stack.memory_mib()
         traffic.assert_balanced()
 
+    note(f"light with the console: {sum(memory.values()):.0f} MiB: {memory}")
     assert sum(memory.values()) < 450, memory
 
 
@@ -92,3 +98,15 @@ def test_the_demo_fills_no_queue(new_stack: NewStack, note: Note) -> None:
             engine.docker("stats", "--no-stream")
         found = waiting(stack)
         note(f"demo: most that waited in the end: {max(found.values())}")
+
+
+def look_at_the_console(stack: Stack) -> None:
+    """Open its pages as a browser does, which makes the gateway load them."""
+    tokens = stack.variables()["MESH_API_TOKENS"].split(",")
+    (token,) = (each.split(":")[2] for each in tokens if ":operate:" in each)
+    with requests.Session() as visitor:
+        form = {"token": token, "next": "/"}
+        entered = visitor.post(f"{GATEWAY}/login", data=form, timeout=300)
+        assert "_nicegui" in entered.text
+        for page in PAGES:
+            assert visitor.get(f"{GATEWAY}{page}", timeout=300).ok
