@@ -1,4 +1,4 @@
-"""F2: AMQP. Topology entities, envelopes, the confirmed publisher, dead letters."""
+"""AMQP: topology, reading, the confirmed publisher, dead letters."""
 
 from kombu.transport import TRANSPORT_ALIASES
 

@@ -134,7 +134,7 @@ class HeldMessages:
 
     def _consume(self, number: int, share: int) -> str:
         """Begin a consumer that is given so many messages; its tag."""
-        tag = f"browse-{number:02d}"
+        tag = f"peek-{number:02d}"
         self._channel.basic_qos(0, share, a_global=False)
         self._channel.basic_consume(
             self._queue, consumer_tag=tag, callback=self._arrived.append

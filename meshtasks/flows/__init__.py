@@ -1,1 +1,1 @@
-"""F4: one handler per queue. No Celery, no vendor: records in, outcomes out."""
+"""What the mesh does, a folder a flow: records in, outcomes out; no Celery here."""

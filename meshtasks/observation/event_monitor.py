@@ -264,7 +264,7 @@ class EventMonitor:
         self.fault = ""
         self._open = threading.Event()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="taps", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

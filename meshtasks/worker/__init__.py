@@ -1,1 +1,1 @@
-"""F5: Celery's worker, made to consume plain JSON in batches and lose nothing."""
+"""Celery's worker, made to consume plain JSON in batches and lose nothing."""

@@ -141,7 +141,7 @@ class OutcomeResolver:
             FailedTry(counts),
             task_id=task_id,
             now=now,
-            isolate=True,
+            single=True,
         )
         return resolution
 
@@ -171,7 +171,7 @@ class OutcomeResolver:
         *,
         task_id: str,
         now: float,
-        isolate: bool = False,
+        single: bool = False,
     ) -> None:
         """Add a failure to its batch's resolution."""
         body = delivery.body if failure.body is None else failure.body
@@ -195,7 +195,7 @@ class OutcomeResolver:
                     level_seconds=None if waits_here else level,
                     attempt=decision.attempt,
                     now=now,
-                    single=isolate,
+                    single=single,
                     source=self.source,
                 )
                 resolution.retry(message, outcome.error_type)
