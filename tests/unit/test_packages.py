@@ -78,6 +78,20 @@ def test_what_is_no_program_need_only_be_there(tmp_path: Path) -> None:
     assert program.is_installed()
 
 
+def test_a_package_is_installed_by_the_name_that_the_archive_has(
+    monkeypatch: pytest.MonkeyPatch, add_command: AddCommand
+) -> None:
+    add_command(
+        "apt-cache", '[ "$2" = libghostt64 ] && echo "  Candidate: 1.0-1" || exit 0'
+    )
+    renamed = Program("libghost", "/nonexistent", optional=True, renamed="libghostt64")
+    gone = Program("libgone", "/nonexistent", optional=True)
+
+    assert packages.can_be_had([renamed, gone]) == [renamed]
+    command = packages.administrator_command([renamed, GHOST])
+    assert command.endswith("--no-install-recommends libghostt64 ghost-server'")
+
+
 def test_the_demo_does_without_a_triton_that_cannot_be_installed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
