@@ -37,6 +37,7 @@ class LiveQueue(BaseModel):
     Attributes:
         effective_policy_definition: what policies add to its arguments.
         members: nodes with a copy of a quorum queue.
+        online: those of them whose copy runs; none where the broker does not say.
     """
 
     name: str
@@ -45,6 +46,12 @@ class LiveQueue(BaseModel):
     arguments: Table
     effective_policy_definition: Table = {}
     members: tuple[str, ...] = ()
+    online: tuple[str, ...] = ()
+
+    @property
+    def has_majority(self) -> bool:
+        """Whether enough copies run for messages to come in and go out."""
+        return not self.online or 2 * len(self.online) > len(self.members)
 
 
 class _LiveBinding(BaseModel):

@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -24,7 +24,7 @@ from rich.console import Console
 from meshtasks.amqp.accounts import OPERATOR, missing_rights
 from meshtasks.amqp.connecting import AMQPS_PORT, connected, node_of, unopened
 from meshtasks.amqp.drift import compare
-from meshtasks.amqp.management import Node, nodes, read
+from meshtasks.amqp.management import LiveQueue, Node, nodes, read
 from meshtasks.amqp.management_api import urls
 from meshtasks.amqp.partitions import queue_of
 from meshtasks.amqp.queues import QUEUES
@@ -247,7 +247,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _members(settings: Settings, management_url: str | None) -> Verdict:
-    """Whether each quorum queue has a copy on as many nodes as a new one would."""
+    """Whether each quorum queue has a copy on as many nodes as a new one would, and
+    most of them run."""
     broker = settings.env.amqp_url
     try:
         names = [node.name for node in nodes(broker, management_url)]
@@ -257,22 +258,32 @@ def _members(settings: Settings, management_url: str | None) -> Verdict:
         return Verdict("ok", "one node, and so one copy of each queue")
     ours = {queue.name for queue in settings.read(TOPOLOGY).all_queues}
     wanted = min(len(names), _MOST_MEMBERS)
-    few = [
-        queue
-        for queue in read(broker, management_url).queues
-        if queue.name in ours and 0 < len(queue.members) < wanted
-    ]
+    live = read(broker, management_url).queues
+    queues = [queue for queue in live if queue.name in ours and queue.members]
+    if stuck := [queue for queue in queues if not queue.has_majority]:
+        running, members = len(stuck[0].online), len(stuck[0].members)
+        text = (
+            f"{stuck[0].name}{_and_more(stuck)}: {running} of {members} members run, "
+            "which is no majority, so no message comes in or goes out"
+        )
+        remedy = "start the nodes that are away; on one in maintenance run: "
+        return Verdict("failed", text, remedy + "rabbitmq-upgrade revive")
+    few = [queue for queue in queues if len(queue.members) < wanted]
     if not few:
         return Verdict("ok", f"{wanted} of each queue, on {len(names)} nodes")
-    text = f"{few[0].name} has {len(few[0].members)} of {wanted} members"
-    text += f", and so have {len(few) - 1} more queues" if len(few) > 1 else ""
+    members = len(few[0].members)
+    text = f"{few[0].name}{_and_more(few)}: {members} of {wanted} members"
     vhost = re.escape(unopened(broker).virtual_host)
     grow = [
         f"rabbitmq-queues grow {name} all --vhost-pattern '^{vhost}$'"
         for name in names
         if any(name not in queue.members for queue in few)
     ]
-    return Verdict("warning", text, "; ".join(grow[: wanted - len(few[0].members)]))
+    return Verdict("warning", text, "; ".join(grow[: wanted - members]))
+
+
+def _and_more(queues: Sequence[LiveQueue]) -> str:
+    return f" and {len(queues) - 1} more queues" if len(queues) > 1 else ""
 
 
 def _permissions(settings: Settings) -> Verdict:

@@ -234,3 +234,45 @@ def test_a_directory_that_is_not_there_yet_is_judged_by_what_it_would_be_in(
 
     assert verdict.state in {"ok", "warning"}
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("members", "online", "state", "text"),
+    [
+        (3, 3, "ok", "3 of each queue, on 3 nodes"),
+        (3, 2, "ok", "3 of each queue, on 3 nodes"),
+        (3, 1, "failed", "1 of 3 members run, which is no majority"),
+        (2, 1, "failed", "1 of 2 members run, which is no majority"),
+        (2, 2, "warning", "2 of 3 members"),
+        (2, 0, "warning", "2 of 3 members"),  # it does not say which run
+    ],
+)
+def test_a_queue_of_whose_members_too_few_run_is_named(
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    members: int,
+    online: int,
+    state: str,
+    text: str,
+) -> None:
+    names = [f"rabbit@{number}" for number in range(3)]
+    queue = {
+        "name": "sensors.temperature",
+        "durable": True,
+        "auto_delete": False,
+        "arguments": {},
+        "members": names[:members],
+        "online": names[:online],
+    }
+    for path, answer in {
+        "/api/nodes": [{"name": name} for name in names],
+        "/api/queues/mesh": [queue],
+        "/api/exchanges/mesh": [],
+        "/api/bindings/mesh": [],
+    }.items():
+        receiver.by_path[path] = Answer(200, json.dumps(answer).encode())
+    monkeypatch.setenv("MESH_BROKER_URL", "amqp://mesh:secret@127.0.0.1/mesh")
+
+    verdict = doctor_module._members(load_settings(), receiver.url)  # noqa: SLF001
+
+    assert (verdict.state, text in verdict.text) == (state, True), verdict
