@@ -27,27 +27,16 @@ from meshtasks.producers.sensornet.payload import (
     object_of,
 )
 
+#: Attributes that are called as their kind is.
+_NAMED_AS_KIND = (
+    "temperature humidity pressure co2 eco2 co pm1 pm25 pm10 soil_moisture battery "
+    "battery_low voltage current power energy water_leak smoke carbon_monoxide gas "
+    "tamper vibration position action"
+)
 #: Of the attributes that a device may have side by side only one, the usual one, goes
 #: by the device's name alone.
 _ATTRIBUTES: Mapping[str, Meaning] = {
-    **{
-        kind: Meaning(kind)
-        for kind in (
-            *(
-                "temperature",
-                "humidity",
-                "pressure",
-                "co2",
-                "eco2",
-                "co",
-                "pm1",
-                "pm25",
-            ),
-            *("pm10", "soil_moisture", "battery", "battery_low", "voltage", "current"),
-            *("power", "energy", "water_leak", "smoke", "carbon_monoxide", "gas"),
-            *("tamper", "vibration", "position", "action"),
-        )
-    },
+    **{kind: Meaning(kind) for kind in _NAMED_AS_KIND.split()},
     **meanings(
         {
             "motion": "occupancy",
