@@ -50,7 +50,7 @@ COPY --from=wheel /wheels /wheels
 RUN pip --python /opt/mesh install --no-deps /wheels/*.whl \
  && MESH_BROKER_URL=amqp://localhost /opt/mesh/bin/python -c 'import meshtasks.celery, \
 apprise, duckdb, fastapi, flower, kubernetes.client, kubernetes.watch, matplotlib.pyplot, \
-minio, pyarrow.dataset, pyarrow.parquet, tritonclient.http, uvicorn, websockets'
+minio, nicegui.ui, pyarrow.dataset, pyarrow.parquet, tritonclient.http, uvicorn, websockets'
 
 FROM sbom AS core-sbom
 COPY --from=core-packages /opt/mesh /opt/mesh
