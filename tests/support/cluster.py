@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from typing_extensions import override
 
+from meshtasks.demo.loopback import HTTPFailed
 from meshtasks.demo.process import Process
 from meshtasks.demo.rabbitmq import MANAGEMENT, SERVER, Ports, RabbitMQ
 
@@ -64,6 +65,19 @@ class Node(RabbitMQ):
             command, env=self.environment, check=True, capture_output=True, timeout=300
         )
 
+    def cut_off(self) -> None:
+        """Part it from the others, as a broken network would; clients reach it."""
+        self._for_the_others("erlang:set_cookie(N, parted), erlang:disconnect_node(N)")
+
+    def join_again(self) -> None:
+        """Let the others reach it again."""
+        self._for_the_others("erlang:set_cookie(N, erlang:get_cookie())")
+
+    def _for_the_others(self, expression: str) -> None:
+        names = ", ".join(f"'{name}'" for name in _NAMES if name != self.name)
+        loop = f"lists:foreach(fun(N) -> {expression} end, [{names}])."
+        self.run("rabbitmqctl", "eval", loop)
+
     @override
     def _write_files(self) -> None:
         super()._write_files()
@@ -73,6 +87,7 @@ class Node(RabbitMQ):
         for number, name in enumerate(sorted({_NAMES[0], self.name})):
             lines.append(f"classic_config.nodes.{number} = {name}")
         text = "".join(f"cluster_formation.{line}\n" for line in lines)
+        text += "cluster_partition_handling = pause_minority\n"
         conf.write_text(text, encoding="ascii")
 
 
@@ -119,6 +134,14 @@ class Cluster:
         where = f"/queues/{quote(vhost, safe='')}/{quote(queue, safe='')}"
         leader = asked.api("GET", where)["leader"]
         return next(node for node in self.nodes if node.name == leader)
+
+    def all_run(self) -> bool:
+        """Whether each node sees each other."""
+        try:
+            seen = [node.api("GET", "/nodes") for node in self.nodes]
+        except (OSError, HTTPFailed):  # one that is parted from most pauses
+            return False
+        return all(each["running"] for nodes in seen for each in nodes)
 
     def __enter__(self) -> Self:
         self._epmd.start()
