@@ -155,8 +155,7 @@ class Look:
 
     Attributes:
         counters: what was counted before.
-        at_seconds: the round's moment, by
-            :func:`~meshtasks.producers.collecting.elapsed_seconds`.
+        at_seconds: the round's moment, by :func:`elapsed_seconds`.
         guard: for the things of a group that may fail one by one.
         root: where the machine's file systems are; others are a container's own.
     """
@@ -325,7 +324,8 @@ def process(look: Look) -> Iterator[Found]:
     selection = look.config.process
     if not selection.include:
         return
-    programs = {name: _Program() for name in selection.include if _is_plain(name)}
+    full_names = (name for name in selection.include if not {*name} & {*"*?["})
+    programs = {name: _Program() for name in full_names}
     for each in psutil.process_iter(_PROCESS_ATTRIBUTES):
         name = each.info["name"]
         if name and selection.wants(name):
@@ -362,11 +362,6 @@ class _Program:
             rates = look.rates(Group.PROCESS, source, used_seconds)
             if rates:
                 self.cpu_percent = (self.cpu_percent or 0.0) + 100.0 * rates["cpu"]
-
-
-def _is_plain(pattern: str) -> bool:
-    """Whether it is a name, and stands for nothing but itself."""
-    return not any(character in pattern for character in "*?[")
 
 
 def _wanted(
