@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
@@ -20,10 +21,12 @@ from meshtasks.gateway.observing import Observations
 from meshtasks.gateway.store import Answers, Store
 from meshtasks.gateway.validation import Validator
 from meshtasks.state.database import StateLocation
+from meshtasks.worker.recording import Recorder
 
 #: Messages that wait to be published, and how long each answer of the broker may take.
 _MAX_WAITING, _CONFIRM_SECONDS = 1_000, 10.0
 _HOUR_SECONDS, _DAY_SECONDS = 3_600.0, 86_400.0
+_RECORDER_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Context:
     republisher: Republisher
     answers: Answers
     observations: Observations
+    recorder: Recorder
 
     @classmethod
     def from_settings(
@@ -60,6 +64,7 @@ class Context:
             config.keep_tasks_days * _DAY_SECONDS,
         )
         answers_queue = settings.read(TOPOLOGY).answers_queue.name
+        recorder = Recorder(env, f"gateway@{socket.gethostname()}", "gateway")
         return cls(
             settings,
             commands,
@@ -71,12 +76,14 @@ class Context:
                 Publisher(env.amqp_url, confirm_timeout_seconds=_CONFIRM_SECONDS),
                 _MAX_WAITING,
             ),
-            Answers(env.amqp_url, answers_queue, store),
+            Answers(env.amqp_url, answers_queue, store, recorder.connection),
             Observations(),
+            recorder,
         )
 
     def start(self) -> None:
         """Start the threads."""
+        self.recorder.start()
         self.republisher.start()
         self.answers.start()
 
@@ -84,6 +91,7 @@ class Context:
         """Finish what was accepted, and close everything."""
         self.answers.stop()
         self.republisher.stop()
+        self.recorder.stop(_RECORDER_SECONDS)
         self.store.close()
 
 

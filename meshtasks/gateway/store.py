@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -249,9 +249,18 @@ class Answers:
         url: AMQP URL.
         queue: where answers wait.
         store: where they go; an answer is acknowledged once it is there.
+        on_connection: called with why the broker is away, or with nothing when it is
+            back.
     """
 
-    def __init__(self, url: str, queue: str, store: Store) -> None:
+    def __init__(
+        self,
+        url: str,
+        queue: str,
+        store: Store,
+        on_connection: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._on_connection = on_connection
         self._url = url
         self._queue = queue
         self._store = store
@@ -288,6 +297,7 @@ class Answers:
             ) as error:
                 attempt = 0 if self._listening.is_set() else attempt + 1
                 self._listening.clear()
+                self._on_connection(str(error) or type(error).__name__)
                 logger.warning("Answers of commands are not heard: %s", error)
                 self._stopping.wait(backoff.delay_seconds(attempt))
             finally:
@@ -299,6 +309,7 @@ class Answers:
         channel.basic_qos(0, _PREFETCH, a_global=False)
         channel.basic_consume(self._queue, callback=self._take)
         self._listening.set()
+        self._on_connection("")
         while not self._stopping.is_set():
             try:
                 connection.drain_events(timeout=_TURN_SECONDS)

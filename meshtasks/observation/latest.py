@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
@@ -14,9 +14,12 @@ from meshtasks.amqp.receiving import Message
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.analytics.rows import Reading, reading_of
 from meshtasks.records.kinds import KindsConfig
+from meshtasks.state.sightings import Sensor
 
 #: Sensors that are remembered; those that were silent longest are forgotten.
 _MOST_SENSORS = 10_000
+#: Messages that are kept of a routing key, how much of each, and of how many keys.
+_RAW, _RAW_BYTES, _MOST_RAW = 10, 1_000, 2_000
 
 
 class SensorKey(NamedTuple):
@@ -43,6 +46,13 @@ class LatestValue(NamedTuple):
     routing_key: str
 
 
+class RawMessage(NamedTuple):
+    """A message as it came, shortened; at epoch seconds."""
+
+    at: float
+    body: bytes
+
+
 class LatestValues:
     """The latest value of every sensor; thread-safe.
 
@@ -53,10 +63,12 @@ class LatestValues:
     def __init__(self, kinds: KindsConfig) -> None:
         self._kinds = kinds
         self._values: OrderedDict[SensorKey, LatestValue] = OrderedDict()
+        self._raw: OrderedDict[str, deque[RawMessage]] = OrderedDict()
         self._lock = threading.Lock()
 
     def see(self, message: Message, now: float) -> None:
         """Take the readings of a message; what is none is passed over."""
+        self._keep(message, now)
         try:
             document = from_json(message.body)
         except ValueError:
@@ -88,6 +100,33 @@ class LatestValues:
                 self._values.move_to_end(key)
             while len(self._values) > _MOST_SENSORS:
                 self._values.popitem(last=False)
+
+    def know(self, sensors: Iterable[Sensor]) -> None:
+        """Take what is known of sensors already."""
+        with self._lock:
+            for sensor in sensors:
+                if sensor.value is None or not sensor.time:
+                    continue
+                room = sensor.location or sensor.sensor_id
+                key = SensorKey(room, sensor.kind, sensor.sensor_id)
+                known = self._values.get(key)
+                if known is None or known.at < sensor.time:
+                    self._values[key] = LatestValue(
+                        sensor.value, sensor.unit, sensor.time, sensor.routing_key
+                    )
+
+    def raw(self, routing_key: str) -> list[RawMessage]:
+        """The last messages with a routing key; the latest first."""
+        with self._lock:
+            return list(reversed(self._raw.get(routing_key, ())))
+
+    def _keep(self, message: Message, now: float) -> None:
+        with self._lock:
+            kept = self._raw.setdefault(message.routing_key, deque(maxlen=_RAW))
+            kept.append(RawMessage(now, message.body[:_RAW_BYTES]))
+            self._raw.move_to_end(message.routing_key)
+            while len(self._raw) > _MOST_RAW:
+                self._raw.popitem(last=False)
 
     def values(self) -> dict[SensorKey, LatestValue]:
         """All of them, by room, kind and sensor."""

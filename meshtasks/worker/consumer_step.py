@@ -158,7 +158,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         self._loop.every(_TICK_SECONDS, self._tick)
         self._breaker.restart()
         self._flow.restart()
-        self._recorder.ended("broker", "")
+        self._recorder.connection("")
         for consumer in self._consumers.values():
             self._open(consumer)
         self._share()
@@ -178,7 +178,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             self._recorder.stop(within_seconds=5.0)
             self._loop.close()
         else:
-            self._recorder.goes("broker", "", "the connection was lost")
+            self._recorder.connection("the connection was lost")
 
     def drain(self) -> None:
         """Stop consuming; run the event loop until all that is held is resolved.

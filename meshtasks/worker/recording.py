@@ -8,12 +8,12 @@ state is away they are kept, up to a bound, and the worker goes on.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable
 from contextlib import closing
-
-from celery.utils.log import get_logger
+from typing import TYPE_CHECKING
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing
@@ -22,10 +22,12 @@ from meshtasks.config.environment import Environment
 from meshtasks.errors import MeshError
 from meshtasks.flows.sightings import refused
 from meshtasks.state.sightings import Count, Notes, Seen, Span, Trouble, sighting_of
-from meshtasks.worker.resolution import Resolution
-from meshtasks.worker.results import BatchResult
 
-logger = get_logger(__name__)
+if TYPE_CHECKING:  # a gateway has one, too, and not what a worker needs
+    from meshtasks.worker.resolution import Resolution
+    from meshtasks.worker.results import BatchResult
+
+logger = logging.getLogger(__name__)
 
 _EVERY_SECONDS = 1.0
 #: The thread works for a share of the time.
@@ -75,9 +77,9 @@ class Recorder:
             self._thread.start()
 
     def stop(self, within_seconds: float) -> None:
-        """Store what is noted, if that can be done in time."""
-        for kind, name in list(self._spans):
-            self.ended(kind, name)
+        """Store what is noted, if that can be done in time. What is away stays so, as
+        far as is known here."""
+        self.ended(self._kind, self._name)
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(within_seconds)
@@ -108,6 +110,13 @@ class Recorder:
                 if len(self._notes.troubles) >= _MOST_TROUBLES:
                     break
                 self._notes.add_trouble(_refusal(letter, now))
+
+    def connection(self, fault: str) -> None:
+        """The broker is away, and why; or it is back, and nothing."""
+        if fault:
+            self.goes("broker", "", fault)
+        else:
+            self.ended("broker", "")
 
     def goes(self, kind: str, name: str, reason: str) -> None:
         """Something begins, or goes on."""

@@ -14,3 +14,5 @@ PAGES = {
 }
 #: Where dead letters are downloaded.
 EXPORT = "/dead-letters/export"
+#: Begins the address of a sensor's page; its routing key follows.
+SENSOR = "/sensor/"

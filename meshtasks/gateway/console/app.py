@@ -18,6 +18,7 @@ from meshtasks.gateway.console.frame import Console
 from meshtasks.gateway.console.house import add_house
 from meshtasks.gateway.console.letters import add_letters
 from meshtasks.gateway.console.live import add_live
+from meshtasks.gateway.console.sensor import add_sensor
 from meshtasks.gateway.console.sessions import Guard, Sessions, routes
 from meshtasks.gateway.console.trying import add_trying
 from meshtasks.gateway.console.watch import MeshWatch
@@ -48,6 +49,7 @@ def create_console(context: Context, flows: Flows) -> FastAPI:
     app.include_router(routes(sessions))
     for add_page in (
         add_house,
+        add_sensor,
         add_flow,
         add_letters,
         add_alerts,

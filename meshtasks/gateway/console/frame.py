@@ -46,6 +46,12 @@ body.body--dark { --ink: #e6ecf1; --dim: #a3b0bb; --card: #1d252c; --line: #3642
   gap: .5rem; flex-wrap: wrap }
 .mesh-value { font-size: 1.35rem; font-variant-numeric: tabular-nums }
 .mesh-line { width: 100%; height: 2.2rem; color: var(--accent) }
+.mesh-badge { border: 1px solid var(--line); border-radius: 1rem;
+  padding: .1rem .7rem; font-variant-numeric: tabular-nums; color: var(--ink) }
+a.mesh-plain { color: inherit; text-decoration-style: dotted }
+.mesh-curve { width: 100%; height: 14rem; color: var(--accent) }
+.mesh-curve rect { fill: var(--dim); fill-opacity: .18 }
+.mesh-curve rect.hole { fill: var(--bad); fill-opacity: .22 }
 .mesh-wrap { overflow-wrap: anywhere } pre.mesh-wrap { white-space: pre-wrap }
 table.mesh-table { border-collapse: collapse; width: 100% }
 table.mesh-table caption { text-align: left }
@@ -134,18 +140,19 @@ def text(value: object) -> str:
 
 
 @contextmanager
-def framed(console: Console, address: str) -> Iterator[None]:
+def framed(console: Console, address: str, title: str = "") -> Iterator[None]:
     """The frame of a page; its content goes inside.
 
     Args:
         console: the console.
-        address: of the page.
+        address: of the page; of one that leads to it, of a page that has a title.
+        title: of a page that is not in the list of pages.
     """
     ui.add_css(_STYLE)
     ui.colors(primary="#1f5f8b", positive="#1b6e3c", negative="#b3261e")
     ui.dark_mode(None)
     console.watch.want()
-    title = PAGES[address]
+    title = title or PAGES[address]
     ui.page_title(f"{title} · meshtasks")
     with (
         ui.header().classes("items-center q-py-xs"),

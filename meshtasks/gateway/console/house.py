@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import groupby
+from urllib.parse import quote
 
 from nicegui import ui
 
+from meshtasks.gateway.console import SENSOR
 from meshtasks.gateway.console.frame import Console, framed, text
 from meshtasks.observation.facts import Curve
 from meshtasks.observation.latest import LatestValue, SensorKey
+from meshtasks.observation.ledger import ledger_sentence
 
 _REFRESH_SECONDS, _BEGINNING_SECONDS = 2.0, 0.1
 #: A sensor that was silent for so long is shown grey.
@@ -57,31 +60,40 @@ def add_house(console: Console) -> None:
 
 def sentence(console: Console) -> str:
     """Whether all is well, as HTML."""
-    snapshot = console.watch.snapshot
-    if snapshot is None:
+    if console.watch.snapshot is None:
         return "Looking at the mesh …"
-    wanting = console.watch.attention()
-    if not wanting:
+    lines = console.watch.headline()
+    if not lines:
         return '<span class="mesh-good">All is well.</span>'
-    waiting = sum(queue.ready for queue in snapshot.queues if queue.ready)
-    waiting -= snapshot.dead_letters
-    kept = f" {waiting:,} messages wait; nothing is lost." if waiting > 0 else ""
-    lines = "".join(f"<li>{text(line)}</li>" for line in wanting)
-    return f'<ul class="mesh-bad q-pl-md q-my-none">{lines}</ul>{kept}'
+    items = [
+        _linked(line.text, line.sensor) if line.sensor else text(line.text)
+        for line in lines
+    ]
+    listed = "".join(f"<li>{item}</li>" for item in items)
+    return f'<ul class="mesh-bad q-pl-md q-my-none">{listed}</ul>'
+
+
+def _linked(what: str, routing_key: str, sensor_id: str = "") -> str:
+    """A link to the page of a sensor, as HTML."""
+    chosen = f"?id={quote(sensor_id)}" if sensor_id else ""
+    address = f"{SENSOR}{quote(routing_key)}{chosen}"
+    return f'<a class="mesh-plain" href="{text(address)}">{text(what)}</a>'
 
 
 def _counts(console: Console) -> str:
+    """The ledger of the day, and how much comes now."""
     snapshot = console.watch.snapshot
     if snapshot is None:
         return ""
-    name = snapshot.dead_letter_queue
-    queues = [queue for queue in snapshot.queues if queue.name != name]
-    came_in = sum(queue.messages_in or 0 for queue in queues)
-    waiting = sum(queue.ready + (queue.unacked or 0) for queue in queues)
-    rate = sum(queue.in_per_second or 0.0 for queue in queues)
+    rate = sum(
+        queue.in_per_second or 0.0
+        for queue in snapshot.queues
+        if queue.name != snapshot.dead_letter_queue
+    )
+    ledger = console.watch.today.ledger(snapshot)
     return (
-        f"{came_in:,} messages since the broker started, {rate:,.1f} a second now · "
-        f"{waiting:,} wait · {snapshot.dead_letters:,} dead letters"
+        f'<span class="mesh-badge">{ledger_sentence(ledger)}</span> '
+        f"{rate:,.1f} a second now · {snapshot.dead_letters:,} dead letters"
     )
 
 
@@ -114,8 +126,13 @@ def _row(key: SensorKey, value: LatestValue, now: float) -> str:
     stale = "mesh-dim" if now - value.at > _STALE_SECONDS else ""
     clock = f"{datetime.fromtimestamp(value.at).astimezone():%H:%M:%S}"
     sensor = f" {text(_short(key))}"
+    kind = _spoken(key.kind)
+    if value.routing_key:
+        named = _linked(kind, value.routing_key, key.sensor_id)
+    else:
+        named = text(kind)
     return (
-        f'<div class="mesh-row {stale}"><span>{text(_spoken(key.kind))}'
+        f'<div class="mesh-row {stale}"><span>{named}'
         f'<span class="mesh-dim">{sensor}</span></span>'
         f'<span><span class="mesh-value">{value.value:.4g}</span> {text(value.unit)} '
         f'<span class="mesh-dim">{clock}</span></span></div>'

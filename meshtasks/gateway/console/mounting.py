@@ -15,7 +15,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from meshtasks.flows.loading import Flows
-from meshtasks.gateway.console import EXPORT, PAGES
+from meshtasks.gateway.console import EXPORT, PAGES, SENSOR
 from meshtasks.gateway.context import Context
 
 #: Of the console. NiceGUI's programs, fonts and web socket are below the last.
@@ -62,7 +62,7 @@ class _LazyConsole:
             HTTPException: it is for no page.
         """
         path = scope["path"]
-        if not (path in _ADDRESSES or path.startswith(_PROGRAMS)):
+        if not (path in _ADDRESSES or path.startswith((_PROGRAMS, SENSOR))):
             await self._refuse(scope, receive, send)
             return
         async with self._lock:

@@ -20,9 +20,11 @@ from meshtasks.errors import ConfigError, MeshError, Transient
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.observation.collect import Collector
 from meshtasks.observation.facts import VIEWS, Room, rooms_of
+from meshtasks.observation.headline import Line
 from meshtasks.observation.latest import LatestValues
 from meshtasks.observation.snapshot import Snapshot
-from meshtasks.observation.workers import WorkerAnswer, WorkerPoll, attention
+from meshtasks.observation.today import Today
+from meshtasks.observation.workers import WorkerAnswer, WorkerPoll
 from meshtasks.records.kinds import KINDS
 
 _T = TypeVar("_T")
@@ -31,6 +33,8 @@ _LOOK_SECONDS = 2.0
 _UNWATCHED_SECONDS = 30.0
 _HISTORY_SECONDS = 120.0
 _RETRY_SECONDS = 2.0
+#: What takes long is read seldom.
+_RESTS = 20.0
 _SENSORS = "sensors.#"
 _SENSOR_EXCHANGES = ("sensors", DEVICES_EXCHANGE)
 
@@ -46,6 +50,8 @@ class MeshWatch:
         answers: of the workers.
         latest: the latest values.
         rooms: the curves of the last 24 hours, by the archive.
+        today: what the state says of this day.
+        state_fault: why it cannot be read; empty if it can.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -53,6 +59,8 @@ class MeshWatch:
         self.answers: list[WorkerAnswer] = []
         self.latest = LatestValues(settings.read(KINDS))
         self.rooms: tuple[Room, ...] = ()
+        self.today = Today()
+        self.state_fault = ""
         self._settings = settings
         self._wanted_until = 0.0
         self._shared: dict[str, tuple[float, object]] = {}
@@ -64,6 +72,7 @@ class MeshWatch:
                 ("console", self._watch),
                 ("console-sensors", self._listen),
                 ("console-history", self._read_history),
+                ("console-state", self._read_state),
             )
         ]
 
@@ -97,11 +106,12 @@ class MeshWatch:
             self._shared[name] = now, made
         return cast("_T", made)
 
-    def attention(self) -> list[str]:
-        """What wants attention; the first thing first."""
+    def headline(self) -> list[Line]:
+        """What is not well; the gravest first."""
         if self.snapshot is None:
             return []
-        return attention(self.snapshot, self.answers)
+        lines = self.today.headline(self.snapshot, self.answers)
+        return [*lines, Line(self.state_fault)] if self.state_fault else lines
 
     def _is_wanted(self) -> bool:
         return time.monotonic() < self._wanted_until and not self._stopping.is_set()
@@ -138,6 +148,18 @@ class MeshWatch:
             except (Transient, ConfigError, ChannelError):
                 # the snapshot names the fault
                 self._stopping.wait(_RETRY_SECONDS)
+
+    def _read_state(self) -> None:
+        while self._next_watch():
+            began = time.monotonic()
+            try:
+                self.today = Today.read(self._settings, time.time())
+                self.state_fault = ""
+            except MeshError as error:
+                self.state_fault = str(error)
+            self.latest.know(self.today.remembered.sensors)
+            took = time.monotonic() - began
+            self._stopping.wait(max(_LOOK_SECONDS, _RESTS * took))
 
     def _read_history(self) -> None:
         while self._next_watch():

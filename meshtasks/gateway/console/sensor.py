@@ -1,0 +1,238 @@
+"""A sensor: its curve with what each hole is due to, its last messages, its rules."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from functools import partial
+from typing import NamedTuple
+
+from nicegui import ui
+
+from meshtasks.errors import MeshError
+from meshtasks.gateway.console import SENSOR
+from meshtasks.gateway.console.frame import Console, framed, text
+from meshtasks.observation.latest import RawMessage
+from meshtasks.observation.remembered import Live, Remembered
+from meshtasks.observation.sensor_facts import clock
+from meshtasks.observation.sensor_view import Annotation, SensorView, sensor_view
+from meshtasks.observation.why import REMEMBERED_SECONDS, Why
+from meshtasks.text import clip
+
+_REFRESH_SECONDS = 10.0
+_SOON_SECONDS = 0.2
+#: What a curve may show, in hours.
+_RANGES = {"1 h": 1, "6 h": 6, "24 h": 24, "7 d": 168, "30 d": 720}
+_WIDTH, _HEIGHT = 1000, 240
+_MARGIN = 10
+_MESSAGE_CHARS = 500
+
+
+def add_sensor(console: Console) -> None:
+    """Serve the page."""
+
+    @ui.page(SENSOR + "{key:path}")
+    def sensor(key: str, id: str = "", hours: float = 24.0) -> None:  # noqa: A002 - its name in the address
+        title = f"{key}{f' ({id})' if id else ''}"
+        with framed(console, "/", clip(title, 120)):
+            _Page(console, key, id, min(max(hours, 0.1), 720.0)).build()
+
+
+class _Page:
+    """One viewer's look at a sensor."""
+
+    def __init__(
+        self, console: Console, key: str, sensor_id: str, hours: float
+    ) -> None:
+        self._console = console
+        self._key = key
+        self._id = sensor_id
+        self._hours = hours
+
+    def build(self) -> None:
+        """Fill the page."""
+        self._answer = ui.html("Looking …", sanitize=False).props('role="status"')
+        with ui.row().props('role="group" aria-label="Span of the curve"'):
+            for name, hours in _RANGES.items():
+                button = ui.button(name, on_click=partial(self._show, hours))
+                button.props("flat dense")
+        self._curve = ui.html("", sanitize=False).classes("w-full")
+        self._holes = ui.html("", sanitize=False).classes("w-full")
+        self._rules = ui.html("", sanitize=False).classes("w-full")
+        self._messages = ui.html("", sanitize=False).classes("w-full")
+        ui.timer(_SOON_SECONDS, self._look, once=True)
+        ui.timer(_REFRESH_SECONDS, self._look)
+
+    async def _show(self, hours: float) -> None:
+        self._hours = hours
+        await self._look()
+
+    async def _look(self) -> None:
+        begins_at = time.time() - self._hours * 3600
+        try:
+            view: SensorView = await asyncio.to_thread(self._view, begins_at)
+        except MeshError as error:
+            self._answer.set_content(f'<span class="mesh-bad">{text(error)}</span>')
+            return
+        now = time.time()
+        self._answer.set_content(_answer(view))
+        self._curve.set_content(_curve(view, begins_at, now))
+        self._holes.set_content(_holes(view.annotations, now))
+        self._rules.set_content(_rules(view))
+        routing_key = view.key[0] if view.key else self._key
+        self._messages.set_content(
+            _messages(self._console.watch.latest.raw(routing_key), now)
+        )
+
+    def _view(self, begins_at: float) -> SensorView:
+        settings, now = self._console.settings, time.time()
+        remembered = Remembered.read(settings, now - REMEMBERED_SECONDS)
+        why = Why(settings, self._console.flows, remembered, now)
+        return sensor_view(
+            why, settings, self._key, self._id, begins_at, now, self._live()
+        )
+
+    def _live(self) -> Live | None:
+        """The mesh as the last look has found it."""
+        watch = self._console.watch
+        snapshot = watch.snapshot
+        if snapshot is None:
+            return None
+        if not snapshot.queues:
+            return Live(None, (), "; ".join(snapshot.faults).rstrip("."))
+        depths = {each.name: (each.ready, each.consumers) for each in snapshot.queues}
+        return Live(depths, watch.answers)
+
+
+def _answer(view: SensorView) -> str:
+    answer = view.answer
+    lines = [f"<p class='q-mb-xs'>{text(answer.headline)}</p>"]
+    for cause in answer.causes[:1]:
+        lines.append(f"<p class='mesh-bad mesh-wrap'>{text(cause.sentence)}</p>")
+        if cause.next_step:
+            lines.append(f"<p class='mesh-wrap'>{text(cause.next_step)}</p>")
+    if answer.also and view.key is None:
+        names = ", ".join(
+            f'<a href="{SENSOR}{text(name)}">{text(name)}</a>' for name in answer.also
+        )
+        lines.append(f"<p>Did you mean {names}?</p>")
+    return "".join(lines)
+
+
+class _Scale(NamedTuple):
+    """From moments and values to places in the picture."""
+
+    begins: float
+    ends: float
+    low: float
+    high: float
+
+    def x(self, at: float) -> float:
+        share = (at - self.begins) / ((self.ends - self.begins) or 1)
+        return _WIDTH * min(max(share, 0.0), 1.0)
+
+    def y(self, value: float) -> float:
+        share = (value - self.low) / ((self.high - self.low) or 1)
+        return _MARGIN + (_HEIGHT - 2 * _MARGIN) * (1 - share)
+
+
+def _curve(view: SensorView, begins: float, ends: float) -> str:
+    """The curve as SVG, with what is annotated shaded; holes stay holes."""
+    values = [point.value for point in view.points]
+    unit = view.answer.sensor.unit if view.answer.sensor else ""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    scale = _Scale(begins, ends, low, high)
+    shades = []
+    for number, (window, is_hole, causes) in _numbered(view.annotations):
+        left = scale.x(window.begins_at)
+        width = max(scale.x(window.ends_at or ends) - left, 3.0)
+        why = causes[0].sentence if causes else "a hole"
+        shades.append(
+            f'<rect class="{"hole" if is_hole else ""}" x="{left:.1f}" y="0" '
+            f'width="{width:.1f}" height="{_HEIGHT}"><title>{number}: {text(why)}'
+            "</title></rect>"
+        )
+    said = (
+        f"The curve: {low:.4g} to {high:.4g} {unit}, "
+        f"{len(view.annotations)} annotations below"
+        if values
+        else "There are no readings in this span."
+    )
+    known = "" if values or not view.fault else f"<p>{text(view.fault)}</p>"
+    begin, end = (
+        f"{datetime.fromtimestamp(at).astimezone():%d %b %H:%M}"
+        for at in (begins, ends)
+    )
+    return (
+        f'{known}<svg class="mesh-curve" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'preserveAspectRatio="none" aria-label="{text(said)}">{"".join(shades)}'
+        f'<path d="{_path(view, scale)}" fill="none" stroke="currentColor" '
+        'stroke-width="2" vector-effect="non-scaling-stroke"/></svg>'
+        f"<div class='mesh-row mesh-dim'><span>{begin}</span><span>"
+        + (f"{low:.4g} to {high:.4g} {text(unit)}" if values else text(said))
+        + f"</span><span>{end}</span></div>"
+    )
+
+
+def _path(view: SensorView, scale: _Scale) -> str:
+    holes = [each.window for each in view.annotations if each.is_hole]
+    parts: list[str] = []
+    before: float | None = None
+    for at, value in view.points:
+        cut = before is None or any(
+            before <= hole.begins_at + 1 and at >= (hole.ends_at or scale.ends) - 1
+            for hole in holes
+        )
+        pen = "M" if cut else "L"
+        parts.append(f"{pen}{scale.x(at):.1f} {scale.y(value):.1f}")
+        if cut:  # a point that stands alone is seen, too
+            parts.append("h0.01")
+        before = at
+    return " ".join(parts)
+
+
+def _numbered(annotations: Iterable[Annotation]) -> list[tuple[int, Annotation]]:
+    return list(enumerate(annotations, 1))
+
+
+def _holes(annotations: Iterable[Annotation], now: float) -> str:
+    items = []
+    for number, (window, is_hole, causes) in _numbered(annotations):
+        end = "now" if window.ends_at is None else clock(window.ends_at, now)
+        what = "a hole" if is_hole else causes[0].cause
+        said = "".join(
+            f"<div class='mesh-wrap'>{text(cause.sentence)} "
+            f"<span class='mesh-dim'>{text(cause.next_step)}</span></div>"
+            for cause in causes
+        )
+        items.append(
+            f"<li value='{number}'><b>{text(clock(window.begins_at, now))} to "
+            f"{text(end)}: {text(what)}</b>{said}</li>"
+        )
+    if not items:
+        return "<p>No hole, and nothing was wrong in this span.</p>"
+    return f"<h2 class='mesh-h2'>Why</h2><ol>{''.join(items)}</ol>"
+
+
+def _rules(view: SensorView) -> str:
+    if not view.rules:
+        return "<h2 class='mesh-h2'>Rules</h2><p>No rule watches it.</p>"
+    items = "".join(
+        f"<li>{text(rule.name)} <span class='mesh-dim'>{text(rule.severity)}</span>"
+        "</li>"
+        for rule in view.rules
+    )
+    return f"<h2 class='mesh-h2'>Rules that watch it</h2><ul>{items}</ul>"
+
+
+def _messages(messages: list[RawMessage], now: float) -> str:
+    bodies = [each.body.decode(errors="backslashreplace") for each in messages]
+    items = "".join(
+        f"<li><span class='mesh-dim'>{text(clock(each.at, now))}</span> "
+        f"<code class='mesh-wrap'>{text(clip(body, _MESSAGE_CHARS))}</code></li>"
+        for each, body in zip(messages, bodies, strict=True)
+    )
+    said = f"<ul>{items}</ul>" if items else "<p>None since a page is open.</p>"
+    return f"<h2 class='mesh-h2'>Its last messages</h2>{said}"

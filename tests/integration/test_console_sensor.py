@@ -1,0 +1,92 @@
+"""The console's page of a sensor, and the headline and ledger of the first page."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+
+import pytest
+
+from meshtasks.config.environment import Environment
+from meshtasks.state.database import StateLocation
+from meshtasks.state.history import History, bucket_of
+from meshtasks.state.sightings import (
+    BAD_UNIT,
+    Count,
+    Notes,
+    Sighting,
+    Stretch,
+    Trouble,
+)
+from tests.support.browser import Browser
+from tests.support.gateway import Gateway
+
+KEY = "sensors.temperature.pantry"
+
+
+def note(mesh: Environment, notes: Notes) -> None:
+    with closing(History(StateLocation.of(mesh))) as history:
+        history.write(notes, time.time())
+
+
+@pytest.fixture
+def holed(console_mesh: Environment) -> None:
+    """A sensor with a hole of an hour, in which one reading was refused."""
+    now = time.time()
+    stretches = (
+        Stretch(now - 9000, now - 5400, 61),
+        Stretch(now - 1800, now - 5, 31),
+    )
+    seen = Sighting(KEY, "pantry", "temperature", "pantry", "°C", 7.5, stretches, now)
+    notes = Notes([seen])
+    refused = 'unit "°X" is not a temperature unit'
+    at = now - 3600
+    notes.add_trouble(
+        Trouble(KEY, "pantry", BAD_UNIT, at, at, 3, refused, '{"unit": "°X"}')
+    )
+    notes.add_count(bucket_of(now), "sensors.temperature", Count(1_204_300, 31))
+    note(console_mesh, notes)
+
+
+@pytest.mark.usefixtures("chromium", "holed")
+def test_the_reason_of_a_hole_is_found_from_the_first_page(
+    console: Gateway, page: Browser
+) -> None:
+    page.open(f"{console.url}/")
+    page.wait_for("pantry")
+    page.wait_for("7.5 °C")
+    page.wait_for("today 1,204,331 in = 1,204,300 stored + 31 dead + 0 waiting")
+
+    page.evaluate(
+        "[...document.querySelectorAll('.mesh-card')]"
+        ".find(card => card.innerText.includes('pantry')).querySelector('a').click()"
+    )
+
+    page.wait_for("sensors.temperature.pantry sends: its last reading, 7.5 °C, is of")
+    page.wait_for("3 readings were refused at ")
+    page.wait_for('unit "°X" is not a temperature unit')
+    assert page.evaluate("document.querySelectorAll('.mesh-curve rect.hole').length")
+
+
+@pytest.mark.usefixtures("chromium", "holed")
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_the_page_of_a_sensor_fits_its_window(
+    console: Gateway, page: Browser, width: int, *, dark: bool
+) -> None:
+    page.look(width=width, dark=dark)
+    page.open(f"{console.url}/sensor/{KEY}")
+    page.wait_for("3 readings were refused at ")
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.usefixtures("chromium")
+def test_a_sensor_that_nobody_knows_is_answered_with_names_like_it(
+    console: Gateway, page: Browser, holed: None
+) -> None:
+    page.open(f"{console.url}/sensor/sensors.temprature.pantry")
+    page.wait_for("No queue takes messages with the routing key")
+
+    page.press(KEY)
+
+    page.wait_for("sends: its last reading")
