@@ -174,8 +174,9 @@ def _of_trouble(trouble: Trouble, facts: Facts) -> Cause:
         step = "Give each device an id of its own."
     else:
         sentence = (
-            f"{count} came again {when}, with the time of one that was there already: "
-            "they are stored once."
+            f"{count} {_were(trouble.number)} duplicate{'s' * (trouble.number != 1)}: "
+            f"{when} there came what had come before, with the same id or time. It is "
+            "stored once."
         )
     return Cause(cause, trouble.begins_at, ends, sentence, step)
 

@@ -112,7 +112,13 @@ class Why:
     def keys(self) -> list[tuple[str, str]]:
         """Routing key and sensor id of all sensors that anything is known of."""
         known = {sensor[:2] for sensor in self._state.sensors}
-        return sorted(known | {trouble[:2] for trouble in self._state.troubles})
+        without_id = {key for key, sensor_id in known if not sensor_id}
+        only_troubles = {
+            trouble[:2]
+            for trouble in self._state.troubles
+            if trouble.routing_key not in without_id
+        }
+        return sorted(known | only_troubles)
 
     def matching(self, name: str) -> list[tuple[str, str]]:
         """Those that a name may mean: a routing key, an MQTT topic, a sensor id, a
@@ -188,7 +194,7 @@ class Why:
                 trouble
                 for trouble in self._state.troubles
                 if trouble.routing_key == routing_key
-                and trouble.sensor_id in {sensor_id, ""}
+                and (not sensor_id or trouble.sensor_id in {sensor_id, ""})
             ],
             spans=self._state.spans,
             queues=queues,
@@ -398,8 +404,10 @@ def _now(live: Live, queues: frozenset[str]) -> dict[str, Any]:
 def _first(facts: Facts) -> float:
     """The first moment that anything is known of."""
     known = [facts.now]
-    if facts.sensor:
-        known.append(facts.sensor.first_at)
+    if sensor := facts.sensor:
+        since = (sensor.number - 1) * sensor.usual_seconds
+        known += [sensor.first_at, sensor.time - since]
+    known += [gap.begins_at for gap in facts.gaps]
     known += [trouble.begins_at for trouble in facts.troubles]
     return min(known)
 

@@ -25,6 +25,7 @@ from meshtasks.state.sightings import (
     Stretch,
     Trouble,
     seen,
+    troubles_of,
 )
 from meshtasks.state.tables import (
     COUNTS,
@@ -150,6 +151,9 @@ class _Tables:
         troubles: list[Trouble] = []
         for sighting in ordered:
             key = sighting[:2]
+            if not sighting.stretches:
+                troubles += troubles_of(known.get(key), sighting)
+                continue
             change = seen(known.get(key), sighting)
             known[key] = change.sensor
             gaps += change.gaps

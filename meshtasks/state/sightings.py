@@ -42,7 +42,7 @@ class Sighting(NamedTuple):
         location: empty when not known.
         unit: of ``value``.
         value: the latest; None of what has none.
-        stretches: in order of time.
+        stretches: in order of time; none of records that were known already.
         received_at: by the worker.
         ahead_low: how far the times of readings are ahead of their message, negative
             if behind; the smallest.
@@ -176,7 +176,7 @@ BAD_UNIT, TEXT_VALUE, OUT_OF_LIMITS = "bad unit", "text value", "out of limits"
 INVALID_JSON, TOO_LARGE, BAD_RECORD = "invalid JSON", "too large", "bad record"
 REFUSED_BY_STORE, GIVEN_UP = "refused by the store", "given up"
 CLOCK_AHEAD, CLOCK_BEHIND = "clock ahead", "clock behind"
-REPEATED, DUPLICATE_ID = "repeated", "duplicate id"
+REPEATED, DUPLICATE_ID = "duplicate", "duplicate id"
 
 
 class Span(NamedTuple):
@@ -265,7 +265,7 @@ class Change(NamedTuple):
 
 def seen(known: Sensor | None, sighting: Sighting) -> Change:
     """What is known of a sensor after a sighting of it."""
-    now, stretches = sighting.received_at, list(sighting.stretches)
+    stretches = list(sighting.stretches)
     if sighting.ahead_seconds > CLOCK_TOLERANCE_SECONDS:
         stretches = []  # what is ahead of the clock must not hide what comes until then
     at = known.time if known else 0.0
@@ -294,7 +294,7 @@ def seen(known: Sensor | None, sighting: Sighting) -> Change:
         _sensor(known, sighting, at, usual, spread),
         gaps,
         late,
-        list(_troubles(known, sighting, now)),
+        list(troubles_of(known, sighting)),
     )
 
 
@@ -327,9 +327,9 @@ def _usual(
     return usual + weight * (pause - usual), spread
 
 
-def _troubles(
-    known: Sensor | None, sighting: Sighting, now: float
-) -> Iterable[Trouble]:
+def troubles_of(known: Sensor | None, sighting: Sighting) -> Iterable[Trouble]:
+    """What a sighting shows to be wrong, or odd."""
+    now = sighting.received_at
     ahead = sighting.ahead_seconds
     aheads = sighting.ahead_low, sighting.ahead_high
     count = sum(each.number for each in sighting.stretches)

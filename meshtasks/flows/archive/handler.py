@@ -10,8 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from meshtasks.amqp.dead_letters import sensor_of
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, TOPOLOGY
 from meshtasks.config.settings import Settings
@@ -36,11 +40,23 @@ from meshtasks.flows.diagnosis import Check, Doubt, Verdict, can_occur, disk
 from meshtasks.flows.excerpts import ARCHIVE, ArchiveClass
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.outcome import DONE, Outcome, Retry, outcome_of
+from meshtasks.state.sightings import Seen
 
 if TYPE_CHECKING:
     from meshtasks.state.archive_journal import ArchiveJournal
 
 logger = logging.getLogger(__name__)
+
+#: Of a batch so many records that came again are noted.
+_MOST_AGAIN = 200
+
+
+class _Line(msgspec.Struct):
+    routing_key: str
+    record: msgspec.Raw
+
+
+_LINE = msgspec.json.Decoder(_Line)
 
 
 def _open_journal(sinks: Sinks) -> ArchiveJournal:
@@ -85,6 +101,8 @@ def _archive_batch(
             continue
         entries[entry.id] = entry
         indexes.setdefault(entry.id, []).append(index)
+    twice = [entries[name] for name, several in indexes.items() if len(several) > 1]
+    sinks.seen += _again(twice[:_MOST_AGAIN])
     for name, outcome in _store(archive_class, entries, sinks).items():
         for index in indexes[name]:
             if not isinstance(outcomes[index], Retry):  # of another of its records
@@ -106,9 +124,20 @@ def _store(
                 new = [entry for name, entry in entries.items() if name in claim.new]
                 objects = list(objects_of(archive_class, new))
                 claim.intend({item.name: item.ids for item in objects})
+                stored = entries.keys() - claim.new - claim.busy
+            sinks.seen += _again(entries[name] for name in sorted(stored)[:_MOST_AGAIN])
             return _put(objects, sinks) | dict.fromkeys(claim.busy, _BUSY)
     except SinkUnavailable as error:
         return dict.fromkeys(entries, outcome_of(error))
+
+
+def _again(entries: Iterable[Entry]) -> Iterator[Seen]:
+    """Records that came again, and are not stored again."""
+    now = time()
+    for entry in entries:
+        line = _LINE.decode(entry.line)
+        sensor_id = sensor_of(bytes(line.record), line.routing_key)
+        yield (line.routing_key, sensor_id, "", "", "", None, (), now, 0.0, 0.0, 1, "")
 
 
 def _resolve_pending(sinks: Sinks) -> None:
