@@ -131,14 +131,16 @@ def _repeated(ordered: Sequence[Sample]) -> tuple[int, str]:
 _CAUSES = tuple(
     (kind, re.compile(pattern), cause)
     for kind, pattern, cause in (
+        ("UnknownUnit", "is not an? .*unit", BAD_UNIT),
         ("UnknownUnit", "", BAD_UNIT),
-        ("UndecodableMessage", "max_message_bytes", TOO_LARGE),
+        ("UndecodableMessage", "max_message_bytes|bytes at most", TOO_LARGE),
+        ("UndecodableMessage", "the body is", INVALID_JSON),
         ("UndecodableMessage", "", INVALID_JSON),
         ("InvalidTimestamp", "after it was received", CLOCK_AHEAD),
         ("InvalidTimestamp", "before it was received|before the year", CLOCK_BEHIND),
         ("InvalidTimestamp", "", BAD_RECORD),
         ("SchemaMismatch", " cannot be: ", OUT_OF_LIMITS),
-        ("SchemaMismatch", "^value: .*got the text", TEXT_VALUE),
+        ("SchemaMismatch", "value: .*got the text", TEXT_VALUE),
         ("SchemaMismatch", "", BAD_RECORD),
         ("SinkRejected", "", REFUSED_BY_STORE),
     )
@@ -149,13 +151,14 @@ def cause_of(error_type: str, reason: str) -> str:
     """The cause of a dead letter, in a word or two.
 
     Args:
-        error_type: class of the fault.
+        error_type: class of the fault; empty if it is not known.
         reason: the fault as a sentence.
     """
     for kind, pattern, cause in _CAUSES:
-        if kind == error_type and pattern.search(reason):
+        is_of_kind = kind == error_type if error_type else bool(pattern.pattern)
+        if is_of_kind and pattern.search(reason):
             return cause
-    return GIVEN_UP
+    return GIVEN_UP if error_type else BAD_RECORD
 
 
 class _Timed(msgspec.Struct):

@@ -66,6 +66,12 @@ class Problem(Exception):
         self.headers = headers
 
     @property
+    def sentence(self) -> str:
+        """What was answered, with the first of the errors."""
+        first = ": ".join(self.errors[0]) if self.errors else self.detail
+        return f"the gateway answered {self.status.value}: {first}"
+
+    @property
     def response(self) -> JSONResponse:
         """The answer."""
         content: dict[str, Any] = {

@@ -81,7 +81,11 @@ def publish_event(
     demand(caller, "publish")
 
     def publish(message_id: str) -> Accepted:
-        queues = context.validator.check(exchange, routing_key, body)
+        try:
+            queues = context.validator.check(exchange, routing_key, body)
+        except Problem as problem:
+            context.recorder.refused_here(routing_key, body, problem.sentence)
+            raise
         count_alerts(context, caller, context.validator.alerts_in(queues, body))
         message = Outgoing(
             exchange, routing_key, body, message_id, timestamp=time.time()

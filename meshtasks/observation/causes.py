@@ -161,6 +161,8 @@ def _of_trouble(trouble: Trouble, facts: Facts) -> Cause:
             sentence += f" The last one: {trouble.example}"
         what = REFUSALS.get(trouble.cause, "See why it failed")
         step = f"{what}; what was refused waits as a dead letter: {again}."
+        if said.startswith("the gateway "):  # which did not let it in
+            step = f"{what}, and send it again."
     elif trouble.cause in {CLOCK_AHEAD, CLOCK_BEHIND}:
         sentence, is_clock = _clock(trouble, count, when, made)
         step = f"{REFUSALS[cause]}." * is_clock

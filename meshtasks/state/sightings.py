@@ -3,6 +3,7 @@ what new readings change of what is known. Times are epoch seconds."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -247,6 +248,50 @@ class Notes:
         return bool(self.sightings or self.troubles or self.spans or self.counts)
 
 
+#: Times that are remembered of a sensor, and of how many sensors.
+_TIMES, _MOST_TIMED = 32, 5_000
+_OfSensor = OrderedDict[float, float | None]
+
+
+class Times:
+    """The latest times of each sensor, to know those that come again. Only of batches
+    with one reading of it, which most have: of others not all are known."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, str], _OfSensor] = OrderedDict()
+        self._new: dict[tuple[str, str], _OfSensor] = {}
+
+    def compared(self, sightings: Iterable[Sighting]) -> list[Sighting]:
+        """The sightings, with what is repeated in them."""
+        self._new = {}
+        return [self._compared(each) for each in sightings]
+
+    def keep(self) -> None:
+        """What was compared last has been stored."""
+        for key, times in self._new.items():
+            self._known[key] = times
+            self._known.move_to_end(key)
+        while len(self._known) > _MOST_TIMED:
+            self._known.popitem(last=False)
+
+    def _compared(self, sighting: Sighting) -> Sighting:
+        if len(sighting.stretches) != 1 or sighting.stretches[0].number != 1:
+            return sighting
+        key, at, value = sighting[:2], sighting.stretches[0].first, sighting.value
+        times = self._new.get(key)
+        if times is None:
+            times = self._new[key] = OrderedDict(self._known.get(key, {}))
+        if at not in times:
+            times[at] = value
+            while len(times) > _TIMES:
+                times.popitem(last=False)
+            return sighting
+        before = times[at]
+        if before is None or value is None or before == value:
+            return sighting._replace(repeated=1)
+        return sighting._replace(repeated=1, conflict=f"{before:g}, then {value:g}")
+
+
 class Change(NamedTuple):
     """What a sighting changes.
 
@@ -344,8 +389,8 @@ def troubles_of(known: Sensor | None, sighting: Sighting) -> Iterable[Trouble]:
     if abs(ahead) > CLOCK_TOLERANCE_SECONDS and times:
         yield trouble(CLOCK_AHEAD if ahead > 0 else CLOCK_BEHIND, count, "")
     repeated, conflict = sighting.repeated, sighting.conflict
-    if known and times and times[0] == known.time:
-        repeated += 1
+    if known and times and times[0] == known.time and not repeated:
+        repeated = 1  # after a worker has begun anew, say
         if count == 1 and sighting.value != known.value:
             conflict = f"{known.value:g}, then {sighting.value:g}"
     if conflict:

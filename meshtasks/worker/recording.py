@@ -21,7 +21,15 @@ from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE
 from meshtasks.config.environment import Environment
 from meshtasks.errors import MeshError
 from meshtasks.flows.sightings import refused
-from meshtasks.state.sightings import Count, Notes, Seen, Span, Trouble, sighting_of
+from meshtasks.state.sightings import (
+    Count,
+    Notes,
+    Seen,
+    Span,
+    Times,
+    Trouble,
+    sighting_of,
+)
 
 if TYPE_CHECKING:  # a gateway has one, too, and not what a worker needs
     from meshtasks.worker.resolution import Resolution
@@ -56,6 +64,7 @@ class Recorder:
         self._kind = kind
         self._notes = Notes()
         self._seen: list[Seen] = []
+        self._times = Times()
         self._lock = threading.Lock()
         self._spans: dict[tuple[str, str], Span] = {}  # that go on
         self._heard_at = 0.0
@@ -110,6 +119,14 @@ class Recorder:
                 if len(self._notes.troubles) >= _MOST_TROUBLES:
                     break
                 self._notes.add_trouble(_refusal(letter, now))
+
+    def refused_here(self, routing_key: str, body: bytes, reason: str) -> None:
+        """Note a message that was not published, since it would be a dead letter."""
+        with self._lock:
+            if len(self._notes.troubles) < _MOST_TROUBLES:
+                self._notes.add_trouble(
+                    refused(routing_key, body, "", reason, None, time.time())
+                )
 
     def connection(self, fault: str) -> None:
         """The broker is away, and why; or it is back, and nothing."""
@@ -176,13 +193,14 @@ class Recorder:
             seen, self._seen = self._seen, []
         if not notes and not seen:
             return
-        notes.sightings += map(sighting_of, seen)
+        notes.sightings += self._times.compared(map(sighting_of, seen))
         try:
             self._write(notes)
         except MeshError as error:
             self._keep(notes, seen)
             said = f"What happens cannot be noted: {error}"
         else:
+            self._times.keep()
             said = ""
         if said != self._said:
             self._said = said
