@@ -109,7 +109,7 @@ def causes(
     def order(cause: Cause) -> tuple[bool, int, float]:
         ends = facts.now if cause.ends_at is None else cause.ends_at
         if at is None:
-            is_near = ends >= facts.now - CURRENT_SECONDS
+            is_near = is_hole or ends >= facts.now - CURRENT_SECONDS
         else:
             is_near = cause.begins_at < at + 60 and ends >= at
         return not is_near, _RANKS.index(cause.cause), -ends

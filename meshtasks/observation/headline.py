@@ -144,8 +144,7 @@ def _troubles(troubles: Sequence[Trouble], now: float) -> Iterator[Line]:
         if kind.startswith("refused "):
             were = "was" if number.startswith("1 ") else "were"
             yield Line(
-                f"{number} of {names} {were} refused ({first.cause}) and became dead "
-                "letters.",
+                f"{number} of {names} {were} refused ({first.cause}).",
                 first.routing_key,
             )
         elif kind in {CLOCK_AHEAD, CLOCK_BEHIND}:

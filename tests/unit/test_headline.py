@@ -93,7 +93,7 @@ def test_messages_that_nobody_takes_are_counted(
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (trouble(BAD_UNIT, "unit"), "3 readings of attic were refused (bad unit) and"),
+        (trouble(BAD_UNIT, "unit"), "3 readings of attic were refused (bad unit)."),
         (trouble(CLOCK_BEHIND, ahead=-7200.0), "came with a time 2 h behind."),
         (trouble(DUPLICATE_ID), "Two devices use the id of attic."),
     ],
