@@ -106,13 +106,17 @@ def causes(
     ):
         found.append(_silent(facts, window))
 
-    def order(cause: Cause) -> tuple[bool, int, float]:
+    def order(cause: Cause) -> tuple[int, int, float]:
         ends = facts.now if cause.ends_at is None else cause.ends_at
-        if at is None:
-            is_near = is_hole or ends >= facts.now - CURRENT_SECONDS
+        if at is not None:
+            is_far = cause.begins_at >= at + 60 or ends < at
+        elif is_hole:
+            is_far = False
         else:
-            is_near = cause.begins_at < at + 60 and ends >= at
-        return not is_near, _RANKS.index(cause.cause), -ends
+            is_recent = ends >= facts.now - CURRENT_SECONDS
+            goes_on = cause.ends_at is None or (is_recent and cause.cause in REFUSALS)
+            return 2 - goes_on - is_recent, _RANKS.index(cause.cause), -ends
+        return int(is_far), _RANKS.index(cause.cause), -ends
 
     ordered = sorted(found, key=order)
     return list({(each.cause, each.sentence): each for each in ordered}.values())

@@ -30,7 +30,7 @@ def note(mesh: Environment, notes: Notes) -> None:
         history.write(notes, time.time())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def holed(console_mesh: Environment) -> None:
     """A sensor with a hole of an hour, in which one reading was refused."""
     now = time.time()
