@@ -6,8 +6,8 @@ import pytest
 
 from meshtasks.flows.sightings import cause_of, of_readings, refused
 from meshtasks.records.envelope import Envelope
+from meshtasks.rules.detection import Series
 from meshtasks.rules.evaluation import Watched
-from meshtasks.rules.series import Series
 from meshtasks.state.sightings import Sighting, Stretch, Times, sighting_of
 
 NOW = 1_795_440_000.0
