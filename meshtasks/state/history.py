@@ -51,6 +51,8 @@ BOUNDS = (
 _SAME_TROUBLE_SECONDS = 600.0
 #: Counts are kept by so many seconds: every time zone's midnight is the end of one.
 BUCKET_SECONDS = 900.0
+#: Sightings that are stored in one transaction.
+_TOGETHER = 400
 _CHUNK = 400  # SQLite takes so many pairs of keys in a statement
 _REASON_CHARS, _EXAMPLE_CHARS = 500, 1_000
 
@@ -67,11 +69,18 @@ class History(Database):
     # --- writing ----------------------------------------------------------
 
     def write(self, notes: Notes, now: float) -> None:
-        """Remember what was noted; all of it or nothing.
+        """Remember what was noted. Sightings are removed from the notes as they are
+        stored, some at a time, so that nobody has to wait long for the database.
 
         Raises:
-            SinkUnavailable: the database cannot be written.
+            SinkUnavailable: the database cannot be written; what is left in the notes
+                is not stored.
         """
+        while len(notes.sightings) > _TOGETHER:
+            with self.transaction(exclusive=True) as connection:
+                tables = _Tables(connection)
+                tables.add_troubles(tables.see(notes.sightings[:_TOGETHER]))
+            del notes.sightings[:_TOGETHER]
         with self.transaction(exclusive=True) as connection:
             tables = _Tables(connection)
             troubles = tables.see(notes.sightings)

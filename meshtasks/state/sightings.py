@@ -259,28 +259,19 @@ class Times:
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str], _OfSensor] = OrderedDict()
-        self._new: dict[tuple[str, str], _OfSensor] = {}
 
     def compared(self, sightings: Iterable[Sighting]) -> list[Sighting]:
         """The sightings, with what is repeated in them."""
-        self._new = {}
         return [self._compared(each) for each in sightings]
-
-    def keep(self) -> None:
-        """What was compared last has been stored."""
-        for key, times in self._new.items():
-            self._known[key] = times
-            self._known.move_to_end(key)
-        while len(self._known) > _MOST_TIMED:
-            self._known.popitem(last=False)
 
     def _compared(self, sighting: Sighting) -> Sighting:
         if len(sighting.stretches) != 1 or sighting.stretches[0].number != 1:
             return sighting
         key, at, value = sighting[:2], sighting.stretches[0].first, sighting.value
-        times = self._new.get(key)
-        if times is None:
-            times = self._new[key] = OrderedDict(self._known.get(key, {}))
+        times = self._known.setdefault(key, OrderedDict())
+        self._known.move_to_end(key)
+        if len(self._known) > _MOST_TIMED:
+            self._known.popitem(last=False)
         if at not in times:
             times[at] = value
             while len(times) > _TIMES:

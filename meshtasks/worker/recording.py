@@ -191,16 +191,15 @@ class Recorder:
         with self._lock:
             notes, self._notes = self._notes, Notes()
             seen, self._seen = self._seen, []
-        if not notes and not seen:
-            return
         notes.sightings += self._times.compared(map(sighting_of, seen))
+        if not notes:
+            return
         try:
             self._write(notes)
         except MeshError as error:
-            self._keep(notes, seen)
+            self._keep(notes)
             said = f"What happens cannot be noted: {error}"
         else:
-            self._times.keep()
             said = ""
         if said != self._said:
             self._said = said
@@ -219,13 +218,11 @@ class Recorder:
                 self._is_new = False
             history.write(notes, time.time())
 
-    def _keep(self, notes: Notes, seen: list[Seen]) -> None:
+    def _keep(self, notes: Notes) -> None:
         """Put back what could not be stored, before what was noted since."""
+        del notes.sightings[_MOST_SIGHTINGS:]
         with self._lock:
             later, self._notes = self._notes, notes
-            notes.sightings.clear()
-            later_seen, self._seen = self._seen, seen
-            self._see(later_seen)
             for trouble in later.troubles.values():
                 if len(notes.troubles) < _MOST_TROUBLES:
                     notes.add_trouble(trouble)

@@ -114,7 +114,6 @@ def test_a_time_that_came_before_is_a_repetition_however_many_came_since() -> No
     times = Times()
     first = [one(NOW + n, 20.0) for n in range(10)]
     assert [each.repeated for each in times.compared(first)] == [0] * 10
-    times.keep()
 
     (again, other) = times.compared([one(NOW + 3, 20.0), one(NOW + 4, 5.0)])
 
@@ -122,19 +121,9 @@ def test_a_time_that_came_before_is_a_repetition_however_many_came_since() -> No
     assert other.conflict == "20, then 5"
 
 
-def test_what_could_not_be_stored_is_no_repetition_the_next_time() -> None:
-    times = Times()
-    times.compared([one(NOW, 20.0)])  # and not kept
-
-    (found,) = times.compared([one(NOW, 20.0)])
-
-    assert found.repeated == 0
-
-
 def test_times_of_which_only_the_ends_are_known_are_not_compared() -> None:
     times = Times()
     many = one(NOW, 1.0)._replace(stretches=(Stretch(NOW, NOW + 9, 10),))
     times.compared([many])
-    times.keep()
 
     assert [each.repeated for each in times.compared([many])] == [0]
