@@ -126,6 +126,34 @@ def letter_with_id(
     return found
 
 
+def letters_that(
+    url: str,
+    queue: str,
+    selection: Selection,
+    *,
+    most: int,
+    stopping: threading.Event,
+    on_progress: OnProgress = lambda _: None,
+) -> list[WaitingLetter]:
+    """The first of those that are selected, so many at most; they stay where they are.
+
+    Raises:
+        ConfigError: see :func:`waiting_letters`.
+        Transient: likewise.
+    """
+    found: list[WaitingLetter] = []
+    with peek(url, queue, stopping=stopping) as held:
+        for delivery in held:
+            letter = dead_letter_of(delivery)
+            if selection.matches(letter):
+                found.append(WaitingLetter(letter, delivery))
+                if len(found) == most:
+                    stopping.set()
+            if held.seen % _STEP == 0:
+                on_progress(held)
+    return found
+
+
 def would_replay(
     url: str,
     queue: str,

@@ -19,9 +19,13 @@ from meshtasks.state.sightings import (
     Stretch,
     Trouble,
 )
+from tests.support.amqp import drain, queue_depth
 from tests.support.browser import Browser
+from tests.support.dead_letters import QUEUE, add_dead_letters, dead_letter
 from tests.support.gateway import Gateway
+from tests.support.waiting import wait_until
 
+TEMPERATURES = "sensors.temperature"
 KEY = "sensors.temperature.pantry"
 
 
@@ -105,3 +109,40 @@ def test_what_the_gateway_refuses_is_said_on_the_first_page(
     page.wait_for("1 reading of door was refused (text value)")
     page.press("1 reading of door was refused")
     page.wait_for("the gateway answered 422")
+
+
+@pytest.mark.usefixtures("chromium")
+def test_its_dead_letter_is_edited_and_replayed_on_its_page(
+    console: Gateway, page: Browser, console_url: str
+) -> None:
+    add_dead_letters(
+        console_url, [dead_letter(1), dead_letter(2, queue="metrics.system")]
+    )
+    page.open(f"{console.url}/sensor/sensors.temperature.attic?id=attic")
+    page.press("Look for its dead letters")
+    page.wait_for("1 found.")
+    page.press("Open ")
+    page.fill("Body", '{"sensor_id": "attic", "value": 21.5}')
+    page.wait_for("This would be stored as 21.5 °C of attic")
+
+    page.press("Replay")
+
+    wait_until(lambda: queue_depth(console_url, TEMPERATURES) == 1, 60, "the replay")
+    page.wait_for("None waits.")
+    drain(console_url, TEMPERATURES)
+    drain(console_url, QUEUE)
+
+
+@pytest.mark.usefixtures("chromium", "holed")
+def test_its_alerts_are_silenced_with_a_preview(
+    console: Gateway, page: Browser
+) -> None:
+    page.open(f"{console.url}/sensor/{KEY}")
+    page.wait_for("Rules that watch it")
+    page.wait_for("overheating")
+    page.press("Silence its alerts")
+    page.wait_for("Silences 0 now")
+
+    page.press("Silence")
+
+    page.wait_for("Of the rules that watch it overheating")

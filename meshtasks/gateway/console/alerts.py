@@ -2,49 +2,45 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
 from nicegui import ui
 
-from meshtasks.config.durations import seconds_of, span_text
+from meshtasks.config.durations import span_text
 from meshtasks.errors import MeshError
 from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.current import CurrentAlert, episodes, route_line
-from meshtasks.flows.alerts.matchers import parse_matcher
 from meshtasks.flows.alerts.state import AlertEvent, AlertState, Silence
 from meshtasks.flows.alerts.store import AlertTables
-from meshtasks.gateway.console.alert_desk import AlertDesk, Alerts
+from meshtasks.gateway.console.alert_desk import Alerts
 from meshtasks.gateway.console.cards import Cards, Change, staying
 from meshtasks.gateway.console.frame import Console, framed, scrolling, text
+from meshtasks.gateway.console.silence_dialog import ask_silence
 from meshtasks.text import printable
 
 _REFRESH_SECONDS = 3.0
 _DAY_SECONDS = 24 * 3600.0
 #: How wide the timeline is, in its own units; the least that is seen of an episode.
 _WIDTH, _LEAST = 240.0, 1.0
-_MUTED = 10
 
 
 def add_alerts(console: Console) -> None:
     """Serve the page."""
-    desk = AlertDesk(console.settings)
 
     @ui.page("/alerts")
     def alerts() -> None:
         with framed(console, "/alerts"):
-            _Page(console, desk).build()
+            _Page(console).build()
 
 
 class _Page:
     """One viewer's look at the alerts."""
 
-    def __init__(self, console: Console, desk: AlertDesk) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._desk = desk
+        self._desk = console.alerts
         self._zone = console.settings.read(ALERTS).zone
         self._now = 0.0
 
@@ -204,57 +200,7 @@ class _Page:
             )
 
     def _silence(self, alert: AlertState) -> None:
-        """Ask for how long and what, and show what that mutes now."""
-        labels = ", ".join(f"{n}={v}" for n, v in sorted(alert.own_labels.items()))
-        with ui.dialog() as dialog, ui.card().classes("w-full"):
-            dialog.props('aria-label="Silence"')
-            matchers = ui.input("Conditions that must all hold", value=labels)
-            matchers.classes("w-full")
-            lasts = ui.input("For", value="2h")
-            comment = ui.input("Why").classes("w-full")
-            preview = ui.html("", sanitize=False).props('role="status"')
-
-            def silence() -> Silence:
-                now = time.time()
-                texts = [part.strip() for part in (matchers.value or "").split(",")]
-                viewer = self._console.viewer()
-                return Silence(
-                    secrets.token_hex(4),
-                    tuple(str(parse_matcher(part)) for part in texts if part),
-                    now,
-                    now + seconds_of(lasts.value or ""),
-                    viewer.name if viewer else "?",
-                    comment.value or "",
-                )
-
-            async def judge() -> None:
-                try:
-                    made, known = silence(), await self._desk.alerts()
-                except (ValueError, MeshError) as error:
-                    preview.set_content(f"<span class='mesh-bad'>{text(error)}</span>")
-                    return
-                preview.set_content(_preview(made, known))
-
-            async def begin() -> None:
-                try:
-                    made = silence()
-                except ValueError as error:
-                    ui.notify(str(error), type="negative")
-                    return
-                if made.matchers and self._console.may_operate():
-                    dialog.close()
-                    await self._do(
-                        lambda tables, now: tables.begin_silence(made, now),
-                        f"silenced {' '.join(made.matchers)}",
-                    )
-
-            matchers.on_value_change(judge)
-            lasts.on_value_change(judge)
-            ui.timer(0.05, judge, once=True)
-            with ui.row():
-                ui.button("Silence", on_click=begin)
-                ui.button("Cancel", on_click=dialog.close).props("flat")
-        dialog.open()
+        ask_silence(self._console, alert.own_labels, self._look)
 
     async def _do(self, write: Callable[[AlertTables, float], None], what: str) -> None:
         viewer = self._console.viewer()
@@ -265,18 +211,6 @@ class _Page:
             return
         ui.notify(what)
         await self._look()
-
-
-def _preview(made: Silence, known: Alerts) -> str:
-    """What a silence would mute now, as HTML."""
-    muted = [
-        each.alert.title
-        for each in known.firing
-        if made.matchers and made.covers(each.alert.labels, made.starts_at)
-    ]
-    lines = "".join(f"<li>{text(title)}</li>" for title in muted[:_MUTED])
-    more = f"and {len(muted) - _MUTED} more" * (len(muted) > _MUTED)
-    return f"Silences {len(muted)} now:<ul>{lines}</ul>{more}"
 
 
 def _history(events: list[AlertEvent]) -> str:

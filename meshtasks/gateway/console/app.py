@@ -12,10 +12,12 @@ from starlette.middleware.base import BaseHTTPMiddleware
 
 from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import Flows
+from meshtasks.gateway.console.alert_desk import AlertDesk
 from meshtasks.gateway.console.alerts import add_alerts
 from meshtasks.gateway.console.flow import add_flow
 from meshtasks.gateway.console.frame import Console
 from meshtasks.gateway.console.house import add_house
+from meshtasks.gateway.console.letter_desk import LetterDesk
 from meshtasks.gateway.console.letters import add_letters
 from meshtasks.gateway.console.live import add_live
 from meshtasks.gateway.console.sensor import add_sensor
@@ -37,7 +39,15 @@ def create_console(context: Context, flows: Flows) -> FastAPI:
     if env.console_broker_url.get_secret_value():
         env = env.model_copy(update={"broker_url": env.console_broker_url})
     settings = Settings(env)
-    console = Console(context, settings, flows, sessions, MeshWatch(settings))
+    console = Console(
+        context,
+        settings,
+        flows,
+        sessions,
+        MeshWatch(settings),
+        LetterDesk(settings, context.validator.verdicts.refusal),
+        AlertDesk(settings),
+    )
 
     @asynccontextmanager
     async def watching(_app: FastAPI) -> AsyncIterator[None]:

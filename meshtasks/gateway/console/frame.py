@@ -14,6 +14,8 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import Flows
 from meshtasks.gateway.clients import Client
 from meshtasks.gateway.console import PAGES
+from meshtasks.gateway.console.alert_desk import AlertDesk
+from meshtasks.gateway.console.letter_desk import LetterDesk
 from meshtasks.gateway.console.sessions import COOKIE, OPERATE, Sessions
 from meshtasks.gateway.console.watch import MeshWatch
 from meshtasks.gateway.context import Context
@@ -93,6 +95,8 @@ class Console:
         flows: those of the mesh.
         sessions: who is logged in.
         watch: what is seen of the mesh.
+        letters: the dead letters.
+        alerts: the alerts.
         routes: what is served beside the pages, to whoever is logged in.
     """
 
@@ -101,6 +105,8 @@ class Console:
     flows: Flows
     sessions: Sessions
     watch: MeshWatch
+    letters: LetterDesk
+    alerts: AlertDesk
     routes: APIRouter = field(default_factory=APIRouter)
 
     def viewer(self) -> Client | None:

@@ -23,6 +23,7 @@ from meshtasks.observation.dead_letters import (
     WaitingLetter,
     WaitingLetters,
     letter_with_id,
+    letters_that,
     waiting_letters,
     would_replay,
 )
@@ -123,6 +124,24 @@ class LetterDesk:
         return await self._do(
             Job(f"Fetching {letter_id}"),
             lambda job: letter_with_id(self._url, self._queue, letter_id, job.progress),
+        )
+
+    async def some(self, selection: Selection) -> list[WaitingLetter]:
+        """A few of those that are selected.
+
+        Raises:
+            MeshError: they cannot be looked at now.
+        """
+        return await self._do(
+            Job("Looking"),
+            lambda job: letters_that(
+                self._url,
+                self._queue,
+                selection,
+                most=_EXAMPLES,
+                stopping=job.stopping,
+                on_progress=job.progress,
+            ),
         )
 
     async def plan(self, selection: Selection, *, checked: bool) -> Replayed:

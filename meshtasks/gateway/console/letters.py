@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 from http import HTTPStatus
@@ -14,13 +14,12 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from nicegui import ui
 
 from meshtasks.amqp.letter_groups import Cause, Selection
-from meshtasks.amqp.replay import Replayed
 from meshtasks.errors import MeshError
 from meshtasks.gateway.console import EXPORT
-from meshtasks.gateway.console.cards import Cards, Change, staying
+from meshtasks.gateway.console.cards import Cards, Change
 from meshtasks.gateway.console.frame import Console, framed, text
+from meshtasks.gateway.console.letter_actions import LetterActions, moment_text
 from meshtasks.gateway.console.letter_desk import LetterDesk
-from meshtasks.gateway.console.letter_dialog import LetterDialog, confirmed
 from meshtasks.observation.dead_letters import (
     LettersOfCause,
     WaitingLetter,
@@ -38,14 +37,13 @@ _FRESH_SECONDS, _FEW, _FEW_SECONDS = 60.0, 500, 5.0
 
 def add_letters(console: Console) -> None:
     """Serve the page."""
-    desk = LetterDesk(console.settings, console.context.validator.verdicts.refusal)
 
     @ui.page("/dead-letters")
     def letters() -> None:
         with framed(console, "/dead-letters"):
-            _Page(console, desk).build()
+            _Page(console).build()
 
-    console.routes.include_router(_exporting(desk))
+    console.routes.include_router(_exporting(console.letters))
 
 
 def _exporting(desk: LetterDesk) -> APIRouter:
@@ -79,17 +77,15 @@ def _exporting(desk: LetterDesk) -> APIRouter:
     return router
 
 
-class _Page:
+class _Page(LetterActions):
     """One viewer's look at the dead letters."""
 
-    def __init__(self, console: Console, desk: LetterDesk) -> None:
-        self._console = console
-        self._desk = desk
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
         self._taken_at = 0.0
 
     def build(self) -> None:
         """Fill the page."""
-        self._place = ui.element("div")
         with ui.row().classes("items-center"):
             self._state = ui.html("", sanitize=False).props('role="status"')
             ui.button("Look again", icon="refresh", on_click=self._desk.look).props(
@@ -101,7 +97,6 @@ class _Page:
             )
             self._bar.classes("mesh-progress")
             self._button("Stop", self._stop)
-        self._result = ui.html("", sanitize=False).props('role="status"')
         with ui.row():
             self._button(
                 "Replay what would succeed now",
@@ -226,8 +221,8 @@ class _Page:
             count = cause.found.count
             items = "".join(
                 f"<li>{group.count:,} in {text(group.example.queue or 'no queue')}, "
-                f"{_moment(group.first_failed_at)} to "
-                f"{_moment(group.last_failed_at)}</li>"
+                f"{moment_text(group.first_failed_at)} to "
+                f"{moment_text(group.last_failed_at)}</li>"
                 for group in cause.found.groups
             )
             queues.set_content(f"<ul class='q-pl-md q-my-none'>{items}</ul>")
@@ -237,133 +232,12 @@ class _Page:
 
         return change
 
-    def _line(self, waiting: WaitingLetter) -> Change[WaitingLetter]:
-        letter = waiting.letter
-        with ui.row().classes("items-center no-wrap w-full"):
-            ui.button(
-                "Open", on_click=staying(self._place, lambda: self._show(waiting))
-            ).props(f'flat dense aria-label="Open {letter.id}"')
-            ui.html(
-                f"{text(letter.id)} <span class='mesh-dim'>"
-                f"{_moment(letter.failed_at)}</span> "
-                f"{text(letter.routing_key)} · {text(letter.reason)}",
-                sanitize=False,
-            ).classes("mesh-wrap")
-
-        def change(now: WaitingLetter) -> None:
-            nonlocal waiting
-            waiting = now  # the same letter; its body may be kept no more
-
-        return change
-
-    async def _show(self, waiting: WaitingLetter) -> None:
-        """Open one."""
-        found: WaitingLetter | None = waiting
-        if waiting.delivery is None:
-            try:
-                found = await self._desk.letter(waiting.letter.id)
-            except MeshError as error:
-                ui.notify(str(error), type="negative")
-                return
-        if found is None or found.delivery is None:
-            ui.notify("It is there no more.")
-            return
-        dialog = LetterDialog(self._console, found.letter, found.delivery)
-        match await dialog.answer():
-            case "replay", edited:
-                await self._run(Selection(ids=(found.letter.id,)), edited=edited)
-            case "drop", _:
-                await self._drop(Selection(ids=(found.letter.id,)), 1)
-            case _:
-                pass
-
-    def _button(self, name: str, action: Callable[[], object]) -> None:
-        button = ui.button(name, on_click=staying(self._place, action))
-        if not self._console.may_operate():
-            button.disable()
-            button.tooltip("needs a token with the scope operate")
-
     def _stop(self) -> None:
         if self._console.may_operate():
             self._desk.stop()
-
-    async def _replay(self, selection: Selection, *, checked: bool = False) -> None:
-        """Show what a replay would do, and do it if that is wanted."""
-        try:
-            plan = await self._desk.plan(selection, checked=checked)
-        except MeshError as error:
-            ui.notify(str(error), type="negative")
-            return
-        with ui.dialog() as dialog, ui.card():
-            dialog.props('aria-label="What a replay would do"')
-            ui.html(outcome(plan, "would be requeued"), sanitize=False)
-            rate = ui.number("Messages a second, at most", min=1, max=100_000)
-            rate.props("clearable").classes("w-full")
-            with ui.row():
-                ui.button("Replay", on_click=lambda: dialog.submit(result=True))
-                ui.button("Cancel", on_click=dialog.close).props("flat")
-        if await dialog:
-            wanted = max(1.0, float(rate.value)) if rate.value else None
-            await self._run(selection, checked=checked, rate=wanted)
-
-    async def _run(
-        self,
-        selection: Selection,
-        *,
-        checked: bool = False,
-        rate: float | None = None,
-        edited: dict[str, bytes] | None = None,
-    ) -> None:
-        viewer = self._console.operator()
-        if viewer is None:
-            return
-        try:
-            result = await self._desk.replay(
-                selection, who=viewer.name, checked=checked, rate=rate, edited=edited
-            )
-        except MeshError as error:
-            ui.notify(str(error), type="negative", multi_line=True)
-            return
-        self._result.set_content(outcome(result, "requeued"))
-        ui.notify(
-            f"{result.requeued.total():,} requeued",
-            type="warning" if result.failed_again or result.kept else "positive",
-        )
-
-    async def _drop(self, selection: Selection, count: int) -> None:
-        question = f"Delete {count:,} dead letters for good?"
-        viewer = self._console.operator()
-        if viewer is None or not await confirmed(question, "Delete"):
-            return
-        try:
-            dropped = await self._desk.drop(selection, who=viewer.name)
-        except MeshError as error:
-            ui.notify(str(error), type="negative")
-            return
-        ui.notify(f"{dropped:,} deleted")
-
-
-def outcome(result: Replayed, verb: str) -> str:
-    """What a replay did, or would do, as HTML."""
-    lines = [f"{count:,} to {name}" for name, count in result.requeued.most_common()]
-    lines += [f"{count:,} kept: {why}" for why, count in result.kept.most_common()]
-    items = "".join(f"<li>{text(line)}</li>" for line in lines) + "".join(
-        f"<li class='mesh-bad'>{count:,} failed again: {text(why)}</li>"
-        for why, count in result.failed_again.most_common(10)
-    )
-    return (
-        f"{result.requeued.total():,} of {result.looked_at:,} {verb}"
-        f"<ul class='q-pl-md q-my-none mesh-wrap'>{items}</ul>"
-    )
 
 
 def _link(name: str, selection: dict[str, str]) -> None:
     """What downloads dead letters."""
     address = f"{EXPORT}?{urlencode(selection)}" if selection else EXPORT
     ui.link(name, address).classes("mesh-link").props("download")
-
-
-def _moment(at: float | None) -> str:
-    if at is None:
-        return "at an unknown time"
-    return f"{datetime.fromtimestamp(at).astimezone():%d %b %H:%M:%S}"

@@ -7,13 +7,19 @@ import time
 from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
+from glob import escape
 from typing import NamedTuple
 
 from nicegui import ui
 
+from meshtasks.amqp.letter_groups import Selection
 from meshtasks.errors import MeshError
 from meshtasks.gateway.console import SENSOR
+from meshtasks.gateway.console.cards import Cards
 from meshtasks.gateway.console.frame import Console, framed, text
+from meshtasks.gateway.console.letter_actions import LetterActions
+from meshtasks.gateway.console.silence_dialog import ask_silence
+from meshtasks.observation.dead_letters import WaitingLetter
 from meshtasks.observation.latest import RawMessage
 from meshtasks.observation.remembered import Live, Remembered
 from meshtasks.observation.sensor_facts import clock
@@ -50,6 +56,7 @@ class _Page:
         self._key = key
         self._id = sensor_id
         self._hours = hours
+        self._labels: tuple[tuple[str, str], ...] = ()
 
     def build(self) -> None:
         """Fill the page."""
@@ -62,6 +69,11 @@ class _Page:
         self._holes = ui.html("", sanitize=False).classes("w-full")
         self._rules = ui.html("", sanitize=False).classes("w-full")
         self._messages = ui.html("", sanitize=False).classes("w-full")
+        with ui.row():
+            silence = ui.button("Silence its alerts", on_click=self._silence)
+            if not self._console.may_operate():
+                silence.disable()
+        _Letters(self._console, self._key, self._id).build()
         ui.timer(_SOON_SECONDS, self._look, once=True)
         ui.timer(_REFRESH_SECONDS, self._look)
 
@@ -77,6 +89,7 @@ class _Page:
             self._answer.set_content(f'<span class="mesh-bad">{text(error)}</span>')
             return
         now = time.time()
+        self._labels = view.labels
         self._answer.set_content(_answer(view))
         self._curve.set_content(_curve(view, begins_at, now))
         self._holes.set_content(_holes(view.annotations, now))
@@ -85,6 +98,9 @@ class _Page:
         self._messages.set_content(
             _messages(self._console.watch.latest.raw(routing_key), now)
         )
+
+    def _silence(self) -> None:
+        ask_silence(self._console, dict(self._labels), self._look)
 
     def _view(self, begins_at: float) -> SensorView:
         settings, now = self._console.settings, time.time()
@@ -104,6 +120,36 @@ class _Page:
             return Live(None, (), "; ".join(snapshot.faults).rstrip("."))
         depths = {each.name: (each.ready, each.consumers) for each in snapshot.queues}
         return Live(depths, watch.answers)
+
+
+class _Letters(LetterActions):
+    """The dead letters of a sensor; looked for when somebody asks, since a look keeps
+    others out of their queue."""
+
+    def __init__(self, console: Console, key: str, sensor_id: str) -> None:
+        ui.html("<h2 class='mesh-h2'>Its dead letters</h2>", sanitize=False)
+        super().__init__(console)
+        self._own = Selection(routing_key=key, sensor=escape(sensor_id))
+
+    def build(self) -> None:
+        """Fill it."""
+        with ui.row():
+            self._button("Look for its dead letters", self._look)
+            replay = partial(self._replay, self._own, checked=True)
+            self._button("Replay those that would succeed", replay)
+        self._found = ui.html("", sanitize=False).props('role="status"')
+        self._lines = Cards[WaitingLetter](
+            ui.element("div").classes("w-full column"), self._line, classes="w-full"
+        )
+
+    async def _look(self) -> None:
+        try:
+            found = await self._desk.some(self._own)
+        except MeshError as error:
+            ui.notify(str(error), type="negative")
+            return
+        self._found.set_content(f"{len(found):,} found." if found else "None waits.")
+        self._lines.show((waiting.letter.id, waiting) for waiting in found)
 
 
 def _answer(view: SensorView) -> str:

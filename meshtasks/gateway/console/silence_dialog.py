@@ -1,0 +1,100 @@
+"""Asks for how long, and what, a silence is to mute."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from nicegui import ui
+
+from meshtasks.config.durations import seconds_of
+from meshtasks.errors import MeshError
+from meshtasks.flows.alerts.matchers import parse_matcher
+from meshtasks.flows.alerts.state import Silence
+from meshtasks.gateway.console.alert_desk import Alerts
+from meshtasks.gateway.console.frame import Console, text
+
+_MUTED = 10
+
+
+def ask_silence(
+    console: Console, labels: Mapping[str, str], after: Callable[[], Awaitable[None]]
+) -> None:
+    """Open the dialog, which shows what the silence would mute now.
+
+    Args:
+        console: the console.
+        labels: to begin with.
+        after: called when the silence has begun.
+    """
+    conditions = ", ".join(f"{n}={v}" for n, v in sorted(labels.items()))
+    with ui.dialog() as dialog, ui.card().classes("w-full"):
+        dialog.props('aria-label="Silence"')
+        matchers = ui.input("Conditions that must all hold", value=conditions)
+        matchers.classes("w-full")
+        lasts = ui.input("For", value="2h")
+        comment = ui.input("Why").classes("w-full")
+        preview = ui.html("", sanitize=False).props('role="status"')
+
+        def silence() -> Silence:
+            now = time.time()
+            texts = [part.strip() for part in (matchers.value or "").split(",")]
+            viewer = console.viewer()
+            return Silence(
+                secrets.token_hex(4),
+                tuple(str(parse_matcher(part)) for part in texts if part),
+                now,
+                now + seconds_of(lasts.value or ""),
+                viewer.name if viewer else "?",
+                comment.value or "",
+            )
+
+        async def judge() -> None:
+            try:
+                made, known = silence(), await console.alerts.alerts()
+            except (ValueError, MeshError) as error:
+                preview.set_content(f"<span class='mesh-bad'>{text(error)}</span>")
+                return
+            preview.set_content(_preview(made, known))
+
+        async def begin() -> None:
+            try:
+                made = silence()
+            except ValueError as error:
+                ui.notify(str(error), type="negative")
+                return
+            if made.matchers and console.may_operate():
+                dialog.close()
+                what = f"silenced {' '.join(made.matchers)}"
+                try:
+                    await console.alerts.change(
+                        lambda tables, now: tables.begin_silence(made, now),
+                        made.created_by,
+                        what,
+                    )
+                except MeshError as error:
+                    ui.notify(str(error), type="negative")
+                    return
+                ui.notify(what)
+                await after()
+
+        matchers.on_value_change(judge)
+        lasts.on_value_change(judge)
+        ui.timer(0.05, judge, once=True)
+        with ui.row():
+            ui.button("Silence", on_click=begin)
+            ui.button("Cancel", on_click=dialog.close).props("flat")
+    dialog.open()
+
+
+def _preview(made: Silence, known: Alerts) -> str:
+    """What a silence would mute now, as HTML."""
+    muted = [
+        each.alert.title
+        for each in known.firing
+        if made.matchers and made.covers(each.alert.labels, made.starts_at)
+    ]
+    lines = "".join(f"<li>{text(title)}</li>" for title in muted[:_MUTED])
+    more = f"and {len(muted) - _MUTED} more" * (len(muted) > _MUTED)
+    return f"Silences {len(muted)} now:<ul>{lines}</ul>{more}"
