@@ -161,7 +161,8 @@ def moment_of(text: str, now: float, option: str) -> float:
         pass  # not a span, then
     try:
         if _TIME_OF_DAY.fullmatch(text):
-            return _latest(time.fromisoformat(text.zfill(len("14:05"))), now)
+            hour, rest = text.split(":", 1)
+            return _latest(time.fromisoformat(f"{hour:0>2}:{rest}"), now)
         return datetime.fromisoformat(text).astimezone().timestamp()
     except (ValueError, OverflowError) as error:
         message = (
