@@ -18,6 +18,7 @@ from meshtasks.observation.explain import exchanges_for
 from meshtasks.observation.mutes import mutes_of
 from meshtasks.observation.remembered import Live, Remembered, look_at
 from meshtasks.observation.sensor_facts import Cause, Facts, QueueNow, Window, clock
+from meshtasks.state.database import StateLocation
 from meshtasks.state.sightings import Sensor
 
 #: Without a time, what went on lately is looked at: first within this, then within
@@ -308,11 +309,18 @@ class Why:
     def of_unknown(self, name: str, live: Live | None) -> Answer:
         """What there is to say of a name that no reading had."""
         like = tuple(self._like(name))
+        empty = ""
+        if not self.keys():
+            where = StateLocation.of(self._settings.env)
+            empty = (
+                f" No sensor at all is known in the state, {where}: do the workers use "
+                "it, too (MESH_STATE_DIR, MESH_STATE_URL)?"
+            )
         key = name.strip().strip("/").replace("/", ".")
         if "." not in key:
             headline = (
                 f"Nothing has come of {name}: no reading that was taken or refused in "
-                "the last 30 days has this sensor id, location or routing key."
+                "the last 30 days has this sensor id, location or routing key." + empty
             )
             return Answer(name, UNKNOWN, headline, also=like)
         queues = self.queues_of(key)
@@ -333,11 +341,11 @@ class Why:
             return Answer(name, UNKNOWN, headline, also=like)
         found: list[Cause] = []
         if live is not None:
-            facts = replace(self.facts((key, ""), live), spans=self._state.spans)
+            facts = self.facts((key, ""), live)
             found = causes(facts, Window(self._now - 900.0, None), is_hole=False)
         headline = (
             f"Nothing has ever come with the routing key {key}. It would be taken by "
-            f"{', '.join(sorted(queues))}."
+            f"{', '.join(sorted(queues))}.{empty}"
         )
         return Answer(name, UNKNOWN, headline, tuple(found), also=like)
 
