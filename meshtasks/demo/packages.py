@@ -133,6 +133,8 @@ def _postgresql() -> Program:
     return Program("postgresql", str(programs / "postgres"), ("postgresql.service",))
 
 
+#: The commands of the documentation, which are run, have it.
+_CURL = Program("curl", "curl")
 #: Looks at the pages of the report. Ubuntu has it as a snap only.
 _CHROMIUM = Program("chromium", "chromium", optional=True)
 
@@ -144,6 +146,7 @@ PROGRAMS = {
         _INFLUXDB,
         _NODE_EXPORTER,
         _CHROMIUM,
+        _CURL,
         _postgresql(),
     ),
     "triton": (_python_library(),),
