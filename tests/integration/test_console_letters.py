@@ -95,8 +95,8 @@ class TestDeadLetters:
         bodies = {
             "utf": (b'{"value": "\xff\xfe"}', "\\xff"),
             "packed": (gzip.compress(b'{"value": 1}'), "compressed (gzip)"),
-            "deep": (b"[" * 5_000, "too deep"),
-            "large": (b'{"value": "%s"}' % (b"x" * 999_988), "1,000,000 bytes"),
+            "deep": (b"[" * 5_000, "[[[[["),
+            "large": (b'{"value": "%s"}' % (b"x" * 999_987), "1,000,000 bytes"),
             "markup": (json.dumps([{"value": harm}, 2]).encode(), "onerror"),
         }
         add_dead_letters(

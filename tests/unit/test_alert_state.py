@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from meshtasks.flows.alerts.config import Flapping
+from meshtasks.flows.alerts.current import Episode, episodes
 from meshtasks.flows.alerts.state import AlertState, timed_out, update
 from tests.support.alerting import NOW, alert
 
@@ -192,3 +194,24 @@ class TestFlapping:
         news = [{"resolved": bool(number % 2)} for number in range(500)]
 
         assert len(certain(*news).changes) == 50
+
+
+class TestEpisodes:
+    def test_each_is_from_a_beginning_to_its_end(self) -> None:
+        went_on = certain({}, {"resolved": True}, {})
+
+        assert episodes(went_on) == [
+            Episode(NOW, NOW + 60),
+            Episode(NOW + 120, None),
+        ]
+
+    def test_an_end_whose_beginning_is_forgotten_is_none(self) -> None:
+        over = certain({}, {"resolved": True})
+        forgotten = replace(over, changes=(NOW - 60, *over.changes))
+
+        assert episodes(forgotten) == [Episode(NOW, NOW + 60)]
+
+    def test_an_alert_that_came_resolved_is_what_it_says(self) -> None:
+        resolved = certain({"resolved": True})
+
+        assert episodes(resolved) == [Episode(resolved.starts_at, resolved.ends_at)]
