@@ -70,6 +70,7 @@ table.mesh-table td.n, table.mesh-table th.n { text-align: right;
 .mesh-progress { width: min(20rem, 60vw) }
 .mesh-link { color: var(--accent); padding: .5rem }
 .q-loading-bar { display: none }
+.q-dialog__inner { z-index: 1 }
 .mesh-scroll { overflow-x: auto; width: 100% }
 .mesh-log-out { display: flex; gap: .75rem; align-items: baseline }
 .mesh-log-out button { font: inherit; color: inherit; background: none; border: 0;

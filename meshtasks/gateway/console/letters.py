@@ -83,6 +83,7 @@ class _Page(LetterActions):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._taken_at = 0.0
+        self._opened_at = time.time()
 
     def build(self) -> None:
         """Fill the page."""
@@ -113,10 +114,15 @@ class _Page(LetterActions):
         waiting = self._desk.waiting
         if (
             waiting is None
-            or waiting.total <= _FEW
+            or self._comes_anew(waiting)
             or time.time() > waiting.taken_at + _FRESH_SECONDS
         ):
             await self._desk.look()
+
+    def _comes_anew(self, waiting: WaitingLetters) -> bool:
+        """Whether what was found before the page was opened is not worth showing, since
+        a look at so few is over at once."""
+        return waiting.total <= _FEW and waiting.taken_at < self._opened_at
 
     async def _refresh(self) -> None:
         desk, waiting = self._desk, self._desk.waiting
@@ -128,7 +134,7 @@ class _Page(LetterActions):
             self._state.set_content(f'<span class="mesh-bad">{text(desk.fault)}</span>')
         elif waiting is not None:
             self._state.set_content(self._summary(waiting))
-        if waiting is None:
+        if waiting is None or self._comes_anew(waiting):
             return
         if waiting.taken_at != self._taken_at:
             self._taken_at = waiting.taken_at
