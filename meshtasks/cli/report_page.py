@@ -9,8 +9,8 @@ from pathlib import Path
 import jinja2
 from rich.filesize import decimal
 
-from meshtasks.observation.chart import Chart, Series, number_text
-from meshtasks.observation.drawing import STYLE, Tick, svg, time_ticks
+from meshtasks.observation.chart import STYLE, Chart, Series, number_text
+from meshtasks.observation.drawing import Tick, svg, time_ticks
 from meshtasks.observation.facts import Curve, Facts, Period
 
 _WIDTH = 560

@@ -6,13 +6,11 @@ Text from outside never steers the terminal.
 from __future__ import annotations
 
 import logging
-import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, Never
 
 import typer
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 _EXIT_BROKEN_PIPE = 141
 
-_TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -146,36 +143,15 @@ def counting(what: str) -> Iterator[Counting]:
 
 
 def moment_of(text: str, now: float, option: str) -> float:
-    """Epoch seconds of ``2026-11-20``, ``2026-11-20T13:00``, ``…+01:00``, of ``14:05``
-    (the latest such time of day), or of ``7d`` (so long ago). Without a zone it is
-    local time.
+    """Epoch seconds of what an option says; see
+    :func:`meshtasks.config.durations.moment_of`.
 
     Raises:
-        typer.BadParameter: it is none of these.
+        typer.BadParameter: it is no moment.
     """
-    from meshtasks.config.durations import seconds_of  # noqa: PLC0415 - pydantic
+    from meshtasks.config import durations  # noqa: PLC0415 - pydantic
 
     try:
-        return now - seconds_of(text)
-    except ValueError:
-        pass  # not a span, then
-    try:
-        if _TIME_OF_DAY.fullmatch(text):
-            hour, rest = text.split(":", 1)
-            return _latest(time.fromisoformat(f"{hour:0>2}:{rest}"), now)
-        return datetime.fromisoformat(text).astimezone().timestamp()
-    except (ValueError, OverflowError) as error:
-        message = (
-            f"expected a date and time such as 2026-11-20T13:00, a date, a time of day "
-            f"such as 14:05, or a span of time such as 7d, got {text!r}"
-        )
-        raise typer.BadParameter(message, param_hint=option) from error
-
-
-def _latest(at: time, now: float) -> float:
-    """The last time that it was this time of day, here."""
-    today = datetime.fromtimestamp(now)  # noqa: DTZ006 - local, as it is meant
-    moment = datetime.combine(today.date(), at)
-    if moment.timestamp() > now:
-        moment = datetime.combine(today.date() - timedelta(days=1), at)
-    return moment.timestamp()
+        return durations.moment_of(text, now)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error

@@ -31,6 +31,7 @@ from meshtasks.cli import asyncapi
 from meshtasks.cli.terminal import say
 from meshtasks.config.settings import load_settings
 from meshtasks.flows.loading import load_flows
+from meshtasks.observation.flow_map import DOMAIN_COLOURS, SYSTEM_COLOUR
 
 ManagementUrl = Annotated[
     str | None,
@@ -189,17 +190,7 @@ def export(
     output.write("\n")
 
 
-#: Colours of the domains, as in the architecture's legend.
-_DOMAIN_COLOURS = {
-    "home": "#41BDF5",
-    "sensors": "#86DAF1",
-    "metrics": "#4CAF50",
-    "ai": "#00ABA9",
-    "alerts": "#FF9800",
-    "archive": "#C72E49",
-}
 _SYSTEM = "system"
-_SYSTEM_COLOUR = "#757575"
 
 
 def tree(topology: Topology) -> Tree:
@@ -252,7 +243,7 @@ def mermaid(topology: Topology) -> str:
         )
         lines.append(f"  {ends[0]} -- {_quoted(binding.routing_key)} --> {ends[1]}")
     lines += [f"  {edge}" for edge in _other_ways(topology)]
-    for domain, colour in {**_DOMAIN_COLOURS, _SYSTEM: _SYSTEM_COLOUR}.items():
+    for domain, colour in {**DOMAIN_COLOURS, _SYSTEM: SYSTEM_COLOUR}.items():
         lines.append(f"  classDef {domain} fill:{colour},color:#000")
     return "\n".join(lines)
 
@@ -308,11 +299,11 @@ def _settings(queue: QueueDefaults) -> str:
 
 def _domain(name: str) -> str:
     first = name.partition(".")[0]
-    return first if first in _DOMAIN_COLOURS else _SYSTEM
+    return first if first in DOMAIN_COLOURS else _SYSTEM
 
 
 def _coloured(name: str) -> str:
-    colour = _DOMAIN_COLOURS.get(_domain(name), _SYSTEM_COLOUR)
+    colour = DOMAIN_COLOURS.get(_domain(name), SYSTEM_COLOUR)
     return f"[{colour}]{escape(name)}[/]"
 
 

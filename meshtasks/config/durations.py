@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, time, timedelta
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _TERM = re.compile(r"(\d{1,9})([smhdw])")
+_TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
 #: The whole of a span.
 SPAN = re.compile(rf"(?:{_TERM.pattern})+")
 
@@ -40,6 +42,40 @@ def span_text(seconds: float) -> str:
     days, hours = divmod(hours, 24)
     parts = [(days, "d"), (hours, "h")] if days else [(hours, "h"), (minutes, "min")]
     return " ".join(f"{number} {unit}" for number, unit in parts if number)
+
+
+def moment_of(text: str, now: float) -> float:
+    """Epoch seconds of ``2026-11-20``, ``2026-11-20T13:00``, ``…+01:00``, of ``14:05``
+    (the latest such time of day), or of ``7d`` (so long ago). Without a zone it is
+    local time.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    try:
+        return now - seconds_of(text)
+    except ValueError:
+        pass  # not a span, then
+    try:
+        if _TIME_OF_DAY.fullmatch(text):
+            hour, rest = text.split(":", 1)
+            return _latest(time.fromisoformat(f"{hour:0>2}:{rest}"), now)
+        return datetime.fromisoformat(text).astimezone().timestamp()
+    except (ValueError, OverflowError) as error:
+        message = (
+            f"expected a date and time such as 2026-11-20T13:00, a date, a time of day "
+            f"such as 14:05, or a span of time such as 7d, got {text!r}"
+        )
+        raise ValueError(message) from error
+
+
+def _latest(at: time, now: float) -> float:
+    """The last time that it was this time of day, here."""
+    today = datetime.fromtimestamp(now)  # noqa: DTZ006 - local, as it is meant
+    moment = datetime.combine(today.date(), at)
+    if moment.timestamp() > now:
+        moment = datetime.combine(today.date() - timedelta(days=1), at)
+    return moment.timestamp()
 
 
 #: Seconds, written as a span.

@@ -110,6 +110,8 @@ class Environment(BaseSettings):
             ``MESH_RECEIVERS__PHONE`` or ``MESH_RECEIVERS__PHONE_FILE``.
         secrets: values of the headers of workflows.yaml, by name:
             ``MESH_SECRETS__N8N`` or ``MESH_SECRETS__N8N_FILE``.
+        links: pages of other programs that the console leads to, by name:
+            ``MESH_LINKS__GRAFANA``.
         host_root: where the file systems of this machine are, for the collector of its
             metrics; in a container, where ``/`` is mounted.
         metrics_host: address at which a worker shows its metrics.
@@ -157,6 +159,7 @@ class Environment(BaseSettings):
     api_tokens: SecretStr = SecretStr("")
     receivers: dict[str, SecretStr] = {}
     secrets: dict[str, SecretStr] = {}
+    links: dict[str, str] = {}
     host_root: Path = Path("/")
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[str, AfterValidator(_ports_text)] = ""
@@ -227,6 +230,11 @@ class Environment(BaseSettings):
             ),
             ("MESH_N8N_URL", self.n8n_url, "http://127.0.0.1:5678"),
             ("MESH_HASS_URL", hass_url, "http://homeassistant.local:8123"),
+            *(
+                (f"MESH_LINKS__{name.upper()}", url, "http://192.168.1.5:3000")
+                for name, url in self.links.items()
+                if url
+            ),
         ):
             if not _is_http(url) and (url or variable != "MESH_MANAGEMENT_URL"):
                 expected = f"expected a URL such as {example}"

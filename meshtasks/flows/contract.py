@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import cleandoc
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from msgspec import Struct
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
-from typing_extensions import TypedDict, Unpack
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema
+from typing_extensions import TypedDict, Unpack, override
 
 from meshtasks.amqp.failed import FailedMessage
 from meshtasks.amqp.publisher import Outgoing
@@ -35,10 +45,35 @@ Span = Annotated[
 ]
 
 
+#: Of the section of a docstring, up to the next of them.
+_ATTRIBUTE = re.compile(
+    r"^ {8}(?P<name>\w+): (?P<text>.*(?:\n {9,}.*)*)", re.MULTILINE
+)
+
+
 class Arguments(BaseModel):
-    """Base of the arguments of commands; there are no others than those named."""
+    """Base of the arguments of commands; there are no others than those named.
+
+    What a docstring says of an attribute stands in the JSON schema, which the gateway
+    documents, and of which the console makes a form.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    @override
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        summary, _, attributes = (cls.__doc__ or "").partition("\n    Attributes:\n")
+        schema["description"] = cleandoc(summary).replace("``", "`")
+        for found in _ATTRIBUTE.finditer(attributes):
+            described = schema.get("properties", {}).get(found["name"])
+            if described is not None:
+                text = " ".join(found["text"].replace("``", "`").split())
+                described.setdefault("description", text)
+        return schema
 
 
 A = TypeVar("A", bound=Arguments)

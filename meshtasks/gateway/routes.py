@@ -187,27 +187,52 @@ def _submitting(command: Command[Any]) -> Callable[..., JSONResponse]:
             detail = "The body is not JSON in UTF-8; see errors."
             fault = FieldError("#", str(error))
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, [fault]) from error
-        if isinstance(arguments, Publish):
-            message = to_json(given["record"], inf_nan_mode="constants")
-            exchange, routing_key = arguments.exchange, arguments.routing_key
-            queues = context.validator.check(exchange, routing_key, message, "record")
-            count_alerts(context, caller, context.validator.alerts_in(queues, message))
-        if isinstance(arguments, SilenceAlerts):
-            given["created_by"] = caller.name
-        return once.answer(partial(_call, context, caller, command, given))
+        given = checked(context, caller, arguments, given)
+        return once.answer(partial(start, context, caller, command, given))
 
     # What FastAPI validates the body by, and documents.
     submit.__annotations__["arguments"] = command.arguments
     return submit
 
 
-def _call(
+def checked(
+    context: Context, caller: Client, arguments: Any, given: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a command as they are sent to it.
+
+    Args:
+        context: of the gateway.
+        caller: who starts it.
+        arguments: as the command's model has them.
+        given: the same as JSON.
+
+    Raises:
+        Problem: what is to be published would be a dead letter, or is too much.
+    """
+    if isinstance(arguments, Publish):
+        message = to_json(given["record"], inf_nan_mode="constants")
+        exchange, routing_key = arguments.exchange, arguments.routing_key
+        queues = context.validator.check(exchange, routing_key, message, "record")
+        count_alerts(context, caller, context.validator.alerts_in(queues, message))
+    if isinstance(arguments, SilenceAlerts):
+        return {**given, "created_by": caller.name}
+    return given
+
+
+def start(
     context: Context,
     caller: Client,
     command: Command[Any],
     arguments: dict[str, Any],
     task_id: str,
 ) -> Accepted:
+    """Start a command.
+
+    Raises:
+        Problem: the caller may not.
+        Transient: the broker did not confirm it.
+    """
+    demand(caller, *command.scopes)
     topology = context.settings.read(TOPOLOGY)
     message = call_message(topology, command.name, arguments, task_id)
     context.store.submitted(task_id, command.name, caller.name, time.time())

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import amqp
 import kombu
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
 
 from meshtasks.amqp.calls import Answer
 from meshtasks.amqp.connecting import unopened
@@ -53,6 +53,19 @@ class Task:
     error: str | None
     submitted_at: float
     updated_at: float
+
+
+def _task(row: Row[Any]) -> Task:
+    return Task(
+        row.id,
+        row.name,
+        row.client,
+        row.state,
+        None if row.result is None else json.loads(row.result),
+        row.error,
+        row.submitted_at,
+        row.updated_at,
+    )
 
 
 class Reserved(NamedTuple):
@@ -143,18 +156,21 @@ class Store:
         )
         with self._transaction() as db:
             row = db.execute(query).first()
-        if row is None:
-            return None
-        return Task(
-            row.id,
-            row.name,
-            row.client,
-            row.state,
-            None if row.result is None else json.loads(row.result),
-            row.error,
-            row.submitted_at,
-            row.updated_at,
-        )
+        return None if row is None else _task(row)
+
+    def latest(self, most: int, client: str | None = None) -> list[Task]:
+        """The tasks that were heard of last.
+
+        Args:
+            most: so many.
+            client: only those that it started.
+        """
+        query = select(GATEWAY_TASKS).where(_TASKS.name.is_not(None))
+        if client is not None:
+            query = query.where(_TASKS.client == client)
+        query = query.order_by(_TASKS.updated_at.desc()).limit(most)
+        with self._transaction() as db:
+            return list(map(_task, db.execute(query)))
 
     # --- requests with a key ----------------------------------------------
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, tzinfo
+from pathlib import Path
 from typing import Any, Literal
+
+#: CSS of the page around charts; it follows the reader's light or dark setting.
+STYLE = Path(__file__).with_name("chart.css").read_text(encoding="utf-8")
 
 #: More lines than this cannot be told apart.
 SERIES_LIMIT = 8

@@ -28,11 +28,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from meshtasks.config.private_files import private_opener, write_private
-from meshtasks.observation.chart import Chart, Series
+from meshtasks.observation.chart import STYLE, Chart, Series
 from meshtasks.text import clip, printable
 
-#: CSS of the page around charts; it follows the reader's light or dark setting.
-STYLE = Path(__file__).with_name("chart.css").read_text(encoding="utf-8")
 #: The light ones of its colours, by name; and what stands in SVG for each.
 _LIGHT = dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", STYLE.partition("@media")[0]))
 _VARIABLES = {colour: f"var(--{name})" for name, colour in _LIGHT.items()}

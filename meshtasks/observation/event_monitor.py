@@ -39,6 +39,8 @@ from meshtasks.records.alert import Alert
 
 #: How many of the last dead letters and alerts are kept.
 _LAST = 20
+#: Queues whose batches are counted.
+_QUEUES = 1_000
 #: So many ids are remembered, to know what comes twice.
 _IDS = 100_000
 
@@ -77,6 +79,8 @@ class MonitorState:
         self._last_alerts: deque[SeenAlert] = deque(maxlen=_LAST)
         self._queues: OrderedDict[str, str] = OrderedDict()
         self._workers: dict[str, WorkerState] = {}
+        self._outcomes: dict[str, Counter[str]] = {}
+        self._last_batches: deque[BatchEvent] = deque(maxlen=_LAST)
         self._interruptions = 0
 
     def dead_letter(self, letter: DeadLetter, identity: Identity | None) -> None:
@@ -161,6 +165,8 @@ class MonitorState:
                 resolved_alerts=self._alerts[True],
                 last_alerts=tuple(self._last_alerts),
                 workers=tuple(self._workers[name] for name in sorted(self._workers)),
+                outcomes={key: dict(self._outcomes[key]) for key in self._outcomes},
+                last_batches=tuple(self._last_batches),
                 interruptions=self._interruptions,
             )
 
@@ -173,7 +179,13 @@ class MonitorState:
         if not kind.startswith(("worker-", "task-")) or kind == "task-sent":
             return
         worker = self._workers.get(name) or WorkerState(name, now)
-        batch = self._batch(kind, event) or worker.last_batch
+        batch = worker.last_batch
+        if ended := self._batch(kind, event):
+            batch = ended
+            self._last_batches.append(ended)
+            if ended.queue in self._outcomes or len(self._outcomes) < _QUEUES:
+                of_queue = self._outcomes.setdefault(ended.queue, Counter())
+                of_queue[ended.outcome] += 1
         online = kind != "worker-offline"
         self._workers[name] = replace(
             worker, heard_at=now, online=online, last_batch=batch
@@ -189,6 +201,8 @@ class MonitorState:
             result=str(event.get("exception" if failed else "result")),
             runtime_seconds=_number(event.get("runtime")),
             failed=failed,
+            worker=str(event.get("hostname")),
+            outcome=kind.removeprefix("task-"),
         )
 
 

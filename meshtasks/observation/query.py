@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 from meshtasks.errors import MeshError
 
 #: A query that takes longer is ended, and one that takes more memory.
-SECONDS = 30
+SECONDS = 30.0
 MEMORY_BYTES = 512 << 20
 #: Of an answer: rows, bytes of them, and characters of one value.
 SHOWN_ROWS, SHOWN_BYTES, SHOWN_CHARS = 1_000, 4 << 20, 10_000
 #: A process ends with it if its time is over.
 EXIT_TOO_LONG = 124
-#: Ending it is left to itself for so long.
-_GRACE_SECONDS = 5.0
+#: Starting, and ending by itself, may take so long on a busy machine.
+_GRACE_SECONDS = 20.0
 #: Queries at once, and such as may wait for them.
 _AT_ONCE, _WAITING = 2, 20
 _FEWER = "ask for less: fewer days, columns or rows"
@@ -60,9 +60,14 @@ def since(days: int | None) -> date | None:
 
 
 class Queries:
-    """Runs queries, each in a process of its own, a few at once."""
+    """Runs queries, each in a process of its own, a few at once.
 
-    def __init__(self) -> None:
+    Args:
+        seconds: one that takes longer is ended.
+    """
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self._seconds = seconds
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._waiting = 0
 
@@ -83,12 +88,20 @@ class Queries:
         self._waiting += 1
         try:
             async with self._slots:
-                return await _run({"sql": sql, "days": days, "drawn": drawn})
+                return await _run(
+                    {
+                        "sql": sql,
+                        "days": days,
+                        "drawn": drawn,
+                        "seconds": self._seconds,
+                    }
+                )
         finally:
             self._waiting -= 1
 
 
 async def _run(request: dict[str, Any]) -> Answered:
+    seconds: float = request["seconds"]
     with TemporaryDirectory(prefix="meshtasks-") as scratch:  # a killed one leaves it
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -99,18 +112,18 @@ async def _run(request: dict[str, Any]) -> Answered:
             env={**os.environ, "TMPDIR": scratch},
         )
         try:
-            async with asyncio.timeout(SECONDS + _GRACE_SECONDS):
+            async with asyncio.timeout(seconds + _GRACE_SECONDS):
                 text, complaint = await process.communicate(
                     json.dumps(request).encode()
                 )
         except TimeoutError:
-            raise _too_long() from None
+            raise _too_long(seconds) from None
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
     if process.returncode == EXIT_TOO_LONG:
-        raise _too_long()
+        raise _too_long(seconds)
     if process.returncode:
         raise QueryRefused(_how_it_ended(complaint.decode(errors="replace")))
     answer = json.loads(text)
@@ -119,8 +132,8 @@ async def _run(request: dict[str, Any]) -> Answered:
     return Answered(**answer)
 
 
-def _too_long() -> QueryRefused:
-    return QueryRefused(f"it takes more than {SECONDS} s; {_FEWER}")
+def _too_long(seconds: float) -> QueryRefused:
+    return QueryRefused(f"it takes more than {seconds:g} s; {_FEWER}")
 
 
 def _how_it_ended(complaint: str) -> str:

@@ -27,7 +27,6 @@ from meshtasks.flows.archive.objects import open_store
 from meshtasks.observation.query import (
     EXIT_TOO_LONG,
     MEMORY_BYTES,
-    SECONDS,
     SHOWN_BYTES,
     SHOWN_CHARS,
     SHOWN_ROWS,
@@ -47,8 +46,8 @@ _CHART_WIDTH, _CHART_HEIGHT = 960, 380
 
 def main() -> None:
     """Answer one query."""
-    _bound()
     request = json.loads(sys.stdin.buffer.read())
+    _bound(request["seconds"])
     first = since(request["days"])
     try:
         answer = _answer(request["sql"], first, drawn=request["drawn"])
@@ -60,15 +59,16 @@ def main() -> None:
     json.dump(answer, sys.stdout)
 
 
-def _bound() -> None:
+def _bound(seconds: float) -> None:
     """Let the system end the process if it takes too much."""
     resource.setrlimit(resource.RLIMIT_DATA, (2 * MEMORY_BYTES, 2 * MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (4 * SECONDS, 4 * SECONDS))
+    cpu_seconds = int(4 * seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(10)
     with suppress(OSError):  # elsewhere than on Linux
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    ending = threading.Timer(SECONDS, os._exit, (EXIT_TOO_LONG,))
+    ending = threading.Timer(seconds, os._exit, (EXIT_TOO_LONG,))
     ending.daemon = True
     ending.start()
 

@@ -73,6 +73,8 @@ class BatchEvent:
         finished_at: epoch seconds, by the worker's clock.
         result: the line that Flower shows, or the fault.
         failed: it was lost or has to be retried.
+        worker: that has done it.
+        outcome: ``succeeded``, ``retried`` or ``failed``.
     """
 
     finished_at: float
@@ -80,6 +82,8 @@ class BatchEvent:
     result: str
     runtime_seconds: float | None = None
     failed: bool = False
+    worker: str = ""
+    outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,8 @@ class Seen:
         resolved_alerts: how many ended.
         last_alerts: newest last.
         workers: in order of their names.
+        outcomes: of batches and commands, by the queue or the command.
+        last_batches: of all workers, newest last.
         interruptions: times the connection was lost; what passed meanwhile was
             not seen.
     """
@@ -149,6 +155,8 @@ class Seen:
     resolved_alerts: int = 0
     last_alerts: tuple[SeenAlert, ...] = ()
     workers: tuple[WorkerState, ...] = ()
+    outcomes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    last_batches: tuple[BatchEvent, ...] = ()
     interruptions: int = 0
 
 

@@ -115,6 +115,7 @@ def console_mesh(
         management_url=rabbitmq.management_url,
         state_dir=tmp_path_factory.mktemp("state"),
         archive_url=f"file://{tmp_path_factory.mktemp('archive')}",
+        links={"grafana": "http://192.0.2.1:3000"},
     )
 
 

@@ -46,7 +46,8 @@ def command(
 
 def variables(environment: Environment) -> dict[str, str]:
     """The environment as a process gets it."""
-    return {
+    links = environment.links.items()
+    return {f"MESH_LINKS__{name.upper()}": url for name, url in links} | {
         f"MESH_{name.upper()}": (
             value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         )

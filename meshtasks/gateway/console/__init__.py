@@ -11,6 +11,8 @@ PAGES = {
     "/alerts": "Alerts",
     "/live": "Live",
     "/try": "Try",
+    "/archive": "Archive",
+    "/workers": "Workers",
 }
 #: Where dead letters are downloaded.
 EXPORT = "/dead-letters/export"

@@ -14,6 +14,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import Flows
 from meshtasks.gateway.console.alert_desk import AlertDesk
 from meshtasks.gateway.console.alerts import add_alerts
+from meshtasks.gateway.console.archive import add_archive
 from meshtasks.gateway.console.flow import add_flow
 from meshtasks.gateway.console.frame import Console
 from meshtasks.gateway.console.house import add_house
@@ -24,6 +25,7 @@ from meshtasks.gateway.console.sensor import add_sensor
 from meshtasks.gateway.console.sessions import Guard, Sessions, routes
 from meshtasks.gateway.console.trying import add_trying
 from meshtasks.gateway.console.watch import MeshWatch
+from meshtasks.gateway.console.workers import add_workers
 from meshtasks.gateway.context import Context
 
 
@@ -65,6 +67,8 @@ def create_console(context: Context, flows: Flows) -> FastAPI:
         add_alerts,
         add_live,
         add_trying,
+        add_archive,
+        add_workers,
     ):
         add_page(console)
     app.include_router(console.routes)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from nicegui import ui
 
+from meshtasks.amqp.partitions import queue_of
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.durations import span_text
+from meshtasks.gateway.console.flow_picture import STYLE, Look, Picture
 from meshtasks.gateway.console.frame import Console, framed, scrolling, text
 from meshtasks.gateway.console.house import sentence
+from meshtasks.observation.flow_map import FlowMap, flow_map
 from meshtasks.observation.snapshot import QueueState
+from meshtasks.observation.workers import WorkerAnswer
 
 _REFRESH_SECONDS = 2.0
+#: All of the picture is sent so often, for a browser that missed something.
+_WHOLE_EVERY = 10
 #: A backlog that shrinks slower than this has no end in sight.
 _LEAST_PER_SECOND = 0.05
 
@@ -20,16 +29,92 @@ def add_flow(console: Console) -> None:
     @ui.page("/flow")
     def flow() -> None:
         with framed(console, "/flow"):
-            state = ui.html("", sanitize=False).props('role="status"')
-            queues, workers = scrolling("Queues"), scrolling("Workers")
+            _Page(console).build()
 
-            def refresh() -> None:
-                state.set_content(sentence(console))
-                queues.set_content(_queues(console))
-                workers.set_content(_workers(console))
 
-            refresh()
-            ui.timer(_REFRESH_SECONDS, refresh)
+class _Page:
+    """One viewer's look at the flow."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._topology = console.settings.read(TOPOLOGY)
+        self._handlers = console.flows.handlers(console.settings)
+        self._graph: FlowMap | None = None
+        self._picture: Picture | None = None
+        self._refreshed = 0
+
+    def build(self) -> None:
+        """Fill the page."""
+        ui.add_css(STYLE)
+        self._state = ui.html("", sanitize=False).props('role="status"')
+        self._drawn = scrolling("The flow")
+        self._queues, self._workers = scrolling("Queues"), scrolling("Workers")
+        self._refresh()
+        ui.timer(_REFRESH_SECONDS, self._refresh)
+
+    def _refresh(self) -> None:
+        console = self._console
+        self._refreshed += 1
+        self._state.set_content(sentence(console))
+        self._queues.set_content(_queues(console))
+        self._workers.set_content(_workers(console))
+        graph = flow_map(self._topology, self._handlers, console.watch.answers)
+        looks = _looks(console, graph)
+        if self._picture is None or graph != self._graph:
+            self._graph, self._picture = graph, Picture(graph)
+            self._drawn.set_content(self._picture.svg(looks, _in_words(graph)))
+            return
+        everything = self._refreshed % _WHOLE_EVERY == 0
+        if script := self._picture.changes(looks, everything=everything):
+            ui.run_javascript(script)
+
+
+def _in_words(graph: FlowMap) -> str:
+    kinds = [node.kind for node in graph.nodes.values()]
+    counted = ", ".join(
+        f"{kinds.count(kind)} {kind}s"
+        for kind in ("exchange", "queue", "worker", "sink")
+    )
+    return f"The flow of messages: {counted}. The tables below say the same."
+
+
+def _looks(console: Console, graph: FlowMap) -> dict[str, Look]:
+    """What is to be seen of every box."""
+    snapshot, answers = console.watch.snapshot, console.watch.answers
+    looks: dict[str, Look] = {}
+    for queue in snapshot.queues if snapshot else ():
+        state = _state(console, queue)
+        waiting = f"{queue.ready:,} wait" if queue.ready else "empty"
+        if queue.unacked:
+            waiting += f", {queue.unacked:,} in work"
+        looks[f"queue:{queue.name}"] = Look(
+            state if _holds_up(state) else ", ".join(filter(None, (waiting, state))),
+            _holds_up(state),
+            queue.in_per_second,
+            queue.out_per_second,
+        )
+    for answer in answers:
+        paused = f", {len(answer.resting)} paused" if answer.resting else ""
+        line = f"{len({*answer.consuming, *answer.resting})} queues{paused}"
+        looks[f"worker:{answer.name}"] = Look(line, bool(answer.resting))
+    faults = _faults(answers)
+    for node in graph.nodes.values():
+        if node.kind == "sink":
+            fault = faults.get(node.name)
+            looks[node.key] = Look(f"open: {fault}" if fault else "closed", bool(fault))
+        elif node.kind == "exchange":
+            bound = sum(edge.source == node.key for edge in graph.edges)
+            looks[node.key] = Look(f"to {bound}" if bound else "nothing is bound")
+    return looks
+
+
+def _faults(answers: Iterable[WorkerAnswer]) -> Mapping[str, str]:
+    """Of the sinks whose circuit is open, or tried, somewhere."""
+    return {sink: why for answer in answers for sink, why in answer.down.items()}
+
+
+def _holds_up(state: str) -> bool:
+    return state.startswith(("paused", "nobody"))
 
 
 def _queues(console: Console) -> str:
@@ -43,7 +128,7 @@ def _queues(console: Console) -> str:
         f"<td class='n'>{_number(queue.in_per_second)}</td>"
         f"<td class='n'>{_number(queue.out_per_second)}</td>"
         f"<td class='n'>{queue.consumers}</td>"
-        f"<td>{_state(console, queue)}"
+        f"<td>{text(_state(console, queue))}"
         "</td></tr>"
         for queue in snapshot.queues
     ) + "".join(
@@ -69,8 +154,10 @@ def _number(value: float | None) -> str:
 
 def _state(console: Console, queue: QueueState) -> str:
     """What holds a queue up, or when its backlog will be gone."""
-    if any(queue.name in answer.resting for answer in console.watch.answers):
-        return "paused: its circuit is open"
+    for answer in console.watch.answers:
+        if queue.name in map(queue_of, answer.resting):
+            why = "; ".join(f"{sink}: {fault}" for sink, fault in answer.down.items())
+            return f"paused: {why or 'its circuit is open'}"
     snapshot = console.watch.snapshot
     if snapshot and snapshot.is_waiting(queue):
         return "nobody consumes it"

@@ -1,0 +1,302 @@
+"""Verifying and replaying the archive, in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from nicegui import ui
+
+from meshtasks.amqp.connecting import missing_queues
+from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.config.durations import moment_of
+from meshtasks.errors import MeshError, Transient, Unroutable
+from meshtasks.flows.archive.objects import open_store
+from meshtasks.flows.archive.reading import Found, Period, objects_in
+from meshtasks.gateway.console.frame import Console, text
+from meshtasks.gateway.console.jobs import Job, Jobs
+from meshtasks.observation.archive_replay import ArchiveReplay, Router
+from meshtasks.observation.archived import ArchivedDay, Verified, checked
+
+_REFRESH_SECONDS = 0.5
+_EVERYWHERE = "the queues they once reached"
+_OPERATE = "needs a token with the scope operate"
+
+#: Records by domain and date, with the number of objects that they were counted in.
+Records = dict[tuple[str, date], tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is to be replayed, and how."""
+
+    period: Period
+    domains: tuple[str, ...]
+    to_queue: str
+    rate: float | None
+    with_effects: bool
+    even_if_dropped: bool
+
+
+class ArchiveWork:
+    """The part of the page that reads the archive or replays it.
+
+    Args:
+        console: the console.
+        jobs: of all pages.
+        records: where counted records are put.
+        changed: called when more records are known.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        jobs: Jobs,
+        records: Records,
+        changed: Callable[[], None],
+    ) -> None:
+        self._console = console
+        self._jobs = jobs
+        self._records = records
+        self._changed = changed
+        self._shown: tuple[object, ...] = ()
+        self._planned: _Wanted | None = None
+
+    def build(self) -> None:
+        """Fill the page."""
+        topology = self._console.settings.read(TOPOLOGY)
+        with ui.element("section").classes("mesh-card w-full"):
+            ui.html("<h2>Verify and replay</h2>", sanitize=False)
+            with ui.row().classes("items-center w-full"):
+                self._start = ui.input("From", placeholder="2026-11-20 or 7d")
+                self._end = ui.input("To (not included)", placeholder="now")
+                self._domains = ui.select([], multiple=True, label="Domains (all)")
+                self._domains.classes("w-48")
+            with ui.row().classes("items-center w-full"):
+                self._queue = ui.select(
+                    [_EVERYWHERE, *topology.domain_queues],
+                    value=_EVERYWHERE,
+                    label="Replay to",
+                ).classes("w-64")
+                self._rate = ui.number("Records a second, at most", min=0.1)
+                self._effects = ui.switch("Send alerts and call webhooks again")
+                self._dropped = ui.switch("Also what the time-series store would drop")
+            with ui.row():
+                self._button("Verify", self._verify)
+                self._button("Dry run", self._dry_run)
+                self._go = self._button("Replay", self._replay)
+                self._cancel = self._button("End it", self._end_job)
+            self._bar = ui.linear_progress(0, show_value=False)
+            self._bar.props('aria-label="Progress"')
+            self._state = ui.html("", sanitize=False).props('role="status"')
+            self._found = ui.html("", sanitize=False).classes("mesh-wrap")
+        for field in (self._start, self._end, self._domains, self._queue, self._rate):
+            field.on_value_change(self._forget_plan)
+        self._effects.on_value_change(self._forget_plan)
+        self._dropped.on_value_change(self._forget_plan)
+        self._refresh()
+        ui.timer(_REFRESH_SECONDS, self._refresh)
+
+    def know(self, domains: Iterable[str]) -> None:
+        """Offer these domains."""
+        self._domains.set_options(list(domains))
+
+    def choose(self, day: date) -> None:
+        """Propose a day."""
+        self._start.set_value(f"{day}T00:00+00:00")
+        self._end.set_value(f"{day + timedelta(days=1)}T00:00+00:00")
+
+    async def count(self, day: date, found: Mapping[str, ArchivedDay]) -> str:
+        """Count the records of a day; what went wrong, if something did."""
+        env = self._console.settings.env
+        start = moment_of(f"{day}T00:00+00:00", 0.0)
+        period = Period(start, start + timedelta(days=1).total_seconds())
+
+        def count() -> Verified:
+            verified = Verified()
+            with closing(open_store(env)) as store:
+                objects = objects_in(store, period, list(found))
+                of_day = [each for each in objects if each.parsed]
+                for each, result in checked(store, of_day):
+                    verified.add(each, result)
+            self._note(of_day, verified.records)
+            return verified
+
+        try:
+            verified: Verified = await asyncio.to_thread(count)
+        except MeshError as error:
+            return str(error)
+        return "; ".join(f"{name}: {why}" for name, why in verified.faults.items())
+
+    def _button(self, name: str, action: Callable[[], object]) -> ui.button:
+        button = ui.button(name, on_click=action)
+        if not self._console.may_operate():
+            button.disable()
+            button.tooltip(_OPERATE)
+        return button
+
+    def _forget_plan(self) -> None:
+        self._planned = None
+
+    def _wanted(self) -> _Wanted:
+        """What the fields say.
+
+        Raises:
+            ValueError: one cannot be read.
+        """
+        now = time.time()
+        start, end = self._start.value.strip(), self._end.value.strip()
+        queue = self._queue.value
+        return _Wanted(
+            Period(
+                moment_of(start, now) if start else -math.inf,
+                moment_of(end, now) if end else math.inf,
+            ),
+            tuple(self._domains.value or ()),
+            "" if queue == _EVERYWHERE else str(queue),
+            self._rate.value or None,
+            bool(self._effects.value),
+            bool(self._dropped.value),
+        )
+
+    def _begin(self, name: str, work: Callable[[Job], None]) -> None:
+        """Start a job for somebody who may."""
+        viewer = self._console.viewer()
+        if viewer is None or not self._console.may_operate():
+            ui.notify(_OPERATE, type="negative")
+            return
+        other = self._jobs.start(Job(name, viewer.name, work))
+        if other is not None:
+            ui.notify(f"{other.name} is still under way", type="warning")
+
+    def _read_fields(self) -> _Wanted | None:
+        try:
+            return self._wanted()
+        except ValueError as error:
+            ui.notify(str(error), type="negative")
+            return None
+
+    def _verify(self) -> None:
+        wanted = self._read_fields()
+        if wanted is not None:
+            self._begin("Verifying", lambda job: self._do_verify(job, wanted))
+
+    def _do_verify(self, job: Job, wanted: _Wanted) -> None:
+        verified = Verified()
+        with closing(open_store(self._console.settings.env)) as store:
+            objects = objects_in(store, wanted.period, wanted.domains)
+            job.report(0, len(objects))
+            for found, result in checked(store, objects):
+                verified.add(found, result)
+                job.report(verified.objects, len(objects))
+                if result.fault:
+                    job.say(f"{found.info.name}: {result.fault}")
+                if job.stopping.is_set():
+                    break
+        job.summary = verified.summary
+        self._note((each for each in objects if each.parsed), verified.records)
+
+    def _note(self, objects: Iterable[Found], records: Counter[str]) -> None:
+        """Keep what was counted, of every day and domain."""
+        counts: dict[tuple[str, date], list[int]] = defaultdict(lambda: [0, 0])
+        for found in objects:
+            if found.parsed and found.info.name in records:
+                count = counts[found.parsed.domain, found.parsed.day]
+                count[0] += 1
+                count[1] += records[found.info.name]
+        self._records.update({key: (n, m) for key, (n, m) in counts.items()})
+
+    def _dry_run(self) -> None:
+        wanted = self._read_fields()
+        if wanted is None:
+            return
+        if wanted.period.start == -math.inf:
+            ui.notify("From which moment on? Fill in From.", type="negative")
+            return
+        self._planned = wanted
+        self._begin("Dry run", lambda job: self._send(job, wanted, dry=True))
+
+    def _replay(self) -> None:
+        planned, last = self._planned, self._jobs.last
+        if planned is None or last is None or last.runs:
+            ui.notify("Make a dry run first.", type="warning")
+            return
+        self._planned = None
+        self._begin("Replaying", lambda job: self._send(job, planned, dry=False))
+
+    def _send(self, job: Job, wanted: _Wanted, *, dry: bool) -> None:
+        """Replay, or count what would be.
+
+        Raises:
+            MeshError: the archive or the broker cannot be reached.
+        """
+        settings = self._console.settings
+        url = settings.env.amqp_url
+        names = settings.read(TOPOLOGY).names_of(wanted.to_queue)
+        if wanted.to_queue and missing_queues(url, names):
+            job.fault = f"the broker has no queue {wanted.to_queue}"
+            return
+        with closing(open_store(settings.env)) as store:
+            run = ArchiveReplay(
+                store,
+                wanted.period,
+                Router(
+                    settings, wanted.to_queue, even_if_dropped=wanted.even_if_dropped
+                ),
+                wanted.rate,
+                job.stopping,
+                quiet=not wanted.with_effects,
+                dry=dry,
+            )
+            objects = objects_in(store, wanted.period, wanted.domains)
+            job.report(0, len(objects))
+            try:
+                run.run(url, objects, job.report)
+            except (Transient, Unroutable) as error:
+                job.fault = f"{error}; {run.how_to_go_on}"
+        for name, count in run.sent.most_common():
+            job.say(f"{count:,} {'would go' if dry else 'sent'} to {name}")
+        for reason, count in run.kept.most_common():
+            job.say(f"{count:,} not sent: {reason}")
+        for fault in run.damaged:
+            job.say(f"not sent: {fault}")
+        sent = f"{run.sent.total():,} records"
+        job.summary = f"{sent} would be sent." if dry else f"{sent} sent."
+        if job.stopping.is_set() and not dry:
+            job.summary = f"{run.how_to_go_on}."
+
+    def _end_job(self) -> None:
+        job = self._jobs.last
+        if job is not None and job.runs and self._console.may_operate():
+            job.stop()
+
+    def _refresh(self) -> None:
+        job = self._jobs.last
+        runs = job is not None and job.runs
+        self._cancel.set_visibility(runs)
+        self._bar.set_visibility(runs)
+        self._go.set_visibility(self._planned is not None and not runs)
+        if job is None:
+            return
+        now: tuple[object, ...] = (
+            *(job, job.done, job.total, job.note, len(job.lines), job.ended_at),
+            job.stopping.is_set(),
+        )
+        if now == self._shown:
+            return
+        ended = self._shown and not runs
+        self._shown = now
+        self._bar.set_value(job.done / job.total if job.total else 0)
+        bad = "mesh-bad" if job.fault else ""
+        self._state.set_content(f"<span class='{bad}'>{text(job.state())}</span>")
+        more = f"<li>and {job.more_lines:,} more</li>" if job.more_lines else ""
+        lines = "".join(f"<li>{text(line)}</li>" for line in job.lines)
+        self._found.set_content(f"<ul>{lines}{more}</ul>" if lines else "")
+        if ended:
+            self._changed()

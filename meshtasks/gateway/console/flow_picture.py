@@ -1,0 +1,234 @@
+"""The mesh as a picture: made once for its shape, then only what changes is changed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from meshtasks.gateway.console.frame import text
+from meshtasks.observation.flow_map import Edge, FlowMap, Node, colour_of
+from meshtasks.text import clip
+
+#: Pixels.
+_WIDTHS = {"exchange": 150, "queue": 230, "worker": 170, "sink": 150}
+_HEIGHT, _ROW, _GAP, _MARGIN, _HEAD = 40, 50, 84, 8, 24
+_CHAR = 7.0
+_HEADS = {
+    "exchange": "exchanges", "queue": "queues", "worker": "workers", "sink": "sinks",
+}  # fmt: skip
+
+STYLE = """
+.mesh-flow { display: block; width: 100%; height: auto;
+  font: 12px system-ui, sans-serif; fill: var(--ink) }
+.mesh-flow rect { fill: var(--card); stroke-width: 1.5 }
+.mesh-flow .head, .mesh-flow .more { fill: var(--dim) }
+.mesh-flow .bad { fill: var(--bad); font-weight: 600 }
+.mesh-flow .rate { fill: var(--dim); font-size: 11px;
+  font-variant-numeric: tabular-nums; paint-order: stroke; stroke: var(--page);
+  stroke-width: 3px }
+.mesh-flow path { fill: none; stroke: var(--dim); opacity: .45 }
+.mesh-flow path.w0 { stroke-width: 1 } .mesh-flow path.w1 { stroke-width: 2 }
+.mesh-flow path.w2 { stroke-width: 3.5 } .mesh-flow path.w3 { stroke-width: 5 }
+.mesh-flow path.stopped { stroke: var(--bad); stroke-dasharray: 4 4; opacity: .8 }
+.mesh-flow .end { text-anchor: end }
+:root { --page: #f4f6f8 } body.body--dark { --page: #12181d }
+"""
+
+#: Changes what is given by id: text and class, and nothing that is as it should be.
+SCRIPT = """
+(() => { for (const [id, [content, kind]] of Object.entries(%s)) {
+  const element = document.getElementById(id); if (!element) continue;
+  if (content !== null && element.textContent !== content)
+    element.textContent = content;
+  if (kind !== null && element.getAttribute('class') !== kind)
+    element.setAttribute('class', kind);
+} })()
+"""
+
+
+class Shown(NamedTuple):
+    """What an element shows: its text, and its class; None is left alone."""
+
+    content: str | None
+    kind: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is shown of a box or an arrow.
+
+    Attributes:
+        line: the second of a box; the rate beside a queue.
+        bad: something is wrong with it.
+        rate_in: messages a second that come in; None is unknown.
+        rate_out: that go out.
+    """
+
+    line: str = ""
+    bad: bool = False
+    rate_in: float | None = None
+    rate_out: float | None = None
+
+
+class Picture:
+    """A picture of a graph.
+
+    Args:
+        graph: the graph.
+    """
+
+    def __init__(self, graph: FlowMap) -> None:
+        self._graph = graph
+        self._left = _lefts(graph)
+        self._ids = {key: f"flow-{number}" for number, key in enumerate(graph.nodes)}
+        self._shown: dict[str, Shown] = {}
+
+    def svg(self, looks: Mapping[str, Look], words: str) -> str:
+        """The whole of it.
+
+        Args:
+            looks: by the key of the box.
+            words: the same for those who cannot see it.
+        """
+        self._shown = self._all(looks)
+        width = max(self._left.values(), default=0) + _MARGIN
+        height = _HEAD + self._graph.rows * _ROW + _MARGIN
+        edges = "".join(
+            self._edge(number, edge) for number, edge in enumerate(self._graph.edges)
+        )
+        nodes = "".join(map(self._node, self._graph.nodes.values()))
+        return (
+            f"<svg class='mesh-flow' viewBox='0 0 {width} {height}' role='img' "
+            f"style='min-width:{0.85 * width:.0f}px;max-width:{1.1 * width:.0f}px' "
+            f"aria-label='{text(words)}'>{self._heads()}{edges}{nodes}</svg>"
+        )
+
+    def changes(self, looks: Mapping[str, Look], *, everything: bool) -> str:
+        """A script that brings the picture up to date; empty if it is.
+
+        Args:
+            looks: by the key of the box.
+            everything: not only what has changed since the last time.
+        """
+        now = self._all(looks)
+        changed = {
+            key: shown
+            for key, shown in now.items()
+            if everything or self._shown.get(key) != shown
+        }
+        self._shown = now
+        return SCRIPT % json.dumps(changed).replace("<", "\\u003c") if changed else ""
+
+    def _all(self, looks: Mapping[str, Look]) -> dict[str, Shown]:
+        """What every element shows."""
+        shown: dict[str, Shown] = {}
+        for key, node in self._graph.nodes.items():
+            look, name = looks.get(key, Look()), self._ids[key]
+            line = clip(look.line, int((_WIDTHS[node.kind] - 16) / (_CHAR - 0.8)))
+            shown[f"{name}-line"] = Shown(line, "bad" if look.bad else "more")
+            if node.kind == "queue":
+                shown[f"{name}-in"] = Shown(_rate(look.rate_in), "rate end")
+                shown[f"{name}-out"] = Shown(_rate(look.rate_out), "rate")
+        for number, edge in enumerate(self._graph.edges):
+            shown[f"flow-edge-{number}"] = Shown(None, self._stroke(edge, looks))
+        return shown
+
+    def _stroke(self, edge: Edge, looks: Mapping[str, Look]) -> str:
+        """How thick an arrow is, and whether nothing passes it."""
+        source, target = looks.get(edge.source, Look()), looks.get(edge.target, Look())
+        if edge.target.startswith("sink:"):
+            return "w0 stopped" if target.bad else "w0"
+        from_queue = edge.source.startswith("queue:")
+        rate = source.rate_out if from_queue else target.rate_in
+        stopped = " stopped" if from_queue and source.bad else ""
+        return f"w{min(3, math.ceil(math.log10(1 + (rate or 0))))}{stopped}"
+
+    def _heads(self) -> str:
+        """What stands in the columns."""
+        heads: dict[int, str] = {}
+        for node in self._graph.nodes.values():
+            heads.setdefault(node.column, _HEADS[node.kind])
+        return "".join(
+            f"<text class='head' x='{self._left[column]}' y='14'>{head}</text>"
+            for column, head in heads.items()
+        )
+
+    def _place(self, node: Node) -> tuple[float, float]:
+        """Its left upper corner; shorter columns stand in the middle."""
+        mine = sum(each.column == node.column for each in self._graph.nodes.values())
+        step = _ROW * self._graph.rows / mine
+        y = _HEAD + step * node.row + (step - _HEIGHT) / 2
+        return self._left[node.column], y
+
+    def _edge(self, number: int, edge: Edge) -> str:
+        source, target = (self._graph.nodes[key] for key in (edge.source, edge.target))
+        (x1, y1), (x2, y2) = self._place(source), self._place(target)
+        y1, y2 = y1 + _HEIGHT / 2, y2 + _HEIGHT / 2
+        x1 += _WIDTHS[source.kind]
+        if source.column == target.column:  # of a circle of exchanges
+            x2 += _WIDTHS[target.kind]
+            bend = x1 + _GAP / 2
+            way = f"M{x1:.0f} {y1:.0f}C{bend:.0f} {y1:.0f} {bend:.0f} {y2:.0f}"
+        else:
+            bend = min(_GAP, (x2 - x1) / 2)
+            way = (
+                f"M{x1:.0f} {y1:.0f}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f}"
+            )
+        name = f"flow-edge-{number}"
+        keys = ", ".join(edge.routing_keys[:20])
+        title = f"<title>{text(keys)}</title>" if keys else ""
+        way = (
+            f"id='{name}' class='{self._shown[name].kind}' d='{way} {x2:.0f} {y2:.0f}'"
+        )
+        return f"<path {way}>{title}</path>"
+
+    def _node(self, node: Node) -> str:
+        x, y = self._place(node)
+        width, name = _WIDTHS[node.kind], self._ids[node.key]
+        colour = (
+            colour_of(node.name)
+            if node.kind in {"exchange", "queue"}
+            else ("var(--line)")
+        )
+        label = clip(node.name or "default", int((width - 16) / _CHAR))
+        rates = ""
+        if node.kind == "queue":
+            rates = self._text(f"{name}-in", x - 4, y + 13) + self._text(
+                f"{name}-out", x + width + 4, y + 13
+            )
+        return (
+            f"<g><title>{text(node.name)}</title>"
+            f"<rect x='{x}' y='{y:.1f}' width='{width}' height='{_HEIGHT}' rx='5' "
+            f"style='stroke:{colour}'/>"
+            f"<rect x='{x}' y='{y:.1f}' width='6' height='{_HEIGHT}' rx='3' "
+            f"style='fill:{colour};stroke:none'/>"
+            f"<text x='{x + 12}' y='{y + 16:.1f}'>{text(label)}</text>"
+            f"{self._text(f'{name}-line', x + 12, y + 32)}{rates}</g>"
+        )
+
+    def _text(self, name: str, x: float, y: float) -> str:
+        shown = self._shown[name]
+        return (
+            f"<text id='{name}' class='{shown.kind}' x='{x:.0f}' y='{y:.1f}'>"
+            f"{text(shown.content)}</text>"
+        )
+
+
+def _lefts(graph: FlowMap) -> dict[int, int]:
+    """Where each column begins, and one more where the last ends."""
+    kinds = {node.column: node.kind for node in graph.nodes.values()}
+    left, lefts = _MARGIN, {}
+    for column in sorted(kinds):
+        lefts[column] = left
+        left += _WIDTHS[kinds[column]] + _GAP
+    lefts[graph.columns] = max(_MARGIN, left - _GAP)
+    return lefts
+
+
+def _rate(rate: float | None) -> str:
+    if not rate:
+        return ""
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"  # noqa: PLR2004 - digits

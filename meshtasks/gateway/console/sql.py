@@ -1,0 +1,172 @@
+"""SQL over the archive, with a table and a chart of what it gives."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from functools import partial
+from typing import Any
+
+from nicegui import ui
+
+from meshtasks.gateway.console.frame import Console, text
+from meshtasks.observation.chart import STYLE
+from meshtasks.observation.query import Answered, Queries, QueryRefused
+
+logger = logging.getLogger(__name__)
+
+#: Rows that the page shows of those it gets.
+_ROWS = 500
+_CHARS = 500
+_EXAMPLES = {
+    "Latest readings": "SELECT kind, location, arg_max(value, time) AS value,\n"
+    "  max(time) AS time\nFROM readings GROUP BY ALL ORDER BY ALL",
+    "Temperatures": "SELECT time_bucket(INTERVAL '10 minutes', time) AS t,\n"
+    "  location, avg(value) AS value\nFROM readings WHERE kind = 'temperature'\n"
+    "GROUP BY ALL ORDER BY t",
+    "Records a day": "SELECT date, domain, count(*) AS records\n"
+    "FROM archive GROUP BY ALL ORDER BY ALL",
+    "Columns": "DESCRIBE readings",
+}
+#: Colours of the chart, kept off the rest of the page.
+_CHART_STYLE = STYLE.replace(":root {", ".mesh-chart {")
+
+
+class SqlPanel:
+    """One viewer's queries.
+
+    Args:
+        console: the console.
+        queries: of all pages.
+    """
+
+    def __init__(self, console: Console, queries: Queries) -> None:
+        self._console = console
+        self._queries = queries
+        self._running: asyncio.Task[Answered] | None = None
+
+    def build(self) -> None:
+        """Fill the page."""
+        ui.add_css(_CHART_STYLE)
+        with ui.element("section").classes("mesh-card w-full"):
+            ui.html("<h2>SQL</h2>", sanitize=False)
+            ui.html(
+                "The views are readings, metrics, events and archive, as of "
+                "<code>meshtasks query</code>; nothing can be written.",
+                sanitize=False,
+            ).classes("mesh-dim")
+            with ui.row():
+                for name in _EXAMPLES:
+                    ui.button(name, on_click=partial(self._propose, name)).props(
+                        "flat dense"
+                    )
+            self._sql = ui.textarea("SQL", value=_EXAMPLES["Latest readings"])
+            self._sql.classes("w-full").props("outlined autogrow spellcheck=false")
+            self._sql.on("keydown.ctrl.enter", self._run)
+            with ui.row().classes("items-center"):
+                self._days = ui.number("Last days (all)", min=1, precision=0)
+                self._button = ui.button("Run", on_click=self._run)
+                self._cancel = ui.button("Cancel", on_click=self._stop).props("flat")
+                self._cancel.set_visibility(False)
+            self._state = ui.html("", sanitize=False).props('role="status"')
+            self._chart = ui.html("", sanitize=False).classes("mesh-chart w-full")
+            self._table = ui.html("", sanitize=False).classes("mesh-scroll")
+        ui.context.client.on_delete(self._stop)
+
+    def _propose(self, name: str) -> None:
+        self._sql.set_value(_EXAMPLES[name])
+
+    def _stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+
+    async def _run(self) -> None:
+        viewer = self._console.viewer()
+        if self._running is not None or viewer is None:
+            return
+        days = int(self._days.value) if self._days.value else None
+        began = time.monotonic()
+        self._show_busy(busy=True)
+        logger.info("%s asks: %s", viewer.name, " ".join(self._sql.value.split()))
+        self._running = asyncio.create_task(
+            self._queries.run(self._sql.value, days, drawn=True)
+        )
+        try:
+            answer = await self._running
+        except QueryRefused as error:
+            self._show(f"<pre class='mesh-bad mesh-wrap'>{text(error)}</pre>")
+            return
+        except asyncio.CancelledError:
+            self._show("Cancelled.")
+            return
+        finally:
+            self._running = None
+            self._show_busy(busy=False)
+        self._show(_summary(answer, time.monotonic() - began), answer)
+
+    def _show_busy(self, *, busy: bool) -> None:
+        self._button.set_enabled(not busy)
+        self._cancel.set_visibility(busy)
+        if busy:
+            self._state.set_content("Asking …")
+
+    def _show(self, state: str, answer: Answered | None = None) -> None:
+        self._state.set_content(state)
+        self._chart.set_content((answer and answer.chart) or "")
+        self._table.set_content(_table(answer) if answer else "")
+
+
+def _summary(answer: Answered, seconds: float) -> str:
+    first = "the first " if answer.more else ""
+    notes = "".join(f"<li>{text(note)}</li>" for note in answer.notes)
+    why = f" No chart: {text(answer.no_chart)}." if answer.no_chart else ""
+    rows = f"{first}{len(answer.rows):,} rows in {seconds:.1f} s."
+    return f"{rows}{why}<ul class='mesh-bad'>{notes}</ul>"
+
+
+def _table(answer: Answered) -> str:
+    rows = answer.rows[:_ROWS]
+    numeric = [
+        all(_is_number(row[index]) or row[index] is None for row in rows)
+        for index in range(len(answer.columns))
+    ]
+    kinds = [" class='n'" if each else "" for each in numeric]
+    head = "".join(
+        f"<th scope='col'{kind}>{text(name)}</th>"
+        for name, kind in zip(answer.columns, kinds, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f"<td{kind}>{text(_shown(value))}</td>"
+            for value, kind in zip(row, kinds, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    more = (
+        f"<p class='mesh-dim'>The first {len(rows):,} rows; <code>meshtasks query "
+        "--csv</code> gives all of them.</p>"
+        if answer.more or len(answer.rows) > len(rows)
+        else ""
+    )
+    return f"<table class='mesh-table'><tr>{head}</tr>{body}</table>{more}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            shown = ""
+        case bool() | list() | dict():
+            shown = json.dumps(value, ensure_ascii=False)
+        case float():
+            shown = f"{value:.10g}"
+        case _:
+            shown = str(value)
+    return shown if len(shown) <= _CHARS else f"{shown[:_CHARS]}…"

@@ -1,0 +1,248 @@
+"""Workers and what they have done, commands with a form each, and ways to other
+programs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from datetime import datetime
+from typing import Any
+
+from nicegui import ui
+from pydantic import ValidationError
+
+from meshtasks.amqp.frames import new_message_id
+from meshtasks.config.durations import span_text
+from meshtasks.errors import MeshError
+from meshtasks.flows.contract import Command
+from meshtasks.gateway.clients import Client
+from meshtasks.gateway.console.forms import FieldFault, Form
+from meshtasks.gateway.console.frame import Console, framed, text
+from meshtasks.gateway.problems import Problem
+from meshtasks.gateway.routes import checked, start
+from meshtasks.gateway.store import Task
+from meshtasks.observation.snapshot import BatchEvent
+from meshtasks.records.models import explain
+from meshtasks.text import clip
+
+logger = logging.getLogger(__name__)
+
+_REFRESH_SECONDS = 2.0
+_TASKS, _CHARS = 20, 300
+#: Names of programs as they write themselves.
+_NAMES = {"rabbitmq": "RabbitMQ", "n8n": "n8n", "ntfy": "ntfy", "influxdb": "InfluxDB"}
+_OUTCOMES = ("succeeded", "retried", "failed")
+
+
+def add_workers(console: Console) -> None:
+    """Serve the page."""
+
+    @ui.page("/workers")
+    async def workers() -> None:
+        with framed(console, "/workers"):
+            _links(console)
+            table = ui.html("", sanitize=False).classes("mesh-scroll")
+            outcomes = ui.html("", sanitize=False).classes("mesh-scroll")
+            ui.html("<h2 class='mesh-h2'>Commands</h2>", sanitize=False)
+            for command in console.context.commands.values():
+                _CommandForm(console, command).build()
+            tasks = ui.html("", sanitize=False).classes("mesh-scroll")
+
+            async def refresh() -> None:
+                table.set_content(_workers(console))
+                outcomes.set_content(_outcomes(console) + _batches(console))
+                viewer = console.viewer()
+                if viewer is not None:
+                    tasks.set_content(await asyncio.to_thread(_tasks, console, viewer))
+
+            await refresh()
+            ui.timer(_REFRESH_SECONDS, refresh)
+
+
+def _links(console: Console) -> None:
+    links = {name: url for name, url in console.settings.env.links.items() if url}
+    if not links:
+        return
+    with ui.element("nav").props('aria-label="Other programs"').classes("row gap-4"):
+        for name, url in sorted(links.items()):
+            shown = _NAMES.get(name, name.replace("_", " ").capitalize())
+            ui.link(shown, url, new_tab=True).props('rel="noopener noreferrer"')
+
+
+class _CommandForm:
+    """A command, to be started as it is over HTTP."""
+
+    def __init__(self, console: Console, command: Command[Any]) -> None:
+        self._console = console
+        self._command = command
+        self._form = Form(command.arguments)
+
+    def build(self) -> None:
+        """Fill the page."""
+        command = self._command
+        what = (command.run.__doc__ or "").partition("\n")[0]
+        with ui.expansion(command.name, caption=what).classes("mesh-card w-full"):
+            self._form.build()
+            button = ui.button(f"Start {command.name}", on_click=self._start)
+            self._fault = ui.html("", sanitize=False).props('role="status"')
+        viewer = self._console.viewer()
+        if viewer is None or not _may_start(viewer, command):
+            button.disable()
+            scopes = ", ".join(sorted(command.scopes))
+            button.tooltip(f"needs a token with {scopes}")
+
+    async def _start(self) -> None:
+        viewer, command = self._console.viewer(), self._command
+        context = self._console.context
+        if viewer is None:
+            return
+        try:
+            given = self._form.values()
+            arguments = command.arguments.model_validate(given)
+
+            def begin() -> None:
+                start(
+                    context,
+                    viewer,
+                    command,
+                    checked(context, viewer, arguments, given),
+                    new_message_id(),
+                )
+
+            await asyncio.to_thread(begin)
+        except ValidationError as error:
+            self._say(explain(error))
+        except Problem as problem:
+            faults = [f"{fault.pointer}: {fault.detail}" for fault in problem.errors]
+            self._say("; ".join([problem.detail, *faults]))
+        except (FieldFault, MeshError) as error:
+            self._say(str(error))
+        else:
+            self._say("")
+            logger.info("%s started %s on the console", viewer.name, command.name)
+            ui.notify(f"{command.name} waits for a worker.", type="positive")
+
+    def _say(self, fault: str) -> None:
+        self._fault.set_content(f"<p class='mesh-bad mesh-wrap'>{text(fault)}</p>")
+
+
+def _may_start(viewer: Client, command: Command[Any]) -> bool:
+    return command.scopes <= viewer.scopes
+
+
+def _workers(console: Console) -> str:
+    """Every worker that is heard of: its state, what it consumes, its last batch."""
+    snapshot = console.watch.snapshot
+    seen = {each.name: each for each in snapshot.seen.workers} if snapshot else {}
+    answers = {each.name: each for each in console.watch.answers}
+    rows = ""
+    for name in sorted({*seen, *answers}):
+        worker, answer = seen.get(name), answers.get(name)
+        if worker and not worker.online:
+            state = "<span class='mesh-bad'>stopped</span>"
+        elif answer:
+            state = "<span class='mesh-good'>answers</span>"
+        else:
+            silent = span_text(time.time() - worker.heard_at) if worker else "?"
+            state = f"busy, or away: heard of {silent} ago"
+        circuits = (
+            "; ".join(f"{s}: {why}" for s, why in answer.down.items())
+            if (answer)
+            else ""
+        )
+        last = worker.last_batch if worker else None
+        rows += (
+            f"<tr><th scope='row'>{text(name)}</th><td>{state}</td>"
+            f"<td>{text(', '.join(answer.consuming)) if answer else ''}</td>"
+            f"<td class='mesh-bad'>{text(circuits)}</td>"
+            f"<td>{_batch_line(last) if last else ''}</td></tr>"
+        )
+    if not rows:
+        rows = "<tr><td colspan='5'>No worker is heard of.</td></tr>"
+    return _table(
+        "Workers", ("worker", "state", "consumes", "open circuits", "last batch"), rows
+    )
+
+
+def _outcomes(console: Console) -> str:
+    snapshot = console.watch.snapshot
+    if snapshot is None or not snapshot.seen.outcomes:
+        return ""
+    rows = "".join(
+        f"<tr><th scope='row'>{text(queue)}</th>"
+        + "".join(f"<td class='n'>{counts.get(kind, 0):,}</td>" for kind in _OUTCOMES)
+        + "</tr>"
+        for queue, counts in sorted(snapshot.seen.outcomes.items())
+    )
+    head = ("queue or command", *_OUTCOMES)
+    return _table("Batches since the pages are looked at", head, rows, numbers=3)
+
+
+def _batches(console: Console) -> str:
+    snapshot = console.watch.snapshot
+    if snapshot is None or not snapshot.seen.last_batches:
+        return ""
+    rows = "".join(
+        f"<tr><td>{_clock(batch.finished_at)}</td><th scope='row'>{text(batch.queue)}"
+        f"</th><td>{_batch_line(batch)}</td><td>{text(batch.worker)}</td></tr>"
+        for batch in reversed(snapshot.seen.last_batches)
+    )
+    return _table("The last of them", ("at", "of", "outcome", "worker"), rows)
+
+
+def _batch_line(batch: BatchEvent) -> str:
+    took = batch.runtime_seconds
+    runtime = f" in {took:.3f} s" if took is not None else ""
+    kind = "mesh-bad" if batch.failed else ""
+    return (
+        f"<span class='{kind} mesh-wrap'>{text(batch.outcome)}{runtime}: "
+        f"{text(clip(batch.result, _CHARS))}</span>"
+    )
+
+
+def _tasks(console: Console, viewer: Client) -> str:
+    """What was started of late: one's own, or with the scope operate that of all."""
+    client = None if "operate" in viewer.scopes else viewer.name
+    try:
+        tasks = console.context.store.latest(_TASKS, client)
+    except MeshError as error:
+        return f"<p class='mesh-bad'>{text(error)}</p>"
+    if not tasks:
+        return ""
+    rows = "".join(
+        f"<tr><td>{_clock(task.submitted_at)}</td><th scope='row'>{text(task.name)}"
+        f"</th><td>{text(task.client)}</td><td>{_task_state(task)}</td></tr>"
+        for task in tasks
+    )
+    head = ("at", "command", "of", "outcome")
+    return _table("Commands that were started", head, rows)
+
+
+def _task_state(task: Task) -> str:
+    state = text(task.state.lower())
+    if task.error is not None:
+        kind = "mesh-bad" if task.state != "RETRY" else ""
+        error = text(clip(task.error, _CHARS))
+        return f"<span class='{kind} mesh-wrap'>{state}: {error}</span>"
+    if task.result is None:
+        return state
+    result = json.dumps(task.result, ensure_ascii=False)
+    return f"{state} <code class='mesh-wrap'>{text(clip(result, _CHARS))}</code>"
+
+
+def _table(title: str, head: tuple[str, ...], rows: str, numbers: int = 0) -> str:
+    texts = len(head) - numbers
+    cells = "".join(
+        f"<th scope='col'{' class=n' if index >= texts else ''}>{name}</th>"
+        for index, name in enumerate(head)
+    )
+    return (
+        f"<table class='mesh-table'><caption class='mesh-h2'>{title}</caption>"
+        f"<tr>{cells}</tr>{rows}</table>"
+    )
+
+
+def _clock(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment).astimezone():%d %b %H:%M:%S}"

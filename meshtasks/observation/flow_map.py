@@ -1,0 +1,222 @@
+"""The way of messages through the mesh as a graph in columns: exchanges, queues,
+workers, sinks. Whatever the topology is, every node has a place of its own."""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from meshtasks.amqp.partitions import queue_of
+from meshtasks.amqp.topology import Topology
+from meshtasks.flows.contract import Handler
+from meshtasks.observation.workers import WorkerAnswer
+
+Kind = Literal["exchange", "queue", "worker", "sink"]
+
+#: Colours of the domains.
+DOMAIN_COLOURS = {
+    "home": "#41BDF5",
+    "sensors": "#86DAF1",
+    "metrics": "#4CAF50",
+    "ai": "#00ABA9",
+    "alerts": "#FF9800",
+    "archive": "#C72E49",
+}
+SYSTEM_COLOUR = "#757575"
+#: First words of names that are no domain's.
+_SYSTEM = frozenset({"amq", "commands", "dead", "devices", "pending", "unrouted"})
+#: Sweeps that bring nodes beside those they are bound to; more change nothing.
+_SWEEPS = 6
+
+
+def colour_of(name: str) -> str:
+    """The colour of a name's domain; of a domain of one's own always the same."""
+    domain = name.partition(".")[0]
+    if domain in _SYSTEM:
+        return SYSTEM_COLOUR
+    if domain in DOMAIN_COLOURS:
+        return DOMAIN_COLOURS[domain]
+    return f"hsl({zlib.crc32(domain.encode()) % 360} 60% 50%)"
+
+
+class Node(NamedTuple):
+    """A box.
+
+    Attributes:
+        key: unlike that of any other.
+        name: of what it stands for.
+        column: counted from the left.
+        row: counted from above, within its column.
+    """
+
+    key: str
+    kind: Kind
+    name: str
+    column: int
+    row: int
+
+
+class Edge(NamedTuple):
+    """An arrow between two boxes, by their keys.
+
+    Attributes:
+        routing_keys: of the bindings that it stands for.
+    """
+
+    source: str
+    target: str
+    routing_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FlowMap:
+    """The graph.
+
+    Attributes:
+        nodes: by key, column by column.
+        edges: between them.
+    """
+
+    nodes: Mapping[str, Node]
+    edges: tuple[Edge, ...]
+
+    @property
+    def columns(self) -> int:
+        """How many there are."""
+        return 1 + max((node.column for node in self.nodes.values()), default=-1)
+
+    @property
+    def rows(self) -> int:
+        """Of the longest column."""
+        return 1 + max((node.row for node in self.nodes.values()), default=-1)
+
+
+def flow_map(
+    topology: Topology,
+    handlers: Mapping[str, Handler],
+    answers: Iterable[WorkerAnswer],
+) -> FlowMap:
+    """The graph of a mesh.
+
+    Args:
+        topology: its exchanges, queues and bindings.
+        handlers: by queue; they know the sinks.
+        answers: of the workers.
+    """
+    edges = [*_bindings(topology), *_consuming(topology, handlers, answers)]
+    queues = {f"queue:{queue.name}" for queue in topology.named_queues}
+    exchanges = {f"exchange:{each.name}" for each in topology.exchanges}
+    keys = dict.fromkeys(
+        [*sorted(exchanges), *sorted(queues)]
+        + [key for edge in edges for key in (edge.source, edge.target)]
+    )
+    first = _columns(edges, [key for key in keys if key.startswith("exchange:")])
+    last = max(first.values(), default=0)
+    column = {
+        key: first[key] if key in first else last + _AFTER[key.partition(":")[0]]
+        for key in keys
+    }
+    return FlowMap(_placed(column, edges), tuple(edges))
+
+
+#: Columns behind that of the last exchange.
+_AFTER = {"queue": 1, "worker": 2, "sink": 3}
+
+
+def _bindings(topology: Topology) -> Iterator[Edge]:
+    """One for all bindings between the same two."""
+    keys: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for binding in topology.bindings:
+        kind = "queue" if binding.queue else "exchange"
+        ends = f"exchange:{binding.exchange}", f"{kind}:{binding.destination}"
+        keys[ends].append(binding.routing_key)
+    for (source, target), found in keys.items():
+        yield Edge(source, target, tuple(found))
+
+
+def _consuming(
+    topology: Topology,
+    handlers: Mapping[str, Handler],
+    answers: Iterable[WorkerAnswer],
+) -> Iterator[Edge]:
+    """From queues to workers, and on to sinks."""
+    edges: dict[Edge, None] = {}
+    for answer in answers:
+        for queue in map(queue_of, answer.consuming + answer.resting):
+            if queue not in topology.queue_names:
+                continue
+            edges[Edge(f"queue:{queue}", f"worker:{answer.name}")] = None
+            if handler := handlers.get(queue):
+                for sink in handler.sinks:
+                    edges[Edge(f"worker:{answer.name}", f"sink:{sink.name}")] = None
+    yield from edges
+
+
+def _columns(edges: Iterable[Edge], exchanges: list[str]) -> dict[str, int]:
+    """Columns of exchanges: each is left of those it leads to, and the last stand
+    beside the queues. Those of a circle, which a topology may have, stand together."""
+    ahead: dict[str, list[str]] = defaultdict(list)
+    for edge in edges:
+        if edge.target.startswith("exchange:"):
+            ahead[edge.source].append(edge.target)
+    height = dict.fromkeys(exchanges, 0)
+    for _ in exchanges:  # longer than any way without a circle
+        moved = False
+        for source, targets in ahead.items():
+            least = 1 + max(height[target] for target in targets)
+            if height[source] < least:
+                height[source] = least
+                moved = True
+        if not moved:
+            highest = max(height.values(), default=0)
+            return {key: highest - height[key] for key in exchanges}
+    return dict.fromkeys(exchanges, 0)  # a circle
+
+
+def _placed(column: Mapping[str, int], edges: Iterable[Edge]) -> dict[str, Node]:
+    """Rows within each column, near those that a node is bound to."""
+    beside: dict[str, list[str]] = defaultdict(list)
+    for edge in edges:
+        beside[edge.source].append(edge.target)
+        beside[edge.target].append(edge.source)
+    used = sorted(set(column.values()))
+    order = {
+        each: [key for key in column if column[key] == number]
+        for each, number in enumerate(used)
+    }
+    place = {key: index for keys in order.values() for index, key in enumerate(keys)}
+    share = {
+        key: (place[key] + 0.5) / len(keys) for keys in order.values() for key in keys
+    }
+    for sweep in range(_SWEEPS):
+        for each in sorted(order, reverse=bool(sweep % 2)):
+            keys = order[each]
+            middle = {
+                key: sum(share[other] for other in beside[key]) / len(beside[key])
+                if beside[key]
+                else share[key]
+                for key in keys
+            }
+            keys.sort(key=lambda key: middle[key])
+            for index, key in enumerate(keys):
+                share[key] = (index + 0.5) / len(keys)
+    return {
+        key: Node(key, _kind(key), key.partition(":")[2], each, row)
+        for each, keys in order.items()
+        for row, key in enumerate(keys)
+    }
+
+
+def _kind(key: str) -> Kind:
+    match key.partition(":")[0]:
+        case "exchange":
+            return "exchange"
+        case "queue":
+            return "queue"
+        case "worker":
+            return "worker"
+        case _:
+            return "sink"
