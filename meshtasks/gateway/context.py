@@ -20,6 +20,7 @@ from meshtasks.gateway.config import GATEWAY
 from meshtasks.gateway.observing import Observations
 from meshtasks.gateway.store import Answers, Store
 from meshtasks.gateway.validation import Validator
+from meshtasks.observation.query import Queries
 from meshtasks.state.database import StateLocation
 from meshtasks.worker.recording import Recorder
 
@@ -31,9 +32,14 @@ _RECORDER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Context:
-    """The parts of a gateway; two of them are threads."""
+    """The parts of a gateway; two of them are threads.
+
+    Attributes:
+        looking: the settings with the account that the mesh is looked at with.
+    """
 
     settings: Settings
+    looking: Settings
     commands: Mapping[str, Command[Any]]
     tokens: Tokens
     rate: RateLimit
@@ -43,6 +49,7 @@ class Context:
     answers: Answers
     observations: Observations
     recorder: Recorder
+    queries: Queries
 
     @classmethod
     def from_settings(
@@ -65,8 +72,12 @@ class Context:
         )
         answers_queue = settings.read(TOPOLOGY).answers_queue.name
         recorder = Recorder(env, f"gateway@{socket.gethostname()}", "gateway")
+        looking = env.console_broker_url
         return cls(
             settings,
+            Settings(env.model_copy(update={"broker_url": looking}))
+            if looking.get_secret_value()
+            else settings,
             commands,
             Tokens(env.api_tokens.get_secret_value()),
             RateLimit(config.requests_per_second, config.burst),
@@ -79,6 +90,7 @@ class Context:
             Answers(env.amqp_url, answers_queue, store, recorder.connection),
             Observations(),
             recorder,
+            Queries(),
         )
 
     def start(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json, to_json
 
 from meshtasks.amqp.calls import call_message
@@ -38,6 +38,11 @@ from meshtasks.gateway.problems import OF_SUBMITTING, FieldError, Problem, docum
 events = APIRouter(tags=["events"])
 
 
+def _example(**members: Any) -> ConfigDict:
+    """The configuration of a model with an example, which OpenAPI shows."""
+    return ConfigDict(json_schema_extra={"examples": [members]})
+
+
 class Published(BaseModel):
     """A message that the broker has stored.
 
@@ -45,6 +50,11 @@ class Published(BaseModel):
         message_id: its id.
         queues: that it went to.
     """
+
+    model_config = _example(
+        message_id="019a1c3e-6f1d-7d0c-8000-5b2c1a9e4f10",
+        queues=["sensors.temperature"],
+    )
 
     message_id: str
     queues: list[str]
@@ -110,6 +120,12 @@ class Submitted(BaseModel):
         state: ``pending``.
     """
 
+    model_config = _example(
+        id="019a1c3e-6f1d-7d0c-8000-5b2c1a9e4f11",
+        name="silence_alerts",
+        state="pending",
+    )
+
     id: str
     name: str
     state: str
@@ -126,6 +142,15 @@ class TaskState(Submitted):
         submitted_at: epoch seconds.
         updated_at: epoch seconds; of the last news.
     """
+
+    model_config = _example(
+        id="019a1c3e-6f1d-7d0c-8000-5b2c1a9e4f11",
+        name="silence_alerts",
+        state="success",
+        result={"silence_id": "5b2c1a9e", "ends_at": 1795442400.0},
+        submitted_at=1795435200.0,
+        updated_at=1795435200.2,
+    )
 
     result: Any = None
     error: str | None = None

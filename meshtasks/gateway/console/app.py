@@ -10,7 +10,6 @@ from nicegui import app as pages
 from nicegui import ui
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import Flows
 from meshtasks.gateway.console.alert_desk import AlertDesk
 from meshtasks.gateway.console.alerts import add_alerts
@@ -37,10 +36,7 @@ def create_console(context: Context, flows: Flows) -> FastAPI:
         flows: those of the mesh.
     """
     sessions = Sessions(context.tokens)
-    env = context.settings.env
-    if env.console_broker_url.get_secret_value():
-        env = env.model_copy(update={"broker_url": env.console_broker_url})
-    settings = Settings(env)
+    settings = context.looking
     console = Console(
         context,
         settings,

@@ -21,7 +21,6 @@ from meshtasks.gateway.console.frame import Console, framed, text
 from meshtasks.gateway.console.jobs import Jobs
 from meshtasks.gateway.console.sql import SqlPanel
 from meshtasks.observation.archived import ArchivedDay, Calendar, calendar_of
-from meshtasks.observation.query import Queries
 
 _EVER = Period(-math.inf, math.inf)
 #: Months that are shown at first, and more with each press.
@@ -52,7 +51,7 @@ _STYLE = """
 
 def add_archive(console: Console) -> None:
     """Serve the page."""
-    jobs, queries = Jobs(), Queries()
+    jobs = Jobs()
     #: Records by domain and date, with the number of objects that they were counted in.
     records: dict[tuple[str, date], tuple[int, int]] = {}
     app.on_shutdown(jobs.stop)
@@ -62,7 +61,7 @@ def add_archive(console: Console) -> None:
         with framed(console, "/archive"):
             ui.add_css(_STYLE)
             _Page(console, jobs, records).build()
-            SqlPanel(console, queries).build()
+            SqlPanel(console, console.context.queries).build()
 
 
 class _Page:
