@@ -19,6 +19,7 @@ from meshtasks.amqp.receiving import Message
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, topic_matches
 from meshtasks.amqp.topology import Topology
 
+_LONGEST_BYTES = 255
 #: When nobody takes them the broker drops the oldest copies.
 _BOUNDED = {"x-max-length": 1_000, "x-max-length-bytes": 64 * 1024 * 1024}
 
@@ -63,6 +64,29 @@ class Tap:
                 return None
             with suppress(TimeoutError):
                 self._connection.drain_events(timeout=remaining)
+
+
+def pattern_fault(pattern: str) -> str | None:
+    """Why a pattern of routing keys is not what it seems to be; None if it is.
+
+    The broker takes any text, and what is no wildcard to it matches itself alone.
+    """
+    size_bytes = len(pattern.encode(errors="replace"))
+    is_text = not any("\ud800" <= character <= "\udfff" for character in pattern)
+    if not pattern or pattern != pattern.strip() or not is_text:
+        return "expected a pattern without blanks around it; # is every routing key"
+    if size_bytes > _LONGEST_BYTES:
+        return f"a pattern has at most {_LONGEST_BYTES} bytes, not {size_bytes:,}"
+    if ("/" in pattern and "." not in pattern) or "+" in pattern.split("/"):
+        dotted = pattern.strip("/").replace("/", ".").replace("+", "*")
+        return f"{pattern} is a topic of MQTT; routing keys have dots: {dotted}"
+    for word in pattern.split("."):
+        if len(word) > 1 and set(word) & set("*#"):
+            return (
+                f"{word} is no wildcard: * stands for one whole word and # for any "
+                "number of them, words being between dots"
+            )
+    return None
 
 
 def every_exchange(topology: Topology) -> list[str]:

@@ -18,7 +18,7 @@ from amqp.exceptions import ChannelError
 from meshtasks.amqp.headers import as_json
 from meshtasks.amqp.receiving import Message
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
-from meshtasks.amqp.tap import every_exchange, tapped
+from meshtasks.amqp.tap import every_exchange, pattern_fault, tapped
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli.terminal import fail, say, stopping_on_signals
 from meshtasks.config.durations import seconds_of
@@ -34,11 +34,18 @@ _EX_USAGE = 2
 _WIDTH_CHARS = 100_000
 
 
+def _pattern(text: str) -> str:
+    if fault := pattern_fault(text):
+        raise typer.BadParameter(fault)
+    return text
+
+
 def tap(
     pattern: Annotated[
         str,
         typer.Argument(
-            help="Of routing keys: * stands for one word, # for any number of words."
+            callback=_pattern,
+            help="Of routing keys: * stands for one word, # for any number of words.",
         ),
     ] = "#",
     *,

@@ -1,4 +1,4 @@
-"""Pages of the console that look into the mesh: archive, SQL, workers."""
+"""Pages of the console: flow, archive, SQL, workers, live, try."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import closing
 
 import pytest
 
+from meshtasks.amqp.management import read
+from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.archive.objects import OBJECTS, archived_objects
@@ -17,6 +19,7 @@ from tests.support.analytics import archive
 from tests.support.archive import NOON
 from tests.support.browser import Browser
 from tests.support.gateway import Gateway, token_of
+from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
 
 DAY = 86_400.0
@@ -24,6 +27,11 @@ TEMPERATURES = "sensors.temperature"
 ATTIC = f"{TEMPERATURES}.attic"
 
 pytestmark = pytest.mark.usefixtures("chromium")
+
+
+def publish(url: str, *messages: Outgoing) -> None:
+    with closing(Publisher(url)) as publisher:
+        publisher.publish(messages)
 
 
 def press_day(page: Browser, day: str) -> None:
@@ -144,6 +152,27 @@ class TestSql:
         page.wait_for("COPY: expected a query that reads")
 
 
+class TestFlow:
+    def test_the_picture_shows_exchanges_queues_and_what_waits(
+        self, console: Gateway, page: Browser, console_url: str
+    ) -> None:
+        page.open(f"{console.url}/flow")
+        page.wait_for("Queues")
+        texts = "[...document.querySelectorAll('.mesh-flow text')]"
+        texts += ".map(e => e.textContent)"
+        page.evaluate("document.querySelector('.mesh-flow').dataset.mark = 'the same'")
+        publish(console_url, Outgoing("sensors", ATTIC, b'{"value": 1}'))
+
+        wait_until(lambda: "nobody consumes it" in page.evaluate(texts), 60, "it")
+
+        assert {"amq.topic", "sensors", "sensors.temperature"} <= {
+            *page.evaluate(texts)
+        }
+        mark = "document.querySelector('.mesh-flow').dataset.mark"
+        assert page.evaluate(mark) == "the same"  # it was not made anew
+        drain(console_url, TEMPERATURES)
+
+
 class TestWorkers:
     def test_a_command_is_started_by_a_form_of_its_arguments(
         self, console: Gateway, page: Browser, console_url: str
@@ -196,3 +225,120 @@ class TestWorkers:
 
         link = "[...document.querySelectorAll('a')].find(a => a.innerText == 'Grafana')"
         assert page.evaluate(f"{link}.href") == "http://192.0.2.1:3000/"
+
+
+def taps(mesh: Environment) -> set[str]:
+    """The broker's own names of queues: of everybody who taps."""
+    live = read(mesh.amqp_url, mesh.management_url)
+    return {queue.name for queue in live.queues if queue.name.startswith("amq.gen")}
+
+
+class TestLive:
+    @pytest.fixture
+    def before(
+        self, console: Gateway, page: Browser, console_mesh: Environment
+    ) -> set[str]:
+        """The taps there are while a page without one of its own is open."""
+        page.open(f"{console.url}/flow")
+        # of sensors, dead letters, retries, results, alerts, events
+        wait_until(lambda: len(taps(console_mesh)) >= 6, 60, "the taps of the console")
+        return taps(console_mesh)
+
+    def test_a_message_is_a_tree_that_can_be_opened(
+        self, console: Gateway, page: Browser, console_url: str
+    ) -> None:
+        page.open(f"{console.url}/live")
+        page.wait_for("Listening for sensors.#")
+        body = b'{"value": 1, "deep": {"inner": ["<b>bold</b>"]}}'
+        publish(console_url, Outgoing("sensors", ATTIC, body))
+        page.wait_for("1 passed")
+
+        page.evaluate("document.querySelector('#live-messages summary').click()")
+
+        page.wait_for("inner")
+        assert (
+            page.evaluate("document.querySelectorAll('#live-messages b').length") == 0
+        )
+        drain(console_url, TEMPERATURES)
+
+    def test_what_passes_while_it_pauses_is_shown_afterwards(
+        self, console: Gateway, page: Browser, console_url: str
+    ) -> None:
+        page.open(f"{console.url}/live")
+        page.wait_for("Listening for sensors.#")
+        page.evaluate("document.querySelector('.q-toggle').click()")
+        publish(console_url, Outgoing("sensors", ATTIC, b'{"value": 4711}'))
+        page.wait_for("1 passed")
+        assert "4711" not in page.text()
+
+        page.evaluate("document.querySelector('.q-toggle').click()")
+
+        page.wait_for("4711")
+        drain(console_url, TEMPERATURES)
+
+    def test_a_pattern_that_is_none_is_explained(
+        self, console: Gateway, page: Browser
+    ) -> None:
+        page.open(f"{console.url}/live?pattern=sensors.temp*")
+
+        page.wait_for("temp* is no wildcard: * stands for one whole word")
+
+    def test_its_tap_ends_when_the_tab_is_closed(
+        self,
+        console: Gateway,
+        page: Browser,
+        before: set[str],
+        console_mesh: Environment,
+    ) -> None:
+        page.open(f"{console.url}/live")
+        page.wait_for("Listening for sensors.#")
+        assert taps(console_mesh) > before
+
+        page.open("about:blank")
+
+        wait_until(lambda: taps(console_mesh) <= before, 120, "the end of the tap")
+
+    def test_its_tap_ends_when_the_network_drops(
+        self,
+        console: Gateway,
+        page: Browser,
+        before: set[str],
+        console_mesh: Environment,
+    ) -> None:
+        with Proxy(console.port) as network:
+            url = f"http://127.0.0.1:{network.port}"
+            page.open(f"{url}/login?token={token_of('operator')}")
+            page.wait_for("House")
+            page.open(f"{url}/live")
+            page.wait_for("Listening for sensors.#")
+            assert taps(console_mesh) > before
+
+            network.freeze()  # no word of the end comes through
+
+            wait_until(lambda: taps(console_mesh) <= before, 120, "the end of the tap")
+            page.open("about:blank")
+        page.complaints.clear()  # of the connection
+
+
+class TestTry:
+    def test_what_to_add_is_said_of_a_topic_that_nobody_takes(
+        self, console: Gateway, page: Browser
+    ) -> None:
+        page.open(f"{console.url}/try")
+        page.wait_for("This would be stored as 22 °C of attic")
+
+        page.fill("Routing key, or topic of MQTT", "garden/moisture/bed1")
+
+        page.wait_for("No exchange takes garden.moisture.bed1")
+        for line in ("- name: garden.moisture", "kind: moisture", 'unit: "°F"'):
+            assert line in page.text()
+
+    def test_a_topic_is_taken_as_its_routing_key(
+        self, console: Gateway, page: Browser
+    ) -> None:
+        page.open(f"{console.url}/try")
+        page.wait_for("This would be stored as 22 °C of attic")
+
+        page.fill("Routing key, or topic of MQTT", "sensors/temperature/cellar")
+
+        page.wait_for("This would be stored as 22 °C of cellar")

@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
 from amqp.exceptions import ChannelError
 from nicegui import ui
+from pydantic_core import from_json
 
 from meshtasks.amqp.receiving import Message
-from meshtasks.amqp.tap import every_exchange, tapped
+from meshtasks.amqp.tap import every_exchange, pattern_fault, tapped
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.gateway.console.frame import Console, framed, text
-from meshtasks.records.json_text import body_text
 from meshtasks.text import clip
 
 _REFRESH_SECONDS = 0.5
 _POLL_SECONDS = 0.5
 _RETRY_SECONDS = 2.0
-#: Messages that are shown, and how much of each.
-_SHOWN, _SHOWN_CHARS, _LINE_CHARS = 100, 20_000, 120
+#: Messages that are shown, and how many are sent to the browser at once.
+_SHOWN, _AT_ONCE = 100, 20
+#: What is shown of each: of a body as bytes, a value as text, and the summary.
+_BODY_BYTES, _VALUE_CHARS, _LINE_CHARS = 64 * 1024, 1_000, 120
+#: Members of a body that are shown, and how deep.
+_NODES, _DEPTH = 300, 20
+
+_STYLE = """
+.mesh-tree { padding-left: 1rem } .mesh-tree summary { cursor: pointer }
+.mesh-tree .k { color: var(--accent) }
+.mesh-tree > div { padding-left: 1rem; overflow-wrap: anywhere }
+"""
+
+#: Puts messages above those that are there; what is opened stays open.
+_SCRIPT = """
+(() => { const list = document.getElementById('live-messages'); if (!list) return;
+  list.insertAdjacentHTML('afterbegin', %s);
+  while (list.children.length > %d) list.lastElementChild.remove() })()
+"""
+_EMPTY = """
+(() => { const list = document.getElementById('live-messages');
+  if (list) list.replaceChildren() })()
+"""
 
 
 def add_live(console: Console) -> None:
@@ -32,85 +56,185 @@ def add_live(console: Console) -> None:
     @ui.page("/live")
     def live(pattern: str = "sensors.#") -> None:
         with framed(console, "/live"):
-            listener = _Listener(console.settings, pattern)
-            with ui.row().classes("items-center w-full"):
-                field = ui.input("Routing keys (* one word, # any)", value=pattern)
-                field.classes("grow")
-                ui.button("Listen", on_click=lambda: listener.change(field.value))
-                pause = ui.switch("Pause")
-            state = ui.html("", sanitize=False).props('role="status"')
-            shown = ui.html("", sanitize=False).classes("w-full")
+            _Page(console, pattern).build()
 
-            def refresh() -> None:
-                state.set_content(text(listener.state))
-                if listener.changed and not pause.value:
-                    listener.changed = False
-                    shown.set_content("".join(listener.newest_first()))
 
-            ui.timer(_REFRESH_SECONDS, refresh)
-        listener.start()
-        ui.context.client.on_delete(listener.stop)
+class _Page:
+    """One viewer's tap."""
+
+    def __init__(self, console: Console, pattern: str) -> None:
+        self._listener = _Listener(console.settings, pattern)
+        self._pattern = pattern
+
+    def build(self) -> None:
+        """Fill the page."""
+        ui.add_css(_STYLE)
+        with ui.row().classes("items-center w-full"):
+            self._field = ui.input("Routing keys (* one word, # any)")
+            self._field.set_value(self._pattern)
+            self._field.classes("grow").on("keydown.enter", self._change)
+            ui.button("Listen", on_click=self._change)
+            self._pause = ui.switch("Pause")
+            ui.button("Clear", on_click=self._clear).props("flat")
+        self._state = ui.html("", sanitize=False).props('role="status"')
+        ui.element("div").props("id=live-messages").classes("w-full")
+        ui.timer(_REFRESH_SECONDS, self._refresh)
+        client = ui.context.client
+        client.on_connect(self._listener.start)  # a page that is never opened has none
+        client.on_delete(self._listener.stop)
+
+    def _change(self) -> None:
+        self._listener.change(self._field.value)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._listener.take()
+        ui.run_javascript(_EMPTY)
+
+    def _refresh(self) -> None:
+        listener = self._listener
+        kind = "mesh-bad" if listener.fault else ""
+        passed = f" · {listener.passed:,} passed" if listener.passed else ""
+        left_out = f", {listener.left_out:,} not shown" if listener.left_out else ""
+        self._state.set_content(
+            f"<span class='{kind}'>{text(listener.fault or listener.state)}</span>"
+            f"{passed}{left_out}"
+        )
+        if not self._pause.value and (entries := listener.take()):
+            newest_first = json.dumps("".join(reversed(entries)))
+            ui.run_javascript(_SCRIPT % (newest_first, _SHOWN))
 
 
 class _Listener:
-    """One page's tap, in a thread of its own."""
+    """One page's tap, in a thread of its own.
+
+    Attributes:
+        state: what it does.
+        fault: why nothing is seen; empty while all is well.
+        passed: messages since the pattern was given.
+        left_out: those of them that came faster than they can be shown.
+    """
 
     def __init__(self, settings: Settings, pattern: str) -> None:
-        self.state = ""
-        self.changed = False
+        self.state, self.fault = "Connecting …", ""
+        self.passed = self.left_out = 0
         self._settings = settings
         self._pattern = pattern
-        self._entries: deque[str] = deque(maxlen=_SHOWN)
+        self._waiting: deque[str] = deque()
+        self._lock = threading.Lock()
+        self._changed = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
 
     def start(self) -> None:
-        """Listen."""
-        self._thread.start()
+        """Listen; a browser that connects again changes nothing."""
+        if not self._thread.is_alive() and not self._stopping.is_set():
+            self._thread.start()
 
     def stop(self) -> None:
         """Listen no more."""
         self._stopping.set()
+        self._changed.set()
 
     def change(self, pattern: str) -> None:
         """Listen to other routing keys."""
         self._pattern = pattern
-        self._entries.clear()
-        self.changed = True
+        self.passed = self.left_out = 0
+        self._changed.set()
 
-    def newest_first(self) -> list[str]:
-        """What has passed, as HTML; written once, when it came."""
-        return list(self._entries)[::-1]
+    def take(self) -> list[str]:
+        """What has passed since it was asked last, as HTML, the oldest first."""
+        with self._lock:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        return waiting
 
     def _run(self) -> None:
         topology = self._settings.read(TOPOLOGY)
         exchanges = every_exchange(topology)
         while not self._stopping.is_set():
+            self._changed.clear()
             pattern = self._pattern
+            if fault := pattern_fault(pattern):
+                self.fault = fault
+                self._changed.wait()
+                continue
             try:
                 with tapped(
                     self._settings.env.amqp_url, topology, pattern, exchanges
                 ) as copies:
-                    self.state = f"Listening for {pattern}"
-                    while pattern == self._pattern and not self._stopping.is_set():
+                    self.state, self.fault = f"Listening for {pattern}", ""
+                    while not self._changed.is_set():
                         if message := copies.next(_POLL_SECONDS):
-                            self._entries.append(_entry(message, time.time()))
-                            self.changed = True
+                            self._see(message)
             except (Transient, ConfigError, ChannelError) as error:
-                self.state = f"Nothing is seen: {error}"
-                self._stopping.wait(_RETRY_SECONDS)
+                self.fault = f"Nothing is seen: {error}"
+                self._changed.wait(_RETRY_SECONDS)
+
+    def _see(self, message: Message) -> None:
+        self.passed += 1
+        with self._lock:
+            crowded = len(self._waiting) >= _AT_ONCE
+        if crowded:  # the page cannot be read so fast, or pauses
+            self.left_out += 1
+            return
+        entry = _entry(message, time.time())
+        with self._lock:
+            self._waiting.append(entry)
 
 
 def _entry(message: Message, at: float) -> str:
     """A message as HTML."""
     clock = f"{datetime.fromtimestamp(at).astimezone():%H:%M:%S.%f}"[:-3]
-    line = " ".join(message.body.decode(errors="backslashreplace").split())
-    whole = clip(body_text(message.body), _SHOWN_CHARS)
+    body = message.body
+    line = " ".join(body[: 4 * _LINE_CHARS].decode(errors="backslashreplace").split())
     return (
         "<details class='mesh-card q-mb-xs'><summary class='mesh-wrap'>"
         f"<span class='mesh-dim'>{clock} {text(message.exchange)}</span> "
         f"{text(message.routing_key)} "
-        f"<span class='mesh-dim'>{text(clip(line, _LINE_CHARS))}"
-        f"</span></summary><pre class='mesh-wrap'>{text(whole)}</pre>"
-        "</details>"
+        f"<span class='mesh-dim'>{text(clip(line, _LINE_CHARS))} "
+        f"({len(body):,} bytes)</span></summary>{_body(body)}</details>"
     )
+
+
+def _body(body: bytes) -> str:
+    """A body as a tree; what is no JSON, or large, as the beginning of its text."""
+    why = ""
+    if len(body) > _BODY_BYTES:
+        why = f"<p class='mesh-dim'>The first of {len(body):,} bytes:</p>"
+    else:
+        with suppress(ValueError):
+            tree = _Tree().html("", from_json(body), 0)
+            return f"<div class='mesh-tree'>{tree}</div>"
+    shown = body[: 2 * _VALUE_CHARS].decode(errors="backslashreplace")
+    return f"{why}<pre class='mesh-wrap'>{text(clip(shown, 2 * _VALUE_CHARS))}</pre>"
+
+
+class _Tree:
+    """JSON as HTML that can be folded, up to a number of members."""
+
+    def __init__(self) -> None:
+        self._nodes = 0
+
+    def html(self, name: str, value: Any, depth: int) -> str:
+        """A value, and what it is called."""
+        key = (
+            f"<span class='k'>{text(clip(name, _VALUE_CHARS))}</span> " if name else ""
+        )
+        self._nodes += 1
+        if not isinstance(value, dict | list):
+            shown = clip(json.dumps(value, ensure_ascii=False), _VALUE_CHARS)
+            return f"<div>{key}{text(shown)}</div>"
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        what = f"{{{len(value):,}}}" if isinstance(value, dict) else f"[{len(value):,}]"
+        inside = ""
+        for each, member in items:
+            if self._nodes >= _NODES or depth >= _DEPTH:
+                inside += "<div class='mesh-dim'>and more</div>"
+                break
+            inside += self.html(str(each), member, depth + 1)
+        opened = " open" if depth < 2 else ""  # noqa: PLR2004 - a record of an array
+        return (
+            f"<details{opened}><summary>{key}<span class='mesh-dim'>{what}</span>"
+            f"</summary><div class='mesh-tree'>{inside}</div></details>"
+        )

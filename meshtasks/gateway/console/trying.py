@@ -16,6 +16,7 @@ from meshtasks.errors import ConfigError, InvalidMessage, MeshError
 from meshtasks.flows.analytics.rows import reading_of
 from meshtasks.gateway.console.frame import Console, framed, scrolling, text
 from meshtasks.gateway.problems import Problem
+from meshtasks.observation.additions import additions_for, fault_of_key, in_the_way
 from meshtasks.observation.explain import exchanges_for, explain, is_known
 from meshtasks.records.kinds import KINDS
 
@@ -31,31 +32,30 @@ def add_trying(console: Console) -> None:
     @ui.page("/try")
     def trying() -> None:
         with framed(console, "/try"):
-            key = ui.input("Routing key", value=_EXAMPLE_KEY).classes("w-full")
+            key = ui.input("Routing key, or topic of MQTT", value=_EXAMPLE_KEY)
+            key.classes("w-full")
             body = ui.textarea("Message", value=_EXAMPLE_BODY).classes("w-full")
             body.props("outlined autogrow")
             fate = ui.html("", sanitize=False).props('role="status"')
             way = scrolling("Its way")
 
             def judge() -> None:
-                exchange = _exchange(console, key.value)
-                fate.set_content(
-                    stored_as(console, exchange, key.value, body.value.encode())
-                )
-                way.set_content(
-                    f"<pre>{text(_way(console, exchange, key.value))}</pre>"
-                )
+                routing_key, content = _routing_key(key.value), _bytes(body.value)
+                exchange = _exchange(console, routing_key)
+                fate.set_content(stored_as(console, exchange, routing_key, content))
+                way.set_content(_way(console, exchange, routing_key, content))
 
             async def publish() -> None:
                 viewer = console.viewer()
                 if viewer is None or not viewer.scopes & {"publish", "operate"}:
                     return
-                exchange, content = _exchange(console, key.value), body.value.encode()
+                routing_key, content = _routing_key(key.value), _bytes(body.value)
+                exchange = _exchange(console, routing_key)
                 try:
-                    console.context.validator.check(exchange, key.value, content)
+                    console.context.validator.check(exchange, routing_key, content)
                     message = Outgoing(
                         exchange,
-                        key.value,
+                        routing_key,
                         content,
                         new_message_id(),
                         timestamp=time.time(),
@@ -120,16 +120,46 @@ def _exchange(console: Console, routing_key: str) -> str:
     return next(iter(exchanges_for(topology, routing_key)), "")
 
 
-def _way(console: Console, exchange: str, routing_key: str) -> str:
+def _routing_key(text: str) -> str:
+    """What a message has that is published with this routing key, or to this topic: the
+    broker puts dots for the slashes of a topic."""
+    return text.strip().replace("/", ".")
+
+
+def _bytes(text: str) -> bytes:
+    """What is typed as it is sent; a half of a character is none."""
+    return text.encode(errors="replace")
+
+
+def _way(console: Console, exchange: str, routing_key: str, body: bytes) -> str:
+    """The way of a message as HTML; of one that nobody takes, what is to be added."""
     settings = console.settings
     topology = settings.read(TOPOLOGY)
+    if fault := fault_of_key(routing_key):
+        return f"<p class='mesh-bad'>{text(fault)}</p>"
     if not exchange or not is_known(topology, exchange):
-        return (
-            f"No exchange takes {routing_key}. To have it taken, add a queue and a "
-            "binding to topology.yaml (docs/add-a-queue.md)."
-        )
-    try:
-        found = explain(settings, console.flows, exchange, routing_key)
-    except ConfigError as error:
-        return str(error)
-    return "\n".join(found.lines(settings.env.receivers))
+        said = f"No exchange takes {routing_key}."
+    else:
+        try:
+            found = explain(settings, console.flows, exchange, routing_key)
+        except ConfigError as error:
+            return f"<p class='mesh-bad'>{text(error)}</p>"
+        said = "\n".join(found.lines(settings.env.receivers))
+        if not found.unroutable:
+            return f"<pre>{text(said)}</pre>"
+    added = "".join(
+        f"<h3 class='mesh-h2'>config/{text(each.file)}, "
+        + (f"below <code>{text(each.below)}</code>" if each.below else "at the end")
+        + f"</h3><pre>{text(chr(10).join(each.lines))}</pre>"
+        for each in additions_for(settings, routing_key, body)
+    )
+    others = "".join(
+        f"<p>Take out the binding of amq.topic for <code>{text(pattern)}</code>, which "
+        "makes a dead letter of such a message of a device.</p>"
+        for pattern in in_the_way(topology, routing_key)
+    )
+    return (
+        f"<pre>{text(said)}</pre><p>To have it taken, add these lines, then run "
+        "<code>meshtasks config check</code> and restart the workers and the gateway."
+        f"</p>{added}{others}"
+    )
