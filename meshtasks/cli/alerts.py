@@ -20,6 +20,7 @@ from meshtasks.cli.alert_view import (
     silenced_lines,
     table,
 )
+from meshtasks.cli.places import tell_place
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.durations import seconds_of
 from meshtasks.config.settings import load_settings
@@ -61,7 +62,7 @@ def show(
     Exit codes: 0; 69 the state cannot be read; 78 the configuration cannot be used.
     """
     now = time.time()
-    with closing(Sinks(load_settings())) as sinks:
+    with _sinks() as sinks:
         policy = sinks.settings.read(ALERTS)
         with sinks[ALERT_STATE].tables() as tables:
             alerts = current_alerts(tables, policy, now, every=every)
@@ -126,7 +127,7 @@ def show_one(
     Exit codes: 0; 1 there is no such alert; 69 the state cannot be read.
     """
     now = time.time()
-    with closing(Sinks(load_settings())) as sinks:
+    with _sinks() as sinks:
         policy = sinks.settings.read(ALERTS)
         with sinks[ALERT_STATE].tables() as tables:
             alerts = current_alerts(tables, policy, now, every=True)
@@ -188,7 +189,7 @@ def history(
 
     Exit codes: 0; 69 the state cannot be read; 78 the configuration cannot be used.
     """
-    with closing(Sinks(load_settings())) as sinks:
+    with _sinks() as sinks:
         zone = sinks.settings.read(ALERTS).zone
         with sinks[ALERT_STATE].tables() as tables:
             events = tables.history(limit)[::-1]
@@ -210,7 +211,7 @@ def test(
     has no URL; 69 it cannot be reached, or refuses us; 78 the configuration cannot be
     used.
     """
-    with closing(Sinks(load_settings())) as sinks:
+    with _sinks() as sinks:
         if receiver not in sinks.settings.read(ALERTS).receivers:
             _refuse(f"alerts.yaml declares no receiver {receiver}")
         if receiver not in sinks.settings.env.receivers:
@@ -234,10 +235,19 @@ _SAMPLE = Notification(
 
 
 @contextmanager
+def _sinks() -> Iterator[Sinks]:
+    """The sinks of this command, which says where it looks."""
+    settings = load_settings()
+    tell_place(settings.env, "state_url")
+    with closing(Sinks(settings)) as sinks:
+        yield sinks
+
+
+@contextmanager
 def _tables() -> Iterator[AlertTables]:
     """The tables, for one change; all of it is done or none."""
     with (
-        closing(Sinks(load_settings())) as sinks,
+        _sinks() as sinks,
         sinks[ALERT_STATE].tables() as tables,
     ):
         yield tables

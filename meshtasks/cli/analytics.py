@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from meshtasks.cli.places import tell_place
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.extras import require
 from meshtasks.config.settings import load_settings
@@ -61,6 +62,7 @@ def compact(
     from meshtasks.flows.analytics.compaction import Compaction  # noqa: PLC0415
 
     settings = load_settings()
+    tell_place(settings.env, "archive_url")
     with closing(open_store(settings.env)) as store:
         compaction = Compaction(settings, store, report=say)
         done = compaction.run(day.date() if day else None)
@@ -84,7 +86,9 @@ def info() -> None:
     Exit codes: 0; 69 the archive cannot be reached; 78 the configuration
     cannot be used.
     """
-    with closing(open_store(load_settings().env)) as store:
+    env = load_settings().env
+    tell_place(env, "archive_url")
+    with closing(open_store(env)) as store:
         dataset = Dataset(store)
         partitions = dataset.partitions(with_sources=True)
         missing = len(dataset.missing(partitions))

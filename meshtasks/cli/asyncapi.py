@@ -115,7 +115,9 @@ def document(topology: Topology, handlers: Mapping[str, Handler]) -> dict[str, A
         "channels": {way.name: _way_channel(way, types[way.exchange]) for way in ways}
         | {dead.name: _queue_channel(dead)}
         | {each.name: _retry_channel(each) for each in topology.retry_queues},
-        "operations": {f"receive-{way.name}": _receive(way, handlers) for way in ways}
+        "operations": {
+            f"receive-{way.name}": _receive(way, handlers, topology) for way in ways
+        }
         | {
             f"send-{way.name}": _send(way.name, _OWN[way.exchange][1])
             for way in ways
@@ -224,8 +226,13 @@ def _retry_channel(retry: RetryQueue) -> dict[str, Any]:
     }
 
 
-def _receive(way: _Way, handlers: Mapping[str, Handler]) -> dict[str, Any]:
-    lines = (f"`{queue}`: {_told(handlers[queue])}" for queue in way.queues)
+def _receive(
+    way: _Way, handlers: Mapping[str, Handler], topology: Topology
+) -> dict[str, Any]:
+    lines = (
+        f"`{queue}`: {_told(handlers[queue])}{_order(topology, queue)}"
+        for queue in way.queues
+    )
     return {
         "action": "receive",
         "channel": _ref("channels", way.name),
@@ -233,6 +240,17 @@ def _receive(way: _Way, handlers: Mapping[str, Handler]) -> dict[str, Any]:
         "description": "\n\n".join(lines),
         "bindings": {"amqp": {"ack": True, "bindingVersion": _BINDING_VERSION}},
     }
+
+
+def _order(topology: Topology, queue: str) -> str:
+    """What a queue in partitions adds for those who publish."""
+    found = topology.partitioned.get(queue)
+    if found is None:
+        return ""
+    return (
+        f" Messages of one routing key stay in order, in one of {found.partitions} "
+        "partitions."
+    )
 
 
 def _send(channel: str, summary: str) -> dict[str, Any]:

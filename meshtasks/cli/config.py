@@ -235,6 +235,8 @@ def _explain(
     topology = settings.read(TOPOLOGY)
     if exchange is None:
         candidates = exchanges_for(topology, routing_key)
+        if not candidates and routing_key in topology.queue_names:
+            candidates = [""]  # the default exchange, by which retries come, too
         if len(candidates) != 1:
             hint = ", ".join(candidates or (each.name for each in topology.exchanges))
             fail(f"which exchange? Give --exchange, one of {hint}", _EX_USAGE)

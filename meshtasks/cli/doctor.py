@@ -30,6 +30,7 @@ from meshtasks.amqp.partitions import queue_of
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
 from meshtasks.cli.config import findings
+from meshtasks.cli.places import tell_place
 from meshtasks.cli.terminal import say
 from meshtasks.config.certificates import ends_at, tls_fault
 from meshtasks.config.settings import Settings, load_settings
@@ -97,7 +98,8 @@ def doctor(
     used.
     """
     settings = load_settings()
-    _ = settings.env.amqp_url  # without it nothing can be looked at
+    # without a broker nothing can be looked at
+    tell_place(settings.env, "broker_url", "archive_url", "state_url")
     address = management_url or settings.env.management_url or None
     verdicts = examine(checks(settings, address), within)
     if as_json:

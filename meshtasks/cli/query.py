@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from meshtasks.cli.places import tell_place
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.extras import require
 from meshtasks.config.settings import load_settings
@@ -108,6 +109,7 @@ def _run(
     from meshtasks.observation import query_result as result  # noqa: PLC0415
 
     env = load_settings().env
+    tell_place(env, "archive_url")
     with closing(open_store(env)) as store:
 
         def run(left_out: frozenset[str]) -> None:

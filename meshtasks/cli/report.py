@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.cli.places import tell_place
 from meshtasks.cli.terminal import fail, say, stopping_on_signals
 from meshtasks.config.extras import require
 from meshtasks.config.private_files import write_private
@@ -58,6 +59,7 @@ def report(
     )
 
     settings = load_settings()
+    tell_place(settings.env, "archive_url", "broker_url")
     now = datetime.now(UTC)
     since = (now - timedelta(days=days)).date()
     queue = settings.read(TOPOLOGY).dead_letter_queue

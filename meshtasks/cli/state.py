@@ -10,6 +10,7 @@ from typing import Annotated, TextIO
 
 import typer
 
+from meshtasks.cli.places import tell_place
 from meshtasks.cli.terminal import fail, say
 from meshtasks.config.private_files import private_opener
 from meshtasks.config.settings import load_settings
@@ -39,6 +40,13 @@ def _opened(location: StateLocation, old_file: str = "none") -> Iterator[Databas
         yield database
 
 
+def _location() -> StateLocation:
+    """Where the state is, which is said."""
+    env = load_settings().env
+    tell_place(env, "state_url")
+    return StateLocation.of(env)
+
+
 @app.command()
 def upgrade() -> None:
     """Bring the tables to this version, and import the files of earlier versions.
@@ -49,7 +57,7 @@ def upgrade() -> None:
     Exit codes: 0; 69 the database cannot be used, or a file of an earlier version is
     in use; 78 the configuration cannot be used.
     """
-    location = StateLocation.of(load_settings().env)
+    location = _location()
     with _opened(location) as database:
         database.probe()
     for path in old_files(location.directory):
@@ -65,7 +73,7 @@ def check() -> None:
     Exit codes: 0; 1 there is something to do: meshtasks state upgrade; 69 the database
     cannot be used, or is of a newer version; 78 the configuration cannot be used.
     """
-    location = StateLocation.of(load_settings().env)
+    location = _location()
     waiting = [
         f"{path}: of an earlier version, to be imported"
         for path in old_files(location.directory)
@@ -100,7 +108,7 @@ def export(file: _File) -> None:
 
     Example: meshtasks state export state.jsonl
     """
-    location = StateLocation.of(load_settings().env)
+    location = _location()
     count = -1  # the first line is none
     with _opened(location) as database:
         try:
@@ -130,7 +138,7 @@ def import_(
     Exit codes: 0; 65 the file is no export, or the database is not empty; 69 it cannot
     be used; 78 the configuration cannot be used.
     """
-    location = StateLocation.of(load_settings().env)
+    location = _location()
     with _opened(location) as database:
         try:
             with _read(file) as lines:

@@ -46,9 +46,7 @@ Span = Annotated[
 
 
 #: Of the section of a docstring, up to the next of them.
-_ATTRIBUTE = re.compile(
-    r"^ {8}(?P<name>\w+): (?P<text>.*(?:\n {9,}.*)*)", re.MULTILINE
-)
+_ATTRIBUTE = re.compile(r"^ {8}(?P<name>\w+): (?P<text>.*(?:\n {9,}.*)*)", re.MULTILINE)
 
 
 class Arguments(BaseModel):

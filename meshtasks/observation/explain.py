@@ -7,7 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, topic_matches
-from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, TOPOLOGY, Topology
+from meshtasks.amqp.topology import (
+    ARCHIVE_EXCHANGE,
+    PENDING_TIMESERIES,
+    TOPOLOGY,
+    Topology,
+)
 from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS, AlertPolicy, Route
 from meshtasks.flows.contract import Handler
@@ -28,6 +33,7 @@ class Reached:
     Attributes:
         handler: its function, and what that does; empty without a handler.
         details: of its flow, each with the routes of the alert that may come of it.
+        partitions: it is made of so many, of which the routing key chooses one.
     """
 
     queue: str
@@ -36,11 +42,13 @@ class Reached:
     does: str = ""
     sinks: tuple[str, ...] = ()
     details: tuple[tuple[Detail, Routes], ...] = ()
+    partitions: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; every kind of detail is a list of its own."""
         found: dict[str, Any] = {
             "queue": self.queue,
+            "partitions": self.partitions,
             "flow": self.flow,
             "handler": self.handler,
             "does": self.does,
@@ -86,7 +94,8 @@ class Explanation:
         Args:
             urls: names of the receivers that have a URL.
         """
-        yield f"{self.routing_key} on exchange {self.exchange}"
+        way = f"on exchange {self.exchange}" if self.exchange else "straight to a queue"
+        yield f"{self.routing_key} {way}"
         if self.unroutable:
             yield "  matches no binding: it becomes a dead letter"
             return
@@ -145,8 +154,9 @@ def explain(
         ),
         0,
     )
+    unarchived = {run_models.queue, PENDING_TIMESERIES}
     is_archived = exchange != ARCHIVE_EXCHANGE and any(
-        name in handlers and name != run_models.queue for name in queues
+        name in handlers and name not in unarchived for name in queues
     )
     half = archive.class_of(routing_key.partition(".")[0])
     return Explanation(
@@ -156,7 +166,7 @@ def explain(
         queues=tuple(
             _reached(settings, flows, handlers[queue], routing_key)
             if queue in handlers
-            else Reached(queue)
+            else Reached(queue, partitions=_partitions(settings, queue))
             for queue in sorted(queues)
         ),
         archived_one_in=one_in if is_archived else 0,
@@ -179,7 +189,13 @@ def _reached(
             (detail, {} if detail.alert is None else _routes(policy, detail.alert))
             for detail in flow.explain(settings, handler, routing_key)
         ),
+        _partitions(settings, handler.queue),
     )
+
+
+def _partitions(settings: Settings, queue: str) -> int:
+    found = settings.read(TOPOLOGY).partitioned.get(queue)
+    return found.partitions or 0 if found else 0
 
 
 def _routes(policy: AlertPolicy, labels: Mapping[str, str]) -> Routes:
@@ -202,7 +218,9 @@ def _named(route: Route, known: int) -> str:
 
 
 def _lines(reached: Reached, urls: Collection[str]) -> Iterator[str]:
-    yield f"  queue       {reached.queue}"
+    parts = reached.partitions
+    chosen = f", one of {parts} partitions by the routing key" if parts else ""
+    yield f"  queue       {reached.queue}{chosen}"
     if not reached.handler:
         yield "    no handler: whoever else consumes it"
         return

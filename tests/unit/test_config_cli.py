@@ -291,3 +291,28 @@ def test_a_question_that_cannot_be_answered_is_wrong_usage(
 
     assert result.exit_code == 2
     assert says in result.stderr
+
+
+def test_a_queue_that_has_no_exchange_is_explained_by_its_name(check: Command) -> None:
+    result = check("--explain", "pending.timeseries")
+
+    assert result.exit_code == 0
+    assert "pending.timeseries straight to a queue" in result.stdout
+    assert "Write points that have waited" in result.stdout
+    assert "archive     nothing" in result.stdout
+
+
+def test_a_queue_in_partitions_is_explained_as_such(check: Command, edit: Edit) -> None:
+    edit(
+        "topology.yaml",
+        "- name: sensors.temperature\n",
+        "- {name: sensors.temperature, partitions: 4}\n",
+    )
+
+    result = check("--explain", "sensors.temperature.attic")
+
+    assert (
+        "sensors.temperature, one of 4 partitions by the routing key" in result.stdout
+    )
+    explained = json.loads(check("--explain", "sensors.temperature.a", "--json").stdout)
+    assert [queue["partitions"] for queue in explained["queues"]] == [4]

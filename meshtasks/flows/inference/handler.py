@@ -22,6 +22,7 @@ from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.tap import tapped
 from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.config.extras import installed
 from meshtasks.config.settings import Settings
 from meshtasks.errors import (
     InvalidMessage,
@@ -317,6 +318,9 @@ def _metric(tags: dict[str, Any], fields: dict[str, Any], timestamp: Any) -> Met
 
 
 def _triton(settings: Settings) -> Verdict:
+    if not installed("triton"):
+        text = f"the extra triton is not installed, so {run_models.queue} is not"
+        return Verdict("skipped", f"{text} consumed here")
     try:
         return probe(settings, TRITON)
     except Transient as error:
