@@ -9,8 +9,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from meshtasks.cli.terminal import say
-from meshtasks.config.brokers import fault_of, urls_of
 from meshtasks.config.environment import Environment
+from meshtasks.config.urls import fault_of, urls_of
 
 #: A place, by the field of the environment that names it.
 Place = Literal["archive_url", "broker_url", "state_url"]
