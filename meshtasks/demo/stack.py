@@ -247,6 +247,8 @@ class Stack:
             "MESH_N8N_URL": self.receiver.url,
             "MESH_RECEIVERS__PHONE": self.receiver.phone_url,
             "MESH_API_TOKENS": f"{_GATEWAY_CLIENT}:{self.gateway_token}",
+            "MESH_LINKS__FLOWER": self.flower_url,
+            "MESH_LINKS__RABBITMQ": broker.management_url,
             "MESH_FLOWER_USER": self.flower_user,
             "MESH_FLOWER_PASSWORD": self.flower_password,
             # Not on its command line, which every user of the machine can read.

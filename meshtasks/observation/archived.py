@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -87,9 +87,9 @@ def calendar_of(
 
 def checked(
     store: ObjectStore, objects: Iterable[Found]
-) -> Iterator[tuple[Found, Checked]]:
+) -> Generator[tuple[Found, Checked]]:
     """Look into objects, in their order; several at once. Whoever takes no more of them
-    ends it.
+    closes it.
 
     Raises:
         SinkUnavailable: the store cannot be read.

@@ -192,13 +192,14 @@ class ArchiveWork:
         with closing(open_store(self._console.settings.env)) as store:
             objects = objects_in(store, wanted.period, wanted.domains)
             job.report(0, len(objects))
-            for found, result in checked(store, objects):
-                verified.add(found, result)
-                job.report(verified.objects, len(objects))
-                if result.fault:
-                    job.say(f"{found.info.name}: {result.fault}")
-                if job.stopping.is_set():
-                    break
+            with closing(checked(store, objects)) as results:
+                for found, result in results:
+                    verified.add(found, result)
+                    job.report(verified.objects, len(objects))
+                    if result.fault:
+                        job.say(f"{found.info.name}: {result.fault}")
+                    if job.stopping.is_set():
+                        break
         job.summary = verified.summary
         self._note((each for each in objects if each.parsed), verified.records)
 

@@ -128,7 +128,7 @@ class _Listener:
 
     def start(self) -> None:
         """Listen; a browser that connects again changes nothing."""
-        if not self._thread.is_alive() and not self._stopping.is_set():
+        if self._thread.ident is None and not self._stopping.is_set():
             self._thread.start()
 
     def stop(self) -> None:

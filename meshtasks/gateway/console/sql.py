@@ -46,6 +46,7 @@ class SqlPanel:
         self._console = console
         self._queries = queries
         self._running: asyncio.Task[Answered] | None = None
+        self._gone = False
 
     def build(self) -> None:
         """Fill the page."""
@@ -73,10 +74,14 @@ class SqlPanel:
             self._state = ui.html("", sanitize=False).props('role="status"')
             self._chart = ui.html("", sanitize=False).classes("mesh-chart w-full")
             self._table = ui.html("", sanitize=False).classes("mesh-scroll")
-        ui.context.client.on_delete(self._stop)
+        ui.context.client.on_delete(self._leave)
 
     def _propose(self, name: str) -> None:
         self._sql.set_value(_EXAMPLES[name])
+
+    def _leave(self) -> None:
+        self._gone = True
+        self._stop()
 
     def _stop(self) -> None:
         if self._running is not None:
@@ -107,12 +112,16 @@ class SqlPanel:
         self._show(_summary(answer, time.monotonic() - began), answer)
 
     def _show_busy(self, *, busy: bool) -> None:
+        if self._gone:
+            return
         self._button.set_enabled(not busy)
         self._cancel.set_visibility(busy)
         if busy:
             self._state.set_content("Asking …")
 
     def _show(self, state: str, answer: Answered | None = None) -> None:
+        if self._gone:
+            return
         self._state.set_content(state)
         self._chart.set_content((answer and answer.chart) or "")
         self._table.set_content(_table(answer) if answer else "")
