@@ -127,6 +127,13 @@ class _Field:
                 return given
 
 
+def kinds_of(model: type[BaseModel]) -> dict[str, str]:
+    """What kind of field each member of an object has."""
+    schema = model.model_json_schema()
+    members = schema.get("properties", {}).items()
+    return {name: _kind(_plain(each, schema)) for name, each in members}
+
+
 def _plain(schema: _Schema, whole: _Schema) -> _Schema:
     """A schema without what refers to others, and without null beside another."""
     if reference := schema.get("$ref"):
