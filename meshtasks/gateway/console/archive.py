@@ -17,7 +17,7 @@ from meshtasks.errors import MeshError
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.archive.reading import Period
 from meshtasks.gateway.console.archive_work import ArchiveWork
-from meshtasks.gateway.console.frame import Console, framed, text
+from meshtasks.gateway.console.frame import Console, framed, scrolling, text
 from meshtasks.gateway.console.jobs import Jobs
 from meshtasks.gateway.console.sql import SqlPanel
 from meshtasks.observation.archived import ArchivedDay, Calendar, calendar_of
@@ -98,8 +98,7 @@ class _Page:
         )
         self._earlier = ui.button("Earlier months", on_click=self._show_earlier)
         self._earlier.props("flat")
-        self._detail = ui.html("", sanitize=False).classes("mesh-scroll")
-        self._detail.props('role="status"')
+        self._detail = scrolling("The day")
         self._work.build()
         ui.timer(0.05, self._look, once=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from nicegui import ui
 
-from meshtasks.gateway.console.frame import Console, text
+from meshtasks.gateway.console.frame import Console, scrolling, text
 from meshtasks.observation.chart import STYLE
 from meshtasks.observation.query import Answered, Queries, QueryRefused
 
@@ -73,7 +73,7 @@ class SqlPanel:
                 self._cancel.set_visibility(False)
             self._state = ui.html("", sanitize=False).props('role="status"')
             self._chart = ui.html("", sanitize=False).classes("mesh-chart w-full")
-            self._table = ui.html("", sanitize=False).classes("mesh-scroll")
+            self._table = scrolling("What the query has given")
         ui.context.client.on_delete(self._leave)
 
     def _propose(self, name: str) -> None:

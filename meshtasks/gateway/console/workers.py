@@ -19,7 +19,7 @@ from meshtasks.errors import MeshError
 from meshtasks.flows.contract import Command
 from meshtasks.gateway.clients import Client
 from meshtasks.gateway.console.forms import FieldFault, Form
-from meshtasks.gateway.console.frame import Console, framed, text
+from meshtasks.gateway.console.frame import Console, framed, scrolling, text
 from meshtasks.gateway.problems import Problem
 from meshtasks.gateway.routes import checked, start
 from meshtasks.gateway.store import Task
@@ -43,12 +43,11 @@ def add_workers(console: Console) -> None:
     async def workers() -> None:
         with framed(console, "/workers"):
             _links(console)
-            table = ui.html("", sanitize=False).classes("mesh-scroll")
-            outcomes = ui.html("", sanitize=False).classes("mesh-scroll")
+            table, outcomes = scrolling("Workers"), scrolling("Outcomes")
             ui.html("<h2 class='mesh-h2'>Commands</h2>", sanitize=False)
             for command in console.context.commands.values():
                 _CommandForm(console, command).build()
-            tasks = ui.html("", sanitize=False).classes("mesh-scroll")
+            tasks = scrolling("Commands that were started")
 
             async def refresh() -> None:
                 table.set_content(_workers(console))
