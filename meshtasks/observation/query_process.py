@@ -37,7 +37,7 @@ from meshtasks.text import clip
 
 #: Of DuckDB; what it keeps elsewhere counts for the process alone.
 _DUCKDB = {
-    "memory_limit": f"{MEMORY_BYTES // 2}B",
+    "memory_limit": f"{MEMORY_BYTES}B",
     "max_temp_directory_size": f"{2 * MEMORY_BYTES}B",
     "threads": "2",
 }

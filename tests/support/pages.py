@@ -1,0 +1,111 @@
+"""The console's pages without a browser and a network: NiceGUI's own simulation, in
+this process. What a browser makes of them is tested in one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from nicegui import ui
+from nicegui.testing import User, user_simulation
+from typing_extensions import override
+
+from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.flows.contract import Scope
+from meshtasks.flows.loading import load_flows
+from meshtasks.gateway.clients import Client
+from meshtasks.gateway.console.frame import Console
+from meshtasks.gateway.console.sessions import Sessions
+from meshtasks.gateway.console.watch import MeshWatch
+from meshtasks.gateway.context import Context
+
+#: On a busy machine.
+_PATIENCE_SECONDS = 120.0
+
+
+class _Everybody(Sessions):
+    """Takes whoever comes for the same client."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    @override
+    def client_of(self, cookie: str | None) -> Client | None:
+        return self.client
+
+
+class Visit:
+    """Somebody who looks at pages."""
+
+    def __init__(self, user: User, sessions: _Everybody) -> None:
+        self._user = user
+        self._sessions = sessions
+
+    def be(self, *scopes: Scope) -> None:
+        """Have these scopes from now on."""
+        self._sessions.client = Client("operator", frozenset(scopes))
+
+    async def open(self, path: str) -> None:
+        """Go to a page."""
+        await self._user.open(path)
+
+    def elements(self, kind: type[Any]) -> Iterable[Any]:
+        """All of a page that are of that kind."""
+        assert self._user.client is not None
+        found = self._user.client.elements.values()
+        return [each for each in found if isinstance(each, kind)]
+
+    def html(self) -> str:
+        """What is written on the page."""
+        return "\n".join(each.content for each in self.elements(ui.html))
+
+    async def see(self, text: str) -> None:
+        """Wait until a text is on the page."""
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while text not in self.html():  # noqa: ASYNC110 - it changes by itself
+                await asyncio.sleep(0.05)
+
+    def button(self, name: str) -> Any:
+        """The button of that name."""
+        (found,) = [each for each in self.elements(ui.button) if each.text == name]
+        return found
+
+    def press(self, name: str) -> None:
+        """Press a button as a browser would, whatever it looks like there."""
+        self.emit(self.button(name), "click", {})
+
+    def emit(self, element: Any, event: str, arguments: Any) -> None:
+        """Have the browser say that something was done to an element."""
+        for listener in list(element._event_listeners.values()):  # noqa: SLF001
+            if listener.type == event:
+                message = {
+                    "id": element.id,
+                    "listener_id": listener.id,
+                    "args": arguments,
+                }
+                element._handle_event(message)  # noqa: SLF001 - as a message does
+
+    def fill(self, label: str, value: Any) -> None:
+        """Put a value into the field of that label."""
+        fields = self.elements(ui.input), self.elements(ui.textarea)
+        found = [e for each in fields for e in each if e.props.get("label") == label]
+        found[0].set_value(value)
+
+
+@asynccontextmanager
+async def visiting(
+    environment: Environment, *add_pages: Callable[[Console], None]
+) -> AsyncIterator[Visit]:
+    """A console with these pages, and somebody who may operate it."""
+    settings, flows = Settings(environment), load_flows()
+    context = Context.from_settings(settings, flows.handlers(settings), flows.commands)
+    sessions = _Everybody(Client("operator", frozenset({"operate"})))
+    async with user_simulation() as user:
+        console = Console(context, settings, flows, sessions, MeshWatch(settings))
+        for add_page in add_pages:
+            add_page(console)
+        yield Visit(user, sessions)
+    context.store.close()
