@@ -16,8 +16,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.app import create_gateway
 from meshtasks.gateway.context import Context
-from tests.support.browser import Browser
-from tests.support.gateway import TOKENS, Gateway
+from tests.support.gateway import TOKENS
 
 ROOT = Path(__file__).parents[2]
 Json = dict[str, Any]
@@ -88,52 +87,3 @@ def test_the_arguments_of_commands_are_explained(document: Json) -> None:
 
     for name, argument in schemas["SilenceAlerts"]["properties"].items():
         assert argument["description"], name
-
-
-@pytest.mark.usefixtures("chromium")
-def test_the_pages_need_nothing_from_elsewhere(
-    console: Gateway, browser: Browser
-) -> None:
-    browser.look(width=1280)
-    browser.requested.clear()
-    browser.complaints.clear()
-    browser.open(f"{console.url}/docs")
-
-    browser.wait_for("/v1/query")
-
-    assert browser.complaints == []
-    local = (console.url, "data:")
-    assert [url for url in browser.requested if not url.startswith(local)] == []
-
-
-class TestLooking:
-    def test_status_is_that_of_the_command(self, console: Gateway) -> None:
-        answer = console.get("/v1/status", caller="visitor").json()
-
-        names = [queue["name"] for queue in answer["queues"]]
-        assert "sensors.temperature" in names
-        assert answer["dead_letters"] == 0
-
-    def test_a_query_is_answered(self, console: Gateway) -> None:
-        body = {"sql": "SELECT 1 AS one, NULL AS none", "chart": True}
-        answer = console.post("/v1/query", body, caller="visitor").json()
-
-        assert (answer["columns"], answer["rows"]) == (["one", "none"], [[1, None]])
-        assert "there is no column of numbers" in answer["no_chart"]
-
-    def test_a_query_that_would_write_is_refused(self, console: Gateway) -> None:
-        body = {"sql": "COPY (SELECT 1) TO 'x'"}
-        answer = console.post("/v1/query", body, caller="operator")
-
-        assert answer.status_code == 422
-        assert "expected a query that reads" in answer.json()["detail"]
-
-    @pytest.mark.parametrize("path", ["/v1/status", "/v1/archive"])
-    def test_whoever_may_not_look_is_refused(self, console: Gateway, path: str) -> None:
-        assert console.get(path, caller="sensor").status_code == 403
-        assert console.get(path, caller=None).status_code == 401
-
-    def test_the_archive_is_told_by_day(self, console: Gateway) -> None:
-        answer = console.get("/v1/archive?domain=nothing", caller="visitor").json()
-
-        assert answer == {"days": [], "gaps": [], "foreign": 0}
