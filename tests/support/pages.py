@@ -17,7 +17,9 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Scope
 from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.clients import Client
+from meshtasks.gateway.console.alert_desk import AlertDesk
 from meshtasks.gateway.console.frame import Console
+from meshtasks.gateway.console.letter_desk import LetterDesk
 from meshtasks.gateway.console.sessions import Sessions
 from meshtasks.gateway.console.watch import MeshWatch
 from meshtasks.gateway.context import Context
@@ -104,7 +106,15 @@ async def visiting(
     context = Context.from_settings(settings, flows.handlers(settings), flows.commands)
     sessions = _Everybody(Client("operator", frozenset({"operate"})))
     async with user_simulation() as user:
-        console = Console(context, settings, flows, sessions, MeshWatch(settings))
+        console = Console(
+            context,
+            settings,
+            flows,
+            sessions,
+            MeshWatch(settings),
+            LetterDesk(settings, context.validator.verdicts.refusal),
+            AlertDesk(settings),
+        )
         for add_page in add_pages:
             add_page(console)
         yield Visit(user, sessions)
