@@ -75,7 +75,9 @@ def furnish(sinks: Sinks) -> None:
 def asked(query: Command, sql: str) -> list[dict[str, Any]]:
     """The rows as JSON gives them."""
     result = query("--json", sql)
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.exit_code == 0
+    assert result.stderr.endswith(" (MESH_ARCHIVE_URL)\n")  # and nothing else
+    assert result.stderr.count("\n") == 1
     rows: list[dict[str, Any]] = json.loads(result.stdout)
     return rows
 
@@ -335,7 +337,7 @@ def test_a_query_that_cannot_be_run_is_refused_with_the_reason(
 ) -> None:
     result = query(*form, sql)
     assert result.exit_code == 65
-    assert result.stderr.startswith("meshtasks: ")
+    assert "\nmeshtasks: " in result.stderr
     assert text in result.stderr
     assert "Traceback" not in result.stderr
 
