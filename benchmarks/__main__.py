@@ -12,7 +12,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import hostile, inference, latency, outage, publishing, report
+from benchmarks import (
+    hostile,
+    inference,
+    latency,
+    outage,
+    publishing,
+    report,
+    sharing,
+    store_away,
+)
 from benchmarks.contenders import CONTENDERS, MESHTASKS, Contender
 from benchmarks.drain import Run, Say, run
 from benchmarks.report import Findings
@@ -31,6 +40,8 @@ PARTS = {
     "publishing": "readings by one producer, with confirms",
     "inference": "requests to a model that does nothing, stacked and not",
     "latency": "from publish to queryable (2 minutes)",
+    "sharing": "a queue in partitions, shared by 1, 2 and 4 workers",
+    "store-away": "alarms while the time-series store is away for a minute",
     "hostile": "good readings beside hostile bytes in all places (2 minutes)",
     "outage": "a broker away for a minute, and a producer killed (2 minutes)",
 }
@@ -86,16 +97,30 @@ def _measure(
     if "backlog" in parts:
         for count in (messages, messages * _BACKLOG_FACTOR):
             findings.backlog.append(_run(services, MESHTASKS, count, say))
-    if "publishing" in parts:
-        findings.rates.extend(publishing.measure(services, messages, rounds, say))
-    if "inference" in parts:
-        findings.rates.extend(inference.measure(services, directory, rounds, say))
-    if "latency" in parts:
-        findings.latency.extend(latency.measure(services, say))
-    if "outage" in parts:
-        findings.outages.append(outage.measure(services, outage.Plan(), say))
-    if "hostile" in parts:
-        findings.hostile.append(hostile.measure(services, hostile.Plan(), say))
+    each_part: dict[str, Callable[[], object]] = {
+        "publishing": lambda: findings.rates.extend(
+            publishing.measure(services, messages, rounds, say)
+        ),
+        "inference": lambda: findings.rates.extend(
+            inference.measure(services, directory, rounds, say)
+        ),
+        "latency": lambda: findings.latency.extend(latency.measure(services, say)),
+        "store-away": lambda: findings.latency.extend(
+            store_away.measure(services, store_away.Plan(), say)
+        ),
+        "sharing": lambda: findings.sharing.extend(
+            sharing.measure(services, messages, rounds, say)
+        ),
+        "outage": lambda: findings.outages.append(
+            outage.measure(services, outage.Plan(), say)
+        ),
+        "hostile": lambda: findings.hostile.append(
+            hostile.measure(services, hostile.Plan(), say)
+        ),
+    }
+    for part, measure in each_part.items():
+        if part in parts:
+            measure()
     return findings
 
 

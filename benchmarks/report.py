@@ -21,6 +21,7 @@ from benchmarks.drain import Run
 from benchmarks.latency import Latency
 from benchmarks.outage import Ledger
 from benchmarks.rates import Rate
+from benchmarks.sharing import Share
 
 _MEGABYTE = 1_000_000
 
@@ -52,7 +53,8 @@ class Findings:
     Attributes:
         throughput: runs of all rounds; of metrics and archive, too.
         backlog: the worker with few and with many messages waiting.
-        latency: from publish to queryable.
+        latency: from publish to queryable, or to the alert.
+        sharing: several workers on one queue in partitions, all rounds.
         rates: of publishing and inference, all rounds.
         outages: what became of readings while the broker was away.
         hostile: what became of readings beside hostile messages.
@@ -61,6 +63,7 @@ class Findings:
     throughput: list[Run] = field(default_factory=list)
     backlog: list[Run] = field(default_factory=list)
     latency: list[Latency] = field(default_factory=list)
+    sharing: list[Share] = field(default_factory=list)
     rates: list[Rate] = field(default_factory=list)
     outages: list[Ledger] = field(default_factory=list)
     hostile: list[hostile.Outcome] = field(default_factory=list)
@@ -72,6 +75,7 @@ class Findings:
         found = [(run.contender, fault) for run in runs for fault in run.faults]
         found += [(each.what, fault) for each in self.latency for fault in each.faults]
         found += [(each.what, fault) for each in self.rates for fault in each.faults]
+        found += [("sharing", fault) for each in self.sharing for fault in each.faults]
         found += [("outage", fault) for each in self.outages for fault in each.faults]
         found += [("hostile", fault) for each in self.hostile for fault in each.faults]
         return [f"{where}: {fault}" for where, fault in found]
@@ -141,7 +145,7 @@ def targets(findings: Findings) -> Iterator[Target]:
             ("99 %", each.p99_ms, each.p99_target_ms),
         ):
             if target_ms is not None and not each.faults:
-                text = f"{share} queryable within {target_ms:g} ms: {each.what}"
+                text = f"{share} within {target_ms:g} ms: {each.what}"
                 yield Target(text, found_ms, found_ms <= target_ms)
 
 
@@ -151,10 +155,8 @@ def show(console: Console, findings: Findings) -> None:
     for part, title in _PARTS.items():
         if of_part := [row for row in rows if row.contender.part == part]:
             console.print(_throughput_table(title, of_part))
-    if findings.backlog:
-        console.print(_backlog_table(findings.backlog))
-    if findings.latency:
-        console.print(_latency_table(findings.latency))
+    for table in _tables(findings):
+        console.print(table)
     for part, rates in _by_part(findings.rates).items():
         console.print(_rates_table(part, rates))
     for ledger in findings.outages:
@@ -174,6 +176,15 @@ def show(console: Console, findings: Findings) -> None:
         verdict = "[green]met[/]" if target.met else "[red]not met[/]"
         text = f"target: {target.text}: {target.value:.3g}, {verdict}"
         console.print(text, soft_wrap=True)
+
+
+def _tables(findings: Findings) -> Iterator[Table]:
+    if findings.backlog:
+        yield _backlog_table(findings.backlog)
+    if findings.latency:
+        yield _latency_table(findings.latency)
+    if findings.sharing:
+        yield _sharing_table(findings.sharing)
 
 
 def as_json(findings: Findings) -> dict[str, Any]:
@@ -283,13 +294,29 @@ def _backlog_table(runs: Sequence[Run]) -> Table:
 
 
 def _latency_table(latencies: Sequence[Latency]) -> Table:
-    table = _table("Latency of the worker, from publish to queryable")
+    table = _table("Latency of the worker, from publish to queryable, or to the alert")
     table.add_column("stream")
     for heading in ("p50 ms", "p99 ms", "max ms", "CPU µs"):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in latencies:
         numbers = (each.p50_ms, each.p99_ms, each.max_ms, each.cpu_us)
         table.add_row(each.what, *(f"{number:.0f}" for number in numbers))
+    return table
+
+
+def _sharing_table(shares: Sequence[Share]) -> Table:
+    table = _table("One queue in partitions: readings, medians of the rounds")
+    table.add_column("workers")
+    for heading in ("a second", "a second of theirs", "a second of the broker's"):
+        table.add_column(heading, justify="right")
+    for workers in sorted({each.workers for each in shares}):
+        rounds = [each for each in shares if each.workers == workers]
+        numbers = (
+            median(each.readings / each.seconds for each in rounds),
+            median(each.readings / each.worker_seconds for each in rounds),
+            median(each.readings / each.broker_seconds for each in rounds),
+        )
+        table.add_row(str(workers), *(f"{number:,.0f}" for number in numbers))
     return table
 
 

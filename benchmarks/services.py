@@ -22,7 +22,13 @@ from meshtasks.amqp.declare import declare
 from meshtasks.amqp.topology import Topology
 from meshtasks.config.loader import load_yaml
 from meshtasks.demo import loopback
-from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
+from meshtasks.demo.rabbitmq import (
+    MANAGEMENT,
+    MQTT,
+    PARTITIONS,
+    PROMETHEUS,
+    RabbitMQ,
+)
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 
 CONFIG = ROOT / "config"
@@ -127,7 +133,7 @@ class Services:
         self._numbers = itertools.count(1)
         self.topology = load_yaml(CONFIG / "topology.yaml", Topology)
         self.broker = RabbitMQ(
-            directory / "rabbitmq", plugins=(MANAGEMENT, MQTT, PROMETHEUS)
+            directory / "rabbitmq", plugins=(MANAGEMENT, MQTT, PROMETHEUS, PARTITIONS)
         )
 
     @contextmanager
