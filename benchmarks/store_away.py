@@ -69,6 +69,7 @@ def measure(services: Services, plan: Plan, say: Say) -> list[Latency]:
         try:
             load.start()
             _until(lambda: bool(heard), "the first alarm")
+            began_at = time.monotonic()
             used, count = usage(worker.pid).cpu_seconds, load.published
             time.sleep(plan.before_seconds)
             stopped_at = time.monotonic()
@@ -88,7 +89,7 @@ def measure(services: Services, plan: Plan, say: Say) -> list[Latency]:
         finally:
             load.stop()
             worker.stop(within_seconds=30.0)
-    there = [at for at in load.alarms.items() if at[1] < stopped_at]
+    there = [at for at in load.alarms.items() if began_at <= at[1] < stopped_at]
     away = [at for at in load.alarms.items() if stopped_at <= at[1] < back_at]
     rate = f"{plan.per_second} readings/s"
     return [
