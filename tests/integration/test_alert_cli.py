@@ -65,7 +65,7 @@ def only(alerts: Command) -> dict[str, str]:
 
 
 def test_a_house_without_alerts(alerts: Command) -> None:
-    assert alerts("list") == (0, "no alerts\n", "")
+    assert alerts("list")[:2] == (0, "no alerts\n")
 
 
 def test_alerts_are_listed_the_gravest_first(manager: Manager, alerts: Command) -> None:
@@ -145,7 +145,7 @@ def test_an_alert_is_acknowledged_by_the_beginning_of_its_id(
 ) -> None:
     manager.update(fingerprint="abcdef")
 
-    assert alerts("ack", "abc") == (0, "abcdef attic is damp\n", "")
+    assert alerts("ack", "abc")[:2] == (0, "abcdef attic is damp\n")
     assert only(alerts)["acknowledged_by"] == "ann"
 
 
