@@ -16,6 +16,7 @@ import kombu
 from amqp.exceptions import ChannelError, NotFound
 
 from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.dead_letter_groups import Cause, general_reason
 from meshtasks.amqp.dead_letters import (
     REASON_LIMIT_CHARS,
     DeadLetter,
@@ -24,7 +25,6 @@ from meshtasks.amqp.dead_letters import (
 )
 from meshtasks.amqp.delivery import delivery_of
 from meshtasks.amqp.failed import DEAD_LETTER_ROUTING_KEY
-from meshtasks.amqp.letter_groups import Cause, general_reason
 from meshtasks.amqp.tap import Tap, tapped
 from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE, Topology
 

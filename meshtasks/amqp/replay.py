@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from meshtasks.amqp.connecting import missing_queues
+from meshtasks.amqp.dead_letter_groups import Selection
 from meshtasks.amqp.dead_letters import (
     DeadLetter,
     dead_letter_of,
@@ -26,7 +27,6 @@ from meshtasks.amqp.dead_letters import (
 )
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.failing_again import FailedAgain, hearing_failures
-from meshtasks.amqp.letter_groups import Selection
 from meshtasks.amqp.partitions import EXCHANGE_PREFIX, queue_of
 from meshtasks.amqp.peek import HeldMessages, peek
 from meshtasks.amqp.publisher import Publisher

@@ -12,9 +12,9 @@ import click
 import typer
 from pydantic_core import from_json
 
+from meshtasks.amqp.dead_letter_groups import Groups, Selection
 from meshtasks.amqp.dead_letters import DeadLetter
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.letter_groups import Groups, Selection
 from meshtasks.amqp.peek import HeldMessages
 from meshtasks.amqp.replay import Refusal, Replay, Replayed, ReplayPlan
 from meshtasks.amqp.replay import drop as drop_letters

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from meshtasks.amqp import headers
+from meshtasks.amqp.dead_letter_groups import Group, Selection
 from meshtasks.amqp.dead_letters import (
     ID_DIGITS,
     DeadLetter,
@@ -21,7 +22,6 @@ from meshtasks.amqp.dead_letters import (
     history_of,
 )
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.letter_groups import Group, Selection
 from meshtasks.amqp.peek import peek
 from meshtasks.amqp.replay import Replayed
 from meshtasks.amqp.topology import TOPOLOGY

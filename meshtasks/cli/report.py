@@ -19,7 +19,7 @@ from meshtasks.config.private_files import write_private
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.archive.objects import open_store
-from meshtasks.observation.dead_letters import waiting_letters
+from meshtasks.observation.dead_letters import waiting_dead_letters
 from meshtasks.observation.facts import (
     VIEWS,
     DeadLetters,
@@ -90,7 +90,7 @@ def dead_letters_in(url: str, queue: str) -> DeadLetters:
     """
     try:
         with stopping_on_signals() as stopping:
-            waiting = waiting_letters(url, queue, stopping=stopping)
+            waiting = waiting_dead_letters(url, queue, stopping=stopping)
         if stopping.is_set():
             raise KeyboardInterrupt
     except (Transient, ConfigError) as error:

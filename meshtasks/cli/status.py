@@ -22,7 +22,7 @@ from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.sinks import Sinks
 from meshtasks.observation.collect import Collector
-from meshtasks.observation.dead_letters import waiting_letters
+from meshtasks.observation.dead_letters import waiting_dead_letters
 from meshtasks.observation.snapshot import Snapshot
 from meshtasks.observation.workers import (
     WorkerAnswer,
@@ -135,7 +135,7 @@ def _dead_letters(settings: Settings, snapshot: Snapshot) -> list[dict[str, Any]
     if not snapshot.dead_letters:
         return []
     try:
-        waiting = waiting_letters(settings.env.amqp_url, name, most=_LETTERS)
+        waiting = waiting_dead_letters(settings.env.amqp_url, name, most=_LETTERS)
     except (QueueBusy, ConfigError):
         return []  # somebody is at them: they are not lost, only not counted
     return [

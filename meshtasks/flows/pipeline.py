@@ -20,7 +20,7 @@ from meshtasks.flows.excerpts import (
     sampled,
 )
 from meshtasks.flows.pending import put_aside
-from meshtasks.flows.sightings import of_keys, of_readings
+from meshtasks.flows.sensor_activity import of_keys, of_readings
 from meshtasks.flows.sinks import PUBLISHER, RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, outcome_of, retry_of
 from meshtasks.records.envelope import Envelope, record_id
@@ -37,7 +37,7 @@ from meshtasks.records.timestamps import UntimedMoments, moment_of, too_old
 from meshtasks.rules.config import RuleBook
 from meshtasks.rules.detection import Series
 from meshtasks.rules.evaluation import Watched, evaluate
-from meshtasks.state.sightings import Seen
+from meshtasks.state.sensor_activity import Seen
 
 
 class Transformed(NamedTuple):

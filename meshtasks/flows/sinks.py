@@ -20,7 +20,7 @@ from meshtasks.config.extras import Extra, require
 from meshtasks.config.settings import Settings
 from meshtasks.flows.timeseries import TimeSeries
 from meshtasks.outcome import Retry
-from meshtasks.state.sightings import Seen
+from meshtasks.state.sensor_activity import Seen
 from meshtasks.timing import timed
 
 if TYPE_CHECKING:

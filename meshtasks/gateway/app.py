@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from meshtasks.gateway import looking, problems, routes
+from meshtasks.gateway import problems, queries, routes
 from meshtasks.gateway.access import Caller
 from meshtasks.gateway.clients import BodyLimit
 from meshtasks.gateway.config import GATEWAY
@@ -66,7 +66,7 @@ def create_gateway(context: Context) -> FastAPI:
     app.state.context = context
     app.include_router(routes.events)
     app.include_router(routes.tasks(context.commands))
-    app.include_router(looking.router)
+    app.include_router(queries.router)
     app.include_router(router)
     problems.install(app)
     limit_bytes = context.settings.read(GATEWAY).max_body_bytes

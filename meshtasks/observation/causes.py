@@ -19,7 +19,7 @@ from meshtasks.observation.sensor_facts import (
     counted,
     sink_named,
 )
-from meshtasks.state.sightings import (
+from meshtasks.state.sensor_activity import (
     BAD_RECORD,
     BAD_UNIT,
     CLOCK_AHEAD,
@@ -32,8 +32,8 @@ from meshtasks.state.sightings import (
     REPEATED,
     TEXT_VALUE,
     TOO_LARGE,
+    Incident,
     Span,
-    Trouble,
 )
 
 STORE_AWAY, SINK_AWAY, DISK_FULL = "store away", "sink away", "disk full"
@@ -142,70 +142,70 @@ def _covers(cause: Cause, window: Window, facts: Facts) -> bool:
 
 
 def _own(facts: Facts, window: Window) -> Iterator[Cause]:
-    for trouble in facts.troubles:
-        received = window.overlap(trouble.begins_at, trouble.ends_at) >= 0
-        made = trouble.first_time is not None and (
-            window.overlap(trouble.first_time, trouble.last_time or 0.0) >= 0
+    for incident in facts.incidents:
+        received = window.overlap(incident.begins_at, incident.ends_at) >= 0
+        made = incident.first_time is not None and (
+            window.overlap(incident.first_time, incident.last_time or 0.0) >= 0
         )
         if received or made:
-            yield _of_trouble(trouble, facts)
+            yield _of_trouble(incident, facts)
 
 
-def _of_trouble(trouble: Trouble, facts: Facts) -> Cause:
-    ends = None if facts.now - trouble.ends_at < SLACK_SECONDS else trouble.ends_at
-    when = between(trouble.begins_at, trouble.ends_at, facts.now)
-    count = counted(trouble.number, "reading")
-    made = "" if trouble.first_time is None else _made(trouble, facts.now)
-    step, cause = "", trouble.cause
-    if trouble.reason and trouble.cause not in {DUPLICATE_ID, REPEATED}:
-        again = f'meshtasks dlq list --routing-key "{trouble.routing_key}"'
-        said = trouble.reason.rstrip(".")
-        sentence = f"{count} {_were(trouble.number)} refused {when}{made}: {said}."
-        if trouble.example:
-            sentence += f" The last one: {trouble.example}"
-        what = REFUSALS.get(trouble.cause, "See why it failed")
+def _of_trouble(incident: Incident, facts: Facts) -> Cause:
+    ends = None if facts.now - incident.ends_at < SLACK_SECONDS else incident.ends_at
+    when = between(incident.begins_at, incident.ends_at, facts.now)
+    count = counted(incident.number, "reading")
+    made = "" if incident.first_time is None else _made(incident, facts.now)
+    step, cause = "", incident.cause
+    if incident.reason and incident.cause not in {DUPLICATE_ID, REPEATED}:
+        again = f'meshtasks dlq list --routing-key "{incident.routing_key}"'
+        said = incident.reason.rstrip(".")
+        sentence = f"{count} {_were(incident.number)} refused {when}{made}: {said}."
+        if incident.example:
+            sentence += f" The last one: {incident.example}"
+        what = REFUSALS.get(incident.cause, "See why it failed")
         step = f"{what}; what was refused waits as a dead letter: {again}."
         if said.startswith("the gateway "):  # which did not let it in
             step = f"{what}, and send it again."
-    elif trouble.cause in {CLOCK_AHEAD, CLOCK_BEHIND}:
-        sentence, is_clock = _clock(trouble, count, when, made)
+    elif incident.cause in {CLOCK_AHEAD, CLOCK_BEHIND}:
+        sentence, is_clock = _clock(incident, count, when, made)
         step = f"{REFUSALS[cause]}." * is_clock
         cause = cause if is_clock else LATE
-    elif trouble.cause == DUPLICATE_ID:
-        name = trouble.sensor_id or trouble.routing_key
+    elif incident.cause == DUPLICATE_ID:
+        name = incident.sensor_id or incident.routing_key
         sentence = (
             f"Two devices use the id {name}: {count} {when} contradict each other; "
-            f"{trouble.reason}. Of two readings of one time the later one is kept."
+            f"{incident.reason}. Of two readings of one time the later one is kept."
         )
         step = "Give each device an id of its own."
     else:
         sentence = (
-            f"{count} {_were(trouble.number)} duplicate{'s' * (trouble.number != 1)}: "
+            f"{count} {_were(incident.number)} duplicate{'s' * (incident.number != 1)}: "
             f"{when} there came what had come before, with the same id or time. It is "
             "stored once."
         )
-    return Cause(cause, trouble.begins_at, ends, sentence, step)
+    return Cause(cause, incident.begins_at, ends, sentence, step)
 
 
-def _made(trouble: Trouble, now: float) -> str:
+def _made(incident: Incident, now: float) -> str:
     """By which times their device made the readings, where that differs much."""
-    first, last = trouble.first_time, trouble.last_time
+    first, last = incident.first_time, incident.last_time
     if (
         first is None
         or last is None
-        or max(abs(trouble.ahead_high), abs(trouble.ahead_low)) < _STEADY_SECONDS
+        or max(abs(incident.ahead_high), abs(incident.ahead_low)) < _STEADY_SECONDS
     ):
         return ""
     return f" (by their own time {between(first, last, now)})"
 
 
-def _clock(trouble: Trouble, count: str, when: str, made: str) -> tuple[str, bool]:
+def _clock(incident: Incident, count: str, when: str, made: str) -> tuple[str, bool]:
     """What to say of readings whose times are far from their messages', and whether it
     is a clock: one is always as wrong as before."""
-    low, high = sorted(map(abs, (trouble.ahead_low, trouble.ahead_high)))
+    low, high = sorted(map(abs, (incident.ahead_low, incident.ahead_high)))
     steady = high - low <= max(_STEADY_SECONDS, _STEADY_SHARE * high)
     off = span_text(high) if steady else f"{span_text(low)} to {span_text(high)}"
-    side = "ahead" if trouble.cause == CLOCK_AHEAD else "behind"
+    side = "ahead" if incident.cause == CLOCK_AHEAD else "behind"
     sentence = f"{count} received {when} carried a time that is {off} {side}{made}"
     if steady or side == "ahead":
         found = "and are found there in the curve"

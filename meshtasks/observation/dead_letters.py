@@ -7,9 +7,15 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from meshtasks.amqp.dead_letter_groups import (
+    Cause,
+    CauseGroups,
+    Group,
+    Groups,
+    Selection,
+)
 from meshtasks.amqp.dead_letters import DeadLetter, dead_letter_of
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.letter_groups import Cause, CauseGroups, Group, Groups, Selection
 from meshtasks.amqp.peek import HeldMessages, peek
 from meshtasks.amqp.replay import Refusal, Replayed, ReplayPlan
 from meshtasks.amqp.topology import Topology
@@ -22,7 +28,7 @@ _STEP = 500
 OnProgress = Callable[[HeldMessages], None]
 
 
-class WaitingLetter(NamedTuple):
+class WaitingDeadLetter(NamedTuple):
     """A dead letter, and the message, unless it was not kept."""
 
     letter: DeadLetter
@@ -38,10 +44,10 @@ class LettersOfCause(NamedTuple):
     """
 
     found: CauseGroups
-    examples: tuple[WaitingLetter, ...]
+    examples: tuple[WaitingDeadLetter, ...]
 
 
-class WaitingLetters(NamedTuple):
+class WaitingDeadLetters(NamedTuple):
     """The dead-letter queue at one moment.
 
     Attributes:
@@ -57,7 +63,7 @@ class WaitingLetters(NamedTuple):
     taken_at: float
 
 
-def waiting_letters(
+def waiting_dead_letters(
     url: str,
     queue: str,
     *,
@@ -65,7 +71,7 @@ def waiting_letters(
     most: int | None = None,
     stopping: threading.Event | None = None,
     on_progress: OnProgress = lambda _: None,
-) -> WaitingLetters:
+) -> WaitingDeadLetters:
     """Look at the dead letters; they stay where they are.
 
     Args:
@@ -81,7 +87,7 @@ def waiting_letters(
         Transient: it cannot be reached, or somebody else is looking.
     """
     groups = Groups()
-    kept: dict[Cause, list[WaitingLetter]] = {}
+    kept: dict[Cause, list[WaitingDeadLetter]] = {}
     kept_bytes = 0
     stopping = stopping or threading.Event()
     with peek(url, queue, stopping=stopping) as held:
@@ -92,7 +98,7 @@ def waiting_letters(
                 size = len(delivery.body)
                 fits = size <= _LARGEST_KEPT_BYTES and kept_bytes < _MOST_KEPT_BYTES
                 kept_bytes += size * fits
-                shown.append(WaitingLetter(letter, delivery if fits else None))
+                shown.append(WaitingDeadLetter(letter, delivery if fits else None))
             if held.seen == most:
                 stopping.set()
             if held.seen % _STEP == 0:
@@ -101,32 +107,32 @@ def waiting_letters(
         LettersOfCause(found, tuple(kept[found.cause])) for found in groups.causes()
     )
     largest = tuple(groups.largest_first())
-    return WaitingLetters(groups.total, largest, tuple(causes), time.time())
+    return WaitingDeadLetters(groups.total, largest, tuple(causes), time.time())
 
 
-def letter_with_id(
+def dead_letter_with_id(
     url: str, queue: str, letter_id: str, on_progress: OnProgress = lambda _: None
-) -> WaitingLetter | None:
+) -> WaitingDeadLetter | None:
     """One dead letter with its message; None if it is there no more.
 
     Raises:
-        ConfigError: see :func:`waiting_letters`.
+        ConfigError: see :func:`waiting_dead_letters`.
         Transient: likewise.
     """
     stopping = threading.Event()
-    found: WaitingLetter | None = None
+    found: WaitingDeadLetter | None = None
     with peek(url, queue, stopping=stopping) as held:
         for delivery in held:
             letter = dead_letter_of(delivery)
             if letter.id == letter_id:
-                found = WaitingLetter(letter, delivery)
+                found = WaitingDeadLetter(letter, delivery)
                 stopping.set()
             if held.seen % _STEP == 0:
                 on_progress(held)
     return found
 
 
-def letters_that(
+def dead_letters_that(
     url: str,
     queue: str,
     selection: Selection,
@@ -134,19 +140,19 @@ def letters_that(
     most: int,
     stopping: threading.Event,
     on_progress: OnProgress = lambda _: None,
-) -> list[WaitingLetter]:
+) -> list[WaitingDeadLetter]:
     """The first of those that are selected, so many at most; they stay where they are.
 
     Raises:
-        ConfigError: see :func:`waiting_letters`.
+        ConfigError: see :func:`waiting_dead_letters`.
         Transient: likewise.
     """
-    found: list[WaitingLetter] = []
+    found: list[WaitingDeadLetter] = []
     with peek(url, queue, stopping=stopping) as held:
         for delivery in held:
             letter = dead_letter_of(delivery)
             if selection.matches(letter):
-                found.append(WaitingLetter(letter, delivery))
+                found.append(WaitingDeadLetter(letter, delivery))
                 if len(found) == most:
                     stopping.set()
             if held.seen % _STEP == 0:
@@ -176,7 +182,7 @@ def would_replay(
         on_progress: called now and then.
 
     Raises:
-        ConfigError: see :func:`waiting_letters`.
+        ConfigError: see :func:`waiting_dead_letters`.
         Transient: likewise.
     """
     plan = ReplayPlan(selection, topology, refusal)

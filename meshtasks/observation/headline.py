@@ -11,13 +11,13 @@ from meshtasks.observation.remembered import Remembered
 from meshtasks.observation.sensor_facts import Facts, counted, sink_named
 from meshtasks.observation.snapshot import Snapshot
 from meshtasks.observation.workers import WorkerAnswer
-from meshtasks.state.sightings import (
+from meshtasks.state.sensor_activity import (
     CLOCK_AHEAD,
     CLOCK_BEHIND,
     DUPLICATE_ID,
+    Incident,
     Sensor,
     Span,
-    Trouble,
 )
 
 #: What was wrong with readings is news for so long.
@@ -60,7 +60,7 @@ def headline(
     lines = list(_broker(snapshot, remembered.spans, now))
     lines += _sinks(snapshot, answers, remembered.spans, waits_for_store)
     lines += _unattended(snapshot, answers)
-    lines += _troubles(remembered.troubles, now)
+    lines += _incidents(remembered.incidents, now)
     lines += _silent(remembered.sensors, now)
     lines += [
         Line(f'The alert "{title}" goes on, and a silence mutes it.') for title in muted
@@ -131,13 +131,13 @@ def _unattended(snapshot: Snapshot, answers: Sequence[WorkerAnswer]) -> Iterator
         yield Line(f"{waits} {verb} in {queue.name}, and {nobody}; nothing is lost.")
 
 
-def _troubles(troubles: Sequence[Trouble], now: float) -> Iterator[Line]:
-    news = [each for each in troubles if now - each.ends_at <= _NEWS_SECONDS]
-    by_cause: dict[str, list[Trouble]] = {}
-    for trouble in news:
-        refused = trouble.reason and trouble.cause in REFUSALS
-        kind = f"refused {trouble.cause}" if refused else trouble.cause
-        by_cause.setdefault(kind, []).append(trouble)
+def _incidents(incidents: Sequence[Incident], now: float) -> Iterator[Line]:
+    news = [each for each in incidents if now - each.ends_at <= _NEWS_SECONDS]
+    by_cause: dict[str, list[Incident]] = {}
+    for incident in news:
+        refused = incident.reason and incident.cause in REFUSALS
+        kind = f"refused {incident.cause}" if refused else incident.cause
+        by_cause.setdefault(kind, []).append(incident)
     for kind, found in by_cause.items():
         names, first = _names(found), found[0]
         number = counted(sum(each.number for each in found), "reading")
@@ -181,7 +181,7 @@ def _silent(sensors: Sequence[Sensor], now: float) -> Iterator[Line]:
         )
 
 
-def _names(found: Sequence[Trouble] | Sequence[Sensor]) -> str:
+def _names(found: Sequence[Incident] | Sequence[Sensor]) -> str:
     names = sorted({each.sensor_id or each.routing_key for each in found})
     more = len(names) - _NAMED
     shown = ", ".join(names[:_NAMED])

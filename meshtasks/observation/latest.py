@@ -14,7 +14,7 @@ from meshtasks.amqp.receiving import Message
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.analytics.rows import Reading, reading_of
 from meshtasks.records.kinds import KindsConfig
-from meshtasks.state.sightings import Sensor
+from meshtasks.state.sensor_activity import Sensor
 
 #: Sensors that are remembered; those that were silent longest are forgotten.
 _MOST_SENSORS = 10_000

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from meshtasks.amqp.topology import PENDING_TIMESERIES
 from meshtasks.observation.snapshot import Snapshot
-from meshtasks.state.sightings import Count
+from meshtasks.state.sensor_activity import Count
 
 #: Of queues that the mesh itself fills.
 _OWN = ("archive.", "alerts.", "pending.")

@@ -14,7 +14,7 @@ from meshtasks.flows.alerts.state import Silence
 from meshtasks.flows.sinks import Sinks
 from meshtasks.observation.sensor_facts import Mute, clock
 from meshtasks.rules.config import RULES, Rule
-from meshtasks.state.sightings import Sensor
+from meshtasks.state.sensor_activity import Sensor
 
 
 def mutes_of(

@@ -15,7 +15,7 @@ from meshtasks.errors import ConfigError, Transient
 from meshtasks.observation.workers import WorkerAnswer, ask_workers
 from meshtasks.state.database import StateLocation
 from meshtasks.state.history import History
-from meshtasks.state.sightings import Gap, Sensor, Span, Trouble
+from meshtasks.state.sensor_activity import Gap, Incident, Sensor, Span
 
 
 class Remembered(NamedTuple):
@@ -23,7 +23,7 @@ class Remembered(NamedTuple):
 
     sensors: Sequence[Sensor] = ()
     gaps: Sequence[Gap] = ()
-    troubles: Sequence[Trouble] = ()
+    incidents: Sequence[Incident] = ()
     spans: Sequence[Span] = ()
 
     @classmethod
@@ -39,7 +39,7 @@ class Remembered(NamedTuple):
             return cls(
                 history.sensors(),
                 history.gaps(since),
-                history.troubles(since),
+                history.incidents(since),
                 history.spans(since),
             )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from meshtasks.state.sightings import Gap, Sensor, Span, Trouble
+from meshtasks.state.sensor_activity import Gap, Incident, Sensor, Span
 
 #: Clocks of devices and hosts, and what is still on its way.
 SLACK_SECONDS = 5.0
@@ -85,7 +85,7 @@ class Facts:
         now: when it was found.
         siblings: other sensors with its id and kind.
         gaps: its own, in order of time.
-        troubles: its own, in order of time.
+        incidents: its own, in order of time.
         spans: of sinks, broker and workers, in order of time.
         queues: that its readings reach.
         sinks: names of the sinks that their records end in.
@@ -100,7 +100,7 @@ class Facts:
     now: float
     siblings: Sequence[Sensor] = ()
     gaps: Sequence[Gap] = ()
-    troubles: Sequence[Trouble] = ()
+    incidents: Sequence[Incident] = ()
     spans: Sequence[Span] = ()
     queues: frozenset[str] = frozenset()
     sinks: frozenset[str] = frozenset()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from meshtasks.config.durations import span_text
 from meshtasks.observation.remembered import Remembered
 from meshtasks.observation.sensor_facts import Facts
-from meshtasks.state.sightings import Gap, Sensor, Trouble
+from meshtasks.state.sensor_activity import Gap, Incident, Sensor
 
 _DAY = 86_400.0
 
@@ -70,16 +70,16 @@ def sensor_lines(remembered: Remembered, now: float) -> list[SensorLine]:
     for gap in remembered.gaps:
         if gap.ends_at >= now - _DAY:
             gaps.setdefault(gap[:2], []).append(gap)
-    troubles: dict[tuple[str, str], list[Trouble]] = {}
-    for trouble in remembered.troubles:
-        if trouble.ends_at >= now - _DAY:
-            troubles.setdefault(trouble[:2], []).append(trouble)
+    incidents: dict[tuple[str, str], list[Incident]] = {}
+    for incident in remembered.incidents:
+        if incident.ends_at >= now - _DAY:
+            incidents.setdefault(incident[:2], []).append(incident)
     lines = []
     for sensor in remembered.sensors:
-        own = troubles.get(sensor[:2], [])
+        own = incidents.get(sensor[:2], [])
         refused = Counter[str]()
-        for trouble in own:
-            refused[trouble.cause] += trouble.number
+        for incident in own:
+            refused[incident.cause] += incident.number
         lines.append(
             SensorLine(
                 sensor,

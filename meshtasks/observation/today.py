@@ -19,7 +19,7 @@ from meshtasks.observation.snapshot import Snapshot
 from meshtasks.observation.workers import WorkerAnswer
 from meshtasks.state.database import StateLocation
 from meshtasks.state.history import History
-from meshtasks.state.sightings import Count
+from meshtasks.state.sensor_activity import Count
 
 _DAY = 86_400.0
 

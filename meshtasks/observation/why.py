@@ -19,7 +19,7 @@ from meshtasks.observation.mutes import mutes_of
 from meshtasks.observation.remembered import Live, Remembered, look_at
 from meshtasks.observation.sensor_facts import Cause, Facts, QueueNow, Window, clock
 from meshtasks.state.database import StateLocation
-from meshtasks.state.sightings import Sensor
+from meshtasks.state.sensor_activity import Sensor
 
 #: Without a time, what went on lately is looked at: first within this, then within
 #: that.
@@ -114,12 +114,12 @@ class Why:
         """Routing key and sensor id of all sensors that anything is known of."""
         known = {sensor[:2] for sensor in self._state.sensors}
         without_id = {key for key, sensor_id in known if not sensor_id}
-        only_troubles = {
-            trouble[:2]
-            for trouble in self._state.troubles
-            if trouble.routing_key not in without_id
+        only_incidents = {
+            incident[:2]
+            for incident in self._state.incidents
+            if incident.routing_key not in without_id
         }
-        return sorted(known | only_troubles)
+        return sorted(known | only_incidents)
 
     def matching(self, name: str) -> list[tuple[str, str]]:
         """Those that a name may mean: a routing key, an MQTT topic, a sensor id, a
@@ -191,11 +191,11 @@ class Why:
                 and each.routing_key != routing_key
             ],
             gaps=[gap for gap in self._state.gaps if gap[:2] == key],
-            troubles=[
-                trouble
-                for trouble in self._state.troubles
-                if trouble.routing_key == routing_key
-                and (not sensor_id or trouble.sensor_id in {sensor_id, ""})
+            incidents=[
+                incident
+                for incident in self._state.incidents
+                if incident.routing_key == routing_key
+                and (not sensor_id or incident.sensor_id in {sensor_id, ""})
             ],
             spans=self._state.spans,
             queues=queues,
@@ -416,7 +416,7 @@ def _first(facts: Facts) -> float:
         since = (sensor.number - 1) * sensor.usual_seconds
         known += [sensor.first_at, sensor.time - since]
     known += [gap.begins_at for gap in facts.gaps]
-    known += [trouble.begins_at for trouble in facts.troubles]
+    known += [incident.begins_at for incident in facts.incidents]
     return min(known)
 
 

@@ -2,7 +2,7 @@
 hole in a curve.
 
 Bounded: sensors that were silent for 90 days are forgotten, and of more than 100,000
-those that were silent longest; gaps and troubles after 30 days, and of more than 20,000
+those that were silent longest; gaps and incidents after 30 days, and of more than 20,000
 each the oldest; what was away after 90 days, and of more than 5,000 the oldest; counts
 after nine days.
 """
@@ -15,22 +15,22 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection, Table, delete, func, select, tuple_
 
 from meshtasks.state.database import Database, StateLocation, insert, put
-from meshtasks.state.sightings import (
+from meshtasks.state.sensor_activity import (
     Count,
     Gap,
+    Incident,
     Notes,
     Sensor,
-    Sighting,
+    SensorActivity,
     Span,
     Stretch,
-    Trouble,
+    incidents_of,
     seen,
-    troubles_of,
 )
 from meshtasks.state.tables import (
     COUNTS,
     SENSOR_GAPS,
-    SENSOR_TROUBLES,
+    SENSOR_INCIDENTS,
     SENSORS,
     SPANS,
     clean,
@@ -43,15 +43,15 @@ PRUNE_EVERY_SECONDS = 3_600.0
 BOUNDS = (
     (SENSORS, SENSORS.c.received_at, 90 * _DAY, 100_000),
     (SENSOR_GAPS, SENSOR_GAPS.c.ends_at, 30 * _DAY, 20_000),
-    (SENSOR_TROUBLES, SENSOR_TROUBLES.c.ends_at, 30 * _DAY, 20_000),
+    (SENSOR_INCIDENTS, SENSOR_INCIDENTS.c.ends_at, 30 * _DAY, 20_000),
     (SPANS, SPANS.c.heard_at, 90 * _DAY, 5_000),
     (COUNTS, COUNTS.c.bucket, 9 * _DAY, 50_000),
 )
-#: Troubles of one kind with less between them are one.
-_SAME_TROUBLE_SECONDS = 600.0
+#: Incidents of one kind with less between them are one.
+_SAME_INCIDENT_SECONDS = 600.0
 #: Counts are kept by so many seconds: every time zone's midnight is the end of one.
 BUCKET_SECONDS = 900.0
-#: Sightings that are stored in one transaction.
+#: Activities that are stored in one transaction.
 _TOGETHER = 400
 _CHUNK = 400  # SQLite takes so many pairs of keys in a statement
 _REASON_CHARS, _EXAMPLE_CHARS = 500, 1_000
@@ -69,22 +69,22 @@ class History(Database):
     # --- writing ----------------------------------------------------------
 
     def write(self, notes: Notes, now: float) -> None:
-        """Remember what was noted. Sightings are removed from the notes as they are
+        """Remember what was noted. Activities are removed from the notes as they are
         stored, some at a time, so that nobody has to wait long for the database.
 
         Raises:
             SinkUnavailable: the database cannot be written; what is left in the notes
                 is not stored.
         """
-        while len(notes.sightings) > _TOGETHER:
+        while len(notes.activities) > _TOGETHER:
             with self.transaction(exclusive=True) as connection:
                 tables = _Tables(connection)
-                tables.add_troubles(tables.see(notes.sightings[:_TOGETHER]))
-            del notes.sightings[:_TOGETHER]
+                tables.add_incidents(tables.see(notes.activities[:_TOGETHER]))
+            del notes.activities[:_TOGETHER]
         with self.transaction(exclusive=True) as connection:
             tables = _Tables(connection)
-            troubles = tables.see(notes.sightings)
-            tables.add_troubles([*notes.troubles.values(), *troubles])
+            incidents = tables.see(notes.activities)
+            tables.add_incidents([*notes.incidents.values(), *incidents])
             tables.put(SPANS, notes.spans.values())
             tables.add_counts(notes.counts)
             if now >= self._next_prune:
@@ -121,10 +121,10 @@ class History(Database):
             query = query.where(SENSOR_GAPS.c.routing_key == storable(routing_key))
         return self._read(Gap, query.order_by(SENSOR_GAPS.c.begins_at))
 
-    def troubles(self, since: float) -> list[Trouble]:
-        """Troubles that went on since then, in order of time."""
-        query = select(SENSOR_TROUBLES).where(SENSOR_TROUBLES.c.ends_at >= since)
-        return self._read(Trouble, query.order_by(SENSOR_TROUBLES.c.begins_at))
+    def incidents(self, since: float) -> list[Incident]:
+        """Incidents that went on since then, in order of time."""
+        query = select(SENSOR_INCIDENTS).where(SENSOR_INCIDENTS.c.ends_at >= since)
+        return self._read(Incident, query.order_by(SENSOR_INCIDENTS.c.begins_at))
 
     def spans(self, since: float) -> list[Span]:
         """What went on since then, in order of time."""
@@ -152,27 +152,27 @@ class _Tables:
     def __init__(self, connection: Connection) -> None:
         self._db = connection
 
-    def see(self, sightings: Sequence[Sighting]) -> list[Trouble]:
-        """Remember sightings; what troubles they show."""
-        ordered = [_storable(each) for each in sightings]
+    def see(self, activities: Sequence[SensorActivity]) -> list[Incident]:
+        """Remember activities; what incidents they show."""
+        ordered = [_storable(each) for each in activities]
         known = self._known({each[:2] for each in ordered})
         gaps: list[Gap] = []
-        troubles: list[Trouble] = []
-        for sighting in ordered:
-            key = sighting[:2]
-            if not sighting.stretches:
-                troubles += troubles_of(known.get(key), sighting)
+        incidents: list[Incident] = []
+        for activity in ordered:
+            key = activity[:2]
+            if not activity.stretches:
+                incidents += incidents_of(known.get(key), activity)
                 continue
-            change = seen(known.get(key), sighting)
+            change = seen(known.get(key), activity)
             known[key] = change.sensor
             gaps += change.gaps
-            troubles += change.troubles
+            incidents += change.incidents
             for stretch in change.late:
                 gaps = [part for gap in gaps for part in _cut(gap, key, stretch, 0.0)]
                 self._fill(change.sensor, stretch)
         self.put(SENSORS, known.values())
         self.put(SENSOR_GAPS, gaps)
-        return troubles
+        return incidents
 
     def _known(self, keys: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], Sensor]:
         wanted, known = sorted(keys), dict[tuple[str, ...], Sensor]()
@@ -204,23 +204,23 @@ class _Tables:
             ]
             self.put(SENSOR_GAPS, parts)
 
-    def add_troubles(self, troubles: Iterable[Trouble]) -> None:
+    def add_incidents(self, incidents: Iterable[Incident]) -> None:
         """Remember them, joined to what went on shortly before."""
-        columns = SENSOR_TROUBLES.c
-        for trouble in troubles:
-            made = trouble._replace(
-                routing_key=storable(trouble.routing_key),
-                sensor_id=storable(trouble.sensor_id),
-                reason=clean(trouble.reason)[:_REASON_CHARS],
-                example=clean(trouble.example)[:_EXAMPLE_CHARS],
+        columns = SENSOR_INCIDENTS.c
+        for incident in incidents:
+            made = incident._replace(
+                routing_key=storable(incident.routing_key),
+                sensor_id=storable(incident.sensor_id),
+                reason=clean(incident.reason)[:_REASON_CHARS],
+                example=clean(incident.example)[:_EXAMPLE_CHARS],
             )
             query = (
-                select(SENSOR_TROUBLES)
+                select(SENSOR_INCIDENTS)
                 .where(
                     columns.routing_key == made.routing_key,
                     columns.sensor_id == made.sensor_id,
                     columns.cause == made.cause,
-                    columns.ends_at >= made.begins_at - _SAME_TROUBLE_SECONDS,
+                    columns.ends_at >= made.begins_at - _SAME_INCIDENT_SECONDS,
                 )
                 .order_by(columns.begins_at.desc())
                 .limit(1)
@@ -228,8 +228,8 @@ class _Tables:
             before = self._db.execute(query).first()
             if before is not None:
                 begins_at = before.begins_at
-                made = Trouble(*before).joined(made)._replace(begins_at=begins_at)
-            self.put(SENSOR_TROUBLES, [made])
+                made = Incident(*before).joined(made)._replace(begins_at=begins_at)
+            self.put(SENSOR_INCIDENTS, [made])
 
     def add_counts(self, counts: dict[tuple[float, str], Count]) -> None:
         """Count more."""
@@ -266,10 +266,10 @@ class _Tables:
                 self._db.execute(delete(table).where(age <= oldest))
 
 
-def _storable(sighting: Sighting) -> Sighting:
-    return sighting._replace(
-        routing_key=storable(sighting.routing_key),
-        sensor_id=storable(sighting.sensor_id),
+def _storable(activity: SensorActivity) -> SensorActivity:
+    return activity._replace(
+        routing_key=storable(activity.routing_key),
+        sensor_id=storable(activity.sensor_id),
     )
 
 

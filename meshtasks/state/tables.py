@@ -180,12 +180,12 @@ SENSOR_GAPS = _table(
     Column("begins_at", Double, primary_key=True), _time("ends_at"),
     Index("sensor_gaps_age", "ends_at"),
 )  # fmt: skip
-SENSOR_TROUBLES = _table(
-    "sensor_troubles", _key("routing_key"), _key("sensor_id"), _key("cause"),
+SENSOR_INCIDENTS = _table(
+    "sensor_incidents", _key("routing_key"), _key("sensor_id"), _key("cause"),
     Column("begins_at", Double, primary_key=True), _time("ends_at"),
     Column("number", BigInteger, nullable=False), _text("reason"), _text("example"),
     _time("ahead_low"), _time("ahead_high"), _time("first_time", required=False),
-    _time("last_time", required=False), Index("sensor_troubles_age", "ends_at"),
+    _time("last_time", required=False), Index("sensor_incidents_age", "ends_at"),
 )  # fmt: skip
 #: When sinks and the broker were away, and workers were running.
 SPANS = _table(

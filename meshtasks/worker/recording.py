@@ -1,4 +1,4 @@
-"""Notes in the state what explains holes: sightings of sensors, dead letters, what was
+"""Notes in the state what explains holes: activities of sensors, dead letters, what was
 away, and what became of the records of each queue.
 
 The event loop only puts things on a list. A thread stores them every few seconds, many
@@ -20,15 +20,15 @@ from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE
 from meshtasks.config.environment import Environment
 from meshtasks.errors import MeshError
-from meshtasks.flows.sightings import refused
-from meshtasks.state.sightings import (
+from meshtasks.flows.sensor_activity import refused
+from meshtasks.state.sensor_activity import (
     Count,
+    Incident,
     Notes,
     Seen,
     Span,
     Times,
-    Trouble,
-    sighting_of,
+    activity_of,
 )
 
 if TYPE_CHECKING:  # a gateway has one, too, and not what a worker needs
@@ -43,7 +43,7 @@ _RESTS = 20.0
 #: So often it is noted that somebody is still running, or still away.
 _HEARD_SECONDS = 15.0
 #: Kept while the state is away, and noted at once at most.
-_MOST_SIGHTINGS, _MOST_TROUBLES = 50_000, 5_000
+_MOST_ACTIVITIES, _MOST_INCIDENTS = 50_000, 5_000
 #: A connection that was back within so long is no outage.
 _BLINK_SECONDS = 2.0
 _BUCKET_SECONDS = 900.0
@@ -116,15 +116,15 @@ class Recorder:
         with self._lock:
             self._count(queue, Count(0, len(letters)))
             for letter in letters:
-                if len(self._notes.troubles) >= _MOST_TROUBLES:
+                if len(self._notes.incidents) >= _MOST_INCIDENTS:
                     break
-                self._notes.add_trouble(_refusal(letter, now))
+                self._notes.add_incident(_refusal(letter, now))
 
     def refused_here(self, routing_key: str, body: bytes, reason: str) -> None:
         """Note a message that was not published, since it would be a dead letter."""
         with self._lock:
-            if len(self._notes.troubles) < _MOST_TROUBLES:
-                self._notes.add_trouble(
+            if len(self._notes.incidents) < _MOST_INCIDENTS:
+                self._notes.add_incident(
                     refused(routing_key, body, "", reason, None, time.time())
                 )
 
@@ -162,9 +162,9 @@ class Recorder:
         bucket = time.time() // _BUCKET_SECONDS * _BUCKET_SECONDS
         self._notes.add_count(bucket, queue, count)
 
-    def _see(self, sightings: Iterable[Seen]) -> None:
-        if len(self._seen) < _MOST_SIGHTINGS:
-            self._seen += sightings
+    def _see(self, activities: Iterable[Seen]) -> None:
+        if len(self._seen) < _MOST_ACTIVITIES:
+            self._seen += activities
 
     # --- the thread ---------------------------------------------------------
 
@@ -191,7 +191,7 @@ class Recorder:
         with self._lock:
             notes, self._notes = self._notes, Notes()
             seen, self._seen = self._seen, []
-        notes.sightings += self._times.compared(map(sighting_of, seen))
+        notes.activities += self._times.compared(map(activity_of, seen))
         if not notes:
             return
         try:
@@ -220,20 +220,20 @@ class Recorder:
 
     def _keep(self, notes: Notes) -> None:
         """Put back what could not be stored, before what was noted since."""
-        del notes.sightings[_MOST_SIGHTINGS:]
+        del notes.activities[_MOST_ACTIVITIES:]
         with self._lock:
             later, self._notes = self._notes, notes
-            for trouble in later.troubles.values():
-                if len(notes.troubles) < _MOST_TROUBLES:
-                    notes.add_trouble(trouble)
+            for incident in later.incidents.values():
+                if len(notes.incidents) < _MOST_INCIDENTS:
+                    notes.add_incident(incident)
             for span in later.spans.values():
                 notes.add_span(span)
             for (bucket, queue), count in later.counts.items():
                 notes.add_count(bucket, queue, count)
 
 
-def _refusal(letter: Outgoing, now: float) -> Trouble:
-    """The trouble that a dead letter is about."""
+def _refusal(letter: Outgoing, now: float) -> Incident:
+    """The incident that a dead letter is about."""
     table = letter.headers or {}
     stamp = (letter.properties or {}).get("timestamp")
     return refused(

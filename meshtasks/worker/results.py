@@ -9,7 +9,7 @@ from typing import NamedTuple
 from typing_extensions import override
 
 from meshtasks.outcome import Dead, Done, Outcome, Retry
-from meshtasks.state.sightings import Seen
+from meshtasks.state.sensor_activity import Seen
 from meshtasks.text import clip
 from meshtasks.timing import SinkCall
 from meshtasks.worker.decode import Several

@@ -95,7 +95,7 @@ class Evening:
             f"{number} bad readings of {sensor}",
             lambda history: any(
                 each.sensor_id == sensor and each.number >= number
-                for each in history.troubles(0.0)
+                for each in history.incidents(0.0)
             ),
         )
 

@@ -11,13 +11,13 @@ import pytest
 from meshtasks.config.environment import Environment
 from meshtasks.state.database import StateLocation
 from meshtasks.state.history import History, bucket_of
-from meshtasks.state.sightings import (
+from meshtasks.state.sensor_activity import (
     BAD_UNIT,
     Count,
     Notes,
-    Sighting,
+    SensorActivity,
     Stretch,
-    Trouble,
+    Incident,
 )
 from tests.support.amqp import drain, queue_depth
 from tests.support.browser import Browser
@@ -42,12 +42,14 @@ def holed(console_mesh: Environment) -> None:
         Stretch(now - 9000, now - 5400, 61),
         Stretch(now - 1800, now - 5, 31),
     )
-    seen = Sighting(KEY, "pantry", "temperature", "pantry", "°C", 7.5, stretches, now)
+    seen = SensorActivity(
+        KEY, "pantry", "temperature", "pantry", "°C", 7.5, stretches, now
+    )
     notes = Notes([seen])
     refused = 'unit "°X" is not a temperature unit'
     at = now - 3600
-    notes.add_trouble(
-        Trouble(KEY, "pantry", BAD_UNIT, at, at, 3, refused, '{"unit": "°X"}')
+    notes.add_incident(
+        Incident(KEY, "pantry", BAD_UNIT, at, at, 3, refused, '{"unit": "°X"}')
     )
     notes.add_count(bucket_of(now), "sensors.temperature", Count(1_204_300, 31))
     note(console_mesh, notes)

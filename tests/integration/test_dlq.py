@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from meshtasks.amqp import headers
-from meshtasks.amqp.letter_groups import Selection
+from meshtasks.amqp.dead_letter_groups import Selection
 from meshtasks.amqp.replay import Replay
 from meshtasks.config.settings import Settings
 from meshtasks.demo.rabbitmq import RabbitMQ

@@ -16,7 +16,7 @@ from meshtasks.config.environment import Environment
 from meshtasks.outcome import Dead
 from meshtasks.state.database import StateLocation
 from meshtasks.state.history import History
-from meshtasks.state.sightings import Count
+from meshtasks.state.sensor_activity import Count
 from meshtasks.worker.recording import Recorder
 from meshtasks.worker.resolution import Resolution
 from meshtasks.worker.results import BatchResult
@@ -69,8 +69,8 @@ def test_batches_dead_letters_and_outages_are_noted(
     recorder.stop(within_seconds=60)
 
     assert sensors(history) == ["attic"]
-    (trouble,) = history.troubles(0.0)
-    assert (trouble.cause, trouble.sensor_id) == ("bad unit", "attic")
+    (incident,) = history.incidents(0.0)
+    assert (incident.cause, incident.sensor_id) == ("bad unit", "attic")
     assert history.counts(0.0) == {QUEUE: Count(1, 1)}
     spans = {(each.kind, each.name): each for each in history.spans(0.0)}
     assert spans["worker", "w1"].reason == QUEUE

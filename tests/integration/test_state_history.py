@@ -10,16 +10,16 @@ import pytest
 from meshtasks.state import history as module
 from meshtasks.state.database import StateLocation
 from meshtasks.state.history import History
-from meshtasks.state.sightings import (
+from meshtasks.state.sensor_activity import (
     CLOCK_BEHIND,
     DUPLICATE_ID,
     REPEATED,
     Count,
+    Incident,
     Notes,
-    Sighting,
+    SensorActivity,
     Span,
     Stretch,
-    Trouble,
 )
 
 NOW = 1_795_440_000.0
@@ -32,19 +32,21 @@ def history(state_location: StateLocation) -> Iterator[History]:
         yield opened
 
 
-def sighting(
+def activity(
     *stretches: tuple[float, float, int],
     value: float = 21.5,
     location: str = "attic",
     ahead: float = 0.0,
-) -> Sighting:
+) -> SensorActivity:
     made = tuple(Stretch(NOW + a, NOW + b, n) for a, b, n in stretches)
     at = made[-1].last - ahead
-    return Sighting(*KEY, "temperature", location, "°C", value, made, at, ahead, ahead)
+    return SensorActivity(
+        *KEY, "temperature", location, "°C", value, made, at, ahead, ahead
+    )
 
 
-def see(history: History, *sightings: Sighting) -> None:
-    history.write(Notes(list(sightings)), sightings[-1].received_at)
+def see(history: History, *activities: SensorActivity) -> None:
+    history.write(Notes(list(activities)), activities[-1].received_at)
 
 
 def gaps(history: History) -> list[tuple[float, float]]:
@@ -53,13 +55,13 @@ def gaps(history: History) -> list[tuple[float, float]]:
 
 
 def test_a_silence_much_longer_than_usual_is_a_gap(history: History) -> None:
-    see(history, sighting((0, 290, 30)))
-    see(history, sighting((320, 320, 1)))
-    see(history, sighting((330, 400, 8)))
+    see(history, activity((0, 290, 30)))
+    see(history, activity((320, 320, 1)))
+    see(history, activity((330, 400, 8)))
 
     assert gaps(history) == []
 
-    see(history, sighting((500, 600, 11)))
+    see(history, activity((500, 600, 11)))
 
     assert gaps(history) == [(400, 500)]
     (sensor,) = history.sensors()
@@ -68,19 +70,19 @@ def test_a_silence_much_longer_than_usual_is_a_gap(history: History) -> None:
 
 
 def test_readings_that_come_late_fill_a_gap(history: History) -> None:
-    see(history, sighting((0, 90, 10)))
-    see(history, sighting((500, 590, 10)))
-    see(history, sighting((100, 300, 21)))
+    see(history, activity((0, 90, 10)))
+    see(history, activity((500, 590, 10)))
+    see(history, activity((100, 300, 21)))
 
     assert gaps(history) == [(300, 500)]
 
-    see(history, sighting((310, 490, 19)))
+    see(history, activity((310, 490, 19)))
 
     assert gaps(history) == []
 
 
 def test_a_gap_within_one_batch_is_seen(history: History) -> None:
-    see(history, sighting((0, 90, 10), (400, 490, 10)))
+    see(history, activity((0, 90, 10), (400, 490, 10)))
 
     assert gaps(history) == [(90, 400)]
 
@@ -88,41 +90,41 @@ def test_a_gap_within_one_batch_is_seen(history: History) -> None:
 def test_a_clock_that_is_ahead_hides_nothing_of_what_comes_until_then(
     history: History,
 ) -> None:
-    see(history, sighting((0, 90, 10)))
-    see(history, sighting((7300, 7310, 2), ahead=7200.0))
-    see(history, sighting((200, 290, 10)))
+    see(history, activity((0, 90, 10)))
+    see(history, activity((7300, 7310, 2), ahead=7200.0))
+    see(history, activity((200, 290, 10)))
 
     assert gaps(history) == [(90, 200)]
 
 
 def test_troubles_close_to_each_other_are_one(history: History) -> None:
     def refused(at: float, count: int) -> None:
-        bad = Trouble(*KEY, "UnknownUnit", at, at, count, f"°X at {at:.0f}", '"°X"')
+        bad = Incident(*KEY, "UnknownUnit", at, at, count, f"°X at {at:.0f}", '"°X"')
         notes = Notes()
-        notes.add_trouble(bad)
-        notes.add_trouble(bad._replace(ends_at=at + 10))
+        notes.add_incident(bad)
+        notes.add_incident(bad._replace(ends_at=at + 10))
         history.write(notes, at)
 
     refused(NOW, 2)
     refused(NOW + 60, 1)
     refused(NOW + 7200, 1)
 
-    first, second = history.troubles(0.0)
+    first, second = history.incidents(0.0)
     assert (first.begins_at, first.ends_at, first.number) == (NOW, NOW + 70, 6)
     assert first.reason == f"°X at {NOW + 60:.0f}"
     assert (second.begins_at, second.number) == (NOW + 7200, 2)
 
 
-def test_a_clock_behind_repetitions_and_two_places_are_troubles(
+def test_a_clock_behind_repetitions_and_two_places_are_incidents(
     history: History,
 ) -> None:
-    see(history, sighting((0, 0, 1)))
-    see(history, sighting((0, 0, 1)))
-    see(history, sighting((0, 0, 1), value=3.0))
-    see(history, sighting((10, 10, 1), ahead=-7200.0))
-    see(history, sighting((20, 20, 1), location="cellar"))
+    see(history, activity((0, 0, 1)))
+    see(history, activity((0, 0, 1)))
+    see(history, activity((0, 0, 1), value=3.0))
+    see(history, activity((10, 10, 1), ahead=-7200.0))
+    see(history, activity((20, 20, 1), location="cellar"))
 
-    found = {each.cause: each for each in history.troubles(0.0)}
+    found = {each.cause: each for each in history.incidents(0.0)}
 
     assert found.keys() == {REPEATED, CLOCK_BEHIND, DUPLICATE_ID}
     assert found[DUPLICATE_ID].reason == "they come from attic and cellar"
@@ -163,12 +165,12 @@ def test_counts_add_up_by_queue(history: History) -> None:
 
 def test_text_that_no_database_takes_is_kept_readable(history: History) -> None:
     key = ("sensors.temperature." + "x" * 5000, "a\0b\ud800")
-    notes = Notes([sighting((0, 0, 1))._replace(routing_key=key[0], sensor_id=key[1])])
-    notes.add_trouble(Trouble(*key, "Bad", NOW, NOW, 1, "nul \0", "half \ud800"))
+    notes = Notes([activity((0, 0, 1))._replace(routing_key=key[0], sensor_id=key[1])])
+    notes.add_incident(Incident(*key, "Bad", NOW, NOW, 1, "nul \0", "half \ud800"))
     history.write(notes, NOW)
 
     assert [each.number for each in history.sensors()] == [1]
-    assert [each.example for each in history.troubles(0.0)] == ["half ?"]
+    assert [each.example for each in history.incidents(0.0)] == ["half ?"]
 
 
 def test_what_is_old_or_too_much_is_forgotten(
@@ -181,10 +183,10 @@ def test_what_is_old_or_too_much_is_forgotten(
         at = NOW + day * 86_400.0
         notes = Notes()
         for number in range(3):
-            trouble = Trouble(*KEY, f"c{number}", at + number, at + number, 1, "")
-            notes.add_trouble(trouble)
+            incident = Incident(*KEY, f"c{number}", at + number, at + number, 1, "")
+            notes.add_incident(incident)
         notes.add_span(Span("broker", "", "w1", at, at, at))
         history.write(notes, at)
 
-    assert len(history.troubles(0.0)) == 3
+    assert len(history.incidents(0.0)) == 3
     assert len(history.spans(0.0)) == 3

@@ -17,9 +17,9 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Scope
 from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.clients import Client
-from meshtasks.gateway.console.alert_desk import AlertDesk
+from meshtasks.gateway.console.alerts_model import AlertsModel
+from meshtasks.gateway.console.dead_letters_model import DeadLettersModel
 from meshtasks.gateway.console.frame import Console
-from meshtasks.gateway.console.letter_desk import LetterDesk
 from meshtasks.gateway.console.sessions import Sessions
 from meshtasks.gateway.console.watch import MeshWatch
 from meshtasks.gateway.context import Context
@@ -112,8 +112,8 @@ async def visiting(
             flows,
             sessions,
             MeshWatch(settings),
-            LetterDesk(settings, context.validator.verdicts.refusal),
-            AlertDesk(settings),
+            DeadLettersModel(settings, context.validator.verdicts.refusal),
+            AlertsModel(settings),
         )
         for add_page in add_pages:
             add_page(console)

@@ -6,14 +6,14 @@ import pytest
 
 from meshtasks.observation.causes import causes
 from meshtasks.observation.sensor_facts import Facts, Mute, QueueNow, Window
-from meshtasks.state.sightings import (
+from meshtasks.state.sensor_activity import (
     BAD_UNIT,
     CLOCK_BEHIND,
     DUPLICATE_ID,
     Gap,
+    Incident,
     Sensor,
     Span,
-    Trouble,
 )
 
 NOW = 1_795_440_000.0
@@ -47,8 +47,8 @@ def found(
     return [each.cause for each in answer]
 
 
-def trouble(cause: str, begins: float, ends: float, **more: object) -> Trouble:
-    made = Trouble(KEY, "attic", cause, begins, ends, 3, "because")
+def incident(cause: str, begins: float, ends: float, **more: object) -> Incident:
+    made = Incident(KEY, "attic", cause, begins, ends, 3, "because")
     return made._replace(**more)  # type: ignore[arg-type]
 
 
@@ -61,9 +61,9 @@ def test_a_hole_that_nothing_explains_is_a_silent_device() -> None:
 
 def test_refused_readings_say_more_than_what_was_away() -> None:
     away = Span("broker", "", "w", NOW - 590, NOW - 310, NOW - 310)
-    refused = trouble(BAD_UNIT, NOW - 500, NOW - 400)
+    refused = incident(BAD_UNIT, NOW - 500, NOW - 400)
 
-    assert found(facts(spans=[away], troubles=[refused]), HOLE) == [
+    assert found(facts(spans=[away], incidents=[refused]), HOLE) == [
         "bad unit",
         "broker away",
     ]
@@ -120,21 +120,21 @@ def test_a_queue_of_this_moment(queue: QueueNow, workers: int, cause: str) -> No
 
 
 def test_a_lag_that_stays_is_a_clock_and_one_that_shrinks_is_not() -> None:
-    steady = trouble(
+    steady = incident(
         CLOCK_BEHIND, NOW - 9, NOW - 9, reason="", ahead_low=-7210.0, ahead_high=-7200.0
     )
     late = steady._replace(ahead_high=-90.0)
 
-    assert found(facts(troubles=[steady]), None) == ["clock behind"]
-    assert found(facts(troubles=[late]), None) == ["late"]
+    assert found(facts(incidents=[steady]), None) == ["clock behind"]
+    assert found(facts(incidents=[late]), None) == ["late"]
 
 
 def test_a_refused_reading_is_found_by_its_own_time_as_well() -> None:
-    earlier = trouble(
+    earlier = incident(
         BAD_UNIT, NOW - 5, NOW - 5, first_time=NOW - 500, last_time=NOW - 400
     )
 
-    assert found(facts(troubles=[earlier]), HOLE) == ["bad unit"]
+    assert found(facts(incidents=[earlier]), HOLE) == ["bad unit"]
 
 
 def test_one_id_on_two_routing_keys_is_two_devices() -> None:
@@ -151,9 +151,9 @@ def test_a_silence_is_named_when_the_readings_are_there() -> None:
 
 def test_what_goes_on_at_the_moment_asked_about_comes_first() -> None:
     away = Span("broker", "", "w", NOW - 100, NOW - 90, NOW - 90)
-    refused = trouble(BAD_UNIT, NOW - 400, NOW - 390)
+    refused = incident(BAD_UNIT, NOW - 400, NOW - 390)
 
-    known = facts(spans=[away], troubles=[refused])
+    known = facts(spans=[away], incidents=[refused])
 
     assert found(known, None, NOW - 95) == ["broker away", "bad unit"]
     assert found(known, None, NOW - 395) == ["bad unit", "broker away"]

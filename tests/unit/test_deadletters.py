@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meshtasks.amqp import headers
+from meshtasks.amqp.dead_letter_groups import Groups, Selection
 from meshtasks.amqp.dead_letters import (
     DeadLetter,
     dead_letter_of,
@@ -16,7 +17,6 @@ from meshtasks.amqp.dead_letters import (
     requeue_targets,
 )
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.letter_groups import Groups, Selection
 from meshtasks.amqp.publisher import Outgoing
 from tests.support.dead_letters import NOON, dead_letter
 from tests.support.topologies import shipped_topology

@@ -9,14 +9,14 @@ from meshtasks.observation.ledger import aside, ledger_of, ledger_sentence
 from meshtasks.observation.remembered import Remembered
 from meshtasks.observation.snapshot import QueueState, Snapshot
 from meshtasks.observation.workers import WorkerAnswer
-from meshtasks.state.sightings import (
+from meshtasks.state.sensor_activity import (
     BAD_UNIT,
     CLOCK_BEHIND,
     DUPLICATE_ID,
     Count,
+    Incident,
     Sensor,
     Span,
-    Trouble,
 )
 
 NOW = 1_795_440_000.0
@@ -43,9 +43,9 @@ def said(
     return [line.text for line in lines]
 
 
-def trouble(cause: str, reason: str = "", ahead: float = 0.0) -> Trouble:
+def incident(cause: str, reason: str = "", ahead: float = 0.0) -> Incident:
     times = NOW - 60, NOW - 30
-    return Trouble(KEY, "attic", cause, *times, 3, reason, "", ahead, ahead)
+    return Incident(KEY, "attic", cause, *times, 3, reason, "", ahead, ahead)
 
 
 def sensor(at: float) -> Sensor:
@@ -93,13 +93,13 @@ def test_messages_that_nobody_takes_are_counted(
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (trouble(BAD_UNIT, "unit"), "3 readings of attic were refused (bad unit)."),
-        (trouble(CLOCK_BEHIND, ahead=-7200.0), "came with a time 2 h behind."),
-        (trouble(DUPLICATE_ID), "Two devices use the id of attic."),
+        (incident(BAD_UNIT, "unit"), "3 readings of attic were refused (bad unit)."),
+        (incident(CLOCK_BEHIND, ahead=-7200.0), "came with a time 2 h behind."),
+        (incident(DUPLICATE_ID), "Two devices use the id of attic."),
     ],
 )
-def test_troubles_of_sensors_are_named(found: Trouble, words: str) -> None:
-    (line,) = said(snapshot(), Remembered(troubles=[found]))
+def test_troubles_of_sensors_are_named(found: Incident, words: str) -> None:
+    (line,) = said(snapshot(), Remembered(incidents=[found]))
 
     assert words in line
 

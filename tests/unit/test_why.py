@@ -15,7 +15,7 @@ from meshtasks.flows.loading import load_flows
 from meshtasks.observation.remembered import Live, Remembered
 from meshtasks.observation.sensors import sensor_lines
 from meshtasks.observation.why import EXPLAINED, UNKNOWN, UNKNOWN_TIME, WELL, Why
-from meshtasks.state.sightings import BAD_UNIT, Gap, Sensor, Trouble
+from meshtasks.state.sensor_activity import BAD_UNIT, Gap, Incident, Sensor
 from tests.conftest import ROOT
 
 NOW = 1_795_440_000.0
@@ -35,7 +35,7 @@ REMEMBERED = Remembered(
         sensor("sensors.humidity.bath", "b2", "bathroom"),
     ],
     [Gap(*KEY, NOW - 600, NOW - 300)],
-    [Trouble(*KEY, BAD_UNIT, NOW - 500, NOW - 400, 3, "unit", "x")],
+    [Incident(*KEY, BAD_UNIT, NOW - 500, NOW - 400, 3, "unit", "x")],
 )
 
 

@@ -40,7 +40,7 @@ from meshtasks.flows.diagnosis import Check, Doubt, Verdict, can_occur, disk
 from meshtasks.flows.excerpts import ARCHIVE, ArchiveClass
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.outcome import DONE, Outcome, Retry, outcome_of
-from meshtasks.state.sightings import Seen
+from meshtasks.state.sensor_activity import Seen
 
 if TYPE_CHECKING:
     from meshtasks.state.archive_journal import ArchiveJournal

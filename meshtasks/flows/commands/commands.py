@@ -12,7 +12,7 @@ from pydantic import (
 )
 from pydantic_core import to_json
 
-from meshtasks.amqp.letter_groups import Selection
+from meshtasks.amqp.dead_letter_groups import Selection
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.replay import Replay
 from meshtasks.amqp.topology import TOPOLOGY

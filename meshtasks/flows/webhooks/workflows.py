@@ -24,7 +24,7 @@ from meshtasks.errors import MeshError, SinkUnavailable, Transient
 from meshtasks.flows.contract import Batch
 from meshtasks.flows.excerpts import rfc3339
 from meshtasks.flows.pipeline import identified_records, send_to_archive
-from meshtasks.flows.sightings import of_keys
+from meshtasks.flows.sensor_activity import of_keys
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.flows.webhooks.client import (
     WEBHOOK,

@@ -14,7 +14,7 @@ from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.current import CurrentAlert, episodes, route_line
 from meshtasks.flows.alerts.state import AlertEvent, AlertState, Silence
 from meshtasks.flows.alerts.store import AlertTables
-from meshtasks.gateway.console.alert_desk import Alerts
+from meshtasks.gateway.console.alerts_model import Alerts
 from meshtasks.gateway.console.cards import Cards, Change, staying
 from meshtasks.gateway.console.frame import Console, framed, scrolling, text
 from meshtasks.gateway.console.silence_dialog import ask_silence
@@ -40,7 +40,7 @@ class _Page:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._desk = console.alerts
+        self._model = console.alerts
         self._zone = console.settings.read(ALERTS).zone
         self._now = 0.0
 
@@ -60,7 +60,7 @@ class _Page:
 
     async def _look(self) -> None:
         try:
-            known = await self._desk.alerts()
+            known = await self._model.alerts()
         except MeshError as error:
             self._state.set_content(f'<span class="mesh-bad">{text(error)}</span>')
             return
@@ -205,7 +205,7 @@ class _Page:
     async def _do(self, write: Callable[[AlertTables, float], None], what: str) -> None:
         viewer = self._console.viewer()
         try:
-            await self._desk.change(write, viewer.name if viewer else "?", what)
+            await self._model.change(write, viewer.name if viewer else "?", what)
         except MeshError as error:
             ui.notify(str(error), type="negative")
             return

@@ -11,14 +11,14 @@ from nicegui import ui
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from meshtasks.flows.loading import Flows
-from meshtasks.gateway.console.alert_desk import AlertDesk
 from meshtasks.gateway.console.alerts import add_alerts
+from meshtasks.gateway.console.alerts_model import AlertsModel
 from meshtasks.gateway.console.archive import add_archive
+from meshtasks.gateway.console.dead_letters_model import DeadLettersModel
 from meshtasks.gateway.console.flow import add_flow
 from meshtasks.gateway.console.frame import Console
 from meshtasks.gateway.console.house import add_house
-from meshtasks.gateway.console.letter_desk import LetterDesk
-from meshtasks.gateway.console.letters import add_letters
+from meshtasks.gateway.console.dead_letters import add_dead_letters
 from meshtasks.gateway.console.live import add_live
 from meshtasks.gateway.console.sensor import add_sensor
 from meshtasks.gateway.console.sessions import Guard, Sessions, routes
@@ -43,8 +43,8 @@ def create_console(context: Context, flows: Flows) -> FastAPI:
         flows,
         sessions,
         MeshWatch(settings),
-        LetterDesk(settings, context.validator.verdicts.refusal),
-        AlertDesk(settings),
+        DeadLettersModel(settings, context.validator.verdicts.refusal),
+        AlertsModel(settings),
     )
 
     @asynccontextmanager
@@ -59,7 +59,7 @@ def create_console(context: Context, flows: Flows) -> FastAPI:
         add_house,
         add_sensor,
         add_flow,
-        add_letters,
+        add_dead_letters,
         add_alerts,
         add_live,
         add_trying,

@@ -16,7 +16,7 @@ from nicegui import app, ui
 from meshtasks.errors import MeshError
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.archive.reading import Period
-from meshtasks.gateway.console.archive_work import ArchiveWork
+from meshtasks.gateway.console.archive_jobs import ArchiveJobs
 from meshtasks.gateway.console.frame import Console, framed, scrolling, text
 from meshtasks.gateway.console.jobs import Jobs
 from meshtasks.gateway.console.sql import SqlPanel
@@ -75,7 +75,7 @@ class _Page:
     ) -> None:
         self._env = console.settings.env
         self._records = records
-        self._work = ArchiveWork(console, jobs, records, self._show)
+        self._work = ArchiveJobs(console, jobs, records, self._show)
         self._calendar = Calendar({}, 0)
         self._months = _MONTHS
         self._chosen: date | None = None

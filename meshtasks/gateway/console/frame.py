@@ -14,8 +14,8 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import Flows
 from meshtasks.gateway.clients import Client
 from meshtasks.gateway.console import PAGES
-from meshtasks.gateway.console.alert_desk import AlertDesk
-from meshtasks.gateway.console.letter_desk import LetterDesk
+from meshtasks.gateway.console.alerts_model import AlertsModel
+from meshtasks.gateway.console.dead_letters_model import DeadLettersModel
 from meshtasks.gateway.console.sessions import COOKIE, OPERATE, Sessions
 from meshtasks.gateway.console.watch import MeshWatch
 from meshtasks.gateway.context import Context
@@ -106,8 +106,8 @@ class Console:
     flows: Flows
     sessions: Sessions
     watch: MeshWatch
-    letters: LetterDesk
-    alerts: AlertDesk
+    letters: DeadLettersModel
+    alerts: AlertsModel
     routes: APIRouter = field(default_factory=APIRouter)
 
     def viewer(self) -> Client | None:

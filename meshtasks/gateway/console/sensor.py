@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 from nicegui import ui
 
-from meshtasks.amqp.letter_groups import Selection
+from meshtasks.amqp.dead_letter_groups import Selection
 from meshtasks.errors import MeshError
 from meshtasks.gateway.console import SENSOR
 from meshtasks.gateway.console.cards import Cards
+from meshtasks.gateway.console.dead_letter_actions import DeadLetterActions
 from meshtasks.gateway.console.frame import Console, framed, text
-from meshtasks.gateway.console.letter_actions import LetterActions
 from meshtasks.gateway.console.silence_dialog import ask_silence
-from meshtasks.observation.dead_letters import WaitingLetter
+from meshtasks.observation.dead_letters import WaitingDeadLetter
 from meshtasks.observation.latest import RawMessage
 from meshtasks.observation.remembered import Live, Remembered
 from meshtasks.observation.sensor_facts import clock
@@ -122,7 +122,7 @@ class _Page:
         return Live(depths, watch.answers)
 
 
-class _Letters(LetterActions):
+class _Letters(DeadLetterActions):
     """The dead letters of a sensor; looked for when somebody asks, since a look keeps
     others out of their queue."""
 
@@ -138,13 +138,13 @@ class _Letters(LetterActions):
             replay = partial(self._replay, self._own, checked=True)
             self._button("Replay those that would succeed", replay)
         self._found = ui.html("", sanitize=False).props('role="status"')
-        self._lines = Cards[WaitingLetter](
+        self._lines = Cards[WaitingDeadLetter](
             ui.element("div").classes("w-full column"), self._line, classes="w-full"
         )
 
     async def _look(self) -> None:
         try:
-            found = await self._desk.some(self._own)
+            found = await self._model.some(self._own)
         except MeshError as error:
             ui.notify(str(error), type="negative")
             return

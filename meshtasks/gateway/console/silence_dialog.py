@@ -12,7 +12,7 @@ from meshtasks.config.durations import seconds_of
 from meshtasks.errors import MeshError
 from meshtasks.flows.alerts.matchers import parse_matcher
 from meshtasks.flows.alerts.state import Silence
-from meshtasks.gateway.console.alert_desk import Alerts
+from meshtasks.gateway.console.alerts_model import Alerts
 from meshtasks.gateway.console.frame import Console, text
 
 _MUTED = 10

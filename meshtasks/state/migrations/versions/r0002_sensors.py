@@ -41,7 +41,7 @@ def upgrade() -> None:
     )
     op.create_index("sensor_gaps_age", "sensor_gaps", ["ends_at"], unique=False)
     op.create_table(
-        "sensor_troubles",
+        "sensor_incidents",
         sa.Column("routing_key", sa.Text(), nullable=False),
         sa.Column("sensor_id", sa.Text(), nullable=False),
         sa.Column("cause", sa.Text(), nullable=False),
@@ -57,7 +57,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("routing_key", "sensor_id", "cause", "begins_at"),
         sqlite_with_rowid=False,
     )
-    op.create_index("sensor_troubles_age", "sensor_troubles", ["ends_at"], unique=False)
+    op.create_index(
+        "sensor_incidents_age", "sensor_incidents", ["ends_at"], unique=False
+    )
     op.create_table(
         "spans",
         sa.Column("kind", sa.Text(), nullable=False),

@@ -23,7 +23,7 @@ _PAUSE_MS = 250
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
 
 
-class LetterDialog:
+class DeadLetterDialog:
     """The dialog of one dead letter.
 
     Args:

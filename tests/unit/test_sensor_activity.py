@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.flows.sightings import cause_of, of_readings, refused
+from meshtasks.flows.sensor_activity import cause_of, of_readings, refused
 from meshtasks.records.envelope import Envelope
 from meshtasks.rules.detection import Series
 from meshtasks.rules.evaluation import Watched
-from meshtasks.state.sightings import Sighting, Stretch, Times, sighting_of
+from meshtasks.state.sensor_activity import SensorActivity, Stretch, Times, activity_of
 
 NOW = 1_795_440_000.0
 SERIES = Series("temperature", "temperature", "°C", "attic", "loft")
@@ -20,9 +20,11 @@ def envelope(published_at: float | None = None, header: str = "") -> Envelope:
     return Envelope(b"", "sensors", key, "q", None, published_at, NOW, table)
 
 
-def seen(*samples: tuple[float, float], origin: Envelope | None = None) -> Sighting:
+def seen(
+    *samples: tuple[float, float], origin: Envelope | None = None
+) -> SensorActivity:
     (values,) = of_readings([Watched(SERIES, (), [*samples], origin or envelope())])
-    return sighting_of(values)
+    return activity_of(values)
 
 
 def test_readings_close_to_each_other_are_one_stretch() -> None:
@@ -106,7 +108,7 @@ def test_any_body_can_be_refused(body: bytes) -> None:
     assert len(found.example) <= 301
 
 
-def one(at: float, value: float) -> Sighting:
+def one(at: float, value: float) -> SensorActivity:
     return seen((at, value))
 
 

@@ -52,7 +52,7 @@ class Alerts(NamedTuple):
         return [each for each in self.shown if each.alert.firing]
 
 
-class AlertDesk:
+class AlertsModel:
     """The alerts, for all pages.
 
     Args:

@@ -44,7 +44,7 @@ class _Wanted:
     even_if_dropped: bool
 
 
-class ArchiveWork:
+class ArchiveJobs:
     """The part of the page that reads the archive or replays it.
 
     Args:

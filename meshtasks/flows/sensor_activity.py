@@ -20,7 +20,7 @@ from meshtasks.records.envelope import Envelope
 from meshtasks.records.timestamps import InvalidTimestamp, any_moment, published_at
 from meshtasks.rules.detection import Sample
 from meshtasks.rules.evaluation import Watched
-from meshtasks.state.sightings import (
+from meshtasks.state.sensor_activity import (
     BAD_RECORD,
     BAD_UNIT,
     CLOCK_AHEAD,
@@ -32,8 +32,8 @@ from meshtasks.state.sightings import (
     SHORTEST_GAP_SECONDS,
     TEXT_VALUE,
     TOO_LARGE,
+    Incident,
     Seen,
-    Trouble,
 )
 from meshtasks.text import clip
 
@@ -45,7 +45,7 @@ _TIME = itemgetter(0)
 
 
 def of_readings(watched: Iterable[Watched]) -> Iterator[Seen]:
-    """Sightings of sensors.
+    """Activities of sensors.
 
     Args:
         watched: their samples, with the first message of each.
@@ -75,7 +75,7 @@ def of_readings(watched: Iterable[Watched]) -> Iterator[Seen]:
 
 
 def of_keys(envelopes: Sequence[Envelope]) -> Iterator[Seen]:
-    """Sightings of routing keys, of records that are no readings.
+    """Activities of routing keys, of records that are no readings.
 
     Args:
         envelopes: of the records, in order of arrival.
@@ -178,7 +178,7 @@ def refused(
     reason: str,
     published_at: float | None,
     now: float,
-) -> Trouble:
+) -> Incident:
     """A record that nothing can be done with.
 
     Args:
@@ -193,7 +193,7 @@ def refused(
     at = _time_in(small)
     ahead = 0.0 if at is None else at - (published_at or now)
     text = " ".join(body[:_LARGEST_BODY_BYTES].decode(errors="replace").split())
-    return Trouble(
+    return Incident(
         routing_key,
         sensor_of(small, routing_key),
         cause_of(error_type, reason),

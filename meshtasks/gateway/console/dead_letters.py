@@ -13,17 +13,17 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from nicegui import ui
 
-from meshtasks.amqp.letter_groups import Cause, Selection
+from meshtasks.amqp.dead_letter_groups import Cause, Selection
 from meshtasks.errors import MeshError
 from meshtasks.gateway.console import EXPORT
 from meshtasks.gateway.console.cards import Cards, Change
+from meshtasks.gateway.console.dead_letter_actions import DeadLetterActions, moment_text
+from meshtasks.gateway.console.dead_letters_model import DeadLettersModel
 from meshtasks.gateway.console.frame import Console, framed, text
-from meshtasks.gateway.console.letter_actions import LetterActions, moment_text
-from meshtasks.gateway.console.letter_desk import LetterDesk
 from meshtasks.observation.dead_letters import (
     LettersOfCause,
-    WaitingLetter,
-    WaitingLetters,
+    WaitingDeadLetter,
+    WaitingDeadLetters,
 )
 from meshtasks.text import printable
 
@@ -35,7 +35,7 @@ _REFRESH_SECONDS = 0.5
 _FRESH_SECONDS, _FEW, _FEW_SECONDS = 60.0, 500, 5.0
 
 
-def add_letters(console: Console) -> None:
+def add_dead_letters(console: Console) -> None:
     """Serve the page."""
 
     @ui.page("/dead-letters")
@@ -43,16 +43,16 @@ def add_letters(console: Console) -> None:
         with framed(console, "/dead-letters"):
             _Page(console).build()
 
-    console.routes.include_router(_exporting(console.letters))
+    console.routes.include_router(_exporting(console.dead_letters))
 
 
-def _exporting(desk: LetterDesk) -> APIRouter:
+def _exporting(model: DeadLettersModel) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get(EXPORT)
     def export(kind: str = "", reason: str = "", letter: str = "") -> Response:
         """Dead letters as JSON lines: of a cause, one by its id, or all."""
-        lines = desk.lines(
+        lines = model.lines(
             Selection(
                 ids=(letter,) if letter else (),
                 cause=Cause(kind, reason) if kind else None,
@@ -77,7 +77,7 @@ def _exporting(desk: LetterDesk) -> APIRouter:
     return router
 
 
-class _Page(LetterActions):
+class _Page(DeadLetterActions):
     """One viewer's look at the dead letters."""
 
     def __init__(self, console: Console) -> None:
@@ -89,7 +89,7 @@ class _Page(LetterActions):
         """Fill the page."""
         with ui.row().classes("items-center"):
             self._state = ui.html("", sanitize=False).props('role="status"')
-            ui.button("Look again", icon="refresh", on_click=self._desk.look).props(
+            ui.button("Look again", icon="refresh", on_click=self._model.look).props(
                 "flat"
             )
         with ui.row().classes("items-center") as self._going_on:
@@ -111,27 +111,27 @@ class _Page(LetterActions):
         ui.timer(_REFRESH_SECONDS, self._refresh)
 
     async def _open(self) -> None:
-        waiting = self._desk.waiting
+        waiting = self._model.waiting
         if (
             waiting is None
             or self._comes_anew(waiting)
             or time.time() > waiting.taken_at + _FRESH_SECONDS
         ):
-            await self._desk.look()
+            await self._model.look()
 
-    def _comes_anew(self, waiting: WaitingLetters) -> bool:
+    def _comes_anew(self, waiting: WaitingDeadLetters) -> bool:
         """Whether what was found before the page was opened is not worth showing, since
         a look at so few is over at once."""
         return waiting.total <= _FEW and waiting.taken_at < self._opened_at
 
     async def _refresh(self) -> None:
-        desk, waiting = self._desk, self._desk.waiting
-        self._going_on.set_visibility(desk.job is not None)
-        if desk.job is not None:
-            self._state.set_content(text(desk.job))
-            self._bar.set_value(desk.job.done / (desk.job.total or 1))
-        elif desk.fault:
-            self._state.set_content(f'<span class="mesh-bad">{text(desk.fault)}</span>')
+        model, waiting = self._model, self._model.waiting
+        self._going_on.set_visibility(model.job is not None)
+        if model.job is not None:
+            self._state.set_content(text(model.job))
+            self._bar.set_value(model.job.done / (model.job.total or 1))
+        elif model.fault:
+            self._state.set_content(f'<span class="mesh-bad">{text(model.fault)}</span>')
         elif waiting is not None:
             self._state.set_content(self._summary(waiting))
         if waiting is None or self._comes_anew(waiting):
@@ -141,10 +141,10 @@ class _Page(LetterActions):
             self._cards.show(
                 (cause.found.cause, cause) for cause in waiting.causes[:_CAUSES]
             )
-        elif desk.job is None and self._may_look_again(waiting):
-            await desk.look()
+        elif model.job is None and self._may_look_again(waiting):
+            await model.look()
 
-    def _summary(self, waiting: WaitingLetters) -> str:
+    def _summary(self, waiting: WaitingDeadLetters) -> str:
         clock = f"{datetime.fromtimestamp(waiting.taken_at).astimezone():%H:%M:%S}"
         now = self._now()
         changed = f"; there are {now:,} now" if now != waiting.total else ""
@@ -156,12 +156,12 @@ class _Page(LetterActions):
 
     def _now(self) -> int:
         """How many there are, as the snapshot says."""
-        snapshot, waiting = self._console.watch.snapshot, self._desk.waiting
+        snapshot, waiting = self._console.watch.snapshot, self._model.waiting
         if snapshot is None or (waiting and snapshot.taken_at < waiting.taken_at):
             return waiting.total if waiting else 0
         return snapshot.dead_letters
 
-    def _may_look_again(self, waiting: WaitingLetters) -> bool:
+    def _may_look_again(self, waiting: WaitingDeadLetters) -> bool:
         return (
             self._now() != waiting.total
             and max(self._now(), waiting.total) <= _FEW
@@ -217,7 +217,7 @@ class _Page(LetterActions):
             self._button("Drop all", lambda: self._drop(all_of_it, count))
             _link("Export", cause.found.cause._asdict())
         queues = ui.html("", sanitize=False)
-        lines = Cards[WaitingLetter](
+        lines = Cards[WaitingDeadLetter](
             ui.element("div").classes("w-full column"), self._line, classes="w-full"
         )
         rest = ui.label().classes("mesh-dim")
@@ -240,7 +240,7 @@ class _Page(LetterActions):
 
     def _stop(self) -> None:
         if self._console.may_operate():
-            self._desk.stop()
+            self._model.stop()
 
 
 def _link(name: str, selection: dict[str, str]) -> None:

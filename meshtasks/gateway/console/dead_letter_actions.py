@@ -8,16 +8,16 @@ from datetime import datetime
 
 from nicegui import ui
 
-from meshtasks.amqp.letter_groups import Selection
+from meshtasks.amqp.dead_letter_groups import Selection
 from meshtasks.amqp.replay import Replayed
 from meshtasks.errors import MeshError
 from meshtasks.gateway.console.cards import Change, staying
+from meshtasks.gateway.console.dead_letter_dialog import DeadLetterDialog, confirmed
 from meshtasks.gateway.console.frame import Console, text
-from meshtasks.gateway.console.letter_dialog import LetterDialog, confirmed
-from meshtasks.observation.dead_letters import WaitingLetter
+from meshtasks.observation.dead_letters import WaitingDeadLetter
 
 
-class LetterActions:
+class DeadLetterActions:
     """A part of a page that shows dead letters; made where its dialogs are to be.
 
     Args:
@@ -26,11 +26,11 @@ class LetterActions:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._desk = console.letters
+        self._model = console.dead_letters
         self._place = ui.element("div")
         self._result = ui.html("", sanitize=False).props('role="status"')
 
-    def _line(self, waiting: WaitingLetter) -> Change[WaitingLetter]:
+    def _line(self, waiting: WaitingDeadLetter) -> Change[WaitingDeadLetter]:
         letter = waiting.letter
         with ui.row().classes("items-center no-wrap w-full"):
             ui.button(
@@ -43,25 +43,25 @@ class LetterActions:
                 sanitize=False,
             ).classes("mesh-wrap")
 
-        def change(now: WaitingLetter) -> None:
+        def change(now: WaitingDeadLetter) -> None:
             nonlocal waiting
             waiting = now  # the same letter; its body may be kept no more
 
         return change
 
-    async def _show(self, waiting: WaitingLetter) -> None:
+    async def _show(self, waiting: WaitingDeadLetter) -> None:
         """Open one."""
-        found: WaitingLetter | None = waiting
+        found: WaitingDeadLetter | None = waiting
         if waiting.delivery is None:
             try:
-                found = await self._desk.letter(waiting.letter.id)
+                found = await self._model.letter(waiting.letter.id)
             except MeshError as error:
                 ui.notify(str(error), type="negative")
                 return
         if found is None or found.delivery is None:
             ui.notify("It is there no more.")
             return
-        dialog = LetterDialog(self._console, found.letter, found.delivery)
+        dialog = DeadLetterDialog(self._console, found.letter, found.delivery)
         match await dialog.answer():
             case "replay", edited:
                 await self._run(Selection(ids=(found.letter.id,)), edited=edited)
@@ -79,7 +79,7 @@ class LetterActions:
     async def _replay(self, selection: Selection, *, checked: bool = False) -> None:
         """Show what a replay would do, and do it if that is wanted."""
         try:
-            plan = await self._desk.plan(selection, checked=checked)
+            plan = await self._model.plan(selection, checked=checked)
         except MeshError as error:
             ui.notify(str(error), type="negative")
             return
@@ -107,7 +107,7 @@ class LetterActions:
         if viewer is None:
             return
         try:
-            result = await self._desk.replay(
+            result = await self._model.replay(
                 selection, who=viewer.name, checked=checked, rate=rate, edited=edited
             )
         except MeshError as error:
@@ -125,7 +125,7 @@ class LetterActions:
         if viewer is None or not await confirmed(question, "Delete"):
             return
         try:
-            dropped = await self._desk.drop(selection, who=viewer.name)
+            dropped = await self._model.drop(selection, who=viewer.name)
         except MeshError as error:
             ui.notify(str(error), type="negative")
             return

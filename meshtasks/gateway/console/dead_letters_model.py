@@ -12,22 +12,22 @@ from typing import TypeVar
 
 from typing_extensions import override
 
+from meshtasks.amqp.dead_letter_groups import Selection
 from meshtasks.amqp.dead_letters import dead_letter_of
-from meshtasks.amqp.letter_groups import Selection
 from meshtasks.amqp.peek import HeldMessages, QueueBusy, peek
 from meshtasks.amqp.replay import Refusal, Replay, Replayed, drop
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError
+from meshtasks.observation.dead_letter_lines import to_line
 from meshtasks.observation.dead_letters import (
-    WaitingLetter,
-    WaitingLetters,
-    letter_with_id,
-    letters_that,
-    waiting_letters,
+    WaitingDeadLetter,
+    WaitingDeadLetters,
+    dead_letter_with_id,
+    dead_letters_that,
+    waiting_dead_letters,
     would_replay,
 )
-from meshtasks.observation.letter_lines import to_line
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Job:
         return f"{self.what}{far}{', ' if self.note else ''}{self.note} …"
 
 
-class LetterDesk:
+class DeadLettersModel:
     """The dead letters, for all pages.
 
     Args:
@@ -82,7 +82,7 @@ class LetterDesk:
     """
 
     def __init__(self, settings: Settings, refusal: Refusal) -> None:
-        self.waiting: WaitingLetters | None = None
+        self.waiting: WaitingDeadLetters | None = None
         self.job: Job | None = None
         self.fault = ""
         self._topology = settings.read(TOPOLOGY)
@@ -103,7 +103,7 @@ class LetterDesk:
         try:
             self.waiting = await self._do(
                 Job("Looking"),
-                lambda job: waiting_letters(
+                lambda job: waiting_dead_letters(
                     self._url,
                     self._queue,
                     examples=_EXAMPLES,
@@ -115,7 +115,7 @@ class LetterDesk:
         except MeshError as error:
             self.fault = str(error)
 
-    async def letter(self, letter_id: str) -> WaitingLetter | None:
+    async def letter(self, letter_id: str) -> WaitingDeadLetter | None:
         """One dead letter with its message; None if it is there no more.
 
         Raises:
@@ -123,10 +123,12 @@ class LetterDesk:
         """
         return await self._do(
             Job(f"Fetching {letter_id}"),
-            lambda job: letter_with_id(self._url, self._queue, letter_id, job.progress),
+            lambda job: dead_letter_with_id(
+                self._url, self._queue, letter_id, job.progress
+            ),
         )
 
-    async def some(self, selection: Selection) -> list[WaitingLetter]:
+    async def some(self, selection: Selection) -> list[WaitingDeadLetter]:
         """A few of those that are selected.
 
         Raises:
@@ -134,7 +136,7 @@ class LetterDesk:
         """
         return await self._do(
             Job("Looking"),
-            lambda job: letters_that(
+            lambda job: dead_letters_that(
                 self._url,
                 self._queue,
                 selection,

@@ -33,7 +33,7 @@ class Stretch(NamedTuple):
     number: int
 
 
-class Sighting(NamedTuple):
+class SensorActivity(NamedTuple):
     """What a batch had of one sensor, or of one routing key.
 
     Attributes:
@@ -71,14 +71,14 @@ class Sighting(NamedTuple):
         return min(self.ahead_low, self.ahead_high, key=abs)
 
 
-#: A sighting as it goes from one process to another: its values in plain tuples, which
+#: A activity as it goes from one process to another: its values in plain tuples, which
 #: take a third of the time of named ones.
 Seen = tuple[Any, ...]
 
 
-def sighting_of(values: Seen) -> Sighting:
-    """The sighting that these are the values of."""
-    made = Sighting._make(values)
+def activity_of(values: Seen) -> SensorActivity:
+    """The activity that these are the values of."""
+    made = SensorActivity._make(values)
     return made._replace(stretches=tuple(map(Stretch._make, made.stretches)))
 
 
@@ -92,7 +92,7 @@ class Sensor(NamedTuple):
         number: of readings.
         usual_seconds: the usual pause between two; 0 while not known.
         spread_seconds: what pauses differ by.
-        ahead_seconds: see :class:`Sighting`; of the latest.
+        ahead_seconds: see :class:`SensorActivity`; of the latest.
     """
 
     routing_key: str
@@ -127,7 +127,7 @@ class Gap(NamedTuple):
     ends_at: float
 
 
-class Trouble(NamedTuple):
+class Incident(NamedTuple):
     """Something that was wrong with readings of a sensor, while it went on.
 
     Attributes:
@@ -137,7 +137,7 @@ class Trouble(NamedTuple):
         number: of readings.
         reason: of the last; empty if no dead letter was made of it.
         example: the last, shortened.
-        ahead_low: see :class:`Sighting`.
+        ahead_low: see :class:`SensorActivity`.
         ahead_high: likewise.
         first_time: of the readings, by their own timestamps where they have any.
         last_time: likewise.
@@ -156,7 +156,7 @@ class Trouble(NamedTuple):
     first_time: float | None = None
     last_time: float | None = None
 
-    def joined(self, later: Trouble) -> Trouble:
+    def joined(self, later: Incident) -> Incident:
         """With what came later of the same."""
         firsts = [at for at in (self.first_time, later.first_time) if at is not None]
         lasts = [at for at in (self.last_time, later.last_time) if at is not None]
@@ -171,7 +171,7 @@ class Trouble(NamedTuple):
         )
 
 
-#: Causes of troubles; the last two make no dead letter, and the clocks' only if they
+#: Causes of incidents; the last two make no dead letter, and the clocks' only if they
 #: are too far from the time.
 BAD_UNIT, TEXT_VALUE, OUT_OF_LIMITS = "bad unit", "text value", "out of limits"
 INVALID_JSON, TOO_LARGE, BAD_RECORD = "invalid JSON", "too large", "bad record"
@@ -224,16 +224,16 @@ class Count(NamedTuple):
 class Notes:
     """What is to be remembered."""
 
-    sightings: list[Sighting] = field(default_factory=list)
-    troubles: dict[tuple[str, str, str], Trouble] = field(default_factory=dict)
+    activities: list[SensorActivity] = field(default_factory=list)
+    incidents: dict[tuple[str, str, str], Incident] = field(default_factory=dict)
     spans: dict[tuple[str, str, str, float], Span] = field(default_factory=dict)
     counts: dict[tuple[float, str], Count] = field(default_factory=dict)
 
-    def add_trouble(self, trouble: Trouble) -> None:
+    def add_incident(self, incident: Incident) -> None:
         """Join it to what is noted of the same."""
-        key = trouble[:3]
-        known = self.troubles.get(key)
-        self.troubles[key] = trouble if known is None else known.joined(trouble)
+        key = incident[:3]
+        known = self.incidents.get(key)
+        self.incidents[key] = incident if known is None else known.joined(incident)
 
     def add_span(self, span: Span) -> None:
         """Note it, in the place of what was noted of it before."""
@@ -245,7 +245,7 @@ class Notes:
         self.counts[bucket, queue] = known.plus(count)
 
     def __bool__(self) -> bool:
-        return bool(self.sightings or self.troubles or self.spans or self.counts)
+        return bool(self.activities or self.incidents or self.spans or self.counts)
 
 
 #: Times that are remembered of a sensor, and of how many sensors.
@@ -260,14 +260,14 @@ class Times:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str], _OfSensor] = OrderedDict()
 
-    def compared(self, sightings: Iterable[Sighting]) -> list[Sighting]:
-        """The sightings, with what is repeated in them."""
-        return [self._compared(each) for each in sightings]
+    def compared(self, activities: Iterable[SensorActivity]) -> list[SensorActivity]:
+        """The activities, with what is repeated in them."""
+        return [self._compared(each) for each in activities]
 
-    def _compared(self, sighting: Sighting) -> Sighting:
-        if len(sighting.stretches) != 1 or sighting.stretches[0].number != 1:
-            return sighting
-        key, at, value = sighting[:2], sighting.stretches[0].first, sighting.value
+    def _compared(self, activity: SensorActivity) -> SensorActivity:
+        if len(activity.stretches) != 1 or activity.stretches[0].number != 1:
+            return activity
+        key, at, value = activity[:2], activity.stretches[0].first, activity.value
         times = self._known.setdefault(key, OrderedDict())
         self._known.move_to_end(key)
         if len(self._known) > _MOST_TIMED:
@@ -276,33 +276,33 @@ class Times:
             times[at] = value
             while len(times) > _TIMES:
                 times.popitem(last=False)
-            return sighting
+            return activity
         before = times[at]
         if before is None or value is None or before == value:
-            return sighting._replace(repeated=1)
-        return sighting._replace(repeated=1, conflict=f"{before:g}, then {value:g}")
+            return activity._replace(repeated=1)
+        return activity._replace(repeated=1, conflict=f"{before:g}, then {value:g}")
 
 
 class Change(NamedTuple):
-    """What a sighting changes.
+    """What a activity changes.
 
     Attributes:
         sensor: afterwards.
         gaps: that are new.
         late: stretches that lie before what was known, and may fill gaps.
-        troubles: that it shows.
+        incidents: that it shows.
     """
 
     sensor: Sensor
     gaps: list[Gap]
     late: list[Stretch]
-    troubles: list[Trouble]
+    incidents: list[Incident]
 
 
-def seen(known: Sensor | None, sighting: Sighting) -> Change:
-    """What is known of a sensor after a sighting of it."""
-    stretches = list(sighting.stretches)
-    if sighting.ahead_seconds > CLOCK_TOLERANCE_SECONDS:
+def seen(known: Sensor | None, activity: SensorActivity) -> Change:
+    """What is known of a sensor after a activity of it."""
+    stretches = list(activity.stretches)
+    if activity.ahead_seconds > CLOCK_TOLERANCE_SECONDS:
         stretches = []  # what is ahead of the clock must not hide what comes until then
     at = known.time if known else 0.0
     usual = known.usual_seconds if known else 0.0
@@ -320,35 +320,39 @@ def seen(known: Sensor | None, sighting: Sighting) -> Change:
             within = (last - first) / (count - 1)
             usual, spread = _usual(usual, spread, within, count - 1)
         if at and pause > 0:
-            sensor = _sensor(known, sighting, at, usual, spread)
+            sensor = _sensor(known, activity, at, usual, spread)
             if pause > sensor.gap_seconds:
-                gaps.append(Gap(*sighting[:2], at, first))
+                gaps.append(Gap(*activity[:2], at, first))
             else:
                 usual, spread = _usual(usual, spread, pause, 1)
         at = last
     return Change(
-        _sensor(known, sighting, at, usual, spread),
+        _sensor(known, activity, at, usual, spread),
         gaps,
         late,
-        list(troubles_of(known, sighting)),
+        list(incidents_of(known, activity)),
     )
 
 
 def _sensor(
-    known: Sensor | None, sighting: Sighting, at: float, usual: float, spread: float
+    known: Sensor | None,
+    activity: SensorActivity,
+    at: float,
+    usual: float,
+    spread: float,
 ) -> Sensor:
-    received_at = sighting.received_at
+    received_at = activity.received_at
     return Sensor(
-        *sighting[:5],
-        value=sighting.value,
+        *activity[:5],
+        value=activity.value,
         time=at,
         first_at=known.first_at if known else received_at,
         received_at=max(received_at, known.received_at if known else 0.0),
         number=(known.number if known else 0)
-        + sum(each.number for each in sighting.stretches),
+        + sum(each.number for each in activity.stretches),
         usual_seconds=usual,
         spread_seconds=spread,
-        ahead_seconds=sighting.ahead_seconds,
+        ahead_seconds=activity.ahead_seconds,
     )
 
 
@@ -363,36 +367,36 @@ def _usual(
     return usual + weight * (pause - usual), spread
 
 
-def troubles_of(known: Sensor | None, sighting: Sighting) -> Iterable[Trouble]:
-    """What a sighting shows to be wrong, or odd."""
-    now = sighting.received_at
-    ahead = sighting.ahead_seconds
-    aheads = sighting.ahead_low, sighting.ahead_high
-    count = sum(each.number for each in sighting.stretches)
-    times = [at for each in sighting.stretches for at in (each.first, each.last)]
-    key = sighting[:2]
+def incidents_of(known: Sensor | None, activity: SensorActivity) -> Iterable[Incident]:
+    """What a activity shows to be wrong, or odd."""
+    now = activity.received_at
+    ahead = activity.ahead_seconds
+    aheads = activity.ahead_low, activity.ahead_high
+    count = sum(each.number for each in activity.stretches)
+    times = [at for each in activity.stretches for at in (each.first, each.last)]
+    key = activity[:2]
     first, last = min(times, default=None), max(times, default=None)
 
-    def trouble(cause: str, number: int, reason: str) -> Trouble:
+    def incident(cause: str, number: int, reason: str) -> Incident:
         ends = first, last
-        return Trouble(*key, cause, now, now, number, reason, "", *aheads, *ends)
+        return Incident(*key, cause, now, now, number, reason, "", *aheads, *ends)
 
     if abs(ahead) > CLOCK_TOLERANCE_SECONDS and times:
-        yield trouble(CLOCK_AHEAD if ahead > 0 else CLOCK_BEHIND, count, "")
-    repeated, conflict = sighting.repeated, sighting.conflict
+        yield incident(CLOCK_AHEAD if ahead > 0 else CLOCK_BEHIND, count, "")
+    repeated, conflict = activity.repeated, activity.conflict
     if known and times and times[0] == known.time and not repeated:
         repeated = 1  # after a worker has begun anew, say
-        if count == 1 and sighting.value != known.value:
-            conflict = f"{known.value:g}, then {sighting.value:g}"
+        if count == 1 and activity.value != known.value:
+            conflict = f"{known.value:g}, then {activity.value:g}"
     if conflict:
-        yield trouble(DUPLICATE_ID, max(repeated, 1), f"one time has {conflict}")
+        yield incident(DUPLICATE_ID, max(repeated, 1), f"one time has {conflict}")
     elif repeated:
-        yield trouble(REPEATED, repeated, "")
+        yield incident(REPEATED, repeated, "")
     if (
         known
-        and sighting.location
-        and known.location not in {"", sighting.location}
+        and activity.location
+        and known.location not in {"", activity.location}
         and now - known.received_at < _MOVING_SECONDS
     ):
-        places = sorted((known.location, sighting.location))
-        yield trouble(DUPLICATE_ID, count, f"they come from {' and '.join(places)}")
+        places = sorted((known.location, activity.location))
+        yield incident(DUPLICATE_ID, count, f"they come from {' and '.join(places)}")
