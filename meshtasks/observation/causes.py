@@ -179,8 +179,9 @@ def _of_trouble(incident: Incident, facts: Facts) -> Cause:
         )
         step = "Give each device an id of its own."
     else:
+        plural = "s" * (incident.number != 1)
         sentence = (
-            f"{count} {_were(incident.number)} duplicate{'s' * (incident.number != 1)}: "
+            f"{count} {_were(incident.number)} duplicate{plural}: "
             f"{when} there came what had come before, with the same id or time. It is "
             "stored once."
         )

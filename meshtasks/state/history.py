@@ -2,9 +2,9 @@
 hole in a curve.
 
 Bounded: sensors that were silent for 90 days are forgotten, and of more than 100,000
-those that were silent longest; gaps and incidents after 30 days, and of more than 20,000
-each the oldest; what was away after 90 days, and of more than 5,000 the oldest; counts
-after nine days.
+those that were silent longest; gaps and incidents after 30 days, and of more than
+20,000 each the oldest; what was away after 90 days, and of more than 5,000 the oldest;
+counts after nine days.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from meshtasks.state.tables import (
 )
 
 _DAY = 86_400.0
-PRUNE_EVERY_SECONDS = 3_600.0
 #: Tables: the time that makes a row's age, how old it may be, how many there may be.
 BOUNDS = (
     (SENSORS, SENSORS.c.received_at, 90 * _DAY, 100_000),
@@ -49,8 +48,6 @@ BOUNDS = (
 )
 #: Incidents of one kind with less between them are one.
 _SAME_INCIDENT_SECONDS = 600.0
-#: Counts are kept by so many seconds: every time zone's midnight is the end of one.
-BUCKET_SECONDS = 900.0
 #: Activities that are stored in one transaction.
 _TOGETHER = 400
 _CHUNK = 400  # SQLite takes so many pairs of keys in a statement
@@ -64,11 +61,10 @@ class History(Database):
 
     def __init__(self, location: StateLocation) -> None:
         super().__init__("history", location, "history.sqlite", disposable=True)
-        self._next_prune = 0.0
 
     # --- writing ----------------------------------------------------------
 
-    def write(self, notes: Notes, now: float) -> None:
+    def write(self, notes: Notes) -> None:
         """Remember what was noted. Activities are removed from the notes as they are
         stored, some at a time, so that nobody has to wait long for the database.
 
@@ -87,9 +83,23 @@ class History(Database):
             tables.add_incidents([*notes.incidents.values(), *incidents])
             tables.put(SPANS, notes.spans.values())
             tables.add_counts(notes.counts)
-            if now >= self._next_prune:
-                self._next_prune = now + PRUNE_EVERY_SECONDS
-                tables.prune(now)
+
+    def prune(self, now: float) -> None:
+        """Forget what is old, or too much.
+
+        Args:
+            now: epoch seconds.
+
+        Raises:
+            SinkUnavailable: the database cannot be written.
+        """
+        with self.transaction(exclusive=True) as connection:
+            for table, age, seconds, most in BOUNDS:
+                connection.execute(delete(table).where(age < now - seconds))
+                surplus = select(age).order_by(age.desc()).offset(most).limit(1)
+                oldest = connection.execute(surplus).scalar()
+                if oldest is not None:
+                    connection.execute(delete(table).where(age <= oldest))
 
     def end_spans(self, seen_by: str) -> None:
         """Somebody starts anew: what went on by their account ended when they last
@@ -256,15 +266,6 @@ class _Tables:
         if values:
             self._db.execute(put(self._db, table), values)
 
-    def prune(self, now: float) -> None:
-        """Forget what is old, or too much."""
-        for table, age, seconds, most in BOUNDS:
-            self._db.execute(delete(table).where(age < now - seconds))
-            surplus = select(age).order_by(age.desc()).offset(most).limit(1)
-            oldest = self._db.execute(surplus).scalar()
-            if oldest is not None:
-                self._db.execute(delete(table).where(age <= oldest))
-
 
 def _storable(activity: SensorActivity) -> SensorActivity:
     return activity._replace(
@@ -286,8 +287,3 @@ def _cut(
         return [gap]
     parts = (gap._replace(ends_at=first), gap._replace(begins_at=last))
     return [part for part in parts if part.ends_at - part.begins_at > shortest]
-
-
-def bucket_of(at: float) -> float:
-    """The bucket of counts that a moment is in."""
-    return at // BUCKET_SECONDS * BUCKET_SECONDS

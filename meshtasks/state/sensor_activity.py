@@ -202,6 +202,15 @@ class Span(NamedTuple):
     reason: str = ""
 
 
+#: Counts are kept by so many seconds: every time zone's midnight is the end of one.
+_BUCKET_SECONDS = 900.0
+
+
+def bucket_of(at: float) -> float:
+    """When the bucket of counts began that a moment is in."""
+    return at // _BUCKET_SECONDS * _BUCKET_SECONDS
+
+
 class Count(NamedTuple):
     """What became of records of a queue.
 

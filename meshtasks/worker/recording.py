@@ -29,6 +29,7 @@ from meshtasks.state.sensor_activity import (
     Span,
     Times,
     activity_of,
+    bucket_of,
 )
 
 if TYPE_CHECKING:  # a gateway has one, too, and not what a worker needs
@@ -46,7 +47,7 @@ _HEARD_SECONDS = 15.0
 _MOST_ACTIVITIES, _MOST_INCIDENTS = 50_000, 5_000
 #: A connection that was back within so long is no outage.
 _BLINK_SECONDS = 2.0
-_BUCKET_SECONDS = 900.0
+_PRUNE_EVERY_SECONDS = 3_600.0
 
 
 class Recorder:
@@ -68,6 +69,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._spans: dict[tuple[str, str], Span] = {}  # that go on
         self._heard_at = 0.0
+        self._next_prune = 0.0
         self._is_new = True
         self._said = ""
         self._stopping = threading.Event()
@@ -159,8 +161,7 @@ class Recorder:
                 self._notes.add_span(span)
 
     def _count(self, queue: str, count: Count) -> None:
-        bucket = time.time() // _BUCKET_SECONDS * _BUCKET_SECONDS
-        self._notes.add_count(bucket, queue, count)
+        self._notes.add_count(bucket_of(time.time()), queue, count)
 
     def _see(self, activities: Iterable[Seen]) -> None:
         if len(self._seen) < _MOST_ACTIVITIES:
@@ -216,7 +217,10 @@ class Recorder:
             if self._is_new:
                 history.end_spans(self._name)
                 self._is_new = False
-            history.write(notes, time.time())
+            history.write(notes)
+            if (now := time.time()) >= self._next_prune:
+                history.prune(now)
+                self._next_prune = now + _PRUNE_EVERY_SECONDS
 
     def _keep(self, notes: Notes) -> None:
         """Put back what could not be stored, before what was noted since."""

@@ -10,14 +10,15 @@ import pytest
 
 from meshtasks.config.environment import Environment
 from meshtasks.state.database import StateLocation
-from meshtasks.state.history import History, bucket_of
+from meshtasks.state.history import History
 from meshtasks.state.sensor_activity import (
     BAD_UNIT,
     Count,
+    Incident,
     Notes,
     SensorActivity,
     Stretch,
-    Incident,
+    bucket_of,
 )
 from tests.support.amqp import drain, queue_depth
 from tests.support.browser import Browser
@@ -31,7 +32,7 @@ KEY = "sensors.temperature.pantry"
 
 def note(mesh: Environment, notes: Notes) -> None:
     with closing(History(StateLocation.of(mesh))) as history:
-        history.write(notes, time.time())
+        history.write(notes)
 
 
 @pytest.fixture(scope="module")

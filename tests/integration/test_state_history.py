@@ -46,7 +46,7 @@ def activity(
 
 
 def see(history: History, *activities: SensorActivity) -> None:
-    history.write(Notes(list(activities)), activities[-1].received_at)
+    history.write(Notes(list(activities)))
 
 
 def gaps(history: History) -> list[tuple[float, float]]:
@@ -103,7 +103,7 @@ def test_troubles_close_to_each_other_are_one(history: History) -> None:
         notes = Notes()
         notes.add_incident(bad)
         notes.add_incident(bad._replace(ends_at=at + 10))
-        history.write(notes, at)
+        history.write(notes)
 
     refused(NOW, 2)
     refused(NOW + 60, 1)
@@ -137,10 +137,10 @@ def test_an_outage_ends_or_is_of_somebody_who_started_anew(history: History) -> 
     notes.add_span(away)
     notes.add_span(away._replace(heard_at=NOW + 30))
     notes.add_span(away._replace(name="n8n"))
-    history.write(notes, NOW)
+    history.write(notes)
     ended = Notes()
     ended.add_span(away._replace(name="n8n", ends_at=NOW + 5, heard_at=NOW + 5))
-    history.write(ended, NOW)
+    history.write(ended)
 
     history.end_spans("another")
     found = {each.name: each.ends_at for each in history.spans(0.0)}
@@ -157,7 +157,7 @@ def test_counts_add_up_by_queue(history: History) -> None:
         notes = Notes()
         notes.add_count(bucket, "sensors.temperature", Count(3, 1))
         notes.add_count(bucket, "sensors.temperature", Count(1, 0, 1))
-        history.write(notes, NOW)
+        history.write(notes)
 
     assert history.counts(0.0) == {"sensors.temperature": Count(12, 3, 3)}
     assert history.counts(NOW) == {"sensors.temperature": Count(8, 2, 2)}
@@ -167,7 +167,7 @@ def test_text_that_no_database_takes_is_kept_readable(history: History) -> None:
     key = ("sensors.temperature." + "x" * 5000, "a\0b\ud800")
     notes = Notes([activity((0, 0, 1))._replace(routing_key=key[0], sensor_id=key[1])])
     notes.add_incident(Incident(*key, "Bad", NOW, NOW, 1, "nul \0", "half \ud800"))
-    history.write(notes, NOW)
+    history.write(notes)
 
     assert [each.number for each in history.sensors()] == [1]
     assert [each.example for each in history.incidents(0.0)] == ["half ?"]
@@ -178,7 +178,6 @@ def test_what_is_old_or_too_much_is_forgotten(
 ) -> None:
     bounds = tuple((*each[:3], 3) for each in module.BOUNDS)
     monkeypatch.setattr(module, "BOUNDS", bounds)
-    monkeypatch.setattr(module, "PRUNE_EVERY_SECONDS", 0.0)
     for day in range(0, 200, 10):
         at = NOW + day * 86_400.0
         notes = Notes()
@@ -186,7 +185,8 @@ def test_what_is_old_or_too_much_is_forgotten(
             incident = Incident(*KEY, f"c{number}", at + number, at + number, 1, "")
             notes.add_incident(incident)
         notes.add_span(Span("broker", "", "w1", at, at, at))
-        history.write(notes, at)
+        history.write(notes)
+        history.prune(at)
 
     assert len(history.incidents(0.0)) == 3
     assert len(history.spans(0.0)) == 3

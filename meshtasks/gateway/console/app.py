@@ -14,11 +14,11 @@ from meshtasks.flows.loading import Flows
 from meshtasks.gateway.console.alerts import add_alerts
 from meshtasks.gateway.console.alerts_model import AlertsModel
 from meshtasks.gateway.console.archive import add_archive
+from meshtasks.gateway.console.dead_letters import add_dead_letters
 from meshtasks.gateway.console.dead_letters_model import DeadLettersModel
 from meshtasks.gateway.console.flow import add_flow
 from meshtasks.gateway.console.frame import Console
 from meshtasks.gateway.console.house import add_house
-from meshtasks.gateway.console.dead_letters import add_dead_letters
 from meshtasks.gateway.console.live import add_live
 from meshtasks.gateway.console.sensor import add_sensor
 from meshtasks.gateway.console.sessions import Guard, Sessions, routes

@@ -131,7 +131,9 @@ class _Page(DeadLetterActions):
             self._state.set_content(text(model.job))
             self._bar.set_value(model.job.done / (model.job.total or 1))
         elif model.fault:
-            self._state.set_content(f'<span class="mesh-bad">{text(model.fault)}</span>')
+            self._state.set_content(
+                f'<span class="mesh-bad">{text(model.fault)}</span>'
+            )
         elif waiting is not None:
             self._state.set_content(self._summary(waiting))
         if waiting is None or self._comes_anew(waiting):

@@ -96,7 +96,7 @@ class Console:
         flows: those of the mesh.
         sessions: who is logged in.
         watch: what is seen of the mesh.
-        letters: the dead letters.
+        dead_letters: what is known of them.
         alerts: the alerts.
         routes: what is served beside the pages, to whoever is logged in.
     """
@@ -106,7 +106,7 @@ class Console:
     flows: Flows
     sessions: Sessions
     watch: MeshWatch
-    letters: DeadLettersModel
+    dead_letters: DeadLettersModel
     alerts: AlertsModel
     routes: APIRouter = field(default_factory=APIRouter)
 
