@@ -33,7 +33,6 @@ from tests.support.homeassistant import ReplayedHomeAssistant
 from tests.support.meshes import declared, reconfigured
 from tests.support.proxy import Proxy
 from tests.support.topologies import shipped_topology
-from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -149,9 +148,7 @@ def page(console: Gateway, browser: Browser) -> Iterator[Browser]:
     """A browser that is logged in as somebody who may operate the mesh."""
     browser.look(width=1280)
     browser.complaints.clear()
-    browser.evaluate("window.isBefore = true")  # every page has the word House
     browser.open(f"{console.url}/login?token={token_of('operator')}")
-    wait_until(lambda: not browser.evaluate("window.isBefore"), 300, "the page")
     browser.wait_for("House")
     yield browser
     assert browser.complaints == []

@@ -30,6 +30,7 @@ class Browser:
         self._profile = directory / "profile"
         self._resources = ExitStack()
         self._numbers = 0
+        self._document = ""
         self._connection: ClientConnection
         #: Errors of the page's programs and of what it loads.
         self.complaints: list[str] = []
@@ -100,6 +101,8 @@ class Browser:
                 self.complaints.append(str(parameters["entry"]))
             case "Network.requestWillBeSent":
                 self.requested.append(parameters["request"]["url"])
+            case "Page.frameNavigated" if "parentId" not in parameters["frame"]:
+                self._document = parameters["frame"]["loaderId"]
             case _:
                 pass
 
@@ -116,8 +119,13 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def open(self, url: str) -> None:
-        """Go to a page."""
-        self.call("Page.navigate", url=url)
+        """Go to a page, and wait until the tab has left the one before: Chromium may
+        never answer who goes on to a third one until then."""
+        going = self.call("Page.navigate", url=url)
+        if "errorText" in going:
+            return
+        while "loaderId" in going and self._document != going["loaderId"]:
+            self._note(json.loads(self._connection.recv(_PATIENCE_SECONDS)))
 
     def evaluate(self, script: str) -> Any:
         """What a JavaScript expression gives."""
