@@ -240,13 +240,22 @@ class DeviceService:
 
     def _serve(self, inbox: Inbox) -> None:
         while not self._stop.is_set():
-            if self._seen:
-                self._seen.touch()
+            self._show_life()
             if deliveries := inbox.take(_POLL_SECONDS):
                 self._handle(deliveries)
                 inbox.acknowledge(deliveries[-1])
             if time.monotonic() - self._reported_at >= _REPORT_SECONDS:
                 self._report()
+
+    def _show_life(self) -> None:
+        if self._seen is None:
+            return
+        try:
+            self._seen.parent.mkdir(parents=True, exist_ok=True)
+            self._seen.touch()
+        except OSError as error:
+            logger.warning("probes will not see that the queue is consumed: %s", error)
+            self._seen = None
 
     def _handle(self, deliveries: Sequence[Delivery]) -> None:
         """Publish what becomes of the messages, and count it."""
