@@ -133,6 +133,7 @@ def test_its_dead_letter_is_edited_and_replayed_on_its_page(
     wait_until(lambda: queue_depth(console_url, TEMPERATURES) == 1, 60, "the replay")
     (replayed,) = drain(console_url, TEMPERATURES)
     assert replayed.body == b'{"sensor_id": "attic", "value": 21.5}'
+    page.wait_for("None waits.")
     drain(console_url, QUEUE)
 
 

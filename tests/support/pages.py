@@ -4,6 +4,7 @@ this process. What a browser makes of them is tested in one."""
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -105,6 +106,7 @@ async def visiting(
     settings, flows = Settings(environment), load_flows()
     context = Context.from_settings(settings, flows.handlers(settings), flows.commands)
     sessions = _Everybody(Client("operator", frozenset({"operate"})))
+    modules = dict(sys.modules)  # it takes away those that have pages, and all above
     async with user_simulation() as user:
         console = Console(
             context,
@@ -118,4 +120,5 @@ async def visiting(
         for add_page in add_pages:
             add_page(console)
         yield Visit(user, sessions)
+    sys.modules.update(modules)
     context.store.close()

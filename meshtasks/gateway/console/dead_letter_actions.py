@@ -118,6 +118,7 @@ class DeadLetterActions:
             f"{result.requeued.total():,} requeued",
             type="warning" if result.failed_again or result.kept else "positive",
         )
+        await self._changed()
 
     async def _drop(self, selection: Selection, count: int) -> None:
         question = f"Delete {count:,} dead letters for good?"
@@ -130,6 +131,10 @@ class DeadLetterActions:
             ui.notify(str(error), type="negative")
             return
         ui.notify(f"{dropped:,} deleted")
+        await self._changed()
+
+    async def _changed(self) -> None:
+        """Called when dead letters were taken away."""
 
 
 def outcome(result: Replayed, verb: str) -> str:

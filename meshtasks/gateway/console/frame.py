@@ -69,6 +69,7 @@ table.mesh-table td.n, table.mesh-table th.n { text-align: right;
   border-bottom: 1px solid var(--line) }
 .mesh-progress { width: min(20rem, 60vw) }
 .mesh-link { color: var(--accent); padding: .5rem }
+a.nicegui-link { color: var(--accent) }
 .q-loading-bar { display: none }
 .q-dialog__inner { z-index: 1 }
 .mesh-scroll { overflow-x: auto; width: 100% }

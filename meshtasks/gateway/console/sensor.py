@@ -11,6 +11,7 @@ from glob import escape
 from typing import NamedTuple
 
 from nicegui import ui
+from typing_extensions import override
 
 from meshtasks.amqp.dead_letter_groups import Selection
 from meshtasks.errors import MeshError
@@ -73,7 +74,7 @@ class _Page:
             silence = ui.button("Silence its alerts", on_click=self._silence)
             if not self._console.may_operate():
                 silence.disable()
-        _Letters(self._console, self._key, self._id).build()
+        _DeadLetters(self._console, self._key, self._id).build()
         ui.timer(_SOON_SECONDS, self._look, once=True)
         ui.timer(_REFRESH_SECONDS, self._look)
 
@@ -122,7 +123,7 @@ class _Page:
         return Live(depths, watch.answers)
 
 
-class _Letters(DeadLetterActions):
+class _DeadLetters(DeadLetterActions):
     """The dead letters of a sensor; looked for when somebody asks, since a look keeps
     others out of their queue."""
 
@@ -150,6 +151,10 @@ class _Letters(DeadLetterActions):
             return
         self._found.set_content(f"{len(found):,} found." if found else "None waits.")
         self._lines.show((waiting.letter.id, waiting) for waiting in found)
+
+    @override
+    async def _changed(self) -> None:
+        await self._look()
 
 
 def _answer(view: SensorView) -> str:
