@@ -179,8 +179,10 @@ class Browser:
         """Type into the field of that label, in place of what is there."""
         script = (
             "(() => { const field = [...document.querySelectorAll('input, textarea')]"
-            f".find(e => e.getAttribute('aria-label') === {json.dumps(label)}); "
-            "if (!field) return false; field.focus(); field.select(); return true })()"
+            ".find(e => e.offsetParent !== null && "
+            f"e.getAttribute('aria-label') === {json.dumps(label)}); "
+            "if (!field) return false; field.focus(); field.select(); "
+            "return document.activeElement === field })()"
         )
         wait_until(
             lambda: self.evaluate(script), _PATIENCE_SECONDS, f"the field {label}"
