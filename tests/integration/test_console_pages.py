@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from urllib.parse import quote
 
 import pytest
 
+from meshtasks.amqp.management import read
 from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.config.environment import Environment
 from tests.support.amqp import drain
 from tests.support.browser import Browser
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, token_of
+from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
 
 DAY = 86_400.0
@@ -73,6 +77,12 @@ class TestWorkers:
         assert page.evaluate(f"{link}.href") == "http://192.0.2.1:3000/"
 
 
+def is_tapped(mesh: Environment, pattern: str) -> bool:
+    """Whether a queue is bound with that pattern."""
+    live = read(mesh.amqp_url, mesh.management_url)
+    return pattern in {binding.routing_key for binding in live.bindings}
+
+
 class TestLive:
     def test_a_message_is_a_tree_that_can_be_opened(
         self, console: Gateway, page: Browser, console_url: str
@@ -112,3 +122,33 @@ class TestLive:
         page.open(f"{console.url}/live?pattern=sensors.temp*")
 
         page.wait_for("temp* is no wildcard: * stands for one whole word")
+
+    def test_its_tap_ends_when_the_tab_is_closed(
+        self, console: Gateway, page: Browser, console_mesh: Environment
+    ) -> None:
+        pattern = "sensors.closed.#"
+        page.open(f"{console.url}/live?pattern={quote(pattern)}")
+        page.wait_for(f"Listening for {pattern}")
+        assert is_tapped(console_mesh, pattern)
+
+        page.open("about:blank")
+
+        wait_until(lambda: not is_tapped(console_mesh, pattern), 300, "its end")
+
+    def test_its_tap_ends_when_the_network_drops(
+        self, console: Gateway, page: Browser, console_mesh: Environment
+    ) -> None:
+        pattern = "sensors.dropped.#"
+        with Proxy(console.port) as network:
+            url = f"http://127.0.0.1:{network.port}"
+            page.open(f"{url}/login?token={token_of('operator')}")
+            page.wait_for("House")
+            page.open(f"{url}/live?pattern={quote(pattern)}")
+            page.wait_for(f"Listening for {pattern}")
+            assert is_tapped(console_mesh, pattern)
+
+            network.freeze()  # no word of the end comes through
+
+            wait_until(lambda: not is_tapped(console_mesh, pattern), 300, "its end")
+            page.open("about:blank")
+        page.complaints.clear()  # of the connection
