@@ -18,6 +18,7 @@ from tests.support.dead_letters import QUEUE, add_dead_letters, dead_letter
 from tests.support.gateway import Gateway
 from tests.support.waiting import wait_until
 
+SENSOR = "/sensor/sensors.temperature.attic"
 #: Everything that a click does something with, how many there are, and which of them no
 #: key has come to.
 _PRESSABLE = (
@@ -69,7 +70,7 @@ def busy(console_mesh: Environment, console_url: str) -> Iterator[None]:
 
 @pytest.mark.usefixtures("chromium")
 class TestAccessibility:
-    @pytest.mark.parametrize("path", [*PAGES, "/login"])
+    @pytest.mark.parametrize("path", [*PAGES, "/login", SENSOR])
     def test_a_page_has_no_serious_fault(
         self, console: Gateway, page: Browser, path: str
     ) -> None:
@@ -84,6 +85,29 @@ class TestAccessibility:
             page.wait_for("dead letters")
 
         assert faults_in_all_shapes(page) == ""
+
+    @pytest.mark.parametrize(
+        ("path", "opened", "expected"),
+        [
+            ("/dead-letters", ("SchemaMismatch", "Open "), "would be a dead letter"),
+            ("/dead-letters", ("SchemaMismatch", "Replay all"), "would be requeued"),
+            ("/alerts", ("Silence",), "Silences "),
+        ],
+    )
+    def test_a_dialog_has_no_serious_fault(
+        self,
+        console: Gateway,
+        page: Browser,
+        path: str,
+        opened: tuple[str, ...],
+        expected: str,
+    ) -> None:
+        page.open(console.url + path)
+        for name in opened:
+            page.press(name)
+        page.wait_for(expected)
+
+        assert faults_in_all_shapes(page, ".q-dialog") == ""
 
     @pytest.mark.parametrize("path", PAGES)
     def test_everything_that_can_be_pressed_is_reached_by_keyboard_and_seen_there(
