@@ -253,8 +253,9 @@ def _in_words(calendar: Calendar) -> str:
     between = f"{len(gaps):,} days between have none" if gaps else "no day is missing"
     foreign = calendar.foreign
     others = f"; {foreign:,} objects are not the mesh's" if foreign else ""
+    days = f"{len(dates):,} day{'s' * (len(dates) != 1)}"
     return (
-        f"{dates[0]} to {dates[-1]} (UTC): {len(dates):,} days with {objects:,} "
+        f"{dates[0]} to {dates[-1]} (UTC): {days} with {objects:,} "
         f"objects, {mb:,.1f} MB; {between}{others}."
     )
 
