@@ -20,10 +20,11 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import kombu
-from amqp.exceptions import AccessRefused, NotAllowed, NotFound
+from amqp.exceptions import AccessRefused, NotAllowed
 from kombu.utils.url import parse_url
 from typing_extensions import override
 
+from meshtasks.amqp.depths import depths_of
 from meshtasks.config.certificates import tls_fault
 from meshtasks.config.urls import fault_of, urls_of
 from meshtasks.errors import ConfigError, Transient
@@ -212,14 +213,10 @@ def missing_queues(url: str, names: Iterable[str]) -> list[str]:
         ConfigError: see :func:`connected`.
         Transient: likewise.
     """
-    missing = []
+    wanted = list(names)
     with connected(url) as connection:
-        for name in names:
-            try:  # on a channel of its own, which a missing queue closes
-                connection.channel().queue_declare(name, passive=True)
-            except NotFound:
-                missing.append(name)
-    return missing
+        found = depths_of(connection, wanted)
+    return [name for name in wanted if name not in found]
 
 
 def unopened(url: str) -> Connection:

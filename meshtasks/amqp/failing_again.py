@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import kombu
-from amqp.exceptions import ChannelError, NotFound
+from amqp.exceptions import ChannelError
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.dead_letter_groups import Cause, general_reason
@@ -24,6 +24,7 @@ from meshtasks.amqp.dead_letters import (
     history_of,
 )
 from meshtasks.amqp.delivery import delivery_of
+from meshtasks.amqp.depths import Depth, depths_of
 from meshtasks.amqp.failed import DEAD_LETTER_ROUTING_KEY
 from meshtasks.amqp.tap import Tap, tapped
 from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE, Topology
@@ -62,7 +63,6 @@ class FailedAgain:
         self.reasons: Counter[str] = Counter()
         self._tap = tap
         self._connection = connection
-        self._channel = connection.channel()
         self._topology = topology
         self._began = began
         self._sent: Counter[Cause] = Counter()
@@ -134,16 +134,10 @@ class FailedAgain:
     def _waiting(self, queues: Collection[str]) -> int:
         return sum(ready for ready, _ in self._asked(queues))
 
-    def _asked(self, queues: Collection[str]) -> Iterator[tuple[int, int]]:
-        """Ready messages and consumers of each queue there is."""
-        for queue in queues:
-            for name in self._topology.names_of(queue):
-                try:
-                    answer = self._channel.queue_declare(name, passive=True)
-                except NotFound:  # which closes the channel
-                    self._channel = self._connection.channel()
-                else:
-                    yield answer.message_count, answer.consumer_count
+    def _asked(self, queues: Collection[str]) -> Collection[Depth]:
+        """Of each queue there is."""
+        names = (name for queue in queues for name in self._topology.names_of(queue))
+        return depths_of(self._connection, names).values()
 
 
 @contextmanager

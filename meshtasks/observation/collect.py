@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from typing import NamedTuple, Self
+from typing import Self
 
 import kombu
-from amqp.exceptions import NotFound
 
 from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.depths import Depth, depths_of
 from meshtasks.amqp.management import QueueActivity, activity
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
@@ -18,13 +18,6 @@ from meshtasks.errors import ConfigError, SinkUnavailable, Transient
 from meshtasks.flows.archive.objects import archived_objects, open_store
 from meshtasks.observation.event_monitor import EventMonitor
 from meshtasks.observation.snapshot import ArchiveState, QueueState, Seen, Snapshot
-
-
-class Depth(NamedTuple):
-    """How many messages wait in a queue, and how many consumers it has."""
-
-    ready: int
-    consumers: int
 
 
 class Collector:
@@ -152,24 +145,14 @@ class Collector:
             if connection is None:
                 connection = broker.enter_context(connected(self._url))
             self._connection = None
-            depths = dict(self._counted(connection))
+            names = (queue.name for queue in self._topology.all_queues)
+            depths = depths_of(connection, names)
             for name, queue in self._topology.partitioned.items():
                 if parts := [depths[part] for part in queue.names if part in depths]:
                     ready, consumers = zip(*parts, strict=True)
                     depths[name] = Depth(sum(ready), min(consumers))
             self._connection, self._broker = connection, broker.pop_all()
         return depths
-
-    def _counted(self, connection: kombu.Connection) -> Iterator[tuple[str, Depth]]:
-        channel = connection.channel()
-        for queue in self._topology.all_queues:
-            try:
-                answer = channel.queue_declare(queue.name, passive=True)
-            except NotFound:  # which closes the channel
-                channel = connection.channel()
-            else:
-                yield queue.name, Depth(answer.message_count, answer.consumer_count)
-        channel.close()
 
 
 def _queue(name: str, depth: Depth, active: Mapping[str, QueueActivity]) -> QueueState:

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple, Self
 
-from amqp.exceptions import NotFound
-
 from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.depths import depths_of
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, Transient
@@ -34,14 +33,21 @@ class Remembered(NamedTuple):
             SinkUnavailable: the state cannot be read.
         """
         with closing(History(StateLocation.of(settings.env))) as history:
-            if not history.exists():
-                return cls()
-            return cls(
-                history.sensors(),
-                history.gaps(since),
-                history.incidents(since),
-                history.spans(since),
-            )
+            return cls.of(history, since) if history.exists() else cls()
+
+    @classmethod
+    def of(cls, history: History, since: float) -> Self:
+        """What a history has from then on.
+
+        Raises:
+            SinkUnavailable: the state cannot be read.
+        """
+        return cls(
+            history.sensors(),
+            history.gaps(since),
+            history.incidents(since),
+            history.spans(since),
+        )
 
 
 class Live(NamedTuple):
@@ -66,17 +72,10 @@ def look_at(settings: Settings, queues: Sequence[str]) -> Live:
     try:
         with connected(url) as connection:
             for queue in queues:
-                ready, consumers = 0, []
-                for name in topology.names_of(queue):
-                    channel = connection.channel()
-                    try:
-                        answer = channel.queue_declare(name, passive=True)
-                    except NotFound:
-                        continue
-                    ready += answer.message_count
-                    consumers.append(answer.consumer_count)
-                    channel.close()
-                depths[queue] = ready, min(consumers, default=0)
+                parts = depths_of(connection, topology.names_of(queue)).values()
+                ready = sum(part.ready for part in parts)
+                consumers = min((part.consumers for part in parts), default=0)
+                depths[queue] = ready, consumers
         return Live(depths, ask_workers(url))
     except (Transient, ConfigError) as error:
         return Live(None, (), str(error).rstrip("."))

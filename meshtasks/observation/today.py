@@ -53,8 +53,9 @@ class Today(NamedTuple):
                 return cls()
             counts = history.counts(midnight(now))
             all_counts = history.counts(0.0)
+            remembered = Remembered.of(history, now - _DAY)
         return cls(
-            Remembered.read(settings, now - _DAY),
+            remembered,
             counts,
             all_counts,
             _muted(settings, now),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from meshtasks.amqp.depths import Depth
 from meshtasks.amqp.management import QueueActivity
 from meshtasks.demo.queues import QueueCount, QueueCounters
-from meshtasks.observation.collect import Depth
 from meshtasks.observation.snapshot import Seen
 
 QUEUE = "sensors.motion"
