@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from meshtasks.amqp.dead_letter_groups import (
@@ -91,8 +91,7 @@ def waiting_dead_letters(
     kept_bytes = 0
     stopping = stopping or threading.Event()
     with peek(url, queue, stopping=stopping) as held:
-        for delivery in held:
-            letter = dead_letter_of(delivery)
+        for letter, delivery in _each(held, on_progress):
             groups.add(letter)
             if len(shown := kept.setdefault(Cause.of(letter), [])) < examples:
                 size = len(delivery.body)
@@ -101,8 +100,6 @@ def waiting_dead_letters(
                 shown.append(WaitingDeadLetter(letter, delivery if fits else None))
             if held.seen == most:
                 stopping.set()
-            if held.seen % _STEP == 0:
-                on_progress(held)
     causes = (
         LettersOfCause(found, tuple(kept[found.cause])) for found in groups.causes()
     )
@@ -122,13 +119,10 @@ def dead_letter_with_id(
     stopping = threading.Event()
     found: WaitingDeadLetter | None = None
     with peek(url, queue, stopping=stopping) as held:
-        for delivery in held:
-            letter = dead_letter_of(delivery)
+        for letter, delivery in _each(held, on_progress):
             if letter.id == letter_id:
                 found = WaitingDeadLetter(letter, delivery)
                 stopping.set()
-            if held.seen % _STEP == 0:
-                on_progress(held)
     return found
 
 
@@ -149,14 +143,11 @@ def dead_letters_that(
     """
     found: list[WaitingDeadLetter] = []
     with peek(url, queue, stopping=stopping) as held:
-        for delivery in held:
-            letter = dead_letter_of(delivery)
+        for letter, delivery in _each(held, on_progress):
             if selection.matches(letter):
                 found.append(WaitingDeadLetter(letter, delivery))
                 if len(found) == most:
                     stopping.set()
-            if held.seen % _STEP == 0:
-                on_progress(held)
     return found
 
 
@@ -187,8 +178,16 @@ def would_replay(
     """
     plan = ReplayPlan(selection, topology, refusal)
     with peek(url, queue, stopping=stopping or threading.Event()) as held:
-        for delivery in held:
-            plan.add(delivery, dead_letter_of(delivery))
-            if held.seen % _STEP == 0:
-                on_progress(held)
+        for letter, delivery in _each(held, on_progress):
+            plan.add(delivery, letter)
     return plan.result(url)
+
+
+def _each(
+    held: HeldMessages, on_progress: OnProgress
+) -> Iterator[tuple[DeadLetter, Delivery]]:
+    """Dead letters with their messages, as they are looked at."""
+    for delivery in held:
+        yield dead_letter_of(delivery), delivery
+        if held.seen % _STEP == 0:
+            on_progress(held)
