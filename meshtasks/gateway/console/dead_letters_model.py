@@ -39,7 +39,7 @@ _CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
-class Job:
+class DeadLetterJob:
     """Something that goes on.
 
     Attributes:
@@ -83,7 +83,7 @@ class DeadLettersModel:
 
     def __init__(self, settings: Settings, refusal: Refusal) -> None:
         self.waiting: WaitingDeadLetters | None = None
-        self.job: Job | None = None
+        self.job: DeadLetterJob | None = None
         self.fault = ""
         self._topology = settings.read(TOPOLOGY)
         self._url = settings.env.amqp_url
@@ -102,7 +102,7 @@ class DeadLettersModel:
             return
         try:
             self.waiting = await self._do(
-                Job("Looking"),
+                DeadLetterJob("Looking"),
                 lambda job: waiting_dead_letters(
                     self._url,
                     self._queue,
@@ -122,7 +122,7 @@ class DeadLettersModel:
             MeshError: it cannot be looked for now.
         """
         return await self._do(
-            Job(f"Fetching {letter_id}"),
+            DeadLetterJob(f"Fetching {letter_id}"),
             lambda job: dead_letter_with_id(
                 self._url, self._queue, letter_id, job.progress
             ),
@@ -135,7 +135,7 @@ class DeadLettersModel:
             MeshError: they cannot be looked at now.
         """
         return await self._do(
-            Job("Looking"),
+            DeadLetterJob("Looking"),
             lambda job: dead_letters_that(
                 self._url,
                 self._queue,
@@ -157,7 +157,7 @@ class DeadLettersModel:
             MeshError: they cannot be looked at now.
         """
         return await self._do(
-            Job("Looking what a replay would do"),
+            DeadLetterJob("Looking what a replay would do"),
             lambda job: would_replay(
                 self._url,
                 self._queue,
@@ -190,7 +190,7 @@ class DeadLettersModel:
         Raises:
             MeshError: the broker went away, or somebody else is at the queue.
         """
-        job = Job("Replaying", is_brief=False)
+        job = DeadLetterJob("Replaying", is_brief=False)
 
         def show(result: Replayed, held: HeldMessages) -> None:
             job.progress(held)
@@ -223,7 +223,7 @@ class DeadLettersModel:
             MeshError: they cannot be looked at now.
         """
         dropped = await self._do(
-            Job("Deleting"),
+            DeadLetterJob("Deleting"),
             lambda job: drop(self._url, self._queue, selection.matches, job.stopping),
         )
         logger.info("%s dropped %d dead letters on the console", who, dropped)
@@ -247,7 +247,7 @@ class DeadLettersModel:
                         chunk.clear()
         yield bytes(chunk)
 
-    async def _do(self, job: Job, work: Callable[[Job], _T]) -> _T:
+    async def _do(self, job: DeadLetterJob, work: Callable[[DeadLetterJob], _T]) -> _T:
         """Run it in a thread.
 
         Raises:
