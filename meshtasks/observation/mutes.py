@@ -12,7 +12,7 @@ from meshtasks.flows.alerts.current import CurrentAlert, current_alerts
 from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.alerts.state import Silence
 from meshtasks.flows.sinks import Sinks
-from meshtasks.observation.sensor_facts import Mute, clock
+from meshtasks.observation.sensor_facts import Mute, clock, labels_of
 from meshtasks.rules.config import RULES, Rule
 from meshtasks.state.sensor_activity import Sensor
 
@@ -38,12 +38,7 @@ def mutes_of(
                 alerts = current_alerts(tables, settings.read(ALERTS), now, every=True)
         except Transient:
             return  # whoever reads the state next says so
-    labels = {
-        "kind": sensor.kind if sensor else "",
-        "sensor_id": key[1],
-        "location": sensor.location if sensor else "",
-    }
-    own = {name: value for name, value in labels.items() if value}
+    own = labels_of(key, sensor)
     rules = settings.read(RULES).matching(*key)
     for silence in silences:
         by = _by(silence, now)

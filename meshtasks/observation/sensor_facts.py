@@ -25,6 +25,21 @@ _SINKS = {
 }
 
 
+def labels_of(key: tuple[str, str], sensor: Sensor | None) -> dict[str, str]:
+    """Labels that alerts of a sensor have.
+
+    Args:
+        key: its routing key and id.
+        sensor: what is known of it.
+    """
+    labels = {
+        "sensor_id": key[1],
+        "kind": sensor.kind if sensor else "",
+        "location": sensor.location if sensor else "",
+    }
+    return {name: value for name, value in labels.items() if value}
+
+
 class Window(NamedTuple):
     """A span of time that is asked about; None as its end is now."""
 

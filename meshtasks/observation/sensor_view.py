@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from meshtasks.config.settings import Settings
@@ -10,7 +10,7 @@ from meshtasks.errors import MeshError
 from meshtasks.flows.curves import Point, read_curve
 from meshtasks.observation.causes import causes
 from meshtasks.observation.remembered import Live
-from meshtasks.observation.sensor_facts import Cause, Facts, Window
+from meshtasks.observation.sensor_facts import Cause, Facts, Window, labels_of
 from meshtasks.observation.why import Answer, Why
 from meshtasks.records.kinds import KINDS
 from meshtasks.rules.config import RULES, Rule
@@ -52,7 +52,7 @@ class SensorView(NamedTuple):
     fault: str = ""
     annotations: Sequence[Annotation] = ()
     rules: tuple[Rule, ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
+    labels: Mapping[str, str] = {}
 
 
 def sensor_view(
@@ -83,12 +83,6 @@ def sensor_view(
         return SensorView(None, why.of_unknown(name, live))
     facts = why.facts(key, live)
     points, fault = _curve(settings, facts, key, begins_at, now)
-    sensor = facts.sensor
-    labels = {
-        "sensor_id": key[1],
-        "kind": sensor.kind if sensor else "",
-        "location": sensor.location if sensor else "",
-    }
     return SensorView(
         key,
         why.answer(key, name, None, live),
@@ -96,7 +90,7 @@ def sensor_view(
         fault,
         list(_annotations(facts, begins_at))[:_MOST],
         settings.read(RULES).matching(*key),
-        tuple((label, value) for label, value in labels.items() if value),
+        labels_of(key, facts.sensor),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from glob import escape
@@ -57,7 +57,7 @@ class _Page:
         self._key = key
         self._id = sensor_id
         self._hours = hours
-        self._labels: tuple[tuple[str, str], ...] = ()
+        self._labels: Mapping[str, str] = {}
 
     def build(self) -> None:
         """Fill the page."""
@@ -101,7 +101,7 @@ class _Page:
         )
 
     def _silence(self) -> None:
-        ask_silence(self._console, dict(self._labels), self._look)
+        ask_silence(self._console, self._labels, self._look)
 
     def _view(self, begins_at: float) -> SensorView:
         settings, now = self._console.settings, time.time()
