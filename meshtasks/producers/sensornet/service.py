@@ -26,6 +26,7 @@ from meshtasks.amqp.delivery import Delivery, delivery_of
 from meshtasks.amqp.failed import FailedMessage, dead_message
 from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.config.private_files import make_private_directory
 from meshtasks.errors import ConfigError, Transient, Unroutable
 from meshtasks.outcome import Dead
 from meshtasks.producers.buffer import Route, encode
@@ -251,7 +252,7 @@ class DeviceService:
         if self._seen is None:
             return
         try:
-            self._seen.parent.mkdir(parents=True, exist_ok=True)
+            make_private_directory(self._seen.parent)
             self._seen.touch()
         except OSError as error:
             logger.warning("probes will not see that the queue is consumed: %s", error)
