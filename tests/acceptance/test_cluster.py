@@ -17,12 +17,11 @@ import pytest
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.config.environment import Environment
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.errors import Transient
 from meshtasks.producers.base import Producer
 from tests.support.cluster import Cluster, Node
-from tests.support.command import Command, command
+from tests.support.command import Command, command_in
 from tests.support.flower import Flower
 from tests.support.gateway import Gateway
 from tests.support.meshes import declared, reconfigured
@@ -156,9 +155,7 @@ def run(
     capsys: pytest.CaptureFixture[str],
 ) -> Command:
     """Runs ``meshtasks …`` on the cluster."""
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    return command(Environment(), monkeypatch, capsys)
+    return command_in(env, monkeypatch, capsys)
 
 
 def published(gateway: Gateway, number: int) -> bool:

@@ -21,7 +21,7 @@ from meshtasks.gateway.validation import Validator
 from meshtasks.producers.sensornet.config import CONFIG
 from tests.support.amqp import publish_raw, queue_depth, take
 from tests.support.archive import lines_in
-from tests.support.command import Command, command
+from tests.support.command import Command, command_in
 from tests.support.docs import DOCS, with_snippets
 from tests.support.meshes import declared, reconfigured
 from tests.support.victoria import export
@@ -56,9 +56,7 @@ def meshtasks(
     capsys: pytest.CaptureFixture[str],
 ) -> Command:
     """The console script in that mesh."""
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    return command(Environment(), monkeypatch, capsys)
+    return command_in(env, monkeypatch, capsys)
 
 
 def test_readings_of_a_configured_kind_are_stored_watched_archived_and_queried(

@@ -22,12 +22,11 @@ from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.peek import peek
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.topology import Topology
-from meshtasks.config.environment import Environment
 from meshtasks.demo.rabbitmq import MANAGEMENT, PARTITIONS, RabbitMQ
 from meshtasks.errors import ConfigError
 from tests.conftest import ROOT
 from tests.support.amqp import drain, publish_raw, queue_depth
-from tests.support.command import Command, command
+from tests.support.command import Command, command_in
 from tests.support.control import answer, asking
 from tests.support.meshes import declared, reconfigured
 from tests.support.topologies import shipped_document
@@ -79,9 +78,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Command:
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    return command(Environment(), monkeypatch, capsys)
+    return command_in(env, monkeypatch, capsys)
 
 
 def metric(number: int, **more: object) -> Outgoing:

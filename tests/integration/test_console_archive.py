@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -21,11 +21,10 @@ from tests.support.analytics import archive
 from tests.support.archive import NOON, directory_environment
 from tests.support.command import variables
 from tests.support.gateway import TOKENS
-from tests.support.pages import Visit, visiting
+from tests.support.pages import Visit, Walk, walking
 
 DAY = 86_400.0
 TEMPERATURES = "sensors.temperature"
-Walk = Callable[[Callable[[Visit], Awaitable[None]]], None]
 
 
 @pytest.fixture
@@ -62,16 +61,11 @@ def sinks(environment: Environment) -> Iterator[Sinks]:
 def walk(environment: Environment, sinks: Sinks) -> Walk:
     """Looks at the page."""
 
-    def walk(steps: Callable[[Visit], Awaitable[None]]) -> None:
-        async def visit() -> None:
-            async with visiting(environment, add_archive) as visit:
-                await visit.open("/archive")
-                await visit.see("2026-11-23 to 2026-11-25 (UTC): 2 days with 2 objects")
-                await steps(visit)
+    async def begin(visit: Visit) -> None:
+        await visit.open("/archive")
+        await visit.see("2026-11-23 to 2026-11-25 (UTC): 2 days with 2 objects")
 
-        asyncio.run(visit())
-
-    return walk
+    return walking(environment, add_archive, begin=begin)
 
 
 def choose(visit: Visit, day: str) -> None:

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from meshtasks.gateway.console.flow import add_flow
 from meshtasks.gateway.console.live import add_live
 from meshtasks.gateway.console.trying import add_trying
-from tests.support.archive import directory_environment
-from tests.support.gateway import TOKENS
-from tests.support.pages import Visit, visiting
+from tests.support.pages import Visit, Walk, walking, without_broker
 
-Walk = Callable[[Callable[[Visit], Awaitable[None]]], None]
 KEY = "Routing key, or topic of MQTT"
 
 
 @pytest.fixture
 def walk(tmp_path: Path) -> Walk:
     """Looks at the pages."""
-    environment = directory_environment(
-        tmp_path,
-        broker_url=SecretStr("amqp://u:p@127.0.0.1:1/mesh"),
-        api_tokens=SecretStr(TOKENS),
-    )
-
-    def walk(steps: Callable[[Visit], Awaitable[None]]) -> None:
-        async def visit() -> None:
-            async with visiting(environment, add_flow, add_live, add_trying) as visit:
-                await steps(visit)
-
-        asyncio.run(visit())
-
-    return walk
+    return walking(without_broker(tmp_path), add_flow, add_live, add_trying)
 
 
 def test_the_picture_has_every_exchange_and_queue(walk: Walk) -> None:

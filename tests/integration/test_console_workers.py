@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from nicegui import ui
-from pydantic import SecretStr
 
 from meshtasks.gateway.console.workers import add_workers
-from tests.support.archive import directory_environment
-from tests.support.gateway import TOKENS
-from tests.support.pages import Visit, visiting
-
-Walk = Callable[[Callable[[Visit], Awaitable[None]]], None]
+from tests.support.pages import Visit, Walk, walking, without_broker
 
 
 @pytest.fixture
 def walk(tmp_path: Path) -> Walk:
     """Looks at the page, of a mesh whose broker is away."""
-    environment = directory_environment(
-        tmp_path,
-        broker_url=SecretStr("amqp://u:p@127.0.0.1:1/mesh"),
-        api_tokens=SecretStr(TOKENS),
-    )
 
-    def walk(steps: Callable[[Visit], Awaitable[None]]) -> None:
-        async def visit() -> None:
-            async with visiting(environment, add_workers) as visit:
-                await visit.open("/workers")
-                await visit.see("No worker is heard of")
-                await steps(visit)
+    async def begin(visit: Visit) -> None:
+        await visit.open("/workers")
+        await visit.see("No worker is heard of")
 
-        asyncio.run(visit())
-
-    return walk
+    return walking(without_broker(tmp_path), add_workers, begin=begin)
 
 
 def test_what_is_wrong_with_an_argument_is_said_beside_the_form(walk: Walk) -> None:

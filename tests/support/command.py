@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import pytest
@@ -42,6 +42,17 @@ def command(
         return Result(code, *capsys.readouterr())
 
     return run
+
+
+def command_in(
+    env: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    """Runs ``meshtasks …`` with these variables."""
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    return command(Environment(), monkeypatch, capsys)
 
 
 def variables(environment: Environment) -> dict[str, str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from nicegui import ui
 from nicegui.testing import User, user_simulation
+from pydantic import SecretStr
 from typing_extensions import override
 
 from meshtasks.config.environment import Environment
@@ -18,12 +20,11 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Scope
 from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.clients import Client
-from meshtasks.gateway.console.alerts_model import AlertsModel
-from meshtasks.gateway.console.dead_letters_model import DeadLettersModel
 from meshtasks.gateway.console.frame import Console
 from meshtasks.gateway.console.sessions import Sessions
-from meshtasks.gateway.console.watch import MeshWatch
 from meshtasks.gateway.context import Context
+from tests.support.archive import directory_environment
+from tests.support.gateway import TOKENS
 
 #: On a busy machine.
 _PATIENCE_SECONDS = 120.0
@@ -108,17 +109,50 @@ async def visiting(
     sessions = _Everybody(Client("operator", frozenset({"operate"})))
     modules = dict(sys.modules)  # it takes away those that have pages, and all above
     async with user_simulation() as user:
-        console = Console(
-            context,
-            settings,
-            flows,
-            sessions,
-            MeshWatch(settings),
-            DeadLettersModel(settings, context.validator.verdicts.refusal),
-            AlertsModel(settings),
-        )
+        console = Console.of(context, flows, sessions)
         for add_page in add_pages:
             add_page(console)
         yield Visit(user, sessions)
     sys.modules.update(modules)
     context.store.close()
+
+
+Steps = Callable[[Visit], Awaitable[None]]
+Walk = Callable[[Steps], None]
+
+
+async def _from_anywhere(_visit: Visit) -> None:
+    pass
+
+
+def walking(
+    environment: Environment,
+    *add_pages: Callable[[Console], None],
+    begin: Steps = _from_anywhere,
+) -> Walk:
+    """Has somebody visit a console with these pages, for every test anew.
+
+    Args:
+        environment: of the mesh.
+        add_pages: of the pages.
+        begin: what every visit begins with.
+    """
+
+    def walk(steps: Steps) -> None:
+        async def visit() -> None:
+            async with visiting(environment, *add_pages) as visit:
+                await begin(visit)
+                await steps(visit)
+
+        asyncio.run(visit())
+
+    return walk
+
+
+def without_broker(tmp_path: Path) -> Environment:
+    """A mesh whose broker is away."""
+    return directory_environment(
+        tmp_path,
+        broker_url=SecretStr("amqp://u:p@127.0.0.1:1/mesh"),
+        api_tokens=SecretStr(TOKENS),
+    )

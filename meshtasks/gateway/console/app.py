@@ -12,10 +12,8 @@ from starlette.middleware.base import BaseHTTPMiddleware
 
 from meshtasks.flows.loading import Flows
 from meshtasks.gateway.console.alerts import add_alerts
-from meshtasks.gateway.console.alerts_model import AlertsModel
 from meshtasks.gateway.console.archive import add_archive
 from meshtasks.gateway.console.dead_letters import add_dead_letters
-from meshtasks.gateway.console.dead_letters_model import DeadLettersModel
 from meshtasks.gateway.console.flow import add_flow
 from meshtasks.gateway.console.frame import Console
 from meshtasks.gateway.console.house import add_house
@@ -23,7 +21,6 @@ from meshtasks.gateway.console.live import add_live
 from meshtasks.gateway.console.sensor import add_sensor
 from meshtasks.gateway.console.sessions import Guard, Sessions, routes
 from meshtasks.gateway.console.trying import add_trying
-from meshtasks.gateway.console.watch import MeshWatch
 from meshtasks.gateway.console.workers import add_workers
 from meshtasks.gateway.context import Context
 
@@ -36,16 +33,7 @@ def create_console(context: Context, flows: Flows) -> FastAPI:
         flows: those of the mesh.
     """
     sessions = Sessions(context.tokens)
-    settings = context.looking
-    console = Console(
-        context,
-        settings,
-        flows,
-        sessions,
-        MeshWatch(settings),
-        DeadLettersModel(settings, context.validator.verdicts.refusal),
-        AlertsModel(settings),
-    )
+    console = Console.of(context, flows, sessions)
 
     @asynccontextmanager
     async def watching(_app: FastAPI) -> AsyncIterator[None]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
+from typing import Self
 
 from fastapi import APIRouter
 from nicegui import ui
@@ -110,6 +111,26 @@ class Console:
     dead_letters: DeadLettersModel
     alerts: AlertsModel
     routes: APIRouter = field(default_factory=APIRouter)
+
+    @classmethod
+    def of(cls, context: Context, flows: Flows, sessions: Sessions) -> Self:
+        """The console of a gateway.
+
+        Args:
+            context: of the gateway.
+            flows: those of the mesh.
+            sessions: who is logged in.
+        """
+        settings = context.looking
+        return cls(
+            context,
+            settings,
+            flows,
+            sessions,
+            MeshWatch(settings),
+            DeadLettersModel(settings, context.validator.verdicts.refusal),
+            AlertsModel(settings),
+        )
 
     def viewer(self) -> Client | None:
         """Who looks at the page that is being made or used; None once the session is
