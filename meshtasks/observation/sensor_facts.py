@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
+from meshtasks.rules.detection import Series
 from meshtasks.state.sensor_activity import Gap, Incident, Sensor, Span
 
 #: Clocks of devices and hosts, and what is still on its way.
@@ -32,12 +33,8 @@ def labels_of(key: tuple[str, str], sensor: Sensor | None) -> dict[str, str]:
         key: its routing key and id.
         sensor: what is known of it.
     """
-    labels = {
-        "sensor_id": key[1],
-        "kind": sensor.kind if sensor else "",
-        "location": sensor.location if sensor else "",
-    }
-    return {name: value for name, value in labels.items() if value}
+    kind, location = (sensor.kind, sensor.location) if sensor else ("", "")
+    return Series("", kind, "", sensor_id=key[1], location=location).labels
 
 
 class Window(NamedTuple):
