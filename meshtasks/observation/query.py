@@ -21,7 +21,7 @@ SHOWN_ROWS, SHOWN_BYTES, SHOWN_CHARS = 1_000, 4 << 20, 10_000
 #: A process ends with it if its time is over.
 EXIT_TOO_LONG = 124
 #: Starting, and ending by itself, may take so long on a busy machine.
-_GRACE_SECONDS = 20.0
+_GRACE_SECONDS = 60.0
 #: Queries at once, and such as may wait for them.
 _AT_ONCE, _WAITING = 2, 20
 _FEWER = "ask for less: fewer days, columns or rows"

@@ -111,6 +111,8 @@ def following(
             broker_url,
             state_path,
         )
+        # The house may not have noticed yet that the one before it is gone.
+        house.cut()
         running.start()
         try:
             yield running

@@ -183,6 +183,8 @@ class ReplayedHomeAssistant:
                 if self.mute:
                     continue
                 with self._lock:
+                    if self._peer is not connection:
+                        return
                     connection.send(json.dumps(self._answer(json.loads(text))))
         with self._lock:
             if self._peer is connection:

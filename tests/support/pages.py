@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -68,9 +69,10 @@ class Visit:
 
     async def see(self, text: str) -> None:
         """Wait until a text is on the page."""
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            while text not in self.html():  # noqa: ASYNC110 - it changes by itself
-                await asyncio.sleep(0.05)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while text not in self.html():
+            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.html()}"
+            await asyncio.sleep(0.05)
 
     def button(self, name: str) -> Any:
         """The button of that name."""
@@ -108,13 +110,15 @@ async def visiting(
     context = Context.from_settings(settings, flows.handlers(settings), flows.commands)
     sessions = _Everybody(Client("operator", frozenset({"operate"})))
     modules = dict(sys.modules)  # it takes away those that have pages, and all above
-    async with user_simulation() as user:
-        console = Console.of(context, flows, sessions)
-        for add_page in add_pages:
-            add_page(console)
-        yield Visit(user, sessions)
-    sys.modules.update(modules)
-    context.store.close()
+    try:
+        async with user_simulation() as user:
+            console = Console.of(context, flows, sessions)
+            for add_page in add_pages:
+                add_page(console)
+            yield Visit(user, sessions)
+    finally:
+        sys.modules.update(modules)
+        context.store.close()
 
 
 Steps = Callable[[Visit], Awaitable[None]]
