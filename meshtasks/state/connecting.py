@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
@@ -38,13 +39,33 @@ _CLIENT = {
 }
 
 
+# An engine keeps no connection, and so may be carried over a fork; it keeps what its
+# statements are in the database's words, which takes longer to find than to run them.
+
+
+@lru_cache(maxsize=8)
+def _engine_of_server(url: URL) -> Engine:
+    own = {key: value for key, value in _CLIENT.items() if key not in url.query}
+    return create_engine(url, poolclass=NullPool, connect_args=own)
+
+
+@lru_cache(maxsize=8)
+def _engine_of_file(url: URL) -> Engine:
+    # Transactions are begun by us, not by the driver. A connection is used by one
+    # thread at a time, but not always the same.
+    return create_engine(
+        url,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+    )
+
+
 def connect_to_server(url: URL) -> Connection:
     """A new connection to PostgreSQL. One that does not answer is given up after five
     seconds; raises what SQLAlchemy does."""
     require("postgresql", "MESH_STATE_URL")
-    own = {key: value for key, value in _CLIENT.items() if key not in url.query}
-    engine = create_engine(url, poolclass=NullPool, connect_args=own)
-    connection = engine.connect()
+    connection = _engine_of_server(url).connect()
     try:
         connection.exec_driver_sql(_SESSION)
         connection.commit()
@@ -66,15 +87,7 @@ def connect_to_file(url: URL, *, disposable: bool = False) -> Connection:
         OSError: the file cannot be made, or not made private.
     """
     make_private_database(Path(url.database or ""))
-    # Transactions are begun by us, not by the driver. A connection is used by one
-    # thread at a time, but not always the same.
-    engine = create_engine(
-        url,
-        poolclass=NullPool,
-        isolation_level="AUTOCOMMIT",
-        connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
-    )
-    connection = engine.connect()
+    connection = _engine_of_file(url).connect()
     raw: Any = connection.connection.driver_connection
     try:
         _write_ahead(raw)

@@ -35,7 +35,7 @@ from meshtasks.state.connecting import (
     connect_to_server,
     revision_of,
 )
-from meshtasks.state.tables import PROBES, REVISION
+from meshtasks.state.tables import PROBES, REVISION, make_tables
 from meshtasks.timing import timing
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -272,12 +272,16 @@ class Database:
             raise self._unavailable(error) from error
 
     def _upgrade(self, connection: Connection) -> None:
-        from meshtasks.state.migrations import upgrade  # noqa: PLC0415 - loads Alembic
-
         with self.alone(connection, UPGRADING):
             revision = revision_of(connection)
             self.refuse_newer(revision)
-            upgrade(connection)
+            if revision is None:
+                make_tables(connection)
+            elif revision != REVISION:
+                # Alembic takes 10 MB, for as long as the process lives
+                from meshtasks.state.migrations import upgrade  # noqa: PLC0415
+
+                upgrade(connection)
 
     def refuse_newer(self, revision: str | None) -> None:
         """Raise SinkUnavailable if this version does not know a revision."""

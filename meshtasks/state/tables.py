@@ -3,7 +3,8 @@
 Times are epoch seconds. What has a structure of its own is JSON text: only its owner
 reads it. Text that comes from outside goes through :func:`clean`, and through
 :func:`storable` where it is a key. A change here is a migration, too
-(``meshtasks/state/migrations``), and a new :data:`REVISION`.
+(``meshtasks/state/migrations``), and a new :data:`REVISION`: migrations are for what is
+there already, a new database is made as the tables are here.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Double,
     ForeignKey,
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     SmallInteger,
+    String,
     Table,
     Text,
     false,
@@ -35,6 +39,17 @@ _KEY_CHARS = 400
 _KEPT_CHARS = 200
 
 METADATA = MetaData()
+
+
+def make_tables(connection: Connection) -> None:
+    """Make all tables in a database that has none, as the migrations would."""
+    METADATA.create_all(connection, checkfirst=False)
+    # Alembic's own
+    column = Column("version_num", String(32), nullable=False)
+    key = PrimaryKeyConstraint("version_num", name="alembic_version_pkc")
+    version = Table("alembic_version", MetaData(), column, key)
+    version.create(connection, checkfirst=False)
+    connection.execute(version.insert().values(version_num=REVISION))
 
 
 def clean(text: str) -> str:

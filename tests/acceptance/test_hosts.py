@@ -232,7 +232,9 @@ def test_without_its_database_a_queue_waits_and_goes_on_by_itself(
     # The first hot reading ends a part of the deviation rule's window, so that each
     # sensor has both alerts.
     part_seconds = 300
-    start = float(int(time.time() - 3_600) // part_seconds * part_seconds - READINGS - 1)
+    start = float(
+        int(time.time() - 3_600) // part_seconds * part_seconds - READINGS - 1
+    )
     rounds = [bodies_of(number, start) for number in range(2)]
     host = Host(tmp_path / "attic", env, "attic")
     host.worker.start()

@@ -27,7 +27,7 @@ from meshtasks.flows.timeseries import TimeSeries
 from meshtasks.flows.webhooks import client as webhook
 from meshtasks.flows.webhooks.client import WebhookBusy, Webhooks
 from meshtasks.flows.webhooks.config import Workflow
-from meshtasks.flows.webhooks.workflows import WebhookLog
+from meshtasks.flows.webhooks.log import WebhookLog
 from meshtasks.outcome import Retry, outcome_of
 from meshtasks.rules.store import RuleStateStore
 from meshtasks.state.archive_journal import ArchiveJournal

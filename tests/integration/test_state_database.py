@@ -17,7 +17,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, make_url, text
 
 from meshtasks.errors import SinkUnavailable
-from meshtasks.state import connecting, database
+from meshtasks.state import connecting, database, migrations
+from meshtasks.state.connecting import revision_of
 from meshtasks.state.database import Database, StateLocation
 from meshtasks.state.migrations import config_of
 from meshtasks.state.tables import METADATA, REVISION
@@ -78,12 +79,49 @@ def test_a_transaction_that_raises_writes_nothing(state: Database) -> None:
     assert count(state) == 0
 
 
-def test_the_migrations_make_the_tables(state: Database) -> None:
-    with state.transaction() as connection:
+@pytest.fixture(params=["new", "migrated"])
+def tables(
+    request: pytest.FixtureRequest, state: Database, monkeypatch: pytest.MonkeyPatch
+) -> Database:
+    """The tables of a new database, and those that the migrations make."""
+    if request.param == "migrated":
+        if state.is_shared:
+            postgres: Postgres = request.getfixturevalue("postgres")
+            url = make_url(postgres.url(postgres.new_database()))
+            state.location = replace(state.location, url=url)
+        monkeypatch.setattr(database, "make_tables", migrations.upgrade)
+    return state
+
+
+def test_the_tables_are_as_they_are_described(tables: Database) -> None:
+    with tables.transaction() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_server_default": True}
         )
         assert compare_metadata(context, METADATA) == []
+        assert revision_of(connection) == REVISION
+
+
+def test_a_new_file_has_the_tables_that_the_migrations_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def described(name: str) -> dict[str, list[str]]:
+        location = StateLocation.in_directory(tmp_path / name)
+        with (
+            closing(Database("test", location, "old.sqlite")) as state,
+            state.transaction() as connection,
+        ):
+            rows = connection.execute(text("SELECT name, sql FROM sqlite_schema"))
+            # two foreign keys of one table may stand in any order
+            return {
+                table: sorted((sql or "").replace(",", " ").split())
+                for table, sql in rows
+            }
+
+    new = described("new")
+    monkeypatch.setattr(database, "make_tables", migrations.upgrade)
+
+    assert new == described("migrated")
 
 
 def test_a_database_of_a_newer_version_is_left_alone(

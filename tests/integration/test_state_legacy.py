@@ -17,7 +17,7 @@ from sqlalchemy import make_url, text
 
 from meshtasks.errors import SinkUnavailable
 from meshtasks.flows.alerts.store import AlertStore
-from meshtasks.flows.webhooks.workflows import WebhookLog
+from meshtasks.flows.webhooks.log import WebhookLog
 from meshtasks.gateway.store import Store
 from meshtasks.rules.store import RuleStateStore
 from meshtasks.state.archive_journal import ArchiveJournal

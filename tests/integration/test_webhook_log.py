@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from meshtasks.flows.webhooks.workflows import KEEP_SECONDS, WebhookLog
+from meshtasks.flows.webhooks.log import KEEP_SECONDS, WebhookLog
 from meshtasks.state.database import StateLocation
 
 NOW = 1_795_440_000.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -250,3 +252,32 @@ def test_a_directory_that_exists_is_left_alone(
 
     assert result.exit_code == 2
     assert list((tmp_path / "mesh-tides").iterdir()) == []
+
+
+def test_a_worker_loads_what_a_sink_needs_when_it_is_opened() -> None:
+    """Each takes more than a megabyte in every process, and is in use by few."""
+    code = (
+        "import sys, meshtasks.worker.consumer\n"
+        "from meshtasks.celery import create_app\n"
+        "from meshtasks.config.settings import load_settings\n"
+        "create_app(load_settings())\n"
+        "print(*sys.modules)\n"
+    )
+    env = {"MESH_BROKER_URL": "amqp://x:y@localhost", "MESH_CONFIG_DIR": "config"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | env,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    heavy = {
+        "alembic", "apprise", "duckdb", "fastapi", "influxdb_client", "minio",
+        "nicegui", "numpy", "psycopg", "pyarrow", "requests", "sqlalchemy",
+        "tritonclient",
+    }  # fmt: skip
+
+    assert "meshtasks" in loaded
+    assert loaded & heavy == set()
