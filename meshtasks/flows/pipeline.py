@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from time import time as epoch_now
 from typing import NamedTuple, TypeVar
 
@@ -20,7 +21,12 @@ from meshtasks.flows.excerpts import (
     sampled,
 )
 from meshtasks.flows.pending import put_aside
-from meshtasks.flows.sensor_activity import of_keys, of_readings
+from meshtasks.flows.sensor_activity import (
+    BATTERY_PERCENT,
+    of_battery,
+    of_keys,
+    of_readings,
+)
 from meshtasks.flows.sinks import PUBLISHER, RULE_STATE, TIMESERIES, Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, outcome_of, retry_of
 from meshtasks.records.envelope import Envelope, record_id
@@ -37,7 +43,7 @@ from meshtasks.records.timestamps import UntimedMoments, moment_of, too_old
 from meshtasks.rules.config import RuleBook
 from meshtasks.rules.detection import Series
 from meshtasks.rules.evaluation import Watched, evaluate
-from meshtasks.state.sensor_activity import Seen
+from meshtasks.state.sensor_activity import BATTERY_LOW, Seen
 
 
 class Transformed(NamedTuple):
@@ -50,6 +56,7 @@ class Transformed(NamedTuple):
         watched: the samples by routing key and series.
         dead: index of each bad record → why.
         are_readings: and :attr:`watched` has those of all sensors.
+        batteries: what was last said of each.
     """
 
     indices: list[int]
@@ -58,6 +65,7 @@ class Transformed(NamedTuple):
     watched: list[Watched]
     dead: dict[int, Dead]
     are_readings: bool = False
+    batteries: Mapping[str, Seen | None] = {}
 
     def seen(self, envelopes: Sequence[Envelope]) -> Iterator[Seen]:
         """What the batch had of each sensor, or routing key.
@@ -67,7 +75,8 @@ class Transformed(NamedTuple):
         """
         if self.are_readings:
             return of_readings(self.watched)
-        return of_keys([envelopes[index] for index in self.indices])
+        own = of_keys([envelopes[index] for index in self.indices])
+        return chain(own, filter(None, self.batteries.values()))
 
 
 def metric_points(
@@ -82,7 +91,8 @@ def metric_points(
         rules: to find those that watch a field.
         oldest_seconds: an older one is dead, unless its message may be old.
     """
-    result = Transformed([], [], [], [], {})
+    batteries: dict[str, Seen | None] = {}
+    result = Transformed([], [], [], [], {}, batteries=batteries)
     watched: dict[tuple[str, str], dict[str, Watched]] = {}
     untimed = UntimedMoments()
     for index, (metric, envelope) in enumerate(zip(metrics, envelopes, strict=True)):
@@ -106,6 +116,8 @@ def metric_points(
         result.lines.append(point(start, text, time))
         if envelope.is_quiet:
             continue
+        if BATTERY_PERCENT in fields or BATTERY_LOW in fields:
+            batteries[start] = of_battery(envelope, tags, fields)
         routing_key = envelope.routing_key
         by_field = watched.get((routing_key, start))
         if by_field is None:

@@ -8,7 +8,7 @@ it with the batch's result, and stores it now and then for many batches together
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from operator import itemgetter
 from statistics import median
@@ -23,6 +23,8 @@ from meshtasks.rules.evaluation import Watched
 from meshtasks.state.sensor_activity import (
     BAD_RECORD,
     BAD_UNIT,
+    BATTERY,
+    BATTERY_LOW,
     CLOCK_AHEAD,
     CLOCK_BEHIND,
     GIVEN_UP,
@@ -42,6 +44,8 @@ _MOST_KEYS = 1_000
 #: Of a pause within a batch; the state judges whether it is a gap.
 _PAUSES = 2.5
 _TIME = itemgetter(0)
+#: Field of the metrics of devices.
+BATTERY_PERCENT = "battery_percent"
 
 
 def of_readings(watched: Iterable[Watched]) -> Iterator[Seen]:
@@ -92,6 +96,30 @@ def of_keys(envelopes: Sequence[Envelope]) -> Iterator[Seen]:
         first, last = min(times), max(times)
         stretches = ((first, last, len(times)),)
         yield (key, "", "", "", "", None, stretches, last, 0.0, 0.0, 0, "")
+
+
+def of_battery(
+    envelope: Envelope,
+    tags: Sequence[tuple[str, str]],
+    fields: Mapping[str, object],
+) -> Seen | None:
+    """What a device's metric says of its battery; None if nothing.
+
+    Args:
+        envelope: of the metric.
+        tags: of the metric.
+        fields: of the metric.
+    """
+    kind, unit, value = BATTERY, "%", fields.get(BATTERY_PERCENT)
+    if value is None:
+        kind, unit, value = BATTERY_LOW, "", fields.get(BATTERY_LOW)
+    if not isinstance(value, int | float):
+        return None
+    named = dict(tags)
+    sensor_id = named.get("sensor_id") or named.get("host") or envelope.key_tail
+    what = envelope.routing_key, sensor_id, kind, named.get("location", ""), unit
+    at = envelope.received_at
+    return (*what, float(value), ((at, at, 1),), at, 0.0, 0.0, 0, "")
 
 
 def _stretches(ordered: Sequence[Sample]) -> Iterator[tuple[float, float, int]]:

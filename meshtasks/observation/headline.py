@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from meshtasks.config.durations import span_text
+from meshtasks.flows.alerts.current import CurrentAlert
 from meshtasks.observation.causes import REFUSALS
 from meshtasks.observation.remembered import Remembered
 from meshtasks.observation.sensor_facts import Facts, counted, sink_named
@@ -19,6 +20,7 @@ from meshtasks.state.sensor_activity import (
     Sensor,
     Span,
 )
+from meshtasks.text import clip
 
 #: What was wrong with readings is news for so long.
 _NEWS_SECONDS = 600.0
@@ -33,10 +35,12 @@ class Line(NamedTuple):
     Attributes:
         text: the sentence.
         sensor: routing key of the sensor that it is about; empty if of none.
+        alert: fingerprint of the alert that it is about; empty if of none.
     """
 
     text: str
     sensor: str = ""
+    alert: str = ""
 
 
 def headline(
@@ -45,7 +49,7 @@ def headline(
     remembered: Remembered,
     *,
     waits_for_store: int,
-    muted: Iterable[str] = (),
+    alerts: Sequence[CurrentAlert] = (),
 ) -> list[Line]:
     """What is not well, the gravest first; nothing if all is well.
 
@@ -54,18 +58,40 @@ def headline(
         answers: of the workers.
         remembered: what the state has of the last day.
         waits_for_store: readings whose points wait for the time-series store.
-        muted: titles of alerts that go on while a silence mutes them.
+        alerts: those that go on.
     """
     now = snapshot.taken_at
-    lines = list(_broker(snapshot, remembered.spans, now))
+    loud = [each for each in alerts if each.state != "silenced"]
+    lines = list(_alerts(each for each in loud if each.alert.severity == "critical"))
+    lines += _broker(snapshot, remembered.spans, now)
     lines += _sinks(snapshot, answers, remembered.spans, waits_for_store)
     lines += _unattended(snapshot, answers)
     lines += _incidents(remembered.incidents, now)
+    lines += _alerts(each for each in loud if each.alert.severity != "critical")
     lines += _silent(remembered.sensors, now)
     lines += [
-        Line(f'The alert "{title}" goes on, and a silence mutes it.') for title in muted
+        Line(
+            f'The alert "{each.alert.title}" goes on, and a silence mutes it.',
+            alert=each.alert.fingerprint,
+        )
+        for each in alerts
+        if each.state == "silenced"
     ]
     return lines
+
+
+def _alerts(alerts: Iterable[CurrentAlert]) -> Iterator[Line]:
+    """Those of one severity; the first few by their titles."""
+    named = [each.alert for each in alerts]
+    for alert in named[:_NAMED]:
+        yield Line(
+            f'The {alert.severity} alert "{clip(alert.title)}" goes on'
+            f"{' (acknowledged)' * bool(alert.acknowledged_by)}.",
+            alert=alert.fingerprint,
+        )
+    if more := named[_NAMED:]:
+        verb = " goes" if len(more) == 1 else "s go"
+        yield Line(f"{len(more):,} more alert{verb} on.", alert=more[0].fingerprint)
 
 
 def _open(spans: Iterable[Span], kind: str, name: str) -> Span | None:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
 from meshtasks.amqp.receiving import Message
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.analytics.rows import Reading, reading_of
+from meshtasks.observation.sensor_facts import SLACK_SECONDS
 from meshtasks.records.kinds import KindsConfig
-from meshtasks.state.sensor_activity import Sensor
+from meshtasks.records.timestamps import InvalidTimestamp, any_moment
+from meshtasks.state.sensor_activity import BATTERY, BATTERY_LOW, Sensor
 
 #: Sensors that are remembered; those that were silent longest are forgotten.
 _MOST_SENSORS = 10_000
 #: Messages that are kept of a routing key, how much of each, and of how many keys.
 _RAW, _RAW_BYTES, _MOST_RAW = 10, 1_000, 2_000
+#: Of a sensor whose rhythm nobody has noted.
+UNKNOWN_GAP_SECONDS = 3 * 3600.0
+#: What readings and events say of the battery of their device, beside the value.
+_LEVELS = ("battery", "battery_percent", "battery_level")
+_FULL_PERCENT = 100
 
 
 class SensorKey(NamedTuple):
@@ -38,12 +45,18 @@ class LatestValue(NamedTuple):
         unit: the kind's canonical unit, if there is one.
         at: when it was read or published, epoch seconds.
         routing_key: it was published with.
+        gap_seconds: a longer silence is none of its usual pauses.
     """
 
     value: float
     unit: str
     at: float
     routing_key: str
+    gap_seconds: float = UNKNOWN_GAP_SECONDS
+
+    def is_silent(self, now: float) -> bool:
+        """Whether it is silent for longer than usual."""
+        return now - self.at - SLACK_SECONDS > self.gap_seconds
 
 
 class RawMessage(NamedTuple):
@@ -76,12 +89,10 @@ class LatestValues:
         records = document if isinstance(document, list) else [document]
         readings = []
         for record in records:
+            key, time_ms = message.routing_key, int(1000 * _moment(record, now))
             with suppress(InvalidMessage):
-                readings.append(
-                    reading_of(
-                        record, message.routing_key, int(now * 1000), self._kinds
-                    )
-                )
+                readings.append(reading_of(record, key, time_ms, self._kinds))
+            readings += _batteries(record, key, time_ms)
         self.add(readings)
 
     def add(self, readings: Iterable[Reading]) -> None:
@@ -94,9 +105,9 @@ class LatestValues:
                 known = self._values.get(key)
                 if known is not None and known.at > at:
                     continue
-                self._values[key] = LatestValue(
-                    reading.value, reading.unit or "", at, reading.routing_key
-                )
+                gap_seconds = known.gap_seconds if known else UNKNOWN_GAP_SECONDS
+                value = reading.value, reading.unit or "", at, reading.routing_key
+                self._values[key] = LatestValue(*value, gap_seconds)
                 self._values.move_to_end(key)
             while len(self._values) > _MOST_SENSORS:
                 self._values.popitem(last=False)
@@ -109,11 +120,13 @@ class LatestValues:
                     continue
                 room = sensor.location or sensor.sensor_id
                 key = SensorKey(room, sensor.kind, sensor.sensor_id)
+                latest = LatestValue(
+                    sensor.value, sensor.unit, sensor.time, sensor.routing_key
+                )
                 known = self._values.get(key)
-                if known is None or known.at < sensor.time:
-                    self._values[key] = LatestValue(
-                        sensor.value, sensor.unit, sensor.time, sensor.routing_key
-                    )
+                if known is not None and known.at >= sensor.time:
+                    latest = known
+                self._values[key] = latest._replace(gap_seconds=sensor.gap_seconds)
 
     def raw(self, routing_key: str) -> list[RawMessage]:
         """The last messages with a routing key; the latest first."""
@@ -132,3 +145,32 @@ class LatestValues:
         """All of them, by room, kind and sensor."""
         with self._lock:
             return dict(sorted(self._values.items()))
+
+
+def _moment(record: Any, now: float) -> float:
+    """When a record was made, epoch seconds: by its own time, unless that is none, or
+    yet to come."""
+    stamp = record.get("timestamp") if isinstance(record, dict) else None
+    if stamp is not None:
+        with suppress(InvalidTimestamp, OverflowError):
+            return min(any_moment(stamp), now)
+    return now
+
+
+def _batteries(record: Any, routing_key: str, time_ms: int) -> Iterator[Reading]:
+    """What a record says of the battery of its device."""
+    if not isinstance(record, dict):
+        return
+    named, location = record.get("sensor_id"), record.get("location")
+    sensor_id = named if isinstance(named, str) and named.strip() else ""
+    sensor_id = sensor_id or ".".join(routing_key.split(".")[2:])
+    place = location if isinstance(location, str) and location.strip() else None
+    level = next((record[name] for name in _LEVELS if name in record), None)
+    low = record.get(BATTERY_LOW)
+    if isinstance(level, bool):  # of a binary sensor: it is low
+        level, low = None, level
+    what = sensor_id, place
+    if isinstance(level, int | float) and 0 <= level <= _FULL_PERCENT:
+        yield Reading(time_ms, BATTERY, *what, float(level), "%", routing_key, "")
+    elif isinstance(low, bool):
+        yield Reading(time_ms, BATTERY_LOW, *what, float(low), None, routing_key, "")

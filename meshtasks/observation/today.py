@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS
-from meshtasks.flows.alerts.current import current_alerts
+from meshtasks.flows.alerts.current import CurrentAlert, current_alerts
 from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.sinks import Sinks
 from meshtasks.observation.headline import Line, headline
@@ -31,14 +31,14 @@ class Today(NamedTuple):
         remembered: of the last 24 hours.
         counts: of records since midnight, by queue.
         all_counts: of all days that are kept.
-        muted: titles of alerts that go on while a silence mutes them.
+        alerts: those that go on, the gravest first.
         handled: the queues of the mesh.
     """
 
     remembered: Remembered = Remembered()
     counts: Mapping[str, Count] = {}
     all_counts: Mapping[str, Count] = {}
-    muted: Sequence[str] = ()
+    alerts: Sequence[CurrentAlert] = ()
     handled: Sequence[str] = ()
 
     @classmethod
@@ -58,7 +58,7 @@ class Today(NamedTuple):
             remembered,
             counts,
             all_counts,
-            _muted(settings, now),
+            _firing(settings, now),
             tuple(settings.read(TOPOLOGY).domain_queues),
         )
 
@@ -76,14 +76,13 @@ class Today(NamedTuple):
             answers,
             self.remembered,
             waits_for_store=aside(self.all_counts, snapshot),
-            muted=self.muted,
+            alerts=self.alerts,
         )
 
 
-def _muted(settings: Settings, now: float) -> list[str]:
+def _firing(settings: Settings, now: float) -> list[CurrentAlert]:
     with closing(Sinks(settings)) as sinks:
         if not sinks[ALERT_STATE].exists():
             return []
         with sinks[ALERT_STATE].tables() as tables:
-            alerts = current_alerts(tables, settings.read(ALERTS), now, every=False)
-    return [each.alert.title for each in alerts if each.state == "silenced"]
+            return current_alerts(tables, settings.read(ALERTS), now, every=False)

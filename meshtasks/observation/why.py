@@ -19,7 +19,7 @@ from meshtasks.observation.mutes import mutes_of
 from meshtasks.observation.remembered import Live, Remembered, look_at
 from meshtasks.observation.sensor_facts import Cause, Facts, QueueNow, Window, clock
 from meshtasks.state.database import StateLocation
-from meshtasks.state.sensor_activity import Sensor
+from meshtasks.state.sensor_activity import BATTERIES, Sensor
 
 #: Without a time, what went on lately is looked at: first within this, then within
 #: that.
@@ -112,7 +112,9 @@ class Why:
 
     def keys(self) -> list[tuple[str, str]]:
         """Routing key and sensor id of all sensors that anything is known of."""
-        known = {sensor[:2] for sensor in self._state.sensors}
+        known = {
+            sensor[:2] for sensor in self._state.sensors if sensor.kind not in BATTERIES
+        }
         without_id = {key for key, sensor_id in known if not sensor_id}
         only_incidents = {
             incident[:2]

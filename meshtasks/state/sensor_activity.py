@@ -3,6 +3,7 @@ what new readings change of what is known. Times are epoch seconds."""
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,6 +23,12 @@ _PAUSES, _SPREADS = 3.0, 6.0
 _WEIGHT = 0.2
 #: Two locations of one sensor within so long are two sensors.
 _MOVING_SECONDS = 600.0
+
+
+#: Kinds of what a device says of its battery. It says so when it likes: no pause is a
+#: gap.
+BATTERY, BATTERY_LOW = "battery", "battery_low"
+BATTERIES = frozenset({BATTERY, BATTERY_LOW})
 
 
 class Stretch(NamedTuple):
@@ -112,6 +119,8 @@ class Sensor(NamedTuple):
     @property
     def gap_seconds(self) -> float:
         """A longer silence is a gap."""
+        if self.kind in BATTERIES:
+            return math.inf
         if not self.usual_seconds:
             return _UNKNOWN_PAUSE_GAP_SECONDS
         irregular = self.usual_seconds + _SPREADS * self.spread_seconds

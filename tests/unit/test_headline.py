@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from meshtasks.flows.alerts.current import CurrentAlert
+from meshtasks.flows.alerts.state import update
 from meshtasks.observation.headline import headline
 from meshtasks.observation.ledger import aside, ledger_of, ledger_sentence
 from meshtasks.observation.remembered import Remembered
 from meshtasks.observation.snapshot import QueueState, Snapshot
 from meshtasks.observation.workers import WorkerAnswer
+from meshtasks.records.alert import Severity
 from meshtasks.state.sensor_activity import (
     BAD_UNIT,
     CLOCK_BEHIND,
@@ -18,6 +21,7 @@ from meshtasks.state.sensor_activity import (
     Sensor,
     Span,
 )
+from tests.support.alerting import alert
 
 NOW = 1_795_440_000.0
 TEMPERATURES, PENDING = "sensors.temperature", "pending.timeseries"
@@ -111,8 +115,32 @@ def test_a_sensor_that_is_silent_is_missed_for_a_day() -> None:
     assert said(snapshot(), Remembered([sensor(NOW - 90_000)])) == []
 
 
+def current(title: str, severity: Severity, state: str = "firing") -> CurrentAlert:
+    known = update(None, alert(title=title, severity=severity), NOW, NOW)
+    assert known
+    return CurrentAlert(known, state, "firing")
+
+
+def test_alerts_that_go_on_are_named_and_critical_ones_first() -> None:
+    alerts = [current("attic is damp", "warning"), current("attic burns", "critical")]
+
+    lines = said(snapshot(), Remembered([sensor(NOW - 720)]), alerts=alerts)
+
+    assert lines == [
+        'The critical alert "attic burns" goes on.',
+        'The warning alert "attic is damp" goes on.',
+        "loft is silent for 12 min.",
+    ]
+
+
+def test_of_many_alerts_some_are_named_and_the_others_counted() -> None:
+    lines = said(snapshot(), alerts=[current("damp", "info")] * 12)
+
+    assert (len(lines), lines[-1]) == (4, "9 more alerts go on.")
+
+
 def test_a_muted_alert_is_named() -> None:
-    (line,) = said(snapshot(), muted=["oven is hot"])
+    (line,) = said(snapshot(), alerts=[current("oven is hot", "info", "silenced")])
 
     assert line == 'The alert "oven is hot" goes on, and a silence mutes it.'
 

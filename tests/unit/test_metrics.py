@@ -264,3 +264,33 @@ def test_a_rule_may_be_narrowed_by_tags(tags: dict[str, str], is_seen: bool) -> 
     result = transformed(metric, rules=rules(tags={"path": "/data*"}))
 
     assert bool(result.watched) == is_seen
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "value"),
+    [
+        ({"battery_percent": 87, "illuminance_lux": 4}, "battery", 87.0),
+        ({"battery_low": True}, "battery_low", 1.0),
+    ],
+)
+def test_what_devices_say_of_their_batteries_is_noted(
+    fields: dict[str, Any], kind: str, value: float
+) -> None:
+    tags = {"sensor_id": "door", "location": "hall"}
+    metric = {"name": "device", "fields": fields, "tags": tags}
+
+    (seen,) = transformed(metric).batteries.values()
+
+    assert seen
+    assert seen[:6] == (
+        *("metrics.system.nas", "door", kind, "hall"),
+        *("%" if kind == "battery" else "", value),
+    )
+
+
+@pytest.mark.parametrize("level", ["full", None])
+def test_a_battery_without_a_level_is_not_noted(level: object) -> None:
+    fields = {"battery_percent": level, "x": 1}
+
+    found = transformed({"name": "device", "fields": fields}).batteries
+    assert [*found.values()] == [None]

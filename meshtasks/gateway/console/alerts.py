@@ -30,16 +30,22 @@ def add_alerts(console: Console) -> None:
     """Serve the page."""
 
     @ui.page("/alerts")
-    def alerts() -> None:
+    def alerts(alert: str = "") -> None:
         with framed(console, "/alerts"):
-            _Page(console).build()
+            _Page(console, alert).build()
 
 
 class _Page:
-    """One viewer's look at the alerts."""
+    """One viewer's look at the alerts.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: the console.
+        chosen: fingerprint of the alert that comes first; may be empty.
+    """
+
+    def __init__(self, console: Console, chosen: str) -> None:
         self._console = console
+        self._chosen = chosen
         self._model = console.alerts
         self._zone = console.settings.read(ALERTS).zone
         self._now = 0.0
@@ -72,6 +78,7 @@ class _Page:
         loudest = sorted(
             known.shown,
             key=lambda each: (
+                each.alert.fingerprint != self._chosen,
                 not each.alert.firing,
                 -self._times(each.alert),
                 -each.alert.starts_at,

@@ -39,6 +39,8 @@ body.body--dark { --ink: #e6ecf1; --dim: #a3b0bb; --card: #1d252c; --line: #3642
   --bad: #ff8a80; --good: #7fd6a0; --accent: #8cc4ee; background: #12181d }
 .mesh-card { background: var(--card); border: 1px solid var(--line);
   border-radius: .6rem; padding: .75rem 1rem; min-width: 0 }
+.mesh-alerting { border-color: var(--bad); box-shadow: inset .25rem 0 0 var(--bad) }
+.mesh-age { display: inline-block; min-width: 4.5rem; text-align: right }
 .mesh-grid { display: grid; gap: .75rem; width: 100%; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)) }
 .mesh-dim { color: var(--dim) } .mesh-bad { color: var(--bad) }

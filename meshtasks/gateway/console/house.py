@@ -4,23 +4,44 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import groupby
+from typing import NamedTuple
 from urllib.parse import quote
 
 from nicegui import ui
 
+from meshtasks.flows.alerts.current import CurrentAlert
 from meshtasks.gateway.console import SENSOR
+from meshtasks.gateway.console.ages import age, count_ages
+from meshtasks.gateway.console.cards import Cards, Change
 from meshtasks.gateway.console.frame import Console, framed, text
 from meshtasks.observation.facts import Curve
+from meshtasks.observation.headline import Line
 from meshtasks.observation.latest import LatestValue, SensorKey
 from meshtasks.observation.ledger import ledger_sentence
+from meshtasks.state.sensor_activity import BATTERIES, BATTERY
+from meshtasks.text import clip
 
 _REFRESH_SECONDS, _BEGINNING_SECONDS = 2.0, 0.1
-#: A sensor that was silent for so long is shown grey.
-_STALE_SECONDS = 3 * 3600.0
 _WIDTH, _HEIGHT = 240, 36
+#: A battery below is marked, percent.
+_LOW_PERCENT = 15.0
+#: Labels of alerts that name no room and no device.
+_OF_RULES = frozenset({"kind", "field", "rule"})
+
+
+class Card(NamedTuple):
+    """A card as HTML.
+
+    Attributes:
+        content: of it.
+        is_alerting: an alert of its room or of one of its devices goes on.
+    """
+
+    content: str
+    is_alerting: bool
 
 
 def add_house(console: Console) -> None:
@@ -29,22 +50,18 @@ def add_house(console: Console) -> None:
     @ui.page("/")
     def house() -> None:
         with framed(console, "/"):
+            count_ages()
             state = ui.html("", sanitize=False).props('role="status"')
             counts = ui.html("", sanitize=False).classes("mesh-dim")
-            grid = ui.element("div").classes("mesh-grid")
-            cards: dict[str, ui.html] = {}
+            cards = Cards[Card](
+                ui.element("div").classes("mesh-grid"), _make, classes="mesh-card"
+            )
 
             def refresh() -> None:
-                state.set_content(sentence(console))
-                counts.set_content(_counts(console))
-                for room, content in console.watch.shared(
-                    "cards", lambda: list(_cards(console))
-                ):
-                    if room not in cards:
-                        with grid:
-                            card = ui.html("", sanitize=False).classes("mesh-card")
-                        cards[room] = card
-                    cards[room].set_content(content)
+                shared = console.watch.shared
+                state.set_content(shared("sentence", lambda: sentence(console)))
+                counts.set_content(shared("counts", lambda: _counts(console)))
+                cards.show(shared("cards", lambda: list(_cards(console))))
 
             def begin() -> None:
                 """Show what is there as soon as the mesh was looked at."""
@@ -58,6 +75,21 @@ def add_house(console: Console) -> None:
             ui.timer(_REFRESH_SECONDS, refresh)
 
 
+def _make(card: Card) -> Change[Card]:
+    content = ui.html(card.content, sanitize=False)
+    whole = content.parent_slot.parent if content.parent_slot else content
+    was_alerting = False
+
+    def change(card: Card) -> None:
+        nonlocal was_alerting
+        content.set_content(card.content)
+        if card.is_alerting is not was_alerting:
+            was_alerting = card.is_alerting
+            whole.classes(toggle="mesh-alerting")
+
+    return change
+
+
 def sentence(console: Console) -> str:
     """Whether all is well, as HTML."""
     if console.watch.snapshot is None:
@@ -65,18 +97,26 @@ def sentence(console: Console) -> str:
     lines = console.watch.headline()
     if not lines:
         return '<span class="mesh-good">All is well.</span>'
-    items = [
-        _linked(line.text, line.sensor) if line.sensor else text(line.text)
-        for line in lines
-    ]
-    listed = "".join(f"<li>{item}</li>" for item in items)
+    listed = "".join(f"<li>{_line(line)}</li>" for line in lines)
     return f'<ul class="mesh-bad q-pl-md q-my-none">{listed}</ul>'
+
+
+def _line(line: Line) -> str:
+    if line.alert:
+        return _alert_link(line.text, line.alert)
+    return _linked(line.text, line.sensor) if line.sensor else text(line.text)
 
 
 def _linked(what: str, routing_key: str, sensor_id: str = "") -> str:
     """A link to the page of a sensor, as HTML."""
-    chosen = f"?id={quote(sensor_id)}" if sensor_id else ""
-    address = f"{SENSOR}{quote(routing_key)}{chosen}"
+    chosen = f"?id={quote(sensor_id, safe='')}" if sensor_id else ""
+    address = f"{SENSOR}{quote(routing_key, safe='')}{chosen}"
+    return f'<a class="mesh-plain" href="{text(address)}">{text(what)}</a>'
+
+
+def _alert_link(what: str, fingerprint: str) -> str:
+    """A link to an alert, as HTML."""
+    address = f"/alerts?alert={quote(fingerprint, safe='')}"
     return f'<a class="mesh-plain" href="{text(address)}">{text(what)}</a>'
 
 
@@ -97,8 +137,8 @@ def _counts(console: Console) -> str:
     )
 
 
-def _cards(console: Console) -> Iterator[tuple[str, str]]:
-    """Each room's card as HTML."""
+def _cards(console: Console) -> Iterator[tuple[str, Card]]:
+    """The card of each room, or of a device without one."""
     now = time.time()
     curves = {
         (room.name, curve.kind): curve
@@ -106,37 +146,82 @@ def _cards(console: Console) -> Iterator[tuple[str, str]]:
         for curve in room.curves
     }
     latest = console.watch.latest.values()
-    for (room, kind), curve in curves.items():
-        if not any(key[:2] == (room, kind) for key in latest):
-            value = next(v for v in reversed(curve.means) if v is not None)
-            at = curve.times[-1].timestamp()
-            key = SensorKey(room, kind, "")
-            latest[key] = LatestValue(value, curve.unit, at, "")
-    rows = sorted(latest.items())
+    for room, kind in curves.keys() - {key[:2] for key in latest}:
+        curve = curves[room, kind]
+        mean = next(mean for mean in reversed(curve.means) if mean is not None)
+        at = curve.times[-1].timestamp()
+        latest[SensorKey(room, kind, "")] = LatestValue(mean, curve.unit, at, "")
+    rows = sorted(
+        latest.items(), key=lambda row: (row[0].room, _is_battery(row[0]), row[0])
+    )
+    alerts = _by_name(console.watch.today.alerts)
     for room, of_room in groupby(rows, key=lambda row: row[0].room):
-        lines = ""
+        lines, names = "", {room: None}
         for kind, of_kind in groupby(of_room, key=lambda row: row[0].kind):
-            lines += "".join(_row(key, value, now) for key, value in of_kind)
+            for key, value in of_kind:
+                names[key.sensor_id] = None
+                lines += _row(key, value, is_silent=value.is_silent(now))
             if known := curves.get((room, kind)):
                 lines += _sparkline(known, kind)
-        yield room, f"<h2>{text(_spoken(room))}</h2>{lines}"
+        own = {
+            each.alert.fingerprint: each
+            for name in names
+            for each in alerts.get(name, ())
+        }
+        said = "".join(map(_alert_row, own.values()))
+        yield room, Card(f"<h2>{text(_spoken(room))}</h2>{said}{lines}", bool(own))
 
 
-def _row(key: SensorKey, value: LatestValue, now: float) -> str:
-    stale = "mesh-dim" if now - value.at > _STALE_SECONDS else ""
-    clock = f"{datetime.fromtimestamp(value.at).astimezone():%H:%M:%S}"
+def _by_name(alerts: Iterable[CurrentAlert]) -> dict[str, list[CurrentAlert]]:
+    """Alerts by what their labels name."""
+    found: dict[str, list[CurrentAlert]] = {}
+    for each in alerts:
+        labels = each.alert.own_labels
+        for name in {labels[label] for label in labels.keys() - _OF_RULES}:
+            found.setdefault(name, []).append(each)
+    return found
+
+
+def _alert_row(current: CurrentAlert) -> str:
+    alert = current.alert
+    what = f"{alert.severity} alert: {clip(alert.title, 200)}"
+    state = "" if current.state == "firing" else f" ({current.state})"
+    return f'<div class="mesh-bad">{_alert_link(what + state, alert.fingerprint)}</div>'
+
+
+def _is_battery(key: SensorKey) -> bool:
+    return key.kind in BATTERIES
+
+
+@lru_cache(maxsize=10_000)
+def _row(key: SensorKey, value: LatestValue, *, is_silent: bool) -> str:
     sensor = f" {text(_short(key))}"
-    kind = _spoken(key.kind)
+    kind = _spoken(BATTERY if _is_battery(key) else key.kind)
     if value.routing_key:
-        named = _linked(kind, value.routing_key, key.sensor_id)
+        sensor_id = "" if _is_battery(key) else key.sensor_id
+        named = _linked(kind, value.routing_key, sensor_id)
     else:
         named = text(kind)
+    said = _battery(value) if _is_battery(key) else _measured(value)
     return (
-        f'<div class="mesh-row {stale}"><span>{named}'
+        f'<div class="mesh-row {"mesh-dim" * is_silent}"><span>{named}'
         f'<span class="mesh-dim">{sensor}</span></span>'
-        f'<span><span class="mesh-value">{value.value:.4g}</span> {text(value.unit)} '
-        f'<span class="mesh-dim">{clock}</span></span></div>'
+        f"<span>{said} {age(value.at)}</span></div>"
     )
+
+
+def _measured(value: LatestValue) -> str:
+    return f'<span class="mesh-value">{value.value:.4g}</span> {text(value.unit)}'
+
+
+def _battery(value: LatestValue) -> str:
+    """A level, or whether it is low."""
+    if value.unit:
+        level, is_low = f"{value.value:.4g} {value.unit}", value.value < _LOW_PERCENT
+    else:
+        level, is_low = "", bool(value.value)
+    said = f"{level} low" if is_low else level or "not low"
+    return f'<span class="{"mesh-bad" * is_low}">{text(said.strip())}</span>'
 
 
 def _sparkline(curve: Curve, kind: str) -> str:

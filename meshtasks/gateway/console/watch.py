@@ -63,7 +63,8 @@ class MeshWatch:
         self.state_fault = ""
         self._settings = settings
         self._wanted_until = 0.0
-        self._shared: dict[str, tuple[float, object]] = {}
+        self._is_state_read = False
+        self._shared: dict[str, tuple[float, object, object]] = {}
         self._wake_up = threading.Event()
         self._stopping = threading.Event()
         self._threads = [
@@ -100,10 +101,11 @@ class MeshWatch:
             name: of it.
             make: makes it.
         """
-        made_at, made = self._shared.get(name, (-_LOOK_SECONDS, None))
-        if (now := time.monotonic()) >= made_at + 0.9 * _LOOK_SECONDS:
+        now, seen = time.monotonic(), (self.snapshot is not None, self._is_state_read)
+        made_at, seen_then, made = self._shared.get(name, (0.0, None, None))
+        if seen != seen_then or now >= made_at + 0.9 * _LOOK_SECONDS:
             made = make()
-            self._shared[name] = now, made
+            self._shared[name] = now, seen, made
         return cast("_T", made)
 
     def headline(self) -> list[Line]:
@@ -158,6 +160,7 @@ class MeshWatch:
             except MeshError as error:
                 self.state_fault = str(error)
             self.latest.know(self.today.remembered.sensors)
+            self._is_state_read = True
             took = time.monotonic() - began
             self._stopping.wait(max(_LOOK_SECONDS, _RESTS * took))
 
