@@ -21,7 +21,7 @@ def message(record: object, key: str = KEY) -> Message:
     return Message(json.dumps(record).encode(), Properties(b""), routing_key=key)
 
 
-def seen(record: object, key: str = KEY) -> dict[tuple[str, str, str], float]:
+def seen(record: object, key: str = KEY) -> dict[tuple[str, ...], float]:
     latest = LatestValues(KindsConfig())
     latest.see(message(record, key), NOW)
     return {(*name,): value.value for name, value in latest.values().items()}
