@@ -61,19 +61,27 @@ def new(
     It becomes part of the mesh when it is installed beside it; its README has the
     lines of topology.yaml that it needs.
 
-    Exit codes: 0 written; 2 the name cannot be one, or the directory exists.
+    Exit codes: 0 written; 2 the name cannot be one, or the directory exists or cannot
+    be made.
     """
     if not _NAME.fullmatch(name):
         fail(f"{name!r} cannot be the name of a flow: use a to z, 0 to 9, _", _EX_USAGE)
+    if name in load_flows().packages:
+        fail(
+            f"there is a flow {name} already; `meshtasks flow list` has all", _EX_USAGE
+        )
     distribution = f"mesh-{name.replace('_', '-')}"
     directory = into / distribution
     if directory.exists():
         fail(f"{directory} exists already", _EX_USAGE)
     words = {"name": name, "package": f"mesh_{name}", "distribution": distribution}
     templates = files("meshtasks.cli") / "flow_template"
-    for template, place in _FILES.items():
-        text = (templates / f"{template}.tmpl").read_text(encoding="utf-8")
-        path = directory / place.replace("NAME", name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(Template(text).substitute(words), encoding="utf-8")
+    try:
+        for template, place in _FILES.items():
+            text = (templates / f"{template}.tmpl").read_text(encoding="utf-8")
+            path = directory / place.replace("NAME", name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(Template(text).substitute(words), encoding="utf-8")
+    except OSError as error:
+        fail(f"{directory} cannot be written: {error.strerror}", _EX_USAGE)
     say(f"Wrote {directory}; its README.md has the next steps.")

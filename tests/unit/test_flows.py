@@ -254,6 +254,27 @@ def test_a_directory_that_exists_is_left_alone(
     assert list((tmp_path / "mesh-tides").iterdir()) == []
 
 
+def test_a_flow_that_is_there_already_is_not_written_again(
+    meshtasks: Program, tmp_path: Path
+) -> None:
+    result = meshtasks("flow", "new", "alerts", "--into", tmp_path)
+
+    assert result.exit_code == 2
+    assert "there is a flow alerts already" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_is_no_directory_is_named(
+    meshtasks: Program, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+
+    result = meshtasks("flow", "new", "tides", "--into", tmp_path / "file")
+
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'file' / 'mesh-tides'} cannot be written" in result.stderr
+
+
 def test_a_worker_loads_what_a_sink_needs_when_it_is_opened() -> None:
     """Each takes more than a megabyte in every process, and is in use by few."""
     code = (
