@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Never, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from yaml.constructor import ConstructorError
 
 from meshtasks.config.durations import SPAN, seconds_of
 from meshtasks.errors import ConfigError
+from meshtasks.text import clip
 
 
 def fault(reason: str, *loc: str | int) -> InitErrorDetails:
@@ -121,18 +123,54 @@ else:  # libyaml's takes a tenth of the time, and is in all of PyYAML's wheels
 
 
 class _Yaml(_Loader):
-    """YAML, of whose words only ``true`` and ``false`` are booleans, as in YAML 1.2:
-    ``on`` and ``off`` are states of Home Assistant."""
+    """YAML 1.2 with its core schema (https://yaml.org/spec/1.2.2/#103-core-schema) and,
+    as in YAML 1.1, ``_`` between digits and ``<<``. So ``on`` is a state of Home
+    Assistant, ``22:00`` and ``2026-11-28`` are text, and ``1e-3`` is a number."""
 
 
-_BOOLEAN = "tag:yaml.org,2002:bool"
-_Yaml.yaml_implicit_resolvers = {
-    first: [resolver for resolver in resolvers if resolver[0] != _BOOLEAN]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Yaml.add_implicit_resolver(
-    _BOOLEAN, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+def _scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool | float:
+    """A boolean or a number."""
+    text = str(loader.construct_scalar(node)).replace("_", "").lower()
+    base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+    try:
+        if node.tag == _BOOLEAN:
+            return {"true": True, "false": False}[text]
+        if node.tag == _INTEGER:
+            return int(text, base)
+        return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+    except (KeyError, ValueError) as error:  # a tag that lies, or too many digits
+        problem = f"{clip(text, 40)} is no {node.tag.removeprefix(_TAG)}"
+        raise ConstructorError(None, None, problem, node.start_mark) from error
+
+
+_TAG = "tag:yaml.org,2002:"
+_BOOLEAN, _INTEGER = f"{_TAG}bool", f"{_TAG}int"
+#: Plain text that is something else: name of the tag, pattern, first characters.
+_CORE_SCHEMA = (
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", "[-+]?[0-9][0-9_]*|0o[0-7_]+|0x[0-9a-fA-F_]+", list("-+0123456789")),
+    (
+        "float",
+        (
+            r"[-+]?(\.[0-9][0-9_]*|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?"
+            r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+        ),
+        list("-+.0123456789"),
+    ),
+    ("merge", "<<", ["<"]),
 )
+_Yaml.yaml_implicit_resolvers = {}
+for _name, _pattern, _first in _CORE_SCHEMA:
+    _Yaml.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"^({_pattern})$"), _first)
+# Others, such as !!binary, end in a fault, as those that YAML does not know.
+_Yaml.yaml_constructors = {
+    tag: constructor
+    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.removeprefix(_TAG) in {"null", "str", "seq", "map"}
+}
+for _tag in (_BOOLEAN, _INTEGER, f"{_TAG}float"):
+    _Yaml.add_constructor(_tag, _scalar)
 
 
 def _parsed(path: Path) -> _Document:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import dedent
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
@@ -128,3 +128,46 @@ def test_the_text_of_an_error_begins_with_file_and_line(tmp_path: Path) -> None:
     error = fault_in(path, "by_queue.a.b.name", "a nicer name")
 
     assert str(error) == f"{path}:4: by_queue.a.b.name: a nicer name"
+
+
+class Anything(BaseModel):
+    value: Any
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1E6", 1e6),
+        ("1_048_576", 1_048_576),
+        ("010", 10),
+        ("0o17", 15),
+        ("0x1f", 31),
+        ("-.5", -0.5),
+        ("22:00", "22:00"),
+        ("2026-11-28", "2026-11-28"),
+        ("on", "on"),
+        ("No", "No"),
+        ("1.2.3", "1.2.3"),
+        ("~", None),
+        ("TRUE", True),
+    ],
+)
+def test_a_word_means_what_it_does_in_yaml_1_2(
+    tmp_path: Path, written: str, value: object
+) -> None:
+    path = tmp_path / "box.yaml"
+    path.write_text(f"value: {written}\n", encoding="utf-8")
+
+    assert load_yaml(path, Anything).value == value
+
+
+@pytest.mark.parametrize("written", ["!!int abc", "!!bool 1", "9" * 5_000, "!!set {a}"])
+def test_what_yaml_cannot_make_is_refused_with_its_line(
+    tmp_path: Path, written: str
+) -> None:
+    path = tmp_path / "box.yaml"
+    path.write_text(f"\nvalue: {written}\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"box\.yaml:2: -: expected readable YAML"):
+        load_yaml(path, Anything)
