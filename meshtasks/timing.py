@@ -18,6 +18,9 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from meshtasks.errors import SinkRejected
 
+#: No wait that a service asks for is longer.
+LONGEST_ASKED_SECONDS = 300.0
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 

@@ -7,30 +7,24 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPException
+from http import HTTPStatus
 from typing import TypeVar
-from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
-from urllib.request import (
-    HTTPRedirectHandler,
-    OpenerDirector,
-    ProxyHandler,
-    Request,
-    build_opener,
-)
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from typing_extensions import override
+from urllib3.exceptions import HTTPError
 
 from meshtasks.amqp.connecting import unopened
 from meshtasks.config.certificates import tls_fault
 from meshtasks.config.urls import urls_of
 from meshtasks.errors import ConfigError, Transient
+from meshtasks.http import Answer, cause_of, pool_manager, request
 
 _TIMEOUT_SECONDS = 10.0
 _AMQP_PORTS = (5671, 5672)
+_SUCCESS = range(200, 300)
+#: A broker of many queues tells of them in one answer.
+_LIMIT_BYTES = 256 << 20
 #: rabbit_mgmt_util.erl, AUTH_REALM.
 _REALM = 'realm="RabbitMQ Management"'
 _HINT = "its URL is set by MESH_MANAGEMENT_URL or --management-url"
@@ -49,7 +43,8 @@ class Api:
 
     def __init__(self, broker_url: str, management_url: str | None) -> None:
         broker = unopened(broker_url)
-        self._account = f"{broker.userid}:{broker.password}".encode()
+        account = f"{broker.userid}:{broker.password}".encode()
+        self._login = f"Basic {base64.b64encode(account).decode()}"
         self._vhost = quote(broker.virtual_host, safe="")
         self._urls = given = _split(management_url or "")
         for url in given:
@@ -90,9 +85,13 @@ class Api:
         for way in (*self._urls, *self._guessed):
             try:
                 base = _own_url(way) if way in self._guessed else way
-                return base, _call(base, path, self._account, method, body)
+                answer = _call(base, path, self._login, method, body)
             except Transient as error:
                 faults.append(str(error))
+                continue
+            if answer.status not in _SUCCESS:
+                raise _not_usable(base, _meaning(answer.status))
+            return base, answer.body
         raise Transient("; ".join(faults))
 
 
@@ -129,71 +128,55 @@ def _own_url(broker_url: str) -> str:
         # One of several brokers of this machine, or a tunnel to another machine.
         reason = f"may be of another broker than that on port {parts.port}; {_HINT}"
         raise _not_usable(base, reason)
-    with _faults(base):
-        try:
-            _opener().open(f"{base}/api/overview", timeout=_TIMEOUT_SECONDS).close()
-        except HTTPError as error:
-            error.close()  # it is the response, too
-            if _REALM in error.headers.get("WWW-Authenticate", ""):
-                return base
+    answer = _call(base, "/api/overview")
+    if _REALM in answer.headers.get("WWW-Authenticate", ""):
+        return base
     reason = f"does not ask for an account as RabbitMQ's does; {_HINT}"
     raise _not_usable(base, reason)
 
 
-class _NoRedirects(HTTPRedirectHandler):
-    """Redirects would carry the account elsewhere."""
-
-    @override
-    def redirect_request(self, *_: object, **__: object) -> None:
-        return None
-
-
-def _opener() -> OpenerDirector:
-    # A proxy from the environment is for the internet, not for the house.
-    return build_opener(ProxyHandler({}), _NoRedirects)
-
-
 def _call(
-    base: str, path: str, account: bytes, method: str = "GET", body: object = None
-) -> bytes:
-    credentials = base64.b64encode(account).decode()
-    headers = {"Authorization": f"Basic {credentials}"}
+    base: str, path: str, login: str = "", method: str = "GET", body: object = None
+) -> Answer:
+    """An answer of any status. Raises Transient if there is none."""
+    headers = {"Authorization": login} if login else {}
+    content = None
     if body is not None:
         headers["Content-Type"] = "application/json"
-    request = Request(  # noqa: S310 - the scheme was checked
-        base + path,
-        headers=headers,
-        method=method,
-        data=None if body is None else json.dumps(body).encode(),
-    )
-    with _faults(base), _opener().open(request, timeout=_TIMEOUT_SECONDS) as answer:
-        return bytes(answer.read())
-
-
-@contextmanager
-def _faults(base: str) -> Iterator[None]:
+        content = json.dumps(body).encode()
     try:
-        yield
+        with pool_manager() as pool:
+            answer = request(
+                pool,
+                method,
+                base + path,
+                timeout_seconds=_TIMEOUT_SECONDS,
+                headers=headers,
+                body=content,
+                limit_bytes=_LIMIT_BYTES,
+            )
+        if answer.fault is not None:
+            raise answer.fault
     except HTTPError as error:
-        error.close()  # it is the response, too
-        raise _not_usable(base, _meaning(error.code)) from error
-    except (OSError, HTTPException) as error:
-        why = error.reason if isinstance(error, URLError) else error
-        hint = f"Is the plugin rabbitmq_management enabled? {_HINT}"
-        if isinstance(why, ssl.SSLError):
-            why, hint = tls_fault(why), _HINT
-        message = f"the management API at {base} cannot be reached: {why}. {hint}"
+        cause = cause_of(error)
+        why, hint = str(cause), "Is the plugin rabbitmq_management enabled? "
+        if isinstance(cause, ssl.SSLError):
+            why, hint = tls_fault(cause), ""
+        message = (
+            f"the management API at {base} cannot be reached: {why}. {hint}{_HINT}"
+        )
         raise Transient(message) from error
+    return answer
 
 
 def _meaning(status: int) -> str:
     match status:
-        case 401:
+        case HTTPStatus.UNAUTHORIZED:
             return (
                 "refuses the account of MESH_BROKER_URL; it needs the tag "
                 "'management' (rabbitmqctl set_user_tags USER management)"
             )
-        case 404:
+        case HTTPStatus.NOT_FOUND:
             return "has no such virtual host, or is no management API of RabbitMQ's"
         case _:
             return f"answers with status {status}"

@@ -6,18 +6,17 @@ import json
 import shutil
 import threading
 import time
-import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Annotated
-from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 import typer
 from amqp.exceptions import NotFound
 from rich.console import Console
+from urllib3.exceptions import HTTPError
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.management_api import urls
@@ -34,6 +33,7 @@ from meshtasks.flows.loading import load_flows
 from meshtasks.flows.retention import retention_of, victoriametrics_state
 from meshtasks.flows.sinks import TIMESERIES, Sinks
 from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
+from meshtasks.http import cause_of, pool_manager, request
 from meshtasks.masking import masked
 from meshtasks.observation.workers import ask_workers, circuit_lines
 from meshtasks.text import printable
@@ -265,17 +265,14 @@ def _flags(settings: Settings) -> Verdict:
 
 def clock(url: str) -> Verdict:
     """Compare with the Date of an HTTP answer, which has whole seconds."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     before = time.time()
     try:
-        with opener.open(url, timeout=_HTTP_SECONDS) as answer:
-            date = answer.headers.get("Date")
+        with pool_manager() as pool:
+            answer = request(pool, "GET", url, timeout_seconds=_HTTP_SECONDS)
     except HTTPError as error:
-        date = error.headers.get("Date")
-        error.close()
-    except OSError as error:
-        return Verdict("skipped", f"{urlsplit(url).netloc} does not answer: {error}")
-    if not date:
+        text = f"{urlsplit(url).netloc} does not answer: {cause_of(error)}"
+        return Verdict("skipped", text)
+    if not (date := answer.headers.get("Date")):
         return Verdict("skipped", f"{urlsplit(url).netloc} does not tell its time")
     now = (before + time.time()) / 2
     skew_seconds = parsedate_to_datetime(date).timestamp() + 0.5 - now

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-import urllib3
+from urllib3 import make_headers
+from urllib3.exceptions import HTTPError
 
 from meshtasks.errors import ConfigError, Transient
+from meshtasks.http import pool_manager, request
 
-_TIMEOUT = urllib3.Timeout(10)
+_TIMEOUT_SECONDS = 10.0
 _SUCCESS = range(200, 300)
 _SERVER_ERROR = 500
 
@@ -27,7 +29,7 @@ def change_grafana_password(url: str, old: str, new: str) -> None:
         Transient: it does not answer.
     """
     body = {"oldPassword": old, "newPassword": new, "confirmNew": new}
-    login = urllib3.make_headers(basic_auth=f"admin:{old}")
+    login = make_headers(basic_auth=f"admin:{old}")
     call("Grafana", "PUT", f"{url}/api/user/password", login, body)
 
 
@@ -168,21 +170,28 @@ def call(
         ConfigError: it refuses the call; says what it answered.
         Transient: it does not answer, or is not ready.
     """
-    http = urllib3.PoolManager(timeout=_TIMEOUT, retries=False)
     sent = {**headers, "Content-Type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
     try:
-        answer = http.request(method, url, headers=sent, body=data)
-    except urllib3.exceptions.HTTPError as error:
+        with pool_manager() as pool:
+            answer = request(
+                pool,
+                method,
+                url,
+                timeout_seconds=_TIMEOUT_SECONDS,
+                headers=sent,
+                body=data,
+            )
+    except HTTPError as error:
         message = f"{service} does not answer at {url}: {error}. Is it running?"
         raise Transient(message) from error
     if answer.status >= _SERVER_ERROR:
         message = f"{service} is not ready: {url} answers with {answer.status}"
         raise Transient(message)
     if answer.status not in _SUCCESS:
-        said = answer.data.decode("utf-8", "replace")[:300]
-        raise ConfigError(service, url, f"answers with {answer.status}: {said}")
+        said = f"answers with {answer.status}: {answer.text[:300]}"
+        raise ConfigError(service, url, said)
     try:
-        return json.loads(answer.data) if answer.data.strip() else None
+        return json.loads(answer.body) if answer.body.strip() else None
     except ValueError as error:
         raise ConfigError(service, url, "does not answer in JSON") from error

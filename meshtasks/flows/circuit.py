@@ -21,13 +21,13 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
+from meshtasks.timing import LONGEST_ASKED_SECONDS
+
 #: A circuit that has been closed for so long counts as one that never opened; longer
 #: where work comes seldom.
 STEADY_SECONDS = 20.0
 #: After so many successes without a failure, work that fails may itself be the cause.
 ENOUGH_SUCCESSES = 5
-#: No wait that a service asks for is longer.
-LONGEST_ASKED_SECONDS = 300.0
 
 _SHORTEST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 30.0

@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError
 
 from meshtasks.config.environment import Environment
 from meshtasks.errors import SinkUnavailable
-from meshtasks.flows.http import Answer, pool_manager, request
+from meshtasks.http import Answer, pool_manager, request
 from meshtasks.records.units import Quantity
 
 _TIMEOUT_SECONDS = 10.0

@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 from urllib3.exceptions import HTTPError
 
 from meshtasks.config.environment import Environment
-from meshtasks.flows.http import pool_manager, request
+from meshtasks.http import pool_manager, request
 
 _DAY = 86_400.0
 _FLAG = re.compile(r'^-(?P<name>[\w.]+)="(?P<value>.*)"$', re.MULTILINE)

@@ -19,8 +19,8 @@ from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 
 from meshtasks.config.environment import Environment
 from meshtasks.errors import ConfigError, SinkUnavailable
-from meshtasks.flows.http import Answer, pool_manager, request
 from meshtasks.flows.refusals import REASON_LIMIT_CHARS, Refusal, message_in, refusal_in
+from meshtasks.http import Answer, pool_manager, request
 from meshtasks.text import ends
 from meshtasks.timing import timed
 

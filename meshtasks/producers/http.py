@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from http import HTTPStatus
+from http import HTTPStatus, client
 from pathlib import Path
 from typing import NamedTuple
 
-import urllib3
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -17,9 +15,9 @@ from urllib3.exceptions import (
 )
 
 from meshtasks.errors import MeshError
+from meshtasks.http import Answer, cause_of, pool_manager, request
 from meshtasks.text import clip
 
-_CHUNK_BYTES = 64 * 1024
 _REASON_LIMIT_CHARS = 200
 
 _HINTS: dict[int, str] = {
@@ -61,12 +59,8 @@ class Client:
     ) -> None:
         self._timeout_seconds = timeout_seconds
         self._limit_bytes = limit_bytes
-        self._http = urllib3.PoolManager(
-            headers={"Accept-Encoding": "gzip", **(headers or {})},
-            retries=False,
-            timeout=urllib3.Timeout(total=timeout_seconds),
-            ca_certs=None if ca_file is None else str(ca_file),
-        )
+        self._headers = {"Accept-Encoding": "gzip", **(headers or {})}
+        self._pool = pool_manager(ca_certs=None if ca_file is None else str(ca_file))
 
     def get(self, url: str) -> Page:
         """Get a page.
@@ -74,55 +68,49 @@ class Client:
         Raises:
             PageUnavailable: no whole answer in time, or none with status 200.
         """
-        deadline = time.monotonic() + self._timeout_seconds
         try:
-            response = self._http.request(
-                "GET", url, preload_content=False, redirect=False
+            answer = request(
+                self._pool,
+                "GET",
+                url,
+                timeout_seconds=self._timeout_seconds,
+                headers=self._headers,
+                limit_bytes=self._limit_bytes + 1,
             )
-            # Leaving early closes the connection; what is left of a page must not
-            # wait in it for the next one's reader.
-            with response:
-                body = self._body(response, deadline)
-        except NewConnectionError as error:  # which is a ConnectTimeoutError too
-            message = f"cannot be reached: {error.__cause__ or error}"
-            raise PageUnavailable(message) from error
-        except (ConnectTimeoutError, ReadTimeoutError) as error:
-            raise PageUnavailable(self._too_late) from error
         except HTTPError as error:
-            message = clip(f"cannot be read: {error}", _REASON_LIMIT_CHARS)
-            raise PageUnavailable(message) from error
+            raise self._unavailable(error) from error
         except ValueError:
             # Not quoted and not chained: it may quote the header with the secret.
             message = "cannot be requested: its URL or a header is not valid"
             raise PageUnavailable(message) from None
-        return Page(response.headers.get("Content-Type", ""), body)
+        if answer.status != HTTPStatus.OK:
+            raise PageUnavailable(_refusal(answer))
+        if answer.fault is not None:
+            raise self._unavailable(answer.fault) from answer.fault
+        if len(answer.body) > self._limit_bytes:
+            message = f"answered with more than {self._limit_bytes:,} bytes"
+            raise PageUnavailable(message)
+        return Page(answer.headers.get("Content-Type", ""), answer.body)
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.clear()
+        self._pool.clear()
 
-    @property
-    def _too_late(self) -> str:
-        return f"did not answer within {self._timeout_seconds:g} s"
-
-    def _body(self, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-        if response.status != HTTPStatus.OK:
-            raise PageUnavailable(_refusal(response))
-        body = bytearray()
-        # Not read(), which would wait for more as long as any byte comes in time.
-        while chunk := response.read1(_CHUNK_BYTES, decode_content=True):
-            body += chunk
-            if len(body) > self._limit_bytes:
-                message = f"answered with more than {self._limit_bytes:,} bytes"
-                raise PageUnavailable(message)
-            if time.monotonic() > deadline:
-                raise PageUnavailable(self._too_late)
-        return bytes(body)
+    def _unavailable(self, error: HTTPError) -> PageUnavailable:
+        match error:
+            case NewConnectionError():  # which is a ConnectTimeoutError too
+                message = f"cannot be reached: {cause_of(error)}"
+            case ConnectTimeoutError() | ReadTimeoutError():
+                message = f"did not answer within {self._timeout_seconds:g} s"
+            case _:
+                message = clip(f"cannot be read: {error}", _REASON_LIMIT_CHARS)
+        return PageUnavailable(message)
 
 
-def _refusal(response: urllib3.BaseHTTPResponse) -> str:
-    if location := response.headers.get("Location"):
+def _refusal(answer: Answer) -> str:
+    if location := answer.headers.get("Location"):
         hint = f"it points to {clip(location, _REASON_LIMIT_CHARS)}; give that URL"
     else:
-        hint = _HINTS.get(response.status, response.reason or "")
-    return f"answered {response.status}: {hint}".rstrip(": ")
+        known = client.responses.get(answer.status, "")
+        hint = _HINTS.get(answer.status, known)
+    return f"answered {answer.status}: {hint}".rstrip(": ")

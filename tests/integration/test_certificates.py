@@ -23,8 +23,8 @@ from meshtasks.config.settings import load_settings, trust
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.diagnosis import unreachable
-from meshtasks.flows.http import pool_manager, request
 from meshtasks.flows.inference.triton import Triton
+from meshtasks.http import pool_manager, request
 from meshtasks.producers.homeassistant.follower import Disconnected, Liveness, opened
 from meshtasks.worker.broker import new_app
 from tests.support.amqp import queue_depth

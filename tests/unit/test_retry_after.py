@@ -7,8 +7,8 @@ from email.utils import formatdate
 
 import pytest
 
-from meshtasks.flows.circuit import LONGEST_ASKED_SECONDS
-from meshtasks.flows.http import retry_after_seconds
+from meshtasks.http import retry_after_seconds
+from meshtasks.timing import LONGEST_ASKED_SECONDS
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from urllib3.exceptions import HTTPError
 
 from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.flows.alerts.rendering import Notification
-from meshtasks.flows.http import Answer, pool_manager, request
+from meshtasks.http import Answer, pool_manager, request
 from meshtasks.records.alert import Severity
 from meshtasks.text import clip
 from meshtasks.timing import timed

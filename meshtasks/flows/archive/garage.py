@@ -17,7 +17,7 @@ from urllib3.exceptions import HTTPError
 
 from meshtasks.errors import ConfigError, SinkUnavailable
 from meshtasks.flows.archive.objects import SINK
-from meshtasks.flows.http import Answer, pool_manager, request
+from meshtasks.http import Answer, pool_manager, request
 
 #: Of the key in Garage: one of that name which the bucket had before is deleted.
 KEY_NAME = "meshtasks"

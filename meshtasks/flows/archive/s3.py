@@ -26,7 +26,7 @@ from meshtasks.flows.archive.objects import (
     check_name,
     no_such_object,
 )
-from meshtasks.flows.http import pool_manager, retry_after_seconds
+from meshtasks.http import pool_manager, retry_after_seconds
 from meshtasks.masking import masked
 from meshtasks.timing import timed
 

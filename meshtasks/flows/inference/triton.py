@@ -27,7 +27,6 @@ from urllib3.exceptions import HTTPError
 
 from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable
-from meshtasks.flows.http import pool_manager, request
 from meshtasks.flows.inference.config import MODELS
 from meshtasks.flows.inference.tensors import (
     DATATYPES,
@@ -39,6 +38,7 @@ from meshtasks.flows.inference.tensors import (
     NoSuchModel,
     Tensor,
 )
+from meshtasks.http import pool_manager, request
 from meshtasks.text import clip, ends
 from meshtasks.timing import timed
 

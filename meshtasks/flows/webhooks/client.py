@@ -33,9 +33,9 @@ from urllib3.exceptions import (
 from meshtasks.config.settings import Settings
 from meshtasks.errors import SinkRejected, SinkUnavailable, Transient
 from meshtasks.flows.circuit import Circuit, State
-from meshtasks.flows.http import Answer, pool_manager, request
 from meshtasks.flows.sinks import SinkKey
 from meshtasks.flows.webhooks.config import Webhook, Workflow
+from meshtasks.http import Answer, pool_manager, request
 from meshtasks.text import ends
 from meshtasks.timing import timing
 

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import urllib3
 from typing_extensions import override
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
 
-from meshtasks.flows.circuit import LONGEST_ASKED_SECONDS
+from meshtasks.timing import LONGEST_ASKED_SECONDS
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 
@@ -37,12 +37,17 @@ _PAGE = re.compile(
 
 
 class Answer(NamedTuple):
-    """An answer: of its body 8 MiB at most, not ``whole`` if it broke off."""
+    """An answer: of its body so much as was asked for; ``fault`` if it broke off."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    whole: bool
+    fault: HTTPError | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it came to its end."""
+        return self.fault is None
 
     @property
     def text(self) -> str:
@@ -80,6 +85,7 @@ def request(
     timeout_seconds: float,
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
+    limit_bytes: int = _ANSWER_LIMIT_BYTES,
 ) -> Answer:
     """One request, without following redirects; ``timeout_seconds`` is for all of the
     answer. Raises HTTPError if there was none in time."""
@@ -95,19 +101,31 @@ def request(
         redirect=False,
         preload_content=False,
     )
-    content, whole = bytearray(), True
+    content, fault = bytearray(), None
     try:
-        while len(content) < _ANSWER_LIMIT_BYTES:
+        while len(content) < limit_bytes:
             chunk = response.read1(_CHUNK_BYTES)
             if not chunk:
                 response.release_conn()  # read to its end: to be used again
                 break
             content += chunk
-    except HTTPError:
-        whole = False
+    except HTTPError as error:
+        fault = error
     finally:
         response.close()
-    return Answer(response.status, response.headers, bytes(content), whole)
+    return Answer(response.status, response.headers, bytes(content), fault)
+
+
+def cause_of(error: HTTPError) -> Exception:
+    """The system's own error behind one of urllib3, which says more with fewer words:
+    the connection's, or that of TLS."""
+    match error:
+        case NewConnectionError(__cause__=Exception() as cause):
+            return cause
+        case SSLError(args=(Exception() as cause, *_)):
+            return cause
+        case _:
+            return error
 
 
 def retry_after_seconds(value: str | None) -> float | None:
