@@ -19,14 +19,11 @@ from meshtasks.config.private_files import write_private
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.archive.objects import open_store
-from meshtasks.observation.dead_letters import waiting_dead_letters
-from meshtasks.observation.facts import (
-    VIEWS,
-    DeadLetters,
-    DeadReason,
-    Facts,
-    facts_of,
+from meshtasks.observation.dead_letters import (
+    WaitingDeadLetters,
+    waiting_dead_letters,
 )
+from meshtasks.observation.facts import VIEWS, ReportFacts, facts_of
 
 
 def report(
@@ -66,23 +63,21 @@ def report(
     dead_letters = dead_letters_in(settings.env.amqp_url, queue)
     with closing(open_store(settings.env)) as store:
 
-        def gather(left_out: frozenset[str]) -> Facts:
+        def gather(left_out: frozenset[str]) -> ReportFacts:
             with opened(settings.env, store, VIEWS, since, left_out) as database:
-                return facts_of(database, store, days, now, dead_letters)
+                return facts_of(database, store, days, now)
 
         facts = passing_over_damaged(gather, partial(say, err=True))
     try:
-        write_private(out, page(facts))
+        write_private(out, page(facts, dead_letters))
     except OSError as error:
         fail(f"{out}: {error.strerror}", os.EX_CANTCREAT)
     say(f"wrote {out}")
 
 
-def dead_letters_in(url: str, queue: str) -> DeadLetters:
-    """What the dead-letter queue holds, which is left as it is.
-
-    Without a broker the result holds why nothing is known: the rest of the report does
-    not need it.
+def dead_letters_in(url: str, queue: str) -> WaitingDeadLetters | str:
+    """What the dead-letter queue holds, which is left as it is; without a broker, why
+    nothing is known: the rest of the report does not need it.
 
     Args:
         url: AMQP URL.
@@ -94,14 +89,5 @@ def dead_letters_in(url: str, queue: str) -> DeadLetters:
         if stopping.is_set():
             raise KeyboardInterrupt
     except (Transient, ConfigError) as error:
-        return DeadLetters(fault=str(error))
-    reasons = (
-        DeadReason(
-            found.count,
-            found.cause.kind,
-            found.example.reason,
-            tuple(found.routing_keys),
-        )
-        for found, _ in waiting.causes
-    )
-    return DeadLetters(waiting.total, tuple(reasons))
+        return str(error)
+    return waiting

@@ -10,8 +10,9 @@ import jinja2
 from rich.filesize import decimal
 
 from meshtasks.observation.chart import STYLE, Chart, Series, number_text
+from meshtasks.observation.dead_letters import WaitingDeadLetters
 from meshtasks.observation.drawing import Tick, svg, time_ticks
-from meshtasks.observation.facts import Curve, Facts, Period
+from meshtasks.observation.facts import Curve, Period, ReportFacts
 
 _WIDTH = 560
 _CURVE_HEIGHT = 160
@@ -29,8 +30,8 @@ _REASONS = 30
 _SILENT = timedelta(hours=3)
 
 
-def page(facts: Facts) -> str:
-    """The whole page."""
+def page(facts: ReportFacts, dead_letters: WaitingDeadLetters | str) -> str:
+    """The whole page; of dead letters, why nothing is known if that is so."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -51,7 +52,8 @@ def page(facts: Facts) -> str:
         is_silent=lambda curve: facts.period.end - curve.times[-1] > _SILENT,
         axis=_axis(facts.period),
         alerts=facts.alerts[:_ALERTS],
-        reasons=facts.dead_letters.reasons[:_REASONS],
+        dead=dead_letters,
+        most_reasons=_REASONS,
         latest=_latest,
     )
 

@@ -1,11 +1,10 @@
-"""What a report is made of: found in the dataset, the archive and the dead-letter
-queue."""
+"""What a report is made of: found in the dataset and the archive."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby, pairwise
 from operator import attrgetter
@@ -154,38 +153,6 @@ class AlertHistory:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadReason:
-    """Dead letters that died of the same.
-
-    Attributes:
-        count: how many there are.
-        error_type: class of the fault.
-        example: the reason of the latest of them.
-        routing_keys: of all of them, sorted.
-    """
-
-    count: int
-    error_type: str
-    example: str
-    routing_keys: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetters:
-    """The dead-letter queue.
-
-    Attributes:
-        total: messages in it.
-        reasons: most frequent first.
-        fault: why nothing is known of it; blank if all is well.
-    """
-
-    total: int = 0
-    reasons: tuple[DeadReason, ...] = ()
-    fault: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class ArchiveShare:
     """What the archive has of one domain."""
 
@@ -213,24 +180,19 @@ class Archive:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """All that a report shows."""
+class ReportFacts:
+    """What a report shows of the house and the archive."""
 
     period: Period
     readings: int
     rooms: tuple[Room, ...]
     alerts: tuple[AlertHistory, ...]
     archive: Archive
-    dead_letters: DeadLetters = field(default_factory=DeadLetters)
 
 
 def facts_of(
-    database: DuckDBPyConnection,
-    store: ObjectStore,
-    days: int,
-    now: datetime,
-    dead_letters: DeadLetters,
-) -> Facts:
+    database: DuckDBPyConnection, store: ObjectStore, days: int, now: datetime
+) -> ReportFacts:
     """What the report of the last so many days is made of.
 
     Args:
@@ -238,19 +200,17 @@ def facts_of(
         store: holds the archive.
         days: up to now.
         now: the end of the period.
-        dead_letters: there are now.
 
     Raises:
         SinkUnavailable: the store cannot be read.
     """
     period = _period_of(database, days, now)
-    return Facts(
+    return ReportFacts(
         period,
         _readings_in(database, period),
         _rooms_of(database, period),
         _alerts_of(database, period),
         _archive_of(store, period),
-        dead_letters,
     )
 
 

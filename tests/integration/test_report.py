@@ -16,6 +16,7 @@ from meshtasks.cli.report import dead_letters_in
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.sinks import Sinks
+from meshtasks.observation.dead_letters import WaitingDeadLetters
 from tests.support.amqp import publish_raw, queue_depth
 from tests.support.analytics import archive
 from tests.support.archive import directory_environment
@@ -258,25 +259,31 @@ def test_dead_letters_that_died_of_the_same_are_counted_together(
 
     found = dead_letters_in(mesh_url, QUEUE)
 
+    assert isinstance(found, WaitingDeadLetters)
     assert found.total == 4
-    assert [(each.count, each.example) for each in found.reasons] == [
+    causes = [each.found for each in found.causes]
+    assert [(each.count, each.example.reason) for each in causes] == [
         (3, 'unit "ell" is not known'),
         (1, "timestamp 2019-02-30T25:00:00Z is no time"),
     ]
-    assert found.reasons[0].routing_keys == (
+    assert causes[0].routing_keys == [
         "sensors.temperature.a",
         "sensors.temperature.c",
-    )
+    ]
 
 
 def test_a_message_that_no_binding_matched_is_a_dead_letter_too(mesh_url: str) -> None:
     publish_raw(mesh_url, "sensors", "sensors.nobody.asked", b"{}")
-    (reason,) = dead_letters_in(mesh_url, QUEUE).reasons
-    assert (reason.error_type, reason.routing_keys) == (
+    found = dead_letters_in(mesh_url, QUEUE)
+    assert isinstance(found, WaitingDeadLetters)
+    ((cause, _),) = found.causes
+    assert (cause.cause.kind, cause.routing_keys) == (
         "Unroutable",
-        ("sensors.nobody.asked",),
+        ["sensors.nobody.asked"],
     )
 
 
 def test_a_queue_that_is_not_there_is_empty(amqp_url: str) -> None:
-    assert dead_letters_in(amqp_url, QUEUE).total == 0
+    found = dead_letters_in(amqp_url, QUEUE)
+    assert isinstance(found, WaitingDeadLetters)
+    assert found.total == 0
