@@ -13,8 +13,6 @@ import typer
 from pydantic_core import from_json
 
 from meshtasks.amqp.dead_letter_groups import Groups, Selection
-from meshtasks.amqp.dead_letters import DeadLetter
-from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.peek import HeldMessages
 from meshtasks.amqp.replay import Refusal, Replay, Replayed, ReplayPlan
 from meshtasks.amqp.replay import drop as drop_letters
@@ -82,24 +80,19 @@ def list_(  # noqa: PLR0913 - options
     """
     filters = Filters(reason, queue, routing_key, sensor, older_than, newer_than)
     selection = filters.selection()
-    groups, total, lines = Groups(), 0, 0
-
-    def visit(_delivery: Delivery, letter: DeadLetter) -> None:
-        nonlocal total, lines
-        if not selection.matches(letter):
-            return
-        total += 1
-        if not each:
-            groups.add(letter)
-        elif lines < limit:
-            lines += 1
-            say(json.dumps(letter._asdict()) if as_json else one_line(letter))
-
+    groups, total = Groups(), 0
     with opened(load_settings(), queue) as letters:
-        letters.peek("looking", visit)
+        for _, letter in letters.peek("looking"):
+            if not selection.matches(letter):
+                continue
+            total += 1
+            if not each:
+                groups.add(letter)
+            elif total <= limit:
+                say(json.dumps(letter._asdict()) if as_json else one_line(letter))
     if each:
-        if total > lines:
-            say(f"{total - lines:,} more (--limit {total})", err=True)
+        if total > limit:
+            say(f"{total - limit:,} more (--limit {total})", err=True)
     elif as_json:
         for group in groups.largest_first():
             say(json.dumps(group_as_json(group), ensure_ascii=False))
@@ -229,22 +222,18 @@ def drop(  # noqa: PLR0913 - options
     groups = Groups()
     chosen: set[int] = set()
     undated = 0
-
-    def visit(_delivery: Delivery, letter: DeadLetter) -> None:
-        nonlocal undated
-        if not selection.matches(letter):
-            return
-        if letter.failed_at is None and (older_than or newer_than):
-            undated += 1
-        else:
-            groups.add(letter)
-            chosen.add(int(letter.id, 16))  # a third of what the text would take
-
     with opened(load_settings(), queue) as letters:
         if ids:
             find(letters, ids)
-        letters.peek("looking", visit)
-        total = sum(group.count for group in groups.largest_first())
+        for _, letter in letters.peek("looking"):
+            if not selection.matches(letter):
+                continue
+            if letter.failed_at is None and (older_than or newer_than):
+                undated += 1
+            else:
+                groups.add(letter)
+                chosen.add(int(letter.id, 16))  # a third of what the text would take
+        total = groups.total
         if undated:
             left = f"{undated:,} of unknown age are left; choose them by other options"
             say(left, err=True)
@@ -326,7 +315,8 @@ def _dry_run(
 ) -> Replayed:
     """What a replay would do now."""
     plan = ReplayPlan(selection, topology, refusal)
-    letters.peek("looking", plan.add)
+    for delivery, letter in letters.peek("looking"):
+        plan.add(delivery, letter)
     return plan.result(letters.url)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, BinaryIO
 import typer
 
 from meshtasks.amqp import headers
-from meshtasks.amqp.dead_letters import DeadLetter, dead_letter_of
+from meshtasks.amqp.dead_letters import dead_letter_of
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.cli.dlq_queue import (
@@ -68,16 +68,12 @@ def export(  # noqa: PLR0913 - options
     selection = filters.selection(ids, every=every)
     count = 0
     with opened(load_settings(), queue) as letters, _writing(file) as target:
-
-        def write(delivery: Delivery, letter: DeadLetter) -> None:
-            nonlocal count
+        if ids:
+            find(letters, ids)
+        for delivery, letter in letters.peek("writing"):
             if selection.matches(letter):
                 target.write(to_line(delivery, letter) + b"\n")
                 count += 1
-
-        if ids:
-            find(letters, ids)
-        letters.peek("writing", write)
     say(f"{count:,} dead letters written", err=True)
 
 
@@ -90,13 +86,9 @@ def import_(file: _File) -> None:
     Exit codes: 0; 65 a line is not from an export, and nothing after it was put back;
     66 the file cannot be read; 69 the broker cannot be reached.
     """
-    there: Counter[int] = Counter()  # a third of what the text of the ids would take
-
-    def note(_delivery: Delivery, letter: DeadLetter) -> None:
-        there[int(letter.id, 16)] += 1
-
     with opened(load_settings()) as letters, _reading(file) as source:
-        letters.peek("looking", note)
+        ids = (int(letter.id, 16) for _, letter in letters.peek("looking"))
+        there = Counter(ids)  # a third of what the text of the ids would take
         put, known = _put_back(letters, source, there)
     say(f"{put:,} dead letters put back, {known:,} were there already")
 

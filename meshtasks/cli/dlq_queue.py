@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -134,8 +134,8 @@ class DeadLetterQueue(NamedTuple):
     name: str
     stopping: threading.Event
 
-    def peek(self, what: str, visit: Callable[[Delivery, DeadLetter], None]) -> None:
-        """Call a function with each dead letter, and show a progress bar.
+    def peek(self, what: str) -> Iterator[tuple[Delivery, DeadLetter]]:
+        """Every dead letter, with a progress bar.
 
         Raises:
             typer.Exit: it was interrupted.
@@ -145,7 +145,7 @@ class DeadLetterQueue(NamedTuple):
             peek(self.url, self.name, stopping=self.stopping) as held,
         ):
             for delivery in held:
-                visit(delivery, dead_letter_of(delivery))
+                yield delivery, dead_letter_of(delivery)
                 if held.seen % _STEP == 0:
                     bar.update(held.seen, held.total)
         self.exit_if_stopped()
@@ -201,12 +201,10 @@ def find(letters: DeadLetterQueue, beginnings: Sequence[str]) -> list[Found]:
     found: dict[str, Found] = {}
     wanted = Selection(ids=_ids(beginnings))
 
-    def visit(delivery: Delivery, letter: DeadLetter) -> None:
+    for delivery, letter in letters.peek("looking for it"):
         if wanted.matches(letter):
             alike = found[letter.id].alike if letter.id in found else 0
             found[letter.id] = Found(delivery, letter, alike + 1)
-
-    letters.peek("looking for it", visit)
     for beginning in beginnings:
         fitting = sorted(name for name in found if name.startswith(beginning))
         if not fitting:
