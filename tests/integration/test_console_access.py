@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from meshtasks.config.environment import Environment
-from meshtasks.demo.packages import ensure_axe
 from meshtasks.gateway.console import PAGES
 from tests.support import axe
 from tests.support.alerting import alert, receive
 from tests.support.amqp import drain
 from tests.support.browser import Browser
 from tests.support.dead_letters import QUEUE, add_dead_letters, dead_letter
+from tests.support.environments import ensure_axe
 from tests.support.gateway import Gateway
 from tests.support.waiting import wait_until
 

@@ -19,9 +19,9 @@ import yaml
 from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
-from meshtasks.demo.packages import KUBERNETES_VENV
 from meshtasks.flows.loading import load_flows
 from tests.conftest import ROOT
+from tests.support.environments import KUBERNETES_VENV
 
 OVERLAYS = ("single", "cluster")
 OF_OPERATORS = {

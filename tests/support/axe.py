@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from meshtasks.demo.packages import AXE_VENV
 from tests.support.browser import Browser
+from tests.support.environments import AXE_VENV
 
 #: What hinders people; the rest is advice.
 _GRAVE = ("serious", "critical")

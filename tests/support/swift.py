@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Self
 
 from meshtasks.demo import loopback
-from meshtasks.demo.packages import SWIFT_VENV
 from meshtasks.demo.process import Process
+from tests.support.environments import SWIFT_VENV
 from tests.support.s3 import S3Target
 from tests.support.waiting import PATIENCE_SECONDS
 

@@ -1,7 +1,8 @@
 """Programs of the tests that come as packages which nobody should have to install: they
 are unpacked beside the system, which needs no root and starts no service.
 
-``python -m tests.support.unpacked`` says nothing and takes no time when all is there.
+``python -m tests.support.unpacked`` makes virtual environments of the tests, too; it
+says nothing and takes no time when all is there.
 The packages are those of the system's own archive. Where that has none, or none that
 is new enough, there is no program, and the tests that need it are skipped.
 """
@@ -22,6 +23,7 @@ from meshtasks.demo.packages import (
     candidate,
     run,
 )
+from tests.support.environments import ensure_environments
 
 _DIRECTORY = DATA / "unpacked"
 _VERSION = re.compile(r"(?:\d+:)?(\d+(?:\.\d+)*)")
@@ -115,6 +117,7 @@ NTFY = Unpacked("ntfy", ("ntfy",), (2, 11), "usr/bin/ntfy", ("/usr/bin/ntfy",))
 def main() -> int:
     """Unpack what there is; the exit code, of sysexits.h."""
     try:
+        ensure_environments()
         for each in (COMPOSE, NTFY):
             each.ensure()
     except InstallFailed as error:
