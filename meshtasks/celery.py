@@ -30,7 +30,6 @@ def create_app(
     """The application for these settings, with all flows.
 
     Args:
-        settings: from the environment and config/.
         handlers: by queue, instead of those of the flows.
 
     Raises:

@@ -38,7 +38,6 @@ def message(queue: str, routing_key: str, content: Any, **changes: Any) -> Envel
 
     Args:
         queue: its name; the first word is the exchange.
-        routing_key: with which it was published.
         content: the body, or what is made JSON.
         changes: other fields of the envelope.
     """

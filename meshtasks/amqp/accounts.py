@@ -244,7 +244,6 @@ def definitions_with_accounts(
     """The topology with an account for each role, in a virtual host of its own.
 
     Args:
-        vhost: name of the virtual host.
         passwords: by role; all roles of :func:`~meshtasks.amqp.accounts.rights_of`.
         devices: names of devices or sites with an account of their own.
     """

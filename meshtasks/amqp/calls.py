@@ -51,7 +51,6 @@ def call_message(
 
     Args:
         topology: knows the way to the commands queue.
-        name: of the command.
         arguments: of the command, as JSON values.
         call_id: the id of the call, a UUID.
     """

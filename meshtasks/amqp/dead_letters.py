@@ -218,8 +218,6 @@ def replay_messages(
     often it was replayed, and the reason each time.
 
     Args:
-        delivery: the message.
-        dead_letter: what is known of it.
         queues: where to (:func:`~meshtasks.amqp.dead_letters.requeue_targets`).
         replayed_at: when this replay began, RFC 3339.
         body: to send instead of the message's own.

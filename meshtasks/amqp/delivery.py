@@ -38,7 +38,6 @@ def trusted_headers(table: dict[str, Any], exchange: str) -> dict[str, Any]:
     """The headers of a message, less those that its sender may have made up.
 
     Args:
-        table: its headers.
         exchange: that it was delivered from.
     """
     if not exchange or exchange.startswith(EXCHANGE_PREFIX):

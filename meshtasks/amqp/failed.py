@@ -47,7 +47,6 @@ def retry_message(
     """A message that comes back to the failing queue alone, after a wait.
 
     Args:
-        failing: the message.
         level_seconds: the wait.
         attempt: retries that count against it, this one included.
         now: epoch seconds.

@@ -46,7 +46,6 @@ class FailedAgain:
         tap: copies of what is dead-lettered; None if the account may not have them, and
             nothing is known then.
         connection: on which queues are asked for.
-        topology: of the mesh.
         began: when the replay began, as its messages carry it.
 
     Attributes:

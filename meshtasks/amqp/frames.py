@@ -208,7 +208,6 @@ def fitted(message: Outgoing, frame_max: int) -> Outgoing:
     may be no longer are cut; a value of a type that AMQP does not know becomes text.
 
     Args:
-        message: to be published.
         frame_max: largest frame agreed upon with the broker, in bytes.
     """
     bare = message._replace(

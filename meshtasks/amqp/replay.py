@@ -74,7 +74,6 @@ class Replay:
     is left alone from then on.
 
     Args:
-        queue: the dead-letter queue.
         selection: which dead letters. Those that this replay has requeued already, and
             that have failed again meanwhile, are left.
         topology: says which queues a dead letter goes to, and how.
@@ -229,7 +228,6 @@ class ReplayPlan:
     """What a replay would do now, found by looking at the dead letters.
 
     Args:
-        selection: which dead letters.
         refusal: as of :class:`Replay`.
     """
 
@@ -288,7 +286,6 @@ def drop(
     """Delete dead letters for good; how many.
 
     Args:
-        queue: the dead-letter queue.
         is_chosen: whether this one is to go.
         stopping: ends it, in good order, when it is set.
 

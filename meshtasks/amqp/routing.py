@@ -31,8 +31,6 @@ def queues_reached(
     Args:
         exchanges: those that were declared.
         bindings: all that there are.
-        exchange: that it is published to.
-        routing_key: that it is published with.
     """
     declared = {item.name: item for item in exchanges}
     types = PREDECLARED_EXCHANGES | {name: x.type for name, x in declared.items()}

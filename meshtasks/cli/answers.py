@@ -56,7 +56,6 @@ class Answers:
         """Find the value of a variable.
 
         Args:
-            variable: its name.
             given: what the option says; None if it was not given.
             check: the value as it is to be written.
             default: without an option; an empty value is none.

@@ -62,7 +62,6 @@ def document(topology: Topology, handlers: Mapping[str, Handler]) -> dict[str, A
     """The AsyncAPI 3.0.0 document of a mesh, as JSON takes it.
 
     Args:
-        topology: what the broker has.
         handlers: by queue; the queues without one are left out, but for those that
             the mesh itself writes to.
     """

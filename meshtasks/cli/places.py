@@ -23,7 +23,6 @@ def tell_place(env: Environment, *fields: Place) -> None:
     its own: then say how to look there.
 
     Args:
-        env: the environment.
         fields: that name the places.
     """
     for field in fields:

@@ -78,10 +78,6 @@ def report(
 def dead_letters_in(url: str, queue: str) -> WaitingDeadLetters | str:
     """What the dead-letter queue holds, which is left as it is; without a broker, why
     nothing is known: the rest of the report does not need it.
-
-    Args:
-        url: AMQP URL.
-        queue: name of the dead-letter queue.
     """
     try:
         with stopping_on_signals() as stopping:

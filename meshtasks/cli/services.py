@@ -47,7 +47,6 @@ class InfluxOwner:
     Transient if InfluxDB does not answer.
 
     Args:
-        url: base URL.
         token: of the owner, who may do everything.
     """
 

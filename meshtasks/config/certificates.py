@@ -32,11 +32,7 @@ _FAULTS = {
 
 
 def tls_fault(error: ssl.SSLError) -> str:
-    """What is wrong, and the next step.
-
-    Args:
-        error: of a handshake.
-    """
+    """What is wrong, and the next step."""
     if isinstance(error, ssl.SSLCertVerificationError):
         known = _FAULTS.get(error.verify_code, "its certificate is refused: {}")
         return known.format(error.verify_message)

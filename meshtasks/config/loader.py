@@ -91,7 +91,6 @@ def fault_in(path: Path, key: str, expected: str) -> ConfigError:
     """A fault of a file that was read already: what its model cannot know.
 
     Args:
-        path: the file.
         key: dotted path of the value at fault.
         expected: what would have been right.
     """
@@ -226,7 +225,6 @@ class _Document:
         are found there too; those are left out.
 
         Args:
-            error: of the model.
             names: the keys that the model knows anywhere.
         """
         given: list[ConfigError] = []

@@ -46,7 +46,6 @@ class Audit:
     """Notes how things stand before a run, and finds out what the run has added.
 
     Args:
-        store: the archive.
         queues: those that workers empty.
     """
 
@@ -151,7 +150,6 @@ def archived_records(
     """The records of objects that are not ``known``, as far as they are not older.
 
     Args:
-        store: the archive.
         known: names of objects.
         since_seconds: epoch seconds.
         topology: tells which queue a record came through.

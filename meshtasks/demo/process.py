@@ -41,7 +41,6 @@ class Process:
             machine can read them.
         log_path: file that its output is appended to.
         env: its whole environment; the parent's when not given.
-        cwd: its working directory.
     """
 
     def __init__(
@@ -286,7 +285,6 @@ class Shutdown:
 
         Args:
             name: what people know it by.
-            server: what to stop.
             processes: it is not spoken of when none of them runs.
         """
         self._parts.append(_Part(name, server, processes))

@@ -141,7 +141,6 @@ class Backlog:
     """Messages that nobody has fetched yet.
 
     Args:
-        collector: asks the broker.
         queues: those that workers empty.
         retry_queues: where messages wait on their way back there.
     """

@@ -135,7 +135,6 @@ class Receiver:
         """Note a call of a webhook.
 
         Args:
-            name: of the webhook.
             ids: of the records that it brings.
         """
         with self._lock:

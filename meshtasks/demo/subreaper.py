@@ -75,7 +75,6 @@ def keep(worker: int, grace_seconds: float) -> int:
     """Wait for the worker, a child of this process, and end what it has left.
 
     Args:
-        worker: process id.
         grace_seconds: see :func:`under_subreaper`.
 
     Returns:

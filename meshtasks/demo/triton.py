@@ -56,7 +56,6 @@ class Triton:
     Models may be loaded and unloaded while it runs; at the start it loads all.
 
     Args:
-        directory: for its log.
         repositories: directories of models; none may be in two of them.
         port: TCP port; a free one when not given.
     """

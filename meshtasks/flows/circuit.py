@@ -130,10 +130,8 @@ class Circuit:
         """A try failed; true when that opened the circuit.
 
         Args:
-            reason: why.
             began_at: when the try began. One that began before the circuit opened
                 changes nothing.
-            now: when it failed.
             asked_seconds: the wait that the service asked for, if it did.
             lasted_seconds: how long the try took.
         """

@@ -48,8 +48,6 @@ def read_curve(
     """The readings of a sensor in a span of time, in order.
 
     Args:
-        env: says where the store is.
-        quantity: what it measures.
         begins_at: epoch seconds.
         ends_at: likewise.
 

@@ -75,7 +75,6 @@ class ArchivePolicy(BaseModel):
         Of sampled records the same are chosen each time the message is processed.
 
         Args:
-            routing_key: of the message.
             times: of its records, epoch seconds.
         """
         one_in = self.one_in(routing_key)
@@ -135,7 +134,6 @@ def excerpt(
     """What the archive needs of one message.
 
     Args:
-        envelope: the message.
         times: when each of its selected records was made, epoch seconds.
         places: of each in the message's array, ascending; (None,) if the message is
             no array.

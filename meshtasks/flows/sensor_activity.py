@@ -180,7 +180,6 @@ def cause_of(error_type: str, reason: str) -> str:
 
     Args:
         error_type: class of the fault; empty if it is not known.
-        reason: the fault as a sentence.
     """
     for kind, pattern, cause in _CAUSES:
         is_of_kind = kind == error_type if error_type else bool(pattern.pattern)
@@ -211,9 +210,6 @@ def refused(
 
     Args:
         routing_key: of first publication.
-        body: of the record.
-        error_type: class of the fault.
-        reason: the fault as a sentence.
         published_at: by its publisher, epoch seconds, if he said so.
         now: epoch seconds.
     """

@@ -112,7 +112,6 @@ class BodyLimit:
     take too long.
 
     Args:
-        app: the application behind it.
         limit_bytes: the largest body.
     """
 
@@ -181,7 +180,6 @@ class RateLimit:
         """Count a request; 0 if it may go on, else how long the client should wait.
 
         Args:
-            client: its name.
             now: monotonic seconds.
             count: as how many it counts; at most :attr:`burst`.
         """

@@ -48,12 +48,7 @@ class Observations:
 
 
 class Observe:
-    """Counts requests and measures them.
-
-    Args:
-        app: the application behind it.
-        observations: where to.
-    """
+    """Counts requests and measures them."""
 
     def __init__(self, app: ASGIApp, observations: Observations) -> None:
         self._app = app

@@ -46,10 +46,8 @@ class Problem(Exception):
     """A request that is answered with an error.
 
     Args:
-        status: of the answer.
         detail: what went wrong this time, and what to do.
         errors: field by field; the first hundred are told.
-        headers: of the answer.
     """
 
     def __init__(

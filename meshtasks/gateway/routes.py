@@ -226,7 +226,6 @@ def checked(
     """The arguments of a command as they are sent to it.
 
     Args:
-        context: of the gateway.
         caller: who starts it.
         arguments: as the command's model has them.
         given: the same as JSON.

@@ -84,7 +84,6 @@ class Store:
     """The tables of the state; any thread may use it.
 
     Args:
-        location: where the state is.
         keep_keys_seconds: how long a key is remembered.
         keep_tasks_seconds: how long a task is, after the last news of it.
     """
@@ -262,7 +261,6 @@ class Answers:
     """The thread.
 
     Args:
-        url: AMQP URL.
         queue: where answers wait.
         store: where they go; an answer is acknowledged once it is there.
         on_connection: called with why the broker is away, or with nothing when it is

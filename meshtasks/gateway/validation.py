@@ -32,7 +32,6 @@ class Validator:
     """Knows which records go where.
 
     Args:
-        settings: for topology and queues.
         handlers: by queue.
 
     Attributes:
@@ -50,9 +49,6 @@ class Validator:
         """The queues that a message would reach, all of which can take it.
 
         Args:
-            exchange: to publish to.
-            routing_key: to publish with.
-            body: the message.
             above: place of the message in the request, if not the whole of it.
 
         Raises:

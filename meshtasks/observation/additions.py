@@ -97,9 +97,7 @@ def additions_for(
     none, a queue with its binding, and for a reading the flow and the kind.
 
     Args:
-        settings: the configuration.
         routing_key: that no queue is bound for; see :func:`fault_of_key`.
-        body: the message.
     """
     topology = settings.read(TOPOLOGY)
     words = routing_key.split(".")

@@ -45,7 +45,6 @@ class Router:
     """Where records go.
 
     Args:
-        settings: of the mesh.
         to_queue: to this queue only; empty, to those that they once reached.
         even_if_dropped: also those that the time-series store would drop.
     """
@@ -137,7 +136,6 @@ class ArchiveReplay:
         """Send the records of these objects.
 
         Args:
-            url: AMQP URL.
             objects: in the order of their hours.
             report: is told how many objects are done, of how many, and a note.
 

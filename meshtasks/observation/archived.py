@@ -62,7 +62,6 @@ def calendar_of(
     """Look what is archived.
 
     Args:
-        store: the object store.
         period: whose hours.
         domains: of these; of all if there are none.
 

@@ -87,8 +87,6 @@ def causes(
     """What explains a span of time; what says most comes first.
 
     Args:
-        facts: what is known.
-        window: the span.
         at: the moment within it that is asked about: what went on within the minute
             that begins then comes before what did not.
         is_hole: there are no readings in it.

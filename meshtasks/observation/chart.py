@@ -173,7 +173,6 @@ def chart_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Chart:
     can show, the largest are drawn, and the mean of the others.
 
     Args:
-        names: of the columns.
         rows: their values; at most :data:`ROWS_LIMIT`.
 
     Raises:

@@ -27,7 +27,6 @@ class Collector:
     no rates, and so on.
 
     Args:
-        settings: of the mesh.
         management_url: of RabbitMQ's management pages; by default port 15672 of
             the broker's host.
         points: gives the number of values that the time-series store has taken;

@@ -75,8 +75,6 @@ def waiting_dead_letters(
     """Look at the dead letters; they stay where they are.
 
     Args:
-        url: AMQP URL.
-        queue: the dead-letter queue.
         examples: so many of each cause are kept.
         most: so many are looked at; None for all.
         stopping: ends it, in good order, when it is set.
@@ -164,10 +162,6 @@ def would_replay(
     """What a replay would do now.
 
     Args:
-        url: AMQP URL.
-        queue: the dead-letter queue.
-        selection: which dead letters.
-        topology: of the mesh.
         refusal: as of :class:`~meshtasks.amqp.replay.Replay`.
         stopping: ends it, in good order, when it is set.
         on_progress: called now and then.

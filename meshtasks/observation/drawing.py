@@ -97,7 +97,6 @@ def write_chart(chart: Chart, path: Path, note: str) -> None:
     """Write a chart into a file that only its owner may read.
 
     Args:
-        chart: what to draw.
         path: ends in ``.png``, ``.svg`` or ``.html``.
         note: where it comes from; a page shows it.
 
@@ -118,7 +117,6 @@ def svg(chart: Chart, width: int, height: int) -> str:
     """The chart as an ``<svg>`` element; :data:`STYLE` belongs to it.
 
     Args:
-        chart: what to draw.
         width: pixels; where the page gives it more or less room, it is scaled.
         height: pixels.
     """
@@ -155,8 +153,6 @@ def round_numbers(low: float, high: float, most: int = 5) -> list[float]:
     last not below.
 
     Args:
-        low: smallest value.
-        high: largest value.
         most: about how many.
     """
     size = max(abs(low), abs(high))

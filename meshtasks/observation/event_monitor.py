@@ -219,8 +219,6 @@ def dead_letter_of(
     dead-lettering; without either, it was published where no binding matches.
 
     Args:
-        table: AMQP headers.
-        routing_key: as it was delivered.
         now: epoch seconds.
     """
     death = death_of(table, "", routing_key, None)
@@ -264,7 +262,6 @@ class EventMonitor:
     """Watches dead letters, alerts and workers in a thread of its own.
 
     Args:
-        url: AMQP URL.
         topology: names the exchanges that feed the queues.
     """
 

@@ -135,10 +135,7 @@ def explain(
     """Follow a message through the configuration.
 
     Args:
-        settings: the configuration.
-        flows: those of the mesh.
         exchange: declared in topology.yaml, or predeclared by the broker.
-        routing_key: of the message.
 
     Raises:
         ConfigError: a file cannot be used.

@@ -102,9 +102,7 @@ def flow_map(
     """The graph of a mesh.
 
     Args:
-        topology: its exchanges, queues and bindings.
         handlers: by queue; they know the sinks.
-        answers: of the workers.
     """
     edges = [*_bindings(topology), *_consuming(topology, handlers, answers)]
     queues = {f"queue:{queue.name}" for queue in topology.named_queues}

@@ -54,8 +54,6 @@ def headline(
     """What is not well, the gravest first; nothing if all is well.
 
     Args:
-        snapshot: of the mesh.
-        answers: of the workers.
         remembered: what the state has of the last day.
         waits_for_store: readings whose points wait for the time-series store.
         alerts: those that go on.

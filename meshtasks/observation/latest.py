@@ -67,11 +67,7 @@ class RawMessage(NamedTuple):
 
 
 class LatestValues:
-    """The latest value of every sensor; thread-safe.
-
-    Args:
-        kinds: the units of each kind.
-    """
+    """The latest value of every sensor; thread-safe."""
 
     def __init__(self, kinds: KindsConfig) -> None:
         self._kinds = kinds

@@ -44,7 +44,6 @@ def aside(counts: Mapping[str, Count], snapshot: Snapshot) -> int:
 
     Args:
         counts: of all days, by queue.
-        snapshot: of the mesh now.
     """
     pending = [queue for queue in snapshot.queues if queue.name == PENDING_TIMESERIES]
     if not any(queue.ready or queue.unacked for queue in pending):
@@ -65,7 +64,6 @@ def ledger_of(
     Args:
         today: what became of records since midnight, by queue.
         waits_for_store: see :func:`aside`.
-        snapshot: of the mesh now.
         handled: the queues of the mesh that a handler takes.
     """
     queues = {name for name in handled if not name.startswith(_OWN)}

@@ -23,9 +23,7 @@ def mutes_of(
     """What mutes alerts of this sensor, those that go on and those to come, and did.
 
     Args:
-        settings: of the mesh.
         key: its routing key and id.
-        sensor: what is known of it.
         now: epoch seconds.
     """
     with closing(Sinks(settings)) as sinks:

@@ -75,7 +75,6 @@ class Queries:
         """Answer a query; ended when whoever waits for it goes.
 
         Args:
-            sql: DuckDB's SQL.
             days: only the last so many days (UTC); None is all.
             drawn: make a chart, too.
 

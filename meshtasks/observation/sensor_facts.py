@@ -31,7 +31,6 @@ def labels_of(key: tuple[str, str], sensor: Sensor | None) -> dict[str, str]:
 
     Args:
         key: its routing key and id.
-        sensor: what is known of it.
     """
     kind, location = (sensor.kind, sensor.location) if sensor else ("", "")
     return Series("", kind, "", sensor_id=key[1], location=location).labels

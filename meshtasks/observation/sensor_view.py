@@ -68,12 +68,10 @@ def sensor_view(
 
     Args:
         why: answers for it.
-        settings: of the mesh.
         name: as ``meshtasks why`` takes it.
         sensor_id: chooses one of several that the name may mean; may be empty.
         begins_at: of the curve, which ends now; epoch seconds.
         now: likewise.
-        live: the mesh now.
     """
     keys = why.matching(name)
     key = next((each for each in keys if each[1] == sensor_id), None)

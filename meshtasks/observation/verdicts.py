@@ -39,7 +39,6 @@ class Verdicts:
     """Judges messages as their handlers would.
 
     Args:
-        settings: for topology and queues.
         handlers: by queue.
     """
 
@@ -93,8 +92,6 @@ class Verdicts:
         replayed now; none if nothing is found. A sink may still refuse it.
 
         Args:
-            delivery: the message.
-            letter: what is known of it.
             body: to replay in place of its own.
         """
         queues = requeue_targets(letter, self._topology)

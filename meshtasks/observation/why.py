@@ -88,7 +88,6 @@ class Why:
     """Answers questions about one mesh, as it is remembered at the moment.
 
     Args:
-        settings: of the mesh.
         flows: its own.
         now: epoch seconds.
         remembered: what the state has.
@@ -218,7 +217,6 @@ class Why:
             key: routing key and id of the sensor.
             name: what was asked about.
             at: the moment; None is now.
-            live: the mesh now.
         """
         facts = self.facts(key, live)
         sensor = facts.sensor
@@ -356,7 +354,6 @@ def ask(settings: Settings, flows: Flows, name: str, at: float | None = None) ->
     """Why it is so with a sensor, or was at a moment.
 
     Args:
-        settings: of the mesh.
         flows: its own.
         name: routing key, sensor id, location or MQTT topic.
         at: epoch seconds; None is now.

@@ -87,7 +87,6 @@ def misplaced(
     dead: before 2000, or more than a day after they were received.
 
     Args:
-        alerts: the alerts.
         envelopes: their messages.
     """
     dead: dict[int, Dead] = {}

@@ -58,7 +58,6 @@ def line_start(quantity: Quantity, sensor_id: str, location: str) -> str:
     it each time makes a point take 2.8 times as long.
 
     Args:
-        quantity: what was measured.
         sensor_id: the sensor; 1 to 255 characters.
         location: where it is; blank for none.
 
@@ -147,7 +146,6 @@ def metric_start(name: str, tags: tuple[tuple[str, str], ...]) -> str:
     """A metric's line up to its fields: ``disk,host=nas ``; cached.
 
     Args:
-        name: the measurement.
         tags: name and value, sorted by name; blank values are left out.
 
     Raises:

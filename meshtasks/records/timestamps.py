@@ -55,7 +55,6 @@ def plausible_times(envelope: Envelope, oldest_seconds: float) -> tuple[float, f
     can have been made.
 
     Args:
-        envelope: the message.
         oldest_seconds: how old they may be, unless the message may be old.
     """
     received_at = envelope.received_at

@@ -22,8 +22,6 @@ def new_app(name: str, url: str, **options: Any) -> Celery:
     """A Celery application.
 
     Args:
-        name: of the application.
         url: AMQP URL, or several with ``;`` between them.
-        options: of Celery.
     """
     return Celery(name, broker=url, amqp=NodesAMQP, **options)

@@ -49,9 +49,6 @@ class EventLoop:
     and then waits for its sockets, for up to a second. Other threads wake it; what a
     callback of its own thread adds has to wait (kombu 5.7). With the solo pool, whose
     batches run in that thread, every batch did.
-
-    Args:
-        hub: kombu's.
     """
 
     def __init__(self, hub: Any) -> None:
@@ -99,10 +96,6 @@ class BurstReader:
     with a bare py-amqp consumer that only acknowledges, the worker without rules and
     archive (docs/benchmarks.md) reached 0.64 of its rate so, and 0.87 with bursts and
     reading ahead (medians of two and of four rounds).
-
-    Args:
-        connection: the connection beneath kombu's.
-        loop: the event loop.
     """
 
     def __init__(self, connection: Connection, loop: EventLoop) -> None:
@@ -166,7 +159,6 @@ class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
     acknowledging is left to others.
 
     Args:
-        consumer: Celery's consumer.
         shown: the argument and keywords as monitors see them.
         time_limit_seconds: a request that runs longer is killed.
     """

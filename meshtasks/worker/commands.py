@@ -90,11 +90,6 @@ def fault_of(
 
     The form is that of Celery's message protocol 2
     (https://docs.celeryq.dev/en/stable/internals/protocol.html), in JSON.
-
-    Args:
-        headers: its AMQP headers.
-        properties: its AMQP properties.
-        names: of the commands.
     """
     if not isinstance(headers, Mapping):
         return "it has no headers"

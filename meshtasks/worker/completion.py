@@ -35,9 +35,7 @@ class Completion:
     Args:
         loop: the event loop, where all of this runs.
         breaker: learns what batches found out about sinks.
-        metrics: counts.
         recorder: notes what explains holes.
-        republisher: publishes retries and dead letters.
         run_in_parts: runs a batch that was lost again.
         reconnect: gives the connection up, with the reason.
     """

@@ -168,9 +168,6 @@ class Decoder:
     def decode_several(self, body: bytes, error: InvalidMessage) -> Decoded:
         """The records of a body that begins as an object, and is no record.
 
-        Args:
-            error: why it is no record.
-
         Raises:
             InvalidMessage: it is not several either; the error is the one given.
         """

@@ -39,7 +39,6 @@ class FlowControl:
 
     Args:
         consumers: the queues that are consumed, by name.
-        breaker: the circuits of the sinks.
         later: runs a callback in the event loop after so many seconds.
         take_back: the messages of a queue that wait for the pool.
         set_aside: moves messages into the broker until their queue goes on.

@@ -286,7 +286,6 @@ class Exposition:
     reason to consume nothing.
 
     Args:
-        registry: the metrics.
         env: says where to listen; without a port there is no page.
     """
 

@@ -140,7 +140,6 @@ def selected(
     waits, each once.
 
     Args:
-        mesh: of the worker.
         include: those of ``-Q``; None for all that can be consumed.
         exclude: those of ``-X``.
 

@@ -37,7 +37,6 @@ class QueueConsumer:
     """Consumes one queue over one connection; a new connection needs a new consumer.
 
     Args:
-        handler: the queue's handler.
         settings: batch limits, retry options, size limit.
         resolver: resolves this queue's batches.
         prefetch: unacknowledged messages the broker may send.
@@ -114,7 +113,6 @@ class QueueConsumer:
         """Open the channel.
 
         Args:
-            connection: kombu connection.
             on_lost: called with the reason when the broker took our consumer
                 away: it closed the channel (py-amqp opens it again, but without
                 the consumer), or the queue was deleted.

@@ -81,7 +81,6 @@ class Compaction:
     """Compacts the dataset of a store.
 
     Args:
-        store: holds archive and dataset.
         report: called with what is being done, a sentence at a time.
     """
 

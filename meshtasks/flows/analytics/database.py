@@ -173,8 +173,6 @@ def opened(
 
     Args:
         env: of the mesh; fetched files are kept in its state directory.
-        store: holds archive and dataset.
-        sql: the query.
         since: leave out what is before this UTC date.
         left_out: paths of files to leave out.
         bounds: DuckDB's settings, such as ``memory_limit``.

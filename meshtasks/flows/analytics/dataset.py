@@ -49,11 +49,7 @@ class ObjectGone(Transient):
 
 
 class Dataset:
-    """The Parquet files of a store.
-
-    Args:
-        store: holds archive and dataset.
-    """
+    """The Parquet files of a store."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -172,10 +168,6 @@ class DatasetWriter:
         What is wrong with rows is logged. It is no reason to hold up the archive,
         from which they can be made at any time.
 
-        Args:
-            name: of the archive object.
-            content: its lines.
-
         Returns:
             Why some rows, or all, are not written; None if all are.
 
@@ -233,7 +225,6 @@ class LocalFiles:
     change, so each is fetched once. Those of a directory are read where they are.
 
     Args:
-        store: holds the objects.
         cache: directory for those of a bucket; made if missing. Anything in it may
             be deleted while no process uses it.
     """

@@ -93,7 +93,6 @@ class Repair:
     """Makes the objects of a store again.
 
     Args:
-        store: holds archive and dataset.
         partitions: of the dataset, with sources, as they were before the archive was
             listed: what is in the dataset was in the archive before.
         names: of all objects of the archive.

@@ -168,9 +168,7 @@ def reading_of(
 
     Args:
         record: its JSON, parsed.
-        routing_key: it was published with.
         time_ms: epoch milliseconds; when it was read.
-        kinds: the units of each kind.
 
     Raises:
         InvalidMessage: it is no reading, or its unit or value cannot be.

@@ -38,7 +38,6 @@ class Garage:
 
     Args:
         url: of the administration API.
-        token: of the administrator.
         patience_seconds: how long a server that is away or starting is waited for.
     """
 

@@ -205,7 +205,6 @@ def _read_foreign(
 
     Args:
         values: by their index in the message; the worker may have refused others.
-        envelope: the message.
     """
     members = members_of(envelope.body)
     texts = [members[index] for index in values]

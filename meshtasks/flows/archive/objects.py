@@ -86,7 +86,6 @@ class ObjectStore(Sink, Protocol):
 
         Args:
             name: words separated by slashes.
-            data: the content.
             metadata: ASCII names and values, for people who browse the store. They
                 are kept where the store has a place for them (S3 user metadata) and
                 dropped where it has none (a directory); so the mesh never relies on
@@ -373,10 +372,6 @@ class Follower(Sink, Protocol):
 
     def add(self, name: str, content: bytes) -> object:
         """Take an object that was stored; the same one may come again.
-
-        Args:
-            name: of the object.
-            content: its lines.
 
         Raises:
             SinkUnavailable: it has to come again; the object is not noted as stored.

@@ -213,7 +213,6 @@ def objects_in(
     """The objects of a period, the oldest hour first; foreign ones at the end.
 
     Args:
-        store: the object store.
         period: those whose hour has any of it.
         domains: of these; of all if there are none.
 

@@ -53,11 +53,7 @@ class Alerts(NamedTuple):
 
 
 class AlertsModel:
-    """The alerts, for all pages.
-
-    Args:
-        settings: of the mesh.
-    """
+    """The alerts, for all pages."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -26,12 +26,7 @@ from meshtasks.gateway.context import Context
 
 
 def create_console(context: Context, flows: Flows) -> FastAPI:
-    """The console; once a process, since NiceGUI has one application.
-
-    Args:
-        context: of the gateway.
-        flows: those of the mesh.
-    """
+    """The console; once a process, since NiceGUI has one application."""
     sessions = Sessions(context.tokens)
     console = Console.of(context, flows, sessions)
 

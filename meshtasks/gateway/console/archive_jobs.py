@@ -48,8 +48,6 @@ class ArchiveJobs:
     """The part of the page that reads the archive or replays it.
 
     Args:
-        console: the console.
-        jobs: of all pages.
         records: where counted records are put.
         changed: called when more records are known.
     """

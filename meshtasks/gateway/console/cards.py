@@ -34,7 +34,6 @@ class Cards(Generic[T]):
     """Cards in an element, one a key.
 
     Args:
-        inside: the element.
         make: fills a new card; gives what changes it.
         classes: of each card.
     """

@@ -18,11 +18,7 @@ from meshtasks.observation.dead_letters import WaitingDeadLetter
 
 
 class DeadLetterActions:
-    """A part of a page that shows dead letters; made where its dialogs are to be.
-
-    Args:
-        console: the console.
-    """
+    """A part of a page that shows dead letters; made where its dialogs are to be."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -24,13 +24,7 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"
 
 
 class DeadLetterDialog:
-    """The dialog of one dead letter.
-
-    Args:
-        console: the console.
-        letter: what is known of it.
-        delivery: the message.
-    """
+    """The dialog of one dead letter."""
 
     def __init__(
         self, console: Console, letter: DeadLetter, delivery: Delivery

@@ -150,7 +150,6 @@ class DeadLettersModel:
         """What a replay would do.
 
         Args:
-            selection: of which dead letters.
             checked: only of those that would succeed.
 
         Raises:
@@ -181,7 +180,6 @@ class DeadLettersModel:
         """Replay, and look again.
 
         Args:
-            selection: which dead letters.
             who: does it.
             checked: only those that would succeed.
             rate: messages a second, at most.

@@ -74,11 +74,7 @@ class Look:
 
 
 class Picture:
-    """A picture of a graph.
-
-    Args:
-        graph: the graph.
-    """
+    """A picture of a graph."""
 
     def __init__(self, graph: FlowMap) -> None:
         self._graph = graph

@@ -28,8 +28,6 @@ def mount_console(app: FastAPI, context: Context, flows: Flows) -> None:
 
     Args:
         app: the gateway; its routes come first.
-        context: its parts.
-        flows: those of the mesh.
     """
     console = _LazyConsole(app, context, flows)
     served = app.router.lifespan_context

@@ -64,11 +64,7 @@ _OPEN = {"/login", "/logout"}
 
 
 class Sessions:
-    """Who is logged in, in memory.
-
-    Args:
-        tokens: of the gateway.
-    """
+    """Who is logged in, in memory."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
@@ -223,12 +219,7 @@ def _local(path: str) -> str:
 
 
 class Guard:
-    """Lets only those see the console who are logged in.
-
-    Args:
-        app: the console.
-        sessions: who is logged in.
-    """
+    """Lets only those see the console who are logged in."""
 
     def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
         self._app = app

@@ -24,7 +24,6 @@ def ask_silence(
     """Open the dialog, which shows what the silence would mute now.
 
     Args:
-        console: the console.
         labels: to begin with.
         after: called when the silence has begun.
     """

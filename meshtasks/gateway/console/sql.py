@@ -35,12 +35,7 @@ _CHART_STYLE = STYLE.replace(":root {", ".mesh-chart {")
 
 
 class SqlPanel:
-    """One viewer's queries.
-
-    Args:
-        console: the console.
-        queries: of all pages.
-    """
+    """One viewer's queries."""
 
     def __init__(self, console: Console, queries: Queries) -> None:
         self._console = console

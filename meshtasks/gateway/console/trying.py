@@ -97,9 +97,6 @@ def as_stored(
     """What a message that its queues take is stored as, as HTML.
 
     Args:
-        console: the console.
-        routing_key: it was published with.
-        body: the message.
         queues: take it.
     """
     kinds = console.settings.read(KINDS)

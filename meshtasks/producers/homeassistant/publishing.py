@@ -61,7 +61,6 @@ class OwnContexts:
         """Whether the mesh has caused an event.
 
         Args:
-            context: of the event.
             automation: the one that is triggered, if it is such an event.
         """
         own = (

@@ -179,8 +179,6 @@ class DeviceService:
     finished before, unless the broker is away.
 
     Args:
-        url: of the broker.
-        queue: what it consumes.
         normaliser: makes readings.
         announcements: what devices have announced.
         stop: ends it.
