@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import urllib3
 from typing_extensions import override
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
+from urllib3.exceptions import HTTPError, NewConnectionError, ReadTimeoutError, SSLError
 
 from meshtasks.timing import LONGEST_ASKED_SECONDS
 
@@ -77,7 +77,7 @@ def pool_manager(proxy_url: str | None = None, **options: Any) -> urllib3.PoolMa
     return manager
 
 
-def request(
+def request(  # noqa: PLR0913 - what a request has
     pool: urllib3.PoolManager,
     method: str,
     url: str,
@@ -86,9 +86,11 @@ def request(
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
     limit_bytes: int = _ANSWER_LIMIT_BYTES,
+    extendable: bool = True,
 ) -> Answer:
     """One request, without following redirects; ``timeout_seconds`` is for all of the
-    answer. Raises HTTPError if there was none in time."""
+    answer, and if it is ``extendable``, a second more for each 64 KiB. Raises HTTPError
+    if there was none in time."""
     connect_seconds = min(CONNECT_TIMEOUT_SECONDS, timeout_seconds)
     timeout = urllib3.Timeout(connect=connect_seconds, read=timeout_seconds)
     response = pool.request(
@@ -102,6 +104,7 @@ def request(
         preload_content=False,
     )
     content, fault = bytearray(), None
+    ends_at = float("inf") if extendable else time.monotonic() + timeout_seconds
     try:
         while len(content) < limit_bytes:
             chunk = response.read1(_CHUNK_BYTES)
@@ -109,6 +112,9 @@ def request(
                 response.release_conn()  # read to its end: to be used again
                 break
             content += chunk
+            if time.monotonic() > ends_at:
+                message = "the answer took too long"
+                raise ReadTimeoutError(pool, url, message)  # type: ignore[arg-type]
     except HTTPError as error:
         fault = error
     finally:

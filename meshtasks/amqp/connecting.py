@@ -20,11 +20,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import kombu
-from amqp.exceptions import AccessRefused, NotAllowed
+from amqp.exceptions import AccessRefused, NotAllowed, NotFound
 from kombu.utils.url import parse_url
 from typing_extensions import override
 
-from meshtasks.amqp.depths import depths_of
 from meshtasks.config.certificates import tls_fault
 from meshtasks.config.urls import fault_of, urls_of
 from meshtasks.errors import ConfigError, Transient
@@ -252,3 +251,25 @@ def _open(connection: kombu.Connection) -> None:
 
 def _name(connection: kombu.Connection) -> str:
     return f"{connection.hostname}:{connection.port}"
+
+
+class Depth(NamedTuple):
+    """How many messages wait in a queue, and how many consumers it has."""
+
+    ready: int
+    consumers: int
+
+
+def depths_of(connection: kombu.Connection, names: Iterable[str]) -> dict[str, Depth]:
+    """The depths of these queues, without those that the broker does not have."""
+    depths: dict[str, Depth] = {}
+    channel = connection.channel()
+    for name in names:
+        try:
+            answer = channel.queue_declare(name, passive=True)
+        except NotFound:  # which closes the channel
+            channel = connection.channel()
+        else:
+            depths[name] = Depth(answer.message_count, answer.consumer_count)
+    channel.close()
+    return depths

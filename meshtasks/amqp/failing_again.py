@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import kombu
 from amqp.exceptions import ChannelError
 
-from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.connecting import Depth, connected, depths_of
 from meshtasks.amqp.dead_letter_groups import Cause, general_reason
 from meshtasks.amqp.dead_letters import (
     REASON_LIMIT_CHARS,
@@ -24,7 +24,6 @@ from meshtasks.amqp.dead_letters import (
     history_of,
 )
 from meshtasks.amqp.delivery import delivery_of
-from meshtasks.amqp.depths import Depth, depths_of
 from meshtasks.amqp.failed import DEAD_LETTER_ROUTING_KEY
 from meshtasks.amqp.tap import Tap, tapped
 from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE, Topology

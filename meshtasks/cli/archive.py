@@ -11,7 +11,6 @@ import typer
 
 from meshtasks.amqp.connecting import missing_queues
 from meshtasks.amqp.topology import TOPOLOGY
-from meshtasks.cli.archive_garage import garage
 from meshtasks.cli.archive_verify import Domains, End, Start, period_of, verify
 from meshtasks.cli.places import tell_place
 from meshtasks.cli.terminal import (
@@ -22,7 +21,9 @@ from meshtasks.cli.terminal import (
     stopping_on_signals,
 )
 from meshtasks.config.settings import load_settings
-from meshtasks.errors import Transient, Unroutable
+from meshtasks.config.urls import is_base_url
+from meshtasks.errors import ConfigError, Transient, Unroutable
+from meshtasks.flows.archive.garage import Garage
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.archive.reading import objects_in
 from meshtasks.observation.archive_replay import ArchiveReplay, Router
@@ -33,7 +34,40 @@ _EXIT_KEPT = 1
 app = typer.Typer(
     help="The archive (MESH_ARCHIVE_URL): look, verify, replay.", no_args_is_help=True
 )
-app.command()(garage)
+
+
+@app.command()
+def garage(
+    *,
+    admin_url: Annotated[
+        str, typer.Option(metavar="URL", help="Of Garage's administration API.")
+    ] = "http://127.0.0.1:3903",
+    wait: Annotated[
+        int, typer.Option(metavar="SECONDS", min=1, help="Time for Garage to start.")
+    ] = 120,
+) -> None:
+    """Make layout, bucket and key in a Garage of one's own, where they are missing.
+
+    The bucket is that of MESH_ARCHIVE_URL; the key MESH_MINIO_ACCESS_KEY may read and
+    write this bucket and no other. A key that this command made for the bucket before
+    is deleted. Needs MESH_GARAGE_ADMIN_TOKEN.
+
+    Exit codes: 0; 69 Garage cannot be reached; 78 the configuration cannot be used.
+    """
+    env = load_settings().env
+    scheme, _, bucket = env.archive_url.partition("://")
+    if scheme != "s3" or not bucket:
+        expected = f"expected s3://bucket, such as s3://mesh, not {env.archive_url!r}"
+        raise ConfigError("environment", "MESH_ARCHIVE_URL", expected)
+    if not is_base_url(admin_url):
+        expected = "expected a URL such as http://127.0.0.1:3903"
+        raise typer.BadParameter(expected, param_hint="--admin-url")
+    server = Garage(admin_url, env.garage_admin_token.get_secret_value(), wait)
+    key_id = env.minio_access_key.get_secret_value()
+    made = server.prepare(bucket, key_id, env.minio_secret_key.get_secret_value())
+    with closing(open_store(env)) as store:
+        store.probe()
+    say("\n".join(f"made: {each}" for each in made) or "nothing is missing")
 
 
 @app.command("list")

@@ -9,8 +9,7 @@ from typing import Self
 
 import kombu
 
-from meshtasks.amqp.connecting import connected
-from meshtasks.amqp.depths import Depth, depths_of
+from meshtasks.amqp.connecting import Depth, connected, depths_of
 from meshtasks.amqp.management import QueueActivity, activity
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings

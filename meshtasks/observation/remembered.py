@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple, Self
 
-from meshtasks.amqp.connecting import connected
-from meshtasks.amqp.depths import depths_of
+from meshtasks.amqp.connecting import connected, depths_of
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, Transient

@@ -2,24 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
+from datetime import datetime
 from typing import NamedTuple, Self
 
-from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.current import CurrentAlert, current_alerts
 from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.sinks import Sinks
 from meshtasks.observation.headline import Line, headline
-from meshtasks.observation.ledger import Ledger, aside, ledger_of, midnight
 from meshtasks.observation.remembered import Remembered
 from meshtasks.observation.snapshot import Snapshot
 from meshtasks.observation.workers import WorkerAnswer
 from meshtasks.state.database import StateLocation
 from meshtasks.state.history import History
 from meshtasks.state.sensor_activity import Count
+
+#: Of queues that the mesh itself fills.
+_OWN = ("archive.", "alerts.", "pending.")
+
+
+class Ledger(NamedTuple):
+    """The records of a day, each in one column.
+
+    Attributes:
+        stored: what they ask for is done and durable.
+        dead: dead letters.
+        waiting: messages in queues, and readings whose points wait for the store.
+    """
+
+    stored: int
+    dead: int
+    waiting: int
+
+    @property
+    def total(self) -> int:
+        """What came in."""
+        return self.stored + self.dead + self.waiting
+
+
+def midnight(now: float) -> float:
+    """The beginning of this day here, epoch seconds."""
+    today = datetime.fromtimestamp(now).astimezone()
+    return today.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+
+
+def aside(counts: Mapping[str, Count], snapshot: Snapshot) -> int:
+    """How many readings have points that wait for the time-series store.
+
+    Args:
+        counts: of all days, by queue.
+    """
+    pending = [queue for queue in snapshot.queues if queue.name == PENDING_TIMESERIES]
+    if not any(queue.ready or queue.unacked for queue in pending):
+        return 0
+    written = counts.get(PENDING_TIMESERIES, Count())
+    put = sum(count.aside for count in counts.values())
+    return max(put - written.done - written.dead, sum(q.ready for q in pending))
+
+
+def ledger_of(
+    today: Mapping[str, Count],
+    waits_for_store: int,
+    snapshot: Snapshot,
+    handled: Collection[str],
+) -> Ledger:
+    """The ledger of this day.
+
+    Args:
+        today: what became of records since midnight, by queue.
+        waits_for_store: see :func:`aside`.
+        handled: the queues of the mesh that a handler takes.
+    """
+    queues = {name for name in handled if not name.startswith(_OWN)}
+    done = sum(today[name].done for name in queues & today.keys())
+    dead = sum(today[name].dead for name in queues & today.keys())
+    late = today.get(PENDING_TIMESERIES, Count()).dead
+    waiting = sum(snapshot.retry.values()) + sum(
+        queue.ready + (queue.unacked or 0)
+        for queue in snapshot.queues
+        if queue.name in queues
+    )
+    # what waits for the store counts as done in the queue that it came from
+    stored = max(0, done - late - waits_for_store)
+    return Ledger(stored, dead + late, waiting + waits_for_store)
+
+
+def ledger_sentence(ledger: Ledger) -> str:
+    """``today 1,204,331 in = 1,204,300 stored + 31 dead + 0 waiting``."""
+    parts: Iterable[str] = (
+        f"{ledger.stored:,} stored",
+        f"{ledger.dead:,} dead",
+        f"{ledger.waiting:,} waiting",
+    )
+    return f"today {ledger.total:,} in = {' + '.join(parts)}"
+
 
 _DAY = 86_400.0
 

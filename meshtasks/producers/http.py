@@ -76,6 +76,7 @@ class Client:
                 timeout_seconds=self._timeout_seconds,
                 headers=self._headers,
                 limit_bytes=self._limit_bytes + 1,
+                extendable=False,
             )
         except HTTPError as error:
             raise self._unavailable(error) from error

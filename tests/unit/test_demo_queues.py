@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.amqp.depths import Depth
+from meshtasks.amqp.connecting import Depth
 from meshtasks.amqp.management import QueueActivity
 from meshtasks.demo.queues import QueueCount, QueueCounters
 from meshtasks.observation.snapshot import Seen

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import typer
 
+from meshtasks.cli.sensors import sensor_lines
 from meshtasks.cli.terminal import moment_of
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import load_flows
 from meshtasks.observation.remembered import Live, Remembered
-from meshtasks.observation.sensors import sensor_lines
 from meshtasks.observation.why import EXPLAINED, UNKNOWN, UNKNOWN_TIME, WELL, Why
 from meshtasks.state.sensor_activity import BAD_UNIT, Gap, Incident, Sensor
 from tests.conftest import ROOT

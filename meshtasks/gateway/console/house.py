@@ -20,7 +20,7 @@ from meshtasks.gateway.console.frame import Console, framed, text
 from meshtasks.observation.facts import Curve
 from meshtasks.observation.headline import Line
 from meshtasks.observation.latest import LatestValue, SensorKey
-from meshtasks.observation.ledger import ledger_sentence
+from meshtasks.observation.today import ledger_sentence
 from meshtasks.state.sensor_activity import BATTERIES, BATTERY
 from meshtasks.text import clip
 
