@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from kombu.transport import pyamqp
 
-from meshtasks.amqp.receiving import Connection
+from meshtasks.amqp.receiving import ReceivingConnection
 
 
 class Transport(pyamqp.Transport):  # type: ignore[misc]  # kombu ships no types
     """What kombu opens for ``amqp://``."""
 
-    Connection = Connection
+    Connection = ReceivingConnection
 
 
 class TLSTransport(pyamqp.SSLTransport):  # type: ignore[misc]  # kombu ships no types
     """What kombu opens for ``amqps://``."""
 
-    Connection = Connection
+    Connection = ReceivingConnection

@@ -131,7 +131,7 @@ class QueueActivity(BaseModel):
         return self.message_stats.ack_details.rate
 
 
-class Node(BaseModel):
+class LiveNode(BaseModel):
     """A node of the broker's cluster.
 
     Attributes:
@@ -206,12 +206,12 @@ def activity(
     return {queue.name: queue for queue in queues}
 
 
-def nodes(broker_url: str, management_url: str | None = None) -> list[Node]:
+def nodes(broker_url: str, management_url: str | None = None) -> list[LiveNode]:
     """The nodes of the broker's cluster; needs the tag ``monitoring``.
 
     Takes and raises what :func:`read` does.
     """
-    return Api(broker_url, management_url).get("/api/nodes", list[Node])
+    return Api(broker_url, management_url).get("/api/nodes", list[LiveNode])
 
 
 class _User(BaseModel):

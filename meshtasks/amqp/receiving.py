@@ -8,7 +8,7 @@ So the bytes are read here. A message (``basic.deliver``, ``basic.get-ok``,
 ``basic.return``) is put together here and never parsed by py-amqp; its properties are
 decoded by :mod:`meshtasks.amqp.content`. All other frames go to py-amqp, which
 connects, calls methods, publishes and acknowledges as ever. It waits for answers by
-:meth:`Connection.blocking_read`, so they come by the same way.
+:meth:`ReceivingConnection.blocking_read`, so they come by the same way.
 
 Frames are described in section 4.2.3 of AMQP 0-9-1, contents in 4.2.6.
 """
@@ -149,7 +149,7 @@ class _Arriving:
         return Message(b"".join(self._parts), self._properties)
 
 
-class Connection(BaseConnection):
+class ReceivingConnection(BaseConnection):
     """A connection whose messages may hold any bytes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from meshtasks.amqp.accounts import OPERATOR, missing_rights
 from meshtasks.amqp.connecting import AMQPS_PORT, connected, node_of, unopened
 from meshtasks.amqp.drift import compare
-from meshtasks.amqp.management import LiveQueue, Node, nodes, read
+from meshtasks.amqp.management import LiveNode, LiveQueue, nodes, read
 from meshtasks.amqp.partitions import queue_of
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import TOPOLOGY
@@ -152,7 +152,7 @@ def alarms(settings: Settings, management_url: str | None) -> Verdict:
     return _disk_of(min(found, key=lambda node: node.disk_free - node.disk_free_limit))
 
 
-def _disk_of(least: Node) -> Verdict:
+def _disk_of(least: LiveNode) -> Verdict:
     text = f"none; {size_text(least.disk_free)} of disk free on {least.name}"
     if least.disk_free < least.disk_free_limit + _LITTLE_FREE_BYTES:
         text += f"; it takes no messages at {size_text(least.disk_free_limit)}"

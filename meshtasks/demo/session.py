@@ -94,7 +94,7 @@ def run(options: Options) -> int:
     return Session(stack, options, Console(highlight=False)).run()
 
 
-class _Server(Protocol):
+class _Restartable(Protocol):
     """What the demo has started, and can start again."""
 
     def start(self) -> None:
@@ -121,7 +121,7 @@ class Session:
         )
         self._url = self._settings.env.amqp_url
         self._store = open_store(self._settings.env)
-        self._servers: list[tuple[Process, _Server]] = [
+        self._servers: list[tuple[Process, _Restartable]] = [
             (stack.rabbitmq.process, stack.rabbitmq),
             (stack.victoria_metrics.process, stack.victoria_metrics),
         ]
@@ -274,7 +274,7 @@ class Session:
             ProcessFailed: something ended by itself that is not started again.
         """
         simulator = self._simulator
-        parts: list[tuple[Process, _Server]] = [
+        parts: list[tuple[Process, _Restartable]] = [
             (worker, worker) for worker in self._workers.values()
         ]
         if self._options.for_seconds is None:
@@ -286,7 +286,7 @@ class Session:
                 self._restart(process, server)
         return simulator.running
 
-    def _restart(self, process: Process, server: _Server) -> None:
+    def _restart(self, process: Process, server: _Restartable) -> None:
         """Start something again that was killed.
 
         Raises:

@@ -33,7 +33,7 @@ from celery.worker.request import Request
 from kombu.exceptions import InconsistencyError
 from typing_extensions import override
 
-from meshtasks.amqp.receiving import Connection
+from meshtasks.amqp.receiving import ReceivingConnection
 
 logger = get_logger(__name__)
 
@@ -69,7 +69,9 @@ class EventLoop:
         with suppress(OSError):  # full, so it wakes all the same; or closed
             self._waking.send(b"\0")
 
-    def replace_reader(self, connection: Connection, read: Callable[[], None]) -> None:
+    def replace_reader(
+        self, connection: ReceivingConnection, read: Callable[[], None]
+    ) -> None:
         """Read from a connection in place of kombu."""
         self._hub.remove_reader(connection.sock)
         self._hub.add_reader(connection.sock, read)
@@ -98,7 +100,7 @@ class BurstReader:
     reading ahead (medians of two and of four rounds).
     """
 
-    def __init__(self, connection: Connection, loop: EventLoop) -> None:
+    def __init__(self, connection: ReceivingConnection, loop: EventLoop) -> None:
         self._connection = connection
         self._loop = loop
         loop.replace_reader(connection, self.read)

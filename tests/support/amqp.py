@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import amqp
 
-from meshtasks.amqp.receiving import Connection
+from meshtasks.amqp.receiving import ReceivingConnection
 from tests.support.waiting import wait_until
 
 
@@ -34,7 +34,7 @@ class Delivery:
 def open_channel(url: str) -> Iterator[amqp.Channel]:
     """A channel with publisher confirms on a connection of its own."""
     parts = urlsplit(url)
-    with Connection(
+    with ReceivingConnection(
         f"{parts.hostname}:{parts.port}",
         userid=unquote(parts.username or ""),
         password=unquote(parts.password or ""),

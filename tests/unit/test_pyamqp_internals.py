@@ -25,7 +25,7 @@ from meshtasks.amqp.pyamqp_internals import (
     wait_for_full_peer,
     write_some,
 )
-from meshtasks.amqp.receiving import Connection
+from meshtasks.amqp.receiving import ReceivingConnection
 
 CANCEL_OK = struct.pack(">HH", *Basic.CancelOk) + b"\x03tag"
 
@@ -137,7 +137,7 @@ def test_methods_that_can_be_read_are_told_from_others(peer: Peer) -> None:
     assert not peer.connection.is_readable(9, CANCEL_OK)
 
 
-@pytest.mark.parametrize("peer", [Connection], indirect=True)
+@pytest.mark.parametrize("peer", [ReceivingConnection], indirect=True)
 def test_waiting_for_an_answer_comes_by_our_reader(peer: Peer) -> None:
     frame = struct.pack(">BHI", 1, 1, len(CANCEL_OK)) + CANCEL_OK + b"\xce"
     peer.socket.send(frame)
@@ -180,5 +180,5 @@ def test_arguments_and_properties_are_written_by_their_letters() -> None:
 def test_kombu_opens_connections_with_our_reader(scheme: str) -> None:
     connection = KombuConnection(f"{scheme}://host")
 
-    assert connection.transport.Connection is Connection
+    assert connection.transport.Connection is ReceivingConnection
     assert connection.as_uri().startswith(f"{scheme}://")

@@ -18,7 +18,7 @@ from amqp.spec import Channel as ChannelMethods
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtasks.amqp.receiving import Connection, Message
+from meshtasks.amqp.receiving import Message, ReceivingConnection
 
 PROPERTIES = amqp.Message(message_id="m")._serialize_properties()  # noqa: SLF001
 
@@ -50,7 +50,7 @@ class Reader:
     """A connection with one channel, which has one consumer, and what came."""
 
     def __init__(self, *parts: bytes) -> None:
-        self.connection = Connection()
+        self.connection = ReceivingConnection()
         self.connection.transport = Pipe(*parts)
         self.connection.on_inbound_frame = frame_handler(
             self.connection, self.connection.on_inbound_method

@@ -51,12 +51,12 @@ logger = logging.getLogger(__name__)
 _MOST_AGAIN = 200
 
 
-class _Line(msgspec.Struct):
+class _KeyAndRecord(msgspec.Struct):
     routing_key: str
     record: msgspec.Raw
 
 
-_LINE = msgspec.json.Decoder(_Line)
+_LINE = msgspec.json.Decoder(_KeyAndRecord)
 
 
 def _open_journal(sinks: Sinks) -> ArchiveJournal:

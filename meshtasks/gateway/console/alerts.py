@@ -32,10 +32,10 @@ def add_alerts(console: Console) -> None:
     @ui.page("/alerts")
     def alerts(alert: str = "") -> None:
         with framed(console, "/alerts"):
-            _Page(console, alert).build()
+            _AlertsPage(console, alert).build()
 
 
-class _Page:
+class _AlertsPage:
     """One viewer's look at the alerts.
 
     Args:

@@ -60,11 +60,11 @@ def add_archive(console: Console) -> None:
     def archive() -> None:
         with framed(console, "/archive"):
             ui.add_css(_STYLE)
-            _Page(console, jobs, records).build()
+            _ArchivePage(console, jobs, records).build()
             SqlPanel(console, console.context.queries).build()
 
 
-class _Page:
+class _ArchivePage:
     """One viewer's look at the archive."""
 
     def __init__(

@@ -41,7 +41,7 @@ def add_dead_letters(console: Console) -> None:
     @ui.page("/dead-letters")
     def letters() -> None:
         with framed(console, "/dead-letters"):
-            _Page(console).build()
+            _DeadLettersPage(console).build()
 
     console.routes.include_router(_exporting(console.dead_letters))
 
@@ -77,7 +77,7 @@ def _exporting(model: DeadLettersModel) -> APIRouter:
     return router
 
 
-class _Page(DeadLetterActions):
+class _DeadLettersPage(DeadLetterActions):
     """One viewer's look at the dead letters."""
 
     def __init__(self, console: Console) -> None:

@@ -29,10 +29,10 @@ def add_flow(console: Console) -> None:
     @ui.page("/flow")
     def flow() -> None:
         with framed(console, "/flow"):
-            _Page(console).build()
+            _FlowPage(console).build()
 
 
-class _Page:
+class _FlowPage:
     """One viewer's look at the flow."""
 
     def __init__(self, console: Console) -> None:

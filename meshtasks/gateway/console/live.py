@@ -56,10 +56,10 @@ def add_live(console: Console) -> None:
     @ui.page("/live")
     def live(pattern: str = "sensors.#") -> None:
         with framed(console, "/live"):
-            _Page(console, pattern).build()
+            _LivePage(console, pattern).build()
 
 
-class _Page:
+class _LivePage:
     """One viewer's tap."""
 
     def __init__(self, console: Console, pattern: str) -> None:

@@ -44,10 +44,10 @@ def add_sensor(console: Console) -> None:
     def sensor(key: str, id: str = "", hours: float = 24.0) -> None:  # noqa: A002 - its name in the address
         title = f"{key}{f' ({id})' if id else ''}"
         with framed(console, "/", clip(title, 120)):
-            _Page(console, key, id, min(max(hours, 0.1), 720.0)).build()
+            _SensorPage(console, key, id, min(max(hours, 0.1), 720.0)).build()
 
 
-class _Page:
+class _SensorPage:
     """One viewer's look at a sensor."""
 
     def __init__(
