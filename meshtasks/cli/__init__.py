@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from importlib import import_module
@@ -13,8 +14,6 @@ from typing_extensions import override
 
 from meshtasks.cli.terminal import reflow, run, say, show_version
 from meshtasks.errors import ConfigError, Transient
-
-_EX_UNAVAILABLE = 69  # sysexits.h: a service is not there
 
 #: Every command and the first paragraph of its help. The module of the same name has a
 #: group as ``app``, or a function of that name, perhaps an ``EPILOG``, a ``CONTEXT``.
@@ -123,7 +122,7 @@ def main() -> None:
     except ConfigError as error:
         _fail((error, *error.more), ConfigError.exit_code)
     except Transient as error:
-        _fail((error,), _EX_UNAVAILABLE)
+        _fail((error,), os.EX_UNAVAILABLE)
 
 
 def _fail(errors: Iterable[Exception], exit_code: int) -> None:

@@ -27,7 +27,7 @@ import typer
 from typing_extensions import override
 
 from meshtasks.cli.answers import own_address
-from meshtasks.cli.terminal import fail, say
+from meshtasks.cli.terminal import EXIT_USAGE, fail, say
 from meshtasks.config.private_files import make_private_directory, write_private
 from meshtasks.config.settings import ENV_FILE, env_file_values
 from meshtasks.errors import ConfigError
@@ -66,7 +66,6 @@ _NAMES = re.compile(r"(?:DNS|IP Address):([^,\s]+)")
 _DNS_NAME = re.compile(r"(?:\*\.)?[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 #: The broker is called so by the other containers.
 _ALWAYS = ("localhost", "127.0.0.1", "::1", "rabbitmq")
-_EX_USAGE = 2
 
 
 class Certificate(NamedTuple):
@@ -173,7 +172,7 @@ def _name(text: str) -> str:
         return str(ipaddress.ip_address(bare))
     if not _DNS_NAME.fullmatch(text):
         expected = "a name or an address such as mesh.lan or 192.168.1.5"
-        fail(f"--name {text!r}: expected {expected}", _EX_USAGE)
+        fail(f"--name {text!r}: expected {expected}", EXIT_USAGE)
     return text.rstrip(".").lower()
 
 

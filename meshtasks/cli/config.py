@@ -13,7 +13,7 @@ import typer
 
 from meshtasks.amqp.connecting import unopened
 from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
-from meshtasks.cli.terminal import fail, say
+from meshtasks.cli.terminal import EXIT_USAGE, fail, say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError
 from meshtasks.flows.contract import Handler
@@ -155,8 +155,6 @@ def _yaml_files(folder: Path) -> list[Path]:
 
 app = typer.Typer(help="The files of config/.", no_args_is_help=True)
 
-_EX_USAGE = 2
-
 
 @app.callback()
 def _group() -> None:
@@ -198,7 +196,7 @@ def check(
     if explain is not None:
         _explain(load_settings(), explain, exchange, as_json=as_json)
     elif exchange is not None:
-        fail("--exchange needs --explain", _EX_USAGE)
+        fail("--exchange needs --explain", EXIT_USAGE)
     else:
         _check(as_json=as_json, allow_warnings=allow_warnings)
 
@@ -239,10 +237,10 @@ def _explain(
             candidates = [""]  # the default exchange, by which retries come, too
         if len(candidates) != 1:
             hint = ", ".join(candidates or (each.name for each in topology.exchanges))
-            fail(f"which exchange? Give --exchange, one of {hint}", _EX_USAGE)
+            fail(f"which exchange? Give --exchange, one of {hint}", EXIT_USAGE)
         (exchange,) = candidates
     elif not is_known(topology, exchange):
-        fail(f"topology.yaml declares no exchange {exchange}", _EX_USAGE)
+        fail(f"topology.yaml declares no exchange {exchange}", EXIT_USAGE)
     found = explain(settings, load_flows(), exchange, routing_key)
     if as_json:
         say(json.dumps(found.as_json(), indent=2))

@@ -25,7 +25,7 @@ from meshtasks.amqp.topology import PENDING_TIMESERIES
 from meshtasks.cli import doctor_broker
 from meshtasks.cli.config import findings
 from meshtasks.cli.places import tell_place
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import ManagementUrl, say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import MeshError
 from meshtasks.flows.diagnosis import Check, Verdict, disk, probe, size_text
@@ -56,15 +56,7 @@ _REMEDY = "is it running, and is its MESH_… variable right?"
 def doctor(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    management_url: Annotated[
-        str | None,
-        typer.Option(
-            help="Where RabbitMQ's management pages are, if neither as "
-            "MESH_MANAGEMENT_URL says nor on port 15672 of the broker's host. They "
-            "get the account of MESH_BROKER_URL.",
-            metavar="URL",
-        ),
-    ] = None,
+    management_url: ManagementUrl = None,
     within: Annotated[
         float,
         typer.Option(min=1, metavar="SECONDS", help="What takes longer has failed."),

@@ -10,14 +10,13 @@ from typing import Annotated
 
 import typer
 
-from meshtasks.cli.terminal import fail, say
+from meshtasks.cli.terminal import EXIT_USAGE, fail, say
 from meshtasks.flows.loading import load_flows
 
 app = typer.Typer(
     help="Flows: what the mesh does with its queues.", no_args_is_help=True
 )
 
-_EX_USAGE = 2
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 #: Files of the package: template → path, where ``NAME`` stands for the flow's name.
 _FILES = {
@@ -65,15 +64,17 @@ def new(
     be made.
     """
     if not _NAME.fullmatch(name):
-        fail(f"{name!r} cannot be the name of a flow: use a to z, 0 to 9, _", _EX_USAGE)
+        fail(
+            f"{name!r} cannot be the name of a flow: use a to z, 0 to 9, _", EXIT_USAGE
+        )
     if name in load_flows().packages:
         fail(
-            f"there is a flow {name} already; `meshtasks flow list` has all", _EX_USAGE
+            f"there is a flow {name} already; `meshtasks flow list` has all", EXIT_USAGE
         )
     distribution = f"mesh-{name.replace('_', '-')}"
     directory = into / distribution
     if directory.exists():
-        fail(f"{directory} exists already", _EX_USAGE)
+        fail(f"{directory} exists already", EXIT_USAGE)
     words = {"name": name, "package": f"mesh_{name}", "distribution": distribution}
     templates = files("meshtasks.cli") / "flow_template"
     try:
@@ -83,5 +84,5 @@ def new(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(Template(text).substitute(words), encoding="utf-8")
     except OSError as error:
-        fail(f"{directory} cannot be written: {error.strerror}", _EX_USAGE)
+        fail(f"{directory} cannot be written: {error.strerror}", EXIT_USAGE)
     say(f"Wrote {directory}; its README.md has the next steps.")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from meshtasks.cli.places import tell_place
-from meshtasks.cli.terminal import fail, say
+from meshtasks.cli.terminal import EXIT_INTERRUPTED, fail, say
 from meshtasks.config.extras import require
 from meshtasks.config.settings import load_settings
 from meshtasks.flows.archive.objects import open_store
@@ -26,7 +26,6 @@ from meshtasks.observation.query import since
 if TYPE_CHECKING:
     from meshtasks.observation.query_result import Result
 
-_EXIT_INTERRUPTED = 130
 _PLOTS = (".png", ".html", ".svg")
 
 EPILOG = """
@@ -139,7 +138,7 @@ def _run(
         except QueryFailed as error:
             fail(str(error), os.EX_DATAERR)
         except KeyboardInterrupt:
-            fail("interrupted", _EXIT_INTERRUPTED)
+            fail("interrupted", EXIT_INTERRUPTED)
 
 
 def _interruptible(work: Callable[[], None], interrupt: Callable[[], None]) -> None:

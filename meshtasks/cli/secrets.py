@@ -29,7 +29,7 @@ from meshtasks.cli.rotation import (
     services_with,
 )
 from meshtasks.cli.services import InfluxOwner, change_grafana_password
-from meshtasks.cli.terminal import fail, say
+from meshtasks.cli.terminal import EXIT_USAGE, fail, say
 from meshtasks.config.private_files import (
     make_private_directory,
     private_opener,
@@ -41,7 +41,6 @@ from meshtasks.errors import ConfigError, Transient
 
 VHOST = "mesh"
 
-_EX_USAGE = 2
 #: docker-compose.yml mounts it. Its directory holds nothing else.
 DEFINITIONS = Path(".mesh/compose/rabbitmq.json")
 #: It mounts this, too; a clone that was made with umask 077 hides it from containers.
@@ -188,10 +187,10 @@ def _chosen(names: Iterable[str], known: Mapping[str, str]) -> set[str]:
     chosen = set[str]()
     for name in names:
         if name in KEPT:
-            fail(f"--rotate {name}: it is kept, for {KEPT[name]}", _EX_USAGE)
+            fail(f"--rotate {name}: it is kept, for {KEPT[name]}", EXIT_USAGE)
         if name != "all" and name not in possible:
             expected = f"all, or one of {', '.join(sorted(possible))}"
-            fail(f"--rotate {name}: expected {expected}", _EX_USAGE)
+            fail(f"--rotate {name}: expected {expected}", EXIT_USAGE)
         chosen |= possible if name == "all" else {name}
     return chosen | _KEY if chosen & _KEY else chosen
 
@@ -280,7 +279,7 @@ def make_secrets(
     for name in devices:
         if not _DEVICE_NAME.fullmatch(name):
             expected = "small letters, digits and single underscores, such as attic_1"
-            fail(f"--device {name!r}: expected {expected}", _EX_USAGE)
+            fail(f"--device {name!r}: expected {expected}", EXIT_USAGE)
     roles = rights_of(topology, devices)
     wanted = _wanted(sorted(roles), known, names)
     added = add_missing(env_file, wanted)

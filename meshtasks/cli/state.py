@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -24,9 +25,6 @@ app = typer.Typer(
     help="What workers share (MESH_STATE_URL): upgrade, check, export, import.",
     no_args_is_help=True,
 )
-
-_EX_DATAERR = 65  # sysexits.h
-_EX_CANTCREAT = 73
 
 _File = Annotated[
     Path,
@@ -117,7 +115,7 @@ def export(file: _File) -> None:
                     out.write(f"{line}\n")
                     count += 1
         except OSError as error:
-            fail(f"{file}: {error.strerror or error}", _EX_CANTCREAT)
+            fail(f"{file}: {error.strerror or error}", os.EX_CANTCREAT)
     say(f"{count:,} rows", err=True)
 
 
@@ -144,9 +142,9 @@ def import_(
             with _read(file) as lines:
                 count = load(database, lines, replace=replace)
         except SchemaMismatch as error:
-            fail(f"{error}", _EX_DATAERR)
+            fail(f"{error}", os.EX_DATAERR)
         except (OSError, UnicodeDecodeError) as error:
-            fail(f"{file}: {error}", _EX_DATAERR)
+            fail(f"{file}: {error}", os.EX_DATAERR)
     say(f"{count:,} rows in {location}")
 
 

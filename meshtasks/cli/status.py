@@ -15,7 +15,7 @@ from rich.live import Live
 
 from meshtasks.amqp.connecting import connected, unopened
 from meshtasks.amqp.peek import QueueBusy
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import ManagementUrl, say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.demo.render import draw
 from meshtasks.errors import ConfigError, Transient
@@ -44,15 +44,7 @@ def status(
         bool, typer.Option("--once", help="Show it once, and end with an exit code.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, once.")] = False,
-    management_url: Annotated[
-        str | None,
-        typer.Option(
-            help="Where RabbitMQ's management pages are, if neither as "
-            "MESH_MANAGEMENT_URL says nor on port 15672 of the broker's host. They "
-            "get the account of MESH_BROKER_URL.",
-            metavar="URL",
-        ),
-    ] = None,
+    management_url: ManagementUrl = None,
 ) -> None:
     """Show what the mesh does: queues, retries, dead letters, circuits, alerts,
     workers. Nothing is taken from any queue.

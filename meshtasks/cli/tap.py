@@ -20,7 +20,7 @@ from meshtasks.amqp.receiving import Message
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
 from meshtasks.amqp.tap import every_exchange, pattern_fault, tapped
 from meshtasks.amqp.topology import TOPOLOGY, Topology
-from meshtasks.cli.terminal import fail, say, stopping_on_signals
+from meshtasks.cli.terminal import EXIT_USAGE, fail, say, stopping_on_signals
 from meshtasks.config.durations import seconds_of
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import Transient
@@ -29,7 +29,6 @@ from meshtasks.text import clip, did_you_mean
 from meshtasks.timing import Backoff
 
 _POLL_SECONDS = 0.5
-_EX_USAGE = 2
 #: Of a line that goes to a file or a pipe.
 _WIDTH_CHARS = 100_000
 
@@ -127,7 +126,7 @@ def _exchanges(topology: Topology, named: list[str]) -> list[str]:
     for name in named:
         if name not in {*known, *PREDECLARED_EXCHANGES}:
             close = did_you_mean(name, known)
-            fail(f"topology.yaml has no exchange {name}{close}", _EX_USAGE)
+            fail(f"topology.yaml has no exchange {name}{close}", EXIT_USAGE)
     return named or every_exchange(topology)
 
 

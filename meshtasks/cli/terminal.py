@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Annotated, Any, Never
 
 import typer
 
@@ -23,7 +23,19 @@ if TYPE_CHECKING:
 
 #: As shells count a program that a signal has ended: 128 and SIGINT, or SIGPIPE.
 EXIT_INTERRUPTED = 130
+#: As typer ends with what is wrong in the command line.
+EXIT_USAGE = 2
 _EXIT_BROKEN_PIPE = 141
+
+ManagementUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Where RabbitMQ's management pages are, if neither as MESH_MANAGEMENT_URL "
+        "says nor on port 15672 of the broker's host. They get the account of "
+        "MESH_BROKER_URL.",
+        metavar="URL",
+    ),
+]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -28,20 +28,10 @@ from meshtasks.amqp.repartition import Repartition, changes
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli import asyncapi
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import ManagementUrl, say
 from meshtasks.config.settings import load_settings
 from meshtasks.flows.loading import load_flows
 from meshtasks.observation.flow_map import DOMAIN_COLOURS, SYSTEM_COLOUR
-
-ManagementUrl = Annotated[
-    str | None,
-    typer.Option(
-        help="Where RabbitMQ's management pages are, if neither as MESH_MANAGEMENT_URL "
-        "says nor on port 15672 of the broker's host. They get the account of "
-        "MESH_BROKER_URL.",
-        metavar="URL",
-    ),
-]
 
 app = typer.Typer(
     help="Exchanges, queues and bindings: config/topology.yaml and the broker.",
