@@ -208,9 +208,7 @@ def connected(url: str) -> Iterator[kombu.Connection]:
 def missing_queues(url: str, names: Iterable[str]) -> list[str]:
     """Those of these queues that the broker does not have.
 
-    Raises:
-        ConfigError: see :func:`connected`.
-        Transient: likewise.
+    Raises what :func:`connected` does.
     """
     wanted = list(names)
     with connected(url) as connection:

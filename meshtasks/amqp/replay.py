@@ -289,9 +289,7 @@ def drop(
         is_chosen: whether this one is to go.
         stopping: ends it, in good order, when it is set.
 
-    Raises:
-        ConfigError: see :func:`~meshtasks.amqp.peek.peek`.
-        Transient: likewise.
+    Raises what :func:`~meshtasks.amqp.peek.peek` does.
     """
     dropped = 0
     with peek(url, queue, stopping=stopping) as held:

@@ -110,9 +110,7 @@ def dead_letter_with_id(
 ) -> WaitingDeadLetter | None:
     """One dead letter with its message; None if it is there no more.
 
-    Raises:
-        ConfigError: see :func:`waiting_dead_letters`.
-        Transient: likewise.
+    Raises what :func:`waiting_dead_letters` does.
     """
     stopping = threading.Event()
     found: WaitingDeadLetter | None = None
@@ -135,9 +133,7 @@ def dead_letters_that(
 ) -> list[WaitingDeadLetter]:
     """The first of those that are selected, so many at most; they stay where they are.
 
-    Raises:
-        ConfigError: see :func:`waiting_dead_letters`.
-        Transient: likewise.
+    Raises what :func:`waiting_dead_letters` does.
     """
     found: list[WaitingDeadLetter] = []
     with peek(url, queue, stopping=stopping) as held:
@@ -166,9 +162,7 @@ def would_replay(
         stopping: ends it, in good order, when it is set.
         on_progress: called now and then.
 
-    Raises:
-        ConfigError: see :func:`waiting_dead_letters`.
-        Transient: likewise.
+    Raises what :func:`waiting_dead_letters` does.
     """
     plan = ReplayPlan(selection, topology, refusal)
     with peek(url, queue, stopping=stopping or threading.Event()) as held:

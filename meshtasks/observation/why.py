@@ -232,8 +232,6 @@ class Why:
                 found = causes(facts, lately, is_hole=False)
         if sensor is None or not sensor.time:
             headline = f"No reading of {_named(key)} was ever stored."
-            if not found:
-                found = []
         elif hole:
             headline = (
                 f"{_named(key)} is silent: its last reading"
@@ -273,11 +271,8 @@ class Why:
             )
             found.append(Cause(RETENTION, at, at, sentence))
         if hole:
-            end = (
-                "it has not ended"
-                if hole.ends_at is None
-                else (f"to {clock(hole.ends_at, now)}")
-            )
+            ends_at = hole.ends_at
+            end = "it has not ended" if ends_at is None else f"to {clock(ends_at, now)}"
             headline = (
                 f"At {when} {_named(key)} has a hole, from "
                 f"{clock(hole.begins_at, now)} {end}."

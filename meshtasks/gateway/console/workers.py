@@ -147,9 +147,7 @@ def _workers(console: Console) -> str:
             silent = span_text(time.time() - worker.heard_at) if worker else "?"
             state = f"busy, or away: heard of {silent} ago"
         circuits = (
-            "; ".join(f"{s}: {why}" for s, why in answer.down.items())
-            if (answer)
-            else ""
+            "; ".join(f"{s}: {why}" for s, why in answer.down.items()) if answer else ""
         )
         last = worker.last_batch if worker else None
         rows += (
