@@ -175,9 +175,11 @@ class Why:
             if name.startswith("archive.")
             for sink in handler.sink_names
         }
-        keeps = {k.waits_in for q in queues for k in self._handlers[q].sinks}
-        deferrable = {
-            k.name for q in queues for k in self._handlers[q].sinks if k.waits_in
+        blocking = {
+            key.name
+            for queue in queues
+            for key in self._handlers[queue].sinks
+            if not key.waits_in
         }
         return Facts(
             sensor,
@@ -201,7 +203,7 @@ class Why:
             spans=self._state.spans,
             queues=queues,
             sinks=frozenset(own | archive),
-            blocking=frozenset(own - deferrable - keeps),
+            blocking=frozenset(blocking),
             mutes=tuple(mutes_of(self._settings, key, sensor, self._now)),
             **({} if live is None else _now(live, queues)),
         )
