@@ -26,6 +26,7 @@ from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.entities import Exchange, HashExchange
 from meshtasks.amqp.management import definitions
 from meshtasks.amqp.partitions import is_reserved
+from meshtasks.amqp.routing import MQTT_EXCHANGE
 from meshtasks.amqp.topology import Topology
 
 #: What Celery itself declares: remote control, its replies, and task events.
@@ -41,9 +42,7 @@ _CELERY_ASKING = (
 #: The lock of those who peek at the dead letters.
 _PEEK_LOCKS = r".+\.browsed"
 _DEFAULT_EXCHANGE = r"amq\.default"
-#: Where the MQTT plugin publishes what devices send.
-DEVICES_EXCHANGE = "amq.topic"
-_DEVICES = re.escape(DEVICES_EXCHANGE)
+_DEVICES = re.escape(MQTT_EXCHANGE)
 
 #: RabbitMQ 4.3 refuses patterns of more than 1,024 characters, and does not start with
 #: definitions that have one. The rest of a pattern takes 200.
@@ -280,7 +279,7 @@ def permissions(may: Rights) -> dict[str, str]:
 
 def topic_permissions(may: Rights) -> dict[str, str]:
     """Rights on routing keys, likewise; only where there are any."""
-    return {"exchange": DEVICES_EXCHANGE, "write": may.topics, "read": may.topics}
+    return {"exchange": MQTT_EXCHANGE, "write": may.topics, "read": may.topics}
 
 
 def limits(may: Rights) -> dict[str, int]:

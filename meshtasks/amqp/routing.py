@@ -8,12 +8,14 @@ from functools import lru_cache
 
 from meshtasks.amqp.entities import Binding, Exchange
 
+#: Where the broker's MQTT plugin publishes what devices send.
+MQTT_EXCHANGE = "amq.topic"
 #: Exchanges that every RabbitMQ virtual host has, with their types. A binding may
-#: start at one; nobody may declare them. MQTT messages arrive at ``amq.topic``.
+#: start at one; nobody may declare them.
 PREDECLARED_EXCHANGES = {
     "amq.direct": "direct",
     "amq.fanout": "fanout",
-    "amq.topic": "topic",
+    MQTT_EXCHANGE: "topic",
 }
 
 

@@ -13,10 +13,9 @@ from contextlib import contextmanager, suppress
 
 import kombu
 
-from meshtasks.amqp.accounts import DEVICES_EXCHANGE
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.receiving import Message
-from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, topic_matches
+from meshtasks.amqp.routing import MQTT_EXCHANGE, PREDECLARED_EXCHANGES, topic_matches
 from meshtasks.amqp.topology import Topology
 
 _LONGEST_BYTES = 255
@@ -91,7 +90,7 @@ def pattern_fault(pattern: str) -> str | None:
 
 def every_exchange(topology: Topology) -> list[str]:
     """Names of the exchanges of the mesh, and of that where MQTT messages arrive."""
-    return [*(item.name for item in topology.exchanges), DEVICES_EXCHANGE]
+    return [*(item.name for item in topology.exchanges), MQTT_EXCHANGE]
 
 
 @contextmanager

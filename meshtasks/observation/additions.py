@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic_core import from_json
 
-from meshtasks.amqp.accounts import DEVICES_EXCHANGE
 from meshtasks.amqp.partitions import is_reserved
 from meshtasks.amqp.queues import QUEUES
-from meshtasks.amqp.routing import topic_matches
+from meshtasks.amqp.routing import MQTT_EXCHANGE, topic_matches
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.settings import Settings
 from meshtasks.observation.explain import exchanges_for
@@ -131,7 +130,7 @@ def in_the_way(topology: Topology, routing_key: str) -> list[str]:
     return [
         binding.routing_key
         for binding in topology.bindings
-        if binding.exchange == DEVICES_EXCHANGE
+        if binding.exchange == MQTT_EXCHANGE
         and binding.to_exchange
         and topic_matches(binding.routing_key, routing_key)
         and topology.queues_reached(binding.to_exchange, routing_key)
@@ -148,12 +147,12 @@ def _bindings(
     domain = pattern.partition(".")[0]
     of_devices = f"{domain}.#" if domain else pattern
     if not any(
-        binding.exchange == DEVICES_EXCHANGE
+        binding.exchange == MQTT_EXCHANGE
         and binding.to_exchange == exchange
         and topic_matches(binding.routing_key, pattern.removesuffix(".#"))
         for binding in topology.bindings
     ):
-        yield f"- exchange: {DEVICES_EXCHANGE}"
+        yield f"- exchange: {MQTT_EXCHANGE}"
         yield f"  to_exchange: {_yaml(exchange)}"
         yield f"  routing_key: {json.dumps(of_devices)}"
 

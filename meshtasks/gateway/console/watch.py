@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 from amqp.exceptions import ChannelError
 
-from meshtasks.amqp.accounts import DEVICES_EXCHANGE
+from meshtasks.amqp.routing import MQTT_EXCHANGE
 from meshtasks.amqp.tap import tapped
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.extras import require
@@ -36,7 +36,7 @@ _RETRY_SECONDS = 2.0
 #: What takes long is read seldom.
 _RESTS = 20.0
 _SENSORS = "sensors.#"
-_SENSOR_EXCHANGES = ("sensors", DEVICES_EXCHANGE)
+_SENSOR_EXCHANGES = ("sensors", MQTT_EXCHANGE)
 
 
 class MeshWatch:

@@ -11,11 +11,12 @@ from typing import Annotated
 
 import typer
 
+from meshtasks.amqp.routing import MQTT_EXCHANGE
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.settings import load_settings
 from meshtasks.producers.__main__ import main
 from meshtasks.producers.sensornet.announcements import Announcements, AnnouncementsFile
-from meshtasks.producers.sensornet.config import CONFIG, MQTT_EXCHANGE, SensorNet
+from meshtasks.producers.sensornet.config import CONFIG, SensorNet
 from meshtasks.producers.sensornet.normaliser import Normalised, Normaliser
 from meshtasks.producers.sensornet.records import Published
 from meshtasks.producers.sensornet.service import DeviceService

@@ -10,15 +10,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, model_validator
 
-from meshtasks.amqp.routing import topic_matches
+from meshtasks.amqp.routing import MQTT_EXCHANGE, topic_matches
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError, UnknownUnit
 from meshtasks.producers.configuration import Model
 from meshtasks.producers.sensornet.kinds import KINDS, name
 
-#: Where the broker's MQTT plugin publishes.
-MQTT_EXCHANGE = "amq.topic"
 #: Where what happened goes.
 EVENTS_EXCHANGE = "home.events"
 
