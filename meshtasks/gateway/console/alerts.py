@@ -16,7 +16,7 @@ from meshtasks.flows.alerts.state import AlertEvent, AlertState, Silence
 from meshtasks.flows.alerts.store import AlertTables
 from meshtasks.gateway.console.alerts_model import Alerts
 from meshtasks.gateway.console.cards import Cards, Change, staying
-from meshtasks.gateway.console.frame import Console, framed, scrolling, text
+from meshtasks.gateway.console.frame import Console, framed, scrolling, table, text
 from meshtasks.gateway.console.silence_dialog import ask_silence
 from meshtasks.text import printable
 
@@ -228,11 +228,5 @@ def _history(events: list[AlertEvent]) -> str:
         f"<td class='mesh-wrap'>{text(event.detail)}</td></tr>"
         for event in events
     )
-    head = "".join(
-        f"<th scope='col'>{name}</th>"
-        for name in ("when", "what", "alert or silence", "who", "detail")
-    )
-    return (
-        "<table class='mesh-table'><caption class='mesh-h2'>What happened lately"
-        f"</caption><tr>{head}</tr>{rows}</table>"
-    )
+    head = ("when", "what", "alert or silence", "who", "detail")
+    return table("What happened lately", head, rows)

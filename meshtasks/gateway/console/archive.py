@@ -17,7 +17,7 @@ from meshtasks.errors import MeshError
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.archive.reading import Period
 from meshtasks.gateway.console.archive_jobs import ArchiveJobs
-from meshtasks.gateway.console.frame import Console, framed, scrolling, text
+from meshtasks.gateway.console.frame import Console, framed, scrolling, table, text
 from meshtasks.gateway.console.jobs import Jobs
 from meshtasks.gateway.console.sql import SqlPanel
 from meshtasks.observation.archived import ArchivedDay, Calendar, calendar_of
@@ -212,10 +212,6 @@ class _ArchivePage:
             self._detail.set_content(rows + f"<p class='mesh-bad'>{text(fault)}</p>")
 
     def _rows(self, day: date, found: Mapping[str, ArchivedDay]) -> str:
-        head = "".join(
-            f"<th scope='col' class='n'>{name}</th>"
-            for name in ("objects", "records", "MB")
-        )
         rows = ""
         for name, of_day in found.items():
             counted = self._counted(day, {name: of_day})
@@ -226,11 +222,9 @@ class _ArchivePage:
                 f"<td class='n'>{of_day.size_bytes / 1e6:,.2f}</td>"
                 f"<td>{_hours_in_words(of_day.hours)}</td></tr>"
             )
-        return (
-            f"<table class='mesh-table'><caption class='mesh-h2'>{day:%A}, {day} (UTC)"
-            f"</caption><tr><th scope='col'>domain</th>{head}"
-            f"<th scope='col'>hours</th></tr>{rows}</table>"
-        )
+        numbers = ("objects", "records", "MB")
+        head = ("domain", *numbers, "hours")
+        return table(f"{day:%A}, {day} (UTC)", head, rows, numbers)
 
 
 def _span(calendar: Calendar) -> Iterator[date]:

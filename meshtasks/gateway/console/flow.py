@@ -10,7 +10,7 @@ from meshtasks.amqp.partitions import queue_of
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.durations import span_text
 from meshtasks.gateway.console.flow_picture import STYLE, Look, Picture
-from meshtasks.gateway.console.frame import Console, framed, scrolling, text
+from meshtasks.gateway.console.frame import Console, framed, scrolling, table, text
 from meshtasks.gateway.console.house import sentence
 from meshtasks.observation.flow_map import FlowMap, flow_map
 from meshtasks.observation.snapshot import QueueState
@@ -136,14 +136,8 @@ def _queues(console: Console) -> str:
         f"<td class='n'>{ready:,}</td><td colspan='5'></td></tr>"
         for seconds, ready in snapshot.retry.items()
     )
-    head = "".join(
-        f"<th scope='col' class='n'>{name}</th>"
-        for name in ("waiting", "in work", "in /s", "out /s", "consumers")
-    )
-    return (
-        "<table class='mesh-table'><caption class='mesh-h2'>Queues</caption>"
-        f"<tr><th scope='col'>queue</th>{head}<th scope='col'></th></tr>{rows}</table>"
-    )
+    numbers = ("waiting", "in work", "in /s", "out /s", "consumers")
+    return table("Queues", ("queue", *numbers, ""), rows, numbers)
 
 
 def _number(value: float | None) -> str:
@@ -181,8 +175,4 @@ def _workers(console: Console) -> str:
         + "</td></tr>"
         for answer in answers
     )
-    return (
-        "<table class='mesh-table'><caption class='mesh-h2'>Workers</caption><tr>"
-        "<th scope='col'>worker</th><th scope='col'>consumes</th>"
-        f"<th scope='col'>open circuits</th></tr>{rows}</table>"
-    )
+    return table("Workers", ("worker", "consumes", "open circuits"), rows)

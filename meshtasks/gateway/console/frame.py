@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
@@ -163,6 +163,20 @@ def scrolling(label: str) -> ui.html:
         label,
     )
     return box
+
+
+def table(
+    title: str, head: Sequence[str], rows: str, numbers: Collection[str] = ()
+) -> str:
+    """A table as HTML, of rows that are HTML already; ``numbers`` are the columns of
+    numbers."""
+    cells = "".join(
+        f"<th scope='col'{' class=n' * (name in numbers)}>{name}</th>" for name in head
+    )
+    return (
+        f"<table class='mesh-table'><caption class='mesh-h2'>{title}</caption>"
+        f"<tr>{cells}</tr>{rows}</table>"
+    )
 
 
 def text(value: object) -> str:

@@ -19,7 +19,7 @@ from meshtasks.errors import MeshError
 from meshtasks.flows.contract import Command
 from meshtasks.gateway.clients import Client
 from meshtasks.gateway.console.forms import FieldFault, Form
-from meshtasks.gateway.console.frame import Console, framed, scrolling, text
+from meshtasks.gateway.console.frame import Console, framed, scrolling, table, text
 from meshtasks.gateway.problems import Problem
 from meshtasks.gateway.routes import checked, start
 from meshtasks.gateway.store import Task
@@ -43,14 +43,14 @@ def add_workers(console: Console) -> None:
     async def workers() -> None:
         with framed(console, "/workers"):
             _links(console)
-            table, outcomes = scrolling("Workers"), scrolling("Outcomes")
+            heard, outcomes = scrolling("Workers"), scrolling("Outcomes")
             ui.html("<h2 class='mesh-h2'>Commands</h2>", sanitize=False)
             for command in console.context.commands.values():
                 _CommandForm(console, command).build()
             tasks = scrolling("Commands that were started")
 
             async def refresh() -> None:
-                table.set_content(_workers(console))
+                heard.set_content(_workers(console))
                 outcomes.set_content(_outcomes(console) + _batches(console))
                 viewer = console.viewer()
                 if viewer is not None:
@@ -158,7 +158,7 @@ def _workers(console: Console) -> str:
         )
     if not rows:
         rows = "<tr><td colspan='5'>No worker is heard of.</td></tr>"
-    return _table(
+    return table(
         "Workers", ("worker", "state", "consumes", "open circuits", "last batch"), rows
     )
 
@@ -174,7 +174,7 @@ def _outcomes(console: Console) -> str:
         for queue, counts in sorted(snapshot.seen.outcomes.items())
     )
     head = ("queue or command", *_OUTCOMES)
-    return _table("Batches since the pages are looked at", head, rows, numbers=3)
+    return table("Batches since the pages are looked at", head, rows, _OUTCOMES)
 
 
 def _batches(console: Console) -> str:
@@ -186,7 +186,7 @@ def _batches(console: Console) -> str:
         f"</th><td>{_batch_line(batch)}</td><td>{text(batch.worker)}</td></tr>"
         for batch in reversed(snapshot.seen.last_batches)
     )
-    return _table("The last of them", ("at", "of", "outcome", "worker"), rows)
+    return table("The last of them", ("at", "of", "outcome", "worker"), rows)
 
 
 def _batch_line(batch: BatchEvent) -> str:
@@ -214,7 +214,7 @@ def _tasks(console: Console, viewer: Client) -> str:
         for task in tasks
     )
     head = ("at", "command", "of", "outcome")
-    return _table("Commands that were started", head, rows)
+    return table("Commands that were started", head, rows)
 
 
 def _task_state(task: Task) -> str:
@@ -227,18 +227,6 @@ def _task_state(task: Task) -> str:
         return state
     result = json.dumps(task.result, ensure_ascii=False)
     return f"{state} <code class='mesh-wrap'>{text(clip(result, _CHARS))}</code>"
-
-
-def _table(title: str, head: tuple[str, ...], rows: str, numbers: int = 0) -> str:
-    texts = len(head) - numbers
-    cells = "".join(
-        f"<th scope='col'{' class=n' if index >= texts else ''}>{name}</th>"
-        for index, name in enumerate(head)
-    )
-    return (
-        f"<table class='mesh-table'><caption class='mesh-h2'>{title}</caption>"
-        f"<tr>{cells}</tr>{rows}</table>"
-    )
 
 
 def _clock(moment: float) -> str:
