@@ -59,3 +59,21 @@ def test_an_alert_is_acknowledged_and_silenced_with_a_preview(
     page.wait_for("by operator")
     page.press("End silence")
     page.wait_for("silence ended")
+
+
+def test_an_alert_is_silenced_whatever_its_labels_say(
+    page: Browser, console: Gateway, console_mesh: Environment
+) -> None:
+    values = ("a,b", 'say "x, y"', '"quoted"', "<b>", "a=b, c!=d", "100 %, ½", "مطبخ")
+    labels = {f"name{n}": value for n, value in enumerate(values)}
+    odd = {"title": "odd labels", "labels": {**labels, "two words": "left out"}}
+    receive(console_mesh, alert(**odd))
+    page.open(f"{console.url}/alerts")
+    page.press("Silence: odd labels")
+    page.wait_for("Silences 1 now")
+    page.press("Silence")
+    page.wait_for("· silenced ·")
+
+    page.press("End silence")
+    page.wait_for("silence ended")
+    receive(console_mesh, alert(**odd, resolved=True))

@@ -39,6 +39,16 @@ def test_a_page_of_another_port_opens_no_web_socket(
     assert refused.value.response.status_code == HTTPStatus.FORBIDDEN
 
 
+def test_a_page_of_another_port_polls_no_events(console: Gateway, cookie: str) -> None:
+    answer = requests.get(
+        f"{console.url}/_nicegui_ws/socket.io/?EIO=4&transport=polling",
+        headers={"Origin": "http://127.0.0.1:1", "Cookie": cookie},
+        timeout=300,
+    )
+
+    assert answer.status_code == HTTPStatus.FORBIDDEN
+
+
 def test_a_web_socket_needs_a_session(console: Gateway) -> None:
     address = console.url.replace("http", "ws") + "/_nicegui_ws/socket.io/"
     with (

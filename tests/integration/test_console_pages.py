@@ -49,6 +49,21 @@ class TestFlow:
         assert page.evaluate(mark) == "the same"  # it was not made anew
         drain(console_url, TEMPERATURES)
 
+    def test_in_a_narrow_window_it_is_a_list_and_nothing_scrolls_sideways(
+        self, console: Gateway, page: Browser, console_url: str
+    ) -> None:
+        page.look(width=390)
+        page.open(f"{console.url}/flow")
+        page.wait_for("sensors.temperature")
+        publish(console_url, Outgoing("sensors", ATTIC, b'{"value": 1}'))
+
+        page.wait_for("nobody consumes it")
+
+        wide = "[...document.querySelectorAll('.mesh-scroll')]"
+        wide += ".filter(e => e.scrollWidth > e.clientWidth)"
+        assert page.evaluate(f"{wide}.map(e => e.outerHTML.slice(0, 200))") == []
+        drain(console_url, TEMPERATURES)
+
 
 class TestWorkers:
     def test_a_command_is_started_by_a_form_of_its_arguments(

@@ -73,7 +73,8 @@ class Browser:
             tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"
         ]
         self._connection = self._resources.enter_context(
-            connect(address, max_size=None)
+            # a browser that is busy answers pings late, and none that wait unread
+            connect(address, max_size=None, ping_interval=None)
         )
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")

@@ -69,6 +69,7 @@ class Viewer:
                 additional_headers={"Cookie": self._cookie},
                 origin=Origin(self._origin),
                 max_size=None,
+                ping_interval=None,  # of a gateway that is busy
                 open_timeout=300,
             )
         )

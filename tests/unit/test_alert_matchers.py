@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.flows.alerts.matchers import all_match, parse_matcher
+from meshtasks.flows.alerts.matchers import Matcher, all_match, parse_matcher
 
 LABELS = {"severity": "critical", "location": "attic", "note": "a=b"}
 
@@ -63,3 +63,10 @@ def test_all_conditions_must_hold() -> None:
 
 def test_a_matcher_reads_as_it_was_written() -> None:
     assert str(parse_matcher('location =~ "attic|cellar"')) == "location=~attic|cellar"
+
+
+@pytest.mark.parametrize("value", ["", "attic", '"attic"', " a ", '"', "a\nb", 'a"b'])
+def test_a_matcher_is_read_back_from_its_text(value: str) -> None:
+    matcher = Matcher("location", "=", value)
+
+    assert parse_matcher(str(matcher)) == matcher

@@ -137,11 +137,14 @@ class TestPicture:
         return decoded
 
     def test_names_from_outside_stay_text(self, graph: FlowMap) -> None:
-        svg = Picture(graph).svg({"queue:<b>&'q": Look("</text><script>")}, "words")
+        picture = Picture(graph)
+        svg = picture.svg({"queue:<b>&'q": Look("</text><script>")}, "words")
 
-        assert "<b>" not in svg
-        assert "<script" not in svg
-        assert "<i>" not in svg
+        for drawn in (svg, picture.listing()):
+            assert "&lt;b&gt;" in drawn
+            assert "<b>" not in drawn
+            assert "<script" not in drawn
+            assert "<i>" not in drawn
 
     def test_only_what_changed_is_sent(self, graph: FlowMap) -> None:
         picture, key = Picture(graph), "queue:<b>&'q"

@@ -40,7 +40,11 @@ class Matcher:
 
     @override
     def __str__(self) -> str:
-        return f"{self.name}{self.operator}{self.value}"
+        value = self.value
+        is_quoted = len(value) > 1 and value[0] == value[-1] == '"'
+        if is_quoted or value != value.strip():  # else it would be read as less
+            value = f'"{value}"'
+        return f"{self.name}{self.operator}{value}"
 
 
 def parse_matcher(text: object) -> Matcher:

@@ -49,20 +49,23 @@ class _FlowPage:
         self._state = ui.html("", sanitize=False).props('role="status"')
         self._drawn = scrolling("The flow")
         self._queues, self._workers = scrolling("Queues"), scrolling("Workers")
+        self._queues.classes("mesh-wide")  # the list of a narrow window says the same
         self._refresh()
         ui.timer(_REFRESH_SECONDS, self._refresh)
 
     def _refresh(self) -> None:
         console = self._console
         self._refreshed += 1
-        self._state.set_content(sentence(console))
-        self._queues.set_content(_queues(console))
-        self._workers.set_content(_workers(console))
+        shared = console.watch.shared
+        self._state.set_content(shared("sentence", lambda: sentence(console)))
+        self._queues.set_content(shared("queues", lambda: _queues(console)))
+        self._workers.set_content(shared("workers", lambda: _workers(console)))
         graph = flow_map(self._topology, self._handlers, console.watch.answers)
         looks = _looks(console, graph)
         if self._picture is None or graph != self._graph:
             self._graph, self._picture = graph, Picture(graph)
-            self._drawn.set_content(self._picture.svg(looks, _in_words(graph)))
+            svg = self._picture.svg(looks, _in_words(graph))
+            self._drawn.set_content(svg + self._picture.listing())
             return
         everything = self._refreshed % _WHOLE_EVERY == 0
         if script := self._picture.changes(looks, everything=everything):

@@ -34,17 +34,28 @@ STYLE = """
 .mesh-flow path.w2 { stroke-width: 3.5 } .mesh-flow path.w3 { stroke-width: 5 }
 .mesh-flow path.stopped { stroke: var(--bad); stroke-dasharray: 4 4; opacity: .8 }
 .mesh-flow .end { text-anchor: end }
+.mesh-flow-list { display: none } .mesh-flow-list ul { list-style: none; padding: 0 }
+.mesh-flow-list section, .mesh-flow-list li { border-left: 6px solid var(--line);
+  background: var(--card); border-radius: 3px; padding: .25rem .6rem;
+  margin: .4rem 0; overflow-wrap: anywhere }
+.mesh-flow-list .more, .mesh-flow-list .rate { color: var(--dim) }
+.mesh-flow-list .bad { color: var(--bad); font-weight: 600 }
+.mesh-flow-list .rate:not(:empty)::before { content: ' · out ' }
+.mesh-flow-list .rate.end:not(:empty)::before { content: ' · in ' }
+@media (max-width: 700px) { .mesh-flow-list { display: block }
+  .mesh-flow, .mesh-wide { display: none } }
 :root { --page: #f4f6f8 } body.body--dark { --page: #12181d }
 """
 
-#: Changes what is given by id: text and class, and nothing that is as it should be.
+#: Changes what is given by name: text and class, and nothing that is as it should be.
 SCRIPT = """
-(() => { for (const [id, [content, kind]] of Object.entries(%s)) {
-  const element = document.getElementById(id); if (!element) continue;
-  if (content !== null && element.textContent !== content)
-    element.textContent = content;
-  if (kind !== null && element.getAttribute('class') !== kind)
-    element.setAttribute('class', kind);
+(() => { for (const [name, [content, kind]] of Object.entries(%s)) {
+  for (const element of document.querySelectorAll(`[data-flow="${name}"]`)) {
+    if (content !== null && element.textContent !== content)
+      element.textContent = content;
+    if (kind !== null && element.getAttribute('class') !== kind)
+      element.setAttribute('class', kind);
+  }
 } })()
 """
 
@@ -100,6 +111,49 @@ class Picture:
             f"<svg class='mesh-flow' viewBox='0 0 {width} {height}' role='img' "
             f"style='min-width:{0.85 * width:.0f}px;max-width:{1.1 * width:.0f}px' "
             f"aria-label='{text(words)}'>{self._heads()}{edges}{nodes}</svg>"
+        )
+
+    def listing(self) -> str:
+        """The same from above to below, for a narrow window: every exchange with the
+        queues that it leads to, then workers and sinks."""
+        nodes = self._graph.nodes.values()
+        exchanges = "".join(
+            f"<section style='border-color:{colour_of(node.name)}'><h2 class='mesh-h2'>"
+            f"{text(node.name or 'default')}</h2>{self._said(node)}"
+            f"<ul aria-label='It leads to'>{self._reached(node)}</ul></section>"
+            for node in nodes
+            if node.kind == "exchange"
+        )
+        others = "".join(
+            f"<section><h2 class='mesh-h2'>{head}</h2><ul>"
+            + "".join(self._item(node) for node in nodes if node.kind == kind)
+            + "</ul></section>"
+            for kind, head in _HEADS.items()
+            if kind in {"worker", "sink"}
+        )
+        return f"<div class='mesh-flow-list'>{exchanges}{others}</div>"
+
+    def _reached(self, exchange: Node) -> str:
+        return "".join(
+            self._item(self._graph.nodes[edge.target])
+            for edge in self._graph.edges
+            if edge.source == exchange.key
+        )
+
+    def _item(self, node: Node) -> str:
+        coloured = node.kind in {"exchange", "queue"}
+        style = f" style='border-color:{colour_of(node.name)}'" if coloured else ""
+        kind = "exchange " if node.kind == "exchange" else ""
+        return f"<li{style}>{kind}{text(node.name)}<br>{self._said(node)}</li>"
+
+    def _said(self, node: Node) -> str:
+        """What is to be seen of a box, in a line."""
+        name = self._ids[node.key]
+        return "".join(
+            f"<span data-flow='{each}' class='{self._shown[each].kind}'>"
+            f"{text(self._shown[each].content)}</span>"
+            for each in (f"{name}-line", f"{name}-in", f"{name}-out")
+            if each in self._shown
         )
 
     def changes(self, looks: Mapping[str, Look], *, everything: bool) -> str:
@@ -176,10 +230,8 @@ class Picture:
         name = f"flow-edge-{number}"
         keys = ", ".join(edge.routing_keys[:20])
         title = f"<title>{text(keys)}</title>" if keys else ""
-        way = (
-            f"id='{name}' class='{self._shown[name].kind}' d='{way} {x2:.0f} {y2:.0f}'"
-        )
-        return f"<path {way}>{title}</path>"
+        named = f"data-flow='{name}' class='{self._shown[name].kind}'"
+        return f"<path {named} d='{way} {x2:.0f} {y2:.0f}'>{title}</path>"
 
     def _node(self, node: Node) -> str:
         x, y = self._place(node)
@@ -208,7 +260,7 @@ class Picture:
     def _text(self, name: str, x: float, y: float) -> str:
         shown = self._shown[name]
         return (
-            f"<text id='{name}' class='{shown.kind}' x='{x:.0f}' y='{y:.1f}'>"
+            f"<text data-flow='{name}' class='{shown.kind}' x='{x:.0f}' y='{y:.1f}'>"
             f"{text(shown.content)}</text>"
         )
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from typing import Self
+from urllib.parse import quote
 
 from fastapi import APIRouter
 from nicegui import ui
@@ -37,6 +38,8 @@ _STYLE = """
 body { background: #f4f6f8; color: var(--ink) }
 body.body--dark { --ink: #e6ecf1; --dim: #a3b0bb; --card: #1d252c; --line: #36424c;
   --bad: #ff8a80; --good: #7fd6a0; --accent: #8cc4ee; background: #12181d }
+.mesh-row span, .mesh-chips li, .mesh-table td, .mesh-table th { unicode-bidi: isolate }
+.mesh-card { overflow-wrap: anywhere }
 .mesh-card { background: var(--card); border: 1px solid var(--line);
   border-radius: .6rem; padding: .75rem 1rem; min-width: 0 }
 .mesh-alerting { border-color: var(--bad); box-shadow: inset .25rem 0 0 var(--bad) }
@@ -150,6 +153,12 @@ class Console:
         return self.operator() is not None
 
 
+def _asked() -> str:
+    """The path and query of this page."""
+    url = ui.context.client.request.url
+    return f"{url.path}?{url.query}" if url.query else url.path
+
+
 def scrolling(label: str) -> ui.html:
     """HTML that scrolls where the window is narrow, by keyboard, too.
 
@@ -227,6 +236,6 @@ def framed(console: Console, address: str, title: str = "") -> Iterator[None]:
             ui.context.client.delete()
         else:
             is_over = True
-            ui.navigate.to(f"/login?next={address}")
+            ui.navigate.to(f"/login?next={quote(_asked(), safe='')}")
 
     ui.timer(_STAY_SECONDS, stay)

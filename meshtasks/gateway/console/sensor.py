@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import partial
 from glob import escape
 from typing import NamedTuple
+from urllib.parse import quote
 
 from nicegui import ui
 from typing_extensions import override
@@ -32,6 +33,7 @@ _REFRESH_SECONDS = 10.0
 _SOON_SECONDS = 0.2
 #: What a curve may show, in hours.
 _RANGES = {"1 h": 1, "6 h": 6, "24 h": 24, "7 d": 168, "30 d": 720}
+_SHORTEST, _USUAL, _LONGEST = 0.1, 24.0, 720.0
 _WIDTH, _HEIGHT = 1000, 240
 _MARGIN = 10
 _MESSAGE_CHARS = 500
@@ -41,10 +43,11 @@ def add_sensor(console: Console) -> None:
     """Serve the page."""
 
     @ui.page(SENSOR + "{key:path}")
-    def sensor(key: str, id: str = "", hours: float = 24.0) -> None:  # noqa: A002 - its name in the address
+    def sensor(key: str, id: str = "", hours: float = _USUAL) -> None:  # noqa: A002 - its name in the address
         title = f"{key}{f' ({id})' if id else ''}"
         with framed(console, "/", clip(title, 120)):
-            _SensorPage(console, key, id, min(max(hours, 0.1), 720.0)).build()
+            span = hours if _SHORTEST <= hours <= _LONGEST else _USUAL
+            _SensorPage(console, key, id, span).build()
 
 
 class _SensorPage:
@@ -166,7 +169,8 @@ def _answer(view: SensorView) -> str:
             lines.append(f"<p class='mesh-wrap'>{text(cause.next_step)}</p>")
     if answer.also and view.key is None:
         names = ", ".join(
-            f'<a href="{SENSOR}{text(name)}">{text(name)}</a>' for name in answer.also
+            f'<a href="{SENSOR}{quote(name, safe="")}">{text(name)}</a>'
+            for name in answer.also
         )
         lines.append(f"<p>Did you mean {names}?</p>")
     return "".join(lines)

@@ -59,6 +59,8 @@ _HEADERS = {
 #: Programs and fonts of the page, whose addresses hold their version.
 _PROGRAMS, _MADE = f"/_nicegui/{nicegui_version}/", "/dynamic_resources/"
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
+#: Where a page's events come in.
+_SOCKET = "/_nicegui_ws"
 #: Open to all.
 _OPEN = {"/login", "/logout"}
 
@@ -255,7 +257,9 @@ class Guard:
 def _is_foreign(scope: Scope, headers: Headers) -> bool:
     """Whether a page of another origin asks for a change or for a web socket. Its
     browser sends our cookie along if only the port differs: cookies know no ports."""
-    if scope["type"] == "http" and scope["method"] in {"GET", "HEAD", "OPTIONS"}:
+    is_page = not scope["path"].startswith(_SOCKET)  # which may be polled, too
+    is_read = scope["type"] == "http" and scope["method"] in {"GET", "HEAD", "OPTIONS"}
+    if is_read and is_page:
         return False
     origin = headers.get("origin")
     if origin is None or headers.get("sec-fetch-site") == "same-origin":

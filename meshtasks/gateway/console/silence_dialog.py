@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 from nicegui import ui
 
 from meshtasks.config.durations import seconds_of
 from meshtasks.errors import MeshError
-from meshtasks.flows.alerts.matchers import parse_matcher
+from meshtasks.flows.alerts.matchers import Matcher, parse_matcher
 from meshtasks.flows.alerts.state import Silence
 from meshtasks.gateway.console.alerts_model import Alerts
 from meshtasks.gateway.console.frame import Console, text
 
 _MUTED = 10
+_CONDITION = re.compile(r'(?:[^,"]|"[^"]*"?)+')
 
 
 def ask_silence(
@@ -27,10 +30,9 @@ def ask_silence(
         labels: to begin with.
         after: called when the silence has begun.
     """
-    conditions = ", ".join(f"{n}={v}" for n, v in sorted(labels.items()))
     with ui.dialog() as dialog, ui.card().classes("w-full"):
         dialog.props('aria-label="Silence"')
-        matchers = ui.input("Conditions that must all hold", value=conditions)
+        matchers = ui.input("Conditions that must all hold", value=_conditions(labels))
         matchers.classes("w-full")
         lasts = ui.input("For", value="2h")
         comment = ui.input("Why").classes("w-full")
@@ -38,11 +40,10 @@ def ask_silence(
 
         def silence() -> Silence:
             now = time.time()
-            texts = [part.strip() for part in (matchers.value or "").split(",")]
             viewer = console.viewer()
             return Silence(
                 secrets.token_hex(4),
-                tuple(str(parse_matcher(part)) for part in texts if part),
+                tuple(map(str, _matchers(matchers.value or ""))),
                 now,
                 now + seconds_of(lasts.value or ""),
                 viewer.name if viewer else "?",
@@ -85,6 +86,28 @@ def ask_silence(
             ui.button("Silence", on_click=begin)
             ui.button("Cancel", on_click=dialog.close).props("flat")
     dialog.open()
+
+
+def _matchers(conditions: str) -> list[Matcher]:
+    """Conditions with commas between them; one within double quotes is no end.
+
+    Raises:
+        ValueError: one is none.
+    """
+    parts = (part.strip() for part in _CONDITION.findall(conditions))
+    return [parse_matcher(part) for part in parts if part]
+
+
+def _conditions(labels: Mapping[str, str]) -> str:
+    """The conditions that these labels meet, but for those that cannot be written."""
+    written = []
+    for name, value in sorted(labels.items()):
+        for condition in (f"{name}={value}", f'{name}="{value}"'):
+            with suppress(ValueError):
+                if _matchers(condition) == [Matcher(name, "=", value)]:
+                    written.append(condition)
+                    break
+    return ", ".join(written)
 
 
 def _preview(made: Silence, known: Alerts) -> str:
