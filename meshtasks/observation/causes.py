@@ -316,8 +316,10 @@ def _unattended(facts: Facts, within: Window) -> Iterator[Cause]:
             if span.kind == "worker" and queue in span.reason.split()
         )
         for begins, ends in _between(running, facts.now):
+            goes_on = ends >= facts.now
+            if goes_on and _is_consumed(facts, queue):
+                continue  # by one that has not said so lately
             if ends - begins > SLACK_SECONDS and within.overlap(begins, ends) > 0:
-                goes_on = ends >= facts.now
                 when = _from_to(begins, None if goes_on else ends, facts.now)
                 yield Cause(
                     NO_WORKER,
@@ -327,6 +329,21 @@ def _unattended(facts: Facts, within: Window) -> Iterator[Cause]:
                     "waited in it.",
                     "Start the worker." if goes_on else "",
                 )
+
+
+def _is_consumed(facts: Facts, queue: str) -> bool:
+    return any(each.name == queue and each.consumers for each in facts.queues_now or ())
+
+
+def _runs_elsewhere(facts: Facts, queue: str) -> bool:
+    """Whether a worker runs that consumes other queues; one that is busy does not
+    always answer in time."""
+    return bool(facts.workers) or any(
+        span.kind == "worker"
+        and _runs(span, facts.now)
+        and queue not in span.reason.split()
+        for span in facts.spans
+    )
 
 
 def _runs(span: Span, now: float) -> bool:
@@ -369,7 +386,7 @@ def _live(facts: Facts) -> Iterator[Cause]:
                 None,
                 f"The queue {queue.name} is paused, and {waiting}: {queue.paused}.",
             )
-        elif not queue.consumers and facts.workers == 0:
+        elif not queue.consumers and not _runs_elsewhere(facts, queue.name):
             yield Cause(
                 NO_WORKER,
                 now,

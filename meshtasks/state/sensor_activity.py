@@ -272,8 +272,9 @@ _OfSensor = OrderedDict[float, float | None]
 
 
 class Times:
-    """The latest times of each sensor, to know those that come again. Only of batches
-    with one reading of it, which most have: of others not all are known."""
+    """The latest times of each sensor, to know those that come again. Compared is a
+    reading that is its sensor's only one in a batch, as most are; of other batches the
+    first and the last time are known, too."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str], _OfSensor] = OrderedDict()
@@ -283,19 +284,21 @@ class Times:
         return [self._compared(each) for each in activities]
 
     def _compared(self, activity: SensorActivity) -> SensorActivity:
-        if len(activity.stretches) != 1 or activity.stretches[0].number != 1:
+        if not activity.stretches:
             return activity
-        key, at, value = activity[:2], activity.stretches[0].first, activity.value
+        key, value = activity[:2], activity.value
         times = self._known.setdefault(key, OrderedDict())
         self._known.move_to_end(key)
         if len(self._known) > _MOST_TIMED:
             self._known.popitem(last=False)
-        if at not in times:
-            times[at] = value
+        first, (_, last, number) = activity.stretches[0].first, activity.stretches[-1]
+        is_alone = len(activity.stretches) == number == 1
+        is_again, before = is_alone and last in times, times.get(last)
+        if not is_again:
+            times |= {first: None, last: value}
             while len(times) > _TIMES:
                 times.popitem(last=False)
             return activity
-        before = times[at]
         if before is None or value is None or before == value:
             return activity._replace(repeated=1)
         return activity._replace(repeated=1, conflict=f"{before:g}, then {value:g}")

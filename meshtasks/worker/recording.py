@@ -2,7 +2,8 @@
 away, and what became of the records of each queue.
 
 The event loop only puts things on a list. A thread stores them every few seconds, many
-batches in one transaction, and rests twenty times as long as that took. While the
+batches in one transaction, and rests twenty times as long as that took (15 s at most,
+so that who is still running is known to be). While the
 state is away they are kept, up to a bound, and the worker goes on.
 """
 
@@ -155,7 +156,7 @@ class Recorder:
             if known is None:
                 return
             span = known._replace(ends_at=now, heard_at=now)
-            if kind == "broker" and now - known.begins_at < _BLINK_SECONDS:
+            if _may_be_blink(known, now):
                 self._notes.spans.pop(known[:4], None)
             else:
                 self._notes.add_span(span)
@@ -175,8 +176,8 @@ class Recorder:
             began = time.monotonic()
             self._keep_up()
             self._store()
-            rests = _RESTS * (time.monotonic() - began)
-        self._store()
+            rests = min(_RESTS * (time.monotonic() - began), _HEARD_SECONDS)
+        self._store(everything=True)
 
     def _keep_up(self) -> None:
         now = time.time()
@@ -188,9 +189,13 @@ class Recorder:
                 self._spans[key] = heard = span._replace(heard_at=now)
                 self._notes.add_span(heard)
 
-    def _store(self) -> None:
+    def _store(self, *, everything: bool = False) -> None:
+        now = time.time()
         with self._lock:
             notes, self._notes = self._notes, Notes()
+            for key, span in [*notes.spans.items()]:
+                if not everything and _may_be_blink(span, now):
+                    self._notes.add_span(notes.spans.pop(key))
             seen, self._seen = self._seen, []
         notes.activities += self._times.compared(map(activity_of, seen))
         if not notes:
@@ -234,6 +239,12 @@ class Recorder:
                 notes.add_span(span)
             for (bucket, queue), count in later.counts.items():
                 notes.add_count(bucket, queue, count)
+
+
+def _may_be_blink(span: Span, now: float) -> bool:
+    """Whether it is too early to call it an outage."""
+    is_young = now - span.begins_at < _BLINK_SECONDS
+    return span.kind == "broker" and span.ends_at is None and is_young
 
 
 def _refusal(letter: Outgoing, now: float) -> Incident:

@@ -23,6 +23,7 @@ from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.state.database import StateLocation
 from meshtasks.state.history import History
 from tests.conftest import ROOT
+from tests.support.dead_letters import consumers
 from tests.support.meshes import declared
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
@@ -212,7 +213,9 @@ def test_two_values_of_one_time(evening: Evening) -> None:
 
 def test_a_message_that_comes_twice(evening: Evening) -> None:
     body = {"value": 21, "timestamp": time.time()}
-    evening.send("twice", body, {"value": 22}, body)
+    for number, each in enumerate((body, {"value": 22}, body), 1):
+        evening.send("twice", each)
+        evening.wait_seen("twice", number)
 
     evening.wait_trouble("twice")
 
@@ -221,10 +224,10 @@ def test_a_message_that_comes_twice(evening: Evening) -> None:
 
 def test_a_silent_device(evening: Evening) -> None:
     now = time.time()
-    for begins in (now - 1200, now - 300):
+    for number, begins in (20, now - 1200), (40, now - 300):
         readings = [{"value": 21, "timestamp": begins + 10 * n} for n in range(20)]
         evening.send("silent", readings)
-    evening.wait_seen("silent", 40)
+        evening.wait_seen("silent", number)
 
     answer = evening.why("silent")
     assert answer["cause"] == "device silent"
@@ -301,6 +304,8 @@ def test_the_broker_that_is_away(evening: Evening) -> None:
             s for s in history.spans(began) if s.kind == "broker" and s.ends_at
         ],
     )
+    evening.send("broker", {"value": 22})
+    evening.wait_seen("broker", 2)  # the worker consumes again
 
     answer = evening.why("broker")
 
@@ -345,6 +350,8 @@ def test_a_worker_that_does_not_run(evening: Evening) -> None:
     evening.wait_seen("alone")
     evening.worker.stop()
     evening.send("alone", {"value": 22})
+    url = evening.env["MESH_BROKER_URL"]
+    wait_until(lambda: not consumers(url, QUEUES[0]), 60, "the consumer's end")
 
     answer = evening.why("alone")
 

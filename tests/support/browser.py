@@ -16,7 +16,7 @@ from tests.support.chromium import OPTIONS
 from tests.support.waiting import wait_until
 
 #: A page may take so long on a busy machine.
-_PATIENCE_SECONDS = 90.0
+_PATIENCE_SECONDS = 300.0
 
 
 class Browser:

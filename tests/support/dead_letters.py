@@ -82,13 +82,14 @@ def dying_again(url: str, queue: str) -> Iterator[None]:
     worker = threading.Thread(target=work)
     worker.start()
     try:
-        wait_until(lambda: _consumers(url, queue) == 1, 60, "the consumer")
+        wait_until(lambda: consumers(url, queue) == 1, 60, "the consumer")
         yield
     finally:
         stopping.set()
         worker.join()
 
 
-def _consumers(url: str, queue: str) -> int:
+def consumers(url: str, queue: str) -> int:
+    """How many consume a queue."""
     with open_channel(url) as channel:
         return int(channel.queue_declare(queue, passive=True).consumer_count)

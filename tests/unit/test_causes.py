@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from meshtasks.observation.causes import causes
@@ -165,3 +167,19 @@ def test_a_silence_that_goes_on_is_a_hole_to_now() -> None:
     assert known.silence == (NOW - 120, None)
     assert facts().silence is None
     assert facts(gaps=[Gap(KEY, "attic", *HOLE)]).hole_at(NOW - 400) == HOLE
+
+
+def test_a_worker_of_other_queues_that_does_not_answer_in_time_still_runs() -> None:
+    other = Span("worker", "o", "o", NOW - 9_000, None, NOW, "sensors.humidity")
+    known = facts(spans=[other], queues_now=[QueueNow(QUEUE, 5, 0)], workers=0)
+
+    assert found(known, None) == ["no consumer"]
+
+
+def test_a_queue_that_is_consumed_has_a_worker_even_if_none_said_so_lately() -> None:
+    unheard = Span("worker", "w", "w", NOW - 9_000, None, NOW - 300, QUEUE)
+    known = facts(queues_now=[QueueNow(QUEUE, 0, 1)])
+    known = replace(known, spans=[unheard])
+
+    assert found(known, None) == []
+    assert found(replace(known, queues_now=()), None) == ["no worker"]

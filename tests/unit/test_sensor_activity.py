@@ -129,3 +129,13 @@ def test_times_of_which_only_the_ends_are_known_are_not_compared() -> None:
     times.compared([many])
 
     assert [each.repeated for each in times.compared([many])] == [0]
+
+
+def test_the_first_and_the_last_reading_of_a_batch_are_known_again() -> None:
+    times = Times()
+    times.compared([one(NOW, 1.0)._replace(stretches=(Stretch(NOW, NOW + 9, 2),))])
+
+    again = times.compared([one(NOW, 1.0), one(NOW + 9, 7.0), one(NOW + 5, 1.0)])
+
+    assert [each.repeated for each in again] == [1, 1, 0]
+    assert again[1].conflict == "1, then 7"

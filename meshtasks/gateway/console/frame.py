@@ -39,7 +39,7 @@ body { background: #f4f6f8; color: var(--ink) }
 body.body--dark { --ink: #e6ecf1; --dim: #a3b0bb; --card: #1d252c; --line: #36424c;
   --bad: #ff8a80; --good: #7fd6a0; --accent: #8cc4ee; background: #12181d }
 .mesh-row span, .mesh-chips li, .mesh-table td, .mesh-table th { unicode-bidi: isolate }
-.mesh-card { overflow-wrap: anywhere }
+main, .q-dialog { overflow-wrap: anywhere }
 .mesh-card { background: var(--card); border: 1px solid var(--line);
   border-radius: .6rem; padding: .75rem 1rem; min-width: 0 }
 .mesh-alerting { border-color: var(--bad); box-shadow: inset .25rem 0 0 var(--bad) }
