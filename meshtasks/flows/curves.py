@@ -82,8 +82,12 @@ class _Store:
         step: float,
     ) -> list[Point] | None:
         """The points of a VictoriaMetrics; None if it is none."""
-        name = json.dumps(f"{quantity.kind}_{quantity.field}")
-        match = f"{{__name__={name},sensor_id={json.dumps(sensor_id)}}}"
+        # of JSON's escapes it knows all but the pairs that stand for an emoji
+        name, sensor = (
+            json.dumps(each, ensure_ascii=False)
+            for each in (f"{quantity.kind}_{quantity.field}", sensor_id)
+        )
+        match = f"{{__name__={name},sensor_id={sensor}}}"
         if ends - begins > _EXPORT_SECONDS:
             query = {
                 "query": f"avg_over_time({match}[{step:.0f}s])",
@@ -164,9 +168,12 @@ def _of_range(text: str) -> Iterator[Point]:
 def _of_influx(text: str) -> Iterator[Point]:
     for result in _document(text).get("results", ()):
         for series in result.get("series", ()):
-            for at, value in series["values"]:
-                if value is not None:
-                    yield Point(at / 1000, float(value))
+            for row in series.get("values", ()):
+                match row:  # a VictoriaMetrics has rows of names
+                    case [int() | float() as at, int() | float() as value]:
+                        yield Point(at / 1000, float(value))
+                    case _:
+                        pass
 
 
 def _document(text: str) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def environment(url: str, bucket: str = "mesh") -> Environment:
 VALUES = {NOW - 600 + 10 * n: 20.0 + n for n in range(30)}
 
 
-@pytest.mark.parametrize("sensor", ["attic", 'it\'s "odd", too', "wohnzimmer-ü"])
+@pytest.mark.parametrize(
+    "sensor", ["attic", 'it\'s "odd", too', "wohnzimmer-ü", "🏠🔥", "مطبخ", "100%"]
+)
 def test_every_reading_of_a_sensor_is_read_from_victoriametrics(
     victoria: VictoriaMetrics, sensor: str
 ) -> None:

@@ -207,7 +207,7 @@ class _AlertsPage:
             )
 
     def _silence(self, alert: AlertState) -> None:
-        ask_silence(self._console, alert.own_labels, self._look)
+        ask_silence(self._console, alert.own_labels, self._look, alert.source)
 
     async def _do(self, write: Callable[[AlertTables, float], None], what: str) -> None:
         viewer = self._console.viewer()

@@ -22,17 +22,24 @@ _CONDITION = re.compile(r'(?:[^,"]|"[^"]*"?)+')
 
 
 def ask_silence(
-    console: Console, labels: Mapping[str, str], after: Callable[[], Awaitable[None]]
+    console: Console,
+    labels: Mapping[str, str],
+    after: Callable[[], Awaitable[None]],
+    source: str = "",
 ) -> None:
     """Open the dialog, which shows what the silence would mute now.
 
     Args:
         labels: to begin with.
         after: called when the silence has begun.
+        source: of the alert, to begin with if no label can be written.
     """
+    conditions = _conditions(labels)
+    if source and not conditions:
+        conditions = _conditions({"source": source})
     with ui.dialog() as dialog, ui.card().classes("w-full"):
         dialog.props('aria-label="Silence"')
-        matchers = ui.input("Conditions that must all hold", value=_conditions(labels))
+        matchers = ui.input("Conditions that must all hold", value=conditions)
         matchers.classes("w-full")
         lasts = ui.input("For", value="2h")
         comment = ui.input("Why").classes("w-full")
