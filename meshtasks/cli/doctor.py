@@ -252,7 +252,8 @@ def _flags(settings: Settings) -> Verdict:
     if faults := list(state.faults()):
         texts, flags = zip(*(each.split(": set ") for each in faults), strict=True)
         return Verdict("warning", "; ".join(texts), f"set {', '.join(flags)}")
-    return Verdict("ok", f"-retentionPeriod={state.flags['retentionPeriod']}")
+    kept = f"-retentionPeriod={state.flags['retentionPeriod']}"
+    return Verdict("ok", "; ".join(filter(None, [kept, state.restart(time.time())])))
 
 
 def clock(url: str) -> Verdict:

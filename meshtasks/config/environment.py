@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meshtasks.config.extras import require
 from meshtasks.config.loader import fault_in, refuse
-from meshtasks.config.urls import Auth, fault_of, is_base_url, urls_of
+from meshtasks.config.urls import Auth, fault_of, is_base_url, postgresql_url, urls_of
 from meshtasks.errors import ConfigError
 from meshtasks.masking import keep_secret
 
@@ -48,11 +48,7 @@ _STRAY = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 #: Printable ASCII: whatever else a header may hold, somebody reads it differently.
 _FIT_FOR_A_HEADER = re.compile(r"[!-~]([ -~]*[!-~])?")
 
-#: Of a file, or of PostgreSQL: all parts but the database may be left to libpq.
-_STATE_URL = re.compile(
-    r"sqlite:///(?!:memory:)[^?]+"
-    r"|postgresql\+psycopg://([^\s@/?]+@)?[^\s@/?]*/[^\s@/?]+(\?\S*)?"
-)
+_STATE_FILE = re.compile(r"sqlite:///(?!:memory:)[^?]+")
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _HIGHEST_PORT = 65_535
 
@@ -254,20 +250,20 @@ class Environment(BaseSettings):
 
     def _state_faults(self) -> Iterator[ConfigError]:
         url = self.state_url.get_secret_value()
-        if not url:
+        if not url or _STATE_FILE.fullmatch(url):
             return
-        if not _STATE_URL.fullmatch(url):
+        if not postgresql_url(url):
             expected = (
                 "expected postgresql+psycopg://user:password@host:5432/database "
                 "(special characters are percent-encoded) or "
                 "sqlite:////directory/mesh.db"
             )
             yield ConfigError("environment", _given_in("MESH_STATE_URL"), expected)
-        elif url.startswith("postgresql"):
-            try:
-                require("postgresql", "MESH_STATE_URL")
-            except ConfigError as fault:
-                yield fault
+            return
+        try:
+            require("postgresql", "MESH_STATE_URL")
+        except ConfigError as fault:
+            yield fault
 
     @model_validator(mode="before")
     @classmethod

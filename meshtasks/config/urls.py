@@ -64,6 +64,34 @@ def is_base_url(text: str) -> bool:
 HttpUrl = Annotated[str, AfterValidator(http_url)]
 
 
+_HOST = r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s@/?#:,\[\]]+)(?::\d{1,5})?"
+_POSTGRESQL = re.compile(
+    r"postgres(?:ql)?(?:\+psycopg)?://"
+    rf"(?P<user>[^\s@/?]+@)?(?P<hosts>(?:{_HOST}(?:,{_HOST})*)?)"
+    r"/(?P<database>[^\s@/?#]+)(?:\?(?P<query>\S*))?"
+)
+_HIGHEST_PORT = 65_535
+
+
+def postgresql_url(text: str) -> str:
+    """The URL of a PostgreSQL database as SQLAlchemy wants it, of one as libpq takes it
+    (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING): with
+    several servers, each with its port, or none; empty if it is no such URL."""
+    found = _POSTGRESQL.fullmatch(text)
+    if found is None:
+        return ""
+    hosts, query = found["hosts"], found["query"] or ""
+    ports = re.findall(r":(\d+)(?=,|$)", hosts)
+    if not all(0 < int(port) <= _HIGHEST_PORT for port in ports):
+        return ""
+    if "," in hosts:
+        given = [query] if query else []
+        query = "&".join([*(f"host={each}" for each in hosts.split(",")), *given])
+        hosts = ""
+    place = f"{found['user'] or ''}{hosts}/{found['database']}"
+    return f"postgresql+psycopg://{place}" + (f"?{query}" if query else "")
+
+
 EXAMPLE = "amqp://user:password@host:5672/vhost"
 
 

@@ -11,6 +11,7 @@ may read it: ``GET /api/v2/buckets``, ``retentionRules``
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from urllib.parse import urlencode
 
 from urllib3.exceptions import HTTPError
 
+from meshtasks.config.durations import span_text
 from meshtasks.config.environment import Environment
 from meshtasks.http import pool_manager, request
 
@@ -31,6 +33,7 @@ _DROPPED_OLD = re.compile(
 _DROPPED_LABELS = re.compile(
     r"^vm_metrics_with_dropped_labels_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE
 )
+_STARTED = re.compile(r"^vm_app_start_timestamp(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 _RETENTION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[hdwyM]?)")
 _DEFAULT_RETENTION = "1"
 _UNITS = {
@@ -55,12 +58,27 @@ class VictoriaMetricsState(NamedTuple):
         flags: its flags, as text, by name.
         dropped_old: values it has dropped since its start, since they were too old.
         dropped_labels: series whose superfluous tags it has cut off.
+        started_at: epoch seconds; 0 if it does not say.
     """
 
     retention_seconds: float
     flags: dict[str, str]
     dropped_old: int
     dropped_labels: int
+    started_at: float = 0.0
+
+    def restart(self, now: float) -> str:
+        """What may be missing, and how it comes back, if it was started within the last
+        day; else empty. It does not say how it had ended."""
+        age = now - self.started_at
+        if not 0 <= age < _DAY:
+            return ""
+        hours = math.ceil(age / 3_600) + 1
+        return (
+            f"it was started {span_text(age)} ago; if it had been killed, and not "
+            "stopped, points that it had acknowledged are missing: meshtasks archive "
+            f"replay --from {hours}h (or from when it was killed)"
+        )
 
     def faults(self) -> Iterator[str]:
         """What keeps promises of the mesh from being kept, and the flag to set."""
@@ -107,6 +125,7 @@ def victoriametrics_state(url: str) -> VictoriaMetricsState | None:
         flags,
         _count(_DROPPED_OLD, counted),
         _count(_DROPPED_LABELS, counted),
+        float(_count(_STARTED, counted)),
     )
 
 

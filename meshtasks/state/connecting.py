@@ -32,6 +32,7 @@ SET tcp_keepalives_count = 3
 _CLIENT = {
     "connect_timeout": _CONNECT_SECONDS,
     "application_name": "meshtasks",
+    "client_encoding": "UTF8",  # a server or an account may have another default
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -63,16 +64,33 @@ def _engine_of_file(url: URL) -> Engine:
 
 def connect_to_server(url: URL) -> Connection:
     """A new connection to PostgreSQL. One that does not answer is given up after five
-    seconds; raises what SQLAlchemy does."""
+    seconds.
+
+    Raises:
+        OSError: the database cannot keep all text.
+        SQLAlchemyError: the server cannot be reached, or refuses.
+    """
     require("postgresql", "MESH_STATE_URL")
     connection = _engine_of_server(url).connect()
     try:
+        _refuse_encoding(connection)
         connection.exec_driver_sql(_SESSION)
         connection.commit()
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _refuse_encoding(connection: Connection) -> None:
+    raw: Any = connection.connection.driver_connection
+    encoding = raw.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        message = (
+            f"its encoding is {encoding}, which not every sensor's name can be written "
+            "in: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
+        raise OSError(message)
 
 
 def connect_to_file(url: URL, *, disposable: bool = False) -> Connection:

@@ -29,6 +29,7 @@ from sqlalchemy.engine import URL
 from typing_extensions import override
 
 from meshtasks.config.environment import Environment
+from meshtasks.config.urls import postgresql_url
 from meshtasks.errors import SinkUnavailable
 from meshtasks.state.connecting import (
     connect_to_file,
@@ -65,7 +66,7 @@ class StateLocation:
     def of(cls, env: Environment) -> Self:
         """The one that the environment says."""
         if given := env.state_url.get_secret_value():
-            return cls(make_url(given), env.state_dir)
+            return cls(make_url(postgresql_url(given) or given), env.state_dir)
         return cls.in_directory(env.state_dir)
 
     @classmethod
@@ -90,6 +91,8 @@ class StateLocation:
             return str(self.path)
         url = self.url
         host = url.host or url.query.get("host") or "this host"
+        if isinstance(host, tuple):
+            host = ", ".join(host)
         return f"database {url.database} at {host}" + (
             f":{url.port}" if url.port else ""
         )
@@ -264,9 +267,9 @@ class Database:
 
     def _new_connection(self) -> Connection:
         url = self.location.url
-        if self.is_shared:
-            return connect_to_server(url)
         try:
+            if self.is_shared:
+                return connect_to_server(url)
             return connect_to_file(url, disposable=self._disposable)
         except OSError as error:
             raise self._unavailable(error) from error

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import yaml
@@ -13,8 +16,11 @@ from typing_extensions import override
 from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.flows.archive.objects import open_store
 from tests.support.amqp import drain, publish_raw, queue_depth, take
-from tests.support.archive import lines_sent
+from tests.support.archive import lines_in, lines_sent
+from tests.support.command import command_in
+from tests.support.handling import settings_of
 from tests.support.liar import LIES, Liar
 from tests.support.meshes import declared, reconfigured
 from tests.support.readings import message, reading
@@ -58,30 +64,84 @@ def wait_until_archived(env: dict[str, str], count: int) -> None:
     wait_until(are_sent, 120, f"{count} records on their way to the archive")
 
 
-def test_alarms_and_archive_go_on_and_every_point_is_stored_afterwards(
-    env: dict[str, str], victoria: VictoriaMetrics, tmp_path: Path
-) -> None:
-    url = env["MESH_BROKER_URL"]
-    good = [message(number) for number in range(12_000)]
-    worker = Worker(tmp_path, env, QUEUE)
-    with running(worker):
-        publish(env, good[:2_000])
-        wait_until(lambda: count_samples(victoria) == 2_000, 120, "points before")
-        victoria.stop()
-        publish(env, [*good[2_000:6_000], hot(20_000)])
-        alarms(env, 1)
-        wait_until_archived(env, 6_001)
-        worker.kill()
-    with running(worker):
-        publish(env, [*good[6_000:], hot(20_001)])
-        alarms(env, 1)
-        assert queue_depth(url, PENDING) > 0
-        victoria.start()
-        wait_until(lambda: count_samples(victoria) == 12_002, 120, "points after")
-        wait_until(lambda: not queue_depth(url, PENDING), 120, "nothing to be pending")
+class Load(threading.Thread):
+    """Publishes readings, every fiftieth an alarm, until it is stopped.
 
-    assert count_samples(victoria) == 12_002
-    assert [queue_depth(url, queue) for queue in (QUEUE, PENDING)] == [0, 0]
+    Attributes:
+        published: readings so far.
+    """
+
+    def __init__(self, env: dict[str, str]) -> None:
+        super().__init__(daemon=True)
+        self.published = 0
+        self._env = env
+        self._stopping = threading.Event()
+
+    @override
+    def run(self) -> None:
+        with closing(Publisher(self._env["MESH_BROKER_URL"])) as publisher:
+            while not self._stopping.wait(0.05):
+                first = self.published
+                numbers = range(first + 1, first + 50)
+                publisher.publish([hot(first), *map(message, numbers)])
+                self.published += 50
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self.join()
+
+
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_alarms_and_archive_go_on_and_every_point_is_there_afterwards(
+    mesh_env: dict[str, str],
+    victoria: VictoriaMetrics,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    end: str,
+) -> None:
+    """Of a store that is killed, what it had taken and not yet on disk comes back from
+    the archive."""
+    text = Path(mesh_env["MESH_CONFIG_DIR"], "queues.yaml").read_text("utf-8")
+    assert "30_000" in text
+    queues = yaml.safe_load(text.replace("30_000", "200"))
+    env = declared(reconfigured(mesh_env, tmp_path / "config", queues=queues))
+    url = env["MESH_BROKER_URL"]
+
+    def archived() -> int:
+        with closing(open_store(settings_of(env).env)) as store:
+            return len(lines_in(store))
+
+    worker = Worker(tmp_path, env, QUEUE, "archive.metrics")
+    with running(worker):
+        with Load(env) as load:
+            wait_until(lambda: count_samples(victoria) > 500, 120, "points before")
+            victoria.stop() if end == "stopped" else victoria.kill()
+            pending = partial(queue_depth, url, PENDING)
+            wait_until(lambda: pending() > 0, 120, "points to be pending")
+            drain(url, "alerts.notifications")
+            alarms(env, 5)
+            before = archived()
+            wait_until(lambda: archived() > before, 120, "the archive to go on")
+            worker.kill()
+            worker.start()
+            drain(url, "alerts.notifications")
+            alarms(env, 5)
+            victoria.start()
+        wait_until(lambda: archived() == load.published, 120, "the archive")
+        if end == "killed":
+            meshtasks = command_in(env, monkeypatch, capsys)
+            assert meshtasks("archive", "replay", "--from", "30d").exit_code == 0
+        there = partial(count_samples, victoria)
+        wait_until(lambda: there() == load.published, 120, "points after")
+        depths = partial(map, partial(queue_depth, url), (QUEUE, PENDING))
+        wait_until(lambda: not any(depths()), 120, "nothing to wait")
+
+    assert there() == load.published
     assert drain(url, "dead.letter.queue") == []
 
 

@@ -117,6 +117,8 @@ def test_it_is_run_as_the_mesh_needs_it(victoria: VictoriaMetrics) -> None:
     state = victoriametrics_state(victoria.url)
     assert state is not None
     assert list(state.faults()) == []
+    assert "archive replay --from 2h" in state.restart(time.time())
+    assert state.restart(time.time() + 90_000) == ""
 
 
 def test_a_batch_that_is_written_twice_counts_once(victoria: VictoriaMetrics) -> None:

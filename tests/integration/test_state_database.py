@@ -258,6 +258,30 @@ def test_a_wrong_password_is_an_unavailable_sink_that_does_not_show_it(
     assert "s3cret" not in str(caught.value)
 
 
+def test_text_is_kept_whatever_the_account_s_own_encoding_is(
+    server: Database, postgres: Postgres
+) -> None:
+    name = server.location.url.database
+    postgres.execute(f"ALTER DATABASE {name} SET client_encoding = 'LATIN1'")
+    note = text("INSERT INTO alert_notes VALUES (:note, :note) RETURNING value")
+
+    with server.transaction() as connection:
+        assert connection.execute(note, {"note": "Küche → ☃"}).scalar() == "Küche → ☃"
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_keep_all_text_is_refused(
+    server: Database, postgres: Postgres, encoding: str
+) -> None:
+    name = f"mesh_{encoding.lower()}"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}'")
+    url = server.location.url.set(database=name)
+    other = Database("test", replace(server.location, url=url), "old.sqlite")
+
+    with pytest.raises(SinkUnavailable, match=f"encoding is {encoding}.*'UTF8'"):
+        count(other)
+
+
 def test_a_transaction_that_others_hold_up_for_too_long_is_a_passing_fault(
     server: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
