@@ -252,8 +252,9 @@ def _flags(settings: Settings) -> Verdict:
     if faults := list(state.faults()):
         texts, flags = zip(*(each.split(": set ") for each in faults), strict=True)
         return Verdict("warning", "; ".join(texts), f"set {', '.join(flags)}")
-    kept = f"-retentionPeriod={state.flags['retentionPeriod']}"
-    return Verdict("ok", "; ".join(filter(None, [kept, state.restart(time.time())])))
+    restart = state.restart(time.time())
+    text = f"-retentionPeriod={state.flags['retentionPeriod']}"
+    return Verdict("ok", f"{text}; {restart}" if restart else text)
 
 
 def clock(url: str) -> Verdict:
