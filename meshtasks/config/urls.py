@@ -122,7 +122,8 @@ def fault_of(text: str) -> str:
 def _is_amqp(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        is_server = bool(parts.hostname) and parts.port != 0
+        # a comma is what others have between the hosts of a cluster
+        is_server = "," not in (parts.hostname or ",") and parts.port != 0
     except ValueError:
         return False
     return (

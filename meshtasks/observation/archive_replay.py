@@ -17,7 +17,7 @@ from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, TOPOLOGY, Topology
 from meshtasks.config.settings import Settings
-from meshtasks.errors import SchemaMismatch, SinkRejected
+from meshtasks.errors import PublishUnconfirmed, SchemaMismatch, SinkRejected
 from meshtasks.flows.archive.objects import ObjectStore
 from meshtasks.flows.archive.reading import (
     ArchivedRecord,
@@ -32,6 +32,8 @@ from meshtasks.flows.sinks import TIMESERIES
 
 #: Messages that are published together.
 _BATCH = 500
+#: A broker that goes away is waited for so long, and tried so often.
+_PATIENCE_SECONDS, _AGAIN_SECONDS = 60.0, 0.5
 _DAMAGED_LINE = "a line is damaged; meshtasks archive verify names its object"
 
 
@@ -199,11 +201,25 @@ class ArchiveReplay:
     def _send(self, publisher: Publisher, batch: _Batch) -> None:
         began = time.monotonic()
         if not self.dry:
-            publisher.publish(batch.messages)
+            self._publish(publisher, batch.messages)
         self.sent.update(batch.sent)
         if self.rate is not None and not self.dry:
             rest = batch.sent.total() / self.rate - (time.monotonic() - began)
             self.stopping.wait(max(0.0, rest))
+
+    def _publish(self, publisher: Publisher, messages: list[Outgoing]) -> None:
+        """Publish messages. Once some were sent, a broker that goes away, as while its
+        cluster elects a leader, is waited for."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                publisher.publish(messages)
+            except PublishUnconfirmed:
+                is_over = not self.sent or time.monotonic() > deadline
+                if is_over or self.stopping.wait(_AGAIN_SECONDS):
+                    raise
+            else:
+                return
 
 
 def replayed(record: ArchivedRecord, way: tuple[str, str], *, quiet: bool) -> Outgoing:

@@ -42,6 +42,7 @@ def attach(
     mesh on the application."""
     for queue, handler in handlers.items():
         _register(app, queue, BatchRunner(handler, settings), settings)
+    signals.worker_before_create_process.connect(_share_memory)
     signals.worker_process_init.connect(_spare_collections)
     logging.getLogger("celery.app.trace").addFilter(_is_news)
     app.mesh = Mesh(settings, handlers, commands)
@@ -84,9 +85,16 @@ def _is_news(record: logging.LogRecord) -> bool:
 _COLLECTION_THRESHOLD = 50_000
 
 
-def _spare_collections(**_: Any) -> None:
-    """Collect garbage seldom in a pool process, and never look at what it was
-    started with."""
+def _share_memory(**_: Any) -> None:
+    """Before a pool process is made: load what each of them needs, once for all, and
+    never look at it again, since to look for cycles writes to every object's memory,
+    which then is no longer shared."""
+    import meshtasks.state.history  # noqa: F401, PLC0415 - loads SQLAlchemy
+
     gc.collect()
     gc.freeze()
+
+
+def _spare_collections(**_: Any) -> None:
+    """Collect garbage seldom in a pool process."""
     gc.set_threshold(_COLLECTION_THRESHOLD)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -19,13 +19,16 @@ from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.errors import Transient
+from meshtasks.flows.sinks import Sinks
 from meshtasks.producers.base import Producer
+from tests.support.analytics import archive
 from tests.support.cluster import Cluster, Node
 from tests.support.command import Command, command_in
 from tests.support.flower import Flower
 from tests.support.gateway import Gateway
+from tests.support.handling import settings_of
 from tests.support.meshes import declared, reconfigured
-from tests.support.readings import message, reading
+from tests.support.readings import START_MS, message, reading
 from tests.support.receiver import Answer, Receiver
 from tests.support.victoria import count_samples
 from tests.support.waiting import wait_until
@@ -223,6 +226,44 @@ def test_nothing_is_lost_while_nodes_are_stopped_killed_and_cut_off(
 
     assert count_samples(victoria) == load.readings
     assert len(letters) == load.dead
+
+
+@pytest.mark.timeout(600)
+def test_an_archive_is_replayed_whole_while_the_leader_is_killed(
+    cluster: Cluster,
+    env: dict[str, str],
+    victoria: VictoriaMetrics,
+    tmp_path: Path,
+    run: Command,
+) -> None:
+    records = [reading(number) for number in range(10_000)]
+    settings = settings_of(env)
+    with closing(Sinks(settings)) as sinks:
+        for first in range(0, len(records), 250):
+            some, start = records[first : first + 250], START_MS / 1000 + first
+            archive(sinks, f"{QUEUE}.attic", *some, start=start, name=f"m{first}")
+    worker = Worker(tmp_path, env, QUEUE, arguments=("-c", "1"))
+    killed: list[Node] = []
+
+    def kill_the_leader() -> None:
+        wait_until(lambda: count_samples(victoria) > 0, 120, "the first points")
+        leader = cluster.leader_of(VHOST, QUEUE)
+        leader.kill()
+        killed.append(leader)
+
+    with running(worker):
+        killer = threading.Thread(target=kill_the_leader)
+        killer.start()
+        options = "--from", "2020-01-01", "--rate", 1_500
+        replayed = run("archive", "replay", *options)
+        killer.join()
+        for node in killed:
+            node.start()
+        wait_until(lambda: count_samples(victoria) == 10_000, 120, "all points")
+
+    assert killed
+    assert replayed.exit_code == 0, replayed.stderr
+    assert "10,000 sent to sensors" in replayed.stdout
 
 
 @pytest.mark.timeout(600)

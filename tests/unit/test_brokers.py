@@ -32,6 +32,7 @@ def test_several_urls_stand_with_semicolons_between_them(text: str) -> None:
         (f"{ONE};amqp://mesh:12/8f3c@two/mesh", "virtual host"),
         (f"{ONE};amqp://mesh:8f3c@two/", "virtual host"),
         (f"{ONE} {TWO}", "expected a URL"),
+        ("amqp://mesh:8f3c@one,two/mesh", "expected a URL"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["", "_FILE"])
