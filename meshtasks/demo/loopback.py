@@ -36,32 +36,34 @@ def is_free(port: int) -> bool:
 def free_port(preferred: int | None = None) -> int:
     """A TCP port that nobody listens on: ``preferred`` if it is one.
 
-    Any other stays reserved while this process lives: nobody else gets it from here
+    It stays reserved while this process lives: no other demo or test gets it from here
     in the seconds that a server takes to listen on it.
     """
-    if preferred is not None and is_free(preferred):
-        return preferred
     draw = random.SystemRandom()
-    while not (reserved := _reserve(port := draw.choice(_PORTS))):
-        pass
+    port = draw.choice(_PORTS) if preferred is None else preferred
+    while not (reserved := _reserve(port)):
+        port = draw.choice(_PORTS)
     atexit.register(reserved.close)
     return port
 
 
 def _reserve(port: int) -> socket.socket | None:
-    """A socket that is bound to the port, unless one is already.
+    """What holds the port's reservation, unless it is reserved or taken.
 
-    SO_REUSEADDR, set afterwards, lets servers (which set it, too) bind to the port
-    all the same, since this socket does not listen.
+    It is a name that one process of this network can have at a time (abstract, so
+    there is no file, and it ends with the process). A TCP socket bound to the port
+    would not do: those of connections that linger keep it from being bound.
     """
-    reserved = socket.socket()
+    reserved = socket.socket(socket.AF_UNIX)
     try:
-        reserved.bind((HOST, port))
+        reserved.bind(f"\0meshtasks port {port}")
     except OSError:
         reserved.close()
         return None
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return reserved
+    if is_free(port):
+        return reserved
+    reserved.close()
+    return None
 
 
 def answers(port: int, path: str) -> bool:

@@ -185,9 +185,18 @@ def test_the_password_is_its_owner_s_alone(tmp_path: Path) -> None:
 def test_preferred_ports_are_used_when_they_are_free() -> None:
     with closing(socket.create_server((loopback.HOST, 0))) as occupied:
         taken = occupied.getsockname()[1]
-        free = loopback.free_port()
+        with closing(socket.create_server((loopback.HOST, 0))) as other:
+            free = other.getsockname()[1]
 
         ports = Ports.free(amqp=free, mqtt=taken)
 
     assert ports.amqp == free
     assert ports.mqtt != taken
+
+
+def test_a_port_is_not_given_twice_before_a_server_listens_on_it() -> None:
+    with closing(socket.create_server((loopback.HOST, 0))) as other:
+        free = other.getsockname()[1]
+
+    assert loopback.free_port(free) == free
+    assert loopback.free_port(free) != free
