@@ -55,7 +55,9 @@ class FailedTry(NamedTuple):
             every third request must not use up the attempts of the work.
         wait_seconds: how long the work should wait at least. Work that failed
             shortly after the circuit had closed waits until that other work has
-            shown whose fault it is.
+            shown whose fault it is, counted from when the circuit, which opens again,
+            may close. Back sooner, it would open it before anything can count, for
+            ever.
     """
 
     counts: bool
@@ -115,8 +117,10 @@ class Circuit:
             return FailedTry(counts=False)
         if self._is_steady(now) or self._successes >= ENOUGH_SUCCESSES:
             return FailedTry(counts=True)
-        flaps = self._trips_in_a_row > 0
-        return FailedTry(counts=False, wait_seconds=STEADY_SECONDS if flaps else 0.0)
+        if not self._trips_in_a_row:
+            return FailedTry(counts=False)
+        open_seconds = self._longest_wait(now, self._trips_in_a_row + 1, now - began_at)
+        return FailedTry(counts=False, wait_seconds=open_seconds + STEADY_SECONDS)
 
     def failed(
         self,
@@ -182,8 +186,12 @@ class Circuit:
 
         A fifth of it is random, so that not all clients try at once.
         """
-        doubled = _SHORTEST_WAIT_SECONDS * 2.0 ** min(self._trips_in_a_row - 1, 10)
-        grown = max(doubled, (now - self._unavailable_since) * _SHARE_OF_ABSENCE)
-        kept = lasted_seconds * min(self.failed_tries + 1, _MOST_REPEATS)
-        ours = max(min(grown, _LONGEST_WAIT_SECONDS), kept) * self._uniform(0.8, 1.0)
+        tries = min(self.failed_tries + 1, _MOST_REPEATS)
+        longest = self._longest_wait(now, self._trips_in_a_row, lasted_seconds * tries)
+        ours = longest * self._uniform(0.8, 1.0)
         return max(ours, min(asked_seconds or 0.0, LONGEST_ASKED_SECONDS))
+
+    def _longest_wait(self, now: float, trips: int, kept_seconds: float) -> float:
+        doubled = _SHORTEST_WAIT_SECONDS * 2.0 ** min(trips - 1, 10)
+        grown = max(doubled, (now - self._unavailable_since) * _SHARE_OF_ABSENCE)
+        return max(min(grown, _LONGEST_WAIT_SECONDS), kept_seconds)

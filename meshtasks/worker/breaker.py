@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from celery.utils.log import get_logger
 
-from meshtasks.flows.circuit import STEADY_SECONDS, Circuit, FailedTry, State
+from meshtasks.flows import circuit as circuits
+from meshtasks.flows.circuit import Circuit, FailedTry, State
 from meshtasks.outcome import Retry
 from meshtasks.worker.results import BatchResult
 
@@ -27,7 +28,7 @@ class _Circuits(dict[str, Circuit]):
         self._steady_seconds = steady_seconds
 
     def __missing__(self, sink: str) -> Circuit:
-        seconds = max(STEADY_SECONDS, self._steady_seconds.get(sink, 0.0))
+        seconds = max(circuits.STEADY_SECONDS, self._steady_seconds.get(sink, 0.0))
         circuit = self[sink] = Circuit(steady_seconds=seconds)
         return circuit
 

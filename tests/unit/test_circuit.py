@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from meshtasks.amqp.queues import retry_level
 from meshtasks.flows.circuit import Circuit, FailedTry, State
 
 
@@ -196,7 +197,32 @@ def test_what_fails_when_it_has_just_closed_waits_until_others_had_their_turn(
 ) -> None:
     now = waits_until_closed(circuit, 0.0, after_failures=1)
 
-    assert circuit.verdict(now, now) == FailedTry(counts=False, wait_seconds=20.0)
+    # it opens for two seconds then, and counts as well 20 seconds after those
+    assert circuit.verdict(now, now) == FailedTry(counts=False, wait_seconds=22.0)
+
+
+def test_what_always_fails_is_found_out_where_other_work_comes_once_a_minute(
+    circuit: Circuit,
+) -> None:
+    returns_at, waiting = 0.0, 0
+    for now in range(3600):
+        waiting += now % 60 == 0
+        state = circuit.state(now)
+        if state is State.OPEN:
+            continue
+        # The oldest goes alone while it is tried whether the service is back.
+        if now >= returns_at and (state is State.CLOSED or not waiting):
+            verdict = circuit.verdict(now, now)
+            if verdict.counts:
+                break
+            circuit.failed("no answer", now, now)
+            wait_seconds = retry_level((1, 5, 30, 120, 600), 1, verdict.wait_seconds)
+            returns_at = now + wait_seconds
+        elif waiting:
+            circuit.succeeded(now, now)
+            waiting = 0
+
+    assert verdict.counts
 
 
 def test_tries_are_counted_anew_when_it_opens_again(circuit: Circuit) -> None:
