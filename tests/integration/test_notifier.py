@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from meshtasks.demo import loopback
 from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.flows.alerts.notifier import Notifier
 from meshtasks.flows.alerts.rendering import Notification
@@ -74,6 +75,17 @@ class TestNtfy:
 
         (request,) = receiver.requests
         assert request.headers["authorization"] == f"Bearer {SECRET}"
+
+    @pytest.mark.parametrize("scheme", ["ntfy", "json"])
+    def test_no_proxy_is_asked_for_this_machine(
+        self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, scheme: str
+    ) -> None:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{loopback.free_port()}")
+        monkeypatch.setenv("no_proxy", "push.lan")
+
+        notifier(f"{scheme}://127.0.0.1:{receiver.port}/alerts").send("phone", DAMP)
+
+        assert len(receiver.requests) == 1
 
     def test_a_topic_that_the_server_refuses_is_rejected_with_its_reason(
         self, every_ntfy: Ntfy

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,8 @@ from meshtasks.timing import timed
 
 #: The sink's name in errors.
 SINK = "notifier"
+
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 _READ_TIMEOUT_SECONDS = 10.0
 #: Apprise may make several requests for one notification.
@@ -78,6 +81,7 @@ class Notifier:
 
     def __init__(self, urls: Mapping[str, SecretStr]) -> None:
         _keep_urls_out_of_logs()
+        _know_the_way_to_this_machine()
         self._receivers = {name: _receiver(name, url) for name, url in urls.items()}
 
     @timed(SINK)
@@ -313,6 +317,15 @@ def _json(answer: Answer) -> Any:
         return json.loads(answer.body)
     except (ValueError, RecursionError):
         return None
+
+
+def _know_the_way_to_this_machine() -> None:
+    """No proxy is asked for it, by us or by Apprise."""
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if hosts.strip() != "*":
+        known = [host for each in hosts.split(",") if (host := each.strip())]
+        missing = [host for host in _THIS_MACHINE if host not in known]
+        os.environ["no_proxy"] = ",".join([*known, *missing])
 
 
 def _keep_urls_out_of_logs() -> None:

@@ -139,6 +139,8 @@ def opened(url: str, token: str, liveness: Liveness) -> Iterator[Connection]:
                 url,
                 open_timeout=_OPEN_SECONDS,
                 close_timeout=_CLOSE_SECONDS,
+                # That of the environment is for the internet, not for the house.
+                proxy=None,
                 # Home Assistant's own ping is used instead.
                 ping_interval=None,
                 # The answer to get_states is as large as the house.

@@ -65,6 +65,8 @@ class PodDiscovery(Discovery):
         settings = client.Configuration()
         # It would try again three times, and the round would wait for it.
         settings.retries = False
+        # That of the environment is for the internet; a kubeconfig may name one.
+        settings.proxy = None
         inside = wanted.kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ
         try:
             if inside:
