@@ -31,6 +31,7 @@ release of the system does not have is skipped, and says so.
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -78,6 +79,12 @@ settings.load_profile("repeatable")
 # every program that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Nor is a person's own mesh, or the proxy that leads out of their network, tested.
+for _name in list(os.environ):
+    if _name.startswith(("MESH_", "CELERY_", "FLOWER_")):
+        del os.environ[_name]
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost,127.0.0.1,::1"
 
 ROOT = Path(__file__).parents[1]
 

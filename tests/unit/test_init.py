@@ -19,6 +19,7 @@ from meshtasks.cli import certificates, main, scaffold
 from meshtasks.cli.answers import host, own_address
 from meshtasks.cli.secrets import secrets
 from meshtasks.config.environment import SHIPPED_CONFIG
+from meshtasks.demo import loopback
 from tests.support.certificates import QUICK_KEY
 from tests.support.command import Result
 
@@ -285,7 +286,8 @@ def test_roles_follow_a_password_that_is_changed(
     env_file.write_text("\n".join([*kept, "MESH_BROKER_PASSWORD_GATEWAY=8f3a"]))
 
     monkeypatch.chdir(tmp_path)
-    secrets()
+    # This machine may have a broker of its own.
+    secrets(management_url=f"http://127.0.0.1:{loopback.free_port()}")
 
     lines = (tmp_path / "systemd/gateway.env").read_text().splitlines()
     assert 'MESH_BROKER_URL="amqp://gateway:8f3a@127.0.0.1:5672/mesh"' in lines
