@@ -80,9 +80,12 @@ settings.load_profile("repeatable")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# Nor is a person's own mesh, or the proxy that leads out of their network, tested.
+# Nor is a person's own mesh tested, their taste in colours, or the proxy that leads out
+# of their network.
 for _name in list(os.environ):
-    if _name.startswith(("MESH_", "CELERY_", "FLOWER_")):
+    if _name.startswith(("MESH_", "CELERY_", "FLOWER_")) or _name in {
+        *("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE"),
+    }:
         del os.environ[_name]
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost,127.0.0.1,::1"
 

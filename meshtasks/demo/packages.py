@@ -1,18 +1,20 @@
 """Install the servers that the demo and the tests run, where they are missing.
 
-``python -m meshtasks.demo.packages demo|test|triton`` says nothing and takes no
+``python -m meshtasks.demo.packages venv|demo|test|triton`` says nothing and takes no
 time when all is there. Otherwise root (or someone with passwordless sudo) gets
 the missing packages installed, without a service of theirs being started now or
 at boot; anyone else is told the command for an administrator, and the exit code
 is 69. Packages come from the system's own archive, Python's from PyPI. What a
 release does not have is left out: the demo does without Triton, and the tests that
 need it, or a browser, are skipped. Standard library only: it runs before anything
-else does.
+else does, as a file, too.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import itertools
 import os
 import platform
 import re
@@ -20,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +39,9 @@ TRITON_REQUIREMENTS = Path(__file__).with_name("requirements-triton.txt")
 TRITON_VENV = DATA / "venvs" / "triton"
 #: The wheel's own needs, and the newest Python that numpy 1 was built for.
 TRITON_GLIBC, TRITON_PYTHON = (2, 35), (3, 12)
+
+#: How long to wait for somebody else who installs packages.
+_LOCK_SECONDS = 600
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 #: The answer that forbids a package to start its service: exit code 101 is
@@ -96,6 +102,14 @@ def _python_library() -> Program:
     return Program(name, str(found), optional=True, renamed=f"{name}t64")
 
 
+def _venv_module() -> Program:
+    """What venv needs; Debian's Python comes without. Python of another version than
+    the system's, from another archive, has a package of its own."""
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+    file = Path(sysconfig.get_path("stdlib"), "ensurepip", "__init__.py")
+    return Program(name, str(file))
+
+
 _RABBITMQ = Program(
     "rabbitmq-server",
     "/usr/lib/rabbitmq/bin/rabbitmq-server",
@@ -133,6 +147,7 @@ _CURL = Program("curl", "curl")
 CHROMIUM = Program("chromium", "chromium", optional=True)
 
 PROGRAMS = {
+    "venv": (_venv_module(),),
     "demo": (_RABBITMQ, _VICTORIA_METRICS),
     "test": (
         _RABBITMQ,
@@ -148,7 +163,7 @@ PROGRAMS = {
 
 
 def missing(purpose: str) -> list[Program]:
-    """The programs for ``demo``, ``test`` or ``triton`` that this machine lacks."""
+    """The programs for a purpose of :data:`PROGRAMS` that this machine lacks."""
     return [program for program in PROGRAMS[purpose] if not program.is_installed()]
 
 
@@ -230,26 +245,67 @@ def install(programs: Sequence[Program], policy: Path = POLICY) -> None:
     _say(f"installing {', '.join(names)} (a minute or two)")
     units = [unit for program in programs for unit in program.units]
     units = [unit for unit in units if not _has_unit(unit)]
-    apt_get = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300"]
+    apt_get = ["apt-get", "-q", "-y", "-o", f"DPkg::Lock::Timeout={_LOCK_SECONDS}"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     with services_held_back(policy):
-        run([*apt_get, "update"], environment)
+        warnings = _update([*apt_get, "update"], environment)
         packages = names_of(can_be_had(programs))
-        run([*apt_get, "install", "--no-install-recommends", *packages], environment)
+        command = [*apt_get, "install", "--no-install-recommends", *packages]
+        try:
+            run(command, environment)
+        except InstallFailed as error:
+            if not warnings:
+                raise
+            message = f"{error}\napt-get update had said:\n{warnings}"
+            raise InstallFailed(message) from error
         new_units = [unit for unit in units if _has_unit(unit)]
         if new_units and shutil.which("systemctl"):
             run(["systemctl", "disable", "--quiet", *new_units], environment)
     _say("installed; the packages' own services stay switched off")
 
 
+def _update(command: Sequence[str], environment: dict[str, str]) -> str:
+    """Run apt-get update; its warnings. It waits for the lock of dpkg, but not for that
+    of its lists, which whoever updates them at this time has.
+
+    Raises:
+        InstallFailed: it failed, or somebody updates them all the time.
+    """
+    deadline = time.monotonic() + _LOCK_SECONDS
+    for attempt in itertools.count():
+        try:
+            output = run(command, environment)
+        except InstallFailed as error:
+            if "/lock" not in str(error) or time.monotonic() > deadline:
+                raise
+            if not attempt:
+                _say("another program is updating or installing packages: waiting")
+            time.sleep(1)
+        else:
+            break
+    return "\n".join(line for line in output.splitlines() if line[:2] in {"W:", "E:"})
+
+
 @contextmanager
 def services_held_back(policy: Path) -> Iterator[None]:
-    """No package starts a service on installation, as long as this lasts.
+    """No package starts a service on installation, as long as this lasts; whoever else
+    wants the same waits.
 
     Args:
         policy: the program that Debian's invoke-rc.d asks for permission. One
             that the machine has already is left alone.
     """
+    directory = os.open(policy.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        with _policy_of_ours(policy):
+            yield
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def _policy_of_ours(policy: Path) -> Iterator[None]:
     # Ours may have been left behind by a run that was killed.
     if policy.exists() and policy.read_text(errors="replace") != _POLICY_TEXT:
         yield
@@ -323,19 +379,19 @@ def ensure_venv(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make sure that everything for ``demo`` or ``test`` is there.
+    """Make sure that everything for a purpose is there.
 
     Returns:
         The process's exit code, of sysexits.h.
     """
     match arguments:
-        case [("demo" | "test" | "triton") as purpose, *rest] if rest in (
+        case [purpose, *rest] if purpose in PROGRAMS and rest in (
             [],
             ["--as-root"],
         ):
             pass
         case _:
-            _say("usage: python -m meshtasks.demo.packages demo|test|triton")
+            _say("usage: python -m meshtasks.demo.packages venv|demo|test|triton")
             return EX_USAGE
     try:
         ensure_programs(purpose)
@@ -355,6 +411,8 @@ def _ensure_environments(purpose: str) -> None:
         InstallFailed: something that cannot be done without is missing.
     """
     match purpose:
+        case "venv":
+            pass
         case "demo":
             _ensure_triton_if_possible()
         case "triton":
@@ -387,8 +445,8 @@ def run(
     command: Sequence[str],
     environment: dict[str, str] | None = None,
     directory: Path | None = None,
-) -> None:
-    """Run a command of an installation.
+) -> str:
+    """Run a command of an installation; its output.
 
     Args:
         environment: its variables; None for those of this process.
@@ -412,6 +470,7 @@ def run(
         end = "\n".join(done.stdout.splitlines()[-20:])
         message = f"{' '.join(command)}: exit code {done.returncode}\n{end}"
         raise InstallFailed(message)
+    return done.stdout
 
 
 def _has_unit(name: str) -> bool:

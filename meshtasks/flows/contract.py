@@ -46,7 +46,7 @@ Span = Annotated[
 
 
 #: Of the section of a docstring, up to the next of them.
-_ATTRIBUTE = re.compile(r"^ {8}(?P<name>\w+): (?P<text>.*(?:\n {9,}.*)*)", re.MULTILINE)
+_ATTRIBUTE = re.compile(r"^ {4}(?P<name>\w+): (?P<text>.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
 class Arguments(BaseModel):
@@ -64,8 +64,10 @@ class Arguments(BaseModel):
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         schema = handler.resolve_ref_schema(handler(core_schema))
-        summary, _, attributes = (cls.__doc__ or "").partition("\n    Attributes:\n")
-        schema["description"] = cleandoc(summary).replace("``", "`")
+        # Python 3.13 takes the indentation out of docstrings, those before do not.
+        text = cleandoc(cls.__doc__ or "")
+        summary, _, attributes = text.partition("\nAttributes:\n")
+        schema["description"] = summary.rstrip().replace("``", "`")
         for found in _ATTRIBUTE.finditer(attributes):
             described = schema.get("properties", {}).get(found["name"])
             if described is not None:

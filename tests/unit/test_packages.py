@@ -116,7 +116,7 @@ def test_another_purpose_is_refused(
     arguments: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert packages.main(arguments) == EX_USAGE
-    assert "packages demo|test" in capfd.readouterr().err
+    assert "packages venv|demo|test" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("ordinary_user")
@@ -215,10 +215,42 @@ def test_a_policy_of_the_machine_is_left_alone(policy: Path) -> None:
 
 
 def test_a_policy_left_behind_by_a_killed_run_is_removed(policy: Path) -> None:
-    killed = packages.services_held_back(policy)
-    killed.__enter__()
+    with packages.services_held_back(policy):
+        left_behind = policy.read_text()
+    policy.write_text(left_behind)
 
     with packages.services_held_back(policy):
         assert policy.exists()
 
     assert not policy.exists()
+
+
+def test_the_lists_of_packages_are_updated_once_nobody_else_does(
+    add_command: AddCommand,
+    policy: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    first = tmp_path / "first"
+    locked = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7"
+    add_command(
+        "apt-get", f'[ -e {first} ] || {{ : > {first}; echo "{locked}"; exit 100; }}'
+    )
+
+    packages.install([GHOST], policy)
+
+    assert "another program is updating or installing" in capfd.readouterr().err
+
+
+def test_what_could_not_be_fetched_explains_what_is_not_there(
+    add_command: AddCommand, policy: Path
+) -> None:
+    warning = "W: Failed to fetch http://mirror/InRelease  Could not resolve 'mirror'"
+    add_command(
+        "apt-get",
+        f'for a; do :; done; [ $a = update ] && echo "{warning}" || '
+        "{ echo E: Unable to locate package; exit 100; }",
+    )
+
+    with pytest.raises(InstallFailed, match=r"(?s)Unable to locate.*Could not resolve"):
+        packages.install([GHOST], policy)
