@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -36,6 +37,59 @@ class PendingBatch(NamedTuple):
 
     consumer: QueueConsumer
     deliveries: list[Delivery]
+
+
+class WaitingBatches:
+    """The waiting batches of each consumer, in their order: after a crash there may be
+    thousands, of a message each, and every message that arrives asks for the next."""
+
+    def __init__(self) -> None:
+        self._batches: dict[QueueConsumer, deque[tuple[int, list[Delivery]]]] = {}
+        self._first = self._last = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    def append(self, consumer: QueueConsumer, deliveries: list[Delivery]) -> None:
+        """Add a batch behind all others."""
+        self._last += 1
+        self._of(consumer).append((self._last, deliveries))
+
+    def prepend(self, consumer: QueueConsumer, batches: list[list[Delivery]]) -> None:
+        """Add batches before all others."""
+        for deliveries in reversed(batches):
+            self._first -= 1
+            self._of(consumer).appendleft((self._first, deliveries))
+
+    def first(self, admits: Callable[[QueueConsumer], bool]) -> PendingBatch | None:
+        """Take out the first batch of those consumers."""
+        consumer = min(
+            filter(admits, self._batches),
+            key=lambda each: self._batches[each][0][0],
+            default=None,
+        )
+        if consumer is None:
+            return None
+        _, deliveries = self._batches[consumer].popleft()
+        if not self._batches[consumer]:
+            del self._batches[consumer]
+        return PendingBatch(consumer, deliveries)
+
+    def take(self, consumer: QueueConsumer) -> list[Delivery]:
+        """Take out the messages of a consumer."""
+        batches = self._batches.pop(consumer, ())
+        return [delivery for _, deliveries in batches for delivery in deliveries]
+
+    def messages_of(self, consumer: QueueConsumer) -> int:
+        """How many messages of a consumer wait."""
+        return sum(len(each) for _, each in self._batches.get(consumer, ()))
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._batches.clear()
+
+    def _of(self, consumer: QueueConsumer) -> deque[tuple[int, list[Delivery]]]:
+        return self._batches.setdefault(consumer, deque())
 
 
 class FinishedBatch(NamedTuple):
@@ -135,7 +189,7 @@ class Dispatcher:
         self._consumers = consumers
         self._breaker = breaker
         self._on_finished = on_finished
-        self._waiting: deque[PendingBatch] = deque()
+        self._waiting = WaitingBatches()
         self._running: dict[BatchRequest, _Running] = {}
         self._pumping = False
         #: Runs the batches of handlers that are not for the pool.
@@ -153,7 +207,7 @@ class Dispatcher:
 
     def add(self, batch: PendingBatch) -> None:
         """Give a batch to the pool as soon as it has room."""
-        self._waiting.append(batch)
+        self._waiting.append(batch.consumer, batch.deliveries)
         self.pump()
 
     def add_in_parts(self, batch: PendingBatch) -> None:
@@ -163,26 +217,16 @@ class Dispatcher:
         deliveries = batch.deliveries
         size = isqrt(len(deliveries))
         parts = [deliveries[at : at + size] for at in range(0, len(deliveries), size)]
-        self._waiting.extendleft(
-            PendingBatch(batch.consumer, part) for part in reversed(parts)
-        )
+        self._waiting.prepend(batch.consumer, parts)
         self.pump()
 
     def take_back(self, consumer: QueueConsumer) -> list[Delivery]:
         """The messages of a consumer that have not been given to the pool."""
-        mine = [batch for batch in self._waiting if batch.consumer is consumer]
-        self._waiting = deque(
-            each for each in self._waiting if each.consumer is not consumer
-        )
-        return [delivery for batch in mine for delivery in batch.deliveries]
+        return self._waiting.take(consumer)
 
     def waiting_of(self, consumer: QueueConsumer) -> int:
         """Messages of a consumer that have not been given to the pool."""
-        return sum(
-            len(batch.deliveries)
-            for batch in self._waiting
-            if batch.consumer is consumer
-        )
+        return self._waiting.messages_of(consumer)
 
     def forget(self) -> None:
         """Drop everything; results of what runs are ignored."""
@@ -218,25 +262,23 @@ class Dispatcher:
     def _next(self) -> PendingBatch | None:
         """The batch to run next; those of alerts go before all others."""
         for urgent in (True, False):
-            for index, batch in enumerate(self._waiting):
-                if batch.consumer.is_urgent is urgent and self._admits(batch.consumer):
-                    del self._waiting[index]
-                    return batch
+            admits = partial(self._admits, urgent)
+            if (batch := self._waiting.first(admits)) is not None:
+                return batch
             due = [
                 consumer
                 for consumer in self._consumers()
-                if consumer.is_urgent is urgent
-                and consumer.due_since() is not None
-                and self._admits(consumer)
+                if consumer.due_since() is not None and admits(consumer)
             ]
             if due:
                 consumer = min(due, key=lambda consumer: consumer.due_since() or 0.0)
                 return PendingBatch(consumer, consumer.take_due())
         return None
 
-    def _admits(self, consumer: QueueConsumer) -> bool:
+    def _admits(self, urgent: bool, consumer: QueueConsumer) -> bool:  # noqa: FBT001 - of its one caller
         return (
-            consumer.may_run
+            consumer.is_urgent is urgent
+            and consumer.may_run
             and self._has_room(consumer)
             and self._breaker.admits(consumer.handler.sink_names)
         )
