@@ -73,10 +73,14 @@ class Receiver:
 
     Args:
         port: TCP port; a free one when not given.
+
+    Attributes:
+        started_at: epoch seconds; nothing arrived before.
     """
 
     def __init__(self, *, port: int | None = None) -> None:
         self.port = loopback.free_port() if port is None else port
+        self.started_at = 0.0
         self._lock = threading.Lock()
         self._records: Counter[str] = Counter()
         #: In the order of their arrival.
@@ -104,6 +108,7 @@ class Receiver:
         Raises:
             OSError: somebody else does, on this port.
         """
+        self.started_at = time.time()
         self._server = _Server((loopback.HOST, self.port), _Handler)
         self._server.receiver = self
         self._thread = threading.Thread(
