@@ -7,15 +7,16 @@ is created, and what differs is refused with its name. Nothing is ever deleted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import kombu
 from amqp.exceptions import (
     AccessRefused,
     ChannelError,
     InvalidCommand,
+    NotFound,
     PreconditionFailed,
 )
 from typing_extensions import override
@@ -29,8 +30,13 @@ from meshtasks.amqp.entities import (
     Queue,
     RetryQueue,
 )
-from meshtasks.amqp.partitions import EXCHANGE_TYPE, PLUGIN, exchange_of
-from meshtasks.amqp.repartition import changes
+from meshtasks.amqp.partitions import (
+    EXCHANGE_TYPE,
+    MOST,
+    PLUGIN,
+    exchange_of,
+    partition_name,
+)
 from meshtasks.amqp.topology import Topology
 from meshtasks.errors import ConfigError
 
@@ -179,3 +185,70 @@ def _advice(error: ChannelError | InvalidCommand) -> str:
             )
         case _:
             return f"cannot be declared ({error.reply_text})"
+
+
+class Change(NamedTuple):
+    """A queue whose partitions are others on the broker than in topology.yaml.
+
+    Attributes:
+        queue: as topology.yaml describes it.
+        found: names of what the broker has of it.
+    """
+
+    queue: Queue
+    found: tuple[str, ...]
+
+    @property
+    def leaving(self) -> list[str]:
+        """What is to be deleted."""
+        return [name for name in self.found if name not in self.queue.names]
+
+    @override
+    def __str__(self) -> str:
+        name = self.queue.name
+        has = f"{len(self.found)} partitions" if self.found != (name,) else "no parts"
+        wants = self.queue.partitions or "none"
+        return f"{name} has {has} on the broker and {wants} in topology.yaml"
+
+
+def changes(connection: kombu.Connection, topology: Topology) -> list[Change]:
+    """What has to be changed; nothing of what is not there yet.
+
+    Raises:
+        amqp.exceptions.ConnectionError, OSError: the connection was lost.
+    """
+    found = []
+    for queue in topology.queues:
+        if queue.name in topology.domain_queues:
+            names = tuple(_found(connection, queue))
+            if names and set(names) != set(queue.names):
+                found.append(Change(queue, names))
+    return found
+
+
+def _found(connection: kombu.Connection, queue: Queue) -> Iterator[str]:
+    """What the broker has of a queue: itself, partitions, or all of them if a change
+    was interrupted."""
+    if queue.partitions and _is_there(connection, queue.name):
+        yield queue.name
+    try:
+        with closing(connection.channel()) as channel:
+            channel.exchange_declare(exchange_of(queue.name), "", passive=True)
+    except NotFound:
+        if not queue.partitions and _is_there(connection, queue.name):
+            yield queue.name
+        return
+    if not queue.partitions and _is_there(connection, queue.name):
+        yield queue.name
+    for index in range(MOST):
+        name = partition_name(queue.name, index)
+        if not _is_there(connection, name):
+            return
+        yield name
+
+
+def _is_there(connection: kombu.Connection, name: str) -> bool:
+    with suppress(NotFound), closing(connection.channel()) as channel:
+        channel.queue_declare(name, passive=True)
+        return True
+    return False

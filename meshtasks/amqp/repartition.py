@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import kombu
-from amqp.exceptions import NotFound
-from typing_extensions import override
 
+from meshtasks.amqp.declare import Change
 from meshtasks.amqp.entities import Queue
 from meshtasks.amqp.management import activity
-from meshtasks.amqp.partitions import MOST, exchange_of, partition_name
+from meshtasks.amqp.partitions import exchange_of
 from meshtasks.amqp.topology import Topology
 from meshtasks.errors import Transient
 
@@ -27,73 +25,6 @@ _POLL_SECONDS = 0.5
 #: The broker's statistics are up to five seconds old: what they show empty for longer,
 #: is.
 _EMPTY_SECONDS = 6.0
-
-
-class Change(NamedTuple):
-    """A queue whose partitions are others on the broker than in topology.yaml.
-
-    Attributes:
-        queue: as topology.yaml describes it.
-        found: names of what the broker has of it.
-    """
-
-    queue: Queue
-    found: tuple[str, ...]
-
-    @property
-    def leaving(self) -> list[str]:
-        """What is to be deleted."""
-        return [name for name in self.found if name not in self.queue.names]
-
-    @override
-    def __str__(self) -> str:
-        name = self.queue.name
-        has = f"{len(self.found)} partitions" if self.found != (name,) else "no parts"
-        wants = self.queue.partitions or "none"
-        return f"{name} has {has} on the broker and {wants} in topology.yaml"
-
-
-def changes(connection: kombu.Connection, topology: Topology) -> list[Change]:
-    """What has to be changed; nothing of what is not there yet.
-
-    Raises:
-        amqp.exceptions.ConnectionError, OSError: the connection was lost.
-    """
-    found = []
-    for queue in topology.queues:
-        if queue.name in topology.domain_queues:
-            names = tuple(_found(connection, queue))
-            if names and set(names) != set(queue.names):
-                found.append(Change(queue, names))
-    return found
-
-
-def _found(connection: kombu.Connection, queue: Queue) -> Iterator[str]:
-    """What the broker has of a queue: itself, partitions, or all of them if a change
-    was interrupted."""
-    if queue.partitions and _is_there(connection, queue.name):
-        yield queue.name
-    try:
-        with closing(connection.channel()) as channel:
-            channel.exchange_declare(exchange_of(queue.name), "", passive=True)
-    except NotFound:
-        if not queue.partitions and _is_there(connection, queue.name):
-            yield queue.name
-        return
-    if not queue.partitions and _is_there(connection, queue.name):
-        yield queue.name
-    for index in range(MOST):
-        name = partition_name(queue.name, index)
-        if not _is_there(connection, name):
-            return
-        yield name
-
-
-def _is_there(connection: kombu.Connection, name: str) -> bool:
-    with suppress(NotFound), closing(connection.channel()) as channel:
-        channel.queue_declare(name, passive=True)
-        return True
-    return False
 
 
 class Repartition:

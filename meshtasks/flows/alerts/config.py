@@ -297,17 +297,19 @@ class AlertPolicy(BaseModel):
 
 
 def _check(policy: AlertPolicy, settings: Settings) -> Iterator[ConfigError]:
+    expected = f"a receiver that {settings.path(ALERTS)} declares under receivers"
+    for name in settings.env.receivers:
+        if name not in policy.receivers:
+            variable = f"MESH_RECEIVERS__{name.upper()}"
+            yield ConfigError("environment", variable, expected)
+    if policy.templates == TemplateTexts():  # the built-in ones are tested
+        return
     # loads jinja2, and the templates need the policy's models
     from meshtasks.flows.alerts.rendering import (  # noqa: PLC0415
         BadTemplate,
         renderer_of,
     )
 
-    expected = f"a receiver that {settings.path(ALERTS)} declares under receivers"
-    for name in settings.env.receivers:
-        if name not in policy.receivers:
-            variable = f"MESH_RECEIVERS__{name.upper()}"
-            yield ConfigError("environment", variable, expected)
     try:
         renderer_of(policy.templates)
     except BadTemplate as error:

@@ -21,10 +21,14 @@ from pydantic import AfterValidator, Field
 
 from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable
-from meshtasks.flows.alerts.config import ALERTS, Route
+from meshtasks.flows.alerts.config import ALERTS, AlertPolicy, Route
 from meshtasks.flows.alerts.matchers import parse_matcher
-from meshtasks.flows.alerts.rendering import Notification, renderer_of, template_context
-from meshtasks.flows.alerts.service import ALERT_STATE, AlertService, AlertUpdate
+from meshtasks.flows.alerts.service import (
+    ALERT_STATE,
+    AlertService,
+    AlertUpdate,
+    ClaimedNotification,
+)
 from meshtasks.flows.alerts.state import AlertEvent, EventKind, Silence
 from meshtasks.flows.circuit import Circuit, State
 from meshtasks.flows.contract import (
@@ -102,6 +106,7 @@ COMMANDS: tuple[Command[Any], ...] = (
 
 if TYPE_CHECKING:
     from meshtasks.flows.alerts.notifier import Notifier
+    from meshtasks.flows.alerts.rendering import Notification
 
 logger = logging.getLogger(__name__)
 
@@ -136,21 +141,33 @@ def notify_due(sinks: Sinks, clock: Callable[[], float] = time.time) -> None:
     service, policy = _service(sinks), sinks.settings.read(ALERTS)
     while (claimed := service.claim(clock())) is not None:
         group = claimed.group
-        context = template_context(
-            group,
-            claimed.alerts,
-            policy.flapping,
-            policy.zone,
-            clock(),
-            repeats=claimed.repeats,
-        )
-        notification = renderer_of(policy.templates).render(context, group.tag)
+        notification = _rendered(claimed, policy, clock())
         sending = _Sending(notification, policy.by_name[group.route], sinks, clock)
         retry_at = sending.send(group.failures)
         tried = bool(sending.events)
         service.resolve(
             claimed, sending.events, clock(), retry_at=retry_at, tried=tried
         )
+
+
+def _rendered(
+    claimed: ClaimedNotification, policy: AlertPolicy, now: float
+) -> Notification:
+    # loads jinja2, which a mesh without alerts does without
+    from meshtasks.flows.alerts.rendering import (  # noqa: PLC0415
+        renderer_of,
+        template_context,
+    )
+
+    context = template_context(
+        claimed.group,
+        claimed.alerts,
+        policy.flapping,
+        policy.zone,
+        now,
+        repeats=claimed.repeats,
+    )
+    return renderer_of(policy.templates).render(context, claimed.group.tag)
 
 
 def _check_receivers(settings: Settings) -> None:
