@@ -37,7 +37,10 @@ class LiveQueue(BaseModel):
     Attributes:
         effective_policy_definition: what policies add to its arguments.
         members: nodes with a copy of a quorum queue.
-        online: those of them whose copy runs; none where the broker does not say.
+        online: nodes whose copy runs; none where the broker does not say. The leader
+            says so: of a queue without one it is as it was, with nodes that are no
+            members any more.
+        leader: the node that leads, or led it last.
     """
 
     name: str
@@ -47,11 +50,18 @@ class LiveQueue(BaseModel):
     effective_policy_definition: Table = {}
     members: tuple[str, ...] = ()
     online: tuple[str, ...] = ()
+    leader: str | None = None
 
     @property
-    def has_majority(self) -> bool:
-        """Whether enough copies run for messages to come in and go out."""
-        return not self.online or 2 * len(self.online) > len(self.members)
+    def stands_still(self) -> str | None:
+        """Why no message can come in or go out; None if it can, as far as is known."""
+        running = len({*self.online} & {*self.members})
+        if self.online and 2 * running <= len(self.members):
+            members = f"{running} of {len(self.members)} members run"
+            return f"{members}, which is no majority"
+        if self.leader and self.members and self.leader not in self.members:
+            return f"{self.leader} led it and is no member any more"
+        return None
 
 
 class _LiveBinding(BaseModel):

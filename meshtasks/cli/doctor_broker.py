@@ -92,12 +92,9 @@ def members(settings: Settings, management_url: str | None) -> Verdict:
     wanted = min(len(names), _MOST_MEMBERS)
     live = read(broker, management_url).queues
     queues = [queue for queue in live if queue.name in ours and queue.members]
-    if stuck := [queue for queue in queues if not queue.has_majority]:
-        running, members = len(stuck[0].online), len(stuck[0].members)
-        text = (
-            f"{stuck[0].name}{_and_more(stuck)}: {running} of {members} members run, "
-            "which is no majority, so no message comes in or goes out"
-        )
+    if stuck := [queue for queue in queues if queue.stands_still]:
+        why = f"{stuck[0].stands_still}, so no message comes in or goes out"
+        text = f"{stuck[0].name}{_and_more(stuck)}: {why}"
         remedy = "start the nodes that are away; on one in maintenance run: "
         return Verdict("failed", text, remedy + "rabbitmq-upgrade revive")
     few = [queue for queue in queues if len(queue.members) < wanted]
