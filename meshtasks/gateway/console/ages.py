@@ -23,7 +23,10 @@ _COUNTING = """<script>(() => {
       const age = now - each.dataset.at
       const text = age < -5 ? `${said(-age)} ahead`
         : age < 1 ? "just now" : `${said(age)} ago`
-      if (each.textContent !== text) each.textContent = text
+      if (each.textContent !== text) {
+        each.textContent = text
+        each.title = new Date(1000 * each.dataset.at).toLocaleString()
+      }
     }
     seen.takeRecords()
   }
@@ -43,11 +46,7 @@ def count_ages() -> None:
 def age(at: float) -> str:
     """An age as HTML: of a moment, epoch seconds."""
     try:
-        moment = datetime.fromtimestamp(at).astimezone()
-        clock, exactly = f"{moment:%H:%M:%S}", f"{moment:%d %b %Y %H:%M:%S}"
+        clock = f"{datetime.fromtimestamp(at).astimezone():%H:%M:%S}"
     except (ValueError, OverflowError, OSError):  # of a clock that is wrong
-        clock = exactly = "at no time"
-    return (
-        f'<time class="mesh-dim mesh-age" data-at="{at:.3f}" title="{exactly}">'
-        f"{clock}</time>"
-    )
+        clock = ""
+    return f'<time class="mesh-dim mesh-age" data-at="{at:.3f}">{clock}</time>'

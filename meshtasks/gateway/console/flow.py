@@ -16,7 +16,7 @@ from meshtasks.observation.flow_map import FlowMap, flow_map
 from meshtasks.observation.snapshot import QueueState
 from meshtasks.observation.workers import WorkerAnswer
 
-_REFRESH_SECONDS = 2.0
+_REFRESH_SECONDS = 3.0
 #: All of the picture is sent so often, for a browser that missed something.
 _WHOLE_EVERY = 10
 #: A backlog that shrinks slower than this has no end in sight.

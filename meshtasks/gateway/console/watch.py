@@ -28,7 +28,9 @@ from meshtasks.observation.workers import WorkerAnswer, WorkerPoll
 from meshtasks.records.kinds import KINDS
 
 _T = TypeVar("_T")
-_LOOK_SECONDS = 2.0
+_LOOK_SECONDS = 3.0
+#: The state is read less often: all sensors are in it.
+_STATE_SECONDS = 5.0
 #: A page says so often that it is there; without any the broker is left alone.
 _UNWATCHED_SECONDS = 30.0
 _HISTORY_SECONDS = 120.0
@@ -162,7 +164,7 @@ class MeshWatch:
             self.latest.know(self.today.remembered.sensors)
             self._is_state_read = True
             took = time.monotonic() - began
-            self._stopping.wait(max(_LOOK_SECONDS, _RESTS * took))
+            self._stopping.wait(max(_STATE_SECONDS, _RESTS * took))
 
     def _read_history(self) -> None:
         while self._next_watch():
