@@ -143,8 +143,9 @@ class Stack:
         return f"{self.gateway_url}/login?token={self.gateway_token}"
 
     def gateway_answers(self) -> bool:
-        """Whether the gateway takes requests."""
+        """Whether the gateway takes requests. Once it does it makes the console."""
         is_there = loopback.answers(self._gateway_port, "/healthz")
+        loopback.answers(self._gateway_port, "/login")
         return is_there and self.gateway.running
 
     @property

@@ -10,7 +10,7 @@ import requests
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.support.amqp import drain
+from tests.support.amqp import drain, queue_depth
 from tests.support.dead_letters import QUEUE, add_dead_letters, dead_letter
 from tests.support.gateway import Gateway, token_of
 from tests.support.viewers import Viewer, session_cookie
@@ -155,3 +155,16 @@ def test_who_may_only_look_can_press_what_is_hidden_in_vain(
         viewer.read(2.0)
         assert "would be requeued" not in viewer.received
     assert len(drain(url, QUEUE)) == 1
+
+
+@pytest.mark.parametrize("path", ["/try", "/workers", "/archive"])
+def test_who_may_only_look_publishes_and_starts_nothing(
+    console: Gateway, url: str, path: str
+) -> None:
+    cookie = session_cookie(console.url, token_of("visitor"))
+    with Viewer(console.url, cookie, path) as viewer:
+        viewer.press_all()
+        viewer.read(2.0)
+
+    assert queue_depth(url, "commands") == 0
+    assert queue_depth(url, "sensors.temperature") == 0

@@ -27,6 +27,11 @@ _COMMAND = Path(sys.executable).with_name("meshtasks")
 _SPEAKING_SECONDS = 90.0
 _ENTRANCE = re.compile(r"(http://[\d.:]+)/login\?token=\S+")
 _WIDE, _NARROW = 1280, 390
+#: The link to the page of a sensor that speaks.
+_SENSOR = (
+    "document.querySelector('.mesh-row:not(.mesh-dim) a"
+    '[href^="/sensor/sensors.temperature"]\')'
+)
 
 
 def main() -> None:
@@ -42,6 +47,9 @@ def main() -> None:
         browser.open(entrance)
         browser.wait_for("House")
         address = entrance.rpartition("/login")[0]
+        browser.wait_for(" °C")
+        sensor = browser.evaluate(f"{_SENSOR}.getAttribute('href')")
+        _take(browser, address + sensor, "sensor.png")
         for path, title in PAGES.items():
             name = title.lower().replace(" ", "-")
             _take(browser, address + path, f"{name}.png")
@@ -80,6 +88,7 @@ def _take(
     browser.look(width=width, dark=dark)
     browser.open(url)
     wait_until(lambda: browser.evaluate("!!document.querySelector('h1')"), 60, url)
+    wait_until(lambda: "Looking" not in browser.text(), 60, f"what is on {url}")
     time.sleep(5.0)  # what is looked for has come
     picture = browser.call("Page.captureScreenshot", format="png")["data"]
     image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")

@@ -19,15 +19,14 @@ from meshtasks.gateway.console.frame import Console
 from meshtasks.gateway.console.house import add_house
 from meshtasks.gateway.console.live import add_live
 from meshtasks.gateway.console.sensor import add_sensor
-from meshtasks.gateway.console.sessions import Guard, Sessions, routes
+from meshtasks.gateway.console.sessions import Guard, Sessions
 from meshtasks.gateway.console.trying import add_trying
 from meshtasks.gateway.console.workers import add_workers
 from meshtasks.gateway.context import Context
 
 
-def create_console(context: Context, flows: Flows) -> FastAPI:
+def create_console(context: Context, flows: Flows, sessions: Sessions) -> FastAPI:
     """The console; once a process, since NiceGUI has one application."""
-    sessions = Sessions(context.tokens)
     console = Console.of(context, flows, sessions)
 
     @asynccontextmanager
@@ -37,7 +36,6 @@ def create_console(context: Context, flows: Flows) -> FastAPI:
         console.watch.stop()
 
     app = FastAPI(lifespan=watching, openapi_url=None)
-    app.include_router(routes(sessions))
     for add_page in (
         add_house,
         add_sensor,

@@ -1,5 +1,6 @@
-"""Puts the console into the gateway, and makes it when its first page is asked for: its
-libraries take 30 MB, which a small machine has better uses for while nobody looks."""
+"""Puts the console into the gateway. Its libraries take 30 MB, which a small machine
+has better uses for while nobody looks: it is made when somebody comes to the login, who
+has a token to type meanwhile."""
 
 from __future__ import annotations
 
@@ -16,10 +17,17 @@ from starlette.types import Receive, Scope, Send
 
 from meshtasks.flows.loading import Flows
 from meshtasks.gateway.console import EXPORT, PAGES, SENSOR
+from meshtasks.gateway.console.sessions import (
+    OPEN,
+    Guard,
+    Sessions,
+    cookie_of,
+    routes,
+)
 from meshtasks.gateway.context import Context
 
 #: Of the console. NiceGUI's programs, fonts and web socket are below the last.
-_ADDRESSES = {*PAGES, EXPORT, "/login", "/logout"}
+_ADDRESSES = {*PAGES, EXPORT, *OPEN}
 _PROGRAMS = "/_nicegui"
 
 
@@ -43,15 +51,18 @@ def mount_console(app: FastAPI, context: Context, flows: Flows) -> None:
 
 
 class _LazyConsole:
-    """The console, from its first request on."""
+    """The login; and the console, from its first request on."""
 
     def __init__(self, gateway: FastAPI, context: Context, flows: Flows) -> None:
         self._gateway = gateway
         self._context = context
         self._flows = flows
-        self._app: FastAPI | None = None
+        self._sessions = Sessions(context.tokens)
+        entrance = FastAPI(openapi_url=None)
+        entrance.include_router(routes(self._sessions))
+        self._entrance = Guard(entrance, self._sessions)
+        self._making: asyncio.Task[FastAPI] | None = None
         self._running = AsyncExitStack()
-        self._lock = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request.
@@ -63,10 +74,21 @@ class _LazyConsole:
         if not (path in _ADDRESSES or path.startswith((_PROGRAMS, SENSOR))):
             await self._refuse(scope, receive, send)
             return
-        async with self._lock:
-            if self._app is None:
-                self._app = await self._start()
-        await self._app(scope, receive, send)
+        made = self._made()
+        is_program = path.startswith(_PROGRAMS) and scope["type"] == "http"
+        is_known = self._sessions.client_of(cookie_of(scope)) is not None
+        if path in OPEN or not (is_program or is_known):
+            await self._entrance(scope, receive, send)
+            return
+        app = await asyncio.shield(made)  # goes on when the browser hangs up
+        await app(scope, receive, send)
+
+    def _made(self) -> asyncio.Task[FastAPI]:
+        """The console, which is made now at the latest."""
+        is_lost = self._making and self._making.done() and self._making.exception()
+        if self._making is None or is_lost:
+            self._making = asyncio.create_task(self._start())
+        return self._making
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as the gateway does without the console, which is its last route: a
@@ -81,11 +103,13 @@ class _LazyConsole:
 
     async def stop(self) -> None:
         """End its threads."""
+        if self._making is not None:
+            await asyncio.wait([self._making])
         await self._running.aclose()
 
     async def _start(self) -> FastAPI:
         create: Any = await asyncio.to_thread(_create_console)
-        app: FastAPI = create(self._context, self._flows)
+        app: FastAPI = create(self._context, self._flows, self._sessions)
         await self._running.enter_async_context(app.router.lifespan_context(app))
         return app
 

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
+from importlib.metadata import version
 from ipaddress import ip_address, ip_network
 from string import Template
 from urllib.parse import quote, urlsplit
@@ -28,7 +29,6 @@ from fastapi.responses import (
     RedirectResponse,
     Response,
 )
-from nicegui import __version__ as nicegui_version
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -57,12 +57,12 @@ _HEADERS = {
 
 
 #: Programs and fonts of the page, whose addresses hold their version.
-_PROGRAMS, _MADE = f"/_nicegui/{nicegui_version}/", "/dynamic_resources/"
+_PROGRAMS, _MADE = f"/_nicegui/{version('nicegui')}/", "/dynamic_resources/"
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
 #: Where a page's events come in.
 _SOCKET = "/_nicegui_ws"
 #: Open to all.
-_OPEN = {"/login", "/logout"}
+OPEN = {"/login", "/logout"}
 
 
 class Sessions:
@@ -234,7 +234,7 @@ class Guard:
             return
         path = scope["path"]
         headers = Headers(scope=scope)
-        is_open = path in _OPEN or path.startswith(_PROGRAMS)
+        is_open = path in OPEN or path.startswith(_PROGRAMS)
         if _is_foreign(scope, headers):
             if scope["type"] == "http":
                 text = "Another site may not do this."
