@@ -34,6 +34,8 @@ _STATE_SECONDS = 5.0
 #: A page says so often that it is there; without any the broker is left alone.
 _UNWATCHED_SECONDS = 30.0
 _HISTORY_SECONDS = 120.0
+#: The first page does not wait for the libraries that read the history.
+_SETTLING_SECONDS = 1.0
 _RETRY_SECONDS = 2.0
 #: What takes long is read seldom.
 _RESTS = 20.0
@@ -167,6 +169,8 @@ class MeshWatch:
             self._stopping.wait(max(_STATE_SECONDS, _RESTS * took))
 
     def _read_history(self) -> None:
+        self._next_watch()
+        self._stopping.wait(_SETTLING_SECONDS)
         while self._next_watch():
             with suppress(MeshError):  # of the store; the snapshot names it
                 self.rooms = _rooms(self._settings)
