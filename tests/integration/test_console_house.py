@@ -101,8 +101,8 @@ def test_a_low_battery_is_marked_and_not_by_its_colour_alone(page: Browser) -> N
 def test_a_sensor_that_is_silent_for_longer_than_usual_is_grey(page: Browser) -> None:
     wait_card(page, "sauna", " min ago")
 
-    assert "mesh-row mesh-dim" in card(page, "sauna", "innerHTML")
-    assert "mesh-row mesh-dim" not in card(page, "shed", "innerHTML")
+    assert "mesh-sensor mesh-dim" in card(page, "sauna", "innerHTML")
+    assert "mesh-sensor mesh-dim" not in card(page, "shed", "innerHTML")
 
 
 @pytest.mark.usefixtures("damp")

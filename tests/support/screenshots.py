@@ -49,7 +49,7 @@ def main() -> None:
         address = entrance.rpartition("/login")[0]
         browser.wait_for(" °C")
         sensor = browser.evaluate(f"{_SENSOR}.getAttribute('href')")
-        _take(browser, address + sensor, "sensor.png")
+        _take(browser, f"{address}{sensor}&hours=0.1", "sensor.png")
         for path, title in PAGES.items():
             name = title.lower().replace(" ", "-")
             _take(browser, address + path, f"{name}.png")

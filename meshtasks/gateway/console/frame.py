@@ -43,7 +43,9 @@ main, .q-dialog { overflow-wrap: anywhere }
 .mesh-card { background: var(--card); border: 1px solid var(--line);
   border-radius: .6rem; padding: .75rem 1rem; min-width: 0 }
 .mesh-alerting { border-color: var(--bad); box-shadow: inset .25rem 0 0 var(--bad) }
-.mesh-age { display: inline-block; min-width: 4.5rem; text-align: right }
+.mesh-sensor { flex-wrap: nowrap } .mesh-sensor > :last-child { white-space: nowrap }
+.mesh-age { display: inline-block; min-width: 3.9rem; font-size: .85em;
+  text-align: right }
 .mesh-grid { display: grid; gap: .75rem; width: 100%; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)) }
 .mesh-dim { color: var(--dim) } .mesh-bad { color: var(--bad) }

@@ -249,7 +249,8 @@ def _row(row: CardRow) -> str:
         named = text(kind)
     said = _battery(value) if _is_battery(key) else _measured(row)
     return (
-        f'<div class="mesh-row {"mesh-dim" * row.is_silent}" id="row-{row.number}">'
+        f'<div class="mesh-row mesh-sensor {"mesh-dim" * row.is_silent}" '
+        f'id="row-{row.number}">'
         f'<span>{named} <span class="mesh-dim">{text(_short(key))}</span></span>'
         f"<span>{said} {age(value.at)}</span></div>"
     )
