@@ -92,12 +92,17 @@ def _counts(console: Console) -> str:
     snapshot = console.watch.snapshot
     if snapshot is None:
         return ""
+    ledger = console.watch.today.ledger(snapshot)
+    if not snapshot.queues:
+        return (
+            f'<span class="mesh-badge">today {ledger.stored:,} stored + '
+            f"{ledger.dead:,} dead; what waits is not known now</span>"
+        )
     rate = sum(
         queue.in_per_second or 0.0
         for queue in snapshot.queues
         if queue.name != snapshot.dead_letter_queue
     )
-    ledger = console.watch.today.ledger(snapshot)
     return (
         f'<span class="mesh-badge">{ledger_sentence(ledger)}</span> '
         f"{rate:,.1f} a second now · {snapshot.dead_letters:,} dead letters"
