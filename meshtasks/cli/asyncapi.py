@@ -229,7 +229,7 @@ def _receive(
     way: _Way, handlers: Mapping[str, Handler], topology: Topology
 ) -> dict[str, Any]:
     lines = (
-        f"`{queue}`: {_told(handlers[queue])}{_order(topology, queue)}"
+        f"`{queue}`: {_summary(handlers[queue])}{_order(topology, queue)}"
         for queue in way.queues
     )
     return {
@@ -280,7 +280,7 @@ def _message(handler: Handler, schemas: dict[str, Any]) -> dict[str, Any]:
     if handler.bare_value:
         bodies.append({"type": "number"})
     return {
-        "summary": _told(handler),
+        "summary": _summary(handler),
         "contentType": "application/json",
         "headers": {"$ref": f"{_SCHEMAS}PassedOn"},
         "payload": {"anyOf": bodies},
@@ -297,7 +297,7 @@ def _headers(meanings: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-def _told(handler: Handler) -> str:
+def _summary(handler: Handler) -> str:
     return (handler.handle.__doc__ or handler.queue).partition("\n")[0]
 
 
@@ -314,8 +314,8 @@ PASSED_ON = {
     headers.ATTEMPT: ("integer", "Retries that count against it."),
     headers.FIRST_FAILED_AT: ("number", "First failure, Unix time in seconds."),
     headers.SINGLE: ("integer", "1: to be processed alone."),
-    headers.REPLAYS: ("integer", "How often it was given back as a dead letter."),
-    headers.REPLAYED_AT: ("number", "Last giving back, Unix time in seconds."),
+    headers.REPLAYS: ("integer", "How often it was replayed as a dead letter."),
+    headers.REPLAYED_AT: ("number", "Last replay, Unix time in seconds."),
     headers.HISTORY: ("array", "What it died of each time, the latest last."),
     headers.ARCHIVED: ("string", "Id in the archive, which it was replayed from."),
     headers.EXCERPTS: ("integer", "1: excerpts, which the mesh made for the archive."),

@@ -48,13 +48,13 @@ class Collector:
         self._management_url = management_url
         self._points = points
         self._store = open_store(settings.env) if whole else None
-        self._taps = EventMonitor(self._url, self._topology)
+        self._monitor = EventMonitor(self._url, self._topology)
         self._connection: kombu.Connection | None = None
         self._broker = ExitStack()
 
     def __enter__(self) -> Self:
         if self._store:
-            self._taps.__enter__()
+            self._monitor.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,16 +62,16 @@ class Collector:
         with suppress(Transient):  # the broker may be gone already
             self._broker.close()
         if self._store:
-            self._taps.__exit__()
+            self._monitor.__exit__()
             self._store.close()
 
     def wait_watching(self, within_seconds: float) -> bool:
         """Wait until all that passes is seen; whether it is."""
-        return self._taps.wait_open(within_seconds)
+        return self._monitor.wait_open(within_seconds)
 
     def seen(self) -> Seen:
         """What has passed since the start."""
-        return self._taps.seen()
+        return self._monitor.seen()
 
     def snapshot(self) -> Snapshot:
         """The mesh now; takes about 50 ms."""
@@ -95,8 +95,8 @@ class Collector:
                 archive = ArchiveState(len(sizes), sum(sizes))
         except SinkUnavailable as error:
             faults.append(str(error))
-        if self._taps.fault and not faults:
-            faults.append(self._taps.fault)
+        if self._monitor.fault and not faults:
+            faults.append(self._monitor.fault)
         return Snapshot(
             taken_at=time.time(),
             queues=tuple(
