@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -199,12 +199,9 @@ class Target:
         target: TargetConfig,
         config: PrometheusConfig,
         headers: Mapping[str, str],
-        *,
-        elapsed: Callable[[], float] = elapsed_seconds,
     ) -> None:
         self._url = target.url
         self._config = config
-        self._elapsed = elapsed
         self._counters = Counters(LONGEST_GAP_INTERVALS * config.interval_seconds)
         self._translator = Translator(
             target.service,
@@ -256,7 +253,7 @@ class Target:
 
     def _read(self, wall_seconds: float) -> Translated:
         page = self._client.get(self._url)
-        moment = Moment(self._elapsed(), wall_seconds)
+        moment = Moment(elapsed_seconds(), wall_seconds)
         found = families(page, self._config.series_limit)
         wanted = [each for each in found if self._config.metrics.wants(each.name)]
         return self._translator.translate(wanted, moment)
@@ -279,13 +276,10 @@ class PrometheusCollector(Collector):
         config: PrometheusConfig,
         targets: Sequence[Target],
         discovery: tuple[Discovery, float] | None = None,
-        *,
-        elapsed: Callable[[], float] = elapsed_seconds,
     ) -> None:
         self._config = config
         self._targets = targets
         self._discovery = discovery
-        self._elapsed = elapsed
         self._looked_at = -math.inf
         self._guard = Guard()
         self._found: dict[str, Target] = {}
@@ -295,8 +289,8 @@ class PrometheusCollector(Collector):
     def collect(self) -> Iterator[Measured]:
         if self._discovery is not None:
             discovery, refresh_seconds = self._discovery
-            if self._elapsed() >= self._looked_at + refresh_seconds:
-                self._looked_at = self._elapsed()
+            if elapsed_seconds() >= self._looked_at + refresh_seconds:
+                self._looked_at = elapsed_seconds()
                 self._look(discovery)
         targets = [*self._targets, *self._found.values()]
         for metrics in self._threads.map(self._scrape, targets):

@@ -55,15 +55,13 @@ class Emitter:
         return self._send(now_ms)
 
 
-def single(
-    exchange: str, key: str, record: Callable[[int], object], interval_ms: int = 1
-) -> Emitter:
+def single(exchange: str, key: str, record: Callable[[int], object]) -> Emitter:
     """Sends one record at a time, always with the same routing key."""
 
     def send(now_ms: int) -> Emission:
         return Emission(exchange, key, now_ms / 1000, [record(now_ms)])
 
-    return Emitter(send, interval_ms)
+    return Emitter(send)
 
 
 def _rfc3339(ms: int, zone: tzinfo) -> str:
