@@ -33,6 +33,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -90,6 +91,11 @@ for _name in list(os.environ):
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost,127.0.0.1,::1"
 
 ROOT = Path(__file__).parents[1]
+
+# Tests make programs in their directories, and run them.
+if os.statvfs(tempfile.gettempdir()).f_flag & os.ST_NOEXEC:
+    tempfile.tempdir = os.environ["TMPDIR"] = str(ROOT / ".mesh" / "tmp")
+    Path(tempfile.tempdir).mkdir(parents=True, exist_ok=True)
 
 _CONTAINER = ["container"] if containers.docker_answers() else []
 
