@@ -157,7 +157,9 @@ def _workers(console: Console) -> str:
             f"<td>{_batch_line(last) if last else ''}</td></tr>"
         )
     if not rows:
-        rows = "<tr><td colspan='5'>No worker is heard of.</td></tr>"
+        faults = snapshot.faults if snapshot and not snapshot.queues else ()
+        said = "; ".join(faults) or "No worker is heard of."
+        rows = f"<tr><td colspan='5'>{text(said)}</td></tr>"
     return table(
         "Workers", ("worker", "state", "consumes", "open circuits", "last batch"), rows
     )
