@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import NamedTuple
 
+from meshtasks.records.timestamps import utc_of
 from meshtasks.rules.detection import Series
 from meshtasks.state.sensor_activity import Gap, Incident, Sensor, Span
 
@@ -140,11 +140,15 @@ class Facts:
 
 
 def clock(at: float, now: float) -> str:
-    """A moment as people say it: the time, and the day if it is not today."""
-    moment, today = (datetime.fromtimestamp(each).astimezone() for each in (at, now))
+    """A moment as people say it: the time, and the day if it is not today. Devices send
+    any; of those that no calendar has it is the nearest."""
+    placed = utc_of(at)
+    moment, today = placed.astimezone(), utc_of(now).astimezone()
     if moment.date() == today.date():
         return f"{moment:%H:%M:%S}"
-    return f"{moment:%d %b %Y %H:%M:%S}"
+    off = at - placed.timestamp()
+    beyond = " or later" if off > 1 else " or earlier" if off < -1 else ""
+    return f"{moment:%d %b %Y %H:%M:%S}{beyond}"
 
 
 def between(begins_at: float, ends_at: float, now: float) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
 
 from meshtasks.observation.causes import causes
-from meshtasks.observation.sensor_facts import Facts, Mute, QueueNow, Window
+from meshtasks.observation.sensor_facts import Facts, Mute, QueueNow, Window, clock
 from meshtasks.state.sensor_activity import (
     BAD_UNIT,
     CLOCK_BEHIND,
@@ -183,3 +184,20 @@ def test_a_queue_that_is_consumed_has_a_worker_even_if_none_said_so_lately() -> 
 
     assert found(known, None) == []
     assert found(replace(known, queues_now=()), None) == ["no worker"]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York"])
+def test_a_moment_that_no_calendar_has_is_said_all_the_same(
+    zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    year_one, last = -62_135_596_800.0, 253_402_300_799.0
+
+    said = [clock(at, NOW) for at in (year_one, last, 9e14, -9e14)]
+
+    monkeypatch.undo()
+    time.tzset()
+    assert [each.rpartition(" or ")[2] for each in said] == [
+        *("earlier", "later", "later", "earlier")
+    ]
