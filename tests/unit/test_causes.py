@@ -194,10 +194,12 @@ def test_a_moment_that_no_calendar_has_is_said_all_the_same(
     time.tzset()
     year_one, last = -62_135_596_800.0, 253_402_300_799.0
 
-    said = [clock(at, NOW) for at in (year_one, last, 9e14, -9e14)]
+    try:
+        said = [clock(at, NOW) for at in (year_one, last, 9e14, -9e14)]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
-    monkeypatch.undo()
-    time.tzset()
     assert [each.rpartition(" or ")[2] for each in said] == [
         *("earlier", "later", "later", "earlier")
     ]
