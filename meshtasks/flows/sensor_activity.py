@@ -46,6 +46,7 @@ _PAUSES = 2.5
 _TIME = itemgetter(0)
 #: Field of the metrics of devices.
 BATTERY_PERCENT = "battery_percent"
+_FULL_PERCENT = 100
 
 
 def of_readings(watched: Iterable[Watched]) -> Iterator[Seen]:
@@ -111,9 +112,10 @@ def of_battery(
         fields: of the metric.
     """
     kind, unit, value = BATTERY, "%", fields.get(BATTERY_PERCENT)
+    most = _FULL_PERCENT
     if value is None:
-        kind, unit, value = BATTERY_LOW, "", fields.get(BATTERY_LOW)
-    if not isinstance(value, int | float):
+        kind, unit, value, most = BATTERY_LOW, "", fields.get(BATTERY_LOW), 1
+    if not (isinstance(value, int | float) and 0 <= value <= most):
         return None
     named = dict(tags)
     sensor_id = named.get("sensor_id") or named.get("host") or envelope.key_tail

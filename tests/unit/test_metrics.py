@@ -288,7 +288,7 @@ def test_what_devices_say_of_their_batteries_is_noted(
     )
 
 
-@pytest.mark.parametrize("level", ["full", None])
+@pytest.mark.parametrize("level", ["full", None, 255, -1, 10**200])
 def test_a_battery_without_a_level_is_not_noted(level: object) -> None:
     fields = {"battery_percent": level, "x": 1}
 
