@@ -294,3 +294,16 @@ def test_a_battery_without_a_level_is_not_noted(level: object) -> None:
 
     found = transformed({"name": "device", "fields": fields}).batteries
     assert [*found.values()] == [None]
+
+
+def test_a_battery_is_noted_beside_the_routing_key_of_its_metric() -> None:
+    key = "metrics.system.door.device"
+    envelope = Envelope(b"", "metrics", key, "metrics.system", None, None, NOW, {})
+    metric: Any = {"name": "device", "fields": {"battery_percent": 9}}
+
+    seen = metric_points([metric], [envelope], RuleBook()).seen([envelope])
+
+    assert [each[:3] for each in seen] == [
+        (key, "", ""),
+        (key, "door.device", "battery"),
+    ]
