@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.support.browser import Browser
+from tests.support.browser import Browser, PageLeft
 from tests.support.environments import AXE_VENV
+from tests.support.waiting import wait_until
 
 #: What hinders people; the rest is advice.
 _GRAVE = ("serious", "critical")
@@ -32,6 +33,24 @@ def faults(browser: Browser, within: str = "html") -> list[str]:
         browser: shows it.
         within: selects the part that is looked at.
     """
+    try:
+        found = _violations(browser, within)
+    except PageLeft:
+        wait_until(
+            lambda: browser.evaluate(f"!!document.querySelector({within!r})"),
+            60,
+            "the page, once more",
+        )
+        found = _violations(browser, within)
+    return [
+        f"{each['id']}: {each['help']}: {html[:300]} ({' '.join(why.split())[:200]})"
+        for each in found
+        if each["impact"] in _GRAVE
+        for html, why in each["nodes"]
+    ]
+
+
+def _violations(browser: Browser, within: str) -> list[dict[str, Any]]:
     if not browser.evaluate("!!window.axe"):
         (script,) = AXE_VENV.glob("lib/python3*/site-packages/*/axe.min.js")
         browser.evaluate(script.read_text(encoding="utf-8"))
@@ -42,10 +61,5 @@ def faults(browser: Browser, within: str = "html") -> list[str]:
         awaitPromise=True,
         returnByValue=True,
     )
-    found: list[dict[str, Any]] = json.loads(answer["result"]["value"])
-    return [
-        f"{each['id']}: {each['help']}: {html[:300]} ({' '.join(why.split())[:200]})"
-        for each in found
-        if each["impact"] in _GRAVE
-        for html, why in each["nodes"]
-    ]
+    violations: list[dict[str, Any]] = json.loads(answer["result"]["value"])
+    return violations

@@ -19,6 +19,11 @@ from tests.support.waiting import wait_until
 _PATIENCE_SECONDS = 300.0
 
 
+class PageLeft(Exception):
+    """The page went away before it answered: one that had lost its connection for a
+    while loads itself anew."""
+
+
 class Browser:
     """One tab.
 
@@ -89,6 +94,8 @@ class Browser:
         while True:
             message = json.loads(self._connection.recv(_PATIENCE_SECONDS))
             if message.get("id") == number:
+                if "navigated" in message.get("error", {}).get("message", ""):
+                    raise PageLeft
                 assert "error" not in message, message
                 return message["result"]
             self._note(message)
