@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from meshtasks.cli.terminal import say
-from meshtasks.config.extras import Extra, require
+from meshtasks.config.extras import Extra, installed
 from meshtasks.demo.packages import administrator_command, missing
 from meshtasks.demo.subreaper import under_subreaper
+from meshtasks.errors import ConfigError
 
 _DEFAULT_RATE = 200.0
 _EXTRAS: tuple[Extra, ...] = ("alerts", "flower", "gateway", "triton")
@@ -50,8 +51,13 @@ def demo(
     could not be started, or ended by itself; 130 interrupted before there was a
     summary.
     """
-    for extra in _EXTRAS:
-        require(extra, "`meshtasks demo`")
+    if lacking := [extra for extra in _EXTRAS if not installed(extra)]:
+        expected = (
+            "are not installed; `meshtasks demo` needs them: "
+            f"pip install 'meshtasks[{','.join(lacking)}]'"
+        )
+        extras = f"extras {', '.join(lacking)}"
+        raise ConfigError("Python environment", extras, expected)
     if programs := missing("demo"):
         names = ", ".join(program.package for program in programs)
         command = administrator_command(programs)

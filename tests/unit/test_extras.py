@@ -140,8 +140,6 @@ def test_a_worker_refuses_a_queue_whose_client_is_missing(
 @pytest.mark.parametrize(
     ("extra", "command"),
     [
-        ("alerts", demo),
-        ("flower", demo),
         ("gateway", gateway),
         ("homeassistant", lambda: homeassistant(None)),  # type: ignore[arg-type]
     ],
@@ -153,3 +151,11 @@ def test_a_command_without_its_library_names_the_extra(
 
     with lacks(extra):
         command()
+
+
+def test_the_demo_names_all_extras_that_it_lacks(block: Any) -> None:
+    block("alerts")
+    block("flower")
+
+    with pytest.raises(ConfigError, match=r"alerts, flower: .+\[alerts,flower\]"):
+        demo()
