@@ -36,6 +36,7 @@ from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
 from meshtasks.http import cause_of, pool_manager, request
 from meshtasks.masking import masked
 from meshtasks.observation.workers import ask_workers, circuit_lines
+from meshtasks.state.database import Database, StateLocation
 from meshtasks.text import printable
 
 _HTTP_SECONDS = 5.0
@@ -164,6 +165,9 @@ def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
         name = "clock and broker" if number == 1 else f"clock and broker {number}"
         yield Check(name, partial(clock, url))
     yield Check("clock and time series", partial(clock, settings.env.influx_url))
+    location = StateLocation.of(settings.env)
+    if location.is_shared:
+        yield Check("clock and state", partial(_clock_of_state, location))
     yield Check("disk of state", partial(disk, settings.env.state_dir))
     yield Check("disk of spools", partial(_spools, settings))
 
@@ -270,8 +274,18 @@ def clock(url: str) -> Verdict:
         return Verdict("skipped", f"{urlsplit(url).netloc} does not tell its time")
     now = (before + time.time()) / 2
     skew_seconds = parsedate_to_datetime(date).timestamp() + 0.5 - now
-    if abs(skew_seconds) > _SKEW_SECONDS:
-        text = f"{urlsplit(url).netloc} differs by {skew_seconds:+.0f} s"
+    return _skew(urlsplit(url).netloc, skew_seconds)
+
+
+def _clock_of_state(location: StateLocation) -> Verdict:
+    """Compare with the clock that all hosts go by for rules and alerts."""
+    with closing(Database("state", location, "state.sqlite")) as state:
+        return _skew(str(location), state.now() - time.time())
+
+
+def _skew(place: str, seconds: float) -> Verdict:
+    if abs(seconds) > _SKEW_SECONDS:
+        text = f"{place} differs by {seconds:+.0f} s"
         return Verdict(
             "failed", text, "have both hosts use NTP (timedatectl set-ntp 1)"
         )

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from time import time as epoch_now
 from typing import NamedTuple, TypeVar
 
 from meshtasks.amqp.publisher import Outgoing
@@ -167,7 +166,7 @@ def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Out
         refused: Mapping[int, str] = {}
         if sinks.away is None:
             refused = sinks[TIMESERIES].write(points.lines)
-        give_alerts(points.watched, epoch_now(), sinks)
+        give_alerts(points.watched, sinks)
         if sinks.away is not None:
             refused = _write_or_put_aside(batch, points, sinks.away, sinks)
         for point, reason in refused.items():
@@ -197,7 +196,7 @@ def _write_or_put_aside(
     return {}
 
 
-def give_alerts(watched: Iterable[Watched], now: float, sinks: Sinks) -> None:
+def give_alerts(watched: Iterable[Watched], sinks: Sinks) -> None:
     """Evaluate the rules, and publish what begins or ends.
 
     The alerts are confirmed before the new states are stored: a crash in between
@@ -205,13 +204,14 @@ def give_alerts(watched: Iterable[Watched], now: float, sinks: Sinks) -> None:
 
     Args:
         watched: series with their new samples.
-        now: epoch seconds.
     """
     ruled = [item for item in watched if item.rules]
     if not ruled:
         return
     keys = [item.series.key for item in ruled]
-    with sinks[RULE_STATE].transaction(keys, now) as states:
+    rule_states = sinks[RULE_STATE]
+    now = rule_states.now()
+    with rule_states.transaction(keys, now) as states:
         messages: list[Outgoing] = []
         for series, rules, samples, _ in ruled:
             state = states.get(series.key)

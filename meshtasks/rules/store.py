@@ -86,6 +86,14 @@ class RuleStateStore:
         )
         self._next_prune = 0.0
 
+    def now(self) -> float:
+        """Epoch seconds, by the clock of all who share the states.
+
+        Raises:
+            SinkUnavailable: the database cannot be used.
+        """
+        return self._database.now()
+
     @contextmanager
     def transaction(
         self, keys: Iterable[str], now: float

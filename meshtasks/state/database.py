@@ -45,6 +45,7 @@ _RESTED_SECONDS = 5.0
 #: First half of the advisory locks of PostgreSQL that are ours ("mesh").
 LOCK_CLASS = 0x6D657368
 UPGRADING, IMPORTING = 1, 2
+_SERVER_TIME = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS float8)"
 _EXCLUSIVE = text("SELECT pg_advisory_xact_lock(:class, hashtext(:sink))").bindparams(
     bindparam("class", LOCK_CLASS)
 )
@@ -130,6 +131,22 @@ class Database:
         self._connection: Connection | None = None
         self._raw: Any = None
         self._used_at = 0.0
+        #: The server's clock less time.monotonic().
+        self._offset = 0.0
+
+    def now(self) -> float:
+        """Epoch seconds, by one clock of all who share the database: the server's. A
+        host's own may be wrong, or be set meanwhile.
+
+        Raises:
+            SinkUnavailable: the database cannot be used.
+        """
+        if not self.is_shared:
+            return time.time()
+        with self._translated():
+            if self._connection is None:
+                self._open()
+        return time.monotonic() + self._offset
 
     @contextmanager
     def transaction(self, *, exclusive: bool = False) -> Iterator[Connection]:
@@ -249,8 +266,16 @@ class Database:
             raise
         self._connection = connection
         self._raw = connection.connection.driver_connection
-        self._used_at = time.monotonic()
+        if self.is_shared:
+            self._read_clock(connection)
         return connection
+
+    def _read_clock(self, connection: Connection) -> None:
+        """Ask a server for its time, which also shows that it is there."""
+        told: float = connection.exec_driver_sql(_SERVER_TIME).scalar_one()
+        connection.rollback()
+        self._used_at = time.monotonic()
+        self._offset = told - self._used_at
 
     def _connect(self) -> Connection:
         """A new connection to a database of this version."""
@@ -330,8 +355,7 @@ class Database:
         """A transaction of PostgreSQL, on a connection that is there."""
         if time.monotonic() - self._used_at > _RESTED_SECONDS:
             try:
-                connection.exec_driver_sql("SELECT 1")
-                connection.rollback()
+                self._read_clock(connection)
             except exc.DBAPIError:
                 self.close()
                 connection = self._open()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from meshtasks.amqp.publisher import Outgoing
 from meshtasks.config.settings import Settings
 from meshtasks.errors import SinkUnavailable
 from meshtasks.flows.alerts.service import AlertService, AlertUpdate
@@ -29,7 +28,7 @@ from meshtasks.state.database import Database, StateLocation
 from tests.support import alerting
 from tests.support.archive import batch_of, directory_environment, lines_in
 from tests.support.archive import message as archived
-from tests.support.handling import handle, message
+from tests.support.handling import Kept, handle, message
 
 QUEUE = "sensors.temperature"
 #: No step has more transactions.
@@ -83,24 +82,6 @@ def settings(state_location: StateLocation, tmp_path: Path) -> Settings:
     url = state_location.url.render_as_string(hide_password=False)
     given = {"state_url": url} if state_location.is_shared else {}
     return Settings(directory_environment(tmp_path, **given))
-
-
-class Kept:
-    """Takes points and alerts, each as often as it comes."""
-
-    def __init__(self) -> None:
-        self.alerts: dict[str | None, bytes] = {}
-
-    def publish(self, messages: Sequence[Outgoing]) -> None:
-        self.alerts |= {
-            each.message_id: each.body for each in messages if each.exchange == "alerts"
-        }
-
-    def write(self, *_: object, **__: object) -> dict[int, str]:
-        return {}
-
-    def close(self) -> None:
-        pass
 
 
 def test_rules_give_the_alerts_they_would_have_given(

@@ -5,13 +5,19 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from meshtasks.config.settings import Settings
 from meshtasks.errors import Transient
+from meshtasks.flows.sinks import PUBLISHER, TIMESERIES, Sinks
+from meshtasks.outcome import DONE
 from meshtasks.rules import store as rulestate
 from meshtasks.rules.evaluation import SeriesState
 from meshtasks.rules.store import (
@@ -20,8 +26,12 @@ from meshtasks.rules.store import (
     RuleStateStore,
 )
 from meshtasks.state.database import StateLocation
+from tests.support.archive import directory_environment
+from tests.support.handling import Kept, handle, message
+from tests.support.postgres import Postgres
 
 NOW = 1_795_440_000.0
+QUEUE = "sensors.temperature"
 STATE: SeriesState = {"seen": NOW, "rules": {"hot": {"since": NOW, "firing": True}}}
 
 COUNT_UP = """
@@ -30,6 +40,9 @@ from pathlib import Path
 from sqlalchemy import make_url
 from meshtasks.rules.store import RuleStateStore
 from meshtasks.state.database import StateLocation
+from tests.support.archive import directory_environment
+from tests.support.handling import Kept, handle, message
+from tests.support.postgres import Postgres
 
 store = RuleStateStore(StateLocation(make_url(sys.argv[1]), Path(sys.argv[2])))
 for _ in range(100):
@@ -148,3 +161,41 @@ def test_batches_with_series_in_common_do_not_wait_for_each_other_for_ever(
     with closing(RuleStateStore(state_location)) as store:
         states = get(store, *keys)
     assert sum(state["seen"] for state in states.values()) == 4 * 20 * 20
+
+
+def test_a_host_whose_clock_is_wrong_gives_the_alerts_of_one_whose_is_right(
+    postgres: Postgres,
+    postgres_template: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They share the states, and take turns."""
+    kept: Any = Kept()
+    right = time.time
+    start = right() - 600
+
+    def alerts_of(url: str, skews: list[float]) -> dict[str | None, bytes]:
+        kept.alerts = {}
+        settings = Settings(directory_environment(tmp_path / "x", state_url=url))
+        with ExitStack() as stack:
+            hosts = [stack.enter_context(closing(Sinks(settings))) for _ in skews]
+            for number in range(60):
+                which = number % len(skews)
+                sinks, skew = hosts[which], skews[which]
+                sinks[TIMESERIES] = sinks[PUBLISHER] = kept
+                monkeypatch.setattr(time, "time", lambda skew=skew: right() + skew)
+                at = start + 10 * number
+                hot = 70.0 if number % 20 > 14 else 20.0 + number % 3
+                body = b'{"sensor_id":"s","value":%.1f,"timestamp":%.3f}' % (hot, at)
+                given = message(QUEUE, f"{QUEUE}.s", body, received_at=at + skew)
+                assert handle(sinks, given) == [DONE]
+        alerts: dict[str | None, bytes] = kept.alerts
+        return alerts
+
+    def new_state() -> str:
+        return postgres.url(postgres.new_database(postgres_template))
+
+    expected = alerts_of(new_state(), [0.0])
+
+    assert alerts_of(new_state(), [0.0, -7_200.0, 7_200.0]) == expected
+    assert len(expected) >= 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -267,6 +268,15 @@ def test_text_is_kept_whatever_the_account_s_own_encoding_is(
 
     with server.transaction() as connection:
         assert connection.execute(note, {"note": "Küche → ☃"}).scalar() == "Küche → ☃"
+
+
+def test_a_server_s_clock_is_that_of_all_hosts(
+    server: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = time.time()
+    monkeypatch.setattr(time, "time", lambda: right - 7_200)
+
+    assert right - 1 < server.now() < right + 300
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])

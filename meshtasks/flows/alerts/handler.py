@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -84,7 +83,7 @@ def silence_alerts(
     Raises:
         SinkUnavailable: the state of alerts is busy or cannot be written.
     """
-    now = time.time()
+    now = sinks[ALERT_STATE].now()
     digest = hashlib.blake2b(call_id.encode(), digest_size=_SILENCE_ID_BYTES)
     silence = Silence(
         digest.hexdigest(),
@@ -132,12 +131,16 @@ def _service(sinks: Sinks) -> AlertService:
     return AlertService(sinks[ALERT_STATE], sinks.settings.read(ALERTS))
 
 
-def notify_due(sinks: Sinks, clock: Callable[[], float] = time.time) -> None:
-    """Send every notification that is due by a clock of epoch seconds.
+def notify_due(sinks: Sinks, clock: Callable[[], float] | None = None) -> None:
+    """Send every notification that is due.
+
+    Args:
+        clock: gives epoch seconds; that of all who share the alerts if not given.
 
     Raises:
         SinkUnavailable: the store of alerts is busy or cannot be used.
     """
+    clock = clock or sinks[ALERT_STATE].now
     service, policy = _service(sinks), sinks.settings.read(ALERTS)
     while (claimed := service.claim(clock())) is not None:
         group = claimed.group
@@ -309,7 +312,8 @@ def _receive(
     if not updates:
         return outcomes
     try:
-        _service(sinks).receive(updates.values(), time.time())
+        now = sinks[ALERT_STATE].now()
+        _service(sinks).receive(updates.values(), now)
         stored = {index: update.published_at for index, update in updates.items()}
         send_to_archive(batch, stored, sinks)
     except MeshError as error:

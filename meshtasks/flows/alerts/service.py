@@ -51,6 +51,8 @@ ALERT_STATE = SinkKey("alert_state", _open_store)
 _CLAIM_SECONDS_PER_RECEIVER = 60.0
 
 _PRUNE_EVERY_SECONDS = 3_600.0
+#: Name of the note of the clock.
+_CLOCK = "clock"
 #: The clock is recorded so often; a step back is noticed if it is longer than this.
 _CLOCK_SECONDS = 10.0
 
@@ -294,9 +296,9 @@ def _open_group(tables: AlertTables, key: GroupKey, free_tags: list[str]) -> Non
 
 
 def _watch_clock(tables: AlertTables, now: float) -> None:
-    """Notice that the host's clock was set back, and bring everything that is
+    """Notice that the clock was set back, and bring everything that is
     remembered back with it: a notification of "tomorrow" would delay the next."""
-    recorded = tables.note(tables.clock)
+    recorded = tables.note(_CLOCK)
     if recorded is None or now < float(recorded):
         for alert in tables.alerts():
             tables.put_alert(alert.clamped(now))
@@ -309,4 +311,4 @@ def _watch_clock(tables: AlertTables, now: float) -> None:
         for silence in tables.silences():
             tables.put_silence(silence.shifted(now))
         tables.clamp_receipts(now)
-    tables.change_note(tables.clock, str(now // _CLOCK_SECONDS * _CLOCK_SECONDS))
+    tables.change_note(_CLOCK, str(now // _CLOCK_SECONDS * _CLOCK_SECONDS))

@@ -6,7 +6,6 @@ depends on many alerts. It takes milliseconds, and alerts are few."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -88,7 +87,7 @@ class AlertStore(Database):
 
         Raises SinkUnavailable if the state cannot be used, or is held for too long."""
         with self.transaction(exclusive=True) as connection:
-            yield AlertTables(connection, is_shared=self.is_shared)
+            yield AlertTables(connection)
 
 
 class AlertTables:
@@ -96,14 +95,10 @@ class AlertTables:
 
     Args:
         connection: in the transaction.
-        is_shared: other hosts, with clocks of their own, have them too.
     """
 
-    def __init__(self, connection: Connection, *, is_shared: bool = False) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._db = connection
-        #: Name of the note of the clock: a host that is behind another one has not
-        #: set its clock back.
-        self.clock = f"clock of {socket.gethostname()}" if is_shared else "clock"
 
     # --- alerts -----------------------------------------------------------
 

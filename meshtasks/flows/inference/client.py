@@ -176,7 +176,7 @@ def run_model(
     # That it works is recorded once a minute: whenever its description was read.
     if crashed or (run.results and spec.read_at >= began_at):
         now = time.time()
-        give_alerts([_health(spec.name, crashed=crashed, now=now)], now, sinks)
+        give_alerts([_health(spec.name, crashed=crashed, now=now)], sinks)
     return run.fault
 
 
