@@ -83,10 +83,11 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Nor is a person's own mesh tested, their taste in colours, or the proxy that leads out
 # of their network.
+_FOREIGN = ("MESH_", "CELERY_", "FLOWER_")
+_TASTES = {"FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE"}
 for _name in list(os.environ):
-    if _name.startswith(("MESH_", "CELERY_", "FLOWER_")) or _name in {
-        *("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE"),
-    }:
+    _is_foreign = _name.startswith(_FOREIGN) and not _name.startswith("MESH_TEST_")
+    if _is_foreign or _name in _TASTES:
         del os.environ[_name]
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost,127.0.0.1,::1"
 
