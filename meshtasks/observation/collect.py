@@ -18,7 +18,6 @@ from meshtasks.flows.archive.objects import archived_objects, open_store
 from meshtasks.observation.event_monitor import EventMonitor
 from meshtasks.observation.snapshot import ArchiveState, QueueState, Seen, Snapshot
 
-
 #: The broker counts anew so often; asking is what costs it most.
 _STATISTICS_SECONDS = 5.0
 
