@@ -43,7 +43,8 @@ main, .q-dialog { overflow-wrap: anywhere }
 .mesh-card { background: var(--card); border: 1px solid var(--line);
   border-radius: .6rem; padding: .75rem 1rem; min-width: 0 }
 .mesh-alerting { border-color: var(--bad); box-shadow: inset .25rem 0 0 var(--bad) }
-.mesh-sensor { flex-wrap: nowrap } .mesh-sensor > :last-child { white-space: nowrap }
+.mesh-row.mesh-sensor { flex-wrap: nowrap }
+.mesh-sensor > :last-child { white-space: nowrap }
 .mesh-age { display: inline-block; min-width: 3.9rem; font-size: .85em;
   text-align: right }
 .mesh-grid { display: grid; gap: .75rem; width: 100%; align-items: start;
