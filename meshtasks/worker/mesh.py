@@ -43,7 +43,6 @@ def attach(
     for queue, handler in handlers.items():
         _register(app, queue, BatchRunner(handler, settings), settings)
     signals.worker_before_create_process.connect(_share_memory)
-    signals.worker_process_init.connect(_spare_collections)
     logging.getLogger("celery.app.trace").addFilter(_is_news)
     app.mesh = Mesh(settings, handlers, commands)
 
@@ -88,13 +87,10 @@ _COLLECTION_THRESHOLD = 50_000
 def _share_memory(**_: Any) -> None:
     """Before a pool process is made: load what each of them needs, once for all, and
     never look at it again, since to look for cycles writes to every object's memory,
-    which then is no longer shared."""
+    which then is no longer shared. Look seldom, in this process, too: with nearly all
+    objects out of sight, Python takes those of every batch for many."""
     import meshtasks.state.history  # noqa: F401, PLC0415 - loads SQLAlchemy
 
     gc.collect()
     gc.freeze()
-
-
-def _spare_collections(**_: Any) -> None:
-    """Collect garbage seldom in a pool process."""
     gc.set_threshold(_COLLECTION_THRESHOLD)
