@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from meshtasks.errors import MeshError
+from meshtasks.text import clip
 
 #: A query that takes longer is ended, and one that takes more memory.
 SECONDS = 30.0
@@ -124,7 +125,8 @@ async def _run(request: dict[str, Any]) -> Answered:
     if process.returncode == EXIT_TOO_LONG:
         raise _too_long(seconds)
     if process.returncode:
-        raise QueryRefused(_how_it_ended(complaint.decode(errors="replace")))
+        reason = _how_it_ended(process.returncode, complaint.decode(errors="replace"))
+        raise QueryRefused(reason)
     answer = json.loads(text)
     if "error" in answer:
         raise QueryRefused(answer["error"])
@@ -135,10 +137,12 @@ def _too_long(seconds: float) -> QueryRefused:
     return QueryRefused(f"it takes more than {seconds:g} s; {_FEWER}")
 
 
-def _how_it_ended(complaint: str) -> str:
-    """Why a process has ended by itself: it was out of memory, or its configuration
-    cannot be used."""
+def _how_it_ended(returncode: int, complaint: str) -> str:
+    """Why a process has ended by itself: out of memory, which the system or C++ ends
+    with a signal, or with a fault that it names last."""
     last = complaint.strip().rpartition("\n")[2]
     if last.startswith("meshtasks"):
         return last
-    return TOO_LARGE
+    if returncode < 0 or "MemoryError" in last or not last:
+        return TOO_LARGE
+    return f"the query's process failed: {clip(last, 200)}"

@@ -14,6 +14,7 @@ dies, its partitions go to those in line.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -27,10 +28,15 @@ from meshtasks.worker.queue_consumer import QueueConsumer
 
 logger = get_logger(__name__)
 
-#: A queue on probation is consumed for so long before it may have more messages.
-_PROBATION_SECONDS = 0.5
-#: Unacknowledged messages that a queue on probation may have, step by step.
+#: Whether a queue on probation may have more messages is asked so often; one whose
+#: messages take long may after so many times, since others wait for it.
+_PROBATION_SECONDS, _MOST_TIMES = 0.5, 60
+#: Unacknowledged messages that a queue on probation may have, step by step; and how
+#: many it must have had by then. At each end of the connection at most a window's
+#: messages count one delivery more, and come first again: a quarter of the next window
+#: is done before that opens, so none of them is met by five ends.
 _WINDOWS = (1, 32, 1_024)
+_ENOUGH = (8, 264, 1_288)
 _QUIET_SECONDS = 10.0
 
 
@@ -130,11 +136,25 @@ class FlowControl:
         """Whether a queue waits for a sink; one that tries it does."""
         return consumer.is_trying or not consumer.is_consuming
 
-    def _relax(self) -> None:
-        self.probation.step()
+    def _relax(self, times: int = 1) -> None:
+        """Give the queue on probation more messages, once it did well with fewer."""
+        consumer = self._consumers.get(self.probation.queue)
+        if consumer is None or times >= _MOST_TIMES or self._did_well(consumer):
+            self.probation.step()
+            times = 0
         if self.probation.is_active:
-            self._later(_PROBATION_SECONDS, self._relax)
+            self._later(_PROBATION_SECONDS, partial(self._relax, times + 1))
         self.apply()
+
+    def _did_well(self, consumer: QueueConsumer) -> bool:
+        """Whether it got enough messages, or all there are, without an end of the
+        connection; one that is paused, or stands in line, gets none."""
+        return (
+            not consumer.is_consuming
+            or consumer.is_partition
+            or consumer.received >= self.probation.enough
+            or (not consumer.unresolved and not consumer.waiting_in_queue())
+        )
 
 
 class Probation:
@@ -160,6 +180,16 @@ class Probation:
         """Whether queues are on probation."""
         return bool(self._suspects)
 
+    @property
+    def queue(self) -> str:
+        """The one that is consumed alone; empty if none is."""
+        return self._suspects[0] if self._suspects else ""
+
+    @property
+    def enough(self) -> int:
+        """Messages that it must have had on this connection to be given more."""
+        return _ENOUGH[self._step]
+
     def suspect(self, queues: Iterable[str]) -> None:
         """The broker failed while it delivered from these queues: one of them it is,
         or the one that was on probation alone."""
@@ -171,7 +201,7 @@ class Probation:
         self._step = 0
 
     def step(self) -> None:
-        """The queue on probation has been consumed for a while."""
+        """The queue on probation did well."""
         self._step += 1
         if self._step == len(_WINDOWS):
             self._suspects = self._suspects[1:]

@@ -585,7 +585,9 @@ def test_a_device_gets_an_account_of_its_own_and_keeps_it(
 ) -> None:
     run = command(Environment(config_dir=ROOT / "config"), monkeypatch, capsys)
     file, definitions = tmp_path / "passwords", tmp_path / "definitions.json"
-    secrets = ("secrets", "--env-file", file, "--definitions", definitions)
+    nobody = f"http://{loopback.HOST}:{loopback.free_port()}"
+    files = ("--env-file", file, "--definitions", definitions)
+    secrets = ("secrets", *files, "--management-url", nobody)
 
     assert run(*secrets, "--device", "attic_1").exit_code == 0
     before = dotenv_values(file)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from meshtasks.worker.flow_control import Probation
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from meshtasks.flows.circuit import State
+from meshtasks.worker.flow_control import FlowControl, Probation
 
 QUEUES = ["a", "b", "c"]
 
@@ -24,6 +31,17 @@ def test_the_first_queue_goes_alone_and_with_more_messages_step_by_step() -> Non
         seen.append(windows(probation))
 
     assert seen == [[1, 0, 0], [32, 0, 0], [1_024, 0, 0], [0, 1, 0]]
+
+
+def test_a_window_opens_when_a_quarter_of_it_was_received() -> None:
+    probation = Probation()
+    probation.suspect(QUEUES)
+    enough = []
+    for _ in range(3):
+        enough.append((probation.queue, probation.enough))
+        probation.step()
+
+    assert enough == [("a", 8), ("a", 8 + 256), ("a", 8 + 256 + 1_024)]
 
 
 def test_the_queue_that_fails_alone_is_the_one_and_the_others_wait_for_it_only() -> (
@@ -51,3 +69,87 @@ def test_a_new_connection_begins_with_one_message_again() -> None:
     probation.restart()
 
     assert windows(probation) == [1, 0, 0]
+
+
+class Queue:
+    """What the control knows of a queue's consumer."""
+
+    is_consuming, is_partition, is_trying = True, False, True
+    source = "a"
+    handler = SimpleNamespace(sink_names=())
+    received = unresolved = waiting = 0
+
+    def __init__(self) -> None:
+        self.windows: list[int | None] = []
+
+    def waiting_in_queue(self) -> int:
+        return self.waiting
+
+    def consume(self, at_most: int | None) -> None:
+        self.windows.append(at_most)
+
+
+class Clock:
+    """Runs what is to be run later when the test says so."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[Callable[[], object]] = []
+
+    def later(self, _seconds: float, callback: Callable[[], object]) -> None:
+        self._callbacks.append(callback)
+
+    def pass_by(self) -> None:
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+
+@pytest.fixture
+def queue() -> Queue:
+    return Queue()
+
+
+@pytest.fixture
+def clock(queue: Queue) -> Clock:
+    """Of a worker whose broker has failed over a message of this queue, and that has
+    connected again."""
+    clock = Clock()
+    consumers: Any = {"a": queue}
+    breaker: Any = SimpleNamespace(state=lambda _sinks: State.CLOSED)
+    control = FlowControl(
+        consumers, breaker, clock.later, lambda _consumer: [], lambda *_: None
+    )
+    control.broker_failed()
+    control.restart()
+    control.apply()
+    return clock
+
+
+def test_a_slow_machine_does_not_give_a_queue_more_before_it_did_well(
+    queue: Queue, clock: Clock
+) -> None:
+    queue.waiting = 100
+    for received in (0, 1, 7, 8, 263, 264):
+        queue.received = received
+        clock.pass_by()
+
+    assert queue.windows == [1, 1, 1, 1, 32, 32, 1_024]
+
+
+def test_an_empty_queue_needs_no_messages_to_do_well(
+    queue: Queue, clock: Clock
+) -> None:
+    for _ in range(3):
+        clock.pass_by()
+
+    assert queue.windows == [1, 32, 1_024, None]
+
+
+def test_a_queue_whose_messages_take_long_does_not_hold_up_the_others_for_ever(
+    queue: Queue, clock: Clock
+) -> None:
+    queue.waiting = queue.unresolved = queue.received = 1
+    for _ in range(3 * 60):
+        clock.pass_by()
+
+    assert queue.windows[-1] is None
