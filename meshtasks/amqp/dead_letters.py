@@ -21,7 +21,7 @@ from meshtasks.amqp.delivery import Delivery, count_in, last_death, text_in
 from meshtasks.amqp.failed import kept_headers, kept_properties
 from meshtasks.amqp.partitions import queue_of
 from meshtasks.amqp.publisher import Outgoing
-from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
+from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, tail_of
 from meshtasks.amqp.topology import Topology
 from meshtasks.text import clip
 
@@ -200,7 +200,7 @@ def sensor_of(body: bytes, routing_key: str) -> str:
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         if body[:1] == b"{" and (named := _OF_SENSOR.decode(body).sensor_id):
             return named
-    return ".".join(routing_key.split(".")[2:])
+    return tail_of(routing_key)
 
 
 def replay_messages(

@@ -19,6 +19,12 @@ PREDECLARED_EXCHANGES = {
 }
 
 
+def tail_of(routing_key: str) -> str:
+    """Words after ``domain.kind``: ``living_room`` of
+    ``sensors.temperature.living_room``; empty when there are none."""
+    return ".".join(routing_key.split(".")[2:])
+
+
 def queues_reached(
     exchanges: Iterable[Exchange],
     bindings: Sequence[Binding],

@@ -27,6 +27,7 @@ from meshtasks.state.sensor_activity import (
     BATTERY_LOW,
     CLOCK_AHEAD,
     CLOCK_BEHIND,
+    FULL_PERCENT,
     GIVEN_UP,
     INVALID_JSON,
     OUT_OF_LIMITS,
@@ -46,7 +47,6 @@ _PAUSES = 2.5
 _TIME = itemgetter(0)
 #: Field of the metrics of devices.
 BATTERY_PERCENT = "battery_percent"
-_FULL_PERCENT = 100
 
 
 def of_readings(watched: Iterable[Watched]) -> Iterator[Seen]:
@@ -112,7 +112,7 @@ def of_battery(
         fields: of the metric.
     """
     kind, unit, value = BATTERY, "%", fields.get(BATTERY_PERCENT)
-    most = _FULL_PERCENT
+    most = FULL_PERCENT
     if value is None:
         kind, unit, value, most = BATTERY_LOW, "", fields.get(BATTERY_LOW), 1
     if not (isinstance(value, int | float) and 0 <= value <= most):

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 
 from meshtasks.amqp.receiving import Message
+from meshtasks.amqp.routing import tail_of
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.analytics.rows import Reading, reading_of
-from meshtasks.observation.sensor_facts import SLACK_SECONDS
+from meshtasks.observation.sensor_facts import is_silent
 from meshtasks.records.kinds import KindsConfig
 from meshtasks.records.timestamps import InvalidTimestamp, any_moment
-from meshtasks.state.sensor_activity import BATTERY, BATTERY_LOW, Sensor
+from meshtasks.state.sensor_activity import BATTERY, BATTERY_LOW, FULL_PERCENT, Sensor
 
 #: Sensors that are remembered; those that were silent longest are forgotten.
 _MOST_SENSORS = 10_000
@@ -26,7 +27,6 @@ _RAW, _RAW_BYTES, _MOST_RAW = 10, 1_000, 2_000
 UNKNOWN_GAP_SECONDS = 3 * 3600.0
 #: What readings and events say of the battery of their device, beside the value.
 _LEVELS = ("battery", "battery_percent", "battery_level")
-_FULL_PERCENT = 100
 
 
 class SensorKey(NamedTuple):
@@ -56,7 +56,7 @@ class LatestValue(NamedTuple):
 
     def is_silent(self, now: float) -> bool:
         """Whether it is silent for longer than usual."""
-        return now - self.at - SLACK_SECONDS > self.gap_seconds
+        return is_silent(self.at, self.gap_seconds, now)
 
 
 class RawMessage(NamedTuple):
@@ -140,7 +140,7 @@ class LatestValues:
     def values(self) -> dict[SensorKey, LatestValue]:
         """All of them, by room, kind and sensor."""
         with self._lock:
-            return dict(sorted(self._values.items()))
+            return dict(self._values)
 
 
 def _moment(record: Any, now: float) -> float:
@@ -159,14 +159,14 @@ def _batteries(record: Any, routing_key: str, time_ms: int) -> Iterator[Reading]
         return
     named, location = record.get("sensor_id"), record.get("location")
     sensor_id = named if isinstance(named, str) and named.strip() else ""
-    sensor_id = sensor_id or ".".join(routing_key.split(".")[2:])
+    sensor_id = sensor_id or tail_of(routing_key)
     place = location if isinstance(location, str) and location.strip() else None
     level = next((record[name] for name in _LEVELS if name in record), None)
     low = record.get(BATTERY_LOW)
     if isinstance(level, bool):  # of a binary sensor: it is low
         level, low = None, level
     what = sensor_id, place
-    if isinstance(level, int | float) and 0 <= level <= _FULL_PERCENT:
+    if isinstance(level, int | float) and 0 <= level <= FULL_PERCENT:
         yield Reading(time_ms, BATTERY, *what, float(level), "%", routing_key, "")
     elif isinstance(low, bool):
         yield Reading(time_ms, BATTERY_LOW, *what, float(low), None, routing_key, "")

@@ -36,6 +36,15 @@ def labels_of(key: tuple[str, str], sensor: Sensor | None) -> dict[str, str]:
     return Series("", kind, "", sensor_id=key[1], location=location).labels
 
 
+def is_silent(at: float, gap_seconds: float, now: float) -> bool:
+    """Whether a sensor is silent for longer than usual, whose last reading is of then.
+
+    Args:
+        gap_seconds: a longer silence is none of its usual pauses.
+    """
+    return now - at - SLACK_SECONDS > gap_seconds
+
+
 class Window(NamedTuple):
     """A span of time that is asked about; None as its end is now."""
 
@@ -127,8 +136,8 @@ class Facts:
         sensor = self.sensor
         if sensor is None or not sensor.time:
             return None
-        seconds = self.now - sensor.time - SLACK_SECONDS
-        return Window(sensor.time, None) if seconds > sensor.gap_seconds else None
+        silent = is_silent(sensor.time, sensor.gap_seconds, self.now)
+        return Window(sensor.time, None) if silent else None
 
     def hole_at(self, at: float) -> Window | None:
         """The hole that a moment is in, if it is in one."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
+from meshtasks.amqp.routing import tail_of
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.durations import span_text
 from meshtasks.config.settings import Settings
@@ -133,7 +134,7 @@ class Why:
             lambda key: key[0].replace(".", "/"),
             lambda key: key[1],
             lambda key: places.get(key, ""),
-            lambda key: ".".join(key[0].split(".")[2:]),
+            lambda key: tail_of(key[0]),
         ):
             for fold in (str, str.casefold):
                 if found := [
@@ -419,8 +420,7 @@ def _first(facts: Facts) -> float:
 def _named(key: tuple[str, str]) -> str:
     """A sensor as people call it."""
     routing_key, sensor_id = key
-    tail = ".".join(routing_key.split(".")[2:])
-    if sensor_id in {"", tail}:
+    if sensor_id in {"", tail_of(routing_key)}:
         return routing_key
     return f"{routing_key} (sensor {sensor_id})"
 

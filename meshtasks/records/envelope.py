@@ -10,6 +10,7 @@ import msgspec
 from meshtasks.amqp import headers
 from meshtasks.amqp.content import origin_of
 from meshtasks.amqp.delivery import Wire
+from meshtasks.amqp.routing import tail_of
 from meshtasks.errors import SchemaMismatch
 
 
@@ -53,9 +54,8 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def key_tail(self) -> str:
-        """Words after ``domain.kind``: ``living_room`` of
-        ``sensors.temperature.living_room``; empty when there are none."""
-        return ".".join(self.routing_key.split(".")[2:])
+        """See :func:`~meshtasks.amqp.routing.tail_of`."""
+        return tail_of(self.routing_key)
 
 
 def sensor_of_key(envelope: Envelope) -> str:

@@ -29,6 +29,8 @@ _MOVING_SECONDS = 600.0
 #: gap.
 BATTERY, BATTERY_LOW = "battery", "battery_low"
 BATTERIES = frozenset({BATTERY, BATTERY_LOW})
+#: A level is from 0 to this.
+FULL_PERCENT = 100
 
 
 class Stretch(NamedTuple):
