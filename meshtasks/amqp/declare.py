@@ -7,7 +7,7 @@ is created, and what differs is refused with its name. Nothing is ever deleted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from amqp.exceptions import (
 )
 from typing_extensions import override
 
+from meshtasks.amqp.connecting import depths_of
 from meshtasks.amqp.entities import (
     AnswersQueue,
     Binding,
@@ -248,7 +249,4 @@ def _found(connection: kombu.Connection, queue: Queue) -> Iterator[str]:
 
 
 def _is_there(connection: kombu.Connection, name: str) -> bool:
-    with suppress(NotFound), closing(connection.channel()) as channel:
-        channel.queue_declare(name, passive=True)
-        return True
-    return False
+    return name in depths_of(connection, [name])

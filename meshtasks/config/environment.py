@@ -20,7 +20,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meshtasks.config.extras import require
 from meshtasks.config.loader import fault_in, refuse
-from meshtasks.config.urls import Auth, fault_of, is_base_url, postgresql_url, urls_of
+from meshtasks.config.urls import (
+    HIGHEST_PORT,
+    Auth,
+    fault_of,
+    is_base_url,
+    postgresql_url,
+    urls_of,
+)
 from meshtasks.errors import ConfigError
 from meshtasks.masking import keep_secret
 
@@ -50,7 +57,6 @@ _FIT_FOR_A_HEADER = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 _STATE_FILE = re.compile(r"sqlite:///(?!:memory:)[^?]+")
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
-_HIGHEST_PORT = 65_535
 
 
 def _ports(text: str) -> range:
@@ -63,7 +69,7 @@ def _ports(text: str) -> range:
         return range(0)
     found = _PORTS.fullmatch(text)
     first, last = map(int, (found[1], found[2] or found[1])) if found else (1, 0)
-    if not first <= last <= _HIGHEST_PORT:
+    if not first <= last <= HIGHEST_PORT:
         message = f"expected a port or a range such as 9151-9159, not {text!r}"
         raise ValueError(message)
     return range(first, last + 1)

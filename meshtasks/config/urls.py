@@ -70,7 +70,7 @@ _POSTGRESQL = re.compile(
     rf"(?P<user>[^\s@/?]+@)?(?P<hosts>(?:{_HOST}(?:,{_HOST})*)?)"
     r"/(?P<database>[^\s@/?#]+)(?:\?(?P<query>\S*))?"
 )
-_HIGHEST_PORT = 65_535
+HIGHEST_PORT = 65_535
 
 
 def postgresql_url(text: str) -> str:
@@ -82,7 +82,7 @@ def postgresql_url(text: str) -> str:
         return ""
     hosts, query = found["hosts"], found["query"] or ""
     ports = re.findall(r":(\d+)(?=,|$)", hosts)
-    if not all(0 < int(port) <= _HIGHEST_PORT for port in ports):
+    if not all(0 < int(port) <= HIGHEST_PORT for port in ports):
         return ""
     if "," in hosts:
         given = [query] if query else []

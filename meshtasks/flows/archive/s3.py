@@ -17,6 +17,7 @@ from minio.error import InvalidResponseError, MinioException, S3Error
 from minio.helpers import check_bucket_name
 from typing_extensions import override
 
+from meshtasks.config.urls import HIGHEST_PORT
 from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.flows.archive.objects import (
     SINK,
@@ -89,7 +90,6 @@ _CHECK_DELETE = (
 #: What Go's servers, MinIO's too, answer to plain HTTP where they use TLS.
 _WANTS_TLS = "HTTP request to an HTTPS server"
 _SPEAKS_TLS = "the server uses TLS: set MESH_MINIO_SECURE=true"
-_HIGHEST_PORT = 65_535
 #: Host and port; an IPv6 address stands in brackets.
 _ENDPOINT = re.compile(
     r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
@@ -155,7 +155,7 @@ class S3Store(ObjectStore):
         self._endpoint = endpoint
         self._secure = secure
         found = _ENDPOINT.fullmatch(endpoint)
-        if not found or not 0 < int(found["port"] or 9000) <= _HIGHEST_PORT:
+        if not found or not 0 < int(found["port"] or 9000) <= HIGHEST_PORT:
             expected = (
                 f"host:port, not {endpoint!r}; http:// or https:// is what "
                 "MESH_MINIO_SECURE says"
