@@ -103,7 +103,6 @@ def sensor_lines(remembered: Remembered, now: float) -> list[SensorLine]:
     return lines
 
 
-_DAY = 86_400.0
 #: Of a table that goes to a file or a pipe.
 _WIDTH_CHARS = 200
 

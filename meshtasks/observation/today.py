@@ -21,6 +21,7 @@ from meshtasks.state.database import StateLocation
 from meshtasks.state.history import History
 from meshtasks.state.sensor_activity import Count
 
+_DAY = 86_400.0
 #: Of queues that the mesh itself fills.
 _OWN = ("archive.", "alerts.", "pending.")
 
@@ -99,9 +100,6 @@ def ledger_sentence(ledger: Ledger) -> str:
         f"{ledger.waiting:,} waiting",
     )
     return f"today {ledger.total:,} in = {' + '.join(parts)}"
-
-
-_DAY = 86_400.0
 
 
 class Today(NamedTuple):

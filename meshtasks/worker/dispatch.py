@@ -262,7 +262,7 @@ class Dispatcher:
     def _next(self) -> PendingBatch | None:
         """The batch to run next; those of alerts go before all others."""
         for urgent in (True, False):
-            admits = partial(self._admits, urgent)
+            admits = partial(self._admits, urgent=urgent)
             if (batch := self._waiting.first(admits)) is not None:
                 return batch
             due = [
@@ -275,7 +275,7 @@ class Dispatcher:
                 return PendingBatch(consumer, consumer.take_due())
         return None
 
-    def _admits(self, urgent: bool, consumer: QueueConsumer) -> bool:  # noqa: FBT001 - of its one caller
+    def _admits(self, consumer: QueueConsumer, *, urgent: bool) -> bool:
         return (
             consumer.is_urgent is urgent
             and consumer.may_run

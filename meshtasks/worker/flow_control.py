@@ -168,7 +168,7 @@ class Probation:
     one after the other, first a message at a time: what is behind the bad one has not
     been delivered when it fails.
 
-    Pure: the caller knows when the broker failed and when time has passed.
+    Pure: the caller knows when the broker failed and when a queue did well.
     """
 
     def __init__(self) -> None:
@@ -239,7 +239,7 @@ class ProgressWatch:
             consumer.is_consuming
             and not consumer.unresolved
             and consumer.received == received
-            and consumer.source == consumer.queue  # partitions have another consumer
+            and not consumer.is_partition  # which has another consumer
         )
         if is_quiet and now - since < _QUIET_SECONDS:
             return ""
