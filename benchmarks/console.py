@@ -136,11 +136,12 @@ def _cost(
 ) -> float:
     """The share of a core that broker and gateway take more with pages open."""
     time.sleep(_REST_SECONDS)
-    idle = _share(node, gateway, seconds)
+    without = _shares(node, gateway, seconds)
     with _open(gateway, cookie, pages):
-        share = _share(node, gateway, seconds)
-    print(f"{pages} open: {share:.1%}, nobody: {idle:.1%} of a core", flush=True)
-    return share - idle
+        shares = _shares(node, gateway, seconds)
+    broker, served = (b - a for a, b in zip(without, shares, strict=True))
+    print(f"{pages} open: {broker:+.1%} for the broker, {served:+.1%} for the gateway")
+    return broker + served
 
 
 @contextmanager
@@ -168,16 +169,18 @@ def _open(gateway: Gateway, cookie: str, pages: int) -> Iterator[None]:
             time.sleep(1.0)
 
 
-def _share(node: RabbitMQ, gateway: Gateway, seconds: float) -> float:
-    """The share of a core that broker and gateway take now."""
+def _shares(node: RabbitMQ, gateway: Gateway, seconds: float) -> list[float]:
+    """The shares of a core that broker and gateway take now."""
 
-    def used() -> float:
-        return sum(usage(pid).cpu_seconds for pid in pids)
+    def used() -> list[float]:
+        return [
+            usage(pid).cpu_seconds for pid in (node.process.pid, gateway.process.pid)
+        ]
 
-    pids = [node.process.pid, gateway.process.pid]
     before, began = used(), time.perf_counter()
     time.sleep(seconds)
-    return (used() - before) / (time.perf_counter() - began)
+    took = time.perf_counter() - began
+    return [(now - then) / took for then, now in zip(before, used(), strict=True)]
 
 
 @contextmanager
