@@ -144,16 +144,21 @@ def excerpt(
         message's body as text.
     """
     is_whole = places[-1] in (None, len(places) - 1)
-    return _encode(
-        _Excerpt(
-            _unicode(envelope.exchange),
-            _unicode(envelope.routing_key),
-            envelope.message_id and _unicode(envelope.message_id),
-            times,
-            envelope.body.decode(),
-            None if is_whole else places,
-        )
+    made = _Excerpt(
+        envelope.exchange,
+        envelope.routing_key,
+        envelope.message_id,
+        times,
+        envelope.body.decode(),
+        None if is_whole else places,
     )
+    try:
+        return _encode(made)
+    except UnicodeEncodeError:  # AMQP text may hold lone surrogates, which no JSON may
+        made.exchange = _unicode(made.exchange)
+        made.routing_key = _unicode(made.routing_key)
+        made.message_id = made.message_id and _unicode(made.message_id)
+        return _encode(made)
 
 
 class _Excerpt(msgspec.Struct, omit_defaults=True, gc=False):
@@ -171,8 +176,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def _unicode(text: str) -> str:
-    """AMQP text may hold lone surrogates, which no JSON may."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    return text.encode("utf-8", "replace").decode()
 
 
 def archive_messages(excerpts: Sequence[bytes], domain_kind: str) -> Iterator[Outgoing]:

@@ -252,11 +252,16 @@ def _excerpts(
     ahead = list(stored.items())
     start = 0
     while start < len(ahead):
-        envelope = envelopes[ahead[start][0]]
-        end = start + 1
-        while end < len(ahead) and envelopes[ahead[end][0]] is envelope:
-            end += 1
-        run, start = ahead[start:end], end
+        index, time = ahead[start]
+        envelope = envelopes[index]
+        times, places = [time], [indexes[index]]
+        start += 1
+        if places[0] is not None:  # others of its array may follow
+            while start < len(ahead) and envelopes[ahead[start][0]] is envelope:
+                index, time = ahead[start]
+                times.append(time)
+                places.append(indexes[index])
+                start += 1
         key = envelope.routing_key
         one_in = samples.get(key)
         if one_in is None:
@@ -264,11 +269,11 @@ def _excerpts(
         if not one_in or (envelope.headers and envelope.is_archived):
             continue
         if one_in > 1:
-            chosen = sampled(key, [time for _, time in run], one_in)
-            run = [run[index] for index in chosen]
-        if run:
-            times = [time for _, time in run]
-            yield excerpt(envelope, times, [indexes[index] for index, _ in run])
+            chosen = sampled(key, times, one_in)
+            times = [times[index] for index in chosen]
+            places = [places[index] for index in chosen]
+        if times:
+            yield excerpt(envelope, times, places)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ it with the batch's result, and stores it now and then for many batches together
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -63,10 +64,12 @@ def of_readings(watched: Iterable[Watched]) -> Iterator[Seen]:
         last = first
         stretches: tuple[tuple[float, float, int], ...] = ((first, first, 1),)
         if len(samples) > 1:
-            ordered = sorted(samples, key=_TIME)
+            ordered: Sequence[Sample] = samples
+            if not _is_ordered(samples):
+                ordered = sorted(samples, key=_TIME)
+                repeated, conflict = _repeated(ordered)
             last, value = ordered[-1]
             stretches = tuple(_stretches(ordered))
-            repeated, conflict = _repeated(ordered)
         received_at = envelope.received_at
         at = published_at(envelope) if envelope.timestamp else received_at
         low, high = first - at, last - at
@@ -122,6 +125,16 @@ def of_battery(
     what = envelope.routing_key, sensor_id, kind, named.get("location", ""), unit
     at = envelope.received_at
     return (*what, float(value), ((at, at, 1),), at, 0.0, 0.0, 0, "")
+
+
+def _is_ordered(samples: Iterable[Sample]) -> bool:
+    """Whether each is later than the one before."""
+    before = -math.inf
+    for at, _ in samples:
+        if at <= before:
+            return False
+        before = at
+    return True
 
 
 def _stretches(ordered: Sequence[Sample]) -> Iterator[tuple[float, float, int]]:

@@ -134,11 +134,14 @@ def too_old(time: float, envelope: Envelope, oldest_seconds: float) -> InvalidTi
 def published_at(envelope: Envelope) -> float:
     """When a message was published, epoch seconds: its AMQP timestamp, if that can be,
     and never later than its receipt."""
-    if envelope.timestamp:
-        with suppress(InvalidTimestamp):
-            stamp = epoch_seconds(envelope.timestamp, envelope.received_at)
-            return min(stamp, envelope.received_at)
-    return envelope.received_at
+    stamp, received_at = envelope.timestamp, envelope.received_at
+    if not stamp:
+        return received_at
+    if EARLIEST_SECONDS <= stamp <= received_at:  # whole seconds, as nearly all are
+        return stamp
+    with suppress(InvalidTimestamp):
+        return min(epoch_seconds(stamp, received_at), received_at)
+    return received_at
 
 
 def utc_of(seconds: float) -> datetime:

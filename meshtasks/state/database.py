@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,6 +40,7 @@ from meshtasks.state.connecting import (
 from meshtasks.state.tables import PROBES, REVISION, make_tables
 from meshtasks.timing import timing
 
+_DIALECTS: dict[str, Any] = {"postgresql": postgresql, "sqlite": sqlite}
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 #: A connection that has rested for so long may be gone, and is tried first.
 _RESTED_SECONDS = 5.0
@@ -383,7 +385,12 @@ class Database:
 
 def put(connection: Connection, table: Table) -> Any:
     """An INSERT of all columns that replaces the row with the same primary key."""
-    statement = insert(connection, table)
+    return _put(connection.dialect.name, table)
+
+
+@lru_cache
+def _put(dialect_name: str, table: Table) -> Any:
+    statement = insert_of(dialect_name, table)
     values = {
         column.name: statement.excluded[column.name]
         for column in table.columns
@@ -396,5 +403,9 @@ def put(connection: Connection, table: Table) -> Any:
 
 def insert(connection: Connection, table: Table) -> Any:
     """An INSERT that can have ``on_conflict_do_nothing`` or ``…_do_update``."""
-    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table)
+    return insert_of(connection.dialect.name, table)
+
+
+def insert_of(dialect_name: str, table: Table) -> Any:
+    """:func:`insert` for the databases of a dialect."""
+    return _DIALECTS[dialect_name].insert(table)

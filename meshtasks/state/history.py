@@ -10,11 +10,12 @@ counts after nine days.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Table, delete, func, select, tuple_
+from sqlalchemy import Connection, Table, bindparam, delete, func, select, tuple_
 
-from meshtasks.state.database import Database, StateLocation, insert, put
+from meshtasks.state.database import Database, StateLocation, insert_of, put
 from meshtasks.state.sensor_activity import (
     Count,
     Gap,
@@ -52,6 +53,12 @@ _SAME_INCIDENT_SECONDS = 600.0
 _TOGETHER = 400
 _CHUNK = 400  # SQLite takes so many pairs of keys in a statement
 _REASON_CHARS, _EXAMPLE_CHARS = 500, 1_000
+
+_KNOWN = select(SENSORS).where(
+    tuple_(SENSORS.c.routing_key, SENSORS.c.sensor_id).in_(
+        bindparam("keys", expanding=True)
+    )
+)
 
 _Row = TypeVar("_Row", bound=NamedTuple)
 
@@ -186,10 +193,9 @@ class _Tables:
 
     def _known(self, keys: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], Sensor]:
         wanted, known = sorted(keys), dict[tuple[str, ...], Sensor]()
-        columns = tuple_(SENSORS.c.routing_key, SENSORS.c.sensor_id)
         for start in range(0, len(wanted), _CHUNK):
-            query = select(SENSORS).where(columns.in_(wanted[start : start + _CHUNK]))
-            for row in self._db.execute(query):
+            chunk = {"keys": wanted[start : start + _CHUNK]}
+            for row in self._db.execute(_KNOWN, chunk):
                 known[row[0], row[1]] = Sensor(*row)
         return known
 
@@ -245,19 +251,11 @@ class _Tables:
         """Count more."""
         if not counts:
             return
-        statement = insert(self._db, COUNTS)
-        statement = statement.on_conflict_do_update(
-            index_elements=COUNTS.primary_key,
-            set_={
-                name: COUNTS.c[name] + statement.excluded[name]
-                for name in Count._fields
-            },
-        )
         rows = [
             {"bucket": bucket, "queue": storable(queue), **count._asdict()}
             for (bucket, queue), count in sorted(counts.items())
         ]
-        self._db.execute(statement, rows)
+        self._db.execute(_more(self._db.dialect.name), rows)
 
     def put(self, table: Table, rows: Iterable[Any]) -> None:
         """Store rows in the place of those with the same keys."""
@@ -267,11 +265,24 @@ class _Tables:
             self._db.execute(put(self._db, table), values)
 
 
-def _storable(activity: SensorActivity) -> SensorActivity:
-    return activity._replace(
-        routing_key=storable(activity.routing_key),
-        sensor_id=storable(activity.sensor_id),
+@lru_cache
+def _more(dialect_name: str) -> Any:
+    """An INSERT of counts that adds to those that are there."""
+    statement = insert_of(dialect_name, COUNTS)
+    return statement.on_conflict_do_update(
+        index_elements=COUNTS.primary_key,
+        set_={
+            name: COUNTS.c[name] + statement.excluded[name] for name in Count._fields
+        },
     )
+
+
+def _storable(activity: SensorActivity) -> SensorActivity:
+    key, sensor_id = activity[:2]
+    names = storable(key), storable(sensor_id)
+    if names == (key, sensor_id):
+        return activity
+    return SensorActivity._make((*names, *activity[2:]))
 
 
 def _clean(value: object) -> object:

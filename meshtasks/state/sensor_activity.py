@@ -4,7 +4,6 @@ what new readings change of what is known. Times are epoch seconds."""
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -79,6 +78,13 @@ class SensorActivity(NamedTuple):
         """The one of the two that is nearer to none."""
         return min(self.ahead_low, self.ahead_high, key=abs)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is odd about it."""
+        limit = CLOCK_TOLERANCE_SECONDS
+        is_on_time = -limit <= self.ahead_low and self.ahead_high <= limit
+        return is_on_time and not self.repeated
+
 
 #: A activity as it goes from one process to another: its values in plain tuples, which
 #: take a third of the time of named ones.
@@ -87,8 +93,8 @@ Seen = tuple[Any, ...]
 
 def activity_of(values: Seen) -> SensorActivity:
     """The activity that these are the values of."""
-    made = SensorActivity._make(values)
-    return made._replace(stretches=tuple(map(Stretch._make, made.stretches)))
+    stretches = tuple(map(Stretch._make, values[6]))
+    return SensorActivity._make((*values[:6], stretches, *values[7:]))
 
 
 class Sensor(NamedTuple):
@@ -121,12 +127,16 @@ class Sensor(NamedTuple):
     @property
     def gap_seconds(self) -> float:
         """A longer silence is a gap."""
-        if self.kind in BATTERIES:
-            return math.inf
-        if not self.usual_seconds:
-            return _UNKNOWN_PAUSE_GAP_SECONDS
-        irregular = self.usual_seconds + _SPREADS * self.spread_seconds
-        return max(SHORTEST_GAP_SECONDS, _PAUSES * self.usual_seconds, irregular)
+        return _gap_seconds(self.kind, self.usual_seconds, self.spread_seconds)
+
+
+def _gap_seconds(kind: str, usual_seconds: float, spread_seconds: float) -> float:
+    if kind in BATTERIES:
+        return math.inf
+    if not usual_seconds:
+        return _UNKNOWN_PAUSE_GAP_SECONDS
+    irregular = usual_seconds + _SPREADS * spread_seconds
+    return max(SHORTEST_GAP_SECONDS, _PAUSES * usual_seconds, irregular)
 
 
 class Gap(NamedTuple):
@@ -268,44 +278,6 @@ class Notes:
         return bool(self.activities or self.incidents or self.spans or self.counts)
 
 
-#: Times that are remembered of a sensor, and of how many sensors.
-_TIMES, _MOST_TIMED = 32, 5_000
-_OfSensor = OrderedDict[float, float | None]
-
-
-class Times:
-    """The latest times of each sensor, to know those that come again. Compared is a
-    reading that is its sensor's only one in a batch, as most are; of other batches the
-    first and the last time are known, too."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, str], _OfSensor] = OrderedDict()
-
-    def compared(self, activities: Iterable[SensorActivity]) -> list[SensorActivity]:
-        """The activities, with what is repeated in them."""
-        return [self._compared(each) for each in activities]
-
-    def _compared(self, activity: SensorActivity) -> SensorActivity:
-        if not activity.stretches:
-            return activity
-        key, value = activity[:2], activity.value
-        times = self._known.setdefault(key, OrderedDict())
-        self._known.move_to_end(key)
-        if len(self._known) > _MOST_TIMED:
-            self._known.popitem(last=False)
-        first, (_, last, number) = activity.stretches[0].first, activity.stretches[-1]
-        is_alone = len(activity.stretches) == number == 1
-        is_again, before = is_alone and last in times, times.get(last)
-        if not is_again:
-            times |= {first: None, last: value}
-            while len(times) > _TIMES:
-                times.popitem(last=False)
-            return activity
-        if before is None or value is None or before == value:
-            return activity._replace(repeated=1)
-        return activity._replace(repeated=1, conflict=f"{before:g}, then {value:g}")
-
-
 class Change(NamedTuple):
     """What a activity changes.
 
@@ -343,8 +315,7 @@ def seen(known: Sensor | None, activity: SensorActivity) -> Change:
             within = (last - first) / (count - 1)
             usual, spread = _usual(usual, spread, within, count - 1)
         if at and pause > 0:
-            sensor = _sensor(known, activity, at, usual, spread)
-            if pause > sensor.gap_seconds:
+            if pause > _gap_seconds(activity.kind, usual, spread):
                 gaps.append(Gap(*activity[:2], at, first))
             else:
                 usual, spread = _usual(usual, spread, pause, 1)

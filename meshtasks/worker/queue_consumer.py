@@ -8,7 +8,7 @@ it up by consumer tag.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
@@ -208,9 +208,8 @@ class QueueConsumer:
             for buffer in self._buffers.values():
                 buffer.due = len(buffer) > 0
 
-    def acknowledge(self, tags: Iterable[int]) -> None:
+    def acknowledge(self, tags: Sequence[int]) -> None:
         """Resolve messages whose effect is durable."""
-        tags = list(tags)
         self.unresolved -= len(tags)
         for ack in self._watermark.resolve(tags):
             self._channel.basic_ack(ack.delivery_tag, ack.multiple)
@@ -292,8 +291,14 @@ class AckWatermark:
         self._waiting: set[int] = set()
         self._resolved_singly: set[int] = set()
 
-    def resolve(self, tags: Iterable[int]) -> list[Ack]:
+    def resolve(self, tags: Sequence[int]) -> list[Ack]:
         """Note that these deliveries are done with; return the acks to send."""
+        if not (self._waiting or self._resolved_singly):
+            first = self._acknowledged_up_to + 1
+            if tags and tags == list(range(first, first + len(tags))):
+                # a whole batch, and none before it is open: as nearly always
+                self._acknowledged_up_to += len(tags)
+                return [Ack(self._acknowledged_up_to, multiple=len(tags) > 1)]
         self._waiting.update(tags)
         acks = self._advance()
         if len(self._waiting) > self._max_waiting:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -27,8 +28,9 @@ from meshtasks.state.sensor_activity import (
     Incident,
     Notes,
     Seen,
+    SensorActivity,
     Span,
-    Times,
+    Stretch,
     activity_of,
     bucket_of,
 )
@@ -197,7 +199,7 @@ class Recorder:
                 if not everything and _may_be_blink(span, now):
                     self._notes.add_span(notes.spans.pop(key))
             seen, self._seen = self._seen, []
-        notes.activities += self._times.compared(map(activity_of, seen))
+        notes.activities += joined(self._times.compared(map(activity_of, seen)))
         if not notes:
             return
         try:
@@ -259,3 +261,62 @@ def _refusal(letter: Outgoing, now: float) -> Incident:
         float(stamp) if isinstance(stamp, int | float) else None,
         now,
     )
+
+
+#: Times that are remembered of a sensor, and of how many sensors.
+_TIMES, _MOST_TIMED = 32, 5_000
+_OfSensor = OrderedDict[float, float | None]
+
+
+class Times:
+    """The latest times of each sensor, to know those that come again. Compared is a
+    reading that is its sensor's only one in a batch, as most are; of other batches the
+    first and the last time are known, too."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, str], _OfSensor] = OrderedDict()
+
+    def compared(self, activities: Iterable[SensorActivity]) -> list[SensorActivity]:
+        """The activities, with what is repeated in them."""
+        return [self._compared(each) for each in activities]
+
+    def _compared(self, activity: SensorActivity) -> SensorActivity:
+        if not activity.stretches:
+            return activity
+        key, value = activity[:2], activity.value
+        times = self._known.setdefault(key, OrderedDict())
+        self._known.move_to_end(key)
+        if len(self._known) > _MOST_TIMED:
+            self._known.popitem(last=False)
+        first, (_, last, number) = activity.stretches[0].first, activity.stretches[-1]
+        is_alone = len(activity.stretches) == number == 1
+        is_again, before = is_alone and last in times, times.get(last)
+        if not is_again:
+            times |= {first: None, last: value}
+            while len(times) > _TIMES:
+                times.popitem(last=False)
+            return activity
+        if before is None or value is None or before == value:
+            return activity._replace(repeated=1)
+        return activity._replace(repeated=1, conflict=f"{before:g}, then {value:g}")
+
+
+def joined(activities: Iterable[SensorActivity]) -> list[SensorActivity]:
+    """The same in fewer: what several batches had of a sensor is one activity, if each
+    came after the other and none has anything odd."""
+    open_at: dict[tuple[object, ...], int | None] = {}  # by sensor
+    result: list[tuple[SensorActivity, list[Stretch]]] = []
+    for each in activities:
+        sensor, stretches = each[:2], each.stretches
+        at = open_at.get(sensor)
+        if at is not None:
+            before, parts = result[at]
+            is_after = stretches and parts and stretches[0].first > parts[-1].last
+            if is_after and before[:5] == each[:5] and each.is_plain:
+                parts += stretches
+                result[at] = each, parts
+                continue
+        is_first = sensor not in open_at
+        open_at[sensor] = len(result) if is_first and each.is_plain else None
+        result.append((each, list(stretches)))
+    return [each._replace(stretches=tuple(parts)) for each, parts in result]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from meshtasks.flows.sensor_activity import cause_of, of_readings, refused
 from meshtasks.records.envelope import Envelope
 from meshtasks.rules.detection import Series
 from meshtasks.rules.evaluation import Watched
-from meshtasks.state.sensor_activity import SensorActivity, Stretch, Times, activity_of
+from meshtasks.state.sensor_activity import Sensor, SensorActivity, Stretch, activity_of
+from meshtasks.state.sensor_activity import seen as change_of
+from meshtasks.worker.recording import Times, joined
 
 NOW = 1_795_440_000.0
 SERIES = Series("temperature", "temperature", "°C", "attic", "loft")
@@ -139,3 +143,50 @@ def test_the_first_and_the_last_reading_of_a_batch_are_known_again() -> None:
 
     assert [each.repeated for each in again] == [1, 1, 0]
     assert again[1].conflict == "1, then 7"
+
+
+def plain(first: float, last: float, number: int) -> SensorActivity:
+    on_time = one(NOW, float(number))
+    return on_time._replace(stretches=(Stretch(first, last, number),))
+
+
+def known_after(activities: Iterable[SensorActivity]) -> tuple[object, ...]:
+    known: Sensor | None = None
+    changes = []
+    for each in activities:
+        changes.append(change_of(known, each))
+        known = changes[-1].sensor
+    gaps = [gap for change in changes for gap in change.gaps]
+    late = [each for change in changes for each in change.late]
+    incidents = [each for change in changes for each in change.incidents]
+    return known, gaps, late, incidents
+
+
+def test_what_batches_had_one_after_the_other_is_one_activity() -> None:
+    batches = [plain(NOW + n, NOW + n + 9, 10) for n in (0, 10, 20, 500)]
+
+    (joined_one,) = joined(batches)
+
+    assert len(joined_one.stretches) == 4
+    assert known_after([joined_one]) == known_after(batches)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        plain(NOW - 5, NOW + 5, 3),
+        plain(NOW + 9, NOW + 12, 3),
+        plain(NOW + 10, NOW + 19, 3)._replace(repeated=1),
+        plain(NOW + 10, NOW + 19, 3)._replace(location="cellar"),
+        plain(NOW + 10, NOW + 19, 3)._replace(ahead_low=-70, ahead_high=-61),
+        plain(NOW + 10, NOW + 19, 3)._replace(stretches=()),
+    ],
+    ids=["late", "again", "repeated", "moved", "its clock is wrong", "known already"],
+)
+def test_what_is_odd_is_not_joined_to_what_came_before(odd: SensorActivity) -> None:
+    batches = [plain(NOW, NOW + 9, 10), odd, plain(NOW + 30, NOW + 39, 10)]
+
+    found = joined(batches)
+
+    assert found[0] == batches[0]
+    assert known_after(found) == known_after(batches)
