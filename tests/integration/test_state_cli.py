@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import make_url, text
 from typer.testing import CliRunner
 
 from meshtasks.cli.state import app
@@ -34,7 +33,7 @@ def use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.chdir(tmp_path)
 
     def use(location: StateLocation) -> StateLocation:
-        url = location.url.render_as_string(hide_password=False)
+        url = location.url
         monkeypatch.setenv("MESH_STATE_URL", url)
         monkeypatch.setenv("MESH_STATE_DIR", str(location.directory))
         return location
@@ -51,7 +50,7 @@ def old(use: Any, state_location: StateLocation) -> StateLocation:
 
 @pytest.fixture
 def server(postgres: Postgres, postgres_template: str, tmp_path: Path) -> StateLocation:
-    url = make_url(postgres.url(postgres.new_database(postgres_template)))
+    url = postgres.url(postgres.new_database(postgres_template))
     return StateLocation(url, tmp_path / "state")
 
 
@@ -86,7 +85,7 @@ def test_a_database_of_a_newer_version_is_named(old: StateLocation) -> None:
         closing(Database("test", old, "none")) as database,
         database.transaction() as connection,
     ):
-        connection.execute(text("UPDATE alembic_version SET version_num = '0999'"))
+        connection.execute("UPDATE alembic_version SET version_num = '0999'")
 
     for command in ("check", "upgrade"):
         done = run(command)

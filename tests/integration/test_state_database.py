@@ -10,33 +10,35 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import make_url
 
 from meshtasks.errors import SinkUnavailable
-from meshtasks.state import connecting, database, migrations
-from meshtasks.state.connecting import revision_of
+from meshtasks.state import connecting, database
+from meshtasks.state import server as server_link
+from meshtasks.state.connecting import REVISION, FileLink, Transaction
 from meshtasks.state.database import Database, StateLocation
 from meshtasks.state.migrations import config_of
-from meshtasks.state.tables import METADATA, REVISION
+from meshtasks.state.server import ServerLink
+from meshtasks.state.tables import METADATA
 from tests.support.postgres import Postgres
 
 COUNT_UP = """
 import sys
 from pathlib import Path
-from sqlalchemy import make_url, text
 from meshtasks.state.database import Database, StateLocation
 
-location = StateLocation(make_url(sys.argv[1]), Path(sys.argv[2]))
+location = StateLocation(sys.argv[1], Path(sys.argv[2]))
 state = Database("test", location, "old.sqlite")
 for _ in range(100):
     with state.transaction(exclusive=True) as db:
         add = "INSERT INTO alert_notes VALUES ('n', 'x') ON CONFLICT (name) "
-        db.execute(text(add + "DO UPDATE SET value = alert_notes.value || 'x'"))
+        db.execute(add + "DO UPDATE SET value = alert_notes.value || 'x'")
 """
 
 
@@ -46,21 +48,26 @@ def state(state_location: StateLocation) -> Iterator[Database]:
         yield opened
 
 
-def add(connection: Connection) -> None:
+def add(connection: Transaction) -> None:
     insert = "INSERT INTO alert_notes VALUES ('n', 'x') ON CONFLICT (name) "
-    connection.execute(text(insert + "DO UPDATE SET value = alert_notes.value || 'x'"))
+    connection.execute(insert + "DO UPDATE SET value = alert_notes.value || 'x'")
+
+
+def changed(server: Database, **parts: Any) -> str:
+    url = make_url(server.location.url).set(**parts)
+    return url.render_as_string(hide_password=False)
 
 
 def count(state: Database) -> int:
     with state.transaction() as connection:
-        value = connection.execute(text("SELECT value FROM alert_notes")).scalar()
-    return len(value or "")
+        row = connection.execute("SELECT value FROM alert_notes").fetchone()
+    return len(row[0]) if row else 0
 
 
 def test_processes_take_turns_from_making_the_tables_on(
     state: Database, state_location: StateLocation
 ) -> None:
-    url = state_location.url.render_as_string(hide_password=False)
+    url = state_location.url
     command = [sys.executable, "-c", COUNT_UP, url, str(state_location.directory)]
     workers = [subprocess.Popen(command) for _ in range(3)]
 
@@ -88,19 +95,20 @@ def tables(
     if request.param == "migrated":
         if state.is_shared:
             postgres: Postgres = request.getfixturevalue("postgres")
-            url = make_url(postgres.url(postgres.new_database()))
+            url = postgres.url(postgres.new_database())
             state.location = replace(state.location, url=url)
-        monkeypatch.setattr(database, "make_tables", migrations.upgrade)
+        monkeypatch.setattr(FileLink, "make_tables", lambda _: None)
+        monkeypatch.setattr(ServerLink, "make_tables", lambda _: None)
     return state
 
 
 def test_the_tables_are_as_they_are_described(tables: Database) -> None:
-    with tables.transaction() as connection:
+    with tables.alchemy() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_server_default": True}
         )
         assert compare_metadata(context, METADATA) == []
-        assert revision_of(connection) == REVISION
+    assert tables.revision() == REVISION
 
 
 def test_a_new_file_has_the_tables_that_the_migrations_make(
@@ -112,7 +120,7 @@ def test_a_new_file_has_the_tables_that_the_migrations_make(
             closing(Database("test", location, "old.sqlite")) as state,
             state.transaction() as connection,
         ):
-            rows = connection.execute(text("SELECT name, sql FROM sqlite_schema"))
+            rows = connection.execute("SELECT name, sql FROM sqlite_schema")
             # two foreign keys of one table may stand in any order
             return {
                 table: sorted((sql or "").replace(",", " ").split())
@@ -120,7 +128,7 @@ def test_a_new_file_has_the_tables_that_the_migrations_make(
             }
 
     new = described("new")
-    monkeypatch.setattr(database, "make_tables", migrations.upgrade)
+    monkeypatch.setattr(FileLink, "make_tables", lambda _: None)
 
     assert new == described("migrated")
 
@@ -130,7 +138,7 @@ def test_a_database_of_a_newer_version_is_left_alone(
 ) -> None:
     with state.transaction() as connection:
         add(connection)
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
 
     with (
         closing(Database("test", state_location, "old.sqlite")) as older,
@@ -212,7 +220,7 @@ def test_a_directory_that_cannot_be_made_is_an_unavailable_sink(
 def server(
     postgres: Postgres, postgres_template: str, tmp_path: Path
 ) -> Iterator[Database]:
-    url = make_url(postgres.url(postgres.new_database(postgres_template)))
+    url = postgres.url(postgres.new_database(postgres_template))
     location = StateLocation(url, tmp_path)
     with closing(Database("test", location, "old.sqlite")) as opened:
         yield opened
@@ -224,9 +232,10 @@ def test_a_server_that_ended_our_session_is_connected_to_again(
     monkeypatch.setattr(database, "_RESTED_SECONDS", 0.0)
     count(server)
 
+    name = make_url(server.location.url).database
     postgres.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        f"WHERE datname = '{server.location.url.database}'"
+        f"WHERE datname = '{name}'"
     )
 
     assert count(server) == 0
@@ -235,7 +244,7 @@ def test_a_server_that_ended_our_session_is_connected_to_again(
 def test_a_server_that_is_not_there_is_an_unavailable_sink_without_a_password(
     server: Database,
 ) -> None:
-    url = server.location.url.set(port=1, password="s3cret-word")
+    url = changed(server, port=1, password="s3cret-word")
     away = Database("test", replace(server.location, url=url), "old.sqlite")
 
     with pytest.raises(SinkUnavailable, match="MESH_STATE_URL") as caught:
@@ -250,7 +259,7 @@ def test_a_server_that_is_not_there_is_an_unavailable_sink_without_a_password(
 def test_a_wrong_password_is_an_unavailable_sink_that_does_not_show_it(
     server: Database,
 ) -> None:
-    url = server.location.url.set(password="s3cret-word")
+    url = changed(server, password="s3cret-word")
     refused = Database("test", replace(server.location, url=url), "old.sqlite")
 
     with pytest.raises(SinkUnavailable, match="password") as caught:
@@ -262,12 +271,13 @@ def test_a_wrong_password_is_an_unavailable_sink_that_does_not_show_it(
 def test_text_is_kept_whatever_the_account_s_own_encoding_is(
     server: Database, postgres: Postgres
 ) -> None:
-    name = server.location.url.database
+    name = make_url(server.location.url).database
     postgres.execute(f"ALTER DATABASE {name} SET client_encoding = 'LATIN1'")
-    note = text("INSERT INTO alert_notes VALUES (:note, :note) RETURNING value")
+    note = "INSERT INTO alert_notes VALUES (:note, :note) RETURNING value"
+    values = {"note": "Küche → ☃"}
 
     with server.transaction() as connection:
-        assert connection.execute(note, {"note": "Küche → ☃"}).scalar() == "Küche → ☃"
+        assert connection.execute(note, values).fetchone() == ("Küche → ☃",)
 
 
 def test_a_server_s_clock_is_that_of_all_hosts(
@@ -285,7 +295,7 @@ def test_a_database_that_cannot_keep_all_text_is_refused(
 ) -> None:
     name = f"mesh_{encoding.lower()}"
     postgres.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}'")
-    url = server.location.url.set(database=name)
+    url = changed(server, database=name)
     other = Database("test", replace(server.location, url=url), "old.sqlite")
 
     with pytest.raises(SinkUnavailable, match=f"encoding is {encoding}.*'UTF8'"):
@@ -295,8 +305,8 @@ def test_a_database_that_cannot_keep_all_text_is_refused(
 def test_a_transaction_that_others_hold_up_for_too_long_is_a_passing_fault(
     server: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = connecting._SESSION.replace("'10s'", "'50ms'")  # noqa: SLF001
-    monkeypatch.setattr(connecting, "_SESSION", short)
+    short = server_link._SESSION.replace("'10s'", "'50ms'")  # noqa: SLF001
+    monkeypatch.setattr(server_link, "_SESSION", short)
     other = Database("test", server.location, "old.sqlite")
 
     with (
@@ -309,7 +319,7 @@ def test_a_transaction_that_others_hold_up_for_too_long_is_a_passing_fault(
 
 
 def test_the_revision_is_that_of_the_last_migration(state: Database) -> None:
-    with state.transaction() as connection:
+    with state.alchemy() as connection:
         script = ScriptDirectory.from_config(config_of(connection))
 
     assert script.get_current_head() == REVISION
