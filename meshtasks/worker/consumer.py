@@ -69,6 +69,7 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
     def start(self) -> None:
         """Consume until told to stop. A warm shutdown finishes what is held here:
         once Celery's own shutdown begins, the pool takes no more work."""
+        self.consumer_step.serve_metrics()  # before the broker is looked for
         try:
             super().start()
         except WorkerShutdown:
@@ -107,6 +108,13 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
             away.over()
             self.first_connection_attempt = False
             return conn
+
+    @override
+    def connect(self) -> Any:
+        """Connect, and declare everything: Celery's own step consumes commands."""
+        self.connection = super().connect()
+        self.consumer_step.declare(self.connection)
+        return self.connection
 
     def _give_up(self, why: str, error: Exception) -> Never:
         logger.critical("meshtasks: %s", why)

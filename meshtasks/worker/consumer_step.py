@@ -11,7 +11,7 @@ Celery's event loop, which closes everything and starts this step again.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Never
 
 import amqp
 from celery import bootsteps
@@ -129,24 +129,36 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
 
     # --- bootstep ---------------------------------------------------------
 
+    def serve_metrics(self) -> None:
+        """Serve the page, whether the broker is there or not."""
+        self._exposition.start()
+
+    def declare(self, connection: Any) -> None:
+        """Declare the whole topology, before anything is consumed.
+
+        Raises:
+            WorkerShutdown: it cannot be as the configuration wants it.
+        """
+        try:
+            declare(connection, self._mesh.settings.read(TOPOLOGY))
+        except ConfigError as error:
+            _end(error)
+
     def start(self, celery_consumer: Any) -> None:
-        """Declare the topology; take the domain queues over from Celery."""
+        """Take the domain queues over from Celery."""
         topology = self._mesh.settings.read(TOPOLOGY)
         try:
-            declare(celery_consumer.connection, topology)
             selected = self._selected_queues(celery_consumer.app.amqp.queues)
             for queue in selected:
                 self._timers.add(self._mesh.handlers[queue].timer)
         except ConfigError as error:
-            logger.critical("%s", error)
-            raise WorkerShutdown(ConfigError.exit_code) from error
+            _end(error)
         for queue in topology.domain_queues:
             celery_consumer.task_consumer.cancel_by_queue(queue)
         for queue in selected:
             for source in topology.names_of(queue):
                 self._consumers[source] = self._new_consumer(queue, source)
         self._republisher.start()
-        self._exposition.start()
         self._recorder.start()
         self._note_queues()
 
@@ -163,10 +175,12 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             self._open(consumer)
         self._share()
         self._loop.every(SHARE_SECONDS, self._share)
+        self._metrics.connected(is_connected=True)
 
     def stop(self, celery_consumer: Any) -> None:
         """Forget everything, before a reconnect or at the end: whatever is not
         acknowledged the broker delivers again."""
+        self._metrics.connected(is_connected=False)
         self._sharing.restart()
         self._flow.forget()
         self._dispatcher.forget()
@@ -377,3 +391,8 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
     def _reconnect(self, reason: str) -> None:
         logger.error("Reconnecting to the broker: %s", reason)
         raise amqp.RecoverableConnectionError(reason)
+
+
+def _end(error: ConfigError) -> Never:
+    logger.critical("%s", error)
+    raise WorkerShutdown(ConfigError.exit_code) from error

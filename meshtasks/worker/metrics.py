@@ -99,6 +99,10 @@ class WorkerMetrics:
             "The worker behind this page; always 1.",
             ("worker", "version"),
         ).labels(worker, version("meshtasks")).set(1)
+        self._connected = gauge(
+            "meshtasks_worker_connected",
+            "1 while the worker has reached the broker and consumes, else 0.",
+        )
         self._done = counter(
             "meshtasks_messages_done_total",
             "Messages acknowledged because all they ask for is durable.",
@@ -157,6 +161,10 @@ class WorkerMetrics:
             "When a batch was last resolved with a message done; Unix time.",
             ("queue",),
         )
+
+    def connected(self, *, is_connected: bool) -> None:
+        """Note whether the worker consumes."""
+        self._connected.set(is_connected)
 
     def follow(self, consumer: Followed) -> None:
         """Show a queue's metrics from now on, counters at zero: one that appears

@@ -111,6 +111,24 @@ def test_nothing_runs_as_root_or_writes_to_its_image(resources: list[Resource]) 
         assert container["resources"]["limits"]["memory"], name
 
 
+def test_no_program_takes_the_address_of_a_service_for_an_option(
+    resources: list[Resource],
+) -> None:
+    for name, template in pods(resources):  # FLOWER_PORT ended Flower
+        assert template["spec"]["enableServiceLinks"] is False, name
+
+
+def test_what_keda_scales_has_no_number_of_its_own(resources: list[Resource]) -> None:
+    scaled = {
+        each["spec"]["scaleTargetRef"]["name"]
+        for each in resources
+        if each["kind"] == "ScaledObject"
+    }
+    for each in resources:
+        if each["kind"] == "Deployment" and each["metadata"]["name"] in scaled:
+            assert "replicas" not in each["spec"]
+
+
 def test_every_container_is_probed(resources: list[Resource]) -> None:
     for name, container in containers(resources):
         assert "readinessProbe" in container, name
