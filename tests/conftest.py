@@ -41,6 +41,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from sqlalchemy import make_url
 
 from meshtasks import masking
 from meshtasks.amqp.connecting import connected
@@ -154,7 +155,9 @@ def postgres() -> Iterator[Postgres]:
 def postgres_template(postgres: Postgres) -> str:
     """A database with the tables, to be copied: quicker than to make them."""
     name = postgres.new_database()
-    Database("template", StateLocation(postgres.url(name), Path()), "").probe()
+    Database(
+        "template", StateLocation(make_url(postgres.url(name)), Path()), ""
+    ).probe()
     return name
 
 
@@ -166,7 +169,7 @@ def state_location(request: pytest.FixtureRequest, tmp_path: Path) -> StateLocat
         return StateLocation.in_directory(directory)
     server: Postgres = request.getfixturevalue("postgres")
     name = server.new_database(request.getfixturevalue("postgres_template"))
-    return StateLocation(server.url(name), directory)
+    return StateLocation(make_url(server.url(name)), directory)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from meshtasks.cli.terminal import say
 from meshtasks.config.environment import Environment
 from meshtasks.config.urls import fault_of, urls_of
-from meshtasks.state.database import StateLocation
 
 #: A place, by the field of the environment that names it.
 Place = Literal["archive_url", "broker_url", "state_url"]
@@ -39,6 +38,8 @@ def _tell(env: Environment, field: Place) -> None:
             place = _without_passwords(env.amqp_url)
             variable, named = "MESH_BROKER_URL", True
         case "state_url":
+            from meshtasks.state.database import StateLocation  # noqa: PLC0415 - slow
+
             place = str(StateLocation.of(env))
             of_files = not env.state_url.get_secret_value()
             variable = "MESH_STATE_DIR" if of_files else "MESH_STATE_URL"

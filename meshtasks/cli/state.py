@@ -16,9 +16,9 @@ from meshtasks.cli.terminal import fail, say
 from meshtasks.config.private_files import private_opener
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import SchemaMismatch
-from meshtasks.state.connecting import REVISION
 from meshtasks.state.database import Database, StateLocation
 from meshtasks.state.legacy import old_files
+from meshtasks.state.tables import REVISION
 from meshtasks.state.transfer import counts, lines_of, load
 
 app = typer.Typer(
@@ -85,7 +85,7 @@ def check() -> None:
             said = f"{location}: revision {revision}, and {REVISION} is this version's"
             waiting.insert(0, said)
         else:
-            with database.alchemy() as connection:
+            with database.transaction() as connection:
                 found = counts(connection)
             say(f"{location}: revision {revision}")
             for name, count in found.items():

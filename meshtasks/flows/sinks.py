@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from typing_extensions import override
 
@@ -20,10 +20,11 @@ from meshtasks.config.extras import Extra, require
 from meshtasks.config.settings import Settings
 from meshtasks.flows.timeseries import TimeSeries
 from meshtasks.outcome import Retry
-from meshtasks.rules.store import RuleStateStore
-from meshtasks.state.database import StateLocation
 from meshtasks.state.sensor_activity import Seen
 from meshtasks.timing import timed
+
+if TYPE_CHECKING:
+    from meshtasks.rules.store import RuleStateStore
 
 S = TypeVar("S")
 
@@ -129,6 +130,14 @@ class TimedPublisher(Publisher):
         super().publish(messages)
 
 
+def _open_rule_states(sinks: Sinks) -> RuleStateStore:
+    # loads SQLAlchemy
+    from meshtasks.rules.store import RuleStateStore  # noqa: PLC0415
+    from meshtasks.state.database import StateLocation  # noqa: PLC0415
+
+    return RuleStateStore(StateLocation.of(sinks.settings.env))
+
+
 #: The time-series store.
 TIMESERIES = SinkKey(
     "timeseries",
@@ -136,9 +145,7 @@ TIMESERIES = SinkKey(
     waits_in=PENDING_TIMESERIES,
 )
 #: The state of the rules, by series.
-RULE_STATE = SinkKey(
-    "rule_state", lambda sinks: RuleStateStore(StateLocation.of(sinks.settings.env))
-)
+RULE_STATE = SinkKey("rule_state", _open_rule_states)
 #: Publishes to the mesh's own exchanges, confirmed.
 PUBLISHER: SinkKey[Publisher] = SinkKey(
     "publisher", lambda sinks: TimedPublisher(sinks.settings.env.amqp_url)

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import amqp
 import kombu
 from pydantic import ValidationError
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
 
 from meshtasks.amqp.calls import Answer
 from meshtasks.amqp.connecting import unopened
 from meshtasks.errors import MeshError
 from meshtasks.gateway.problems import Problem
-from meshtasks.state.connecting import Transaction
-from meshtasks.state.database import Database, StateLocation
-from meshtasks.state.keys import clean, storable
+from meshtasks.state.database import Database, StateLocation, insert
+from meshtasks.state.tables import GATEWAY_REQUESTS, GATEWAY_TASKS, clean, storable
 from meshtasks.timing import Backoff
 
 #: The file's name in errors.
@@ -30,34 +30,8 @@ _SINK = "gateway_state"
 #: A request that has not ended after so long was cut off; its key may be used again.
 _REQUEST_SECONDS = 60.0
 
-#: An answer may have come before, from a request that was cut off.
-_SUBMIT = """
-INSERT INTO gateway_tasks (id, name, client, state, submitted_at, updated_at)
-VALUES (:id, :name, :client, 'PENDING', :now, :now)
-ON CONFLICT (id) DO UPDATE SET name = excluded.name, client = excluded.client,
-submitted_at = coalesce(gateway_tasks.submitted_at, excluded.submitted_at)
-"""
-_ANSWER = """
-INSERT INTO gateway_tasks (id, state, result, error, updated_at)
-VALUES (:id, :state, :result, :error, :at)
-ON CONFLICT (id) DO UPDATE SET state = excluded.state, result = excluded.result,
-error = excluded.error, updated_at = excluded.updated_at
-WHERE gateway_tasks.state NOT IN ('SUCCESS', 'FAILURE', 'REVOKED')
-"""
-_TASKS = """
-SELECT id, name, client, state, result, error, submitted_at, updated_at
-FROM gateway_tasks WHERE name IS NOT NULL
-"""
-#: Of two gateways that are given the same request, one makes the row.
-_RESERVE = """
-INSERT INTO gateway_requests (client, key, digest, id, at)
-VALUES (:client, :key, :digest, :id, :now) ON CONFLICT DO NOTHING RETURNING id
-"""
-_ITS = " WHERE client = :client AND key = :key"
-_REQUEST = "SELECT digest, id, at, response FROM gateway_requests" + _ITS  # noqa: S608 - ours
-_BEGIN_AGAIN = "UPDATE gateway_requests SET at = :value" + _ITS  # noqa: S608 - ours
-_RESPOND = "UPDATE gateway_requests SET response = :value" + _ITS  # noqa: S608 - ours
-_FORGET = "DELETE FROM gateway_requests" + _ITS  # noqa: S608 - ours
+_TASKS, _REQUESTS = GATEWAY_TASKS.c, GATEWAY_REQUESTS.c
+_FINAL = "SUCCESS", "FAILURE", "REVOKED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +55,17 @@ class Task:
     updated_at: float
 
 
-def _task(row: Any) -> Task:
-    id_, name, client, state, result, *rest = row
-    result = None if result is None else json.loads(result)
-    return Task(id_, name, client, state, result, *rest)
+def _task(row: Row[Any]) -> Task:
+    return Task(
+        row.id,
+        row.name,
+        row.client,
+        row.state,
+        None if row.result is None else json.loads(row.result),
+        row.error,
+        row.submitted_at,
+        row.updated_at,
+    )
 
 
 class Reserved(NamedTuple):
@@ -122,11 +103,31 @@ class Store:
 
     def submitted(self, task_id: str, name: str, client: str, now: float) -> None:
         """Note that a task is about to be started."""
-        values = {"id": storable(task_id), "name": name, "client": client, "now": now}
-        oldest = {"oldest": now - self._keep_tasks_seconds}
+        values = {
+            "id": storable(task_id),
+            "name": name,
+            "client": client,
+            "state": "PENDING",
+            "submitted_at": now,
+            "updated_at": now,
+        }
         with self._transaction() as db:
-            db.execute(_SUBMIT, values)
-            db.execute("DELETE FROM gateway_tasks WHERE updated_at < :oldest", oldest)
+            change = insert(db, GATEWAY_TASKS)
+            new = change.excluded
+            # An answer may have come before, from a request that was cut off.
+            change = change.on_conflict_do_update(
+                index_elements=GATEWAY_TASKS.primary_key,
+                set_={
+                    "name": new.name,
+                    "client": new.client,
+                    "submitted_at": func.coalesce(
+                        _TASKS.submitted_at, new.submitted_at
+                    ),
+                },
+            )
+            db.execute(change, values)
+            oldest = now - self._keep_tasks_seconds
+            db.execute(delete(GATEWAY_TASKS).where(_TASKS.updated_at < oldest))
 
     def answered(self, answer: Answer) -> None:
         """Note what is known of a task; what is final stays."""
@@ -135,16 +136,25 @@ class Store:
             "state": clean(answer.state),
             "result": None if answer.result is None else json.dumps(answer.result),
             "error": None if answer.error is None else clean(answer.error),
-            "at": answer.at,
+            "updated_at": answer.at,
         }
         with self._transaction() as db:
-            db.execute(_ANSWER, values)
+            change = insert(db, GATEWAY_TASKS)
+            new = change.excluded
+            change = change.on_conflict_do_update(
+                index_elements=GATEWAY_TASKS.primary_key,
+                set_={name: new[name] for name in values if name != "id"},
+                where=_TASKS.state.not_in(_FINAL),
+            )
+            db.execute(change, values)
 
     def task(self, task_id: str) -> Task | None:
         """A task that was started here; None if none was, or long ago."""
+        query = select(GATEWAY_TASKS).where(
+            _TASKS.id == storable(task_id), _TASKS.name.is_not(None)
+        )
         with self._transaction() as db:
-            query = f"{_TASKS} AND id = :id"
-            row = db.execute(query, {"id": storable(task_id)}).fetchone()
+            row = db.execute(query).first()
         return None if row is None else _task(row)
 
     def latest(self, most: int, client: str | None = None) -> list[Task]:
@@ -154,10 +164,12 @@ class Store:
             most: so many.
             client: only those that it started.
         """
-        of_client = "" if client is None else "AND client = :client"
-        query = f"{_TASKS} {of_client} ORDER BY updated_at DESC LIMIT :most"
+        query = select(GATEWAY_TASKS).where(_TASKS.name.is_not(None))
+        if client is not None:
+            query = query.where(_TASKS.client == client)
+        query = query.order_by(_TASKS.updated_at.desc()).limit(most)
         with self._transaction() as db:
-            return list(map(_task, db.execute(query, {"client": client, "most": most})))
+            return list(map(_task, db.execute(query)))
 
     # --- requests with a key ----------------------------------------------
 
@@ -176,43 +188,52 @@ class Store:
         Raises:
             Problem: the key stands for another request, or this one is under way.
         """
-        its = _its(client, key)
-        oldest = {"oldest": now - self._keep_keys_seconds}
-        lock = " FOR UPDATE" if self._database.is_shared else ""
+        values = {
+            "client": client,
+            "key": storable(key),
+            "digest": digest,
+            "id": new_id,
+            "at": now,
+            "response": None,
+        }
         with self._transaction() as db:
-            db.execute("DELETE FROM gateway_requests WHERE at < :oldest", oldest)
-            values = {**its, "digest": digest, "id": new_id, "now": now}
-            if db.execute(_RESERVE, values).fetchall():
+            oldest = now - self._keep_keys_seconds
+            db.execute(delete(GATEWAY_REQUESTS).where(_REQUESTS.at < oldest))
+            # Of two gateways that are given the same request, one makes the row.
+            begin = insert(db, GATEWAY_REQUESTS).on_conflict_do_nothing()
+            if db.execute(begin.returning(_REQUESTS.id), values).first():
                 return Reserved(new_id, None)
-            (row,) = db.execute(_REQUEST + lock, its).fetchall()
-            known_digest, known_id, at, response = row
-            if known_digest != digest:
+            its = _its(client, key)
+            row = db.execute(select(GATEWAY_REQUESTS).where(*its).with_for_update())
+            known = row.one()
+            if known.digest != digest:
                 detail = "This Idempotency-Key was used for another request."
                 raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
-            if response is not None:
-                return Reserved(known_id, json.loads(response))
-            if now - at < _REQUEST_SECONDS:
+            if known.response is not None:
+                return Reserved(known.id, json.loads(known.response))
+            if now - known.at < _REQUEST_SECONDS:
                 detail = "A request with this Idempotency-Key is under way."
                 wait = {"Retry-After": "1"}
                 raise Problem(HTTPStatus.CONFLICT, detail, headers=wait)
-            db.execute(_BEGIN_AGAIN, its | {"value": now})
-            return Reserved(known_id, None)
+            db.execute(update(GATEWAY_REQUESTS).where(*its).values(at=now))
+            return Reserved(known.id, None)
 
     def respond(self, client: str, key: str, response: dict[str, Any]) -> None:
         """Note what a request was answered."""
-        self._change(_RESPOND, client, key, json.dumps(response))
+        change = update(GATEWAY_REQUESTS).where(*_its(client, key))
+        with self._transaction() as db:
+            db.execute(change.values(response=json.dumps(response)))
 
     def release(self, client: str, key: str, now: float) -> None:
         """Let a request that failed be made again; it keeps its id."""
-        self._change(_BEGIN_AGAIN, client, key, now - _REQUEST_SECONDS)
+        change = update(GATEWAY_REQUESTS).where(*_its(client, key))
+        with self._transaction() as db:
+            db.execute(change.values(at=now - _REQUEST_SECONDS))
 
     def forget(self, client: str, key: str) -> None:
         """Forget a request that was refused."""
-        self._change(_FORGET, client, key)
-
-    def _change(self, change: str, client: str, key: str, value: object = None) -> None:
         with self._transaction() as db:
-            db.execute(change, _its(client, key) | {"value": value})
+            db.execute(delete(GATEWAY_REQUESTS).where(*_its(client, key)))
 
     def close(self) -> None:
         """Close the connection."""
@@ -220,13 +241,13 @@ class Store:
             self._database.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[Transaction]:
+    def _transaction(self) -> Iterator[Connection]:
         with self._lock, self._database.transaction() as db:
             yield db
 
 
-def _its(client: str, key: str) -> dict[str, Any]:
-    return {"client": client, "key": storable(key)}
+def _its(client: str, key: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return _REQUESTS.client == client, _REQUESTS.key == storable(key)
 
 
 logger = logging.getLogger(__name__)

@@ -13,15 +13,15 @@ that is still due is given once more.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from pydantic_core import from_json, to_json  # 3 to 7 times as fast as json
+from sqlalchemy import Connection, text
 
 from meshtasks.rules.evaluation import SeriesState
-from meshtasks.state.connecting import Transaction
 from meshtasks.state.database import Database, StateLocation
-from meshtasks.state.keys import storables
+from meshtasks.state.tables import storables
 
 #: A series that was silent for longer is forgotten.
 KEEP_SECONDS = 30 * 86_400.0
@@ -37,20 +37,20 @@ INSERT OR REPLACE INTO rule_states (key, state, updated_at) VALUES (?, ?, ?)
 """
 
 #: A row that is not there cannot be locked, so an empty one is made first.
-_MAKE = """
+_MAKE = text("""
 INSERT INTO rule_states (key, state, updated_at)
 SELECT unnest(CAST(:keys AS text[])), '', :now
 ON CONFLICT DO NOTHING
-"""
-_LOCK = """
+""")
+_LOCK = text("""
 SELECT key, state FROM rule_states WHERE key = ANY(CAST(:keys AS text[]))
 ORDER BY key COLLATE "C" FOR UPDATE
-"""
-_STORE = """
+""")
+_STORE = text("""
 UPDATE rule_states SET state = new.state, updated_at = :now
 FROM unnest(CAST(:keys AS text[]), CAST(:states AS text[])) AS new (key, state)
 WHERE rule_states.key = new.key
-"""
+""")
 
 #: What another batch has at the moment is left: to wait for it could be to wait for
 #: each other.
@@ -113,7 +113,7 @@ class RuleStateStore:
             SinkUnavailable: the database cannot be read or written.
         """
         names = storables(keys)
-        with self._held(names, now) as (db, rows):
+        with self._held(names, now) as (connection, rows):
             loaded = {names[name]: from_json(state) for name, state in rows if state}
             states = dict(loaded)
             yield states
@@ -122,7 +122,7 @@ class RuleStateStore:
                 for name, key in names.items()
                 if (state := states.get(key)) is not loaded.get(key)
             ]
-            self._store(db, changed, now)
+            self._store(connection, changed, now)
         if now >= self._next_prune:
             self._next_prune = now + PRUNE_EVERY_SECONDS
             self._prune(now)
@@ -142,38 +142,39 @@ class RuleStateStore:
     @contextmanager
     def _held(
         self, names: Iterable[str], now: float
-    ) -> Iterator[tuple[Transaction, Sequence[tuple[str, str]]]]:
+    ) -> Iterator[tuple[Connection, list[tuple[str, str]]]]:
         """The rows of these keys, within a transaction that alone has them."""
         if not self._database.is_shared:
-            with self._database.transaction() as db:
+            with self._database.transaction() as connection:
                 wanted = json.dumps(list(names))
-                yield db, db.execute(_SQLITE_LOAD, (wanted,)).fetchall()
+                found = self._database.sqlite.execute(_SQLITE_LOAD, (wanted,))
+                yield connection, found.fetchall()
             return
         keys = sorted(names)
         while True:
-            with self._database.transaction() as db:
-                rows = db.execute(_LOCK, {"keys": keys}).fetchall()
+            with self._database.transaction() as connection:
+                rows = connection.execute(_LOCK, {"keys": keys}).all()
                 if len(rows) == len(keys):
-                    yield db, rows
+                    yield connection, [(key, state) for key, state in rows]
                     return
-            with self._database.transaction() as db:
+            with self._database.transaction() as connection:
                 missing = sorted(set(keys) - {key for key, _ in rows})
-                db.execute(_MAKE, {"keys": missing, "now": now})
+                connection.execute(_MAKE, {"keys": missing, "now": now})
 
     def _store(
-        self, db: Transaction, changed: list[tuple[str, str, float]], now: float
+        self, connection: Connection, changed: list[tuple[str, str, float]], now: float
     ) -> None:
         if not self._database.is_shared:
-            db.executemany(_SQLITE_STORE, changed)
+            self._database.sqlite.executemany(_SQLITE_STORE, changed)
         elif changed:
             keys, states, _ = zip(*changed, strict=True)
             values = {"keys": list(keys), "states": list(states), "now": now}
-            db.execute(_STORE, values)
+            connection.execute(_STORE, values)
 
     def _prune(self, now: float) -> None:
         lock = "FOR UPDATE SKIP LOCKED" if self._database.is_shared else ""
         values = {"oldest": now - KEEP_SECONDS, "keep": KEEP_SERIES}
         for condition, name in ((_SILENT, "oldest"), (_SURPLUS, "keep")):
-            statement = _FORGET.format(condition=condition, lock=lock)
-            with self._database.transaction() as db:
-                db.execute(statement, {name: values[name]})
+            statement = text(_FORGET.format(condition=condition, lock=lock))
+            with self._database.transaction() as connection:
+                connection.execute(statement, {name: values[name]})

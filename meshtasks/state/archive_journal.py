@@ -44,13 +44,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import msgspec
+from sqlalchemy import Connection, delete, select, text
 from typing_extensions import override
 
 from meshtasks.config.private_files import file_lock
 from meshtasks.errors import SinkUnavailable
-from meshtasks.state.connecting import LOCK_CLASS, Link, Rows, Transaction
-from meshtasks.state.database import Database, StateLocation, upsert
-from meshtasks.state.keys import storables
+from meshtasks.state.database import LOCK_CLASS, Database, StateLocation, put
+from meshtasks.state.tables import (
+    ARCHIVE_DAMAGED,
+    ARCHIVE_GENERATION,
+    ARCHIVE_IDS,
+    storables,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,16 +79,11 @@ INSERT OR IGNORE INTO {table}
 SELECT value FROM archive_pending, json_each(archive_pending.ids) WHERE name = ?
 """
 
-_FILE_FORGET = "DELETE FROM archive_pending WHERE name = :name"
+_FILE_FORGET = "DELETE FROM archive_pending WHERE name = ?"
+_FILE_HEALED = "DELETE FROM archive_damaged WHERE name = ?"
 
 # Statements of both.
 _PENDING = "SELECT name FROM archive_pending"
-_HEALED = "DELETE FROM archive_damaged WHERE name = :name"
-_SET_ASIDE = upsert("archive_damaged", ("name",), ("fault",))
-#: Ids of archived records: the younger ones, and those of the generation before.
-_IDS = "archive_ids_0", "archive_ids_1"
-_GENERATION = "SELECT current, started_at, ids FROM archive_generation"
-_BEGIN = "UPDATE archive_generation SET current = :current, started_at = :now, ids = 0"
 _CURRENT = "SELECT current FROM archive_generation"
 _COUNT = """
 INSERT INTO archive_generation (id, current, started_at, ids)
@@ -95,24 +95,24 @@ RETURNING ids, started_at
 # Statements of PostgreSQL.
 _OWNERS = LOCK_CLASS + 1  # first half of the numbers of the workers' locks
 _LEASE_SECONDS = 600.0
-_OWN = "SELECT pg_advisory_lock(:class, :owner)"
+_OWN = text("SELECT pg_advisory_lock(:class, :owner)")
 _SERVER = "EXTRACT(EPOCH FROM pg_postmaster_start_time())::text"
 _NOW = "EXTRACT(EPOCH FROM clock_timestamp())"
-_STORED = """
+_STORED = text("""
 SELECT id FROM archive_ids_0 WHERE id = ANY(CAST(:ids AS text[]))
 UNION SELECT id FROM archive_ids_1 WHERE id = ANY(CAST(:ids AS text[]))
-"""
+""")
 #: In the order of the ids: who waits for an id has those before it.
-_CLAIM = """
+_CLAIM = text("""
 INSERT INTO archive_claims (id) SELECT unnest(CAST(:ids AS text[]))
 ON CONFLICT DO NOTHING RETURNING id
-"""
-_UNCLAIM = "DELETE FROM archive_claims WHERE id = ANY(CAST(:ids AS text[]))"
-_INTEND = f"""
+""")
+_UNCLAIM = text("DELETE FROM archive_claims WHERE id = ANY(CAST(:ids AS text[]))")
+_INTEND = text(f"""
 INSERT INTO archive_pending (name, ids, owner, server, claimed_at)
 VALUES (:name, :ids, :owner, {_SERVER}, {_NOW})
-"""  # noqa: S608 - ours
-_ADOPT = f"""
+""")  # noqa: S608 - ours
+_ADOPT = text(f"""
 UPDATE archive_pending SET owner = :owner, server = {_SERVER}, claimed_at = {_NOW}
 WHERE owner IS NULL OR owner = ANY(CAST(:own AS int[]))
 OR claimed_at < {_NOW} - :lease
@@ -123,18 +123,20 @@ OR (server = {_SERVER} AND NOT EXISTS (
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ))
 RETURNING name
-"""  # noqa: S608 - ours
-_RELEASE = """
+""")  # noqa: S608 - ours
+_RELEASE = text("""
 UPDATE archive_pending SET owner = NULL
 WHERE name = :name AND owner = ANY(CAST(:own AS int[]))
-"""
-_TAKE = """
+""")
+_TAKE = text("""
 DELETE FROM archive_pending WHERE name = :name AND owner = ANY(CAST(:own AS int[]))
 RETURNING ids
-"""
+""")
 _ADD = """
 INSERT INTO {table} (id) SELECT unnest(CAST(:ids AS text[])) ON CONFLICT DO NOTHING
 """
+
+_DAMAGED = ARCHIVE_DAMAGED.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +181,11 @@ class ArchiveJournal(Database):
         self._owners: list[int] = []
 
     @override
-    def opened(self, link: Link) -> None:
+    def opened(self, connection: Connection) -> None:
         if self.is_shared:
             number = secrets.randbelow(2**31)
-            with link.transaction() as db:  # the session has it
-                db.execute(_OWN, {"class": _OWNERS, "owner": number})
+            connection.execute(_OWN, {"class": _OWNERS, "owner": number})
+            connection.commit()
             self._owners = [*self._owners[-9:], number]
 
     @contextmanager
@@ -224,9 +226,9 @@ class ArchiveJournal(Database):
                 :attr:`Claim.intend`, each in one object.
         """
         names = storables(ids)
-        with self.transaction() as db:
+        with self.transaction() as connection:
             find = self._find if self.is_shared else self._find_in_file
-            stored, busy = find(db, list(names))
+            stored, busy = find(connection, list(names))
             others = stored | busy
             new = frozenset(
                 [key for name, key in names.items() if name not in others]
@@ -239,107 +241,117 @@ class ArchiveJournal(Database):
                 rows = {name: list(storables(ids)) for name, ids in objects.items()}
                 if unused:
                     unused.difference_update(*rows.values())
-                self._intend(db, rows)
+                self._intend(connection, rows)
 
             yield Claim(new, frozenset(map(names.__getitem__, busy)), intend)
             if unused:
-                db.execute(_UNCLAIM, {"ids": sorted(unused)})
+                connection.execute(_UNCLAIM, {"ids": sorted(unused)})
 
     def _find_in_file(
-        self, db: Transaction, ids: list[str]
+        self, _connection: Connection, ids: list[str]
     ) -> tuple[set[str], set[str]]:
-        stored = db.execute(_FILE_STORED, (_as_json(ids),))
-        return _names(stored), set()
+        stored = self.sqlite.execute(_FILE_STORED, (_as_json(ids),))
+        return {each for (each,) in stored}, set()
 
-    def _find(self, db: Transaction, ids: list[str]) -> tuple[set[str], set[str]]:
+    def _find(
+        self, connection: Connection, ids: list[str]
+    ) -> tuple[set[str], set[str]]:
         """Claim what nobody has; returns what is stored and what others store."""
-        claimed = _names(db.execute(_CLAIM, {"ids": sorted(ids)}))
+        claimed = set(connection.execute(_CLAIM, {"ids": sorted(ids)}).scalars())
         # Only now: this statement sees what another worker has finished meanwhile.
-        stored = _names(db.execute(_STORED, {"ids": ids}))
+        stored = set(connection.execute(_STORED, {"ids": ids}).scalars())
         if again := sorted(claimed & stored):
-            db.execute(_UNCLAIM, {"ids": again})
+            connection.execute(_UNCLAIM, {"ids": again})
         return stored, set(ids) - claimed - stored
 
-    def _intend(self, db: Transaction, objects: Mapping[str, Sequence[str]]) -> None:
+    def _intend(
+        self, connection: Connection, objects: Mapping[str, Sequence[str]]
+    ) -> None:
         rows = [(name, _as_json(ids)) for name, ids in objects.items()]
         if not self.is_shared:
-            db.executemany(_FILE_INTEND, rows)
+            self.sqlite.executemany(_FILE_INTEND, rows)
             return
         owner = self._owners[-1]
         values = [{"name": name, "ids": ids, "owner": owner} for name, ids in rows]
         if values:
-            db.execute(_INTEND, values)
+            connection.execute(_INTEND, values)
 
     def stored(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that stand in objects already stored."""
         names = storables(ids)
-        with self.transaction() as db:
+        with self.transaction() as connection:
             if self.is_shared:
-                rows = db.execute(_STORED, {"ids": list(names)})
-            else:
-                rows = db.execute(_FILE_STORED, (_as_json(list(names)),))
+                found = connection.execute(_STORED, {"ids": list(names)}).scalars()
+                return {names[each] for each in found}
+            rows = self.sqlite.execute(_FILE_STORED, (_as_json(list(names)),))
             return {names[each] for (each,) in rows}
 
     def pending(self) -> list[str]:
         """Names of objects that were to be put, and are not known to be."""
-        with self.transaction() as db:
-            return [name for (name,) in db.execute(_PENDING)]
+        with self.transaction() as connection:
+            if not self.is_shared:
+                return [name for (name,) in self.sqlite.execute(_PENDING)]
+            return list(connection.execute(text(_PENDING)).scalars())
 
     def abandoned(self) -> list[str]:
         """Names of the pending objects that no worker is at work on; they are this
         worker's from now on."""
         if not self.is_shared:
             return self.pending()
-        with self.transaction() as db:
+        with self.transaction() as connection:
             values = {
                 "owner": self._owners[-1],
                 "own": self._owners,
                 "lease": _LEASE_SECONDS,
                 "class": _OWNERS,
             }
-            return [name for (name,) in db.execute(_ADOPT, values)]
+            return list(connection.execute(_ADOPT, values).scalars())
 
     def release(self, name: str) -> None:
         """Leave a pending object to whoever comes next."""
         if self.is_shared:
-            with self.transaction() as db:
-                db.execute(_RELEASE, {"name": name, "own": self._owners})
+            with self.transaction() as connection:
+                connection.execute(_RELEASE, {"name": name, "own": self._owners})
 
     def finish(self, names: Collection[str]) -> None:
         """Note that these pending objects are stored."""
         now = self._clock()
-        with self.transaction() as db:
+        with self.transaction() as connection:
             finish = self._finish if self.is_shared else self._finish_in_file
-            ids, started_at = finish(db, names, now)
+            ids, started_at = finish(connection, names, now)
         if ids >= self._generation_ids or now - started_at >= _GENERATION_SECONDS:
             self._begin_generation()
 
     def _finish_in_file(
-        self, db: Transaction, names: Collection[str], now: float
+        self, _connection: Connection, names: Collection[str], now: float
     ) -> tuple[int, float]:
         """Returns how many ids the generation has now, and when it was begun."""
-        add = _FILE_ADD.format(table=_table_for_new(db))
+        db = self.sqlite
+        found = db.execute(_CURRENT).fetchone()
+        add = _FILE_ADD.format(table=ARCHIVE_IDS[found[0] if found else 0].name)
         count = sum(db.execute(add, (name,)).rowcount for name in names)
-        rows = [{"name": name} for name in names]
+        rows = [(name,) for name in names]
         db.executemany(_FILE_FORGET, rows)
-        db.executemany(_HEALED, rows)
+        db.executemany(_FILE_HEALED, rows)
         values = {"now": now, "count": count}
         (row,) = db.execute(_COUNT, values).fetchall()
         ids, started_at = row
         return ids, started_at
 
     def _finish(
-        self, db: Transaction, names: Collection[str], now: float
+        self, connection: Connection, names: Collection[str], now: float
     ) -> tuple[int, float]:
-        table = _table_for_new(db)
-        count = sum(self._add(db, table, name) for name in names)
-        db.executemany(_HEALED, [{"name": name} for name in names])
-        (row,) = db.execute(_COUNT, {"now": now, "count": count}).fetchall()
-        ids, started_at = row
+        current = connection.execute(text(_CURRENT)).scalar() or 0
+        table = ARCHIVE_IDS[current].name
+        count = sum(self._add(connection, table, name) for name in names)
+        healed = delete(ARCHIVE_DAMAGED).where(_DAMAGED.name.in_(names))
+        connection.execute(healed)
+        values = {"now": now, "count": count}
+        ids, started_at = connection.execute(text(_COUNT), values).one()
         return ids, started_at
 
-    def _add(self, db: Transaction, table: str, name: str) -> int:
-        ids = self._take(db, name)
+    def _add(self, connection: Connection, table: str, name: str) -> int:
+        ids = self._take(connection, name)
         if ids is None:
             logger.warning(
                 "the archive object %s was stored after another worker had taken it "
@@ -347,71 +359,61 @@ class ArchiveJournal(Database):
                 name,
             )
             return 0
-        db.execute(_ADD.format(table=table), {"ids": ids})
+        connection.execute(text(_ADD.format(table=table)), {"ids": ids})
         return len(ids)
 
-    def _take(self, db: Transaction, name: str) -> list[str] | None:
+    def _take(self, connection: Connection, name: str) -> list[str] | None:
         """End the pending of an object of ours, and the claims to its records; returns
         their ids, None if it is not ours."""
         own = {"name": name, "own": self._owners}
-        found = db.execute(_TAKE, own).fetchone()
+        found = connection.execute(_TAKE, own).scalar()
         if found is None:
             return None
-        ids: list[str] = msgspec.json.decode(found[0])
-        db.execute(_UNCLAIM, {"ids": ids})
+        ids: list[str] = msgspec.json.decode(found)
+        connection.execute(_UNCLAIM, {"ids": ids})
         return ids
 
     def _begin_generation(self) -> None:
         """Drop the older ids, and let their table take the new ones; unless another
         process was faster."""
-        with self.transaction() as db:
-            lock = " FOR UPDATE" if self.is_shared else ""
-            (row,) = db.execute(_GENERATION + lock).fetchall()
-            current, started_at, ids = row
+        with self.transaction() as connection:
+            query = select(ARCHIVE_GENERATION).with_for_update()
+            row = connection.execute(query).one()
             now = self._clock()
-            age = now - started_at
-            if ids < self._generation_ids and age < _GENERATION_SECONDS:
+            age = now - row.started_at
+            if row.ids < self._generation_ids and age < _GENERATION_SECONDS:
                 return
-            older = 1 - current
-            db.execute(f"DELETE FROM {_IDS[older]}")  # noqa: S608 - ours
-            db.execute(_BEGIN, {"current": older, "now": now})
+            older = 1 - row.current
+            connection.execute(delete(ARCHIVE_IDS[older]))
+            change = ARCHIVE_GENERATION.update()
+            connection.execute(change.values(current=older, started_at=now, ids=0))
 
     def forget(self, names: Iterable[str]) -> None:
         """Note that these pending objects are not stored and will not be."""
-        with self.transaction() as db:
-            self._forget(db, names)
+        with self.transaction() as connection:
+            self._forget(connection, names)
 
-    def _forget(self, db: Transaction, names: Iterable[str]) -> None:
+    def _forget(self, connection: Connection, names: Iterable[str]) -> None:
         if not self.is_shared:
-            db.executemany(_FILE_FORGET, [{"name": name} for name in names])
+            self.sqlite.executemany(_FILE_FORGET, [(name,) for name in names])
             return
         for name in names:
-            self._take(db, name)
+            self._take(connection, name)
 
     def set_aside(self, name: str, fault: str) -> None:
         """Note that this pending object is in the store and damaged."""
-        with self.transaction() as db:
-            db.execute(_SET_ASIDE, {"name": name, "fault": fault})
-            self._forget(db, [name])
+        with self.transaction() as connection:
+            values = {"name": name, "fault": fault}
+            connection.execute(put(connection, ARCHIVE_DAMAGED), values)
+            self._forget(connection, [name])
 
     def damaged(self) -> dict[str, str]:
         """What is wrong with the objects that were set aside, by name, until an
         object of that name is stored."""
-        with self.transaction() as db:
-            return dict(
-                db.execute("SELECT name, fault FROM archive_damaged").fetchall()
-            )
+        with self.transaction() as connection:
+            rows = connection.execute(select(_DAMAGED.name, _DAMAGED.fault))
+            return dict(rows.all())
 
 
 def _as_json(ids: Sequence[str]) -> str:
     return msgspec.json.encode(ids).decode()
-
-
-def _names(rows: Rows) -> set[str]:
-    return {name for (name,) in rows}
-
-
-def _table_for_new(db: Transaction) -> str:
-    """The table that takes new ids."""
-    found = db.execute(_CURRENT).fetchone()
-    return _IDS[found[0] if found else 0]

@@ -1,207 +1,151 @@
-"""A connection to the database of the state: what both kinds can do, and that to a
-SQLite file, by the driver alone (SQLAlchemy takes 17 MB)."""
+"""How a connection to either database is opened, and what it is told first."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
+
+from meshtasks.config.extras import require
 from meshtasks.config.private_files import make_private_database
-
-if TYPE_CHECKING:  # slow
-    from sqlalchemy import Connection
-
-#: Of the tables: the last of the migrations. Their numbers rise.
-REVISION = "0002"
-VERSION = "SELECT version_num FROM alembic_version"
-NOTE_VERSION = f"INSERT INTO alembic_version VALUES ('{REVISION}')"  # noqa: S608 - ours
-#: First half of the advisory locks of PostgreSQL that are ours ("mesh").
-LOCK_CLASS = 0x6D657368
 
 #: The longest wait for another process that writes to the file.
 BUSY_TIMEOUT_SECONDS = 15.0
+_CONNECT_SECONDS = 5
+#: Of a session of PostgreSQL. One that does nothing within a transaction belongs to a
+#: host that is gone, and must not keep its locks: a handler that publishes alerts takes
+#: less. A host that vanishes is noticed by its silence.
+_SESSION = """
+SET lock_timeout = '10s';
+SET idle_in_transaction_session_timeout = '120s';
+SET default_transaction_isolation = 'read committed';
+SET tcp_keepalives_idle = 30;
+SET tcp_keepalives_interval = 10;
+SET tcp_keepalives_count = 3
+"""
+_CLIENT = {
+    "connect_timeout": _CONNECT_SECONDS,
+    "application_name": "meshtasks",
+    "client_encoding": "UTF8",  # a server or an account may have another default
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,  # milliseconds
+}
 
 
-class Rows(Protocol):
-    """What a statement gives."""
-
-    @property
-    def rowcount(self) -> int:
-        """How many it changed."""
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-    def fetchone(self) -> Any:
-        """The next, None after the last."""
-
-    def fetchall(self) -> Sequence[Any]:
-        """All that are left."""
+# An engine keeps no connection, and so may be carried over a fork; it keeps what its
+# statements are in the database's words, which takes longer to find than to run them.
 
 
-class Transaction(Protocol):
-    """Runs statements of SQL; values have names in both databases (``:name``)."""
-
-    def execute(self, sql: str, values: Any = (), /) -> Rows:
-        """Run it."""
-
-    def executemany(self, sql: str, rows: Iterable[Any], /) -> object:
-        """Run it with each of these values."""
+@lru_cache(maxsize=8)
+def _engine_of_server(url: URL) -> Engine:
+    own = {key: value for key, value in _CLIENT.items() if key not in url.query}
+    return create_engine(url, poolclass=NullPool, connect_args=own)
 
 
-class Link(Protocol):
-    """A connection. Not to be carried over a fork, nor used by two threads at once."""
-
-    def transaction(
-        self, exclusive: str | None = None
-    ) -> AbstractContextManager[Transaction]:
-        """Read and write; if the block raises, nothing is written.
-
-        Args:
-            exclusive: no other transaction of this name at the same time.
-        """
-
-    def snapshot(self) -> AbstractContextManager[Transaction]:
-        """Read everything as it is at one moment; keeps nobody from writing."""
-
-    def alone(self, what: int) -> AbstractContextManager[Transaction]:
-        """A transaction that no other host and process makes at the same time.
-
-        Args:
-            what: number of what is done.
-        """
-
-    def alchemy(self) -> AbstractContextManager[Connection]:
-        """The same connection for SQLAlchemy. Transactions are begun and ended here,
-        within the block."""
-
-    def clock(self) -> float:
-        """Epoch seconds, by the clock of all who share the database."""
-
-    def revision(self) -> str | None:
-        """What the tables are of; None if there are none."""
-
-    def make_tables(self) -> None:
-        """Make those of this version, within a transaction."""
-
-    def close(self) -> None:
-        """Close it."""
+@lru_cache(maxsize=8)
+def _engine_of_file(url: URL) -> Engine:
+    # Transactions are begun by us, not by the driver. A connection is used by one
+    # thread at a time, but not always the same.
+    return create_engine(
+        url,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+    )
 
 
-class FileLink:
-    """A connection to a file of SQLite.
+def connect_to_server(url: URL) -> Connection:
+    """A new connection to PostgreSQL. One that does not answer is given up after five
+    seconds.
+
+    Raises:
+        OSError: the database cannot keep all text.
+        SQLAlchemyError: the server cannot be reached, or refuses.
+    """
+    require("postgresql", "MESH_STATE_URL")
+    connection = _engine_of_server(url).connect()
+    try:
+        _refuse_encoding(connection)
+        connection.exec_driver_sql(_SESSION)
+        connection.commit()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _refuse_encoding(connection: Connection) -> None:
+    raw: Any = connection.connection.driver_connection
+    encoding = raw.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        message = (
+            f"its encoding is {encoding}, which not every sensor's name can be written "
+            "in: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
+        raise OSError(message)
+
+
+def connect_to_file(url: URL, *, disposable: bool = False) -> Connection:
+    """A new connection to a file of SQLite, whose transactions the caller begins.
 
     Args:
-        path: of the file.
+        url: of the file.
         disposable: no transaction waits for the disk, so a power cut may take back
             the last ones.
 
     Raises:
         OSError: the file cannot be made, or not made private.
-        sqlite3.Error: it is no database, or others hold it.
     """
+    make_private_database(Path(url.database or ""))
+    connection = _engine_of_file(url).connect()
+    raw: Any = connection.connection.driver_connection
+    try:
+        _write_ahead(raw)
+        synchronous = "NORMAL" if disposable else "FULL"
+        raw.execute(f"PRAGMA synchronous = {synchronous}")
+        raw.execute("PRAGMA foreign_keys = ON")
+        # Some builds of SQLite overwrite what is deleted, which takes long.
+        raw.execute("PRAGMA secure_delete = OFF")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
-    def __init__(self, path: Path, *, disposable: bool = False) -> None:
-        make_private_database(path)
-        # Transactions are begun by us, not by the driver. A connection is used by one
-        # thread at a time, but not always the same.
-        self._raw = sqlite3.connect(
-            path,
-            timeout=BUSY_TIMEOUT_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            self._write_ahead()
-            synchronous = "NORMAL" if disposable else "FULL"
-            self._raw.execute(f"PRAGMA synchronous = {synchronous}")
-            self._raw.execute("PRAGMA foreign_keys = ON")
-            # Some builds of SQLite overwrite what is deleted, which takes long.
-            self._raw.execute("PRAGMA secure_delete = OFF")
-        except BaseException:
-            self.close()
-            raise
 
-    @contextmanager
-    def transaction(self, exclusive: str | None = None) -> Iterator[Transaction]:
-        """One that holds the write lock of the file: every one is exclusive."""
-        del exclusive
-        self._raw.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._raw
-            self._raw.execute("COMMIT")
-        except BaseException:
-            self._raw.rollback()
-            raise
-
-    def alone(self, what: int) -> AbstractContextManager[Transaction]:
-        """Every transaction is."""
-        return self.transaction(str(what))
-
-    @contextmanager
-    def snapshot(self) -> Iterator[Transaction]:
-        """One that reads."""
-        self._raw.execute("BEGIN")
-        try:
-            yield self._raw
-        finally:
-            self._raw.rollback()
-
-    @contextmanager
-    def alchemy(self) -> Iterator[Connection]:
-        """It for SQLAlchemy, which neither begins nor ends anything."""
-        from sqlalchemy import create_engine  # noqa: PLC0415 - slow
-        from sqlalchemy.pool import StaticPool  # noqa: PLC0415
-
-        engine = create_engine(
-            "sqlite://",
-            creator=lambda: self._raw,
-            poolclass=StaticPool,
-            pool_reset_on_return=None,
-            isolation_level="AUTOCOMMIT",
-        )
-        with engine.connect() as connection:
-            connection.begin()  # says nothing to the file, and Alembic not to commit
-            yield connection
-
-    def clock(self) -> float:
-        """This host's."""
-        return time.time()
-
-    def revision(self) -> str | None:
-        """What the tables are of."""
+def revision_of(connection: Connection) -> str | None:
+    """What the tables are of; None if there are none."""
+    if connection.dialect.name == "sqlite":
         has = "SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'"
-        if self._raw.execute(has).fetchone() is None:
-            return None
-        found = self._raw.execute(VERSION).fetchone()
-        return found[0] if found else None
+    else:
+        has = "SELECT 1 WHERE to_regclass('alembic_version') IS NOT NULL"
+    found = None
+    if connection.exec_driver_sql(has).first() is not None:
+        versions = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
+        found = versions.scalar()
+    return found
 
-    def make_tables(self) -> None:
-        """Make the tables; executescript() would end the transaction."""
-        script = Path(__file__).with_name("tables.sql").read_text(encoding="utf-8")
-        for statement in (*script.split(";\n"), NOTE_VERSION):
-            self._raw.execute(statement)
 
-    def close(self) -> None:
-        """Close it."""
-        self._raw.close()
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on.
 
-    def _write_ahead(self) -> None:
-        """Turn the write-ahead log on.
-
-        The file remembers that. SQLite does not wait for the lock it needs (two that
-        turn it on would wait for each other), so the wait is here.
-        """
-        deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
-        while True:
-            try:
-                self._raw.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-            else:
-                return
+    The file remembers that. SQLite does not wait for the lock it needs (two that
+    turn it on would wait for each other), so the wait is here.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return

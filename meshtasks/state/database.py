@@ -8,34 +8,49 @@ earlier versions kept in files of their own (:mod:`meshtasks.state.legacy`).
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
-from urllib.parse import quote, unquote_to_bytes
+from typing import Any, Self
 
+from sqlalchemy import (
+    Connection,
+    Table,
+    bindparam,
+    exc,
+    make_url,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL
 from typing_extensions import override
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.urls import postgresql_url
 from meshtasks.errors import SinkUnavailable
-from meshtasks.state.connecting import REVISION, FileLink, Link, Transaction
+from meshtasks.state.connecting import (
+    connect_to_file,
+    connect_to_server,
+    revision_of,
+)
+from meshtasks.state.tables import PROBES, REVISION, make_tables
 from meshtasks.timing import timing
 
-if TYPE_CHECKING:  # slow
-    from sqlalchemy import Connection
-
+_DIALECTS: dict[str, Any] = {"postgresql": postgresql, "sqlite": sqlite}
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 #: A connection that has rested for so long may be gone, and is tried first.
 _RESTED_SECONDS = 5.0
+#: First half of the advisory locks of PostgreSQL that are ours ("mesh").
+LOCK_CLASS = 0x6D657368
 UPGRADING, IMPORTING = 1, 2
-_FILE = "sqlite:///"
+_SERVER_TIME = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS float8)"
+_EXCLUSIVE = text("SELECT pg_advisory_xact_lock(:class, hashtext(:sink))").bindparams(
+    bindparam("class", LOCK_CLASS)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,43 +58,47 @@ class StateLocation:
     """Where the state is.
 
     Attributes:
-        url: of the database, ``sqlite:///path`` or as SQLAlchemy has it.
+        url: of the database, as SQLAlchemy reads it.
         directory: of this host's own files.
     """
 
-    url: str = field(repr=False)  # may have a password
+    url: URL
     directory: Path
 
     @classmethod
     def of(cls, env: Environment) -> Self:
         """The one that the environment says."""
         if given := env.state_url.get_secret_value():
-            return cls(postgresql_url(given) or given, env.state_dir)
+            return cls(make_url(postgresql_url(given) or given), env.state_dir)
         return cls.in_directory(env.state_dir)
 
     @classmethod
     def in_directory(cls, directory: Path) -> Self:
         """The file that is the default."""
         path = directory.absolute() / "mesh.db"
-        return cls(_FILE + quote(os.fsencode(path)), directory)
+        return cls(URL.create("sqlite", database=str(path)), directory)
 
     @property
     def is_shared(self) -> bool:
         """Whether several hosts may share it."""
-        return not self.url.startswith(_FILE)
+        return self.url.get_backend_name() == "postgresql"
 
     @property
     def path(self) -> Path:
         """The file; only of one that is not shared."""
-        return Path(os.fsdecode(unquote_to_bytes(self.url.removeprefix(_FILE))))
+        return Path(self.url.database or "")
 
     @override
     def __str__(self) -> str:
         if not self.is_shared:
             return str(self.path)
-        from meshtasks.state.server import name_of  # noqa: PLC0415 - loads SQLAlchemy
-
-        return name_of(self.url)
+        url = self.url
+        host = url.host or url.query.get("host") or "this host"
+        if isinstance(host, tuple):
+            host = ", ".join(host)
+        return f"database {url.database} at {host}" + (
+            f":{url.port}" if url.port else ""
+        )
 
 
 class Database:
@@ -111,7 +130,8 @@ class Database:
         self.is_shared = location.is_shared
         self._old_file = location.directory / old_file
         self._disposable = disposable
-        self._link: Link | None = None
+        self._connection: Connection | None = None
+        self._raw: Any = None
         self._used_at = 0.0
         #: The server's clock less time.monotonic().
         self._offset = 0.0
@@ -126,12 +146,12 @@ class Database:
         if not self.is_shared:
             return time.time()
         with self._translated():
-            if self._link is None:
+            if self._connection is None:
                 self._open()
         return time.monotonic() + self._offset
 
     @contextmanager
-    def transaction(self, *, exclusive: bool = False) -> Iterator[Transaction]:
+    def transaction(self, *, exclusive: bool = False) -> Iterator[Connection]:
         """Read and write; if the block raises, nothing is written.
 
         In SQLite it holds the write lock of the file. In PostgreSQL others go on, and
@@ -146,36 +166,38 @@ class Database:
                 for too long.
         """
         with timing(self.sink), self._translated():
-            with self._linked().transaction(self.sink if exclusive else None) as db:
-                yield db
+            connection = self._connection or self._open()
+            if not self.is_shared:
+                with self._sqlite_transaction(self._raw):
+                    yield connection
+                return
+            with self._begun(connection) as connection:
+                if exclusive:
+                    connection.execute(_EXCLUSIVE, {"sink": self.sink})
+                yield connection
             self._used_at = time.monotonic()
 
     @contextmanager
-    def alchemy(self) -> Iterator[Connection]:
-        """An exclusive transaction for what is done seldom, by SQLAlchemy.
-
-        Raises:
-            SinkUnavailable: the database cannot be used.
-        """
-        with (
-            self._translated(),
-            self._linked().alchemy() as connection,
-            self.transaction(exclusive=True),
-        ):
-            yield connection
-
-    @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """Read everything as it is at one moment, by SQLAlchemy; keeps nobody from
-        writing.
+        """Read everything as it is at one moment; keeps nobody from writing.
 
         Raises:
             SinkUnavailable: the database cannot be used.
         """
         with self._translated():
-            link = self._linked()
-            with link.alchemy() as connection, link.snapshot():
+            connection = self._connection or self._open()
+            if self.is_shared:
+                with connection.begin():
+                    connection.exec_driver_sql(
+                        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
+                    )
+                    yield connection
+                return
+            self.sqlite.execute("BEGIN")
+            try:
                 yield connection
+            finally:
+                self.sqlite.rollback()
 
     def revision(self) -> str | None:
         """What the tables are of; None if there are none. Changes nothing.
@@ -185,8 +207,15 @@ class Database:
         """
         if not self.is_shared and not self.location.path.exists():
             return None
-        with self._translated(), closing(self._new_link()) as link:
-            return link.revision()
+        with self._translated(), closing(self._new_connection()) as connection:
+            return revision_of(connection)
+
+    @property
+    def sqlite(self) -> sqlite3.Connection:
+        """The driver's own connection, within a transaction: for statements of the
+        message path, which are faster without SQLAlchemy."""
+        raw: sqlite3.Connection = self._raw
+        return raw
 
     def probe(self) -> None:
         """See whether the database can be written, on a connection of its own. A file
@@ -196,10 +225,16 @@ class Database:
             SinkUnavailable: it cannot.
         """
         values = {"sink": self.sink, "at": time.time()}
-        with self._translated(), closing(self._connect()) as link:
+        with self._translated(), closing(self._connect()) as connection:
+            upsert = put(connection, PROBES)
+            if self.is_shared:
+                with connection.begin():
+                    connection.execute(upsert, values)
+                return
+            raw = connection.connection.driver_connection
             try:
-                with link.transaction() as db:
-                    db.execute(upsert("probes", ("sink",), ("at",)), values)
+                with self._sqlite_transaction(raw):
+                    connection.execute(upsert, values)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF not in _BUSY:
                     raise
@@ -211,85 +246,72 @@ class Database:
 
     def close(self) -> None:
         """Close the connection; it is opened again when needed."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
+        connection, self._connection, self._raw = self._connection, None, None
+        if connection is not None:
+            connection.close()
 
-    def opened(self, link: Link) -> None:
-        """Called with every new connection."""
+    def opened(self, connection: Connection) -> None:
+        """Called with every new connection, outside of a transaction."""
 
     # --- connecting -------------------------------------------------------
 
-    def _linked(self) -> Link:
-        """A connection that is there."""
-        link = self._link
-        if link is None:
-            return self._open()
-        if self.is_shared and time.monotonic() - self._used_at > _RESTED_SECONDS:
-            from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - is loaded
-
-            try:
-                self._read_clock(link)
-            except DBAPIError:
-                self.close()
-                return self._open()
-        return link
-
-    def _open(self) -> Link:
-        link = self._connect()
+    def _open(self) -> Connection:
+        connection = self._connect()
         try:
             if self._old_file.exists():
                 from meshtasks.state.legacy import import_file  # noqa: PLC0415 - once
 
-                import_file(self.sink, link, self._old_file)
-            self.opened(link)
-            self._read_clock(link)
+                import_file(self, connection, self._old_file)
+            self.opened(connection)
         except BaseException:
-            link.close()
+            connection.close()
             raise
-        self._link = link
-        return link
-
-    def _read_clock(self, link: Link) -> None:
-        """Ask a server for its time, which also shows that it is there."""
+        self._connection = connection
+        self._raw = connection.connection.driver_connection
         if self.is_shared:
-            told = link.clock()
-            self._used_at = time.monotonic()
-            self._offset = told - self._used_at
+            self._read_clock(connection)
+        return connection
 
-    def _connect(self) -> Link:
+    def _read_clock(self, connection: Connection) -> None:
+        """Ask a server for its time, which also shows that it is there."""
+        told: float = connection.exec_driver_sql(_SERVER_TIME).scalar_one()
+        connection.rollback()
+        self._used_at = time.monotonic()
+        self._offset = told - self._used_at
+
+    def _connect(self) -> Connection:
         """A new connection to a database of this version."""
-        link = self._new_link()
+        connection = self._new_connection()
         try:
-            if link.revision() != REVISION:
-                self._upgrade(link)
+            revision = revision_of(connection)
+            connection.rollback()
+            if revision != REVISION:
+                self._upgrade(connection)
         except BaseException:
-            link.close()
+            connection.close()
             raise
-        return link
+        return connection
 
-    def _new_link(self) -> Link:
+    def _new_connection(self) -> Connection:
+        url = self.location.url
         try:
-            if not self.is_shared:
-                return FileLink(self.location.path, disposable=self._disposable)
-            from meshtasks.state.server import ServerLink  # noqa: PLC0415 - slow
-
-            return ServerLink(self.location.url)
+            if self.is_shared:
+                return connect_to_server(url)
+            return connect_to_file(url, disposable=self._disposable)
         except OSError as error:
             raise self._unavailable(error) from error
 
-    def _upgrade(self, link: Link) -> None:
-        with link.alone(UPGRADING):
-            revision = link.revision()
+    def _upgrade(self, connection: Connection) -> None:
+        with self.alone(connection, UPGRADING):
+            revision = revision_of(connection)
+            self.refuse_newer(revision)
             if revision is None:
-                link.make_tables()
-        self.refuse_newer(revision)
-        if link.revision() != REVISION:
-            # Alembic takes 10 MB, for as long as the process lives
-            from meshtasks.state.migrations import upgrade  # noqa: PLC0415
+                make_tables(connection)
+            elif revision != REVISION:
+                # Alembic takes 10 MB, for as long as the process lives
+                from meshtasks.state.migrations import upgrade  # noqa: PLC0415
 
-            with link.alchemy() as connection, link.alone(UPGRADING):
-                upgrade(connection)  # nothing, if another one has
+                upgrade(connection)
 
     def refuse_newer(self, revision: str | None) -> None:
         """Raise SinkUnavailable if this version does not know a revision."""
@@ -301,6 +323,47 @@ class Database:
             )
             raise SinkUnavailable(self.sink, message)
 
+    @contextmanager
+    def alone(self, connection: Connection, what: int) -> Iterator[None]:
+        """A transaction that no other host and process makes at the same time.
+
+        Args:
+            what: number of what is done.
+        """
+        if not self.is_shared:
+            with self._sqlite_transaction(connection.connection.driver_connection):
+                yield
+            return
+        with connection.begin():
+            # Those who wait here do so for as long as it takes.
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+            lock = "SELECT pg_advisory_xact_lock(%s, %s)"
+            connection.exec_driver_sql(lock, (LOCK_CLASS, what))
+            yield
+
+    @staticmethod
+    @contextmanager
+    def _sqlite_transaction(raw: Any) -> Iterator[None]:
+        raw.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            raw.execute("COMMIT")
+        except BaseException:
+            raw.rollback()
+            raise
+
+    @contextmanager
+    def _begun(self, connection: Connection) -> Iterator[Connection]:
+        """A transaction of PostgreSQL, on a connection that is there."""
+        if time.monotonic() - self._used_at > _RESTED_SECONDS:
+            try:
+                self._read_clock(connection)
+            except exc.DBAPIError:
+                self.close()
+                connection = self._open()
+        with connection.begin():
+            yield connection
+
     # --- faults -----------------------------------------------------------
 
     @contextmanager
@@ -308,10 +371,10 @@ class Database:
         """The database's faults as ours."""
         try:
             yield
-        except _faults() as error:
+        except (sqlite3.Error, exc.SQLAlchemyError) as error:
             self.close()  # opened anew next time: the file may have been replaced
-            cause = getattr(error, "orig", None) or error
-            raise self._unavailable(cause) from error
+            cause = error.orig if isinstance(error, exc.DBAPIError) else error
+            raise self._unavailable(cause or error) from error
 
     def _unavailable(self, error: BaseException) -> SinkUnavailable:
         variable = "MESH_STATE_URL" if self.is_shared else "MESH_STATE_DIR"
@@ -320,19 +383,29 @@ class Database:
         return SinkUnavailable(self.sink, message)
 
 
-def _faults() -> tuple[type[Exception], ...]:
-    """Those of the driver, and of SQLAlchemy if anything can have raised them."""
-    loaded = sys.modules.get("sqlalchemy.exc")
-    return (sqlite3.Error, loaded.SQLAlchemyError) if loaded else (sqlite3.Error,)
+def put(connection: Connection, table: Table) -> Any:
+    """An INSERT of all columns that replaces the row with the same primary key."""
+    return _put(connection.dialect.name, table)
 
 
-@cache
-def upsert(table: str, keys: tuple[str, ...], columns: tuple[str, ...]) -> str:
-    """An INSERT of these columns that replaces the row with the same keys."""
-    every = (*keys, *columns)
-    names, values = ", ".join(every), ", ".join(f":{name}" for name in every)
-    changes = ", ".join(f"{name} = excluded.{name}" for name in columns)
-    return (
-        f"INSERT INTO {table} ({names}) VALUES ({values}) "  # noqa: S608 - ours
-        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {changes}"
+@lru_cache
+def _put(dialect_name: str, table: Table) -> Any:
+    statement = insert_of(dialect_name, table)
+    values = {
+        column.name: statement.excluded[column.name]
+        for column in table.columns
+        if not column.primary_key
+    }
+    return statement.on_conflict_do_update(
+        index_elements=table.primary_key, set_=values
     )
+
+
+def insert(connection: Connection, table: Table) -> Any:
+    """An INSERT that can have ``on_conflict_do_nothing`` or ``…_do_update``."""
+    return insert_of(connection.dialect.name, table)
+
+
+def insert_of(dialect_name: str, table: Table) -> Any:
+    """:func:`insert` for the databases of a dialect."""
+    return _DIALECTS[dialect_name].insert(table)

@@ -10,11 +10,12 @@ counts after nine days.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
-from meshtasks.state.connecting import Transaction
-from meshtasks.state.database import Database, StateLocation, upsert
-from meshtasks.state.keys import clean, storable
+from sqlalchemy import Connection, Table, bindparam, delete, func, select, tuple_
+
+from meshtasks.state.database import Database, StateLocation, insert_of, put
 from meshtasks.state.sensor_activity import (
     Count,
     Gap,
@@ -27,62 +28,37 @@ from meshtasks.state.sensor_activity import (
     incidents_of,
     seen,
 )
+from meshtasks.state.tables import (
+    COUNTS,
+    SENSOR_GAPS,
+    SENSOR_INCIDENTS,
+    SENSORS,
+    SPANS,
+    clean,
+    storable,
+)
 
 _DAY = 86_400.0
 #: Tables: the time that makes a row's age, how old it may be, how many there may be.
 BOUNDS = (
-    ("sensors", "received_at", 90 * _DAY, 100_000),
-    ("sensor_gaps", "ends_at", 30 * _DAY, 20_000),
-    ("sensor_incidents", "ends_at", 30 * _DAY, 20_000),
-    ("spans", "heard_at", 90 * _DAY, 5_000),
-    ("counts", "bucket", 9 * _DAY, 50_000),
+    (SENSORS, SENSORS.c.received_at, 90 * _DAY, 100_000),
+    (SENSOR_GAPS, SENSOR_GAPS.c.ends_at, 30 * _DAY, 20_000),
+    (SENSOR_INCIDENTS, SENSOR_INCIDENTS.c.ends_at, 30 * _DAY, 20_000),
+    (SPANS, SPANS.c.heard_at, 90 * _DAY, 5_000),
+    (COUNTS, COUNTS.c.bucket, 9 * _DAY, 50_000),
 )
-
-
-def _all_of(table: str, row: type[NamedTuple]) -> str:
-    return f"SELECT {', '.join(row._fields)} FROM {table}"  # noqa: S608 - ours
-
-
-def _put(row: type[NamedTuple], table: str, keys: int) -> str:
-    return upsert(table, row._fields[:keys], row._fields[keys:])
-
-
-_SENSORS = _all_of("sensors", Sensor)
-_GAPS = _all_of("sensor_gaps", Gap)
-_INCIDENTS = _all_of("sensor_incidents", Incident)
-_SPANS = _all_of("spans", Span)
-_PUT_SENSOR = _put(Sensor, "sensors", 2)
-_PUT_GAP = _put(Gap, "sensor_gaps", 3)
-_PUT_INCIDENT = _put(Incident, "sensor_incidents", 4)
-_PUT_SPAN = _put(Span, "spans", 4)
-_COUNT = """
-INSERT INTO counts (bucket, queue, done, dead, aside)
-VALUES (:bucket, :queue, :done, :dead, :aside)
-ON CONFLICT (bucket, queue) DO UPDATE SET done = counts.done + excluded.done,
-dead = counts.dead + excluded.dead, aside = counts.aside + excluded.aside
-"""
-_COUNTS = """
-SELECT queue, sum(done), sum(dead), sum(aside) FROM counts
-WHERE bucket >= :since GROUP BY queue
-"""
-_END = """
-UPDATE spans SET ends_at = heard_at WHERE seen_by = :seen_by AND ends_at IS NULL
-"""
-_WITHIN = """
-WHERE routing_key = :routing_key AND sensor_id = :sensor_id
-AND begins_at < :last AND ends_at > :first
-"""
-_FORGET_GAPS = f"DELETE FROM sensor_gaps {_WITHIN}"  # noqa: S608 - ours
-_SAME = """
-WHERE routing_key = :routing_key AND sensor_id = :sensor_id AND cause = :cause
-AND ends_at >= :since ORDER BY begins_at DESC LIMIT 1
-"""
 #: Incidents of one kind with less between them are one.
 _SAME_INCIDENT_SECONDS = 600.0
 #: Activities that are stored in one transaction.
 _TOGETHER = 400
 _CHUNK = 400  # SQLite takes so many pairs of keys in a statement
 _REASON_CHARS, _EXAMPLE_CHARS = 500, 1_000
+
+_KNOWN = select(SENSORS).where(
+    tuple_(SENSORS.c.routing_key, SENSORS.c.sensor_id).in_(
+        bindparam("keys", expanding=True)
+    )
+)
 
 _Row = TypeVar("_Row", bound=NamedTuple)
 
@@ -104,15 +80,15 @@ class History(Database):
                 is not stored.
         """
         while len(notes.activities) > _TOGETHER:
-            with self.transaction(exclusive=True) as db:
-                tables = _Tables(db)
+            with self.transaction(exclusive=True) as connection:
+                tables = _Tables(connection)
                 tables.add_incidents(tables.see(notes.activities[:_TOGETHER]))
             del notes.activities[:_TOGETHER]
-        with self.transaction(exclusive=True) as db:
-            tables = _Tables(db)
+        with self.transaction(exclusive=True) as connection:
+            tables = _Tables(connection)
             incidents = tables.see(notes.activities)
             tables.add_incidents([*notes.incidents.values(), *incidents])
-            tables.put(_PUT_SPAN, notes.spans.values())
+            tables.put(SPANS, notes.spans.values())
             tables.add_counts(notes.counts)
 
     def prune(self, now: float) -> None:
@@ -124,16 +100,13 @@ class History(Database):
         Raises:
             SinkUnavailable: the database cannot be written.
         """
-        with self.transaction(exclusive=True) as db:
+        with self.transaction(exclusive=True) as connection:
             for table, age, seconds, most in BOUNDS:
-                forget = f"DELETE FROM {table} WHERE {age}"  # noqa: S608 - ours
-                db.execute(f"{forget} < :oldest", {"oldest": now - seconds})
-                surplus = (
-                    f"SELECT {age} FROM {table} "  # noqa: S608 - ours
-                    f"ORDER BY {age} DESC LIMIT 1 OFFSET :most"
-                )
-                if found := db.execute(surplus, {"most": most}).fetchone():
-                    db.execute(f"{forget} <= :oldest", {"oldest": found[0]})
+                connection.execute(delete(table).where(age < now - seconds))
+                surplus = select(age).order_by(age.desc()).offset(most).limit(1)
+                oldest = connection.execute(surplus).scalar()
+                if oldest is not None:
+                    connection.execute(delete(table).where(age <= oldest))
 
     def end_spans(self, seen_by: str) -> None:
         """Somebody starts anew: what went on by their account ended when they last
@@ -142,8 +115,10 @@ class History(Database):
         Raises:
             SinkUnavailable: the database cannot be written.
         """
-        with self.transaction() as db:
-            db.execute(_END, {"seen_by": storable(seen_by)})
+        own = (SPANS.c.seen_by == storable(seen_by), SPANS.c.ends_at.is_(None))
+        with self.transaction() as connection:
+            ended = {"ends_at": SPANS.c.heard_at}
+            connection.execute(SPANS.update().where(*own).values(ended))
 
     # --- reading ----------------------------------------------------------
 
@@ -153,46 +128,46 @@ class History(Database):
         Raises:
             SinkUnavailable: the database cannot be read; as all that follow.
         """
-        return self._read(Sensor, f"{_SENSORS} ORDER BY routing_key, sensor_id")
+        query = select(SENSORS).order_by(SENSORS.c.routing_key, SENSORS.c.sensor_id)
+        return self._read(Sensor, query)
 
     def gaps(self, since: float, routing_key: str = "") -> list[Gap]:
         """Gaps that ended since then, of one routing key or all, in order of time."""
-        where = "WHERE ends_at >= :since"
+        query = select(SENSOR_GAPS).where(SENSOR_GAPS.c.ends_at >= since)
         if routing_key:
-            where += " AND routing_key = :key"
-        values = {"since": since, "key": storable(routing_key)}
-        return self._read(Gap, f"{_GAPS} {where} ORDER BY begins_at", values)
+            query = query.where(SENSOR_GAPS.c.routing_key == storable(routing_key))
+        return self._read(Gap, query.order_by(SENSOR_GAPS.c.begins_at))
 
     def incidents(self, since: float) -> list[Incident]:
         """Incidents that went on since then, in order of time."""
-        query = f"{_INCIDENTS} WHERE ends_at >= :since ORDER BY begins_at"
-        return self._read(Incident, query, {"since": since})
+        query = select(SENSOR_INCIDENTS).where(SENSOR_INCIDENTS.c.ends_at >= since)
+        return self._read(Incident, query.order_by(SENSOR_INCIDENTS.c.begins_at))
 
     def spans(self, since: float) -> list[Span]:
         """What went on since then, in order of time."""
-        where = "WHERE ends_at IS NULL OR ends_at >= :since"
-        return self._read(
-            Span, f"{_SPANS} {where} ORDER BY begins_at", {"since": since}
+        query = select(SPANS).where(
+            SPANS.c.ends_at.is_(None) | (SPANS.c.ends_at >= since)
         )
+        return self._read(Span, query.order_by(SPANS.c.begins_at))
 
     def counts(self, since: float) -> dict[str, Count]:
         """What became of records since then, by queue."""
-        with self.transaction() as db:
-            rows = db.execute(_COUNTS, {"since": since})
-            return {queue: Count(*map(int, numbers)) for queue, *numbers in rows}
+        sums = [func.sum(COUNTS.c[name]) for name in Count._fields]
+        query = select(COUNTS.c.queue, *sums).where(COUNTS.c.bucket >= since)
+        with self.transaction() as connection:
+            rows = connection.execute(query.group_by(COUNTS.c.queue)).all()
+        return {queue: Count(*map(int, numbers)) for queue, *numbers in rows}
 
-    def _read(
-        self, row: type[_Row], query: str, values: dict[str, Any] | None = None
-    ) -> list[_Row]:
-        with self.transaction() as db:
-            return [row(*each) for each in db.execute(query, values or {})]
+    def _read(self, row: type[_Row], query: Any) -> list[_Row]:
+        with self.transaction() as connection:
+            return [row(*values) for values in connection.execute(query)]
 
 
 class _Tables:
     """The tables within a transaction."""
 
-    def __init__(self, db: Transaction) -> None:
-        self._db = db
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
 
     def see(self, activities: Sequence[SensorActivity]) -> list[Incident]:
         """Remember activities; what incidents they show."""
@@ -212,45 +187,42 @@ class _Tables:
             for stretch in change.late:
                 gaps = [part for gap in gaps for part in _cut(gap, key, stretch, 0.0)]
                 self._fill(change.sensor, stretch)
-        self.put(_PUT_SENSOR, known.values())
-        self.put(_PUT_GAP, gaps)
+        self.put(SENSORS, known.values())
+        self.put(SENSOR_GAPS, gaps)
         return incidents
 
     def _known(self, keys: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], Sensor]:
         wanted, known = sorted(keys), dict[tuple[str, ...], Sensor]()
         for start in range(0, len(wanted), _CHUNK):
-            values = {
-                f"{name}{number}": part
-                for number, key in enumerate(wanted[start : start + _CHUNK])
-                for name, part in zip("ks", key, strict=True)
-            }
-            pairs = ", ".join(f"(:k{n}, :s{n})" for n in range(len(values) // 2))
-            query = f"{_SENSORS} WHERE (routing_key, sensor_id) IN (VALUES {pairs})"
-            for row in self._db.execute(query, values):
+            chunk = {"keys": wanted[start : start + _CHUNK]}
+            for row in self._db.execute(_KNOWN, chunk):
                 known[row[0], row[1]] = Sensor(*row)
         return known
 
     def _fill(self, sensor: Sensor, stretch: Stretch) -> None:
         """Readings came late: what was a gap is none, or a shorter one."""
-        values = {
-            "routing_key": sensor.routing_key,
-            "sensor_id": sensor.sensor_id,
-            "first": stretch.first,
-            "last": stretch.last,
-        }
-        found = [Gap(*row) for row in self._db.execute(_GAPS + _WITHIN, values)]
+        gaps = SENSOR_GAPS.c
+        within = (
+            gaps.routing_key == sensor.routing_key,
+            gaps.sensor_id == sensor.sensor_id,
+            gaps.begins_at < stretch.last,
+            gaps.ends_at > stretch.first,
+        )
+        query = select(SENSOR_GAPS).where(*within)
+        found = [Gap(*row) for row in self._db.execute(query)]
         if found:
-            self._db.execute(_FORGET_GAPS, values)
+            self._db.execute(delete(SENSOR_GAPS).where(*within))
             key = sensor.routing_key, sensor.sensor_id
             parts = [
                 part
                 for gap in found
                 for part in _cut(gap, key, stretch, sensor.gap_seconds)
             ]
-            self.put(_PUT_GAP, parts)
+            self.put(SENSOR_GAPS, parts)
 
     def add_incidents(self, incidents: Iterable[Incident]) -> None:
         """Remember them, joined to what went on shortly before."""
+        columns = SENSOR_INCIDENTS.c
         for incident in incidents:
             made = incident._replace(
                 routing_key=storable(incident.routing_key),
@@ -258,27 +230,51 @@ class _Tables:
                 reason=clean(incident.reason)[:_REASON_CHARS],
                 example=clean(incident.example)[:_EXAMPLE_CHARS],
             )
-            values = made._asdict() | {"since": made.begins_at - _SAME_INCIDENT_SECONDS}
-            if found := self._db.execute(_INCIDENTS + _SAME, values).fetchone():
-                before = Incident(*found)
-                made = before.joined(made)._replace(begins_at=before.begins_at)
-            self.put(_PUT_INCIDENT, [made])
+            query = (
+                select(SENSOR_INCIDENTS)
+                .where(
+                    columns.routing_key == made.routing_key,
+                    columns.sensor_id == made.sensor_id,
+                    columns.cause == made.cause,
+                    columns.ends_at >= made.begins_at - _SAME_INCIDENT_SECONDS,
+                )
+                .order_by(columns.begins_at.desc())
+                .limit(1)
+            )
+            before = self._db.execute(query).first()
+            if before is not None:
+                begins_at = before.begins_at
+                made = Incident(*before).joined(made)._replace(begins_at=begins_at)
+            self.put(SENSOR_INCIDENTS, [made])
 
     def add_counts(self, counts: dict[tuple[float, str], Count]) -> None:
         """Count more."""
+        if not counts:
+            return
         rows = [
             {"bucket": bucket, "queue": storable(queue), **count._asdict()}
             for (bucket, queue), count in sorted(counts.items())
         ]
-        self._db.executemany(_COUNT, rows)
+        self._db.execute(_more(self._db.dialect.name), rows)
 
-    def put(self, statement: str, rows: Iterable[Any]) -> None:
+    def put(self, table: Table, rows: Iterable[Any]) -> None:
         """Store rows in the place of those with the same keys."""
-        values = [
-            {name: _clean(value) for name, value in row._asdict().items()}
-            for row in rows
-        ]
-        self._db.executemany(statement, values)
+        names = table.columns.keys()
+        values = [dict(zip(names, map(_clean, row), strict=True)) for row in rows]
+        if values:
+            self._db.execute(put(self._db, table), values)
+
+
+@lru_cache
+def _more(dialect_name: str) -> Any:
+    """An INSERT of counts that adds to those that are there."""
+    statement = insert_of(dialect_name, COUNTS)
+    return statement.on_conflict_do_update(
+        index_elements=COUNTS.primary_key,
+        set_={
+            name: COUNTS.c[name] + statement.excluded[name] for name in Count._fields
+        },
+    )
 
 
 def _storable(activity: SensorActivity) -> SensorActivity:

@@ -24,9 +24,7 @@ from sqlalchemy import Connection, Table, select
 
 from meshtasks.config.private_files import file_lock
 from meshtasks.errors import SinkUnavailable
-from meshtasks.state.connecting import Link
-from meshtasks.state.database import IMPORTING
-from meshtasks.state.keys import storable
+from meshtasks.state.database import IMPORTING, Database, insert
 from meshtasks.state.tables import (
     ALERT_EVENTS,
     ALERT_GROUPS,
@@ -45,7 +43,7 @@ from meshtasks.state.tables import (
     RULE_STATES,
     SILENCES,
     WEBHOOK_CALLS,
-    insert,
+    storable,
 )
 
 _CHUNK_ROWS = 2_000
@@ -57,12 +55,12 @@ _SHAPE = 1
 _MARK = "CREATE TABLE IF NOT EXISTS imported (token TEXT NOT NULL)"
 
 
-def import_file(sink: str, link: Link, path: Path) -> None:
+def import_file(database: Database, connection: Connection, path: Path) -> None:
     """Take over a file, unless that was done, and rename it.
 
     Args:
-        sink: the store that the file was of.
-        link: to the database, a new one.
+        database: of the store that the file was of.
+        connection: to it, a new one.
         path: the file; another process may have imported it meanwhile.
 
     Raises:
@@ -71,12 +69,12 @@ def import_file(sink: str, link: Link, path: Path) -> None:
     with file_lock(path.with_name("import.lock")):
         if not path.exists():
             return
-        with _translated(sink, path), closing(_opened(path)) as old:
+        with _translated(database.sink, path), closing(_opened(path)) as old:
             token = _token_of(old)
-            with link.alchemy() as connection, link.alone(IMPORTING):
+            with database.alone(connection, IMPORTING):
                 known = select(IMPORTS.c.token).where(IMPORTS.c.token == token)
                 if connection.execute(known).first() is None:
-                    _copy(connection, old, path, sink)
+                    _copy(connection, old, path, database.sink)
                     values = {"token": token, "file": str(path), "at": time.time()}
                     connection.execute(insert(connection, IMPORTS), values)
         path.rename(_free_name(path))

@@ -1,14 +1,16 @@
 """The tables of the state, the same in SQLite and PostgreSQL.
 
 Times are epoch seconds. What has a structure of its own is JSON text: only its owner
-reads it. A change here is one of ``tables.sql`` and a migration, too
-(``meshtasks/state/migrations``), and a new ``REVISION``: migrations are for what is
-there already, a new database is made as the tables are here, a new file as they are in
-``tables.sql``. Loaded to make the tables of PostgreSQL, and by what is done seldom.
+reads it. Text that comes from outside goes through :func:`clean`, and through
+:func:`storable` where it is a key. A change here is a migration, too
+(``meshtasks/state/migrations``), and a new :data:`REVISION`: migrations are for what is
+there already, a new database is made as the tables are here.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import (
@@ -21,20 +23,60 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     SmallInteger,
+    String,
     Table,
     Text,
     false,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+
+#: Of the tables here: the last of the migrations. Their numbers rise.
+REVISION = "0002"
+
+#: Keys that are longer are cut; an index of PostgreSQL takes 2,700 bytes.
+_KEY_CHARS = 400
+_KEPT_CHARS = 200
 
 METADATA = MetaData()
 
 
-def insert(connection: Connection, table: Table) -> Any:
-    """An INSERT that can have ``on_conflict_do_nothing`` or ``…_do_update``."""
-    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table)
+def make_tables(connection: Connection) -> None:
+    """Make all tables in a database that has none, as the migrations would."""
+    METADATA.create_all(connection, checkfirst=False)
+    # Alembic's own
+    column = Column("version_num", String(32), nullable=False)
+    key = PrimaryKeyConstraint("version_num", name="alembic_version_pkc")
+    version = Table("alembic_version", MetaData(), column, key)
+    version.create(connection, checkfirst=False)
+    connection.execute(version.insert().values(version_num=REVISION))
+
+
+def clean(text: str) -> str:
+    """The text as both databases can keep it: without NUL and halves of characters."""
+    if text.isprintable():
+        return text
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def storable(key: str) -> str:
+    """The text as a key that both databases can index; a long one is cut, and told
+    apart from others by a digest."""
+    key = clean(key)
+    if len(key) <= _KEY_CHARS:
+        return key
+    digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+    return f"{key[:_KEPT_CHARS]}#{digest}"
+
+
+def storables(keys: Iterable[str]) -> dict[str, str]:
+    """:func:`storable` of many keys → the key; quick where that changes none."""
+    keys = list(keys)
+    joined = "".join(keys)
+    is_clean = "\0" not in joined if joined.isascii() else joined.isprintable()
+    if is_clean and max(map(len, keys), default=0) <= _KEY_CHARS:
+        return dict(zip(keys, keys, strict=True))
+    return {storable(key): key for key in keys}
 
 
 def _table(name: str, *parts: Any) -> Table:

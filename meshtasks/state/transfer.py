@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from sqlalchemy import Connection, Table, delete, func, select, text
 
 from meshtasks.errors import SchemaMismatch
-from meshtasks.state.connecting import REVISION
-from meshtasks.state.database import Database
+from meshtasks.state.database import Database, insert
 from meshtasks.state.tables import (
     ALERT_EVENTS,
     ARCHIVE_CLAIMS,
@@ -24,7 +23,7 @@ from meshtasks.state.tables import (
     IMPORTS,
     METADATA,
     PROBES,
-    insert,
+    REVISION,
 )
 
 _CHUNK_ROWS = 2_000
@@ -96,7 +95,7 @@ def load(database: Database, lines: Iterable[str], *, replace: bool = False) -> 
     """
     rows = _rows(iter(lines))
     count = 0
-    with database.alchemy() as connection:
+    with database.transaction(exclusive=True) as connection:
         filled = [name for name, number in counts(connection).items() if number]
         if filled and not replace:
             message = f"{database.location} is not empty: it has {', '.join(filled)}"

@@ -6,7 +6,6 @@ import gc
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from celery import Celery, signals
@@ -14,7 +13,6 @@ from celery import Celery, signals
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Handler
-from meshtasks.state.database import StateLocation
 from meshtasks.worker.results import WAITING_FOR, BatchResult
 from meshtasks.worker.runner import BatchRunner
 
@@ -44,9 +42,7 @@ def attach(
     mesh on the application."""
     for queue, handler in handlers.items():
         _register(app, queue, BatchRunner(handler, settings), settings)
-    signals.worker_before_create_process.connect(
-        partial(_share_memory, settings), weak=False
-    )
+    signals.worker_before_create_process.connect(_share_memory)
     logging.getLogger("celery.app.trace").addFilter(_is_news)
     app.mesh = Mesh(settings, handlers, commands)
 
@@ -88,13 +84,12 @@ def _is_news(record: logging.LogRecord) -> bool:
 _COLLECTION_THRESHOLD = 50_000
 
 
-def _share_memory(settings: Settings, **_: Any) -> None:
+def _share_memory(**_: Any) -> None:
     """Before a pool process is made: load what each of them needs, once for all, and
     never look at it again, since to look for cycles writes to every object's memory,
     which then is no longer shared. Look seldom, in this process, too: with nearly all
     objects out of sight, Python takes those of every batch for many."""
-    if StateLocation.of(settings.env).is_shared:
-        import meshtasks.state.server  # noqa: F401, PLC0415 - loads SQLAlchemy
+    import meshtasks.state.history  # noqa: F401, PLC0415 - loads SQLAlchemy
 
     gc.collect()
     gc.freeze()

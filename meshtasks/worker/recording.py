@@ -23,8 +23,6 @@ from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE
 from meshtasks.config.environment import Environment
 from meshtasks.errors import MeshError
 from meshtasks.flows.sensor_activity import refused
-from meshtasks.state.database import StateLocation
-from meshtasks.state.history import History
 from meshtasks.state.sensor_activity import (
     Count,
     Incident,
@@ -216,6 +214,10 @@ class Recorder:
             logger.warning(said or "What happens is noted again")
 
     def _write(self, notes: Notes) -> None:
+        # loads SQLAlchemy
+        from meshtasks.state.database import StateLocation  # noqa: PLC0415
+        from meshtasks.state.history import History  # noqa: PLC0415
+
         # Closed each time: a connection must not be carried over the fork of a pool
         # process.
         with closing(History(StateLocation.of(self._env))) as history:

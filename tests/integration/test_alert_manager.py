@@ -566,8 +566,8 @@ class TestSurviving:
         manager.update()
         with manager.tables() as tables:
             db = tables._db  # noqa: SLF001
-            ((state,),) = db.execute("SELECT state FROM alerts")
-            ((told,),) = db.execute("SELECT notified FROM alert_members")
+            ((state,),) = db.exec_driver_sql("SELECT state FROM alerts")
+            ((told,),) = db.exec_driver_sql("SELECT notified FROM alert_members")
 
         alert = json.loads(state)
         assert alert["said_at"] == alert["heard_at"] == NOW

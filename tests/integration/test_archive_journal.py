@@ -41,13 +41,14 @@ def intend(journal: ArchiveJournal, objects: dict[str, list[str]]) -> None:
 
 def opening(location: StateLocation) -> str:
     """What a program begins with that has a journal."""
-    url = location.url
+    url = location.url.render_as_string(hide_password=False)
     return (
         "from pathlib import Path\n"
+        "from sqlalchemy import make_url\n"
         "from meshtasks.state.archive_journal import ArchiveJournal\n"
         "from meshtasks.state.database import StateLocation\n"
         f"where = Path({str(location.directory)!r})\n"
-        f"location = StateLocation({url!r}, where)\n"
+        f"location = StateLocation(make_url({url!r}), where)\n"
     )
 
 
@@ -221,7 +222,7 @@ def test_killing_a_process_in_the_midst_of_noting_leaves_all_or_nothing(
 @pytest.fixture
 def shared(postgres: Postgres, postgres_template: str, tmp_path: Path) -> StateLocation:
     """A state in PostgreSQL."""
-    url = postgres.url(postgres.new_database(postgres_template))
+    url = make_url(postgres.url(postgres.new_database(postgres_template)))
     return StateLocation(url, tmp_path)
 
 
@@ -288,7 +289,7 @@ def test_after_a_restart_of_the_server_a_claim_lasts_its_time(
     third = ArchiveJournal(shared)
     intend(third, {"one": ["a"]})
     third.close()
-    database = make_url(shared.url).database or ""
+    database = shared.url.database or ""
     postgres.execute("UPDATE archive_pending SET server = 'before'", database)
 
     assert one.abandoned() == []

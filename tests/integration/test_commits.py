@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from meshtasks.config.settings import Settings
 from meshtasks.errors import SinkUnavailable
@@ -23,7 +24,6 @@ from meshtasks.flows.archive.objects import OBJECTS
 from meshtasks.flows.sinks import PUBLISHER, TIMESERIES, Sinks
 from meshtasks.flows.webhooks.log import WebhookLog
 from meshtasks.outcome import DONE
-from meshtasks.state.connecting import Transaction
 from meshtasks.state.database import Database, StateLocation
 from tests.support import alerting
 from tests.support.archive import batch_of, directory_environment, lines_in
@@ -60,7 +60,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     faults, transaction = Faults(), Database.transaction
 
     @contextmanager
-    def unsure(state: Database, *, exclusive: bool = False) -> Iterator[Transaction]:
+    def unsure(state: Database, *, exclusive: bool = False) -> Iterator[Connection]:
         lost = faults.at == 0
         faults.at -= 1 if faults.at >= 0 else 0
         fault = SinkUnavailable(state.sink, "the connection was lost")
@@ -79,7 +79,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
 @pytest.fixture
 def settings(state_location: StateLocation, tmp_path: Path) -> Settings:
     """A mesh with that state."""
-    url = state_location.url
+    url = state_location.url.render_as_string(hide_password=False)
     given = {"state_url": url} if state_location.is_shared else {}
     return Settings(directory_environment(tmp_path, **given))
 

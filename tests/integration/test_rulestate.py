@@ -37,13 +37,14 @@ STATE: SeriesState = {"seen": NOW, "rules": {"hot": {"since": NOW, "firing": Tru
 COUNT_UP = """
 import sys
 from pathlib import Path
+from sqlalchemy import make_url
 from meshtasks.rules.store import RuleStateStore
 from meshtasks.state.database import StateLocation
 from tests.support.archive import directory_environment
 from tests.support.handling import Kept, handle, message
 from tests.support.postgres import Postgres
 
-store = RuleStateStore(StateLocation(sys.argv[1], Path(sys.argv[2])))
+store = RuleStateStore(StateLocation(make_url(sys.argv[1]), Path(sys.argv[2])))
 for _ in range(100):
     with store.transaction(["shared"], 1.0) as states:
         seen = states["shared"]["seen"] if "shared" in states else 0
@@ -102,7 +103,7 @@ def test_a_block_that_raises_leaves_everything_as_it_was(store: RuleStateStore) 
 def test_processes_take_turns_and_no_update_is_lost(
     store: RuleStateStore, state_location: StateLocation
 ) -> None:
-    url = state_location.url
+    url = state_location.url.render_as_string(hide_password=False)
     command = [sys.executable, "-c", COUNT_UP, url, str(state_location.directory)]
     workers = [subprocess.Popen(command) for _ in range(3)]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url, text
 from typer.testing import CliRunner
 
 from meshtasks.cli.state import app
@@ -33,7 +34,7 @@ def use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.chdir(tmp_path)
 
     def use(location: StateLocation) -> StateLocation:
-        url = location.url
+        url = location.url.render_as_string(hide_password=False)
         monkeypatch.setenv("MESH_STATE_URL", url)
         monkeypatch.setenv("MESH_STATE_DIR", str(location.directory))
         return location
@@ -50,7 +51,7 @@ def old(use: Any, state_location: StateLocation) -> StateLocation:
 
 @pytest.fixture
 def server(postgres: Postgres, postgres_template: str, tmp_path: Path) -> StateLocation:
-    url = postgres.url(postgres.new_database(postgres_template))
+    url = make_url(postgres.url(postgres.new_database(postgres_template)))
     return StateLocation(url, tmp_path / "state")
 
 
@@ -85,7 +86,7 @@ def test_a_database_of_a_newer_version_is_named(old: StateLocation) -> None:
         closing(Database("test", old, "none")) as database,
         database.transaction() as connection,
     ):
-        connection.execute("UPDATE alembic_version SET version_num = '0999'")
+        connection.execute(text("UPDATE alembic_version SET version_num = '0999'"))
 
     for command in ("check", "upgrade"):
         done = run(command)

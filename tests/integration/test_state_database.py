@@ -10,35 +10,33 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import make_url
+from sqlalchemy import Connection, make_url, text
 
 from meshtasks.errors import SinkUnavailable
-from meshtasks.state import connecting, database
-from meshtasks.state import server as server_link
-from meshtasks.state.connecting import REVISION, FileLink, Transaction
+from meshtasks.state import connecting, database, migrations
+from meshtasks.state.connecting import revision_of
 from meshtasks.state.database import Database, StateLocation
 from meshtasks.state.migrations import config_of
-from meshtasks.state.server import ServerLink
-from meshtasks.state.tables import METADATA
+from meshtasks.state.tables import METADATA, REVISION
 from tests.support.postgres import Postgres
 
 COUNT_UP = """
 import sys
 from pathlib import Path
+from sqlalchemy import make_url, text
 from meshtasks.state.database import Database, StateLocation
 
-location = StateLocation(sys.argv[1], Path(sys.argv[2]))
+location = StateLocation(make_url(sys.argv[1]), Path(sys.argv[2]))
 state = Database("test", location, "old.sqlite")
 for _ in range(100):
     with state.transaction(exclusive=True) as db:
         add = "INSERT INTO alert_notes VALUES ('n', 'x') ON CONFLICT (name) "
-        db.execute(add + "DO UPDATE SET value = alert_notes.value || 'x'")
+        db.execute(text(add + "DO UPDATE SET value = alert_notes.value || 'x'"))
 """
 
 
@@ -48,26 +46,21 @@ def state(state_location: StateLocation) -> Iterator[Database]:
         yield opened
 
 
-def add(connection: Transaction) -> None:
+def add(connection: Connection) -> None:
     insert = "INSERT INTO alert_notes VALUES ('n', 'x') ON CONFLICT (name) "
-    connection.execute(insert + "DO UPDATE SET value = alert_notes.value || 'x'")
-
-
-def changed(server: Database, **parts: Any) -> str:
-    url = make_url(server.location.url).set(**parts)
-    return url.render_as_string(hide_password=False)
+    connection.execute(text(insert + "DO UPDATE SET value = alert_notes.value || 'x'"))
 
 
 def count(state: Database) -> int:
     with state.transaction() as connection:
-        row = connection.execute("SELECT value FROM alert_notes").fetchone()
-    return len(row[0]) if row else 0
+        value = connection.execute(text("SELECT value FROM alert_notes")).scalar()
+    return len(value or "")
 
 
 def test_processes_take_turns_from_making_the_tables_on(
     state: Database, state_location: StateLocation
 ) -> None:
-    url = state_location.url
+    url = state_location.url.render_as_string(hide_password=False)
     command = [sys.executable, "-c", COUNT_UP, url, str(state_location.directory)]
     workers = [subprocess.Popen(command) for _ in range(3)]
 
@@ -95,20 +88,19 @@ def tables(
     if request.param == "migrated":
         if state.is_shared:
             postgres: Postgres = request.getfixturevalue("postgres")
-            url = postgres.url(postgres.new_database())
+            url = make_url(postgres.url(postgres.new_database()))
             state.location = replace(state.location, url=url)
-        monkeypatch.setattr(FileLink, "make_tables", lambda _: None)
-        monkeypatch.setattr(ServerLink, "make_tables", lambda _: None)
+        monkeypatch.setattr(database, "make_tables", migrations.upgrade)
     return state
 
 
 def test_the_tables_are_as_they_are_described(tables: Database) -> None:
-    with tables.alchemy() as connection:
+    with tables.transaction() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_server_default": True}
         )
         assert compare_metadata(context, METADATA) == []
-    assert tables.revision() == REVISION
+        assert revision_of(connection) == REVISION
 
 
 def test_a_new_file_has_the_tables_that_the_migrations_make(
@@ -120,7 +112,7 @@ def test_a_new_file_has_the_tables_that_the_migrations_make(
             closing(Database("test", location, "old.sqlite")) as state,
             state.transaction() as connection,
         ):
-            rows = connection.execute("SELECT name, sql FROM sqlite_schema")
+            rows = connection.execute(text("SELECT name, sql FROM sqlite_schema"))
             # two foreign keys of one table may stand in any order
             return {
                 table: sorted((sql or "").replace(",", " ").split())
@@ -128,7 +120,7 @@ def test_a_new_file_has_the_tables_that_the_migrations_make(
             }
 
     new = described("new")
-    monkeypatch.setattr(FileLink, "make_tables", lambda _: None)
+    monkeypatch.setattr(database, "make_tables", migrations.upgrade)
 
     assert new == described("migrated")
 
@@ -138,7 +130,7 @@ def test_a_database_of_a_newer_version_is_left_alone(
 ) -> None:
     with state.transaction() as connection:
         add(connection)
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
     with (
         closing(Database("test", state_location, "old.sqlite")) as older,
@@ -220,7 +212,7 @@ def test_a_directory_that_cannot_be_made_is_an_unavailable_sink(
 def server(
     postgres: Postgres, postgres_template: str, tmp_path: Path
 ) -> Iterator[Database]:
-    url = postgres.url(postgres.new_database(postgres_template))
+    url = make_url(postgres.url(postgres.new_database(postgres_template)))
     location = StateLocation(url, tmp_path)
     with closing(Database("test", location, "old.sqlite")) as opened:
         yield opened
@@ -232,10 +224,9 @@ def test_a_server_that_ended_our_session_is_connected_to_again(
     monkeypatch.setattr(database, "_RESTED_SECONDS", 0.0)
     count(server)
 
-    name = make_url(server.location.url).database
     postgres.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        f"WHERE datname = '{name}'"
+        f"WHERE datname = '{server.location.url.database}'"
     )
 
     assert count(server) == 0
@@ -244,7 +235,7 @@ def test_a_server_that_ended_our_session_is_connected_to_again(
 def test_a_server_that_is_not_there_is_an_unavailable_sink_without_a_password(
     server: Database,
 ) -> None:
-    url = changed(server, port=1, password="s3cret-word")
+    url = server.location.url.set(port=1, password="s3cret-word")
     away = Database("test", replace(server.location, url=url), "old.sqlite")
 
     with pytest.raises(SinkUnavailable, match="MESH_STATE_URL") as caught:
@@ -259,7 +250,7 @@ def test_a_server_that_is_not_there_is_an_unavailable_sink_without_a_password(
 def test_a_wrong_password_is_an_unavailable_sink_that_does_not_show_it(
     server: Database,
 ) -> None:
-    url = changed(server, password="s3cret-word")
+    url = server.location.url.set(password="s3cret-word")
     refused = Database("test", replace(server.location, url=url), "old.sqlite")
 
     with pytest.raises(SinkUnavailable, match="password") as caught:
@@ -271,13 +262,12 @@ def test_a_wrong_password_is_an_unavailable_sink_that_does_not_show_it(
 def test_text_is_kept_whatever_the_account_s_own_encoding_is(
     server: Database, postgres: Postgres
 ) -> None:
-    name = make_url(server.location.url).database
+    name = server.location.url.database
     postgres.execute(f"ALTER DATABASE {name} SET client_encoding = 'LATIN1'")
-    note = "INSERT INTO alert_notes VALUES (:note, :note) RETURNING value"
-    values = {"note": "Küche → ☃"}
+    note = text("INSERT INTO alert_notes VALUES (:note, :note) RETURNING value")
 
     with server.transaction() as connection:
-        assert connection.execute(note, values).fetchone() == ("Küche → ☃",)
+        assert connection.execute(note, {"note": "Küche → ☃"}).scalar() == "Küche → ☃"
 
 
 def test_a_server_s_clock_is_that_of_all_hosts(
@@ -295,7 +285,7 @@ def test_a_database_that_cannot_keep_all_text_is_refused(
 ) -> None:
     name = f"mesh_{encoding.lower()}"
     postgres.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}'")
-    url = changed(server, database=name)
+    url = server.location.url.set(database=name)
     other = Database("test", replace(server.location, url=url), "old.sqlite")
 
     with pytest.raises(SinkUnavailable, match=f"encoding is {encoding}.*'UTF8'"):
@@ -305,8 +295,8 @@ def test_a_database_that_cannot_keep_all_text_is_refused(
 def test_a_transaction_that_others_hold_up_for_too_long_is_a_passing_fault(
     server: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = server_link._SESSION.replace("'10s'", "'50ms'")  # noqa: SLF001
-    monkeypatch.setattr(server_link, "_SESSION", short)
+    short = connecting._SESSION.replace("'10s'", "'50ms'")  # noqa: SLF001
+    monkeypatch.setattr(connecting, "_SESSION", short)
     other = Database("test", server.location, "old.sqlite")
 
     with (
@@ -319,7 +309,7 @@ def test_a_transaction_that_others_hold_up_for_too_long_is_a_passing_fault(
 
 
 def test_the_revision_is_that_of_the_last_migration(state: Database) -> None:
-    with state.alchemy() as connection:
+    with state.transaction() as connection:
         script = ScriptDirectory.from_config(config_of(connection))
 
     assert script.get_current_head() == REVISION

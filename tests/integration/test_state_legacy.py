@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url, text
 
 from meshtasks.errors import SinkUnavailable
 from meshtasks.flows.alerts.store import AlertStore
@@ -148,7 +149,7 @@ def count_rows(location: StateLocation) -> dict[str, int]:
     ):
         tables = "alerts", "alert_events", "alert_members", "rule_states"
         return {
-            name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
+            name: connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()
             for name in tables
         }
 
@@ -156,6 +157,7 @@ def count_rows(location: StateLocation) -> dict[str, int]:
 DIE = """
 import os, signal, sqlite3, sys
 from pathlib import Path
+from sqlalchemy import Connection, make_url
 from meshtasks.flows.alerts.store import AlertStore
 from meshtasks.state import legacy
 from meshtasks.state.database import StateLocation
@@ -171,7 +173,7 @@ elif step == "among the rows":
     legacy.COPIES["alerts.sqlite"] = lambda *a, all=legacy._alerts: (all(*a), die())
 elif step == "before the new name":
     legacy._free_name = die
-store = AlertStore(StateLocation(sys.argv[1], Path(sys.argv[2])))
+store = AlertStore(StateLocation(make_url(sys.argv[1]), Path(sys.argv[2])))
 with store.tables():
     pass
 """
@@ -184,7 +186,7 @@ with store.tables():
 def test_a_process_killed_while_it_imports_leaves_nothing_double(
     location: StateLocation, step: str
 ) -> None:
-    url = location.url
+    url = location.url.render_as_string(hide_password=False)
     command = [sys.executable, "-c", DIE, url, str(location.directory), step]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
 
@@ -257,7 +259,7 @@ def test_a_second_file_of_that_name_is_taken_over_too(location: StateLocation) -
 def test_of_the_files_of_two_hosts_the_later_states_count(
     postgres: Postgres, postgres_template: str, tmp_path: Path
 ) -> None:
-    url = postgres.url(postgres.new_database(postgres_template))
+    url = make_url(postgres.url(postgres.new_database(postgres_template)))
     hosts = [StateLocation(url, tmp_path / name) for name in ("one", "two", "three")]
     for host, ago in zip(hosts, (100.0, 0.0, 200.0), strict=True):
         shutil.copytree(DATA, host.directory)

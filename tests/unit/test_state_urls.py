@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import make_url
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import load_settings
@@ -42,10 +41,8 @@ def test_a_url_of_libpq_is_one_of_ours(scheme: str, rest: str, place: str) -> No
     location = location_of(f"{scheme}://{USER}{rest}")
 
     assert location.is_shared
-    url = make_url(location.url)
-    assert url.drivername == "postgresql+psycopg"
-    assert url.password == SECRET
-    assert "8f3" not in repr(location)
+    assert location.url.drivername == "postgresql+psycopg"
+    assert location.url.password == SECRET
     assert str(location) == place
 
 

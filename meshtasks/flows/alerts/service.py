@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from meshtasks.flows.alerts.config import AlertPolicy, GroupKey
 from meshtasks.flows.alerts.decision import Member, Muting, decide, reviewed
@@ -29,15 +29,23 @@ from meshtasks.flows.alerts.state import (
     timed_out,
     update,
 )
-from meshtasks.flows.alerts.store import AlertStore, AlertTables
-from meshtasks.flows.sinks import SinkKey
+from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.records.alert import Alert
-from meshtasks.state.database import StateLocation
+
+if TYPE_CHECKING:
+    from meshtasks.flows.alerts.store import AlertStore, AlertTables
+
+
+def _open_store(sinks: Sinks) -> AlertStore:
+    # loads SQLAlchemy
+    from meshtasks.flows.alerts.store import AlertStore  # noqa: PLC0415
+    from meshtasks.state.database import StateLocation  # noqa: PLC0415
+
+    return AlertStore(StateLocation.of(sinks.settings.env))
+
 
 #: The known alerts, and what was sent of them.
-ALERT_STATE = SinkKey(
-    "alert_state", lambda sinks: AlertStore(StateLocation.of(sinks.settings.env))
-)
+ALERT_STATE = SinkKey("alert_state", _open_store)
 
 #: Longer than any receiver takes to fail.
 _CLAIM_SECONDS_PER_RECEIVER = 60.0

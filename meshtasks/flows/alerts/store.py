@@ -12,6 +12,18 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
+from sqlalchemy import (
+    Connection,
+    Select,
+    and_,
+    case,
+    delete,
+    func,
+    not_,
+    or_,
+    select,
+    update,
+)
 
 from meshtasks.flows.alerts.state import (
     AlertEvent,
@@ -21,9 +33,17 @@ from meshtasks.flows.alerts.state import (
     NotificationState,
     Silence,
 )
-from meshtasks.state.connecting import Transaction
-from meshtasks.state.database import Database, StateLocation, upsert
-from meshtasks.state.keys import storable
+from meshtasks.state.database import Database, StateLocation, insert, put
+from meshtasks.state.tables import (
+    ALERT_EVENTS,
+    ALERT_GROUPS,
+    ALERT_MEMBERS,
+    ALERT_NOTES,
+    ALERTS,
+    ALERTS_SEEN,
+    SILENCES,
+    storable,
+)
 
 #: A message that keeps failing is given up after seven days, so no redelivery is
 #: older than this.
@@ -34,6 +54,8 @@ KEEP_OVER_SECONDS = 7 * 86_400.0
 KEEP_ALERTS = 50_000
 KEEP_EVENTS = 20_000
 
+_ALL = 2**62  # a LIMIT
+
 _T = TypeVar("_T")
 
 _ALERT = TypeAdapter(AlertState)
@@ -42,49 +64,8 @@ _NOTIFIED = TypeAdapter(NotificationState)
 _SILENCE = TypeAdapter(Silence)
 _EVENT = TypeAdapter(AlertEvent)
 
-_PUT_ALERT = upsert(
-    "alerts", ("fingerprint",), ("state", "firing", "received_at", "ends_at")
-)
-#: The urgency stays.
-_PUT_GROUP = """
-INSERT INTO alert_groups (id, state, tag, wake_at, claimed_until)
-VALUES (:id, :state, :tag, :wake_at, :claimed_until)
-ON CONFLICT (id) DO UPDATE SET state = excluded.state, wake_at = excluded.wake_at,
-claimed_until = excluded.claimed_until
-"""
-_PUT_MEMBER = upsert(
-    "alert_members", ("group_id", "fingerprint"), ("notified", "pending")
-)
-_PUT_SILENCE = upsert("silences", ("id",), ("state", "ends_at"))
-_PUT_NOTE = upsert("alert_notes", ("name",), ("value",))
-_SEE = """
-INSERT INTO alerts_seen (id, at) VALUES (:id, :at) ON CONFLICT DO NOTHING RETURNING id
-"""
-_DUE_GROUP = """
-SELECT state FROM alert_groups WHERE wake_at <= :now AND claimed_until <= :now
-ORDER BY urgency DESC, wake_at LIMIT 1
-"""
-_WAKE = """
-UPDATE alert_groups SET wake_at = :now,
-urgency = CASE WHEN urgency < :urgency THEN :urgency ELSE urgency END
-WHERE id = :id
-"""
-_MEMBERS = """
-SELECT alerts.state, alert_members.notified FROM alert_members
-JOIN alerts ON alerts.fingerprint = alert_members.fingerprint
-WHERE alert_members.group_id = :id
-"""
-_IS_OLD = """
-(NOT firing AND ends_at < :over OR fingerprint IN (
-    SELECT fingerprint FROM alerts ORDER BY received_at DESC
-    LIMIT 9000000000000000 OFFSET :keep
-))
-"""
-_IS_PENDING = "fingerprint IN (SELECT fingerprint FROM alert_members WHERE pending)"
-_FORGET_EVENTS = """
-DELETE FROM alert_events
-WHERE number <= (SELECT max(number) FROM alert_events) - :keep
-"""
+_ALERT_STATES = select(ALERTS.c.state)
+_GROUP_STATES = select(ALERT_GROUPS.c.state)
 
 
 class Membership(NamedTuple):
@@ -105,45 +86,51 @@ class AlertStore(Database):
         """Hold the tables; if the block raises, nothing is written.
 
         Raises SinkUnavailable if the state cannot be used, or is held for too long."""
-        with self.transaction(exclusive=True) as db:
-            yield AlertTables(db)
+        with self.transaction(exclusive=True) as connection:
+            yield AlertTables(connection)
 
 
 class AlertTables:
-    """The tables, within a transaction. Times are epoch seconds."""
+    """The tables, within a transaction. Times are epoch seconds.
 
-    def __init__(self, db: Transaction) -> None:
-        self._db = db
+    Args:
+        connection: in the transaction.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
 
     # --- alerts -----------------------------------------------------------
 
     def is_repeated(self, record_id: str, now: float) -> bool:
         """Record that a record came in; true if it did before."""
-        made = self._db.execute(_SEE, {"id": storable(record_id), "at": now})
-        return not made.fetchall()
+        new = insert(self._db, ALERTS_SEEN).on_conflict_do_nothing()
+        values = {"id": storable(record_id), "at": now}
+        made = self._db.execute(new.returning(ALERTS_SEEN.c.id), values)
+        return made.first() is None
 
     def seen_since(self, at: float) -> list[str]:
         """Ids of the records that came in since then."""
-        query = "SELECT id FROM alerts_seen WHERE at >= :at"
-        return [name for (name,) in self._db.execute(query, {"at": at})]
+        query = select(ALERTS_SEEN.c.id).where(ALERTS_SEEN.c.at >= at)
+        return list(self._db.execute(query).scalars())
 
     def alert(self, fingerprint: str) -> AlertState | None:
         """One alert; None if it is not known."""
-        query = "SELECT state FROM alerts WHERE fingerprint = :it"
-        return next(iter(self._read(_ALERT, query, it=fingerprint)), None)
+        query = _ALERT_STATES.where(ALERTS.c.fingerprint == fingerprint)
+        return next(iter(self._read(_ALERT, query)), None)
 
     def alerts(self) -> list[AlertState]:
         """All alerts, resolved or not."""
-        return self._read(_ALERT, "SELECT state FROM alerts")
+        return self._read(_ALERT, _ALERT_STATES)
 
     def firing(self) -> list[AlertState]:
         """The alerts that go on."""
-        return self._read(_ALERT, "SELECT state FROM alerts WHERE firing")
+        return self._read(_ALERT, _ALERT_STATES.where(ALERTS.c.firing))
 
     def firing_without_update_since(self, at: float) -> list[AlertState]:
         """The alerts that go on, but had no update since then."""
-        query = "SELECT state FROM alerts WHERE firing AND received_at < :at"
-        return self._read(_ALERT, query, at=at)
+        query = _ALERT_STATES.where(ALERTS.c.firing, ALERTS.c.received_at < at)
+        return self._read(_ALERT, query)
 
     def put_alert(self, alert: AlertState) -> None:
         """Store an alert."""
@@ -154,20 +141,26 @@ class AlertTables:
             "received_at": alert.received_at,
             "ends_at": alert.ends_at,
         }
-        self._db.execute(_PUT_ALERT, values)
+        self._db.execute(put(self._db, ALERTS), values)
 
     # --- groups -----------------------------------------------------------
 
     def group(self, group_id: str) -> AlertGroup | None:
         """One group; None if there is none."""
-        query = "SELECT state FROM alert_groups WHERE id = :id"
-        return next(iter(self._read(_GROUP, query, id=group_id)), None)
+        query = _GROUP_STATES.where(ALERT_GROUPS.c.id == group_id)
+        return next(iter(self._read(_GROUP, query)), None)
 
     def put_group(
         self, group: AlertGroup, wake_at: float | None, *, claimed_until: float = 0.0
     ) -> None:
         """Store a group, to be looked at then (None: when it is woken), and by no other
         process before ``claimed_until``."""
+        change = insert(self._db, ALERT_GROUPS)
+        new = change.excluded
+        change = change.on_conflict_do_update(
+            index_elements=ALERT_GROUPS.primary_key,
+            set_={name: new[name] for name in ("state", "wake_at", "claimed_until")},
+        )
         values = {
             "id": group.id,
             "state": _json(_GROUP, group),
@@ -175,49 +168,65 @@ class AlertTables:
             "wake_at": wake_at,
             "claimed_until": claimed_until,
         }
-        self._db.execute(_PUT_GROUP, values)
+        self._db.execute(change, values)
 
     def groups(self) -> list[AlertGroup]:
         """All groups."""
-        return self._read(_GROUP, "SELECT state FROM alert_groups")
+        return self._read(_GROUP, _GROUP_STATES)
 
     def drop_group(self, group_id: str) -> None:
         """Forget a group."""
-        self._db.execute("DELETE FROM alert_groups WHERE id = :id", {"id": group_id})
+        self._db.execute(delete(ALERT_GROUPS).where(ALERT_GROUPS.c.id == group_id))
 
     def has_tag(self, tag: str) -> bool:
         """Whether a group has this tag."""
-        query = "SELECT 1 FROM alert_groups WHERE tag = :tag"
-        return self._db.execute(query, {"tag": tag}).fetchone() is not None
+        query = select(ALERT_GROUPS.c.id).where(ALERT_GROUPS.c.tag == tag)
+        return self._db.execute(query).first() is not None
 
     def due_group(self, now: float) -> AlertGroup | None:
         """The most urgent group that is due; of equals the one that waits longest."""
-        return next(iter(self._read(_GROUP, _DUE_GROUP, now=now)), None)
+        groups = ALERT_GROUPS.c
+        query = (
+            _GROUP_STATES.where(groups.wake_at <= now, groups.claimed_until <= now)
+            .order_by(groups.urgency.desc(), groups.wake_at)
+            .limit(1)
+        )
+        return next(iter(self._read(_GROUP, query)), None)
 
     def wake(self, group_id: str, now: float, urgency: int) -> None:
         """Make a group due; of several urgencies the highest counts."""
-        values = {"now": now, "urgency": urgency, "id": group_id}
-        self._db.execute(_WAKE, values)
+        groups = ALERT_GROUPS.c
+        highest = case((groups.urgency < urgency, urgency), else_=groups.urgency)
+        change = update(ALERT_GROUPS).where(groups.id == group_id)
+        self._db.execute(change.values(wake_at=now, urgency=highest))
 
     def wake_all(self, now: float) -> None:
         """Make every group due."""
-        self._db.execute("UPDATE alert_groups SET wake_at = :now", {"now": now})
+        self._db.execute(update(ALERT_GROUPS).values(wake_at=now))
 
     # --- members ----------------------------------------------------------
 
     def members(self, group_id: str) -> list[Membership]:
         """The alerts of a group."""
+        query = (
+            select(ALERTS.c.state, ALERT_MEMBERS.c.notified)
+            .join_from(ALERT_MEMBERS, ALERTS)
+            .where(ALERT_MEMBERS.c.group_id == group_id)
+        )
         return [
             Membership(_ALERT.validate_json(state), _NOTIFIED.validate_json(notified))
-            for state, notified in self._db.execute(_MEMBERS, {"id": group_id})
+            for state, notified in self._db.execute(query)
         ]
 
     def memberships(self, fingerprint: str) -> dict[str, NotificationState]:
         """What the receivers know of an alert, by group."""
-        query = "SELECT group_id, notified FROM alert_members WHERE fingerprint = :it"
+        members = ALERT_MEMBERS.c
+        query = select(members.group_id, members.notified).where(
+            members.fingerprint == fingerprint
+        )
         return {
             group_id: _NOTIFIED.validate_json(notified)
-            for group_id, notified in self._db.execute(query, {"it": fingerprint})
+            for group_id, notified in self._db.execute(query)
         }
 
     def put_member(
@@ -230,18 +239,21 @@ class AlertTables:
             "notified": _json(_NOTIFIED, notified),
             "pending": notified.pending,
         }
-        self._db.execute(_PUT_MEMBER, values)
+        self._db.execute(put(self._db, ALERT_MEMBERS), values)
 
     def drop_member(self, group_id: str, fingerprint: str) -> None:
         """Remove an alert from a group."""
-        its = "DELETE FROM alert_members WHERE group_id = :id AND fingerprint = :it"
-        self._db.execute(its, {"id": group_id, "it": fingerprint})
+        members = ALERT_MEMBERS.c
+        it = members.group_id == group_id, members.fingerprint == fingerprint
+        self._db.execute(delete(ALERT_MEMBERS).where(*it))
 
     # --- silences and events ----------------------------------------------
 
     def silences(self) -> list[Silence]:
         """All silences, those that ended lately included."""
-        return self._read(_SILENCE, "SELECT state FROM silences ORDER BY ends_at")
+        return self._read(
+            _SILENCE, select(SILENCES.c.state).order_by(SILENCES.c.ends_at)
+        )
 
     def put_silence(self, silence: Silence) -> None:
         """Store a silence."""
@@ -250,7 +262,7 @@ class AlertTables:
             "state": _json(_SILENCE, silence),
             "ends_at": silence.ends_at,
         }
-        self._db.execute(_PUT_SILENCE, values)
+        self._db.execute(put(self._db, SILENCES), values)
 
     def begin_silence(self, silence: Silence, now: float) -> None:
         """Begin a silence; the same one again changes nothing."""
@@ -278,51 +290,65 @@ class AlertTables:
 
     def add_event(self, event: AlertEvent) -> None:
         """Add an event to the history."""
-        add = "INSERT INTO alert_events (state) VALUES (:state)"
-        self._db.execute(add, {"state": _json(_EVENT, event)})
+        self._db.execute(ALERT_EVENTS.insert(), {"state": _json(_EVENT, event)})
 
     def history(self, limit: int) -> list[AlertEvent]:
         """The latest events, the newest first."""
-        query = "SELECT state FROM alert_events ORDER BY number DESC LIMIT :limit"
-        return self._read(_EVENT, query, limit=limit)
+        events = ALERT_EVENTS.c
+        query = select(events.state).order_by(events.number.desc()).limit(limit)
+        return self._read(_EVENT, query)
 
     # --- upkeep -----------------------------------------------------------
 
     def note(self, name: str) -> str | None:
         """The value of a note; None if there is none."""
-        query = "SELECT value FROM alert_notes WHERE name = :name"
-        found = self._db.execute(query, {"name": name}).fetchone()
-        return found[0] if found else None
+        query = select(ALERT_NOTES.c.value).where(ALERT_NOTES.c.name == name)
+        return self._db.execute(query).scalar()
 
     def change_note(self, name: str, value: str) -> bool:
         """Set a note; true if it had another value."""
         if self.note(name) == value:
             return False
-        self._db.execute(_PUT_NOTE, {"name": name, "value": value})
+        self._db.execute(put(self._db, ALERT_NOTES), {"name": name, "value": value})
         return True
 
     def clamp_receipts(self, now: float) -> None:
         """Records came in now at the latest."""
         self._db.execute(
-            "UPDATE alerts_seen SET at = :now WHERE at > :now", {"now": now}
+            update(ALERTS_SEEN).where(ALERTS_SEEN.c.at > now).values(at=now)
         )
 
     def prune(self, now: float) -> list[AlertState]:
         """Forget what is old; returns the alerts with a notification still pending."""
+        alerts, members, events = ALERTS.c, ALERT_MEMBERS.c, ALERT_EVENTS.c
         over = now - KEEP_OVER_SECONDS
-        old = {"over": over, "keep": KEEP_ALERTS}
-        query = f"SELECT state FROM alerts WHERE {_IS_OLD} AND {_IS_PENDING}"  # noqa: S608 - ours
-        lost = self._read(_ALERT, query, **old)
-        self._db.execute(f"DELETE FROM alerts WHERE {_IS_OLD}", old)  # noqa: S608 - ours
-        oldest = {"oldest": now - KEEP_SEEN_SECONDS}
-        self._db.execute("DELETE FROM alerts_seen WHERE at < :oldest", oldest)
-        self._db.execute("DELETE FROM silences WHERE ends_at < :over", {"over": over})
-        self._db.execute(_FORGET_EVENTS, {"keep": KEEP_EVENTS})
+        surplus = (
+            select(alerts.fingerprint)
+            .order_by(alerts.received_at.desc())
+            .limit(_ALL)
+            .offset(KEEP_ALERTS)
+        )
+        is_old = or_(
+            and_(not_(alerts.firing), alerts.ends_at < over),
+            alerts.fingerprint.in_(surplus),
+        )
+        is_pending = alerts.fingerprint.in_(
+            select(members.fingerprint).where(members.pending)
+        )
+        lost = self._read(_ALERT, _ALERT_STATES.where(is_old, is_pending))
+        self._db.execute(delete(ALERTS).where(is_old))
+        oldest = now - KEEP_SEEN_SECONDS
+        self._db.execute(delete(ALERTS_SEEN).where(ALERTS_SEEN.c.at < oldest))
+        self._db.execute(delete(SILENCES).where(SILENCES.c.ends_at < over))
+        last = select(func.max(events.number)).scalar_subquery()
+        self._db.execute(
+            delete(ALERT_EVENTS).where(events.number <= last - KEEP_EVENTS)
+        )
         return lost
 
-    def _read(self, kind: TypeAdapter[_T], query: str, **values: Any) -> list[_T]:
-        rows = self._db.execute(query, values)
-        return [kind.validate_json(text) for (text,) in rows]
+    def _read(self, kind: TypeAdapter[_T], query: Select[Any]) -> list[_T]:
+        texts = self._db.execute(query).scalars()
+        return [kind.validate_json(text) for text in texts]
 
 
 def _json(kind: TypeAdapter[_T], value: _T) -> str:

@@ -11,7 +11,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -40,9 +40,10 @@ from meshtasks.flows.diagnosis import Check, Doubt, Verdict, can_occur, disk
 from meshtasks.flows.excerpts import ARCHIVE, ArchiveClass
 from meshtasks.flows.sinks import SinkKey, Sinks
 from meshtasks.outcome import DONE, Outcome, Retry, outcome_of
-from meshtasks.state.archive_journal import ArchiveJournal
-from meshtasks.state.database import StateLocation
 from meshtasks.state.sensor_activity import Seen
+
+if TYPE_CHECKING:
+    from meshtasks.state.archive_journal import ArchiveJournal
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +59,16 @@ class _KeyAndRecord(msgspec.Struct):
 _LINE = msgspec.json.Decoder(_KeyAndRecord)
 
 
+def _open_journal(sinks: Sinks) -> ArchiveJournal:
+    # loads SQLAlchemy
+    from meshtasks.state.archive_journal import ArchiveJournal  # noqa: PLC0415
+    from meshtasks.state.database import StateLocation  # noqa: PLC0415
+
+    return ArchiveJournal(StateLocation.of(sinks.settings.env))
+
+
 #: Which records are archived.
-JOURNAL = SinkKey(
-    "journal", lambda sinks: ArchiveJournal(StateLocation.of(sinks.settings.env))
-)
+JOURNAL = SinkKey("journal", _open_journal)
 _SINKS = (OBJECTS, JOURNAL)
 #: Of a record that another worker has claimed: it stores it, or gives it up.
 _BUSY = Retry("another worker is storing this record", tried=False)

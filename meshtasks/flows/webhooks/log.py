@@ -1,20 +1,25 @@
-"""Which webhooks have taken a record that is not done yet."""
+"""Which webhooks have taken a record that is not done yet; a module of its own, since
+nearly no worker needs it and it loads SQLAlchemy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from meshtasks.state.database import Database, StateLocation, upsert
-from meshtasks.state.keys import storable, storables
+from sqlalchemy import bindparam, delete, select
+
+from meshtasks.state.database import Database, StateLocation, put
+from meshtasks.state.tables import WEBHOOK_CALLS, storable, storables
 
 SINK = "webhook_log"
 
 #: Retries end after seven days; a dead letter may be replayed later than that.
 KEEP_SECONDS = 30 * 86_400.0
 
-_LOAD = "SELECT workflow FROM webhook_calls WHERE record = :record"
-_NOTE = upsert("webhook_calls", ("record", "workflow"), ("at",))
-_FORGET = "DELETE FROM webhook_calls WHERE at < :oldest"
+_CALLS = WEBHOOK_CALLS.c
+_LOAD = select(_CALLS.record, _CALLS.workflow).where(
+    _CALLS.record.in_(bindparam("records", expanding=True))
+)
+_FORGET = delete(WEBHOOK_CALLS).where(_CALLS.at < bindparam("oldest"))
 
 
 class WebhookLog(Database):
@@ -30,12 +35,9 @@ class WebhookLog(Database):
             SinkUnavailable: the database cannot be read.
         """
         names = storables(records)
-        with self.transaction() as db:
-            return {
-                (key, workflow)
-                for name, key in names.items()
-                for (workflow,) in db.execute(_LOAD, {"record": name})
-            }
+        with self.transaction() as connection:
+            rows = connection.execute(_LOAD, {"records": list(names)})
+            return {(names[record], workflow) for record, workflow in rows}
 
     def note(self, taken: Mapping[str, Iterable[str]], now: float) -> None:
         """Note the workflows that have taken a record, by record id.
@@ -52,6 +54,7 @@ class WebhookLog(Database):
             for record, workflows in sorted(taken.items())
             for workflow in sorted(workflows)
         ]
-        with self.transaction() as db:
-            db.executemany(_NOTE, rows)
-            db.execute(_FORGET, {"oldest": now - KEEP_SECONDS})
+        with self.transaction() as connection:
+            if rows:
+                connection.execute(put(connection, WEBHOOK_CALLS), rows)
+            connection.execute(_FORGET, {"oldest": now - KEEP_SECONDS})

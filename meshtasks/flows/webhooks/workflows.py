@@ -13,7 +13,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from pydantic_core import to_json
@@ -32,18 +32,25 @@ from meshtasks.flows.webhooks.client import (
     Webhooks,
 )
 from meshtasks.flows.webhooks.config import WORKFLOWS, Workflow
-from meshtasks.flows.webhooks.log import WebhookLog
 from meshtasks.outcome import DONE, Dead, Outcome, Retry, outcome_of
 from meshtasks.records.envelope import Envelope
-from meshtasks.state.database import StateLocation
+
+if TYPE_CHECKING:
+    from meshtasks.flows.webhooks.log import WebhookLog
 
 R = TypeVar("R")
 
 
+def _open_log(sinks: Sinks) -> WebhookLog:
+    # loads SQLAlchemy
+    from meshtasks.flows.webhooks.log import WebhookLog  # noqa: PLC0415
+    from meshtasks.state.database import StateLocation  # noqa: PLC0415
+
+    return WebhookLog(StateLocation.of(sinks.settings.env))
+
+
 #: Which webhooks have taken a record that is not done yet.
-WEBHOOK_LOG = SinkKey(
-    "webhook_log", lambda sinks: WebhookLog(StateLocation.of(sinks.settings.env))
-)
+WEBHOOK_LOG = SinkKey("webhook_log", _open_log)
 #: The sinks that handlers of events need.
 SINKS = (WEBHOOK, WEBHOOK_LOG)
 #: What is not called by then is retried: slow webhooks must not keep the pool from
