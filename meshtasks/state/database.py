@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +26,6 @@ from sqlalchemy import (
     make_url,
     text,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from typing_extensions import override
 
@@ -40,7 +40,6 @@ from meshtasks.state.connecting import (
 from meshtasks.state.tables import PROBES, REVISION, make_tables
 from meshtasks.timing import timing
 
-_DIALECTS: dict[str, Any] = {"postgresql": postgresql, "sqlite": sqlite}
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 #: A connection that has rested for so long may be gone, and is tried first.
 _RESTED_SECONDS = 5.0
@@ -408,4 +407,6 @@ def insert(connection: Connection, table: Table) -> Any:
 
 def insert_of(dialect_name: str, table: Table) -> Any:
     """:func:`insert` for the databases of a dialect."""
-    return _DIALECTS[dialect_name].insert(table)
+    # that of the other database would take 2 MB of each process
+    dialect: Any = import_module(f"sqlalchemy.dialects.{dialect_name}")
+    return dialect.insert(table)
