@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
@@ -17,7 +17,7 @@ from meshtasks.config.private_files import make_private_database
 
 #: The longest wait for another process that writes to the file.
 BUSY_TIMEOUT_SECONDS = 15.0
-_CONNECT_SECONDS = 5
+CONNECT_SECONDS = 5
 #: Of a session of PostgreSQL. One that does nothing within a transaction belongs to a
 #: host that is gone, and must not keep its locks: a handler that publishes alerts takes
 #: less. A host that vanishes is noticed by its silence.
@@ -30,7 +30,7 @@ SET tcp_keepalives_interval = 10;
 SET tcp_keepalives_count = 3
 """
 _CLIENT = {
-    "connect_timeout": _CONNECT_SECONDS,
+    "connect_timeout": CONNECT_SECONDS,
     "application_name": "meshtasks",
     "client_encoding": "UTF8",  # a server or an account may have another default
     "keepalives_idle": 10,
@@ -46,8 +46,12 @@ _CLIENT = {
 
 @lru_cache(maxsize=8)
 def _engine_of_server(url: URL) -> Engine:
+    from meshtasks.state.session import connect  # noqa: PLC0415 - needs an extra
+
     own = {key: value for key, value in _CLIENT.items() if key not in url.query}
-    return create_engine(url, poolclass=NullPool, connect_args=own)
+    engine = create_engine(url, poolclass=NullPool, connect_args=own)
+    event.listen(engine, "do_connect", connect)
+    return engine
 
 
 @lru_cache(maxsize=8)
@@ -63,18 +67,20 @@ def _engine_of_file(url: URL) -> Engine:
 
 
 def connect_to_server(url: URL) -> Connection:
-    """A new connection to PostgreSQL. One that does not answer is given up after five
-    seconds.
+    """A new connection to PostgreSQL. One that does not answer is given up.
 
     Raises:
         OSError: the database cannot keep all text.
         SQLAlchemyError: the server cannot be reached, or refuses.
     """
     require("postgresql", "MESH_STATE_URL")
+    from meshtasks.state.session import note_pooler  # noqa: PLC0415 - needs an extra
+
     connection = _engine_of_server(url).connect()
     try:
         _refuse_encoding(connection)
         connection.exec_driver_sql(_SESSION)
+        note_pooler(connection)
         connection.commit()
     except BaseException:
         connection.close()

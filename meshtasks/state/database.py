@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -33,6 +33,7 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.urls import postgresql_url
 from meshtasks.errors import SinkUnavailable
 from meshtasks.state.connecting import (
+    CONNECT_SECONDS,
     connect_to_file,
     connect_to_server,
     revision_of,
@@ -186,7 +187,7 @@ class Database:
         with self._translated():
             connection = self._connection or self._open()
             if self.is_shared:
-                with connection.begin():
+                with self._within(connection, None), connection.begin():
                     connection.exec_driver_sql(
                         "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
                     )
@@ -273,8 +274,9 @@ class Database:
 
     def _read_clock(self, connection: Connection) -> None:
         """Ask a server for its time, which also shows that it is there."""
-        told: float = connection.exec_driver_sql(_SERVER_TIME).scalar_one()
-        connection.rollback()
+        with self._within(connection, CONNECT_SECONDS):
+            told: float = connection.exec_driver_sql(_SERVER_TIME).scalar_one()
+            connection.rollback()
         self._used_at = time.monotonic()
         self._offset = told - self._used_at
 
@@ -333,7 +335,7 @@ class Database:
             with self._sqlite_transaction(connection.connection.driver_connection):
                 yield
             return
-        with connection.begin():
+        with self._within(connection, None), connection.begin():
             # Those who wait here do so for as long as it takes.
             connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
             lock = "SELECT pg_advisory_xact_lock(%s, %s)"
@@ -360,8 +362,20 @@ class Database:
             except exc.DBAPIError:
                 self.close()
                 connection = self._open()
+        from meshtasks.state.session import refuse_other_session  # noqa: PLC0415
+
         with connection.begin():
+            refuse_other_session(connection)
             yield connection
+
+    @staticmethod
+    def _within(
+        connection: Connection, seconds: float | None
+    ) -> AbstractContextManager[None]:
+        """For statements of a server that may take so long."""
+        from meshtasks.state.session import answering_within  # noqa: PLC0415
+
+        return answering_within(connection, seconds)
 
     # --- faults -----------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import subprocess
 import sys
@@ -18,12 +19,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, make_url, text
 
 from meshtasks.errors import SinkUnavailable
-from meshtasks.state import connecting, database, migrations
+from meshtasks.state import connecting, database, migrations, session
 from meshtasks.state.connecting import revision_of
 from meshtasks.state.database import Database, StateLocation
 from meshtasks.state.migrations import config_of
+from meshtasks.state.session import Session
 from meshtasks.state.tables import METADATA, REVISION
 from tests.support.postgres import Postgres
+from tests.support.proxy import Proxy
 
 COUNT_UP = """
 import sys
@@ -245,6 +248,39 @@ def test_a_server_that_is_not_there_is_an_unavailable_sink_without_a_password(
 
     assert "s3cret" not in str(caught.value)
     assert caught.value.sink == "test"
+
+
+def test_a_server_that_freezes_within_a_transaction_is_an_unavailable_sink(
+    server: Database, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "answer_seconds", 0.2)
+    with Proxy(postgres.port) as proxy:
+        url = server.location.url.set(port=proxy.port)
+        behind = Database("test", replace(server.location, url=url), "old.sqlite")
+
+        def add_while_it_freezes() -> None:
+            with behind.transaction() as connection:
+                add(connection)
+                proxy.freeze()
+                add(connection)
+
+        with (
+            closing(behind),
+            pytest.raises(SinkUnavailable, match="no answer within"),
+        ):
+            add_while_it_freezes()
+
+    assert count(server) == 0
+
+
+def test_a_pooler_that_changes_the_session_is_refused(
+    server: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = itertools.count(1)
+    monkeypatch.setattr(session, "_process_of", lambda _: next(processes))
+
+    with pytest.raises(SinkUnavailable, match="pool_mode=session"):
+        count(server)
 
 
 def test_a_wrong_password_is_an_unavailable_sink_that_does_not_show_it(
