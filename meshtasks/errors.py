@@ -7,11 +7,23 @@ The class decides the fate of a message (see :mod:`meshtasks.outcome`):
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from typing_extensions import override
 
 from meshtasks.masking import masked
+from meshtasks.text import ends
+
+#: Of what somebody else's code says about itself, so much is quoted.
+_QUOTED_CHARS = 300
+#: Where code is that is nobody else's.
+_OUR_CODE = (
+    "<frozen",
+    *(str(Path(each).parent) for each in (__file__, importlib.__file__)),
+)
 
 
 class MeshError(Exception):
@@ -75,6 +87,8 @@ class Transient(MeshError):
         retry_after_seconds: how long the other side asked us to wait.
     """
 
+    retry_after_seconds: float | None = None
+
     def __init__(
         self, message: str | None = None, retry_after_seconds: float | None = None
     ) -> None:
@@ -116,6 +130,8 @@ class SinkUnavailable(Transient):
         sink: name of the sink, which is also the name of its circuit.
     """
 
+    sink = ""
+
     def __init__(
         self,
         sink: str,
@@ -152,3 +168,22 @@ class Unroutable(MeshError):
     @override
     def __reduce__(self) -> tuple[type[Unroutable], tuple[frozenset[tuple[str, str]]]]:
         return type(self), (self.routes,)
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says, without secrets; somebody else's may fail to say it."""
+    try:
+        return masked(str(error))
+    except Exception as fault:  # noqa: BLE001 - its class is whoever's
+        return f"its text cannot be made ({type(fault).__name__})"
+
+
+def told(error: BaseException) -> str:
+    """An exception of somebody else's code in one line: its class, what it says, and
+    the last line of code that is neither ours nor of what imports."""
+    says = ends(" ".join(text_of(error).split()), _QUOTED_CHARS)
+    what = f"{type(error).__name__}: {says}" if says else type(error).__name__
+    for frame in reversed(extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(_OUR_CODE):
+            return f"{what} ({Path(frame.filename).name}, line {frame.lineno})"
+    return what

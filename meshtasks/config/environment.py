@@ -209,7 +209,10 @@ class Environment(BaseSettings):
         path = self.config_dir / name
         try:
             path.stat()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if path.is_symlink():
+                expected = f"expected a file, but it is a link to {path.readlink()}"
+                raise ConfigError(str(path), "-", expected) from error
             return SHIPPED_CONFIG / name
         except OSError as error:
             expected = f"expected a readable file, but: {error.strerror}"

@@ -6,6 +6,7 @@ refuses a model with all of its faults, each with its place.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
@@ -16,10 +17,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from yaml.constructor import ConstructorError
+from yaml.reader import ReaderError
 
 from meshtasks.config.durations import SPAN, seconds_of
 from meshtasks.errors import ConfigError
-from meshtasks.text import clip
+from meshtasks.text import clip, described
 
 
 def fault(reason: str, *loc: str | int) -> InitErrorDetails:
@@ -109,10 +111,12 @@ def refuse(faults: Iterable[ConfigError]) -> None:
 
 
 def together(faults: Iterable[ConfigError]) -> ConfigError:
-    """One error that carries all of them; there must be one."""
-    first, *others = faults
-    more = (*first.more, *others)
-    return ConfigError(first.source, first.key, first.expected, first.line, more)
+    """One error that carries all of them, each once; there must be one."""
+    every = {str(each): each for fault in faults for each in (fault, *fault.more)}
+    first, *others = every.values()
+    return ConfigError(
+        first.source, first.key, first.expected, first.line, tuple(others)
+    )
 
 
 if TYPE_CHECKING:
@@ -178,23 +182,78 @@ def _parsed(path: Path) -> _Document:
     Raises:
         ConfigError: it is missing, not YAML, or gives a key twice.
     """
-    source = str(path)
+    source, text = str(path), _text(path)
     try:
-        document = _Document(source, path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        hint = "there is no such file; is MESH_CONFIG_DIR right?"
-        raise ConfigError(source, "-", hint) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise _unreadable(source, error) from error
+        if _is_too_deep(text):
+            expected = f"expected no more than {_DEEPEST:,} levels of lists and keys"
+            raise ConfigError(source, "-", expected)
+        document = _Document(source, text)
+    except yaml.YAMLError as error:
+        raise _unreadable(source, error, text) from error
     refuse(document.repeated_keys())
     return document
 
 
-def _unreadable(source: str, error: Exception) -> ConfigError:
+def _text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ConfigError: there is none, or it is not readable UTF-8.
+    """
+    source = str(path)
+    try:
+        if path.exists() and not path.is_file():  # a pipe or a device may have no end
+            expected = "expected a file, not a directory, a pipe or a device"
+            raise ConfigError(source, "-", expected)
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        hint = "there is no such file; is MESH_CONFIG_DIR right?"
+        raise ConfigError(source, "-", hint) from error
+    except OSError as error:
+        expected = f"expected a readable file, but: {error.strerror}"
+        raise ConfigError(source, "-", expected) from error
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        is_utf16 = content[:2] in {b"\xff\xfe", b"\xfe\xff"}
+        found = "UTF-16" if is_utf16 else f"the byte 0x{content[error.start]:02x}"
+        expected = f"expected text in UTF-8, but there is {found}"
+        raise ConfigError(source, "-", expected, line) from error
+
+
+#: libyaml makes its nodes by recursion, and tens of thousands end the process.
+_DEEPEST = 1_000
+_OPENING = ("[", "{", "- ", "? ")
+
+
+def _is_too_deep(text: str) -> bool:
+    """Whether it is nested deeper than that; one that cannot be is not looked at."""
+    if max(map(text.count, _OPENING)) < _DEEPEST:
+        return False
+    depth = 0
+    for event in yaml.parse(text, Loader=_Yaml):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            return True
+    return False
+
+
+def _unreadable(source: str, error: yaml.YAMLError, text: str = "") -> ConfigError:
     line, reason = None, str(error)
     if isinstance(error, yaml.MarkedYAMLError):
-        line = error.problem_mark.line + 1 if error.problem_mark else None
+        mark = error.problem_mark
+        line = mark.line + 1 if mark else None
         reason = error.problem or error.context or reason
+        rows = text.splitlines()
+        if mark and reason.startswith("found character") and mark.line < len(rows):
+            found = rows[mark.line][mark.column : mark.column + 1]
+            hint = "indent with spaces" if found == "\t" else "put the text in quotes"
+            reason = f"{reason}: {json.dumps(found)}; {hint}"
+    elif isinstance(error, ReaderError):
+        line = text.encode().count(b"\n", 0, error.position) + 1
+        reason = f"there is the control character U+{error.character:04X}"
     return ConfigError(source, "-", f"expected readable YAML, but: {reason}", line)
 
 
@@ -214,7 +273,7 @@ class _Document:
             content = self._loader.construct_document(self._root)
         except yaml.MarkedYAMLError as error:
             raise _unreadable(self._source, error) from error
-        return _in_seconds(content) or {}
+        return {} if content is None else _in_seconds(content)
 
     def faults(
         self, error: ValidationError, names: Collection[str]
@@ -236,6 +295,8 @@ class _Document:
             line, found, key = self.locate(".".join(map(str, item["loc"])))
             if not found and item["loc"]:
                 key = ".".join(filter(None, (key, str(item["loc"][-1]))))
+            if key.endswith(f".{_OF_A_KEY}"):
+                key = key.removesuffix(f".{_OF_A_KEY}")
             faults = given if found or item["type"] == "missing" else laid_under
             expected = _expected(item, names)
             faults.append(ConfigError(self._source, key or "-", expected, line))
@@ -299,12 +360,35 @@ def _names(model: type[BaseModel]) -> frozenset[str]:
 
 def _expected(error: ErrorDetails, names: Collection[str]) -> str:
     """The message of a model's error, for people."""
-    if error["type"] == "missing":
+    kind, text, given = error["type"], error["msg"], error["input"]
+    if kind == "missing":
         return "is required"
-    if error["type"] != "extra_forbidden":
-        return error["msg"].removeprefix("Value error, ")
-    alike = get_close_matches(str(error["loc"][-1]), names, 1)
-    return "there is no such key" + (f"; did you mean {alike[0]}?" if alike else "")
+    if error["loc"][-1:] == (_OF_A_KEY,):
+        return f"expected a key that is text, got {described(given)}; put it in quotes"
+    if kind in {"extra_forbidden", "invalid_key"}:
+        alike = get_close_matches(str(error["loc"][-1]), names, 1)
+        return "there is no such key" + (f"; did you mean {alike[0]}?" if alike else "")
+    if kind in {"mesh", "value_error"}:
+        return text.removeprefix("Value error, ")
+    text = f"expected {_TYPES[kind]}" if kind in _TYPES else _SUBJECT.sub("", text)
+    if given is None:
+        return f"{text}, got nothing; leave the key out for its default"
+    return text if isinstance(given, list | dict) else f"{text}, got {described(given)}"
+
+
+#: Where pydantic puts a fault of a key.
+_OF_A_KEY = "[key]"
+#: What a value should be, by pydantic's type of error, in words of YAML.
+_TYPES = {
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("dict_type", "model_type"), "keys and values"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+    "finite_number": "a finite number",
+    "string_type": "text",
+}
+_SUBJECT = re.compile(r"^Input (?=should )")
 
 
 def _in_seconds(content: Any) -> Any:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.loader import fault_in, load_yaml, refuse, together
-from meshtasks.errors import ConfigError
+from meshtasks.errors import ConfigError, MeshError, told
 
 #: Read in the directory that a process runs in.
 ENV_FILE = Path(".env")
@@ -67,8 +67,14 @@ class Settings:
             ConfigError: it has faults; carries all of them.
         """
         if (kept := self._models.get(file)) is None:
-            kept = load_yaml(self.path(file), file.model)
-            refuse(file.check(kept, self))
+            try:
+                kept = load_yaml(self.path(file), file.model)
+                refuse(file.check(kept, self))
+            except MeshError:
+                raise
+            except Exception as error:  # of the model of somebody else's flow
+                expected = f"what checks this file failed: {told(error)}"
+                raise ConfigError(str(self.path(file)), "-", expected) from error
             self._models[file] = kept
         model: M = kept
         return model

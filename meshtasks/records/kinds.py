@@ -12,7 +12,14 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails
 
 from meshtasks.config.durations import Duration
@@ -20,9 +27,23 @@ from meshtasks.config.loader import fault, refuse_all, refuse_value
 from meshtasks.config.settings import ConfigFile
 from meshtasks.errors import UnknownUnit
 from meshtasks.records.units import IDENTITY, Affine, Quantity, spelled
+from meshtasks.text import printable
 
 _Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Text = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\S(.*\S)?$")]
+
+
+def _without_tricks(text: str) -> str:
+    if printable(text) != text:
+        refuse_value("expected no control characters")
+    return text
+
+
+_Text = Annotated[
+    str,
+    Field(min_length=1, max_length=64, pattern=r"^\S(.*\S)?$"),
+    AfterValidator(_without_tricks),
+]
+_Age = Annotated[Duration, Field(gt=0)]
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -199,7 +220,7 @@ class KindsConfig(BaseModel):
 
     kinds: dict[str, KindConfig] = {}
     default_units: dict[str, str] = {}
-    oldest: dict[str, Duration] = {}
+    oldest: dict[str, _Age] = {}
 
     @cached_property
     def quantities(self) -> Mapping[str, Quantity]:

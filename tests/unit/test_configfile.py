@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from textwrap import dedent
 from typing import Annotated, Any
@@ -10,7 +11,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshtasks.amqp.queues import QueuesConfig
+from meshtasks.config.environment import Environment
 from meshtasks.config.loader import fault_in, load_yaml
+from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
 
 
@@ -171,3 +174,67 @@ def test_what_yaml_cannot_make_is_refused_with_its_line(
 
     with pytest.raises(ConfigError, match=r"box\.yaml:2: -: expected readable YAML"):
         load_yaml(path, Anything)
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "said"),
+    [
+        (b"false\n", 1, "expected keys and values, got false"),
+        (b"[]\n", 1, "expected keys and values"),
+        (b"items:\n\t- {name: a}\n", 2, r'"\t"; indent with spaces'),
+        (b"items:\n  - {name: %}\n", 2, '"%"; put the text in quotes'),
+        (b"items:\n  - {name: a\0}\n", 2, "the control character U+0000"),
+        ("items:\n  - {name: ä}\n".encode("latin-1"), 2, "there is the byte 0xe4"),
+        ("items: []\n".encode("utf-16"), 1, "there is UTF-16"),
+        (b"by_queue:\n  42: {name: a}\n", 2, "a key that is text, got the number 42"),
+        (b"items:\n  - {name: 5}\n", 2, "expected text, got the number 5"),
+        (b"by_queue:\n", 1, "expected keys and values, got nothing"),
+        (b"items: " + b"[" * 100_000, None, "no more than 1,000 levels"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_where_and_what_was_expected(
+    tmp_path: Path, content: bytes, line: int | None, said: str
+) -> None:
+    path = tmp_path / "box.yaml"
+    path.write_bytes(content)
+
+    with pytest.raises(ConfigError) as caught:
+        load_yaml(path, Box)
+
+    assert caught.value.line == line
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "device"])
+def test_what_is_no_file_is_not_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "box.yaml"
+    match kind:
+        case "directory":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case _:
+            path.symlink_to("/dev/zero")
+
+    with pytest.raises(ConfigError, match="expected a file, not a directory"):
+        load_yaml(path, Box)
+
+
+def test_a_link_that_leads_nowhere_is_not_taken_for_a_missing_file(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "rules.yaml").symlink_to(tmp_path / "gone.yaml")
+
+    with pytest.raises(ConfigError, match=r"rules\.yaml: -: .* a link to .*gone\.yaml"):
+        Environment(config_dir=tmp_path).config_file("rules.yaml")
+
+
+def test_a_fault_is_named_once(tmp_path: Path) -> None:
+    (tmp_path / "box.yaml").write_text("items: [{}, {}]\n")
+    settings = Settings(Environment(config_dir=tmp_path))
+
+    with pytest.raises(ConfigError) as caught:
+        settings.validate([ConfigFile("box.yaml", Box)])
+
+    keys = [each.key for each in (caught.value, *caught.value.more)]
+    assert keys == ["items.0.name", "items.1.name"]
