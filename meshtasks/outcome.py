@@ -14,6 +14,7 @@ from meshtasks.errors import (
     SinkRejected,
     SinkUnavailable,
     Transient,
+    text_of,
 )
 from meshtasks.masking import masked
 
@@ -81,7 +82,7 @@ def outcome_of(error: BaseException) -> Retry | Dead:
     know counts as transient (retries are bounded). The traceback of both is kept.
     """
     kind = type(error).__name__
-    reason = (masked(str(error)) or kind)[:REASON_LIMIT_CHARS]
+    reason = (text_of(error) or kind)[:REASON_LIMIT_CHARS]
     match error:
         case InvalidMessage() | SinkRejected():
             return Dead(reason, kind)
@@ -98,8 +99,8 @@ def outcome_of(error: BaseException) -> Retry | Dead:
 def retry_of(error: SinkUnavailable) -> Retry:
     """What a sink in trouble stands for."""
     return Retry(
-        masked(str(error))[:REASON_LIMIT_CHARS],
+        text_of(error)[:REASON_LIMIT_CHARS],
         type(error).__name__,
-        sink=error.sink,
+        sink=error.sink or None,
         retry_after_seconds=error.retry_after_seconds,
     )

@@ -126,8 +126,10 @@ def _of_queues(settings: Settings, handlers: Mapping[str, Handler]) -> Iterator[
         if not is_bound and queue.name != PENDING_TIMESERIES:
             text = f"no binding leads to {queue.name}: nothing arrives there"
             yield Doubt("warning", TOPOLOGY, key, text)
-    for name in sorted(handlers.keys() - topology.queue_names):
-        text = f"{name} has a handler, but is not declared: it is not consumed"
+    for name in sorted(handlers.keys() - set(topology.domain_queues)):
+        is_declared = name in topology.queue_names
+        why = "is no queue of records" if is_declared else "is not declared"
+        text = f"{name} has a handler, but {why}: it is not consumed"
         yield Doubt("warning", TOPOLOGY, "queues", text)
 
 

@@ -27,7 +27,7 @@ from meshtasks.cli.config import findings
 from meshtasks.cli.places import tell_place
 from meshtasks.cli.terminal import ManagementUrl, say
 from meshtasks.config.settings import Settings, load_settings
-from meshtasks.errors import MeshError
+from meshtasks.errors import MeshError, told
 from meshtasks.flows.diagnosis import Check, Verdict, disk, probe, size_text
 from meshtasks.flows.loading import load_flows
 from meshtasks.flows.retention import retention_of, victoriametrics_state
@@ -101,10 +101,14 @@ def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict
 
     def run(check: Check) -> None:
         try:
-            state, text, remedy = check.run()
+            verdict = check.run()
+            _ = _MARKS[verdict.state]
         except _FAULTS as error:
-            state, text, remedy = "failed", str(error), _REMEDY
-        verdicts[check.name] = Verdict(state, masked(text), masked(remedy))
+            verdict = Verdict("failed", str(error), _REMEDY)
+        except Exception as error:  # noqa: BLE001 - of a check of somebody else's flow
+            verdict = Verdict("failed", f"the check itself failed: {told(error)}")
+        state, text, remedy = verdict
+        verdicts[check.name] = Verdict(state, masked(f"{text}"), masked(f"{remedy}"))
 
     wanted = list(checks)
     threads = [

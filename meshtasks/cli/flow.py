@@ -10,14 +10,18 @@ from typing import Annotated
 
 import typer
 
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.terminal import EXIT_USAGE, fail, say
+from meshtasks.config.settings import load_settings
 from meshtasks.flows.loading import load_flows
+from meshtasks.gateway.config import GATEWAY
+from meshtasks.text import clip
 
 app = typer.Typer(
     help="Flows: what the mesh does with its queues.", no_args_is_help=True
 )
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+_NAME = re.compile(r"(?!(?:null|true|false|amq)$)[a-z](?:[a-z0-9_]{0,29}[a-z0-9])?")
 #: Files of the package: template → path, where ``NAME`` stands for the flow's name.
 _FILES = {
     "pyproject.toml": "pyproject.toml",
@@ -60,17 +64,27 @@ def new(
     It becomes part of the mesh when it is installed beside it; its README has the
     lines of topology.yaml that it needs.
 
-    Exit codes: 0 written; 2 the name cannot be one, or the directory exists or cannot
-    be made.
+    Exit codes: 0 written; 2 the name cannot be one or is taken, or the directory
+    exists or cannot be made.
     """
     if not _NAME.fullmatch(name):
         fail(
-            f"{name!r} cannot be the name of a flow: use a to z, 0 to 9, _", EXIT_USAGE
+            f"{clip(name)!r} cannot be the name of a flow: use a to z, 0 to 9 and, "
+            "between them, _; at most 31 of them, and not null, true, false or amq",
+            EXIT_USAGE,
         )
-    if name in load_flows().packages:
+    flows = load_flows()
+    if name in flows.packages:
         fail(
             f"there is a flow {name} already; `meshtasks flow list` has all", EXIT_USAGE
         )
+    topology = load_settings().read(TOPOLOGY)
+    taken = {f"exchange {each.name}" for each in topology.exchanges}
+    taken |= {f"queue {each}" for each in topology.queue_names}
+    taken |= {f"file {file.name}" for file in (*flows.files, GATEWAY)}
+    for own in (f"file {name}.yaml", f"exchange {name}", f"queue {name}.records"):
+        if own in taken:
+            fail(f"the mesh has the {own} already; choose another name", EXIT_USAGE)
     distribution = f"mesh-{name.replace('_', '-')}"
     directory = into / distribution
     if directory.exists():

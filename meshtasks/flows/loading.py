@@ -8,31 +8,35 @@ A package announces a flow under the entry point group ``meshtasks.flows``::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from importlib import metadata
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from traceback import extract_tb
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from meshtasks.amqp.queues import QUEUES, QueueEntry
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.loader import refuse
 from meshtasks.config.settings import ConfigFile, Settings
-from meshtasks.errors import ConfigError
+from meshtasks.errors import ConfigError, MeshError, told
 from meshtasks.flows.alerts.handler import FLOW as ALERTS
 from meshtasks.flows.analytics import FLOW as ANALYTICS
 from meshtasks.flows.archive.handler import FLOW as ARCHIVE
 from meshtasks.flows.commands.commands import FLOW as COMMANDS
 from meshtasks.flows.contract import Command, Flow, Handler
+from meshtasks.flows.diagnosis import Check, Detail, Doubt
 from meshtasks.flows.inference.handler import FLOW as INFERENCE
 from meshtasks.flows.metrics.handler import FLOW as METRICS
 from meshtasks.flows.pending import FLOW as PENDING
 from meshtasks.flows.readings.handler import FLOW as READINGS
+from meshtasks.flows.sinks import SinkKey
 from meshtasks.flows.webhooks.handler import FLOW as WEBHOOKS
 from meshtasks.records.kinds import KINDS
+from meshtasks.text import described
 
 GROUP = "meshtasks.flows"
 
@@ -148,24 +152,123 @@ def load_flows() -> Flows:
 def _load(point: EntryPoint) -> Flow:
     source, key = f"package {_package(point)}", f"flow {point.name}"
     try:
-        flow = point.load()
-    except Exception as error:  # it is somebody else's code
-        what = f"{type(error).__name__}: {error}"
-        expected = f"{point.value} cannot be loaded: {what}{_line_of(error)}"
+        with redirect_stdout(sys.stderr):  # a command may be printing JSON
+            flow = point.load()
+    except BaseException as error:
+        expected = f"{point.value} cannot be loaded: {told(error)}"
         raise ConfigError(source, key, expected) from error
     if not isinstance(flow, Flow):
-        expected = f"expected {point.value} to be a Flow, got {type(flow).__name__}"
+        expected = f"expected {point.value} to be a Flow, got {_class_of(flow)}"
         raise ConfigError(source, key, expected)
-    return flow
+    refuse(ConfigError(source, key, fault) for fault in _misfits(flow))
+    changes: dict[str, Any] = {name: tuple(getattr(flow, name)) for name in _PARTS}
+    for name in _CALLED:
+        if (function := getattr(flow, name)) is not None:
+            changes[name] = _Foreign(source, f"flow {flow.name}", name, function)
+    changes["handlers"] = tuple(
+        replace(each, timer=replace(each.timer, check=check))
+        if each.timer and (check := _Foreign(source, key, "check", each.timer.check))
+        else each
+        for each in changes["handlers"]
+    )
+    return replace(flow, **changes)
 
 
-def _line_of(error: Exception) -> str:
-    """The last line that is not of those that import; empty if there is none."""
-    importing = {__file__, metadata.__file__}
-    for frame in reversed(extract_tb(error.__traceback__)):
-        if frame.filename not in importing and not frame.filename.startswith("<frozen"):
-            return f" ({Path(frame.filename).name}, line {frame.lineno})"
-    return ""
+#: What a flow is made of, as tuples; lists will do.
+_PARTS: dict[str, type] = {
+    "handlers": Handler,
+    "files": ConfigFile,
+    "sinks": SinkKey,
+    "commands": Command,
+}
+#: What of a flow is called while the configuration is read or looked at, and what that
+#: gives: several of them, but one handler.
+_CALLED: dict[str, type] = {
+    "by_kind": Handler,
+    "validate": ConfigError,
+    "checks": Check,
+    "doubts": Doubt,
+    "explain": Detail,
+}
+
+
+def _misfits(flow: Any) -> Iterator[str]:
+    """What of a flow is not what it has to be: nobody has checked its types."""
+    if not isinstance(flow.name, str) or not flow.name.strip():
+        yield f"expected its name to be text, got {described(flow.name)}"
+    for name, kind in _PARTS.items():
+        yield from _strangers(getattr(flow, name), name, kind)
+    for name in _CALLED:
+        value = getattr(flow, name)
+        if not callable(value) and not (name == "by_kind" and value is None):
+            yield f"expected {name} to be a function, got {_class_of(value)}"
+    if isinstance(flow.handlers, tuple | list):
+        for handler in flow.handlers:
+            if isinstance(handler, Handler):
+                yield from _unfit(handler)
+
+
+def _strangers(parts: object, name: str, kind: type) -> Iterator[str]:
+    found = parts if isinstance(parts, tuple | list) else (parts,)
+    wrong = [each for each in found if not isinstance(each, kind)]
+    if wrong or found is not parts:
+        got = _class_of(wrong[0] if wrong and found is parts else parts)
+        hint = "; is @handles missing?" if kind is Handler and got == "function" else ""
+        yield f"expected {name} to be a tuple of {kind.__name__}, got {got}{hint}"
+
+
+def _unfit(handler: Any) -> Iterator[str]:
+    if not isinstance(handler.queue, str) or not handler.queue:
+        yield f"expected the name of a queue, got {described(handler.queue)}"
+        return
+    of = f"of the handler of {handler.queue}"
+    if not callable(handler.handle):
+        yield f"expected handle {of} to be a function, got {_class_of(handler.handle)}"
+    yield from _strangers(handler.sinks, f"sinks {of}", SinkKey)
+    try:
+        TypeAdapter(handler.record)
+    except Exception as error:  # noqa: BLE001 - of pydantic, or of a class of its own
+        yield f"record {of} is no type of records: {told(error)}"
+
+
+def _class_of(value: object) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class _Foreign:
+    """A function of somebody else's flow: what it raises names its package."""
+
+    source: str
+    key: str
+    name: str
+    function: Callable[..., Any]
+
+    def __call__(self, *args: Any) -> Any:
+        is_one, kind = self.name == "by_kind", _CALLED.get(self.name, Handler)
+        try:
+            given = self.function(*args)
+            if self.name == "check":  # of a timer; it raises, or gives nothing
+                return None
+            # a generator fails when somebody looks at what it gives
+            parts = (given,) if is_one else tuple(given)
+        except MeshError:
+            raise
+        except Exception as error:
+            fault = self._fault(f"{self.name} failed: {told(error)}")
+            raise fault from error
+        faults = [*_strangers(parts, f"what {self.name} gives", kind)]
+        if is_one and not faults:
+            faults = [*_unfit(given)]
+            if given.queue != args[0]:
+                faults.append(f"by_kind gave {args[0]} the handler of {given.queue}")
+        for doubt in parts if kind is Doubt and not faults else ():
+            faults += _strangers((doubt.file,), "the file of a doubt", ConfigFile)
+        refuse(map(self._fault, faults))
+        return given if is_one else parts
+
+    def _fault(self, text: str) -> ConfigError:
+        return ConfigError(self.source, self.key, text)
 
 
 def _package(point: EntryPoint) -> str:

@@ -10,7 +10,13 @@ import msgspec
 from pydantic import FailFast, TypeAdapter, ValidationError
 
 from meshtasks.amqp.queues import DEFAULT_MAX_RECORDS
-from meshtasks.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
+from meshtasks.errors import (
+    InvalidMessage,
+    SchemaMismatch,
+    Transient,
+    UndecodableMessage,
+    told,
+)
 from meshtasks.flows.contract import Handler
 from meshtasks.outcome import Dead
 from meshtasks.records.json_text import (
@@ -91,14 +97,14 @@ class _StructReader:
         """The record in a usual body."""
         try:
             return self._one.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except Exception:  # noqa: BLE001 - of msgspec, or of a flow's own class
             return None
 
     def many(self, body: bytes) -> list[msgspec.Struct]:
         """The records in a usual array; else none."""
         try:
             return self._many.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except Exception:  # noqa: BLE001 - as above
             return []
 
     def of_record(self, record: Mapping[str, Any]) -> msgspec.Struct:
@@ -136,9 +142,17 @@ class Decoder:
         if self._structs and (struct := self._structs.one(body)) is not None:
             return struct
         try:
-            record = self._one.validate_json(body)
+            return self._validated(body)
         except ValidationError as error:
             raise _as_invalid(body, error) from error
+        except (InvalidMessage, MemoryError, Transient):
+            raise
+        except Exception as error:  # what validates may be a flow's own code
+            message = f"what validates the record failed: {told(error)}"
+            raise SchemaMismatch(message) from error
+
+    def _validated(self, body: bytes) -> Any:
+        record = self._one.validate_json(body)
         if (refusal := refusal_of(body)) is not None:
             raise UndecodableMessage(refusal)
         return self._as_handled(record)
@@ -194,18 +208,20 @@ class Decoder:
                 self._limit(len(_MEMBERS.decode(body)))
         if self._structs and (structs := self._structs.many(body)):
             return Decoded(structs, range(len(structs)))
+        records: list[Any] | None = None
         try:
-            records = self._many.validate_json(body)
+            records = [*map(self._as_handled, self._many.validate_json(body))]
         except ValidationError as error:
             if _is_syntax(error):
                 return self._decode_damaged(body, _as_invalid(body, error))
-            return self._decode_one_by_one(array_members(body))
-        if refusal_of(body) is not None:
+        except Exception:  # noqa: BLE001, S110 - each member tells, one by one
+            pass
+        if records is None or refusal_of(body) is not None:
             return self._decode_one_by_one(array_members(body))
         if not records:
             message = "the array is empty; expected at least one record"
             raise SchemaMismatch(message)
-        return Decoded(list(map(self._as_handled, records)), range(len(records)))
+        return Decoded(records, range(len(records)))
 
     def _decode_damaged(self, body: bytes, error: InvalidMessage) -> Decoded:
         """The records of an array with members that are no JSON.

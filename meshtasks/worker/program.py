@@ -117,7 +117,8 @@ def unavailable_reason(mesh: Mesh, queue: str) -> str | None:
         return (
             f"{queue} has no handler. For readings of sensors, give it a flow under "
             f"queues in queues.yaml ({queue}: {{flow: readings, kind: {kind}}}) and "
-            "declare the kind in kinds.yaml; see docs/add-a-queue.md"
+            "declare the kind in kinds.yaml; see docs/add-a-queue.md. Other records "
+            "need a package with a flow; `meshtasks flow list` has those installed"
         )
     return f"there is no queue {clip(queue)}{did_you_mean(queue, known)}"
 

@@ -5,9 +5,12 @@ Decisions only: nothing here touches the network.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from celery.utils.time import get_exponential_backoff_interval
 from msgspec.structs import replace
@@ -21,11 +24,15 @@ from meshtasks.amqp.failed import (
 )
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.queues import GiveUp, RetryPolicy, decide, retry_level
-from meshtasks.errors import SinkUnavailable
+from meshtasks.errors import SinkUnavailable, told
 from meshtasks.flows.circuit import FailedTry
 from meshtasks.outcome import Dead, Retry
 from meshtasks.records.envelope import Envelope, envelope_of
 from meshtasks.worker.results import BatchResult, Failure
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 #: The longest wait is reached long before.
 _LARGEST_EXPONENT = 30
@@ -204,12 +211,29 @@ class OutcomeResolver:
             outcome = Dead(reason, outcome.error_type, outcome.traceback)
             lost = replace(delivery, body=body)
             envelope = envelope_of(lost.to_wire(), self.queue)
-            resolution.outgoing.extend(self.on_exhausted(envelope, reason))
-        for original in self.originals(failing):
+            more = partial(self.on_exhausted, envelope, reason)
+            resolution.outgoing.extend(self._given("on_exhausted", more, Outgoing))
+        originals = partial(self.originals, failing)
+        for original in self._given("originals", originals, FailedMessage) or [failing]:
             letter = dead_message(
                 original, outcome, task_id=task_id, worker=self.worker, now=now
             )
             resolution.dead_letter(letter, outcome.error_type)
+
+    def _given(
+        self, what: str, give: Callable[[], Sequence[_T]], kind: type[_T]
+    ) -> list[_T]:
+        """What a flow gives for a message; nothing if it fails, for this runs in the
+        consuming process, and the message must not be lost for it."""
+        try:
+            given = [*give()]
+            if all(isinstance(each, kind) for each in given):
+                return given
+            fault = f"it gave something else than {kind.__name__}"
+        except Exception as error:  # noqa: BLE001 - it is a flow's own code
+            fault = told(error)
+        logger.error("%s of the handler of %s failed: %s", what, self.queue, fault)
+        return []
 
     def _backoff_seconds(self, attempt: int) -> float:
         """Celery's own backoff."""

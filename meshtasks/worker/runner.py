@@ -6,14 +6,17 @@ happens here, so that it costs the pool and not the consumer.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 import os
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
+from celery.exceptions import WorkerShutdown, WorkerTerminate
 from msgspec.structs import replace
 
 from meshtasks.amqp.delivery import Wire
@@ -22,16 +25,19 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.sinks import Sinks
+from meshtasks.masking import masked
 from meshtasks.outcome import (
     DONE,
     PROGRAMMING_ERRORS,
     Dead,
+    Done,
     Outcome,
     Retry,
     outcome_of,
 )
 from meshtasks.records.envelope import envelope_of
 from meshtasks.records.json_text import plain_body
+from meshtasks.text import described
 from meshtasks.timing import listening
 from meshtasks.worker.decode import Decoded, Decoder, Several
 from meshtasks.worker.results import (
@@ -53,6 +59,30 @@ class HandlerFault(AssertionError):
 #: says nothing, and is no fault.
 _MQTT_EXCHANGE = "amq.topic"
 _NOTHING = Decoded([], ())
+#: Of a class of errors.
+_LONGEST_NAME = 100
+
+
+class _Read(NamedTuple):
+    """What messages hold.
+
+    Attributes:
+        batch: the valid records.
+        positions: of the messages they came in.
+        indexes: as in the batch.
+        failures: messages without one.
+        several: records that came in other forms than an array, by position.
+        bad: records that are not valid, likewise.
+        empty: how many messages say nothing.
+    """
+
+    batch: Batch[Any]
+    positions: list[int]
+    indexes: list[int | None]
+    failures: list[Failure]
+    several: dict[int, Several]
+    bad: dict[int, FailedRecords]
+    empty: int = 0
 
 
 class BatchRunner:
@@ -94,13 +124,25 @@ class BatchRunner:
     def _run(self, wires: list[Wire]) -> tuple[int, list[Failure], int, int]:
         """The number of valid records, what failed in order of the messages, the
         number of messages that say nothing, and that of records that are done."""
+        read = self._read(wires)
+        batch, failures, count = read.batch, read.failures, len(read.positions)
+        outcomes = self._handle(batch, lambda: self._read(wires).batch)
+        done = outcomes.count(DONE)
+        if read.bad or done < count:
+            records = zip(outcomes, read.positions, read.indexes, strict=True)
+            whole, parts = by_message(records, read.bad)
+            failures += whole
+            for position, failed in parts.items():
+                form = read.several.get(position) or Several(wires[position][0])
+                failures += fold(position, failed, form, self._max_dead_records)
+        failures.sort(key=lambda failure: failure.position)
+        return count, failures, read.empty, done
+
+    def _read(self, wires: list[Wire]) -> _Read:
+        """The valid records of messages, and what is wrong with the others."""
         queue = self._handler.queue
-        batch: Batch[Any] = Batch(queue, [], [], [])
-        positions: list[int] = []  # of the records' messages
-        empty = 0
-        failures: list[Failure] = []
-        several: dict[int, Several] = {}  # by position
-        bad: dict[int, FailedRecords] = {}  # likewise
+        read = _Read(Batch(queue, [], [], []), [], [], [], {}, {})
+        batch, positions, empty = read.batch, read.positions, 0
         decode_object = self._decoder.decode_object
         add_record, add_envelope = batch.records.append, batch.envelopes.append
         add_place, add_position = batch.indexes.append, positions.append
@@ -122,30 +164,21 @@ class BatchRunner:
                     decoded = self._decode_other(wires, position)
             except InvalidMessage as error:
                 dead = Dead(str(error), type(error).__name__)
-                failures.append(Failure(position, dead))
+                read.failures.append(Failure(position, dead))
                 continue
             envelope = envelope_of(wires[position], queue)  # noqa: PLR1736 - plain by now
             empty += decoded is _NOTHING
             if decoded.several is not None:
-                several[position] = decoded.several
+                read.several[position] = decoded.several
                 envelope = replace(envelope, body=decoded.several.array)
             batch.records.extend(decoded.records)
             batch.envelopes.extend(repeat(envelope, len(decoded.records)))
             batch.indexes.extend(decoded.places)
             positions.extend(repeat(position, len(decoded.records)))
             if decoded.bad:
-                bad[position] = [(place, dead) for place, dead in decoded.bad]
-        outcomes = self._handle(batch)
-        done = outcomes.count(DONE)
-        if bad or done < len(outcomes):
-            records = zip(outcomes, positions, batch.indexes, strict=True)
-            whole, parts = by_message(records, bad)
-            failures += whole
-            for position, failed in parts.items():
-                form = several.get(position) or Several(wires[position][0])
-                failures += fold(position, failed, form, self._max_dead_records)
-        failures.sort(key=lambda failure: failure.position)
-        return len(batch.records), failures, empty, done
+                read.bad[position] = [(place, dead) for place, dead in decoded.bad]
+        # the handler may do with its lists what it likes
+        return read._replace(indexes=[*batch.indexes], empty=empty)
 
     def _decode_other(self, wires: list[Wire], position: int) -> Decoded:
         """The records of a body that does not begin as an object. What is around its
@@ -158,7 +191,9 @@ class BatchRunner:
             wires[position] = (plain, *wire[1:])
         return self._decoder.decode(plain)
 
-    def _handle(self, batch: Batch[Any], *, one_of_many: bool = False) -> list[Outcome]:
+    def _handle(
+        self, batch: Batch[Any], again: Callable[[], Batch[Any]] | None = None
+    ) -> list[Outcome]:
         """One outcome per record, whatever the handler does.
 
         An error of programming would be the same at the next attempt: the records are
@@ -166,40 +201,49 @@ class BatchRunner:
 
         Args:
             batch: the records.
-            one_of_many: it is a single record of a batch that failed, as the log knows.
+            again: reads them again, since the handler may have changed them; None for
+                a single record of a batch that failed, as the log knows.
         """
         count = len(batch.records)
         if not count:
             return []
         try:
-            return self._outcomes(batch)
+            return self._outcomes(batch, count)
+        except (WorkerShutdown, WorkerTerminate):
+            raise
         except PROGRAMMING_ERRORS as error:
-            fate = self._fate(error, one_of_many=one_of_many)
-            if count == 1:
-                return [fate]
-        except Exception as error:  # noqa: BLE001 - any fault of a handler is an outcome
-            return [self._fate(error, one_of_many=one_of_many)] * count
+            fate = self._fate(error, one_of_many=again is None)
+            if count == 1 or again is None:
+                return [fate] * count
+        except BaseException as error:  # noqa: BLE001 - any fault of a handler is an outcome
+            return [self._fate(error, one_of_many=again is None)] * count
+        batch = again()
         ones = zip(batch.records, batch.envelopes, batch.indexes, strict=True)
         return [
             outcome
             for record, envelope, place in ones
             for outcome in self._handle(
-                Batch(batch.queue, [record], [envelope], [place]), one_of_many=True
+                Batch(batch.queue, [record], [envelope], [place])
             )
         ]
 
-    def _outcomes(self, batch: Batch[Any]) -> list[Outcome]:
-        outcomes = self._handler.handle(batch, thread_sinks(self._settings))
-        count = len(batch.records)
-        if len(outcomes) != count:
-            message = f"the handler gave {len(outcomes)} outcomes for {count} records"
+    def _outcomes(self, batch: Batch[Any], count: int) -> list[Outcome]:
+        given: Any = self._handler.handle(batch, thread_sinks(self._settings))
+        if not isinstance(given, list | tuple):
+            what = "None" if given is None else f"a {type(given).__name__}"
+            message = f"the handler gave {what}, not a list of outcomes"
             raise HandlerFault(message)
-        return outcomes
+        if len(given) != count:
+            message = f"the handler gave {len(given)} outcomes for {count} records"
+            raise HandlerFault(message)
+        if given.count(DONE) == count:
+            return [*given]
+        return [_plain(each) for each in given]
 
-    def _fate(self, error: Exception, *, one_of_many: bool) -> Retry | Dead:
+    def _fate(self, error: BaseException, *, one_of_many: bool) -> Retry | Dead:
         """What an exception of the handler stands for; one that nobody foresaw is in
         the log, with its traceback the first time that its type is met."""
-        outcome = outcome_of(error)
+        outcome = _plain(outcome_of(error))
         kind = outcome.error_type
         if outcome.traceback and not (one_of_many and kind in self._logged):
             queue = self._handler.queue
@@ -209,6 +253,43 @@ class BatchRunner:
                 "The handler of %s failed: %s: %s%s", queue, kind, outcome.reason, text
             )
         return outcome
+
+
+_O = TypeVar("_O", bound=Outcome)
+
+
+def _plain(outcome: _O) -> _O:
+    """An outcome as it goes to the consuming process and into headers: text without
+    secrets, and a number of seconds. A flow may have put there what it liked.
+
+    Raises:
+        HandlerFault: it is no outcome.
+    """
+    match outcome:
+        case Done():
+            return outcome
+        case Dead():
+            return dataclasses.replace(outcome, **_texts(outcome))
+        case Retry():
+            seconds = outcome.retry_after_seconds
+            is_wait = isinstance(seconds, int | float) and 0 <= seconds < math.inf
+            return dataclasses.replace(
+                outcome,
+                **_texts(outcome),
+                sink=None if outcome.sink is None else str(outcome.sink),
+                retry_after_seconds=seconds if is_wait else None,
+                tried=bool(outcome.tried),
+            )
+    message = f"the handler gave {described(outcome)} as an outcome"
+    raise HandlerFault(message)
+
+
+def _texts(outcome: Dead | Retry) -> dict[str, str]:
+    return {
+        "reason": masked(str(outcome.reason)),
+        "error_type": str(outcome.error_type)[:_LONGEST_NAME],
+        "traceback": masked(str(outcome.traceback)),
+    }
 
 
 _local = threading.local()

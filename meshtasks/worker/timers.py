@@ -114,6 +114,6 @@ def _outcome(timer: Timer, sinks: Sinks) -> Retry | Dead | None:
     try:
         with closing(sinks):
             timer.run(sinks)
-    except Exception as error:  # noqa: BLE001 - a timer must go on, whatever happens
+    except BaseException as error:  # noqa: BLE001 - a timer must go on, whatever happens
         return outcome_of(error)
     return None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.celery import create_app
@@ -78,7 +78,28 @@ def handler(queue: str) -> Handler:
             "import no_such_module\n",
             "tides:FLOW cannot be loaded: ModuleNotFoundError: No module named",
         ),
+        ("raise SystemExit(0)\n", "cannot be loaded: SystemExit: 0 (tides.py, line 1)"),
+        (
+            "def f(:\n",
+            "cannot be loaded: SyntaxError: invalid syntax (tides.py, line 1)",
+        ),
+        (
+            "class Odd(Exception):\n __str__ = lambda _: 1 / 0\nraise Odd\n",
+            "Odd: its text cannot be made (ZeroDivisionError) (tides.py, line 3)",
+        ),
         ("FLOW = 'sea'\n", "expected tides:FLOW to be a Flow, got str"),
+        (
+            Flow("tides", handlers=(len,)),  # type: ignore[arg-type]
+            "expected handlers to be a tuple of Handler, got builtin_function",
+        ),
+        (
+            Flow("tides", handlers=(Handler("tides", len, object(), ()),)),  # type: ignore[arg-type]
+            "record of the handler of tides is no type of records",
+        ),
+        (
+            Flow("tides", handlers=(Handler("tides", len, dict, ("disk",)),)),  # type: ignore[arg-type]
+            "expected sinks of the handler of tides to be a tuple of SinkKey, got str",
+        ),
         ("", "tides:FLOW cannot be loaded: AttributeError"),
         (
             Flow("tides", handlers=(handler("sensors.temperature"),)),
@@ -232,7 +253,85 @@ def test_a_broken_flow_stops_commands_with_one_message(
     assert "package mesh-tides 1.2: error: flow tides" in checked.stdout
 
 
-@pytest.mark.parametrize("name", ["Tides", "3tides", "ti-des", ""])
+def broken(*_: object) -> Iterator[Any]:
+    """Fail once somebody looks at what it gives."""
+    raise KeyError("no such key")
+    yield
+
+
+@pytest.mark.parametrize("part", ["validate", "checks", "doubts", "explain"])
+def test_what_a_flow_raises_later_names_its_package_as_well(
+    install: Install, part: str
+) -> None:
+    parts: dict[str, Any] = {part: broken}
+    install(Flow("tides", **parts))
+    flow = load_flows().flows[-1]
+
+    with pytest.raises(ConfigError) as raised:
+        getattr(flow, part)(None)
+
+    expected = f"package mesh-tides 1.2: flow tides: {part} failed: KeyError: 'no such"
+    assert str(raised.value).startswith(expected)
+    assert "(test_flows.py, line " in str(raised.value)
+
+
+def test_what_a_plugin_prints_while_it_is_loaded_is_no_answer_of_a_command(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(
+        "from meshtasks.flows.contract import Flow\n"
+        "print('welcome')\n"
+        "FLOW = Flow('tides')\n"
+    )
+
+    load_flows()
+
+    assert capsys.readouterr() == ("", "welcome\n")
+
+
+def test_the_model_of_a_flow_that_fails_is_a_fault_of_its_file(tmp_path: Path) -> None:
+    class Broken(Tides):
+        @field_validator("harbour")
+        @classmethod
+        def known(cls, harbour: str) -> str:
+            charts: dict[str, str] = {}
+            return charts[harbour]
+
+    (tmp_path / "tides.yaml").write_text("harbour: Hull\n")
+    settings = Settings(Environment(config_dir=tmp_path))
+
+    with pytest.raises(ConfigError, match=r"tides\.yaml: .* KeyError: 'Hull'"):
+        settings.read(ConfigFile("tides.yaml", Broken))
+
+
+def test_a_handler_of_a_queue_that_has_no_records_is_warned_of(
+    install: Install, meshtasks: Program
+) -> None:
+    install(Flow("tides", handlers=(handler("dead.letter.queue"),)))
+
+    checked = meshtasks("config", "check")
+
+    assert "dead.letter.queue has a handler, but is no queue of records" in (
+        checked.stdout
+    )
+
+
+@pytest.mark.parametrize("name", ["sensors", "kinds", "tides"])
+def test_a_name_that_the_mesh_uses_already_is_none_for_a_package(
+    meshtasks: Program, tmp_path: Path, name: str
+) -> None:
+    topology = tmp_path / "config" / "topology.yaml"
+    topology.write_text(topology.read_text().replace("tides.level", "tides.records"))
+
+    result = meshtasks("flow", "new", name, "--into", tmp_path)
+
+    assert result.exit_code == 2
+    assert f"{name}" in result.stderr
+    assert "already; choose another name" in result.stderr
+    assert not (tmp_path / f"mesh-{name}").exists()
+
+
+@pytest.mark.parametrize("name", ["Tides", "3tides", "ti-des", "tides_", "null", ""])
 def test_a_name_that_no_package_can_have_is_wrong_usage(
     meshtasks: Program, tmp_path: Path, name: str
 ) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, field_validator
+from typing_extensions import override
 
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.sinks import Sinks
+from meshtasks.masking import keep_secret
 from meshtasks.outcome import DONE, Dead, Outcome, Retry
 from meshtasks.worker.results import BatchResult
 from meshtasks.worker.runner import BatchRunner
@@ -23,20 +28,48 @@ QUEUE = "sensors.motion"
 
 def handle(batch: Batch[dict[str, Any]], _sinks: Sinks) -> list[Outcome]:
     """Do as the records say; one of them spoils the whole batch."""
+    done: list[Outcome] = [DONE] * len(batch.records)
     for record in batch.records:
         match record["do"]:
             case "bug":
                 record["do"].no_such_attribute()
             case "sum":
                 _ = 1 + record["do"]
-            case "fault":
-                message = "the other side answered nonsense"
-                raise RuntimeError(message)
-            case "forget":
-                return []
+            case "spoil":
+                record["do"] = None
+            case "empty":
+                batch.records.clear()
+                batch.indexes.clear()
+                raise TypeError
+            case action if action in ERRORS:
+                raise ERRORS[action]
+            case action if action in ANSWERS:
+                return ANSWERS[action](done)
             case _:
                 pass
-    return [DONE] * len(batch.records)
+    return done
+
+
+class Mute(Exception):
+    """It cannot say what happened."""
+
+    @override
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+ERRORS: dict[str, BaseException] = {
+    "fault": RuntimeError("the other side answered nonsense"),
+    "exit": SystemExit(3),
+    "cancel": asyncio.CancelledError(),
+    "mute": Mute(),
+}
+ANSWERS: dict[str, Callable[[list[Outcome]], list[Outcome]]] = {
+    "forget": lambda _: [],
+    "nothing": lambda _: None,  # type: ignore[dict-item, return-value]
+    "text": lambda done: "done"[: len(done)],  # type: ignore[dict-item, return-value]
+    "odd": lambda done: ["done"] * len(done),  # type: ignore[list-item]
+}
 
 
 @pytest.fixture
@@ -57,7 +90,12 @@ def run(runner: BatchRunner, *actions: str) -> BatchResult:
 
 @pytest.mark.parametrize(
     ("action", "kind"),
-    [("bug", "AttributeError"), ("sum", "TypeError"), ("forget", "HandlerFault")],
+    [
+        ("bug", "AttributeError"),
+        ("sum", "TypeError"),
+        ("empty", "TypeError"),
+        *((odd, "HandlerFault") for odd in ANSWERS),
+    ],
 )
 def test_what_meets_a_bug_is_dead_at_once_and_its_neighbours_are_done(
     runner: BatchRunner, action: str, kind: str
@@ -72,10 +110,56 @@ def test_what_meets_a_bug_is_dead_at_once_and_its_neighbours_are_done(
         assert "Traceback" in outcome.traceback
 
 
-def test_what_may_pass_is_tried_again(runner: BatchRunner) -> None:
-    result = run(runner, "go", "fault")
+@pytest.mark.parametrize("action", ["fault", "exit", "cancel", "mute"])
+def test_what_may_pass_is_tried_again(runner: BatchRunner, action: str) -> None:
+    result = run(runner, "go", action)
 
     assert [type(each.outcome) for each in result.failures] == [Retry, Retry]
+
+
+def test_a_handler_that_changes_its_records_spoils_none_when_it_fails(
+    runner: BatchRunner,
+) -> None:
+    result = run(runner, "spoil", "sum", "spoil")
+
+    assert [each.position for each in result.failures] == [1]
+
+
+def test_an_outcome_goes_out_as_plain_text_without_secrets() -> None:
+    keep_secret(["Zq7token-8f3a"])
+    text, wait = KeyError("not with Zq7token-8f3a"), float("nan")
+    given: Any = [Dead(text), Retry(None, retry_after_seconds=wait)]  # type: ignore[arg-type]
+    handler = Handler(QUEUE, lambda *_: given, dict[str, Any], ())
+
+    result = run(BatchRunner(handler, Settings(Environment())), "go", "go")
+
+    dead, retry = (each.outcome for each in result.failures)
+    assert dead == Dead("'not with ***'")
+    assert retry == Retry("None")
+
+
+class Locked(BaseModel):
+    """What validates it has a bug."""
+
+    do: str
+
+    @field_validator("do")
+    @classmethod
+    def is_known(cls, do: str) -> str:
+        return {"go": do}[do]
+
+
+def test_a_record_whose_model_fails_is_dead_and_its_neighbours_are_done() -> None:
+    handler = Handler(QUEUE, lambda batch, _: [DONE] * len(batch.records), Locked, ())
+
+    result = run(BatchRunner(handler, Settings(Environment())), "go", "stop", "go")
+
+    (failure,) = result.failures
+    assert failure.position == 1
+    assert isinstance(failure.outcome, Dead)
+    assert "what validates the record failed: KeyError: 'stop'" in (
+        failure.outcome.reason
+    )
 
 
 def test_the_log_has_each_traceback_once_and_a_line_for_each_batch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -251,3 +252,18 @@ def test_held_messages_are_set_aside_without_counting(
     assert resolution.moved == [1, 2]
     assert [message.exchange for message in resolution.outgoing] == ["retry.1"] * 2
     assert table_of(resolution.outgoing[0])[headers.ATTEMPT] == 0
+
+
+def test_a_flow_that_fails_while_a_message_is_given_up_loses_nothing(
+    resolver: OutcomeResolver,
+) -> None:
+    def fails(*_: object) -> Any:
+        raise KeyError
+
+    odd = dataclasses.replace(resolver, on_exhausted=fails, originals=fails)
+    tried = delivery(1, table={headers.ATTEMPT: POLICY.max_retries})
+
+    resolution = resolve(odd, [tried], Failure(0, Retry("away")))
+
+    assert only(resolution).exchange == "dead.letter"
+    assert resolution.moved == [1]
