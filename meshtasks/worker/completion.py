@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import amqp
@@ -12,14 +12,15 @@ from celery.utils.log import get_logger
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.republisher import PublishRequest, Republisher
 from meshtasks.flows.circuit import State
+from meshtasks.timing import SinkCall
 from meshtasks.worker.batching import Adapted
 from meshtasks.worker.breaker import Breaker
 from meshtasks.worker.celery_internals import EventLoop
 from meshtasks.worker.dispatch import FinishedBatch, PendingBatch
-from meshtasks.worker.metrics import WorkerMetrics
 from meshtasks.worker.queue_consumer import QueueConsumer
 from meshtasks.worker.recording import Recorder
 from meshtasks.worker.resolution import Resolution
+from meshtasks.worker.results import BatchResult
 
 logger = get_logger(__name__)
 
@@ -27,6 +28,43 @@ CONNECTION_ERRORS = (
     *amqp.Connection.connection_errors,
     *amqp.Connection.channel_errors,
 )
+
+
+class Counts:
+    """What is counted of batches: nothing, in a worker that shows no metrics."""
+
+    def start(self) -> None:
+        """Show them."""
+
+    def stop(self) -> None:
+        """Show them no more."""
+
+    def connected(self, *, is_connected: bool) -> None:
+        """Note whether the worker consumes."""
+
+    def follow(self, consumer: QueueConsumer) -> None:
+        """Look at this consumer, too."""
+
+    def finished(
+        self, queue: str, result: BatchResult, resolution: Resolution, now: float
+    ) -> None:
+        """Count a batch that the pool answered.
+
+        Args:
+            now: epoch seconds.
+        """
+
+    def called(self, calls: Iterable[SinkCall]) -> None:
+        """Count calls of sinks."""
+
+    def lost(self, queue: str) -> None:
+        """Count a batch that the pool did not answer."""
+
+    def moved(self, queue: str, resolution: Resolution) -> None:
+        """Count the retries and dead letters that the broker has confirmed."""
+
+    def rejected(self, queue: str, count: int) -> None:
+        """Count messages that the broker dead-letters by itself."""
 
 
 class Completion:
@@ -44,7 +82,7 @@ class Completion:
         self,
         loop: EventLoop,
         breaker: Breaker,
-        metrics: WorkerMetrics,
+        metrics: Counts,
         recorder: Recorder,
         republisher: Republisher,
         run_in_parts: Callable[[PendingBatch], None],

@@ -32,7 +32,7 @@ from meshtasks.flows.contract import Handler
 from meshtasks.worker.batching import Buffer
 from meshtasks.worker.breaker import Breaker
 from meshtasks.worker.celery_internals import BurstReader, EventLoop
-from meshtasks.worker.completion import CONNECTION_ERRORS, Completion
+from meshtasks.worker.completion import CONNECTION_ERRORS, Completion, Counts
 from meshtasks.worker.dispatch import Dispatcher, FinishedBatch, PendingBatch
 from meshtasks.worker.flow_control import (
     SHARE_SECONDS,
@@ -41,7 +41,6 @@ from meshtasks.worker.flow_control import (
     Sharing,
 )
 from meshtasks.worker.mesh import Mesh, mesh_of
-from meshtasks.worker.metrics import Exposition, WorkerMetrics
 from meshtasks.worker.queue_consumer import QueueConsumer
 from meshtasks.worker.recording import Recorder
 from meshtasks.worker.resolution import OutcomeResolver
@@ -85,8 +84,11 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         )
         name = celery_consumer.hostname
         self._recorder = Recorder(settings.env, name, "worker")
-        self._metrics = WorkerMetrics(name, breaker)
-        self._exposition = Exposition(self._metrics.registry, settings.env)
+        self._metrics = Counts()
+        if settings.env.metrics_ports:
+            from meshtasks.worker.metrics import WorkerMetrics  # noqa: PLC0415 - large
+
+            self._metrics = WorkerMetrics(name, breaker, settings.env)
         self._timers = Timers(settings, self._metrics.called)
         self._republisher = Republisher(Publisher(settings.env.amqp_url))
         self._consumers: dict[str, QueueConsumer] = {}
@@ -131,7 +133,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
 
     def serve_metrics(self) -> None:
         """Serve the page, whether the broker is there or not."""
-        self._exposition.start()
+        self._metrics.start()
 
     def declare(self, connection: Any) -> None:
         """Declare the whole topology, before anything is consumed.
@@ -187,7 +189,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         if celery_consumer.blueprint.state != bootsteps.RUN:
             self._dispatcher.stop()
             self._republisher.stop(within_seconds=5.0)
-            self._exposition.stop()
+            self._metrics.stop()
             self._timers.stop(within_seconds=_TIMERS_STOP_SECONDS)
             self._recorder.stop(within_seconds=5.0)
             self._loop.close()

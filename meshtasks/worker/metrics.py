@@ -33,6 +33,7 @@ from meshtasks.config.environment import Environment
 from meshtasks.flows.circuit import State
 from meshtasks.flows.contract import Handler
 from meshtasks.timing import SinkCall
+from meshtasks.worker.completion import Counts
 from meshtasks.worker.resolution import Resolution
 from meshtasks.worker.results import BatchResult
 
@@ -76,18 +77,20 @@ class Circuits(Protocol):
         """How often each circuit has opened."""
 
 
-class WorkerMetrics:
-    """The metrics of one worker.
+class WorkerMetrics(Counts):
+    """The metrics of one worker, and the page that shows them.
 
     Args:
         circuits: of the sinks; asked by the thread that answers Prometheus.
+        env: says where to show them.
 
     Attributes:
         registry: what is served.
     """
 
-    def __init__(self, worker: str, circuits: Circuits) -> None:
+    def __init__(self, worker: str, circuits: Circuits, env: Environment) -> None:
         registry = self.registry = CollectorRegistry()
+        self._page = Exposition(registry, env)
         counter = partial(Counter, registry=registry)
         gauge = partial(Gauge, registry=registry)
         histogram = partial(Histogram, registry=registry)
@@ -162,10 +165,19 @@ class WorkerMetrics:
             ("queue",),
         )
 
+    @override
     def connected(self, *, is_connected: bool) -> None:
-        """Note whether the worker consumes."""
         self._connected.set(is_connected)
 
+    @override
+    def start(self) -> None:
+        self._page.start()
+
+    @override
+    def stop(self) -> None:
+        self._page.stop()
+
+    @override
     def follow(self, consumer: Followed) -> None:
         """Show a queue's metrics from now on, counters at zero: one that appears
         with its first count has no rate."""
@@ -176,14 +188,10 @@ class WorkerMetrics:
         ):
             metric.labels(consumer.queue)
 
+    @override
     def finished(
         self, queue: str, result: BatchResult, resolution: Resolution, now: float
     ) -> None:
-        """Count a batch that the pool answered.
-
-        Args:
-            now: epoch seconds.
-        """
         self._batch_messages.labels(queue).observe(result.messages)
         self._handler_seconds.labels(queue).observe(result.seconds)
         self._records.labels(queue).inc(result.records)
@@ -193,25 +201,25 @@ class WorkerMetrics:
             self._last_success.labels(queue).set(now)
         self.called(result.sink_calls)
 
+    @override
     def called(self, calls: Iterable[SinkCall]) -> None:
-        """Count calls of sinks."""
         for call in calls:
             result = "failed" if call.failed else "ok"
             self._sink_seconds.labels(call.sink, result).observe(call.seconds)
 
+    @override
     def lost(self, queue: str) -> None:
-        """Count a batch that the pool did not answer."""
         self._lost.labels(queue).inc()
 
+    @override
     def moved(self, queue: str, resolution: Resolution) -> None:
-        """Count the retries and dead letters that the broker has confirmed."""
         for error_type, count in resolution.retried.items():
             self._retried.labels(queue, error_type).inc(count)
         for error_type, count in resolution.dead.items():
             self._dead.labels(queue, error_type).inc(count)
 
+    @override
     def rejected(self, queue: str, count: int) -> None:
-        """Count messages that the broker dead-letters by itself."""
         self._refused.labels(queue).inc(count)
 
 

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import pytest
 import yaml
 
+from meshtasks.config.environment import Environment
 from meshtasks.demo import loopback
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.worker.breaker import Breaker
@@ -173,7 +174,8 @@ def test_a_dashboard_is_found_by_its_file_name() -> None:
 
 def test_the_mesh_has_every_metric_that_is_asked_for() -> None:
     breaker = Breaker(lambda: None, lambda _seconds, _change: None)
-    known = {family.name for family in WorkerMetrics("w", breaker).registry.collect()}
+    metrics = WorkerMetrics("w", breaker, Environment())
+    known = {family.name for family in metrics.registry.collect()}
     asked = {
         name
         for question in questions("prometheus")

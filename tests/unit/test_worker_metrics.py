@@ -55,7 +55,7 @@ class Page:
     def __init__(self) -> None:
         self.circuits = Circuits()
         self.consumer = QueueConsumer()
-        self.metrics = WorkerMetrics("climate@attic", self.circuits)
+        self.metrics = WorkerMetrics("climate@attic", self.circuits, Environment())
         self.metrics.follow(self.consumer)
 
     def value(self, name: str, **labels: str) -> float | None:

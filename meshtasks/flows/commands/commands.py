@@ -12,9 +12,7 @@ from pydantic import (
 )
 from pydantic_core import to_json
 
-from meshtasks.amqp.dead_letter_groups import Selection
 from meshtasks.amqp.publisher import Outgoing
-from meshtasks.amqp.replay import Replay
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import SchemaMismatch
 from meshtasks.flows.contract import Arguments, Command, Flow, Span
@@ -104,6 +102,9 @@ def replay_dead_letters(
     Raises:
         Transient: the broker went away, or another program holds the queue.
     """
+    from meshtasks.amqp.dead_letter_groups import Selection  # noqa: PLC0415 - seldom
+    from meshtasks.amqp.replay import Replay  # noqa: PLC0415
+
     env, topology = sinks.settings.env, sinks.settings.read(TOPOLOGY)
     now = time.time()
     selection = Selection(
