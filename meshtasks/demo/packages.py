@@ -28,10 +28,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-EX_OK = 0
-EX_USAGE = 64
-EX_UNAVAILABLE = 69
-
 ROOT = Path(__file__).absolute().parents[2]
 #: What demo and tests unpack: in the clone, or where an installed package runs.
 DATA = (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()) / ".mesh"
@@ -115,14 +111,9 @@ _RABBITMQ = Program(
     "/usr/lib/rabbitmq/bin/rabbitmq-server",
     ("rabbitmq-server.service", "epmd.service", "epmd.socket"),
 )
+_EXPORTER = "prometheus-node-exporter"
 _VICTORIA_METRICS = Program(
     "victoria-metrics", "victoria-metrics", ("victoria-metrics.service",)
-)
-_INFLUXDB = Program("influxdb", "influxd", ("influxdb.service",))
-_NODE_EXPORTER = Program(
-    "prometheus-node-exporter",
-    "prometheus-node-exporter",
-    ("prometheus-node-exporter.service",),
 )
 
 
@@ -141,8 +132,6 @@ def _postgresql() -> Program:
     return Program("postgresql", str(programs / "postgres"), ("postgresql.service",))
 
 
-#: The commands of the documentation, which are run, have it.
-_CURL = Program("curl", "curl")
 #: Looks at pages. Ubuntu has it as a snap only.
 CHROMIUM = Program("chromium", "chromium", optional=True)
 
@@ -152,10 +141,10 @@ PROGRAMS = {
     "test": (
         _RABBITMQ,
         _VICTORIA_METRICS,
-        _INFLUXDB,
-        _NODE_EXPORTER,
+        Program("influxdb", "influxd", ("influxdb.service",)),
+        Program(_EXPORTER, _EXPORTER, (f"{_EXPORTER}.service",)),
         CHROMIUM,
-        _CURL,
+        Program("curl", "curl"),  # the commands of the documentation, which are run
         _postgresql(),
     ),
     "triton": (_python_library(),),
@@ -219,8 +208,7 @@ def ensure_programs(purpose: str) -> None:
     elif _may_sudo():
         # -I: no module in this directory may stand in for one of Python's own.
         again = ["sudo", "-n", sys.executable, "-I", __file__, purpose, "--as-root"]
-        done = subprocess.run(again, check=False)  # noqa: S603 - our own command
-        if done.returncode != EX_OK:
+        if subprocess.run(again, check=False).returncode != os.EX_OK:  # noqa: S603 - our own command
             message = f"{names} could not be installed"
             raise InstallFailed(message)
     else:
@@ -241,8 +229,7 @@ def install(programs: Sequence[Program], policy: Path = POLICY) -> None:
     Raises:
         InstallFailed: apt-get failed; the text carries the end of its output.
     """
-    names = (program.package for program in programs)
-    _say(f"installing {', '.join(names)} (a minute or two)")
+    _say(f"installing {', '.join(p.package for p in programs)} (a minute or two)")
     units = [unit for program in programs for unit in program.units]
     units = [unit for unit in units if not _has_unit(unit)]
     apt_get = ["apt-get", "-q", "-y", "-o", f"DPkg::Lock::Timeout={_LOCK_SECONDS}"]
@@ -298,24 +285,19 @@ def services_held_back(policy: Path) -> Iterator[None]:
     directory = os.open(policy.parent, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
-        with _policy_of_ours(policy):
+        # Ours may have been left behind by a run that was killed.
+        has = policy.read_text(errors="replace") if policy.exists() else _POLICY_TEXT
+        if has != _POLICY_TEXT:
             yield
+            return
+        try:
+            policy.write_text(_POLICY_TEXT)
+            policy.chmod(0o755)
+            yield
+        finally:
+            policy.unlink(missing_ok=True)
     finally:
         os.close(directory)
-
-
-@contextmanager
-def _policy_of_ours(policy: Path) -> Iterator[None]:
-    # Ours may have been left behind by a run that was killed.
-    if policy.exists() and policy.read_text(errors="replace") != _POLICY_TEXT:
-        yield
-        return
-    try:
-        policy.write_text(_POLICY_TEXT)
-        policy.chmod(0o755)
-        yield
-    finally:
-        policy.unlink(missing_ok=True)
 
 
 def triton_unavailable() -> str | None:
@@ -368,13 +350,11 @@ def ensure_venv(
     if ready.exists() and ready.read_text() == wanted:
         return
     _say(f"installing {what}")
-    environment = dict(os.environ)
-    run([sys.executable, "-m", "venv", "--clear", str(venv)], environment)
+    run([sys.executable, "-m", "venv", "--clear", str(venv)])
     pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     pip += ["--disable-pip-version-check", *options]
-    if hashed:
-        pip.append("--require-hashes")
-    run([*pip, "-r", str(requirements)], environment)
+    pip += ["--require-hashes"] if hashed else []
+    run([*pip, "-r", str(requirements)])
     ready.write_text(wanted)
 
 
@@ -384,15 +364,10 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The process's exit code, of sysexits.h.
     """
-    match arguments:
-        case [purpose, *rest] if purpose in PROGRAMS and rest in (
-            [],
-            ["--as-root"],
-        ):
-            pass
-        case _:
-            _say("usage: python -m meshtasks.demo.packages venv|demo|test|triton")
-            return EX_USAGE
+    purpose, *rest = arguments or [""]
+    if purpose not in PROGRAMS or rest not in ([], ["--as-root"]):
+        _say("usage: python -m meshtasks.demo.packages venv|demo|test|triton")
+        return os.EX_USAGE
     try:
         ensure_programs(purpose)
         # An ordinary user's environment is not made by root.
@@ -400,8 +375,8 @@ def main(arguments: Sequence[str]) -> int:
             _ensure_environments(purpose)
     except InstallFailed as error:
         _say(str(error))
-        return EX_UNAVAILABLE
-    return EX_OK
+        return os.EX_UNAVAILABLE
+    return os.EX_OK
 
 
 def _ensure_environments(purpose: str) -> None:
@@ -410,35 +385,24 @@ def _ensure_environments(purpose: str) -> None:
     Raises:
         InstallFailed: something that cannot be done without is missing.
     """
-    match purpose:
-        case "venv":
-            pass
-        case "demo":
-            _ensure_triton_if_possible()
-        case "triton":
-            ensure_triton()
-        case _:
-            if triton_unavailable() is None:
-                ensure_programs("triton")
-                ensure_triton()
-
-
-def _ensure_triton_if_possible() -> None:
-    if triton_unavailable() is not None:
+    is_asked_for = purpose == "triton"
+    if purpose == "venv" or not (is_asked_for or triton_unavailable() is None):
         return  # the demo says so itself
     try:
-        ensure_programs("triton")
+        if not is_asked_for:
+            ensure_programs("triton")
         ensure_triton()
     except InstallFailed as error:
+        if purpose != "demo":
+            raise
         _say(f"{error}\nThe demo runs without Triton Inference Server")
 
 
 def _may_sudo() -> bool:
-    if shutil.which("sudo") is None:
-        return False
     question = ["sudo", "-n", "true"]
-    answer = subprocess.run(question, capture_output=True, check=False)  # noqa: S603 - our own command
-    return answer.returncode == 0
+    return shutil.which("sudo") is not None and (
+        subprocess.run(question, capture_output=True, check=False).returncode == 0  # noqa: S603 - our own command
+    )
 
 
 def run(
@@ -479,7 +443,6 @@ def _has_unit(name: str) -> bool:
 
 def _say(text: str) -> None:
     sys.stderr.write(f"meshtasks: {text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ is new enough, there is no program, and the tests that need it are skipped.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -17,8 +18,6 @@ from pathlib import Path
 
 from meshtasks.demo.packages import (
     DATA,
-    EX_OK,
-    EX_UNAVAILABLE,
     InstallFailed,
     candidate,
     run,
@@ -122,8 +121,8 @@ def main() -> int:
             each.ensure()
     except InstallFailed as error:
         sys.stderr.write(f"meshtasks: {error}\n")
-        return EX_UNAVAILABLE
-    return EX_OK
+        return os.EX_UNAVAILABLE
+    return os.EX_OK
 
 
 if __name__ == "__main__":

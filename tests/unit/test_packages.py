@@ -9,13 +9,7 @@ from pathlib import Path
 import pytest
 
 from meshtasks.demo import packages
-from meshtasks.demo.packages import (
-    EX_OK,
-    EX_UNAVAILABLE,
-    EX_USAGE,
-    InstallFailed,
-    Program,
-)
+from meshtasks.demo.packages import InstallFailed, Program
 
 GHOST = Program("ghost-server", "/nonexistent/ghost", ("ghost.service",))
 PRESENT = Program("shell", "/bin/sh", ())
@@ -59,7 +53,7 @@ def test_nothing_is_said_or_done_when_all_is_there(
 ) -> None:
     need(monkeypatch, PRESENT)
 
-    assert packages.main(["demo"]) == EX_OK
+    assert packages.main(["demo"]) == os.EX_OK
     assert capfd.readouterr() == ("", "")
 
 
@@ -103,19 +97,19 @@ def test_the_demo_does_without_a_triton_that_cannot_be_installed(
     monkeypatch.setitem(packages.PROGRAMS, "triton", ())
     monkeypatch.setattr(packages, "ensure_venv", offline)
 
-    assert packages.main(["demo"]) == EX_OK
+    assert packages.main(["demo"]) == os.EX_OK
     assert capfd.readouterr().err.splitlines() == [
         "meshtasks: pip: no route to host",
         "The demo runs without Triton Inference Server",
     ]
-    assert packages.main(["triton"]) == EX_UNAVAILABLE
+    assert packages.main(["triton"]) == os.EX_UNAVAILABLE
 
 
 @pytest.mark.parametrize("arguments", [[], ["everything"], ["demo", "test"]])
 def test_another_purpose_is_refused(
     arguments: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert packages.main(arguments) == EX_USAGE
+    assert packages.main(arguments) == os.EX_USAGE
     assert "packages venv|demo|test" in capfd.readouterr().err
 
 
@@ -129,7 +123,7 @@ def test_an_ordinary_user_is_told_the_command_for_an_administrator(
     add_command("apt-get", "echo must not run; exit 9")
     add_command("sudo", "echo a password is required >&2; exit 1")
 
-    assert packages.main(["demo"]) == EX_UNAVAILABLE
+    assert packages.main(["demo"]) == os.EX_UNAVAILABLE
     assert capfd.readouterr().err.splitlines() == [
         "meshtasks: this machine lacks ghost-server. Ask an administrator to run:",
         (
@@ -147,7 +141,7 @@ def test_a_user_who_may_sudo_has_it_installed_that_way(
     add_command("apt-get", "exit 9")
     add_command("sudo", f'printf "%s\\n" "$*" >> {tmp_path}/sudo.log')
 
-    assert packages.main(["demo"]) == EX_OK
+    assert packages.main(["demo"]) == os.EX_OK
     _question, command = (tmp_path / "sudo.log").read_text().splitlines()
     assert command.endswith("packages.py demo --as-root")
 
@@ -158,7 +152,7 @@ def test_a_machine_without_apt_is_told_what_it_lacks(
 ) -> None:
     need(monkeypatch, GHOST)
 
-    assert packages.main(["demo"]) == EX_UNAVAILABLE
+    assert packages.main(["demo"]) == os.EX_UNAVAILABLE
     assert "lacks ghost-server, and apt-get" in capfd.readouterr().err
 
 
