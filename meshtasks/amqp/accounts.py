@@ -23,9 +23,8 @@ import amqp
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from meshtasks.amqp.connecting import connected
-from meshtasks.amqp.entities import Exchange, HashExchange
+from meshtasks.amqp.entities import Exchange, HashExchange, is_reserved
 from meshtasks.amqp.management import definitions
-from meshtasks.amqp.partitions import is_reserved
 from meshtasks.amqp.routing import MQTT_EXCHANGE
 from meshtasks.amqp.topology import Topology
 

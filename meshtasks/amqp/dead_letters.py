@@ -18,8 +18,8 @@ import msgspec
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.delivery import Delivery, count_in, last_death, text_in
+from meshtasks.amqp.entities import queue_of
 from meshtasks.amqp.failed import kept_headers, kept_properties
-from meshtasks.amqp.partitions import queue_of
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, tail_of
 from meshtasks.amqp.topology import Topology

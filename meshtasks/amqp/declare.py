@@ -23,6 +23,9 @@ from typing_extensions import override
 
 from meshtasks.amqp.connecting import depths_of
 from meshtasks.amqp.entities import (
+    HASH_EXCHANGE_TYPE,
+    HASH_PLUGIN,
+    MOST_PARTITIONS,
     AnswersQueue,
     Binding,
     Exchange,
@@ -30,11 +33,6 @@ from meshtasks.amqp.entities import (
     Partition,
     Queue,
     RetryQueue,
-)
-from meshtasks.amqp.partitions import (
-    EXCHANGE_TYPE,
-    MOST,
-    PLUGIN,
     exchange_of,
     partition_name,
 )
@@ -139,7 +137,7 @@ def _steps(topology: Topology) -> Iterator[tuple[str, Callable[..., object]]]:
 
 
 def _hash_exchange(queue: str) -> kombu.Exchange:
-    return kombu.Exchange(exchange_of(queue), type=EXCHANGE_TYPE, no_declare=True)
+    return kombu.Exchange(exchange_of(queue), type=HASH_EXCHANGE_TYPE, no_declare=True)
 
 
 def _exchange(exchange: Exchange | HashExchange) -> kombu.Exchange:
@@ -171,7 +169,7 @@ def _advice(error: ChannelError | InvalidCommand) -> str:
         ):
             return (
                 f"is in partitions, for which the broker needs a plugin "
-                f"({error.reply_text}): rabbitmq-plugins enable {PLUGIN}"
+                f"({error.reply_text}): rabbitmq-plugins enable {HASH_PLUGIN}"
             )
         case PreconditionFailed():
             return (
@@ -241,7 +239,7 @@ def _found(connection: kombu.Connection, queue: Queue) -> Iterator[str]:
         return
     if not queue.partitions and _is_there(connection, queue.name):
         yield queue.name
-    for index in range(MOST):
+    for index in range(MOST_PARTITIONS):
         name = partition_name(queue.name, index)
         if not _is_there(connection, name):
             return

@@ -25,7 +25,7 @@ import msgspec
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.content import Origin, Properties
-from meshtasks.amqp.partitions import EXCHANGE_PREFIX
+from meshtasks.amqp.entities import PARTITIONS_PREFIX
 from meshtasks.amqp.receiving import Message
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, DEAD_LETTER_EXCHANGE
 
@@ -40,13 +40,13 @@ def trusted_headers(table: dict[str, Any], exchange: str) -> dict[str, Any]:
     Args:
         exchange: that it was delivered from.
     """
-    if not exchange or exchange.startswith(EXCHANGE_PREFIX):
+    if not exchange or exchange.startswith(PARTITIONS_PREFIX):
         return table
     kept = frozenset[str]()
     if exchange == DEAD_LETTER_EXCHANGE:
         last = last_death(table)
         came_by = None if last is None else last.get("exchange")
-        if not came_by or str(came_by).startswith(EXCHANGE_PREFIX):
+        if not came_by or str(came_by).startswith(PARTITIONS_PREFIX):
             return table
         # the broker took it, before the mesh had added headers
         kept = headers.BROKER_MANAGED

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from meshtasks.amqp.entities import Binding
+from meshtasks.amqp.entities import Binding, is_reserved, queue_of
 from meshtasks.amqp.management import Live, LiveExchange, LiveQueue
-from meshtasks.amqp.partitions import is_reserved, queue_of
 from meshtasks.amqp.topology import Topology
 
 

@@ -1,7 +1,19 @@
-"""Exchanges, queues and bindings, as topology.yaml describes them."""
+"""Exchanges, queues and bindings, as topology.yaml describes them; and what stands for
+a queue in partitions.
+
+Messages of one routing key stay in one partition, in their order. An exchange of
+RabbitMQ's plugin ``rabbitmq_consistent_hash_exchange`` stands before the partitions and
+chooses by a hash of the routing key, which is all that AMQP and MQTT publishers have in
+common. Each is a quorum queue with a single active consumer
+(https://www.rabbitmq.com/docs/consumers#single-active-consumer).
+
+Outside of this package and the worker's consumers the name of the queue is the name of
+them all. A retry goes back to its partition; what is replayed, through the exchange.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import (
@@ -13,7 +25,6 @@ from pydantic import (
     model_validator,
 )
 
-from meshtasks.amqp.partitions import MOST, is_reserved, partition_name
 from meshtasks.config.loader import refuse_value
 
 #: Stands for "no limit". RabbitMQ 4 reads a missing limit as 20, and its own
@@ -23,8 +34,43 @@ UNLIMITED_DELIVERIES = 1_000_000_000
 #: How long the outcome of a command waits to be fetched.
 ANSWER_TTL_SECONDS = 7 * 86_400
 
+HASH_PLUGIN = "rabbitmq_consistent_hash_exchange"
+HASH_EXCHANGE_TYPE = "x-consistent-hash"
+#: Nobody but the mesh publishes to exchanges of this name.
+PARTITIONS_PREFIX = "partitions."
+MOST_PARTITIONS = 64
+
+_SUFFIX = re.compile(r"\.part-\d+$")
+
 _SHORT_STRING_LIMIT_BYTES = 255  # AMQP 0-9-1, section 4.2.5.3
 _MAX_RETRY_LEVEL_SECONDS = 86_400
+
+
+def exchange_of(queue: str) -> str:
+    """Name of the exchange before the partitions of a queue."""
+    return PARTITIONS_PREFIX + queue
+
+
+def presence_of(queue: str) -> str:
+    """Name of the queue that every worker of these partitions consumes, and nobody
+    publishes to: who has few partitions learns so how many share them. (Of a queue with
+    a single active consumer the broker counts that one alone.)"""
+    return PARTITIONS_PREFIX + queue
+
+
+def partition_name(queue: str, index: int) -> str:
+    """Name of a partition."""
+    return f"{queue}.part-{index}"
+
+
+def queue_of(name: str) -> str:
+    """The queue that a partition is one of; any other name is its own."""
+    return _SUFFIX.sub("", name)
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a name is kept for partitions."""
+    return name.startswith(PARTITIONS_PREFIX) or bool(_SUFFIX.search(name))
 
 
 def _short_string(text: str) -> str:
@@ -114,7 +160,7 @@ class Queue(QueueDefaults):
 
     name: Name
     max_bytes: Annotated[int, Field(ge=1)] | None = None
-    partitions: Annotated[int, Field(ge=2, le=MOST)] | None = None
+    partitions: Annotated[int, Field(ge=2, le=MOST_PARTITIONS)] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -15,9 +15,8 @@ from typing import Any
 import kombu
 
 from meshtasks.amqp.declare import Change
-from meshtasks.amqp.entities import Queue
+from meshtasks.amqp.entities import Queue, exchange_of
 from meshtasks.amqp.management import activity
-from meshtasks.amqp.partitions import exchange_of
 from meshtasks.amqp.topology import Topology
 from meshtasks.errors import Transient
 

@@ -26,8 +26,8 @@ from meshtasks.amqp.dead_letters import (
     requeue_targets,
 )
 from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.entities import PARTITIONS_PREFIX, queue_of
 from meshtasks.amqp.failing_again import FailedAgain, hearing_failures
-from meshtasks.amqp.partitions import EXCHANGE_PREFIX, queue_of
 from meshtasks.amqp.peek import HeldMessages, peek
 from meshtasks.amqp.publisher import Publisher
 from meshtasks.amqp.topology import Topology
@@ -203,7 +203,7 @@ class Replay:
                 publisher.publish(messages)
             except Unroutable as error:  # all others are confirmed
                 self._missing |= {
-                    exchange.removeprefix(EXCHANGE_PREFIX) or queue
+                    exchange.removeprefix(PARTITIONS_PREFIX) or queue
                     for exchange, queue in error.routes
                 }
             for delivery, _, queues in batch:

@@ -21,6 +21,8 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 from meshtasks.amqp.entities import (
+    HASH_EXCHANGE_TYPE,
+    PARTITIONS_PREFIX,
     AnswersQueue,
     Binding,
     Entity,
@@ -32,10 +34,6 @@ from meshtasks.amqp.entities import (
     QueueDefaults,
     RetryLevel,
     RetryQueue,
-)
-from meshtasks.amqp.partitions import (
-    EXCHANGE_PREFIX,
-    EXCHANGE_TYPE,
     exchange_of,
     presence_of,
     queue_of,
@@ -171,7 +169,7 @@ class Topology(Entity):
         retry = (Exchange(name=q.name, type="fanout") for q in self.retry_queues)
         usual = Exchange(name="any", type="topic", **dict(self.defaults.exchange))
         hashes = (
-            HashExchange(exchange_of(name), EXCHANGE_TYPE, usual.arguments)
+            HashExchange(exchange_of(name), HASH_EXCHANGE_TYPE, usual.arguments)
             for name in self.partitioned
         )
         return (*self.exchanges, *retry, *hashes)
@@ -226,7 +224,7 @@ class Topology(Entity):
         if not exchange:
             names = {queue.name for queue in self.all_queues} & {routing_key}
             return frozenset(map(queue_of, names))
-        if (queue := exchange.removeprefix(EXCHANGE_PREFIX)) in self.partitioned:
+        if (queue := exchange.removeprefix(PARTITIONS_PREFIX)) in self.partitioned:
             return frozenset({queue})
         exchanges = [each for each in self.all_exchanges if isinstance(each, Exchange)]
         bindings = (*self.bindings, *self._retry_bindings)

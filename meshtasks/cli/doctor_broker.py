@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from meshtasks.amqp.accounts import OPERATOR, missing_rights
 from meshtasks.amqp.connecting import AMQPS_PORT, connected, node_of, unopened
 from meshtasks.amqp.drift import compare
+from meshtasks.amqp.entities import queue_of
 from meshtasks.amqp.management import LiveNode, LiveQueue, nodes, read
-from meshtasks.amqp.partitions import queue_of
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.certificates import ends_at, tls_fault

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic_core import from_json
 
-from meshtasks.amqp.partitions import is_reserved
+from meshtasks.amqp.entities import is_reserved
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.routing import MQTT_EXCHANGE, topic_matches
 from meshtasks.amqp.topology import TOPOLOGY, Topology

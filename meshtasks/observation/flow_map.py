@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from meshtasks.amqp.partitions import queue_of
+from meshtasks.amqp.entities import queue_of
 from meshtasks.amqp.topology import Topology
 from meshtasks.flows.contract import Handler
 from meshtasks.observation.workers import WorkerAnswer

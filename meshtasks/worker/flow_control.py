@@ -21,7 +21,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.partitions import presence_of
+from meshtasks.amqp.entities import presence_of
 from meshtasks.flows.circuit import State
 from meshtasks.worker.breaker import Breaker
 from meshtasks.worker.queue_consumer import QueueConsumer

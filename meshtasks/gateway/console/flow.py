@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from nicegui import ui
 
-from meshtasks.amqp.partitions import queue_of
+from meshtasks.amqp.entities import queue_of
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.durations import span_text
 from meshtasks.gateway.console.flow_picture import STYLE, Look, Picture
