@@ -98,9 +98,10 @@ def outcome_of(error: BaseException) -> Retry | Dead:
 
 def retry_of(error: SinkUnavailable) -> Retry:
     """What a sink in trouble stands for."""
+    kind = type(error).__name__
     return Retry(
-        text_of(error)[:REASON_LIMIT_CHARS],
-        type(error).__name__,
+        (text_of(error) or kind)[:REASON_LIMIT_CHARS],
+        kind,
         sink=error.sink or None,
         retry_after_seconds=error.retry_after_seconds,
     )

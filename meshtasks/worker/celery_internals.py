@@ -34,6 +34,7 @@ from kombu.exceptions import InconsistencyError
 from typing_extensions import override
 
 from meshtasks.amqp.receiving import ReceivingConnection
+from meshtasks.errors import text_of
 
 logger = get_logger(__name__)
 
@@ -285,7 +286,9 @@ class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
         return_ok: bool = False,
     ) -> None:
         """The pool process died, or the task raised."""
-        self._fail(f"{type(exc_info.exception).__name__}: {exc_info.exception}")
+        # billiard puts a traceback of its own around it
+        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        self._fail(f"{type(error).__name__}: {text_of(error)}")
 
     def _fail(self, reason: str) -> None:
         if not self._ended:

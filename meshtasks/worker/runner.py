@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 from msgspec.structs import replace
 
+from meshtasks.amqp import headers
 from meshtasks.amqp.delivery import Wire
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.config.settings import Settings
@@ -28,7 +29,6 @@ from meshtasks.flows.sinks import Sinks
 from meshtasks.masking import masked
 from meshtasks.outcome import (
     DONE,
-    PROGRAMMING_ERRORS,
     Dead,
     Done,
     Outcome,
@@ -61,6 +61,9 @@ _MQTT_EXCHANGE = "amq.topic"
 _NOTHING = Decoded([], ())
 #: Of a class of errors.
 _LONGEST_NAME = 100
+#: So many records in a row that fail by themselves, with what may pass, are not at
+#: fault: the others are not tried, which may take long for each.
+_HOPELESS = 3
 
 
 class _Read(NamedTuple):
@@ -100,6 +103,7 @@ class BatchRunner:
         self._decoder = Decoder(handler, limits.max_records)
         self._max_dead_records = limits.max_dead_records
         self._max_message_bytes = limits.max_message_bytes
+        self._max_retries = limits.retry.max_retries
         self._logged: set[str] = set()  # types of errors
 
     def __call__(self, wires: list[Wire], away: Collection[str] = ()) -> BatchResult:
@@ -196,8 +200,10 @@ class BatchRunner:
     ) -> list[Outcome]:
         """One outcome per record, whatever the handler does.
 
-        An error of programming would be the same at the next attempt: the records are
-        handled one by one instead, and those that meet it are dead.
+        What is dead for a whole batch is so because of some records: they are handled
+        one by one instead. What nobody foresaw may pass; if it comes when some have
+        been tried before, each is handled by itself, too, for the others must not be
+        given up with the one that always fails.
 
         Args:
             batch: the records.
@@ -211,21 +217,35 @@ class BatchRunner:
             return self._outcomes(batch, count)
         except (WorkerShutdown, WorkerTerminate):
             raise
-        except PROGRAMMING_ERRORS as error:
-            fate = self._fate(error, one_of_many=again is None)
-            if count == 1 or again is None:
-                return [fate] * count
         except BaseException as error:  # noqa: BLE001 - any fault of a handler is an outcome
-            return [self._fate(error, one_of_many=again is None)] * count
+            fate = self._fate(error, one_of_many=again is None)
+        if count == 1 or again is None:
+            return [fate] * count
         batch = again()
-        ones = zip(batch.records, batch.envelopes, batch.indexes, strict=True)
-        return [
-            outcome
-            for record, envelope, place in ones
-            for outcome in self._handle(
-                Batch(batch.queue, [record], [envelope], [place])
-            )
-        ]
+        if isinstance(fate, Retry) and not (fate.traceback and self._was_tried(batch)):
+            return [fate] * count
+        return self._one_by_one(batch)
+
+    def _was_tried(self, batch: Batch[Any]) -> bool:
+        """Whether there are messages whose retries are counted already."""
+        return not self._max_retries or any(
+            headers.ATTEMPT in envelope.headers for envelope in batch.envelopes
+        )
+
+    def _one_by_one(self, batch: Batch[Any]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        in_a_row = 0
+        for record, envelope, place in zip(
+            batch.records, batch.envelopes, batch.indexes, strict=True
+        ):
+            last = outcomes[-1] if outcomes else None
+            if isinstance(last, Retry) and in_a_row >= _HOPELESS:
+                outcomes.append(dataclasses.replace(last, tried=False))
+                continue
+            one = Batch(batch.queue, [record], [envelope], [place])
+            outcomes += self._handle(one)
+            in_a_row = in_a_row + 1 if isinstance(outcomes[-1], Retry) else 0
+        return outcomes
 
     def _outcomes(self, batch: Batch[Any], count: int) -> list[Outcome]:
         given: Any = self._handler.handle(batch, thread_sinks(self._settings))
@@ -285,10 +305,13 @@ def _plain(outcome: _O) -> _O:
 
 
 def _texts(outcome: Dead | Retry) -> dict[str, str]:
-    return {
+    texts = {
         "reason": masked(str(outcome.reason)),
         "error_type": str(outcome.error_type)[:_LONGEST_NAME],
         "traceback": masked(str(outcome.traceback)),
+    }
+    return {
+        name: text.encode("utf-8", "replace").decode() for name, text in texts.items()
     }
 
 

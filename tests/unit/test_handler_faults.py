@@ -12,9 +12,11 @@ import pytest
 from pydantic import BaseModel, field_validator
 from typing_extensions import override
 
+from meshtasks.amqp import headers
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
+from meshtasks.errors import SchemaMismatch
 from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.sinks import Sinks
 from meshtasks.masking import keep_secret
@@ -63,6 +65,7 @@ ERRORS: dict[str, BaseException] = {
     "exit": SystemExit(3),
     "cancel": asyncio.CancelledError(),
     "mute": Mute(),
+    "invalid": SchemaMismatch("it is not for me"),
 }
 ANSWERS: dict[str, Callable[[list[Outcome]], list[Outcome]]] = {
     "forget": lambda _: [],
@@ -78,11 +81,18 @@ def runner() -> BatchRunner:
     return BatchRunner(handler, Settings(Environment()))
 
 
-def run(runner: BatchRunner, *actions: str) -> BatchResult:
+def run(
+    runner: BatchRunner, *actions: str, tried: dict[str, Any] | None = None
+) -> BatchResult:
+    """Run a batch; ``tried`` are headers of its first message."""
     bodies = [json.dumps({"do": action}).encode() for action in actions]
     return runner(
         [
             Delivery(tag, body, "sensors", QUEUE, {}, False, 0.0).to_wire()
+            if tag or not tried
+            else Delivery(
+                0, body, "sensors", QUEUE, {"application_headers": tried}, True, 0.0
+            ).to_wire()
             for tag, body in enumerate(bodies)
         ]
     )
@@ -91,6 +101,7 @@ def run(runner: BatchRunner, *actions: str) -> BatchResult:
 @pytest.mark.parametrize(
     ("action", "kind"),
     [
+        ("invalid", "SchemaMismatch"),
         ("bug", "AttributeError"),
         ("sum", "TypeError"),
         ("empty", "TypeError"),
@@ -107,7 +118,7 @@ def test_what_meets_a_bug_is_dead_at_once_and_its_neighbours_are_done(
     for outcome in dead.values():
         assert isinstance(outcome, Dead)
         assert outcome.error_type == kind
-        assert "Traceback" in outcome.traceback
+        assert ("Traceback" in outcome.traceback) is (action != "invalid")
 
 
 @pytest.mark.parametrize("action", ["fault", "exit", "cancel", "mute"])
@@ -115,6 +126,22 @@ def test_what_may_pass_is_tried_again(runner: BatchRunner, action: str) -> None:
     result = run(runner, "go", action)
 
     assert [type(each.outcome) for each in result.failures] == [Retry, Retry]
+
+
+def test_what_always_fails_takes_no_neighbour_along_when_it_comes_again(
+    runner: BatchRunner,
+) -> None:
+    result = run(runner, "go", "fault", "go", tried={headers.ATTEMPT: 1})
+
+    (failure,) = result.failures
+    assert (failure.position, type(failure.outcome)) == (1, Retry)
+
+
+def test_what_all_fail_of_is_not_tried_for_each(runner: BatchRunner) -> None:
+    result = run(runner, *["fault"] * 9, tried={headers.ATTEMPT: 1})
+
+    tried = [isinstance(e.outcome, Retry) and e.outcome.tried for e in result.failures]
+    assert tried == [True] * 3 + [False] * 6
 
 
 def test_a_handler_that_changes_its_records_spoils_none_when_it_fails(
@@ -127,14 +154,14 @@ def test_a_handler_that_changes_its_records_spoils_none_when_it_fails(
 
 def test_an_outcome_goes_out_as_plain_text_without_secrets() -> None:
     keep_secret(["Zq7token-8f3a"])
-    text, wait = KeyError("not with Zq7token-8f3a"), float("nan")
+    text, wait = KeyError("not with Zq7token-8f3a", "\ud800"), float("nan")
     given: Any = [Dead(text), Retry(None, retry_after_seconds=wait)]  # type: ignore[arg-type]
     handler = Handler(QUEUE, lambda *_: given, dict[str, Any], ())
 
     result = run(BatchRunner(handler, Settings(Environment())), "go", "go")
 
     dead, retry = (each.outcome for each in result.failures)
-    assert dead == Dead("'not with ***'")
+    assert dead == Dead(r"('not with ***', '\ud800')")
     assert retry == Retry("None")
 
 
