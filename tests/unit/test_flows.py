@@ -395,8 +395,8 @@ def test_a_worker_loads_what_a_sink_needs_when_it_is_opened() -> None:
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     heavy = {
         "alembic", "apprise", "duckdb", "fastapi", "influxdb_client", "minio",
-        "nicegui", "numpy", "psycopg", "pyarrow", "requests", "sqlalchemy",
-        "tritonclient",
+        "nicegui", "numpy", "prometheus_client", "psycopg", "pyarrow", "requests",
+        "sqlalchemy", "tritonclient",
     }  # fmt: skip
 
     assert "meshtasks" in loaded
