@@ -39,6 +39,8 @@ _SETTLING_SECONDS = 1.0
 _RETRY_SECONDS = 2.0
 #: What takes long is read seldom.
 _RESTS = 20.0
+#: Copies of readings are taken together: to wake up for each costs more than it does.
+_BURST_SECONDS, _ARRIVED_SECONDS = 0.5, 0.001
 _SENSORS = "sensors.#"
 _SENSOR_EXCHANGES = ("sensors", MQTT_EXCHANGE)
 
@@ -149,8 +151,10 @@ class MeshWatch:
             try:
                 with tapped(url, topology, _SENSORS, _SENSOR_EXCHANGES) as copies:
                     while self._is_wanted():
-                        if message := copies.next(_RETRY_SECONDS):
+                        if message := copies.next(_ARRIVED_SECONDS):
                             self.latest.see(message, time.time())
+                        else:
+                            self._stopping.wait(_BURST_SECONDS)
             except (Transient, ConfigError, ChannelError):
                 # the snapshot names the fault
                 self._stopping.wait(_RETRY_SECONDS)
