@@ -86,7 +86,7 @@ app = typer.Typer(
     name="meshtasks",
     cls=_LazyGroup,
     epilog="Exit codes everywhere: 2 wrong usage, 69 a service cannot be reached, "
-    "78 the configuration cannot be used.",
+    "74 the output cannot be written, 78 the configuration cannot be used.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -5,7 +5,9 @@ Text from outside never steers the terminal.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import signal
 import sys
 import threading
@@ -26,6 +28,8 @@ EXIT_INTERRUPTED = 130
 #: As typer ends with what is wrong in the command line.
 EXIT_USAGE = 2
 _EXIT_BROKEN_PIPE = 141
+#: Of a write to a full disk, or to one that fails.
+_OF_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 ManagementUrl = Annotated[
     str | None,
@@ -57,6 +61,10 @@ def fail(message: str, exit_code: int) -> Never:
 
 def run(app: typer.Typer) -> None:
     """Run a console script, on terminals of any width and encoding."""
+    # What a shell has closed (`>&-`) is None, and the next file would get its number.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
     # A character that standard output lacks would end the command (Latin-1 has no
     # arrow); it is escaped, as on standard error.
     if hasattr(sys.stdout, "reconfigure"):
@@ -72,6 +80,13 @@ def run(app: typer.Typer) -> None:
         if isinstance(end.__context__, BrokenPipeError):
             sys.exit(_EXIT_BROKEN_PIPE)
         raise
+    except OSError as error:
+        if error.errno not in _OF_OUTPUT or error.filename is not None:
+            raise
+        say(f"meshtasks: the output cannot be written: {error.strerror}", err=True)
+        # what is left of it is not tried again, with a traceback, at the very end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(os.EX_IOERR)
 
 
 def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback

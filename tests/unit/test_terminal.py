@@ -123,3 +123,26 @@ def test_ctrl_c_stops_a_query_that_computes() -> None:
     with pytest.raises(KeyboardInterrupt):
         _interruptible(compute, database.interrupt)
     pressing.join()
+
+
+@pytest.mark.parametrize(
+    ("redirection", "exit_code", "said"),
+    [
+        (">/dev/full", 74, "the output cannot be written: No space left on device"),
+        (">&-", 0, ""),
+    ],
+)
+def test_output_that_goes_nowhere_ends_a_command_without_a_traceback(
+    redirection: str, exit_code: int, said: str
+) -> None:
+    command = f'exec "$0" -I -m meshtasks topology show {redirection}'
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", command, sys.executable],
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+
+    assert done.returncode == exit_code
+    assert done.stderr.removeprefix("meshtasks: ").strip() == said
