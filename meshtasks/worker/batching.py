@@ -122,12 +122,13 @@ class Buffer:
     """The open batch of one queue and level.
 
     Attributes:
+        bytes: of its messages.
         count_limit: messages that make it full.
         due: its oldest message has reached the age limit.
         opened_at: when its first message was received, epoch seconds.
     """
 
-    __slots__ = ("_bytes", "_deliveries", "_limits", "count_limit", "due", "opened_at")
+    __slots__ = ("_deliveries", "_limits", "bytes", "count_limit", "due", "opened_at")
 
     def __init__(self, limits: BatchLimits, level: ShrinkLevel) -> None:
         self._limits = limits
@@ -135,7 +136,7 @@ class Buffer:
             1 if level.single else max(1, limits.count // 10**level.level)
         )
         self._deliveries: list[Delivery] = []
-        self._bytes = 0
+        self.bytes = 0
         self.due = False
         self.opened_at = 0.0
 
@@ -147,16 +148,16 @@ class Buffer:
         if not self._deliveries:
             self.opened_at = delivery.received_at
         self._deliveries.append(delivery)
-        self._bytes += len(delivery.body)
+        self.bytes += len(delivery.body)
         return (
             len(self._deliveries) >= self.count_limit
-            or self._bytes >= self._limits.bytes
+            or self.bytes >= self._limits.bytes
         )
 
     def take(self) -> list[Delivery]:
         """The batch; the buffer starts anew."""
         deliveries, self._deliveries = self._deliveries, []
-        self._bytes = 0
+        self.bytes = 0
         self.due = False
         return deliveries
 

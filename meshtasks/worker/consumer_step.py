@@ -336,13 +336,24 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
 
     def _on_full(self, consumer: QueueConsumer, deliveries: list[Delivery]) -> None:
         self._dispatcher.add(PendingBatch(consumer, deliveries))
+        if consumer.is_unfit:
+            self._loop.soon(self._fit, consumer)
 
     def _on_open(self, consumer: QueueConsumer, buffer: Buffer) -> None:
+        if consumer.is_new:
+            self._loop.soon(self._fit, consumer, buffer)
         due = self._on_due, consumer, buffer, buffer.opened_at
         if seconds := consumer.gathering_seconds(time.monotonic()):
             self._loop.later(seconds, *due)
         else:  # with what else has arrived already
             self._loop.soon(*due)
+
+    def _fit(self, consumer: QueueConsumer, buffer: Buffer | None = None) -> None:
+        """Ask for as many messages as may be held, once their size is known."""
+        if buffer is not None and len(buffer):
+            consumer.note_size(buffer)
+        if consumer.alive and consumer.is_consuming and consumer.is_unfit:
+            self._flow.apply_to(consumer)
 
     def _on_due(
         self, consumer: QueueConsumer, buffer: Buffer, opened_at: float

@@ -29,6 +29,8 @@ from meshtasks.worker.resolution import OutcomeResolver
 
 logger = get_logger(__name__)
 
+#: So many may be held while their size is not known.
+_FIRST_MESSAGES = 64
 #: A batch that tries a sink gathers no longer than this.
 _TRIAL_AGE_SECONDS = 0.1
 
@@ -54,6 +56,7 @@ class QueueConsumer:
         unresolved: messages received and not yet resolved.
         is_partition: one batch of it runs at a time, so that its messages are handled
             in their order; other workers stand in line for it.
+        is_unfit: messages are of another size than was thought; to be asked for anew.
         is_leaving: it is to be given up to another worker, and runs no more batches.
     """
 
@@ -95,6 +98,12 @@ class QueueConsumer:
         )
         self._consumer_tag: str | None = None
         self._window = 0
+        #: At most so many messages may be held; it follows their size.
+        self._limit = prefetch if self.is_partition else min(prefetch, _FIRST_MESSAGES)
+        self._message_bytes = 0.0
+        self._batches_held = max(1, prefetch // settings.batch.count)
+        self._most_bytes = 2 * self._batches_held * settings.batch.bytes
+        self.is_unfit = False
         self._edge = LeadingEdge(settings.batch.age_ms / 1000, always=handler.gathers)
 
     @property
@@ -103,9 +112,14 @@ class QueueConsumer:
         return self._consumer_tag is not None
 
     @property
+    def is_new(self) -> bool:
+        """Whether the size of its messages is not known."""
+        return not self._message_bytes
+
+    @property
     def is_trying(self) -> bool:
         """Whether it sends only as many as are needed to try a sink."""
-        return self.is_consuming and self._window < self._prefetch
+        return self.is_consuming and self._window < self._limit
 
     def open(
         self, connection: Any, on_lost: Callable[[QueueConsumer, str], None]
@@ -131,9 +145,10 @@ class QueueConsumer:
             at_most: for no more than so many unacknowledged ones; None for the usual
                 number.
         """
-        window = self._prefetch if at_most is None else at_most
+        window = self._limit if at_most is None else min(at_most, self._limit)
         if self.is_consuming and window == self._window:
             return
+        self.is_unfit = False
         self.cancel()  # the window is a consumer's for as long as it lives
         self._window = window
         self._channel.basic_qos(0, window, a_global=False)
@@ -194,6 +209,17 @@ class QueueConsumer:
         if self.is_trying:  # everything waits for this batch
             return min(self.settings.batch.age_ms / 1000, _TRIAL_AGE_SECONDS)
         return self._edge.wait_seconds(now)
+
+    def note_size(self, buffer: Buffer) -> None:
+        """See from a batch how many messages may be held, so that large ones do not
+        fill the memory. A partition asks as ever: who asks anew loses it to others."""
+        self._message_bytes = max(buffer.bytes / len(buffer), 0.9 * self._message_bytes)
+        fitting = int(self._most_bytes / (self._message_bytes or 1))
+        fitting = min(self._prefetch, max(self._batches_held, fitting))
+        if not self.is_partition and not self._limit / 2 <= fitting < 2 * self._limit:
+            self._limit = fitting
+            self._watermark.max_waiting = max(1, fitting // 2)
+            self.is_unfit = True
 
     def batch_started(self, now: float) -> None:
         """A batch of this queue was given to the pool."""
@@ -256,6 +282,7 @@ class QueueConsumer:
             buffer = self._buffer_for(delivery)
         first = not len(buffer)
         if buffer.add(delivery):
+            self.note_size(buffer)
             self._on_full(self, buffer.take())
         elif first:
             self._on_open(self, buffer)
@@ -286,7 +313,7 @@ class AckWatermark:
     """
 
     def __init__(self, max_waiting: int) -> None:
-        self._max_waiting = max_waiting
+        self.max_waiting = max_waiting
         self._acknowledged_up_to = 0
         self._waiting: set[int] = set()
         self._resolved_singly: set[int] = set()
@@ -301,7 +328,7 @@ class AckWatermark:
                 return [Ack(self._acknowledged_up_to, multiple=len(tags) > 1)]
         self._waiting.update(tags)
         acks = self._advance()
-        if len(self._waiting) > self._max_waiting:
+        if len(self._waiting) > self.max_waiting:
             alone = sorted(self._waiting)
             acks += [Ack(tag, multiple=False) for tag in alone]
             self._resolved_singly.update(alone)

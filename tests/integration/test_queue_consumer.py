@@ -10,11 +10,12 @@ import pytest
 from kombu import Connection
 
 from meshtasks.amqp.declare import declare
-from meshtasks.amqp.queues import QueueSettings, RetryPolicy
+from meshtasks.amqp.queues import BatchLimits, QueueSettings, RetryPolicy
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Handler
+from meshtasks.worker.batching import Buffer
 from meshtasks.worker.queue_consumer import QueueConsumer
 from meshtasks.worker.resolution import OutcomeResolver
 from tests.support.amqp import open_channel, publish_raw
@@ -91,3 +92,32 @@ def test_a_queue_that_tries_a_sink_gets_no_more_than_it_needs(
     assert not consumer.is_trying
     while consumer.received < 10:
         connection.drain_events(timeout=300)
+
+
+def test_as_many_messages_are_asked_for_as_their_size_allows(
+    connection: Connection, amqp_url: str
+) -> None:
+    opened: list[Buffer] = []
+    consumer = QueueConsumer(
+        Handler(QUEUE, lambda _batch, _sinks: [], object, (), False),
+        QueueSettings(batch=BatchLimits(bytes=10_000)),
+        OutcomeResolver(QUEUE, RetryPolicy(), (1,), "worker@host"),
+        8_000,
+        on_full=lambda _consumer, _deliveries: None,
+        on_open=lambda _consumer, buffer: opened.append(buffer),
+        on_dead=lambda _consumer, _adapted: None,
+    )
+    publish_raw(amqp_url, "", QUEUE, *[b" " * 4_000] * 100)
+    consumer.open(connection, lambda _consumer, _reason: None)
+    consumer.consume()
+    while not opened:
+        connection.drain_events(timeout=300)
+
+    assert consumer.is_new
+    consumer.note_size(opened[0])
+    assert consumer.is_unfit
+    consumer.consume()
+
+    consumer.cancel()  # what was on its way has come
+    assert consumer.received < 100
+    assert consumer.waiting_in_queue() + consumer.received == 100
