@@ -10,6 +10,8 @@ the log, and the traceback of a process that ends by one.
 from __future__ import annotations
 
 import base64
+import html
+import json
 import logging
 import re
 import sys
@@ -81,6 +83,7 @@ def _parts(secret: str) -> Iterator[str]:
     if "://" not in secret:
         yield secret
         yield from secret.split()[1:]  # of "Bearer …"
+        yield secret.partition(" ")[2]
         yield from (
             each.rpartition(":")[2]
             for each in re.split(r"[,\s]", secret)
@@ -132,6 +135,9 @@ def _forms(secret: str) -> Iterator[str]:
         yield repr(raw)[2:-1]
         yield repr(text)[1:-1]
         yield ascii(text)[1:-1]
+        yield json.dumps(text)[1:-1]
+        yield json.dumps(text, ensure_ascii=False)[1:-1]
+        yield html.escape(text)
         yield base64.b64encode(raw).decode()
 
 

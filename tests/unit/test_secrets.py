@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
 import logging
 import traceback
 from pathlib import Path
@@ -172,10 +174,12 @@ def test_blanks_around_a_place_are_no_part_of_it(
 # What the process says
 
 PASSWORD = "p/ss wörd@8f3a"
+QUOTED = 'p"ss<wörd>8f3a'
 SECRETS = {
     "token": ("Zq7token-8f3a", ["Zq7token-8f3a"]),
     "bearer": ("Bearer Zq7token-8f3a", ["Zq7token-8f3a"]),
     "password": (PASSWORD, [PASSWORD, quote(PASSWORD), quote(PASSWORD, safe="")]),
+    "quoted": (QUOTED, [json.dumps(QUOTED)[1:-1], html.escape(QUOTED)]),
     "broker": (
         f"amqp://mesh:{quote(PASSWORD, safe='')}@rabbit.lan:5672/mesh",
         [PASSWORD, quote(PASSWORD, safe=""), repr(PASSWORD.encode())[2:-1]],
