@@ -173,8 +173,8 @@ class RabbitMQ:
     def kill(self) -> None:
         """End it as a crash would (SIGKILL).
 
-        A quorum queue declared within the last second or so may be lost with
-        its messages: see :meth:`has_registered`.
+        A quorum queue declared within the last second or so may be lost with its
+        messages: RabbitMQ confirms the declaration before the queue's name is on disk.
         """
         self.process.kill()
         self._epmd.kill()
@@ -183,15 +183,6 @@ class RabbitMQ:
         """Stop it, if it runs, and start it on the same ports and data."""
         self.stop()
         self.start()
-
-    def has_registered(self, queue: str) -> bool:
-        """Whether a quorum queue of this name would be found after a crash.
-
-        RabbitMQ confirms the declaration before the queue's name is on disk,
-        half a second or so ahead.
-        """
-        registries = self.directory.glob("mnesia/*/quorum/*/names.dets")
-        return any(queue.encode() in registry.read_bytes() for registry in registries)
 
     def create_vhost(self, name: str) -> None:
         """Create a virtual host; the administrator may do everything in it.

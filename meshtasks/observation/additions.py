@@ -38,16 +38,6 @@ class Addition(NamedTuple):
     below: str
     lines: tuple[str, ...]
 
-    def added_to(self, text: str) -> str:
-        """The file with the lines.
-
-        Args:
-            text: the file as it is.
-        """
-        lines = text.splitlines()
-        at = lines.index(self.below) + 1 if self.below else len(lines)
-        return "\n".join([*lines[:at], *self.lines, *lines[at:]]) + "\n"
-
 
 class _File:
     """A configuration file as its owner has written it."""

@@ -16,7 +16,7 @@ from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.demo.victoriametrics import VictoriaMetrics
-from tests.support.amqp import drain, queue_depth, take
+from tests.support.amqp import drain, has_registered, queue_depth, take
 from tests.support.meshes import declared
 from tests.support.readings import bad_bodies, message
 from tests.support.victoria import count_samples
@@ -120,7 +120,7 @@ def test_a_worker_consumes_again_after_every_restart_of_the_broker(
 ) -> None:
     node = new_rabbitmq()
     env = declared({**mesh_env, "MESH_BROKER_URL": node.amqp_url()})
-    wait_until(lambda: node.has_registered(QUEUE), 30, "the queue to be durable")
+    wait_until(lambda: has_registered(node, QUEUE), 30, "the queue to be durable")
 
     with running(Worker(tmp_path, env, QUEUE, arguments=("-c", "2"))):
         for round_ in range(2):

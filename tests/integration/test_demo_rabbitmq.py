@@ -18,7 +18,7 @@ from paho.mqtt import publish as mqtt
 from meshtasks.demo import loopback
 from meshtasks.demo.process import ProcessFailed
 from meshtasks.demo.rabbitmq import Ports, RabbitMQ
-from tests.support.amqp import open_channel, publish_raw, take
+from tests.support.amqp import has_registered, open_channel, publish_raw, take
 from tests.support.processes import processes_of
 from tests.support.waiting import wait_until
 
@@ -125,7 +125,7 @@ def test_it_leaves_nothing_running_and_confirmed_messages_are_there_when_it_is_b
     url, queue = plain_node.amqp_url(), f"before {end.__name__}"
     declare_quorum_queue(url, queue)
     publish_raw(url, "", queue, *BODIES)
-    wait_until(lambda: plain_node.has_registered(queue), 10.0, "the queue to be kept")
+    wait_until(lambda: has_registered(plain_node, queue), 10.0, "the queue to be kept")
     assert len(processes_of(plain_node.directory)) > 1
 
     end(plain_node)

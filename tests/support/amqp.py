@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import amqp
 
 from meshtasks.amqp.receiving import ReceivingConnection
+from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.support.waiting import wait_until
 
 
@@ -28,6 +29,16 @@ class Delivery:
     redelivered: bool
     headers: dict[str, Any] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
+
+
+def has_registered(node: RabbitMQ, queue: str) -> bool:
+    """Whether a quorum queue of this name would be found after a crash of the node.
+
+    RabbitMQ confirms the declaration before the queue's name is on disk, half a second
+    or so ahead.
+    """
+    registries = node.directory.glob("mnesia/*/quorum/*/names.dets")
+    return any(queue.encode() in registry.read_bytes() for registry in registries)
 
 
 @contextmanager

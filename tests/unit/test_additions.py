@@ -34,7 +34,9 @@ def paste(config: Path, routing_key: str, body: bytes) -> Settings:
     """The configuration after what is proposed was pasted."""
     for addition in additions_for(settings_of(config), routing_key, body):
         path = config / addition.file
-        path.write_text(addition.added_to(path.read_text()))
+        lines = path.read_text().splitlines()
+        at = lines.index(addition.below) + 1 if addition.below else len(lines)
+        path.write_text("\n".join([*lines[:at], *addition.lines, *lines[at:], ""]))
     return settings_of(config)
 
 
