@@ -60,6 +60,17 @@ _KNOWN = select(SENSORS).where(
     )
 )
 
+_LATEST = (
+    select(SENSOR_INCIDENTS)
+    .where(
+        tuple_(SENSOR_INCIDENTS.c.routing_key, SENSOR_INCIDENTS.c.sensor_id).in_(
+            bindparam("keys", expanding=True)
+        ),
+        SENSOR_INCIDENTS.c.ends_at >= bindparam("since"),
+    )
+    .order_by(SENSOR_INCIDENTS.c.begins_at)
+)
+
 _Row = TypeVar("_Row", bound=NamedTuple)
 
 
@@ -222,30 +233,24 @@ class _Tables:
 
     def add_incidents(self, incidents: Iterable[Incident]) -> None:
         """Remember them, joined to what went on shortly before."""
-        columns = SENSOR_INCIDENTS.c
-        for incident in incidents:
-            made = incident._replace(
-                routing_key=storable(incident.routing_key),
-                sensor_id=storable(incident.sensor_id),
-                reason=clean(incident.reason)[:_REASON_CHARS],
-                example=clean(incident.example)[:_EXAMPLE_CHARS],
+        made = [
+            each._replace(
+                routing_key=storable(each.routing_key),
+                sensor_id=storable(each.sensor_id),
+                reason=clean(each.reason)[:_REASON_CHARS],
+                example=clean(each.example)[:_EXAMPLE_CHARS],
             )
-            query = (
-                select(SENSOR_INCIDENTS)
-                .where(
-                    columns.routing_key == made.routing_key,
-                    columns.sensor_id == made.sensor_id,
-                    columns.cause == made.cause,
-                    columns.ends_at >= made.begins_at - _SAME_INCIDENT_SECONDS,
-                )
-                .order_by(columns.begins_at.desc())
-                .limit(1)
-            )
-            before = self._db.execute(query).first()
-            if before is not None:
-                begins_at = before.begins_at
-                made = Incident(*before).joined(made)._replace(begins_at=begins_at)
-            self.put(SENSOR_INCIDENTS, [made])
+            for each in incidents
+        ]
+        if not made:
+            return
+        since = min(each.begins_at for each in made) - _SAME_INCIDENT_SECONDS
+        keys = sorted({each[:2] for each in made})
+        known: list[Incident] = []
+        for start in range(0, len(keys), _CHUNK):
+            values = {"keys": keys[start : start + _CHUNK], "since": since}
+            known += [Incident(*row) for row in self._db.execute(_LATEST, values)]
+        self.put(SENSOR_INCIDENTS, _together(known, made))
 
     def add_counts(self, counts: dict[tuple[float, str], Count]) -> None:
         """Count more."""
@@ -263,6 +268,20 @@ class _Tables:
         values = [dict(zip(names, map(_clean, row), strict=True)) for row in rows]
         if values:
             self._db.execute(put(self._db, table), values)
+
+
+def _together(known: Iterable[Incident], made: Iterable[Incident]) -> list[Incident]:
+    """New incidents, each joined to what went on shortly before: of a backlog, each
+    batch has one of every sensor."""
+    latest = {each[:3]: each for each in known}  # in order of time
+    result: dict[tuple[object, ...], Incident] = {}  # by primary key
+    for incident in made:
+        before = latest.get(incident[:3])
+        joined = incident
+        if before and before.ends_at >= incident.begins_at - _SAME_INCIDENT_SECONDS:
+            joined = before.joined(incident)._replace(begins_at=before.begins_at)
+        latest[incident[:3]] = result[joined[:4]] = joined
+    return [*result.values()]
 
 
 @lru_cache
