@@ -131,6 +131,18 @@ def test_a_clock_behind_repetitions_and_two_places_are_incidents(
     assert found[CLOCK_BEHIND].ahead_low == -7200.0
 
 
+def test_what_many_batches_show_is_one_incident_also_if_noted_at_once(
+    history: History,
+) -> None:
+    see(history, *(activity((n, n, 1), ahead=-100.0) for n in range(0, 50, 10)))
+    see(history, activity((60, 60, 1), ahead=-100.0))
+
+    (found,) = history.incidents(0.0)
+
+    assert (found.cause, found.number) == (CLOCK_BEHIND, 6)
+    assert (found.first_time, found.last_time) == (NOW, NOW + 60)
+
+
 def test_an_outage_ends_or_is_of_somebody_who_started_anew(history: History) -> None:
     notes = Notes()
     away = Span("sink", "timeseries", "w1", NOW, None, NOW, "refused")
