@@ -112,7 +112,8 @@ class Flows:
         elif queue not in settings.read(TOPOLOGY).domain_queues:
             yield "flow", f"no flow, since {queue} is no queue of records"
         elif entry.flow not in flows:
-            yield "flow", f"expected one of {', '.join(flows)}, got {entry.flow}"
+            known = f"expected one of {', '.join(flows)}, got {entry.flow}"
+            yield "flow", f"{known}; `meshtasks flow list` has those installed"
         elif entry.kind not in kinds:
             known = f"one of {', '.join(kinds)}, or another that kinds.yaml declares"
             if entry.kind:
