@@ -152,6 +152,9 @@ def load_flows() -> Flows:
 
 def _load(point: EntryPoint) -> Flow:
     source, key = f"package {_package(point)}", f"flow {point.name}"
+    if point.pattern.match(point.value) is None:
+        expected = f"expected module:attribute, got {described(point.value)}"
+        raise ConfigError(source, key, expected)
     try:
         with redirect_stdout(sys.stderr):  # a command may be printing JSON
             flow = point.load()
@@ -273,7 +276,9 @@ class _Foreign:
 
 
 def _package(point: EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+    """Name and version, so far as its metadata have them."""
+    found = (point.dist.name, point.dist.version) if point.dist else ()
+    return " ".join(filter(None, found)) or "unknown"
 
 
 def _clashes(

@@ -253,6 +253,13 @@ def test_a_broken_flow_stops_commands_with_one_message(
     assert "package mesh-tides 1.2: error: flow tides" in checked.stdout
 
 
+def test_an_entry_point_that_names_nothing_is_refused(install: Install) -> None:
+    install("FLOW = None\n", value="not a place")
+
+    with pytest.raises(ConfigError, match="flow tides: expected module:attribute, got"):
+        load_flows()
+
+
 def broken(*_: object) -> Iterator[Any]:
     """Fail once somebody looks at what it gives."""
     raise KeyError("no such key")
