@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -12,10 +13,12 @@ from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
-from meshtasks.errors import InvalidMessage
+from meshtasks.errors import InvalidMessage, told
 from meshtasks.flows.contract import Handler
 from meshtasks.records.envelope import Envelope, envelope_of
 from meshtasks.worker.decode import Decoder, Several
+
+logger = logging.getLogger(__name__)
 
 #: The broker's word for a message that was delivered too often: it ended its worker.
 _DELIVERY_LIMIT = "delivery_limit"
@@ -79,9 +82,14 @@ class Verdicts:
             except InvalidMessage as error:
                 yield Found(member, error)
         records = decoded.records
-        refused = self._handlers[envelope.queue].validate(
-            records, [envelope] * len(records), self._settings
-        )
+        try:
+            refused = self._handlers[envelope.queue].validate(
+                records, [envelope] * len(records), self._settings
+            )
+        except Exception as error:  # noqa: BLE001 - of a flow: the worker will judge
+            text = "validate of the handler of %s failed: %s"
+            logger.error(text, envelope.queue, told(error))  # noqa: TRY400 - says it all
+            return
         for index, dead in sorted(refused.items()):
             yield Found(decoded.places[index], dead.reason)
 

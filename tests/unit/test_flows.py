@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from meshtasks.flows.loading import GROUP, load_flows
 from meshtasks.flows.sinks import SinkKey
 from meshtasks.gateway.app import create_gateway
 from meshtasks.gateway.context import Context
+from meshtasks.observation.verdicts import Verdicts
+from meshtasks.testing import message
 from tests.support.command import Command as Program
 from tests.support.command import command
 
@@ -294,6 +297,19 @@ def test_what_a_plugin_prints_while_it_is_loaded_is_no_answer_of_a_command(
     load_flows()
 
     assert capsys.readouterr() == ("", "welcome\n")
+
+
+def test_a_message_that_its_flow_fails_to_judge_is_left_to_the_worker(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    queue = "sensors.motion"
+    failing = replace(handler(queue), validate=lambda *_: {0: 1 / 0})
+    verdicts = Verdicts(Settings(Environment()), {queue: failing})
+
+    assert [*verdicts.faults(message(queue, queue, {"motion": True}))] == []
+    assert "validate of the handler of sensors.motion failed: ZeroDivision" in (
+        caplog.text
+    )
 
 
 def test_the_model_of_a_flow_that_fails_is_a_fault_of_its_file(tmp_path: Path) -> None:
