@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from datetime import UTC, date, datetime, timedelta
 from tempfile import TemporaryDirectory
@@ -26,6 +27,7 @@ _GRACE_SECONDS = 60.0
 #: Queries at once, and such as may wait for them.
 _AT_ONCE, _WAITING = 2, 20
 _FEWER = "ask for less: fewer days, columns or rows"
+_NO_MEMORY = ("MemoryError", "bad_alloc", "emory allocation", "of memory")
 TOO_LARGE = f"it takes more than {MEMORY_BYTES >> 20} MB of memory; {_FEWER}"
 
 
@@ -138,11 +140,15 @@ def _too_long(seconds: float) -> QueryRefused:
 
 
 def _how_it_ended(returncode: int, complaint: str) -> str:
-    """Why a process has ended by itself: out of memory, which the system or C++ ends
-    with a signal, or with a fault that it names last."""
+    """Why a process has ended by itself: out of memory, which Python and C++ name and
+    the system ends with SIGKILL, or with a fault that it names last."""
     last = complaint.strip().rpartition("\n")[2]
     if last.startswith("meshtasks"):
         return last
-    if returncode < 0 or "MemoryError" in last or not last:
+    is_killed = returncode == -signal.SIGKILL
+    if is_killed or any(name in complaint for name in _NO_MEMORY):
         return TOO_LARGE
-    return f"the query's process failed: {clip(last, 200)}"
+    how = f"exit code {returncode}"
+    if returncode < 0:
+        how = signal.Signals(-returncode).name
+    return f"the query's process failed ({how}): {clip(last, 200)}"

@@ -89,7 +89,8 @@ def test_one_that_never_started_can_be_stopped(shell: Make) -> None:
 
 
 def test_one_that_ended_by_itself_is_not_running(shell: Make) -> None:
-    process = started(shell("echo ready; exit 4"))
+    process = shell("exit 4")
+    process.start()
 
     wait_until(lambda: not process.running, 10.0, "the script to end")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import psutil
@@ -60,6 +61,18 @@ def test_a_query_without_an_end_is_ended() -> None:
 def test_a_query_cannot_eat_the_memory(sql: str) -> None:
     with pytest.raises(QueryRefused, match="more than 512 MB of memory"):
         ask(sql)
+
+
+def test_a_process_that_crashes_is_not_said_to_have_taken_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashing = tmp_path / "python"
+    crashing.write_text("#!/bin/sh\ncat >/dev/null; kill -SEGV $$\n", encoding="utf-8")
+    crashing.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(crashing))
+
+    with pytest.raises(QueryRefused, match=r"process failed \(SIGSEGV\)"):
+        ask("SELECT 1")
 
 
 def test_a_query_ends_with_whoever_waits_for_it() -> None:

@@ -40,7 +40,7 @@ def add_workers(console: Console) -> None:
     """Serve the page."""
 
     @ui.page("/workers")
-    async def workers() -> None:
+    def workers() -> None:
         with framed(console, "/workers"):
             _links(console)
             heard, outcomes = scrolling("Workers"), scrolling("Outcomes")
@@ -56,8 +56,7 @@ def add_workers(console: Console) -> None:
                 if viewer is not None:
                     tasks.set_content(await asyncio.to_thread(_tasks, console, viewer))
 
-            await refresh()
-            ui.timer(_REFRESH_SECONDS, refresh)
+            ui.timer(_REFRESH_SECONDS, refresh)  # the first time at once
 
 
 def _links(console: Console) -> None:
