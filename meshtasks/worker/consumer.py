@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Never
+from typing import Any
 
 import amqp
 from amqp.exceptions import AccessRefused, NotAllowed
@@ -15,10 +15,9 @@ from celery.worker.state import maybe_shutdown
 from typing_extensions import override
 
 from meshtasks.amqp.connecting import refusal
-from meshtasks.errors import ConfigError
 from meshtasks.worker.celery_internals import RemoteControl
 from meshtasks.worker.commands import fault_of
-from meshtasks.worker.consumer_step import ConsumerStep
+from meshtasks.worker.consumer_step import ConsumerStep, end_worker
 from meshtasks.worker.mesh import mesh_of
 
 logger = get_logger(__name__)
@@ -76,7 +75,8 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
             self.consumer_step.drain()
             raise
         except amqp.ChannelError as error:
-            self._give_up(f"the broker refuses what a worker needs: {error}", error)
+            why = f"meshtasks: the broker refuses what a worker needs: {error}"
+            end_worker(why, error)
 
     @override
     def ensure_connected(self, conn: Any) -> Any:
@@ -100,7 +100,7 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
             except (AccessRefused, NotAllowed) as error:
                 refused = refusal(conn, error)
                 if self.first_connection_attempt:
-                    self._give_up(str(refused), error)
+                    end_worker(f"meshtasks: {refused}", error)
                 away.failed(refused, _CONNECT_EVERY_SECONDS)
                 conn.close()
                 _wait(_CONNECT_EVERY_SECONDS)
@@ -115,10 +115,6 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         self.connection = super().connect()
         self.consumer_step.declare(self.connection)
         return self.connection
-
-    def _give_up(self, why: str, error: Exception) -> Never:
-        logger.critical("meshtasks: %s", why)
-        raise WorkerShutdown(ConfigError.exit_code) from error
 
     @override
     def on_connection_error_after_connected(self, exc: Exception) -> None:

@@ -144,7 +144,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         try:
             declare(connection, self._mesh.settings.read(TOPOLOGY))
         except ConfigError as error:
-            _end(error)
+            end_worker(error, error)
 
     def start(self, celery_consumer: Any) -> None:
         """Take the domain queues over from Celery."""
@@ -154,7 +154,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             for queue in selected:
                 self._timers.add(self._mesh.handlers[queue].timer)
         except ConfigError as error:
-            _end(error)
+            end_worker(error, error)
         for queue in topology.domain_queues:
             celery_consumer.task_consumer.cancel_by_queue(queue)
         for queue in selected:
@@ -406,6 +406,11 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         raise amqp.RecoverableConnectionError(reason)
 
 
-def _end(error: ConfigError) -> Never:
-    logger.critical("%s", error)
+def end_worker(why: object, error: Exception) -> Never:
+    """Say why, and end the worker as one whose configuration cannot be used.
+
+    Raises:
+        WorkerShutdown: always.
+    """
+    logger.critical("%s", why)
     raise WorkerShutdown(ConfigError.exit_code) from error
