@@ -295,8 +295,7 @@ class _Document:
             line, found, key = self.locate(".".join(map(str, item["loc"])))
             if not found and item["loc"]:
                 key = ".".join(filter(None, (key, str(item["loc"][-1]))))
-            if key.endswith(f".{_OF_A_KEY}"):
-                key = key.removesuffix(f".{_OF_A_KEY}")
+            key = key.removesuffix(f".{_OF_A_KEY}")
             faults = given if found or item["type"] == "missing" else laid_under
             expected = _expected(item, names)
             faults.append(ConfigError(self._source, key or "-", expected, line))

@@ -9,11 +9,20 @@ counts after nine days.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Table, bindparam, delete, func, select, tuple_
+from sqlalchemy import (
+    Connection,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    func,
+    select,
+    tuple_,
+)
 
 from meshtasks.state.database import Database, StateLocation, insert_of, put
 from meshtasks.state.sensor_activity import (
@@ -54,20 +63,17 @@ _TOGETHER = 400
 _CHUNK = 400  # SQLite takes so many pairs of keys in a statement
 _REASON_CHARS, _EXAMPLE_CHARS = 500, 1_000
 
-_KNOWN = select(SENSORS).where(
-    tuple_(SENSORS.c.routing_key, SENSORS.c.sensor_id).in_(
-        bindparam("keys", expanding=True)
-    )
-)
 
+def _of_keys(table: Table) -> Select[Any]:
+    """The rows of some sensors; their keys are bound."""
+    key = tuple_(table.c.routing_key, table.c.sensor_id)
+    return select(table).where(key.in_(bindparam("keys", expanding=True)))
+
+
+_KNOWN = _of_keys(SENSORS)
 _LATEST = (
-    select(SENSOR_INCIDENTS)
-    .where(
-        tuple_(SENSOR_INCIDENTS.c.routing_key, SENSOR_INCIDENTS.c.sensor_id).in_(
-            bindparam("keys", expanding=True)
-        ),
-        SENSOR_INCIDENTS.c.ends_at >= bindparam("since"),
-    )
+    _of_keys(SENSOR_INCIDENTS)
+    .where(SENSOR_INCIDENTS.c.ends_at >= bindparam("since"))
     .order_by(SENSOR_INCIDENTS.c.begins_at)
 )
 
@@ -203,12 +209,17 @@ class _Tables:
         return incidents
 
     def _known(self, keys: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], Sensor]:
-        wanted, known = sorted(keys), dict[tuple[str, ...], Sensor]()
+        rows = self._rows_of(keys, _KNOWN)
+        return {(row[0], row[1]): Sensor(*row) for row in rows}
+
+    def _rows_of(
+        self, keys: Iterable[tuple[str, ...]], query: Select[Any], **values: float
+    ) -> Iterator[Any]:
+        """The rows of some sensors; SQLite takes not all keys at once."""
+        wanted = sorted(keys)
         for start in range(0, len(wanted), _CHUNK):
-            chunk = {"keys": wanted[start : start + _CHUNK]}
-            for row in self._db.execute(_KNOWN, chunk):
-                known[row[0], row[1]] = Sensor(*row)
-        return known
+            chunk = wanted[start : start + _CHUNK]
+            yield from self._db.execute(query, {"keys": chunk, **values})
 
     def _fill(self, sensor: Sensor, stretch: Stretch) -> None:
         """Readings came late: what was a gap is none, or a shorter one."""
@@ -245,11 +256,8 @@ class _Tables:
         if not made:
             return
         since = min(each.begins_at for each in made) - _SAME_INCIDENT_SECONDS
-        keys = sorted({each[:2] for each in made})
-        known: list[Incident] = []
-        for start in range(0, len(keys), _CHUNK):
-            values = {"keys": keys[start : start + _CHUNK], "since": since}
-            known += [Incident(*row) for row in self._db.execute(_LATEST, values)]
+        rows = self._rows_of({each[:2] for each in made}, _LATEST, since=since)
+        known = [Incident(*row) for row in rows]
         self.put(SENSOR_INCIDENTS, _together(known, made))
 
     def add_counts(self, counts: dict[tuple[float, str], Count]) -> None:
