@@ -26,8 +26,7 @@ from meshtasks.errors import ConfigError, Transient, Unroutable
 from meshtasks.flows.archive.garage import Garage
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.archive.reading import objects_in
-from meshtasks.observation.archive_replay import ArchiveReplay, Router
-from meshtasks.observation.archived import calendar_of
+from meshtasks.observation.archived import ArchiveReplay, Router, calendar_of
 
 _EXIT_KEPT = 1
 

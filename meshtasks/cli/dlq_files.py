@@ -34,7 +34,7 @@ from meshtasks.cli.terminal import fail, say
 from meshtasks.config.private_files import private_opener
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import SchemaMismatch
-from meshtasks.observation.dead_letter_lines import from_line, to_line
+from meshtasks.observation.dead_letters import from_line, to_line
 
 #: Published together.
 _BATCH = 500

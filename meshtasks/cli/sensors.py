@@ -17,8 +17,7 @@ from meshtasks.amqp.routing import topic_matches
 from meshtasks.cli.terminal import say
 from meshtasks.config.durations import span_text
 from meshtasks.config.settings import load_settings
-from meshtasks.observation.remembered import Remembered
-from meshtasks.observation.sensor_facts import Facts
+from meshtasks.observation.sensor_facts import Facts, Remembered
 from meshtasks.state.sensor_activity import Gap, Incident, Sensor
 from meshtasks.text import printable
 

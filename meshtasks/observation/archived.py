@@ -1,17 +1,41 @@
-"""What the archive holds by day, and whether it is sound."""
+"""What the archive holds by day, whether it is sound, and sending its records through
+the mesh once more."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from itertools import islice
+from threading import Event
+from typing import NamedTuple
 
+from meshtasks.amqp import headers
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
+from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, TOPOLOGY, Topology
+from meshtasks.config.settings import Settings
+from meshtasks.errors import PublishUnconfirmed, SchemaMismatch, SinkRejected
 from meshtasks.flows.archive.objects import ObjectStore
-from meshtasks.flows.archive.reading import Checked, Found, Period, check, objects_in
+from meshtasks.flows.archive.reading import (
+    ArchivedRecord,
+    Checked,
+    Found,
+    Period,
+    check,
+    content_of,
+    objects_in,
+    read_line,
+)
+from meshtasks.flows.loading import load_flows
+from meshtasks.flows.retention import retention_of, victoriametrics_state
+from meshtasks.flows.sinks import TIMESERIES
 
 #: Small objects cost a round trip each, and several can be under way.
 _READS_AT_ONCE = 8
@@ -133,3 +157,262 @@ class Verified:
             f"{self.size_bytes / 1e6:.2f} MB: "
             + (f"{len(self.faults):,} DAMAGED" if self.faults else "all sound")
         )
+
+
+#: Messages that are published together.
+_BATCH = 500
+#: A broker that goes away is waited for so long, and tried so often.
+_PATIENCE_SECONDS, _AGAIN_SECONDS = 60.0, 0.5
+_DAMAGED_LINE = "a line is damaged; meshtasks archive verify names its object"
+
+
+class _Route(NamedTuple):
+    """Where a record goes: its name, and the queues that get it."""
+
+    name: str
+    queues: tuple[str, ...]
+
+
+class Router:
+    """Where records go.
+
+    Args:
+        to_queue: to this queue only; empty, to those that they once reached.
+        even_if_dropped: also those that the time-series store would drop.
+    """
+
+    def __init__(
+        self, settings: Settings, to_queue: str, *, even_if_dropped: bool
+    ) -> None:
+        self._to_queue = to_queue
+        self._topology = settings.read(TOPOLOGY)
+        self._queues_of = way_back(self._topology)
+        self._handlers = load_flows().handlers(settings)
+        self._kept = None
+        if not even_if_dropped:
+            state = victoriametrics_state(settings.env.influx_url)
+            self._kept = retention_of(settings.env, state)
+        self._oldest = self._kept.oldest() if self._kept else -math.inf
+
+    def route(self, record: ArchivedRecord) -> _Route | str:
+        """Where to, or why there is no way."""
+        if self._to_queue:
+            route = _Route(self._to_queue, (self._to_queue,))
+        else:
+            queues = self._queues_of(record.exchange, record.routing_key)
+            if not queues:
+                key = ".".join(record.routing_key.split(".")[:2])
+                return f"no queue of topology.yaml gets {key} from {record.exchange!r}"
+            route = _Route(record.exchange, queues)
+        if (
+            self._kept is not None
+            and record.time < self._oldest
+            and any(map(self._writes_points, route.queues))
+        ):
+            return (
+                f"older than the time-series store keeps, {self._kept.fate}, "
+                "or use --even-if-dropped"
+            )
+        return route
+
+    def ways(self, route: _Route, record: ArchivedRecord) -> Iterator[tuple[str, str]]:
+        """Exchange and routing key that lead to each queue of a route."""
+        for queue in route.queues:
+            yield self._topology.way_to(queue, record.routing_key)
+
+    def _writes_points(self, queue: str) -> bool:
+        handler = self._handlers.get(queue)
+        return handler is not None and TIMESERIES in handler.sinks
+
+
+class _Batch(NamedTuple):
+    """Records that are sent together: their messages, and how many by where to."""
+
+    messages: list[Outgoing]
+    sent: Counter[str]
+
+
+@dataclass(slots=True)
+class ArchiveReplay:
+    """A replay, and what became of the records.
+
+    Attributes:
+        rate: records a second, at most.
+        stopping: ends it when it is set.
+        quiet: see :func:`replayed`.
+        dry: count, and send nothing.
+        sent: confirmed, by where to.
+        kept: not sent, by the reason.
+        damaged: what is wrong with objects, none of whose records was sent.
+        hour: all records of the hours before it are sent.
+    """
+
+    store: ObjectStore
+    period: Period
+    router: Router
+    rate: float | None
+    stopping: Event
+    quiet: bool
+    dry: bool
+    sent: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    damaged: list[str] = field(default_factory=list)
+    hour: datetime | None = None
+
+    def run(
+        self,
+        url: str,
+        objects: list[Found],
+        report: Callable[[int, int, str], None],
+    ) -> None:
+        """Send the records of these objects.
+
+        Args:
+            objects: in the order of their hours.
+            report: is told how many objects are done, of how many, and a note.
+
+        Raises:
+            SinkUnavailable: the store cannot be read.
+            Transient: the connection to the broker was lost.
+            Unroutable: a queue was deleted meanwhile.
+        """
+        size = _BATCH if self.rate is None else max(1, min(_BATCH, int(self.rate / 4)))
+        with closing(Publisher(url)) as publisher:
+            for number, found in enumerate(objects, 1):
+                if self.stopping.is_set() or found.parsed is None:  # foreign, the last
+                    return
+                self.hour = found.parsed.hour
+                for batch in self._batches(found.info.name, size):
+                    self._send(publisher, batch)
+                    if self.stopping.is_set():
+                        return
+                report(number, len(objects), f"{self.sent.total():,} records")
+
+    @property
+    def how_to_go_on(self) -> str:
+        """What was sent, and the option that sends the rest."""
+        sent = f"{self.sent.total():,} records were sent"
+        if self.hour is None:
+            return sent
+        hour = f"{self.hour.astimezone():%Y-%m-%dT%H:%M%z}"
+        return f"{sent}, all of those before {hour}: go on with --from {hour}"
+
+    def _batches(self, name: str, size: int) -> Iterator[_Batch]:
+        batch = _Batch([], Counter())
+        try:
+            lines = content_of(self.store, name).splitlines()
+        except SinkRejected as error:
+            self.damaged.append(str(error))
+            return
+        for line in lines:
+            try:
+                record = read_line(line)
+            except SchemaMismatch:
+                self.kept[_DAMAGED_LINE] += 1
+                continue
+            if not self.period.start <= record.time < self.period.end:
+                continue
+            route = self.router.route(record)
+            if isinstance(route, str):
+                self.kept[route] += 1
+                continue
+            batch.sent[route.name] += 1
+            batch.messages.extend(
+                replayed(record, way, quiet=self.quiet)
+                for way in self.router.ways(route, record)
+            )
+            if len(batch.messages) >= size:
+                yield batch
+                batch = _Batch([], Counter())
+        if batch.messages:
+            yield batch
+
+    def _send(self, publisher: Publisher, batch: _Batch) -> None:
+        began = time.monotonic()
+        if not self.dry:
+            self._publish(publisher, batch.messages)
+        self.sent.update(batch.sent)
+        if self.rate is not None and not self.dry:
+            rest = batch.sent.total() / self.rate - (time.monotonic() - began)
+            self.stopping.wait(max(0.0, rest))
+
+    def _publish(self, publisher: Publisher, messages: list[Outgoing]) -> None:
+        """Publish messages. Once some were sent, a broker that goes away, as while its
+        cluster elects a leader, is waited for."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                publisher.publish(messages)
+            except PublishUnconfirmed:
+                is_over = not self.sent or time.monotonic() > deadline
+                if is_over or self.stopping.wait(_AGAIN_SECONDS):
+                    raise
+            else:
+                return
+
+
+def replayed(record: ArchivedRecord, way: tuple[str, str], *, quiet: bool) -> Outgoing:
+    """The message that brings a record to a queue once more.
+
+    Its headers hold where the record was first published, when it was made (the time
+    of a record without one of its own), and its id in the archive. It goes by an
+    exchange on which these headers are trusted (:mod:`meshtasks.amqp.delivery`).
+
+    Args:
+        way: exchange and routing key that lead to its queue alone
+            (:meth:`~meshtasks.amqp.topology.Topology.way_to`).
+        quiet: no alerts and no webhooks.
+    """
+    table: dict[str, object] = {
+        headers.ARCHIVED: record.id,
+        headers.EXCHANGE: record.exchange,
+        headers.ROUTING_KEY: record.routing_key,
+        headers.RECEIVED_AT: record.time,
+    }
+    if quiet:
+        table[headers.QUIET] = 1
+    return Outgoing(
+        *way,
+        record.record,
+        message_id=record.id,
+        # AMQP's has whole seconds: what has them probably had one, and the alert
+        # manager tells alerts apart by it.
+        timestamp=record.time if record.time.is_integer() else None,
+        headers=table,
+    )
+
+
+def way_back(topology: Topology) -> Callable[[str, str], tuple[str, ...]]:
+    """A function that gives the queues of the mesh that a record of this exchange and
+    routing key goes to; none if no binding leads to one.
+
+    What devices published to one of the broker's own exchanges goes where the exchange
+    behind it leads to: other devices listen there.
+    """
+    known: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def find(exchange: str, routing_key: str) -> tuple[str, ...]:
+        key = exchange, routing_key
+        if key not in known:
+            known[key] = _queues_of(topology, exchange, routing_key)
+        return known[key]
+
+    return find
+
+
+def _queues_of(topology: Topology, exchange: str, routing_key: str) -> tuple[str, ...]:
+    declared = {each.name for each in topology.exchanges} - {ARCHIVE_EXCHANGE}
+    if exchange in PREDECLARED_EXCHANGES:
+        candidates = [
+            binding.to_exchange
+            for binding in topology.all_bindings
+            if binding.exchange == exchange and binding.to_exchange
+        ]
+    else:
+        candidates = [exchange]
+    for each in candidates:
+        if each in declared:
+            reached = topology.queues_reached(each, routing_key)
+            if queues := tuple(n for n in topology.domain_queues if n in reached):
+                return queues
+    return ()

@@ -1,12 +1,25 @@
-"""The dead letters that wait, grouped by cause, with a few of each."""
+"""The dead letters that wait, grouped by cause with a few of each; and dead letters as
+lines of JSON.
+
+A line holds the whole dead letter, its reason included, in the mesh's own headers even
+if the broker dead-lettered it. So what is imported is shown and replayed as before,
+under the same id.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from datetime import UTC, datetime
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from meshtasks.amqp import headers
 from meshtasks.amqp.dead_letter_groups import (
     Cause,
     CauseGroups,
@@ -16,9 +29,14 @@ from meshtasks.amqp.dead_letter_groups import (
 )
 from meshtasks.amqp.dead_letters import DeadLetter, dead_letter_of
 from meshtasks.amqp.delivery import Delivery
+from meshtasks.amqp.failed import DEAD_LETTER_ROUTING_KEY, kept_headers, kept_properties
+from meshtasks.amqp.headers import as_json, from_json
 from meshtasks.amqp.peek import HeldMessages, peek
+from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.replay import Refusal, Replayed, ReplayPlan
-from meshtasks.amqp.topology import Topology
+from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE, Topology
+from meshtasks.errors import SchemaMismatch
+from meshtasks.records.models import explain
 
 #: Bodies are kept up to so many bytes, and so many in all: there may be thousands of
 #: causes, and the rest is fetched when somebody asks for it.
@@ -179,3 +197,94 @@ def _each(
         yield dead_letter_of(delivery), delivery
         if held.seen % _STEP == 0:
             on_progress(held)
+
+
+class _Properties(BaseModel):
+    """The AMQP properties that a message keeps."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    content_type: str | None = None
+    content_encoding: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    message_id: str | None = None
+    timestamp: int | None = None
+    type: str | None = None
+    app_id: str | None = None
+    cluster_id: str | None = None
+    priority: Annotated[int | None, Field(ge=0, le=255)] = None
+    delivery_mode: int = 2
+
+
+class _Line(BaseModel):
+    """What is read of a line; the other members are for people."""
+
+    headers: dict[str, JsonValue]
+    properties: _Properties = _Properties()
+    body: str | None = None
+    body_base64: str | None = None
+
+
+def to_line(delivery: Delivery, letter: DeadLetter) -> bytes:
+    """A dead letter as JSON, without the line's end."""
+    table = {headers.ERROR_MESSAGE: letter.reason} | kept_headers(delivery)
+    table |= {
+        headers.REASON: letter.reason,
+        headers.ERROR_TYPE: letter.kind,
+        headers.EXCHANGE: letter.exchange,
+        headers.ROUTING_KEY: letter.routing_key,
+    }
+    if letter.queue is not None:
+        table[headers.QUEUE] = letter.queue
+    if letter.failed_at is not None:
+        failed_at = datetime.fromtimestamp(letter.failed_at, UTC)
+        table[headers.FAILED_AT] = failed_at.isoformat()
+    document: dict[str, Any] = {
+        "id": letter.id,
+        "headers": {name: as_json(value) for name, value in table.items()},
+        "properties": kept_properties(delivery),
+    }
+    try:
+        document["body"] = delivery.body.decode()
+    except UnicodeDecodeError:
+        document["body_base64"] = base64.b64encode(delivery.body).decode()
+    return json.dumps(document, ensure_ascii=True, default=str).encode()
+
+
+def from_line(line: bytes) -> Outgoing:
+    """The message that puts the dead letter of a line into its queue.
+
+    Raises:
+        SchemaMismatch: the line is not one of :func:`to_line`.
+    """
+    try:
+        read = _Line.model_validate_json(line)
+    except ValidationError as error:
+        raise SchemaMismatch(explain(error)) from error
+    try:
+        table = {name: from_json(value) for name, value in read.headers.items()}
+    except ValueError as error:
+        message = f"headers: {error}"
+        raise SchemaMismatch(message) from error
+    if headers.REASON not in table:
+        message = f"headers: {headers.REASON} is missing, so it is no dead letter"
+        raise SchemaMismatch(message)
+    return Outgoing(
+        DEAD_LETTER_EXCHANGE,
+        DEAD_LETTER_ROUTING_KEY,
+        _body(read),
+        headers=table,
+        properties=read.properties.model_dump(exclude_none=True)
+        | {"content_type": read.properties.content_type},
+    )
+
+
+def _body(read: _Line) -> bytes:
+    if read.body is not None:
+        return read.body.encode()
+    try:
+        return base64.b64decode(read.body_base64 or "", validate=True)
+    except binascii.Error as error:
+        message = f"body_base64: {error}"
+        raise SchemaMismatch(message) from error

@@ -16,9 +16,17 @@ from meshtasks.flows.loading import Flows
 from meshtasks.flows.retention import Retention, retention_of, victoriametrics_state
 from meshtasks.observation.causes import RETENTION, causes
 from meshtasks.observation.explain import exchanges_for
-from meshtasks.observation.mutes import mutes_of
-from meshtasks.observation.remembered import Live, Remembered, look_at
-from meshtasks.observation.sensor_facts import Cause, Facts, QueueNow, Window, clock
+from meshtasks.observation.sensor_facts import (
+    Cause,
+    Facts,
+    Live,
+    QueueNow,
+    Remembered,
+    Window,
+    clock,
+    look_at,
+    mutes_of,
+)
 from meshtasks.state.database import StateLocation
 from meshtasks.state.sensor_activity import BATTERIES, Sensor
 

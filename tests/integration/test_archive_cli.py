@@ -291,7 +291,7 @@ class TestReplay:
         kept_seconds = time.time() - (NOON + 1.5 * HOUR)
         state = VictoriaMetricsState(kept_seconds, {}, 0, 0)
         monkeypatch.setattr(
-            "meshtasks.observation.archive_replay.victoriametrics_state",
+            "meshtasks.observation.archived.victoriametrics_state",
             lambda _: state,
         )
 

@@ -80,7 +80,7 @@ def test_a_query_ends_with_whoever_waits_for_it() -> None:
         return [
             each
             for each in psutil.Process().children()
-            if "meshtasks.observation.query_process" in each.cmdline()
+            if "meshtasks.observation.query" in each.cmdline()
         ]
 
     async def leave() -> None:

@@ -12,7 +12,7 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import load_flows
-from meshtasks.observation.additions import additions_for, fault_of_key, in_the_way
+from meshtasks.observation.explain import additions_for, fault_of_key, in_the_way
 from meshtasks.records.kinds import KINDS
 
 ROOT = Path(__file__).parents[2]

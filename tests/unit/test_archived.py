@@ -14,7 +14,7 @@ from meshtasks.flows.archive.reading import (
     records_in,
 )
 from meshtasks.flows.excerpts import archive_line
-from meshtasks.observation.archive_replay import replayed, way_back
+from meshtasks.observation.archived import replayed, way_back
 from meshtasks.records.envelope import record_id
 from tests.support.archive import NOON, message
 from tests.support.topologies import shipped_topology

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from meshtasks.errors import Transient
-from meshtasks.gateway.console.jobs import Job, Jobs
+from meshtasks.gateway.console.archive_jobs import Job, Jobs
 
 
 def ended(job: Job) -> Job:

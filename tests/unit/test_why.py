@@ -13,7 +13,7 @@ from meshtasks.cli.terminal import moment_of
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import load_flows
-from meshtasks.observation.remembered import Live, Remembered
+from meshtasks.observation.sensor_facts import Live, Remembered
 from meshtasks.observation.why import EXPLAINED, UNKNOWN, UNKNOWN_TIME, WELL, Why
 from meshtasks.state.sensor_activity import BAD_UNIT, Gap, Incident, Sensor
 from tests.conftest import ROOT

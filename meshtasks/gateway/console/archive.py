@@ -16,9 +16,8 @@ from nicegui import app, ui
 from meshtasks.errors import MeshError
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.archive.reading import Period
-from meshtasks.gateway.console.archive_jobs import ArchiveJobs
+from meshtasks.gateway.console.archive_jobs import ArchiveJobs, Jobs
 from meshtasks.gateway.console.frame import Console, framed, scrolling, table, text
-from meshtasks.gateway.console.jobs import Jobs
 from meshtasks.gateway.console.sql import SqlPanel
 from meshtasks.observation.archived import ArchivedDay, Calendar, calendar_of
 

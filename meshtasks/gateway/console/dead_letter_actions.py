@@ -3,18 +3,23 @@ replayed, dropped."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
 from nicegui import ui
+from pydantic_core import from_json
 
 from meshtasks.amqp.dead_letter_groups import Selection
+from meshtasks.amqp.dead_letters import DeadLetter, history_of, requeue_targets
+from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.replay import Replayed
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.errors import MeshError
-from meshtasks.gateway.console.cards import Change, staying
-from meshtasks.gateway.console.dead_letter_dialog import DeadLetterDialog, confirmed
-from meshtasks.gateway.console.frame import Console, text
+from meshtasks.gateway.console.frame import Change, Console, staying, text
+from meshtasks.gateway.console.trying import as_stored
 from meshtasks.observation.dead_letters import WaitingDeadLetter
+from meshtasks.text import clip
 
 
 class DeadLetterActions:
@@ -152,3 +157,133 @@ def moment_text(at: float | None) -> str:
     if at is None:
         return "at an unknown time"
     return f"{datetime.fromtimestamp(at).astimezone():%d %b %H:%M:%S}"
+
+
+#: A larger body is shown in part, and edited with the command: the browser sends what
+#: is typed in one piece.
+_EDITABLE_BYTES, _SHOWN_CHARS = 128 * 1024, 4_000
+#: After so many milliseconds without a key the verdict is asked for.
+_PAUSE_MS = 250
+#: How bodies begin that are compressed.
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
+
+
+class DeadLetterDialog:
+    """The dialog of one dead letter."""
+
+    def __init__(
+        self, console: Console, letter: DeadLetter, delivery: Delivery
+    ) -> None:
+        self._console = console
+        self._letter = letter
+        self._delivery = delivery
+        self._before = delivery.body.decode(errors="backslashreplace")
+        self._after = self._before
+
+    async def answer(self) -> tuple[str, dict[str, bytes] | None] | None:
+        """What is to be done: ``replay``, with the edited body by its id, or ``drop``;
+        None for nothing."""
+        letter, body = self._letter, self._delivery.body
+        with ui.dialog() as dialog, ui.card().classes("w-full"):
+            dialog.props('aria-label="A dead letter"')
+            ui.html(self._head(), sanitize=False)
+            if len(body) <= _EDITABLE_BYTES:
+                editor = ui.textarea("Body", value=self._before).classes("w-full")
+                editor.props(f"outlined autogrow debounce={_PAUSE_MS}")
+            else:
+                ui.html(
+                    f"<p>{len(body):,} bytes; edit it with <code>meshtasks dlq replay "
+                    f"{text(letter.id)} --edit</code>. It begins with</p>"
+                    f"<pre class='mesh-wrap'>{text(self._before[:_SHOWN_CHARS])}</pre>",
+                    sanitize=False,
+                ).classes("mesh-scroll")
+                editor = None
+            fate = ui.html("", sanitize=False).props('role="status"')
+
+            async def judge() -> None:
+                """Say what would become of what is typed."""
+                self._after = typed = editor.value or "" if editor else self._before
+                verdict = await asyncio.to_thread(self._verdict, typed)
+                if typed == self._after:  # else the next one is on its way
+                    fate.set_content(verdict)
+
+            def replay() -> None:
+                edited = None
+                typed = editor.value or "" if editor else self._before
+                if typed != self._before:
+                    try:
+                        from_json(typed, allow_inf_nan=False)
+                    except ValueError as error:
+                        ui.notify(f"not JSON: {error}", type="negative")
+                        return
+                    edited = {letter.id: typed.encode()}
+                dialog.submit(("replay", edited))
+
+            if editor:
+                editor.on_value_change(judge)
+            ui.timer(0.01, judge, once=True)
+            with ui.row():
+                for name, action in (
+                    ("Replay", replay),
+                    ("Drop", lambda: dialog.submit(("drop", None))),
+                ):
+                    button = ui.button(name, on_click=action)
+                    if not self._console.may_operate():
+                        button.disable()
+                ui.button("Close", on_click=dialog.close).props("flat")
+        result: tuple[str, dict[str, bytes] | None] | None = await dialog
+        return result
+
+    def _head(self) -> str:
+        letter, body = self._letter, self._delivery.body
+        packed = next(
+            (name for start, name in _COMPRESSED.items() if body.startswith(start)), ""
+        )
+        note = (
+            f"<p>The body is compressed ({packed}); messages of the mesh are plain.</p>"
+            if packed
+            else ""
+        )
+        history = "".join(
+            f"<li>{text(entry.get('kind'))}: {text(entry.get('reason'))}</li>"
+            for entry in history_of(self._delivery)
+        )
+        before = (
+            f"<p>Before its replays it died of</p><ul>{history}</ul>" if history else ""
+        )
+        reason = clip(f"{letter.kind}: {letter.reason}", _SHOWN_CHARS)
+        return (
+            f"<h2 class='mesh-h2'>{text(letter.routing_key)}</h2>"
+            f"<p class='mesh-bad mesh-wrap'>{text(reason)}</p>"
+            f"{note}{before * bool(history)}"
+        )
+
+    def _verdict(self, typed: str) -> str:
+        letter = self._letter
+        edited = None if typed == self._before else typed.encode()
+        faults = self._console.context.validator.verdicts.of_replay(
+            self._delivery, letter, edited
+        )
+        if faults:
+            lines = "".join(
+                f"<li>{text(clip(fault, _SHOWN_CHARS))}</li>" for fault in faults
+            )
+            return (
+                "<div class='mesh-bad'>This would be a dead letter:"
+                f"<ul>{lines}</ul></div>"
+            )
+        topology = self._console.settings.read(TOPOLOGY)
+        queues = requeue_targets(letter, topology)
+        body = self._delivery.body if edited is None else edited
+        return as_stored(self._console, letter.routing_key, body, queues)
+
+
+async def confirmed(question: str, action: str) -> bool:
+    """Ask whether something is to be done."""
+    with ui.dialog() as dialog, ui.card():
+        dialog.props('aria-label="A question"')
+        ui.label(question).classes("mesh-wrap")
+        with ui.row():
+            ui.button(action, on_click=lambda: dialog.submit(result=True))
+            ui.button("Cancel", on_click=dialog.close).props("flat")
+    return bool(await dialog)

@@ -16,10 +16,9 @@ from nicegui import ui
 from meshtasks.amqp.dead_letter_groups import Cause, Selection
 from meshtasks.errors import MeshError
 from meshtasks.gateway.console import EXPORT
-from meshtasks.gateway.console.cards import Cards, Change
 from meshtasks.gateway.console.dead_letter_actions import DeadLetterActions, moment_text
 from meshtasks.gateway.console.dead_letters_model import DeadLettersModel
-from meshtasks.gateway.console.frame import Console, framed, text
+from meshtasks.gateway.console.frame import Cards, Change, Console, framed, text
 from meshtasks.observation.dead_letters import (
     LettersOfCause,
     WaitingDeadLetter,

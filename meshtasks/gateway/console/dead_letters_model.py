@@ -19,12 +19,12 @@ from meshtasks.amqp.replay import Refusal, Replay, Replayed, drop
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError
-from meshtasks.observation.dead_letter_lines import to_line
 from meshtasks.observation.dead_letters import (
     WaitingDeadLetter,
     WaitingDeadLetters,
     dead_letter_with_id,
     dead_letters_that,
+    to_line,
     waiting_dead_letters,
     would_replay,
 )

@@ -16,8 +16,14 @@ from meshtasks.errors import ConfigError, InvalidMessage, MeshError
 from meshtasks.flows.analytics.rows import reading_of
 from meshtasks.gateway.console.frame import Console, framed, scrolling, text
 from meshtasks.gateway.problems import Problem
-from meshtasks.observation.additions import additions_for, fault_of_key, in_the_way
-from meshtasks.observation.explain import exchanges_for, explain, is_known
+from meshtasks.observation.explain import (
+    additions_for,
+    exchanges_for,
+    explain,
+    fault_of_key,
+    in_the_way,
+    is_known,
+)
 from meshtasks.records.kinds import KINDS
 
 _EXAMPLE_KEY, _EXAMPLE_BODY = (
