@@ -134,7 +134,7 @@ def test_everything_that_was_backed_up_is_there_again(
     house.directory.mkdir()
     (tmp_path / "elsewhere").rename(house.directory / "backup")
 
-    house.run(commands("Put it back", victoria))
+    house.run(commands("Restore", victoria))
 
     wait_until(lambda: count_samples(victoria) == GOOD, 300, "the points")
     assert (house.state(), house.archived(), house.authority()) == before

@@ -56,13 +56,13 @@ def test_tls_serves_the_gateway_with_a_certificate(
 ) -> None:
     with new_stack() as stack:
         started(stack, note, "full with tls", "HTTPS")
-        assert walk(stack, "Its certificate")
+        assert walk(stack, "Test the certificate")
 
 
 def test_ai_answers_what_a_model_is_asked(new_stack: NewStack, note: Note) -> None:
     with new_stack() as stack:
         started(stack, note, "full with ai", "Models")
-        (path,) = re.findall(r"(?im)^location: (\S+)", walk(stack, "Ask one"))
+        (path,) = re.findall(r"(?im)^location: (\S+)", walk(stack, "Run a model"))
         token = publishing_token(stack.variables())
 
         def result() -> dict[str, Any]:

@@ -47,7 +47,7 @@ def test_every_command_of_the_page_is_run_here() -> None:
 
 
 def test_what_the_page_sends_is_stored(stack: Stack) -> None:
-    walk(stack, "Send something")
+    walk(stack, "Publish messages")
 
     def stored() -> set[str]:
         return {sensor for sensor, _ in stored_readings(stack, "")}
@@ -62,7 +62,7 @@ def test_a_name_more_is_in_the_brokers_certificate(stack: Stack) -> None:
 
 def test_what_the_page_sends_is_archived_and_notified(stack: Stack) -> None:
     def seen() -> bool:
-        text = walk(stack, "Look")
+        text = walk(stack, "Inspect")
         return "Smoke in the attic" in text and bool(re.search(r"\bsensors\b", text))
 
     wait_until(seen, _SECONDS, "the archive's list and the notification")
@@ -138,7 +138,7 @@ def test_new_passwords_lose_nothing(stack: Stack) -> None:
 def test_everything_is_there_after_down_and_up(stack: Stack) -> None:
     before = stored_readings(stack, "")
 
-    walk(stack, "Stop, and start again")
+    walk(stack, "Stop and start")
 
     stack.wait_until_healthy()
     assert stored_readings(stack, "") >= before
@@ -160,7 +160,7 @@ def test_what_was_backed_up_is_there_again(stack: Stack) -> None:
     for lost in (".mesh", "config"):
         shutil.rmtree(stack.directory / lost)
 
-    walk(stack, "Put it back")
+    walk(stack, "Restore")
 
     stack.wait_until_healthy()
     assert stored_readings(stack, "") >= before
