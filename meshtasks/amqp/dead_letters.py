@@ -1,4 +1,7 @@
-"""Dead letters: what is known of one, which are selected, and how one is replayed.
+"""Messages that failed: back to their queue later, or dead letters; what is known of a
+dead letter, and how one is replayed.
+
+The original body and properties are published again; only headers are added.
 
 Two kinds of headers give the reason of a dead letter: the mesh's own (``x-mesh-…``),
 and the broker's ``x-death`` of a message that it took from a queue itself, because it
@@ -17,19 +20,147 @@ from typing import Any, NamedTuple
 import msgspec
 
 from meshtasks.amqp import headers
-from meshtasks.amqp.delivery import Delivery, count_in, last_death, text_in
+from meshtasks.amqp.delivery import Delivery, count_in, last_death, past_in, text_in
 from meshtasks.amqp.entities import queue_of
-from meshtasks.amqp.failed import kept_headers, kept_properties
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, tail_of
-from meshtasks.amqp.topology import Topology
+from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE, Topology
+from meshtasks.outcome import REASON_LIMIT_CHARS, TRACEBACK_LIMIT_CHARS, Dead
 from meshtasks.text import clip
 
+#: ``dead.letter`` is a direct exchange: ``#`` is a literal key, not a wildcard.
+DEAD_LETTER_ROUTING_KEY = "#"
 #: Hex digits of an id: 48 bits, so that of 100,000 dead letters no two share one but
 #: once in 50,000 such queues.
 ID_DIGITS = 12
 #: Kind of a message that was published where no binding matches.
 UNROUTABLE = "Unroutable"
+#: Earlier failures that a message remembers, and how much of each.
+_HISTORY_LIMIT = 10
+REMEMBERED_CHARS = 300
+#: Epoch seconds that every calendar and time zone can show; the year 9999.
+_END_OF_TIME = 253_370_764_800
+
+
+class FailedMessage(NamedTuple):
+    """The message (or the failed part of it) and where it failed.
+
+    Attributes:
+        delivery: the delivery it came in.
+        queue: queue it was consumed from, which is also its task's name.
+        body: what to publish: the delivery's body, or for an array message the
+            JSON of the failed records only.
+        record_index: index of the record in its array message.
+    """
+
+    delivery: Delivery
+    queue: str
+    body: bytes
+    record_index: int | None = None
+
+
+def retry_message(
+    failing: FailedMessage,
+    *,
+    level_seconds: int | None,
+    attempt: int,
+    now: float,
+    single: bool,
+    source: str = "",
+) -> Outgoing:
+    """A message that comes back to the failing queue alone, after a wait.
+
+    Args:
+        level_seconds: the wait.
+        attempt: retries that count against it, this one included.
+        now: epoch seconds.
+        single: it is to be processed alone.
+        source: the partition of the queue that it came from, if it has any.
+
+    The exchange ``retry.<seconds>`` is a fanout into a queue whose messages
+    expire to the default exchange with the routing key kept: the queue's name.
+    Without a wait (None) it goes to the end of that queue.
+    """
+    extra: dict[str, object] = {
+        headers.QUEUE: failing.queue,
+        headers.ATTEMPT: attempt,
+        headers.FIRST_FAILED_AT: first_failed_at(failing.delivery, now),
+    }
+    if single:
+        extra[headers.SINGLE] = 1
+    exchange = "" if level_seconds is None else f"retry.{level_seconds}"
+    return _again(failing, exchange, source or failing.queue, extra)
+
+
+def dead_message(
+    failing: FailedMessage, dead: Dead, *, task_id: str, worker: str, now: float
+) -> Outgoing:
+    """A dead letter: the original, and why it died."""
+    extra: dict[str, object] = {
+        headers.QUEUE: failing.queue,
+        headers.REASON: dead.reason[:REASON_LIMIT_CHARS],
+        headers.ERROR_TYPE: dead.error_type,
+        headers.ERROR_MESSAGE: dead.reason[:REASON_LIMIT_CHARS],
+        headers.TRACEBACK: dead.traceback[-TRACEBACK_LIMIT_CHARS:],
+        headers.RETRIES: failing.delivery.attempt,
+        headers.TASK: failing.queue,
+        headers.TASK_ID: task_id,
+        headers.FAILED_AT: _rfc3339(now),
+        headers.WORKER: worker,
+    }
+    if failing.record_index is not None:
+        extra[headers.RECORD_INDEX] = failing.record_index
+    return _again(failing, DEAD_LETTER_EXCHANGE, DEAD_LETTER_ROUTING_KEY, extra)
+
+
+def first_failed_at(delivery: Delivery, now: float) -> float:
+    """When the message first failed, epoch seconds; ``now`` if it had not."""
+    return past_in(delivery.headers, headers.FIRST_FAILED_AT, now) or now
+
+
+def _again(
+    failing: FailedMessage, exchange: str, routing_key: str, extra: dict[str, object]
+) -> Outgoing:
+    delivery = failing.delivery
+    origin = {
+        headers.EXCHANGE: delivery.exchange,
+        headers.ROUTING_KEY: delivery.routing_key,
+        headers.RECEIVED_AT: delivery.received_at,
+    }
+    properties = kept_properties(delivery)
+    if failing.body is not delivery.body:
+        properties.pop("content_encoding", None)  # parts of a body are plain
+    return Outgoing(
+        exchange,
+        routing_key,
+        failing.body,
+        headers={**kept_headers(delivery), **origin, **extra},
+        properties=properties,
+    )
+
+
+def kept_headers(delivery: Delivery) -> dict[str, Any]:
+    """The headers that a message published again keeps."""
+    return {
+        name: value
+        for name, value in delivery.headers.items()
+        if name not in headers.BROKER_MANAGED and name not in headers.STEERING
+    }
+
+
+def kept_properties(delivery: Delivery) -> dict[str, Any]:
+    """The AMQP properties, headers apart, that a message published again keeps."""
+    properties: dict[str, Any] = {
+        name: value
+        for name, value in delivery.properties.items()
+        # user_id must be the publishing user's own; an expiration would drop
+        # the message while it waits.
+        if name not in {"application_headers", "user_id", "expiration"}
+    }
+    properties["delivery_mode"] = 2
+    # the original may have none (MQTT), and none must be invented for it
+    properties.setdefault("content_type", None)
+    return properties
 
 
 class DeadLetter(NamedTuple):
@@ -93,13 +224,6 @@ def requeue_targets(
     return f"no binding of {exchange} matches its routing key in topology.yaml"
 
 
-#: Earlier failures that a message remembers, and how much of each.
-_HISTORY_LIMIT = 10
-REASON_LIMIT_CHARS = 300
-#: Epoch seconds that every calendar and time zone can show; the year 9999.
-_END_OF_TIME = 253_370_764_800
-
-
 class Death(NamedTuple):
     """Why, where and when a message died; see
     :class:`~meshtasks.amqp.dead_letters.DeadLetter`."""
@@ -124,42 +248,28 @@ def death_of(
             come first.
         timestamp: its publisher's, epoch seconds.
     """
+    failed_at: object
     if last := last_death(table):
-        return _taken(last, table)
-    first_exchange = text_in(table, headers.EXCHANGE)
-    first_key = text_in(table, headers.ROUTING_KEY)
-    exchange = exchange if first_exchange is None else first_exchange
-    routing_key = routing_key if first_key is None else first_key
-    if headers.REASON in table:
-        return Death(
-            text_in(table, headers.ERROR_TYPE) or "?",
-            _text(table[headers.REASON]),
-            text_in(table, headers.QUEUE),
-            exchange,
-            routing_key,
-            _epoch(table.get(headers.FAILED_AT)),
-        )
-    text = "no binding matches its routing key"
-    time = _epoch(timestamp)
-    return Death(UNROUTABLE, text, None, exchange, routing_key, time)
-
-
-def _taken(last: Mapping[str, Any], table: Mapping[str, Any]) -> Death:
-    """The death of a message that the broker took from its queue."""
-    queue = queue_of(_text(last.get("queue", "?")))
-    reason = _text(last.get("reason", "?"))
-    keys = last.get("routing-keys")
-    key = _text(keys[0]) if isinstance(keys, list) and keys else ""
-    first_exchange = text_in(table, headers.EXCHANGE)
-    first_key = text_in(table, headers.ROUTING_KEY)
-    return Death(
-        reason,
-        f"the broker took it from {queue}: {reason}",
-        queue,
-        _text(last.get("exchange", "")) if first_exchange is None else first_exchange,
-        key if first_key is None else first_key,
-        _epoch(last.get("time")),
-    )
+        queue: str | None = queue_of(_text(last.get("queue", "?")))
+        kind = _text(last.get("reason", "?"))
+        reason = f"the broker took it from {queue}: {kind}"
+        exchange = _text(last.get("exchange", ""))
+        keys = last.get("routing-keys")
+        routing_key = _text(keys[0]) if isinstance(keys, list) and keys else ""
+        failed_at = last.get("time")
+    elif headers.REASON in table:
+        queue = text_in(table, headers.QUEUE)
+        kind = text_in(table, headers.ERROR_TYPE) or "?"
+        reason = _text(table[headers.REASON])
+        failed_at = table.get(headers.FAILED_AT)
+    else:
+        queue, kind, failed_at = None, UNROUTABLE, timestamp
+        reason = "no binding matches its routing key"
+    if (first_exchange := text_in(table, headers.EXCHANGE)) is not None:
+        exchange = first_exchange
+    if (first_key := text_in(table, headers.ROUTING_KEY)) is not None:
+        routing_key = first_key
+    return Death(kind, reason, queue, exchange, routing_key, _epoch(failed_at))
 
 
 def dead_letter_of(delivery: Delivery) -> DeadLetter:
@@ -268,13 +378,12 @@ def history_of(delivery: Delivery) -> list[Mapping[str, Any]]:
 def _history_entry(
     dead_letter: DeadLetter, replayed_at: str, body: bytes | None
 ) -> dict[str, object]:
+    failed_at = dead_letter.failed_at
     return {
         "kind": dead_letter.kind,
-        "reason": dead_letter.reason[:REASON_LIMIT_CHARS],
+        "reason": dead_letter.reason[:REMEMBERED_CHARS],
         "queue": dead_letter.queue or "",
-        "failed_at": ""
-        if dead_letter.failed_at is None
-        else _rfc3339(dead_letter.failed_at),
+        "failed_at": "" if failed_at is None else _rfc3339(failed_at),
         "replayed_at": replayed_at,
         "edited": body is not None,
     }
@@ -303,4 +412,4 @@ def _epoch(value: object) -> float | None:
 
 def _text(value: object) -> str:
     """What stands where a text is expected."""
-    return value if isinstance(value, str) else clip(repr(value), REASON_LIMIT_CHARS)
+    return value if isinstance(value, str) else clip(repr(value), REMEMBERED_CHARS)

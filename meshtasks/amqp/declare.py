@@ -228,17 +228,13 @@ def changes(connection: kombu.Connection, topology: Topology) -> list[Change]:
 def _found(connection: kombu.Connection, queue: Queue) -> Iterator[str]:
     """What the broker has of a queue: itself, partitions, or all of them if a change
     was interrupted."""
-    if queue.partitions and _is_there(connection, queue.name):
+    if _is_there(connection, queue.name):
         yield queue.name
     try:
         with closing(connection.channel()) as channel:
             channel.exchange_declare(exchange_of(queue.name), "", passive=True)
     except NotFound:
-        if not queue.partitions and _is_there(connection, queue.name):
-            yield queue.name
         return
-    if not queue.partitions and _is_there(connection, queue.name):
-        yield queue.name
     for index in range(MOST_PARTITIONS):
         name = partition_name(queue.name, index)
         if not _is_there(connection, name):

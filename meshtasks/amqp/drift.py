@@ -1,13 +1,26 @@
-"""How a live broker differs from the topology."""
+"""How a live broker differs from the topology, and how the number of partitions of a
+queue is changed, without stranding a message.
+
+What leaves is emptied first, by the workers that run: keys move to other partitions,
+and what is older must not be handled later. So is what leaves once no exchange leads
+there any more; only then is it deleted. A message that waits to be retried may come
+back to it, so retry queues have to be empty by then, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from meshtasks.amqp.entities import Binding, is_reserved, queue_of
-from meshtasks.amqp.management import Live, LiveExchange, LiveQueue
+import kombu
+
+from meshtasks.amqp.declare import Change
+from meshtasks.amqp.entities import Binding, Queue, exchange_of, is_reserved, queue_of
+from meshtasks.amqp.management import Live, LiveExchange, LiveQueue, activity
 from meshtasks.amqp.topology import Topology
+from meshtasks.errors import Transient
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +140,119 @@ def _unequal(
 
 def _text(values: Mapping[str, object], key: str) -> str:
     return repr(values[key]) if key in values else "absent"
+
+
+_POLL_SECONDS = 0.5
+#: The broker's statistics are up to five seconds old: what they show empty for longer,
+#: is.
+_EMPTY_SECONDS = 6.0
+
+
+class Repartition:
+    """One change.
+
+    Args:
+        connection: an open connection, with the right to declare and delete.
+        topology: what is to be.
+        urls: of the broker, and of its management pages if not where they are usually.
+        within_seconds: how long the workers may take to empty what leaves.
+        say: is told of every step.
+    """
+
+    def __init__(
+        self,
+        connection: kombu.Connection,
+        topology: Topology,
+        urls: tuple[str, str | None],
+        within_seconds: float,
+        say: Callable[[str], object],
+    ) -> None:
+        self._channel: Any = connection.channel()
+        self._topology = topology
+        self._urls = urls
+        self._within_seconds = within_seconds
+        self._say = say
+
+    def empty(self, change: Change) -> None:
+        """Wait until the workers have emptied what messages move away from.
+
+        Raises:
+            Transient: they have not, in time; nothing has been changed.
+            ConfigError: the management API refuses the account.
+        """
+        self._say(f"{change}; waiting until the workers have emptied it")
+        deadline = time.monotonic() + self._within_seconds
+        while ready := sum(map(self._ready, change.found)):
+            if time.monotonic() > deadline:
+                what = f"{ready:,} messages wait"
+                raise self._left(what, "nothing was changed")
+            time.sleep(_POLL_SECONDS)
+
+    def remove(self, change: Change) -> None:
+        """Lead no message any more to what leaves, and delete it once it is empty.
+
+        Raises:
+            Transient: it is not empty in time; the same command goes on.
+            ConfigError: the management API refuses the account.
+        """
+        leaving, queue = change.leaving, change.queue
+        for name in leaving:
+            for exchange, key in self._ways_into(queue, name):
+                self._channel.queue_unbind(name, exchange, key)
+        if not queue.partitions:
+            for binding in self._topology.bindings:
+                if binding.queue == queue.name:
+                    self._channel.exchange_unbind(
+                        exchange_of(queue.name), binding.exchange, binding.routing_key
+                    )
+        retries = [retry.name for retry in self._topology.retry_queues]
+        left = "no exchange leads to it any more; run it again to have it deleted"
+        if leaving:
+            self._wait_empty([*leaving, *retries], _EMPTY_SECONDS, left)
+        for name in leaving:
+            self._channel.queue_delete(name)
+            self._say(f"{name} was empty and is deleted")
+        if not queue.partitions:
+            self._channel.exchange_delete(exchange_of(queue.name))
+
+    def _ways_into(self, queue: Queue, name: str) -> Iterator[tuple[str, str]]:
+        if name != queue.name:
+            yield exchange_of(queue.name), "1"
+            return
+        for binding in self._topology.bindings:
+            if binding.queue == name:
+                yield binding.exchange, binding.routing_key
+
+    def _wait_empty(
+        self, names: Sequence[str], for_seconds: float, otherwise: str
+    ) -> None:
+        """Wait until these have been empty for so long, messages in hand included."""
+        deadline = time.monotonic() + self._within_seconds + for_seconds
+        since: float | None = None
+        while since is None or time.monotonic() - since < for_seconds:
+            held = self._held(names)
+            if not held:
+                since = since or time.monotonic()
+            else:
+                since = None
+                if time.monotonic() > deadline:
+                    what = ", ".join(f"{n:,} in {name}" for name, n in held.items())
+                    raise self._left(what, otherwise)
+            time.sleep(_POLL_SECONDS)
+
+    def _held(self, names: Sequence[str]) -> dict[str, int]:
+        active = activity(*self._urls)
+        held = {}
+        for name in names:
+            ready = self._ready(name)
+            in_hand = active[name].messages_unacknowledged if name in active else 0
+            if ready + in_hand:
+                held[name] = ready + in_hand
+        return held
+
+    def _ready(self, name: str) -> int:
+        return int(self._channel.queue_declare(name, passive=True).message_count)
+
+    def _left(self, what: str, otherwise: str) -> Transient:
+        after = f"after {self._within_seconds:g} s"
+        return Transient(f"{after} {what}; {otherwise}. Do its workers run?")

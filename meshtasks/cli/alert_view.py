@@ -7,7 +7,7 @@ from datetime import tzinfo
 
 from meshtasks.config.durations import span_text
 from meshtasks.flows.alerts.config import local_time
-from meshtasks.flows.alerts.current import CurrentAlert, route_line
+from meshtasks.flows.alerts.service import CurrentAlert, route_line
 from meshtasks.flows.alerts.state import (
     AlertEvent,
     AlertState,

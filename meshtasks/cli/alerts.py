@@ -25,12 +25,10 @@ from meshtasks.cli.terminal import fail, say
 from meshtasks.config.durations import seconds_of
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import SinkRejected
-from meshtasks.flows.alerts.config import ALERTS
-from meshtasks.flows.alerts.current import current_alerts, routes_notified
+from meshtasks.flows.alerts.config import ALERTS, parse_matcher
 from meshtasks.flows.alerts.handler import NOTIFIER
-from meshtasks.flows.alerts.matchers import parse_matcher
 from meshtasks.flows.alerts.rendering import Notification
-from meshtasks.flows.alerts.service import ALERT_STATE
+from meshtasks.flows.alerts.service import ALERT_STATE, current_alerts, routes_notified
 from meshtasks.flows.alerts.state import Silence
 from meshtasks.flows.sinks import Sinks
 

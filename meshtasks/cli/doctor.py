@@ -19,7 +19,7 @@ from rich.console import Console
 from urllib3.exceptions import HTTPError
 
 from meshtasks.amqp.connecting import connected
-from meshtasks.amqp.management_api import urls
+from meshtasks.amqp.management import urls
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import PENDING_TIMESERIES
 from meshtasks.cli import doctor_broker

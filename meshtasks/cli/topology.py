@@ -15,7 +15,7 @@ from rich.tree import Tree
 
 from meshtasks.amqp.connecting import connected, unopened
 from meshtasks.amqp.declare import changes, declare_missing
-from meshtasks.amqp.drift import compare
+from meshtasks.amqp.drift import Repartition, compare
 from meshtasks.amqp.entities import (
     Binding,
     ExchangeDefaults,
@@ -24,7 +24,6 @@ from meshtasks.amqp.entities import (
     RetryQueue,
 )
 from meshtasks.amqp.management import definitions, read
-from meshtasks.amqp.repartition import Repartition
 from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli import asyncapi

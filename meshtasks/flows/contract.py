@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 from typing_extensions import TypedDict, Unpack, override
 
-from meshtasks.amqp.failed import FailedMessage
+from meshtasks.amqp.dead_letters import FailedMessage
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.config.durations import Duration
 from meshtasks.config.settings import ConfigFile, Settings

@@ -19,8 +19,8 @@ from typing import Any, NotRequired
 import msgspec
 from typing_extensions import TypedDict
 
+from meshtasks.amqp.dead_letters import FailedMessage
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.failed import FailedMessage
 from meshtasks.amqp.headers import as_json, from_json
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.topology import PENDING_TIMESERIES

@@ -27,9 +27,14 @@ from meshtasks.amqp.dead_letter_groups import (
     Groups,
     Selection,
 )
-from meshtasks.amqp.dead_letters import DeadLetter, dead_letter_of
+from meshtasks.amqp.dead_letters import (
+    DEAD_LETTER_ROUTING_KEY,
+    DeadLetter,
+    dead_letter_of,
+    kept_headers,
+    kept_properties,
+)
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.failed import DEAD_LETTER_ROUTING_KEY, kept_headers, kept_properties
 from meshtasks.amqp.headers import as_json, from_json
 from meshtasks.amqp.peek import HeldMessages, peek
 from meshtasks.amqp.publisher import Outgoing

@@ -15,13 +15,13 @@ from typing import TypeVar
 from celery.utils.time import get_exponential_backoff_interval
 from msgspec.structs import replace
 
-from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.failed import (
+from meshtasks.amqp.dead_letters import (
     FailedMessage,
     dead_message,
     first_failed_at,
     retry_message,
 )
+from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.queues import GiveUp, RetryPolicy, decide, retry_level
 from meshtasks.errors import SinkUnavailable, told

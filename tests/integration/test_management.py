@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from meshtasks.amqp import management, management_api
+from meshtasks.amqp import management
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError, Transient
 from tests.support.httpserver import Handler, HTTPServer
@@ -43,7 +43,7 @@ def stranger() -> Iterator[Stranger]:
 def test_a_server_that_is_not_rabbitmq_gets_no_password(
     stranger: Stranger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(management_api, "_default_url", lambda _: stranger.url)
+    monkeypatch.setattr(management, "_default_url", lambda _: stranger.url)
 
     with pytest.raises(ConfigError, match="MESH_MANAGEMENT_URL"):
         management.read(BROKER)
@@ -61,7 +61,7 @@ def test_a_redirect_takes_no_password_along(stranger: Stranger) -> None:
 def test_nothing_is_guessed_beside_a_broker_on_a_port_of_its_own(
     stranger: Stranger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(management_api, "_default_url", lambda _: stranger.url)
+    monkeypatch.setattr(management, "_default_url", lambda _: stranger.url)
 
     with pytest.raises(ConfigError, match="MESH_MANAGEMENT_URL"):
         management.read("amqp://mesh:secret@127.0.0.1:5673/mesh")
@@ -81,9 +81,7 @@ def test_what_does_not_speak_http_is_a_fault_of_the_address(
 def test_rabbitmq_shows_itself_and_is_asked(
     rabbitmq: RabbitMQ, mesh_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        management_api, "_default_url", lambda _: rabbitmq.management_url
-    )
+    monkeypatch.setattr(management, "_default_url", lambda _: rabbitmq.management_url)
     port = urlsplit(mesh_url).port
 
     live = management.read(mesh_url.replace(f":{port}/", ":5672/"))

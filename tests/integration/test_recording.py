@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from meshtasks.amqp.dead_letters import FailedMessage, dead_message
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.failed import FailedMessage, dead_message
 from meshtasks.config.environment import Environment
 from meshtasks.outcome import Dead
 from meshtasks.state.database import StateLocation

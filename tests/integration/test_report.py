@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshtasks.amqp.failed import DEAD_LETTER_ROUTING_KEY
+from meshtasks.amqp.dead_letters import DEAD_LETTER_ROUTING_KEY
 from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE
 from meshtasks.cli.report import dead_letters_in
 from meshtasks.config.environment import Environment

@@ -9,8 +9,8 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 
 from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.dead_letters import FailedMessage, dead_message
 from meshtasks.amqp.delivery import Delivery, delivery_of
-from meshtasks.amqp.failed import FailedMessage, dead_message
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.receiving import Message
 from meshtasks.outcome import Dead

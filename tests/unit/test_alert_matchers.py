@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.flows.alerts.matchers import Matcher, all_match, parse_matcher
+from meshtasks.flows.alerts.config import Matcher, all_match, parse_matcher
 
 LABELS = {"severity": "critical", "location": "attic", "note": "a=b"}
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtasks.amqp import headers
+from meshtasks.amqp.dead_letters import FailedMessage, dead_message
 from meshtasks.amqp.delivery import Delivery
-from meshtasks.amqp.failed import FailedMessage, dead_message
 from meshtasks.amqp.frames import Outgoing, fitted, publish_frames
 from meshtasks.outcome import Dead
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.flows.alerts.current import CurrentAlert
+from meshtasks.flows.alerts.service import CurrentAlert
 from meshtasks.flows.alerts.state import update
 from meshtasks.observation.headline import aside, headline, ledger_of, ledger_sentence
 from meshtasks.observation.sensor_facts import Remembered

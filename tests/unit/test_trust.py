@@ -10,9 +10,8 @@ import pytest
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.content import Properties
-from meshtasks.amqp.dead_letters import dead_letter_of
+from meshtasks.amqp.dead_letters import dead_letter_of, first_failed_at, kept_headers
 from meshtasks.amqp.delivery import Delivery, delivery_of
-from meshtasks.amqp.failed import first_failed_at, kept_headers
 from meshtasks.amqp.receiving import Message
 
 NOW = 1_800_000_000.0

@@ -20,8 +20,7 @@ from pydantic import AfterValidator, Field
 
 from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable
-from meshtasks.flows.alerts.config import ALERTS, AlertPolicy, Route
-from meshtasks.flows.alerts.matchers import parse_matcher
+from meshtasks.flows.alerts.config import ALERTS, AlertPolicy, Route, parse_matcher
 from meshtasks.flows.alerts.service import (
     ALERT_STATE,
     AlertService,

@@ -19,8 +19,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from meshtasks.config.durations import span_text
-from meshtasks.flows.alerts.config import Flapping
-from meshtasks.flows.alerts.matchers import all_match, parse_matcher
+from meshtasks.flows.alerts.config import Flapping, all_match, parse_matcher
 from meshtasks.records.alert import Alert, Severity
 from meshtasks.text import clip
 

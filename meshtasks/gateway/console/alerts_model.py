@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS
-from meshtasks.flows.alerts.current import (
+from meshtasks.flows.alerts.service import (
+    ALERT_STATE,
     CurrentAlert,
     current_alerts,
     routes_notified,
 )
-from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.alerts.state import AlertEvent, NotificationState, Silence
 from meshtasks.flows.alerts.store import AlertTables
 from meshtasks.flows.sinks import Sinks

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from nicegui import ui
 
-from meshtasks.flows.alerts.current import CurrentAlert
+from meshtasks.flows.alerts.service import CurrentAlert
 from meshtasks.gateway.console import SENSOR
 from meshtasks.gateway.console.frame import Cards, Change, Console, framed, text
 from meshtasks.gateway.console.watch import MeshWatch

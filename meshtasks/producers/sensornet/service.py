@@ -22,8 +22,8 @@ import kombu
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.dead_letters import FailedMessage, dead_message
 from meshtasks.amqp.delivery import Delivery, delivery_of
-from meshtasks.amqp.failed import FailedMessage, dead_message
 from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.config.private_files import make_private_directory
