@@ -21,9 +21,8 @@ from meshtasks.demo.render import draw
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.sinks import Sinks
-from meshtasks.observation.collect import Collector
+from meshtasks.observation.collect import Collector, Snapshot
 from meshtasks.observation.dead_letters import waiting_dead_letters
-from meshtasks.observation.snapshot import Snapshot
 from meshtasks.observation.workers import (
     WorkerAnswer,
     WorkerPoll,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from meshtasks.amqp.management import QueueActivity
 from meshtasks.observation.collect import Collector
-from meshtasks.observation.snapshot import Seen
+from meshtasks.observation.event_monitor import Seen
 
 #: The broker takes its statistics every second: what is over for longer is over.
 REST_SECONDS = 2.0

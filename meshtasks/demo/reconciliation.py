@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from meshtasks.demo.queues import QueueCount
-from meshtasks.observation.snapshot import Seen
+from meshtasks.observation.event_monitor import Seen
 
 #: Both queues of alerts get every alert; as records they are counted once.
 ALERTS = "alerts"

@@ -10,13 +10,8 @@ from rich.console import ConsoleDimensions, Group
 from rich.table import Table
 from rich.text import Text
 
-from meshtasks.observation.snapshot import (
-    QueueState,
-    Seen,
-    SeenAlert,
-    Snapshot,
-    WorkerState,
-)
+from meshtasks.observation.collect import QueueState, Snapshot
+from meshtasks.observation.event_monitor import Seen, SeenAlert, WorkerState
 from meshtasks.text import printable
 
 _SEVERITY_STYLES = {"info": "cyan", "warning": "yellow", "critical": "bold red"}

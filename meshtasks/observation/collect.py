@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from typing import Self
 
 import kombu
@@ -15,11 +16,79 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, SinkUnavailable, Transient
 from meshtasks.flows.archive.objects import archived_objects, open_store
-from meshtasks.observation.event_monitor import EventMonitor
-from meshtasks.observation.snapshot import ArchiveState, QueueState, Seen, Snapshot
+from meshtasks.observation.event_monitor import EventMonitor, Seen
 
 #: The broker counts anew so often; asking is what costs it most.
 _STATISTICS_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """One queue.
+
+    Attributes:
+        ready: messages waiting.
+        consumers: who consumes it.
+        unacked: messages that consumers hold; up to five seconds old. None where
+            the management API does not answer, as the rates.
+        in_per_second: messages that came in.
+        out_per_second: messages that were acknowledged.
+    """
+
+    name: str
+    ready: int
+    consumers: int
+    unacked: int | None = None
+    messages_in: int | None = None
+    in_per_second: float | None = None
+    out_per_second: float | None = None
+
+    @property
+    def is_unused(self) -> bool:
+        """Nothing is in it, and nothing has passed through."""
+        return not (self.ready or self.unacked or self.messages_in)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveState:
+    """What the archive holds."""
+
+    objects: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The mesh at one moment; what could not be found out is None or empty.
+
+    Attributes:
+        taken_at: epoch seconds.
+        queues: those of topology.yaml, in its order.
+        retry: messages waiting, by the retry queue's seconds.
+        dead_letter_queue: name of the one among ``queues`` where dead letters end.
+        points: field values that the time-series store has taken.
+        faults: what does not answer, for people.
+    """
+
+    taken_at: float
+    queues: tuple[QueueState, ...] = ()
+    retry: Mapping[int, int] = field(default_factory=dict)
+    dead_letter_queue: str = ""
+    points: int | None = None
+    archive: ArchiveState | None = None
+    seen: Seen = field(default_factory=Seen)
+    faults: tuple[str, ...] = ()
+
+    @property
+    def dead_letters(self) -> int:
+        """How many wait in the dead-letter queue."""
+        return sum(q.ready for q in self.queues if q.name == self.dead_letter_queue)
+
+    def is_waiting(self, queue: QueueState) -> bool:
+        """Whether messages wait in it that nobody takes, and somebody should."""
+        return bool(queue.ready and not queue.consumers) and (
+            queue.name != self.dead_letter_queue
+        )
 
 
 class Collector:

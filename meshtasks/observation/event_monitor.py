@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import kombu
@@ -28,13 +29,6 @@ from meshtasks.amqp.dead_letters import death_of
 from meshtasks.amqp.delivery import last_death, trusted_headers
 from meshtasks.amqp.topology import Topology
 from meshtasks.errors import ConfigError, Transient
-from meshtasks.observation.snapshot import (
-    BatchEvent,
-    DeadLetter,
-    Seen,
-    SeenAlert,
-    WorkerState,
-)
 from meshtasks.records.alert import Alert
 
 #: How many of the last dead letters and alerts are kept.
@@ -50,6 +44,126 @@ _LARGEST_NUMBER = 1e12
 #: How the source of an alert begins that a rule has given.
 _OF_RULES = "rules."
 
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A dead letter that was seen on its way to the dead-letter queue.
+
+    Attributes:
+        seen_at: epoch seconds.
+        routing_key: of first publication.
+        error_type: class of the fault.
+        reason: the fault as a sentence.
+        queue: it died in; empty for a message that no binding matched.
+        by_broker: the broker took it from the queue, not a worker.
+    """
+
+    seen_at: float
+    routing_key: str
+    error_type: str
+    reason: str
+    queue: str = ""
+    by_broker: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SeenAlert:
+    """An alert that was seen on its way to the alert queues."""
+
+    seen_at: float
+    severity: str
+    title: str
+    message: str
+    resolved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEvent:
+    """The last batch that a worker finished.
+
+    Attributes:
+        finished_at: epoch seconds, by the worker's clock.
+        result: the line that Flower shows, or the fault.
+        failed: it was lost or has to be retried.
+        worker: that has done it.
+        outcome: ``succeeded``, ``retried`` or ``failed``.
+    """
+
+    finished_at: float
+    queue: str
+    result: str
+    runtime_seconds: float | None = None
+    failed: bool = False
+    worker: str = ""
+    outcome: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """A worker, by its events.
+
+    Attributes:
+        heard_at: when its last event came, epoch seconds; it sends one every two
+            seconds at least.
+        online: it has not said good-bye.
+    """
+
+    name: str
+    heard_at: float
+    online: bool = True
+    last_batch: BatchEvent | None = None
+
+
+@dataclass(slots=True)
+class Seen:
+    """What passed by since somebody looks.
+
+    Attributes:
+        dead_letters: how many, each counted once.
+        repeated_dead_letters: copies of some of them.
+        dead_by_queue: how many, by the queue they died in.
+        dead_messages: whole messages and such of which a part died, by that queue.
+        dead_by_broker: those of them that no worker acknowledged.
+        dead_by_type: how many, by the class of the fault.
+        reasons: the last reason given, by the class of the fault.
+        last_dead_letters: newest last.
+        retried: messages put back for later, by queue.
+        answers: of models to those who asked, each counted once.
+        refusals: to say that there is no answer, each counted once.
+        alerts_by_severity: how many began or ended.
+        alerts_of_rules: how many rules gave, begun or ended.
+        alerts: how many began.
+        resolved_alerts: how many ended.
+        last_alerts: newest last.
+        workers: in order of their names.
+        outcomes: of batches and commands, by the queue or the command.
+        last_batches: of all workers, newest last.
+        interruptions: times the connection was lost; what passed meanwhile was
+            not seen.
+    """
+
+    dead_letters: int = 0
+    repeated_dead_letters: int = 0
+    dead_by_queue: dict[str, int] = field(default_factory=dict)
+    dead_messages: dict[str, int] = field(default_factory=dict)
+    dead_by_broker: dict[str, int] = field(default_factory=dict)
+    dead_by_type: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    last_dead_letters: tuple[DeadLetter, ...] = ()
+    retried: dict[str, int] = field(default_factory=dict)
+    answers: int = 0
+    refusals: int = 0
+    alerts_by_severity: dict[str, int] = field(default_factory=dict)
+    alerts_of_rules: int = 0
+    alerts: int = 0
+    resolved_alerts: int = 0
+    last_alerts: tuple[SeenAlert, ...] = ()
+    workers: tuple[WorkerState, ...] = ()
+    outcomes: dict[str, dict[str, int]] = field(default_factory=dict)
+    last_batches: tuple[BatchEvent, ...] = ()
+    interruptions: int = 0
+
+
 #: What tells dead letters apart: message id, place in its array, digest of the body
 #: (some publishers give every message the same id).
 Identity = tuple[str, int | None, bytes]
@@ -60,55 +174,43 @@ class MonitorState:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._seen = Seen()
+        self._workers: dict[str, WorkerState] = {}
+        self._queues: OrderedDict[str, str] = OrderedDict()
         self._dead_ids = _Recent()
         self._dead_messages = _Recent()
-        self._dead_by_queue: Counter[str] = Counter()
-        self._dead_messages_by_queue: Counter[str] = Counter()
-        self._dead_by_broker: Counter[str] = Counter()
-        self._dead_by_type: Counter[str] = Counter()
-        self._reasons: dict[str, str] = {}
-        self._repeated = 0
-        self._last_dead: deque[DeadLetter] = deque(maxlen=_LAST)
-        self._retried: Counter[str] = Counter()
         self._answer_ids = _Recent()
-        self._answers: Counter[str] = Counter()
         self._alert_ids = _Recent()
-        self._severities: Counter[str] = Counter()
-        self._rule_alerts = 0
-        self._alerts: Counter[bool] = Counter()
-        self._last_alerts: deque[SeenAlert] = deque(maxlen=_LAST)
-        self._queues: OrderedDict[str, str] = OrderedDict()
-        self._workers: dict[str, WorkerState] = {}
-        self._outcomes: dict[str, Counter[str]] = {}
-        self._last_batches: deque[BatchEvent] = deque(maxlen=_LAST)
-        self._interruptions = 0
 
     def dead_letter(self, letter: DeadLetter, identity: Identity | None) -> None:
         """Note a dead letter; it has no identity if its publisher gave no id."""
         queue = letter.queue
         with self._lock:
+            seen = self._seen
             if identity is not None and not self._dead_ids.add((queue, identity)):
-                self._repeated += 1
+                seen.repeated_dead_letters += 1
                 return
             if identity is None or self._dead_messages.add((queue, identity[0])):
-                self._dead_messages_by_queue[queue] += 1
-                self._dead_by_broker[queue] += letter.by_broker
-            self._dead_by_queue[queue] += 1
-            self._dead_by_type[letter.error_type] += 1
-            self._reasons[letter.error_type] = letter.reason
-            self._last_dead.append(letter)
+                _count(seen.dead_messages, queue)
+                _count(seen.dead_by_broker, queue, letter.by_broker)
+            seen.dead_letters += 1
+            _count(seen.dead_by_queue, queue)
+            _count(seen.dead_by_type, letter.error_type)
+            seen.reasons[letter.error_type] = letter.reason
+            seen.last_dead_letters = (*seen.last_dead_letters, letter)[-_LAST:]
 
     def retry(self, queue: str) -> None:
         """Note a message that was put back for later."""
         with self._lock:
-            self._retried[queue] += 1
+            _count(self._seen.retried, queue)
 
     def result(self, message_id: str) -> None:
         """Note a result of a model; those that nobody asked for are left alone."""
         kind = message_id.rpartition("/")[2]
         with self._lock:
             if kind in {"result", "error"} and self._answer_ids.add(message_id):
-                self._answers[kind] += 1
+                self._seen.answers += kind == "result"
+                self._seen.refusals += kind == "error"
 
     def alert(self, body: bytes, now: float) -> None:
         """Note an alert; a message that is none is left to the alert manager."""
@@ -116,17 +218,18 @@ class MonitorState:
             alert = Alert.model_validate_json(body)
         except ValidationError:
             return
+        shown = SeenAlert(
+            now, alert.severity, alert.title, alert.message, alert.resolved
+        )
         with self._lock:
             if not self._alert_ids.add(alert.event_id):
                 return
-            self._alerts[alert.resolved] += 1
-            self._rule_alerts += alert.source.startswith(_OF_RULES)
-            self._severities[alert.severity] += 1
-            self._last_alerts.append(
-                SeenAlert(
-                    now, alert.severity, alert.title, alert.message, alert.resolved
-                )
-            )
+            seen = self._seen
+            seen.alerts += not alert.resolved
+            seen.resolved_alerts += alert.resolved
+            seen.alerts_of_rules += alert.source.startswith(_OF_RULES)
+            _count(seen.alerts_by_severity, alert.severity)
+            seen.last_alerts = (*seen.last_alerts, shown)[-_LAST:]
 
     def event(self, body: bytes, now: float) -> None:
         """Note a Celery event, or an array of them; what is none is passed over."""
@@ -142,33 +245,15 @@ class MonitorState:
     def interruption(self) -> None:
         """Note that something may have passed unseen."""
         with self._lock:
-            self._interruptions += 1
+            self._seen.interruptions += 1
 
     def seen(self) -> Seen:
         """All of it."""
         with self._lock:
-            return Seen(
-                dead_letters=self._dead_by_type.total(),
-                repeated_dead_letters=self._repeated,
-                dead_by_queue=dict(self._dead_by_queue),
-                dead_messages=dict(self._dead_messages_by_queue),
-                dead_by_broker=dict(self._dead_by_broker),
-                dead_by_type=dict(self._dead_by_type),
-                reasons=dict(self._reasons),
-                last_dead_letters=tuple(self._last_dead),
-                retried=dict(self._retried),
-                answers=self._answers["result"],
-                refusals=self._answers["error"],
-                alerts_by_severity=dict(self._severities),
-                alerts_of_rules=self._rule_alerts,
-                alerts=self._alerts[False],
-                resolved_alerts=self._alerts[True],
-                last_alerts=tuple(self._last_alerts),
-                workers=tuple(self._workers[name] for name in sorted(self._workers)),
-                outcomes={key: dict(self._outcomes[key]) for key in self._outcomes},
-                last_batches=tuple(self._last_batches),
-                interruptions=self._interruptions,
+            self._seen.workers = tuple(
+                self._workers[name] for name in sorted(self._workers)
             )
+            return deepcopy(self._seen)
 
     def _note(self, event: Mapping[str, Any], now: float) -> None:
         kind, name = str(event.get("type")), str(event.get("hostname"))
@@ -181,11 +266,10 @@ class MonitorState:
         worker = self._workers.get(name) or WorkerState(name, now)
         batch = worker.last_batch
         if ended := self._batch(kind, event):
-            batch = ended
-            self._last_batches.append(ended)
-            if ended.queue in self._outcomes or len(self._outcomes) < _QUEUES:
-                of_queue = self._outcomes.setdefault(ended.queue, Counter())
-                of_queue[ended.outcome] += 1
+            batch, seen = ended, self._seen
+            seen.last_batches = (*seen.last_batches, ended)[-_LAST:]
+            if ended.queue in seen.outcomes or len(seen.outcomes) < _QUEUES:
+                _count(seen.outcomes.setdefault(ended.queue, {}), ended.outcome)
         online = kind != "worker-offline"
         self._workers[name] = replace(
             worker, heard_at=now, online=online, last_batch=batch
@@ -204,6 +288,10 @@ class MonitorState:
             worker=str(event.get("hostname")),
             outcome=kind.removeprefix("task-"),
         )
+
+
+def _count(counts: dict[str, int], name: str, number: int = 1) -> None:
+    counts[name] = counts.get(name, 0) + number
 
 
 def _number(value: object) -> float | None:
@@ -306,32 +394,36 @@ class EventMonitor:
             self._stopping.wait(_RECONNECT_SECONDS)
 
     def _watch(self, connection: kombu.Connection) -> None:
+        seen = self._monitor
         with closing(connection.channel()) as channel:
             # The exchange of the events is there once a worker was; declaring it as
             # Celery does makes it so.
             events = get_exchange(connection)(channel)
             events.declare()
-            self._tap(channel, self._dead_routes, self._on_dead_letter)
-            self._tap(channel, self._retry_routes, self._on_retry)
-            self._tap(channel, self._result_routes, self._on_result)
-            self._tap(channel, [(_ALERTS_EXCHANGE, "")], self._on_alert)
-            self._tap(channel, [(events.name, "#")], self._on_event)
+            for routes, note in (
+                (self._dead_routes, self._on_dead_letter),
+                (
+                    self._retry_routes,
+                    lambda m: seen.retry(m.delivery_info["routing_key"]),
+                ),
+                (
+                    self._result_routes,
+                    lambda m: seen.result(str(m.properties.get("message_id", ""))),
+                ),
+                ([(_ALERTS_EXCHANGE, "")], lambda m: seen.alert(m.body, time.time())),
+                ([(events.name, "#")], lambda m: seen.event(m.body, time.time())),
+            ):
+                queue = channel.queue_declare(
+                    "", exclusive=True, arguments=_BOUNDED
+                ).queue
+                for exchange, routing_key in routes:
+                    channel.queue_bind(queue, exchange, routing_key)
+                channel.basic_consume(queue, no_ack=True, callback=note)
             self._open.set()
             self.fault = ""
             while not self._stopping.is_set():
                 with suppress(TimeoutError):
                     connection.drain_events(timeout=_POLL_SECONDS)
-
-    def _tap(
-        self,
-        channel: Any,
-        routes: Sequence[tuple[str, str]],
-        on_message: Callable[[Any], None],
-    ) -> None:
-        queue = channel.queue_declare("", exclusive=True, arguments=_BOUNDED).queue
-        for exchange, routing_key in routes:
-            channel.queue_bind(queue, exchange, routing_key)
-        channel.basic_consume(queue, no_ack=True, callback=on_message)
 
     def _on_dead_letter(self, message: Any) -> None:
         properties = message.properties
@@ -346,18 +438,6 @@ class EventMonitor:
         routing_key = message.delivery_info["routing_key"]
         letter = dead_letter_of(table, routing_key, time.time())
         self._monitor.dead_letter(letter, identity)
-
-    def _on_retry(self, message: Any) -> None:
-        self._monitor.retry(message.delivery_info["routing_key"])
-
-    def _on_result(self, message: Any) -> None:
-        self._monitor.result(str(message.properties.get("message_id", "")))
-
-    def _on_alert(self, message: Any) -> None:
-        self._monitor.alert(message.body, time.time())
-
-    def _on_event(self, message: Any) -> None:
-        self._monitor.event(message.body, time.time())
 
 
 def _routes_to(queue: str, topology: Topology) -> list[tuple[str, str]]:

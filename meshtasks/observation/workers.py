@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 from kombu.exceptions import OperationalError
 
 from meshtasks.errors import Transient
-from meshtasks.observation.snapshot import Snapshot
+from meshtasks.observation.collect import Snapshot
 from meshtasks.worker.broker import new_app
 
 _ASK_SECONDS = 5.0

@@ -12,8 +12,8 @@ from meshtasks.amqp import headers
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.demo.rabbitmq import RabbitMQ
-from meshtasks.observation.collect import Collector
-from meshtasks.observation.snapshot import QueueState, Seen, Snapshot
+from meshtasks.observation.collect import Collector, QueueState, Snapshot
+from meshtasks.observation.event_monitor import Seen
 from tests.support.amqp import drain, publish_raw
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until

@@ -7,7 +7,7 @@ import pytest
 from meshtasks.amqp.connecting import Depth
 from meshtasks.amqp.management import QueueActivity
 from meshtasks.demo.queues import QueueCount, QueueCounters
-from meshtasks.observation.snapshot import Seen
+from meshtasks.observation.event_monitor import Seen
 
 QUEUE = "sensors.motion"
 

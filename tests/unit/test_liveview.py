@@ -11,13 +11,12 @@ import pytest
 from rich.console import Console, ConsoleDimensions
 
 from meshtasks.demo.render import draw, line, size
-from meshtasks.observation.event_monitor import MonitorState, dead_letter_of
-from meshtasks.observation.snapshot import (
-    ArchiveState,
+from meshtasks.observation.collect import ArchiveState, QueueState, Snapshot
+from meshtasks.observation.event_monitor import (
     DeadLetter,
-    QueueState,
+    MonitorState,
     Seen,
-    Snapshot,
+    dead_letter_of,
 )
 from meshtasks.records.alert import Alert
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshtasks.observation.snapshot import QueueState, Snapshot
+from meshtasks.observation.collect import QueueState, Snapshot
 from meshtasks.observation.workers import WorkerAnswer, attention, circuit_lines
 
 RESTING = WorkerAnswer(

@@ -16,8 +16,8 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.durations import span_text
 from meshtasks.gateway.console.frame import Console, framed, scrolling, table, text
 from meshtasks.gateway.console.house import sentence
+from meshtasks.observation.collect import QueueState
 from meshtasks.observation.flow_map import Edge, FlowMap, Node, colour_of, flow_map
-from meshtasks.observation.snapshot import QueueState
 from meshtasks.observation.workers import WorkerAnswer
 from meshtasks.text import clip
 

@@ -18,11 +18,10 @@ from meshtasks.config.extras import require
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, MeshError, Transient
 from meshtasks.flows.archive.objects import open_store
-from meshtasks.observation.collect import Collector
+from meshtasks.observation.collect import Collector, Snapshot
 from meshtasks.observation.facts import VIEWS, Room, rooms_of
 from meshtasks.observation.headline import Line, Today
 from meshtasks.observation.latest import LatestValues
-from meshtasks.observation.snapshot import Snapshot
 from meshtasks.observation.workers import WorkerAnswer, WorkerPoll
 from meshtasks.records.kinds import KINDS
 
