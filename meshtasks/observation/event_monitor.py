@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -350,14 +350,13 @@ class EventMonitor:
     """Watches dead letters, alerts and workers in a thread of its own.
 
     Args:
-        topology: names the exchanges that feed the queues.
+        topology: names the exchanges that feed the queues; without it only workers are
+            watched.
     """
 
-    def __init__(self, url: str, topology: Topology) -> None:
+    def __init__(self, url: str, topology: Topology | None = None) -> None:
         self._url = url
-        self._dead_routes = _routes_to(topology.dead_letter_queue, topology)
-        self._result_routes = _routes_to(_RESULTS_QUEUE, topology)
-        self._retry_routes = [(queue.name, "") for queue in topology.retry_queues]
+        self._topology = topology
         self._monitor = MonitorState()
         #: Why nothing is seen; empty while all is well.
         self.fault = ""
@@ -400,19 +399,29 @@ class EventMonitor:
             # Celery does makes it so.
             events = get_exchange(connection)(channel)
             events.declare()
-            for routes, note in (
-                (self._dead_routes, self._on_dead_letter),
-                (
-                    self._retry_routes,
-                    lambda m: seen.retry(m.delivery_info["routing_key"]),
-                ),
-                (
-                    self._result_routes,
-                    lambda m: seen.result(str(m.properties.get("message_id", ""))),
-                ),
-                ([(_ALERTS_EXCHANGE, "")], lambda m: seen.alert(m.body, time.time())),
-                ([(events.name, "#")], lambda m: seen.event(m.body, time.time())),
-            ):
+            taps: list[tuple[list[tuple[str, str]], Callable[[Any], None]]] = [
+                ([(events.name, "#")], lambda m: seen.event(m.body, time.time()))
+            ]
+            if topology := self._topology:
+                taps += [
+                    (
+                        _routes_to(topology.dead_letter_queue, topology),
+                        self._on_dead_letter,
+                    ),
+                    (
+                        [(queue.name, "") for queue in topology.retry_queues],
+                        lambda m: seen.retry(m.delivery_info["routing_key"]),
+                    ),
+                    (
+                        _routes_to(_RESULTS_QUEUE, topology),
+                        lambda m: seen.result(str(m.properties.get("message_id", ""))),
+                    ),
+                    (
+                        [(_ALERTS_EXCHANGE, "")],
+                        lambda m: seen.alert(m.body, time.time()),
+                    ),
+                ]
+            for routes, note in taps:
                 queue = channel.queue_declare(
                     "", exclusive=True, arguments=_BOUNDED
                 ).queue

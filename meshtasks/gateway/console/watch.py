@@ -19,6 +19,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, MeshError, Transient
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.observation.collect import Collector, Snapshot
+from meshtasks.observation.event_monitor import EventMonitor, Seen
 from meshtasks.observation.facts import VIEWS, Room, rooms_of
 from meshtasks.observation.headline import Line, Today
 from meshtasks.observation.latest import LatestValues
@@ -52,6 +53,7 @@ class MeshWatch:
     Attributes:
         snapshot: of the mesh; None before the first.
         answers: of the workers.
+        seen: what the workers did, since somebody looks at their page.
         latest: the latest values.
         rooms: the curves of the last 24 hours, by the archive.
         today: what the state says of this day.
@@ -61,12 +63,14 @@ class MeshWatch:
     def __init__(self, settings: Settings) -> None:
         self.snapshot: Snapshot | None = None
         self.answers: list[WorkerAnswer] = []
+        self.seen = Seen()
         self.latest = LatestValues(settings.read(KINDS))
         self.rooms: tuple[Room, ...] = ()
         self.today = Today()
         self.state_fault = ""
         self._settings = settings
         self._wanted_until = 0.0
+        self._are_workers_wanted = False
         self._is_state_read = False
         self._shared: dict[str, tuple[float, object, object]] = {}
         self._wake_up = threading.Event()
@@ -97,6 +101,10 @@ class MeshWatch:
         """A page is open."""
         self._wanted_until = time.monotonic() + _UNWATCHED_SECONDS
         self._wake_up.set()
+
+    def want_workers(self) -> None:
+        """The page of the workers is open, whose events cost a broker much."""
+        self._are_workers_wanted = True
 
     def shared(self, name: str, make: Callable[[], _T]) -> _T:
         """What is made once for all pages, and anew after a look.
@@ -137,10 +145,16 @@ class MeshWatch:
                     Collector(self._settings, management_url=url, whole=False)
                 )
                 poll = stack.enter_context(WorkerPoll(self._settings.env.amqp_url))
+                monitor: EventMonitor | None = None
                 while self._is_wanted():
+                    if self._are_workers_wanted and monitor is None:
+                        monitor = EventMonitor(self._settings.env.amqp_url)
+                        stack.enter_context(monitor)
+                    self.seen = monitor.seen() if monitor else Seen()
                     self.snapshot = collector.snapshot()
                     self.answers = poll.answers
                     self._stopping.wait(_LOOK_SECONDS)
+            self._are_workers_wanted = False
 
     def _listen(self) -> None:
         topology = self._settings.read(TOPOLOGY)

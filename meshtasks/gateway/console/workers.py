@@ -51,6 +51,7 @@ def add_workers(console: Console) -> None:
             tasks = scrolling("Commands that were started")
 
             async def refresh() -> None:
+                console.watch.want_workers()
                 heard.set_content(_workers(console))
                 outcomes.set_content(_outcomes(console) + _batches(console))
                 viewer = console.viewer()
@@ -134,7 +135,7 @@ def _may_start(viewer: Client, command: Command[Any]) -> bool:
 def _workers(console: Console) -> str:
     """Every worker that is heard of: its state, what it consumes, its last batch."""
     snapshot = console.watch.snapshot
-    seen = {each.name: each for each in snapshot.seen.workers} if snapshot else {}
+    seen = {each.name: each for each in console.watch.seen.workers}
     answers = {each.name: each for each in console.watch.answers}
     rows = ""
     for name in sorted({*seen, *answers}):
@@ -166,27 +167,27 @@ def _workers(console: Console) -> str:
 
 
 def _outcomes(console: Console) -> str:
-    snapshot = console.watch.snapshot
-    if snapshot is None or not snapshot.seen.outcomes:
+    seen = console.watch.seen
+    if not seen.outcomes:
         return ""
     rows = "".join(
         f"<tr><th scope='row'>{text(queue)}</th>"
         + "".join(f"<td class='n'>{counts.get(kind, 0):,}</td>" for kind in _OUTCOMES)
         + "</tr>"
-        for queue, counts in sorted(snapshot.seen.outcomes.items())
+        for queue, counts in sorted(seen.outcomes.items())
     )
     head = ("queue or command", *_OUTCOMES)
     return table("Batches since the pages are looked at", head, rows, _OUTCOMES)
 
 
 def _batches(console: Console) -> str:
-    snapshot = console.watch.snapshot
-    if snapshot is None or not snapshot.seen.last_batches:
+    seen = console.watch.seen
+    if not seen.last_batches:
         return ""
     rows = "".join(
         f"<tr><td>{_clock(batch.finished_at)}</td><th scope='row'>{text(batch.queue)}"
         f"</th><td>{_batch_line(batch)}</td><td>{text(batch.worker)}</td></tr>"
-        for batch in reversed(snapshot.seen.last_batches)
+        for batch in reversed(seen.last_batches)
     )
     return table("The last of them", ("at", "of", "outcome", "worker"), rows)
 
