@@ -53,8 +53,8 @@ ALERT_STATE = SinkKey("alert_state", _open_store)
 _CLAIM_SECONDS_PER_RECEIVER = 60.0
 
 _PRUNE_EVERY_SECONDS = 3_600.0
-#: Name of the note of the clock.
-_CLOCK = "clock"
+#: Names of the notes of the clock, of the configuration and of what is old.
+_CLOCK, _POLICY, _PRUNED = "clock", "policy", "pruned"
 #: The clock is recorded so often; a step back is noticed if it is longer than this.
 _CLOCK_SECONDS = 10.0
 
@@ -108,6 +108,14 @@ class AlertService:
 
         It is this process's to send, and to :meth:`resolve` afterwards.
         """
+        policy = self._policy
+        upkeep = {
+            _CLOCK: _clock_note(now),
+            _POLICY: policy.digest,
+            _PRUNED: _prune_note(now),
+        }
+        if self._store.is_quiet(upkeep, now - policy.resolve_timeout, now):
+            return None
         with self._store.tables() as tables:
             self._keep_up(tables, now)
             while (group := tables.due_group(now)) is not None:
@@ -250,7 +258,7 @@ class AlertService:
     def _keep_up(self, tables: AlertTables, now: float) -> None:
         """Apply the passing of time and a changed configuration."""
         _watch_clock(tables, now)
-        if tables.change_note("policy", self._policy.digest):
+        if tables.change_note(_POLICY, self._policy.digest):
             for alert in tables.alerts():
                 self._assign(tables, alert, now, moves=True)
         inhibited = False
@@ -260,7 +268,7 @@ class AlertService:
             inhibited |= self._store_change(tables, known, alert, now)
         if inhibited:
             tables.wake_all(now)
-        if tables.change_note("pruned", str(now // _PRUNE_EVERY_SECONDS)):
+        if tables.change_note(_PRUNED, _prune_note(now)):
             detail = "no receiver took it in time"
             for alert in tables.prune(now):
                 name = alert.fingerprint
@@ -313,7 +321,15 @@ def _watch_clock(tables: AlertTables, now: float) -> None:
         for silence in tables.silences():
             tables.put_silence(silence.shifted(now))
         tables.clamp_receipts(now)
-    tables.change_note(_CLOCK, str(now // _CLOCK_SECONDS * _CLOCK_SECONDS))
+    tables.change_note(_CLOCK, _clock_note(now))
+
+
+def _clock_note(now: float) -> str:
+    return str(now // _CLOCK_SECONDS * _CLOCK_SECONDS)
+
+
+def _prune_note(now: float) -> str:
+    return str(now // _PRUNE_EVERY_SECONDS)
 
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ depends on many alerts. It takes milliseconds, and alerts are few."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
@@ -16,8 +16,10 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
+    bindparam,
     case,
     delete,
+    exists,
     func,
     not_,
     or_,
@@ -66,6 +68,14 @@ _EVENT = TypeAdapter(AlertEvent)
 
 _ALERT_STATES = select(ALERTS.c.state)
 _GROUP_STATES = select(ALERT_GROUPS.c.state)
+#: The notes, or none of them if an alert has had no update for long or a group is due.
+_QUIET_NOTES = select(ALERT_NOTES.c.name, ALERT_NOTES.c.value).where(
+    ~exists().where(ALERTS.c.firing, ALERTS.c.received_at < bindparam("updated_at")),
+    ~exists().where(
+        ALERT_GROUPS.c.wake_at <= bindparam("now"),
+        ALERT_GROUPS.c.claimed_until <= bindparam("now"),
+    ),
+)
 
 
 class Membership(NamedTuple):
@@ -88,6 +98,23 @@ class AlertStore(Database):
         Raises SinkUnavailable if the state cannot be used, or is held for too long."""
         with self.transaction(exclusive=True) as connection:
             yield AlertTables(connection)
+
+    def is_quiet(self, notes: Mapping[str, str], updated_at: float, now: float) -> bool:
+        """Whether there is nothing to do. One statement finds out, since it is asked
+        every second and the answer is nearly always yes.
+
+        Args:
+            notes: that have to be as they are given.
+            updated_at: no alert that goes on had its last update before.
+            now: no group is due by then.
+
+        Raises:
+            SinkUnavailable: likewise.
+        """
+        values = {"updated_at": updated_at, "now": now}
+        with self.transaction() as connection:
+            found = dict(connection.execute(_QUIET_NOTES, values).all())
+        return notes.items() <= found.items()
 
 
 class AlertTables:
