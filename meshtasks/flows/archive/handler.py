@@ -93,9 +93,10 @@ def _archive_batch(
     entries: dict[str, Entry] = {}
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     indexes: dict[str, list[int]] = {}
-    for index, entry in entries_of(batch.records, batch.envelopes, batch.indexes):
-        if class_of(entry.domain) != archive_class:
-            continue
+    for index, entry in entries_of(
+        *(batch.records, batch.envelopes, batch.indexes),
+        lambda domain: class_of(domain) == archive_class,
+    ):
         if isinstance(entry, BadEntry):
             outcomes[index] = entry.dead
             continue

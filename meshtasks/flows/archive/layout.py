@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count, groupby
 from typing import Annotated, Any, NamedTuple, Self
@@ -87,6 +87,7 @@ def entries_of(
     records: Iterable[Any],
     envelopes: Iterable[Envelope],
     indexes: Iterable[int | None],
+    is_wanted: Callable[[str], bool] = lambda _domain: True,
 ) -> Iterator[tuple[int, Entry | BadEntry]]:
     """The entries of a batch, each with the index of the record that it comes from;
     records that were replayed from the archive are left out.
@@ -96,6 +97,7 @@ def entries_of(
         envelopes: for each record the message it came in; the records of an array
             message stand together and share one envelope object.
         indexes: for each record its index in that array; None if there is no array.
+        is_wanted: whether those of a domain are.
     """
     found = zip(count(), records, envelopes, indexes, strict=False)
     for _, group in groupby(found, key=lambda item: id(item[2])):
@@ -105,9 +107,9 @@ def entries_of(
             continue
         if headers.EXCERPTS in envelope.headers:
             for number, record, _, _ in together:
-                for entry in _read_excerpt(record, envelope):
+                for entry in _read_excerpt(record, envelope, is_wanted):
                     yield number, entry
-        else:
+        elif is_wanted(domain_of(envelope.routing_key)):
             values = {index or 0: record for _, record, _, index in together}
             entries = _read_foreign(values, envelope)
             for (number, _, _, _), entry in zip(together, entries, strict=True):
@@ -174,20 +176,18 @@ class _CheckedExcerpt(BaseModel):
         return self
 
 
-def _read_excerpt(record: Any, carrier: Envelope) -> Iterator[Entry | BadEntry]:
+def _read_excerpt(
+    record: Any, carrier: Envelope, is_wanted: Callable[[str], bool]
+) -> Iterator[Entry | BadEntry]:
     """The records of an excerpt, or what is wrong with it."""
     try:
         found = _CheckedExcerpt.model_validate(record)
-        body = found.body.encode()
-        from_json(body)  # or it may be anything
-        members = members_of(body)
-        indexes = range(len(found.times)) if found.places is None else found.places
-        texts = [members[index] for index in indexes]
     except ValidationError as error:
-        yield _bad(carrier, f"the header {headers.EXCERPTS} is set: {explain(error)}")
+        if is_wanted(domain_of(carrier.routing_key)):
+            reason = f"the header {headers.EXCERPTS} is set: {explain(error)}"
+            yield _bad(carrier, reason)
         return
-    except (ValueError, IndexError, RecursionError) as error:
-        yield _bad(carrier, f"the body of an excerpt is not what it claims: {error}")
+    if not is_wanted(domain_of(found.routing_key)):
         return
     source = replace(
         carrier,
@@ -195,6 +195,15 @@ def _read_excerpt(record: Any, carrier: Envelope) -> Iterator[Entry | BadEntry]:
         routing_key=found.routing_key,
         message_id=found.message_id,
     )
+    try:
+        body = found.body.encode()
+        from_json(body)  # or it may be anything
+        members = members_of(body)
+        indexes = range(len(found.times)) if found.places is None else found.places
+        texts = [members[index] for index in indexes]
+    except (ValueError, IndexError, RecursionError) as error:
+        yield _bad(source, f"the body of an excerpt is not what it claims: {error}")
+        return
     yield from _entries(source, texts, found.times)
 
 
