@@ -261,17 +261,19 @@ class Dispatcher:
 
     def _next(self) -> PendingBatch | None:
         """The batch to run next; those of alerts go before all others."""
+        due = {
+            consumer: since
+            for consumer in self._consumers()
+            if (since := consumer.due_since()) is not None
+        }
+        if not due and not self._waiting:
+            return None
         for urgent in (True, False):
             admits = partial(self._admits, urgent=urgent)
             if (batch := self._waiting.first(admits)) is not None:
                 return batch
-            due = [
-                consumer
-                for consumer in self._consumers()
-                if consumer.due_since() is not None and admits(consumer)
-            ]
-            if due:
-                consumer = min(due, key=lambda consumer: consumer.due_since() or 0.0)
+            consumer = min(filter(admits, due), key=due.__getitem__, default=None)
+            if consumer is not None:
                 return PendingBatch(consumer, consumer.take_due())
         return None
 
