@@ -314,3 +314,8 @@ def run_traced(
 def pool_size(consumer: Any) -> int:
     """Processes or threads of the pool of Celery's consumer."""
     return int(consumer.pool.num_processes)
+
+
+def forks(consumer: Any) -> bool:
+    """Whether the pool of Celery's consumer is one of processes."""
+    return bool(consumer.pool.uses_semaphore)

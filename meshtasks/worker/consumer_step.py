@@ -31,7 +31,7 @@ from meshtasks.flows.circuit import State
 from meshtasks.flows.contract import Handler
 from meshtasks.worker.batching import Buffer
 from meshtasks.worker.breaker import Breaker
-from meshtasks.worker.celery_internals import BurstReader, EventLoop
+from meshtasks.worker.celery_internals import BurstReader, EventLoop, forks
 from meshtasks.worker.completion import CONNECTION_ERRORS, Completion, Counts
 from meshtasks.worker.dispatch import Dispatcher, FinishedBatch, PendingBatch
 from meshtasks.worker.flow_control import (
@@ -83,13 +83,14 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             on_circuit=self._on_circuit,
         )
         name = celery_consumer.hostname
-        self._recorder = Recorder(settings.env, name, "worker")
+        is_forking = forks(celery_consumer)
+        self._recorder = Recorder(settings.env, name, "worker", forks=is_forking)
         self._metrics = Counts()
         if settings.env.metrics_ports:
             from meshtasks.worker.metrics import WorkerMetrics  # noqa: PLC0415 - large
 
             self._metrics = WorkerMetrics(name, breaker, settings.env)
-        self._timers = Timers(settings, self._metrics.called)
+        self._timers = Timers(settings, self._metrics.called, forks=is_forking)
         self._republisher = Republisher(Publisher(settings.env.amqp_url))
         self._consumers: dict[str, QueueConsumer] = {}
         self._dispatcher = Dispatcher(

@@ -14,7 +14,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from meshtasks.amqp import headers
@@ -35,7 +34,10 @@ from meshtasks.state.sensor_activity import (
     bucket_of,
 )
 
-if TYPE_CHECKING:  # a gateway has one, too, and not what a worker needs
+if TYPE_CHECKING:
+    from meshtasks.state.history import History
+
+    # a gateway has one, too, and not what a worker needs
     from meshtasks.worker.resolution import Resolution
     from meshtasks.worker.results import BatchResult
 
@@ -60,12 +62,18 @@ class Recorder:
         env: says where the state is.
         name: of the worker or gateway.
         kind: of its own span: ``worker`` or ``gateway``.
+        forks: whether processes are forked from this one, over which no connection
+            must be carried: the state's is closed each time.
     """
 
-    def __init__(self, env: Environment, name: str, kind: str) -> None:
+    def __init__(
+        self, env: Environment, name: str, kind: str, *, forks: bool = False
+    ) -> None:
         self._env = env
         self._name = name
         self._kind = kind
+        self._forks = forks
+        self._history: History | None = None
         self._notes = Notes()
         self._seen: list[Seen] = []
         self._times = Times()
@@ -180,6 +188,8 @@ class Recorder:
             self._store()
             rests = min(_RESTS * (time.monotonic() - began), _HEARD_SECONDS)
         self._store(everything=True)
+        if self._history is not None:
+            self._history.close()
 
     def _keep_up(self) -> None:
         now = time.time()
@@ -214,20 +224,22 @@ class Recorder:
             logger.warning(said or "What happens is noted again")
 
     def _write(self, notes: Notes) -> None:
-        # loads SQLAlchemy
-        from meshtasks.state.database import StateLocation  # noqa: PLC0415
-        from meshtasks.state.history import History  # noqa: PLC0415
+        if self._history is None:
+            self._history = _history_of(self._env)
+        try:
+            self._note(self._history, notes)
+        finally:
+            if self._forks:
+                self._history.close()
 
-        # Closed each time: a connection must not be carried over the fork of a pool
-        # process.
-        with closing(History(StateLocation.of(self._env))) as history:
-            if self._is_new:
-                history.end_spans(self._name)
-                self._is_new = False
-            history.write(notes)
-            if (now := time.time()) >= self._next_prune:
-                history.prune(now)
-                self._next_prune = now + _PRUNE_EVERY_SECONDS
+    def _note(self, history: History, notes: Notes) -> None:
+        if self._is_new:
+            history.end_spans(self._name)
+            self._is_new = False
+        history.write(notes)
+        if (now := time.time()) >= self._next_prune:
+            history.prune(now)
+            self._next_prune = now + _PRUNE_EVERY_SECONDS
 
     def _keep(self, notes: Notes) -> None:
         """Put back what could not be stored, before what was noted since."""
@@ -241,6 +253,14 @@ class Recorder:
                 notes.add_span(span)
             for (bucket, queue), count in later.counts.items():
                 notes.add_count(bucket, queue, count)
+
+
+def _history_of(env: Environment) -> History:
+    # loads SQLAlchemy
+    from meshtasks.state.database import StateLocation  # noqa: PLC0415
+    from meshtasks.state.history import History  # noqa: PLC0415
+
+    return History(StateLocation.of(env))
 
 
 def _may_be_blink(span: Span, now: float) -> bool:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 from celery.utils.log import get_logger
 
@@ -30,17 +30,23 @@ class Timers:
     """The timers of the handlers whose queues are consumed.
 
     Args:
-        settings: sinks are opened from these for every run, and closed again: a
-            connection must not be carried over the fork of a pool process. While one
-            of them is in trouble, its timer runs less often.
+        settings: sinks are opened from these. While one of them is in trouble, its
+            timer runs less often.
         on_calls: called in the timers' thread with what a run asked of sinks.
+        forks: whether processes are forked from this one, over which no connection
+            must be carried: sinks are closed after every run.
     """
 
     def __init__(
-        self, settings: Settings, on_calls: Callable[[list[SinkCall]], None]
+        self,
+        settings: Settings,
+        on_calls: Callable[[list[SinkCall]], None],
+        *,
+        forks: bool,
     ) -> None:
         self._settings = settings
         self._on_calls = on_calls
+        self._forks = forks
         self._timers: tuple[Timer, ...] = ()
         self._sinks = Sinks(settings)
         self._circuits: defaultdict[Timer, Circuit] = defaultdict(Circuit)
@@ -83,13 +89,14 @@ class Timers:
             self._woken.clear()
             for timer in self._timers:
                 self._run_one(timer)
+        self._sinks.close()
 
     def _run_one(self, timer: Timer) -> None:
         circuit, began = self._circuits[timer], time.monotonic()
         if circuit.state(began) is State.OPEN:
             return
         with listening() as calls:
-            fault = _outcome(timer, self._sinks)
+            fault = self._outcome(timer)
         self._on_calls(calls)
         now = time.monotonic()
         if isinstance(fault, Retry) and fault.sink is not None:
@@ -107,13 +114,12 @@ class Timers:
             if fault.traceback:
                 logger.error("%s", fault.traceback)
 
-
-def _outcome(timer: Timer, sinks: Sinks) -> Retry | Dead | None:
-    """Run a timer, and close the sinks it has opened; return what went wrong, if
-    anything did."""
-    try:
-        with closing(sinks):
-            timer.run(sinks)
-    except BaseException as error:  # noqa: BLE001 - a timer must go on, whatever happens
-        return outcome_of(error)
-    return None
+    def _outcome(self, timer: Timer) -> Retry | Dead | None:
+        """Run a timer; return what went wrong, if anything did."""
+        leaving = closing if self._forks else nullcontext
+        try:
+            with leaving(self._sinks) as sinks:
+                timer.run(sinks)
+        except BaseException as error:  # noqa: BLE001 - a timer must go on, whatever happens
+            return outcome_of(error)
+        return None

@@ -13,10 +13,14 @@ import os
 import subprocess
 import sys
 from functools import reduce
+from types import SimpleNamespace
 from typing import Any
 
 import celery
 import pytest
+from celery.concurrency import get_implementation
+
+from meshtasks.worker.celery_internals import forks
 
 _CONSUMER = "celery.worker.consumer.consumer:Consumer"
 #: By what stands upon it: the object, and a fingerprint of its source.
@@ -134,3 +138,10 @@ def test_the_own_command_loads_none_of_celerys_others() -> None:
     modules = shown.partition("ended 0 ")[2].split()
     assert "celery.bin.worker" in modules
     assert not {"celery.bin.celery", "flower", "prompt_toolkit"} & {*modules}
+
+
+@pytest.mark.parametrize(
+    ("pool", "expected"), [("prefork", True), ("solo", False), ("threads", False)]
+)
+def test_only_a_pool_of_processes_forks(pool: str, expected: bool) -> None:
+    assert forks(SimpleNamespace(pool=get_implementation(pool))) is expected

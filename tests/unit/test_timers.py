@@ -25,7 +25,7 @@ def nothing(_: object) -> None:
 @pytest.fixture
 def timers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Timers]:
     monkeypatch.setattr(module, "_EVERY_SECONDS", 0.01)
-    timers = Timers(Settings(Environment()), on_calls=nothing)
+    timers = Timers(Settings(Environment()), on_calls=nothing, forks=True)
     yield timers
     timers.stop(within_seconds=10)
 
@@ -42,6 +42,17 @@ def test_a_timer_runs_again_and_again(timers: Timers) -> None:
     wait_until(lambda: len(runs) > 3, 10, "four runs")
     assert len({id(sink) for sink, _ in runs[:4]}) > 1  # opened anew each time
     assert all(opened == set() for _, opened in runs)
+
+
+def test_what_it_opened_stays_open_where_no_process_is_forked(
+    timers: Timers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timers, "_forks", False)
+    logs: list[WebhookLog] = []
+    timers.add(Timer(lambda sinks: logs.append(sinks[WEBHOOK_LOG]), nothing))
+
+    wait_until(lambda: len(logs) > 2, 10, "three runs")
+    assert logs[0] is logs[1] is logs[2]
 
 
 def test_it_runs_less_often_while_its_sink_is_in_trouble(timers: Timers) -> None:
