@@ -7,7 +7,7 @@ as its class name and text, never as an exception object.
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshtasks.errors import (
     InvalidMessage,
@@ -105,3 +105,9 @@ def retry_of(error: SinkUnavailable) -> Retry:
         sink=error.sink or None,
         retry_after_seconds=error.retry_after_seconds,
     )
+
+
+def not_tried(fault: Transient) -> Outcome:
+    """The outcome of a record that was spared a fault which others met."""
+    outcome = outcome_of(fault)
+    return replace(outcome, tried=False) if isinstance(outcome, Retry) else outcome

@@ -18,7 +18,7 @@ from meshtasks.demo import loopback
 from meshtasks.errors import ConfigError
 from meshtasks.flows.loading import load_flows
 from meshtasks.flows.sinks import Sinks
-from meshtasks.flows.webhooks import workflows as running_workflows
+from meshtasks.flows.webhooks import handler as webhooks_handler
 from meshtasks.outcome import DONE, Dead, Retry
 from meshtasks.records.envelope import Envelope
 from tests.support.amqp import drain
@@ -265,7 +265,7 @@ def test_a_slow_webhook_is_waited_for_once_per_batch(
 def test_what_is_not_called_before_the_batch_has_taken_too_long_is_not_held_against_it(
     open_sinks: Open, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running_workflows, "BATCH_SECONDS", 0.0)
+    monkeypatch.setattr(webhooks_handler, "BATCH_SECONDS", 0.0)
 
     (outcome,) = handle(open_sinks(workflow("light")), motion())
 

@@ -8,11 +8,11 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from meshtasks.flows.webhooks.handler import (
+    HomeEvents,
     read_automation_trigger,
     read_events,
     read_state_change,
 )
-from meshtasks.flows.webhooks.workflows import HomeEvents
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import AutomationTrigger, StateChange, explain
 

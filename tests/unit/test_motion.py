@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from meshtasks.flows.webhooks.handler import read_events, read_motion
-from meshtasks.flows.webhooks.workflows import HomeEvents
+from meshtasks.flows.webhooks.handler import HomeEvents, read_events, read_motion
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import Motion, explain
 

@@ -11,8 +11,8 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, SinkUnavailable
 from meshtasks.flows.contract import Timer
 from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.webhooks.handler import WEBHOOK_LOG
 from meshtasks.flows.webhooks.log import WebhookLog
-from meshtasks.flows.webhooks.workflows import WEBHOOK_LOG
 from meshtasks.worker import timers as module
 from meshtasks.worker.timers import Timers
 from tests.support.waiting import wait_until

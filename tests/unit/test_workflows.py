@@ -16,7 +16,7 @@ from meshtasks.flows.webhooks.config import (
     Webhook,
     WorkflowBook,
 )
-from meshtasks.flows.webhooks.workflows import combined
+from meshtasks.flows.webhooks.handler import combined
 from meshtasks.outcome import DONE, Dead, Retry
 
 SHIPPED = Path(__file__).parents[2] / "config" / "workflows.yaml"

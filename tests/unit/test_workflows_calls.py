@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from meshtasks.flows.webhooks.config import Workflow
-from meshtasks.flows.webhooks.workflows import (
+from meshtasks.flows.webhooks.client import (
     HomeEvent,
     WebhookRequest,
     WorkflowRun,
     requests_of,
 )
+from meshtasks.flows.webhooks.config import Workflow
 from meshtasks.outcome import DONE, Retry
 from meshtasks.records.envelope import Envelope
 

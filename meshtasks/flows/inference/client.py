@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshtasks.amqp.publisher import Outgoing
@@ -33,7 +32,7 @@ from meshtasks.flows.inference.tensors import (
 )
 from meshtasks.flows.pipeline import give_alerts
 from meshtasks.flows.sinks import PUBLISHER, SinkKey, Sinks
-from meshtasks.outcome import DONE, Outcome, Retry, outcome_of
+from meshtasks.outcome import DONE, Outcome, Retry, not_tried, outcome_of
 from meshtasks.rules.config import ThresholdRule
 from meshtasks.rules.detection import Series
 from meshtasks.rules.evaluation import Watched
@@ -178,12 +177,6 @@ def run_model(
         now = time.time()
         give_alerts([_health(spec.name, crashed=crashed, now=now)], sinks)
     return run.fault
-
-
-def not_tried(fault: Transient) -> Outcome:
-    """The outcome of a request that was not sent because of a fault of others."""
-    outcome = outcome_of(fault)
-    return replace(outcome, tried=False) if isinstance(outcome, Retry) else outcome
 
 
 def _inputs(

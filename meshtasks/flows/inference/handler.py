@@ -46,7 +46,6 @@ from meshtasks.flows.inference.client import (
     RESULTS_QUEUE,
     TRITON,
     Replies,
-    not_tried,
     run_model,
 )
 from meshtasks.flows.inference.config import (
@@ -71,7 +70,7 @@ from meshtasks.flows.inference.messages import (
 from meshtasks.flows.inference.tensors import JsonTensor, tensor_of
 from meshtasks.flows.pipeline import Transformed, metric_points, store_points
 from meshtasks.flows.sinks import PUBLISHER, RULE_STATE, TIMESERIES, Sinks
-from meshtasks.outcome import Dead, Outcome
+from meshtasks.outcome import Dead, Outcome, not_tried
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.json_text import objects_one_a_line
 from meshtasks.records.models import Metric

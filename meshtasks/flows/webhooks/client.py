@@ -1,4 +1,5 @@
-"""Webhooks of n8n, and of any other service that takes JSON over HTTP.
+"""Webhooks of n8n, and of any other service that takes JSON over HTTP: the requests to
+make, and what their answers mean.
 
 Only what config/workflows.yaml names is ever called: a URL holds nothing that comes
 from a record, redirects are not followed, and no proxy is taken from the
@@ -16,13 +17,16 @@ webhook is not called, so that the others need not wait for it again and again.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from typing import Self
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+from urllib.parse import quote, urlsplit
 
+from pydantic_core import to_json
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -33,9 +37,12 @@ from urllib3.exceptions import (
 from meshtasks.config.settings import Settings
 from meshtasks.errors import SinkRejected, SinkUnavailable, Transient
 from meshtasks.flows.circuit import Circuit, State
+from meshtasks.flows.excerpts import rfc3339
 from meshtasks.flows.sinks import SinkKey
 from meshtasks.flows.webhooks.config import Webhook, Workflow
 from meshtasks.http import Answer, pool_manager, request
+from meshtasks.outcome import DONE, Outcome
+from meshtasks.records.envelope import Envelope
 from meshtasks.text import ends
 from meshtasks.timing import timing
 
@@ -67,6 +74,106 @@ _SUCCESS, _REDIRECT, _SERVER_ERROR = 2, 3, 5  # hundreds
 _MAY_PASS = frozenset({408, 425})
 #: May be about single records of a batch: bad request, too large, unprocessable.
 _OF_DATA = frozenset({400, 413, 422})
+#: What a header may hold besides letters and digits, less the per cent sign.
+_PLAIN = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
+
+
+@dataclass(frozen=True, slots=True)
+class HomeEvent:
+    """One good record of a batch, as workflows see it, and when it happened."""
+
+    index: int
+    time: float
+    record: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class WorkflowRun:
+    """One record and the workflows it starts.
+
+    Attributes:
+        id: the record's id.
+        event: the record, its time and its index in the batch.
+        workflows: to be called, in order.
+        calls: the outcome of each call, by name of the workflow.
+    """
+
+    id: str
+    envelope: Envelope
+    event: HomeEvent
+    workflows: tuple[Workflow, ...]
+    calls: dict[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def taken(self) -> list[str]:
+        """The workflows that have taken it."""
+        return [name for name, outcome in self.calls.items() if outcome is DONE]
+
+
+class WebhookRequest(NamedTuple):
+    """One HTTP request: a workflow, and the records (at least one) that start it."""
+
+    workflow: Workflow
+    runs: list[WorkflowRun]
+
+    def body(self) -> bytes:
+        """The record, or for a whole batch an array of records with their ids."""
+        if self.workflow.webhook.send == "record":
+            return to_json(self.runs[0].event.record, inf_nan_mode="null")
+        entries = [
+            {
+                "id": run.id,
+                "exchange": _unicode(run.envelope.exchange),
+                "routing_key": _unicode(run.envelope.routing_key),
+                "time": rfc3339(run.event.time),
+                "record": run.event.record,
+            }
+            for run in self.runs
+        ]
+        return to_json(entries, inf_nan_mode="null")
+
+    def headers(self) -> dict[str, str]:
+        """The mesh's own headers. Values are percent-encoded where they are not
+        printable ASCII."""
+        name = self.workflow.name
+        if self.workflow.webhook.send == "batch":
+            ids = "\n".join(run.id for run in self.runs).encode()
+            key = hashlib.blake2b(ids, digest_size=16).hexdigest()
+            return {"Idempotency-Key": f"{key}/{name}", "X-Mesh-Workflow": name}
+        (run,) = self.runs
+        return {
+            "Idempotency-Key": f"{_printable(run.id)}/{name}",
+            "X-Mesh-Workflow": name,
+            "X-Mesh-Exchange": _printable(run.envelope.exchange),
+            "X-Mesh-Routing-Key": _printable(run.envelope.routing_key),
+            "X-Mesh-Time": rfc3339(run.event.time),
+        }
+
+    def halves(self) -> Iterator[WebhookRequest]:
+        """The same for half of the records, and for the other half."""
+        middle = len(self.runs) // 2
+        yield WebhookRequest(self.workflow, self.runs[:middle])
+        yield WebhookRequest(self.workflow, self.runs[middle:])
+
+    def resolve(self, outcome: Outcome) -> None:
+        """Record its outcome in the runs."""
+        for run in self.runs:
+            run.calls[self.workflow.name] = outcome
+
+
+def requests_of(runs: Iterable[WorkflowRun]) -> list[WebhookRequest]:
+    """The requests to make: record by record in the order of its workflows, and
+    then those of the workflows that take whole batches."""
+    single: list[WebhookRequest] = []
+    whole: dict[str, WebhookRequest] = {}
+    for run in runs:
+        for workflow in run.workflows:
+            if workflow.webhook.send == "record":
+                single.append(WebhookRequest(workflow, [run]))
+            else:
+                request = whole.setdefault(workflow.name, WebhookRequest(workflow, []))
+                request.runs.append(run)
+    return [*single, *whole.values()]
 
 
 class WebhookBusy(Transient):
@@ -278,3 +385,12 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 #: Calls webhooks; the name is that of n8n's circuit.
 WEBHOOK = SinkKey(SINK, lambda sinks: Webhooks.from_settings(sinks.settings))
+
+
+def _printable(text: str) -> str:
+    return quote(text, safe=_PLAIN, errors="replace")
+
+
+def _unicode(text: str) -> str:
+    """AMQP text may hold lone surrogates, which no JSON may."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,17 +1,33 @@
-"""The flow of webhooks: each handler reads its events, and starts the workflows."""
+"""The flow of webhooks: its handlers read their events, call the workflows that these
+start, and send on to the archive.
+
+If some of a record's calls succeed and others do not, the record is retried, and the
+webhooks that have taken it are spared the repetition, on whatever host it is: they are
+noted in the state. Nothing is noted of records that are done at once, which is nearly
+all of them. A record whose worker is killed between call and acknowledgement is given
+to all its webhooks again, with the same idempotency keys.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from meshtasks.amqp import headers
 from meshtasks.amqp.routing import topic_matches
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
-from meshtasks.errors import InvalidMessage, SchemaMismatch
-from meshtasks.flows.contract import Batch, Flow, Handler, Validate, handles
+from meshtasks.errors import (
+    InvalidMessage,
+    MeshError,
+    SchemaMismatch,
+    SinkUnavailable,
+    Transient,
+)
+from meshtasks.flows.contract import Batch, Flow, Handler
 from meshtasks.flows.diagnosis import (
     Check,
     Detail,
@@ -22,26 +38,57 @@ from meshtasks.flows.diagnosis import (
     unreachable,
 )
 from meshtasks.flows.excerpts import ARCHIVE
-from meshtasks.flows.sinks import Sinks
-from meshtasks.flows.webhooks.client import WEBHOOK
-from meshtasks.flows.webhooks.config import WORKFLOWS
-from meshtasks.flows.webhooks.workflows import (
-    SINKS,
-    WEBHOOK_LOG,
+from meshtasks.flows.pipeline import identified_records, send_to_archive
+from meshtasks.flows.sensor_activity import of_keys
+from meshtasks.flows.sinks import SinkKey, Sinks
+from meshtasks.flows.webhooks.client import (
+    WEBHOOK,
     HomeEvent,
-    HomeEvents,
-    run_workflows,
+    WebhookBusy,
+    WebhookRefused,
+    WebhookRequest,
+    Webhooks,
+    WorkflowRun,
+    requests_of,
 )
-from meshtasks.outcome import Dead, Outcome
+from meshtasks.flows.webhooks.config import WORKFLOWS
+from meshtasks.outcome import DONE, Dead, Outcome, Retry, not_tried, outcome_of
 from meshtasks.records.envelope import Envelope, sensor_of_key
 from meshtasks.records.kinds import KINDS
 from meshtasks.records.models import AutomationTrigger, Motion, StateChange
 from meshtasks.records.timestamps import moment_of, too_old
 
+if TYPE_CHECKING:
+    from meshtasks.flows.webhooks.log import WebhookLog
+
 R = TypeVar("R")
+
+
+def _open_log(sinks: Sinks) -> WebhookLog:
+    # loads SQLAlchemy
+    from meshtasks.flows.webhooks.log import WebhookLog  # noqa: PLC0415
+    from meshtasks.state.database import StateLocation  # noqa: PLC0415
+
+    return WebhookLog(StateLocation.of(sinks.settings.env))
+
+
+#: Which webhooks have taken a record that is not done yet.
+WEBHOOK_LOG = SinkKey("webhook_log", _open_log)
+#: The sinks that handlers of events need.
+SINKS = (WEBHOOK, WEBHOOK_LOG)
+#: What is not called by then is retried: slow webhooks must not keep the pool from
+#: the batches of other queues.
+BATCH_SECONDS = 30.0
 
 #: Reads one record: as workflows see it, and its own timestamp, None if it has none.
 Reader = Callable[[R, Envelope], tuple[Mapping[str, Any], object]]
+
+
+class HomeEvents(NamedTuple):
+    """A batch of events: the good ones in order, and index → reason of the others."""
+
+    good: list[HomeEvent]
+    dead: dict[int, Dead]
 
 
 def read_events(
@@ -104,59 +151,199 @@ def read_automation_trigger(
     return trigger, trigger.get("timestamp")
 
 
-def _oldest_motion(settings: Settings) -> float:
-    return settings.read(KINDS).oldest_seconds("motion")
+def combined(calls: Iterable[Outcome]) -> Outcome:
+    """The outcome of a record whose calls had these outcomes.
+
+    While one may still succeed the record is retried, whatever the others had: those
+    that succeeded are not called again, and those that refused it refuse it again.
+    Then it is dead if any refused it.
+    """
+    outcomes = list(calls)
+    if retries := [outcome for outcome in outcomes if isinstance(outcome, Retry)]:
+        first = next((retry for retry in retries if retry.sink), retries[0])
+        waits = [retry.retry_after_seconds or 0.0 for retry in retries]
+        return Retry(
+            first.reason,
+            first.error_type,
+            first.sink,
+            max(waits) or None,
+            tried=any(retry.tried for retry in retries),
+        )
+    if refusals := [outcome for outcome in outcomes if isinstance(outcome, Dead)]:
+        reasons = "; ".join(dead.reason for dead in refusals)
+        return Dead(reasons, refusals[0].error_type)
+    return DONE
 
 
-def _dead_among(
-    read: Reader[R], oldest_seconds: Callable[[Settings], float] = lambda _: math.inf
-) -> Validate:
+def run_workflows(batch: Batch[R], events: HomeEvents, sinks: Sinks) -> list[Outcome]:
+    """Call the workflows that the records start; archive the records that are done."""
+    outcomes: list[Outcome] = [DONE] * len(batch.records)
+    for index, dead in events.dead.items():
+        outcomes[index] = dead
+    runs = list(_runs(batch, events, sinks))
+    try:
+        _omit_taken(runs, sinks)
+        if requests := requests_of(runs):
+            caller = _Caller(sinks[WEBHOOK])
+            for request in requests:
+                caller.make(request)
+        for run in runs:
+            outcomes[run.event.index] = combined(run.calls.values())
+        done = {
+            event.index: event.time
+            for event in events.good
+            if outcomes[event.index] is DONE
+        }
+        send_to_archive(batch, done, sinks)
+        sinks.seen += of_keys([batch.envelopes[index] for index in done])
+    except MeshError as error:
+        failed = outcome_of(error)
+        outcomes = [failed if outcome is DONE else outcome for outcome in outcomes]
+    _log_taken(runs, outcomes, batch.envelopes[-1].received_at, sinks)
+    return outcomes
+
+
+class _Caller:
+    """Makes the requests of one batch."""
+
+    def __init__(self, webhooks: Webhooks) -> None:
+        self._webhooks = webhooks
+        self._deadline = time.monotonic() + BATCH_SECONDS
+        self._n8n_unavailable: Outcome | None = None
+
+    def make(self, request: WebhookRequest) -> None:
+        """Make a request, unless it could not succeed; record its outcome."""
+        workflow = request.workflow
+        outcome: Outcome
+        if self._n8n_unavailable and self._webhooks.is_at_n8n(workflow.webhook):
+            outcome = self._n8n_unavailable
+        elif time.monotonic() > self._deadline:
+            reason = f"not called: its batch took longer than {BATCH_SECONDS:g} s"
+            outcome = Retry(f'workflow "{workflow.name}" {reason}', tried=False)
+        else:
+            try:
+                outcome = self._call(request)
+            except WebhookRefused as error:
+                if error.of_data and len(request.runs) > 1:
+                    for half in request.halves():
+                        self.make(half)
+                    return
+                outcome = outcome_of(error)
+        request.resolve(outcome)
+
+    def _call(self, request: WebhookRequest) -> Outcome:
+        try:
+            self._webhooks.call(request.workflow, request.body(), request.headers())
+        except SinkUnavailable as error:
+            self._n8n_unavailable = not_tried(error)
+            return outcome_of(error)
+        except WebhookBusy as error:
+            return outcome_of(error) if error.counts else not_tried(error)
+        except Transient as error:
+            return outcome_of(error)
+        return DONE
+
+
+def _runs(batch: Batch[R], events: HomeEvents, sinks: Sinks) -> Iterator[WorkflowRun]:
+    book = sinks.settings.read(WORKFLOWS)
+    by_index = {event.index: event for event in events.good}
+    made = [(event.index, event.time) for event in events.good]
+    for item in identified_records(batch, made, book.listens_to):
+        if item.envelope.is_quiet:
+            continue
+        event = by_index[item.index]
+        if workflows := book.started_by(item.envelope.routing_key, event.record):
+            yield WorkflowRun(item.id, item.envelope, event, workflows)
+
+
+def _omit_taken(runs: list[WorkflowRun], sinks: Sinks) -> None:
+    """Omit the calls that succeeded at an earlier delivery of a record."""
+    repeated = [run for run in runs if headers.EXCHANGE in run.envelope.headers]
+    if not repeated:
+        return
+    taken = sinks[WEBHOOK_LOG].taken({run.id for run in repeated})
+    for run in repeated:
+        run.workflows = tuple(
+            workflow
+            for workflow in run.workflows
+            if (run.id, workflow.name) not in taken
+        )
+
+
+def _log_taken(
+    runs: list[WorkflowRun], outcomes: list[Outcome], now: float, sinks: Sinks
+) -> None:
+    """Log the calls that succeeded for records that are not done.
+
+    If that fails, it is the fault to report for those that are retried: the worker
+    pauses the queue until the log can be written.
+    """
+    unfinished = [
+        run for run in runs if run.taken and outcomes[run.event.index] is not DONE
+    ]
+    if not unfinished:
+        return
+    try:
+        sinks[WEBHOOK_LOG].note({run.id: run.taken for run in unfinished}, now)
+    except MeshError as error:
+        for run in unfinished:
+            if isinstance(outcomes[run.event.index], Retry):
+                outcomes[run.event.index] = outcome_of(error)
+
+
+def _events_handler(
+    queue: str,
+    record: Any,
+    read: Reader[Any],
+    what: str,
+    oldest_seconds: Callable[[Settings], float] = lambda _: math.inf,
+) -> Handler:
+    """The handler of a queue of events.
+
+    Args:
+        what: they are, in words.
+        oldest_seconds: see :func:`read_events`.
+    """
+
+    def events_of(
+        records: Sequence[Any], envelopes: Sequence[Envelope], settings: Settings
+    ) -> HomeEvents:
+        return read_events(records, envelopes, read, oldest_seconds(settings))
+
     def validate(
-        records: Sequence[R], envelopes: Sequence[Envelope], settings: Settings
+        records: Sequence[Any], envelopes: Sequence[Envelope], settings: Settings
     ) -> Mapping[int, Dead]:
-        return read_events(records, envelopes, read, oldest_seconds(settings)).dead
+        return events_of(records, envelopes, settings).dead
 
-    return validate
+    def start_workflows(batch: Batch[Any], sinks: Sinks) -> list[Outcome]:
+        events = events_of(batch.records, batch.envelopes, sinks.settings)
+        return run_workflows(batch, events, sinks)
+
+    start_workflows.__doc__ = f"Start the workflows for {what}."
+    return Handler(queue, start_workflows, record, SINKS, validate=validate)
 
 
-@handles(
-    "sensors.motion",
-    record=Motion,
-    sinks=SINKS,
-    validate=_dead_among(read_motion, _oldest_motion),
+_HANDLERS = (
+    _events_handler(
+        "sensors.motion",
+        Motion,
+        read_motion,
+        "motions",
+        lambda settings: settings.read(KINDS).oldest_seconds("motion"),
+    ),
+    _events_handler(
+        "home.events.state_changes",
+        StateChange,
+        read_state_change,
+        "changes of entities",
+    ),
+    _events_handler(
+        "home.events.automations",
+        AutomationTrigger,
+        read_automation_trigger,
+        "automations",
+    ),
 )
-def pass_on_motions(batch: Batch[Motion], sinks: Sinks) -> list[Outcome]:
-    """Start the workflows for motions."""
-    oldest_seconds = _oldest_motion(sinks.settings)
-    events = read_events(batch.records, batch.envelopes, read_motion, oldest_seconds)
-    return run_workflows(batch, events, sinks)
-
-
-@handles(
-    "home.events.state_changes",
-    record=StateChange,
-    sinks=SINKS,
-    validate=_dead_among(read_state_change),
-)
-def pass_on_state_changes(batch: Batch[StateChange], sinks: Sinks) -> list[Outcome]:
-    """Start the workflows for changes of entities."""
-    events = read_events(batch.records, batch.envelopes, read_state_change)
-    return run_workflows(batch, events, sinks)
-
-
-@handles(
-    "home.events.automations",
-    record=AutomationTrigger,
-    sinks=SINKS,
-    validate=_dead_among(read_automation_trigger),
-)
-def pass_on_automations(batch: Batch[AutomationTrigger], sinks: Sinks) -> list[Outcome]:
-    """Start the workflows for automations."""
-    events = read_events(batch.records, batch.envelopes, read_automation_trigger)
-    return run_workflows(batch, events, sinks)
-
-
-_HANDLERS = (pass_on_motions, pass_on_state_changes, pass_on_automations)
 
 
 def _webhooks(settings: Settings) -> Verdict:
