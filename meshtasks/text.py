@@ -26,6 +26,11 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def without_surrogates(text: str) -> str:
+    """``text`` as JSON may have it: AMQP's may hold lone surrogates."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def clip(text: str, limit_chars: int = 60) -> str:
     """``text``, or its beginning and an ellipsis when it is longer."""
     return text if len(text) <= limit_chars else f"{text[:limit_chars]}…"

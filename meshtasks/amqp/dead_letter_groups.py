@@ -36,23 +36,6 @@ class Cause(NamedTuple):
         return cls(dead_letter.kind, general_reason(dead_letter.reason))
 
 
-class GroupKey(NamedTuple):
-    """What the dead letters of a group have in common.
-
-    Attributes:
-        queue: where they failed; None if they never were in a queue.
-        cause: why they died.
-    """
-
-    queue: str | None
-    cause: Cause
-
-    @classmethod
-    def of(cls, dead_letter: DeadLetter) -> Self:
-        """The group of a dead letter."""
-        return cls(dead_letter.queue, Cause.of(dead_letter))
-
-
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Selects dead letters: those that meet every condition that is set.
@@ -169,13 +152,14 @@ class Groups:
     console."""
 
     def __init__(self) -> None:
-        self._groups: dict[GroupKey, Group] = {}
+        #: By queue and cause.
+        self._groups: dict[tuple[str | None, Cause], Group] = {}
         self.total = 0
 
     def add(self, dead_letter: DeadLetter) -> None:
         """Count one."""
         self.total += 1
-        key = GroupKey.of(dead_letter)
+        key = dead_letter.queue, Cause.of(dead_letter)
         time = dead_letter.failed_at
         replayed = int(dead_letter.replays > 0)
         group = self._groups.get(key)

@@ -30,9 +30,9 @@ from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import MeshError, told
 from meshtasks.flows.diagnosis import Check, Verdict, disk, probe, size_text
 from meshtasks.flows.loading import load_flows
-from meshtasks.flows.retention import retention_of, victoriametrics_state
 from meshtasks.flows.sinks import TIMESERIES, Sinks
 from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
+from meshtasks.flows.timeseries_queries import retention_of, victoriametrics_state
 from meshtasks.http import cause_of, pool_manager, request
 from meshtasks.masking import masked
 from meshtasks.observation.workers import ask_workers, circuit_lines

@@ -12,7 +12,7 @@ a parser, it does to its own excerpt alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Annotated, Literal
@@ -29,6 +29,7 @@ from meshtasks.config.settings import ConfigFile
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.json_text import on_one_line
 from meshtasks.records.timestamps import utc_of
+from meshtasks.text import without_surrogates
 
 #: The two halves of the archive, each with a queue of its own.
 ArchiveClass = Literal["events", "metrics"]
@@ -69,17 +70,6 @@ class ArchivePolicy(BaseModel):
     metrics: frozenset[Domain] = frozenset()
     compression_level: Annotated[int, Field(ge=1, le=19)] = 9
 
-    def chosen(self, routing_key: str, times: Sequence[float]) -> Sequence[int]:
-        """Which records of one message are archived, by their index among them.
-
-        Of sampled records the same are chosen each time the message is processed.
-
-        Args:
-            times: of its records, epoch seconds.
-        """
-        one_in = self.one_in(routing_key)
-        return sampled(routing_key, times, one_in) if one_in else ()
-
     def class_of(self, domain: str) -> ArchiveClass:
         """Which half of the archive a domain's records belong to."""
         return "metrics" if domain in self.metrics else "events"
@@ -93,8 +83,8 @@ class ArchivePolicy(BaseModel):
 
 
 def sampled(routing_key: str, times: Sequence[float], one_in: int) -> Sequence[int]:
-    """Which records of one message are chosen, by their index in ``times``: one in so
-    many, and the same ones each time."""
+    """Which records of one message are chosen, by their index in ``times`` (epoch
+    seconds): one in so many, and the same ones each time."""
     if one_in == 1:
         return range(len(times))
     key = routing_key.encode("utf-8", "replace")
@@ -155,9 +145,9 @@ def excerpt(
     try:
         return _encode(made)
     except UnicodeEncodeError:  # AMQP text may hold lone surrogates, which no JSON may
-        made.exchange = _unicode(made.exchange)
-        made.routing_key = _unicode(made.routing_key)
-        made.message_id = made.message_id and _unicode(made.message_id)
+        made.exchange = without_surrogates(made.exchange)
+        made.routing_key = without_surrogates(made.routing_key)
+        made.message_id = made.message_id and without_surrogates(made.message_id)
         return _encode(made)
 
 
@@ -175,10 +165,6 @@ class _Excerpt(msgspec.Struct, omit_defaults=True, gc=False):
 _encode = msgspec.json.Encoder().encode
 
 
-def _unicode(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
-
-
 def archive_messages(excerpts: Sequence[bytes], domain_kind: str) -> Iterator[Outgoing]:
     """The messages that bring these excerpts to the archive.
 
@@ -189,20 +175,24 @@ def archive_messages(excerpts: Sequence[bytes], domain_kind: str) -> Iterator[Ou
             :data:`MESSAGE_LIMIT_BYTES` gets a message of its own.
         domain_kind: ``sensors.temperature``, say; the messages' routing key.
     """
-    start = size_bytes = 0
-    for index, text in enumerate(excerpts):
-        if index > start and size_bytes + len(text) > MESSAGE_LIMIT_BYTES:
-            yield _message(excerpts[start:index], domain_kind)
-            start, size_bytes = index, 0
+    for body in arrays_of(excerpts, MESSAGE_LIMIT_BYTES):
+        table: dict[str, object] = {headers.EXCERPTS: 1}
+        yield Outgoing(ARCHIVE_EXCHANGE, domain_kind, body, headers=table)
+
+
+def arrays_of(texts: Iterable[bytes], limit_bytes: int) -> Iterator[bytes]:
+    """JSON arrays of these texts, in order, each up to a size; a larger text is alone
+    in one."""
+    together: list[bytes] = []
+    size_bytes = 0
+    for text in texts:
+        if together and size_bytes + len(text) > limit_bytes:
+            yield b"[" + b",\n".join(together) + b"]"
+            together, size_bytes = [], 0
+        together.append(text)
         size_bytes += len(text)
-    if start < len(excerpts):
-        yield _message(excerpts[start:], domain_kind)
-
-
-def _message(excerpts: Sequence[bytes], domain_kind: str) -> Outgoing:
-    body = b"[" + b",\n".join(excerpts) + b"]"
-    table: dict[str, object] = {headers.EXCERPTS: 1}
-    return Outgoing(ARCHIVE_EXCHANGE, domain_kind, body, headers=table)
+    if together:
+        yield b"[" + b",\n".join(together) + b"]"
 
 
 def rfc3339(time: float) -> str:
@@ -216,8 +206,8 @@ def rfc3339(time: float) -> str:
 def _origin(exchange: str, routing_key: str) -> bytes:
     """The members that all records of a device share."""
     text = (
-        f'"exchange":{encode_basestring(_unicode(exchange))},'
-        f'"routing_key":{encode_basestring(_unicode(routing_key))}'
+        f'"exchange":{encode_basestring(without_surrogates(exchange))},'
+        f'"routing_key":{encode_basestring(without_surrogates(routing_key))}'
     )
     return text.encode()
 

@@ -26,7 +26,7 @@ from meshtasks.errors import ConfigError, MeshError, told
 from meshtasks.flows.alerts.handler import FLOW as ALERTS
 from meshtasks.flows.analytics import FLOW as ANALYTICS
 from meshtasks.flows.archive.handler import FLOW as ARCHIVE
-from meshtasks.flows.commands.commands import FLOW as COMMANDS
+from meshtasks.flows.commands import FLOW as COMMANDS
 from meshtasks.flows.contract import Command, Flow, Handler
 from meshtasks.flows.diagnosis import Check, Detail, Doubt
 from meshtasks.flows.inference.handler import FLOW as INFERENCE
@@ -296,29 +296,19 @@ def _clashes(
         owner = f"the flow {other.name}" + (f" of package {of}" if of else "")
         if flow.name == other.name:
             yield f"expected another name: there is {owner} already"
-        for what, mine, theirs in (
-            ("queue", _queues(flow), _queues(other)),
-            ("command", _commands(flow), _commands(other)),
-            ("file", _files(flow), _files(other)),
-            ("sink", _sinks(flow), _sinks(other)),
-        ):
-            for name in sorted(mine.keys() & theirs.keys()):
-                if mine[name] is not theirs[name]:
+        theirs = _owned(other)
+        for what, mine in _owned(flow).items():
+            for name in sorted(mine.keys() & theirs[what].keys()):
+                if mine[name] is not theirs[what][name]:
                     yield f"{what} {name} belongs to {owner} already"
 
 
-def _queues(flow: Flow) -> dict[str, object]:
-    return {handler.queue: handler for handler in flow.handlers}
-
-
-def _commands(flow: Flow) -> dict[str, object]:
-    return {command.name: command for command in flow.commands}
-
-
-def _files(flow: Flow) -> dict[str, object]:
-    return {file.name: file for file in flow.files}
-
-
-def _sinks(flow: Flow) -> dict[str, object]:
+def _owned(flow: Flow) -> dict[str, dict[str, object]]:
+    """What no other flow may have, by kind and name."""
     keys = (key for handler in flow.handlers for key in handler.sinks)
-    return {key.name: key for key in (*keys, *flow.sinks)}
+    return {
+        "queue": {handler.queue: handler for handler in flow.handlers},
+        "command": {command.name: command for command in flow.commands},
+        "file": {file.name: file for file in flow.files},
+        "sink": {key.name: key for key in (*keys, *flow.sinks)},
+    }

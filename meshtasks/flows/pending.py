@@ -13,7 +13,7 @@ the pool from handling readings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NotRequired
 
 import msgspec
@@ -26,10 +26,12 @@ from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.topology import PENDING_TIMESERIES
 from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable
 from meshtasks.flows.contract import Batch, Flow, handles
+from meshtasks.flows.excerpts import arrays_of
 from meshtasks.flows.sinks import PUBLISHER, TIMESERIES, Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, outcome_of
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.json_text import array_members, members_of
+from meshtasks.text import without_surrogates
 from meshtasks.timing import timing
 
 #: Entries are gathered up to this size; a larger one travels alone.
@@ -92,7 +94,8 @@ def put_aside(
     Raises:
         SinkUnavailable: the queue takes no more, or the broker is away.
     """
-    messages = list(_messages(_entries(batch, indices, lines)))
+    bodies = arrays_of(_entries(batch, indices, lines), _MESSAGE_LIMIT_BYTES)
+    messages = [Outgoing("", PENDING_TIMESERIES, body) for body in bodies]
     if not messages:
         return
     try:
@@ -120,38 +123,16 @@ def _entries(
             _Entry(
                 own,
                 batch.queue,
-                _unicode(envelope.exchange),
-                _unicode(envelope.routing_key),
+                without_surrogates(envelope.exchange),
+                without_surrogates(envelope.routing_key),
                 envelope.received_at,
                 members[place or 0].decode(),
                 place,
-                envelope.message_id and _unicode(envelope.message_id),
+                envelope.message_id and without_surrogates(envelope.message_id),
                 envelope.timestamp,
                 as_json(envelope.headers) if envelope.headers else None,
             )
         )
-
-
-def _unicode(text: str) -> str:
-    """AMQP text may hold lone surrogates, which no JSON may."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def _messages(entries: Iterable[bytes]) -> Iterator[Outgoing]:
-    together: list[bytes] = []
-    size_bytes = 0
-    for entry in entries:
-        if together and size_bytes + len(entry) > _MESSAGE_LIMIT_BYTES:
-            yield _message(together)
-            together, size_bytes = [], 0
-        together.append(entry)
-        size_bytes += len(entry)
-    if together:
-        yield _message(together)
-
-
-def _message(entries: list[bytes]) -> Outgoing:
-    return Outgoing("", PENDING_TIMESERIES, b"[" + b",\n".join(entries) + b"]")
 
 
 def originals(failing: FailedMessage) -> list[FailedMessage]:

@@ -19,7 +19,7 @@ from meshtasks.amqp.calls import call_message
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.flows.alerts.handler import SilenceAlerts
-from meshtasks.flows.commands.commands import Publish
+from meshtasks.flows.commands import Publish
 from meshtasks.flows.contract import Command
 from meshtasks.gateway.access import (
     AUTHENTICATED,

@@ -34,8 +34,8 @@ from meshtasks.flows.archive.reading import (
     read_line,
 )
 from meshtasks.flows.loading import load_flows
-from meshtasks.flows.retention import retention_of, victoriametrics_state
 from meshtasks.flows.sinks import TIMESERIES
+from meshtasks.flows.timeseries_queries import retention_of, victoriametrics_state
 
 #: Small objects cost a round trip each, and several can be under way.
 _READS_AT_ONCE = 8

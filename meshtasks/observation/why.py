@@ -13,7 +13,11 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.durations import span_text
 from meshtasks.config.settings import Settings
 from meshtasks.flows.loading import Flows
-from meshtasks.flows.retention import Retention, retention_of, victoriametrics_state
+from meshtasks.flows.timeseries_queries import (
+    Retention,
+    retention_of,
+    victoriametrics_state,
+)
 from meshtasks.observation.causes import RETENTION, causes
 from meshtasks.observation.explain import exchanges_for
 from meshtasks.observation.sensor_facts import (

@@ -23,8 +23,8 @@ from meshtasks.flows.archive.objects import (
     compress,
     decompress,
 )
-from meshtasks.flows.retention import VictoriaMetricsState
 from meshtasks.flows.sinks import Sinks
+from meshtasks.flows.timeseries_queries import VictoriaMetricsState
 from meshtasks.outcome import DONE
 from meshtasks.records.envelope import Envelope
 from tests.support.amqp import drain, open_channel, queue_depth

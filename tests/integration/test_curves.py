@@ -10,8 +10,8 @@ from pydantic import SecretStr
 from meshtasks.config.environment import Environment
 from meshtasks.demo.victoriametrics import VictoriaMetrics
 from meshtasks.errors import SinkUnavailable
-from meshtasks.flows.curves import read_curve
 from meshtasks.flows.timeseries import TimeSeries
+from meshtasks.flows.timeseries_queries import read_curve
 from meshtasks.records.kinds import TEMPERATURE
 from meshtasks.records.points import line_start, lines
 from tests.support.influx import InfluxTarget

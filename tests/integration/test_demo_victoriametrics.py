@@ -15,8 +15,8 @@ from meshtasks.demo import loopback
 from meshtasks.demo.audit import stored_points
 from meshtasks.demo.process import ProcessFailed
 from meshtasks.demo.victoriametrics import VictoriaMetrics
-from meshtasks.flows.retention import retention_seconds, victoriametrics_state
 from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
+from meshtasks.flows.timeseries_queries import retention_seconds, victoriametrics_state
 from tests.support.processes import processes_of
 from tests.support.victoria import Series, export
 from tests.support.waiting import wait_until

@@ -20,7 +20,7 @@ from meshtasks.amqp.dead_letter_groups import Selection
 from meshtasks.amqp.replay import Replay
 from meshtasks.config.settings import Settings
 from meshtasks.demo.rabbitmq import RabbitMQ
-from meshtasks.flows.commands.commands import ReplayDeadLetters, replay_dead_letters
+from meshtasks.flows.commands import ReplayDeadLetters, replay_dead_letters
 from meshtasks.flows.sinks import Sinks
 from tests.support.accounts import account
 from tests.support.amqp import Delivery, drain, open_channel, publish_raw, queue_depth

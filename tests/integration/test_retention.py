@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshtasks.config.environment import Environment
-from meshtasks.flows.retention import retention_of
+from meshtasks.flows.timeseries_queries import retention_of
 from tests.support.receiver import Answer, Receiver
 
 DAY = 86_400

@@ -142,22 +142,20 @@ class _JsonService:
     def _post(self, path: str, content: Any) -> None:
         url = self.base_url + path
         unverified = {} if self._verify else {"cert_reqs": "CERT_NONE"}
-        http = pool_manager(_proxy_for(url), maxsize=1, **unverified)
         try:
-            answer = request(
-                http,
-                "POST",
-                url,
-                timeout_seconds=_READ_TIMEOUT_SECONDS,
-                body=json.dumps(content).encode(),
-                headers=self._headers,
-            )
+            with pool_manager(_proxy_for(url), maxsize=1, **unverified) as http:
+                answer = request(
+                    http,
+                    "POST",
+                    url,
+                    timeout_seconds=_READ_TIMEOUT_SECONDS,
+                    body=json.dumps(content).encode(),
+                    headers=self._headers,
+                )
         except HTTPError as error:
             # Its text holds the URL.
             message = f"receiver {self._name}: {type(error).__name__}"
             raise SinkUnavailable(SINK, message) from None
-        finally:
-            http.clear()
         # ntfy and Home Assistant answer in JSON; a login page in their place does not.
         is_json = not answer.body or _json(answer) is not None
         if not (answer.status == HTTPStatus.OK and answer.whole and is_json):

@@ -29,6 +29,7 @@ from meshtasks.flows.inference.tensors import (
 from meshtasks.records.envelope import Envelope, record_id
 from meshtasks.records.models import Number, explain
 from meshtasks.records.timestamps import moment_of
+from meshtasks.text import without_surrogates
 
 AI_EXCHANGE = "ai"
 #: The longest message id that AMQP can carry.
@@ -175,7 +176,7 @@ def _request_id(record: dict[str, Any], envelope: Envelope) -> str:
     if _is_valid(_REQUEST_ID, given):
         return str(given)
     if envelope.message_id and envelope.body.lstrip()[:1] == b"{":
-        return envelope.message_id.encode("utf-8", "replace").decode()
+        return without_surrogates(envelope.message_id)
     time = envelope.timestamp or envelope.received_at
     return record_id(envelope, to_json(record), 0, time)
 

@@ -143,14 +143,13 @@ class Triton:
         Raises:
             SinkUnavailable: it does not.
         """
-        http, url = pool_manager(maxsize=1), f"{self._url}/v2/health/live"
+        url, seconds = f"{self._url}/v2/health/live", _PROBE_TIMEOUT_SECONDS
         try:
-            answer = request(http, "GET", url, timeout_seconds=_PROBE_TIMEOUT_SECONDS)
+            with pool_manager(maxsize=1) as http:
+                answer = request(http, "GET", url, timeout_seconds=seconds)
         except HTTPError as error:
             reason = f"cannot be reached: {error}"
             raise self._unavailable(reason) from error
-        finally:
-            http.clear()
         if answer.status != HTTPStatus.OK:
             reason = f"answered {answer.status} to its health check"
             raise self._unavailable(reason)

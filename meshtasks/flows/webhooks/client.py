@@ -43,7 +43,7 @@ from meshtasks.flows.webhooks.config import Webhook, Workflow
 from meshtasks.http import Answer, pool_manager, request
 from meshtasks.outcome import DONE, Outcome
 from meshtasks.records.envelope import Envelope
-from meshtasks.text import ends
+from meshtasks.text import ends, without_surrogates
 from meshtasks.timing import timing
 
 logger = logging.getLogger(__name__)
@@ -123,8 +123,8 @@ class WebhookRequest(NamedTuple):
         entries = [
             {
                 "id": run.id,
-                "exchange": _unicode(run.envelope.exchange),
-                "routing_key": _unicode(run.envelope.routing_key),
+                "exchange": without_surrogates(run.envelope.exchange),
+                "routing_key": without_surrogates(run.envelope.routing_key),
                 "time": rfc3339(run.event.time),
                 "record": run.event.record,
             }
@@ -389,8 +389,3 @@ WEBHOOK = SinkKey(SINK, lambda sinks: Webhooks.from_settings(sinks.settings))
 
 def _printable(text: str) -> str:
     return quote(text, safe=_PLAIN, errors="replace")
-
-
-def _unicode(text: str) -> str:
-    """AMQP text may hold lone surrogates, which no JSON may."""
-    return text.encode("utf-8", "replace").decode()

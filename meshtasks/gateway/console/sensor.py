@@ -17,7 +17,7 @@ from typing_extensions import override
 from meshtasks.amqp.dead_letter_groups import Selection
 from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError
-from meshtasks.flows.curves import Point, read_curve
+from meshtasks.flows.timeseries_queries import Point, read_curve
 from meshtasks.gateway.console import SENSOR
 from meshtasks.gateway.console.alerts import ask_silence
 from meshtasks.gateway.console.dead_letter_actions import DeadLetterActions

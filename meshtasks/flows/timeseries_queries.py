@@ -1,4 +1,4 @@
-"""How long the time-series store keeps points, and what else of it breaks promises.
+"""What the time-series store is asked: how it is run, what it keeps, a sensor's curve.
 
 VictoriaMetrics answers 204 to points that it does not keep: those older than its
 retention, a month unless a flag says otherwise; and unless another flag says so, it
@@ -6,6 +6,12 @@ keeps a point that is written twice twice. Both can be read: its flags at ``/fla
 its counters at ``/metrics``. InfluxDB 2 tells the retention of a bucket to a token that
 may read it: ``GET /api/v2/buckets``, ``retentionRules``
 (https://docs.influxdata.com/influxdb/v2/api/), and refuses what is older.
+
+For a curve a VictoriaMetrics is asked by its export (``/api/v1/export``), which leaves
+nothing out, or for long spans in Prometheus' language (``/api/v1/query_range``); every
+InfluxDB by InfluxQL (``/query``), in which versions 1 to 3 agree; version 2 takes the
+bucket's name as database
+(https://docs.influxdata.com/influxdb/v2/api-guide/influxdb-1x/).
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -22,7 +28,18 @@ from urllib3.exceptions import HTTPError
 
 from meshtasks.config.durations import span_text
 from meshtasks.config.environment import Environment
-from meshtasks.http import pool_manager, request
+from meshtasks.errors import SinkUnavailable
+from meshtasks.http import Answer, pool_manager, request
+from meshtasks.records.units import Quantity
+
+_OK = 200
+_NOT_FOUND = frozenset({400, 404, 405})
+#: A store that is looked at, and one that reads a curve, may take so long.
+_LOOK_SECONDS, _CURVE_SECONDS = 5.0, 10.0
+#: Of a longer span the store makes means; of a shorter one it gives every point.
+_EXPORT_SECONDS = 90_000.0
+#: A curve has so many points at most.
+_POINTS = 700
 
 _DAY = 86_400.0
 _FLAG = re.compile(r'^-(?P<name>[\w.]+)="(?P<value>.*)"$', re.MULTILINE)
@@ -147,10 +164,6 @@ def _count(pattern: re.Pattern[str], page: str) -> int:
     return sum(int(float(value)) for value in pattern.findall(page))
 
 
-_TIMEOUT_SECONDS = 5.0
-_OK = 200
-
-
 class Retention(NamedTuple):
     """What a store keeps.
 
@@ -195,10 +208,9 @@ def retention_of(
 def _of_bucket(env: Environment) -> float:
     """Seconds that the bucket of an InfluxDB 2 keeps; 0 for all, or not known."""
     query = urlencode({"org": env.influx_org, "name": env.influx_bucket})
-    token = env.influx_token.get_secret_value()
-    headers = {"Authorization": f"Token {token}"} if token else {}
     try:
-        content = json.loads(_page(env.influx_url, f"/api/v2/buckets?{query}", headers))
+        path = f"/api/v2/buckets?{query}"
+        content = json.loads(_page(env.influx_url, path, _authorization(env)))
     except (ValueError, RecursionError):
         return 0.0
     return min(_expiries(content, env.influx_bucket), default=0.0)
@@ -219,15 +231,179 @@ def _expiries(content: Any, bucket: str) -> list[float]:
 
 def _page(url: str, path: str, headers: Mapping[str, str] | None = None) -> str:
     """A page below a base URL; empty if there is none."""
-    pool = pool_manager(maxsize=1)
     try:
-        answer = request(
-            *(pool, "GET", url.rstrip("/") + path),
-            timeout_seconds=_TIMEOUT_SECONDS,
-            headers=headers,
-        )
+        answer = _answer(url, path, headers, _LOOK_SECONDS)
     except HTTPError:
         return ""
-    finally:
-        pool.clear()
     return answer.text if answer.status == _OK else ""
+
+
+def _authorization(env: Environment) -> dict[str, str]:
+    token = env.influx_token.get_secret_value()
+    return {"Authorization": f"Token {token}"} if token else {}
+
+
+def _answer(
+    url: str, path: str, headers: Mapping[str, str] | None, timeout_seconds: float
+) -> Answer:
+    with pool_manager(maxsize=1) as pool:
+        return request(
+            pool,
+            "GET",
+            url.rstrip("/") + path,
+            timeout_seconds=timeout_seconds,
+            headers=headers,
+        )
+
+
+class Point(NamedTuple):
+    """The mean of the readings around a moment, epoch seconds."""
+
+    at: float
+    value: float
+
+
+def read_curve(
+    env: Environment,
+    quantity: Quantity,
+    sensor_id: str,
+    begins_at: float,
+    ends_at: float,
+) -> list[Point]:
+    """The readings of a sensor in a span of time, in order.
+
+    Args:
+        begins_at: epoch seconds.
+        ends_at: likewise.
+
+    Raises:
+        SinkUnavailable: the store does not answer, or may not be read.
+    """
+    step = max(1.0, (ends_at - begins_at) / _POINTS)
+    curve = _Curve(env, quantity, sensor_id, begins_at, ends_at, step)
+    found = curve.victoria()
+    if found is None:
+        found = curve.influx()
+    return list(_means(sorted(found), begins_at, step))
+
+
+class _Curve(NamedTuple):
+    """A curve to read; ``step`` seconds of it become one point."""
+
+    env: Environment
+    quantity: Quantity
+    sensor_id: str
+    begins: float
+    ends: float
+    step: float
+
+    def victoria(self) -> list[Point] | None:
+        """The points of a VictoriaMetrics; None if it is none."""
+        # of JSON's escapes it knows all but the pairs that stand for an emoji
+        name, sensor = (
+            json.dumps(each, ensure_ascii=False)
+            for each in (f"{self.quantity.kind}_{self.quantity.field}", self.sensor_id)
+        )
+        match = f"{{__name__={name},sensor_id={sensor}}}"
+        span = {"start": f"{self.begins:.3f}", "end": f"{self.ends:.3f}"}
+        if self.ends - self.begins > _EXPORT_SECONDS:
+            step = f"{self.step:.0f}s"
+            query = {"query": f"avg_over_time({match}[{step}])", **span, "step": step}
+            answer = self._get("/api/v1/query_range", query)
+            return None if answer is None else list(_of_range(answer))
+        answer = self._get("/api/v1/export", {"match[]": match, **span})
+        return None if answer is None else list(_exported(answer))
+
+    def influx(self) -> list[Point]:
+        """The points of an InfluxDB."""
+        sensor = self.sensor_id.replace("\\", "\\\\").replace("'", "\\'")
+        field, kind = (
+            f'"{each}"' for each in (self.quantity.field, self.quantity.kind)
+        )
+        query = (
+            f"SELECT mean({field}) FROM {kind} WHERE \"sensor_id\" = '{sensor}' "  # noqa: S608 - quoted
+            f"AND time >= {self.begins * 1000:.0f}ms "
+            f"AND time <= {self.ends * 1000:.0f}ms "
+            f"GROUP BY time({max(1, round(self.step))}s) fill(none)"
+        )
+        parameters = {"db": self.env.influx_bucket, "epoch": "ms", "q": query}
+        answer = self._get("/query", parameters)
+        if answer is None:
+            raise _unreadable("has no interface that is known for reading")
+        return list(_of_influx(answer))
+
+    def _get(self, path: str, query: dict[str, str]) -> str | None:
+        """The answer; None if the store has no such address."""
+        url, path = self.env.influx_url, f"{path}?{urlencode(query)}"
+        try:
+            answer = _answer(url, path, _authorization(self.env), _CURVE_SECONDS)
+        except HTTPError as error:
+            fault = _unreadable(f"cannot be used: {error}")
+            raise fault from error
+        if answer.status in _NOT_FOUND or answer.is_page:
+            return None
+        if answer.status != _OK:
+            what = f"answered {answer.status} to a question"
+            raise _unreadable(what)
+        return answer.text
+
+
+def _unreadable(what: str) -> SinkUnavailable:
+    return SinkUnavailable("timeseries", f"the time-series store {what}")
+
+
+def _exported(text: str) -> Iterator[Point]:
+    for line in text.splitlines():
+        try:
+            series = json.loads(line)
+        except ValueError:
+            continue  # the answer was cut at its limit
+        for at, value in zip(series["timestamps"], series["values"], strict=True):
+            if value is not None:
+                yield Point(at / 1000, value)
+
+
+def _of_range(text: str) -> Iterator[Point]:
+    for series in _document(text).get("data", {}).get("result", ()):
+        for at, value in series["values"]:
+            yield Point(float(at), float(value))
+
+
+def _of_influx(text: str) -> Iterator[Point]:
+    for result in _document(text).get("results", ()):
+        for series in result.get("series", ()):
+            for row in series.get("values", ()):
+                match row:  # a VictoriaMetrics has rows of names
+                    case [int() | float() as at, int() | float() as value]:
+                        yield Point(at / 1000, float(value))
+                    case _:
+                        pass
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _means(points: Iterable[Point], begins: float, step: float) -> Iterator[Point]:
+    """At most one point for each step."""
+    together: list[Point] = []
+    number = -1
+    for point in points:
+        at = int((point.at - begins) // step)
+        if together and at != number:
+            yield _mean(together)
+            together = []
+        number = at
+        together.append(point)
+    if together:
+        yield _mean(together)
+
+
+def _mean(points: list[Point]) -> Point:
+    number = len(points)
+    at, value = (sum(values) / number for values in zip(*points, strict=True))
+    return Point(at, value)
