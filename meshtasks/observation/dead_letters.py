@@ -13,7 +13,7 @@ import binascii
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
@@ -25,7 +25,6 @@ from meshtasks.amqp.dead_letter_groups import (
     CauseGroups,
     Group,
     Groups,
-    Selection,
 )
 from meshtasks.amqp.dead_letters import (
     DEAD_LETTER_ROUTING_KEY,
@@ -38,17 +37,13 @@ from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.headers import as_json, from_json
 from meshtasks.amqp.peek import HeldMessages, peek
 from meshtasks.amqp.publisher import Outgoing
-from meshtasks.amqp.replay import Refusal, Replayed, ReplayPlan
-from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE, Topology
+from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE
 from meshtasks.errors import SchemaMismatch
 from meshtasks.records.models import explain
 
 #: Bodies are kept up to so many bytes, and so many in all: there may be thousands of
 #: causes, and the rest is fetched when somebody asks for it.
 _LARGEST_KEPT_BYTES, _MOST_KEPT_BYTES = 16 * 1024, 16 * 1024 * 1024
-_STEP = 500
-
-OnProgress = Callable[[HeldMessages], None]
 
 
 class WaitingDeadLetter(NamedTuple):
@@ -93,7 +88,7 @@ def waiting_dead_letters(
     examples: int = 0,
     most: int | None = None,
     stopping: threading.Event | None = None,
-    on_progress: OnProgress = lambda _: None,
+    on_progress: Callable[[HeldMessages], None] = lambda _: None,
 ) -> WaitingDeadLetters:
     """Look at the dead letters; they stay where they are.
 
@@ -101,7 +96,7 @@ def waiting_dead_letters(
         examples: so many of each cause are kept.
         most: so many are looked at; None for all.
         stopping: ends it, in good order, when it is set.
-        on_progress: called now and then.
+        on_progress: called after each.
 
     Raises:
         ConfigError: the broker refuses the account.
@@ -112,8 +107,10 @@ def waiting_dead_letters(
     kept_bytes = 0
     stopping = stopping or threading.Event()
     with peek(url, queue, stopping=stopping) as held:
-        for letter, delivery in _each(held, on_progress):
+        for delivery in held:
+            letter = dead_letter_of(delivery)
             groups.add(letter)
+            on_progress(held)
             if len(shown := kept.setdefault(Cause.of(letter), [])) < examples:
                 size = len(delivery.body)
                 fits = size <= _LARGEST_KEPT_BYTES and kept_bytes < _MOST_KEPT_BYTES
@@ -126,82 +123,6 @@ def waiting_dead_letters(
     )
     largest = tuple(groups.largest_first())
     return WaitingDeadLetters(groups.total, largest, tuple(causes), time.time())
-
-
-def dead_letter_with_id(
-    url: str, queue: str, letter_id: str, on_progress: OnProgress = lambda _: None
-) -> WaitingDeadLetter | None:
-    """One dead letter with its message; None if it is there no more.
-
-    Raises what :func:`waiting_dead_letters` does.
-    """
-    stopping = threading.Event()
-    found: WaitingDeadLetter | None = None
-    with peek(url, queue, stopping=stopping) as held:
-        for letter, delivery in _each(held, on_progress):
-            if letter.id == letter_id:
-                found = WaitingDeadLetter(letter, delivery)
-                stopping.set()
-    return found
-
-
-def dead_letters_that(
-    url: str,
-    queue: str,
-    selection: Selection,
-    *,
-    most: int,
-    stopping: threading.Event,
-    on_progress: OnProgress = lambda _: None,
-) -> list[WaitingDeadLetter]:
-    """The first of those that are selected, so many at most; they stay where they are.
-
-    Raises what :func:`waiting_dead_letters` does.
-    """
-    found: list[WaitingDeadLetter] = []
-    with peek(url, queue, stopping=stopping) as held:
-        for letter, delivery in _each(held, on_progress):
-            if selection.matches(letter):
-                found.append(WaitingDeadLetter(letter, delivery))
-                if len(found) == most:
-                    stopping.set()
-    return found
-
-
-def would_replay(
-    url: str,
-    queue: str,
-    selection: Selection,
-    topology: Topology,
-    *,
-    refusal: Refusal | None = None,
-    stopping: threading.Event | None = None,
-    on_progress: OnProgress = lambda _: None,
-) -> Replayed:
-    """What a replay would do now.
-
-    Args:
-        refusal: as of :class:`~meshtasks.amqp.replay.Replay`.
-        stopping: ends it, in good order, when it is set.
-        on_progress: called now and then.
-
-    Raises what :func:`waiting_dead_letters` does.
-    """
-    plan = ReplayPlan(selection, topology, refusal)
-    with peek(url, queue, stopping=stopping or threading.Event()) as held:
-        for letter, delivery in _each(held, on_progress):
-            plan.add(delivery, letter)
-    return plan.result(url)
-
-
-def _each(
-    held: HeldMessages, on_progress: OnProgress
-) -> Iterator[tuple[DeadLetter, Delivery]]:
-    """Dead letters with their messages, as they are looked at."""
-    for delivery in held:
-        yield dead_letter_of(delivery), delivery
-        if held.seen % _STEP == 0:
-            on_progress(held)
 
 
 class _Properties(BaseModel):

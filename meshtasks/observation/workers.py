@@ -33,6 +33,11 @@ class WorkerAnswer(NamedTuple):
     down: Mapping[str, str]
     half_open: tuple[str, ...] = ()
 
+    @property
+    def faults(self) -> str:
+        """Why each sink is down, in a line."""
+        return "; ".join(f"{sink}: {why}" for sink, why in self.down.items())
+
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
         return self._asdict()

@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
 
 from nicegui import ui
@@ -23,8 +22,13 @@ from meshtasks.gateway.console.frame import (
     Cards,
     Change,
     Console,
+    bad,
     framed,
+    html,
+    moment,
+    notified,
     scrolling,
+    status,
     staying,
     table,
     text,
@@ -43,7 +47,7 @@ def add_alerts(console: Console) -> None:
     @ui.page("/alerts")
     def alerts(alert: str = "") -> None:
         with framed(console, "/alerts"):
-            _AlertsPage(console, alert).build()
+            _AlertsPage(console, alert)
 
 
 class _AlertsPage:
@@ -60,11 +64,8 @@ class _AlertsPage:
         self._model = console.alerts
         self._zone = console.settings.read(ALERTS).zone
         self._now = 0.0
-
-    def build(self) -> None:
-        """Fill the page."""
         self._place = ui.element("div")
-        self._state = ui.html("Looking …", sanitize=False).props('role="status"')
+        self._state = status("Looking …")
         self._silences = Cards[Silence](
             ui.element("div").classes("w-full column gap-2"), self._make_silence
         )
@@ -79,7 +80,7 @@ class _AlertsPage:
         try:
             known = await self._model.alerts()
         except MeshError as error:
-            self._state.set_content(f'<span class="mesh-bad">{text(error)}</span>')
+            self._state.set_content(bad(error))
             return
         self._now = known.taken_at
         count = len(known.firing)
@@ -110,7 +111,7 @@ class _AlertsPage:
     ) -> Change[tuple[CurrentAlert, Alerts]]:
         """A card; its buttons act on the alert as it is when they are pressed."""
         alert = item[0].alert
-        content = ui.html("", sanitize=False)
+        content = html()
         with ui.row():
             acknowledge = self._button("Acknowledge", lambda: self._acknowledge(alert))
             silence = self._button("Silence", lambda: self._silence(alert))
@@ -174,15 +175,12 @@ class _AlertsPage:
         )
 
     def _button(self, name: str, action: Callable[[], object]) -> ui.button:
-        button = ui.button(name, on_click=staying(self._place, action))
-        button.props("flat dense")
-        if not self._console.may_operate():
-            button.disable()
-        return button
+        button = self._console.button(name, staying(self._place, action))
+        return button.props("flat dense")
 
     def _make_silence(self, silence: Silence) -> Change[Silence]:
         with ui.element("div").classes("mesh-row"):
-            content = ui.html("", sanitize=False).classes("mesh-wrap")
+            content = html().classes("mesh-wrap")
             self._button("End", partial(self._end, silence)).props(
                 f'aria-label="End silence {silence.id}"'
             )
@@ -222,25 +220,22 @@ class _AlertsPage:
 
     async def _do(self, write: Callable[[AlertTables, float], None], what: str) -> None:
         viewer = self._console.viewer()
-        try:
+        with notified():
             await self._model.change(write, viewer.name if viewer else "?", what)
-        except MeshError as error:
-            ui.notify(str(error), type="negative")
-            return
-        ui.notify(what)
-        await self._look()
+            ui.notify(what)
+            await self._look()
 
 
 def _history(events: list[AlertEvent]) -> str:
-    rows = "".join(
-        f"<tr><td>{datetime.fromtimestamp(event.at).astimezone():%d %b %H:%M:%S}</td>"
-        f"<td>{text(event.kind)}</td><td>{text(event.title)}</td>"
-        f"<td>{text(event.who)}</td>"
-        f"<td class='mesh-wrap'>{text(event.detail)}</td></tr>"
+    rows = [
+        (
+            moment(event.at),
+            *map(text, (event.kind, event.title, event.who, event.detail)),
+        )
         for event in events
-    )
+    ]
     head = ("when", "what", "alert or silence", "who", "detail")
-    return table("What happened lately", head, rows)
+    return table("What happened lately", head, rows, of=None)
 
 
 _MUTED = 10
@@ -269,7 +264,7 @@ def ask_silence(
         matchers.classes("w-full")
         lasts = ui.input("For", value="2h")
         comment = ui.input("Why").classes("w-full")
-        preview = ui.html("", sanitize=False).props('role="status"')
+        preview = status()
 
         def silence() -> Silence:
             now = time.time()
@@ -287,28 +282,22 @@ def ask_silence(
             try:
                 made, known = silence(), await console.alerts.alerts()
             except (ValueError, MeshError) as error:
-                preview.set_content(f"<span class='mesh-bad'>{text(error)}</span>")
+                preview.set_content(bad(error))
                 return
             preview.set_content(_preview(made, known))
 
         async def begin() -> None:
-            try:
+            with notified(ValueError), notified():
                 made = silence()
-            except ValueError as error:
-                ui.notify(str(error), type="negative")
-                return
-            if made.matchers and console.may_operate():
+                if not made.matchers or not console.may_operate():
+                    return
                 dialog.close()
                 what = f"silenced {' '.join(made.matchers)}"
-                try:
-                    await console.alerts.change(
-                        lambda tables, now: tables.begin_silence(made, now),
-                        made.created_by,
-                        what,
-                    )
-                except MeshError as error:
-                    ui.notify(str(error), type="negative")
-                    return
+                await console.alerts.change(
+                    lambda tables, now: tables.begin_silence(made, now),
+                    made.created_by,
+                    what,
+                )
                 ui.notify(what)
                 await after()
 

@@ -17,7 +17,16 @@ from meshtasks.errors import MeshError
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.archive.reading import Period
 from meshtasks.gateway.console.archive_jobs import ArchiveJobs, Jobs
-from meshtasks.gateway.console.frame import Console, framed, scrolling, table, text
+from meshtasks.gateway.console.frame import (
+    Console,
+    bad,
+    framed,
+    html,
+    scrolling,
+    status,
+    table,
+    text,
+)
 from meshtasks.gateway.console.sql import SqlPanel
 from meshtasks.observation.archived import ArchivedDay, Calendar, calendar_of
 
@@ -59,8 +68,8 @@ def add_archive(console: Console) -> None:
     def archive() -> None:
         with framed(console, "/archive"):
             ui.add_css(_STYLE)
-            _ArchivePage(console, jobs, records).build()
-            SqlPanel(console, console.context.queries).build()
+            _ArchivePage(console, jobs, records)
+            SqlPanel(console, console.context.queries)
 
 
 class _ArchivePage:
@@ -74,21 +83,17 @@ class _ArchivePage:
     ) -> None:
         self._env = console.settings.env
         self._records = records
-        self._work = ArchiveJobs(console, jobs, records, self._show)
         self._calendar = Calendar({}, 0)
         self._months = _MONTHS
         self._chosen: date | None = None
-
-    def build(self) -> None:
-        """Fill the page."""
         with ui.row().classes("items-center w-full"):
-            self._state = ui.html("Looking …", sanitize=False).props('role="status"')
+            self._state = status("Looking …")
             ui.space()
             self._domain = ui.select(
                 [_ALL], value=_ALL, label="Domain", on_change=self._show
             ).classes("w-40")
             ui.button("Look again", icon="refresh", on_click=self._look).props("flat")
-        self._grid = ui.html("", sanitize=False).classes("w-full")
+        self._grid = html().classes("w-full")
         self._grid.on(
             "click",
             self._choose,
@@ -98,7 +103,7 @@ class _ArchivePage:
         self._earlier = ui.button("Earlier months", on_click=self._show_earlier)
         self._earlier.props("flat")
         self._detail = scrolling("The day")
-        self._work.build()
+        self._work = ArchiveJobs(console, jobs, records, self._show)
         ui.timer(0.05, self._look, once=True)
 
     async def _look(self) -> None:
@@ -109,7 +114,7 @@ class _ArchivePage:
         try:
             self._calendar = await asyncio.to_thread(look)
         except MeshError as error:
-            self._state.set_content(f'<span class="mesh-bad">{text(error)}</span>')
+            self._state.set_content(bad(error))
             return
         names = sorted({name for day in self._calendar.days.values() for name in day})
         self._domain.set_options([_ALL, *names])
@@ -208,18 +213,20 @@ class _ArchivePage:
             fault = await self._work.count(day, found)
             self._show()
             rows = self._rows(day, found)
-            self._detail.set_content(rows + f"<p class='mesh-bad'>{text(fault)}</p>")
+            self._detail.set_content(rows + bad(fault))
 
     def _rows(self, day: date, found: Mapping[str, ArchivedDay]) -> str:
-        rows = ""
+        rows = []
         for name, of_day in found.items():
             counted = self._counted(day, {name: of_day})
-            rows += (
-                f"<tr><th scope='row'>{text(name)}</th>"
-                f"<td class='n'>{of_day.objects:,}</td>"
-                f"<td class='n'>{'…' if counted is None else f'{counted:,}'}</td>"
-                f"<td class='n'>{of_day.size_bytes / 1e6:,.2f}</td>"
-                f"<td>{_hours_in_words(of_day.hours)}</td></tr>"
+            rows.append(
+                (
+                    text(name),
+                    f"{of_day.objects:,}",
+                    "…" if counted is None else f"{counted:,}",
+                    f"{of_day.size_bytes / 1e6:,.2f}",
+                    _hours_in_words(of_day.hours),
+                )
             )
         numbers = ("objects", "records", "MB")
         head = ("domain", *numbers, "hours")

@@ -22,7 +22,15 @@ from meshtasks.config.durations import moment_of
 from meshtasks.errors import MeshError, Transient, Unroutable
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.archive.reading import Found, Period, objects_in
-from meshtasks.gateway.console.frame import Console, text
+from meshtasks.gateway.console.frame import (
+    NEEDS_OPERATE,
+    Console,
+    bad,
+    html,
+    notified,
+    status,
+    text,
+)
 from meshtasks.masking import masked
 from meshtasks.observation.archived import (
     ArchivedDay,
@@ -149,7 +157,6 @@ class Jobs:
 
 _REFRESH_SECONDS = 0.5
 _EVERYWHERE = "the queues they once reached"
-_OPERATE = "needs a token with the scope operate"
 
 #: Records by domain and date, with the number of objects that they were counted in.
 Records = dict[tuple[str, date], tuple[int, int]]
@@ -188,12 +195,9 @@ class ArchiveJobs:
         self._changed = changed
         self._shown: tuple[object, ...] = ()
         self._planned: _Wanted | None = None
-
-    def build(self) -> None:
-        """Fill the page."""
-        topology = self._console.settings.read(TOPOLOGY)
+        topology = console.settings.read(TOPOLOGY)
         with ui.element("section").classes("mesh-card w-full"):
-            ui.html("<h2>Verify and replay</h2>", sanitize=False)
+            html("<h2>Verify and replay</h2>")
             with ui.row().classes("items-center w-full"):
                 self._start = ui.input("From", placeholder="2026-11-20 or 7d")
                 self._end = ui.input("To (not included)", placeholder="now")
@@ -209,18 +213,19 @@ class ArchiveJobs:
                 self._effects = ui.switch("Send alerts and call webhooks again")
                 self._dropped = ui.switch("Also what the time-series store would drop")
             with ui.row():
-                self._button("Verify", self._verify)
-                self._button("Dry run", self._dry_run)
-                self._go = self._button("Replay", self._replay)
-                self._cancel = self._button("End it", self._end_job)
+                console.button("Verify", self._verify)
+                console.button("Dry run", self._dry_run)
+                self._go = console.button("Replay", self._replay)
+                self._cancel = console.button("End it", self._end_job)
             self._bar = ui.linear_progress(0, show_value=False)
             self._bar.props('aria-label="Progress"')
-            self._state = ui.html("", sanitize=False).props('role="status"')
-            self._found = ui.html("", sanitize=False).classes("mesh-wrap")
-        for field in (self._start, self._end, self._domains, self._queue, self._rate):
+            self._state = status()
+            self._found = html().classes("mesh-wrap")
+        for field in (
+            *(self._start, self._end, self._domains, self._queue, self._rate),
+            *(self._effects, self._dropped),
+        ):
             field.on_value_change(self._forget_plan)
-        self._effects.on_value_change(self._forget_plan)
-        self._dropped.on_value_change(self._forget_plan)
         self._refresh()
         ui.timer(_REFRESH_SECONDS, self._refresh)
 
@@ -255,13 +260,6 @@ class ArchiveJobs:
             return str(error)
         return "; ".join(f"{name}: {why}" for name, why in verified.faults.items())
 
-    def _button(self, name: str, action: Callable[[], object]) -> ui.button:
-        button = ui.button(name, on_click=action)
-        if not self._console.may_operate():
-            button.disable()
-            button.tooltip(_OPERATE)
-        return button
-
     def _forget_plan(self) -> None:
         self._planned = None
 
@@ -288,20 +286,18 @@ class ArchiveJobs:
 
     def _begin(self, name: str, work: Callable[[Job], None]) -> None:
         """Start a job for somebody who may."""
-        viewer = self._console.viewer()
-        if viewer is None or not self._console.may_operate():
-            ui.notify(_OPERATE, type="negative")
+        viewer = self._console.operator()
+        if viewer is None:
+            ui.notify(NEEDS_OPERATE, type="negative")
             return
         other = self._jobs.start(Job(name, viewer.name, work))
         if other is not None:
             ui.notify(f"{other.name} is still under way", type="warning")
 
     def _read_fields(self) -> _Wanted | None:
-        try:
+        with notified(ValueError):
             return self._wanted()
-        except ValueError as error:
-            ui.notify(str(error), type="negative")
-            return None
+        return None
 
     def _verify(self) -> None:
         wanted = self._read_fields()
@@ -415,8 +411,7 @@ class ArchiveJobs:
         ended = self._shown and not runs
         self._shown = now
         self._bar.set_value(job.done / job.total if job.total else 0)
-        bad = "mesh-bad" if job.fault else ""
-        self._state.set_content(f"<span class='{bad}'>{text(job.state())}</span>")
+        self._state.set_content(bad(job.state()) if job.fault else text(job.state()))
         more = f"<li>and {job.more_lines:,} more</li>" if job.more_lines else ""
         lines = "".join(f"<li>{text(line)}</li>" for line in job.lines)
         self._found.set_content(f"<ul>{lines}{more}</ul>" if lines else "")

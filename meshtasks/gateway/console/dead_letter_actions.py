@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime
 
 from nicegui import ui
 from pydantic_core import from_json
@@ -15,8 +14,16 @@ from meshtasks.amqp.dead_letters import DeadLetter, history_of, requeue_targets
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.replay import Replayed
 from meshtasks.amqp.topology import TOPOLOGY
-from meshtasks.errors import MeshError
-from meshtasks.gateway.console.frame import Change, Console, staying, text
+from meshtasks.gateway.console.frame import (
+    Change,
+    Console,
+    html,
+    moment,
+    notified,
+    status,
+    staying,
+    text,
+)
 from meshtasks.gateway.console.trying import as_stored
 from meshtasks.observation.dead_letters import WaitingDeadLetter
 from meshtasks.text import clip
@@ -29,7 +36,7 @@ class DeadLetterActions:
         self._console = console
         self._model = console.dead_letters
         self._place = ui.element("div")
-        self._result = ui.html("", sanitize=False).props('role="status"')
+        self._result = status()
 
     def _line(self, waiting: WaitingDeadLetter) -> Change[WaitingDeadLetter]:
         letter = waiting.letter
@@ -37,11 +44,10 @@ class DeadLetterActions:
             ui.button(
                 "Open", on_click=staying(self._place, lambda: self._show(waiting))
             ).props(f'flat dense aria-label="Open {letter.id}"')
-            ui.html(
+            html(
                 f"{text(letter.id)} <span class='mesh-dim'>"
                 f"{moment_text(letter.failed_at)}</span> "
-                f"{text(letter.routing_key)} · {text(letter.reason)}",
-                sanitize=False,
+                f"{text(letter.routing_key)} · {text(letter.reason)}"
             ).classes("mesh-wrap")
 
         def change(now: WaitingDeadLetter) -> None:
@@ -52,41 +58,36 @@ class DeadLetterActions:
 
     async def _show(self, waiting: WaitingDeadLetter) -> None:
         """Open one."""
-        found: WaitingDeadLetter | None = waiting
-        if waiting.delivery is None:
-            try:
-                found = await self._model.letter(waiting.letter.id)
-            except MeshError as error:
-                ui.notify(str(error), type="negative")
+        this = Selection(ids=(waiting.letter.id,))
+        delivery = waiting.delivery
+        with notified():
+            for found in () if delivery else await self._model.some(this, 1):
+                delivery = found.delivery
+            if delivery is None:
+                ui.notify("It is there no more.")
                 return
-        if found is None or found.delivery is None:
-            ui.notify("It is there no more.")
-            return
-        dialog = DeadLetterDialog(self._console, found.letter, found.delivery)
-        match await dialog.answer():
-            case "replay", edited:
-                await self._run(Selection(ids=(found.letter.id,)), edited=edited)
-            case "drop", _:
-                await self._drop(Selection(ids=(found.letter.id,)), 1)
-            case _:
-                pass
+            dialog = DeadLetterDialog(self._console, waiting.letter, delivery)
+            match await dialog.answer():
+                case "replay", edited:
+                    await self._run(this, edited=edited)
+                case "drop", _:
+                    await self._drop(this, 1)
+                case _:
+                    pass
 
     def _button(self, name: str, action: Callable[[], object]) -> None:
-        button = ui.button(name, on_click=staying(self._place, action))
-        if not self._console.may_operate():
-            button.disable()
-            button.tooltip("needs a token with the scope operate")
+        self._console.button(name, staying(self._place, action))
 
     async def _replay(self, selection: Selection, *, checked: bool = False) -> None:
         """Show what a replay would do, and do it if that is wanted."""
-        try:
+        plan = None
+        with notified():
             plan = await self._model.plan(selection, checked=checked)
-        except MeshError as error:
-            ui.notify(str(error), type="negative")
+        if plan is None:
             return
         with ui.dialog() as dialog, ui.card():
             dialog.props('aria-label="What a replay would do"')
-            ui.html(outcome(plan, "would be requeued"), sanitize=False)
+            html(outcome(plan, "would be requeued"))
             rate = ui.number("Messages a second, at most", min=1, max=100_000)
             rate.props("clearable").classes("w-full")
             with ui.row():
@@ -107,32 +108,26 @@ class DeadLetterActions:
         viewer = self._console.operator()
         if viewer is None:
             return
-        try:
+        with notified():
             result = await self._model.replay(
                 selection, who=viewer.name, checked=checked, rate=rate, edited=edited
             )
-        except MeshError as error:
-            ui.notify(str(error), type="negative", multi_line=True)
-            return
-        self._result.set_content(outcome(result, "requeued"))
-        ui.notify(
-            f"{result.requeued.total():,} requeued",
-            type="warning" if result.failed_again or result.kept else "positive",
-        )
-        await self._changed()
+            self._result.set_content(outcome(result, "requeued"))
+            ui.notify(
+                f"{result.requeued.total():,} requeued",
+                type="warning" if result.failed_again or result.kept else "positive",
+            )
+            await self._changed()
 
     async def _drop(self, selection: Selection, count: int) -> None:
         question = f"Delete {count:,} dead letters for good?"
         viewer = self._console.operator()
         if viewer is None or not await confirmed(question, "Delete"):
             return
-        try:
+        with notified():
             dropped = await self._model.drop(selection, who=viewer.name)
-        except MeshError as error:
-            ui.notify(str(error), type="negative")
-            return
-        ui.notify(f"{dropped:,} deleted")
-        await self._changed()
+            ui.notify(f"{dropped:,} deleted")
+            await self._changed()
 
     async def _changed(self) -> None:
         """Called when dead letters were taken away."""
@@ -154,9 +149,7 @@ def outcome(result: Replayed, verb: str) -> str:
 
 def moment_text(at: float | None) -> str:
     """When a message failed, epoch seconds, as people write it."""
-    if at is None:
-        return "at an unknown time"
-    return f"{datetime.fromtimestamp(at).astimezone():%d %b %H:%M:%S}"
+    return "at an unknown time" if at is None else moment(at)
 
 
 #: A larger body is shown in part, and edited with the command: the browser sends what
@@ -186,19 +179,18 @@ class DeadLetterDialog:
         letter, body = self._letter, self._delivery.body
         with ui.dialog() as dialog, ui.card().classes("w-full"):
             dialog.props('aria-label="A dead letter"')
-            ui.html(self._head(), sanitize=False)
+            html(self._head())
             if len(body) <= _EDITABLE_BYTES:
                 editor = ui.textarea("Body", value=self._before).classes("w-full")
                 editor.props(f"outlined autogrow debounce={_PAUSE_MS}")
             else:
-                ui.html(
+                html(
                     f"<p>{len(body):,} bytes; edit it with <code>meshtasks dlq replay "
                     f"{text(letter.id)} --edit</code>. It begins with</p>"
-                    f"<pre class='mesh-wrap'>{text(self._before[:_SHOWN_CHARS])}</pre>",
-                    sanitize=False,
+                    f"<pre class='mesh-wrap'>{text(self._before[:_SHOWN_CHARS])}</pre>"
                 ).classes("mesh-scroll")
                 editor = None
-            fate = ui.html("", sanitize=False).props('role="status"')
+            fate = status()
 
             async def judge() -> None:
                 """Say what would become of what is typed."""
@@ -223,13 +215,8 @@ class DeadLetterDialog:
                 editor.on_value_change(judge)
             ui.timer(0.01, judge, once=True)
             with ui.row():
-                for name, action in (
-                    ("Replay", replay),
-                    ("Drop", lambda: dialog.submit(("drop", None))),
-                ):
-                    button = ui.button(name, on_click=action)
-                    if not self._console.may_operate():
-                        button.disable()
+                self._console.button("Replay", replay)
+                self._console.button("Drop", lambda: dialog.submit(("drop", None)))
                 ui.button("Close", on_click=dialog.close).props("flat")
         result: tuple[str, dict[str, bytes] | None] | None = await dialog
         return result

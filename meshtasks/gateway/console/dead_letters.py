@@ -18,7 +18,16 @@ from meshtasks.errors import MeshError
 from meshtasks.gateway.console import EXPORT
 from meshtasks.gateway.console.dead_letter_actions import DeadLetterActions, moment_text
 from meshtasks.gateway.console.dead_letters_model import DeadLettersModel
-from meshtasks.gateway.console.frame import Cards, Change, Console, framed, text
+from meshtasks.gateway.console.frame import (
+    Cards,
+    Change,
+    Console,
+    bad,
+    framed,
+    html,
+    status,
+    text,
+)
 from meshtasks.observation.dead_letters import (
     LettersOfCause,
     WaitingDeadLetter,
@@ -40,7 +49,7 @@ def add_dead_letters(console: Console) -> None:
     @ui.page("/dead-letters")
     def letters() -> None:
         with framed(console, "/dead-letters"):
-            _DeadLettersPage(console).build()
+            _DeadLettersPage(console)
 
     console.routes.include_router(_exporting(console.dead_letters))
 
@@ -83,11 +92,8 @@ class _DeadLettersPage(DeadLetterActions):
         super().__init__(console)
         self._taken_at = 0.0
         self._opened_at = time.time()
-
-    def build(self) -> None:
-        """Fill the page."""
         with ui.row().classes("items-center"):
-            self._state = ui.html("", sanitize=False).props('role="status"')
+            self._state = status()
             ui.button("Look again", icon="refresh", on_click=self._model.look).props(
                 "flat"
             )
@@ -130,9 +136,7 @@ class _DeadLettersPage(DeadLetterActions):
             self._state.set_content(text(model.job))
             self._bar.set_value(model.job.done / (model.job.total or 1))
         elif model.fault:
-            self._state.set_content(
-                f'<span class="mesh-bad">{text(model.fault)}</span>'
-            )
+            self._state.set_content(bad(model.fault))
         elif waiting is not None:
             self._state.set_content(self._summary(waiting))
         if waiting is None or self._comes_anew(waiting):
@@ -217,7 +221,7 @@ class _DeadLettersPage(DeadLetterActions):
             )
             self._button("Drop all", lambda: self._drop(all_of_it, count))
             _link("Export", cause.found.cause._asdict())
-        queues = ui.html("", sanitize=False)
+        queues = html()
         lines = Cards[WaitingDeadLetter](
             ui.element("div").classes("w-full column"), self._line, classes="w-full"
         )

@@ -6,27 +6,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from typing_extensions import override
 
 from meshtasks.amqp.dead_letter_groups import Selection
-from meshtasks.amqp.dead_letters import dead_letter_of
+from meshtasks.amqp.dead_letters import DeadLetter, dead_letter_of
+from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.peek import HeldMessages, QueueBusy, peek
-from meshtasks.amqp.replay import Refusal, Replay, Replayed, drop
+from meshtasks.amqp.replay import Refusal, Replay, Replayed, ReplayPlan, drop
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError
 from meshtasks.observation.dead_letters import (
     WaitingDeadLetter,
     WaitingDeadLetters,
-    dead_letter_with_id,
-    dead_letters_that,
     to_line,
     waiting_dead_letters,
-    would_replay,
 )
 
 logger = logging.getLogger(__name__)
@@ -115,36 +114,26 @@ class DeadLettersModel:
         except MeshError as error:
             self.fault = str(error)
 
-    async def letter(self, letter_id: str) -> WaitingDeadLetter | None:
-        """One dead letter with its message; None if it is there no more.
-
-        Raises:
-            MeshError: it cannot be looked for now.
-        """
-        return await self._do(
-            DeadLetterJob(f"Fetching {letter_id}"),
-            lambda job: dead_letter_with_id(
-                self._url, self._queue, letter_id, job.progress
-            ),
-        )
-
-    async def some(self, selection: Selection) -> list[WaitingDeadLetter]:
-        """A few of those that are selected.
+    async def some(
+        self, selection: Selection, most: int = _EXAMPLES
+    ) -> list[WaitingDeadLetter]:
+        """The first of those that are selected, with their messages; they stay where
+        they are.
 
         Raises:
             MeshError: they cannot be looked at now.
         """
-        return await self._do(
-            DeadLetterJob("Looking"),
-            lambda job: dead_letters_that(
-                self._url,
-                self._queue,
-                selection,
-                most=_EXAMPLES,
-                stopping=job.stopping,
-                on_progress=job.progress,
-            ),
-        )
+
+        def look(job: DeadLetterJob) -> list[WaitingDeadLetter]:
+            found: list[WaitingDeadLetter] = []
+            for letter, delivery in self._each(job):
+                if selection.matches(letter):
+                    found.append(WaitingDeadLetter(letter, delivery))
+                    if len(found) == most:
+                        job.stopping.set()
+            return found
+
+        return await self._do(DeadLetterJob("Looking"), look)
 
     async def plan(self, selection: Selection, *, checked: bool) -> Replayed:
         """What a replay would do.
@@ -155,18 +144,15 @@ class DeadLettersModel:
         Raises:
             MeshError: they cannot be looked at now.
         """
-        return await self._do(
-            DeadLetterJob("Looking what a replay would do"),
-            lambda job: would_replay(
-                self._url,
-                self._queue,
-                selection,
-                self._topology,
-                refusal=self._refusal if checked else None,
-                stopping=job.stopping,
-                on_progress=job.progress,
-            ),
-        )
+        refusal = self._refusal if checked else None
+        plan = ReplayPlan(selection, self._topology, refusal)
+
+        def look(job: DeadLetterJob) -> Replayed:
+            for letter, delivery in self._each(job):
+                plan.add(delivery, letter)
+            return plan.result(self._url)
+
+        return await self._do(DeadLetterJob("Looking what a replay would do"), look)
 
     async def replay(
         self,
@@ -235,15 +221,25 @@ class DeadLettersModel:
             MeshError: they cannot be looked at now.
         """
         chunk = bytearray()
-        with peek(self._url, self._queue, stopping=threading.Event()) as held:
-            for delivery in held:
-                letter = dead_letter_of(delivery)
+        with closing(self._each(DeadLetterJob("Exporting"))) as letters:
+            for letter, delivery in letters:
                 if selection.matches(letter):
                     chunk += to_line(delivery, letter) + b"\n"
                     if len(chunk) > _CHUNK_BYTES:
                         yield bytes(chunk)
                         chunk.clear()
         yield bytes(chunk)
+
+    def _each(self, job: DeadLetterJob) -> Generator[tuple[DeadLetter, Delivery]]:
+        """All dead letters, which stay where they are.
+
+        Raises:
+            MeshError: they cannot be looked at now.
+        """
+        with peek(self._url, self._queue, stopping=job.stopping) as held:
+            for delivery in held:
+                yield dead_letter_of(delivery), delivery
+                job.progress(held)
 
     async def _do(self, job: DeadLetterJob, work: Callable[[DeadLetterJob], _T]) -> _T:
         """Run it in a thread.

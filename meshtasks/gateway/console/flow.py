@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,11 +14,18 @@ from nicegui import ui
 from meshtasks.amqp.entities import queue_of
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.durations import span_text
-from meshtasks.gateway.console.frame import Console, framed, scrolling, table, text
+from meshtasks.gateway.console.frame import (
+    Console,
+    bad,
+    framed,
+    scrolling,
+    status,
+    table,
+    text,
+)
 from meshtasks.gateway.console.house import sentence
 from meshtasks.observation.collect import QueueState
 from meshtasks.observation.flow_map import Edge, FlowMap, Node, colour_of, flow_map
-from meshtasks.observation.workers import WorkerAnswer
 from meshtasks.text import clip
 
 _REFRESH_SECONDS = 3.0
@@ -34,7 +41,7 @@ def add_flow(console: Console) -> None:
     @ui.page("/flow")
     def flow() -> None:
         with framed(console, "/flow"):
-            _FlowPage(console).build()
+            _FlowPage(console)
 
 
 class _FlowPage:
@@ -47,11 +54,8 @@ class _FlowPage:
         self._graph: FlowMap | None = None
         self._picture: Picture | None = None
         self._refreshed = 0
-
-    def build(self) -> None:
-        """Fill the page."""
         ui.add_css(STYLE)
-        self._state = ui.html("", sanitize=False).props('role="status"')
+        self._state = status()
         self._drawn = scrolling("The flow")
         self._queues, self._workers = scrolling("Queues"), scrolling("Workers")
         self._queues.classes("mesh-wide")  # the list of a narrow window says the same
@@ -105,7 +109,7 @@ def _looks(console: Console, graph: FlowMap) -> dict[str, Look]:
         paused = f", {len(answer.resting)} paused" if answer.resting else ""
         line = f"{len({*answer.consuming, *answer.resting})} queues{paused}"
         looks[f"worker:{answer.name}"] = Look(line, bool(answer.resting))
-    faults = _faults(answers)
+    faults = {sink: why for answer in answers for sink, why in answer.down.items()}
     for node in graph.nodes.values():
         if node.kind == "sink":
             fault = faults.get(node.name)
@@ -116,11 +120,6 @@ def _looks(console: Console, graph: FlowMap) -> dict[str, Look]:
     return looks
 
 
-def _faults(answers: Iterable[WorkerAnswer]) -> Mapping[str, str]:
-    """Of the sinks whose circuit is open, or tried, somewhere."""
-    return {sink: why for answer in answers for sink, why in answer.down.items()}
-
-
 def _holds_up(state: str) -> bool:
     return state.startswith(("paused", "nobody"))
 
@@ -129,21 +128,22 @@ def _queues(console: Console) -> str:
     snapshot = console.watch.snapshot
     if snapshot is None:
         return ""
-    rows = "".join(
-        f"<tr><th scope='row'>{text(queue.name)}</th>"
-        f"<td class='n'>{queue.ready:,}</td>"
-        f"<td class='n'>{_number(queue.unacked)}</td>"
-        f"<td class='n'>{_number(queue.in_per_second)}</td>"
-        f"<td class='n'>{_number(queue.out_per_second)}</td>"
-        f"<td class='n'>{queue.consumers}</td>"
-        f"<td>{text(_state(console, queue))}"
-        "</td></tr>"
+    rows = [
+        (
+            text(queue.name),
+            f"{queue.ready:,}",
+            _number(queue.unacked),
+            _number(queue.in_per_second),
+            _number(queue.out_per_second),
+            str(queue.consumers),
+            text(_state(console, queue)),
+        )
         for queue in snapshot.queues
-    ) + "".join(
-        f"<tr><th scope='row'>retry in {span_text(seconds)}</th>"
-        f"<td class='n'>{ready:,}</td><td colspan='5'></td></tr>"
+    ]
+    rows += [
+        (f"retry in {span_text(seconds)}", f"{ready:,}", "", "", "", "", "")
         for seconds, ready in snapshot.retry.items()
-    )
+    ]
     numbers = ("waiting", "in work", "in /s", "out /s", "consumers")
     return table("Queues", ("queue", *numbers, ""), rows, numbers)
 
@@ -158,8 +158,7 @@ def _state(console: Console, queue: QueueState) -> str:
     """What holds a queue up, or when its backlog will be gone."""
     for answer in console.watch.answers:
         if queue.name in map(queue_of, answer.resting):
-            why = "; ".join(f"{sink}: {fault}" for sink, fault in answer.down.items())
-            return f"paused: {why or 'its circuit is open'}"
+            return f"paused: {answer.faults or 'its circuit is open'}"
     snapshot = console.watch.snapshot
     if snapshot and snapshot.is_waiting(queue):
         return "nobody consumes it"
@@ -174,15 +173,10 @@ def _state(console: Console, queue: QueueState) -> str:
 
 
 def _workers(console: Console) -> str:
-    answers = console.watch.answers
-    rows = "".join(
-        f"<tr><th scope='row'>{text(answer.name)}</th>"
-        f"<td>{text(', '.join(answer.consuming))}</td>"
-        "<td class='mesh-bad'>"
-        + text("; ".join(f"{sink}: {why}" for sink, why in answer.down.items()))
-        + "</td></tr>"
-        for answer in answers
-    )
+    rows = [
+        (text(answer.name), text(", ".join(answer.consuming)), bad(answer.faults))
+        for answer in console.watch.answers
+    ]
     return table("Workers", ("worker", "consumes", "open circuits"), rows)
 
 

@@ -13,6 +13,7 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from html import escape
 from inspect import isawaitable
 from typing import Generic, Self, TypeVar
@@ -22,6 +23,7 @@ from fastapi import APIRouter
 from nicegui import ui
 
 from meshtasks.config.settings import Settings
+from meshtasks.errors import MeshError
 from meshtasks.flows.loading import Flows
 from meshtasks.gateway.clients import Client
 from meshtasks.gateway.console import PAGES
@@ -162,6 +164,7 @@ _LOG_OUT = (
     '<form method="post" action="/logout" class="mesh-log-out"><span>{}</span>'
     "<button>Log out</button></form>"
 )
+NEEDS_OPERATE = "needs a token with the scope operate"
 #: A page says so often that it is there, and is over so long after its session.
 _STAY_SECONDS = 5.0
 
@@ -225,11 +228,29 @@ class Console:
         """Whether the viewer may change something."""
         return self.operator() is not None
 
+    def button(self, name: str, action: Callable[[], object]) -> ui.button:
+        """A button for those who may change something."""
+        button = ui.button(name, on_click=action)
+        if not self.may_operate():
+            button.disable()
+            button.tooltip(NEEDS_OPERATE)
+        return button
+
 
 def _asked() -> str:
     """The path and query of this page."""
     url = ui.context.client.request.url
     return f"{url.path}?{url.query}" if url.query else url.path
+
+
+def html(content: str = "") -> ui.html:
+    """HTML of a page's own; what comes from outside is in it by :func:`text`."""
+    return ui.html(content, sanitize=False)
+
+
+def status(content: str = "") -> ui.html:
+    """HTML that is read out to those who hear the page when it changes."""
+    return html(content).props('role="status"')
 
 
 def scrolling(label: str) -> ui.html:
@@ -238,32 +259,72 @@ def scrolling(label: str) -> ui.html:
     Args:
         label: what it is, for those who hear the page.
     """
-    box = ui.html("", sanitize=False).classes("mesh-scroll")
-    box.props["tabindex"], box.props["role"], box.props["aria-label"] = (
-        0,
-        "region",
-        label,
-    )
+    box = html().classes("mesh-scroll")
+    box.props.update({"tabindex": 0, "role": "region", "aria-label": label})
     return box
 
 
 def table(
-    title: str, head: Sequence[str], rows: str, numbers: Collection[str] = ()
+    title: str,
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numbers: Collection[str] = (),
+    of: int | None = 0,
 ) -> str:
-    """A table as HTML, of rows that are HTML already; ``numbers`` are the columns of
-    numbers."""
-    cells = "".join(
-        f"<th scope='col'{' class=n' * (name in numbers)}>{name}</th>" for name in head
+    """A table as HTML.
+
+    Args:
+        rows: their cells, as HTML.
+        numbers: the columns of numbers.
+        of: the column that says what a row is of.
+    """
+    kinds = [" class='n'" * (name in numbers) for name in head]
+    lines = [
+        "".join(
+            f"<th scope='col'{kind}>{name}</th>"
+            for name, kind in zip(head, kinds, strict=True)
+        )
+    ]
+    lines += (
+        "".join(
+            f"<th scope='row'>{cell}</th>" if column == of else f"<td{kind}>{cell}</td>"
+            for column, (cell, kind) in enumerate(zip(row, kinds, strict=True))
+        )
+        for row in rows
     )
     return (
         f"<table class='mesh-table'><caption class='mesh-h2'>{title}</caption>"
-        f"<tr>{cells}</tr>{rows}</table>"
+        f"<tr>{'</tr><tr>'.join(lines)}</tr></table>"
     )
 
 
 def text(value: object) -> str:
     """Text from outside, to stand in HTML."""
     return escape(printable(str(value)))
+
+
+def bad(fault: object, kind: str = "") -> str:
+    """What is wrong, as HTML.
+
+    Args:
+        fault: what is.
+        kind: more classes.
+    """
+    return f'<span class="mesh-bad {kind}">{text(fault)}</span>'
+
+
+def moment(at: float) -> str:
+    """A moment, epoch seconds, as people write it."""
+    return f"{datetime.fromtimestamp(at).astimezone():%d %b %H:%M:%S}"
+
+
+@contextmanager
+def notified(kind: type[Exception] = MeshError) -> Iterator[None]:
+    """Whoever looks at the page is told of such a fault, which ends what is inside."""
+    try:
+        yield
+    except kind as error:
+        ui.notify(str(error), type="negative", multi_line=True)
 
 
 @contextmanager
@@ -292,9 +353,9 @@ def framed(console: Console, address: str, title: str = "") -> Iterator[None]:
         ui.space()
         viewer = console.viewer()
         if viewer:
-            ui.html(_LOG_OUT.format(text(viewer.name)), sanitize=False)
+            html(_LOG_OUT.format(text(viewer.name)))
     with ui.element("main").classes("w-full column gap-3"):
-        ui.html(f"<h1 class='text-h5'>{text(title)}</h1>", sanitize=False)
+        html(f"<h1 class='text-h5'>{text(title)}</h1>")
         yield
 
     is_over = False

@@ -17,7 +17,15 @@ from nicegui import ui
 
 from meshtasks.flows.alerts.service import CurrentAlert
 from meshtasks.gateway.console import SENSOR
-from meshtasks.gateway.console.frame import Cards, Change, Console, framed, text
+from meshtasks.gateway.console.frame import (
+    Cards,
+    Change,
+    Console,
+    framed,
+    html,
+    status,
+    text,
+)
 from meshtasks.gateway.console.watch import MeshWatch
 from meshtasks.observation.facts import Curve
 from meshtasks.observation.headline import Line, ledger_sentence
@@ -36,8 +44,8 @@ def add_house(console: Console) -> None:
     def house() -> None:
         with framed(console, "/"):
             count_ages()
-            state = ui.html("", sanitize=False).props('role="status"')
-            counts = ui.html("", sanitize=False).classes("mesh-dim")
+            state = status()
+            counts = html().classes("mesh-dim")
             cards = Cards[RoomCard](
                 ui.element("div").classes("mesh-grid"), _make, classes="mesh-card"
             )
@@ -68,7 +76,7 @@ def add_house(console: Console) -> None:
 
 
 def _make(card: RoomCard) -> Change[RoomCard]:
-    content = ui.html(card.html, sanitize=False)
+    content = html(card.html)
     whole = content.parent_slot.parent if content.parent_slot else content
     shown, was_alerting = card.shape, False
 

@@ -19,7 +19,7 @@ from meshtasks.amqp.tap import every_exchange, pattern_fault, tapped
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, Transient
-from meshtasks.gateway.console.frame import Console, framed, text
+from meshtasks.gateway.console.frame import Console, framed, status, text
 from meshtasks.text import clip
 
 _REFRESH_SECONDS = 0.5
@@ -56,7 +56,7 @@ def add_live(console: Console) -> None:
     @ui.page("/live")
     def live(pattern: str = "sensors.#") -> None:
         with framed(console, "/live"):
-            _LivePage(console, pattern).build()
+            _LivePage(console, pattern)
 
 
 class _LivePage:
@@ -64,19 +64,15 @@ class _LivePage:
 
     def __init__(self, console: Console, pattern: str) -> None:
         self._listener = _Listener(console.settings, pattern)
-        self._pattern = pattern
-
-    def build(self) -> None:
-        """Fill the page."""
         ui.add_css(_STYLE)
         with ui.row().classes("items-center w-full"):
             self._field = ui.input("Routing keys (* one word, # any)")
-            self._field.set_value(self._pattern)
+            self._field.set_value(pattern)
             self._field.classes("grow").on("keydown.enter", self._change)
             ui.button("Listen", on_click=self._change)
             self._pause = ui.switch("Pause")
             ui.button("Clear", on_click=self._clear).props("flat")
-        self._state = ui.html("", sanitize=False).props('role="status"')
+        self._state = status()
         ui.element("div").props("id=live-messages").classes("w-full")
         ui.timer(_REFRESH_SECONDS, self._refresh)
         client = ui.context.client

@@ -21,7 +21,16 @@ from meshtasks.flows.timeseries_queries import Point, read_curve
 from meshtasks.gateway.console import SENSOR
 from meshtasks.gateway.console.alerts import ask_silence
 from meshtasks.gateway.console.dead_letter_actions import DeadLetterActions
-from meshtasks.gateway.console.frame import Cards, Console, framed, text
+from meshtasks.gateway.console.frame import (
+    Cards,
+    Console,
+    bad,
+    framed,
+    html,
+    notified,
+    status,
+    text,
+)
 from meshtasks.observation.causes import causes
 from meshtasks.observation.dead_letters import WaitingDeadLetter
 from meshtasks.observation.latest import RawMessage
@@ -175,7 +184,7 @@ def add_sensor(console: Console) -> None:
         title = f"{key}{f' ({id})' if id else ''}"
         with framed(console, "/", clip(title, 120)):
             span = hours if _SHORTEST <= hours <= _LONGEST else _USUAL
-            _SensorPage(console, key, id, span).build()
+            _SensorPage(console, key, id, span)
 
 
 class _SensorPage:
@@ -189,23 +198,18 @@ class _SensorPage:
         self._id = sensor_id
         self._hours = hours
         self._labels: Mapping[str, str] = {}
-
-    def build(self) -> None:
-        """Fill the page."""
-        self._answer = ui.html("Looking …", sanitize=False).props('role="status"')
+        self._answer = status("Looking …")
         with ui.row().props('role="group" aria-label="Span of the curve"'):
-            for name, hours in _RANGES.items():
-                button = ui.button(name, on_click=partial(self._show, hours))
+            for name, span in _RANGES.items():
+                button = ui.button(name, on_click=partial(self._show, span))
                 button.props("flat dense")
-        self._curve = ui.html("", sanitize=False).classes("w-full")
-        self._holes = ui.html("", sanitize=False).classes("w-full")
-        self._rules = ui.html("", sanitize=False).classes("w-full")
-        self._messages = ui.html("", sanitize=False).classes("w-full")
+        self._curve = html().classes("w-full")
+        self._holes = html().classes("w-full")
+        self._rules = html().classes("w-full")
+        self._messages = html().classes("w-full")
         with ui.row():
-            silence = ui.button("Silence its alerts", on_click=self._silence)
-            if not self._console.may_operate():
-                silence.disable()
-        _DeadLetters(self._console, self._key, self._id).build()
+            console.button("Silence its alerts", self._silence)
+        _DeadLetters(console, key, sensor_id)
         ui.timer(_SOON_SECONDS, self._look, once=True)
         ui.timer(_REFRESH_SECONDS, self._look)
 
@@ -218,7 +222,7 @@ class _SensorPage:
         try:
             view: SensorView = await asyncio.to_thread(self._view, begins_at)
         except MeshError as error:
-            self._answer.set_content(f'<span class="mesh-bad">{text(error)}</span>')
+            self._answer.set_content(bad(error))
             return
         now = time.time()
         self._labels = view.labels
@@ -259,29 +263,25 @@ class _DeadLetters(DeadLetterActions):
     others out of their queue."""
 
     def __init__(self, console: Console, key: str, sensor_id: str) -> None:
-        ui.html("<h2 class='mesh-h2'>Its dead letters</h2>", sanitize=False)
+        html("<h2 class='mesh-h2'>Its dead letters</h2>")
         super().__init__(console)
         self._own = Selection(routing_key=key, sensor=escape(sensor_id))
-
-    def build(self) -> None:
-        """Fill it."""
         with ui.row():
             self._button("Look for its dead letters", self._look)
             replay = partial(self._replay, self._own, checked=True)
             self._button("Replay those that would succeed", replay)
-        self._found = ui.html("", sanitize=False).props('role="status"')
+        self._found = status()
         self._lines = Cards[WaitingDeadLetter](
             ui.element("div").classes("w-full column"), self._line, classes="w-full"
         )
 
     async def _look(self) -> None:
-        try:
+        with notified():
             found = await self._model.some(self._own)
-        except MeshError as error:
-            ui.notify(str(error), type="negative")
-            return
-        self._found.set_content(f"{len(found):,} found." if found else "None waits.")
-        self._lines.show((waiting.letter.id, waiting) for waiting in found)
+            self._found.set_content(
+                f"{len(found):,} found." if found else "None waits."
+            )
+            self._lines.show((waiting.letter.id, waiting) for waiting in found)
 
     @override
     async def _changed(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from nicegui import ui
 
-from meshtasks.gateway.console.frame import Console, scrolling, text
+from meshtasks.gateway.console.frame import Console, html, scrolling, status, text
 from meshtasks.observation.chart import STYLE
 from meshtasks.observation.query import Answered, Queries, QueryRefused
 
@@ -42,16 +42,12 @@ class SqlPanel:
         self._queries = queries
         self._running: asyncio.Task[Answered] | None = None
         self._gone = False
-
-    def build(self) -> None:
-        """Fill the page."""
         ui.add_css(_CHART_STYLE)
         with ui.element("section").classes("mesh-card w-full"):
-            ui.html("<h2>SQL</h2>", sanitize=False)
-            ui.html(
+            html("<h2>SQL</h2>")
+            html(
                 "The views are readings, metrics, events and archive, as of "
-                "<code>meshtasks query</code>; nothing can be written.",
-                sanitize=False,
+                "<code>meshtasks query</code>; nothing can be written."
             ).classes("mesh-dim")
             with ui.row():
                 for name in _EXAMPLES:
@@ -66,8 +62,8 @@ class SqlPanel:
                 self._button = ui.button("Run", on_click=self._run)
                 self._cancel = ui.button("Cancel", on_click=self._stop).props("flat")
                 self._cancel.set_visibility(False)
-            self._state = ui.html("", sanitize=False).props('role="status"')
-            self._chart = ui.html("", sanitize=False).classes("mesh-chart w-full")
+            self._state = status()
+            self._chart = html().classes("mesh-chart w-full")
             self._table = scrolling("What the query has given")
         ui.context.client.on_delete(self._leave)
 

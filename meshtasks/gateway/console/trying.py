@@ -12,9 +12,17 @@ from pydantic_core import from_json
 from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.topology import TOPOLOGY
-from meshtasks.errors import ConfigError, InvalidMessage, MeshError
+from meshtasks.errors import ConfigError, InvalidMessage
 from meshtasks.flows.analytics.rows import reading_of
-from meshtasks.gateway.console.frame import Console, framed, scrolling, text
+from meshtasks.gateway.console.frame import (
+    Console,
+    bad,
+    framed,
+    notified,
+    scrolling,
+    status,
+    text,
+)
 from meshtasks.gateway.problems import Problem
 from meshtasks.observation.explain import (
     additions_for,
@@ -42,7 +50,7 @@ def add_trying(console: Console) -> None:
             key.classes("w-full")
             body = ui.textarea("Message", value=_EXAMPLE_BODY).classes("w-full")
             body.props("outlined autogrow")
-            fate = ui.html("", sanitize=False).props('role="status"')
+            fate = status()
             way = scrolling("Its way")
 
             def judge() -> None:
@@ -57,7 +65,7 @@ def add_trying(console: Console) -> None:
                     return
                 routing_key, content = _routing_key(key.value), _bytes(body.value)
                 exchange = _exchange(console, routing_key)
-                try:
+                with notified(Problem), notified():
                     console.context.validator.check(exchange, routing_key, content)
                     message = Outgoing(
                         exchange,
@@ -69,10 +77,7 @@ def add_trying(console: Console) -> None:
                     await asyncio.to_thread(
                         console.context.republisher.publish, message
                     )
-                except (Problem, MeshError) as error:
-                    ui.notify(str(error), type="negative")
-                    return
-                ui.notify("The broker has stored it.", type="positive")
+                    ui.notify("The broker has stored it.", type="positive")
 
             key.on_value_change(judge)
             body.on_value_change(judge)
@@ -139,14 +144,14 @@ def _way(console: Console, exchange: str, routing_key: str, body: bytes) -> str:
     settings = console.settings
     topology = settings.read(TOPOLOGY)
     if fault := fault_of_key(routing_key):
-        return f"<p class='mesh-bad'>{text(fault)}</p>"
+        return bad(fault)
     if not exchange or not is_known(topology, exchange):
         said = f"No exchange takes {routing_key}."
     else:
         try:
             found = explain(settings, console.flows, exchange, routing_key)
         except ConfigError as error:
-            return f"<p class='mesh-bad'>{text(error)}</p>"
+            return bad(error)
         said = "\n".join(found.lines(settings.env.receivers))
         if not found.unroutable:
             return f"<pre>{text(said)}</pre>"

@@ -8,7 +8,6 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from nicegui import ui
@@ -20,7 +19,17 @@ from meshtasks.config.durations import span_text
 from meshtasks.errors import MeshError
 from meshtasks.flows.contract import Command
 from meshtasks.gateway.clients import Client
-from meshtasks.gateway.console.frame import Console, framed, scrolling, table, text
+from meshtasks.gateway.console.frame import (
+    Console,
+    bad,
+    framed,
+    html,
+    moment,
+    scrolling,
+    status,
+    table,
+    text,
+)
 from meshtasks.gateway.problems import Problem
 from meshtasks.gateway.routes import checked, start
 from meshtasks.gateway.store import Task
@@ -45,9 +54,9 @@ def add_workers(console: Console) -> None:
         with framed(console, "/workers"):
             _links(console)
             heard, outcomes = scrolling("Workers"), scrolling("Outcomes")
-            ui.html("<h2 class='mesh-h2'>Commands</h2>", sanitize=False)
+            html("<h2 class='mesh-h2'>Commands</h2>")
             for command in console.context.commands.values():
-                _CommandForm(console, command).build()
+                _CommandForm(console, command)
             tasks = scrolling("Commands that were started")
 
             async def refresh() -> None:
@@ -77,18 +86,13 @@ class _CommandForm:
     def __init__(self, console: Console, command: Command[Any]) -> None:
         self._console = console
         self._command = command
-        self._form = Form(command.arguments)
-
-    def build(self) -> None:
-        """Fill the page."""
-        command = self._command
         what = (command.run.__doc__ or "").partition("\n")[0]
         with ui.expansion(command.name, caption=what).classes("mesh-card w-full"):
-            self._form.build()
+            self._form = Form(command.arguments)
             button = ui.button(f"Start {command.name}", on_click=self._start)
-            self._fault = ui.html("", sanitize=False).props('role="status"')
-        viewer = self._console.viewer()
-        if viewer is None or not _may_start(viewer, command):
+            self._fault = status()
+        viewer = console.viewer()
+        if viewer is None or not command.scopes <= viewer.scopes:
             button.disable()
             scopes = ", ".join(sorted(command.scopes))
             button.tooltip(f"needs a token with {scopes}")
@@ -125,11 +129,7 @@ class _CommandForm:
             ui.notify(f"{command.name} waits for a worker.", type="positive")
 
     def _say(self, fault: str) -> None:
-        self._fault.set_content(f"<p class='mesh-bad mesh-wrap'>{text(fault)}</p>")
-
-
-def _may_start(viewer: Client, command: Command[Any]) -> bool:
-    return command.scopes <= viewer.scopes
+        self._fault.set_content(bad(fault, "mesh-wrap"))
 
 
 def _workers(console: Console) -> str:
@@ -137,7 +137,7 @@ def _workers(console: Console) -> str:
     snapshot = console.watch.snapshot
     seen = {each.name: each for each in console.watch.seen.workers}
     answers = {each.name: each for each in console.watch.answers}
-    rows = ""
+    rows = []
     for name in sorted({*seen, *answers}):
         worker, answer = seen.get(name), answers.get(name)
         if worker and not worker.online:
@@ -147,35 +147,32 @@ def _workers(console: Console) -> str:
         else:
             silent = span_text(time.time() - worker.heard_at) if worker else "?"
             state = f"busy, or away: heard of {silent} ago"
-        circuits = (
-            "; ".join(f"{s}: {why}" for s, why in answer.down.items()) if answer else ""
-        )
         last = worker.last_batch if worker else None
-        rows += (
-            f"<tr><th scope='row'>{text(name)}</th><td>{state}</td>"
-            f"<td>{text(', '.join(answer.consuming)) if answer else ''}</td>"
-            f"<td class='mesh-bad'>{text(circuits)}</td>"
-            f"<td>{_batch_line(last) if last else ''}</td></tr>"
+        rows.append(
+            (
+                text(name),
+                state,
+                text(", ".join(answer.consuming)) if answer else "",
+                bad(answer.faults) if answer else "",
+                _batch_line(last) if last else "",
+            )
         )
-    if not rows:
-        faults = snapshot.faults if snapshot and not snapshot.queues else ()
-        said = "; ".join(faults) or "No worker is heard of."
-        rows = f"<tr><td colspan='5'>{text(said)}</td></tr>"
-    return table(
-        "Workers", ("worker", "state", "consumes", "open circuits", "last batch"), rows
-    )
+    head = ("worker", "state", "consumes", "open circuits", "last batch")
+    found = table("Workers", head, rows)
+    if rows:
+        return found
+    faults = snapshot.faults if snapshot and not snapshot.queues else ()
+    return f"{found}<p>{text('; '.join(faults) or 'No worker is heard of.')}</p>"
 
 
 def _outcomes(console: Console) -> str:
     seen = console.watch.seen
     if not seen.outcomes:
         return ""
-    rows = "".join(
-        f"<tr><th scope='row'>{text(queue)}</th>"
-        + "".join(f"<td class='n'>{counts.get(kind, 0):,}</td>" for kind in _OUTCOMES)
-        + "</tr>"
+    rows = [
+        (text(queue), *(f"{counts.get(kind, 0):,}" for kind in _OUTCOMES))
         for queue, counts in sorted(seen.outcomes.items())
-    )
+    ]
     head = ("queue or command", *_OUTCOMES)
     return table("Batches since the pages are looked at", head, rows, _OUTCOMES)
 
@@ -184,12 +181,16 @@ def _batches(console: Console) -> str:
     seen = console.watch.seen
     if not seen.last_batches:
         return ""
-    rows = "".join(
-        f"<tr><td>{_clock(batch.finished_at)}</td><th scope='row'>{text(batch.queue)}"
-        f"</th><td>{_batch_line(batch)}</td><td>{text(batch.worker)}</td></tr>"
+    rows = [
+        (
+            moment(batch.finished_at),
+            text(batch.queue),
+            _batch_line(batch),
+            text(batch.worker),
+        )
         for batch in reversed(seen.last_batches)
-    )
-    return table("The last of them", ("at", "of", "outcome", "worker"), rows)
+    ]
+    return table("The last of them", ("at", "of", "outcome", "worker"), rows, of=1)
 
 
 def _batch_line(batch: BatchEvent) -> str:
@@ -208,16 +209,20 @@ def _tasks(console: Console, viewer: Client) -> str:
     try:
         tasks = console.context.store.latest(_TASKS, client)
     except MeshError as error:
-        return f"<p class='mesh-bad'>{text(error)}</p>"
+        return bad(error)
     if not tasks:
         return ""
-    rows = "".join(
-        f"<tr><td>{_clock(task.submitted_at)}</td><th scope='row'>{text(task.name)}"
-        f"</th><td>{text(task.client)}</td><td>{_task_state(task)}</td></tr>"
+    rows = [
+        (
+            moment(task.submitted_at),
+            text(task.name),
+            text(task.client),
+            _task_state(task),
+        )
         for task in tasks
-    )
+    ]
     head = ("at", "command", "of", "outcome")
-    return table("Commands that were started", head, rows)
+    return table("Commands that were started", head, rows, of=1)
 
 
 def _task_state(task: Task) -> str:
@@ -230,10 +235,6 @@ def _task_state(task: Task) -> str:
         return state
     result = json.dumps(task.result, ensure_ascii=False)
     return f"{state} <code class='mesh-wrap'>{text(clip(result, _CHARS))}</code>"
-
-
-def _clock(moment: float) -> str:
-    return f"{datetime.fromtimestamp(moment).astimezone():%d %b %H:%M:%S}"
 
 
 _Schema = Mapping[str, Any]
@@ -260,11 +261,6 @@ class Form:
             for name, each in schema.get("properties", {}).items()
         }
 
-    def build(self) -> None:
-        """Fill the page."""
-        for field in self._fields.values():
-            field.build()
-
     def values(self) -> dict[str, Any]:
         """What was filled in, as JSON; what was not is left out.
 
@@ -289,16 +285,12 @@ class _Field:
         self._schema = schema
         self._required = required
         self._kind = _kind(schema)
-        self._element: Any = None
-
-    def build(self) -> None:
-        """Fill the page."""
-        hint = printable(str(self._schema.get("description", "")))
+        hint = printable(str(schema.get("description", "")))
         if self._kind in _WRITTEN:
             hint = f"{hint} {_WRITTEN[self._kind]}".strip()
-        if examples := ", ".join(map(str, self._schema.get("examples", ()))):
+        if examples := ", ".join(map(str, schema.get("examples", ()))):
             hint = f"{hint} Such as {examples}.".strip()
-        self._element = self._made(printable(f"{self._name}{' *' * self._required}"))
+        self._element = self._made(printable(f"{name}{' *' * required}"))
         self._element.classes("w-full")
         if hint:
             ui.label(hint).classes("mesh-dim mesh-wrap q-mb-sm")
