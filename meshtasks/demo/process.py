@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from typing import IO, Self
 
 from rich.console import Console
 
@@ -41,6 +41,7 @@ class Process:
             machine can read them.
         log_path: file that its output is appended to.
         env: its whole environment; the parent's when not given.
+        stop_seconds: how long it may take to end in order.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Process:
         log_path: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        stop_seconds: float = 20.0,
     ) -> None:
         self.name = name
         self.command = [str(part) for part in command]
         self.log_path = log_path
         self._env = env
         self._cwd = cwd
+        self._stop_seconds = stop_seconds
         self._child: subprocess.Popen[bytes] | None = None
         self._log_start_bytes = 0
 
@@ -129,8 +132,9 @@ class Process:
         message += f"; the end of {self.log_path}:\n{self.tail()}"
         raise ProcessFailed(message)
 
-    def stop(self, within_seconds: float = 20.0) -> int | None:
-        """Ask it to end (SIGTERM), insist (SIGKILL) after ``within_seconds``.
+    def stop(self, within_seconds: float | None = None) -> int | None:
+        """Ask it to end (SIGTERM), insist (SIGKILL) after ``within_seconds``, by
+        default those that it was made with.
 
         The signal goes to the process itself, which ends its own children in
         its own way; whatever it leaves of its group is killed.
@@ -143,6 +147,8 @@ class Process:
             return None
         if not self._has_exited(child):
             os.kill(child.pid, signal.SIGTERM)
+        if within_seconds is None:
+            within_seconds = self._stop_seconds
         deadline = time.monotonic() + within_seconds
         while not self._has_exited(child) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
@@ -197,6 +203,56 @@ class Process:
         return exit_code
 
 
+class Server:
+    """A server of its own on loopback, ended where its context ends.
+
+    Args:
+        process: the program.
+        is_ready: whether it answers.
+    """
+
+    def __init__(self, process: Process, is_ready: Callable[[], bool]) -> None:
+        self.process = process
+        self._is_ready = is_ready
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self.process.running
+
+    def start(self, within_seconds: float = 300.0) -> None:
+        """Start it and wait until it answers.
+
+        Raises:
+            ProcessFailed: it did not; the text carries the end of its log.
+        """
+        self.process.start()
+        # Another server on its port would be taken for it.
+        self.process.wait_ready(
+            lambda: self._is_ready() and self.process.running, within_seconds
+        )
+
+    def stop(self) -> None:
+        """End it in order, as a machine's shutdown would."""
+        self.process.stop()
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL)."""
+        self.process.kill()
+
+    def restart(self) -> None:
+        """Stop it, if it runs, and start it on the same ports and data."""
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
 class Steps:
     """Steps that take a while: a spinner meanwhile, then a tick and the time taken."""
 
@@ -214,63 +270,15 @@ class Steps:
         self._console.print(f" [green]✓[/] {what:<44} {spent_seconds:5.1f} s")
 
 
-class Server(Protocol):
-    """What can be stopped: in its own way, or at once."""
-
-    def stop(self) -> object:
-        """End it in order."""
-
-    def kill(self) -> None:
-        """End it at once."""
-
-
-class _Part(NamedTuple):
-    name: str
-    server: Server
-    processes: tuple[Process, ...]
-
-
-class Together:
-    """Processes that stop at the same time, because each takes its time.
-
-    Args:
-        within_seconds: how long each may take before it is killed.
-    """
-
-    def __init__(self, processes: Sequence[Process], within_seconds: float) -> None:
-        self._processes = processes
-        self._within_seconds = within_seconds
-
-    def stop(self) -> None:
-        """End them in order."""
-        threads = [
-            threading.Thread(target=each.stop, args=(self._within_seconds,))
-            for each in self._processes
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    def kill(self) -> None:
-        """End them at once."""
-        for process in self._processes:
-            process.kill()
-
-
-class AtOnce:
-    """A server that has nothing to lose, and takes its time to end in order."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    def stop(self) -> None:
-        """End it at once."""
-        self._server.kill()
-
-    def kill(self) -> None:
-        """The same."""
-        self._server.kill()
+def stop_together(parts: Sequence[Process | Server]) -> None:
+    """End them in order at the same time, because each takes its time."""
+    first, *others = parts
+    threads = [threading.Thread(target=each.stop) for each in others]
+    for thread in threads:
+        thread.start()
+    first.stop()
+    for thread in threads:
+        thread.join()
 
 
 class Shutdown:
@@ -278,32 +286,29 @@ class Shutdown:
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
-        self._parts: list[_Part] = []
+        self._parts: list[tuple[str, Sequence[Process | Server]]] = []
 
-    def add(self, name: str, server: Server, *processes: Process) -> None:
-        """Add something before it is started.
+    def add(self, name: str, *parts: Process | Server) -> None:
+        """Add something before it is started; it is not spoken of when it does not run.
 
         Args:
             name: what people know it by.
-            processes: it is not spoken of when none of them runs.
+            parts: what stops at the same time.
         """
-        self._parts.append(_Part(name, server, processes))
+        self._parts.append((name, parts))
 
     def run(self, *, at_once: bool = False) -> None:
         """Stop everything."""
         while self._parts:
-            part = self._parts.pop()
+            name, parts = self._parts.pop()
             try:
-                if not at_once:
-                    self._stop(part)
+                if not at_once and any(each.running for each in parts):
+                    with self._steps.step(f"stopping {name}"):
+                        stop_together(parts)
+                elif not at_once:
+                    stop_together(parts)  # what it may have left behind
             except KeyboardInterrupt:
                 at_once = True
             finally:
-                part.server.kill()  # nothing is left to kill if it was stopped
-
-    def _stop(self, part: _Part) -> None:
-        if not any(process.running for process in part.processes):
-            part.server.stop()  # what it may have left behind
-            return
-        with self._steps.step(f"stopping {part.name}"):
-            part.server.stop()
+                for each in parts:
+                    each.kill()  # nothing is left to kill if it was stopped

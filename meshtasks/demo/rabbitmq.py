@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
+from typing_extensions import override
+
 from meshtasks.config.environment import SHIPPED_CONFIG
 from meshtasks.demo import loopback
-from meshtasks.demo.process import Process, ProcessFailed
+from meshtasks.demo.process import Process, ProcessFailed, Server
 
 #: The server itself. The command on the PATH is a wrapper that insists on the
 #: system's rabbitmq user and drops the environment.
@@ -80,7 +82,7 @@ class Ports:
         return cls(**{name: loopback.free_port(preferred.get(name)) for name in names})
 
 
-class RabbitMQ:
+class RabbitMQ(Server):
     """A RabbitMQ node on loopback with a directory of its own.
 
     Args:
@@ -114,13 +116,15 @@ class RabbitMQ:
             log_path=self.directory / "epmd.log",
             env=environment,
         )
-        self.process = Process(
+        process = Process(
             "rabbitmq",
             [SERVER],
             log_path=self.directory / "rabbitmq.log",
             env=environment,
             cwd=self.directory,
+            stop_seconds=40.0,
         )
+        super().__init__(process, lambda: "Server startup complete" in process.output())
 
     @property
     def user(self) -> str:
@@ -143,6 +147,7 @@ class RabbitMQ:
         """URL of the management pages and, under ``/api``, the HTTP API."""
         return f"http://{loopback.HOST}:{self.ports.management}"
 
+    @override
     def start(self, within_seconds: float = 300.0) -> None:
         """Start it and wait until plugins and definitions are in place.
 
@@ -159,30 +164,25 @@ class RabbitMQ:
             self._write_files()
             # The node would otherwise start a port mapper that outlives it.
             self._epmd.wait_ready(self._epmd_listens, within_seconds)
-            self.process.start()
-            self.process.wait_ready(self._started, within_seconds)
+            super().start(within_seconds)
         except BaseException:
             self.kill()
             raise
 
+    @override
     def stop(self) -> None:
-        """End it in order, as a machine's shutdown would."""
-        self.process.stop(within_seconds=40.0)
+        super().stop()
         self._epmd.stop()
 
+    @override
     def kill(self) -> None:
         """End it as a crash would (SIGKILL).
 
         A quorum queue declared within the last second or so may be lost with its
         messages: RabbitMQ confirms the declaration before the queue's name is on disk.
         """
-        self.process.kill()
+        super().kill()
         self._epmd.kill()
-
-    def restart(self) -> None:
-        """Stop it, if it runs, and start it on the same ports and data."""
-        self.stop()
-        self.start()
 
     def create_vhost(self, name: str) -> None:
         """Create a virtual host; the administrator may do everything in it.
@@ -222,13 +222,6 @@ class RabbitMQ:
             credentials=(self.user, self.password),
         )
         return json.loads(answer) if answer else None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -315,9 +308,6 @@ class RabbitMQ:
         except OSError:
             return False
         return True
-
-    def _started(self) -> bool:
-        return "Server startup complete" in self.process.output()
 
 
 def _password_hash(password: str) -> str:

@@ -127,10 +127,6 @@ class Receiver:
             self._server.server_close()
             self._server = None
 
-    def kill(self) -> None:
-        """The same: it has nothing to lose."""
-        self.stop()
-
     def received(self) -> Received:
         """What has arrived so far."""
         with self._lock:

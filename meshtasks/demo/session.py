@@ -8,7 +8,6 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
 
 from celery.app.utils import find_app
 from rich.console import Console
@@ -20,12 +19,12 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.demo.audit import Audit
 from meshtasks.demo.process import (
-    AtOnce,
     Process,
     ProcessFailed,
+    Server,
     Shutdown,
     Steps,
-    Together,
+    stop_together,
 )
 from meshtasks.demo.queues import REST_SECONDS, Backlog
 from meshtasks.demo.reconciliation import published_so_far
@@ -50,8 +49,6 @@ _DRAIN_SECONDS = 60.0
 _MOMENT_SECONDS = 3.0
 #: It waits ten seconds for the confirms of what it has published.
 _SIMULATOR_STOP_SECONDS = 15.0
-#: A warm shutdown finishes the batches that are held.
-_WORKER_STOP_SECONDS = 40.0
 
 #: A worker that ends more often has a reason to.
 _MAX_RESTARTS = 3
@@ -94,16 +91,6 @@ def run(options: Options) -> int:
     return Session(stack, options, Console(highlight=False)).run()
 
 
-class _Restartable(Protocol):
-    """What the demo has started, and can start again."""
-
-    def start(self) -> None:
-        """Start it."""
-
-    def kill(self) -> None:
-        """End all of it at once."""
-
-
 class Session:
     """The run of a stack."""
 
@@ -121,10 +108,7 @@ class Session:
         )
         self._url = self._settings.env.amqp_url
         self._store = open_store(self._settings.env)
-        self._servers: list[tuple[Process, _Restartable]] = [
-            (stack.rabbitmq.process, stack.rabbitmq),
-            (stack.victoria_metrics.process, stack.victoria_metrics),
-        ]
+        self._servers: list[Process | Server] = [stack.rabbitmq, stack.victoria_metrics]
         self._no_triton = stack.triton_unavailable
         self._interrupted = False
         self._restarts: Counter[str] = Counter()
@@ -164,6 +148,7 @@ class Session:
             code = os.EX_UNAVAILABLE
         finally:
             self._shutdown.run(at_once=at_once)
+            self._stack.receiver.stop()
         self._say(f"\nThe data stay in {where}, logs in {where}/log.")
         self._say(f"To remove them: rm -r {where}")
         return code
@@ -172,32 +157,28 @@ class Session:
         """Start everything but the sensors."""
         stack, step = self._stack, self._steps.step
         with step("RabbitMQ, the message broker"):
-            rabbitmq = stack.rabbitmq
-            self._shutdown.add("RabbitMQ", rabbitmq, rabbitmq.process)
-            rabbitmq.start()
+            self._shutdown.add("RabbitMQ", stack.rabbitmq)
+            stack.rabbitmq.start()
         with step("VictoriaMetrics, the time-series store"):
-            store = stack.victoria_metrics
-            self._shutdown.add("VictoriaMetrics", store, store.process)
-            store.start()
+            self._shutdown.add("VictoriaMetrics", stack.victoria_metrics)
+            stack.victoria_metrics.start()
         with step("what stands in for n8n and for the phone"):
-            self._shutdown.add("what stands in for n8n", stack.receiver)
             stack.receiver.start()
         self._boot_triton()
         with step("exchanges, queues and bindings"), connected(self._url) as connection:
             declare(connection, self._settings.read(TOPOLOGY))
         left = sum(self._backlog.waiting().values())
         with step("Celery workers"):
-            self._shutdown.add("Flower", stack.flower, stack.flower)
+            self._shutdown.add("Flower", stack.flower)
             workers = list(self._workers.values())
-            together = Together(workers, _WORKER_STOP_SECONDS)
-            self._shutdown.add("the workers", together, *workers)
+            self._shutdown.add("the workers", *workers)
             self._start_workers()
         if left:
             with step(f"{left:,} messages of an earlier run"):
                 self._backlog.wait_empty(_DRAIN_SECONDS, for_seconds=_SURELY_SECONDS)
                 if self._options.for_seconds is not None:
                     # Counting begins when nobody holds anything of the past.
-                    together.stop()
+                    stop_together(workers)
                     self._start_workers()
                     time.sleep(REST_SECONDS)
 
@@ -205,14 +186,14 @@ class Session:
         """Start Triton, if it runs on this machine: the demo can do without."""
         triton = self._stack.triton
         if self._no_triton is None:
-            self._shutdown.add("Triton", AtOnce(triton), triton.process)
+            self._shutdown.add("Triton", triton)
             try:
                 with self._steps.step("Triton, the server of models"):
                     triton.start()
             except ProcessFailed as error:
                 self._no_triton = str(error).partition(";")[0]
             else:
-                self._servers.append((triton.process, triton))
+                self._servers.append(triton)
                 return
         self._say(f" - No Triton, so no model is asked: {self._no_triton}")
 
@@ -242,14 +223,14 @@ class Session:
         with self._steps.step("a house of sensors, Flower and the gateway"):
             # Flower asks once what the workers are; now they can answer.
             stack.flower.start()
-            self._shutdown.add("the gateway", stack.gateway, stack.gateway)
+            self._shutdown.add("the gateway", stack.gateway)
             stack.gateway.start()
             simulator = self._simulator
-            self._shutdown.add("the sensors", simulator, simulator)
+            self._shutdown.add("the sensors", simulator)
             simulator.start()
             stack.flower.wait_ready(stack.flower_answers, _START_SECONDS)
             stack.gateway.wait_ready(stack.gateway_answers, _START_SECONDS)
-            self._servers += [(each, each) for each in (stack.flower, stack.gateway)]
+            self._servers += [stack.flower, stack.gateway]
         screen = Screen(self._console, stack, self._collector, seconds)
         screen.print_hints()
         try:
@@ -274,28 +255,27 @@ class Session:
             ProcessFailed: something ended by itself that is not started again.
         """
         simulator = self._simulator
-        parts: list[tuple[Process, _Restartable]] = [
-            (worker, worker) for worker in self._workers.values()
-        ]
+        parts: list[Process | Server] = [*self._workers.values()]
         if self._options.for_seconds is None:
-            parts = [*self._servers, *parts, (simulator, simulator)]
-        elif ended := [each for each, _ in self._servers if not each.running]:
+            parts = [*self._servers, *parts, simulator]
+        elif ended := [each for each in self._servers if not each.running]:
             raise _ended_by_itself(ended[0])
-        for process, server in parts:
-            if not process.running:
-                self._restart(process, server)
+        for each in parts:
+            if not each.running:
+                self._restart(each)
         return simulator.running
 
-    def _restart(self, process: Process, server: _Restartable) -> None:
+    def _restart(self, server: Process | Server) -> None:
         """Start something again that was killed.
 
         Raises:
             ProcessFailed: it does not help.
         """
-        self._restarts[process.name] += 1
-        if self._restarts[process.name] > _MAX_RESTARTS:
-            raise _ended_by_itself(process)
-        self._say(f"{process.name} has ended by itself; starting it again")
+        name = _process_of(server).name
+        self._restarts[name] += 1
+        if self._restarts[name] > _MAX_RESTARTS:
+            raise _ended_by_itself(server)
+        self._say(f"{name} has ended by itself; starting it again")
         server.kill()  # what it started, which may have outlived it
         server.start()
 
@@ -313,8 +293,7 @@ class Session:
                 for_seconds=REST_SECONDS,
             )
         with self._steps.step("the workers finish what they hold"):
-            workers = list(self._workers.values())
-            Together(workers, _WORKER_STOP_SECONDS).stop()
+            stop_together(list(self._workers.values()))
             audit.flows.wait_over(self._consumed, {}, _DRAIN_SECONDS)
         balance = audit.balance(self._backlog.to_be_retried())
         end = self._settings.read(TOPOLOGY).dead_letter_queue
@@ -331,7 +310,12 @@ def _complain(text: str) -> None:
     )
 
 
-def _ended_by_itself(process: Process) -> ProcessFailed:
+def _process_of(server: Process | Server) -> Process:
+    return server if isinstance(server, Process) else server.process
+
+
+def _ended_by_itself(server: Process | Server) -> ProcessFailed:
+    process = _process_of(server)
     log = f"the end of {process.log_path}:\n{process.tail()}"
     return ProcessFailed(f"{process.name} ended by itself; {log}")
 

@@ -162,24 +162,30 @@ class Stack:
             f"--queues={','.join(queues)}",
             "--concurrency=1",
             "--loglevel=INFO",
+            # A warm shutdown finishes the batches that are held.
+            stop_seconds=40.0,
         )
 
     def simulator(self, *options: str) -> Process:
         """The simulated house; it writes its counters to :attr:`stats_file`."""
         stats = f"--stats-file={self.stats_file}"
-        return self._python(
-            "simulator", "meshtasks.producers", "simulator", stats, *options
-        )
+        module = "meshtasks.producers"
+        return self._python("simulator", module, "simulator", stats, *options)
 
     def flower_answers(self) -> bool:
         """Whether Flower can be visited."""
         is_there = loopback.answers(self._flower_port, "/healthcheck")
         return is_there and self.flower.running
 
-    def _celery(self, name: str, *arguments: str) -> Process:
-        return self._python(name, "celery", "--app=meshtasks", *arguments)
+    def _celery(
+        self, name: str, *arguments: str, stop_seconds: float = 20.0
+    ) -> Process:
+        arguments = ("--app=meshtasks", *arguments)
+        return self._python(name, "celery", *arguments, stop_seconds=stop_seconds)
 
-    def _python(self, name: str, module: str, *arguments: str) -> Process:
+    def _python(
+        self, name: str, module: str, *arguments: str, stop_seconds: float = 20.0
+    ) -> Process:
         return Process(
             name,
             [sys.executable, "-m", module, *arguments],
@@ -187,6 +193,7 @@ class Stack:
             env=self.environment,
             # There is no .env here.
             cwd=self.run_dir,
+            stop_seconds=stop_seconds,
         )
 
     def _prepare(self, config_dir: Path) -> None:

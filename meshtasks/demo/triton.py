@@ -12,7 +12,8 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+
+from typing_extensions import override
 
 from meshtasks.config.extras import require
 from meshtasks.demo import loopback
@@ -23,7 +24,7 @@ from meshtasks.demo.packages import (
     python_libraries,
     triton_unavailable,
 )
-from meshtasks.demo.process import Process, ProcessFailed
+from meshtasks.demo.process import Process, ProcessFailed, Server
 from meshtasks.errors import ConfigError
 
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -50,7 +51,7 @@ def unavailable_reason() -> str | None:
     return None
 
 
-class Triton:
+class Triton(Server):
     """A Triton server on loopback, with HTTP and nothing else.
 
     Models may be loaded and unloaded while it runs; at the start it loads all.
@@ -67,7 +68,7 @@ class Triton:
         self.port = loopback.free_port() if port is None else port
         self._backends = self.directory / "backends"
         self._shared_memory = f"mesh_triton_{self.port}_"
-        self.process = Process(
+        process = Process(
             "tritonserver",
             [
                 _SERVER / "bin" / "tritonserver",
@@ -81,8 +82,8 @@ class Triton:
                 "--allow-grpc=false",
                 "--allow-metrics=false",
                 f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
-                # Ending its models takes it three seconds. A client that keeps its
-                # connection open makes it wait for as long as it may.
+                # A client that keeps its connection open makes it wait for as long as
+                # it may.
                 "--exit-timeout-secs=5",
             ],
             log_path=self.directory / "triton.log",
@@ -96,12 +97,16 @@ class Triton:
                 "LD_LIBRARY_PATH": os.pathsep.join(map(str, _LIBRARIES)),
             },
         )
+        super().__init__(
+            process, lambda: loopback.answers(self.port, "/v2/health/ready")
+        )
 
     @property
     def url(self) -> str:
         """For ``MESH_TRITON_URL``."""
         return f"{loopback.HOST}:{self.port}"
 
+    @override
     def start(self, within_seconds: float = 300.0) -> None:
         """Start it and wait until it has loaded its models.
 
@@ -113,17 +118,17 @@ class Triton:
             message = f"tritonserver is not installed; {_INSTALL} does that"
             raise ProcessFailed(message)
         self._link_backend()
-        self.process.start()
-        self.process.wait_ready(self._is_ready, within_seconds)
+        super().start(within_seconds)
 
+    @override
     def stop(self) -> None:
-        """End it in order, which takes seconds."""
-        self.process.stop()
-        self._free_shared_memory()
+        """End it at once: it has nothing to lose, and takes three seconds to end in
+        order."""
+        self.kill()
 
+    @override
     def kill(self) -> None:
-        """End it as a crash would (SIGKILL)."""
-        self.process.kill()
+        super().kill()
         self._free_shared_memory()
 
     def _link_backend(self) -> None:
@@ -144,15 +149,3 @@ class Triton:
         shared = Path("/dev/shm")  # noqa: S108 - where Linux has shared memory
         for region in shared.glob(f"{self._shared_memory}*"):
             region.unlink(missing_ok=True)
-
-    def _is_ready(self) -> bool:
-        # Without the second look, another server on this port would be taken
-        # for ours.
-        return loopback.answers(self.port, "/v2/health/ready") and self.process.running
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

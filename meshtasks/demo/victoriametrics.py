@@ -12,16 +12,18 @@ import re
 import secrets
 import shutil
 from pathlib import Path
-from typing import Self
 
 from meshtasks.demo import loopback
-from meshtasks.demo.process import Process
+from meshtasks.demo.process import Process, Server
 
 _ROWS_INSERTED = re.compile(rb"^vm_rows_inserted_total\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
-class VictoriaMetrics:
+class VictoriaMetrics(Server):
     """A VictoriaMetrics server on loopback with a data directory of its own.
+
+    Killed, it loses the points of the last seconds: it acknowledges a write before it
+    is on disk.
 
     Args:
         directory: where it keeps its data and its log; created when missing,
@@ -33,7 +35,7 @@ class VictoriaMetrics:
         self.directory = directory.absolute()
         self.port = loopback.free_port() if port is None else port
         program = shutil.which("victoria-metrics") or "victoria-metrics"
-        self.process = Process(
+        process = Process(
             "victoria-metrics",
             [
                 program,
@@ -54,37 +56,12 @@ class VictoriaMetrics:
             ],
             log_path=self.directory / "victoria-metrics.log",
         )
+        super().__init__(process, lambda: loopback.answers(self.port, "/health"))
 
     @property
     def url(self) -> str:
         """Base URL, for ``MESH_INFLUX_URL``."""
         return f"http://{loopback.HOST}:{self.port}"
-
-    def start(self, within_seconds: float = 120.0) -> None:
-        """Start it and wait until it answers.
-
-        Raises:
-            ProcessFailed: it did not; the text carries the end of its log.
-        """
-        self.process.start()
-        self.process.wait_ready(self._answers, within_seconds)
-
-    def stop(self) -> None:
-        """End it in order: everything received is on disk afterwards."""
-        self.process.stop()
-
-    def kill(self) -> None:
-        """End it as a crash would (SIGKILL).
-
-        It acknowledges a write before it is on disk, so the points of the last
-        seconds are lost.
-        """
-        self.process.kill()
-
-    def restart(self) -> None:
-        """Stop it, if it runs, and start it on the same port and data."""
-        self.stop()
-        self.start()
 
     def rows_inserted(self) -> int:
         """Field values it has taken since it was started.
@@ -97,15 +74,3 @@ class VictoriaMetrics:
         """
         page = loopback.request("GET", self.port, "/metrics")
         return sum(int(float(value)) for value in _ROWS_INSERTED.findall(page))
-
-    def _answers(self) -> bool:
-        # Without the second look, another server on this port would be taken
-        # for ours.
-        return loopback.answers(self.port, "/health") and self.process.running
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

@@ -27,7 +27,7 @@ class _CommonPortMapper(Process):
         pass
 
     @override
-    def stop(self, within_seconds: float = 0.0) -> int | None:
+    def stop(self, within_seconds: float | None = None) -> int | None:
         return None
 
     @override
