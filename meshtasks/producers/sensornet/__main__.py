@@ -17,8 +17,7 @@ from meshtasks.config.settings import load_settings
 from meshtasks.producers.__main__ import main
 from meshtasks.producers.sensornet.announcements import Announcements, AnnouncementsFile
 from meshtasks.producers.sensornet.config import CONFIG, SensorNet
-from meshtasks.producers.sensornet.normaliser import Normalised, Normaliser
-from meshtasks.producers.sensornet.records import Published
+from meshtasks.producers.sensornet.normaliser import Normalised, Normaliser, Published
 from meshtasks.producers.sensornet.service import DeviceService
 from meshtasks.producers.session import broker_url
 from meshtasks.text import printable

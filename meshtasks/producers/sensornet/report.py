@@ -49,21 +49,18 @@ class Reading(NamedTuple):
 
     Attributes:
         name: of the value in its message.
-        unit: as the message gives it; None when it does not.
-        usual: its unit if nothing nearer gives one.
-        part: which of the device's sensors; empty when it has one of the kind.
-        stamp: when this value alone was measured; None: when all of them were.
         entity: what the device announced of it.
     """
 
-    kind: Kind
     value: float | bool | str
     name: str
-    unit: str | None = None
-    usual: str | None = None
-    part: str = ""
-    stamp: object = None
-    entity: Announced | None = None
+    meaning: Meaning
+    entity: Announced | None
+
+    @property
+    def kind(self) -> Kind:
+        """What it measures."""
+        return KINDS[self.meaning.kind]
 
 
 @dataclass(slots=True)
@@ -144,21 +141,17 @@ class MessageReport:
         elif is_unavailable(raw):
             self.counted[UNAVAILABLE, name] += 1
         else:
-            usual = entity.unit if entity and entity.unit else judged.usual
+            if entity and entity.unit:
+                judged = judged._replace(usual=entity.unit)
             try:
                 value = _value(KINDS[judged.kind], raw, judged)
             except SchemaMismatch as error:
                 self.faults.append(SchemaMismatch(f"{name}: {error}"))
+                return
+            if isinstance(value, Passed):
+                self.counted[value.reason, name] += 1
             else:
-                if isinstance(value, Passed):
-                    self.counted[value.reason, name] += 1
-                else:
-                    self.readings.append(
-                        Reading(
-                            *(KINDS[judged.kind], value, name, judged.unit, usual),
-                            *(judged.part, judged.stamp, entity),
-                        )
-                    )
+                self.readings.append(Reading(value, name, judged, entity))
 
 
 def read(

@@ -32,8 +32,9 @@ from meshtasks.outcome import Dead
 from meshtasks.producers.buffer import Route, encode
 from meshtasks.producers.collecting import metric
 from meshtasks.producers.sensornet.announcements import AnnouncementsFile
-from meshtasks.producers.sensornet.normaliser import Normalised, Normaliser
-from meshtasks.producers.sensornet.records import (
+from meshtasks.producers.sensornet.normaliser import (
+    Normalised,
+    Normaliser,
     NotBelieved,
     Published,
     moment,
