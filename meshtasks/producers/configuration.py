@@ -65,7 +65,7 @@ CONFIGS: Mapping[str, Callable[[Settings], object]] = {
     module.partition(".")[0]: partial(_read, module=module)
     for module in (
         "homeassistant.config",
-        "prometheus.collector",
+        "prometheus",
         "sensornet.config",
         "system",
         "triton",

@@ -16,19 +16,19 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest
 
-import meshtasks.producers.prometheus.__main__ as command
+import meshtasks.producers.prometheus as command
 from meshtasks.demo import loopback
 from meshtasks.demo.process import Process
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError
-from meshtasks.producers.prometheus.collector import (
+from meshtasks.producers.pods import PodDiscovery
+from meshtasks.producers.prometheus import (
     KubernetesConfig,
     PrometheusCollector,
     PrometheusConfig,
     Target,
     TargetConfig,
 )
-from meshtasks.producers.prometheus.kubernetes import PodDiscovery
 from tests.support.collectors import Record, metrics_until, running, write_config
 from tests.support.httpserver import Handler, HTTPServer
 from tests.support.kubernetes import pod, pod_list, refusal, write_kubeconfig
@@ -409,7 +409,7 @@ class TestKubernetes:
         bodies = [b"{}", b"[]", b"null", b'{"items": 5}', b"<html>", b'{"metadata": 1}']
         receiver.script(pod_list(web), *(Answer(200, b, json_type) for b in bodies))
         config = PrometheusConfig(kubernetes=KubernetesConfig())
-        collector = PrometheusCollector(config, (), (discovery, 0.0))
+        collector = PrometheusCollector(config, (), (discovery.targets, 0.0))
 
         rounds = [len(list(collector.collect())) for _ in range(1 + len(bodies))]
 
@@ -449,7 +449,7 @@ class TestKubernetes:
         receiver.by_path["/metrics"] = Answer(body=PAGE)
         receiver.script(pod_list(web), refusal(403, "Forbidden"), pod_list())
         config = PrometheusConfig(kubernetes=KubernetesConfig())
-        collector = PrometheusCollector(config, (), (discovery, 0.0))
+        collector = PrometheusCollector(config, (), (discovery.targets, 0.0))
 
         rounds = [
             [each.record["tags"] for each in collector.collect()] for _ in range(3)
@@ -476,7 +476,7 @@ class TestKubernetes:
     ) -> None:
         env = write_config(tmp_path, "prometheus", {"kubernetes": {}})
         monkeypatch.setenv("MESH_CONFIG_DIR", env["MESH_CONFIG_DIR"])
-        monkeypatch.delitem(sys.modules, "meshtasks.producers.prometheus.kubernetes")
+        monkeypatch.delitem(sys.modules, "meshtasks.producers.pods")
         monkeypatch.setitem(sys.modules, "kubernetes", None)
 
         with pytest.raises(ConfigError, match=r"meshtasks\[kubernetes\]"):

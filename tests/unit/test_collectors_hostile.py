@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from meshtasks.producers.buffer import encode
 from meshtasks.producers.collecting import Measured
 from meshtasks.producers.http import Client, Page
-from meshtasks.producers.prometheus.collector import (
+from meshtasks.producers.prometheus import (
     PrometheusCollector,
     PrometheusConfig,
     Target,

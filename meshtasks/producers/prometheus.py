@@ -1,45 +1,56 @@
-"""All targets of a round, configured and found, side by side."""
+"""``python -m meshtasks.producers prometheus``: metrics of services that show them."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Annotated, Protocol, Self
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
+import typer
 from prometheus_client import Metric as Family
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import Field, FilePath, model_validator
 from typing_extensions import override
 
-from meshtasks.config.settings import ConfigFile
+from meshtasks.config.extras import require
+from meshtasks.config.settings import ConfigFile, Settings, load_settings
 from meshtasks.config.urls import Auth, HttpUrl
 from meshtasks.errors import MeshError
+from meshtasks.producers.__main__ import main
 from meshtasks.producers.collecting import (
     LONGEST_GAP_INTERVALS,
     SCRAPE,
     Collector,
     Counters,
+    DryRun,
     Guard,
     Measured,
     Unforeseen,
     contained,
     elapsed_seconds,
+    run_collector,
 )
-from meshtasks.producers.configuration import Model, Seconds, Selection, Word
-from meshtasks.producers.http import Client, Page
-from meshtasks.producers.prometheus.translation import (
+from meshtasks.producers.configuration import (
+    Model,
+    Seconds,
+    Selection,
+    Word,
+    secret_headers,
+)
+from meshtasks.producers.exposition import (
     LeftOut,
     Moment,
     Translated,
     Translator,
 )
+from meshtasks.producers.http import Client, Page
 from meshtasks.text import clip
 
 _Tag = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
@@ -259,12 +270,9 @@ class Target:
         return self._translator.translate(wanted, moment)
 
 
-class Discovery(Protocol):
-    """Finds targets."""
-
-    def targets(self) -> Sequence[TargetConfig]:
-        """Those that there are now; where that is not known, those that there were
-        last."""
+#: Finds the targets that there are now; where that is not known, those that there were
+#: last.
+Discovery = Callable[[], Sequence[TargetConfig]]
 
 
 class PrometheusCollector(Collector):
@@ -301,7 +309,7 @@ class PrometheusCollector(Collector):
 
     def _look(self, discovery: Discovery) -> None:
         """Take up the targets that are new, and drop those that are gone."""
-        found = self._guard.attempt("looking for targets", discovery.targets)
+        found = self._guard.attempt("looking for targets", discovery)
         if found is None:
             return
         there = {f"{each.service} {each.url}": each for each in found}
@@ -313,3 +321,43 @@ class PrometheusCollector(Collector):
             if target := self._guard.attempt(f"target {name}", make):
                 self._found[name] = target
                 logger.info("target %s is new", name)
+
+
+def prometheus(context: typer.Context, *, dry_run: DryRun = False) -> None:
+    """Publish metrics of services that show them to Prometheus or as OpenMetrics.
+
+    Which ones, and how often, is in config/producers/prometheus.yaml; pods of
+    Kubernetes can be found by their annotations. The metrics go to the exchange
+    "metrics", under metrics.application.<service>.<metric>.
+
+    Exit codes: 0 all confirmed, 1 no queue for some, 75 some not confirmed (they
+    wait on disk for the next start), 78 bad configuration.
+    """
+    settings = load_settings()
+    config = settings.read(CONFIG)
+    targets = [
+        Target(
+            target,
+            config,
+            secret_headers(settings, CONFIG, target.auth, f"targets.{index}.auth"),
+        )
+        for index, target in enumerate(config.targets)
+    ]
+    discovery = _discovery(settings, config.kubernetes)
+    collector = PrometheusCollector(config, targets, discovery)
+    run_collector(context, collector, config.interval_seconds, dry_run=dry_run)
+
+
+def _discovery(
+    settings: Settings, wanted: KubernetesConfig | None
+) -> tuple[Discovery, float] | None:
+    if wanted is None:
+        return None
+    require("kubernetes", "looking for pods (`kubernetes` of prometheus.yaml)")
+    from meshtasks.producers.pods import PodDiscovery  # noqa: PLC0415
+
+    return PodDiscovery(wanted, settings.path(CONFIG)).targets, wanted.refresh_seconds
+
+
+if __name__ == "__main__":
+    main("prometheus")

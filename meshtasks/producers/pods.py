@@ -18,13 +18,11 @@ from typing import Any
 import urllib3
 from kubernetes import client, config
 from pydantic import ValidationError
-from typing_extensions import override
 
 from meshtasks.config.loader import fault_in
 from meshtasks.errors import MeshError
 from meshtasks.producers.collecting import Guard, routing_word
-from meshtasks.producers.prometheus.collector import (
-    Discovery,
+from meshtasks.producers.prometheus import (
     KubernetesConfig,
     TargetConfig,
 )
@@ -49,7 +47,7 @@ class DiscoveryFailed(MeshError):
     """Pods could not be looked for."""
 
 
-class PodDiscovery(Discovery):
+class PodDiscovery:
     """Asks the API of one cluster. A namespace that cannot be looked at is logged,
     and its targets stay those that were found last.
 
@@ -82,8 +80,8 @@ class PodDiscovery(Discovery):
         self._guard = Guard()
         self._found: dict[str, list[TargetConfig]] = {}
 
-    @override
     def targets(self) -> list[TargetConfig]:
+        """Those that there are now, or were last."""
         for namespace in self._wanted.namespaces or (_ALL,):
             what = f"pods of {namespace}" if namespace else "pods"
             found = self._guard.attempt(what, partial(self._targets_in, namespace))

@@ -1,1 +1,0 @@
-"""Metrics of services, as Prometheus reads them: the producer prometheus."""
