@@ -28,7 +28,7 @@ from meshtasks.flows.webhooks.handler import (
     read_motion,
     read_state_change,
 )
-from meshtasks.producers.simulator.badmessages import SPECIMENS, BadKind
+from meshtasks.producers.simulator.badmessages import SPECIMENS, BadKind, domain_kind_of
 from meshtasks.producers.simulator.house import (
     ROOMS,
     Domain,
@@ -36,7 +36,6 @@ from meshtasks.producers.simulator.house import (
     HouseOptions,
     SimulatedMessage,
 )
-from meshtasks.producers.simulator.run import domain_kind_of
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.kinds import HUMIDITY, TEMPERATURE
 from meshtasks.records.units import Quantity

@@ -3,30 +3,211 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from meshtasks.amqp.publisher import Publisher
+from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.config.private_files import replace_private
 from meshtasks.producers.__main__ import main
 from meshtasks.producers.base import Producer
-from meshtasks.producers.buffer import Batching
+from meshtasks.producers.buffer import Batching, Pending
 from meshtasks.producers.session import Patience, broker_url, run_session
+from meshtasks.producers.simulator.badmessages import (
+    LABEL_HEADER,
+    BadKind,
+    domain_kind_of,
+)
 from meshtasks.producers.simulator.house import (
     DOMAINS,
     ROOMS,
     Domain,
     House,
     HouseOptions,
+    SimulatedMessage,
 )
-from meshtasks.producers.simulator.run import Confirmed, Pace, PacedFeed, RunSummary
 
 _DAY_SECONDS = 86_400.0
 _HISTORY_DAYS = 7
+#: How long anything here waits without looking at what else there is to do.
+_LONGEST_WAIT_SECONDS = 0.25
+_WRITE_INTERVAL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast, and when it ends.
+
+    Attributes:
+        for_seconds: length of the run; None for no end.
+        count: messages; None for no end.
+        until_present: end when the house's clock reaches the real one.
+    """
+
+    rate_per_second: float
+    for_seconds: float | None = None
+    count: int | None = None
+    until_present: bool = False
+
+
+class Run:
+    """A run of a house: submits its messages until the pace's end or a stop, and counts
+    those that the broker has confirmed, and what is in them, so that a demo or test can
+    reconcile them with what was stored.
+
+    Args:
+        path: file to keep the summary in; None for none.
+
+    Raises:
+        ConfigError: there is no usable ``MESH_BROKER_URL``.
+    """
+
+    def __init__(
+        self,
+        house: House,
+        pace: Pace,
+        batching: Batching,
+        stop: threading.Event,
+        path: Path | None,
+    ) -> None:
+        self._house = house
+        self._pace = pace
+        self._stop = stop
+        self._path = path
+        self._began = self._written_at = time.monotonic()
+        self._lock = threading.Lock()
+        self._messages: Counter[str] = Counter()
+        self._bad_messages: Counter[str] = Counter()
+        self._good_records: Counter[str] = Counter()
+        self._bad_records: Counter[str] = Counter()
+        self.producer = Producer(
+            Publisher(broker_url()), batching=batching, on_confirmed=self._count
+        )
+
+    def feed(self) -> None:
+        """Run to the end."""
+        began = time.monotonic()
+        for number, message in enumerate(self._house.messages()):
+            due_seconds = number / self._pace.rate_per_second
+            spent_seconds = max(due_seconds, time.monotonic() - began)
+            if self._is_over(number, spent_seconds, message.timestamp):
+                return
+            body = message.body
+            if not self._wait_until(began + due_seconds):
+                return
+            # A house could not wait, but its counters would not add up if it dropped
+            # anything.
+            while not self.producer.wait_for_room(len(body), _LONGEST_WAIT_SECONDS):
+                if self._stop.is_set():
+                    return
+                self._write_now_and_then()
+            self._submit(message, body)
+
+    def write(self, *, finished: bool) -> None:
+        """Write the file, if one is wanted.
+
+        Raises:
+            typer.Exit: it cannot be written.
+        """
+        self._written_at = time.monotonic()
+        if self._path is None:
+            return
+        try:
+            text = json.dumps(self.summary(finished=finished)) + "\n"
+            replace_private(self._path, text)
+        except OSError as error:
+            typer.echo(f"cannot write --stats-file: {error}", err=True)
+            raise typer.Exit(os.EX_CANTCREAT) from error
+
+    def summary(self, *, finished: bool) -> dict[str, object]:
+        """What is confirmed, what the broker did not take, and the faults.
+
+        Returns:
+            Among others ``messages``; ``records`` = ``good_records`` (to be stored) +
+            ``bad_records`` (to be dead-lettered); ``bad_messages`` by what is
+            wrong with them; ``messages_by_kind``, ``good_records_by_kind`` and
+            ``bad_records_by_kind`` by :func:`domain_kind_of`.
+        """
+        counts = self.producer.counts()
+        with self._lock:
+            good, bad = self._good_records.total(), self._bad_records.total()
+            return {
+                "messages": self._messages.total(),
+                "records": good + bad,
+                "good_records": good,
+                "bad_records": bad,
+                "bad_messages": dict(sorted(self._bad_messages.items())),
+                "messages_by_kind": dict(sorted(self._messages.items())),
+                "good_records_by_kind": dict(sorted(self._good_records.items())),
+                "bad_records_by_kind": dict(sorted(self._bad_records.items())),
+                "unconfirmed_records": counts.unresolved,
+                "dropped_records": counts.dropped,
+                "unroutable_records": counts.unroutable,
+                "resent_messages": counts.resent,
+                "sensor_faults": dict(sorted(self._house.faults.items())),
+                "seed": self._house.options.seed,
+                "elapsed_seconds": round(time.monotonic() - self._began, 3),
+                "finished": finished,
+            }
+
+    def _is_over(self, number: int, spent_seconds: float, timestamp: float) -> bool:
+        pace = self._pace
+        return (
+            number == pace.count
+            or (pace.for_seconds is not None and spent_seconds >= pace.for_seconds)
+            or (pace.until_present and timestamp > time.time())
+        )
+
+    def _wait_until(self, moment: float) -> bool:
+        """Wait for a moment of the monotonic clock; false to stop instead."""
+        while (remaining := moment - time.monotonic()) > 0:
+            self._stop.wait(min(remaining, _LONGEST_WAIT_SECONDS))
+            if self._stop.is_set():
+                return False
+            self._write_now_and_then()
+        self._write_now_and_then()
+        return not self._stop.is_set()
+
+    def _submit(self, message: SimulatedMessage, body: bytes) -> None:
+        route, timestamp = message[:2], message.timestamp
+        if len(message.records) == 1:
+            self.producer.submit(*route, *message.records, timestamp=timestamp)
+            return
+        outgoing = Outgoing(
+            *route,
+            body,
+            timestamp=timestamp,
+            headers={LABEL_HEADER: message.bad.value} if message.bad else None,
+        )
+        self.producer.submit_message(outgoing, records=message.record_count)
+
+    def _count(self, batch: Sequence[Pending]) -> None:
+        """Count messages that the broker has stored; called by the producer."""
+        with self._lock:
+            for message, records in batch:
+                good = records
+                domain_kind = domain_kind_of(message.routing_key)
+                self._messages[domain_kind] += 1
+                label = (message.headers or {}).get(LABEL_HEADER)
+                if label is not None:
+                    kind = BadKind(str(label))
+                    self._bad_messages[kind] += 1
+                    self._bad_records[domain_kind] += kind.bad_records
+                    good = kind.good_records
+                self._good_records[domain_kind] += good
+
+    def _write_now_and_then(self) -> None:
+        """Write the file, if it is a second old."""
+        if time.monotonic() - self._written_at >= _WRITE_INTERVAL_SECONDS:
+            self.write(finished=False)
 
 
 def simulator(  # noqa: PLR0913 (one parameter per option)
@@ -152,23 +333,13 @@ def simulator(  # noqa: PLR0913 (one parameter per option)
             with_requests=ask,
         )
     )
-    confirmed = Confirmed()
-    producer = Producer(
-        Publisher(broker_url()),
-        batching=Batching(array_size=array),
-        on_confirmed=confirmed.add,
-    )
-    summary = RunSummary(house, producer, confirmed, stats_file)
-    summary.write(finished=False)
     stop = context.ensure_object(threading.Event)
-    exit_code = run_session(
-        producer,
-        PacedFeed(house, producer, pace, stop, summary.write_now_and_then),
-        stop,
-        Patience(connect_timeout, drain_timeout),
-    )
-    summary.write(finished=True)
-    typer.echo(json.dumps(summary.summary(finished=True)))
+    run = Run(house, pace, Batching(array_size=array), stop, stats_file)
+    run.write(finished=False)
+    patience = Patience(connect_timeout, drain_timeout)
+    exit_code = run_session(run.producer, run.feed, stop, patience)
+    run.write(finished=True)
+    typer.echo(json.dumps(run.summary(finished=True)))
     raise typer.Exit(exit_code)
 
 

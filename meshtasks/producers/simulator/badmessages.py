@@ -286,3 +286,24 @@ SPECIMENS: Mapping[str, Callable[[str, random.Random], Specimen]] = {
     "ai.inference.results": _result,
     "alerts": _alert,
 }
+
+#: Kinds of domains whose routing keys do not begin with them:
+#: the first word, the index and text of another, and the kind.
+_KINDS_BY_WORD = (
+    ("home", -1, "state_changed", "home.events.state_changes"),
+    ("home", -1, "trigger", "home.events.automations"),
+    ("ai", 1, "model", "ai.inference.requests"),
+    ("ai", 1, "result", "ai.inference.results"),
+)
+
+
+def domain_kind_of(routing_key: str) -> str:
+    """What a message is counted as: the name of the queue it goes to, and for alerts,
+    which go to two, ``alerts``."""
+    words = routing_key.split(".")
+    if words[0] == "alerts":
+        return "alerts"
+    for domain, index, word, kind in _KINDS_BY_WORD:
+        if words[0] == domain and words[index] == word:
+            return kind
+    return ".".join(words[:2])
