@@ -13,7 +13,6 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from meshtasks.demo.queues import QueueCount
 from meshtasks.observation.event_monitor import Seen
 
 #: Both queues of alerts get every alert; as records they are counted once.
@@ -58,6 +57,43 @@ def published_so_far(stats_file: Path) -> Published:
         return Published.model_validate_json(stats_file.read_bytes())
     except FileNotFoundError:
         return Published()
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCount:
+    """What has passed through one queue; numbers of messages.
+
+    Attributes:
+        came_in: put there, what was there at the beginning included.
+        acknowledged: by workers.
+        retried: of those acknowledged, put back for later.
+        dead: dead-lettered, whole or in part.
+        dead_by_broker: of those, never acknowledged.
+        left: still there.
+    """
+
+    queue: str
+    came_in: int
+    acknowledged: int = 0
+    retried: int = 0
+    dead: int = 0
+    dead_by_broker: int = 0
+    left: int = 0
+
+    @property
+    def done(self) -> int:
+        """Acknowledged because nothing was left to do."""
+        return self.acknowledged - self.retried - (self.dead - self.dead_by_broker)
+
+    @property
+    def difference(self) -> int:
+        """Messages that nobody knows of; negative: too many."""
+        return self.came_in - self.done - self.dead - self.left
+
+    @property
+    def is_over(self) -> bool:
+        """All that came in has left."""
+        return not self.left and not self.difference
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ from rich.live import Live
 from rich.table import Table
 
 from meshtasks.demo import loopback
-from meshtasks.demo.queues import QueueCount
 from meshtasks.demo.reconciliation import (
     ALERT_QUEUES,
     ALERTS,
     REQUESTS,
     RESULTS,
+    QueueCount,
     Reconciliation,
     Row,
     published_so_far,

@@ -17,7 +17,7 @@ from meshtasks.amqp.declare import declare
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings, load_settings
-from meshtasks.demo.audit import Audit
+from meshtasks.demo.audit import REST_SECONDS, Audit, Backlog
 from meshtasks.demo.process import (
     Process,
     ProcessFailed,
@@ -26,7 +26,6 @@ from meshtasks.demo.process import (
     Steps,
     stop_together,
 )
-from meshtasks.demo.queues import REST_SECONDS, Backlog
 from meshtasks.demo.reconciliation import published_so_far
 from meshtasks.demo.screen import Screen, print_summary, shown_path
 from meshtasks.demo.stack import Stack

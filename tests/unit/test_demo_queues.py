@@ -6,8 +6,9 @@ import pytest
 
 from meshtasks.amqp.connecting import Depth
 from meshtasks.amqp.management import QueueActivity
-from meshtasks.demo.queues import QueueCount, QueueCounters
 from meshtasks.observation.event_monitor import Seen
+from meshtasks.demo.audit import QueueCounters
+from meshtasks.demo.reconciliation import QueueCount
 
 QUEUE = "sensors.motion"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from meshtasks.demo.queues import QueueCount
 from meshtasks.demo.reconciliation import (
     AlertCounts,
     Archived,
     Points,
     Published,
+    QueueCount,
     Reconciliation,
     Row,
 )
