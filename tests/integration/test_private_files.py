@@ -15,7 +15,7 @@ from meshtasks.cli.secrets import secrets
 from meshtasks.config.private_files import private_opener, replace_private
 from meshtasks.flows.analytics.dataset import DatasetLock, LocalFiles
 from meshtasks.flows.archive.objects import FileStore
-from meshtasks.producers.homeassistant.states import KnownStates
+from meshtasks.producers.homeassistant.publishing import KnownStates
 from meshtasks.producers.spoolfile import SpoolFile
 from meshtasks.state.archive_journal import ArchiveJournal
 from meshtasks.state.database import Database, StateLocation

@@ -15,8 +15,11 @@ from meshtasks.errors import ConfigError
 from meshtasks.producers.base import Producer
 from meshtasks.producers.homeassistant.config import HomeAssistantConfig
 from meshtasks.producers.homeassistant.follower import Access, Follower
-from meshtasks.producers.homeassistant.publishing import EventCounts, EventPublisher
-from meshtasks.producers.homeassistant.states import KnownStates
+from meshtasks.producers.homeassistant.publishing import (
+    EventCounts,
+    EventPublisher,
+    KnownStates,
+)
 from meshtasks.timing import Backoff
 from tests.support.amqp import Delivery
 from tests.support.homeassistant import TOKEN, ReplayedHomeAssistant

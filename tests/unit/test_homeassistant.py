@@ -23,8 +23,7 @@ from meshtasks.producers.homeassistant.messages import (
     reading,
     state_change,
 )
-from meshtasks.producers.homeassistant.publishing import OwnContexts
-from meshtasks.producers.homeassistant.states import KnownStates
+from meshtasks.producers.homeassistant.publishing import KnownStates, OwnContexts
 from meshtasks.records.models import StateChange
 
 SHIPPED = Path(__file__).parents[2] / "config"

@@ -23,8 +23,7 @@ from meshtasks.producers.homeassistant.frames import (
     decoded,
     frame_of,
 )
-from meshtasks.producers.homeassistant.publishing import EventPublisher
-from meshtasks.producers.homeassistant.states import KnownStates
+from meshtasks.producers.homeassistant.publishing import EventPublisher, KnownStates
 from meshtasks.timing import Backoff
 
 AT = "2026-11-23T12:00:00+00:00"

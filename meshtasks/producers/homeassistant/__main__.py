@@ -18,8 +18,7 @@ from meshtasks.producers.homeassistant.config import (
     access_token,
     websocket_url,
 )
-from meshtasks.producers.homeassistant.publishing import EventPublisher
-from meshtasks.producers.homeassistant.states import KnownStates
+from meshtasks.producers.homeassistant.publishing import EventPublisher, KnownStates
 from meshtasks.producers.session import run_session, spooling_producer
 
 
