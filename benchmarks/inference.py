@@ -22,7 +22,7 @@ from benchmarks.services import Services, Space
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.demo.packages import ensure_triton
 from meshtasks.demo.process import Process
-from meshtasks.demo.triton import Triton
+from meshtasks.demo.servers import Triton
 
 MODELS = Path(__file__).with_name("models")
 REQUESTS, RESULTS = "ai.inference.requests", "ai.inference.results"

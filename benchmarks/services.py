@@ -29,7 +29,7 @@ from meshtasks.demo.rabbitmq import (
     PROMETHEUS,
     RabbitMQ,
 )
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 
 CONFIG = ROOT / "config"
 

@@ -47,8 +47,7 @@ from meshtasks import masking
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
 from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
-from meshtasks.demo.triton import Triton, unavailable_reason
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import Triton, VictoriaMetrics, unavailable_reason
 from meshtasks.state.database import Database, StateLocation
 from tests.support import containers
 from tests.support.chromium import absent_reason

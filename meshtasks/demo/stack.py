@@ -29,8 +29,7 @@ from meshtasks.demo import loopback
 from meshtasks.demo.process import Process, ProcessFailed
 from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, Ports, RabbitMQ
 from meshtasks.demo.receiver import Receiver
-from meshtasks.demo.triton import Triton, unavailable_reason
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import Triton, VictoriaMetrics, unavailable_reason
 
 #: The services' usual ports, taken where they are free.
 _AMQP, _MANAGEMENT, _MQTT, _VICTORIA_METRICS, _FLOWER = 5672, 15672, 1883, 8428, 5555

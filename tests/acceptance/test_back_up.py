@@ -14,7 +14,7 @@ from pathlib import Path
 from meshtasks.amqp.publisher import Publisher
 from meshtasks.cli.certificates import make_certificates
 from meshtasks.demo.rabbitmq import RabbitMQ
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from tests.support.amqp import queue_depth
 from tests.support.docs import DOCS, snippets
 from tests.support.meshes import declared

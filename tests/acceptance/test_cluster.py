@@ -17,7 +17,7 @@ import pytest
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.errors import Transient
 from meshtasks.flows.sinks import Sinks
 from meshtasks.producers.base import Producer

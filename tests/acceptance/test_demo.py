@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from meshtasks.demo.triton import unavailable_reason
+from meshtasks.demo.servers import unavailable_reason
 from tests.support.inference import REQUESTS
 from tests.support.processes import processes_of
 from tests.support.waiting import wait_until

@@ -19,7 +19,7 @@ import pytest
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.cli import main
 from meshtasks.demo.rabbitmq import RabbitMQ
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.state.database import StateLocation
 from meshtasks.state.history import History
 from tests.conftest import ROOT

@@ -13,7 +13,7 @@ from paho.mqtt import publish as mqtt
 
 from meshtasks.config.environment import Environment
 from meshtasks.demo.rabbitmq import RabbitMQ
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.flows.archive.objects import open_store
 from tests.support.amqp import drain, publish_raw, queue_depth, take
 from tests.support.archive import lines_in

@@ -11,7 +11,7 @@ import time
 from itertools import chain
 from pathlib import Path
 
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from tests.support import hostile
 from tests.support.amqp import drain, queue_depth
 from tests.support.hostile import PROPERTIES, Hostile

@@ -18,7 +18,7 @@ import yaml
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.config.settings import Settings
 from meshtasks.demo.rabbitmq import MANAGEMENT, PARTITIONS, RabbitMQ
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.sinks import PUBLISHER, TIMESERIES
 from tests.support.amqp import drain

@@ -13,7 +13,7 @@ import pytest
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from tests.support.amqp import drain, open_channel, queue_depth, take
 from tests.support.inference import REQUESTS, RESULTS, request
 from tests.support.meshes import declared, reconfigured

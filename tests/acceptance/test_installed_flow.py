@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from tests.support.amqp import publish_raw, queue_depth, take
 from tests.support.docs import DOCS, ROOT, snippets, with_snippets
 from tests.support.meshes import declared, reconfigured

@@ -13,7 +13,7 @@ import pytest
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.problems import Problem

@@ -15,7 +15,7 @@ import pytest
 from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.demo.rabbitmq import RabbitMQ
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from tests.support.amqp import drain, has_registered, queue_depth, take
 from tests.support.meshes import declared
 from tests.support.readings import bad_bodies, message

@@ -11,7 +11,7 @@ import pytest
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from tests.support.amqp import drain, queue_depth, take
 from tests.support.meshes import declared, reconfigured
 from tests.support.receiver import Answer, Receiver

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.flows.archive.objects import open_store
 from tests.support.amqp import drain, publish_raw, queue_depth, take
 from tests.support.archive import lines_in, lines_sent

@@ -10,7 +10,7 @@ import pytest
 
 from meshtasks.config.settings import load_settings
 from meshtasks.demo.rabbitmq import RabbitMQ
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from tests.support.amqp import publish_raw
 from tests.support.command import Command, command
 from tests.support.meshes import declared

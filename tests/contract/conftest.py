@@ -13,7 +13,7 @@ import pytest
 
 from meshtasks.demo import loopback
 from meshtasks.demo.rabbitmq import RabbitMQ
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.flows.archive.objects import OBJECTS
 from meshtasks.flows.sinks import Sinks
 from tests.support.amqp import Delivery, drain

@@ -15,7 +15,7 @@ from meshtasks.amqp.delivery import delivery_of
 from meshtasks.cli import main
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.archive.objects import (
     OBJECTS,

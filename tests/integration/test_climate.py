@@ -15,7 +15,7 @@ from meshtasks.amqp.declare import declare
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import load_settings
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.errors import PublishUnconfirmed
 from meshtasks.flows.contract import Batch
 from meshtasks.flows.sinks import PUBLISHER, RULE_STATE, TIMESERIES, Sinks

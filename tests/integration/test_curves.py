@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from meshtasks.config.environment import Environment
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.errors import SinkUnavailable
 from meshtasks.flows.timeseries import TimeSeries
 from meshtasks.flows.timeseries_queries import read_curve

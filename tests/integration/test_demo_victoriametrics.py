@@ -14,7 +14,7 @@ import pytest
 from meshtasks.demo import loopback
 from meshtasks.demo.audit import stored_points
 from meshtasks.demo.process import ProcessFailed
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
 from meshtasks.flows.timeseries_queries import retention_seconds, victoriametrics_state
 from tests.support.processes import processes_of

@@ -15,7 +15,7 @@ import yaml
 
 from meshtasks.config.environment import Environment
 from meshtasks.demo import loopback
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.worker.breaker import Breaker
 from meshtasks.worker.metrics import WorkerMetrics
 from tests.support.influx import Influx, InfluxTarget

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from meshtasks.config.settings import load_settings
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.flows.inference.handler import evaluate_results
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, Retry

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Retry
 from meshtasks.records.envelope import Envelope

@@ -13,7 +13,7 @@ import pytest
 from meshtasks.amqp.accounts import rights_of
 from meshtasks.cli.units import processes, variable_text
 from meshtasks.demo.rabbitmq import RabbitMQ
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from tests.support.amqp import publish_raw
 from tests.support.systemd import Unit, variables
 from tests.support.topologies import shipped_topology

@@ -12,7 +12,7 @@ import pytest
 
 from meshtasks.config.environment import Environment
 from meshtasks.demo import loopback
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.errors import ConfigError, SinkUnavailable
 from meshtasks.flows.timeseries import TimeSeries
 from tests.support.influx import InfluxTarget

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from meshtasks.demo import loopback
-from meshtasks.demo.victoriametrics import VictoriaMetrics
+from meshtasks.demo.servers import VictoriaMetrics
 
 EVERYTHING = '{__name__!=""}'
 
