@@ -24,7 +24,7 @@ from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError
-from meshtasks.producers.sensornet.announcements import AnnouncementsFile
+from meshtasks.producers.sensornet.discovery import AnnouncementsFile
 from meshtasks.producers.sensornet.normaliser import Normaliser
 from meshtasks.producers.sensornet.service import DeviceService
 from tests.support import hostile
@@ -254,7 +254,7 @@ def serving(url: str, directory: Path) -> Iterator[DeviceService]:
     """The normaliser in a thread."""
     stop = threading.Event()
     memory = AnnouncementsFile(directory / "discovery.json")
-    normaliser = Normaliser(shipped(), memory.announcements)
+    normaliser = Normaliser(shipped(), memory)
     seen = directory / "seen"
     service = DeviceService(url, "devices", normaliser, memory, stop, seen=seen)
     thread = threading.Thread(target=service.run)
@@ -383,7 +383,7 @@ def test_an_account_that_may_not_read_the_queue_ends_it(
     rabbitmq: RabbitMQ, mesh_vhost: str, tmp_path: Path
 ) -> None:
     memory = AnnouncementsFile(tmp_path / "discovery.json")
-    normaliser = Normaliser(shipped(), memory.announcements)
+    normaliser = Normaliser(shipped(), memory)
     url = account(rabbitmq, mesh_vhost, "producer")
 
     with pytest.raises(ConfigError) as caught:
@@ -403,7 +403,5 @@ def test_what_devices_announce_is_remembered(
     path = tmp_path / "discovery.json"
     wait_until(path.exists, _PATIENCE_SECONDS, "the file")
 
-    (known,) = AnnouncementsFile(path).announcements.at(
-        "garagedoor1.sensor.garage_temperature.state"
-    )
+    (known,) = AnnouncementsFile(path).at("garagedoor1.sensor.garage_temperature.state")
     assert known.device == "GarageDoor1"

@@ -15,8 +15,8 @@ from meshtasks.amqp.routing import MQTT_EXCHANGE
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.settings import load_settings
 from meshtasks.producers.__main__ import main
-from meshtasks.producers.sensornet.announcements import Announcements, AnnouncementsFile
 from meshtasks.producers.sensornet.config import CONFIG, SensorNet
+from meshtasks.producers.sensornet.discovery import Announcements, AnnouncementsFile
 from meshtasks.producers.sensornet.normaliser import Normalised, Normaliser, Published
 from meshtasks.producers.sensornet.service import DeviceService
 from meshtasks.producers.session import broker_url
@@ -55,7 +55,7 @@ def sensornet(
         return
     path = settings.env.state_dir / "sensornet-discovery.json"
     announcements = AnnouncementsFile(path)
-    normaliser = Normaliser(config, announcements.announcements)
+    normaliser = Normaliser(config, announcements)
     stop = context.ensure_object(threading.Event)
     service = DeviceService(
         broker_url(),

@@ -7,12 +7,17 @@ abbreviated. https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError, model_validator
 
-from meshtasks.errors import SchemaMismatch, UnknownUnit
+from meshtasks.amqp.routing import topic_matches
+from meshtasks.config.private_files import make_private_directory, replace_private
+from meshtasks.errors import ConfigError, SchemaMismatch, UnknownUnit
 from meshtasks.producers.sensornet import template
 from meshtasks.producers.sensornet.kinds import (
     BINARY_CLASSES,
@@ -23,6 +28,8 @@ from meshtasks.producers.sensornet.kinds import (
 )
 from meshtasks.producers.sensornet.payload import Ignored, object_of, state_of
 from meshtasks.producers.sensornet.template import Template
+
+logger = logging.getLogger(__name__)
 
 _COMPONENTS = ("sensor", "binary_sensor", "climate")
 
@@ -56,6 +63,8 @@ _OF_CLIMATE: Mapping[str, str] = {
 
 #: More entities of one device are not taken; the largest have some hundred.
 _MOST_ENTITIES = 500
+#: More config topics are not kept: a house has hundreds.
+MAX_TOPICS = 20_000
 #: A longer text is none of a device's words.
 _LONGEST_TEXT = 1_000
 
@@ -97,12 +106,9 @@ class Announced(BaseModel):
         """An entity as it was kept until 2026: with its kind and its value's path."""
         if not isinstance(data, dict) or "component" in data or "kind" not in data:
             return data
-        classes = {"sensor": SENSOR_CLASSES, "binary_sensor": _BINARY_KINDS}
-        found = {
-            kind: (component, device_class)
-            for component, kinds in classes.items()
-            for device_class, kind in kinds.items()
-        }
+        found = {kind: ("sensor", name) for name, kind in SENSOR_CLASSES.items()}
+        for name, state in BINARY_CLASSES.items():
+            found[state.kind] = ("binary_sensor", name)
         component, device_class = found.get(data["kind"], (None, None))
         path = data.get("path")
         steps = "unknown()" if path is None else "".join(f"[{step!r}]" for step in path)
@@ -171,9 +177,6 @@ class Announced(BaseModel):
         return state_of(value) is not state_of(off or "off")
 
 
-_BINARY_KINDS = {name: state.kind for name, state in BINARY_CLASSES.items()}
-
-
 def word_of(value: object) -> str:
     """A value as payloads of binary sensors are compared, whatever its JSON type:
     ``false`` is ``False``, and ``1`` is ``"1.0"``."""
@@ -205,9 +208,8 @@ def parse(levels: Sequence[str], body: bytes) -> tuple[Announced, ...] | Ignored
     config = _long(object_of(body))
     device = config.get("device")
     of_device = _long(device) if isinstance(device, dict) else {}
-    entity = levels[-2]
     if component != "device":
-        return tuple(_entity(component, entity, config, of_device))
+        return tuple(_entity(component, levels[-2], config, of_device))
     found: list[Announced] = []
     parts = config.get("components")
     for name, part in parts.items() if isinstance(parts, dict) else ():
@@ -273,9 +275,8 @@ def _ids(device: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _payload(value: object) -> str | None:
-    return (
-        word_of(value)[:_LONGEST_TEXT] if isinstance(value, str | int | float) else None
-    )
+    is_scalar = isinstance(value, str | int | float)
+    return word_of(value)[:_LONGEST_TEXT] if is_scalar else None
 
 
 def _long(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,3 +286,165 @@ def _long(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(value: object) -> str:
     return value.strip()[: _LONGEST_TEXT + 1] if isinstance(value, str) else ""
+
+
+#: Config topic → the entities it announced.
+SavedAnnouncements = RootModel[dict[str, tuple[Announced, ...]]]
+
+
+class Announcements:
+    """The announced entities; ``known`` are those of an earlier run.
+
+    Attributes:
+        changed: whether :attr:`saved` is not what it was when this was last false.
+    """
+
+    def __init__(self, known: Mapping[str, tuple[Announced, ...]]) -> None:
+        self._by_config: dict[str, tuple[Announced, ...]] = {}
+        #: Pattern of routing keys → config topics, with the number of their entities.
+        self._by_pattern: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._wildcards: set[str] = set()
+        self._by_device: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        #: Name of a device and of an entity → how many there are.
+        self._same_name: Counter[tuple[str, str]] = Counter()
+        #: Name of a device → whether it is one device's own; forgotten at each change.
+        self._own_names: dict[str, bool] = {}
+        for config_key, entities in known.items():
+            self.put(config_key, entities)
+        self.changed = False
+
+    @property
+    def saved(self) -> SavedAnnouncements:
+        """What is to be kept for the next run."""
+        return SavedAnnouncements(self._by_config)
+
+    def put(self, config_key: str, entities: tuple[Announced, ...]) -> bool:
+        """Take what a config topic announces, nothing to withdraw what it had;
+        whether there was room for it."""
+        before = self._by_config.get(config_key, ())
+        if before == entities:
+            return True
+        if not before and len(self._by_config) >= MAX_TOPICS:
+            return False
+        if before:
+            self._count(config_key, self._by_config.pop(config_key), -1)
+        if entities:
+            self._by_config[config_key] = entities
+            self._count(config_key, entities, 1)
+        self.changed = True
+        return True
+
+    def at(self, routing_key: str) -> Sequence[Announced]:
+        """The entities whose state is published with this routing key."""
+        patterns = [
+            routing_key,
+            *(each for each in self._wildcards if topic_matches(each, routing_key)),
+        ]
+        return [
+            self._named(config_key, entity)
+            for pattern in patterns
+            for config_key in self._by_pattern.get(pattern, ())
+            for entity in self._by_config[config_key]
+            if _pattern(entity) == pattern
+        ]
+
+    def _named(self, config_key: str, entity: Announced) -> Announced:
+        """The entity; by a longer name if its device has another one of this name."""
+        if not entity.device or self._same_name[entity.device, entity.entity] == 1:
+            return entity
+        longer = f"{config_key.removesuffix('.config')}.{entity.entity}"
+        return entity.model_copy(update={"entity": longer.replace(".", "_")})
+
+    def device_name(self, entities: Iterable[Announced]) -> str:
+        """Name of the device of these entities; empty when it has none of its own,
+        or they are of several devices. A name that several devices share would make
+        one series of their readings."""
+        name, *others = {entity.device for entity in entities} or {""}
+        if others or not name:
+            return ""
+        if name not in self._own_names:
+            self._own_names[name] = self._is_of_one_device(name)
+        return name if self._own_names[name] else ""
+
+    def _is_of_one_device(self, name: str) -> bool:
+        """Whether all that go by a name are tied together by their identifiers."""
+        apart: list[set[str]] = []
+        for config_key in self._by_device.get(name, ()):
+            for entity in self._by_config[config_key]:
+                if entity.device == name:
+                    ids = set(entity.device_ids or [config_key])
+                    touching = [each for each in apart if each & ids]
+                    others = [each for each in apart if not each & ids]
+                    apart = [*others, ids.union(*touching)]
+        return len(apart) <= 1
+
+    def _count(
+        self, config_key: str, entities: tuple[Announced, ...], change: int
+    ) -> None:
+        for entity in entities:
+            pattern = _pattern(entity)
+            for counters, key in (
+                (self._by_pattern, pattern),
+                (self._by_device, entity.device),
+            ):
+                counters[key][config_key] += change
+                if not counters[key][config_key]:
+                    del counters[key][config_key]
+                if not counters[key]:
+                    del counters[key]
+            if pattern not in self._by_pattern:
+                self._wildcards.discard(pattern)
+            elif {"*", "#"} & set(pattern.split(".")):
+                self._wildcards.add(pattern)
+            named = entity.device, entity.entity
+            self._same_name[named] += change
+            if not self._same_name[named]:
+                del self._same_name[named]
+        self._own_names.clear()
+
+
+def _pattern(entity: Announced) -> str:
+    """Its topic filter for routing keys, as the broker translates it."""
+    return entity.state_topic.replace("/", ".").replace("+", "*")
+
+
+class AnnouncementsFile(Announcements):
+    """Announcements that are kept from one run to the next.
+
+    Discovery messages are sent seldom (when a device or Home Assistant starts), and the
+    broker hands retained ones to MQTT clients only, not to a queue.
+
+    Args:
+        path: made at the first change, with its directory.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        known = {}
+        try:
+            known = SavedAnnouncements.model_validate_json(path.read_bytes()).root
+        except FileNotFoundError:
+            pass
+        except (OSError, ValidationError) as error:
+            expected = (
+                "what an earlier run has written; without the file, devices are called "
+                "as in their topics until they announce themselves again"
+            )
+            raise ConfigError(str(path), "-", expected) from error
+        super().__init__(known)
+
+    def save(self) -> None:
+        """Write what is new. A disk that is full is logged, and tried again with the
+        next change: readings need not wait for it."""
+        if not self.changed:
+            return
+        try:
+            make_private_directory(self._path.parent)
+            replace_private(self._path, self.saved.model_dump_json())
+        except OSError as error:
+            logger.error("cannot keep what devices announced: %s", error)  # noqa: TRY400 - the text says it
+        else:
+            self.changed = False

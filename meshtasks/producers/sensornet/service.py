@@ -31,7 +31,7 @@ from meshtasks.errors import ConfigError, Transient, Unroutable
 from meshtasks.outcome import Dead
 from meshtasks.producers.buffer import Route, encode
 from meshtasks.producers.collecting import metric
-from meshtasks.producers.sensornet.announcements import AnnouncementsFile
+from meshtasks.producers.sensornet.discovery import AnnouncementsFile
 from meshtasks.producers.sensornet.normaliser import (
     Normalised,
     Normaliser,
