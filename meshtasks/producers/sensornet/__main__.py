@@ -1,26 +1,371 @@
-"""``python -m meshtasks.producers sensornet``."""
+"""``python -m meshtasks.producers sensornet``: from the devices' queue to the mesh's
+exchanges, and only then acknowledged.
+
+There is no spool and no buffer: what is not published yet is still in the queue, on
+the broker. While the mesh's messages cannot be published, the ones at hand are tried
+again and no more are taken.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import platform
 import sys
 import threading
 import time
-from collections.abc import Iterable
-from typing import Annotated
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
 
+import kombu
 import typer
+from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.delivery import Delivery, delivery_of
+from meshtasks.amqp.dead_letters import FailedMessage, dead_message
+from meshtasks.amqp.frames import new_message_id
+from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.routing import MQTT_EXCHANGE
 from meshtasks.amqp.topology import TOPOLOGY, Topology
+from meshtasks.config.private_files import make_private_directory
 from meshtasks.config.settings import load_settings
+from meshtasks.errors import ConfigError, Transient, Unroutable
+from meshtasks.outcome import Dead
 from meshtasks.producers.__main__ import main
+from meshtasks.producers.buffer import Route, encode
+from meshtasks.producers.collecting import metric
 from meshtasks.producers.sensornet.config import CONFIG, SensorNet
 from meshtasks.producers.sensornet.discovery import Announcements, AnnouncementsFile
-from meshtasks.producers.sensornet.normaliser import Normalised, Normaliser, Published
-from meshtasks.producers.sensornet.service import DeviceService
+from meshtasks.producers.sensornet.normaliser import (
+    Normalised,
+    Normaliser,
+    NotBelieved,
+    Published,
+    moment,
+    writable,
+)
+from meshtasks.producers.sensornet.report import ValueCounts
 from meshtasks.producers.session import broker_url
 from meshtasks.text import printable
+from meshtasks.timing import Backoff
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+_REPORT_SECONDS = 60.0
+#: Routing key of its own metrics.
+_METRICS = "metrics.application.sensornet"
+#: More names of values are not told apart: a topic may hold anything.
+_MOST_NAMES = 500
+_OTHER_NAMES = "other names"
+_OUTCOMES = ("published", "dead", "passed_over")
+#: Messages of one burst. As many again are on their way meanwhile.
+BURST = 500
+#: How long a burst may go on once it has begun.
+_BURST_SECONDS = 0.02
+
+
+class Inbox:
+    """Consumes one queue over one open connection; a lost one needs a new inbox.
+
+    Raises:
+        ConfigError: the account may not read the queue.
+        Transient: there is no such queue (yet).
+    """
+
+    def __init__(self, connection: kombu.Connection, queue: str) -> None:
+        self._connection = connection
+        self._arrived: deque[Delivery] = deque()
+        self._channel: Any = connection.channel()
+        try:
+            self._channel.basic_qos(0, 2 * BURST, a_global=False)
+            self._channel.basic_consume(queue, callback=self._on_message)
+        except NotFound as error:
+            message = f"there is no queue {queue}; run `meshtasks topology apply`"
+            raise Transient(message) from error
+        except AccessRefused as error:
+            source = f"RabbitMQ virtual host {connection.virtual_host}"
+            expected = f"this account is not allowed to read it ({error.reply_text})"
+            raise ConfigError(source, f"queue {queue}", expected) from error
+
+    def take(self, within_seconds: float) -> list[Delivery]:
+        """The messages that are there, in order; none if none comes in time.
+
+        Raises:
+            Transient: the broker closed the channel.
+        """
+        try:
+            self._drain(1, within_seconds)
+            self._drain(BURST, _BURST_SECONDS)
+        except ChannelError as error:
+            message = f"the broker closed the channel: {error.reply_text}"
+            raise Transient(message) from error
+        return [self._arrived.popleft() for _ in range(min(BURST, len(self._arrived)))]
+
+    def acknowledge(self, last: Delivery) -> None:
+        """Acknowledge a message and all that were taken before it."""
+        self._channel.basic_ack(last.tag, multiple=True)
+
+    def _on_message(self, message: Any) -> None:
+        self._arrived.append(delivery_of(message, time.time()))
+
+    def _drain(self, enough: int, within_seconds: float) -> None:
+        deadline = time.monotonic() + within_seconds
+        with suppress(TimeoutError):
+            while len(self._arrived) < enough:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return
+                self._connection.drain_events(timeout=remaining)
+
+
+@dataclass(slots=True)
+class MessageCounts:
+    """Counts since the start.
+
+    Attributes:
+        outcomes: messages of devices that are resolved, by what became of them:
+            ``published`` whole as messages of the mesh; ``dead``, although good values
+            of theirs are published; or ``passed_over``.
+        messages: exchange → messages published to it.
+        skipped: reason → values, or messages without a value, that were passed over.
+        values: the same by reason and name of the value, of the first 500 names; the
+            others count as "other names".
+    """
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    messages: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    values: ValueCounts = field(default_factory=Counter)
+
+    def add(self, normalised: Normalised) -> list[tuple[str, str]]:
+        """Count a message that is resolved; the reasons and names of values that were
+        not seen before."""
+        whole = "published" if normalised.messages else "passed_over"
+        self.outcomes[whole if normalised.dead is None else "dead"] += 1
+        self.messages.update(message.exchange for message in normalised.messages)
+        self.skipped.update(normalised.skipped)
+        new = []
+        for key, count in (normalised.counted + normalised.remarks).items():
+            reason, name = key
+            if name and key not in self.values and len(self.values) < _MOST_NAMES:
+                new.append(key)
+            if name:
+                counted = key in self.values or key in new
+                self.values[key if counted else (reason, _OTHER_NAMES)] += count
+        return new
+
+    def of_messages(self) -> dict[str, int]:
+        """``received = published + dead + passed_over``."""
+        parts = {name: self.outcomes[name] for name in _OUTCOMES}
+        return {"received": self.outcomes.total(), **parts}
+
+    def summary(self) -> dict[str, Any]:
+        """As one JSON object."""
+        return {
+            **self.of_messages(),
+            "messages": dict(self.messages),
+            "skipped": dict(self.skipped.most_common()),
+        }
+
+    def metrics(self, host: str, now: float) -> Iterator[dict[str, Any]]:
+        """The same as metrics of the mesh: of messages, and of each name of values
+        that are passed over."""
+        yield metric("sensornet", self.of_messages(), {"host": host}, now)
+        for (reason, name), count in self.values.items():
+            tags = {"host": host, "reason": reason, "value": writable(name)}
+            yield metric("sensornet_passed_over", {"count": count}, tags, now)
+
+
+class _StoppedError(Exception):
+    """``stop`` was set before everything was confirmed."""
+
+
+class DeviceService:
+    """Normalises what devices publish, until ``stop`` is set; what is at hand is
+    finished before, unless the broker is away.
+
+    Args:
+        announcements: those that the normaliser adds to.
+        seen: a file whose time is that of the last look at the queue; what has it
+            looked at by a probe sees whether the queue is consumed.
+
+    Attributes:
+        counts: what became of the messages so far.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        queue: str,
+        normaliser: Normaliser,
+        announcements: AnnouncementsFile,
+        stop: threading.Event,
+        *,
+        seen: Path | None = None,
+    ) -> None:
+        self._url = url
+        self._queue = queue
+        self._normaliser = normaliser
+        self._announcements = announcements
+        self._stop = stop
+        self._seen = seen
+        self._publisher = Publisher(url)
+        self._backoff = Backoff()
+        self._reported = MessageCounts().summary()
+        self._reported_at = time.monotonic()
+        self.counts = MessageCounts()
+
+    def run(self) -> None:
+        """Consume; after a lost connection, again.
+
+        Raises:
+            ConfigError: the broker refuses the account, its virtual host or its
+                right to read the queue.
+        """
+        failed_attempts = 0
+        try:
+            while not self._stop.is_set():
+                try:
+                    with connected(self._url) as connection:
+                        inbox = Inbox(connection, self._queue)
+                        logger.info("consuming queue %s", self._queue)
+                        failed_attempts = 0
+                        self._serve(inbox)
+                except Transient as error:
+                    logger.warning("%s", error)
+                    self._stop.wait(self._backoff.delay_seconds(failed_attempts))
+                    failed_attempts += 1
+        except _StoppedError:
+            logger.info("stopped while the broker did not take messages")
+        finally:
+            self._publisher.close()
+
+    def _serve(self, inbox: Inbox) -> None:
+        while not self._stop.is_set():
+            self._show_life()
+            if deliveries := inbox.take(_POLL_SECONDS):
+                self._handle(deliveries)
+                inbox.acknowledge(deliveries[-1])
+            if time.monotonic() - self._reported_at >= _REPORT_SECONDS:
+                self._report()
+
+    def _show_life(self) -> None:
+        if self._seen is None:
+            return
+        try:
+            make_private_directory(self._seen.parent)
+            self._seen.touch()
+        except OSError as error:
+            logger.warning("probes will not see that the queue is consumed: %s", error)
+            self._seen = None
+
+    def _handle(self, deliveries: Sequence[Delivery]) -> None:
+        """Publish what becomes of the messages, and count it."""
+        results = [
+            self._normaliser.normalise(
+                Published(each.routing_key, each.body, _received_at(each))
+            )
+            for each in deliveries
+        ]
+        self._announcements.save()
+        outgoing: list[Outgoing] = []
+        for delivery, result in zip(deliveries, results, strict=True):
+            outgoing += result.messages
+            if result.dead:
+                outgoing.append(self._dead_letter(delivery, result.dead))
+        if unroutable := self._publish(outgoing):
+            self._dead_letter_unroutable(deliveries, results, unroutable)
+        for result in results:
+            for reason, name in self.counts.add(result):
+                logger.info("values of %s are passed over: %s", name, reason)
+
+    def _dead_letter_unroutable(
+        self,
+        deliveries: Sequence[Delivery],
+        results: list[Normalised],
+        unroutable: frozenset[Route],
+    ) -> None:
+        """Dead-letter the messages for whose readings there is no queue, nor an
+        alternate exchange.
+
+        Raises:
+            Transient: there is no queue for dead letters either.
+        """
+        dead = Dead(str(Unroutable(unroutable)), Unroutable.__name__)
+        dead_letters = []
+        for index, result in enumerate(results):
+            if any((m.exchange, m.routing_key) in unroutable for m in result.messages):
+                results[index] = replace(result, dead=dead)
+                dead_letters.append(self._dead_letter(deliveries[index], dead))
+        if again := self._publish(dead_letters):
+            message = f"{Unroutable(again)}; run `meshtasks topology apply`"
+            raise Transient(message)
+
+    def _publish(self, messages: Sequence[Outgoing]) -> frozenset[Route]:
+        """Publish until confirmed; the routes without a queue.
+
+        Raises:
+            _StoppedError: ``stop`` was set meanwhile.
+        """
+        failed_attempts = 0
+        while messages:
+            try:
+                self._publisher.publish(messages)
+            except Unroutable as error:
+                return error.routes
+            except Transient as error:
+                logger.warning("the broker did not take a batch: %s", error)
+                if self._stop.wait(self._backoff.delay_seconds(failed_attempts)):
+                    raise _StoppedError from error
+                failed_attempts += 1
+            else:
+                break
+        return frozenset()
+
+    def _dead_letter(self, delivery: Delivery, dead: Dead) -> Outgoing:
+        failed = FailedMessage(delivery, self._queue, delivery.body)
+        worker, now = f"sensornet@{platform.node()}", time.time()
+        return dead_message(failed, dead, task_id="", worker=worker, now=now)
+
+    def _report(self) -> None:
+        """Log and publish the counts, if they have changed."""
+        self._reported_at = time.monotonic()
+        summary = self.counts.summary()
+        if summary == self._reported:
+            return
+        self._reported = summary
+        logger.info("so far %s", summary)
+        now = time.time()
+        messages = [
+            Outgoing(
+                *("metrics", f"{_METRICS}.{record['name']}", encode(record)),
+                *(new_message_id(), now),
+            )
+            for record in self.counts.metrics(platform.node(), now)
+        ]
+        if unroutable := self._publish(messages):
+            logger.warning("%s", Unroutable(unroutable))
+
+
+def _received_at(delivery: Delivery) -> float:
+    """When the broker received it, if it is configured to note that, else when we did.
+
+    Its interceptor ``set_header_timestamp`` adds milliseconds as a header:
+    https://www.rabbitmq.com/docs/message-interceptors.
+    """
+    with suppress(NotBelieved):  # any client may send a header by that name
+        noted = moment(
+            delivery.headers.get("timestamp_in_ms"), delivery.received_at, None
+        )
+        if noted is not None:
+            return noted
+    return delivery.received_at
 
 
 def sensornet(
@@ -53,17 +398,15 @@ def sensornet(
     if explain:
         _explain(config, settings.read(TOPOLOGY), sys.stdin)
         return
-    path = settings.env.state_dir / "sensornet-discovery.json"
-    announcements = AnnouncementsFile(path)
-    normaliser = Normaliser(config, announcements)
-    stop = context.ensure_object(threading.Event)
+    directory = settings.env.state_dir
+    announcements = AnnouncementsFile(directory / "sensornet-discovery.json")
     service = DeviceService(
         broker_url(),
         config.queue,
-        normaliser,
+        Normaliser(config, announcements),
         announcements,
-        stop,
-        seen=settings.env.state_dir / "sensornet.seen",
+        context.ensure_object(threading.Event),
+        seen=directory / "sensornet.seen",
     )
     service.run()
     typer.echo(json.dumps(service.counts.summary()))
