@@ -10,8 +10,7 @@ import pytest
 
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.producers.buffer import Buffer, Pending
-from meshtasks.producers.spool import Spool, SpoolLimits
-from meshtasks.producers.spoolfile import OVERHEAD_BYTES
+from meshtasks.producers.spool import OVERHEAD_BYTES, Spool, SpoolLimits
 
 #: Makes a buffer for so many messages, and so many bytes of bodies with what
 #: the buffer counts beside them.

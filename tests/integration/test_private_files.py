@@ -16,7 +16,7 @@ from meshtasks.config.private_files import private_opener, replace_private
 from meshtasks.flows.analytics.dataset import DatasetLock, LocalFiles
 from meshtasks.flows.archive.objects import FileStore
 from meshtasks.producers.homeassistant.publishing import KnownStates
-from meshtasks.producers.spoolfile import SpoolFile
+from meshtasks.producers.spool import SpoolFile
 from meshtasks.state.archive_journal import ArchiveJournal
 from meshtasks.state.database import Database, StateLocation
 

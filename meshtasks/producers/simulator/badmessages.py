@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple
 
 from meshtasks.producers.simulator import devices
 from meshtasks.producers.simulator.sensors import SENSORS, motion_record, utc_time
@@ -72,13 +71,6 @@ class Specimen:
     lenient: bool = False
 
 
-class Card(NamedTuple):
-    """What is wrong with a message, and what kind of record is in it."""
-
-    kind: BadKind
-    domain_kind: str
-
-
 class Deck:
     """Deals the kinds of bad messages, each once before any comes again, and turns
     to each kind of record equally often.
@@ -96,12 +88,12 @@ class Deck:
     def __init__(self, domain_kinds: Collection[str], rng: random.Random) -> None:
         self._domain_kinds = domain_kinds
         self._rng = rng
-        self._cards: list[Card] = []
+        self._cards: list[tuple[BadKind, str]] = []
         self._rounds = 0
         self._dealt: Counter[str] = Counter()
 
-    def deal(self) -> Card:
-        """The next one."""
+    def deal(self) -> tuple[BadKind, str]:
+        """What is wrong with the next one, and what kind of record is in it."""
         if not self._cards:
             kinds = list(BadKind)
             if self._rounds % self._ROUNDS_PER_OVERSIZED:
@@ -119,14 +111,14 @@ class Deck:
             return list(self._domain_kinds)
         return [name for name in self._domain_kinds if name in _WITH_UNIT]
 
-    def _card(self, kind: BadKind) -> Card:
+    def _card(self, kind: BadKind) -> tuple[BadKind, str]:
         candidates = self._candidates(kind)
         fewest = min(self._dealt[name] for name in candidates)
         name = self._rng.choice(
             [each for each in candidates if self._dealt[each] == fewest]
         )
         self._dealt[name] += 1
-        return Card(kind, name)
+        return kind, name
 
 
 def bad_body(

@@ -33,6 +33,7 @@ from meshtasks.producers.simulator.sensors import (
 )
 
 _DAY_SECONDS = 86_400.0
+_OVERHEATING_CELSIUS, _OVERHEATS_EVERY_SECONDS = 45.0, 300.0
 
 #: Magnus formula with the constants of Alduchov and Eskridge (1996), equation 21.
 _MAGNUS_A = 17.625
@@ -129,16 +130,14 @@ class Overheating:
 
     room: str
     from_seconds: float
-    peak_celsius: float = 45.0
-    period_seconds: float = 300.0
 
     def celsius(self, seconds: float) -> float:
         """How much warmer the room is at this moment."""
         if seconds < self.from_seconds:
             return 0.0
-        since = (seconds - self.from_seconds) % self.period_seconds
+        since = (seconds - self.from_seconds) % _OVERHEATS_EVERY_SECONDS
         share = min(since / 4.0, 1.0, max(0.0, 1.0 - (since - 44.0) / 30.0))
-        return self.peak_celsius * share
+        return _OVERHEATING_CELSIUS * share
 
 
 @dataclass(frozen=True, slots=True)
