@@ -6,9 +6,9 @@ import pytest
 
 from meshtasks.amqp.connecting import Depth
 from meshtasks.amqp.management import QueueActivity
-from meshtasks.observation.event_monitor import Seen
 from meshtasks.demo.audit import QueueCounters
 from meshtasks.demo.reconciliation import QueueCount
+from meshtasks.observation.event_monitor import Seen
 
 QUEUE = "sensors.motion"
 

@@ -26,8 +26,8 @@ import typer
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from meshtasks.amqp.connecting import connected
-from meshtasks.amqp.delivery import Delivery, delivery_of
 from meshtasks.amqp.dead_letters import FailedMessage, dead_message
+from meshtasks.amqp.delivery import Delivery, delivery_of
 from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.routing import MQTT_EXCHANGE
