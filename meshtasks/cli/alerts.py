@@ -6,31 +6,36 @@ import getpass
 import json
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
+from datetime import tzinfo
 from typing import TYPE_CHECKING, Annotated, Never
 
 import typer
 
-from meshtasks.cli.alert_view import (
-    history_lines,
-    page,
-    silence_lines,
-    silenced_lines,
-    table,
-)
-from meshtasks.cli.places import tell_place
-from meshtasks.cli.terminal import fail, say
-from meshtasks.config.durations import seconds_of
+from meshtasks.cli.terminal import fail, say, tell_place
+from meshtasks.config.durations import seconds_of, span_text
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import SinkRejected
-from meshtasks.flows.alerts.config import ALERTS, parse_matcher
+from meshtasks.flows.alerts.config import ALERTS, local_time, parse_matcher
 from meshtasks.flows.alerts.handler import NOTIFIER
 from meshtasks.flows.alerts.rendering import Notification
-from meshtasks.flows.alerts.service import ALERT_STATE, current_alerts, routes_notified
-from meshtasks.flows.alerts.state import Silence
+from meshtasks.flows.alerts.service import (
+    ALERT_STATE,
+    CurrentAlert,
+    current_alerts,
+    route_line,
+    routes_notified,
+)
+from meshtasks.flows.alerts.state import (
+    AlertEvent,
+    AlertState,
+    NotificationState,
+    Silence,
+)
 from meshtasks.flows.sinks import Sinks
+from meshtasks.text import clip
 
 if TYPE_CHECKING:
     from meshtasks.flows.alerts.store import AlertTables
@@ -69,10 +74,8 @@ def show(
         for each in alerts:
             say(json.dumps(each.as_json(), ensure_ascii=False))
         return
-    for line in table(alerts, policy.zone, now):
-        say(line)
-    for line in silence_lines(silences, policy.zone, now):
-        say(line)
+    say(*table(alerts, policy.zone, now))
+    say(*silence_lines(silences, policy.zone, now))
 
 
 @app.command()
@@ -108,8 +111,7 @@ def silence(
     with _tables() as tables:
         tables.begin_silence(made, now)
         firing = tables.firing()
-    for line in silenced_lines(made, firing, now):
-        say(line, err=True)
+    say(*silenced_lines(made, firing, now), err=True)
     say(made.id)
 
 
@@ -195,8 +197,7 @@ def history(
         for event in events:
             say(json.dumps(asdict(event), ensure_ascii=False))
     else:
-        for line in history_lines(events, zone):
-            say(line)
+        say(*history_lines(events, zone))
 
 
 @app.command()
@@ -275,3 +276,108 @@ def _the_one(known: Iterable[str], beginning: str, what: str) -> str:
 
 def _refuse(message: str) -> Never:
     fail(message, exit_code=1)
+
+
+_TITLE_CHARS = 60
+_DETAIL_CHARS = 160
+#: Alerts or labels that are named where there may be hundreds.
+_EXAMPLES = 10
+
+
+def table(
+    shown: Sequence[CurrentAlert], zone: tzinfo | None, now: float
+) -> Iterator[str]:
+    """A table of alerts, with a head."""
+    if not shown:
+        yield "no alerts"
+        return
+    rows = [("ID", "STATE", "SEVERITY", "SINCE", "FOR", "NOTIFIED", "TITLE")]
+    for alert, state, notified in shown:
+        ends_at = now if alert.ends_at is None else alert.ends_at
+        rows.append(
+            (
+                alert.fingerprint,
+                state,
+                alert.severity,
+                _moment(alert.starts_at, zone),
+                span_text(ends_at - alert.starts_at),
+                notified,
+                clip(" ".join(alert.title.split()), _TITLE_CHARS),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        yield "  ".join(cell.ljust(width) for cell, width in cells).rstrip()
+
+
+def page(
+    shown: CurrentAlert,
+    routes: Mapping[str, NotificationState],
+    zone: tzinfo | None,
+    now: float,
+) -> Iterator[str]:
+    """All of one alert."""
+    alert = shown.alert
+    ends_at = now if alert.ends_at is None else alert.ends_at
+    yield f"{'id':<12} {alert.fingerprint}"
+    yield f"{'title':<12} {alert.title}"
+    yield f"{'message':<12} {alert.message}"
+    yield f"{'state':<12} {shown.state}"
+    yield f"{'severity':<12} {alert.severity}"
+    yield f"{'source':<12} {alert.source}"
+    yield f"{'since':<12} {_moment(alert.starts_at, zone)}"
+    yield f"{'for':<12} {span_text(ends_at - alert.starts_at)}"
+    if alert.acknowledged_by:
+        yield f"{'acknowledged':<12} by {alert.acknowledged_by}"
+    for name, value in sorted(alert.own_labels.items()):
+        yield f"{'label':<12} {name}={value}"
+    for route, known in sorted(routes.items()):
+        yield f"{'notified':<12} {route_line(route, known, zone)}"
+
+
+def silenced_lines(
+    silence: Silence, firing: Sequence[AlertState], now: float
+) -> Iterator[str]:
+    """What a silence mutes now; if nothing, by which labels alerts can be matched."""
+    muted = [each for each in firing if silence.covers(each.labels, now)]
+    if muted:
+        noun = "alert that goes" if len(muted) == 1 else "alerts that go"
+        yield f"silences {len(muted)} {noun} on:"
+        yield from (f"  {clip(each.title, _TITLE_CHARS)}" for each in muted[:_EXAMPLES])
+        if len(muted) > _EXAMPLES:
+            yield f"  and {len(muted) - _EXAMPLES} more"
+        return
+    yield "no alert that goes on matches; it holds for those to come"
+    labels = sorted({item for each in firing for item in each.labels.items()})
+    if labels:
+        named = ", ".join(f"{name}={value}" for name, value in labels[:_EXAMPLES])
+        more = f" and {len(labels) - _EXAMPLES} more" * (len(labels) > _EXAMPLES)
+        yield f"alerts that go on have the labels {named}{more}"
+
+
+def silence_lines(
+    silences: Sequence[Silence], zone: tzinfo | None, now: float
+) -> Iterator[str]:
+    """The silences, one a line."""
+    for each in silences:
+        left = span_text(each.ends_at - now)
+        why = f" ({each.comment})" if each.comment else ""
+        yield (
+            f"silence {each.id}: {' '.join(each.matchers)} until "
+            f"{_moment(each.ends_at, zone)} ({left} left), by {each.created_by}{why}"
+        )
+
+
+def history_lines(events: Sequence[AlertEvent], zone: tzinfo | None) -> Iterator[str]:
+    """Events, one a line."""
+    for event in events:
+        moment = local_time(event.at, zone).strftime("%Y-%m-%d %H:%M:%S")
+        who = f" [{event.who}]" if event.who else ""
+        detail = clip(" ".join(event.detail.split()), _DETAIL_CHARS)
+        said = f": {detail}" if detail else ""
+        yield f"{moment}  {event.kind:<13}{who} {event.title}{said}"
+
+
+def _moment(at: float, zone: tzinfo | None) -> str:
+    return local_time(at, zone).strftime("%d %b %H:%M")

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from meshtasks.cli.places import tell_place
-from meshtasks.cli.terminal import fail, say
+from meshtasks.cli.terminal import fail, say, tell_place
 from meshtasks.config.extras import require
 from meshtasks.config.settings import load_settings
 from meshtasks.flows.analytics.dataset import Dataset

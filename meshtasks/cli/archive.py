@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from operator import itemgetter
 from typing import Annotated
@@ -11,28 +14,66 @@ import typer
 
 from meshtasks.amqp.connecting import missing_queues
 from meshtasks.amqp.topology import TOPOLOGY
-from meshtasks.cli.archive_verify import Domains, End, Start, period_of, verify
-from meshtasks.cli.places import tell_place
 from meshtasks.cli.terminal import (
     EXIT_INTERRUPTED,
     counting,
     fail,
+    moment_of,
     say,
     stopping_on_signals,
+    tell_place,
 )
-from meshtasks.config.settings import load_settings
+from meshtasks.config.extras import require
+from meshtasks.config.settings import Settings, load_settings
 from meshtasks.config.urls import is_base_url
 from meshtasks.errors import ConfigError, Transient, Unroutable
+from meshtasks.flows.analytics.dataset import Dataset
+from meshtasks.flows.analytics.layout import (
+    DAMAGED_PREFIX,
+    Partition,
+    Split,
+    damaged_files,
+)
 from meshtasks.flows.archive.garage import Garage
-from meshtasks.flows.archive.objects import open_store
-from meshtasks.flows.archive.reading import objects_in
-from meshtasks.observation.archived import ArchiveReplay, Router, calendar_of
+from meshtasks.flows.archive.objects import ObjectStore, open_store
+from meshtasks.flows.archive.reading import Found, Period, objects_in, parse_name
+from meshtasks.observation.archived import (
+    ArchiveReplay,
+    Router,
+    Verified,
+    calendar_of,
+    checked,
+)
 
+#: An object is damaged, or a record had nowhere to go.
 _EXIT_KEPT = 1
 
 app = typer.Typer(
     help="The archive (MESH_ARCHIVE_URL): look, verify, replay.", no_args_is_help=True
 )
+
+_Start = Annotated[
+    str,
+    typer.Option(
+        "--from", metavar="TIME", help="2026-11-20, 2026-11-20T13:00, or 7d ago."
+    ),
+]
+_End = Annotated[
+    str, typer.Option("--to", metavar="TIME", help="As --from; not included.")
+]
+_Domains = Annotated[
+    list[str] | None,
+    typer.Option("--domain", metavar="NAME", help="As sensors; may be repeated."),
+]
+
+
+def _period(start: str, end: str) -> Period:
+    """The period that these options mean."""
+    now = time.time()
+    return Period(
+        moment_of(start, now, "--from") if start else -math.inf,
+        moment_of(end, now, "--to") if end else math.inf,
+    )
 
 
 @app.command()
@@ -70,7 +111,7 @@ def garage(
 
 
 @app.command("list")
-def list_(*, start: Start = "", end: End = "", domain: Domains = None) -> None:
+def list_(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> None:
     """Show what is archived: objects and bytes, by domain and UTC date.
 
     Exit codes: 0; 69 the archive cannot be read.
@@ -78,7 +119,7 @@ def list_(*, start: Start = "", end: End = "", domain: Domains = None) -> None:
     env = load_settings().env
     tell_place(env, "archive_url")
     with closing(open_store(env)) as store:
-        calendar = calendar_of(store, period_of(start, end), domain or ())
+        calendar = calendar_of(store, _period(start, end), domain or ())
     days = [
         (name, day, found)
         for day, domains in calendar.days.items()
@@ -97,15 +138,148 @@ def list_(*, start: Start = "", end: End = "", domain: Domains = None) -> None:
         say(f"and {calendar.foreign:,} objects that are not the mesh's")
 
 
-app.command()(verify)
+@app.command()
+def verify(
+    *,
+    start: _Start = "",
+    end: _End = "",
+    domain: _Domains = None,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Make objects that are damaged or missing again, from the dataset.",
+        ),
+    ] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="With --repair: write nothing.")
+    ] = False,
+) -> None:
+    """Read the archive, and check that every object is as it was stored.
+
+    An object's name is made of the ids and times of its records; where the store keeps
+    metadata (S3 does), sha256 and count are compared as well. What compaction or a
+    repair has moved below damaged/ is listed, too: it can be deleted.
+
+    With --repair, objects that are damaged, or missing although the analytics dataset
+    knows them, are made again from the dataset's rows; a sound one is never touched.
+    It may be interrupted and run again.
+
+    Exit codes: 0; 1 an object is damaged, which is named (with --repair: one that
+    cannot be made again); 69 the archive cannot be read or written; 78 --repair needs
+    the extra analytics.
+    """
+    settings, period, domains = load_settings(), _period(start, end), domain or ()
+    if dry and not repair:
+        message = "--dry-run is for --repair"
+        raise typer.BadParameter(message)
+    if repair:
+        require("analytics", "`meshtasks archive verify --repair`")
+    tell_place(settings.env, "archive_url")
+    with closing(open_store(settings.env)) as store:
+        # before the archive: what is in the dataset was in the archive before
+        partitions = Dataset(store).partitions(with_sources=True) if repair else {}
+        objects = objects_in(store, period, domains)
+        faults = _faults(store, objects)
+        aside = _set_aside(store, period, domains)
+        for name, what in aside.items():
+            say(f"{name}: {what}")
+        damaged = len(faults)
+        if repair:
+            damaged = _repair(
+                settings, store, partitions, faults, period, domains, dry=dry
+            )
+    if damaged:
+        raise typer.Exit(_EXIT_KEPT)
+
+
+def _faults(store: ObjectStore, objects: list[Found]) -> dict[str, str]:
+    """What is wrong with objects, by name; said, too."""
+    verified = Verified()
+    with counting("verifying") as bar:
+        for found, result in checked(store, objects):
+            verified.add(found, result)
+            if result.fault:
+                say(f"{found.info.name}: {result.fault}")
+            bar.update(verified.objects, len(objects))
+    say(verified.summary)
+    return verified.faults
+
+
+def _set_aside(
+    store: ObjectStore, period: Period, domains: Collection[str]
+) -> dict[str, str]:
+    """What was moved below damaged/, by its name there."""
+    aside = {
+        name: "a damaged file of the dataset, moved here by compaction"
+        for name, file in damaged_files(store)
+        if period.meets_day(file.partition.date)
+        and (not domains or file.partition.domain in domains)
+    }
+    for info in store.list(DAMAGED_PREFIX):
+        parsed = parse_name(info.name.removeprefix(DAMAGED_PREFIX))
+        if (
+            parsed
+            and period.meets_hour(parsed.hour)
+            and (not domains or parsed.domain in domains)
+        ):
+            aside[info.name] = "a damaged object of the archive, moved here by --repair"
+    return aside
+
+
+def _repair(
+    settings: Settings,
+    store: ObjectStore,
+    partitions: Mapping[Partition, Split],
+    faults: Mapping[str, str],
+    period: Period,
+    domains: Collection[str],
+    *,
+    dry: bool,
+) -> int:
+    """Make again what can be; the number of objects and files that stay damaged."""
+    from meshtasks.flows.analytics.repair import Repair  # noqa: PLC0415 - loads pyarrow
+
+    # of whole days, since the rows of a day stand together
+    everything = objects_in(store, Period(-math.inf, math.inf), ())
+    names = [found.info.name for found in everything]
+    run = Repair(settings, store, partitions, names, set(faults), period, dry=dry)
+    foreign = sum(parse_name(name) is None for name in faults)
+    records = left = 0
+    days = run.days(domains)
+    with counting("repairing") as bar:
+        for number, day in enumerate(days, 1):
+            done = run.run(day)
+            for name in done.restored:
+                same = ", to the byte" if name in done.same_bytes else ""
+                say(f"{name}: {_would(dry, 'restored')}{same}")
+            for name in done.others:
+                text = "for records whose object is not known"
+                say(f"{name}: {_would(dry, 'written')}, {text}")
+            say(*(*done.aside, *done.lost))
+            for text in done.faults:
+                say(f"its rows cannot be had: {text}")
+            records += done.records
+            left += len(done.lost) + len(done.faults)
+            bar.update(number, len(days), f"{records:,} records")
+    left += foreign
+    say(
+        f"{records:,} records {_would(dry, 'restored')}; "
+        + (f"{left:,} STILL DAMAGED" if left else "nothing is left to repair")
+    )
+    return left
+
+
+def _would(dry: bool, done: str) -> str:  # noqa: FBT001 - of a sentence
+    return f"would be {done}" if dry else done
 
 
 @app.command()
 def replay(  # noqa: PLR0913 - its parameters are its options
     *,
-    start: Start,
-    end: End = "",
-    domain: Domains = None,
+    start: _Start,
+    end: _End = "",
+    domain: _Domains = None,
     to_queue: Annotated[
         str,
         typer.Option(metavar="QUEUE", help="To this queue only."),
@@ -141,7 +315,7 @@ def replay(  # noqa: PLR0913 - its parameters are its options
     Example: meshtasks archive replay --from 2026-11-20 --to 2026-11-21 --domain sensors
     """
     settings = load_settings()
-    period = period_of(start, end)
+    period = _period(start, end)
     names = settings.read(TOPOLOGY).names_of(to_queue)
     if to_queue and missing_queues(settings.env.amqp_url, names):
         fail(f"the broker has no queue {to_queue}", _EXIT_KEPT)

@@ -97,8 +97,7 @@ def list_(  # noqa: PLR0913 - options
         for group in groups.largest_first():
             say(json.dumps(group_as_json(group), ensure_ascii=False))
     else:
-        for line in overview(groups.largest_first(), total, limit):
-            say(line)
+        say(*overview(groups.largest_first(), total, limit))
 
 
 @app.command()
@@ -121,8 +120,7 @@ def show(
     if raw:
         sys.stdout.buffer.write(found.delivery.body)
         return
-    for line in page(*found):
-        say(line)
+    say(*page(*found))
 
 
 @app.command()
@@ -187,8 +185,7 @@ def replay(  # noqa: PLR0913 - options
             result = _dry_run(letters, selection, topology, refusal)
         else:
             result = _replay(letters, selection, topology, rate, edited, refusal)
-        for line in outcome(result, dry=dry):
-            say(line)
+        say(*outcome(result, dry=dry))
         letters.exit_if_stopped(
             "what was not requeued is still a dead letter; the same command goes on"
         )
@@ -240,8 +237,7 @@ def drop(  # noqa: PLR0913 - options
         if not total:
             fail("no dead letter matches", EXIT_NOT_FOUND)
         if not yes:
-            for line in overview(groups.largest_first(), total, limit=20):
-                say(line)
+            say(*overview(groups.largest_first(), total, limit=20))
             typer.confirm(f"Delete {total:,} dead letters for good?", abort=True)
         say(f"{_delete(letters, chosen):,} deleted")
 

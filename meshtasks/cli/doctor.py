@@ -24,8 +24,7 @@ from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import PENDING_TIMESERIES
 from meshtasks.cli import doctor_broker
 from meshtasks.cli.config import findings
-from meshtasks.cli.places import tell_place
-from meshtasks.cli.terminal import ManagementUrl, say
+from meshtasks.cli.terminal import ManagementUrl, say, tell_place
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import MeshError, told
 from meshtasks.flows.diagnosis import Check, Verdict, disk, probe, size_text

@@ -3,16 +3,21 @@ owner does and no more."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
+from urllib.parse import urlencode
 
 import typer
+from urllib3 import make_headers
+from urllib3.exceptions import HTTPError
 
-from meshtasks.cli.services import InfluxOwner
 from meshtasks.cli.terminal import say
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError, Transient
+from meshtasks.http import pool_manager, request
 
 _RETRY_SECONDS = 1.0
 
@@ -60,3 +65,184 @@ def influxdb(
     ):
         is_new = owner.keep_token(purpose, file, bucket, actions)
         say(f"{file}: {'made' if is_new else 'kept'}: {purpose}")
+
+
+_TIMEOUT_SECONDS = 10.0
+_SUCCESS = range(200, 300)
+_SERVER_ERROR = 500
+
+
+def change_grafana_password(url: str, old: str, new: str) -> None:
+    """Change the password of Grafana's administrator, by its own API (``PUT
+    /api/user/password``): its environment counts at its very first start only.
+
+    Raises:
+        ConfigError: Grafana refuses the old password, or it is not Grafana.
+        Transient: it does not answer.
+    """
+    body = {"oldPassword": old, "newPassword": new, "confirmNew": new}
+    login = make_headers(basic_auth=f"admin:{old}")
+    call("Grafana", "PUT", f"{url}/api/user/password", login, body)
+
+
+class Bucket(NamedTuple):
+    """A bucket of InfluxDB's, and whose it is."""
+
+    id: str
+    org_id: str
+
+
+class InfluxOwner:
+    """InfluxDB 2 as its owner sees it (https://docs.influxdata.com/influxdb/v2/api/).
+
+    Every method raises ConfigError if the token or the request is refused, and
+    Transient if InfluxDB does not answer.
+
+    Args:
+        token: of the owner, who may do everything.
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        self._api = f"{url}/api/v2"
+        self._token = token
+
+    def _call(self, method: str, path: str, body: object = None) -> Any:
+        login = {"Authorization": f"Token {self._token}"}
+        return call("InfluxDB", method, f"{self._api}{path}", login, body)
+
+    def bucket(self, org: str, name: str) -> Bucket:
+        """A bucket by name."""
+        asked = urlencode({"org": org, "name": name})
+        found = self._call("GET", f"/buckets?{asked}")["buckets"]
+        if not found:
+            expected = f"there is none of this name in the organisation {org}"
+            raise ConfigError("InfluxDB", f"bucket {name}", expected)
+        return Bucket(found[0]["id"], found[0]["orgID"])
+
+    def keep_token(
+        self, purpose: str, file: Path, bucket: Bucket, actions: Iterable[str]
+    ) -> bool:
+        """See to it that a file holds a token for a bucket alone.
+
+        Args:
+            purpose: the token's description, by which it is known again.
+            file: readable by all, since its readers are other accounts: it belongs
+                into a directory or volume of theirs.
+            bucket: what it is good for.
+            actions: ``read``, ``write`` or both.
+
+        Returns:
+            Whether it is a new one.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        resource = {"type": "buckets", "id": bucket.id, "orgID": bucket.org_id}
+        may = [{"action": action, "resource": resource} for action in actions]
+        known = file.read_text(encoding="ascii").strip() if file.is_file() else ""
+        before = [
+            each
+            for each in self._call("GET", "/authorizations")["authorizations"]
+            if each.get("description") == purpose
+        ]
+        ours = [each for each in before if each.get("token") == known]
+        # A server that keeps only hashes of tokens shows none.
+        may_be_kept = not any(each.get("token") for each in before) or any(
+            _rights(each["permissions"]) == _rights(may) for each in ours
+        )
+        is_new = not (known and may_be_kept and self._is_good(known, bucket))
+        if is_new:
+            asked = {"orgID": bucket.org_id, "description": purpose}
+            made = self._call("POST", "/authorizations", {**asked, "permissions": may})
+            known = str(made["token"])
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draft = file.with_name(f"{file.name}.part")
+            draft.write_text(known, encoding="ascii")
+            draft.chmod(0o644)
+            draft.replace(file)
+        for each in before:
+            if is_new or each.get("token", known) != known:
+                self._call("DELETE", f"/authorizations/{each['id']}")
+        return is_new
+
+    def _is_good(self, token: str, bucket: Bucket) -> bool:
+        try:
+            login = {"Authorization": f"Token {token}"}
+            call("InfluxDB", "GET", f"{self._api}/buckets/{bucket.id}", login)
+        except ConfigError:
+            return False
+        return True
+
+    def change_password(self, new: str) -> None:
+        """Change the password of the owner."""
+        user = self._call("GET", "/me")["id"]
+        self._call("POST", f"/users/{user}/password", {"password": new})
+
+    def another_token(self) -> tuple[str, Callable[[], None]]:
+        """Have InfluxDB make another token with the same permissions; it chooses it.
+
+        Returns:
+            The token, and what deletes the old one.
+        """
+        known = self._call("GET", "/authorizations")["authorizations"]
+        ours = next((each for each in known if each.get("token") == self._token), None)
+        if ours is None:
+            expected = "shows no token that is this one; nothing was changed"
+            raise ConfigError("InfluxDB", "INFLUX_ADMIN_TOKEN", expected)
+        kept = ("orgID", "userID", "description", "permissions")
+        made = self._call(
+            "POST", "/authorizations", {name: ours[name] for name in kept}
+        )
+
+        def forget() -> None:
+            self._token = made["token"]
+            self._call("DELETE", f"/authorizations/{ours['id']}")
+
+        return str(made["token"]), forget
+
+
+def _rights(permissions: Iterable[Mapping[str, Any]]) -> set[tuple[str, str, str]]:
+    return {
+        (each["action"], each["resource"]["type"], each["resource"].get("id", ""))
+        for each in permissions
+    }
+
+
+def call(
+    service: str,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: object = None,
+) -> Any:
+    """Call a service's API with JSON; gives what it answers, None for nothing.
+
+    Raises:
+        ConfigError: it refuses the call; says what it answered.
+        Transient: it does not answer, or is not ready.
+    """
+    sent = {**headers, "Content-Type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with pool_manager() as pool:
+            answer = request(
+                pool,
+                method,
+                url,
+                timeout_seconds=_TIMEOUT_SECONDS,
+                headers=sent,
+                body=data,
+            )
+    except HTTPError as error:
+        message = f"{service} does not answer at {url}: {error}. Is it running?"
+        raise Transient(message) from error
+    if answer.status >= _SERVER_ERROR:
+        message = f"{service} is not ready: {url} answers with {answer.status}"
+        raise Transient(message)
+    if answer.status not in _SUCCESS:
+        said = f"answers with {answer.status}: {answer.text[:300]}"
+        raise ConfigError(service, url, said)
+    try:
+        return json.loads(answer.body) if answer.body.strip() else None
+    except ValueError as error:
+        raise ConfigError(service, url, "does not answer in JSON") from error

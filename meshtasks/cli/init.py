@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator
-from contextlib import chdir
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Annotated
 
 import typer
@@ -20,20 +23,6 @@ from meshtasks.cli.certificates import (
     SERVER,
     make_certificates,
 )
-from meshtasks.cli.next_steps import (
-    account,
-    has_own_broker,
-    is_small,
-    steps_of_docker,
-    steps_of_systemd,
-)
-from meshtasks.cli.scaffold import (
-    COMPOSE_FILE,
-    Scaffold,
-    give_to_owner,
-    make_directory,
-    shipped_files,
-)
 from meshtasks.cli.secrets import (
     DEFINITIONS,
     STACK_SECRETS,
@@ -45,9 +34,15 @@ from meshtasks.cli.terminal import EXIT_INTERRUPTED, fail, say
 from meshtasks.cli.units import (
     STATE_DIRECTORY,
     UNITS,
+    account,
+    has_own_broker,
+    is_small,
+    steps_of_systemd,
     unit_files,
     write_roles,
 )
+from meshtasks.config.environment import SHIPPED_CONFIG
+from meshtasks.config.private_files import make_private_directory, replace_private
 from meshtasks.config.settings import ENV_FILE, Settings, env_file_values, load_settings
 
 #: Passwords of what runs without containers; the stores there have their own.
@@ -158,7 +153,7 @@ def init(  # noqa: PLR0913 - options of a command
             steps = (
                 steps_of_systemd(found.values, user=user)
                 if systemd
-                else steps_of_docker(env_file_values(ENV_FILE))
+                else _steps_of_docker(env_file_values(ENV_FILE))
             )
             left = [certificates] if certificates else []
             left += [f"next, in {place}:", *steps]
@@ -254,9 +249,140 @@ def _written_to(settings: Settings) -> Iterator[Path]:
             yield path
 
 
+def _steps_of_docker(known: Mapping[str, str]) -> Iterator[str]:
+    """Commands for the directory with docker-compose.yml.
+
+    Args:
+        known: the variables of .env.
+    """
+    if not Path("Dockerfile").exists():
+        yield "  # MESH_IMAGE in .env names the mesh's image; to make it, in a clone:"
+        yield "  #   docker build -t meshtasks:local ."
+    yield "  docker compose up -d"
+    yield "  docker compose ps"
+    address = known.get("MESH_HOST_ADDRESS", "127.0.0.1")
+    yield f"  # devices: MQTT by TLS at {address}:8883, with {AUTHORITY}"
+    if "full" in known.get("COMPOSE_PROFILES", "").split(","):
+        yield f"  # phones: the app ntfy, server http://{address}:8090, home-alerts"
+
+
 def _report(scaffold: Scaffold, found: Answers) -> None:
     say(f"{scaffold.written} files written, {scaffold.same} as they were")
     for path in scaffold.kept:
         say(f"{path}: kept, for it differs from what this version writes (--force)")
     for variable in found.unchanged:
         say(f"{ENV_FILE}: {variable} is kept; change it there")
+
+
+#: Beside the shipped configuration, in the package as in a clone.
+COMPOSE_FILE = SHIPPED_CONFIG.with_name("docker-compose.yml")
+
+#: What was written, by path: SHA-256.
+_MEMORY = Path(".mesh/written.json")
+#: Other accounts read it, those of containers too, whatever the umask is.
+_SHARED_FILE, _SHARED_DIRECTORY = 0o644, 0o755
+
+
+class Scaffold:
+    """Writes files below the current directory, and keeps account of them.
+
+    What was written is remembered by its hash, so that after an upgrade a file that
+    nobody has changed is replaced by the new version's.
+
+    Attributes:
+        written: how many are new, or were replaced.
+        kept: those that somebody has changed.
+        same: how many are as they would be written.
+    """
+
+    def __init__(self, *, replace: bool) -> None:
+        """Args: replace: also files that somebody has changed."""
+        self._replace = replace
+        self._hashes: dict[str, str] = {}
+        if _MEMORY.is_file():
+            with suppress(ValueError):  # cut short by a full disk: all files are kept
+                self._hashes = dict(json.loads(_MEMORY.read_bytes()))
+        self.written = self.same = 0
+        self.kept: list[Path] = []
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a file, if there is none or it may be replaced.
+
+        A reader, and whoever interrupts this, sees the old file or the new one.
+
+        Raises:
+            OSError: it cannot be written; names the file.
+        """
+        place = Path(os.path.realpath(path))  # a symbolic link stays one
+        found = place.read_bytes() if place.exists() else None
+        if found == content:
+            self.same += 1
+            self._hashes[str(path)] = _hash(content)
+            return
+        is_mine = found is not None and _hash(found) == self._hashes.get(str(path))
+        if found is not None and not is_mine and not self._replace:
+            self.kept.append(path)
+            return
+        make_directory(place.parent)
+        with NamedTemporaryFile(dir=place.parent, delete=False) as draft:
+            try:
+                draft.write(content)
+                os.fchmod(draft.fileno(), _SHARED_FILE)
+                draft.flush()
+                os.fsync(draft.fileno())
+                Path(draft.name).replace(place)
+            except BaseException:
+                Path(draft.name).unlink()
+                raise
+        give_to_owner(path)
+        self._hashes[str(path)] = _hash(content)
+        self.written += 1
+
+    def remember(self) -> None:
+        """Keep the hashes for the next time.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        make_private_directory(_MEMORY.parent)
+        replace_private(_MEMORY, json.dumps(self._hashes, indent=1))
+        give_to_owner(_MEMORY)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory with its parents, whatever the umask; one that is there keeps
+    its mode.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir()
+    path.chmod(_SHARED_DIRECTORY)
+
+
+def give_to_owner(*paths: Path) -> None:
+    """What root makes in somebody's directory is theirs, with the directories between.
+
+    Raises:
+        OSError: a file system has no owners.
+    """
+    if os.geteuid() != 0:
+        return
+    owner = Path.cwd().stat()
+    for path in paths:
+        for each in (path, *path.parents[:-1]):
+            os.chown(each, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def shipped_files() -> Iterator[tuple[Path, bytes]]:
+    """What the package ships in config/, as paths below the current directory."""
+    for path in sorted(SHIPPED_CONFIG.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield Path("config", path.relative_to(SHIPPED_CONFIG)), path.read_bytes()

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from meshtasks.cli.places import tell_place
-from meshtasks.cli.terminal import EXIT_INTERRUPTED, fail, say
+from meshtasks.cli.terminal import EXIT_INTERRUPTED, fail, say, tell_place
 from meshtasks.config.extras import require
 from meshtasks.config.settings import load_settings
 from meshtasks.flows.archive.objects import open_store

@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import jinja2
 import typer
+from rich.filesize import decimal
 
 from meshtasks.amqp.topology import TOPOLOGY
-from meshtasks.cli.places import tell_place
-from meshtasks.cli.terminal import fail, say, stopping_on_signals
+from meshtasks.cli.terminal import fail, say, stopping_on_signals, tell_place
 from meshtasks.config.extras import require
 from meshtasks.config.private_files import write_private
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.archive.objects import open_store
+from meshtasks.observation.chart import STYLE, Chart, Series, number_text
 from meshtasks.observation.dead_letters import (
     WaitingDeadLetters,
     waiting_dead_letters,
 )
-from meshtasks.observation.facts import VIEWS, ReportFacts, facts_of
+from meshtasks.observation.facts import VIEWS, Curve, Period, ReportFacts, facts_of
+
+if TYPE_CHECKING:
+    from meshtasks.observation.drawing import Tick
+
+_WIDTH = 560
+_CURVE_HEIGHT = 160
+_GROWTH_HEIGHT = 200
+
+#: Colour, as a slot, and least height of the chart of each kind.
+_KINDS = {"temperature": (8, 4.0), "humidity": (1, 10.0)}
+_OTHER_KIND = (5, 0.0)
+
+#: Rows of a table that a page shows.
+_ALERTS = 40
+_REASONS = 30
+
+#: A sensor without readings for so long is silent.
+_SILENT = timedelta(hours=3)
 
 
 def report(
@@ -48,8 +69,7 @@ def report(
     not installed.
     """
     require("analytics", "`meshtasks report`")
-    # loaded here: nothing else of the console script needs DuckDB and matplotlib
-    from meshtasks.cli.report_page import page  # noqa: PLC0415
+    # loaded here: nothing else of the console script needs DuckDB
     from meshtasks.flows.analytics.database import (  # noqa: PLC0415
         opened,
         passing_over_damaged,
@@ -87,3 +107,90 @@ def dead_letters_in(url: str, queue: str) -> WaitingDeadLetters | str:
     except (Transient, ConfigError) as error:
         return str(error)
     return waiting
+
+
+def page(facts: ReportFacts, dead_letters: WaitingDeadLetters | str) -> str:
+    """The whole page; of dead letters, why nothing is known if that is so."""
+    from meshtasks.observation.drawing import svg  # noqa: PLC0415 - matplotlib
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        bytes=decimal, number=number_text, moment=_moment, day=_day, spoken=_spoken
+    )
+    growth = growth_chart(facts.archive.bytes_by_day)
+    return environment.get_template("report.html.j2").render(
+        facts=facts,
+        style=STYLE,
+        curve_svg=lambda room, curve: svg(
+            curve_chart(room, curve, facts.period), _WIDTH, _CURVE_HEIGHT
+        ),
+        growth_title=growth.title,
+        growth_svg=svg(growth, 2 * _WIDTH, _GROWTH_HEIGHT),
+        is_silent=lambda curve: facts.period.end - curve.times[-1] > _SILENT,
+        axis=_axis(facts.period),
+        alerts=facts.alerts[:_ALERTS],
+        dead=dead_letters,
+        most_reasons=_REASONS,
+        latest=_latest,
+    )
+
+
+def curve_chart(room: str, curve: Curve, period: Period) -> Chart:
+    """The chart of one kind of reading in one room."""
+    slot, span = _KINDS.get(curve.kind, _OTHER_KIND)
+    title = f"{_spoken(curve.kind).capitalize()}, {_spoken(room)}"
+    series = Series("", curve.means, curve.lows, curve.highs, slot)
+    return Chart(
+        title,
+        "time",
+        curve.times,
+        (series,),
+        curve.unit,
+        span,
+        (period.start.timestamp(), period.end.timestamp()),
+    )
+
+
+def growth_chart(bytes_by_day: dict[date, int]) -> Chart:
+    """What each day has added to the archive."""
+    largest = max(bytes_by_day.values(), default=0)
+    unit, factor = ("MB", 1e6) if largest >= 1e6 else ("kB", 1e3)  # noqa: PLR2004
+    series = Series("", tuple(size / factor for size in bytes_by_day.values()))
+    days = tuple(f"{day:%-d %b}" for day in bytes_by_day)
+    return Chart(f"Archived each day, in {unit}", "category", days, (series,), unit)
+
+
+def _axis(period: Period) -> Sequence[Tick]:
+    """Marks of the alerts' timeline, in percent of its width."""
+    from meshtasks.observation.drawing import Tick, time_ticks  # noqa: PLC0415
+
+    start, end = period.start.timestamp(), period.end.timestamp()
+    ticks = time_ticks(start, end, period.end.tzinfo)
+    return [
+        Tick(round((tick.position - start) / (end - start) * 100, 2), tick.label)
+        for tick in ticks
+    ]
+
+
+def _latest(curve: Curve) -> float:
+    """The last mean; a curve has one."""
+    return next(mean for mean in reversed(curve.means) if mean is not None)
+
+
+def _moment(moment: datetime, period: Period) -> str:
+    return f"{moment.astimezone(period.end.tzinfo):%a %-d %b %H:%M}"
+
+
+def _day(day: date) -> str:
+    return f"{day:%a %-d %b}"
+
+
+def _spoken(name: str) -> str:
+    """A name as people write it: ``living room`` for ``living_room``."""
+    return name.replace("_", " ")

@@ -21,6 +21,7 @@ from meshtasks.amqp.accounts import (
 from meshtasks.amqp.management import import_accounts
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli.certificates import make_certificates
+from meshtasks.cli.influxdb import InfluxOwner, change_grafana_password
 from meshtasks.cli.rotation import (
     KEPT,
     as_account,
@@ -28,7 +29,6 @@ from meshtasks.cli.rotation import (
     replaced,
     services_with,
 )
-from meshtasks.cli.services import InfluxOwner, change_grafana_password
 from meshtasks.cli.terminal import EXIT_USAGE, fail, say
 from meshtasks.config.private_files import (
     make_private_directory,

@@ -11,8 +11,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from meshtasks.cli.places import tell_place
-from meshtasks.cli.terminal import fail, say
+from meshtasks.cli.terminal import fail, say, tell_place
 from meshtasks.config.private_files import private_opener
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import SchemaMismatch
@@ -90,8 +89,7 @@ def check() -> None:
             say(f"{location}: revision {revision}")
             for name, count in found.items():
                 say(f"  {name:<20} {count:>9,}")
-    for line in waiting:
-        say(line)
+    say(*waiting)
     if waiting:
         fail("run meshtasks state upgrade", exit_code=1)
 

@@ -1,4 +1,5 @@
-"""What every command shares: output, failure, interruption, progress, and times.
+"""What every command shares: output, failure, interruption, progress, times, and which
+place it looks at.
 
 Text from outside never steers the terminal.
 """
@@ -8,12 +9,15 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Never
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Never
+from urllib.parse import urlsplit
 
 import typer
 
@@ -22,6 +26,8 @@ from meshtasks.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from meshtasks.config.environment import Environment
 
 #: As shells count a program that a signal has ended: 128 and SIGINT, or SIGPIPE.
 EXIT_INTERRUPTED = 130
@@ -44,9 +50,10 @@ ManagementUrl = Annotated[
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def say(text: str, *, err: bool = False) -> None:
-    """Print a line, or several, on standard output or standard error."""
-    typer.echo(masked(printable(text)), err=err)
+def say(*texts: str, err: bool = False) -> None:
+    """Print each, a line or several, on standard output or standard error."""
+    for text in texts:
+        typer.echo(masked(printable(text)), err=err)
 
 
 def fail(message: str, exit_code: int) -> Never:
@@ -182,3 +189,57 @@ def moment_of(text: str, now: float, option: str) -> float:
         return durations.moment_of(text, now)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+#: A place, by the field of the environment that names it.
+Place = Literal["archive_url", "broker_url", "state_url"]
+
+
+def tell_place(env: Environment, *fields: Place) -> None:
+    """Say on standard error which places a command looks at, a line each.
+
+    Where docker-compose.yml is, and nothing else was named, the stack has places of
+    its own: then say how to look there.
+
+    Args:
+        fields: that name the places.
+    """
+    for field in fields:
+        _tell(env, field)
+
+
+def _tell(env: Environment, field: Place) -> None:
+    match field:
+        case "archive_url":
+            place, variable = env.archive_url, "MESH_ARCHIVE_URL"
+            named = field in env.model_fields_set
+        case "broker_url":
+            place = _without_passwords(env.amqp_url)
+            variable, named = "MESH_BROKER_URL", True
+        case "state_url":
+            from meshtasks.state.database import StateLocation  # noqa: PLC0415 - slow
+
+            place = str(StateLocation.of(env))
+            of_files = not env.state_url.get_secret_value()
+            variable = "MESH_STATE_DIR" if of_files else "MESH_STATE_URL"
+            named = not of_files or "state_dir" in env.model_fields_set
+    text = f"{place} ({variable})"
+    if not named and Path("docker-compose.yml").is_file():
+        command = shlex.join(sys.argv[1:])
+        text += (
+            ", which is not that of the containers of docker-compose.yml; theirs: "
+            f"docker compose run --rm tools {command}"
+        )
+    say(text, err=True)
+
+
+def _without_passwords(urls: str) -> str:
+    from meshtasks.config.urls import fault_of, urls_of  # noqa: PLC0415 - pydantic
+
+    if fault_of(urls):
+        return "no broker's URL"
+    places = []
+    for parts in map(urlsplit, urls_of(urls)):
+        port = f":{parts.port}" if parts.port else ""
+        places.append(f"{parts.scheme}://{parts.hostname}{port}{parts.path}")
+    return ", ".join(places)

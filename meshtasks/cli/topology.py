@@ -100,8 +100,7 @@ def check(management_url: ManagementUrl = None) -> None:
     address = management_url or settings.env.management_url or None
     live = read(settings.env.amqp_url, address)
     drift = compare(topology, live)
-    for line in drift.differences:
-        say(line)
+    say(*drift.differences)
     for line in drift.notes:
         say(f"note: {line}")
     if not drift.differences:

@@ -6,23 +6,31 @@ Syntax: systemd.unit(5), systemd.service(5) and, of the files with variables,
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import psutil
 from jinja2 import Environment as Templates
 from jinja2 import PackageLoader, StrictUndefined
 
 from meshtasks.amqp.accounts import OPERATOR
-from meshtasks.cli.scaffold import PROCFILE
-from meshtasks.cli.secrets import variable_of
+from meshtasks.cli.certificates import AUTHORITY, SERVER
+from meshtasks.cli.secrets import DEFINITIONS, variable_of
+from meshtasks.config.environment import SHIPPED_CONFIG
+from meshtasks.config.extras import MODULES, Extra
 from meshtasks.config.private_files import replace_private
 from meshtasks.config.settings import env_file_values
 
+#: Beside the shipped configuration, in the package as in a clone.
+_PROCFILE = SHIPPED_CONFIG.with_name("Procfile")
 #: Where the files are written, below the directory of the mesh.
 UNITS = Path("systemd")
 #: What systemd makes for the account of the units (``StateDirectory=``).
@@ -73,7 +81,7 @@ class Process:
 
 def processes() -> list[Process]:
     """All of the Procfile but the simulated house."""
-    found = _PROCESS.finditer(PROCFILE.read_text(encoding="utf-8"))
+    found = _PROCESS.finditer(_PROCFILE.read_text(encoding="utf-8"))
     return [
         Process(each["name"], each["port"], shlex.split(each["command"]))
         for each in found
@@ -215,3 +223,113 @@ def _word(text: str) -> str:
 
 def _specifiers(text: str) -> str:
     return text.replace("%", "%%")
+
+
+#: Runs the units in a directory of root's; systemd-sysusers makes it.
+_ACCOUNT = "mesh"
+#: What a process needs beside the core.
+_EXTRAS: dict[str, Extra] = {
+    "gateway": "gateway",
+    "flower": "flower",
+    "ai": "triton",
+    "homeassistant": "homeassistant",
+}
+#: Who is told by the answers that there is something to do.
+_ASKED_FOR = {
+    "ai": "MESH_TRITON_URL",
+    "triton": "MESH_TRITON_URL",
+    "homeassistant": "MESH_HASS_URL",
+}
+#: Targets have to be listed first in config/producers/prometheus.yaml.
+_NOT_YET = {"prometheus"}
+#: The worker for all queues, instead of one a group, and who has it.
+_FOR_ALL = "all"
+_SMALL_BYTES = 3 * 1024**3
+_OF_RABBITMQ = {
+    "enabled_plugins": "enabled_plugins",
+    "advanced.config": "advanced.config",
+    "rabbitmq.conf": "conf.d/20-mesh.conf",
+}
+
+
+def account() -> str:
+    """Whose directory it is; those of root are for an account of the mesh's own."""
+    uid = Path.cwd().stat().st_uid
+    if uid == 0:
+        return _ACCOUNT
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # a container may have no name for it
+        return str(uid)
+
+
+def has_own_broker(values: Mapping[str, str]) -> bool:
+    """Whether the broker is the mesh's own, by the answers or the variables of .env."""
+    url = values.get("MESH_BROKER_URL", "")
+    return not url or "operator:" in url
+
+
+def is_small() -> bool:
+    """Whether this machine has too little memory for a worker for each group."""
+    return psutil.virtual_memory().total < _SMALL_BYTES
+
+
+def steps_of_systemd(values: Mapping[str, str], *, user: bool) -> Iterator[str]:
+    """Commands for the directory with the units.
+
+    Args:
+        values: the answers, by variable.
+        user: they are for the user's own systemd.
+    """
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    if has_own_broker(values):
+        yield "  # RabbitMQ on this machine: accounts, topology, MQTT"
+        install = f"  {sudo}install -D -m"
+        for name, place in _OF_RABBITMQ.items():
+            yield f"{install} 644 config/rabbitmq/{name} /etc/rabbitmq/{place}"
+        of_broker = f"640 -g rabbitmq {DEFINITIONS} /etc/rabbitmq"
+        yield f"{install} {of_broker}/definitions.json"
+        for path in (AUTHORITY, SERVER):
+            place = f"/etc/rabbitmq/certificates/{path.name}"
+            yield f"{install} 640 -g rabbitmq {path} {place}"
+        yield f"  {sudo}systemctl restart rabbitmq-server"
+        yield f"  {sudo}rabbitmqctl delete_user guest"
+    yield "  # the mesh"
+    systemctl, units = f"{sudo}systemctl", "/etc/systemd/system"
+    owner = account()
+    if user:
+        systemctl, units = "systemctl --user", "~/.config/systemd/user"
+        yield f"  mkdir -p {units}"
+    elif owner == _ACCOUNT:
+        yield f"  {sudo}systemd-sysusers {UNITS}/sysusers.conf"
+        yield f"  {sudo}chown -R {_ACCOUNT}: ."
+    copy = "cp" if user else f"{sudo}cp"
+    yield f"  {copy} {UNITS}/*.service {UNITS}/*.target {units}"
+    yield f"  {systemctl} daemon-reload"
+    started = [process for process in processes() if _is_wanted(process, values)]
+    missing = {process.unit: lack for process in started if (lack := _lack(process))}
+    names = " ".join(each.unit for each in started if each.unit not in missing)
+    yield f"  {systemctl} enable --now meshtasks.target {names}"
+    if user:
+        yield "  loginctl enable-linger  # they run without a login, too"
+    program = shlex.quote(str(Path(sys.executable).with_name("meshtasks")))
+    as_owner = f"runuser -u {owner} -- " if not user and not sudo else ""
+    yield f"  {as_owner}{program} doctor"
+    for unit, extra in missing.items():
+        yield f"  # not started: {unit} (pip install 'meshtasks[{extra}]')"
+
+
+def _is_wanted(process: Process, values: Mapping[str, str]) -> bool:
+    if variable := _ASKED_FOR.get(process.name):
+        return variable in values
+    if process.is_worker:
+        return (process.name == _FOR_ALL) == is_small()
+    return process.name not in _NOT_YET
+
+
+def _lack(process: Process) -> Extra | None:
+    """The extra that a process needs and that is not installed."""
+    extra = _EXTRAS.get(process.name)
+    if extra and any(find_spec(each) is None for each in MODULES[extra]):
+        return extra
+    return None

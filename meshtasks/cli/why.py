@@ -60,6 +60,5 @@ def why(
     if as_json:
         say(json.dumps(answer.as_json(), ensure_ascii=False, indent=2))
     else:
-        for line in answer.lines():
-            say(line)
+        say(*answer.lines())
     raise typer.Exit(_EXIT_CODES[answer.state])

@@ -20,8 +20,7 @@ from meshtasks.gateway import problems, queries, routes
 from meshtasks.gateway.access import Caller
 from meshtasks.gateway.clients import BodyLimit
 from meshtasks.gateway.config import GATEWAY
-from meshtasks.gateway.context import Context, InContext
-from meshtasks.gateway.observing import Observe
+from meshtasks.gateway.context import Context, InContext, Observe
 
 _DESCRIPTION = """\
 Events into the mesh, commands, and what became of them. What is answered with 202 the

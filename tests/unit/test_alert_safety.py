@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from meshtasks.cli.alert_view import history_lines, table
+from meshtasks.cli.alerts import history_lines, table
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.service import AlertUpdate, current_alerts

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from meshtasks.cli import certificates, main, scaffold
+from meshtasks.cli import certificates, main
 from meshtasks.cli.answers import host, own_address
 from meshtasks.cli.secrets import secrets
 from meshtasks.config.environment import SHIPPED_CONFIG
@@ -155,7 +155,7 @@ def test_what_nobody_changed_becomes_that_of_the_new_version(
     for path in older.glob("config/*.yaml"):
         path.write_text(path.read_text() + "# of the older version\n")
     with monkeypatch.context() as before:
-        before.setattr(scaffold, "SHIPPED_CONFIG", older / "config")
+        before.setattr("meshtasks.cli.init.SHIPPED_CONFIG", older / "config")
         init(tmp_path / "mesh")
     mine = tmp_path / "mesh/config/rules.yaml"
     mine.write_text(mine.read_text() + "# mine\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from meshtasks.cli.places import tell_place
+from meshtasks.cli.terminal import tell_place
 from meshtasks.config.environment import Environment
 
 
