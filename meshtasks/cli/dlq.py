@@ -17,7 +17,6 @@ from meshtasks.amqp.peek import HeldMessages
 from meshtasks.amqp.replay import Refusal, Replay, Replayed, ReplayPlan
 from meshtasks.amqp.replay import drop as drop_letters
 from meshtasks.amqp.topology import TOPOLOGY, Topology
-from meshtasks.cli.dlq_files import export, import_
 from meshtasks.cli.dlq_queue import (
     EXIT_NOT_FOUND,
     DeadLetterQueue,
@@ -38,20 +37,80 @@ from meshtasks.cli.dlq_queue import (
     outcome,
     overview,
     page,
+    put_back,
 )
-from meshtasks.cli.terminal import counting, fail, say
+from meshtasks.cli.terminal import File, counting, fail, file_or_standard, say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import Transient
+from meshtasks.observation.dead_letters import to_line
 from meshtasks.records.json_text import body_text
 
 app = typer.Typer(
     help="Dead letters: messages that could not be processed, with the reason.",
     no_args_is_help=True,
 )
-app.command("export")(export)
-app.command("import")(import_)
 
 _AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+@app.command()
+def export(  # noqa: PLR0913 - options
+    file: File,
+    ids: Ids = None,
+    *,
+    reason: Reason = "",
+    queue: Queue = "",
+    routing_key: RoutingKey = "",
+    sensor: Sensor = "",
+    older_than: OlderThan = "",
+    newer_than: NewerThan = "",
+    every: Every = False,
+) -> None:
+    """Write dead letters to a file, one JSON object a line; they stay where they are.
+
+    Exit codes: 0; 1 there is no such dead letter; 69 the broker cannot be reached; 73
+    the file cannot be written.
+
+    Example: meshtasks dlq export letters.jsonl --queue sensors.temperature
+    """
+    filters = Filters(reason, queue, routing_key, sensor, older_than, newer_than)
+    selection = filters.selection(ids, every=every)
+    count = 0
+    try:
+        with (
+            opened(load_settings(), queue) as letters,
+            file_or_standard(file, "wb") as target,
+        ):
+            if ids:
+                find(letters, ids)
+            for delivery, letter in letters.peek("writing"):
+                if selection.matches(letter):
+                    target.write(to_line(delivery, letter) + b"\n")
+                    count += 1
+    except OSError as error:
+        fail(f"{file} cannot be written: {error}", os.EX_CANTCREAT)
+    say(f"{count:,} dead letters written", err=True)
+
+
+@app.command("import")
+def import_(file: File) -> None:
+    """Put exported dead letters back into the dead-letter queue.
+
+    Those that are there already are left out, so an interrupted import may simply be
+    run again.
+
+    Exit codes: 0; 65 a line is not from an export, and nothing after it was put back;
+    66 the file cannot be read; 69 the broker cannot be reached.
+    """
+    try:
+        with (
+            opened(load_settings()) as letters,
+            file_or_standard(file, "rb") as source,
+        ):
+            put, known = put_back(letters, source)
+    except OSError as error:
+        fail(f"{file} cannot be read: {error}", os.EX_NOINPUT)
+    say(f"{put:,} dead letters put back, {known:,} were there already")
 
 
 @app.command("list")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, BinaryIO, NamedTuple
 
 import typer
 
@@ -23,6 +25,7 @@ from meshtasks.amqp.dead_letters import (
 )
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.peek import peek
+from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.replay import Replayed
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.terminal import (
@@ -34,6 +37,8 @@ from meshtasks.cli.terminal import (
 )
 from meshtasks.config.durations import seconds_of
 from meshtasks.config.settings import Settings
+from meshtasks.errors import SchemaMismatch
+from meshtasks.observation.dead_letters import from_line
 from meshtasks.records.json_text import body_text
 from meshtasks.text import clip, did_you_mean
 
@@ -53,6 +58,8 @@ _HIDDEN = headers.OF_A_FAILURE | {
 }
 #: The bar moves so often: every so many letters.
 _STEP = 500
+#: Published together, of an export.
+_BATCH = 500
 _ID = re.compile(rf"[0-9a-f]{{4,{ID_DIGITS}}}")
 
 Ids = Annotated[
@@ -217,6 +224,58 @@ def find(letters: DeadLetterQueue, beginnings: Sequence[str]) -> list[Found]:
             message = f"{beginning} could be {fitting[0]} or {fitting[1]}; give more"
             fail(message, EXIT_NOT_FOUND)
     return list(found.values())
+
+
+def put_back(letters: DeadLetterQueue, source: BinaryIO) -> tuple[int, int]:
+    """Publish the exported dead letters that are not there; how many these were, and
+    how many the others.
+
+    Raises:
+        typer.Exit: a line is not from an export.
+    """
+    ids = (int(letter.id, 16) for _, letter in letters.peek("looking"))
+    there = Counter(ids)  # a third of what the text of the ids would take
+    put = known = 0
+    batch: list[Outgoing] = []
+    with closing(Publisher(letters.url)) as publisher:
+        for number, line in enumerate(source, start=1):
+            letters.exit_if_stopped(f"{put:,} letters were put back")
+            if not line.strip():
+                continue
+            try:
+                message = from_line(line)
+            except SchemaMismatch as error:
+                publisher.publish(batch)
+                fail(f"line {number}: {error}", os.EX_DATAERR)
+            name = int(_id_of(message), 16)
+            if there[name]:
+                there[name] -= 1
+                known += 1
+                continue
+            batch.append(message)
+            if len(batch) == _BATCH:
+                publisher.publish(batch)
+                put += len(batch)
+                batch = []
+        publisher.publish(batch)
+    return put + len(batch), known
+
+
+def _id_of(message: Outgoing) -> str:
+    """The id that this message has as a dead letter."""
+    table: dict[str, Any] = message.headers or {}
+    properties = {**(message.properties or {}), "application_headers": table}
+    return dead_letter_of(
+        Delivery(
+            0,
+            message.body,
+            str(table.get(headers.EXCHANGE, message.exchange)),
+            str(table.get(headers.ROUTING_KEY, message.routing_key)),
+            properties,
+            redelivered=False,
+            received_at=0.0,
+        )
+    ).id
 
 
 def _ids(texts: Sequence[str]) -> frozenset[str]:

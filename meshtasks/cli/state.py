@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 
-from meshtasks.cli.terminal import fail, say, tell_place
-from meshtasks.config.private_files import private_opener
+from meshtasks.cli.terminal import File, fail, file_or_standard, say, tell_place
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import SchemaMismatch
 from meshtasks.state.database import Database, StateLocation
@@ -24,11 +21,6 @@ app = typer.Typer(
     help="What workers share (MESH_STATE_URL): upgrade, check, export, import.",
     no_args_is_help=True,
 )
-
-_File = Annotated[
-    Path,
-    typer.Argument(help="The file; - for standard input or output.", dir_okay=False),
-]
 
 
 @contextmanager
@@ -95,7 +87,7 @@ def check() -> None:
 
 
 @app.command()
-def export(file: _File) -> None:
+def export(file: File) -> None:
     """Write the state to a file, one row a line, as it is at one moment. Workers may
     run meanwhile.
 
@@ -108,9 +100,9 @@ def export(file: _File) -> None:
     count = -1  # the first line is none
     with _opened(location) as database:
         try:
-            with _written(file) as out:
+            with file_or_standard(file, "wb") as out:
                 for line in lines_of(database):
-                    out.write(f"{line}\n")
+                    out.write(f"{line}\n".encode())
                     count += 1
         except OSError as error:
             fail(f"{file}: {error.strerror or error}", os.EX_CANTCREAT)
@@ -119,7 +111,7 @@ def export(file: _File) -> None:
 
 @app.command("import")
 def import_(
-    file: _File,
+    file: File,
     *,
     replace: Annotated[
         bool, typer.Option("--replace", help="Remove what the database has before.")
@@ -137,28 +129,11 @@ def import_(
     location = _location()
     with _opened(location) as database:
         try:
-            with _read(file) as lines:
-                count = load(database, lines, replace=replace)
+            with file_or_standard(file, "rb") as lines:
+                texts = (line.decode() for line in lines)
+                count = load(database, texts, replace=replace)
         except SchemaMismatch as error:
             fail(f"{error}", os.EX_DATAERR)
         except (OSError, UnicodeDecodeError) as error:
             fail(f"{file}: {error}", os.EX_DATAERR)
     say(f"{count:,} rows in {location}")
-
-
-@contextmanager
-def _written(file: Path) -> Iterator[TextIO]:
-    if str(file) == "-":
-        yield sys.stdout
-    else:
-        with open(file, "w", encoding="utf-8", opener=private_opener) as out:
-            yield out
-
-
-@contextmanager
-def _read(file: Path) -> Iterator[TextIO]:
-    if str(file) == "-":
-        yield sys.stdin
-    else:
-        with file.open(encoding="utf-8") as lines:
-            yield lines

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Never
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, Never
 from urllib.parse import urlsplit
 
 import typer
@@ -47,6 +47,11 @@ ManagementUrl = Annotated[
     ),
 ]
 
+File = Annotated[
+    Path,
+    typer.Argument(help="The file; - for standard input or output.", dir_okay=False),
+]
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -54,6 +59,23 @@ def say(*texts: str, err: bool = False) -> None:
     """Print each, a line or several, on standard output or standard error."""
     for text in texts:
         typer.echo(masked(printable(text)), err=err)
+
+
+@contextmanager
+def file_or_standard(file: Path, mode: Literal["rb", "wb"]) -> Iterator[BinaryIO]:
+    """A file, or for ``-`` standard input or output; what is written is private.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if str(file) == "-":
+        yield (sys.stdin if mode == "rb" else sys.stdout).buffer
+        return
+    from meshtasks.config.private_files import private_opener  # noqa: PLC0415
+
+    opener = private_opener if mode == "wb" else None
+    with open(file, mode, opener=opener) as opened:
+        yield opened
 
 
 def fail(message: str, exit_code: int) -> Never:
