@@ -11,7 +11,6 @@ from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
 
 import typer
-from urllib3 import make_headers
 from urllib3.exceptions import HTTPError
 
 from meshtasks.cli.terminal import say
@@ -70,19 +69,6 @@ def influxdb(
 _TIMEOUT_SECONDS = 10.0
 _SUCCESS = range(200, 300)
 _SERVER_ERROR = 500
-
-
-def change_grafana_password(url: str, old: str, new: str) -> None:
-    """Change the password of Grafana's administrator, by its own API (``PUT
-    /api/user/password``): its environment counts at its very first start only.
-
-    Raises:
-        ConfigError: Grafana refuses the old password, or it is not Grafana.
-        Transient: it does not answer.
-    """
-    body = {"oldPassword": old, "newPassword": new, "confirmNew": new}
-    login = make_headers(basic_auth=f"admin:{old}")
-    call("Grafana", "PUT", f"{url}/api/user/password", login, body)
 
 
 class Bucket(NamedTuple):

@@ -3,14 +3,19 @@ they are to change."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import secrets as random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
+from urllib.parse import quote, urlsplit
 
 import typer
+import yaml
+from dotenv.parser import parse_stream
+from urllib3 import make_headers
 
 from meshtasks.amqp.accounts import (
     ADMIN,
@@ -21,22 +26,17 @@ from meshtasks.amqp.accounts import (
 from meshtasks.amqp.management import import_accounts
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli.certificates import make_certificates
-from meshtasks.cli.influxdb import InfluxOwner, change_grafana_password
-from meshtasks.cli.rotation import (
-    KEPT,
-    as_account,
-    replace_values,
-    replaced,
-    services_with,
-)
+from meshtasks.cli.influxdb import InfluxOwner, call
 from meshtasks.cli.terminal import EXIT_USAGE, fail, say
 from meshtasks.config.private_files import (
     make_private_directory,
     private_opener,
+    replace_private,
     share,
     tighten,
 )
 from meshtasks.config.settings import ENV_FILE, env_file_values, load_settings
+from meshtasks.config.urls import urls_of
 from meshtasks.errors import ConfigError, Transient
 
 VHOST = "mesh"
@@ -66,6 +66,20 @@ STACK_SECRETS = (
 
 #: Garage takes secrets in hexadecimal, of so many bytes.
 _HEX_BYTES = {"MESH_MINIO_SECRET_KEY": 32, "GARAGE_RPC_SECRET": 32}
+
+#: What the services keep themselves; their environment counts at their first start.
+_ELSEWHERE = frozenset(
+    {"INFLUX_ADMIN_TOKEN", "INFLUX_ADMIN_PASSWORD", "GRAFANA_ADMIN_PASSWORD"}
+)
+
+#: Of the archive's store, which knows them as one.
+_KEY = frozenset({"MESH_MINIO_ACCESS_KEY", "MESH_MINIO_SECRET_KEY"})
+#: What cannot be had anew, and why.
+_KEPT = {
+    "N8N_ENCRYPTION_KEY": "n8n could not read the credentials that it keeps any more",
+}
+#: ``name:scopes:token``; names and scopes are a person's.
+_API_TOKEN = re.compile(r"([^\s,:]+:[^\s,:]+:)[^\s,]+")
 
 _HEAD = """\
 # Made by `meshtasks secrets`, which adds what is missing and changes nothing that is
@@ -132,8 +146,8 @@ def secrets(
     topology = load_settings().read(TOPOLOGY)
     settings = stack_settings(env_file)
     # A password that is made only now is not known to any broker that runs.
-    broker = Broker(definitions, env_file_values(env_file), management_url)
-    chosen = _chosen(rotate or (), broker.known)
+    before = env_file_values(env_file)
+    chosen = _chosen(rotate or (), before)
     made = make_secrets(topology, STACK_SECRETS, env_file, definitions, device or ())
     add_missing(env_file, settings)
     from meshtasks.cli import units  # noqa: PLC0415 - it needs this module
@@ -144,41 +158,33 @@ def secrets(
     say(f"{env_file}: {made.new} secrets made, {made.kept} kept")
     _rotate_elsewhere(env_file, chosen, influx_url, grafana_url)
     known = env_file_values(env_file)
-    new = {name: replaced(known, name, _new) for name in chosen - _ELSEWHERE}
+    new = {name: _replacement(name, known[name]) for name in chosen - _ELSEWHERE}
     accounts = _accounts(topology, known | new, _devices_in(known))
     # The broker first: if it refuses, its passwords are still those of the files.
-    say(f"broker: {broker.give(accounts)}")
+    said = _give_to_broker(accounts, definitions, before, management_url)
+    say(f"broker: {said}")
     if new:
         operator = variable_of("operator")
         if operator in new and "MESH_BROKER_URL" in known:
             url = as_account(known["MESH_BROKER_URL"], "operator", new[operator])
             new["MESH_BROKER_URL"] = url
-        replace_values(env_file, new)
+        _replace_values(env_file, new)
         _write_definitions(definitions, accounts)
     units.refresh_roles(env_file)
     share(CONFIG)
     say(f"{definitions}: {made.accounts} accounts\nnext: docker compose up -d")
     if chosen:
         say(f"changed: {', '.join(sorted(chosen))}")
-    if services := services_with(chosen, env_file.with_name("docker-compose.yml")):
+    if services := _services_with(chosen, env_file.with_name("docker-compose.yml")):
         say(
             f"That starts these again, with the new passwords: {', '.join(services)}. "
             "Devices, producers elsewhere and callers of the gateway need theirs."
         )
 
 
-#: What the services keep themselves; their environment counts at their first start.
-_ELSEWHERE = frozenset(
-    {"INFLUX_ADMIN_TOKEN", "INFLUX_ADMIN_PASSWORD", "GRAFANA_ADMIN_PASSWORD"}
-)
-
-#: Of the archive's store, which knows them as one.
-_KEY = frozenset({"MESH_MINIO_ACCESS_KEY", "MESH_MINIO_SECRET_KEY"})
-
-
 def _chosen(names: Iterable[str], known: Mapping[str, str]) -> set[str]:
     """The variables that are to have new values."""
-    ours = {*STACK_SECRETS, "MESH_API_TOKENS"} - KEPT.keys()
+    ours = {*STACK_SECRETS, "MESH_API_TOKENS"} - _KEPT.keys()
     if known.get("MESH_MINIO_ENDPOINT"):  # somebody else's store made the key
         ours -= _KEY
     possible = {
@@ -186,8 +192,8 @@ def _chosen(names: Iterable[str], known: Mapping[str, str]) -> set[str]:
     }
     chosen = set[str]()
     for name in names:
-        if name in KEPT:
-            fail(f"--rotate {name}: it is kept, for {KEPT[name]}", EXIT_USAGE)
+        if name in _KEPT:
+            fail(f"--rotate {name}: it is kept, for {_KEPT[name]}", EXIT_USAGE)
         if name != "all" and name not in possible:
             expected = f"all, or one of {', '.join(sorted(possible))}"
             fail(f"--rotate {name}: expected {expected}", EXIT_USAGE)
@@ -203,55 +209,52 @@ def _rotate_elsewhere(
         known = env_file_values(env_file)
         new, forget = _new(), None
         if name == "GRAFANA_ADMIN_PASSWORD":
-            change_grafana_password(grafana_url, known[name], new)
+            _change_grafana_password(grafana_url, known[name], new)
         elif name == "INFLUX_ADMIN_PASSWORD":
             InfluxOwner(influx_url, known["INFLUX_ADMIN_TOKEN"]).change_password(new)
         else:
             new, forget = InfluxOwner(influx_url, known[name]).another_token()
-        replace_values(env_file, {name: new})
+        _replace_values(env_file, {name: new})
         if forget is not None:
             forget()  # once the new one is on disk
 
 
-class Broker(NamedTuple):
-    """The broker of docker-compose.yml, if it runs.
+def _give_to_broker(
+    accounts: Mapping[str, Any],
+    definitions: Path,
+    known: Mapping[str, str],
+    management_url: str | None,
+) -> str:
+    """Give the broker of docker-compose.yml the accounts now, if it runs; says how that
+    went.
 
-    Attributes:
+    Args:
         definitions: the file that it loads when it starts.
         known: passwords that it may have.
+
+    Raises:
+        ConfigError: it refuses ours.
     """
-
-    definitions: Path
-    known: Mapping[str, str]
-    management_url: str | None
-
-    def give(self, accounts: Mapping[str, Any]) -> str:
-        """Give it the accounts now; says how that went.
-
-        Raises:
-            ConfigError: it refuses ours.
-        """
-        password = self.known.get(variable_of(ADMIN))
-        url = self.known.get("MESH_BROKER_URL")
-        if password is None or url is None:
-            return f"it takes the accounts of {self.definitions} when it starts"
-        url = as_account(url, ADMIN, password)
-        try:
-            import_accounts(url, accounts, DEVICE_PREFIX, self.management_url)
-        except Transient:
-            return (
-                f"it does not answer, and takes the accounts of {self.definitions} "
-                "when it starts"
-            )
-        except ConfigError as error:
-            expected = (
-                f"{error.expected}. It is another broker, or one that does not have "
-                f"the password of {variable_of(ADMIN)}. A broker that loads "
-                f"{self.definitions} when it starts has it after `docker compose "
-                "restart rabbitmq`; --management-url names another"
-            )
-            raise ConfigError(error.source, error.key, expected) from error
-        return "it has the accounts"
+    password, url = known.get(variable_of(ADMIN)), known.get("MESH_BROKER_URL")
+    if password is None or url is None:
+        return f"it takes the accounts of {definitions} when it starts"
+    url = as_account(url, ADMIN, password)
+    try:
+        import_accounts(url, accounts, DEVICE_PREFIX, management_url)
+    except Transient:
+        return (
+            f"it does not answer, and takes the accounts of {definitions} when it "
+            "starts"
+        )
+    except ConfigError as error:
+        expected = (
+            f"{error.expected}. It is another broker, or one that does not have the "
+            f"password of {variable_of(ADMIN)}. A broker that loads {definitions} when "
+            "it starts has it after `docker compose restart rabbitmq`; "
+            "--management-url names another"
+        )
+        raise ConfigError(error.source, error.key, expected) from error
+    return "it has the accounts"
 
 
 def make_secrets(
@@ -380,3 +383,63 @@ def _new(name: str = "") -> str:
     if size := _HEX_BYTES.get(name):
         return random.token_hex(size)
     return random.token_urlsafe(24)
+
+
+def _replacement(variable: str, value: str) -> str:
+    """The new value of a variable; of the gateway's tokens, names and scopes stay."""
+    if variable == "MESH_API_TOKENS":
+        return _API_TOKEN.sub(lambda found: found[1] + _new(), value)
+    return _new(variable)
+
+
+def _replace_values(env_file: Path, values: Mapping[str, str]) -> None:
+    """Write new values into a file such as ``.env``; all else in it stays as it is.
+
+    Raises:
+        OSError: it cannot be written; it is as it was.
+    """
+    text = env_file.read_text(encoding="utf-8")
+    parts = []
+    for binding in parse_stream(io.StringIO(text)):
+        original = binding.original.string
+        if binding.key is not None and binding.key in values:
+            # blank lines before an assignment belong to it
+            before = original[: len(original) - len(original.lstrip())]
+            exported = "export " if original.lstrip().startswith("export") else ""
+            original = f"{before}{exported}{binding.key}={values[binding.key]}\n"
+        parts.append(original)
+    replace_private(env_file, "".join(parts))
+
+
+def as_account(broker_url: str, account: str, password: str) -> str:
+    """An AMQP URL, or those of a cluster's nodes, with another account."""
+    login = f"{quote(account, safe='')}:{quote(password, safe='')}"
+    return ";".join(
+        (parts := urlsplit(url))
+        ._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}")
+        .geturl()
+        for url in urls_of(broker_url)
+    )
+
+
+def _services_with(variables: Iterable[str], compose_file: Path) -> list[str]:
+    """The services of a compose file that are given one of these variables."""
+    names = "|".join(map(re.escape, variables))
+    if not names or not compose_file.is_file():
+        return []
+    services = yaml.safe_load(compose_file.read_text(encoding="utf-8"))["services"]
+    given = re.compile(rf"\$\{{(?:{names})\b")
+    return [name for name in services if given.search(json.dumps(services[name]))]
+
+
+def _change_grafana_password(url: str, old: str, new: str) -> None:
+    """Change the password of Grafana's administrator, by its own API (``PUT
+    /api/user/password``): its environment counts at its very first start only.
+
+    Raises:
+        ConfigError: Grafana refuses the old password, or it is not Grafana.
+        Transient: it does not answer.
+    """
+    body = {"oldPassword": old, "newPassword": new, "confirmNew": new}
+    login = make_headers(basic_auth=f"admin:{old}")
+    call("Grafana", "PUT", f"{url}/api/user/password", login, body)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import psutil
 from jinja2 import Environment as Templates
@@ -23,7 +23,7 @@ from jinja2 import PackageLoader, StrictUndefined
 
 from meshtasks.amqp.accounts import OPERATOR
 from meshtasks.cli.certificates import AUTHORITY, SERVER
-from meshtasks.cli.secrets import DEFINITIONS, variable_of
+from meshtasks.cli.secrets import DEFINITIONS, as_account, variable_of
 from meshtasks.config.environment import SHIPPED_CONFIG
 from meshtasks.config.extras import MODULES, Extra
 from meshtasks.config.private_files import replace_private
@@ -188,12 +188,9 @@ def write_roles(known: Mapping[str, str]) -> None:
 
 def _with_account(url: str, role: str, password: str) -> str:
     """The URL for a role; a broker that has another account than ours keeps it."""
-    parts = urlsplit(url)
-    if parts.username != OPERATOR or not password:
+    if urlsplit(url).username != OPERATOR or not password:
         return url
-    host = parts.netloc.rpartition("@")[2]
-    account = f"{role}:{quote(password, safe='')}"
-    return parts._replace(netloc=f"{account}@{host}").geturl()
+    return as_account(url, role, password)
 
 
 def variable_text(value: str) -> str:
