@@ -122,53 +122,37 @@ def host(text: str) -> str:
     raise typer.BadParameter(message)
 
 
-def host_and_port(text: str) -> str:
-    """``HOST:PORT``, or a URL.
+def _check(is_good: Callable[[str], bool], expected: str) -> Check:
+    """A check that gives a good text back as it is."""
 
-    Raises:
-        typer.BadParameter: it is neither.
-    """
-    url = text if "://" in text else f"http://{text}"
-    if is_base_url(url):
-        return text
-    message = f"expected a host and a port such as 127.0.0.1:8000, not {text!r}"
-    raise typer.BadParameter(message)
+    def check(text: str) -> str:
+        if is_good(text):
+            return text
+        message = f"expected {expected}, not {text!r}"
+        raise typer.BadParameter(message)
 
-
-def base_url(text: str) -> str:
-    """An http or https URL.
-
-    Raises:
-        typer.BadParameter: it is none.
-    """
-    if is_base_url(text):
-        return text
-    message = f"expected a URL such as http://192.168.1.5:8086, not {text!r}"
-    raise typer.BadParameter(message)
+    return check
 
 
-def home_assistant_url(text: str) -> str:
-    """Home Assistant's URL, or that of its websocket.
-
-    Raises:
-        typer.BadParameter: it is neither.
-    """
-    _ = base_url(re.sub(r"^ws(?=s?://)", "http", text))
-    return text
+def _is_archive(url: str) -> bool:
+    scheme, _, place = url.partition("://")
+    return (scheme == "file" and Path(place).is_absolute()) or (
+        scheme == "s3" and bool(place)
+    )
 
 
-def archive_url(text: str) -> str:
-    """Where the archive is.
-
-    Raises:
-        typer.BadParameter: it is no such place.
-    """
-    scheme, _, place = text.partition("://")
-    is_file = scheme == "file" and Path(place).is_absolute()
-    if is_file or (scheme == "s3" and place):
-        return text
-    message = f"expected file:///directory or s3://bucket, not {text!r}"
-    raise typer.BadParameter(message)
+_A_URL = "a URL such as http://192.168.1.5:8086"
+base_url = _check(is_base_url, _A_URL)
+#: Home Assistant's URL, or that of its websocket.
+home_assistant_url = _check(
+    lambda text: is_base_url(re.sub(r"^ws(?=s?://)", "http", text)), _A_URL
+)
+#: ``HOST:PORT``, or a URL.
+host_and_port = _check(
+    lambda text: is_base_url(text if "://" in text else f"http://{text}"),
+    "a host and a port such as 127.0.0.1:8000",
+)
+archive_url = _check(_is_archive, "file:///directory or s3://bucket")
 
 
 def own_address() -> str:

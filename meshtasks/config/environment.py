@@ -180,7 +180,7 @@ class Environment(BaseSettings):
         """
         url = self.triton_url
         url = url if "://" in url else f"http://{url}"
-        if not _is_http(url):
+        if not is_base_url(url):
             expected = "expected host and port, such as 127.0.0.1:8000"
             raise ConfigError("environment", "MESH_TRITON_URL", expected)
         return url
@@ -241,7 +241,7 @@ class Environment(BaseSettings):
                 if url
             ),
         ):
-            if not _is_http(url) and (url or variable != "MESH_MANAGEMENT_URL"):
+            if not is_base_url(url) and (url or variable != "MESH_MANAGEMENT_URL"):
                 expected = f"expected a URL such as {example}"
                 yield ConfigError("environment", variable, expected)
         try:
@@ -360,10 +360,6 @@ def _checked(text: str, variable: str, field: str) -> str:
         expected = "expected printable ASCII, since it is sent in a header"
         raise ConfigError("environment", variable, expected)
     return secret
-
-
-def _is_http(text: str) -> bool:
-    return is_base_url(text) and text == text.strip()
 
 
 def _given_in(variable: str) -> str:
