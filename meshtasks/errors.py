@@ -14,8 +14,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from meshtasks.masking import masked
-from meshtasks.text import ends
+from meshtasks.text import ends, masked
 
 #: Of what somebody else's code says about itself, so much is quoted.
 _QUOTED_CHARS = 300

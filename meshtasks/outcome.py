@@ -16,7 +16,7 @@ from meshtasks.errors import (
     Transient,
     text_of,
 )
-from meshtasks.masking import masked
+from meshtasks.text import masked
 
 #: Longest traceback kept in a dead letter; its end says most.
 TRACEBACK_LIMIT_CHARS = 4_000

@@ -43,7 +43,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy import make_url
 
-from meshtasks import masking
+from meshtasks import text
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
 from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
@@ -130,7 +130,7 @@ def pytest_runtest_setup(item: pytest.Function) -> None:
 def _no_secret_is_known() -> Iterator[None]:
     """What one test calls a secret is a word to the next."""
     yield
-    masking.forget()
+    text.forget()
 
 
 @pytest.fixture(scope="session")

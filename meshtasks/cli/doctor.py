@@ -33,10 +33,9 @@ from meshtasks.flows.sinks import TIMESERIES, Sinks
 from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
 from meshtasks.flows.timeseries_queries import retention_of, victoriametrics_state
 from meshtasks.http import cause_of, pool_manager, request
-from meshtasks.masking import masked
 from meshtasks.observation.workers import ask_workers, circuit_lines
 from meshtasks.state.database import Database, StateLocation
-from meshtasks.text import printable
+from meshtasks.text import masked, printable
 
 _HTTP_SECONDS = 5.0
 _SKEW_SECONDS = 5.0

@@ -21,8 +21,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from meshtasks.masking import masked
-from meshtasks.text import printable
+from meshtasks.text import masked, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -29,7 +29,7 @@ from meshtasks.config.urls import (
     urls_of,
 )
 from meshtasks.errors import ConfigError
-from meshtasks.masking import keep_secret
+from meshtasks.text import keep_secret
 
 _ENV_FILE = ".env"
 _PACKAGED = Path(__file__).with_name("shipped")

@@ -26,7 +26,6 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.sinks import Sinks
-from meshtasks.masking import masked
 from meshtasks.outcome import (
     DONE,
     Dead,
@@ -37,7 +36,7 @@ from meshtasks.outcome import (
 )
 from meshtasks.records.envelope import envelope_of
 from meshtasks.records.json_text import plain_body
-from meshtasks.text import described
+from meshtasks.text import described, masked
 from meshtasks.timing import listening
 from meshtasks.worker.decode import Decoded, Decoder, Several
 from meshtasks.worker.results import (

@@ -11,7 +11,7 @@ from meshtasks.amqp.connecting import node_of, unopened
 from meshtasks.config.settings import load_settings
 from meshtasks.config.urls import fault_of, urls_of
 from meshtasks.errors import ConfigError
-from meshtasks.masking import masked
+from meshtasks.text import masked
 
 ONE, TWO = "amqp://mesh:secret-8f3a@one/mesh", "amqps://mesh:secret-8f3b@two/mesh"
 

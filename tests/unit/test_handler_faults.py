@@ -19,8 +19,8 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import SchemaMismatch
 from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.sinks import Sinks
-from meshtasks.masking import keep_secret
 from meshtasks.outcome import DONE, Dead, Outcome, Retry
+from meshtasks.text import keep_secret
 from meshtasks.worker.results import BatchResult
 from meshtasks.worker.runner import BatchRunner
 from tests.support.docs import ROOT

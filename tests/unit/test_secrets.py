@@ -18,8 +18,8 @@ from meshtasks.cli.secrets import make_secrets
 from meshtasks.config.settings import env_file_values, load_settings
 from meshtasks.errors import ConfigError, SinkUnavailable
 from meshtasks.flows.diagnosis import Check, Verdict
-from meshtasks.masking import keep_secret, masked
 from meshtasks.outcome import Retry, outcome_of
+from meshtasks.text import keep_secret, masked
 
 VARIABLES = (
     "MESH_BROKER_URL",

@@ -11,8 +11,8 @@ from pydantic import SecretStr
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError
-from meshtasks.masking import masked
 from meshtasks.state.database import StateLocation
+from meshtasks.text import masked
 
 SECRET = "p@ss:w/8f3%"
 USER = "mesh:p%40ss%3Aw%2F8f3%25@"

@@ -28,7 +28,7 @@ from meshtasks.flows.archive.objects import (
     no_such_object,
 )
 from meshtasks.http import pool_manager, retry_after_seconds
-from meshtasks.masking import masked
+from meshtasks.text import masked
 from meshtasks.timing import timed
 
 #: minio-py would wait five minutes for either, and try six times.

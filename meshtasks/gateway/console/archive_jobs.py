@@ -31,7 +31,6 @@ from meshtasks.gateway.console.frame import (
     status,
     text,
 )
-from meshtasks.masking import masked
 from meshtasks.observation.archived import (
     ArchivedDay,
     ArchiveReplay,
@@ -39,6 +38,7 @@ from meshtasks.observation.archived import (
     Verified,
     checked,
 )
+from meshtasks.text import masked
 
 logger = logging.getLogger(__name__)
 
