@@ -66,10 +66,23 @@ def demand(caller: Client, *scopes: Scope) -> None:
         Problem: 403, with the scopes that are missing.
     """
     if missing := sorted(set(scopes) - caller.scopes):
-        detail = f"The token of {caller.name} has no scope {', '.join(missing)}."
-        header = f'Bearer error="insufficient_scope", scope="{" ".join(missing)}"'
-        headers = {"WWW-Authenticate": header}
-        raise Problem(HTTPStatus.FORBIDDEN, detail, headers=headers)
+        raise _forbidden(caller, missing)
+
+
+def demand_sight(caller: Client) -> None:
+    """Refuse a caller who may neither view nor operate.
+
+    Raises:
+        Problem: 403.
+    """
+    if not caller.scopes & {"view", "operate"}:
+        raise _forbidden(caller, ["view"])
+
+
+def _forbidden(caller: Client, missing: list[Scope]) -> Problem:
+    detail = f"The token of {caller.name} has no scope {', '.join(missing)}."
+    header = f'Bearer error="insufficient_scope", scope="{" ".join(missing)}"'
+    return Problem(HTTPStatus.FORBIDDEN, detail, headers={"WWW-Authenticate": header})
 
 
 async def _read(request: Request) -> bytes:

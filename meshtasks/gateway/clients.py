@@ -162,19 +162,16 @@ class RateLimit:
 
     Args:
         per_second: requests that a client may make in the long run.
+
+    Attributes:
         burst: requests at once after a rest.
     """
 
     def __init__(self, per_second: float, burst: int) -> None:
         self._per_second = per_second
-        self._burst = float(burst)
+        self.burst = burst
         self._buckets: dict[str, _Bucket] = {}
         self._lock = threading.Lock()
-
-    @property
-    def burst(self) -> int:
-        """What may come at once after a rest."""
-        return int(self._burst)
 
     def wait_seconds(self, client: str, now: float, count: int = 1) -> float:
         """Count a request; 0 if it may go on, else how long the client should wait.
@@ -184,9 +181,9 @@ class RateLimit:
             count: as how many it counts; at most :attr:`burst`.
         """
         with self._lock:
-            bucket = self._buckets.setdefault(client, _Bucket(self._burst, now))
+            bucket = self._buckets.setdefault(client, _Bucket(self.burst, now))
             grown = bucket.tokens + (now - bucket.filled_at) * self._per_second
-            bucket.tokens, bucket.filled_at = min(grown, self._burst), now
+            bucket.tokens, bucket.filled_at = min(grown, self.burst), now
             if bucket.tokens >= count:
                 bucket.tokens -= count
                 return 0.0

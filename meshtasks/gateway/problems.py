@@ -11,7 +11,7 @@ import amqp
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from meshtasks.errors import (
@@ -132,6 +132,11 @@ def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def example(**members: Any) -> ConfigDict:
+    """The configuration of a model with an example, which OpenAPI shows."""
+    return ConfigDict(json_schema_extra={"examples": [members]})
+
+
 def field_errors(found: Sequence[Fault], *above: str | int) -> list[FieldError]:
     """Faults with their places, ``above`` being the place of the whole record."""
     return [
@@ -174,58 +179,56 @@ def too_slow(limit_seconds: float) -> Problem:
 
 def install(app: FastAPI) -> None:
     """Answer every error of an application with a problem."""
-    app.add_exception_handler(Problem, _problem)
-    app.add_exception_handler(HTTPException, _of_framework)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(Unroutable, _unroutable)
-    app.add_exception_handler(Transient, _unavailable)
-    app.add_exception_handler(Exception, _bug)
+
+    async def answer(_request: Request, error: Exception) -> JSONResponse:
+        return _problem_of(error).response
+
+    for kind in (
+        Problem,
+        HTTPException,
+        RequestValidationError,
+        Unroutable,
+        Transient,
+        Exception,
+    ):
+        app.add_exception_handler(kind, answer)
 
 
-async def _problem(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Problem)  # noqa: S101 - for the type checker
-    return error.response
-
-
-async def _of_framework(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
-    status = HTTPStatus(error.status_code)
-    return Problem(status, f"{error.detail}.", headers=error.headers).response
-
-
-async def _invalid(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
-    found = [
-        FieldError(pointer(each.place[1:]), each.reason)
-        for each in faults(error.errors())
-    ]
-    detail = "The request does not fit; see errors."
-    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, found).response
-
-
-async def _unroutable(_request: Request, error: Exception) -> JSONResponse:
-    return Problem(HTTPStatus.NOT_FOUND, f"Not published: {error}.").response
-
-
-async def _unavailable(_request: Request, error: Exception) -> JSONResponse:
+def _problem_of(error: Exception) -> Problem:
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    errors: list[FieldError] = []
+    headers: Mapping[str, str] | None = {"Retry-After": str(_RETRY_AFTER_SECONDS)}
     match error:
+        case Problem():
+            return error
+        case HTTPException():
+            status, headers = HTTPStatus(error.status_code), error.headers
+            detail = f"{error.detail}."
+        case RequestValidationError():
+            status, headers = HTTPStatus.UNPROCESSABLE_ENTITY, None
+            detail = "The request does not fit; see errors."
+            found = faults(error.errors())
+            errors = [
+                FieldError(pointer(each.place[1:]), each.reason) for each in found
+            ]
+        case Unroutable():
+            status, headers = HTTPStatus.NOT_FOUND, None
+            detail = f"Not published: {error}."
         case PublishRefused():
+            is_forbidden = isinstance(error.__cause__, amqp.AccessRefused)
             status = (
                 HTTPStatus.FORBIDDEN
-                if isinstance(error.__cause__, amqp.AccessRefused)
+                if is_forbidden
                 else HTTPStatus.UNPROCESSABLE_ENTITY
             )
-            return Problem(status, f"The broker refuses it: {error}").response
+            detail, headers = f"The broker refuses it: {error}", None
         case PublishUnconfirmed():
             detail = f"Not confirmed by the broker, so try again: {error}"
         case SinkUnavailable():
             detail = f"The gateway's own state cannot be used: {error}"
-        case _:
+        case Transient():
             detail = str(error)
-    headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)}
-    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=headers).response
-
-
-async def _bug(_request: Request, _error: Exception) -> JSONResponse:
-    detail = "A fault of the gateway; its log says more."
-    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail).response
+        case _:
+            status, headers = HTTPStatus.INTERNAL_SERVER_ERROR, None
+            detail = "A fault of the gateway; its log says more."
+    return Problem(status, detail, errors, headers)

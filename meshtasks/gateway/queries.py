@@ -4,7 +4,6 @@ keeps. They give what the console shows, by the same functions."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import closing
 from datetime import date
 from http import HTTPStatus
@@ -16,10 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from meshtasks.errors import ConfigError, MeshError, Transient
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.archive.reading import Period
-from meshtasks.gateway.access import Caller
-from meshtasks.gateway.clients import Client
+from meshtasks.gateway.access import Caller, demand_sight
 from meshtasks.gateway.context import InContext
-from meshtasks.gateway.problems import Problem, documented
+from meshtasks.gateway.problems import Problem, documented, example
 from meshtasks.observation.archived import calendar_of
 from meshtasks.observation.query import Answered, QueryRefused
 
@@ -31,20 +29,6 @@ _OF_LOOKING = (
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
-
-
-def _demand_sight(caller: Client) -> None:
-    """Refuse a caller who may neither view nor operate.
-
-    Raises:
-        Problem: 403.
-    """
-    if not caller.scopes & {"view", "operate"}:
-        detail = f"The token of {caller.name} has no scope view."
-        header = 'Bearer error="insufficient_scope", scope="view"'
-        raise Problem(
-            HTTPStatus.FORBIDDEN, detail, headers={"WWW-Authenticate": header}
-        )
 
 
 class QueueStatus(BaseModel):
@@ -73,36 +57,30 @@ class WorkerStatus(BaseModel):
 class Status(BaseModel):
     """The mesh at one moment."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "taken_at": 1795435200.0,
-                    "queues": [
-                        {
-                            "name": "sensors.temperature",
-                            "ready": 0,
-                            "consumers": 1,
-                            "unacked": 12,
-                            "in_per_second": 40.2,
-                            "out_per_second": 40.0,
-                        }
-                    ],
-                    "retry": {"5": 2},
-                    "dead_letters": 3,
-                    "workers": [
-                        {
-                            "name": "celery@house",
-                            "consuming": ["sensors.temperature"],
-                            "resting": [],
-                            "down": {},
-                            "half_open": [],
-                        }
-                    ],
-                    "attention": [],
-                }
-            ]
-        }
+    model_config = example(
+        taken_at=1795435200.0,
+        queues=[
+            {
+                "name": "sensors.temperature",
+                "ready": 0,
+                "consumers": 1,
+                "unacked": 12,
+                "in_per_second": 40.2,
+                "out_per_second": 40.0,
+            }
+        ],
+        retry={"5": 2},
+        dead_letters=3,
+        workers=[
+            {
+                "name": "celery@house",
+                "consuming": ["sensors.temperature"],
+                "resting": [],
+                "down": {},
+                "half_open": [],
+            }
+        ],
+        attention=[],
     )
 
     taken_at: Annotated[float, Field(description="Epoch seconds.")]
@@ -130,7 +108,7 @@ def show_status(context: InContext, caller: Caller) -> dict[str, Any]:
     from meshtasks.observation.collect import Collector  # noqa: PLC0415
     from meshtasks.observation.workers import ask_workers, attention  # noqa: PLC0415
 
-    _demand_sight(caller)
+    demand_sight(caller)
     settings = context.looking
     try:
         answers = ask_workers(settings.env.amqp_url)
@@ -165,24 +143,18 @@ class ArchiveDay(BaseModel):
 class Archive(BaseModel):
     """What is archived."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "days": [
-                        {
-                            "date": "2026-11-23",
-                            "domain": "sensors",
-                            "objects": 24,
-                            "size_bytes": 183402,
-                            "hours": [0, 1, 2, 3],
-                        }
-                    ],
-                    "gaps": ["2026-11-24"],
-                    "foreign": 0,
-                }
-            ]
-        }
+    model_config = example(
+        days=[
+            {
+                "date": "2026-11-23",
+                "domain": "sensors",
+                "objects": 24,
+                "size_bytes": 183402,
+                "hours": [0, 1, 2, 3],
+            }
+        ],
+        gaps=["2026-11-24"],
+        foreign=0,
     )
 
     days: list[ArchiveDay]
@@ -209,7 +181,7 @@ def show_archive(
 ) -> dict[str, Any]:
     """Show objects and bytes by domain and date, and the days that have none. Needs the
     scope `view` or `operate`."""
-    _demand_sight(caller)
+    demand_sight(caller)
     ever = Period(-math.inf, math.inf)
     try:
         with closing(open_store(context.settings.env)) as store:
@@ -233,18 +205,12 @@ def show_archive(
     }
 
 
-_EXAMPLE: Mapping[str, Any] = {
-    "sql": "SELECT location, avg(value) AS value FROM readings GROUP BY ALL",
-    "days": 7,
-}
-
-
 class Question(BaseModel):
     """A query."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [dict(_EXAMPLE)]}
-    )
+    model_config = example(
+        sql="SELECT location, avg(value) AS value FROM readings GROUP BY ALL", days=7
+    ) | ConfigDict(extra="forbid")
 
     sql: Annotated[
         str,
@@ -263,19 +229,13 @@ class Question(BaseModel):
 class Rows(BaseModel):
     """What a query has given."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "columns": ["location", "value"],
-                    "rows": [["attic", 19.4], ["kitchen", 21.7]],
-                    "more": False,
-                    "chart": "<svg …>",
-                    "no_chart": "",
-                    "notes": [],
-                }
-            ]
-        }
+    model_config = example(
+        columns=["location", "value"],
+        rows=[["attic", 19.4], ["kitchen", 21.7]],
+        more=False,
+        chart="<svg …>",
+        no_chart="",
+        notes=[],
     )
 
     columns: list[str]
@@ -298,7 +258,7 @@ async def ask(question: Question, context: InContext, caller: Caller) -> Answere
     """Answer a query of the archive and its dataset, as `meshtasks query`. It can only
     read, and is ended after 30 s or with more than 512 MB of memory. Needs the scope
     `view` or `operate`."""
-    _demand_sight(caller)
+    demand_sight(caller)
     try:
         return await context.queries.run(
             question.sql, question.days, drawn=question.chart

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from meshtasks.amqp.calls import call_message
@@ -33,14 +33,16 @@ from meshtasks.gateway.access import (
 from meshtasks.gateway.clients import Client
 from meshtasks.gateway.config import GATEWAY
 from meshtasks.gateway.context import Context, InContext
-from meshtasks.gateway.problems import OF_SUBMITTING, FieldError, Problem, documented
+from meshtasks.gateway.problems import (
+    OF_SUBMITTING,
+    FieldError,
+    Problem,
+    documented,
+    example,
+)
+from meshtasks.gateway.store import ENDED
 
 events = APIRouter(tags=["events"])
-
-
-def _example(**members: Any) -> ConfigDict:
-    """The configuration of a model with an example, which OpenAPI shows."""
-    return ConfigDict(json_schema_extra={"examples": [members]})
 
 
 class Published(BaseModel):
@@ -51,7 +53,7 @@ class Published(BaseModel):
         queues: that it went to.
     """
 
-    model_config = _example(
+    model_config = example(
         message_id="019a1c3e-6f1d-7d0c-8000-5b2c1a9e4f10",
         queues=["sensors.temperature"],
     )
@@ -108,7 +110,6 @@ def publish_event(
 
 
 _POLL_SECONDS = 1
-_ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
 
 class Submitted(BaseModel):
@@ -120,7 +121,7 @@ class Submitted(BaseModel):
         state: ``pending``.
     """
 
-    model_config = _example(
+    model_config = example(
         id="019a1c3e-6f1d-7d0c-8000-5b2c1a9e4f11",
         name="silence_alerts",
         state="pending",
@@ -143,7 +144,7 @@ class TaskState(Submitted):
         updated_at: epoch seconds; of the last news.
     """
 
-    model_config = _example(
+    model_config = example(
         id="019a1c3e-6f1d-7d0c-8000-5b2c1a9e4f11",
         name="silence_alerts",
         state="success",
@@ -282,14 +283,6 @@ def show_task(task_id: str, context: InContext, caller: Caller) -> JSONResponse:
             f"No task of yours has this id, or it ended more than {days:g} days ago."
         )
         raise Problem(HTTPStatus.NOT_FOUND, detail)
-    state = TaskState(
-        id=task.id,
-        name=task.name,
-        state=task.state.lower(),
-        result=task.result,
-        error=task.error,
-        submitted_at=task.submitted_at,
-        updated_at=task.updated_at,
-    )
-    headers = {} if task.state in _ENDED else {"Retry-After": str(_POLL_SECONDS)}
+    state = TaskState(**task._asdict() | {"state": task.state.lower()})
+    headers = {} if task.state in ENDED else {"Retry-After": str(_POLL_SECONDS)}
     return JSONResponse(state.model_dump(), headers=headers)

@@ -8,7 +8,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -31,11 +30,11 @@ _SINK = "gateway_state"
 _REQUEST_SECONDS = 60.0
 
 _TASKS, _REQUESTS = GATEWAY_TASKS.c, GATEWAY_REQUESTS.c
-_FINAL = "SUCCESS", "FAILURE", "REVOKED"
+#: States of a task that are final.
+ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """A task that was started here.
 
     Attributes:
@@ -56,16 +55,8 @@ class Task:
 
 
 def _task(row: Row[Any]) -> Task:
-    return Task(
-        row.id,
-        row.name,
-        row.client,
-        row.state,
-        None if row.result is None else json.loads(row.result),
-        row.error,
-        row.submitted_at,
-        row.updated_at,
-    )
+    result = None if row.result is None else json.loads(row.result)
+    return Task(**row._asdict() | {"result": result})
 
 
 class Reserved(NamedTuple):
@@ -144,7 +135,7 @@ class Store:
             change = change.on_conflict_do_update(
                 index_elements=GATEWAY_TASKS.primary_key,
                 set_={name: new[name] for name in values if name != "id"},
-                where=_TASKS.state.not_in(_FINAL),
+                where=_TASKS.state.not_in(ENDED),
             )
             db.execute(change, values)
 
