@@ -8,19 +8,17 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, BinaryIO, Self
+from typing import Annotated, Any, BinaryIO
 
 import typer
 from amqp.exceptions import IrrecoverableChannelError, NotFound
 from pydantic_core import from_json
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.topology import TOPOLOGY, Topology
-from meshtasks.cli.terminal import EXIT_INTERRUPTED, fail, say
+from meshtasks.cli.terminal import EXIT_INTERRUPTED, counting, fail, say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import (
     ConfigError,
@@ -32,8 +30,6 @@ from meshtasks.timing import Backoff
 
 _EXIT_UNROUTABLE = 1
 _READ_BYTES = 256 * 1024
-#: Input that takes longer than this gets a progress bar, on a terminal.
-_PROGRESS_AFTER_SECONDS = 1.0
 #: AMQP 0-9-1 carries a routing key as a short string.
 _MAX_ROUTING_KEY_BYTES = 255
 
@@ -126,7 +122,8 @@ def _publish_lines(job: Job, source: BinaryIO, array: int) -> None:
     number = 0
     waiting: list[tuple[int, bytes]] = []  # line number and document
     job.next_line = 1
-    with _ReadingProgress(source) as progress:
+    read_bytes, size_bytes = 0, _size_bytes(source)
+    with counting("publishing", shown=not source.isatty()) as bar:
         for lines in _lines_as_they_come(source):
             for line in lines:
                 number += 1
@@ -143,7 +140,8 @@ def _publish_lines(job: Job, source: BinaryIO, array: int) -> None:
                 job.send(_packed(waiting[:whole], array))
                 del waiting[:whole]
             job.next_line = waiting[0][0] if waiting else number + 1
-            progress.update(sum(map(len, lines)) + len(lines), job.done)
+            read_bytes += sum(map(len, lines)) + len(lines)
+            bar.update(read_bytes, size_bytes, job.done)
         if waiting:
             job.send(_packed(waiting, array))
 
@@ -189,39 +187,6 @@ def _lines_as_they_come(source: BinaryIO) -> Iterator[list[bytes]]:
             yield lines
     if rest:
         yield [rest]
-
-
-class _ReadingProgress:
-    """A progress bar on standard error, for long input on a terminal."""
-
-    def __init__(self, source: BinaryIO) -> None:
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("publishing"),
-            BarColumn(),
-            TextColumn("{task.fields[done]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=_size_bytes(source), done="")
-        self._began = time.monotonic()
-        self._shown = False
-
-    def update(self, read_bytes: int, done: str) -> None:
-        """Move on by so many bytes; ``done`` is what was published."""
-        self._bar.update(self._task, advance=read_bytes, done=done)
-        if not self._shown and time.monotonic() - self._began > _PROGRESS_AFTER_SECONDS:
-            self._shown = True
-            self._bar.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            self._bar.stop()
 
 
 def _size_bytes(source: BinaryIO) -> int | None:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, Never
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NamedTuple, Never
 from urllib.parse import urlsplit
 
 import typer
@@ -24,7 +24,7 @@ import typer
 from meshtasks.text import masked, printable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from meshtasks.config.environment import Environment
 
@@ -164,20 +164,20 @@ def stopping_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-class Counting:
+class Counting(NamedTuple):
     """A progress bar for work that is counted."""
 
-    def __init__(self, bar: Progress, what: str) -> None:
-        self._bar = bar
-        self._task = bar.add_task(what, total=None, note="")
+    bar: Progress
+    task: TaskID
 
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """Show how much is done; ``note`` stands beside it."""
-        self._bar.update(self._task, completed=done, total=total, note=note)
+    def update(self, done: int, total: int | None, note: str = "") -> None:
+        """Show how much is done, of how much if that is known; ``note`` stands beside
+        it."""
+        self.bar.update(self.task, completed=done, total=total, note=note)
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Counting]:
+def counting(what: str, *, shown: bool = True) -> Iterator[Counting]:
     """A bar on standard error, if that is a terminal; gone when it ends."""
     from rich import progress  # noqa: PLC0415 - few commands show a bar
     from rich.console import Console  # noqa: PLC0415
@@ -191,10 +191,10 @@ def counting(what: str) -> Iterator[Counting]:
         progress.TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not (shown and console.is_terminal),
     )
     with bar:
-        yield Counting(bar, what)
+        yield Counting(bar, bar.add_task(what, total=None, note=""))
 
 
 def moment_of(text: str, now: float, option: str) -> float:

@@ -13,7 +13,6 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,7 +24,7 @@ from meshtasks.amqp.accounts import OPERATOR
 from meshtasks.cli.certificates import AUTHORITY, SERVER
 from meshtasks.cli.secrets import DEFINITIONS, as_account, variable_of
 from meshtasks.config.environment import SHIPPED_CONFIG
-from meshtasks.config.extras import MODULES, Extra
+from meshtasks.config.extras import Extra, installed
 from meshtasks.config.private_files import replace_private
 from meshtasks.config.settings import env_file_values
 
@@ -327,6 +326,4 @@ def _is_wanted(process: Process, values: Mapping[str, str]) -> bool:
 def _lack(process: Process) -> Extra | None:
     """The extra that a process needs and that is not installed."""
     extra = _EXTRAS.get(process.name)
-    if extra and any(find_spec(each) is None for each in MODULES[extra]):
-        return extra
-    return None
+    return extra if extra and not installed(extra) else None

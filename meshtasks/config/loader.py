@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never, TypeVar
 
@@ -21,7 +20,7 @@ from yaml.reader import ReaderError
 
 from meshtasks.config.durations import SPAN, seconds_of
 from meshtasks.errors import ConfigError
-from meshtasks.text import clip, described
+from meshtasks.text import clip, described, did_you_mean
 
 
 def fault(reason: str, *loc: str | int) -> InitErrorDetails:
@@ -365,8 +364,7 @@ def _expected(error: ErrorDetails, names: Collection[str]) -> str:
     if error["loc"][-1:] == (_OF_A_KEY,):
         return f"expected a key that is text, got {described(given)}; put it in quotes"
     if kind in {"extra_forbidden", "invalid_key"}:
-        alike = get_close_matches(str(error["loc"][-1]), names, 1)
-        return "there is no such key" + (f"; did you mean {alike[0]}?" if alike else "")
+        return "there is no such key" + did_you_mean(str(error["loc"][-1]), names)
     if kind in {"mesh", "value_error"}:
         return text.removeprefix("Value error, ")
     text = f"expected {_TYPES[kind]}" if kind in _TYPES else _SUBJECT.sub("", text)
