@@ -76,19 +76,16 @@ def export(  # noqa: PLR0913 - options
     filters = Filters(reason, queue, routing_key, sensor, older_than, newer_than)
     selection = filters.selection(ids, every=every)
     count = 0
-    try:
-        with (
-            opened(load_settings(), queue) as letters,
-            file_or_standard(file, "wb") as target,
-        ):
-            if ids:
-                find(letters, ids)
-            for delivery, letter in letters.peek("writing"):
-                if selection.matches(letter):
-                    target.write(to_line(delivery, letter) + b"\n")
-                    count += 1
-    except OSError as error:
-        fail(f"{file} cannot be written: {error}", os.EX_CANTCREAT)
+    with (
+        opened(load_settings(), queue) as letters,
+        file_or_standard(file, "wb", os.EX_CANTCREAT) as target,
+    ):
+        if ids:
+            find(letters, ids)
+        for delivery, letter in letters.peek("writing"):
+            if selection.matches(letter):
+                target.write(to_line(delivery, letter) + b"\n")
+                count += 1
     say(f"{count:,} dead letters written", err=True)
 
 
@@ -102,14 +99,11 @@ def import_(file: File) -> None:
     Exit codes: 0; 65 a line is not from an export, and nothing after it was put back;
     66 the file cannot be read; 69 the broker cannot be reached.
     """
-    try:
-        with (
-            opened(load_settings()) as letters,
-            file_or_standard(file, "rb") as source,
-        ):
-            put, known = put_back(letters, source)
-    except OSError as error:
-        fail(f"{file} cannot be read: {error}", os.EX_NOINPUT)
+    with (
+        opened(load_settings()) as letters,
+        file_or_standard(file, "rb", os.EX_NOINPUT) as source,
+    ):
+        put, known = put_back(letters, source)
     say(f"{put:,} dead letters put back, {known:,} were there already")
 
 

@@ -98,14 +98,13 @@ def export(file: File) -> None:
     """
     location = _location()
     count = -1  # the first line is none
-    with _opened(location) as database:
-        try:
-            with file_or_standard(file, "wb") as out:
-                for line in lines_of(database):
-                    out.write(f"{line}\n".encode())
-                    count += 1
-        except OSError as error:
-            fail(f"{file}: {error.strerror or error}", os.EX_CANTCREAT)
+    with (
+        _opened(location) as database,
+        file_or_standard(file, "wb", os.EX_CANTCREAT) as out,
+    ):
+        for line in lines_of(database):
+            out.write(f"{line}\n".encode())
+            count += 1
     say(f"{count:,} rows", err=True)
 
 
@@ -127,13 +126,15 @@ def import_(
     be used; 78 the configuration cannot be used.
     """
     location = _location()
-    with _opened(location) as database:
+    with (
+        _opened(location) as database,
+        file_or_standard(file, "rb", os.EX_DATAERR) as lines,
+    ):
         try:
-            with file_or_standard(file, "rb") as lines:
-                texts = (line.decode() for line in lines)
-                count = load(database, texts, replace=replace)
+            texts = (line.decode() for line in lines)
+            count = load(database, texts, replace=replace)
         except SchemaMismatch as error:
             fail(f"{error}", os.EX_DATAERR)
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             fail(f"{file}: {error}", os.EX_DATAERR)
     say(f"{count:,} rows in {location}")

@@ -60,23 +60,6 @@ def say(*texts: str, err: bool = False) -> None:
         typer.echo(masked(printable(text)), err=err)
 
 
-@contextmanager
-def file_or_standard(file: Path, mode: Literal["rb", "wb"]) -> Iterator[BinaryIO]:
-    """A file, or for ``-`` standard input or output; what is written is private.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
-    if str(file) == "-":
-        yield (sys.stdin if mode == "rb" else sys.stdout).buffer
-        return
-    from meshtasks.config.private_files import private_opener  # noqa: PLC0415
-
-    opener = private_opener if mode == "wb" else None
-    with open(file, mode, opener=opener) as opened:
-        yield opened
-
-
 def fail(message: str, exit_code: int) -> Never:
     """Print why the command failed, and end it.
 
@@ -85,6 +68,29 @@ def fail(message: str, exit_code: int) -> Never:
     """
     say(f"meshtasks: {message}", err=True)
     raise typer.Exit(exit_code)
+
+
+@contextmanager
+def file_or_standard(
+    file: Path, mode: Literal["rb", "wb"], exit_code: int
+) -> Iterator[BinaryIO]:
+    """A file, or for ``-`` standard input or output; what is written is private.
+
+    Raises:
+        typer.Exit: the file cannot be read or written; says why.
+    """
+    is_input = mode == "rb"
+    if str(file) == "-":
+        yield (sys.stdin if is_input else sys.stdout).buffer
+        return
+    from meshtasks.config.private_files import private_opener  # noqa: PLC0415
+
+    try:
+        with open(file, mode, opener=None if is_input else private_opener) as opened:
+            yield opened
+    except OSError as error:
+        done = "read" if is_input else "written"
+        fail(f"{file} cannot be {done}: {error}", exit_code)
 
 
 def run(app: typer.Typer) -> None:
