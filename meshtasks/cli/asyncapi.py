@@ -152,18 +152,7 @@ def _way_channel(way: _Way, exchange_type: str) -> dict[str, Any]:
     channel: dict[str, Any] = {
         "address": address,
         "messages": {queue: _ref("components/messages", queue) for queue in way.queues},
-        "bindings": {
-            "amqp": {
-                "is": "routingKey",
-                "exchange": {
-                    "name": way.exchange,
-                    "type": exchange_type,
-                    "durable": True,
-                    "autoDelete": False,
-                },
-                "bindingVersion": _BINDING_VERSION,
-            }
-        },
+        "bindings": _of_exchange(way.exchange, exchange_type),
     }
     return channel | ({"parameters": parameters} if parameters else {})
 
@@ -187,21 +176,16 @@ def _address(routing_key: str) -> tuple[str, dict[str, dict[str, str]]]:
 
 
 def _queue_channel(queue: Queue) -> dict[str, Any]:
+    entity = {
+        "name": queue.name,
+        "durable": True,
+        "exclusive": False,
+        "autoDelete": False,
+    }
     return {
         "address": queue.name,
         "messages": {"dead-letter": _ref("components/messages", "dead-letter")},
-        "bindings": {
-            "amqp": {
-                "is": "queue",
-                "queue": {
-                    "name": queue.name,
-                    "durable": True,
-                    "exclusive": False,
-                    "autoDelete": False,
-                },
-                "bindingVersion": _BINDING_VERSION,
-            }
-        },
+        "bindings": _amqp({"is": "queue", "queue": entity}),
     }
 
 
@@ -210,19 +194,18 @@ def _retry_channel(retry: RetryQueue) -> dict[str, Any]:
         "address": "{queue}",
         "parameters": {"queue": {"description": "The queue to come back to."}},
         "messages": {"retry": _ref("components/messages", "retry")},
-        "bindings": {
-            "amqp": {
-                "is": "routingKey",
-                "exchange": {
-                    "name": retry.name,
-                    "type": "fanout",
-                    "durable": True,
-                    "autoDelete": False,
-                },
-                "bindingVersion": _BINDING_VERSION,
-            }
-        },
+        "bindings": _of_exchange(retry.name, "fanout"),
     }
+
+
+def _of_exchange(name: str, kind: str) -> dict[str, Any]:
+    entity = {"name": name, "type": kind, "durable": True, "autoDelete": False}
+    return _amqp({"is": "routingKey", "exchange": entity})
+
+
+def _amqp(members: Mapping[str, Any]) -> dict[str, Any]:
+    """The AMQP bindings of a channel or an operation."""
+    return {"amqp": {**members, "bindingVersion": _BINDING_VERSION}}
 
 
 def _receive(
@@ -237,7 +220,7 @@ def _receive(
         "channel": _ref("channels", way.name),
         "summary": f"Publish to exchange {way.exchange}.",
         "description": "\n\n".join(lines),
-        "bindings": {"amqp": {"ack": True, "bindingVersion": _BINDING_VERSION}},
+        "bindings": _amqp({"ack": True}),
     }
 
 
@@ -258,13 +241,7 @@ def _send(channel: str, summary: str) -> dict[str, Any]:
         "action": "send",
         "channel": _ref("channels", channel),
         "summary": summary,
-        "bindings": {
-            "amqp": {
-                "deliveryMode": persistent,
-                "mandatory": True,
-                "bindingVersion": _BINDING_VERSION,
-            }
-        },
+        "bindings": _amqp({"deliveryMode": persistent, "mandatory": True}),
     }
 
 

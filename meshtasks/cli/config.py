@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import typer
 
@@ -51,10 +51,6 @@ class Finding(NamedTuple):
         """Where, as editors and terminals understand it."""
         return self.source if self.line is None else f"{self.source}:{self.line}"
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return self._asdict()
-
 
 def findings(settings: Settings) -> list[Finding]:
     """All findings, errors first.
@@ -66,12 +62,15 @@ def findings(settings: Settings) -> list[Finding]:
     """
     flows = load_flows()
     if errors := list(_errors(settings, flows)):
-        return [error_finding(error) for error in errors]
+        return [_finding(error) for error in errors]
     handlers = flows.handlers(settings)
     doubts = list(_of_queues(settings, handlers))
     for flow in flows.flows:
         doubts += flow.doubts(settings, handlers)
-    found = [_of_doubt(settings, doubt) for doubt in doubts]
+    found = [
+        _finding(settings.fault(doubt.file, doubt.key, doubt.text), doubt.level)
+        for doubt in doubts
+    ]
     found += _unread(settings, flows)
     if not settings.env.broker_url.get_secret_value():
         text = "not set: workers and commands need amqp://user:password@host:5672/vhost"
@@ -79,9 +78,8 @@ def findings(settings: Settings) -> list[Finding]:
     return sorted(found, key=lambda finding: _LEVELS.index(finding.level))
 
 
-def error_finding(fault: ConfigError) -> Finding:
-    """An error, as a finding."""
-    return Finding("error", fault.source, fault.line, fault.key, fault.expected)
+def _finding(fault: ConfigError, level: Level = "error") -> Finding:
+    return Finding(level, fault.source, fault.line, fault.key, fault.expected)
 
 
 def _errors(settings: Settings, flows: Flows) -> Iterator[ConfigError]:
@@ -131,11 +129,6 @@ def _of_queues(settings: Settings, handlers: Mapping[str, Handler]) -> Iterator[
         why = "is no queue of records" if is_declared else "is not declared"
         text = f"{name} has a handler, but {why}: it is not consumed"
         yield Doubt("warning", TOPOLOGY, "queues", text)
-
-
-def _of_doubt(settings: Settings, doubt: Doubt) -> Finding:
-    fault = settings.fault(doubt.file, doubt.key, doubt.text)
-    return Finding(doubt.level, fault.source, fault.line, fault.key, fault.expected)
 
 
 def _unread(settings: Settings, flows: Flows) -> Iterator[Finding]:
@@ -207,10 +200,10 @@ def _check(*, as_json: bool, allow_warnings: bool) -> None:
     try:
         found = findings(load_settings())
     except ConfigError as error:  # of the environment, or of a flow
-        found = [error_finding(fault) for fault in (error, *error.more)]
+        found = [_finding(fault) for fault in (error, *error.more)]
     levels = [finding.level for finding in found]
     if as_json:
-        say(json.dumps([finding.as_json() for finding in found], indent=2))
+        say(json.dumps([finding._asdict() for finding in found], indent=2))
     else:
         for finding in found:
             say(f"{finding.place}: {finding.level}: {finding.key}: {finding.text}")
