@@ -14,6 +14,7 @@ import typer
 from urllib3.exceptions import HTTPError
 
 from meshtasks.cli.terminal import say
+from meshtasks.config.private_files import replace_file
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.http import pool_manager, request
@@ -142,10 +143,7 @@ class InfluxOwner:
             made = self._call("POST", "/authorizations", {**asked, "permissions": may})
             known = str(made["token"])
             file.parent.mkdir(parents=True, exist_ok=True)
-            draft = file.with_name(f"{file.name}.part")
-            draft.write_text(known, encoding="ascii")
-            draft.chmod(0o644)
-            draft.replace(file)
+            replace_file(file, known.encode(), 0o644)
         for each in before:
             if is_new or each.get("token", known) != known:
                 self._call("DELETE", f"/authorizations/{each['id']}")

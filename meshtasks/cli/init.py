@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Annotated
 
 import typer
@@ -42,7 +41,11 @@ from meshtasks.cli.units import (
     write_roles,
 )
 from meshtasks.config.environment import SHIPPED_CONFIG
-from meshtasks.config.private_files import make_private_directory, replace_private
+from meshtasks.config.private_files import (
+    make_private_directory,
+    replace_file,
+    replace_private,
+)
 from meshtasks.config.settings import ENV_FILE, Settings, env_file_values, load_settings
 
 #: Passwords of what runs without containers; the stores there have their own.
@@ -308,8 +311,6 @@ class Scaffold:
     def write(self, path: Path, content: bytes) -> None:
         """Write a file, if there is none or it may be replaced.
 
-        A reader, and whoever interrupts this, sees the old file or the new one.
-
         Raises:
             OSError: it cannot be written; names the file.
         """
@@ -324,16 +325,7 @@ class Scaffold:
             self.kept.append(path)
             return
         make_directory(place.parent)
-        with NamedTemporaryFile(dir=place.parent, delete=False) as draft:
-            try:
-                draft.write(content)
-                os.fchmod(draft.fileno(), _SHARED_FILE)
-                draft.flush()
-                os.fsync(draft.fileno())
-                Path(draft.name).replace(place)
-            except BaseException:
-                Path(draft.name).unlink()
-                raise
+        replace_file(place, content, _SHARED_FILE)
         give_to_owner(path)
         self._hashes[str(path)] = _hash(content)
         self.written += 1

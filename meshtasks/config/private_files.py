@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -38,15 +39,28 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def replace_private(path: Path, text: str) -> None:
-    """Replace a text file; a reader sees the old or the new one, never a part.
+def replace_file(path: Path, content: bytes, mode: int) -> None:
+    """Make or replace a file, on the disk itself; a reader, and whoever interrupts
+    this, sees the old or the new one, also of several that do so at once.
 
     Raises:
         OSError: it cannot be written.
     """
-    draft = path.with_name(f"{path.name}.part")
-    write_private(draft, text)
-    draft.replace(path)
+    with NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as draft:
+        try:
+            draft.write(content)
+            os.fchmod(draft.fileno(), mode)
+            draft.flush()
+            os.fsync(draft.fileno())
+            Path(draft.name).replace(path)
+        except BaseException:
+            Path(draft.name).unlink()
+            raise
+
+
+def replace_private(path: Path, text: str) -> None:
+    """:func:`replace_file` with a text, of mode 0600."""
+    replace_file(path, text.encode(), 0o600)
 
 
 def make_private_database(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.loader import fault_in, load_yaml, refuse, together
+from meshtasks.config.private_files import replace_file
 from meshtasks.errors import ConfigError, MeshError, told
 
 #: Read in the directory that a process runs in.
@@ -192,9 +192,7 @@ def trust(ca_file: Path, directory: Path) -> None:
     try:
         if not bundle.is_file() or bundle.read_text(encoding="utf-8") != text:
             directory.mkdir(parents=True, exist_ok=True)
-            aside = bundle.with_name(f".{secrets.token_hex(8)}")
-            aside.write_text(text, encoding="utf-8")
-            aside.replace(bundle)
+            replace_file(bundle, text.encode(), 0o644)
     except OSError as error:
         expected = f"to be copied to {bundle}, but: {error.strerror}"
         raise ConfigError("environment", "MESH_CA_FILE", expected) from error
