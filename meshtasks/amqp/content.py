@@ -329,8 +329,7 @@ class _TableReader:
         except (struct.error, IndexError):
             after = end + 1
         if after > end:
-            reason = "cut off"
-            raise _Unreadable(reason)
+            raise _Unreadable("cut off")
         return value, after
 
     def _typed(  # noqa: PLR0911 - one a type

@@ -326,8 +326,9 @@ class Publisher:
         if left > 0:
             return left
         if self.is_blocked:
-            message = "the broker takes no messages: it is short of memory or disk"
-            raise PublishUnconfirmed(message)
+            raise PublishUnconfirmed(
+                "the broker takes no messages: it is short of memory or disk"
+            )
         message = (
             f"the broker did not confirm {len(self._unconfirmed)} messages within "
             f"{self._confirm_timeout_seconds:g} s"

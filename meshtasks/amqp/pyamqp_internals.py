@@ -40,8 +40,7 @@ class BaseConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no
         """
         if not self.connected:
             # an OSError, as it closes its socket when a call meets one
-            reason = "the connection is closed"
-            raise ConnectionResetError(reason)
+            raise ConnectionResetError("the connection is closed")
         transport = self.transport
         try:
             with transport.having_timeout(timeout) as sock:
@@ -53,8 +52,7 @@ class BaseConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no
             raise
         if not received:
             transport.connected = False
-            reason = "the broker closed the connection"
-            raise ConnectionResetError(reason)
+            raise ConnectionResetError("the broker closed the connection")
         self.bytes_recv += 1  # heartbeats look whether it has changed
         return received
 

@@ -162,8 +162,7 @@ class QueueEntry(QueueSettings):
     @model_validator(mode="after")
     def _kind_has_a_flow(self) -> Self:
         if self.kind and not self.flow:
-            message = "expected a flow beside the kind, such as flow: readings"
-            raise ValueError(message)
+            raise ValueError("expected a flow beside the kind, such as flow: readings")
         return self
 
 

@@ -142,8 +142,7 @@ class _Arriving:
             reason = f"a frame of type {kind} amid a message"
             raise ValueError(reason)
         if self._missing_bytes < 0:
-            reason = "a body that is longer than its header states"
-            raise ValueError(reason)
+            raise ValueError("a body that is longer than its header states")
         if self._missing_bytes:
             return None
         return Message(b"".join(self._parts), self._properties)
@@ -388,7 +387,6 @@ def _arguments(letters: str, payload: bytes, offset: int) -> list[Any]:
             start = offset + 1
             offset = start + payload[offset]
             if offset > len(payload):
-                reason = "a text that ends too soon"
-                raise IndexError(reason)
+                raise IndexError("a text that ends too soon")
             values.append(short_text(payload[start:offset]))
     return values

@@ -148,8 +148,7 @@ class QuietHours(BaseModel):
     @model_validator(mode="after")
     def _is_not_empty(self) -> Self:
         if self.start == self.end:
-            message = "from and to must differ"
-            raise ValueError(message)
+            raise ValueError("from and to must differ")
         return self
 
     def end_of(self, now: float, zone: tzinfo | None) -> float | None:
@@ -203,8 +202,9 @@ class Route(BaseModel):
     @model_validator(mode="after")
     def _repeats_slower_than_it_notifies(self) -> Self:
         if self.repeat_interval < max(self.group_interval, 1.0):
-            message = "repeat_interval must be at least group_interval, and a second"
-            raise ValueError(message)
+            raise ValueError(
+                "repeat_interval must be at least group_interval, and a second"
+            )
         return self
 
     def group_of(self, fingerprint: str, labels: Mapping[str, str]) -> GroupKey:

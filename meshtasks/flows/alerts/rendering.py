@@ -207,8 +207,7 @@ def _body(text: str) -> str:
 
 def _not_empty(text: str) -> str:
     if not text:
-        message = "it is empty"
-        raise ValueError(message)
+        raise ValueError("it is empty")
     return text
 
 

@@ -171,8 +171,7 @@ class _CheckedExcerpt(BaseModel):
     @model_validator(mode="after")
     def _matches(self) -> Self:
         if self.places is not None and len(self.places) != len(self.times):
-            message = "there must be as many places as times"
-            raise ValueError(message)
+            raise ValueError("there must be as many places as times")
         return self
 
 

@@ -93,11 +93,10 @@ class ReplayDeadLetters(Arguments):
         texts = self.reason, self.queue, self.routing_key, self.sensor
         spans = self.older_than, self.newer_than
         if not (self.ids or any(texts) or any(spans) or self.every):
-            message = (
+            raise ValueError(
                 "which? Expected ids, reason, queue, routing_key, sensor, older_than, "
                 "newer_than or every: true"
             )
-            raise ValueError(message)
         return self
 
 

@@ -56,8 +56,7 @@ class Score(BaseModel):
     @model_validator(mode="after")
     def _is_one_or_labelled(self) -> Self:
         if self.labels and self.field is not None:
-            message = "expected field or labels, not both"
-            raise ValueError(message)
+            raise ValueError("expected field or labels, not both")
         if self.top_k is not None and self.top_k > len(self.labels):
             message = f"top_k is {self.top_k}, but there are {len(self.labels)} labels"
             raise ValueError(message)

@@ -296,8 +296,9 @@ def _metrics(result: InferenceResult, steps: ModelSteps) -> list[Metric]:
     if result.get("error") is not None:
         return [_metric(tags, {OK: False}, timestamp)]
     if result.get("outputs") is None:
-        message = "outputs: this field is missing, and there is no error either"
-        raise SchemaMismatch(message)
+        raise SchemaMismatch(
+            "outputs: this field is missing, and there is no error either"
+        )
     for output in result["outputs"] or ():
         tensor_of(output)  # refuses what is none
     rows = steps.rows(result)

@@ -215,8 +215,7 @@ def model_input(
     take; the message names what it takes."""
     tensors = {tensor["name"]: _input(tensor, spec) for tensor in given}
     if len(tensors) < len(given):
-        message = "inputs: the same name is given twice"
-        raise SchemaMismatch(message)
+        raise SchemaMismatch("inputs: the same name is given twice")
     for expected in spec.inputs.values():
         if expected.name not in tensors and not expected.optional:
             message = f"{spec.name} takes the input {expected}; it is missing"

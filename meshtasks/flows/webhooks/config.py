@@ -71,8 +71,7 @@ class Condition(BaseModel):
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
         if self.model_fields_set == {"field"}:
-            message = "expected equals, in, above, below or changed"
-            raise ValueError(message)
+            raise ValueError("expected equals, in, above, below or changed")
         if self.changed is not None and self.field.partition(".")[0] != _NEW:
             message = f"changed is for fields of {_NEW}"
             raise ValueError(message)

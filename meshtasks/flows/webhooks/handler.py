@@ -123,8 +123,7 @@ def read_motion(motion: Motion, envelope: Envelope) -> tuple[Mapping[str, Any], 
     if sensor_id is None:
         sensor_id = sensor_of_key(envelope)
     if not sensor_id.strip():
-        message = "sensor_id: is empty"
-        raise SchemaMismatch(message)
+        raise SchemaMismatch("sensor_id: is empty")
     return {**motion, "sensor_id": sensor_id}, motion.get("timestamp")
 
 
@@ -139,8 +138,7 @@ def read_state_change(
     """
     new = change.get("new_state")
     if new is None and change.get("old_state") is None:
-        message = "new_state: expected an old state, a new one or both"
-        raise SchemaMismatch(message)
+        raise SchemaMismatch("new_state: expected an old state, a new one or both")
     return change, new.get("last_updated") if new else None
 
 
