@@ -23,9 +23,8 @@ import amqp
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from meshtasks.amqp.connecting import connected
-from meshtasks.amqp.entities import Exchange, HashExchange, is_reserved
+from meshtasks.amqp.entities import MQTT_EXCHANGE, Exchange, HashExchange, is_reserved
 from meshtasks.amqp.management import definitions
-from meshtasks.amqp.routing import MQTT_EXCHANGE
 from meshtasks.amqp.topology import Topology
 
 #: What Celery itself declares: remote control, its replies, and task events.

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple, Self
 
 from meshtasks.amqp.dead_letters import DeadLetter
-from meshtasks.amqp.routing import topic_matches
+from meshtasks.amqp.entities import topic_matches
 
 #: Routing keys that are kept of a group.
 _MOST_ROUTING_KEYS = 100

@@ -21,9 +21,8 @@ import msgspec
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.delivery import Delivery, count_in, last_death, past_in, text_in
-from meshtasks.amqp.entities import queue_of
+from meshtasks.amqp.entities import PREDECLARED_EXCHANGES, queue_of, tail_of
 from meshtasks.amqp.publisher import Outgoing
-from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, tail_of
 from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE, Topology
 from meshtasks.outcome import REASON_LIMIT_CHARS, TRACEBACK_LIMIT_CHARS, Dead
 from meshtasks.text import clip

@@ -26,11 +26,10 @@ from meshtasks.amqp.entities import (
     HASH_EXCHANGE_TYPE,
     HASH_PLUGIN,
     MOST_PARTITIONS,
-    AnswersQueue,
     Binding,
+    DerivedQueue,
     Exchange,
     HashExchange,
-    Partition,
     Queue,
     RetryQueue,
     exchange_of,
@@ -146,9 +145,7 @@ def _exchange(exchange: Exchange | HashExchange) -> kombu.Exchange:
     )
 
 
-def _queue(
-    queue: Queue | Partition | RetryQueue | AnswersQueue, **options: Any
-) -> kombu.Queue:
+def _queue(queue: Queue | DerivedQueue | RetryQueue, **options: Any) -> kombu.Queue:
     return kombu.Queue(
         queue.name, durable=True, queue_arguments=queue.arguments, **options
     )

@@ -37,9 +37,8 @@ from meshtasks.amqp.dead_letters import (
 )
 from meshtasks.amqp.delivery import Delivery, delivery_of
 from meshtasks.amqp.entities import PARTITIONS_PREFIX, queue_of
-from meshtasks.amqp.peek import HeldMessages, peek
+from meshtasks.amqp.peek import HeldMessages, Tap, peek, tapped
 from meshtasks.amqp.publisher import Publisher
-from meshtasks.amqp.tap import Tap, tapped
 from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE, Topology
 from meshtasks.errors import Unroutable
 

@@ -23,22 +23,23 @@ from pydantic_core import InitErrorDetails
 from meshtasks.amqp.entities import (
     HASH_EXCHANGE_TYPE,
     PARTITIONS_PREFIX,
-    AnswersQueue,
+    PREDECLARED_EXCHANGES,
     Binding,
+    DerivedQueue,
     Entity,
     Exchange,
     ExchangeDefaults,
     HashExchange,
-    Partition,
     Queue,
     QueueDefaults,
     RetryLevel,
     RetryQueue,
+    answers_queue,
     exchange_of,
     presence_of,
     queue_of,
+    queues_reached,
 )
-from meshtasks.amqp.routing import PREDECLARED_EXCHANGES, queues_reached
 from meshtasks.config.loader import fault, refuse_all
 from meshtasks.config.settings import ConfigFile
 
@@ -143,9 +144,9 @@ class Topology(Entity):
         return tuple(map(RetryQueue, self.retry_levels))
 
     @cached_property
-    def answers_queue(self) -> AnswersQueue:
+    def answers_queue(self) -> DerivedQueue:
         """Where the outcomes of commands go."""
-        return AnswersQueue(self.commands_queue)
+        return answers_queue(self.commands_queue)
 
     @cached_property
     def commands_binding(self) -> Binding:
@@ -175,16 +176,16 @@ class Topology(Entity):
         return (*self.exchanges, *retry, *hashes)
 
     @cached_property
-    def all_queues(self) -> tuple[Queue | Partition | RetryQueue | AnswersQueue, ...]:
+    def all_queues(self) -> tuple[Queue | DerivedQueue | RetryQueue, ...]:
         """Every queue of the mesh, partitions, retries and the answers to commands
         included."""
         queues = (
-            Partition(name, queue.arguments) if queue.partitions else queue
+            DerivedQueue(name, queue.arguments) if queue.partitions else queue
             for queue in self.named_queues
             for name in queue.names
         )
         presence = (
-            Partition(presence_of(queue), {"x-queue-type": "quorum"})
+            DerivedQueue(presence_of(queue), {"x-queue-type": "quorum"})
             for queue in self.partitioned
         )
         return (*queues, self.answers_queue, *self.retry_queues, *presence)

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from meshtasks.amqp import headers
-from meshtasks.amqp.entities import Queue, RetryQueue
-from meshtasks.amqp.routing import topic_matches
+from meshtasks.amqp.entities import Queue, RetryQueue, topic_matches
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, Topology
 from meshtasks.flows.contract import Handler
 from meshtasks.flows.inference.messages import AI_EXCHANGE, InferenceRequest

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from meshtasks.amqp.routing import topic_matches
+from meshtasks.amqp.entities import topic_matches
 from meshtasks.cli.terminal import say
 from meshtasks.config.durations import span_text
 from meshtasks.config.settings import load_settings

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import typer
 from amqp.exceptions import ChannelError
 
+from meshtasks.amqp.entities import PREDECLARED_EXCHANGES
 from meshtasks.amqp.headers import as_json
+from meshtasks.amqp.peek import every_exchange, pattern_fault, tapped
 from meshtasks.amqp.receiving import Message
-from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
-from meshtasks.amqp.tap import every_exchange, pattern_fault, tapped
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli.terminal import EXIT_USAGE, fail, say, stopping_on_signals
 from meshtasks.config.durations import seconds_of

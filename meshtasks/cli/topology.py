@@ -17,6 +17,7 @@ from meshtasks.amqp.connecting import connected, unopened
 from meshtasks.amqp.declare import changes, declare_missing
 from meshtasks.amqp.drift import Repartition, compare
 from meshtasks.amqp.entities import (
+    PREDECLARED_EXCHANGES,
     Binding,
     ExchangeDefaults,
     Queue,
@@ -24,7 +25,6 @@ from meshtasks.amqp.entities import (
     RetryQueue,
 )
 from meshtasks.amqp.management import definitions, read
-from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli import asyncapi
 from meshtasks.cli.terminal import ManagementUrl, say

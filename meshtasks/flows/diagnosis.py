@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from meshtasks.amqp.routing import patterns_overlap, topic_matches
+from meshtasks.amqp.entities import patterns_overlap, topic_matches
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.certificates import tls_fault
 from meshtasks.config.settings import ConfigFile, Settings

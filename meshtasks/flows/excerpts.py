@@ -22,8 +22,8 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from meshtasks.amqp import headers
+from meshtasks.amqp.entities import topic_matches
 from meshtasks.amqp.frames import Outgoing
-from meshtasks.amqp.routing import topic_matches
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE
 from meshtasks.config.settings import ConfigFile
 from meshtasks.records.envelope import Envelope

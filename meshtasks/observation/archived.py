@@ -17,8 +17,8 @@ from threading import Event
 from typing import NamedTuple
 
 from meshtasks.amqp import headers
+from meshtasks.amqp.entities import PREDECLARED_EXCHANGES
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.amqp.routing import PREDECLARED_EXCHANGES
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, TOPOLOGY, Topology
 from meshtasks.config.settings import Settings
 from meshtasks.errors import PublishUnconfirmed, SchemaMismatch, SinkRejected

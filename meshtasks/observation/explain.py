@@ -12,9 +12,13 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic_core import from_json
 
-from meshtasks.amqp.entities import is_reserved
+from meshtasks.amqp.entities import (
+    MQTT_EXCHANGE,
+    PREDECLARED_EXCHANGES,
+    is_reserved,
+    topic_matches,
+)
 from meshtasks.amqp.queues import QUEUES
-from meshtasks.amqp.routing import MQTT_EXCHANGE, PREDECLARED_EXCHANGES, topic_matches
 from meshtasks.amqp.topology import (
     ARCHIVE_EXCHANGE,
     PENDING_TIMESERIES,

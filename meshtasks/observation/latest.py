@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
+from meshtasks.amqp.entities import tail_of
 from meshtasks.amqp.receiving import Message
-from meshtasks.amqp.routing import tail_of
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.analytics.rows import Reading, reading_of
 from meshtasks.observation.sensor_facts import is_silent

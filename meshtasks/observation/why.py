@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from meshtasks.amqp.routing import tail_of
+from meshtasks.amqp.entities import tail_of
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.durations import span_text
 from meshtasks.config.settings import Settings

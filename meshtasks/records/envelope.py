@@ -10,7 +10,7 @@ import msgspec
 from meshtasks.amqp import headers
 from meshtasks.amqp.content import origin_of
 from meshtasks.amqp.delivery import Wire
-from meshtasks.amqp.routing import tail_of
+from meshtasks.amqp.entities import tail_of
 from meshtasks.errors import SchemaMismatch
 
 
@@ -54,7 +54,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def key_tail(self) -> str:
-        """See :func:`~meshtasks.amqp.routing.tail_of`."""
+        """See :func:`~meshtasks.amqp.entities.tail_of`."""
         return tail_of(self.routing_key)
 
 

@@ -6,7 +6,7 @@ import itertools
 
 import amqp
 
-from meshtasks.amqp.routing import topic_matches
+from meshtasks.amqp.entities import topic_matches
 from tests.support.amqp import open_channel
 
 WORDS = ("a", "", "*", "#")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from meshtasks.amqp.routing import patterns_overlap, topic_matches
+from meshtasks.amqp.entities import patterns_overlap, topic_matches
 
 _keys = st.lists(st.sampled_from(["a", "b", ""]), max_size=6).map(".".join)
 _patterns = st.lists(st.sampled_from(["a", "b", "", "*", "#"]), max_size=6).map(

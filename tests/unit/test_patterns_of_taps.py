@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.amqp.tap import pattern_fault
+from meshtasks.amqp.peek import pattern_fault
 
 
 @pytest.mark.parametrize("pattern", ["#", "*", "sensors.#", "*.*.x", "a..b", "a/b.c"])

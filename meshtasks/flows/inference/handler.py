@@ -18,9 +18,9 @@ from pydantic import Field
 from pydantic_core import from_json, to_json
 
 from meshtasks.amqp import headers
+from meshtasks.amqp.peek import tapped
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.queues import QUEUES
-from meshtasks.amqp.tap import tapped
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.extras import installed
 from meshtasks.config.settings import Settings

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from typing_extensions import override
 
-from meshtasks.amqp.routing import topic_matches
+from meshtasks.amqp.entities import topic_matches
 from meshtasks.config.environment import auth_headers
 from meshtasks.config.loader import refuse_all, twice
 from meshtasks.config.settings import ConfigFile, Settings

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from meshtasks.amqp import headers
-from meshtasks.amqp.routing import topic_matches
+from meshtasks.amqp.entities import topic_matches
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import (

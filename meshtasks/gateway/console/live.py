@@ -14,8 +14,8 @@ from amqp.exceptions import ChannelError
 from nicegui import ui
 from pydantic_core import from_json
 
+from meshtasks.amqp.peek import every_exchange, pattern_fault, tapped
 from meshtasks.amqp.receiving import Message
-from meshtasks.amqp.tap import every_exchange, pattern_fault, tapped
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, Transient

@@ -11,8 +11,8 @@ from typing import TypeVar, cast
 
 from amqp.exceptions import ChannelError
 
-from meshtasks.amqp.routing import MQTT_EXCHANGE
-from meshtasks.amqp.tap import tapped
+from meshtasks.amqp.entities import MQTT_EXCHANGE
+from meshtasks.amqp.peek import tapped
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.extras import require
 from meshtasks.config.settings import Settings

@@ -28,9 +28,9 @@ from amqp.exceptions import AccessRefused, ChannelError, NotFound
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.dead_letters import FailedMessage, dead_message
 from meshtasks.amqp.delivery import Delivery, delivery_of
+from meshtasks.amqp.entities import MQTT_EXCHANGE
 from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.amqp.routing import MQTT_EXCHANGE
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.private_files import make_private_directory
 from meshtasks.config.settings import load_settings

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, model_validator
 
-from meshtasks.amqp.routing import MQTT_EXCHANGE, topic_matches
+from meshtasks.amqp.entities import MQTT_EXCHANGE, topic_matches
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError, UnknownUnit

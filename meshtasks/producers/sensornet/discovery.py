@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError, model_validator
 
-from meshtasks.amqp.routing import topic_matches
+from meshtasks.amqp.entities import topic_matches
 from meshtasks.config.private_files import make_private_directory, replace_private
 from meshtasks.errors import ConfigError, SchemaMismatch, UnknownUnit
 from meshtasks.producers.sensornet import template
