@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from meshtasks.flows.refusals import refusal_in
+from meshtasks.flows.timeseries import refusal_in
 
 PARTIAL = "failure writing points to database: partial write: "
 CONFLICT = (
