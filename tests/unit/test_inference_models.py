@@ -46,7 +46,7 @@ def test_the_shipped_file_describes_the_shipped_models() -> None:
 
 def test_the_example_in_the_shipped_file_is_right() -> None:
     text = (ROOT / "config" / "models.yaml").read_text(encoding="utf-8")
-    _, _, example = text.partition("described like this:\n")
+    _, _, example = text.partition("Example of a classifier:\n")
     lines = [line.replace("  # ", "  ", 1) for line in example.splitlines()]
 
     ModelBook.model_validate(yaml.safe_load("\n".join(["models:", *lines[1:]])))
