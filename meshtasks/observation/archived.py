@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from threading import Event
 from typing import NamedTuple
@@ -166,13 +166,6 @@ _PATIENCE_SECONDS, _AGAIN_SECONDS = 60.0, 0.5
 _DAMAGED_LINE = "a line is damaged; meshtasks archive verify names its object"
 
 
-class _Route(NamedTuple):
-    """Where a record goes: its name, and the queues that get it."""
-
-    name: str
-    queues: tuple[str, ...]
-
-
 class Router:
     """Where records go.
 
@@ -184,7 +177,7 @@ class Router:
     def __init__(
         self, settings: Settings, to_queue: str, *, even_if_dropped: bool
     ) -> None:
-        self._to_queue = to_queue
+        self.to_queue = to_queue
         self._topology = settings.read(TOPOLOGY)
         self._queues_of = way_back(self._topology)
         self._handlers = load_flows().handlers(settings)
@@ -194,31 +187,25 @@ class Router:
             self._kept = retention_of(settings.env, state)
         self._oldest = self._kept.oldest() if self._kept else -math.inf
 
-    def route(self, record: ArchivedRecord) -> _Route | str:
-        """Where to, or why there is no way."""
-        if self._to_queue:
-            route = _Route(self._to_queue, (self._to_queue,))
+    def ways(self, record: ArchivedRecord) -> list[tuple[str, str]] | str:
+        """Exchange and routing key that lead to each queue, or why there is no way."""
+        if self.to_queue:
+            queues: tuple[str, ...] = (self.to_queue,)
         else:
             queues = self._queues_of(record.exchange, record.routing_key)
-            if not queues:
-                key = ".".join(record.routing_key.split(".")[:2])
-                return f"no queue of topology.yaml gets {key} from {record.exchange!r}"
-            route = _Route(record.exchange, queues)
+        if not queues:
+            key = ".".join(record.routing_key.split(".")[:2])
+            return f"no queue of topology.yaml gets {key} from {record.exchange!r}"
         if (
             self._kept is not None
             and record.time < self._oldest
-            and any(map(self._writes_points, route.queues))
+            and any(map(self._writes_points, queues))
         ):
             return (
                 f"older than the time-series store keeps, {self._kept.fate}, "
                 "or use --even-if-dropped"
             )
-        return route
-
-    def ways(self, route: _Route, record: ArchivedRecord) -> Iterator[tuple[str, str]]:
-        """Exchange and routing key that lead to each queue of a route."""
-        for queue in route.queues:
-            yield self._topology.way_to(queue, record.routing_key)
+        return [self._topology.way_to(queue, record.routing_key) for queue in queues]
 
     def _writes_points(self, queue: str) -> bool:
         handler = self._handlers.get(queue)
@@ -312,14 +299,13 @@ class ArchiveReplay:
                 continue
             if not self.period.start <= record.time < self.period.end:
                 continue
-            route = self.router.route(record)
-            if isinstance(route, str):
-                self.kept[route] += 1
+            ways = self.router.ways(record)
+            if isinstance(ways, str):
+                self.kept[ways] += 1
                 continue
-            batch.sent[route.name] += 1
+            batch.sent[self.router.to_queue or record.exchange] += 1
             batch.messages.extend(
-                replayed(record, way, quiet=self.quiet)
-                for way in self.router.ways(route, record)
+                replayed(record, way, quiet=self.quiet) for way in ways
             )
             if len(batch.messages) >= size:
                 yield batch
@@ -389,30 +375,22 @@ def way_back(topology: Topology) -> Callable[[str, str], tuple[str, ...]]:
     What devices published to one of the broker's own exchanges goes where the exchange
     behind it leads to: other devices listen there.
     """
-    known: dict[tuple[str, str], tuple[str, ...]] = {}
+    declared = {each.name for each in topology.exchanges} - {ARCHIVE_EXCHANGE}
 
+    @cache
     def find(exchange: str, routing_key: str) -> tuple[str, ...]:
-        key = exchange, routing_key
-        if key not in known:
-            known[key] = _queues_of(topology, exchange, routing_key)
-        return known[key]
+        candidates = [exchange]
+        if exchange in PREDECLARED_EXCHANGES:
+            candidates = [
+                binding.to_exchange
+                for binding in topology.all_bindings
+                if binding.exchange == exchange and binding.to_exchange
+            ]
+        for each in candidates:
+            if each in declared:
+                reached = topology.queues_reached(each, routing_key)
+                if queues := tuple(n for n in topology.domain_queues if n in reached):
+                    return queues
+        return ()
 
     return find
-
-
-def _queues_of(topology: Topology, exchange: str, routing_key: str) -> tuple[str, ...]:
-    declared = {each.name for each in topology.exchanges} - {ARCHIVE_EXCHANGE}
-    if exchange in PREDECLARED_EXCHANGES:
-        candidates = [
-            binding.to_exchange
-            for binding in topology.all_bindings
-            if binding.exchange == exchange and binding.to_exchange
-        ]
-    else:
-        candidates = [exchange]
-    for each in candidates:
-        if each in declared:
-            reached = topology.queues_reached(each, routing_key)
-            if queues := tuple(n for n in topology.domain_queues if n in reached):
-                return queues
-    return ()

@@ -264,16 +264,13 @@ def _silent(facts: Facts, window: Window) -> Cause:
 def _spans(facts: Facts, window: Window, ends_at: float) -> Iterator[Cause]:
     within = Window(window.begins_at, ends_at)
     for span in facts.spans:
-        end = facts.now if span.ends_at is None else span.ends_at
-        if span.ends_at is None and facts.now - span.heard_at > _UNHEARD_SECONDS:
-            end = span.heard_at
-        if within.overlap(span.begins_at, end) < 0:
+        end = _end(span, facts.now)
+        if within.overlap(span.begins_at, facts.now if end is None else end) < 0:
             continue
-        goes_on = span.ends_at is None and end == facts.now
         if span.kind == "broker":
-            yield _of_broker(span, None if goes_on else end, facts)
+            yield _of_broker(span, end, facts)
         elif span.kind == "sink" and span.name in facts.sinks:
-            yield _of_sink(span, None if goes_on else end, facts)
+            yield _of_sink(span, end, facts)
     yield from _unattended(facts, within)
 
 
@@ -311,13 +308,15 @@ def _unattended(facts: Facts, within: Window) -> Iterator[Cause]:
     the last time that one did."""
     for queue in sorted(facts.queues):
         running = sorted(
-            (span.begins_at, facts.now if _runs(span, facts.now) else _end(span))
+            (span.begins_at, _end(span, facts.now) or facts.now)
             for span in facts.spans
             if span.kind == "worker" and queue in span.reason.split()
         )
         for begins, ends in _between(running, facts.now):
             goes_on = ends >= facts.now
-            if goes_on and _is_consumed(facts, queue):
+            if goes_on and any(
+                each.name == queue and each.consumers for each in facts.queues_now or ()
+            ):
                 continue  # by one that has not said so lately
             if ends - begins > SLACK_SECONDS and within.overlap(begins, ends) > 0:
                 when = _from_to(begins, None if goes_on else ends, facts.now)
@@ -331,27 +330,21 @@ def _unattended(facts: Facts, within: Window) -> Iterator[Cause]:
                 )
 
 
-def _is_consumed(facts: Facts, queue: str) -> bool:
-    return any(each.name == queue and each.consumers for each in facts.queues_now or ())
-
-
 def _runs_elsewhere(facts: Facts, queue: str) -> bool:
     """Whether a worker runs that consumes other queues; one that is busy does not
     always answer in time."""
     return bool(facts.workers) or any(
         span.kind == "worker"
-        and _runs(span, facts.now)
+        and _end(span, facts.now) is None
         and queue not in span.reason.split()
         for span in facts.spans
     )
 
 
-def _runs(span: Span, now: float) -> bool:
-    return span.ends_at is None and now - span.heard_at <= _UNHEARD_SECONDS
-
-
-def _end(span: Span) -> float:
-    return span.heard_at if span.ends_at is None else span.ends_at
+def _end(span: Span, now: float) -> float | None:
+    """When it ended; None while it goes on."""
+    is_heard = now - span.heard_at <= _UNHEARD_SECONDS
+    return None if span.ends_at is None and is_heard else span.ends_at or span.heard_at
 
 
 def _between(
@@ -378,7 +371,7 @@ def _live(facts: Facts) -> Iterator[Cause]:
         )
         return
     for queue in facts.queues_now:
-        waiting = f"{counted(queue.ready, 'message')} {_wait(queue.ready)} in it"
+        waiting = f"{counted(queue.ready, 'message', 'wait')} in it"
         if queue.paused:
             yield Cause(
                 PAUSED,
@@ -424,7 +417,3 @@ def _from_to(begins_at: float, ends_at: float | None, now: float) -> str:
 
 def _were(number: int) -> str:
     return "was" if number == 1 else "were"
-
-
-def _wait(number: int) -> str:
-    return "waits" if number == 1 else "wait"

@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -393,35 +393,12 @@ class EventMonitor:
             self._stopping.wait(_RECONNECT_SECONDS)
 
     def _watch(self, connection: kombu.Connection) -> None:
-        seen = self._monitor
         with closing(connection.channel()) as channel:
             # The exchange of the events is there once a worker was; declaring it as
             # Celery does makes it so.
             events = get_exchange(connection)(channel)
             events.declare()
-            taps: list[tuple[list[tuple[str, str]], Callable[[Any], None]]] = [
-                ([(events.name, "#")], lambda m: seen.event(m.body, time.time()))
-            ]
-            if topology := self._topology:
-                taps += [
-                    (
-                        _routes_to(topology.dead_letter_queue, topology),
-                        self._on_dead_letter,
-                    ),
-                    (
-                        [(queue.name, "") for queue in topology.retry_queues],
-                        lambda m: seen.retry(m.delivery_info["routing_key"]),
-                    ),
-                    (
-                        _routes_to(_RESULTS_QUEUE, topology),
-                        lambda m: seen.result(str(m.properties.get("message_id", ""))),
-                    ),
-                    (
-                        [(_ALERTS_EXCHANGE, "")],
-                        lambda m: seen.alert(m.body, time.time()),
-                    ),
-                ]
-            for routes, note in taps:
+            for note, routes in self._taps(events.name):
                 queue = channel.queue_declare(
                     "", exclusive=True, arguments=_BOUNDED
                 ).queue
@@ -433,6 +410,25 @@ class EventMonitor:
             while not self._stopping.is_set():
                 with suppress(TimeoutError):
                     connection.drain_events(timeout=_POLL_SECONDS)
+
+    def _taps(
+        self, events: str
+    ) -> Iterator[tuple[Callable[[Any], None], list[tuple[str, str]]]]:
+        """What is done with messages, and the exchanges and keys that they come by."""
+        seen, topology = self._monitor, self._topology
+        yield lambda m: seen.event(m.body, time.time()), [(events, "#")]
+        if topology is None:
+            return
+        yield self._on_dead_letter, _routes_to(topology.dead_letter_queue, topology)
+        yield (
+            lambda m: seen.retry(m.delivery_info["routing_key"]),
+            [(queue.name, "") for queue in topology.retry_queues],
+        )
+        yield (
+            lambda m: seen.result(str(m.properties.get("message_id", ""))),
+            _routes_to(_RESULTS_QUEUE, topology),
+        )
+        yield lambda m: seen.alert(m.body, time.time()), [(_ALERTS_EXCHANGE, "")]
 
     def _on_dead_letter(self, message: Any) -> None:
         properties = message.properties

@@ -27,7 +27,6 @@ from meshtasks.amqp.topology import (
 )
 from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS, AlertPolicy, Route
-from meshtasks.flows.contract import Handler
 from meshtasks.flows.diagnosis import Detail
 from meshtasks.flows.excerpts import ARCHIVE
 from meshtasks.flows.inference.handler import run_models
@@ -174,9 +173,7 @@ def explain(
         routing_key,
         unroutable=queues <= {topology.dead_letter_queue},
         queues=tuple(
-            _reached(settings, flows, handlers[queue], routing_key)
-            if queue in handlers
-            else Reached(queue, partitions=_partitions(settings, queue))
+            _reached(settings, flows, queue, handlers.get(queue), routing_key)
             for queue in sorted(queues)
         ),
         archived_one_in=one_in if is_archived else 0,
@@ -185,12 +182,20 @@ def explain(
 
 
 def _reached(
-    settings: Settings, flows: Flows, handler: Handler, routing_key: str
+    settings: Settings,
+    flows: Flows,
+    queue: str,
+    handler: Handler | None,
+    routing_key: str,
 ) -> Reached:
+    parts = settings.read(TOPOLOGY).partitioned.get(queue)
+    partitions = (parts and parts.partitions) or 0
+    if handler is None:
+        return Reached(queue, partitions=partitions)
     function, policy = handler.handle, settings.read(ALERTS)
-    flow = flows.of_queue(settings, handler.queue)
+    flow = flows.of_queue(settings, queue)
     return Reached(
-        handler.queue,
+        queue,
         flow.name,
         f"{function.__module__}.{getattr(function, '__name__', '?')}",
         (function.__doc__ or "").partition("\n")[0],
@@ -199,13 +204,8 @@ def _reached(
             (detail, {} if detail.alert is None else _routes(policy, detail.alert))
             for detail in flow.explain(settings, handler, routing_key)
         ),
-        _partitions(settings, handler.queue),
+        partitions,
     )
-
-
-def _partitions(settings: Settings, queue: str) -> int:
-    found = settings.read(TOPOLOGY).partitioned.get(queue)
-    return found.partitions or 0 if found else 0
 
 
 def _routes(policy: AlertPolicy, labels: Mapping[str, str]) -> Routes:

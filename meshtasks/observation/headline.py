@@ -140,28 +140,23 @@ def _sinks(
         away = snapshot.taken_at - span.begins_at if span else None
         since = "" if away is None else f" for {span_text(away)}"
         if sink == "timeseries":
-            waits = counted(waits_for_store, "reading")
+            waits = counted(waits_for_store, "reading", "wait")
         else:
-            waits = counted(sum(ready.get(queue, 0) for queue in paused), "message")
-        verb = "waits" if waits.startswith("1 ") else "wait"
+            held_up = sum(ready.get(queue, 0) for queue in paused)
+            waits = counted(held_up, "message", "wait")
         yield Line(
-            f"{name[0].upper()}{name[1:]} is away{since}; {waits} {verb}, nothing is "
-            f"lost ({reason.rstrip('.')})."
+            f"{name[0].upper()}{name[1:]} is away{since}; {waits}, nothing is lost "
+            f"({reason.rstrip('.')})."
         )
 
 
 def _unattended(snapshot: Snapshot, answers: Sequence[WorkerAnswer]) -> Iterator[Line]:
     paused = {queue for answer in answers for queue in answer.resting}
-    left = [
-        queue
-        for queue in snapshot.queues
-        if snapshot.is_waiting(queue) and queue.name not in paused
-    ]
-    for queue in left:
-        nobody = "nobody consumes it" if answers else "no worker answers"
-        waits = counted(queue.ready, "message")
-        verb = "waits" if queue.ready == 1 else "wait"
-        yield Line(f"{waits} {verb} in {queue.name}, and {nobody}; nothing is lost.")
+    nobody = "nobody consumes it" if answers else "no worker answers"
+    for queue in snapshot.queues:
+        if snapshot.is_waiting(queue) and queue.name not in paused:
+            waits = counted(queue.ready, "message", "wait")
+            yield Line(f"{waits} in {queue.name}, and {nobody}; nothing is lost.")
 
 
 def _incidents(incidents: Sequence[Incident], now: float) -> Iterator[Line]:
@@ -173,9 +168,10 @@ def _incidents(incidents: Sequence[Incident], now: float) -> Iterator[Line]:
         by_cause.setdefault(kind, []).append(incident)
     for kind, found in by_cause.items():
         names, first = _names(found), found[0]
-        number = counted(sum(each.number for each in found), "reading")
+        total = sum(each.number for each in found)
+        number = counted(total, "reading")
         if kind.startswith("refused "):
-            were = "was" if number.startswith("1 ") else "were"
+            were = "was" if total == 1 else "were"
             yield Line(
                 f"{number} of {names} {were} refused ({first.cause}).",
                 first.routing_key,
@@ -294,12 +290,10 @@ def ledger_of(
 
 def ledger_sentence(ledger: Ledger) -> str:
     """``today 1,204,331 in = 1,204,300 stored + 31 dead + 0 waiting``."""
-    parts: Iterable[str] = (
-        f"{ledger.stored:,} stored",
-        f"{ledger.dead:,} dead",
-        f"{ledger.waiting:,} waiting",
+    return (
+        f"today {ledger.total:,} in = {ledger.stored:,} stored + "
+        f"{ledger.dead:,} dead + {ledger.waiting:,} waiting"
     )
-    return f"today {ledger.total:,} in = {' + '.join(parts)}"
 
 
 class Today(NamedTuple):

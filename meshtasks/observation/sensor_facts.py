@@ -179,9 +179,10 @@ def between(begins_at: float, ends_at: float, now: float) -> str:
     return f"at {first}" if first == last else f"from {first} to {last}"
 
 
-def counted(number: int, what: str) -> str:
-    """``1 reading``, ``2,000 readings``."""
-    return f"{number:,} {what}{'s' * (number != 1)}"
+def counted(number: int, what: str, verb: str = "") -> str:
+    """``1 reading``, ``2,000 readings``; with a verb ``1 message waits``."""
+    many = f"{number:,} {what}{'s' * (number != 1)}"
+    return f"{many} {verb}{'s' * (number == 1)}" if verb else many
 
 
 def sink_named(name: str) -> str:

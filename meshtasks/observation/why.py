@@ -40,7 +40,7 @@ _LATELY_SECONDS = (900.0, 86_400.0)
 #: Around a moment that is in no hole.
 _BEFORE_SECONDS, _AFTER_SECONDS = 90.0, 150.0
 #: So much is known of the past at most.
-REMEMBERED_SECONDS = 30 * 86_400.0
+_REMEMBERED_SECONDS = 30 * 86_400.0
 #: A store that keeps less is no surprise to ask about.
 _ASK_STORE_SECONDS = 20 * 86_400.0
 #: Answers about sensors of one name.
@@ -117,7 +117,7 @@ class Why:
         self._topology = settings.read(TOPOLOGY)
         self._handlers = flows.handlers(settings)
         self._now = time.time() if now is None else now
-        since = self._now - REMEMBERED_SECONDS
+        since = self._now - _REMEMBERED_SECONDS
         self._state = remembered or Remembered.read(settings, since)
 
     # --- which sensor -----------------------------------------------------
@@ -181,18 +181,17 @@ class Why:
         sensors = self._state.sensors
         sensor = next((each for each in sensors if each[:2] == key), None)
         queues = self.queues_of(routing_key)
-        own = {s for queue in queues for s in self._handlers[queue].sink_names}
-        archive = {
+        sinks = {
             sink
             for name, handler in self._handlers.items()
-            if name.startswith("archive.")
+            if name in queues or name.startswith("archive.")
             for sink in handler.sink_names
         }
         blocking = {
-            key.name
+            sink.name
             for queue in queues
-            for key in self._handlers[queue].sinks
-            if not key.waits_in
+            for sink in self._handlers[queue].sinks
+            if not sink.waits_in
         }
         return Facts(
             sensor,
@@ -215,7 +214,7 @@ class Why:
             ],
             spans=self._state.spans,
             queues=queues,
-            sinks=frozenset(own | archive),
+            sinks=frozenset(sinks),
             blocking=frozenset(blocking),
             mutes=tuple(mutes_of(self._settings, key, sensor, self._now)),
             **({} if live is None else _now(live, queues)),
@@ -234,29 +233,22 @@ class Why:
             at: the moment; None is now.
         """
         facts = self.facts(key, live)
-        sensor = facts.sensor
         if at is not None:
             return self._answer_at(facts, key, name, at)
-        hole = facts.silence
-        found: list[Cause] = []
-        if hole:
-            found = causes(facts, hole, is_hole=True)
+        sensor, hole = facts.sensor, facts.silence
+        found = causes(facts, hole, is_hole=True) if hole else []
         for seconds in _LATELY_SECONDS:
             if not found:
                 lately = Window(self._now - seconds, None)
                 found = causes(facts, lately, is_hole=False)
         if sensor is None or not sensor.time:
             headline = f"No reading of {_named(key)} was ever stored."
-        elif hole:
-            headline = (
-                f"{_named(key)} is silent: its last reading"
-                f"{_valued(sensor)} is of {clock(sensor.time, self._now)}, "
-                f"{span_text(self._now - sensor.time)} ago."
-            )
         else:
+            value = sensor.value
+            valued = "" if value is None else f", {value:.4g} {sensor.unit},"
             headline = (
-                f"{_named(key)} sends: its last reading{_valued(sensor)} is of "
-                f"{clock(sensor.time, self._now)}, "
+                f"{_named(key)} {'is silent' if hole else 'sends'}: its last reading"
+                f"{valued} is of {clock(sensor.time, self._now)}, "
                 f"{span_text(self._now - sensor.time)} ago."
             )
         recent = self._now - _LATELY_SECONDS[0]
@@ -377,26 +369,19 @@ def ask(settings: Settings, flows: Flows, name: str, at: float | None = None) ->
     queues: set[str] = set()
     for routing_key, _ in keys or [(name.strip("/").replace("/", "."), "")]:
         queues |= why.queues_of(routing_key)
-    live = look_at(settings, sorted(queues)) if at is None or _is_now(at) else None
+    is_now = at is None or time.time() - at < _AFTER_SECONDS
+    live = look_at(settings, sorted(queues)) if is_now else None
     if not keys:
         return why.of_unknown(name, live)
     answers = [why.answer(key, name, at, live) for key in keys[:_MOST_SENSORS]]
-    best = min(answers, key=_order)
+    # those that are explained first; and of these, those with a hole
+    best = min(answers, key=lambda each: (each.state != EXPLAINED, each.hole is None))
     others = tuple(
         _named(key)
         for key, each in zip(keys, answers, strict=False)
         if each is not best
     )
     return replace(best, also=others)
-
-
-def _is_now(at: float) -> bool:
-    return time.time() - at < _AFTER_SECONDS
-
-
-def _order(answer: Answer) -> tuple[bool, bool]:
-    """Those that are explained first; and of these, those with a hole."""
-    return answer.state != EXPLAINED, answer.hole is None
 
 
 def _now(live: Live, queues: frozenset[str]) -> dict[str, Any]:
@@ -435,7 +420,3 @@ def _named(key: tuple[str, str]) -> str:
     if sensor_id in {"", tail_of(routing_key)}:
         return routing_key
     return f"{routing_key} (sensor {sensor_id})"
-
-
-def _valued(sensor: Sensor) -> str:
-    return "" if sensor.value is None else f", {sensor.value:.4g} {sensor.unit},"

@@ -85,8 +85,8 @@ def _make(card: RoomCard) -> Change[RoomCard]:
         if card.shape != shown:
             shown = card.shape
             content.set_content(card.html)
-        if card.is_alerting is not was_alerting:
-            was_alerting = card.is_alerting
+        if bool(card.alerts) is not was_alerting:
+            was_alerting = bool(card.alerts)
             whole.classes(toggle="mesh-alerting")
 
     return change
@@ -234,11 +234,6 @@ class RoomCard:
     curves: Mapping[str, Curve]
     alerts: Sequence[CurrentAlert]
 
-    @property
-    def is_alerting(self) -> bool:
-        """An alert goes on."""
-        return bool(self.alerts)
-
     @cached_property
     def shape(self) -> tuple[object, ...]:
         """What its HTML is made of, but for values that change."""
@@ -282,10 +277,7 @@ class RoomsNow:
 
     @cached_property
     def _latest(self) -> str:
-        before = self.before
-        return _script(
-            {row: new for row, new in self.values.items() if before.get(row) != new}
-        )
+        return _script(dict(self.values.items() - self.before.items()))
 
 
 class Rooms:
@@ -328,7 +320,12 @@ class Rooms:
         alerts = _by_name(self._watch.today.alerts)
         for room, items in groupby(rows, key=lambda row: row[0].room):
             own = [
-                CardRow(self._number(key), key, value, value.is_silent(now))
+                CardRow(
+                    self._numbers.get(key) or next(self._counter),
+                    key,
+                    value,
+                    value.is_silent(now),
+                )
                 for key, value in items
             ]
             names = dict.fromkeys([room, *(row.key.sensor_id for row in own)])
@@ -338,9 +335,6 @@ class Rooms:
                 for each in alerts.get(name, ())
             }
             yield room, RoomCard(room, own, curves.get(room, {}), [*found.values()])
-
-    def _number(self, key: SensorKey) -> int:
-        return self._numbers.get(key) or next(self._counter)
 
 
 def sensor_link(what: str, routing_key: str, sensor_id: str = "") -> str:
@@ -399,17 +393,15 @@ def _row(row: CardRow) -> str:
         named = sensor_link(kind, value.routing_key, sensor_id)
     else:
         named = text(kind)
-    said = _battery(value) if _is_battery(key) else _measured(row)
+    said = f'<span class="mesh-value">{row.shown[0]}</span> {text(value.unit)}'
+    if _is_battery(key):
+        said = _battery(value)
     return (
         f'<div class="mesh-row mesh-sensor {"mesh-dim" * row.is_silent}" '
         f'id="row-{row.number}">'
         f'<span>{named} <span class="mesh-dim">{text(_short(key))}</span></span>'
         f"<span>{said} {age(value.at)}</span></div>"
     )
-
-
-def _measured(row: CardRow) -> str:
-    return f'<span class="mesh-value">{row.shown[0]}</span> {text(row.value.unit)}'
 
 
 def _battery(value: LatestValue) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from glob import escape
@@ -15,7 +15,6 @@ from nicegui import ui
 from typing_extensions import override
 
 from meshtasks.amqp.dead_letter_groups import Selection
-from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError
 from meshtasks.flows.timeseries_queries import Point, read_curve
 from meshtasks.gateway.console import SENSOR
@@ -31,6 +30,7 @@ from meshtasks.gateway.console.frame import (
     status,
     text,
 )
+from meshtasks.gateway.console.watch import MeshWatch
 from meshtasks.observation.causes import causes
 from meshtasks.observation.dead_letters import WaitingDeadLetter
 from meshtasks.observation.latest import RawMessage
@@ -38,12 +38,11 @@ from meshtasks.observation.sensor_facts import (
     Cause,
     Facts,
     Live,
-    Remembered,
     Window,
     clock,
     labels_of,
 )
-from meshtasks.observation.why import REMEMBERED_SECONDS, Answer, Why
+from meshtasks.observation.why import Answer, Why
 from meshtasks.records.kinds import KINDS
 from meshtasks.rules.config import RULES, Rule
 from meshtasks.text import clip
@@ -88,62 +87,55 @@ class SensorView(NamedTuple):
     labels: Mapping[str, str] = {}
 
 
-def sensor_view(
-    why: Why,
-    settings: Settings,
-    name: str,
-    sensor_id: str,
-    begins_at: float,
-    now: float,
-    live: Live | None,
+def _view(
+    console: Console, name: str, sensor_id: str, begins_at: float, now: float
 ) -> SensorView:
-    """The view of a sensor.
+    """What is shown of a sensor.
 
     Args:
-        why: answers for it.
         name: as ``meshtasks why`` takes it.
         sensor_id: chooses one of several that the name may mean; may be empty.
         begins_at: of the curve, which ends now; epoch seconds.
-        now: likewise.
     """
+    settings, live = console.settings, _live(console.watch)
+    why = Why(settings, console.flows, now=now)
     keys = why.matching(name)
-    key = next((each for each in keys if each[1] == sensor_id), None)
-    if key is None and keys:
-        key = keys[0]
-    if key is None:
+    if not keys:
         return SensorView(None, why.of_unknown(name, live))
+    key = next((each for each in keys if each[1] == sensor_id), keys[0])
     facts = why.facts(key, live)
-    points, fault = _read_curve(settings, facts, key, begins_at, now)
+    points: Sequence[Point] = ()
+    fault = "There are no readings of it that the time-series store would have."
+    quantities = settings.read(KINDS).quantities
+    if facts.sensor and (quantity := quantities.get(facts.sensor.kind)):
+        fault = ""
+        try:
+            points = read_curve(settings.env, quantity, key[1], begins_at, now)
+        except MeshError as error:
+            fault = f"The curve cannot be read: {error}"
     return SensorView(
         key,
         why.answer(key, name, None, live),
         points,
         fault,
-        list(_annotations(facts, begins_at))[:_MOST],
+        _annotations(facts, begins_at),
         settings.read(RULES).matching(*key),
         labels_of(key, facts.sensor),
     )
 
 
-def _read_curve(
-    settings: Settings,
-    facts: Facts,
-    key: tuple[str, str],
-    begins_at: float,
-    now: float,
-) -> tuple[Sequence[Point], str]:
-    sensor = facts.sensor
-    quantities = settings.read(KINDS).quantities
-    if sensor is None or sensor.kind not in quantities:
-        return (), "There are no readings of it that the time-series store would have."
-    try:
-        quantity = quantities[sensor.kind]
-        return read_curve(settings.env, quantity, key[1], begins_at, now), ""
-    except MeshError as error:
-        return (), f"The curve cannot be read: {error}"
+def _live(watch: MeshWatch) -> Live | None:
+    """The mesh as the last look has found it."""
+    snapshot = watch.snapshot
+    if snapshot is None:
+        return None
+    if not snapshot.queues:
+        return Live(None, (), "; ".join(snapshot.faults).rstrip("."))
+    depths = {each.name: (each.ready, each.consumers) for each in snapshot.queues}
+    return Live(depths, watch.answers)
 
 
-def _annotations(facts: Facts, begins_at: float) -> Iterator[Annotation]:
+def _annotations(facts: Facts, begins_at: float) -> list[Annotation]:
     """The holes, and what else was wrong; the latest first."""
     holes = [
         Window(gap.begins_at, gap.ends_at)
@@ -163,7 +155,7 @@ def _annotations(facts: Facts, begins_at: float) -> Iterator[Annotation]:
         for cause in causes(facts, whole, is_hole=False)
         if cause.sentence not in said
     ]
-    yield from sorted(found, key=lambda each: -each.window.begins_at)
+    return sorted(found, key=lambda each: -each.window.begins_at)[:_MOST]
 
 
 _REFRESH_SECONDS = 10.0
@@ -218,13 +210,15 @@ class _SensorPage:
         await self._look()
 
     async def _look(self) -> None:
-        begins_at = time.time() - self._hours * 3600
+        now = time.time()
+        begins_at = now - self._hours * 3600
         try:
-            view: SensorView = await asyncio.to_thread(self._view, begins_at)
+            view: SensorView = await asyncio.to_thread(
+                _view, self._console, self._key, self._id, begins_at, now
+            )
         except MeshError as error:
             self._answer.set_content(bad(error))
             return
-        now = time.time()
         self._labels = view.labels
         self._answer.set_content(_answer(view))
         self._curve.set_content(_curve(view, begins_at, now))
@@ -237,25 +231,6 @@ class _SensorPage:
 
     def _silence(self) -> None:
         ask_silence(self._console, self._labels, self._look)
-
-    def _view(self, begins_at: float) -> SensorView:
-        settings, now = self._console.settings, time.time()
-        remembered = Remembered.read(settings, now - REMEMBERED_SECONDS)
-        why = Why(settings, self._console.flows, remembered, now)
-        return sensor_view(
-            why, settings, self._key, self._id, begins_at, now, self._live()
-        )
-
-    def _live(self) -> Live | None:
-        """The mesh as the last look has found it."""
-        watch = self._console.watch
-        snapshot = watch.snapshot
-        if snapshot is None:
-            return None
-        if not snapshot.queues:
-            return Live(None, (), "; ".join(snapshot.faults).rstrip("."))
-        depths = {each.name: (each.ready, each.consumers) for each in snapshot.queues}
-        return Live(depths, watch.answers)
 
 
 class _DeadLetters(DeadLetterActions):

@@ -16,7 +16,6 @@ import time
 from collections import OrderedDict
 from contextlib import suppress
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 from importlib.metadata import version
 from ipaddress import ip_address, ip_network
 from string import Template
@@ -30,6 +29,7 @@ from fastapi.responses import (
     Response,
 )
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meshtasks.gateway.clients import Client, RateLimit, Tokens
@@ -272,16 +272,7 @@ def _is_foreign(scope: Scope, headers: Headers) -> bool:
 
 def cookie_of(scope: Scope) -> str | None:
     """The value of the session's cookie in a request."""
-    for name, value in scope["headers"]:
-        if name == b"cookie":
-            cookies: SimpleCookie = SimpleCookie()
-            try:
-                cookies.load(value.decode("latin-1"))
-            except CookieError:
-                return None
-            if COOKIE in cookies:
-                return cookies[COOKIE].value
-    return None
+    return HTTPConnection(scope).cookies.get(COOKIE)
 
 
 def _with_headers(send: Send, request: Headers, path: str) -> Send:
