@@ -27,6 +27,7 @@ from meshtasks.amqp.topology import (
 )
 from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS, AlertPolicy, Route
+from meshtasks.flows.contract import Handler
 from meshtasks.flows.diagnosis import Detail
 from meshtasks.flows.excerpts import ARCHIVE
 from meshtasks.flows.inference.handler import run_models
