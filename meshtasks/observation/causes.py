@@ -7,9 +7,11 @@ Times are epoch seconds.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import inf
 
 from meshtasks.config.durations import span_text
 from meshtasks.observation.sensor_facts import (
+    RULE_SILENCED,
     SLACK_SECONDS,
     Cause,
     Facts,
@@ -39,7 +41,7 @@ from meshtasks.state.sensor_activity import (
 STORE_AWAY, SINK_AWAY, DISK_FULL = "store away", "sink away", "disk full"
 BROKER_AWAY, DEVICE_SILENT = "broker away", "device silent"
 NO_WORKER, NO_CONSUMER, PAUSED = "no worker", "no consumer", "queue paused"
-RULE_SILENCED, RETENTION, LATE = "rule silenced", "retention", "late"
+RETENTION, LATE = "retention", "late"
 
 #: What a cause means for the readings, and what to do; in the order in which causes are
 #: believed: what was wrong with the sensor's own readings says most.
@@ -97,7 +99,7 @@ def causes(
         *_siblings(facts, window),
         *_spans(facts, window, ends_at),
         *(_live(facts) if window.ends_at is None else ()),
-        *_muted(facts, window),
+        *(mute for mute in facts.mutes if _meets(window, mute)),
     ]
     if is_hole and not any(
         each.cause in _EXPLAINS and _covers(each, window, facts) for each in found
@@ -398,11 +400,9 @@ def _live(facts: Facts) -> Iterator[Cause]:
             )
 
 
-def _muted(facts: Facts, window: Window) -> Iterator[Cause]:
-    for mute in facts.mutes:
-        if window.overlap(mute.begins_at, mute.ends_at) >= 0:
-            ends = None if mute.ends_at > facts.now else mute.ends_at
-            yield Cause(RULE_SILENCED, mute.begins_at, ends, mute.sentence)
+def _meets(window: Window, cause: Cause) -> bool:
+    ends_at = inf if cause.ends_at is None else cause.ends_at
+    return window.overlap(cause.begins_at, ends_at) >= 0
 
 
 # --- words

@@ -24,6 +24,7 @@ from meshtasks.state.database import StateLocation
 from meshtasks.state.history import History
 from meshtasks.state.sensor_activity import Gap, Incident, Sensor, Span
 
+RULE_SILENCED = "rule silenced"
 #: Clocks of devices and hosts, and what is still on its way.
 SLACK_SECONDS = 5.0
 
@@ -88,14 +89,6 @@ class Cause(NamedTuple):
     next_step: str = ""
 
 
-class Mute(NamedTuple):
-    """Why alerts of a sensor reach nobody: what mutes them, since when, until when."""
-
-    sentence: str
-    begins_at: float
-    ends_at: float
-
-
 class QueueNow(NamedTuple):
     """A queue that the readings take, as it is at the moment.
 
@@ -141,7 +134,7 @@ class Facts:
     queues_now: Sequence[QueueNow] | None = ()
     workers: int | None = None
     broker: str = ""
-    mutes: Sequence[Mute] = ()
+    mutes: Sequence[Cause] = ()
 
     @property
     def silence(self) -> Window | None:
@@ -256,7 +249,7 @@ def look_at(settings: Settings, queues: Sequence[str]) -> Live:
 
 def mutes_of(
     settings: Settings, key: tuple[str, str], sensor: Sensor | None, now: float
-) -> Iterator[Mute]:
+) -> Iterator[Cause]:
     """What mutes alerts of this sensor, those that go on and those to come, and did.
 
     Args:
@@ -290,8 +283,9 @@ def mutes_of(
             sentences = [
                 f"Of the rules that watch it {', '.join(muted)} {are} silenced by {by}."
             ]
+        ends_at = None if silence.ends_at > now else silence.ends_at
         for sentence in sentences:
-            yield Mute(sentence, silence.starts_at, silence.ends_at)
+            yield Cause(RULE_SILENCED, silence.starts_at, ends_at, sentence)
 
 
 def _by(silence: Silence, now: float) -> str:

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple
 
 from meshtasks.amqp.dead_letters import DeadLetter, replay_messages, requeue_targets
 from meshtasks.amqp.delivery import Delivery
@@ -24,18 +23,6 @@ logger = logging.getLogger(__name__)
 _DELIVERY_LIMIT = "delivery_limit"
 #: An array may have half a million bad records.
 _MOST_REASONS = 10
-
-
-class Found(NamedTuple):
-    """What is wrong with one place of a message.
-
-    Attributes:
-        place: of the record in its array; None for the whole message.
-        fault: the error, or what a handler says.
-    """
-
-    place: int | None
-    fault: InvalidMessage | str
 
 
 class Verdicts:
@@ -62,25 +49,28 @@ class Verdicts:
         """The largest message that a queue takes."""
         return self._settings.read(QUEUES).for_queue(queue).max_message_bytes
 
-    def faults(self, envelope: Envelope) -> Iterator[Found]:
+    def faults(
+        self, envelope: Envelope
+    ) -> Iterator[tuple[int | None, InvalidMessage | str]]:
         """What is wrong with a message, in no order; nothing if its queue would take
-        it."""
+        it: the index of a record in its array, or None for the whole message; and the
+        error, or what a handler says."""
         decoder = self._decoders[envelope.queue]
         try:
             decoded = decoder.decode(envelope.body)
         except InvalidMessage as error:
-            yield Found(None, error)
+            yield None, error
             return
         several = decoded.several or Several(envelope.body)
         members = several.members() if decoded.bad else ()
         for member, fault in decoded.bad:
             if several.lines and not members[member].startswith(b"{"):
-                yield Found(member, fault.reason)
+                yield member, fault.reason
                 continue
             try:
                 decoder.decode_object(members[member])
             except InvalidMessage as error:
-                yield Found(member, error)
+                yield member, error
         records = decoded.records
         try:
             refused = self._handlers[envelope.queue].validate(
@@ -91,7 +81,7 @@ class Verdicts:
             logger.error(text, envelope.queue, told(error))  # noqa: TRY400 - says it all
             return
         for index, dead in sorted(refused.items()):
-            yield Found(decoded.places[index], dead.reason)
+            yield decoded.places[index], dead.reason
 
     def of_replay(
         self, delivery: Delivery, letter: DeadLetter, body: bytes | None = None
@@ -121,10 +111,10 @@ class Verdicts:
             if len(again.body) > (most := self.largest_bytes(queue)):
                 return [f"{queue} takes messages of {most:,} bytes at most"]
         faults = (
-            str(fault) if place is None else f"record {place + 1}: {fault}"
+            str(fault) if index is None else f"record {index + 1}: {fault}"
             for queue in queues
             if queue in self._handlers
-            for place, fault in self.faults(envelope_of(again.to_wire(), queue))
+            for index, fault in self.faults(envelope_of(again.to_wire(), queue))
         )
         return list(islice(faults, _MOST_REASONS))
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from meshtasks.observation.causes import causes
-from meshtasks.observation.sensor_facts import Facts, Mute, QueueNow, Window, clock
+from meshtasks.observation.sensor_facts import Cause, Facts, QueueNow, Window, clock
 from meshtasks.state.sensor_activity import (
     BAD_UNIT,
     CLOCK_BEHIND,
@@ -147,7 +147,7 @@ def test_one_id_on_two_routing_keys_is_two_devices() -> None:
 
 
 def test_a_silence_is_named_when_the_readings_are_there() -> None:
-    mute = Mute("It is muted.", NOW - 100, NOW + 100)
+    mute = Cause("rule silenced", NOW - 100, None, "It is muted.")
 
     assert found(facts(mutes=[mute]), None) == ["rule silenced"]
 

@@ -114,7 +114,12 @@ class _AlertsPage:
         content = html()
         with ui.row():
             acknowledge = self._button("Acknowledge", lambda: self._acknowledge(alert))
-            silence = self._button("Silence", lambda: self._silence(alert))
+            silence = self._button(
+                "Silence",
+                lambda: ask_silence(
+                    self._console, alert.own_labels, self._look, alert.source
+                ),
+            )
 
         def change(item: tuple[CurrentAlert, Alerts]) -> None:
             nonlocal alert
@@ -196,32 +201,29 @@ class _AlertsPage:
         return change
 
     async def _acknowledge(self, alert: AlertState) -> None:
-        viewer = self._console.operator()
-        if viewer is None:
-            return
-
-        def write(tables: AlertTables, now: float) -> None:
+        def write(tables: AlertTables, who: str, now: float) -> None:
             known = tables.alert(alert.fingerprint)
             if known is not None and known.firing:
-                tables.acknowledge(known, viewer.name, now)
+                tables.acknowledge(known, who, now)
 
         await self._do(write, f"acknowledged {alert.title}")
 
     async def _end(self, silence: Silence) -> None:
+        await self._do(
+            lambda tables, who, now: tables.end_silence(silence, who, now),
+            f"ended the silence of {' '.join(silence.matchers)}",
+        )
+
+    async def _do(
+        self, write: Callable[[AlertTables, str, float], None], what: str
+    ) -> None:
         viewer = self._console.operator()
-        if viewer is not None:
-            await self._do(
-                lambda tables, now: tables.end_silence(silence, viewer.name, now),
-                f"ended the silence of {' '.join(silence.matchers)}",
-            )
-
-    def _silence(self, alert: AlertState) -> None:
-        ask_silence(self._console, alert.own_labels, self._look, alert.source)
-
-    async def _do(self, write: Callable[[AlertTables, float], None], what: str) -> None:
-        viewer = self._console.viewer()
+        if viewer is None:
+            return
         with notified():
-            await self._model.change(write, viewer.name if viewer else "?", what)
+            await self._model.change(
+                lambda tables, now: write(tables, viewer.name, now), viewer.name, what
+            )
             ui.notify(what)
             await self._look()
 

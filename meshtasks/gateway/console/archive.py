@@ -6,7 +6,7 @@ import asyncio
 import math
 from calendar import Calendar as Weeks
 from calendar import day_abbr, month_name
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from datetime import date
 from typing import Any
@@ -16,7 +16,7 @@ from nicegui import app, ui
 from meshtasks.errors import MeshError
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.archive.reading import Period
-from meshtasks.gateway.console.archive_jobs import ArchiveJobs, Jobs
+from meshtasks.gateway.console.archive_jobs import ArchiveJobs, Jobs, Records
 from meshtasks.gateway.console.frame import (
     Console,
     bad,
@@ -60,8 +60,7 @@ _STYLE = """
 def add_archive(console: Console) -> None:
     """Serve the page."""
     jobs = Jobs()
-    #: Records by domain and date, with the number of objects that they were counted in.
-    records: dict[tuple[str, date], tuple[int, int]] = {}
+    records: Records = {}
     app.on_shutdown(jobs.stop)
 
     @ui.page("/archive")
@@ -75,12 +74,7 @@ def add_archive(console: Console) -> None:
 class _ArchivePage:
     """One viewer's look at the archive."""
 
-    def __init__(
-        self,
-        console: Console,
-        jobs: Jobs,
-        records: dict[tuple[str, date], tuple[int, int]],
-    ) -> None:
+    def __init__(self, console: Console, jobs: Jobs, records: Records) -> None:
         self._env = console.settings.env
         self._records = records
         self._calendar = Calendar({}, 0)
@@ -129,7 +123,8 @@ class _ArchivePage:
         """Draw what is known."""
         calendar = self._of_domain()
         self._state.set_content(text(_in_words(calendar)))
-        months = sorted({(day.year, day.month) for day in _span(calendar)})
+        days = [*calendar.days, *calendar.gaps()]
+        months = sorted({(day.year, day.month) for day in days})
         shown = months[-self._months :]
         self._grid.set_content(
             "<div class='mesh-months'>"
@@ -183,7 +178,8 @@ class _ArchivePage:
         return (
             f"<button class='mesh-day' data-day='{day}' aria-pressed='{pressed}' "
             f"aria-label='{label}' title='{label}'>{day.day}"
-            f"<span class='mesh-dim'> {number}</span>{_hours_bar(found)}</button>"
+            f"<span class='mesh-dim'> {number}</span>"
+            f"{_hours_bar(_hours(found))}</button>"
         )
 
     def _counted(self, day: date, found: Mapping[str, ArchivedDay]) -> int | None:
@@ -233,14 +229,6 @@ class _ArchivePage:
         return table(f"{day:%A}, {day} (UTC)", head, rows, numbers)
 
 
-def _span(calendar: Calendar) -> Iterator[date]:
-    """Dates of every month from the first to the last."""
-    dates = list(calendar.days)
-    if dates:
-        yield from dates
-        yield from calendar.gaps()
-
-
 def _in_words(calendar: Calendar) -> str:
     """The whole of it as a sentence."""
     if not calendar.days:
@@ -266,13 +254,16 @@ def _day_in_words(
     objects = sum(each.objects for each in found.values())
     mb = sum(each.size_bytes for each in found.values()) / 1e6
     records = f", {counted:,} records" if counted is not None else ""
-    hours = len(set().union(*(each.hours for each in found.values())))
+    hours = len(_hours(found))
     return f"{day}: {objects:,} objects{records}, {mb:,.2f} MB, {hours} of 24 hours"
 
 
-def _hours_bar(found: Mapping[str, ArchivedDay]) -> str:
+def _hours(found: Mapping[str, ArchivedDay]) -> set[int]:
+    return set().union(*(each.hours for each in found.values()))
+
+
+def _hours_bar(hours: set[int]) -> str:
     """Which hours have something, so that a gap within a day is seen."""
-    hours = set().union(*(each.hours for each in found.values()))
     path = "".join(f"M{hour} 0h1v1h-1z" for hour in sorted(hours))
     return (
         f"<svg viewBox='0 0 {_HOURS} 1' preserveAspectRatio='none' aria-hidden='true'>"

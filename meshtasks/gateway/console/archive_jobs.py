@@ -263,26 +263,24 @@ class ArchiveJobs:
     def _forget_plan(self) -> None:
         self._planned = None
 
-    def _wanted(self) -> _Wanted:
-        """What the fields say.
-
-        Raises:
-            ValueError: one cannot be read.
-        """
+    def _wanted(self) -> _Wanted | None:
+        """What the fields say; None if one cannot be read."""
         now = time.time()
         start, end = self._start.value.strip(), self._end.value.strip()
         queue = self._queue.value
-        return _Wanted(
-            Period(
-                moment_of(start, now) if start else -math.inf,
-                moment_of(end, now) if end else math.inf,
-            ),
-            tuple(self._domains.value or ()),
-            "" if queue == _EVERYWHERE else str(queue),
-            self._rate.value or None,
-            bool(self._effects.value),
-            bool(self._dropped.value),
-        )
+        with notified(ValueError):
+            return _Wanted(
+                Period(
+                    moment_of(start, now) if start else -math.inf,
+                    moment_of(end, now) if end else math.inf,
+                ),
+                tuple(self._domains.value or ()),
+                "" if queue == _EVERYWHERE else str(queue),
+                self._rate.value or None,
+                bool(self._effects.value),
+                bool(self._dropped.value),
+            )
+        return None
 
     def _begin(self, name: str, work: Callable[[Job], None]) -> None:
         """Start a job for somebody who may."""
@@ -294,13 +292,8 @@ class ArchiveJobs:
         if other is not None:
             ui.notify(f"{other.name} is still under way", type="warning")
 
-    def _read_fields(self) -> _Wanted | None:
-        with notified(ValueError):
-            return self._wanted()
-        return None
-
     def _verify(self) -> None:
-        wanted = self._read_fields()
+        wanted = self._wanted()
         if wanted is not None:
             self._begin("Verifying", lambda job: self._do_verify(job, wanted))
 
@@ -331,7 +324,7 @@ class ArchiveJobs:
         self._records.update({key: (n, m) for key, (n, m) in counts.items()})
 
     def _dry_run(self) -> None:
-        wanted = self._read_fields()
+        wanted = self._wanted()
         if wanted is None:
             return
         if wanted.period.start == -math.inf:
