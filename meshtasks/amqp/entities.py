@@ -1,6 +1,5 @@
 """Exchanges, queues and bindings, as topology.yaml describes them; what stands for a
-queue in partitions; and which queues a published message reaches, as RabbitMQ would
-route it.
+queue in partitions; and how routing keys match patterns, as in RabbitMQ.
 
 Messages of one routing key stay in one partition, in their order. An exchange of
 RabbitMQ's plugin ``rabbitmq_consistent_hash_exchange`` stands before the partitions and
@@ -15,7 +14,6 @@ them all. A retry goes back to its partition; what is replayed, through the exch
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple, Self
@@ -319,44 +317,8 @@ def tail_of(routing_key: str) -> str:
     return ".".join(routing_key.split(".")[2:])
 
 
-def queues_reached(
-    exchanges: Iterable[Exchange],
-    bindings: Sequence[Binding],
-    exchange: str,
-    routing_key: str,
-) -> frozenset[str]:
-    """Names of the queues that get a message published to an exchange with a name.
-
-    Bindings between exchanges are followed, and alternate exchanges where no
-    binding matches.
-
-    Args:
-        exchanges: those that were declared.
-        bindings: all that there are.
-    """
-    declared = {item.name: item for item in exchanges}
-    types = PREDECLARED_EXCHANGES | {name: x.type for name, x in declared.items()}
-    queues: set[str] = set()
-    seen: set[str] = set()
-    ahead = [exchange]
-    while ahead:
-        name = ahead.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        matching = [
-            binding
-            for binding in bindings
-            if binding.exchange == name and _matches(types[name], binding, routing_key)
-        ]
-        queues |= {binding.queue for binding in matching if binding.queue}
-        ahead += [b.to_exchange for b in matching if b.to_exchange]
-        if not matching and name in declared and declared[name].alternate:
-            ahead.append(declared[name].alternate or "")
-    return frozenset(queues)
-
-
-def _matches(exchange_type: str, binding: Binding, routing_key: str) -> bool:
+def matches(exchange_type: str, binding: Binding, routing_key: str) -> bool:
+    """Whether an exchange of this type would route a message by a binding."""
     match exchange_type:
         case "fanout":
             return True

@@ -208,7 +208,7 @@ class Publisher:
             self._recall()
             if is_fresh:
                 raise PublishUnconfirmed(_text(error)) from error
-            self._send_anew()
+            self._send_all()
 
     def _send(self) -> None:
         """Send what is not sent yet, and wait until all is confirmed."""
@@ -234,13 +234,6 @@ class Publisher:
                 self._wait_while_blocked()
         self._write()
         self._await_confirms(0)
-
-    def _send_anew(self) -> None:
-        """Send what is left, over another connection."""
-        try:
-            self._send_one()
-        except _REFUSALS:
-            self._send_singly()
 
     def _send_singly(self) -> None:
         """Send what is left one by one, since the broker does not take one of them:

@@ -1,4 +1,8 @@
-"""What is used of py-amqp beyond what it documents, in one place.
+"""What is used of py-amqp, and of kombu's transport of it, beyond what they document.
+
+But for whose connections kombu's transports open (:mod:`meshtasks.amqp.receiving`), and
+the table of its transports (``meshtasks/amqp/__init__.py``, which imports next to
+nothing).
 
 ``tests/unit/test_pyamqp_internals.py`` does each of these things with the py-amqp that
 is installed, so a release that moves any of it fails there first.

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 import msgspec
 from amqp.exceptions import UnexpectedFrame
+from kombu.transport import pyamqp
 from typing_extensions import override
 
 from meshtasks.amqp.content import Properties, short_text
@@ -390,3 +391,15 @@ def _arguments(letters: str, payload: bytes, offset: int) -> list[Any]:
                 raise IndexError("a text that ends too soon")
             values.append(short_text(payload[start:offset]))
     return values
+
+
+class Transport(pyamqp.Transport):  # type: ignore[misc]  # kombu ships no types
+    """What kombu opens for ``amqp://``."""
+
+    Connection = ReceivingConnection
+
+
+class TLSTransport(pyamqp.SSLTransport):  # type: ignore[misc]  # kombu ships no types
+    """What kombu opens for ``amqps://``."""
+
+    Connection = ReceivingConnection

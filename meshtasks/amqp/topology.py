@@ -36,9 +36,9 @@ from meshtasks.amqp.entities import (
     RetryQueue,
     answers_queue,
     exchange_of,
+    matches,
     presence_of,
     queue_of,
-    queues_reached,
 )
 from meshtasks.config.loader import fault, refuse_all
 from meshtasks.config.settings import ConfigFile
@@ -120,6 +120,11 @@ class Topology(Entity):
             "delivery_limit": None,
         }
         return (*self.queues, like.model_copy(update=own))
+
+    @cached_property
+    def exchange_types(self) -> Mapping[str, str]:
+        """Types of :attr:`exchanges`, by name."""
+        return {exchange.name: exchange.type for exchange in self.exchanges}
 
     @cached_property
     def queue_names(self) -> frozenset[str]:
@@ -227,9 +232,27 @@ class Topology(Entity):
             return frozenset(map(queue_of, names))
         if (queue := exchange.removeprefix(PARTITIONS_PREFIX)) in self.partitioned:
             return frozenset({queue})
-        exchanges = [each for each in self.all_exchanges if isinstance(each, Exchange)]
-        bindings = (*self.bindings, *self._retry_bindings)
-        return queues_reached(exchanges, bindings, exchange, routing_key)
+        declared = {x.name: x for x in self.all_exchanges if isinstance(x, Exchange)}
+        types = PREDECLARED_EXCHANGES | {name: x.type for name, x in declared.items()}
+        queues: set[str] = set()
+        seen: set[str] = set()
+        ahead = [exchange]
+        while ahead:
+            name = ahead.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            matching = [
+                binding
+                for binding in (*self.bindings, *self._retry_bindings)
+                if binding.exchange == name
+                and matches(types[name], binding, routing_key)
+            ]
+            queues |= {binding.queue for binding in matching if binding.queue}
+            ahead += [b.to_exchange for b in matching if b.to_exchange]
+            if not matching and name in declared and declared[name].alternate:
+                ahead.append(declared[name].alternate or "")
+        return frozenset(queues)
 
     def way_to(self, queue: str, routing_key: str) -> tuple[str, str]:
         """Exchange and routing key by which a message reaches this queue alone, with
@@ -290,7 +313,7 @@ def _repeated_names(
 
 
 def _reference_faults(topology: Topology) -> Iterator[InitErrorDetails]:
-    types = {exchange.name: exchange.type for exchange in topology.exchanges}
+    types = topology.exchange_types
 
     def undeclared(name: str | None, *loc: str | int) -> Iterator[InitErrorDetails]:
         if name is not None and name not in types:
@@ -365,11 +388,10 @@ def _partition_faults(topology: Topology) -> Iterator[InitErrorDetails]:
 def _command_faults(topology: Topology) -> Iterator[InitErrorDetails]:
     """Whoever reaches the commands queue starts tasks: no topic leads there."""
     name = topology.commands_queue
-    types = {exchange.name: exchange.type for exchange in topology.exchanges}
     sources = [
         binding.exchange for binding in topology.bindings if binding.queue == name
     ]
-    if [types.get(source) for source in sources] != ["direct"]:
+    if [topology.exchange_types.get(source) for source in sources] != ["direct"]:
         reason = f"{name} should have one binding, from a direct exchange"
         yield fault(reason, "commands_queue")
     if name == topology.dead_letter_queue:
@@ -377,8 +399,9 @@ def _command_faults(topology: Topology) -> Iterator[InitErrorDetails]:
 
 
 def _takes_any_key(topology: Topology, name: str) -> bool:
-    types = {exchange.name: exchange.type for exchange in topology.exchanges}
-    return types[name] == "fanout" and bool(topology.queues_reached(name, ""))
+    return topology.exchange_types[name] == "fanout" and bool(
+        topology.queues_reached(name, "")
+    )
 
 
 TOPOLOGY = ConfigFile("topology.yaml", Topology)

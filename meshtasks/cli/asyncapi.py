@@ -65,7 +65,7 @@ def document(topology: Topology, handlers: Mapping[str, Handler]) -> dict[str, A
             the mesh itself writes to.
     """
     ways = list(_ways_in(topology, handlers))
-    types = {each.name: each.type for each in topology.exchanges}
+    types = topology.exchange_types
     dead = next(q for q in topology.queues if q.name == topology.dead_letter_queue)
     schemas: dict[str, Any] = {
         "PassedOn": _headers(PASSED_ON),

@@ -158,7 +158,7 @@ def _none_dead(*_: object) -> Mapping[int, Dead]:
     return {}
 
 
-def _nothing_more(*_: object) -> Sequence[Outgoing]:
+def _nothing(*_: object) -> tuple[()]:
     return ()
 
 
@@ -224,7 +224,7 @@ class Handler:
     gathers: bool = False
     validate: Validate = _none_dead
     struct: type[Struct] | None = None
-    on_exhausted: OnExhausted = _nothing_more
+    on_exhausted: OnExhausted = _nothing
     defers: bool = False
     in_thread: bool = False
     originals: Originals = _itself
@@ -270,10 +270,6 @@ def handles(
         return Handler(queue, handle, record, sinks, **options)
 
     return made
-
-
-def _nothing(*_: object) -> tuple[()]:
-    return ()
 
 
 @dataclass(frozen=True, slots=True)

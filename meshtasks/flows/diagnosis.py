@@ -149,12 +149,11 @@ def _unreachable(host: str, port: int, tls: bool) -> str:  # noqa: FBT001 - of a
 def can_occur(pattern: str, topology: Topology, queues: Collection[str | None]) -> bool:
     """Whether a message of one of these queues can have a routing key like this
     pattern."""
-    types = {exchange.name: exchange.type for exchange in topology.exchanges}
     for binding in topology.bindings:
         if binding.queue not in queues:
             continue
         # a fanout takes every key; those of its own begin with its name
-        is_fanout = types.get(binding.exchange) == "fanout"
+        is_fanout = topology.exchange_types.get(binding.exchange) == "fanout"
         key = f"{binding.exchange}.#" if is_fanout else binding.routing_key
         if patterns_overlap(pattern, key):
             return True

@@ -30,7 +30,7 @@ from meshtasks.flows.commands import FLOW as COMMANDS
 from meshtasks.flows.contract import Command, Flow, Handler
 from meshtasks.flows.diagnosis import Check, Detail, Doubt
 from meshtasks.flows.inference.handler import FLOW as INFERENCE
-from meshtasks.flows.metrics.handler import FLOW as METRICS
+from meshtasks.flows.metrics import FLOW as METRICS
 from meshtasks.flows.pending import FLOW as PENDING
 from meshtasks.flows.readings.handler import FLOW as READINGS
 from meshtasks.flows.sinks import SinkKey

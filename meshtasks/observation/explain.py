@@ -327,7 +327,7 @@ def additions_for(
     file = _File(settings, TOPOLOGY.name)
     at_home = exchanges_for(topology, routing_key)
     exchange = at_home[0] if at_home else _free_exchange(words[0], topology)
-    types = {each.name: each.type for each in topology.exchanges}
+    types = topology.exchange_types
     if types.get(exchange) == "direct":
         pattern = routing_key
     if exchange not in types:

@@ -18,6 +18,7 @@ from pydantic import Field
 from pydantic_core import from_json, to_json
 
 from meshtasks.amqp import headers
+from meshtasks.amqp.delivery import count_in
 from meshtasks.amqp.peek import tapped
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.queues import QUEUES
@@ -252,17 +253,12 @@ def _by_model(
             replies.refuse(index, origin_of(record, envelope), error)
         else:
             # One that met a fault in a stack may have been what brought it about.
-            if _was_tried(envelope):
+            if count_in(envelope.headers, headers.ATTEMPT):
                 request = request._replace(single=True)
             model = request.origin.model, request.version
             models.setdefault(model, {})[index] = request
     replies.publish()
     return models.values()
-
-
-def _was_tried(envelope: Envelope) -> bool:
-    attempt = envelope.headers.get(headers.ATTEMPT)
-    return isinstance(attempt, int) and attempt > 0
 
 
 def result_points(
