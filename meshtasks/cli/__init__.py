@@ -55,7 +55,7 @@ def load(name: str) -> Any:
     module = import_module(f"{__name__}.{name}")
     parent = typer.Typer()
     if group := getattr(module, "app", None):
-        parent.add_typer(group, name=name)
+        parent.add_typer(group, name=name, help=COMMANDS[name], no_args_is_help=True)
     else:
         function, epilog = getattr(module, name), getattr(module, "EPILOG", None)
         context = getattr(module, "CONTEXT", None)

@@ -40,10 +40,7 @@ from meshtasks.text import clip
 if TYPE_CHECKING:
     from meshtasks.flows.alerts.store import AlertTables
 
-app = typer.Typer(
-    help="The alerts in the state (MESH_STATE_URL): look, silence, acknowledge.",
-    no_args_is_help=True,
-)
+app = typer.Typer()
 
 _AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 

@@ -22,10 +22,7 @@ from meshtasks.flows.archive.objects import open_store
 
 _EXIT_DAMAGED = 1
 
-app = typer.Typer(
-    help="The Parquet files beside the archive, which `meshtasks query` reads.",
-    no_args_is_help=True,
-)
+app = typer.Typer()
 
 
 @app.command()

@@ -48,9 +48,7 @@ from meshtasks.observation.archived import (
 #: An object is damaged, or a record had nowhere to go.
 _EXIT_KEPT = 1
 
-app = typer.Typer(
-    help="The archive (MESH_ARCHIVE_URL): look, verify, replay.", no_args_is_help=True
-)
+app = typer.Typer()
 
 _Start = Annotated[
     str,

@@ -148,7 +148,7 @@ def _yaml_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
 
 
-app = typer.Typer(help="The files of config/.", no_args_is_help=True)
+app = typer.Typer()
 
 
 @app.callback()

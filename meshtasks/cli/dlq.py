@@ -45,10 +45,7 @@ from meshtasks.errors import Transient
 from meshtasks.observation.dead_letters import to_line
 from meshtasks.records.json_text import body_text
 
-app = typer.Typer(
-    help="Dead letters: messages that could not be processed, with the reason.",
-    no_args_is_help=True,
-)
+app = typer.Typer()
 
 _AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 

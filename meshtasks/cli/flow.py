@@ -17,9 +17,7 @@ from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.config import GATEWAY
 from meshtasks.text import clip
 
-app = typer.Typer(
-    help="Flows: what the mesh does with its queues.", no_args_is_help=True
-)
+app = typer.Typer()
 
 _NAME = re.compile(r"(?!(?:null|true|false|amq)$)[a-z](?:[a-z0-9_]{0,29}[a-z0-9])?")
 #: Files of the package: template → path, where ``NAME`` stands for the flow's name.

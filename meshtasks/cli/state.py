@@ -17,10 +17,7 @@ from meshtasks.state.legacy import old_files
 from meshtasks.state.tables import REVISION
 from meshtasks.state.transfer import counts, lines_of, load
 
-app = typer.Typer(
-    help="What workers share (MESH_STATE_URL): upgrade, check, export, import.",
-    no_args_is_help=True,
-)
+app = typer.Typer()
 
 
 @contextmanager

@@ -32,10 +32,7 @@ from meshtasks.config.settings import load_settings
 from meshtasks.flows.loading import load_flows
 from meshtasks.observation.flow_map import DOMAIN_COLOURS, SYSTEM_COLOUR
 
-app = typer.Typer(
-    help="Exchanges, queues and bindings: config/topology.yaml and the broker.",
-    no_args_is_help=True,
-)
+app = typer.Typer()
 
 
 @app.command()
