@@ -183,17 +183,10 @@ def _make_authority() -> None:
         write_private(here / "extensions", f"[x]\n{_OF_AUTHORITY}[req]\n[dn]\n")
         subject = f"/O=meshtasks/CN=meshtasks of {socket.gethostname()[:40]}"
         _openssl(
-            *(
-                "req",
-                "-x509",
-                "-sha256",
-                *KEY,
-                "-subj",
-                f"{subject} {os.urandom(3).hex()}",
-            ),
-            *("-config", str(here / "extensions"), "-extensions", "x"),
-            *("-days", str(_AUTHORITY_DAYS)),
-            *("-keyout", str(here / "key"), "-out", str(here / "pem")),
+            f"req -x509 -sha256 -days {_AUTHORITY_DAYS} -extensions x",
+            *(*KEY, "-subj", f"{subject} {os.urandom(3).hex()}"),
+            *("-config", here / "extensions"),
+            *("-keyout", here / "key", "-out", here / "pem"),
         )
         (here / "key").chmod(0o600)
         (here / "pem").chmod(0o644)
@@ -209,20 +202,20 @@ def _make_server(names: Iterable[str]) -> None:
         here = Path(draft)
         write_private(here / "extensions", _OF_SERVER.format(names=alternative))
         write_private(here / "request", "[req]\ndistinguished_name=dn\n[dn]\n")
-        key = [*KEY, "-keyout", str(here / "key")]
+        key = [*KEY, "-keyout"]
         if SERVER.exists():
-            _openssl("pkey", "-in", str(SERVER), "-out", str(here / "key"))
-            key = ["-key", str(here / "key")]
+            _openssl("pkey", "-in", SERVER, "-out", here / "key")
+            key = ["-key"]
         _openssl(
-            *("req", "-new", "-sha256", *key, "-subj", "/CN=meshtasks"),
-            *("-config", str(here / "request"), "-out", str(here / "csr")),
+            "req -new -sha256 -subj /CN=meshtasks",
+            *(*key, str(here / "key")),
+            *("-config", here / "request", "-out", here / "csr"),
         )
         _openssl(
-            *("x509", "-req", "-sha256", "-in", str(here / "csr")),
-            *("-CA", str(AUTHORITY), "-CAkey", str(AUTHORITY_KEY)),
+            f"x509 -req -sha256 -days {_SERVER_DAYS}",
             *("-set_serial", f"0x{os.urandom(16).hex()}"),
-            *("-days", str(_SERVER_DAYS), "-extfile", str(here / "extensions")),
-            *("-out", str(here / "pem")),
+            *("-CA", AUTHORITY, "-CAkey", AUTHORITY_KEY, "-in", here / "csr"),
+            *("-extfile", here / "extensions", "-out", here / "pem"),
         )
         text = "".join((here / part).read_text("ascii") for part in ("pem", "key"))
         write_private(here / "server", text)
@@ -234,9 +227,7 @@ def _read(path: Path) -> Certificate:
     """Raises:
     ConfigError: it is no certificate.
     """
-    shown = _openssl(
-        *("x509", "-in", str(path), "-noout", "-enddate"), *("-ext", "subjectAltName")
-    )
+    shown = _openssl("x509 -noout -enddate -ext subjectAltName", "-in", path)
     end = re.search(r"^notAfter=(.+)$", shown, re.MULTILINE)
     if end is None:
         raise ConfigError(str(path), "-", "a certificate with an end")
@@ -250,7 +241,7 @@ def _is_ours() -> bool:
     if not AUTHORITY_KEY.exists():
         return False
     with suppress(ConfigError):
-        _openssl("verify", "-no_check_time", "-CAfile", str(AUTHORITY), str(SERVER))
+        _openssl("verify -no_check_time", "-CAfile", AUTHORITY, SERVER)
         return True
     return False
 
@@ -261,8 +252,11 @@ def _is_address(name: str) -> bool:
     return False
 
 
-def _openssl(*arguments: str) -> str:
+def _openssl(command: str, *more: str | Path) -> str:
     """What openssl writes.
+
+    Args:
+        command: its words have blanks between them; ``more`` may have some.
 
     Raises:
         ConfigError: there is none, or it refuses what it was given.
@@ -271,6 +265,7 @@ def _openssl(*arguments: str) -> str:
     if program is None:
         expected = "it, to make certificates: apt-get install openssl"
         raise ConfigError("PATH", "openssl", expected)
+    arguments = [*command.split(), *map(str, more)]
     done = subprocess.run(  # noqa: S603 - nothing of it is a shell's
         [program, *arguments], capture_output=True, text=True, check=False
     )

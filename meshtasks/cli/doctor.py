@@ -77,15 +77,8 @@ def doctor(
     address = management_url or settings.env.management_url or None
     verdicts = examine(checks(settings, address), within)
     if as_json:
-        say(
-            json.dumps(
-                [
-                    {"check": name, **verdict._asdict()}
-                    for name, verdict in verdicts.items()
-                ],
-                indent=2,
-            )
-        )
+        rows = [{"check": name, **each._asdict()} for name, each in verdicts.items()]
+        say(json.dumps(rows, indent=2))
     else:
         _print(verdicts)
     if any(verdict.state == "failed" for verdict in verdicts.values()):
@@ -287,8 +280,6 @@ def _clock_of_state(location: StateLocation) -> Verdict:
 
 def _skew(place: str, seconds: float) -> Verdict:
     if abs(seconds) > _SKEW_SECONDS:
-        text = f"{place} differs by {seconds:+.0f} s"
-        return Verdict(
-            "failed", text, "have both hosts use NTP (timedatectl set-ntp 1)"
-        )
+        remedy = "have both hosts use NTP (timedatectl set-ntp 1)"
+        return Verdict("failed", f"{place} differs by {seconds:+.0f} s", remedy)
     return Verdict("ok", f"within {_SKEW_SECONDS:.0f} s")
