@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -122,6 +125,25 @@ def test_a_state_moves_to_a_server_and_back(
     with closing(AlertStore(server)) as store, store.tables() as tables:
         tables.add_event(AlertEvent(1.0, "sent", "title", "who", ""))
         assert len(tables.history(50)) == 5
+
+
+def test_an_export_whose_reader_is_gone_ends_quietly(use: Any, tmp_path: Path) -> None:
+    location = use(StateLocation.in_directory(tmp_path / "state"))
+    with closing(AlertStore(location)) as store, store.tables() as tables:
+        for number in range(200):
+            tables.add_event(AlertEvent(float(number), "sent", "t" * 100, "who", ""))
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "meshtasks", "state", "export", "-"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=300,
+    )
+    os.close(writer)
+
+    assert (ended.returncode, b"roken pipe" in ended.stderr) == (141, False)
 
 
 def test_nothing_is_imported_over_what_is_there_unless_told(
