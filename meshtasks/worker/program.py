@@ -66,10 +66,16 @@ class MeshWorker(Worker):  # type: ignore[misc]  # celery ships no types
         if self.pool_start_method != "fork":
             expected = "expected fork: a process that is spawned knows no handlers"
             raise ConfigError("celery worker", "--pool-start-method", expected)
-        pools = [concurrency.get_implementation(name) for name in _POOLS]
-        if self.pool_cls not in (*_POOLS, *pools):
+        if _path_of(self.pool_cls) not in map(_path_of, _POOLS):
             expected = f"expected {' or '.join(_POOLS)}; other pools consume nothing"
             raise ConfigError("celery worker", "-P", expected)
+
+
+def _path_of(pool: Any) -> str:
+    """Where a pool's class is; a pool that is only named is not loaded for it."""
+    if isinstance(pool, str):
+        return str(concurrency.ALIASES.get(pool, pool))
+    return f"{pool.__module__}:{pool.__qualname__}"
 
 
 def run_worker(app: Celery, arguments: Sequence[str]) -> Never:
