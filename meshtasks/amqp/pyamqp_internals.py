@@ -18,6 +18,7 @@ from typing import Any
 from amqp import Message as _Message
 from amqp import spec
 from amqp.serialization import dumps, loads
+from amqp.transport import SSLTransport
 from kombu.transport import pyamqp
 
 __all__ = ["dumps", "spec"]
@@ -47,8 +48,13 @@ class BaseConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no
             raise ConnectionResetError("the connection is closed")
         transport = self.transport
         try:
-            with transport.having_timeout(timeout) as sock:
-                received: bytes = sock.recv(_READ_BYTES)
+            if timeout == 0 and not self.is_tls:
+                received: bytes = transport.sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            else:
+                with transport.having_timeout(timeout) as sock:
+                    received = sock.recv(_READ_BYTES)
+        except BlockingIOError:
+            raise TimeoutError from None
         except TimeoutError:
             raise
         except OSError:
@@ -59,6 +65,15 @@ class BaseConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no
             raise ConnectionResetError("the broker closed the connection")
         self.bytes_recv += 1  # heartbeats look whether it has changed
         return received
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the socket gives a record of TLS at a time."""
+        return isinstance(self.transport, SSLTransport)
+
+    def is_all(self, received: bytes) -> bool:
+        """Whether the socket had no more than it gave, as far as is known."""
+        return len(received) < _READ_BYTES and not self.is_tls
 
     def open_channel(self, channel_id: int) -> Any:
         """The channel of a number; None if there is none, or if it is being closed:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_EVERY_SECONDS = 1.0
+_EVERY_SECONDS = 2.0
 #: The thread works for a share of the time.
 _RESTS = 20.0
 #: So often it is noted that somebody is still running, or still away.

@@ -28,16 +28,17 @@ class Pipe:
 
     def __init__(self, *parts: bytes) -> None:
         self.connected = True
-        self._parts = deque(parts)
+        self.sock = self
+        self.parts = deque(parts)
 
     @contextmanager
     def having_timeout(self, _timeout: float | None) -> Iterator[Pipe]:
         yield self
 
-    def recv(self, _size: int) -> bytes:
-        if not self._parts:
+    def recv(self, _size: int, _flags: int = 0) -> bytes:
+        if not self.parts:
             raise TimeoutError
-        return self._parts.popleft()
+        return self.parts.popleft()
 
     def write(self, _frames: bytes) -> None:
         """What is written goes nowhere."""
@@ -51,7 +52,7 @@ class Reader:
 
     def __init__(self, *parts: bytes) -> None:
         self.connection = ReceivingConnection()
-        self.connection.transport = Pipe(*parts)
+        self._pipe = self.connection.transport = Pipe(*parts)
         self.connection.on_inbound_frame = frame_handler(
             self.connection, self.connection.on_inbound_method
         )
@@ -62,7 +63,7 @@ class Reader:
         self.channel.callbacks["tag"] = self.came.append
 
     def read(self, most: int = 1_000) -> list[Message]:
-        while self.connection.read_arrived(most):
+        while self.connection.read_arrived(most) or self._pipe.parts:
             pass
         return self.came
 
