@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jinja2 import Environment, TemplateError, nodes
 
@@ -25,7 +25,6 @@ _JINJA = Environment(autoescape=True)  # only its parser is used
 Compute = Callable[[object], object]
 #: What two numbers become.
 Calculate = Callable[[float, float], float]
-_Translate = Callable[[Any, set[Path]], Compute]
 
 #: Filters after which a value is the same, as far as a reading is concerned.
 _PASSING = frozenset(
@@ -40,6 +39,8 @@ _COMPARISONS: Mapping[str, Calculate] = {
     "gt": operator.gt,
     "gteq": operator.ge,
 }
+#: A value is computed with only where the message holds one.
+_TESTS = {"defined": True, "number": True, "undefined": False, "none": False}
 
 
 class _NotUnderstoodError(Exception):
@@ -63,6 +64,10 @@ class Template(NamedTuple):
 
 def _same(value: object) -> object:
     return value
+
+
+def _nothing(_value: object) -> object:
+    return None
 
 
 @lru_cache(maxsize=4_096)
@@ -136,7 +141,7 @@ def _path(node: nodes.Node | None) -> Path | None:
     return None if before is None else (*before, str(step))
 
 
-def _translated(node: nodes.Node | None, wanted: set[Path]) -> Compute:
+def _translated(node: nodes.Node, wanted: set[Path]) -> Compute:  # noqa: PLR0911 - a kind each
     """The computation of a node; the values it needs are added to ``wanted``.
 
     Raises:
@@ -146,18 +151,28 @@ def _translated(node: nodes.Node | None, wanted: set[Path]) -> Compute:
     if path is not None:
         wanted.add(path)
         return _same
-    for kind, translate in _TRANSLATIONS.items():
-        if isinstance(node, kind):
-            return translate(node, wanted)
-    raise _NotUnderstoodError
+    if combine := _OPERATORS.get(type(node)):
+        return combine(*(_translated(each, wanted) for each in node.iter_child_nodes()))
+    match node:
+        case nodes.Const(value=constant) | nodes.TemplateData(data=constant):
+            return _constant(constant)
+        case nodes.Filter(node=nodes.Node() as filtered):
+            return _filter(node, _translated(filtered, wanted))
+        case nodes.Call(node=nodes.Name(name="float" | "int"), args=[argument, *_]):
+            return _translated(argument, wanted)
+        case nodes.Test(name=name) if name.casefold() in _TESTS:
+            return _constant(_TESTS[name.casefold()])
+        case nodes.Compare():
+            return _compare(node, wanted)
+        case _:
+            raise _NotUnderstoodError
 
 
 def _constant(value: object) -> Compute:
     return lambda _value: value
 
 
-def _filter(node: nodes.Filter, wanted: set[Path]) -> Compute:
-    inner = _translated(node.node, wanted)
+def _filter(node: nodes.Filter, inner: Compute) -> Compute:
     constants = [each.value for each in node.args if isinstance(each, nodes.Const)]
     if len(constants) != len(node.args) or any(k.key == "base" for k in node.kwargs):
         raise _NotUnderstoodError
@@ -181,30 +196,12 @@ def _filter(node: nodes.Filter, wanted: set[Path]) -> Compute:
             raise _NotUnderstoodError
 
 
-def _call(node: nodes.Call, wanted: set[Path]) -> Compute:
-    match node:
-        case nodes.Call(node=nodes.Name(name="float" | "int"), args=[inner, *_]):
-            return _translated(inner, wanted)
-        case _:
-            raise _NotUnderstoodError
-
-
-def _test(node: nodes.Test, _wanted: set[Path]) -> Compute:
-    """A value is computed with only where the message holds one."""
-    name = node.name.casefold()
-    if name in ("defined", "number"):
-        return _constant(True)  # noqa: FBT003 - the constant
-    if name in ("undefined", "none"):
-        return _constant(False)  # noqa: FBT003 - the constant
-    raise _NotUnderstoodError
-
-
 def _compare(node: nodes.Compare, wanted: set[Path]) -> Compute:
     match node:
         case nodes.Compare(
             expr=nodes.Const(), ops=[nodes.Operand(op="in", expr=inner)]
         ) if _path(inner) is not None:
-            return _constant(True)  # noqa: FBT003 - 'a' in value_json, as in _test
+            return _constant(_TESTS["defined"])  # 'a' in value_json
         case nodes.Compare(expr=left, ops=[nodes.Operand(op=sign, expr=right)]):
             one, other = _translated(left, wanted), _translated(right, wanted)
             if sign == "eq":
@@ -218,32 +215,7 @@ def _compare(node: nodes.Compare, wanted: set[Path]) -> Compute:
     raise _NotUnderstoodError
 
 
-def _both(combine: Callable[[Compute, Compute], Compute]) -> _Translate:
-    """A translation of nodes with two sides."""
-
-    def translate(node: nodes.BinExpr, wanted: set[Path]) -> Compute:
-        return combine(_translated(node.left, wanted), _translated(node.right, wanted))
-
-    return translate
-
-
-def _inner(combine: Callable[[Compute], Compute]) -> _Translate:
-    """A translation of nodes around another."""
-
-    def translate(node: nodes.UnaryExpr, wanted: set[Path]) -> Compute:
-        return combine(_translated(node.node, wanted))
-
-    return translate
-
-
-def _conditional(node: nodes.CondExpr, wanted: set[Path]) -> Compute:
-    test = _translated(node.test, wanted)
-    one = _translated(node.expr1, wanted)
-    other = _translated(node.expr2, wanted) if node.expr2 else _constant(None)
-    return _choice(test, one, other)
-
-
-def _choice(test: Compute, one: Compute, other: Compute) -> Compute:
+def _choice(test: Compute, one: Compute, other: Compute = _nothing) -> Compute:
     return lambda value: one(value) if test(value) else other(value)
 
 
@@ -264,21 +236,15 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, bool) else number_of(value)
 
 
-#: Kind of node → what translates it.
-_TRANSLATIONS: Mapping[type[nodes.Node], _Translate] = {
-    nodes.Const: lambda node, _wanted: _constant(node.value),
-    nodes.TemplateData: lambda node, _wanted: _constant(node.data),
-    nodes.Filter: _filter,
-    nodes.Call: _call,
-    nodes.Test: _test,
-    nodes.Compare: _compare,
-    nodes.CondExpr: _conditional,
-    nodes.Add: _both(partial(_numeric, operator.add)),
-    nodes.Sub: _both(partial(_numeric, operator.sub)),
-    nodes.Mul: _both(partial(_numeric, operator.mul)),
-    nodes.Div: _both(partial(_numeric, operator.truediv)),
-    nodes.And: _both(lambda one, other: lambda value: one(value) and other(value)),
-    nodes.Or: _both(lambda one, other: lambda value: one(value) or other(value)),
-    nodes.Not: _inner(lambda inner: lambda value: not inner(value)),
-    nodes.Neg: _inner(lambda inner: lambda value: -_number(inner(value))),
+#: Kind of node → what it makes of the computations of those in it.
+_OPERATORS: Mapping[type[nodes.Node], Callable[..., Compute]] = {
+    nodes.CondExpr: _choice,
+    nodes.Add: partial(_numeric, operator.add),
+    nodes.Sub: partial(_numeric, operator.sub),
+    nodes.Mul: partial(_numeric, operator.mul),
+    nodes.Div: partial(_numeric, operator.truediv),
+    nodes.And: lambda one, other: lambda value: one(value) and other(value),
+    nodes.Or: lambda one, other: lambda value: one(value) or other(value),
+    nodes.Not: lambda inner: lambda value: not inner(value),
+    nodes.Neg: lambda inner: lambda value: -_number(inner(value)),
 }
