@@ -29,29 +29,11 @@ _SHOWN = 50
 #: So many ids are kept, to know what comes twice.
 _REMEMBERED = 100_000
 _POLL_SECONDS = 0.1
+_CLOCK = "%H:%M:%S"
 
 
-class Notification(NamedTuple):
-    """A notification as the phone has it.
-
-    Attributes:
-        at: epoch seconds.
-        sequence_id: a later one with the same replaces it.
-    """
-
-    at: float
-    sequence_id: str
-    title: str
-    message: str
-    priority: int
-
-
-class Call(NamedTuple):
-    """One request for a webhook."""
-
-    at: float
-    name: str
-    body: str
+#: The cells of a line on the page.
+_Cells = tuple[str, ...]
 
 
 class Received(NamedTuple):
@@ -86,9 +68,10 @@ class Receiver:
         #: In the order of their arrival.
         self._ids: dict[tuple[str, str], None] = {}
         self._repeated = 0
-        self._calls: deque[Call] = deque(maxlen=_SHOWN)
+        self._calls: deque[_Cells] = deque(maxlen=_SHOWN)
         self._notifications = 0
-        self._phone: dict[str, Notification] = {}
+        #: By what a later one replaces.
+        self._phone: dict[str, _Cells] = {}
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -147,21 +130,17 @@ class Receiver:
                 self._ids[name, each] = None
                 if len(self._ids) > _REMEMBERED:
                     del self._ids[next(iter(self._ids))]
-            self._calls.append(Call(time.time(), name, body))
+            self._calls.append((time.strftime(_CLOCK), name, body[:300]))
 
     def take_notification(self, content: Mapping[str, Any]) -> None:
         """Note a notification; the keys are ntfy's."""
         tag = str(content.get("sequence_id"))
+        texts = (str(content.get(name, "")) for name in ("title", "message"))
+        cells = (time.strftime(_CLOCK), str(int(content.get("priority", 3))), *texts)
         with self._lock:
             self._notifications += 1
             self._phone.pop(tag, None)
-            self._phone[tag] = Notification(
-                time.time(),
-                tag,
-                str(content.get("title", "")),
-                str(content.get("message", "")),
-                int(content.get("priority", 3)),
-            )
+            self._phone[tag] = cells
 
     def page(self) -> str:
         """All of it, for a browser."""
@@ -170,11 +149,11 @@ class Receiver:
             calls = list(self._calls)
             counts = dict(self._records)
         return _PAGE.format(
-            notifications="".join(map(_notification_row, reversed(phone))),
+            notifications="".join(map(_row, reversed(phone))),
             counts=", ".join(
                 f"{count:,} to {html.escape(name)}" for name, count in counts.items()
             ),
-            calls="".join(map(_call_row, reversed(calls))),
+            calls="".join(map(_row, reversed(calls))),
         )
 
 
@@ -240,20 +219,7 @@ def _ids(content: Any, idempotency_key: str) -> Sequence[str]:
     return [idempotency_key]
 
 
-def _clock(moment: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(moment))
-
-
-def _notification_row(each: Notification) -> str:
-    cells = (_clock(each.at), str(each.priority), each.title, each.message)
-    return _row(cells)
-
-
-def _call_row(each: Call) -> str:
-    return _row((_clock(each.at), each.name, each.body[:300]))
-
-
-def _row(cells: Iterable[str]) -> str:
+def _row(cells: _Cells) -> str:
     return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>\n"
 
 

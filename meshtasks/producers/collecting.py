@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import threading
 import time
@@ -144,6 +145,12 @@ class Guard:
         self.recovered(what)
         return found
 
+    def gather(self, what: str, look: Callable[[], Iterable[_T]]) -> list[_T]:
+        """All that a look at something finds, or did before it failed."""
+        found: list[_T] = []
+        self.attempt(what, lambda: found.extend(look()))
+        return found
+
     def failed(self, what: str, reason: str, *, kind: str = "") -> None:
         """Log a failure, unless the last one of this thing had the same reason, or was
         of the same kind, where the reason differs each time."""
@@ -237,15 +244,8 @@ def collect_each(
     other."""
     guard = Guard()
     for _ in rounds:
-        found: list[Measured] = []
-        # What was found before something failed is kept.
-        guard.attempt("a round", partial(_extend, found, collector))
-        for measured in found:
+        for measured in guard.gather("a round", collector.collect):
             take(measured)
-
-
-def _extend(found: list[Measured], collector: Collector) -> None:
-    found.extend(collector.collect())
 
 
 def _print(measured: Measured) -> None:
@@ -274,11 +274,6 @@ class Increase(NamedTuple):
         return None if increase is None else increase / self.seconds
 
 
-class _Reading(NamedTuple):
-    values: Mapping[str, float]
-    at_seconds: float
-
-
 class Counters:
     """Remembers the last reading of every source of counters.
 
@@ -299,7 +294,8 @@ class Counters:
     ) -> None:
         self._longest_gap_seconds = longest_gap_seconds
         self._wraps_at = wraps_at
-        self._last: dict[Hashable, _Reading] = {}
+        #: With the time of the reading.
+        self._last: dict[Hashable, tuple[float, Mapping[str, float]]] = {}
         self._read: set[Hashable] = set()
 
     def read(
@@ -315,24 +311,20 @@ class Counters:
             The increase since the last reading; None when it is not known.
         """
         self._read.add(source)
-        last = self._last.get(source)
-        if last is not None and at_seconds <= last.at_seconds:
+        last_at_seconds, last = self._last.get(source, (-math.inf, {}))
+        seconds = at_seconds - last_at_seconds
+        if seconds <= 0:
             return None
-        self._last[source] = _Reading(dict(values), at_seconds)
-        if last is None:
-            return None
-        seconds = at_seconds - last.at_seconds
+        self._last[source] = at_seconds, dict(values)
         if seconds > self._longest_gap_seconds:
             return None
         by: dict[str, float] = {}
         for name, value in values.items():
-            before = last.values.get(name)
-            if before is None:
-                continue
-            increase = self._increase(before, value)
-            if increase is None:
-                return None
-            by[name] = increase
+            if name in last:
+                increase = self._increase(last[name], value)
+                if increase is None:
+                    return None
+                by[name] = increase
         return Increase(seconds, by)
 
     def forget_unread(self) -> int:

@@ -104,7 +104,14 @@ class PodDiscovery:
         except (urllib3.exceptions.HTTPError, ValueError) as error:
             message = f"the Kubernetes API cannot be used: {error}"
             raise DiscoveryFailed(message) from error
-        return [target for pod in pods for target in self._each_of(pod)]
+        return [
+            target
+            for pod in pods
+            for target in self._guard.gather(
+                f"pod {getattr(pod.metadata, 'name', None)}",
+                partial(self._targets_of, pod),
+            )
+        ]
 
     def _list(self, namespace: str) -> Iterator[Any]:
         """The pods that run."""
@@ -128,12 +135,6 @@ class PodDiscovery:
             following = page.metadata._continue  # noqa: SLF001 - the client's name for it
             if not following:
                 break
-
-    def _each_of(self, pod: Any) -> list[TargetConfig]:
-        name = getattr(pod.metadata, "name", None)
-        return (
-            self._guard.attempt(f"pod {name}", lambda: [*self._targets_of(pod)]) or []
-        )
 
     def _targets_of(self, pod: Any) -> Iterator[TargetConfig]:
         """The pod's target, if it is annotated as one."""

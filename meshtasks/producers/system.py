@@ -416,19 +416,14 @@ class SystemCollector(Collector):
         for group in Group:
             if group not in self._config.groups:
                 continue
-            for found in self._measure(group, look):
+            what, measure = f"group {group}", partial(GROUPS[group], look)
+            for found in self._guard.gather(what, measure):
                 tags = {"host": self._host, **found.tags}
                 record = metric(group, found.fields, tags, timestamp)
                 if record["fields"]:
                     routing_key = f"metrics.system.{self._host}.{group}"
                     yield Measured(routing_key, record)
         self._counters.forget_unread()
-
-    def _measure(self, group: Group, look: Look) -> list[Found]:
-        found: list[Found] = []
-        # What was found before something failed is kept.
-        self._guard.attempt(f"group {group}", lambda: found.extend(GROUPS[group](look)))
-        return found
 
 
 def system(context: typer.Context, *, dry_run: DryRun = False) -> None:

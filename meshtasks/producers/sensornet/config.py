@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, Field, model_validator
 
 from meshtasks.amqp.entities import MQTT_EXCHANGE, topic_matches
-from meshtasks.amqp.topology import TOPOLOGY, Topology
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError, UnknownUnit
 from meshtasks.producers.configuration import Model
@@ -196,17 +196,10 @@ class SensorNet(Model):
 
 def _check(config: SensorNet, settings: Settings) -> Iterator[ConfigError]:
     """What does not agree with topology.yaml."""
-    for key, expected in _disagreements(config, settings.read(TOPOLOGY)):
-        yield settings.fault(CONFIG, key, expected)
-
-
-CONFIG = ConfigFile("producers/sensornet.yaml", SensorNet, _check)
-
-
-def _disagreements(config: SensorNet, topology: Topology) -> Iterator[tuple[str, str]]:
-    """Key, and what was expected there."""
+    topology = settings.read(TOPOLOGY)
     if config.queue not in topology.queue_names:
-        yield "queue", f"a queue of topology.yaml, which has no {config.queue}"
+        expected = f"a queue of topology.yaml, which has no {config.queue}"
+        yield settings.fault(CONFIG, "queue", expected)
         return
     for index, source in enumerate(config.sources):
         reached = [
@@ -218,7 +211,7 @@ def _disagreements(config: SensorNet, topology: Topology) -> Iterator[tuple[str,
                 f"topology.yaml to bind {MQTT_EXCHANGE} to {config.queue} with "
                 f'"{source.pattern}", or nothing of it would arrive'
             )
-            yield f"sources.{index}.topic", expected
+            yield settings.fault(CONFIG, f"sources.{index}.topic", expected)
     for kind, destination in config.kinds.items():
         match destination:
             case "sensors":
@@ -230,7 +223,10 @@ def _disagreements(config: SensorNet, topology: Topology) -> Iterator[tuple[str,
         queues = topology.queues_reached(exchange, key)
         if not queues - {topology.dead_letter_queue}:
             expected = f"{others}ignore: no queue of topology.yaml takes {key}"
-            yield f"kinds.{kind}", expected
+            yield settings.fault(CONFIG, f"kinds.{kind}", expected)
+
+
+CONFIG = ConfigFile("producers/sensornet.yaml", SensorNet, _check)
 
 
 def _samples(pattern: str) -> Iterator[str]:
