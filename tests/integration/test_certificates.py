@@ -25,7 +25,7 @@ from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.diagnosis import unreachable
 from meshtasks.flows.inference.triton import Triton
 from meshtasks.http import pool_manager, request
-from meshtasks.producers.homeassistant.follower import Disconnected, Liveness, opened
+from meshtasks.producers.homeassistant.follower import Access, Disconnected, opened
 from meshtasks.worker.broker import new_app
 from tests.support.amqp import queue_depth
 from tests.support.certificates import QUICK_KEY
@@ -141,7 +141,7 @@ def test_models_management_and_home_assistant_are_asked_with_it(
         asked: list[Callable[[], object]] = [
             lambda: Triton(f"https://{place}").model("m", ""),
             lambda: nodes(f"amqps://u:p@{place}/v", f"https://{place}"),
-            lambda: opened(f"wss://{place}/", "t", Liveness()).__enter__(),
+            lambda: opened(Access(f"wss://{place}/", "t")).__enter__(),
         ]
         for ask in asked:
             with pytest.raises((Transient, ConfigError, Disconnected)) as it:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from meshtasks.producers.homeassistant.follower import Liveness
 from tests.support.amqp import drain
 from tests.support.following import (
     CHANGES,
@@ -163,8 +162,7 @@ def test_an_entity_that_is_missing_is_gone_unless_home_assistant_still_starts(
 def test_a_silent_connection_is_kept_while_pings_are_answered(
     house: ReplayedHomeAssistant, follow: Follow
 ) -> None:
-    liveness = Liveness(ping_after_seconds=0.1, answer_within_seconds=PATIENCE_SECONDS)
-    with follow(liveness=liveness):
+    with follow(ping_after_seconds=0.1, answer_within_seconds=PATIENCE_SECONDS):
         wait_until(lambda: house.pings >= 3, PATIENCE_SECONDS, "pings")
 
     assert house.connections == 1
@@ -173,8 +171,7 @@ def test_a_silent_connection_is_kept_while_pings_are_answered(
 def test_a_connection_that_answers_no_ping_is_given_up(
     house: ReplayedHomeAssistant, follow: Follow
 ) -> None:
-    liveness = Liveness(ping_after_seconds=0.1, answer_within_seconds=0.2)
-    with follow(liveness=liveness):
+    with follow(ping_after_seconds=0.1, answer_within_seconds=0.2):
         wait_heard(house)
         house.mute = True
         wait_until(lambda: house.connections >= 2, PATIENCE_SECONDS, "another try")

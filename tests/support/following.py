@@ -94,7 +94,7 @@ class Running:
             self.error = error
 
 
-#: Follows a house for a while, with a config and, if need be, another token, liveness
+#: Follows a house for a while, with a config and, if need be, another token, pings
 #: or backoff.
 Follow = Callable[..., AbstractContextManager[Running]]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -47,15 +47,19 @@ class Disconnected(Transient):
     """There is no connection to Home Assistant."""
 
 
-@dataclass(frozen=True, slots=True)
-class Liveness:
-    """When a silent connection counts as lost.
+class Access(NamedTuple):
+    """Where Home Assistant's websocket is, and how to get in and stay.
 
     Attributes:
+        token: a long-lived access token.
+        backoff: between two attempts to connect.
         ping_after_seconds: of silence.
-        answer_within_seconds: of that ping.
+        answer_within_seconds: of that ping, or the connection counts as lost.
     """
 
+    url: str
+    token: str
+    backoff: Backoff = Backoff(first_seconds=0.5, longest_seconds=10.0)
     ping_after_seconds: float = 20.0
     answer_within_seconds: float = 10.0
 
@@ -68,13 +72,11 @@ class Connection:
         heard_at: when something last came from it, epoch seconds.
     """
 
-    def __init__(
-        self, socket: ClientConnection, version: str, liveness: Liveness
-    ) -> None:
+    def __init__(self, socket: ClientConnection, version: str, access: Access) -> None:
         self.version = version
         self.heard_at = time.time()
         self._socket = socket
-        self._liveness = liveness
+        self._access = access
         self._heard = time.monotonic()
         self._pinged = False
         self._last_id = 0
@@ -110,24 +112,20 @@ class Connection:
 
     def _check_liveness(self) -> None:
         silent_seconds = time.monotonic() - self._heard
-        ping_after = self._liveness.ping_after_seconds
+        ping_after = self._access.ping_after_seconds
         if silent_seconds < ping_after:
             return
         if not self._pinged:
             self.send("ping")
             self._pinged = True
-        elif silent_seconds > ping_after + self._liveness.answer_within_seconds:
+        elif silent_seconds > ping_after + self._access.answer_within_seconds:
             message = f"no answer to a ping, {silent_seconds:.0f} s of silence"
             raise Disconnected(message)
 
 
 @contextmanager
-def opened(url: str, token: str, liveness: Liveness) -> Iterator[Connection]:
+def opened(access: Access) -> Iterator[Connection]:
     """An authenticated connection, closed at the end.
-
-    Args:
-        url: of its websocket.
-        token: a long-lived access token.
 
     Raises:
         Disconnected: it could not be reached.
@@ -136,7 +134,7 @@ def opened(url: str, token: str, liveness: Liveness) -> Iterator[Connection]:
     with ExitStack() as stack:
         with _as_disconnected():
             opening = connect(
-                url,
+                access.url,
                 open_timeout=_OPEN_SECONDS,
                 close_timeout=_CLOSE_SECONDS,
                 # That of the environment is for the internet, not for the house.
@@ -149,8 +147,8 @@ def opened(url: str, token: str, liveness: Liveness) -> Iterator[Connection]:
                 logger=_library_logger,
             )
             socket = stack.enter_context(opening)
-            version = _authenticate(socket, token)
-        yield Connection(socket, version, liveness)
+            version = _authenticate(socket, access.token)
+        yield Connection(socket, version, access)
 
 
 @contextmanager
@@ -208,23 +206,6 @@ _ANSWER_SECONDS = 30.0
 _POLL_SECONDS = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Where Home Assistant's websocket is, and how to get in and stay.
-
-    Attributes:
-        token: a long-lived access token.
-        backoff: between two attempts to connect.
-    """
-
-    url: str
-    token: str
-    liveness: Liveness = field(default_factory=Liveness)
-    backoff: Backoff = field(
-        default_factory=lambda: Backoff(first_seconds=0.5, longest_seconds=10.0)
-    )
-
-
 class _User(TypedDict):
     id: str
     name: str | None
@@ -272,10 +253,7 @@ class Follower:
         while not self.stop.is_set():
             began = time.monotonic()
             try:
-                with (
-                    contained(),
-                    opened(access.url, access.token, access.liveness) as connection,
-                ):
+                with contained(), opened(access) as connection:
                     self._follow(connection)
             except (Disconnected, Unforeseen) as error:
                 if self.stop.is_set():
