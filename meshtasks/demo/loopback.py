@@ -7,6 +7,7 @@ import base64
 import http.client
 import random
 import socket
+from contextlib import suppress
 
 from meshtasks.errors import MeshError
 
@@ -55,13 +56,10 @@ def _reserve(port: int) -> socket.socket | None:
     would not do: those of connections that linger keep it from being bound.
     """
     reserved = socket.socket(socket.AF_UNIX)
-    try:
+    with suppress(OSError):
         reserved.bind(f"\0meshtasks port {port}")
-    except OSError:
-        reserved.close()
-        return None
-    if is_free(port):
-        return reserved
+        if is_free(port):
+            return reserved
     reserved.close()
     return None
 

@@ -243,20 +243,14 @@ class Reconciliation:
         return faults
 
     def _kinds(self) -> list[str]:
-        good, bad = (
-            self.published.good_records_by_kind,
-            self.published.bad_records_by_kind,
-        )
-        dead = {
-            ALERTS if name in ALERT_QUEUES else name for name in self._dead_by_queue
-        }
-        found = {*good, *bad, *dead, *self.points.by_kind, *self.calls}
+        published = self.published
+        found = {*published.good_records_by_kind, *published.bad_records_by_kind}
+        found |= {*map(_kind_of, self.seen.dead_by_queue)}
+        found |= {*self.points.by_kind, *self.calls}
         found |= {RESULTS} if self._answered else set()
         found |= {ALERTS} if self._raised or self.alert_counts.taken_in else set()
-        order = [
-            ALERTS if flow.queue in ALERT_QUEUES else flow.queue for flow in self.flows
-        ]
-        rank = {kind: place for place, kind in enumerate(order)}
+        order = [_kind_of(flow.queue) for flow in self.flows]
+        rank = {kind: index for index, kind in enumerate(order)}
         return sorted(found, key=lambda kind: (rank.get(kind, len(rank)), kind))
 
     def _row(self, kind: str) -> Row:
@@ -265,27 +259,24 @@ class Reconciliation:
             self._good(kind),
             self.published.bad_records_by_kind.get(kind, 0),
             self._stored(kind),
-            self._dead_by_queue.get(ALERT_QUEUES[-1] if kind == ALERTS else kind, 0),
+            self.seen.dead_by_queue.get(
+                ALERT_QUEUES[-1] if kind == ALERTS else kind, 0
+            ),
             None if kind in _NOT_ARCHIVED else self.archived.by_kind.get(kind, 0),
         )
 
     def _good(self, kind: str) -> int:
-        match kind:
-            case "alerts":
-                return self._raised
-            case "ai.inference.results":
-                return self.published.good_records_by_kind.get(kind, 0) + self._answered
-            case _:
-                return self.published.good_records_by_kind.get(kind, 0)
+        if kind == ALERTS:
+            return self._raised
+        published = self.published.good_records_by_kind.get(kind, 0)
+        return published + (self._answered if kind == RESULTS else 0)
 
     def _stored(self, kind: str) -> int:
-        match kind:
-            case "alerts":
-                return self.alert_counts.taken_in
-            case "ai.inference.requests":
-                return self.seen.answers
-            case _:
-                return self.points.by_kind.get(kind, 0) + self.calls.get(kind, 0)
+        if kind == ALERTS:
+            return self.alert_counts.taken_in
+        if kind == REQUESTS:
+            return self.seen.answers
+        return self.points.by_kind.get(kind, 0) + self.calls.get(kind, 0)
 
     @property
     def _answered(self) -> int:
@@ -297,10 +288,6 @@ class Reconciliation:
         """Alerts that began or ended, whoever said so."""
         simulated = self.published.good_records_by_kind.get(ALERTS, 0)
         return simulated + self.seen.alerts_of_rules
-
-    @property
-    def _dead_by_queue(self) -> Mapping[str, int]:
-        return self.seen.dead_by_queue
 
     def _faults_of_messages(self) -> Iterator[str]:
         for flow in self.flows:
@@ -325,7 +312,9 @@ class Reconciliation:
             )
 
     def _faults_of_alerts(self) -> Iterator[str]:
-        critical, others = (self._dead_by_queue.get(name, 0) for name in ALERT_QUEUES)
+        critical, others = (
+            self.seen.dead_by_queue.get(name, 0) for name in ALERT_QUEUES
+        )
         if critical != others:
             yield (
                 f"{critical} alerts died in {ALERT_QUEUES[0]}, and {others} in "
@@ -341,6 +330,10 @@ class Reconciliation:
                 f"{self.alert_counts.sent} notifications were sent, and "
                 f"{self.notifications} arrived"
             )
+
+
+def _kind_of(queue: str) -> str:
+    return ALERTS if queue in ALERT_QUEUES else queue
 
 
 def _sentence(row: Row) -> str:

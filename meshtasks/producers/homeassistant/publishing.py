@@ -34,7 +34,16 @@ from meshtasks.records.models import EntityState, StateChange, explain
 from meshtasks.records.timestamps import epoch_seconds
 from meshtasks.text import described
 
+logger = logging.getLogger(__name__)
+
 _SAVE_INTERVAL_SECONDS = 300.0
+_FAULT_LOG_INTERVAL_SECONDS = 10.0
+#: Consequences follow their cause by seconds; a house makes a few contexts in each.
+_REMEMBERED_CONTEXTS = 10_000
+#: Home Assistant itself as an entity.
+_MESH_ENTITY_ID = "mesh.home_assistant"
+
+_present: TypeAdapter[CurrentState] = TypeAdapter(CurrentState)
 
 
 class _Saved(BaseModel):
@@ -131,17 +140,6 @@ class KnownStates:
         for change in changes:
             self.apply(change)
         return changes
-
-
-logger = logging.getLogger(__name__)
-
-_FAULT_LOG_INTERVAL_SECONDS = 10.0
-#: Consequences follow their cause by seconds; a house makes a few contexts in each.
-_REMEMBERED_CONTEXTS = 10_000
-#: Home Assistant itself as an entity.
-_MESH_ENTITY_ID = "mesh.home_assistant"
-
-_present: TypeAdapter[CurrentState] = TypeAdapter(CurrentState)
 
 
 class OwnContexts:

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, timezone
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -64,21 +64,16 @@ def single(exchange: str, key: str, record: Callable[[int], object]) -> Emitter:
     return Emitter(send)
 
 
-def _rfc3339(ms: int, zone: tzinfo) -> str:
-    moment = datetime.fromtimestamp(ms // 1000, zone)
-    return (moment + timedelta(milliseconds=ms % 1000)).isoformat(
-        timespec="milliseconds"
-    )
-
-
 def utc_time(ms: int) -> str:
     """Epoch milliseconds in RFC 3339, as UTC."""
-    return _rfc3339(ms, UTC).replace("+00:00", "Z")
+    moment = datetime.fromtimestamp(ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def local_time(ms: int) -> str:
     """Epoch milliseconds in RFC 3339, an hour ahead of UTC."""
-    return _rfc3339(ms, timezone(timedelta(hours=1)))
+    moment = datetime.fromtimestamp(ms / 1000, timezone(timedelta(hours=1)))
+    return moment.isoformat(timespec="milliseconds")
 
 
 class Fault(StrEnum):
