@@ -289,7 +289,7 @@ class Producer:
         misfits: list[Outgoing] = []
         failed_attempts = 0
         while (unroutable := self._attempt(messages, misfits)) is None:
-            if not self._keep() or not self._pause(failed_attempts):
+            if not self._wait_for_broker(failed_attempts):
                 return False
             failed_attempts += 1
         if failed_attempts:
@@ -326,17 +326,13 @@ class Producer:
             return None
         return frozenset()
 
-    def _keep(self) -> bool:
-        """Let the buffer bring all to safety; false when it is too late."""
+    def _wait_for_broker(self, attempt: int) -> bool:
+        """Let the buffer bring all to safety, and wait before the next attempt; false
+        when there is to be none."""
+        delay = self._backoff.delay_seconds(attempt)
         with self._changed:
             if not self._abandoned:
                 self._buffer.keep()
-            return not self._abandoned
-
-    def _pause(self, attempt: int) -> bool:
-        """Wait before the next attempt; false when there is to be none."""
-        delay = self._backoff.delay_seconds(attempt)
-        with self._changed:
             if self._stopping:
                 delay = min(delay, _STOPPING_DELAY_SECONDS)
             running = not self._stopping
@@ -359,24 +355,24 @@ class Producer:
         resent: bool,
     ) -> bool:
         refused = set(map(id, misfits))
-        taken = [each for each in batch if id(each.message) not in refused]
-        confirmed = [
-            pending
-            for pending in taken
-            if (pending.message.exchange, pending.message.routing_key) not in unroutable
-        ]
+        confirmed: list[Pending] = []
+        lost = 0
         with self._changed:
             if self._abandoned:
                 return False  # they were reported as not confirmed
             self._buffer.resolve()
-            stored = sum(records for _, records in confirmed)
-            lost = sum(records for _, records in taken) - stored
-            refused_records = sum(records for _, records in batch) - stored - lost
             counts = self._counts
+            for pending in batch:
+                message, records = pending
+                if id(message) in refused:
+                    counts.dropped += records
+                elif (message.exchange, message.routing_key) in unroutable:
+                    lost += records
+                else:
+                    confirmed.append(pending)
+                    counts.confirmed += records
             counts.messages += len(confirmed)
-            counts.confirmed += stored
             counts.unroutable += lost
-            counts.dropped += refused_records
             counts.resent += len(batch) if resent else 0
             self._changed.notify_all()
         if lost:
