@@ -148,10 +148,10 @@ def _own(facts: Facts, window: Window) -> Iterator[Cause]:
             window.overlap(incident.first_time, incident.last_time or 0.0) >= 0
         )
         if received or made:
-            yield _of_trouble(incident, facts)
+            yield _of_incident(incident, facts)
 
 
-def _of_trouble(incident: Incident, facts: Facts) -> Cause:
+def _of_incident(incident: Incident, facts: Facts) -> Cause:
     ends = None if facts.now - incident.ends_at < SLACK_SECONDS else incident.ends_at
     when = between(incident.begins_at, incident.ends_at, facts.now)
     count = counted(incident.number, "reading")

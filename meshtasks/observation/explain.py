@@ -270,31 +270,21 @@ class Addition(NamedTuple):
     lines: tuple[str, ...]
 
 
-class _File:
-    """A configuration file as its owner has written it."""
-
-    def __init__(self, settings: Settings, name: str) -> None:
-        self._name = name
-        path = settings.env.config_file(name)
-        self._lines = path.read_text(encoding="utf-8").splitlines()
-
-    def addition(self, key: str, lines: list[str]) -> Addition:
-        """Lines below a key, indented as what is there; with the key where the file has
-        none."""
-        head = next((x for x in self._lines if re.match(rf"{key}\s*:", x)), None)
-        if head is None:
-            return Addition(self._name, "", (f"{key}:", *(f"  {x}" for x in lines)))
-        indent = self._indent(self._lines.index(head))
-        return Addition(self._name, head, tuple(f"{indent}{line}" for line in lines))
-
-    def _indent(self, head: int) -> str:
-        """The blanks before the first thing below a line."""
-        for line in self._lines[head + 1 :]:
-            text = line.lstrip(" ")
-            if text and not text.startswith("#"):
-                blanks = line[: len(line) - len(text)]
-                return blanks if blanks or text.startswith("-") else "  "
-        return "  "
+def _addition(settings: Settings, name: str, key: str, *lines: str) -> Addition:
+    """Lines below a key of a file as its owner has written it, indented as what is
+    there; with the key where the file has none."""
+    written = settings.env.config_file(name).read_text(encoding="utf-8").splitlines()
+    head = next((x for x in written if re.match(rf"{key}\s*:", x)), None)
+    if head is None:
+        return Addition(name, "", (f"{key}:", *(f"  {line}" for line in lines)))
+    indent = "  "
+    for line in written[written.index(head) + 1 :]:
+        text = line.lstrip(" ")
+        if text and not text.startswith("#"):
+            blanks = line[: len(line) - len(text)]
+            indent = blanks if blanks or text.startswith("-") else indent
+            break
+    return Addition(name, head, tuple(f"{indent}{line}" for line in lines))
 
 
 def fault_of_key(routing_key: str) -> str | None:
@@ -324,25 +314,24 @@ def additions_for(
     queue = ".".join(words[:2]) if all(words[:2]) else "any." + "-".join(words[:2])
     queue = _free(queue, topology)
     pattern = ".".join([*words[:2], "#"])
-    file = _File(settings, TOPOLOGY.name)
     at_home = exchanges_for(topology, routing_key)
     exchange = at_home[0] if at_home else _free_exchange(words[0], topology)
     types = topology.exchange_types
     if types.get(exchange) == "direct":
         pattern = routing_key
     if exchange not in types:
-        lines = [f"- {{name: {_yaml(exchange)}, type: topic}}"]
-        yield file.addition("exchanges", lines)
-    yield file.addition("queues", [f"- name: {_yaml(queue)}"])
-    yield file.addition("bindings", list(_bindings(topology, exchange, queue, pattern)))
+        line = f"- {{name: {_yaml(exchange)}, type: topic}}"
+        yield _addition(settings, TOPOLOGY.name, "exchanges", line)
+    yield _addition(settings, TOPOLOGY.name, "queues", f"- name: {_yaml(queue)}")
+    bindings = _bindings(topology, exchange, queue, pattern)
+    yield _addition(settings, TOPOLOGY.name, "bindings", *bindings)
     kind = words[1] if len(words) > 1 else ""
     if _KIND.fullmatch(kind) and (unit := _unit_of(body)) is not None:
-        yield _File(settings, QUEUES.name).addition(
-            "queues", [f"{_yaml(queue)}: {{flow: readings, kind: {_yaml(kind)}}}"]
-        )
+        line = f"{_yaml(queue)}: {{flow: readings, kind: {_yaml(kind)}}}"
+        yield _addition(settings, QUEUES.name, "queues", line)
         if kind not in settings.read(KINDS).quantities:
             lines = [f"{_yaml(kind)}:", f"  unit: {json.dumps(unit)}", "  field: value"]
-            yield _File(settings, KINDS.name).addition("kinds", lines)
+            yield _addition(settings, KINDS.name, "kinds", *lines)
 
 
 def in_the_way(topology: Topology, routing_key: str) -> list[str]:

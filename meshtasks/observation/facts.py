@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby, pairwise
@@ -204,9 +204,11 @@ def facts_of(
         SinkUnavailable: the store cannot be read.
     """
     period = _period_of(database, days, now)
+    query = "SELECT count(*) FROM readings WHERE time BETWEEN $1 AND $2"
+    ((readings,),) = _rows_of(database, query, period)
     return ReportFacts(
         period,
-        _readings_in(database, period),
+        readings,
         _rooms_of(database, period),
         _alerts_of(database, period),
         _archive_of(store, period),
@@ -244,41 +246,13 @@ def _period_of(database: DuckDBPyConnection, days: int, now: datetime) -> Period
     return Period(min(max(wanted.start, born), end - _SHORTEST), end)
 
 
-def _readings_in(database: DuckDBPyConnection, period: Period) -> int:
-    """How many readings there are."""
-    query = "SELECT count(*) FROM readings WHERE time BETWEEN $1 AND $2"
-    (row,) = _rows_of(database, query, period)
-    return int(row[0])
-
-
 def _rooms_of(database: DuckDBPyConnection, period: Period) -> tuple[Room, ...]:
     """Every room's curves and days, rooms by name."""
     zone = period.end.tzinfo
     span = next(s for s in (*_SPANS, 10 * _SPANS[-1]) if period.seconds / s <= _POINTS)
-    points = _by_room_and_kind(
-        _rows_of(
-            database,
-            "SELECT coalesce(location, sensor_id) AS room, kind, "
-            "coalesce(any_value(unit), '') AS unit, "
-            "floor(epoch(time) / $3) * $3 + $3 / 2 AS bucket, "
-            "avg(value), min(value), max(value) FROM readings "
-            "WHERE time BETWEEN $1 AND $2 "
-            "GROUP BY room, kind, bucket ORDER BY room, kind, bucket",
-            period,
-            span,
-        )
-    )
-    days = _by_room_and_kind(
-        _rows_of(
-            database,
-            "SELECT coalesce(location, sensor_id) AS room, kind, "
-            "coalesce(any_value(unit), '') AS unit, time::DATE AS day, "
-            "min(value), avg(value), max(value) FROM readings "
-            "WHERE time BETWEEN $1 AND $2 GROUP BY room, kind, day "
-            "ORDER BY room, kind, day",
-            period,
-        )
-    )
+    middle_of_span = "floor(epoch(time) / $3) * $3 + $3 / 2"
+    points = _by_room_and_kind(database, middle_of_span, period, span)
+    days = _by_room_and_kind(database, "time::DATE", period)
     return tuple(
         Room(
             name,
@@ -286,7 +260,7 @@ def _rooms_of(database: DuckDBPyConnection, period: Period) -> tuple[Room, ...]:
             tuple(
                 Day(kind, unit, day, low, mean, high)
                 for kind in kinds
-                for unit, day, low, mean, high in days[name][kind]
+                for unit, day, mean, low, high in days[name][kind]
             ),
         )
         for name in points
@@ -341,9 +315,23 @@ def _rows_of(
 
 
 def _by_room_and_kind(
-    rows: Iterable[tuple[Any, ...]],
+    database: DuckDBPyConnection, part: str, period: Period, *more: float
 ) -> dict[str, dict[str, list[tuple[Any, ...]]]]:
-    """Rows that begin with room and kind, and are sorted by them."""
+    """Unit, part, mean, smallest and largest value of each part of the period.
+
+    Args:
+        part: what tells parts apart, as SQL.
+    """
+    rows = _rows_of(
+        database,
+        "SELECT coalesce(location, sensor_id) AS room, kind, "  # noqa: S608 - ours
+        f"coalesce(any_value(unit), '') AS unit, {part} AS part, "
+        "avg(value), min(value), max(value) FROM readings "
+        "WHERE time BETWEEN $1 AND $2 GROUP BY room, kind, part "
+        "ORDER BY room, kind, part",
+        period,
+        *more,
+    )
     return {
         room: {
             kind: [row[2:] for row in of_kind]

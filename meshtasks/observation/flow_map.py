@@ -7,7 +7,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from meshtasks.amqp.entities import queue_of
 from meshtasks.amqp.topology import Topology
@@ -202,19 +202,8 @@ def _placed(column: Mapping[str, int], edges: Iterable[Edge]) -> dict[str, Node]
             for index, key in enumerate(keys):
                 share[key] = (index + 0.5) / len(keys)
     return {
-        key: Node(key, _kind(key), key.partition(":")[2], each, row)
+        key: Node(key, cast("Kind", kind), name, each, row)
         for each, keys in order.items()
         for row, key in enumerate(keys)
+        for kind, _, name in [key.partition(":")]
     }
-
-
-def _kind(key: str) -> Kind:
-    match key.partition(":")[0]:
-        case "exchange":
-            return "exchange"
-        case "queue":
-            return "queue"
-        case "worker":
-            return "worker"
-        case _:
-            return "sink"

@@ -105,20 +105,13 @@ class Queries:
         self._waiting += 1
         try:
             async with self._slots:
-                return await _run(
-                    {
-                        "sql": sql,
-                        "days": days,
-                        "drawn": drawn,
-                        "seconds": self._seconds,
-                    }
-                )
+                request = {"sql": sql, "days": days, "drawn": drawn}
+                return await _run(request, self._seconds)
         finally:
             self._waiting -= 1
 
 
-async def _run(request: dict[str, Any]) -> Answered:
-    seconds: float = request["seconds"]
+async def _run(request: dict[str, Any], seconds: float) -> Answered:
     with TemporaryDirectory(prefix="meshtasks-") as scratch:  # a killed one leaves it
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -131,7 +124,7 @@ async def _run(request: dict[str, Any]) -> Answered:
         try:
             async with asyncio.timeout(seconds + _GRACE_SECONDS):
                 text, complaint = await process.communicate(
-                    json.dumps(request).encode()
+                    json.dumps({**request, "seconds": seconds}).encode()
                 )
         except TimeoutError:
             raise _too_long(seconds) from None
@@ -182,11 +175,8 @@ def main() -> None:
     """Answer one query."""
     request = json.loads(sys.stdin.buffer.read())
     _bound(request["seconds"])
-    first = since(request["days"])
     try:
-        answer = _answer(
-            request["sql"], first, request["seconds"], drawn=request["drawn"]
-        )
+        answer = _answer(**request)
     except MemoryError:
         answer = {"error": TOO_LARGE}
     except MeshError as error:
@@ -206,14 +196,8 @@ def _bound(seconds: float) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
-def _end_after(seconds: float) -> None:
-    ending = threading.Timer(seconds, os._exit, (EXIT_TOO_LONG,))
-    ending.daemon = True
-    ending.start()
-
-
 def _answer(
-    sql: str, first: date | None, seconds: float, *, drawn: bool
+    sql: str, days: int | None, seconds: float, *, drawn: bool
 ) -> dict[str, Any]:
     """Run the query, for at most so long: the start of the process does not count.
 
@@ -229,13 +213,15 @@ def _answer(
     from meshtasks.observation.query_result import Result, translated  # noqa: PLC0415
 
     env = load_settings().env
-    _end_after(seconds)
+    ending = threading.Timer(seconds, os._exit, (EXIT_TOO_LONG,))
+    ending.daemon = True
+    ending.start()
     check_reads(sql)
     notes: list[str] = []
     with closing(open_store(env)) as store:
 
         def run(left_out: frozenset[str]) -> dict[str, Any]:
-            with opened(env, store, sql, first, left_out, _DUCKDB) as database:
+            with opened(env, store, sql, since(days), left_out, _DUCKDB) as database:
                 with translated():
                     result = Result(database.sql(sql))
                 return _shown(result, drawn=drawn)
@@ -246,7 +232,11 @@ def _answer(
 
 def _shown(result: Any, *, drawn: bool) -> dict[str, Any]:
     """The first rows, and the chart of all of them."""
-    from meshtasks.observation.chart import ROWS_LIMIT  # noqa: PLC0415 - of the extra
+    from meshtasks.observation.chart import (  # noqa: PLC0415 - of the extra
+        ROWS_LIMIT,
+        NotDrawable,
+        chart_of,
+    )
     from meshtasks.observation.query_result import plain_json  # noqa: PLC0415
 
     limit = ROWS_LIMIT if drawn else SHOWN_ROWS
@@ -259,13 +249,20 @@ def _shown(result: Any, *, drawn: bool) -> dict[str, Any]:
         if size_bytes > SHOWN_BYTES:
             break
         shown.append(values)
-    chart = _chart(result.names, rows) if drawn else (None, "")
+    chart, no_chart = None, ""
+    if drawn:
+        from meshtasks.observation.drawing import svg  # noqa: PLC0415 - slow
+
+        try:
+            chart = svg(chart_of(result.names, rows), _CHART_WIDTH, _CHART_HEIGHT)
+        except NotDrawable as error:
+            no_chart = str(error)
     return {
         "columns": result.names,
         "rows": shown,
         "more": len(shown) < len(rows),
-        "chart": chart[0],
-        "no_chart": chart[1],
+        "chart": chart,
+        "no_chart": no_chart,
     }
 
 
@@ -275,17 +272,6 @@ def _clipped(value: Any) -> Any:
     if isinstance(value, list | dict) and len(text := json.dumps(value)) > SHOWN_CHARS:
         return clip(text, SHOWN_CHARS)
     return value
-
-
-def _chart(names: list[str], rows: list[list[Any]]) -> tuple[str | None, str]:
-    """The chart as SVG; or None, and why there is none."""
-    from meshtasks.observation.chart import NotDrawable, chart_of  # noqa: PLC0415
-    from meshtasks.observation.drawing import svg  # noqa: PLC0415 - slow
-
-    try:
-        return svg(chart_of(names, rows), _CHART_WIDTH, _CHART_HEIGHT), ""
-    except NotDrawable as error:
-        return None, str(error)
 
 
 if __name__ == "__main__":

@@ -155,12 +155,6 @@ class Why:
                     return found
         return []
 
-    def _like(self, name: str) -> list[str]:
-        """Known names that are like one that is not."""
-        names = {part for key in self.keys() for part in key if part}
-        names |= {each.location for each in self._state.sensors if each.location}
-        return get_close_matches(name, sorted(names), n=_SUGGESTIONS)
-
     # --- what is known of it ----------------------------------------------
 
     def queues_of(self, routing_key: str) -> frozenset[str]:
@@ -310,7 +304,10 @@ class Why:
 
     def of_unknown(self, name: str, live: Live | None) -> Answer:
         """What there is to say of a name that no reading had."""
-        like = tuple(self._like(name))
+        names = {part for each in self.keys() for part in each if part}
+        names |= {each.location for each in self._state.sensors if each.location}
+        like = tuple(get_close_matches(name, sorted(names), n=_SUGGESTIONS))
+        found: list[Cause] = []
         empty = ""
         if not self.keys():
             where = StateLocation.of(self._settings.env)
@@ -322,11 +319,9 @@ class Why:
         if "." not in key:
             headline = (
                 f"Nothing has come of {name}: no reading that was taken or refused in "
-                "the last 30 days has this sensor id, location or routing key." + empty
+                f"the last 30 days has this sensor id, location or routing key.{empty}"
             )
-            return Answer(name, UNKNOWN, headline, also=like)
-        queues = self.queues_of(key)
-        if not queues:
+        elif not (queues := self.queues_of(key)):
             patterns = sorted(
                 binding.routing_key
                 for binding in self._topology.bindings
@@ -340,15 +335,14 @@ class Why:
                 + (f" ({near[0]} is the nearest)" if near else "")
                 + "."
             )
-            return Answer(name, UNKNOWN, headline, also=like)
-        found: list[Cause] = []
-        if live is not None:
-            facts = self.facts((key, ""), live)
-            found = causes(facts, Window(self._now - 900.0, None), is_hole=False)
-        headline = (
-            f"Nothing has ever come with the routing key {key}. It would be taken by "
-            f"{', '.join(sorted(queues))}.{empty}"
-        )
+        else:
+            if live is not None:
+                facts = self.facts((key, ""), live)
+                found = causes(facts, Window(self._now - 900.0, None), is_hole=False)
+            headline = (
+                f"Nothing has ever come with the routing key {key}. It would be taken "
+                f"by {', '.join(sorted(queues))}.{empty}"
+            )
         return Answer(name, UNKNOWN, headline, tuple(found), also=like)
 
 

@@ -303,7 +303,7 @@ def _curve(view: SensorView, begins: float, ends: float) -> str:
     low, high = min(values, default=0.0), max(values, default=1.0)
     scale = _Scale(begins, ends, low, high)
     shades = []
-    for number, (window, is_hole, found) in _numbered(view.annotations):
+    for number, (window, is_hole, found) in enumerate(view.annotations, 1):
         left = scale.x(window.begins_at)
         width = max(scale.x(window.ends_at or ends) - left, 3.0)
         why = found[0].sentence if found else "a hole"
@@ -351,13 +351,9 @@ def _path(view: SensorView, scale: _Scale) -> str:
     return " ".join(parts)
 
 
-def _numbered(annotations: Iterable[Annotation]) -> list[tuple[int, Annotation]]:
-    return list(enumerate(annotations, 1))
-
-
 def _holes(annotations: Iterable[Annotation], now: float) -> str:
     items = []
-    for number, (window, is_hole, found) in _numbered(annotations):
+    for number, (window, is_hole, found) in enumerate(annotations, 1):
         end = "now" if window.ends_at is None else clock(window.ends_at, now)
         what = "a hole" if is_hole else found[0].cause
         said = "".join(
