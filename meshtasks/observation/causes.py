@@ -7,7 +7,6 @@ Times are epoch seconds.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import inf
 
 from meshtasks.config.durations import span_text
 from meshtasks.observation.sensor_facts import (
@@ -99,7 +98,11 @@ def causes(
         *_siblings(facts, window),
         *_spans(facts, window, ends_at),
         *(_live(facts) if window.ends_at is None else ()),
-        *(mute for mute in facts.mutes if _meets(window, mute)),
+        *(
+            mute
+            for mute in facts.mutes
+            if window.overlap(mute.begins_at, mute.ends_at) >= 0
+        ),
     ]
     if is_hole and not any(
         each.cause in _EXPLAINS and _covers(each, window, facts) for each in found
@@ -107,16 +110,14 @@ def causes(
         found.append(_silent(facts, window))
 
     def order(cause: Cause) -> tuple[int, int, float]:
-        ends = facts.now if cause.ends_at is None else cause.ends_at
+        ends, off = facts.now if cause.ends_at is None else cause.ends_at, 0
         if at is not None:
-            is_far = cause.begins_at >= at + 60 or ends < at
-        elif is_hole:
-            is_far = False
-        else:
+            off = int(cause.begins_at >= at + 60 or ends < at)
+        elif not is_hole:
             is_recent = ends >= facts.now - CURRENT_SECONDS
             goes_on = cause.ends_at is None or (is_recent and cause.cause in REFUSALS)
-            return 2 - goes_on - is_recent, _RANKS.index(cause.cause), -ends
-        return int(is_far), _RANKS.index(cause.cause), -ends
+            off = 2 - goes_on - is_recent
+        return off, _RANKS.index(cause.cause), -ends
 
     ordered = sorted(found, key=order)
     return list({(each.cause, each.sentence): each for each in ordered}.values())
@@ -131,10 +132,9 @@ def _covers(cause: Cause, window: Window, facts: Facts) -> bool:
     readings show that the device sent some."""
     if cause.cause in REFUSALS or facts.sensor is None:
         return True
-    ends = facts.now if window.ends_at is None else window.ends_at
-    cause_ends = facts.now if cause.ends_at is None else cause.ends_at
-    within = Window(window.begins_at, ends).overlap(cause.begins_at, cause_ends)
-    whole = ends - window.begins_at
+    whole = (window.ends_at or facts.now) - window.begins_at
+    until_now = Window(window.begins_at, window.ends_at or facts.now)
+    within = until_now.overlap(cause.begins_at, cause.ends_at)
     return within >= whole / 2 or whole - within <= facts.sensor.gap_seconds
 
 
@@ -155,7 +155,7 @@ def _of_incident(incident: Incident, facts: Facts) -> Cause:
     ends = None if facts.now - incident.ends_at < SLACK_SECONDS else incident.ends_at
     when = between(incident.begins_at, incident.ends_at, facts.now)
     count = counted(incident.number, "reading")
-    made = "" if incident.first_time is None else _made(incident, facts.now)
+    made = _made(incident, facts.now)
     step, cause = "", incident.cause
     if incident.reason and incident.cause not in {DUPLICATE_ID, REPEATED}:
         again = f'meshtasks dlq list --routing-key "{incident.routing_key}"'
@@ -267,12 +267,11 @@ def _spans(facts: Facts, window: Window, ends_at: float) -> Iterator[Cause]:
     within = Window(window.begins_at, ends_at)
     for span in facts.spans:
         end = _end(span, facts.now)
-        if within.overlap(span.begins_at, facts.now if end is None else end) < 0:
-            continue
-        if span.kind == "broker":
-            yield _of_broker(span, end, facts)
-        elif span.kind == "sink" and span.name in facts.sinks:
-            yield _of_sink(span, end, facts)
+        if within.overlap(span.begins_at, end) >= 0:
+            if span.kind == "broker":
+                yield _of_broker(span, end, facts)
+            elif span.kind == "sink" and span.name in facts.sinks:
+                yield _of_sink(span, end, facts)
     yield from _unattended(facts, within)
 
 
@@ -398,11 +397,6 @@ def _live(facts: Facts) -> Iterator[Cause]:
                 f"Add it to a worker's -Q, or: celery -A meshtasks control "
                 f"add_consumer {queue.name}",
             )
-
-
-def _meets(window: Window, cause: Cause) -> bool:
-    ends_at = inf if cause.ends_at is None else cause.ends_at
-    return window.overlap(cause.begins_at, ends_at) >= 0
 
 
 # --- words

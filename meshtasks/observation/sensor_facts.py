@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple, Self
 
 from meshtasks.amqp.connecting import connected, depths_of
@@ -65,10 +66,11 @@ class Window(NamedTuple):
     begins_at: float
     ends_at: float | None
 
-    def overlap(self, begins_at: float, ends_at: float) -> float:
-        """How long it goes on within; negative if it does not."""
-        own_end = float("inf") if self.ends_at is None else self.ends_at
-        return min(own_end, ends_at) - max(self.begins_at, begins_at)
+    def overlap(self, begins_at: float, ends_at: float | None) -> float:
+        """How long what goes on from then to then (None: it still does) goes on within;
+        negative if it does not."""
+        ends = (end for end in (self.ends_at, ends_at) if end is not None)
+        return min(ends, default=inf) - max(self.begins_at, begins_at)
 
 
 class Cause(NamedTuple):
