@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.extras import require
-from meshtasks.config.private_files import private_opener, tighten
+from meshtasks.config.private_files import replace_file, tighten
 from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.flows.excerpts import ArchiveClass
 from meshtasks.flows.sinks import Sink, SinkKey
@@ -278,15 +278,7 @@ class FileStore(ObjectStore):
 
 def _write_durably(target: Path, data: bytes) -> None:
     """All of the file or none of it, whenever the process or the machine stops."""
-    aside = target.with_name(f".{secrets.token_hex(16)}")
-    try:
-        with open(aside, "xb", opener=private_opener) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)  # it is still there only after a fault
+    replace_file(target, data, 0o600)
     _sync_directory(target.parent)
 
 
