@@ -78,7 +78,7 @@ def pool_manager(proxy_url: str | None = None, **options: Any) -> urllib3.PoolMa
 
 
 def request(  # noqa: PLR0913 - what a request has
-    pool: urllib3.PoolManager,
+    pool: urllib3.PoolManager | urllib3.HTTPConnectionPool,
     method: str,
     url: str,
     *,
@@ -89,11 +89,11 @@ def request(  # noqa: PLR0913 - what a request has
     extendable: bool = True,
 ) -> Answer:
     """One request, without following redirects; ``timeout_seconds`` is for all of the
-    answer, and if it is ``extendable``, a second more for each 64 KiB. Raises HTTPError
-    if there was none in time."""
+    answer, and if it is ``extendable``, a second more for each 64 KiB. The pool of one
+    host takes the path alone. Raises HTTPError if there was none in time."""
     connect_seconds = min(CONNECT_TIMEOUT_SECONDS, timeout_seconds)
     timeout = urllib3.Timeout(connect=connect_seconds, read=timeout_seconds)
-    response = pool.request(
+    response = pool.urlopen(
         method,
         url,
         body=body,

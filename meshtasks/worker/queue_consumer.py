@@ -186,8 +186,11 @@ class QueueConsumer:
 
     def due_since(self) -> float | None:
         """When the first message of the oldest due batch came; None if none is."""
-        due = [buffer.opened_at for buffer in self._buffers.values() if buffer.due]
-        return min(due, default=None)
+        since = None
+        for buffer in self._buffers.values():
+            if buffer.due and (since is None or buffer.opened_at < since):
+                since = buffer.opened_at
+        return since
 
     def take_due(self) -> list[Delivery]:
         """The oldest batch that is due; there must be one."""
