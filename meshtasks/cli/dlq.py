@@ -42,7 +42,6 @@ from meshtasks.cli.dlq_queue import (
 from meshtasks.cli.terminal import File, counting, fail, file_or_standard, say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import Transient
-from meshtasks.observation.dead_letters import to_line
 from meshtasks.records.json_text import body_text
 
 app = typer.Typer()
@@ -70,6 +69,9 @@ def export(  # noqa: PLR0913 - options
 
     Example: meshtasks dlq export letters.jsonl --queue sensors.temperature
     """
+    # models of pydantic's, which the other commands need not load
+    from meshtasks.observation.dead_letters import to_line  # noqa: PLC0415
+
     filters = Filters(reason, queue, routing_key, sensor, older_than, newer_than)
     selection = filters.selection(ids, every=every)
     count = 0

@@ -38,7 +38,6 @@ from meshtasks.cli.terminal import (
 from meshtasks.config.durations import seconds_of
 from meshtasks.config.settings import Settings
 from meshtasks.errors import SchemaMismatch
-from meshtasks.observation.dead_letters import from_line
 from meshtasks.records.json_text import body_text
 from meshtasks.text import clip, did_you_mean
 
@@ -233,6 +232,9 @@ def put_back(letters: DeadLetterQueue, source: BinaryIO) -> tuple[int, int]:
     Raises:
         typer.Exit: a line is not from an export.
     """
+    # models of pydantic's, which the other commands need not load
+    from meshtasks.observation.dead_letters import from_line  # noqa: PLC0415
+
     ids = (int(letter.id, 16) for _, letter in letters.peek("looking"))
     there = Counter(ids)  # a third of what the text of the ids would take
     put = known = 0
