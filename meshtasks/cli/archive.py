@@ -239,7 +239,7 @@ def _repair(
     from meshtasks.flows.analytics.repair import Repair  # noqa: PLC0415 - loads pyarrow
 
     # of whole days, since the rows of a day stand together
-    everything = objects_in(store, Period(-math.inf, math.inf), ())
+    everything = objects_in(store, Period(), ())
     names = [found.info.name for found in everything]
     run = Repair(settings, store, partitions, names, set(faults), period, dry=dry)
     foreign = sum(parse_name(name) is None for name in faults)
@@ -254,7 +254,7 @@ def _repair(
             for name in done.others:
                 text = "for records whose object is not known"
                 say(f"{name}: {_would(dry, 'written')}, {text}")
-            say(*(*done.aside, *done.lost))
+            say(*done.aside, *done.lost)
             for text in done.faults:
                 say(f"its rows cannot be had: {text}")
             records += done.records

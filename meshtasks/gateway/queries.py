@@ -3,7 +3,6 @@ keeps. They give what the console shows, by the same functions."""
 
 from __future__ import annotations
 
-import math
 from contextlib import closing
 from datetime import date
 from http import HTTPStatus
@@ -182,10 +181,9 @@ def show_archive(
     """Show objects and bytes by domain and date, and the days that have none. Needs the
     scope `view` or `operate`."""
     demand_sight(caller)
-    ever = Period(-math.inf, math.inf)
     try:
         with closing(open_store(context.settings.env)) as store:
-            calendar = calendar_of(store, ever, domain or ())
+            calendar = calendar_of(store, Period(), domain or ())
     except MeshError as error:
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
     return {

@@ -179,8 +179,8 @@ def fault_of(name: str, content: bytes) -> str | None:
 class Period(NamedTuple):
     """From one moment up to, not including, another; epoch seconds."""
 
-    start: float
-    end: float
+    start: float = -math.inf
+    end: float = math.inf
 
     def meets_hour(self, hour: datetime) -> bool:
         """Whether any of the hour that begins then is in it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from calendar import Calendar as Weeks
 from calendar import day_abbr, month_name
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ from meshtasks.gateway.console.frame import (
 from meshtasks.gateway.console.sql import SqlPanel
 from meshtasks.observation.archived import ArchivedDay, Calendar, calendar_of
 
-_EVER = Period(-math.inf, math.inf)
+_EVER = Period()
 #: Months that are shown at first, and more with each press.
 _MONTHS = 6
 _HOURS = 24
