@@ -1,28 +1,24 @@
 """How long sinks take to answer, and whether they did; waits between attempts.
 
-A call noted with :func:`timing` or :func:`timed` is known to whoever listens in this
-thread with :func:`listening`. Calls made in a pool process thus travel back with the
-result of their batch, and no process needs to be asked for them.
+A call noted with :func:`timing` is known to whoever listens in this thread with
+:func:`listening`. Calls made in a pool process thus travel back with the result of
+their batch, and no process needs to be asked for them.
 """
 
 from __future__ import annotations
 
-import functools
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple
 
 from meshtasks.errors import SinkRejected
 
 #: No wait that a service asks for is longer.
 LONGEST_ASKED_SECONDS = 300.0
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 
 class SinkCall(NamedTuple):
@@ -68,7 +64,7 @@ def listening() -> Iterator[list[SinkCall]]:
 
 @contextmanager
 def timing(sink: str) -> Iterator[Timing]:
-    """Note what is done within as one call of ``sink``."""
+    """Note what is done within as one call of ``sink``; decorates a method, too."""
     calls = _calls.get()
     call = Timing()
     if calls is None:
@@ -86,20 +82,6 @@ def timing(sink: str) -> Iterator[Timing]:
         seconds = time.perf_counter() - began
         answered = answered and call.concerns_sink
         calls.append(SinkCall(sink, seconds, failed, answered))
-
-
-def timed(sink: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Note every call of the decorated method as one of ``sink``."""
-
-    def decorate(method: Callable[_P, _R]) -> Callable[_P, _R]:
-        @functools.wraps(method)
-        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            with timing(sink):
-                return method(*args, **kwargs)
-
-        return call
-
-    return decorate
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.flows.timeseries import TimeSeries
 from meshtasks.outcome import Retry
 from meshtasks.state.sensor_activity import Seen
-from meshtasks.timing import timed
+from meshtasks.timing import timing
 
 if TYPE_CHECKING:
     from meshtasks.rules.store import RuleStateStore
@@ -125,7 +125,7 @@ class TimedPublisher(Publisher):
     """The publisher that handlers use: the broker's confirms are timed as a sink."""
 
     @override
-    @timed("publisher")
+    @timing("publisher")
     def publish(self, messages: Sequence[Outgoing]) -> None:
         super().publish(messages)
 

@@ -37,7 +37,7 @@ from meshtasks.config.environment import Environment
 from meshtasks.errors import ConfigError, SinkUnavailable
 from meshtasks.http import Answer, pool_manager, request
 from meshtasks.text import ends
-from meshtasks.timing import timed
+from meshtasks.timing import timing
 
 #: Of the point that ``meshtasks doctor`` stores.
 DOCTORS_MEASUREMENT = "meshtasks_doctor"
@@ -113,7 +113,7 @@ class TimeSeries:
         token = env.influx_token.get_secret_value()
         return cls(env.influx_url, token, env.influx_org, env.influx_bucket)
 
-    @timed("timeseries")
+    @timing("timeseries")
     def write(self, lines: Sequence[str], *, in_haste: bool = False) -> dict[int, str]:
         """Store points, all in one request unless some are refused.
 

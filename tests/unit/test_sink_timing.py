@@ -13,11 +13,11 @@ from meshtasks.errors import SinkUnavailable
 from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Outcome
-from meshtasks.timing import listening, timed
+from meshtasks.timing import listening, timing
 from meshtasks.worker.runner import BatchRunner
 
 
-@timed("store")
+@timing("store")
 def write(number: int) -> int:
     """A sink's method, which is down for negative numbers."""
     if number < 0:

@@ -35,7 +35,7 @@ from meshtasks.flows.alerts.rendering import Notification
 from meshtasks.http import Answer, pool_manager, request
 from meshtasks.records.alert import Severity
 from meshtasks.text import clip
-from meshtasks.timing import timed
+from meshtasks.timing import timing
 
 #: The sink's name in errors.
 SINK = "notifier"
@@ -84,7 +84,7 @@ class Notifier:
         _know_the_way_to_this_machine()
         self._receivers = {name: _receiver(name, url) for name, url in urls.items()}
 
-    @timed(SINK)
+    @timing(SINK)
     def send(self, name: str, notification: Notification) -> None:
         """Send a notification to a receiver that has a URL; returns once its service
         has taken it.

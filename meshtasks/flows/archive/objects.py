@@ -22,7 +22,7 @@ from meshtasks.config.private_files import replace_file, tighten
 from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.flows.excerpts import ArchiveClass
 from meshtasks.flows.sinks import Sink, SinkKey
-from meshtasks.timing import timed
+from meshtasks.timing import timing
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -170,7 +170,7 @@ class FileStore(ObjectStore):
         return self._root / name
 
     @override
-    @timed(SINK)
+    @timing(SINK)
     def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
         target = self.path(name)
         if self._lacking_bytes:

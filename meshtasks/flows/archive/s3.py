@@ -29,7 +29,7 @@ from meshtasks.flows.archive.objects import (
 )
 from meshtasks.http import pool_manager, retry_after_seconds
 from meshtasks.text import masked
-from meshtasks.timing import timed
+from meshtasks.timing import timing
 
 #: minio-py would wait five minutes for either, and try six times.
 _TIMEOUT = urllib3.Timeout(connect=3.0, read=10.0)
@@ -191,7 +191,7 @@ class S3Store(ObjectStore):
             raise ConfigError("environment", "MESH_MINIO_ENDPOINT", expected) from error
 
     @override
-    @timed(SINK)
+    @timing(SINK)
     def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
         check_name(name)
         self._require_room()

@@ -40,7 +40,7 @@ from meshtasks.flows.inference.tensors import (
 )
 from meshtasks.http import pool_manager, request
 from meshtasks.text import clip, ends
-from meshtasks.timing import timed
+from meshtasks.timing import timing
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 _PROBE_TIMEOUT_SECONDS = 5.0
@@ -110,7 +110,7 @@ class Triton:
         self._models[name, version] = spec
         return spec
 
-    @timed("triton")
+    @timing("triton")
     def infer(self, spec: ModelSpec, inputs: Sequence[Tensor]) -> Inference:
         """Run a model.
 
