@@ -6,7 +6,8 @@
                      ``new_mesh_url``, one that is the test's own, too
 ``victoria``         a VictoriaMetrics of the test's own, to stop and kill
 ``mesh_env``         ``MESH_*`` variables that point at those two, a state
-                     directory and a ``file://`` archive of the test's own
+                     directory and a ``file://`` archive of the test's own;
+                     ``new_mesh_env``, at an empty virtual host
 ``new_rabbitmq``     makes nodes of the test's own, to stop, kill and restart
 ``rabbitmq``         the session's node, which speaks MQTT, too
 ``every_amqp_url``   like ``amqp_url``, and once more on RabbitMQ 4
@@ -46,7 +47,7 @@ from sqlalchemy import make_url
 from meshtasks import text
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
-from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, PROMETHEUS, RabbitMQ
+from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, PARTITIONS, PROMETHEUS, RabbitMQ
 from meshtasks.demo.servers import Triton, VictoriaMetrics, unavailable_reason
 from meshtasks.state.database import Database, StateLocation
 from tests.support import containers
@@ -137,7 +138,7 @@ def _no_secret_is_known() -> Iterator[None]:
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     """The session's node; a test takes a virtual host of it (``amqp_url``)."""
     directory = tmp_path_factory.mktemp("rabbitmq")
-    node = RabbitMQ(directory, plugins=(MANAGEMENT, MQTT, PROMETHEUS))
+    node = RabbitMQ(directory, plugins=(MANAGEMENT, MQTT, PARTITIONS, PROMETHEUS))
     node.start()
     yield node
     node.kill()  # an orderly stop takes six seconds, to save what nobody wants
@@ -257,11 +258,23 @@ def victoria(tmp_path: Path) -> Iterator[VictoriaMetrics]:
 
 @pytest.fixture
 def mesh_env(
+    mesh_url: str, victoria: VictoriaMetrics, tmp_path: Path
+) -> dict[str, str]:
+    """``MESH_*`` variables for a mesh of the test's own, with the shipped topology."""
+    return _mesh_env(mesh_url, victoria, tmp_path)
+
+
+@pytest.fixture
+def new_mesh_env(
     amqp_url: str, victoria: VictoriaMetrics, tmp_path: Path
 ) -> dict[str, str]:
-    """``MESH_*`` variables for a mesh of the test's own."""
+    """The same for a test that declares another topology."""
+    return _mesh_env(amqp_url, victoria, tmp_path)
+
+
+def _mesh_env(url: str, victoria: VictoriaMetrics, tmp_path: Path) -> dict[str, str]:
     return {
-        "MESH_BROKER_URL": amqp_url,
+        "MESH_BROKER_URL": url,
         "MESH_CONFIG_DIR": str(ROOT / "config"),
         "MESH_STATE_DIR": str(tmp_path / "state"),
         "MESH_INFLUX_URL": victoria.url,

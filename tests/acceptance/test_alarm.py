@@ -8,7 +8,6 @@ from pathlib import Path
 from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.support.alarm import memory_alarm
 from tests.support.amqp import drain, publish_raw, take
-from tests.support.meshes import declared
 from tests.support.waiting import wait_until
 from tests.support.worker import IMPATIENT, Worker, running
 
@@ -24,9 +23,8 @@ def publish_bad(url: str, first: int, count: int) -> None:
 def test_bad_messages_become_one_dead_letter_each_and_the_worker_ends_when_told(
     mesh_env: dict[str, str], rabbitmq: RabbitMQ, tmp_path: Path
 ) -> None:
-    env = declared(mesh_env)
-    url = env["MESH_BROKER_URL"]
-    worker = Worker(tmp_path, env, QUEUE, app=IMPATIENT)
+    url = mesh_env["MESH_BROKER_URL"]
+    worker = Worker(tmp_path, mesh_env, QUEUE, app=IMPATIENT)
 
     def held_up() -> bool:
         return worker.log().count("short of memory") > 1

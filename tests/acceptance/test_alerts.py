@@ -19,7 +19,7 @@ from meshtasks.flows.alerts.store import AlertStore
 from meshtasks.state.database import StateLocation
 from tests.support.alerting import CONFIG, alert_fields
 from tests.support.amqp import drain, publish_raw, queue_depth, take
-from tests.support.meshes import declared, reconfigured
+from tests.support.meshes import reconfigured
 from tests.support.ntfy import Ntfy
 from tests.support.receiver import Receiver
 from tests.support.waiting import wait_until
@@ -55,7 +55,7 @@ def env(
 ) -> dict[str, str]:
     """A mesh that tells quickly, on the test's topic."""
     env = reconfigured(mesh_env, tmp_path / "config", alerts=QUICK)
-    return declared({**env, "MESH_RECEIVERS__PHONE": ntfy.receiver_url(topic)})
+    return {**env, "MESH_RECEIVERS__PHONE": ntfy.receiver_url(topic)}
 
 
 @pytest.fixture

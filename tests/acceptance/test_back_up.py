@@ -17,7 +17,6 @@ from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.demo.servers import VictoriaMetrics
 from tests.support.amqp import queue_depth
 from tests.support.docs import DOCS, snippets
-from tests.support.meshes import declared
 from tests.support.readings import message
 from tests.support.victoria import count_samples
 from tests.support.waiting import wait_until
@@ -54,7 +53,7 @@ class House:
             "MESH_STATE_DIR": ".mesh/state",
             "MESH_ARCHIVE_URL": f"file://{directory}/.mesh/archive",
         }
-        self.url = declared(env)["MESH_BROKER_URL"]
+        self.url = env["MESH_BROKER_URL"]
         shutil.copytree(ROOT / "config", directory / "config")
         lines = [f"{name}={value}\n" for name, value in self.env.items()]
         (directory / ".env").write_text("".join(lines))
@@ -109,7 +108,7 @@ class House:
 def test_everything_that_was_backed_up_is_there_again(
     mesh_env: dict[str, str],
     rabbitmq: RabbitMQ,
-    vhost: str,
+    mesh_vhost: str,
     victoria: VictoriaMetrics,
     tmp_path: Path,
 ) -> None:
@@ -125,8 +124,8 @@ def test_everything_that_was_backed_up_is_there_again(
 
     (house.directory / "backup").rename(tmp_path / "elsewhere")
     shutil.rmtree(house.directory)
-    rabbitmq.delete_vhost(vhost)
-    rabbitmq.create_vhost(vhost)
+    rabbitmq.delete_vhost(mesh_vhost)
+    rabbitmq.create_vhost(mesh_vhost)
     victoria.kill()
     shutil.rmtree(victoria.directory)
     victoria.start()

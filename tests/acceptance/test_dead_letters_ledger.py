@@ -13,7 +13,6 @@ import pytest
 
 from tests.support.amqp import Delivery, drain, queue_depth, take
 from tests.support.dead_letters import QUEUE, add_dead_letters, dead_letter
-from tests.support.meshes import declared
 from tests.support.waiting import wait_until
 from tests.support.worker import ROOT, Worker, running
 
@@ -24,7 +23,7 @@ MESHTASKS = Path(sys.executable).with_name("meshtasks")
 
 @pytest.fixture
 def env(mesh_env: dict[str, str]) -> dict[str, str]:
-    return declared(mesh_env)
+    return mesh_env
 
 
 def replay(env: dict[str, str], *options: str) -> subprocess.Popen[bytes]:

@@ -15,7 +15,6 @@ from meshtasks.demo.servers import VictoriaMetrics
 from tests.support import hostile
 from tests.support.amqp import drain, queue_depth
 from tests.support.hostile import PROPERTIES, Hostile
-from tests.support.meshes import declared
 from tests.support.victoria import export
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
@@ -34,8 +33,7 @@ DEAD = "dead.letter.queue"
 def test_every_good_reading_is_stored_and_every_odd_one_stored_or_dead(
     mesh_env: dict[str, str], victoria: VictoriaMetrics, tmp_path: Path
 ) -> None:
-    env = declared(mesh_env)
-    url = env["MESH_BROKER_URL"]
+    url = mesh_env["MESH_BROKER_URL"]
     prefix, now = b"sensors.temperature.", time.time()
     body = json.dumps({"value": 21.5, "unit": "C"}).encode()
     call = b'[[[{"value":20,"location":"\\ud800"}]],{},{}]'
@@ -60,7 +58,9 @@ def test_every_good_reading_is_stored_and_every_odd_one_stored_or_dead(
     def stored() -> set[str]:
         return {each.labels["sensor_id"] for each in export(victoria)}
 
-    with running(Worker(tmp_path, env, "sensors.temperature", "commands")) as worker:
+    with running(
+        Worker(tmp_path, mesh_env, "sensors.temperature", "commands")
+    ) as worker:
         hostile.publish(url, "sensors", chain(*zip(sound, odd, strict=True)))
         hostile.publish(url, "", commands)
         wait_until(
@@ -79,7 +79,7 @@ def test_every_good_reading_is_stored_and_every_odd_one_stored_or_dead(
     tool = Path(sys.executable).with_name("meshtasks")
     subprocess.run(
         [tool, "dlq", "list", "--each"],
-        env={**os.environ, **env},
+        env={**os.environ, **mesh_env},
         check=True,
         capture_output=True,
     )

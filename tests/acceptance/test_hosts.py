@@ -17,7 +17,6 @@ import yaml
 
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.config.settings import Settings
-from meshtasks.demo.rabbitmq import MANAGEMENT, PARTITIONS, RabbitMQ
 from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.sinks import PUBLISHER, TIMESERIES
@@ -32,7 +31,7 @@ from tests.support.waiting import wait_until
 from tests.support.worker import Worker
 
 QUEUES = "sensors.temperature", "archive.metrics"
-SENSORS = [f"s{number}" for number in range(50)]
+SENSORS = [f"s{number}" for number in range(20)]
 ROUNDS = 8
 #: Readings of one sensor in one message.
 READINGS = 50
@@ -53,16 +52,6 @@ class Host:
         self.worker.start()
 
 
-@pytest.fixture(scope="module")
-def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    """A node with the plugin of partitions."""
-    directory = tmp_path_factory.mktemp("hosts")
-    node = RabbitMQ(directory, plugins=(MANAGEMENT, PARTITIONS))
-    node.start()
-    yield node
-    node.kill()
-
-
 @pytest.fixture
 def database(postgres: Postgres, postgres_template: str) -> str:
     return postgres.new_database(postgres_template)
@@ -70,11 +59,11 @@ def database(postgres: Postgres, postgres_template: str) -> str:
 
 @pytest.fixture
 def env(
-    mesh_env: dict[str, str], postgres: Postgres, database: str, tmp_path: Path
+    new_mesh_env: dict[str, str], postgres: Postgres, database: str, tmp_path: Path
 ) -> dict[str, str]:
     """Of both hosts; the archive does not wait for more, and readings are in four
     partitions."""
-    text = (Path(mesh_env["MESH_CONFIG_DIR"]) / "queues.yaml").read_text()
+    text = (Path(new_mesh_env["MESH_CONFIG_DIR"]) / "queues.yaml").read_text()
     assert "30_000" in text
     queues = yaml.safe_load(text.replace("30_000", "200"))
     topology = shipped_document()
@@ -82,7 +71,7 @@ def env(
         if queue["name"] == QUEUES[0]:
             queue["partitions"] = 4
     files = {"queues": queues, "topology": topology}
-    env = declared(reconfigured(mesh_env, tmp_path / "config", **files))
+    env = declared(reconfigured(new_mesh_env, tmp_path / "config", **files))
     return {**env, "MESH_STATE_URL": postgres.url(database)}
 
 
@@ -215,7 +204,7 @@ def test_workers_of_two_hosts_killed_twice_each_do_what_one_does(
     alerts = {each.properties["message_id"]: each.body for each in published + others}
     single = settings_of({**env, "MESH_STATE_URL": ""}, state_dir=tmp_path / "one")
     expected = alerts_of_one_worker(single, rounds)
-    assert total == 20_000
+    assert total == 8_000
     assert count_samples(victoria) == total
     assert Counter(archived(env).values()) == {1: total}
     assert alerts == expected

@@ -34,7 +34,7 @@ def answer_timeout_seconds() -> float:
 
 @pytest.fixture
 def env(
-    mesh_env: dict[str, str],
+    new_mesh_env: dict[str, str],
     new_triton: Server,
     tmp_path: Path,
     answer_timeout_seconds: float,
@@ -48,7 +48,7 @@ def env(
         "models": {"obedient": {"tags": ["asker"], "scores": [{"output": "y"}]}},
     }
     env = reconfigured(
-        {**mesh_env, "MESH_TRITON_URL": new_triton.url},
+        {**new_mesh_env, "MESH_TRITON_URL": new_triton.url},
         tmp_path / "config",
         topology=topology,
         queues=queues,

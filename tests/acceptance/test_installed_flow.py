@@ -53,10 +53,10 @@ def python(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def env(mesh_env: dict[str, str], package: Path, tmp_path: Path) -> dict[str, str]:
+def env(new_mesh_env: dict[str, str], package: Path, tmp_path: Path) -> dict[str, str]:
     """A mesh with the lines of the package's README."""
     files = with_snippets(package / "README.md", ROOT / "config")
-    return declared(reconfigured(mesh_env, tmp_path / "config", **files))
+    return declared(reconfigured(new_mesh_env, tmp_path / "config", **files))
 
 
 def run(

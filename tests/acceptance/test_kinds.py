@@ -33,12 +33,12 @@ KEY = "sensors.co2.attic"
 
 
 @pytest.fixture
-def env(mesh_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
+def env(new_mesh_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
     """A mesh with the lines of the page; its archive does not wait long."""
     files = with_snippets(PAGE, ROOT / "config")
     sensornet = files.pop("producers/sensornet")
     files["queues"]["queues"]["archive.metrics"] = {"batch": {"age_ms": 100}}
-    env = reconfigured(mesh_env, tmp_path / "config", **files)
+    env = reconfigured(new_mesh_env, tmp_path / "config", **files)
     (tmp_path / "config/producers").mkdir()
     (tmp_path / "config/producers/sensornet.yaml").write_text(json.dumps(sensornet))
     return env

@@ -28,7 +28,7 @@ QUEUE = "sensors.temperature"
 
 @pytest.fixture
 def env(mesh_env: dict[str, str]) -> dict[str, str]:
-    return declared(mesh_env)
+    return mesh_env
 
 
 def publish(env: dict[str, str], messages: list[Outgoing]) -> None:
@@ -53,16 +53,16 @@ def wait_until_stored(victoria: VictoriaMetrics, count: int, within: float) -> N
 def test_good_readings_are_stored_and_bad_ones_dead_lettered_with_a_reason(
     env: dict[str, str], victoria: VictoriaMetrics, tmp_path: Path
 ) -> None:
-    good = [message(number) for number in range(19_000)]
+    good = [message(number) for number in range(4_750)]
     bad = {
         f"m{number}": (words, message(number, body))
-        for number, (words, body) in enumerate(islice(bad_bodies(), 1_000), 20_000)
+        for number, (words, body) in enumerate(islice(bad_bodies(), 250), 5_000)
     }
     with running(Worker(tmp_path, env, QUEUE, arguments=("-c", "2"))):
-        for start in range(0, 1_000, 100):  # 100 bad ones after every 1,900 good
-            publish(env, good[start * 19 : (start + 100) * 19])
-            publish(env, [each for _, each in list(bad.values())[start : start + 100]])
-        stored = len(good) + 100  # the good members of arrays with a bad one
+        for start in range(0, 250, 25):  # 25 bad ones after every 475 good
+            publish(env, good[start * 19 : (start + 25) * 19])
+            publish(env, [each for _, each in list(bad.values())[start : start + 25]])
+        stored = len(good) + 25  # the good members of arrays with a bad one
         wait_until_stored(victoria, stored, within=60)
         letters = take(env["MESH_BROKER_URL"], "dead.letter.queue", len(bad))
 
@@ -82,11 +82,11 @@ def test_good_readings_are_stored_and_bad_ones_dead_lettered_with_a_reason(
 def test_a_pool_process_killed_again_and_again_loses_nothing(
     env: dict[str, str], victoria: VictoriaMetrics, tmp_path: Path
 ) -> None:
-    good = [message(number) for number in range(20_000)]
+    good = [message(number) for number in range(10_000)]
 
     with running(Worker(tmp_path, env, QUEUE, arguments=("-c", "2"))) as worker:
         with publishing(env, good):
-            for stored in (2_000, 8_000):
+            for stored in (1_000, 4_000):
                 wait_until_stored(victoria, stored, within=30)
                 os.kill(worker.pool_pids()[0], signal.SIGKILL)
         wait_until_stored(victoria, len(good), within=60)
@@ -98,11 +98,11 @@ def test_a_pool_process_killed_again_and_again_loses_nothing(
 def test_a_worker_killed_and_started_again_loses_nothing(
     env: dict[str, str], victoria: VictoriaMetrics, tmp_path: Path
 ) -> None:
-    good = [message(number) for number in range(20_000)]
+    good = [message(number) for number in range(10_000)]
     publish(env, good)
     killed = Worker(tmp_path, env, QUEUE)
     killed.start()
-    wait_until_stored(victoria, 1_000, within=30)
+    wait_until_stored(victoria, 500, within=30)
     killed.kill()
 
     with running(Worker(tmp_path, env, QUEUE)):
@@ -124,30 +124,30 @@ def test_a_worker_consumes_again_after_every_restart_of_the_broker(
 
     with running(Worker(tmp_path, env, QUEUE, arguments=("-c", "2"))):
         for round_ in range(2):
-            first = round_ * 4_000
-            publish(env, [message(first + number) for number in range(4_000)])
+            first = round_ * 1_000
+            publish(env, [message(first + number) for number in range(1_000)])
             node.restart() if round_ else node.kill()
             if not node.process.running:
                 node.start()
-        wait_until_stored(victoria, 8_000, within=90)
+        wait_until_stored(victoria, 2_000, within=90)
 
-    assert count_samples(victoria) == 8_000
+    assert count_samples(victoria) == 2_000
     assert drain(env["MESH_BROKER_URL"], "dead.letter.queue") == []
 
 
 def test_nothing_is_dead_after_the_store_was_down_for_thirty_seconds(
     env: dict[str, str], victoria: VictoriaMetrics, tmp_path: Path
 ) -> None:
-    good = [message(number) for number in range(20_000)]
+    good = [message(number) for number in range(4_000)]
     url = env["MESH_BROKER_URL"]
 
     with running(Worker(tmp_path, env, QUEUE, arguments=("-c", "2"))) as worker:
-        publish(env, good[:5_000])
-        wait_until_stored(victoria, 5_000, within=30)
+        publish(env, good[:1_000])
+        wait_until_stored(victoria, 1_000, within=30)
         victoria.stop()
         outage = threading.Timer(30.0, victoria.start)
         outage.start()
-        publish(env, good[5_000:])
+        publish(env, good[1_000:])
         wait_until(lambda: "Paused" in worker.log(), 20, "the queue to be paused")
         outage.join()
         wait_until_stored(victoria, len(good), within=60)

@@ -10,7 +10,6 @@ import pytest
 from typing_extensions import override
 
 from tests.support.amqp import drain, publish_raw, queue_depth
-from tests.support.meshes import declared
 from tests.support.receiver import Answer, Receiver, Request
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
@@ -60,7 +59,7 @@ class TroubledStore(Receiver):
 
 @pytest.fixture
 def env(mesh_env: dict[str, str]) -> dict[str, str]:
-    return declared(mesh_env)
+    return mesh_env
 
 
 def publish(env: dict[str, str], first: int, count: int) -> None:

@@ -13,7 +13,7 @@ from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.demo.servers import VictoriaMetrics
 from tests.support.amqp import drain, queue_depth, take
-from tests.support.meshes import declared, reconfigured
+from tests.support.meshes import reconfigured
 from tests.support.receiver import Answer, Receiver
 from tests.support.victoria import count_samples
 from tests.support.waiting import wait_until
@@ -27,7 +27,7 @@ START_MS = 1_795_000_000_000
 def env(mesh_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
     """A mesh with small batches, so that there are many."""
     queues = {"defaults": {"batch": {"count": 100, "age_ms": 50}}}
-    return declared(reconfigured(mesh_env, tmp_path / "config", queues=queues))
+    return reconfigured(mesh_env, tmp_path / "config", queues=queues)
 
 
 def metric(number: int, **changes: Any) -> Outgoing:

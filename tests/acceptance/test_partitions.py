@@ -7,7 +7,6 @@ import itertools
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,10 @@ import pytest
 import yaml
 
 from meshtasks.amqp import drift, headers
-from meshtasks.amqp.connecting import connected
-from meshtasks.amqp.declare import declare
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.peek import peek
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.amqp.topology import Topology
-from meshtasks.demo.rabbitmq import MANAGEMENT, PARTITIONS, RabbitMQ
+from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError
 from tests.conftest import ROOT
 from tests.support.amqp import drain, publish_raw, queue_depth
@@ -38,15 +34,6 @@ PARTS = [f"{QUEUE}.part-{index}" for index in range(4)]
 SENSORS = 20
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    directory = tmp_path_factory.mktemp("partitions")
-    node = RabbitMQ(directory, plugins=(MANAGEMENT, PARTITIONS))
-    node.start()
-    yield node
-    node.kill()
-
-
 def document(partitions: int | None) -> dict[str, Any]:
     topology = shipped_document()
     for queue in topology["queues"]:
@@ -56,20 +43,15 @@ def document(partitions: int | None) -> dict[str, Any]:
 
 
 @pytest.fixture
-def env(
-    broker: RabbitMQ, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[dict[str, str]]:
+def env(amqp_url: str, rabbitmq: RabbitMQ, tmp_path: Path) -> dict[str, str]:
     """A mesh with that queue in four partitions."""
-    vhost = request.node.name
-    broker.create_vhost(vhost)
     env = {
-        "MESH_BROKER_URL": broker.amqp_url(vhost),
-        "MESH_MANAGEMENT_URL": broker.management_url,
+        "MESH_BROKER_URL": amqp_url,
+        "MESH_MANAGEMENT_URL": rabbitmq.management_url,
         "MESH_CONFIG_DIR": str(ROOT / "config"),
         "MESH_STATE_DIR": str(tmp_path / "state"),
     }
-    yield declared(reconfigured(env, tmp_path / "config", topology=document(4)))
-    broker.delete_vhost(vhost)
+    return declared(reconfigured(env, tmp_path / "config", topology=document(4)))
 
 
 @pytest.fixture
@@ -107,11 +89,11 @@ def worker(env: dict[str, str], directory: Path, name: str) -> Worker:
     )
 
 
-def shares(broker: RabbitMQ, vhost: str) -> list[int]:
+def shares(rabbitmq: RabbitMQ, vhost: str) -> list[int]:
     """How many partitions each worker has."""
     counts: dict[str, int] = defaultdict(int)
     for part in PARTS:
-        found = broker.api("GET", f"/queues/{vhost}/{part}")
+        found = rabbitmq.api("GET", f"/queues/{vhost}/{part}")
         for each in found.get("consumer_details", []):
             if channel := each["channel_details"]:  # not yet, of a new one
                 counts[channel["connection_name"]] += bool(each["active"])
@@ -120,16 +102,15 @@ def shares(broker: RabbitMQ, vhost: str) -> list[int]:
 
 @pytest.mark.timeout(600)
 def test_the_order_of_each_sensor_is_kept_while_workers_share_and_die(
-    env: dict[str, str], broker: RabbitMQ, tmp_path: Path, request: Any
+    env: dict[str, str], rabbitmq: RabbitMQ, vhost: str, tmp_path: Path
 ) -> None:
-    vhost = request.node.name
     numbers = itertools.count()
     dead = set()
 
     def feed(many: int) -> None:
         messages = []
         for number in itertools.islice(numbers, many):
-            is_bad = number % 100 == 99
+            is_bad = number % 50 == 49
             messages.append(metric(number, **({"do": "dead"} if is_bad else {})))
             dead.update([f"m{number}"] if is_bad else [])
         publish(env, messages)
@@ -137,8 +118,8 @@ def test_the_order_of_each_sensor_is_kept_while_workers_share_and_die(
     stop = threading.Event()
 
     def trickle() -> None:
-        while not stop.wait(0.05):
-            feed(10)
+        while not stop.wait(0.1):
+            feed(5)
 
     first, second = (worker(env, tmp_path, name) for name in ("one", "two"))
     with running(first):
@@ -147,14 +128,14 @@ def test_the_order_of_each_sensor_is_kept_while_workers_share_and_die(
         thread.start()
         second.start()
         try:
-            wait_until(lambda: shares(broker, vhost) == [2, 2], 60, "fair shares")
+            wait_until(lambda: shares(rabbitmq, vhost) == [2, 2], 60, "fair shares")
             second.kill()
-            wait_until(lambda: shares(broker, vhost) == [4], 60, "one to have all")
+            wait_until(lambda: shares(rabbitmq, vhost) == [4], 60, "one to have all")
             second.start()
-            wait_until(lambda: shares(broker, vhost) == [2, 2], 60, "fair shares")
+            wait_until(lambda: shares(rabbitmq, vhost) == [2, 2], 60, "fair shares")
             first.kill()
             wait_until(
-                lambda: shares(broker, vhost) == [4], 60, "the other to have all"
+                lambda: shares(rabbitmq, vhost) == [4], 60, "the other to have all"
             )
         finally:
             stop.set()
@@ -278,12 +259,3 @@ def test_a_change_of_their_number_strands_nothing(
     assert run("topology", "check").exit_code == 0
     publish(env, [of_last])
     assert sum(len(taken(url, part)) for part in PARTS[:3]) == 1
-
-
-def test_a_broker_without_the_plugin_is_told_so(amqp_url: str) -> None:
-    topology = Topology.model_validate(document(4))
-    with (
-        connected(amqp_url) as connection,
-        pytest.raises(ConfigError, match="rabbitmq-plugins enable rabbitmq_consistent"),
-    ):
-        declare(connection, topology)

@@ -34,7 +34,7 @@ QUEUE, PENDING = "sensors.temperature", "pending.timeseries"
 
 @pytest.fixture
 def env(mesh_env: dict[str, str]) -> dict[str, str]:
-    return declared(mesh_env)
+    return mesh_env
 
 
 def publish(env: dict[str, str], messages: list[Outgoing]) -> None:
@@ -109,7 +109,7 @@ def test_alarms_and_archive_go_on_and_every_point_is_there_afterwards(
     text = Path(mesh_env["MESH_CONFIG_DIR"], "queues.yaml").read_text("utf-8")
     assert "30_000" in text
     queues = yaml.safe_load(text.replace("30_000", "200"))
-    env = declared(reconfigured(mesh_env, tmp_path / "config", queues=queues))
+    env = reconfigured(mesh_env, tmp_path / "config", queues=queues)
     url = env["MESH_BROKER_URL"]
 
     def archived() -> int:
@@ -222,14 +222,14 @@ def test_a_line_that_the_store_refuses_later_is_a_dead_letter_of_its_own_queue(
 
 
 def test_once_no_more_may_be_pending_the_queue_of_readings_is_paused(
-    mesh_env: dict[str, str], victoria: VictoriaMetrics, tmp_path: Path
+    new_mesh_env: dict[str, str], victoria: VictoriaMetrics, tmp_path: Path
 ) -> None:
-    topology = Path(mesh_env["MESH_CONFIG_DIR"], "topology.yaml").read_text("utf-8")
+    topology = Path(new_mesh_env["MESH_CONFIG_DIR"], "topology.yaml").read_text("utf-8")
     content: dict[str, Any] = yaml.safe_load(topology)
     content["queues"].append(
         {"name": PENDING, "delivery_limit": None, "max_bytes": 20_000}
     )
-    env = declared(reconfigured(mesh_env, tmp_path / "config", topology=content))
+    env = declared(reconfigured(new_mesh_env, tmp_path / "config", topology=content))
     good = [message(number) for number in range(3_000)]
     victoria.stop()
     with running(Worker(tmp_path, env, QUEUE)) as worker:

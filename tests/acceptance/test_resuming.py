@@ -15,7 +15,6 @@ from meshtasks.demo import loopback
 from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.support import scripted
 from tests.support.amqp import open_channel, publish_raw
-from tests.support.meshes import declared
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
 
@@ -25,7 +24,7 @@ APP = "tests.support.scripted"
 
 @pytest.fixture
 def env(mesh_env: dict[str, str]) -> dict[str, str]:
-    return declared(mesh_env)
+    return mesh_env
 
 
 def publish(env: dict[str, str], *records: dict[str, object]) -> None:
@@ -42,11 +41,11 @@ def wait_for_effect(env: dict[str, str], name: str) -> None:
 
 
 def test_after_its_connections_were_closed(
-    env: dict[str, str], rabbitmq: RabbitMQ, vhost: str, tmp_path: Path
+    env: dict[str, str], rabbitmq: RabbitMQ, mesh_vhost: str, tmp_path: Path
 ) -> None:
     with running(Worker(tmp_path, env, QUEUE, app=APP)) as worker:
-        wait_until(lambda: connections(rabbitmq, vhost), 20, "connections")
-        for name in connections(rabbitmq, vhost):
+        wait_until(lambda: connections(rabbitmq, mesh_vhost), 20, "connections")
+        for name in connections(rabbitmq, mesh_vhost):
             with suppress(loopback.HTTPFailed):  # it may have ended by itself
                 rabbitmq.api("DELETE", f"/connections/{quote(name, safe='')}")
         wait_until(lambda: "Connection to broker lost" in worker.log(), 20, "the loss")

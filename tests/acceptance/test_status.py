@@ -13,7 +13,6 @@ from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.demo.servers import VictoriaMetrics
 from tests.support.amqp import publish_raw
 from tests.support.command import Command, command
-from tests.support.meshes import declared
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
 
@@ -22,7 +21,7 @@ QUEUE, PENDING = "sensors.temperature", "pending.timeseries"
 
 @pytest.fixture
 def env(mesh_env: dict[str, str]) -> dict[str, str]:
-    return declared(mesh_env)
+    return mesh_env
 
 
 @pytest.fixture

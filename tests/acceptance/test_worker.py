@@ -21,7 +21,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.worker.consumer import commands_at_once
 from tests.support import scripted
 from tests.support.amqp import publish_raw, queue_depth, take
-from tests.support.meshes import declared, reconfigured
+from tests.support.meshes import reconfigured
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
 
@@ -35,7 +35,7 @@ def env(mesh_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
     retry = {"max_retries": 2, "retry_backoff": 1, "retry_backoff_max": 1}
     defaults = {"batch": {"count": 50}, "retry": retry, "time_limit_seconds": 5}
     queues = {"defaults": defaults}
-    return declared(reconfigured(mesh_env, tmp_path / "config", queues=queues))
+    return reconfigured(mesh_env, tmp_path / "config", queues=queues)
 
 
 def worker(

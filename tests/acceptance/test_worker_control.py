@@ -18,7 +18,6 @@ from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.support import scripted
 from tests.support.amqp import open_channel, publish_raw
 from tests.support.control import answer, asking
-from tests.support.meshes import declared
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
 
@@ -27,7 +26,7 @@ MOTION, NOTIFICATIONS = "sensors.motion", "alerts.notifications"
 
 @pytest.fixture
 def env(mesh_env: dict[str, str]) -> dict[str, str]:
-    return declared(mesh_env)
+    return mesh_env
 
 
 def scripted_worker(
@@ -66,7 +65,7 @@ def close_connections(rabbitmq: RabbitMQ, vhost: str) -> None:
 
 
 def test_what_was_added_and_cancelled_stays_so_after_a_reconnect(
-    env: dict[str, str], rabbitmq: RabbitMQ, vhost: str, tmp_path: Path
+    env: dict[str, str], rabbitmq: RabbitMQ, mesh_vhost: str, tmp_path: Path
 ) -> None:
     with running(scripted_worker(env, tmp_path, MOTION, "commands")) as worker:
         with asking(env) as app:
@@ -74,7 +73,7 @@ def test_what_was_added_and_cancelled_stays_so_after_a_reconnect(
             assert "ok" in answer(app, "cancel_consumer", queue=MOTION)
             assert "ok" in answer(app, "cancel_consumer", queue="commands")
             assert "ok" in answer(app, "add_consumer", queue="commands")
-        close_connections(rabbitmq, vhost)
+        close_connections(rabbitmq, mesh_vhost)
         wait_until(lambda: "Connection to broker lost" in worker.log(), 20, "the loss")
         publish(env, NOTIFICATIONS, "after")
 

@@ -17,7 +17,6 @@ from meshtasks.demo.process import Process
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.worker.consumer import MeshConsumer
 from tests.support.accounts import PASSWORD, account
-from tests.support.meshes import declared
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 from tests.support.worker import CELERY, ROOT, Worker
 
@@ -83,7 +82,7 @@ def test_options_that_would_not_do_what_they_say_are_refused(
 def test_stray_commas_repetitions_and_exclusions_are_understood(
     mesh_env: dict[str, str], tmp_path: Path
 ) -> None:
-    env = declared(mesh_env)
+    env = mesh_env
     queues = (MOTION, "", f" {MOTION} ", "alerts.notifications", "")
     arguments = ("-P", "solo", "-X", "alerts.notifications,devices")
     worker = Worker(
@@ -106,7 +105,7 @@ def test_the_own_command_runs_the_same_worker(
         "worker",
         [CELERY.with_name("meshtasks"), *arguments],
         log_path=tmp_path / "worker.log",
-        env={**os.environ, **declared(mesh_env)},
+        env={**os.environ, **mesh_env},
         cwd=tmp_path,
     )
     worker.start()
@@ -128,11 +127,11 @@ def test_what_the_broker_refuses_is_one_message_and_no_loop(
     wrong: str,
     mesh_env: dict[str, str],
     rabbitmq: RabbitMQ,
-    vhost: str,
+    mesh_vhost: str,
     tmp_path: Path,
 ) -> None:
-    producer = account(rabbitmq, vhost, "producer")
-    env = declared(mesh_env)
+    producer = account(rabbitmq, mesh_vhost, "producer")
+    env = mesh_env
     url, said = {
         "password": (producer.replace(f":{PASSWORD}@", ":x@"), "refuses the user"),
         "virtual host": (producer + "-none", "refuses the virtual host"),

@@ -15,7 +15,7 @@ from meshtasks.amqp import headers
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from tests.support.amqp import drain, queue_depth, take
 from tests.support.archive import lines_sent
-from tests.support.meshes import declared, reconfigured
+from tests.support.meshes import reconfigured
 from tests.support.receiver import Answer, Receiver
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
@@ -48,7 +48,7 @@ def configure(
             workflows={"workflows": list(workflows)},
             queues=queues,
         )
-        return {**declared(env), "MESH_N8N_URL": receiver.url}
+        return {**env, "MESH_N8N_URL": receiver.url}
 
     return configure
 

@@ -6,12 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import kombu
 import pytest
 from msgspec.structs import replace
 
-from meshtasks.amqp.declare import declare
-from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError
 from meshtasks.flows.alerts.handler import NOTIFYING, receive_critical, receive_others
@@ -32,8 +29,6 @@ def sinks(mesh_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator
     for name, value in mesh_env.items():
         monkeypatch.setenv(name, value)
     sinks = Sinks(load_settings())
-    with kombu.Connection(mesh_env["MESH_BROKER_URL"]) as connection:
-        declare(connection, sinks.settings.read(TOPOLOGY))
     yield sinks
     sinks.close()
 
@@ -108,7 +103,7 @@ def test_all_records_of_an_array_are_taken_in(sinks: Sinks, known: Known) -> Non
 
 
 def test_alerts_are_archived_by_the_queue_that_acts_on_them(
-    sinks: Sinks, amqp_url: str
+    sinks: Sinks, mesh_url: str
 ) -> None:
     batch = batch_of(CRITICAL, WARNING)
     receive_critical(batch, sinks)
@@ -116,7 +111,7 @@ def test_alerts_are_archived_by_the_queue_that_acts_on_them(
 
     lines = [
         line["record"]
-        for message in drain(amqp_url, "archive.events")
+        for message in drain(mesh_url, "archive.events")
         for line in lines_sent(message.body)
     ]
     assert lines == [CRITICAL, WARNING]

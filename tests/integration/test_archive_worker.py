@@ -10,14 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from kombu import Connection
 
-from meshtasks.amqp.declare import declare
 from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.environment import Environment
-from meshtasks.config.settings import Settings
 from meshtasks.flows.archive.objects import ObjectStore, open_store
 from meshtasks.flows.excerpts import archive_messages, excerpt
 from tests.support.amqp import queue_depth
@@ -51,14 +47,11 @@ def impatient_config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def environment(amqp_url: str, impatient_config: Path, tmp_path: Path) -> Environment:
+def environment(mesh_url: str, impatient_config: Path, tmp_path: Path) -> Environment:
     """A mesh with its topology, whose archive is a directory."""
-    environment = directory_environment(
-        tmp_path, broker_url=amqp_url, config_dir=impatient_config
+    return directory_environment(
+        tmp_path, broker_url=mesh_url, config_dir=impatient_config
     )
-    with Connection(amqp_url) as connection:
-        declare(connection, Settings(environment).read(TOPOLOGY))
-    return environment
 
 
 @pytest.fixture

@@ -7,13 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import kombu
 import pytest
 from typing_extensions import override
 
-from meshtasks.amqp.declare import declare
 from meshtasks.amqp.publisher import Outgoing, Publisher
-from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import load_settings
 from meshtasks.demo.servers import VictoriaMetrics
 from meshtasks.errors import PublishUnconfirmed
@@ -48,8 +45,6 @@ def open_sinks(
             for name, value in (mesh_env | changes).items():
                 monkeypatch.setenv(name, value)
             sinks = Sinks(load_settings())
-            with kombu.Connection(mesh_env["MESH_BROKER_URL"]) as connection:
-                declare(connection, sinks.settings.read(TOPOLOGY))
             for sink in (sinks[TIMESERIES], sinks[RULE_STATE], sinks[PUBLISHER]):
                 opened.callback(sink.close)
             return sinks
@@ -119,21 +114,21 @@ def test_humidities_are_stored_in_percent(
 
 
 def test_a_rerun_changes_nothing(
-    sinks: Sinks, victoria: VictoriaMetrics, amqp_url: str
+    sinks: Sinks, victoria: VictoriaMetrics, mesh_url: str
 ) -> None:
     batch = batch_of(reading(0, 60.0), reading(1, 20.0))
 
     store_temperatures(batch, sinks)
-    first = alerts(amqp_url)
+    first = alerts(mesh_url)
     store_temperatures(batch, sinks)
 
     assert count_samples(victoria) == 2
     assert len(first) == 2
-    assert alerts(amqp_url) == []
+    assert alerts(mesh_url) == []
 
 
 def test_while_the_store_is_down_good_readings_wait_and_bad_ones_are_dead(
-    sinks: Sinks, victoria: VictoriaMetrics, amqp_url: str
+    sinks: Sinks, victoria: VictoriaMetrics, mesh_url: str
 ) -> None:
     victoria.kill()
 
@@ -142,7 +137,7 @@ def test_while_the_store_is_down_good_readings_wait_and_bad_ones_are_dead(
     assert isinstance(good, Retry)
     assert good.sink == "timeseries"
     assert isinstance(bad, Dead)
-    assert alerts(amqp_url) == []
+    assert alerts(mesh_url) == []
 
 
 def test_a_reading_that_the_store_refuses_is_dead_alone(
@@ -163,10 +158,10 @@ def test_a_reading_that_the_store_refuses_is_dead_alone(
     assert "field type conflict" in outcome.reason
 
 
-def test_an_anomaly_is_published_as_an_alert(sinks: Sinks, amqp_url: str) -> None:
+def test_an_anomaly_is_published_as_an_alert(sinks: Sinks, mesh_url: str) -> None:
     store_temperatures(batch_of(reading(value=60.0, location="attic")), sinks)
 
-    (alert,) = alerts(amqp_url)
+    (alert,) = alerts(mesh_url)
     record = json.loads(alert.body)
     assert alert.routing_key == "alerts.critical.rules.overheating"
     assert record["title"] == "attic is overheating"
@@ -175,11 +170,11 @@ def test_an_anomaly_is_published_as_an_alert(sinks: Sinks, amqp_url: str) -> Non
     assert record["labels"]["sensor_id"] == "attic"
 
 
-def test_an_alert_is_resolved_in_a_later_batch(sinks: Sinks, amqp_url: str) -> None:
+def test_an_alert_is_resolved_in_a_later_batch(sinks: Sinks, mesh_url: str) -> None:
     store_temperatures(batch_of(reading(0, 60.0)), sinks)
     store_temperatures(batch_of(reading(60, 20.0)), sinks)
 
-    firing, resolved = (json.loads(each.body) for each in alerts(amqp_url))
+    firing, resolved = (json.loads(each.body) for each in alerts(mesh_url))
     assert (firing["resolved"], resolved["resolved"]) == (False, True)
     assert firing["fingerprint"] == resolved["fingerprint"]
 
@@ -194,12 +189,12 @@ class FailingPublisher(Publisher):
 
 
 def test_an_alert_whose_confirm_is_lost_is_given_again_with_the_same_id(
-    sinks: Sinks, amqp_url: str
+    sinks: Sinks, mesh_url: str
 ) -> None:
     batch = batch_of(reading(value=60.0))
     working = sinks[PUBLISHER]
 
-    sinks[PUBLISHER] = FailingPublisher(amqp_url)
+    sinks[PUBLISHER] = FailingPublisher(mesh_url)
     (outcome,) = store_temperatures(batch, sinks)
     sinks[PUBLISHER].close()
     sinks[PUBLISHER] = working
@@ -207,17 +202,17 @@ def test_an_alert_whose_confirm_is_lost_is_given_again_with_the_same_id(
 
     assert isinstance(outcome, Retry)
     assert again is DONE
-    one, other = alerts(amqp_url)
+    one, other = alerts(mesh_url)
     assert one.properties["message_id"] == other.properties["message_id"]
 
 
 def test_selected_readings_go_to_the_archive_and_bad_ones_do_not(
-    sinks: Sinks, amqp_url: str
+    sinks: Sinks, mesh_url: str
 ) -> None:
     single = reading(0, battery=87)
     store_temperatures(batch_of(single, BAD, [reading(1), reading(1), BAD]), sinks)
 
-    (message,) = drain(amqp_url, "archive.metrics")
+    (message,) = drain(mesh_url, "archive.metrics")
     lines = lines_sent(message.body)
     assert message.routing_key == "sensors.temperature"
     assert [line["record"] for line in lines] == [single, reading(1), reading(1)]
@@ -225,10 +220,10 @@ def test_selected_readings_go_to_the_archive_and_bad_ones_do_not(
 
 
 def test_an_archived_reading_has_the_same_id_when_the_message_comes_again(
-    sinks: Sinks, amqp_url: str
+    sinks: Sinks, mesh_url: str
 ) -> None:
     for _ in range(2):
         store_temperatures(batch_of(reading(0), [reading(1), reading(2)]), sinks)
 
-    one, other = drain(amqp_url, "archive.metrics")
+    one, other = drain(mesh_url, "archive.metrics")
     assert one.body == other.body

@@ -15,11 +15,16 @@ import amqp
 import pytest
 from paho.mqtt import publish as mqtt
 
+from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.declare import declare
+from meshtasks.amqp.topology import Topology
 from meshtasks.demo import loopback
 from meshtasks.demo.process import ProcessFailed
 from meshtasks.demo.rabbitmq import Ports, RabbitMQ
+from meshtasks.errors import ConfigError
 from tests.support.amqp import has_registered, open_channel, publish_raw, take
 from tests.support.processes import processes_of
+from tests.support.topologies import small_document
 from tests.support.waiting import wait_until
 
 _SALT = b"salt"
@@ -168,6 +173,18 @@ def test_definitions_are_imported_at_start(plain_node: RabbitMQ) -> None:
         assert channel.basic_get("kitchen") is None
         with pytest.raises(amqp.exceptions.AccessRefused):
             channel.queue_declare("garden")
+
+
+def test_partitions_on_a_node_without_their_plugin_are_refused_with_the_remedy(
+    plain_node: RabbitMQ,
+) -> None:
+    document = small_document()
+    document["queues"][0]["partitions"] = 4
+    with (
+        connected(plain_node.amqp_url()) as connection,
+        pytest.raises(ConfigError, match="rabbitmq-plugins enable rabbitmq_consistent"),
+    ):
+        declare(connection, Topology.model_validate(document))
 
 
 def test_the_administrator_of_a_directory_stays_the_same(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from meshtasks.observation.explain import explain
 from meshtasks.producers.__main__ import application
 from tests.support.amqp import queue_depth
 from tests.support.docs import PAGES, ROOT, Snippet, snippets, with_snippets
-from tests.support.meshes import declared, reconfigured
+from tests.support.meshes import reconfigured
 
 #: Parts of the package that tests/acceptance/test_installed_flow.py runs.
 _OF_PACKAGE = "# mesh-tides/"
@@ -195,7 +195,7 @@ def test_yaml_is_a_part_of_its_file(snippet: Snippet, settings_of: SettingsOf) -
 def test_python_runs(
     snippet: Snippet, mesh_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = declared(mesh_env)["MESH_BROKER_URL"]
+    url = mesh_env["MESH_BROKER_URL"]
     text = snippet.text.replace("amqp://user:password@broker//", url)
     assert text != snippet.text
 

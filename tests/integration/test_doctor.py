@@ -35,13 +35,13 @@ from tests.support.receiver import Answer, Receiver
 
 @pytest.fixture
 def doctor(
-    mesh_env: dict[str, str],
+    new_mesh_env: dict[str, str],
     rabbitmq: RabbitMQ,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Command:
     """Runs ``meshtasks doctor`` on a mesh of the test's own."""
-    for name, value in mesh_env.items():
+    for name, value in new_mesh_env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MESH_TRITON_URL", f"127.0.0.1:{loopback.free_port()}")
     run = command(load_settings().env, monkeypatch, capsys)
@@ -56,9 +56,9 @@ def found(text: str) -> dict[str, dict[str, Any]]:
 
 
 def test_a_mesh_that_is_well_has_nothing_failed(
-    doctor: Command, mesh_env: dict[str, str]
+    doctor: Command, new_mesh_env: dict[str, str]
 ) -> None:
-    declared(mesh_env)
+    declared(new_mesh_env)
 
     result = doctor("--json")
 
@@ -163,13 +163,12 @@ def test_a_fault_is_told_in_its_own_words() -> None:
 
 
 def test_what_an_account_may_not_do_is_found_without_doing_it(
-    mesh_env: dict[str, str], rabbitmq: RabbitMQ, vhost: str
+    mesh_env: dict[str, str], rabbitmq: RabbitMQ, mesh_vhost: str
 ) -> None:
-    declared(mesh_env)
-    user = f"guarded-{vhost}"
+    user = f"guarded-{mesh_vhost}"
     rabbitmq.api("PUT", f"/users/{user}", {"password": "p", "tags": ""})
     rights = {"configure": "", "write": "sensors", "read": ".*"}
-    rabbitmq.api("PUT", f"/permissions/{vhost}/{user}", rights)
+    rabbitmq.api("PUT", f"/permissions/{mesh_vhost}/{user}", rights)
     topology = load_yaml(Path(mesh_env["MESH_CONFIG_DIR"]) / "topology.yaml", Topology)
     url = urlsplit(mesh_env["MESH_BROKER_URL"])
     guarded = url._replace(netloc=f"{user}:p@{url.hostname}:{url.port}").geturl()

@@ -20,7 +20,7 @@ from meshtasks.flows.sinks import PUBLISHER, Sinks
 from meshtasks.outcome import DONE, Dead, Retry
 from tests.support.amqp import drain
 from tests.support.inference import RESULTS, batch_of, request
-from tests.support.meshes import declared, reconfigured
+from tests.support.meshes import reconfigured
 from tests.support.triton import (
     BE_BUSY,
     BE_SLOW,
@@ -48,7 +48,7 @@ def open_sinks(
     with ExitStack() as opened:
 
         def open_sinks(env: dict[str, str] = mesh_env, **changes: str) -> Sinks:
-            for name, value in (declared(env) | changes).items():
+            for name, value in (env | changes).items():
                 monkeypatch.setenv(name, value)
             sinks = Sinks(load_settings())
             opened.callback(sinks.close)
@@ -63,11 +63,11 @@ def sinks(open_sinks: OpenSinks, triton: Server) -> Sinks:
 
 
 @pytest.fixture
-def results(amqp_url: str) -> Callable[[], dict[str, dict[str, Any]]]:
+def results(mesh_url: str) -> Callable[[], dict[str, dict[str, Any]]]:
     """Takes the published results, by request id."""
 
     def results() -> dict[str, dict[str, Any]]:
-        taken = [json.loads(each.body) for each in drain(amqp_url, RESULTS)]
+        taken = [json.loads(each.body) for each in drain(mesh_url, RESULTS)]
         return {each["request_id"]: each for each in taken}
 
     return results
@@ -85,12 +85,12 @@ def numbers(result: dict[str, Any]) -> list[Any]:
 # --- answers
 
 
-def test_a_request_is_answered(sinks: Sinks, amqp_url: str) -> None:
+def test_a_request_is_answered(sinks: Sinks, mesh_url: str) -> None:
     asked = request("r1", 1.5, timestamp="2026-11-23T13:00:00.25Z", sensor_id="attic")
 
     assert run_models(batch_of(asked), sinks) == [DONE]
 
-    (answer,) = drain(amqp_url, RESULTS)
+    (answer,) = drain(mesh_url, RESULTS)
     result = json.loads(answer.body)
     assert result.pop("latency_ms") > 0
     assert result == {
@@ -168,7 +168,7 @@ def test_a_model_that_takes_no_batches_gets_requests_one_by_one(
 
 
 def test_a_rerun_gives_results_of_the_same_message_ids(
-    sinks: Sinks, amqp_url: str
+    sinks: Sinks, mesh_url: str
 ) -> None:
     nameless = request("x", 3)
     del nameless["request_id"]
@@ -177,7 +177,7 @@ def test_a_rerun_gives_results_of_the_same_message_ids(
 
     def message_ids() -> list[str]:
         run_models(batch, sinks)
-        return [each.properties["message_id"] for each in drain(amqp_url, RESULTS)]
+        return [each.properties["message_id"] for each in drain(mesh_url, RESULTS)]
 
     first = message_ids()
     assert len(set(first)) == 4
@@ -227,11 +227,11 @@ def test_a_request_that_does_not_fit_is_dead_and_its_result_has_the_reason(
 
 
 def test_without_a_model_the_result_goes_by_the_routing_key(
-    sinks: Sinks, amqp_url: str
+    sinks: Sinks, mesh_url: str
 ) -> None:
     (outcome,) = run_models(batch_of({"request_id": "r1", "inputs": []}), sinks)
 
-    (answer,) = drain(amqp_url, RESULTS)
+    (answer,) = drain(mesh_url, RESULTS)
     assert isinstance(outcome, Dead)
     assert answer.routing_key == "ai.result.obedient"
     assert json.loads(answer.body)["error"].startswith("model: this field is missing")
@@ -397,7 +397,7 @@ def test_the_description_of_a_model_is_read_again_when_inputs_do_not_fit(
 
 
 def test_a_crashed_model_is_an_alert_until_it_answers_again(
-    open_sinks: OpenSinks, new_triton: Server, amqp_url: str
+    open_sinks: OpenSinks, new_triton: Server, mesh_url: str
 ) -> None:
     sinks = open_sinks(MESH_TRITON_URL=new_triton.url)
 
@@ -412,7 +412,7 @@ def test_a_crashed_model_is_an_alert_until_it_answers_again(
         assert (outcome.error_type, outcome.sink) == ("ModelCrashed", None)
         assert outcome.tried
     assert mended == [DONE]
-    alerts = [json.loads(each.body) for each in drain(amqp_url, "alerts.critical")]
+    alerts = [json.loads(each.body) for each in drain(mesh_url, "alerts.critical")]
     assert [(each["title"], each["resolved"]) for each in alerts] == [
         ("Model obedient has crashed", False),
         ("Model obedient has crashed", True),
@@ -431,9 +431,9 @@ class FailingPublisher(Publisher):
 
 
 def test_answers_whose_confirm_is_lost_are_given_again(
-    sinks: Sinks, amqp_url: str
+    sinks: Sinks, mesh_url: str
 ) -> None:
-    sinks[PUBLISHER] = FailingPublisher(amqp_url)
+    sinks[PUBLISHER] = FailingPublisher(mesh_url)
 
     outcomes = run_models(batch_of(request("good"), request("bad", inputs=[])), sinks)
 

@@ -18,7 +18,7 @@ from meshtasks.outcome import DONE, Dead, Outcome, Retry
 from tests.support.amqp import drain
 from tests.support.archive import lines_sent
 from tests.support.inference import NOW, RESULTS, batch_of
-from tests.support.meshes import declared, reconfigured
+from tests.support.meshes import reconfigured
 from tests.support.victoria import count_samples, export
 
 MODELS = {
@@ -71,7 +71,7 @@ def evaluate(
     """Runs the handler on results to one model."""
     with ExitStack() as opened:
         env = reconfigured(mesh_env, tmp_path / "config", models=MODELS)
-        for name, value in declared(env).items():
+        for name, value in env.items():
             monkeypatch.setenv(name, value)
         sinks = Sinks(load_settings())
         opened.callback(sinks.close)
@@ -175,22 +175,22 @@ def test_the_largest_scores_are_stored_under_their_labels(
 
 
 def test_the_rows_of_a_batch_are_series_of_their_own(
-    evaluate: Evaluate, victoria: VictoriaMetrics, amqp_url: str
+    evaluate: Evaluate, victoria: VictoriaMetrics, mesh_url: str
 ) -> None:
     assert evaluate(result(rows=3)) == [DONE]
 
     assert count_samples(victoria, "inference_score") == 3
-    (archived,) = drain(amqp_url, "archive.events")
+    (archived,) = drain(mesh_url, "archive.events")
     assert len(lines_sent(archived.body)) == 1
 
 
 def test_a_score_above_its_threshold_is_an_alert_until_it_is_below(
-    evaluate: Evaluate, amqp_url: str
+    evaluate: Evaluate, mesh_url: str
 ) -> None:
     evaluate(result(0, 0.9), result(1, 0.7))
     evaluate(result(2, 0.5))
 
-    firing, over = alerts(amqp_url)
+    firing, over = alerts(mesh_url)
     assert (firing["title"], firing["message"]) == ("attic is odd", "score 0.90")
     assert (firing["severity"], firing["source"]) == ("warning", "rules.odd")
     assert firing["labels"]["model"] == "anomaly"
@@ -199,26 +199,26 @@ def test_a_score_above_its_threshold_is_an_alert_until_it_is_below(
     assert over["message"] == "inference: inference score is back at 0.5."
 
 
-def test_a_label_may_be_an_alert(evaluate: Evaluate, amqp_url: str) -> None:
+def test_a_label_may_be_an_alert(evaluate: Evaluate, mesh_url: str) -> None:
     evaluate(scene(0.01, 0.95, 0.04))
 
-    (alert,) = alerts(amqp_url)
+    (alert,) = alerts(mesh_url)
     assert alert["message"] == "porch sees a person"
 
 
 def test_a_rule_of_one_model_does_not_watch_another(
-    evaluate: Evaluate, amqp_url: str
+    evaluate: Evaluate, mesh_url: str
 ) -> None:
     evaluate(result(0, 0.99, model="other"))
 
-    assert alerts(amqp_url) == []
+    assert alerts(mesh_url) == []
 
 
-def test_results_are_archived(evaluate: Evaluate, amqp_url: str) -> None:
+def test_results_are_archived(evaluate: Evaluate, mesh_url: str) -> None:
     good, bad = result(0), result(1, outputs=[])
     evaluate(good, bad)
 
-    (message,) = drain(amqp_url, "archive.events")
+    (message,) = drain(mesh_url, "archive.events")
     (line,) = lines_sent(message.body)
     assert line["record"] == good
     assert line["routing_key"] == "ai.result.anomaly"
@@ -266,14 +266,14 @@ def test_a_result_that_is_none_is_dead_alone(
 
 
 def test_a_rerun_changes_nothing(
-    evaluate: Evaluate, victoria: VictoriaMetrics, amqp_url: str
+    evaluate: Evaluate, victoria: VictoriaMetrics, mesh_url: str
 ) -> None:
     for _ in range(2):
         evaluate(result(0, 0.9))
 
     assert count_samples(victoria, "inference_score") == 1
-    assert len(alerts(amqp_url)) == 1
-    one, other = drain(amqp_url, "archive.events")
+    assert len(alerts(mesh_url)) == 1
+    one, other = drain(mesh_url, "archive.events")
     assert one.body == other.body
 
 

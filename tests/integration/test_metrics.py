@@ -17,7 +17,6 @@ from tests.support.amqp import drain
 from tests.support.archive import lines_sent
 from tests.support.handling import NOW, handle, message, opened, settings_of
 from tests.support.influx import InfluxTarget
-from tests.support.meshes import declared
 from tests.support.victoria import count_samples, export
 
 NOW_MS = int(NOW * 1000)
@@ -29,7 +28,6 @@ Open = Callable[..., Sinks]
 @pytest.fixture
 def open_sinks(mesh_env: dict[str, str]) -> Iterator[Open]:
     """Opens the sinks of a mesh, with changes to its environment."""
-    declared(mesh_env)
     with ExitStack() as stack:
 
         def open_sinks(**environment: Any) -> Sinks:
@@ -151,7 +149,7 @@ def test_no_text_takes_its_neighbours_with_it(
     ids=["json", "json batch", "influx"],
 )
 def test_what_telegraf_writes_is_stored_and_archived_in_each_of_its_formats(
-    sinks: Sinks, victoria: VictoriaMetrics, amqp_url: str, body: bytes
+    sinks: Sinks, victoria: VictoriaMetrics, mesh_url: str, body: bytes
 ) -> None:
     assert handle(sinks, system(body)) == [DONE, DONE]
 
@@ -160,7 +158,7 @@ def test_what_telegraf_writes_is_stored_and_archived_in_each_of_its_formats(
         ("swap_total", (1_795_439_940_000, 5)),
         ("system_uptime_format", (1_795_439_940_000, 0)),  # it has numbers only
     }
-    (archived,) = drain(amqp_url, "archive.metrics")
+    (archived,) = drain(mesh_url, "archive.metrics")
     assert [line["record"]["name"] for line in lines_sent(archived.body)] == [
         "swap",
         "system",
@@ -221,19 +219,19 @@ def test_a_field_of_another_type_than_before_is_dead_alone(
 
 
 def test_a_rerun_changes_nothing(
-    sinks: Sinks, victoria: VictoriaMetrics, amqp_url: str
+    sinks: Sinks, victoria: VictoriaMetrics, mesh_url: str
 ) -> None:
     batch = [
         system(metric({"used_percent": 99.0}, second=second)) for second in (0, 400)
     ]
 
     handle(sinks, *batch)
-    first = drain(amqp_url, "alerts.notifications")
+    first = drain(mesh_url, "alerts.notifications")
     handle(sinks, *batch)
 
     assert count_samples(victoria) == 2
     assert len(first) == 1
-    assert drain(amqp_url, "alerts.notifications") == []
+    assert drain(mesh_url, "alerts.notifications") == []
 
 
 def test_while_the_store_is_down_good_metrics_wait_and_bad_ones_are_dead(
@@ -252,7 +250,7 @@ def test_while_the_store_is_down_good_metrics_wait_and_bad_ones_are_dead(
 
 
 def test_a_disk_that_stays_full_is_an_alert_and_ends_as_one(
-    sinks: Sinks, amqp_url: str
+    sinks: Sinks, mesh_url: str
 ) -> None:
     tags = {"host": "nas", "path": "/data"}
     course = [(0, 95.5), (300, 95.5), (600, 50.0)]
@@ -266,7 +264,7 @@ def test_a_disk_that_stays_full_is_an_alert_and_ends_as_one(
     )
 
     firing, resolved = (
-        json.loads(each.body) for each in drain(amqp_url, "alerts.notifications")
+        json.loads(each.body) for each in drain(mesh_url, "alerts.notifications")
     )
     assert firing["title"] == "nas: /data is nearly full"
     assert firing["message"] == "/data of nas is 96 % full."
@@ -281,13 +279,13 @@ def test_a_disk_that_stays_full_is_an_alert_and_ends_as_one(
 
 
 def test_selected_metrics_go_to_the_archive_as_they_came(
-    sinks: Sinks, amqp_url: str
+    sinks: Sinks, mesh_url: str
 ) -> None:
     disk = metric({"n": 1}, source="telegraf")
 
     handle(sinks, system(disk), system(metric({})))
 
-    (archived,) = drain(amqp_url, "archive.metrics")
+    (archived,) = drain(mesh_url, "archive.metrics")
     (line,) = lines_sent(archived.body)
     assert archived.routing_key == "metrics.system"
     assert line["record"] == disk

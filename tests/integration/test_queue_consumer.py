@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import amqp
 import pytest
 from kombu import Connection
 
-from meshtasks.amqp.declare import declare
 from meshtasks.amqp.queues import BatchLimits, QueueSettings, RetryPolicy
-from meshtasks.amqp.topology import TOPOLOGY
-from meshtasks.config.environment import Environment
-from meshtasks.config.settings import Settings
 from meshtasks.flows.contract import Handler
 from meshtasks.worker.batching import Buffer
 from meshtasks.worker.queue_consumer import QueueConsumer
@@ -24,12 +19,8 @@ QUEUE = "sensors.motion"
 
 
 @pytest.fixture
-def connection(mesh_env: dict[str, str]) -> Iterator[Connection]:
-    topology = Settings(Environment(config_dir=Path(mesh_env["MESH_CONFIG_DIR"]))).read(
-        TOPOLOGY
-    )
-    with Connection(mesh_env["MESH_BROKER_URL"]) as connection:
-        declare(connection, topology)
+def connection(mesh_url: str) -> Iterator[Connection]:
+    with Connection(mesh_url) as connection:
         yield connection
 
 
@@ -47,11 +38,11 @@ def consumer() -> QueueConsumer:
 
 
 def test_a_channel_that_the_broker_closed_is_reported(
-    connection: Connection, consumer: QueueConsumer, amqp_url: str
+    connection: Connection, consumer: QueueConsumer, mesh_url: str
 ) -> None:
     lost: list[str] = []
     consumer.open(connection, lambda _consumer, reason: lost.append(reason))
-    with open_channel(amqp_url) as channel:
+    with open_channel(mesh_url) as channel:
         channel.queue_delete(QUEUE)
 
     with pytest.raises(amqp.NotFound):
@@ -61,12 +52,12 @@ def test_a_channel_that_the_broker_closed_is_reported(
 
 
 def test_a_consumer_that_the_broker_cancelled_is_reported(
-    connection: Connection, consumer: QueueConsumer, amqp_url: str
+    connection: Connection, consumer: QueueConsumer, mesh_url: str
 ) -> None:
     lost: list[str] = []
     consumer.open(connection, lambda _consumer, reason: lost.append(reason))
     consumer.consume()
-    with open_channel(amqp_url) as channel:
+    with open_channel(mesh_url) as channel:
         channel.queue_delete(QUEUE)
 
     while not lost:
@@ -76,9 +67,9 @@ def test_a_consumer_that_the_broker_cancelled_is_reported(
 
 
 def test_a_queue_that_tries_a_sink_gets_no_more_than_it_needs(
-    connection: Connection, consumer: QueueConsumer, amqp_url: str
+    connection: Connection, consumer: QueueConsumer, mesh_url: str
 ) -> None:
-    publish_raw(amqp_url, "", QUEUE, *[b"{}"] * 10)
+    publish_raw(mesh_url, "", QUEUE, *[b"{}"] * 10)
     consumer.open(connection, lambda _consumer, _reason: None)
     consumer.consume(at_most=2)
     assert consumer.is_trying
@@ -95,7 +86,7 @@ def test_a_queue_that_tries_a_sink_gets_no_more_than_it_needs(
 
 
 def test_as_many_messages_are_asked_for_as_their_size_allows(
-    connection: Connection, amqp_url: str
+    connection: Connection, mesh_url: str
 ) -> None:
     opened: list[Buffer] = []
     consumer = QueueConsumer(
@@ -107,7 +98,7 @@ def test_as_many_messages_are_asked_for_as_their_size_allows(
         on_open=lambda _consumer, buffer: opened.append(buffer),
         on_dead=lambda _consumer, _adapted: None,
     )
-    publish_raw(amqp_url, "", QUEUE, *[b" " * 4_000] * 100)
+    publish_raw(mesh_url, "", QUEUE, *[b" " * 4_000] * 100)
     consumer.open(connection, lambda _consumer, _reason: None)
     consumer.consume()
     while not opened:

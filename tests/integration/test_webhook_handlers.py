@@ -24,7 +24,7 @@ from meshtasks.records.envelope import Envelope
 from tests.support.amqp import drain
 from tests.support.archive import lines_sent
 from tests.support.handling import NOW, handle, message, opened, settings_of
-from tests.support.meshes import declared, reconfigured
+from tests.support.meshes import reconfigured
 from tests.support.receiver import Answer, Receiver
 
 ROOT = Path(__file__).parents[2]
@@ -54,13 +54,6 @@ def open_sinks(receiver: Receiver, tmp_path: Path) -> Iterator[Open]:
         yield open_sinks
 
 
-@pytest.fixture
-def broker(amqp_url: str) -> str:
-    """AMQP URL of a broker with the topology."""
-    declared({"MESH_BROKER_URL": amqp_url, "MESH_CONFIG_DIR": str(ROOT / "config")})
-    return amqp_url
-
-
 def workflow(name: str, url: str | None = None, **changes: Any) -> dict[str, Any]:
     webhook = {"url": url or f"/webhook/{name}", **changes.pop("webhook", {})}
     return {"name": name, "routing_key": "#", "webhook": webhook, **changes}
@@ -81,10 +74,10 @@ def called(receiver: Receiver) -> list[str]:
     return [path.removeprefix("/webhook/") for path in paths]
 
 
-def archived(amqp_url: str, queue: str = "archive.metrics") -> list[Any]:
+def archived(mesh_url: str, queue: str = "archive.metrics") -> list[Any]:
     return [
         line["record"]
-        for each in drain(amqp_url, queue)
+        for each in drain(mesh_url, queue)
         for line in lines_sent(each.body)
     ]
 
@@ -93,14 +86,14 @@ def archived(amqp_url: str, queue: str = "archive.metrics") -> list[Any]:
 
 
 def test_an_event_without_a_workflow_is_archived_and_done(
-    open_sinks: Open, receiver: Receiver, broker: str
+    open_sinks: Open, receiver: Receiver, mesh_url: str
 ) -> None:
     event = motion()
 
-    assert handle(open_sinks(broker_url=broker), event) == [DONE]
+    assert handle(open_sinks(broker_url=mesh_url), event) == [DONE]
 
     assert receiver.requests == []
-    assert archived(broker) == [json.loads(event.body)]
+    assert archived(mesh_url) == [json.loads(event.body)]
 
 
 def test_an_event_that_nobody_is_to_be_told_of_starts_nothing_and_is_done(
@@ -130,17 +123,17 @@ def test_a_motion_starts_its_workflow_with_the_sensor_named(
 
 
 def test_a_state_change_goes_to_n8n_as_home_assistant_said_it(
-    open_sinks: Open, receiver: Receiver, broker: str
+    open_sinks: Open, receiver: Receiver, mesh_url: str
 ) -> None:
     state = {"entity_id": "lock.door", "state": "unlocked", "attributes": {"by": "key"}}
     change = {"entity_id": "lock.door", "old_state": None, "new_state": state}
     key = "home.lock.door.state_changed"
     event = message("home.events.state_changes", key, change)
 
-    assert handle(open_sinks(workflow("door"), broker_url=broker), event) == [DONE]
+    assert handle(open_sinks(workflow("door"), broker_url=mesh_url), event) == [DONE]
 
     assert json.loads(receiver.requests[0].body) == change
-    assert archived(broker, "archive.events") == [change]
+    assert archived(mesh_url, "archive.events") == [change]
 
 
 def test_an_automation_starts_its_workflow(
@@ -194,10 +187,10 @@ def test_the_key_is_the_same_when_a_message_comes_again_and_its_own_per_workflow
 
 
 def test_a_refused_event_is_dead_and_not_archived(
-    open_sinks: Open, receiver: Receiver, broker: str
+    open_sinks: Open, receiver: Receiver, mesh_url: str
 ) -> None:
     receiver.script(Answer(410, b"gone"))
-    sinks = open_sinks(workflow("light"), broker_url=broker)
+    sinks = open_sinks(workflow("light"), broker_url=mesh_url)
 
     dead, done = handle(sinks, motion(), motion())
 
@@ -205,7 +198,7 @@ def test_a_refused_event_is_dead_and_not_archived(
     assert dead.error_type == "WebhookRefused"
     assert dead.reason.endswith("answered 410: gone")
     assert done is DONE
-    assert len(archived(broker)) == 1
+    assert len(archived(mesh_url)) == 1
 
 
 def test_of_a_refused_batch_only_the_records_at_fault_are_dead(
@@ -275,11 +268,11 @@ def test_what_is_not_called_before_the_batch_has_taken_too_long_is_not_held_agai
 
 
 def test_while_n8n_is_unavailable_only_the_first_call_is_made(
-    open_sinks: Open, receiver: Receiver, broker: str
+    open_sinks: Open, receiver: Receiver, mesh_url: str
 ) -> None:
     elsewhere = workflow("elsewhere", url=f"{receiver.url}/elsewhere")
     down = f"http://127.0.0.1:{loopback.free_port()}"
-    sinks = open_sinks(workflow("light"), elsewhere, n8n_url=down, broker_url=broker)
+    sinks = open_sinks(workflow("light"), elsewhere, n8n_url=down, broker_url=mesh_url)
 
     outcomes = handle(sinks, motion(), motion())
 
@@ -290,7 +283,7 @@ def test_while_n8n_is_unavailable_only_the_first_call_is_made(
         ("webhook", False),
     ]
     assert called(receiver) == ["/elsewhere", "/elsewhere"]
-    assert archived(broker) == []
+    assert archived(mesh_url) == []
 
 
 # --- several workflows for one record
@@ -329,18 +322,18 @@ def test_nor_when_the_dead_letter_is_replayed(
 
 
 def test_nor_when_only_the_archive_could_not_be_reached(
-    open_sinks: Open, receiver: Receiver, broker: str
+    open_sinks: Open, receiver: Receiver, mesh_url: str
 ) -> None:
     nobody = f"amqp://127.0.0.1:{loopback.free_port()}//"
     event = motion()
     (first,) = handle(open_sinks(workflow("a"), broker_url=nobody), event)
 
-    (second,) = handle(open_sinks(workflow("a"), broker_url=broker), again(event))
+    (second,) = handle(open_sinks(workflow("a"), broker_url=mesh_url), again(event))
 
     assert isinstance(first, Retry)
     assert second is DONE
     assert called(receiver) == ["a"]
-    assert len(archived(broker)) == 1
+    assert len(archived(mesh_url)) == 1
 
 
 def test_a_log_that_cannot_be_written_is_the_fault_to_report(

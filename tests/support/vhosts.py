@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import quote
+
+import amqp
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
 from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.support.amqp import open_channel
 from tests.support.topologies import shipped_topology
+
+#: Exchanges of Celery's remote control and events, which outlive their workers.
+_OF_WORKERS = ("celery.pidbox", "reply.celery.pidbox", "celeryev")
 
 
 class MeshVhosts:
@@ -27,6 +33,7 @@ class MeshVhosts:
         self._node = node
         self._numbers = itertools.count(1)
         self._free: list[str] = []
+        self._topology = shipped_topology()
         self._shipped: list[str] | None = None
 
     def take(self) -> str:
@@ -36,38 +43,47 @@ class MeshVhosts:
         name = f"mesh-{next(self._numbers)}"
         self._node.create_vhost(name)
         with connected(self._node.amqp_url(name)) as connection:
-            declare(connection, shipped_topology())
+            declare(connection, self._topology)
         if self._shipped is None:
             self._shipped = self._described(name)
         return name
 
     def give_back(self, name: str) -> None:
         """Keep it for another test, if this one left nothing but messages."""
-        if self._is_left(name) and self._empty(name):
+        if self._is_unused(name) and self._is_cleared(name):
             self._free.append(name)
         else:
             self._node.delete_vhost(name)
 
-    def _is_left(self, name: str) -> bool:
-        """Whether nobody uses it any more, and nothing was declared or deleted."""
-        connections = self._node.api("GET", f"/vhosts/{quote(name)}/connections")
-        return not connections and self._described(name) == self._shipped
+    def _is_unused(self, name: str) -> bool:
+        return not self._node.api("GET", f"/vhosts/{quote(name)}/connections")
 
-    def _empty(self, name: str) -> bool:
-        queues = [queue.name for queue in shipped_topology().all_queues]
+    def _is_cleared(self, name: str) -> bool:
+        """Whether it is as it was, without the messages and what workers declared."""
+        if self._described(name, without=_OF_WORKERS) != self._shipped:
+            return False
+        queues = [queue.name for queue in self._topology.all_queues]
         with open_channel(self._node.amqp_url(name)) as channel:
-            for queue in queues:
+            for exchange in _OF_WORKERS:
+                channel.exchange_delete(exchange)
+            filled = [queue for queue in queues if _count(channel, queue)]
+            for queue in filled:
                 channel.queue_purge(queue)
-            return not any(
-                channel.queue_declare(queue, passive=True).message_count
-                for queue in queues
-            )
+            return not any(_count(channel, queue) for queue in filled)
 
-    def _described(self, name: str) -> list[str]:
+    def _described(self, name: str, without: Collection[str] = ()) -> list[str]:
         definitions: dict[str, Any] = self._node.api(
             "GET", f"/definitions/{quote(name)}"
         )
         lists = (each for each in definitions.values() if isinstance(each, list))
         return sorted(
-            json.dumps(item, sort_keys=True) for each in lists for item in each
+            json.dumps(item, sort_keys=True)
+            for each in lists
+            for item in each
+            if item.get("name") not in without
         )
+
+
+def _count(channel: amqp.Channel, queue: str) -> int:
+    """Messages that are ready in a queue."""
+    return int(channel.queue_declare(queue, passive=True).message_count)
