@@ -8,7 +8,8 @@ session's gateway.
 ``gateway``          the session's HTTP gateway; leave it as you found it
 ``gateway_url``      AMQP URL of its broker
 ``gateway_network``  the network between the two, to cut
-``console``          a gateway with the console, and ``page`` a browser that looks at it
+``console``          a gateway with the console, and ``page`` a browser that may look at
+                     it; ``home``, one that does
 ===================  ===========================================================
 """
 
@@ -146,9 +147,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture
 def page(console: Gateway, browser: Browser) -> Iterator[Browser]:
     """A browser that is logged in as somebody who may operate the mesh."""
+    browser.open("about:blank")
     browser.look(width=1280)
     browser.complaints.clear()
-    browser.open(f"{console.url}/login?token={token_of('operator')}")
-    browser.wait_for("House")
+    console.log_in(browser, "operator")
     yield browser
     assert browser.complaints == []
+
+
+@pytest.fixture
+def home(console: Gateway, page: Browser) -> Browser:
+    """It, when it looks at the house."""
+    page.open(console.url)
+    page.wait_for("House")
+    return page

@@ -82,14 +82,14 @@ class TestPages:
         assert [each for each in page.requested if not each.startswith(local)] == []
 
     def test_a_reading_is_seen_on_the_first_page_in_its_canonical_unit(
-        self, page: Browser, url: str
+        self, home: Browser, url: str
     ) -> None:
-        page.wait_for("wait")  # the mesh is being looked at
+        home.wait_for("wait")  # the mesh is being looked at
         body = b'{"sensor_id": "k1", "location": "kitchen", "value": 71.6, "unit": "F"}'
 
         def is_seen() -> bool:
             publish(url, reading(body))
-            return "kitchen" in page.text() and "22 °C" in page.text()
+            return "kitchen" in home.text() and "22 °C" in home.text()
 
         wait_until(is_seen, 60, "the reading")
         drain(url, TEMPERATURES)

@@ -71,7 +71,7 @@ def damp(console_mesh: Environment) -> Iterator[None]:
 
 
 def test_the_age_of_a_value_goes_on_and_begins_anew_with_the_next(
-    page: Browser, console_url: str
+    home: Browser, console_url: str
 ) -> None:
     def publish(value: float) -> None:
         body = json.dumps({"sensor_id": "c1", "location": "cabin", "value": value})
@@ -80,57 +80,61 @@ def test_the_age_of_a_value_goes_on_and_begins_anew_with_the_next(
 
     def is_seen() -> bool:
         publish(7)
-        return "7 °C" in card(page, "cabin")
+        return "7 °C" in card(home, "cabin")
 
     wait_until(is_seen, 300, "the value")
 
     def is_older() -> bool:
-        found = re.search(r"(\d+) (s|min) ago", card(page, "cabin"))
+        found = re.search(r"(\d+) (s|min) ago", card(home, "cabin"))
         return found is not None and int(found[1]) > 3
 
     wait_until(is_older, 300, "its age")
     publish(8)
-    wait_card(page, "cabin", "8 °C")
+    wait_card(home, "cabin", "8 °C")
     drain(console_url, QUEUE)
 
 
-def test_a_low_battery_is_marked_and_not_by_its_colour_alone(page: Browser) -> None:
-    wait_card(page, "shed", "9 % low")
+def test_a_low_battery_is_marked_and_not_by_its_colour_alone(
+    home: Browser,
+) -> None:
+    wait_card(home, "shed", "9 % low")
 
 
-def test_a_sensor_that_is_silent_for_longer_than_usual_is_grey(page: Browser) -> None:
-    wait_card(page, "sauna", " min ago")
+def test_a_sensor_that_is_silent_for_longer_than_usual_is_grey(
+    home: Browser,
+) -> None:
+    wait_card(home, "sauna", " min ago")
 
-    assert "mesh-sensor mesh-dim" in card(page, "sauna", "innerHTML")
-    assert "mesh-sensor mesh-dim" not in card(page, "shed", "innerHTML")
+    assert "mesh-sensor mesh-dim" in card(home, "sauna", "innerHTML")
+    assert "mesh-sensor mesh-dim" not in card(home, "shed", "innerHTML")
 
 
 @pytest.mark.usefixtures("damp")
 def test_a_card_is_red_while_an_alert_of_its_room_goes_on_and_leads_to_it(
-    page: Browser, console_mesh: Environment
+    home: Browser, console_mesh: Environment
 ) -> None:
-    wait_card(page, "shed", "warning alert: <b>damp</b> shed")
-    assert "mesh-alerting" in card(page, "shed", "className")
-    assert "mesh-alerting" not in card(page, "sauna", "className")
-    assert 'The warning alert "<b>damp</b> shed" goes on.' in page.text()
+    wait_card(home, "shed", "warning alert: <b>damp</b> shed")
+    assert "mesh-alerting" in card(home, "shed", "className")
+    assert "mesh-alerting" not in card(home, "sauna", "className")
+    assert 'The warning alert "<b>damp</b> shed" goes on.' in home.text()
 
     receive(console_mesh, alert())  # of the attic, and later
-    page.press("warning alert: <b>damp</b> shed")
+    home.press("warning alert: <b>damp</b> shed")
 
-    page.wait_for("Notified")
+    home.wait_for("Notified")
     first = "document.querySelector('.mesh-card h2').innerText"
-    wait_until(lambda: page.evaluate(first) == "<b>damp</b> shed", 300, "it first")
+    wait_until(lambda: home.evaluate(first) == "<b>damp</b> shed", 300, "it first")
     receive(console_mesh, alert(resolved=True))
 
 
 def test_a_card_is_no_longer_red_when_its_alert_is_over(
-    page: Browser, console_mesh: Environment
+    home: Browser, console_mesh: Environment
 ) -> None:
     hot = {"title": "hot", "labels": {"sensor_id": "sauna"}}
     receive(console_mesh, alert(**hot))
-    wait_card(page, "sauna", "warning alert: hot")
+    wait_card(home, "sauna", "warning alert: hot")
 
     receive(console_mesh, alert(**hot, resolved=True))
 
-    wait_until(lambda: "alert" not in card(page, "sauna"), 300, "its end")
-    assert "mesh-alerting" not in card(page, "sauna", "className")
+    wait_until(lambda: "alert" not in card(home, "sauna"), 300, "its end")
+    assert "mesh-alerting" not in card(home, "sauna", "className")

@@ -102,16 +102,16 @@ def test_a_sensor_that_nobody_knows_is_answered_with_names_like_it(
 
 @pytest.mark.usefixtures("chromium")
 def test_what_the_gateway_refuses_is_said_on_the_first_page(
-    console: Gateway, page: Browser
+    console: Gateway, home: Browser
 ) -> None:
     answer = console.post(
         "/v1/events/sensors/sensors.temperature.door", {"value": "21,5"}
     )
 
     assert answer.status_code == HTTPStatus.UNPROCESSABLE_ENTITY
-    page.wait_for("1 reading of door was refused (text value)")
-    page.press("1 reading of door was refused")
-    page.wait_for("the gateway answered 422")
+    home.wait_for("1 reading of door was refused (text value)")
+    home.press("1 reading of door was refused")
+    home.wait_for("the gateway answered 422")
 
 
 @pytest.mark.usefixtures("chromium")

@@ -12,6 +12,7 @@ import requests
 
 from meshtasks.demo import loopback
 from meshtasks.demo.process import Process
+from tests.support.browser import Browser
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("meshtasks")
@@ -78,6 +79,17 @@ class Gateway:
         """Stop it orderly; gives its exit code."""
         self._session.close()
         return self.process.stop(within_seconds=30)
+
+    def log_in(self, browser: Browser, caller: str) -> None:
+        """Have the browser see the console as one of :data:`SCOPES`."""
+        answer = requests.get(
+            f"{self.url}/login",
+            params={"token": token_of(caller)},
+            timeout=300,
+            allow_redirects=False,
+        )
+        for name, value in answer.cookies.items():
+            browser.call("Network.setCookie", name=name, value=value, url=self.url)
 
     def is_healthy(self) -> bool:
         """Whether it says so."""
