@@ -12,7 +12,6 @@ import io
 import re
 import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import urllib3
@@ -139,14 +138,11 @@ def retry_after_seconds(value: str | None) -> float | None:
     or a date (RFC 9110, section 10.2.3). None where it is missing or neither."""
     if not value:
         return None
-    if value.strip().isdecimal():
-        wait = float(value)
-    else:
-        try:
-            wait = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return None
-    return min(max(0.0, wait), LONGEST_ASKED_SECONDS)
+    try:
+        wait = urllib3.Retry().parse_retry_after(value)
+    except (HTTPError, ValueError, OverflowError):
+        return None
+    return min(wait, LONGEST_ASKED_SECONDS)
 
 
 class _InTime(io.RawIOBase):
