@@ -83,7 +83,7 @@ def load_yaml(path: Path, model: type[_Model]) -> _Model:
     """
     document = _parsed(path)
     try:
-        return model.model_validate(document.content())
+        return model.model_validate(document.content)
     except ValidationError as error:
         raise together(document.faults(error, _names(model))) from error
 
@@ -239,7 +239,7 @@ def _is_too_deep(text: str) -> bool:
     return False
 
 
-def _unreadable(source: str, error: yaml.YAMLError, text: str = "") -> ConfigError:
+def _unreadable(source: str, error: yaml.YAMLError, text: str) -> ConfigError:
     line, reason = None, str(error)
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark
@@ -261,18 +261,11 @@ class _Document:
 
     def __init__(self, source: str, text: str) -> None:
         self._source = source
-        self._loader = _Yaml(text)
-        self._root: yaml.Node | None = self._loader.get_single_node()
-
-    def content(self) -> Any:
-        """Its content; an empty document is an empty mapping."""
-        if self._root is None:
-            return {}
-        try:
-            content = self._loader.construct_document(self._root)
-        except yaml.MarkedYAMLError as error:
-            raise _unreadable(self._source, error) from error
-        return {} if content is None else _in_seconds(content)
+        loader = _Yaml(text)
+        self._root: yaml.Node | None = loader.get_single_node()
+        content = self._root and loader.construct_document(self._root)
+        #: An empty document is an empty mapping.
+        self.content: Any = {} if content is None else _in_seconds(content)
 
     def faults(
         self, error: ValidationError, names: Collection[str]
