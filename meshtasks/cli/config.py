@@ -151,11 +151,6 @@ def _yaml_files(folder: Path) -> list[Path]:
 app = typer.Typer()
 
 
-@app.callback()
-def _group() -> None:
-    """A callback keeps the group from becoming its one command."""
-
-
 @app.command()
 def check(
     *,
