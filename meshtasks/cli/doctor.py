@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -18,15 +20,19 @@ from amqp.exceptions import NotFound
 from rich.console import Console
 from urllib3.exceptions import HTTPError
 
-from meshtasks.amqp.connecting import connected
-from meshtasks.amqp.management import urls
+from meshtasks.amqp.accounts import OPERATOR, missing_rights
+from meshtasks.amqp.connecting import AMQPS_PORT, connected, node_of, unopened
+from meshtasks.amqp.drift import compare
+from meshtasks.amqp.entities import queue_of
+from meshtasks.amqp.management import LiveQueue, nodes, read, urls
 from meshtasks.amqp.queues import QUEUES
-from meshtasks.amqp.topology import PENDING_TIMESERIES
-from meshtasks.cli import doctor_broker
+from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
 from meshtasks.cli.config import findings
 from meshtasks.cli.terminal import ManagementUrl, say, tell_place
+from meshtasks.config.certificates import ends_at, tls_fault
 from meshtasks.config.settings import Settings, load_settings
-from meshtasks.errors import MeshError, told
+from meshtasks.config.urls import urls_of
+from meshtasks.errors import ConfigError, MeshError, Transient, told
 from meshtasks.flows.diagnosis import Check, Verdict, disk, probe, size_text
 from meshtasks.flows.loading import load_flows
 from meshtasks.flows.sinks import TIMESERIES, Sinks
@@ -37,10 +43,18 @@ from meshtasks.observation.workers import ask_workers, circuit_lines
 from meshtasks.state.database import Database, StateLocation
 from meshtasks.text import masked, printable
 
-_HTTP_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
 _SKEW_SECONDS = 5.0
-#: What a check may raise: the service does not answer, or refuses.
-_FAULTS = (MeshError, OSError)
+#: RabbitMQ's own, since 3.8.15, unless a policy or an argument says otherwise.
+_CONSUMER_TIMEOUT_SECONDS = 1_800.0
+_GRACE_SECONDS = 60.0
+_OLDEST_RABBITMQ = (3, 10)
+#: A new quorum queue gets as many, if there are as many nodes.
+_MOST_MEMBERS = 3
+#: `meshtasks secrets` makes a certificate anew when twice as much is left.
+_SOON_SECONDS = 30 * 86_400.0
+#: Above the broker's limit: with less it may stop to take messages soon.
+_LITTLE_FREE_BYTES = 1 << 30
 
 _MARKS = {
     "ok": ("ok     ", "green"),
@@ -74,7 +88,7 @@ def doctor(
     settings = load_settings()
     # without a broker nothing can be looked at
     tell_place(settings.env, "broker_url", "archive_url", "state_url")
-    address = management_url or settings.env.management_url or None
+    address = management_url or settings.env.management_url
     verdicts = examine(checks(settings, address), within)
     if as_json:
         rows = [{"check": name, **each._asdict()} for name, each in verdicts.items()]
@@ -94,7 +108,7 @@ def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict
         try:
             verdict = check.run()
             _ = _MARKS[verdict.state]
-        except _FAULTS as error:
+        except (MeshError, OSError) as error:  # it does not answer, or refuses
             verdict = Verdict("failed", str(error), _REMEDY)
         except Exception as error:  # noqa: BLE001 - of a check of somebody else's flow
             verdict = Verdict("failed", f"the check itself failed: {told(error)}")
@@ -130,22 +144,22 @@ def _print(verdicts: dict[str, Verdict]) -> None:
         console.print(f"[{style}]{mark}[/]  {name:<{width}}  ", end="")
         console.print(printable(verdict.text), markup=False)
         if verdict.remedy:
-            remedy = printable(verdict.remedy)
-            console.print(f"{'':<{width + 11}}→ {remedy}", markup=False)
+            remedy = f"{'':<{width + 11}}→ {printable(verdict.remedy)}"
+            console.print(remedy, markup=False)
 
 
 def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
     """All checks; they do not depend on each other."""
     yield Check("configuration", partial(_configuration, settings))
-    yield Check("broker", partial(doctor_broker.broker, settings))
+    yield Check("broker", partial(broker, settings))
     if settings.env.ca_file or "amqps://" in settings.env.amqp_url:
-        yield Check("certificate", partial(doctor_broker.certificate, settings))
-    yield Check("permissions", partial(doctor_broker.permissions, settings), "broker")
+        yield Check("certificate", partial(certificate, settings))
+    yield Check("permissions", partial(permissions, settings), "broker")
     for name, look in (
-        ("broker alarms", doctor_broker.alarms),
-        ("topology", doctor_broker.topology),
-        ("consumer timeout", doctor_broker.consumer_timeout),
-        ("queue members", doctor_broker.members),
+        ("broker alarms", alarms),
+        ("topology", topology),
+        ("consumer timeout", consumer_timeout),
+        ("queue members", members),
     ):
         yield Check(name, partial(look, settings, management_url), "broker")
     yield Check("circuits", partial(circuits, settings.env.amqp_url), "broker")
@@ -258,18 +272,17 @@ def _flags(settings: Settings) -> Verdict:
 
 def clock(url: str) -> Verdict:
     """Compare with the Date of an HTTP answer, which has whole seconds."""
-    before = time.time()
+    host, before = urlsplit(url).netloc, time.time()
     try:
         with pool_manager() as pool:
-            answer = request(pool, "GET", url, timeout_seconds=_HTTP_SECONDS)
+            answer = request(pool, "GET", url, timeout_seconds=_ANSWER_SECONDS)
     except HTTPError as error:
-        text = f"{urlsplit(url).netloc} does not answer: {cause_of(error)}"
-        return Verdict("skipped", text)
+        return Verdict("skipped", f"{host} does not answer: {cause_of(error)}")
     if not (date := answer.headers.get("Date")):
-        return Verdict("skipped", f"{urlsplit(url).netloc} does not tell its time")
+        return Verdict("skipped", f"{host} does not tell its time")
     now = (before + time.time()) / 2
     skew_seconds = parsedate_to_datetime(date).timestamp() + 0.5 - now
-    return _skew(urlsplit(url).netloc, skew_seconds)
+    return _skew(host, skew_seconds)
 
 
 def _clock_of_state(location: StateLocation) -> Verdict:
@@ -283,3 +296,155 @@ def _skew(place: str, seconds: float) -> Verdict:
         remedy = "have both hosts use NTP (timedatectl set-ntp 1)"
         return Verdict("failed", f"{place} differs by {seconds:+.0f} s", remedy)
     return Verdict("ok", f"within {_SKEW_SECONDS:.0f} s")
+
+
+def broker(settings: Settings) -> Verdict:
+    """Every node that MESH_BROKER_URL names."""
+    found, faults = [], []
+    for url in urls_of(settings.env.amqp_url):
+        try:
+            with connected(url) as connection:
+                found.append(connection.connection.server_properties)
+        except (Transient, ConfigError) as error:
+            faults.append(error)
+    if not found:
+        raise faults[0]
+    versions = {str(about.get("version", "")) for about in found}
+    text = f"{found[0].get('product', 'unknown')} {', '.join(sorted(versions))}"
+    if any(_numbers(version) < _OLDEST_RABBITMQ for version in versions):
+        return Verdict("failed", text, "upgrade RabbitMQ to 3.10 or newer")
+    if faults:
+        text += f"; {len(faults)} of {len(found) + len(faults)} nodes: {faults[0]}"
+        return Verdict("warning", text, "start it, or put MESH_BROKER_URL right")
+    return Verdict("ok", text if len(found) == 1 else f"{text} on {len(found)} nodes")
+
+
+def certificate(settings: Settings) -> Verdict:
+    """Of whichever broker's ends first."""
+    ends = []
+    for node in map(node_of, urls_of(settings.env.amqp_url)):
+        port = node.port if node.options["ssl"] else AMQPS_PORT
+        try:
+            ends.append((ends_at(node.host, port, _ANSWER_SECONDS), node.host))
+        except ssl.SSLError as error:
+            return Verdict("failed", f"{node.host}:{port}: {tls_fault(error)}")
+        except OSError as error:
+            text = f"no TLS at {node.host}:{port}: {error}"
+            return Verdict("skipped", text, "it is the broker's, for other machines")
+    at, host = min(ends)
+    text = f"that of {host} is good until {time.strftime('%Y-%m-%d', time.gmtime(at))}"
+    if at - time.time() > _SOON_SECONDS:
+        return Verdict("ok", text)
+    return Verdict("warning", text, "meshtasks certificates --renew, where it runs")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in version.split(".")[:2] if word.isdigit())
+
+
+def members(settings: Settings, management_url: str | None) -> Verdict:
+    """Whether each quorum queue has a copy on as many nodes as a new one would, and
+    most of them run."""
+    broker = settings.env.amqp_url
+    try:
+        names = [node.name for node in nodes(broker, management_url)]
+    except ConfigError as error:
+        return Verdict("skipped", str(error))
+    if len(names) == 1:
+        return Verdict("ok", "one node, and so one copy of each queue")
+    ours = {queue.name for queue in settings.read(TOPOLOGY).all_queues}
+    wanted = min(len(names), _MOST_MEMBERS)
+    live = read(broker, management_url).queues
+    queues = [queue for queue in live if queue.name in ours and queue.members]
+    if stuck := [queue for queue in queues if queue.stands_still]:
+        why = f"{stuck[0].stands_still}, so no message comes in or goes out"
+        text = f"{stuck[0].name}{_and_more(stuck)}: {why}"
+        remedy = "start the nodes that are away; on one in maintenance run: "
+        return Verdict("failed", text, remedy + "rabbitmq-upgrade revive")
+    few = [queue for queue in queues if len(queue.members) < wanted]
+    if not few:
+        return Verdict("ok", f"{wanted} of each queue, on {len(names)} nodes")
+    members = len(few[0].members)
+    text = f"{few[0].name}{_and_more(few)}: {members} of {wanted} members"
+    vhost = re.escape(unopened(broker).virtual_host)
+    grow = [
+        f"rabbitmq-queues grow {name} all --vhost-pattern '^{vhost}$'"
+        for name in names
+        if any(name not in queue.members for queue in few)
+    ]
+    return Verdict("warning", text, "; ".join(grow[: wanted - members]))
+
+
+def _and_more(queues: Sequence[LiveQueue]) -> str:
+    return f" and {len(queues) - 1} more queues" if len(queues) > 1 else ""
+
+
+def permissions(settings: Settings) -> Verdict:
+    """Whether the account may do what a worker does."""
+    if unopened(settings.env.amqp_url).userid == OPERATOR:
+        return Verdict("skipped", "the operator declares nothing, and need not")
+    if lines := missing_rights(settings.env.amqp_url, settings.read(TOPOLOGY)):
+        more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
+        text = f"this account may not {lines[0]}{more}"
+        remedy = "a worker's account must: rabbitmqctl set_permissions USER .* .* .*"
+        return Verdict("warning", text, remedy)
+    return Verdict("ok", "declares and publishes on every exchange")
+
+
+def alarms(settings: Settings, management_url: str | None) -> Verdict:
+    """Whether a node takes no messages, or soon will not."""
+    try:
+        found = nodes(settings.env.amqp_url, management_url)
+    except ConfigError as error:
+        remedy = "rabbitmqctl set_user_tags USER monitoring, to have it looked at"
+        return Verdict("warning", str(error), remedy)
+    for node in found:
+        if not node.running:
+            return Verdict("failed", f"{node.name} is not running", "start it")
+        if node.mem_alarm:
+            text = f"{node.name} is short of memory and takes no messages"
+            remedy = "let workers catch up, or raise vm_memory_high_watermark"
+            return Verdict("failed", text, remedy)
+        if node.disk_free_alarm:
+            text = f"{node.name} has {size_text(node.disk_free)} of disk left"
+            text += " and takes no messages"
+            return Verdict("failed", text, "free disk space on the broker's host")
+    least = min(found, key=lambda node: node.disk_free - node.disk_free_limit)
+    text = f"none; {size_text(least.disk_free)} of disk free on {least.name}"
+    if least.disk_free < least.disk_free_limit + _LITTLE_FREE_BYTES:
+        text += f"; it takes no messages at {size_text(least.disk_free_limit)}"
+        return Verdict("warning", text, "free disk space on the broker's host")
+    return Verdict("ok", text)
+
+
+def topology(settings: Settings, management_url: str | None) -> Verdict:
+    """Whether the broker has what topology.yaml names."""
+    live = read(settings.env.amqp_url, management_url)
+    drift = compare(settings.read(TOPOLOGY), live)
+    if drift.differences:
+        text = f"{len(drift.differences)} differences: {drift.differences[0]}, …"
+        remedy = "meshtasks topology check names all, meshtasks topology apply adds"
+        return Verdict("failed", text, remedy)
+    return Verdict("ok", "as in topology.yaml")
+
+
+def consumer_timeout(settings: Settings, management_url: str | None) -> Verdict:
+    """Whether the broker waits longer for an acknowledgement than a batch may take."""
+    live = read(settings.env.amqp_url, management_url)
+    for queue in live.queues:
+        name = queue_of(queue.name)
+        if name not in settings.read(TOPOLOGY).domain_queues:
+            continue
+        given = queue.effective_policy_definition.get(
+            "consumer-timeout", queue.arguments.get("x-consumer-timeout")
+        )
+        seconds = _CONSUMER_TIMEOUT_SECONDS if given is None else given / 1_000
+        limits = settings.read(QUEUES).for_queue(name)
+        held = limits.time_limit_seconds + _GRACE_SECONDS + limits.batch.age_ms / 1_000
+        if held <= seconds:
+            continue
+        text = f"{name}: batches may take {held:.0f} s, but the broker waits"
+        text += f" {seconds:.0f} s for their acknowledgement"
+        remedy = "lower time_limit_seconds in queues.yaml, or raise consumer_timeout"
+        return Verdict("failed", text, remedy)
+    return Verdict("ok", "longer than any batch may take, unless rabbitmq.conf says so")

@@ -17,7 +17,6 @@ from typing_extensions import override
 from meshtasks.amqp.accounts import missing_rights
 from meshtasks.amqp.topology import Topology
 from meshtasks.cli import doctor as doctor_module
-from meshtasks.cli import doctor_broker
 from meshtasks.cli.doctor import clock, examine
 from meshtasks.config.loader import load_yaml
 from meshtasks.config.settings import load_settings
@@ -273,6 +272,6 @@ def test_a_queue_of_whose_members_too_few_run_is_named(
         receiver.by_path[path] = Answer(200, json.dumps(answer).encode())
     monkeypatch.setenv("MESH_BROKER_URL", "amqp://mesh:secret@127.0.0.1/mesh")
 
-    verdict = doctor_broker.members(load_settings(), receiver.url)
+    verdict = doctor_module.members(load_settings(), receiver.url)
 
     assert (verdict.state, text in verdict.text) == (state, True), verdict
