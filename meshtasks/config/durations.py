@@ -1,12 +1,13 @@
-"""Spans of time as people write them: ``30s``, ``5m``, ``1h30m``, ``7d``."""
+"""Spans of time as people write them, ``30s``, ``5m``, ``1h30m``, ``7d``, and zones."""
 
 from __future__ import annotations
 
 import re
 from datetime import datetime, time, timedelta
 from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _TERM = re.compile(r"(\d{1,9})([smhdw])")
@@ -78,5 +79,16 @@ def _latest(at: time, now: float) -> float:
     return moment.timestamp()
 
 
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        message = f'"{name}" is not a time zone such as Europe/Berlin'
+        raise ValueError(message) from error
+    return name
+
+
+#: Name of a time zone.
+TimeZone = Annotated[str, AfterValidator(_known_zone)]
 #: Seconds, written as a span.
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(ge=0)]

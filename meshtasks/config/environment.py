@@ -369,8 +369,10 @@ def _given_in(variable: str) -> str:
     return of_file if given.get(of_file) else variable
 
 
-def auth_headers(auth: Auth, env: Environment, path: Path, key: str) -> dict[str, str]:
-    """The header that a configuration file asks for, with its secret.
+def auth_headers(
+    auth: Auth | None, env: Environment, path: Path, key: str
+) -> dict[str, str]:
+    """The header that a configuration file asks for, with its secret, if it does.
 
     Args:
         path: the file, and ``key`` the place in it, for errors.
@@ -379,6 +381,8 @@ def auth_headers(auth: Auth, env: Environment, path: Path, key: str) -> dict[str
         ConfigError: the environment does not have the secret, or it cannot stand in
             a header.
     """
+    if auth is None:
+        return {}
     secret = env.secrets.get(auth.secret, SecretStr("")).get_secret_value()
     if not _FIT_FOR_A_HEADER.fullmatch(secret):
         variable = f"MESH_SECRETS__{auth.secret.upper()}"

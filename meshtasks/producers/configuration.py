@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshtasks.config.environment import auth_headers
-from meshtasks.config.settings import ConfigFile, Settings
-from meshtasks.config.urls import Auth
+from meshtasks.config.settings import Settings
 
 #: One word of a routing key.
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
@@ -40,19 +38,6 @@ class Selection(Model):
 def fits(name: str, patterns: tuple[str, ...]) -> bool:
     """Whether a name fits one of the patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def secret_headers(
-    settings: Settings, file: ConfigFile[Any], auth: Auth | None, key: str
-) -> dict[str, str]:
-    """Headers with the secret that an ``auth`` of a file names, if there is one.
-
-    Raises:
-        ConfigError: the environment does not have it.
-    """
-    if auth is None:
-        return {}
-    return auth_headers(auth, settings.env, settings.path(file), key)
 
 
 def _read(settings: Settings, module: str) -> object:

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import Field, FilePath, model_validator
 from typing_extensions import override
 
+from meshtasks.config.environment import auth_headers
 from meshtasks.config.extras import require
 from meshtasks.config.settings import ConfigFile, Settings, load_settings
 from meshtasks.config.urls import Auth, HttpUrl
@@ -42,7 +43,6 @@ from meshtasks.producers.configuration import (
     Seconds,
     Selection,
     Word,
-    secret_headers,
 )
 from meshtasks.producers.exposition import (
     LeftOut,
@@ -334,12 +334,12 @@ def prometheus(context: typer.Context, *, dry_run: DryRun = False) -> None:
     wait on disk for the next start), 78 bad configuration.
     """
     settings = load_settings()
-    config = settings.read(CONFIG)
+    config, path = settings.read(CONFIG), settings.path(CONFIG)
     targets = [
         Target(
             target,
             config,
-            secret_headers(settings, CONFIG, target.auth, f"targets.{index}.auth"),
+            auth_headers(target.auth, settings.env, path, f"targets.{index}.auth"),
         )
         for index, target in enumerate(config.targets)
     ]

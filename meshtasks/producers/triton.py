@@ -19,6 +19,7 @@ import typer
 from pydantic import BaseModel, FilePath, ValidationError
 from typing_extensions import override
 
+from meshtasks.config.environment import auth_headers
 from meshtasks.config.settings import ConfigFile, load_settings
 from meshtasks.config.urls import Auth, HttpUrl
 from meshtasks.errors import SchemaMismatch
@@ -41,7 +42,6 @@ from meshtasks.producers.configuration import (
     Seconds,
     Selection,
     Word,
-    secret_headers,
 )
 from meshtasks.producers.http import Client
 from meshtasks.records.models import explain
@@ -266,7 +266,7 @@ def triton(context: typer.Context, *, dry_run: DryRun = False) -> None:
     collector = TritonCollector(
         config,
         config.url or settings.env.triton_base_url,
-        secret_headers(settings, CONFIG, config.auth, "auth"),
+        auth_headers(config.auth, settings.env, settings.path(CONFIG), "auth"),
     )
     run_collector(context, collector, config.interval_seconds, dry_run=dry_run)
 

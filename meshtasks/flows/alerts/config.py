@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime, time, timedelta, tzinfo
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, NamedTuple, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -29,7 +28,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 from typing_extensions import override
 
-from meshtasks.config.durations import Duration
+from meshtasks.config.durations import Duration, TimeZone
 from meshtasks.config.loader import fault, refuse_all, twice
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
@@ -267,15 +266,6 @@ class TemplateTexts(BaseModel):
     tags: str | None = None
 
 
-def _known_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        message = f"expected a time zone such as Europe/Berlin, got {name!r}"
-        raise ValueError(message) from error
-    return name
-
-
 class AlertPolicy(BaseModel):
     """config/alerts.yaml.
 
@@ -288,7 +278,7 @@ class AlertPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    time_zone: Annotated[str, AfterValidator(_known_zone)] | None = None
+    time_zone: TimeZone | None = None
     resolve_timeout: Annotated[Duration, Field(ge=60)] = 7 * 86_400.0
     receivers: tuple[
         Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)], ...

@@ -228,11 +228,11 @@ def _check(book: WorkflowBook, settings: Settings) -> Iterator[ConfigError]:
         expected = "a URL such as http://127.0.0.1:5678"
         yield ConfigError("environment", "MESH_N8N_URL", expected)
     for index, workflow in enumerate(book.workflows):
-        if auth := workflow.webhook.auth:
-            try:
-                auth_headers(auth, env, path, f"workflows.{index}.webhook.auth")
-            except ConfigError as error:
-                yield error
+        auth, key = workflow.webhook.auth, f"workflows.{index}.webhook.auth"
+        try:
+            auth_headers(auth, env, path, key)
+        except ConfigError as error:
+            yield error
 
 
 WORKFLOWS = ConfigFile("workflows.yaml", WorkflowBook, _check)

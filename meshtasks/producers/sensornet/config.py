@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import takewhile
 from typing import Annotated, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
 from meshtasks.amqp.entities import MQTT_EXCHANGE, topic_matches
 from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.config.durations import TimeZone
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError, UnknownUnit
 from meshtasks.producers.configuration import Model
@@ -63,15 +64,6 @@ def _check_unit(kind: str, unit: str) -> None:
         KINDS[kind].converted(0.0, unit)
     except UnknownUnit as error:
         raise ValueError(str(error)) from error
-
-
-def _zone(text: str) -> str:
-    try:
-        ZoneInfo(text)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        message = f'"{text}" is not a time zone such as Europe/Berlin'
-        raise ValueError(message) from error
-    return text
 
 
 class Source(Model):
@@ -163,7 +155,7 @@ class SensorNet(Model):
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     kinds: dict[_KindName, Destination]
     motion_repeat_seconds: Annotated[float, Field(ge=0)] = 60.0
-    timezone: Annotated[str, AfterValidator(_zone)] | None = None
+    timezone: TimeZone | None = None
     devices: dict[str, Device] = Field(default_factory=dict)
 
     @model_validator(mode="after")
