@@ -35,8 +35,6 @@ MQTT = "rabbitmq_mqtt"
 PROMETHEUS = "rabbitmq_prometheus"
 PARTITIONS = "rabbitmq_consistent_hash_exchange"
 
-_ADMIN = "mesh-admin"
-
 #: Settings of a plugin; RabbitMQ refuses those of a plugin that is not enabled.
 _PLUGIN_CONF = {
     MANAGEMENT: "management.tcp.ip = {host}\nmanagement.tcp.port = {ports.management}",
@@ -97,6 +95,9 @@ class RabbitMQ(Server):
         ports: the ports to use; free ones when not given.
     """
 
+    #: Name of the administrator.
+    user = "mesh-admin"
+
     def __init__(
         self,
         directory: Path,
@@ -125,11 +126,6 @@ class RabbitMQ(Server):
             stop_seconds=40.0,
         )
         super().__init__(process, lambda: "Server startup complete" in process.output())
-
-    @property
-    def user(self) -> str:
-        """Name of the administrator."""
-        return _ADMIN
 
     @property
     def password(self) -> str:

@@ -118,17 +118,8 @@ class Stack:
             f"--port={self._flower_port}",
             "--tasks_columns=name,state,args,result,received,runtime,worker,uuid",
         )
-        self.gateway = Process(
-            "gateway",
-            [
-                str(Path(sys.executable).with_name("meshtasks")),
-                "gateway",
-                f"--port={self._gateway_port}",
-            ],
-            log_path=self.log_dir / "gateway.log",
-            env=self.environment,
-            cwd=self.run_dir,
-        )
+        port = f"--port={self._gateway_port}"
+        self.gateway = self._python("gateway", "meshtasks", "gateway", port)
         self._prepare(config_dir)
 
     @property
