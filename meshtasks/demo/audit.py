@@ -29,7 +29,12 @@ from meshtasks.demo.reconciliation import (
 )
 from meshtasks.demo.stack import Stack
 from meshtasks.flows.alerts.service import ALERT_STATE
-from meshtasks.flows.archive.objects import ObjectStore, archived_objects, decompress
+from meshtasks.flows.archive.objects import (
+    ObjectStore,
+    archived_objects,
+    decompress,
+    open_store,
+)
 from meshtasks.flows.inference.config import MEASUREMENT as INFERENCE
 from meshtasks.flows.sinks import Sinks
 from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
@@ -193,17 +198,16 @@ class Audit:
         self,
         stack: Stack,
         collector: Collector,
-        store: ObjectStore,
         settings: Settings,
         queues: Sequence[str],
     ) -> None:
         self._stack = stack
         self._collector = collector
-        self._store = store
+        self._store = open_store(settings.env)
         self._settings = settings
         self._dead_letter_queue = settings.read(TOPOLOGY).dead_letter_queue
         self._since_seconds = int(time.time())
-        self._objects = frozenset(each.name for each in archived_objects(store))
+        self._objects = frozenset(each.name for each in archived_objects(self._store))
         self._received = stack.receiver.received()
         self._dead = collector.depths()[self._dead_letter_queue].ready
         #: What has passed through the queues since.

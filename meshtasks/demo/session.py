@@ -30,7 +30,6 @@ from meshtasks.demo.reconciliation import published_so_far
 from meshtasks.demo.screen import Screen, print_summary, shown_path
 from meshtasks.demo.stack import Stack
 from meshtasks.errors import MeshError, Transient
-from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.loading import load_flows
 from meshtasks.gateway.config import GATEWAY
 from meshtasks.observation.collect import Collector
@@ -106,7 +105,6 @@ class Session:
             points=stack.victoria_metrics.rows_inserted,
         )
         self._url = self._settings.env.amqp_url
-        self._store = open_store(self._settings.env)
         self._servers: list[Process | Server] = [stack.rabbitmq, stack.victoria_metrics]
         self._no_triton = stack.triton_unavailable
         self._interrupted = False
@@ -215,9 +213,7 @@ class Session:
             faults = self._collector.snapshot().faults
             raise Transient(faults[0] if faults else None)
         stack = self._stack
-        audit = Audit(
-            stack, self._collector, self._store, self._settings, self._consumed
-        )
+        audit = Audit(stack, self._collector, self._settings, self._consumed)
         seconds = self._options.for_seconds
         with self._steps.step("a house of sensors, Flower and the gateway"):
             # Flower asks once what the workers are; now they can answer.

@@ -20,7 +20,7 @@ from kubernetes import client, config
 from pydantic import ValidationError
 
 from meshtasks.config.loader import fault_in
-from meshtasks.errors import MeshError
+from meshtasks.errors import Transient
 from meshtasks.producers.collecting import Guard, routing_word
 from meshtasks.producers.prometheus import (
     KubernetesConfig,
@@ -41,10 +41,6 @@ _HINTS = {
     401: "the credentials are not valid",
     403: "the service account may not list pods; give it a role that does",
 }
-
-
-class DiscoveryFailed(MeshError):
-    """Pods could not be looked for."""
 
 
 class PodDiscovery:
@@ -93,17 +89,17 @@ class PodDiscovery:
         """Those that there are now in a namespace, or in all.
 
         Raises:
-            DiscoveryFailed: the API did not answer.
+            Transient: the API did not answer.
         """
         try:
             pods = list(self._list(namespace))
         except client.ApiException as error:
             hint = _HINTS.get(error.status, error.reason)
             message = f"the Kubernetes API answered {error.status}: {hint}"
-            raise DiscoveryFailed(message) from error
+            raise Transient(message) from error
         except (urllib3.exceptions.HTTPError, ValueError) as error:
             message = f"the Kubernetes API cannot be used: {error}"
-            raise DiscoveryFailed(message) from error
+            raise Transient(message) from error
         return [
             target
             for pod in pods

@@ -44,10 +44,7 @@ _NO_TEMPERATURE = frozenset({-127.0, 999.0, -327.68})
 _NO_HUMIDITY = frozenset({-1.0, 655.35})
 
 
-_OPEN: Mapping[str, bool] = {
-    **dict.fromkeys(("open", "opened"), True),
-    **dict.fromkeys(("close", "closed"), False),
-}
+_OPEN = {"open": True, "opened": True, "close": False, "closed": False}
 _LOCKED: Mapping[str, bool] = {
     **dict.fromkeys(("locked", "lock"), True),
     **dict.fromkeys(("unlocked", "unlock", "not_fully_locked"), False),
