@@ -380,11 +380,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _ensure_environments(purpose: str) -> None:
-    """What is not a package of the system's.
-
-    Raises:
-        InstallFailed: something that cannot be done without is missing.
-    """
+    """What is not a package of the system's."""
     is_asked_for = purpose == "triton"
     if purpose == "venv" or not (is_asked_for or triton_unavailable() is None):
         return  # the demo says so itself

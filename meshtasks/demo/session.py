@@ -261,11 +261,7 @@ class Session:
         return simulator.running
 
     def _restart(self, server: Process | Server) -> None:
-        """Start something again that was killed.
-
-        Raises:
-            ProcessFailed: it does not help.
-        """
+        """Start something again that was killed."""
         name = _process_of(server).name
         self._restarts[name] += 1
         if self._restarts[name] > _MAX_RESTARTS:

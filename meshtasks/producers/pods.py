@@ -86,11 +86,7 @@ class PodDiscovery:
         return [target for found in self._found.values() for target in found]
 
     def _targets_in(self, namespace: str) -> list[TargetConfig]:
-        """Those that there are now in a namespace, or in all.
-
-        Raises:
-            Transient: the API did not answer.
-        """
+        """Those that there are now in a namespace, or in all."""
         try:
             pods = list(self._list(namespace))
         except client.ApiException as error:

@@ -211,11 +211,7 @@ class TritonCollector(Collector):
     def _measure(
         self, content: object, at_seconds: float, wall_seconds: float
     ) -> Measured:
-        """The metrics of one model.
-
-        Raises:
-            SchemaMismatch: its statistics are not valid.
-        """
+        """The metrics of one model."""
         try:
             model = _ModelStatistics.model_validate(content)
         except ValidationError as error:

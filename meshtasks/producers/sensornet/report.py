@@ -207,11 +207,7 @@ def _announced_meaning(entity: Announced, kind: Kind, judged: Judgement) -> Mean
 
 
 def _value(kind: Kind, raw: object, judged: Meaning) -> float | bool | str | Passed:
-    """A value of a kind.
-
-    Raises:
-        SchemaMismatch: it is not valid.
-    """
+    """A value of a kind."""
     if kind.form == "number":
         return number_of(raw)
     if kind.form == "event":

@@ -35,11 +35,7 @@ _NOT_ANNOUNCED = "not announced"
 
 
 def _parse_number(source: Source, levels: Sequence[str], body: bytes) -> Payload:
-    """The value of a topic whose kind the configuration gives.
-
-    Raises:
-        InvalidMessage: the body is not UTF-8.
-    """
+    """The value of a topic whose kind the configuration gives."""
     # The configuration has seen to it that there is a kind.
     meaning = Meaning(source.kind or "", unit=source.unit)
 
@@ -52,11 +48,7 @@ def _parse_number(source: Source, levels: Sequence[str], body: bytes) -> Payload
 def _parse_announced(
     levels: Sequence[str], body: bytes, announced: Sequence[Announced]
 ) -> Payload | Ignored:
-    """The values of a topic that a discovery message describes.
-
-    Raises:
-        InvalidMessage: a value is announced inside JSON, and the body is not JSON.
-    """
+    """The values of a topic that a discovery message describes."""
     if not announced:
         return Ignored(_NOT_ANNOUNCED)
     templates = [entity.template for entity in announced]
@@ -75,11 +67,7 @@ def _parse_esphome(levels: Sequence[str], body: bytes) -> Payload | Ignored:
     """ESPHome's ``<node>/sensor/<object>/state``: a bare number or ``ON``.
 
     Topics: https://esphome.io/components/mqtt.html. What it is a number of stands in
-    the discovery message (on by default), or else in the object's name.
-
-    Raises:
-        InvalidMessage: the body is not UTF-8.
-    """
+    the discovery message (on by default), or else in the object's name."""
     match list(levels):
         case [*_, "status"]:
             return Ignored("availability")
