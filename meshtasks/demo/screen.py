@@ -221,10 +221,10 @@ def _queues(
         wrong = flow.left or flow.difference
         cells = (f"{number:,}" for number in numbers)
         table.add_row(flow.queue, *cells, where, style="bold red" if wrong else "")
-    letters = balance.seen.dead_letters + balance.seen.repeated_dead_letters
+    dead_letters = balance.seen.dead_letters + balance.seen.repeated_dead_letters
     kept = f"{balance.dead_in_queue:,}"
     where = "kept: meshtasks dlq list"
-    table.add_row(dead_letter_queue, f"{letters:,}", "0", kept, where)
+    table.add_row(dead_letter_queue, f"{dead_letters:,}", "0", kept, where)
     return table
 
 
