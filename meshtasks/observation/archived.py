@@ -39,6 +39,11 @@ from meshtasks.flows.timeseries_queries import retention_of, victoriametrics_sta
 
 #: Small objects cost a round trip each, and several can be under way.
 _READS_AT_ONCE = 8
+#: Messages that are published together.
+_BATCH = 500
+#: A broker that goes away is waited for so long, and tried so often.
+_PATIENCE_SECONDS, _AGAIN_SECONDS = 60.0, 0.5
+_DAMAGED_LINE = "a line is damaged; meshtasks archive verify names its object"
 
 
 @dataclass(slots=True)
@@ -157,13 +162,6 @@ class Verified:
             f"{self.size_bytes / 1e6:.2f} MB: "
             + (f"{len(self.faults):,} DAMAGED" if self.faults else "all sound")
         )
-
-
-#: Messages that are published together.
-_BATCH = 500
-#: A broker that goes away is waited for so long, and tried so often.
-_PATIENCE_SECONDS, _AGAIN_SECONDS = 60.0, 0.5
-_DAMAGED_LINE = "a line is damaged; meshtasks archive verify names its object"
 
 
 class Router:

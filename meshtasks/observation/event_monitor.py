@@ -43,6 +43,13 @@ _LARGEST_NUMBER = 1e12
 
 #: How the source of an alert begins that a rule has given.
 _OF_RULES = "rules."
+_ALERTS_EXCHANGE = "alerts"
+_RESULTS_QUEUE = "ai.inference.results"
+_POLL_SECONDS = 0.5
+_RECONNECT_SECONDS = 1.0
+#: When we do not keep up, the broker drops the oldest copies; it must never fill up
+#: or hold back a publisher on our account.
+_BOUNDED = {"x-max-length": 10_000, "x-max-length-bytes": 256 * 1024 * 1024}
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +225,7 @@ class MonitorState:
             alert = Alert.model_validate_json(body)
         except ValidationError:
             return
-        shown = SeenAlert(
-            now, alert.severity, alert.title, alert.message, alert.resolved
-        )
+        said = alert.severity, alert.title, alert.message, alert.resolved
         with self._lock:
             if not self._alert_ids.add(alert.event_id):
                 return
@@ -229,7 +234,7 @@ class MonitorState:
             seen.resolved_alerts += alert.resolved
             seen.alerts_of_rules += alert.source.startswith(_OF_RULES)
             _count(seen.alerts_by_severity, alert.severity)
-            seen.last_alerts = (*seen.last_alerts, shown)[-_LAST:]
+            seen.last_alerts = (*seen.last_alerts, SeenAlert(now, *said))[-_LAST:]
 
     def event(self, body: bytes, now: float) -> None:
         """Note a Celery event, or an array of them; what is none is passed over."""
@@ -251,7 +256,7 @@ class MonitorState:
         """All of it."""
         with self._lock:
             self._seen.workers = tuple(
-                self._workers[name] for name in sorted(self._workers)
+                each for _, each in sorted(self._workers.items())
             )
             return deepcopy(self._seen)
 
@@ -265,19 +270,17 @@ class MonitorState:
             return
         worker = self._workers.get(name) or WorkerState(name, now)
         batch = worker.last_batch
-        if ended := self._batch(kind, event):
-            batch, seen = ended, self._seen
-            seen.last_batches = (*seen.last_batches, ended)[-_LAST:]
-            if ended.queue in seen.outcomes or len(seen.outcomes) < _QUEUES:
-                _count(seen.outcomes.setdefault(ended.queue, {}), ended.outcome)
+        if kind in {"task-succeeded", "task-retried", "task-failed"}:
+            batch, seen = self._batch(kind, event), self._seen
+            seen.last_batches = (*seen.last_batches, batch)[-_LAST:]
+            if batch.queue in seen.outcomes or len(seen.outcomes) < _QUEUES:
+                _count(seen.outcomes.setdefault(batch.queue, {}), batch.outcome)
         online = kind != "worker-offline"
         self._workers[name] = replace(
             worker, heard_at=now, online=online, last_batch=batch
         )
 
-    def _batch(self, kind: str, event: Mapping[str, Any]) -> BatchEvent | None:
-        if kind not in {"task-succeeded", "task-retried", "task-failed"}:
-            return None
+    def _batch(self, kind: str, event: Mapping[str, Any]) -> BatchEvent:
         failed = kind != "task-succeeded"
         return BatchEvent(
             finished_at=_number(event.get("timestamp")) or 0.0,
@@ -334,16 +337,6 @@ class _Recent:
         if len(self._things) > _IDS:
             self._things.popitem(last=False)
         return True
-
-
-_ALERTS_EXCHANGE = "alerts"
-_RESULTS_QUEUE = "ai.inference.results"
-
-_POLL_SECONDS = 0.5
-_RECONNECT_SECONDS = 1.0
-#: When we do not keep up, the broker drops the oldest copies; it must never fill up
-#: or hold back a publisher on our account.
-_BOUNDED = {"x-max-length": 10_000, "x-max-length-bytes": 256 * 1024 * 1024}
 
 
 class EventMonitor:
@@ -446,7 +439,6 @@ class EventMonitor:
 
 
 def _routes_to(queue: str, topology: Topology) -> list[tuple[str, str]]:
-    """Exchange and routing key of every binding of a queue."""
     return [
         (binding.exchange, binding.routing_key)
         for binding in topology.all_bindings

@@ -39,6 +39,12 @@ from meshtasks.records.kinds import KINDS
 Routes = Mapping[str, tuple[str, ...]]
 
 
+#: Names of kinds, of units' fields, and of YAML that needs no quotes.
+_KIND = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_LONGEST_BYTES = 255
+
+
 @dataclass(frozen=True, slots=True)
 class Reached:
     """A queue that the message reaches.
@@ -249,12 +255,6 @@ def _lines(reached: Reached, urls: Collection[str]) -> Iterator[str]:
             yield f"    {label} route {name}: {', '.join(named)}"
 
 
-#: Names of kinds, of units' fields, and of YAML that needs no quotes.
-_KIND = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-_LONGEST_BYTES = 255
-
-
 class Addition(NamedTuple):
     """Lines for a configuration file.
 
@@ -379,7 +379,6 @@ def _free(name: str, topology: Topology) -> str:
 
 
 def _free_exchange(word: str, topology: Topology) -> str:
-    """A name for an exchange of a domain."""
     reserved = word == "amq" or is_reserved(f"{word}.x")
     name = "others" if reserved or not word else word
     taken = {each.name for each in topology.all_exchanges}

@@ -292,7 +292,6 @@ def _alerts_of(
 
 
 def _archive_of(store: ObjectStore, period: Period) -> Archive:
-    """The archive's size by day and domain."""
     days = Counter[date]()
     sizes, counts = Counter[str](), Counter[str]()
     first, last = period.start.astimezone(UTC).date(), period.end.astimezone(UTC).date()

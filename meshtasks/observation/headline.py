@@ -36,6 +36,9 @@ _NEWS_SECONDS = 600.0
 #: A sensor that was silent for longer is not missed any more.
 _MISSED_SECONDS = 86_400.0
 _NAMED = 3
+_DAY = 86_400.0
+#: Of queues that the mesh itself fills.
+_OWN = ("archive.", "alerts.", "pending.")
 
 
 class Line(NamedTuple):
@@ -215,11 +218,6 @@ def _names(found: Sequence[Incident] | Sequence[Sensor]) -> str:
     more = len(names) - _NAMED
     shown = ", ".join(names[:_NAMED])
     return f"{shown} and {more} more" if more > 0 else shown
-
-
-_DAY = 86_400.0
-#: Of queues that the mesh itself fills.
-_OWN = ("archive.", "alerts.", "pending.")
 
 
 class Ledger(NamedTuple):

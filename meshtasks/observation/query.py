@@ -44,6 +44,13 @@ _AT_ONCE, _WAITING = 2, 20
 _FEWER = "ask for less: fewer days, columns or rows"
 _NO_MEMORY = ("MemoryError", "bad_alloc", "emory allocation", "of memory")
 TOO_LARGE = f"it takes more than {MEMORY_BYTES >> 20} MB of memory; {_FEWER}"
+#: Of DuckDB; what it keeps elsewhere counts for the process alone.
+_DUCKDB = {
+    "memory_limit": f"{MEMORY_BYTES}B",
+    "max_temp_directory_size": f"{2 * MEMORY_BYTES}B",
+    "threads": "2",
+}
+_CHART_WIDTH, _CHART_HEIGHT = 960, 380
 
 
 class QueryRefused(MeshError):
@@ -160,15 +167,6 @@ def _how_it_ended(returncode: int, complaint: str) -> str:
     if returncode < 0:
         how = signal.Signals(-returncode).name
     return f"the query's process failed ({how}): {clip(last, 200)}"
-
-
-#: Of DuckDB; what it keeps elsewhere counts for the process alone.
-_DUCKDB = {
-    "memory_limit": f"{MEMORY_BYTES}B",
-    "max_temp_directory_size": f"{2 * MEMORY_BYTES}B",
-    "threads": "2",
-}
-_CHART_WIDTH, _CHART_HEIGHT = 960, 380
 
 
 def main() -> None:

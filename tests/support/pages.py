@@ -112,7 +112,7 @@ async def visiting(
     modules = dict(sys.modules)  # it takes away those that have pages, and all above
     try:
         async with user_simulation() as user:
-            console = Console.of(context, flows, sessions)
+            console = Console(context, flows, sessions)
             for add_page in add_pages:
                 add_page(console)
             yield Visit(user, sessions)

@@ -39,6 +39,8 @@ _REFRESH_SECONDS = 3.0
 _DAY_SECONDS = 24 * 3600.0
 #: How wide the timeline is, in its own units; the least that is seen of an episode.
 _WIDTH, _LEAST = 240.0, 1.0
+_MUTED = 10
+_CONDITION = re.compile(r'(?:[^,"]|"[^"]*"?)+')
 
 
 def add_alerts(console: Console) -> None:
@@ -240,10 +242,6 @@ def _history(events: list[AlertEvent]) -> str:
     return table("What happened lately", head, rows, of=None)
 
 
-_MUTED = 10
-_CONDITION = re.compile(r'(?:[^,"]|"[^"]*"?)+')
-
-
 def ask_silence(
     console: Console,
     labels: Mapping[str, str],
@@ -335,7 +333,6 @@ def _conditions(labels: Mapping[str, str]) -> str:
 
 
 def _preview(made: Silence, known: Alerts) -> str:
-    """What a silence would mute now, as HTML."""
     muted = [
         each.alert.title
         for each in known.firing

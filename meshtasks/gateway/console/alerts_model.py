@@ -114,7 +114,6 @@ class AlertsModel:
 
     @contextmanager
     def _tables(self) -> Iterator[AlertTables]:
-        """The tables, for one look or one change."""
         with (
             closing(Sinks(self._settings)) as sinks,
             sinks[ALERT_STATE].tables() as tables,

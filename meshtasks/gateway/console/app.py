@@ -27,7 +27,7 @@ from meshtasks.gateway.context import Context
 
 def create_console(context: Context, flows: Flows, sessions: Sessions) -> FastAPI:
     """The console; once a process, since NiceGUI has one application."""
-    console = Console.of(context, flows, sessions)
+    console = Console(context, flows, sessions)
 
     @asynccontextmanager
     async def watching(_app: FastAPI) -> AsyncIterator[None]:

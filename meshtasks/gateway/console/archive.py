@@ -67,7 +67,7 @@ def add_archive(console: Console) -> None:
         with framed(console, "/archive"):
             ui.add_css(_STYLE)
             _ArchivePage(console, jobs, records)
-            SqlPanel(console, console.context.queries)
+            SqlPanel(console)
 
 
 class _ArchivePage:
@@ -119,7 +119,6 @@ class _ArchivePage:
         self._show()
 
     def _show(self) -> None:
-        """Draw what is known."""
         calendar = self._of_domain()
         self._state.set_content(text(_in_words(calendar)))
         days = [*calendar.days, *calendar.gaps()]
@@ -229,7 +228,6 @@ class _ArchivePage:
 
 
 def _in_words(calendar: Calendar) -> str:
-    """The whole of it as a sentence."""
     if not calendar.days:
         return "Nothing is archived."
     dates = list(calendar.days)

@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 #: Lines that are kept of what was found.
 _LINES = 200
+_REFRESH_SECONDS = 0.5
+_EVERYWHERE = "the queues they once reached"
 
 
 class Job:
@@ -154,9 +156,6 @@ class Jobs:
             self.last.stop()
             self.last.wait(within_seconds)
 
-
-_REFRESH_SECONDS = 0.5
-_EVERYWHERE = "the queues they once reached"
 
 #: Records by domain and date, with the number of objects that they were counted in.
 Records = dict[tuple[str, date], tuple[int, int]]
@@ -283,7 +282,6 @@ class ArchiveJobs:
         return None
 
     def _begin(self, name: str, work: Callable[[Job], None]) -> None:
-        """Start a job for somebody who may."""
         viewer = self._console.operator()
         if viewer is None:
             ui.notify(NEEDS_OPERATE, type="negative")

@@ -28,6 +28,14 @@ from meshtasks.gateway.console.trying import as_stored
 from meshtasks.observation.dead_letters import WaitingDeadLetter
 from meshtasks.text import clip
 
+#: A larger body is shown in part, and edited with the command: the browser sends what
+#: is typed in one piece.
+_EDITABLE_BYTES, _SHOWN_CHARS = 128 * 1024, 4_000
+#: After so many milliseconds without a key the verdict is asked for.
+_PAUSE_MS = 250
+#: How bodies begin that are compressed.
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
+
 
 class DeadLetterActions:
     """A part of a page that shows dead letters; made where its dialogs are to be."""
@@ -57,7 +65,6 @@ class DeadLetterActions:
         return change
 
     async def _show(self, waiting: WaitingDeadLetter) -> None:
-        """Open one."""
         this = Selection(ids=(waiting.letter.id,))
         delivery = waiting.delivery
         with notified():
@@ -150,15 +157,6 @@ def outcome(result: Replayed, verb: str) -> str:
 def moment_text(at: float | None) -> str:
     """When a message failed, epoch seconds, as people write it."""
     return "at an unknown time" if at is None else moment(at)
-
-
-#: A larger body is shown in part, and edited with the command: the browser sends what
-#: is typed in one piece.
-_EDITABLE_BYTES, _SHOWN_CHARS = 128 * 1024, 4_000
-#: After so many milliseconds without a key the verdict is asked for.
-_PAUSE_MS = 250
-#: How bodies begin that are compressed.
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
 
 
 class DeadLetterDialog:

@@ -249,6 +249,5 @@ class _DeadLettersPage(DeadLetterActions):
 
 
 def _link(name: str, selection: dict[str, str]) -> None:
-    """What downloads dead letters."""
     address = f"{EXPORT}?{urlencode(selection)}" if selection else EXPORT
     ui.link(name, address).classes("mesh-link").props("download")

@@ -33,6 +33,10 @@ _REFRESH_SECONDS = 3.0
 _WHOLE_EVERY = 10
 #: A backlog that shrinks slower than this has no end in sight.
 _LEAST_PER_SECOND = 0.05
+#: Pixels.
+_WIDTHS = {"exchange": 150, "queue": 230, "worker": 170, "sink": 150}
+_HEIGHT, _ROW, _GAP, _MARGIN, _HEAD = 40, 50, 84, 8, 24
+_CHAR = 7.0
 
 
 def add_flow(console: Console) -> None:
@@ -83,10 +87,7 @@ class _FlowPage:
 
 def _in_words(graph: FlowMap) -> str:
     kinds = [node.kind for node in graph.nodes.values()]
-    counted = ", ".join(
-        f"{kinds.count(kind)} {kind}s"
-        for kind in ("exchange", "queue", "worker", "sink")
-    )
+    counted = ", ".join(f"{kinds.count(kind)} {kind}s" for kind in _WIDTHS)
     return f"The flow of messages: {counted}. The tables below say the same."
 
 
@@ -179,14 +180,6 @@ def _workers(console: Console) -> str:
     ]
     return table("Workers", ("worker", "consumes", "open circuits"), rows)
 
-
-#: Pixels.
-_WIDTHS = {"exchange": 150, "queue": 230, "worker": 170, "sink": 150}
-_HEIGHT, _ROW, _GAP, _MARGIN, _HEAD = 40, 50, 84, 8, 24
-_CHAR = 7.0
-_HEADS = {
-    "exchange": "exchanges", "queue": "queues", "worker": "workers", "sink": "sinks",
-}  # fmt: skip
 
 STYLE = """
 .mesh-flow { display: block; width: 100%; height: auto;
@@ -293,11 +286,10 @@ class Picture:
             if node.kind == "exchange"
         )
         others = "".join(
-            f"<section><h2 class='mesh-h2'>{head}</h2><ul>"
+            f"<section><h2 class='mesh-h2'>{kind}s</h2><ul>"
             + "".join(self._item(node) for node in nodes if node.kind == kind)
             + "</ul></section>"
-            for kind, head in _HEADS.items()
-            if kind in {"worker", "sink"}
+            for kind in ("worker", "sink")
         )
         return f"<div class='mesh-flow-list'>{exchanges}{others}</div>"
 
@@ -368,7 +360,7 @@ class Picture:
         """What stands in the columns."""
         heads: dict[int, str] = {}
         for node in self._graph.nodes.values():
-            heads.setdefault(node.column, _HEADS[node.kind])
+            heads.setdefault(node.column, f"{node.kind}s")
         return "".join(
             f"<text class='head' x='{self._left[column]}' y='14'>{head}</text>"
             for column, head in heads.items()

@@ -12,17 +12,15 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from html import escape
 from inspect import isawaitable
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 from urllib.parse import quote
 
 from fastapi import APIRouter
 from nicegui import ui
 
-from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError
 from meshtasks.flows.loading import Flows
 from meshtasks.gateway.clients import Client
@@ -35,6 +33,13 @@ from meshtasks.gateway.context import Context
 from meshtasks.text import printable
 
 T = TypeVar("T")
+_LOG_OUT = (
+    '<form method="post" action="/logout" class="mesh-log-out"><span>{}</span>'
+    "<button>Log out</button></form>"
+)
+NEEDS_OPERATE = "needs a token with the scope operate"
+#: A page says so often that it is there, and is over so long after its session.
+_STAY_SECONDS = 5.0
 
 #: Shows new content in a card.
 Change = Callable[[T], None]
@@ -160,58 +165,32 @@ a.nicegui-link { color: var(--accent) }
 .q-header a { color: inherit; text-decoration: none }
 .q-header a[aria-current] { text-decoration: underline; text-underline-offset: .35em }
 """
-_LOG_OUT = (
-    '<form method="post" action="/logout" class="mesh-log-out"><span>{}</span>'
-    "<button>Log out</button></form>"
-)
-NEEDS_OPERATE = "needs a token with the scope operate"
-#: A page says so often that it is there, and is over so long after its session.
-_STAY_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
 class Console:
     """What the pages share.
 
-    Attributes:
+    Args:
         context: of the gateway.
-        settings: with the console's own account of the broker.
         flows: those of the mesh.
         sessions: who is logged in.
+
+    Attributes:
+        settings: with the console's own account of the broker.
         watch: what is seen of the mesh.
         dead_letters: what is known of them.
         alerts: the alerts.
         routes: what is served beside the pages, to whoever is logged in.
     """
 
-    context: Context
-    settings: Settings
-    flows: Flows
-    sessions: Sessions
-    watch: MeshWatch
-    dead_letters: DeadLettersModel
-    alerts: AlertsModel
-    routes: APIRouter = field(default_factory=APIRouter)
-
-    @classmethod
-    def of(cls, context: Context, flows: Flows, sessions: Sessions) -> Self:
-        """The console of a gateway.
-
-        Args:
-            context: of the gateway.
-            flows: those of the mesh.
-            sessions: who is logged in.
-        """
-        settings = context.looking
-        return cls(
-            context,
-            settings,
-            flows,
-            sessions,
-            MeshWatch(settings),
-            DeadLettersModel(settings, context.validator.verdicts.refusal),
-            AlertsModel(settings),
-        )
+    def __init__(self, context: Context, flows: Flows, sessions: Sessions) -> None:
+        self.context, self.flows, self.sessions = context, flows, sessions
+        self.settings = settings = context.looking
+        self.watch = MeshWatch(settings)
+        refusal = context.validator.verdicts.refusal
+        self.dead_letters = DeadLettersModel(settings, refusal)
+        self.alerts = AlertsModel(settings)
+        self.routes = APIRouter()
 
     def viewer(self) -> Client | None:
         """Who looks at the page that is being made or used; None once the session is
@@ -238,7 +217,6 @@ class Console:
 
 
 def _asked() -> str:
-    """The path and query of this page."""
     url = ui.context.client.request.url
     return f"{url.path}?{url.query}" if url.query else url.path
 

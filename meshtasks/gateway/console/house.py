@@ -34,6 +34,20 @@ from meshtasks.state.sensor_activity import BATTERIES, BATTERY
 from meshtasks.text import clip
 
 _REFRESH_SECONDS, _BEGINNING_SECONDS = 3.0, 0.1
+_WIDTH, _HEIGHT = 240, 36
+#: A battery below is marked, percent.
+_LOW_PERCENT = 15.0
+#: Labels of alerts that name no room and no device.
+_OF_RULES = frozenset({"kind", "field", "rule"})
+_TITLE_CHARS, _NAME_CHARS = 200, 120
+#: Changes values and their moments, by the id of their row.
+_SCRIPT = """
+(() => { for (const [row, [value, at]] of Object.entries(%s)) {
+  const element = document.getElementById(`row-${row}`); if (!element) continue
+  element.querySelector("time").dataset.at = at
+  element.querySelector(".mesh-value").textContent = value
+} })()
+"""
 
 
 def add_house(console: Console) -> None:
@@ -173,23 +187,6 @@ def age(at: float) -> str:
     except (ValueError, OverflowError, OSError):  # of a clock that is wrong
         clock = ""
     return f'<time class="mesh-dim mesh-age" data-at="{at:.3f}">{clock}</time>'
-
-
-_WIDTH, _HEIGHT = 240, 36
-#: A battery below is marked, percent.
-_LOW_PERCENT = 15.0
-#: Labels of alerts that name no room and no device.
-_OF_RULES = frozenset({"kind", "field", "rule"})
-_TITLE_CHARS, _NAME_CHARS = 200, 120
-
-#: Changes values and their moments, by the id of their row.
-_SCRIPT = """
-(() => { for (const [row, [value, at]] of Object.entries(%s)) {
-  const element = document.getElementById(`row-${row}`); if (!element) continue
-  element.querySelector("time").dataset.at = at
-  element.querySelector(".mesh-value").textContent = value
-} })()
-"""
 
 
 class CardRow(NamedTuple):

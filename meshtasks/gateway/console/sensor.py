@@ -49,6 +49,14 @@ from meshtasks.text import clip
 
 #: Annotations of a curve; there may be thousands of gaps.
 _MOST = 40
+_REFRESH_SECONDS = 10.0
+_SOON_SECONDS = 0.2
+#: What a curve may show, in hours.
+_RANGES = {"1 h": 1, "6 h": 6, "24 h": 24, "7 d": 168, "30 d": 720}
+_SHORTEST, _USUAL, _LONGEST = 0.1, 24.0, 720.0
+_WIDTH, _HEIGHT = 1000, 240
+_MARGIN = 10
+_MESSAGE_CHARS = 500
 
 
 class Annotation(NamedTuple):
@@ -156,16 +164,6 @@ def _annotations(facts: Facts, begins_at: float) -> list[Annotation]:
         if cause.sentence not in said
     ]
     return sorted(found, key=lambda each: -each.window.begins_at)[:_MOST]
-
-
-_REFRESH_SECONDS = 10.0
-_SOON_SECONDS = 0.2
-#: What a curve may show, in hours.
-_RANGES = {"1 h": 1, "6 h": 6, "24 h": 24, "7 d": 168, "30 d": 720}
-_SHORTEST, _USUAL, _LONGEST = 0.1, 24.0, 720.0
-_WIDTH, _HEIGHT = 1000, 240
-_MARGIN = 10
-_MESSAGE_CHARS = 500
 
 
 def add_sensor(console: Console) -> None:

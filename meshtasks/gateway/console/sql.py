@@ -13,7 +13,7 @@ from nicegui import ui
 
 from meshtasks.gateway.console.frame import Console, html, scrolling, status, text
 from meshtasks.observation.chart import STYLE
-from meshtasks.observation.query import Answered, Queries, QueryRefused
+from meshtasks.observation.query import Answered, QueryRefused
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,8 @@ _CHART_STYLE = STYLE.replace(":root {", ".mesh-chart {")
 class SqlPanel:
     """One viewer's queries."""
 
-    def __init__(self, console: Console, queries: Queries) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._queries = queries
         self._running: asyncio.Task[Answered] | None = None
         self._gone = False
         ui.add_css(_CHART_STYLE)
@@ -87,7 +86,7 @@ class SqlPanel:
         self._show_busy(busy=True)
         logger.info("%s asks: %s", viewer.name, " ".join(self._sql.value.split()))
         self._running = asyncio.create_task(
-            self._queries.run(self._sql.value, days, drawn=True)
+            self._console.context.queries.run(self._sql.value, days, drawn=True)
         )
         try:
             answer = await self._running

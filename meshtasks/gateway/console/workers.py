@@ -44,6 +44,8 @@ _TASKS, _CHARS = 20, 300
 #: Names of programs as they write themselves.
 _NAMES = {"rabbitmq": "RabbitMQ", "n8n": "n8n", "ntfy": "ntfy", "influxdb": "InfluxDB"}
 _OUTCOMES = ("succeeded", "retried", "failed")
+#: How what is typed is read.
+_WRITTEN = {"texts": "One a line.", "json": "As JSON."}
 
 
 def add_workers(console: Console) -> None:
@@ -238,8 +240,6 @@ def _task_state(task: Task) -> str:
 
 
 _Schema = Mapping[str, Any]
-#: How what is typed is read.
-_WRITTEN = {"texts": "One a line.", "json": "As JSON."}
 
 
 class FieldFault(ValueError):
