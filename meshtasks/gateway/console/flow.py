@@ -25,7 +25,14 @@ from meshtasks.gateway.console.frame import (
 )
 from meshtasks.gateway.console.house import sentence
 from meshtasks.observation.collect import QueueState
-from meshtasks.observation.flow_map import Edge, FlowMap, Node, colour_of, flow_map
+from meshtasks.observation.flow_map import (
+    Edge,
+    FlowMap,
+    Kind,
+    Node,
+    colour_of,
+    flow_map,
+)
 from meshtasks.text import clip
 
 _REFRESH_SECONDS = 3.0
@@ -34,7 +41,12 @@ _WHOLE_EVERY = 10
 #: A backlog that shrinks slower than this has no end in sight.
 _LEAST_PER_SECOND = 0.05
 #: Pixels.
-_WIDTHS = {"exchange": 150, "queue": 230, "worker": 170, "sink": 150}
+_WIDTHS: Mapping[Kind, int] = {
+    "exchange": 150,
+    "queue": 230,
+    "worker": 170,
+    "sink": 150,
+}
 _HEIGHT, _ROW, _GAP, _MARGIN, _HEAD = 40, 50, 84, 8, 24
 _CHAR = 7.0
 
