@@ -120,9 +120,9 @@ class Connection(kombu.Connection):  # type: ignore[misc]  # kombu ships no type
             OSError: none answers; the text says why of each.
             Exception: there is one node only, and this is its fault.
         """
-        ways = sorted(self._ways(), key=_has_failed)
+        ways = ((node, address) for node in self.nodes for address in node.addresses)
         faults: list[tuple[Node, Exception]] = []
-        for node, address in ways:
+        for node, address in sorted(ways, key=_has_failed):
             self._turn_to(node)
             self.hostname = self._address = address
             try:
@@ -146,11 +146,6 @@ class Connection(kombu.Connection):  # type: ignore[misc]  # kombu ships no type
     def distrust(self) -> None:
         """Ask the other nodes first, for a while: this one is there, but of no use."""
         _failed_at[self._address, self.port] = time.monotonic()
-
-    def _ways(self) -> Iterator[tuple[Node, str]]:
-        for node in self.nodes:
-            for address in node.addresses:
-                yield node, address
 
     def _turn_to(self, node: Node) -> None:
         self._do_close_transport()  # TLS or not, it is the last node's

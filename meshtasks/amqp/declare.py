@@ -82,10 +82,13 @@ def task_queues(topology: Topology) -> list[kombu.Queue]:
     """
     by_name = {queue.name: queue for queue in topology.named_queues}
     direct = kombu.Exchange("", type="direct")
+    hashed = partial(kombu.Exchange, type=HASH_EXCHANGE_TYPE, no_declare=True)
     domain = [
         _queue(
             by_name[name],
-            exchange=_hash_exchange(name) if name in topology.partitioned else direct,
+            exchange=hashed(exchange_of(name))
+            if name in topology.partitioned
+            else direct,
             routing_key=name,
             no_declare=True,
         )
@@ -133,10 +136,6 @@ def _steps(topology: Topology) -> Iterator[tuple[str, Callable[..., object]]]:
         for binding in topology.all_bindings:
             if (binding in into_end) is first:
                 yield f"binding {binding.label}", _bind(binding)
-
-
-def _hash_exchange(queue: str) -> kombu.Exchange:
-    return kombu.Exchange(exchange_of(queue), type=HASH_EXCHANGE_TYPE, no_declare=True)
 
 
 def _exchange(exchange: Exchange | HashExchange) -> kombu.Exchange:

@@ -146,24 +146,6 @@ def _field(value: object) -> bytes:
             return bytes(dumps("A", [[value]])[_SIZE.size :])  # what an array holds
 
 
-def content_header_bytes(message: Outgoing) -> int:
-    """Size of the frame that properties and headers need.
-
-    Raises:
-        amqp.FrameSyntaxError, struct.error: see :func:`publish_frames`.
-    """
-    return int(_HEADER.size) + len(_encoded_properties(message)) + len(_END)
-
-
-def table_bytes(table: Mapping[str, Any]) -> int:
-    """Size of a table of headers.
-
-    Raises:
-        amqp.FrameSyntaxError, struct.error: see :func:`publish_frames`.
-    """
-    return len(_table(table))
-
-
 _DEFAULTS = {"content_type": "application/json", "delivery_mode": 2}
 _PLAIN = _encoded(**_DEFAULTS)
 #: With an id and a timestamp, which follow in this order.
@@ -216,7 +198,8 @@ def fitted(message: Outgoing, frame_max: int) -> Outgoing:
         headers={},
         properties=_usable_properties(message.properties or {}),
     )
-    room = frame_max - content_header_bytes(bare) - _NOTE_CHARS - _TABLE_OVERHEAD_BYTES
+    taken = _HEADER.size + len(_encoded_properties(bare)) + len(_END)
+    room = int(frame_max - taken - _NOTE_CHARS - _TABLE_OVERHEAD_BYTES)
     sizes: list[tuple[bool, int, str, object]] = []
     for name, sent in (message.headers or {}).items():
         value, size = _encodable(_short(str(name)), sent)
@@ -274,10 +257,10 @@ def _short(text: str) -> str:
 def _encodable(name: str, value: object) -> tuple[object, int]:
     """A header's value, or text in its place, and how many bytes the header takes."""
     try:
-        return value, table_bytes({name: value})
+        return value, len(_table({name: value}))
     except Exception:  # noqa: BLE001 - py-amqp raises whatever an odd value leads to
         text = _ascii(_shown(value))
-        return text, table_bytes({name: text})
+        return text, len(_table({name: text}))
 
 
 def _shown(value: object) -> str:

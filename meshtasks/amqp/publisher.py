@@ -112,8 +112,10 @@ class Publisher:
         try:
             self._send_all()
             self._raise_faults()
-        except PublishUnconfirmed:
-            self._note_confirmed()
+        except PublishUnconfirmed:  # the next call may go on with its messages
+            refused = (message for message, _ in self._refused)
+            left = Counter(map(id, (*self._unresolved(), *refused)))
+            self._confirmed = _without(messages, left)
             raise
         self._confirmed = []
 
@@ -145,12 +147,6 @@ class Publisher:
         resolved = Counter(map(id, self._messages))
         resolved.subtract(map(id, known))
         return _without(self._messages, resolved)
-
-    def _note_confirmed(self) -> None:
-        """The call fails; the next one may go on with its messages."""
-        refused = (message for message, _ in self._refused)
-        left = Counter(map(id, (*self._unresolved(), *refused)))
-        self._confirmed = _without(self._messages, left)
 
     def _recall(self) -> None:
         """Give the connection up: what it had not confirmed is to be sent."""

@@ -117,7 +117,7 @@ class FailedAgain:
         while (now := time.monotonic()) < ends_at and self.reasons.total() < sent:
             if not self._is_consumed(queues):
                 break
-            if empty_at is None and not self._waiting(queues):
+            if empty_at is None and not sum(ready for ready, _ in self._asked(queues)):
                 empty_at = now
             if empty_at is not None and now > empty_at + _AFTER_SECONDS:
                 break
@@ -142,9 +142,6 @@ class FailedAgain:
         return self._tap is not None and any(
             consumers for _, consumers in self._asked(queues)
         )
-
-    def _waiting(self, queues: Collection[str]) -> int:
-        return sum(ready for ready, _ in self._asked(queues))
 
     def _asked(self, queues: Collection[str]) -> Collection[Depth]:
         """Of each queue there is."""

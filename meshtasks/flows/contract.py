@@ -150,14 +150,6 @@ OnExhausted = Callable[[Envelope, str, Settings], Sequence[Outgoing]]
 Originals = Callable[[FailedMessage], Sequence[FailedMessage]]
 
 
-def _itself(failing: FailedMessage) -> Sequence[FailedMessage]:
-    return (failing,)
-
-
-def _none_dead(*_: object) -> Mapping[int, Dead]:
-    return {}
-
-
 def _nothing(*_: object) -> tuple[()]:
     return ()
 
@@ -222,12 +214,12 @@ class Handler:
     telegraf: bool = False
     timer: Timer | None = None
     gathers: bool = False
-    validate: Validate = _none_dead
+    validate: Validate = lambda *_: {}
     struct: type[Struct] | None = None
     on_exhausted: OnExhausted = _nothing
     defers: bool = False
     in_thread: bool = False
-    originals: Originals = _itself
+    originals: Originals = lambda failing: (failing,)
 
     @property
     def sink_names(self) -> tuple[str, ...]:

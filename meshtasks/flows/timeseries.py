@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
@@ -348,21 +348,14 @@ def _unparsable(text: str, lines: Sequence[str], status: int) -> dict[int, str]:
         by_line.setdefault(line, []).append(index)
     found: dict[int, str] = {}
     for part in quoted:
-        candidates = (part[:end] for end in _ends_of_quotes(part))
+        # where the quoted line may end; it may hold quotes itself
+        candidates = (part[: end.start()] for end in re.finditer("': ", part))
         bad = next((one for one in candidates if one in by_line), None)
         if bad is None:
             return {}
         why = ends(f"unable to parse '{part.strip()}", REASON_LIMIT_CHARS)
         found |= dict.fromkeys(by_line[bad], f"answered {status}: {why}")
     return found
-
-
-def _ends_of_quotes(text: str) -> Iterator[int]:
-    """Where a quoted line may end; it may hold quotes itself."""
-    end = text.find("': ")
-    while end >= 0:
-        yield end
-        end = text.find("': ", end + 1)
 
 
 def _dropped(text: str, lines: Sequence[str], reason: str) -> dict[int, str]:

@@ -110,7 +110,8 @@ class VictoriaMetricsState(NamedTuple):
                 f"it keeps {days:.0f} days and drops what is older, as of a replayed "
                 "archive, without an error: set -retentionPeriod=100y, say"
             )
-        if _is_zero(self.flags.get("dedup.minScrapeInterval", "")):
+        interval = self.flags.get("dedup.minScrapeInterval", "")
+        if not re.search(r"[1-9]", interval):
             yield (
                 "a point that is written twice counts twice: set "
                 "-dedup.minScrapeInterval=1ms"
@@ -154,10 +155,6 @@ def retention_seconds(text: str) -> float:
     """
     found = _RETENTION.fullmatch(text)
     return float(found["number"]) * _UNITS[found["unit"]] if found else float("inf")
-
-
-def _is_zero(duration: str) -> bool:
-    return not re.search(r"[1-9]", duration)
 
 
 def _count(pattern: re.Pattern[str], page: str) -> int:

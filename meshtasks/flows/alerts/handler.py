@@ -50,10 +50,7 @@ from meshtasks.records.timestamps import published_at
 from meshtasks.timing import Backoff
 
 _SILENCE_ID_BYTES = 4
-
-
-def _matcher(text: str) -> str:
-    return str(parse_matcher(text))
+_Matcher = Annotated[str, AfterValidator(lambda text: str(parse_matcher(text)))]
 
 
 class SilenceAlerts(Arguments):
@@ -66,9 +63,7 @@ class SilenceAlerts(Arguments):
         created_by: who.
     """
 
-    matchers: Annotated[
-        list[Annotated[str, AfterValidator(_matcher)]], Field(min_length=1)
-    ]
+    matchers: Annotated[list[_Matcher], Field(min_length=1)]
     lasts: Span
     comment: str = ""
     created_by: str = "a command"

@@ -80,7 +80,9 @@ class Notifier:
     Raises ConfigError for a URL that Apprise does not know."""
 
     def __init__(self, urls: Mapping[str, SecretStr]) -> None:
-        _keep_urls_out_of_logs()
+        logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
+        # At DEBUG it writes the path of every request down, tokens included.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
         _know_the_way_to_this_machine()
         self._receivers = {name: _receiver(name, url) for name, url in urls.items()}
 
@@ -324,9 +326,3 @@ def _know_the_way_to_this_machine() -> None:
         known = [host for each in hosts.split(",") if (host := each.strip())]
         missing = [host for host in _THIS_MACHINE if host not in known]
         os.environ["no_proxy"] = ",".join([*known, *missing])
-
-
-def _keep_urls_out_of_logs() -> None:
-    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
-    # At DEBUG it writes the path of every request down, tokens included.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)

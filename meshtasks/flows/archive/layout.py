@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count, groupby
 from typing import Annotated, Any, NamedTuple, Self
@@ -110,8 +110,11 @@ def entries_of(
                 for entry in _read_excerpt(record, envelope, is_wanted):
                     yield number, entry
         elif is_wanted(domain_of(envelope.routing_key)):
-            values = {index or 0: record for _, record, _, index in together}
-            entries = _read_foreign(values, envelope)
+            # any other JSON is kept whatever it is
+            members = members_of(envelope.body)
+            texts = [members[index or 0] for _, _, _, index in together]
+            times = [_time_of(envelope, record) for _, record, _, _ in together]
+            entries = _entries(envelope, texts, times)
             for (number, _, _, _), entry in zip(together, entries, strict=True):
                 yield number, entry
 
@@ -204,20 +207,6 @@ def _read_excerpt(
         yield _bad(source, f"the body of an excerpt is not what it claims: {error}")
         return
     yield from _entries(source, texts, found.times)
-
-
-def _read_foreign(
-    values: Mapping[int, Any], envelope: Envelope
-) -> Iterator[Entry | BadEntry]:
-    """Any other JSON is kept whatever it is; one entry per value.
-
-    Args:
-        values: by their index in the message; the worker may have refused others.
-    """
-    members = members_of(envelope.body)
-    texts = [members[index] for index in values]
-    times = [_time_of(envelope, value) for value in values.values()]
-    return _entries(envelope, texts, times)
 
 
 def _entries(

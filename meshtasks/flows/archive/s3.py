@@ -96,6 +96,7 @@ _ENDPOINT = re.compile(
     r"(:(?P<port>[0-9]{1,5}))?"
 )
 _USER_METADATA = "x-amz-meta-"
+_ANY_TYPE = "application/octet-stream"
 _CONTENT_TYPES = {
     ".zst": "application/zstd",
     ".parquet": "application/vnd.apache.parquet",
@@ -210,7 +211,7 @@ class S3Store(ObjectStore):
             name,
             io.BytesIO(data),
             len(data),
-            content_type=_content_type(name),
+            content_type=_CONTENT_TYPES.get(PurePosixPath(name).suffix, _ANY_TYPE),
             metadata=dict(metadata),
             part_size=_PART_BYTES,
         )
@@ -356,8 +357,3 @@ def _has_no_room(error: S3Error) -> bool:
 
 def _says_full(error: S3Error) -> bool:
     return _FULL.search(f"{error.code} {error.message}") is not None
-
-
-def _content_type(name: str) -> str:
-    suffix = PurePosixPath(name).suffix
-    return _CONTENT_TYPES.get(suffix, "application/octet-stream")

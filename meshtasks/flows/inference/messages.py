@@ -41,12 +41,10 @@ ModelName = Annotated[
 ]
 
 
-def _as_text(version: object) -> object:
-    return str(version) if type(version) is int else version
-
-
 Version = Annotated[
-    str, BeforeValidator(_as_text), Field(pattern="^[1-9][0-9]{0,9}$", strict=True)
+    str,
+    BeforeValidator(lambda given: str(given) if type(given) is int else given),
+    Field(pattern="^[1-9][0-9]{0,9}$", strict=True),
 ]
 RequestId = Annotated[str, Field(min_length=1, max_length=255, strict=True)]
 
