@@ -19,7 +19,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 import kombu
 from amqp.exceptions import ChannelError
@@ -50,6 +49,14 @@ _STOPPING, _STOPPING_SHARE = 10, 0.25
 #: After the last message: while its queue is not empty, and so long after that.
 _LONGEST_SECONDS, _AFTER_SECONDS = 3.0, 0.5
 _POLL_SECONDS, _GLANCE_SECONDS = 0.1, 0.001
+#: Published together, at most; more would save little.
+_BATCH = 200
+#: A slow replay releases what it holds after so long and begins again, well within
+#: the broker's consumer timeout.
+_SHIFT_SECONDS = 300.0
+
+#: A message, the dead letter that it is, and the queues it is requeued in.
+_Chosen = tuple[Delivery, DeadLetter, tuple[str, ...]]
 
 
 class FailedAgain:
@@ -130,12 +137,13 @@ class FailedAgain:
         if copy is None:
             return False
         delivery = delivery_of(copy, time.time())
-        letter = dead_letter_of(delivery)
+        dead_letter = dead_letter_of(delivery)
         history = history_of(delivery)
-        if letter.replayed_at == self._began and history:
+        if dead_letter.replayed_at == self._began and history:
             kind, reason = (str(history[-1].get(name)) for name in ("kind", "reason"))
             self._failed[_cause(kind, reason)] += 1
-            self.reasons[f"{letter.kind}: {general_reason(letter.reason)}"] += 1
+            why = general_reason(dead_letter.reason)
+            self.reasons[f"{dead_letter.kind}: {why}"] += 1
         return True
 
     def _is_consumed(self, queues: Collection[str]) -> bool:
@@ -150,7 +158,7 @@ class FailedAgain:
 
 
 @contextmanager
-def hearing_failures(url: str, topology: Topology, began: str) -> Iterator[FailedAgain]:
+def failures_watched(url: str, topology: Topology, began: str) -> Iterator[FailedAgain]:
     """Listen until the end of the block.
 
     Raises:
@@ -170,21 +178,6 @@ def hearing_failures(url: str, topology: Topology, began: str) -> Iterator[Faile
 def _cause(kind: str, reason: str) -> Cause:
     """The cause, by as much of the reason as a message remembers."""
     return Cause(kind, general_reason(reason[:REMEMBERED_CHARS]))
-
-
-#: Published together, at most; more would save little.
-_BATCH = 200
-#: A slow replay releases what it holds after so long and begins again, well within
-#: the broker's consumer timeout.
-_SHIFT_SECONDS = 300.0
-
-
-class _Chosen(NamedTuple):
-    """A dead letter, and the queues it is requeued in."""
-
-    delivery: Delivery
-    dead_letter: DeadLetter
-    queues: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -264,7 +257,7 @@ class Replay:
         """
         with (
             closing(Publisher(self._url)) as publisher,
-            hearing_failures(self._url, self._topology, self.began) as again,
+            failures_watched(self._url, self._topology, self.began) as again,
         ):
             self.result.failed_again = again.reasons
             while not self._shift(publisher, again):
@@ -282,15 +275,15 @@ class Replay:
         batch: list[_Chosen] = []
         with peek(self._url, self._queue, stopping=self._stopping) as held:
             for chosen in self._selected(held):
-                letter = chosen.dead_letter
-                if again.ends_trial(letter):
+                _, dead_letter, queues = chosen
+                if again.ends_trial(dead_letter):
                     self._requeue(publisher, held, batch)
                     batch = []
-                    again.wait_for_trial(letter, chosen.queues)
-                if again.stops(letter):
+                    again.wait_for_trial(dead_letter, queues)
+                if again.stops(dead_letter):
                     self.result.kept["those of its cause fail again"] += 1
                     continue
-                again.send(letter)
+                again.send(dead_letter)
                 batch.append(chosen)
                 if len(batch) == self._batch:
                     self._requeue(publisher, held, batch)
@@ -319,7 +312,7 @@ class Replay:
             elif self._refusal and (why := self._refusal(delivery, dead_letter)):
                 self.result.kept[why] += 1
             else:
-                yield _Chosen(delivery, dead_letter, way)
+                yield delivery, dead_letter, way
 
     def _requeue(
         self, publisher: Publisher, held: HeldMessages, batch: list[_Chosen]
