@@ -20,14 +20,12 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     model_validator,
 )
 
-from meshtasks.config.loader import refuse_value
+from meshtasks.config.loader import ConfigModel, refuse_value
 
 #: Stands for "no limit". RabbitMQ 4 reads a missing limit as 20, and its own
 #: spelling of "no limit", -1, makes 3.10 drop a message at its first redelivery.
@@ -103,13 +101,7 @@ RoutingKey = Annotated[ShortText, BeforeValidator(_given)]
 RetryLevel = Annotated[int, Field(ge=1, le=_MAX_RETRY_LEVEL_SECONDS)]
 
 
-class Entity(BaseModel):
-    """A part of config/topology.yaml."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ExchangeDefaults(Entity):
+class ExchangeDefaults(ConfigModel):
     """What an exchange may leave to the ``defaults`` block.
 
     Attributes:
@@ -131,7 +123,7 @@ class Exchange(ExchangeDefaults):
         return {"alternate-exchange": self.alternate} if self.alternate else {}
 
 
-class QueueDefaults(Entity):
+class QueueDefaults(ConfigModel):
     """What a queue may leave to the ``defaults`` block.
 
     Attributes:
@@ -249,7 +241,7 @@ def answers_queue(commands_queue: str) -> DerivedQueue:
     return DerivedQueue(f"{commands_queue}.answers", arguments)
 
 
-class Binding(Entity):
+class Binding(ConfigModel):
     """Messages of ``exchange`` that match ``routing_key`` go on to one destination.
 
     Attributes:

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
+from meshtasks.config.loader import ConfigModel
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
 
 
-class RetryPolicy(BaseModel):
+class RetryPolicy(ConfigModel):
     """The retry options of one queue, named as Celery's task options.
 
     Attributes:
@@ -23,8 +24,6 @@ class RetryPolicy(BaseModel):
         retry_jitter: draw the delay at random below the computed one.
         max_age_seconds: a message retried for longer than this is dead.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_retries: Annotated[int, Field(ge=0)] = 5
     retry_backoff: Annotated[int, Field(ge=1)] = 1
@@ -108,7 +107,7 @@ _OF_THE_PACKAGE: dict[str, dict[str, Any]] = {
 }
 
 
-class BatchLimits(BaseModel):
+class BatchLimits(ConfigModel):
     """A batch is handed on as soon as one of these is reached.
 
     Attributes:
@@ -119,14 +118,12 @@ class BatchLimits(BaseModel):
             handled at once. In archive queues, since its first message arrived.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     count: Annotated[int, Field(ge=1, le=20_000)] = 2000
     bytes: Annotated[int, Field(ge=1)] = 1 << 20
     age_ms: Annotated[int, Field(ge=1, le=600_000)] = 200
 
 
-class QueueSettings(BaseModel):
+class QueueSettings(ConfigModel):
     """How one queue is consumed.
 
     Attributes:
@@ -136,8 +133,6 @@ class QueueSettings(BaseModel):
             own; if more of them fail, they become one.
         time_limit_seconds: a batch that runs longer is killed and retried.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch: BatchLimits = BatchLimits()
     retry: RetryPolicy = RetryPolicy()
@@ -166,13 +161,11 @@ class QueueEntry(QueueSettings):
         return self
 
 
-class QueuesConfig(BaseModel):
+class QueuesConfig(ConfigModel):
     """config/queues.yaml: ``defaults`` and what each queue changes of them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     defaults: QueueSettings = QueueSettings()
-    queues: dict[str, QueueEntry] = {}
+    queues: dict[str, QueueEntry] = Field(default={})
 
     @model_validator(mode="before")
     @classmethod

@@ -26,7 +26,6 @@ from meshtasks.amqp.entities import (
     PREDECLARED_EXCHANGES,
     Binding,
     DerivedQueue,
-    Entity,
     Exchange,
     ExchangeDefaults,
     HashExchange,
@@ -40,7 +39,7 @@ from meshtasks.amqp.entities import (
     presence_of,
     queue_of,
 )
-from meshtasks.config.loader import fault, refuse_all
+from meshtasks.config.loader import ConfigModel, fault, refuse_all
 from meshtasks.config.settings import ConfigFile
 
 #: Where a dead letter is published; also by the broker.
@@ -55,14 +54,14 @@ PENDING_TIMESERIES = "pending.timeseries"
 _PENDING_BYTES = 1 << 30
 
 
-class Defaults(Entity):
+class Defaults(ConfigModel):
     """What every exchange and every queue has by default."""
 
     exchange: ExchangeDefaults = ExchangeDefaults()
     queue: QueueDefaults = QueueDefaults()
 
 
-class Topology(Entity):
+class Topology(ConfigModel):
     """config/topology.yaml.
 
     Attributes:

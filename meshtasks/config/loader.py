@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
@@ -21,6 +21,12 @@ from yaml.reader import ReaderError
 from meshtasks.config.durations import SPAN, seconds_of
 from meshtasks.errors import ConfigError
 from meshtasks.text import clip, described, did_you_mean
+
+
+class ConfigModel(BaseModel):
+    """A part of a file of config/: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def fault(reason: str, *loc: str | int) -> InitErrorDetails:

@@ -19,12 +19,13 @@ from typing import Annotated, Literal
 from zlib import crc32
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.entities import topic_matches
 from meshtasks.amqp.frames import Outgoing
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE
+from meshtasks.config.loader import ConfigModel
 from meshtasks.config.settings import ConfigFile
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.json_text import on_one_line
@@ -40,7 +41,7 @@ MESSAGE_LIMIT_BYTES = 512 * 1024
 Domain = Annotated[str, StringConstraints(pattern=r"^[^.\s]+$")]
 
 
-class Selection(BaseModel):
+class Selection(ConfigModel):
     """Records to archive.
 
     Attributes:
@@ -48,13 +49,11 @@ class Selection(BaseModel):
         sample: keep one record in this many.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     pattern: Annotated[str, Field(min_length=1)]
     sample: Annotated[int, Field(ge=1)] = 1
 
 
-class ArchivePolicy(BaseModel):
+class ArchivePolicy(ConfigModel):
     """config/archive.yaml.
 
     Attributes:
@@ -63,8 +62,6 @@ class ArchivePolicy(BaseModel):
             those of every other domain are events.
         compression_level: of zstd; 1 is fastest, 19 smallest.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     select: tuple[Selection, ...] = ()
     metrics: frozenset[Domain] = frozenset()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from meshtasks.config.loader import ConfigModel
 from meshtasks.config.settings import ConfigFile
 
 
-class GatewayConfig(BaseModel):
+class GatewayConfig(ConfigModel):
     """config/gateway.yaml.
 
     Attributes:
@@ -19,8 +20,6 @@ class GatewayConfig(BaseModel):
         keep_keys_hours: how long an ``Idempotency-Key`` is remembered.
         keep_tasks_days: how long a task is, after its last event.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
     requests_per_second: Annotated[float, Field(gt=0)] = 50.0

@@ -14,16 +14,14 @@ from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     model_validator,
 )
 from pydantic_core import InitErrorDetails
 
 from meshtasks.config.durations import Duration
-from meshtasks.config.loader import fault, refuse_all, refuse_value
+from meshtasks.config.loader import ConfigModel, fault, refuse_all, refuse_value
 from meshtasks.config.settings import ConfigFile
 from meshtasks.errors import UnknownUnit
 from meshtasks.records.units import IDENTITY, Affine, Quantity, spelled
@@ -51,9 +49,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _LARGEST = sys.float_info.max
 
 
-class _Conversion(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Conversion(ConfigModel):
     factor: _Finite
     offset: _Finite = 0.0
 
@@ -72,7 +68,7 @@ def _conversion(value: object) -> object:
     return value if isinstance(value, dict) else {"factor": value}
 
 
-class KindConfig(BaseModel):
+class KindConfig(ConfigModel):
     """One kind of sensor readings.
 
     Attributes:
@@ -84,11 +80,11 @@ class KindConfig(BaseModel):
         maximum: largest possible value, canonical unit.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     unit: _Text
     field: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
-    units: dict[_Text, Annotated[_Conversion, BeforeValidator(_conversion)]] = {}
+    units: dict[_Text, Annotated[_Conversion, BeforeValidator(_conversion)]] = Field(
+        default={}
+    )
     minimum: _Finite | None = None
     maximum: _Finite | None = None
 
@@ -204,7 +200,7 @@ _OLDEST_SECONDS = 180 * 86_400.0
 _OTHERS = ("motion", "metrics")
 
 
-class KindsConfig(BaseModel):
+class KindsConfig(ConfigModel):
     """config/kinds.yaml.
 
     Attributes:
@@ -216,11 +212,9 @@ class KindsConfig(BaseModel):
             any age: they date the begin of a state.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kinds: dict[str, KindConfig] = {}
-    default_units: dict[str, str] = {}
-    oldest: dict[str, _Age] = {}
+    kinds: dict[str, KindConfig] = Field(default={})
+    default_units: dict[str, str] = Field(default={})
+    oldest: dict[str, _Age] = Field(default={})
 
     @cached_property
     def quantities(self) -> Mapping[str, Quantity]:

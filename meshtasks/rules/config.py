@@ -15,15 +15,13 @@ from functools import cached_property, lru_cache
 from typing import Annotated, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     model_validator,
 )
 from typing_extensions import override
 
 from meshtasks.amqp.entities import topic_matches
-from meshtasks.config.loader import refuse_all, twice
+from meshtasks.config.loader import ConfigModel, refuse_all, twice
 from meshtasks.config.settings import ConfigFile
 from meshtasks.records.alert import Alert, Severity
 from meshtasks.records.timestamps import utc_of
@@ -43,7 +41,7 @@ from meshtasks.rules.detection import (
 )
 
 
-class _Rule(BaseModel, ABC):
+class _Rule(ConfigModel, ABC):
     """What every rule has.
 
     Attributes:
@@ -66,14 +64,12 @@ class _Rule(BaseModel, ABC):
             readings and one for metrics when it is not given.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
     routing_key: Annotated[str, Field(min_length=1)]
     sensors: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
     metric: Annotated[str, Field(min_length=1)] | None = None
     field: Annotated[str, Field(min_length=1)] = "value"
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = Field(default={})
     hysteresis: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     for_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     severity: Severity
@@ -245,10 +241,8 @@ class DeviationRule(_Rule):
 Rule = ThresholdRule | DeviationRule
 
 
-class RuleBook(BaseModel):
+class RuleBook(ConfigModel):
     """config/rules.yaml."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: tuple[Annotated[Rule, Field(discriminator="type")], ...] = ()
 

@@ -17,7 +17,6 @@ from typing import Annotated, Any, NamedTuple, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -29,7 +28,7 @@ from pydantic_core import InitErrorDetails
 from typing_extensions import override
 
 from meshtasks.config.durations import Duration, TimeZone
-from meshtasks.config.loader import fault, refuse_all, twice
+from meshtasks.config.loader import ConfigModel, fault, refuse_all, twice
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
 from meshtasks.records.timestamps import utc_of
@@ -135,11 +134,11 @@ def _clock_time(value: Any) -> time:
 _ClockTime = Annotated[time, BeforeValidator(_clock_time)]
 
 
-class QuietHours(BaseModel):
+class QuietHours(ConfigModel):
     """The hours in which only critical alerts notify: from the minute ``start``
     (``from`` in the file) to ``end`` (``to``), the next day if that is earlier."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+    model_config = ConfigDict(serialize_by_alias=True)
 
     start: Annotated[_ClockTime, Field(alias="from")]
     end: Annotated[_ClockTime, Field(alias="to")]
@@ -174,7 +173,7 @@ class GroupKey(NamedTuple):
     labels: dict[str, str]
 
 
-class Route(BaseModel):
+class Route(ConfigModel):
     """Which receivers get the alerts that match, and how these are grouped.
 
     Attributes:
@@ -187,7 +186,7 @@ class Route(BaseModel):
         also_next: later routes are tried too, ``continue`` in the file.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+    model_config = ConfigDict(serialize_by_alias=True)
 
     name: _Name
     match: tuple[MatcherField, ...] = ()
@@ -217,7 +216,7 @@ class Route(BaseModel):
         return GroupKey(digest, self.name, common)
 
 
-class Inhibition(BaseModel):
+class Inhibition(ConfigModel):
     """Alerts that are muted while a more severe one with the same labels fires.
 
     Attributes:
@@ -227,8 +226,6 @@ class Inhibition(BaseModel):
             two missing labels for equal; here the critical alert of a power supply
             without ``sensor_id`` does not mute all that have none.)
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Annotated[tuple[MatcherField, ...], Field(min_length=1)]
     target: Annotated[tuple[MatcherField, ...], Field(min_length=1)]
@@ -245,20 +242,16 @@ class Inhibition(BaseModel):
         )
 
 
-class Flapping(BaseModel):
+class Flapping(ConfigModel):
     """An alert with so many ``changes`` (beginnings and ends together) ``within`` so
     many seconds is flapping, and is notified as such, once."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     changes: Annotated[int, Field(ge=2, le=50)] = 6
     within: Duration = 900.0
 
 
-class TemplateTexts(BaseModel):
+class TemplateTexts(ConfigModel):
     """Jinja2 templates that replace the built-in ones."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str | None = None
     body: str | None = None
@@ -266,7 +259,7 @@ class TemplateTexts(BaseModel):
     tags: str | None = None
 
 
-class AlertPolicy(BaseModel):
+class AlertPolicy(ConfigModel):
     """config/alerts.yaml.
 
     Attributes:
@@ -275,8 +268,6 @@ class AlertPolicy(BaseModel):
         receivers: their names; the URLs are secrets of the environment.
         routes: the first that matches counts; the last one matches everything.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     time_zone: TimeZone | None = None
     resolve_timeout: Annotated[Duration, Field(ge=60)] = 7 * 86_400.0

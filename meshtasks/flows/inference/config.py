@@ -7,9 +7,7 @@ from functools import cached_property
 from typing import Annotated, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
@@ -17,7 +15,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
-from meshtasks.config.loader import fault, refuse_all
+from meshtasks.config.loader import ConfigModel, fault, refuse_all
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError, SchemaMismatch
 from meshtasks.flows.inference.messages import InferenceResult, ModelName
@@ -34,7 +32,7 @@ _Name = Annotated[str, Field(pattern=r"^[^\s_\\][^\\\x00-\x1f\x7f]*$", max_lengt
 _NUMBERS: TypeAdapter[list[float]] = TypeAdapter(list[Number])
 
 
-class Score(BaseModel):
+class Score(ConfigModel):
     """Numbers of one output that become fields.
 
     Attributes:
@@ -45,8 +43,6 @@ class Score(BaseModel):
             several: each becomes a field of that name.
         top_k: of those, only so many, the largest.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     output: Annotated[str, Field(min_length=1)]
     field: _Name | None = None
@@ -105,7 +101,7 @@ def _of_results(rule: object) -> object:
     return {**whole, **rule}
 
 
-class ModelSteps(BaseModel):
+class ModelSteps(ConfigModel):
     """What is made of the results of one model.
 
     Attributes:
@@ -113,8 +109,6 @@ class ModelSteps(BaseModel):
         scores: numbers that become fields.
         alerts: threshold rules on these fields, as in rules.yaml.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tags: tuple[_Name, ...] = ()
     scores: tuple[Score, ...] = ()
@@ -161,7 +155,7 @@ class ModelSteps(BaseModel):
         return rows or [{}]
 
 
-class ModelBook(BaseModel):
+class ModelBook(ConfigModel):
     """config/models.yaml.
 
     Attributes:
@@ -169,10 +163,8 @@ class ModelBook(BaseModel):
         models: by name. A model that is not named has points of its latency.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     answer_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    models: dict[ModelName, ModelSteps] = {}
+    models: dict[ModelName, ModelSteps] = Field(default={})
 
     @cached_property
     def rules(self) -> RuleBook:

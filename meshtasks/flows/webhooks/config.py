@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     StrictBool,
@@ -23,7 +21,7 @@ from typing_extensions import override
 
 from meshtasks.amqp.entities import topic_matches
 from meshtasks.config.environment import auth_headers
-from meshtasks.config.loader import refuse_all, twice
+from meshtasks.config.loader import ConfigModel, refuse_all, twice
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.config.urls import Auth, http_url, is_base_url, is_url_text
 from meshtasks.errors import ConfigError
@@ -41,7 +39,7 @@ FieldPath = Annotated[str, Field(pattern=r"^[^.\s]+(\.[^.\s]+)*$")]
 _NEW, _OLD = "new_state", "old_state"
 
 
-class Condition(BaseModel):
+class Condition(ConfigModel):
     """What must be true of one value of a record; all that is given must hold.
 
     A value that is not there counts as null.
@@ -56,8 +54,6 @@ class Condition(BaseModel):
         changed: whether it differs from the same value of the old state; for
             paths in the new state.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     field: FieldPath
     equals: Scalar = None
@@ -130,7 +126,7 @@ def _url(text: str) -> str:
     )
 
 
-class Webhook(BaseModel):
+class Webhook(ConfigModel):
     """What is called.
 
     Attributes:
@@ -146,8 +142,6 @@ class Webhook(BaseModel):
             a login page or a proxy's, and the events wait.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     url: Annotated[str, AfterValidator(_url)]
     method: Literal["POST", "PUT", "PATCH"] = "POST"
     auth: Auth | None = None
@@ -162,7 +156,7 @@ class Webhook(BaseModel):
         return self.url.startswith("/")
 
 
-class Workflow(BaseModel):
+class Workflow(ConfigModel):
     """Records that match start it.
 
     Attributes:
@@ -172,18 +166,14 @@ class Workflow(BaseModel):
         webhook: what is called.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
     routing_key: Annotated[str, Field(min_length=1)]
     when: tuple[Condition, ...] = ()
     webhook: Webhook
 
 
-class WorkflowBook(BaseModel):
+class WorkflowBook(ConfigModel):
     """config/workflows.yaml; the order of the workflows is that of the calls."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     workflows: tuple[Workflow, ...] = ()
 
