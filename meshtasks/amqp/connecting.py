@@ -143,6 +143,12 @@ class Connection(kombu.Connection):  # type: ignore[misc]  # kombu ships no type
             raise faults[0][1]
         raise OSError("; ".join(f"{node.name}: {fault}" for node, fault in faults))
 
+    def open_once(self) -> None:
+        """Connect; by itself kombu would wait two seconds and try again.
+
+        Raises what :meth:`_establish_connection` does."""
+        self.ensure_connection(max_retries=0, reraise_as_library_errors=False)
+
     def distrust(self) -> None:
         """Ask the other nodes first, for a while: this one is there, but of no use."""
         _failed_at[self._address, self.port] = time.monotonic()
@@ -172,7 +178,7 @@ def _has_failed(way: tuple[Node, str]) -> bool:
 
 
 _VARIABLE = "MESH_BROKER_URL"
-_CONNECT_TIMEOUT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 @contextmanager
@@ -219,7 +225,7 @@ def unopened(url: str) -> Connection:
     """
     if expected := fault_of(url):
         raise ConfigError("environment", _VARIABLE, expected)
-    return Connection(url, connect_timeout=_CONNECT_TIMEOUT_SECONDS)
+    return Connection(url, connect_timeout=CONNECT_TIMEOUT_SECONDS)
 
 
 def refusal(
@@ -234,10 +240,9 @@ def refusal(
     return ConfigError("environment", _VARIABLE, expected)
 
 
-def _open(connection: kombu.Connection) -> None:
+def _open(connection: Connection) -> None:
     try:
-        # by itself kombu would wait two seconds and try again
-        connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
+        connection.open_once()
     except (AccessRefused, NotAllowed) as error:
         raise refusal(connection, error) from error
 

@@ -21,7 +21,7 @@ from typing import Any
 import amqp
 from amqp.exceptions import AccessRefused, IrrecoverableConnectionError, NotFound
 
-from meshtasks.amqp.connecting import Connection
+from meshtasks.amqp.connecting import CONNECT_TIMEOUT_SECONDS, Connection
 from meshtasks.amqp.frames import Outgoing, fitted, publish_frames
 from meshtasks.amqp.pyamqp_internals import wait_for_full_peer, write_some
 from meshtasks.errors import (
@@ -37,7 +37,6 @@ __all__ = ["Outgoing", "Publisher"]
 _WINDOW = 2_000
 #: About as much is written at once.
 _WRITE_BYTES = 32 * 1024
-_CONNECT_TIMEOUT_SECONDS = 5.0
 #: While a socket takes no more, the broker's frames are read so often.
 _WRITE_SECONDS = 0.25
 #: A call that meets a broker under an alarm waits no longer than this.
@@ -338,12 +337,11 @@ class Publisher:
             return self._channel
         connection = Connection(
             self._url,
-            connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
             transport_options={"write_timeout": self._confirm_timeout_seconds},
         )
         try:
-            # By itself kombu would wait two seconds and try again.
-            connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
+            connection.open_once()
             channel = connection.channel()
             channel.confirm_select()
         except _CONNECTION_ERRORS as error:

@@ -13,8 +13,6 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from meshtasks.amqp.dead_letters import sensor_of
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, TOPOLOGY
@@ -34,7 +32,7 @@ from meshtasks.flows.archive.objects import (
     compress,
     open_store,
 )
-from meshtasks.flows.archive.reading import content_of, fault_of
+from meshtasks.flows.archive.reading import content_of, fault_of, read_line
 from meshtasks.flows.contract import Batch, Flow, Handler, handles
 from meshtasks.flows.diagnosis import Check, Doubt, Verdict, can_occur, disk
 from meshtasks.flows.excerpts import ARCHIVE, ArchiveClass
@@ -49,14 +47,6 @@ logger = logging.getLogger(__name__)
 
 #: Of a batch so many records that came again are noted.
 _MOST_AGAIN = 200
-
-
-class _KeyAndRecord(msgspec.Struct):
-    routing_key: str
-    record: msgspec.Raw
-
-
-_LINE = msgspec.json.Decoder(_KeyAndRecord)
 
 
 def _open_journal(sinks: Sinks) -> ArchiveJournal:
@@ -136,8 +126,8 @@ def _again(entries: Iterable[Entry]) -> Iterator[Seen]:
     """Records that came again, and are not stored again."""
     now = time()
     for entry in entries:
-        line = _LINE.decode(entry.line)
-        sensor_id = sensor_of(bytes(line.record), line.routing_key)
+        line = read_line(entry.line)
+        sensor_id = sensor_of(line.record, line.routing_key)
         yield (line.routing_key, sensor_id, "", "", "", None, (), now, 0.0, 0.0, 1, "")
 
 
