@@ -44,11 +44,6 @@ class PublishRequest:
     on_end: Callable[[Exception | None], object]
     is_wanted: Callable[[], bool] | None = None
 
-    @property
-    def wanted(self) -> bool:
-        """Whether it is still to be published."""
-        return self.is_wanted is None or self.is_wanted()
-
 
 class Republisher:
     """The thread and its queue.
@@ -133,7 +128,9 @@ class Republisher:
 
     def _deliver(self, requests: Sequence[PublishRequest]) -> None:
         pause_seconds = 0.2
-        while requests := [each for each in requests if each.wanted]:
+        while requests := [
+            each for each in requests if each.is_wanted is None or each.is_wanted()
+        ]:
             try:
                 self._publish(requests)
                 break

@@ -62,7 +62,7 @@ class Store:
         return [file for name in self.files if (file := data_file(name, 1))]
 
     def sources_of(self, file: DataFile) -> frozenset[str]:
-        return self.sources[file.sources_name]
+        return self.sources[sources_name(file.name)]
 
     def rows(self) -> Counter[str]:
         """What a reader sees."""

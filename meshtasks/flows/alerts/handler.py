@@ -345,10 +345,6 @@ def _receivers(settings: Settings) -> Verdict:
     return Verdict("ok", f"{len(base_urls)} answer{rest}")
 
 
-def _checks(settings: Settings) -> Iterator[Check]:
-    yield Check("receivers", partial(_receivers, settings))
-
-
 def _doubts(settings: Settings, _handlers: Mapping[str, Handler]) -> Iterator[Doubt]:
     policy, urls = settings.read(ALERTS), settings.env.receivers
     used = {name for route in policy.routes for name in route.receivers}
@@ -380,7 +376,7 @@ FLOW = Flow(
     files=(ALERTS, ARCHIVE),
     sinks=(ALERT_STATE,),
     commands=COMMANDS,
-    checks=_checks,
+    checks=lambda settings: [Check("receivers", partial(_receivers, settings))],
     doubts=_doubts,
     explain=_explain,
 )

@@ -29,6 +29,7 @@ from meshtasks.flows.analytics.layout import (
     data_file_name,
     read_sources,
     sources_fit,
+    sources_name,
     split,
 )
 from meshtasks.flows.analytics.rows import TABLES, Table, rows_of
@@ -115,7 +116,7 @@ class Dataset:
         ]
 
     def _sources_of(self, file: DataFile) -> frozenset[str]:
-        name = file.sources_name
+        name = sources_name(file.name)
         if name not in self._sources:
             self._sources[name] = self._read_sources(file)
         return self._sources[name]
@@ -127,7 +128,7 @@ class Dataset:
         there, until compaction has made one file of them all.
         """
         try:
-            text = _fetched(self._store, file.sources_name)
+            text = _fetched(self._store, sources_name(file.name))
         except ObjectGone:
             if self._store.stat(file.name) is None:
                 raise
@@ -137,7 +138,7 @@ class Dataset:
         logger.warning(
             "%s is missing or damaged: rows of %s may be counted twice until "
             "`meshtasks analytics compact` has run",
-            file.sources_name,
+            sources_name(file.name),
             file.name,
         )
         return frozenset({file.digest})

@@ -85,11 +85,6 @@ class DataFile(NamedTuple):
     size_bytes: int
     digest: str
 
-    @property
-    def sources_name(self) -> str:
-        """Name of the object with its sources; only a compacted file has one."""
-        return sources_name(self.name)
-
 
 class Split(NamedTuple):
     """The files of a partition.

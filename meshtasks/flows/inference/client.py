@@ -15,7 +15,7 @@ from meshtasks.errors import (
     SinkUnavailable,
     Transient,
 )
-from meshtasks.flows.inference.config import MEASUREMENT
+from meshtasks.flows.inference.config import MEASUREMENT, MODELS
 from meshtasks.flows.inference.messages import (
     ModelRequest,
     RequestOrigin,
@@ -69,7 +69,8 @@ _CRASHED = ThresholdRule(
 def _open_triton(sinks: Sinks) -> Triton:
     from meshtasks.flows.inference.triton import Triton  # noqa: PLC0415 - loads gevent
 
-    return Triton.from_settings(sinks.settings)
+    seconds = sinks.settings.read(MODELS).answer_timeout_seconds
+    return Triton(sinks.settings.env.triton_url, answer_timeout_seconds=seconds)
 
 
 #: The server of the models.

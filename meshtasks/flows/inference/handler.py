@@ -324,10 +324,6 @@ def _triton(settings: Settings) -> Verdict:
         return Verdict("warning", str(error), remedy)
 
 
-def _checks(settings: Settings) -> Iterator[Check]:
-    yield Check("triton", partial(_triton, settings))
-
-
 def _doubts(settings: Settings, _handlers: Mapping[str, Handler]) -> Iterator[Doubt]:
     models = settings.read(MODELS)
     for name, steps in models.models.items():
@@ -365,7 +361,7 @@ FLOW = Flow(
     handlers=(run_models, evaluate_results),
     files=(MODELS, ARCHIVE),
     commands=COMMANDS,
-    checks=_checks,
+    checks=lambda settings: [Check("triton", partial(_triton, settings))],
     doubts=_doubts,
     explain=_explain,
 )

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import gevent
@@ -25,9 +25,7 @@ from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 from urllib3.exceptions import HTTPError
 
-from meshtasks.config.settings import Settings
 from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable
-from meshtasks.flows.inference.config import MODELS
 from meshtasks.flows.inference.tensors import (
     DATATYPES,
     Inference,
@@ -78,12 +76,6 @@ class Triton:
         self._client: InferenceServerClient | None = None
         self._used_at = 0.0
         self._models: dict[tuple[str, str], ModelSpec] = {}
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """The server that ``MESH_TRITON_URL`` names."""
-        timeout_seconds = settings.read(MODELS).answer_timeout_seconds
-        return cls(settings.env.triton_url, answer_timeout_seconds=timeout_seconds)
 
     def model(
         self, name: str, version: str, *, max_age_seconds: float = MODEL_AGE_SECONDS

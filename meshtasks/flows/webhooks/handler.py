@@ -357,10 +357,6 @@ def _webhooks(settings: Settings) -> Verdict:
     return Verdict("ok", f"{len(webhooks)} workflows, their hosts answer")
 
 
-def _checks(settings: Settings) -> Iterator[Check]:
-    yield Check("webhooks", partial(_webhooks, settings))
-
-
 def _doubts(settings: Settings, handlers: Mapping[str, Handler]) -> Iterator[Doubt]:
     records = {handler.record for handler in _HANDLERS}
     queues = {queue for queue, each in handlers.items() if each.record in records}
@@ -396,7 +392,7 @@ FLOW = Flow(
     handlers=_HANDLERS,
     files=(WORKFLOWS, KINDS, ARCHIVE),
     sinks=(WEBHOOK_LOG,),
-    checks=_checks,
+    checks=lambda settings: [Check("webhooks", partial(_webhooks, settings))],
     doubts=_doubts,
     explain=_explain,
 )
