@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy import make_url
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from meshtasks import text
 from meshtasks.amqp.connecting import connected
@@ -102,6 +104,14 @@ _CONTAINER = ["container"] if containers.docker_answers() else []
 
 _numbers = itertools.count(1)
 
+#: Files for one process, by the server that is slow to start, and once a session.
+_TOGETHER: dict[str, Callable[[str], Any]] = {
+    "console": re.compile("test_console").match,
+    "object store": re.compile(
+        "test_(analytics|archive|archive_cli|archive_repair|demo_peers|objects"
+        "|objects_s3|query)$"
+    ).match,
+}
 
 #: Why there is no server or program on this machine, by the fixture that stands for it.
 _ABSENT: dict[str, Callable[[], str | None]] = {
@@ -125,6 +135,21 @@ def pytest_runtest_setup(item: pytest.Function) -> None:
     for name in {*item.fixturenames, *named} & _ABSENT.keys():
         if reason := _ABSENT[name]():
             pytest.skip(f"{name.removeprefix('new_')}: {reason}")
+
+
+class _Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """The tests of a file, or of several that need the same server, for a process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        name = Path(file).stem
+        return next((key for key, some in _TOGETHER.items() if some(name)), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The scheduler of ``--dist loadfile``."""
+    return _Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)
