@@ -84,9 +84,14 @@ def run_worker(app: Celery, arguments: Sequence[str]) -> Never:
     Raises:
         SystemExit: at its end.
     """
+    modules: dict[str, Any] = sys.modules
+    # Other commands of Celery colour their output with it, if it is there: 2 MB.
+    is_hidden = modules.setdefault("pygments", None) is None
     from celery.bin.base import CLIContext  # noqa: PLC0415
     from celery.bin.worker import worker  # noqa: PLC0415
 
+    if is_hidden:
+        del modules["pygments"]
     context = CLIContext(app, no_color=not sys.stdout.isatty(), workdir=None)
     worker.main([*arguments], prog_name="meshtasks worker", obj=context)
     raise SystemExit
