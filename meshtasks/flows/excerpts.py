@@ -38,6 +38,11 @@ ArchiveClass = Literal["events", "metrics"]
 #: Excerpts are gathered up to this size; a larger one travels alone.
 MESSAGE_LIMIT_BYTES = 512 * 1024
 
+#: Epoch seconds that `datetime` can write are those of the years 1970 to 9999.
+TIMES_END = 253_402_300_799
+_Time = Annotated[float, msgspec.Meta(ge=0, lt=TIMES_END)]
+_Place = Annotated[int, msgspec.Meta(ge=0)]
+
 Domain = Annotated[str, StringConstraints(pattern=r"^[^.\s]+$")]
 
 
@@ -131,13 +136,13 @@ def excerpt(
         message's body as text.
     """
     is_whole = places[-1] in (None, len(places) - 1)
-    made = _Excerpt(
+    made = Excerpt(
         envelope.exchange,
         envelope.routing_key,
         envelope.message_id,
         times,
         envelope.body.decode(),
-        None if is_whole else places,
+        None if is_whole else [place for place in places if place is not None],
     )
     try:
         return _encode(made)
@@ -148,15 +153,16 @@ def excerpt(
         return _encode(made)
 
 
-class _Excerpt(msgspec.Struct, omit_defaults=True, gc=False):
-    """An excerpt, its members in the order in which they are written."""
+class Excerpt(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """See :func:`excerpt`; its members in the order in which they are written. What it
+    is read from may be anyone's, who has set a header."""
 
     exchange: str
     routing_key: str
     message_id: str | None
-    times: list[float]
+    times: Annotated[list[_Time], msgspec.Meta(min_length=1)]
     body: str
-    places: Sequence[int | None] | None = None
+    places: Sequence[_Place] | None = None
 
 
 _encode = msgspec.json.Encoder().encode

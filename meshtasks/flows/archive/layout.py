@@ -18,19 +18,24 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count, groupby
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
+import msgspec
 from msgspec.structs import replace
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from meshtasks.amqp import headers
 from meshtasks.errors import SchemaMismatch
-from meshtasks.flows.excerpts import ArchiveClass, archive_line, rfc3339
+from meshtasks.flows.excerpts import (
+    TIMES_END,
+    ArchiveClass,
+    Excerpt,
+    archive_line,
+    rfc3339,
+)
 from meshtasks.outcome import Dead
 from meshtasks.records.envelope import Envelope, record_id
 from meshtasks.records.json_text import first_not_json_number, members_of
-from meshtasks.records.models import explain
 from meshtasks.records.timestamps import InvalidTimestamp, epoch_seconds, utc_of
 
 SECONDS_PER_HOUR = 3600
@@ -38,10 +43,6 @@ SECONDS_PER_HOUR = 3600
 #: Longest domain in an object's name; a routing key may have 255 bytes.
 _DOMAIN_LIMIT_CHARS = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
-
-#: Epoch seconds that `datetime` can write are those of the years 1970 to 9999.
-_TIMES_END = 253_402_300_799
-_Time = Annotated[float, Field(ge=0, lt=_TIMES_END)]
 
 
 class Entry(NamedTuple):
@@ -158,36 +159,15 @@ def _object(prefix: str, hour: int, entries: list[Entry]) -> ArchiveObject:
     )
 
 
-class _CheckedExcerpt(BaseModel):
-    """See :func:`~meshtasks.flows.excerpts.excerpt`. Its form is checked, since
-    anyone may set a header."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    exchange: str
-    routing_key: str
-    message_id: str | None
-    times: Annotated[list[_Time], Field(min_length=1)]
-    places: list[Annotated[int, Field(ge=0)]] | None = None
-    body: str
-
-    @model_validator(mode="after")
-    def _matches(self) -> Self:
-        if self.places is not None and len(self.places) != len(self.times):
-            raise ValueError("there must be as many places as times")
-        return self
-
-
 def _read_excerpt(
     record: Any, carrier: Envelope, is_wanted: Callable[[str], bool]
 ) -> Iterator[Entry | BadEntry]:
     """The records of an excerpt, or what is wrong with it."""
     try:
-        found = _CheckedExcerpt.model_validate(record)
-    except ValidationError as error:
+        found = msgspec.convert(record, Excerpt)
+    except msgspec.ValidationError as error:
         if is_wanted(domain_of(carrier.routing_key)):
-            reason = f"the header {headers.EXCERPTS} is set: {explain(error)}"
-            yield _bad(carrier, reason)
+            yield _bad(carrier, f"the header {headers.EXCERPTS} is set: {error}")
         return
     if not is_wanted(domain_of(found.routing_key)):
         return
@@ -202,7 +182,7 @@ def _read_excerpt(
         from_json(body)  # or it may be anything
         members = members_of(body)
         indexes = range(len(found.times)) if found.places is None else found.places
-        texts = [members[index] for index in indexes]
+        texts = [members[index] for index, _ in zip(indexes, found.times, strict=True)]
     except (ValueError, IndexError, RecursionError) as error:
         yield _bad(source, f"the body of an excerpt is not what it claims: {error}")
         return
@@ -238,9 +218,9 @@ def _time_of(envelope: Envelope, record: Any) -> float:
     for stamp in (own, envelope.timestamp):
         if stamp is not None:
             with suppress(InvalidTimestamp):
-                return min(epoch_seconds(stamp, envelope.received_at), _TIMES_END - 1.0)
+                return min(epoch_seconds(stamp, envelope.received_at), TIMES_END - 1.0)
     received_at = envelope.received_at
-    return min(received_at, _TIMES_END - 1.0) if received_at >= 0 else 0.0
+    return min(received_at, TIMES_END - 1.0) if received_at >= 0 else 0.0
 
 
 def _safe(domain: str) -> str:
