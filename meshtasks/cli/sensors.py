@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from meshtasks.cli.terminal import say
 from meshtasks.config.durations import span_text
 from meshtasks.config.settings import load_settings
 from meshtasks.observation.sensor_facts import Facts, Remembered
-from meshtasks.state.sensor_activity import Gap, Incident, Sensor
+from meshtasks.state.sensor_activity import Gap, Sensor
 from meshtasks.text import printable
 
 _DAY = 86_400.0
@@ -76,30 +77,25 @@ def sensor_lines(remembered: Remembered, now: float) -> list[SensorLine]:
         remembered: what the state has of the last 24 hours at least.
         now: epoch seconds.
     """
-    gaps: dict[tuple[str, str], list[Gap]] = {}
+    since = now - _DAY
+    gaps = defaultdict[tuple[str, str], list[Gap]](list)
     for gap in remembered.gaps:
-        if gap.ends_at >= now - _DAY:
-            gaps.setdefault(gap[:2], []).append(gap)
-    incidents: dict[tuple[str, str], list[Incident]] = {}
+        if gap.ends_at >= since:
+            gaps[gap[:2]].append(gap)
+    refused = defaultdict[tuple[str, str], Counter[str]](Counter)
     for incident in remembered.incidents:
-        if incident.ends_at >= now - _DAY:
-            incidents.setdefault(incident[:2], []).append(incident)
-    lines = []
-    for sensor in remembered.sensors:
-        own = incidents.get(sensor[:2], [])
-        refused = Counter[str]()
-        for incident in own:
-            refused[incident.cause] += incident.number
-        lines.append(
-            SensorLine(
-                sensor,
-                max(0.0, now - sensor.time),
-                Facts(sensor, now).silence is not None,
-                gaps.get(sensor[:2], ()),
-                dict(refused),
-            )
+        if incident.ends_at >= since:
+            refused[incident[:2]][incident.cause] += incident.number
+    return [
+        SensorLine(
+            sensor,
+            max(0.0, now - sensor.time),
+            Facts(sensor, now).silence is not None,
+            gaps[sensor[:2]],
+            dict(refused[sensor[:2]]),
         )
-    return lines
+        for sensor in remembered.sensors
+    ]
 
 
 #: Of a table that goes to a file or a pipe.
@@ -139,10 +135,8 @@ def sensors(
     if as_json:
         say(json.dumps([line.as_json() for line in lines], ensure_ascii=False))
     elif lines:
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console = Console(highlight=False, width=_WIDTH_CHARS)
-        console.print(_table(lines))
+        width = None if sys.stdout.isatty() else _WIDTH_CHARS
+        Console(highlight=False, width=width).print(_table(lines))
     if not lines:
         say("no sensor is known here that sends so", err=True)
         raise typer.Exit(1)
