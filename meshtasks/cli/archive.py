@@ -123,8 +123,6 @@ def list_(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> Non
         for day, domains in calendar.days.items()
         for name, found in domains.items()
     ]
-    if not days:
-        say("nothing is archived")
     for name, day, found in sorted(days, key=itemgetter(0, 1)):
         mb = found.size_bytes / 1e6
         say(f"{name:<12} {day} {found.objects:>8,} objects {mb:>10.2f} MB")
@@ -132,6 +130,8 @@ def list_(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> Non
         count = sum(found.objects for _, _, found in days)
         mb = sum(found.size_bytes for _, _, found in days) / 1e6
         say(f"{'all':<23} {count:>8,} objects {mb:>10.2f} MB")
+    else:
+        say("nothing is archived")
     if calendar.foreign:
         say(f"and {calendar.foreign:,} objects that are not the mesh's")
 

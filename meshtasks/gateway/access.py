@@ -149,17 +149,15 @@ class Once(NamedTuple):
         known = store.reserve(name, key, self.digest, new_id, time.time())
         if known.response is not None:
             return Accepted(**known.response).response(replayed=True)
-        answered = False
         try:
             accepted = act(known.id)
             store.respond(name, key, accepted._asdict())
-            answered = True
         except Problem:  # nothing was done, so the key is free
             store.forget(name, key)
             raise
-        finally:
-            if not answered:
-                store.release(name, key, time.time())
+        except BaseException:
+            store.release(name, key, time.time())
+            raise
         return accepted.response(replayed=False)
 
 
