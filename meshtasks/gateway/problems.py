@@ -21,7 +21,7 @@ from meshtasks.errors import (
     Transient,
     Unroutable,
 )
-from meshtasks.records.models import Fault, faults
+from meshtasks.records.models import faults
 from meshtasks.text import printable
 
 #: When a caller may try again after a broker or a disk was not there.
@@ -135,13 +135,6 @@ def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 def example(**members: Any) -> ConfigDict:
     """The configuration of a model with an example, which OpenAPI shows."""
     return ConfigDict(json_schema_extra={"examples": [members]})
-
-
-def field_errors(found: Sequence[Fault], *above: str | int) -> list[FieldError]:
-    """Faults with their places, ``above`` being the place of the whole record."""
-    return [
-        FieldError(pointer((*above, *fault.place)), fault.reason) for fault in found
-    ]
 
 
 def pointer(place: Sequence[str | int]) -> str:

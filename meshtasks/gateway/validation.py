@@ -17,7 +17,6 @@ from meshtasks.gateway.problems import (
     MOST_ERRORS,
     FieldError,
     Problem,
-    field_errors,
     pointer,
 )
 from meshtasks.observation.verdicts import Verdicts
@@ -132,5 +131,8 @@ def _field_errors(
     if isinstance(cause, ValidationError):
         found = cause.errors(include_url=False)
         if found[0]["type"] != "json_invalid":
-            return field_errors(faults(found), *above)
+            return [
+                FieldError(pointer((*above, *fault.place)), fault.reason)
+                for fault in faults(found)
+            ]
     return [FieldError(pointer(above), str(error))]
