@@ -77,7 +77,7 @@ def _once(settings: Settings, collector: Collector, *, as_json: bool) -> None:
     if as_json:
         document = {
             **{key: value for key, value in asdict(snapshot).items() if key != "seen"},
-            "workers": [answer.as_json() for answer in answers],
+            "workers": [answer._asdict() for answer in answers],
             "dead_letters": dead,
             "attention": wanting,
         }

@@ -118,13 +118,10 @@ def show_status(context: InContext, caller: Caller) -> dict[str, Any]:
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
     return {
         "taken_at": snapshot.taken_at,
-        "queues": [
-            {name: getattr(queue, name) for name in QueueStatus.model_fields}
-            for queue in snapshot.queues
-        ],
+        "queues": snapshot.queues,
         "retry": snapshot.retry,
         "dead_letters": snapshot.dead_letters,
-        "workers": [answer.as_json() for answer in answers],
+        "workers": answers,
         "attention": attention(snapshot, answers),
     }
 

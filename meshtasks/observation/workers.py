@@ -38,10 +38,6 @@ class WorkerAnswer(NamedTuple):
         """Why each sink is down, in a line."""
         return "; ".join(f"{sink}: {why}" for sink, why in self.down.items())
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return self._asdict()
-
 
 def ask_workers(url: str) -> list[WorkerAnswer]:
     """Ask all; takes a second. One that is too busy to answer is left out.
