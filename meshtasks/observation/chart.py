@@ -201,14 +201,12 @@ def chart_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Chart:
     if axis == "category" and len(points) > _BARS_LIMIT:
         message = f"{len(points)} bars; a chart can show {_BARS_LIMIT}"
         raise NotDrawable(message)
-    # groups come in any order, and colours should stay with their names
-    named = sorted(series.keys() - {_OTHERS}) if labels else list(series)
-    ordered = [(name, series[name]) for name in named]
-    if _OTHERS in series and labels:
-        ordered.append((_OTHERS, series[_OTHERS]))
+    ordered = list(series)
+    if labels:  # groups come in any order, and colours should stay with their names
+        ordered.sort(key=lambda name: (name == _OTHERS, name))
     drawn = tuple(
-        Series(name, tuple(values.get(x) for x in points), slot=slot)
-        for slot, (name, values) in enumerate(ordered, 1)
+        Series(name, tuple(series[name].get(x) for x in points), slot=slot)
+        for slot, name in enumerate(ordered, 1)
     )
     what = ", ".join(names[column] for column in numbers)
     title = f"{what} by {names[across]}".replace('"', "")

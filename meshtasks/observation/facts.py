@@ -215,17 +215,14 @@ def facts_of(
     )
 
 
-def rooms_of(
-    database: DuckDBPyConnection, days: int, now: datetime
-) -> tuple[Room, ...]:
-    """The curves and days of every room, of the last so many days.
+def rooms_of(database: DuckDBPyConnection, now: datetime) -> tuple[Room, ...]:
+    """The curves of every room, of the last 24 hours.
 
     Args:
-        database: has the view ``readings``; and ``events``.
-        days: up to now.
+        database: has the :data:`VIEWS`.
         now: the end of the period.
     """
-    return _rooms_of(database, _period_of(database, days, now))
+    return _rooms_of(database, _period_of(database, 1, now))
 
 
 def _period_of(database: DuckDBPyConnection, days: int, now: datetime) -> Period:

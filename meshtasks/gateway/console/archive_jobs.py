@@ -68,7 +68,6 @@ class Job:
         self.name = name
         self.who = who
         self.stopping = threading.Event()
-        self.started_at = time.time()
         self.ended_at: float | None = None
         self.done, self.total, self.note = 0, 0, ""
         self.lines: list[str] = []

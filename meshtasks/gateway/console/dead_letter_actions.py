@@ -127,9 +127,16 @@ class DeadLetterActions:
             await self._changed()
 
     async def _drop(self, selection: Selection, count: int) -> None:
-        question = f"Delete {count:,} dead letters for good?"
         viewer = self._console.operator()
-        if viewer is None or not await confirmed(question, "Delete"):
+        if viewer is None:
+            return
+        with ui.dialog() as dialog, ui.card():
+            dialog.props('aria-label="A question"')
+            ui.label(f"Delete {count:,} dead letters for good?").classes("mesh-wrap")
+            with ui.row():
+                ui.button("Delete", on_click=lambda: dialog.submit(result=True))
+                ui.button("Cancel", on_click=dialog.close).props("flat")
+        if not await dialog:
             return
         with notified():
             dropped = await self._model.drop(selection, who=viewer.name)
@@ -261,14 +268,3 @@ class DeadLetterDialog:
         queues = requeue_targets(letter, topology)
         body = self._delivery.body if edited is None else edited
         return as_stored(self._console, letter.routing_key, body, queues)
-
-
-async def confirmed(question: str, action: str) -> bool:
-    """Ask whether something is to be done."""
-    with ui.dialog() as dialog, ui.card():
-        dialog.props('aria-label="A question"')
-        ui.label(question).classes("mesh-wrap")
-        with ui.row():
-            ui.button(action, on_click=lambda: dialog.submit(result=True))
-            ui.button("Cancel", on_click=dialog.close).props("flat")
-    return bool(await dialog)

@@ -211,6 +211,6 @@ def _rooms(settings: Settings) -> tuple[Room, ...]:
 
         def read(left_out: frozenset[str]) -> tuple[Room, ...]:
             with opened(settings.env, store, VIEWS, since, left_out) as database:
-                return rooms_of(database, 1, now)
+                return rooms_of(database, now)
 
         return passing_over_damaged(read, lambda _: None)
