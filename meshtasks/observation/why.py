@@ -60,7 +60,7 @@ class Answer:
             remembered of it) or :data:`UNKNOWN` (no such sensor).
         headline: what is to be explained.
         causes: what says most comes first.
-        sensor: None if none of its readings was ever taken.
+        facts: what is known of the sensor; None if there is no such.
         hole: that the moment is in; None if it is in none.
         also: other sensors that the name may mean, or names like it.
     """
@@ -69,9 +69,14 @@ class Answer:
     state: str
     headline: str
     causes: tuple[Cause, ...] = ()
-    sensor: Sensor | None = None
+    facts: Facts | None = None
     hole: Window | None = None
     also: tuple[str, ...] = ()
+
+    @property
+    def sensor(self) -> Sensor | None:
+        """None if none of its readings was ever taken."""
+        return self.facts.sensor if self.facts else None
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -164,7 +169,7 @@ class Why:
             reached |= self._topology.queues_reached(exchange, routing_key)
         return frozenset(reached & self._handlers.keys())
 
-    def facts(self, key: tuple[str, str], live: Live | None = None) -> Facts:
+    def _facts(self, key: tuple[str, str], live: Live | None) -> Facts:
         """What is known of a sensor.
 
         Args:
@@ -226,7 +231,7 @@ class Why:
             name: what was asked about.
             at: the moment; None is now.
         """
-        facts = self.facts(key, live)
+        facts = self._facts(key, live)
         if at is not None:
             return self._answer_at(facts, key, name, at)
         sensor, hole = facts.sensor, facts.silence
@@ -252,12 +257,12 @@ class Why:
         state = EXPLAINED if is_wrong else WELL
         if not found:
             headline += " Nothing was wrong with it in the last 24 h."
-        return Answer(name, state, headline, tuple(found), sensor, hole)
+        return Answer(name, state, headline, tuple(found), facts, hole)
 
     def _answer_at(
         self, facts: Facts, key: tuple[str, str], name: str, at: float
     ) -> Answer:
-        sensor, now = facts.sensor, self._now
+        now = self._now
         hole = facts.hole_at(at)
         window = hole or Window(at - _BEFORE_SECONDS, min(at + _AFTER_SECONDS, now))
         if hole is None and at + _AFTER_SECONDS >= now:
@@ -285,13 +290,13 @@ class Why:
                 else "nothing is remembered of it"
             )
             headline = f"Nothing is known of {_named(key)} at {when}: {known}."
-            return Answer(name, UNKNOWN_TIME, headline, (), sensor)
+            return Answer(name, UNKNOWN_TIME, headline, (), facts)
         elif found:
             headline = f"At {when} {_named(key)} has no hole, but:"
         else:
             headline = f"At {when} {_named(key)} has no hole, and nothing was wrong."
         state = EXPLAINED if found else WELL
-        return Answer(name, state, headline, tuple(found), sensor, hole)
+        return Answer(name, state, headline, tuple(found), facts, hole)
 
     def _too_old_for_store(self, at: float) -> Retention | None:
         if self._now - at < _ASK_STORE_SECONDS or not self._settings.env.influx_url:
@@ -337,7 +342,7 @@ class Why:
             )
         else:
             if live is not None:
-                facts = self.facts((key, ""), live)
+                facts = self._facts((key, ""), live)
                 found = causes(facts, Window(self._now - 900.0, None), is_hole=False)
             headline = (
                 f"Nothing has ever come with the routing key {key}. It would be taken "

@@ -111,7 +111,8 @@ def _view(
     if not keys:
         return SensorView(None, why.of_unknown(name, live))
     key = next((each for each in keys if each[1] == sensor_id), keys[0])
-    facts = why.facts(key, live)
+    answer = why.answer(key, name, None, live)
+    facts = answer.facts or Facts(None, now)
     points: Sequence[Point] = ()
     fault = "There are no readings of it that the time-series store would have."
     quantities = settings.read(KINDS).quantities
@@ -123,7 +124,7 @@ def _view(
             fault = f"The curve cannot be read: {error}"
     return SensorView(
         key,
-        why.answer(key, name, None, live),
+        answer,
         points,
         fault,
         _annotations(facts, begins_at),
