@@ -60,7 +60,7 @@ class Answer:
             remembered of it) or :data:`UNKNOWN` (no such sensor).
         headline: what is to be explained.
         causes: what says most comes first.
-        facts: what is known of the sensor; None if there is no such.
+        facts: what is known of the sensor.
         hole: that the moment is in; None if it is in none.
         also: other sensors that the name may mean, or names like it.
     """
@@ -68,15 +68,15 @@ class Answer:
     name: str
     state: str
     headline: str
-    causes: tuple[Cause, ...] = ()
-    facts: Facts | None = None
+    causes: tuple[Cause, ...]
+    facts: Facts
     hole: Window | None = None
     also: tuple[str, ...] = ()
 
     @property
     def sensor(self) -> Sensor | None:
         """None if none of its readings was ever taken."""
-        return self.facts.sensor if self.facts else None
+        return self.facts.sensor
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -312,7 +312,7 @@ class Why:
         names = {part for each in self.keys() for part in each if part}
         names |= {each.location for each in self._state.sensors if each.location}
         like = tuple(get_close_matches(name, sorted(names), n=_SUGGESTIONS))
-        found: list[Cause] = []
+        facts, found = Facts(None, self._now), []
         empty = ""
         if not self.keys():
             where = StateLocation.of(self._settings.env)
@@ -348,7 +348,7 @@ class Why:
                 f"Nothing has ever come with the routing key {key}. It would be taken "
                 f"by {', '.join(sorted(queues))}.{empty}"
             )
-        return Answer(name, UNKNOWN, headline, tuple(found), also=like)
+        return Answer(name, UNKNOWN, headline, tuple(found), facts, also=like)
 
 
 def ask(settings: Settings, flows: Flows, name: str, at: float | None = None) -> Answer:

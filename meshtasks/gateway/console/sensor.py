@@ -112,7 +112,7 @@ def _view(
         return SensorView(None, why.of_unknown(name, live))
     key = next((each for each in keys if each[1] == sensor_id), keys[0])
     answer = why.answer(key, name, None, live)
-    facts = answer.facts or Facts(None, now)
+    facts = answer.facts
     points: Sequence[Point] = ()
     fault = "There are no readings of it that the time-series store would have."
     quantities = settings.read(KINDS).quantities
