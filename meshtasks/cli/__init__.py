@@ -18,35 +18,39 @@ from meshtasks.errors import ConfigError, Transient
 #: Every command and the first paragraph of its help. The module of the same name has a
 #: group as ``app``, or a function of that name, perhaps an ``EPILOG``, a ``CONTEXT``.
 COMMANDS = {
-    "demo": "Run the mesh on private services with a simulated house, and watch it.",
-    "init": "Write configuration, passwords and what starts the mesh into a directory.",
-    "worker": "Consume queues, as `celery -A meshtasks worker` does, in 10 MB less "
+    "demo": "Run the whole mesh on private services, with a simulated house.",
+    "init": "Write configuration, passwords, and docker-compose.yml or systemd units "
+    "into a directory.",
+    "worker": "Consume queues like `celery -A meshtasks worker`, with 10 MB less "
     "memory.",
-    "gateway": "Serve events, commands and their outcomes over HTTP, until told to "
-    'stop; with the extra "console" the pages of the console, too.',
-    "doctor": "Look at everything the mesh needs: configuration, broker, topology, "
+    "gateway": 'Serve the HTTP API and, with the extra "console", the web pages of '
+    "the console.",
+    "doctor": "Check everything that the mesh needs: configuration, broker, topology, "
     "sinks, webhooks, receivers, clocks, disks.",
-    "status": "Show what the mesh does: queues, retries, dead letters, circuits, "
-    "alerts, workers. Nothing is taken from any queue.",
-    "publish": "Publish messages and wait until the broker has stored them.",
-    "tap": "Watch copies of messages as they pass the exchanges, until Ctrl-C.",
-    "why": "Say why a sensor has a hole in its curve, or no alarm came.",
-    "sensors": "Show every sensor: its latest reading, how old it is, and its gaps.",
-    "query": "Ask what the mesh has kept, in DuckDB's SQL.",
-    "report": "Write one HTML page about the house and its mesh.",
-    "secrets": "Make the passwords that docker-compose.yml needs, and the broker's "
-    "accounts.",
-    "certificates": "Make the certificate of broker and proxy, and the authority that "
-    "signs it.",
-    "influxdb": "Make the tokens of workers and of Grafana, where they are missing.",
-    "alerts": "The alerts in the state (MESH_STATE_URL): look, silence, acknowledge.",
-    "state": "What workers share (MESH_STATE_URL): upgrade, check, export, import.",
+    "status": "Show queues, retries, dead letters, circuits, alerts and workers.",
+    "publish": "Publish messages and wait for the broker's confirms.",
+    "tap": "Show copies of messages as they are published, until Ctrl-C.",
+    "why": "Show why a sensor's curve has a gap, or why no alert came.",
+    "sensors": "Show every sensor: its latest reading, the age of the reading, gaps.",
+    "query": "Query archived records in SQL (DuckDB).",
+    "report": "Write an HTML page about the house and the mesh.",
+    "secrets": "Generate the passwords for docker-compose.yml and the accounts of the "
+    "broker.",
+    "certificates": "Create the certificate of broker and proxy, and the authority "
+    "that signs it.",
+    "influxdb": "Create the InfluxDB tokens of workers and of Grafana, if they are "
+    "missing.",
+    "alerts": "Alerts in the state (MESH_STATE_URL): list, silence, acknowledge.",
+    "state": "The database that workers share (MESH_STATE_URL): upgrade, check, "
+    "export, import.",
     "topology": "Exchanges, queues and bindings: config/topology.yaml and the broker.",
-    "archive": "The archive (MESH_ARCHIVE_URL): look, verify, replay.",
-    "config": "The files of config/.",
-    "flow": "Flows: what the mesh does with its queues.",
-    "dlq": "Dead letters: messages that could not be processed, with the reason.",
-    "analytics": "The Parquet files beside the archive, which `meshtasks query` reads.",
+    "archive": "The archive (MESH_ARCHIVE_URL): list, verify, replay.",
+    "config": "The configuration files in config/.",
+    "flow": "Flows: what the mesh does with the records of its queues.",
+    "dlq": "Dead letters (messages that could not be processed): list, show, replay, "
+    "delete.",
+    "analytics": "The dataset that `meshtasks query` reads: Parquet files beside the "
+    "archive.",
 }
 
 
@@ -85,8 +89,8 @@ class _LazyGroup(TyperGroup):
 app = typer.Typer(
     name="meshtasks",
     cls=_LazyGroup,
-    epilog="Exit codes everywhere: 2 wrong usage, 69 a service cannot be reached, "
-    "74 the output cannot be written, 78 the configuration cannot be used.",
+    epilog="Exit codes of all commands: 2 wrong usage; 69 a service cannot be "
+    "reached; 74 the output cannot be written; 78 bad configuration.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -105,7 +109,7 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """The data mesh a homelab runs its house on."""
+    """A data mesh for a homelab."""
 
 
 def loaded() -> TyperGroup:

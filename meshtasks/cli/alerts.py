@@ -42,24 +42,25 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
 
 @app.command("list")
 def show(
     *,
     every: Annotated[
-        bool, typer.Option("--all", help="Those too that are over, for a week.")
+        bool,
+        typer.Option("--all", help="Show alerts that ended in the last week, too."),
     ] = False,
     as_json: _AsJson = False,
 ) -> None:
-    """Show the alerts that go on, and the silences.
+    """Show active alerts and silences.
 
-    STATE says whether an alert is notified at present: firing, acknowledged (no more
-    reminders), flapping, silenced, inhibited, quiet hours, or resolved. NOTIFIED says
-    what the receivers know: "pending" if they should know more.
+    STATE is firing, acknowledged (no more reminders), flapping, silenced, inhibited,
+    quiet hours, or resolved. NOTIFIED is the state that the receivers know, or
+    "pending" if a notification is due.
 
-    Exit codes: 0; 69 the state cannot be read; 78 the configuration cannot be used.
+    Exit codes: 0; 69 the state cannot be read; 78 bad configuration.
     """
     now = time.time()
     with _sinks() as sinks:
@@ -81,20 +82,25 @@ def silence(
         list[str],
         typer.Argument(
             metavar="MATCHER...",
-            help="Conditions that must all hold: location=attic, severity!=critical, "
+            help="Conditions that must all match: location=attic, severity!=critical, "
             "source=~rules.*",
         ),
     ],
     *,
     lasts: Annotated[
-        str, typer.Option("--for", metavar="TIME", help="Such as 2h, 1h30m or 7d.")
+        str,
+        typer.Option(
+            "--for", metavar="TIME", help="Duration, such as 2h, 1h30m or 7d."
+        ),
     ],
-    comment: Annotated[str, typer.Option(help="Why.")] = "",
+    comment: Annotated[
+        str, typer.Option(help="Reason, for the list of silences.")
+    ] = "",
 ) -> None:
-    """Hear nothing of the alerts that match, for a while; prints the silence's id,
-    and on standard error what it silences now.
+    """Mute notifications of matching alerts for a time.
 
-    Alerts that still go on afterwards are notified then.
+    The command prints the id of the silence and, on standard error, the alerts that it
+    mutes now. Alerts that are still active when the silence ends are notified then.
 
     Exit codes: 0; 2 no matcher or no time; 69 the state cannot be written.
     """
@@ -116,10 +122,10 @@ def silence(
 def show_one(
     fingerprints: Annotated[
         list[str],
-        typer.Argument(metavar="ID...", help="Of alerts; their beginning will do."),
+        typer.Argument(metavar="ID...", help="Ids of alerts, or their beginnings."),
     ],
 ) -> None:
-    """Show all of an alert: what it says, its labels, who was notified.
+    """Show an alert: text, labels, notifications.
 
     Exit codes: 0; 1 there is no such alert; 69 the state cannot be read.
     """
@@ -140,10 +146,10 @@ def show_one(
 def expire(
     silence_ids: Annotated[
         list[str],
-        typer.Argument(metavar="ID...", help="Of silences; their beginning will do."),
+        typer.Argument(metavar="ID...", help="Ids of silences, or their beginnings."),
     ],
 ) -> None:
-    """End silences now; what they held back and still goes on is notified.
+    """End silences now. Alerts that they muted and that are still active are notified.
 
     Exit codes: 0; 1 there is no such silence; 69 the state cannot be written.
     """
@@ -158,14 +164,14 @@ def expire(
 def ack(
     fingerprints: Annotated[
         list[str],
-        typer.Argument(metavar="ID...", help="Of alerts; their beginning will do."),
+        typer.Argument(metavar="ID...", help="Ids of alerts, or their beginnings."),
     ],
 ) -> None:
-    """Stop the reminders of alerts; that they are over is notified all the same.
+    """Stop the reminders of alerts. Their end is still notified.
 
-    An alert that fires again later is notified, and reminds, as if it were new.
+    An alert that fires again later is notified, with reminders, like a new alert.
 
-    Exit codes: 0; 1 no such alert goes on; 69 the state cannot be written.
+    Exit codes: 0; 1 there is no such active alert; 69 the state cannot be written.
     """
     with _tables() as tables:
         firing = {each.fingerprint: each for each in tables.firing()}
@@ -178,13 +184,13 @@ def ack(
 @app.command()
 def history(
     *,
-    limit: Annotated[int, typer.Option(min=1, help="How many events.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Number of events.")] = 50,
     as_json: _AsJson = False,
 ) -> None:
-    """Show what happened lately, the latest last: alerts that began and ended,
-    notifications that were sent, and those that were not, with the reason.
+    """Show recent events, the latest last: start and end of alerts, and notifications
+    that were sent, or were not, with the reason.
 
-    Exit codes: 0; 69 the state cannot be read; 78 the configuration cannot be used.
+    Exit codes: 0; 69 the state cannot be read; 78 bad configuration.
     """
     with _sinks() as sinks:
         zone = sinks.settings.read(ALERTS).zone
@@ -199,13 +205,13 @@ def history(
 
 @app.command()
 def test(
-    receiver: Annotated[str, typer.Argument(help="A receiver of alerts.yaml.")],
+    receiver: Annotated[str, typer.Argument(help="Receiver in alerts.yaml.")],
 ) -> None:
-    """Send a notification to one receiver, to see whether it arrives.
+    """Send a test notification to a receiver.
 
-    Exit codes: 0 the service took it; 1 it refused this notification, or the receiver
-    has no URL; 69 it cannot be reached, or refuses us; 78 the configuration cannot be
-    used.
+    Exit codes: 0 the service accepted it; 1 the service rejected it, or the receiver
+    has no URL; 69 the service cannot be reached, or denies access; 78 bad
+    configuration.
     """
     with _sinks() as sinks:
         if receiver not in sinks.settings.read(ALERTS).receivers:

@@ -32,27 +32,24 @@ def compact(
         typer.Option(
             "--date",
             formats=["%Y-%m-%d"],
-            help="Only the files of this UTC date.",
+            help="Compact only the files of this UTC date.",
         ),
     ] = None,
 ) -> None:
-    """Make one file a day of the many small ones, and add what is missing.
+    """Merge the small files of each day into one, and add missing rows.
 
-    Workers write a file for each archived batch; with one a day queries are
-    many times as fast. What the archive has and the dataset lacks is added:
-    from before there was a dataset, or from workers without the extra
-    "analytics".
+    Workers write one file per archived batch; with one file per day, queries are many
+    times as fast. Rows that the archive has and the dataset lacks are added: from
+    before the dataset existed, or from workers without the extra "analytics".
 
-    Run it every day or every hour, by a timer. Neither interrupting it nor a
-    query or a worker meanwhile does any harm.
+    Run the command every day or every hour, by a timer. It can be interrupted, and
+    queries and workers can run meanwhile.
 
-    A file that cannot be read is named and put aside, below damaged/, and its
-    rows are made again from the archive. Files that are one already are looked
-    at only with --date.
+    A file that cannot be read is listed and moved to damaged/, and its rows are made
+    again from the archive. Days that have one file are checked only with --date.
 
-    Exit codes: 0; 1 something is damaged, which is named; 69 the archive cannot
-    be reached, or another process compacts; 78 the configuration cannot be
-    used, or the extra is not installed.
+    Exit codes: 0; 1 some files are damaged; 69 the archive cannot be reached, or
+    another process is compacting; 78 bad configuration, or the extra is not installed.
     """
     require("analytics", "`meshtasks analytics`")
     from meshtasks.flows.analytics.compaction import Compaction  # noqa: PLC0415
@@ -79,8 +76,7 @@ def compact(
 def info() -> None:
     """Show the files of each table, and whether compaction is due.
 
-    Exit codes: 0; 69 the archive cannot be reached; 78 the configuration
-    cannot be used.
+    Exit codes: 0; 69 the archive cannot be reached; 78 bad configuration.
     """
     env = load_settings().env
     tell_place(env, "archive_url")

@@ -53,15 +53,19 @@ app = typer.Typer()
 _Start = Annotated[
     str,
     typer.Option(
-        "--from", metavar="TIME", help="2026-11-20, 2026-11-20T13:00, or 7d ago."
+        "--from",
+        metavar="TIME",
+        help="Start: 2026-11-20, 2026-11-20T13:00, or 7d (that long ago).",
     ),
 ]
 _End = Annotated[
-    str, typer.Option("--to", metavar="TIME", help="As --from; not included.")
+    str, typer.Option("--to", metavar="TIME", help="End, as --from; not included.")
 ]
 _Domains = Annotated[
     list[str] | None,
-    typer.Option("--domain", metavar="NAME", help="As sensors; may be repeated."),
+    typer.Option(
+        "--domain", metavar="NAME", help="Domain, such as sensors. Can be repeated."
+    ),
 ]
 
 
@@ -78,19 +82,22 @@ def _period(start: str, end: str) -> Period:
 def garage(
     *,
     admin_url: Annotated[
-        str, typer.Option(metavar="URL", help="Of Garage's administration API.")
+        str, typer.Option(metavar="URL", help="URL of Garage's administration API.")
     ] = "http://127.0.0.1:3903",
     wait: Annotated[
-        int, typer.Option(metavar="SECONDS", min=1, help="Time for Garage to start.")
+        int,
+        typer.Option(
+            metavar="SECONDS", min=1, help="Time to wait until Garage has started."
+        ),
     ] = 120,
 ) -> None:
-    """Make layout, bucket and key in a Garage of one's own, where they are missing.
+    """Create layout, bucket and key in your own Garage, if they are missing.
 
-    The bucket is that of MESH_ARCHIVE_URL; the key MESH_MINIO_ACCESS_KEY may read and
-    write this bucket and no other. A key that this command made for the bucket before
-    is deleted. Needs MESH_GARAGE_ADMIN_TOKEN.
+    The bucket is that of MESH_ARCHIVE_URL. The key MESH_MINIO_ACCESS_KEY can read and
+    write this bucket only. A key that this command created for the bucket before is
+    deleted. MESH_GARAGE_ADMIN_TOKEN must be set.
 
-    Exit codes: 0; 69 Garage cannot be reached; 78 the configuration cannot be used.
+    Exit codes: 0; 69 Garage cannot be reached; 78 bad configuration.
     """
     env = load_settings().env
     scheme, _, bucket = env.archive_url.partition("://")
@@ -110,7 +117,7 @@ def garage(
 
 @app.command("list")
 def list_(*, start: _Start = "", end: _End = "", domain: _Domains = None) -> None:
-    """Show what is archived: objects and bytes, by domain and UTC date.
+    """Show archived objects and bytes, by domain and UTC date.
 
     Exit codes: 0; 69 the archive cannot be read.
     """
@@ -146,26 +153,29 @@ def verify(
         bool,
         typer.Option(
             "--repair",
-            help="Make objects that are damaged or missing again, from the dataset.",
+            help="Write damaged or missing objects again, from the dataset.",
         ),
     ] = False,
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="With --repair: write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="With --repair: show what would be written, and write nothing.",
+        ),
     ] = False,
 ) -> None:
-    """Read the archive, and check that every object is as it was stored.
+    """Read the archive and check that every object is unchanged.
 
-    An object's name is made of the ids and times of its records; where the store keeps
-    metadata (S3 does), sha256 and count are compared as well. What compaction or a
-    repair has moved below damaged/ is listed, too: it can be deleted.
+    The name of an object is made from the ids and times of its records. If the store
+    keeps metadata (S3 does), sha256 and count are compared as well. Files that
+    compaction or a repair moved to damaged/ are listed, too; they can be deleted.
 
-    With --repair, objects that are damaged, or missing although the analytics dataset
-    knows them, are made again from the dataset's rows; a sound one is never touched.
-    It may be interrupted and run again.
+    With --repair, objects that are damaged, or are missing but known to the dataset,
+    are written again from the rows of the dataset. Intact objects are not changed. A
+    repair can be interrupted and repeated.
 
-    Exit codes: 0; 1 an object is damaged, which is named (with --repair: one that
-    cannot be made again); 69 the archive cannot be read or written; 78 --repair needs
-    the extra analytics.
+    Exit codes: 0; 1 some objects are damaged (with --repair: and cannot be repaired);
+    69 the archive cannot be read or written; 78 --repair needs the extra analytics.
     """
     settings, period, domains = load_settings(), _period(start, end), domain or ()
     if dry and not repair:
@@ -280,14 +290,14 @@ def replay(  # noqa: PLR0913 - its parameters are its options
     domain: _Domains = None,
     to_queue: Annotated[
         str,
-        typer.Option(metavar="QUEUE", help="To this queue only."),
+        typer.Option(metavar="QUEUE", help="Publish to this queue only."),
     ] = "",
     rate: Annotated[
         float | None,
-        typer.Option(min=0.1, metavar="N", help="Records a second, at most."),
+        typer.Option(min=0.1, metavar="N", help="Maximum rate, in records per second."),
     ] = None,
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="Count, and send nothing.")
+        bool, typer.Option("--dry-run", help="Count the records, and publish nothing.")
     ] = False,
     with_effects: Annotated[
         bool,
@@ -297,18 +307,19 @@ def replay(  # noqa: PLR0913 - its parameters are its options
         bool,
         typer.Option(
             "--even-if-dropped",
-            help="Send also what is older than the time-series store keeps.",
+            help="Publish records, too, that are older than the time-series store's "
+            "retention.",
         ),
     ] = False,
 ) -> None:
-    """Send archived records through the mesh once more, each by itself.
+    """Publish archived records again, one message per record.
 
-    They go to the queues that they once reached, marked as replayed: points are stored
-    (the same points, if they are there still), and nothing is archived again. No alerts
-    are sent and no webhooks called, unless --with-effects is set.
+    Each record goes to the queues that it went to before, marked as replayed. Its
+    points are stored (as the same points, if they still exist); the record is not
+    archived again. Alerts and webhooks are left out, unless --with-effects is set.
 
-    Exit codes: 0; 1 some had nowhere to go, or an object is damaged; 69 the archive or
-    the broker cannot be reached; 130 interrupted.
+    Exit codes: 0; 1 some records matched no queue, or an object is damaged; 69 the
+    archive or the broker cannot be reached; 130 interrupted.
 
     Example: meshtasks archive replay --from 2026-11-20 --to 2026-11-21 --domain sensors
     """

@@ -90,24 +90,25 @@ def certificates(
         list[str] | None,
         typer.Option(
             metavar="HOST",
-            help="A name or address, beside those of this machine and "
-            "MESH_HOST_ADDRESS, by which it is reached; repeat it for more. Names that "
-            "the certificate has are kept.",
+            help="Name or address by which this machine is reached, in addition to "
+            "its own names and MESH_HOST_ADDRESS. Can be repeated. Names of the "
+            "existing certificate are kept.",
         ),
     ] = None,
     *,
     renew: Annotated[
         bool,
-        typer.Option("--renew", help="Make the certificate anew, with its names."),
+        typer.Option("--renew", help="Renew the certificate, with the same names."),
     ] = False,
 ) -> None:
-    """Make the certificate of broker and proxy, and the authority that signs it.
+    """Create the certificate of broker and proxy, and the authority that signs it.
 
-    What is there is kept, until less than 60 days are left, or another name is wanted;
-    `meshtasks secrets` looks at it, too. Devices, phones and MESH_CA_FILE of programs
-    on other machines get ca.pem, and go on believing a certificate that was made anew.
+    An existing certificate is kept until less than 60 days are left, or it needs
+    another name; `meshtasks secrets` checks this, too. Give ca.pem to devices, to
+    phones, and to programs on other machines as MESH_CA_FILE. They also trust a renewed
+    certificate.
 
-    Exit codes: 0; 2 wrong usage; 78 openssl is missing, or what is there cannot be
+    Exit codes: 0; 2 wrong usage; 78 openssl is missing, or existing files cannot be
     used.
     """
     say(make_certificates(name or (), renew=renew))

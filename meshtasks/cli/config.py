@@ -158,28 +158,31 @@ def check(
         str | None,
         typer.Option(
             metavar="ROUTING_KEY",
-            help="Tell what a message with this routing key would meet: queues, "
-            "handlers, sinks, rules, workflows, alerts, the archive.",
+            help="Show what would happen to a message with this routing key: queues, "
+            "handlers, sinks, rules, workflows, alerts, archive.",
         ),
     ] = None,
     exchange: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="With --explain: the exchange it is published to, if the routing "
-            "key does not tell.",
+            help="With --explain: exchange of the message, if the routing key does "
+            "not determine it.",
         ),
     ] = None,
     allow_warnings: Annotated[
-        bool, typer.Option("--allow-warnings", help="Exit code 0 with warnings, too.")
+        bool,
+        typer.Option(
+            "--allow-warnings", help="Exit with 0 if there are only warnings."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Look for mistakes in config/, config/producers and MESH_… variables.
+    """Check config/, config/producers and the MESH_… variables for mistakes.
 
-    All are named, with file and line. Nothing is connected to (`meshtasks doctor`
-    does that). An error stops the start; a warning is of something that can never
-    work as it is written; a note is good to know.
+    All mistakes are listed, with file and line. The command connects to nothing
+    (`meshtasks doctor` does). An error stops the start; a warning is something that
+    cannot work as configured; a note is information.
 
     Exit codes: 0 no errors and no warnings; 1 warnings; 78 errors.
     """

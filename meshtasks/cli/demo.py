@@ -26,30 +26,29 @@ def demo(
             "--for",
             min=1.0,
             metavar="SECONDS",
-            help="Let the house speak for so long, then check that nothing was lost.",
+            help="Run for this time, then check that nothing was lost.",
         ),
     ] = None,
     rate: Annotated[
         float, typer.Option(min=1.0, metavar="N", help="Simulated messages per second.")
     ] = _DEFAULT_RATE,
     state: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where everything is kept.")
+        Path, typer.Option(metavar="DIR", help="Directory of all data.")
     ] = Path(".mesh/demo"),
 ) -> None:
-    """Run the mesh on private services with a simulated house, and watch it.
+    """Run the whole mesh on private services, with a simulated house.
 
-    It starts RabbitMQ, VictoriaMetrics, Triton where it runs, workers for all
-    queues, Flower, a stand-in for n8n and for the phone, and a house in which
-    some devices send nonsense. All listen on this machine only; a mesh of yours
-    is not touched. Ctrl-C stops what it started, a second Ctrl-C at once. The
-    data are kept.
+    The demo starts RabbitMQ, VictoriaMetrics, Triton (if it is available), workers for
+    all queues, Flower, stand-ins for n8n and for a phone, and a house in which some
+    devices send bad messages. All services listen on this machine only; an existing
+    mesh is not affected. Ctrl-C stops what the demo started; a second Ctrl-C stops it
+    at once. The data are kept.
 
-    With --for it ends by itself with a summary: every record published is stored
-    or a dead letter, and every message of every queue is accounted for.
+    With --for the demo ends by itself and reconciles all counts: every published record
+    is stored or a dead letter, and every message of every queue is accounted for.
 
-    Exit codes: 0 stopped, or the summary balances; 1 it does not; 69 something
-    could not be started, or ended by itself; 130 interrupted before there was a
-    summary.
+    Exit codes: 0 stopped, or the counts agree; 1 the counts differ; 69 a service could
+    not be started, or ended by itself; 130 interrupted before the summary.
     """
     if lacking := [extra for extra in _EXTRAS if not installed(extra)]:
         expected = (

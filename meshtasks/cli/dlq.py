@@ -46,7 +46,7 @@ from meshtasks.records.json_text import body_text
 
 app = typer.Typer()
 
-_AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
 
 @app.command()
@@ -62,12 +62,12 @@ def export(  # noqa: PLR0913 - options
     newer_than: NewerThan = "",
     every: Every = False,
 ) -> None:
-    """Write dead letters to a file, one JSON object a line; they stay where they are.
+    """Write dead letters to a file, one JSON object a line. They stay in the queue.
 
     Exit codes: 0; 1 there is no such dead letter; 69 the broker cannot be reached; 73
     the file cannot be written.
 
-    Example: meshtasks dlq export letters.jsonl --queue sensors.temperature
+    Example: meshtasks dlq export dead.jsonl --queue sensors.temperature
     """
     # models of pydantic's, which the other commands need not load
     from meshtasks.observation.dead_letters import to_line  # noqa: PLC0415
@@ -90,13 +90,13 @@ def export(  # noqa: PLR0913 - options
 
 @app.command("import")
 def import_(file: File) -> None:
-    """Put exported dead letters back into the dead-letter queue.
+    """Publish exported dead letters to the dead-letter queue again.
 
-    Those that are there already are left out, so an interrupted import may simply be
-    run again.
+    Dead letters that are in the queue already are skipped, so an interrupted import can
+    be repeated.
 
-    Exit codes: 0; 65 a line is not from an export, and nothing after it was put back;
-    66 the file cannot be read; 69 the broker cannot be reached.
+    Exit codes: 0; 65 a line is not from an export, and the import stopped there; 66 the
+    file cannot be read; 69 the broker cannot be reached.
     """
     with (
         opened(load_settings()) as letters,
@@ -116,19 +116,23 @@ def list_(  # noqa: PLR0913 - options
     older_than: OlderThan = "",
     newer_than: NewerThan = "",
     each: Annotated[
-        bool, typer.Option("--each", help="A line for every one, with its id.")
+        bool, typer.Option("--each", help="Show each dead letter, with its id.")
     ] = False,
     limit: Annotated[
-        int, typer.Option(min=1, help="Groups to show, or lines with --each.")
+        int,
+        typer.Option(
+            min=1, help="Number of groups or, with --each, of dead letters to show."
+        ),
     ] = 50,
     as_json: _AsJson = False,
 ) -> None:
-    """Count the dead letters by reason and queue.
+    """Show the dead letters by reason and queue.
 
-    For each group: how many, the reason of the last, when the first and the last
-    failed, and the id of one to look at with `meshtasks dlq show`.
+    Each group has its count, the reason of the latest, the times of the first and the
+    latest failure, and the id of an example for `meshtasks dlq show`.
 
-    Exit codes: 0; 69 the broker cannot be reached, or another command is looking.
+    Exit codes: 0; 69 the broker cannot be reached, or another command is reading the
+    queue.
     """
     filters = Filters(reason, queue, routing_key, sensor, older_than, newer_than)
     selection = filters.selection()
@@ -156,11 +160,11 @@ def list_(  # noqa: PLR0913 - options
 def show(
     letter_id: Annotated[
         str,
-        typer.Argument(metavar="ID", help="Of a dead letter; its beginning will do."),
+        typer.Argument(metavar="ID", help="Id of a dead letter, or its beginning."),
     ],
     *,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Only the body, byte for byte.")
+        bool, typer.Option("--raw", help="Print only the body, unchanged.")
     ] = False,
 ) -> None:
     """Show one dead letter: its reason, headers, traceback and body.
@@ -187,11 +191,16 @@ def replay(  # noqa: PLR0913 - options
     newer_than: NewerThan = "",
     every: Every = False,
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what would be replayed, and publish nothing."
+        ),
     ] = False,
     rate: Annotated[
         float | None,
-        typer.Option(min=0.1, metavar="N", help="Messages a second, at most."),
+        typer.Option(
+            min=0.1, metavar="N", help="Maximum rate, in messages per second."
+        ),
     ] = None,
     edit: Annotated[
         bool, typer.Option("--edit", help="Edit the bodies in $EDITOR first.")
@@ -200,20 +209,20 @@ def replay(  # noqa: PLR0913 - options
         bool,
         typer.Option(
             "--would-succeed",
-            help="Only those (of all, without other options) that their queue would "
-            "take now.",
+            help="Replay only messages that their queue would accept now; without "
+            "other options, of all dead letters.",
         ),
     ] = False,
 ) -> None:
-    """Return dead letters to the queue they failed in, and to no other.
+    """Publish dead letters to the queue in which they failed, and to no other.
 
-    A dead letter is removed once its message is confirmed there, so interrupting this
-    loses none. One that fails again is a dead letter again, with its earlier reasons
-    and the number of replays. Of each cause a few go first: if they fail again, the
-    others of that cause are kept. Messages that no binding matched go to the queues
-    that one leads to now, if any.
+    A dead letter is removed after the broker has confirmed its publish, so an
+    interrupted replay loses none. A message that fails again is a dead letter again,
+    with its earlier reasons and the number of replays. Of each cause a few go first; if
+    they fail again, the others of that cause are kept. Messages that matched no binding
+    go to the queues of the bindings that match now, if any.
 
-    Exit codes: 0; 1 some were kept or failed again, or there is none such; 69 the
+    Exit codes: 0; 1 some were kept or failed again, or nothing was selected; 69 the
     broker cannot be reached; 130 interrupted.
 
     Example: meshtasks dlq replay --queue sensors.temperature --reason UnknownUnit
@@ -256,12 +265,12 @@ def drop(  # noqa: PLR0913 - options
     older_than: OlderThan = "",
     newer_than: NewerThan = "",
     every: Every = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
 ) -> None:
-    """Delete dead letters for good; `meshtasks dlq export` keeps a copy.
+    """Delete dead letters. `meshtasks dlq export` keeps a copy.
 
-    Exactly those are deleted that were counted before the question. With --older-than
-    or --newer-than, dead letters of unknown age are left.
+    Only dead letters that were counted before the question are deleted. With
+    --older-than or --newer-than, dead letters without a time of failure are kept.
 
     Exit codes: 0; 1 not confirmed, or there is no such dead letter; 69 the broker
     cannot be reached.

@@ -63,38 +63,47 @@ _ID = re.compile(rf"[0-9a-f]{{4,{ID_DIGITS}}}")
 
 Ids = Annotated[
     list[str] | None,
-    typer.Argument(metavar="ID", help="Ids of dead letters; beginnings will do."),
+    typer.Argument(metavar="ID", help="Ids of dead letters, or their beginnings."),
 ]
 Reason = Annotated[
     str,
     typer.Option(
         metavar="TEXT",
-        help="Those with this reason: a kind (SchemaMismatch), or part of the reason.",
+        help="Select by reason: a kind (SchemaMismatch), or part of the text.",
     ),
 ]
 Queue = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help="Those that failed in this queue; sensors.* too."
+        metavar="NAME", help="Select by the queue in which they failed; also sensors.*"
     ),
 ]
 RoutingKey = Annotated[
     str,
     typer.Option(
         metavar="PATTERN",
-        help="Those published with such a key; as in a binding: sensors.*.attic.",
+        help="Select by routing key: a pattern as in a binding, such as "
+        "sensors.*.attic.",
     ),
 ]
 Sensor = Annotated[
-    str, typer.Option(metavar="NAME", help="Those of this sensor; attic-* too.")
+    str, typer.Option(metavar="NAME", help="Select by sensor; also attic-*")
 ]
 OlderThan = Annotated[
-    str, typer.Option(metavar="TIME", help="Those that failed longer ago: 2h, 7d.")
+    str,
+    typer.Option(
+        metavar="TIME",
+        help="Select those that failed longer ago than this: 2h, 7d.",
+    ),
 ]
 NewerThan = Annotated[
-    str, typer.Option(metavar="TIME", help="Those that failed since then: 30m, 1d.")
+    str,
+    typer.Option(
+        metavar="TIME",
+        help="Select those that failed more recently than this: 30m, 1d.",
+    ),
 ]
-Every = Annotated[bool, typer.Option("--all", help="All of them.")]
+Every = Annotated[bool, typer.Option("--all", help="Select all dead letters.")]
 
 
 class Filters(NamedTuple):

@@ -72,18 +72,22 @@ def doctor(
     management_url: ManagementUrl = None,
     within: Annotated[
         float,
-        typer.Option(min=1, metavar="SECONDS", help="What takes longer has failed."),
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="Time limit; a check that takes longer has failed.",
+        ),
     ] = 20.0,
 ) -> None:
-    """Look at everything the mesh needs: configuration, broker, topology, sinks,
+    """Check everything that the mesh needs: configuration, broker, topology, sinks,
     webhooks, receivers, clocks, disks.
 
-    All at the same time. Nothing is changed, but for a point of the series
-    meshtasks_doctor, and an object that is stored in the archive, read and deleted.
-    What is not well comes with what to do about it.
+    All checks run at the same time. They change nothing, except that they write a point
+    of the series meshtasks_doctor, and store, read and delete an object in the archive.
+    Each fault is shown with its remedy.
 
-    Exit codes: 0 nothing has failed; 1 something has; 78 the environment cannot be
-    used.
+    Exit codes: 0 no check has failed; 1 a check has failed; 78 bad environment
+    variables.
     """
     settings = load_settings()
     # without a broker nothing can be looked at

@@ -35,7 +35,7 @@ _FILES = {
 
 @app.command("list")
 def list_flows() -> None:
-    """List the flows: the built-in ones, and those of installed packages.
+    """List the flows: built in, and of installed packages.
 
     Exit codes: 0 listed; 78 a flow cannot be loaded.
     """
@@ -50,20 +50,22 @@ def list_flows() -> None:
 def new(
     name: Annotated[
         str,
-        typer.Argument(help="Of the flow: lower-case letters, digits and _."),
+        typer.Argument(help="Name of the flow: lower-case letters, digits and _."),
     ],
     into: Annotated[
         Path,
-        typer.Option(help="Directory in which the package's directory is made."),
+        typer.Option(
+            help="Directory in which the directory of the package is created."
+        ),
     ] = Path(),
 ) -> None:
-    """Write a package with a flow of its own: handler, configuration and tests.
+    """Write a package with a new flow: handler, configuration and tests.
 
-    It becomes part of the mesh when it is installed beside it; its README has the
-    lines of topology.yaml that it needs.
+    When the package is installed in the environment of the mesh, its flow is part of
+    the mesh. The README of the package has the lines that topology.yaml needs.
 
-    Exit codes: 0 written; 2 the name cannot be one or is taken, or the directory
-    exists or cannot be made.
+    Exit codes: 0 written; 2 the name is invalid or in use, or the directory exists or
+    cannot be created.
     """
     if not _NAME.fullmatch(name):
         fail(

@@ -31,21 +31,21 @@ def _without_token(record: logging.LogRecord) -> bool:
 
 def gateway(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is all addresses.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 for any.")
+        int,
+        typer.Option(min=0, max=65_535, help="Port to listen on; 0 is any free port."),
     ] = 8780,
 ) -> None:
-    """Serve events, commands and their outcomes over HTTP, until told to stop; with
-    the extra "console" the pages of the console, too.
+    """Serve the HTTP API and, with the extra "console", the web pages of the console.
 
-    Who may do what stands in MESH_API_TOKENS (or the file that MESH_API_TOKENS_FILE
-    names), limits in config/gateway.yaml; /docs shows the interface. Put a proxy with
-    TLS in front where the network is not to be trusted.
+    Tokens and their scopes are in MESH_API_TOKENS, or in the file that
+    MESH_API_TOKENS_FILE names; limits are in config/gateway.yaml. The API is documented
+    at /docs. On an untrusted network, put a proxy with TLS in front of the gateway.
 
-    Exit codes: 0 told to stop; 69 the address is taken; 78 the configuration cannot
-    be used, or there is no token.
+    Exit codes: 0 stopped by a signal; 69 the address is in use; 78 bad configuration,
+    or no token.
     """
     require("gateway", "`meshtasks gateway`")
     # Half a second that other commands need not spend.

@@ -26,23 +26,32 @@ def influxdb(
     *,
     worker_file: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="For a token that reads and writes points."),
+        typer.Option(
+            metavar="FILE",
+            help="File for the token of workers, which can read and write points.",
+        ),
     ],
     reader_file: Annotated[
-        Path, typer.Option(metavar="FILE", help="For one that only reads: Grafana's.")
+        Path,
+        typer.Option(
+            metavar="FILE", help="File for the token of Grafana, which can only read."
+        ),
     ],
     wait: Annotated[
-        int, typer.Option(metavar="SECONDS", min=0, help="Time for InfluxDB to start.")
+        int,
+        typer.Option(
+            metavar="SECONDS", min=0, help="Time to wait until InfluxDB has started."
+        ),
     ] = 120,
 ) -> None:
-    """Make the tokens of workers and of Grafana, where they are missing.
+    """Create the InfluxDB tokens of workers and of Grafana, if they are missing.
 
-    Both are good for the bucket MESH_INFLUX_BUCKET alone. A token that is in its file
-    and works is kept; others that this command made for the same purpose are deleted.
-    Needs MESH_INFLUX_ADMIN_TOKEN.
+    Both tokens are valid for the bucket MESH_INFLUX_BUCKET only. A token that is in its
+    file and works is kept. Other tokens that this command created for the same purpose
+    are deleted. MESH_INFLUX_ADMIN_TOKEN must be set.
 
-    Exit codes: 0; 69 InfluxDB does not answer; 78 the configuration cannot be used, or
-    InfluxDB refuses the token.
+    Exit codes: 0; 69 InfluxDB does not answer; 78 bad configuration, or InfluxDB
+    rejects the token.
     """
     env = load_settings().env
     token = env.influx_admin_token.get_secret_value()

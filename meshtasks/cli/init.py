@@ -54,75 +54,84 @@ _OWN_SECRETS = ("MESH_FLOWER_PASSWORD", "MESH_SECRETS__N8N")
 _SIZES = {"full", "light"}
 
 EPILOG = (
-    "Home Assistant's token, notifications and other secrets are added to .env by "
-    "hand. With --systemd, a broker that exists already is given as MESH_BROKER_URL "
-    "in the environment."
+    "Add the token of Home Assistant, notifications and other secrets to .env "
+    "yourself. With --systemd, set MESH_BROKER_URL in the environment to use "
+    "an existing broker."
 )
 
 
 def init(  # noqa: PLR0913 - options of a command
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Where; made if missing.")
+        Path, typer.Argument(metavar="[DIR]", help="Directory; created if missing.")
     ] = Path(),
     *,
     systemd: Annotated[
         bool,
-        typer.Option("--systemd", help="Units of systemd, not docker-compose.yml."),
+        typer.Option(
+            "--systemd", help="Write systemd units instead of docker-compose.yml."
+        ),
     ] = False,
     user: Annotated[
         bool,
-        typer.Option("--user", help="Units for `systemctl --user`; implies --systemd."),
+        typer.Option(
+            "--user", help="Write units for `systemctl --user`; implies --systemd."
+        ),
     ] = False,
     address: Annotated[
         str | None,
         typer.Option(
             metavar="HOST",
-            help="Name or address under which phones reach this machine.",
+            help="Name or address by which phones reach this machine.",
         ),
     ] = None,
     home_assistant: Annotated[
-        str | None, typer.Option(metavar="URL", help="Home Assistant, if there is one.")
+        str | None,
+        typer.Option(metavar="URL", help="URL of Home Assistant, if you have one."),
     ] = None,
     profile: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A profile that `docker compose up` starts (by default light with "
-            "less than 3 GB of memory, else full); repeat it for more.",
+            help="Profile that `docker compose up` starts (default: light with less "
+            "than 3 GB of memory, else full). Can be repeated.",
         ),
     ] = None,
     influx_url: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="VictoriaMetrics or InfluxDB 2 (with --systemd)."
+            metavar="URL", help="URL of VictoriaMetrics or InfluxDB 2 (with --systemd)."
         ),
     ] = None,
     archive_url: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="file:///directory or s3://bucket (with --systemd)."
+            metavar="URL",
+            help="URL of the archive: file:///directory or s3://bucket "
+            "(with --systemd).",
         ),
     ] = None,
     triton: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST:PORT", help="Triton, if there is one (with --systemd)."
+            metavar="HOST:PORT",
+            help="Address of Triton, if you have it (with --systemd).",
         ),
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Replace files that were changed; never .env."),
+        typer.Option("--force", help="Replace changed files, too, but never .env."),
     ] = False,
 ) -> None:
-    """Write configuration, passwords and what starts the mesh into a directory.
+    """Write configuration, passwords, and docker-compose.yml or systemd units into a
+    directory.
 
-    That is config/, .env with new passwords, and docker-compose.yml or units of
-    systemd. On a terminal it asks for what it cannot know and no option says.
-    Run it again after an upgrade: what is missing is added; passwords, and files
-    that you have changed, are kept.
+    These are config/, .env with new passwords, and docker-compose.yml or the units. On
+    a terminal, the command asks for what it needs to know and no option gives. Run it
+    again after an upgrade: it adds what is missing, and keeps passwords and files that
+    you have changed.
 
-    Exit codes: 0; 2 wrong usage; 73 something cannot be written; 78 what is there
-    already cannot be used; 130 interrupted.
+    Exit codes: 0; 2 wrong usage; 73 a file cannot be written; 78 existing files cannot
+    be used; 130 interrupted.
     """
     systemd = systemd or user
     if systemd and profile:

@@ -35,51 +35,53 @@ _MAX_ROUTING_KEY_BYTES = 255
 
 
 def publish(
-    exchange: Annotated[str, typer.Argument(help="Exchange, e.g. sensors.")],
+    exchange: Annotated[str, typer.Argument(help="Exchange, such as sensors.")],
     routing_key: Annotated[
-        str, typer.Argument(help="Routing key, e.g. sensors.temperature.kitchen.")
+        str, typer.Argument(help="Routing key, such as sensors.temperature.kitchen.")
     ],
     document: Annotated[
         str,
         typer.Argument(
             metavar="JSON|-",
-            help="The message; - reads one JSON document per line from standard input.",
+            help="Message; - reads one JSON document per line from standard input.",
         ),
     ] = "-",
     *,
     array: Annotated[
         int,
-        typer.Option(min=1, metavar="N", help="Pack N lines into one array message."),
+        typer.Option(
+            min=1, metavar="N", help="Publish N lines as one message with an array."
+        ),
     ] = 1,
     raw: Annotated[
         bool,
         typer.Option(
             "--raw",
-            help="Send the argument, or the whole of standard input, as one body "
-            "without looking at it.",
+            help="Publish the argument, or all of standard input, as one body without "
+            "parsing it.",
         ),
     ] = False,
     header: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="AMQP header; may be repeated."),
+        typer.Option(metavar="NAME=VALUE", help="AMQP header. Can be repeated."),
     ] = None,
     patience: Annotated[
         float,
         typer.Option(
             min=0.0,
             metavar="SECONDS",
-            help="Try again for so long when the broker goes away meanwhile.",
+            help="Time to keep trying if the connection to the broker is lost.",
         ),
     ] = 30.0,
 ) -> None:
-    """Publish messages and wait until the broker has stored them.
+    """Publish messages and wait for the broker's confirms.
 
-    Lines are published as they come, in confirmed batches; nothing of a batch
-    with a bad line is sent. What is sent again after a lost connection keeps its
-    message id.
+    Lines are published as they arrive, in confirmed batches. If a line is bad, nothing
+    of its batch is published. A message that is published again after a lost connection
+    keeps its message id.
 
-    Exit codes: 0 all confirmed; 1 no binding leads them to a queue, so they are dead
-    letters, or refused; 65 not JSON; 69 the broker cannot be reached.
+    Exit codes: 0 all confirmed; 1 some messages matched no binding and are dead
+    letters, or the broker rejected them; 65 not JSON; 69 the broker cannot be reached.
 
     Example: meshtasks publish sensors sensors.temperature.kitchen '{"value": 21.5}'
     """

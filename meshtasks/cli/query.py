@@ -46,7 +46,7 @@ meshtasks query --json "SELECT time, record->>'$.title' AS title
 
 
 def query(
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="The query.")],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="Query.")],
     *,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Annotated[
@@ -56,9 +56,9 @@ def query(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Draw a chart into FILE (.png, .html or .svg). The x axis is the "
-            "column of times, else the first; columns of numbers are the lines, "
-            "and a column of texts names them.",
+            help="Write a chart to FILE (.png, .html or .svg). The x axis is the "
+            "column of times, or else the first column. Columns of numbers are "
+            "the lines; a column of text names them.",
         ),
     ] = None,
     days: Annotated[
@@ -66,23 +66,22 @@ def query(
         typer.Option(
             min=1,
             metavar="N",
-            help="Only the last N days (UTC); with an archive in S3 only their files "
-            "are fetched.",
+            help="Read only the last N days (UTC). From an archive in S3, only their "
+            "files are fetched.",
         ),
     ] = None,
 ) -> None:
-    """Ask what the mesh has kept, in DuckDB's SQL.
+    """Query archived records in SQL (DuckDB).
 
-    Views: readings (in canonical units), metrics (a row for each field),
-    events (all else, with its JSON) and archive (every record as published).
-    Nothing else can be read, and nothing written, by a query.
-    They have what config/archive.yaml selects, up to the last archived batch;
-    "DESCRIBE readings" lists their columns. Times are those of this machine's
-    time zone, or of TZ; the column date is the UTC date.
+    The views are readings (in canonical units), metrics (one row per field), events
+    (all other records, with their JSON) and archive (every record as published). A
+    query can read nothing else, and can write nothing. The views contain what
+    config/archive.yaml selects, up to the last archived batch; "DESCRIBE readings"
+    lists the columns. Times are in the time zone of this machine, or TZ; the column
+    date is the UTC date.
 
-    Exit codes: 0; 65 the query cannot be run; 69 the archive cannot be
-    reached; 73 the chart cannot be written; 78 the configuration cannot be
-    used, or the extra "analytics" is not installed.
+    Exit codes: 0; 65 the query failed; 69 the archive cannot be reached; 73 the chart
+    cannot be written; 78 bad configuration, or the extra "analytics" is not installed.
     """
     if as_csv + as_json + (plot is not None) > 1:
         message = "choose one of them"

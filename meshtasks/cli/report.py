@@ -49,24 +49,23 @@ _SILENT = timedelta(hours=3)
 
 def report(
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="Page to write.")
+        Path, typer.Option("--out", "-o", metavar="FILE", help="File of the page.")
     ] = Path("report.html"),
     days: Annotated[
-        int, typer.Option(min=1, max=3_650, metavar="N", help="The last N days.")
+        int, typer.Option(min=1, max=3_650, metavar="N", help="Number of days to show.")
     ] = 7,
 ) -> None:
-    """Write one HTML page about the house and its mesh.
+    """Write an HTML page about the house and the mesh.
 
-    Temperature and humidity of every room, the alerts' timeline, dead letters
-    by reason, and how the archive grows. The page needs no network and no
-    script, and can be sent by mail; the file is readable by its owner alone.
-    Dead letters stay where they are; without a broker the page shows why.
+    The page shows temperature and humidity of every room, the timeline of alerts, dead
+    letters by reason, and the growth of the archive. It needs no network and no script,
+    so it can be sent by mail. Only the owner can read the file. Dead letters stay in
+    their queue; if the broker is unavailable, the page says so.
 
-    Times are those of this machine's time zone, or of TZ.
+    Times are in the time zone of this machine, or TZ.
 
-    Exit codes: 0; 69 the archive cannot be reached; 73 the page cannot be
-    written; 78 the configuration cannot be used, or the extra "analytics" is
-    not installed.
+    Exit codes: 0; 69 the archive cannot be reached; 73 the page cannot be written; 78
+    bad configuration, or the extra "analytics" is not installed.
     """
     require("analytics", "`meshtasks report`")
     # loaded here: nothing else of the console script needs DuckDB

@@ -98,50 +98,49 @@ class Made(NamedTuple):
 
 def secrets(
     env_file: Annotated[
-        Path, typer.Option("--env-file", help="File of the passwords.")
+        Path, typer.Option("--env-file", help="File with the passwords.")
     ] = ENV_FILE,
     definitions: Annotated[
         Path,
-        typer.Option(help="Definitions that the broker loads: accounts and topology."),
+        typer.Option(help="Definitions file of the broker: accounts and topology."),
     ] = DEFINITIONS,
     device: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Make an account device_NAME for one MQTT device or site, beside "
-            "the account `devices` that all may share; repeat it for more. It is kept "
-            "as long as its password is in the file.",
+            help="Create an account device_NAME for one MQTT device or site, in "
+            "addition to the shared account `devices`. Can be repeated. The "
+            "account is kept as long as its password is in the file.",
         ),
     ] = None,
     rotate: Annotated[
         list[str] | None,
         typer.Option(
             metavar="VARIABLE",
-            help="Have a new password for a variable of the file, or for `all`, "
-            "everywhere that the old one stands; repeat it for more.",
+            help="Replace the password of a variable of the file, or of `all`, "
+            "wherever it is used. Can be repeated.",
         ),
     ] = None,
     management_url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="The broker's management pages."),
+        typer.Option(metavar="URL", help="URL of the broker's management API."),
     ] = None,
     influx_url: Annotated[
-        str, typer.Option(metavar="URL", help="InfluxDB, to rotate what it keeps.")
+        str, typer.Option(metavar="URL", help="URL of InfluxDB, for --rotate.")
     ] = "http://127.0.0.1:8086",
     grafana_url: Annotated[
-        str, typer.Option(metavar="URL", help="Grafana, likewise.")
+        str, typer.Option(metavar="URL", help="URL of Grafana, for --rotate.")
     ] = "http://127.0.0.1:3000",
 ) -> None:
-    """Make the passwords that docker-compose.yml needs, and the broker's accounts.
+    """Generate the passwords for docker-compose.yml and the accounts of the broker.
 
-    Passwords that the file has are kept, so that running it again is harmless; do so
-    after changing config/topology.yaml, or after deleting the line of a device. A
-    broker that runs gets the accounts at once, and nobody's connection ends but that
-    of a device that was deleted. Certificates that are missing, or end soon, are made
-    (`meshtasks certificates`).
+    Existing passwords are kept, so the command can be repeated. Run it again after you
+    change config/topology.yaml, or delete the line of a device. A running broker gets
+    the accounts at once; only connections of deleted devices are closed. Certificates
+    that are missing, or expire soon, are created (`meshtasks certificates`).
 
-    Exit codes: 0; 2 wrong usage; 69 a service does not answer; 78 the configuration
-    cannot be used, or a service refuses the old password.
+    Exit codes: 0; 2 wrong usage; 69 a service does not answer; 78 bad configuration, or
+    a service rejects the old password.
     """
     topology = load_settings().read(TOPOLOGY)
     settings = stack_settings(env_file)

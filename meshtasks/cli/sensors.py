@@ -106,23 +106,22 @@ def sensors(
     pattern: Annotated[
         str,
         typer.Argument(
-            help="Of routing keys: * stands for one word, # for any number of words."
+            help="Pattern of routing keys: * is one word, # is any number of words."
         ),
     ] = "#",
     *,
     silent: Annotated[
-        bool, typer.Option("--silent", help="Only those that are silent.")
+        bool, typer.Option("--silent", help="Show only silent sensors.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show every sensor: its latest reading, how old it is, and its gaps.
+    """Show every sensor: its latest reading, the age of the reading, gaps.
 
-    Gaps, refused readings and what else was wrong are of the last 24 hours. A sensor
-    is silent when nothing has come for three times as long as usual. `meshtasks why`
-    says why.
+    Gaps, rejected readings and other faults are those of the last 24 hours. A sensor is
+    silent if nothing came for three times its usual interval. `meshtasks why` shows the
+    cause.
 
-    Exit codes: 0; 1 there is none; 69 the state cannot be read; 78 the configuration
-    cannot be used.
+    Exit codes: 0; 1 no sensor found; 69 the state cannot be read; 78 bad configuration.
     """
     settings = load_settings()
     now = time.time()

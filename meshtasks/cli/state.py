@@ -35,13 +35,13 @@ def _location() -> StateLocation:
 
 @app.command()
 def upgrade() -> None:
-    """Bring the tables to this version, and import the files of earlier versions.
+    """Upgrade the tables to this version, and import the files of earlier versions.
 
-    Workers do it themselves at their start; a large state is upgraded without them
-    waiting for it. Stop the workers of the earlier version before.
+    Workers do this when they start; for a large state, this command saves them the
+    wait. First stop the workers of the earlier version.
 
-    Exit codes: 0; 69 the database cannot be used, or a file of an earlier version is
-    in use; 78 the configuration cannot be used.
+    Exit codes: 0; 69 the database cannot be used, or a file of an earlier version is in
+    use; 78 bad configuration.
     """
     location = _location()
     with _opened(location) as database:
@@ -54,10 +54,10 @@ def upgrade() -> None:
 
 @app.command()
 def check() -> None:
-    """Show where the state is, of which version, and what is in it. Changes nothing.
+    """Show location, version and content of the state. Nothing is changed.
 
-    Exit codes: 0; 1 there is something to do: meshtasks state upgrade; 69 the database
-    cannot be used, or is of a newer version; 78 the configuration cannot be used.
+    Exit codes: 0; 1 an upgrade is needed: meshtasks state upgrade; 69 the database
+    cannot be used, or is of a newer version; 78 bad configuration.
     """
     location = _location()
     waiting = [
@@ -85,11 +85,11 @@ def check() -> None:
 
 @app.command()
 def export(file: File) -> None:
-    """Write the state to a file, one row a line, as it is at one moment. Workers may
-    run meanwhile.
+    """Write a consistent snapshot of the state to a file, one row a line. Workers can
+    continue meanwhile.
 
-    Exit codes: 0; 69 the database cannot be used; 73 the file cannot be written; 78
-    the configuration cannot be used.
+    Exit codes: 0; 69 the database cannot be used; 73 the file cannot be written; 78 bad
+    configuration.
 
     Example: meshtasks state export state.jsonl
     """
@@ -110,17 +110,18 @@ def import_(
     file: File,
     *,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Remove what the database has before.")
+        bool,
+        typer.Option("--replace", help="Delete the content of the database first."),
     ] = False,
 ) -> None:
-    """Put what was exported into an empty database, all of it or nothing. Stop the
-    workers before.
+    """Import an exported file into an empty database, in one transaction. First stop
+    the workers.
 
-    To move to PostgreSQL: stop the workers, export, set MESH_STATE_URL, import, start
-    them again. Back it goes the same way.
+    To move to PostgreSQL: stop the workers, export, set MESH_STATE_URL, import, and
+    start the workers again. The way back is the same.
 
-    Exit codes: 0; 65 the file is no export, or the database is not empty; 69 it cannot
-    be used; 78 the configuration cannot be used.
+    Exit codes: 0; 65 the file is not an export, or the database is not empty; 69 the
+    database cannot be used; 78 bad configuration.
     """
     location = _location()
     with (

@@ -40,21 +40,24 @@ _ONCE_SIZE = ConsoleDimensions(160, 100)
 def status(
     *,
     once: Annotated[
-        bool, typer.Option("--once", help="Show it once, and end with an exit code.")
+        bool,
+        typer.Option("--once", help="Show the state once, and end with an exit code."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, once.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the state once, as JSON.")
+    ] = False,
     management_url: ManagementUrl = None,
 ) -> None:
-    """Show what the mesh does: queues, retries, dead letters, circuits, alerts,
-    workers. Nothing is taken from any queue.
+    """Show queues, retries, dead letters, circuits, alerts and workers.
 
-    On a terminal it goes on until Ctrl-C; dead letters, alerts and workers are those
-    that were heard of meanwhile. With --once or --json (or without a terminal) the
-    dead letters that wait are counted by reason instead.
+    No message is removed from a queue. On a terminal, the view is updated until Ctrl-C,
+    and shows the dead letters, alerts and workers observed since its start. With --once
+    or --json, or without a terminal, it shows the dead letters in the queue, counted by
+    reason.
 
-    Exit codes with --once and --json: 0 all is well; 1 something wants attention: a
-    circuit is open, messages wait where nobody consumes, or something does not answer;
-    69 the broker cannot be reached; 78 the configuration cannot be used.
+    Exit codes with --once and --json: 0 everything works; 1 something needs attention:
+    a circuit is open, a queue has messages and no consumer, or a service does not
+    answer; 69 the broker cannot be reached; 78 bad configuration.
     """
     settings = load_settings()
     console = Console()

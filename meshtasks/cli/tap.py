@@ -44,7 +44,7 @@ def tap(
         str,
         typer.Argument(
             callback=_pattern,
-            help="Of routing keys: * stands for one word, # for any number of words.",
+            help="Pattern of routing keys: * is one word, # is any number of words.",
         ),
     ] = "#",
     *,
@@ -52,33 +52,36 @@ def tap(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Listen on this exchange alone; repeat it for more. Otherwise on all "
-            "of the mesh, and on amq.topic, where MQTT messages arrive.",
+            help="Show only messages of this exchange. Can be repeated. Default: all "
+            "exchanges of the mesh, and amq.topic, which receives MQTT messages.",
         ),
     ] = None,
     count: Annotated[
-        int | None, typer.Option(min=1, help="End after so many messages.")
+        int | None, typer.Option(min=1, help="End after this number of messages.")
     ] = None,
     lasts: Annotated[
-        str, typer.Option("--for", metavar="TIME", help="End after so long: 30s, 5m.")
+        str, typer.Option("--for", metavar="TIME", help="End after this time: 30s, 5m.")
     ] = "",
     pretty: Annotated[
-        bool, typer.Option("--pretty", help="Bodies whole, as indented JSON.")
+        bool, typer.Option("--pretty", help="Show complete bodies, as indented JSON.")
     ] = False,
     with_headers: Annotated[
-        bool, typer.Option("--headers", help="AMQP headers below each message.")
+        bool,
+        typer.Option("--headers", help="Show the AMQP headers below each message."),
     ] = False,
     as_lines: Annotated[
-        bool, typer.Option("--json", help="One JSON object a message, whole.")
+        bool,
+        typer.Option("--json", help="Print complete messages, one JSON object a line."),
     ] = False,
 ) -> None:
-    """Watch copies of messages as they pass the exchanges, until Ctrl-C.
+    """Show copies of messages as they are published, until Ctrl-C.
 
-    Nothing is taken from any queue, and what is not read in time is left out rather
-    than held back. Retries and replays go straight to a queue, and pass unseen.
+    No message is removed from a queue. Messages that are not read in time are dropped
+    from the view, not delayed. Retries and replays are not shown, because they are
+    published directly to a queue.
 
-    Exit codes: 0; 1 --for was over, and fewer than --count had passed; 2 there is no
-    such exchange; 69 the broker cannot be reached; 78 the configuration cannot be used.
+    Exit codes: 0; 1 fewer than --count messages came within --for; 2 unknown exchange;
+    69 the broker cannot be reached; 78 bad configuration.
 
     Example: meshtasks tap "sensors.temperature.#" --pretty
     """

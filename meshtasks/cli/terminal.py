@@ -39,16 +39,15 @@ _OF_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 ManagementUrl = Annotated[
     str | None,
     typer.Option(
-        help="Where RabbitMQ's management pages are, if neither as MESH_MANAGEMENT_URL "
-        "says nor on port 15672 of the broker's host. They get the account of "
-        "MESH_BROKER_URL.",
+        help="URL of RabbitMQ's management API. Default: MESH_MANAGEMENT_URL, else "
+        "port 15672 of the broker's host. The account is that of MESH_BROKER_URL.",
         metavar="URL",
     ),
 ]
 
 File = Annotated[
     Path,
-    typer.Argument(help="The file; - for standard input or output.", dir_okay=False),
+    typer.Argument(help="File; - is standard input or output.", dir_okay=False),
 ]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -43,22 +43,22 @@ def apply(
         typer.Option(
             min=1,
             metavar="SECONDS",
-            help="How long workers may take to empty partitions that are changed.",
+            help="Time for workers to empty partitions that change.",
         ),
     ] = 60.0,
 ) -> None:
-    """Declare on the broker what is missing. Nothing is changed or deleted, but for the
-    number of partitions of a queue.
+    """Declare on the broker what is missing.
 
-    Running it again does no harm; every worker does the same when it starts. Where a
-    queue has other partitions than in topology.yaml, it waits until the workers that
-    run have emptied them, leads messages to the new ones, and deletes those that are
-    left over once they are empty, and the retry queues with them. Then the workers are
-    to be restarted; one that has the old file refuses to start.
+    Nothing is changed or deleted, except the number of partitions of a queue. The
+    command can be repeated; every worker does the same at its start. If a queue has
+    another number of partitions than in topology.yaml, the command waits until the
+    running workers have emptied them, moves the bindings to the new ones, and deletes
+    surplus partitions and their retry queues when they are empty. Restart the workers
+    afterwards; a worker with the old file does not start.
 
-    Exit codes: 0 all is there; 69 the broker cannot be reached, or messages are left in
-    partitions that are to change (run it again); 78 something
-    there has other arguments, or the configuration cannot be used.
+    Exit codes: 0 everything is declared; 69 the broker cannot be reached, or messages
+    are left in partitions that are to change (run it again); 78 something on the broker
+    has other arguments, or bad configuration.
     """
     settings = load_settings()
     topology = settings.read(TOPOLOGY)
@@ -83,14 +83,14 @@ def apply(
 
 @app.command()
 def check(management_url: ManagementUrl = None) -> None:
-    """Compare the broker with the configuration and name every difference.
+    """Compare the broker with the configuration and list every difference.
 
-    It reads the management API (plugin rabbitmq_management) with the account of
-    MESH_BROKER_URL and changes nothing. What others added beside the mesh is
-    noted, not counted.
+    The command reads the management API (plugin rabbitmq_management) with the account
+    of MESH_BROKER_URL, and changes nothing. Entities that do not belong to the mesh are
+    listed, but are no difference.
 
-    Exit codes: 0 no difference; 1 differences; 69 the API cannot be reached;
-    78 it refuses the account, or the configuration cannot be used.
+    Exit codes: 0 no difference; 1 differences; 69 the API cannot be reached; 78 the API
+    rejects the account, or bad configuration.
     """
     settings = load_settings()
     topology = settings.read(TOPOLOGY)
@@ -116,12 +116,12 @@ def check(management_url: ManagementUrl = None) -> None:
 def show(
     *,
     as_mermaid: Annotated[
-        bool, typer.Option("--mermaid", help="Write a Mermaid flowchart instead.")
+        bool, typer.Option("--mermaid", help="Print a Mermaid flowchart instead.")
     ] = False,
 ) -> None:
     """Print the configured topology as a tree. No broker is needed.
 
-    Exit codes: 0; 78 the configuration cannot be used.
+    Exit codes: 0; 78 bad configuration.
     """
     topology = load_settings().read(TOPOLOGY)
     if as_mermaid:
@@ -140,7 +140,7 @@ def export(
     vhost: Annotated[
         str | None,
         typer.Option(
-            help="Virtual host of the definitions; that of MESH_BROKER_URL by default."
+            help="Virtual host of the definitions. Default: that of MESH_BROKER_URL."
         ),
     ] = None,
     *,
@@ -148,20 +148,21 @@ def export(
         bool,
         typer.Option(
             "--asyncapi",
-            help="Write an AsyncAPI 3.0.0 document with the records' schemas instead.",
+            help="Write an AsyncAPI 3.0.0 document with the schemas of records "
+            "instead.",
         ),
     ] = False,
 ) -> None:
     """Write the topology as a RabbitMQ definitions file.
 
-    Import it with `rabbitmqctl import_definitions FILE` or on the management
-    pages. It holds no users: a new broker that finds it as `load_definitions`
-    has no account at all, not even guest, unless you add one to the file.
+    Import the file with `rabbitmqctl import_definitions FILE` or on the management
+    pages. It contains no users: a new broker that loads it by `load_definitions` has no
+    account, not even guest, unless you add one to the file.
 
-    With --asyncapi it is for those who write publishers and consumers: routing keys,
-    bodies, headers. That needs no broker, not even its URL.
+    With --asyncapi the document is for authors of publishers and consumers: routing
+    keys, bodies, headers. This needs no broker, and no MESH_BROKER_URL.
 
-    Exit codes: 0; 78 the configuration cannot be used.
+    Exit codes: 0; 78 bad configuration.
     """
     settings = load_settings()
     if as_asyncapi:

@@ -22,8 +22,8 @@ def why(
         str,
         typer.Argument(
             metavar="SENSOR_OR_ROUTING_KEY",
-            help="As sensors.temperature.bedroom, sensors/temperature/bedroom, a "
-            "sensor id, or a location.",
+            help="Routing key, MQTT topic, sensor id or location: "
+            "sensors.temperature.bedroom, sensors/temperature/bedroom, bedroom.",
         ),
     ],
     *,
@@ -31,22 +31,22 @@ def why(
         str,
         typer.Option(
             metavar="TIME",
-            help="The moment asked about: 14:05, 2026-11-20T14:05, or 30m (so long "
-            "ago). Now, if not given.",
+            help="Time to explain: 14:05, 2026-11-20T14:05, or 30m (that long ago). "
+            "Default: now.",
         ),
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say why a sensor has a hole in its curve, or no alarm came.
+    """Show why a sensor's curve has a gap, or why no alert came.
 
-    Looks at what workers have noted: when readings came, which were refused and why,
-    when sinks, broker and workers were away, clocks that are wrong, ids that two
-    devices use, silences of alerts. Without --at also at the queues of this moment.
-    Nothing is changed.
+    The command reads what workers have recorded: when readings came, which were
+    rejected and why, when sinks, broker and workers were unavailable, wrong clocks, ids
+    that two devices use, silences of alerts. Without --at it also reads the queues. It
+    changes nothing.
 
-    Exit codes: 0 nothing is wrong; 1 there is a cause, and it is named; 2 wrong usage,
-    as a time that is yet to come; 3 nothing is remembered of that time; 4 there is no
-    such sensor; 69 the state cannot be read; 78 the configuration cannot be used.
+    Exit codes: 0 nothing is wrong; 1 there is a cause; 2 wrong usage, such as a time in
+    the future; 3 nothing is recorded of that time; 4 there is no such sensor; 69 the
+    state cannot be read; 78 bad configuration.
 
     Example: meshtasks why sensors.temperature.bedroom --at 14:05
     """

@@ -11,13 +11,13 @@ CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def worker(context: typer.Context) -> None:
-    """Consume queues, as `celery -A meshtasks worker` does, in 10 MB less memory.
+    """Consume queues like `celery -A meshtasks worker`, with 10 MB less memory.
 
-    Celery's own command line loads every command it has, and Flower's, into the worker.
-    The options are the same (`celery -A meshtasks worker --help`), but for -D, which is
-    not taken here.
+    Celery's own command loads all its subcommands, and those of Flower, into the
+    worker. This one takes the same options (`celery -A meshtasks worker --help`),
+    except -D.
 
-    Exit codes: 0 told to stop, 78 the configuration cannot be used.
+    Exit codes: 0 stopped by a signal; 78 bad configuration.
     """
     if {"-D", "--detach"} & {*context.args}:
         expected = "is for `celery -A meshtasks worker`; let systemd run this one"
