@@ -208,7 +208,7 @@ class Repartition:
         retries = [retry.name for retry in self._topology.retry_queues]
         left = "no exchange leads to it any more; run it again to have it deleted"
         if leaving:
-            self._wait_empty([*leaving, *retries], _EMPTY_SECONDS, left)
+            self._wait_empty([*leaving, *retries], left)
         for name in leaving:
             self._channel.queue_delete(name)
             self._say(f"{name} was empty and is deleted")
@@ -223,13 +223,11 @@ class Repartition:
             if binding.queue == name:
                 yield binding.exchange, binding.routing_key
 
-    def _wait_empty(
-        self, names: Sequence[str], for_seconds: float, otherwise: str
-    ) -> None:
-        """Wait until these have been empty for so long, messages in hand included."""
-        deadline = time.monotonic() + self._within_seconds + for_seconds
+    def _wait_empty(self, names: Sequence[str], otherwise: str) -> None:
+        """Wait until these have been empty for a while, messages in hand included."""
+        deadline = time.monotonic() + self._within_seconds + _EMPTY_SECONDS
         since: float | None = None
-        while since is None or time.monotonic() - since < for_seconds:
+        while since is None or time.monotonic() - since < _EMPTY_SECONDS:
             held = self._held(names)
             if not held:
                 since = since or time.monotonic()
