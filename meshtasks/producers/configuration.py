@@ -8,8 +8,9 @@ from functools import partial
 from importlib import import_module
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from meshtasks.config.loader import ConfigModel
 from meshtasks.config.settings import Settings
 
 #: One word of a routing key.
@@ -17,13 +18,7 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Model(BaseModel):
-    """A part of a configuration file: frozen, and without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Selection(Model):
+class Selection(ConfigModel):
     """Which of the things that have names are wanted: those of ``include`` that are
     not of ``exclude``; both are patterns with ``*`` and ``?``."""
 

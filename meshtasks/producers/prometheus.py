@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from meshtasks.config.environment import auth_headers
 from meshtasks.config.extras import require
+from meshtasks.config.loader import ConfigModel
 from meshtasks.config.settings import ConfigFile, Settings, load_settings
 from meshtasks.config.urls import Auth, HttpUrl
 from meshtasks.errors import MeshError
@@ -39,7 +40,6 @@ from meshtasks.producers.collecting import (
     run_collector,
 )
 from meshtasks.producers.configuration import (
-    Model,
     Seconds,
     Selection,
     Word,
@@ -56,7 +56,7 @@ from meshtasks.text import clip
 _Tag = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
-class TargetConfig(Model):
+class TargetConfig(ConfigModel):
     """A service's page of metrics.
 
     Attributes:
@@ -83,7 +83,7 @@ class TargetConfig(Model):
         return data
 
 
-class KubernetesConfig(Model):
+class KubernetesConfig(ConfigModel):
     """Where to look for pods with the annotation ``prometheus.io/scrape: "true"``.
 
     Attributes:
@@ -99,7 +99,7 @@ class KubernetesConfig(Model):
     refresh_seconds: Seconds = 60.0
 
 
-class PrometheusConfig(Model):
+class PrometheusConfig(ConfigModel):
     """Which pages are scraped, and what is made of them.
 
     Attributes:

@@ -17,6 +17,7 @@ import typer
 from pydantic import Field
 from typing_extensions import override
 
+from meshtasks.config.loader import ConfigModel
 from meshtasks.config.settings import ConfigFile, load_settings
 from meshtasks.producers.__main__ import main
 from meshtasks.producers.collecting import (
@@ -33,7 +34,7 @@ from meshtasks.producers.collecting import (
     routing_word,
     run_collector,
 )
-from meshtasks.producers.configuration import Model, Seconds, Selection, Word
+from meshtasks.producers.configuration import Seconds, Selection, Word
 
 
 class Group(StrEnum):
@@ -51,7 +52,7 @@ class Group(StrEnum):
     PROCESS = "process"
 
 
-class SystemConfig(Model):
+class SystemConfig(ConfigModel):
     """What the collector of system metrics looks at.
 
     Attributes:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, FilePath, ValidationError
 from typing_extensions import override
 
 from meshtasks.config.environment import auth_headers
+from meshtasks.config.loader import ConfigModel
 from meshtasks.config.settings import ConfigFile, load_settings
 from meshtasks.config.urls import Auth, HttpUrl
 from meshtasks.errors import SchemaMismatch
@@ -38,7 +39,6 @@ from meshtasks.producers.collecting import (
     run_collector,
 )
 from meshtasks.producers.configuration import (
-    Model,
     Seconds,
     Selection,
     Word,
@@ -48,7 +48,7 @@ from meshtasks.records.models import explain
 from meshtasks.text import clip
 
 
-class TritonConfig(Model):
+class TritonConfig(ConfigModel):
     """Which server is read, and which of its models.
 
     Attributes:

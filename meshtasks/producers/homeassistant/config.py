@@ -8,9 +8,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, Field
 
+from meshtasks.config.loader import ConfigModel
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
-from meshtasks.producers.configuration import Model, Selection, fits
+from meshtasks.producers.configuration import Selection, fits
 
 #: Of the command, its file and its spool.
 NAME = "homeassistant"
@@ -47,7 +48,7 @@ class Readings(Entities):
     include: tuple[Pattern, ...] = ()
 
 
-class Loops(Model):
+class Loops(ConfigModel):
     """How to tell what the mesh itself has caused.
 
     Attributes:
@@ -63,7 +64,7 @@ class Loops(Model):
         return fits(entity_id, self.automations)
 
 
-class HomeAssistantConfig(Model):
+class HomeAssistantConfig(ConfigModel):
     """The file.
 
     Attributes:

@@ -13,9 +13,9 @@ from pydantic import AfterValidator, Field, model_validator
 from meshtasks.amqp.entities import MQTT_EXCHANGE, topic_matches
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.durations import TimeZone
+from meshtasks.config.loader import ConfigModel
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError, UnknownUnit
-from meshtasks.producers.configuration import Model
 from meshtasks.producers.sensornet.kinds import KINDS, name
 
 #: Where what happened goes.
@@ -66,7 +66,7 @@ def _check_unit(kind: str, unit: str) -> None:
         raise ValueError(str(error)) from error
 
 
-class Source(Model):
+class Source(ConfigModel):
     """Topics, and the format of what is published there.
 
     Attributes:
@@ -118,7 +118,7 @@ class Source(Model):
         return found or levels
 
 
-class Device(Model):
+class Device(ConfigModel):
     """What a device does not announce, or announces wrong.
 
     Attributes:
@@ -138,7 +138,7 @@ class Device(Model):
         return self
 
 
-class SensorNet(Model):
+class SensorNet(ConfigModel):
     """The file.
 
     Attributes:
