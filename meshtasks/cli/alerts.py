@@ -40,6 +40,12 @@ from meshtasks.text import clip
 if TYPE_CHECKING:
     from meshtasks.flows.alerts.store import AlertTables
 
+_TITLE_CHARS = 60
+_DETAIL_CHARS = 160
+#: Alerts or labels that are named where there may be hundreds.
+_EXAMPLES = 10
+
+
 app = typer.Typer()
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
@@ -279,12 +285,6 @@ def _the_one(known: Iterable[str], beginning: str, what: str) -> str:
 
 def _refuse(message: str) -> Never:
     fail(message, exit_code=1)
-
-
-_TITLE_CHARS = 60
-_DETAIL_CHARS = 160
-#: Alerts or labels that are named where there may be hundreds.
-_EXAMPLES = 10
 
 
 def table(

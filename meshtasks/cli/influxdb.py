@@ -19,6 +19,11 @@ from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.http import pool_manager, request
 
+_TIMEOUT_SECONDS = 10.0
+_SUCCESS = range(200, 300)
+_SERVER_ERROR = 500
+
+
 _RETRY_SECONDS = 1.0
 
 
@@ -74,11 +79,6 @@ def influxdb(
     ):
         is_new = owner.keep_token(purpose, file, bucket, actions)
         say(f"{file}: {'made' if is_new else 'kept'}: {purpose}")
-
-
-_TIMEOUT_SECONDS = 10.0
-_SUCCESS = range(200, 300)
-_SERVER_ERROR = 500
 
 
 class Bucket(NamedTuple):

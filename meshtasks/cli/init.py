@@ -48,6 +48,13 @@ from meshtasks.config.private_files import (
 )
 from meshtasks.config.settings import ENV_FILE, Settings, env_file_values, load_settings
 
+#: Beside the shipped configuration, in the package as in a clone.
+COMPOSE_FILE = SHIPPED_CONFIG.with_name("docker-compose.yml")
+
+#: What was written, by path: SHA-256.
+_MEMORY = Path(".mesh/written.json")
+#: Other accounts read it, those of containers too, whatever the umask is.
+_SHARED_FILE, _SHARED_DIRECTORY = 0o644, 0o755
 #: Passwords of what runs without containers; the stores there have their own.
 _OWN_SECRETS = ("MESH_FLOWER_PASSWORD", "MESH_SECRETS__N8N")
 #: Profiles of docker-compose.yml of which one is needed.
@@ -284,15 +291,6 @@ def _report(scaffold: Scaffold, found: Answers) -> None:
         say(f"{path}: kept, for it differs from what this version writes (--force)")
     for variable in found.unchanged:
         say(f"{ENV_FILE}: {variable} is kept; change it there")
-
-
-#: Beside the shipped configuration, in the package as in a clone.
-COMPOSE_FILE = SHIPPED_CONFIG.with_name("docker-compose.yml")
-
-#: What was written, by path: SHA-256.
-_MEMORY = Path(".mesh/written.json")
-#: Other accounts read it, those of containers too, whatever the umask is.
-_SHARED_FILE, _SHARED_DIRECTORY = 0o644, 0o755
 
 
 class Scaffold:

@@ -1,4 +1,5 @@
-"""systemd units of the mesh's own processes, which are those of the Procfile.
+"""systemd units of the mesh's own processes, which are those of the Procfile, and what
+is left to do until they run.
 
 Syntax: systemd.unit(5), systemd.service(5) and, of the files with variables,
 ``EnvironmentFile=`` in systemd.exec(5).
@@ -44,6 +45,31 @@ _PROCESS = re.compile(
     re.MULTILINE,
 )
 _WORKER = ["meshtasks", "worker", "-n"]
+#: Runs the units in a directory of root's; systemd-sysusers makes it.
+_ACCOUNT = "mesh"
+#: What a process needs beside the core.
+_EXTRAS: dict[str, Extra] = {
+    "gateway": "gateway",
+    "flower": "flower",
+    "ai": "triton",
+    "homeassistant": "homeassistant",
+}
+#: Who is told by the answers that there is something to do.
+_ASKED_FOR = {
+    "ai": "MESH_TRITON_URL",
+    "triton": "MESH_TRITON_URL",
+    "homeassistant": "MESH_HASS_URL",
+}
+#: Targets have to be listed first in config/producers/prometheus.yaml.
+_NOT_YET = {"prometheus"}
+#: The worker for all queues, instead of one a group, and who has it.
+_FOR_ALL = "all"
+_SMALL_BYTES = 3 * 1024**3
+_OF_RABBITMQ = {
+    "enabled_plugins": "enabled_plugins",
+    "advanced.config": "advanced.config",
+    "rabbitmq.conf": "conf.d/20-mesh.conf",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,33 +245,6 @@ def _word(text: str) -> str:
 
 def _specifiers(text: str) -> str:
     return text.replace("%", "%%")
-
-
-#: Runs the units in a directory of root's; systemd-sysusers makes it.
-_ACCOUNT = "mesh"
-#: What a process needs beside the core.
-_EXTRAS: dict[str, Extra] = {
-    "gateway": "gateway",
-    "flower": "flower",
-    "ai": "triton",
-    "homeassistant": "homeassistant",
-}
-#: Who is told by the answers that there is something to do.
-_ASKED_FOR = {
-    "ai": "MESH_TRITON_URL",
-    "triton": "MESH_TRITON_URL",
-    "homeassistant": "MESH_HASS_URL",
-}
-#: Targets have to be listed first in config/producers/prometheus.yaml.
-_NOT_YET = {"prometheus"}
-#: The worker for all queues, instead of one a group, and who has it.
-_FOR_ALL = "all"
-_SMALL_BYTES = 3 * 1024**3
-_OF_RABBITMQ = {
-    "enabled_plugins": "enabled_plugins",
-    "advanced.config": "advanced.config",
-    "rabbitmq.conf": "conf.d/20-mesh.conf",
-}
 
 
 def account() -> str:
