@@ -42,7 +42,8 @@ MOST_PARTITIONS = 64
 
 _SUFFIX = re.compile(r"\.part-\d+$")
 
-_SHORT_STRING_LIMIT_BYTES = 255  # AMQP 0-9-1, section 4.2.5.3
+#: Of names and routing keys (AMQP 0-9-1, section 4.2.5.3).
+SHORT_STRING_LIMIT_BYTES = 255
 _MAX_RETRY_LEVEL_SECONDS = 86_400
 
 
@@ -74,8 +75,8 @@ def is_reserved(name: str) -> bool:
 
 
 def _short_string(text: str) -> str:
-    if len(text.encode()) > _SHORT_STRING_LIMIT_BYTES:
-        refuse_value(f"should have at most {_SHORT_STRING_LIMIT_BYTES} bytes in UTF-8")
+    if len(text.encode()) > SHORT_STRING_LIMIT_BYTES:
+        refuse_value(f"should have at most {SHORT_STRING_LIMIT_BYTES} bytes in UTF-8")
     return text
 
 

@@ -15,6 +15,7 @@ from amqp.exceptions import IrrecoverableChannelError, NotFound
 from pydantic_core import from_json
 
 from meshtasks.amqp.connecting import connected
+from meshtasks.amqp.entities import SHORT_STRING_LIMIT_BYTES
 from meshtasks.amqp.frames import new_message_id
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.topology import TOPOLOGY, Topology
@@ -30,8 +31,6 @@ from meshtasks.timing import Backoff
 
 _EXIT_UNROUTABLE = 1
 _READ_BYTES = 256 * 1024
-#: AMQP 0-9-1 carries a routing key as a short string.
-_MAX_ROUTING_KEY_BYTES = 255
 
 
 def publish(
@@ -86,8 +85,8 @@ def publish(
     Example: meshtasks publish sensors sensors.temperature.kitchen '{"value": 21.5}'
     """
     from_stdin = document == "-"
-    if len(routing_key.encode()) > _MAX_ROUTING_KEY_BYTES:
-        message = f"is longer than {_MAX_ROUTING_KEY_BYTES} bytes"
+    if len(routing_key.encode()) > SHORT_STRING_LIMIT_BYTES:
+        message = f"is longer than {SHORT_STRING_LIMIT_BYTES} bytes"
         raise typer.BadParameter(message, param_hint="ROUTING_KEY")
     if array > 1 and (raw or not from_stdin):
         message = "packs lines of standard input"

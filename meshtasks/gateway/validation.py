@@ -9,6 +9,7 @@ from itertools import islice
 
 from pydantic import ValidationError
 
+from meshtasks.amqp.entities import SHORT_STRING_LIMIT_BYTES
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage
@@ -22,9 +23,6 @@ from meshtasks.gateway.problems import (
 from meshtasks.observation.verdicts import Verdicts
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import faults
-
-#: AMQP 0-9-1 carries a routing key as a short string.
-_MAX_ROUTING_KEY_BYTES = 255
 
 
 class Validator:
@@ -54,8 +52,8 @@ class Validator:
             Problem: no queue of a domain would get it; it is too large for one; or
                 a handler would refuse it.
         """
-        if len(routing_key.encode()) > _MAX_ROUTING_KEY_BYTES:
-            detail = f"The routing key has more than {_MAX_ROUTING_KEY_BYTES} bytes."
+        if len(routing_key.encode()) > SHORT_STRING_LIMIT_BYTES:
+            detail = f"The routing key has more than {SHORT_STRING_LIMIT_BYTES} bytes."
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
         queues = self._settings.read(TOPOLOGY).handled_queues(exchange, routing_key)
         if not queues:
