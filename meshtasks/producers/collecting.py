@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
@@ -86,11 +86,9 @@ class Measured(NamedTuple):
     record: dict[str, Any]
 
 
-class Collector(Protocol):
-    """Looks at its object again and again."""
-
-    def collect(self) -> Iterable[Measured]:
-        """One round. What cannot be read is left out and logged, see :class:`Guard`."""
+#: One round of a look at something. What cannot be read is left out and logged, see
+#: :class:`Guard`.
+Collect = Callable[[], Iterable[Measured]]
 
 
 class Unforeseen(MeshError):
@@ -202,7 +200,7 @@ def routing_word(text: str) -> str:
 
 def run_collector(
     context: typer.Context,
-    collector: Collector,
+    collect: Collect,
     interval_seconds: float,
     *,
     dry_run: bool,
@@ -216,12 +214,12 @@ def run_collector(
     stop = context.ensure_object(threading.Event)
     rounds = ticks(interval_seconds, stop)
     if dry_run:
-        collect_each(collector, islice(rounds, _DRY_ROUNDS), _print)
+        collect_each(collect, islice(rounds, _DRY_ROUNDS), _print)
         return
     name = context.info_name or ""
     producer = spooling_producer(name, Batching(array_size=_ARRAY_SIZE))
 
-    feed = partial(collect_each, collector, rounds, publishing(producer))
+    feed = partial(collect_each, collect, rounds, publishing(producer))
     raise typer.Exit(run_session(producer, feed, stop))
 
 
@@ -238,13 +236,13 @@ def publishing(producer: Producer) -> Callable[[Measured], None]:
 
 
 def collect_each(
-    collector: Collector, rounds: Iterable[None], take: Callable[[Measured], None]
+    collect: Collect, rounds: Iterable[None], take: Callable[[Measured], None]
 ) -> None:
     """Collect in each round, and hand on what is found; a failed round ends no
     other."""
     guard = Guard()
     for _ in rounds:
-        for measured in guard.gather("a round", collector.collect):
+        for measured in guard.gather("a round", collect):
             take(measured)
 
 

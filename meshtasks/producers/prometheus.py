@@ -17,7 +17,6 @@ from prometheus_client import Metric as Family
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import Field, FilePath, model_validator
-from typing_extensions import override
 
 from meshtasks.config.environment import auth_headers
 from meshtasks.config.extras import require
@@ -29,7 +28,6 @@ from meshtasks.producers.__main__ import main
 from meshtasks.producers.collecting import (
     LONGEST_GAP_INTERVALS,
     SCRAPE,
-    Collector,
     Counters,
     DryRun,
     Guard,
@@ -275,7 +273,7 @@ class Target:
 Discovery = Callable[[], Sequence[TargetConfig]]
 
 
-class PrometheusCollector(Collector):
+class PrometheusCollector:
     """Scrapes the targets that are known, and those that the discovery finds every
     so many seconds."""
 
@@ -293,8 +291,8 @@ class PrometheusCollector(Collector):
         self._found: dict[str, Target] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="scrape")
 
-    @override
     def collect(self) -> Iterator[Measured]:
+        """One round."""
         if self._discovery is not None:
             discovery, refresh_seconds = self._discovery
             if elapsed_seconds() >= self._looked_at + refresh_seconds:
@@ -345,7 +343,7 @@ def prometheus(context: typer.Context, *, dry_run: DryRun = False) -> None:
     ]
     discovery = _discovery(settings, config.kubernetes)
     collector = PrometheusCollector(config, targets, discovery)
-    run_collector(context, collector, config.interval_seconds, dry_run=dry_run)
+    run_collector(context, collector.collect, config.interval_seconds, dry_run=dry_run)
 
 
 def _discovery(

@@ -15,7 +15,6 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import psutil
 import typer
 from pydantic import Field
-from typing_extensions import override
 
 from meshtasks.config.loader import ConfigModel
 from meshtasks.config.settings import ConfigFile, load_settings
@@ -23,7 +22,6 @@ from meshtasks.producers.__main__ import main
 from meshtasks.producers.collecting import (
     LONGEST_GAP_INTERVALS,
     WRAP_32_BIT,
-    Collector,
     Counters,
     DryRun,
     Fields,
@@ -387,7 +385,7 @@ GROUPS: Mapping[Group, Callable[[Look], Iterator[Found]]] = {
 }
 
 
-class SystemCollector(Collector):
+class SystemCollector:
     """Measures this machine.
 
     A group that cannot be read is left out, and logged once; the others go on.
@@ -409,8 +407,8 @@ class SystemCollector(Collector):
         )
         self._guard = Guard()
 
-    @override
     def collect(self) -> Iterator[Measured]:
+        """One round."""
         at_seconds = self._elapsed()
         look = Look(self._config, self._counters, at_seconds, self._guard, self._root)
         timestamp = time.time()
@@ -439,7 +437,7 @@ def system(context: typer.Context, *, dry_run: DryRun = False) -> None:
     settings = load_settings()
     config = settings.read(CONFIG)
     collector = SystemCollector(config, root=settings.env.host_root)
-    run_collector(context, collector, config.interval_seconds, dry_run=dry_run)
+    run_collector(context, collector.collect, config.interval_seconds, dry_run=dry_run)
 
 
 if __name__ == "__main__":

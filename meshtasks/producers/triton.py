@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 import typer
 from pydantic import BaseModel, FilePath, ValidationError
-from typing_extensions import override
 
 from meshtasks.config.environment import auth_headers
 from meshtasks.config.loader import ConfigModel
@@ -28,7 +27,6 @@ from meshtasks.producers.__main__ import main
 from meshtasks.producers.collecting import (
     LONGEST_GAP_INTERVALS,
     SCRAPE,
-    Collector,
     Counters,
     DryRun,
     Fields,
@@ -141,7 +139,7 @@ _STEPS = {
 _TOTALS = ("requests", "failures", "inferences", "executions")
 
 
-class TritonCollector(Collector):
+class TritonCollector:
     """Reads one server's statistics, with the headers that hold its secret."""
 
     def __init__(
@@ -166,7 +164,6 @@ class TritonCollector(Collector):
             ca_file=config.ca_file,
         )
 
-    @override
     def collect(self) -> Iterator[Measured]:
         """The metrics of each loaded model, and last how it went to read them."""
         wall_seconds, began = time.time(), time.monotonic()
@@ -264,7 +261,7 @@ def triton(context: typer.Context, *, dry_run: DryRun = False) -> None:
         config.url or settings.env.triton_base_url,
         auth_headers(config.auth, settings.env, settings.path(CONFIG), "auth"),
     )
-    run_collector(context, collector, config.interval_seconds, dry_run=dry_run)
+    run_collector(context, collector.collect, config.interval_seconds, dry_run=dry_run)
 
 
 if __name__ == "__main__":

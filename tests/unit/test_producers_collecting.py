@@ -38,7 +38,7 @@ def test_a_round_that_fails_is_logged_once_and_the_next_ones_are_collected(
     torn = ["a", AttributeError("'NoneType' object has no attribute 'x'"), "b"]
 
     collect_each(
-        Script(torn, torn, ["a", "b"]),
+        Script(torn, torn, ["a", "b"]).collect,
         [None] * 3,
         lambda each: taken.append(each.record["name"]),
     )
@@ -64,7 +64,7 @@ def test_a_metric_that_cannot_be_published_holds_up_no_other(
     producer: Any = Refusing()
     names = ["a", "b", "c"]
 
-    collect_each(Script(names, names), [None] * 2, publishing(producer))
+    collect_each(Script(names, names).collect, [None] * 2, publishing(producer))
 
     assert taken == ["metrics.system.x.a", "metrics.system.x.c"] * 2
     assert len(caplog.messages) == 1
