@@ -282,11 +282,13 @@ class Passed(NamedTuple):
     Attributes:
         part: which of the device's sensors it is, should the device announce it.
         stamp: when this value alone was measured (see :class:`Payload`).
+        detail: counted with its name.
     """
 
     reason: str = UNKNOWN
     part: str = ""
     stamp: object = None
+    detail: str = ""
 
 
 #: None is a value that describes others: a unit, a time, an address.

@@ -81,77 +81,57 @@ class MessageReport:
 
     def take(self, path: Path, raw: object, entity: Announced | None) -> None:
         """Account for one value."""
-        payload = self.payload
-        name = clip(".".join(path) or payload.name, _LONGEST_NAME_CHARS)
-        judged = payload.judge(path, raw)
-        if entity is None:
-            self._take_judged(name, raw, judged, None)
-        elif entity.kind is None and judged is None:
-            self.described += 1
-        elif entity.template.compute is None:
-            computed = judged if isinstance(judged, Meaning) else Passed(COMPUTED)
-            self._take_judged(name, raw, computed, None)
-        else:
-            self._take_announced(name, raw, judged, entity)
-
-    def _take_announced(
-        self, name: str, raw: object, judged: Judgement, entity: Announced
-    ) -> None:
-        kind = entity.kind
-        if kind is None and entity.device_class not in _ANY_CLASS:
-            self.counted[_CLASS, f"{name} ({clip(entity.device_class, 30)})"] += 1
-        elif kind is None or not entity.fits(kind):
-            # Nothing known is announced, or what cannot be: kWh of a power.
-            if isinstance(judged, Meaning) and entity.fits(KINDS[judged.kind]):
-                self._take_judged(name, raw, judged, entity)
-            elif kind is None:
-                self.counted[UNKNOWN, name] += 1
-            else:
-                self.counted[UNIT, f"{name} ({clip(entity.unit or '', 30)})"] += 1
-        else:
-            self._take_known(name, raw, judged, entity, kind)
-
-    def _take_known(
-        self, name: str, raw: object, judged: Judgement, entity: Announced, kind: Kind
-    ) -> None:
-        """A value whose kind is announced; a vendor may know a narrower one."""
-        template = entity.template
-        meaning = _announced_meaning(entity, kind, judged)
+        name = clip(".".join(path) or self.payload.name, _LONGEST_NAME_CHARS)
+        judged = self.payload.judge(path, raw)
         try:
-            value = template.compute(raw) if template.compute else raw
-            if entity.state is not None and not is_unavailable(value):
-                value = entity.is_on(value) is not entity.state.inverted
+            if entity is not None:
+                raw, judged, entity = _as_announced(raw, judged, entity)
+            if isinstance(judged, Meaning):
+                value = _value(raw, judged)
+                if not isinstance(value, Passed):
+                    self.readings.append(Reading(value, name, judged, entity))
+                    return
+                judged = value
         except SchemaMismatch as error:
-            if is_unavailable(raw):
-                self.counted[UNAVAILABLE, name] += 1
-            elif entity.state is not None:
-                self.counted[_PAYLOAD, name] += 1
-            else:
-                self.faults.append(SchemaMismatch(f"{name}: {error}"))
-        else:
-            self._take_judged(name, value, meaning, entity)
-
-    def _take_judged(
-        self, name: str, raw: object, judged: Judgement, entity: Announced | None
-    ) -> None:
+            self.faults.append(SchemaMismatch(f"{name}: {error}"))
+            return
         if judged is None:
             self.described += 1
-        elif isinstance(judged, Passed):
-            self.counted[judged.reason, name] += 1
-        elif is_unavailable(raw):
-            self.counted[UNAVAILABLE, name] += 1
         else:
-            if entity and entity.unit:
-                judged = judged._replace(usual=entity.unit)
-            try:
-                value = _value(KINDS[judged.kind], raw, judged)
-            except SchemaMismatch as error:
-                self.faults.append(SchemaMismatch(f"{name}: {error}"))
-                return
-            if isinstance(value, Passed):
-                self.counted[value.reason, name] += 1
-            else:
-                self.readings.append(Reading(value, name, judged, entity))
+            shown = f"{name} ({clip(judged.detail, 30)})" if judged.detail else name
+            self.counted[judged.reason, shown] += 1
+
+
+def _as_announced(
+    raw: object, judged: Judgement, entity: Announced
+) -> tuple[object, Judgement, Announced | None]:
+    """A value as what is announced of it makes it, what it is, and the entity if it is
+    that. A vendor may know a narrower kind than the one that is announced."""
+    kind, template = entity.kind, entity.template
+    if kind is None and judged is None:
+        return raw, None, None
+    if template.compute is None:
+        return raw, judged if isinstance(judged, Meaning) else Passed(COMPUTED), None
+    if kind is None or not entity.fits(kind):
+        # Nothing known is announced, or what cannot be: kWh of a power.
+        if kind is None and entity.device_class not in _ANY_CLASS:
+            judged = Passed(_CLASS, detail=entity.device_class)
+        elif isinstance(judged, Meaning) and entity.fits(KINDS[judged.kind]):
+            judged = judged._replace(usual=entity.unit or judged.usual)
+        elif kind is None:
+            judged = Passed()
+        else:
+            judged = Passed(UNIT, detail=entity.unit or "")
+        return raw, judged, entity
+    try:
+        value = template.compute(raw)
+        if entity.state is not None and not is_unavailable(value):
+            value = entity.is_on(value) is not entity.state.inverted
+    except SchemaMismatch:
+        if entity.state is None and not is_unavailable(raw):
+            raise
+        return raw, Passed(UNAVAILABLE if is_unavailable(raw) else _PAYLOAD), entity
+    return value, _announced_meaning(entity, kind, judged), entity
 
 
 def read(
@@ -206,8 +186,11 @@ def _announced_meaning(entity: Announced, kind: Kind, judged: Judgement) -> Mean
     return meaning
 
 
-def _value(kind: Kind, raw: object, judged: Meaning) -> float | bool | str | Passed:
+def _value(raw: object, judged: Meaning) -> float | bool | str | Passed:
     """A value of a kind."""
+    if is_unavailable(raw):
+        return Passed(UNAVAILABLE)
+    kind = KINDS[judged.kind]
     if kind.form == "number":
         return number_of(raw)
     if kind.form == "event":
