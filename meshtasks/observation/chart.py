@@ -237,7 +237,7 @@ def _axis(name: str, column: list[Any]) -> tuple[Axis, list[datetime | float | s
     """The kind of the x axis, and its values."""
     if all(isinstance(value, date) for value in column):  # a datetime is a date too
         return "time", [_moment(value) for value in column]
-    if all(_is_number(value) for value in column):
+    if all(is_number(value) for value in column):
         return "number", [float(value) for value in column]
     if all(isinstance(value, str | bool) for value in column):
         return "category", [str(value) for value in column]
@@ -263,7 +263,7 @@ def _roles(
         if column == across:
             continue
         values = [row[column] for row in table if row[column] is not None]
-        if values and all(map(_is_number, values)):
+        if values and all(map(is_number, values)):
             numbers.append(column)
         elif values:
             labels.append(column)
@@ -289,7 +289,8 @@ def _is_drawable(x: object) -> bool:
     return _finite(x) is not None if isinstance(x, float) else x is not None
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is one; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

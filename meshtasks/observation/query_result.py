@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from meshtasks.flows.analytics.database import QueryFailed
+from meshtasks.observation.chart import is_number
 from meshtasks.text import printable
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def print_table(result: Result, console: Console) -> None:
         return
     table = Table(header_style="bold")
     for index, name in enumerate(result.names):
-        numeric = all(_is_number(row[index]) or row[index] is None for row in rows)
+        numeric = all(is_number(row[index]) or row[index] is None for row in rows)
         table.add_column(
             Text(printable(name)),
             justify="right" if numeric and rows else "left",
@@ -224,10 +225,6 @@ def plain_json(value: Any) -> Any:
     """A value as JSON has it."""
     value = _finite(value)
     return _text_of(value) if isinstance(value, date | time) else value
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

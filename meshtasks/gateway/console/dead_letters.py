@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 from http import HTTPStatus
+from itertools import chain
 from urllib.parse import urlencode
 
-from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from nicegui import ui
 
@@ -17,7 +16,6 @@ from meshtasks.amqp.dead_letter_groups import Cause, Selection
 from meshtasks.errors import MeshError
 from meshtasks.gateway.console import EXPORT
 from meshtasks.gateway.console.dead_letter_actions import DeadLetterActions, moment_text
-from meshtasks.gateway.console.dead_letters_model import DeadLettersModel
 from meshtasks.gateway.console.frame import (
     Cards,
     Change,
@@ -51,16 +49,10 @@ def add_dead_letters(console: Console) -> None:
         with framed(console, "/dead-letters"):
             _DeadLettersPage(console)
 
-    console.routes.include_router(_exporting(console.dead_letters))
-
-
-def _exporting(model: DeadLettersModel) -> APIRouter:
-    router = APIRouter(include_in_schema=False)
-
-    @router.get(EXPORT)
+    @console.routes.get(EXPORT)
     def export(kind: str = "", reason: str = "", letter: str = "") -> Response:
         """Dead letters as JSON lines: of a cause, one by its id, or all."""
-        lines = model.lines(
+        lines = console.dead_letters.lines(
             Selection(
                 ids=(letter,) if letter else (),
                 cause=Cause(kind, reason) if kind else None,
@@ -71,18 +63,12 @@ def _exporting(model: DeadLettersModel) -> APIRouter:
         except MeshError as error:
             return PlainTextResponse(str(error), HTTPStatus.SERVICE_UNAVAILABLE)
 
-        def all_lines() -> Iterator[bytes]:
-            yield first
-            yield from lines
-
         name = f"dead-letters-{datetime.now().astimezone():%Y-%m-%d-%H%M%S}.jsonl"
         return StreamingResponse(
-            all_lines(),
+            chain([first], lines),
             media_type="application/jsonl",
             headers={"Content-Disposition": f'attachment; filename="{name}"'},
         )
-
-    return router
 
 
 class _DeadLettersPage(DeadLetterActions):

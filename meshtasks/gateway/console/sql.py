@@ -12,7 +12,7 @@ from typing import Any
 from nicegui import ui
 
 from meshtasks.gateway.console.frame import Console, html, scrolling, status, text
-from meshtasks.observation.chart import STYLE
+from meshtasks.observation.chart import STYLE, is_number
 from meshtasks.observation.query import Answered, QueryRefused
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def _summary(answer: Answered, seconds: float) -> str:
 def _table(answer: Answered) -> str:
     rows = answer.rows[:_ROWS]
     numeric = [
-        all(_is_number(row[index]) or row[index] is None for row in rows)
+        all(is_number(row[index]) or row[index] is None for row in rows)
         for index in range(len(answer.columns))
     ]
     kinds = [" class='n'" if each else "" for each in numeric]
@@ -152,10 +152,6 @@ def _table(answer: Answered) -> str:
         else ""
     )
     return f"<table class='mesh-table'><tr>{head}</tr>{body}</table>{more}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _shown(value: Any) -> str:

@@ -56,7 +56,7 @@ def add_trying(console: Console) -> None:
             def judge() -> None:
                 routing_key, content = _routing_key(key.value), _bytes(body.value)
                 exchange = _exchange(console, routing_key)
-                fate.set_content(stored_as(console, exchange, routing_key, content))
+                fate.set_content(_fate(console, exchange, routing_key, content))
                 way.set_content(_way(console, exchange, routing_key, content))
 
             async def publish() -> None:
@@ -88,7 +88,7 @@ def add_trying(console: Console) -> None:
                 button.disable()
 
 
-def stored_as(console: Console, exchange: str, routing_key: str, body: bytes) -> str:
+def _fate(console: Console, exchange: str, routing_key: str, body: bytes) -> str:
     """What would become of a message, as HTML: what is stored, or why it would be a
     dead letter."""
     try:

@@ -352,20 +352,16 @@ def kinds_of(model: type[BaseModel]) -> dict[str, str]:
 
 def _plain(schema: _Schema, whole: _Schema) -> _Schema:
     """A schema without what refers to others, and without null beside another."""
+    several = ("anyOf", "oneOf", "allOf")
+    beside = {key: schema[key] for key in schema if key not in {"$ref", *several}}
     if reference := schema.get("$ref"):
         name = str(reference).rpartition("/")[2]
-        return {**_plain(whole.get("$defs", {}).get(name, {}), whole), **_own(schema)}
-    for key in ("anyOf", "oneOf", "allOf"):
+        return {**_plain(whole.get("$defs", {}).get(name, {}), whole), **beside}
+    for key in several:
         others = [each for each in schema.get(key, ()) if each.get("type") != "null"]
         if len(others) == 1:
-            return {**_plain(others[0], whole), **_own(schema)}
+            return {**_plain(others[0], whole), **beside}
     return schema
-
-
-def _own(schema: _Schema) -> _Schema:
-    """What a schema says beside what it refers to."""
-    passed = {"$ref", "anyOf", "oneOf", "allOf"}
-    return {key: value for key, value in schema.items() if key not in passed}
 
 
 def _kind(schema: _Schema) -> str:
