@@ -82,7 +82,8 @@ def test_it_stores_records_and_dead_letters_bad_ones(
     url = env["MESH_BROKER_URL"]
     good = {"place": "harbour", "value": 1.5, "timestamp": "2026-11-23T13:00:00Z"}
     bad = {"place": "harbour", "value": 120}
-    worker = Worker(tmp_path, env, "tides.records", program=(python, "-m", "celery"))
+    program = (python, "-m", "celery", "-A", "meshtasks", "worker")
+    worker = Worker(tmp_path, env, "tides.records", program=program)
     with running(worker):
         publish_raw(url, "tides", KEY, *(json.dumps(r).encode() for r in (good, bad)))
         (letter,) = take(url, "dead.letter.queue", 1)

@@ -23,9 +23,10 @@ from tests.support import scripted
 from tests.support.amqp import publish_raw, queue_depth, take
 from tests.support.meshes import reconfigured
 from tests.support.waiting import wait_until
-from tests.support.worker import Worker, running
+from tests.support.worker import CELERY, Worker, running
 
 MOTION = "sensors.motion"
+APP = "tests.support.scripted"
 
 
 @pytest.fixture
@@ -39,14 +40,20 @@ def env(mesh_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
 
 
 def worker(
-    env: dict[str, str], tmp_path: Path, *queues: str, pool: str = "prefork", c: int = 1
+    env: dict[str, str],
+    tmp_path: Path,
+    *queues: str,
+    pool: str = "prefork",
+    c: int = 1,
+    program: tuple[str | Path, ...] = (),
 ) -> Worker:
     return Worker(
         tmp_path,
         env,
         *(queues or (MOTION,)),
         arguments=("-P", pool, "-c", str(c)),
-        app="tests.support.scripted",
+        app=APP,
+        program=program,
     )
 
 
@@ -80,7 +87,8 @@ def test_plain_json_is_consumed_by_every_pool(
     publish(env, *({"id": each} for each in sorted(ids)))
     publish(env, {"id": "dead", "do": "dead"}, [{"id": "a"}, {"id": "b"}])
 
-    with running(worker(env, tmp_path, pool=pool, c=c)):
+    celery = (CELERY, "-A", APP, "worker")
+    with running(worker(env, tmp_path, pool=pool, c=c, program=celery)):
         wait_for_effects(env, ids | {"a", "b"})
         (letter,) = dead_letters(env, 1)
 

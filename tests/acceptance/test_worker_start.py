@@ -18,7 +18,7 @@ from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.worker.consumer import MeshConsumer
 from tests.support.accounts import PASSWORD, account
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
-from tests.support.worker import CELERY, ROOT, Worker
+from tests.support.worker import CELERY, MESHTASKS, ROOT, Worker
 
 MOTION = "sensors.motion"
 
@@ -103,7 +103,7 @@ def test_the_own_command_runs_the_same_worker(
     arguments = ["worker", "-Q", MOTION, "-P", "solo", "-l", "INFO"]
     worker = Process(
         "worker",
-        [CELERY.with_name("meshtasks"), *arguments],
+        [MESHTASKS, *arguments],
         log_path=tmp_path / "worker.log",
         env={**os.environ, **mesh_env},
         cwd=tmp_path,
@@ -116,7 +116,7 @@ def test_the_own_command_runs_the_same_worker(
 
 
 def test_the_own_command_does_not_detach(capfd: pytest.CaptureFixture[str]) -> None:
-    ended = subprocess.run([CELERY.with_name("meshtasks"), "worker", "-D"], check=False)
+    ended = subprocess.run([MESHTASKS, "worker", "-D"], check=False)
 
     assert ended.returncode == 78
     assert "celery -A meshtasks worker" in capfd.readouterr().err

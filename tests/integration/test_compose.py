@@ -24,7 +24,7 @@ from meshtasks.gateway.clients import Tokens
 from tests.peers import n8n
 from tests.support.compose import read_services
 from tests.support.unpacked import COMPOSE
-from tests.support.worker import CELERY
+from tests.support.worker import MESHTASKS
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -62,7 +62,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "docker-compose.yml", directory)
     shutil.copytree(ROOT / "config", directory / "config")
     subprocess.run(
-        [CELERY.with_name("meshtasks"), "secrets"],
+        [MESHTASKS, "secrets"],
         cwd=directory,
         check=True,
         timeout=300,
@@ -251,7 +251,7 @@ def test_mqtt_in_clear_is_open_if_that_is_chosen_or_was_so(tmp_path: Path) -> No
     run = partial(subprocess.run, cwd=tmp_path, check=True, timeout=300)
     # This machine may have a broker of its own.
     nobody = f"http://127.0.0.1:{loopback.free_port()}"
-    secrets = (CELERY.with_name("meshtasks"), "secrets", "--management-url", nobody)
+    secrets = (MESHTASKS, "secrets", "--management-url", nobody)
     shutil.copytree(ROOT / "config", tmp_path / "config")
     env_file = tmp_path / ".env"
 

@@ -19,9 +19,8 @@ from tests.support.systemd import Unit, variables
 from tests.support.topologies import shipped_topology
 from tests.support.victoria import count_samples
 from tests.support.waiting import wait_until
-from tests.support.worker import CELERY
+from tests.support.worker import MESHTASKS
 
-MESHTASKS = CELERY.with_name("meshtasks")
 #: A directory as nobody should call it, and an account's password.
 ODD = 'mäsh 5% $HOME "q" \'s'
 ODD_PASSWORD = 'p%41 $x #1 \\n"ü'

@@ -15,10 +15,17 @@ ROOT = Path(__file__).parents[2]
 #: An application that waits less for what is unavailable.
 IMPATIENT = "tests.support.impatient"
 CELERY = Path(sys.executable).with_name("celery")
+MESHTASKS = CELERY.with_name("meshtasks")
+#: ``meshtasks worker``, of another application.
+_RUN = (
+    "import sys; from importlib import import_module; "
+    "from meshtasks.worker.program import run_worker; "
+    "run_worker(import_module(sys.argv[1]).app, sys.argv[2:])"
+)
 
 
 class Worker:
-    """``celery -A … worker -Q …``, ready to consume.
+    """``meshtasks worker -Q …``, ready to consume.
 
     Args:
         directory: for its log.
@@ -26,7 +33,7 @@ class Worker:
         queues: what it consumes.
         arguments: further arguments of ``celery worker``.
         app: the application it runs.
-        program: Celery's.
+        program: another command that runs a worker.
     """
 
     def __init__(
@@ -36,13 +43,16 @@ class Worker:
         *queues: str,
         arguments: tuple[str, ...] = ("-c", "1"),
         app: str = "meshtasks",
-        program: tuple[str | Path, ...] = (CELERY,),
+        program: tuple[str | Path, ...] = (),
     ) -> None:
+        own: tuple[str | Path, ...] = (MESHTASKS, "worker")
+        if app != "meshtasks":
+            own = (sys.executable, "-c", _RUN, app)
         self.process = Process(
             "worker",
             [
-                *program,
-                *("-A", app, "worker", "-Q", ",".join(queues), "-l", "INFO"),
+                *(program or own),
+                *("-Q", ",".join(queues), "-l", "INFO"),
                 *arguments,
             ],
             log_path=directory / "worker.log",
