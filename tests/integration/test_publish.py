@@ -1,4 +1,4 @@
-"""``meshtasks publish`` as a process, against a real broker."""
+"""``meshtasks publish`` against a real broker; a process, where lines come late."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.amqp import drain, open_channel, queue_depth, take
+from tests.support.command import command_in
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
 
@@ -19,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("meshtasks")
 TEMPERATURES = "sensors.temperature"
 KITCHEN = ("sensors", "sensors.temperature.kitchen")
+
+Publish = Callable[..., tuple[str, str]]
 
 
 def started(url: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -32,17 +36,34 @@ def started(url: str, *arguments: str) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.fixture
 def publish(
-    url: str, *arguments: str, stdin: bytes = b"", exit_code: int = 0
-) -> tuple[str, str]:
-    """Run the command to its end; what it printed, and its complaints."""
-    process = started(url, *arguments)
-    output, errors = process.communicate(stdin, timeout=300)
-    assert process.returncode == exit_code, errors.decode()
-    return output.decode(), errors.decode()
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Publish:
+    """Runs the command to its end; what it printed, and its complaints."""
+
+    def publish(
+        url: str, *arguments: str, stdin: bytes = b"", exit_code: int = 0
+    ) -> tuple[str, str]:
+        run = command_in(
+            {"MESH_BROKER_URL": url, "COLUMNS": "200"}, monkeypatch, capsys
+        )
+        file = tmp_path / "stdin"
+        file.write_bytes(stdin)
+        with file.open() as lines:
+            monkeypatch.setattr(sys, "stdin", lines)
+            done = run("publish", *arguments)
+        assert done.exit_code == exit_code, done.stderr
+        return done.stdout, done.stderr
+
+    return publish
 
 
-def test_a_document_given_as_argument_is_published(mesh_url: str) -> None:
+def test_a_document_given_as_argument_is_published(
+    publish: Publish, mesh_url: str
+) -> None:
     output, _ = publish(mesh_url, *KITCHEN, '{"value": 21.5}')
 
     assert output == "1 message confirmed\n"
@@ -55,7 +76,9 @@ def test_a_document_given_as_argument_is_published(mesh_url: str) -> None:
     assert delivery.properties["timestamp"]
 
 
-def test_every_line_of_standard_input_is_a_message_of_its_own(mesh_url: str) -> None:
+def test_every_line_of_standard_input_is_a_message_of_its_own(
+    publish: Publish, mesh_url: str
+) -> None:
     lines = [b'{"value": %d}' % number for number in range(1_500)]
 
     output, _ = publish(mesh_url, *KITCHEN, stdin=b"\n".join(lines))
@@ -66,7 +89,9 @@ def test_every_line_of_standard_input_is_a_message_of_its_own(mesh_url: str) -> 
     assert len({each.properties["message_id"] for each in deliveries}) == 1_500
 
 
-def test_blank_lines_and_windows_line_ends_are_passed_over(mesh_url: str) -> None:
+def test_blank_lines_and_windows_line_ends_are_passed_over(
+    publish: Publish, mesh_url: str
+) -> None:
     publish(mesh_url, *KITCHEN, "-", stdin=b'{"value": 1}\r\n\n  \n{"value": 2}\r\n')
 
     assert [each.body for each in drain(mesh_url, TEMPERATURES)] == [
@@ -86,7 +111,7 @@ def test_a_line_is_published_while_the_next_is_not_written_yet(mesh_url: str) ->
     assert queue_depth(mesh_url, TEMPERATURES) == 2
 
 
-def test_lines_are_packed_into_arrays(mesh_url: str) -> None:
+def test_lines_are_packed_into_arrays(publish: Publish, mesh_url: str) -> None:
     lines = b"".join(b"%d\n" % number for number in range(25))
 
     output, _ = publish(mesh_url, *KITCHEN, "--array=10", stdin=lines)
@@ -107,7 +132,7 @@ def test_lines_are_packed_into_arrays(mesh_url: str) -> None:
     ids=["cut off", "NaN", "Latin-1"],
 )
 def test_a_bad_line_is_named_and_nothing_of_its_batch_is_sent(
-    mesh_url: str, bad: bytes, reason: str
+    publish: Publish, mesh_url: str, bad: bytes, reason: str
 ) -> None:
     lines = b'{"value": 1}\n\n' + bad + b'\n{"value": 2}\n'
 
@@ -149,14 +174,16 @@ def test_lines_that_wait_for_their_array_are_not_called_published(
     assert b"1 message confirmed: all before line 3" in errors
 
 
-def test_an_argument_that_is_not_json_is_refused(mesh_url: str) -> None:
+def test_an_argument_that_is_not_json_is_refused(
+    publish: Publish, mesh_url: str
+) -> None:
     _, errors = publish(mesh_url, *KITCHEN, "{value: 1}", exit_code=os.EX_DATAERR)
 
     assert "not JSON" in errors
     assert queue_depth(mesh_url, TEMPERATURES) == 0
 
 
-def test_raw_sends_anything_as_one_body(mesh_url: str) -> None:
+def test_raw_sends_anything_as_one_body(publish: Publish, mesh_url: str) -> None:
     body = b"not\njson \xff\n"
 
     publish(mesh_url, *KITCHEN, "--raw", stdin=body)
@@ -168,7 +195,7 @@ def test_raw_sends_anything_as_one_body(mesh_url: str) -> None:
     ]
 
 
-def test_headers_are_sent(mesh_url: str) -> None:
+def test_headers_are_sent(publish: Publish, mesh_url: str) -> None:
     publish(mesh_url, *KITCHEN, "1", "--header=origin=by hand", "--header=empty=")
 
     (delivery,) = drain(mesh_url, TEMPERATURES)
@@ -177,6 +204,7 @@ def test_headers_are_sent(mesh_url: str) -> None:
 
 
 def test_a_key_that_no_binding_matches_is_warned_of_with_the_bindings(
+    publish: Publish,
     mesh_url: str,
 ) -> None:
     output, errors = publish(
@@ -190,7 +218,9 @@ def test_a_key_that_no_binding_matches_is_warned_of_with_the_bindings(
     assert queue_depth(mesh_url, "dead.letter.queue") == 1
 
 
-def test_a_message_without_a_queue_gives_1_and_the_bindings(amqp_url: str) -> None:
+def test_a_message_without_a_queue_gives_1_and_the_bindings(
+    publish: Publish, amqp_url: str
+) -> None:
     with open_channel(amqp_url) as channel:
         channel.exchange_declare("sensors", "topic", durable=True, auto_delete=False)
 
@@ -202,6 +232,7 @@ def test_a_message_without_a_queue_gives_1_and_the_bindings(amqp_url: str) -> No
 
 
 def test_an_exchange_that_does_not_exist_gives_1_and_the_exchanges(
+    publish: Publish,
     mesh_url: str,
 ) -> None:
     _, errors = publish(mesh_url, "sensor", "sensors.x", "1", exit_code=1)
@@ -211,7 +242,7 @@ def test_an_exchange_that_does_not_exist_gives_1_and_the_exchanges(
 
 
 def test_without_a_broker_it_gives_69_and_the_next_step(
-    amqp_url: str, proxy: Proxy
+    publish: Publish, amqp_url: str, proxy: Proxy
 ) -> None:
     proxy.close_door()
 
@@ -282,5 +313,5 @@ def test_when_patience_ends_it_says_what_was_confirmed(
     ],
     ids=["array of one", "raw array", "bad header", "long routing key"],
 )
-def test_wrong_usage_is_refused(arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_is_refused(publish: Publish, arguments: tuple[str, ...]) -> None:
     publish("amqp://127.0.0.1:1/", *arguments, exit_code=2)

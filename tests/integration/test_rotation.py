@@ -4,7 +4,10 @@ InfluxDB's and Grafana's own APIs."""
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +24,7 @@ from tests.support.amqp import open_channel
 from tests.support.command import Command, Result, command
 from tests.support.influx_owner import InfluxOwner
 from tests.support.receiver import Answer, Receiver
+from tests.support.worker import MESHTASKS
 
 WRITTEN = """\
 # of the attic
@@ -73,26 +77,38 @@ class Stack(NamedTuple):
             return False
 
 
+@pytest.fixture(scope="module")
+def written(
+    rabbitmq: RabbitMQ, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A directory where the command ran for the first time."""
+    directory = tmp_path_factory.mktemp("written")
+    env_file = directory / ".env"
+    env_file.write_text(WRITTEN)
+    (directory / "docker-compose.yml").write_text(COMPOSE)
+    env = {**os.environ, "MESH_CONFIG_DIR": str(ROOT / "config")}
+    subprocess.run([MESHTASKS, "secrets"], cwd=directory, env=env, check=True)
+    here = f"@{loopback.HOST}:{rabbitmq.ports.amqp}/"
+    env_file.write_text(env_file.read_text().replace("@127.0.0.1:5672/", here))
+    yield directory
+    rabbitmq.delete_vhost("mesh")
+
+
 @pytest.fixture
 def stack(
     rabbitmq: RabbitMQ,
+    written: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[Stack]:
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     run = command(Environment(config_dir=ROOT / "config"), monkeypatch, capsys)
     monkeypatch.delenv("MESH_BROKER_URL")
-    env_file = tmp_path / ".env"
-    env_file.write_text(WRITTEN)
-    (tmp_path / "docker-compose.yml").write_text(COMPOSE)
-    assert run("secrets").exit_code == 0
-    here = f"@{loopback.HOST}:{rabbitmq.ports.amqp}/"
-    env_file.write_text(env_file.read_text().replace("@127.0.0.1:5672/", here))
     definitions = json.loads((tmp_path / ".mesh/compose/rabbitmq.json").read_text())
     rabbitmq.api("POST", "/definitions", definitions)  # as it does when it starts
     yield Stack(run, tmp_path, rabbitmq)
-    rabbitmq.delete_vhost("mesh")
     for user in definitions["users"]:
         rabbitmq.api("DELETE", f"/users/{user['name']}")
 

@@ -105,10 +105,10 @@ def test_processes_take_turns_and_no_update_is_lost(
 ) -> None:
     url = state_location.url.render_as_string(hide_password=False)
     command = [sys.executable, "-c", COUNT_UP, url, str(state_location.directory)]
-    workers = [subprocess.Popen(command) for _ in range(3)]
+    workers = [subprocess.Popen(command) for _ in range(2)]
 
-    assert [worker.wait(300) for worker in workers] == [0, 0, 0]
-    assert get(store, "shared")["shared"]["seen"] == 300
+    assert [worker.wait(300) for worker in workers] == [0, 0]
+    assert get(store, "shared")["shared"]["seen"] == 200
 
 
 def test_series_that_fell_silent_are_forgotten(store: RuleStateStore) -> None:
