@@ -28,8 +28,9 @@ __all__ = ["dumps", "spec"]
 PROPERTY_TYPES: list[tuple[str, str]] = _Message.PROPERTIES
 
 _METHOD_ID = Struct(">HH")
-#: As much is taken from the socket at once, if it is there.
-_READ_BYTES = 65_536
+#: As much is taken from the socket at once, if it is there; after so little as the
+#: second there is hardly more.
+_READ_BYTES, _FEW_BYTES = 65_536, 4_096
 
 
 class BaseConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no types
@@ -72,8 +73,9 @@ class BaseConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no
         return isinstance(self.transport, SSLTransport)
 
     def is_all(self, received: bytes) -> bool:
-        """Whether the socket had no more than it gave, as far as is known."""
-        return len(received) < _READ_BYTES and not self.is_tls
+        """Whether the socket had no more than it gave, as far as is known. Of much, the
+        next part may have come meanwhile."""
+        return len(received) < _FEW_BYTES and not self.is_tls
 
     def open_channel(self, channel_id: int) -> Any:
         """The channel of a number; None if there is none, or if it is being closed:

@@ -255,8 +255,6 @@ class ProgressWatch:
         return f"{waiting} messages wait in {queue} and none is delivered"
 
 
-logger = get_logger(__name__)
-
 SHARE_SECONDS = 5.0
 
 
