@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from types import TracebackType
+from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 from typing_extensions import override
@@ -45,6 +46,14 @@ def printable(text: str) -> str:
 def without_surrogates(text: str) -> str:
     """``text`` as JSON may have it: AMQP's may hold lone surrogates."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def json_in(text: str | bytes) -> Any:
+    """The JSON that a text is; None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def clip(text: str, limit_chars: int = 60) -> str:

@@ -24,7 +24,6 @@ measurement may have any name. Formats, as the servers write them:
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -36,7 +35,7 @@ from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 from meshtasks.config.environment import Environment
 from meshtasks.errors import ConfigError, SinkUnavailable
 from meshtasks.http import Answer, pool_manager, request
-from meshtasks.text import ends
+from meshtasks.text import ends, json_in
 from meshtasks.timing import timing
 
 #: Of the point that ``meshtasks doctor`` stores.
@@ -303,7 +302,7 @@ def refusal_in(status: int, body: str, lines: Sequence[str]) -> Refusal | None:
     if status not in {_BAD_REQUEST, _UNPROCESSABLE} or not _OF_LINES.match(text):
         return None
     selected = (
-        _numbered(_json(body), lines, status)
+        _numbered(json_in(body), lines, status)
         or _unparsable(text, lines, status)
         or _dropped(text, lines, reason)
     )
@@ -312,19 +311,12 @@ def refusal_in(status: int, body: str, lines: Sequence[str]) -> Refusal | None:
 
 def message_in(body: str) -> str:
     """The message in an answer: v1's ``error``, v2's ``message``, or the text."""
-    content = _json(body)
+    content = json_in(body)
     if isinstance(content, dict):
         for name in ("message", "error"):
             if isinstance(text := content.get(name), str) and text:
                 return text
     return body.strip()
-
-
-def _json(body: str) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _numbered(content: Any, lines: Sequence[str], status: int) -> dict[int, str]:

@@ -31,6 +31,7 @@ from meshtasks.config.environment import Environment
 from meshtasks.errors import SinkUnavailable
 from meshtasks.http import Answer, pool_manager, request
 from meshtasks.records.units import Quantity
+from meshtasks.text import json_in
 
 _OK = 200
 _NOT_FOUND = frozenset({400, 404, 405})
@@ -205,12 +206,8 @@ def retention_of(
 def _of_bucket(env: Environment) -> float:
     """Seconds that the bucket of an InfluxDB 2 keeps; 0 for all, or not known."""
     query = urlencode({"org": env.influx_org, "name": env.influx_bucket})
-    try:
-        path = f"/api/v2/buckets?{query}"
-        content = json.loads(_page(env.influx_url, path, _authorization(env)))
-    except (ValueError, RecursionError):
-        return 0.0
-    return min(_expiries(content, env.influx_bucket), default=0.0)
+    page = _page(env.influx_url, f"/api/v2/buckets?{query}", _authorization(env))
+    return min(_expiries(json_in(page), env.influx_bucket), default=0.0)
 
 
 def _expiries(content: Any, bucket: str) -> list[float]:
@@ -378,10 +375,7 @@ def _of_influx(text: str) -> Iterator[Point]:
 
 
 def _document(text: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text)
-    except ValueError:
-        return {}
+    document = json_in(text)
     return document if isinstance(document, dict) else {}
 
 

@@ -34,7 +34,7 @@ from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.flows.alerts.rendering import Notification
 from meshtasks.http import Answer, pool_manager, request
 from meshtasks.records.alert import Severity
-from meshtasks.text import clip
+from meshtasks.text import clip, json_in
 from meshtasks.timing import timing
 
 #: The sink's name in errors.
@@ -159,14 +159,14 @@ class _JsonService:
             message = f"receiver {self._name}: {type(error).__name__}"
             raise SinkUnavailable(SINK, message) from None
         # ntfy and Home Assistant answer in JSON; a login page in their place does not.
-        is_json = not answer.body or _json(answer) is not None
+        is_json = not answer.body or json_in(answer.body) is not None
         if not (answer.status == HTTPStatus.OK and answer.whole and is_json):
             raise self._refusal(answer)
 
     def _refusal(self, answer: Answer) -> SinkUnavailable | SinkRejected:
         status = answer.status
         message = f"receiver {self._name}: HTTP {status} {_explained(answer)}".rstrip()
-        if status in _OF_THE_NOTIFICATION and isinstance(_json(answer), dict):
+        if status in _OF_THE_NOTIFICATION and isinstance(json_in(answer.body), dict):
             return SinkRejected(message)
         if status < HTTPStatus.BAD_REQUEST:
             message = f"{message}, and not as the service answers (is the URL right?)"
@@ -303,20 +303,12 @@ def _proxy_for(url: str) -> str | None:
 
 def _explained(answer: Answer) -> str:
     """The reason that a service gives in JSON, as both of ours do."""
-    content = _json(answer)
+    content = json_in(answer.body)
     if isinstance(content, dict):
         for name in ("error", "message"):
             if isinstance(reason := content.get(name), str):
                 return clip(reason, 200)
     return responses.get(answer.status, "")
-
-
-def _json(answer: Answer) -> Any:
-    """The JSON in an answer; None if there is none."""
-    try:
-        return json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _know_the_way_to_this_machine() -> None:
