@@ -62,8 +62,6 @@ _MARKS = {
     "failed": ("FAILED ", "bold red"),
     "skipped": ("skipped", "bright_black"),
 }
-#: For a service that cannot be reached, or refuses.
-_REMEDY = "is it running, and is its MESH_… variable right?"
 
 
 def doctor(
@@ -113,7 +111,8 @@ def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict
             verdict = check.run()
             _ = _MARKS[verdict.state]
         except (MeshError, OSError) as error:  # it does not answer, or refuses
-            verdict = Verdict("failed", str(error), _REMEDY)
+            remedy = "is it running, and is its MESH_… variable right?"
+            verdict = Verdict("failed", str(error), remedy)
         except Exception as error:  # noqa: BLE001 - of a check of somebody else's flow
             verdict = Verdict("failed", f"the check itself failed: {told(error)}")
         state, text, remedy = verdict
@@ -315,7 +314,8 @@ def broker(settings: Settings) -> Verdict:
         raise faults[0]
     versions = {str(about.get("version", "")) for about in found}
     text = f"{found[0].get('product', 'unknown')} {', '.join(sorted(versions))}"
-    if any(_numbers(version) < _OLDEST_RABBITMQ for version in versions):
+    oldest = min(tuple(map(int, re.findall(r"\d+", each)[:2])) for each in versions)
+    if oldest < _OLDEST_RABBITMQ:
         return Verdict("failed", text, "upgrade RabbitMQ to 3.10 or newer")
     if faults:
         text += f"; {len(faults)} of {len(found) + len(faults)} nodes: {faults[0]}"
@@ -340,10 +340,6 @@ def certificate(settings: Settings) -> Verdict:
     if at - time.time() > _SOON_SECONDS:
         return Verdict("ok", text)
     return Verdict("warning", text, "meshtasks certificates --renew, where it runs")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(word) for word in version.split(".")[:2] if word.isdigit())
 
 
 def members(settings: Settings, management_url: str | None) -> Verdict:
