@@ -1,8 +1,8 @@
-"""The mesh as an AsyncAPI document: where to publish what, and what comes of it.
+"""The mesh as an AsyncAPI document: where to publish, and what can be consumed.
 
 The format is that of https://www.asyncapi.com/docs/reference/specification/v3.0.0 and
-of its AMQP bindings, version 0.3.0. It describes the mesh: what it receives is for
-others to publish, what it sends for others to consume.
+of its AMQP bindings, version 0.3.0. The document describes the mesh: others publish
+what it receives, and consume what it sends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from meshtasks.amqp import headers
 from meshtasks.amqp.entities import Queue, RetryQueue, topic_matches
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, Topology
-from meshtasks.flows.contract import Handler
+from meshtasks.flows.contract import Handler, describe_properties
 from meshtasks.flows.inference.messages import AI_EXCHANGE, InferenceRequest
 from meshtasks.flows.pipeline import ALERTS_EXCHANGE
 
@@ -27,17 +27,17 @@ _SCHEMAS = "#/components/schemas/"
 #: What the wildcards of a topic exchange become in an address, and what they mean.
 _WILDCARDS = {
     "*": ("word", "One word, without dots."),
-    "#": ("words", "Any number of words with dots between them; may be none."),
+    "#": ("words", "Any number of words, separated by dots; may be none."),
 }
 #: It need not even be JSON: that may be why the message is dead.
-_ANYTHING = {"description": "The bytes as they were first published."}
+_ANYTHING = {"description": "The bytes as first published."}
 
 #: What the mesh publishes itself to exchanges that are open to others, too: a routing
 #: key of its own, and what it is.
 _OWN = {
     ALERTS_EXCHANGE: ("alerts", "Alerts of the rules."),
-    AI_EXCHANGE: ("ai.result.model", "What models answered."),
-    ARCHIVE_EXCHANGE: ("archive", "Excerpts of messages, to be archived."),
+    AI_EXCHANGE: ("ai.result.model", "Results of models."),
+    ARCHIVE_EXCHANGE: ("archive", "Excerpts of messages, for the archive."),
 }
 #: Queues whose handlers validate more closely than the type of their records tells.
 _RECORDS = {"ai.inference.requests": InferenceRequest}
@@ -76,12 +76,13 @@ def document(topology: Topology, handlers: Mapping[str, Handler]) -> dict[str, A
         for queue in sorted({name for way in ways for name in way.queues})
     }
     messages["dead-letter"] = {
-        "summary": "A message that could not be processed: its bytes, and the reason.",
+        "summary": "A message that could not be processed: its bytes and the reason.",
         "headers": {"$ref": f"{_SCHEMAS}DeadLetter"},
         "payload": _ANYTHING,
     }
     messages["retry"] = {
-        "summary": "A message that waits to return to the queue it failed in.",
+        "summary": "A message that waits for another attempt in the queue in which it "
+        "failed.",
         "headers": {"$ref": f"{_SCHEMAS}PassedOn"},
         "payload": _ANYTHING,
     }
@@ -90,9 +91,9 @@ def document(topology: Topology, handlers: Mapping[str, Handler]) -> dict[str, A
         "info": {
             "title": "meshtasks",
             "version": version("meshtasks"),
-            "description": "What the mesh receives, others publish, persistent and "
-            "mandatory; what it sends, others may consume. A body is one record or an "
-            "array of records.",
+            "description": "Publish what the mesh receives, persistent and mandatory. "
+            "Consume what the mesh sends. A body is one record or an array of "
+            "records.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
@@ -122,9 +123,15 @@ def document(topology: Topology, handlers: Mapping[str, Handler]) -> dict[str, A
             if way.exchange in _OWN
             and topic_matches(way.routing_key, _OWN[way.exchange][0])
         }
-        | {"send-dead-letter": _send(dead.name, "What could not be processed.")}
         | {
-            f"send-{each.name}": _send(each.name, f"Comes back after {each.seconds} s.")
+            "send-dead-letter": _send(
+                dead.name, "Messages that could not be processed."
+            )
+        }
+        | {
+            f"send-{each.name}": _send(
+                each.name, f"Messages that return after {each.seconds} s."
+            )
             for each in topology.retry_queues
         },
         "components": {"messages": messages, "schemas": schemas},
@@ -191,7 +198,7 @@ def _queue_channel(queue: Queue) -> dict[str, Any]:
 def _retry_channel(retry: RetryQueue) -> dict[str, Any]:
     return {
         "address": "{queue}",
-        "parameters": {"queue": {"description": "The queue to come back to."}},
+        "parameters": {"queue": {"description": "Queue to which the message returns."}},
         "messages": {"retry": _ref("components/messages", "retry")},
         "bindings": _of_exchange(retry.name, "fanout"),
     }
@@ -229,8 +236,8 @@ def _order(topology: Topology, queue: str) -> str:
     if found is None:
         return ""
     return (
-        f" Messages of one routing key stay in order, in one of {found.partitions} "
-        "partitions."
+        f" Messages of one routing key are in one of {found.partitions} "
+        "partitions, in order."
     )
 
 
@@ -248,9 +255,12 @@ def _message(handler: Handler, schemas: dict[str, Any]) -> dict[str, Any]:
     """The message of a queue; the schema of its record is added to ``schemas``."""
     record = _RECORDS.get(handler.queue, handler.record)
     schema = TypeAdapter(record).json_schema(ref_template=_SCHEMAS + "{model}")
-    schemas |= schema.pop("$defs", {})
     name = schema.get("title", handler.queue)
-    schemas[name] = schema
+    found = {**schema.pop("$defs", {}), name: schema}
+    for each in found.values():
+        if "description" in each:
+            describe_properties(each)
+    schemas |= found
     one = {"$ref": _SCHEMAS + name}
     bodies: list[dict[str, Any]] = [one, {"type": "array", "items": one}]
     if handler.bare_value:
@@ -286,29 +296,35 @@ PASSED_ON = {
     headers.EXCHANGE: ("string", "Exchange of first publication."),
     headers.ROUTING_KEY: ("string", "Routing key of first publication."),
     headers.RECEIVED_AT: ("number", "First receipt, Unix time in seconds."),
-    headers.QUEUE: ("string", "Queue it failed in."),
-    headers.ATTEMPT: ("integer", "Retries that count against it."),
+    headers.QUEUE: ("string", "Queue in which the message failed."),
+    headers.ATTEMPT: ("integer", "Number of retries that count."),
     headers.FIRST_FAILED_AT: ("number", "First failure, Unix time in seconds."),
-    headers.SINGLE: ("integer", "1: to be processed alone."),
-    headers.REPLAYS: ("integer", "How often it was replayed as a dead letter."),
+    headers.SINGLE: ("integer", "1: processed alone."),
+    headers.REPLAYS: ("integer", "Number of replays as a dead letter."),
     headers.REPLAYED_AT: ("number", "Last replay, Unix time in seconds."),
-    headers.HISTORY: ("array", "What it died of each time, the latest last."),
-    headers.ARCHIVED: ("string", "Id in the archive, which it was replayed from."),
-    headers.EXCERPTS: ("integer", "1: excerpts, which the mesh made for the archive."),
+    headers.HISTORY: ("array", "Reasons of earlier dead letters, the latest last."),
+    headers.ARCHIVED: ("string", "Id in the archive from which it was replayed."),
+    headers.EXCERPTS: ("integer", "1: excerpts that the mesh made for the archive."),
     headers.QUIET: ("integer", "1: no alerts, no webhooks."),
-    headers.OMITTED: ("string", "What a sender's headers lost, to fit into a frame."),
+    headers.OMITTED: (
+        "string",
+        (
+            "Names of the publisher's headers that were dropped: all headers must fit "
+            "into one frame (128 KiB), and those of the mesh come first."
+        ),
+    ),
 }
 
 #: On a dead letter besides.
 DEAD_LETTER = {
-    headers.REASON: ("string", "Why it is dead, in a sentence."),
-    headers.ERROR_TYPE: ("string", "Class of the fault, such as UnknownUnit."),
-    headers.ERROR_MESSAGE: ("string", "What the fault said."),
+    headers.REASON: ("string", "Reason, as a sentence."),
+    headers.ERROR_TYPE: ("string", "Class of the error, such as UnknownUnit."),
+    headers.ERROR_MESSAGE: ("string", "Message of the error."),
     headers.TRACEBACK: ("string", "The end of the traceback; may be empty."),
-    headers.RETRIES: ("integer", "Retries that had counted against it."),
-    headers.TASK: ("string", "Celery's name of the task it died in."),
-    headers.TASK_ID: ("string", "Celery's id of that task, one for each batch."),
-    headers.FAILED_AT: ("string", "When it died, RFC 3339."),
-    headers.WORKER: ("string", "Celery's name of the worker it died in."),
-    headers.RECORD_INDEX: ("integer", "Place in the array that it was a record of."),
+    headers.RETRIES: ("integer", "Number of retries that counted."),
+    headers.TASK: ("string", "Name of the Celery task in which it failed."),
+    headers.TASK_ID: ("string", "Id of that task, one per batch."),
+    headers.FAILED_AT: ("string", "Time of failure, RFC 3339."),
+    headers.WORKER: ("string", "Name of the Celery worker in which it failed."),
+    headers.RECORD_INDEX: ("integer", "Index of the record in its array."),
 }

@@ -49,6 +49,23 @@ Span = Annotated[
 _ATTRIBUTE = re.compile(r"^ {4}(?P<name>\w+): (?P<text>.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
+def describe_properties(schema: dict[str, Any]) -> None:
+    """Turn a docstring's section Attributes into descriptions of the properties.
+
+    Args:
+        schema: JSON schema of a class, with its docstring as ``description``.
+    """
+    # Python 3.13 takes the indentation out of docstrings, those before do not.
+    text = cleandoc(schema["description"])
+    summary, _, attributes = text.partition("\nAttributes:\n")
+    schema["description"] = summary.rstrip().replace("``", "`")
+    for found in _ATTRIBUTE.finditer(attributes):
+        described = schema.get("properties", {}).get(found["name"])
+        if described is not None:
+            text = " ".join(found["text"].replace("``", "`").split())
+            described.setdefault("description", text)
+
+
 class Arguments(BaseModel):
     """Base of the arguments of commands; there are no others than those named.
 
@@ -64,15 +81,8 @@ class Arguments(BaseModel):
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         schema = handler.resolve_ref_schema(handler(core_schema))
-        # Python 3.13 takes the indentation out of docstrings, those before do not.
-        text = cleandoc(cls.__doc__ or "")
-        summary, _, attributes = text.partition("\nAttributes:\n")
-        schema["description"] = summary.rstrip().replace("``", "`")
-        for found in _ATTRIBUTE.finditer(attributes):
-            described = schema.get("properties", {}).get(found["name"])
-            if described is not None:
-                text = " ".join(found["text"].replace("``", "`").split())
-                described.setdefault("description", text)
+        schema["description"] = cls.__doc__ or ""
+        describe_properties(schema)
         return schema
 
 

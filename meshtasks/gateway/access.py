@@ -97,8 +97,8 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=255,
-        description="The same request with the same key is done once; the answer of "
-        "the first is given again.",
+        description="Requests with the same key are executed once: repeated requests "
+        "get the first response.",
     ),
 ]
 

@@ -23,15 +23,15 @@ from meshtasks.gateway.config import GATEWAY
 from meshtasks.gateway.context import Context, InContext, Observe
 
 _DESCRIPTION = """\
-Events into the mesh, commands, and what became of them. What is answered with 202 the
-broker has stored. Every error is a problem detail (RFC 9457)."""
+Publish events to the mesh, call commands and get their results. With 202, the broker
+has confirmed the message. Every error is a problem detail (RFC 9457)."""
 
 router = APIRouter(tags=["operation"])
 
 
 @router.get("/healthz")
 async def show_health(context: InContext) -> JSONResponse:
-    """Say whether the gateway can do its work; open to all."""
+    """Return 200 while the broker is available; needs no token."""
     if context.answers.listening:
         return JSONResponse({"status": "ok"})
     content = {"status": "the broker is away"}
@@ -40,7 +40,7 @@ async def show_health(context: InContext) -> JSONResponse:
 
 @router.get("/metrics", response_class=Response)
 async def show_metrics(context: InContext, _caller: Caller) -> Response:
-    """Show metrics for Prometheus; any token will do."""
+    """Return metrics for Prometheus; needs any token."""
     text = generate_latest(context.observations.registry)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 

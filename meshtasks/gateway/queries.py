@@ -1,5 +1,6 @@
-"""``GET /v1/status``, what the mesh does; ``/v1/archive`` and ``/v1/query``, what it
-keeps. They give what the console shows, by the same functions."""
+"""Read access. ``GET /v1/status``: what the mesh does; ``/v1/archive`` and
+``/v1/query``: what it keeps. They return what the console shows, by the same functions.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ from meshtasks.gateway.problems import Problem, documented, example
 from meshtasks.observation.archived import calendar_of
 from meshtasks.observation.query import Answered, QueryRefused
 
-router = APIRouter(tags=["looking"])
+router = APIRouter(tags=["read access"])
 
-_OF_LOOKING = (
+_OF_READING = (
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN,
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -31,30 +32,36 @@ _OF_LOOKING = (
 
 
 class QueueStatus(BaseModel):
-    """A queue. Without the management API `unacked` and rates are null."""
+    """A queue. Without the management API, `unacked` and the rates are null."""
 
     name: str
-    ready: Annotated[int, Field(description="Messages that wait.")]
+    ready: Annotated[int, Field(description="Messages ready for delivery.")]
     consumers: int
-    unacked: Annotated[int | None, Field(description="Messages in work.")]
+    unacked: Annotated[
+        int | None,
+        Field(description="Messages that are delivered and not acknowledged."),
+    ]
     in_per_second: float | None
     out_per_second: float | None
 
 
 class WorkerStatus(BaseModel):
-    """A worker that answers."""
+    """A worker that responds."""
 
     name: str
     consuming: Annotated[list[str], Field(description="Queues that it consumes.")]
     resting: Annotated[list[str], Field(description="Queues that are paused.")]
     down: Annotated[
-        dict[str, str], Field(description="Sinks whose circuit is open, and why.")
+        dict[str, str],
+        Field(description="Sinks whose circuit is open, with the reason."),
     ]
-    half_open: Annotated[list[str], Field(description="Those that are being tried.")]
+    half_open: Annotated[
+        list[str], Field(description="Sinks whose circuit is half-open.")
+    ]
 
 
 class Status(BaseModel):
-    """The mesh at one moment."""
+    """The state of the mesh."""
 
     model_config = example(
         taken_at=1795435200.0,
@@ -82,27 +89,28 @@ class Status(BaseModel):
         attention=[],
     )
 
-    taken_at: Annotated[float, Field(description="Epoch seconds.")]
+    taken_at: Annotated[float, Field(description="Unix time in seconds.")]
     queues: list[QueueStatus]
     retry: Annotated[
-        dict[int, int], Field(description="Messages that wait, by the level's seconds.")
+        dict[int, int],
+        Field(description="Messages in retry queues, by their wait in seconds."),
     ]
     dead_letters: int
     workers: list[WorkerStatus]
     attention: Annotated[
-        list[str], Field(description="What wants attention; empty is all is well.")
+        list[str], Field(description="What needs attention; empty if everything works.")
     ]
 
 
 @router.get(
     "/v1/status",
     response_model=Status,
-    summary="What the mesh does",
-    responses=documented(*_OF_LOOKING),
+    summary="State of the mesh",
+    responses=documented(*_OF_READING),
 )
 def show_status(context: InContext, caller: Caller) -> dict[str, Any]:
-    """Show queues, workers and what wants attention, as `meshtasks status --json`;
-    takes a second. Needs the scope `view` or `operate`."""
+    """Return queues, workers and `attention`, as `meshtasks status --json`. This takes
+    a second. Needs the scope `view` or `operate`."""
     # Celery, which an idle gateway does without
     from meshtasks.observation.collect import Collector  # noqa: PLC0415
     from meshtasks.observation.workers import ask_workers, attention  # noqa: PLC0415
@@ -127,17 +135,17 @@ def show_status(context: InContext, caller: Caller) -> dict[str, Any]:
 
 
 class ArchiveDay(BaseModel):
-    """What is archived of one domain and UTC date."""
+    """The archived objects of one domain and UTC date."""
 
     date: date
     domain: str
     objects: int
-    size_bytes: Annotated[int, Field(description="As stored, so compressed.")]
-    hours: Annotated[list[int], Field(description="UTC hours that have an object.")]
+    size_bytes: Annotated[int, Field(description="Size as stored (compressed).")]
+    hours: Annotated[list[int], Field(description="UTC hours with an object.")]
 
 
 class Archive(BaseModel):
-    """What is archived."""
+    """Content of the archive."""
 
     model_config = example(
         days=[
@@ -156,27 +164,29 @@ class Archive(BaseModel):
     days: list[ArchiveDay]
     gaps: Annotated[
         list[date],
-        Field(description="Dates between the first and the last without anything."),
+        Field(description="Dates between the first and the last without objects."),
     ]
-    foreign: Annotated[int, Field(description="Objects that are not the mesh's.")]
+    foreign: Annotated[
+        int, Field(description="Number of objects that do not belong to the mesh.")
+    ]
 
 
 @router.get(
     "/v1/archive",
     response_model=Archive,
-    summary="What is archived, by day",
-    responses=documented(*_OF_LOOKING, HTTPStatus.UNPROCESSABLE_ENTITY),
+    summary="Content of the archive, by UTC date",
+    responses=documented(*_OF_READING, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 def show_archive(
     context: InContext,
     caller: Caller,
     domain: Annotated[
         list[str] | None,
-        Query(description="Of these domains only.", examples=[["sensors"]]),
+        Query(description="Only these domains.", examples=[["sensors"]]),
     ] = None,
 ) -> dict[str, Any]:
-    """Show objects and bytes by domain and date, and the days that have none. Needs the
-    scope `view` or `operate`."""
+    """Return objects and bytes by domain and UTC date, and dates without objects. Needs
+    the scope `view` or `operate`."""
     demand_sight(caller)
     try:
         with closing(open_store(context.settings.env)) as store:
@@ -212,17 +222,19 @@ class Question(BaseModel):
         Field(
             min_length=1,
             max_length=100_000,
-            description="DuckDB's SQL. Views: readings, metrics, events, archive.",
+            description="Query in DuckDB's SQL, over the views readings, metrics, "
+            "events, archive.",
         ),
     ]
     days: Annotated[
-        int | None, Field(ge=1, le=36_500, description="Only the last days (UTC).")
+        int | None,
+        Field(ge=1, le=36_500, description="Read only the last N days (UTC)."),
     ] = None
-    chart: Annotated[bool, Field(description="Draw the rows, too.")] = False
+    chart: Annotated[bool, Field(description="Draw a chart of the rows, too.")] = False
 
 
 class Rows(BaseModel):
-    """What a query has given."""
+    """The result of a query."""
 
     model_config = example(
         columns=["location", "value"],
@@ -234,23 +246,21 @@ class Rows(BaseModel):
     )
 
     columns: list[str]
-    rows: Annotated[list[list[Any]], Field(description="The first 1,000 at most.")]
-    more: Annotated[bool, Field(description="There are more rows.")]
-    chart: Annotated[str | None, Field(description="SVG, if it was asked for.")]
-    no_chart: Annotated[str, Field(description="Why there is none.")]
-    notes: Annotated[
-        list[str], Field(description="What was left out, because it is damaged.")
-    ]
+    rows: Annotated[list[list[Any]], Field(description="The first 1,000 rows.")]
+    more: Annotated[bool, Field(description="True if there are more rows.")]
+    chart: Annotated[str | None, Field(description="Chart as SVG, if requested.")]
+    no_chart: Annotated[str, Field(description="Reason why there is no chart.")]
+    notes: Annotated[list[str], Field(description="Damaged files that were left out.")]
 
 
 @router.post(
     "/v1/query",
     response_model=Rows,
-    summary="Ask the archive in SQL",
-    responses=documented(*_OF_LOOKING, HTTPStatus.UNPROCESSABLE_ENTITY),
+    summary="SQL query of the archive",
+    responses=documented(*_OF_READING, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 async def ask(question: Question, context: InContext, caller: Caller) -> Answered:
-    """Answer a query of the archive and its dataset, as `meshtasks query`. It can only
+    """Run a query of the archive and its dataset, as `meshtasks query`. It can only
     read, and is ended after 30 s or with more than 512 MB of memory. Needs the scope
     `view` or `operate`."""
     demand_sight(caller)

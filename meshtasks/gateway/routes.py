@@ -1,5 +1,5 @@
-"""``POST /v1/events/…``, a message into the mesh; ``/v1/tasks/…``, commands and their
-results."""
+"""``POST /v1/events/…`` publishes a message; ``/v1/tasks/…`` calls commands and returns
+their results."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic_core import from_json, to_json
 
 from meshtasks.amqp.calls import call_message
@@ -46,12 +46,7 @@ events = APIRouter(tags=["events"])
 
 
 class Published(BaseModel):
-    """A message that the broker has stored.
-
-    Attributes:
-        message_id: its id.
-        queues: that it went to.
-    """
+    """A message that the broker has confirmed."""
 
     model_config = example(
         message_id="019a1c3e-6f1d-7d0c-8000-5b2c1a9e4f10",
@@ -59,13 +54,14 @@ class Published(BaseModel):
     )
 
     message_id: str
-    queues: list[str]
+    queues: Annotated[list[str], Field(description="Queues that have it.")]
 
 
 _RECORDS = {
     "requestBody": {
         "required": True,
-        "description": "The record, an array of records, or what else the queues take.",
+        "description": "A record, an array of records, or any other body that the "
+        "queues of the routing key accept.",
         "content": {
             "application/json": {"schema": {}, "example": {"value": 21.5, "unit": "°C"}}
         },
@@ -88,8 +84,8 @@ def publish_event(
     body: Body,
     once: OnceOnly,
 ) -> JSONResponse:
-    """Publish a message, validated as the handlers of its queues will; 202 once the
-    broker has stored it. Needs the scope `publish`."""
+    """Publish a message, validated like by the handlers of its queues. 202: the broker
+    has confirmed it. Needs the scope `publish`."""
     demand(caller, "publish")
 
     def publish(message_id: str) -> Accepted:
@@ -113,13 +109,7 @@ _POLL_SECONDS = 1
 
 
 class Submitted(BaseModel):
-    """A task that waits for a worker.
-
-    Attributes:
-        id: to ask for it by.
-        name: of the command.
-        state: ``pending``.
-    """
+    """A task that waits for a worker."""
 
     model_config = example(
         id="019a1c3e-6f1d-7d0c-8000-5b2c1a9e4f11",
@@ -127,22 +117,19 @@ class Submitted(BaseModel):
         state="pending",
     )
 
-    id: str
-    name: str
-    state: str
+    id: Annotated[str, Field(description="Id for `GET /v1/tasks/{id}`.")]
+    name: Annotated[str, Field(description="Name of the command.")]
+    state: Annotated[
+        str,
+        Field(
+            description="`pending` until a worker has the task, `started`, `retry` "
+            "until the next attempt, `success`, `failure` or `revoked`."
+        ),
+    ]
 
 
 class TaskState(Submitted):
-    """What is known of a task.
-
-    Attributes:
-        state: ``pending`` until a worker has it, ``started``, ``retry`` while it
-            waits to be tried again, ``success``, ``failure`` or ``revoked``.
-        result: of a success.
-        error: why it failed, or is tried again.
-        submitted_at: epoch seconds.
-        updated_at: epoch seconds; of the last news.
-    """
+    """The state of a task."""
 
     model_config = example(
         id="019a1c3e-6f1d-7d0c-8000-5b2c1a9e4f11",
@@ -153,10 +140,14 @@ class TaskState(Submitted):
         updated_at=1795435200.2,
     )
 
-    result: Any = None
-    error: str | None = None
-    submitted_at: float
-    updated_at: float
+    result: Annotated[Any, Field(description="Result of a success.")] = None
+    error: Annotated[
+        str | None, Field(description="Reason of a failure, or of a retry.")
+    ] = None
+    submitted_at: Annotated[float, Field(description="Unix time in seconds.")]
+    updated_at: Annotated[
+        float, Field(description="Time of the last change, Unix time in seconds.")
+    ]
 
 
 def tasks(commands: Mapping[str, Command[Any]]) -> APIRouter:
@@ -274,7 +265,7 @@ def _refuse_unknown(name: str, context: InContext) -> JSONResponse:
 
 
 def show_task(task_id: str, context: InContext, caller: Caller) -> JSONResponse:
-    """Show what became of a task: of one's own, or with the scope `operate` of any.
+    """Return the state of a task: your own, or with the scope `operate` any.
     `Retry-After` says when to ask again."""
     task = context.store.task(task_id)
     if task is None or not (task.client == caller.name or "operate" in caller.scopes):

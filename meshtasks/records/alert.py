@@ -41,17 +41,17 @@ def _few(labels: object) -> object:
 
 
 class Alert(BaseModel):
-    """One alert; other fields are kept as attributes.
+    """An alert; other fields are kept in the archive.
 
     Attributes:
         title: one line for people.
         message: what happened, for people.
         severity: how urgent it is.
         source: what raised it; dotted words.
-        labels: what it is about; routing and grouping go by them.
-        starts_at: when it began; as far as :func:`misplaced` has nothing against it.
-        resolved: true when it is over.
-        fingerprint: its identity; from source and labels when not given.
+        labels: what it is about; routing and grouping use them.
+        starts_at: start, RFC 3339; not before 2000, and at most a day ahead.
+        resolved: true if it has ended.
+        fingerprint: its identity; default: made from source and labels.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")

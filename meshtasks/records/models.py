@@ -23,14 +23,14 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 @with_config(ConfigDict(extra="allow"))
 class SensorReading(TypedDict, total=False):
-    """One reading of one sensor; other fields are kept as attributes.
+    """A reading of a sensor; other fields are kept in the archive.
 
     Attributes:
-        value: the number, in ``unit``.
-        sensor_id: which sensor; missing or null: the tail of the routing key.
-        unit: unit of ``value``; missing or null: the kind's default.
-        timestamp: when it was read (see :mod:`meshtasks.records.timestamps`);
-            missing or null: the message's own timestamp, else its receipt.
+        value: a number, in ``unit``.
+        sensor_id: id of the sensor; default: the end of the routing key.
+        unit: unit of ``value``; default: that of the kind.
+        timestamp: RFC 3339 with a zone, or Unix time; default: the message's AMQP
+            timestamp, else the time of receipt.
         location: where the sensor is.
     """
 
@@ -62,15 +62,14 @@ class Reading(Struct, gc=False, forbid_unknown_fields=True):
 
 @with_config(ConfigDict(extra="allow"))
 class Metric(TypedDict, total=False):
-    """One metric at one moment: a single value, or many named ones.
+    """A metric at one time: a single value, or several named ones.
 
     Attributes:
-        name: what is measured, as ``disk``; the measurement of its point.
-        value: the number, true, false or text. It and each of ``fields`` are
-            checked by :mod:`meshtasks.records.points`, which writes them.
+        name: the measurement, such as ``disk``.
+        value: a number, true, false or text.
         fields: name → value; null is no value. A metric has these or ``value``.
-        tags: name → value, as ``host`` and ``mount``; null and blank are no value.
-        timestamp: when it was measured; as of a sensor reading.
+        tags: name → text, such as ``host`` and ``mount``; null and blank are no value.
+        timestamp: like that of a reading.
     """
 
     name: Required[str]
@@ -85,9 +84,9 @@ class Motion(TypedDict, total=False):
     """A motion sensor began or ceased to detect motion.
 
     Attributes:
-        motion: true while it does.
-        sensor_id: which sensor; missing or null: the tail of the routing key.
-        timestamp: when; as of a sensor reading.
+        motion: true while it detects motion.
+        sensor_id: id of the sensor; default: the end of the routing key.
+        timestamp: like that of a reading.
         location: where the sensor is.
     """
 
@@ -99,12 +98,11 @@ class Motion(TypedDict, total=False):
 
 @with_config(ConfigDict(extra="allow"))
 class EntityState(TypedDict, total=False):
-    """A state object of Home Assistant; its attributes, context and other fields
-    are kept.
+    """A state of Home Assistant; attributes, context and other fields are kept.
 
     Attributes:
         state: always text: ``"on"``, ``"21.5"``, ``"unavailable"``.
-        last_updated: RFC 3339; when state or attributes last changed.
+        last_updated: time of the last change of state or attributes, RFC 3339.
     """
 
     state: Required[str]
@@ -113,13 +111,14 @@ class EntityState(TypedDict, total=False):
 
 @with_config(ConfigDict(extra="allow"))
 class StateChange(TypedDict, total=False):
-    """The data of Home Assistant's ``state_changed`` event
-    (https://www.home-assistant.io/docs/configuration/events/).
+    """The data of Home Assistant's ``state_changed`` event.
+
+    See https://www.home-assistant.io/docs/configuration/events/.
 
     Attributes:
-        entity_id: ``light.kitchen``.
-        old_state: what it was; null for an entity that is new.
-        new_state: what it is; null for an entity that was removed.
+        entity_id: such as ``light.kitchen``.
+        old_state: state before; null for a new entity.
+        new_state: state now; null for a removed entity.
     """
 
     entity_id: Required[Annotated[str, Field(min_length=1)]]
@@ -132,9 +131,9 @@ class AutomationTrigger(TypedDict, total=False):
     """An automation was triggered.
 
     Attributes:
-        automation: which one; ``automation.lamp_on``.
-        trigger: what triggered it: a sentence, or an object.
-        timestamp: when; as of a sensor reading.
+        automation: such as ``automation.lamp_on``.
+        trigger: what triggered it: text, or an object.
+        timestamp: like that of a reading.
     """
 
     automation: Required[Annotated[str, Field(min_length=1)]]

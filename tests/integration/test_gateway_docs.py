@@ -85,5 +85,6 @@ def test_what_the_pages_need_is_there(document: Json, operation: str) -> None:
 def test_the_arguments_of_commands_are_explained(document: Json) -> None:
     schemas: Mapping[str, Json] = document["components"]["schemas"]
 
-    for name, argument in schemas["SilenceAlerts"]["properties"].items():
-        assert argument["description"], name
+    for model in ("SilenceAlerts", "JsonTensor"):
+        for name, argument in schemas[model]["properties"].items():
+            assert argument["description"], (model, name)

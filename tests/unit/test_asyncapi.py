@@ -123,3 +123,10 @@ def test_every_header_of_the_mesh_is_described() -> None:
     }
 
     assert written - {*PASSED_ON, *DEAD_LETTER} == set()
+
+
+def test_members_of_records_are_described() -> None:
+    reading = DOCUMENT["components"]["schemas"]["SensorReading"]
+
+    assert "Attributes" not in reading["description"]
+    assert reading["properties"]["location"]["description"] == "where the sensor is."

@@ -54,13 +54,13 @@ _Matcher = Annotated[str, AfterValidator(lambda text: str(parse_matcher(text)))]
 
 
 class SilenceAlerts(Arguments):
-    """Mute some alerts for a while.
+    """Mute notifications of matching alerts for a time.
 
     Attributes:
-        matchers: conditions that must all hold, as of ``meshtasks alerts silence``.
-        lasts: how long, such as ``2h`` or ``1h30m``.
-        comment: why.
-        created_by: who.
+        matchers: conditions that must all match, as of ``meshtasks alerts silence``.
+        lasts: duration, such as ``2h`` or ``1h30m``.
+        comment: reason.
+        created_by: name of who silences them.
     """
 
     matchers: Annotated[list[_Matcher], Field(min_length=1)]
@@ -72,7 +72,7 @@ class SilenceAlerts(Arguments):
 def silence_alerts(
     arguments: SilenceAlerts, sinks: Sinks, call_id: str
 ) -> dict[str, Any]:
-    """Silence alerts, on the host of the worker that runs this.
+    """Mute notifications of matching alerts for a time.
 
     Raises:
         SinkUnavailable: the state of alerts is busy or cannot be written.
@@ -273,7 +273,7 @@ def _misplaced(
     "alerts.critical", record=Alert, sinks=_SINKS, timer=NOTIFYING, validate=_misplaced
 )
 def receive_critical(batch: Batch[Alert], sinks: Sinks) -> list[Outcome]:
-    """Store the critical alerts."""
+    """Store and notify critical alerts."""
     return _receive(batch, sinks, lambda severity: severity == "critical")
 
 
@@ -285,7 +285,7 @@ def receive_critical(batch: Batch[Alert], sinks: Sinks) -> list[Outcome]:
     validate=_misplaced,
 )
 def receive_others(batch: Batch[Alert], sinks: Sinks) -> list[Outcome]:
-    """Store all other alerts."""
+    """Store and notify all other alerts."""
     return _receive(batch, sinks, lambda severity: severity != "critical")
 
 

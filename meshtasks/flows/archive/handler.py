@@ -66,13 +66,13 @@ _BUSY = Retry("another worker is storing this record", tried=False)
 
 @handles("archive.events", record=Any, sinks=_SINKS, gathers=True)
 def archive_events(batch: Batch[Any], sinks: Sinks) -> list[Outcome]:
-    """Store the records of the class ``events``."""
+    """Archive records of the class events."""
     return _archive_batch("events", batch, sinks)
 
 
 @handles("archive.metrics", record=Any, sinks=_SINKS, gathers=True)
 def archive_metrics(batch: Batch[Any], sinks: Sinks) -> list[Outcome]:
-    """Store the records of the class ``metrics``."""
+    """Archive records of the class metrics."""
     return _archive_batch("metrics", batch, sinks)
 
 

@@ -30,10 +30,10 @@ class Publish(Arguments):
     """Publish one message.
 
     Attributes:
-        exchange: of the domain, e.g. ``sensors``.
-        routing_key: e.g. ``sensors.temperature.attic``.
-        record: the message: an object, an array of them, or what else the queues
-            behind the routing key take.
+        exchange: exchange of the domain, such as ``sensors``.
+        routing_key: routing key, such as ``sensors.temperature.attic``.
+        record: the body: a record, an array of records, or any other body that the
+            queues of the routing key accept.
     """
 
     exchange: Annotated[str, Field(min_length=1, max_length=255)]
@@ -42,10 +42,10 @@ class Publish(Arguments):
 
 
 def publish(arguments: Publish, sinks: Sinks, call_id: str) -> dict[str, Any]:
-    """Publish one message, confirmed.
+    """Publish one message, with a confirm.
 
     Raises:
-        SchemaMismatch: no queue of a domain is bound for it.
+        SchemaMismatch: no binding to a queue of a domain matches the routing key.
         Transient: the broker did not confirm it.
     """
     exchange, routing_key = arguments.exchange, arguments.routing_key
@@ -64,18 +64,18 @@ def publish(arguments: Publish, sinks: Sinks, call_id: str) -> dict[str, Any]:
 
 
 class ReplayDeadLetters(Arguments):
-    """Replay dead letters; a selection as of ``meshtasks dlq replay``.
+    """Replay dead letters, selected as by ``meshtasks dlq replay``.
 
     Attributes:
-        ids: these, by the beginnings of their ids.
-        reason: those with this reason.
-        queue: those that failed in it; a shell pattern will do.
-        routing_key: those published with such a key, as in a binding.
-        sensor: those of this sensor; a shell pattern will do.
-        older_than: those that failed longer ago, such as ``2h``.
-        newer_than: those that failed since then.
-        every: all of them, where nothing else is given.
-        rate: messages a second, at most.
+        ids: ids of dead letters, or their beginnings.
+        reason: select by reason: a kind (``SchemaMismatch``), or part of the text.
+        queue: select by the queue in which they failed; also ``sensors.*``.
+        routing_key: select by routing key: a pattern as in a binding.
+        sensor: select by sensor; also ``attic-*``.
+        older_than: select those that failed longer ago than this, such as ``2h``.
+        newer_than: select those that failed more recently than this.
+        every: select all dead letters, if nothing else is given.
+        rate: maximum rate, in messages per second.
     """
 
     ids: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{4,12}$")], ...] = ()
@@ -103,10 +103,10 @@ class ReplayDeadLetters(Arguments):
 def replay_dead_letters(
     arguments: ReplayDeadLetters, sinks: Sinks, _call_id: str
 ) -> dict[str, Any]:
-    """Requeue dead letters to the queues they failed in, and to no others.
+    """Publish dead letters to the queue in which they failed, and to no other.
 
     Raises:
-        Transient: the broker went away, or another program holds the queue.
+        Transient: the broker is unavailable, or another program is reading the queue.
     """
     from meshtasks.amqp.dead_letter_groups import Selection  # noqa: PLC0415 - seldom
     from meshtasks.amqp.replay import Replay  # noqa: PLC0415

@@ -81,14 +81,14 @@ LONGEST_WAIT_SECONDS = 120.0
 
 
 class Infer(Arguments):
-    """Ask a model.
+    """Send a request to a model.
 
     Attributes:
-        model: its name.
-        inputs: its inputs.
-        request_id: comes back with the result; the id of the call if not given.
-        version: of the model; the server's choice if not given.
-        wait_seconds: how long to wait for the result; not at all if not given.
+        model: name of the model on Triton.
+        inputs: at least one tensor.
+        request_id: returned with the result; default: the id of the call.
+        version: of the model; default: the server's choice.
+        wait_seconds: time to wait for the result; default: do not wait.
     """
 
     model: ModelName
@@ -99,11 +99,11 @@ class Infer(Arguments):
 
 
 def infer(arguments: Infer, sinks: Sinks, call_id: str) -> dict[str, Any]:
-    """Publish a request to a model, and wait for its result if told to.
+    """Send a request to a model; with wait_seconds, wait for the result.
 
     Raises:
         SinkRejected: the model's result is an error.
-        NoAnswer: there was no result in time; the request goes on.
+        NoAnswer: there was no result in time; the request is still processed.
         Transient: the broker is unavailable.
     """
     request_id = arguments.request_id or call_id
@@ -213,7 +213,7 @@ def _values(body: bytes) -> list[Any]:
     on_exhausted=_results_given_up,
 )
 def run_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
-    """Run models on requests, and publish the results."""
+    """Send requests to models, and publish the results."""
     outcomes: dict[int, Outcome] = {}
     limits = sinks.settings.read(QUEUES).for_queue(batch.queue)
     ends_at = time.monotonic() + limits.time_limit_seconds / 2
@@ -234,7 +234,7 @@ def run_models(batch: Batch[dict[str, Any]], sinks: Sinks) -> list[Outcome]:
     validate=_dead_results,
 )
 def evaluate_results(batch: Batch[InferenceResult], sinks: Sinks) -> list[Outcome]:
-    """Store scores and latencies, and apply the rules of models.yaml to them."""
+    """Store results of models, and apply the rules of models.yaml."""
     points = result_points(batch.records, batch.envelopes, sinks.settings.read(MODELS))
     return store_points(batch, points, sinks)
 

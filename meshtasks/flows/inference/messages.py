@@ -51,15 +51,14 @@ RequestId = Annotated[str, Field(min_length=1, max_length=255, strict=True)]
 
 @with_config(ConfigDict(extra="allow"))
 class InferenceRequest(TypedDict, total=False):
-    """A request to a model; other fields come back with the result.
+    """A request to a model; other fields are returned with the result.
 
     Attributes:
-        model: its name.
-        inputs: its inputs, at least one.
-        request_id: comes back with the result; missing or null: the message's id.
-        version: of the model, a whole number; missing or null: the server's choice.
-        timestamp: of what the inputs are about (see
-            :mod:`meshtasks.records.timestamps`).
+        model: name of the model on Triton.
+        inputs: at least one tensor.
+        request_id: returned with the result; default: the message's id.
+        version: of the model, a whole number; default: the server's choice.
+        timestamp: time of the inputs; like that of a reading.
     """
 
     model: Required[ModelName]
@@ -71,17 +70,16 @@ class InferenceRequest(TypedDict, total=False):
 
 @with_config(ConfigDict(extra="allow"))
 class InferenceResult(TypedDict, total=False):
-    """What a model made of a request; other fields are those of the request.
+    """The result of a request to a model; other fields are those of the request.
 
     Attributes:
-        request_id: of the request.
-        model: its name.
-        version: of the model that was run.
-        outputs: its outputs; a result has these or ``error``.
-        latency_ms: how long the model took.
-        error: why there are no outputs.
-        timestamp: of what the inputs were about, or of the request (see
-            :mod:`meshtasks.records.timestamps`).
+        request_id: id of the request.
+        model: name of the model.
+        version: version of the model that ran.
+        outputs: tensors; a result has these or ``error``.
+        latency_ms: time that the model took, in milliseconds.
+        error: reason why there are no outputs.
+        timestamp: time of the inputs, else of the request; like that of a reading.
     """
 
     request_id: Required[RequestId]

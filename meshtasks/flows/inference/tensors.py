@@ -14,10 +14,18 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Annotated, Any, NamedTuple, Required
 
-from pydantic import FailFast, Field, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    FailFast,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
 from typing_extensions import TypedDict, override
 
 from meshtasks.errors import SchemaMismatch, SinkRejected, Transient
+from meshtasks.flows.contract import describe_properties
 from meshtasks.records.models import explain
 
 Size = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
@@ -26,15 +34,16 @@ _AXES_LIMIT = 32
 Shape = Annotated[list[Size], Field(max_length=_AXES_LIMIT, fail_fast=True)]
 
 
+@with_config(ConfigDict(json_schema_extra=describe_properties))
 class JsonTensor(TypedDict, total=False):
     """A tensor in a message.
 
     Attributes:
-        name: of the input or output.
-        shape: its size along each axis, of the batch first where there is one.
+        name: name of the input or output.
+        shape: size along each axis, that of the batch first if there is one.
         datatype: ``FP32``, ``INT64``, ``BYTES`` …
-        data: its values in row-major order, in one array or nested as the shape;
-            of ``BYTES`` texts, of ``BOOL`` true and false.
+        data: values in row-major order, flat or nested like the shape; texts for
+            ``BYTES``, true and false for ``BOOL``.
     """
 
     name: Required[Annotated[str, Field(min_length=1, max_length=255)]]

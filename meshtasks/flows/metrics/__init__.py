@@ -43,7 +43,7 @@ def _handler_of(queue: str, whose: str) -> Handler:
         metrics = _read(batch.records, batch.envelopes, sinks.settings)
         return store_points(batch, metrics, sinks)
 
-    store_metrics.__doc__ = f"Store what {whose} measure of themselves."
+    store_metrics.__doc__ = f"Store metrics of {whose}."
     return Handler(
         queue,
         store_metrics,

@@ -317,7 +317,7 @@ def _events_handler(
         events = events_of(batch.records, batch.envelopes, sinks.settings)
         return run_workflows(batch, events, sinks)
 
-    start_workflows.__doc__ = f"Start the workflows for {what}."
+    start_workflows.__doc__ = f"Start workflows for {what}."
     return Handler(queue, start_workflows, record, SINKS, validate=validate)
 
 
@@ -326,14 +326,14 @@ _HANDLERS = (
         "sensors.motion",
         Motion,
         read_motion,
-        "motions",
+        "motion",
         lambda settings: settings.read(KINDS).oldest_seconds("motion"),
     ),
     _events_handler(
         "home.events.state_changes",
         StateChange,
         read_state_change,
-        "changes of entities",
+        "state changes",
     ),
     _events_handler(
         "home.events.automations",
