@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: exit code 1 when a ledger does not balance."""
+"""``python -m benchmarks``: exit code 1 if a reconciliation fails."""
 
 from __future__ import annotations
 
@@ -33,25 +33,26 @@ from meshtasks.errors import MeshError
 _BACKLOG_FACTOR = 10
 
 PARTS = {
-    "throughput": "readings by one worker, next to its peers",
+    "throughput": "readings by one worker, compared with Celery and others",
     "metrics": "metrics by one worker",
     "archive": "archived records by one worker, MB/s and compression",
-    "backlog": "the worker's memory with N and 10 x N messages waiting",
+    "backlog": "the worker's memory with N and with 10 x N waiting messages",
     "publishing": "readings by one producer, with confirms",
-    "inference": "requests to a model that does nothing, stacked and not",
+    "inference": "requests to a model that only answers, stacked and single",
     "latency": "from publish to queryable (2 minutes)",
-    "sharing": "a queue in partitions, shared by 1, 2 and 4 workers",
-    "store-away": "alarms while the time-series store is away for a minute",
-    "hostile": "good readings beside hostile bytes in all places (2 minutes)",
-    "outage": "a broker away for a minute, and a producer killed (2 minutes)",
+    "sharing": "a queue in four partitions, shared by 1, 2 and 4 workers",
+    "store-away": "delay of alerts while the time-series store is stopped for a minute",
+    "hostile": "good readings during messages with hostile bytes (2 minutes)",
+    "outage": "readings while the broker is stopped for a minute and the producer is "
+    "killed (2 minutes)",
 }
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure what was asked for and print it.
+    """Measure the chosen parts and print the figures.
 
     Returns:
-        The process's exit code: 0 when every ledger balances, whether targets
+        The process's exit code: 0 if every reconciliation succeeds, whether targets
         are met or not; otherwise 1.
     """
     options = _parser().parse_args(arguments)
@@ -154,9 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=(
-            "Measure meshtasks on this machine, each part next to its ceiling: all "
-            "parts (25 minutes or so), or those that are named. docs/benchmarks.md "
-            "says how, and what the figures mean."
+            "Measure meshtasks on this machine, in comparison with other software. "
+            "docs/benchmarks.md explains method and figures. All parts take about "
+            "25 minutes."
         ),
         epilog="Parts: "
         + "; ".join(f"{name}: {what}" for name, what in PARTS.items())
@@ -167,32 +168,32 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         type=_part,
         metavar="PART",
-        help=f"what to measure: {', '.join(PARTS)} (default: all)",
+        help=f"parts to measure: {', '.join(PARTS)} (default: all)",
     )
     parser.add_argument(
         "--messages",
         type=_multiple_of(1_000),
         default=60_000,
         metavar="N",
-        help="messages waiting, a multiple of 1000 (default: 60000)",
+        help="number of waiting messages, a multiple of 1000 (default: 60000)",
     )
     parser.add_argument(
         "--rounds",
         type=_multiple_of(1),
         default=3,
         metavar="N",
-        help="rounds to take the median of (default: 3)",
+        help="number of rounds; figures are their median (default: 3)",
     )
     parser.add_argument(
         "--only",
         nargs="+",
         choices=names,
         metavar="NAME",
-        help="of throughput, metrics and archive some rows only, and no other part: "
+        help="only these rows of throughput, metrics and archive, and no other part: "
         + ", ".join(names),
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write all figures to a file, too"
+        "--json", type=Path, metavar="FILE", help="write all figures to this file, too"
     )
     return parser
 

@@ -21,13 +21,13 @@ from meshtasks.errors import ConfigError
 
 #: Source → what ``--help`` lists of it: the first line of its command's docstring.
 SUMMARIES: Mapping[str, str] = {
-    "homeassistant": "Publish what happens in Home Assistant.",
-    "sensornet": "Make readings and metrics of what devices publish by MQTT.",
+    "homeassistant": "Publish events and readings of Home Assistant.",
+    "sensornet": "Publish MQTT messages of devices as records of the mesh.",
     "simulator": "Publish the messages of a simulated house.",
     "system": "Publish metrics of this machine: processors, memory, disks, network, …",
-    "prometheus": "Publish metrics of services that show them to Prometheus or as "
+    "prometheus": "Publish metrics of services that have a page for Prometheus or "
     "OpenMetrics.",
-    "triton": "Publish how much Triton Inference Server does, and how long it takes.",
+    "triton": "Publish metrics of Triton Inference Server.",
 }
 
 
@@ -46,9 +46,9 @@ def application(name: str = "") -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        help="Publish to the mesh from one source, until it ends or SIGTERM or Ctrl-C. "
-        "The broker is MESH_BROKER_URL. What it does not take waits in "
-        "MESH_STATE_DIR.",
+        help="Publish to the mesh from one source, until SIGTERM or Ctrl-C. "
+        "MESH_BROKER_URL is the broker. While it is unavailable, messages wait on "
+        "disk, in MESH_STATE_DIR.",
     )
     for source, summary in SUMMARIES.items():
         if source == name:

@@ -47,8 +47,8 @@ DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Print two rounds of metrics, one JSON object a line, and end; "
-        "without a broker.",
+        help="Print two rounds of metrics, one JSON object a line, and publish "
+        "nothing. No broker is needed.",
     ),
 ]
 

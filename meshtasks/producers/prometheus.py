@@ -322,14 +322,14 @@ class PrometheusCollector:
 
 
 def prometheus(context: typer.Context, *, dry_run: DryRun = False) -> None:
-    """Publish metrics of services that show them to Prometheus or as OpenMetrics.
+    """Publish metrics of services that have a page for Prometheus or OpenMetrics.
 
-    Which ones, and how often, is in config/producers/prometheus.yaml; pods of
-    Kubernetes can be found by their annotations. The metrics go to the exchange
-    "metrics", under metrics.application.<service>.<metric>.
+    Services and interval are in config/producers/prometheus.yaml; Kubernetes pods can
+    be discovered by their annotations. Metrics go to the exchange metrics, with the
+    routing keys metrics.application.<service>.<metric>.
 
-    Exit codes: 0 all confirmed, 1 no queue for some, 75 some not confirmed (they
-    wait on disk for the next start), 78 bad configuration.
+    Exit codes: 0 all confirmed; 1 no queue for some messages; 75 some not confirmed,
+    they are on disk; 78 bad configuration.
     """
     settings = load_settings()
     config, path = settings.read(CONFIG), settings.path(CONFIG)

@@ -428,11 +428,11 @@ class SystemCollector:
 def system(context: typer.Context, *, dry_run: DryRun = False) -> None:
     """Publish metrics of this machine: processors, memory, disks, network, …
 
-    What is measured, and how often, is in config/producers/system.yaml. The metrics
-    go to the exchange "metrics", under metrics.system.<host>.<group>.
+    Groups of metrics and interval are in config/producers/system.yaml. Metrics go to
+    the exchange metrics, with the routing keys metrics.system.<host>.<group>.
 
-    Exit codes: 0 all confirmed, 1 no queue for some, 75 some not confirmed (they
-    wait on disk for the next start), 78 bad configuration.
+    Exit codes: 0 all confirmed; 1 no queue for some messages; 75 some not confirmed,
+    they are on disk; 78 bad configuration.
     """
     settings = load_settings()
     config = settings.read(CONFIG)

@@ -245,14 +245,14 @@ class TritonCollector:
 
 
 def triton(context: typer.Context, *, dry_run: DryRun = False) -> None:
-    """Publish how much Triton Inference Server does, and how long it takes.
+    """Publish metrics of Triton Inference Server.
 
-    Where it is (MESH_TRITON_URL unless given), and how often it is read, is in
-    config/producers/triton.yaml. The metrics go to the exchange "metrics", under
+    Address (default: MESH_TRITON_URL) and interval are in config/producers/triton.yaml.
+    Metrics go to the exchange metrics, with the routing keys
     metrics.application.triton.<metric>.
 
-    Exit codes: 0 all confirmed, 1 no queue for some, 75 some not confirmed (they
-    wait on disk for the next start), 78 bad configuration.
+    Exit codes: 0 all confirmed; 1 no queue for some messages; 75 some not confirmed,
+    they are on disk; 78 bad configuration.
     """
     settings = load_settings()
     config = settings.read(CONFIG)

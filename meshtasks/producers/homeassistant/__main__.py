@@ -23,21 +23,23 @@ from meshtasks.producers.session import run_session, spooling_producer
 
 
 def homeassistant(context: typer.Context) -> None:
-    """Publish what happens in Home Assistant.
+    """Publish events and readings of Home Assistant.
 
-    Changes of state and triggers of automations go to home.events, and readings of
-    the entities that config/producers/homeassistant.yaml names to sensors. Home
-    Assistant is found at MESH_HASS_URL, and opened with MESH_HASS_TOKEN (or
-    MESH_HASS_TOKEN_FILE), a long-lived access token of an administrator.
+    State changes and triggers of automations go to the exchange home.events; readings
+    of the entities that config/producers/homeassistant.yaml names go to the exchange
+    sensors. MESH_HASS_URL is the URL of Home Assistant; MESH_HASS_TOKEN (or
+    MESH_HASS_TOKEN_FILE) is a long-lived access token of an administrator.
 
-    When it restarts, or this producer does, what has changed meanwhile is published
-    afterwards and marked with the gap. The state of the entity mesh.home_assistant is
-    that of the connection.
+    After a restart of Home Assistant or of this producer, changes of the meantime are
+    published with the field gap. The entity mesh.home_assistant shows the state of the
+    connection.
 
-    At the end one line of JSON on standard output counts what became of its events.
+    At the end, the producer prints one line of JSON on standard output: the counts of
+    its events.
 
-    Exit codes: 0 all confirmed, 1 no queue for some, 69 broker not reached, 75 some
-    not confirmed, 78 Home Assistant refuses the token, or the configuration is bad.
+    Exit codes: 0 all confirmed; 1 no queue for some messages; 69 the broker cannot be
+    reached; 75 some not confirmed, they are on disk; 78 Home Assistant rejects the
+    token, or bad configuration.
     """
     require("homeassistant", "this producer")
     from meshtasks.producers.homeassistant.follower import Access, Follower  # noqa: PLC0415

@@ -375,23 +375,22 @@ def sensornet(
         bool,
         typer.Option(
             "--explain",
-            help="Connect to nothing; read lines of TOPIC PAYLOAD from standard input, "
-            "as mosquitto_sub -v prints them (or with a tab between, for topics with "
-            "blanks), and show what becomes of each.",
+            help="Show the records made from lines of TOPIC PAYLOAD on standard "
+            "input, and connect to nothing. The lines are those of mosquitto_sub "
+            "-v; with a tab after the topic, topics can contain blanks.",
         ),
     ] = False,
 ) -> None:
-    """Make readings and metrics of what devices publish by MQTT.
+    """Publish MQTT messages of devices as records of the mesh.
 
-    Zigbee2MQTT, Tasmota, Shelly, ESPHome and others; which topics are whose, and
-    what becomes of each kind of reading, is in config/producers/sensornet.yaml.
-    What cannot be read goes to the dead letters with the reason. At the end a
-    summary is printed: received = published + dead + passed over. Every minute the same
-    is published as metrics (sensornet, sensornet_passed_over), with the name of every
-    value that is passed over.
+    Zigbee2MQTT, Tasmota, Shelly, ESPHome and others are known. Their topics and kinds
+    of readings are in config/producers/sensornet.yaml. A message that cannot be read is
+    a dead letter, with the reason. At the end, the producer prints the counts: received
+    = published + dead + passed_over. Every minute it publishes them as metrics
+    (sensornet, sensornet_passed_over), with the name of every value that was skipped.
 
-    Exit codes: 0 ended in order, 78 bad configuration or a broker that refuses the
-    account. A broker that is away is waited for.
+    Exit codes: 0 stopped by a signal; 78 bad configuration, or the broker rejects the
+    account. While the broker is unavailable, the producer waits.
     """
     settings = load_settings()
     config = settings.read(CONFIG)

@@ -218,40 +218,46 @@ def simulator(  # noqa: PLR0913 (one parameter per option)
     ] = 200.0,
     for_seconds: Annotated[
         float | None,
-        typer.Option("--for", min=0.001, metavar="SECONDS", help="End after so long."),
+        typer.Option(
+            "--for", min=0.001, metavar="SECONDS", help="End after this time."
+        ),
     ] = None,
     count: Annotated[
-        int | None, typer.Option(min=1, help="End after so many messages.")
+        int | None, typer.Option(min=1, help="End after this number of messages.")
     ] = None,
     speed: Annotated[
         float,
         typer.Option(
             min=0.001,
-            help="Seconds that pass in the house per real second. A faster house "
-            "starts in the past and ends in the present.",
+            help="Seconds of the house per real second. A faster house starts in the "
+            "past and ends in the present.",
         ),
     ] = 1.0,
     start: Annotated[
         str | None,
         typer.Option(
             metavar="TIME",
-            help="The house's clock at the start, e.g. 2026-01-15T06:00:00Z. "
-            f"Default: now, or with --speed above 1 so far back that the run ends "
-            f"now ({_HISTORY_DAYS} days without --for and --count).",
+            help="Time of the house at the start, such as 2026-01-15T06:00:00Z. "
+            "Default: now; with --speed above 1, the time from which the run ends "
+            f"now ({_HISTORY_DAYS} days ago without --for and --count).",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed and start: same messages.")] = 1,
+    seed: Annotated[
+        int, typer.Option(help="Seed; the same seed and start give the same messages.")
+    ] = 1,
     domain: Annotated[
         list[Domain] | None,
         typer.Option(
             metavar="NAME",
-            help="Send messages of this domain only; may be given several times: "
+            help="Publish only messages of this domain. Can be repeated: "
             + ", ".join(Domain),
         ),
     ] = None,
     ask: Annotated[
         bool,
-        typer.Option(help="Send requests to the sample model of config/triton, too."),
+        typer.Option(
+            help="Publish requests to the sample model of config/triton, too."
+        ),
     ] = True,
     bad_share: Annotated[
         float,
@@ -264,54 +270,60 @@ def simulator(  # noqa: PLR0913 (one parameter per option)
         typer.Option(
             min=0.0,
             metavar="SECONDS",
-            help="Mean time between the faults (stuck, spike, dropout) of a sensor; "
-            "0: none.",
+            help="Mean time between faults (stuck, spike, dropout) of a sensor; 0 is "
+            "none.",
         ),
     ] = 600.0,
     overheat: Annotated[
         str | None,
         typer.Option(
             metavar="ROOM",
-            help="Let this room overheat after one second and every five minutes: "
+            help="Overheat this room after one second and every five minutes: "
             + ", ".join(room.name for room in ROOMS),
         ),
     ] = None,
     array: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Pack N readings into a message.")
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Publish N readings as one message with an array."
+        ),
     ] = 1,
     stats_file: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Write the summary so far there (JSON), every second.",
+            help="Write the counts (JSON) to this file, every second.",
         ),
     ] = None,
     connect_timeout: Annotated[
         float,
-        typer.Option(min=0.0, metavar="SECONDS", help="Give up on the broker after."),
+        typer.Option(
+            min=0.0, metavar="SECONDS", help="Time to try to connect to the broker."
+        ),
     ] = 30.0,
     drain_timeout: Annotated[
         float,
         typer.Option(
-            min=0.0, metavar="SECONDS", help="Wait so long for confirms at the end."
+            min=0.0, metavar="SECONDS", help="Time to wait for confirms at the end."
         ),
     ] = 10.0,
 ) -> None:
     """Publish the messages of a simulated house.
 
-    Twelve rooms with thermometers and hygrometers of differing makes: °C, °F, K
-    and %, with and without unit, id and timestamp, single and in arrays. Motion,
-    Home Assistant's state changes and automations, metrics of hosts and services,
-    requests to the sample model and results of a camera's own, alerts that begin
-    and end. Now and then a sensor fails, and a message is bad in one of ten ways
-    (named in its header x-simulated-fault). Its messages are worth nothing
-    tomorrow: while the broker is away its house waits, and nothing is kept on disk.
+    The house has twelve rooms, with thermometers and hygrometers of different makes:
+    °C, °F, K and %, with and without unit, id and timestamp, single and in arrays. It
+    also publishes motion, Home Assistant's state changes and automations, metrics of
+    hosts and services, requests to the sample model, results of a camera's own model,
+    and alerts that begin and end. Sometimes a sensor fails, or a message is bad in one
+    of ten ways (named in its header x-simulated-fault). While the broker is
+    unavailable, the house waits; nothing is kept on disk.
 
-    At the end one line of JSON on standard output counts what the broker has
-    confirmed: good_records are to be stored, bad_records to be dead-lettered.
+    At the end, the simulator prints one line of JSON on standard output: the counts
+    that the broker has confirmed. good_records are stored by the mesh, bad_records are
+    dead letters.
 
-    Exit codes: 0 all confirmed, 1 no queue for some, 69 broker not reached, 75
-    some not confirmed.
+    Exit codes: 0 all confirmed; 1 no queue for some messages; 69 the broker cannot be
+    reached; 75 some not confirmed.
     """
     if overheat is not None and overheat not in {room.name for room in ROOMS}:
         message = f"there is no room {overheat}"
