@@ -1,4 +1,4 @@
-"""``meshtasks init``: a directory with all that a mesh of one's own needs."""
+"""``meshtasks init``: a directory with everything that a mesh needs."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def _ask_for_docker(found: Answers, address: str | None, profiles: list[str]) ->
         address,
         ask.host,
         ask.own_address(),
-        "Name or address under which phones and devices reach this machine",
+        "Name or address by which phones and devices reach this machine",
     )
     wanted = {*profiles}
     if not wanted & _SIZES:
