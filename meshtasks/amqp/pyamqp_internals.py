@@ -35,7 +35,13 @@ _READ_BYTES, _FEW_BYTES = 65_536, 4_096
 
 class BaseConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no types
     """py-amqp's connection for a subclass that reads the frames itself, and overrides
-    ``blocking_read``, by which py-amqp waits for answers."""
+    ``blocking_read``, by which py-amqp waits for answers.
+
+    Attributes:
+        is_drained: the socket had hardly more than it gave last.
+    """
+
+    is_drained = False
 
     def receive(self, timeout: float | None) -> bytes:
         """What the socket has; waits until it has something.
@@ -48,8 +54,9 @@ class BaseConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no
             # an OSError, as it closes its socket when a call meets one
             raise ConnectionResetError("the connection is closed")
         transport = self.transport
+        is_tls = isinstance(transport, SSLTransport)
         try:
-            if timeout == 0 and not self.is_tls:
+            if timeout == 0 and not is_tls:
                 received: bytes = transport.sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
             else:
                 with transport.having_timeout(timeout) as sock:
@@ -65,17 +72,9 @@ class BaseConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no
             transport.connected = False
             raise ConnectionResetError("the broker closed the connection")
         self.bytes_recv += 1  # heartbeats look whether it has changed
+        # of much, the next part may have come meanwhile; TLS gives a record at a time
+        self.is_drained = len(received) < _FEW_BYTES and not is_tls
         return received
-
-    @property
-    def is_tls(self) -> bool:
-        """Whether the socket gives a record of TLS at a time."""
-        return isinstance(self.transport, SSLTransport)
-
-    def is_all(self, received: bytes) -> bool:
-        """Whether the socket had no more than it gave, as far as is known. Of much, the
-        next part may have come meanwhile."""
-        return len(received) < _FEW_BYTES and not self.is_tls
 
     def open_channel(self, channel_id: int) -> Any:
         """The channel of a number; None if there is none, or if it is being closed:

@@ -187,17 +187,16 @@ class ReceivingConnection(BaseConnection):
         left = most - self._dispatch(most)
         while left:
             try:
-                is_all = self._receive(0)
+                self._receive(0)
             except TimeoutError:
                 return False
             left -= self._dispatch(left)
-            if is_all and left:
+            if self.is_drained and left:
                 return False
         return True
 
-    def _receive(self, timeout: float | None) -> bool:
-        """Take what the socket has; wait until it has something. Whether it had no
-        more, as far as is known.
+    def _receive(self, timeout: float | None) -> None:
+        """Take what the socket has; wait until it has something.
 
         Raises:
             TimeoutError: it had nothing in time.
@@ -206,7 +205,6 @@ class ReceivingConnection(BaseConnection):
         received = self.receive(timeout)
         self._received = self._received[self._offset :] + received
         self._offset = 0
-        return self.is_all(received)
 
     def _dispatch(self, most: int) -> int:
         """Dispatch whole methods and messages of what was received, at most so many.
