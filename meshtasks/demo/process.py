@@ -113,12 +113,14 @@ class Process:
     def wait_ready(self, ready: Callable[[], bool], within_seconds: float) -> None:
         """Return when ``ready`` says so; otherwise end the process.
 
+        It must run, too, or another server on its port would be taken for it.
+
         Raises:
             ProcessFailed: it ended, or was not ready in time; the text carries
                 the end of its log.
         """
         deadline = time.monotonic() + within_seconds
-        while not ready():
+        while not (ready() and self.running):
             if not self.running:
                 message = f"{self.name} ended while starting"
                 break
@@ -227,10 +229,7 @@ class Server:
             ProcessFailed: it did not; the text carries the end of its log.
         """
         self.process.start()
-        # Another server on its port would be taken for it.
-        self.process.wait_ready(
-            lambda: self._is_ready() and self.process.running, within_seconds
-        )
+        self.process.wait_ready(self._is_ready, within_seconds)
 
     def stop(self) -> None:
         """End it in order, as a machine's shutdown would."""

@@ -136,7 +136,7 @@ class Stack:
         """Whether the gateway takes requests. Once it does it makes the console."""
         is_there = loopback.answers(self._gateway_port, "/healthz")
         loopback.answers(self._gateway_port, "/login")
-        return is_there and self.gateway.running
+        return is_there
 
     @property
     def flower_url(self) -> str:
@@ -164,8 +164,7 @@ class Stack:
 
     def flower_answers(self) -> bool:
         """Whether Flower can be visited."""
-        is_there = loopback.answers(self._flower_port, "/healthcheck")
-        return is_there and self.flower.running
+        return loopback.answers(self._flower_port, "/healthcheck")
 
     def _celery(
         self, name: str, *arguments: str, stop_seconds: float = 20.0
