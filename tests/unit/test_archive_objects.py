@@ -169,6 +169,25 @@ def test_what_only_claims_to_be_an_excerpt_is_dead_alone(
     assert bad.dead.reason
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"body": "{"}, {"times": []}, {"routing_key": "home.door", "body": "{"}],
+)
+def test_what_is_of_one_half_of_the_archive_is_of_no_other(
+    changes: dict[str, Any],
+) -> None:
+    text = json.dumps(json.loads(of_one(21.5)) | changes).encode()
+    message = mesh(text)
+    records = json.loads(message.body)
+
+    found = [
+        [*entries_of(records, [message], [0], domains.__contains__)]
+        for domains in ({"sensors"}, {"home"})
+    ]
+
+    assert sorted(map(len, found)) == [0, 1]
+
+
 # Foreign JSON
 
 
