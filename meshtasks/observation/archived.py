@@ -197,17 +197,16 @@ class Router:
         if (
             self._kept is not None
             and record.time < self._oldest
-            and any(map(self._writes_points, queues))
+            and any(
+                TIMESERIES in self._handlers[queue].sinks
+                for queue in self._handlers.keys() & {*queues}
+            )
         ):
             return (
                 f"older than the time-series store keeps, {self._kept.fate}, "
                 "or use --even-if-dropped"
             )
         return [self._topology.way_to(queue, record.routing_key) for queue in queues]
-
-    def _writes_points(self, queue: str) -> bool:
-        handler = self._handlers.get(queue)
-        return handler is not None and TIMESERIES in handler.sinks
 
 
 class _Batch(NamedTuple):

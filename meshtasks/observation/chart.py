@@ -216,9 +216,8 @@ def chart_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Chart:
 def _largest(series: Mapping[str, _Values]) -> dict[str, _Values]:
     """The series of the greatest mean (without its sign), and the mean of all others
     as one more."""
-    kept = sorted(series, key=lambda name: -_mean_size(series[name]))[
-        : SERIES_LIMIT - 1
-    ]
+    by_size = sorted(series, key=lambda name: -_mean_size(series[name]))
+    kept = by_size[: SERIES_LIMIT - 1]
     at: dict[datetime | float | str, list[float]] = {}
     for name in series.keys() - set(kept):
         for x, value in series[name].items():

@@ -130,7 +130,6 @@ def time_ticks(
 
     Args:
         start: epoch seconds.
-        end: epoch seconds.
         zone: whose hours and days.
         most: about as many at most; at least 7.
     """
@@ -151,9 +150,6 @@ def time_ticks(
 def round_numbers(low: float, high: float, most: int = 5) -> list[float]:
     """Round numbers that cover ``low`` to ``high``: the first is not above it, the
     last not below.
-
-    Args:
-        most: about how many.
     """
     size = max(abs(low), abs(high))
     if high - low <= size * 1e-9 or size < 1e-200:  # noqa: PLR2004 - all the same

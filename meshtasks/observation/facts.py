@@ -197,7 +197,6 @@ def facts_of(
 
     Args:
         database: has the :data:`VIEWS`.
-        days: up to now.
         now: the end of the period.
 
     Raises:

@@ -324,11 +324,17 @@ class Today(NamedTuple):
             counts = history.counts(midnight(now))
             all_counts = history.counts(0.0)
             remembered = Remembered.of(history, now - _DAY)
+        alerts: Sequence[CurrentAlert] = ()
+        with closing(Sinks(settings)) as sinks:
+            if sinks[ALERT_STATE].exists():
+                with sinks[ALERT_STATE].tables() as tables:
+                    policy = settings.read(ALERTS)
+                    alerts = current_alerts(tables, policy, now, every=False)
         return cls(
             remembered,
             counts,
             all_counts,
-            _firing(settings, now),
+            alerts,
             tuple(settings.read(TOPOLOGY).domain_queues),
         )
 
@@ -348,11 +354,3 @@ class Today(NamedTuple):
             waits_for_store=aside(self.all_counts, snapshot),
             alerts=self.alerts,
         )
-
-
-def _firing(settings: Settings, now: float) -> list[CurrentAlert]:
-    with closing(Sinks(settings)) as sinks:
-        if not sinks[ALERT_STATE].exists():
-            return []
-        with sinks[ALERT_STATE].tables() as tables:
-            return current_alerts(tables, settings.read(ALERTS), now, every=False)

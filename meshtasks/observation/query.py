@@ -85,11 +85,7 @@ def since(days: int | None) -> date | None:
 
 
 class Queries:
-    """Runs queries, each in a process of its own, a few at once.
-
-    Args:
-        seconds: one that takes longer is ended.
-    """
+    """Runs queries, each in a process of its own, a few at once."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self._seconds = seconds

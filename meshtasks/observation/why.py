@@ -103,12 +103,8 @@ class Answer:
 
 
 class Why:
-    """Answers questions about one mesh, as it is remembered at the moment.
-
-    Args:
-        flows: its own.
-        now: epoch seconds.
-        remembered: what the state has.
+    """Answers questions about one mesh, as it is remembered at the moment ``now``, in
+    epoch seconds.
     """
 
     def __init__(
@@ -170,12 +166,7 @@ class Why:
         return frozenset(reached & self._handlers.keys())
 
     def _facts(self, key: tuple[str, str], live: Live | None) -> Facts:
-        """What is known of a sensor.
-
-        Args:
-            key: its routing key and id.
-            live: the mesh at the moment; None if it does not matter.
-        """
+        """What is known of a sensor."""
         routing_key, sensor_id = key
         sensors = self._state.sensors
         sensor = next((each for each in sensors if each[:2] == key), None)
@@ -355,7 +346,6 @@ def ask(settings: Settings, flows: Flows, name: str, at: float | None = None) ->
     """Why it is so with a sensor, or was at a moment.
 
     Args:
-        flows: its own.
         name: routing key, sensor id, location or MQTT topic.
         at: epoch seconds; None is now.
 

@@ -56,7 +56,6 @@ class _AlertsPage:
     """One viewer's look at the alerts.
 
     Args:
-        console: the console.
         chosen: fingerprint of the alert that comes first; may be empty.
     """
 

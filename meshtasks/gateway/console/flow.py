@@ -332,7 +332,6 @@ class Picture:
         """A script that brings the picture up to date; empty if it is.
 
         Args:
-            looks: by the key of the box.
             everything: not only what has changed since the last time.
         """
         now = self._all(looks)

@@ -65,7 +65,6 @@ class Cards(Generic[T]):
 
     Args:
         make: fills a new card; gives what changes it.
-        classes: of each card.
     """
 
     def __init__(
@@ -170,11 +169,6 @@ a.nicegui-link { color: var(--accent) }
 class Console:
     """What the pages share.
 
-    Args:
-        context: of the gateway.
-        flows: those of the mesh.
-        sessions: who is logged in.
-
     Attributes:
         settings: with the console's own account of the broker.
         watch: what is seen of the mesh.
@@ -232,11 +226,7 @@ def status(content: str = "") -> ui.html:
 
 
 def scrolling(label: str) -> ui.html:
-    """HTML that scrolls where the window is narrow, by keyboard, too.
-
-    Args:
-        label: what it is, for those who hear the page.
-    """
+    """HTML that scrolls where the window is narrow, by keyboard, too."""
     box = html().classes("mesh-scroll")
     box.props.update({"tabindex": 0, "role": "region", "aria-label": label})
     return box
@@ -282,12 +272,7 @@ def text(value: object) -> str:
 
 
 def bad(fault: object, kind: str = "") -> str:
-    """What is wrong, as HTML.
-
-    Args:
-        fault: what is.
-        kind: more classes.
-    """
+    """What is wrong, as HTML."""
     return f'<span class="mesh-bad {kind}">{text(fault)}</span>'
 
 
@@ -310,7 +295,6 @@ def framed(console: Console, address: str, title: str = "") -> Iterator[None]:
     """The frame of a page; its content goes inside.
 
     Args:
-        console: the console.
         address: of the page; of one that leads to it, of a page that has a title.
         title: of a page that is not in the list of pages.
     """

@@ -278,11 +278,7 @@ class RoomsNow:
 
 
 class Rooms:
-    """The rooms, looked at for all pages.
-
-    Args:
-        watch: what is seen of the mesh.
-    """
+    """The rooms, looked at for all pages."""
 
     def __init__(self, watch: MeshWatch) -> None:
         self._watch = watch

@@ -199,7 +199,10 @@ class _SensorPage:
         self._rules = html().classes("w-full")
         self._messages = html().classes("w-full")
         with ui.row():
-            console.button("Silence its alerts", self._silence)
+            console.button(
+                "Silence its alerts",
+                lambda: ask_silence(console, self._labels, self._look),
+            )
         _DeadLetters(console, key, sensor_id)
         ui.timer(_SOON_SECONDS, self._look, once=True)
         ui.timer(_REFRESH_SECONDS, self._look)
@@ -227,9 +230,6 @@ class _SensorPage:
         self._messages.set_content(
             _messages(self._console.watch.latest.raw(routing_key), now)
         )
-
-    def _silence(self) -> None:
-        ask_silence(self._console, self._labels, self._look)
 
 
 class _DeadLetters(DeadLetterActions):

@@ -105,11 +105,7 @@ def _fate(console: Console, exchange: str, routing_key: str, body: bytes) -> str
 def as_stored(
     console: Console, routing_key: str, body: bytes, queues: Iterable[str]
 ) -> str:
-    """What a message that its queues take is stored as, as HTML.
-
-    Args:
-        queues: take it.
-    """
+    """What a message that its queues take is stored as, as HTML."""
     kinds = console.settings.read(KINDS)
     try:
         document = from_json(body)

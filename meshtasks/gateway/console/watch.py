@@ -47,9 +47,6 @@ _SENSOR_EXCHANGES = ("sensors", MQTT_EXCHANGE)
 class MeshWatch:
     """Looks at the mesh in threads of its own, as long as somebody looks at a page.
 
-    Args:
-        settings: of the mesh.
-
     Attributes:
         snapshot: of the mesh; None before the first.
         answers: of the workers.
@@ -107,12 +104,7 @@ class MeshWatch:
         self._are_workers_wanted = True
 
     def shared(self, name: str, make: Callable[[], _T]) -> _T:
-        """What is made once for all pages, and anew after a look.
-
-        Args:
-            name: of it.
-            make: makes it.
-        """
+        """What is made once for all pages, and anew after a look."""
         now, seen = time.monotonic(), (self.snapshot is not None, self._is_state_read)
         made_at, seen_then, made = self._shared.get(name, (0.0, None, None))
         if seen != seen_then or now >= made_at + 0.9 * _LOOK_SECONDS:

@@ -272,13 +272,7 @@ class Form:
 
 
 class _Field:
-    """One member.
-
-    Args:
-        name: of the member.
-        schema: of it, without references and null.
-        required: it must be filled in.
-    """
+    """One member."""
 
     def __init__(self, name: str, schema: _Schema, *, required: bool) -> None:
         self._name = name
