@@ -53,7 +53,7 @@ class WaitingDeadLetter(NamedTuple):
     delivery: Delivery | None
 
 
-class LettersOfCause(NamedTuple):
+class DeadLettersOfCause(NamedTuple):
     """Dead letters of one cause.
 
     Attributes:
@@ -77,7 +77,7 @@ class WaitingDeadLetters(NamedTuple):
 
     total: int
     groups: tuple[Group, ...]
-    causes: tuple[LettersOfCause, ...]
+    causes: tuple[DeadLettersOfCause, ...]
     taken_at: float
 
 
@@ -119,7 +119,7 @@ def waiting_dead_letters(
             if held.seen == most:
                 stopping.set()
     causes = (
-        LettersOfCause(found, tuple(kept[found.cause])) for found in groups.causes()
+        DeadLettersOfCause(found, tuple(kept[found.cause])) for found in groups.causes()
     )
     largest = tuple(groups.largest_first())
     return WaitingDeadLetters(groups.total, largest, tuple(causes), time.time())

@@ -17,7 +17,6 @@ from meshtasks.flows.alerts.config import ALERTS, Matcher, parse_matcher
 from meshtasks.flows.alerts.service import CurrentAlert, episodes, route_line
 from meshtasks.flows.alerts.state import AlertEvent, AlertState, Silence
 from meshtasks.flows.alerts.store import AlertTables
-from meshtasks.gateway.console.alerts_model import Alerts
 from meshtasks.gateway.console.frame import (
     Cards,
     Change,
@@ -33,6 +32,7 @@ from meshtasks.gateway.console.frame import (
     table,
     text,
 )
+from meshtasks.gateway.console.watch import Alerts
 from meshtasks.text import printable
 
 _REFRESH_SECONDS = 3.0

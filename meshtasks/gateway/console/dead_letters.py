@@ -27,7 +27,7 @@ from meshtasks.gateway.console.frame import (
     text,
 )
 from meshtasks.observation.dead_letters import (
-    LettersOfCause,
+    DeadLettersOfCause,
     WaitingDeadLetter,
     WaitingDeadLetters,
 )
@@ -95,7 +95,7 @@ class _DeadLettersPage(DeadLetterActions):
                 partial(self._replay, Selection(), checked=True),
             )
             _link("Export all", {})
-        self._cards = Cards[LettersOfCause](
+        self._cards = Cards[DeadLettersOfCause](
             ui.element("div").classes("w-full column gap-2"), self._make
         )
         ui.timer(0.05, self._open, once=True)
@@ -159,14 +159,14 @@ class _DeadLettersPage(DeadLetterActions):
             and time.time() > waiting.taken_at + _FEW_SECONDS
         )
 
-    def _make(self, cause: LettersOfCause) -> Change[LettersOfCause]:
+    def _make(self, cause: DeadLettersOfCause) -> Change[DeadLettersOfCause]:
         """A card; it is filled when it is opened, since there may be thousands of
         elements that are never looked at."""
         shown = cause
         expansion = ui.expansion(" ").classes("w-full")
         with expansion:
             inside = ui.element("div").classes("w-full column gap-2")
-        show: Change[LettersOfCause] | None = None
+        show: Change[DeadLettersOfCause] | None = None
 
         def fill() -> None:
             nonlocal show
@@ -176,7 +176,7 @@ class _DeadLettersPage(DeadLetterActions):
             if show is not None:
                 show(shown)
 
-        def change(cause: LettersOfCause) -> None:
+        def change(cause: DeadLettersOfCause) -> None:
             nonlocal shown
             shown = cause
             again = f", {cause.found.replayed:,} replayed before"
@@ -195,7 +195,7 @@ class _DeadLettersPage(DeadLetterActions):
         expansion.on_value_change(fill)
         return change
 
-    def _fill(self, cause: LettersOfCause) -> Change[LettersOfCause]:
+    def _fill(self, cause: DeadLettersOfCause) -> Change[DeadLettersOfCause]:
         """Show a few of a cause; gives what shows others of it."""
         count = cause.found.count
         all_of_it = Selection(cause=cause.found.cause)
@@ -213,7 +213,7 @@ class _DeadLettersPage(DeadLetterActions):
         )
         rest = ui.label().classes("mesh-dim")
 
-        def change(cause: LettersOfCause) -> None:
+        def change(cause: DeadLettersOfCause) -> None:
             nonlocal count
             count = cause.found.count
             items = "".join(

@@ -25,10 +25,9 @@ from meshtasks.errors import MeshError
 from meshtasks.flows.loading import Flows
 from meshtasks.gateway.clients import Client
 from meshtasks.gateway.console import PAGES
-from meshtasks.gateway.console.alerts_model import AlertsModel
 from meshtasks.gateway.console.dead_letters_model import DeadLettersModel
 from meshtasks.gateway.console.sessions import COOKIE, OPERATE, Sessions
-from meshtasks.gateway.console.watch import MeshWatch
+from meshtasks.gateway.console.watch import AlertsModel, MeshWatch
 from meshtasks.gateway.context import Context
 from meshtasks.text import printable
 
