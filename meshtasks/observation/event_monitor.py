@@ -171,7 +171,7 @@ class Seen:
     interruptions: int = 0
 
 
-#: What tells dead letters apart: message id, place in its array, digest of the body
+#: What tells dead letters apart: message id, index in its array, digest of the body
 #: (some publishers give every message the same id).
 Identity = tuple[str, int | None, bytes]
 

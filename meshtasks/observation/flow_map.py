@@ -185,9 +185,10 @@ def _placed(column: Mapping[str, int], edges: Iterable[Edge]) -> dict[str, Node]
         each: [key for key in column if column[key] == number]
         for each, number in enumerate(used)
     }
-    place = {key: index for keys in order.values() for index, key in enumerate(keys)}
     share = {
-        key: (place[key] + 0.5) / len(keys) for keys in order.values() for key in keys
+        key: (index + 0.5) / len(keys)
+        for keys in order.values()
+        for index, key in enumerate(keys)
     }
     for sweep in range(_SWEEPS):
         for each in sorted(order, reverse=bool(sweep % 2)):

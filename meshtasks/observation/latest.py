@@ -160,12 +160,12 @@ def _batteries(record: Any, routing_key: str, time_ms: int) -> Iterator[Reading]
     named, location = record.get("sensor_id"), record.get("location")
     sensor_id = named if isinstance(named, str) and named.strip() else ""
     sensor_id = sensor_id or tail_of(routing_key)
-    place = location if isinstance(location, str) and location.strip() else None
+    room = location if isinstance(location, str) and location.strip() else None
     level = next((record[name] for name in _LEVELS if name in record), None)
     low = record.get(BATTERY_LOW)
     if isinstance(level, bool):  # of a binary sensor: it is low
         level, low = None, level
-    what = sensor_id, place
+    what = sensor_id, room
     if isinstance(level, int | float) and 0 <= level <= FULL_PERCENT:
         yield Reading(time_ms, BATTERY, *what, float(level), "%", routing_key, "")
     elif isinstance(low, bool):

@@ -83,7 +83,7 @@ class Cards(Generic[T]):
         for key in [key for key in self._cards if key not in wanted]:
             card, _ = self._cards.pop(key)
             card.delete()
-        for place, (key, item) in enumerate(wanted.items()):
+        for index, (key, item) in enumerate(wanted.items()):
             if key in self._cards:
                 card, change = self._cards[key]
             else:
@@ -94,8 +94,8 @@ class Cards(Generic[T]):
                     change = self._make(item)
                 self._cards[key] = card, change
             change(item)
-            if self._inside.default_slot.children[place] is not card:
-                card.move(target_index=place)
+            if self._inside.default_slot.children[index] is not card:
+                card.move(target_index=index)
 
 
 # Of important rules those of the first layer win, which is NiceGUI's "theme": so do
