@@ -39,7 +39,7 @@ from meshtasks.flows.sinks import TIMESERIES, Sinks
 from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
 from meshtasks.flows.timeseries_queries import retention_of, victoriametrics_state
 from meshtasks.http import cause_of, pool_manager, request
-from meshtasks.observation.workers import ask_workers, circuit_lines
+from meshtasks.observation.collect import ask_workers, circuit_lines
 from meshtasks.state.database import Database, StateLocation
 from meshtasks.text import masked, printable
 

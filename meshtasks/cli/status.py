@@ -21,14 +21,15 @@ from meshtasks.demo.render import draw
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.sinks import Sinks
-from meshtasks.observation.collect import Collector, Snapshot
-from meshtasks.observation.dead_letters import waiting_dead_letters
-from meshtasks.observation.workers import (
+from meshtasks.observation.collect import (
+    Collector,
+    Snapshot,
     WorkerAnswer,
     WorkerPoll,
     ask_workers,
     attention,
 )
+from meshtasks.observation.dead_letters import waiting_dead_letters
 
 _REDRAW_SECONDS = 1.0
 #: Dead letters that are looked at; `meshtasks dlq list` looks at all.

@@ -112,8 +112,11 @@ def show_status(context: InContext, caller: Caller) -> dict[str, Any]:
     """Return queues, workers and `attention`, as `meshtasks status --json`. This takes
     a second. Needs the scope `view` or `operate`."""
     # Celery, which an idle gateway does without
-    from meshtasks.observation.collect import Collector  # noqa: PLC0415
-    from meshtasks.observation.workers import ask_workers, attention  # noqa: PLC0415
+    from meshtasks.observation.collect import (  # noqa: PLC0415
+        Collector,
+        ask_workers,
+        attention,
+    )
 
     demand_sight(caller)
     settings = context.looking

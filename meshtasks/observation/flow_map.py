@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, cast
 from meshtasks.amqp.entities import queue_of
 from meshtasks.amqp.topology import Topology
 from meshtasks.flows.contract import Handler
-from meshtasks.observation.workers import WorkerAnswer
+from meshtasks.observation.collect import WorkerAnswer
 
 Kind = Literal["exchange", "queue", "worker", "sink"]
 

@@ -15,9 +15,8 @@ from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.service import ALERT_STATE, CurrentAlert, current_alerts
 from meshtasks.flows.sinks import Sinks
 from meshtasks.observation.causes import REFUSALS
-from meshtasks.observation.collect import Snapshot
+from meshtasks.observation.collect import Snapshot, WorkerAnswer
 from meshtasks.observation.sensor_facts import Facts, Remembered, counted, sink_named
-from meshtasks.observation.workers import WorkerAnswer
 from meshtasks.state.database import StateLocation
 from meshtasks.state.history import History
 from meshtasks.state.sensor_activity import (

@@ -17,7 +17,7 @@ from meshtasks.flows.alerts.config import ALERTS
 from meshtasks.flows.alerts.service import ALERT_STATE, CurrentAlert, current_alerts
 from meshtasks.flows.alerts.state import Silence
 from meshtasks.flows.sinks import Sinks
-from meshtasks.observation.workers import WorkerAnswer, ask_workers
+from meshtasks.observation.collect import WorkerAnswer, ask_workers
 from meshtasks.records.timestamps import utc_of
 from meshtasks.rules.config import RULES, Rule
 from meshtasks.rules.detection import Series

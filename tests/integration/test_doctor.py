@@ -24,7 +24,7 @@ from meshtasks.demo import loopback
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import SinkUnavailable
 from meshtasks.flows.diagnosis import Check, Verdict, disk
-from meshtasks.observation.workers import WorkerAnswer
+from meshtasks.observation.collect import WorkerAnswer
 from tests.support.amqp import queue_depth
 from tests.support.command import Command, command
 from tests.support.httpserver import Handler, HTTPServer

@@ -12,8 +12,8 @@ import pytest
 
 from meshtasks.amqp.topology import Topology
 from meshtasks.gateway.console.flow import Look, Picture
+from meshtasks.observation.collect import WorkerAnswer
 from meshtasks.observation.flow_map import FlowMap, colour_of, flow_map
-from meshtasks.observation.workers import WorkerAnswer
 
 END: list[dict[str, Any]] = [
     {"name": "dead.letter.queue", "dead_letter_exchange": None, "delivery_limit": None},

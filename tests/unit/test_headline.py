@@ -6,10 +6,9 @@ import pytest
 
 from meshtasks.flows.alerts.service import CurrentAlert
 from meshtasks.flows.alerts.state import update
-from meshtasks.observation.collect import QueueState, Snapshot
+from meshtasks.observation.collect import QueueState, Snapshot, WorkerAnswer
 from meshtasks.observation.headline import aside, headline, ledger_of, ledger_sentence
 from meshtasks.observation.sensor_facts import Remembered
-from meshtasks.observation.workers import WorkerAnswer
 from meshtasks.records.alert import Severity
 from meshtasks.state.sensor_activity import (
     BAD_UNIT,

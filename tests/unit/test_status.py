@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from meshtasks.observation.collect import QueueState, Snapshot
-from meshtasks.observation.workers import WorkerAnswer, attention, circuit_lines
+from meshtasks.observation.collect import (
+    QueueState,
+    Snapshot,
+    WorkerAnswer,
+    attention,
+    circuit_lines,
+)
 
 RESTING = WorkerAnswer(
     "climate@attic",
