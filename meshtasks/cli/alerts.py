@@ -182,7 +182,7 @@ def ack(
     with _tables() as tables:
         firing = {each.fingerprint: each for each in tables.firing()}
         for beginning in fingerprints:
-            alert = firing[_the_one(firing, beginning, "alerts that go on")]
+            alert = firing[_the_one(firing, beginning, "active alerts")]
             tables.acknowledge(alert, _user(), time.time())
             say(f"{alert.fingerprint} {alert.title}")
 
@@ -228,7 +228,7 @@ def test(
             sinks[NOTIFIER].send(receiver, _SAMPLE)
         except SinkRejected as error:
             _refuse(str(error))
-    say(f"receiver {receiver} took it")
+    say(f"receiver {receiver} accepted it")
 
 
 _SAMPLE = Notification(
@@ -345,18 +345,18 @@ def silenced_lines(
     """What a silence mutes now; if nothing, by which labels alerts can be matched."""
     muted = [each for each in firing if silence.covers(each.labels, now)]
     if muted:
-        noun = "alert that goes" if len(muted) == 1 else "alerts that go"
-        yield f"silences {len(muted)} {noun} on:"
+        noun = "alert" if len(muted) == 1 else "alerts"
+        yield f"mutes {len(muted)} active {noun}:"
         yield from (f"  {clip(each.title, _TITLE_CHARS)}" for each in muted[:_EXAMPLES])
         if len(muted) > _EXAMPLES:
             yield f"  and {len(muted) - _EXAMPLES} more"
         return
-    yield "no alert that goes on matches; it holds for those to come"
+    yield "no active alert matches; future alerts are muted"
     labels = sorted({item for each in firing for item in each.labels.items()})
     if labels:
         named = ", ".join(f"{name}={value}" for name, value in labels[:_EXAMPLES])
         more = f" and {len(labels) - _EXAMPLES} more" * (len(labels) > _EXAMPLES)
-        yield f"alerts that go on have the labels {named}{more}"
+        yield f"active alerts have the labels {named}{more}"
 
 
 def silence_lines(

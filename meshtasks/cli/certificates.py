@@ -275,7 +275,7 @@ def _openssl(command: str, *more: str | Path) -> str:
         which = next((each for each in arguments if each.startswith(".mesh")), "-")
         expected = (
             f"what `openssl {arguments[0]}` takes, but: {lines[0]}. Files of "
-            f"{SHARED} that are deleted are made anew"
+            f"{SHARED} that are deleted are created again"
         )
         raise ConfigError(which, "-", expected)
     return done.stdout

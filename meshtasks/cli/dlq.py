@@ -103,7 +103,7 @@ def import_(file: File) -> None:
         file_or_standard(file, "rb", os.EX_NOINPUT) as source,
     ):
         put, known = put_back(letters, source)
-    say(f"{put:,} dead letters put back, {known:,} were there already")
+    say(f"{put:,} dead letters imported, {known:,} were in the queue already")
 
 
 @app.command("list")
@@ -248,7 +248,7 @@ def replay(  # noqa: PLR0913 - options
             result = _replay(letters, selection, topology, rate, edited, refusal)
         say(*outcome(result, dry=dry))
         letters.exit_if_stopped(
-            "what was not requeued is still a dead letter; the same command goes on"
+            "the others are still dead letters; run the same command again to continue"
         )
     if result.kept or result.failed_again:
         raise typer.Exit(EXIT_NOT_FOUND)
@@ -299,7 +299,7 @@ def drop(  # noqa: PLR0913 - options
             fail("no dead letter matches", EXIT_NOT_FOUND)
         if not yes:
             say(*overview(groups.largest_first(), total, limit=20))
-            typer.confirm(f"Delete {total:,} dead letters for good?", abort=True)
+            typer.confirm(f"Delete {total:,} dead letters?", abort=True)
         say(f"{_delete(letters, chosen):,} deleted")
 
 
@@ -359,7 +359,8 @@ def _replay(
             done = run.result.requeued.total()
             fail(
                 f"{error}. {done:,} dead letters were requeued, perhaps a few more; "
-                "the others are still dead letters. The same command goes on.",
+                "the others are still dead letters. Run the same command again to "
+                "continue.",
                 os.EX_UNAVAILABLE,
             )
 

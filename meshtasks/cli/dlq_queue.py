@@ -250,7 +250,7 @@ def put_back(letters: DeadLetterQueue, source: BinaryIO) -> tuple[int, int]:
     batch: list[Outgoing] = []
     with closing(Publisher(letters.url)) as publisher:
         for number, line in enumerate(source, start=1):
-            letters.exit_if_stopped(f"{put:,} letters were put back")
+            letters.exit_if_stopped(f"{put:,} dead letters were imported")
             if not line.strip():
                 continue
             try:

@@ -134,7 +134,7 @@ def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict
     for check in wanted:  # one cause is reported once
         first = found.get(check.needs)
         if first and first.state == found[check.name].state == "failed":
-            text = f"cannot be looked at: {check.needs} has failed"
+            text = f"not checked: {check.needs} has failed"
             found[check.name] = Verdict("failed", text, "")
     return found
 
@@ -396,7 +396,7 @@ def alarms(settings: Settings, management_url: str | None) -> Verdict:
     try:
         found = nodes(settings.env.amqp_url, management_url)
     except ConfigError as error:
-        remedy = "rabbitmqctl set_user_tags USER monitoring, to have it looked at"
+        remedy = "rabbitmqctl set_user_tags USER monitoring, so that it can be checked"
         return Verdict("warning", str(error), remedy)
     for node in found:
         if not node.running:

@@ -330,7 +330,7 @@ class Job:
                     hint = self._route.hint()
                     fail(f"{error}.\n{hint}\n{self.rest}", _EXIT_UNROUTABLE)
                 if isinstance(cause, IrrecoverableChannelError):
-                    fail(f"refused: {error}. {self.rest}", _EXIT_UNROUTABLE)
+                    fail(f"rejected: {error}. {self.rest}", _EXIT_UNROUTABLE)
                 if time.monotonic() >= deadline:
                     fail(
                         f"{error}. {self.rest} What was sent last may have been "

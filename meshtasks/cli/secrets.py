@@ -82,9 +82,9 @@ _KEPT = {
 _API_TOKEN = re.compile(r"([^\s,:]+:[^\s,:]+:)[^\s,]+")
 
 _HEAD = """\
-# Made by `meshtasks secrets`, which adds what is missing and changes nothing that is
-# here. docker-compose.yml takes its passwords from this file, and so do commands that
-# are run here (MESH_…). Keep it to yourself.
+# Written by `meshtasks secrets`, which adds missing variables and does not change the
+# others. docker-compose.yml reads its passwords from this file; commands that run in
+# this directory read the MESH_… variables. Keep the file secret.
 """
 
 

@@ -166,7 +166,7 @@ def _alert_lines(settings: Settings) -> list[str]:
             return [f"not known: {error}"]
     counts = Counter(alert.severity for alert in firing)
     by_severity = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    return [f"{by_severity} (meshtasks alerts list)" if firing else "none goes on"]
+    return [f"{by_severity} (meshtasks alerts list)" if firing else "none"]
 
 
 def _worker_lines(answers: list[WorkerAnswer]) -> list[str]:

@@ -57,8 +57,8 @@ def apply(
     afterwards; a worker with the old file does not start.
 
     Exit codes: 0 everything is declared; 69 the broker cannot be reached, or messages
-    are left in partitions that are to change (run it again); 78 something on the broker
-    has other arguments, or bad configuration.
+    are left in partitions that are to change (run it again); 78 bad configuration,
+    or something on the broker has other arguments.
     """
     settings = load_settings()
     topology = settings.read(TOPOLOGY)
@@ -89,8 +89,8 @@ def check(management_url: ManagementUrl = None) -> None:
     of MESH_BROKER_URL, and changes nothing. Entities that do not belong to the mesh are
     listed, but are no difference.
 
-    Exit codes: 0 no difference; 1 differences; 69 the API cannot be reached; 78 the API
-    rejects the account, or bad configuration.
+    Exit codes: 0 no difference; 1 differences; 69 the API cannot be reached; 78 bad
+    configuration, or the API rejects the account.
     """
     settings = load_settings()
     topology = settings.read(TOPOLOGY)

@@ -200,7 +200,7 @@ def write_roles(known: Mapping[str, str]) -> None:
     for role in sorted({process.role for process in processes()}):
         own = _with_account(url, role, known.get(variable_of(role), ""))
         lines = [
-            "# Made from .env by `meshtasks init`: change it there.",
+            "# Written by `meshtasks init` from .env; change it there.",
             f"MESH_BROKER_URL={variable_text(own)}",
         ]
         if role == "gateway":  # its console sees and replays what no API may

@@ -113,7 +113,7 @@ def test_silence_lists_what_it_silences_now(manager: Manager, alerts: Command) -
     manager.update()
 
     made = alerts("silence", "location=attic", "--for", "2h")
-    assert made.stderr.endswith("silences 1 alert that goes on:\n  attic is damp\n")
+    assert made.stderr.endswith("mutes 1 active alert:\n  attic is damp\n")
     assert alerts("expire", made.stdout.strip()[:4]).exit_code == 0
 
 
@@ -124,7 +124,7 @@ def test_a_silence_of_nothing_says_so_and_names_the_labels_there_are(
 
     made = alerts("silence", "location=cellar", "--for", "2h")
 
-    assert "no alert that goes on matches; it holds for those to come" in made.stderr
+    assert "no active alert matches; future alerts are muted" in made.stderr
     assert "location=attic" in made.stderr
 
 

@@ -502,7 +502,7 @@ class TestOddLetters:
         assert "dead letters requeued" in meshtasks("dlq", "replay", "--all").stdout
         assert meshtasks("dlq", "drop", "--all", "--yes").exit_code == 0
         back = meshtasks("dlq", "import", tmp_path / "letters")
-        assert f"{count} dead letters put back" in back.stdout
+        assert f"{count} dead letters imported" in back.stdout
         assert {str(each["id"]) for each in listed(meshtasks, "--each")} == ids
 
     def test_one_without_a_time_is_shown_and_not_dropped_by_its_age(
@@ -551,7 +551,7 @@ class TestFiles:
         imported = meshtasks("dlq", "import", tmp_path / "letters")
 
         assert "5 dead letters written" in exported.stderr
-        assert "5 dead letters put back" in imported.stdout
+        assert "5 dead letters imported" in imported.stdout
         assert listed(meshtasks, "--each") == before
         bodies = [each.body for each in drain(mesh_url, QUEUE)]
         assert bodies[:2] == [b"61", b"{}"]
@@ -567,7 +567,7 @@ class TestFiles:
 
         imported = meshtasks("dlq", "import", tmp_path / "letters")
 
-        assert "2 dead letters put back, 1 were there already" in imported.stdout
+        assert "2 dead letters imported, 1 were in the queue already" in imported.stdout
         assert sorted(numbers(drain(mesh_url, QUEUE))) == [1, 1, 2]
 
     def test_a_line_that_is_none_is_named(
