@@ -158,7 +158,7 @@ def test_an_id_of_none_or_several_alerts_is_refused(
 
     refused = alerts("ack", "abc", beginning)
     assert refused.exit_code == 1
-    assert "that go on have an id that begins with" in refused.stderr
+    assert "active alerts have an id that begins with" in refused.stderr
     assert "acknowledged" not in alerts("list").stdout  # all or nothing
 
 
