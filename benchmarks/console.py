@@ -1,15 +1,15 @@
-"""The console of a busy mesh: how soon a page is there, and what open pages cost.
+"""The console of a busy mesh: time to load a page, and cost of open pages.
 
 ::
 
     python -m benchmarks.console [--sensors 500] [--letters 100000]
                                  [--rounds 5] [--seconds 10]
 
-All queues are busy (20 messages a second each, taken at once), and dead letters wait.
-Pages are looked at with Chromium; those that only stay open are web sockets without a
-browser, so that its processor time is not counted. What they cost is the median of
-rounds, each with nobody and with them in turn: what the queues themselves cost the
-broker changes by more than a page costs.
+All queues are busy (20 messages a second each, consumed at once), and there are dead
+letters. Pages are loaded with Chromium. Pages that only stay open are web sockets
+without a browser, so that its processor time is not counted. Their cost is the median
+of rounds, each without and with them: the load of the queues themselves on the broker
+varies by more than a page costs.
 """
 
 from __future__ import annotations

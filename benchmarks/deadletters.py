@@ -1,11 +1,11 @@
-"""Looking at 100,000 dead letters, and replaying 10,000 of them, killed half-way.
+"""Listing 100,000 dead letters, and replaying 10,000 of them, killed half-way.
 
 ::
 
     python -m benchmarks.deadletters [--letters 100000] [--replayed 10000]
 
-Next to ``meshtasks dlq list`` stands a bare consumer that takes the same messages
-and does nothing with them: nobody can look at a queue faster than that.
+``meshtasks dlq list`` is compared with a bare consumer that receives the same messages
+and does nothing with them, the lower limit of the time.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def why(
     now = time.time()
     moment = moment_of(at, now, "--at") if at else None
     if moment is not None and moment > now:
-        message = f"{at} is yet to come"
+        message = f"{at} is in the future"
         raise typer.BadParameter(message, param_hint="--at")
     answer = ask(settings, load_flows(), sensor, moment)
     if as_json:
