@@ -112,9 +112,10 @@ def _looks(console: Console, graph: FlowMap) -> dict[str, Look]:
         waiting = f"{queue.ready:,} wait" if queue.ready else "empty"
         if queue.unacked:
             waiting += f", {queue.unacked:,} in work"
+        is_held_up = state.startswith(("paused", "nobody"))
         looks[f"queue:{queue.name}"] = Look(
-            state if _holds_up(state) else ", ".join(filter(None, (waiting, state))),
-            _holds_up(state),
+            state if is_held_up else ", ".join(filter(None, (waiting, state))),
+            is_held_up,
             queue.in_per_second,
             queue.out_per_second,
         )
@@ -131,10 +132,6 @@ def _looks(console: Console, graph: FlowMap) -> dict[str, Look]:
             bound = sum(edge.source == node.key for edge in graph.edges)
             looks[node.key] = Look(f"to {bound}" if bound else "nothing is bound")
     return looks
-
-
-def _holds_up(state: str) -> bool:
-    return state.startswith(("paused", "nobody"))
 
 
 def _queues(console: Console) -> str:
@@ -313,10 +310,11 @@ class Picture:
         )
 
     def _item(self, node: Node) -> str:
-        coloured = node.kind in {"exchange", "queue"}
-        style = f" style='border-color:{colour_of(node.name)}'" if coloured else ""
         kind = "exchange " if node.kind == "exchange" else ""
-        return f"<li{style}>{kind}{text(node.name)}<br>{self._said(node)}</li>"
+        return (
+            f"<li style='border-color:{_colour(node)}'>{kind}{text(node.name)}<br>"
+            f"{self._said(node)}</li>"
+        )
 
     def _said(self, node: Node) -> str:
         """What is to be seen of a box, in a line."""
@@ -407,17 +405,12 @@ class Picture:
     def _node(self, node: Node) -> str:
         x, y = self._place(node)
         width, name = _WIDTHS[node.kind], self._ids[node.key]
-        colour = (
-            colour_of(node.name)
-            if node.kind in {"exchange", "queue"}
-            else ("var(--line)")
-        )
+        colour = _colour(node)
         label = clip(node.name or "default", int((width - 16) / _CHAR))
         rates = ""
         if node.kind == "queue":
-            rates = self._text(f"{name}-in", x - 4, y + 13) + self._text(
-                f"{name}-out", x + width + 4, y + 13
-            )
+            rates = self._text(f"{name}-in", x - 4, y + 13)
+            rates += self._text(f"{name}-out", x + width + 4, y + 13)
         return (
             f"<g><title>{text(node.name)}</title>"
             f"<rect x='{x}' y='{y:.1f}' width='{width}' height='{_HEIGHT}' rx='5' "
@@ -434,6 +427,12 @@ class Picture:
             f"<text data-flow='{name}' class='{shown.kind}' x='{x:.0f}' y='{y:.1f}'>"
             f"{text(shown.content)}</text>"
         )
+
+
+def _colour(node: Node) -> str:
+    """That of its domain, if it is of one."""
+    of_domain = node.kind in {"exchange", "queue"}
+    return colour_of(node.name) if of_domain else "var(--line)"
 
 
 def _lefts(graph: FlowMap) -> dict[int, int]:
