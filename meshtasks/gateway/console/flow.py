@@ -89,18 +89,15 @@ class _FlowPage:
         looks = _looks(console, graph)
         if self._picture is None or graph != self._graph:
             self._graph, self._picture = graph, Picture(graph)
-            svg = self._picture.svg(looks, _in_words(graph))
+            kinds = [node.kind for node in graph.nodes.values()]
+            counted = ", ".join(f"{kinds.count(kind)} {kind}s" for kind in _WIDTHS)
+            words = f"The flow of messages: {counted}. The tables below say the same."
+            svg = self._picture.svg(looks, words)
             self._drawn.set_content(svg + self._picture.listing())
             return
         everything = self._refreshed % _WHOLE_EVERY == 0
         if script := self._picture.changes(looks, everything=everything):
             ui.run_javascript(script)
-
-
-def _in_words(graph: FlowMap) -> str:
-    kinds = [node.kind for node in graph.nodes.values()]
-    counted = ", ".join(f"{kinds.count(kind)} {kind}s" for kind in _WIDTHS)
-    return f"The flow of messages: {counted}. The tables below say the same."
 
 
 def _looks(console: Console, graph: FlowMap) -> dict[str, Look]:
