@@ -1,5 +1,5 @@
-"""meshtasks: the data mesh a homelab runs its house on.
+"""meshtasks: a data mesh for homelabs.
 
-Importing this package builds nothing; ``celery -A meshtasks`` finds the
+Importing this package creates nothing; ``celery -A meshtasks`` finds the
 application in :mod:`meshtasks.celery`.
 """

@@ -1,4 +1,4 @@
-"""``python -m meshtasks``: the console script, wherever its file is."""
+"""``python -m meshtasks`` runs the console script."""
 
 from meshtasks.cli import main
 

@@ -1,5 +1,7 @@
-"""The composition root: settings and flows become the one Celery application that
-``celery -A meshtasks`` finds."""
+"""Composition root: makes the Celery application from the settings and the flows.
+
+``celery -A meshtasks`` finds the application here.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +29,17 @@ from meshtasks.worker.program import MeshWorker, end
 def create_app(
     settings: Settings, handlers: Mapping[str, Handler] | None = None
 ) -> Celery:
-    """The application for these settings, with all flows.
+    """Create the Celery application with all flows.
 
     Args:
-        handlers: by queue, instead of those of the flows.
+        handlers: handlers by queue, to use instead of those of the flows.
 
     Raises:
-        ConfigError: a configuration file, a URL or a flow cannot be used.
+        ConfigError: a configuration file, a URL or a flow is invalid.
     """
     flows = load_flows()
     settings.validate((*flows.files, GATEWAY))
-    unopened(settings.env.amqp_url)  # refuses a URL that is no AMQP URL
+    unopened(settings.env.amqp_url)  # raises for a URL that is not an AMQP URL
     for flow in flows.flows:
         refuse(flow.validate(settings))
     if handlers is None:
@@ -54,14 +56,14 @@ def create_app(
         task_create_missing_queues=False,
         task_default_queue=settings.read(TOPOLOGY).commands_queue,
         task_queues=task_queues(settings.read(TOPOLOGY)),
-        # By queue alone: beside a routing key, the queue a caller names is ignored.
+        # Without routing keys: with one, Celery ignores the queue that a caller names.
         task_routes={queue: {"queue": queue} for queue in handlers},
         task_serializer="json",
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        worker_prefetch_multiplier=1,  # what is taken early waits behind another
+        worker_prefetch_multiplier=1,  # prefetched commands would wait for others
         worker_consumer="meshtasks.worker.consumer:MeshConsumer",
         worker_send_task_events=True,
-        worker_max_memory_per_child=512_000,  # KiB; a belt against leaks in clients
+        worker_max_memory_per_child=512_000,  # KiB; limits leaks of client libraries
     )
     app.Worker = app.subclass_with_self(MeshWorker)
     attach(app, settings, handlers, flows.commands.keys())
@@ -69,8 +71,8 @@ def create_app(
     return app
 
 
-#: Celery's commands that show a broker's refusal as a traceback, Flower every second.
-#: A worker reports it by itself.
+#: Celery's commands that show a traceback if the broker refuses the connection (Flower
+#: every second). The worker reports a refusal itself.
 _ASKING = frozenset({"call", "control", "events", "flower", "inspect", "status"})
 
 
@@ -80,8 +82,12 @@ def _asks_the_broker() -> bool:
 
 
 def __getattr__(name: str) -> Celery:
-    """``app``, built when ``celery -A meshtasks`` asks for it: importing this module
-    needs no settings."""
+    """Create ``app`` on first access, so that importing this module needs no settings.
+
+    Raises:
+        AttributeError: ``name`` is not ``app``.
+        SystemExit: the configuration is invalid; the error is printed.
+    """
     if name != "app":
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)

@@ -1,8 +1,9 @@
-"""Every error the mesh raises on purpose.
+"""The errors that the mesh raises deliberately.
 
-The class decides the fate of a message (see :mod:`meshtasks.outcome`):
-:class:`InvalidMessage` and :class:`SinkRejected` end in the dead-letter queue,
-:class:`Transient` is retried. The docstring of a class is its default message.
+The class of an error decides the outcome of a message (see :mod:`meshtasks.outcome`):
+:class:`InvalidMessage` and :class:`SinkRejected` make it a dead letter,
+:class:`Transient` a retry. The first line of a class's docstring is its default
+message.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing_extensions import override
 
 from meshtasks.text import ends, masked
 
-#: Of what somebody else's code says about itself, so much is quoted.
+#: Most characters quoted of an exception from code outside this package.
 _QUOTED_CHARS = 300
-#: Where code is that is nobody else's.
+#: Beginnings of file names in tracebacks: this package, and Python's import system.
 _OUR_CODE = (
     "<frozen",
     *(str(Path(each).parent) for each in (__file__, importlib.__file__)),
@@ -36,11 +37,11 @@ class ConfigError(MeshError):
     """The configuration cannot be used.
 
     Args:
-        source: the file or environment variable at fault.
-        key: dotted path of the value inside ``source``.
-        expected: what would have been right, and what was found instead.
-        line: of the file, counted from 1; None where there is none.
-        more: further faults that were found with this one.
+        source: the file at fault, or ``environment``.
+        key: dotted path of the value in the file, or name of the variable.
+        expected: what was expected, and what was found instead.
+        line: line number in the file, counted from 1; None if there is none.
+        more: further faults found with this one.
     """
 
     exit_code = 78  # EX_CONFIG of sysexits.h
@@ -83,7 +84,7 @@ class Transient(MeshError):
     """A fault that may pass; the message is retried with backoff.
 
     Args:
-        retry_after_seconds: how long the other side asked us to wait.
+        retry_after_seconds: wait that the other side requests; None without one.
     """
 
     retry_after_seconds: float | None = None
@@ -103,10 +104,11 @@ class PublishRefused(PublishUnconfirmed):
     """Some messages cannot be published, although the broker answers.
 
     Args:
-        refused: the messages, the very objects. All others of the call are confirmed.
-        misfits: those of them that never will be taken, being what they are; the rest
-            lack an exchange, or the right to publish to it.
-        routes: of the confirmed, (exchange, routing key) pairs without a queue.
+        refused: the refused messages, as the same objects that were passed to the
+            call. All other messages of the call are confirmed.
+        misfits: the refused messages that AMQP or the broker can never accept. The
+            others lack an exchange, or the right to publish to it.
+        routes: (exchange, routing key) pairs of confirmed messages that no queue got.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class SinkUnavailable(Transient):
     """A sink could not be reached or is overloaded: refused, timeout, 429, 5xx.
 
     Args:
-        sink: name of the sink, which is also the name of its circuit.
+        sink: name of the sink, and of its circuit.
     """
 
     sink = ""
@@ -153,7 +155,7 @@ class Unroutable(MeshError):
     """No queue is bound for the exchange and routing key of a published message.
 
     Args:
-        routes: the (exchange, routing key) pairs without a queue.
+        routes: the (exchange, routing key) pairs to which no queue is bound.
     """
 
     def __init__(self, routes: frozenset[tuple[str, str]]) -> None:
@@ -170,16 +172,22 @@ class Unroutable(MeshError):
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says, without secrets; somebody else's may fail to say it."""
+    """The text of an exception, without secrets.
+
+    If ``str`` of the exception fails, the text says so.
+    """
     try:
         return masked(str(error))
-    except Exception as fault:  # noqa: BLE001 - its class is whoever's
+    except Exception as fault:  # noqa: BLE001 - a foreign __str__ may raise anything
         return f"its text cannot be made ({type(fault).__name__})"
 
 
 def told(error: BaseException) -> str:
-    """An exception of somebody else's code in one line: its class, what it says, and
-    the last line of code that is neither ours nor of what imports."""
+    """One line about an exception from code outside this package.
+
+    It has the class, the text, and the last line of the traceback that is neither in
+    this package nor in Python's import system.
+    """
     says = ends(" ".join(text_of(error).split()), _QUOTED_CHARS)
     what = f"{type(error).__name__}: {says}" if says else type(error).__name__
     for frame in reversed(extract_tb(error.__traceback__)):

@@ -1,8 +1,8 @@
-"""HTTP requests whose answers are bounded in time and size, whatever the server does.
+"""HTTP requests with a limit on the time and the size of the whole response.
 
-urllib3 limits how long each read may take, so a server that sends a byte a second
-holds its client for ever. Here the read timeout is that of the whole answer, with a
-second more for each 64 KiB of it, so that large objects may come.
+The read timeout of urllib3 applies to each read, so a server that sends a byte every
+second blocks its client forever. Here the timeout applies to the whole response, plus
+one second for each 64 KiB of it, which allows for large objects.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BYTES_A_SECOND = 64 << 10
 _CHUNK_BYTES = 64 << 10
 _ANSWER_LIMIT_BYTES = 8 << 20
 
-#: The beginning of an HTML page, without comments.
+#: Beginning of an HTML page, after comments.
 _PAGE = re.compile(
     rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
     rb"<(?:!doctype\s+html|html|head|body|title|meta|script|center|h1)\b",
@@ -36,7 +36,14 @@ _PAGE = re.compile(
 
 
 class Answer(NamedTuple):
-    """An answer: of its body so much as was asked for; ``fault`` if it broke off."""
+    """A response.
+
+    Attributes:
+        status: HTTP status.
+        headers: response headers; names are case-insensitive.
+        body: the body, up to the limit of the request.
+        fault: the error that interrupted the body; None if there was none.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -45,7 +52,7 @@ class Answer(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether it came to its end."""
+        """Whether the body was read without an error."""
         return self.fault is None
 
     @property
@@ -55,18 +62,26 @@ class Answer(NamedTuple):
 
     @property
     def is_page(self) -> bool:
-        """Whether it is an HTML page: of a proxy, a portal, a login. The header does
-        not decide: many a small server calls every text HTML."""
+        """Whether the body is an HTML page, such as that of a proxy or a login.
+
+        ``Content-Type`` is ignored, because many small servers declare any text as
+        HTML.
+        """
         return _PAGE.match(self.body[:4096].removeprefix(b"\xef\xbb\xbf")) is not None
 
     @property
     def retry_after_seconds(self) -> float | None:
-        """Seconds to wait, from the header ``Retry-After``; None without it."""
+        """Seconds to wait, from ``Retry-After``; see :func:`retry_after_seconds`."""
         return retry_after_seconds(self.headers.get("Retry-After"))
 
 
 def pool_manager(proxy_url: str | None = None, **options: Any) -> urllib3.PoolManager:
-    """Connections whose answers are bounded in time; options as of ``PoolManager``."""
+    """A connection pool whose responses are limited in time.
+
+    Args:
+        proxy_url: HTTP proxy to use.
+        options: options of ``urllib3.PoolManager``.
+    """
     manager = (
         urllib3.ProxyManager(proxy_url, **options)
         if proxy_url
@@ -87,9 +102,19 @@ def request(  # noqa: PLR0913 - what a request has
     limit_bytes: int = _ANSWER_LIMIT_BYTES,
     extendable: bool = True,
 ) -> Answer:
-    """One request, without following redirects; ``timeout_seconds`` is for all of the
-    answer, and if it is ``extendable``, a second more for each 64 KiB. The pool of one
-    host takes the path alone. Raises HTTPError if there was none in time."""
+    """Make one request. Redirects and failures are not followed or retried.
+
+    Args:
+        pool: connections, from :func:`pool_manager`.
+        url: URL; for the pool of one host, the path only.
+        timeout_seconds: limit for the whole response.
+        limit_bytes: reading stops once the body has this size.
+        extendable: whether each 64 KiB of the response extends the limit by a second.
+
+    Raises:
+        HTTPError: the request failed, or no headers arrived in time. An error in the
+            body does not raise; it is the ``fault`` of the answer.
+    """
     connect_seconds = min(CONNECT_TIMEOUT_SECONDS, timeout_seconds)
     timeout = urllib3.Timeout(connect=connect_seconds, read=timeout_seconds)
     response = pool.urlopen(
@@ -108,7 +133,7 @@ def request(  # noqa: PLR0913 - what a request has
         while len(content) < limit_bytes:
             chunk = response.read1(_CHUNK_BYTES)
             if not chunk:
-                response.release_conn()  # read to its end: to be used again
+                response.release_conn()  # the body is complete: reuse the connection
                 break
             content += chunk
             if time.monotonic() > ends_at:
@@ -122,8 +147,10 @@ def request(  # noqa: PLR0913 - what a request has
 
 
 def cause_of(error: HTTPError) -> Exception:
-    """The system's own error behind one of urllib3, which says more with fewer words:
-    the connection's, or that of TLS."""
+    """The system's or TLS's error behind an error of urllib3, else ``error`` itself.
+
+    Its text is shorter and more precise.
+    """
     match error:
         case NewConnectionError(__cause__=Exception() as cause):
             return cause
@@ -134,8 +161,11 @@ def cause_of(error: HTTPError) -> Exception:
 
 
 def retry_after_seconds(value: str | None) -> float | None:
-    """Seconds to wait, five minutes at most, from the header ``Retry-After``: seconds
-    or a date (RFC 9110, section 10.2.3). None where it is missing or neither."""
+    """Seconds to wait, at most five minutes, from a ``Retry-After`` header.
+
+    The value is a number of seconds or a date (RFC 9110, section 10.2.3). None if the
+    header is missing or invalid.
+    """
     if not value:
         return None
     try:
@@ -146,7 +176,7 @@ def retry_after_seconds(value: str | None) -> float | None:
 
 
 class _InTime(io.RawIOBase):
-    """A socket's bytes until a deadline, which moves a little with each byte."""
+    """The bytes of a socket until a deadline, which each byte extends a little."""
 
     def __init__(self, file: Any, sock: Any) -> None:
         self._file = file

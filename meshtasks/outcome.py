@@ -1,7 +1,7 @@
-"""What became of one record: done, to be retried, or dead.
+"""The outcome of one record: done, to be retried, or dead.
 
-Outcomes cross a process boundary, so they are plain data: an error is carried
-as its class name and text, never as an exception object.
+Outcomes are passed between processes, so they are plain data: an error is its class
+name and text, never an exception object.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from meshtasks.errors import (
 )
 from meshtasks.text import masked
 
-#: Longest traceback kept in a dead letter; its end says most.
+#: Most characters of a traceback in a dead letter. The end is kept, where the error is.
 TRACEBACK_LIMIT_CHARS = 4_000
-#: Longest error text kept.
+#: Most characters of an error's text; the beginning is kept.
 REASON_LIMIT_CHARS = 1_000
 
 
@@ -31,16 +31,16 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A transient fault: try this record again later.
+    """A transient fault: the record is tried again later.
 
     Attributes:
-        reason: text of the fault.
-        error_type: class name of the fault.
-        sink: the sink at fault, when it is a sink (its circuit opens).
-        retry_after_seconds: the wait the other side asked for.
-        traceback: tail of the traceback, for faults nobody foresaw.
-        tried: false when another record met the fault and this one was spared it;
-            that does not count against it.
+        reason: text of the error.
+        error_type: class name of the error.
+        sink: name of the sink at fault, whose circuit opens; None for other faults.
+        retry_after_seconds: wait that the other side requests; None without one.
+        traceback: end of the traceback of an unexpected exception, else empty.
+        tried: False if the fault occurred at another record and this one was not
+            tried; the attempt does not count against it.
     """
 
     reason: str
@@ -64,7 +64,7 @@ Outcome = Done | Retry | Dead
 
 DONE = Done()
 
-#: What a program raises that is wrong: trying it again changes nothing.
+#: Exceptions that point to a bug in a program: another attempt would fail as well.
 PROGRAMMING_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -76,10 +76,11 @@ PROGRAMMING_ERRORS = (
 
 
 def outcome_of(error: BaseException) -> Retry | Dead:
-    """The fate that an exception stands for.
+    """The outcome of a record whose handling raised this exception.
 
-    An error of programming is permanent. Any other exception that the mesh does not
-    know counts as transient (retries are bounded). The traceback of both is kept.
+    :data:`PROGRAMMING_ERRORS` are permanent. Any other exception that is no
+    :class:`MeshError` counts as transient (the number of retries is bounded). The
+    traceback of both is kept.
     """
     kind = type(error).__name__
     reason = (text_of(error) or kind)[:REASON_LIMIT_CHARS]
@@ -97,7 +98,7 @@ def outcome_of(error: BaseException) -> Retry | Dead:
 
 
 def retry_of(error: SinkUnavailable) -> Retry:
-    """What a sink in trouble stands for."""
+    """The outcome of a record whose sink is unavailable."""
     kind = type(error).__name__
     return Retry(
         (text_of(error) or kind)[:REASON_LIMIT_CHARS],
@@ -108,6 +109,6 @@ def retry_of(error: SinkUnavailable) -> Retry:
 
 
 def not_tried(fault: Transient) -> Outcome:
-    """The outcome of a record that was spared a fault which others met."""
+    """The outcome of a record that was not tried because of a fault of another."""
     outcome = outcome_of(fault)
     return replace(outcome, tried=False) if isinstance(outcome, Retry) else outcome

@@ -1,6 +1,6 @@
-"""For tests of flows: messages, sinks in memory, and the contract of every handler.
+"""Helpers for tests of flows: messages, sinks in memory, contract tests of handlers.
 
-Needs pytest. A test class that derives from :class:`HandlerContract` tests a handler.
+Needs pytest. To test a handler, derive a test class from :class:`HandlerContract`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from meshtasks.outcome import DONE, Dead, Outcome, outcome_of
 from meshtasks.records.envelope import Envelope
 from meshtasks.worker.decode import Decoder
 
-#: When messages of tests are received: 2026-11-23T13:20:00Z.
+#: Time at which test messages are received, in epoch seconds: 2026-11-23T13:20:00Z.
 NOW = 1_795_440_000.0
 
 _numbers = itertools.count(1)
 
 
 def message(queue: str, routing_key: str, content: Any, **changes: Any) -> Envelope:
-    """A message in a queue, received :data:`NOW`.
+    """A message in a queue, received at :data:`NOW`.
 
     Args:
-        queue: its name; the first word is the exchange.
-        content: the body, or what is made JSON.
+        queue: name of the queue; its first word is the exchange.
+        content: the body as bytes, or a value to encode as JSON.
         changes: other fields of the envelope.
     """
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -56,10 +56,10 @@ def message(queue: str, routing_key: str, content: Any, **changes: Any) -> Envel
 
 
 def handle(handler: Handler, sinks: Sinks, *messages: Envelope) -> list[Outcome]:
-    """Decode messages as the worker does, and give the good records to the handler.
+    """Decode messages as the worker does, and pass the valid records to the handler.
 
     Returns:
-        One outcome for each record, in order; one for a body that has none.
+        One outcome for each record, in order; one for a body that cannot be decoded.
     """
     decoder = Decoder(handler)
     batch: Batch[Any] = Batch(handler.queue, [], [], [])
@@ -87,7 +87,7 @@ class MemoryTimeSeries(TimeSeries):
     """A time-series store in memory.
 
     Attributes:
-        lines: the points that it has.
+        lines: the points written, in line protocol.
     """
 
     def __init__(self) -> None:
@@ -101,14 +101,14 @@ class MemoryTimeSeries(TimeSeries):
 
     @override
     def probe(self) -> None:
-        """It is there."""
+        """Do nothing: it is always available."""
 
 
 class MemoryPublisher(Publisher):
     """A broker in memory.
 
     Attributes:
-        messages: what was published, in order.
+        messages: published messages, in order.
     """
 
     def __init__(self) -> None:
@@ -121,13 +121,13 @@ class MemoryPublisher(Publisher):
 
 
 class HandlerContract:
-    """What every handler owes the worker.
+    """Tests of what the worker requires of every handler.
 
     Attributes:
-        handler: the one that is tested.
-        routing_key: of its messages.
-        good: records that it takes.
-        bad: records that it finds dead.
+        handler: the handler to test.
+        routing_key: routing key of its messages.
+        good: records that it accepts.
+        bad: records for which it returns ``Dead``.
     """
 
     handler: ClassVar[Handler]
@@ -137,9 +137,11 @@ class HandlerContract:
 
     @pytest.fixture
     def sinks(self, tmp_path: Path) -> Iterator[Sinks]:
-        """Sinks of a mesh with the shipped configuration: time-series store and broker
-        in memory, the archive and all state in a directory. Override it to open
-        others."""
+        """Sinks of a mesh with the shipped configuration.
+
+        The time-series store and the broker are in memory; the archive and the state
+        are in a temporary directory. Override this fixture to use other sinks.
+        """
         env = Environment(
             _env_file=None,
             state_dir=tmp_path / "state",
@@ -151,8 +153,10 @@ class HandlerContract:
             yield sinks
 
     def effects(self, sinks: Sinks) -> Any:
-        """What the handler has done so far, so that the same done twice is seen once.
-        Override it for sinks of your own."""
+        """The effects of the handler so far, as a value that a rerun must not change.
+
+        Override this method for sinks of your own.
+        """
         store, publisher = sinks[TIMESERIES], sinks[PUBLISHER]
         assert isinstance(store, MemoryTimeSeries)
         assert isinstance(publisher, MemoryPublisher)
@@ -167,7 +171,7 @@ class HandlerContract:
         return message(queue, self.routing_key, content, message_id=name)
 
     def _batch(self) -> list[Envelope]:
-        """Every record, in a message of its own."""
+        """A message for each record."""
         records = (*self.good, *self.bad)
         return [self._message(record, f"m{n}") for n, record in enumerate(records)]
 
@@ -216,7 +220,7 @@ class HandlerContract:
             assert [isinstance(outcome, Dead) for outcome in outcomes] == [0 in dead]
 
     def _decoded(self) -> Iterator[tuple[Envelope, list[Any]]]:
-        """The messages whose body is a record, and this record."""
+        """The messages that can be decoded, each with its record."""
         decoder = Decoder(self.handler)
         for envelope in self._batch():
             with suppress(InvalidMessage):

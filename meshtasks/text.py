@@ -1,10 +1,10 @@
-"""Text from outside, fit to stand in a sentence and without secrets.
+"""Functions that make foreign text fit for messages, and mask secrets in text.
 
-Libraries quote what they were given: a header that cannot be sent, a URL with its
-password. Their texts go into dead letters, the log and what commands print. So the
-secrets of the environment are known here, and whatever is made of an exception passes
-:func:`masked`: the texts of our own errors, the outcomes of records, every record of
-the log, and the traceback of a process that ends by one.
+Errors of libraries quote their input: a header that cannot be sent, a URL with its
+password. Such texts get into dead letters, the log and the output of commands. So this
+module knows the secrets of the environment, and every text made of an exception passes
+through :func:`masked`: texts of our own errors, outcomes of records, every log record,
+and the traceback of a process that an exception ends.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 from typing_extensions import override
 
-#: Control characters but tab and line feed (C0, DEL, C1), and what makes text run
-#: backwards or hides it: marks, embeddings and isolates of direction, characters of no
-#: width, and the separators that some terminals break lines at.
+#: Control characters except tab and line feed (C0, DEL, C1), and characters that
+#: reverse or hide text: direction marks, embeddings and isolates, characters of zero
+#: width, the line and paragraph separators, and lone surrogates.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e"
     "\u2060-\u2069\ufeff\ud800-\udfff]"
@@ -38,18 +38,22 @@ _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
 def printable(text: str) -> str:
-    r"""``text`` as a terminal may be given it: characters that would steer it, or hide
-    what stands there, become ``\u001b`` and such, which is also JSON's spelling."""
+    r"""``text``, safe to print on a terminal.
+
+    Characters that control the terminal or hide text become escapes such as
+    ``\u001b``, as in JSON.
+    """
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def without_surrogates(text: str) -> str:
-    """``text`` as JSON may have it: AMQP's may hold lone surrogates."""
+    """``text`` with ``?`` for lone surrogates, which text from AMQP may contain and
+    JSON in UTF-8 cannot."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def json_in(text: str | bytes) -> Any:
-    """The JSON that a text is; None if it is none."""
+    """The value that a JSON text stands for; None if the text is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -57,13 +61,15 @@ def json_in(text: str | bytes) -> Any:
 
 
 def clip(text: str, limit_chars: int = 60) -> str:
-    """``text``, or its beginning and an ellipsis when it is longer."""
+    """``text``, cut after ``limit_chars`` with an ellipsis if it is longer."""
     return text if len(text) <= limit_chars else f"{text[:limit_chars]}…"
 
 
 def ends(text: str, limit_chars: int) -> str:
-    """``text``, or its beginning and its end when it is longer: what went wrong often
-    stands behind whatever it went wrong with."""
+    """``text``; if it is longer than ``limit_chars``, its beginning and its end.
+
+    Errors often quote the input first and give the reason at the end.
+    """
     if len(text) <= limit_chars:
         return text
     tail = limit_chars // 3
@@ -71,18 +77,21 @@ def ends(text: str, limit_chars: int) -> str:
 
 
 def is_no_value(text: str) -> bool:
-    """Whether a text stands where a value would, and says that there is none."""
+    """Whether a text in place of a value means "no value", such as ``unknown``."""
     return text.strip().lower() in _NO_VALUES
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``; did you mean x?`` if one of the known names is close, else nothing."""
+    """``; did you mean x?`` if a known name is similar, else an empty text."""
     close = get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def described(value: object) -> str:
-    """``the text "21,5"``, ``true``, ``an array`` …"""
+    """A JSON value in words, for messages: ``the text "21,5"``, ``true``, ``an array``.
+
+    Long texts are cut.
+    """
     match value:
         case None | bool():
             text = json.dumps(value)
@@ -103,20 +112,22 @@ def described(value: object) -> str:
 
 MASK = "***"
 
-#: Shorter ones are in too many words to be masked.
+#: Shorter secrets are not masked: they occur in too many words.
 _SHORTEST_CHARS = 4
-#: A part of a URL that is as long as this, and no plain word, may be a token.
+#: Parts of a URL of at least this length are masked as possible tokens, unless they
+#: are words in lower case or look like a host.
 _TOKEN_CHARS = 8
-#: So long a word is taken for a token, whatever it is made of.
+#: From this length, words in lower case are masked as well.
 _LONG_CHARS = 16
 _SECRET_NAMES = re.compile("token|pass|secret|key|auth|pwd", re.IGNORECASE)
 
-#: As ``html.escape`` writes them, whose module takes 340 kB for its table of names.
+#: The same as ``html.escape``. Importing :mod:`html` takes 340 kB of memory for its
+#: table of names.
 _IN_HTML = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"}
 )
 
-#: Between the URLs of a cluster's nodes.
+#: Separator of the URLs of a cluster's nodes.
 _NEXT_URL = re.compile(r"\s*;\s*(?=amqps?://)")
 
 _lock = threading.Lock()
@@ -125,9 +136,11 @@ _pattern: re.Pattern[str] | None = None
 
 
 def keep_secret(secrets: Iterable[str]) -> None:
-    """Mask these from now on, also in the log, and the secret parts of those that are
-    URLs."""
-    global _pattern  # noqa: PLW0603 - what a process knows is the process's
+    """Mask these secrets from now on, also in the log and in tracebacks.
+
+    Of a URL, its secret parts are masked: password, tokens in path and query.
+    """
+    global _pattern  # noqa: PLW0603 - one set of secrets for the whole process
     forms = {
         form for secret in secrets for part in _parts(secret) for form in _forms(part)
     }
@@ -145,7 +158,7 @@ def keep_secret(secrets: Iterable[str]) -> None:
 
 
 def forget() -> None:
-    """Know no secret, as a process that begins."""
+    """Forget all secrets; for tests."""
     global _pattern  # noqa: PLW0603 - as above
     with _lock:
         _known.clear()
@@ -153,19 +166,20 @@ def forget() -> None:
 
 
 def masked(text: str) -> str:
-    """The text without the secrets."""
+    """The text with ``***`` for every known secret."""
     return text if _pattern is None else _pattern.sub(MASK, text)
 
 
 def _parts(secret: str) -> Iterator[str]:
-    """What is to be masked of a secret: all of it, and its own secret parts."""
+    """The texts to mask of a secret: the whole secret and parts of it, or the secret
+    parts of a URL."""
     if len(urls := _NEXT_URL.split(secret)) > 1:
         for each in urls:
             yield from _parts(each)
         return
     if "://" not in secret:
         yield secret
-        yield from secret.split()[1:]  # of "Bearer …"
+        yield from secret.split()[1:]  # the token of "Bearer …"
         yield secret.partition(" ")[2]
         yield from (
             each.rpartition(":")[2]
@@ -179,10 +193,10 @@ def _parts(secret: str) -> Iterator[str]:
         yield secret
         return
     user, _, password = url.netloc.rpartition("@")[0].partition(":")
-    if password and password != user:  # as of guest:guest, which is none
+    if password and password != user:  # guest:guest is no secret
         yield password
         yield base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
-    host = url.netloc.rpartition("@")[2]  # for some services it is the token
+    host = url.netloc.rpartition("@")[2]  # the token of some services is here
     words = [*url.path.split("/"), host, *host.split(":"), url.fragment]
     if user and not password:
         words.append(user)
@@ -194,7 +208,7 @@ def _parts(secret: str) -> Iterator[str]:
 
 
 def _is_token(word: str) -> bool:
-    """Whether a part of a URL may be a token rather than a name or a host."""
+    """Whether a part of a URL may be a token, and not a name or a host."""
     if re.fullmatch(r"[\w.-]+\.[\w-]+(:\d+)?|.*:\d+", word):
         return False
     plain = word.replace("-", "").replace("_", "")
@@ -204,7 +218,7 @@ def _is_token(word: str) -> bool:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """The ways in which a text may spell a secret."""
+    """The spellings of a secret in text: plain, percent-encoded, escaped, base64 …"""
     if len(secret) < _SHORTEST_CHARS:
         return
     for text in {secret, unquote(secret)}:
@@ -225,7 +239,7 @@ def _forms(secret: str) -> Iterator[str]:
 
 
 class _Record(logging.LogRecord):
-    """A record of the log whose text and traceback are masked."""
+    """A log record that masks its text and traceback."""
 
     @override
     def getMessage(self) -> str:
@@ -234,7 +248,7 @@ class _Record(logging.LogRecord):
     @property  # type: ignore[explicit-override]  # mypy misses it on a property
     @override
     def exc_text(self) -> str | None:
-        """The traceback, once a formatter has made it."""
+        """The masked traceback; None before a formatter has set it."""
         text: str | None = self.__dict__.get("exc_text")
         return text and masked(text)
 

@@ -1,8 +1,7 @@
-"""How long sinks take to answer, and whether they did; waits between attempts.
+"""Durations and results of calls to sinks; waits between attempts.
 
-A call noted with :func:`timing` is known to whoever listens in this thread with
-:func:`listening`. Calls made in a pool process thus travel back with the result of
-their batch, and no process needs to be asked for them.
+:func:`timing` records a call for the enclosing :func:`listening` of the same thread.
+So the calls that a pool process makes return with the result of their batch.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 from meshtasks.errors import SinkRejected
 
-#: No wait that a service asks for is longer.
+#: Longest wait, in seconds, that is granted to a service that requests one.
 LONGEST_ASKED_SECONDS = 300.0
 
 
@@ -25,10 +24,11 @@ class SinkCall(NamedTuple):
     """One call of a sink.
 
     Attributes:
-        seconds: until it returned or raised.
-        failed: it raised.
-        answered: the service did its work, be it to refuse the data: its circuit may
-            close.
+        sink: name of the sink.
+        seconds: duration until the call returned or raised.
+        failed: whether the call raised an error.
+        answered: whether the service did its work, even if it rejected the data; its
+            circuit may close.
     """
 
     sink: str
@@ -39,10 +39,11 @@ class SinkCall(NamedTuple):
 
 @dataclass(slots=True)
 class Timing:
-    """A call that is being made.
+    """A call in progress.
 
     Attributes:
-        concerns_sink: whether the call says anything of the sink's own service.
+        concerns_sink: whether the result says anything about the service of the sink;
+            if false, it does not count as answered.
     """
 
     concerns_sink: bool = True
@@ -53,7 +54,11 @@ _calls: ContextVar[list[SinkCall] | None] = ContextVar("sink_calls", default=Non
 
 @contextmanager
 def listening() -> Iterator[list[SinkCall]]:
-    """Collect the calls of sinks that this thread makes meanwhile."""
+    """Collect the calls to sinks that this thread makes within the block.
+
+    Yields:
+        The list of calls; it grows while the block runs.
+    """
     calls: list[SinkCall] = []
     token = _calls.set(calls)
     try:
@@ -64,7 +69,7 @@ def listening() -> Iterator[list[SinkCall]]:
 
 @contextmanager
 def timing(sink: str) -> Iterator[Timing]:
-    """Note what is done within as one call of ``sink``; decorates a method, too."""
+    """Record the block, or the decorated function, as one call of ``sink``."""
     calls = _calls.get()
     call = Timing()
     if calls is None:
@@ -86,11 +91,10 @@ def timing(sink: str) -> Iterator[Timing]:
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Jittered exponential delays.
+    """Exponential delays with jitter.
 
     Attributes:
-        first_seconds: upper bound of the first delay; it doubles with every
-            attempt.
+        first_seconds: upper bound of the first delay; it doubles with each attempt.
         longest_seconds: upper bound of every delay.
     """
 
@@ -98,11 +102,12 @@ class Backoff:
     longest_seconds: float = 30.0
 
     def delay_seconds(self, attempt: int) -> float:
-        """The wait after failed attempt number ``attempt``, the first being 0.
+        """The delay after failed attempt number ``attempt``, counted from 0.
 
-        Drawn from the upper half below the bound: clients that failed together
-        do not come back together, and none comes back at once.
+        It is random between half the bound and the bound: clients that failed at the
+        same time retry at different times, and none retries immediately.
         """
-        # Beyond 2**30 the bound is reached anyway, and a float may overflow.
+        # The exponent is limited because a float may overflow; at 2**30 the bound is
+        # reached anyway.
         bound = min(self.longest_seconds, self.first_seconds * 2 ** min(attempt, 30))
         return random.uniform(bound / 2, bound)

@@ -1,1 +1,1 @@
-"""Configuration: the environment, and YAML files read into models."""
+"""Configuration: environment variables, and YAML files with their models."""

@@ -1,5 +1,4 @@
-"""Certificates of servers: until when they are good, why one is not believed, and what
-to do about it."""
+"""Certificates of servers: when they expire, why one is not trusted, and the remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +18,8 @@ _NOT_STRICT = (
     "make them anew, the authority with keyUsage=critical,keyCertSign,cRLSign, the "
     "certificate with authorityKeyIdentifier=keyid; those of a mesh's own have it"
 )
-#: By number of OpenSSL's x509_vfy.h, which Python gives no names.
+#: Messages by ``X509_V_ERR_…`` number of OpenSSL's x509_vfy.h; Python has no names for
+#: them.
 _FAULTS = {
     9: "its certificate is not good yet: set the clocks of both machines",
     10: "its certificate has expired: make another; a mesh's own is renewed by "
@@ -32,7 +32,7 @@ _FAULTS = {
 
 
 def tls_fault(error: ssl.SSLError) -> str:
-    """What is wrong, and the next step."""
+    """Text about a failed TLS connection: what is wrong, and the next step."""
     if isinstance(error, ssl.SSLCertVerificationError):
         known = _FAULTS.get(error.verify_code, "its certificate is refused: {}")
         return known.format(error.verify_message)
@@ -42,11 +42,11 @@ def tls_fault(error: ssl.SSLError) -> str:
 
 
 def ends_at(host: str, port: int, timeout_seconds: float) -> float:
-    """Until when the certificate of a server is good, in seconds of the epoch.
+    """When the certificate of a server expires, in epoch seconds.
 
     Raises:
-        ssl.SSLError: it is not believed.
-        OSError: nothing answers there.
+        ssl.SSLError: the certificate is not trusted.
+        OSError: there is no connection to the server.
     """
     context = ssl.create_default_context()
     with (

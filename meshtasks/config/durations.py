@@ -1,4 +1,4 @@
-"""Spans of time as people write them, ``30s``, ``5m``, ``1h30m``, ``7d``, and zones."""
+"""Durations as text (``30s``, ``5m``, ``1h30m``, ``7d``), times and time zones."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pydantic import AfterValidator, BeforeValidator, Field
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _TERM = re.compile(r"(\d{1,9})([smhdw])")
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
-#: The whole of a span.
+#: Pattern of a whole duration.
 SPAN = re.compile(rf"(?:{_TERM.pattern})+")
 
 
 def seconds_of(text: object) -> float:
-    """Seconds of a span such as ``1h30m``; a number is of seconds already.
+    """Seconds of a duration such as ``1h30m``; a number is in seconds already.
 
-    A number as text is refused: on a command line nobody can tell whether it means
+    A number as text is refused: on a command line it is unclear whether it means
     seconds or minutes.
 
     Raises:
-        ValueError: it is not such a span.
+        ValueError: the text is not a duration.
     """
     if isinstance(text, int | float) and not isinstance(text, bool):
         return float(text)
@@ -35,7 +35,7 @@ def seconds_of(text: object) -> float:
 
 
 def span_text(seconds: float) -> str:
-    """A span in its two largest units: ``45 s``, ``25 min``, ``3 h 5 min``, ``2 d``."""
+    """A duration as text in its two largest units: ``45 s``, ``3 h 5 min``, ``2 d``."""
     if seconds < _UNITS["m"]:
         return f"{max(seconds, 0):.0f} s"
     minutes = round(seconds / 60)
@@ -46,17 +46,21 @@ def span_text(seconds: float) -> str:
 
 
 def moment_of(text: str, now: float) -> float:
-    """Epoch seconds of ``2026-11-20``, ``2026-11-20T13:00``, ``…+01:00``, of ``14:05``
-    (the latest such time of day), or of ``7d`` (so long ago). Without a zone it is
-    local time.
+    """Epoch seconds of a time that a user entered.
+
+    Args:
+        text: date or date and time in ISO 8601 (``2026-11-20``, ``2026-11-20T13:00``,
+            ``2026-11-20T13:00+01:00``), local without a zone; a time of day (``14:05``,
+            the most recent one); or a duration (``7d``, that long before ``now``).
+        now: current time in epoch seconds.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text is none of these.
     """
     try:
         return now - seconds_of(text)
     except ValueError:
-        pass  # not a span, then
+        pass  # not a duration
     try:
         if _TIME_OF_DAY.fullmatch(text):
             hour, rest = text.split(":", 1)
@@ -71,8 +75,8 @@ def moment_of(text: str, now: float) -> float:
 
 
 def _latest(at: time, now: float) -> float:
-    """The last time that it was this time of day, here."""
-    today = datetime.fromtimestamp(now)  # noqa: DTZ006 - local, as it is meant
+    """Epoch seconds of the most recent occurrence of a local time of day."""
+    today = datetime.fromtimestamp(now)  # noqa: DTZ006 - local time is intended
     moment = datetime.combine(today.date(), at)
     if moment.timestamp() > now:
         moment = datetime.combine(today.date() - timedelta(days=1), at)
@@ -88,7 +92,7 @@ def _known_zone(name: str) -> str:
     return name
 
 
-#: Name of a time zone.
+#: Name of a time zone, such as ``Europe/Berlin``.
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
-#: Seconds, written as a span.
+#: Seconds, at least 0; may be written as a duration.
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(ge=0)]

@@ -1,8 +1,8 @@
-"""Places and secrets, from the environment.
+"""Addresses, directories and secrets, from environment variables.
 
-Variables carry the prefix ``MESH_``; ``.env`` is honoured, and for every secret
-``MESH_X_FILE`` names a file that holds it (Docker and Kubernetes secrets). Everything
-else lives in config/.
+Variables have the prefix ``MESH_`` and may be in ``.env``. For every secret,
+``MESH_X_FILE`` may name a file that contains it (Docker and Kubernetes secrets). All
+other configuration is in the YAML files of config/.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from meshtasks.text import keep_secret
 _ENV_FILE = ".env"
 _PACKAGED = Path(__file__).with_name("shipped")
 _OF_A_CLONE = Path(__file__).parents[2] / "config"
-#: The configuration that comes with the package.
+#: Directory of the configuration files that the package ships.
 SHIPPED_CONFIG = _PACKAGED if _PACKAGED.is_dir() else _OF_A_CLONE
-#: Secrets that are sent in a header as they are.
+#: Fields whose secrets are sent in an HTTP header unencoded.
 _IN_HEADERS = frozenset(
     {
         "influx_token",
@@ -48,11 +48,12 @@ _IN_HEADERS = frozenset(
         "secrets",
     }
 )
-#: Control and format characters (a byte order mark is one), halves of characters, line
-#: and paragraph separators: nobody means one in a secret.
+#: Unicode categories that a secret never contains on purpose: control and format
+#: characters (such as a byte order mark), surrogates, line and paragraph separators.
 _STRAY = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
-#: Printable ASCII: whatever else a header may hold, somebody reads it differently.
+#: Printable ASCII without blanks at the ends. Other characters are allowed in headers,
+#: but servers decode them differently.
 _FIT_FOR_A_HEADER = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 _STATE_FILE = re.compile(r"sqlite:///(?!:memory:)[^?]+")
@@ -60,10 +61,10 @@ _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
 def _ports(text: str) -> range:
-    """The ports of ``9151`` or ``9151-9159``; none of an empty text.
+    """The ports of ``9151`` or ``9151-9159``; no ports of an empty text.
 
     Raises:
-        ValueError: these are no ports.
+        ValueError: the text is neither a port nor a range of ports.
     """
     if not text:
         return range(0)
@@ -81,44 +82,46 @@ def _ports_text(text: str) -> str:
 
 
 class Environment(BaseSettings):
-    """Places and secrets, from ``MESH_*`` variables.
+    """Addresses, directories and secrets, from ``MESH_*`` variables.
 
     Attributes:
-        broker_url: AMQP URL of RabbitMQ, virtual host included; of a cluster, one for
-            each node, with ``;`` between them.
-        console_broker_url: the same for the console, which looks at more than the
-            gateway may; empty, ``broker_url``.
-        management_url: where RabbitMQ's management pages are, which get the same
-            account, likewise; empty, on their usual port if they show themselves.
-        config_dir: directory of the YAML files; one that is not there is taken from
+        broker_url: AMQP URL of RabbitMQ with the virtual host; for a cluster, one URL
+            for each node, separated by ``;``.
+        console_broker_url: the same for the console, whose account may read more than
+            that of the gateway; if empty, ``broker_url``.
+        management_url: URL of RabbitMQ's management API, or of several nodes, used
+            with the account of the broker's URL; if empty, its default port is tried.
+        config_dir: directory of the YAML files; files missing there are read from
             :data:`SHIPPED_CONFIG`.
-        state_dir: directory of this host's own files: the state, unless ``state_url``
-            says otherwise, and producers' spools.
-        state_url: where the state is that workers share:
-            ``postgresql+psycopg://user:password@host/database`` for those of several
-            hosts, ``sqlite:////directory/mesh.db`` for those of one; empty, the file
-            ``mesh.db`` in ``state_dir``.
-        ca_file: certificates, PEM, of an authority of one's own, which all clients
-            believe beside the public ones.
-        spool_messages: most messages that wait in the spool of one producer.
-        spool_bytes: most bytes of them.
-        influx_admin_token: of InfluxDB's owner, for ``meshtasks influxdb`` alone.
+        state_dir: directory of the files of this host: the state, unless ``state_url``
+            is given, and the spools of producers.
+        state_url: URL of the state database:
+            ``postgresql+psycopg://user:password@host/database`` for workers on several
+            hosts, ``sqlite:////directory/mesh.db`` for workers on one; if empty, the
+            file ``mesh.db`` in ``state_dir``.
+        ca_file: PEM certificates of a private authority, which all clients trust in
+            addition to the public ones.
+        spool_messages: most messages in the spool of one producer.
+        spool_bytes: most bytes of these messages.
+        influx_admin_token: token of InfluxDB's owner, only for ``meshtasks influxdb``.
         archive_url: ``s3://bucket`` or ``file:///directory``.
-        archive_dataset: whether workers add what they archive to the analytics dataset
-            at once; otherwise compaction does it later.
-        minio_region: of the bucket, which signatures name; MinIO's is this default.
-        garage_admin_token: of a Garage that ``meshtasks archive garage`` prepares.
+        archive_dataset: whether workers add archived records to the dataset of
+            analytics at once; if false, compaction adds them later.
+        minio_region: region of the bucket, part of S3 signatures; the default is that
+            of MinIO.
+        garage_admin_token: admin token of Garage, for ``meshtasks archive garage``.
         receivers: Apprise URLs of the receivers of alerts.yaml, by name:
             ``MESH_RECEIVERS__PHONE`` or ``MESH_RECEIVERS__PHONE_FILE``.
         secrets: values of the headers of workflows.yaml, by name:
             ``MESH_SECRETS__N8N`` or ``MESH_SECRETS__N8N_FILE``.
-        links: pages of other programs that the console leads to, by name:
+        links: URLs of other programs' pages that the console links to, by name:
             ``MESH_LINKS__GRAFANA``.
-        host_root: where the file systems of this machine are, for the collector of its
-            metrics; in a container, where ``/`` is mounted.
-        metrics_host: address at which a worker shows its metrics.
-        metrics_port: the port, or a range of which each worker takes the first
-            free one: ``9151-9159``. 0 is any free port; empty, no metrics are shown.
+        host_root: root of the host's file systems, for the collector of its metrics;
+            in a container, the directory where the host's ``/`` is mounted.
+        metrics_host: address on which a worker serves its metrics.
+        metrics_port: port of the metrics, or a range such as ``9151-9159``, of which
+            each worker uses the first free port. 0 is any free port; if empty, no
+            metrics are served.
     """
 
     model_config = SettingsConfigDict(
@@ -168,7 +171,7 @@ class Environment(BaseSettings):
 
     @property
     def metrics_ports(self) -> range:
-        """``metrics_port`` as ports to try in order."""
+        """The ports of ``metrics_port``, to be tried in order."""
         return _ports(self.metrics_port)
 
     @property
@@ -176,7 +179,7 @@ class Environment(BaseSettings):
         """``triton_url`` with its scheme.
 
         Raises:
-            ConfigError: it is not the address of a server.
+            ConfigError: the value is not the address of a server.
         """
         url = self.triton_url
         url = url if "://" in url else f"http://{url}"
@@ -187,10 +190,10 @@ class Environment(BaseSettings):
 
     @property
     def amqp_url(self) -> str:
-        """``broker_url`` as text; there is no default account to fall back to.
+        """``broker_url`` as text. There is no default account.
 
         Raises:
-            ConfigError: it is not given.
+            ConfigError: the variable is not set.
         """
         if url := self.broker_url.get_secret_value():
             return url
@@ -198,13 +201,13 @@ class Environment(BaseSettings):
         raise ConfigError("environment", "MESH_BROKER_URL", expected)
 
     def config_file(self, name: str) -> Path:
-        """Where a configuration file is.
+        """Path of a configuration file: in ``config_dir``, else the shipped one.
 
         Args:
-            name: its path in ``config_dir``, such as ``rules.yaml``.
+            name: path relative to ``config_dir``, such as ``rules.yaml``.
 
         Raises:
-            ConfigError: this account may not look into the directory.
+            ConfigError: the directory is not readable, or the file is a dead link.
         """
         path = self.config_dir / name
         try:
@@ -220,11 +223,11 @@ class Environment(BaseSettings):
         return path
 
     def place_faults(self) -> Iterator[ConfigError]:
-        """Faults of places that show without connecting anywhere."""
+        """Yield faults of addresses and directories that show without a connection."""
         if "config_dir" in self.model_fields_set and not self.config_dir.is_dir():
             expected = f"expected a directory, but there is no {self.config_dir}"
             yield ConfigError("environment", "MESH_CONFIG_DIR", expected)
-        # of Home Assistant's websocket, too
+        # The URL of Home Assistant's websocket is allowed as well.
         hass_url = re.sub(r"^ws(?=s?://)", "http", self.hass_url)
         influx = "http://127.0.0.1:8086, without a user, blanks or a query"
         for variable, url, example in (
@@ -277,10 +280,10 @@ class Environment(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _read_secrets(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Every secret, given in a variable or in a file, without what is around it.
+        """Read every secret from its variable or file, and strip blanks around it.
 
         Raises:
-            ConfigError: one cannot be read, or not be a secret; names its variable.
+            ConfigError: a secret cannot be read, or is invalid; names the variable.
         """
         given = {**dotenv_values(_ENV_FILE), **os.environ}
         faults: list[ConfigError] = []
@@ -315,7 +318,7 @@ class Environment(BaseSettings):
 
     @model_validator(mode="after")
     def _keep_secrets(self) -> Environment:
-        """Have them masked in every text from now on."""
+        """Register the secrets to be masked in every text from now on."""
         values = (
             *vars(self).values(),
             *self.receivers.values(),
@@ -329,13 +332,13 @@ class Environment(BaseSettings):
 
 
 def _secret(variable: str, value: Any, file: str | None, field: str) -> Any:
-    """The text of a secret: of its variable, or of the file that ``…_FILE`` names."""
+    """The value of a secret, from its variable or the file that ``…_FILE`` names."""
     if file:
         variable = f"{variable}_FILE"
         try:
             value = Path(file).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
-            # not the path: who mistakes the variable has put the secret there
+            # Do not quote the path: by mistake it may be the secret itself.
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             expected = f"a readable UTF-8 file, but: {reason}"
             raise ConfigError("environment", variable, expected) from None
@@ -348,10 +351,10 @@ def _checked(text: str, variable: str, field: str) -> str:
     """A secret without the blanks, line breaks and byte order mark around it.
 
     Raises:
-        ConfigError: there are such characters in it, or others that it cannot have.
+        ConfigError: the secret contains such characters, or others that it cannot have.
     """
     secret = text.strip().strip("\ufeff").strip()
-    # a list of secrets may have each on a line of its own
+    # The tokens of a list may be on separate lines.
     parts = secret.split() if field == "api_tokens" else [secret]
     if any(unicodedata.category(char) in _STRAY for part in parts for char in part):
         expected = "expected text without control characters and line breaks in it"
@@ -363,7 +366,7 @@ def _checked(text: str, variable: str, field: str) -> str:
 
 
 def _given_in(variable: str) -> str:
-    """The variable that a secret was read from: this, or that of its file."""
+    """The variable that a secret was read from: ``variable`` or ``…_FILE``."""
     of_file = f"{variable}_FILE"
     given = {**dotenv_values(_ENV_FILE), **os.environ}
     return of_file if given.get(of_file) else variable
@@ -372,14 +375,14 @@ def _given_in(variable: str) -> str:
 def auth_headers(
     auth: Auth | None, env: Environment, path: Path, key: str
 ) -> dict[str, str]:
-    """The header that a configuration file asks for, with its secret, if it does.
+    """The HTTP header that ``auth`` of a configuration file describes, if any.
 
     Args:
-        path: the file, and ``key`` the place in it, for errors.
+        path: the configuration file, for errors.
+        key: dotted path of ``auth`` in the file, for errors.
 
     Raises:
-        ConfigError: the environment does not have the secret, or it cannot stand in
-            a header.
+        ConfigError: the environment lacks the secret, or it is not fit for a header.
     """
     if auth is None:
         return {}

@@ -1,4 +1,4 @@
-"""The extras of pyproject.toml: packages that only some houses need."""
+"""The extras of pyproject.toml: packages that only some installations need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Extra = Literal[
     "kubernetes", "postgresql", "s3", "triton",
 ]  # fmt: skip
 
-#: The modules that we import of each.
+#: Modules of each extra that the mesh imports.
 MODULES: dict[Extra, tuple[str, ...]] = {
     "alerts": ("apprise",),
     "analytics": ("duckdb", "matplotlib", "pyarrow"),
@@ -33,13 +33,13 @@ def installed(extra: Extra) -> bool:
 
 
 def require(extra: Extra, purpose: str) -> None:
-    """Make sure that an extra is installed, before a module of it is imported.
+    """Check that an extra is installed, before importing a module of it.
 
     Args:
-        purpose: what needs it, as the subject of a sentence.
+        purpose: what needs the extra, as the subject of a sentence.
 
     Raises:
-        ConfigError: it is not; says how to install it.
+        ConfigError: the extra is not installed; the text says how to install it.
     """
     for module in MODULES[extra]:
         if find_spec(module) is None:

@@ -1,7 +1,7 @@
-"""Reads a YAML file into its model; every fault has its line.
+"""Reads a YAML file into its model, and reports every fault with its line.
 
-A validator that raises ``ValueError`` names one fault and no place. :func:`refuse_all`
-refuses a model with all of its faults, each with its place.
+A validator that raises ``ValueError`` reports one fault for the whole model.
+:func:`refuse_all` reports several, each with its location.
 """
 
 from __future__ import annotations
@@ -24,45 +24,47 @@ from meshtasks.text import clip, described, did_you_mean
 
 
 class ConfigModel(BaseModel):
-    """A part of a file of config/: frozen, and without unknown keys."""
+    """Base of the models of files in config/: frozen, and without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def fault(reason: str, *loc: str | int) -> InitErrorDetails:
-    """A fault at a place: names and numbers from the model downwards."""
+    """A fault for :func:`refuse_all`.
+
+    Args:
+        reason: what was expected.
+        loc: location in the model: keys and list indexes from the top.
+    """
     return InitErrorDetails(type=_error(reason), loc=loc, input=None)
 
 
 def refuse_value(reason: str) -> Never:
-    """Refuse the value at hand, from within one of pydantic's validators.
+    """Refuse a value, from within one of pydantic's validators.
 
     Raises:
-        PydanticCustomError: with ``reason`` as its whole message.
+        PydanticCustomError: always, with ``reason`` as its whole message.
     """
     raise _error(reason)
 
 
 def refuse_all(model: str, faults: Iterable[InitErrorDetails]) -> None:
-    """Refuse a model that has faults, from within one of its validators.
-
-    Args:
-        faults: perhaps none.
+    """Refuse a model, from within one of its validators, if it has faults.
 
     Raises:
-        ValidationError: there are some.
+        ValidationError: there are faults; it carries all of them.
     """
     if found := list(faults):
         raise ValidationError.from_exception_data(model, found)
 
 
 def twice(names: Iterable[str], what: str, key: str) -> Iterable[InitErrorDetails]:
-    """A fault for each name that was given before.
+    """Yield a fault for each repeated name.
 
     Args:
-        names: in order of the file.
-        what: they are names of.
-        key: of the list they are in.
+        names: names in the order of the file.
+        what: what is named, such as ``receiver``, for the text.
+        key: key of the list in the model.
     """
     seen: set[str] = set()
     for index, name in enumerate(names):
@@ -73,7 +75,7 @@ def twice(names: Iterable[str], what: str, key: str) -> Iterable[InitErrorDetail
 
 
 def _error(reason: str) -> PydanticCustomError:
-    # As context, since a reason may hold the braces of pydantic's templates.
+    # The message is a template in braces; the reason may contain braces itself.
     return PydanticCustomError("mesh", "{reason}", {"reason": reason})
 
 
@@ -84,8 +86,8 @@ def load_yaml(path: Path, model: type[_Model]) -> _Model:
     """Read one configuration file into its model.
 
     Raises:
-        ConfigError: the file is missing, not YAML, or does not fit the model; each
-            fault with its line, its key and what was expected.
+        ConfigError: the file is missing, not YAML, or does not fit the model. Each
+            fault has its line, its key and what was expected.
     """
     document = _parsed(path)
     try:
@@ -95,28 +97,32 @@ def load_yaml(path: Path, model: type[_Model]) -> _Model:
 
 
 def fault_in(path: Path, key: str, expected: str) -> ConfigError:
-    """A fault of a file that was read already: what its model cannot know.
+    """A fault, with its line, that the model of the file cannot detect itself.
 
     Args:
         key: dotted path of the value at fault.
-        expected: what would have been right.
+        expected: what was expected.
     """
     line, _, _ = _parsed(path).locate(key)
     return ConfigError(str(path), key, expected, line)
 
 
 def refuse(faults: Iterable[ConfigError]) -> None:
-    """Refuse a configuration that has faults.
+    """Refuse a configuration if it has faults.
 
     Raises:
-        ConfigError: there are some; it carries all of them.
+        ConfigError: there are faults; it carries all of them.
     """
     if found := list(faults):
         raise together(found)
 
 
 def together(faults: Iterable[ConfigError]) -> ConfigError:
-    """One error that carries all of them, each once; there must be one."""
+    """Combine faults into one error, without repetitions.
+
+    Args:
+        faults: at least one fault.
+    """
     every = {str(each): each for fault in faults for each in (fault, *fault.more)}
     first, *others = every.values()
     return ConfigError(
@@ -126,14 +132,17 @@ def together(faults: Iterable[ConfigError]) -> ConfigError:
 
 if TYPE_CHECKING:
     _Loader = yaml.SafeLoader
-else:  # libyaml's takes a tenth of the time, and is in all of PyYAML's wheels
+else:  # libyaml's loader takes a tenth of the time; all wheels of PyYAML have it
     _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Yaml(_Loader):
-    """YAML 1.2 with its core schema (https://yaml.org/spec/1.2.2/#103-core-schema) and,
-    as in YAML 1.1, ``_`` between digits and ``<<``. So ``on`` is a state of Home
-    Assistant, ``22:00`` and ``2026-11-28`` are text, and ``1e-3`` is a number."""
+    """Loader of YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#103-core-schema)
+    plus two features of YAML 1.1: ``_`` between digits, and ``<<``.
+
+    So ``on`` (a state of Home Assistant), ``22:00`` and ``2026-11-28`` are text, and
+    ``1e-3`` is a number.
+    """
 
 
 def _scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool | float:
@@ -146,14 +155,14 @@ def _scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool | float:
         if node.tag == _INTEGER:
             return int(text, base)
         return float(text.replace(".inf", "inf").replace(".nan", "nan"))
-    except (KeyError, ValueError) as error:  # a tag that lies, or too many digits
+    except (KeyError, ValueError) as error:  # a wrong explicit tag, or too many digits
         problem = f"{clip(text, 40)} is no {node.tag.removeprefix(_TAG)}"
         raise ConstructorError(None, None, problem, node.start_mark) from error
 
 
 _TAG = "tag:yaml.org,2002:"
 _BOOLEAN, _INTEGER = f"{_TAG}bool", f"{_TAG}int"
-#: Plain text that is something else: name of the tag, pattern, first characters.
+#: Plain scalars that are not text: name of the tag, pattern, possible first characters.
 _CORE_SCHEMA = (
     ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -171,7 +180,7 @@ _CORE_SCHEMA = (
 _Yaml.yaml_implicit_resolvers = {}
 for _name, _pattern, _first in _CORE_SCHEMA:
     _Yaml.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"^({_pattern})$"), _first)
-# Others, such as !!binary, end in a fault, as those that YAML does not know.
+# Other tags, such as !!binary, are faults, like unknown tags.
 _Yaml.yaml_constructors = {
     tag: constructor
     for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
@@ -185,7 +194,7 @@ def _parsed(path: Path) -> _Document:
     """The document in a file.
 
     Raises:
-        ConfigError: it is missing, not YAML, or gives a key twice.
+        ConfigError: the file is missing, is not YAML, or contains a key twice.
     """
     source, text = str(path), _text(path)
     try:
@@ -203,11 +212,11 @@ def _text(path: Path) -> str:
     """The text of a file.
 
     Raises:
-        ConfigError: there is none, or it is not readable UTF-8.
+        ConfigError: the file is missing, or is not readable UTF-8.
     """
     source = str(path)
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device may have no end
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
             expected = "expected a file, not a directory, a pipe or a device"
             raise ConfigError(source, "-", expected)
         content = path.read_bytes()
@@ -227,13 +236,17 @@ def _text(path: Path) -> str:
         raise ConfigError(source, "-", expected, line) from error
 
 
-#: libyaml makes its nodes by recursion, and tens of thousands end the process.
+#: Most levels of nesting. libyaml builds nodes by recursion; tens of thousands of
+#: levels crash the process.
 _DEEPEST = 1_000
 _OPENING = ("[", "{", "- ", "? ")
 
 
 def _is_too_deep(text: str) -> bool:
-    """Whether it is nested deeper than that; one that cannot be is not looked at."""
+    """Whether the text is nested deeper than :data:`_DEEPEST` levels.
+
+    It is parsed only if it has enough opening characters.
+    """
     if max(map(text.count, _OPENING)) < _DEEPEST:
         return False
     depth = 0
@@ -263,33 +276,36 @@ def _unreadable(source: str, error: yaml.YAMLError, text: str) -> ConfigError:
 
 
 class _Document:
-    """A YAML document that knows its lines."""
+    """A YAML document with the lines of its keys.
+
+    Attributes:
+        content: the document as Python values; an empty document is an empty mapping.
+    """
 
     def __init__(self, source: str, text: str) -> None:
         self._source = source
         loader = _Yaml(text)
         self._root: yaml.Node | None = loader.get_single_node()
         content = self._root and loader.construct_document(self._root)
-        #: An empty document is an empty mapping.
         self.content: Any = {} if content is None else _in_seconds(content)
 
     def faults(
         self, error: ValidationError, names: Collection[str]
     ) -> list[ConfigError]:
-        """The faults that a model found, in order of the file.
+        """The faults that a model found, in the order of the file.
 
-        What stands under ``defaults`` is laid under other values, and its faults
-        are found there too; those are left out.
+        Values under ``defaults`` are merged into others, where the model reports their
+        faults again; these repetitions are left out.
 
         Args:
-            names: the keys that the model knows anywhere.
+            names: all keys of the model and its parts.
         """
         given: list[ConfigError] = []
         laid_under: list[ConfigError] = []
         errors = error.errors(include_url=False)
         for item in errors:
             if item["type"] == "too_short" and _has_below(errors, item["loc"]):
-                continue  # of a list pydantic counts only the items without faults
+                continue  # pydantic does not count list items with faults
             line, found, key = self.locate(".".join(map(str, item["loc"])))
             if not found and item["loc"]:
                 key = ".".join(filter(None, (key, str(item["loc"][-1]))))
@@ -302,12 +318,15 @@ class _Document:
         return sorted(given, key=lambda fault: fault.line or 0)
 
     def locate(self, key: str) -> tuple[int | None, bool, str]:
-        """The line of a dotted key, whether its end was found, and the key without the
-        words that were passed over. If it was not found, the line is that of what it
-        would stand in.
+        """Find a dotted key in the document.
 
-        Names may hold dots themselves. A word that is no name there is passed over:
-        pydantic puts the kind of a rule, say, between its index and its key.
+        Names may contain dots. Words of ``key`` that are not in the document are
+        skipped: pydantic inserts words, such as the type of a rule between its index
+        and its key.
+
+        Returns:
+            The line of the key, or of its nearest parent if it is missing; whether its
+            last word was found; and the key without the skipped words.
         """
         if self._root is None:
             return None, False, key
@@ -325,9 +344,9 @@ class _Document:
         return line, found, ".".join(words)
 
     def repeated_keys(self) -> Iterator[ConfigError]:
-        """A fault for every key that is given twice: YAML would take the last."""
+        """Yield a fault for every key that occurs twice; YAML would use the last."""
         nodes = [("", self._root)] if self._root else []
-        met: set[int] = set()  # an anchor may be used often, and within itself
+        met: set[int] = set()  # an anchor may be used repeatedly, and within itself
         while nodes:
             path, node = nodes.pop()
             if id(node) in met:
@@ -349,14 +368,14 @@ class _Document:
 
 
 def _names(model: type[BaseModel]) -> frozenset[str]:
-    """The keys of a model and of all that it is made of."""
+    """The keys of a model and of all its parts."""
     schema = model.model_json_schema()
     parts = [schema, *schema.get("$defs", {}).values()]
     return frozenset(name for part in parts for name in part.get("properties", ()))
 
 
 def _expected(error: ErrorDetails, names: Collection[str]) -> str:
-    """The message of a model's error, for people."""
+    """The text for an error of pydantic."""
     kind, text, given = error["type"], error["msg"], error["input"]
     if kind == "missing":
         return "is required"
@@ -372,9 +391,9 @@ def _expected(error: ErrorDetails, names: Collection[str]) -> str:
     return text if isinstance(given, list | dict) else f"{text}, got {described(given)}"
 
 
-#: Where pydantic puts a fault of a key.
+#: Last part of pydantic's location of a fault in a key itself.
 _OF_A_KEY = "[key]"
-#: What a value should be, by pydantic's type of error, in words of YAML.
+#: What is expected, in terms of YAML, by pydantic's type of error.
 _TYPES = {
     **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
     **dict.fromkeys(("dict_type", "model_type"), "keys and values"),
@@ -388,7 +407,10 @@ _SUBJECT = re.compile(r"^Input (?=should )")
 
 
 def _in_seconds(content: Any) -> Any:
-    """The content, with spans such as ``30m`` as seconds under keys that end so."""
+    """Convert durations such as ``30m`` to seconds under keys that end in ``_seconds``.
+
+    The content is changed in place and returned.
+    """
     parts, met = [content], set()  # an anchor may be used within itself
     while parts:
         part = parts.pop()
@@ -407,7 +429,11 @@ def _in_seconds(content: Any) -> Any:
 
 
 def _step(node: yaml.Node, key: str) -> tuple[int, yaml.Node, str] | None:
-    """One step down a dotted key: line, node and what is left of the key."""
+    """Follow the first name of a dotted key; of several that fit, the longest.
+
+    Returns:
+        The line and node of its value, and the rest of the key; None without a match.
+    """
     if isinstance(node, yaml.SequenceNode):
         first, _, rest = key.partition(".")
         if first.isdigit() and int(first) < len(node.value):
@@ -427,7 +453,7 @@ def _step(node: yaml.Node, key: str) -> tuple[int, yaml.Node, str] | None:
 
 
 def _has_below(errors: list[ErrorDetails], loc: tuple[int | str, ...]) -> bool:
-    """Whether there is an error in what stands at this place."""
+    """Whether an error is located below ``loc``."""
     return any(
         error["loc"][: len(loc)] == loc and len(error["loc"]) > len(loc)
         for error in errors

@@ -1,6 +1,4 @@
-"""Files and directories that only their owner may read, or that everybody may,
-whatever the umask; and locks between the processes of a host.
-"""
+"""Files and directories with a mode that does not depend on the umask; file locks."""
 
 from __future__ import annotations
 
@@ -18,11 +16,12 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def private_opener(path: str, flags: int) -> int:
-    """An ``opener`` for `open`: a file that is made is of mode 0600; a regular one
-    that exists and is ours becomes so.
+    """An ``opener`` for `open` that creates files with mode 0600.
 
-    Not for a file that SQLite has open: closing any descriptor of it drops the locks
-    that this process holds on it.
+    If the file exists, is regular and belongs to this user, others lose access to it.
+
+    Do not use it for a file that SQLite has open: closing any descriptor of the file
+    releases the locks that this process holds on it.
     """
     descriptor = os.open(path, flags, 0o600)
     tighten(Path(path))
@@ -30,21 +29,26 @@ def private_opener(path: str, flags: int) -> int:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a text file of mode 0600.
+    """Write a text file with mode 0600.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     with open(path, "w", encoding="utf-8", opener=private_opener) as file:
         file.write(text)
 
 
 def replace_file(path: Path, content: bytes, mode: int) -> None:
-    """Make or replace a file, on the disk itself; a reader, and whoever interrupts
-    this, sees the old or the new one, also of several that do so at once.
+    """Create or replace a file atomically; its content is synced to disk first.
+
+    Readers see the old or the new content, even after an interruption and with several
+    writers at once.
+
+    Args:
+        mode: permissions of the file.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     with NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as draft:
         try:
@@ -59,16 +63,18 @@ def replace_file(path: Path, content: bytes, mode: int) -> None:
 
 
 def replace_private(path: Path, text: str) -> None:
-    """:func:`replace_file` with a text, of mode 0600."""
+    """:func:`replace_file` with a text and mode 0600."""
     replace_file(path, text.encode(), 0o600)
 
 
 def make_private_database(path: Path) -> None:
-    """Before SQLite opens it: make an empty file, which is an empty database, or
-    tighten the one there is. SQLite gives its -wal and -shm files the same mode.
+    """Create an empty database file with mode 0600, or tighten an existing one.
+
+    Call this before SQLite opens it. An empty file is an empty database, and SQLite
+    gives the -wal and -shm files the same mode.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the file cannot be created.
     """
     make_private_directory(path.parent)
     with suppress(FileExistsError):
@@ -78,12 +84,12 @@ def make_private_database(path: Path) -> None:
 
 
 def make_private_directory(path: Path) -> None:
-    """Make it and its missing parents, each of mode 0700.
+    """Create a directory and its missing parents, each with mode 0700.
 
-    One that exists keeps its mode: it may be shared with something else, as /tmp is.
+    Existing directories keep their mode: they may be shared, as /tmp is.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the directory cannot be created.
     """
     if path.is_dir():
         return
@@ -92,10 +98,12 @@ def make_private_directory(path: Path) -> None:
 
 
 def share(directory: Path) -> None:
-    """Let everybody read what is in a directory that holds no secrets: containers do
-    so under uids of their own. What is not ours, and links, are left as they are."""
+    """Let everybody read a directory without secrets and the files in it.
+
+    Containers read it with other uids. Links and files of other owners are unchanged.
+    """
     for path in (directory, *directory.rglob("*")):
-        with suppress(OSError):  # who reads it will say what cannot be read
+        with suppress(OSError):  # the reader reports what it cannot read
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
                 continue
             readable = 0o755 if path.is_dir() else 0o644
@@ -103,10 +111,13 @@ def share(directory: Path) -> None:
 
 
 def tighten(path: Path) -> None:
-    """Take the rights of others from a regular file or a directory of ours; anything
-    else, and what does not exist, is left as it is."""
-    # The rights are a second fence: what can be used is used although they stay wide,
-    # as on a file system that is mounted read-only or that has no rights.
+    """Remove the permissions of group and others from a file or directory of this user.
+
+    Anything else is left unchanged: what is missing, is of another owner, or is neither
+    a regular file nor a directory.
+    """
+    # Permissions are a second protection. A failure is ignored, so that the file can be
+    # used on a file system that is read-only or has no permissions.
     with suppress(OSError):
         status = path.stat()
         mode = stat.S_IMODE(status.st_mode)
@@ -123,11 +134,11 @@ _POLL_SECONDS = 0.02
 def file_lock(
     path: Path, *, shared: bool = False, timeout_seconds: float = math.inf
 ) -> Iterator[bool]:
-    """Hold a lock for the block; a process that dies releases it.
+    """Hold a lock during the block. The end of a process releases its locks.
 
     Args:
-        path: the lock file; it and its directory are made if missing.
-        shared: others may hold it shared as well.
+        path: the lock file; it and its directory are created if missing.
+        shared: whether others may hold the lock at the same time, as shared.
         timeout_seconds: longest wait; with 0 the lock is tried once.
 
     Yields:

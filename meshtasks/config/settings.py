@@ -1,4 +1,4 @@
-"""The settings of a process: the environment, and the files of config/."""
+"""The settings of a process: environment variables, and the files of config/."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from meshtasks.config.loader import fault_in, load_yaml, refuse, together
 from meshtasks.config.private_files import replace_file
 from meshtasks.errors import ConfigError, MeshError, told
 
-#: Read in the directory that a process runs in.
+#: Read in the working directory of the process.
 ENV_FILE = Path(".env")
 
 M = TypeVar("M", bound=BaseModel)
 
-#: What OpenSSL, and requests, read.
+#: Variables that name the file of trusted authorities for OpenSSL and for requests.
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 
 
@@ -35,15 +35,15 @@ def _no_faults(_model: BaseModel, _settings: Settings) -> Iterable[ConfigError]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConfigFile(Generic[M]):
-    """A file of config/; stands beside its model, as a constant.
+    """A file of config/, defined as a constant beside its model.
 
     Attributes:
-        name: of the file, such as ``rules.yaml``.
-        model: what it is read into.
-        check: faults that the model cannot know by itself, because they depend on
-            another file or on the environment; it may raise them, too.
-        default: the file that is read where config/ has none of this name; for flows
-            of other packages, which bring their own.
+        name: name of the file, such as ``rules.yaml``.
+        model: model of its content.
+        check: returns faults that depend on another file or on the environment, which
+            the model does not know; it may also raise ``ConfigError``.
+        default: file to read if config/ has none of this name; for the files that
+            flows of other packages ship.
     """
 
     name: str
@@ -53,8 +53,13 @@ class ConfigFile(Generic[M]):
 
 
 class Settings:
-    """Everything that a process knows at start. Each file is read and validated on
-    first use and then kept."""
+    """The environment and the configuration files of a process.
+
+    Each file is read and validated on first use, and then kept.
+
+    Attributes:
+        env: values of the environment variables.
+    """
 
     def __init__(self, env: Environment) -> None:
         self.env = env
@@ -64,7 +69,7 @@ class Settings:
         """The content of a file.
 
         Raises:
-            ConfigError: it has faults; carries all of them.
+            ConfigError: the file has faults; the error carries all of them.
         """
         if (kept := self._models.get(file)) is None:
             try:
@@ -72,7 +77,7 @@ class Settings:
                 refuse(file.check(kept, self))
             except MeshError:
                 raise
-            except Exception as error:  # of the model of somebody else's flow
+            except Exception as error:  # a bug in the model or check of a foreign flow
                 expected = f"what checks this file failed: {told(error)}"
                 raise ConfigError(str(self.path(file)), "-", expected) from error
             self._models[file] = kept
@@ -80,35 +85,36 @@ class Settings:
         return model
 
     def path(self, file: ConfigFile[Any]) -> Path:
-        """Where a file is."""
+        """Path of a file: in config/, else the default."""
         path = self.env.config_file(file.name)
         return path if file.default is None or path.exists() else file.default
 
     def fault(self, file: ConfigFile[Any], key: str, expected: str) -> ConfigError:
-        """A fault of a file that was read already, with its line.
+        """A fault of a file, with its line.
 
         Args:
             key: dotted path of the value at fault.
-            expected: what would have been right.
+            expected: what was expected.
         """
         return fault_in(self.path(file), key, expected)
 
     def faults(self, files: Iterable[ConfigFile[Any]]) -> list[ConfigError]:
-        """Everything that is wrong with these files; reads them all."""
+        """All faults of these files; reads every file."""
         found: dict[str, ConfigError] = {}
         for file in files:
             try:
                 self.read(file)
             except ConfigError as error:
-                # the faults of a file that others are checked against come repeatedly
+                # A file that other files are checked against is reported repeatedly.
                 found |= {str(fault): fault for fault in (error, *error.more)}
         return list(found.values())
 
     def validate(self, files: Iterable[ConfigFile[Any]]) -> None:
-        """Read these files now, so that a bad one stops the start.
+        """Read these files now, so that a fault stops the start.
 
         Raises:
-            ConfigError: naming the file, the line, the key and what was expected.
+            ConfigError: there are faults; each has the file, the line, the key and
+                what was expected.
         """
         refuse(self.faults(files))
 
@@ -117,7 +123,7 @@ def load_settings() -> Settings:
     """Settings from the environment, ``.env`` and the config directory.
 
     Raises:
-        ConfigError: naming the variable and what was expected.
+        ConfigError: a variable is wrong; names it and what was expected.
     """
     env_file_values(ENV_FILE)
     try:
@@ -132,16 +138,16 @@ def load_settings() -> Settings:
             for fault in error.errors(include_input=False)
         ) from error
     refuse(env.place_faults())
-    if env.ca_file and env.ca_file != Path():  # of an empty variable
+    if env.ca_file and env.ca_file != Path():  # Path() if the variable is empty
         trust(env.ca_file, env.state_dir)
     return Settings(env)
 
 
 def env_file_values(file: Path) -> dict[str, str]:
-    """The variables of a file such as ``.env``; none, if it is not there.
+    """The variables in a file such as ``.env``; empty if there is no such file.
 
     Raises:
-        ConfigError: it cannot be read, or a line of it is no assignment.
+        ConfigError: the file cannot be read, or a line is not an assignment.
     """
     if not file.is_file():
         return {}
@@ -152,7 +158,7 @@ def env_file_values(file: Path) -> dict[str, str]:
         expected = f"expected a readable UTF-8 file, but: {reason}"
         raise ConfigError(str(file), "-", expected) from error
     expected = "expected NAME=value; a value with blanks, quotes or # is in quotes"
-    # The library passes over such a line, and over what a stray quote takes along.
+    # The library skips such lines, and everything that a stray quote encloses.
     refuse(
         ConfigError(str(file), "-", expected, binding.original.line)
         for binding in parse_stream(io.StringIO(text))
@@ -163,20 +169,19 @@ def env_file_values(file: Path) -> dict[str, str]:
 
 
 def trust(ca_file: Path, directory: Path) -> None:
-    """Believe also certificates that this authority has signed, in this process and
-    those that it starts.
+    """Trust a private authority too, in this process and the processes that it starts.
 
-    Every client (AMQP, HTTP, S3, notifications) checks certificates against what
-    OpenSSL takes by default, or requests; both read where that is from the
-    environment of the process. One file with the public authorities and this one
-    serves them all.
+    Every client (AMQP, HTTP, S3, notifications) uses the default authorities of OpenSSL
+    or of requests. Both read the path of their file from an environment variable. This
+    function writes one file with the public authorities and this one, for all clients.
 
     Args:
         ca_file: certificates of the authority, PEM.
-        directory: for the file with all authorities; made if missing.
+        directory: directory for the combined file; created if missing.
 
     Raises:
-        ConfigError: there is no certificate in the file, or none can be written.
+        ConfigError: the file contains no certificate, or the combined file cannot be
+            written.
     """
     try:
         own = ca_file.read_text(encoding="utf-8-sig")

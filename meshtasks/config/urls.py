@@ -1,8 +1,8 @@
-"""URLs in configuration: the broker's, and those of HTTP services, with their secrets.
+"""URLs in configuration: of the broker, of PostgreSQL, and of HTTP services.
 
-``MESH_BROKER_URL`` is the broker's URL, or one for each node of its cluster, with ``;``
-between them, as kombu has it. Texts of faults count the URLs and quote none: there are
-passwords in them.
+``MESH_BROKER_URL`` is one URL, or one for each node of a cluster, separated by ``;`` as
+in kombu. Texts of faults number the URLs and do not quote them, because they contain
+passwords.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Auth(BaseModel):
 
     Attributes:
         header: name of the header.
-        secret: name of its value, ``Bearer`` and the like included: ``n8n`` is that
-            of ``MESH_SECRETS__N8N``.
+        secret: name of the secret: ``n8n`` for ``MESH_SECRETS__N8N``. The secret is
+            the whole value of the header, including words such as ``Bearer``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,15 +30,21 @@ class Auth(BaseModel):
 
 
 def is_url_text(text: str) -> bool:
-    """Whether there is nothing in it that no URL may have, or no request."""
+    """Whether all characters are allowed in the URL of a request.
+
+    That is printable ASCII without blanks, backslashes and ``#``.
+    """
     return bool(re.fullmatch(r"[!-~]+", text)) and not set(text) & {"\\", "#"}
 
 
 def http_url(text: str, *, expected: str = "an http or https URL") -> str:
-    """The text, if it is an http or https URL without a password.
+    """The text, if it is an http or https URL without user and password.
+
+    Args:
+        expected: description of the URL, for the error.
 
     Raises:
-        ValueError: it is not; with what was expected.
+        ValueError: the text is something else; says what was expected.
     """
     if not is_url_text(text):
         message = "expected a URL without spaces, backslashes and #"
@@ -54,7 +60,7 @@ def http_url(text: str, *, expected: str = "an http or https URL") -> str:
 
 
 def is_base_url(text: str) -> bool:
-    """Whether paths may be put behind this URL."""
+    """Whether a path can be appended to this URL: it is HTTP and has no query."""
     try:
         return "?" not in http_url(text)
     except ValueError:
@@ -74,9 +80,14 @@ HIGHEST_PORT = 65_535
 
 
 def postgresql_url(text: str) -> str:
-    """The URL of a PostgreSQL database as SQLAlchemy wants it, of one as libpq takes it
-    (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING): with
-    several servers, each with its port, or none; empty if it is no such URL."""
+    """Convert a PostgreSQL URL of libpq to one of SQLAlchemy.
+
+    A URL of libpq may name several servers, each with or without a port, or none
+    (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING).
+
+    Returns:
+        The URL; empty if ``text`` is not such a URL.
+    """
     found = _POSTGRESQL.fullmatch(text)
     if found is None:
         return ""
@@ -96,12 +107,12 @@ EXAMPLE = "amqp://user:password@host:5672/vhost"
 
 
 def urls_of(text: str) -> tuple[str, ...]:
-    """The URLs, in order; one that is missing is an empty text."""
+    """Split URLs at ``;``. Missing URLs are empty texts."""
     return tuple(each.strip() for each in text.strip().removesuffix(";").split(";"))
 
 
 def fault_of(text: str) -> str:
-    """What should be right with the URLs and is not; empty if all is well."""
+    """What is wrong with the AMQP URLs in ``text``; empty if they are correct."""
     urls = urls_of(text)
     for number, url in enumerate(urls, start=1):
         if not _is_amqp(url):
@@ -122,7 +133,7 @@ def fault_of(text: str) -> str:
 def _is_amqp(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        # a comma is what others have between the hosts of a cluster
+        # Other programs separate the hosts of a cluster by commas.
         is_server = "," not in (parts.hostname or ",") and parts.port != 0
     except ValueError:
         return False
