@@ -1,8 +1,8 @@
 """``python -m meshtasks.producers NAME``: one command per source.
 
-A source is a module of that name, or a package of that name whose ``__main__.py``
-holds its command, so that ``python -m meshtasks.producers.NAME`` works as well. Only
-the source that is run is imported.
+A source is a module of that name, or a package whose ``__main__.py`` contains the
+command, so ``python -m meshtasks.producers.NAME`` works as well. Only the requested
+source is imported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import typer
 
 from meshtasks.errors import ConfigError
 
-#: Source → what ``--help`` lists of it: the first line of its command's docstring.
+#: Source → its line in ``--help``: the first line of its command's docstring.
 SUMMARIES: Mapping[str, str] = {
     "homeassistant": "Publish events and readings of Home Assistant.",
     "sensornet": "Publish MQTT messages of devices as records of the mesh.",
@@ -32,7 +32,7 @@ SUMMARIES: Mapping[str, str] = {
 
 
 def command(name: str) -> Callable[..., None]:
-    """The command of a source, which is imported for it."""
+    """Import a source and return its command."""
     module = import_module(f"meshtasks.producers.{name}")
     if hasattr(module, "__path__"):
         module = import_module(f"{module.__name__}.__main__")
@@ -41,7 +41,7 @@ def command(name: str) -> Callable[..., None]:
 
 
 def application(name: str = "") -> typer.Typer:
-    """All commands, of which only the named one can run: it alone is imported."""
+    """Return the application. Only the command ``name`` is imported and can run."""
     app = typer.Typer(
         no_args_is_help=True,
         add_completion=False,
@@ -59,10 +59,10 @@ def application(name: str = "") -> typer.Typer:
 
 
 def main(*name: str) -> None:
-    """Run one producer; SIGTERM and SIGINT end it in order.
+    """Run one producer until it ends, or until SIGTERM or SIGINT stops it cleanly.
 
     Args:
-        name: of the producer; by default the command line begins with it.
+        name: producer to run; by default the first argument of the command line.
     """
     logging.basicConfig(
         level=logging.INFO,
@@ -73,7 +73,7 @@ def main(*name: str) -> None:
 
     def end(signal_number: int, _frame: FrameType | None) -> None:
         stop.set()
-        # A second one ends it at once.
+        # A second signal kills the process.
         signal.signal(signal_number, signal.SIG_DFL)
 
     signal.signal(signal.SIGTERM, end)

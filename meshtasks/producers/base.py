@@ -1,19 +1,20 @@
-"""What every producer shares: ids, batches, confirms, patience and an end.
+"""The producer thread: message ids, batches, confirms, reconnecting and stopping.
 
-A source hands records to a :class:`Producer` and goes on; one thread publishes
-them. A message gets its id and timestamp once, so that however often it is sent
-again, receivers can tell that it is the same one.
+A source submits records to a :class:`Producer`, which publishes them in a thread. Each
+message gets its id and timestamp once and keeps them when it is published again, so
+that receivers recognise the repetition.
 
-A source's command is three lines. What the broker does not take waits on disk, in
-``MESH_STATE_DIR/spool/<name>.sqlite3``, and is published first when it is back, by
-the same process or by the next one::
+Messages that the broker does not confirm wait on disk, in
+``MESH_STATE_DIR/spool/<name>.sqlite3``. When the broker is available again, they are
+published first, by the same process or by the next one. A source's command needs three
+lines::
 
     stop = context.ensure_object(threading.Event)
     producer = spooling_producer("weather", Batching(array_size=10))
     raise typer.Exit(run_session(producer, feed, stop))
 
-where ``feed`` calls :meth:`Producer.submit` until the source ends or ``stop`` is
-set, whether the broker is there or not (:mod:`meshtasks.producers.session`).
+``feed`` calls :meth:`Producer.submit` until the source ends or ``stop`` is set, whether
+or not the broker is available (:mod:`meshtasks.producers.session`).
 """
 
 from __future__ import annotations
@@ -41,36 +42,36 @@ from meshtasks.timing import Backoff
 
 logger = logging.getLogger(__name__)
 
-#: RabbitMQ 4 closes the channel of a larger message (``max_message_size``), and
-#: everything behind it would wait for ever.
+#: Limit of a body in bytes: ``max_message_size`` of RabbitMQ 4. The broker closes the
+#: channel of a larger message, so that message would block all later ones.
 MAX_BODY_BYTES = 16 * 1024 * 1024
-#: AMQP 0-9-1 carries a routing key as a short string.
+#: Limit of a routing key in bytes: AMQP 0-9-1 encodes it as a short string.
 MAX_ROUTING_KEY_BYTES = 255
 
 _DROP_LOG_INTERVAL_SECONDS = 10.0
-#: While it stops, a producer tries more often than its backoff.
+#: Longest wait between attempts while the producer stops, shorter than the backoff's.
 _STOPPING_DELAY_SECONDS = 0.5
 
 
 class Producer:
-    """Publishes what sources submit, in order, and waits until it is confirmed.
+    """Publishes submitted records in order, and again until the broker confirms them.
 
-    While the broker is away, messages wait in the buffer and the connection is
-    tried again with backoff. Nothing is dropped before the buffer is full; then
-    the oldest waiting messages are, counted and logged. Nothing overtakes what
-    waits.
+    While the broker is unavailable, messages wait in the buffer, in order, and the
+    producer reconnects with backoff. A full buffer drops its oldest waiting messages;
+    they are counted and logged.
 
-    Submitting is thread-safe and never waits for the broker. With a
-    :class:`~meshtasks.producers.spool.Spool` it waits for the disk while the broker is
-    away: what was submitted then outlives the process. Records in an array that is
-    not full count as submitted once they are as old as the batching allows.
+    Submitting is thread-safe and does not wait for the broker. With a
+    :class:`~meshtasks.producers.spool.Spool`, submitting writes to disk while the
+    broker is unavailable, so the messages survive the process. This does not apply to
+    the records of an array that is not full, until they are ``age_seconds`` old
+    (:class:`~meshtasks.producers.buffer.Batching`).
 
     Args:
-        publisher: used by the producer's thread alone, and closed by it.
-        buffer: what is not confirmed yet; in memory by default. Closed by
+        publisher: used and closed by the producer's thread only.
+        buffer: store of unconfirmed messages, by default in memory; closed by
             :meth:`stop`.
-        on_confirmed: called in the producer's thread with messages that the
-            broker has stored.
+        on_confirmed: called in the producer's thread with the messages of each
+            confirmed batch.
     """
 
     def __init__(
@@ -89,30 +90,33 @@ class Producer:
         self._on_confirmed = on_confirmed
         self._counts = Counts(restored=self._buffer.restored_records)
         self._arrays = ArrayPacker(self._batching)
-        #: When the first record that is in no batch yet has waited long enough.
+        #: Time (monotonic, seconds) at which the next batch is due even if not full.
         self._due_at = time.monotonic() if self._buffer.waiting else None
         self._arrays_due_at = 0.0
         self._drop_logged_at = -_DROP_LOG_INTERVAL_SECONDS
         self._connected = self._stopping = self._abandoned = self._closed = False
         self._last_error = ""
-        #: Guards everything above but the publisher.
+        #: Guards all attributes above except the publisher.
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="producer", daemon=True)
 
     def start(self) -> None:
-        """Begin to connect and publish."""
+        """Start the thread that connects and publishes."""
         self._thread.start()
 
     def wait_connected(self, within_seconds: float) -> bool:
-        """Wait for the first connection; whether it came about in time."""
+        """Wait for the first connection; return whether it was made in time."""
         with self._changed:
             return self._changed.wait_for(lambda: self._connected, within_seconds)
 
     def wait_for_room(self, size_bytes: int, within_seconds: float) -> bool:
-        """Wait until a body of this size drops no other; whether it would not.
+        """Wait until the buffer can take a body of this size without dropping messages.
 
-        For sources that can wait. The others submit anyway: their newest reading is
-        worth more than their oldest.
+        For sources that can wait. Other sources submit at once, because their newest
+        reading is worth more than their oldest.
+
+        Returns:
+            Whether there was room in time.
         """
         with self._changed:
             return self._changed.wait_for(
@@ -121,11 +125,11 @@ class Producer:
 
     @property
     def last_error(self) -> str:
-        """Why the broker could not be reached last; empty when it always was."""
+        """Reason of the last failed attempt to publish; empty if none failed."""
         return self._last_error
 
     def counts(self) -> Counts:
-        """A snapshot of the counts."""
+        """Return a copy of the counts."""
         with self._changed:
             return replace(self._counts)
 
@@ -140,11 +144,11 @@ class Producer:
         """Publish one record, in an array message if the producer packs them.
 
         Args:
-            timestamp: when it was taken, epoch seconds; now by default.
+            timestamp: time of the record in epoch seconds; by default now.
 
         Raises:
-            TypeError, ValueError: the record is not JSON (NaN and Infinity are
-                not), or the message breaks a limit of AMQP.
+            TypeError, ValueError: the record cannot be JSON (NaN and Infinity are not
+                allowed), or the message exceeds a limit of AMQP.
         """
         body = encode(record)
         _check(routing_key, body)
@@ -161,11 +165,15 @@ class Producer:
             self._wake()
 
     def submit_message(self, message: Outgoing, *, records: int = 1) -> None:
-        """Publish a message of so many records as it is, with an id, and the present as
-        its timestamp, if it has none.
+        """Publish a message unchanged, except for a missing id or timestamp.
+
+        A missing id is generated; a missing timestamp is now.
+
+        Args:
+            records: number of records in the body.
 
         Raises:
-            ValueError: it breaks a limit of AMQP.
+            ValueError: the message exceeds a limit of AMQP.
         """
         _check(message.routing_key, message.body)
         if message.message_id is None:
@@ -174,18 +182,18 @@ class Producer:
             message = message._replace(timestamp=time.time())
         with self._changed:
             self._counts.accepted += records
-            # An array that was begun before goes first.
+            # An array of earlier records is published first.
             for earlier in self._arrays.close((message.exchange, message.routing_key)):
                 self._append(earlier)
             self._append(Pending(message, records))
             self._wake()
 
     def stop(self, within_seconds: float) -> Sequence[Pending]:
-        """Publish what is left, then close the connection and the buffer.
+        """Publish the remaining messages, then close the connection and the buffer.
 
         Returns:
-            The messages that are lost, oldest first: not confirmed in time, and not
-            kept for the next start. Those in flight may have been stored all the same.
+            The lost messages, oldest first: those not confirmed in time and not spooled
+            for the next start. The broker may have stored those in flight.
         """
         with self._changed:
             self._stopping = True
@@ -213,7 +221,7 @@ class Producer:
         return lost
 
     def _append(self, pending: Pending) -> None:
-        """Keep a message; called with the lock held, as are the next four."""
+        """Buffer a message. This and the next four methods need the lock."""
         if not (dropped := self._buffer.append(pending)):
             return
         self._counts.dropped += sum(records for _, records in dropped)
@@ -230,12 +238,12 @@ class Producer:
             self._append(pending)
 
     def _close_overdue_arrays(self) -> None:
-        """While the broker is away, :meth:`_next_batch` does not do it."""
+        """Close arrays while the broker is unavailable and no batch is taken."""
         if self._arrays and time.monotonic() >= self._arrays_due_at:
             self._close_arrays()
 
     def _wake(self) -> None:
-        """Let the thread know of a record, if it has to act on it."""
+        """Notify the thread if the new record changes when it must act."""
         if self._due_at is None:
             self._due_at = time.monotonic() + self._batching.age_seconds
             self._changed.notify_all()
@@ -250,7 +258,7 @@ class Producer:
         )
 
     def _run(self) -> None:
-        """The producer's thread; the rest is called by it alone."""
+        """Run the producer's thread, which alone calls the methods below."""
         try:
             if not self._publish(()):
                 return
@@ -264,7 +272,7 @@ class Producer:
             self._publisher.close()
 
     def _next_batch(self) -> Sequence[Pending]:
-        """Wait for a batch; empty when the producer stops and all is published."""
+        """Wait for a batch; return an empty one when stopping and all is published."""
         with self._changed:
             while not self._abandoned:
                 now = time.monotonic()
@@ -277,14 +285,14 @@ class Producer:
                     )
                     if not self._buffer.waiting and not self._arrays:
                         self._due_at = None
-                    self._changed.notify_all()  # there is room again
+                    self._changed.notify_all()  # the buffer has room again
                     if batch or self._stopping:
                         return batch
                 self._changed.wait(None if self._due_at is None else self._due_at - now)
             return ()
 
     def _publish(self, batch: Sequence[Pending]) -> bool:
-        """Publish until confirmed; false when the producer was abandoned."""
+        """Publish until confirmed; return false if :meth:`stop` gave up waiting."""
         messages = [pending.message for pending in batch]
         misfits: list[Outgoing] = []
         failed_attempts = 0
@@ -299,9 +307,9 @@ class Producer:
     def _attempt(
         self, messages: list[Outgoing], misfits: list[Outgoing]
     ) -> frozenset[Route] | None:
-        """Publish once: the routes without a queue, or None when it failed.
+        """Publish once; return the routes without a queue, or None if it failed.
 
-        Messages that cannot be published at all become misfits.
+        Messages that can never be published move to ``misfits``.
         """
         try:
             self._publisher.publish(messages)
@@ -319,16 +327,18 @@ class Producer:
             logger.warning("the broker did not take a batch: %s", error)
             return None
         except Exception as error:
-            # An unforeseen fault must not end the thread on which all
-            # of the producer's messages depend.
+            # Without this, an unexpected error would end the thread, and nothing
+            # would be published any more.
             self._last_error = f"{type(error).__name__}: {error}"
             logger.exception("publishing failed")
             return None
         return frozenset()
 
     def _wait_for_broker(self, attempt: int) -> bool:
-        """Let the buffer bring all to safety, and wait before the next attempt; false
-        when there is to be none."""
+        """Save the buffer and wait for the next attempt.
+
+        Return false if :meth:`stop` gave up waiting.
+        """
         delay = self._backoff.delay_seconds(attempt)
         with self._changed:
             if not self._abandoned:
@@ -359,7 +369,7 @@ class Producer:
         lost = 0
         with self._changed:
             if self._abandoned:
-                return False  # they were reported as not confirmed
+                return False  # stop() has reported them as not confirmed
             self._buffer.resolve()
             counts = self._counts
             for pending in batch:

@@ -1,4 +1,4 @@
-"""Where a producer keeps what the broker has not confirmed yet."""
+"""Unconfirmed messages of a producer, in memory; counts; packing of array messages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from meshtasks.amqp.publisher import Outgoing
 
 
 class Pending(NamedTuple):
-    """A message on its way.
+    """A message that the broker has not confirmed.
 
     Attributes:
-        message: what is published, and published again if need be.
-        records: how many records its body holds.
+        message: the message, with its id and timestamp.
+        records: number of records in its body.
     """
 
     message: Outgoing
@@ -26,18 +26,20 @@ class Pending(NamedTuple):
 
 
 class Buffer:
-    """A bounded first-in, first-out store with one batch in flight; in memory, so it is
-    lost with the process.
+    """A bounded FIFO queue of messages, with one batch in flight.
 
-    Called by one thread at a time; the producer holds its lock.
+    It is in memory, so its messages are lost with the process. It is not thread-safe:
+    the producer calls it under its lock.
 
     Args:
-        max_bytes: most bytes of bodies waiting. A larger message is kept alone.
+        max_messages: limit of waiting messages.
+        max_bytes: limit of the bytes of waiting bodies. A larger message is accepted
+            if no other message waits.
     """
 
-    #: What a message counts beside its body.
+    #: Bytes that count for a message in addition to its body.
     overhead_bytes = 0
-    #: Records that an earlier run had left here.
+    #: Records that were in the buffer at the start, left by an earlier run.
     restored_records = 0
 
     def __init__(
@@ -45,15 +47,14 @@ class Buffer:
     ) -> None:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        #: With the time at which each came.
+        #: (time of arrival in monotonic seconds, message), oldest first.
         self._memory: deque[tuple[float, Pending]] = deque()
         self._memory_bytes = 0
         self._in_flight: list[Pending] = []
         self._in_flight_since = 0.0
 
     def append(self, pending: Pending) -> Sequence[Pending]:
-        """Keep a message; the oldest waiting ones that were dropped to make room for
-        it."""
+        """Add a message; return the oldest waiting messages, dropped to make room."""
         dropped = []
         while not self.has_room(len(pending.message.body)):
             if (oldest := self._drop_oldest()) is None:
@@ -64,10 +65,10 @@ class Buffer:
         return dropped
 
     def take(self, count: int, size_bytes: int) -> Sequence[Pending]:
-        """The oldest messages, at most ``count`` and about ``size_bytes`` of them.
+        """Take the oldest messages: at most ``count``, and about ``size_bytes``.
 
-        They are in flight until :meth:`resolve`; a second call before that gives
-        the same batch.
+        They are in flight until :meth:`resolve`. A second call before that returns the
+        same batch.
         """
         if not self._in_flight and self._memory:
             self._in_flight_since = self._memory[0][0]
@@ -82,28 +83,28 @@ class Buffer:
         return tuple(self._in_flight)
 
     def resolve(self) -> None:
-        """Forget the batch in flight: its fate is known."""
+        """Remove the batch in flight: it is confirmed, or cannot be published."""
         self._in_flight.clear()
 
     def keep(self) -> None:
-        """The broker does not answer: bring to safety what can be."""
+        """Save the messages, if the buffer can: the broker does not confirm them."""
 
     def close(self) -> Sequence[Pending]:
-        """Nothing more will come; what is lost with the process, oldest first."""
+        """Close the buffer; return the messages lost with the process, oldest first."""
         return (*self._in_flight, *(pending for _, pending in self._memory))
 
     @property
     def waiting(self) -> int:
-        """Messages that are not in flight."""
+        """Number of messages that are not in flight."""
         return len(self._memory)
 
     @property
     def waiting_bytes(self) -> int:
-        """Sum of what they count."""
+        """Bytes of the waiting messages, with :attr:`overhead_bytes` for each."""
         return self._memory_bytes
 
     def has_room(self, size_bytes: int) -> bool:
-        """Whether a message with a body of this size would drop no other."""
+        """Return whether a body of this size fits without dropping a message."""
         waiting_bytes = self.waiting_bytes + size_bytes + self.overhead_bytes
         return not self.waiting or (
             self.waiting < self._max_messages and waiting_bytes <= self._max_bytes
@@ -120,15 +121,14 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """A batch is published as soon as one of these is reached.
+    """Limits of a batch: it is published when it reaches one of them.
 
     Attributes:
         count: messages.
-        size_bytes: sum of the bodies.
+        size_bytes: sum of the bodies in bytes.
         age_seconds: time since the first record that is not published yet.
-        array_size: records with the same exchange and routing key that are
-            packed into one message (a JSON array, at most ``size_bytes`` long);
-            1 packs nothing.
+        array_size: records of one exchange and routing key in one message, a JSON array
+            of at most ``size_bytes``; 1 sends each record as a message of its own.
     """
 
     count: int = 1_000
@@ -139,17 +139,16 @@ class Batching:
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the records, so far.
+    """Counts of a producer's records since its start.
 
     Attributes:
         accepted: records submitted.
-        restored: records that an earlier run had left unconfirmed.
+        restored: records that an earlier run left unconfirmed.
         confirmed: records that the broker has stored.
         dropped: records that a full buffer dropped, or that cannot be published.
-        unroutable: records that no queue was bound for.
+        unroutable: records for which no queue is bound.
         messages: messages confirmed.
-        resent: messages that were published again, not knowing whether the
-            attempt before had been stored.
+        resent: messages published again after an attempt whose result is unknown.
     """
 
     accepted: int = 0
@@ -162,7 +161,7 @@ class Counts:
 
     @property
     def unresolved(self) -> int:
-        """Records that are none of these yet."""
+        """Records that are not yet confirmed, dropped or unroutable."""
         resolved = self.confirmed + self.dropped + self.unroutable
         return self.accepted + self.restored - resolved
 
@@ -174,10 +173,10 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 
 
 def encode(record: object) -> bytes:
-    """The record as compact JSON.
+    """Return the record as compact JSON.
 
     Raises:
-        TypeError, ValueError: JSON cannot hold it (NaN and Infinity included).
+        TypeError, ValueError: the record cannot be JSON (NaN and Infinity included).
     """
     return _ENCODER.encode(record).encode()
 
@@ -194,10 +193,10 @@ class _Array:
 
 
 class ArrayPacker:
-    """Collects encoded records until an array is full, by count or by size.
+    """Packs encoded records into array messages, up to a count and a size.
 
-    An array message carries the timestamp of its first record. When arrays are to hold
-    one record, every record is a message of its own and no array.
+    An array message has the timestamp of its first record. With an ``array_size`` of 1,
+    each record is a message of its own, without an array.
     """
 
     def __init__(self, batching: Batching) -> None:
@@ -206,11 +205,11 @@ class ArrayPacker:
         self._open: dict[Route, _Array] = {}
 
     def __len__(self) -> int:
-        """Arrays that are being filled."""
+        """Number of arrays that are not full yet."""
         return len(self._open)
 
     def add(self, route: Route, record: bytes, timestamp: float) -> list[Pending]:
-        """Put a record into its route's array; the messages that completes."""
+        """Add a record to its route's array; return the messages that are complete."""
         if self._count == 1:
             return [_pending(route, record, 1, timestamp)]
         complete = []
@@ -224,14 +223,14 @@ class ArrayPacker:
         return complete
 
     def close(self, route: Route) -> list[Pending]:
-        """The message of a route's unfilled array, if it has one."""
+        """Return the message of a route's unfilled array, if there is one."""
         if (array := self._open.pop(route, None)) is None:
             return []
         body = b"[" + b",".join(array.elements) + b"]"
         return [_pending(route, body, len(array.elements), array.timestamp)]
 
     def close_all(self) -> list[Pending]:
-        """The messages of all unfilled arrays."""
+        """Return the messages of all unfilled arrays."""
         return [pending for route in tuple(self._open) for pending in self.close(route)]
 
 

@@ -1,4 +1,4 @@
-"""Collectors: producers that look at something again and again."""
+"""Collectors: producers that measure something at a fixed interval."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from meshtasks.text import clip, printable
 logger = logging.getLogger(__name__)
 
 EXCHANGE = "metrics"
-#: The metric of the scrape itself: whether and how fast a service was read.
+#: Metric about the scrape itself: whether it succeeded, and how long it took.
 SCRAPE = "scrape"
-#: What a rate may be made of: as many intervals. One tick may be late and one fail.
+#: Longest time a rate may cover, in intervals: one round may be late and one may fail.
 LONGEST_GAP_INTERVALS = 3
-#: Metrics with the same routing key that are published as one message.
+#: Metrics of one routing key in one message.
 _ARRAY_SIZE = 100
-#: With two of them there are rates.
+#: Rates need two rounds.
 _DRY_ROUNDS = 2
 
 _T = TypeVar("_T")
-#: Of a metric; None for one without a value.
+#: Fields of a metric; None for one without a value.
 Fields = Mapping[str, float | bool | None]
 
 _REASON_LIMIT_CHARS = 200
@@ -52,13 +52,13 @@ DryRun = Annotated[
     ),
 ]
 
-#: Linux's own name for it. Where it is not known (macOS), ``CLOCK_MONOTONIC``
-#: goes on during sleep.
+#: Clock that counts during sleep: Linux has ``CLOCK_BOOTTIME``; elsewhere (macOS),
+#: ``CLOCK_MONOTONIC`` counts during sleep.
 _BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def elapsed_seconds() -> float:
-    """Seconds since some moment in the past, sleep included; never set back."""
+    """Return seconds of a clock that counts during sleep and is never set back."""
     return time.clock_gettime(_BOOT_TIME)
 
 
@@ -67,10 +67,10 @@ def ticks(
     stop: threading.Event,
     now: Callable[[], float] = time.monotonic,
 ) -> Iterator[None]:
-    """Yield at once and then every ``interval_seconds``, until ``stop`` is set.
+    """Yield at once, then every ``interval_seconds`` until ``stop`` is set.
 
-    Ticks that came due while the last one was worked on, or while the process stood
-    still, are left out; the next is due when it would have been anyway.
+    Ticks that became due while the last one was handled, or while the process was
+    suspended, are skipped. The times of later ticks do not shift.
     """
     due = now()
     while not stop.wait(max(0.0, due - now())):
@@ -80,32 +80,31 @@ def ticks(
 
 
 class Measured(NamedTuple):
-    """One metric, with its routing key on the exchange ``metrics``."""
+    """One metric, and its routing key on the exchange ``metrics``."""
 
     routing_key: str
     record: dict[str, Any]
 
 
-#: One round of a look at something. What cannot be read is left out and logged, see
+#: One round of measurements. Things that cannot be read are logged and left out, see
 #: :class:`Guard`.
 Collect = Callable[[], Iterable[Measured]]
 
 
 class Unforeseen(MeshError):
-    """A foreign library, or code that met foreign data, raised what nobody expects
-    of it."""
+    """A library, or code that parses foreign data, raised an unexpected exception."""
 
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Make an error of the mesh of whatever is raised inside.
+    """Raise every exception of the block as a MeshError.
 
-    Pages, answers and files come from anybody, and what parses them raises what it
-    likes: psutil a ValueError, prometheus_client an AttributeError. One of these must
-    not end a collector, and all that it looks at with it.
+    Pages, responses and files come from anywhere, and their parsers raise anything:
+    psutil a ValueError, prometheus_client an AttributeError. Such an exception must not
+    end the collector.
 
     Raises:
-        MeshError: what was raised, if it is one, or :class:`Unforeseen`.
+        MeshError: the exception raised, if it is one; else :class:`Unforeseen`.
     """
     try:
         yield
@@ -118,23 +117,23 @@ def contained() -> Iterator[None]:
 
 
 class Guard:
-    """Keeps what goes wrong with one thing from the others.
+    """Isolates the failures of things that are read again and again.
 
-    Things (a group, a mount, a model, a target) are looked at again and again. A
-    failure is logged once, and again when it fails in another way.
+    A thing is a group, a mount, a model or a target. Its failure is logged once, and
+    again only when the reason changes.
     """
 
     def __init__(self) -> None:
-        #: Name of a thing → by what its failure is the same.
+        #: Name of a thing that fails → kind of its failure.
         self._failing: dict[str, str] = {}
 
     def attempt(self, what: str, look: Callable[[], _T]) -> _T | None:
-        """What a look at something finds; None if it fails, whatever it raises."""
+        """Return the result of ``look``, or None if it raises any exception."""
         try:
             with contained():
                 found = look()
         except Unforeseen as error:
-            # Such texts quote what they could not read, counters for example.
+            # The text quotes what could not be parsed, such as a changing number.
             self.failed(what, f"failed: {error}", kind=_NUMBERS.sub("0", str(error)))
             return None
         except MeshError as error:
@@ -144,21 +143,25 @@ class Guard:
         return found
 
     def gather(self, what: str, look: Callable[[], Iterable[_T]]) -> list[_T]:
-        """All that a look at something finds, or did before it failed."""
+        """Return the items of ``look``, up to its failure if it fails."""
         found: list[_T] = []
         self.attempt(what, lambda: found.extend(look()))
         return found
 
     def failed(self, what: str, reason: str, *, kind: str = "") -> None:
-        """Log a failure, unless the last one of this thing had the same reason, or was
-        of the same kind, where the reason differs each time."""
+        """Log a failure, unless it is the same as the last one of this thing.
+
+        Args:
+            kind: identifies the failure where the text of the reason varies; by default
+                the reason.
+        """
         kind = kind or reason
         if kind != self._failing.get(what):
             self._failing[what] = kind
             logger.warning("%s: %s", printable(what), reason)
 
     def recovered(self, what: str) -> None:
-        """Log that a thing has recovered, if it had failed."""
+        """Log that a thing works again, if it had failed."""
         if self._failing.pop(what, None):
             logger.info("%s has recovered", printable(what))
 
@@ -169,19 +172,19 @@ def metric(
     tags: Mapping[str, str],
     timestamp: float,
 ) -> dict[str, Any]:
-    """A metric's record; fields without a value, or with one that is not finite, are
-    left out.
+    """Return a metric's record, without fields that have no value or no finite one.
 
     Args:
-        tags: names of mounts and programs among them, which need not be Unicode.
-        timestamp: epoch seconds; a point has milliseconds.
+        tags: may contain text that is not valid Unicode, such as names of mounts and
+            programs.
+        timestamp: epoch seconds; rounded to milliseconds, the precision of a point.
     """
     return {
         "name": name,
         "fields": {
             key: value
             for key, value in fields.items()
-            # NaN compares with nothing
+            # NaN fails both comparisons
             if isinstance(value, int | float) and -_LARGEST <= value <= _LARGEST
         },
         "tags": {tag: _unicode(value) for tag, value in tags.items()},
@@ -194,7 +197,7 @@ def _unicode(text: str) -> str:
 
 
 def routing_word(text: str) -> str:
-    """``text`` as one word of a routing key: ``my.host`` is ``my_host``."""
+    """Return ``text`` as one word of a routing key: ``my.host`` → ``my_host``."""
     return _NOT_OF_A_WORD.sub("_", text)
 
 
@@ -207,9 +210,12 @@ def run_collector(
 ) -> None:
     """Collect and publish until SIGTERM or SIGINT.
 
+    Args:
+        dry_run: print two rounds instead of publishing.
+
     Raises:
         typer.Exit: at the end, with the exit code of the session.
-        ConfigError: there is no usable ``MESH_BROKER_URL``.
+        ConfigError: as :func:`~meshtasks.producers.session.spooling_producer`.
     """
     stop = context.ensure_object(threading.Event)
     rounds = ticks(interval_seconds, stop)
@@ -224,7 +230,7 @@ def run_collector(
 
 
 def publishing(producer: Producer) -> Callable[[Measured], None]:
-    """Publishes metrics; one that does not fit AMQP or JSON holds up no other."""
+    """Return a function that publishes a metric; one that is not valid is logged."""
     guard = Guard()
 
     def publish(measured: Measured) -> None:
@@ -238,8 +244,10 @@ def publishing(producer: Producer) -> Callable[[Measured], None]:
 def collect_each(
     collect: Collect, rounds: Iterable[None], take: Callable[[Measured], None]
 ) -> None:
-    """Collect in each round, and hand on what is found; a failed round ends no
-    other."""
+    """Collect in each round and pass each metric to ``take``.
+
+    A round that fails does not end the others.
+    """
     guard = Guard()
     for _ in rounds:
         for measured in guard.gather("a round", collect):
@@ -250,41 +258,42 @@ def _print(measured: Measured) -> None:
     typer.echo(json.dumps(measured._asdict(), ensure_ascii=False))
 
 
-#: Where a counter of 32 bits begins again. Linux has such on every machine: the
-#: milliseconds of a disk (Documentation/admin-guide/iostats.rst); on 32-bit machines
-#: also bytes.
+#: Value at which a 32-bit counter starts again at 0. Every Linux has such counters, the
+#: milliseconds of disks (Documentation/admin-guide/iostats.rst); 32-bit systems also
+#: count bytes in them.
 WRAP_32_BIT = 2**32
 
-#: A counter that went from this much below its end to this much above 0 came round.
-#: A wider margin would take more restarts for that.
+#: A counter has wrapped, and was not restarted, if its last value was within this part
+#: of the range below the end, and its new value is within it above 0. A wider margin
+#: would take more restarts for wraps.
 _WRAP_MARGIN = 1 / 16
 
 
 class Increase(NamedTuple):
-    """By how much the counters of one source grew, in a time of more than 0 seconds."""
+    """Increase of one source's counters in an interval, longer than 0 seconds."""
 
     seconds: float
     by: Mapping[str, float]
 
     def per_second(self, name: str) -> float | None:
-        """The rate of one counter; None when there is none."""
+        """Return the rate of one counter, or None if its increase is not known."""
         increase = self.by.get(name)
         return None if increase is None else increase / self.seconds
 
 
 class Counters:
-    """Remembers the last reading of every source of counters.
+    """Computes increases from successive readings of counters, by source.
 
-    A source is what restarts as a whole: a network interface, a process, a
-    histogram. When one of its counters went back, it was restarted; that interval
-    has no rate, rather than a wrong one. Neither has one that is too long, such as a
-    night in which a laptop slept: its average would stand in a chart as the last few
-    seconds'.
+    A source is something that restarts as a whole: a network interface, a process, a
+    histogram. If one of its counters decreases, the source was restarted, and the
+    interval has no rate. An interval that is too long has none either: after a night in
+    which a laptop slept, the average of the night would appear in a chart as the rate
+    of the last seconds.
 
     Args:
-        longest_gap_seconds: an interval longer than this has no rate.
-        wraps_at: value at which counters begin again at 0 without a restart; None:
-            they never do.
+        longest_gap_seconds: longest interval that has a rate.
+        wraps_at: value at which the counters start again at 0 without a restart; None
+            if they never do.
     """
 
     def __init__(
@@ -292,21 +301,21 @@ class Counters:
     ) -> None:
         self._longest_gap_seconds = longest_gap_seconds
         self._wraps_at = wraps_at
-        #: With the time of the reading.
+        #: Source → time and counters of its last reading.
         self._last: dict[Hashable, tuple[float, Mapping[str, float]]] = {}
         self._read: set[Hashable] = set()
 
     def read(
         self, source: Hashable, values: Mapping[str, float], at_seconds: float
     ) -> Increase | None:
-        """Take a reading of a source: its counters, finite.
+        """Record a reading of a source's counters, which must be finite.
 
         Args:
-            at_seconds: see :func:`~meshtasks.producers.collecting.elapsed_seconds`. A
-                reading no later than the last one is that one again.
+            at_seconds: time of :func:`elapsed_seconds`. A reading that is not later
+                than the last one is ignored.
 
         Returns:
-            The increase since the last reading; None when it is not known.
+            The increase since the last reading, or None if it is not known.
         """
         self._read.add(source)
         last_at_seconds, last = self._last.get(source, (-math.inf, {}))
@@ -326,8 +335,7 @@ class Counters:
         return Increase(seconds, by)
 
     def forget_unread(self) -> int:
-        """Forget the sources that were not read since the last call; how many they
-        were."""
+        """Forget sources not read since the last call; return their number."""
         gone = self._last.keys() - self._read
         for source in gone:
             del self._last[source]
@@ -335,7 +343,7 @@ class Counters:
         return len(gone)
 
     def _increase(self, before: float, value: float) -> float | None:
-        """None when the counter was restarted."""
+        """Return the increase, or None if the counter was restarted."""
         if value >= before:
             return value - before
         if self._wraps_at is not None:

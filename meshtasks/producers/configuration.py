@@ -1,4 +1,4 @@
-"""config/producers/NAME.yaml: one file for each producer, with a model of its own."""
+"""config/producers/NAME.yaml: one file per producer, each with its own model."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Selection(ConfigModel):
-    """Which of the things that have names are wanted: those of ``include`` that are
-    not of ``exclude``; both are patterns with ``*`` and ``?``."""
+    """Selects names: those that match ``include`` and do not match ``exclude``.
+
+    Both are lists of patterns with ``*`` and ``?``.
+    """
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
     def wants(self, name: str) -> bool:
-        """Whether the name fits one of the first and none of the second."""
+        """Return whether the name matches ``include`` and not ``exclude``."""
         return fits(name, self.include) and not fits(name, self.exclude)
 
 
 def fits(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a name fits one of the patterns."""
+    """Return whether a name matches one of the patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -39,8 +41,8 @@ def _read(settings: Settings, module: str) -> object:
     return settings.read(import_module(f"meshtasks.producers.{module}").CONFIG)
 
 
-#: Name of the file without ``.yaml`` → reads it, and raises ConfigError for its faults.
-#: `meshtasks config check` reads those that are there.
+#: File name without ``.yaml`` → function that reads the file, and raises ConfigError
+#: for its faults. `meshtasks config check` reads the files that exist.
 CONFIGS: Mapping[str, Callable[[Settings], object]] = {
     module.partition(".")[0]: partial(_read, module=module)
     for module in (

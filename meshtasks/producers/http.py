@@ -1,4 +1,4 @@
-"""Get a page from the service that a collector looks at."""
+"""HTTP client of the collectors."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ _HINTS: dict[int, str] = {
 
 
 class PageUnavailable(MeshError):
-    """A service did not give the page."""
+    """The service did not return the page."""
 
 
 class Page(NamedTuple):
-    """What a service answered with status 200."""
+    """A response with status 200."""
 
     content_type: str
     body: bytes
 
 
 class Client:
-    """Gets pages with HTTP; for one thread at a time. Redirects are not followed,
-    since the secret is not for the page behind one.
+    """Gets pages over HTTP; not thread-safe.
+
+    Redirects are not followed, because the secret must not go to another address.
 
     Args:
-        timeout_seconds: longest time until the last byte of an answer.
-        limit_bytes: a longer page, unpacked, is refused.
-        ca_file: certificates (PEM) that TLS servers are known by; the system's when
-            not given.
+        timeout_seconds: for the whole response.
+        limit_bytes: limit of the uncompressed page; a larger one is refused.
+        headers: sent with each request, such as the secret.
+        ca_file: PEM certificates that verify TLS servers; by default the system's.
     """
 
     def __init__(
@@ -63,10 +64,11 @@ class Client:
         self._pool = pool_manager(ca_certs=None if ca_file is None else str(ca_file))
 
     def get(self, url: str) -> Page:
-        """Get a page.
+        """Return the page at ``url``.
 
         Raises:
-            PageUnavailable: no whole answer in time, or none with status 200.
+            PageUnavailable: the response is not complete in time, is larger than the
+                limit, or does not have status 200.
         """
         try:
             answer = request(
@@ -81,7 +83,7 @@ class Client:
         except HTTPError as error:
             raise self._unavailable(error) from error
         except ValueError:
-            # Not quoted and not chained: it may quote the header with the secret.
+            # Neither quoted nor chained: the text may contain the header's secret.
             message = "cannot be requested: its URL or a header is not valid"
             raise PageUnavailable(message) from None
         if answer.status != HTTPStatus.OK:
@@ -99,7 +101,7 @@ class Client:
 
     def _unavailable(self, error: HTTPError) -> PageUnavailable:
         match error:
-            case NewConnectionError():  # which is a ConnectTimeoutError too
+            case NewConnectionError():  # a subclass of ConnectTimeoutError
                 message = f"cannot be reached: {cause_of(error)}"
             case ConnectTimeoutError() | ReadTimeoutError():
                 message = f"did not answer within {self._timeout_seconds:g} s"

@@ -1,9 +1,9 @@
-"""Pods that are annotated to be scraped, from the Kubernetes API.
+"""Targets from the Kubernetes API: pods whose annotations ask to be scraped.
 
-The annotations are those that Prometheus's own example configuration for
-Kubernetes made common: ``prometheus.io/scrape: "true"``, and, where these are not the
-first port of the pod, ``/metrics`` and ``http``, ``prometheus.io/port``, ``…/path``
-and ``…/scheme``.
+The annotations are those of Prometheus's example configuration for Kubernetes:
+``prometheus.io/scrape: "true"``, and optionally ``prometheus.io/port`` (default: the
+pod's first port), ``prometheus.io/path`` (``/metrics``) and ``prometheus.io/scheme``
+(``http``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SERVICE_LABELS = ("app.kubernetes.io/name", "app", "k8s-app")
 _SERVICE_LIMIT_CHARS = 64
 _PAGE_SIZE = 500
 _TIMEOUT_SECONDS = 10.0
-#: Stands for all namespaces.
+#: Means all namespaces.
 _ALL = ""
 
 _HINTS = {
@@ -44,22 +44,24 @@ _HINTS = {
 
 
 class PodDiscovery:
-    """Asks the API of one cluster. A namespace that cannot be looked at is logged,
-    and its targets stay those that were found last.
+    """Finds the annotated pods of one cluster.
+
+    If the pods of a namespace cannot be listed, this is logged, and the targets last
+    found there remain.
 
     Args:
-        path: the configuration file, for errors.
+        path: the configuration file, for error messages.
 
     Raises:
-        ConfigError: there is no cluster to ask.
+        ConfigError: there are neither a pod's credentials nor a usable kubeconfig.
     """
 
     def __init__(self, wanted: KubernetesConfig, path: Path) -> None:
         self._wanted = wanted
         settings = client.Configuration()
-        # It would try again three times, and the round would wait for it.
+        # Three retries by default; the round would wait for them.
         settings.retries = False
-        # That of the environment is for the internet; a kubeconfig may name one.
+        # The environment's proxy is for the internet; a kubeconfig may set one.
         settings.proxy = None
         inside = wanted.kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ
         try:
@@ -77,7 +79,7 @@ class PodDiscovery:
         self._found: dict[str, list[TargetConfig]] = {}
 
     def targets(self) -> list[TargetConfig]:
-        """Those that there are now, or were last."""
+        """Return the current targets; for a namespace that fails, the last known."""
         for namespace in self._wanted.namespaces or (_ALL,):
             what = f"pods of {namespace}" if namespace else "pods"
             found = self._guard.attempt(what, partial(self._targets_in, namespace))
@@ -86,7 +88,7 @@ class PodDiscovery:
         return [target for found in self._found.values() for target in found]
 
     def _targets_in(self, namespace: str) -> list[TargetConfig]:
-        """Those that there are now in a namespace, or in all."""
+        """Return the current targets of one namespace, or of all."""
         try:
             pods = list(self._list(namespace))
         except client.ApiException as error:
@@ -106,7 +108,7 @@ class PodDiscovery:
         ]
 
     def _list(self, namespace: str) -> Iterator[Any]:
-        """The pods that run."""
+        """Yield the running pods, page by page."""
         options: dict[str, Any] = {
             "label_selector": self._wanted.label_selector,
             "field_selector": "status.phase=Running",
@@ -129,7 +131,7 @@ class PodDiscovery:
                 break
 
     def _targets_of(self, pod: Any) -> Iterator[TargetConfig]:
-        """The pod's target, if it is annotated as one."""
+        """Yield the pod's target, if its annotations ask for one."""
         meta, wanted = pod.metadata, pod.metadata.annotations or {}
         if (
             wanted.get(f"{_PREFIX}scrape") != "true"
@@ -165,7 +167,7 @@ def _first_port(pod: Any) -> int | None:
 
 
 def _service(meta: Any) -> str:
-    """What the pod belongs to, by its labels; itself, without any."""
+    """Return the pod's service: the first label that names one, else the pod's name."""
     labels: Mapping[str, str] = meta.labels or {}
     named = (labels[label] for label in _SERVICE_LABELS if labels.get(label))
     return routing_word(next(named, meta.name))[:_SERVICE_LIMIT_CHARS]

@@ -1,4 +1,4 @@
-"""The life of a producer process: connect, feed, drain, exit code."""
+"""Lifetime of a producer process: connect, feed, publish the rest, exit code."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from meshtasks.producers.spool import Spool, SpoolLimits
 
 logger = logging.getLogger(__name__)
 
-#: Everything is in a queue.
+#: Every message is in a queue.
 EXIT_OK = 0
-#: For some messages there is no queue.
+#: No queue is bound for some messages.
 EXIT_UNROUTABLE = 1
-#: The broker could not be reached to begin with.
+#: The first connection to the broker was not made in time.
 EXIT_UNREACHABLE = os.EX_UNAVAILABLE
-#: Some messages were dropped, or are not confirmed (they may wait in the spool).
+#: Some messages were dropped or are not confirmed; the latter may wait in the spool.
 EXIT_UNCONFIRMED = os.EX_TEMPFAIL
 
 _POLL_SECONDS = 0.2
@@ -37,9 +37,9 @@ class Patience:
     """How long a producer process waits for the broker.
 
     Attributes:
-        connect_seconds: for the first connection, before anything is fed; None to
-            feed at once, which is right for a producer with a spool.
-        drain_seconds: at the end, for the confirms of what is left.
+        connect_seconds: for the first connection, before the feed starts. None starts
+            the feed at once, as suits a producer with a spool.
+        drain_seconds: for the confirms of the remaining messages, at the end.
     """
 
     connect_seconds: float | None = None
@@ -47,11 +47,11 @@ class Patience:
 
 
 def broker_url() -> str:
-    """The AMQP URL of the environment; a broker that is away is no fault of it.
+    """Return the AMQP URL of the environment; an unavailable broker is no error.
 
     Raises:
-        ConfigError: ``MESH_BROKER_URL`` holds something else, or names an account
-            or virtual host that the broker refuses.
+        ConfigError: ``MESH_BROKER_URL`` is not an AMQP URL, or the broker refuses its
+            account or virtual host.
     """
     url = load_settings().env.amqp_url
     with suppress(Transient), connected(url):
@@ -60,11 +60,11 @@ def broker_url() -> str:
 
 
 def spooling_producer(name: str, batching: Batching | None = None) -> Producer:
-    """The producer of a source that cannot wait; its spool has the source's name.
+    """Return a producer for a source that cannot wait, with the spool ``name``.
 
     Raises:
-        ConfigError: as :func:`broker_url`; or another process of the same name is
-            running, or the spool cannot be made.
+        ConfigError: as :func:`broker_url`; or another process uses the spool, or the
+            spool cannot be created.
     """
     url = broker_url()
     env = load_settings().env
@@ -79,7 +79,10 @@ def run_session(
     stop: threading.Event,
     patience: Patience | None = None,
 ) -> int:
-    """Let a source feed a producer until it ends or ``stop`` is set.
+    """Run ``feed`` until it returns, then stop the producer.
+
+    Args:
+        feed: submits records until its source ends or ``stop`` is set.
 
     Returns:
         The exit code of the process, one of ``EXIT_…``.

@@ -1,4 +1,4 @@
-"""The buffer of real sources: what the broker does not take waits on disk."""
+"""The spool: a buffer that writes messages to disk while the broker is unavailable."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from meshtasks.producers.buffer import Buffer, Pending
 
 logger = logging.getLogger(__name__)
 
-#: A message that is not confirmed after so long is written, broker or not.
+#: An unconfirmed message is written to the file after this time in any case.
 WRITE_AFTER_SECONDS = 1.0
 _FAULT_LOG_INTERVAL_SECONDS = 10.0
-#: About what a message takes in the file beside its body.
+#: Approximate size of a message in the file without its body, in bytes.
 OVERHEAD_BYTES = 160
-#: Shape of the table; a file of another one is set aside.
+#: Version of the table; a file with another one is set aside.
 _SHAPE = 1
-#: A power cut takes back what was written since; a killed process nothing.
+#: Interval of checkpoints in seconds: a power failure loses messages written since the
+#: last one. A killed process loses none of them.
 _SYNC_INTERVAL_SECONDS = 1.0
-#: For the process that has the file open to end.
+#: Wait for another process that is about to close the file.
 _IN_USE_SECONDS = 0.5
-#: A file that has grown to so many pages shrinks when it is empty again.
+#: A file of more pages than this is compacted when it becomes empty.
 _SMALL_PAGES = 256
 
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -62,25 +63,25 @@ class SpoolFault(MeshError):
 
 
 class SpoolCorrupt(SpoolFault):
-    """The spool's file is damaged, or no spool."""
+    """The spool's file is damaged, or is not a spool."""
 
 
 class SpoolFile:
-    """An open file of messages, oldest first; no other process can open it meanwhile.
+    """An open file of messages, oldest first, locked against other processes.
 
-    What was appended outlives a killed process at once, and a power cut after a
-    second or two. What was taken stays in the file until it is forgotten. What fails
-    has changed nothing.
-
-    Raises:
-        SpoolFault: another process has it open, or it cannot be made, read or written;
-            of every method.
-        SpoolCorrupt: it is damaged, or no spool.
+    An appended message survives a killed process at once, and a power failure after a
+    second or two. A taken message stays in the file until :meth:`forget_taken`. A call
+    that fails changes nothing.
 
     Attributes:
-        count: messages waiting, the taken ones not included.
-        size_bytes: of those, with 160 bytes for each.
-        found_records: records in the messages that were there when it was opened.
+        count: waiting messages, without those taken.
+        size_bytes: bytes of the waiting bodies, and :data:`OVERHEAD_BYTES` for each.
+        found_records: records in the file when it was opened.
+
+    Raises:
+        SpoolFault: by every method: another process uses the file, or it cannot be
+            created, read or written.
+        SpoolCorrupt: the file is damaged, or is not a spool.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,8 +91,8 @@ class SpoolFile:
             self._connection = sqlite3.connect(
                 path,
                 timeout=_IN_USE_SECONDS,
-                isolation_level=None,  # transactions are begun here
-                check_same_thread=False,  # the producer's lock sees to that
+                isolation_level=None,  # this class begins transactions itself
+                check_same_thread=False,  # the producer's lock serialises access
             )
         try:
             with self._translated():
@@ -107,10 +108,10 @@ class SpoolFile:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a file, made if missing; a damaged one is set aside first.
+        """Open a file, or create it. A damaged one is set aside and replaced.
 
         Raises:
-            ConfigError: another process has it open, or it cannot be made here.
+            ConfigError: another process uses the file, or it cannot be created.
         """
         try:
             try:
@@ -123,8 +124,10 @@ class SpoolFile:
             raise ConfigError("environment", "MESH_STATE_DIR", expected) from error
 
     def append(self, messages: Sequence[Pending], taken: int) -> None:
-        """Add messages behind all others, in one transaction; the first ``taken`` of
-        them count as taken."""
+        """Add messages at the end, in one transaction.
+
+        The first ``taken`` of them count as taken.
+        """
         first_id = self._last_id + 1
         rows = [_row(number, each) for number, each in enumerate(messages, first_id)]
         with self._translated(), self._connection:
@@ -137,8 +140,10 @@ class SpoolFile:
         self._sync_now_and_then()
 
     def take(self, count: int, size_bytes: int) -> list[Pending]:
-        """The oldest messages that were not taken before: at most ``count``, of about
-        ``size_bytes``, but one at least."""
+        """Take the oldest messages: at most ``count`` and about ``size_bytes``.
+
+        At least one is returned, if there is one, whatever its size.
+        """
         found: list[Pending] = []
         last_id, taken_bytes = self._taken_id, 0
         with self._translated():
@@ -153,14 +158,14 @@ class SpoolFile:
         return found
 
     def forget_taken(self) -> None:
-        """Remove everything that was taken; what could not be is with the next."""
+        """Remove the taken messages. If it fails, the next call removes them too."""
         with self._translated():
             self._connection.execute(_FORGET, (self._taken_id,))
             if not self.count:
                 self._shrink()
 
     def drop_first(self) -> Pending | None:
-        """Remove the oldest message that was not taken, if there is one."""
+        """Remove and return the oldest message that is not taken, if there is one."""
         with self._translated():
             row = self._connection.execute(_FIRST, (self._taken_id, 1)).fetchone()
             if row is None:
@@ -171,12 +176,13 @@ class SpoolFile:
         return dropped
 
     def close(self) -> None:
-        """Close the file; what is in it stays."""
+        """Close the file; its messages remain."""
         self._connection.close()
 
     def _prepare(self) -> None:
-        # Exclusive: held until the file is closed. It spares the write-ahead log
-        # shared memory, too, so that it works on a network file system.
+        # Exclusive: locked until the file is closed. SQLite then keeps the index of
+        # the write-ahead log in memory, so the file also works on a network file
+        # system.
         self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -204,7 +210,7 @@ class SpoolFile:
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _shrink(self) -> None:
-        """Give the space of an emptied file back."""
+        """Return the disk space of an empty file."""
         (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
         if pages > _SMALL_PAGES:
             self._connection.execute("VACUUM")
@@ -212,7 +218,7 @@ class SpoolFile:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """SQLite's faults as ours."""
+        """Raise SQLite's errors as SpoolFault or SpoolCorrupt."""
         try:
             yield
         except (sqlite3.Error, OSError, ValueError) as error:
@@ -227,7 +233,7 @@ class SpoolFile:
 
 
 def _set_aside(path: Path, why: Exception) -> None:
-    """Rename a file that cannot be used, so that a new one can be made."""
+    """Rename a file that cannot be used, so that a new one can be created."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
     aside = path.with_name(f"{path.name}.corrupt-{stamp}")
     try:
@@ -269,8 +275,14 @@ def _pending(row: Sequence[Any]) -> Pending:
 
 @dataclass(frozen=True, slots=True)
 class SpoolLimits:
-    """How much a spool holds, on disk and in memory, before it drops its oldest
-    messages. The bytes are those of the bodies and 160 for each."""
+    """Limits of a spool; beyond them the oldest messages are dropped.
+
+    Attributes:
+        messages: messages on disk and in memory.
+        size_bytes: bytes of their bodies, and :data:`OVERHEAD_BYTES` for each.
+        memory_messages: messages in memory.
+        memory_bytes: bytes of those, counted in the same way.
+    """
 
     messages: int
     size_bytes: int
@@ -279,21 +291,20 @@ class SpoolLimits:
 
 
 class Spool(Buffer):
-    """Keeps messages in memory while the broker confirms them, else in a file, which
-    one process may have open at a time.
+    """Keeps unconfirmed messages in memory, and in a file if the broker is slow.
 
-    The file is in use from the first publication that fails, or from the first
-    message that is not confirmed within :data:`WRITE_AFTER_SECONDS`, until all that
-    is in it is confirmed; and from every start until the broker first answers.
-    Meanwhile :meth:`append` writes before it returns. So a killed process loses at
-    most the last second of better times, and no disk is worn by messages that live
-    for milliseconds.
+    The file is used from the first publication that fails, or the first message that
+    is not confirmed within :data:`WRITE_AFTER_SECONDS`, until all its messages are
+    confirmed; and from each start until the broker first confirms. During that time
+    :meth:`append` writes before it returns. So a killed process loses at most the last
+    second of normal operation, and short-lived messages do not wear the disk.
 
-    While the file cannot be written (the disk is full, say), messages wait in
-    memory. A file that cannot be read is set aside, and a new one begun.
+    While the file cannot be written, for example because the disk is full, messages
+    wait in memory. A file that cannot be read is set aside and replaced. One process
+    can use a file at a time.
 
     Raises:
-        ConfigError: another process has the file open, or it cannot be made.
+        ConfigError: another process uses the file, or it cannot be created.
     """
 
     overhead_bytes = OVERHEAD_BYTES
@@ -302,7 +313,7 @@ class Spool(Buffer):
         super().__init__(limits.messages, limits.size_bytes)
         self._path = path
         self._limits = limits
-        #: What is in it is older than all in memory.
+        #: Its messages are older than all messages in memory.
         self._file: SpoolFile | None = SpoolFile.open(path)
         self.restored_records = self._file.found_records
         if self._file.count:
@@ -314,7 +325,7 @@ class Spool(Buffer):
 
     @override
     def append(self, pending: Pending) -> Sequence[Pending]:
-        _extra(pending.message)  # what is no JSON is refused now
+        _extra(pending.message)  # raises at once if the headers cannot be JSON
         dropped = super().append(pending)
         if self._writing or self._is_late or self._memory_is_full:
             self.keep()
@@ -393,7 +404,7 @@ class Spool(Buffer):
 
     @property
     def _is_late(self) -> bool:
-        """Whether the oldest message in memory has waited for too long."""
+        """Whether the oldest message in memory has waited too long."""
         if self._in_flight and not self._in_flight_is_written:
             since = self._in_flight_since
         elif self._memory:
@@ -411,7 +422,8 @@ class Spool(Buffer):
 
     @override
     def _drop_oldest(self) -> Pending | None:
-        # Memory is full only while nothing can be removed from the file either.
+        # Memory is full only if the file cannot be written; then nothing can be
+        # removed from it either.
         if self._file is not None and not self._memory_is_full:
             try:
                 if (dropped := self._file.drop_first()) is not None:
