@@ -1,16 +1,16 @@
-"""Families of metrics as records of the mesh.
+"""Metric families of Prometheus as records of the mesh.
 
-A series becomes one metric with these fields; stored, most have the very names that
-Prometheus gives them:
+A series becomes one metric with the fields below. Measurement and field together give,
+for most of them, the name that the series has in Prometheus.
 
 =========  ==================================================================
 counter    ``total`` and ``per_second``
-gauge      ``value``; so do untyped ones, infos and state sets
-summary    ``count``, ``sum``, ``count_per_second``, ``mean`` and a field for each
+gauge      ``value``; also for untyped metrics, infos and state sets
+summary    ``count``, ``sum``, ``count_per_second``, ``mean``, and a field for each
            of its quantiles (``p50``, ``p99_9``)
 histogram  ``count``, ``sum``, ``count_per_second``, ``mean``, and quantiles of the
-           values that came since the page before; and for each bucket one metric
-           with the field ``bucket`` and the tag ``le``
+           values observed since the last page; in addition one metric for each
+           bucket, with the field ``bucket`` and the tag ``le``
 =========  ==================================================================
 """
 
@@ -44,17 +44,19 @@ from meshtasks.text import clip
 
 
 def quantile(q: float, buckets: Sequence[tuple[float, float]]) -> float | None:
-    """Estimate a quantile, as PromQL's ``histogram_quantile`` does: values are taken
-    to be spread evenly over their bucket
+    """Estimate a quantile of a histogram, as PromQL's ``histogram_quantile`` does.
+
+    The values of a bucket are assumed to be evenly distributed
     (https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile).
 
     Args:
-        buckets: upper bound and number of values up to it, by rising bounds and
-            numbers; the last one's bound is infinity.
+        q: the quantile, between 0 and 1.
+        buckets: upper bounds and numbers of values up to them, both in rising order;
+            the last bound is infinity.
 
     Returns:
-        The value; the highest finite bound if it is above that. None if there are
-        no values, or too few buckets.
+        The value, or the highest finite bound if the value is above it. None if there
+        are no values, or fewer than two buckets.
     """
     if len(buckets) < 2 or buckets[-1][0] != math.inf or buckets[-1][1] <= 0:  # noqa: PLR2004 - one with a bound, and the last
         return None
@@ -73,7 +75,7 @@ def quantile(q: float, buckets: Sequence[tuple[float, float]]) -> float | None:
 
 
 _COUNT, _SUM = "count", "sum"
-#: Counter → the field with its rate.
+#: Counter → field with its rate.
 _RATES = {"total": "per_second", _COUNT: "count_per_second"}
 _REASON_LIMIT_CHARS = 200
 
@@ -82,7 +84,7 @@ _Fields = dict[str, float | bool | None]
 
 
 class LeftOut(StrEnum):
-    """Why a sample is not published; also a field of the metric ``scrape``."""
+    """Reason why a sample is not published; also a field of the metric ``scrape``."""
 
     DUPLICATE = "duplicates"
     NOT_FINITE = "not_finite"
@@ -90,7 +92,7 @@ class LeftOut(StrEnum):
 
 
 class Moment(NamedTuple):
-    """When a page was read: by the clock of the rates, and in epoch seconds."""
+    """Time at which a page was read: on the clock of rates, and in epoch seconds."""
 
     at_seconds: float
     wall_seconds: float
@@ -98,12 +100,13 @@ class Moment(NamedTuple):
 
 @dataclass(slots=True)
 class Translated:
-    """What a page came to.
+    """Metrics of a page, and the samples left out.
 
     Attributes:
-        series: those of the page that are in the metrics.
-        left_out: samples that are not, by reason.
-        example: what is wrong with the first that the mesh would refuse.
+        metrics: the metrics, with their routing keys.
+        series: the series that the metrics contain.
+        left_out: number of samples left out, by reason.
+        example: what is wrong with the first sample that the mesh would reject.
     """
 
     metrics: list[Measured] = field(default_factory=list)
@@ -112,17 +115,18 @@ class Translated:
     example: str = ""
 
     def refuse(self, example: str) -> None:
-        """Count something that the mesh would not take."""
+        """Count a sample that the mesh would reject."""
         self.left_out[LeftOut.REFUSED] += 1
         self.example = self.example or clip(example, _REASON_LIMIT_CHARS)
 
 
 class _Key(NamedTuple):
-    """What the samples of one series have in common.
+    """Identifies the series that samples belong to.
 
     Attributes:
-        stamp: the time that the page gives for them, epoch seconds.
-        labels: without those that tell buckets and quantiles apart.
+        name: name of the metric.
+        stamp: time of the samples on the page, epoch seconds; None without one.
+        labels: without the labels of buckets and quantiles (``le``, ``quantile``).
     """
 
     name: str
@@ -132,8 +136,11 @@ class _Key(NamedTuple):
 
 @dataclass(slots=True)
 class _Series:
-    """The values of one series by field, and its buckets: upper bound → number of
-    values up to it."""
+    """Values of one series by field, and its buckets.
+
+    Attributes:
+        buckets: upper bound → number of values up to it.
+    """
 
     gauges: dict[str, float] = field(default_factory=dict)
     counters: dict[str, float] = field(default_factory=dict)
@@ -141,14 +148,14 @@ class _Series:
 
 
 class Translator:
-    """Makes records of one target's pages, one after the other.
+    """Makes metrics of successive pages of one target.
 
     Args:
-        service: first tag, and the third word of the routing keys.
-        tags: the target's own; a label of the same name becomes ``exported_…``.
-        counters: what was counted on the pages before.
-        quantiles: of histograms.
-        buckets: whether to publish them.
+        service: the tag ``service``, and the third word of the routing keys.
+        tags: tags of the target; a label of the same name becomes ``exported_…``.
+        counters: readings of the earlier pages.
+        quantiles: quantiles of histograms to publish, between 0 and 1.
+        buckets: whether to publish the buckets of histograms.
     """
 
     def __init__(
@@ -167,10 +174,10 @@ class Translator:
         self._with_buckets = buckets
 
     def translate(self, families: Iterable[Family], moment: Moment) -> Translated:
-        """Make records of a page.
+        """Return the metrics of a page.
 
-        Left out, and counted: a sample that is on the page twice (the first
-        counts), values that are not finite, and what the mesh would refuse.
+        Left out and counted are: repetitions of a sample, values that are not finite,
+        and samples that the mesh would reject.
         """
         result = Translated()
         seen: set[object] = set()
@@ -204,10 +211,10 @@ class Translator:
         timestamp: float,
         labels: _Labels = (),
     ) -> Measured:
-        """One metric of the target.
+        """Return one metric of the target.
 
         Raises:
-            InvalidMessage: the mesh would refuse it.
+            InvalidMessage: the mesh would reject it.
         """
         tags = dict(self._tags)
         known = {label for label, _ in labels}
@@ -216,7 +223,7 @@ class Translator:
             while (
                 tag in self._tags
                 or (tag != label and tag in known)
-                or tag == "time"  # the stores' own, as those with underscores are
+                or tag == "time"  # reserved by the stores, like a leading underscore
                 or tag.startswith("_")
             ):
                 tag = f"exported_{tag}"
@@ -245,12 +252,12 @@ class Translator:
                 yield self.record(key.name, {"bucket": count}, timestamp, labels)
 
     def _rates(self, key: _Key, series: _Series, at_seconds: float) -> _Fields:
-        """What the counters came to since the page before."""
-        # A service that begins to give times of its own has another clock.
+        """Return rates, means and quantiles of the time since the last page."""
+        # The page's own times are of another clock than elapsed_seconds().
         source = key._replace(stamp=None if key.stamp is None else 0.0)
         buckets = {_le(bound): count for bound, count in series.buckets.items()}
         counted = series.counters | buckets
-        # By itself: with negative values it may fall without a restart.
+        # Read separately: a sum of negative values decreases without a restart.
         total = counted.pop(_SUM, None)
         increase = sums = None
         if counted:
@@ -266,7 +273,7 @@ class Translator:
         }
         if sums is not None and (count := increase.by.get(_COUNT)):
             rates["mean"] = sums.by[_SUM] / count
-        # Pages that are written while values come in may be out of order.
+        # A page written while values arrive may have decreasing buckets.
         bounds = sorted(series.buckets)
         new = [increase.by.get(_le(bound), 0.0) for bound in bounds]
         spread = list(zip(bounds, accumulate(new, max), strict=True))
@@ -277,8 +284,11 @@ class Translator:
 
 
 def _is_new(measured: Measured, points: set[tuple[str, float, str]]) -> bool:
-    """Whether no other series of the page is the same point to the store, which knows
-    less labels than Prometheus does: blank ones do not count."""
+    """Return whether the metric has no point in common with others of the page.
+
+    Series that differ for Prometheus can be one point in the store, which ignores empty
+    labels.
+    """
     record = measured.record
     start = metric_start(record["name"], tuple(sorted(record["tags"].items())))
     own = {(start, record["timestamp"], field) for field in record["fields"]}
@@ -291,11 +301,11 @@ def _is_new(measured: Measured, points: set[tuple[str, float, str]]) -> bool:
 def _grouped(
     family: Family, seen: set[object], result: Translated
 ) -> dict[_Key, _Series]:
-    """The samples of a family by series."""
+    """Return the samples of a family by series."""
     grouped: defaultdict[_Key, _Series] = defaultdict(_Series)
     for sample in family.samples:
         stamp = None if sample.timestamp is None else float(sample.timestamp)
-        # A native histogram in OpenMetrics may have None for labels.
+        # Native histograms in OpenMetrics may have None as labels.
         labels = tuple(sorted((sample.labels or {}).items()))
         same = sample.name, labels, stamp
         if same in seen:
@@ -321,10 +331,11 @@ def _add_sample(
     labels: _Labels,
     grouped: defaultdict[_Key, _Series],
 ) -> None:
-    """Put a sample where it belongs.
+    """Add a sample to its series.
 
     Raises:
-        ValueError: a bucket without a bound, or a quantile that is no number.
+        ValueError: the bound of a bucket is missing or not a number, or a quantile is
+            not a number.
     """
     name, value = family.name, sample.value
     match family.type, sample.name.removeprefix(name):
@@ -348,10 +359,10 @@ def _add_sample(
 
 
 def _without(labels: _Labels, label: str) -> tuple[float, _Labels]:
-    """The number in a label, and the other labels.
+    """Return the number in a label, and the other labels.
 
     Raises:
-        ValueError: it is no number.
+        ValueError: the label is missing, or is not a number.
     """
     number = float(dict(labels).get(label, ""))
     if math.isnan(number):

@@ -1,4 +1,4 @@
-"""``python -m meshtasks.producers prometheus``: metrics of services that show them."""
+"""``python -m meshtasks.producers prometheus``: metrics of services, by scraping."""
 
 from __future__ import annotations
 
@@ -58,12 +58,11 @@ class TargetConfig(ConfigModel):
     """A service's page of metrics.
 
     Attributes:
-        service: its name, in routing keys and the tag ``service``.
-        instance: the tag that tells it from others of its service; host and port of
-            the URL when not given.
-        tags: given to all of its metrics.
-        ca_file: certificates (PEM) that its own is signed by, if it is not one that
-            everybody knows.
+        service: name of the service in routing keys and the tag ``service``.
+        instance: tag that distinguishes instances of a service; by default host and
+            port of the URL.
+        tags: added to all metrics of the page.
+        ca_file: PEM certificates that verify the server; by default the system's.
     """
 
     service: Word
@@ -82,13 +81,14 @@ class TargetConfig(ConfigModel):
 
 
 class KubernetesConfig(ConfigModel):
-    """Where to look for pods with the annotation ``prometheus.io/scrape: "true"``.
+    """Where to find pods with the annotation ``prometheus.io/scrape: "true"``.
 
     Attributes:
-        namespaces: those that are looked at; all when empty.
-        label_selector: as ``kubectl -l`` takes it; all pods when empty.
-        kubeconfig: file with the cluster's address and credentials. When not given,
-            those that Kubernetes gives every pod, or ``kubectl``'s own outside.
+        namespaces: namespaces to search; all if empty.
+        label_selector: as in ``kubectl -l``; all pods if empty.
+        kubeconfig: file with the cluster's address and credentials. By default the
+            pod's own credentials are used, or outside of a pod those of ``kubectl``.
+        refresh_seconds: interval between searches.
     """
 
     namespaces: tuple[str, ...] = ()
@@ -98,15 +98,17 @@ class KubernetesConfig(ConfigModel):
 
 
 class PrometheusConfig(ConfigModel):
-    """Which pages are scraped, and what is made of them.
+    """The pages to scrape, and the metrics to publish.
 
     Attributes:
-        timeout_seconds: longest wait for a page.
-        series_limit: a page with more of them is refused whole.
-        metrics: those that are published, by Prometheus's name of their family.
-        quantiles: of histograms, over the interval; each becomes a field.
-        buckets: whether the buckets of histograms are published too.
-        kubernetes: where to look for more targets.
+        interval_seconds: between two scrapes of a page.
+        timeout_seconds: for the response of a page.
+        series_limit: a page with more series is refused as a whole.
+        metrics: families to publish, by their names in Prometheus.
+        quantiles: quantiles of histograms, over the interval; each is a field.
+        buckets: whether to publish the buckets of histograms.
+        targets: pages with a fixed URL.
+        kubernetes: where to find more targets.
     """
 
     interval_seconds: Seconds = 30.0
@@ -144,17 +146,17 @@ CONFIG = ConfigFile("producers/prometheus.yaml", PrometheusConfig)
 
 logger = logging.getLogger(__name__)
 
-#: The older format first: most services that offer OpenMetrics have it, and a
-#: few break its stricter rules.
+#: The text format has priority: most services that offer OpenMetrics also offer it, and
+#: a few break the stricter rules of OpenMetrics.
 ACCEPT = (
     "text/plain;version=0.0.4;charset=utf-8,"
     "application/openmetrics-text;version=1.0.0;charset=utf-8;q=0.5"
 )
 
 _OPENMETRICS = "application/openmetrics-text"
-#: Far more than a page within any sensible limit of series has.
+#: Far more than a page with a sensible number of series needs.
 _PAGE_LIMIT_BYTES = 64 * 1024 * 1024
-#: Most of a scrape is waiting.
+#: Scrapes at the same time; they mostly wait for responses.
 _THREADS = 32
 
 
@@ -163,13 +165,13 @@ class Unreadable(MeshError):
 
 
 def families(page: Page, series_limit: int) -> list[Family]:
-    """The metric families of a page; all of them, or none.
+    """Return all metric families of a page.
 
     Raises:
-        Unreadable: it is in neither format, breaks off, or has more series than
-            ``series_limit``.
+        Unreadable: the page is in neither format, is incomplete, or has more series
+            than ``series_limit``.
     """
-    # Counted first, since a page that is far too long takes seconds to parse.
+    # Counted before parsing, which takes seconds for a page that is far too long.
     series = sum(
         bool(line) and not line.startswith(b"#") for line in page.body.splitlines()
     )
@@ -186,7 +188,7 @@ def families(page: Page, series_limit: int) -> list[Family]:
         else text_string_to_metric_families
     )
     try:
-        with contained():  # prometheus_client's parsers raise whatever they meet
+        with contained():  # prometheus_client's parsers raise any exception
             return list(parse(page.body.decode()))
     except Unforeseen as error:
         kind = "OpenMetrics" if strict else "Prometheus's text format"
@@ -196,11 +198,13 @@ def families(page: Page, series_limit: int) -> list[Family]:
 
 
 class Target:
-    """A page of metrics, and the headers that hold its secret; for one thread at a
-    time.
+    """A page of metrics to scrape; not thread-safe.
+
+    Args:
+        headers: sent with each request; they contain the target's secret.
 
     Attributes:
-        name: in the log.
+        name: identifies the target in the log.
     """
 
     def __init__(
@@ -230,10 +234,10 @@ class Target:
         self._guard, self._completeness = Guard(), Guard()
 
     def scrape(self) -> list[Measured]:
-        """Read the page; its metrics, and last the one of the scrape itself.
+        """Return the metrics of the page, followed by the metric ``scrape``.
 
-        When it cannot be read, that one is all there is: its ``up`` is false, and
-        the series that vanished with it are counted.
+        If the page cannot be read, ``scrape`` is the only one: its ``up`` is false, and
+        it counts all series of the last page as vanished.
         """
         wall_seconds, began = time.time(), time.monotonic()
         read = self._guard.attempt(self.name, lambda: self._read(wall_seconds))
@@ -268,14 +272,17 @@ class Target:
         return self._translator.translate(wanted, moment)
 
 
-#: Finds the targets that there are now; where that is not known, those that there were
-#: last.
+#: Returns the current targets, or the last known ones where a search fails.
 Discovery = Callable[[], Sequence[TargetConfig]]
 
 
 class PrometheusCollector:
-    """Scrapes the targets that are known, and those that the discovery finds every
-    so many seconds."""
+    """Scrapes fixed targets, and those of a discovery.
+
+    Args:
+        targets: the fixed targets.
+        discovery: finds more targets; with the interval in seconds.
+    """
 
     def __init__(
         self,
@@ -292,7 +299,7 @@ class PrometheusCollector:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="scrape")
 
     def collect(self) -> Iterator[Measured]:
-        """One round."""
+        """Scrape all targets once."""
         if self._discovery is not None:
             discovery, refresh_seconds = self._discovery
             if elapsed_seconds() >= self._looked_at + refresh_seconds:
@@ -306,7 +313,7 @@ class PrometheusCollector:
         return self._guard.attempt(target.name, target.scrape) or ()
 
     def _look(self, discovery: Discovery) -> None:
-        """Take up the targets that are new, and drop those that are gone."""
+        """Add new targets and remove those that no longer exist."""
         found = self._guard.attempt("looking for targets", discovery)
         if found is None:
             return

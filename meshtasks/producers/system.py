@@ -36,7 +36,7 @@ from meshtasks.producers.configuration import Seconds, Selection, Word
 
 
 class Group(StrEnum):
-    """What is measured together; also the metric's name."""
+    """Things measured together; also the name of their metric."""
 
     CPU = "cpu"
     MEMORY = "mem"
@@ -51,17 +51,19 @@ class Group(StrEnum):
 
 
 class SystemConfig(ConfigModel):
-    """What the collector of system metrics looks at.
+    """Settings of the system collector.
 
     Attributes:
-        host: name of this machine in tags and routing keys; its own, up to the first
-            dot, when not given.
-        cpu: by number; ``total`` is all of them together.
-        disk: file systems, by mount point.
-        diskio: block devices, by name.
-        net: network interfaces, by name.
-        temp: thermometers, by chip (``coretemp``, ``nvme``).
-        process: programs that are watched by name, each for itself.
+        interval_seconds: between two rounds of metrics.
+        host: name of this machine in tags and routing keys; by default its host name
+            up to the first dot.
+        groups: groups to measure.
+        cpu: processors by number; ``total`` is all together.
+        disk: file systems by mount point.
+        diskio: block devices by name.
+        net: network interfaces by name.
+        temp: temperature sensors by chip (``coretemp``, ``nvme``).
+        process: programs to measure individually, by name.
     """
 
     interval_seconds: Seconds = 10.0
@@ -77,7 +79,7 @@ class SystemConfig(ConfigModel):
 
 _T = TypeVar("_T")
 
-#: Field → psutil's name of it.
+#: Field → name in psutil.
 _SPACE = {
     "total_bytes": "total",
     "used_bytes": "used",
@@ -121,8 +123,8 @@ _NETWORK_RATES = {
 }
 
 
-#: Images that are read-only by nature, and file systems that lie over others or in
-#: memory.
+#: File systems that are always full (read-only images), that overlay others, or that
+#: are in memory.
 _NO_DISKS = frozenset(
     {
         *("iso9660", "cdfs", "squashfs", "erofs", "cramfs", "romfs"),
@@ -137,12 +139,12 @@ CONFIG = ConfigFile("producers/system.yaml", SystemConfig)
 
 
 def _attributes(found: object, names: Mapping[str, str]) -> dict[str, Any]:
-    """Some attributes as fields; what this platform does not have is None."""
+    """Return attributes as fields; None for one that the platform does not have."""
     return {field: getattr(found, name, None) for field, name in names.items()}
 
 
 class Found(NamedTuple):
-    """One metric's fields, and the tags that tell it from others of its group."""
+    """Fields of one metric, and the tags that distinguish it within its group."""
 
     fields: Fields
     tags: Mapping[str, str]
@@ -150,13 +152,15 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One round's look at the machine.
+    """Context of one round.
 
     Attributes:
-        counters: what was counted before.
-        at_seconds: the round's moment, by :func:`elapsed_seconds`.
-        guard: for the things of a group that may fail one by one.
-        root: where the machine's file systems are; others are a container's own.
+        config: settings of the collector.
+        counters: readings of the earlier rounds.
+        at_seconds: time of the round, see :func:`elapsed_seconds`.
+        guard: isolates failures of single things of a group.
+        root: mount point of the machine's root; in a container, mounts outside it are
+            the container's own.
     """
 
     config: SystemConfig
@@ -168,7 +172,7 @@ class Look:
     def rates(
         self, group: Group, name: str, values: Mapping[str, float]
     ) -> dict[str, float]:
-        """Counter → increase per second; empty when there is no telling."""
+        """Return counter → increase per second; empty if the rates are not known."""
         increase = self.counters.read((group, name), values, self.at_seconds)
         if increase is None:
             return {}
@@ -176,13 +180,13 @@ class Look:
 
 
 def cpu(look: Look) -> Iterator[Found]:
-    """Shares of the time since the round before."""
+    """Yield each processor's use since the last round, in percent of the time."""
     shares = {"total": psutil.cpu_times_percent()}
     for number, each in enumerate(psutil.cpu_times_percent(percpu=True)):
         shares[str(number)] = each
     for name, share in shares.items():
         percents = share._asdict()
-        # There is no time before the first round to have shares of.
+        # All are 0 before the first interval has passed.
         if look.config.cpu.wants(name) and any(percents.values()):
             idle = percents["idle"] + percents.get("iowait", 0.0)
             fields = {f"{kind}_percent": each for kind, each in percents.items()}
@@ -190,14 +194,14 @@ def cpu(look: Look) -> Iterator[Found]:
 
 
 def memory(_look: Look) -> Iterator[Found]:
-    """The machine's memory; "used" is what is not available to programs."""
+    """Yield the memory of the machine; "used" is what programs cannot get."""
     found = psutil.virtual_memory()
     fields = _attributes(found, _MEMORY)
     yield Found({**fields, "used_bytes": found.total - found.available}, {})
 
 
 def swap(look: Look) -> Iterator[Found]:
-    """Swap space, and what moves in and out of it."""
+    """Yield the swap space, and the rates in and out."""
     found = psutil.swap_memory()
     rates = look.rates(Group.SWAP, "", {"in": found.sin, "out": found.sout})
     moved = {f"{way}_bytes_per_second": rates.get(way) for way in ("in", "out")}
@@ -205,10 +209,13 @@ def swap(look: Look) -> Iterator[Found]:
 
 
 def disk(look: Look) -> Iterator[Found]:
-    """File systems on devices. One that is mounted in several places is published
-    once, at the shortest path; those of the network are not, since one that is away
-    would hang. Nor are those that cannot be written: images are always
-    full, and that is no news."""
+    """Yield the file systems on devices.
+
+    A device that is mounted several times is published once, with the first mount point
+    in alphabetical order. Network file systems are left out, because one that is
+    unavailable hangs, and so are file systems that cannot be written: images are always
+    full.
+    """
     seen = set()
     for part in sorted(psutil.disk_partitions(), key=lambda each: each.mountpoint):
         if (path := _on_host(part.mountpoint, look.root)) is None:
@@ -227,13 +234,13 @@ def disk(look: Look) -> Iterator[Found]:
 
 
 def _on_host(mountpoint: str, root: Path) -> str | None:
-    """What the machine itself calls a mount point; None of one that is not its own."""
+    """Return a mount point as seen by the machine; None for the container's own."""
     path = Path(mountpoint)
     return str("/" / path.relative_to(root)) if path.is_relative_to(root) else None
 
 
 def _never_fills(part: Any) -> bool:
-    """Whether a file system is as full as it will ever be, or is no disk at all."""
+    """Return whether a file system cannot be written, or is not on a disk."""
     kind = part.fstype.lower()
     if kind in _NO_DISKS or kind.startswith(_NO_DISK_PREFIXES):
         return True
@@ -242,17 +249,17 @@ def _never_fills(part: Any) -> bool:
 
 
 def _is_writable_elsewhere(path: str) -> bool:
-    """Whether a file system is written all the same where it is mounted read-only:
-    systemd and containers mount disks so for single services.
+    """Return whether a file system that is mounted read-only here is itself writable.
 
-    Linux lists a mount's own options and, behind the dash, of those of its file
-    system (proc_pid_mountinfo(5)).
+    systemd and containers mount disks read-only for single services. Linux lists the
+    options of the mount and, after the dash, those of the file system
+    (proc_pid_mountinfo(5)).
     """
     try:
         mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
     except OSError:
         return False
-    writable = False  # the last mount at a path is the one that is seen
+    writable = False  # of several mounts at a path, the last one is visible
     for line in mounts.splitlines():
         mount, _, file_system = line.partition(" - ")
         if mount.split(" ")[4:5] == [path.replace(" ", "\\040")]:
@@ -261,19 +268,19 @@ def _is_writable_elsewhere(path: str) -> bool:
 
 
 def disk_io(look: Look) -> Iterator[Found]:
-    """What block devices read and write."""
-    # Wraps and restarts are for look.counters to find.
+    """Yield the rates at which block devices read and write."""
+    # nowrap=False: look.counters detects wraps and restarts.
     every = psutil.disk_io_counters(perdisk=True, nowrap=False)
     for name, found in _wanted(every, look.config.diskio):
         rates = look.rates(Group.DISK_IO, name, found._asdict())
         fields = {field: rates.get(each) for each, field in _DISK_RATES.items()}
-        if "busy_time" in rates:  # milliseconds in each second
+        if "busy_time" in rates:  # milliseconds per second
             fields["busy_percent"] = min(100.0, rates["busy_time"] / 10.0)
         yield Found(fields, {"device": name})
 
 
 def network(look: Look) -> Iterator[Found]:
-    """What network interfaces receive and send."""
+    """Yield the rates at which network interfaces receive and send."""
     states = psutil.net_if_stats()
     every = psutil.net_io_counters(pernic=True, nowrap=False)
     for name, found in _wanted(every, look.config.net):
@@ -286,19 +293,19 @@ def network(look: Look) -> Iterator[Found]:
 
 
 def temperatures(look: Look) -> Iterator[Found]:
-    """Thermometers of chips and disks, on Linux and FreeBSD."""
+    """Yield the temperatures of chips and disks; only on Linux and FreeBSD."""
     if not hasattr(psutil, "sensors_temperatures"):
         return
     chips = psutil.sensors_temperatures()
     for chip, sensors in _wanted(chips, look.config.temp):
         for number, sensor in enumerate(sensors):
-            # Several of a chip may have no name, or the same one.
+            # Sensors of a chip may have no label, or the same one.
             tags = {"chip": chip, "sensor": f"{number} {sensor.label}".strip()}
             yield Found(_attributes(sensor, _TEMPERATURES), tags)
 
 
 def load(_look: Look) -> Iterator[Found]:
-    """Load and uptime."""
+    """Yield load averages, number of processors and uptime."""
     loads = zip(("load1", "load5", "load15"), psutil.getloadavg(), strict=True)
     uptime_seconds = time.time() - psutil.boot_time()
     counted = {"cpus": psutil.cpu_count(), "uptime_seconds": uptime_seconds}
@@ -306,7 +313,7 @@ def load(_look: Look) -> Iterator[Found]:
 
 
 def processes(_look: Look) -> Iterator[Found]:
-    """How many processes there are, by state."""
+    """Yield the number of processes, in all and by state."""
     states = Counter[str]()
     total = threads = 0
     for process in psutil.process_iter(["status", "num_threads"]):
@@ -318,8 +325,10 @@ def processes(_look: Look) -> Iterator[Found]:
 
 
 def process(look: Look) -> Iterator[Found]:
-    """The programs that are watched; all processes of one name together. One that
-    is watched by its full name and does not run has a count of 0."""
+    """Yield the selected programs; processes of the same name are one program.
+
+    A program whose full name is in ``include`` has a count of 0 while it does not run.
+    """
     selection = look.config.process
     if not selection.include:
         return
@@ -333,7 +342,7 @@ def process(look: Look) -> Iterator[Found]:
         yield Found(asdict(program), {"program": name})
 
 
-#: Those that this user may not see are None.
+#: psutil returns None for attributes that this user may not read.
 _PROCESS_ATTRIBUTES = [
     *("pid", "name", "create_time", "cpu_times", "memory_info", "num_threads")
 ]
@@ -341,7 +350,7 @@ _PROCESS_ATTRIBUTES = [
 
 @dataclass(slots=True)
 class _Program:
-    """The processes of one name."""
+    """Sums over the processes of one name."""
 
     count: int = 0
     threads: int = 0
@@ -356,7 +365,7 @@ class _Program:
         if info["cpu_times"] is not None:
             times = info["cpu_times"]
             used_seconds = {"cpu": times.user + times.system}
-            # Process ids are used again.
+            # Process ids are reused.
             source = f"{info['pid']} {info['create_time']}"
             rates = look.rates(Group.PROCESS, source, used_seconds)
             if rates:
@@ -366,7 +375,7 @@ class _Program:
 def _wanted(
     every: Mapping[str, _T] | None, selection: Selection
 ) -> list[tuple[str, _T]]:
-    """Those that are wanted, by name; None on a machine without any."""
+    """Return the selected items, sorted by name; psutil returns None if none exist."""
     found = every or {}
     return [(name, found[name]) for name in sorted(found) if selection.wants(name)]
 
@@ -388,7 +397,11 @@ GROUPS: Mapping[Group, Callable[[Look], Iterator[Found]]] = {
 class SystemCollector:
     """Measures this machine.
 
-    A group that cannot be read is left out, and logged once; the others go on.
+    A group that cannot be read is logged once and left out.
+
+    Args:
+        root: mount point of the machine's root, see :class:`Look`.
+        elapsed: clock of rates.
     """
 
     def __init__(
@@ -408,7 +421,7 @@ class SystemCollector:
         self._guard = Guard()
 
     def collect(self) -> Iterator[Measured]:
-        """One round."""
+        """Yield the metrics of one round."""
         at_seconds = self._elapsed()
         look = Look(self._config, self._counters, at_seconds, self._guard, self._root)
         timestamp = time.time()

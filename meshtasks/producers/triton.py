@@ -1,10 +1,9 @@
 """Statistics of Triton Inference Server as metrics.
 
-Triton counts requests and nanoseconds per model since it was started (its statistics
-extension,
+Triton counts requests and nanoseconds per model since its start (statistics extension:
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md).
-They become rates, and means per request of the time since the round before. Results
-of inferences do not pass here: the worker that sent the request publishes them.
+They become rates, and means per request since the last round. This module does not
+handle results of inferences: the worker that sent the request publishes them.
 """
 
 from __future__ import annotations
@@ -47,12 +46,15 @@ from meshtasks.text import clip
 
 
 class TritonConfig(ConfigModel):
-    """Which server is read, and which of its models.
+    """The server to read, and the models to publish.
 
     Attributes:
-        url: of the server; that of ``MESH_TRITON_URL`` when not given.
+        interval_seconds: between two rounds.
+        timeout_seconds: for a response.
+        url: of the server; by default ``MESH_TRITON_URL``.
         service: third word of the routing keys, and a tag.
-        ca_file: certificates (PEM) that the server's own is signed by.
+        models: models by name.
+        ca_file: PEM certificates that verify the server; by default the system's.
     """
 
     interval_seconds: Seconds = 15.0
@@ -71,14 +73,14 @@ _NS_PER_MS = 1e6
 
 
 class _Duration(BaseModel):
-    """How often something was done, and how long that took in all."""
+    """Number of operations, and their total time in nanoseconds."""
 
     count: int = 0
     ns: int = 0
 
 
 class _InferenceStatistics(BaseModel):
-    """Requests by how they ended, and the steps of those that succeeded."""
+    """Requests by result, and the steps of the successful ones."""
 
     success: _Duration
     fail: _Duration
@@ -89,11 +91,11 @@ class _InferenceStatistics(BaseModel):
 
 
 class _ModelStatistics(BaseModel):
-    """What a model did since it was loaded.
+    """Statistics of a model since it was loaded.
 
     Attributes:
         inference_count: rows computed.
-        execution_count: batches they were computed in.
+        execution_count: batches in which they were computed.
     """
 
     name: str
@@ -103,7 +105,7 @@ class _ModelStatistics(BaseModel):
     inference_stats: _InferenceStatistics
 
     def counters(self) -> dict[str, float]:
-        """The counters by name; those that end in ``_ns`` in nanoseconds."""
+        """Return counters by name; those ending in ``_ns`` are nanoseconds."""
         found: dict[str, float] = {
             "inferences": self.inference_count,
             "executions": self.execution_count,
@@ -118,8 +120,11 @@ class _ModelStatistics(BaseModel):
 
 
 class _Statistics(BaseModel):
-    """The answer. Its members are validated one by one: one that is no statistics must
-    not hide the others."""
+    """The response.
+
+    Its members are validated one by one, so that an invalid one does not affect the
+    others.
+    """
 
     model_stats: list[Any]
 
@@ -128,7 +133,7 @@ def _name_of(model: object) -> object:
     return model.get("name") if isinstance(model, dict) else None
 
 
-#: Step of a request → the field with its mean duration.
+#: Step of a request → prefix of its fields.
 _STEPS = {
     "success": "request",
     "queue": "queue",
@@ -140,7 +145,13 @@ _TOTALS = ("requests", "failures", "inferences", "executions")
 
 
 class TritonCollector:
-    """Reads one server's statistics, with the headers that hold its secret."""
+    """Reads the statistics of one server.
+
+    Args:
+        url: base URL of the server.
+        headers: sent with each request; they contain the secret.
+        elapsed: clock of rates.
+    """
 
     def __init__(
         self,
@@ -165,7 +176,7 @@ class TritonCollector:
         )
 
     def collect(self) -> Iterator[Measured]:
-        """The metrics of each loaded model, and last how it went to read them."""
+        """Yield a metric for each selected model, then the metric ``scrape``."""
         wall_seconds, began = time.time(), time.monotonic()
         statistics = self._guard.attempt(self._name, self._read)
         at_seconds = self._elapsed()
@@ -208,7 +219,7 @@ class TritonCollector:
     def _measure(
         self, content: object, at_seconds: float, wall_seconds: float
     ) -> Measured:
-        """The metrics of one model."""
+        """Return the metrics of one model."""
         try:
             model = _ModelStatistics.model_validate(content)
         except ValidationError as error:

@@ -1,1 +1,1 @@
-"""``python -m meshtasks.producers homeassistant``: what happens in Home Assistant."""
+"""``python -m meshtasks.producers homeassistant``: events of Home Assistant."""

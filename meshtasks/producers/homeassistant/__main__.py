@@ -55,7 +55,7 @@ def homeassistant(context: typer.Context) -> None:
     save = partial(known.save_confirmed, producer)
     follower = Follower(access, config.loops, publisher, stop, save)
     exit_code = run_session(producer, follower, stop)
-    known.save()  # all that it knows is in the mesh by now, or in the spool
+    known.save()  # every change of these states is now in the mesh or in the spool
     typer.echo(json.dumps(asdict(publisher.counts) | asdict(producer.counts())))
     raise typer.Exit(exit_code)
 

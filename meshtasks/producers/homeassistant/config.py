@@ -1,4 +1,4 @@
-"""Home Assistant's address, its token, and config/producers/homeassistant.yaml."""
+"""Home Assistant's address and token, and config/producers/homeassistant.yaml."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
 from meshtasks.producers.configuration import Selection, fits
 
-#: Of the command, its file and its spool.
+#: Name of the command, of its file and of its spool.
 NAME = "homeassistant"
 
 _PATTERN = re.compile(r"[a-z0-9_.*?\[\]!-]+")
@@ -36,40 +36,41 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class Entities(Selection):
-    """Some of the entities, by patterns of their ids."""
+    """Selects entities by patterns of their ids."""
 
     include: tuple[Pattern, ...] = ("*",)
     exclude: tuple[Pattern, ...] = ()
 
 
 class Readings(Entities):
-    """Entities whose states are readings, too: none unless they are named."""
+    """Selects entities whose states are also published as readings; by default none."""
 
     include: tuple[Pattern, ...] = ()
 
 
 class Loops(ConfigModel):
-    """How to tell what the mesh itself has caused.
+    """How to recognise what the mesh itself causes in Home Assistant.
 
     Attributes:
-        users: names or ids of Home Assistant's users that the mesh acts as.
-        automations: patterns of the automations that it starts.
+        users: names or ids of the users of Home Assistant that the mesh acts as.
+        automations: patterns of automations that the mesh starts.
     """
 
     users: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     automations: tuple[Pattern, ...] = ()
 
     def starts(self, entity_id: str) -> bool:
-        """Whether it is an automation that the mesh starts."""
+        """Return whether this is an automation that the mesh starts."""
         return fits(entity_id, self.automations)
 
 
 class HomeAssistantConfig(ConfigModel):
-    """The file.
+    """Content of the configuration file.
 
     Attributes:
-        entities: whose changes and triggers are published.
-        readings: those that are published to ``sensors``, too.
+        entities: entities whose changes and triggers are published.
+        readings: entities whose states are also published to ``sensors``.
+        loops: how to recognise what the mesh itself causes.
     """
 
     entities: Entities = Entities()
@@ -81,10 +82,10 @@ CONFIG = ConfigFile(f"producers/{NAME}.yaml", HomeAssistantConfig)
 
 
 def access_token(settings: Settings) -> str:
-    """The token of ``MESH_HASS_TOKEN``.
+    """Return the token in ``MESH_HASS_TOKEN``.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: it is not set.
     """
     token = settings.env.hass_token.get_secret_value().strip()
     if not token:
@@ -97,11 +98,14 @@ def access_token(settings: Settings) -> str:
 
 
 def websocket_url(settings: Settings) -> str:
-    """Address of Home Assistant's websocket: below the base URL of ``MESH_HASS_URL``,
-    or that URL itself if it is one of a websocket.
+    """Return the URL of Home Assistant's websocket.
+
+    It is below the base URL in ``MESH_HASS_URL``, or is that URL if it is one of a
+    websocket.
 
     Raises:
-        ConfigError: it is no URL.
+        ConfigError: ``MESH_HASS_URL`` is not a valid URL, or contains credentials, a
+            query or a fragment.
     """
     text = settings.env.hass_url
     expected = f"expected a URL such as http://homeassistant.local:8123, got {text!r}"

@@ -1,4 +1,4 @@
-"""From Home Assistant into the mesh, over one connection after the other."""
+"""The connection to Home Assistant: connect, subscribe, catch up, and reconnect."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from meshtasks.producers.homeassistant.publishing import EventPublisher
 from meshtasks.records.models import explain
 from meshtasks.timing import Backoff
 
-#: Never at DEBUG, where the library logs what is sent, the token among it.
+#: Never logs at DEBUG: there the library logs what it sends, including the token.
 _library_logger = logging.getLogger("meshtasks.producers.homeassistant.websocket")
 _library_logger.setLevel(logging.WARNING)
 
 _OPEN_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
-#: Longest that :meth:`Connection.receive` waits.
+#: Longest wait of :meth:`Connection.receive`.
 _RECEIVE_SECONDS = 0.2
 
 
@@ -48,13 +48,15 @@ class Disconnected(Transient):
 
 
 class Access(NamedTuple):
-    """Where Home Assistant's websocket is, and how to get in and stay.
+    """How to connect to Home Assistant's websocket.
 
     Attributes:
+        url: of the websocket.
         token: a long-lived access token.
-        backoff: between two attempts to connect.
-        ping_after_seconds: of silence.
-        answer_within_seconds: of that ping, or the connection counts as lost.
+        backoff: wait between attempts to connect.
+        ping_after_seconds: a ping is sent after so long without a message.
+        answer_within_seconds: the connection is lost if the ping is not answered in
+            this time.
     """
 
     url: str
@@ -68,8 +70,8 @@ class Connection:
     """An authenticated connection.
 
     Attributes:
-        version: of Home Assistant.
-        heard_at: when something last came from it, epoch seconds.
+        version: version of Home Assistant.
+        heard_at: time of the last message received, epoch seconds.
     """
 
     def __init__(self, socket: ClientConnection, version: str, access: Access) -> None:
@@ -82,10 +84,10 @@ class Connection:
         self._last_id = 0
 
     def send(self, kind: str, **fields: Any) -> int:
-        """Send a command; the id that its answer will have.
+        """Send a command; return the id that its result will have.
 
         Raises:
-            Disconnected: the connection is gone.
+            Disconnected: the connection is lost.
         """
         self._last_id += 1
         with _as_disconnected():
@@ -93,11 +95,11 @@ class Connection:
         return self._last_id
 
     def receive(self) -> list[object]:
-        """The JSON of the frames that come next; none if none do for a moment.
+        """Return the JSON of the next frames; empty if none arrive within 0.2 s.
 
         Raises:
-            Disconnected: the connection is gone, or silent for too long.
-            UndecodableMessage: what came was no JSON.
+            Disconnected: the connection is lost, or a ping is not answered.
+            UndecodableMessage: the message is not JSON.
         """
         try:
             message = self._socket.recv(timeout=_RECEIVE_SECONDS)
@@ -125,11 +127,11 @@ class Connection:
 
 @contextmanager
 def opened(access: Access) -> Iterator[Connection]:
-    """An authenticated connection, closed at the end.
+    """Open an authenticated connection, and close it at the end of the block.
 
     Raises:
-        Disconnected: it could not be reached.
-        ConfigError: it refuses the token, or this machine.
+        Disconnected: Home Assistant cannot be reached, or the connection is lost.
+        ConfigError: Home Assistant rejects the token, or has banned this machine.
     """
     with ExitStack() as stack:
         with _as_disconnected():
@@ -137,11 +139,11 @@ def opened(access: Access) -> Iterator[Connection]:
                 access.url,
                 open_timeout=_OPEN_SECONDS,
                 close_timeout=_CLOSE_SECONDS,
-                # That of the environment is for the internet, not for the house.
+                # The environment's proxy is for the internet, not the home network.
                 proxy=None,
                 # Home Assistant's own ping is used instead.
                 ping_interval=None,
-                # The answer to get_states is as large as the house.
+                # The size of the result of get_states grows with the entities.
                 max_size=None,
                 compression=None,
                 logger=_library_logger,
@@ -172,7 +174,7 @@ def _as_disconnected() -> Iterator[None]:
 
 
 def _authenticate(socket: ClientConnection, token: str) -> str:
-    """Send the token; Home Assistant's version."""
+    """Send the token; return Home Assistant's version."""
     greeting = _handshake(socket, "auth_required")
     socket.send(json.dumps({"type": "auth", "access_token": token}))
     answer = _handshake(socket, "auth_ok", "auth_invalid")
@@ -187,7 +189,7 @@ def _authenticate(socket: ClientConnection, token: str) -> str:
 
 
 def _handshake(socket: ClientConnection, *expected: str) -> dict[str, Any]:
-    """The next frame before authentication is complete."""
+    """Return the next frame of the authentication."""
     try:
         (frame,) = decoded(socket.recv(timeout=_OPEN_SECONDS))
     except (UndecodableMessage, ValueError) as error:
@@ -202,7 +204,7 @@ def _handshake(socket: ClientConnection, *expected: str) -> dict[str, Any]:
 logger = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 30.0
-#: While there is no connection.
+#: Interval of ``each_moment`` without a connection.
 _POLL_SECONDS = 0.2
 
 
@@ -216,12 +218,14 @@ _users: TypeAdapter[list[_User]] = TypeAdapter(list[_User])
 
 @dataclass(slots=True)
 class Follower:
-    """Follows Home Assistant until ``stop`` is set, through its restarts.
+    """Receives Home Assistant's events until ``stop`` is set, and reconnects.
 
     Attributes:
-        loops: the users that the mesh acts as.
-        publisher: gets the events and states.
-        each_moment: called at least about every fifth of a second meanwhile.
+        access: how to connect.
+        loops: how to recognise what the mesh itself causes.
+        publisher: receives the events and states.
+        stop: ends the follower.
+        each_moment: called about every fifth of a second, or more often.
     """
 
     access: Access
@@ -235,8 +239,8 @@ class Follower:
         """Run until ``stop`` is set.
 
         Raises:
-            ConfigError: Home Assistant refuses the token, this machine or a command.
-                Trying again would not help; it may get the machine banned.
+            ConfigError: Home Assistant rejects the token, this machine or a command.
+                There is no retry: it would not help, and could get the machine banned.
         """
         reason = "the producer ended"
         try:
@@ -260,14 +264,14 @@ class Follower:
                     return
                 self.publisher.disconnected(str(error))
                 self._log(str(error))
-                # One that ends as soon as it is there is a failed attempt, too.
+                # A connection that is lost at once counts as a failed attempt.
                 if time.monotonic() - began > access.backoff.longest_seconds:
                     attempt = 0
                 self._wait(access.backoff.delay_seconds(attempt))
                 attempt += 1
 
     def _log(self, reason: str) -> None:
-        """Log why there is no connection, once for each reason and connection."""
+        """Log the reason, once until it changes or a connection succeeds."""
         if reason != self._logged_reason:
             self._logged_reason = reason
             logger.warning(
@@ -283,17 +287,17 @@ class Follower:
             self.each_moment()
 
     def _follow(self, connection: Connection) -> None:
-        """Subscribe, catch up, and hand on what comes."""
+        """Subscribe, catch up, and publish what arrives, until the connection ends."""
         publisher = self.publisher
         publisher.counts.connections += 1
         self._logged_reason = ""
-        # Frames may be arrays then; a Home Assistant that cannot do it answers so.
+        # Allows frames to be arrays; versions that cannot do it return an error.
         connection.send("supported_features", features={"coalesce_messages": 1})
         if self.loops.users:
             publisher.own.user_ids = self._user_ids(connection)
         config = self._command(connection, "get_config")
         complete = isinstance(config, dict) and config.get("state") == "RUNNING"
-        # Subscribed first: what happens before the states are sent comes before them.
+        # Subscribe first, so that no event between states and subscription is missed.
         awaited = {
             connection.send("subscribe_events", event_type=kind): kind
             for kind in ("state_changed", "automation_triggered")
@@ -315,7 +319,7 @@ class Follower:
             self.each_moment()
 
     def _frames(self, connection: Connection) -> Iterator[Frame]:
-        """The valid ones of the frames that come next."""
+        """Yield the next frames; count invalid ones."""
         try:
             contents = connection.receive()
         except UndecodableMessage as error:
@@ -330,7 +334,7 @@ class Follower:
                 yield frame
 
     def _command(self, connection: Connection, command: str) -> Any:
-        """The answer to a command, before there are subscriptions."""
+        """Send a command before the subscriptions, and return its result."""
         command_id = connection.send(command)
         until = time.monotonic() + _ANSWER_SECONDS
         while time.monotonic() < until and not self.stop.is_set():
@@ -342,7 +346,7 @@ class Follower:
         raise Disconnected(message)
 
     def _user_ids(self, connection: Connection) -> set[str]:
-        """The ids of the users that the mesh acts as."""
+        """Return the ids of the users that the mesh acts as."""
         answer = self._command(connection, "config/auth/list")
         try:
             users = _users.validate_python(answer)
@@ -363,7 +367,7 @@ class Follower:
 
 
 def _result(frame: ResultFrame, command: str) -> Any:
-    """The result of a command that succeeded."""
+    """Return the result of a command, or raise the error that it failed with."""
     if frame.success:
         return frame.result
     code, text = (frame.error.code, frame.error.message) if frame.error else ("", "")

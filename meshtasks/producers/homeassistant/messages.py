@@ -1,9 +1,9 @@
-"""What Home Assistant sends over its websocket
-(https://developers.home-assistant.io/docs/api/websocket), and what happened there as
-messages of the mesh; pure.
+"""Frames of Home Assistant's websocket, and the messages of the mesh made from them.
 
-The same happening gives a message of the same id, however it became known: by its
-event, after a gap, or to a second producer.
+The protocol is documented at https://developers.home-assistant.io/docs/api/websocket.
+The functions here have no side effects. The same change or trigger always gets the
+same message id, whether it is known from its event, from a comparison after a gap, or
+by a second producer.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from meshtasks.records.models import StateChange, explain
 from meshtasks.records.timestamps import epoch_seconds
 from meshtasks.text import described
 
-#: Deeper than any attribute that means something, and less than what parsers on the
-#: way refuse.
+#: Deepest nesting of JSON that is kept: more than any useful attribute has, and less
+#: than the limits of parsers on the way.
 _DEEPEST = 30
-#: Python writes no numbers of more than 4,300 digits, and no store keeps this many.
+#: Largest integer that is kept; stores cannot hold larger numbers.
 _LARGEST = 10**308
 _DIGITS = 400
 
@@ -47,9 +47,9 @@ class Context(TypedDict, total=False):
 
     Attributes:
         id: shared by all events of one cause.
-        parent_id: the context that led to this one, as that of the state change
-            which triggered an automation.
-        user_id: the user who did it, if it was one.
+        parent_id: context that led to this one, such as that of the state change which
+            triggered an automation.
+        user_id: user who caused it, if a user did.
     """
 
     id: Required[str]
@@ -59,11 +59,12 @@ class Context(TypedDict, total=False):
 
 @with_config(ConfigDict(extra="allow"))
 class AutomationData(TypedDict, total=False):
-    """The data of an ``automation_triggered`` event.
+    """Data of an ``automation_triggered`` event.
 
     Attributes:
+        entity_id: of the automation.
         name: its friendly name.
-        source: what triggered it, as a sentence.
+        source: what triggered it, as text.
     """
 
     entity_id: Required[str]
@@ -81,14 +82,14 @@ class _Fired(_Frozen):
 
 
 class StateChanged(_Fired):
-    """An entity has another state, or other attributes; or is new, or gone."""
+    """An entity was added, was removed, or changed its state or attributes."""
 
     event_type: Literal["state_changed"]
     data: StateChange
 
 
 class AutomationTriggered(_Fired):
-    """An automation begins to act."""
+    """An automation was triggered."""
 
     event_type: Literal["automation_triggered"]
     data: AutomationData
@@ -112,7 +113,7 @@ class Refusal(_Frozen):
 
 
 class ResultFrame(_Frozen):
-    """The answer to the command with this id."""
+    """Result of the command with this id."""
 
     type: Literal["result"]
     id: int
@@ -122,7 +123,7 @@ class ResultFrame(_Frozen):
 
 
 class PongFrame(_Frozen):
-    """The answer to a ping."""
+    """Answer to a ping."""
 
     type: Literal["pong"]
 
@@ -136,12 +137,12 @@ _frame: TypeAdapter[Frame] = TypeAdapter(
 
 @with_config(ConfigDict(extra="allow"))
 class CurrentState(TypedDict, total=False):
-    """A state object of the answer to ``get_states``; its other fields are kept.
+    """A state object in the result of ``get_states``; other fields are kept.
 
     Attributes:
         state: always text.
-        last_updated: RFC 3339; when state or attributes last changed.
-        context: of that change.
+        last_updated: time of the last change of state or attributes, RFC 3339.
+        context: context of that change.
     """
 
     entity_id: Required[str]
@@ -152,11 +153,12 @@ class CurrentState(TypedDict, total=False):
 
 
 def decoded(message: str | bytes) -> list[object]:
-    """The JSON of each frame in a message: one, or an array of them
-    (``coalesce_messages``).
+    """Return the JSON of each frame in a message.
+
+    A message is one frame, or an array of frames (``coalesce_messages``).
 
     Raises:
-        UndecodableMessage: it is not JSON text.
+        UndecodableMessage: the message is not JSON text.
     """
     if isinstance(message, bytes):
         raise UndecodableMessage("a binary message")
@@ -169,15 +171,15 @@ def decoded(message: str | bytes) -> list[object]:
 
 
 def _integer(digits: str) -> float:
-    """A whole number; one of too many digits for Python as an infinite one."""
+    """Return an integer; an infinite float if it has too many digits for Python."""
     return int(digits) if len(digits) < _DIGITS else float(digits)
 
 
 def frame_of(content: object) -> Frame:
-    """The frame that this JSON is.
+    """Validate the JSON of a frame.
 
     Raises:
-        SchemaMismatch: it is no known frame.
+        SchemaMismatch: it is not a known frame.
     """
     try:
         return _frame.validate_python(content)
@@ -186,10 +188,11 @@ def frame_of(content: object) -> Frame:
 
 
 def plain(value: object, depth: int = 0) -> object:
-    """The same value without what JSON cannot hold.
+    """Return the value without anything that JSON cannot represent.
 
-    Infinite numbers, NaN and what is nested too deep become null, half characters and
-    bytes that are no text become replacement characters, other objects their text.
+    NaN, infinite and huge numbers and values that are nested too deep become null.
+    Surrogates, and bytes that are not UTF-8, become replacement characters. Other
+    objects become their text.
     """
     result: object
     match value:
@@ -227,20 +230,23 @@ SENSORS = "sensors"
 _IDS = uuid.uuid5(uuid.NAMESPACE_URL, "https://www.home-assistant.io/")
 _MOTION = {"on": True, "off": False}
 _CLIMATE = frozenset({"temperature", "humidity"})
-#: Device classes of binary sensors that are on while a person is there; Zigbee2MQTT
-#: calls its motion sensors "occupancy", radar sensors "presence" or "moving".
+#: Device classes of binary sensors that are on while a person is present. Zigbee2MQTT
+#: calls motion sensors "occupancy", and radar sensors "presence" or "moving".
 _PRESENCE = frozenset({"motion", "occupancy", "presence", "moving"})
-#: Not K, in which lamps give their colour.
+#: Units of temperature sensors. K is excluded: lamps give their colour in it.
 _DEGREES = frozenset({"°C", "°F"})
-#: Fields of an automation's event that the mesh has other names for.
+#: Fields of an automation's event that have other names in the mesh.
 _RENAMED = frozenset({"entity_id", "source"})
-#: Home Assistant's own rule for ids, but for underscores at the wrong places.
+#: As Home Assistant's own rule for ids, but underscores are allowed everywhere.
 _ENTITY_ID = re.compile(r"([\da-z_]+)\.([\da-z_]+)")
 
 
 class Gap(NamedTuple):
-    """A time in which no events were received, only the states after it: from the last
-    event to the states, in epoch seconds.
+    """A time without events, from the last event to the next comparison of states.
+
+    Attributes:
+        since: beginning in epoch seconds.
+        until: end in epoch seconds.
     """
 
     since: float
@@ -248,26 +254,26 @@ class Gap(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """How long it was."""
+        """Length in seconds."""
         return max(0.0, self.until - self.since)
 
     def as_json(self) -> dict[str, str]:
-        """Beginning and end in RFC 3339, as records carry it."""
+        """Return beginning and end in RFC 3339, as in records."""
         return {"since": rfc3339(self.since), "until": rfc3339(self.until)}
 
 
 def rfc3339(epoch_seconds: float) -> str:
-    """A moment as Home Assistant writes it."""
+    """Return a time in Home Assistant's format."""
     return datetime.fromtimestamp(epoch_seconds, UTC).isoformat()
 
 
 def state_change(change: StateChange, time: float, gap: Gap | None = None) -> Outgoing:
-    """An entity's change of state.
+    """Return the message of a state change.
 
     Args:
-        change: the data of its event, or what a comparison came to.
-        time: epoch seconds; when it happened.
-        gap: in which it did, if no events were received.
+        change: data of its event, or result of a comparison.
+        time: time of the change in epoch seconds.
+        gap: the gap in which it happened, if no event was received.
 
     Raises:
         SchemaMismatch: the entity id is not valid.
@@ -282,13 +288,13 @@ def state_change(change: StateChange, time: float, gap: Gap | None = None) -> Ou
 def automation_trigger(
     automation: Mapping[str, Any], moment: str, time: float, gap: Gap | None = None
 ) -> Outgoing:
-    """An automation began to act.
+    """Return the message of an automation's trigger.
 
     Args:
-        automation: ``entity_id``, and ``name`` and ``source`` if they are known.
-        moment: when, as Home Assistant writes it.
-        time: the same, epoch seconds.
-        gap: in which it did, if no events were received.
+        automation: ``entity_id``, and ``name`` and ``source`` if known.
+        moment: time of the trigger in Home Assistant's format.
+        time: the same in epoch seconds.
+        gap: the gap in which it happened, if no event was received.
 
     Raises:
         SchemaMismatch: the entity id is not valid.
@@ -305,11 +311,12 @@ def automation_trigger(
 
 
 def missed_trigger(change: StateChange, gap: Gap) -> Outgoing | None:
-    """The trigger of an automation in a gap, found by its state, if there was
-    one: the last of them.
+    """Return the trigger of an automation in a gap, if its state shows one.
+
+    Of several triggers in the gap only the last is known.
 
     Raises:
-        InvalidMessage: the entity id or the moment is not valid.
+        InvalidMessage: the entity id or the time is not valid.
     """
     entity_id = change["entity_id"]
     old, new = (_attributes(change.get(key)) for key in ("old_state", "new_state"))
@@ -328,10 +335,11 @@ def missed_trigger(change: StateChange, gap: Gap) -> Outgoing | None:
 
 
 def kind_of_reading(change: StateChange) -> str | None:
-    """Which readings an entity gives: ``temperature`` or ``humidity`` if it is such a
-    sensor, ``motion`` if it is a binary sensor of a person's presence; else None.
+    """Return the kind of an entity's readings, or None if it gives none.
 
-    A sensor without a device class is one of temperature if it gives degrees.
+    Sensors of temperature and humidity give ``temperature`` and ``humidity``; binary
+    sensors of a person's presence give ``motion``. A sensor without a device class is
+    one of temperature if its unit is °C or °F.
 
     Raises:
         SchemaMismatch: the entity id is not valid.
@@ -352,8 +360,10 @@ def kind_of_reading(change: StateChange) -> str | None:
 def reading(
     change: StateChange, time: float, gap: Gap | None = None
 ) -> Outgoing | None:
-    """The reading that a change of state is, if it is one: of a sensor of temperature
-    or humidity, or of a binary sensor of motion that began or ended.
+    """Return the reading in a state change, or None if there is none.
+
+    Sensors of temperature and humidity give a reading at each change; binary sensors
+    of motion give one when motion begins or ends.
 
     Raises:
         SchemaMismatch: the entity id is not valid.
@@ -395,7 +405,7 @@ def _message(
 
 
 def _encoded(record: dict[str, Any]) -> bytes:
-    """The record as JSON, whatever integrations put into it."""
+    """Return the record as JSON, without values that JSON cannot represent."""
     try:
         return encode(record)
     except (TypeError, ValueError, RecursionError):
@@ -403,7 +413,7 @@ def _encoded(record: dict[str, Any]) -> bytes:
 
 
 def _text_of(attributes: Mapping[str, Any], name: str) -> str | None:
-    """An attribute that is to be a text; None if it is missing, or something else."""
+    """Return an attribute, or None if it is missing or not text."""
     value = attributes.get(name)
     return value if isinstance(value, str) else None
 
@@ -414,7 +424,7 @@ def _attributes(state: Any) -> dict[str, Any]:
 
 
 def _words(entity_id: str) -> tuple[str, str]:
-    """Domain and object id, each one word of a routing key."""
+    """Return domain and object id, each one word of a routing key."""
     if match := _ENTITY_ID.fullmatch(entity_id):
         return match[1], match[2]
     message = f"entity_id: expected domain.object_id, got {described(entity_id)}"
@@ -422,7 +432,7 @@ def _words(entity_id: str) -> tuple[str, str]:
 
 
 def _number(state: str) -> float | None:
-    """A state as a number; None for ``unavailable`` and ``unknown``."""
+    """Return a state as a number; None for ``unavailable``, ``unknown`` and others."""
     try:
         number = float(state)
     except ValueError:

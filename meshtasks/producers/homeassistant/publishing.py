@@ -1,4 +1,4 @@
-"""Decides what of Home Assistant is published, and counts it."""
+"""Selects the events of Home Assistant to publish, and counts them."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ logger = logging.getLogger(__name__)
 
 _SAVE_INTERVAL_SECONDS = 300.0
 _FAULT_LOG_INTERVAL_SECONDS = 10.0
-#: Consequences follow their cause by seconds; a house makes a few contexts in each.
+#: Effects follow their cause within seconds; a house makes a few contexts per second.
 _REMEMBERED_CONTEXTS = 10_000
-#: Home Assistant itself as an entity.
+#: Entity that represents the connection to Home Assistant.
 _MESH_ENTITY_ID = "mesh.home_assistant"
 
 _present: TypeAdapter[CurrentState] = TypeAdapter(CurrentState)
@@ -52,10 +52,10 @@ class _Saved(BaseModel):
 
 
 class KnownStates:
-    """The last known state of every entity, kept in a file over restarts.
+    """Last known state of every entity, kept in a file over restarts.
 
     Attributes:
-        heard_at: until when the states are known, epoch seconds; None when nothing
+        heard_at: time up to which the states are known, epoch seconds; None if nothing
             is known yet.
     """
 
@@ -66,8 +66,8 @@ class KnownStates:
         self.heard_at: float | None = None
 
     def load(self) -> None:
-        """Read the file. One that cannot be read is passed over: then this is the
-        first start."""
+        """Read the file. If it cannot be read, this is logged and counts as a first
+        start."""
         try:
             saved = _Saved.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
@@ -96,18 +96,18 @@ class KnownStates:
             logger.warning("the states of the house could not be saved: %s", error)
 
     def save_confirmed(self, producer: Producer) -> None:
-        """Write the file if it is five minutes old (more often would wear out a memory
-        card), and the broker has confirmed all that came of the states.
+        """Write the file if it is five minutes old and the broker has confirmed all.
 
-        So whatever is in the file is in the mesh: after a crash, what was on its way is
-        found to have changed, and published again with the same message ids.
+        Writing more often would wear out a memory card. The file contains only states
+        whose messages are confirmed. After a crash, states with unconfirmed messages
+        differ from the file and are published again, with the same message ids.
         """
         is_old = time.monotonic() - self._saved_at >= _SAVE_INTERVAL_SECONDS
         if is_old and not producer.counts().unresolved:
             self.save()
 
     def apply(self, change: StateChange) -> None:
-        """Take in a change of state."""
+        """Update the states with a change."""
         if new := change.get("new_state"):
             self._states[change["entity_id"]] = new
         else:
@@ -116,10 +116,10 @@ class KnownStates:
     def compare(
         self, present: Sequence[CurrentState], *, complete: bool
     ) -> list[StateChange]:
-        """Take in all present states; the changes from what was known of them.
+        """Update the states to the present ones; return the differences.
 
         Args:
-            complete: what is not among the present states has been removed.
+            complete: whether entities that are not present have been removed.
         """
         changes: list[StateChange] = []
         for state in present:
@@ -143,13 +143,14 @@ class KnownStates:
 
 
 class OwnContexts:
-    """Follows the contexts of what the mesh causes, from cause to consequence.
+    """Tracks the contexts of what the mesh causes, from cause to effect.
 
-    An automation runs in a context of its own, whose parent is that of its trigger;
-    all that it does has this context. So has what a user does, with the user's id.
+    An automation runs in a context of its own, whose parent is the context of its
+    trigger; all its effects have this context. The context of what a user does has the
+    user's id.
 
     Attributes:
-        user_ids: of the users that the mesh acts as.
+        user_ids: users that the mesh acts as.
     """
 
     def __init__(self, loops: Loops) -> None:
@@ -158,10 +159,10 @@ class OwnContexts:
         self._own: OrderedDict[str, None] = OrderedDict()
 
     def caused(self, context: Context, automation: str | None = None) -> bool:
-        """Whether the mesh has caused an event.
+        """Return whether the mesh caused an event.
 
         Args:
-            automation: the one that is triggered, if it is such an event.
+            automation: the automation triggered, if it is such an event.
         """
         own = (
             context.get("user_id") in self.user_ids
@@ -184,13 +185,14 @@ class EventCounts:
     ``events = state_changes + triggers + excluded + own + invalid_events``.
 
     Attributes:
-        readings: changes that were published as a reading as well.
-        excluded: events of entities that the config leaves out.
+        readings: changes that were also published as a reading.
+        excluded: events of entities that the configuration excludes.
         own: events that the mesh itself caused.
-        invalid_frames: what is no frame of Home Assistant's protocol.
-        invalid_states: after a gap, what is no state of an entity.
-        gaps: times in which nothing was received, and ``gap_seconds`` their sum.
-        caught_up: messages about what came of them.
+        invalid_frames: messages that are not frames of Home Assistant's protocol.
+        invalid_states: invalid states in the comparisons after gaps.
+        gaps: times without events.
+        gap_seconds: sum of their lengths.
+        caught_up: messages about changes in gaps.
     """
 
     connections: int = 0
@@ -209,12 +211,12 @@ class EventCounts:
 
 
 class EventPublisher:
-    """Hands Home Assistant's events and states to a producer.
+    """Passes Home Assistant's events and states to a producer.
 
     Attributes:
-        own: what the mesh itself caused.
-        known: the states of the house.
-        counts: what became of the events.
+        own: tracks what the mesh itself causes.
+        known: last known states.
+        counts: counts of the events.
     """
 
     def __init__(
@@ -230,7 +232,7 @@ class EventPublisher:
         self._fault_logged_at = -_FAULT_LOG_INTERVAL_SECONDS
 
     def publish(self, event: Event) -> None:
-        """Publish an event, unless it is excluded, or the mesh caused it."""
+        """Publish an event, unless it is excluded or caused by the mesh."""
         self.counts.events += 1
         try:
             with contained():
@@ -265,13 +267,15 @@ class EventPublisher:
             counts.readings += submitted - 1
 
     def catch_up(self, answer: object, version: str, *, complete: bool) -> None:
-        """Publish what came of a gap, marked so, and that the connection is there. The
-        first time of all there is nothing to compare with.
+        """Publish the changes of a gap, and that the connection is established.
+
+        On the very first start there are no states to compare with, and no gap.
 
         Args:
-            answer: to ``get_states``.
-            version: of Home Assistant.
-            complete: whether all entities are there; not so while it starts.
+            answer: result of ``get_states``.
+            version: version of Home Assistant.
+            complete: whether all entities exist already; false while Home Assistant
+                starts.
         """
         now = time.time()
         present, faults = self._present_states(answer)
@@ -302,21 +306,23 @@ class EventPublisher:
         )
 
     def disconnected(self, reason: str) -> None:
-        """Publish that the connection is lost, unless that is published already."""
+        """Publish that the connection is lost, unless this was published already."""
         old = self._connection_state
         if old is None or old["state"] != "disconnected":
             self._submit_connection("disconnected", {"reason": reason})
 
     def reject(self, fault: InvalidMessage) -> None:
-        """Count what is no frame."""
+        """Count and log an invalid frame."""
         self.counts.invalid_frames += 1
         self._log_fault(str(fault))
 
     def _submit_connection(self, state: str, attributes: dict[str, Any]) -> None:
-        """Publish the connection as an entity's change of state like any other, so
-        that workflows can be started by it, and the archive holds when it was lost."""
+        """Publish the state of the connection as the state change of an entity.
+
+        So it can start workflows, and the archive contains it.
+        """
         now = time.time()
-        # Of EntityState's fields, type checkers know but two.
+        # EntityState declares only two of these fields.
         new: Any = {
             "entity_id": _MESH_ENTITY_ID,
             "state": state,
@@ -335,7 +341,7 @@ class EventPublisher:
     def _submit_change(
         self, change: StateChange, moment: float, gap: Gap | None
     ) -> int:
-        """Publish a change, as a reading too if it is one; how many messages."""
+        """Publish a change, and its reading if it has one; return the message count."""
         outgoing = [messages.state_change(change, moment, gap)]
         entity_id = change["entity_id"]
         if self._config.readings.wants(entity_id):
@@ -346,8 +352,10 @@ class EventPublisher:
         return self._submit(outgoing)
 
     def _log_no_reading(self, entity_id: str) -> None:
-        """Log once of an entity that it gives no readings; as a warning if the
-        configuration names it, and not only a pattern."""
+        """Log once that an entity gives no readings.
+
+        It is a warning if the configuration names the entity itself, not a pattern.
+        """
         if entity_id in self._no_readings:
             return
         self._no_readings.add(entity_id)
@@ -361,7 +369,7 @@ class EventPublisher:
         )
 
     def _catch_up_with(self, change: StateChange, gap: Gap) -> int:
-        """Publish what changed in a gap; how many messages that took."""
+        """Publish what changed in a gap; return the number of messages."""
         entity_id = change["entity_id"]
         new: Any = change["new_state"]
         own = new is not None and self.own.caused(new["context"])
@@ -384,7 +392,7 @@ class EventPublisher:
         return submitted
 
     def _present_states(self, answer: object) -> tuple[list[CurrentState], int]:
-        """The states of an answer, and how many of its parts are not valid."""
+        """Return the valid states of a result, and the number of invalid ones."""
         members = answer if isinstance(answer, list) else [answer]
         states, faults = [], 0
         for member in members:
@@ -402,7 +410,7 @@ class EventPublisher:
         return len(outgoing)
 
     def _log_fault(self, text: str) -> None:
-        """Log a fault, but not each of many."""
+        """Log a fault, at most one every ten seconds."""
         now = time.monotonic()
         if now - self._fault_logged_at < _FAULT_LOG_INTERVAL_SECONDS:
             return
