@@ -65,7 +65,7 @@ def wait_until_archived(env: dict[str, str], count: int) -> None:
 
 
 class Load(threading.Thread):
-    """Publishes readings, every fiftieth an alarm, until it is stopped.
+    """Publishes readings, every tenth an alarm, until it is stopped.
 
     Attributes:
         published: readings so far.
@@ -82,9 +82,9 @@ class Load(threading.Thread):
         with closing(Publisher(self._env["MESH_BROKER_URL"])) as publisher:
             while not self._stopping.wait(0.05):
                 first = self.published
-                numbers = range(first + 1, first + 50)
+                numbers = range(first + 1, first + 10)
                 publisher.publish([hot(first), *map(message, numbers)])
-                self.published += 50
+                self.published += 10
 
     def __enter__(self) -> Self:
         self.start()
@@ -119,7 +119,7 @@ def test_alarms_and_archive_go_on_and_every_point_is_there_afterwards(
     worker = Worker(tmp_path, env, QUEUE, "archive.metrics")
     with running(worker):
         with Load(env) as load:
-            wait_until(lambda: count_samples(victoria) > 500, 120, "points before")
+            wait_until(lambda: count_samples(victoria) > 100, 120, "points before")
             victoria.stop() if end == "stopped" else victoria.kill()
             pending = partial(queue_depth, url, PENDING)
             wait_until(lambda: pending() > 0, 120, "points to be pending")
