@@ -64,7 +64,7 @@ def test_all_that_do_not_answer_are_named(away: str) -> None:
 def test_a_node_that_does_not_answer_is_passed_over_and_then_asked_last(
     mesh_url: str, silent: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connecting, "_CONNECT_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(connecting, "CONNECT_TIMEOUT_SECONDS", 0.5)
     frozen = _elsewhere(mesh_url, silent.getsockname()[1])
     for _ in range(2):
         with connected(f"{frozen};{mesh_url}") as connection:
@@ -78,7 +78,7 @@ def test_a_node_that_does_not_answer_is_passed_over_and_then_asked_last(
 def test_a_name_of_several_addresses_is_as_many_nodes(
     rabbitmq: RabbitMQ, mesh_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connecting, "_CONNECT_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(connecting, "CONNECT_TIMEOUT_SECONDS", 0.5)
     look_up = socket.getaddrinfo
 
     def addresses(host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:

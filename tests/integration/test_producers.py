@@ -403,7 +403,7 @@ def test_a_publisher_cut_in_the_middle_of_a_batch_loses_nothing(
 def test_a_broker_that_takes_nothing_any_more_is_given_up_in_time(
     url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher_module, "_CONNECT_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(publisher_module, "CONNECT_TIMEOUT_SECONDS", 0.5)
     publisher = Publisher(proxy.url(url), confirm_timeout_seconds=0.5)
     publisher.publish([])
     proxy.freeze()
