@@ -1,10 +1,11 @@
-"""Commands: work that Flower, the gateway and scripts start by name. Those of the mesh
-itself are here; a command of a flow stands in its folder.
+"""Commands: tasks that Flower, the gateway and scripts call by name. This module has
+the commands of the mesh itself; a command of a flow is in the folder of the flow.
 
-Commands come one by one, on a queue of their own, as Celery tasks with named arguments:
-each has a caller that waits for its result.
+Commands are Celery tasks with named arguments, on a queue of their own. They run one
+by one, not in batches, because each has a caller that waits for its result.
 
-A rerun is harmless: what a command makes has an id that follows from that of the call.
+A rerun is harmless: the ids of the messages that a command publishes are derived from
+the id of the call.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs one model on all requests of a batch to it, and publishes the results."""
+"""Runs a model on all requests of a batch to it, and publishes the results."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ RESULTS_QUEUE = "ai.inference.results"
 _OUT_OF_TIME = Retry("the requests before it took too long", tried=False)
 
 _HEALTH_FIELD = "healthy"
-#: Triton's Python backend does not start a model's process again when it dies: the
-#: server stays ready, and every request to the model fails until it is loaded again.
+#: Triton's Python backend does not restart the process of a model that died. The server
+#: stays ready, and every request to the model fails until the model is loaded again.
 #: Only this alert shows it.
 _CRASHED = ThresholdRule(
     name="model-crashed",
@@ -73,13 +73,17 @@ def _open_triton(sinks: Sinks) -> Triton:
     return Triton(sinks.settings.env.triton_url, answer_timeout_seconds=seconds)
 
 
-#: The server of the models.
+#: The model server.
 TRITON = SinkKey("triton", _open_triton, extra="triton")
 
 
 class Replies:
-    """Collects the results of requests until they are published. ``outcomes``, by index
-    in the batch, gets that of a request only once its result is confirmed."""
+    """Collects the results of requests until they are published.
+
+    Args:
+        outcomes: outcomes by index in the batch; a request's outcome is added when
+            its result is confirmed.
+    """
 
     def __init__(self, sinks: Sinks, outcomes: dict[int, Outcome]) -> None:
         self._sinks = sinks
@@ -90,7 +94,7 @@ class Replies:
         self._collected: dict[int, Outcome] = {}
 
     def add(self, index: int, origin: RequestOrigin, inference: Inference) -> None:
-        """Add the result of a request."""
+        """Add the result of a request; an error if it cannot be published."""
         try:
             message = result_message(origin, inference, self._limit_bytes)
         except SinkRejected as error:
@@ -105,8 +109,8 @@ class Replies:
         origin: RequestOrigin | None,
         error: InvalidMessage | SinkRejected,
     ) -> None:
-        """Add an error as the result of a request, which is dead; without an origin
-        there is no result."""
+        """Add an error as the result of a request, which is dead. Without an origin
+        the request gets no result."""
         dead = outcome_of(error)
         if origin is not None:
             message = error_message(origin, dead.reason, self._limit_bytes)
@@ -114,7 +118,7 @@ class Replies:
         self._collected[index] = dead
 
     def publish(self) -> None:
-        """Publish what was collected; if that fails, the requests are retried."""
+        """Publish the collected results; if that fails, the requests are retried."""
         collected, messages = self._collected, self._messages
         self._collected, self._messages = {}, []
         try:
@@ -134,12 +138,12 @@ def run_model(
     """Run a model, publish its results, and raise an alert if its process died.
 
     Args:
-        requests: to one version of one model, by index in the batch.
+        requests: requests to one version of one model, by index in the batch.
         outcomes: gets the outcome of each request.
-        ends_at: monotonic seconds; what is not sent by then is retried.
+        ends_at: monotonic seconds; requests that are not sent by then are retried.
 
     Returns:
-        The fault that ended it, if one did.
+        The failure that ended the run, or None.
     """
     began_at = time.monotonic()
     replies = Replies(sinks, outcomes)
@@ -169,11 +173,11 @@ def run_model(
             outcomes[index] = _OUT_OF_TIME
         elif isinstance(run.fault, SinkUnavailable) and number not in run.tried:
             outcomes[index] = not_tried(run.fault)
-        else:  # a model that is at fault is so for every request
+        else:  # a model that fails does so for every request
             outcomes[index] = outcome_of(run.fault)
     replies.publish()
     crashed = isinstance(run.fault, ModelCrashed)
-    # That it works is recorded once a minute: whenever its description was read.
+    # Success is recorded once a minute: when the model's description was read again.
     if crashed or (run.results and spec.read_at >= began_at):
         now = time.time()
         give_alerts([_health(spec.name, crashed=crashed, now=now)], sinks)
@@ -186,12 +190,12 @@ def _inputs(
     replies: Replies,
     began_at: float,
 ) -> tuple[ModelSpec, dict[int, ModelInput]]:
-    """What the model takes, and the requests that fit, by index; others are refused,
-    though not before the model's description was read since the batch began.
+    """Return the model's description, and the requests that fit it, by index. The
+    others are rejected, but only by a description that was read in this batch.
 
     Raises:
         SinkRejected: there is no such model.
-        Transient: it is not known what the model takes.
+        Transient: the description cannot be read.
     """
     first = next(iter(requests.values()))
     model, version = first.origin.model, first.version
@@ -219,7 +223,7 @@ def _sorted_out(
 
 
 def _health(model: str, *, crashed: bool, now: float) -> Watched:
-    """A sample for the rule on crashed models."""
+    """Return a sample for the rule on crashed models."""
     tags = (("model", model),)
     key = f"{MEASUREMENT},model={model} {_HEALTH_FIELD}="
     series = Series(key, MEASUREMENT, "", field=_HEALTH_FIELD, tags=tags)

@@ -1,4 +1,4 @@
-"""config/models.yaml: metrics and alerts made of the results of each model."""
+"""config/models.yaml: metrics and alerts made from the results of each model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from meshtasks.rules.config import RuleBook, ThresholdRule
 
 #: Measurement of the points.
 MEASUREMENT = "inference"
-#: Fields of every point: whether the model answered, and how long it took.
+#: Fields of every point: whether the model succeeded, and its latency.
 OK, LATENCY = "ok", "latency_ms"
 
 _Name = Annotated[str, Field(pattern=r"^[^\s_\\][^\\\x00-\x1f\x7f]*$", max_length=100)]
@@ -37,11 +37,11 @@ class Score(ConfigModel):
 
     Attributes:
         output: name of the output.
-        field: name of the field, where each row is one number; the output's name
-            when not given.
-        labels: names of the numbers in a row, in their order, where there are
-            several: each becomes a field of that name.
-        top_k: of those, only so many, the largest.
+        field: name of the field, if each row is one number; default: the output's
+            name.
+        labels: names of the numbers of a row, in order, if there are several. Each
+            becomes a field of that name.
+        top_k: how many of the fields to keep, the largest; default: all.
     """
 
     output: Annotated[str, Field(min_length=1)]
@@ -60,14 +60,14 @@ class Score(ConfigModel):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields it can give."""
+        """Names of the fields that it may have."""
         return self.labels or (self.field or self.output,)
 
     def rows(self, output: JsonTensor) -> Iterator[dict[str, float]]:
-        """The fields of each row of its output.
+        """Yield the fields of each row of the output.
 
         Raises:
-            SchemaMismatch: the output is not what models.yaml says.
+            SchemaMismatch: the output does not match models.yaml.
         """
         names = self.fields
         try:
@@ -91,7 +91,7 @@ class Score(ConfigModel):
 
 
 def _of_results(rule: object) -> object:
-    """A threshold rule of models.yaml has no type, routing key or metric of its own."""
+    """Add the type, routing key and metric that all rules of models.yaml have."""
     if not isinstance(rule, dict):
         return rule
     if given := {"type", "routing_key", "metric", "sensors"} & rule.keys():
@@ -102,11 +102,11 @@ def _of_results(rule: object) -> object:
 
 
 class ModelSteps(ConfigModel):
-    """What is made of the results of one model.
+    """How the results of one model are processed.
 
     Attributes:
         tags: fields of the result that become tags, beside ``model``.
-        scores: numbers that become fields.
+        scores: outputs whose numbers become fields.
         alerts: threshold rules on these fields, as in rules.yaml.
     """
 
@@ -131,10 +131,10 @@ class ModelSteps(ConfigModel):
         return self
 
     def rows(self, result: InferenceResult) -> list[dict[str, float]]:
-        """The fields of each row of a result; at least one row.
+        """Return the fields of each row of a result; at least one row.
 
         Raises:
-            SchemaMismatch: the outputs are not what models.yaml says.
+            SchemaMismatch: the outputs do not match models.yaml.
         """
         outputs = {output["name"]: output for output in result.get("outputs") or ()}
         rows: list[dict[str, float]] = []
@@ -159,8 +159,9 @@ class ModelBook(ConfigModel):
     """config/models.yaml.
 
     Attributes:
-        answer_timeout_seconds: how long a model may take.
-        models: by name. A model that is not named has points of its latency.
+        answer_timeout_seconds: maximum time that a model may take, in seconds.
+        models: steps by name of the model. Results of other models become points of
+            ``ok`` and ``latency_ms``.
     """
 
     answer_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
@@ -168,7 +169,7 @@ class ModelBook(ConfigModel):
 
     @cached_property
     def rules(self) -> RuleBook:
-        """The alerts of all models, each watching its model's results only."""
+        """The alerts of all models; each applies to the results of its model only."""
         rules = (
             rule.model_copy(update={"tags": {**rule.tags, "model": name}})
             for name, steps in self.models.items()

@@ -1,9 +1,9 @@
-"""The flow of inference: handlers of requests and of results, the command ``infer``.
+"""Handlers of the flow of inference (requests and results), and the command ``infer``.
 
-A result becomes a metric, ``inference``, with the tags and fields that models.yaml
-names, one for each row of a batch. From there on it is a metric: one point, and rules
-that watch its fields. The command's rerun is harmless: the request's message has the
-id of the call.
+A result becomes a metric ``inference`` with the tags and fields that models.yaml
+declares, one for each row of a batch. It is then processed like any metric: one point,
+and rules that evaluate its fields. A rerun of the command is harmless, because the id
+of its message is the id of the call.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ from meshtasks.records.envelope import Envelope
 from meshtasks.records.json_text import objects_one_a_line
 from meshtasks.records.models import Metric
 
-#: Longest wait of ``infer``; it occupies a process of the worker meanwhile.
+#: Maximum wait of ``infer``. Meanwhile it occupies a process of the worker.
 LONGEST_WAIT_SECONDS = 120.0
 
 
@@ -193,8 +193,8 @@ def _results_given_up(
 
 
 def _values(body: bytes) -> list[Any]:
-    """The members of a body, as far as they can be read: it may have killed the pool
-    process before it was decoded."""
+    """Return the records of a body, as far as they can be decoded. The pool process
+    may have died before it decoded the body."""
     try:
         content = from_json(body)
     except ValueError:
@@ -242,8 +242,8 @@ def evaluate_results(batch: Batch[InferenceResult], sinks: Sinks) -> list[Outcom
 def _by_model(
     batch: Batch[dict[str, Any]], replies: Replies
 ) -> Iterable[dict[int, ModelRequest]]:
-    """The requests to each version of each model, by index in the batch; what is no
-    request is refused."""
+    """Return the requests to each version of each model, by index in the batch. Records
+    that are not valid requests are rejected."""
     models: dict[tuple[str, str], dict[int, ModelRequest]] = {}
     records = zip(batch.records, batch.envelopes, strict=True)
     for index, (record, envelope) in enumerate(records):
@@ -252,7 +252,7 @@ def _by_model(
         except InvalidMessage as error:
             replies.refuse(index, origin_of(record, envelope), error)
         else:
-            # One that met a fault in a stack may have been what brought it about.
+            # A request that failed in a stack before may be the cause: run it alone.
             if count_in(envelope.headers, headers.ATTEMPT):
                 request = request._replace(single=True)
             model = request.origin.model, request.version
@@ -264,8 +264,8 @@ def _by_model(
 def result_points(
     results: Sequence[InferenceResult], envelopes: Sequence[Envelope], book: ModelBook
 ) -> Transformed:
-    """Results as metrics: points, and the samples that rules watch. A result of several
-    rows has as many points."""
+    """Make points of results, and the samples that rules watch. A result of several
+    rows gives a point for each."""
     metrics: list[Metric] = []
     indices: list[int] = []
     dead: dict[int, Dead] = {}
@@ -296,7 +296,7 @@ def _metrics(result: InferenceResult, steps: ModelSteps) -> list[Metric]:
             "outputs: this field is missing, and there is no error either"
         )
     for output in result["outputs"] or ():
-        tensor_of(output)  # refuses what is none
+        tensor_of(output)  # raises if it is not a tensor
     rows = steps.rows(result)
     common = {OK: True, LATENCY: result.get("latency_ms")}
     return [

@@ -1,4 +1,4 @@
-"""Requests to models and their results: records and messages; pure."""
+"""Requests to models and their results, as records and messages. Pure functions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ AI_EXCHANGE = "ai"
 #: The longest message id that AMQP can carry.
 _ID_LIMIT_BYTES = 255
 
-#: Name of a model: a directory on the server, a part of its URL and of routing keys.
+#: Name of a model: a directory on the server, and a part of URLs and routing keys.
 ModelName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, strict=True)
 ]
@@ -99,7 +99,7 @@ _REQUEST: TypeAdapter[InferenceRequest] = TypeAdapter(InferenceRequest)
 _MODEL_NAME: TypeAdapter[str] = TypeAdapter(ModelName)
 _REQUEST_ID: TypeAdapter[str] = TypeAdapter(RequestId)
 
-#: Fields that the mesh gives a meaning; all others are the requester's own.
+#: Fields with a meaning in the mesh; all others are the requester's own.
 _OURS = frozenset(
     {
         *("request_id", "model", "version", "inputs", "timestamp"),
@@ -109,8 +109,12 @@ _OURS = frozenset(
 
 
 class RequestOrigin(NamedTuple):
-    """What a result carries of its request; ``time`` is that of the request's data,
-    else of the request, and ``attributes`` are the requester's own fields."""
+    """The data of a request that its result repeats.
+
+    Attributes:
+        time: time of the request's data, or else of the request; epoch seconds.
+        attributes: the requester's own fields.
+    """
 
     model: str
     request_id: str
@@ -119,8 +123,12 @@ class RequestOrigin(NamedTuple):
 
 
 class ModelRequest(NamedTuple):
-    """A valid request, though perhaps not one that its model can take. An empty version
-    is the server's choice; a ``single`` one is not stacked with others."""
+    """A valid request; its model may still reject it.
+
+    Attributes:
+        version: version of the model; empty for the server's choice.
+        single: whether to send it alone, not stacked with others.
+    """
 
     origin: RequestOrigin
     version: str
@@ -129,10 +137,10 @@ class ModelRequest(NamedTuple):
 
 
 def request_of(record: dict[str, Any], envelope: Envelope) -> ModelRequest:
-    """The request in a record.
+    """Return the request in a record.
 
     Raises:
-        InvalidMessage: it is none, for the reason in the message.
+        InvalidMessage: the record is not a valid request; the message has the reason.
     """
     try:
         valid = _REQUEST.validate_python(record)
@@ -148,10 +156,10 @@ def request_of(record: dict[str, Any], envelope: Envelope) -> ModelRequest:
 
 
 def origin_of(record: dict[str, Any], envelope: Envelope) -> RequestOrigin | None:
-    """The origin for the result of a record that is no valid request.
+    """Return the origin for the result of a record that is not a valid request.
 
-    The model is that of the routing key (``ai.model.<model>``) where the record
-    names none. None if neither does: the result would have no routing key.
+    If the record names no model, the model of the routing key (``ai.model.<model>``)
+    is used. None if there is neither, because the result would have no routing key.
     """
     for model in (record.get("model"), envelope.key_tail):
         if _is_valid(_MODEL_NAME, model):
@@ -167,7 +175,8 @@ def origin_of(record: dict[str, Any], envelope: Envelope) -> RequestOrigin | Non
 
 
 def _request_id(record: dict[str, Any], envelope: Envelope) -> str:
-    """The requester's id; else the message's; else one that a rerun gives again."""
+    """Return the id of the record, else of the message, else one made from the record
+    that a rerun makes again."""
     given = record.get("request_id")
     if _is_valid(_REQUEST_ID, given):
         return str(given)
@@ -192,10 +201,14 @@ def _is_valid(adapter: TypeAdapter[str], value: object) -> bool:
 def result_message(
     origin: RequestOrigin, inference: Inference, limit_bytes: int
 ) -> Outgoing:
-    """The message of a result; the same request gives one with the same id again.
+    """Return the message of a result. Its id is the same for the same request.
 
-    Raises SinkRejected if the result cannot be a message, or one of more bytes than
-    the queue of results takes."""
+    Args:
+        limit_bytes: maximum size of a message in the queue of results.
+
+    Raises:
+        SinkRejected: the result has no JSON form, or is too large.
+    """
     body = _body(
         origin,
         version=inference.version,
@@ -212,8 +225,8 @@ def result_message(
 
 
 def error_message(origin: RequestOrigin, reason: str, limit_bytes: int) -> Outgoing:
-    """The message of a result that is an error; a short one, at worst without the
-    requester's own fields. Takes what :func:`result_message` takes."""
+    """Return the message of a result that is an error. The requester's own fields are
+    omitted if the message would be larger than ``limit_bytes``."""
     body = _body(origin, error=reason)
     if len(body) > limit_bytes:
         body = _body(origin._replace(attributes={}), error=reason)

@@ -1,9 +1,10 @@
-"""Tensors in JSON, which of them a model takes, and many requests to one as few; pure.
+"""Tensors in JSON, their validation against a model, and stacking of requests. Pure
+functions.
 
-A request to a model costs the round trip whatever is in it, and models (on a GPU
-above all) compute many rows in little more than the time of one. So requests whose
-tensors have the same shapes apart from the batch are stacked along it and sent as one,
-and the result is split into theirs.
+The round trip of a request costs the same whatever the request contains, and models (on
+a GPU above all) compute many rows in little more than the time of one. So requests
+whose tensors have the same shapes apart from the batch axis are stacked along it and
+sent as one, and the result is split into theirs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from meshtasks.flows.contract import describe_properties
 from meshtasks.records.models import explain
 
 Size = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
-#: As many axes as servers of models know.
+#: Maximum number of axes that model servers accept.
 _AXES_LIMIT = 32
 Shape = Annotated[list[Size], Field(max_length=_AXES_LIMIT, fail_fast=True)]
 
@@ -52,15 +53,15 @@ class JsonTensor(TypedDict, total=False):
     data: Required[list[Any]]
 
 
-#: Tensors of a message; validation stops at the first fault.
+#: Tensors of a message; validation stops at the first error.
 JsonTensors = Annotated[list[JsonTensor], Field(fail_fast=True)]
 
 
 class Tensor(NamedTuple):
-    """A tensor whose values are known to fit its datatype and shape.
+    """A tensor whose values fit its datatype and shape.
 
     Attributes:
-        data: in row-major order; ``bytes`` for ``BYTES``.
+        data: values in row-major order; ``bytes`` for ``BYTES``.
     """
 
     name: str
@@ -75,7 +76,7 @@ def _integers(low: int, beyond: int) -> Any:
 
 
 def _floats(largest: float) -> Any:
-    """Floats of at most this size: a larger one would become infinite."""
+    """Return the type of finite floats up to this size; larger ones would overflow."""
     value = Annotated[
         float, Field(strict=True, allow_inf_nan=False, ge=-largest, le=largest)
     ]
@@ -101,13 +102,13 @@ _VALUES: dict[str, TypeAdapter[list[Any]]] = {
     datatype: TypeAdapter(values) for datatype, values in _LISTS.items()
 }
 
-#: The datatypes whose values JSON can carry.
+#: Datatypes whose values JSON can represent.
 DATATYPES = frozenset(_VALUES)
 _FLOATS = frozenset({"FP16", "FP32", "FP64"})
 
 
 def tensor_of(given: JsonTensor) -> Tensor:
-    """The tensor in a message.
+    """Validate a tensor of a message.
 
     Raises:
         SchemaMismatch: its values do not fit its shape or its datatype.
@@ -138,10 +139,10 @@ def tensor_of(given: JsonTensor) -> Tensor:
 
 
 def json_tensor(tensor: Tensor) -> JsonTensor:
-    """A model's output, fit for a message.
+    """Return a model's output as a tensor for a message.
 
     Raises:
-        SinkRejected: it holds what JSON cannot carry.
+        SinkRejected: it has values that JSON cannot represent.
     """
     name, datatype, shape, data = tensor
     if datatype == "BYTES":
@@ -157,7 +158,7 @@ def json_tensor(tensor: Tensor) -> JsonTensor:
 
 
 def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
-    """The values in row-major order; None if they are nested in another shape."""
+    """Return the values in row-major order; None if their nesting does not match."""
     if not data or not isinstance(data[0], list):
         return data
     level: list[Any] = [data]
@@ -172,9 +173,9 @@ class InputSpec(NamedTuple):
     """An input of a model.
 
     Attributes:
-        shape: its size along each axis, -1 for any; of the batch first where the
-            model takes batches.
-        optional: a request may leave it out.
+        shape: size along each axis, -1 for any; if the model takes batches, the first
+            is the batch axis.
+        optional: whether a request may omit it.
     """
 
     name: str
@@ -184,19 +185,19 @@ class InputSpec(NamedTuple):
 
     @override
     def __str__(self) -> str:
-        """For messages: ``window (FP32 [-1, 24])``."""
+        """Return a text for messages: ``window (FP32 [-1, 24])``."""
         return f"{self.name} ({self.datatype} {list(self.shape)})"
 
 
 class ModelSpec(NamedTuple):
-    """A model as its server describes it.
+    """A model as the server describes it.
 
     Attributes:
-        version: the requested one; empty for the server's choice.
-        inputs: by name.
-        max_batch_size: the most rows in one request; 0 for a model that does not
+        version: requested version; empty for the server's choice.
+        inputs: inputs by name.
+        max_batch_size: maximum number of rows in one request; 0 if the model does not
             take batches.
-        read_at: when the server described it; monotonic seconds.
+        read_at: time at which the description was read; monotonic seconds.
     """
 
     name: str
@@ -207,8 +208,13 @@ class ModelSpec(NamedTuple):
 
 
 class ModelInput(NamedTuple):
-    """A request's inputs, in the order of their names, known to fit the model.
-    A ``single`` one is not stacked with others."""
+    """Inputs of a request that fit the model.
+
+    Attributes:
+        tensors: inputs in the order of their names.
+        rows: size of the batch axis; 1 if the model does not take batches.
+        single: whether to send the request alone, not stacked with others.
+    """
 
     tensors: tuple[Tensor, ...]
     rows: int
@@ -218,10 +224,12 @@ class ModelInput(NamedTuple):
 def model_input(
     given: Sequence[JsonTensor], spec: ModelSpec, *, single: bool = False
 ) -> ModelInput:
-    """The inputs of a request to this model.
+    """Return the inputs of a request to this model.
 
-    Raises SchemaMismatch for a name, datatype, shape or value that the model does not
-    take; the message names what it takes."""
+    Raises:
+        SchemaMismatch: the model does not take a name, datatype, shape or value; the
+            message says what it takes.
+    """
     tensors = {tensor["name"]: _input(tensor, spec) for tensor in given}
     if len(tensors) < len(given):
         raise SchemaMismatch("inputs: the same name is given twice")
@@ -257,7 +265,7 @@ def _input(given: JsonTensor, spec: ModelSpec) -> Tensor:
 
 
 def _rows(tensors: dict[str, Tensor], spec: ModelSpec) -> int:
-    """The batch size that all inputs share."""
+    """Return the batch size, which must be the same for all inputs."""
     sizes = {name: tensor.shape[0] for name, tensor in tensors.items()}
     rows = max(sizes.values(), default=0)
     if min(sizes.values(), default=0) != rows:
@@ -270,7 +278,7 @@ def _rows(tensors: dict[str, Tensor], spec: ModelSpec) -> int:
 
 
 class Inference(NamedTuple):
-    """What a model returned, and how long it took, in a stack or single."""
+    """Output of a model, and its latency; for a stack, the latency of the stack."""
 
     version: str
     outputs: tuple[Tensor, ...]
@@ -278,8 +286,13 @@ class Inference(NamedTuple):
 
 
 class StackResults(NamedTuple):
-    """Results of requests to one model, by their indices: inferences and refusals; the
-    fault that ended it before all requests were sent, and those that met the fault."""
+    """Results of requests to one model.
+
+    Attributes:
+        results: inference or rejection, by index of the request.
+        fault: failure that ended the run before all requests were sent.
+        tried: indices of the requests that met this failure.
+    """
 
     results: dict[int, Inference | SinkRejected]
     fault: Transient | None
@@ -287,7 +300,7 @@ class StackResults(NamedTuple):
 
 
 class NoSuchModel(SinkRejected):
-    """The server has no such model, or not in this version."""
+    """The server does not have the model, or not this version of it."""
 
 
 class ModelNotReady(Transient):
@@ -295,7 +308,7 @@ class ModelNotReady(Transient):
 
 
 class ModelCrashed(Transient):
-    """The model's process died; it does not run until it is loaded again."""
+    """The model's process died; the model does not run until it is loaded again."""
 
 
 class UnsplittableError(SinkRejected):
@@ -308,12 +321,16 @@ def infer_stacked(
     infer: Callable[[Sequence[Tensor]], Inference],
     go_on: Callable[[], bool],
 ) -> StackResults:
-    """Run a model on requests, in as few stacks of ``max_batch_size`` rows as it takes
-    (0: no stacks), until ``go_on`` is false.
+    """Run a model on requests, in as few stacks as possible, until ``go_on`` is false.
 
-    A stack that is refused is halved until the requests at fault are single: one bad
-    request does not fail its neighbours. Models have no memory, so running one again
-    does no harm."""
+    A rejected stack is halved until the bad requests are alone, so one bad request does
+    not fail the others. Models have no memory, so a repeated run is harmless.
+
+    Args:
+        max_batch_size: maximum number of rows of a stack; 0 to stack nothing.
+        infer: runs the model on one request or stack.
+        go_on: whether to send another request.
+    """
     results: dict[int, Inference | SinkRejected] = {}
     ahead = list(stacks(requests, max_batch_size))[::-1]
     while ahead and go_on():
@@ -335,8 +352,12 @@ def infer_stacked(
 
 
 def stacks(requests: Sequence[ModelInput], max_batch_size: int) -> Iterator[list[int]]:
-    """Which requests go together, by index, in order of arrival; last those that are
-    single. Takes what :func:`infer_stacked` takes."""
+    """Yield the indices of requests that are sent together, in order of arrival; single
+    requests are last.
+
+    Args:
+        max_batch_size: maximum number of rows of a stack; 0 to stack nothing.
+    """
     alike: dict[tuple[object, ...], list[int]] = {}
     single: list[int] = []
     for index, request in enumerate(requests):
@@ -359,7 +380,7 @@ def stacks(requests: Sequence[ModelInput], max_batch_size: int) -> Iterator[list
 
 
 def stacked(requests: Sequence[ModelInput]) -> Sequence[Tensor]:
-    """The inputs of one or more requests of the same form, as one request's."""
+    """Return the inputs of one or more requests of the same form as one request."""
     first = requests[0]
     if len(requests) == 1:
         return first.tensors
@@ -376,9 +397,14 @@ def stacked(requests: Sequence[ModelInput]) -> Sequence[Tensor]:
 
 
 def split(whole: Inference, rows: Sequence[int]) -> list[Inference]:
-    """The result of a stack, split into those of its requests, of so many rows each.
+    """Split the result of a stack into the results of its requests.
 
-    Raises UnsplittableError if an output has not one row for each row of the input."""
+    Args:
+        rows: number of rows of each request.
+
+    Raises:
+        UnsplittableError: an output does not have one row per row of the input.
+    """
     if len(rows) == 1:
         return [whole]
     ends = list(accumulate(rows))

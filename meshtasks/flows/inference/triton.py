@@ -1,11 +1,11 @@
-"""Triton Inference Server, over HTTP.
+"""Client of Triton Inference Server, over HTTP.
 
-tritonclient makes the requests; this module decides what an answer means: which faults
-are of the request (400, 413, and 500 where the model itself raised), which of the
-model (404 while it is not loaded, 500 once its process died) and which of the server
-(no connection, no answer in time, 503 and other answers of proxies).
+tritonclient makes the requests. This module decides what a response means: the request
+is at fault (400, 413, and 500 if the model itself raised), the model is (404 while it
+is not loaded, 500 after its process died), or the server is (no connection, no response
+in time, 503 and other responses of proxies).
 
-A client belongs to the thread that made it, since it runs on gevent.
+A client belongs to the thread that made it, because it uses gevent.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ from meshtasks.timing import timing
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 _PROBE_TIMEOUT_SECONDS = 5.0
-#: For how long the description of a model is kept.
+#: How long the description of a model is kept.
 MODEL_AGE_SECONDS = 60.0
-#: How soon to retry a model that is not loaded, or that crashed.
+#: Wait before requests to a model that is not loaded or has crashed are retried.
 MODEL_RETRY_SECONDS = 30.0
-#: A connection that was idle for longer is not used again. Networks between
-#: containers drop idle ones silently (moby#31208), and what is sent then only runs
-#: into the timeout.
+#: A connection that was idle for longer is not used again. Networks between containers
+#: drop idle connections silently (moby#31208), and a request on such a connection
+#: times out.
 _IDLE_SECONDS = 60.0
 
 _REASON_LIMIT_CHARS = 500
-#: Faults of the request alone.
-_TOO_LARGE = "413"  # of a proxy as well
+#: Statuses that mean a fault of the request alone.
+_TOO_LARGE = "413"  # also of a proxy
 _REFUSALS = frozenset({"400", _TOO_LARGE})
-#: When Triton's index of models is closed to us.
+#: Statuses of Triton if its index of models is not accessible.
 _CLOSED = frozenset({"400", "403"})
-#: The beginning of the client's text when an answer is not one of Triton's.
+#: Beginnings of the client's message if a response is not Triton's.
 _FOREIGN = ("an exception occurred in the client", "client received an empty response")
 
 
 class Triton:
-    """Runs models; each thread has its own.
+    """Runs models; each thread has its own client.
 
     Args:
-        url: host and port, with ``http://`` or ``https://`` or without.
-        answer_timeout_seconds: longest wait for an answer.
+        url: host and port, with or without ``http://`` or ``https://``.
+        answer_timeout_seconds: maximum time to wait for a response.
     """
 
     def __init__(self, url: str, *, answer_timeout_seconds: float = 30.0) -> None:
@@ -80,20 +80,24 @@ class Triton:
     def model(
         self, name: str, version: str, *, max_age_seconds: float = MODEL_AGE_SECONDS
     ) -> ModelSpec:
-        """What a model takes; an empty version is the server's choice.
+        """Return the description of a model.
+
+        Args:
+            version: version of the model; empty for the server's choice.
+            max_age_seconds: maximum age of a description that was read before.
 
         Raises:
-            NoSuchModel: the server does not have it.
-            ModelNotReady: it is not loaded.
-            SinkUnavailable: the server gave no answer.
+            NoSuchModel: the server does not have the model.
+            ModelNotReady: the model is not loaded.
+            SinkUnavailable: the server did not respond, or not as Triton does.
         """
         known = self._models.get((name, version))
         now = time.monotonic()
         if known is not None and now - known.read_at <= max_age_seconds:
             return known
         with self._connected(name, version) as client:
-            # A model that is being loaded has no metadata to give, and Triton
-            # would keep us waiting for them until it has.
+            # Triton has no metadata of a model that is being loaded, and would block
+            # the request until it has.
             if not client.is_model_ready(name, version):
                 raise self._absent(name, version, "is not ready")
             metadata = client.get_model_metadata(name, version)
@@ -107,11 +111,12 @@ class Triton:
         """Run a model.
 
         Raises:
-            SinkRejected: it does not take these inputs, or fails on them; or its
+            SinkRejected: the model does not take these inputs or fails on them, or its
                 outputs cannot be put into a message.
-            ModelNotReady: it is not loaded any more.
-            ModelCrashed: its process is dead.
-            SinkUnavailable: the server gave no answer.
+            NoSuchModel: the server does not have the model any more.
+            ModelNotReady: the model is not loaded any more.
+            ModelCrashed: the model's process died.
+            SinkUnavailable: the server did not respond, or not as Triton does.
         """
         given = [_infer_input(tensor) for tensor in inputs]
         try:
@@ -122,18 +127,18 @@ class Triton:
                 version = str(result.get_response().get("model_version", ""))
                 return Inference(version, _outputs(result), latency_ms)
         except MeshError:
-            # It may be another model by now.
+            # The model may have been replaced.
             self._models.pop((spec.name, spec.version), None)
             raise
 
     def probe(self) -> None:
-        """Check that the server lives; it is ready only if each of its models is.
+        """Check that the server is live. It is ready only if all its models are.
 
-        Without the client: every thread that uses one costs two file descriptors,
-        and probes run in threads of their own.
+        The client is not used, because each thread that uses one needs two file
+        descriptors, and probes run in threads of their own.
 
         Raises:
-            SinkUnavailable: it does not.
+            SinkUnavailable: the server did not respond, or not with 200.
         """
         url, seconds = f"{self._url}/v2/health/live", _PROBE_TIMEOUT_SECONDS
         try:
@@ -154,8 +159,8 @@ class Triton:
 
     @contextmanager
     def _connected(self, model: str, version: str) -> Iterator[InferenceServerClient]:
-        """A client, whose faults become ours."""
-        # The client bounds each read only, and a server may send byte by byte.
+        """Yield a client; its errors are raised as errors of the mesh."""
+        # The client limits the time of each read only; a server may send byte by byte.
         longest_seconds = CONNECT_TIMEOUT_SECONDS + self._answer_timeout_seconds
         try:
             try:
@@ -185,7 +190,7 @@ class Triton:
                 connection_timeout=CONNECT_TIMEOUT_SECONDS,
                 network_timeout=self._answer_timeout_seconds,
                 ssl=self._url.startswith("https://"),
-                # else it takes certifi's authorities instead of those of OpenSSL
+                # by default it uses certifi's authorities instead of OpenSSL's
                 ssl_options={"ca_certs": ssl.get_default_verify_paths().cafile},
             )
         return self._client
@@ -195,7 +200,7 @@ class Triton:
     ) -> MeshError:
         status, text = error.status(), _text(error)
         if text.startswith(_FOREIGN) and status != _TOO_LARGE:
-            # before all else: other services may answer 400, too
+            # first, because other services may respond 400 as well
             return self._unavailable(f"answered {status}, and not as Triton does")
         if status is None or status in _REFUSALS:
             return SinkRejected(f"{model} refused: {text}")
@@ -208,7 +213,7 @@ class Triton:
         return self._unavailable(f"answered {status}: {text}")
 
     def _absent(self, model: str, version: str, reason: str) -> MeshError:
-        """Why a model cannot be run: there is none, or it is not loaded."""
+        """Return why a model cannot be run: it does not exist, or is not loaded."""
         try:
             index = self._open().get_model_repository_index()
         except InferenceServerException as error:
@@ -265,7 +270,7 @@ def _outputs(result: Any) -> tuple[Tensor, ...]:
 
 
 def _text(error: InferenceServerException) -> str:
-    """Triton's message, without the id that it gives to requests without one."""
+    """Return Triton's message without the placeholder for a missing request id."""
     text = str(error.message()).removeprefix("[request id: <id_unknown>] ")
     return ends(_flat(text), _REASON_LIMIT_CHARS)
 

@@ -1,11 +1,12 @@
-"""metrics.system and metrics.application: metrics become points and alerts.
+"""Metrics become points and alerts: ``metrics.system`` and ``metrics.application``.
 
-One point per metric, one request to the time-series store per batch, which is why
-they come in batches: the request costs as much as a hundred metrics. Then the
-rules that name a field evaluate it, and the selected metrics go on to the archive.
+Each metric is one point. A batch is written to the time-series store in one request.
+This is the reason for batches: the request costs as much as a hundred metrics. Then
+the rules that name one of the fields evaluate it, and the metrics that archive.yaml
+selects are sent to the archive.
 
-A rerun is harmless: a point is known by its series and time, rules ignore what they
-have evaluated, and the archive knows every record by its id.
+A rerun is harmless: a point is identified by its series and time, rules ignore metrics
+that they have evaluated, and the archive identifies every record by its id.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Readings of sensors."""
+"""The flow of sensor readings."""

@@ -1,16 +1,17 @@
-"""Readings of sensors become points and alerts: sensors.temperature, sensors.humidity,
-and every queue that queues.yaml gives to this flow with a kind of kinds.yaml.
+"""Sensor readings become points and alerts. The flow handles ``sensors.temperature``,
+``sensors.humidity``, and every queue that queues.yaml assigns to this flow with a kind
+of kinds.yaml.
 
-Readings are converted to the canonical unit and written to the time-series store
-in one request per batch, which is why they come in batches at all: the request
-costs as much as a hundred readings. Then the anomaly rules look at them, and the
-selected ones go on to the archive.
+Readings are converted to the canonical unit and written to the time-series store, one
+request per batch. This is the reason for batches: the request costs as much as a
+hundred readings. Then the rules evaluate the readings, and those that archive.yaml
+selects are sent to the archive.
 
-A rerun is harmless: a point is known by its series and time, rules pass over what
-they have seen, and the archive knows every record by its id.
+A rerun is harmless: a point is identified by its series and time, rules ignore
+readings that they have evaluated, and the archive identifies every record by its id.
 
-Every reading passes through the loop of :func:`transform`, the hot path. What does not
-change from one reading of a sensor to the next is looked up once for all of them.
+Every reading passes through the loop of :func:`transform`, the hot path. Values that
+are the same for all readings of a sensor in a batch are looked up once.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ class _Source(NamedTuple):
     """Readings of one sensor, at one location, in one unit.
 
     Attributes:
-        start: of their points' lines.
-        affine: the way to the canonical unit; None if they are in it.
-        samples: where the rules that watch them find them.
+        start: the lines of their points up to the value, see :func:`line_start`.
+        affine: conversion to the canonical unit; None if they are in that unit.
+        samples: list to which their samples are added for the rules.
     """
 
     start: str
@@ -72,22 +73,23 @@ class _Sources:
         )
 
     def known(self, envelope: Envelope) -> dict[object, _Source]:
-        """The sources that messages like this one have had so far, by sensor, unit
-        and location of the reading."""
+        """The sources found so far in messages with this routing key and quiet flag,
+        by the reading's sensor, unit and location."""
         key: tuple[str, bool] | str = envelope.routing_key
         if envelope.headers:
             key = envelope.routing_key, envelope.is_quiet
         return self._known[key]
 
     def watched(self) -> list[Watched]:
-        """The samples by routing key and series, watched by rules or not."""
+        """The samples by routing key and series, with or without rules."""
         return [item for item in self._watched.values() if item.samples]
 
     def of(self, reading: Reading, envelope: Envelope) -> _Source:
-        """The source of a reading.
+        """Return the source of a reading.
 
         Raises:
-            InvalidMessage: it names none, or none that can be.
+            InvalidMessage: the sensor id is missing or invalid, or the unit is not one
+                of the kind.
         """
         quantity = self._quantity
         affine = quantity.affine(reading.unit or self._default_unit)
@@ -118,13 +120,15 @@ def transform(  # noqa: C901 - the hot path, in which each call costs 0.1 µs
     rules: RuleBook,
     oldest_seconds: float = math.inf,
 ) -> Transformed:
-    """Validate what needs the envelope, convert, and name the points; pure.
+    """Validate readings against their envelopes, convert them, and make their points.
+    The function is pure.
 
     Args:
-        quantity: what they are readings of.
-        default_unit: of those that name none.
-        rules: to find those that watch a series.
-        oldest_seconds: an older one is dead, unless its message may be old.
+        quantity: the quantity that was measured.
+        default_unit: unit of readings that name none.
+        rules: all rules; those that match a series are looked up.
+        oldest_seconds: maximum age of a reading in seconds; an older one is dead,
+            unless its message may be old.
     """
     times: list[float] = []
     starts: list[str] = []
@@ -136,7 +140,7 @@ def transform(  # noqa: C901 - the hot path, in which each call costs 0.1 µs
     origin: Envelope | None = None
     earliest = latest = 0.0
     for index, (reading, envelope) in enumerate(zip(readings, envelopes, strict=True)):
-        if envelope is not origin:  # the members of an array share theirs
+        if envelope is not origin:  # the records of an array share one envelope
             origin = envelope
             known = sources.known(envelope)
             earliest, latest = plausible_times(envelope, oldest_seconds)
@@ -177,10 +181,10 @@ def transform(  # noqa: C901 - the hot path, in which each call costs 0.1 µs
 
 
 def handler_of_kind(queue: str, kind: str) -> Handler:
-    """The handler of a queue whose records are readings of one kind.
+    """Return the handler of a queue whose records are readings of one kind.
 
     Args:
-        kind: one of the package's, or of kinds.yaml.
+        kind: name of a built-in kind, or of one in kinds.yaml.
     """
 
     def store_readings(batch: Batch[Reading], sinks: Sinks) -> list[Outcome]:

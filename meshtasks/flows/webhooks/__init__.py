@@ -1,17 +1,18 @@
-"""Events of the home start workflows: motions, state changes and automations call
-webhooks, of n8n above all.
+"""The flow of webhooks. Events of the home (motions, state changes, automations) start
+workflows: they call webhooks, mostly of n8n.
 
 Events come in batches so that a workflow may take a whole batch in one request, and for
 the archive. The batches are small and do not wait long (config/queues.yaml), because a
-light may depend on them. No point is written: the workflows would have to wait for the
-time-series store whenever that is unavailable. An event without a workflow is archived
-if it is selected, and done.
+light may depend on them. No points are written, because workflows would then wait for
+an unavailable time-series store. An event that starts no workflow is done once it is
+archived, if archive.yaml selects it.
 
-The workflows that a record starts are called one after the other, and the record is
-done when all have taken it. If some have not, it is retried or dead, and those that
-have are logged, so that neither a retry nor a replay calls them again.
+The workflows that a record starts are called one after the other. The record is done
+when all calls have succeeded. Otherwise it is retried or dead, and the successful calls
+are logged, so that neither a retry nor a replay repeats them.
 
-A rerun is as harmless as the called workflows make it: delivery is at least once, and
-every request carries an ``Idempotency-Key`` of the record's id and the workflow's name,
-the same each time. The entries of a whole batch carry the ids of their records.
+A rerun is as harmless as the called workflows make it. Delivery is at least once, and
+every request has an ``Idempotency-Key`` of the record's id and the workflow's name,
+which is the same at each attempt. The entries of a whole batch have the ids of their
+records.
 """

@@ -1,18 +1,17 @@
-"""Webhooks of n8n, and of any other service that takes JSON over HTTP: the requests to
-make, and what their answers mean.
+"""Client of webhooks, of n8n or of any other service that takes JSON over HTTP: it
+makes requests and interprets the responses.
 
-Only what config/workflows.yaml names is ever called: a URL holds nothing that comes
-from a record, redirects are not followed, and no proxy is taken from the
-environment.
+Only the URLs in config/workflows.yaml are called. A URL contains nothing from a record,
+redirects are not followed, and no proxy is taken from the environment.
 
-The worker's circuit ``webhook`` is that of n8n as a whole: it opens when n8n gives no
-sign of life, and then the queues are paused until a call succeeds. What concerns one
-webhook only (it is slow, asks for a pause, is not registered, shows a login page) is a
-matter of the records that start it; these are retried and all others go on. So are the
-records for any other host, since n8n's workflows need not wait for that.
+The worker's circuit ``webhook`` is the circuit of n8n as a whole. It opens if n8n does
+not respond; its queues are then paused until a call succeeds. If a single webhook fails
+(it is slow, asks for a pause, is not registered, or responds with a login page), only
+the records that start it are retried; all others continue. The same applies to webhooks
+on other hosts, because n8n's workflows need not wait for them.
 
-Each webhook has a circuit of its own here, in each process: while it is open the
-webhook is not called, so that the others need not wait for it again and again.
+In addition, each process has a circuit for each webhook. While it is open, the webhook
+is not called, so that the other webhooks are not delayed by it.
 """
 
 from __future__ import annotations
@@ -54,33 +53,40 @@ PROBE_TIMEOUT_SECONDS = 3.0
 
 _REASON_LIMIT_CHARS = 500
 
-#: Answers 503 until the database is migrated. Older versions do not know it, and show
-#: an HTML page, but any answer of n8n's own will do.
+#: Responds 503 until the database is migrated. Older versions do not know this path and
+#: respond with an HTML page, but any response of n8n itself is accepted.
 _HEALTH_PATH = "/healthz/readiness"
-#: Which every version knows.
+#: Health check that every version has.
 _LIFE_PATH = "/healthz"
-#: The answers of a proxy whose server is unavailable.
+#: Statuses with which a proxy responds if its server is unavailable.
 _NOT_REACHED = frozenset({502, 503, 504})
-#: With status 200, to every request, while n8n migrates its database.
+#: Response, with status 200, to every request while n8n migrates its database.
 _STARTING = "n8n is starting up"
 
-#: The answer of a TLS server to a plain request (Go's net/http).
+#: Response of a TLS server to a plain request (Go's net/http).
 _WRONG_SCHEME = "Client sent an HTTP request to an HTTPS server"
 
 _TOO_MANY_REQUESTS = 429
 _UNAVAILABLE = 503
 _SUCCESS, _REDIRECT, _SERVER_ERROR = 2, 3, 5  # hundreds
-#: May pass, like every 5xx: request timeout, too early.
+#: Transient, like every 5xx: request timeout, too early.
 _MAY_PASS = frozenset({408, 425})
-#: May be about single records of a batch: bad request, too large, unprocessable.
+#: Possibly caused by single records of a batch: bad request, too large, unprocessable.
 _OF_DATA = frozenset({400, 413, 422})
-#: What a header may hold besides letters and digits, less the per cent sign.
+#: Characters that a header value may contain besides letters and digits, without the
+#: per cent sign.
 _PLAIN = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
 
 
 @dataclass(frozen=True, slots=True)
 class HomeEvent:
-    """One good record of a batch, as workflows see it, and when it happened."""
+    """One good record of a batch.
+
+    Attributes:
+        index: index in the batch.
+        time: time of the event, epoch seconds.
+        record: the record as workflows get it.
+    """
 
     index: int
     time: float
@@ -89,13 +95,13 @@ class HomeEvent:
 
 @dataclass(slots=True)
 class WorkflowRun:
-    """One record and the workflows it starts.
+    """One record and the workflows that it starts.
 
     Attributes:
-        id: the record's id.
-        event: the record, its time and its index in the batch.
-        workflows: to be called, in order.
-        calls: the outcome of each call, by name of the workflow.
+        id: id of the record.
+        event: the record, its time, and its index in the batch.
+        workflows: workflows to call, in order.
+        calls: outcome of each call, by name of the workflow.
     """
 
     id: str
@@ -106,7 +112,7 @@ class WorkflowRun:
 
     @property
     def taken(self) -> list[str]:
-        """The workflows that have taken it."""
+        """Names of the workflows that were called successfully."""
         return [name for name, outcome in self.calls.items() if outcome is DONE]
 
 
@@ -117,7 +123,8 @@ class WebhookRequest(NamedTuple):
     runs: list[WorkflowRun]
 
     def body(self) -> bytes:
-        """The record, or for a whole batch an array of records with their ids."""
+        """Return the record, or for a whole batch an array of records with their ids,
+        as JSON."""
         if self.workflow.webhook.send == "record":
             return to_json(self.runs[0].event.record, inf_nan_mode="null")
         entries = [
@@ -133,8 +140,8 @@ class WebhookRequest(NamedTuple):
         return to_json(entries, inf_nan_mode="null")
 
     def headers(self) -> dict[str, str]:
-        """The mesh's own headers. Values are percent-encoded where they are not
-        printable ASCII."""
+        """Return the mesh's own headers. Characters that are not printable ASCII are
+        percent-encoded."""
         name = self.workflow.name
         if self.workflow.webhook.send == "batch":
             ids = "\n".join(run.id for run in self.runs).encode()
@@ -150,20 +157,20 @@ class WebhookRequest(NamedTuple):
         }
 
     def halves(self) -> Iterator[WebhookRequest]:
-        """The same for half of the records, and for the other half."""
+        """Yield a request for the first half of the records, and one for the second."""
         middle = len(self.runs) // 2
         yield WebhookRequest(self.workflow, self.runs[:middle])
         yield WebhookRequest(self.workflow, self.runs[middle:])
 
     def resolve(self, outcome: Outcome) -> None:
-        """Record its outcome in the runs."""
+        """Set the outcome of this call in each of the runs."""
         for run in self.runs:
             run.calls[self.workflow.name] = outcome
 
 
 def requests_of(runs: Iterable[WorkflowRun]) -> list[WebhookRequest]:
-    """The requests to make: record by record in the order of its workflows, and
-    then those of the workflows that take whole batches."""
+    """Return the requests to make: first one for each record and workflow that takes
+    single records, then one for each workflow that takes whole batches."""
     single: list[WebhookRequest] = []
     whole: dict[str, WebhookRequest] = {}
     for run in runs:
@@ -180,8 +187,8 @@ class WebhookBusy(Transient):
     """A webhook cannot be called at present, and is paused.
 
     Attributes:
-        counts: whether it is held against the record. Not so if the webhook was
-            paused already, or does not work for any record.
+        counts: whether this is a failed attempt of the record. False if the webhook
+            was already paused, or does not work for any record.
     """
 
     def __init__(
@@ -196,8 +203,11 @@ class WebhookBusy(Transient):
 
 
 class WebhookRefused(SinkRejected):
-    """A webhook refused a request; ``of_data`` if it may be about some of its records
-    only."""
+    """A webhook rejected a request.
+
+    Attributes:
+        of_data: whether only some of its records may be the cause.
+    """
 
     def __init__(self, message: str, *, of_data: bool) -> None:
         super().__init__(message)
@@ -209,8 +219,8 @@ class Webhooks:
 
     Args:
         n8n_url: base URL of n8n.
-        secrets: values of authentication headers, by name.
-        clock: seconds that only go forward.
+        secrets: values of authentication headers, by name of the secret.
+        clock: returns monotonic seconds.
         new_circuit: makes the circuit of a webhook.
     """
 
@@ -229,7 +239,7 @@ class Webhooks:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """The webhooks of config/workflows.yaml, with their secrets."""
+        """Return a client with the URL of n8n and the secrets of the environment."""
         secrets = {
             name: secret.get_secret_value()
             for name, secret in settings.env.secrets.items()
@@ -237,17 +247,17 @@ class Webhooks:
         return cls(settings.env.n8n_url, secrets)
 
     def is_at_n8n(self, webhook: Webhook) -> bool:
-        """Whether the webhook needs n8n, and so the circuit."""
+        """Whether n8n serves the webhook, so that the circuit ``webhook`` applies."""
         return webhook.is_path or _origin(webhook.url) == _origin(self._n8n_url)
 
     def call(self, workflow: Workflow, body: bytes, headers: Mapping[str, str]) -> None:
-        """Make one request; return once it is accepted with a 2xx.
+        """Make one request; return when the response is a 2xx.
 
         Raises:
-            WebhookRefused: it was refused for good.
-            WebhookBusy: the webhook is paused, or is from now on. n8n itself is there.
-            Transient: 408, 425 or a 5xx; n8n itself is there.
-            SinkUnavailable: n8n gives no sign of life.
+            WebhookRefused: the request was rejected permanently.
+            WebhookBusy: the webhook is, or is now, paused. n8n itself is available.
+            Transient: the response is 408, 425 or a 5xx. n8n itself is available.
+            SinkUnavailable: n8n does not respond.
         """
         circuit, began = self._circuits[workflow.name], self._clock()
         if circuit.state(began) is State.OPEN:
@@ -278,7 +288,7 @@ class Webhooks:
     def _call(
         self, workflow: Workflow, body: bytes, headers: Mapping[str, str]
     ) -> None:
-        """One request, without the circuit; raises what :meth:`call` raises."""
+        """Make one request without the webhook's circuit; raises as :meth:`call`."""
         webhook = workflow.webhook
         at_n8n = self.is_at_n8n(webhook)
         url = self._n8n_url + webhook.url if webhook.is_path else webhook.url
@@ -317,7 +327,7 @@ class Webhooks:
         self._judge(webhook, name, answer, text)
 
     def _judge(self, webhook: Webhook, name: str, answer: Answer, text: str) -> None:
-        """Raise the error that the answer of a webhook means; None for success."""
+        """Return if the response means success; otherwise raise its error."""
         status, wait = answer.status, answer.retry_after_seconds
         message = f"{name} answered {status}: {self._redacted(text)}"
         if answer.is_page and not webhook.accepts_pages:
@@ -338,17 +348,17 @@ class Webhooks:
         raise WebhookRefused(message, of_data=status in _OF_DATA)
 
     def _redacted(self, text: str) -> str:
-        """The beginning and the end of an answer, without secrets it may repeat."""
+        """Return the beginning and the end of a response, without secrets in it."""
         for secret in self._secrets.values():
             if secret:
                 text = text.replace(secret, "…")
         return ends(text, _REASON_LIMIT_CHARS)
 
     def probe(self) -> None:
-        """Ask n8n for a sign of life: any answer that is its own.
+        """Check that n8n responds, with any response of its own.
 
         Raises:
-            SinkUnavailable: it gave none.
+            SinkUnavailable: n8n does not respond, or is starting.
         """
         self._check_n8n(_HEALTH_PATH)
 
@@ -383,7 +393,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or default
 
 
-#: Calls webhooks; the name is that of n8n's circuit.
+#: Client of webhooks; the name is that of n8n's circuit.
 WEBHOOK = SinkKey(SINK, lambda sinks: Webhooks.from_settings(sinks.settings))
 
 

@@ -1,4 +1,4 @@
-"""config/workflows.yaml: which records start which webhook."""
+"""config/workflows.yaml: the records that start each webhook."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.config.urls import Auth, http_url, is_base_url, is_url_text
 from meshtasks.errors import ConfigError
 
-#: Half of what a batch may take by default, so that one call cannot use it up.
+#: Half the default time limit of a batch, so that one call cannot use up all of it.
 LONGEST_TIMEOUT_SECONDS = 60.0
 
-#: Moved, not allowed, not registered, which in n8n is also "being saved".
+#: Statuses that mean moved, not allowed, or not registered (in n8n also while a
+#: workflow is being saved).
 _OF_THE_SET_UP = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 407})
 
 Scalar = StrictBool | StrictInt | StrictFloat | StrictStr | None
@@ -40,19 +41,20 @@ _NEW, _OLD = "new_state", "old_state"
 
 
 class Condition(ConfigModel):
-    """What must be true of one value of a record; all that is given must hold.
+    """A condition on one value of a record; all tests that are given must hold.
 
-    A value that is not there counts as null.
+    A missing value counts as null.
 
     Attributes:
         field: path to the value: ``motion``, ``new_state.attributes.battery``.
-        equals: it is this; numbers, texts and ``true`` are never equal.
-        any_of: it is one of these (``in`` in the file).
-        above: it is a number above this; text that reads as one is one, because
-            Home Assistant's states are all text.
-        below: it is a number below this.
-        changed: whether it differs from the same value of the old state; for
-            paths in the new state.
+        equals: the value is equal to this; numbers, texts and ``true`` never are
+            equal to each other.
+        any_of: the value is one of these (``in`` in the file).
+        above: the value is a number above this. A text that is a number counts as
+            one, because all of Home Assistant's states are texts.
+        below: the value is a number below this.
+        changed: whether the value differs from the same value of the old state; only
+            for paths in the new state.
     """
 
     field: FieldPath
@@ -74,7 +76,7 @@ class Condition(ConfigModel):
         return self
 
     def holds(self, record: Mapping[str, Any]) -> bool:
-        """Whether it is true of this record."""
+        """Whether the condition holds for this record."""
         value = _value(record, self.field)
         if "equals" in self.model_fields_set and not _same(value, self.equals):
             return False
@@ -104,7 +106,7 @@ def _value(record: Mapping[str, Any], path: str) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal as in JSON, where ``true`` is not ``1``."""
+    """Whether two values are equal as in JSON, where ``true`` is not ``1``."""
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
@@ -127,19 +129,19 @@ def _url(text: str) -> str:
 
 
 class Webhook(ConfigModel):
-    """What is called.
+    """An HTTP endpoint to call.
 
     Attributes:
         url: path on n8n (``MESH_N8N_URL``), or a whole URL.
         method: HTTP method.
         auth: header with a secret.
-        timeout_seconds: longest wait for the answer.
+        timeout_seconds: maximum time to wait for the response.
         send: one request per record with the record as its body, or one per batch
             with an array of ``{"id", "exchange", "routing_key", "time", "record"}``.
-        held_statuses: answers that come from how the webhook is set up, not from the
-            event: its events wait until it answers otherwise.
-        accepts_pages: whether an HTML page with a 2xx is success; else it is taken for
-            a login page or a proxy's, and the events wait.
+        held_statuses: statuses caused by the configuration of the webhook, not by the
+            event. Its events wait until the status changes.
+        accepts_pages: whether an HTML page with a 2xx is success. If not, it is taken
+            for a login page or a proxy's page, and the events wait.
     """
 
     url: Annotated[str, AfterValidator(_url)]
@@ -157,13 +159,13 @@ class Webhook(ConfigModel):
 
 
 class Workflow(ConfigModel):
-    """Records that match start it.
+    """A webhook and the records that start it.
 
     Attributes:
-        name: its name in idempotency keys and in the reasons of dead letters.
+        name: name in idempotency keys and in the reasons of dead letters.
         routing_key: topic pattern of the records.
         when: conditions; all must hold.
-        webhook: what is called.
+        webhook: the endpoint to call.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
@@ -173,7 +175,7 @@ class Workflow(ConfigModel):
 
 
 class WorkflowBook(ConfigModel):
-    """config/workflows.yaml; the order of the workflows is that of the calls."""
+    """config/workflows.yaml. Workflows are called in the order of the file."""
 
     workflows: tuple[Workflow, ...] = ()
 
@@ -196,7 +198,7 @@ class WorkflowBook(ConfigModel):
     def started_by(
         self, routing_key: str, record: Mapping[str, Any]
     ) -> tuple[Workflow, ...]:
-        """The workflows that a record starts, in order."""
+        """Return the workflows that a record starts, in order."""
         return tuple(
             workflow
             for workflow in self._listening(routing_key)

@@ -1,11 +1,11 @@
-"""The flow of webhooks: its handlers read their events, call the workflows that these
-start, and send on to the archive.
+"""Handlers of the flow of webhooks: they read events, call the workflows that the
+events start, and send the events to the archive.
 
-If some of a record's calls succeed and others do not, the record is retried, and the
-webhooks that have taken it are spared the repetition, on whatever host it is: they are
-noted in the state. Nothing is noted of records that are done at once, which is nearly
-all of them. A record whose worker is killed between call and acknowledgement is given
-to all its webhooks again, with the same idempotency keys.
+If some of a record's calls succeed and others do not, the record is retried. The
+successful calls are logged in the state, so that no host repeats them. Nothing is
+logged for records that are done at the first attempt, which is nearly all. If the
+worker is killed between a call and the acknowledgement of its record, all webhooks of
+the record are called again, with the same idempotency keys.
 """
 
 from __future__ import annotations
@@ -72,20 +72,20 @@ def _open_log(sinks: Sinks) -> WebhookLog:
     return WebhookLog(StateLocation.of(sinks.settings.env))
 
 
-#: Which webhooks have taken a record that is not done yet.
+#: Log of the webhooks that were called successfully for records that are not yet done.
 WEBHOOK_LOG = SinkKey("webhook_log", _open_log)
-#: The sinks that handlers of events need.
+#: Sinks that the handlers of events need.
 SINKS = (WEBHOOK, WEBHOOK_LOG)
-#: What is not called by then is retried: slow webhooks must not keep the pool from
-#: the batches of other queues.
+#: Time after which a batch makes no further calls; the records concerned are retried.
+#: So slow webhooks do not keep the pool from the batches of other queues.
 BATCH_SECONDS = 30.0
 
-#: Reads one record: as workflows see it, and its own timestamp, None if it has none.
+#: Reads one record. Returns it as workflows get it, and its own timestamp or None.
 Reader = Callable[[R, Envelope], tuple[Mapping[str, Any], object]]
 
 
 class HomeEvents(NamedTuple):
-    """A batch of events: the good ones in order, and index → reason of the others."""
+    """A batch of events: the good ones in order, and the bad ones as index → reason."""
 
     good: list[HomeEvent]
     dead: dict[int, Dead]
@@ -97,8 +97,13 @@ def read_events(
     read: Reader[R],
     oldest_seconds: float = math.inf,
 ) -> HomeEvents:
-    """Read a batch with ``read``, which may raise InvalidMessage. A record older than
-    ``oldest_seconds`` is dead, unless its message may be old."""
+    """Read a batch of events.
+
+    Args:
+        read: reads one record; may raise InvalidMessage.
+        oldest_seconds: maximum age of a record in seconds; an older one is dead,
+            unless its message may be old.
+    """
     events = HomeEvents([], {})
     for index, (record, envelope) in enumerate(zip(records, envelopes, strict=True)):
         try:
@@ -114,10 +119,11 @@ def read_events(
 
 
 def read_motion(motion: Motion, envelope: Envelope) -> tuple[Mapping[str, Any], object]:
-    """A motion, with the sensor's id whether record or routing key has it.
+    """Return a motion and its timestamp. The sensor id is set from the routing key if
+    the record has none.
 
     Raises:
-        SchemaMismatch: there is no sensor id, or a blank one.
+        SchemaMismatch: the sensor id is missing or blank.
     """
     sensor_id = motion.get("sensor_id")
     if sensor_id is None:
@@ -130,8 +136,8 @@ def read_motion(motion: Motion, envelope: Envelope) -> tuple[Mapping[str, Any], 
 def read_state_change(
     change: StateChange, _envelope: Envelope
 ) -> tuple[Mapping[str, Any], object]:
-    """A state change; its time is when the new state was last updated. A removal has
-    no new state and so no time of its own.
+    """Return a state change and the time at which the new state was last updated. A
+    removed entity has no new state, and so no timestamp.
 
     Raises:
         SchemaMismatch: there is neither an old nor a new state.
@@ -145,16 +151,16 @@ def read_state_change(
 def read_automation_trigger(
     trigger: AutomationTrigger, _envelope: Envelope
 ) -> tuple[Mapping[str, Any], object]:
-    """An automation trigger."""
+    """Return an automation trigger and its timestamp."""
     return trigger, trigger.get("timestamp")
 
 
 def combined(calls: Iterable[Outcome]) -> Outcome:
-    """The outcome of a record whose calls had these outcomes.
+    """Return the outcome of a record from the outcomes of its calls.
 
-    While one may still succeed the record is retried, whatever the others had: those
-    that succeeded are not called again, and those that refused it refuse it again.
-    Then it is dead if any refused it.
+    If any call is to be retried, the record is retried: successful calls are not
+    repeated, and rejected ones are rejected again. Otherwise it is dead if any call
+    was rejected.
     """
     outcomes = list(calls)
     if retries := [outcome for outcome in outcomes if isinstance(outcome, Retry)]:
@@ -210,7 +216,7 @@ class _Caller:
         self._n8n_unavailable: Outcome | None = None
 
     def make(self, request: WebhookRequest) -> None:
-        """Make a request, unless it could not succeed; record its outcome."""
+        """Make a request, unless it cannot succeed, and record its outcome."""
         workflow = request.workflow
         outcome: Outcome
         if self._n8n_unavailable and self._webhooks.is_at_n8n(workflow.webhook):
@@ -255,7 +261,7 @@ def _runs(batch: Batch[R], events: HomeEvents, sinks: Sinks) -> Iterator[Workflo
 
 
 def _omit_taken(runs: list[WorkflowRun], sinks: Sinks) -> None:
-    """Omit the calls that succeeded at an earlier delivery of a record."""
+    """Omit calls that succeeded at an earlier delivery of the record."""
     repeated = [run for run in runs if headers.EXCHANGE in run.envelope.headers]
     if not repeated:
         return
@@ -271,10 +277,10 @@ def _omit_taken(runs: list[WorkflowRun], sinks: Sinks) -> None:
 def _log_taken(
     runs: list[WorkflowRun], outcomes: list[Outcome], now: float, sinks: Sinks
 ) -> None:
-    """Log the calls that succeeded for records that are not done.
+    """Log the successful calls of records that are not done.
 
-    If that fails, it is the fault to report for those that are retried: the worker
-    pauses the queue until the log can be written.
+    If the log cannot be written, records that are retried get that failure as their
+    outcome, so that the worker pauses the queue until the log is available.
     """
     unfinished = [
         run for run in runs if run.taken and outcomes[run.event.index] is not DONE
@@ -296,10 +302,10 @@ def _events_handler(
     what: str,
     oldest_seconds: Callable[[Settings], float] = lambda _: math.inf,
 ) -> Handler:
-    """The handler of a queue of events.
+    """Return the handler of a queue of events.
 
     Args:
-        what: they are, in words.
+        what: name of the events for the handler's docstring.
         oldest_seconds: see :func:`read_events`.
     """
 

@@ -1,5 +1,5 @@
-"""Which webhooks have taken a record that is not done yet; a module of its own, since
-nearly no worker needs it and it loads SQLAlchemy."""
+"""Log of successful webhook calls for records that are not yet done. It is a separate
+module because it loads SQLAlchemy and few workers need it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meshtasks.state.tables import WEBHOOK_CALLS, storable, storables
 
 SINK = "webhook_log"
 
-#: Retries end after seven days; a dead letter may be replayed later than that.
+#: Retries end after seven days; dead letters may be replayed later.
 KEEP_SECONDS = 30 * 86_400.0
 
 _CALLS = WEBHOOK_CALLS.c
@@ -29,7 +29,7 @@ class WebhookLog(Database):
         super().__init__(SINK, location, "webhooks.sqlite")
 
     def taken(self, records: Iterable[str]) -> set[tuple[str, str]]:
-        """The pairs of record id and workflow that are noted for these records.
+        """Return the logged pairs of record id and workflow of these records.
 
         Raises:
             SinkUnavailable: the database cannot be read.
@@ -40,10 +40,10 @@ class WebhookLog(Database):
             return {(names[record], workflow) for record, workflow in rows}
 
     def note(self, taken: Mapping[str, Iterable[str]], now: float) -> None:
-        """Note the workflows that have taken a record, by record id.
+        """Log successful calls, and delete entries older than ``KEEP_SECONDS``.
 
         Args:
-            taken: record id → names of workflows.
+            taken: names of the workflows that were called, by record id.
             now: epoch seconds.
 
         Raises:
