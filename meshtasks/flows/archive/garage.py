@@ -1,4 +1,4 @@
-"""What an archive in Garage needs, made by Garage's administration API.
+"""Prepares Garage for the archive: layout, key and bucket, by its administration API.
 
 Version 2 of the API: https://garagehq.deuxfleurs.fr/api/garage-admin-v2.html
 """
@@ -19,26 +19,28 @@ from meshtasks.errors import ConfigError, SinkUnavailable
 from meshtasks.flows.archive.objects import SINK
 from meshtasks.http import Answer, pool_manager, request
 
-#: Of the key in Garage: one of that name which the bucket had before is deleted.
+#: Name of the key in Garage. Any other key of the bucket with this name is deleted.
 KEY_NAME = "meshtasks"
 
 _ZONE = "home"
 _ANSWER_SECONDS = 10.0
 _RETRY_SECONDS = 0.5
-#: Garage takes no other keys than those it could have made itself.
+#: Garage accepts only keys of the form that it generates.
 _KEY_ID = re.compile(r"GK[0-9a-f]{24}")
 _KEY_SECRET = re.compile(r"[0-9a-f]{64}")
 _ANEW = "remove both lines of MESH_MINIO_… from .env and run `meshtasks secrets`"
-#: Of the one node of a layout where its disk's size is not told. Nothing is reserved.
+#: Capacity of the node in a layout if Garage does not report the size of its disk.
+#: Nothing is reserved.
 _CAPACITY_BYTES = 10**12
 
 
 class Garage:
-    """A server of one's own, from its first start on.
+    """A Garage server that the mesh prepares at its first start.
 
     Args:
-        url: of the administration API.
-        patience_seconds: how long a server that is away or starting is waited for.
+        url: URL of the administration API.
+        token: administration token.
+        patience_seconds: how long to wait for a server that is unavailable or starting.
     """
 
     def __init__(self, url: str, token: str, patience_seconds: float) -> None:
@@ -51,18 +53,19 @@ class Garage:
         self._pool = pool_manager()
 
     def prepare(self, bucket: str, key_id: str, key_secret: str) -> list[str]:
-        """Make layout, key and bucket where they are missing; says what was made.
+        """Create layout, key and bucket if they are missing; return what was created.
 
-        A cluster of several nodes keeps the layout that it has.
+        A cluster of several nodes keeps its layout.
 
         Args:
-            key_id: of the key, which may read and write this bucket and no other.
-            key_secret: of the key.
+            bucket: name of the bucket.
+            key_id: id of the key, which may read and write this bucket and no other.
+            key_secret: secret of the key.
 
         Raises:
-            ConfigError: token or key cannot be used, or the layout is not to be made
-                by a program.
-            SinkUnavailable: the server did not answer in time, or not as Garage.
+            ConfigError: token or key cannot be used, or the cluster has several nodes
+                and no layout.
+            SinkUnavailable: the server did not respond in time, or not as Garage does.
         """
         if not (_KEY_ID.fullmatch(key_id) and _KEY_SECRET.fullmatch(key_secret)):
             expected = (
@@ -148,9 +151,10 @@ class Garage:
         body: Any = None,
         missing: str | None = None,
     ) -> Any:
-        """The answer's JSON; None for an error of the code ``missing``.
+        """Return the response's JSON; None for an error with the code ``missing``.
 
-        A server that is away, or has not yet taken in its layout, is asked again.
+        Requests are repeated until the deadline while the server is unavailable or has
+        not applied its layout.
         """
         url = f"{self._url}/v2/{operation}?{urlencode(query or {})}"
         data = None if body is None else json.dumps(body).encode()

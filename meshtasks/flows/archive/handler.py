@@ -1,4 +1,4 @@
-"""Archives records: each batch becomes one compressed object per domain and hour."""
+"""Handlers of the archive: each batch becomes one object per domain and hour."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Of a batch so many records that came again are noted.
+#: Maximum number of repeated records of a batch that are recorded.
 _MOST_AGAIN = 200
 
 
@@ -57,10 +57,11 @@ def _open_journal(sinks: Sinks) -> ArchiveJournal:
     return ArchiveJournal(StateLocation.of(sinks.settings.env))
 
 
-#: Which records are archived.
+#: Lists the records that are archived.
 JOURNAL = SinkKey("journal", _open_journal)
 _SINKS = (OBJECTS, JOURNAL)
-#: Of a record that another worker has claimed: it stores it, or gives it up.
+#: Outcome of a record that another worker has claimed: that worker stores it, or
+#: releases it.
 _BUSY = Retry("another worker is storing this record", tried=False)
 
 
@@ -96,7 +97,7 @@ def _archive_batch(
     sinks.seen += _again(twice[:_MOST_AGAIN])
     for name, outcome in _store(archive_class, entries, sinks).items():
         for index in indexes[name]:
-            if not isinstance(outcomes[index], Retry):  # of another of its records
+            if not isinstance(outcomes[index], Retry):  # set by another of its entries
                 outcomes[index] = outcome
     return outcomes
 
@@ -104,7 +105,7 @@ def _archive_batch(
 def _store(
     archive_class: ArchiveClass, entries: dict[str, Entry], sinks: Sinks
 ) -> dict[str, Outcome]:
-    """Store what is not stored yet; return the outcomes that are not Done, by id."""
+    """Store records that are not stored yet; return outcomes other than Done, by id."""
     if not entries:
         return {}
     journal = sinks[JOURNAL]
@@ -123,7 +124,7 @@ def _store(
 
 
 def _again(entries: Iterable[Entry]) -> Iterator[Seen]:
-    """Records that came again, and are not stored again."""
+    """Yield the activity of records that came again and are not stored again."""
     now = time()
     for entry in entries:
         line = read_line(entry.line)
@@ -132,8 +133,8 @@ def _again(entries: Iterable[Entry]) -> Iterator[Seen]:
 
 
 def _resolve_pending(sinks: Sinks) -> None:
-    """Find out whether the pending objects that no worker is at work on are stored.
-    None of them holds up what comes after it."""
+    """Find out whether the pending objects that no worker is storing are stored. None
+    of them blocks later objects."""
     journal, store = sinks[JOURNAL], sinks[OBJECTS]
     for name in journal.abandoned():
         if store.stat(name) is None:
@@ -159,7 +160,7 @@ def _resolve_pending(sinks: Sinks) -> None:
 
 
 def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:
-    """Put the objects; return the outcomes that are not Done, by record id."""
+    """Store the objects; return outcomes other than Done, by record id."""
     journal, store = sinks[JOURNAL], sinks[OBJECTS]
     level = sinks.settings.read(ARCHIVE).compression_level
     failures: dict[str, Outcome] = {}
@@ -172,7 +173,7 @@ def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:
         except SinkRejected as error:
             journal.forget([item.name])
             failures.update(dict.fromkeys(item.ids, outcome_of(error)))
-        except SinkUnavailable as error:  # it may be there: it stays pending
+        except SinkUnavailable as error:  # it may be stored: it stays pending
             failures.update(dict.fromkeys(item.ids, outcome_of(error)))
             journal.release(item.name)
             if _is_unavailable(store):
@@ -186,13 +187,13 @@ def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:
 
 
 def _follow(name: str, content: bytes, sinks: Sinks) -> None:
-    """Add a stored object to whatever follows from the archive."""
+    """Give a stored object to the followers of the archive."""
     for key in FOLLOWERS:
         sinks[key].add(name, content)
 
 
 def _is_unavailable(store: ObjectStore) -> bool:
-    """Whether the other objects would only wait for the same fault."""
+    """Whether the other objects would fail for the same reason."""
     try:
         store.probe()
     except SinkUnavailable:
@@ -211,7 +212,8 @@ def _validate(settings: Settings) -> Iterable[ConfigError]:
 def _archive(settings: Settings) -> Verdict:
     name = f"doctor/{uuid.uuid4()}"
     limits = settings.read(QUEUES).for_queue(archive_metrics.queue)
-    # as large as one of a batch may be: a store that is nearly full takes small ones
+    # As large as an object of a batch may be: a store that is nearly full accepts small
+    # objects.
     content = secrets.token_bytes(min(limits.batch.bytes, _LARGEST_PROBE_BYTES))
     with closing(Sinks(settings)) as sinks:
         store = sinks[OBJECTS]
@@ -246,7 +248,7 @@ def _checks(settings: Settings) -> Iterator[Check]:
 
 def _doubts(settings: Settings, handlers: Mapping[str, Handler]) -> Iterator[Doubt]:
     topology, policy = settings.read(TOPOLOGY), settings.read(ARCHIVE)
-    queues = {  # those of the archive take every key
+    queues = {  # the queues of the archive match every key
         binding.queue
         for binding in topology.bindings
         if binding.queue in handlers and binding.exchange != ARCHIVE_EXCHANGE
@@ -259,7 +261,7 @@ def _doubts(settings: Settings, handlers: Mapping[str, Handler]) -> Iterator[Dou
     domains = {
         binding.routing_key.partition(".")[0]
         for binding in topology.bindings
-        if binding.destination not in alternates  # nobody takes what comes there
+        if binding.destination not in alternates  # no flow handles what comes there
     } | {exchange.name for exchange in topology.exchanges}
     for domain in sorted(policy.metrics - domains):
         text = f"no routing key of the mesh begins with {domain}"

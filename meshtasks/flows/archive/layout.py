@@ -1,13 +1,13 @@
-"""From archived records to the objects that hold them.
+"""Objects of the archive, made from records.
 
 An object is zstd-compressed JSON lines of one domain and one UTC hour, named::
 
     events/<domain>/date=YYYY-MM-DD/hour=HH/<first>-<last>-<digest>.jsonl.zst
 
-``first`` and ``last`` are the times of its records (``20261123T130700Z``), and
-the digest is made of their ids. So the same records always make the same object
-under the same name, and from an object's content its name can be checked: a
-missing or foreign record gives another digest.
+``first`` and ``last`` are times of its records (``20261123T130700Z``), and the digest
+is computed from the ids of the records. So the same records always give the same object
+with the same name, and the name can be checked against the content: a missing or
+foreign record gives another digest.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from meshtasks.records.timestamps import InvalidTimestamp, epoch_seconds, utc_of
 
 SECONDS_PER_HOUR = 3600
 
-#: Longest domain in an object's name; a routing key may have 255 bytes.
+#: Maximum length of a domain in an object's name; a routing key may have 255 bytes.
 _DOMAIN_LIMIT_CHARS = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class Entry(NamedTuple):
-    """One record on its way into an object.
+    """One record to archive.
 
     Attributes:
         id: see :func:`~meshtasks.records.envelope.record_id`.
@@ -62,7 +62,7 @@ class Entry(NamedTuple):
 
 
 class BadEntry(NamedTuple):
-    """What cannot be archived, and the domain of its message."""
+    """A record that cannot be archived, and the domain of its message."""
 
     domain: str
     dead: Dead
@@ -72,9 +72,9 @@ class ArchiveObject(NamedTuple):
     """An object to store.
 
     Attributes:
-        name: its full name.
-        ids: of its records.
-        content: its lines, not yet compressed, in order of time.
+        name: full name.
+        ids: ids of its records.
+        content: its lines in order of time, not compressed.
         metadata: ``count``, ``first`` and ``last`` (RFC 3339), as text.
     """
 
@@ -90,15 +90,15 @@ def entries_of(
     indexes: Iterable[int | None],
     is_wanted: Callable[[str], bool] = lambda _domain: True,
 ) -> Iterator[tuple[int, Entry | BadEntry]]:
-    """The entries of a batch, each with the index of the record that it comes from;
-    records that were replayed from the archive are left out.
+    """Yield the entries of a batch, each with the index of the record from which it is
+    made. Records that were replayed from the archive are omitted.
 
     Args:
-        records: the parsed JSON values; all valid ones of each message.
-        envelopes: for each record the message it came in; the records of an array
-            message stand together and share one envelope object.
-        indexes: for each record its index in that array; None if there is no array.
-        is_wanted: whether those of a domain are.
+        records: parsed JSON values; all valid records of each message.
+        envelopes: for each record, the envelope of its message. Records of an array
+            are consecutive and share one envelope object.
+        indexes: for each record, its index in the array; None if there is no array.
+        is_wanted: whether to include a domain.
     """
     found = zip(count(), records, envelopes, indexes, strict=False)
     for _, group in groupby(found, key=lambda item: id(item[2])):
@@ -111,7 +111,7 @@ def entries_of(
                 for entry in _read_excerpt(record, envelope, is_wanted):
                     yield number, entry
         elif is_wanted(domain_of(envelope.routing_key)):
-            # any other JSON is kept whatever it is
+            # any other message is kept unchanged, whatever its JSON is
             members = members_of(envelope.body)
             texts = [members[index or 0] for _, _, _, index in together]
             times = [_time_of(envelope, record) for _, record, _, _ in together]
@@ -121,18 +121,18 @@ def entries_of(
 
 
 def domain_of(routing_key: str) -> str:
-    """The domain of a routing key: its first word."""
+    """Return the domain of a routing key: its first word."""
     return routing_key.partition(".")[0]
 
 
 def objects_of(
     archive_class: ArchiveClass, entries: Iterable[Entry]
 ) -> list[ArchiveObject]:
-    """The objects that hold these records: one per domain and hour.
+    """Make the objects of these records: one per domain and hour.
 
     Args:
-        archive_class: the half of the archive that all of them belong to.
-        entries: with distinct ids.
+        archive_class: class of all the records.
+        entries: entries with distinct ids.
     """
     groups: dict[tuple[str, int], list[Entry]] = {}
     for entry in entries:
@@ -162,7 +162,7 @@ def _object(prefix: str, hour: int, entries: list[Entry]) -> ArchiveObject:
 def _read_excerpt(
     record: Any, carrier: Envelope, is_wanted: Callable[[str], bool]
 ) -> Iterator[Entry | BadEntry]:
-    """The records of an excerpt, or what is wrong with it."""
+    """Yield the records of an excerpt, or the reason why it is invalid."""
     try:
         found = msgspec.convert(record, Excerpt)
     except msgspec.ValidationError as error:
@@ -179,7 +179,7 @@ def _read_excerpt(
     )
     try:
         body = found.body.encode()
-        from_json(body)  # or it may be anything
+        from_json(body)  # raises ValueError if it is not JSON
         members = members_of(body)
         indexes = range(len(found.times)) if found.places is None else found.places
         texts = [members[index] for index, _ in zip(indexes, found.times, strict=True)]
@@ -201,7 +201,7 @@ def _entries(
         name = record_id(source, text, occurrences[text], time)
         occurrences[text] += 1
         line = archive_line(name, source, text, time)
-        # rounded as in the line, so that both fall into the same hour
+        # rounded as in the line, so that both are in the same hour
         yield Entry(name, domain, round(time, 3), line)
 
 
@@ -211,9 +211,9 @@ def _bad(envelope: Envelope, reason: str) -> BadEntry:
 
 
 def _time_of(envelope: Envelope, record: Any) -> float:
-    """The record's timestamp, else the message's, else its receipt. One that makes
-    no sense is passed over: the record is kept, and its timestamp in it. Receipt may
-    be what a header says, so it may be any number."""
+    """Return the time of the record, else of the message, else of its receipt; epoch
+    seconds. Invalid timestamps are ignored, because the record itself is kept. The time
+    of receipt may come from a header, so it may be any number."""
     own = record.get("timestamp") if isinstance(record, dict) else None
     for stamp in (own, envelope.timestamp):
         if stamp is not None:
@@ -224,7 +224,7 @@ def _time_of(envelope: Envelope, record: Any) -> float:
 
 
 def _safe(domain: str) -> str:
-    """A domain as a directory name, whatever word a publisher came up with."""
+    """Return a domain as a valid directory name; publishers may use any word."""
     return _UNSAFE.sub("-", domain)[:_DOMAIN_LIMIT_CHARS] or "unnamed"
 
 

@@ -1,6 +1,6 @@
-"""Named byte strings that never change: a directory, or an S3 bucket.
+"""Stores of immutable objects (named byte strings): a directory, or an S3 bucket.
 
-They hold the archive and the analytics dataset that follows from it.
+A store holds the archive, and the analytics dataset that is made from it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-#: The sink's name in handlers, circuits and errors.
+#: Name of the sink in handlers, circuits and errors.
 SINK = "objects"
 
 _NAME_LIMIT_BYTES = 1024
 _WORD_LIMIT_BYTES = 255
-#: The disk is full, or what this user or a file may have of it.
+#: Errors that mean: the disk is full, or a quota or the maximum file size is reached.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -42,8 +42,8 @@ class ObjectInfo(NamedTuple):
     """A stored object.
 
     Attributes:
-        name: its full name, with slashes.
-        size_bytes: as stored, so compressed.
+        name: full name, with slashes.
+        size_bytes: size as stored, that is compressed.
     """
 
     name: str
@@ -51,12 +51,12 @@ class ObjectInfo(NamedTuple):
 
 
 class StoredObject(NamedTuple):
-    """An object as it was read.
+    """The content of a stored object.
 
     Attributes:
-        data: its content.
-        metadata: what :meth:`ObjectStore.put` was given, where the store keeps it;
-            else nothing.
+        data: its bytes.
+        metadata: the metadata given to :meth:`ObjectStore.put`; empty if the store
+            does not keep metadata.
     """
 
     data: bytes
@@ -68,42 +68,42 @@ class DamagedObject(SinkRejected):
 
 
 class ObjectStore(Sink, Protocol):
-    """Named, immutable byte strings.
+    """A store of named, immutable byte strings.
 
-    Every method raises :class:`~meshtasks.errors.SinkUnavailable` when the
-    store cannot be reached, is overloaded, or is set up wrongly (with what to fix
-    in the text), and :class:`~meshtasks.errors.SinkRejected` when it refuses
-    this object or name for good. A call is bounded in time.
+    Every method raises :class:`~meshtasks.errors.SinkUnavailable` if the store cannot
+    be reached, is overloaded, or is configured wrongly (the message says what to
+    correct), and :class:`~meshtasks.errors.SinkRejected` if it rejects this object or
+    name permanently. Every call has a time limit.
     """
 
     def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
-        """Store an object, replacing one of that name.
+        """Store an object, replacing an object of that name.
 
-        When this returns the object is durable. At no time, not after a crash
-        either, can a part of it be seen under its name. After
-        :class:`~meshtasks.errors.SinkUnavailable` it may have been stored
-        or not; see :meth:`stat`.
+        When this returns, the object is durable. A part of an object is never visible
+        under its name, not even after a crash. After
+        :class:`~meshtasks.errors.SinkUnavailable` the object may or may not have been
+        stored; see :meth:`stat`.
 
         Args:
             name: words separated by slashes.
-            metadata: ASCII names and values, for people who browse the store. They
-                are kept where the store has a place for them (S3 user metadata) and
-                dropped where it has none (a directory); so the mesh never relies on
-                them, and everything in them follows from name and content.
+            metadata: ASCII names and values, for people who browse the store. A store
+                that has no place for them (a directory) drops them; S3 keeps them as
+                user metadata. So the mesh does not rely on them, and all of them can
+                be derived from name and content.
         """
 
     def stat(self, name: str) -> ObjectInfo | None:
-        """The object of that name, or None."""
+        """Return the object of that name, or None."""
 
     def read(self, name: str) -> StoredObject:
-        """The object's content and metadata.
+        """Return the object's content and metadata.
 
         Raises:
             SinkRejected: there is no object of that name.
         """
 
     def get(self, name: str) -> bytes:
-        """The object's content.
+        """Return the object's content.
 
         Raises:
             SinkRejected: there is no object of that name.
@@ -111,19 +111,19 @@ class ObjectStore(Sink, Protocol):
         return self.read(name).data
 
     def delete(self, name: str) -> None:
-        """Remove the object of that name; there need not be one."""
+        """Delete the object of that name, if there is one."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose names begin so, in order of their names."""
+        """Yield all objects whose names begin with the prefix, in order of names."""
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that not every kind of store could keep.
+    """Check that a name is valid for every kind of store.
 
     Raises:
-        SinkRejected: it has more than 1024 bytes (the limit of S3), or one of the
-            words between slashes is empty, begins with a dot, or has more than 255
-            bytes (the limit of file systems).
+        SinkRejected: the name has more than 1024 bytes (the limit of S3), or a word
+            between slashes is empty, begins with a dot, or has more than 255 bytes (the
+            limit of file systems).
     """
     words = name.split("/")
     if (
@@ -140,31 +140,32 @@ def check_name(name: str) -> None:
 
 
 def no_such_object(name: str) -> SinkRejected:
-    """The error of :meth:`ObjectStore.read` for a name without an object."""
+    """Return the error of :meth:`ObjectStore.read` for a name without an object."""
     return SinkRejected(f"there is no object {name!r}")
 
 
 class FileStore(ObjectStore):
-    """Objects below ``root``, each written aside and then renamed into place.
+    """Objects as files below ``root``. Each is written to a temporary file, which is
+    then renamed.
 
-    A process killed in the midst of writing leaves a file whose name begins with a
-    dot; it is never listed and may be deleted.
+    A process that is killed while writing leaves a file whose name begins with a dot;
+    it is never listed and may be deleted.
 
     Args:
-        root: the directory; made when the first object is stored.
+        root: the directory; created when the first object is stored.
     """
 
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
-        #: Of an object that found no room. Before there is room for as much, smaller
-        #: ones are not stored either: the next large one would fail again.
+        #: Size of an object for which there was no room. Until there is room for as
+        #: much, smaller objects are not stored either: the next large one would fail.
         self._lacking_bytes = 0
 
     def path(self, name: str) -> Path:
-        """The file of that object, for those who read files themselves.
+        """Return the path of the object's file, for callers that read files directly.
 
         Raises:
-            SinkRejected: the name cannot be an object's.
+            SinkRejected: the name is not valid for an object.
         """
         check_name(name)
         return self._root / name
@@ -219,7 +220,7 @@ class FileStore(ObjectStore):
         with self._faults():
             self._make_directory(self._root)
             probe = self._root / f".probe-{secrets.token_hex(8)}"
-            try:  # a disk that is full or read-only shows only in writing
+            try:  # only a write shows that a disk is full or read-only
                 _write_durably(probe, secrets.token_bytes(max(1, self._lacking_bytes)))
             finally:
                 probe.unlink(missing_ok=True)
@@ -227,13 +228,13 @@ class FileStore(ObjectStore):
 
     @override
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no file is kept open."""
 
     def _make_directory(self, path: Path) -> None:
-        """Make it and its parents; each is durable in the directory above it.
+        """Create a directory and its parents, each durable in the directory above it.
 
-        Those below the root are the archive's own, so none stays open to others;
-        the root may be a directory that others use as well.
+        Directories below the root belong to the archive, so others get no access to
+        them. The root may be a directory that others use as well.
         """
         if path.is_dir():
             if path != self._root and path.is_relative_to(self._root):
@@ -245,10 +246,10 @@ class FileStore(ObjectStore):
         _sync_directory(path.parent)
 
     def _below(self, directory: str, prefix: str) -> Iterator[ObjectInfo]:
-        """Objects in one directory and those below it, in order of their names.
+        """Yield the objects in a directory and those below it, in order of names.
 
-        A directory is sorted with the slash that follows its name, as object
-        stores sort: ``a-b`` comes before ``a/b``.
+        A directory is sorted with the slash after its name, as object stores sort:
+        ``a-b`` comes before ``a/b``.
         """
         try:
             with os.scandir(self._root / directory) as listing:
@@ -266,8 +267,9 @@ class FileStore(ObjectStore):
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
-        """Every fault of the file system may pass: the disk is full, not mounted,
-        read-only. What could be wrong with a name is refused beforehand."""
+        """Raise SinkUnavailable for all errors of the file system, because all may be
+        temporary (disk full, not mounted, read-only). Invalid names are rejected
+        before."""
         try:
             yield
         except OSError as error:
@@ -277,7 +279,7 @@ class FileStore(ObjectStore):
 
 
 def _write_durably(target: Path, data: bytes) -> None:
-    """All of the file or none of it, whenever the process or the machine stops."""
+    """Write the whole file or nothing, even if the process or the machine stops."""
     replace_file(target, data, 0o600)
     _sync_directory(target.parent)
 
@@ -291,14 +293,14 @@ def _sync_directory(path: Path) -> None:
 
 
 def open_store(env: Environment) -> ObjectStore:
-    """The store that ``MESH_ARCHIVE_URL`` names; nothing is contacted yet.
+    """Open the store that ``MESH_ARCHIVE_URL`` names, without contacting it.
 
-    ``s3://bucket`` is a bucket of the service at ``MESH_MINIO_ENDPOINT``;
-    ``file:///directory`` a directory, which is made when it is needed
-    (``file://directory`` is taken relative to the working directory).
+    ``s3://bucket`` is a bucket of the service at ``MESH_MINIO_ENDPOINT``.
+    ``file:///directory`` is a directory, which is created when it is needed
+    (``file://directory`` is relative to the working directory).
 
     Raises:
-        ConfigError: naming the variable and what was expected.
+        ConfigError: a variable is wrong; names it and the expected value.
     """
     scheme, _, location = env.archive_url.partition("://")
     if scheme == "file" and location:
@@ -320,7 +322,8 @@ def open_store(env: Environment) -> ObjectStore:
 
 
 def archived_objects(store: ObjectStore) -> Iterator[ObjectInfo]:
-    """The objects of the archive; the store holds others too, made from them.
+    """Yield the objects of the archive, without the store's other objects, which are
+    made from them.
 
     Raises:
         SinkUnavailable: the store cannot be read.
@@ -330,7 +333,8 @@ def archived_objects(store: ObjectStore) -> Iterator[ObjectInfo]:
 
 
 def compress(content: bytes, level: int) -> bytes:
-    """One zstd frame with content size and checksum, so that readers notice damage.
+    """Compress into one zstd frame with content size and checksum, so that readers
+    detect damage.
 
     Args:
         level: 1 (fastest) to 19 (smallest).
@@ -343,10 +347,10 @@ def compress(content: bytes, level: int) -> bytes:
 
 
 def decompress(data: bytes) -> bytes:
-    """What :func:`compress` was given.
+    """Decompress the result of :func:`compress`.
 
     Raises:
-        DamagedObject: they are not that any more.
+        DamagedObject: the data has changed since.
     """
     try:
         return zstd.decompress(data)
@@ -355,20 +359,21 @@ def decompress(data: bytes) -> bytes:
         raise DamagedObject(message) from error
 
 
-#: Holds the archive.
+#: The store of the archive.
 OBJECTS = SinkKey(SINK, lambda sinks: open_store(sinks.settings.env))
 
 
 class Follower(Sink, Protocol):
-    """A sink that makes something of every object of the archive."""
+    """A sink that gets every object of the archive, to make something from it."""
 
     def add(self, name: str, content: bytes) -> object:
-        """Take an object that was stored; the same one may come again.
+        """Process a stored object. The same object may be added again.
 
         Raises:
-            SinkUnavailable: it has to come again; the object is not noted as stored.
+            SinkUnavailable: the object must be added again. It is not recorded as
+                stored.
         """
 
 
-#: Flows that follow from the archive put their keys here.
+#: Sinks of flows that process the archive's objects; these flows add their keys here.
 FOLLOWERS: list[SinkKey[Follower]] = []

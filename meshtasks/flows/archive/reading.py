@@ -1,4 +1,4 @@
-"""Reading the archive: names of objects, their content, and whether both agree."""
+"""Reading the archive: names and content of objects, and checks of both."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NAME = re.compile(
     r"/date=(?P<date>\d{4}-\d\d-\d\d)/hour=(?P<hour>\d\d)"
     r"/(?P<stem>\d{8}T\d{6}Z-\d{8}T\d{6}Z-(?P<digest>[0-9a-f]{16})|[^/]+)\.jsonl\.zst"
 )
-#: Where the JSON reader's texts name a field.
+#: Matches the name of the field in messages of the JSON decoder.
 _FIELD = re.compile(r"(?:field `|at `\$\.)(?P<name>\w+)")
 
 
@@ -40,11 +40,11 @@ class ObjectName(NamedTuple):
     """The parts of an object's name.
 
     Attributes:
-        domain: of its records, as a directory is named.
-        hour: the UTC hour that its records are of.
-        stem: the name without directory and suffix.
-        digest: of the ids of its records, 16 hex digits; None if the last word of the
-            name is not the mesh's.
+        domain: domain of its records, as in the directory's name.
+        hour: start of the UTC hour of its records.
+        stem: last word of the name, without its suffix.
+        digest: digest of the ids of its records, 16 hex digits; None if the last word
+            does not have the form of the mesh's names.
     """
 
     archive_class: ArchiveClass
@@ -60,7 +60,7 @@ class ObjectName(NamedTuple):
 
 
 def parse_name(name: str) -> ObjectName | None:
-    """The parts of the name; None if the mesh gives no such names."""
+    """Parse an object's name; None if it does not have the form of the mesh's names."""
     found = _NAME.fullmatch(name)
     if found is None or found["archive_class"] not in get_args(ArchiveClass):
         return None
@@ -89,11 +89,11 @@ class ArchivedRecord(NamedTuple):
 
     Attributes:
         id: see :func:`~meshtasks.records.envelope.record_id`.
-        exchange: of first publication.
-        routing_key: of first publication.
-        time: epoch seconds; when it was made.
-        record: its JSON, as it stands there.
-        line: the whole line, without the line's end.
+        exchange: exchange of its first publication.
+        routing_key: routing key of its first publication.
+        time: time of the record, epoch seconds.
+        record: its JSON, as in the line.
+        line: the whole line, without the line break.
     """
 
     id: str
@@ -108,13 +108,13 @@ _read_line = msgspec.json.Decoder(_Line).decode
 
 
 def read_line(line: bytes) -> ArchivedRecord:
-    """One line of the archive, whatever JSON its record is.
+    """Parse one line of the archive; its record may be any JSON value.
 
     Raises:
-        SchemaMismatch: it is not a line of the archive, or not any more.
+        SchemaMismatch: it is not a valid line of the archive.
     """
     try:
-        line.decode()  # of the record nothing is looked at otherwise
+        line.decode()  # the decoder does not check the bytes of the record
         read = _read_line(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SchemaMismatch(_fault(str(error))) from error
@@ -129,19 +129,19 @@ def read_line(line: bytes) -> ArchivedRecord:
 
 
 def _fault(text: str) -> str:
-    """A fault, its field first."""
+    """Return the message, with the name of its field first."""
     field = _FIELD.search(text)
     return f"{field['name']}: {text}" if field else text
 
 
 def records_in(content: bytes) -> Iterator[ArchivedRecord]:
-    """The records of an object, in their order.
+    """Yield the records of an object, in order.
 
     Args:
         content: its lines, not compressed.
 
     Raises:
-        SchemaMismatch: a line is not one of the archive's; the text has its number.
+        SchemaMismatch: a line is not valid; the message has its number.
     """
     for number, line in enumerate(content.splitlines(), start=1):
         try:
@@ -152,10 +152,10 @@ def records_in(content: bytes) -> Iterator[ArchivedRecord]:
 
 
 def fault_of(name: str, content: bytes) -> str | None:
-    """What is wrong with an object, by its name and content; None if nothing is.
+    """Return what is wrong with an object; None if nothing is.
 
-    The name is made of the ids and times of the records, so one that is missing,
-    foreign or changed in either does not fit it.
+    The name is derived from the ids and times of the records. So it does not match if a
+    record is missing or foreign, or if its id or time was changed.
 
     Args:
         content: its lines, not compressed.
@@ -177,18 +177,18 @@ def fault_of(name: str, content: bytes) -> str | None:
 
 
 class Period(NamedTuple):
-    """From one moment up to, not including, another; epoch seconds."""
+    """From ``start`` up to, not including, ``end``; epoch seconds."""
 
     start: float = -math.inf
     end: float = math.inf
 
     def meets_hour(self, hour: datetime) -> bool:
-        """Whether any of the hour that begins then is in it."""
+        """Whether the hour that begins then overlaps the period."""
         start = hour.timestamp()
         return start < self.end and start + SECONDS_PER_HOUR > self.start
 
     def meets_day(self, day: date) -> bool:
-        """Whether any of the UTC date is in it."""
+        """Whether the UTC date overlaps the period."""
         hours = (datetime.combine(day, time(hour), UTC) for hour in range(24))
         return any(map(self.meets_hour, hours))
 
@@ -201,7 +201,7 @@ class Found(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """A look into an object: how many records it has, and what is wrong with it."""
+    """Result of a check: number of records, and what is wrong with the object."""
 
     records: int
     fault: str | None
@@ -210,11 +210,11 @@ class Checked(NamedTuple):
 def objects_in(
     store: ObjectStore, period: Period, domains: Collection[str]
 ) -> list[Found]:
-    """The objects of a period, the oldest hour first; foreign ones at the end.
+    """List the objects of a period, the oldest hour first, foreign objects last.
 
     Args:
-        period: those whose hour has any of it.
-        domains: of these; of all if there are none.
+        period: objects whose hour overlaps it are listed.
+        domains: domains to list; empty for all.
 
     Raises:
         SinkUnavailable: the store cannot be read.
@@ -233,7 +233,7 @@ def objects_in(
 
 
 def check(store: ObjectStore, name: str) -> Checked:
-    """Look into an object: whether its bytes, its records and its metadata agree.
+    """Check that an object's bytes, records and metadata agree.
 
     Raises:
         SinkUnavailable: the store cannot be read.
@@ -261,11 +261,11 @@ def _by_hour(found: Found) -> tuple[float, str]:
 
 
 def content_of(store: ObjectStore, name: str) -> bytes:
-    """The content of an object, not compressed.
+    """Return the content of an object, not compressed.
 
     Raises:
-        DamagedObject: it is not what was stored.
-        SinkRejected: it is not there.
+        DamagedObject: the content is not what was stored.
+        SinkRejected: there is no such object.
         SinkUnavailable: the store cannot be read.
     """
     try:

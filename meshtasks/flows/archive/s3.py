@@ -1,4 +1,4 @@
-"""Objects in a bucket of MinIO or any other S3 service."""
+"""Store of objects in a bucket of MinIO or any other S3 service."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from meshtasks.http import pool_manager, retry_after_seconds
 from meshtasks.text import masked
 from meshtasks.timing import timing
 
-#: minio-py would wait five minutes for either, and try six times.
+#: minio-py's defaults are five minutes each, and six attempts.
 _TIMEOUT = urllib3.Timeout(connect=3.0, read=10.0)
 _PROBE_TIMEOUT = urllib3.Timeout(connect=3.0, read=5.0)
 
 
-#: Once more at once, since a kept connection may have been closed meanwhile. What
-#: is wrong for longer, and how long to wait then, is the circuit's business.
+# One immediate retry, because a kept connection may have been closed. Longer failures,
+# and the wait after them, are handled by the circuit.
 class _Retry(urllib3.Retry):
     @override
     def increment(
@@ -49,7 +49,7 @@ class _Retry(urllib3.Retry):
         _pool: Any = None,
         _stacktrace: Any = None,
     ) -> Self:
-        """One more try, unless the server took too long for this one."""
+        """Allow one more attempt, unless the server exceeded the time limit."""
         if isinstance(error, urllib3.exceptions.TimeoutError):
             raise error
         return super().increment(method, url, response, error, _pool, _stacktrace)
@@ -58,15 +58,16 @@ class _Retry(urllib3.Retry):
 _RETRY = _Retry(
     connect=1, read=1, redirect=0, status=0, other=0, respect_retry_after_header=False
 )
-#: Kept open at most: a reader fetches several objects at once.
+#: Maximum number of open connections; a reader fetches several objects at once.
 _CONNECTIONS = 8
-#: One request up to here, so that it is stored whole or not at all. A larger object
-#: goes in parts, and a crash may leave some of them to the bucket's lifecycle rules.
+#: Objects up to this size are sent in one request, and stored whole or not at all.
+#: Larger ones are sent in parts; after a crash, some parts may stay until the bucket's
+#: lifecycle rules delete them.
 _PART_BYTES = 64 << 20
 
-#: Error codes that are about one object. All others (and there are many, each server
-#: has its own) come from the set-up or the moment: they hold the queue up, with their
-#: text, until somebody puts it right.
+#: Error codes that concern one object. All others (there are many, and each server has
+#: its own) come from the configuration or from a temporary state. They pause the queue,
+#: and their message is shown, until the cause is removed.
 _OBJECT_FAULTS = frozenset(
     {
         "EntityTooLarge",
@@ -77,20 +78,20 @@ _OBJECT_FAULTS = frozenset(
         "XMinioParentIsObject",
     }
 )
-#: Of the codes and texts of servers whose disk, or whose quota, is full: each has its
-#: own (XMinioStorageFull, XMinioAdminBucketQuotaExceeded, Ceph's QuotaExceeded, and
-#: Garage's AccessDenied with "Bucket size quota is reached").
+#: Matches the codes and messages of servers whose disk or quota is full. Each server
+#: has its own: XMinioStorageFull, XMinioAdminBucketQuotaExceeded, Ceph's QuotaExceeded,
+#: and Garage's AccessDenied with "Bucket size quota is reached".
 _FULL = re.compile(r"quota|storage ?full|insufficient ?storage|no space", re.IGNORECASE)
-#: The object that shows whether there is room again.
+#: Name of the object that tests whether there is room again.
 _ROOM = "room/probe"
 _CHECK_DELETE = (
     "this key may not delete: compaction and `meshtasks doctor` need s3:DeleteObject, "
     "archiving does not; nothing is lost, replaced files stay where they are"
 )
-#: What Go's servers, MinIO's too, answer to plain HTTP where they use TLS.
+#: Response of Go's servers, MinIO's too, to plain HTTP on a port with TLS.
 _WANTS_TLS = "HTTP request to an HTTPS server"
 _SPEAKS_TLS = "the server uses TLS: set MESH_MINIO_SECURE=true"
-#: Host and port; an IPv6 address stands in brackets.
+#: Host and port; an IPv6 address is in brackets.
 _ENDPOINT = re.compile(
     r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
     r"(:(?P<port>[0-9]{1,5}))?"
@@ -121,18 +122,18 @@ _WHAT_TO_DO = {
 class S3Store(ObjectStore):
     """Objects of one bucket.
 
-    The bucket must exist: to make one for a mistyped name would split the archive,
-    and a key that may only write objects could not.
+    The bucket must exist. If it were created, a mistyped name would split the archive,
+    and a key that may only write objects could not create it.
 
     Args:
         endpoint: ``host:port`` of the service.
-        access_key: names the key to sign with.
-        secure: use TLS.
-        region: of the bucket; minio-py would otherwise request it, which not every
-            key may.
+        access_key: id of the key that signs requests.
+        secure: whether to use TLS.
+        region: region of the bucket. Without it, minio-py would request it, which not
+            every key may do.
 
     Raises:
-        ConfigError: an argument cannot be right; names its variable.
+        ConfigError: an argument is invalid; names its variable.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class S3Store(ObjectStore):
             expected = "the key for the bucket of MESH_ARCHIVE_URL; it is not set"
             raise ConfigError("environment", variable, expected)
         self._bucket = bucket
-        #: Of an object that found no room; see FileStore.
+        #: Size of an object for which there was no room; see FileStore.
         self._lacking_bytes = 0
         self._endpoint = endpoint
         self._secure = secure
@@ -218,16 +219,16 @@ class S3Store(ObjectStore):
         return stored.etag
 
     def _require_room(self) -> None:
-        """Store as much as there was no room for, under a name of no other use.
+        """Store and delete a temporary object of the size for which there was no room.
 
         Raises:
-            SinkUnavailable: there still is not.
+            SinkUnavailable: there is still no room for it.
         """
         if not self._lacking_bytes:
             return
         with self._faults(_ROOM):
             self._put(_ROOM, secrets.token_bytes(self._lacking_bytes), {})
-            with suppress(S3Error):  # the key need not have the right to delete
+            with suppress(S3Error):  # the key may not have the right to delete
                 self._client.remove_object(self._bucket, _ROOM)
         self._lacking_bytes = 0
 
@@ -240,7 +241,7 @@ class S3Store(ObjectStore):
             except S3Error as error:
                 if error.code != "NoSuchKey":
                     raise
-                self.probe()  # without its bucket the object is not known to be away
+                self.probe()  # if the bucket is missing, the object may still exist
                 return None
         self._require_tag(found.etag)
         return ObjectInfo(name, found.size or 0)
@@ -323,8 +324,8 @@ class S3Store(ObjectStore):
             raise self._unavailable(text, self._advice_on(text)) from error
 
     def _advice_on(self, fault: str) -> str:
-        """What to do about a fault of the connection. Never to turn TLS off because
-        the server is away, or because nobody vouches for its certificate."""
+        """Return what to do about a failed connection. Never advise to turn TLS off if
+        the server is unavailable or its certificate is not trusted."""
         if "CERTIFICATE_VERIFY_FAILED" in fault or "CertificateError" in fault:
             return "name the CA's certificate in MESH_CA_FILE; it must be for this host"
         if self._secure and (
@@ -334,10 +335,11 @@ class S3Store(ObjectStore):
         return "is it running and reachable at MESH_MINIO_ENDPOINT?"
 
     def _require_tag(self, etag: str | None) -> None:
-        """S3 gives every object a tag; a page that stands in its place has none.
+        """Check that the response has an ETag. S3 sends one with every object; a login
+        page or a proxy's page has none.
 
         Raises:
-            SinkUnavailable: there is none.
+            SinkUnavailable: it has none.
         """
         if not etag:
             raise self._unavailable("the answer is not S3's: no ETag", _CHECK_SERVICE)
@@ -350,7 +352,7 @@ class S3Store(ObjectStore):
 
 
 def _has_no_room(error: S3Error) -> bool:
-    """Whether the disk may be full: some servers say so, SeaweedFS just says 500."""
+    """Whether the disk may be full. Some servers say so; SeaweedFS responds 500."""
     status: int = error.response.status
     return status in {500, 507} or _says_full(error)
 
