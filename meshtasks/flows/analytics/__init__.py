@@ -1,11 +1,12 @@
-"""The analytics dataset: Parquet beside the archive, in the same object store.
+"""The flow of analytics: the dataset of Parquet files beside the archive, in the same
+object store.
 
-Whatever the archive stores is added as it is stored, an object at a time: that is a
-batch of the archive. A rerun is harmless, since the same object makes the same files
-under the same names. Compaction makes few large files of them.
+Each object of the archive, which is one batch, is added to the dataset when it is
+stored. A rerun is harmless, because the same object gives the same files with the same
+names. Compaction makes few large files of them.
 
-Parquet is written and read by pyarrow and queried by DuckDB, which come with the
-extra ``analytics``. Nothing of this package is loaded where it is not used.
+pyarrow reads and writes Parquet, and DuckDB queries it; both come with the extra
+``analytics``. They are loaded only when they are used.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ def _open_analytics(sinks: Sinks) -> Follower:
     return DatasetWriter(sinks[OBJECTS], settings.read(KINDS), writes=writes)
 
 
-#: Adds what is archived to the analytics dataset.
+#: Adds archived objects to the analytics dataset.
 ANALYTICS = SinkKey("analytics", _open_analytics)
 FOLLOWERS.append(ANALYTICS)
 
-#: Its rows are made while the archive's handlers run, its work is done by commands.
+#: The flow has no handlers: rows are made in the archive's handlers, the rest by the
+#: command line.
 FLOW = Flow("analytics", files=(KINDS,))

@@ -1,4 +1,4 @@
-"""DuckDB with views of the dataset and the archive."""
+"""Queries with DuckDB over views of the dataset and the archive."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from meshtasks.flows.archive.objects import ObjectStore, archived_objects, decom
 
 _T = TypeVar("_T")
 
-#: MULTI is what DuckDB makes of a PIVOT.
+#: Types of statements that only read; MULTI is DuckDB's type of a PIVOT.
 _READING = frozenset(
     {
         duckdb.StatementType.SELECT,
@@ -39,20 +39,20 @@ _READING = frozenset(
         duckdb.StatementType.MULTI,
     }
 )
-#: Looks at the store again so often when a file goes while it is fetched.
+#: How often to list the store if an object is deleted while it is fetched.
 _LOOKS = 5
 _GLOB = re.compile(r"[*?\[]")
 
 
 class QueryFailed(MeshError):
-    """DuckDB refuses the query; the text is DuckDB's own."""
+    """DuckDB rejects the query; the message is DuckDB's own."""
 
 
 class DamagedFiles(QueryFailed):
     """Files of the dataset cannot be read.
 
     Args:
-        faults: why, by path.
+        faults: reason by path.
     """
 
     def __init__(self, faults: Mapping[str, str]) -> None:
@@ -71,7 +71,7 @@ class View:
 
     Attributes:
         columns: name, SQL type and expression of each column.
-        reader: table function that reads the files; ``{}`` stands for their list.
+        reader: table function that reads the files; ``{}`` is replaced by their list.
     """
 
     name: str
@@ -79,7 +79,7 @@ class View:
     reader: str
 
     def select(self, files: list[str]) -> str:
-        """The SELECT that the view stands for."""
+        """Return the SELECT statement of the view."""
         if not files:
             empty = ", ".join(
                 f"NULL::{kind} AS {name}" for name, kind, _ in self.columns
@@ -89,7 +89,7 @@ class View:
         return f"SELECT {columns} FROM {self.reader.format(quoted_files(files))}"  # noqa: S608 - quoted
 
 
-#: DuckDB's types, by Arrow's.
+#: DuckDB's types by Arrow's types.
 _TYPES = {
     pa.float64(): "DOUBLE",
     pa.map_(pa.string(), pa.string()): "MAP(VARCHAR, VARCHAR)",
@@ -99,7 +99,7 @@ _TYPES = {
 
 
 def _of_table(table: Table) -> View:
-    """The view of a table: what its files have, and their partition."""
+    """Return the view of a table: the columns of its files, and of their partition."""
     columns = [(field.name, _TYPES[field.type], field.name) for field in SCHEMAS[table]]
     columns += [("domain", "VARCHAR", "domain"), ("date", "DATE", "date")]
     as_json = ("record", "JSON", "TRY_CAST(record AS JSON)")
@@ -137,11 +137,11 @@ VIEWS = (
 def passing_over_damaged(
     run: Callable[[frozenset[str]], _T], report: Callable[[str], None]
 ) -> _T:
-    """Run a query again without the files that turn out to be damaged.
+    """Run a query, and repeat it without files that prove to be damaged.
 
     Args:
-        run: given the paths to leave out of :func:`opened`.
-        report: called with what is left out.
+        run: runs the query without the given paths (``left_out`` of :func:`opened`).
+        report: called with one sentence about the files that are left out.
     """
     left_out: frozenset[str] = frozenset()
     while True:
@@ -161,25 +161,25 @@ def opened(
     left_out: frozenset[str] = frozenset(),
     bounds: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory with the :data:`VIEWS`, for one query.
+    """Open a database in memory with the :data:`VIEWS`, for one query.
 
-    Until it is closed no process of this host deletes a file it reads. Views that
-    the query does not name are there, and empty: with a bucket their files would be
-    fetched for nothing. Times are shown, and days begin, in the time zone of the
-    machine (or ``TZ``).
+    Until it is closed, no process of this host deletes a file that it reads. Views that
+    the query does not name are empty, so that their files are not fetched from a
+    bucket. Times are shown, and days begin, in the time zone of the machine (or
+    ``TZ``).
 
-    Nothing but the views' own files can be read, and nothing written, whatever the
-    query is.
+    A query can read only the files of the views, and write nothing.
 
     Args:
-        env: of the mesh; fetched files are kept in its state directory.
-        since: leave out what is before this UTC date.
+        env: environment of the mesh; fetched files are kept in its state directory.
+        sql: the query.
+        since: UTC date; earlier data is left out.
         left_out: paths of files to leave out.
         bounds: DuckDB's settings, such as ``memory_limit``.
 
     Raises:
         SinkUnavailable: the store cannot be read.
-        DamagedFiles: the query failed because of them.
+        DamagedFiles: the query failed because of damaged files.
     """
     lock = DatasetLock(env.state_dir)
     local = LocalFiles(store, env.state_dir / CACHE)
@@ -219,38 +219,38 @@ def opened(
 
 
 def _lock_up(database: duckdb.DuckDBPyConnection, paths: Iterable[str]) -> None:
-    """Let the database read these files, and touch nothing else, from now on."""
+    """Restrict the database to reading these files, from now on."""
     allowed = {_quoted(text) for path in paths for text in (path, _pattern(path))}
     database.execute(f"SET allowed_paths = [{', '.join(allowed)}]")
-    database.execute("SET python_enable_replacements = false")  # variables as tables
+    database.execute("SET python_enable_replacements = false")  # no variables as tables
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
 
 
 def quoted_files(paths: Iterable[str]) -> str:
-    """A list of files in SQL, each taken by its name even if it looks like a
-    pattern."""
+    """Return a list of files in SQL. Each file is read by its name, even if the name
+    looks like a pattern."""
     return f"[{', '.join(_quoted(_pattern(path)) for path in paths)}]"
 
 
 def _quoted(text: str) -> str:
-    """A string literal."""
+    """Return a string literal of SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def _pattern(path: str) -> str:
-    """The pattern that matches this file alone."""
+    """Return the pattern that matches only this file."""
     return _GLOB.sub(lambda found: f"[{found[0]}]", path)
 
 
 def check_reads(sql: str) -> None:
-    """Refuse a query that does not only read.
+    """Check that a query only reads.
 
-    COPY is refused wherever it stands: it writes within EXPLAIN ANALYZE, PIVOT and
-    WITH, too, and may write what the query may read, which is the archive.
+    COPY is rejected anywhere in the query: it writes also within EXPLAIN ANALYZE, PIVOT
+    and WITH, and could overwrite the files that the query may read.
 
     Raises:
-        QueryFailed: it is not SQL, or would change something.
+        QueryFailed: the query is not SQL, or would change something.
     """
     try:
         statements = duckdb.extract_statements(sql)
@@ -274,7 +274,7 @@ def _writes(statement: str) -> QueryFailed:
 
 
 def _fault_in(path: Path) -> str | None:
-    """Why a file cannot be read; None if it can."""
+    """Return why a file cannot be read; None if it can."""
     if path.suffix == ".parquet":
         return fault_of_file(path)
     try:
@@ -287,11 +287,11 @@ def _fault_in(path: Path) -> str | None:
 def _files_of(
     view: View, store: ObjectStore, local: LocalFiles, since: date | None
 ) -> list[str]:
-    """Local files with the rows of a view.
+    """Return local files with the rows of a view.
 
     Raises:
         SinkUnavailable: the store cannot be read.
-        ObjectGone: objects went every time while they were fetched.
+        ObjectGone: objects were deleted during every attempt to fetch them.
     """
     for _ in range(_LOOKS - 1):
         with suppress(ObjectGone):

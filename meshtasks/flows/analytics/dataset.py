@@ -1,5 +1,5 @@
-"""The dataset's files in the store: which there are now, writing those of an archive
-object, and having them as local files."""
+"""The dataset's files in the store: lists them, writes those of an archive object, and
+provides them as local files."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ logger = logging.getLogger(__name__)
 
 #: Directory of fetched objects in the state directory.
 CACHE = "analytics-cache"
-#: Small objects cost a round trip each, and several can be under way.
+#: Each fetch of a small object costs a round trip, so several run at once.
 _FETCHES_AT_ONCE = 8
 
 
 class ObjectGone(Transient):
-    """Another host has compacted the dataset meanwhile; look again."""
+    """Another host compacted the dataset at the same time; try again."""
 
 
 class Dataset:
@@ -63,17 +63,17 @@ class Dataset:
         *,
         with_sources: bool = False,
     ) -> dict[Partition, Split]:
-        """The files of each partition, as they are now.
+        """Return the current files of each partition.
 
         Args:
-            tables: only of these.
-            since: only of this UTC date and later ones.
-            with_sources: give the sources of every partition; without it, they
-                are read, and given, only where there is more than one file.
+            tables: tables to include.
+            since: UTC date; earlier partitions are left out.
+            with_sources: include the sources of every partition. Otherwise they are
+                read, and included, only for partitions with more than one file.
 
         Raises:
             SinkUnavailable: the store cannot be read.
-            ObjectGone: another host deletes files at this moment.
+            ObjectGone: another host is deleting files.
         """
         found = (
             file
@@ -94,11 +94,11 @@ class Dataset:
     def missing(
         self, partitions: Mapping[Partition, Split], only: date | None = None
     ) -> list[str]:
-        """Names of the archive objects without rows in the dataset.
+        """Return the names of archive objects without rows in the dataset.
 
         Args:
-            partitions: of the dataset, with sources.
-            only: objects of this UTC date.
+            partitions: partitions of the dataset, with sources.
+            only: UTC date of the objects; all dates by default.
 
         Raises:
             SinkUnavailable: the store cannot be read.
@@ -122,10 +122,11 @@ class Dataset:
         return self._sources[name]
 
     def _read_sources(self, file: DataFile) -> frozenset[str]:
-        """Its sources; if they are lost, one that no other file has.
+        """Return the sources of a compacted file; if they are lost, its own digest,
+        which no other file has.
 
-        The file is read then beside those that it replaced, if these are still
-        there, until compaction has made one file of them all.
+        The file is then read beside the files that it replaced, if they still exist,
+        until compaction has made one file of all of them.
         """
         try:
             text = _fetched(self._store, sources_name(file.name))
@@ -145,15 +146,15 @@ class Dataset:
 
 
 class DatasetWriter:
-    """Adds what is archived to the dataset.
+    """Adds archived objects to the dataset.
 
-    A process without pyarrow adds nothing; ``meshtasks analytics compact`` adds
-    later, from the archive, what is missing.
+    A process without pyarrow adds nothing; ``meshtasks analytics compact`` later adds
+    what is missing, from the archive.
 
     Args:
-        store: holds the archive, and the dataset.
-        kinds: units of readings that name none.
-        writes: False is as without pyarrow, whose memory is saved.
+        store: store of the archive and the dataset.
+        kinds: default units, for readings that name none.
+        writes: False to add nothing, as without pyarrow. This saves pyarrow's memory.
     """
 
     def __init__(
@@ -164,16 +165,16 @@ class DatasetWriter:
         self._writes = writes and find_spec("pyarrow") is not None
 
     def add(self, name: str, content: bytes) -> str | None:
-        """Write the rows of an archive object; once more does no harm.
+        """Write the rows of an archive object. It is harmless to repeat this.
 
-        What is wrong with rows is logged. It is no reason to hold up the archive,
-        from which they can be made at any time.
+        Rows that cannot be made are logged. They do not stop the archive, because they
+        can be made from it at any time.
 
         Returns:
-            Why some rows, or all, are not written; None if all are.
+            Why some or all rows are not written; None if all are.
 
         Raises:
-            SinkUnavailable: the store is away; some rows may be written.
+            SinkUnavailable: the store is unavailable; some rows may be written.
         """
         archived = archive_name(name)
         if not self._writes or archived is None:
@@ -195,7 +196,7 @@ class DatasetWriter:
         return fault
 
     def _write(self, archived: ObjectName, content: bytes) -> list[str]:
-        """Write its rows; what is wrong with lines that have none."""
+        """Write the rows; return what is wrong with lines that have none."""
         from meshtasks.flows.analytics.parquet import parquet_of  # noqa: PLC0415
 
         rows = rows_of(content, self._kinds)
@@ -206,28 +207,29 @@ class DatasetWriter:
         return rows.faults
 
     def probe(self) -> None:
-        """Ask the store for a sign of life.
+        """Check that the store is available.
 
         Raises:
-            SinkUnavailable: it gave none.
+            SinkUnavailable: it is not.
         """
         self._store.probe()
 
     def close(self) -> None:
-        """Nothing is kept open but the store, which others use."""
+        """Do nothing: only the store is kept open, and others use it."""
 
 
 class LocalFiles:
-    """Files with the content of objects, for DuckDB to read.
+    """Local files with the content of objects, for DuckDB.
 
-    DuckDB's own S3 client is an extension that it downloads, so not for a machine
-    without a way out, and would be a second place for keys, timeouts and error texts.
-    Objects of a bucket are fetched through our own store instead and kept: they never
-    change, so each is fetched once. Those of a directory are read where they are.
+    DuckDB's own S3 client is an extension that it downloads, so it does not work on a
+    machine without internet access, and it would need its own keys, timeouts and error
+    messages. Instead, objects of a bucket are fetched through :class:`ObjectStore` and
+    kept: they never change, so each is fetched once. Objects of a directory are read
+    directly.
 
     Args:
-        cache: directory for those of a bucket; made if missing. Anything in it may
-            be deleted while no process uses it.
+        cache: directory for objects of a bucket; created if missing. Its content may be
+            deleted while no process uses it.
     """
 
     def __init__(self, store: ObjectStore, cache: Path) -> None:
@@ -235,11 +237,11 @@ class LocalFiles:
         self._cache = cache
 
     def paths(self, names: Collection[str]) -> list[str]:
-        """A file for each object; those that are missing are fetched.
+        """Return a file for each object; missing files are fetched.
 
         Raises:
             SinkUnavailable: the store cannot be read.
-            ObjectGone: an object is no longer there.
+            ObjectGone: an object was deleted.
         """
         store = self._store
         if isinstance(store, FileStore):
@@ -248,11 +250,11 @@ class LocalFiles:
             return list(fetches.map(self._path, names))
 
     def forget(self, name: str) -> None:
-        """Delete what is kept of an object."""
+        """Delete the local copy of an object."""
         (self._cache / name).unlink(missing_ok=True)
 
     def forget_deleted(self) -> None:
-        """Delete the kept files of the dataset whose objects are gone.
+        """Delete local copies of objects of the dataset that no longer exist.
 
         Raises:
             SinkUnavailable: the store cannot be read.
@@ -277,10 +279,10 @@ class LocalFiles:
 
 
 class DatasetLock:
-    """Who may delete files of the dataset, and who compacts it, on this host.
+    """Locks of this host for reading, deleting and compacting files of the dataset.
 
     Args:
-        directory: for the lock files; made if missing.
+        directory: directory of the lock files; created if missing.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -288,19 +290,19 @@ class DatasetLock:
         self._compaction = directory / "analytics-compact.lock"
 
     def reading(self) -> AbstractContextManager[bool]:
-        """No file that is listed now is deleted by this host meanwhile."""
+        """Meanwhile, no process of this host deletes files of the dataset."""
         return file_lock(self._files, shared=True)
 
     def deleting(self) -> AbstractContextManager[bool]:
-        """Whether no process of this host reads; then none begins to, meanwhile."""
+        """Yield whether no process of this host reads; if so, none begins meanwhile."""
         return file_lock(self._files, timeout_seconds=0)
 
     @contextmanager
     def compacting(self) -> Iterator[None]:
-        """Be the one process of this host that compacts.
+        """Compact, as the only process of this host.
 
         Raises:
-            Transient: there is one already.
+            Transient: another process is compacting.
         """
         with file_lock(self._compaction, timeout_seconds=0) as held:
             if not held:
@@ -309,11 +311,11 @@ class DatasetLock:
 
 
 def _fetched(store: ObjectStore, name: str) -> bytes:
-    """The content of an object that was listed a moment ago.
+    """Return the content of an object that was just listed.
 
     Raises:
         SinkUnavailable: the store cannot be read.
-        ObjectGone: it is no longer there.
+        ObjectGone: the object was deleted.
     """
     try:
         return store.get(name)

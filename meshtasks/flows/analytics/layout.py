@@ -1,25 +1,25 @@
-"""Which Parquet files make up the analytics dataset, and which stand for others.
+"""Names of the Parquet files of the dataset, and which files replace others.
 
-The dataset follows from the archive: each archive object has a *data file* per
-table, with the rows of its records, whose name follows from the object's::
+The dataset is made from the archive. Each archive object has one *data file* per table,
+with the rows of its records. Its name is derived from the object's name::
 
     analytics/<table>/domain=<domain>/date=YYYY-MM-DD/<first>-<last>-<digest>.parquet
 
-These are small, so compaction writes all rows of a partition (one table, domain and
-UTC date) into one file, and notes the digests of the archive objects they come from,
-its *sources*, in a second object::
+These files are small. Compaction writes all rows of a partition (one table, domain and
+UTC date) into one file. It writes the digests of the archive objects from which the
+rows come, the *sources* of the file, into a second object::
 
     …/_compacted-<generation>-<digest>.sources
     …/compacted-<generation>-<digest>.parquet
 
-The sources are there before the file, and what the file replaces is deleted after
-it. So whenever compaction is interrupted, and even if a data file is written once
-more later, a reader that passes over what is in a newer file's sources sees every
-row once. Compaction always takes a whole partition, so of two files that share
-sources one has all sources of the other; even of two that were made at the same time.
+The sources are written before the file, and the files that it replaces are deleted
+after it. A reader ignores files whose sources are all sources of a newer file. So it
+reads every row once, even if compaction is interrupted, or a data file is written again
+later. Compaction always takes a whole partition. So if two files share sources, one has
+all sources of the other, even if both were made at the same time.
 
-The names sort so that a compacted file comes after all it replaces: a listing in
-order that misses a deleted file meets the one that stands for it.
+In the order of names, a compacted file comes after all files that it replaces. So a
+listing in order of names that misses a deleted file contains the file that replaces it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from meshtasks.flows.archive.reading import ObjectName, parse_name
 
 #: Prefix of the names of all objects of the dataset.
 ANALYTICS_PREFIX = "analytics/"
-#: What stands before the names of files that turned out to be damaged.
+#: Prefix added to the names of damaged files.
 DAMAGED_PREFIX = "damaged/"
 
 _FILE_NAME = re.compile(
@@ -52,7 +52,7 @@ _SOURCES_NAME = re.compile(
 
 
 class Partition(NamedTuple):
-    """The files that are read, and compacted, together."""
+    """Files that are read and compacted together."""
 
     table: Table
     domain: str
@@ -60,7 +60,7 @@ class Partition(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """What the names of its objects begin with."""
+        """Beginning of the names of its objects."""
         return (
             f"{ANALYTICS_PREFIX}{self.table}/domain={self.domain}/"
             f"date={self.date.isoformat()}/"
@@ -71,12 +71,12 @@ class DataFile(NamedTuple):
     """A Parquet file of the dataset.
 
     Attributes:
-        partition: where it belongs.
-        generation: how many compactions it has been through; 0 is the file
-            of one archive object.
-        name: its object's name.
-        size_bytes: of the object.
-        digest: the archive object's; of a compacted file that of its sources.
+        partition: partition of the file.
+        generation: number of compactions that the rows have been through; 0 for the
+            file of one archive object.
+        name: name of its object.
+        size_bytes: size of its object.
+        digest: digest of the archive object, or of the sources of a compacted file.
     """
 
     partition: Partition
@@ -90,9 +90,9 @@ class Split(NamedTuple):
     """The files of a partition.
 
     Attributes:
-        live: those that hold its rows, each row once.
-        replaced: those whose rows are all in a live one.
-        sources: digests of the archive objects the rows come from.
+        live: files to read; together they have each row once.
+        replaced: files whose rows are all in live files.
+        sources: digests of the archive objects from which the rows come.
     """
 
     live: tuple[DataFile, ...]
@@ -101,13 +101,13 @@ class Split(NamedTuple):
 
 
 def archive_name(name: str) -> ObjectName | None:
-    """The parts of an archive object's name; None for any other object."""
+    """Parse an archive object's name; None for any other object."""
     found = parse_name(name)
     return found if found and found.digest else None
 
 
 def damaged_files(store: ObjectStore) -> Iterator[tuple[str, DataFile]]:
-    """Damaged files that compaction has moved aside, by their names now.
+    """Yield the damaged files that compaction moved aside, with their present names.
 
     Raises:
         SinkUnavailable: the store cannot be read.
@@ -119,13 +119,13 @@ def damaged_files(store: ObjectStore) -> Iterator[tuple[str, DataFile]]:
 
 
 def data_file_name(archived: ObjectName, table: Table) -> str:
-    """Name of the data file with an archive object's rows of that table."""
+    """Return the name of the data file with an archive object's rows of a table."""
     partition = Partition(table, archived.domain, archived.day)
     return f"{partition.prefix}{archived.stem}.parquet"
 
 
 def data_file(name: str, size_bytes: int) -> DataFile | None:
-    """The Parquet file of that name; None for any other object."""
+    """Return the Parquet file of that name; None for any other object."""
     found = _FILE_NAME.fullmatch(name)
     if not found:
         return None
@@ -136,7 +136,7 @@ def data_file(name: str, size_bytes: int) -> DataFile | None:
 
 
 def by_partition(files: Iterable[DataFile]) -> dict[Partition, list[DataFile]]:
-    """The files of each partition, older ones first."""
+    """Group files by partition, older files first."""
     return {
         partition: list(group)
         for partition, group in groupby(sorted(files), key=lambda file: file.partition)
@@ -146,11 +146,11 @@ def by_partition(files: Iterable[DataFile]) -> dict[Partition, list[DataFile]]:
 def split(
     files: Collection[DataFile], sources_of: Callable[[DataFile], frozenset[str]]
 ) -> Split:
-    """Tell the live files of a partition from those replaced.
+    """Divide the files of a partition into live and replaced ones.
 
     Args:
-        files: all of the partition.
-        sources_of: the sources of a compacted file.
+        files: all files of the partition.
+        sources_of: returns the sources of a compacted file.
     """
     own = {
         file: sources_of(file) if file.generation else frozenset({file.digest})
@@ -159,7 +159,7 @@ def split(
     live: list[DataFile] = []
     replaced: list[DataFile] = []
     sources: frozenset[str] = frozenset()
-    # By number of sources, since two hosts may have made the same generation at once.
+    # By number of sources, because two hosts may make the same generation at once.
     for file in sorted(files, key=lambda file: (len(own[file]), file), reverse=True):
         (replaced if own[file] <= sources else live).append(file)
         sources |= own[file]
@@ -169,7 +169,7 @@ def split(
 def compacted_name(
     partition: Partition, files: Iterable[DataFile], sources: frozenset[str]
 ) -> str:
-    """Name of the file that is to replace these, with these sources."""
+    """Return the name of the file that replaces these files and has these sources."""
     generation = 1 + max(file.generation for file in files)
     digest = _digest_of(sources_text(sources))
     return f"{partition.prefix}compacted-{generation:06d}-{digest}.parquet"
@@ -180,9 +180,9 @@ def _digest_of(text: bytes) -> str:
 
 
 def abandoned_sources(names: Iterable[str]) -> list[str]:
-    """Those sources, among all objects of the dataset, whose file is not there and
-    will not come: there is one of a later generation. (Of the latest, it may be
-    that another host is about to write it.)"""
+    """Return the names of sources, among all objects of the dataset, whose file does
+    not exist and will not be written, because a file of a later generation exists.
+    (Another host may be about to write the file of the latest generation.)"""
     names = frozenset(names)
     files = [file for name in names if (file := data_file(name, 0))]
     latest = {
@@ -199,21 +199,21 @@ def abandoned_sources(names: Iterable[str]) -> list[str]:
 
 
 def sources_name(name: str) -> str:
-    """Name of the object with the sources of the compacted file of that name."""
+    """Return the name of the object with the sources of a compacted file."""
     directory, _, word = name.rpartition("/")
     return f"{directory}/_{word.removesuffix('.parquet')}.sources"
 
 
 def sources_text(sources: Collection[str]) -> bytes:
-    """Sources as they are stored: one digest a line, sorted."""
+    """Return the stored form of sources: one digest per line, sorted."""
     return "".join(f"{digest}\n" for digest in sorted(sources)).encode()
 
 
 def sources_fit(file: DataFile, text: bytes) -> bool:
-    """Whether this is what was stored beside a compacted file, whose name tells."""
+    """Whether the text is the sources of the file, by the digest in its name."""
     return _digest_of(text) == file.digest
 
 
 def read_sources(text: bytes) -> frozenset[str]:
-    """Sources from what :func:`sources_text` has made of them."""
+    """Parse the result of :func:`sources_text`."""
     return frozenset(text.decode().split())

@@ -1,4 +1,4 @@
-"""Rows as Parquet."""
+"""Parquet files: their columns, writing and checking them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from meshtasks.flows.analytics.rows import Table
 
-#: Every other reader (Spark, pandas, Trino) understands it too.
+#: Other readers (Spark, pandas, Trino) support it as well.
 COMPRESSION = "zstd"
 
 _TIME = pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False)
@@ -58,7 +58,7 @@ SCHEMAS: dict[Table, pa.Schema] = {
 
 
 def fault_of_file(path: Path) -> str | None:
-    """Why a Parquet file cannot be read; None if all of it can."""
+    """Return why a Parquet file cannot be read; None if all of it can."""
     try:
         with pq.ParquetFile(path) as file:
             for _ in file.iter_batches():
@@ -69,11 +69,11 @@ def fault_of_file(path: Path) -> str | None:
 
 
 def parquet_of(table: Table, rows: Sequence[tuple[Any, ...]]) -> bytes:
-    """A Parquet file of these rows; the same rows always make the same file.
+    """Return a Parquet file with these rows; the same rows always give the same bytes.
 
     Args:
-        table: that they belong to.
-        rows: at least one.
+        table: table of the rows.
+        rows: at least one row.
     """
     schema = SCHEMAS[table]
     columns = zip(*rows, strict=True)

@@ -1,15 +1,15 @@
-"""Archive objects that are lost, made again from the dataset's rows.
+"""Repair of the archive: restores lost objects from the rows of the dataset.
 
-A power cut may leave an object missing, cut short, or zeros of the right length (an
-object store that answers before its disk has written does so). The dataset has the
-records of every object that was added to it, and the digest of their ids is in the
-object's name: so it shows whether the rows found are all of them.
+After a power failure, an object may be missing, truncated, or zeros of the right length
+(if the object store responds before its disk has written). The dataset has the records
+of every object that was added to it. The name of an object has the digest of the ids of
+its records, which shows whether the rows that were found are complete.
 
-Of an event the dataset has the JSON as it was published; of a reading or a metric what
-it says, in canonical units, and the record is written again from that, under its own id
-and time. An object of which all records are found comes back under its own name; if
-some are missing, or nobody knows which object a record was in (compaction notes only
-the digests), the records go into objects of their own.
+The dataset has an event as the JSON that was published. It has readings and metrics as
+values in canonical units; their records are written again from these, with their own id
+and time. An object is restored under its own name if all its records are found. If some
+are missing, or the object of a record is unknown (compaction keeps only digests), the
+records are written to new objects.
 """
 
 from __future__ import annotations
@@ -49,26 +49,27 @@ from meshtasks.flows.archive.reading import (
 from meshtasks.flows.excerpts import ARCHIVE, archive_line, rfc3339
 from meshtasks.records.envelope import Envelope
 
-#: Domain and UTC date: what is repaired together.
+#: Domain and UTC date; a day is repaired as a whole.
 Day = tuple[str, date]
 
-#: Rows that are read from a file together.
+#: Number of rows that are read from a file at a time.
 _ROWS_AT_ONCE = 10_000
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Repaired(NamedTuple):
-    """What has become of one day, or would.
+    """Result of the repair of one day, or its plan.
 
     Attributes:
-        restored: objects that are back under their own names.
-        same_bytes: those of them that are as they were, to the byte, by the sha256 in
-            the metadata of what was there before.
-        others: objects that hold records whose own object is not known.
-        records: in all of these.
-        aside: damaged objects whose records are in others, moved below ``damaged/``.
-        lost: damaged objects of which no record is found, which stay as they are.
+        restored: objects restored under their own names.
+        same_bytes: restored objects that are identical to what was stored, by the
+            sha256 in the metadata of the damaged object.
+        others: new objects, with records whose own object is unknown.
+        records: number of records in restored and new objects.
+        aside: damaged objects whose records are in other objects, moved below
+            ``damaged/``.
+        lost: damaged objects of which no record is found; they are not changed.
         faults: files of the dataset that cannot be read.
     """
 
@@ -82,7 +83,7 @@ class Repaired(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A row, and the file and table it stands in."""
+    """A row, with its file and table."""
 
     file: DataFile
     table: Table
@@ -90,15 +91,15 @@ class _Row(NamedTuple):
 
 
 class Repair:
-    """Makes the objects of a store again.
+    """Restores objects of the archive.
 
     Args:
-        partitions: of the dataset, with sources, as they were before the archive was
-            listed: what is in the dataset was in the archive before.
-        names: of all objects of the archive.
-        damaged: those of them that are not what was stored.
-        period: only records of the hours that have any of it.
-        dry: find out, and write nothing.
+        partitions: partitions of the dataset, with sources. They must have been listed
+            before the archive, so that the archive had all that the dataset has.
+        names: names of all objects of the archive.
+        damaged: names of damaged objects.
+        period: only hours that overlap it are repaired.
+        dry: only find out what to do; write nothing.
     """
 
     def __init__(
@@ -130,10 +131,11 @@ class Repair:
                 of_day[parsed.domain, parsed.day].append(name)
 
     def days(self, domains: Collection[str]) -> list[Day]:
-        """The days on which something is damaged, or missing that the dataset knows.
+        """Return the days with damaged objects, or with missing ones that the dataset
+        has.
 
         Args:
-            domains: of these; of all if there are none.
+            domains: domains to include; empty for all.
         """
         days = {*self._damaged, *(day for day in self._splits if self._lacks(day))}
         return sorted(
@@ -143,19 +145,19 @@ class Repair:
         )
 
     def _lacks(self, day: Day) -> bool:
-        """Whether the dataset was made of objects that are not there. (Of a file whose
-        sources are lost, its own digest stands for them.)"""
+        """Whether the dataset has sources that are not in the archive. (If the sources
+        of a file are lost, its own digest takes their place.)"""
         sources = {one for split in self._splits[day].values() for one in split.sources}
         return not sources <= set(map(_digest, self._sound[day]))
 
     def run(self, day: Day) -> Repaired:
-        """Make what is missing on a day again.
+        """Restore what is missing on a day.
 
-        Nothing that is sound is touched, and a second run finds nothing to do.
+        Intact objects are not changed, and a second run finds nothing to do.
 
         Raises:
             SinkUnavailable: the store cannot be read or written.
-            ObjectGone: another host compacts the dataset at this moment.
+            ObjectGone: another host is compacting the dataset.
         """
         done = Repaired([], [], [], 0, [], [], [])
         held = self._ids_and_exchanges(self._sound[day])
@@ -178,12 +180,12 @@ class Repair:
                 self._set_aside(name, others, done)
         return done
 
-    # --- what there is ----------------------------------------------------------
+    # --- finding records --------------------------------------------------------
 
     def _rows(
         self, day: Day, held: Collection[str], faults: list[str]
     ) -> Iterator[_Row]:
-        """The rows of a day's files that are of no sound object."""
+        """Yield the rows of a day's files whose records are in no intact object."""
         for partition, split in self._splits[day].items():
             for file in split.live:
                 (path,) = self._files.paths([file.name])
@@ -198,7 +200,7 @@ class Repair:
                                 yield _Row(file, partition.table, row)
 
     def _entries(self, rows: Iterable[_Row]) -> Iterator[Entry]:
-        """The records that the rows were made of; a metric has a row for each field."""
+        """Yield the records of the rows; a metric has a row for each of its fields."""
         of_record: defaultdict[str, list[_Row]] = defaultdict(list)
         for row in rows:
             of_record[row.values["record_id"]].append(row)
@@ -214,12 +216,12 @@ class Repair:
             yield Entry(name, domain_of(routing_key), time, line)
 
     def _ids_and_exchanges(self, names: Iterable[str]) -> set[str]:
-        """Ids of the records in sound objects, which show the exchanges, too."""
+        """Return the ids of records in intact objects; learn the exchanges as well."""
         ids: set[str] = set()
         for name in names:
             parsed = parse_name(name)
             if parsed is None or not self._period.meets_hour(parsed.hour):
-                continue  # nobody has looked whether it is sound
+                continue  # not checked, so it may be damaged
             for record in records_in(content_of(self._store, name)):
                 ids.add(record.id)
                 self._exchanges.learn(record.routing_key, record.exchange)
@@ -231,16 +233,16 @@ class Repair:
         rows: Iterable[_Row],
         free: Mapping[str, Entry],
     ) -> dict[str, ArchiveObject]:
-        """The objects that are lost and of which all records are found, by name."""
+        """Return the lost objects of which all records are found, by name."""
         lost = {one for split in self._splits[day].values() for one in split.sources}
         lost |= set(map(_digest, self._damaged[day]))
         lost -= set(map(_digest, self._sound[day]))
         of_file: defaultdict[str, set[str]] = defaultdict(set)
         for file, _, row in rows:
-            if not file.generation:  # of one object, which the file is named for
+            if not file.generation:  # the file of one object, with the object's digest
                 of_file[file.digest].add(row["record_id"])
         groups = [[free[one] for one in ids if one in free] for ids in of_file.values()]
-        groups.append(list(free.values()))  # of which each hour makes an object
+        groups.append(list(free.values()))  # objects_of makes an object of each hour
         groups += [list(_between(free.values(), name)) for name in self._damaged[day]]
         found: dict[str, ArchiveObject] = {}
         for group in groups:
@@ -251,17 +253,17 @@ class Repair:
         return found
 
     def _own_name(self, name: str, day: Day) -> str:
-        """The name of a damaged object; its half of the archive may be another now."""
+        """Return the name of a damaged object. Its class may have been another."""
         stem = name.rpartition("/")[2]
         own = (one for one in self._damaged[day] if one.rpartition("/")[2] == stem)
         return next(own, name)
 
-    # --- what becomes of it ------------------------------------------------------
+    # --- writing objects --------------------------------------------------------
 
     def _put(
         self, item: ArchiveObject, written: list[str], same_bytes: list[str]
     ) -> int:
-        """Store an object unless a sound one is there; the number of its records."""
+        """Store an object unless it exists intact; return the number of its records."""
         if self._store.stat(item.name) and not check(self._store, item.name).fault:
             return 0
         data = compress(item.content, self._policy.compression_level)
@@ -274,7 +276,7 @@ class Repair:
         return len(item.ids)
 
     def _noted(self, name: str) -> str | None:
-        """The sha256 that was noted beside what is there."""
+        """Return the sha256 in the metadata of the present object, or None."""
         try:
             return self._store.read(name).metadata.get("sha256")
         except SinkRejected:
@@ -283,8 +285,8 @@ class Repair:
     def _set_aside(
         self, name: str, others: Iterable[ArchiveObject], done: Repaired
     ) -> None:
-        """Move a damaged object to where nobody reads it, if the records of its time
-        are in others; else leave it."""
+        """Move a damaged object below ``damaged/`` if records of its time are in other
+        objects; otherwise leave it."""
         data, metadata = self._store.read(name)
         had = metadata.get("count")
         count = sum(1 for _ in _between(_times(others), name))
@@ -301,19 +303,19 @@ class Repair:
 
 
 class _Exchanges:
-    """The exchange that records of a routing key were published to. The dataset does
-    not say; sound objects of the same day do, or else the topology."""
+    """The exchanges to which records were published. They are not in the dataset; they
+    are taken from intact objects of the same day, or else from the topology."""
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._seen: dict[str, str] = {}
 
     def learn(self, routing_key: str, exchange: str) -> None:
-        """A record of this routing key was published to that exchange."""
+        """Note that a record of this routing key was published to this exchange."""
         self._seen[routing_key] = self._seen[domain_of(routing_key)] = exchange
 
     def of(self, routing_key: str) -> str:
-        """The most likely exchange."""
+        """Return the most likely exchange."""
         domain = domain_of(routing_key)
         if known := self._seen.get(routing_key) or self._seen.get(domain):
             return known
@@ -385,7 +387,7 @@ def _digest(name: str) -> str:
 
 
 def _between(entries: Iterable[Entry], name: str) -> Iterator[Entry]:
-    """Those of the times that an object's name says: whole seconds, both included."""
+    """Yield the entries within the times in an object's name (whole seconds)."""
     parsed = parse_name(name)
     if parsed is None or parsed.digest is None:
         return

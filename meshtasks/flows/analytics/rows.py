@@ -1,8 +1,8 @@
-"""Archived records as rows of typed tables; pure.
+"""Archived records as rows of typed tables. Pure functions.
 
-Every archived record is in one table. A reading is there as the time-series store
-has it, in the canonical unit; a metric has one row for each of its fields; all that
-is neither, or cannot be read as what it claims to be, is an event, with its JSON.
+Every archived record is in one table. A reading has the value and canonical unit of the
+time-series store. A metric has one row for each field. Any other record, and a reading
+or metric that is not valid, is an event, with its JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TABLES: tuple[Table, ...] = get_args(Table)
 
 _METRIC = TypeAdapter(Metric)
 
-#: Members that hold what an event is about; the first that is text counts.
+#: Members with the subject of an event; the first that is a text is used.
 _ENTITY_MEMBERS = ("entity_id", "sensor_id", "automation", "model", "source")
 
 
@@ -34,14 +34,14 @@ class Reading(NamedTuple):
     """A row of ``readings``.
 
     Attributes:
-        time_ms: epoch milliseconds; when it was read.
-        kind: second word of its routing key, as ``temperature``.
-        sensor_id: which sensor.
-        location: where it is, if known.
-        value: the number, in ``unit``.
-        unit: the kind's canonical unit; for a kind that the mesh does not know,
-            the unit as published, if any.
-        routing_key: as published.
+        time_ms: time of the reading, epoch milliseconds.
+        kind: second word of its routing key, such as ``temperature``.
+        sensor_id: id of the sensor.
+        location: location of the sensor, if known.
+        value: value in ``unit``.
+        unit: canonical unit of the kind; for a kind that is not configured, the unit as
+            published, if any.
+        routing_key: routing key as published.
         record_id: see :func:`~meshtasks.records.envelope.record_id`.
     """
 
@@ -59,14 +59,14 @@ class MetricField(NamedTuple):
     """A row of ``metrics``: one field of one metric.
 
     Attributes:
-        time_ms: epoch milliseconds; when it was measured.
-        name: of the metric.
-        field: ``value``, or one of the metric's named fields.
-        value: the number; true is 1 and false is 0.
-        text: the text of a field that is no number.
-        tags: name and value, sorted by name.
-        routing_key: as published.
-        record_id: of the metric; its rows share it.
+        time_ms: time of the metric, epoch milliseconds.
+        name: name of the metric.
+        field: ``value``, or the name of one of the metric's fields.
+        value: numeric value; true is 1 and false is 0.
+        text: value of a field that is not numeric.
+        tags: names and values, sorted by name.
+        routing_key: routing key as published.
+        record_id: id of the metric; all its rows have it.
     """
 
     time_ms: int
@@ -83,10 +83,10 @@ class Event(NamedTuple):
     """A row of ``events``.
 
     Attributes:
-        time_ms: epoch milliseconds; when it happened.
-        entity: what it is about: an entity, sensor, automation, model or source.
-        record: the record as published, JSON.
-        routing_key: as published.
+        time_ms: time of the event, epoch milliseconds.
+        entity: subject of the event: an entity, sensor, automation, model or source.
+        record: JSON of the record as published.
+        routing_key: routing key as published.
         record_id: see :func:`~meshtasks.records.envelope.record_id`.
     """
 
@@ -98,11 +98,11 @@ class Event(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The rows of some records, by table; the attributes are named as tables are.
+    """Rows by table; the attributes have the names of the tables.
 
     Attributes:
         faults: what is wrong with lines that have no rows, because they are not lines
-            of the archive: an object was damaged after it was written.
+            of the archive (the object was damaged after it was written).
     """
 
     readings: list[Reading]
@@ -112,12 +112,12 @@ class Rows(NamedTuple):
 
 
 class _ParsedRecord(NamedTuple):
-    """An archive line, parsed.
+    """A parsed archive line.
 
     Attributes:
-        record: the parsed JSON; None if it is nested deeper, or has a longer number,
-            than the parser takes.
-        text: the record's JSON.
+        record: the parsed JSON; None if the parser rejects it, because of its depth or
+            of a number that is too long.
+        text: the JSON of the record.
     """
 
     id: str
@@ -128,17 +128,18 @@ class _ParsedRecord(NamedTuple):
 
     @property
     def words(self) -> tuple[str, str, str]:
-        """Domain, kind, and the rest of the routing key; blank if missing."""
+        """Domain, kind, and the rest of the routing key; empty if missing."""
         domain, kind, tail, *_ = (*self.routing_key.split(".", 2), "", "", "")
         return domain, kind, tail
 
 
 def rows_of(content: bytes, kinds: KindsConfig) -> Rows:
-    """The rows of an archive object. There is no line that this raises for.
+    """Return the rows of an archive object. No line raises an error.
 
     Args:
-        content: its lines, see :func:`~meshtasks.flows.excerpts.archive_line`.
-        kinds: for the unit of readings that name none.
+        content: lines of the object, see
+            :func:`~meshtasks.flows.excerpts.archive_line`.
+        kinds: default units, for readings that name none.
     """
     rows = Rows([], [], [], [])
     for number, text in enumerate(content.splitlines(), start=1):
@@ -156,7 +157,7 @@ def rows_of(content: bytes, kinds: KindsConfig) -> Rows:
                     rows.metrics.extend(_fields(line))
                 case _:
                     rows.events.append(_event(line))
-        except InvalidMessage:  # the event has all of it in its JSON
+        except InvalidMessage:  # an event has the whole JSON
             rows.events.append(_event(line))
     return rows
 
@@ -164,14 +165,14 @@ def rows_of(content: bytes, kinds: KindsConfig) -> Rows:
 def reading_of(
     record: Any, routing_key: str, time_ms: int, kinds: KindsConfig
 ) -> Reading:
-    """A record that was published to the sensors, as it would be stored.
+    """Return a record of the exchange ``sensors`` as it would be stored.
 
     Args:
-        record: its JSON, parsed.
-        time_ms: epoch milliseconds; when it was read.
+        record: parsed JSON of the record.
+        time_ms: time of the reading, epoch milliseconds.
 
     Raises:
-        InvalidMessage: it is no reading, or its unit or value cannot be.
+        InvalidMessage: it is not a reading, or its unit or value is invalid.
     """
     return _reading(_ParsedRecord("", routing_key, time_ms, record, ""), kinds)
 
@@ -188,10 +189,10 @@ def _parsed(line: ArchivedRecord) -> _ParsedRecord:
 
 
 def _reading(line: _ParsedRecord, kinds: KindsConfig) -> Reading:
-    """The reading in canonical units.
+    """Return the reading in its canonical unit.
 
     Raises:
-        InvalidMessage: it is no reading, or its unit or value cannot be.
+        InvalidMessage: it is not a reading, or its unit or value is invalid.
     """
     _, kind, tail = line.words
     reading = line.record if isinstance(line.record, dict) else {"value": line.record}
@@ -222,17 +223,17 @@ def _reading(line: _ParsedRecord, kinds: KindsConfig) -> Reading:
 
 
 def _fields(line: _ParsedRecord) -> list[MetricField]:
-    """The fields of a metric.
+    """Return the fields of a metric.
 
     Raises:
-        InvalidMessage: it is no metric, or a name or value cannot be.
+        InvalidMessage: it is not a metric, or a name or value is invalid.
     """
     try:
         metric = _METRIC.validate_python(line.record)
     except ValidationError as error:
         raise SchemaMismatch(explain(error)) from error
     fields, tags = fields_of(metric), tags_of(metric)
-    fields_text(fields)  # refuses what the time-series store would
+    fields_text(fields)  # raises if the time-series store would reject them
     return [
         MetricField(
             line.time_ms,
@@ -269,13 +270,13 @@ def _entities(line: _ParsedRecord) -> Iterator[str]:
 
 
 def _text(record: Mapping[str, Any], member: str) -> str | None:
-    """The text of a member; None if it is blank or no text."""
+    """Return the text of a member; None if it is blank or not a text."""
     value = record.get(member)
     return value if isinstance(value, str) and value.strip() else None
 
 
 def _number(value: object) -> float:
-    """A finite number; true is 1 and false is 0."""
+    """Return a finite number; true is 1 and false is 0."""
     if not isinstance(value, int | float):
         raise SchemaMismatch
     if not abs(value) <= sys.float_info.max:  # infinite, or not a number
