@@ -32,7 +32,6 @@ STAND_IN = "meshtasks.stand-in"
 NewUrl = Callable[[str], str]
 
 _SECRET = "mesh-container-secret"
-_COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 _STARTING_SECONDS = 120
 
 
@@ -54,7 +53,8 @@ def docker_answers() -> bool:
 
 def image_of(service: str) -> str:
     """The image that docker-compose.yml pins for a service."""
-    name: str = _COMPOSE["services"][service]["image"]
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    name: str = compose["services"][service]["image"]
     return name
 
 

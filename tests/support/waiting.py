@@ -30,5 +30,5 @@ def wait_until(
             message = f"gave up after {within_seconds:g} s waiting for {what}"
             raise AssertionError(message)
         # Whoever asks servers all the time keeps them from what is waited for.
-        time.sleep(min(max(0.02, 4 * (now - asked_at)), _LONGEST_PAUSE_SECONDS))
+        time.sleep(min(max(0.02, 8 * (now - asked_at)), _LONGEST_PAUSE_SECONDS))
         asked_at = time.monotonic()

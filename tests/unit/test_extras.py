@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ _PROJECT = tomllib.loads(
     (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
 )["project"]
 _EXTRAS: dict[str, list[str]] = _PROJECT["optional-dependencies"]
-_DISTRIBUTIONS = packages_distributions()
 
 
 def names_of(requirements: list[str]) -> set[str]:
@@ -49,6 +49,12 @@ def lacks(extra: Extra) -> Any:
         match=rf"{module}: is not installed; .+ needs it: "
         rf"pip install 'meshtasks\[{extra}\]'$",
     )
+
+
+@pytest.fixture(scope="module")
+def distributions() -> Mapping[str, list[str]]:
+    """Those that are installed here, by module."""
+    return packages_distributions()
 
 
 @pytest.fixture
@@ -80,8 +86,10 @@ def test_all_is_all_of_them() -> None:
 
 
 @pytest.mark.parametrize("extra", MODULES)
-def test_the_modules_of_an_extra_are_those_it_installs(extra: Extra) -> None:
-    of_modules = [_DISTRIBUTIONS[each][0] for each in MODULES[extra]]
+def test_the_modules_of_an_extra_are_those_it_installs(
+    extra: Extra, distributions: Mapping[str, list[str]]
+) -> None:
+    of_modules = [distributions[each][0] for each in MODULES[extra]]
 
     own = names_of(_EXTRAS[extra]) - {"meshtasks"}  # another extra
     assert names_of(of_modules) == own
