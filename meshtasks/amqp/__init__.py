@@ -1,8 +1,8 @@
-"""AMQP: topology, reading, the confirmed publisher, dead letters."""
+"""AMQP: topology, reading, publishing with confirms, dead letters."""
 
 from kombu.transport import TRANSPORT_ALIASES
 
-# Whatever connects to a broker in a process of the mesh, Celery too, reads with our
-# reader: messages may hold bytes that py-amqp's own raises on.
+# Every connection in a process of the mesh, Celery's included, uses our reader.
+# Messages may contain bytes on which py-amqp's reader raises.
 TRANSPORT_ALIASES["amqp"] = "meshtasks.amqp.receiving:Transport"
 TRANSPORT_ALIASES["amqps"] = "meshtasks.amqp.receiving:TLSTransport"

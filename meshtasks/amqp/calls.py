@@ -1,8 +1,8 @@
-"""Calls of commands and their answers, as messages.
+"""Messages of calls of commands and of their answers.
 
-A call is a task message of Celery's protocol 2, built here rather than by Celery so
-that it is published as everything else is: persistent, mandatory, confirmed
-(https://docs.celeryq.dev/en/stable/internals/protocol.html).
+A call is a task message of Celery's protocol 2
+(https://docs.celeryq.dev/en/stable/internals/protocol.html). It is built here, not by
+Celery, so that it is published like all messages: persistent, mandatory, with confirms.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.topology import Topology
 from meshtasks.text import clip
 
-#: What people see of the arguments in Flower.
+#: Longest text of the arguments that Flower shows.
 _SHOWN_CHARS = 500
 _NO_OTHER_TASKS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -25,14 +25,14 @@ State = Literal["STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
 
 
 class Answer(BaseModel):
-    """What is known of a call.
+    """A state of a call.
 
     Attributes:
-        task_id: of the call.
-        state: Celery's word for it.
-        result: what it returned, once it has succeeded.
-        error: why it failed, or is to be tried again.
-        at: epoch seconds.
+        task_id: id of the call.
+        state: Celery's name of the state.
+        result: the command's return value, if it succeeded.
+        error: why it failed, or is to be retried.
+        at: time of this state, epoch seconds.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,12 +47,13 @@ class Answer(BaseModel):
 def call_message(
     topology: Topology, name: str, arguments: Mapping[str, Any], call_id: str
 ) -> Outgoing:
-    """The message that calls a command, its answers wanted.
+    """The message that calls a command; answers go to the answers queue.
 
     Args:
-        topology: knows the way to the commands queue.
-        arguments: of the command, as JSON values.
-        call_id: the id of the call, a UUID.
+        topology: gives exchange and routing key of the commands queue.
+        name: name of the command.
+        arguments: arguments of the command, JSON values.
+        call_id: id of the call, a UUID.
     """
     way = topology.commands_binding
     return Outgoing(
@@ -78,7 +79,7 @@ def call_message(
 
 
 def answer_message(answer: Answer, queue: str) -> Outgoing:
-    """The message that brings an answer to a queue."""
+    """The message that carries an answer to a queue."""
     return Outgoing(
         "",
         queue,

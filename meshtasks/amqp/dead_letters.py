@@ -1,12 +1,11 @@
-"""Messages that failed: back to their queue later, or dead letters; what is known of a
-dead letter, and how one is replayed.
+"""Makes retries, dead letters and replays of messages, and reads dead letters.
 
-The original body and properties are published again; only headers are added.
+All of them have the original body and properties; only headers are added.
 
-Two kinds of headers give the reason of a dead letter: the mesh's own (``x-mesh-…``),
-and the broker's ``x-death`` of a message that it took from a queue itself, because it
-had been delivered too often, say. One with neither was published where no binding
-matches, and came by way of the alternate exchange.
+The reason of a dead letter is in one of two places: the mesh's headers (``x-mesh-…``),
+or the broker's ``x-death`` if the broker dead-lettered the message itself, for example
+because it was delivered too often. A dead letter with neither matched no binding, and
+the alternate exchange routed it here.
 """
 
 from __future__ import annotations
@@ -27,29 +26,29 @@ from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE, Topology
 from meshtasks.outcome import REASON_LIMIT_CHARS, TRACEBACK_LIMIT_CHARS, Dead
 from meshtasks.text import clip
 
-#: ``dead.letter`` is a direct exchange: ``#`` is a literal key, not a wildcard.
+#: ``dead.letter`` is a direct exchange: ``#`` is the exact key, not a wildcard.
 DEAD_LETTER_ROUTING_KEY = "#"
-#: Hex digits of an id: 48 bits, so that of 100,000 dead letters no two share one but
-#: once in 50,000 such queues.
+#: Hex digits of an id, 48 bits: of 50,000 queues with 100,000 dead letters each, one
+#: has two dead letters with the same id.
 ID_DIGITS = 12
-#: Kind of a message that was published where no binding matches.
+#: Kind of a dead letter that matched no binding.
 UNROUTABLE = "Unroutable"
-#: Earlier failures that a message remembers, and how much of each.
+#: Most entries of a message's history, and longest reason in one, characters.
 _HISTORY_LIMIT = 10
 REMEMBERED_CHARS = 300
-#: Epoch seconds that every calendar and time zone can show; the year 9999.
+#: Latest time, epoch seconds, that is in the year 9999 in every time zone.
 _END_OF_TIME = 253_370_764_800
 
 
 class FailedMessage(NamedTuple):
-    """The message (or the failed part of it) and where it failed.
+    """A message that failed, or the failed part of it.
 
     Attributes:
-        delivery: the delivery it came in.
-        queue: queue it was consumed from, which is also its task's name.
-        body: what to publish: the delivery's body, or for an array message the
-            JSON of the failed records only.
-        record_index: index of the record in its array message.
+        delivery: delivery of the message.
+        queue: queue from which it was consumed; also the name of its task.
+        body: body to publish: the delivery's, or of an array only the failed records,
+            as JSON.
+        record_index: index of the record in its array.
     """
 
     delivery: Delivery
@@ -67,18 +66,20 @@ def retry_message(
     single: bool,
     source: str = "",
 ) -> Outgoing:
-    """A message that comes back to the failing queue alone, after a wait.
+    """The message of a retry: it returns to its queue only, after a wait.
 
     Args:
-        level_seconds: the wait.
+        failing: the message.
+        level_seconds: wait of a retry queue; None to put the message at the end of its
+            queue at once.
         attempt: retries that count against it, this one included.
         now: epoch seconds.
-        single: it is to be processed alone.
-        source: the partition of the queue that it came from, if it has any.
+        single: whether to process it alone.
+        source: partition that it came from; empty if its queue has no partitions.
 
-    The exchange ``retry.<seconds>`` is a fanout into a queue whose messages
-    expire to the default exchange with the routing key kept: the queue's name.
-    Without a wait (None) it goes to the end of that queue.
+    The exchange ``retry.<seconds>`` is a fanout exchange. Messages in its queue expire
+    to the default exchange and keep their routing key, the name of the queue that they
+    return to.
     """
     extra: dict[str, object] = {
         headers.QUEUE: failing.queue,
@@ -94,7 +95,7 @@ def retry_message(
 def dead_message(
     failing: FailedMessage, dead: Dead, *, task_id: str, worker: str, now: float
 ) -> Outgoing:
-    """A dead letter: the original, and why it died."""
+    """The dead letter of a message: the original, and the reason in headers."""
     extra: dict[str, object] = {
         headers.QUEUE: failing.queue,
         headers.REASON: dead.reason[:REASON_LIMIT_CHARS],
@@ -113,7 +114,7 @@ def dead_message(
 
 
 def first_failed_at(delivery: Delivery, now: float) -> float:
-    """When the message first failed, epoch seconds; ``now`` if it had not."""
+    """Time of the first failure, epoch seconds; ``now`` if this is the first."""
     return past_in(delivery.headers, headers.FIRST_FAILED_AT, now) or now
 
 
@@ -128,7 +129,7 @@ def _again(
     }
     properties = kept_properties(delivery)
     if failing.body is not delivery.body:
-        properties.pop("content_encoding", None)  # parts of a body are plain
+        properties.pop("content_encoding", None)  # part of a body is not encoded
     return Outgoing(
         exchange,
         routing_key,
@@ -139,7 +140,7 @@ def _again(
 
 
 def kept_headers(delivery: Delivery) -> dict[str, Any]:
-    """The headers that a message published again keeps."""
+    """The headers that stay when a message is published again."""
     return {
         name: value
         for name, value in delivery.headers.items()
@@ -148,36 +149,36 @@ def kept_headers(delivery: Delivery) -> dict[str, Any]:
 
 
 def kept_properties(delivery: Delivery) -> dict[str, Any]:
-    """The AMQP properties, headers apart, that a message published again keeps."""
+    """The AMQP properties, without headers, that stay when a message is published
+    again."""
     properties: dict[str, Any] = {
         name: value
         for name, value in delivery.properties.items()
-        # user_id must be the publishing user's own; an expiration would drop
-        # the message while it waits.
+        # The broker accepts only the publishing account as user_id. An expiration would
+        # drop the message while it waits.
         if name not in {"application_headers", "user_id", "expiration"}
     }
     properties["delivery_mode"] = 2
-    # the original may have none (MQTT), and none must be invented for it
+    # None stops the publisher from adding a type that the original (MQTT) did not have
     properties.setdefault("content_type", None)
     return properties
 
 
 class DeadLetter(NamedTuple):
-    """A dead letter, less its body.
+    """A dead letter without its body.
 
     Attributes:
-        id: the same whenever it is read; messages that are the same in every respect
-            share one.
-        kind: class of the fault, or the broker's word for it (``delivery_limit``).
-        reason: the fault as a sentence.
-        queue: where it failed; None if it never was in a queue.
-        exchange: of first publication.
-        routing_key: of first publication.
-        failed_at: epoch seconds, None if unknown.
-        replays: how often it was replayed before.
-        replayed_at: when the last replay that took it began, as its command wrote
-            it; empty if none did.
-        sensor: what its record is of; empty if unknown.
+        id: hash of its content, the same whenever it is read; dead letters that are
+            equal share one.
+        kind: class of the error, or the broker's reason (``delivery_limit``).
+        reason: the reason as a sentence.
+        queue: queue in which it failed; None if it never was in a queue.
+        exchange: exchange of first publication.
+        routing_key: routing key of first publication.
+        failed_at: time of failure, epoch seconds; None if unknown.
+        replays: number of earlier replays.
+        replayed_at: start of the last replay, RFC 3339; empty if there was none.
+        sensor: sensor of its record; empty if unknown.
     """
 
     id: str
@@ -195,14 +196,14 @@ class DeadLetter(NamedTuple):
 def requeue_targets(
     dead_letter: DeadLetter, topology: Topology
 ) -> tuple[str, ...] | str:
-    """The queues that a dead letter is replayed to, or why it cannot be.
+    """The queues to which a dead letter is replayed, or the reason why it cannot be.
 
-    Only queues that carry what is published to the mesh: a dead letter's origin may be
-    made up, and the commands queue starts tasks.
+    Only domain queues are allowed: the origin of a dead letter may be forged, and
+    messages in the commands queue run tasks.
 
     Returns:
-        The queue it failed in; of one that never was in a queue, those that its
-        exchange and routing key lead to. Or a sentence.
+        The queue in which it failed; if it never was in a queue, the queues to which
+        its exchange and routing key lead. If there are none, the reason as a sentence.
     """
     ours = topology.domain_queues
     if dead_letter.queue is not None:
@@ -224,7 +225,7 @@ def requeue_targets(
 
 
 class Death(NamedTuple):
-    """Why, where and when a message died; see
+    """Why, where and when a message became a dead letter. Its attributes are those of
     :class:`~meshtasks.amqp.dead_letters.DeadLetter`."""
 
     kind: str
@@ -238,14 +239,15 @@ class Death(NamedTuple):
 def death_of(
     table: Mapping[str, Any], exchange: str, routing_key: str, timestamp: object
 ) -> Death:
-    """Why a message is in the dead-letter queue. There is an answer whatever
-    stands in its headers.
+    """Why a message is in the dead-letter queue. No value of a header raises an error.
 
     Args:
-        table: its AMQP headers, those that are believed
-            (:func:`~meshtasks.amqp.delivery.trusted_headers`). The broker's own
-            come first.
-        timestamp: its publisher's, epoch seconds.
+        table: its trusted AMQP headers
+            (:func:`~meshtasks.amqp.delivery.trusted_headers`). ``x-death`` takes
+            precedence.
+        exchange: exchange of the delivery.
+        routing_key: routing key of the delivery.
+        timestamp: time that its publisher set, epoch seconds.
     """
     failed_at: object
     if last := last_death(table):
@@ -272,7 +274,7 @@ def death_of(
 
 
 def dead_letter_of(delivery: Delivery) -> DeadLetter:
-    """What is known of a message from the dead-letter queue."""
+    """Read a message of the dead-letter queue."""
     table = delivery.headers
     death = death_of(
         table,
@@ -305,7 +307,8 @@ _OF_SENSOR = msgspec.json.Decoder(_OfSensor)
 
 
 def sensor_of(body: bytes, routing_key: str) -> str:
-    """The sensor that a record names, or else the routing key's tail."""
+    """The sensor id in a record; if it has none, the words of the routing key after
+    ``domain.kind``."""
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         if body[:1] == b"{" and (named := _OF_SENSOR.decode(body).sensor_id):
             return named
@@ -321,16 +324,18 @@ def replay_messages(
     body: bytes | None = None,
     way_to: Callable[[str, str], tuple[str, str]] = lambda queue, _key: ("", queue),
 ) -> list[Outgoing]:
-    """The messages that take a dead letter to its queues once more, and nowhere else.
+    """The messages of a replay: one for each queue, and for no other queue.
 
-    They are as it was first published, plus what the mesh noted of its origin, how
-    often it was replayed, and the reason each time.
+    They equal the message as first published, plus headers for its origin, the number
+    of replays, and the reason of each failure.
 
     Args:
-        queues: where to (:func:`~meshtasks.amqp.dead_letters.requeue_targets`).
-        replayed_at: when this replay began, RFC 3339.
-        body: to send instead of the message's own.
-        way_to: exchange and routing key that lead to a queue, and its first routing key
+        delivery: the dead letter as a delivery.
+        dead_letter: the same, read by :func:`dead_letter_of`.
+        queues: destinations (:func:`~meshtasks.amqp.dead_letters.requeue_targets`).
+        replayed_at: start of this replay, RFC 3339.
+        body: corrected body; None for the original.
+        way_to: gives exchange and routing key for a queue and the first routing key
             (:meth:`~meshtasks.amqp.topology.Topology.way_to`).
     """
     table = {
@@ -338,7 +343,8 @@ def replay_messages(
         for name, value in kept_headers(delivery).items()
         if name not in headers.OF_A_FAILURE
     }
-    if dead_letter.failed_at is not None:  # else a reading without time is of today
+    # without this, a reading that has no time would get today's
+    if dead_letter.failed_at is not None:
         table.setdefault(headers.RECEIVED_AT, dead_letter.failed_at)
     table |= {
         headers.EXCHANGE: dead_letter.exchange,
@@ -354,7 +360,7 @@ def replay_messages(
     if body is None:
         body = delivery.body
     else:
-        properties.pop("content_encoding", None)  # what was typed is plain
+        properties.pop("content_encoding", None)  # a corrected body is not encoded
     return [
         Outgoing(
             *way_to(queue, dead_letter.routing_key),
@@ -367,7 +373,7 @@ def replay_messages(
 
 
 def history_of(delivery: Delivery) -> list[Mapping[str, Any]]:
-    """What the message had died of before its replays, the latest last; the keys are
+    """Reasons of the failures before each replay, the latest last. The keys are
     ``kind``, ``reason``, ``queue``, ``failed_at``, ``replayed_at`` and ``edited``."""
     history = delivery.headers.get(headers.HISTORY)
     entries = history if isinstance(history, list) else []
@@ -393,8 +399,8 @@ def _rfc3339(seconds: float) -> str:
 
 
 def _epoch(value: object) -> float | None:
-    """Epoch seconds of a moment in a header: RFC 3339 text, or AMQP's timestamp; None
-    if it is none, or none of this age."""
+    """Epoch seconds of a time in a header (RFC 3339 text, AMQP timestamp, or number);
+    None if it is not a time from 1970 to 9999."""
     moment = value
     if isinstance(value, str):
         try:
@@ -402,7 +408,7 @@ def _epoch(value: object) -> float | None:
         except ValueError:
             return None
     if isinstance(moment, datetime):
-        # AMQP's has no zone: it counts seconds since the epoch.
+        # An AMQP timestamp has no time zone: it counts seconds since the epoch.
         moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     if not isinstance(moment, int | float) or isinstance(moment, bool):
         return None
@@ -410,5 +416,5 @@ def _epoch(value: object) -> float | None:
 
 
 def _text(value: object) -> str:
-    """What stands where a text is expected."""
+    """The value if it is a text, else its ``repr``, truncated."""
     return value if isinstance(value, str) else clip(repr(value), REMEMBERED_CHARS)

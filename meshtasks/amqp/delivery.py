@@ -1,19 +1,21 @@
-"""AMQP deliveries: what the worker keeps of one, and what travels to the pool.
+"""AMQP deliveries: what the worker keeps of them, and what goes to the pool.
 
-A message published again by the mesh (retry, replay) keeps its first exchange
-and routing key in headers; everything here reads those.
+The mesh publishes some messages again (retry, replay). Their first exchange and
+routing key are in headers, and the functions of this module read them there.
 
-Which headers of a message are believed.
+Which headers are trusted:
 
-Whoever may publish a message chooses its headers, the ``x-mesh-…`` and the ``x-death``
-among them. What cannot be chosen is the exchange a message is delivered from: the
-broker names it, also behind bindings between exchanges and alternate exchanges. So the
-mesh's own headers count on those exchanges only that senders may not publish to
-(:mod:`meshtasks.amqp.accounts`): the default exchange, by which retries, replays of
-dead letters and replays of the archive come back, the exchanges before partitions, by
-which replays come back to those, and the exchange of dead letters.
+A publisher can set any header, ``x-mesh-…`` and ``x-death`` included. It cannot forge
+the exchange of a delivery. The broker sets that to the exchange of publication, also
+when bindings between exchanges or an alternate exchange route the message. So the
+mesh's headers are trusted only on exchanges to which publishers have no access
+(:mod:`meshtasks.amqp.accounts`):
 
-What is believed is bounded all the same: no value of a header may stop a worker.
+* the default exchange: retries, replays of dead letters and replays of the archive;
+* the exchanges before partitions: replays to partitioned queues;
+* the exchange of dead letters.
+
+Values of trusted headers are bounded too: no value may stop a worker.
 """
 
 from __future__ import annotations
@@ -30,15 +32,17 @@ from meshtasks.amqp.receiving import Message
 from meshtasks.amqp.topology import ARCHIVE_EXCHANGE, DEAD_LETTER_EXCHANGE
 
 _PREFIX = "x-mesh-"
-#: More retries than are ever configured, and one more is still an AMQP integer.
+#: Upper bound of counts in headers: above any configured number of retries, and far
+#: below the largest AMQP integer.
 _LARGEST_COUNT = 1_000_000
 
 
 def trusted_headers(table: dict[str, Any], exchange: str) -> dict[str, Any]:
-    """The headers of a message, less those that its sender may have made up.
+    """The headers of a message without those that its publisher may have forged.
 
     Args:
-        exchange: that it was delivered from.
+        table: all AMQP headers of the message.
+        exchange: exchange of the delivery.
     """
     if not exchange or exchange.startswith(PARTITIONS_PREFIX):
         return table
@@ -48,7 +52,7 @@ def trusted_headers(table: dict[str, Any], exchange: str) -> dict[str, Any]:
         came_by = None if last is None else last.get("exchange")
         if not came_by or str(came_by).startswith(PARTITIONS_PREFIX):
             return table
-        # the broker took it, before the mesh had added headers
+        # the broker dead-lettered it before the mesh had added headers
         kept = headers.BROKER_MANAGED
     elif exchange == ARCHIVE_EXCHANGE:
         kept = frozenset({headers.EXCERPTS})
@@ -61,10 +65,11 @@ def trusted_headers(table: dict[str, Any], exchange: str) -> dict[str, Any]:
 
 
 def last_death(table: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The broker's note on a message that it took from a queue itself, if it did.
+    """The latest entry of ``x-death``; None if there is none.
 
-    Only in a message from the exchange of dead letters is it certain that the broker
-    has written it. The queue in it is then the one the message was taken from.
+    The broker adds an entry when it dead-letters a message itself; the entry names the
+    queue. Only in a message from the exchange of dead letters is it certain that the
+    broker wrote it.
     """
     match table.get("x-death"):
         case [dict() as last, *_]:
@@ -74,7 +79,7 @@ def last_death(table: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def count_in(table: Mapping[str, Any], name: str) -> int:
-    """A number of times; 0 if there is none, or something else."""
+    """The count in a header; 0 if the header is missing or not an integer."""
     value = table.get(name)
     if not isinstance(value, int) or isinstance(value, bool):
         return 0
@@ -82,8 +87,8 @@ def count_in(table: Mapping[str, Any], name: str) -> int:
 
 
 def past_in(table: Mapping[str, Any], name: str, now: float) -> float | None:
-    """A moment that is over, epoch seconds; None if there is none, or something else
-    (infinity, say)."""
+    """The past time in a header, epoch seconds; None if the header is missing, in the
+    future, or not a finite number."""
     value = table.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
@@ -91,29 +96,29 @@ def past_in(table: Mapping[str, Any], name: str, now: float) -> float | None:
 
 
 def text_in(table: Mapping[str, Any], name: str) -> str | None:
-    """A text; None if there is none, or something else."""
+    """The text in a header; None if the header is missing or not a text."""
     value = table.get(name)
     return value if isinstance(value, str) else None
 
 
-#: (body, exchange, routing key, properties, received at); a plain tuple, because it is
-#: pickled for every message of every batch. Properties are those that
-#: handlers need, or the bytes they came as: most messages have no headers, and the pool
-#: decodes the rest.
+#: What goes to the pool: (body, exchange, routing key, properties, received at). A
+#: plain tuple, because it is pickled for every message of every batch. The properties
+#: are the received bytes, which the pool decodes; or, if the message has headers, the
+#: decoded ones that handlers need.
 Wire = tuple[bytes, str, str, bytes | Origin, float]
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """One AMQP delivery as the consuming process holds it until it is resolved.
+    """One AMQP delivery, as the consuming process holds it until it is resolved.
 
     Attributes:
         tag: delivery tag on its channel.
-        body: the body, undecoded.
-        exchange: the exchange of first publication.
-        routing_key: the routing key of first publication.
+        body: undecoded bytes.
+        exchange: exchange of first publication.
+        routing_key: routing key of first publication.
         properties: AMQP properties, ``application_headers`` included.
-        redelivered: the broker delivered it before.
-        received_at: epoch seconds; of the first receipt, kept over retries.
+        redelivered: whether the broker delivered the message before.
+        received_at: time of first receipt, epoch seconds; retries keep it.
     """
 
     tag: int
@@ -129,7 +134,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         """AMQP headers; empty when there are none."""
         properties = self.properties
         if type(properties) is Properties and not properties.has_headers:
-            return {}  # which need not be decoded to be found out
+            return {}  # known without decoding the properties
         return properties.get("application_headers") or {}
 
     @property
@@ -152,7 +157,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 
 
 def delivery_of(message: Message, received_at: float) -> Delivery:
-    """A delivery from a message, less the headers that are not believed."""
+    """Make a delivery of a message, without the headers that are not trusted."""
     properties: Mapping[str, Any] | Properties = message.properties
     exchange, routing_key = message.exchange, message.routing_key
     if message.properties.has_headers:

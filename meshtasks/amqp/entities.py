@@ -1,14 +1,16 @@
-"""Exchanges, queues and bindings, as topology.yaml describes them; what stands for a
-queue in partitions; and how routing keys match patterns, as in RabbitMQ.
+"""Exchanges, queues and bindings of topology.yaml, the entities of partitioned queues,
+and the matching of routing keys by RabbitMQ's rules.
 
-Messages of one routing key stay in one partition, in their order. An exchange of
-RabbitMQ's plugin ``rabbitmq_consistent_hash_exchange`` stands before the partitions and
-chooses by a hash of the routing key, which is all that AMQP and MQTT publishers have in
-common. Each is a quorum queue with a single active consumer
+A partitioned queue consists of several queues, its partitions. All messages of one
+routing key are in one partition, in order. The exchange before the partitions belongs
+to RabbitMQ's plugin ``rabbitmq_consistent_hash_exchange``; it selects the partition by
+a hash of the routing key, because that is all that AMQP and MQTT publishers have in
+common. Each partition is a quorum queue with a single active consumer
 (https://www.rabbitmq.com/docs/consumers#single-active-consumer).
 
-Outside of this package and the worker's consumers the name of the queue is the name of
-them all. A retry goes back to its partition; what is replayed, through the exchange.
+Only this package and the worker's consumers use the names of partitions; all other code
+uses the name of the queue. A retry returns to its partition; a replay goes through the
+exchange.
 """
 
 from __future__ import annotations
@@ -27,22 +29,22 @@ from pydantic import (
 
 from meshtasks.config.loader import ConfigModel, refuse_value
 
-#: Stands for "no limit". RabbitMQ 4 reads a missing limit as 20, and its own
-#: spelling of "no limit", -1, makes 3.10 drop a message at its first redelivery.
+#: Means "no limit". RabbitMQ 4 takes a missing limit as 20. Its value for "no limit",
+#: -1, makes RabbitMQ 3.10 drop a message at the first redelivery.
 UNLIMITED_DELIVERIES = 1_000_000_000
 
-#: How long the outcome of a command waits to be fetched.
+#: How long the answer to a command waits for its caller.
 ANSWER_TTL_SECONDS = 7 * 86_400
 
 HASH_PLUGIN = "rabbitmq_consistent_hash_exchange"
 HASH_EXCHANGE_TYPE = "x-consistent-hash"
-#: Nobody but the mesh publishes to exchanges of this name.
+#: Prefix of the exchanges before partitions; only the mesh may publish to them.
 PARTITIONS_PREFIX = "partitions."
 MOST_PARTITIONS = 64
 
 _SUFFIX = re.compile(r"\.part-\d+$")
 
-#: Of names and routing keys (AMQP 0-9-1, section 4.2.5.3).
+#: Longest name or routing key (AMQP 0-9-1, section 4.2.5.3).
 SHORT_STRING_LIMIT_BYTES = 255
 _MAX_RETRY_LEVEL_SECONDS = 86_400
 
@@ -53,9 +55,12 @@ def exchange_of(queue: str) -> str:
 
 
 def presence_of(queue: str) -> str:
-    """Name of the queue that every worker of these partitions consumes, and nobody
-    publishes to: who has few partitions learns so how many share them. (Of a queue with
-    a single active consumer the broker counts that one alone.)"""
+    """Name of the presence queue of a partitioned queue.
+
+    Every worker of the partitions consumes it, and nobody publishes to it. Its number
+    of consumers tells a worker how many workers share the partitions. The partitions
+    themselves cannot: the broker counts only their single active consumer.
+    """
     return PARTITIONS_PREFIX + queue
 
 
@@ -65,12 +70,12 @@ def partition_name(queue: str, index: int) -> str:
 
 
 def queue_of(name: str) -> str:
-    """The queue that a partition is one of; any other name is its own."""
+    """Name of the queue to which a partition belongs; other names are unchanged."""
     return _SUFFIX.sub("", name)
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a name is kept for partitions."""
+    """Whether a name is reserved for partitions."""
     return name.startswith(PARTITIONS_PREFIX) or bool(_SUFFIX.search(name))
 
 
@@ -103,10 +108,10 @@ RetryLevel = Annotated[int, Field(ge=1, le=_MAX_RETRY_LEVEL_SECONDS)]
 
 
 class ExchangeDefaults(ConfigModel):
-    """What an exchange may leave to the ``defaults`` block.
+    """Keys of an exchange that ``defaults`` may set.
 
     Attributes:
-        alternate: exchange that takes the messages no binding here matches.
+        alternate: exchange that gets the messages that match no binding of this one.
     """
 
     alternate: ShortText | None = None
@@ -120,21 +125,21 @@ class Exchange(ExchangeDefaults):
 
     @property
     def arguments(self) -> dict[str, str | int]:
-        """The arguments it is declared with."""
+        """Arguments of its declaration."""
         return {"alternate-exchange": self.alternate} if self.alternate else {}
 
 
 class QueueDefaults(ConfigModel):
-    """What a queue may leave to the ``defaults`` block.
+    """Keys of a queue that ``defaults`` may set.
 
     Attributes:
-        kind: quorum queues only. Only they limit redeliveries and hold a dead
-            letter until the dead-letter queue has it.
-        delivery_limit: deliveries without an acknowledgement after which a
-            message is a dead letter; None for no limit.
-        dead_letter_exchange: exchange that takes rejected messages and those
-            over the limit; None for the dead-letter queue itself.
-        dead_letter_routing_key: routing key they get; None keeps their own.
+        kind: type of the queue. Only quorum queues limit redeliveries, and keep a dead
+            letter until the dead-letter queue has confirmed it.
+        delivery_limit: number of deliveries without acknowledgement after which the
+            broker dead-letters a message; None for no limit.
+        dead_letter_exchange: exchange of the messages that the broker dead-letters;
+            None for the dead-letter queue itself.
+        dead_letter_routing_key: their routing key; None keeps the message's own.
     """
 
     kind: Literal["quorum"] = "quorum"
@@ -147,10 +152,10 @@ class Queue(QueueDefaults):
     """A queue; always durable.
 
     Attributes:
-        max_bytes: of the bodies that wait in it; with so many it refuses what is
-            published. None for no bound.
-        partitions: queues of which it is made, so that the messages of one routing key
-            stay in order; None for one queue, as ever.
+        max_bytes: limit of the bodies in the queue, bytes; at the limit it rejects
+            publishes. None for no limit.
+        partitions: number of partitions, which keep the messages of one routing key in
+            order; None for a single queue.
     """
 
     name: Name
@@ -159,14 +164,14 @@ class Queue(QueueDefaults):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the broker has of it: itself, or its partitions."""
+        """Names by which the broker knows it: its partitions, or itself."""
         return tuple(
             partition_name(self.name, index) for index in range(self.partitions or 0)
         ) or (self.name,)
 
     @property
     def arguments(self) -> dict[str, str | int]:
-        """The arguments it is declared with."""
+        """Arguments of its declaration."""
         limit = self.delivery_limit or UNLIMITED_DELIVERIES
         arguments: dict[str, str | int] = {
             "x-queue-type": self.kind,
@@ -187,7 +192,7 @@ class Queue(QueueDefaults):
 
 
 class DerivedQueue(NamedTuple):
-    """A queue that follows from what topology.yaml has; a partition, say."""
+    """A queue that topology.yaml implies without naming it, such as a partition."""
 
     name: str
     arguments: dict[str, str | int]
@@ -202,12 +207,12 @@ class HashExchange(NamedTuple):
 
 
 class RetryQueue(NamedTuple):
-    """Where messages wait before they return to the queue they failed in.
+    """A queue in which messages wait before they return to the queue they failed in.
 
-    A message published to the exchange of the same name, with the name of a
-    queue as routing key, expires after ``seconds`` to the default exchange with
-    that key, so it returns to that queue alone. All messages of a queue wait
-    equally long because only the head of a queue expires.
+    A message is published to the exchange of the same name, with the queue it failed in
+    as routing key. After ``seconds`` it expires to the default exchange with the same
+    key, and so returns to that queue only. All messages of a retry queue wait equally
+    long, because the broker expires messages only at the head of a queue.
     """
 
     seconds: int
@@ -219,7 +224,7 @@ class RetryQueue(NamedTuple):
 
     @property
     def arguments(self) -> dict[str, str | int]:
-        """The arguments it is declared with."""
+        """Arguments of its declaration."""
         return {
             "x-queue-type": "quorum",
             "x-message-ttl": self.seconds * 1000,
@@ -228,11 +233,11 @@ class RetryQueue(NamedTuple):
 
 
 def answers_queue(commands_queue: str) -> DerivedQueue:
-    """Where the outcomes of commands wait for their callers; the default exchange is
-    the way in.
+    """The queue in which answers to commands wait for their callers.
 
-    A caller names it in ``reply_to``, and only it is answered to. What is not
-    fetched within a week is gone: an outcome is worth less than the disk it fills.
+    Answers are published through the default exchange. A caller names the queue in
+    ``reply_to``; no other queue gets answers. Answers that nobody fetches expire after
+    a week, so that they do not fill the disk.
     """
     arguments: dict[str, str | int] = {
         "x-queue-type": "quorum",
@@ -243,14 +248,14 @@ def answers_queue(commands_queue: str) -> DerivedQueue:
 
 
 class Binding(ConfigModel):
-    """Messages of ``exchange`` that match ``routing_key`` go on to one destination.
+    """Routes the messages of ``exchange`` that match ``routing_key`` to a destination.
 
     Attributes:
-        exchange: the source.
-        queue: the destination, when it is a queue.
-        to_exchange: the destination, when it is an exchange.
-        routing_key: a pattern for a topic exchange, a literal for a direct one,
-            of no effect for a fanout.
+        exchange: name of the source.
+        queue: name of the destination, if it is a queue.
+        to_exchange: name of the destination, if it is an exchange.
+        routing_key: for a topic exchange a pattern, for a direct exchange the exact
+            key; a fanout exchange ignores it.
     """
 
     exchange: ShortText
@@ -266,7 +271,7 @@ class Binding(ConfigModel):
 
     @property
     def destination(self) -> str:
-        """Name of the queue or exchange it leads to."""
+        """Name of the destination queue or exchange."""
         return self.queue or self.to_exchange or ""
 
     @property
@@ -276,15 +281,16 @@ class Binding(ConfigModel):
 
     @property
     def label(self) -> str:
-        """The binding in one line, for people."""
+        """The binding as one line of text for messages."""
         to = f"{self.destination_type} {self.destination}"
         return f"{self.exchange} → {to} ({self.routing_key!r})"
 
 
 def _dead_lettering(exchange: str) -> dict[str, str | int]:
-    """Arguments that hold a dead letter until a queue has confirmed it.
+    """Arguments that make the broker keep a dead letter until a queue confirms it.
 
-    By default it is sent once and forgotten. RabbitMQ wants the overflow with it.
+    By default it sends a dead letter once, at most. RabbitMQ requires this overflow
+    strategy with ``at-least-once``.
     """
     return {
         "x-dead-letter-exchange": exchange,
@@ -293,10 +299,10 @@ def _dead_lettering(exchange: str) -> dict[str, str | int]:
     }
 
 
-#: Where the broker's MQTT plugin publishes what devices send.
+#: Exchange to which the broker's MQTT plugin publishes the messages of devices.
 MQTT_EXCHANGE = "amq.topic"
-#: Exchanges that every RabbitMQ virtual host has, with their types. A binding may
-#: start at one; nobody may declare them.
+#: Exchanges of every RabbitMQ virtual host, with their types. They may be the source of
+#: a binding, but cannot be declared.
 PREDECLARED_EXCHANGES = {
     "amq.direct": "direct",
     "amq.fanout": "fanout",
@@ -305,13 +311,13 @@ PREDECLARED_EXCHANGES = {
 
 
 def tail_of(routing_key: str) -> str:
-    """Words after ``domain.kind``: ``living_room`` of
-    ``sensors.temperature.living_room``; empty when there are none."""
+    """The words after ``domain.kind``: ``living_room`` of
+    ``sensors.temperature.living_room``; empty if there are none."""
     return ".".join(routing_key.split(".")[2:])
 
 
 def matches(exchange_type: str, binding: Binding, routing_key: str) -> bool:
-    """Whether an exchange of this type would route a message by a binding."""
+    """Whether an exchange of this type routes the routing key by the binding."""
     match exchange_type:
         case "fanout":
             return True
@@ -323,15 +329,15 @@ def matches(exchange_type: str, binding: Binding, routing_key: str) -> bool:
 
 @lru_cache(maxsize=16_384)
 def topic_matches(pattern: str, routing_key: str) -> bool:
-    """Whether a topic exchange would route ``routing_key`` by ``pattern``.
+    """Whether a topic exchange routes ``routing_key`` by ``pattern``.
 
-    Words are separated by dots; ``*`` stands for exactly one word, ``#`` for any
-    number of words, none included (AMQP 0-9-1, section 3.1.3.3). As in RabbitMQ an
-    empty routing key has no words, and a word may be empty (``a..b`` has three).
+    Words are separated by dots; ``*`` matches exactly one word, ``#`` any number of
+    words, also none (AMQP 0-9-1, section 3.1.3.3). As in RabbitMQ, an empty routing key
+    has no words, and a word may be empty (``a..b`` has three).
 
-    The time grows with pattern times key, whatever the pattern: all ways to read
-    it are followed at once, where trying one after the other could take ages for
-    ``#.a.#.b.#`` and the like. A repeated question costs 0.1 µs.
+    The time is proportional to length of pattern times length of key, because all
+    possible matches are followed at once. Backtracking would take exponential time for
+    patterns such as ``#.a.#.b.#``. A cached result takes 0.1 µs.
     """
     wanted = _words(pattern)
     reached = _past_hashes(wanted, {0})
@@ -350,7 +356,7 @@ def topic_matches(pattern: str, routing_key: str) -> bool:
 
 @lru_cache(maxsize=4_096)
 def patterns_overlap(one: str, other: str) -> bool:
-    """Whether there is a routing key that both patterns match."""
+    """Whether some routing key matches both patterns."""
     return _overlap(tuple(_words(one)), tuple(_words(other)))
 
 
@@ -371,7 +377,7 @@ def _words(text: str) -> list[str]:
 
 
 def _past_hashes(wanted: list[str], indexes: AbstractSet[int]) -> set[int]:
-    """The indexes, and those behind each ``#`` there, which may match no word."""
+    """The indexes, and those after each ``#`` there: ``#`` may match no word."""
     reached = set(indexes)
     for start in indexes:
         index = start

@@ -1,8 +1,9 @@
-"""The AMQP headers that the mesh writes, and any headers as JSON, with their types.
+"""Names of the AMQP headers that the mesh writes, and conversion of headers to JSON.
 
-What JSON has no type for is an object of one member whose name begins with ``$``:
-``{"$bytes": "/wA="}``, ``{"$decimal": "1.50"}``, ``{"$time": 1795435200}``,
-``{"$float": "nan"}``. A table that looks so itself stands in ``{"$table": …}``.
+A value of a type that JSON does not have becomes an object with one member, whose name
+begins with ``$``: ``{"$bytes": "/wA="}``, ``{"$decimal": "1.50"}``,
+``{"$time": 1795435200}``, ``{"$float": "nan"}``. A table that looks like one of these
+becomes ``{"$table": …}``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MARK = "$"
 
 
 def as_json(value: object) -> Any:
-    """A value of a header as JSON has it."""
+    """Convert a value of a header to JSON."""
     if isinstance(value, dict):
         table = {str(name): as_json(item) for name, item in value.items()}
         return {"$table": table} if _is_marked(table) else table
@@ -33,7 +34,7 @@ def _marked(value: object) -> Any:
             return {"$bytes": base64.b64encode(value).decode()}
         case Decimal():
             return {"$decimal": str(value)}
-        case datetime():  # AMQP's has no zone: it counts seconds since the epoch
+        case datetime():  # an AMQP timestamp has no zone: it counts epoch seconds
             return {"$time": int(value.replace(tzinfo=UTC).timestamp())}
         case float() if not math.isfinite(value):
             return {"$float": str(value)}
@@ -42,10 +43,10 @@ def _marked(value: object) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """What :func:`as_json` has made JSON of.
+    """Convert JSON of :func:`as_json` back to the value.
 
     Raises:
-        ValueError: the type is none of these, or the value none of its type.
+        ValueError: the type is unknown, or the value is invalid for its type.
     """
     if isinstance(value, list):
         return [from_json(item) for item in value]
@@ -85,48 +86,48 @@ def _is_marked(table: Mapping[str, Any]) -> bool:
 #: Exchange and routing key of first publication.
 EXCHANGE = "x-mesh-exchange"
 ROUTING_KEY = "x-mesh-routing-key"
-#: Queue the message failed in.
+#: Queue in which the message failed.
 QUEUE = "x-mesh-queue"
-#: Retries that count against the message (those during an outage do not).
+#: Number of retries that count against the message (not those during an outage).
 ATTEMPT = "x-mesh-attempt"
-#: Epoch seconds of the first failure; gives the age that ``max_age`` bounds.
+#: Time of the first failure, epoch seconds; ``max_age_seconds`` counts from it.
 FIRST_FAILED_AT = "x-mesh-first-failed-at"
-#: Epoch seconds of first receipt: the time of a reading that carries none.
+#: Time of first receipt, epoch seconds; also the time of a reading that has none.
 RECEIVED_AT = "x-mesh-received-at"
-#: Set on a message that must be processed alone: it may have killed its process.
+#: Set on a message that must be processed alone, because it may have killed a process.
 SINGLE = "x-mesh-isolate"
-#: Why a message is dead: a sentence, and the class of the fault.
+#: Why the message is dead: a sentence, the class and message of the error, the end of
+#: the traceback.
 REASON = "x-mesh-reason"
 ERROR_TYPE = "x-mesh-error-type"
 ERROR_MESSAGE = "x-mesh-error-message"
 TRACEBACK = "x-mesh-traceback"
-#: How often it was retried, by which task, when and where it died.
+#: Number of retries; name and id of the task, time and worker of the failure.
 RETRIES = "x-mesh-retries"
 TASK = "x-mesh-task"
 TASK_ID = "x-mesh-task-id"
 FAILED_AT = "x-mesh-failed-at"
 WORKER = "x-mesh-worker"
-#: Place of the record in the array message it came in.
+#: Index of the record in its array.
 RECORD_INDEX = "x-mesh-record-index"
 
-#: What of a message's headers had to be left out when it was published again.
+#: Names of the headers that were left out when the message was published again.
 OMITTED = "x-mesh-omitted-headers"
 
-#: How often a dead letter was replayed, when the last replay that took it began, and
-#: the reason each time (tables, the latest last).
+#: Number of replays of a dead letter, start of the last one, and the reasons of the
+#: failures before them (tables, the latest last).
 REPLAYS = "x-mesh-replays"
 REPLAYED_AT = "x-mesh-replayed-at"
 HISTORY = "x-mesh-history"
 
-#: Id in the archive of a record that comes from there once more. It is not archived
-#: again.
+#: Id in the archive of a record that is replayed from there; it is not archived again.
 ARCHIVED = "x-mesh-archived"
-#: Marks a message that is stored silently: no alerts, no webhooks.
+#: Marks a message that causes no alerts and no webhooks.
 QUIET = "x-mesh-quiet"
 #: Marks excerpts that the mesh made for the archive.
 EXCERPTS = "x-mesh-archive"
 
-#: What a failure adds. A message that is replayed begins anew.
+#: Headers that a failure adds. A replay removes them.
 OF_A_FAILURE = frozenset(
     {
         ATTEMPT,
@@ -143,7 +144,7 @@ OF_A_FAILURE = frozenset(
     }
 )
 
-#: How RabbitMQ notes that it took a message from a queue itself.
+#: Headers that RabbitMQ adds when it dead-letters a message itself.
 DEATHS_OF_THE_BROKER = frozenset(
     {
         "x-death",
@@ -156,13 +157,13 @@ DEATHS_OF_THE_BROKER = frozenset(
     }
 )
 
-#: Headers that RabbitMQ keeps itself. They are not copied to a message
-#: published again: a stale ``x-death`` makes brokers before 4.0.1 take a later
-#: expiry for a dead-letter cycle and drop the message.
+#: Headers that RabbitMQ manages. They are not copied when a message is published again:
+#: with an old ``x-death``, brokers before 4.0.1 take a later expiry for a dead-letter
+#: cycle and drop the message.
 BROKER_MANAGED = DEATHS_OF_THE_BROKER | {"x-delivery-count", "x-acquired-count"}
 
-#: Headers that send a message to further queues (CC and BCC, of RabbitMQ), or make a
-#: call of it (Celery's task protocol 2). A sender's are not published again.
+#: Headers that route a message to more queues (RabbitMQ's CC and BCC) or make it a call
+#: (Celery's task protocol 2). If a publisher set them, they are not published again.
 STEERING = frozenset(
     {
         "BCC",

@@ -1,12 +1,12 @@
-"""The one way into the mesh: persistent, mandatory, confirmed.
+"""Publishes to the mesh: persistent, mandatory, with confirms. No other module does.
 
-Messages are written to the socket many at a time, and confirms collected as they
-come, so a batch costs about one round trip instead of one per message (kombu's
-``confirm_publish`` waits after every message).
+Many messages are written to the socket at once, and confirms are collected as they
+arrive. So a batch costs about one round trip; kombu's ``confirm_publish`` waits after
+every message.
 
-A broker that is short of memory or disk stops reading from those who publish, and
-announces it (``connection.blocked``). It has what was written before, and takes it
-when the alarm is over. So nothing is sent a second time while the connection lives.
+A broker that is short of memory or disk stops reading from connections that publish,
+and sends ``connection.blocked``. It keeps what was written before, and processes it
+when the alarm is over. So nothing is sent twice while the connection is open.
 """
 
 from __future__ import annotations
@@ -32,37 +32,39 @@ from meshtasks.errors import (
 
 __all__ = ["Outgoing", "Publisher"]
 
-#: Most messages in flight, so that neither side's socket buffer fills up with frames
-#: that the other does not read.
+#: Most messages in flight. With more, the socket buffers of both sides could fill with
+#: frames that the other side does not read.
 _WINDOW = 2_000
-#: About as much is written at once.
+#: Approximate size of one write to the socket.
 _WRITE_BYTES = 32 * 1024
-#: While a socket takes no more, the broker's frames are read so often.
+#: Timeout of one write. While the socket is full, the broker's frames are read at this
+#: interval.
 _WRITE_SECONDS = 0.25
-#: A call that meets a broker under an alarm waits no longer than this.
+#: Longest wait of a call while the broker blocks publishers.
 _BLOCKED_SECONDS = 5.0
 
 _CONNECTION_ERRORS = (
     *amqp.Connection.connection_errors,
     *amqp.Connection.channel_errors,
 )
-#: What the broker closes a channel or connection with over a message.
+#: Errors with which the broker closes a channel or connection because of a message.
 _REFUSALS = (*amqp.Connection.channel_errors, IrrecoverableConnectionError)
 
 
 class Publisher:
-    """Publishes batches over one connection, opened on first use.
+    """Publishes batches over one connection, which the first use opens.
 
-    Not thread-safe, and not to be carried over a fork.
+    Not thread-safe. Do not use one instance on both sides of a fork.
 
     Args:
-        url: AMQP URL, or several with ``;`` between them: whichever node answers.
-        confirm_timeout_seconds: longest time in which a broker that is under no alarm
-            confirms nothing.
+        url: AMQP URL, or several separated by ``;``; the first node that responds is
+            used.
+        confirm_timeout_seconds: longest wait for the next confirm while the broker does
+            not block publishers.
 
     Attributes:
-        is_blocked: the broker takes nothing at the moment: it is short of memory or
-            disk. Any thread may look.
+        is_blocked: whether the broker blocks publishers, because it is short of memory
+            or disk. Any thread may read it.
     """
 
     def __init__(self, url: str, confirm_timeout_seconds: float = 30.0) -> None:
@@ -71,47 +73,46 @@ class Publisher:
         self.is_blocked = False
         self._connection: Connection | None = None
         self._channel: Any = None
-        #: Delivery tag of the last message; what is in flight, by its tag; bytes of it
-        #: that the socket has not taken; and when the broker last got on with it.
+        # Delivery tag of the last message; messages in flight by tag; bytes not yet
+        # written to the socket; time of the last write or frame (monotonic).
         self._published = 0
         self._unconfirmed: dict[int, Outgoing] = {}
         self._unwritten = bytearray()
         self._progress_at = 0.0
-        #: Of the call at hand: its messages, those that are not sent yet, those that
-        #: the broker could not store, and those that cannot be published, with why.
+        # Of the current call: all messages, those not yet sent, those that the broker
+        # could not store, and those that cannot be published, with the error.
         self._messages: Sequence[Outgoing] = ()
         self._unsent: deque[Outgoing] = deque()
         self._nacked: list[Outgoing] = []
         self._refused: list[tuple[Outgoing, Exception]] = []
-        #: What the calls before it had confirmed, if they failed, and what of that has
-        #: no queue.
+        # Confirmed messages of the preceding calls that failed, and the routes among
+        # them that have no queue.
         self._confirmed: list[Outgoing] = []
         self._returned: set[tuple[str, str]] = set()
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
         """Publish all messages, in order; return once all are confirmed.
 
-        A connection that went stale since the last call is replaced once, and
-        what it had not confirmed is sent again, so a message may arrive twice
+        If the connection was lost since the last call, it is replaced once, and the
+        messages that it had not confirmed are sent again. So a message may arrive twice
         (with the same ``message_id``).
 
-        To publish the same objects again after a failure is to go on with them: those
-        that are confirmed, or in flight on a connection that lives, are not sent a
-        second time.
+        After a failure, call it again with the same objects to continue: messages that
+        are confirmed, or in flight on an open connection, are not sent again.
 
         Raises:
-            PublishUnconfirmed: the broker is away, or did not store all messages in
-                time. Any of them may have been stored.
+            PublishUnconfirmed: the broker is unavailable, or did not store all messages
+                in time. Any of them may have been stored.
             PublishRefused: some messages cannot be published; the error names them.
                 All others are confirmed.
-            Unroutable: all are confirmed, but for the named exchanges and
-                routing keys there is no queue; those were not stored.
+            Unroutable: all messages are confirmed, but no queue matches the named
+                exchanges and routing keys; those messages were not stored.
         """
         self._begin(messages)
         try:
             self._send_all()
             self._raise_faults()
-        except PublishUnconfirmed:  # the next call may go on with its messages
+        except PublishUnconfirmed:  # the next call may continue with these messages
             refused = (message for message, _ in self._refused)
             left = Counter(map(id, (*self._unresolved(), *refused)))
             self._confirmed = _without(messages, left)
@@ -121,8 +122,8 @@ class Publisher:
     def close(self) -> None:
         """Close the connection; the publisher may be used again.
 
-        Without ``connection.close`` while something is in flight: a broker under an
-        alarm would not answer it.
+        While messages are in flight, ``connection.close`` is not sent: a broker that
+        blocks publishers would not reply.
         """
         if self._connection is not None and not (self._unconfirmed or self.is_blocked):
             with contextlib.suppress(*_CONNECTION_ERRORS):
@@ -132,7 +133,7 @@ class Publisher:
     # --- the messages of a call -----------------------------------------------
 
     def _begin(self, messages: Sequence[Outgoing]) -> None:
-        """Begin a call: those of its messages are sent that no other has sent."""
+        """Begin a call: determine the messages that earlier calls have not sent."""
         self._messages = messages
         known = Counter(map(id, (*self._confirmed, *self._unconfirmed.values())))
         self._unsent = deque(_without(messages, known) if known else messages)
@@ -141,29 +142,29 @@ class Publisher:
             self._returned = set()
 
     def _unresolved(self) -> list[Outgoing]:
-        """Those of the call that are neither confirmed nor refused, in order."""
+        """Messages of the call that are neither confirmed nor refused, in order."""
         known = (*self._unconfirmed.values(), *self._unsent, *self._nacked)
         resolved = Counter(map(id, self._messages))
         resolved.subtract(map(id, known))
         return _without(self._messages, resolved)
 
     def _recall(self) -> None:
-        """Give the connection up: what it had not confirmed is to be sent."""
+        """Drop the connection; its unconfirmed messages are to be sent again."""
         self._unsent = deque(self._unresolved())
         self._nacked = []
         self._drop_connection()
 
     def _raise_faults(self) -> None:
-        """Tell of what is not stored.
+        """Raise an error if some messages are not stored.
 
         Raises:
-            PublishUnconfirmed: there was no room.
+            PublishUnconfirmed: the broker rejected some: no room, or no leader.
             PublishRefused: some messages cannot be published.
             Unroutable: some routes have no queue.
         """
         if self._nacked:
-            # To a channel that met the queue without its leader, the node refuses all
-            # that follows (RabbitMQ 3.10): the next call has another, and another node.
+            # RabbitMQ 3.10: after a queue had no leader, the node rejects everything
+            # that follows on this channel. So the next call uses another node.
             self._distrust()
             self.close()
             raise PublishUnconfirmed(_not_stored(self._nacked))
@@ -192,8 +193,8 @@ class Publisher:
     # --- sending --------------------------------------------------------------
 
     def _send_all(self) -> None:
-        """Send the messages of the call, over a new connection if that of an earlier
-        call is stale."""
+        """Send the messages of the call. If an earlier call's connection was lost, open
+        a new one."""
         is_fresh = self._connection is None
         try:
             self._send()
@@ -206,7 +207,7 @@ class Publisher:
             self._send_all()
 
     def _send(self) -> None:
-        """Send what is not sent yet, and wait until all is confirmed."""
+        """Send the messages not yet sent, and wait until all are confirmed."""
         channel = self._open_channel()
         frame_max = channel.connection.frame_max
         self._progress_at = time.monotonic()
@@ -216,7 +217,7 @@ class Publisher:
             message = self._unsent[0]
             try:
                 frames = _frames(message, channel.channel_id, frame_max)
-            except Exception as error:  # noqa: BLE001 - whatever an odd value leads to
+            except Exception as error:  # noqa: BLE001 - py-amqp raises any type
                 self._refused.append((message, error))
                 self._unsent.popleft()
                 continue
@@ -231,8 +232,8 @@ class Publisher:
         self._await_confirms(0)
 
     def _send_singly(self) -> None:
-        """Send what is left one by one, since the broker does not take one of them:
-        it closed the channel without naming it."""
+        """Send the unresolved messages one by one, to find the message for which the
+        broker closed the channel: it does not name the message."""
         self._recall()
         waiting, missing = self._unsent, dict[str, Exception]()
         while waiting:
@@ -253,10 +254,10 @@ class Publisher:
                 raise
 
     def _send_one(self) -> None:
-        """Send what is not sent yet.
+        """Send the one message in ``_unsent``.
 
         Raises:
-            PublishUnconfirmed: the connection was lost, or what :meth:`_send` raises.
+            PublishUnconfirmed: the connection was lost, or :meth:`_send` raised it.
         """
         try:
             self._send()
@@ -267,7 +268,7 @@ class Publisher:
             raise PublishUnconfirmed(_text(error)) from error
 
     def _write(self) -> None:
-        """Give the socket what it has not taken yet."""
+        """Write the remaining bytes to the socket."""
         while self._unwritten:
             try:
                 written = write_some(self._channel, self._unwritten, _WRITE_SECONDS)
@@ -279,7 +280,7 @@ class Publisher:
                 self._progress_at = time.monotonic()
 
     def _await_confirms(self, most: int) -> None:
-        """Collect confirms until at most so many messages are in flight."""
+        """Collect confirms until at most ``most`` messages are in flight."""
         self._read_arrived()
         while len(self._unconfirmed) > most:
             self._read()
@@ -289,7 +290,7 @@ class Publisher:
             self._read()
 
     def _read(self) -> None:
-        """Wait for the broker's next frame, as long as is to be waited."""
+        """Wait for the broker's next frame, at most :meth:`_seconds_left`."""
         seconds = self._seconds_left()
         with contextlib.suppress(TimeoutError):
             self._channel.connection.drain_events(timeout=seconds)
@@ -301,11 +302,11 @@ class Publisher:
             pass
 
     def _seconds_left(self) -> float:
-        """How long the broker may take for its next step.
+        """Seconds in which the broker has to send its next frame.
 
         Raises:
-            PublishUnconfirmed: it has had its time. If it is blocked, the
-                connection is kept, and what is in flight with it.
+            PublishUnconfirmed: the time is over. If the broker blocks publishers, the
+                connection and the messages in flight are kept.
         """
         patience = self._confirm_timeout_seconds
         if self.is_blocked:
@@ -328,10 +329,10 @@ class Publisher:
     # --- the connection -------------------------------------------------------
 
     def _open_channel(self) -> Any:
-        """The channel.
+        """The channel; opened if there is none.
 
         Raises:
-            PublishUnconfirmed: the broker cannot be reached, or refuses the account.
+            PublishUnconfirmed: the broker is unreachable, or refuses the account.
         """
         if self._connection is not None:
             return self._channel
@@ -361,7 +362,7 @@ class Publisher:
             self._connection.distrust()
 
     def _drop_connection(self) -> None:
-        """Drop the connection, without ``connection.close``, and what was in flight."""
+        """Drop connection and messages in flight, without ``connection.close``."""
         connection, self._connection, self._channel = self._connection, None, None
         self._unconfirmed.clear()
         self._unwritten.clear()
@@ -400,16 +401,16 @@ class Publisher:
 
 
 def _frames(message: Outgoing, channel_id: int, frame_max: int) -> bytes:
-    """A message's frames. Headers that cannot be encoded, or not in one frame, are
-    left out; nearly all messages pass as they are."""
+    """The frames of a message. Only if it cannot be encoded as it is, values that do
+    not fit are replaced or left out."""
     try:
         return publish_frames(message, channel_id, frame_max)
-    except Exception:  # noqa: BLE001 - py-amqp raises whatever an odd value leads to
+    except Exception:  # noqa: BLE001 - py-amqp raises any type
         return publish_frames(fitted(message, frame_max), channel_id, frame_max)
 
 
 def _without(messages: Sequence[Outgoing], known: Counter[int]) -> list[Outgoing]:
-    """The messages less those, by id, so many times."""
+    """The messages without the known ones (number by ``id()``)."""
     left = known.copy()
     found = []
     for message in messages:

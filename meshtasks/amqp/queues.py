@@ -1,4 +1,4 @@
-"""How queues are consumed: batches, retries, limits."""
+"""config/queues.yaml: how each queue is consumed (batches, retries, limits)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from meshtasks.errors import ConfigError
 
 
 class RetryPolicy(ConfigModel):
-    """The retry options of one queue, named as Celery's task options.
+    """The retry options of one queue, named like Celery's task options.
 
     Attributes:
-        max_retries: attempts after the first before a message is dead.
+        max_retries: attempts after the first, before a message is dead.
         retry_backoff: first delay, seconds; it doubles with every attempt.
         retry_backoff_max: longest delay, seconds.
-        retry_jitter: draw the delay at random below the computed one.
-        max_age_seconds: a message retried for longer than this is dead.
+        retry_jitter: whether to draw the delay at random below the computed one.
+        max_age_seconds: a message is dead if its first failure was longer ago.
     """
 
     max_retries: Annotated[int, Field(ge=0)] = 5
@@ -34,7 +34,7 @@ class RetryPolicy(ConfigModel):
 
 @dataclass(frozen=True, slots=True)
 class TryAgain:
-    """Try again after ``delay_seconds``, counted as attempt ``attempt``."""
+    """Retry after ``delay_seconds``; ``attempt`` is the new number of retries."""
 
     attempt: int
     delay_seconds: float
@@ -42,7 +42,7 @@ class TryAgain:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """No more attempts; ``because`` names the limit that was reached."""
+    """No more attempts; ``because`` names the limit that was exceeded."""
 
     because: str
 
@@ -55,14 +55,15 @@ def decide(
     backoff_seconds: float,
     counts: bool,
 ) -> TryAgain | GiveUp:
-    """Retry or give up on a message that just failed for a transient cause.
+    """Decide whether to retry a message that failed with a transient error.
 
     Args:
+        policy: retry options of its queue.
         attempt: retries that already count against the message.
         age_seconds: time since its first failure.
-        backoff_seconds: the delay for the next attempt.
-        counts: false when the fault is a sink whose circuit is open, or one that
-            other messages met; it is not held against this one.
+        backoff_seconds: delay of the next attempt.
+        counts: whether this failure counts against the message. It does not if the
+            circuit of the sink is open, or if other messages caused it.
     """
     if age_seconds > policy.max_age_seconds:
         return GiveUp(f"older than max_age ({policy.max_age_seconds:g} s)")
@@ -76,27 +77,27 @@ def decide(
 def retry_level(
     levels: tuple[int, ...], delay_seconds: float, wanted_seconds: float = 0.0
 ) -> int:
-    """The retry queue to use.
+    """The wait of the retry queue to use, seconds.
 
     Args:
-        levels: seconds of the retry queues, ascending.
-        delay_seconds: our own backoff; the longest level not above it will do,
-            else the shortest.
-        wanted_seconds: the wait that the service requires; the shortest level
-            not below it is needed, else the longest.
+        levels: waits of the retry queues, seconds, ascending.
+        delay_seconds: our backoff: the longest level not above it is enough, else the
+            shortest level.
+        wanted_seconds: wait that the service requires: the shortest level not below it
+            is needed, else the longest level.
     """
     ours = max((n for n in levels if n <= delay_seconds), default=levels[0])
     theirs = min((n for n in levels if n >= wanted_seconds), default=levels[-1])
     return max(ours, theirs)
 
 
-#: Records of one message, unless queues.yaml sets another number.
+#: Default of ``max_records``.
 DEFAULT_MAX_RECORDS = 20_000
 
 
-#: What the package itself changes of the defaults, beneath queues.yaml. Messages of
-#: pending points may be as large as all their records are allowed to be, and the
-#: consuming process holds two batches of them.
+#: Defaults of single queues, which queues.yaml can override. A message of pending
+#: points may be as large as all its records are allowed to be. The batch is small
+#: because the consuming process holds two batches.
 _OF_THE_PACKAGE: dict[str, dict[str, Any]] = {
     PENDING_TIMESERIES: {
         "batch": {"count": 100},
@@ -108,14 +109,14 @@ _OF_THE_PACKAGE: dict[str, dict[str, Any]] = {
 
 
 class BatchLimits(ConfigModel):
-    """A batch is handed on as soon as one of these is reached.
+    """Limits of a batch. A batch goes to the pool when it reaches one of them.
 
     Attributes:
         count: messages.
-        bytes: sum of the message bodies.
-        age_ms: milliseconds since the batch before it started, or since its own first
-            message arrived while that one runs; a message that meets an idle queue is
-            handled at once. In archive queues, since its first message arrived.
+        bytes: sum of the message bodies, bytes.
+        age_ms: milliseconds since the previous batch started; while that one runs,
+            since the first message of this batch arrived. So a message of an idle queue
+            is handled at once. In archive queues, always since the first message.
     """
 
     count: Annotated[int, Field(ge=1, le=20_000)] = 2000
@@ -127,10 +128,10 @@ class QueueSettings(ConfigModel):
     """How one queue is consumed.
 
     Attributes:
-        max_message_bytes: a larger body is dead-lettered unread.
-        max_records: a message of more records is a dead letter.
-        max_dead_records: records of one message that become dead letters of their
-            own; if more of them fail, they become one.
+        max_message_bytes: a message with a larger body is dead-lettered, not decoded.
+        max_records: a message with more records is dead-lettered.
+        max_dead_records: if at most this many records of a message fail, each becomes a
+            dead letter; if more fail, they become one dead letter.
         time_limit_seconds: a batch that runs longer is killed and retried.
     """
 
@@ -143,12 +144,12 @@ class QueueSettings(ConfigModel):
 
 
 class QueueEntry(QueueSettings):
-    """What queues.yaml has for one queue.
+    """Entry of queues.yaml for one queue.
 
     Attributes:
-        flow: name of the flow that handles it; empty for a queue that the flows know
-            by themselves, and for one that no worker consumes.
-        kind: what its records are of, for flows that handle several kinds.
+        flow: name of the flow that handles it; empty if a flow already names the queue,
+            or if no worker consumes it.
+        kind: kind of its records, for flows that handle several kinds.
     """
 
     flow: str = ""
@@ -162,7 +163,7 @@ class QueueEntry(QueueSettings):
 
 
 class QueuesConfig(ConfigModel):
-    """config/queues.yaml: ``defaults`` and what each queue changes of them."""
+    """config/queues.yaml: ``defaults``, and the values that differ for each queue."""
 
     defaults: QueueSettings = QueueSettings()
     queues: dict[str, QueueEntry] = Field(default={})
@@ -182,12 +183,12 @@ class QueuesConfig(ConfigModel):
         return {**data, "queues": merged}
 
     def for_queue(self, name: str) -> QueueSettings:
-        """Settings of one queue; the defaults where it has none of its own."""
+        """Settings of one queue; ``defaults`` if it has no entry."""
         return self.queues.get(name, self.defaults)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``changes`` laid over ``base``, one level deep."""
+    """``base`` overridden by ``changes``; mappings are merged one level deep."""
     result = dict(base)
     for key, value in changes.items():
         below = result.get(key)

@@ -1,9 +1,9 @@
-"""One thread that publishes what others hand in, over a connection of its own.
+"""A thread that publishes messages of other threads, over a connection of its own.
 
-Waiting for the broker's confirms must hold up neither the consumption of a worker nor
-the callers of a gateway, and a broker that blocks publishers (memory or disk alarm)
-must not block the connection that acknowledges. What waits is published together: a
-flood of dead letters, or of callers, costs one round trip for many.
+The wait for confirms must not delay a worker's consumption or a gateway's callers, and
+a broker that blocks publishers (memory or disk alarm) must not block the connection
+that acknowledges. Waiting requests are published together, so many dead letters, or
+many callers, cost one round trip.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from meshtasks.errors import MeshError, PublishRefused, PublishUnconfirmed, Unro
 
 logger = logging.getLogger(__name__)
 
-#: Requests that are published together at most.
+#: Most requests that are published together.
 _TOGETHER = 200
 _LONGEST_PAUSE_SECONDS = 5.0
-#: :meth:`Republisher.publish` waits no longer than this, connecting included.
+#: Longest wait of :meth:`Republisher.publish`, connecting included.
 _GIVE_UP_SECONDS = 25.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PublishRequest:
-    """Messages to publish, and whom to call afterwards.
+    """Messages to publish, and a callback for the result.
 
     Attributes:
-        messages: what to publish.
-        on_end: called once in the publishing thread: with None when all messages are
-            confirmed, else with why they are not.
-        is_wanted: asked before each attempt; the request is tried until it is confirmed
-            or not wanted any more, and then dropped without a call. Without it there is
-            one attempt, which may end in ``PublishUnconfirmed``.
+        messages: messages to publish.
+        on_end: called once, in the publishing thread: with None when all messages are
+            confirmed, else with the error.
+        is_wanted: called before each attempt. Attempts are repeated until the request
+            is confirmed, or until this returns false; then the request is dropped
+            without calling ``on_end``. None: only one attempt, which may end with
+            ``PublishUnconfirmed``.
     """
 
     messages: Sequence[Outgoing]
@@ -46,11 +47,11 @@ class PublishRequest:
 
 
 class Republisher:
-    """The thread and its queue.
+    """The publishing thread and its queue of requests.
 
     Args:
-        publisher: used by the thread alone.
-        max_waiting: requests that may wait; 0 for any number.
+        publisher: used only by the thread.
+        max_waiting: most requests that may wait; 0 for no limit.
     """
 
     def __init__(self, publisher: Publisher, max_waiting: int = 0) -> None:
@@ -63,26 +64,30 @@ class Republisher:
         )
 
     def start(self) -> None:
-        """Start the thread, if it does not run yet."""
+        """Start the thread, unless it is running."""
         if not self._thread.is_alive():
             self._thread.start()
 
     def stop(self, within_seconds: float | None = None) -> None:
-        """Publish what was handed in, without trying again; close the connection."""
+        """Publish the waiting requests, one attempt each; close the connection.
+
+        Args:
+            within_seconds: longest wait for the thread; None for no limit.
+        """
         self._stopping.set()
         self._requests.put(None)
         self._thread.join(within_seconds)
 
     @property
     def is_held_up(self) -> bool:
-        """Whether the broker takes nothing at the moment."""
+        """Whether the broker accepts no messages at the moment."""
         return self._is_held_up or self._publisher.is_blocked
 
     def send(self, request: PublishRequest) -> None:
-        """Queue a request; returns at once.
+        """Queue a request, and return at once.
 
         Raises:
-            PublishUnconfirmed: too many wait already.
+            PublishUnconfirmed: ``max_waiting`` requests wait already.
         """
         try:
             self._requests.put_nowait(request)
@@ -95,9 +100,9 @@ class Republisher:
         call this.
 
         Raises:
-            PublishUnconfirmed: it did not in time; it may have been stored.
-            PublishRefused: it cannot be published.
-            Unroutable: no queue is bound for it; it was not stored.
+            PublishUnconfirmed: no confirm in time; the message may have been stored.
+            PublishRefused: the message cannot be published.
+            Unroutable: no queue matches its routing key; it was not stored.
         """
         confirmed: Future[None] = Future()
 
@@ -119,7 +124,7 @@ class Republisher:
             requests = [request]
             while len(requests) < _TOGETHER and not self._requests.empty():
                 following = self._requests.get()
-                if following is None:  # the last one: come back to it
+                if following is None:  # the mark of the end: read it again later
                     self._requests.put(None)
                     break
                 requests.append(following)
@@ -138,7 +143,7 @@ class Republisher:
                 requests = _without_single_attempts(requests, error)
                 logger.warning("Not published yet, trying again: %s", error)
             except Exception as error:
-                # Nobody foresaw it; the requests behind must be published all the same.
+                # Unexpected; the other requests must be published nevertheless.
                 logger.exception("Publishing failed")
                 self._publisher.close()
                 self._deliver_singly(requests, error)
@@ -152,7 +157,7 @@ class Republisher:
     def _deliver_singly(
         self, requests: Sequence[PublishRequest], error: Exception
     ) -> None:
-        """Find the request that nobody foresaw, by publishing each by itself."""
+        """Publish each request alone, to find the one with the unexpected error."""
         known = error
         if not isinstance(error, MeshError):
             known = PublishUnconfirmed(f"publishing failed: {type(error).__name__}")
@@ -164,10 +169,10 @@ class Republisher:
             self._deliver([request])
 
     def _publish(self, requests: Sequence[PublishRequest]) -> None:
-        """Publish requests together, and call each that is confirmed or refused.
+        """Publish requests together; call ``on_end`` of those confirmed or refused.
 
         Raises:
-            PublishUnconfirmed: the broker is away, or does not take them now.
+            PublishUnconfirmed: the broker is unavailable, or accepts no messages now.
         """
         fault: PublishRefused | None = None
         routes: frozenset[tuple[str, str]] = frozenset()
@@ -195,7 +200,7 @@ class Republisher:
 def _without_single_attempts(
     requests: Sequence[PublishRequest], error: Exception
 ) -> list[PublishRequest]:
-    """End the requests that are tried once only; return the others."""
+    """End the requests that have one attempt only; return the others."""
     for request in requests:
         if request.is_wanted is None:
             request.on_end(error)

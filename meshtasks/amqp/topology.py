@@ -1,10 +1,11 @@
-"""The exchanges, queues and bindings of the mesh, and the rules they must obey.
+"""The exchanges, queues and bindings of the mesh, and the rules for them.
 
-The model of config/topology.yaml. Besides what the file names, every retry
-level adds an exchange, a queue and a binding, a queue in partitions an exchange and
-its partitions, and the commands queue one for the answers;
-:attr:`Topology.all_exchanges` and its siblings hold the whole of what a broker is to
-have.
+This is the model of config/topology.yaml. Some entities follow from the file without
+being named in it: each retry level has an exchange, a queue and a binding; a
+partitioned queue has an exchange, its partitions and a presence queue; the commands
+queue has a queue for answers. :attr:`Topology.all_exchanges`,
+:attr:`Topology.all_queues` and :attr:`Topology.all_bindings` contain everything that
+the broker must have.
 """
 
 from __future__ import annotations
@@ -42,20 +43,20 @@ from meshtasks.amqp.entities import (
 from meshtasks.config.loader import ConfigModel, fault, refuse_all
 from meshtasks.config.settings import ConfigFile
 
-#: Where a dead letter is published; also by the broker.
+#: Exchange to which workers and broker publish dead letters.
 DEAD_LETTER_EXCHANGE = "dead.letter"
-#: Excerpts of records, for the archive. Anyone may publish any JSON to it; what comes
+#: Exchange of excerpts for the archive. Publishers may send any JSON to it: a message
 #: without the header :data:`~meshtasks.amqp.headers.EXCERPTS` is archived as it is.
 ARCHIVE_EXCHANGE = "archive"
-#: Where points wait while the time-series store is away. A topology.yaml that does not
-#: name the queue has it all the same.
+#: Queue in which points wait while the time-series store is unavailable. It exists
+#: even if topology.yaml does not name it.
 PENDING_TIMESERIES = "pending.timeseries"
-#: Its bound unless topology.yaml sets another: points of some three million readings.
+#: Default ``max_bytes`` of that queue: points of about three million readings.
 _PENDING_BYTES = 1 << 30
 
 
 class Defaults(ConfigModel):
-    """What every exchange and every queue has by default."""
+    """Default values of every exchange and every queue."""
 
     exchange: ExchangeDefaults = ExchangeDefaults()
     queue: QueueDefaults = QueueDefaults()
@@ -65,14 +66,13 @@ class Topology(ConfigModel):
     """config/topology.yaml.
 
     Attributes:
-        defaults: laid under each of ``exchanges`` and ``queues``.
-        exchanges: in order of the file.
-        queues: in order of the file.
-        bindings: in order of the file.
-        retry_levels: how long the retry queues hold a message, seconds,
-            ascending.
-        commands_queue: the queue of the mesh's own Celery tasks, and the only
-            one that takes Celery messages for them.
+        defaults: values for keys that ``exchanges`` and ``queues`` leave out.
+        exchanges: in the order of the file.
+        queues: in the order of the file.
+        bindings: in the order of the file.
+        retry_levels: waits of the retry queues, seconds, ascending.
+        commands_queue: queue of the mesh's commands, the only one from which Celery
+            task messages are run.
     """
 
     defaults: Defaults = Defaults()
@@ -103,9 +103,12 @@ class Topology(ConfigModel):
 
     @cached_property
     def named_queues(self) -> tuple[Queue, ...]:
-        """The queues of the file, and the one of pending points, which a file need not
-        name: it then dead-letters as the first of those that do. It has no delivery
-        limit: while it is full, what tried the store in vain is given back to it."""
+        """The queues of the file, and the queue of pending points.
+
+        If the file does not name the latter, it dead-letters like the first queue that
+        does. It has no delivery limit: while it is full, messages whose write failed
+        are requeued.
+        """
         if any(queue.name == PENDING_TIMESERIES for queue in self.queues):
             return self.queues
         like = next(
@@ -122,55 +125,56 @@ class Topology(ConfigModel):
 
     @cached_property
     def exchange_types(self) -> Mapping[str, str]:
-        """Types of :attr:`exchanges`, by name."""
+        """Types of :attr:`exchanges` by name."""
         return {exchange.name: exchange.type for exchange in self.exchanges}
 
     @cached_property
     def queue_names(self) -> frozenset[str]:
-        """Names of :attr:`named_queues`; the retry queues are not among them."""
+        """Names of :attr:`named_queues`, without the retry queues."""
         return frozenset(queue.name for queue in self.named_queues)
 
     @cached_property
     def dead_letter_queue(self) -> str:
-        """Name of the queue where dead letters end."""
+        """Name of the queue of dead letters."""
         return next(q.name for q in self.queues if q.dead_letter_exchange is None)
 
     @cached_property
     def domain_queues(self) -> tuple[str, ...]:
-        """Names of the queues that carry what was published to the mesh, or what
-        waits for a sink: not dead letters or commands."""
+        """Names of the queues of published messages and of points that wait for the
+        store; not those of dead letters and commands."""
         others = {self.dead_letter_queue, self.commands_queue}
         return tuple(q.name for q in self.named_queues if q.name not in others)
 
     @cached_property
     def retry_queues(self) -> tuple[RetryQueue, ...]:
-        """One for each of :attr:`retry_levels`."""
+        """The retry queues, one per :attr:`retry_levels`."""
         return tuple(map(RetryQueue, self.retry_levels))
 
     @cached_property
     def answers_queue(self) -> DerivedQueue:
-        """Where the outcomes of commands go."""
+        """The queue of answers to commands."""
         return answers_queue(self.commands_queue)
 
     @cached_property
     def commands_binding(self) -> Binding:
-        """The one binding that leads to the commands queue."""
+        """The only binding of the commands queue."""
         return next(b for b in self.bindings if b.queue == self.commands_queue)
 
     @cached_property
     def partitioned(self) -> Mapping[str, Queue]:
-        """The queues that are made of partitions, by name."""
+        """Partitioned queues by name."""
         return {queue.name: queue for queue in self.queues if queue.partitions}
 
     def names_of(self, queue: str) -> tuple[str, ...]:
-        """What the broker has of a queue: its partitions, or itself."""
+        """Names by which the broker knows a queue: its partitions, or itself."""
         found = self.partitioned.get(queue)
         return found.names if found else (queue,)
 
     @cached_property
     def all_exchanges(self) -> tuple[Exchange | HashExchange, ...]:
-        """Every exchange of the mesh, those of retry queues and partitions included."""
-        # No alternate: a retry that cannot wait must fail, not die.
+        """Every exchange of the mesh, including those before retry queues and
+        partitions."""
+        # No alternate exchange: a retry that has no queue must fail, not be dead.
         retry = (Exchange(name=q.name, type="fanout") for q in self.retry_queues)
         usual = Exchange(name="any", type="topic", **dict(self.defaults.exchange))
         hashes = (
@@ -181,8 +185,7 @@ class Topology(ConfigModel):
 
     @cached_property
     def all_queues(self) -> tuple[Queue | DerivedQueue | RetryQueue, ...]:
-        """Every queue of the mesh, partitions, retries and the answers to commands
-        included."""
+        """Every queue of the mesh, including partitions, retry queues and answers."""
         queues = (
             DerivedQueue(name, queue.arguments) if queue.partitions else queue
             for queue in self.named_queues
@@ -196,8 +199,8 @@ class Topology(ConfigModel):
 
     @cached_property
     def all_bindings(self) -> tuple[Binding, ...]:
-        """Every binding of the mesh, those of retry queues and partitions included."""
-        # of equal weight, which is what the routing key means there
+        """Every binding of the mesh, including those of retry queues and partitions."""
+        # the routing key of a binding to a hash exchange is its weight: all are equal
         weights = (
             Binding(exchange=exchange_of(queue.name), queue=name, routing_key="1")
             for queue in self.partitioned.values()
@@ -220,11 +223,11 @@ class Topology(ConfigModel):
         return tuple(Binding(exchange=q.name, queue=q.name) for q in self.retry_queues)
 
     def queues_reached(self, exchange: str, routing_key: str) -> frozenset[str]:
-        """Names of the queues that get a message published so.
+        """Names of the queues to which the broker routes a message.
 
-        Bindings between exchanges are followed, and alternate exchanges where no
-        binding matches. The default exchange (``""``) leads to the queue that the
-        routing key names.
+        Follows bindings between exchanges, and the alternate exchange if no binding
+        matches. The default exchange (``""``) routes to the queue that the routing key
+        names.
         """
         if not exchange:
             names = {queue.name for queue in self.all_queues} & {routing_key}
@@ -254,21 +257,22 @@ class Topology(ConfigModel):
         return frozenset(queues)
 
     def way_to(self, queue: str, routing_key: str) -> tuple[str, str]:
-        """Exchange and routing key by which a message reaches this queue alone, with
-        the headers of the mesh believed.
+        """Exchange and routing key that route a message to this queue only, from an
+        exchange on which the mesh's headers are trusted.
 
         Args:
-            routing_key: of first publication, which chooses the partition.
+            queue: name of the queue.
+            routing_key: routing key of first publication; it selects the partition.
         """
         if queue in self.partitioned:
             return exchange_of(queue), routing_key
         return "", queue
 
     def handled_queues(self, exchange: str, routing_key: str) -> frozenset[str]:
-        """Names of the domain queues that get a message published so.
+        """Names of the domain queues to which a message is routed.
 
-        None for what ends among the dead letters, for commands, for retries, and for
-        the exchanges that are not of the mesh.
+        Empty for messages that become dead letters, for commands and retries, and for
+        exchanges that topology.yaml does not declare.
         """
         if exchange not in {item.name for item in self.exchanges}:
             return frozenset()
@@ -277,7 +281,7 @@ class Topology(ConfigModel):
 
 
 def faults_of(topology: Topology) -> list[InitErrorDetails]:
-    """The contradictions; routes are followed only once all names are known."""
+    """Contradictions in a topology. Routes are followed only if all names are valid."""
     return (
         [*_name_faults(topology), *_reference_faults(topology)]
         or [*_dead_letter_faults(topology), *_alternate_faults(topology)]
@@ -339,7 +343,7 @@ def _reference_faults(topology: Topology) -> Iterator[InitErrorDetails]:
 
 
 def _dead_letter_faults(topology: Topology) -> Iterator[InitErrorDetails]:
-    """Every queue dead-letters to the one queue that does not."""
+    """Each queue must dead-letter to the one queue that has no dead-letter exchange."""
     ends = {q.name for q in topology.queues if q.dead_letter_exchange is None}
     if not ends:
         reason = "one queue, where dead letters end, needs dead_letter_exchange: null"
@@ -385,7 +389,7 @@ def _partition_faults(topology: Topology) -> Iterator[InitErrorDetails]:
 
 
 def _command_faults(topology: Topology) -> Iterator[InitErrorDetails]:
-    """Whoever reaches the commands queue starts tasks: no topic leads there."""
+    """Messages in the commands queue run tasks: no topic exchange may lead there."""
     name = topology.commands_queue
     sources = [
         binding.exchange for binding in topology.bindings if binding.queue == name
