@@ -1,11 +1,11 @@
-"""Who may do what on the broker: one account per role, each with the least it needs.
+"""Accounts of the broker: one per role, each with the least permissions it needs.
 
-RabbitMQ grants *configure* (declare and delete), *write* (publish to exchanges, bind
-queues) and *read* (consume, bind to exchanges), each to the entities whose whole name
-a regular expression matches (https://www.rabbitmq.com/docs/access-control). The
-default exchange is called ``amq.default`` there. What is published to or subscribed on
-a topic exchange can be narrowed once more by *topic permissions*, regular expressions
-of the routing key.
+RabbitMQ has three permissions: *configure* (declare and delete), *write* (publish to
+exchanges, bind queues) and *read* (consume, bind to exchanges). Each is a regular
+expression that must match the whole name of an entity
+(https://www.rabbitmq.com/docs/access-control); the default exchange is called
+``amq.default`` there. *Topic permissions* restrict publishing to, and subscriptions on,
+a topic exchange further, by regular expressions for the routing key.
 """
 
 from __future__ import annotations
@@ -27,44 +27,45 @@ from meshtasks.amqp.entities import MQTT_EXCHANGE, Exchange, HashExchange, is_re
 from meshtasks.amqp.management import definitions
 from meshtasks.amqp.topology import Topology
 
-#: What Celery itself declares: remote control, its replies, and task events.
+#: Entities that Celery declares: remote control, its replies, and task events.
 _CELERY = (r"(.+\.)?celery\.pidbox", r"celeryev(\..+)?")
-#: Queues that the broker names, for answers.
+#: Queues for answers, with names that the broker generates.
 _ANSWERS = r"amq\.gen-.+"
-#: Of these, what who only asks and listens has to do with: not the workers' mailboxes.
+#: Celery's entities for a program that only inspects workers and receives events: not
+#: the workers' own queues.
 _CELERY_ASKING = (
     r"(.+\.)?reply\.celery\.pidbox",
     r"celery\.pidbox",
     r"celeryev(\..+)?",
 )
-#: The lock of those who peek at the dead letters.
+#: Exclusive queue that locks out other readers while dead letters are read.
 _PEEK_LOCKS = r".+\.browsed"
 _DEFAULT_EXCHANGE = r"amq\.default"
 _DEVICES = re.escape(MQTT_EXCHANGE)
 
-#: RabbitMQ 4.3 refuses patterns of more than 1,024 characters, and does not start with
-#: definitions that have one. The rest of a pattern takes 200.
+#: Longest pattern of the mesh's names, characters. RabbitMQ 4.3 refuses patterns of
+#: more than 1,024 characters, and does not start with definitions that have one. The
+#: rest of a pattern takes 200.
 _LONGEST_OF_NAMES = 800
 
-#: The account that makes accounts.
+#: Account that manages accounts.
 ADMIN = "admin"
-#: The account of people and their commands: it declares nothing.
+#: Account of people and their commands. It declares no entity of the topology.
 OPERATOR = "operator"
-#: How the accounts of single devices or sites are called.
+#: Prefix of the accounts of single devices or sites.
 DEVICE_PREFIX = "device_"
 
-#: What the MQTT plugin declares for a device that subscribes is named for its client
-#: id. An account of a device or site may use the ids that begin with its own name
-#: (``device_attic``, ``device_attic-window``; no account's name has a dash), and
-#: nobody else may use those: what waits for one is not to be had by taking its id.
+#: The MQTT plugin names the queues of a device that subscribes by its client id. An
+#: account of a device or site may use client ids that begin with its own name
+#: (``device_attic``, ``device_attic-window``; no account name contains a dash). No
+#: other account may use these, so nobody gets a device's messages by taking its id.
 _OWN_SUBSCRIPTIONS = r"mqtt-subscription-{account}(-.+)?qos[01]"
 _SHARED_SUBSCRIPTIONS = rf"mqtt-subscription-(?!{DEVICE_PREFIX}).+"
 
-#: A routing key as AMQP 0-9-1 can carry it and everybody can read it: valid UTF-8 (the
-#: table of RFC 3629, less the control characters U+0000-1F and U+7F-9F) of 1 to 255
-#: bytes. MQTT's topics may have 65,535; a longer one, cut or not, cannot be delivered.
-#: RabbitMQ matches bytes (PCRE without its UTF mode), and `$` would let a final
-#: newline pass.
+#: Routing keys that devices may use: 1 to 255 bytes, as in AMQP 0-9-1, of valid UTF-8
+#: (the table of RFC 3629) without the control characters U+0000-1F and U+7F-9F. MQTT
+#: topics may have 65,535 bytes, but RabbitMQ cannot deliver more than 255. It matches
+#: bytes (PCRE without UTF mode), and `$` would accept a final newline.
 _READABLE_TOPIC = (
     r"^(?=[^\n]{1,255}\z)(?:"
     r"[\x20-\x7e]"
@@ -75,27 +76,27 @@ _READABLE_TOPIC = (
     r"|[\xf1-\xf3][\x80-\xbf]{3}"
     r")+\z"
 )
-#: One device that reconnects in a loop, or one that was taken over, must not use up
-#: the broker for all. MQTT takes a connection and at most a channel or two a device.
+#: Limits for devices. A device that reconnects in a loop, or is compromised, must not
+#: exhaust the broker. An MQTT device needs one connection and one or two channels.
 _DEVICES_CONNECTIONS, _DEVICES_CHANNELS = 1000, 4000
 _DEVICE_CONNECTIONS, _DEVICE_CHANNELS = 50, 200
 
-#: Exchanges that only the mesh's own processes publish to.
+#: Exchanges to which only processes of the mesh publish.
 _INTERNAL = frozenset({"archive", "dead.letter", "unrouted", "commands"})
 
 
 class Rights(NamedTuple):
-    """What one account may do.
+    """Permissions and limits of one account.
 
     Attributes:
-        configure: regular expression of the entities it may declare and delete.
-        write: of those it may publish or bind to.
-        read: of those it may consume or bind from.
-        tags: of the management API; most have none.
-        topics: regular expression of the routing keys it may publish to and
-            subscribe on the exchange of the devices; empty for any.
-        max_connections: it may have open at once; None for any number.
-        max_channels: likewise.
+        configure: regular expression for entities that it may declare and delete.
+        write: regular expression for entities that it may publish or bind to.
+        read: regular expression for entities that it may consume or bind from.
+        tags: tags of the management plugin; most accounts have none.
+        topics: regular expression for routing keys that it may publish or subscribe to
+            on the exchange of devices; empty for all.
+        max_connections: most open connections; None for no limit.
+        max_channels: most open channels; None for no limit.
     """
 
     configure: str
@@ -110,19 +111,26 @@ class Rights(NamedTuple):
 def rights_of(topology: Topology, devices: Collection[str] = ()) -> dict[str, Rights]:
     """The rights of each role.
 
+    * ``worker`` declares, reads and writes the whole topology.
+    * ``producer`` publishes to the exchanges of the domains.
+    * ``devices`` are MQTT devices that share an account; ``device_<name>`` is a device
+      or site with an account of its own.
+    * ``normaliser`` consumes the messages of devices, and publishes readings and dead
+      letters.
+    * ``gateway`` publishes and calls commands.
+    * ``monitor`` (Flower) receives events, inspects workers and calls commands; it
+      reads only queues for its answers.
+    * ``operator`` (``meshtasks status``, ``dlq``, ``topology check``) reads and writes
+      everything and inspects workers; it declares only Celery's entities, queues for
+      answers, and the lock for reading dead letters.
+    * ``admin`` manages the accounts (``meshtasks secrets``) and nothing else.
+
     Args:
+        topology: the topology with all its names.
         devices: names of devices or sites with an account of their own.
 
     Returns:
-        By role: ``worker`` declares and works on the whole topology; ``producer``
-        publishes to the exchanges of the domains; ``devices`` are MQTT devices, and
-        ``device_<name>`` is one of them; ``normaliser`` takes what they sent and
-        publishes readings; ``gateway`` publishes and calls commands; ``monitor``
-        (Flower) receives events, inspects workers and calls commands, and reads no
-        queue but those made for its answers; ``operator``
-        (``meshtasks status``, ``dlq``, ``topology check``) reads and writes
-        everything, inspects workers, and declares nothing but queues for answers;
-        ``admin`` looks after the accounts (``meshtasks secrets``) and nothing else.
+        Rights by role.
     """
     names = {each.name for each in (*topology.all_exchanges, *topology.all_queues)}
     mesh = [_of_the_mesh(name for name in names if not is_reserved(name))]
@@ -182,11 +190,11 @@ def _devices(subscriptions: str, connections: int, channels: int) -> Rights:
 
 
 def _of_the_mesh(names: Iterable[str]) -> str:
-    """A pattern of these names and of what partitions of them are called.
+    """A pattern for these names and for the names of their partitions.
 
-    Of any number of partitions, since that may change: a worker looks for those of
-    every queue, and RabbitMQ 4.3 tells nobody without a right to a name whether it
-    exists.
+    It matches any number of partitions for every queue. The number may change, a worker
+    looks for partitions of every queue, and RabbitMQ 4.3 tells an account whether a
+    queue exists only if it has a permission for the name.
     """
     known = sorted(names)
     pattern = rf"(partitions\.)?({_exactly(known)})(\.part-\d+)?"
@@ -197,7 +205,8 @@ def _of_the_mesh(names: Iterable[str]) -> str:
 
 
 def _exactly(names: Iterable[str]) -> str:
-    """A pattern of these names, sorted, which has each beginning once."""
+    """A pattern for exactly these sorted names, in which common beginnings of words are
+    written once."""
     alternatives = []
     for first, group in groupby(names, lambda name: name.partition(".")[0]):
         rests = [name.partition(".")[2] for name in group]
@@ -216,8 +225,7 @@ def _any(*patterns: str) -> str:
 _SALT_BYTES = 4
 
 
-#: What waits for a device that subscribed for good and is away: neither without a
-#: bound nor for ever.
+#: Limits of the queues of devices that have a persistent session and are offline.
 _SUBSCRIPTIONS_POLICY = {
     "name": "mqtt-subscriptions",
     "pattern": "^mqtt-subscription-",
@@ -238,10 +246,14 @@ def definitions_with_accounts(
     passwords: Mapping[str, str],
     devices: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The topology with an account for each role, in a virtual host of its own.
+    """A definitions file of RabbitMQ: the topology in a virtual host, and an account
+    for each role.
 
     Args:
-        passwords: by role; all roles of :func:`~meshtasks.amqp.accounts.rights_of`.
+        topology: the topology.
+        vhost: name of the virtual host.
+        passwords: passwords by role, for all roles of
+            :func:`~meshtasks.amqp.accounts.rights_of`.
         devices: names of devices or sites with an account of their own.
     """
     rights = rights_of(topology, devices)
@@ -271,36 +283,37 @@ def definitions_with_accounts(
 
 
 def permissions(may: Rights) -> dict[str, str]:
-    """Rights on exchanges and queues, as RabbitMQ's API writes them."""
+    """Permissions for exchanges and queues, in the format of RabbitMQ's API."""
     return {"configure": may.configure, "write": may.write, "read": may.read}
 
 
 def topic_permissions(may: Rights) -> dict[str, str]:
-    """Rights on routing keys, likewise; only where there are any."""
+    """Topic permissions, in the format of RabbitMQ's API; only for accounts that have
+    ``topics``."""
     return {"exchange": MQTT_EXCHANGE, "write": may.topics, "read": may.topics}
 
 
 def limits(may: Rights) -> dict[str, int]:
-    """What an account may have open at once, likewise."""
+    """Limits of connections and channels, in the format of RabbitMQ's API."""
     found = {"max-connections": may.max_connections, "max-channels": may.max_channels}
     return {name: limit for name, limit in found.items() if limit is not None}
 
 
 def password_hash(password: str) -> str:
-    """A salted hash as RabbitMQ stores it: base64 of the salt and of SHA-256 over
-    salt and password (https://www.rabbitmq.com/docs/passwords)."""
+    """The salted hash that RabbitMQ stores: base64 of salt and SHA-256 of salt plus
+    password (https://www.rabbitmq.com/docs/passwords)."""
     salt = secrets.token_bytes(_SALT_BYTES)
     digest = hashlib.sha256(salt + password.encode()).digest()
     return base64.b64encode(salt + digest).decode()
 
 
 def missing_rights(url: str, topology: Topology) -> list[str]:
-    """What the account of this URL may not do, a line each; exchanges that are not
-    there are passed over.
+    """The operations on exchanges that the account of a URL may not do, one line each.
+    Exchanges that do not exist are skipped.
 
     Raises:
         ConfigError: the broker refuses the account or the virtual host.
-        Transient: the broker cannot be reached.
+        Transient: the broker is unreachable.
     """
     lines = []
     with connected(url) as connection:
@@ -316,20 +329,20 @@ def missing_rights(url: str, topology: Topology) -> list[str]:
 
 
 def _may(connection: Any, attempt: Callable[[Any], None]) -> bool:
-    channel = connection.channel()  # of its own: a refusal closes it
+    channel = connection.channel()  # a new one, because a refusal closes it
     try:
         attempt(channel)
     except (AccessRefused, NotFound):
         return False
     except PreconditionFailed:
-        return True  # it might, but for other arguments
+        return True  # permitted; only the arguments differ
     channel.close()
     return True
 
 
 def _is_missing(connection: Any, name: str) -> bool:
-    """Whether there is no such exchange. RabbitMQ 4.3 says so only to who has a right
-    to it."""
+    """Whether there is no such exchange. RabbitMQ 4.3 says so only to an account that
+    has a permission for the name; else this returns false."""
     channel = connection.channel()
     try:
         channel.exchange_declare(name, "", passive=True)

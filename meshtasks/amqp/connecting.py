@@ -1,12 +1,12 @@
-"""Connections to whichever node of the broker's cluster takes one, and why none did.
+"""Connections to any node of the broker's cluster, and the errors if none responds.
 
-kombu goes on to the next URL only when somebody asks it to try again, and keeps the
-first one's port, virtual host and TLS options where the next has none. Here every
-attempt to connect, whoever makes it, asks all nodes in turn: the first from the left
-that answers, those that have just failed last. So one attempt fails only if all do.
+kombu tries the next URL only when it is told to retry, and uses port, virtual host and
+TLS options of the first URL if the next has none. Here every attempt to connect tries
+all nodes, from left to right, nodes that failed recently last. So an attempt fails only
+if all nodes fail.
 
-A name with several addresses is as many nodes: the first that takes a TCP connection
-may be frozen, or on its way down, and answer nothing.
+Each address of a host name counts as a node, because the first node that accepts a TCP
+connection may be frozen or stopping, and not respond.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from meshtasks.config.urls import fault_of, urls_of
 from meshtasks.errors import ConfigError, Transient
 
 _PORT, AMQPS_PORT = 5672, 5671
-#: A node that failed is asked after the others for so long.
+#: How long a node that failed is tried after the others.
 _FAILED_SECONDS = 30.0
 
-#: When nodes of this process's connections last failed: host or address, and port.
+#: Last failure (monotonic seconds) of each node in this process, by host or address and
+#: port.
 _failed_at: dict[tuple[str, int], float] = {}
 
 
 class Node(NamedTuple):
-    """One URL.
+    """The parts of one URL.
 
     Attributes:
         host: name or address.
-        port: AMQP's.
-        options: for kombu: user, password, virtual host, transport, TLS.
+        port: port of AMQP.
+        options: kombu's options: user, password, virtual host, transport, TLS.
     """
 
     host: str
@@ -51,13 +52,13 @@ class Node(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Host and port."""
+        """``host:port``."""
         return f"{self.host}:{self.port}"
 
     @property
     def addresses(self) -> list[str]:
-        """Addresses of the host if it is a name of several, else the host alone; it
-        may be unknown, which connecting will tell."""
+        """Addresses of the host, if its name has several; else the host only. If the
+        name is unknown, connecting will raise the error."""
         with suppress(ValueError):
             ipaddress.ip_address(self.host)
             return [self.host]
@@ -72,26 +73,25 @@ class Node(NamedTuple):
 
 
 def node_of(url: str) -> Node:
-    """A URL with everything that another's must not be taken for."""
+    """Parse a URL; missing parts get defaults, not the values of another URL."""
     parts = parse_url(url)
     tls = parts["transport"] == "amqps"
     host = parts.pop("hostname") or "localhost"
     port = parts.pop("port") or (AMQPS_PORT if tls else _PORT)
     parts["virtual_host"] = parts["virtual_host"] or "/"
-    # that the certificate is the host's is not checked by default
+    # by default the host name in the certificate is not checked
     parts["ssl"] = tls and {"server_hostname": host, **(parts.get("ssl") or {})}
     return Node(host, port, parts)
 
 
 class Connection(kombu.Connection):  # type: ignore[misc]  # kombu ships no types
-    """kombu's connection, which opens to any of its nodes.
+    """kombu's connection, which connects to any of its nodes.
 
-    Its attributes are those of the node that it is connected to, or that it failed at
-    last.
+    Its attributes are those of the connected node, or of the last that failed.
 
     Args:
-        hostname: AMQP URL, or several with ``;`` between them. (Celery and kombu make
-            copies of a connection from its attributes.)
+        hostname: AMQP URL, or several separated by ``;``. Celery and kombu also copy
+            connections by passing their attributes.
     """
 
     def __init__(self, hostname: str = "localhost", *args: Any, **kwargs: Any) -> None:
@@ -99,7 +99,7 @@ class Connection(kombu.Connection):  # type: ignore[misc]  # kombu ships no type
             kwargs["alternates"] = [*urls_of(hostname)]
             hostname = kwargs["alternates"][0]
         super().__init__(hostname, *args, **kwargs)
-        self.cycle = None  # not by kombu, on top of it
+        self.cycle = None  # kombu must not iterate over the URLs as well
         self.nodes = tuple(map(node_of, self.alt))
         self._address = hostname
         if self.nodes:
@@ -107,7 +107,7 @@ class Connection(kombu.Connection):  # type: ignore[misc]  # kombu ships no type
 
     @override
     def completes_cycle(self, retries: int) -> bool:
-        """Whether all nodes have been asked: in every attempt."""
+        """Whether all nodes have been tried: true after every attempt."""
         return True
 
     @override
@@ -115,10 +115,10 @@ class Connection(kombu.Connection):  # type: ignore[misc]  # kombu ships no type
         """Connect to a node.
 
         Raises:
-            amqp.exceptions.AccessRefused, NotAllowed: no node takes the connection,
+            amqp.exceptions.AccessRefused, NotAllowed: no node accepts the connection,
                 and one refuses the account or the virtual host.
-            OSError: none answers; the text says why of each.
-            Exception: there is one node only, and this is its fault.
+            OSError: no node responds; the text has the error of each.
+            Exception: the error of the only node.
         """
         ways = ((node, address) for node in self.nodes for address in node.addresses)
         faults: list[tuple[Node, Exception]] = []
@@ -137,24 +137,25 @@ class Connection(kombu.Connection):  # type: ignore[misc]  # kombu ships no type
                 self.hostname = node.host
         for node, fault in faults:
             if isinstance(fault, AccessRefused | NotAllowed):
-                self._turn_to(node)  # it is the one to be named
+                self._turn_to(node)  # the error's text names the current node
                 raise fault
         if len(faults) == 1:
             raise faults[0][1]
         raise OSError("; ".join(f"{node.name}: {fault}" for node, fault in faults))
 
     def open_once(self) -> None:
-        """Connect; by itself kombu would wait two seconds and try again.
+        """Connect, one attempt; kombu by default waits two seconds and retries.
 
-        Raises what :meth:`_establish_connection` does."""
+        Raises the same as :meth:`_establish_connection`.
+        """
         self.ensure_connection(max_retries=0, reraise_as_library_errors=False)
 
     def distrust(self) -> None:
-        """Ask the other nodes first, for a while: this one is there, but of no use."""
+        """Try other nodes first for a while: this one responds, but does not work."""
         _failed_at[self._address, self.port] = time.monotonic()
 
     def _turn_to(self, node: Node) -> None:
-        self._do_close_transport()  # TLS or not, it is the last node's
+        self._do_close_transport()  # kombu caches it; the next may use TLS or not
         self.hostname, self.port = node.host, node.port
         options = node.options
         self.userid, self.password = options["userid"], options["password"]
@@ -163,7 +164,7 @@ class Connection(kombu.Connection):  # type: ignore[misc]  # kombu ships no type
 
 
 def _in_words(fault: Exception) -> Exception:
-    """A fault of TLS with what to do about it; any other as it is."""
+    """A TLS error with advice; any other error unchanged."""
     if not isinstance(fault, ssl.SSLError):
         return fault
     said = ConnectionError(tls_fault(fault))
@@ -183,15 +184,15 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 
 @contextmanager
 def connected(url: str) -> Iterator[kombu.Connection]:
-    """An open connection, for AMQP operations only; closed at the end.
+    """An open connection; closed at the end of the block. Use it for AMQP only.
 
     Args:
-        url: AMQP URL, or those of the nodes of a cluster with ``;`` between them.
+        url: AMQP URL, or those of a cluster's nodes, separated by ``;``.
 
     Raises:
-        ConfigError: a URL is no AMQP URL, or the broker refuses the account or
+        ConfigError: a URL is not an AMQP URL, or the broker refuses the account or
             the virtual host.
-        Transient: the broker cannot be reached, or the connection was lost.
+        Transient: the broker is unreachable, or the connection was lost.
     """
     with unopened(url) as connection:
         broker = " or ".join(node.name for node in connection.nodes)
@@ -201,15 +202,15 @@ def connected(url: str) -> Iterator[kombu.Connection]:
             yield connection
         except connection.connection_errors as error:
             if isinstance(error, OSError) and connection.connected:
-                raise  # of a file or a pipe, say: py-amqp notices its own
+                raise  # not AMQP's, but of a file or a pipe in the block
             message = f"RabbitMQ at {broker} cannot be reached: {error}"
             raise Transient(message) from error
 
 
 def missing_queues(url: str, names: Iterable[str]) -> list[str]:
-    """Those of these queues that the broker does not have.
+    """The queues among ``names`` that the broker does not have.
 
-    Raises what :func:`connected` does.
+    Raises the same as :func:`connected`.
     """
     wanted = list(names)
     with connected(url) as connection:
@@ -218,10 +219,11 @@ def missing_queues(url: str, names: Iterable[str]) -> list[str]:
 
 
 def unopened(url: str) -> Connection:
-    """A connection that opens on first use; its attributes are the first URL's parts.
+    """A connection that opens on first use. Until then its attributes are the parts of
+    the first URL.
 
     Raises:
-        ConfigError: a URL is no AMQP URL.
+        ConfigError: a URL is not an AMQP URL.
     """
     if expected := fault_of(url):
         raise ConfigError("environment", _VARIABLE, expected)
@@ -231,7 +233,7 @@ def unopened(url: str) -> Connection:
 def refusal(
     connection: kombu.Connection, error: AccessRefused | NotAllowed
 ) -> ConfigError:
-    """What the broker's refusal to open a connection means."""
+    """The error for a connection that the broker refused."""
     broker = f"RabbitMQ at {_name(connection)}"
     if isinstance(error, AccessRefused):
         expected = f"{broker} refuses the user {connection.userid!r} or the password"
@@ -252,14 +254,14 @@ def _name(connection: kombu.Connection) -> str:
 
 
 class Depth(NamedTuple):
-    """How many messages wait in a queue, and how many consumers it has."""
+    """Number of messages that are ready in a queue, and number of its consumers."""
 
     ready: int
     consumers: int
 
 
 def depths_of(connection: kombu.Connection, names: Iterable[str]) -> dict[str, Depth]:
-    """The depths of these queues, without those that the broker does not have."""
+    """The depths of these queues; queues that the broker does not have are left out."""
     depths: dict[str, Depth] = {}
     channel = connection.channel()
     for name in names:

@@ -1,17 +1,17 @@
-r"""What a message carries beside its body: AMQP properties, and the table of headers.
+r"""Decodes the content header of a message: AMQP properties and the table of headers.
 
-Whoever may publish chooses these bytes, and the broker passes them on as they are. So
-nothing in here raises, whatever they are, and what comes out is bounded:
+A publisher chooses these bytes, and the broker does not check them. So no bytes make
+the public functions for properties raise an error, and the results are bounded:
 
-* A short text that is not UTF-8 has its odd bytes written as ``\xff``. Two that differ
-  stay different, and neither JSON, SQL nor pickle minds. At most 255 bytes of it are
-  kept, as many as it may have when it is published again.
-* A time before 1970 or after 9999 is moved there.
-* Tables are nested to a depth and have a number of fields. What is beyond, and what
-  follows a field of an unknown type, is left out; a header of its own names it.
+* In a short text that is not UTF-8, invalid bytes become ``\xff`` and the like. So
+  different texts stay different, and JSON, SQL and pickle accept them. At most 255
+  bytes of it are kept, because that is the limit when it is published again.
+* Times before 1970 or after 9999 are moved to these limits.
+* Nesting and number of fields of tables are limited. Fields beyond the limits, and
+  fields after one of an unknown type, are left out; an extra header names the first.
 
-The layouts are those of AMQP 0-9-1, sections 4.2.5.5 and 4.2.6.1; the letters of the
-types are those that RabbitMQ and its clients use
+The layouts are those of AMQP 0-9-1, sections 4.2.5.5 and 4.2.6.1; the letters of types
+are those of RabbitMQ and its clients
 (https://www.rabbitmq.com/amqp-0-9-1-errata#section_3).
 """
 
@@ -25,16 +25,16 @@ from typing import Any
 
 import msgspec
 
-#: Names the first of a message's headers that could not be read.
+#: Header that names the first header which could not be decoded, and why.
 UNREAD_HEADER = "x-unread-headers"
 
 _SHORT_TEXT_BYTES = 255
-#: The bound of nesting is far below what pickle takes, that of fields far above what
-#: brokers and clients send.
+#: Deepest nesting of tables, far below the limit of pickle; and most fields, far more
+#: than brokers and clients send.
 _DEEPEST = 16
 _MOST_FIELDS = 2_000
-#: Two days before the end of the last year that Python knows, so that no time zone
-#: leads beyond it.
+#: Latest time, epoch seconds: two days before the end of the year 9999, so that Python
+#: can show it in every time zone.
 _LATEST = 253_402_128_000
 
 _FLAGS = struct.Struct(">H")
@@ -42,11 +42,11 @@ _LENGTH = struct.Struct(">I")
 _TIME = struct.Struct(">Q")
 
 _HEADERS_FLAG = 0x2000
-#: In the first octet.
+#: The same flag in the first octet.
 _FIRST_HEADERS_FLAG = _HEADERS_FLAG >> 8
-#: Id and timestamp, in the second octet.
+#: Flags of message id and timestamp in the second octet.
 _ORIGIN_FLAGS = 0xC0
-#: Of the flags, each property's; in the order in which they follow.
+#: Flag, name and type of each property, in the order of their values.
 _PROPERTIES = (
     (0x8000, "content_type", "text"),
     (0x4000, "content_encoding", "text"),
@@ -64,7 +64,7 @@ _PROPERTIES = (
     (0x0004, "cluster_id", "text"),
 )
 
-#: Values of a table that are numbers, by the letters of their types.
+#: Layouts of the numbers in tables, by the letters of their types.
 _NUMBERS = {
     ord(letter): struct.Struct(">" + layout)
     for letter, layout in {
@@ -85,13 +85,13 @@ _DECIMAL = struct.Struct(">Bi")
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False):
-    """The properties that handlers need. (Of all that is made for each message, a
-    struct of msgspec takes 0.1 µs, where a named tuple takes 0.6.)
+    """The properties that handlers need. A struct, because one is made for each
+    message: it takes 0.1 µs, a named tuple 0.6 µs.
 
     Attributes:
-        message_id: the publisher's id for it, if given.
-        timestamp: the publisher's time for it, epoch seconds, if given.
-        headers: its AMQP headers.
+        message_id: id that the publisher set; None if it set none.
+        timestamp: time that the publisher set, epoch seconds; None if it set none.
+        headers: AMQP headers.
     """
 
     message_id: str | None
@@ -100,7 +100,7 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, properties: Mapping[str, Any]) -> Origin:
-        """Those of these properties."""
+        """Take them from decoded properties."""
         return cls(
             properties.get("message_id"),
             properties.get("timestamp"),
@@ -109,12 +109,12 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
 
 
 class Properties(msgspec.Struct, gc=False, eq=False):
-    """The properties of a message by their protocol names, headers as
-    ``application_headers``; decoded when one is looked up. A mapping in all but its
-    base class.
+    """The properties of a message by their names in AMQP; headers are
+    ``application_headers``. They are decoded when one is read. It works like a mapping,
+    without the base class.
 
     Attributes:
-        encoded: flags and values, as they come in a content header.
+        encoded: flags and values, as in a content header.
     """
 
     encoded: bytes
@@ -128,7 +128,7 @@ class Properties(msgspec.Struct, gc=False, eq=False):
 
     @property
     def values_by_name(self) -> dict[str, Any]:
-        """All of them."""
+        """All properties that are set."""
         if self._values is None:
             self._values = decode_properties(self.encoded)
         return self._values
@@ -137,20 +137,20 @@ class Properties(msgspec.Struct, gc=False, eq=False):
         return self.values_by_name[name]
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of one, if it is set."""
+        """The value of a property; ``default`` if it is not set."""
         return self.values_by_name.get(name, default)
 
     def keys(self) -> KeysView[str]:
-        """Names of those that are set."""
+        """Names of the properties that are set."""
         return self.values_by_name.keys()
 
     def items(self) -> ItemsView[str, Any]:
-        """Names and values of those that are set."""
+        """Names and values of the properties that are set."""
         return self.values_by_name.items()
 
 
 def short_text(encoded: bytes) -> str:
-    """The text of a short string: at most 255 bytes, also when it is encoded again."""
+    """Decode a short string; at most 255 bytes, also if it is encoded again."""
     try:
         if len(encoded) <= _SHORT_TEXT_BYTES:
             return encoded.decode()
@@ -161,10 +161,11 @@ def short_text(encoded: bytes) -> str:
 
 
 def decode_properties(encoded: bytes) -> dict[str, Any]:
-    """The properties that are there; those before the fault if the bytes are damaged.
+    """Decode the properties that are set. If the bytes are damaged, the result has the
+    properties before the damage.
 
     Args:
-        encoded: flags and values, as they come in a content header.
+        encoded: flags and values, as in a content header.
     """
     values: dict[str, Any] = {}
     try:
@@ -174,15 +175,15 @@ def decode_properties(encoded: bytes) -> dict[str, Any]:
             if flags & flag:
                 values[name], offset = _property(kind, encoded, offset)
     except (struct.error, IndexError):
-        pass  # cut off: RabbitMQ takes no such message, but it is not to be relied on
+        pass  # incomplete: RabbitMQ rejects such messages, but we do not rely on it
     return values
 
 
 def origin_of(encoded: bytes) -> Origin:
-    """The properties that handlers need.
+    """Decode the properties that handlers need.
 
     Args:
-        encoded: flags and values, as they come in a content header.
+        encoded: flags and values, as in a content header.
     """
     try:
         if not (encoded[0] & _FIRST_HEADERS_FLAG or encoded[1] & _ORIGIN_FLAGS):
@@ -193,10 +194,10 @@ def origin_of(encoded: bytes) -> Origin:
 
 
 def _plain_origin(encoded: bytes) -> Origin:  # noqa: C901 - one case a property
-    """That of a message without headers: what is of no interest is skipped.
+    """Decode message id and timestamp of a message without headers; skip the others.
 
     Raises:
-        IndexError, struct.error: it has headers, or the bytes are damaged.
+        IndexError, struct.error: there are headers, or the bytes are damaged.
     """
     (flags,) = _FLAGS.unpack_from(encoded)
     if flags & _HEADERS_FLAG:
@@ -230,10 +231,10 @@ def _plain_origin(encoded: bytes) -> Origin:  # noqa: C901 - one case a property
 
 
 def _property(kind: str, encoded: bytes, offset: int) -> tuple[Any, int]:
-    """A property's value, and where the next one begins.
+    """The value of a property, and the offset of the next one.
 
     Raises:
-        IndexError, struct.error: the bytes end before.
+        IndexError, struct.error: the bytes are incomplete.
     """
     match kind:
         case "text":
@@ -252,10 +253,10 @@ def _property(kind: str, encoded: bytes, offset: int) -> tuple[Any, int]:
 
 
 def decode_table(encoded: bytes, offset: int = 0) -> tuple[dict[str, Any], int]:
-    """The fields of a table, and where it ends.
+    """The fields of a table, and the offset of its end.
 
     Raises:
-        struct.error: the bytes end before its length.
+        struct.error: the bytes end before the size of the table.
     """
     (size,) = _LENGTH.unpack_from(encoded, offset)
     start = offset + _LENGTH.size
@@ -268,19 +269,20 @@ def decode_table(encoded: bytes, offset: int = 0) -> tuple[dict[str, Any], int]:
 
 
 def _moment(seconds: int) -> int:
-    """Epoch seconds as AMQP has them, without a sign; some write negative ones."""
+    """Limit epoch seconds. They are unsigned, but some clients write negative ones."""
     return min(seconds, _LATEST) if seconds < 1 << 63 else 0
 
 
 class _Unreadable(Exception):
-    """What follows in a table cannot be read."""
+    """The rest of a table cannot be decoded."""
 
 
 class _TableReader:
-    """Reads tables within tables.
+    """Decodes a table and the tables in it.
 
     Attributes:
-        unread: the first thing that could not be read, and why; empty if all was.
+        unread: the first field that could not be decoded, and why; empty if there is
+            none.
     """
 
     def __init__(self, encoded: bytes) -> None:
@@ -315,10 +317,11 @@ class _TableReader:
         return items
 
     def _value(self, offset: int, end: int, depth: int) -> tuple[Any, int]:
-        """The value at an offset, and where it ends.
+        """The value at an offset, and the offset of its end.
 
         Raises:
-            _Unreadable: it is of no known type, too much, or not all there.
+            _Unreadable: its type is unknown, there are too many fields, or it is
+                incomplete.
         """
         if not self._fields_left:
             reason = f"more than {_MOST_FIELDS} fields"
@@ -335,7 +338,8 @@ class _TableReader:
     def _typed(  # noqa: PLR0911 - one a type
         self, kind: int, offset: int, end: int, depth: int
     ) -> tuple[Any, int]:
-        """The value of a type at an offset, and where it ends, or would."""
+        """The value of a type at an offset, and the offset of its end; that may be
+        beyond ``end`` if the value is incomplete."""
         encoded = self._encoded
         if number := _NUMBERS.get(kind):
             return number.unpack_from(encoded, offset)[0], offset + number.size
@@ -364,7 +368,7 @@ class _TableReader:
                 raise _Unreadable(reason)
 
     def _long(self, letter: str, start: int, end: int, depth: int) -> Any:
-        """A value that has a length of its own."""
+        """A value that begins with its length: text, bytes, table or array."""
         if letter in "FA":
             if depth >= _DEEPEST:
                 self._note(f"nested more than {_DEEPEST} deep")
@@ -377,7 +381,7 @@ class _TableReader:
         try:
             return value.decode()
         except UnicodeDecodeError:
-            return value  # a long string may be anything, and is written so again
+            return value  # a long string may have any bytes; they are published as such
 
     def _note(self, fault: str) -> None:
         self.unread = self.unread or fault

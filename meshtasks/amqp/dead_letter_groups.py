@@ -1,5 +1,4 @@
-"""Dead letters by what they died of: which are selected, and how many there are of each
-cause."""
+"""Selects dead letters, and counts them by cause and queue."""
 
 from __future__ import annotations
 
@@ -12,19 +11,19 @@ from typing import NamedTuple, Self
 from meshtasks.amqp.dead_letters import DeadLetter
 from meshtasks.amqp.entities import topic_matches
 
-#: Routing keys that are kept of a group.
+#: Most routing keys that a group keeps.
 _MOST_ROUTING_KEYS = 100
 
-#: What differs between reasons of the same fault.
+#: Parts that differ between reasons of the same error.
 _DETAILS = re.compile(r'"[^"]*"|\d[\d.,:TZ+-]*|[-+]\d+')
 
 
 class Cause(NamedTuple):
-    """Why dead letters died, in whatever queue.
+    """Why messages became dead letters, in any queue.
 
     Attributes:
-        kind: class of the fault.
-        reason: see :func:`general_reason`.
+        kind: class of the error.
+        reason: reason without details, see :func:`general_reason`.
     """
 
     kind: str
@@ -38,17 +37,17 @@ class Cause(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Selects dead letters: those that meet every condition that is set.
+    """Selects the dead letters that match every condition that is set.
 
     Attributes:
-        ids: these, by the beginnings of their ids.
-        reason: their kind is this, or their reason has this in it (in any case).
-        queue: they failed in it; a shell pattern such as ``sensors.*`` will do.
-        routing_key: their routing key matches it, as in a binding (``sensors.#``).
-        sensor: they are of it; a shell pattern will do.
-        failed_before: epoch seconds.
-        failed_after: epoch seconds.
-        cause: they died of it.
+        ids: ids, or beginnings of ids.
+        reason: kind of the dead letter, or part of its reason; case is ignored.
+        queue: queue in which it failed; may be a shell pattern such as ``sensors.*``.
+        routing_key: pattern for its routing key, as in a binding (``sensors.#``).
+        sensor: sensor of its record; may be a shell pattern.
+        failed_before: latest time of failure, epoch seconds, exclusive.
+        failed_after: earliest time of failure, epoch seconds.
+        cause: its cause.
     """
 
     ids: Collection[str] = ()
@@ -61,7 +60,8 @@ class Selection:
     cause: Cause | None = None
 
     def matches(self, dead_letter: DeadLetter) -> bool:
-        """Whether this one is selected. One without a time may be of any age."""
+        """Whether a dead letter is selected. If its time of failure is unknown, it
+        matches every age."""
         return (
             self._has_id(dead_letter.id)
             and self._has_reason(dead_letter)
@@ -95,15 +95,16 @@ class Selection:
 
 @dataclass(slots=True)
 class Group:
-    """Dead letters of one queue and one reason.
+    """Dead letters of one queue and one cause.
 
     Attributes:
-        count: how many.
-        replayed: how many of them had been replayed before.
-        example: one of them; the last that was looked at.
-        first_failed_at: epoch seconds, None if unknown of all.
-        last_failed_at: likewise.
-        routing_keys: of first publication; a hundred of them at most.
+        count: number of dead letters.
+        replayed: number of those that had been replayed before.
+        example: the last one counted.
+        first_failed_at: earliest time of failure, epoch seconds; None if all are
+            unknown.
+        last_failed_at: latest time of failure, epoch seconds; None if all are unknown.
+        routing_keys: routing keys of first publication, 100 at most.
     """
 
     count: int
@@ -120,7 +121,7 @@ class CauseGroups:
 
     Attributes:
         cause: the cause.
-        groups: one a queue, the largest first.
+        groups: one group for each queue, the largest first.
     """
 
     cause: Cause
@@ -128,36 +129,38 @@ class CauseGroups:
 
     @property
     def count(self) -> int:
-        """How many, in all queues."""
+        """Number of dead letters in all queues."""
         return sum(group.count for group in self.groups)
 
     @property
     def replayed(self) -> int:
-        """How many of them had been replayed before."""
+        """Number of those that had been replayed before."""
         return sum(group.replayed for group in self.groups)
 
     @property
     def example(self) -> DeadLetter:
-        """One of them."""
+        """A dead letter of the largest group."""
         return self.groups[0].example
 
     @property
     def routing_keys(self) -> list[str]:
-        """In order; see :attr:`Group.routing_keys`."""
+        """Routing keys of all groups, sorted; see :attr:`Group.routing_keys`."""
         return sorted({key for group in self.groups for key in group.routing_keys})
 
 
 class Groups:
-    """Dead letters, counted by cause and queue: the one grouping of commands and
-    console."""
+    """Counts dead letters by queue and cause, for commands and console.
+
+    Attributes:
+        total: number of dead letters counted.
+    """
 
     def __init__(self) -> None:
-        #: By queue and cause.
         self._groups: dict[tuple[str | None, Cause], Group] = {}
         self.total = 0
 
     def add(self, dead_letter: DeadLetter) -> None:
-        """Count one."""
+        """Count a dead letter."""
         self.total += 1
         key = dead_letter.queue, Cause.of(dead_letter)
         time = dead_letter.failed_at
@@ -180,14 +183,14 @@ class Groups:
         return len(self._groups)
 
     def largest_first(self) -> list[Group]:
-        """All of them."""
+        """All groups, the largest first."""
         return sorted(
             self._groups.values(),
             key=lambda group: (-group.count, group.example.queue or "", group.example),
         )
 
     def causes(self) -> list[CauseGroups]:
-        """All of them by their cause, the most frequent first."""
+        """All groups by cause, the most frequent cause first."""
         by_cause: dict[Cause, list[Group]] = {}
         for group in self.largest_first():
             by_cause.setdefault(Cause.of(group.example), []).append(group)
@@ -196,6 +199,6 @@ class Groups:
 
 
 def general_reason(reason: str) -> str:
-    """A reason without what differs between reasons of the same fault: quoted text,
-    numbers and times."""
+    """A reason without the parts that differ between reasons of the same error: quoted
+    text, numbers and times become ``…``."""
     return _DETAILS.sub("…", reason)

@@ -36,7 +36,8 @@ UNROUTABLE = "Unroutable"
 #: Most entries of a message's history, and longest reason in one, characters.
 _HISTORY_LIMIT = 10
 REMEMBERED_CHARS = 300
-#: Latest time, epoch seconds, that is in the year 9999 in every time zone.
+#: Limit of times, epoch seconds: the year 9999 begins. Every calendar and time zone can
+#: show earlier times.
 _END_OF_TIME = 253_370_764_800
 
 

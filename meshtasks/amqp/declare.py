@@ -1,7 +1,8 @@
-"""The topology as kombu entities, and the one place that declares them.
+"""Declares the topology; no other module does.
 
-Declaring is idempotent: what exists as described is left alone, what is missing
-is created, and what differs is refused with its name. Nothing is ever deleted.
+Declaring is idempotent. It creates entities that are missing, does not touch entities
+that exist as described, and raises an error for an entity that differs. It deletes
+nothing.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ from meshtasks.amqp.entities import (
 from meshtasks.amqp.topology import Topology
 from meshtasks.errors import ConfigError
 
-#: RabbitMQ says so of the type of a plugin that is not enabled.
+#: RabbitMQ's text for the exchange type of a plugin that is not enabled.
 _UNKNOWN_TYPE = "unknown exchange type"
 
 
 def declare(connection: kombu.Connection, topology: Topology) -> None:
-    """Declare the whole topology, on a channel of its own.
+    """Declare the whole topology, on a new channel.
 
     Raises:
-        ConfigError: something exists with another type, other arguments or other
+        ConfigError: an entity exists with another type, other arguments or other
             partitions, or the account may not declare it, or the broker lacks the
-            plugin of partitions; the text names it and the remedy.
+            plugin for partitions; the text names the entity and the remedy.
         amqp.exceptions.ConnectionError, OSError: the connection was lost.
     """
     for change in changes(connection, topology):
@@ -58,7 +59,10 @@ def declare(connection: kombu.Connection, topology: Topology) -> None:
 
 
 def declare_missing(connection: kombu.Connection, topology: Topology) -> None:
-    """The same, whatever partitions the broker has besides."""
+    """Declare the whole topology, even if the broker has other partitions.
+
+    Raises the same as :func:`declare`, except for other partitions.
+    """
     with closing(connection.channel()) as channel:
         for what, step in _steps(topology):
             try:
@@ -74,11 +78,11 @@ def _source(connection: kombu.Connection) -> str:
 def task_queues(topology: Topology) -> list[kombu.Queue]:
     """The queues for Celery's ``task_queues`` setting.
 
-    Celery is left no declaration that could differ from :func:`declare`. It
-    declares no domain queue, and what it sends to one goes through the
-    default exchange to that queue alone. Of the commands queue it asks whether it
-    is there, before each connection's first command: a caller gets an error rather
-    than have a command vanish, and needs no right to declare or to read it.
+    Celery declares none of them, so no declaration can differ from :func:`declare`.
+    Tasks for a domain queue go through the default exchange, or the exchange before its
+    partitions, to that queue only. Before the first command on a connection, Celery
+    checks that the commands queue exists. So a caller gets an error instead of losing
+    the command, and needs no permission to declare or read the queue.
     """
     by_name = {queue.name: queue for queue in topology.named_queues}
     direct = kombu.Exchange("", type="direct")
@@ -107,7 +111,7 @@ def task_queues(topology: Topology) -> list[kombu.Queue]:
 
 
 class _ExistingQueue(kombu.Queue):  # type: ignore[misc]  # kombu has no types
-    """A queue that others declare; no account needs a right to look for it."""
+    """A queue that is only checked for existence, which needs no permission."""
 
     @override
     def declare(self, nowait: bool = False, channel: Any = None) -> str:
@@ -116,12 +120,12 @@ class _ExistingQueue(kombu.Queue):  # type: ignore[misc]  # kombu has no types
 
 
 def _steps(topology: Topology) -> Iterator[tuple[str, Callable[..., object]]]:
-    """Each declaration with the name of what it declares.
+    """All declarations, each with the name of its entity.
 
-    The way into the dead-letter queue comes first: RabbitMQ tries a dead letter
-    that found no queue again only after three minutes, and until its bindings
-    are made, what is published to an exchange can only go there. For the same
-    reason an exchange comes after the queues it is to be bound to.
+    The dead-letter queue, its exchanges and its bindings come first. RabbitMQ retries
+    a dead letter that found no queue only after three minutes, and messages to an
+    exchange without bindings go to the dead-letter queue. For the same reason queues
+    come before the exchanges that are bound to them.
     """
     end = topology.dead_letter_queue
     into_end = [b for b in topology.all_bindings if b.queue == end]
@@ -159,7 +163,8 @@ def _bind(binding: Binding) -> Callable[..., object]:
 
 def _advice(error: ChannelError | InvalidCommand) -> str:
     match error:
-        # RabbitMQ 4 refuses it as a precondition, older ones as an invalid command.
+        # RabbitMQ 4 closes with PRECONDITION_FAILED, older versions with
+        # COMMAND_INVALID.
         case InvalidCommand() | PreconditionFailed() if _UNKNOWN_TYPE in str(
             error.reply_text
         ):
@@ -183,11 +188,11 @@ def _advice(error: ChannelError | InvalidCommand) -> str:
 
 
 class Change(NamedTuple):
-    """A queue whose partitions are others on the broker than in topology.yaml.
+    """A queue whose partitions on the broker differ from topology.yaml.
 
     Attributes:
-        queue: as topology.yaml describes it.
-        found: names of what the broker has of it.
+        queue: the queue as topology.yaml describes it.
+        found: names of the queues that the broker has for it.
     """
 
     queue: Queue
@@ -195,7 +200,7 @@ class Change(NamedTuple):
 
     @property
     def leaving(self) -> list[str]:
-        """What is to be deleted."""
+        """Names of the queues to delete."""
         return [name for name in self.found if name not in self.queue.names]
 
     @override
@@ -207,7 +212,8 @@ class Change(NamedTuple):
 
 
 def changes(connection: kombu.Connection, topology: Topology) -> list[Change]:
-    """What has to be changed; nothing of what is not there yet.
+    """The queues whose partitions must change. Queues that do not exist yet are not
+    among them.
 
     Raises:
         amqp.exceptions.ConnectionError, OSError: the connection was lost.
@@ -222,8 +228,8 @@ def changes(connection: kombu.Connection, topology: Topology) -> list[Change]:
 
 
 def _found(connection: kombu.Connection, queue: Queue) -> Iterator[str]:
-    """What the broker has of a queue: itself, partitions, or all of them if a change
-    was interrupted."""
+    """Names of the queues that the broker has for a queue: the queue itself, its
+    partitions, or both if a change was interrupted."""
     if _is_there(connection, queue.name):
         yield queue.name
     try:

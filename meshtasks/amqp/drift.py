@@ -1,10 +1,10 @@
-"""How a live broker differs from the topology, and how the number of partitions of a
-queue is changed, without stranding a message.
+"""Compares a broker with the topology, and changes the number of partitions of a queue
+without losing messages.
 
-What leaves is emptied first, by the workers that run: keys move to other partitions,
-and what is older must not be handled later. So is what leaves once no exchange leads
-there any more; only then is it deleted. A message that waits to be retried may come
-back to it, so retry queues have to be empty by then, too.
+A change has two waits. First the running workers empty all partitions, because routing
+keys move to other partitions, and newer messages must not overtake older ones. Then the
+old queues are unbound, emptied again, and deleted. A retry may return to an old queue,
+so before the deletion the retry queues must be empty, too.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from meshtasks.errors import Transient
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What was found, one line per finding.
+    """Findings of a comparison, one line each.
 
     Attributes:
-        differences: what is missing, different or bound in addition.
-        notes: what others added beside the mesh: not ours to judge.
+        differences: entities that are missing or differ, and bindings that are not in
+            topology.yaml.
+        notes: bindings and policies that others added; they are not errors.
     """
 
     differences: tuple[str, ...]
@@ -37,7 +38,7 @@ class Drift:
 
 
 def compare(topology: Topology, live: Live) -> Drift:
-    """Compare the whole topology with what a virtual host has."""
+    """Compare the whole topology with the entities of a virtual host."""
     differences = [
         *_exchange_differences(topology, live),
         *_queue_differences(topology, live),
@@ -80,8 +81,8 @@ def _queue_differences(topology: Topology, live: Live) -> Iterator[str]:
 
 
 def _is_left_over(topology: Topology, name: str) -> bool:
-    """Whether it is of partitions that a queue of ours had, or of a queue that has
-    partitions now."""
+    """Whether a queue is a former partition, or the former single queue of a queue that
+    has partitions now."""
     if name in {queue.name for queue in topology.all_queues}:
         return False
     return queue_of(name) in topology.queue_names
@@ -116,7 +117,7 @@ def _policies(topology: Topology, live: Live) -> Iterator[str]:
 
 
 def _is_ours(topology: Topology, binding: Binding) -> bool:
-    """Whether it leads to something of ours, or of earlier partitions."""
+    """Whether a binding leads to an entity of the mesh, or to a former partition."""
     if is_reserved(binding.exchange) or _is_left_over(topology, binding.destination):
         return True
     ours = topology.all_queues if binding.queue else topology.all_exchanges
@@ -143,20 +144,21 @@ def _text(values: Mapping[str, object], key: str) -> str:
 
 
 _POLL_SECONDS = 0.5
-#: The broker's statistics are up to five seconds old: what they show empty for longer,
-#: is.
+#: The broker's statistics are up to five seconds old. A queue is empty if they show it
+#: empty for longer.
 _EMPTY_SECONDS = 6.0
 
 
 class Repartition:
-    """One change.
+    """Changes the number of partitions of queues.
 
     Args:
-        connection: an open connection, with the right to declare and delete.
-        topology: what is to be.
-        urls: of the broker, and of its management pages if not where they are usually.
-        within_seconds: how long the workers may take to empty what leaves.
-        say: is told of every step.
+        connection: an open connection of an account that may declare and delete.
+        topology: the new topology.
+        urls: URL of the broker, and URL of its management plugin or None for the
+            default.
+        within_seconds: longest wait for the workers to empty the queues.
+        say: called with a line of text for each step.
     """
 
     def __init__(
@@ -174,10 +176,10 @@ class Repartition:
         self._say = say
 
     def empty(self, change: Change) -> None:
-        """Wait until the workers have emptied what messages move away from.
+        """Wait until the workers have emptied all present queues of a change.
 
         Raises:
-            Transient: they have not, in time; nothing has been changed.
+            Transient: they are not empty in time; nothing has been changed.
             ConfigError: the management API refuses the account.
         """
         self._say(f"{change}; waiting until the workers have emptied it")
@@ -189,10 +191,10 @@ class Repartition:
             time.sleep(_POLL_SECONDS)
 
     def remove(self, change: Change) -> None:
-        """Lead no message any more to what leaves, and delete it once it is empty.
+        """Unbind the queues to delete; delete them when they are empty.
 
         Raises:
-            Transient: it is not empty in time; the same command goes on.
+            Transient: they are not empty in time. Call it again to continue.
             ConfigError: the management API refuses the account.
         """
         leaving, queue = change.leaving, change.queue
@@ -224,7 +226,8 @@ class Repartition:
                 yield binding.exchange, binding.routing_key
 
     def _wait_empty(self, names: Sequence[str], otherwise: str) -> None:
-        """Wait until these have been empty for a while, messages in hand included."""
+        """Wait until these queues have had no messages, ready or unacknowledged, for
+        :data:`_EMPTY_SECONDS`."""
         deadline = time.monotonic() + self._within_seconds + _EMPTY_SECONDS
         since: float | None = None
         while since is None or time.monotonic() - since < _EMPTY_SECONDS:

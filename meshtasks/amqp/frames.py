@@ -1,7 +1,7 @@
-"""A message as AMQP 0-9-1 frames, to be written many at a time.
+"""Encodes messages as AMQP 0-9-1 frames, so that many are written at once.
 
-py-amqp writes each message on its own, and checks before each for frames of the
-broker: 24 µs a message here, where joined frames take 3.
+py-amqp writes each message separately, and checks for frames of the broker before each.
+That takes 24 µs per message, as measured; joined frames take 3 µs.
 
 The layouts are those of AMQP 0-9-1: frames in section 4.2.3, the content header in
 section 4.2.6.1, ``basic.publish`` in the class definition of ``basic``.
@@ -31,7 +31,7 @@ _END = b"\xce"
 _FRAME = Struct(">BHI")
 #: Class, method and a reserved word.
 _PUBLISH = Struct(">HHH")
-#: A frame's head; class, weight, size of the body.
+#: Type, channel and size of a content header's frame; class, weight, size of the body.
 _HEADER = Struct(">BHIHHQ")
 _HEADER_BYTES = _HEADER.size - _FRAME.size
 _FLAGS = Struct(">H")
@@ -41,7 +41,7 @@ _TIMESTAMP = Struct(">Q")
 #: Length of a text, table or array.
 _SIZE = Struct(">I")
 
-#: A frame has so much beside its payload.
+#: Bytes of a frame besides its payload.
 _FRAME_OVERHEAD_BYTES = _FRAME.size + len(_END)
 
 
@@ -51,12 +51,12 @@ class Outgoing(NamedTuple):
     Attributes:
         exchange: name of the exchange; ``""`` is the default exchange.
         routing_key: at most 255 bytes.
-        body: the JSON, encoded.
-        message_id: the publisher's id; a resend keeps it.
-        timestamp: epoch seconds; AMQP keeps whole seconds.
+        body: encoded JSON.
+        message_id: id that the publisher chose; the same if it is sent again.
+        timestamp: epoch seconds; AMQP transfers whole seconds.
         headers: AMQP headers.
-        properties: other AMQP properties (``content_type``, ``correlation_id``,
-            …) to set or override.
+        properties: other AMQP properties to set or override (``content_type``,
+            ``correlation_id``, …).
     """
 
     exchange: str
@@ -69,17 +69,17 @@ class Outgoing(NamedTuple):
 
 
 def publish_frames(message: Outgoing, channel_id: int, frame_max: int) -> bytes:
-    """The frames that publish a message, mandatory.
+    """The frames of a mandatory ``basic.publish``.
 
     Args:
-        message: what to publish; persistent JSON unless its properties say else.
+        message: the message; persistent JSON unless its properties differ.
         channel_id: number of the open channel.
-        frame_max: largest frame agreed upon with the broker, in bytes.
+        frame_max: largest frame negotiated with the broker, bytes.
 
     Raises:
-        amqp.FrameSyntaxError: a header has a type that AMQP does not know.
+        amqp.FrameSyntaxError: a header has a type that AMQP does not have.
         struct.error: a name or property is longer than 255 bytes.
-        ValueError: properties and headers do not fit into one frame, as they have to.
+        ValueError: properties and headers do not fit into one frame, as AMQP requires.
     """
     body = message.body
     properties = _encoded_properties(message)
@@ -122,7 +122,7 @@ def _encoded(**values: Any) -> bytes:
 
 
 def _table(table: Mapping[str, Any]) -> bytes:
-    """A table as py-amqp writes it, but for bytes: it would make texts of them."""
+    """Encode a table like py-amqp, except for bytes, which py-amqp writes as text."""
     fields = b""
     for name, value in table.items():
         encoded = name.encode("utf-8", "surrogatepass")
@@ -143,12 +143,13 @@ def _field(value: object) -> bytes:
             items = b"".join(map(_field, value))
             return b"A" + _SIZE.pack(len(items)) + items
         case _:
-            return bytes(dumps("A", [[value]])[_SIZE.size :])  # what an array holds
+            # an array of one value, without the array's size
+            return bytes(dumps("A", [[value]])[_SIZE.size :])
 
 
 _DEFAULTS = {"content_type": "application/json", "delivery_mode": 2}
 _PLAIN = _encoded(**_DEFAULTS)
-#: With an id and a timestamp, which follow in this order.
+#: Flags with message id and timestamp, whose values follow in this order.
 _FULL_FLAGS = _encoded(**_DEFAULTS, message_id="x", timestamp=0)[: _FLAGS.size]
 _FULL = _FULL_FLAGS + _PLAIN[_FLAGS.size :]
 
@@ -174,23 +175,25 @@ def _encoded_properties(message: Outgoing) -> bytes:
 
 _SHORT_TEXT_BYTES = 255
 _LARGEST_TIMESTAMP = 2**64 - 1
-#: Room for the note on headers that are left out, and how much of a value that cannot
-#: be encoded is quoted.
+#: Room for the header that names omitted headers, and longest text in place of a value
+#: that cannot be encoded.
 _NOTE_CHARS = 400
 _VALUE_CHARS = 200
-#: A table's length, and its length and type of each text.
+#: Room for the size of the table, and for sizes and type of the header with the note.
 _TABLE_OVERHEAD_BYTES = 32
 _KINDS = dict(PROPERTY_TYPES)
 
 
 def fitted(message: Outgoing, frame_max: int) -> Outgoing:
-    """The message with what fits into a frame; a header names what does not.
+    """The message with the headers that fit into one frame; a header names the others.
 
-    The mesh's own headers are kept first, and small ones before large ones. Texts that
-    may be no longer are cut; a value of a type that AMQP does not know becomes text.
+    The mesh's headers come first, then small headers before large ones. Names and
+    properties are truncated to the length that AMQP permits; a header of a type that
+    AMQP does not have becomes text.
 
     Args:
-        frame_max: largest frame agreed upon with the broker, in bytes.
+        message: a message that :func:`publish_frames` cannot encode.
+        frame_max: largest frame negotiated with the broker, bytes.
     """
     bare = message._replace(
         message_id=message.message_id and _short(message.message_id),
@@ -220,7 +223,7 @@ def fitted(message: Outgoing, frame_max: int) -> Outgoing:
 
 
 def _usable_properties(sent: Mapping[str, Any]) -> dict[str, Any]:
-    """The properties whose values are such as they may be; texts are cut."""
+    """The properties with valid values; texts are truncated to 255 bytes."""
     found: dict[str, Any] = {}
     for name, value in sent.items():
         match _KINDS.get(name), value:
@@ -234,12 +237,12 @@ def _usable_properties(sent: Mapping[str, Any]) -> dict[str, Any]:
             case _, None:
                 found[name] = None
             case _:
-                pass  # AMQP has no such property, or not with such a value
+                pass  # AMQP has no such property, or the value is invalid
     return found
 
 
 def _whole_seconds(value: float | datetime | None) -> int | None:
-    """A timestamp as AMQP has it; None if it has no such."""
+    """An AMQP timestamp, whole epoch seconds; None if the value does not fit."""
     try:
         seconds = value.timestamp() if isinstance(value, datetime) else value
         whole = None if seconds is None else int(seconds)
@@ -249,16 +252,16 @@ def _whole_seconds(value: float | datetime | None) -> int | None:
 
 
 def _short(text: str) -> str:
-    """As much of a text as a short string holds."""
+    """The beginning of a text that fits into a short string."""
     encoded = text.encode("utf-8", "backslashreplace")
     return encoded[:_SHORT_TEXT_BYTES].decode(errors="ignore")
 
 
 def _encodable(name: str, value: object) -> tuple[object, int]:
-    """A header's value, or text in its place, and how many bytes the header takes."""
+    """A header's value, or text if it cannot be encoded; and the header's bytes."""
     try:
         return value, len(_table({name: value}))
-    except Exception:  # noqa: BLE001 - py-amqp raises whatever an odd value leads to
+    except Exception:  # noqa: BLE001 - py-amqp raises any type
         text = _ascii(_shown(value))
         return text, len(_table({name: text}))
 
@@ -281,7 +284,7 @@ _VARIANT = 0b10
 
 
 def new_message_id() -> str:
-    """A UUIDv7: unique, and sorted by the millisecond it was made in.
+    """Return a new UUIDv7: unique, and sortable by the millisecond of its creation.
 
     Layout: RFC 9562, section 5.7 (48 bits of Unix milliseconds, version, 12
     random bits, variant, 62 random bits).

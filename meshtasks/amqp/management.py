@@ -1,7 +1,7 @@
-"""The broker through its management plugin: what it has, and what to import.
+"""Client of RabbitMQ's management API, and definitions to import.
 
-AMQP itself can neither list entities nor read their arguments. Which node is asked,
-with what, and what its refusals mean, is here as well.
+AMQP itself can neither list entities nor read their arguments. This module also selects
+the node and the URL, and explains errors.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from meshtasks.http import Answer, cause_of, pool_manager, request
 _TIMEOUT_SECONDS = 10.0
 _AMQP_PORTS = (5671, 5672)
 _SUCCESS = range(200, 300)
-#: A broker of many queues tells of them in one answer.
+#: Largest response. A broker lists all its queues in one response.
 _LIMIT_BYTES = 256 << 20
-#: rabbit_mgmt_util.erl, AUTH_REALM.
+#: The realm with which RabbitMQ asks for a password (rabbit_mgmt_util.erl, AUTH_REALM).
 _REALM = 'realm="RabbitMQ Management"'
 _HINT = "its URL is set by MESH_MANAGEMENT_URL or --management-url"
 
@@ -48,11 +48,14 @@ _Answer = TypeVar("_Answer")
 
 
 class Api:
-    """The API of whichever node of the cluster answers, with the account and the
-    virtual host of ``broker_url``.
+    """The management API of a cluster; the first node that responds is used.
+
+    Args:
+        broker_url: AMQP URL; its account and virtual host are used.
+        management_url: see :func:`read`.
 
     Raises:
-        ConfigError: one of the URLs is none.
+        ConfigError: a URL is invalid.
     """
 
     def __init__(self, broker_url: str, management_url: str | None) -> None:
@@ -64,24 +67,29 @@ class Api:
         for url in given:
             if urlsplit(url).scheme not in {"http", "https"}:
                 raise _not_usable(url, "should be an http:// or https:// URL")
-        #: Those that are guessed have to show themselves first.
+        # Broker URLs whose default management URL must be verified before use.
         self._guessed = () if given else urls_of(broker_url)
 
     def all(self, kind: str, model: type[_Entity], query: str = "") -> list[_Entity]:
-        """The entities of one kind that the virtual host has.
+        """Read all entities of one kind in the virtual host.
+
+        Args:
+            kind: word of the API's path, such as ``queues``.
+            model: model of one entity.
+            query: query string, with ``?``.
 
         Raises:
-            ConfigError: the account or the virtual host is refused, or it is no API
-                of RabbitMQ's.
-            Transient: no node answers.
+            ConfigError: the API refuses the account or the virtual host, or it is not
+                RabbitMQ's.
+            Transient: no node responds.
         """
         path = f"/api/{kind}/{self._vhost}{query}"
         return self.get(path, list[model])  # type: ignore[valid-type]
 
     def get(self, path: str, model: type[_Answer]) -> _Answer:
-        """An answer. Raises what :meth:`all` does."""
+        """Read one path. Raises the same as :meth:`all`."""
         base, answer = self._answer(path)
-        self._urls, self._guessed = [base], ()  # it will answer once more
+        self._urls, self._guessed = [base], ()  # keep to this node
         try:
             return TypeAdapter(model).validate_json(answer)
         except ValidationError as error:
@@ -89,7 +97,7 @@ class Api:
             raise _not_usable(base, reason) from error
 
     def send(self, method: str, path: str, body: object = None) -> None:
-        """A change. Raises what :meth:`all` does."""
+        """Send a change. Raises the same as :meth:`all`."""
         self._answer(path, method, body)
 
     def _answer(
@@ -110,7 +118,7 @@ class Api:
 
 
 def urls(broker_url: str, management_url: str | None) -> list[str]:
-    """Where the management pages of all nodes are, or may be by default."""
+    """URLs of the management plugins of all nodes: those given, else the defaults."""
     return _split(management_url) or [_default_url(url) for url in urls_of(broker_url)]
 
 
@@ -127,18 +135,20 @@ def _default_url(broker_url: str) -> str:
 
 
 def _own_url(broker_url: str) -> str:
-    """Where the management pages are by default. Before they get the account they
-    have to ask for one as RabbitMQ does: others listen on that port as well.
+    """The default URL of the management plugin of a node, verified.
+
+    Another service may listen on that port. So before the account is sent, the service
+    must ask for a password as RabbitMQ does.
 
     Raises:
-        ConfigError: these may be the pages of another broker.
-        Transient: nothing answers there.
+        ConfigError: it may belong to another broker, or is not RabbitMQ's.
+        Transient: it is unreachable.
     """
     parts = urlsplit(broker_url)
     base = _default_url(broker_url)
     is_here = parts.hostname in {None, "localhost", "127.0.0.1", "::1"}
     if is_here and parts.port not in {None, *_AMQP_PORTS}:
-        # One of several brokers of this machine, or a tunnel to another machine.
+        # One of several brokers on this machine, or a tunnel to another machine.
         reason = f"may be of another broker than that on port {parts.port}; {_HINT}"
         raise _not_usable(base, reason)
     answer = _call(base, "/api/overview")
@@ -151,7 +161,11 @@ def _own_url(broker_url: str) -> str:
 def _call(
     base: str, path: str, login: str = "", method: str = "GET", body: object = None
 ) -> Answer:
-    """An answer of any status. Raises Transient if there is none."""
+    """Send a request; return the response of any status.
+
+    Raises:
+        Transient: there is no response.
+    """
     headers = {"Authorization": login} if login else {}
     content = None
     if body is not None:
@@ -197,12 +211,12 @@ def _not_usable(base: str, reason: str) -> ConfigError:
     return ConfigError("management API", base, reason)
 
 
-#: RabbitMQ writes an empty table as ``[]`` in places, and an absent one as null.
+#: A table. RabbitMQ sometimes writes an empty one as ``[]``, and a missing one as null.
 Table = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
 
 
 class LiveExchange(BaseModel):
-    """An exchange as the broker has it."""
+    """An exchange on the broker."""
 
     name: str
     type: str
@@ -213,15 +227,15 @@ class LiveExchange(BaseModel):
 
 
 class LiveQueue(BaseModel):
-    """A queue as the broker has it.
+    """A queue on the broker.
 
     Attributes:
-        effective_policy_definition: what policies add to its arguments.
-        members: nodes with a copy of a quorum queue.
-        online: nodes whose copy runs; none where the broker does not say. The leader
-            says so: of a queue without one it is as it was, with nodes that are no
-            members any more.
-        leader: the node that leads, or led it last.
+        effective_policy_definition: arguments that policies add.
+        members: nodes that have a replica of a quorum queue.
+        online: nodes whose replica runs; empty if the broker does not say. The leader
+            reports it: without a leader the value is old, and may have nodes that are
+            no longer members.
+        leader: node of the leader, or of the last one.
     """
 
     name: str
@@ -235,7 +249,7 @@ class LiveQueue(BaseModel):
 
     @property
     def stands_still(self) -> str | None:
-        """Why no message can come in or go out; None if it can, as far as is known."""
+        """Why the quorum queue cannot work; None if no reason is known."""
         running = len({*self.online} & {*self.members})
         if self.online and 2 * running <= len(self.members):
             members = f"{running} of {len(self.members)} members run"
@@ -263,20 +277,20 @@ class _LiveBinding(BaseModel):
 
 
 def _counted(*path: str) -> Any:
-    """A number that the broker may not have counted yet."""
+    """A field of ``message_stats``; 0 until the broker has a value."""
     return Field(default=0, validation_alias=AliasPath("message_stats", *path))
 
 
 class QueueActivity(BaseModel):
-    """What goes on in a queue; as old as the broker's statistics, five seconds by
-    default. What the broker has not counted yet is zero.
+    """Statistics of a queue. The broker updates them every five seconds by default. A
+    value that the broker does not have yet is zero.
 
     Attributes:
         messages_unacknowledged: messages that consumers hold.
-        messages_in: messages that came in since the broker was started.
-        messages_out: messages that were acknowledged since then.
-        in_per_second: messages that came in.
-        out_per_second: messages that were acknowledged.
+        messages_in: messages published to it since the start of the broker.
+        messages_out: messages acknowledged since then.
+        in_per_second: rate of published messages.
+        out_per_second: rate of acknowledged messages.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -290,7 +304,7 @@ class QueueActivity(BaseModel):
 
     @classmethod
     def total(cls, name: str, parts: Iterable[QueueActivity]) -> QueueActivity:
-        """What goes on in the partitions of a queue."""
+        """The sums of the statistics of partitions, under the name of their queue."""
         numbers = [part.model_dump(exclude={"name"}) for part in parts]
         keys = cls.model_fields.keys() - {"name"}
         return cls(name=name, **{key: sum(n[key] for n in numbers) for key in keys})
@@ -300,10 +314,10 @@ class LiveNode(BaseModel):
     """A node of the broker's cluster.
 
     Attributes:
-        mem_alarm: it takes no messages, because its memory is used up.
-        disk_free_alarm: likewise, because its disk is full.
-        disk_free: bytes.
-        disk_free_limit: bytes; at less the alarm goes off.
+        mem_alarm: whether it blocks publishers because it is short of memory.
+        disk_free_alarm: whether it blocks publishers because it is short of disk space.
+        disk_free: free disk space, bytes.
+        disk_free_limit: the alarm is raised below this, bytes.
     """
 
     name: str
@@ -316,10 +330,10 @@ class LiveNode(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Everything a virtual host has.
+    """All entities of a virtual host.
 
     Attributes:
-        bindings: without those of the default exchange, which every queue has.
+        bindings: all bindings except those of the default exchange.
     """
 
     exchanges: list[LiveExchange]
@@ -328,19 +342,19 @@ class Live:
 
 
 def read(broker_url: str, management_url: str | None = None) -> Live:
-    """Ask the broker what the virtual host of ``broker_url`` has.
+    """Read all entities of the virtual host of ``broker_url``.
 
     Args:
-        broker_url: AMQP URL; its account is used. Of a cluster, those of its nodes,
-            with ``;`` between them.
-        management_url: URL of the management pages, which gets the account; of a
-            cluster likewise, and whichever node answers is taken. By default port
-            15672 of the broker's host (15671 with TLS when it is an ``amqps`` URL), if
-            it shows that it is RabbitMQ's.
+        broker_url: AMQP URL, whose account and virtual host are used; of a cluster the
+            URLs of its nodes, separated by ``;``.
+        management_url: URL of the management plugin; of a cluster the URLs of its
+            nodes, separated by ``;``. Default: port 15672 of the broker's host, or
+            15671 with TLS for an ``amqps`` URL, if RabbitMQ responds there.
 
     Raises:
-        ConfigError: the account, the virtual host or the URL is refused.
-        Transient: nothing answers there.
+        ConfigError: the API refuses the account or the virtual host, or a URL is
+            invalid.
+        Transient: no node responds.
     """
     api = Api(broker_url, management_url)
     bindings = api.all("bindings", _LiveBinding)
@@ -354,9 +368,9 @@ def read(broker_url: str, management_url: str | None = None) -> Live:
 def activity(
     broker_url: str, management_url: str | None = None
 ) -> dict[str, QueueActivity]:
-    """What goes on in the queues of the virtual host of ``broker_url``, by name.
+    """Statistics of the queues of the virtual host of ``broker_url``, by name.
 
-    Takes and raises what :func:`read` does.
+    Arguments and errors are those of :func:`read`.
     """
     columns = (
         "name",
@@ -372,9 +386,9 @@ def activity(
 
 
 def nodes(broker_url: str, management_url: str | None = None) -> list[LiveNode]:
-    """The nodes of the broker's cluster; needs the tag ``monitoring``.
+    """The nodes of the broker's cluster; the account needs the tag ``monitoring``.
 
-    Takes and raises what :func:`read` does.
+    Arguments and errors are those of :func:`read`.
     """
     return Api(broker_url, management_url).get("/api/nodes", list[LiveNode])
 
@@ -389,20 +403,20 @@ def import_accounts(
     owned_prefix: str,
     management_url: str | None = None,
 ) -> None:
-    """Give a running broker the accounts of its definitions file.
+    """Import the accounts of a definitions file into a running broker.
 
-    Connections that are open stay so; a new password counts from the next login on.
+    Open connections stay open; a new password takes effect at the next login.
 
     Args:
-        broker_url: with an account of the tag ``administrator``.
-        content: in RabbitMQ's definitions format.
-        owned_prefix: accounts whose name begins so and that ``content`` lacks are
-            deleted, which ends their connections.
+        broker_url: AMQP URL of an account with the tag ``administrator``.
+        content: definitions in RabbitMQ's format.
+        owned_prefix: accounts whose names begin with this and that are not in
+            ``content`` are deleted, which closes their connections.
         management_url: see :func:`read`.
 
     Raises:
-        ConfigError: the account or the URL is refused.
-        Transient: nothing answers there.
+        ConfigError: the API refuses the account, or a URL is invalid.
+        Transient: no node responds.
     """
     api = Api(broker_url, management_url)
     kinds = ("vhosts", "users", "permissions", "topic_permissions", "policies")
@@ -415,10 +429,8 @@ def import_accounts(
 
 
 def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
-    """The topology in RabbitMQ's definitions format, for one virtual host.
-
-    It holds no users and no permissions.
-    """
+    """The topology in RabbitMQ's definitions format, for one virtual host, without
+    users and permissions."""
     lasting = {"vhost": vhost, "durable": True, "auto_delete": False}
     return {
         "vhosts": [{"name": vhost}],

@@ -1,22 +1,23 @@
-"""Look at messages, and leave them where they go: peek at those of a queue, or tap what
-passes the exchanges.
+"""Reads messages without removing them: peek reads a queue, tap gets copies of messages
+as they are published.
 
-AMQP has no way to read without taking. In a peek everything is delivered and held, and
-returned all at once by closing the channel: a quorum queue then sorts what comes
-back, so its order is that of before, and so it is if the process is killed. (What is
-returned by ``basic.nack`` comes in the order of a hash map.)
+AMQP cannot read a message without a delivery. A peek consumes all messages of a queue,
+holds them, and closes the channel; then the broker requeues them together. A quorum
+queue sorts messages that it gets back at once, so their order is unchanged, even if the
+process is killed. (Messages requeued by ``basic.nack`` come back in the order of a hash
+map.)
 
-What comes back goes before the messages that were never delivered, but behind those
-that came back earlier, so a look at a part of the queue would change the order. A
-peek is of the whole queue: if the caller has seen enough, the rest is delivered all
-the same. Only a process that is killed half-way may leave the first half behind the
+Requeued messages go before messages that were never delivered, but behind messages that
+were requeued earlier. So a peek at a part of a queue would change the order. Therefore
+a peek always consumes the whole queue, even if the caller stops early. Only if the
+process is killed in the middle, the first half of the queue may end up behind the
 second.
 
-Meanwhile others do not see the messages, and a second peek would see the rest and
-return that in the wrong order. An exclusive queue keeps others out.
+During a peek other consumers do not get the messages, and a second peek would requeue
+the remaining ones in the wrong order. An exclusive queue locks out other peeks.
 
-A tap is a queue of its own, exclusive to its connection and bounded, which gets copies:
-it goes with whoever looks, and one who does not keep up misses copies, and holds back
+A tap is a bounded queue, exclusive to its connection, that gets copies. The broker
+deletes it with the connection. A reader that is too slow misses copies, and delays
 nobody.
 """
 
@@ -39,15 +40,15 @@ from meshtasks.amqp.receiving import Message
 from meshtasks.amqp.topology import Topology
 from meshtasks.errors import ConfigError, Transient
 
-#: A consumer's prefetch count has 16 bits, so large queues take several consumers, one
-#: after the other. What they hold comes back consumer by consumer, in the order of
-#: their tags as long as there are at most 32.
+#: A prefetch count has 16 bits, so a large queue needs several consumers, one after the
+#: other. Their messages are requeued by consumer, in the order of their tags if there
+#: are at most 32 consumers.
 _CONSUMERS = 30
 _LARGEST_PREFETCH = 65_000
-#: The broker has at most so many messages on their way to us (times their size, that
-#: is its memory), unless the queue is so long that the consumers would not do.
+#: Most messages that the broker keeps in memory on their way to us, unless the queue is
+#: too long for the number of consumers.
 _SMALLEST_PREFETCH = 2_000
-#: For a message that must be there to arrive.
+#: Longest wait for a message that the queue should have.
 _PATIENCE_SECONDS = 30.0
 
 
@@ -59,10 +60,11 @@ class HeldMessages:
     """The messages of a queue while they are held.
 
     Attributes:
-        total: messages that were ready when it began (two million at most); later
-            ones are not looked at.
-        seen: how many were looked at.
-        missing: how many did not come, because other consumers have them.
+        total: number of messages that were ready at the beginning, two million at most;
+            later messages are not read.
+        seen: number of messages read so far.
+        missing: number of messages that did not arrive, because other consumers have
+            them.
     """
 
     def __init__(
@@ -85,10 +87,10 @@ class HeldMessages:
         self._prefetch = max(prefetch, -(-self.total // _CONSUMERS))
 
     def __iter__(self) -> Iterator[Delivery]:
-        """The messages in their order, once; fewer if stopped, or if other
-        consumers take some meanwhile.
+        """Yield the messages in order, once; fewer if the peek is stopped or other
+        consumers take some.
 
-        They are delivered as the iteration goes on, and are not kept here.
+        Messages are consumed during the iteration, and their bodies are not kept.
         """
         for delivery in self._messages:
             self.seen += 1
@@ -97,10 +99,10 @@ class HeldMessages:
                 return
 
     def _deliveries(self) -> Iterator[Delivery]:
-        """The messages, consumer by consumer.
+        """Yield the messages, consumer by consumer.
 
-        A consumer whose messages are removed meanwhile is given more than its share;
-        what is left in :attr:`_arrived` when it ends comes first then.
+        A consumer gets more messages than its share if the caller removes some. Those
+        are in :attr:`_arrived` when it is cancelled, and come before the next consumer.
         """
         now = time.time()
         numbers = iter(range(_CONSUMERS))
@@ -115,23 +117,27 @@ class HeldMessages:
             while self._arrived and left:
                 left -= 1
                 yield delivery_of(self._arrived.popleft(), now)
-            if share:  # no more came
+            if share:  # no more messages arrived
                 self.missing = left
                 return
 
     def remove(self, tags: Iterable[int]) -> None:
-        """Take these messages out of the queue for good."""
+        """Acknowledge these messages, which removes them from the queue.
+
+        Args:
+            tags: delivery tags.
+        """
         for tag in tags:
             self._has_removed = True
             self._channel.basic_ack(tag)
 
     def finish(self) -> None:
-        """Have the rest delivered, and see to it that what is removed stays so.
+        """Consume the remaining messages, and wait until removals have taken effect.
 
-        Acknowledgements that are on their way to a quorum queue when the channel
-        closes are lost, and their messages come back. Registering a consumer waits
-        until those before it have been taken, and cancelling it, until those have
-        that had to wait in the channel.
+        A quorum queue loses acknowledgements that are in flight when the channel
+        closes, and requeues their messages. The broker registers a consumer after it
+        has processed the acknowledgements before it, and cancels it after those that
+        had to wait in the channel. So both are done before the channel closes.
         """
         for _ in self._messages:
             pass
@@ -141,7 +147,7 @@ class HeldMessages:
             self._channel.basic_cancel(tag)
 
     def _consume(self, number: int, share: int) -> str:
-        """Begin a consumer that is given so many messages; its tag."""
+        """Start a consumer with a prefetch count of ``share``; return its tag."""
         tag = f"peek-{number:02d}"
         self._channel.basic_qos(0, share, a_global=False)
         self._channel.basic_consume(
@@ -150,7 +156,7 @@ class HeldMessages:
         return tag
 
     def _wait_for_message(self) -> bool:
-        """Wait until one has arrived; false if none comes."""
+        """Wait until a message has arrived. Return false if none arrives in time."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not self._arrived:
             if time.monotonic() > deadline:
@@ -168,22 +174,24 @@ def peek(
     stopping: threading.Event | None = None,
     prefetch: int = _SMALLEST_PREFETCH,
 ) -> Iterator[HeldMessages]:
-    """Hold the messages of a queue, from ``with`` to its end.
+    """Hold the messages of a queue until the end of the block.
 
     Afterwards they are marked as redelivered, and a queue with a delivery limit has
-    counted it: the dead-letter queue has no such limit. Nothing may be held for longer
+    counted one delivery; the dead-letter queue has no limit. The block must be shorter
     than the broker's consumer timeout, half an hour by default.
 
     Args:
-        stopping: ends the iteration when it is set. (An exception out of nowhere, such
-            as that of Ctrl-C, could leave the connection amid a frame.)
-        prefetch: messages per consumer, or more for long queues.
+        url: AMQP URL.
+        queue: name of the queue.
+        stopping: ends the iteration when it is set. Use it instead of an exception such
+            as that of Ctrl-C, which could interrupt the reading of a frame.
+        prefetch: messages per consumer; more for long queues.
 
     Raises:
         ConfigError: there is no such queue, or the broker refuses the account or the
             virtual host.
-        QueueBusy: another process peeks at it.
-        Transient: the broker cannot be reached.
+        QueueBusy: another process is reading the queue.
+        Transient: the broker is unreachable, or the connection was lost.
     """
     with connected(url) as connection:
         _lock(connection, queue)
@@ -201,11 +209,11 @@ def peek(
 
 
 def _lock(connection: kombu.Connection, queue: str) -> None:
-    """Keep others out until the connection ends.
+    """Lock out other peeks until the connection ends.
 
     Raises:
-        ConfigError: the account may not do that.
-        QueueBusy: another process peeks at the queue.
+        ConfigError: the account may not declare the lock.
+        QueueBusy: another process is reading the queue.
     """
     try:
         connection.channel().queue_declare(f"{queue}.browsed", exclusive=True)
@@ -225,17 +233,17 @@ def _ready(channel: Any, queue: str) -> int:
 
 
 _LONGEST_BYTES = 255
-#: When nobody takes them the broker drops the oldest copies.
+#: Limits of a tap's queue; above them the broker drops the oldest copies.
 _BOUNDED = {"x-max-length": 1_000, "x-max-length-bytes": 64 * 1024 * 1024}
 
 
 class Tap:
-    """Copies of messages, as they pass.
+    """Gives copies of messages as they are published.
 
     Args:
-        connection: an open connection, on which they are consumed.
-        pattern: of routing keys, as in a binding of a topic exchange.
-        waiting: where copies are put as they come.
+        connection: the open connection that consumes them.
+        pattern: pattern for routing keys, as in a binding of a topic exchange.
+        waiting: copies that have arrived; the consumer's callback adds to it.
     """
 
     def __init__(
@@ -250,8 +258,8 @@ class Tap:
         within_seconds: float,
         is_wanted: Callable[[Message], bool] = lambda _: True,
     ) -> Message | None:
-        """The next copy that matches the pattern and is wanted; None if none came in
-        time. Those before it are passed over.
+        """The next copy that matches the pattern and is wanted; None if none arrived in
+        time. Other copies are dropped.
 
         Raises:
             amqp.exceptions.ConnectionError, OSError: the connection was lost.
@@ -260,7 +268,7 @@ class Tap:
         while True:
             while self._waiting:
                 message = self._waiting.popleft()
-                # fanout and direct exchanges take no patterns
+                # fanout and direct exchanges do not match patterns
                 matches = topic_matches(self._pattern, message.routing_key)
                 if matches and is_wanted(message):
                     return message
@@ -272,9 +280,10 @@ class Tap:
 
 
 def pattern_fault(pattern: str) -> str | None:
-    """Why a pattern of routing keys is not what it seems to be; None if it is.
+    """Why a pattern for routing keys is probably a mistake; None if it is valid.
 
-    The broker takes any text, and what is no wildcard to it matches itself alone.
+    The broker accepts any text. A word that only looks like a wildcard matches nothing
+    but itself.
     """
     size_bytes = len(pattern.encode(errors="replace"))
     is_text = not any("\ud800" <= character <= "\udfff" for character in pattern)
@@ -295,7 +304,7 @@ def pattern_fault(pattern: str) -> str | None:
 
 
 def every_exchange(topology: Topology) -> list[str]:
-    """Names of the exchanges of the mesh, and of that where MQTT messages arrive."""
+    """Names of the exchanges in topology.yaml, and of the exchange of MQTT messages."""
     return [*(item.name for item in topology.exchanges), MQTT_EXCHANGE]
 
 
@@ -303,20 +312,22 @@ def every_exchange(topology: Topology) -> list[str]:
 def tapped(
     url: str, topology: Topology, pattern: str, exchanges: Iterable[str]
 ) -> Iterator[Tap]:
-    """Copies of what is published from now on.
+    """A tap on exchanges, which gives copies of messages from now on.
 
-    What goes straight to a queue, by the default exchange (retries and replays), passes
-    no exchange that can be listened on.
+    It does not get messages through the default exchange (retries and replays), which
+    has no bindings.
 
     Args:
-        pattern: of routing keys, as in a binding of a topic exchange.
-        exchanges: names of exchanges, of the topology or those every broker has.
+        url: AMQP URL.
+        topology: gives the types of the exchanges.
+        pattern: pattern for routing keys, as in a binding of a topic exchange.
+        exchanges: names of exchanges: of the topology, or those of every broker.
 
     Raises:
-        ConfigError: the broker refuses the account, or the URL is none.
-        Transient: the broker cannot be reached, or the connection was lost.
+        ConfigError: the broker refuses the account, or the URL is invalid.
+        Transient: the broker is unreachable, or the connection was lost.
         amqp.exceptions.ChannelError: the broker has no such exchange, or the account
-            may not listen on it.
+            may not read it.
     """
     waiting: deque[Message] = deque()
     types = PREDECLARED_EXCHANGES | {x.name: x.type for x in topology.all_exchanges}
@@ -331,12 +342,13 @@ def tapped(
 
 
 def _keys(topology: Topology, exchange: str, kind: str, pattern: str) -> set[str]:
-    """The routing keys with which a queue gets all of an exchange that may match."""
+    """Routing keys of the bindings that give a queue all messages of an exchange that
+    may match a pattern."""
     match kind:
         case "topic":
             return {pattern}
         case "fanout":
             return {""}
-        case _:  # a direct exchange routes by equality: the keys that are bound
+        case _:  # a direct exchange needs equal keys: use those of all its bindings
             bindings = [b for b in topology.all_bindings if b.exchange == exchange]
             return {b.routing_key for b in bindings} | {pattern}

@@ -1,16 +1,17 @@
-"""py-amqp's connection, with a reader of our own for what comes from the broker.
+"""py-amqp's connection with a reader of our own for the frames of the broker.
 
-py-amqp raises on texts that are not UTF-8, on moments it has no date for, on tables
-nested too deep: whoever may publish can end a consumer. And of what a reading costs
-from end to end, its reading alone was two thirds (docs/decisions/0010).
+py-amqp raises on texts that are not UTF-8, on timestamps that Python has no date for,
+and on tables that are nested too deep. So any publisher could stop a consumer. Besides,
+its reader took two thirds of the processor time of a reading, end to end
+(docs/decisions/0010).
 
-So the bytes are read here. A message (``basic.deliver``, ``basic.get-ok``,
-``basic.return``) is put together here and never parsed by py-amqp; its properties are
-decoded by :mod:`meshtasks.amqp.content`. All other frames go to py-amqp, which
-connects, calls methods, publishes and acknowledges as ever. It waits for answers by
-:meth:`ReceivingConnection.blocking_read`, so they come by the same way.
+Therefore this module reads the bytes. It assembles messages (``basic.deliver``,
+``basic.get-ok``, ``basic.return``) without py-amqp;
+:mod:`meshtasks.amqp.content` decodes their properties. All other frames go to py-amqp,
+which connects, calls methods, publishes and acknowledges as usual. It waits for replies
+with :meth:`ReceivingConnection.blocking_read`, so replies pass this reader too.
 
-Frames are described in section 4.2.3 of AMQP 0-9-1, contents in 4.2.6.
+AMQP 0-9-1 describes frames in section 4.2.3, and contents in 4.2.6.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _METHOD, _CONTENT_HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
 _END = 0xCE
 #: Type, channel and size of a frame.
 _FRAME = Struct(">BHI")
-#: The same of a content header, and its class, weight and size of the body.
+#: Type, channel and size of a content header's frame; class, weight, size of the body.
 _HEADER_FRAME = Struct(">BHIHHQ")
 _HEADER = Struct(">HHQ")
 _FRAME_OVERHEAD_BYTES = _FRAME.size + 1
@@ -45,11 +46,11 @@ _METHOD_ID = Struct(">HH")
 _DELIVERY_TAG = Struct(">Q?")
 
 _DELIVER = _METHOD_ID.pack(*spec.Basic.Deliver)
-#: Methods that a message follows.
+#: Methods that are followed by a message.
 _CONTENT_METHODS = {spec.Basic.Deliver, spec.Basic.GetOk, spec.Basic.Return}
-#: Methods whose texts may quote a name, and be cut off in the middle of a letter.
+#: Methods whose texts may quote a name, and may end in the middle of a character.
 _QUOTING_METHODS = {spec.Connection.Close, spec.Channel.Close}
-#: Their arguments, in py-amqp's letters.
+#: Types of their arguments, as py-amqp writes them.
 _ARGUMENTS = {
     spec.Basic.Deliver: "sLbss",
     spec.Basic.GetOk: "Lbssl",
@@ -57,23 +58,24 @@ _ARGUMENTS = {
     spec.Connection.Close: "BsBB",
     spec.Channel.Close: "BsBB",
 }
-#: Layouts of these letters; a text is s.
+#: Layouts of these types; ``s`` is a short string.
 _NUMBERS = {"B": Struct(">H"), "l": Struct(">I"), "L": Struct(">Q"), "b": Struct(">?")}
-#: Routes that are remembered, decoded.
+#: Most pairs of exchange and routing key in the cache of decoded ones.
 _MOST_REMEMBERED = 10_000
 
 
 class Message(msgspec.Struct, gc=False, eq=False):
-    """A message as it came; it has what py-amqp's has.
+    """A received message, with the attributes of py-amqp's message.
 
     Attributes:
-        properties: its AMQP properties.
-        channel: the channel it came by.
-        consumer_tag: of the consumer it was delivered to; empty if it was fetched.
+        body: undecoded bytes.
+        properties: AMQP properties.
+        channel: channel on which it was received.
+        consumer_tag: tag of its consumer; empty for ``basic.get``.
         delivery_tag: its number on the channel.
-        redelivered: the broker delivered it before.
-        exchange: that it was published to.
-        routing_key: that it was published with.
+        redelivered: whether the broker delivered it before.
+        exchange: exchange to which it was published.
+        routing_key: routing key with which it was published.
     """
 
     body: bytes
@@ -87,13 +89,13 @@ class Message(msgspec.Struct, gc=False, eq=False):
 
     @property
     def headers(self) -> dict[str, Any]:
-        """Its AMQP headers; empty when there are none."""
+        """AMQP headers; empty if there are none."""
         table: dict[str, Any] = self.properties.get("application_headers") or {}
         return table
 
     @property
     def delivery_info(self) -> dict[str, Any]:
-        """How it came, by py-amqp's names."""
+        """The arguments of its delivery, under py-amqp's names."""
         return {
             "consumer_tag": self.consumer_tag,
             "delivery_tag": self.delivery_tag,
@@ -104,7 +106,7 @@ class Message(msgspec.Struct, gc=False, eq=False):
 
     @delivery_info.setter
     def delivery_info(self, info: dict[str, Any]) -> None:
-        """Set by py-amqp for a message that was fetched."""
+        """Set by py-amqp after ``basic.get``."""
         self.delivery_tag = info["delivery_tag"]
         self.redelivered = info["redelivered"]
         self.exchange = info["exchange"]
@@ -112,7 +114,7 @@ class Message(msgspec.Struct, gc=False, eq=False):
 
 
 class _Arriving:
-    """A message of which some frames have come.
+    """A message of which some frames have arrived.
 
     Attributes:
         method: payload of its method frame.
@@ -127,11 +129,11 @@ class _Arriving:
         self._parts: list[bytes] = []
 
     def take(self, kind: int, payload: bytes) -> Message | None:
-        """Take a frame; the message once it is whole.
+        """Add a frame. Return the message if it is complete, else None.
 
         Raises:
-            ValueError: it is not the turn of such a frame, or it is too long.
-            struct.error: it is too short.
+            ValueError: a frame of another type is due, or the frame is too long.
+            struct.error: the frame is too short.
         """
         if kind == _CONTENT_HEADER and self._properties is None:
             _, _, self._missing_bytes = _HEADER.unpack_from(payload)
@@ -150,22 +152,22 @@ class _Arriving:
 
 
 class ReceivingConnection(BaseConnection):
-    """A connection whose messages may hold any bytes."""
+    """A connection whose messages may contain any bytes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._received = b""
-        #: Where in it the next frame begins.
+        # Offset of the next frame in ``_received``.
         self._offset = 0
         self._arriving: dict[int, _Arriving] = {}
         self._routes: dict[bytes, tuple[str, str]] = {}
 
     @override
     def blocking_read(self, timeout: float | None = None) -> bool:
-        """Dispatch one method or message; wait for it.
+        """Wait for one method or message, and dispatch it.
 
         Raises:
-            TimeoutError: none came in time.
+            TimeoutError: none arrived in time.
             amqp.AMQPError, OSError: the broker closed the channel or the connection.
         """
         while not self._dispatch(1):
@@ -173,16 +175,16 @@ class ReceivingConnection(BaseConnection):
         return True
 
     def read_arrived(self, most: int) -> bool:
-        """Dispatch what has arrived, without waiting for more.
+        """Dispatch the methods and messages that have arrived, without waiting.
 
         Args:
-            most: methods and messages, at most.
+            most: most methods and messages to dispatch.
 
         Returns:
             Whether there may be more.
 
         Raises:
-            amqp.AMQPError, OSError: likewise.
+            amqp.AMQPError, OSError: the broker closed the channel or the connection.
         """
         left = most - self._dispatch(most)
         while left:
@@ -196,24 +198,24 @@ class ReceivingConnection(BaseConnection):
         return True
 
     def _receive(self, timeout: float | None) -> None:
-        """Take what the socket has; wait until it has something.
+        """Wait for bytes of the socket, and add them to ``_received``.
 
         Raises:
-            TimeoutError: it had nothing in time.
-            OSError: the connection is gone.
+            TimeoutError: none arrived in time.
+            OSError: the connection is lost.
         """
         received = self.receive(timeout)
         self._received = self._received[self._offset :] + received
         self._offset = 0
 
     def _dispatch(self, most: int) -> int:
-        """Dispatch whole methods and messages of what was received, at most so many.
+        """Dispatch at most ``most`` complete methods and messages of ``_received``.
 
-        What is called may wait for an answer, and so come here again: nothing is
-        remembered over a call but in attributes.
+        A callback may wait for a reply and so call this method again. Therefore all
+        state that must survive a callback is in attributes.
 
         Returns:
-            How many they were.
+            The number of dispatched methods and messages.
         """
         dispatched = 0
         while dispatched < most:
@@ -240,15 +242,16 @@ class ReceivingConnection(BaseConnection):
             dispatched += self._frame(kind, channel_id, received[start:end])
         return dispatched
 
-    def _deliver(  # noqa: PLR0911 - one for each way in which it may be another
+    def _deliver(  # noqa: PLR0911 - one for each reason to take the slow path
         self, channel_id: int, start: int, end: int
     ) -> bool:
-        """Dispatch a delivery whose frames have all come, one of each type; whether
-        it was one.
+        """Fast path: dispatch a delivery of which all frames have arrived, with at most
+        one body frame. Return false if it is another case.
 
         Args:
-            start: where the payload of its method begins.
-            end: where that ends.
+            channel_id: number of the channel.
+            start: offset at which the payload of the method begins.
+            end: offset at which it ends.
         """
         received = self._received
         head = end + 1
@@ -281,7 +284,7 @@ class ReceivingConnection(BaseConnection):
         channel = self.open_channel(channel_id)
         if channel is None:
             return False
-        # ASCII as we and the broker make them; any other is found the longer way
+        # we and the broker make tags of ASCII; any other tag takes the slow path
         consumer_tag = str(received[tag_start:tag_end], "latin-1")
         callback = callback_of(channel, consumer_tag)
         if callback is None:
@@ -307,7 +310,7 @@ class ReceivingConnection(BaseConnection):
         return True
 
     def _route(self, encoded: bytes) -> tuple[str, str]:
-        """Exchange and routing key."""
+        """Decode exchange and routing key, and cache them."""
         try:
             exchange, routing_key = _arguments("ss", encoded, 0)
         except (struct_error, IndexError) as fault:
@@ -318,7 +321,8 @@ class ReceivingConnection(BaseConnection):
         return route
 
     def _frame(self, kind: int, channel_id: int, payload: bytes) -> int:
-        """Dispatch one frame; 1 if it was a method, or the last one of a message."""
+        """Dispatch one frame. Return 1 if it was a method or completed a message, else
+        0."""
         message = None
         arriving = self._arriving.get(channel_id)
         if arriving is None and kind not in {_METHOD, _HEARTBEAT}:
@@ -348,27 +352,31 @@ class ReceivingConnection(BaseConnection):
         return 1
 
     def _by_py_amqp(self, kind: int, channel_id: int, payload: bytes) -> bool:
-        """Have py-amqp dispatch a frame that is no part of a message."""
+        """Let py-amqp dispatch a frame that is not part of a message."""
         try:
             return self.dispatch_frame(kind, channel_id, payload)
         except Exception as fault:
-            # The frame's fault, or one of what was called?
+            # Is the frame invalid, or did the callback raise?
             if kind == _METHOD and not self.is_readable(channel_id, payload):
                 self._give_up(f"a method that cannot be read ({fault!r})", fault)
             raise
 
     def _give_up(self, what: str, cause: BaseException | None = None) -> NoReturn:
-        """Close the connection: where the next frame begins is unknown."""
+        """Close the connection, because the start of the next frame is unknown.
+
+        Raises:
+            amqp.exceptions.UnexpectedFrame: always.
+        """
         self.collect()
         reason = f"the broker sent {what}"
         raise UnexpectedFrame(reason) from cause
 
 
 def _readable(method: tuple[int, int], payload: bytes) -> bytes:
-    """The payload of a method, its texts made UTF-8.
+    """The payload of a method, with texts that are valid UTF-8.
 
     Raises:
-        IndexError, struct.error: it is cut off.
+        IndexError, struct.error: the payload is incomplete.
     """
     letters = _ARGUMENTS[method]
     values = _arguments(letters, payload, _METHOD_ID.size)
@@ -376,10 +384,10 @@ def _readable(method: tuple[int, int], payload: bytes) -> bytes:
 
 
 def _arguments(letters: str, payload: bytes, offset: int) -> list[Any]:
-    """Arguments of a method.
+    """Decode arguments of a method.
 
     Raises:
-        IndexError, struct.error: they are cut off.
+        IndexError, struct.error: the payload is incomplete.
     """
     values: list[Any] = []
     for letter in letters:
@@ -396,12 +404,12 @@ def _arguments(letters: str, payload: bytes, offset: int) -> list[Any]:
 
 
 class Transport(pyamqp.Transport):  # type: ignore[misc]  # kombu ships no types
-    """What kombu opens for ``amqp://``."""
+    """kombu's transport for ``amqp://``, with :class:`ReceivingConnection`."""
 
     Connection = ReceivingConnection
 
 
 class TLSTransport(pyamqp.SSLTransport):  # type: ignore[misc]  # kombu ships no types
-    """What kombu opens for ``amqps://``."""
+    """kombu's transport for ``amqps://``, with :class:`ReceivingConnection`."""
 
     Connection = ReceivingConnection

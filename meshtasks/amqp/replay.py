@@ -1,13 +1,13 @@
-"""Requeue dead letters in the queues they failed in, or drop them.
+"""Requeues dead letters in the queues in which they failed, or deletes them.
 
-A dead letter is removed only once the broker has confirmed its message in that queue.
-So an interruption, of whatever kind, loses none; it may leave dead letters whose
-messages were requeued already, and the next replay requeues them once more. The
-mesh's effects are idempotent, so that does no harm.
+A dead letter is removed only after the broker has confirmed its message in that queue.
+So an interruption loses no message. It may leave dead letters whose messages were
+already requeued, and the next replay requeues them again; that is harmless, because
+effects are idempotent.
 
-A fault that is still there would make as many dead letters again as are replayed. So a
-few of each cause go first and are waited for a moment, and the rest of that cause only
-if they are not dead again.
+If the cause still exists, all replayed messages would fail again. So a few messages of
+each cause are requeued first. The others of that cause follow only if the first ones do
+not fail again within a moment.
 """
 
 from __future__ import annotations
@@ -41,35 +41,37 @@ from meshtasks.amqp.publisher import Publisher
 from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE, Topology
 from meshtasks.errors import Unroutable
 
-#: So many of a cause go first, and that long they are waited for; a queue with a
-#: backlog takes longer to show what becomes of them.
+#: Number of messages of a cause that are requeued first, and the wait for their
+#: results. A queue with a backlog may take longer.
 _TRIAL, _TRIAL_SECONDS = 20, 1.0
-#: A cause is left alone when so many of it, and this share, are dead again.
+#: A replay stops requeuing a cause if at least this number and this share fail again.
 _STOPPING, _STOPPING_SHARE = 10, 0.25
-#: After the last message: while its queue is not empty, and so long after that.
+#: Wait after the last message: until its queue is empty, this long at most, and then
+#: this much longer.
 _LONGEST_SECONDS, _AFTER_SECONDS = 3.0, 0.5
 _POLL_SECONDS, _GLANCE_SECONDS = 0.1, 0.001
-#: Published together, at most; more would save little.
+#: Most messages published together; more would save little.
 _BATCH = 200
-#: A slow replay releases what it holds after so long and begins again, well within
-#: the broker's consumer timeout.
+#: After this time a replay releases the messages it holds and begins again, so that the
+#: broker's consumer timeout is not reached.
 _SHIFT_SECONDS = 300.0
 
-#: A message, the dead letter that it is, and the queues it is requeued in.
+#: A message, its dead letter, and the queues in which it is requeued.
 _Chosen = tuple[Delivery, DeadLetter, tuple[str, ...]]
 
 
 class FailedAgain:
-    """Which messages of a replay become dead letters again, while it goes on.
+    """Counts messages of a running replay that become dead letters again.
 
     Args:
-        tap: copies of what is dead-lettered; None if the account may not have them, and
-            nothing is known then.
-        connection: on which queues are asked for.
-        began: when the replay began, as its messages carry it.
+        tap: copies of new dead letters; None if the account may not read them. Then
+            nothing is counted.
+        connection: used to ask for the depths of queues.
+        topology: the topology.
+        began: start of the replay, as in the header of its messages.
 
     Attributes:
-        reasons: how many died again, by why.
+        reasons: number of messages that failed again, by reason.
     """
 
     def __init__(
@@ -88,26 +90,28 @@ class FailedAgain:
         self._failed: Counter[Cause] = Counter()
 
     def send(self, dead_letter: DeadLetter) -> None:
-        """Count one that is about to be requeued."""
+        """Count a dead letter that will be requeued."""
         self._sent[_cause(dead_letter.kind, dead_letter.reason)] += 1
 
     def ends_trial(self, dead_letter: DeadLetter) -> bool:
-        """Whether those of its cause that went first must be waited for."""
+        """Whether all first messages of its cause are sent, so that the replay must
+        wait for their results."""
         return self._sent[_cause(dead_letter.kind, dead_letter.reason)] == _TRIAL
 
     def stops(self, dead_letter: DeadLetter) -> bool:
-        """Whether those of its cause fail again, so that it is left."""
+        """Whether so many messages of its cause fail again that it must be kept."""
         cause = _cause(dead_letter.kind, dead_letter.reason)
         failed, sent = self._failed[cause], self._sent[cause]
         return failed >= _STOPPING and failed >= sent * _STOPPING_SHARE
 
     def glance(self) -> None:
-        """Note what is known already."""
+        """Count the failures that have arrived, without waiting."""
         while self._note(_GLANCE_SECONDS):
             pass
 
     def wait_for_trial(self, dead_letter: DeadLetter, queues: Collection[str]) -> None:
-        """Wait for those that went first, if somebody consumes these queues."""
+        """Wait for the results of the first messages of a cause, if these queues have
+        consumers."""
         deadline = time.monotonic() + _TRIAL_SECONDS
         while (
             self._is_consumed(queues)
@@ -117,7 +121,8 @@ class FailedAgain:
             self._note(_POLL_SECONDS)
 
     def wait_for_all(self, queues: Collection[str]) -> None:
-        """Wait for the last that were requeued in these queues; not for long."""
+        """Wait for the results of the last messages in these queues, at most
+        :data:`_LONGEST_SECONDS`."""
         ends_at = time.monotonic() + _LONGEST_SECONDS
         empty_at: float | None = None
         sent = self._sent.total()
@@ -132,7 +137,8 @@ class FailedAgain:
         self.glance()
 
     def _note(self, within_seconds: float) -> bool:
-        """Note the next one; whether there was one."""
+        """Wait for the next new dead letter, and count it if it is of this replay.
+        Return whether there was one."""
         copy = self._tap.next(within_seconds) if self._tap else None
         if copy is None:
             return False
@@ -152,23 +158,28 @@ class FailedAgain:
         )
 
     def _asked(self, queues: Collection[str]) -> Collection[Depth]:
-        """Of each queue there is."""
+        """Depths of those of the queues that exist."""
         names = (name for queue in queues for name in self._topology.names_of(queue))
         return depths_of(self._connection, names).values()
 
 
 @contextmanager
 def failures_watched(url: str, topology: Topology, began: str) -> Iterator[FailedAgain]:
-    """Listen until the end of the block.
+    """Count messages that fail again, until the end of the block.
+
+    Args:
+        url: AMQP URL.
+        topology: the topology.
+        began: start of the replay, as in the header of its messages.
 
     Raises:
         ConfigError: the broker refuses the account.
-        Transient: it cannot be reached.
+        Transient: the broker is unreachable.
     """
     with ExitStack() as stack:
         connection = stack.enter_context(connected(url))
         tap: Tap | None = None
-        with suppress(ChannelError):  # an account that may replay, and not listen
+        with suppress(ChannelError):  # the account may replay, but not read the tap
             tap = stack.enter_context(
                 tapped(url, topology, DEAD_LETTER_ROUTING_KEY, [DEAD_LETTER_EXCHANGE])
             )
@@ -176,19 +187,20 @@ def failures_watched(url: str, topology: Topology, began: str) -> Iterator[Faile
 
 
 def _cause(kind: str, reason: str) -> Cause:
-    """The cause, by as much of the reason as a message remembers."""
+    """The cause, from as many characters of the reason as a message's history has."""
     return Cause(kind, general_reason(reason[:REMEMBERED_CHARS]))
 
 
 @dataclass(slots=True)
 class Replayed:
-    """What became of a replay.
+    """Result of a replay.
 
     Attributes:
-        looked_at: dead letters that were read.
-        requeued: confirmed in their queues, by the names of those.
-        kept: left where they are, by the reason.
-        failed_again: requeued, and dead letters again meanwhile, by why.
+        looked_at: number of dead letters read.
+        requeued: number of those confirmed in their queues, by names of the queues.
+        kept: number of those left in the dead-letter queue, by reason.
+        failed_again: number of those that were requeued and failed again during the
+            replay, by reason.
     """
 
     looked_at: int = 0
@@ -197,23 +209,29 @@ class Replayed:
     failed_again: Counter[str] = field(default_factory=Counter)
 
 
-#: Why a dead letter would fail again; None if nothing is found.
+#: Gives the reason why a dead letter would fail again; None if it finds none.
 Refusal = Callable[[Delivery, DeadLetter], str | None]
 
 
 class Replay:
-    """One replay. What fails again meanwhile is noted, and a cause of which much does
-    is left alone from then on.
+    """One replay. It counts messages that fail again, and stops requeuing a cause of
+    which many do.
 
     Args:
-        selection: which dead letters. Those that this replay has requeued already, and
-            that have failed again meanwhile, are left.
-        topology: says which queues a dead letter goes to, and how.
-        rate: messages a second, at most; None for no limit.
-        edited: by id, bodies to send instead of their own.
-        refusal: those that it has a reason for are kept.
-        stopping: ends it, in good order, when it is set.
+        url: AMQP URL.
+        queue: name of the dead-letter queue.
+        selection: dead letters to replay. Those that this replay has requeued and that
+            failed again are skipped.
+        topology: gives the queues of a dead letter, and how to reach them.
+        rate: most messages per second; None for no limit.
+        edited: corrected bodies by id of the dead letter.
+        refusal: dead letters for which it gives a reason are kept.
+        stopping: ends the replay when it is set, without interrupting a batch.
         on_progress: called after every batch.
+
+    Attributes:
+        result: the result so far.
+        began: start of the replay, RFC 3339; its messages carry it in a header.
     """
 
     def __init__(  # noqa: PLR0913 - all but the first four are optional
@@ -230,7 +248,6 @@ class Replay:
         on_progress: Callable[[Replayed, HeldMessages], None] = lambda *_: None,
     ) -> None:
         self.result = Replayed()
-        #: When it began; the messages carry it.
         self.began = datetime.now(UTC).isoformat()
         self._url = url
         self._queue = queue
@@ -243,17 +260,17 @@ class Replay:
         self._on_progress = on_progress
         self._batch = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 4)))
         self._next_at = 0.0
-        #: Queues that were found to be missing; they are not tried again.
+        # Queues that the broker does not have; they are not tried again.
         self._missing: set[str] = set()
         self._reached: set[str] = set()
 
     def run(self) -> Replayed:
-        """Run it.
+        """Replay, and return the result.
 
         Raises:
             ConfigError: see :func:`~meshtasks.amqp.peek.peek`.
-            Transient: the broker went away, is short of memory or disk, or another
-                process reads the queue. :attr:`result` has what was done so far.
+            Transient: the broker is unavailable, or short of memory or disk, or another
+                process is reading the queue. :attr:`result` has the result so far.
         """
         with (
             closing(Publisher(self._url)) as publisher,
@@ -267,8 +284,8 @@ class Replay:
         return self.result
 
     def _shift(self, publisher: Publisher, again: FailedAgain) -> bool:
-        """Go through the queue, for as long as one may hold its messages; whether
-        that was all of it."""
+        """Go through the queue, for :data:`_SHIFT_SECONDS` at most. Return whether the
+        end of the queue was reached."""
         ends_at = time.monotonic() + _SHIFT_SECONDS
         self.result.looked_at = self.result.requeued.total()
         self.result.kept = Counter()
@@ -348,7 +365,7 @@ class Replay:
         self._on_progress(self.result, held)
 
     def _hold_the_rate(self, count: int) -> None:
-        """Wait until so many more messages may be sent."""
+        """Wait until the rate permits ``count`` more messages."""
         if self._rate is None:
             return
         now = time.monotonic()
@@ -357,10 +374,12 @@ class Replay:
 
 
 class ReplayPlan:
-    """What a replay would do now, found by looking at the dead letters.
+    """Determines what a replay would do now, without requeuing anything.
 
     Args:
-        refusal: as of :class:`Replay`.
+        selection: dead letters to replay.
+        topology: gives the queues of a dead letter.
+        refusal: dead letters for which it gives a reason are kept.
     """
 
     def __init__(
@@ -377,7 +396,7 @@ class ReplayPlan:
         self._routes = Counter[tuple[str, ...]]()
 
     def add(self, delivery: Delivery, dead_letter: DeadLetter) -> None:
-        """Look at one."""
+        """Add a dead letter to the plan."""
         self._looked_at += 1
         if not self._selection.matches(dead_letter):
             return
@@ -390,12 +409,12 @@ class ReplayPlan:
             self._routes[targets] += 1
 
     def result(self, url: str) -> Replayed:
-        """What would become of those that were looked at; the broker is asked which
-        queues it has.
+        """The result that a replay of the added dead letters would have. Asks the
+        broker which queues exist.
 
         Raises:
-            ConfigError: it refuses the account.
-            Transient: it cannot be reached.
+            ConfigError: the broker refuses the account.
+            Transient: the broker is unreachable.
         """
         result = Replayed(self._looked_at, kept=self._kept.copy())
         queues = {queue for targets in self._routes for queue in targets}
@@ -415,13 +434,15 @@ def drop(
     is_chosen: Callable[[DeadLetter], bool],
     stopping: threading.Event,
 ) -> int:
-    """Delete dead letters for good; how many.
+    """Delete dead letters permanently; return their number.
 
     Args:
-        is_chosen: whether this one is to go.
-        stopping: ends it, in good order, when it is set.
+        url: AMQP URL.
+        queue: name of the dead-letter queue.
+        is_chosen: whether to delete a dead letter.
+        stopping: ends the deletion after the current dead letter when it is set.
 
-    Raises what :func:`~meshtasks.amqp.peek.peek` does.
+    Raises the same as :func:`~meshtasks.amqp.peek.peek`.
     """
     dropped = 0
     with peek(url, queue, stopping=stopping) as held:
@@ -433,5 +454,5 @@ def drop(
 
 
 def no_queue(name: str) -> str:
-    """Why a dead letter is kept whose queue is missing."""
+    """The reason to keep a dead letter whose queue is missing."""
     return f"the broker has no queue {name} (meshtasks topology apply)"
