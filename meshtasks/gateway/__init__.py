@@ -1,2 +1,4 @@
-"""The mesh over HTTP, for those who speak nothing else: events in, commands started,
-their outcomes asked for. Whatever it accepts with 202 the broker has confirmed."""
+"""The HTTP gateway: publishes events, calls commands, returns their results.
+
+A response with status 202 is sent only after the broker has confirmed the message.
+"""

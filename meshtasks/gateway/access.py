@@ -1,4 +1,4 @@
-"""Who calls, whether they may, and whether they have called before."""
+"""Authentication, scopes and idempotency keys of requests."""
 
 from __future__ import annotations
 
@@ -36,41 +36,44 @@ async def _authenticated(context: InContext, credentials: _Credentials) -> Clien
 
 
 def count_alerts(context: Context, caller: Client, alerts: int) -> None:
-    """Have each alert of a message count as a request: people are told of each, one
-    after the other, and the alarm that matters waits behind them.
+    """Count each alert in a message as a request of its own.
+
+    Every alert may cause a notification. Notifications are sent one after the other, so
+    many alerts would delay an important one.
 
     Raises:
-        Problem: they are too many at once, or too many for now.
+        Problem: 413 if there are more alerts than ``burst``, 429 if the rate of the
+            caller is exceeded.
     """
     burst = context.rate.burst
     if alerts > burst:
         detail = f"{alerts} alerts; at most {burst} at once (burst in gateway.yaml)."
         raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
-    if alerts > 1:  # the request itself is counted
+    if alerts > 1:  # the request itself is counted already
         now = time.monotonic()
         wait_seconds = context.rate.wait_seconds(caller.name, now, alerts - 1)
         if wait_seconds:
             raise too_many(wait_seconds)
 
 
-#: Any token will do.
+#: Dependency of routes that need a token, whatever its scopes.
 AUTHENTICATED = Depends(_authenticated)
-#: Who calls, as a parameter of a route.
+#: The client that calls, as a parameter of a route.
 Caller = Annotated[Client, AUTHENTICATED]
 
 
 def demand(caller: Client, *scopes: Scope) -> None:
-    """Refuse a caller who lacks one of the scopes.
+    """Refuse a caller without all of these scopes.
 
     Raises:
-        Problem: 403, with the scopes that are missing.
+        Problem: 403, with the missing scopes.
     """
     if missing := sorted(set(scopes) - caller.scopes):
         raise _forbidden(caller, missing)
 
 
 def demand_sight(caller: Client) -> None:
-    """Refuse a caller who may neither view nor operate.
+    """Refuse a caller that has neither the scope ``view`` nor ``operate``.
 
     Raises:
         Problem: 403.
@@ -89,7 +92,7 @@ async def _read(request: Request) -> bytes:
     return await request.body()
 
 
-#: The body as it came.
+#: The raw body, as a parameter of a route.
 Body = Annotated[bytes, Depends(_read)]
 
 IdempotencyKey = Annotated[
@@ -104,18 +107,22 @@ IdempotencyKey = Annotated[
 
 
 class Accepted(NamedTuple):
-    """A 202.
+    """A response with status 202.
 
     Attributes:
-        content: of the answer.
-        location: where to ask what became of it.
+        content: JSON content of the response.
+        location: path of the state of the new task, if there is one.
     """
 
     content: dict[str, Any]
     location: str | None = None
 
     def response(self, *, replayed: bool) -> JSONResponse:
-        """The answer."""
+        """The response.
+
+        Args:
+            replayed: whether an earlier request got it first.
+        """
         headers = {"Location": self.location} if self.location else {}
         if replayed:
             headers["Idempotency-Replayed"] = "true"
@@ -123,11 +130,11 @@ class Accepted(NamedTuple):
 
 
 class Once(NamedTuple):
-    """A request that is done once, however often it is made.
+    """A request that is executed once, even if the client repeats it.
 
     Attributes:
-        key: its ``Idempotency-Key``; without one each request is another.
-        digest: of method, path and body.
+        key: its ``Idempotency-Key``; None makes every request a new one.
+        digest: SHA-256 of method, path and body.
     """
 
     context: Context
@@ -136,11 +143,15 @@ class Once(NamedTuple):
     digest: str
 
     def answer(self, act: Callable[[str], Accepted]) -> JSONResponse:
-        """Act, or give the first answer again.
+        """Execute the request, or return the response that it got the first time.
 
         Args:
-            act: is given the id of what it is to make. It may be called again with
-                the same id after it raised.
+            act: executes the request, and gets the id for the new message or task. If
+                it raises, a repeated request calls it again with the same id; with a
+                new id after a ``Problem``.
+
+        Raises:
+            Problem: the key belongs to another request, or the request is in progress.
         """
         new_id = new_message_id()
         if self.key is None:
@@ -152,7 +163,7 @@ class Once(NamedTuple):
         try:
             accepted = act(known.id)
             store.respond(name, key, accepted._asdict())
-        except Problem:  # nothing was done, so the key is free
+        except Problem:  # the request had no effect, so the key is free
             store.forget(name, key)
             raise
         except BaseException:
@@ -173,5 +184,5 @@ async def _once(
     return Once(context, caller, idempotency_key, digest)
 
 
-#: The request as one that may be repeated, as a parameter of a route.
+#: The request with its idempotency key, as a parameter of a route.
 OnceOnly = Annotated[Once, Depends(_once)]

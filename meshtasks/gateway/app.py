@@ -1,4 +1,4 @@
-"""The gateway as one ASGI application, and the protocol that it is served by."""
+"""The ASGI application of the gateway, and its HTTP protocol for uvicorn."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def show_metrics(context: InContext, _caller: Caller) -> Response:
 
 
 def create_gateway(context: Context) -> FastAPI:
-    """The application; its threads run while it is served."""
+    """Create the application. The threads of ``context`` run while it is served."""
 
     @asynccontextmanager
     async def running(_app: FastAPI) -> AsyncIterator[None]:
@@ -54,13 +54,13 @@ def create_gateway(context: Context) -> FastAPI:
         yield
         context.stop()
 
-    app = FastAPIOffline(  # /docs loads nothing from elsewhere
+    app = FastAPIOffline(  # /docs loads no files from other servers
         title="meshtasks gateway",
         description=_DESCRIPTION,
         version=version("meshtasks"),
         lifespan=running,
         redoc_url=None,
-        strict_content_type=False,  # a body without a type is JSON all the same
+        strict_content_type=False,  # a body without Content-Type is JSON, too
     )
     app.state.context = context
     app.include_router(routes.events)
@@ -74,13 +74,16 @@ def create_gateway(context: Context) -> FastAPI:
     return app
 
 
-#: A request's head must have arrived so long after its first byte, or after the
-#: connection was made.
+#: Longest time from the first byte of a request, or from the connection, to the end of
+#: the headers.
 HEAD_SECONDS = 20.0
 
 
 class PromptProtocol(H11Protocol):
-    """uvicorn's protocol, which by itself waits for the rest of a head for ever."""
+    """uvicorn's HTTP protocol with a time limit for the headers of a request.
+
+    Without it, uvicorn waits forever for the rest of the headers.
+    """
 
     head_seconds = HEAD_SECONDS
     _expiry: asyncio.TimerHandle | None = None
@@ -94,7 +97,7 @@ class PromptProtocol(H11Protocol):
     @override
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        cycle: Any = self.cycle  # typed as if there were always one
+        cycle: Any = self.cycle  # may be None, which its type does not say
         if cycle is None or cycle.response_complete:
             self._expect_head()
         else:
@@ -104,7 +107,7 @@ class PromptProtocol(H11Protocol):
     def handle_websocket_upgrade(self, event: Any) -> None:
         super().handle_websocket_upgrade(event)
         self._expect_nothing()
-        self._is_web_socket = True  # what comes now has another protocol
+        self._is_web_socket = True  # further data is not HTTP
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,4 +1,4 @@
-"""Clients of the gateway: bearer tokens with scopes, and how much each may send."""
+"""Clients of the gateway: bearer tokens with scopes; limits on rate and body."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from meshtasks.gateway.problems import too_large, too_slow
 
 _VARIABLE = "MESH_API_TOKENS"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-#: Long enough that nobody guesses it: 128 random bits are 22 characters of base64.
+#: Fewest characters of a token: 128 random bits, which are safe from guessing, are 22
+#: characters of base64.
 _SHORTEST_TOKEN = 22
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")  # RFC 6750, section 2.1
 _EXAMPLE = "n8n:publish+trigger:TOKEN"
@@ -27,11 +28,11 @@ _HINT = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Somebody with a token.
+    """The owner of a token.
 
     Attributes:
-        name: in logs, metrics and the history of alerts.
-        scopes: what it may do.
+        name: name in logs, metrics and the history of alerts.
+        scopes: what the token permits.
     """
 
     name: str
@@ -39,14 +40,14 @@ class Client:
 
 
 class Tokens:
-    """The tokens, of which only digests are kept.
+    """The known tokens. Only their digests are kept in memory.
 
     Args:
-        text: entries ``name:scope+scope:token``, one a line or separated by commas.
+        text: entries ``name:scope+scope:token``, separated by commas or line breaks.
 
     Raises:
-        ConfigError: there is none, or an entry is wrong; it is named by its place,
-            never quoted.
+        ConfigError: there is no entry, or an entry is wrong. The error gives the
+            number of the entry and never quotes its token.
     """
 
     def __init__(self, text: str) -> None:
@@ -65,10 +66,10 @@ class Tokens:
             self._clients.append((_digest(token), client))
 
     def client_of(self, token: str) -> Client | None:
-        """Whose token this is; None if it is nobody's.
+        """The client with this token; None if the token is unknown.
 
-        Every known token is compared, each in a time that does not depend on how
-        much of it is right.
+        Every known token is compared, in constant time, so that the duration of a
+        request says nothing about a token.
         """
         digest, found = _digest(token), None
         for known, client in self._clients:
@@ -103,16 +104,17 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
-#: A body must have arrived so long after its head.
+#: Longest time from the headers of a request to the end of its body.
 _BODY_SECONDS = 60.0
 
 
 class BodyLimit:
-    """Refuses bodies over a size, whether they say their size or not, and those that
-    take too long.
+    """ASGI middleware that refuses bodies that are too large or arrive too slowly.
+
+    The size is checked with and without ``Content-Length``.
 
     Args:
-        limit_bytes: the largest body.
+        limit_bytes: size of the largest accepted body.
     """
 
     def __init__(self, app: asgi.ASGIApp, limit_bytes: int) -> None:
@@ -135,7 +137,7 @@ class BodyLimit:
 
         async def receive_some() -> asgi.Message:
             nonlocal received_bytes, is_whole
-            if is_whole:  # what follows is that the client hangs up
+            if is_whole:  # the next message is the client's disconnection
                 return await receive()
             try:
                 async with asyncio.timeout_at(deadline):
@@ -158,13 +160,13 @@ class _Bucket:
 
 
 class RateLimit:
-    """A token bucket per client, in memory: a restart forgets, which harms nobody.
+    """A token bucket for each client, in memory. A restart resets all buckets.
 
     Args:
-        per_second: requests that a client may make in the long run.
+        per_second: average rate of requests permitted to a client.
 
     Attributes:
-        burst: requests at once after a rest.
+        burst: requests permitted at once, after a pause.
     """
 
     def __init__(self, per_second: float, burst: int) -> None:
@@ -174,11 +176,14 @@ class RateLimit:
         self._lock = threading.Lock()
 
     def wait_seconds(self, client: str, now: float, count: int = 1) -> float:
-        """Count a request; 0 if it may go on, else how long the client should wait.
+        """Count a request if it is permitted.
 
         Args:
-            now: monotonic seconds.
-            count: as how many it counts; at most :attr:`burst`.
+            now: current time of the monotonic clock, in seconds.
+            count: number of requests that it counts as; at most :attr:`burst`.
+
+        Returns:
+            0 if the request is permitted, else seconds until it would be.
         """
         with self._lock:
             bucket = self._buckets.setdefault(client, _Bucket(self.burst, now))

@@ -14,11 +14,11 @@ class GatewayConfig(ConfigModel):
     """config/gateway.yaml.
 
     Attributes:
-        max_body_bytes: a larger body is refused.
-        requests_per_second: of one token, in the long run.
-        burst: of one token, at once after a pause.
-        keep_keys_hours: how long an ``Idempotency-Key`` is remembered.
-        keep_tasks_days: how long a task is, after its last event.
+        max_body_bytes: size of the largest body that is accepted.
+        requests_per_second: average rate of requests permitted to one token.
+        burst: requests permitted to one token at once, after a pause.
+        keep_keys_hours: how long an ``Idempotency-Key`` is kept.
+        keep_tasks_days: how long a task is kept after its last update.
     """
 
     max_body_bytes: Annotated[int, Field(ge=1)] = 1 << 20

@@ -1,4 +1,4 @@
-"""What the routes of one gateway share, and what is counted of them, for Prometheus."""
+"""The parts that the routes of a gateway share, and its metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ from meshtasks.worker.recording import Recorder
 
 
 class Observations:
-    """The metrics of one gateway."""
+    """The metrics of one gateway.
+
+    Attributes:
+        registry: registry with all of them.
+        published: confirmed messages, by exchange.
+        submitted: called commands, by name.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -59,7 +65,10 @@ class Observations:
         )
 
     def answered(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count a request. Routes are templates: a caller cannot make new ones."""
+        """Count a request and its duration.
+
+        The label is the template of the route, so that callers cannot create labels.
+        """
         method, route = scope["method"], scope.get("route")
         path = getattr(route, "path", "none")
         self._requests.labels(method, path, str(status)).inc()
@@ -67,7 +76,7 @@ class Observations:
 
 
 class Observe:
-    """Counts requests and measures them."""
+    """ASGI middleware that counts requests and measures their duration."""
 
     def __init__(self, app: ASGIApp, observations: Observations) -> None:
         self._app = app
@@ -94,7 +103,7 @@ class Observe:
             self._observations.answered(scope, status, seconds)
 
 
-#: Messages that wait to be published, and how long each answer of the broker may take.
+#: Most messages that wait for publishing, and timeout of a publisher confirm.
 _MAX_WAITING, _CONFIRM_SECONDS = 1_000, 10.0
 _HOUR_SECONDS, _DAY_SECONDS = 3_600.0, 86_400.0
 _RECORDER_SECONDS = 5.0
@@ -102,10 +111,10 @@ _RECORDER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Context:
-    """The parts of a gateway; two of them are threads.
+    """The parts of a gateway. Recorder, republisher and answers are threads.
 
     Attributes:
-        looking: the settings with the account that the mesh is looked at with.
+        looking: the settings with the broker account of the console, for read access.
     """
 
     settings: Settings
@@ -128,13 +137,18 @@ class Context:
         handlers: Mapping[str, Handler],
         commands: Mapping[str, Command[Any]],
     ) -> Self:
-        """The parts, none of them started.
+        """Create the parts; no thread is started.
+
+        Args:
+            settings: the settings of the process.
+            handlers: handlers by queue.
+            commands: commands by name.
 
         Raises:
             ConfigError: a setting is missing or wrong.
         """
         env, config = settings.env, settings.read(GATEWAY)
-        unopened(env.amqp_url)  # refuses what is no URL of a broker
+        unopened(env.amqp_url)  # raises for a URL that is not an AMQP URL
         store = Store(
             StateLocation.of(env),
             config.keep_keys_hours * _HOUR_SECONDS,
@@ -170,7 +184,7 @@ class Context:
         self.answers.start()
 
     def stop(self) -> None:
-        """Finish what was accepted, and close everything."""
+        """Publish the accepted messages, stop the threads, close the state."""
         self.answers.stop()
         self.republisher.stop()
         self.recorder.stop(_RECORDER_SECONDS)
@@ -182,5 +196,5 @@ def _of_request(request: Request) -> Context:
     return context
 
 
-#: The gateway's context, as a parameter of a route.
+#: The context of the gateway, as a parameter of a route.
 InContext = Annotated[Context, Depends(_of_request)]

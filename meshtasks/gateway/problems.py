@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details, every one of them."""
+"""Every error of the gateway is a problem detail (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from meshtasks.errors import (
 from meshtasks.records.models import faults
 from meshtasks.text import printable
 
-#: When a caller may try again after a broker or a disk was not there.
+#: ``Retry-After`` of a response while the broker or the state is unavailable.
 _RETRY_AFTER_SECONDS = 5
-#: Nobody reads more, and a short request must not make a long answer.
+#: Most errors in a response, so that a short request cannot cause a long response.
 MOST_ERRORS = 100
 
 
 class FieldError(NamedTuple):
-    """What is wrong with one place of a request.
+    """A fault at one location of a request.
 
     Attributes:
         pointer: JSON pointer into the body, as a URI fragment (RFC 6901).
-        detail: a sentence for people.
+        detail: what is wrong, as text for people.
     """
 
     pointer: str
@@ -43,11 +43,13 @@ class FieldError(NamedTuple):
 
 
 class Problem(Exception):
-    """A request that is answered with an error.
+    """An error that the gateway returns for a request.
 
     Args:
-        detail: what went wrong this time, and what to do.
-        errors: field by field; the first hundred are told.
+        status: HTTP status of the response.
+        detail: what went wrong, and what to do.
+        errors: faults of fields; the response has the first :data:`MOST_ERRORS`.
+        headers: additional headers of the response.
     """
 
     def __init__(
@@ -65,13 +67,13 @@ class Problem(Exception):
 
     @property
     def sentence(self) -> str:
-        """What was answered, with the first of the errors."""
+        """The response in one sentence, with the first error."""
         first = ": ".join(self.errors[0]) if self.errors else self.detail
         return f"the gateway answered {self.status.value}: {first}"
 
     @property
     def response(self) -> JSONResponse:
-        """The answer."""
+        """The response. Text that could control a terminal is escaped."""
         content: dict[str, Any] = {
             "type": "about:blank",
             "title": self.status.phrase,
@@ -104,7 +106,7 @@ class _ProblemModel(BaseModel):
     errors: list[_FieldErrorModel] = []
 
 
-#: What may become of a request that publishes something.
+#: Error statuses of requests that publish a message.
 OF_SUBMITTING = (
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN,
@@ -118,7 +120,7 @@ OF_SUBMITTING = (
 
 
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of the errors of a route."""
+    """The ``responses`` of a route for these error statuses, for OpenAPI."""
     schema = _ProblemModel.model_json_schema(
         ref_template="#/components/schemas/{model}"
     )
@@ -133,18 +135,18 @@ def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 
 
 def example(**members: Any) -> ConfigDict:
-    """The configuration of a model with an example, which OpenAPI shows."""
+    """The configuration of a model, with an example that OpenAPI shows."""
     return ConfigDict(json_schema_extra={"examples": [members]})
 
 
 def pointer(place: Sequence[str | int]) -> str:
-    """``("a", 0)`` as ``#/a/0``."""
+    """The JSON pointer of a location: ``#/a/0`` for ``("a", 0)``."""
     escaped = (str(each).replace("~", "~0").replace("/", "~1") for each in place)
     return "".join(["#", *(f"/{each}" for each in escaped)])
 
 
 def too_many(wait_seconds: float) -> Problem:
-    """A client that is over its rate."""
+    """The problem of a client that exceeds its rate."""
     return Problem(
         HTTPStatus.TOO_MANY_REQUESTS,
         f"Too many requests with this token; wait {wait_seconds:.1f} s.",
@@ -153,7 +155,8 @@ def too_many(wait_seconds: float) -> Problem:
 
 
 def too_large(limit_bytes: int) -> Problem:
-    """A body over the limit. The rest of it is not read."""
+    """The problem of a body over the limit; closes the connection, as the rest of the
+    body is not read."""
     return Problem(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         f"The body has more than {limit_bytes} bytes.",
@@ -162,7 +165,7 @@ def too_large(limit_bytes: int) -> Problem:
 
 
 def too_slow(limit_seconds: float) -> Problem:
-    """A body that did not arrive in time."""
+    """The problem of a body that did not arrive in time; closes the connection."""
     return Problem(
         HTTPStatus.REQUEST_TIMEOUT,
         f"The body did not arrive within {limit_seconds:g} s.",
@@ -171,7 +174,7 @@ def too_slow(limit_seconds: float) -> Problem:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of an application with a problem."""
+    """Make the application return a problem for every error."""
 
     async def answer(_request: Request, error: Exception) -> JSONResponse:
         return _problem_of(error).response

@@ -1,5 +1,6 @@
-"""Read access. ``GET /v1/status``: what the mesh does; ``/v1/archive`` and
-``/v1/query``: what it keeps. They return what the console shows, by the same functions.
+"""Read access: ``/v1/status``, ``/v1/archive`` and ``/v1/query``.
+
+These routes use the functions of the console, and return the same data.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class Status(BaseModel):
 def show_status(context: InContext, caller: Caller) -> dict[str, Any]:
     """Return queues, workers and `attention`, as `meshtasks status --json`. This takes
     a second. Needs the scope `view` or `operate`."""
-    # Celery, which an idle gateway does without
+    # Imports Celery, which an idle gateway does not load.
     from meshtasks.observation.collect import (  # noqa: PLC0415
         Collector,
         ask_workers,

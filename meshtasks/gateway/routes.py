@@ -1,5 +1,4 @@
-"""``POST /v1/events/…`` publishes a message; ``/v1/tasks/…`` calls commands and returns
-their results."""
+"""Routes of events, which publish a message, and of tasks, which call commands."""
 
 from __future__ import annotations
 
@@ -151,7 +150,10 @@ class TaskState(Submitted):
 
 
 def tasks(commands: Mapping[str, Command[Any]]) -> APIRouter:
-    """A route per command, so that OpenAPI shows the arguments of each."""
+    """The routes of tasks.
+
+    Each command has a route of its own, so that OpenAPI shows its arguments.
+    """
     router = APIRouter(tags=["tasks"])
     for command in commands.values():
         router.add_api_route(
@@ -200,14 +202,14 @@ def _submitting(command: Command[Any]) -> Callable[..., JSONResponse]:
         demand(caller, *command.scopes)
         try:
             given: dict[str, Any] = from_json(body.removeprefix(BOM_UTF8))
-        except ValueError as error:  # what FastAPI's reader lets pass: UTF-16, \ud800
+        except ValueError as error:  # FastAPI's parser accepts UTF-16 and "\ud800"
             detail = "The body is not JSON in UTF-8; see errors."
             fault = FieldError("#", str(error))
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, [fault]) from error
         given = checked(context, caller, arguments, given)
         return once.answer(partial(start, context, caller, command, given))
 
-    # What FastAPI validates the body by, and documents.
+    # FastAPI validates the body by this model, and documents it.
     submit.__annotations__["arguments"] = command.arguments
     return submit
 
@@ -215,15 +217,18 @@ def _submitting(command: Command[Any]) -> Callable[..., JSONResponse]:
 def checked(
     context: Context, caller: Client, arguments: Any, given: dict[str, Any]
 ) -> dict[str, Any]:
-    """The arguments of a command as they are sent to it.
+    """Check the arguments of a command beyond what its model checks.
 
     Args:
-        caller: who starts it.
-        arguments: as the command's model has them.
-        given: the same as JSON.
+        caller: the client that calls the command.
+        arguments: the arguments as the command's model.
+        given: the same arguments as JSON.
+
+    Returns:
+        The arguments to send; a silence also gets the name of the caller.
 
     Raises:
-        Problem: what is to be published would be a dead letter, or is too much.
+        Problem: a message to be published would be a dead letter, or exceeds a limit.
     """
     if isinstance(arguments, Publish):
         message = to_json(given["record"], inf_nan_mode="constants")
@@ -242,11 +247,11 @@ def start(
     arguments: dict[str, Any],
     task_id: str,
 ) -> Accepted:
-    """Start a command.
+    """Call a command, and record its task.
 
     Raises:
-        Problem: the caller may not.
-        Transient: the broker did not confirm it.
+        Problem: the caller lacks a scope.
+        Transient: the broker did not confirm the call.
     """
     demand(caller, *command.scopes)
     topology = context.settings.read(TOPOLOGY)

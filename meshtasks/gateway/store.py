@@ -1,5 +1,7 @@
-"""What the gateway remembers: tasks and idempotency keys; and the thread that fetches
-the results of commands into it."""
+"""State of the gateway: tasks and idempotency keys.
+
+A thread stores the answers of commands in it.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,10 @@ from meshtasks.state.database import Database, StateLocation, insert
 from meshtasks.state.tables import GATEWAY_REQUESTS, GATEWAY_TASKS, clean, storable
 from meshtasks.timing import Backoff
 
-#: The file's name in errors.
+#: Name of this state in errors.
 _SINK = "gateway_state"
-#: A request that has not ended after so long was cut off; its key may be used again.
+#: A request that is older and has no response was interrupted; its key may be used
+#: again.
 _REQUEST_SECONDS = 60.0
 
 _TASKS, _REQUESTS = GATEWAY_TASKS.c, GATEWAY_REQUESTS.c
@@ -35,13 +38,17 @@ ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
 
 class Task(NamedTuple):
-    """A task that was started here.
+    """A call of a command through the gateway.
 
     Attributes:
-        state: Celery's word, ``PENDING`` until something is heard of it.
-        client: who started it.
-        submitted_at: epoch seconds.
-        updated_at: epoch seconds; when its state was last heard of.
+        id: id of the Celery task.
+        name: name of the command.
+        client: name of the client that called it.
+        state: state as in Celery; ``PENDING`` until the first answer.
+        result: result of the command, as JSON; None before it succeeds.
+        error: reason of a failure or a retry, else None.
+        submitted_at: time of the call, in epoch seconds.
+        updated_at: time of the latest answer or of the call, in epoch seconds.
     """
 
     id: str
@@ -60,11 +67,11 @@ def _task(row: Row[Any]) -> Task:
 
 
 class Reserved(NamedTuple):
-    """A request with a key.
+    """A request with an idempotency key.
 
     Attributes:
-        id: of what it makes, the same each time.
-        response: what it was answered, if it was.
+        id: id of the message or task that it creates, the same at each repetition.
+        response: the first response; None if there is none yet.
     """
 
     id: str
@@ -72,11 +79,14 @@ class Reserved(NamedTuple):
 
 
 class Store:
-    """The tables of the state; any thread may use it.
+    """The gateway's tables of the state. Safe for use by several threads.
+
+    Errors of the database are raised as in :class:`~meshtasks.state.database.Database`.
 
     Args:
-        keep_keys_seconds: how long a key is remembered.
-        keep_tasks_seconds: how long a task is, after the last news of it.
+        location: where the state is.
+        keep_keys_seconds: how long an idempotency key is kept.
+        keep_tasks_seconds: how long a task is kept after its last update.
     """
 
     def __init__(
@@ -93,7 +103,7 @@ class Store:
     # --- tasks ------------------------------------------------------------
 
     def submitted(self, task_id: str, name: str, client: str, now: float) -> None:
-        """Note that a task is about to be started."""
+        """Record a task that is about to be called; delete tasks that are too old."""
         values = {
             "id": storable(task_id),
             "name": name,
@@ -105,7 +115,7 @@ class Store:
         with self._transaction() as db:
             change = insert(db, GATEWAY_TASKS)
             new = change.excluded
-            # An answer may have come before, from a request that was cut off.
+            # An answer may exist already, if an earlier request was interrupted.
             change = change.on_conflict_do_update(
                 index_elements=GATEWAY_TASKS.primary_key,
                 set_={
@@ -121,7 +131,7 @@ class Store:
             db.execute(delete(GATEWAY_TASKS).where(_TASKS.updated_at < oldest))
 
     def answered(self, answer: Answer) -> None:
-        """Note what is known of a task; what is final stays."""
+        """Record the state of a task, unless its recorded state is final."""
         values = {
             "id": storable(answer.task_id),
             "state": clean(answer.state),
@@ -140,7 +150,7 @@ class Store:
             db.execute(change, values)
 
     def task(self, task_id: str) -> Task | None:
-        """A task that was started here; None if none was, or long ago."""
+        """A task; None if there is none with this id, or if it was deleted."""
         query = select(GATEWAY_TASKS).where(
             _TASKS.id == storable(task_id), _TASKS.name.is_not(None)
         )
@@ -149,11 +159,11 @@ class Store:
         return None if row is None else _task(row)
 
     def latest(self, most: int, client: str | None = None) -> list[Task]:
-        """The tasks that were heard of last.
+        """The most recently updated tasks, newest first.
 
         Args:
-            most: so many.
-            client: only those that it started.
+            most: greatest number of tasks.
+            client: name of a client, to get only its tasks.
         """
         query = select(GATEWAY_TASKS).where(_TASKS.name.is_not(None))
         if client is not None:
@@ -167,17 +177,18 @@ class Store:
     def reserve(
         self, client: str, key: str, digest: str, new_id: str, now: float
     ) -> Reserved:
-        """Begin a request, or find what it was answered the first time.
+        """Record the start of a request, or return its first response.
 
         Args:
-            client: whose key it is.
-            key: the client's word for this request.
-            digest: of everything else in the request.
-            new_id: for what it makes, if the key is new.
-            now: epoch seconds.
+            client: name of the client.
+            key: idempotency key, unique for each client.
+            digest: digest of the request.
+            new_id: id for the message or task, if the key is new.
+            now: current time in epoch seconds.
 
         Raises:
-            Problem: the key stands for another request, or this one is under way.
+            Problem: 422 if the key belongs to another request, 409 if the request is
+                in progress.
         """
         values = {
             "client": client,
@@ -190,7 +201,7 @@ class Store:
         with self._transaction() as db:
             oldest = now - self._keep_keys_seconds
             db.execute(delete(GATEWAY_REQUESTS).where(_REQUESTS.at < oldest))
-            # Of two gateways that are given the same request, one makes the row.
+            # If two gateways get the same request, only one of them inserts the row.
             begin = insert(db, GATEWAY_REQUESTS).on_conflict_do_nothing()
             if db.execute(begin.returning(_REQUESTS.id), values).first():
                 return Reserved(new_id, None)
@@ -210,24 +221,24 @@ class Store:
             return Reserved(known.id, None)
 
     def respond(self, client: str, key: str, response: dict[str, Any]) -> None:
-        """Note what a request was answered."""
+        """Record the response of a request."""
         change = update(GATEWAY_REQUESTS).where(*_its(client, key))
         with self._transaction() as db:
             db.execute(change.values(response=json.dumps(response)))
 
     def release(self, client: str, key: str, now: float) -> None:
-        """Let a request that failed be made again; it keeps its id."""
+        """Allow a failed request to be repeated; it keeps its id."""
         change = update(GATEWAY_REQUESTS).where(*_its(client, key))
         with self._transaction() as db:
             db.execute(change.values(at=now - _REQUEST_SECONDS))
 
     def forget(self, client: str, key: str) -> None:
-        """Forget a request that was refused."""
+        """Delete a request that was refused."""
         with self._transaction() as db:
             db.execute(delete(GATEWAY_REQUESTS).where(*_its(client, key)))
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection to the database."""
         with self._lock:
             self._database.close()
 
@@ -249,13 +260,14 @@ _HEARTBEAT_SECONDS = 20
 
 
 class Answers:
-    """The thread.
+    """The thread that consumes answers of commands and stores them.
 
     Args:
-        queue: where answers wait.
-        store: where they go; an answer is acknowledged once it is there.
-        on_connection: called with why the broker is away, or with nothing when it is
-            back.
+        url: AMQP URL of the broker.
+        queue: queue of the answers.
+        store: where answers are stored; they are acknowledged afterwards.
+        on_connection: called with the reason when the broker becomes unavailable, and
+            with an empty text when it is connected again.
     """
 
     def __init__(
@@ -275,15 +287,15 @@ class Answers:
 
     @property
     def listening(self) -> bool:
-        """Whether the broker is there and answers arrive."""
+        """Whether the thread is connected and consumes answers."""
         return self._listening.is_set()
 
     def start(self) -> None:
-        """Start fetching."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop fetching; what is not stored stays in its queue."""
+        """Stop the thread; answers that are not stored stay in their queue."""
         self._stopping.set()
         self._thread.join()
 

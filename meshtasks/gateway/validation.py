@@ -1,4 +1,4 @@
-"""Refuses at the door what handlers would refuse, for the same reasons."""
+"""Refuses messages that the handlers of their queues would dead-letter."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from meshtasks.records.models import faults
 
 
 class Validator:
-    """Knows which records go where.
+    """Validates messages by the topology and by the handlers.
 
     Args:
-        handlers: by queue.
+        settings: the settings of the process.
+        handlers: handlers by queue.
 
     Attributes:
-        verdicts: what the handlers say.
+        verdicts: validates messages by their handlers.
     """
 
     def __init__(self, settings: Settings, handlers: Mapping[str, Handler]) -> None:
@@ -43,14 +44,17 @@ class Validator:
     def check(
         self, exchange: str, routing_key: str, body: bytes, *above: str
     ) -> Sequence[str]:
-        """The queues that a message would reach, all of which can take it.
+        """Validate a message for every queue that it would reach.
 
         Args:
-            above: place of the message in the request, if not the whole of it.
+            above: location of the message in the request, if it is only a part of it.
+
+        Returns:
+            The queues, sorted by name.
 
         Raises:
-            Problem: no queue of a domain would get it; it is too large for one; or
-                a handler would refuse it.
+            Problem: 404 if no queue of a domain would get the message, 413 if it is too
+                large for one, 422 if it would be a dead letter.
         """
         if len(routing_key.encode()) > SHORT_STRING_LIMIT_BYTES:
             detail = f"The routing key has more than {SHORT_STRING_LIMIT_BYTES} bytes."
@@ -69,7 +73,7 @@ class Validator:
             for queue in sorted(queues & self._handlers.keys())
             for error in islice(
                 self._errors(_envelope(exchange, routing_key, queue, body), above),
-                MOST_ERRORS,  # an array of 1 MiB may hold half a million
+                MOST_ERRORS,  # an array of 1 MiB may have half a million errors
             )
         )
         if found:
@@ -80,7 +84,7 @@ class Validator:
         return sorted(queues)
 
     def alerts_in(self, queues: Iterable[str], body: bytes) -> int:
-        """How many alerts a message brings that :meth:`check` found to be good."""
+        """The number of alerts in a message that :meth:`check` has accepted."""
         queue = next((each for each in queues if each.startswith("alerts.")), None)
         return (
             0

@@ -1,1 +1,1 @@
-"""What travels through the mesh: envelope, records, units, times, points."""
+"""Record types: envelope, readings, metrics, events, units, times, points."""

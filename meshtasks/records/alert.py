@@ -1,4 +1,4 @@
-"""The alert record: what is wrong, or no longer wrong, with what."""
+"""The alert record: the beginning or end of a fault."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from meshtasks.outcome import Dead
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.timestamps import InvalidTimestamp, epoch_seconds
 
-#: More labels than routing needs.
+#: Most labels of an alert; more than routing needs.
 LABELS_LIMIT = 100
 
 Severity = Literal["info", "warning", "critical"]
@@ -22,8 +22,8 @@ Severity = Literal["info", "warning", "critical"]
 def fingerprint_of(source: str, labels: Mapping[str, str]) -> str:
     """Identity of an alert: 16 hex digits of BLAKE2b over source and labels.
 
-    As in Alertmanager, the text does not count: firing, repeated and resolved
-    are the same alert.
+    As in Alertmanager, texts and state are not part of it, so that a repeated or
+    resolved alert has the same identity.
     """
     identity = json.dumps([source, sorted(labels.items())], separators=(",", ":"))
     return hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
@@ -69,7 +69,7 @@ class Alert(BaseModel):
 
     @property
     def event_id(self) -> str:
-        """Id of this change: the same when it is published again."""
+        """Id of this beginning or end of an alert; the same if published again."""
         start = self.starts_at.isoformat() if self.starts_at else ""
         state = "resolved" if self.resolved else "firing"
         return f"{self.fingerprint}/{start}/{state}"
@@ -83,11 +83,13 @@ class Alert(BaseModel):
 def misplaced(
     alerts: Iterable[Alert], envelopes: Iterable[Envelope]
 ) -> dict[int, Dead]:
-    """The alerts that began when nothing can have begun, by index, and why they are
-    dead: before 2000, or more than a day after they were received.
+    """The alerts with an impossible start: before 2000, or over a day after receipt.
 
     Args:
-        envelopes: their messages.
+        envelopes: envelope of the message of each alert.
+
+    Returns:
+        The outcome of each such alert, by index.
     """
     dead: dict[int, Dead] = {}
     for index, (alert, envelope) in enumerate(zip(alerts, envelopes, strict=True)):

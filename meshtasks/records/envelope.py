@@ -1,4 +1,4 @@
-"""A message as handlers see it: the body and where it came from."""
+"""A message as handlers see it: its body and its origin."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from meshtasks.errors import SchemaMismatch
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
-    """One message's body with its origin.
+    """The body of a message, and its origin.
 
     Attributes:
         body: the bytes exactly as they were published.
-        exchange: exchange it was first published to (kept over retries).
-        routing_key: routing key it was first published with (kept over retries).
-        queue: queue it was consumed from.
-        message_id: the publisher's id for it, if given.
-        timestamp: the publisher's AMQP timestamp, epoch seconds, if given.
-        received_at: when the worker received it, epoch seconds.
-        headers: AMQP headers, the mesh's own ``x-mesh-*`` included.
+        exchange: first exchange of the message, also after retries.
+        routing_key: first routing key of the message, also after retries.
+        queue: queue from which it was consumed.
+        message_id: message id that the publisher set; None without one.
+        timestamp: AMQP timestamp that the publisher set, in epoch seconds; None
+            without one.
+        received_at: time at which a worker first received it, in epoch seconds.
+        headers: AMQP headers, including the mesh's own, ``x-mesh-*``.
     """
 
     body: bytes
@@ -39,30 +40,30 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_archived(self) -> bool:
-        """It was replayed from the archive."""
+        """Whether the message was replayed from the archive."""
         return headers.ARCHIVED in self.headers
 
     @property
     def may_be_old(self) -> bool:
-        """It is processed again on purpose, and so may be of any age."""
+        """Whether the message was replayed, and so may be of any age."""
         return headers.ARCHIVED in self.headers or headers.REPLAYED_AT in self.headers
 
     @property
     def is_quiet(self) -> bool:
-        """Its records are stored without alerts and webhooks."""
+        """Whether its records are stored without causing alerts and webhooks."""
         return headers.QUIET in self.headers
 
     @property
     def key_tail(self) -> str:
-        """See :func:`~meshtasks.amqp.entities.tail_of`."""
+        """The end of the routing key: :func:`~meshtasks.amqp.entities.tail_of`."""
         return tail_of(self.routing_key)
 
 
 def sensor_of_key(envelope: Envelope) -> str:
-    """The sensor of a record that names none: the routing key's tail.
+    """The sensor id of a record without one: the end of the routing key.
 
     Raises:
-        SchemaMismatch: the key has no tail.
+        SchemaMismatch: the routing key has no words after the kind.
     """
     if sensor_id := envelope.key_tail:
         return sensor_id
@@ -76,29 +77,27 @@ def sensor_of_key(envelope: Envelope) -> str:
 def record_id(
     envelope: Envelope, record_json: bytes, occurrence: int, time: float
 ) -> str:
-    """A deterministic id for one record of a message.
+    """The deterministic id of one record of a message.
+
+    A redelivered message gives the same ids, unless it has neither a message id nor a
+    time: then it cannot be distinguished from a new message. A record replayed from the
+    archive keeps its id.
+
+    The id depends on record and time, because the message id alone is not enough: a
+    device without message ids sends ``21.5`` every minute; some publishers give all
+    messages the same id; failed records of an array are retried without the others, at
+    other indexes.
 
     Args:
-        envelope: the message the record came in.
-        record_json: the record's own JSON.
-        occurrence: how many identical records precede it in the message.
-        time: epoch seconds; when the record was made.
+        envelope: envelope of the message.
+        record_json: JSON text of the record.
+        occurrence: number of identical records before it in the message.
+        time: time of the record, in epoch seconds.
 
     Returns:
-        ``<message id>/<digest>``, or for a message without an id ``<time>/<digest>``,
-        the time as 14 hex digits of microseconds; so the ids of one publisher sort
-        by time if its message ids do. The digest is 16 hex digits of BLAKE2b over
-        routing key, occurrence and record.
-
-    A record that was replayed from the archive has the id that it has there.
-
-    A redelivery of the same message gives the same id, unless the message has neither
-    an id nor a time of its own: it cannot be distinguished from a new message then.
-
-    Record and time are part of it for the sake of records that are *not* the same:
-    a device without ids sends ``21.5`` every minute; a publisher may give every
-    message one id; the failed records of an array message are retried without their
-    neighbours, at other indexes.
+        ``<message id>/<digest>``, or without a message id ``<time>/<digest>``. The time
+        is 14 hex digits of microseconds, so these ids sort by time. The digest is 16
+        hex digits of BLAKE2b over routing key, occurrence and record.
     """
     if archived := envelope.headers.get(headers.ARCHIVED):
         return str(archived)
@@ -106,7 +105,7 @@ def record_id(
     digest.update(b"\0%d\0" % occurrence)
     digest.update(record_json)
     if envelope.message_id:
-        # AMQP text may hold lone surrogates, which no JSON or SQL text may
+        # Text from AMQP may contain lone surrogates, which JSON and SQL do not allow.
         origin = envelope.message_id.encode("utf-8", "replace").decode()
     else:
         origin = f"{round(time * 1_000_000):014x}"
@@ -120,7 +119,11 @@ def _digest_of_key(routing_key: str) -> hashlib.blake2b:
 
 
 def envelope_of(wire: Wire, queue: str) -> Envelope:
-    """The envelope that handlers see."""
+    """Make the envelope of a delivered message.
+
+    Args:
+        queue: queue from which it was consumed.
+    """
     body, exchange, routing_key, properties, received_at = wire
     origin = origin_of(properties) if isinstance(properties, bytes) else properties
     return Envelope(

@@ -1,4 +1,4 @@
-"""JSON as text: its parts exactly as they were written, and what may be around it."""
+"""JSON as text: extracts parts with their exact bytes, decompresses, checks limits."""
 
 from __future__ import annotations
 
@@ -13,40 +13,41 @@ from pydantic_core import from_json
 from meshtasks.errors import UndecodableMessage
 from meshtasks.text import clip
 
-#: Numbers are passed over as text: turning them into numbers takes longer, and
-#: fails for one of more than 4,300 digits.
+#: Numbers stay text: converting them takes longer, and fails for numbers of more than
+#: 4,300 digits.
 _SCANNER = json.JSONDecoder(parse_int=str, parse_float=str)
 
-#: These slice valid JSON 8 times as fast as the scanner, which is for the rest.
+#: Decoders for valid JSON, 8 times as fast as the scanner, which handles the rest.
 _MEMBERS = msgspec.json.Decoder(list[msgspec.Raw])
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
-#: What they raise for JSON that is not valid, or nested too deep.
+#: Exceptions of these decoders for JSON that is invalid or nested too deep.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _SEVERAL = 2
 _SPACE = " \t\r\n"
 
-#: Deeper nesting is refused, since every later parser has a limit of its own; this is
-#: the lowest that parsers in use are known to have.
+#: Most levels of nesting that are accepted. Other parsers, which read the record later,
+#: have limits as well; this is the lowest known one.
 DEPTH_LIMIT = 64
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _STRING = re.compile(rb'"[^"]*"')
-#: Every bracket becomes a square one.
+#: Converts braces to square brackets.
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NEITHER_BRACKET_NOR_QUOTE = bytes(set(range(256)) - set(b'[]{}"'))
-#: A string, closed or not (possessive, so that none is tried twice), or a token.
+#: A string, closed or not, or a bracket or comma. The quantifier is possessive, which
+#: avoids backtracking.
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[][{},]', re.DOTALL)
 
-#: Every digit as 0, and exponents alike, to find what may be too large a number.
+#: Converts digits to 0 and E to e, to find numbers that may be too large.
 _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG, _GREAT = b"0" * 200, b"e000"
 
 _UTF_8_MARK = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
-#: How zlib begins what HTTP and AMQP call deflate (RFC 1950), by the level.
+#: First bytes of "deflate" data of HTTP and AMQP (RFC 1950), by compression level.
 _DEFLATE = (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
-#: What cannot be read, by its first bytes.
+#: Formats that are not supported, by their first bytes.
 _FOREIGN = {
     b"\x28\xb5\x2f\xfd": "compressed with zstd",
     b"\x04\x22\x4d\x18": "compressed with LZ4",
@@ -61,16 +62,21 @@ _FOREIGN_STARTS = tuple(_FOREIGN)
 
 
 def plain_body(body: bytes, limit_bytes: int) -> bytes:
-    """A body without compression and byte order mark; the same object if it has none.
+    """Remove compression and byte order mark from a body.
 
-    Both are recognized by the first bytes, not by ``content_encoding``: MQTT cannot set
-    that, many clients set it to the name of a character set, and no JSON begins so.
+    Both are recognised by the first bytes, which JSON never starts with.
+    ``content_encoding`` is ignored: MQTT cannot set it, and many clients put the name
+    of a character set there.
 
     Args:
-        limit_bytes: the largest that it may become.
+        limit_bytes: greatest size after decompression.
+
+    Returns:
+        The plain body; the same object if there is nothing to remove.
 
     Raises:
-        UndecodableMessage: it is compressed and damaged, too large, or not readable.
+        UndecodableMessage: the body is damaged, too large after decompression, or of an
+            unsupported format.
     """
     if body[:2] == _GZIP or (body[:2] in _DEFLATE and not body.isascii()):
         body = _inflated(body, limit_bytes)
@@ -85,8 +91,10 @@ def plain_body(body: bytes, limit_bytes: int) -> bytes:
 
 
 def _inflated(body: bytes, limit_bytes: int) -> bytes:
-    """The content of gzip (of one part or several) or zlib. Never more than the limit
-    is unpacked, whatever the body claims."""
+    """Decompress gzip, with one or several members, or zlib.
+
+    It stops at the limit, so that a small body cannot use much memory.
+    """
     parts: list[bytes] = []
     room = limit_bytes
     rest = body
@@ -113,24 +121,25 @@ def _inflated(body: bytes, limit_bytes: int) -> bytes:
 
 
 def members_of(body: bytes) -> list[bytes]:
-    """The records in a message's body, each exactly as it was written: the members
-    of an array, or else the body without the white space around it.
+    """The records in a body, with their exact bytes.
+
+    These are the members of an array, or else the body without surrounding white space.
 
     Args:
-        body: JSON in UTF-8, known to be valid.
+        body: valid JSON in UTF-8.
     """
     stripped = body.strip()
     return array_members(stripped) if stripped[:1] == b"[" else [stripped]
 
 
 def array_members(body: bytes) -> list[bytes]:
-    """The members of a JSON array, each exactly as it was written.
+    """The members of a JSON array, with their exact bytes.
 
     Args:
-        body: a JSON array; what is not valid inside a member stays in that member.
+        body: a JSON array; members may be invalid JSON.
 
     Raises:
-        ValueError: it is not an array from its first byte to its last.
+        ValueError: the body is not one array from its first to its last byte.
     """
     try:
         return [bytes(member) for member in _MEMBERS.decode(body)]
@@ -139,7 +148,7 @@ def array_members(body: bytes) -> list[bytes]:
 
 
 def scanned_members(body: bytes) -> list[bytes]:
-    """The members of an array that may hold NaN, be nested too deep or not valid."""
+    """:func:`array_members`, slower, for NaN, deep nesting and invalid JSON."""
     try:
         return _members_to_the_end(body.decode("utf-8"))
     except (ValueError, IndexError, RecursionError):
@@ -147,7 +156,7 @@ def scanned_members(body: bytes) -> list[bytes]:
 
 
 def _members_to_the_end(text: str) -> list[bytes]:
-    """The members of an array, whatever stands around it."""
+    """The members of an array, whatever precedes or follows it."""
     members: list[bytes] = []
     position = _past_space(text, text.index("[") + 1)
     while text[position : position + 1] != "]":
@@ -162,7 +171,7 @@ def _members_to_the_end(text: str) -> list[bytes]:
 
 
 def _members_of_any(body: bytes) -> list[bytes]:
-    """The members of an array by its brackets, commas and quotes alone."""
+    """The members of an array, found only by brackets, commas and quotes."""
     stripped = body.strip()
     members: list[bytes] = []
     depth = start = 0
@@ -186,15 +195,14 @@ def _members_of_any(body: bytes) -> list[bytes]:
 
 
 def objects_one_a_line(body: bytes) -> list[bytes]:
-    """The lines of a body that is several JSON objects, one a line (JSON lines,
-    NDJSON), without blank ones; none if it is something else.
+    """The non-blank lines of a body in JSON lines (NDJSON); empty for other bodies.
 
-    It is JSON lines when its first line is an object by itself, or when each line
-    begins one; so single lines may be damaged, and an object that is written over
-    several lines is not taken for lines.
+    A body is JSON lines if its first line is a whole object, or if every line starts
+    with ``{``. So single lines may be damaged, and an indented object is not mistaken
+    for lines.
 
     Args:
-        body: that begins with ``{``; anything else.
+        body: a body that starts with ``{``.
     """
     lines = list(filter(None, map(bytes.strip, body.split(b"\n"))))
     if len(lines) < _SEVERAL:
@@ -212,12 +220,12 @@ def _is_object(text: bytes) -> bool:
 
 
 def object_member(text: bytes, name: str) -> bytes:
-    """The value of one member of a JSON object, exactly as it was written.
+    """The value of a member of a JSON object, with its exact bytes.
 
     Args:
-        text: a JSON object in UTF-8, known to be valid and to have the member; the
-            last of that name counts, as it does to parsers.
-        name: of the member.
+        text: valid JSON object in UTF-8, with the member. If the name occurs more than
+            once, the last value is returned, as by parsers.
+        name: name of the member.
     """
     try:
         return bytes(_OBJECT.decode(text).get(name, b""))
@@ -226,7 +234,7 @@ def object_member(text: bytes, name: str) -> bytes:
 
 
 def scanned_member(source: str, name: str) -> bytes:
-    """The value of a member of an object that may hold NaN or be nested too deep."""
+    """:func:`object_member` for objects with NaN or deep nesting; slower."""
     found = b""
     position = _past_space(source, source.index("{") + 1)
     while source[position : position + 1] != "}":
@@ -242,10 +250,9 @@ def scanned_member(source: str, name: str) -> bytes:
 
 
 def on_one_line(json_text: bytes) -> bytes:
-    """The same JSON without line breaks.
+    """Replace the line breaks of valid JSON by spaces.
 
-    A raw line break in valid JSON is always white space between tokens (in a
-    string it must be escaped), so a space is equivalent.
+    Both are white space between tokens; inside strings line breaks are escaped.
     """
     if b"\n" in json_text or b"\r" in json_text:
         return json_text.replace(b"\n", b" ").replace(b"\r", b" ")
@@ -253,9 +260,10 @@ def on_one_line(json_text: bytes) -> bytes:
 
 
 def first_not_json_number(json_text: bytes) -> str | None:
-    """``NaN``, ``Infinity`` or ``-Infinity`` if one stands in the text as a value.
+    """The first ``NaN``, ``Infinity`` or ``-Infinity`` that is a value in the text.
 
-    They are not JSON (RFC 8259, section 6), but common parsers let them pass.
+    They are not JSON (RFC 8259, section 6), although common parsers accept them. None
+    if there is none.
     """
     if b"NaN" not in json_text and b"Infinity" not in json_text:
         return None
@@ -265,15 +273,18 @@ def first_not_json_number(json_text: bytes) -> str | None:
 
 
 def is_too_deep(json_text: bytes) -> bool:
-    """Whether it is nested deeper than :data:`DEPTH_LIMIT`, brackets that are never
-    closed included. Takes as much memory as the text, however deep that is."""
+    """Whether the text is nested deeper than :data:`DEPTH_LIMIT`.
+
+    Brackets that are never closed count as well. The memory used is proportional to the
+    size of the text, and does not depend on the depth.
+    """
     if json_text.count(b"[") + json_text.count(b"{") <= DEPTH_LIMIT:
         return False
     if b"\\" in json_text:
         json_text = _ESCAPE.sub(b"", json_text)
     skeleton = json_text.translate(_TO_SQUARE, _NEITHER_BRACKET_NOR_QUOTE)
     skeleton = skeleton.replace(b'""', b"")
-    if b'"' in skeleton:  # strings that hold brackets
+    if b'"' in skeleton:  # strings with brackets in them
         skeleton = _STRING.sub(b"", skeleton)
     for _ in range(DEPTH_LIMIT):
         if not skeleton:
@@ -283,10 +294,10 @@ def is_too_deep(json_text: bytes) -> bool:
 
 
 def refusal_of(json_text: bytes) -> str | None:
-    """Why a text that parsers take is not taken here; None if nothing is wrong.
+    """Why a text that parsers accept is refused by the mesh; None if it is accepted.
 
     Args:
-        json_text: JSON in UTF-8, valid but for NaN and Infinity.
+        json_text: JSON in UTF-8, valid except for NaN and Infinity.
     """
     if is_too_deep(json_text):
         return f"the body is nested deeper than {DEPTH_LIMIT} levels"
@@ -317,5 +328,5 @@ def body_text(body: bytes) -> str:
     try:
         value = from_json(body, allow_inf_nan=False)
         return json.dumps(value, ensure_ascii=False, indent=2)
-    except (ValueError, RecursionError):  # Python also writes no number of 4,301 digits
+    except (ValueError, RecursionError):  # also raised for numbers of 4,301 digits
         return body.decode("utf-8", "backslashreplace")

@@ -1,7 +1,7 @@
-"""The kinds of sensor readings: what each measures, in which units, within what limits.
+"""The kinds of sensor readings: their units and limits.
 
-Two come with the package; config/kinds.yaml adds others. All are made of the same data,
-a :class:`KindConfig`.
+The package has two kinds; config/kinds.yaml adds others. Each is defined by a
+:class:`KindConfig`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _Age = Annotated[Duration, Field(gt=0)]
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-#: Without a limit: a conversion must not end in infinity.
+#: Limit of kinds without one, so that a conversion cannot result in infinity.
 _LARGEST = sys.float_info.max
 
 
@@ -72,12 +72,12 @@ class KindConfig(ConfigModel):
     """One kind of sensor readings.
 
     Attributes:
-        unit: canonical: what is stored and what rules compare.
-        field: of its points, named for the unit; their measurement is the kind.
-        units: other units, and other spellings of this one → factor, or factor and
-            offset: canonical = value * factor + offset.
-        minimum: smallest possible value, canonical unit.
-        maximum: largest possible value, canonical unit.
+        unit: canonical unit, in which values are stored and compared by rules.
+        field: field of the points, named after the unit; the measurement is the kind.
+        units: other units, or other spellings of the canonical one → factor, or factor
+            and offset: canonical = value * factor + offset.
+        minimum: smallest possible value, in the canonical unit; None for no limit.
+        maximum: largest possible value, in the canonical unit; None for no limit.
     """
 
     unit: _Text
@@ -111,18 +111,19 @@ class KindConfig(ConfigModel):
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Smallest and largest possible value."""
+        """Smallest and largest possible value, in the canonical unit."""
         low, high = self.minimum, self.maximum
         return -_LARGEST if low is None else low, _LARGEST if high is None else high
 
     def quantity(
         self, kind: str, *, title: str = "", why: str = "", shown: str = ""
     ) -> Quantity:
-        """What readings of this kind measure.
+        """The quantity of this kind; empty arguments get a default.
 
         Args:
-            title: its name in a sentence.
-            why: why values beyond the limits cannot be.
+            kind: name of the kind.
+            title: name for use in a sentence, with its article.
+            why: reason why values beyond the limits are impossible.
             shown: the units that an error message lists.
         """
         low, high = self.limits
@@ -188,28 +189,28 @@ HUMIDITY = KindConfig(
     shown="%, %RH, percent, or fraction (0 to 1)",
 )
 
-#: The kinds of the package.
+#: The kinds of the package, by name.
 QUANTITIES: Mapping[str, Quantity] = {
     quantity.kind: quantity for quantity in (TEMPERATURE, HUMIDITY)
 }
 
-#: Longer than any outage that a spool outlasts; a clock that stands at the day its
-#: device was made is further behind.
+#: Default of ``oldest``: longer than any outage that a spool can bridge, and shorter
+#: than the error of a clock that was never set.
 _OLDEST_SECONDS = 180 * 86_400.0
-#: Records that are no readings, and have an age.
+#: Kinds of records that are not readings, but may be too old.
 _OTHERS = ("motion", "metrics")
 
 
 class KindsConfig(ConfigModel):
-    """config/kinds.yaml.
+    """The model of config/kinds.yaml.
 
     Attributes:
-        kinds: kinds of sensor readings beside those of the package, by name: the
-            second word of their routing keys, and the measurement of their points.
-        default_units: kind → unit of readings that name none.
-        oldest: kind → how old its records may be when they are received; ``default``
-            is of those that are not named. Events of the home and alerts may be of
-            any age: they date the begin of a state.
+        kinds: additional kinds of sensor readings by name. The name is the second word
+            of the routing keys, and the measurement of the points.
+        default_units: kind → unit of readings without a unit.
+        oldest: kind → greatest age of its records at receipt; ``default`` applies to
+            kinds that are not listed. Events of the home and alerts may be of any age,
+            because their time is the beginning of a state.
     """
 
     kinds: dict[str, KindConfig] = Field(default={})
@@ -218,7 +219,7 @@ class KindsConfig(ConfigModel):
 
     @cached_property
     def quantities(self) -> Mapping[str, Quantity]:
-        """What readings of each kind measure, those of the package first."""
+        """The quantity of each kind, by name; the kinds of the package come first."""
         added = {name: kind.quantity(name) for name, kind in self.kinds.items()}
         return {**QUANTITIES, **added}
 
@@ -253,11 +254,11 @@ class KindsConfig(ConfigModel):
                 yield fault(reason, "oldest", kind)
 
     def oldest_seconds(self, kind: str) -> float:
-        """How old a record of this kind may be when it is received."""
+        """Greatest age, in seconds, of records of this kind at receipt."""
         return self.oldest.get(kind, self.oldest.get("default", _OLDEST_SECONDS))
 
     def default_unit(self, quantity: Quantity) -> str:
-        """Unit of a reading that names none; canonical unless configured."""
+        """Unit of readings without a unit: as configured, else the canonical one."""
         return self.default_units.get(quantity.kind, quantity.canonical_unit)
 
 

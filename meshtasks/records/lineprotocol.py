@@ -1,9 +1,9 @@
-"""InfluxDB's line protocol, read: metrics as Telegraf and others write them.
+"""Parser of InfluxDB's line protocol, in which Telegraf and others publish metrics.
 
 The format: https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/.
-As InfluxDB does, a backslash is read as itself wherever it escapes nothing. More is
-taken than InfluxDB takes: white space around the parts, a sign before a number, tags
-without a value (they are none).
+As in InfluxDB, a backslash that escapes nothing is an ordinary character. The parser
+accepts more than InfluxDB: additional white space, a ``+`` before a number, and tags
+without a value, which it ignores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _END = re.compile(r"[ \t\r]*(?:\n|\Z)")
 _MEASUREMENT = re.compile(r"(?:\\[, ]|[^, \t\r\n])+")
 #: The name of a tag or field, or the value of a tag.
 _KEY = re.compile(r"(?:\\[,= ]|[^,= \t\r\n])+")
-#: Not to the next quote only: a text may span lines.
+#: A text with escaped quotes; it may contain line breaks.
 _TEXT = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _INTEGER = re.compile(r"([-+]?\d{1,20})[iu]")
@@ -34,12 +34,12 @@ _ESCAPED_IN_TEXT = re.compile(r'\\(["\\])')
 
 
 class Line(NamedTuple):
-    """One line of a message; where a text has line breaks, all of its lines.
+    """One entry of line protocol. It may span lines if a text has line breaks.
 
     Attributes:
-        source: exactly as it was written, without the break at its end.
-        metric: None if it cannot be read.
-        fault: why not.
+        source: exact bytes, without the line break at the end.
+        metric: the metric; None if the line is invalid.
+        fault: reason why the line is invalid, else empty.
     """
 
     source: bytes
@@ -48,7 +48,7 @@ class Line(NamedTuple):
 
 
 class _Unreadable(Exception):
-    """Text is no line; noticed at a position of it."""
+    """A line is invalid; ``position`` is where in the text this was detected."""
 
     def __init__(self, reason: str, position: int) -> None:
         super().__init__(f"the line is not line protocol: {reason}")
@@ -56,18 +56,18 @@ class _Unreadable(Exception):
 
 
 def read_lines(body: bytes) -> list[Line]:
-    """The lines of a message, less blank ones and comments.
+    """The lines of a body, without blank lines and comments.
 
-    A line that cannot be read ends at its line break, whatever quotes it opened; so
-    it takes nothing of the next one.
+    An invalid line ends at its first line break, even inside quotes, so that the next
+    line is not affected.
 
     Args:
-        body: line protocol in UTF-8. Times may be of any precision: see
+        body: line protocol in UTF-8. Times may have any precision: see
             :mod:`meshtasks.records.timestamps`.
 
     Raises:
-        UndecodableMessage: it is not UTF-8.
-        SchemaMismatch: there is no line in it.
+        UndecodableMessage: the body is not UTF-8.
+        SchemaMismatch: the body contains no line.
     """
     try:
         text = body.decode("utf-8")
@@ -99,7 +99,7 @@ def _lines(text: str) -> Iterator[Line]:
             metric = reader.metric()
             stop = reader.position
         except _Unreadable as error:
-            if error.position > stop:  # in a later line, by a quote of its own
+            if error.position > stop:  # an unclosed quote extends into later lines
                 error = _Unreadable("a text in quotes does not end", stop)
             fault = str(error)
         source = text[start:stop].rstrip(" \t\r").encode("utf-8")
@@ -108,17 +108,17 @@ def _lines(text: str) -> Iterator[Line]:
 
 
 class _Reader:
-    """Reads a line from a position on, and stands behind what it has read."""
+    """Reads a line; ``position`` is the end of what was read."""
 
     def __init__(self, text: str, position: int) -> None:
         self._text = text
         self.position = position
 
     def metric(self) -> Metric:
-        """The metric of the line.
+        """Read the metric of the line.
 
         Raises:
-            _Unreadable: there is none.
+            _Unreadable: the line is invalid.
         """
         name = self._take(_MEASUREMENT, "a measurement")
         tags: dict[str, Any] = {}
@@ -149,7 +149,7 @@ class _Reader:
         return metric
 
     def skip(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """What matches here, if anything does."""
+        """Read what matches at the position; None if nothing does."""
         if found := pattern.match(self._text, self.position):
             self.position = found.end()
         return found

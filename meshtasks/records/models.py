@@ -1,8 +1,8 @@
-"""The records that come in as JSON, and the faults of those that do not fit.
+"""Models of the records in JSON, and descriptions of their faults.
 
-A record is a ``TypedDict``: pydantic validates an array of a hundred readings in
-0.8 µs each, against 1.0 to 1.3 µs into a ``BaseModel``. Readings are so many that
-they have a second reader, :class:`Reading`.
+A model is a ``TypedDict``, because pydantic validates an array of a hundred readings in
+0.8 µs each, and in 1.0 to 1.3 µs with a ``BaseModel``. Readings, of which there are
+most, have a second, faster model: :class:`Reading`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from meshtasks.text import described
 
-#: A JSON number: no text, no true or false, no NaN or Infinity.
+#: A finite JSON number: not text, ``true`` or ``false``, NaN or Infinity.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
@@ -42,15 +42,14 @@ class SensorReading(TypedDict, total=False):
 
 
 class Reading(Struct, gc=False, forbid_unknown_fields=True):
-    """A valid :class:`SensorReading` as handlers get it, less other fields.
+    """A valid :class:`SensorReading` as handlers get it, without other fields.
 
-    msgspec reads an array of these in 0.25 µs each, where pydantic takes 0.8. It
-    accepts less: what it refuses, one with other fields for example, pydantic
-    validates and explains.
+    msgspec decodes an array of these in 0.25 µs each, pydantic in 0.8 µs. It accepts
+    less: pydantic validates the records that msgspec refuses, for example those with
+    other fields, and explains their faults.
 
-    Attributes:
-        value: as of the record, and so are the others; null and missing are None.
-        timestamp: still text if msgspec does not know the spelling.
+    The attributes are those of :class:`SensorReading`; null and missing fields are
+    None. ``timestamp`` is still text if msgspec does not know its format.
     """
 
     value: float
@@ -163,8 +162,8 @@ class Fault(NamedTuple):
     """One fault of a record.
 
     Attributes:
-        place: path to the value at fault.
-        reason: what is wrong with it, without its place.
+        place: path of the value at fault, as keys and indexes.
+        reason: what is wrong with the value, without the path.
     """
 
     place: tuple[str | int, ...]
@@ -172,12 +171,12 @@ class Fault(NamedTuple):
 
 
 def faults(errors: Iterable[Mapping[str, Any]]) -> list[Fault]:
-    """Faults for people, from pydantic's ``errors()``."""
+    """The faults in pydantic's ``errors()``, with texts for people."""
     return [Fault(tuple(error["loc"]), _reason(error)) for error in errors]
 
 
 def explain(error: ValidationError) -> str:
-    """A validation error as a sentence for people, its first fault first.
+    """Text of a validation error: its first fault, and the number of others.
 
     Example:
         ``value: expected a number, got the text "21,5"``

@@ -1,17 +1,16 @@
 r"""Readings and metrics as points in InfluxDB line protocol.
 
-Escaping follows InfluxData's line protocol reference
-(https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/): comma,
-equals sign and space are escaped with a backslash in tags and names of fields,
-comma and space in measurements. Line breaks and tabs cannot stand there; they are
-written ``\n``, ``\r`` and ``\t``, as Telegraf and influxdb-client do. A backslash of
-the text's own is read back by every store where an ordinary character follows
-(``C:\data``, ``DOMAIN\user``). Elsewhere it is not: before a backslash or a character
-that is escaped, and at the end, InfluxDB and VictoriaMetrics read different texts, or
-drop the line without a word. There it is written as a slash.
+Escaping follows InfluxData's reference
+(https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/): a backslash
+escapes comma, equals sign and space in tags and names of fields, and comma and space in
+measurements. Line breaks and tabs are not allowed there; they are written as ``\n``,
+``\r`` and ``\t``, as by Telegraf and influxdb-client. A backslash before an ordinary
+character (``C:\data``, ``DOMAIN\user``) is kept by every store. A backslash before
+another one or before an escaped character, or at the end, is written as a slash:
+InfluxDB and VictoriaMetrics read such texts differently, or silently drop the line.
 
-Texts of fields keep what they are, but for line breaks, which are written ``\n``, too:
-VictoriaMetrics ends the line at one, and would lose the whole point.
+Texts of fields are unchanged, except that line breaks are written as ``\n``, too:
+VictoriaMetrics ends the line at a line break, and would lose the point.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from meshtasks.records.models import Metric
 from meshtasks.records.units import Quantity
 from meshtasks.text import clip, described, is_no_value
 
-#: Longest name and longest value of a tag: what an AMQP routing key can carry.
+#: Longest name or value of a tag, as long as an AMQP routing key.
 TAG_LIMIT_CHARS = 255
 
 _LARGEST_NUMBER = 10**308
-#: Field of a metric that is a single value.
+#: Name of the field of a metric with a single value.
 VALUE = "value"
 
 _LARGEST_TAG = 10**20  # str() refuses numbers of more than 4,300 digits
@@ -43,27 +42,29 @@ _CONTROLS = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _ESCAPES = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ ", **_CONTROLS})
 _MEASUREMENT_ESCAPES = str.maketrans({",": r"\,", " ": r"\ ", **_CONTROLS})
 _TEXT_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\\n"})
-#: Surrogates come from routing keys that are not UTF-8.
+#: Characters that are refused in tags and names. Surrogates come from routing keys that
+#: are not UTF-8.
 _UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _UNWRITABLE_IN_TEXT = re.compile(r"[\ud800-\udfff]")
-#: A backslash that not every store takes for itself.
+#: A backslash that stores read differently.
 _AMBIGUOUS = re.compile(r"\\(?=[\\,= \t\r\n]|\Z)")
 
 
 @lru_cache(maxsize=16_384)
 def line_start(quantity: Quantity, sensor_id: str, location: str) -> str:
-    """A point's line up to its value: ``temperature,sensor_id=a celsius=``.
+    """The line of a reading up to its value: ``temperature,sensor_id=a celsius=``.
 
-    Cached, because every reading of a sensor begins with the same text: escaping
-    it each time makes a point take 2.8 times as long.
+    The result is cached, since it is the same for every reading of a sensor. Without
+    the cache, making a point takes 2.8 times as long.
 
     Args:
-        sensor_id: the sensor; 1 to 255 characters.
-        location: where it is; blank for none.
+        quantity: what the sensor measures.
+        sensor_id: id of the sensor; 1 to 255 characters.
+        location: location of the sensor; blank for none.
 
     Raises:
-        SchemaMismatch: a tag is empty, too long, or holds a control character or
-            what is not Unicode.
+        SchemaMismatch: a tag is empty or too long, or contains a control character or
+            a lone surrogate.
     """
     tags = f"sensor_id={_tag('sensor_id', sensor_id)}"
     if location.strip():
@@ -74,13 +75,14 @@ def line_start(quantity: Quantity, sensor_id: str, location: str) -> str:
 def lines(
     starts: Iterable[str], values: Sequence[float], times: Iterable[float]
 ) -> list[str]:
-    """Many points. All values are written at once, which takes a fifth of the time
-    that ``repr`` takes for each.
+    """The points of many readings, as lines.
+
+    All values are encoded together, in a fifth of the time of ``repr`` for each.
 
     Args:
-        starts: see :func:`line_start`.
-        values: in the canonical unit.
-        times: epoch seconds; a point has milliseconds.
+        starts: beginnings of the lines, see :func:`line_start`.
+        values: values in the canonical unit.
+        times: times in epoch seconds; the lines have milliseconds.
     """
     if not values:
         return []
@@ -95,7 +97,7 @@ def fields_of(metric: Metric) -> Mapping[str, Any]:
     """The fields of a metric; a single value is the field ``value``.
 
     Raises:
-        SchemaMismatch: it has neither value nor fields, or both.
+        SchemaMismatch: the metric has neither ``value`` nor ``fields``, or both.
     """
     value, fields = metric.get("value"), metric.get("fields")
     if fields is None:
@@ -110,10 +112,10 @@ def fields_of(metric: Metric) -> Mapping[str, Any]:
 
 
 def tags_of(metric: Metric) -> tuple[tuple[str, str], ...]:
-    """The tags of a metric that have a value, as text, sorted by name.
+    """Names and values of a metric's tags as text, sorted by name, without null.
 
     Raises:
-        SchemaMismatch: a value is neither text nor number nor true or false.
+        SchemaMismatch: a value is neither text, number, true nor false.
     """
     tags = metric.get("tags")
     if not tags:
@@ -128,7 +130,7 @@ def tags_of(metric: Metric) -> tuple[tuple[str, str], ...]:
 
 
 def _tag_text(name: str, value: object) -> str:
-    """A tag is text; a number of a core or a port is common, and written so."""
+    """The value of a tag as text. Numbers are accepted; cores and ports are common."""
     match value:
         case str():
             return value
@@ -143,13 +145,14 @@ def _tag_text(name: str, value: object) -> str:
 
 @lru_cache(maxsize=16_384)
 def metric_start(name: str, tags: tuple[tuple[str, str], ...]) -> str:
-    """A metric's line up to its fields: ``disk,host=nas ``; cached.
+    """The line of a metric up to its fields: ``disk,host=nas ``; cached.
 
     Args:
-        tags: name and value, sorted by name; blank values are left out.
+        name: measurement.
+        tags: names and values, sorted by name; tags with a blank value are left out.
 
     Raises:
-        SchemaMismatch: a name or a value cannot be written.
+        SchemaMismatch: a name or value cannot be written.
     """
     if name.startswith("#"):
         message = 'name: must not begin with "#", which makes a line a comment'
@@ -162,20 +165,19 @@ def metric_start(name: str, tags: tuple[tuple[str, str], ...]) -> str:
 
 
 def fields_text(fields: Mapping[str, object], path: str = "fields.") -> str:
-    """The fields of one point: ``free=7.0,ok=true,used_percent=91.5``.
+    """The fields of one point as text: ``free=7.0,ok=true,used_percent=91.5``.
 
-    All numbers become floats, ``true`` and ``false`` booleans and texts strings. A
-    store that has types keeps that of a field's first value and refuses others,
-    and many a publisher writes 21.0 as ``21``. For the same reason a text
-    such as ``unavailable`` is no value: stored as a text, it would keep the numbers
-    of that field out.
+    All numbers are written as floats, because a typed store keeps the type of a field's
+    first value and refuses others, and many publishers write 21.0 as ``21``. For the
+    same reason a text such as ``unavailable`` is left out: stored first, it would make
+    the store refuse the numbers of the field.
 
     Args:
-        fields: name → value; None is no value.
-        path: to the fields in their record, for errors.
+        fields: name → value; None is left out.
+        path: path of the fields in their record, for errors.
 
     Raises:
-        SchemaMismatch: there is no value, or one that cannot be written.
+        SchemaMismatch: no value is left, or a value cannot be written.
     """
     text = ",".join(
         f"{_key('fields', name)}={_field_value(path, name, value)}"
@@ -188,7 +190,7 @@ def fields_text(fields: Mapping[str, object], path: str = "fields.") -> str:
 
 
 def is_value(value: object) -> bool:
-    """Whether a field's value is one: neither null nor a text such as ``unknown``."""
+    """Whether a field has a value: neither null nor a text such as ``unknown``."""
     return value is not None and not (isinstance(value, str) and is_no_value(value))
 
 
@@ -202,12 +204,12 @@ def _no_value(path: str, fields: Mapping[str, object]) -> str:
 
 
 def point(start: str, fields: str, time_seconds: float) -> str:
-    """One point of a metric.
+    """One point of a metric, as a line.
 
     Args:
-        start: see :func:`metric_start`.
+        start: beginning of the line, see :func:`metric_start`.
         fields: see :func:`fields_text`.
-        time_seconds: epoch seconds; the point has milliseconds.
+        time_seconds: time in epoch seconds; the line has milliseconds.
     """
     return f"{start}{fields} {int(time_seconds * 1000 + 0.5)}"
 
@@ -247,8 +249,8 @@ def _key(path: str, name: str) -> str:
 
 
 def _name(path: str, name: str) -> str:
-    """A name that may be written. One that begins with an underscore is for the
-    stores' own use (``_field`` in InfluxDB, ``__name__`` in VictoriaMetrics)."""
+    """Check a name. Names that begin with an underscore are reserved by the stores
+    (``_field`` in InfluxDB, ``__name__`` in VictoriaMetrics)."""
     if name.startswith("_"):
         message = f'{path}: "{clip(name)}" must not begin with an underscore'
         raise SchemaMismatch(message)

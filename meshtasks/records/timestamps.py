@@ -1,5 +1,8 @@
-"""A record's timestamp: RFC 3339 text or a number of seconds, milliseconds,
-microseconds or nanoseconds since the epoch, into epoch seconds."""
+"""Converts timestamps of records to epoch seconds.
+
+A timestamp is RFC 3339 text, or a number of seconds, milliseconds, microseconds or
+nanoseconds since the epoch.
+"""
 
 from __future__ import annotations
 
@@ -13,34 +16,36 @@ from meshtasks.errors import InvalidMessage
 from meshtasks.records.envelope import Envelope
 from meshtasks.text import clip, described
 
-#: Clocks of devices differ; a reading further ahead than this is a clock that is
-#: wrong, and would hide every true reading behind it.
+#: A record may be this far in the future, since clocks of devices differ. Beyond it the
+#: clock is wrong, and the record would hide all correct ones as the latest.
 AHEAD_LIMIT_SECONDS = 86_400.0
-#: A clock that was never set counts from 1970; no device of a mesh is older.
+#: Times before 2000 are refused: they come from clocks that were never set, which start
+#: at 1970.
 EARLIEST_SECONDS = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
-#: What every calendar and every time zone can show ends before the year 9999.
+#: End of the times that can be shown in every calendar and time zone.
 _END_SECONDS = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
-#: As seconds this is the year 2603, as milliseconds August 1970: larger numbers
-#: are milliseconds. Whole numbers above a thousand times as much are microseconds,
-#: and so on: a moment from 2000 to 2603 is the same in each of the units.
+#: Larger numbers are milliseconds, whole numbers a thousand times larger microseconds,
+#: and so on. As seconds it is the year 2603, as milliseconds August 1970, so times from
+#: 2000 to 2603 are recognised in every unit.
 _LARGEST_SECONDS = 20_000_000_000
+#: Larger numbers are no times.
 _FAR = 1e20
-#: Two records of one second that had to wait are told apart by their receipts, and are
-#: in order unless the end of such a span lies between those.
+#: The time of receipt modulo this many seconds gives late records of one second their
+#: order. The order is wrong only if a multiple of it lies between their receipts.
 _ORDERED_SECONDS = 10.0
 
 
 class InvalidTimestamp(InvalidMessage):
-    """The timestamp is not a moment the mesh can place."""
+    """The timestamp is not a time, or not a plausible one."""
 
 
 def moment_of(stamp: object, envelope: Envelope) -> float:
-    """When a record was made, epoch seconds.
+    """The time of a record, in epoch seconds.
 
     Args:
-        stamp: the record's timestamp (see :func:`epoch_seconds`); None for the
-            publisher's AMQP timestamp, or else the moment of receipt.
-        envelope: the message the record came in.
+        stamp: timestamp of the record (see :func:`epoch_seconds`). If it is None, the
+            AMQP timestamp of the message is used, else the time of receipt.
+        envelope: envelope of the record's message.
 
     Raises:
         InvalidTimestamp: see :func:`epoch_seconds`.
@@ -51,11 +56,12 @@ def moment_of(stamp: object, envelope: Envelope) -> float:
 
 
 def plausible_times(envelope: Envelope, oldest_seconds: float) -> tuple[float, float]:
-    """The first and the last moment, epoch seconds, at which the records of a message
-    can have been made.
+    """The earliest and the latest plausible time of a message's records, in epoch
+    seconds.
 
     Args:
-        oldest_seconds: how old they may be, unless the message may be old.
+        oldest_seconds: greatest age of the records; it does not apply to messages that
+            may be old.
     """
     received_at = envelope.received_at
     earliest = received_at - oldest_seconds
@@ -65,29 +71,29 @@ def plausible_times(envelope: Envelope, oldest_seconds: float) -> tuple[float, f
 
 
 class UntimedMoments:
-    """When the records of one batch were made that have no timestamp of their own, so
-    that those of one series stay apart and in order.
+    """Gives the records of a batch without timestamps distinct times, in order.
 
-    AMQP's timestamp has whole seconds, and a store keeps one point of a series for each
-    moment. So within that second such a record has a place by its receipt: in the
-    middle half if it was received within the second, in the last quarter if just
-    after, in the first if clocks differ or it had to wait. Of a series' records in one
-    batch that fall into one millisecond, as those of an array do, each has the next.
+    AMQP timestamps have whole seconds, and a store keeps one point of a series for each
+    time. So such a record gets a time within its second that depends on its receipt: in
+    the middle half if it was received in this second, in the last quarter if in the
+    next second, and in the first quarter if later or earlier (clocks may differ). If
+    records of one series in a batch have the same millisecond, such as those of an
+    array, each one gets the next free millisecond.
 
-    The price: a message that is delivered again because its worker died is received
-    anew, and may be stored twice within the second. (A retry keeps the first receipt.)
-    A publisher who gives timestamps of its own pays nothing of this.
+    A message that is redelivered after a crash of its worker has another time of
+    receipt, so its records may be stored twice within the second. A retry keeps the
+    first time of receipt. Records with timestamps are not affected.
     """
 
     def __init__(self) -> None:
-        #: Of each series the first and last millisecond of the latest run.
+        #: First and last millisecond of consecutive times, by series.
         self._runs: dict[str, tuple[int, int]] = {}
 
     def next(self, series: str, envelope: Envelope) -> float:
-        """The moment of the next record of a series, epoch seconds.
+        """The time of the next record of a series, in epoch seconds.
 
         Raises:
-            InvalidTimestamp: the message's AMQP timestamp cannot be.
+            InvalidTimestamp: the AMQP timestamp of the message is not plausible.
         """
         moment_ms = int(_by_receipt(envelope) * 1000 + 0.5)
         first_ms, last_ms = self._runs.get(series, (0, -1))
@@ -101,10 +107,11 @@ class UntimedMoments:
 
 def _by_receipt(envelope: Envelope) -> float:
     stamp, received_at = envelope.timestamp, envelope.received_at
-    if not stamp or envelope.is_archived:  # whose receipt is the record's own time
+    # For archived records, the time of receipt is the time of the record.
+    if not stamp or envelope.is_archived:
         return epoch_seconds(received_at, received_at)
     second = epoch_seconds(stamp, received_at)
-    if second != stamp or not second.is_integer():  # it was finer than a second
+    if second != stamp or not second.is_integer():  # more precise than a second
         return second
     late = received_at - second
     if 0 <= late < 1:
@@ -115,11 +122,11 @@ def _by_receipt(envelope: Envelope) -> float:
 
 
 def too_old(time: float, envelope: Envelope, oldest_seconds: float) -> InvalidTimestamp:
-    """The fault of a record whose clock seems to be far behind.
+    """The error for a record that is too old.
 
     Args:
-        time: its own, epoch seconds.
-        oldest_seconds: how old it may be.
+        time: time of the record, in epoch seconds.
+        oldest_seconds: greatest age of such a record.
     """
     days = (envelope.received_at - time) / 86_400
     message = (
@@ -132,12 +139,15 @@ def too_old(time: float, envelope: Envelope, oldest_seconds: float) -> InvalidTi
 
 
 def published_at(envelope: Envelope) -> float:
-    """When a message was published, epoch seconds: its AMQP timestamp, if that can be,
-    and never later than its receipt."""
+    """The time at which a message was published, in epoch seconds.
+
+    It is the AMQP timestamp if that is plausible, and otherwise the time of receipt. It
+    is never later than the receipt.
+    """
     stamp, received_at = envelope.timestamp, envelope.received_at
     if not stamp:
         return received_at
-    if EARLIEST_SECONDS <= stamp <= received_at:  # whole seconds, as nearly all are
+    if EARLIEST_SECONDS <= stamp <= received_at:  # shortcut for the usual case
         return stamp
     with suppress(InvalidTimestamp):
         return min(epoch_seconds(stamp, received_at), received_at)
@@ -145,33 +155,27 @@ def published_at(envelope: Envelope) -> float:
 
 
 def utc_of(seconds: float) -> datetime:
-    """A moment in UTC, of the years 1970 to 9998; the nearest of those for any other.
+    """Convert epoch seconds to a time in UTC, limited to the years 1970 to 9998.
 
-    Every number has one: files that older versions wrote may hold any.
-
-    Args:
-        seconds: since the epoch.
+    It accepts every number, because files of older versions may contain any.
     """
     placed = min(max(0.0, seconds), _END_SECONDS)  # NaN becomes 0
     return datetime.fromtimestamp(placed, UTC)
 
 
 def epoch_seconds(stamp: object, now: float, name: str = "timestamp") -> float:
-    """The moment a timestamp stands for.
+    """Convert a timestamp to epoch seconds, if it is plausible.
 
     Args:
-        stamp: RFC 3339 text with a zone (``2026-11-23T13:12:00+01:00``), the same
-            already read, or a number since the epoch: of seconds or, told by how
-            large it is, of milliseconds or (whole numbers) micro- or nanoseconds.
-        now: epoch seconds; when the message was received.
-        name: of the field it stands in.
-
-    Returns:
-        Epoch seconds.
+        stamp: RFC 3339 text with a zone (``2026-11-23T13:12:00+01:00``), a datetime
+            with a zone, or a number since the epoch. Its unit follows from its size:
+            seconds, milliseconds or, for whole numbers, micro- or nanoseconds.
+        now: time of receipt, in epoch seconds.
+        name: name of the field, for errors.
 
     Raises:
-        InvalidTimestamp: it is neither, has no zone, is before 2000 or more than
-            a day ahead of ``now``.
+        InvalidTimestamp: the value is of another type, has no zone, is before 2000, or
+            is more than a day later than ``now``.
     """
     seconds = any_moment(stamp, name)
     if EARLIEST_SECONDS <= seconds <= now + AHEAD_LIMIT_SECONDS:
@@ -181,14 +185,14 @@ def epoch_seconds(stamp: object, now: float, name: str = "timestamp") -> float:
 
 
 def any_moment(stamp: object, name: str = "timestamp") -> float:
-    """The moment a timestamp stands for, epoch seconds, however far it is from now.
+    """Convert a timestamp to epoch seconds, without a limit to the past or future.
 
     Args:
         stamp: see :func:`epoch_seconds`.
-        name: of the field it stands in.
+        name: name of the field, for errors.
 
     Raises:
-        InvalidTimestamp: it is neither text nor number, or has no zone.
+        InvalidTimestamp: the value is neither a time nor a number, or has no zone.
     """
     if isinstance(stamp, datetime):
         return stamp.timestamp()
@@ -201,9 +205,9 @@ def any_moment(stamp: object, name: str = "timestamp") -> float:
 
 
 def _scaled(stamp: float) -> float:
-    """The seconds in a number that is too large to be some.
+    """Convert a number that is too large for seconds to seconds.
 
-    One division, since each would round: a float of seconds is exact to less than a
+    It is divided once, because each division rounds. The result is exact to less than a
     microsecond.
     """
     per_second = 1_000
@@ -214,7 +218,7 @@ def _scaled(stamp: float) -> float:
 
 
 def _is_number(stamp: object) -> TypeGuard[float]:
-    """A JSON number that can be calculated with: not one of 400 digits."""
+    """Whether it is a number that fits into a float, unlike one of 400 digits."""
     return (
         isinstance(stamp, int | float)
         and not isinstance(stamp, bool)
@@ -223,9 +227,9 @@ def _is_number(stamp: object) -> TypeGuard[float]:
 
 
 def _read(text: str, name: str) -> datetime:
-    """A time with a zone; RFC 3339 and other spellings of ISO 8601."""
+    """Parse a time with a zone, in RFC 3339 or another format of ISO 8601."""
     try:
-        moment = msgspec.convert(text, datetime)  # as it reads those of readings
+        moment = msgspec.convert(text, datetime)  # the parser used for readings
     except msgspec.ValidationError:
         try:
             moment = datetime.fromisoformat(text)

@@ -1,13 +1,13 @@
-"""Units: their spellings, and the way from each to a canonical one.
+"""Units: their spellings, and their conversion to a canonical unit.
 
 The spellings are those of UCUM (https://ucum.org/ucum, case-sensitive codes
-``Cel [degF] K %``), of Home Assistant's unit constants (``°C °F K %``) and those
-that devices are seen to publish. The factors are written down, and a test asks
-pint about them: to load pint takes as long as all the rest of a worker's start, and
-30 MB.
+``Cel [degF] K %``), those of Home Assistant's unit constants (``°C °F K %``), and those
+that devices publish. The factors are constants, which a test compares with pint:
+importing pint takes as long as the rest of a worker's start, and 30 MB.
 
-A :class:`Quantity` is a kind of sensor with a queue and a measurement of its own
-(:mod:`meshtasks.records.kinds`); a :class:`Scale` holds the units of a metric's field.
+A :class:`Quantity` is what a kind of sensor measures (:mod:`meshtasks.records.kinds`);
+it has a queue and a measurement of its own. A :class:`Scale` has the units of a field
+of a metric.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from typing import NamedTuple, TypeVar
 from meshtasks.errors import UnknownUnit
 from meshtasks.text import clip
 
-#: Decimals kept of a converted value. It hides what binary fractions add
-#: (98.6 °F is 37 °C, not 37.00000000000001) and is finer than any sensor.
+#: Decimals of a converted value. Rounding removes errors of binary fractions (98.6 °F
+#: is 37 °C, not 37.00000000000001); six decimals are finer than any sensor.
 DECIMALS = 6
 
 V = TypeVar("V")
 
-#: An absolute humidity says how much water is in the air, not how near the air
-#: is to saturation; that depends on its temperature.
+#: Units of absolute humidity. They cannot be converted to relative humidity without
+#: the temperature of the air.
 _ABSOLUTE_HUMIDITY = frozenset({"g/m³", "g/m3", "g/m^3", "g.m-3", "mg/m³", "kg/m³"})
 
 
 class Affine(NamedTuple):
-    """``canonical = value * scale + offset``."""
+    """A conversion: ``canonical = value * scale + offset``."""
 
     scale: float
     offset: float
@@ -47,14 +47,14 @@ class Quantity:
     """What one kind of sensor measures.
 
     Attributes:
-        kind: second word of its routing keys, and the measurement of its points.
-        title: its name in a sentence.
-        canonical_unit: unit that values are stored in.
-        field: field of its points, named for the canonical unit.
-        lowest: smallest possible value, canonical unit.
-        highest: largest possible value, canonical unit.
-        why: why no other value can be.
-        units: unit, as :func:`spelled` → the way to the canonical one.
+        kind: second word of the routing keys, and measurement of the points.
+        title: name for use in a sentence, with its article.
+        canonical_unit: unit in which values are stored.
+        field: field of the points, named after the canonical unit.
+        lowest: smallest possible value, in the canonical unit.
+        highest: largest possible value, in the canonical unit.
+        why: reason why other values are impossible, for error messages.
+        units: unit as returned by :func:`spelled` → conversion to the canonical unit.
         shown: the units that an error message lists.
     """
 
@@ -69,19 +69,19 @@ class Quantity:
     shown: str
 
     def affine(self, unit: str) -> Affine:
-        """The way from ``unit`` to the canonical unit.
+        """The conversion from ``unit`` to the canonical unit.
 
         Raises:
-            UnknownUnit: it is not a unit of this quantity.
+            UnknownUnit: ``unit`` is not a unit of this quantity.
         """
         return _affine(self, unit)
 
     def impossible(self, value: float, unit: str) -> str:
-        """Sentence for a value (canonical unit) outside the possible range.
+        """Error message for an impossible value.
 
         Args:
             value: the value, in the canonical unit.
-            unit: the unit it was given in.
+            unit: unit of the reading.
         """
         given = "" if unit == self.canonical_unit else f" (given in {unit})"
         return f"value: {value:g} {self.canonical_unit}{given} cannot be: {self.why}"
@@ -89,40 +89,39 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scale:
-    """The units of one thing, each a multiple of the others.
+    """The units of a field of metrics, which differ by factors only.
 
     Attributes:
-        title: what is measured, in a sentence.
-        factors: unit → factor to the unit that values are stored in. These are
-            spelled as in Home Assistant, in Unicode's compatible form (``m3``).
+        title: what is measured, for use in a sentence.
+        factors: unit → factor to the unit in which values are stored. Units are spelled
+            as in Home Assistant, normalised with NFKC (``m3`` for ``m³``).
     """
 
     title: str
     factors: Mapping[str, float]
 
     def factor(self, unit: str) -> float:
-        """What a value in ``unit`` is multiplied with.
+        """The factor by which a value in ``unit`` is multiplied.
 
-        ``kwh`` and ``HPA`` are understood, since no other unit is spelled so but
-        for its case; ``mw`` is not: it may be a milliwatt or a megawatt.
+        Case is ignored where the unit is unambiguous: ``kwh`` and ``HPA`` are accepted,
+        ``mw`` (milliwatt or megawatt) is not.
 
         Raises:
-            UnknownUnit: it is not a unit of this.
+            UnknownUnit: ``unit`` is not a unit of this scale.
         """
         return _factor(self, unit)
 
 
 def spelled(unit: str) -> str:
-    """A unit in the one spelling that it is looked up by: in Unicode's compatible form
-    (``m3`` for ``m³``), without white space and ``^``."""
-    # NFKC makes an o of the ordinal that stands on keyboards beside the degree
+    """Normalise a unit for look-up: with NFKC (``m3`` for ``m³``), and without white
+    space and ``^``."""
+    # NFKC would convert º, which many keyboards have instead of °, to the letter o.
     text = unicodedata.normalize("NFKC", unit.replace("º", "°"))
     return "".join(text.split()).replace("^", "")
 
 
 def _find(units: Mapping[str, V], unit: str) -> V | None:
-    """What belongs to a unit: by its spelling, or but for upper and lower case if no
-    other unit is spelled so."""
+    """Look up a unit; without regard to case if that is unambiguous."""
     spelling = spelled(unit)
     if (found := units.get(spelling)) is not None:
         return found
@@ -167,7 +166,7 @@ def _unknown(quantity: Quantity, unit: str) -> str:
 
 _JOULES_PER_KWH = 3.6e6
 _JOULES_PER_CALORIE = 4.184
-#: The international table's; 1 BTU/h is a 3600th of it in watts.
+#: International Table BTU; 1 BTU/h is this value / 3600 in watts.
 _JOULES_PER_BTU = 1055.056
 #: 1 mmHg is 101325/760 Pa, 1 inHg is 25.4 mmHg (conventional millimetre of mercury).
 _HPA_PER_MMHG = 1013.25 / 760
@@ -243,5 +242,5 @@ MASS_CONCENTRATION = Scale(
     },
 )
 SIGNAL = Scale("signal strength", {"dBm": 1.0, "dB": 1.0})
-#: Zigbee's link quality indicator, 0 to 255, has no unit.
+#: Link quality indicator of Zigbee, 0 to 255, without a unit.
 LINK_QUALITY = Scale("link quality", {"lqi": 1.0})

@@ -1,1 +1,1 @@
-"""Rules: what they watch, and when their alerts begin and end."""
+"""Anomaly rules: what they watch, and when their alerts begin and end."""

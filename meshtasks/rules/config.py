@@ -1,8 +1,8 @@
-"""Anomaly rules: the model of config/rules.yaml, and the texts of its alerts.
+"""Anomaly rules: the model of config/rules.yaml, and the texts of the alerts.
 
-A rule watches every series whose routing key it matches, narrowed by sensor id, or
-by name, field and tags of a metric. A series is what it is in the time-series
-store: one sensor at one location, or one field of a metric with its tags.
+A rule watches every series whose routing key it matches, further selected by sensor id,
+or by name, field and tags of a metric. As in the time-series store, a series is one
+sensor at one location, or one field of a metric with its tags.
 """
 
 from __future__ import annotations
@@ -42,26 +42,25 @@ from meshtasks.rules.detection import (
 
 
 class _Rule(ConfigModel, ABC):
-    """What every rule has.
+    """The settings of every rule.
 
     Attributes:
         name: identity of the rule; its alerts have the source ``rules.<name>``.
-        routing_key: topic pattern of the readings or metrics it watches.
-        sensors: patterns (``*``, ``?``) of sensor ids; any one must match. For
-            gateways that publish many sensors with one routing key.
-        metric: pattern of the names of metrics; a rule without it watches sensor
-            readings, a rule with it metrics only.
-        field: which field of the metric; that of a metric with a single value is
-            ``value``.
-        tags: tag → pattern; all must match, and a tag that a metric lacks is empty.
-        hysteresis: how far inside the limits a value must be to resolve the
-            alert, canonical unit.
-        for_seconds: how long values are outside before the alert fires.
-        severity: of its alerts.
-        title: template of the alert's title.
-        message: template of its text while it fires.
-        resolved_message: template of its text when it is over; there is one for
-            readings and one for metrics when it is not given.
+        routing_key: topic pattern of the readings or metrics that it watches.
+        sensors: patterns (``*``, ``?``) of sensor ids, one of which must match; for
+            devices that publish many sensors with one routing key.
+        metric: pattern of the names of metrics. With it, the rule watches metrics,
+            without it, readings.
+        field: field of the metric; ``value`` for a metric with a single value.
+        tags: tag → pattern. All must match; a missing tag counts as empty.
+        hysteresis: distance inside the limits that a value must have to resolve the
+            alert, in the canonical unit.
+        for_seconds: how long values must be outside before the alert fires.
+        severity: severity of the alerts.
+        title: template of the title.
+        message: template of the text of a firing alert.
+        resolved_message: template of the text of a resolved alert; readings and metrics
+            have a default each.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
@@ -90,7 +89,7 @@ class _Rule(ConfigModel, ABC):
 
     @cached_property
     def patience(self) -> Patience:
-        """What it takes to fire and to resolve."""
+        """Conditions under which an alert fires and is resolved."""
         return Patience(self.hysteresis, self.for_seconds)
 
     def matches(self, routing_key: str, sensor_id: str) -> bool:
@@ -117,15 +116,15 @@ class _Rule(ConfigModel, ABC):
 
     @abstractmethod
     def evaluate(self, state: RuleState, run: Run) -> tuple[RuleState, list[Event]]:
-        """Follow a series for a run of samples later than all before.
+        """Evaluate new samples of a series, all later than those of earlier calls.
 
         Returns:
-            The new state (the old one is not changed), and the alerts that begin
-            or end.
+            The new state (``state`` is not changed), and the beginnings and ends of
+            alerts.
         """
 
     def alert(self, series: Series, event: Event) -> Alert:
-        """The alert that an event of this rule stands for."""
+        """The alert record for an event of this rule."""
         low, high = event.band
         time, value = event.sample
         fields = {
@@ -145,7 +144,7 @@ class _Rule(ConfigModel, ABC):
         }
         message = self.message if event.firing else self._resolved_message
         return Alert(
-            # a tag that is missing is empty: ": unusual course" names nothing
+            # A missing tag is empty, and could leave a title such as ": high load".
             title=self.title.format_map(fields).lstrip(" :,-").strip() or self.name,
             message=message.format_map(fields),
             severity=self.severity,
@@ -165,7 +164,13 @@ class _Rule(ConfigModel, ABC):
 
 
 class ThresholdRule(_Rule):
-    """Values above ``above`` or below ``below`` (canonical unit) are an alert."""
+    """A rule that alerts on values above ``above`` or below ``below``.
+
+    Attributes:
+        type: selects this model.
+        above: greatest normal value, in the canonical unit; None for no limit.
+        below: smallest normal value, in the canonical unit; None for no limit.
+    """
 
     type: Literal["threshold"]
     above: Annotated[float, Field(allow_inf_nan=False)] | None = None
@@ -183,7 +188,7 @@ class ThresholdRule(_Rule):
 
     @cached_property
     def band(self) -> Band:
-        """The normal values."""
+        """The range of normal values."""
         return Band(
             -math.inf if self.below is None else self.below,
             math.inf if self.above is None else self.above,
@@ -195,19 +200,20 @@ class ThresholdRule(_Rule):
 
 
 class DeviationRule(_Rule):
-    """Values far from the series' own mean of the last ``window_seconds``.
+    """A rule that alerts on values far from the mean of the last ``window_seconds``.
 
-    Normal is within ``z_score`` standard deviations and, since a quiet sensor
-    has a tiny one, within ``minimum_deviation`` in any case. What is compared
-    with lies at least a twelfth of the window back. Deviating values become part
-    of the window in turn: a level that stays is normal after a while, and the
+    A value is normal if its distance from the mean is at most ``z_score`` standard
+    deviations or ``minimum_deviation``; the latter matters for sensors whose values
+    hardly vary. Values of the current twelfth of the window are not part of the mean.
+    Later they are, deviating values too: a level that persists becomes normal, and the
     alert is resolved.
 
     Attributes:
-        window_seconds: the past that is compared with.
-        minimum_samples: as long as the window holds fewer, nothing is unusual.
-        z_score: standard deviations.
-        minimum_deviation: canonical unit.
+        type: selects this model.
+        window_seconds: length of the window, in seconds.
+        minimum_samples: with fewer samples in the window, every value is normal.
+        z_score: normal distance from the mean, in standard deviations.
+        minimum_deviation: normal distance in any case, in the canonical unit.
     """
 
     type: Literal["deviation"]
@@ -225,7 +231,7 @@ class DeviationRule(_Rule):
 
     @cached_property
     def usual(self) -> Usual:
-        """What is normal."""
+        """Parameters of the range of normal values."""
         return Usual(
             self.window_seconds,
             self.minimum_samples,
@@ -242,7 +248,11 @@ Rule = ThresholdRule | DeviationRule
 
 
 class RuleBook(ConfigModel):
-    """config/rules.yaml."""
+    """The model of config/rules.yaml.
+
+    Attributes:
+        rules: the rules, in the order of the file.
+    """
 
     rules: tuple[Annotated[Rule, Field(discriminator="type")], ...] = ()
 
@@ -254,7 +264,7 @@ class RuleBook(ConfigModel):
 
     @cached_property
     def matching(self) -> Callable[[str, str], tuple[Rule, ...]]:
-        """The rules that watch a sensor, by routing key and its id."""
+        """Cached function of routing key and sensor id: the rules for a sensor."""
         return lru_cache(maxsize=16_384)(self._matching)
 
     def _matching(self, routing_key: str, sensor_id: str) -> tuple[Rule, ...]:
@@ -264,7 +274,8 @@ class RuleBook(ConfigModel):
 
     @cached_property
     def matching_metric(self) -> Callable[..., Mapping[str, tuple[Rule, ...]]]:
-        """The rules that watch a metric, by field; given routing key, name and tags."""
+        """Cached function of routing key, name and tags: the rules for a metric, by
+        field."""
         return lru_cache(maxsize=16_384)(self._matching_metric)
 
     def _matching_metric(

@@ -1,9 +1,9 @@
 """When an alert begins and ends: pure functions over samples in order of time.
 
-Every rule comes down to a band of normal values. A series is outside the band
-for some time (pending), then its alert fires, and it is resolved once a value is
-inside by the hysteresis. The threshold rule's band is fixed; the deviation rule's
-band follows what the series did before.
+Every rule has a band of normal values. An alert is pending while values are outside,
+fires after ``for_seconds``, and is resolved by a value inside the band by the
+hysteresis. The band of a threshold rule is fixed; that of a deviation rule depends on
+earlier values of the series.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from pydantic import AfterValidator, Field
 
 
 class Series(NamedTuple):
-    """What a rule watches.
+    """A series that rules watch.
 
     Attributes:
-        key: its name in the state; measurement, tags and field.
-        kind: sensor kind, or name of the metric; the measurement.
-        unit: canonical unit of its values; empty for a metric.
-        sensor_id: the sensor; empty for a metric.
-        location: where it is; empty when not known.
-        field: of the metric; empty for a sensor.
-        tags: name and value, of the metric.
+        key: key in the state, made of measurement, tags and field.
+        kind: measurement: kind of the sensor, or name of the metric.
+        unit: canonical unit of the values; empty for a metric.
+        sensor_id: id of the sensor; empty for a metric.
+        location: location of the sensor; empty if unknown.
+        field: field of the metric; empty for a sensor.
+        tags: names and values of the tags of the metric.
     """
 
     key: str
@@ -43,13 +43,13 @@ class Series(NamedTuple):
 
     @property
     def place(self) -> str:
-        """What people call it."""
+        """Name for people: the location, else sensor id, tag ``host`` or kind."""
         host = dict(self.tags).get("host")
         return self.location or self.sensor_id or host or self.kind
 
     @property
     def labels(self) -> dict[str, str]:
-        """What an alert is about, less the rule."""
+        """Labels of an alert of this series, except that of the rule."""
         named = {
             "kind": self.kind,
             "sensor_id": self.sensor_id,
@@ -61,7 +61,7 @@ class Series(NamedTuple):
 
 
 class Tags(dict[str, str]):
-    """Tags for templates; one that a metric lacks is empty."""
+    """Tags for templates; a missing tag is an empty text."""
 
     def __missing__(self, name: str) -> str:
         return ""
@@ -93,26 +93,26 @@ def _template(text: str) -> str:
             words = ", ".join(word for word in _SAMPLE_TEXT if word != "tags")
             message = f"{{{name}}} is not known; expected {words} or tags[…]"
             raise ValueError(message)
-    text.format_map(_SAMPLE_TEXT)  # a bad format, such as {sensor_id:.1f}
+    text.format_map(_SAMPLE_TEXT)  # raises for a bad format such as {sensor_id:.1f}
     return text
 
 
 Template = Annotated[str, Field(min_length=1), AfterValidator(_template)]
 
 
-#: A window is kept as this many parts, so that its size in the state does not
-#: depend on how often a sensor reports. The newest part is not yet compared
-#: with: a reading is never part of what it is measured against, and which
-#: readings came in one batch makes no difference.
+#: Number of parts of a window. Only statistics of each part are kept, so the size of
+#: the state does not depend on how often a sensor reports. Values are not compared with
+#: those of the current part: so a value is never compared with itself, and the result
+#: does not depend on how readings are batched.
 WINDOW_PARTS = 12
 
 
-#: Epoch seconds, value. A bare tuple: one is made for every reading.
+#: Epoch seconds and value. A plain tuple for speed: there is one for every reading.
 Sample = tuple[float, float]
 
 
 class Band(NamedTuple):
-    """Normal values, both ends included."""
+    """A range of normal values; both ends are normal."""
 
     low: float
     high: float
@@ -121,19 +121,20 @@ class Band(NamedTuple):
 UNBOUNDED = Band(-math.inf, math.inf)
 
 
-#: Statistics of one part of a window: its number since the epoch, how many values
-#: are in it, their mean, and the sum of their squared differences from the mean.
-#: Comes back from JSON as a list. A named tuple takes eight times as long to encode.
+#: Statistics of one part of a window: number of the part since the epoch, number of
+#: values, mean, and sum of squared differences from the mean. Read from JSON, it is a
+#: list. Encoding a named tuple instead takes eight times as long.
 Part = tuple[int, int, float, float]
 
 
 class RuleState(TypedDict, total=False):
-    """What one rule remembers of one series; plain JSON.
+    """The state of one rule for one series, as plain JSON.
 
     Attributes:
-        since: when the values left the band; missing while they are inside.
-        firing: an alert was given and is not resolved.
-        parts: statistics of the window (deviation rule), oldest first.
+        since: time at which values left the band, in epoch seconds; missing while they
+            are inside.
+        firing: true while an alert is firing.
+        parts: statistics of the window of a deviation rule, oldest first.
     """
 
     since: float
@@ -143,13 +144,13 @@ class RuleState(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An alert begins or ends.
+    """The beginning or end of an alert.
 
     Attributes:
-        sample: the one that decided it.
-        since: when the values left the band, epoch seconds.
-        band: what was normal then.
-        firing: false when the alert ends.
+        sample: the sample that caused it.
+        since: time at which values left the band, in epoch seconds.
+        band: the range of normal values at that time.
+        firing: true at the beginning, false at the end.
     """
 
     sample: Sample
@@ -159,7 +160,7 @@ class Event:
 
 
 class Run:
-    """Samples in order of time, with what several rules need of them."""
+    """Samples in order of time, with their values and extremes for several rules."""
 
     __slots__ = ("highest", "lowest", "samples", "values")
 
@@ -172,11 +173,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How much it takes to fire and to resolve.
+    """Conditions under which an alert fires and is resolved.
 
     Attributes:
-        hysteresis: how far inside the band a value ends the alert.
-        for_seconds: how long values are outside before the alert fires.
+        hysteresis: distance inside the band that a value must have to end the alert.
+        for_seconds: how long values must be outside before the alert fires.
     """
 
     hysteresis: float = 0.0
@@ -185,13 +186,13 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """What is normal for a series by its own past.
+    """Parameters of a band that depends on earlier values of the series.
 
     Attributes:
-        window_seconds: the past that counts.
-        minimum_samples: with fewer in the window, everything is normal.
-        z_score: standard deviations around the mean that are normal.
-        minimum_deviation: distance from the mean that is normal in any case.
+        window_seconds: length of the window of earlier values.
+        minimum_samples: with fewer values in the window, every value is normal.
+        z_score: normal distance from the mean, in standard deviations.
+        minimum_deviation: normal distance in any case, in the canonical unit.
     """
 
     window_seconds: float
@@ -203,20 +204,20 @@ class Usual:
 def watch_band(
     state: RuleState, run: Run, band: Band, patience: Patience
 ) -> tuple[RuleState, list[Event]]:
-    """Follow a run of samples against one band.
+    """Compare samples with a fixed band.
 
     Args:
-        state: as the previous run left it.
-        run: samples later than all before.
-        band: what is normal during the run.
-        patience: what it takes to fire and to resolve.
+        state: state after the previous run.
+        run: samples, all later than those of earlier runs.
+        band: range of normal values.
+        patience: conditions under which the alert fires and is resolved.
 
     Returns:
-        The new state (the old one is not changed), and what begins or ends.
+        The new state (``state`` is not changed), and the beginnings and ends of alerts.
     """
     since, firing = state.get("since"), state.get("firing", False)
     if since is None and band.low <= run.lowest and run.highest <= band.high:
-        return state, []  # nearly every run of every batch
+        return state, []  # shortcut for the usual case
     low, high = band.low + patience.hysteresis, band.high - patience.hysteresis
     events: list[Event] = []
     for sample in run.samples:
@@ -228,7 +229,7 @@ def watch_band(
         elif band.low <= value <= band.high:
             since = None
         else:
-            # min: the clock of the sensor may have been set back meanwhile.
+            # min: the clock of the sensor may have been set back.
             since = time if since is None else min(since, time)
             if time - since >= patience.for_seconds:
                 events.append(Event(sample, since, band, firing=True))
@@ -239,16 +240,19 @@ def watch_band(
 def watch_past(
     state: RuleState, run: Run, usual: Usual, patience: Patience
 ) -> tuple[RuleState, list[Event]]:
-    """Follow a run of samples against the series' own past.
+    """Compare samples with a band that depends on earlier values of the series.
 
-    Takes and returns what :func:`watch_band` does.
+    Args:
+        usual: parameters of the band.
+
+    Other arguments and results are those of :func:`watch_band`.
     """
     part_seconds = usual.window_seconds / WINDOW_PARTS
     parts = state.get("parts", [])
     events: list[Event] = []
     for number, part_run in _by_part(run, part_seconds):
         oldest = number - WINDOW_PARTS
-        # A part ahead of this one is of a clock that was set back.
+        # A part later than this one was written before a clock was set back: drop it.
         parts = [part for part in parts if oldest <= part[0] <= number]
         fresh = _part(number, part_run.values)
         if parts and parts[-1][0] == number:
@@ -288,7 +292,7 @@ def _band(parts: list[Part], usual: Usual) -> Band:
         return UNBOUNDED
     distance = max(usual.z_score * math.sqrt(m2 / size), usual.minimum_deviation)
     if not math.isfinite(mean) or not math.isfinite(distance):
-        return UNBOUNDED  # values near the largest there are
+        return UNBOUNDED  # overflow, with values near the largest float
     return Band(mean - distance, mean + distance)
 
 
@@ -300,7 +304,7 @@ def _part(number: int, values: list[float]) -> Part:
 
 
 def _merged(one: Part, other: Part) -> Part:
-    """Both parts as one, numbered as the other (Chan, Golub, LeVeque 1979)."""
+    """Merge two parts (Chan, Golub, LeVeque 1979); the number is that of ``other``."""
     _, size, mean, m2 = one
     number, other_size, other_mean, other_m2 = other
     both = size + other_size

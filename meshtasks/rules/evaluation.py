@@ -1,9 +1,9 @@
-"""Following a series with its rules: pure, and harmless to repeat.
+"""Evaluates the rules of a series: a pure function that is safe to repeat.
 
-Late and repeated readings (not later than the last one seen) change nothing, so
-a redelivered message is harmless. The price: with several pool processes the
-batches of one sensor may be evaluated out of order, and the readings of the
-earlier one are then not looked at. Rules follow states, not single readings.
+Readings that are not later than the last evaluated one are ignored, so a redelivered
+message has no effect. On the other hand, several pool processes may evaluate batches of
+one sensor out of order; then the readings of the earlier batch are ignored. This is
+acceptable because rules watch states and not single readings.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from meshtasks.records.envelope import Envelope
 from meshtasks.rules.config import Rule
 from meshtasks.rules.detection import RuleState, Run, Sample, Series
 
-#: A reading further ahead of the clock than this is looked at as one of now, and makes
-#: no other late: a clock that is wrong must not blind the rules until it is caught up
-#: with, nor have them forget what lies behind it.
+#: A reading further in the future than this is evaluated as if made now, and does not
+#: make other readings late. Otherwise one wrong clock would disable the rules of the
+#: series until that time, or remove the past from the window.
 CLOCK_TOLERANCE_SECONDS = 60.0
 
 _TIME = itemgetter(0)
 
 
 class SeriesState(TypedDict):
-    """What all rules remember of one series; plain JSON.
+    """The state of all rules for one series, as plain JSON.
 
     Attributes:
-        seen: time of the last reading evaluated, epoch seconds.
-        ahead: the same of those by a clock that is ahead, by that clock.
-        rules: rule name → its state; idle rules have none.
+        seen: time of the last evaluated reading, in epoch seconds.
+        ahead: the same for readings in the future, by the clock of the sensor.
+        rules: rule name → state; rules without a state are missing.
     """
 
     seen: float
@@ -45,7 +45,10 @@ class Watched(NamedTuple):
     """New samples of one series, and the rules that watch it.
 
     Attributes:
-        envelope: of the message that the first sample came in, if somebody asks.
+        series: the series.
+        rules: rules that watch it.
+        samples: new samples.
+        envelope: envelope of the message with the first sample; None if not needed.
     """
 
     series: Series
@@ -61,30 +64,32 @@ def evaluate(
     samples: list[Sample],
     now: float,
 ) -> tuple[SeriesState, list[Alert]]:
-    """Follow one series with all its rules.
+    """Evaluate all rules of one series.
 
     Args:
         rules: the rules that watch the series.
-        state: what the last call returned for it; None for the first.
-        samples: its new samples, at least one, in any order.
-        now: epoch seconds; only detects a clock that is wrong.
+        series: the series.
+        state: state that the previous call returned; None at the first call.
+        samples: new samples, at least one, in any order.
+        now: current time in epoch seconds; used only to detect wrong clocks.
 
     Returns:
-        The new state (the old one is not changed), and the alerts that begin or
-        end, in order of time for each rule.
+        The new state (``state`` is not changed), and the alerts that begin or end, in
+        order of time for each rule.
     """
     ordered = sorted(samples, key=_TIME)
     horizon = now + CLOCK_TOLERANCE_SECONDS
     seen = 0.0 if state is None else state["seen"]
     ahead = 0.0 if state is None else state.get("ahead", 0.0)
-    if seen > horizon:  # by the clock of this host, when it was wrong
+    if seen > horizon:  # recorded while the clock of a host was wrong
         seen = 0.0
     ahead_by = max(0.0, ordered[-1][0] - now)
     at = seen
     fresh = []
     for time, value in ordered:
         if time > horizon:
-            if not ahead - CLOCK_TOLERANCE_SECONDS <= time <= ahead:  # again, or late
+            # Readings shortly before `ahead` are repeated or late.
+            if not ahead - CLOCK_TOLERANCE_SECONDS <= time <= ahead:
                 at, ahead = max(at, time - ahead_by), time
                 fresh.append((at, value))
         elif time > seen:

@@ -1,13 +1,13 @@
-"""What the anomaly rules remember, shared by all workers.
+"""States of the anomaly rules, shared by all workers.
 
-One transaction a batch: states are loaded, evaluated and stored while nobody else can
-have them, so batches of one series follow one another. In SQLite that is the write lock
-of the file; for 50 series it takes 0.6 ms, and 1.2 ms for 100, two thirds of it for the
-JSON of the windows of deviation rules. In PostgreSQL the rows of the series are locked,
-in the order of their keys, so that no two batches wait for each other.
+Each batch loads, evaluates and stores its states in one transaction that locks them, so
+batches of one series run one after the other. In SQLite the lock is the write lock of
+the file. A transaction takes 0.6 ms for 50 series and 1.2 ms for 100, two thirds of it
+for the JSON of the windows of deviation rules. In PostgreSQL the rows of the series are
+locked in the order of their keys, which prevents deadlocks.
 
-While no worker runs the states may be deleted: rules then start afresh, and an alert
-that is still due is given once more.
+The states may be deleted while no worker runs: rules then start from the beginning, and
+an alert that is still due is raised once more.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from meshtasks.rules.evaluation import SeriesState
 from meshtasks.state.database import Database, StateLocation
 from meshtasks.state.tables import storables
 
-#: A series that was silent for longer is forgotten.
+#: The state of a series is deleted after this many seconds without a reading.
 KEEP_SECONDS = 30 * 86_400.0
-#: Publishers choose the sensor ids; of more series than this the latest are kept.
+#: Most series that are kept, the latest ones. There must be a bound, since publishers
+#: choose the sensor ids.
 KEEP_SERIES = 100_000
+#: Seconds between two deletions of old states.
 PRUNE_EVERY_SECONDS = 3_600.0
 
 _SQLITE_LOAD = """
@@ -36,7 +38,7 @@ _SQLITE_STORE = """
 INSERT OR REPLACE INTO rule_states (key, state, updated_at) VALUES (?, ?, ?)
 """
 
-#: A row that is not there cannot be locked, so an empty one is made first.
+#: Only existing rows can be locked, so missing ones are inserted empty first.
 _MAKE = text("""
 INSERT INTO rule_states (key, state, updated_at)
 SELECT unnest(CAST(:keys AS text[])), '', :now
@@ -52,8 +54,7 @@ FROM unnest(CAST(:keys AS text[]), CAST(:states AS text[])) AS new (key, state)
 WHERE rule_states.key = new.key
 """)
 
-#: What another batch has at the moment is left: to wait for it could be to wait for
-#: each other.
+#: Skips rows that another batch has locked: waiting for them could be a deadlock.
 _FORGET = """
 DELETE FROM rule_states WHERE key IN (
     SELECT key FROM rule_states WHERE {condition} {lock}
@@ -71,7 +72,7 @@ key IN (
 class RuleStateStore:
     """The states of all series.
 
-    Opens its database on first use. Not to be carried over a fork, nor used by two
+    The database is opened on first use. Do not use an instance after a fork, or in two
     threads at once.
 
     Args:
@@ -79,7 +80,7 @@ class RuleStateStore:
     """
 
     def __init__(self, location: StateLocation) -> None:
-        # A power cut may take back the last batches; then an alert may be given
+        # Disposable: a power cut may undo the last batches. At worst an alert is raised
         # again.
         self._database = Database(
             "rule_state", location, "rules.sqlite", disposable=True
@@ -87,7 +88,7 @@ class RuleStateStore:
         self._next_prune = 0.0
 
     def now(self) -> float:
-        """Epoch seconds, by the clock of all who share the states.
+        """Current time in epoch seconds, by the clock of the state's database.
 
         Raises:
             SinkUnavailable: the database cannot be used.
@@ -98,16 +99,17 @@ class RuleStateStore:
     def transaction(
         self, keys: Iterable[str], now: float
     ) -> Iterator[dict[str, SeriesState]]:
-        """Hold the states of some series; what is assigned is stored at the end.
+        """Lock and load the states of some series; store changed ones after the block.
 
-        If the block raises, nothing is stored. Whatever must happen before the
-        states count (publishing alerts) belongs inside the block: a crash then
-        repeats it, and never loses it.
+        If the block raises, nothing is stored. Publish alerts inside the block: then a
+        crash may repeat them but not lose them.
 
         Args:
-            keys: of the series to load, and of no others is a state stored; the new
-                ones have none yet.
-            now: epoch seconds.
+            keys: keys of the series. States of other series are not stored.
+            now: current time in epoch seconds.
+
+        Yields:
+            States by key, without those of new series. Assign new states to it.
 
         Raises:
             SinkUnavailable: the database cannot be read or written.
@@ -128,10 +130,10 @@ class RuleStateStore:
             self._prune(now)
 
     def probe(self) -> None:
-        """See whether the database can be written, on a connection of its own.
+        """Check that the database can be written, on a separate connection.
 
         Raises:
-            SinkUnavailable: it cannot.
+            SinkUnavailable: the database cannot be written.
         """
         self._database.probe()
 
@@ -143,7 +145,7 @@ class RuleStateStore:
     def _held(
         self, names: Iterable[str], now: float
     ) -> Iterator[tuple[Connection, list[tuple[str, str]]]]:
-        """The rows of these keys, within a transaction that alone has them."""
+        """Lock the rows of these keys for a transaction, and yield them."""
         if not self._database.is_shared:
             with self._database.transaction() as connection:
                 wanted = json.dumps(list(names))
