@@ -59,9 +59,3 @@ def query(victoria: VictoriaMetrics, expression: str) -> list[dict[str, Any]]:
     answer = json.loads(loopback.request("GET", victoria.port, path))
     result: list[dict[str, Any]] = answer["data"]["result"]
     return result
-
-
-def delete_everything(victoria: VictoriaMetrics) -> None:
-    """Delete every series."""
-    path = f"/api/v1/admin/tsdb/delete_series?{urlencode({'match[]': EVERYTHING})}"
-    loopback.request("POST", victoria.port, path)
