@@ -1,5 +1,5 @@
-"""What devices publish by MQTT becomes the mesh's own records.
+"""The normaliser: makes records of the messages that devices publish by MQTT.
 
-Everything but :mod:`~meshtasks.producers.sensornet.__main__` is pure: topic and bytes
-in, readings out.
+Only :mod:`~meshtasks.producers.sensornet.__main__` and the file of announcements do
+I/O; everything else computes readings from a topic and bytes.
 """

@@ -1,9 +1,9 @@
-"""``python -m meshtasks.producers sensornet``: from the devices' queue to the mesh's
-exchanges, and only then acknowledged.
+"""``python -m meshtasks.producers sensornet``: normalises the messages of devices.
 
-There is no spool and no buffer: what is not published yet is still in the queue, on
-the broker. While the mesh's messages cannot be published, the ones at hand are tried
-again and no more are taken.
+It consumes the devices' queue, publishes the records with confirms, and only then
+acknowledges the messages. It needs no spool and no buffer, because unprocessed messages
+stay in the queue. While publishing fails, the current messages are published again and
+no others are consumed.
 """
 
 from __future__ import annotations
@@ -58,24 +58,24 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 _REPORT_SECONDS = 60.0
-#: Routing key of its own metrics.
+#: First words of the routing keys of the producer's own metrics.
 _METRICS = "metrics.application.sensornet"
-#: More names of values are not told apart: a topic may hold anything.
+#: Limit of value names that are counted separately: a message may contain any name.
 _MOST_NAMES = 500
 _OTHER_NAMES = "other names"
 _OUTCOMES = ("published", "dead", "passed_over")
-#: Messages of one burst. As many again are on their way meanwhile.
+#: Messages handled together. As many again are prefetched meanwhile.
 BURST = 500
-#: How long a burst may go on once it has begun.
+#: Longest wait for more messages of a burst after the first one.
 _BURST_SECONDS = 0.02
 
 
 class Inbox:
-    """Consumes one queue over one open connection; a lost one needs a new inbox.
+    """Consumes one queue over a connection. A new connection needs a new inbox.
 
     Raises:
         ConfigError: the account may not read the queue.
-        Transient: there is no such queue (yet).
+        Transient: the queue does not exist (yet).
     """
 
     def __init__(self, connection: kombu.Connection, queue: str) -> None:
@@ -94,7 +94,7 @@ class Inbox:
             raise ConfigError(source, f"queue {queue}", expected) from error
 
     def take(self, within_seconds: float) -> list[Delivery]:
-        """The messages that are there, in order; none if none comes in time.
+        """Return the messages of a burst, in order; empty if none arrives in time.
 
         Raises:
             Transient: the broker closed the channel.
@@ -108,7 +108,7 @@ class Inbox:
         return [self._arrived.popleft() for _ in range(min(BURST, len(self._arrived)))]
 
     def acknowledge(self, last: Delivery) -> None:
-        """Acknowledge a message and all that were taken before it."""
+        """Acknowledge a message and all messages that were taken before it."""
         self._channel.basic_ack(last.tag, multiple=True)
 
     def _on_message(self, message: Any) -> None:
@@ -129,13 +129,12 @@ class MessageCounts:
     """Counts since the start.
 
     Attributes:
-        outcomes: messages of devices that are resolved, by what became of them:
-            ``published`` whole as messages of the mesh; ``dead``, although good values
-            of theirs are published; or ``passed_over``.
+        outcomes: resolved messages of devices by outcome: ``published`` in full;
+            ``dead``, even if their good values were published; or ``passed_over``.
         messages: exchange → messages published to it.
-        skipped: reason → values, or messages without a value, that were passed over.
-        values: the same by reason and name of the value, of the first 500 names; the
-            others count as "other names".
+        skipped: reason → values, or messages without values, that were skipped.
+        values: the skipped values by reason and name. Beyond 500 pairs, new names count
+            as "other names".
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -144,8 +143,7 @@ class MessageCounts:
     values: ValueCounts = field(default_factory=Counter)
 
     def add(self, normalised: Normalised) -> list[tuple[str, str]]:
-        """Count a message that is resolved; the reasons and names of values that were
-        not seen before."""
+        """Count a resolved message; return new pairs of reason and name of values."""
         whole = "published" if normalised.messages else "passed_over"
         self.outcomes[whole if normalised.dead is None else "dead"] += 1
         self.messages.update(message.exchange for message in normalised.messages)
@@ -161,12 +159,12 @@ class MessageCounts:
         return new
 
     def of_messages(self) -> dict[str, int]:
-        """``received = published + dead + passed_over``."""
+        """Return message counts; ``received = published + dead + passed_over``."""
         parts = {name: self.outcomes[name] for name in _OUTCOMES}
         return {"received": self.outcomes.total(), **parts}
 
     def summary(self) -> dict[str, Any]:
-        """As one JSON object."""
+        """Return the counts as one JSON object."""
         return {
             **self.of_messages(),
             "messages": dict(self.messages),
@@ -174,8 +172,7 @@ class MessageCounts:
         }
 
     def metrics(self, host: str, now: float) -> Iterator[dict[str, Any]]:
-        """The same as metrics of the mesh: of messages, and of each name of values
-        that are passed over."""
+        """Yield the counts as metrics: one of messages, one for each skipped name."""
         yield metric("sensornet", self.of_messages(), {"host": host}, now)
         for (reason, name), count in self.values.items():
             tags = {"host": host, "reason": reason, "value": writable(name)}
@@ -183,20 +180,20 @@ class MessageCounts:
 
 
 class _StoppedError(Exception):
-    """``stop`` was set before everything was confirmed."""
+    """``stop`` was set before all messages were confirmed."""
 
 
 class DeviceService:
-    """Normalises what devices publish, until ``stop`` is set; what is at hand is
-    finished before, unless the broker is away.
+    """Normalises messages of devices until ``stop`` is set.
+
+    The current messages are completed first, unless the broker is unavailable.
 
     Args:
-        announcements: those that the normaliser adds to.
-        seen: a file whose time is that of the last look at the queue; what has it
-            looked at by a probe sees whether the queue is consumed.
+        announcements: file of the announcements that the normaliser updates.
+        seen: file that is touched at each read of the queue, for a liveness probe.
 
     Attributes:
-        counts: what became of the messages so far.
+        counts: counts of the messages so far.
     """
 
     def __init__(
@@ -222,11 +219,11 @@ class DeviceService:
         self.counts = MessageCounts()
 
     def run(self) -> None:
-        """Consume; after a lost connection, again.
+        """Consume the queue, and reconnect when the connection is lost.
 
         Raises:
-            ConfigError: the broker refuses the account, its virtual host or its
-                right to read the queue.
+            ConfigError: the broker refuses the account or its virtual host, or the
+                account may not read the queue.
         """
         failed_attempts = 0
         try:
@@ -266,7 +263,7 @@ class DeviceService:
             self._seen = None
 
     def _handle(self, deliveries: Sequence[Delivery]) -> None:
-        """Publish what becomes of the messages, and count it."""
+        """Publish the records and dead letters of the messages, and count them."""
         results = [
             self._normaliser.normalise(
                 Published(each.routing_key, each.body, _received_at(each))
@@ -291,8 +288,7 @@ class DeviceService:
         results: list[Normalised],
         unroutable: frozenset[Route],
     ) -> None:
-        """Dead-letter the messages for whose readings there is no queue, nor an
-        alternate exchange.
+        """Dead-letter the messages whose records matched no queue.
 
         Raises:
             Transient: there is no queue for dead letters either.
@@ -308,10 +304,10 @@ class DeviceService:
             raise Transient(message)
 
     def _publish(self, messages: Sequence[Outgoing]) -> frozenset[Route]:
-        """Publish until confirmed; the routes without a queue.
+        """Publish until confirmed; return the routes without a queue.
 
         Raises:
-            _StoppedError: ``stop`` was set meanwhile.
+            _StoppedError: ``stop`` was set before the broker confirmed.
         """
         failed_attempts = 0
         while messages:
@@ -354,12 +350,12 @@ class DeviceService:
 
 
 def _received_at(delivery: Delivery) -> float:
-    """When the broker received it, if it is configured to note that, else when we did.
+    """Return when the broker received the message, if it adds that, else when we did.
 
-    Its interceptor ``set_header_timestamp`` adds milliseconds as a header:
-    https://www.rabbitmq.com/docs/message-interceptors.
+    RabbitMQ's interceptor ``set_header_timestamp`` adds the time as a header, in
+    milliseconds: https://www.rabbitmq.com/docs/message-interceptors.
     """
-    with suppress(NotBelieved):  # any client may send a header by that name
+    with suppress(NotBelieved):  # any client may send this header
         noted = moment(
             delivery.headers.get("timestamp_in_ms"), delivery.received_at, None
         )

@@ -1,4 +1,4 @@
-"""config/producers/sensornet.yaml, and what it must agree on with topology.yaml."""
+"""config/producers/sensornet.yaml, and its checks against topology.yaml."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError, UnknownUnit
 from meshtasks.producers.sensornet.kinds import KINDS, name
 
-#: Where what happened goes.
+#: Exchange of events, such as presses of buttons.
 EVENTS_EXCHANGE = "home.events"
 
 Format = Literal[
@@ -67,12 +67,12 @@ def _check_unit(kind: str, unit: str) -> None:
 
 
 class Source(ConfigModel):
-    """Topics, and the format of what is published there.
+    """Topics, and the format of their messages.
 
     Attributes:
-        topic: an MQTT topic filter: ``+`` is one level, a final ``#`` all others.
-        kind: with ``number``, what it is a number of.
-        unit: with ``number``, its unit; the kind's own by default.
+        topic: MQTT topic filter: ``+`` is one level, a final ``#`` all further levels.
+        kind: kind of the numbers; only with the format ``number``.
+        unit: their unit; only with ``number``, by default the kind's.
     """
 
     topic: Annotated[str, AfterValidator(_filter)]
@@ -94,18 +94,18 @@ class Source(ConfigModel):
 
     @cached_property
     def pattern(self) -> str:
-        """The same filter for routing keys, as the MQTT plugin translates topics."""
+        """The filter as a pattern of routing keys, as the MQTT plugin translates it."""
         return self.topic.replace("/", ".").replace("+", "*")
 
     @cached_property
     def fixed_levels(self) -> int:
-        """Levels before the first that is ``+`` or ``#``; 0 if none is."""
+        """Number of levels before the first ``+`` or ``#``; 0 without wildcards."""
         levels = self.topic.split("/")
         fixed = [*takewhile(lambda level: level not in ("+", "#"), levels)]
         return len(fixed) if len(fixed) < len(levels) else 0
 
     def levels_of(self, routing_key: str) -> list[str]:
-        """The levels of a topic that tell its devices apart."""
+        """Return the levels of a topic that identify the device."""
         levels = routing_key.split(".")
         if self.format != "number":
             return levels[self.fixed_levels :]
@@ -119,12 +119,12 @@ class Source(ConfigModel):
 
 
 class Device(ConfigModel):
-    """What a device does not announce, or announces wrong.
+    """Corrections of what a device announces, or does not announce.
 
     Attributes:
-        name: instead of the one in its topic, or that it announces.
-        location: where it is.
-        units: kind → unit of the values that it names none for.
+        name: replaces the name in the topic or announcement.
+        location: where the device is.
+        units: kind → unit of values without a unit in the message.
     """
 
     name: str | None = None
@@ -139,16 +139,16 @@ class Device(ConfigModel):
 
 
 class SensorNet(ConfigModel):
-    """The file.
+    """Content of the configuration file.
 
     Attributes:
-        queue: queue of topology.yaml that holds what devices publish.
-        sources: the first whose topic matches is taken.
-        kinds: kind → what becomes of its readings; those not named are ignored.
-        motion_repeat_seconds: the same state of a motion sensor within this time is
-            not passed on again.
-        timezone: of devices that give local times; None not to use those.
-        devices: device, as in its topic → what is set right.
+        queue: queue in topology.yaml that receives the messages of devices.
+        sources: the first source whose topic matches applies.
+        kinds: kind → destination of its readings; other kinds are ignored.
+        motion_repeat_seconds: a motion sensor's state that repeats within this time is
+            skipped.
+        timezone: of devices that send local times; None ignores such times.
+        devices: device, as in its topic → corrections.
     """
 
     queue: str = "devices"
@@ -170,16 +170,16 @@ class SensorNet(ConfigModel):
 
     @cached_property
     def zone(self) -> ZoneInfo | None:
-        """The time zone of local times."""
+        """Time zone of local times, if there is one."""
         return ZoneInfo(self.timezone) if self.timezone else None
 
     @cached_property
     def devices_by_name(self) -> Mapping[str, Device]:
-        """The devices by their name in routing keys."""
+        """Corrections by the devices' names in routing keys."""
         return {name(device): rest for device, rest in self.devices.items()}
 
     def source_of(self, routing_key: str) -> Source | None:
-        """The source of what was published with a routing key."""
+        """Return the source that matches a routing key, if there is one."""
         return next(
             (each for each in self.sources if topic_matches(each.pattern, routing_key)),
             None,
@@ -187,7 +187,7 @@ class SensorNet(ConfigModel):
 
 
 def _check(config: SensorNet, settings: Settings) -> Iterator[ConfigError]:
-    """What does not agree with topology.yaml."""
+    """Yield the contradictions to topology.yaml."""
     topology = settings.read(TOPOLOGY)
     if config.queue not in topology.queue_names:
         expected = f"a queue of topology.yaml, which has no {config.queue}"
@@ -222,7 +222,7 @@ CONFIG = ConfigFile("producers/sensornet.yaml", SensorNet, _check)
 
 
 def _samples(pattern: str) -> Iterator[str]:
-    """Routing keys that only bindings as wide as the pattern all match."""
+    """Yield keys; a binding that matches all of them covers the whole pattern."""
     for words in (("",), ("x",), ("x", "y", "z")):
         some = pattern.replace("*", "\0").replace("#", ".".join(words))
         yield some.rstrip(".")

@@ -1,8 +1,8 @@
-"""Home Assistant's MQTT discovery: how devices describe themselves.
+"""Home Assistant's MQTT discovery: devices announce their entities.
 
-``homeassistant/<component>/[<node>/]<object>/config`` describes one entity,
-``homeassistant/device/<object>/config`` all those of a device; keys may be
-abbreviated. https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery
+A message on ``homeassistant/<component>/[<node>/]<object>/config`` describes one
+entity, one on ``homeassistant/device/<object>/config`` all entities of a device. Keys
+may be abbreviated. https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 _COMPONENTS = ("sensor", "binary_sensor", "climate")
 
-#: Abbreviation → key, of the keys that are read.
+#: Abbreviation → key, for the keys that this module reads.
 _LONG: Mapping[str, str] = {
     "stat_t": "state_topic",
     "dev_cla": "device_class",
@@ -55,32 +55,35 @@ _LONG: Mapping[str, str] = {
     "sa": "suggested_area",
 }
 
-#: What a thermostat measures and what it aims at → its own name.
+#: Prefix of a thermostat's keys (measured, target) → suffix of the entity's name.
 _OF_CLIMATE: Mapping[str, str] = {
     "current_temperature": "current",
     "temperature_state": "target",
 }
 
-#: More entities of one device are not taken; the largest have some hundred.
+#: Limit of entities per device; the largest devices have about a hundred.
 _MOST_ENTITIES = 500
-#: More config topics are not kept: a house has hundreds.
+#: Limit of stored config topics; a house has hundreds.
 MAX_TOPICS = 20_000
-#: A longer text is none of a device's words.
+#: Longest text that is read from an announcement.
 _LONGEST_TEXT = 1_000
 
 
 class Announced(BaseModel):
-    """One entity, as far as readings are concerned.
+    """One announced entity, with what is needed for readings.
 
     Attributes:
-        state_topic: where its state is published: an MQTT topic filter.
-        device_class: what it measures; empty when it is not given.
-        value_template: what its value is made of; empty for the whole message.
-        payload_on: of a binary sensor, the value that is on (:func:`word_of`).
-        is_diagnostic: whether it is about the device rather than the house.
-        is_target: whether it is what a thermostat aims at.
-        entity: its own name among those of the device.
-        device_ids: what identifies the device.
+        state_topic: MQTT topic filter of its state.
+        device_class: what it measures; empty if not announced.
+        unit: of its values, if announced.
+        value_template: template of its value; empty if the value is the whole message.
+        payload_on: value of a binary sensor that means on (:func:`word_of`).
+        payload_off: the same for off.
+        is_diagnostic: whether it measures the device itself.
+        is_target: whether it is the target of a thermostat.
+        entity: name of the entity within its device.
+        device_ids: identifiers of the device.
+        device: name of the device.
         area: where the device is.
     """
 
@@ -103,7 +106,7 @@ class Announced(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _of_before(cls, data: Any) -> Any:
-        """An entity as it was kept until 2026: with its kind and its value's path."""
+        """Convert the format that was saved until 2026, with ``kind`` and ``path``."""
         if not isinstance(data, dict) or "component" in data or "kind" not in data:
             return data
         found = {kind: ("sensor", name) for name, kind in SENSOR_CLASSES.items()}
@@ -122,19 +125,19 @@ class Announced(BaseModel):
 
     @property
     def template(self) -> Template:
-        """Its value template, understood or not."""
+        """Its parsed value template."""
         return template.parse(self.value_template)
 
     @property
     def state(self) -> State | None:
-        """What it being on means; None if that is not known, or it is a number."""
+        """Meaning of "on"; None if it is not known, or this is not a binary sensor."""
         if self.component != "binary_sensor":
             return None
         return BINARY_CLASSES.get(self.device_class)
 
     @property
     def kind(self) -> Kind | None:
-        """The kind of its class; None when it has none, or none that is known."""
+        """Kind of its device class; None without a class, or for an unknown one."""
         if self.component == "binary_sensor":
             return KINDS[self.state.kind] if self.state else None
         name = SENSOR_CLASSES.get(self.device_class)
@@ -145,7 +148,7 @@ class Announced(BaseModel):
         return KINDS[name] if name else None
 
     def fits(self, kind: Kind) -> bool:
-        """Whether its values may be of a kind, by its component and its unit."""
+        """Return whether its component and unit are possible for a kind."""
         is_state = self.component == "binary_sensor"
         if (kind.form == "state") is not is_state:
             return kind.form == "event" and not is_state and self.unit is None
@@ -158,13 +161,13 @@ class Announced(BaseModel):
         return True
 
     def is_on(self, value: object) -> bool:
-        """Whether a value of a binary sensor is on.
+        """Return whether a value of a binary sensor means on.
 
-        Values other than the announced ones are understood as far as both are clear:
-        where ``false`` is announced for on, ``ON`` is off.
+        A value that is not announced is interpreted if it is clear. If ``false`` is
+        announced for on, ``ON`` means off.
 
         Raises:
-            SchemaMismatch: it is neither on nor off.
+            SchemaMismatch: the value is neither on nor off.
         """
         word = word_of(value)
         on, off = self.payload_on, self.payload_off
@@ -178,8 +181,11 @@ class Announced(BaseModel):
 
 
 def word_of(value: object) -> str:
-    """A value as payloads of binary sensors are compared, whatever its JSON type:
-    ``false`` is ``False``, and ``1`` is ``"1.0"``."""
+    """Return a value in the form in which payloads of binary sensors are compared.
+
+    The JSON type does not matter: ``false`` equals ``"False"``, and ``1`` equals
+    ``"1.0"``.
+    """
     if isinstance(value, bool):
         return str(value).casefold()
     text = str(value).strip().casefold()
@@ -190,13 +196,17 @@ def word_of(value: object) -> str:
 
 
 def parse(levels: Sequence[str], body: bytes) -> tuple[Announced, ...] | Ignored:
-    """The entities that a discovery message announces; none when it withdraws them.
+    """Return the entities that a discovery message announces.
+
+    A message without a body withdraws them.
 
     Args:
-        levels: of the topic, behind the discovery prefix.
+        levels: levels of the topic after the discovery prefix.
+        body: the message.
 
     Raises:
-        InvalidMessage: a config topic's body is no JSON object, or has no end.
+        InvalidMessage: the body of a config topic is not a JSON object, or announces
+            too many entities.
     """
     if levels[-1] != "config":
         return Ignored("discovery status")
@@ -263,7 +273,7 @@ def _entity(
 
 
 def _ids(device: Mapping[str, Any]) -> Iterator[str]:
-    """Everything that identifies a device: its identifiers and its addresses."""
+    """Yield everything that identifies a device: its identifiers and its addresses."""
     identifiers = device.get("identifiers")
     for each in identifiers if isinstance(identifiers, list) else [identifiers]:
         if isinstance(each, str | int):
@@ -280,7 +290,7 @@ def _payload(value: object) -> str | None:
 
 
 def _long(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same object with its keys written out."""
+    """Return the object with its keys unabbreviated."""
     return {_LONG.get(key, key): value for key, value in config.items()}
 
 
@@ -288,26 +298,29 @@ def _text(value: object) -> str:
     return value.strip()[: _LONGEST_TEXT + 1] if isinstance(value, str) else ""
 
 
-#: Config topic → the entities it announced.
+#: Config topic (as routing key) → its entities.
 SavedAnnouncements = RootModel[dict[str, tuple[Announced, ...]]]
 
 
 class Announcements:
-    """The announced entities; ``known`` are those of an earlier run.
+    """The announced entities, by topic and by device.
+
+    Args:
+        known: entities of an earlier run, by config topic.
 
     Attributes:
-        changed: whether :attr:`saved` is not what it was when this was last false.
+        changed: whether the entities differ from those saved last.
     """
 
     def __init__(self, known: Mapping[str, tuple[Announced, ...]]) -> None:
         self._by_config: dict[str, tuple[Announced, ...]] = {}
-        #: Pattern of routing keys → config topics, with the number of their entities.
+        #: Pattern of routing keys → config topics and number of their entities.
         self._by_pattern: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._wildcards: set[str] = set()
         self._by_device: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        #: Name of a device and of an entity → how many there are.
+        #: (device name, entity name) → number of entities.
         self._same_name: Counter[tuple[str, str]] = Counter()
-        #: Name of a device → whether it is one device's own; forgotten at each change.
+        #: Device name → whether only one device has it; cleared at each change.
         self._own_names: dict[str, bool] = {}
         for config_key, entities in known.items():
             self.put(config_key, entities)
@@ -315,12 +328,15 @@ class Announcements:
 
     @property
     def saved(self) -> SavedAnnouncements:
-        """What is to be kept for the next run."""
+        """The entities, in the form that is saved for the next run."""
         return SavedAnnouncements(self._by_config)
 
     def put(self, config_key: str, entities: tuple[Announced, ...]) -> bool:
-        """Take what a config topic announces, nothing to withdraw what it had;
-        whether there was room for it."""
+        """Set the entities of a config topic; none withdraws them.
+
+        Returns:
+            False if there are too many config topics, else true.
+        """
         before = self._by_config.get(config_key, ())
         if before == entities:
             return True
@@ -335,7 +351,7 @@ class Announcements:
         return True
 
     def at(self, routing_key: str) -> Sequence[Announced]:
-        """The entities whose state is published with this routing key."""
+        """Return the entities whose state is published with this routing key."""
         patterns = [
             routing_key,
             *(each for each in self._wildcards if topic_matches(each, routing_key)),
@@ -349,16 +365,18 @@ class Announcements:
         ]
 
     def _named(self, config_key: str, entity: Announced) -> Announced:
-        """The entity; by a longer name if its device has another one of this name."""
+        """Return the entity, with a longer name if another of its device has the same."""
         if not entity.device or self._same_name[entity.device, entity.entity] == 1:
             return entity
         longer = f"{config_key.removesuffix('.config')}.{entity.entity}"
         return entity.model_copy(update={"entity": longer.replace(".", "_")})
 
     def device_name(self, entities: Iterable[Announced]) -> str:
-        """Name of the device of these entities; empty when it has none of its own,
-        or they are of several devices. A name that several devices share would make
-        one series of their readings."""
+        """Return the device name of these entities.
+
+        It is empty if they have none, belong to several devices, or share the name with
+        another device, because readings of both would be one series.
+        """
         name, *others = {entity.device for entity in entities} or {""}
         if others or not name:
             return ""
@@ -367,7 +385,7 @@ class Announcements:
         return name if self._own_names[name] else ""
 
     def _is_of_one_device(self, name: str) -> bool:
-        """Whether all that go by a name are tied together by their identifiers."""
+        """Return whether identifiers link all entities with this device name."""
         apart: list[set[str]] = []
         for config_key in self._by_device.get(name, ()):
             for entity in self._by_config[config_key]:
@@ -404,21 +422,21 @@ class Announcements:
 
 
 def _pattern(entity: Announced) -> str:
-    """Its topic filter for routing keys, as the broker translates it."""
+    """Return its topic filter as the broker translates it, for routing keys."""
     return entity.state_topic.replace("/", ".").replace("+", "*")
 
 
 class AnnouncementsFile(Announcements):
-    """Announcements that are kept from one run to the next.
+    """Announcements that are kept in a file over restarts.
 
-    Discovery messages are sent seldom (when a device or Home Assistant starts), and the
-    broker hands retained ones to MQTT clients only, not to a queue.
+    Discovery messages are sent rarely (when a device or Home Assistant starts), and the
+    broker delivers retained messages only to MQTT clients, not to queues.
 
     Args:
-        path: made at the first change, with its directory.
+        path: created with its directory at the first change.
 
     Raises:
-        ConfigError: it holds something else.
+        ConfigError: the file is not valid, or cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -437,8 +455,10 @@ class AnnouncementsFile(Announcements):
         super().__init__(known)
 
     def save(self) -> None:
-        """Write what is new. A disk that is full is logged, and tried again with the
-        next change: readings need not wait for it."""
+        """Save changes. A failure is logged, and the next call tries again.
+
+        Readings do not wait for it.
+        """
         if not self.changed:
             return
         try:

@@ -1,8 +1,7 @@
-"""The kinds of readings that devices give, the unit each is stored in, and the names
-that devices have for them and for themselves.
+"""Kinds of readings of devices, with their units, and names that devices use for them.
 
-A kind's field names the unit that its metric has: ``pressure_hpa``. Readings for
-the ``sensors`` exchange keep the device's unit, since the handlers there convert.
+The field of a kind contains the unit of its metric: ``pressure_hpa``. Readings for the
+exchange ``sensors`` keep the unit of the device; the handlers there convert it.
 """
 
 from __future__ import annotations
@@ -36,11 +35,12 @@ from meshtasks.records.units import (
     Scale,
 )
 
-#: What DS18x20 (-127) and Shelly's add-on (999) measure without a probe, and what
-#: Zigbee's 16 bits hold for "invalid", in °C and in the device's own unit. 85 °C, which
-#: a DS18x20 shows before its first measurement, may as well be a boiler's.
+#: Temperatures that mean "no value", in °C or in the device's unit: -127 (a DS18x20
+#: without probe), 999 (Shelly's add-on without probe), -327.68 (Zigbee's invalid 16-bit
+#: value). 85 °C is not one of them: a DS18x20 sends it before its first measurement,
+#: but a boiler can be that hot.
 _NO_TEMPERATURE = frozenset({-127.0, 999.0, -327.68})
-#: Zigbee's 0xFFFF, in hundredths of a percent.
+#: -1, and Zigbee's 0xFFFF in hundredths of a percent.
 _NO_HUMIDITY = frozenset({-1.0, 655.35})
 
 
@@ -53,17 +53,19 @@ _LOCKED: Mapping[str, bool] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Kind:
-    """What one kind of reading is.
+    """One kind of reading.
 
     Attributes:
         name: second word of its routing keys on ``sensors``, and its name in
             sensornet.yaml.
-        field: field of its metric, named for the unit.
-        unit: unit of a reading that names none; empty for a state.
-        scale: knows the units.
-        lowest: smallest value there can be, in the unit of ``field``.
-        no_value: numbers by which devices send that they have no value.
-        words: of a state, texts that are true or false for it alone.
+        field: field of its metric; it contains the unit.
+        unit: default unit of its readings; empty for a state.
+        scale: conversion between units.
+        form: whether its readings are numbers, states (true or false) or events.
+        lowest: lowest possible value, in the unit of ``field``.
+        highest: highest possible value, in the unit of ``field``.
+        no_value: numbers that devices send for "no value".
+        words: texts that mean true or false for this state only.
     """
 
     name: str
@@ -77,7 +79,7 @@ class Kind:
     words: Mapping[str, bool] = dataclasses.field(default_factory=dict)
 
     def converted(self, value: float, unit: str) -> float:
-        """A value in the unit of :attr:`field`.
+        """Return a value in the unit of :attr:`field`.
 
         Raises:
             UnknownUnit: the unit is not one of this kind.
@@ -94,7 +96,7 @@ class Kind:
 
 
 def _kinds() -> Iterator[Kind]:
-    # All but the first are of no room: a chip's, a dew point, a thermostat's aim.
+    # Only the first is the temperature of a room.
     for name, field in (
         ("temperature", "temperature_celsius"),
         ("chip_temperature", "chip_celsius"),
@@ -109,12 +111,12 @@ def _kinds() -> Iterator[Kind]:
         highest=HUMIDITY.highest,
         no_value=_NO_HUMIDITY,
     )
-    # Power and current may flow back.
+    # Power and current are negative when they flow back.
     yield Kind("current", "current_amperes", "A", CURRENT)
     yield Kind("power", "power_watts", "W", POWER)
     yield Kind("energy", "energy_kwh", "kWh", ENERGY)
     yield Kind("rssi", "rssi_dbm", "dBm", SIGNAL)
-    # What cannot be less than nothing: -1 is for "not known".
+    # Never negative: devices send -1 for "not known".
     for names, suffix, unit, scale in (
         ("battery soil_moisture valve position", "_percent", "%", PERCENT),
         ("voltage", "_volts", "V", VOLTAGE),
@@ -138,28 +140,29 @@ def _kinds() -> Iterator[Kind]:
         yield Kind(name, name, form="state")
     yield Kind("open", "open", form="state", words=_OPEN)
     yield Kind("locked", "locked", form="state", words=_LOCKED)
-    # What a button was: ``single``, ``hold``.
+    # Presses of a button, such as ``single`` and ``hold``.
     yield Kind("action", "action", form="event")
 
 
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _kinds()}
 
 
-#: A routing key has at most 255 bytes; this leaves room for what stands before.
+#: Longest sensor name. A routing key has at most 255 bytes, and other words precede it.
 _LONGEST_BYTES = 200
 _DIGEST_BYTES = 4
 
-#: A device has few names; a longer text is none of them.
+#: Longest text that is cached: names of devices are shorter.
 _CACHED_CHARS = 64
 
 _NOT_OF_A_WORD = re.compile(r"[^\w-]+")
 
 
 def word(text: str) -> str:
-    """One word of a routing key: letters, digits, ``_`` and ``-``, in lower case.
+    """Return a text as one word of a routing key, in lower case.
 
-    ``Wohnzimmer Süd`` → ``wohnzimmer_süd``. Letters of any script are kept; blanks,
-    dots and signs become ``_``. Of a text without letters its digest is the word.
+    ``Wohnzimmer Süd`` → ``wohnzimmer_süd``. Letters of any script, digits, ``_`` and
+    ``-`` are kept; everything else becomes ``_``. If nothing is left, the word is a
+    digest of the text.
     """
     return _word(text) if len(text) <= _CACHED_CHARS else _word.__wrapped__(text)
 
@@ -173,10 +176,11 @@ def _word(text: str) -> str:
 
 
 def name(*levels: str) -> str:
-    """The name of a sensor: its levels as words, joined by dots.
+    """Return the name of a sensor: its levels as words, joined by dots.
 
-    ``kitchen/floor lamp`` is two levels, so ``kitchen.floor_lamp``; empty levels are
-    left out. A name too long for a routing key ends in a digest of all of it.
+    A slash separates levels too: ``kitchen/floor lamp`` → ``kitchen.floor_lamp``. Empty
+    levels are left out. A name that is too long for a routing key is cut, and ends in a
+    digest of the whole name.
     """
     words = [word(each) for level in levels for each in level.split("/") if each]
     joined = ".".join(words) or word("")
@@ -192,7 +196,8 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(raw, digest_size=_DIGEST_BYTES).hexdigest()
 
 
-#: Of sensors: https://www.home-assistant.io/integrations/sensor#device-class
+#: Device class of sensors → kind:
+#: https://www.home-assistant.io/integrations/sensor#device-class
 SENSOR_CLASSES: Mapping[str, str] = {
     **{
         kind: kind
@@ -212,14 +217,18 @@ SENSOR_CLASSES: Mapping[str, str] = {
 
 
 class State(NamedTuple):
-    """What a class of binary sensors is; inverted if ``on`` means that the kind is
-    false."""
+    """Kind of a class of binary sensors.
+
+    Attributes:
+        inverted: whether ``on`` means that the kind is false.
+    """
 
     kind: str
     inverted: bool = False
 
 
-#: Of binary sensors: https://www.home-assistant.io/integrations/binary_sensor#device-class
+#: Device class of binary sensors → state:
+#: https://www.home-assistant.io/integrations/binary_sensor#device-class
 BINARY_CLASSES: Mapping[str, State] = {
     **dict.fromkeys(("motion", "occupancy", "presence", "moving"), State("motion")),
     **dict.fromkeys(("door", "window", "garage_door", "opening"), State("open")),
@@ -232,14 +241,14 @@ BINARY_CLASSES: Mapping[str, State] = {
     },
 }
 
-#: Kinds that a name is not taken for: ``button_action``, ``car_position``.
+#: Kinds that are not recognised by name: ``button_action``, ``car_position``.
 _NOT_BY_NAME = frozenset({"action", "position", "valve", "link_quality"})
 _NAME = re.compile(
     "(?:(?P<of>.*)_)?(?P<kind>"
     + "|".join(sorted(KINDS.keys() - _NOT_BY_NAME, key=len, reverse=True))
     + r")(?:_\d+)?"
 )
-#: Temperatures of a processor, and those that are aimed at.
+#: Names of temperatures of processors, and of target temperatures.
 _CHIP = re.compile(
     r"(?:.*_)?(?:internal|chip|cpu|mcu|esp|esp32|processor|core|soc|die)"
 )
@@ -247,8 +256,11 @@ _TARGET = re.compile(r"(?:.*_)?(?:target|set|setpoint|desired)")
 
 
 def kind_in_name(object_id: str, *, is_binary: bool = False) -> str | None:
-    """The kind that a name ends in: ``kitchen_temperature`` is a temperature. That
-    of a binary sensor is no number."""
+    """Return the kind that a name ends in: ``kitchen_temperature`` → ``temperature``.
+
+    Args:
+        is_binary: whether the kind must be a state; otherwise it must be a number.
+    """
     found = _NAME.fullmatch(object_id.casefold())
     if found is None:
         return None

@@ -1,11 +1,10 @@
-"""One message of a device becomes records of the mesh, with names, times and ids; no
-I/O.
+"""Makes records of one message of a device, with names, times and ids; no I/O.
 
 A reading whose kind goes to ``sensors`` is a message of its own,
-``sensors.<kind>.<name>``, in the device's unit. All others of the same sensor that go
-to ``metrics`` are one metric, ``metrics.system.<name>.device``, in the units that its
-fields name. What happened, a button that was pressed, starts automations:
-``home.device.<name>.trigger``.
+``sensors.<kind>.<name>``, in the unit of the device. The readings of one sensor that go
+to ``metrics`` are one metric, ``metrics.system.<name>.device``, in the units in the
+names of its fields. An event, such as the press of a button, is a message that starts
+automations: ``home.device.<name>.trigger``.
 """
 
 from __future__ import annotations
@@ -46,36 +45,35 @@ METRIC = "device"
 _NO_DEVICE = Device()
 _IMPOSSIBLE = "value that cannot be"
 
-#: Nothing is measured after it was received; clocks differ by as much.
+#: Furthest that a device's time may be ahead of the receipt: clocks differ that much.
 _AHEAD_LIMIT_SECONDS = 300.0
-#: What is older was not measured then: the clock is wrong, or the value repeats an
-#: old time.
+#: Furthest that a device's time may be behind the receipt. An older time comes from a
+#: wrong clock, or from a repeated old message.
 _BEHIND_LIMIT_SECONDS = 30 * 86_400.0
-#: What no tag of a point can hold, nor a text field.
+#: Characters that neither tags nor text fields of points can contain.
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]+")
 _LONGEST_LOCATION_CHARS = 100
 _MOST_MOTION_SENSORS = 10_000
 
 
 class NotBelieved(ValueError):
-    """A device's clock is wrong, or gives no time that can be read."""
+    """The time of a device is implausible or cannot be read."""
 
 
 def moment(stamp: object, received_at: float, zone: ZoneInfo | None) -> float | None:
-    """The moment a device's timestamp stands for, epoch seconds.
+    """Return the time of a device's timestamp in epoch seconds.
 
     Args:
-        stamp: as of :class:`~meshtasks.producers.sensornet.payload.Payload`.
-        received_at: epoch seconds.
-        zone: of times that name none; without one those are passed over.
+        stamp: as in :class:`~meshtasks.producers.sensornet.payload.Payload`.
+        received_at: time of receipt in epoch seconds.
+        zone: zone of local times; None ignores them.
 
     Returns:
-        None when there is no timestamp.
+        The time, or None if there is no timestamp.
 
     Raises:
-        NotBelieved: there is one, but no device has measured then; a clock that was
-            never set counts from 1970. A reading is worth more than its device's
-            clock.
+        NotBelieved: the timestamp is not a time, or is too far from the receipt: a
+            clock that was never set starts in 1970.
     """
     if stamp is None:
         return None
@@ -95,11 +93,12 @@ def moment(stamp: object, received_at: float, zone: ZoneInfo | None) -> float | 
 
 
 def _local(text: str, received_at: float, zone: ZoneInfo | None) -> float | None:
-    """A time that perhaps names no zone; of the hour that autumn repeats, the one
-    nearer to the receipt. None without any zone.
+    """Return the epoch seconds of a time, or None if its zone is unknown.
+
+    Of an hour that occurs twice in autumn, the one nearer to the receipt is taken.
 
     Raises:
-        ValueError, OverflowError: it is not a time.
+        ValueError, OverflowError: the text is not a time.
     """
     local = datetime.fromisoformat(text)
     if local.tzinfo is None:
@@ -111,18 +110,22 @@ def _local(text: str, received_at: float, zone: ZoneInfo | None) -> float | None
 
 
 def writable(text: str) -> str:
-    """A text that points can hold: without control characters and backslashes."""
+    """Return a text without characters that points cannot contain.
+
+    These are control characters, backslashes and surrogates.
+    """
     return _UNWRITABLE.sub(" ", text).strip()
 
 
 class RepeatedMotion:
-    """Remembers the last state of each motion sensor.
+    """Detects repeated states of motion sensors.
 
-    Zigbee2MQTT repeats ``"occupancy": true`` with every change of the light, and each
-    would start a workflow. Sensors that never send false count again after a while.
+    Zigbee2MQTT repeats ``"occupancy": true`` with each change of brightness, and each
+    repetition would start a workflow. After ``repeat_seconds`` a repetition counts
+    again, because some sensors never send false.
 
     Args:
-        repeat_seconds: how long the same state is a repetition.
+        repeat_seconds: time within which the same state is a repetition.
     """
 
     def __init__(self, repeat_seconds: float) -> None:
@@ -130,23 +133,27 @@ class RepeatedMotion:
         self._last: dict[str, tuple[bool, float]] = {}
 
     def is_repeated(self, sensor_id: str, at: float, *, state: bool) -> bool:
-        """Whether the sensor had this state within the time; else it is remembered,
-        with the epoch seconds."""
+        """Return whether a state is a repetition; if not, remember it.
+
+        Args:
+            at: time in epoch seconds.
+        """
         before, since = self._last.get(sensor_id, (not state, at))
         if before is state and 0 <= at - since < self._repeat_seconds:
             return True
-        if len(self._last) >= _MOST_MOTION_SENSORS:  # of names that are made up
+        if len(self._last) >= _MOST_MOTION_SENSORS:  # more than a house has
             self._last.clear()
         self._last[sensor_id] = state, at
         return False
 
 
 class Published(NamedTuple):
-    """What a device published.
+    """A message of a device.
 
     Attributes:
-        routing_key: its topic, as the MQTT plugin translates it.
-        received_at: epoch seconds.
+        routing_key: its topic, as translated by the MQTT plugin.
+        body: its content.
+        received_at: time of receipt in epoch seconds.
     """
 
     routing_key: str
@@ -155,18 +162,18 @@ class Published(NamedTuple):
 
 
 class Sensor(NamedTuple):
-    """Name and location of what gave a reading; the location may be empty."""
+    """Name of a sensor, and its location, which may be empty."""
 
     id: str
     location: str
 
 
 class MessageRecords:
-    """The records that come of one message of a device.
+    """Collects the records of one message.
 
     Attributes:
-        counted: values that are passed over, by reason and name.
-        remarks: the same of what was not believed though something became of it.
+        counted: skipped values by reason and name.
+        remarks: implausible times by reason and name; their values were used.
     """
 
     def __init__(
@@ -176,19 +183,19 @@ class MessageRecords:
         self.counted = report.counted
         self.remarks: ValueCounts = Counter()
         self._zone = zone
-        self._received_at = round(published.received_at, 3)  # as points have it
+        self._received_at = round(published.received_at, 3)  # precision of points
         self._time = self._moment(report.payload.stamp, "time of the device")
         self._taken: set[tuple[str, str]] = set()
         self._outgoing: list[tuple[str, str, dict[str, Any]]] = []
         self._metrics: dict[tuple[str, float], dict[str, Any]] = {}
 
     def count(self, reason: str, reading: Reading, detail: str = "") -> None:
-        """Pass a reading over."""
+        """Count a reading that is skipped."""
         shown = f"{reading.name} ({clip(detail, 30)})" if detail else reading.name
         self.counted[reason, shown] += 1
 
     def sensor_id(self, device: str, reading: Reading) -> str:
-        """The name of a reading's sensor, which no other of its kind has here."""
+        """Return a sensor name that is unique for its kind in this message."""
         found = name(device, reading.meaning.part)
         if (found, reading.kind.name) in self._taken:
             found = name(device, reading.meaning.part, word(reading.name))
@@ -200,7 +207,7 @@ class MessageRecords:
         return distinct
 
     def add_event(self, sensor: Sensor, reading: Reading, happened: str) -> None:
-        """Something that happened."""
+        """Add an event."""
         record = {
             "automation": f"device.{sensor.id}",
             "trigger": writable(happened),
@@ -213,14 +220,14 @@ class MessageRecords:
     def add_reading(
         self, sensor: Sensor, reading: Reading, values: dict[str, Any]
     ) -> None:
-        """A reading for ``sensors``: its value and unit, or its state."""
+        """Add a reading for ``sensors``: its value and unit, or its state."""
         key = f"sensors.{reading.kind.name}.{sensor.id}"
         shared = self._shared(sensor, reading)
         record = {"sensor_id": sensor.id, **values, **shared}
         self._outgoing.append(("sensors", key, record))
 
     def add_field(self, sensor: Sensor, reading: Reading, value: float) -> None:
-        """A field of the sensor's metric."""
+        """Add a field to the sensor's metric."""
         shared = self._shared(sensor, reading)
         time = shared.pop("timestamp")
         metric = self._metrics.setdefault(
@@ -235,10 +242,9 @@ class MessageRecords:
         metric["fields"][reading.kind.field] = value
 
     def messages(self) -> Iterator[Outgoing]:
-        """The messages with ids that follow from what was published and when.
+        """Yield the messages; their ids derive from the body, the topic and the times.
 
-        So a message that a device or the broker delivers twice, with a time of its own,
-        has the same ids both times.
+        So a message with a time of its own that is delivered twice gets the same ids.
         """
         everything = self._outgoing + [
             ("metrics", f"metrics.system.{sensor_id}.{METRIC}", record)
@@ -252,7 +258,7 @@ class MessageRecords:
             yield Outgoing(exchange, key, encode(record), message_id, time)
 
     def _shared(self, sensor: Sensor, reading: Reading) -> dict[str, Any]:
-        """What every record has."""
+        """Return the fields that all records have."""
         time = self._time
         if reading.meaning.stamp is not None:
             time = (
@@ -274,20 +280,20 @@ class MessageRecords:
 
 @dataclass(frozen=True, slots=True)
 class Normalised:
-    """What becomes of a device's message.
+    """Result of normalising one message.
 
-    Every value of the message is in a reading, a field of a metric or an event, or it
-    is counted, or one of ``faults``, or it describes others.
+    Every value of the message is in exactly one of: a record of ``messages``,
+    ``counted``, ``faults``, ``described``.
 
     Attributes:
         messages: to be published.
-        dead: why it goes to the dead letters too, if it does. One with a bad value
-            among good ones has both.
-        counted: reason and name → how many values of it, or messages as a whole (with
-            an empty name), were passed over on purpose.
-        remarks: the same of what was not believed though something became of it.
-        faults: how many values could not be read.
-        described: how many are a time, a unit or an address of others.
+        dead: reason of the dead letter, if there is one. A message with good and bad
+            values has both ``messages`` and ``dead``.
+        counted: reason and name → number of values skipped on purpose; an empty name is
+            the message as a whole.
+        remarks: reason and name → number of implausible times; their values were used.
+        faults: number of values that could not be read.
+        described: number of values that describe others: a time, a unit or an address.
     """
 
     messages: tuple[Outgoing, ...] = ()
@@ -299,7 +305,7 @@ class Normalised:
 
     @property
     def skipped(self) -> Counter[str]:
-        """Reason → how many were passed over."""
+        """Return reason → number skipped."""
         found: Counter[str] = Counter()
         for (reason, _name), count in self.counted.items():
             found[reason] += count
@@ -307,10 +313,10 @@ class Normalised:
 
 
 class Normaliser:
-    """Normalises messages, one after the other, in the order they came.
+    """Normalises messages in the order of their receipt.
 
     Args:
-        announcements: what devices announced so far; added to.
+        announcements: entities announced so far; discovery messages update them.
     """
 
     def __init__(self, config: SensorNet, announcements: Announcements) -> None:
@@ -319,9 +325,9 @@ class Normaliser:
         self._motion = RepeatedMotion(config.motion_repeat_seconds)
 
     def normalise(self, published: Published) -> Normalised:
-        """The mesh's messages for one of a device's.
+        """Return the records of a device's message.
 
-        Never raises: whatever cannot be read is dead, with the reason.
+        It never raises: a message that cannot be read is dead, with the reason.
         """
         try:
             report = self._read(published)
@@ -331,8 +337,8 @@ class Normaliser:
         except InvalidMessage as error:
             return Normalised(dead=Dead(str(error), type(error).__name__))
         except Exception as error:
-            # A fault of this program must not end it: the message would come again,
-            # and no other would get past it.
+            # A bug must not end the producer: the message would be redelivered, and
+            # would block all later ones.
             key = published.routing_key
             logger.exception("a message of %s was not understood", key)
             reason = f"an unforeseen {type(error).__name__} while it was read"
@@ -354,7 +360,7 @@ class Normaliser:
             has_room = self._announcements.put(key, found)
             return Ignored("discovery" if has_room else "one announcement too many")
         if not published.body.strip():
-            return Ignored("cleared")  # a retained message was withdrawn
+            return Ignored("cleared")  # an empty message deletes a retained one
         announced = self._announcements.at(key)
         payload = formats.parse(source, levels, published.body, announced)
         if isinstance(payload, Ignored):
@@ -392,7 +398,7 @@ class Normaliser:
     def _called(
         self, device: str, own: Device, announced: Sequence[Announced]
     ) -> tuple[str, str]:
-        """Name and location of a device that announced these entities."""
+        """Return name and location of a device that announced these entities."""
         called = own.name or self._announcements.device_name(announced) or device
         area = next((each.area for each in announced if each.area), "")
         return called, own.location or area
@@ -400,7 +406,7 @@ class Normaliser:
     def _add(
         self, records: MessageRecords, sensor: Sensor, reading: Reading, own: Device
     ) -> None:
-        """One reading becomes a message, a field of one, or is counted."""
+        """Add a reading to the records, or count it as skipped."""
         kind, value = reading.kind, reading.value
         destination = self._config.kinds.get(kind.name, "ignore")
         if destination == "ignore":

@@ -1,4 +1,4 @@
-"""Bytes from a device: JSON, a number, a state, or plainly nothing."""
+"""Parsing of messages of devices: JSON, numbers, states and missing values."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from meshtasks.errors import SchemaMismatch, UndecodableMessage
 from meshtasks.text import clip, described
 
-#: A larger message is not read; no sensor's is a hundredth of it.
+#: Limit of a body in bytes; messages of sensors are less than a hundredth of it.
 MAX_BODY_BYTES = 1 << 20
-#: A message with more values is not read; the largest of a device has some hundred.
+#: Limit of values in a message; the largest messages have a few hundred.
 MAX_VALUES = 1_000
 
-#: What devices and bridges write for "there is no reading", in lower case.
+#: Texts that devices and bridges send for "no value", in lower case.
 _NO_VALUE = frozenset(
     {
         *("", "-", "--", "nan", "-nan", "none", "null", "n/a", "unknown"),
@@ -28,24 +28,23 @@ _NO_VALUE = frozenset(
 
 _TRUE = frozenset({"on", "true", "1", "1.0", "yes", "detected", "wet", "alarm"})
 _FALSE = frozenset({"off", "false", "0", "0.0", "no", "clear", "dry", "normal"})
-_LARGEST = 1e15  # of anything in a house; also keeps huge integers from float()
+_LARGEST = 1e15  # above any measurement; also protects float() from huge integers
 
-#: Texts of a JSON document, and what C libraries print for numbers that are none.
+#: JSON strings, and what C libraries print for NaN and infinity.
 _TEXT_OR_NAN = re.compile(
     r'"(?:[^"\\]|\\.)*+"|(?<![\w.])[-+]?(?:nan|inf(?:inity)?|1\.#[a-z]+)\b',
     re.IGNORECASE,
 )
 
-#: Where a value stands in a document; empty for the whole.
+#: Steps from the document to a value; empty for the whole document.
 Path = tuple[str, ...]
 
 
 def text_of(body: bytes) -> str:
-    """The body as text, without white space, a byte order mark or a C string's final
-    zero around it.
+    """Return the body as text, without surrounding white space, BOM and zero bytes.
 
     Raises:
-        UndecodableMessage: it is too large, or not UTF-8.
+        UndecodableMessage: it is too large, or is not UTF-8.
     """
     if len(body) > MAX_BODY_BYTES:
         message = f"the body has {len(body)} bytes; at most {MAX_BODY_BYTES} are read"
@@ -58,17 +57,20 @@ def text_of(body: bytes) -> str:
 
 
 def is_object(body: bytes) -> bool:
-    """Whether the body begins as a JSON object does."""
+    """Return whether the body begins like a JSON object."""
     return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
 
 
 def json_of(body: bytes) -> Any:
-    """The body as JSON. ``NaN``, ``nan``, ``inf`` and the like, which are no JSON but
-    are sent, become None; a name that an object has twice is numbered. A text in it
-    that is not UTF-8 spoils only itself.
+    """Parse the body as JSON.
+
+    ``NaN``, ``nan``, ``inf`` and the like, which are not JSON, become None. A repeated
+    name in an object gets a number. Text in an object that is not UTF-8 gets
+    replacement characters.
 
     Raises:
-        UndecodableMessage: it is no JSON, or not UTF-8 and no object.
+        UndecodableMessage: it is too large, is not JSON, or is neither UTF-8 nor an
+            object.
     """
     try:
         text = text_of(body)
@@ -81,7 +83,7 @@ def json_of(body: bytes) -> Any:
             value = _loads(text)
         except ValueError:
             value = _loads(_TEXT_OR_NAN.sub(_text_or_null, text))
-        if "\\u" in text:  # half of a surrogate pair, which UTF-8 cannot encode
+        if "\\u" in text:  # a lone surrogate, which UTF-8 cannot encode, is an error
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         message = f"the body is not valid JSON: {error}"
@@ -114,10 +116,10 @@ def _text_or_null(found: re.Match[str]) -> str:
 
 
 def document_of(body: bytes) -> Any:
-    """The body as a JSON object or array where it is one, else as the text it is.
+    """Return the body as a JSON object or array if it is one, else as text.
 
     Raises:
-        UndecodableMessage: it is too large, or not UTF-8.
+        UndecodableMessage: it is too large, or is not UTF-8.
     """
     if is_object(body):
         with suppress(UndecodableMessage):
@@ -130,11 +132,11 @@ def document_of(body: bytes) -> Any:
 
 
 def object_of(body: bytes) -> dict[str, Any]:
-    """The body as a JSON object.
+    """Parse the body as a JSON object.
 
     Raises:
-        UndecodableMessage: it is not UTF-8 JSON.
-        SchemaMismatch: it is JSON, but no object.
+        UndecodableMessage: as :func:`json_of`.
+        SchemaMismatch: it is JSON, but not an object.
     """
     value = json_of(body)
     if not isinstance(value, dict):
@@ -144,11 +146,10 @@ def object_of(body: bytes) -> dict[str, Any]:
 
 
 def values_of(document: object) -> Iterator[tuple[Path, object]]:
-    """Every value of a document that is no object and no array, with its path, in
-    order.
+    """Yield every value that is not an object or array, with its path, in order.
 
     Raises:
-        SchemaMismatch: there are too many.
+        SchemaMismatch: there are too many values.
     """
     waiting: list[tuple[Path, object]] = [((), document)]
     count = 0
@@ -170,7 +171,7 @@ def values_of(document: object) -> Iterator[tuple[Path, object]]:
 
 
 def value_at(document: object, path: Path) -> object:
-    """The value at a path of a document; None when there is none."""
+    """Return the value at a path of a document, or None if there is none."""
     for step in path:
         if isinstance(document, dict):
             document = document.get(step)
@@ -182,18 +183,18 @@ def value_at(document: object, path: Path) -> object:
 
 
 def is_unavailable(raw: object) -> bool:
-    """Whether it stands for no value."""
+    """Return whether a value means "no value"."""
     return raw is None or (isinstance(raw, str) and raw.strip().casefold() in _NO_VALUE)
 
 
 def number_of(raw: object) -> float:
-    """A number, which some devices write as text.
+    """Return a value as a number; some devices send numbers as text.
 
     Raises:
-        SchemaMismatch: it is not a finite number.
+        SchemaMismatch: it is not a finite number, or is too large.
     """
     value = raw
-    if isinstance(raw, str) and "_" not in raw:  # which Python allows
+    if isinstance(raw, str) and "_" not in raw:  # float() accepts underscores
         try:
             value = float(clip(raw, 100))
         except ValueError:
@@ -201,7 +202,7 @@ def number_of(raw: object) -> float:
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
-        or abs(value) > _LARGEST  # before isfinite, which no large integer passes
+        or abs(value) > _LARGEST  # before isfinite, which raises for huge integers
         or not math.isfinite(value)
     ):
         message = f"expected a number, got {described(raw)}"
@@ -212,14 +213,14 @@ def number_of(raw: object) -> float:
 def state_of(
     raw: object, words: Mapping[str, bool] | None = None, *, inverted: bool = False
 ) -> bool:
-    """True or false, which devices write in many ways.
+    """Return a value as true or false, which devices write in many ways.
 
     Args:
-        words: texts that are true or false by themselves.
-        inverted: whether any other text stands for the opposite.
+        words: texts with their own meaning; ``inverted`` does not apply to them.
+        inverted: whether the other texts mean the opposite.
 
     Raises:
-        SchemaMismatch: it is neither.
+        SchemaMismatch: the value means neither true nor false.
     """
     word = ""
     if isinstance(raw, str | bool | float) or raw in (0, 1):
@@ -234,7 +235,7 @@ def state_of(
     raise SchemaMismatch(message)
 
 
-#: Reasons why a value is no reading. They are counted, so there are few.
+#: Reasons why a value is not a reading. They are tags of metrics, so there are few.
 UNKNOWN = "kind unknown"
 UNAVAILABLE = "unavailable"
 COMPUTED = "computed by a template"
@@ -243,28 +244,29 @@ SETTING = "setting"
 
 
 class Ignored(NamedTuple):
-    """A message that holds no reading, by its nature; messages are counted by the
-    reason."""
+    """A message that by its nature has no readings; counted by the reason."""
 
     reason: str
 
 
 class DeviceTime(NamedTuple):
-    """A time that perhaps names no zone: ``2019-01-01T00:00:00``."""
+    """A time that may have no zone: ``2019-01-01T00:00:00``."""
 
     text: str
 
 
 class Meaning(NamedTuple):
-    """What a value is.
+    """What a value means.
 
     Attributes:
-        unit: its unit, where the message itself gives it.
-        usual: its unit, if nothing gives one.
-        part: which of the device's sensors; empty when it has one of the kind.
-        inverted: of a state, when the device sends the opposite of the kind.
-        stamp: when this value alone was measured (see :class:`Payload`).
-        is_guess: whether it follows from a name that its owner chose.
+        kind: name of its kind.
+        unit: its unit, if the message gives it.
+        usual: its unit if neither message nor configuration gives one.
+        part: which of the device's sensors it comes from; empty if the device has only
+            one of the kind.
+        inverted: whether the device sends the opposite of the kind, for a state.
+        stamp: time of this value, if it has its own (see :class:`Payload`).
+        is_guess: whether the kind is guessed from a name that the user chose.
     """
 
     kind: str
@@ -277,12 +279,13 @@ class Meaning(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """A value that is no reading, as far as its format knows; counted by the reason.
+    """A value that is not a reading according to its format; counted by the reason.
 
     Attributes:
-        part: which of the device's sensors it is, should the device announce it.
-        stamp: when this value alone was measured (see :class:`Payload`).
-        detail: counted with its name.
+        reason: one of the constants above, or a text of the format.
+        part: which of the device's sensors it comes from, in case it is announced.
+        stamp: time of this value, if it has its own (see :class:`Payload`).
+        detail: added to its name in the count.
     """
 
     reason: str = UNKNOWN
@@ -291,19 +294,20 @@ class Passed(NamedTuple):
     detail: str = ""
 
 
-#: None is a value that describes others: a unit, a time, an address.
+#: Classification of a value. None means that it describes others: a unit, a time, an
+#: address.
 Judgement = Meaning | Passed | None
 
 
 def meanings(
     names_by_kind: Mapping[str, str], *, as_part: bool = False
 ) -> dict[str, Meaning]:
-    """Name of a value → what it is.
+    """Return name of a value → meaning.
 
     Args:
-        names_by_kind: kind, and behind a blank its unit if the format fixes it →
-            names, with blanks between.
-        as_part: each name is that of one of the device's sensors, too.
+        names_by_kind: kind → names separated by blanks. The kind may be followed by a
+            blank and the unit, if the format fixes it.
+        as_part: whether each name is also a part of the device.
     """
     found = {}
     for kind_and_unit, names in names_by_kind.items():
@@ -315,23 +319,23 @@ def meanings(
 
 
 def joined(*parts: str) -> str:
-    """The parts of a sensor's name that are not empty, with slashes between."""
+    """Return the parts that are not empty, joined by slashes."""
     return "/".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One message of a device.
+    """One parsed message of a device.
 
     Attributes:
-        device: which device, in the levels of its topic: ``kitchen/floor_lamp``.
-        document: what it holds: JSON, or the text of a single value.
-        judge: what the value at a path is.
-        stamp: when it was measured, as the device writes it: RFC 3339 text, epoch
-            seconds or milliseconds, or a :class:`DeviceTime`; None when it does not.
-        name: what a document is called that is a single value.
-        elsewhere: routing key on which a part of the document is published, too →
-            its path. What is announced of that is announced of this part.
+        device: the device, by levels of its topic: ``kitchen/floor_lamp``.
+        document: JSON, or the text of a single value.
+        judge: classifies the value at a path.
+        stamp: time of measurement as sent by the device: RFC 3339 text, epoch seconds
+            or milliseconds, or a :class:`DeviceTime`; None if there is none.
+        name: name of a document that is a single value.
+        elsewhere: routing key → path of the part of the document that is also published
+            there. Announcements for the routing key apply to this part.
     """
 
     device: str

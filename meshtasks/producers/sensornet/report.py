@@ -1,8 +1,8 @@
-"""The values in one message of a device: every one is accounted for, once.
+"""Classifies every value in one message of a device, each once.
 
-What the device announced of a value comes first, and then what its format knows. A
-value is a reading, or it cannot be read, or it describes the others (a time, a unit,
-an address), or it is counted, by reason and name.
+A device's announcement has priority over its format. A value is a reading, or cannot be
+read, or describes other values (a time, a unit, an address), or is counted by reason
+and name.
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ UNIT = "unit unknown"
 
 _LONGEST_NAME_CHARS = 80
 _LONGEST_EVENT_CHARS = 200
-#: A class for any text of a list, of any kind.
+#: Device classes of entities whose kind can be any: no class, or a text of a list.
 _ANY_CLASS = frozenset({"", "enum"})
 
-#: What is counted: reason and name.
+#: Counts by reason and name of the value.
 ValueCounts = Counter[tuple[str, str]]
 
 
 class Reading(NamedTuple):
-    """One value: a number, a state, or what happened.
+    """One value: a number, a state or an event.
 
     Attributes:
         name: of the value in its message.
-        entity: what the device announced of it.
+        meaning: kind, unit and part of the value.
+        entity: the announced entity, if there is one.
     """
 
     value: float | bool | str
@@ -59,18 +60,18 @@ class Reading(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        """What it measures."""
+        """Kind of the reading."""
         return KINDS[self.meaning.kind]
 
 
 @dataclass(slots=True)
 class MessageReport:
-    """The values of one message.
+    """The classified values of one message.
 
     Attributes:
-        counted: those that are no readings, or have no value.
-        faults: those that cannot be read, each with its path.
-        described: how many describe others.
+        counted: values that are not readings, or have no value.
+        faults: errors of the values that cannot be read, with their names.
+        described: number of values that describe others.
     """
 
     payload: Payload
@@ -80,7 +81,7 @@ class MessageReport:
     described: int = 0
 
     def take(self, path: Path, raw: object, entity: Announced | None) -> None:
-        """Account for one value."""
+        """Classify one value."""
         name = clip(".".join(path) or self.payload.name, _LONGEST_NAME_CHARS)
         judged = self.payload.judge(path, raw)
         try:
@@ -105,15 +106,19 @@ class MessageReport:
 def _as_announced(
     raw: object, judged: Judgement, entity: Announced
 ) -> tuple[object, Judgement, Announced | None]:
-    """A value as what is announced of it makes it, what it is, and the entity if it is
-    that. A vendor may know a narrower kind than the one that is announced."""
+    """Apply an announcement to a value.
+
+    Returns:
+        The value computed by the template; its classification, in which a format may
+        have a narrower kind than the announcement; and the entity if it applies.
+    """
     kind, template = entity.kind, entity.template
     if kind is None and judged is None:
         return raw, None, None
     if template.compute is None:
         return raw, judged if isinstance(judged, Meaning) else Passed(COMPUTED), None
     if kind is None or not entity.fits(kind):
-        # Nothing known is announced, or what cannot be: kWh of a power.
+        # The class is unknown, or contradicts the unit, such as a power in kWh.
         if kind is None and entity.device_class not in _ANY_CLASS:
             judged = Passed(_CLASS, detail=entity.device_class)
         elif isinstance(judged, Meaning) and entity.fits(KINDS[judged.kind]):
@@ -137,11 +142,13 @@ def _as_announced(
 def read(
     payload: Payload, announced: Iterable[tuple[Path, Announced]]
 ) -> MessageReport:
-    """Account for every value of a message, with the entities and the paths that
-    they are announced of.
+    """Classify every value of a message.
+
+    Args:
+        announced: entities of the message, each with the path of its document.
 
     Raises:
-        SchemaMismatch: it has too many values.
+        SchemaMismatch: the message has too many values.
     """
     report = MessageReport(payload)
     by_path = _by_path(announced)
@@ -151,7 +158,7 @@ def read(
 
 
 def _by_path(announced: Iterable[tuple[Path, Announced]]) -> dict[Path, Announced]:
-    """The best of what is announced of each value: understood, and of a known kind."""
+    """Return the best entity of each value: first understood, then of a known kind."""
     found: dict[Path, Announced] = {}
     for prefix, entity in announced:
         for steps in entity.template.paths:
@@ -167,14 +174,14 @@ def _worth(entity: Announced) -> tuple[bool, bool]:
 
 
 def _announced_meaning(entity: Announced, kind: Kind, judged: Judgement) -> Meaning:
-    """What a value is of which the kind is announced, and a vendor may know more."""
+    """Return the meaning of an announced value, refined by its format."""
     meaning = Meaning(kind.name, usual=entity.unit, part=entity.entity)
     if judged is not None:
         has_part = judged.part or isinstance(judged, Meaning)
         part = judged.part if has_part else entity.entity
         meaning = meaning._replace(part=part, stamp=judged.stamp)
     if not entity.template.is_plain:
-        return meaning._replace(unit=entity.unit)  # it is the one of what is computed
+        return meaning._replace(unit=entity.unit)  # the unit of the computed value
     if (
         isinstance(judged, Meaning)
         and kind.unit
@@ -187,7 +194,7 @@ def _announced_meaning(entity: Announced, kind: Kind, judged: Judgement) -> Mean
 
 
 def _value(raw: object, judged: Meaning) -> float | bool | str | Passed:
-    """A value of a kind."""
+    """Return a value in the form of its kind."""
     if is_unavailable(raw):
         return Passed(UNAVAILABLE)
     kind = KINDS[judged.kind]
@@ -200,7 +207,7 @@ def _value(raw: object, judged: Meaning) -> float | bool | str | Passed:
     try:
         return state_of(raw, kind.words, inverted=judged.inverted)
     except SchemaMismatch as error:
-        try:  # a number of something that is no state, or "not known"
+        try:  # a number that is not a state, or -1 for "not known"
             return Passed(UNAVAILABLE if number_of(raw) == -1 else UNKNOWN)
         except SchemaMismatch:
             raise error from None

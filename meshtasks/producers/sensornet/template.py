@@ -1,8 +1,8 @@
-"""Home Assistant's value templates, as far as they take one value out of a message.
+"""Home Assistant's value templates, if they extract one value from a message.
 
-A template is parsed by Jinja and never run: what stands in it is translated, node by
-node, and anything that is not known here is not understood. A value that the message
-does not hold has no reading, whatever its default; and no value is rounded.
+Jinja parses a template, but it is never run. Its nodes are translated one by one; a
+template with an unknown node is not understood. Defaults are ignored, so a value that
+is missing in the message gives no reading, and values are not rounded.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from jinja2 import Environment, TemplateError, nodes
 from meshtasks.errors import SchemaMismatch
 from meshtasks.producers.sensornet.payload import Path, number_of
 
-#: Of a template's text; the longest of real devices have some hundred.
+#: Limit of a template in characters; the longest of real devices have a few hundred.
 _LONGEST = 1_000
 _JINJA = Environment(autoescape=True)  # only its parser is used
 
-#: What a value becomes.
+#: Computes the result of a template from a value.
 Compute = Callable[[object], object]
-#: What two numbers become.
+#: Computes a result from two numbers.
 Calculate = Callable[[float, float], float]
 
-#: Filters after which a value is the same, as far as a reading is concerned.
+#: Filters that do not change a value as far as readings are concerned.
 _PASSING = frozenset(
     {"is_defined", "default", "d", "float", "int", "round", "string", "trim", "bool"}
 )
 
-#: Hides what binary fractions add: 213 * 0.1.
+#: Hides binary rounding errors, as in 213 * 0.1.
 _DECIMALS = 9
 _COMPARISONS: Mapping[str, Calculate] = {
     "lt": operator.lt,
@@ -39,22 +39,22 @@ _COMPARISONS: Mapping[str, Calculate] = {
     "gt": operator.gt,
     "gteq": operator.ge,
 }
-#: A value is computed with only where the message holds one.
+#: Results of tests: templates are computed only if the message contains the value.
 _TESTS = {"defined": True, "number": True, "undefined": False, "none": False}
 
 
 class _NotUnderstoodError(Exception):
-    """Something that is not translated."""
+    """The template contains a node that is not translated."""
 
 
 class Template(NamedTuple):
-    """What a template takes out of a message.
+    """A parsed template.
 
     Attributes:
-        paths: the values it looks at.
-        compute: what becomes of the one value; None when the template is not
+        paths: paths of the values that it reads.
+        compute: computes its result from the one value; None if the template is not
             understood.
-        is_plain: whether the value is taken as it is.
+        is_plain: whether the result is the value, unchanged.
     """
 
     paths: tuple[Path, ...]
@@ -72,7 +72,7 @@ def _nothing(_value: object) -> object:
 
 @lru_cache(maxsize=4_096)
 def parse(text: str) -> Template:
-    """Understand a template; without one the whole message is the value."""
+    """Parse a template. An empty one takes the whole message as the value."""
     if not text.strip():
         return Template(((),), _same, is_plain=True)
     if len(text) > _LONGEST:
@@ -92,7 +92,7 @@ def parse(text: str) -> Template:
 
 
 def _expression(body: list[nodes.Node]) -> nodes.Expr:
-    """The one expression that is the template's text."""
+    """Return the only expression of the template."""
     found: list[nodes.Expr] = []
     for node in body:
         if isinstance(node, nodes.Output):
@@ -112,7 +112,7 @@ def _expression(body: list[nodes.Node]) -> nodes.Expr:
 
 
 def _paths(*found: nodes.Node) -> Iterator[Path]:
-    """The values that are named below these nodes."""
+    """Yield the paths of the values used below these nodes."""
     for node in found:
         path = _path(node)
         if path is not None:
@@ -122,7 +122,7 @@ def _paths(*found: nodes.Node) -> Iterator[Path]:
 
 
 def _path(node: nodes.Node | None) -> Path | None:
-    """``value_json.a['b'][0]`` as a path; None for anything else."""
+    """Return ``value_json.a['b'][0]`` as a path; None for other nodes."""
     match node:
         case nodes.Name(name="value" | "value_json"):
             return ()
@@ -142,10 +142,10 @@ def _path(node: nodes.Node | None) -> Path | None:
 
 
 def _translated(node: nodes.Node, wanted: set[Path]) -> Compute:  # noqa: PLR0911 - a kind each
-    """The computation of a node; the values it needs are added to ``wanted``.
+    """Return the computation of a node; add the paths that it reads to ``wanted``.
 
     Raises:
-        _NotUnderstoodError: there is something in it that is not known here.
+        _NotUnderstoodError: the node is not translated.
     """
     path = _path(node)
     if path is not None:
@@ -236,7 +236,7 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, bool) else number_of(value)
 
 
-#: Kind of node → what it makes of the computations of those in it.
+#: Type of node → makes its computation from those of its children.
 _OPERATORS: Mapping[type[nodes.Node], Callable[..., Compute]] = {
     nodes.CondExpr: _choice,
     nodes.Add: partial(_numeric, operator.add),

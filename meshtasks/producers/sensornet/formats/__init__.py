@@ -1,12 +1,13 @@
-"""One module per vendor: a function of levels and body gives a
-:class:`~meshtasks.producers.sensornet.payload.Payload` or the reason why there is none.
+"""Formats of vendors, one module each.
 
-``levels`` are those of the topic behind the fixed beginning of its source, of
-``zigbee2mqtt/kitchen/lamp`` for ``zigbee2mqtt/#`` thus ``kitchen`` and ``lamp``. A
-body that ought to hold readings and cannot be read raises
-:class:`~meshtasks.errors.InvalidMessage`. Two values of a device that may
-differ have different kinds or parts, whatever else a message holds: each is a series
-of its own for ever.
+A format is a function of levels and body. It returns a
+:class:`~meshtasks.producers.sensornet.payload.Payload`, or the reason for having none.
+``levels`` are the topic's levels after the fixed beginning of its source:
+``zigbee2mqtt/kitchen/lamp`` with the source ``zigbee2mqtt/#`` gives ``kitchen`` and
+``lamp``. It raises :class:`~meshtasks.errors.InvalidMessage` for a body that should
+contain readings but cannot be read. Values of a device that may differ must have
+different kinds or parts, whatever else a message contains, because each is a permanent
+series of its own.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ _NOT_ANNOUNCED = "not announced"
 
 
 def _parse_number(source: Source, levels: Sequence[str], body: bytes) -> Payload:
-    """The value of a topic whose kind the configuration gives."""
-    # The configuration has seen to it that there is a kind.
+    """Parse the value of a topic whose kind is configured."""
+    # The model of the configuration requires a kind here.
     meaning = Meaning(source.kind or "", unit=source.unit)
 
     def judge(path: Path, _raw: object) -> Judgement:
@@ -48,11 +49,11 @@ def _parse_number(source: Source, levels: Sequence[str], body: bytes) -> Payload
 def _parse_announced(
     levels: Sequence[str], body: bytes, announced: Sequence[Announced]
 ) -> Payload | Ignored:
-    """The values of a topic that a discovery message describes."""
+    """Parse the values of a topic that is announced by discovery."""
     if not announced:
         return Ignored(_NOT_ANNOUNCED)
     templates = [entity.template for entity in announced]
-    # What is computed in a way that is not understood may be made of anything.
+    # A template that is not understood may read any of the values.
     others = COMPUTED if any(not each.paths for each in templates) else _NOT_ANNOUNCED
 
     def judge(_path: Path, _raw: object) -> Judgement:
@@ -64,10 +65,11 @@ def _parse_announced(
 
 
 def _parse_esphome(levels: Sequence[str], body: bytes) -> Payload | Ignored:
-    """ESPHome's ``<node>/sensor/<object>/state``: a bare number or ``ON``.
+    """Parse ESPHome's ``<node>/sensor/<object>/state``: a bare number, or ``ON``.
 
-    Topics: https://esphome.io/components/mqtt.html. What it is a number of stands in
-    the discovery message (on by default), or else in the object's name."""
+    Topics: https://esphome.io/components/mqtt.html. The kind is in the discovery
+    message (sent by default), else it is guessed from the object's name.
+    """
     match list(levels):
         case [*_, "status"]:
             return Ignored("availability")
@@ -97,11 +99,12 @@ _VENDORS: Mapping[str, Callable[[Sequence[str], bytes], Payload | Ignored]] = {
 def parse(
     source: Source, levels: Sequence[str], body: bytes, announced: Sequence[Announced]
 ) -> Payload | Ignored:
-    """What a source's format makes of a message. What it does not know, and cannot
-    read, may still be announced.
+    """Parse a message in the format of its source.
+
+    If the format does not know the topic, or cannot read the body, announcements apply.
 
     Raises:
-        InvalidMessage: the body is not as it should be.
+        InvalidMessage: the body cannot be read.
     """
     if source.format == "number":
         return _parse_number(source, levels, body)
@@ -115,6 +118,6 @@ def parse(
             raise
         return _parse_announced(levels, body, announced)
     if isinstance(payload, Ignored) and announced:
-        with suppress(InvalidMessage):  # it need not be of what is announced there
+        with suppress(InvalidMessage):  # the topic may carry other messages as well
             return _parse_announced(levels, body, announced)
     return payload

@@ -1,15 +1,15 @@
 """Shelly: one value per topic (first generation), or components with their status.
 
-First generation, https://shelly-api-docs.shelly.cloud/gen1/: topics below
-``shellies/<id>/``. ``sensor/temperature`` is in the unit that the device is set to, and
-the message does not name it: sensornet.yaml can. Motion sensors and radiator
-valves send their status as JSON, too, and buttons what they were.
+First generation (https://shelly-api-docs.shelly.cloud/gen1/): topics are below
+``shellies/<id>/``. ``sensor/temperature`` has the unit that is set in the device; the
+message does not contain it, but sensornet.yaml can. Motion sensors and radiator valves
+also send their status as JSON, and buttons send events.
 
-Later ones, https://shelly-api-docs.shelly.cloud/gen2/General/Notifications:
-``<id>/events/rpc`` holds what changed of several components, and
-``<id>/status/<component>`` (off by default) one component. Anybody may publish to
-``x/status/y``: such a topic is Shelly's if its component is one of theirs, and the body
-an object.
+Later generations (https://shelly-api-docs.shelly.cloud/gen2/General/Notifications):
+``<id>/events/rpc`` contains changes of several components, and
+``<id>/status/<component>`` (off by default) one component. Other devices may also
+publish to ``x/status/y``. Such a topic counts as Shelly's if its component is one of
+Shelly's and the body is an object.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from meshtasks.producers.sensornet.payload import (
 )
 from meshtasks.text import clip
 
-#: Topic behind the id, ``+`` for a number.
+#: Topic after the id, with ``+`` for a number → meaning.
 _TOPICS = meanings(
     {
         "temperature": "sensor/temperature",
@@ -64,13 +64,13 @@ _TOPICS = meanings(
 
 
 def _at_paths(names_by_kind: Mapping[str, str]) -> Mapping[Path, Meaning]:
-    """The same with the steps of paths joined by dots."""
+    """Return meanings by path; the steps in the names are joined by dots."""
     found = meanings(names_by_kind)
     return {tuple(path.split(".")): meaning for path, meaning in found.items()}
 
 
-#: In a status of the first generation. Those of radiator valves are shorter than what
-#: their other messages are.
+#: Paths in a status of the first generation. Motion sensors send short forms, radiator
+#: valves long ones.
 _STATUS = _at_paths(
     {
         "motion": "motion",
@@ -84,13 +84,13 @@ _STATUS = _at_paths(
         "valve": "pos thermostats.0.pos",
     }
 )
-#: The same temperature in Fahrenheit, where the one in Celsius stands beside it.
+#: Topics of temperatures in Fahrenheit that are also published in Celsius.
 _IN_FAHRENHEIT = frozenset({"temperature_f", "ext_temperature_f/+"})
-#: What describes the value beside it.
+#: Names that describe the value beside them.
 _BESIDE_VALUE = frozenset({"units", "is_valid"})
-#: Words of the gas detector for how much there is.
+#: Texts of the gas detector.
 _GAS: Mapping[str, bool] = {"none": False, "mild": True, "heavy": True}
-#: Last levels of topics that carry no readings.
+#: Last levels of topics without readings.
 _OTHER_TOPICS = {
     **dict.fromkeys(("command", "set"), "command"),
     **dict.fromkeys(("announce", "settings"), "announcement"),
@@ -99,10 +99,10 @@ _OTHER_TOPICS = {
 
 
 def parse_gen1(levels: Sequence[str], body: bytes) -> Payload | Ignored:
-    """The value of a topic, or all of a status.
+    """Parse the value of a topic, or all values of a status.
 
     Raises:
-        InvalidMessage: a status is no JSON object, or a value no UTF-8.
+        InvalidMessage: a status is not a JSON object, or a value is not UTF-8.
     """
     if len(levels) < 2:  # noqa: PLR2004 - shellies/announce, shellies/command
         return Ignored("announcement")
@@ -141,14 +141,14 @@ def _judge_status(status: dict[str, Any], path: Path, _raw: object) -> Judgement
     known = _STATUS.get(path)
     if known is None:
         return Passed()
-    if known.kind == "motion":  # the time is that of the last motion
+    if known.kind == "motion":  # the timestamp is the time of the last motion
         return known._replace(stamp=status.get("timestamp"))
     unit = value_at(status, (*path[:-1], "units")) if len(path) > 1 else None
     return known._replace(unit=unit) if isinstance(unit, str) else known
 
 
 def _part(path: Sequence[str]) -> str:
-    """``ext_0`` for a probe, ``1`` for the second channel, nothing for the first."""
+    """Return ``ext_0`` for a probe, ``1`` for the second channel, "" for the first."""
     number = next((level for level in path if level.isdecimal()), "")
     if number and path[0] in ("ext_temperature", "ext_humidity", "adc"):
         return f"{path[0].partition('_')[0]}_{number}"
@@ -171,7 +171,7 @@ _THERMOSTAT = {
     "battery": "battery",
     "rssi": "rssi",
 }
-#: Type of a component → its values.
+#: Type of a component → meanings of its values.
 _COMPONENTS: Mapping[str, Mapping[Path, Meaning]] = {
     component: _at_paths(values)
     for component, values in {
@@ -182,7 +182,7 @@ _COMPONENTS: Mapping[str, Mapping[Path, Meaning]] = {
         "voltmeter": {"voltage": "voltage"},
         **dict.fromkeys(("switch", "pm1", "light", "rgb", "rgbw", "cct"), _METER),
         "cover": _METER | {"position": "current_pos"},
-        # Of three phases; _PHASE knows the rest.
+        # Meters of three phases; the values of a phase are in _PHASE.
         "em": {"power": "total_act_power", "current": "total_current"},
         "emdata": {"energy Wh": "total_act"},
         "em1": {"power": "act_power", "voltage": "voltage", "current": "current"},
@@ -195,37 +195,37 @@ _COMPONENTS: Mapping[str, Mapping[Path, Meaning]] = {
         "wifi": {"rssi": "rssi"},
     }.items()
 }
-#: Components whose values stand beside those of another one of the device.
+#: Components that a device has in addition to another one with the same kinds.
 _BESIDE = frozenset(
     {"voltmeter", "thermostat", "trv", "blutrv", "bthomedevice", "presencezone"}
 )
-#: Components without readings, and without a number in their name.
+#: Components without a number in their name.
 _SINGLE = frozenset(
     {"wifi", "sys", "cloud", "mqtt", "ble", "bthome", "ws", "ui", "eth", "modbus"}
     | {"knx", "matter", "zigbee", "ht_ui", "plugs_ui", "presence", "dali"}
 )
 _COMPONENT = re.compile(r"[a-z][a-z0-9_]*:\d{1,5}")
-#: Values of one phase of a meter: ``a_act_power``.
+#: Values of one phase of a meter, such as ``a_act_power``.
 _OF_PHASE = re.compile(r"(?P<phase>[abcn])_(?P<value>\w+)")
 _PHASE: Mapping[str, Mapping[str, Meaning]] = {
     "em": meanings({"power": "act_power", "voltage": "voltage", "current": "current"}),
     "emdata": meanings({"energy Wh": "total_act_energy"}),
 }
-#: Values that describe others: which component it is, and when it was sent.
+#: Values that describe others: ids, addresses and times.
 _DESCRIBING = frozenset({"id", "ts", "last_updated_ts", "minute_ts", "src", "dst"})
-#: When a component's value was measured, where that is not when the message was sent.
+#: Time at which a component measured its value, if not the time of the message.
 _OWN_TIME = "last_updated_ts"
-#: Components with buttons.
+#: Components that have buttons.
 _BUTTONS = frozenset({"input", "bthomedevice", "bthomesensor", "blutrv"})
-#: A tuple: what a frame holds may be of any type, hashable or not.
+#: A tuple, because the method in a frame may be of any type, also an unhashable one.
 _STATUS_METHODS = ("NotifyStatus", "NotifyFullStatus")
 
 
 def parse_gen2(levels: Sequence[str], body: bytes) -> Payload | Ignored:
-    """The values of a notification or of a component's status.
+    """Parse the values of a notification, or of a component's status.
 
     Raises:
-        InvalidMessage: the body of such a topic is no JSON object.
+        InvalidMessage: the body of such a topic is not a JSON object.
     """
     match list(levels):
         case [*device, "events", "rpc"]:
@@ -278,7 +278,7 @@ def _notification(device: str, frame: dict[str, Any]) -> Payload | Ignored:
 def _judge(
     component: str, status: Mapping[str, Any], path: Path, _raw: object
 ) -> Judgement:
-    """A value of one component."""
+    """Classify a value of one component."""
     kind, _, number = component.partition(":")
     if path[-1] in _DESCRIBING:
         return None
@@ -298,7 +298,7 @@ def _judge(
 
 
 def _judge_event(params: Mapping[str, Any], path: Path, _raw: object) -> Judgement:
-    """A value of a frame of events: what a button was stands in ``event``."""
+    """Classify a value of a frame of events; a button's action is in ``event``."""
     match path:
         case ("params", "ts") | ("src" | "dst" | "method",):
             return None

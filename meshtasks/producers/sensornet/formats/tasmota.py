@@ -1,9 +1,9 @@
 """Tasmota: ``tele/<topic>/SENSOR`` with one object per sensor.
 
-Format: https://tasmota.github.io/docs/MQTT/ and the page of each sensor; of bridges for
-Zigbee https://tasmota.github.io/docs/Zigbee/. The answer to the command ``Status 10``
-(``stat/<topic>/STATUS10``) holds the same object, and ``RESULT`` what a button was, or
-what firmware of 2020 received by Zigbee.
+Format: https://tasmota.github.io/docs/MQTT/ and the page of each sensor; of Zigbee
+bridges: https://tasmota.github.io/docs/Zigbee/. The answer to the command
+``Status 10`` (``stat/<topic>/STATUS10``) contains the same object. ``RESULT`` contains
+actions of buttons, or in firmware of 2020 what was received by Zigbee.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from meshtasks.producers.sensornet.payload import (
     value_at,
 )
 
-#: In the object of any sensor.
+#: Name in the object of any sensor → meaning.
 _VALUES: Mapping[str, Meaning] = {
     **meanings(
         {
@@ -53,12 +53,12 @@ _VALUES: Mapping[str, Meaning] = {
             "rssi": "RSSI",
         }
     ),
-    # Of the MLX90614, which looks at something from afar.
+    # The MLX90614 measures an object without contact.
     "OBJTMP": Meaning("temperature", part="object"),
     "AMBTMP": Meaning("temperature", part="ambient"),
 }
-#: The same of devices behind a Zigbee bridge, where some names are others: Power is
-#: whether a lamp is on, and Illuminance a logarithm.
+#: Name in the object of a device behind a Zigbee bridge → meaning. Some names differ:
+#: there Power is the state of a lamp, and Illuminance is logarithmic.
 _ZIGBEE_VALUES: Mapping[str, Meaning] = {
     **meanings(
         {
@@ -83,20 +83,21 @@ _ZIGBEE_VALUES: Mapping[str, Meaning] = {
     "LocalTemperature": Meaning("temperature", unit="°C", part="local"),
     "RMSVoltage": Meaning("voltage", part="rms"),
 }
-#: Kinds of which a Zigbee device has one for each of its keys or sockets.
+#: Kinds that a Zigbee device may have for each of its keys or sockets (endpoints).
 _OF_ENDPOINT = frozenset({"action", "power", "voltage", "current"})
 _NUMBERED = re.compile(r"(?P<value>[A-Za-z]+?)(?P<part>\d{1,2})")
-#: The processor's own temperature, and that of the chip which feeds it.
+#: Objects with the temperature of the processor or of its power management chip.
 _CHIP = re.compile(r"ESP32|AXP\d+")
 _OTHER = "state or result"
-#: Objects around those of the sensors.
+#: Objects that contain the objects of sensors.
 _WRAPPERS = frozenset({"StatusSNS", "ZbReceived", "ZbInfo", "DS18x20"})
-#: What names a sensor better than its position: numbers of probes (DS18B20-2) shift
-#: when one is added or fails, and so does the short address of a Zigbee device.
+#: Names with a sensor's identity. It is better than the name of its object: numbers of
+#: probes (DS18B20-2) shift when one is added or fails, and the short address of a
+#: Zigbee device changes.
 _IDENTITIES = ("Id", "Address", "Name")
-#: Values that describe others.
+#: Names of values that describe others.
 _DESCRIBING = frozenset({"TempUnit", "PressureUnit", *_IDENTITIES, "Device"})
-#: By which unit of the message a kind is measured.
+#: Kind → name of its unit in the message.
 _UNITS: Mapping[str, str] = {
     "temperature": "TempUnit",
     "dew_point": "TempUnit",
@@ -106,10 +107,10 @@ _UNITS: Mapping[str, str] = {
 
 
 def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
-    """The values of a telemetry message, or what a button was.
+    """Parse the values of a telemetry message, or a button's action.
 
     Raises:
-        InvalidMessage: the body of such a topic is no JSON object.
+        InvalidMessage: the body of such a topic is not a JSON object.
     """
     match levels[-1]:
         case "SENSOR":
@@ -146,7 +147,7 @@ def _judge(
     if name in ("Time", "Epoch"):
         return None
     index = ""
-    if name.isdecimal() and parents:  # a meter of several phases or channels
+    if name.isdecimal() and parents:  # an array: a meter's phases or channels
         index, name = str(int(name) + 1), parents.pop()
     if name == "Action" and parents:
         return Meaning("action", part=parents[-1])
@@ -171,13 +172,13 @@ def _judge(
 
 
 def _is_zigbee(document: dict[str, Any], parents: Sequence[str]) -> bool:
-    """Whether an object is a device behind a Zigbee bridge."""
+    """Return whether an object is a device behind a Zigbee bridge."""
     held = value_at(document, tuple(parents))
     return "ZbReceived" in parents or (isinstance(held, dict) and "LinkQuality" in held)
 
 
 def _parts(document: dict[str, Any], parents: Sequence[str]) -> list[str]:
-    """The names of the objects that hold a value, of each its own if it has one."""
+    """Return the objects around a value, by their identities or else their names."""
     parts: list[str] = []
     for depth, name in enumerate(parents, 1):
         if name in _WRAPPERS:

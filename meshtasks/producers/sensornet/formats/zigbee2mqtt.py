@@ -1,7 +1,7 @@
 """Zigbee2MQTT: one JSON object per device, with whatever the device exposes.
 
 Topics and messages: https://www.zigbee2mqtt.io/guide/usage/mqtt_topics_and_messages.html.
-Each message holds the whole cached state, so a value may be an old one, repeated.
+Each message contains the whole cached state, so a value may be a repeated old one.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from meshtasks.producers.sensornet.payload import (
     object_of,
 )
 
-#: Attributes that are called as their kind is.
+#: Attributes that have the name of their kind.
 _NAMED_AS_KIND = (
     "temperature humidity pressure co2 eco2 co pm1 pm25 pm10 soil_moisture battery "
     "battery_low voltage current power energy water_leak smoke carbon_monoxide gas "
     "tamper vibration position action"
 )
-#: Of the attributes that a device may have side by side only one, the usual one, goes
-#: by the device's name alone.
+#: Attribute → meaning. A device may have several attributes of one kind; the usual one
+#: has no part, the others have their name as part.
 _ATTRIBUTES: Mapping[str, Meaning] = {
     **{kind: Meaning(kind) for kind in _NAMED_AS_KIND.split()},
     **meanings(
@@ -49,7 +49,7 @@ _ATTRIBUTES: Mapping[str, Meaning] = {
             "valve": "pi_heating_demand",
         }
     ),
-    "contact": Meaning("open", inverted=True),  # it is true while closed
+    "contact": Meaning("open", inverted=True),  # true means closed
     **meanings(
         {
             "temperature": "local_temperature external_temperature floor_temperature "
@@ -74,31 +74,31 @@ _ATTRIBUTES: Mapping[str, Meaning] = {
     ),
 }
 
-#: Last levels of topics that carry no readings.
+#: Last levels of topics without readings.
 _OTHER_TOPICS = {"availability": "availability", "set": "command", "get": "command"}
 
-#: Devices with several endpoints or phases end their attributes with the name of one:
+#: Attributes of devices with several endpoints or phases end in the name of one:
 #: ``power_2``, ``power_l1``, ``voltage_phase_b``, ``temperature_left``.
 _OF_A_PART = re.compile(
     r"(?P<attribute>[a-z0-9_]+?)_(?P<part>l?\d{1,2}|ep\d|(?:phase_)?[abc]"
     r"|left|right|center|top|bottom|upper|lower)"
 )
-#: Objects that hold settings of a device rather than what it measures.
+#: Names of objects with settings of a device.
 _SETTINGS = re.compile(
     r"threshold|limit|calibrat|setting|config|schedule|program|preset|alarm|option"
     r"|holiday|week|target"
 )
 
-#: Batteries are given in mV, mains in V, both without the unit: there are no batteries
-#: of less than a volt, and no mains above a kilovolt.
+#: Batteries send mV, mains V, both without the unit. No battery has less than a volt,
+#: and mains have less than a kilovolt.
 _MILLIVOLTS_FROM = 1000
 
 
 def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
-    """The values of a device's message.
+    """Parse the values of a device's message.
 
     Raises:
-        InvalidMessage: the body of a device's topic is no JSON object.
+        InvalidMessage: the body of a device's topic is not a JSON object.
     """
     if levels[0] == "bridge":
         return Ignored("bridge")
@@ -113,14 +113,14 @@ def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
 
     def judge_of_state(path: Path, raw: object) -> Judgement:
         if path == ("illuminance",) and has_lux:
-            return Passed(REPEATED)  # the sensor's raw value, by firmware before 2025
+            return Passed(REPEATED)  # the raw value, sent by firmware before 2025
         return _judge(path, raw)
 
     return Payload("/".join(levels), state, judge_of_state, state.get("last_seen"))
 
 
 def _attribute(levels: Sequence[str], body: bytes) -> Payload:
-    """With ``output: attribute`` each attribute has a topic of its own."""
+    """Parse a topic of one attribute, as sent with ``output: attribute``."""
     *device, attribute = levels
 
     def judge(path: Path, raw: object) -> Judgement:
@@ -139,7 +139,7 @@ def _judge(path: Path, raw: object) -> Judgement:
 
 
 def _known(attribute: str, parents: Sequence[str], raw: object) -> Judgement:
-    """What an attribute by this name is, inside of objects by theirs."""
+    """Classify an attribute by its name and the objects around it."""
     known, part = _ATTRIBUTES.get(attribute), ""
     if attribute == "state" and raw in ("LOCK", "UNLOCK"):
         known = Meaning("locked", part=attribute)
@@ -156,4 +156,4 @@ def _voltage_unit(raw: object) -> str | None:
     try:
         return "mV" if number_of(raw) >= _MILLIVOLTS_FROM else "V"
     except SchemaMismatch:
-        return None  # it has no value either, and the report counts it
+        return None  # the report counts it as without a value
